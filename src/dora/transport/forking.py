@@ -64,8 +64,17 @@ def refuse(*arguments: object, **options: object) -> NoReturn:
     raise WrongProcess(_MESSAGE)
 
 
-def do_nothing(*arguments: object) -> None:
-    """Do nothing; replaces the cleanup of an object that belongs to the parent."""
+class RefusingResource:
+    """Stands in for a resource of the parent, such as a session: every use raises `WrongProcess`."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        refuse()
+
+    def __bool__(self) -> NoReturn:
+        refuse()
+
+    def __len__(self) -> NoReturn:
+        refuse()
 
 
 class RefusingLock:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dora._ownership import UnsafeFile
 from dora.errors import ConnectError, TransportError
-from dora.transport.forking import disown_after_fork, do_nothing, leak, refuse
+from dora.transport.forking import disown_after_fork, leak, refuse
 from dora.wire.daemon_protocol import Inspection, OutputView
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message
@@ -79,14 +79,17 @@ class _IceoryxTaps:
             raise TransportError(f"iceoryx2 cannot open a tap on this dataflow: {error!r}") from error
         self._taps: list[Tap] = []
         self._channels: dict[str, Any] = {}
+        self._inherited = False  # this process was forked from the owner
         disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave all taps to the parent, in a forked child process."""
         leak(self._node, self._channels, self._taps)
-        vars(self).update(tap=refuse, close_tap=do_nothing, close=do_nothing)
+        self._inherited = True
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
+        if self._inherited:
+            refuse()
         from dora.transport.shm.iceoryx2 import IceoryxReceiver, open_channel
 
         channel = self._channels.get(output.service)
@@ -105,10 +108,14 @@ class _IceoryxTaps:
         return self.tap(output, output.max_queue_size)
 
     def close_tap(self, tap: Tap) -> None:
+        if self._inherited:
+            return
         self._taps.remove(tap)
         tap.close()
 
     def close(self) -> None:
+        if self._inherited:
+            return
         for tap in self._taps:
             tap.close()
         self._taps.clear()
@@ -188,12 +195,13 @@ class _ZenohTaps:
         except zenoh.ZError as error:
             raise ConnectError(f"the Zenoh router cannot be reached at {endpoint}: {error}") from error
         self._taps: list[Tap] = []
+        self._inherited = False  # this process was forked from the owner
         disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave all taps to the parent, in a forked child process."""
         leak(self._session, self._taps)
-        vars(self).update(_declare=refuse, close_tap=do_nothing, close=do_nothing)
+        self._inherited = True
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
         import zenoh
@@ -209,6 +217,8 @@ class _ZenohTaps:
     def _declare(self, output: OutputView, handler: Any, take: Callable[[], Any] | None) -> Tap:
         import zenoh
 
+        if self._inherited:
+            refuse()
         try:
             tap = _ZenohTap(self._session.declare_subscriber(output.service, handler), take)
         except zenoh.ZError as error:
@@ -217,12 +227,16 @@ class _ZenohTaps:
         return tap
 
     def close_tap(self, tap: Tap) -> None:
+        if self._inherited:
+            return
         self._taps.remove(tap)
         tap.close()
 
     def close(self) -> None:
         import zenoh
 
+        if self._inherited:
+            return
         self._taps.clear()
         try:
             self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs

@@ -30,7 +30,7 @@ from typing import Final
 
 from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
-from dora.transport.forking import disown_after_fork, do_nothing, leak, refuse
+from dora.transport.forking import disown_after_fork, leak, refuse
 from dora.transport.network.peer import Peer
 from dora.transport.network.protocol import JOIN_TIMEOUT, TICK, start_thread
 from dora.transport.network.receiver import ReceiverSession, RemoteReceiver
@@ -61,6 +61,7 @@ class RemoteLinks:
         self._senders: list[RemoteSender] = []
         self._connected = False
         self._closing = threading.Event()
+        self._inherited = False  # this process was forked from the owner
         self._ticker: threading.Thread | None = None
         atexit.register(self.close)
         disown_after_fork(self)
@@ -70,8 +71,8 @@ class RemoteLinks:
         atexit.unregister(self.close)
         leak(self._peers, self._session, self._senders)
         for sender in self._senders:
-            vars(sender)["put"] = refuse
-        vars(self).update(sender=refuse, receiver=refuse, remove=do_nothing, close=do_nothing)
+            sender.disown()
+        self._inherited = True
 
     def senders(self, output: OutputConfig) -> list[RemoteSender]:
         """Return the senders for the links of an output to other machines."""
@@ -82,6 +83,8 @@ class RemoteLinks:
 
         A sender that is created after `connect` starts once its receiver is there.
         """
+        if self._inherited:
+            refuse()
         peer = self._peer_of(link.consumer.partition("/")[0])
         sender = RemoteSender(peer, output, link, self._board)
         peer.add(sender)
@@ -113,6 +116,8 @@ class RemoteLinks:
 
     def remove(self, slot: int) -> None:
         """Remove the sender of a link, and close its peer if no other link uses it."""
+        if self._inherited:
+            return
         self._senders = [sender for sender in self._senders if sender.link.slot != slot]
         for peer in list(self._peers):
             peer.remove(slot)
@@ -122,6 +127,8 @@ class RemoteLinks:
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> RemoteReceiver:
         """Return the receiver for a link from another machine; it starts to receive in `connect`."""
+        if self._inherited:
+            refuse()
         if self._session is None:
             self._session = ReceiverSession(self._config, self._remote, self._board)
         receiver = RemoteReceiver(self._session, item, arrived, self._board, self._config.node_slot)
@@ -206,6 +213,8 @@ class RemoteLinks:
 
     def close(self) -> None:
         """Wait until all messages have arrived, as long as there is progress; then close the sessions."""
+        if self._inherited:
+            return
         atexit.unregister(self.close)
         try:
             self._flush()

@@ -8,13 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import zenoh
 
 from dora.errors import TransportError
 from dora.transport.board import CLOSED, CONNECTED, CREDIT_WAITING, RECEIVED, SENT, STATE, WORDS, Board
 from dora.transport.doorbell import Bell
+from dora.transport.forking import RefusingLock
 from dora.transport.network.fragments import FragmentedMessage
 from dora.transport.network.peer import Peer, Publishers
 from dora.transport.network.protocol import (
@@ -176,6 +177,10 @@ class RemoteSender:
     def is_blocked(self) -> bool:
         """Whether a message waits for room on the network, or for a connection."""
         return self.publishers.send_thread.busy or self._awaits_ack
+
+    def disown(self) -> None:
+        """Refuse to send, in a forked child process."""
+        self._lock = cast("threading.Lock", RefusingLock())
 
     def put(self, message: FragmentedMessage, sequence: int, flush: bool, size: int) -> None:
         """Send a message, or keep it until the network has room."""

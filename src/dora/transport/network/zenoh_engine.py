@@ -35,7 +35,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import zenoh
 
@@ -53,7 +53,7 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
-from dora.transport.forking import disown_after_fork, do_nothing, leak, refuse
+from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.network.zenoh_router import make_config
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message
@@ -105,6 +105,10 @@ class ZenohSender:
         self._session = session
         self._key = session.declare_keyexpr(output.service)
 
+    def disown(self) -> None:
+        """Refuse to send, in a forked child process."""
+        self._session = cast("zenoh.Session", RefusingResource())
+
     def send(self, message: bytes) -> None:
         self.put(message)
 
@@ -146,6 +150,7 @@ class ZenohReceiver:
         self._lock = threading.Lock()
         self._reached = False
         self._closed = False
+        self._inherited = False  # this process was forked from the owner
         self._subscriber: Any = None
         self._thread: threading.Thread | None = None
 
@@ -196,6 +201,12 @@ class ZenohReceiver:
                 self._words[self._base + STATE] = CONNECTED
                 self._reached = True
 
+    def disown(self) -> None:
+        """Refuse to receive, in a forked child process."""
+        leak(self._queue)
+        self._queue = cast("deque[zenoh.ZBytes]", RefusingResource())
+        self._inherited = True
+
     def receive(self) -> Message | None:
         queue = self._queue
         while queue:
@@ -218,6 +229,8 @@ class ZenohReceiver:
         """Nothing to do: messages that arrive between two processes of the node are lost."""
 
     def close(self) -> None:
+        if self._inherited:
+            return
         with self._lock:
             self._closed = True
             self._words[self._base + STATE] = CLOSED
@@ -261,6 +274,7 @@ class ZenohEngine:
         self._senders: list[ZenohSender] = []
         self._receivers: list[ZenohReceiver] = []
         self._connected = False
+        self._inherited = False  # this process was forked from the owner
         atexit.register(self.close)
         disown_after_fork(self)
 
@@ -269,12 +283,14 @@ class ZenohEngine:
         atexit.unregister(self.close)
         leak(self._session, self._senders, self._receivers)
         for sender in self._senders:
-            vars(sender)["put"] = refuse
+            sender.disown()
         for receiver in self._receivers:
-            vars(receiver).update(receive=refuse, close=do_nothing)
-        vars(self).update(sender=refuse, receiver=refuse, close=do_nothing)
+            receiver.disown()
+        self._inherited = True
 
     def sender(self, output: OutputConfig) -> ZenohSender:
+        if self._inherited:
+            refuse()
         try:
             sender = ZenohSender(self._session, output)
         except zenoh.ZError as error:
@@ -284,6 +300,8 @@ class ZenohEngine:
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> ZenohReceiver:
         """Create a receiver; it starts to receive in `connect`, or at once after that."""
+        if self._inherited:
+            refuse()
         receiver = ZenohReceiver(item, arrived, self._board)
         self._receivers.append(receiver)
         if self._connected:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import logging
 import operator
 import os
@@ -33,10 +34,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dora._ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
-from dora.errors import SharedMemoryFull, TransportError
+from dora.errors import SharedMemoryFull, TransportError, WrongProcess
 from dora.transport.aligned_memory import BadMessages
 from dora.transport.board import SENT, WORDS, Board
-from dora.transport.forking import disown_after_fork, do_nothing, leak, refuse
+from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.queues import SpilloverQueue
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
@@ -181,7 +182,7 @@ def _release_ended() -> None:
                 ctypes.pythonapi.Py_DecRef(ctypes.py_object(thing))
 
 
-class _LoanBase:
+class _Loan:
     __slots__ = ("_sample", "address", "size")
 
     def __init__(self, sample: Any, address: int, size: int) -> None:
@@ -197,24 +198,15 @@ class _LoanBase:
         self._sample = None
 
 
-class _Loan(_LoanBase):
-    __slots__ = ()
-
-
 def _disown_loans() -> None:
-    """Keep a forked child process from sending or freeing the loans that it has inherited."""
-    global _Loan
+    """Keep a forked child process from sending or freeing the loans that it has inherited.
 
-    def leak_sample(loan: Any) -> None:
-        leak(loan._sample)
-
-    inherited: Any = _Loan
-    inherited.send, inherited.discard, inherited.__del__ = refuse, do_nothing, leak_sample
-
-    class Loan(_LoanBase):  # for nodes that the child creates
-        __slots__ = ()
-
-    _Loan = Loan  # type: ignore[misc,assignment]
+    The collector knows all of them, so a loan costs nothing to keep track of.
+    """
+    for loan in gc.get_objects():
+        if type(loan) is _Loan and loan._sample is not None:
+            leak(loan._sample)
+            loan._sample = RefusingResource()
 
 
 class IceoryxSender:
@@ -235,6 +227,7 @@ class IceoryxSender:
         self._views: dict[int, memoryview] = {}  # address → writable bytes, populated
         self._chunk = _INITIAL_CHUNK
         self._ready: list[tuple[memoryview, Any]] = []  # at most one, see `prepare`
+        self._inherited = False  # this process was forked from the owner
         _leak_until_end(run_dir, self._publisher)
         disown_after_fork(self)
 
@@ -243,8 +236,7 @@ class IceoryxSender:
         leak(self._publisher, self._loan, self._ready)
         self._ready = []
         self._loan = refuse
-        vars(self).update(send=refuse, loan=refuse, prepare=do_nothing, destroy=do_nothing)
-        _disown_loans()
+        self._inherited = True
 
     def send(self, message: bytes) -> None:
         size = len(message)
@@ -261,13 +253,15 @@ class IceoryxSender:
             return
         try:
             self._ready.append(self._take(SMALL_MESSAGE))
-        except (SharedMemoryFull, TransportError):
+        except (SharedMemoryFull, TransportError, WrongProcess):
             pass  # the next message raises the error, if it does not fit either
 
     def _take(self, size: int) -> tuple[memoryview, Any]:
         """Return memory for a message, and its sample."""
         try:
             sample = self._loan(size)
+        except WrongProcess:
+            raise
         except Exception as error:
             raise self._loan_failed(size, error) from error
         address = sample.payload_ptr
@@ -279,6 +273,8 @@ class IceoryxSender:
     def loan(self, size: int) -> _Loan:
         try:
             sample = self._loan(size)
+        except WrongProcess:
+            raise
         except Exception as error:
             raise self._loan_failed(size, error) from error
         address = sample.payload_ptr
@@ -291,6 +287,8 @@ class IceoryxSender:
         """Leave the publisher as it is; see the docstring of the module."""
 
     def destroy(self) -> None:
+        if self._inherited:
+            return
         self._ready.clear()
         self._publisher.delete()
 
@@ -358,7 +356,6 @@ class IceoryxReceiver:
         self.inherited = True
         self._receive = refuse
         self.has_messages = lambda: False
-        vars(self)["close"] = do_nothing
 
     def receive(self) -> Message | None:
         while True:
@@ -401,6 +398,8 @@ class IceoryxReceiver:
 
     def close(self) -> None:
         """Free the queue. Samples that the program holds stay valid."""
+        if self.inherited:
+            return
         self._receive = lambda: None
         self.has_messages = lambda: False
         self._subscriber.delete()
@@ -415,6 +414,7 @@ class IceoryxEngine:
     def __init__(self, run_dir: str, prefix: str, board: Board) -> None:
         self._board = board
         self._run_dir = run_dir
+        self._inherited = False  # this process was forked from the owner
         _release_ended()
         try:
             self._node = make_node(run_dir, prefix)
@@ -428,9 +428,12 @@ class IceoryxEngine:
         """Leave all resources to the parent, in a forked child process, even after the end of its run."""
         leak(self._node)
         _leaked.clear()
-        vars(self).update(sender=refuse, receiver=refuse)
+        _disown_loans()
+        self._inherited = True
 
     def sender(self, output: OutputConfig) -> IceoryxSender:
+        if self._inherited:
+            refuse()
         service = open_channel(self._node, output.service, output.max_queue_size, output.max_receivers)
         try:
             return IceoryxSender(service, output.id, self._run_dir)
@@ -438,6 +441,8 @@ class IceoryxEngine:
             raise _setup_failed(f"output `{output.id}`", error) from error
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver:  # noqa: ARG002
+        if self._inherited:
+            refuse()
         service = open_channel(self._node, item.service, item.max_queue_size, item.max_receivers)
         try:
             receiver = IceoryxReceiver(service, item)
