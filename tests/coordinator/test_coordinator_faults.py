@@ -290,7 +290,7 @@ def test_down_ends_a_coordinator_of_another_version(
     with pytest.raises(RequestRefused, match=r"the command is dora 99\.1\.0"):
         system.client.status()
     stop_coordinator(system.client, force=False)
-    assert not system.client.answers()
+    assert not system.client.is_reachable()
 
 
 @pytest.mark.parametrize("store", ["redb:{}/records", "{}/records", "memory"])
@@ -309,7 +309,7 @@ def test_a_store_of_ones_choice(system: System, store: str) -> None:
     coordinator.kill()
     coordinator.communicate(timeout=PATIENCE)
     coordinator = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    wait_until(lambda: system.client.answers() and system.client.status().daemons, "the daemon to be back")
+    wait_until(lambda: system.client.is_reachable() and system.client.status().daemons, "the daemon to be back")
     wait_until(system.client.active, "the dataflow that runs")
     system.dora("stop", "arm")
     system.dora("down")

@@ -231,7 +231,7 @@ def test_quiet_counts_more_than_what_diagnostics_are_wanted(
             )
             for name in ("coordinator", "daemon")
         ]
-        wait_until(lambda: system.client.answers() and system.client.status().daemons, "the daemon")
+        wait_until(lambda: system.client.is_reachable() and system.client.status().daemons, "the daemon")
         system.start(system.dataflow("quiet", waiter=FOREVER))
         system.dora("down", "--force")
         assert [process.wait(PATIENCE) for process in processes] == [0, 0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dora.cli.output import object_style_option
 from dora.cli.select import dataflow_option
 from dora.errors import DoraError
 
@@ -46,14 +47,7 @@ def param(ctx: click.Context) -> None:
 @param.command("list")
 @click.argument("node")
 @dataflow_option
-@click.option(
-    "-f",
-    "--format",
-    "style",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    help="Output format [table]; json is one object.",
-)
+@object_style_option
 def list_parameters(node: str, dataflow: str | None, style: str) -> None:
     """List the parameters of a node."""
     values = _parameters(node, dataflow)

@@ -10,6 +10,7 @@ import click
 
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
+from dora.cli.output import object_style_option
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView
 from dora.errors import DoraError
@@ -19,14 +20,7 @@ from dora.errors import DoraError
 @click.option(
     "--dataflow", metavar="FILE", shell_complete=dataflow_files, help="Also check a dataflow file."
 )
-@click.option(
-    "-f",
-    "--format",
-    "style",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    help="Output format [table]; json is one object.",
-)
+@object_style_option
 @coordinator_options
 def status(dataflow: str | None, style: str, client: Client) -> int:
     """Show whether the coordinator and the daemon are running.
