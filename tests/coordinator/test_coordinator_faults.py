@@ -309,7 +309,9 @@ def test_a_store_of_ones_choice(system: System, store: str) -> None:
     coordinator.kill()
     coordinator.communicate(timeout=PATIENCE)
     coordinator = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    wait_until(lambda: system.client.is_reachable() and system.client.status().daemons, "the daemon to be back")
+    wait_until(
+        lambda: system.client.is_reachable() and system.client.status().daemons, "the daemon to be back"
+    )
     wait_until(system.client.active, "the dataflow that runs")
     system.dora("stop", "arm")
     system.dora("down")
