@@ -31,7 +31,7 @@ def check_folder(path: str) -> None:
     status = os.lstat(path)
     fault = _fault(status) if stat.S_ISDIR(status.st_mode) else "is not a folder"
     if fault:
-        raise UnsafeFile(f"{path} {fault}; nothing in it is used. {_mend(path, status)}")
+        raise UnsafeFile(f"{path} {fault}; nothing in it is used. {_hint(path, status)}")
 
 
 def open_own(path: str, flags: int, *, kind: int = stat.S_IFREG) -> int:
@@ -47,7 +47,7 @@ def open_own(path: str, flags: int, *, kind: int = stat.S_IFREG) -> int:
         descriptor = os.open(path, flags, 0o600)
     except OSError:
         if os.path.islink(path):
-            raise UnsafeFile(f"{path} is a symbolic link, which is not followed. {_mend(path)}") from None
+            raise UnsafeFile(f"{path} is a symbolic link, which is not followed. {_hint(path)}") from None
         raise
     status = os.fstat(descriptor)
     fault = "is not a regular file" if kind == stat.S_IFREG else "is not a pipe"
@@ -55,7 +55,7 @@ def open_own(path: str, flags: int, *, kind: int = stat.S_IFREG) -> int:
         fault = _fault(status)
     if fault:
         os.close(descriptor)
-        raise UnsafeFile(f"{path} {fault}; it is not used. {_mend(path)}")
+        raise UnsafeFile(f"{path} {fault}; it is not used. {_hint(path)}")
     return descriptor
 
 
@@ -67,15 +67,15 @@ def connect_own(path: str, timeout: float | None = None) -> socket.socket:
     check_folder(os.path.dirname(path) or ".")
     status = os.lstat(path)
     if not stat.S_ISSOCK(status.st_mode):
-        raise UnsafeFile(f"{path} is not a socket; it is not used. {_mend(path)}")
+        raise UnsafeFile(f"{path} is not a socket; it is not used. {_hint(path)}")
     if status.st_uid != os.getuid():
-        raise UnsafeFile(f"{path} {_fault(status)}; nothing is sent to it. {_mend(path)}")
+        raise UnsafeFile(f"{path} {_fault(status)}; nothing is sent to it. {_hint(path)}")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout)
         connection.connect(path)
         if not is_own_peer(connection):
-            raise UnsafeFile(f"another user listens at {path}; nothing is sent to it. {_mend(path)}")
+            raise UnsafeFile(f"another user listens at {path}; nothing is sent to it. {_hint(path)}")
     except BaseException:
         connection.close()
         raise
@@ -118,7 +118,7 @@ def refuse_foreign_objects(folder: str, prefix: str) -> None:
         return  # not Linux
     for name in names:
         if name.startswith(prefix) and is_another_users(path := f"{folder}/{name}"):
-            raise UnsafeFile(f"{path} was not made by this dataflow; it is not used. {_mend(path)}")
+            raise UnsafeFile(f"{path} was not made by this dataflow; it is not used. {_hint(path)}")
 
 
 def close_to_others(path: str) -> None:
@@ -149,7 +149,7 @@ def _name(user: int) -> str:
         return f"user id {user}"
 
 
-def _mend(path: str, status: os.stat_result | None = None) -> str:
+def _hint(path: str, status: os.stat_result | None = None) -> str:
     if status is not None and status.st_uid == os.getuid() and stat.S_ISDIR(status.st_mode):
         return f"Run `chmod 700 {path}`, or let DORA_RUNTIME_DIR name another folder"
     return f"Remove {path}, or let DORA_RUNTIME_DIR name a folder of your own"

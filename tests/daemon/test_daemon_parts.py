@@ -32,7 +32,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import Doorbell
-from dora.wire.excerpt import telling_lines
+from dora.wire.excerpt import failure_lines
 from dora.wire.node_protocol import ReloadFrame, StopFrame
 
 # ----------------------------------------------------------------------------- lines
@@ -62,23 +62,23 @@ def test_the_last_traceback_tells_with_those_it_was_raised_in() -> None:
     first = [head, "  a", "ValueError: 1"]
     link = ["", "During handling of the above exception, another exception occurred:", ""]
     second = [head, "  b", "KeyError: 2"]
-    assert telling_lines([*first, "later", *second]) == tuple(second)
-    assert telling_lines(["x", *first, *link, *second]) == (*first, *link, *second)
+    assert failure_lines([*first, "later", *second]) == tuple(second)
+    assert failure_lines(["x", *first, *link, *second]) == (*first, *link, *second)
 
 
 def test_errors_and_tails() -> None:
-    assert telling_lines(["a", "fatal Error: no", "b"]) == ("fatal Error: no", "b")
-    assert telling_lines([str(number) for number in range(30)]) == tuple(str(n) for n in range(20, 30))
-    assert telling_lines([]) == ()
+    assert failure_lines(["a", "fatal Error: no", "b"]) == ("fatal Error: no", "b")
+    assert failure_lines([str(number) for number in range(30)]) == tuple(str(n) for n in range(20, 30))
+    assert failure_lines([]) == ()
     syntax = [
         '  File "op.py", line 1',
         "    class Operator",
         "                  ^",
         "SyntaxError: expected ':'",
     ]
-    assert telling_lines(["starting", *syntax]) == tuple(syntax)
+    assert failure_lines(["starting", *syntax]) == tuple(syntax)
     endless = ["Traceback (most recent call last):", *["  deeper"] * 500, "RecursionError: x"]
-    excerpt = telling_lines(endless)
+    excerpt = failure_lines(endless)
     assert len(excerpt) < 70
     assert (excerpt[0], excerpt[-1]) == (endless[0], endless[-1])
 

@@ -103,7 +103,7 @@ def test_lines_that_a_node_does_not_take_are_counted_as_lost() -> None:
     assert run.router.sent == run.router.dropped == {link.slot: 1}
 
 
-def test_the_telling_lines_are_those_of_stderr() -> None:
+def test_failure_lines_come_from_stderr() -> None:
     run = captured()
     run.router.line("a", "stdout", "out")
     assert run.router.last_lines("a") == ("out",)

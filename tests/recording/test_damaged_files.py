@@ -127,15 +127,15 @@ def test_a_chunk_that_is_larger_than_it_claims_is_not_unpacked() -> None:
 
 def test_compressed_bodies_and_lengths_without_bytes_are_refused() -> None:
     from dora.wire.decode import PayloadError, decode_arrow
-    from dora.wire.foreign import ForeignMessage
     from dora.wire.message import Encoding, pack_head
+    from dora.wire.untrusted import UntrustedMessage
 
-    def message(batch: pa.RecordBatch, **options: object) -> ForeignMessage:
+    def message(batch: pa.RecordBatch, **options: object) -> UntrustedMessage:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
             writer.write_batch(batch)
         body = sink.getvalue().to_pybytes()
-        return ForeignMessage(pack_head(Encoding.STREAM, b"", b"", len(body), 1, 1) + body)
+        return UntrustedMessage(pack_head(Encoding.STREAM, b"", b"", len(body), 1, 1) + body)
 
     zeros = pa.record_batch([pa.array(np.zeros(1 << 20))], ["x"])
     for compression in ("zstd", "lz4"):

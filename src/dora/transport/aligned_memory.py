@@ -11,8 +11,8 @@ import logging
 from typing import Final
 
 from dora.wire.decode import check
-from dora.wire.foreign import ForeignMessage
 from dora.wire.message import ALIGNMENT
+from dora.wire.untrusted import UntrustedMessage
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
@@ -92,17 +92,17 @@ def keep_large_blocks() -> None:
         mallopt(_M_TOP_PAD, _LARGE_BLOCK)
 
 
-def message_from_bytes(data: bytes) -> ForeignMessage:
+def message_from_bytes(data: bytes) -> UntrustedMessage:
     """Return the message in ``data``, without copying the body of a large one.
 
     The message came over a network, so all of it is validated. Raises `MessageError`, `MetadataError` and
     `PayloadError`.
     """
     if len(data) <= _SMALL:
-        message = ForeignMessage(data)
+        message = UntrustedMessage(data)
     else:
         offset = int.from_bytes(data[12:16], "little")
-        message = ForeignMessage(data[:offset], _address_of_bytes(data), data)
+        message = UntrustedMessage(data[:offset], _address_of_bytes(data), data)
     message.validate(len(data))
     check(message)
     return message

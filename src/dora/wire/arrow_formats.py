@@ -1,4 +1,4 @@
-"""Plain bodies: which values they may hold, and what those are called in NumPy and Arrow.
+"""Number types of plain bodies, with their names in NumPy and Arrow.
 
 A plain body is the one buffer of a fixed-width array without nulls; the schema section of its message
 is a format string of Arrow's C data interface.

@@ -1,6 +1,7 @@
-"""Frames between a command and the daemon of a running dataflow, on the same socket as nodes use.
+"""Protocol between a command and the daemon of a running dataflow, on the socket that nodes use too.
 
-A connection whose first frame is one of these asks, and is answered frame by frame; it is no node.
+A connection whose first frame is one of these requests belongs to a command. Each request is answered in
+turn.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from dora.wire.decoders import msgpack_decoder
 from dora.wire.node_config import RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 
-# What a daemon tells a command about its dataflow: nodes, outputs, links, and where to look at them.
+# --------------------------------------------------------------------------- views of a dataflow
 #
-# All numbers that change with every message (sent, received, dropped) are on the board, which the command
-# maps by itself.
+# Counters that change with every message (sent, received, dropped) are on the board, which commands map.
 
 
 class OutputView(msgspec.Struct, omit_defaults=True):
@@ -26,8 +26,8 @@ class OutputView(msgspec.Struct, omit_defaults=True):
     service: str = ""  # name of the engine's channel
     max_queue_size: int = 1
     max_receivers: int = 1
-    type: str = ""  # what the dataflow says that messages are
-    text: bool = False  # its lines are delivered by the daemon: there is no channel to look at
+    type: str = ""  # the declared type of its messages
+    text: bool = False  # the daemon delivers its lines: it has no channel to tap
 
 
 class LinkView(msgspec.Struct, omit_defaults=True):
@@ -42,20 +42,20 @@ class LinkView(msgspec.Struct, omit_defaults=True):
 
 class NodeView(msgspec.Struct, omit_defaults=True):
     id: str
-    status: str  # one word or two for the user, as "running"
+    status: str  # for the user, for example "running"
     pid: int | None = None
     restarts: int = 0
     name: str | None = None
     description: str | None = None
     path: str | None = None
     restart_policy: str = "never"
-    machine: str = ""  # "": the dataflow is on one
+    machine: str = ""  # "": the dataflow is on one machine
     inputs: dict[str, str] = {}  # id → source
     outputs: list[OutputView] = []
 
 
 class Inspection(msgspec.Struct, tag=True):
-    """The answer to `dora.wire.daemon_protocol.Inspect`."""
+    """The answer to `Inspect`."""
 
     dataflow_id: str
     file: str | None
@@ -66,12 +66,12 @@ class Inspection(msgspec.Struct, tag=True):
     zenoh_endpoint: str
     nodes: list[NodeView]
     links: list[LinkView]
-    machine: str = ""  # the one that this daemon is on; "": the dataflow is on one
+    machine: str = ""  # that of this daemon; "": the dataflow is on one machine
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
 
 
 class DescribeDataflow(msgspec.Struct, tag=True):
-    """Which dataflow is this? Answered by `Description`."""
+    """Get the name and the nodes of the dataflow. Answered by `Description`."""
 
 
 class GetParameters(msgspec.Struct, tag=True):
@@ -96,23 +96,23 @@ class DeleteParameter(msgspec.Struct, tag=True):
 
 
 class Inspect(msgspec.Struct, tag=True):
-    """How is the dataflow made, and how are its nodes? Answered by `Inspection`."""
+    """Get the nodes, outputs and links with their status. Answered by `Inspection`."""
 
 
 class GetGraph(msgspec.Struct, tag=True):
-    """How is the dataflow drawn? Answered by `GraphText`."""
+    """Get the graph for a drawing. Answered by `GraphText`."""
 
 
 class GetDataflow(msgspec.Struct, tag=True):
-    """What was the dataflow made from? Answered by `DataflowText`."""
+    """Get the source of the dataflow. Answered by `DataflowText`."""
 
 
 class OpenTaps(msgspec.Struct, tag=True):
-    """Before a command attaches taps to outputs, which are named by their lines on the board.
+    """Reserve taps on outputs, which are named by their lines on the board, before they are attached.
 
-    Answered by `Ok`, or `DaemonRejected` where there are too many. What a command leaves behind whose
-    connection ends without `CloseTaps` is cleaned up by the daemon. ``until_end``: when the dataflow has
-    ended, the command is sent `DataflowEnded`, and the daemon waits a moment for its `CloseTaps`.
+    Answered by `Ok`, or `Rejected` if there are too many. If the connection ends without `CloseTaps`, the
+    daemon cleans the taps up. ``until_end``: when the dataflow has ended, the daemon sends `DataflowEnded`
+    and waits a moment for `CloseTaps`.
     """
 
     slots: list[int]
@@ -136,7 +136,7 @@ class StartEventLogs(msgspec.Struct, tag=True):
 
 
 class Publish(msgspec.Struct, tag=True):
-    """Let a node send a message, as `dora.wire.message` lays it out. Answered by `Ok`."""
+    """Make a node send a message in the layout of `dora.wire.message`. Answered by `Ok`."""
 
     node_id: str
     output: str
@@ -161,9 +161,9 @@ class RestartNode(msgspec.Struct, tag=True):
 
 
 class RemoveNode(msgspec.Struct, tag=True):
-    """End a node and take it out of the dataflow, with its links; answered by `Done`, as `StopNode`.
+    """End a node and remove it from the dataflow, with its links; answered by `Done`, like `StopNode`.
 
-    ``by_coordinator``: the coordinator takes it out, on all machines, once it has ended.
+    ``by_coordinator``: the coordinator removes it on all machines once it has ended.
     """
 
     node_id: str
@@ -172,14 +172,14 @@ class RemoveNode(msgspec.Struct, tag=True):
 
 
 class GetModel(msgspec.Struct, tag=True):
-    """Which dataflow runs at the moment, as checked? Answered by `Model`."""
+    """Get the checked model of the running dataflow. Answered by `Model`."""
 
 
 class ChangeDataflow(msgspec.Struct, tag=True):
-    """Let the dataflow become another one, with a node or a link more, or a link less.
+    """Add a node, add a link, or remove a link: ``dataflow`` is the result.
 
-    Answered by `Ok` once the node exists or the link is laid, by `Conflict` if the dataflow has changed
-    since ``revision``. ``added`` and ``removed`` say it for the log: "a/out -> b/in".
+    Answered by `Ok` once the node or link exists, by `Conflict` if the dataflow has changed since
+    ``revision``. ``added`` and ``removed`` are links as text for the log: "a/out -> b/in".
     """
 
     revision: int
@@ -189,7 +189,7 @@ class ChangeDataflow(msgspec.Struct, tag=True):
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """Where the nodes of a dataflow on several machines are, and how they reach each other.
+    """The machines of the nodes of a dataflow, and how they reach each other.
 
     ``generations`` as in `dora.dataflow.plan.RunContext`.
     """
@@ -200,9 +200,9 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 class ReplaceNode(msgspec.Struct, tag=True):
-    """Let another program take the place of a node; answered by `Ok` once it has, or as above.
+    """Replace the program of a node; answered by `Ok` when the new one runs, else like `ChangeDataflow`.
 
-    ``placement``: the coordinator wants it, of a dataflow on several machines.
+    ``placement`` is set by the coordinator, for a dataflow on several machines.
     """
 
     revision: int
@@ -213,9 +213,9 @@ class ReplaceNode(msgspec.Struct, tag=True):
 
 
 class CheckChange(msgspec.Struct, tag=True):
-    """Can this machine's part of a dataflow become this one? Answered by `SentCounts`, or `DaemonRejected`.
+    """Check a change of this machine's part of a dataflow. Answered by `SentCounts`, or `Rejected`.
 
-    ``revision`` is the one that it will have. Nothing is changed.
+    ``revision`` is that of the changed dataflow. Nothing changes yet.
     """
 
     revision: int
@@ -224,10 +224,10 @@ class CheckChange(msgspec.Struct, tag=True):
 
 
 class ApplyChange(msgspec.Struct, tag=True):
-    """Let this machine's part of a dataflow become this one. Answered as `ChangeDataflow`, or by `Ok`.
+    """Apply a checked change to this machine's part of a dataflow. Answered like `ChangeDataflow`.
 
-    The latter also if it has that revision already. ``sent`` is node → output → what other machines had
-    sent when they were asked: what goes delivers so much.
+    Answered by `Ok` also if it has that revision already. ``sent`` is node → output → the messages that
+    other machines had sent when they were asked: a removed link delivers so many.
     """
 
     revision: int
@@ -239,9 +239,9 @@ class ApplyChange(msgspec.Struct, tag=True):
 
 
 class LeaderHandover(msgspec.Struct, tag=True):
-    """Let the coordinator decide from now on what the dataflow becomes, as it gets further machines.
+    """Hand the decisions on changes over to the coordinator, because the dataflow gets further machines.
 
-    ``machine`` is the one that this is. Answered by `Ok`, or `DaemonRejected`.
+    ``machine`` is the name of this one. Answered by `Ok`, or `Rejected`.
     """
 
     machine: str
@@ -284,7 +284,7 @@ class Parameters(msgspec.Struct, tag=True):
 
 
 class Done(msgspec.Struct, tag=True):
-    """``running``: a process of the node has been told; else the next one will be."""
+    """``running``: the node runs, and was informed; else its next process will be."""
 
     running: bool
 
@@ -294,12 +294,12 @@ class GraphText(msgspec.Struct, tag=True):
 
 
 class DataflowText(msgspec.Struct, tag=True):
-    json: bytes  # the document with modules written out
+    json: bytes  # the YAML tree with its modules inlined
     working_dir: str
 
 
 class DataflowEnded(msgspec.Struct, tag=True):
-    """The dataflow has ended; not an answer, but sent to who taps it to the end."""
+    """The dataflow has ended; sent without a request to a command with taps ``until_end``."""
 
     failed: list[str]  # nodes
 
@@ -311,7 +311,7 @@ class Model(msgspec.Struct, tag=True):
 
 
 class Conflict(msgspec.Struct, tag=True):
-    """The dataflow has changed meanwhile: ask for it again."""
+    """The dataflow has changed meanwhile; the command has to start again from its new model."""
 
 
 class SentCounts(msgspec.Struct, tag=True):

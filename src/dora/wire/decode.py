@@ -1,7 +1,7 @@
-"""Payloads on their way in: from the body of a message to Arrow, NumPy or bytes.
+"""Decode payloads: from the body of a message to Arrow, NumPy or bytes.
 
-`decode_arrow` gives an array over the received memory, without a copy, whatever the encoding;
-`decode_numpy` and `decode_bytes` do without pyarrow where the body is plain.
+`decode_arrow` returns an array over the received memory, without a copy, for any encoding; `decode_numpy`
+and `decode_bytes` need no pyarrow where the body is plain.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ctypes import string_at
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.wire.arrow_formats import ARROW_NAMES, DTYPE_OF_FORMAT, WIDTHS
-from dora.wire.encode import Payload, as_message, received
+from dora.wire.encode import Payload, as_message, last_received
 from dora.wire.message import (
     BODY_OFFSET,
     BODY_SIZE,
@@ -51,8 +51,8 @@ def body_buffer(message: Message) -> Any:
 def decode_arrow(message: Message) -> Any:
     """Return the payload as a ``pyarrow.Array`` over the received memory.
 
-    Raises `PayloadError`. Of a message that came through shared memory, what would take a look at every
-    value is not checked, as the offsets of strings; of a `dora.wire.foreign.ForeignMessage` everything is.
+    Raises `PayloadError`. For a message from shared memory, checks that read every value, such as those of
+    the offsets of strings, are left out; a `dora.wire.untrusted.UntrustedMessage` gets all checks.
     """
     global _wanted
     header = message.header
@@ -65,8 +65,8 @@ def decode_arrow(message: Message) -> Any:
         memory, array, payload = spare
         offset = header[BODY_OFFSET]
         memory[:] = memoryview(message.head)[offset : offset + size]
-        received.array = array
-        received.payload = payload
+        last_received.array = array
+        last_received.payload = payload
         _wanted = schema, size
         return array
     decoder = _plain_decoders.get(schema)
@@ -78,9 +78,9 @@ def decode_arrow(message: Message) -> Any:
     return array
 
 
-# Making an array takes 2 µs in a hot loop, but 40 to 60 in a process that has slept, and most messages look
-# like the one before. So in idle moments an array for the next small message is made ahead, over memory
-# that is still to be filled.
+# Creating an array takes 2 µs in a hot loop, but 40 to 60 in a process that has slept, and most messages
+# have the type and size of the one before. So an idle node creates the array for the next small message
+# ahead, over memory that the message will fill.
 _MAX_SPARE: Final = 8192  # bytes
 _MAX_SPARES: Final = 8
 _Kind = tuple[bytes, int]  # the schema section, and the bytes of the body
@@ -89,7 +89,7 @@ _wanted: _Kind | None = None
 
 
 def prepare() -> None:
-    """Do ahead what the next message needs if it is like the last one; for moments without work."""
+    """Create the array for the next message, if it is like the last one; called when a node is idle."""
     global _wanted
     wanted = _wanted
     if wanted is not None:
@@ -105,7 +105,7 @@ def prepare() -> None:
 
 
 class _PlainDecoder:
-    """Decodes plain bodies of one type, with everything looked up beforehand."""
+    """Decodes plain bodies of one type; all lookups are done once."""
 
     def __init__(self, schema: bytes) -> None:
         import pyarrow as pa
@@ -136,7 +136,7 @@ def _decode_ipc(message: Message) -> Any:
 
     try:
         if not message.trusted:
-            array = _decode_foreign(message)
+            array = _decode_untrusted(message)
         elif message.encoding == Encoding.BATCH:
             schema = _arrow_schema(message.schema)
             array = pa.ipc.read_record_batch(body_buffer(message), schema).column(0)
@@ -177,11 +177,11 @@ def _arrow_schema(section: bytes) -> Any:
     return schema
 
 
-def _decode_foreign(message: Any) -> Any:
-    """Decode what is not trusted, once; raises whatever Arrow does."""
+def _decode_untrusted(message: Any) -> Any:
+    """Decode an untrusted message, once; raises what Arrow raises."""
     array = getattr(message, "array", None)
     if array is None:
-        from dora.wire.foreign import read_batch, read_stream
+        from dora.wire.untrusted import read_batch, read_stream
 
         body = body_buffer(message)
         if message.encoding == Encoding.BATCH:
@@ -197,7 +197,7 @@ def _decode_foreign(message: Any) -> Any:
 def check(message: Message) -> None:
     """Decode everything in a message; raises `MetadataError` or `PayloadError`.
 
-    After that, looking at a `dora.wire.foreign.ForeignMessage` raises nothing.
+    After that, reading the array of a `dora.wire.untrusted.UntrustedMessage` raises nothing.
     """
     if section := message.metadata:
         decode_metadata(section)
@@ -276,7 +276,7 @@ def _decode_numpy_by_arrow(message: Message) -> np.ndarray[Any, Any]:
 
     array = decode_arrow(message)
     try:
-        # Every value is read here anyway, so it costs little to look at the offsets first.
+        # NumPy gets a copy of every value, so checking the offsets first costs little.
         array.validate(full=True)
         values: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
     except (pa.ArrowException, ValueError, OverflowError) as error:
@@ -285,7 +285,7 @@ def _decode_numpy_by_arrow(message: Message) -> np.ndarray[Any, Any]:
 
 
 class _ArrayInterface:
-    """Lends the memory of a message to NumPy, and keeps the message alive meanwhile."""
+    """Gives NumPy the memory of a message, and keeps the message alive."""
 
     __slots__ = ("__array_interface__", "owner")
 
@@ -300,10 +300,10 @@ class _ArrayInterface:
 
 
 def as_arrow(data: Any) -> Any:
-    """Return what a receiver of ``data`` would get, for passing it on inside this process.
+    """Return the array that a receiver of ``data`` would get, for a receiver in this process.
 
-    Arrow arrays are returned as they are; what the sender could still change is copied. Raises
-    ``TypeError`` for what cannot be sent.
+    Arrow arrays are returned as they are; data that the sender could still change is copied. Raises
+    ``TypeError`` for data that cannot be sent.
     """
     pa: Any = sys.modules.get("pyarrow")
     if pa is not None and isinstance(data, pa.Array):
@@ -312,9 +312,9 @@ def as_arrow(data: Any) -> Any:
 
 
 def warm_up() -> None:
-    """Import pyarrow and go once through decoding, so that the first message is not a slow one.
+    """Import pyarrow and decode once, so that the first message is not slow.
 
-    Otherwise a node would lose what arrives during the 100 ms and more that the import takes.
+    Otherwise a node could lose messages that arrive during the import, which takes 100 ms and more.
     """
     import pyarrow as pa
 

@@ -1,8 +1,8 @@
-"""Decoders for bytes that somebody else wrote: whatever comes, they return or raise `DecodeError`.
+"""Decoders for bytes from other processes and files: they return or raise `DecodeError`, nothing else.
 
-Those of msgspec let more through: ``UnicodeDecodeError`` for text that is no UTF-8, ``RecursionError`` for
-values nested too deeply, ``MemoryError`` for lengths that are not true. All of dora decodes msgpack and
-JSON with these functions; a test holds it.
+Those of msgspec raise other exceptions, too: ``UnicodeDecodeError`` for text that is no UTF-8,
+``RecursionError`` for values nested too deeply, ``MemoryError`` for wrong lengths. All of dora decodes
+msgpack and JSON with these functions, which a test checks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ESCAPING: Final = (ValueError, RecursionError, OverflowError, MemoryError, Type
 
 
 def msgpack_decoder(kind: Any = Any) -> Callable[[bytes | memoryview], Any]:
-    """Return what decodes msgpack of a type; that raises `DecodeError` only.
+    """Return a decoder of msgpack for a type, which raises `DecodeError` only.
 
     >>> msgpack_decoder(str)(b"\\xa1\\xff")
     Traceback (most recent call last):
@@ -28,7 +28,7 @@ def msgpack_decoder(kind: Any = Any) -> Callable[[bytes | memoryview], Any]:
 
 
 def json_decoder(kind: Any = Any) -> Callable[[bytes | str], Any]:
-    """Return what decodes JSON of a type; that raises `DecodeError` only."""
+    """Return a decoder of JSON for a type, which raises `DecodeError` only."""
     return _strict(msgspec.json.Decoder(kind).decode)
 
 

@@ -1,4 +1,4 @@
-"""Payloads on their way out: from what users send to the body of a message.
+"""Encode payloads: from the data that users send to the body of a message.
 
 `encode` turns ``bytes``, ``bytearray``, ``memoryview``, NumPy arrays of any dtype, Arrow arrays,
 chunked arrays, record batches and tables into a `Payload`: the encoding, the schema section, and a
@@ -101,10 +101,10 @@ def _writer(target: memoryview) -> Any:
     return writer
 
 
-class Received:
-    """The array that was received last, if it was small, and what it is encoded to.
+class LastReceived:
+    """The last received array, if it was small, and its payload.
 
-    Many nodes pass on what they get, and Arrow arrays do not change: it is sent again without a look.
+    Many nodes pass on what they receive, and Arrow arrays do not change: it is sent without encoding again.
     """
 
     __slots__ = ("array", "payload")
@@ -114,13 +114,13 @@ class Received:
         self.payload = Payload(Encoding.PLAIN, b"C", 0, body=b"")
 
 
-received: Final = Received()
+last_received: Final = LastReceived()
 
 
 def encode(data: Any) -> Payload:
-    """Encode what a user passed to ``send_output``; raises `UnsupportedData` for what cannot be sent."""
-    if data is received.array:
-        return received.payload
+    """Encode the data of a ``send_output``; raises `UnsupportedData` for data that cannot be sent."""
+    if data is last_received.array:
+        return last_received.payload
     encoder = _encoders.get(data.__class__)
     if encoder is None:
         encoder = _find_encoder(data)
@@ -150,7 +150,7 @@ def _encode_numpy(data: np.ndarray[Any, Any]) -> Payload:
 
 
 def _encode_numpy_by_arrow(data: np.ndarray[Any, Any]) -> Payload:
-    """Booleans, dates, strings, big-endian and structured dtypes: what Arrow makes of them."""
+    """Encode booleans, dates, strings, big-endian and structured dtypes by way of Arrow."""
     import numpy as np
     import pyarrow as pa
 
@@ -288,7 +288,7 @@ def _find_encoder(data: Any) -> Callable[[Any], Payload]:
     if encoder is None:
         raise UnsupportedData(
             f"cannot send {_describe(data)}: pass bytes, a buffer, a NumPy array, or an Arrow array, "
-            "chunked array, record batch or table" + _mend(data)
+            "chunked array, record batch or table" + _hint(data)
         )
     _encoders[kind] = encoder
     return encoder
@@ -302,7 +302,7 @@ def _describe(data: Any) -> str:
     return f"an object of type {module}{kind.__qualname__}"
 
 
-def _mend(data: Any) -> str:
+def _hint(data: Any) -> str:
     if isinstance(data, (str, bool, int, float, dict)):
         return f" (for one {type(data).__name__}: pyarrow.array([value]))"
     return " (for a list: pyarrow.array(value))" if isinstance(data, (list, tuple)) else ""
@@ -340,16 +340,16 @@ def _encoder_for(data: Any) -> Callable[[Any], Payload] | None:
 
 
 def _encode_foreign(data: Any) -> Payload:
-    """Arrays of other libraries that speak Arrow's PyCapsule interface."""
+    """Encode an array of another library that has Arrow's PyCapsule interface."""
     import pyarrow as pa
 
     return encode(pa.array(data))
 
 
 def as_message(data: Any) -> Message:
-    """Return the message, without number and metadata, in which a receiver would get ``data``.
+    """Return ``data`` as a message without sequence number and metadata.
 
-    Raises `UnsupportedData` for what cannot be sent.
+    Raises `UnsupportedData` for data that cannot be sent.
     """
     payload = encode(data)
     return Message(pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0, payload.to_bytes()))

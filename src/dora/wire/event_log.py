@@ -1,16 +1,16 @@
-"""The order in which a node took its events, as entries in bytes: to be recorded, and kept to in a replay.
+"""Event log: the order in which a node received its events, for recordings and replays.
 
-An entry is 24 bytes, little-endian, and what belongs to it::
+An entry is 24 bytes, little-endian, and its content::
 
     offset  size  field
     0       1     kind (see `EntryKind`)
     1       1     zero
-    2       2     which input: its place in the list of the last `BEGIN`
-    4       4     length of what follows the entry
-    8       8     when it was taken, nanoseconds since the Unix epoch
+    2       2     input: its index in the list of the last `BEGIN`
+    4       4     length of the content, which follows
+    8       8     time of receiving, nanoseconds since the Unix epoch
     16      8     a number, see `EntryKind`
 
-A file of them needs no end: what is cut off in the middle of an entry is read up to there.
+A file of entries has no end mark: one that is cut off in the middle of an entry is read up to that entry.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ HEAD_SIZE: Final = _HEAD.size
 
 
 class EntryKind:
-    """What an entry tells.
+    """Kinds of entries.
 
-    ``BEGIN``: a process of the node, restarted ``number`` times, takes events from here on; followed by its
-    inputs, a msgpack map from id to source. ``MESSAGE``: message ``number`` of the source's output.
-    ``TICK``: of a timer, with the time that it told. ``TEXT``: a line, which follows; with its time.
-    ``LOCAL``: value ``number`` from an operator of the same runtime. ``EVENT``: any other event, which
-    follows as a msgpack map. ``TIMEOUT``: waiting with a timeout ended without an event. ``NOTHING``:
-    looking without waiting found nothing, ``number`` times.
+    ``BEGIN``: a process of the node, restarted ``number`` times, receives the events from here on; its
+    content are its inputs, a msgpack map from id to source. ``MESSAGE``: message ``number`` of the
+    source's output. ``TICK``: of a timer, with its time. ``TEXT``: a line, with its time; the content is
+    the line. ``LOCAL``: value ``number`` from an operator of the same runtime. ``EVENT``: any other
+    event; the content is a msgpack map. ``TIMEOUT``: a wait ended by its timeout. ``NOTHING``: polling
+    found no event, ``number`` times.
     """
 
     BEGIN: Final = 0
@@ -75,7 +75,7 @@ def entries(data: bytes | memoryview) -> Iterator[Entry]:
 
 
 def whole(data: bytes) -> int:
-    """Return how many bytes are complete entries."""
+    """Return the number of bytes that are complete entries."""
     position, end = 0, len(data)
     while position + HEAD_SIZE <= end:
         after = position + HEAD_SIZE + int.from_bytes(data[position + 4 : position + 8], "little")

@@ -1,4 +1,4 @@
-"""Finds the lines of a node's output that explain its failure."""
+"""Find the lines of a node's output that explain its failure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LIBRARIES = ("site-packages", "dist-packages", "/lib/python", "<frozen")
 _MARKS = ("Error:", "panicked at", "Exception:", "error:")
 
 
-def telling_lines(lines: Sequence[str]) -> tuple[str, ...]:
+def failure_lines(lines: Sequence[str]) -> tuple[str, ...]:
     """Return the last traceback, else the lines from the last error on, else the last `TAIL` lines.
 
     A traceback that was raised during the handling of another comes with that one. An error comes
     with the indented lines before it, which name file and line of a syntax error.
 
-    >>> telling_lines(["starting", "Traceback (most recent call last):", "  ...", "ValueError: no"])
+    >>> failure_lines(["starting", "Traceback (most recent call last):", "  ...", "ValueError: no"])
     ('Traceback (most recent call last):', '  ...', 'ValueError: no')
     """
     starts = [index for index, line in enumerate(lines) if _TRACEBACK in line]
@@ -46,13 +46,13 @@ def telling_lines(lines: Sequence[str]) -> tuple[str, ...]:
     return tuple(lines[-TAIL:])
 
 
-def in_one_line(lines: Sequence[str]) -> str:
+def error_line(lines: Sequence[str]) -> str:
     """Return the error of a traceback and its place in the user's own code; "" if there is none.
 
-    >>> in_one_line(['  File "/home/me/node.py", line 3, in <module>', "    x", "NameError: no x"])
+    >>> error_line(['  File "/home/me/node.py", line 3, in <module>', "    x", "NameError: no x"])
     'NameError: no x (/home/me/node.py:3)'
     """
-    excerpt = telling_lines(lines)
+    excerpt = failure_lines(lines)
     message = next((line.strip() for line in reversed(excerpt) if line and not line.startswith(" ")), "")
     places = [found for line in excerpt if (found := _PLACE.match(line))]
     own = [place for place in places if not any(part in place["file"] for part in _LIBRARIES)]

@@ -1,4 +1,4 @@
-"""Framing."""
+"""Frames on a control socket: a 4-byte little-endian length, followed by one msgpack message."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from dora.wire.node_protocol import ToDaemon, ToNode
 
 if TYPE_CHECKING:
     from dora.wire.daemon_protocol import Answer, Request
-MAX_FRAME = 64 << 20  # bytes
 
-# --------------------------------------------------------------------------- framing
+MAX_FRAME = 64 << 20  # bytes
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -29,7 +28,7 @@ def encode_frame(message: ToDaemon | ToNode | Request | Answer) -> bytes:
 
 
 class FrameBuffer:
-    """Cut a byte stream into frame bodies: feed what arrived, iterate over what is complete.
+    """Cut a byte stream into frame bodies: feed received bytes, iterate over complete bodies.
 
     >>> frames = FrameBuffer()
     >>> frames.feed(encode_frame("stop")[:3])
@@ -45,11 +44,11 @@ class FrameBuffer:
         self._max_frame = max_frame
 
     def feed(self, data: bytes) -> None:
-        """Append bytes that arrived."""
+        """Append received bytes."""
         self._data += data
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield every complete frame body; raises `FrameError` for an absurd length."""
+        """Yield every complete frame body; raises `FrameError` for a length above the limit."""
         while len(self._data) >= 4:
             size = int.from_bytes(self._data[:4], "little")
             if size > self._max_frame:

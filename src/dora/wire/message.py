@@ -1,4 +1,4 @@
-"""The layout of one message, and nothing else: bytes in, bytes out.
+"""The layout of one message in bytes.
 
 ::
 
@@ -105,13 +105,13 @@ unpack_header: Callable[[bytes | memoryview], Header] = _HEADER.unpack_from
 class Message:
     """One received message: the head as bytes, the body in memory that ``owner`` keeps alive.
 
-    A body that was small enough to be copied out on arrival follows in ``head``, and ``owner`` is None;
-    else it is the ``body_size`` bytes at ``address``. ``schema`` and ``metadata`` are the sections. All
-    fields but these come from ``header``, when somebody asks: a process that has slept pays for each step.
+    A body that was small enough to be copied on arrival follows in ``head``, and ``owner`` is None; else
+    it is the ``body_size`` bytes at ``address``. ``schema`` and ``metadata`` are the sections. All other
+    fields are read from ``header`` on demand, because each step is slow in a process that has slept.
     """
 
     __slots__ = ("address", "head", "header", "owner")
-    trusted: ClassVar[bool] = True  # its sender shares the memory of this user; see `dora.wire.foreign`
+    trusted: ClassVar[bool] = True  # shared memory of this user, unlike `dora.wire.untrusted`
 
     def __init__(
         self, head: bytes, address: int = 0, owner: object = None, header: Header | None = None

@@ -1,8 +1,8 @@
 """A message's metadata: a dictionary with string keys, as msgpack.
 
 Kept with their types: ``None``, ``bool``, ``int`` (-2**63 … 2**63 - 1), ``float``, ``str``, ``bytes``,
-aware ``datetime`` (arrives in UTC, microseconds), and lists and dictionaries of these, nested as one
-likes. Tuples and sets arrive as lists, naive datetimes are taken as local time, NumPy scalars and
+aware ``datetime`` (arrives in UTC, microseconds), and lists and dictionaries of these, nested to any
+depth. Tuples and sets arrive as lists, naive datetimes are taken as local time, NumPy scalars and
 arrays become numbers and lists, enums their values, dataclasses dictionaries; dates, UUIDs and
 decimals become text. Anything else is sent as ``str(value)``.
 """
@@ -22,7 +22,7 @@ _SIMPLE = frozenset((str, int, float, bool, type(None), bytes))
 _SUBCLASSED: tuple[type[Any], ...] = (str, float, int, bytes)
 
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
-_UINT64 = 0xCF  # msgpack's mark of an integer from 2**32 on, which other bytes may be as well
+_UINT64 = 0xCF  # msgpack's mark of an integer from 2**32 on; other data may contain that byte
 _large = re.compile(rb"\xcf[\x80-\xff]").search
 
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
@@ -33,7 +33,7 @@ class MetadataError(ValueError):
 
 
 def _as_plain(value: Any) -> Any:
-    """Turn what msgpack does not know into something it does (called by the encoder)."""
+    """Convert a value that msgpack does not support (called by the encoder)."""
     item = getattr(value, "tolist", None)  # NumPy scalars and arrays
     if item is not None:
         return item()
@@ -47,7 +47,7 @@ _on_text: Callable[[Any], None] | None = None
 
 
 def on_text(callback: Callable[[Any], None] | None) -> None:
-    """Set what is called with each value that had to be turned into text (a warning, say)."""
+    """Set a callback for each value that had to be converted to text, for example to warn."""
     global _on_text
     _on_text = callback
 
@@ -81,11 +81,11 @@ def normalise(value: Any) -> Any:
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """Return the metadata section.
 
-    Raises `UnsupportedData` for what is no dictionary, for a key that is no string and for text that is
+    Raises `UnsupportedData` for anything but a dictionary, for a key that is no string and for text that is
     no Unicode, ``OverflowError`` for an integer out of range, ``ValueError`` for values that contain
     themselves.
     """
-    # All in one place, without calls: receivers wait for this.
+    # Inlined, without calls: this is on the message path.
     try:
         items = metadata.items()
     except AttributeError:
@@ -108,7 +108,7 @@ def as_received(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata as a receiver would get it; raises what `encode_metadata` raises."""
     if metadata.__class__ is not dict and not isinstance(metadata, Mapping):
         raise _no_mapping(metadata)
-    # Most arrives as it is: no nesting, nothing to convert.
+    # Most metadata is flat and needs no conversion.
     for key, value in metadata.items():
         kind = value.__class__
         if (
@@ -137,7 +137,7 @@ def _encode_any(metadata: Mapping[str, Any]) -> bytes:
 
 
 def _check_integers(section: bytes) -> None:
-    """Raise ``OverflowError`` for integers that msgpack knows and others, Arrow's int64 for one, do not."""
+    """Raise ``OverflowError`` for integers that fit into msgpack, but not into int64, which Arrow has."""
     if _large(section) and _has_large(_decode(section)):
         raise _refusal(OverflowError())
 

@@ -1,4 +1,4 @@
-"""A running dataflow in numbers, for whoever collects metrics: only totals, from which rates follow."""
+"""Metrics of a running dataflow: totals only, from which collectors compute rates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class NodeMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
     status: str
     restarts: int = 0
-    cpu_seconds: float = 0.0  # of its processes that live
+    cpu_seconds: float = 0.0  # of its live processes
     memory: int = 0  # bytes, resident
 
 
@@ -17,7 +17,7 @@ class OutputMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
     output: str
     messages: int = 0
-    bytes: int = 0  # of what was copied: nothing counts where nobody listens
+    bytes: int = 0  # copied to receivers: 0 without receivers
 
 
 class LinkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,22 +1,17 @@
-"""Node config."""
+"""Configuration that a node receives when it registers: its inputs, outputs, links and channels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from dora.wire.decoders import json_decoder
 
-if TYPE_CHECKING:
-    pass
-
-# --------------------------------------------------------------------------- configuration
-
 
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The certificates with which machines prove to each other who they are: paths of PEM files."""
+    """Paths of the PEM files with which machines authenticate each other."""
 
     authority: str  # of the certificate that signed those of all machines
     certificate: str  # of this machine
@@ -24,8 +19,7 @@ class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How nodes of other machines are reached, and reach those here: see
-    `dora.transport.network.sessions`."""
+    """The endpoints of nodes of other machines and of this one, see `dora.transport.network.sessions`."""
 
     listen: dict[str, str]  # node of this machine → the endpoint at which it listens
     reach: dict[str, str]  # node of another machine → its endpoint
@@ -35,7 +29,7 @@ class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LinkConfig(msgspec.Struct, omit_defaults=True):
-    """One output → input edge, as the sender sees it."""
+    """One link from an output to an input, for the sender."""
 
     slot: int  # index of the link's line on the board
     node_slot: int  # index of the consuming node's line on the board
@@ -57,7 +51,7 @@ class DoorbellConfig(msgspec.Struct):
 
 
 class ChannelConfig(msgspec.Struct, omit_defaults=True):
-    """A further channel of an output, for links that came later and found no room in the first."""
+    """An overflow channel of an output, for links that were added later and did not fit into the first."""
 
     service: str
     max_queue_size: int
@@ -72,14 +66,14 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     credit_bell: str = ""  # path of the doorbell for back-pressure; "" if no link needs one
     max_queue_size: int = 1  # over all links, fixed for the life of the channel
     max_receivers: int = 1  # room for receivers: links, restarts, observers
-    overflow_channels: list[ChannelConfig] = []  # every message goes to these too
+    overflow_channels: list[ChannelConfig] = []  # each message is sent to these too
     prewake: list[DoorbellConfig] = []  # nodes fed by the receivers: woken early
-    type: str = ""  # what the dataflow says that messages are
-    shapes: list[Any] = []  # the Arrow types that this may mean; empty: any
+    type: str = ""  # the declared type of its messages
+    shapes: list[Any] = []  # the Arrow types that this type stands for; empty: any
 
 
 class InputConfig(msgspec.Struct, omit_defaults=True):
-    """One input. ``kind`` tells which of the other fields matter.
+    """One input. ``kind`` decides which of the other fields matter.
 
     ``link``: messages from another node's output. ``timer``: ticks, made by the node itself.
     ``text``: lines that the daemon delivers in `TextInput` frames (logs, captured stdout).
@@ -102,9 +96,9 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     output_slot: int = 0  # the source output's line on the board (`link`)
     max_queue_size: int = 1
     max_receivers: int = 1
-    late: bool = False  # it came while the dataflow was running: earlier messages are not meant for it
-    # Of a dataflow on several machines: the change that brought the link, 0: it was there from the start.
-    # It tells apart, on the network, what has the same names one after the other.
+    late: bool = False  # added to the running dataflow: it gets no earlier messages
+    # In a dataflow on several machines: the revision that added the link; 0: it exists from the start.
+    # It keeps links apart that have the same name one after the other.
     generation: int = 0
     interval_ns: int = 0
     type: str = ""  # as for outputs
@@ -119,7 +113,7 @@ class OperatorConfig(msgspec.Struct, omit_defaults=True):
 
 
 class TraceConfig(msgspec.Struct, frozen=True):
-    """Where a node writes its spans, and which part of all traces is recorded (0 to 1)."""
+    """Where a node writes its spans, and the ratio of traces that are recorded (0 to 1)."""
 
     directory: str
     dataflow: str  # its name
@@ -143,16 +137,16 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     parameters: dict[str, Any] = {}
     restart_count: int = 0
     dynamic: bool = False
-    standby: bool = False  # another process of the node still runs, and is followed without a gap
+    standby: bool = False  # the former process still runs; this one takes over without a gap
     exit_when_nodes_finish: bool = False
     zenoh_endpoint: str = ""
     remote: RemoteConfig | None = None  # None: the whole dataflow is on this machine
-    trace: TraceConfig | None = None  # None: nothing is traced
-    event_logs: list[WriteEventLog] = []  # what to write down for recorders
+    trace: TraceConfig | None = None  # None: no tracing
+    event_logs: list[WriteEventLog] = []  # that recorders have asked for
 
 
 class Address(msgspec.Struct):
-    """The content of ``DORA_NODE_CONFIG`` (JSON, hence also YAML): whom to ask for the rest."""
+    """Content of ``DORA_NODE_CONFIG`` (JSON, hence also YAML): where the daemon is that has the rest."""
 
     dataflow_id: str
     node_id: str

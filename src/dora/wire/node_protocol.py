@@ -1,14 +1,13 @@
-"""Frames between a node and its daemon: what they say and how they look on the socket.
+"""Protocol between a node and its daemon, in frames (`dora.wire.framing`).
 
-A frame is a 4-byte little-endian length followed by one msgpack-encoded message. The first message
-of a node is `Register`, answered by `Registered` or `RegistrationRefused`; the node then makes its ports,
-sends `Ready` and waits for `Started` or `StartRefused`. Everything after that is one-way.
+The first message of a node is `Register`, answered by `Registered` or `RegistrationRefused`. The node then
+creates its ports, sends `Ready` and waits for `Started` or `StartRefused`. All later messages are one-way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -21,9 +20,6 @@ from dora.wire.node_config import (
     RemoteConfig,
     WriteEventLog,
 )
-
-if TYPE_CHECKING:
-    pass
 
 # The version of all messages between nodes, daemons and coordinators. Raise it with every change that an
 # older process would misread; a process with another number is refused.
@@ -46,21 +42,21 @@ class Register(msgspec.Struct, tag=True):
     protocol: int = 0  # `PROTOCOL_VERSION`; 0: the node did not say
     dynamic: bool = False
     incarnation: int = 0
-    dataflow: str = ""  # of a dynamic node: the name or UUID of the one that it means
+    dataflow: str = ""  # of a dynamic node: the name or UUID of its dataflow
 
 
 class Ready(msgspec.Struct, tag=True):
-    """Every port of this node exists."""
+    """All ports of this node exist."""
 
 
 class OutputsClosed(msgspec.Struct, tag=True):
-    """These outputs will not be sent to any more (the process may live on)."""
+    """The node has closed these outputs; its process may go on."""
 
     outputs: list[str]
 
 
 class Closing(msgspec.Struct, tag=True):
-    """The node object was closed: all outputs are closed. The process may live on."""
+    """The node object was closed, and so all outputs; the process may go on."""
 
     undeclared: dict[str, int] = {}  # output id → messages dropped because it is not declared
 
@@ -84,7 +80,7 @@ class InputAttached(msgspec.Struct, tag=True):
 
 
 class InputDetached(msgspec.Struct, tag=True):
-    """All messages of an input that was disconnected have been taken."""
+    """All messages of a disconnected input have been received."""
 
     input: str
     slot: int
@@ -113,13 +109,13 @@ class RegistrationRefused(msgspec.Struct, tag=True):
 
 
 class Started(msgspec.Struct, tag=True):
-    """The barrier is open. ``epoch_ns`` is the first tick of all timers, on CLOCK_MONOTONIC."""
+    """The start barrier is open. ``epoch_ns`` is the first tick of all timers, on CLOCK_MONOTONIC."""
 
     epoch_ns: int
 
 
 class StartRefused(msgspec.Struct, tag=True):
-    """The barrier broke."""
+    """The start barrier broke."""
 
     reason: str
 
@@ -141,9 +137,9 @@ class NodeRestartedFrame(msgspec.Struct, tag=True):
 
 
 class ReloadFrame(msgspec.Struct, tag=True):
-    """New code is there: for these operators of a runtime, else for the node, which `StopFrame` then ends.
+    """Code has changed: that of these operators of a runtime, or else that of the node.
 
-    ``modules`` are the files, imported by the operators, that have to be imported anew.
+    Operators are reloaded, with their imported ``modules``; a node ends with the `StopFrame` that follows.
     """
 
     operators: list[str] = []
@@ -151,7 +147,7 @@ class ReloadFrame(msgspec.Struct, tag=True):
 
 
 class StopFrame(msgspec.Struct, tag=True):
-    """The dataflow, or this node, is asked to stop (event ``STOP`` with id ``MANUAL``)."""
+    """The node has to stop (event ``STOP`` with id ``MANUAL``)."""
 
 
 class ParamUpdateFrame(msgspec.Struct, tag=True):
@@ -166,7 +162,7 @@ class ParamDeletedFrame(msgspec.Struct, tag=True):
 
 
 class PublishRequest(msgspec.Struct, tag=True):
-    """Send a message that somebody outside gave (`dora topic pub`); answered by `PublishResult`."""
+    """Send a message on an output for `dora topic pub`; answered by `PublishResult`."""
 
     ticket: int
     output: str
@@ -185,26 +181,26 @@ class AttachLink(msgspec.Struct, tag=True):
 
 
 class DetachLink(msgspec.Struct, tag=True):
-    """An output loses a link."""
+    """Remove a link from an output."""
 
     output: str
     slot: int
     change: int
-    overflow_channel: str = ""  # the channel that nobody needs any more
+    overflow_channel: str = ""  # the channel that is not needed any more
     machine: str = ""  # where its receiver was; "": on this machine
 
 
 class AttachInput(msgspec.Struct, tag=True):
-    """The node gets one more input. Answered by `InputAttached`."""
+    """Add an input. Answered by `InputAttached`."""
 
     item: InputConfig
     remote: RemoteConfig | None = None  # for an input from another machine
 
 
 class DetachInput(msgspec.Struct, tag=True):
-    """An input was disconnected: it closes once what was sent so far is taken.
+    """Close an input once the messages sent so far are received; then answered by `InputDetached`.
 
-    Answered by `InputDetached` then. If it was the node's last, the node waits for another one.
+    If it was the node's last one, the node waits for another input.
     """
 
     input: str

@@ -1,4 +1,4 @@
-"""What can be wished of a running dataflow, by the coordinator's API and inside; as JSON, by ``type``."""
+"""Operations that change a running dataflow. In JSON (the coordinator's API), ``type`` selects one."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class RemoveOperation(msgspec.Struct, frozen=True, tag_field="type", tag="remove
 
 
 class AddOperation(msgspec.Struct, frozen=True, tag_field="type", tag="add"):
-    """Add the node that a YAML text describes; ``file`` is how errors call it.
+    """Add the node that a YAML text describes; errors call the text ``file``.
 
-    ``env`` is what ``$NAME`` in the text refers to, before the environment of the daemon.
+    ``env`` gives the values of ``$NAME`` in the text, before the environment of the daemon.
     """
 
     yaml: str
@@ -45,8 +45,7 @@ class AddOperation(msgspec.Struct, frozen=True, tag_field="type", tag="add"):
 
 
 class ReplaceOperation(msgspec.Struct, frozen=True, tag_field="type", tag="replace"):
-    """Let what a YAML text describes take the place of a node; ``file`` and ``env`` as in
-    `AddOperation`."""
+    """Replace a node by the one that a YAML text describes; ``file`` and ``env`` as in `AddOperation`."""
 
     node: str
     yaml: str
@@ -57,7 +56,7 @@ class ReplaceOperation(msgspec.Struct, frozen=True, tag_field="type", tag="repla
 
 
 class ConnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
-    """Feed an input, ``node/input``, with an output, ``node/output``."""
+    """Connect an output, ``node/output``, to an input, ``node/input``."""
 
     source: str
     target: str
@@ -67,7 +66,7 @@ class ConnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="conne
 
 
 class DisconnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="disconnect"):
-    """Take a link away."""
+    """Remove a link."""
 
     source: str
     target: str
@@ -85,7 +84,7 @@ Operation = (
 
 
 class OperationResult(msgspec.Struct, frozen=True):
-    """What was done. ``node`` is the one it was about, ``was_running`` whether it had not ended before."""
+    """The result: the ``node`` concerned, and whether it was running before."""
 
     node: str
     was_running: bool = True

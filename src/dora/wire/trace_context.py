@@ -1,4 +1,4 @@
-"""Which trace a message belongs to: the W3C trace context in its metadata.
+"""The W3C trace context in the metadata of a message.
 
 The key ``open_telemetry_context`` holds one ``name:value`` per line, as dora-rs writes it::
 
@@ -14,22 +14,22 @@ from typing import Final, NamedTuple
 KEY: Final = "open_telemetry_context"
 
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-_PLAIN = re.compile(r"traceparent:00-([0-9a-f]{32})-([0-9a-f]{16})-0([01])\n")  # what dora writes, mostly
-_ZEROS = ("0" * 32, "0" * 16)  # ids that are none
-_MAX_STATE = 512  # characters that everybody passes on, says the standard
+_PLAIN = re.compile(r"traceparent:00-([0-9a-f]{32})-([0-9a-f]{16})-0([01])\n")  # the form that dora writes
+_ZEROS = ("0" * 32, "0" * 16)  # invalid ids
+_MAX_STATE = 512  # characters that every implementation has to pass on
 
 
 class TraceContext(NamedTuple):
-    """A span, seen from those that follow it. Ids are lowercase hexadecimal."""
+    """The parent span of later spans. Ids are lowercase hexadecimal."""
 
     trace_id: str  # 32 digits
     span_id: str  # 16 digits
-    sampled: bool = True  # False: nobody shall record what belongs to this trace
-    state: str = ""  # of others; passed on as it is
+    sampled: bool = True  # False: spans of this trace are not recorded
+    state: str = ""  # of other vendors; passed on unchanged
 
 
 def parse_context(value: object) -> TraceContext | None:
-    """Return the context that metadata carries, None if it is none.
+    """Return the trace context in a value of metadata, None if it is not valid.
 
     >>> parse_context("traceparent:00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01;").span_id
     '00f067aa0ba902b7'

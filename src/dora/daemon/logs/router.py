@@ -16,7 +16,7 @@ from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.parse import Tracebacks, parse_line
 from dora.dataflow.model import Dataflow, LogLevel, LogOptions, LogSource
 from dora.dataflow.plan import Link
-from dora.wire.excerpt import LINES_KEPT, telling_lines
+from dora.wire.excerpt import LINES_KEPT, failure_lines
 from dora.wire.node_protocol import TextInput
 
 _NO_OPTIONS = LogOptions()  # of a node that was removed, and whose process still prints
@@ -120,7 +120,7 @@ class TextRouter:
     def last_lines(self, node_id: str) -> tuple[str, ...]:
         """Return the telling lines of what a node printed: of stderr, or of stdout if that is empty."""
         stdout, stderr = self._last.get(node_id, ((), ()))
-        return telling_lines(tuple(stderr or stdout))
+        return failure_lines(tuple(stderr or stdout))
 
     def forget_lines(self, node_id: str) -> None:
         """Forget the lines of a node that starts again."""

@@ -28,7 +28,7 @@ from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, Replacement, RunState
 from dora.daemon.supervisor.topology import apply_dataflow, take_parameters
 from dora.wire.daemon_protocol import Ok, Rejected
-from dora.wire.excerpt import in_one_line
+from dora.wire.excerpt import error_line
 from dora.wire.node_protocol import ReloadFrame, StopFrame
 
 
@@ -148,7 +148,7 @@ def replacement_ended(run: RunState, node: NodeState, end: on.ReplacementEnded) 
         return
     node.replacement = None
     run.disarm(node, "replacement")
-    why = end.reason or in_one_line(end.last_lines) or describe_exit(end.exit_code, end.signal)
+    why = end.reason or error_line(end.last_lines) or describe_exit(end.exit_code, end.signal)
     if node.program_change is not None:
         how = "ended before it took over" if node.draining else "does not start, the old one goes on"
         run.log("error", node, f"its replacement {how}: {why}")

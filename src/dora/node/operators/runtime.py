@@ -28,7 +28,7 @@ from dora.node.process import freeze_gc, log_line, print_traceback_of_operator, 
 from dora.node.receive.local_input import LocalInput
 from dora.node.session.session import Session
 from dora.transport.board import ASLEEP, WORDS
-from dora.wire.excerpt import in_one_line
+from dora.wire.excerpt import error_line
 from dora.wire.node_config import InputConfig, NodeConfig
 from dora.wire.node_protocol import OutputsClosed, StopDataflow
 
@@ -215,7 +215,7 @@ class Runtime:
                 status = operator.reload(self._senders[operator.id])
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's operator raises
                 print_traceback_of_operator(error)
-                text = in_one_line("".join(traceback.format_exception(error)).splitlines())
+                text = error_line("".join(traceback.format_exception(error)).splitlines())
                 self._log("error", f"operator `{operator.id}`: the old code goes on: {text}")
             else:
                 done += 1

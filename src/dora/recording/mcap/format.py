@@ -24,8 +24,8 @@ import msgspec
 from dora.errors import DoraError
 from dora.recording.mcap.protobuf import read_varint, tag, varint
 from dora.wire.decoders import DecodeError, from_json, from_plain
-from dora.wire.foreign import ForeignMessage
 from dora.wire.message import HEADER_SIZE, Message, MessageError
+from dora.wire.untrusted import UntrustedMessage
 
 VERSION: Final = 1
 PROFILE: Final = "dora"  # of the MCAP header
@@ -146,7 +146,7 @@ def restore(data: bytes) -> Message:
             raise MessageError("it does not begin with the head of a message")
         size, begin = read_varint(data, len(_HEAD_TAG))
         head = bytes(data[begin : begin + size])
-        message: Message = ForeignMessage(head)
+        message: Message = UntrustedMessage(head)
         if message.body_offset < size or message.body_offset - size > 63 or len(head) < size:
             raise MessageError("its head is cut off")
         if message.body_size > len(data) - begin - size:
@@ -156,10 +156,10 @@ def restore(data: bytes) -> Message:
     head += bytes(message.body_offset - size)
     body = memoryview(data)[len(data) - message.body_size :]
     if message.body_size < _LARGE:
-        return ForeignMessage(head + body)
+        return UntrustedMessage(head + body)
     import pyarrow as pa
 
     buffer = pa.py_buffer(body)
     if buffer.address % 8:  # what is computed with has to be aligned
         buffer = pa.py_buffer(bytes(body))
-    return ForeignMessage(head, buffer.address - message.body_offset, buffer)
+    return UntrustedMessage(head, buffer.address - message.body_offset, buffer)

@@ -1,17 +1,16 @@
-"""Messages of somebody who is not trusted with this process's memory: another machine, a file.
+"""Checks of messages from untrusted sources: another machine, a file.
 
-Arrow reads what it is given: an offset that points outside the values of a string array is a crash, or
-somebody else's memory, once the string is looked at. So `dora.wire.decode` decodes a `ForeignMessage` with
-every check that there is:
+Arrow trusts its input: an offset that points outside the values of a string array leads to a crash, or to
+other memory, when the string is read. So `dora.wire.decode` decodes an `UntrustedMessage` with all checks:
 
 * the buffers lie inside the body, none is compressed (dora compresses none, and few bytes could become many
   gigabytes), and no dictionary is put together from pieces;
 * an array claims no more values than its bytes can hold, apart from those that take no bytes (`_FREE`);
 * Arrow's full validation: offsets, indices of dictionaries, types of unions, text that is UTF-8. For
-  numbers, times and lists of fixed size it has nothing to look at, and costs nothing.
+  numbers, times and lists of fixed size there is nothing to check, so it costs nothing.
 
-Shared memory belongs to one user, who could do worse than send a wrong message; so what comes from there is
-decoded without these.
+Shared memory belongs to one user, whose processes can do worse than send a wrong message; so messages from
+there are decoded without these checks.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _NODES, _BUFFERS, _COMPRESSION = 1, 2, 3  # of a RecordBatch
 _DATA, _IS_DELTA = 1, 2  # of a DictionaryBatch
 
 
-class ForeignMessage(Message):
+class UntrustedMessage(Message):
     """A message that is checked as a whole when it is decoded, once."""
 
     __slots__ = ("array",)
