@@ -86,7 +86,7 @@ def test_who_does_not_ask_is_closed(
 
 
 def test_a_body_that_never_ends(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "BODY_TIMEOUT", 0.1)
+    monkeypatch.setattr("dora.cluster.http.endpoints.BODY_TIMEOUT", 0.1)
     head = b"POST /api/down HTTP/1.1\r\nHost: x\r\n" + SHOWN + b"Content-Length: 100\r\n\r\n"
     with raw(served, head + b"{") as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")

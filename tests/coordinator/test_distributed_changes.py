@@ -265,8 +265,8 @@ def test_a_machine_that_is_lost_amid_a_change_makes_it_later(folder: Path) -> No
             refusal = await refused(coordinator, CONNECT)
             assert refusal.status == 503
             assert str(refusal) == (
-                "the connection to machine `right` broke amid it: the change is recorded, and that machine "
-                "makes it when it is back"
+                "the connection to machine `right` broke during the change: the change is recorded, "
+                "and that machine makes it when it is back"
             )
             assert coordinator.spec("arm").revision == 1 and len(left.of(Apply)) == 1
             right.answers.clear()
@@ -468,7 +468,9 @@ def test_a_machine_that_cannot_take_part_is_sent_away(folder: Path) -> None:
             refusal = await refused(coordinator, ADD)
             assert str(refusal) == "machine `third` cannot take part: there is no room"
             third.answers[StartRun] = lambda _: coordinator.fleet.disconnect(third.link)  # type: ignore[func-returns-value]
-            assert "broke amid it, and nothing was changed" in str(await refused(coordinator, ADD))
+            assert "broke during the change, and nothing was changed" in str(
+                await refused(coordinator, ADD)
+            )
             assert not left.of(Apply) and coordinator.spec("arm").revision == 0
             assert coordinator.dataflow("arm").machines == ["left", "right"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.cluster.agent.reports import ON_THE_WAY, LogOutbox
+from dora.cluster.agent.reports import IN_FLIGHT, LogOutbox
 from dora.cluster.protocol import LogBatch
 from dora.daemon.logs.entry import LogEntry
 
@@ -20,18 +20,18 @@ def texts(sent: list[LogBatch]) -> list[str]:
 
 def test_only_so_many_are_on_the_way() -> None:
     outbox = LogOutbox()
-    for number in range(2 * ON_THE_WAY):
+    for number in range(2 * IN_FLIGHT):
         outbox.add(batch("d", str(number)))
-    sent = [outbox.next() for _ in range(ON_THE_WAY)]
+    sent = [outbox.next() for _ in range(IN_FLIGHT)]
     assert None not in sent and outbox.next() is None
     outbox.confirm(1)
     following = outbox.next()
-    assert following is not None and texts([following]) == [str(ON_THE_WAY)]
+    assert following is not None and texts([following]) == [str(IN_FLIGHT)]
     assert outbox.next() is None
 
 
 def test_the_oldest_make_room_and_the_next_batch_says_so() -> None:
-    outbox = LogOutbox(most_entries=3)
+    outbox = LogOutbox(max_entries=3)
     outbox.add(batch("d", "a", "b"))
     outbox.add(batch("other", "x"))
     outbox.add(batch("d", "c"))  # and "a", "b" go
@@ -46,7 +46,7 @@ def test_the_oldest_make_room_and_the_next_batch_says_so() -> None:
 
 
 def test_one_that_is_too_large_alone_is_not_lost() -> None:
-    outbox = LogOutbox(most_characters=10)
+    outbox = LogOutbox(max_characters=10)
     outbox.add(batch("d", "x" * 100))
     sent = outbox.next()
     assert sent is not None and texts([sent]) == ["x" * 100]

@@ -76,7 +76,7 @@ def test_frames_go_both_ways_and_the_last_words_arrive(served: Serving, daemon: 
             for number in range(20):
                 process.send(b"%d" % number)
         assert [asker.recv(timeout=PATIENCE) for _ in range(20)] == [b"%d" % n for n in range(20)]
-        assert why_closed(asker) == "what looked on machine `default` is gone"
+        assert why_closed(asker) == "the observer on machine `default` is gone"
 
 
 def test_a_process_ends_with_its_asker(served: Serving, daemon: ObedientDaemon) -> None:
@@ -87,14 +87,14 @@ def test_a_process_ends_with_its_asker(served: Serving, daemon: ObedientDaemon) 
         ticket = ticket_of(daemon, 1)
     wait_until(lambda: not served.in_loop(lambda: served._coordinator.relay._sessions), "the end")
     with open_at(served, f"/api/observers/{ticket}") as process:
-        assert why_closed(process) == "nobody waits for this look"
+        assert why_closed(process) == "no client waits for this observer"
 
 
 def test_a_ticket_is_good_once_and_cannot_be_guessed(served: Serving, daemon: ObedientDaemon) -> None:
     with look_at(served), open_at(served, f"/api/observers/{ticket_of(daemon)}"):
         for wrong in (ticket_of(daemon), "guessed"):
             with open_at(served, f"/api/observers/{wrong}") as other:
-                assert why_closed(other) == "nobody waits for this look"
+                assert why_closed(other) == "no client waits for this observer"
 
 
 def test_why_there_is_no_look(
@@ -111,10 +111,10 @@ def test_why_there_is_no_look(
         assert why_closed(asker) == "too many look already"
     monkeypatch.setattr(relay, "START_TIMEOUT", 0.05)
     with look_at(served) as asker:
-        assert why_closed(asker) == "machine `default` has not begun to look within 0.05 s"
+        assert why_closed(asker) == "machine `default` has not started an observer within 0.05 s"
     monkeypatch.setattr(relay, "MAX_SESSIONS", 0)
     with look_at(served) as asker:
-        assert why_closed(asker) == "there are 0 looks at machine `default` already; end one of them"
+        assert why_closed(asker) == "there are 0 observers of machine `default` already; end one of them"
 
 
 def test_what_is_still_starting_is_not_looked_at(served: Serving) -> None:
@@ -142,7 +142,7 @@ def test_nonsense_and_floods_end_the_look_and_nothing_else(served: Serving, daem
         assert why_closed(process) == ""
     with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon, 1)}") as process:
         process.send(bytes(relay.MAX_FRAME + 1))
-        assert why_closed(asker) == "what looked on machine `default` is gone"
+        assert why_closed(asker) == "the observer on machine `default` is gone"
     assert served.ask("GET", "/api/status")[0] == 200
 
 

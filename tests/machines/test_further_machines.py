@@ -290,7 +290,7 @@ def test_a_machine_that_is_cut_off_does_not_join(system: Spread, running: str) -
     third = system.hosts["third"]
     third.cut()
     try:
-        assert "the connection to machine `third` broke amid it, and nothing was changed" in add(
+        assert "the connection to machine `third` broke during the change, and nothing was changed" in add(
             system, status=1
         )
         assert "node `echo` is for machine `third`, which is not connected now" in add(system, status=1)
@@ -353,7 +353,10 @@ def test_a_machine_that_goes_while_it_joins_leaves_all_as_it_was(
         third.cut()
     try:
         printed, _ = joining.communicate(timeout=60)
-        assert (joining.returncode, "the connection to machine `third` broke amid it" in printed) == (
+        assert (
+            joining.returncode,
+            "the connection to machine `third` broke during the change" in printed,
+        ) == (
             1,
             True,
         )

@@ -1,9 +1,9 @@
-"""What the coordinator, the daemon of a machine and the commands say to each other, as JSON.
+"""Messages between the coordinator, the daemons of machines, and the commands (JSON).
 
 The daemon opens a WebSocket to the coordinator, sends `Hello` and is answered `Welcome` or
 `DaemonRejected`.
-From then on the coordinator says what shall run, and the daemon what became of it. A daemon repeats the
-end of a run until it is `AckEnd`, so that no record is lost with a connection.
+Then the coordinator sends what is to run, and the daemon reports what became of it. A daemon repeats the
+end of a run until it gets an `AckEnd`, so a broken connection loses no record.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from dora.wire.node_protocol import PROTOCOL_VERSION
 from dora.wire.operations import Operation, OperationResult
 
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
-MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
+MAX_GRACE: Final = 86_400.0  # seconds, the most that nodes can get to stop
 VERSION_HEADER: Final = "dora-version"
-DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon was given none
-CLOSE_WITH_REASON: Final = 4000  # close code of a look; the reason is a sentence for the user
-HEARTBEAT_INTERVAL: Final = 1.0  # seconds between two signs of life of a daemon
+DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon has none
+CLOSE_WITH_REASON: Final = 4000  # close code of an observer session; the reason is a sentence for the user
+HEARTBEAT_INTERVAL: Final = 1.0  # seconds between two heartbeats of a daemon
 
 SAME_VERSION: Final = "install the same version of dora for both, and restart both"
-NO_TICKET: Final = 0  # the ticket of what nobody waits for
+NO_TICKET: Final = 0  # the ticket of a request whose answer is not needed
 
 RunStatus = Literal["starting", "running", "finished", "failed"]
 ACTIVE: Final = ("starting", "running")
 
 
 class RunSpec(RunOptions, frozen=True, kw_only=True):
-    """What was asked to run: the dataflow as it was read and checked, and how to run it.
+    """What is to run: the checked dataflow, and how to run it.
 
-    ``interpreter`` is the Python of the one who asks. Times are in seconds.
+    ``interpreter`` is the Python that the command ran in. Times are in seconds.
     """
 
     name: str
     dataflow: Any  # `dora.dataflow.model.Dataflow`, as JSON
     interpreter: str = ""
     machines: dict[str, str] = {}  # node → machine; the coordinator decides
-    revision: int = 0  # how often a dataflow on several machines has changed while it ran
+    revision: int = 0  # the number of changes of a running dataflow on several machines
     generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
 
     def parameters_of(self, node_id: str) -> dict[str, Any] | None:
@@ -57,7 +57,7 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
         return next((node.get("parameters", {}) for node in found), None)
 
     def with_parameters(self, node_id: str, parameters: dict[str, Any]) -> RunSpec:
-        """Return the same with other parameters of a node, if it has that node."""
+        """Return a copy with other parameters of a node, if it has that node."""
         nodes = [
             {**node, "parameters": parameters} if node["id"] == node_id else node
             for node in self.dataflow["nodes"]
@@ -84,7 +84,7 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RunUsage(msgspec.Struct, frozen=True):
-    """What the processes of a run use."""
+    """Processor time and memory of the processes of a run."""
 
     dataflow_id: str
     cpu: float  # percent of one core
@@ -95,15 +95,15 @@ class RunUsage(msgspec.Struct, frozen=True):
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
-    """A daemon introduces itself, with all runs it has and those whose end is not recorded."""
+    """The first message of a daemon, with its runs and the ends that are not acknowledged."""
 
     version: str
-    daemon_id: str  # made anew by every daemon process
+    daemon_id: str  # a new one for each daemon process
     pid: int
     runs: tuple[RunReport, ...] = ()
     machine: str = DEFAULT_MACHINE
     labels: dict[str, str] = {}
-    address: str = ""  # where other machines reach this one; "": where the coordinator sees it
+    address: str = ""  # where other machines reach this one; "": as the coordinator sees it
     tls: bool = False  # it has certificates
     retained: tuple[str, ...] = ()  # dataflows that have files on its disk
     protocol: int = 0  # `PROTOCOL_VERSION`; 0: the daemon did not say
@@ -138,14 +138,14 @@ class RunDescription(msgspec.Struct, frozen=True, tag=True):
 
 
 class MetricsResult(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `GetMetrics`: every dataflow that runs here, in numbers."""
+    """The answer to `GetMetrics`: the metrics of every dataflow that runs here."""
 
     number: int
     dataflows: list[DataflowMetrics]
 
 
 class LogBatch(msgspec.Struct, frozen=True, tag=True):
-    """Log entries of a run whose logs the coordinator gathers. Answered by `AckLogs`, with a number."""
+    """Log entries of a run whose logs the coordinator collects. Answered by `AckLogs`."""
 
     dataflow_id: str
     entries: list[LogEntry]
@@ -153,9 +153,9 @@ class LogBatch(msgspec.Struct, frozen=True, tag=True):
 
 
 class DataflowChanged(msgspec.Struct, frozen=True, tag=True):
-    """A running dataflow has become another one, `dora.dataflow.model.Dataflow` as JSON.
+    """A running dataflow has changed; ``dataflow`` is a `dora.dataflow.model.Dataflow` as JSON.
 
-    The other fields, which are those of `RunSpec`, count on several machines.
+    The other fields are those of `RunSpec`, for a dataflow on several machines.
     """
 
     dataflow_id: str
@@ -166,7 +166,7 @@ class DataflowChanged(msgspec.Struct, frozen=True, tag=True):
 
 
 class ParametersSet(msgspec.Struct, frozen=True, tag=True):
-    """The parameters of a node in a running dataflow are these from now on."""
+    """The parameters of a node in a running dataflow have changed to these."""
 
     dataflow_id: str
     node: str
@@ -174,8 +174,7 @@ class ParametersSet(msgspec.Struct, frozen=True, tag=True):
 
 
 class ChangeResult(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `JoinCluster`, `ChangeRequest`, `Prepare` or `Apply`; ``error`` says why nothing came
-    of it.
+    """The answer to `JoinCluster`, `ChangeRequest`, `Prepare` or `Apply`; ``error`` says why it failed.
 
     ``sent`` answers `Prepare`: node → output → how many messages it has sent.
     """
@@ -187,7 +186,7 @@ class ChangeResult(msgspec.Struct, frozen=True, tag=True):
 
 
 class ObserverRefused(msgspec.Struct, frozen=True, tag=True):
-    """There will be no look as `OpenObserver` wants it; ``reason`` is a sentence for the user."""
+    """The answer to an `OpenObserver` that failed; ``reason`` is a sentence for the user."""
 
     ticket: str
     reason: str
@@ -220,7 +219,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
 
 
 class DaemonRejected(msgspec.Struct, frozen=True, tag=True):
-    """The daemon cannot take part; ``reason`` is a sentence for the user."""
+    """The coordinator rejects the daemon; ``reason`` is a sentence for the user."""
 
     reason: str
 
@@ -249,9 +248,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class StartRun(msgspec.Struct, frozen=True, tag=True):
-    """``partition`` None: the whole dataflow is for this machine.
+    """Start a dataflow, or this machine's ``partition`` of it.
 
-    ``coordinator``, its address and port as seen from there, is known by the daemon.
+    The daemon fills in ``coordinator``, the address and port as it sees them.
     """
 
     dataflow_id: str
@@ -262,14 +261,14 @@ class StartRun(msgspec.Struct, frozen=True, tag=True):
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag=True):
-    """All machines of a dataflow are prepared: node → the endpoint at which other machines reach it."""
+    """All machines of a dataflow are prepared. ``endpoints``: node → where other machines reach it."""
 
     dataflow_id: str
     endpoints: dict[str, str]
 
 
 class PeerReport(msgspec.Struct, frozen=True, tag=True):
-    """What another machine tells of its part of a dataflow."""
+    """The peer status of another machine of a dataflow."""
 
     dataflow_id: str
     machine: str
@@ -277,7 +276,7 @@ class PeerReport(msgspec.Struct, frozen=True, tag=True):
 
 
 class MachineLost(msgspec.Struct, frozen=True, tag=True):
-    """Another machine of a dataflow is lost; ``reason`` is half a sentence."""
+    """Another machine of a dataflow is lost; ``reason`` completes a sentence."""
 
     dataflow_id: str
     machine: str
@@ -285,13 +284,13 @@ class MachineLost(msgspec.Struct, frozen=True, tag=True):
 
 
 class ReleasePartition(msgspec.Struct, frozen=True, tag=True):
-    """No node of a dataflow is on this machine any more: its part may end."""
+    """This machine has no node of a dataflow any more: its partition may end."""
 
     dataflow_id: str
 
 
 class StopRun(msgspec.Struct, frozen=True, tag=True):
-    """``grace`` None: the default. ``force``: kill the nodes at once."""
+    """Stop a dataflow. ``grace`` None: the default. ``force``: kill the nodes at once."""
 
     dataflow_id: str
     grace: float | None = None
@@ -299,9 +298,9 @@ class StopRun(msgspec.Struct, frozen=True, tag=True):
 
 
 class JoinCluster(msgspec.Struct, frozen=True, tag=True):
-    """A dataflow on this machine alone gets further ones, so the coordinator decides what it becomes.
+    """Hand the changes of a dataflow on this machine over to the coordinator: it gets further machines.
 
-    Answered by `ChangeResult`, after a report and `DataflowChanged`. ``partition`` as in `StartRun`.
+    Answered by `ChangeResult`, after a report and `DataflowChanged`. ``partition`` is as in `StartRun`.
     """
 
     dataflow_id: str
@@ -337,10 +336,9 @@ class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Do what a machine's part needs before it can become something else, and say whether it can.
+    """Prepare this machine's partition for a change: check it, build, choose ports. Nothing changes yet.
 
-    Answered by `ChangeResult`, after a report with the ports of nodes that have to listen now. Nothing
-    changes.
+    Answered by `ChangeResult`, after a report with the ports of nodes that have to listen now.
     """
 
     dataflow_id: str
@@ -349,9 +347,9 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
 
 class Apply(msgspec.Struct, frozen=True, tag=True):
-    """A dataflow on several machines is this one from now on. Answered by `ChangeResult`.
+    """Apply a committed change. Answered by `ChangeResult`.
 
-    ``endpoints`` as in `Endpoints`; ``sent`` is what the machines said when they were prepared. A part
+    ``endpoints`` is as in `Endpoints`; ``sent`` are the counts of all machines from `Prepare`. A partition
     that has this revision already does nothing.
     """
 
@@ -363,25 +361,25 @@ class Apply(msgspec.Struct, frozen=True, tag=True):
 
 
 class AckEnd(msgspec.Struct, frozen=True, tag=True):
-    """The end of this run is in the store: the daemon may forget it."""
+    """The end of this run is in the store: the daemon need not repeat it."""
 
     dataflow_id: str
 
 
 class DropRecords(msgspec.Struct, frozen=True, tag=True):
-    """There are no records of these dataflows any more: what is kept on disk for them may go."""
+    """The records of these dataflows are gone: the daemon removes their files."""
 
     dataflow_ids: tuple[str, ...]
 
 
 class AckLogs(msgspec.Struct, frozen=True, tag=True):
-    """The batches of log entries up to this number have arrived."""
+    """The batches of log entries up to this number are written."""
 
     number: int
 
 
 class DescribeRun(msgspec.Struct, frozen=True, tag=True):
-    """What is this run, of which there is no record? Answered by `RunDescription` while it runs."""
+    """Ask for a run that has no record. Answered by `RunDescription` while it runs."""
 
     dataflow_id: str
 
@@ -397,14 +395,14 @@ class GetMetrics(msgspec.Struct, frozen=True, tag=True):
 
 
 class OpenObserver(msgspec.Struct, frozen=True, tag=True):
-    """Somebody on another machine wants to look: let a process connect to ``/api/observers/{ticket}``."""
+    """Start an observer for a client on another machine; it connects to ``/api/observers/{ticket}``."""
 
     dataflow_id: str
     ticket: str
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """Stop what runs and end."""
+    """Stop all dataflows and end the daemon."""
 
 
 ToDaemon = (
@@ -434,7 +432,7 @@ ToDaemon = (
 
 
 class DataflowView(msgspec.Struct, frozen=True, kw_only=True):
-    """What the coordinator knows of one dataflow."""
+    """The record of one dataflow, as commands see it."""
 
     uuid: str
     name: str
@@ -461,7 +459,7 @@ class StopRequest(msgspec.Struct, frozen=True):
 
 
 class RestartView(msgspec.Struct, frozen=True):
-    """A dataflow was started again: the UUID that it had, and its new record."""
+    """A dataflow was restarted: its former UUID, and its new record."""
 
     old: str
     new: DataflowView
@@ -478,7 +476,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class MachineView(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine whose daemon is connected, or was and is waited for."""
+    """A machine whose daemon is connected, or was connected and may come back."""
 
     id: str
     labels: dict[str, str] = {}
@@ -497,7 +495,7 @@ class SystemStatus(msgspec.Struct, frozen=True):
 
 
 class DashboardView(msgspec.Struct, frozen=True):
-    path: str  # lets in a browser
+    path: str  # logs in a browser
 
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
@@ -507,7 +505,7 @@ decode_introduction: Callable[[bytes | str], Introduction] = json_decoder(Introd
 
 
 def compatible(one: str, other: str) -> bool:
-    """Tell whether two versions of dora understand each other: no breaking release is between them.
+    """Return whether two versions of dora are compatible: no breaking release is between them.
 
     >>> compatible("1.2.0", "1.9.3"), compatible("1.2.0", "2.0.0"), compatible("0.1.0", "0.2.0")
     (True, False, False)

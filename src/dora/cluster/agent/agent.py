@@ -1,9 +1,8 @@
-"""The daemon of a machine: it runs the dataflows that the coordinator gives it, one process for each.
+"""The daemon of a machine: it runs the dataflows of a coordinator, each in a worker process.
 
-A process per dataflow, and not all in one, keeps them apart: none of them can delay, break or outlive
-another, and each is what ``dora run`` is, with its guardian. The daemon only starts these processes,
-passes commands on, and keeps how they ended until the coordinator has recorded it. A lost coordinator
-stops nothing.
+With a process per dataflow, none can delay or break another, and each has a guardian like ``dora run``. The
+daemon only starts workers, forwards commands, and repeats how a run ended until the coordinator has
+recorded it. A lost coordinator stops nothing.
 """
 
 from __future__ import annotations
@@ -83,9 +82,9 @@ from dora.transport.tokens import Token
 from dora.wire.ids import uuid7
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
-FORCE_AFTER = 5.0  # seconds that the process of a run may take to kill its nodes
-DRAIN_TIMEOUT = 1.0  # seconds that the last reports may take to be recorded
-PING_TIMEOUT = 4.0  # seconds that the coordinator may take to answer a ping
+FORCE_AFTER = 5.0  # seconds in which a worker must have killed its nodes
+DRAIN_TIMEOUT = 1.0  # seconds for the coordinator to acknowledge the last reports
+PING_TIMEOUT = 4.0  # seconds in which the coordinator must answer a ping
 
 log = logging.getLogger("dora.daemon")
 
@@ -95,19 +94,19 @@ class _Rejected(Exception):
 
 
 class _Worker:
-    """The process of one dataflow."""
+    """The worker process of one dataflow."""
 
     def __init__(self, start: StartRun, process: asyncio.subprocess.Process, interpreter: str) -> None:
         self.dataflow_id = start.dataflow_id
         self.socket = socket_of(start)
         self.interpreter = interpreter
         self.spec = start.spec
-        self.redefined: DataflowChanged | None = None  # it has become another dataflow than it was
-        self.parameters: dict[str, ParametersSet] = {}  # node → those that it has since
+        self.redefined: DataflowChanged | None = None  # the last change, None if there was none
+        self.parameters: dict[str, ParametersSet] = {}  # node → parameters set since the last change
         self.process = process
 
     def redefine(self, message: DataflowChanged) -> None:
-        """Note that the dataflow is another one; on one machine, that comes with the present parameters."""
+        """Follow a changed dataflow. On one machine the message contains the present parameters."""
         nodes = {node["id"] for node in message.dataflow["nodes"]} if message.revision else set()
         self.parameters = {key: value for key, value in self.parameters.items() if key in nodes}
         self.redefined = message
@@ -131,13 +130,13 @@ class _Worker:
             self.process.stdin.write(encode(message) + b"\n")
 
     def kill(self) -> None:
-        """Kill the process if it is still there; its guardian does the rest."""
+        """Kill the process if it still runs; its guardian kills the nodes."""
         if self.process.returncode is None:
             self.process.kill()
 
 
 class Agent:
-    """Serve a coordinator until told to end."""
+    """Serves one coordinator, on one machine."""
 
     def __init__(
         self,
@@ -148,7 +147,7 @@ class Agent:
         authority: str = "",
         run_options: Sequence[str] = (),
     ) -> None:
-        """``authority`` is the file by which a coordinator with TLS is known. Raises `DoraError`.
+        """``authority`` is the CA file of a coordinator with TLS. Raises `DoraError`.
 
         ``run_options`` are those of `dora.cluster.agent.worker`.
         """
@@ -164,7 +163,7 @@ class Agent:
         self._token = token
         self._id = uuid7()
         self._runs: dict[str, _Worker] = {}
-        self._reports: dict[str, RunReport] = {}  # of runs that live, or whose end is not recorded
+        self._reports: dict[str, RunReport] = {}  # of active runs, and ends that are not acknowledged
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
         self._outgoing: asyncio.Queue[ToCoordinator] = asyncio.Queue()
@@ -178,7 +177,7 @@ class Agent:
         self._last_fault = ""  # the fault of the connection that was logged last
 
     def install_signal_handlers(self) -> None:
-        """Let SIGTERM and SIGINT end this in good order."""
+        """Shut down cleanly on SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -206,7 +205,7 @@ class Agent:
         self._shut_down()
 
     def _shut_down(self) -> None:
-        """Stop what runs; `serve` returns then."""
+        """Stop all dataflows; `serve` returns when they have ended."""
         if not self._shutting_down:
             self._shutting_down = True
             log.info("stopping %d dataflow(s)", len(self._runs))
@@ -242,10 +241,10 @@ class Agent:
     # ----------------------------------------------------------------------- coordinator
 
     async def _keep_connected(self) -> None:
-        """Keep the connection to the coordinator, as long as it takes.
+        """Connect to the coordinator, again and again.
 
-        Raises `DoraError` if the coordinator does not want this daemon. Once it has had it, that stops
-        nothing either: the coordinator may have come back with another token or version.
+        Raises `DoraError` if the coordinator rejects this daemon. A rejection after a first welcome stops
+        nothing: the coordinator may have come back with another token or version.
         """
         headers = {"Authorization": f"Bearer {self._token.value}"}
         while True:
@@ -314,7 +313,7 @@ class Agent:
         return f"the server at {self._where} is not a dora coordinator"
 
     async def _serve_connection(self, connection: ClientConnection) -> None:
-        self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
+        self._outgoing = asyncio.Queue()  # messages in the old queue are in the reports too
         identity = self._identity
         retained = retained_for(identity.machine, self._where)
         self._outgoing.put_nowait(identity.hello(self._id, tuple(self._reports.values()), retained))
@@ -325,7 +324,7 @@ class Agent:
                 self._outgoing.put_nowait(parameters)
         self._logs.send_again()
         local = str(connection.local_address[0])
-        # Where the coordinator sees this machine is not known here if both are on the same one.
+        # On the coordinator's own machine the local address is loopback, which others cannot reach.
         self._interface = identity.address or ("0.0.0.0" if is_loopback(local) else local)
         self._connection = connection
         self._send_logs()
@@ -473,17 +472,17 @@ class Agent:
         start = msgspec.structs.replace(start, coordinator=self._where)
         run = self._runs[dataflow_id] = _Worker(start, process, interpreter)
         run.command(start)
-        if self._shutting_down:  # a signal came meanwhile
+        if self._shutting_down:  # a signal has arrived meanwhile
             run.command(StopRun(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         self._in_background(self._watch(run))
 
     def _with_local_facts(self, partition: Partition) -> Partition:
-        """Return a share with what is known here."""
+        """Return a partition with the facts that only this daemon knows."""
         return msgspec.structs.replace(partition, interface=self._interface, tls=self._identity.tls)
 
     def _retain(self, start: StartRun) -> None:
-        """Note what a dataflow uses of what is on the disk here; raises ``OSError``."""
+        """Write down which copies of folders a dataflow uses here; raises ``OSError``."""
         machine, spec = self._identity.machine, start.spec
         here = [node for node in spec.dataflow["nodes"] if spec.machines.get(node["id"]) == machine]
         named = [folder for node in here if (folder := (node.get("deploy") or {}).get("working_dir"))]
@@ -491,11 +490,11 @@ class Agent:
             retain(start.dataflow_id, machine, self._where, named)
 
     async def _release(self, dataflow_ids: list[str]) -> None:
-        async with self._releasing:  # or two would be in each other's way
+        async with self._releasing:  # one at a time
             await asyncio.to_thread(release, dataflow_ids, self._identity.machine)
 
     async def _watch(self, run: _Worker) -> None:
-        """Pass on what the process of a run reports, until it ends."""
+        """Forward the reports of a worker until it ends."""
         assert run.process.stdout is not None
         try:
             async for line in run.process.stdout:
@@ -516,9 +515,9 @@ class Agent:
                 if report.status in ACTIVE:
                     self._report(report)
                 else:
-                    self._reports[run.dataflow_id] = report  # told when the process is gone
+                    self._reports[run.dataflow_id] = report  # sent when the process is gone
         except (ValueError, AssertionError, msgspec.DecodeError) as error:
-            log.error("dataflow %s: its process reports nonsense: %s", run.dataflow_id, error)
+            log.error("dataflow %s: its worker sent an invalid report: %s", run.dataflow_id, error)
             run.kill()
         if run.process.stdin is not None:
             run.process.stdin.close()
@@ -558,7 +557,7 @@ class Agent:
 
 
 def _reason(error: Exception) -> str:
-    """Return why there is no connection, behind a colon; "" if that says nothing."""
+    """Return ": " and why there is no connection; "" if the error does not say."""
     if isinstance(error, TimeoutError):
         return ": it does not answer"
     if isinstance(error, OSError) and error.errno is not None:  # negative: a name that is not known
@@ -567,7 +566,7 @@ def _reason(error: Exception) -> str:
 
 
 def _remove_stale_runs() -> None:
-    """Remove what runs left that were killed before they had a guardian."""
+    """Remove the files of runs that were killed before they had a guardian."""
     try:
         remove_stale()
     except (DoraError, OSError) as error:
@@ -582,7 +581,7 @@ def serve(
     authority: str = "",
     run_options: Sequence[str] = (),
 ) -> None:
-    """Be the daemon of a machine, until the coordinator or a signal ends it. Raises `DoraError`."""
+    """Run the daemon of a machine until the coordinator or a signal ends it. Raises `DoraError`."""
 
     async def run_agent() -> None:
         daemon = Agent(address, port, token, identity, authority, run_options)

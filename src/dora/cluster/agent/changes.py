@@ -1,8 +1,8 @@
-"""What a machine does when the coordinator changes a dataflow on several machines: prepare, and become.
+"""Changes of a running dataflow in its worker: a local operation, or prepare and apply for the coordinator.
 
-The coordinator says what the whole dataflow shall be, as it would be started. Here some nodes are not quite
-as it knows them: they have been built, and stand in another folder. So what comes is put together from
-both.
+For a dataflow on several machines the coordinator sends the whole new dataflow, as it would be started. The
+nodes of this machine differ from that: they have been built, and run in another folder. So `localized`
+combines both.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ from dora.wire.operations import (
 
 
 class PartitionChanges:
-    """The changes of one part. Safe to use from several threads; one thing is done at a time."""
+    """Prepares and applies changes of one partition, one at a time. Thread-safe."""
 
     def __init__(
         self, local_partition: LocalPartition, reports: Reports, on_log: Callable[[LogEntry], None]
@@ -78,13 +78,13 @@ class PartitionChanges:
         self._built: dict[str, NodeSpec] = {}  # of the change that has been prepared
 
     def prepare(self, run: DaemonClient, proposal: ProposedChange) -> dict[str, dict[str, int]]:
-        """Do what has to be done before the change, and return what the nodes here have sent.
+        """Prepare a change, and return how much the nodes of this machine have sent.
 
-        Raises `DoraError` if the change cannot be made; it can then be forgotten, as nothing has changed.
+        Raises `DoraError` if the change is impossible. Nothing has changed then.
         """
         run.set_patience(None)
         with self._lock:
-            self._built.clear()  # of a change that came to nothing
+            self._built.clear()  # of a change that was not applied
             wanted, local = self._local(run, proposal)
             fresh = self._starting(proposal, wanted)
             machines, machine = proposal.machines, self._partition.machine
@@ -100,9 +100,10 @@ class PartitionChanges:
             return answer.counts
 
     def apply(self, run: DaemonClient, message: Apply) -> OperationResult:
-        """Take over a change; raises `DoraError`, which a change of a node's program leaves undone.
+        """Apply a committed change; raises `DoraError`.
 
-        Any other is taken over all the same: what has failed is the node that was added, or the link.
+        If a replacement fails, the change is not applied. Any other change is applied even then: the added
+        node or link has failed, and the coordinator undoes it by a further change.
         """
         run.set_patience(None)
         proposal, local_partition = message.proposal, self._partition
@@ -147,7 +148,7 @@ class PartitionChanges:
         self._reports.change_applied(proposal)
 
     def _starting(self, proposal: ProposedChange, wanted: Dataflow) -> list[NodeSpec]:
-        """Return the nodes whose program is started here by the change."""
+        """Return the nodes whose program the change starts on this machine."""
         generations, machine = self._partition.generations, self._partition.machine
         return [
             node
@@ -160,7 +161,7 @@ class PartitionChanges:
         ]
 
     def _local(self, run: DaemonClient, proposal: ProposedChange) -> tuple[Dataflow, Dataflow]:
-        """Return the dataflow to come as the coordinator knows it, and as this machine runs it."""
+        """Return the new dataflow as the coordinator knows it, and as this machine runs it."""
         model = run.ask(GetModel())
         assert isinstance(model, Model)
         running = from_plain(model.dataflow, Dataflow)
@@ -178,7 +179,7 @@ class PartitionChanges:
     def _build(
         self, running: Dataflow, wanted: Dataflow, node: NodeSpec, programs: Any, uv: bool
     ) -> NodeSpec:
-        """Look whether what a node runs is there, or can be built; return it as it is then."""
+        """Build a node, and check that its program exists; return the node as built."""
         check_folder(wanted, node, self._partition.machine)
         only = msgspec.structs.replace(
             running,
@@ -195,9 +196,9 @@ class PartitionChanges:
 def localized(
     wanted: Dataflow, running: Dataflow, here: Collection[str], built: Mapping[str, NodeSpec]
 ) -> Dataflow:
-    """Return a dataflow as a machine runs it: what is ``here`` and runs keeps its program.
+    """Return a dataflow as a machine runs it: running nodes that are ``here`` keep their programs.
 
-    ``built`` are the nodes that come new, as they are after their build.
+    ``built`` are the new nodes, as built.
     """
     known = {node.id: node for node in running.nodes if node.id in here}
 
@@ -225,13 +226,10 @@ def _rewired(operator: OperatorSpec, wanted: OperatorSpec) -> OperatorSpec:
     return msgspec.structs.replace(operator, inputs=wanted.inputs)
 
 
-# Changes of a running dataflow that the coordinator asks for, in the process that runs it.
-#
-# It asks its own daemon, as `dora node add` would from outside: so there is one way to change a dataflow.
-# What concerns several machines is in `dora.cluster.agent.changes`; a dataflow on this one becomes a part
-# when the coordinator says so.
+# `ChangeRunner` asks the daemon of its own process, like `dora node add` does from outside: so there is one
+# way to change a dataflow.
 
-_DRAIN_TIMEOUT: Final = 1.0  # seconds that they may take once the dataflow has ended here
+_DRAIN_TIMEOUT: Final = 1.0  # seconds for pending changes once the dataflow has ended here
 
 
 class ChangeRunner:
@@ -264,13 +262,13 @@ class ChangeRunner:
             daemon.on_changed = self._reports.dataflow_changed
 
     def start(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
-        """Begin with a change; it is reported when it is done."""
+        """Start a change in a thread, which reports the result."""
         thread = threading.Thread(target=self._run, args=(message,), name="dora-change", daemon=True)
         thread.start()
         self._threads = [thread, *(other for other in self._threads if other.is_alive())]
 
     def drain(self) -> None:
-        """Let the changes that were begun be answered, when the dataflow has ended here."""
+        """Wait for the answers of pending changes, when the dataflow has ended here."""
         deadline = time.monotonic() + _DRAIN_TIMEOUT
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
@@ -286,7 +284,7 @@ class ChangeRunner:
                 answer = self._handle(run, message)
         except DoraError as error:
             self._reports.change_result(ChangeResult(message.ticket, error=str(error)))
-        except Exception as error:  # noqa: BLE001 - somebody waits for the answer
+        except Exception as error:  # noqa: BLE001 - the coordinator waits for the answer
             trouble = f"internal error: {type(error).__name__}: {error}"
             self._reports.change_result(ChangeResult(message.ticket, error=trouble))
         else:
@@ -315,7 +313,7 @@ class ChangeRunner:
         return ChangeResult(message.ticket, changes.apply(run, message))
 
     def _join_cluster(self, run: DaemonClient, partition: Partition) -> LocalPartition:
-        """Let what runs here be a part of a dataflow on several machines; raises `DoraError`."""
+        """Turn the run into the first partition of a distributed one; raises `DoraError`."""
         daemon = self._daemon
         assert daemon is not None
         run.ask(LeaderHandover(partition.machine))
@@ -341,15 +339,15 @@ class ChangeRunner:
         )
         self._changes = PartitionChanges(local_partition, self._reports, self._on_log)
         local_partition.set_daemon(daemon)
-        daemon.loop.call_threadsafe(lambda: daemon.feed(on.TimePassed()))  # which tells how its nodes are
+        daemon.loop.call_threadsafe(
+            lambda: daemon.feed(on.TimePassed())
+        )  # which reports the status of its nodes
         return local_partition
 
 
-# Change a running dataflow: what the commands `dora node add` and the like do, and the coordinator's API.
-#
-# Whoever changes asks the dataflow's daemon for what runs, checks what is to come, does for a new node what
-# it needs before it can run, and asks again; the daemon decides. Another change that came meanwhile is no
-# reason to give up: it begins anew.
+# `apply_operation` carries out `dora node add`, its siblings, and requests to the API. It asks the daemon
+# for the present dataflow, checks the new one, builds a new node, and asks the daemon to change; the daemon
+# decides. If another change came first, it begins again.
 
 _ATTEMPTS: Final = 20
 
@@ -405,7 +403,7 @@ def _end(run: DaemonClient, request: StopNode | RestartNode | RemoveNode) -> Ope
 
 
 class NeedsCoordinator(DoraError):
-    """A node says on which machine it is to run, which only the coordinator can see to."""
+    """A node names the machine that it is to run on, and only a coordinator can place it there."""
 
 
 def _check_place(change: Change) -> None:
@@ -418,7 +416,7 @@ def _check_place(change: Change) -> None:
 
 
 def _prepare(change: Change, on_log: Callable[[LogEntry], None], *, uv: bool) -> Dataflow:
-    """Look whether what is to be run is there, or can be built; return the dataflow to come."""
+    """Build the new node, and check that its program exists; return the new dataflow."""
     if not change.programs:
         return change.dataflow
     only = msgspec.structs.replace(

@@ -1,7 +1,7 @@
-"""The processes that look into this machine's dataflows for somebody on another one.
+"""Observer processes on this machine, for clients on other machines; see `dora.observe.remote`.
 
-Each connects to the coordinator by itself, see `dora.observe.remote`. It ends with its standard input, so
-with the daemon, however that ends.
+Each connects to the coordinator by itself. It ends with its standard input, and so with the daemon, however
+the daemon ends.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ log = logging.getLogger("dora.daemon")
 
 
 class Observers:
-    """``url`` is that of the coordinator, ``machine`` how this one is called.
+    """Starts observers. ``url`` is that of the coordinator, ``machine`` the id of this machine.
 
-    ``authority`` is the file by which a coordinator with TLS is known.
+    ``authority`` is the CA file of a coordinator with TLS.
     """
 
     def __init__(self, url: str, token: str, machine: str, authority: str = "") -> None:
@@ -33,9 +33,11 @@ class Observers:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, ticket: str, socket: str, interpreter: str) -> str:
-        """Start one; return why there is none, or ""."""
+        """Start an observer; return why it failed, or ""."""
         if len(self._tasks) >= MAX_OBSERVERS:
-            return f"there are {MAX_OBSERVERS} looks at machine `{self._machine}` already; end one of them"
+            return (
+                f"there are {MAX_OBSERVERS} observers of machine `{self._machine}` already; end one of them"
+            )
         try:
             process = await asyncio.create_subprocess_exec(
                 *(interpreter, "-P", "-m", "dora.observe.remote"),
@@ -58,13 +60,13 @@ class Observers:
         try:
             code = await process.wait()
             if code:
-                log.warning("a process that looked into a dataflow ended with status %d", code)
+                log.warning("an observer ended with status %d", code)
         finally:
             if process.stdin is not None:
-                process.stdin.close()  # lets it end if we do
+                process.stdin.close()  # ends it with this process
 
     async def close(self) -> None:
-        """Let all of them end."""
+        """End all observers."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The process of a dataflow on several machines: it waits for the others, hears of them and tells them."""
+"""This machine's partition of a distributed dataflow: ports, endpoints, and the status of the peers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POLL_INTERVAL: Final = 0.02  # seconds
 
 
 class LocalPartition:
-    """This machine's part. ``stopped`` tells whether the dataflow is to be stopped."""
+    """The partition in its worker. ``stopped`` returns whether the dataflow is to stop."""
 
     def __init__(self, start: StartRun, reports: Reports, stopped: Callable[[], bool]) -> None:
         assert start.partition is not None
@@ -34,17 +34,17 @@ class LocalPartition:
         self._stopped = stopped
         self._lock = threading.Lock()
         self._endpoints: dict[str, str] | None = None
-        self._fault = ""  # why there is nothing to wait for
+        self._fault = ""  # why the start cannot go on
         self._ports: dict[str, int] = {}
         self._passwords = ""
         self.machine = start.partition.machine
-        self.revision = start.spec.revision  # the change that this part has taken over
+        self.revision = start.spec.revision  # the last change that was applied
         self.generations = start.spec.generations
         self._pending: list[on.Event] = []
         self._daemon: Daemon | None = None
 
     def handle(self, message: ToDaemon) -> None:
-        """Take what the coordinator says; may be called from another thread."""
+        """Process a message of the coordinator. Thread-safe."""
         with self._lock:
             match message:
                 case Endpoints(endpoints=endpoints):
@@ -55,7 +55,7 @@ class LocalPartition:
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
                     self._feed(on.MachineLost(machine, reason))
                 case ReleasePartition():
-                    self._fault = self._fault or "it is not needed any more"
+                    self._fault = self._fault or "it has no nodes any more"
                     self._feed(on.Released())
 
     def _feed(self, event: on.Event) -> None:
@@ -65,7 +65,7 @@ class LocalPartition:
             daemon.loop.call_threadsafe(lambda: daemon.feed(event))
 
     def set_daemon(self, daemon: Daemon) -> None:
-        """Note who supervises the nodes of this machine."""
+        """Set the daemon of this worker, and feed it the messages that came before."""
         with self._lock:
             daemon.peers = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
             self._daemon = daemon
@@ -73,7 +73,7 @@ class LocalPartition:
                 self._feed(event)
 
     def join(self, run_dir: str, dataflow: Dataflow) -> PartitionOptions:
-        """Choose where nodes listen, and wait until the other machines have done so; raises `DoraError`."""
+        """Choose ports, and wait until the other machines have chosen theirs; raises `DoraError`."""
         partition, machines = self._partition, self._start.spec.machines
         self.write_passwords(run_dir)
         self.choose_ports(
@@ -87,14 +87,14 @@ class LocalPartition:
         return PartitionOptions(partition.machine, machines, self.remote(self._endpoints), self.generations)
 
     def write_passwords(self, run_dir: str) -> None:
-        """Write the file by which nodes of other machines are known."""
+        """Write the file with the password that nodes of other machines show."""
         from dora.transport.network.sessions import write_passwords
 
         self._passwords = f"{run_dir}/passwords"
         write_passwords(self._passwords, self._partition.secret)
 
     def choose_ports(self, node_ids: Iterable[str], anew: Container[str] = ()) -> None:
-        """Choose where nodes of this machine listen that do not yet, or shall do ``anew``, and tell.
+        """Choose ports for nodes that have none, or need one ``anew``, and report them.
 
         Raises `DoraError`.
         """
@@ -106,7 +106,7 @@ class LocalPartition:
         self._reports.update(ports=self._ports)
 
     def remote(self, endpoints: dict[str, str]) -> RemoteConfig:
-        """Return how nodes of other machines are reached, with their endpoints, and reach those here."""
+        """Return the configuration of links to other machines, from the endpoints of their nodes."""
         partition = self._partition
         tls = partition.tls is not None
         listen = {
@@ -117,7 +117,7 @@ class LocalPartition:
 
 
 def receives_from_others(node: NodeSpec, machines: Mapping[str, str], machine: str) -> bool:
-    """Tell whether a node is on a machine and gets messages from nodes of others."""
+    """Return whether a node is on a machine and receives from nodes on other machines."""
     return machines.get(node.id) == machine and any(
         isinstance(item.source, NodeOutput) and machines.get(item.source.node) != machine
         for item in node.inputs
@@ -125,10 +125,10 @@ def receives_from_others(node: NodeSpec, machines: Mapping[str, str], machine: s
 
 
 def with_local_folder(dataflow: Dataflow, start: StartRun) -> Dataflow:
-    """Return the dataflow as this machine runs it, with folders that exist here; raises `DoraError`.
+    """Return the dataflow with a working folder that exists here; raises `DoraError`.
 
-    Where the folder of the dataflow file does not exist, its nodes must name others; logs go to the data
-    folder then.
+    If this machine does not have the folder of the dataflow file, its nodes must name other folders, and
+    logs go to the data folder.
     """
     if start.partition is None or os.path.isdir(dataflow.working_dir):
         return dataflow
@@ -139,7 +139,7 @@ def with_local_folder(dataflow: Dataflow, start: StartRun) -> Dataflow:
 
 
 def check_folder(dataflow: Dataflow, node: NodeSpec, machine: str) -> None:
-    """Raise `DoraError` if this machine has no such folder as a node is to run in."""
+    """Raise `DoraError` if this machine does not have the working folder of a node."""
     if not os.path.isdir(dataflow.home_of(node)):
         raise DoraError(
             f"machine `{machine}` has no folder {dataflow.home_of(node)}, in which node `{node.id}` is "
@@ -148,7 +148,7 @@ def check_folder(dataflow: Dataflow, node: NodeSpec, machine: str) -> None:
 
 
 def only_local_nodes(dataflow: Dataflow, start: StartRun) -> Dataflow:
-    """Return a dataflow with only the nodes of this machine: what has to be built here."""
+    """Return a dataflow with only the nodes of this machine, for the build."""
     if start.partition is None:
         return dataflow
     machines, machine = start.spec.machines, start.partition.machine

@@ -1,4 +1,4 @@
-"""What the process of a dataflow tells the daemon of its machine: how it goes, and its log entries."""
+"""Reports from a worker to the daemon of its machine: the state of the run, and its log entries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MAX_WAITING: Final = 20_000  # entries that may wait
 
 
 class Reports:
-    """Writes lines to a pipe. Safe to use from several threads."""
+    """Writes messages as lines to a pipe. Thread-safe."""
 
     def __init__(self, pipe: int, dataflow_id: str, *, revision: int = 0, secret: str = "") -> None:
         """``revision`` and ``secret`` as in `RunReport`."""
@@ -40,28 +40,28 @@ class Reports:
         self._lock = threading.Lock()
 
     def update(self, **changes: Any) -> None:
-        """Report what is different now from the last report, by the fields of `RunReport`."""
+        """Report the run again, with these fields of `RunReport` changed."""
         with self._lock:
             self._report = msgspec.structs.replace(self._report, **changes)
             self._write(RunChanged(self._report))
 
     def send_logs(self, entries: list[LogEntry]) -> None:
-        """Hand on log entries."""
+        """Send log entries."""
         with self._lock:
             self._write(LogBatch(self._report.dataflow_id, entries))
 
     def dataflow_changed(self, dataflow: Dataflow) -> None:
-        """Report that the dataflow has become another one."""
+        """Report a changed dataflow."""
         with self._lock:
             self._write(DataflowChanged(self._report.dataflow_id, dataflow))
 
     def parameters_set(self, node_id: str, parameters: dict[str, Any]) -> None:
-        """Report that a node has other parameters."""
+        """Report the changed parameters of a node."""
         with self._lock:
             self._write(ParametersSet(self._report.dataflow_id, node_id, parameters))
 
     def change_applied(self, proposal: ProposedChange) -> None:
-        """Report that this part of a dataflow on several machines has taken over a change."""
+        """Report that this partition has applied a change."""
         redefined = DataflowChanged(
             self._report.dataflow_id,
             proposal.dataflow,
@@ -76,7 +76,7 @@ class Reports:
                 self._write(RunChanged(self._report))
 
     def change_result(self, answer: ChangeResult) -> None:
-        """Report what has become of a change."""
+        """Report the result of a change."""
         with self._lock:
             self._write(answer)
 
@@ -86,11 +86,11 @@ class Reports:
             try:
                 data = data[os.write(self._pipe, data) :]
             except BrokenPipeError:
-                return  # the daemon is dead, which the commands say too
+                return  # the daemon is dead; the end of the commands says so too
 
 
 class LogForwarder:
-    """Hands on log entries in a thread of its own, so that nobody waits for it; too many are left out."""
+    """Sends log entries from a thread of its own, so that no caller waits; drops entries beyond a limit."""
 
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
@@ -112,7 +112,7 @@ class LogForwarder:
 
     def _flush(self) -> None:
         if self._left_out:
-            text = f"{self._left_out} log entries were not handed on: there were too many at once"
+            text = f"{self._left_out} log entries were not forwarded: there were too many at once"
             self._left_out = 0
             self._entries.append(LogEntry(time.time_ns(), "warn", None, text, "daemon"))
         while self._entries:
@@ -124,25 +124,23 @@ class LogForwarder:
             self._reports.send_logs(batch)
 
     def close(self) -> None:
-        """Hand on what is left."""
+        """Send the remaining entries, and end the thread."""
         self._over.set()
         self._thread.join()
         self._flush()
 
 
-# Log entries on their way to the coordinator, which confirms them: a cut takes none away. Pure.
-#
-# What is written to a connection may never arrive, and nobody says so. So each batch has a number and is
-# kept until it is confirmed; with a new connection all that are not confirmed are sent again. What the
-# coordinator has had already, it knows by the number.
+# The outbox of the daemon. A message on a connection may be lost without notice, so each batch has a number
+# and stays here until the coordinator acknowledges it. A new connection begins with the batches that are
+# not acknowledged; the coordinator recognizes repeated ones by their numbers.
 
-MOST_ENTRIES: Final = 50_000
-MOST_CHARACTERS: Final = 16 << 20
-ON_THE_WAY: Final = 64  # batches that are not confirmed
+MAX_ENTRIES: Final = 50_000
+MAX_CHARACTERS: Final = 16 << 20
+IN_FLIGHT: Final = 64  # batches sent and not acknowledged
 
 
 class LogOutbox:
-    """Batches in the order of their numbers; when there are too many entries, the oldest go.
+    """Batches in the order of their numbers; beyond a limit, the oldest are dropped. Pure.
 
     >>> outbox = LogOutbox()
     >>> outbox.add(LogBatch("a", [])); outbox.add(LogBatch("b", []))
@@ -152,9 +150,9 @@ class LogOutbox:
     'b'
     """
 
-    def __init__(self, most_entries: int = MOST_ENTRIES, most_characters: int = MOST_CHARACTERS) -> None:
-        self._most_entries = most_entries
-        self._most_characters = most_characters
+    def __init__(self, max_entries: int = MAX_ENTRIES, max_characters: int = MAX_CHARACTERS) -> None:
+        self._max_entries = max_entries
+        self._max_characters = max_characters
         self._batches: deque[LogBatch] = deque()
         self._sent = 0  # of these, from the left, on the present connection
         self._number = 0
@@ -167,7 +165,7 @@ class LogOutbox:
         return not self._batches
 
     def add(self, batch: LogBatch) -> None:
-        """Take a batch; if there is no room, the oldest ones make it."""
+        """Add a batch; drop the oldest ones if there is no room."""
         if left_out := self._left_out.pop(batch.dataflow_id, 0):
             text = f"{left_out} log entries are on their own machine only: they came while it was cut off"
             about = LogEntry(time.time_ns(), "warn", None, text, "daemon")
@@ -177,25 +175,25 @@ class LogOutbox:
         self._entries += len(batch.entries)
         self._characters += _characters(batch)
         while len(self._batches) > 1 and (
-            self._entries > self._most_entries or self._characters > self._most_characters
+            self._entries > self._max_entries or self._characters > self._max_characters
         ):
             gone = self._take_oldest()
             self._left_out[gone.dataflow_id] = self._left_out.get(gone.dataflow_id, 0) + len(gone.entries)
 
     def next(self) -> LogBatch | None:
-        """Return the next batch to send, None if there is none or enough are on the way."""
-        if self._sent >= min(len(self._batches), ON_THE_WAY):
+        """Return the next batch to send, None if there is none or enough are in flight."""
+        if self._sent >= min(len(self._batches), IN_FLIGHT):
             return None
         self._sent += 1
         return self._batches[self._sent - 1]
 
     def confirm(self, number: int) -> None:
-        """Forget the batches up to this number."""
+        """Remove the batches up to this number: the coordinator has them."""
         while self._batches and self._batches[0].number <= number:
             self._take_oldest()
 
     def send_again(self) -> None:
-        """Begin again, on a new connection, with what is not confirmed."""
+        """Begin again, on a new connection, with the batches that are not confirmed."""
         self._sent = 0
 
     def _take_oldest(self) -> LogBatch:

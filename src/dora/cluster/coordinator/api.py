@@ -10,13 +10,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
@@ -31,9 +31,9 @@ from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.protocol_log import tell
 from dora.cluster.coordinator.relay import shortened
 from dora.cluster.http.auth import AuthMiddleware, Keys, failure
+from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
 from dora.cluster.protocol import (
     CLOSE_WITH_REASON,
-    MAX_MESSAGE,
     VERSION_HEADER,
     DashboardView,
     DownRequest,
@@ -50,66 +50,26 @@ from dora.cluster.protocol import (
     version_fault,
 )
 from dora.transport import proof
-from dora.wire.decoders import from_json
 from dora.wire.operations import Operation
 
 MAX_WAIT = 60.0  # seconds that one request may wait
-BODY_TIMEOUT = 30.0
 HELLO_TIMEOUT = 10.0
 FLUSH_TIMEOUT = 5.0
-SILENCE_TIMEOUT = 5.0  # seconds without a sign of life of another machine's daemon
-CUT_SILENCE = 3.0  # after as many, an end of its connection is that of a cut: less than it is patient for
-PING_UNANSWERED = 1011  # how a daemon closes a connection on which its pings were not answered
+SILENCE_TIMEOUT = 5.0  # seconds without a message from a daemon of another machine
+CUT_SILENCE = 3.0  # after so much silence, a close comes from a cut; shorter than the daemon's own timeout
+PING_UNANSWERED = 1011  # close code of a daemon whose pings were not answered
 
 log = logging.getLogger("dora.coordinator.api")
 
-_Struct = TypeVar("_Struct", bound=msgspec.Struct)
-_Endpoint = Callable[[Request], Awaitable[Response]]
+
+def _check_version(request: Request) -> None:
+    """Raise `Refusal` if the command that sends a request is of another version."""
+    version = request.headers.get(VERSION_HEADER)
+    if version and (fault := version_fault("command", version, __version__)):
+        raise Refusal(426, fault)
 
 
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(encode(value), status, headers, media_type="application/json")
-
-
-async def _body(request: Request, kind: type[_Struct]) -> _Struct:
-    """Read the body of a request; raises `Refusal`. No body is an empty object."""
-    data = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > MAX_MESSAGE:
-                    raise Refusal(413, f"the request has more than {MAX_MESSAGE >> 20} MiB")
-    except TimeoutError:
-        raise Refusal(408, f"the request was not complete after {BODY_TIMEOUT:g} s") from None
-    if data and not request.headers.get("content-type", "").startswith("application/json"):
-        raise Refusal(415, "the content type has to be application/json")
-    try:
-        return from_json(bytes(data) or b"{}", kind)
-    except (ValueError, RecursionError) as error:  # what is no JSON, and what is no UTF-8
-        raise Refusal(400, f"the request is not understood: {error}") from None
-
-
-def _answers(endpoint: _Endpoint) -> _Endpoint:
-    """Let refusals of an endpoint become responses."""
-
-    async def answer(request: Request) -> Response:
-        fault = ""
-        if version := request.headers.get(VERSION_HEADER):
-            fault = version_fault("command", version, __version__)
-        if fault:
-            return failure(426, fault)
-        try:
-            return await endpoint(request)
-        except Refusal as refusal:
-            return failure(refusal.status, str(refusal))
-        except ClientDisconnect:
-            return failure(400, "the request ended in the middle")  # nobody hears it
-
-    return answer
-
-
-def _counted(endpoint: _Endpoint, path: str, requests: RequestCounter) -> _Endpoint:
+def _counted(endpoint: Endpoint, path: str, requests: RequestCounter) -> Endpoint:
     """Count the requests of an endpoint."""
 
     async def answer(request: Request) -> Response:
@@ -125,7 +85,7 @@ def _counted(endpoint: _Endpoint, path: str, requests: RequestCounter) -> _Endpo
     return answer
 
 
-def _by_method(endpoints: Mapping[str, _Endpoint]) -> _Endpoint:
+def _by_method(endpoints: Mapping[str, Endpoint]) -> Endpoint:
     """Return one endpoint for all methods of a path, so that a refusal can name them all."""
 
     async def answer(request: Request) -> Response:
@@ -135,7 +95,7 @@ def _by_method(endpoints: Mapping[str, _Endpoint]) -> _Endpoint:
 
 
 class Pages(NamedTuple):
-    """What is for people with browsers; the paths ``public_paths`` need no token, see `AuthMiddleware`."""
+    """The web pages; requests to ``public_paths`` need no token, see `AuthMiddleware`."""
 
     routes: Sequence[BaseRoute] = ()
     public_paths: tuple[str, ...] = ()
@@ -151,47 +111,47 @@ def make_api(
     hosts: frozenset[str] = frozenset(),
     pages: Pages = NO_PAGES,
 ) -> ASGIApp:
-    """Return the ASGI application. Empty ``hosts``: any host name is fine."""
+    """Return the ASGI application. Empty ``hosts``: every host name is accepted."""
 
     async def prove(request: Request) -> Response:
         nonce = request.query_params.get("nonce", "")
         if not proof.is_nonce(nonce):
             raise Refusal(400, "`nonce` has to be 64 hexadecimal digits")
         host, port = request.scope["server"]
-        return _json(proof.Proof(proof.proof_of(keys.token, nonce, host, port)))
+        return json_response(proof.Proof(proof.proof_of(keys.token, nonce, host, port)))
 
     async def dashboard(request: Request) -> Response:
         if "authorization" not in request.headers:
             raise Refusal(403, "a page cannot let in others")
-        return _json(DashboardView(keys.path))
+        return json_response(DashboardView(keys.path))
 
     async def health(request: Request) -> Response:  # noqa: ARG001
-        return _json(coordinator.status())
+        return json_response(coordinator.status())
 
     async def openapi(request: Request) -> Response:  # noqa: ARG001
-        return _json(document())
+        return json_response(document())
 
     async def listing(request: Request) -> Response:  # noqa: ARG001
-        return _json(await coordinator.dataflows())
+        return json_response(await coordinator.dataflows())
 
     async def start(request: Request) -> Response:
-        body = await _body(request, StartRequest)
-        return _json(coordinator.start(body.spec), 201)
+        body = await read_body(request, StartRequest, optional=True)
+        return json_response(coordinator.start(body.spec), 201)
 
     async def clean(request: Request) -> Response:  # noqa: ARG001
-        return _json(coordinator.clean())
+        return json_response(coordinator.clean())
 
     async def show(request: Request) -> Response:
-        return _json(coordinator.dataflow(request.path_params["dataflow"]))
+        return json_response(coordinator.dataflow(request.path_params["dataflow"]))
 
     async def stop(request: Request) -> Response:
-        body = await _body(request, StopRequest)
-        return _json(coordinator.stop(request.path_params["dataflow"], body.grace, body.force), 202)
+        body = await read_body(request, StopRequest, optional=True)
+        return json_response(coordinator.stop(request.path_params["dataflow"], body.grace, body.force), 202)
 
     async def restart(request: Request) -> Response:
-        body = await _body(request, StopRequest)
+        body = await read_body(request, StopRequest, optional=True)
         old, new = await coordinator.restart(request.path_params["dataflow"], body.grace, body.force)
-        return _json(RestartView(old, new), 201)
+        return json_response(RestartView(old, new), 201)
 
     async def wait(request: Request) -> Response:
         try:
@@ -206,17 +166,17 @@ def make_api(
         view = await coordinator.wait(
             request.path_params["dataflow"], started=until == "started", timeout=min(timeout, MAX_WAIT)
         )
-        return _json(view)
+        return json_response(view)
 
     async def change(request: Request) -> Response:
         kind: Any = Operation  # a union, of which the request says which it is
-        body: Operation = await _body(request, kind)
-        return _json(await coordinator.change(request.path_params["dataflow"], body))
+        body: Operation = await read_body(request, kind, optional=True)
+        return json_response(await coordinator.change(request.path_params["dataflow"], body))
 
     async def down(request: Request) -> Response:
-        body = await _body(request, DownRequest)
+        body = await read_body(request, DownRequest, optional=True)
         await coordinator.down(body.force)
-        return _json({})
+        return json_response({})
 
     async def metrics(request: Request) -> Response:  # noqa: ARG001
         return Response(await coordinator.metrics(), media_type="text/plain; version=0.0.4")
@@ -242,7 +202,7 @@ def make_api(
         await websocket.accept()
         await coordinator.relay.serve_observer(websocket, websocket.path_params["ticket"])
 
-    endpoints: list[tuple[str, str, _Endpoint]] = [
+    endpoints: list[tuple[str, str, Endpoint]] = [
         ("GET", proof.PATH, prove),
         ("GET", "/api/status", health),
         ("GET", "/api/dashboard", dashboard),
@@ -258,9 +218,11 @@ def make_api(
         ("GET", "/openapi.json", openapi),
         ("GET", "/metrics", metrics),
     ]
-    by_path: dict[str, dict[str, _Endpoint]] = {}
+    by_path: dict[str, dict[str, Endpoint]] = {}
     for method, path, endpoint in endpoints:
-        by_path.setdefault(path, {})[method] = _counted(_answers(endpoint), path, coordinator.requests)
+        by_path.setdefault(path, {})[method] = _counted(
+            with_refusals(endpoint, _check_version), path, coordinator.requests
+        )
     routes = [Route(path, _by_method(found), methods=list(found)) for path, found in by_path.items()]
     app = Starlette(
         routes=[
@@ -279,7 +241,7 @@ def make_api(
 async def _not_found(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentence = f"{request.method} {request.url.path}: {error.detail}"
-    return _json(Failure(sentence), error.status_code, error.headers)
+    return json_response(Failure(sentence), error.status_code, error.headers)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
@@ -287,10 +249,10 @@ async def _internal_error(request: Request, error: Exception) -> Response:  # no
 
 
 async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
-    """Speak with one daemon until its connection ends.
+    """Serve one daemon until its connection ends.
 
-    If its process ends, so does the connection, at once. After a cut, the daemon may have closed it, which
-    is heard here when the cut is over: there was no sign of life before, or it says why.
+    The connection ends at once when the daemon's process ends. A close that the daemon sent during a
+    network cut arrives late: then there was silence before it, or its code says why.
     """
     outgoing: asyncio.Queue[ToDaemon] = asyncio.Queue()
     connection = None
@@ -331,7 +293,7 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
     except WebSocketDisconnect as end:
         silent = end.code == PING_UNANSWERED or (is_remote and loop.time() - heard >= CUT_SILENCE)
     except (TimeoutError, msgspec.DecodeError, KeyError, RuntimeError):
-        pass  # gone, or not a daemon
+        pass  # the peer is gone, or is not a daemon
     finally:
         if connection is not None:
             coordinator.disconnect(connection, silent)
@@ -359,6 +321,6 @@ async def _send_all(websocket: WebSocket, outgoing: asyncio.Queue[ToDaemon], mac
         try:
             await websocket.send_text(encode(message).decode())
         except (RuntimeError, WebSocketDisconnect):
-            return  # who receives hears of it
+            return  # the receiving side notices
         finally:
             outgoing.task_done()

@@ -1,22 +1,21 @@
 """Changes of running dataflows: on one machine its daemon makes them, on several the coordinator does.
 
-A dataflow on one machine is handed over to the coordinator when it gets a node on another one.
+When a dataflow on one machine gets a node on another one, the coordinator takes over (leader handover).
 
-On several machines a change goes through three steps, one change of a dataflow at a time:
+On several machines a change has three steps, and a dataflow has one change at a time:
 
-1. Each machine *prepares*: it says whether its part can change, builds what is to run there, chooses
-   ports. If one of them cannot, or is cut off, nothing has changed, and the answer names it.
-2. The *record* is written: from here on the dataflow is what that says.
-3. Each machine *becomes* it. One that is cut off now does so when it is back (`Fleet`), and the answer says
-   so. If a node that was added does not start there, a further change takes it out again.
+1. *Prepare*: each machine checks whether its partition can change, builds the new programs and chooses
+   ports. If a machine refuses or is not connected, nothing has changed, and the answer names it.
+2. *Commit*: the coordinator writes the new dataflow into the record, which is the truth from then on.
+3. *Apply*: each machine makes the change. A machine that is cut off makes it when it is back (`Fleet`), and
+   the answer says so. If an added node does not start, a further change removes it again.
 
-A node that is to be removed is ended by its machine after the first step; one that is replaced is replaced
-by its machine before the second, and if that fails nothing has changed.
+The machine of a removed node stops it after step 1. The machine of a replaced node replaces it before
+step 2; if that fails, nothing has changed.
 
-A machine that gets its first node *joins* before the first step: it starts a part as the dataflow is now,
-without nodes, and hears from the others that the start is behind them. The rest is a change like any other;
-with the record it takes part. If nothing comes of the change, it is sent away again. One whose last node is
-taken out is let go by the `Fleet`, once its part knows of it.
+A machine that gets its first node *joins* before step 1: it starts a partition of the present dataflow
+without nodes, and the other machines report that they have started. The commit makes it a member; if the
+change fails, it leaves again. The `Fleet` releases a machine whose last node was removed.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ from dora.wire.operations import (
     StopOperation,
 )
 
-# What a dataflow on several machines becomes by a wish, and where. Pure.
+# The plan of a change, from the record alone. Pure.
 
 TopologyOperation = (
     AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
@@ -72,7 +71,7 @@ TopologyOperation = (
 
 
 class PlannedChange(msgspec.Struct, frozen=True):
-    """``node`` is the one that it is about, and ``machine`` where that is."""
+    """A change of one node: the proposal for all machines, and the machine that the node is on."""
 
     proposal: ProposedChange
     node: str
@@ -83,9 +82,9 @@ class PlannedChange(msgspec.Struct, frozen=True):
 def plan_change(
     spec: RunSpec, operation: TopologyOperation, machines: Sequence[MachineView], environ: Mapping[str, str]
 ) -> PlannedChange:
-    """Return what a dataflow becomes; raises `Refusal`.
+    """Return the change that an operation makes; raises `Refusal`.
 
-    ``machines`` are those that there are; ``environ`` is what ``$NAME`` in a YAML text refers to.
+    ``machines`` are all machines; ``environ`` gives the values of ``$NAME`` in a YAML text.
     """
     running = dataflow_of(spec)
     added = removed = ""
@@ -122,7 +121,7 @@ def plan_change(
 
 
 def _place_added(node: NodeSpec, spec: RunSpec, machines: Sequence[MachineView]) -> str:
-    """Return the machine of a node that is added; one that names none stays on the only one in use."""
+    """Return the machine of an added node. If it names none, that is the only machine in use."""
     used = set(spec.machines.values())
     if node.deploy.machine is None and not node.deploy.labels and len(used) == 1:
         check_files([node])
@@ -131,7 +130,7 @@ def _place_added(node: NodeSpec, spec: RunSpec, machines: Sequence[MachineView])
 
 
 def _check_stays(node: NodeSpec, former: NodeSpec, machine: str, machines: Sequence[MachineView]) -> None:
-    """Raise `Refusal` if a node that replaces another one is not for its machine."""
+    """Raise `Refusal` if a replacement asks for another machine than the node it replaces."""
     if node.deploy == former.deploy:
         return
     wanted = place_one(node, machines)
@@ -166,9 +165,9 @@ def generations_after(
 
 
 def with_current_parameters(spec: RunSpec, proposal: ProposedChange) -> Any:
-    """Return the dataflow of an amendment with the parameters that its nodes have by now.
+    """Return the dataflow of a proposal with the present parameters of its nodes.
 
-    They may have been set since it was planned. A node that is replaced has those of its YAML, if any.
+    Parameters may have been set since the plan was made. A replaced node gets those of its YAML, if any.
     """
 
     def present(node: dict[str, Any]) -> dict[str, Any]:
@@ -183,26 +182,26 @@ def with_current_parameters(spec: RunSpec, proposal: ProposedChange) -> Any:
 def inverse_of(
     operation: AddOperation | ConnectOperation, node_id: str
 ) -> RemoveOperation | DisconnectOperation:
-    """Return the wish that takes back what another one has brought."""
+    """Return the operation that undoes another one."""
     if isinstance(operation, AddOperation):
         return RemoveOperation(node_id)
     return DisconnectOperation(operation.source, operation.target)
 
 
-POLL_INTERVAL = 0.5  # seconds between looks whether a dataflow that is being changed still runs
-JOIN_TIMEOUT = 60.0  # seconds that a machine may take to join, or to end a part that it had before
+POLL_INTERVAL = 0.5  # seconds between checks that a dataflow still runs during a change
+JOIN_TIMEOUT = 60.0  # seconds in which a machine must join, or end a former partition
 
 log = logging.getLogger("dora.coordinator")
 
 
 class _Disconnected(Refusal):
-    """The connection to a machine broke before it had answered."""
+    """The connection to a machine broke before its answer."""
 
 
 class Changes:
-    """Everything happens in the coordinator's event loop.
+    """Changes running dataflows. All methods run in the coordinator's event loop.
 
-    ``on_commit`` is called after each record; ``changed`` is notified of what happens in the fleet.
+    ``on_commit`` is called after each commit; ``changed`` is notified of each change of the fleet.
     """
 
     def __init__(
@@ -217,12 +216,12 @@ class Changes:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def on_result(self, message: ChangeResult) -> None:
-        """Take the answer of a daemon."""
+        """Give the answer of a daemon to the request that waits for it."""
         if (asked := self._asked.pop(message.ticket, None)) is not None and not asked.done():
             asked.set_result(message)
 
     async def apply(self, view: DataflowView, operation: Operation) -> OperationResult:
-        """Change a dataflow, and return once that is done; raises `Refusal`."""
+        """Carry out an operation on a dataflow, and return once it is done; raises `Refusal`."""
         machine = next(iter(view.machines), DEFAULT_MACHINE)
         if isinstance(operation, (StopOperation, RestartOperation)):
             where = self._store.spec(view.uuid).machines.get(operation.node, machine)
@@ -233,7 +232,7 @@ class Changes:
             answer = await self._request(view.uuid, machine, operation)
             if answer.outcome is not None or not self._fleet.is_distributed(view.uuid):
                 return _outcome(answer)
-            # It has been handed over meanwhile.
+            # The coordinator has taken over meanwhile.
         lock = self._locks.setdefault(view.uuid, asyncio.Lock())
         async with lock:
             if not self._fleet.is_distributed(view.uuid):
@@ -246,21 +245,21 @@ class Changes:
         )
 
     def _needs_other_machine(self, view: DataflowView, operation: Operation, machine: str) -> bool:
-        """Tell whether a node is to be added on another machine than this one; raises `Refusal`."""
+        """Return whether an operation adds a node on another machine than this one; raises `Refusal`."""
         if not isinstance(operation, AddOperation):
             return False
         running = dataflow_of(self._store.spec(view.uuid))
         try:
             change = with_node(running, operation.yaml, operation.file, {**os.environ, **operation.env})
         except DoraError:
-            return False  # its machine will say so
+            return False  # its machine gives the reason
         node = change.dataflow.node(change.node_id)
         if node.deploy.machine is None and not node.deploy.labels:
             return False
         return place_one(node, self._fleet.views()) != machine
 
     async def _join_cluster(self, dataflow_id: str, machine: str) -> None:
-        """Let the coordinator decide what a dataflow on one machine becomes; raises `Refusal`."""
+        """Take over the changes of a dataflow on one machine; raises `Refusal`."""
         partition = self._fleet.partition_for(dataflow_id, machine)
         _outcome(
             await self._ask(
@@ -294,7 +293,7 @@ class Changes:
             self._fleet.cancel_joining(dataflow_id, plan.machine)
 
     async def _join(self, dataflow_id: str, machines: Sequence[str], plan: PlannedChange) -> None:
-        """Let a machine start a part without nodes; raises `Refusal`."""
+        """Start a partition without nodes on a machine; raises `Refusal`."""
         fleet, machine = self._fleet, plan.machine
         connection = self._connection(machine)
         if any(self._connection(other).tls != connection.tls for other in machines):
@@ -309,7 +308,7 @@ class Changes:
     async def _wait_for(
         self, condition: Callable[[], bool], dataflow_id: str, connection: DaemonConnection
     ) -> None:
-        """Wait for something that a machine does; raises `Refusal` if that does not come."""
+        """Wait for a condition on a machine; raises `Refusal` if it does not come true."""
         machine = connection.machine
 
         def is_over() -> bool:
@@ -330,17 +329,18 @@ class Changes:
             raise Refusal(409, "the dataflow has ended meanwhile")
         if self._fleet.connections.get(machine) is not connection:
             raise _Disconnected(
-                503, f"the connection to machine `{machine}` broke amid it, and nothing was changed"
+                503,
+                f"the connection to machine `{machine}` broke during the change, and nothing was changed",
             )
 
     async def _make_change(
         self, dataflow_id: str, machines: Sequence[str], operation: TopologyOperation, plan: PlannedChange
     ) -> OperationResult:
-        """Make a change on these machines, which all take part or are about to."""
+        """Prepare, commit and apply a change on these machines, members and joining ones."""
         sent = await self._prepare(dataflow_id, machines, plan.proposal)
         was_running = True
         if isinstance(operation, RemoveOperation) and plan.machine not in machines:
-            was_running = False  # it was lost with its machine
+            was_running = False  # the node was lost with its machine
         elif isinstance(operation, RemoveOperation):
             was_running = _outcome(await self._request(dataflow_id, plan.machine, operation)).was_running
             sent = await self._recount(dataflow_id, plan, sent)
@@ -361,7 +361,7 @@ class Changes:
     async def _prepare(
         self, dataflow_id: str, machines: Iterable[str], proposal: ProposedChange
     ) -> dict[str, dict[str, int]]:
-        """Let all machines prepare; return what their nodes have sent. Raises `Refusal`."""
+        """Prepare all machines; return how much their nodes have sent. Raises `Refusal`."""
 
         async def prepare(machine: str) -> ChangeResult:
             answer = await self._ask(
@@ -382,15 +382,20 @@ class Changes:
     async def _recount(
         self, dataflow_id: str, plan: PlannedChange, sent: dict[str, dict[str, int]]
     ) -> dict[str, dict[str, int]]:
-        """Return the same as `_prepare` after a node has ended; what it had sent by then has to arrive."""
+        """Return the counts of `_prepare` again after a node has ended: all that it sent has to arrive."""
         try:
             return sent | await self._prepare(dataflow_id, [plan.machine], plan.proposal)
         except Refusal as refusal:
-            log.warning("dataflow %s: what `%s` has sent is not known: %s", dataflow_id, plan.node, refusal)
+            log.warning(
+                "dataflow %s: the number of messages that `%s` has sent is unknown: %s",
+                dataflow_id,
+                plan.node,
+                refusal,
+            )
             return sent
 
     def _commit_proposal(self, dataflow_id: str, proposal: ProposedChange) -> None:
-        """Write down what the dataflow is from now on; raises `Refusal`."""
+        """Write the dataflow of a proposal into the record; raises `Refusal`."""
         self.commit(
             DataflowChanged(
                 dataflow_id,
@@ -402,7 +407,7 @@ class Changes:
         )
 
     def commit(self, message: DataflowChanged) -> bool:
-        """Write down what a dataflow is; tell whether that is new. Raises `Refusal`."""
+        """Write a changed dataflow into its record; return whether that is new. Raises `Refusal`."""
         view = self._store.find(message.dataflow_id)
         if view is None:
             return False
@@ -417,10 +422,10 @@ class Changes:
         return True
 
     def on_dataflow_changed(self, message: DataflowChanged) -> None:
-        """Take over what a daemon says of a dataflow; raises `Refusal`.
+        """Commit a dataflow as a daemon reports it; raises `Refusal`.
 
-        On several machines that is news only if the coordinator was killed while a node was replaced: the
-        others have to hear of it.
+        On several machines the report is new only if the coordinator was killed while a node was replaced.
+        Then the other machines have to apply it too.
         """
         lock = self._locks.get(message.dataflow_id)
         if self.commit(message) and message.revision and not (lock is not None and lock.locked()):
@@ -433,7 +438,7 @@ class Changes:
         proposal: ProposedChange,
         sent: dict[str, dict[str, int]],
     ) -> Refusal | None:
-        """Let all machines take over a change that is recorded; return what went wrong."""
+        """Apply a committed change on all machines; return what went wrong."""
 
         async def apply(machine: str) -> None:
             _outcome(await self._apply(dataflow_id, machine, proposal, sent))
@@ -466,7 +471,7 @@ class Changes:
         plan: PlannedChange,
         fault: Refusal,
     ) -> Refusal:
-        """Undo a change that has failed on its machine; return what to say of it."""
+        """Undo a change that a machine could not apply; return the refusal to answer with."""
         try:
             back = plan_change(
                 self._store.spec(dataflow_id), inverse_of(operation, plan.node), self._fleet.views(), {}
@@ -478,7 +483,7 @@ class Changes:
             log.warning("dataflow %s: a change that failed is being undone: %s", dataflow_id, again)
         return fault
 
-    # ----------------------------------------------------------------------- asking
+    # ----------------------------------------------------------------------- requests to machines
 
     def _connection(self, machine: str) -> DaemonConnection:
         connection = self._fleet.connections.get(machine)
@@ -490,7 +495,7 @@ class Changes:
         return connection
 
     async def _ask(self, dataflow_id: str, machine: str, make: Callable[[int], ToDaemon]) -> ChangeResult:
-        """Ask a machine for something and return its answer; raises `Refusal`, `_Disconnected`."""
+        """Send a request to a machine and return its answer; raises `Refusal`, `_Disconnected`."""
         connection = self._connection(machine)
         ticket = next(self._tickets)
         asked = self._asked[ticket] = asyncio.get_running_loop().create_future()
@@ -503,9 +508,13 @@ class Changes:
                 if self._has_ended(dataflow_id):
                     raise Refusal(409, "the dataflow has ended meanwhile")
                 if self._fleet.connections.get(machine) is not connection:
-                    raise _Disconnected(503, f"the connection to machine `{machine}` broke amid it")
+                    raise _Disconnected(
+                        503, f"the connection to machine `{machine}` broke during the change"
+                    )
                 if not self._fleet.has_partition(dataflow_id, machine):
-                    raise _Disconnected(503, f"the part on machine `{machine}` has ended amid it")
+                    raise _Disconnected(
+                        503, f"the partition on machine `{machine}` has ended during the change"
+                    )
         finally:
             self._asked.pop(ticket, None)
         answer: ChangeResult = asked.result()
@@ -523,7 +532,7 @@ def _outcome(answer: ChangeResult) -> OperationResult:
 
 
 def _raise_first(answers: Sequence[object]) -> None:
-    """Raise what went wrong; a machine's reason before the loss of another one."""
+    """Raise the first fault; a reason that a machine gave comes before a lost connection."""
     faults = [answer for answer in answers if isinstance(answer, BaseException)]
     for fault in sorted(faults, key=lambda fault: isinstance(fault, _Disconnected)):
         raise fault
@@ -539,7 +548,7 @@ def _lost_text(spec: RunSpec, machine: str) -> str:
 
 
 def _half_done(operation: Operation, plan: PlannedChange) -> str:
-    """Return what has been done before a record could not be written."""
+    """Return what was done before the commit failed, for the message."""
     if isinstance(operation, RemoveOperation):
         return f"; node `{plan.node}` has been stopped, and is still in the dataflow"
     if plan.proposal.replaced:

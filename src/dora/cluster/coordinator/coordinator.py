@@ -1,7 +1,7 @@
-"""The coordinator: it keeps the records, and tells the daemon what shall run.
+"""The coordinator: it keeps the records of dataflows, and starts and stops them on the daemons.
 
-What has to survive is in the store; in memory is only who is connected. So a coordinator that is killed
-loses nothing: the daemon comes back by itself, with a report of what runs.
+All that has to survive is in the store; connections are in memory only. So a killed coordinator loses
+nothing: daemons connect again by themselves and report what they run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ log = logging.getLogger("dora.coordinator")
 
 
 class Coordinator:
-    """Everything happens in one event loop; ``exit`` is called once, when the coordinator shall end.
+    """Serves daemons and commands, in one event loop. ``exit`` is called once, to end the coordinator.
 
     ``interface`` is the address that it listens on.
     """
@@ -94,7 +94,7 @@ class Coordinator:
     # ----------------------------------------------------------------------- daemons
 
     def handle(self, connection: DaemonConnection, message: ToCoordinator) -> None:
-        """Take a message of a daemon."""
+        """Process a message of a daemon."""
         match message:
             case RunChanged(run=report):
                 self.fleet.record(connection, report)
@@ -130,7 +130,7 @@ class Coordinator:
                 log.warning("the daemon introduced itself twice")
 
     def _receive_logs(self, connection: DaemonConnection, batch: LogBatch) -> None:
-        """Write log entries, but for those that have come already, over an earlier connection."""
+        """Write log entries, except those that came over an earlier connection already."""
         daemon_id, number = self._last_batches.get(connection.machine, ("", 0))
         if daemon_id != connection.daemon_id or not batch.number or batch.number > number:
             self._last_batches[connection.machine] = connection.daemon_id, batch.number
@@ -139,7 +139,7 @@ class Coordinator:
             connection.send(AckLogs(batch.number))
 
     def disconnect(self, connection: DaemonConnection, silent: bool) -> None:
-        """The connection of a daemon ended, or it has fallen silent."""
+        """Note that the connection of a daemon ended, or that it is silent."""
         self.fleet.disconnect(connection, silent)
         if connection.machine not in self.fleet.connections:
             how = "does not answer" if silent else "has lost its daemon, or the connection to it"
@@ -157,14 +157,14 @@ class Coordinator:
             self._log_store.close(dataflow_id)
 
     def _on_commit(self, dataflow_id: str) -> None:
-        """Note that a dataflow has become another one."""
+        """Follow a changed record: the log options may have changed too."""
         self._log_store.close(dataflow_id)
         self._notify()
 
     def _adopt(self, connection: DaemonConnection, report: RunReport, spec: RunSpec) -> None:
-        """Make the record of a dataflow that runs already; raises `Refusal`."""
+        """Make a record of a dataflow that runs already; raises `Refusal`."""
         if self._store.find(report.dataflow_id) is not None:
-            return  # another machine was quicker
+            return  # another machine has described it already
         machines = sorted({connection.machine, *spec.machines.values()})
         self._add(report.dataflow_id, spec, dict.fromkeys(machines, ""))
 
@@ -202,7 +202,7 @@ class Coordinator:
         )
 
     async def dataflows(self) -> list[DataflowView]:
-        """Return all dataflows, with what the running ones use; the oldest first."""
+        """Return all dataflows, the oldest first, with processor and memory use of the running ones."""
         views = self._store.views()
         busy = {machine for daemons in self._store.active().values() for machine in daemons}
         if connections := {
@@ -218,7 +218,7 @@ class Coordinator:
         ]
 
     async def collect_metrics(self) -> dict[str, list[DataflowMetrics]]:
-        """Return what the daemons say of all that runs, by machine; who does not answer is left out."""
+        """Return the metrics of all running dataflows, by machine, of those daemons that answer."""
         connections = self.fleet.connections
         return await self._metrics.collect({name: found.send for name, found in connections.items()})
 
@@ -240,11 +240,11 @@ class Coordinator:
         return self._store.view(find(self._store.views(), wanted).uuid)
 
     def spec(self, wanted: str) -> RunSpec:
-        """Return what was asked to run; raises `Refusal`."""
+        """Return the spec of a dataflow; raises `Refusal`."""
         return self._store.spec(self.dataflow(wanted).uuid)
 
     def start(self, spec: RunSpec) -> DataflowView:
-        """Record a dataflow and let it start; raises `Refusal`. Without a name it gets that of its file."""
+        """Record a dataflow and start it; raises `Refusal`. Without a name it gets that of its file."""
         self._check_daemons()
         views = self._store.views()
         if spec.name:
@@ -279,9 +279,9 @@ class Coordinator:
         return view
 
     def stop(self, wanted: str, grace: float | None, force: bool) -> DataflowView:
-        """Let a running dataflow stop; returns at once. Raises `Refusal`, also if no machine would hear it.
+        """Stop a running dataflow; returns at once. Raises `Refusal`, also if no machine is connected.
 
-        A machine that is cut off hears it when it is back.
+        A disconnected machine stops its partition when it is back.
         """
         self._check_daemons()
         view = find(self._store.views(), wanted)
@@ -291,12 +291,12 @@ class Coordinator:
         return view
 
     async def change(self, wanted: str, operation: Operation) -> OperationResult:
-        """Change a running dataflow, and return once that is done. Raises `Refusal`."""
+        """Carry out an operation on a running dataflow, and return once it is done. Raises `Refusal`."""
         self._check_daemons()
         return await self.changes.apply(find(self._store.views(), wanted, only_active=True), operation)
 
     def observe(self, wanted: str, machine: str) -> RelayedSession:
-        """Let a machine ("": the first one) look into a running dataflow; raises `Refusal`."""
+        """Open a session with an observer on a machine ("": the first) of a dataflow; raises `Refusal`."""
         view = find(self._store.views(), wanted, only_active=True)
         if view.status == "starting":
             raise Refusal(425, f"`{view.name}` is still starting")
@@ -343,14 +343,14 @@ class Coordinator:
     def clean(self) -> list[DataflowView]:
         """Remove the records of ended dataflows, and return them.
 
-        What is kept for them here and on the machines goes too: gathered logs, copies of folders.
+        Collected logs, and copies of folders on the machines, are removed with them.
         """
         removed = self._store.remove_ended()
         self._notify()
         return removed
 
     async def down(self, force: bool) -> None:
-        """End the daemon, and then the coordinator. Raises `Refusal` if dataflows run, unless ``force``."""
+        """End the daemons, then the coordinator. Raises `Refusal` if dataflows run, unless ``force``."""
         running = [view for view in self._store.views() if view.status in ACTIVE]
         if running and not force:
             raise Refusal(409, f"{len(running)} dataflow(s) still running\n{listed(running)}")
@@ -368,7 +368,7 @@ class Coordinator:
         self._exit()
 
     def close(self) -> None:
-        """Close the store; nothing may be asked afterwards."""
+        """Close the store; the coordinator is not usable afterwards."""
         self.fleet.close()
         self._log_store.close_all_but()
         self._store.close()

@@ -1,4 +1,4 @@
-"""One dataflow on its machines: what each of them reported, and what that means for the whole. Pure."""
+"""One dataflow on its machines: combines the reports of the machines into one state. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dora.daemon.supervisor.status import PeerStatus
 
 
 class DistributedRun:
-    """The parts of an active dataflow. ``daemons`` is machine → the daemon that was told to start it.
+    """The partitions of an active dataflow. ``daemons`` is machine → the daemon that starts its partition.
 
-    A running dataflow may get further machines, and leave some. One that is to get its first node is
-    ``joining`` until the record says so; its part has no nodes, so nobody waits for it. One whose last node
-    was taken out is idle until its part has ended.
+    Machines can join and leave a running dataflow. A machine that is to get its first node is ``joining``
+    until the record places nodes there; the dataflow does not wait for it. A machine whose last node was
+    removed is idle until its partition has ended.
     """
 
     def __init__(self, dataflow_id: str, daemons: dict[str, str]) -> None:
@@ -23,41 +23,41 @@ class DistributedRun:
         self.daemons = daemons
         self.reports = {machine: RunReport(dataflow_id, "starting") for machine in daemons}
         self.lost: dict[str, str] = {}  # machine → why
-        self.endpoints_sent = False  # the machines know each other
-        self.stored: RunReport | None = None  # the whole, as it is in the store
-        self.stop_sent: StopRun | None = None  # what was said last to those that were there
+        self.endpoints_sent = False  # to all machines
+        self.stored: RunReport | None = None  # the combined report that is in the store
+        self.stop_sent: StopRun | None = None  # the last one, for machines that come back
         self.secret = secrets.token_hex(16)
         self.placed = set(daemons)  # the machines that have nodes, by the record
         self.revision = 0  # of the record, as in `RunSpec`
         self.joining: dict[str, RunReport] = {}
-        self.ending: set[str] = set()  # machines whose daemons still have a part that is none any more
-        self.departed: list[RunReport] = []  # of machines that are none of its any more
+        self.ending: set[str] = set()  # machines that still end a former partition
+        self.departed: list[RunReport] = []  # reports of machines that have left
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there is more than one machine, or was: the coordinator decides what it becomes."""
+        """Whether there is, or was, more than one machine, so that the coordinator leads changes."""
         return self.revision > 0 or len(self.daemons) > 1
 
     def is_active_on(self, machine: str) -> bool:
-        """Tell whether a machine has a part of it that has not ended."""
+        """Return whether a machine has a partition that has not ended."""
         report = self.reports.get(machine)
         return report is not None and machine not in self.lost and report.status in ACTIVE
 
     def is_idle(self, machine: str) -> bool:
-        """Tell whether a machine has no nodes, while others have."""
+        """Return whether a machine has no nodes, while others have."""
         return self.revision > 0 and bool(self.placed) and machine not in self.placed
 
     def others(self, machine: str) -> list[str]:
-        """Return the other machines that still have a part of it, or prepare to."""
+        """Return the other machines that have an active partition, or join."""
         partitions = [*filter(self.is_active_on, self.daemons), *self.joining]
         return [other for other in partitions if other != machine]
 
     def all_prepared(self) -> bool:
-        """Tell whether every machine waits for the others."""
+        """Return whether every machine has chosen its ports and waits for the others."""
         return all(report.ports is not None for report in self.reports.values())
 
     def record(self, machine: str, report: RunReport) -> PeerStatus | None:
-        """Note what a machine reports; return what the others have not heard yet."""
+        """Record the report of a machine; return its peer status if that is new to the others."""
         before = self.reports.get(machine)
         self.reports[machine] = report
         self.secret = report.secret or self.secret
@@ -65,15 +65,15 @@ class DistributedRun:
         return report.peer_status if report.peer_status != known else None
 
     def mark_lost(self, machine: str, reason: str) -> None:
-        """Note that a machine is lost."""
+        """Record that a machine is lost."""
         self.lost[machine] = reason
         where = f"machine `{machine}`: " if self.is_distributed else ""
         self.reports[machine] = RunReport(self.dataflow_id, "failed", reason=where + reason)
 
     def daemons_after(self, machines: Iterable[str], daemon_of: Callable[[str], str]) -> dict[str, str]:
-        """Return ``daemons`` as they are once these machines, and no others, have nodes.
+        """Return ``daemons`` for the time when exactly these machines have nodes.
 
-        ``daemon_of`` gives the daemon of a machine that joins.
+        ``daemon_of`` returns the daemon of a joining machine.
         """
         placed = set(machines) or self.placed
         kept = {
@@ -84,7 +84,7 @@ class DistributedRun:
         return kept | {machine: daemon_of(machine) for machine in sorted(placed & self.joining.keys())}
 
     def apply_record(self, machines: Iterable[str], revision: int, daemons: dict[str, str]) -> list[str]:
-        """Take over a record, with what `daemons_after` has returned; return who has left."""
+        """Follow a changed record, with ``daemons`` from `daemons_after`; return the machines that left."""
         self.placed = set(machines) or self.placed
         self.revision = revision
         gone = [machine for machine in self.daemons if machine not in daemons]
@@ -96,13 +96,13 @@ class DistributedRun:
         return gone
 
     def remove_machine(self, machine: str) -> None:
-        """Note that a machine is none of its any more; how its part ended still counts."""
+        """Remove a machine that has left; how its partition ended still counts."""
         self.daemons = {name: daemon for name, daemon in self.daemons.items() if name != machine}
         self.departed.append(self.reports.pop(machine))
         self.lost.pop(machine, None)
 
     def combined(self) -> RunReport:
-        """Return how the dataflow is."""
+        """Return the report of the dataflow as a whole."""
         reports = list(self.reports.values())
         if any(report.status in ACTIVE for report in reports):
             starting = any(report.status == "starting" for report in reports)
@@ -119,9 +119,9 @@ class DistributedRun:
 
 
 def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResult | None:
-    """Return the result of the whole; the longest account of failures comes first, None if there is none.
+    """Return one result from those of all machines, None if there is none.
 
-    Each machine gives all failures that it heard of, in the order in which it did.
+    Each machine lists all failures that it knows of, in its own order; the longest list comes first.
     """
     ordered = sorted(results, key=lambda result: -len(result.failures))
     if len(ordered) <= 1:

@@ -1,10 +1,10 @@
-"""The machines: who is connected, what their daemons report of the dataflows, and who is lost.
+"""The machines: which are connected, what their daemons report, and which are lost.
 
-What a daemon says counts. One whose connection ended has `LOST_AFTER` to come back: its process has most
-likely ended, and all its nodes with it. One that has just fallen silent may be behind a cut, with nodes
-that go on; it is given up after `UNREACHABLE_AFTER`. A dataflow on several machines is one record; what
-each of them reports is put together in `DistributedRun`, and what one has to know of the other is passed
-on.
+The report of a daemon is the truth. A daemon whose connection ended has `LOST_AFTER` to come back: most
+likely its process has ended, and all its nodes with it. A silent daemon may be behind a network cut, with
+nodes that go on; it counts as lost after `UNREACHABLE_AFTER`. A dataflow on several machines has one
+record. `DistributedRun` combines the reports of its machines, and the fleet forwards to each machine what
+it has to know of the others.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.names import machine_id_fault
 from dora.wire.node_protocol import PROTOCOL_VERSION
 
-LOST_AFTER = 5.0  # seconds that a daemon may take to come back before its dataflows count as lost
+LOST_AFTER = 5.0  # seconds after which the dataflows of a disconnected daemon count as lost
 FIRST_REPORT_AFTER = 10.0  # the same, after the start of the coordinator
-UNREACHABLE_AFTER = 180.0  # the same, for a machine that has fallen silent
+UNREACHABLE_AFTER = 180.0  # the same, for a silent machine
 REWRITE_AFTER = 2.0  # seconds between attempts to write to a full disk
 
 log = logging.getLogger("dora.coordinator")
@@ -66,7 +66,8 @@ log = logging.getLogger("dora.coordinator")
 class DaemonConnection:
     """The connection of a daemon; ``send`` never waits.
 
-    ``seen`` is where the coordinator sees the machine, ``server`` where that reached the coordinator.
+    ``seen`` is the address of the machine as the coordinator sees it, ``server`` the address at which the
+    machine reached the coordinator.
     """
 
     def __init__(self, hello: Hello, send: Callable[[ToDaemon], None], seen: str, server: str) -> None:
@@ -86,7 +87,7 @@ class DaemonConnection:
 
 
 class Fleet:
-    """All machines of one coordinator. ``on_change`` is called after every change that others wait for."""
+    """All machines of one coordinator. ``on_change`` is called when a machine or a dataflow changes."""
 
     def __init__(self, store: Store, on_change: Callable[[], None], limits: Limits | None = None) -> None:
         self._store = store
@@ -110,7 +111,7 @@ class Fleet:
 
     def views(self) -> list[MachineView]:
         """Return the machines that are connected or waited for, in the order of their ids."""
-        if self._views is None:  # made anew after a change only: a thousand of them take milliseconds
+        if self._views is None:  # cached: making a thousand of them takes milliseconds
             self._views = [
                 MachineView(
                     id=machine,
@@ -134,7 +135,7 @@ class Fleet:
     def connect(
         self, hello: Hello, send: Callable[[ToDaemon], None], seen: str = "127.0.0.1", server: str = ""
     ) -> DaemonConnection | None:
-        """Take in a daemon and its report; None (and an answer to it) if it cannot take part."""
+        """Accept a daemon and its reports; return None, and answer it, if it is rejected."""
         machine = hello.machine
         fault = hello_fault(hello)
         present = self.connections.get(machine)
@@ -159,7 +160,7 @@ class Fleet:
         send(Welcome(__version__, PROTOCOL_VERSION))
         for report in hello.runs:
             if report.status in ACTIVE and self._store.find(report.dataflow_id) is None:
-                send(DescribeRun(report.dataflow_id))  # the store is a new one
+                send(DescribeRun(report.dataflow_id))  # the store is new
             else:
                 self.record(connection, report)
         reported = {report.dataflow_id for report in hello.runs}
@@ -179,7 +180,7 @@ class Fleet:
         return connection
 
     def disconnect(self, connection: DaemonConnection, silent: bool = False) -> None:
-        """The connection of a daemon ended, or it has fallen silent; it has some time to come back."""
+        """Start to wait for a daemon whose connection ended, or which is ``silent``."""
         if self.connections.get(connection.machine) is not connection:
             return
         del self.connections[connection.machine]
@@ -209,7 +210,7 @@ class Fleet:
     # ----------------------------------------------------------------------- dataflows
 
     def start(self, dataflow_id: str, spec: RunSpec) -> None:
-        """Let the machines start a dataflow that is in the store."""
+        """Start a dataflow that is in the store on its machines."""
         run = self._runs[dataflow_id]
         collect_logs = self.collects_logs(run.daemons)
         for machine in run.daemons:
@@ -219,22 +220,22 @@ class Fleet:
             self.connections[machine].send(StartRun(dataflow_id, spec, partition, limits=self._limits))
 
     def add(self, dataflow_id: str, daemons: dict[str, str], spec: RunSpec) -> None:
-        """Note that a dataflow belongs to these daemons, by machine; ``spec`` is its record."""
+        """Follow a dataflow of these daemons, by machine; ``spec`` is its record."""
         run = self._runs[dataflow_id] = DistributedRun(dataflow_id, daemons)
         run.apply_record(spec.machines.values(), spec.revision, daemons)
 
     def collects_logs(self, machines: Iterable[str]) -> bool:
-        """Tell whether the logs of a dataflow on these machines have to be gathered here."""
+        """Return whether the coordinator has to collect the logs of a dataflow on these machines."""
         return not all(map(self.is_local, machines))
 
     def is_local(self, machine: str) -> bool:
-        """Tell whether a machine that was connected is that of the coordinator."""
+        """Return whether a known machine is that of the coordinator."""
         return machine in self._known and self._known[machine].is_local
 
     def stop(self, dataflow_id: str, grace: float | None, force: bool) -> list[str]:
-        """Let the machines stop a dataflow; one that is away hears it when it is back.
+        """Stop a dataflow on its machines; a disconnected one stops it when it is back.
 
-        If all are away that run a part of it, nothing is done, and they are returned.
+        If none of its machines is connected, nothing is done, and all of them are returned.
         """
         run = self._runs[dataflow_id]
         waited_for = [machine for machine in run.daemons if run.is_active_on(machine)]
@@ -246,12 +247,12 @@ class Fleet:
         return []
 
     def drop(self, view: DataflowView) -> None:
-        """Let the machines of a dataflow whose record goes forget it; one that is away when it is back."""
+        """Drop what machines store for a dataflow whose record is removed; now, or when they are back."""
         for machine in {*view.machines, *self._departed.pop(view.uuid, ())}:
             self._send(machine, DropRecords((view.uuid,)))
 
     def record(self, connection: DaemonConnection, report: RunReport) -> None:
-        """Take in what a daemon reports of a dataflow."""
+        """Process the report of a daemon on a dataflow."""
         machine = connection.machine
         run = self._runs.get(report.dataflow_id)
         if run is None:
@@ -263,9 +264,9 @@ class Fleet:
             if not is_all:
                 connection.send(
                     StopRun(report.dataflow_id, force=True)
-                )  # the others have gone on without it
+                )  # the other machines have gone on without it
                 return
-            # The daemon's word counts, also about a run that was given up before the daemon came back.
+            # The report of a daemon counts, also about a run that was lost before the daemon came back.
             self.add(
                 report.dataflow_id, {machine: connection.daemon_id}, self._store.spec(report.dataflow_id)
             )
@@ -279,15 +280,15 @@ class Fleet:
         run.daemons[machine] = connection.daemon_id
         if report.status != run.reports[machine].status or report.reason:
             reason = f", {report.reason}" if report.reason else ""
-            told = f"{report.status} on machine `{machine}`{reason}"
-            log.info("dataflow %s: %s", report.dataflow_id, told)
+            text = f"{report.status} on machine `{machine}`{reason}"
+            log.info("dataflow %s: %s", report.dataflow_id, text)
         has_changed = report.revision > run.reports[machine].revision
         peer_status = run.record(machine, report)
         if run.is_idle(machine):
             self._release(run, machine, report)
         else:
             self._forward_status(run, machine, report, peer_status)
-        if has_changed:  # what it heard before was perhaps about nodes that are new to it
+        if has_changed:  # earlier losses may concern nodes that are new to it
             self._send_losses(run, machine)
         self._send_endpoints_when_prepared(run)
         self._store_state(run)
@@ -313,7 +314,7 @@ class Fleet:
 
     def _lose(self, run: DistributedRun, machine: str, reason: str) -> None:
         log.warning("dataflow %s: machine `%s` is lost: %s", run.dataflow_id, machine, reason)
-        if run.is_idle(machine):  # it had nothing to lose
+        if run.is_idle(machine):  # it had no nodes
             self._remove_machine(run, machine, RunReport(run.dataflow_id, "finished"))
             return
         run.mark_lost(machine, reason)
@@ -322,7 +323,7 @@ class Fleet:
         self._store_state(run)
 
     def _catch_up(self, run: DistributedRun, connection: DaemonConnection) -> None:
-        """Tell a machine what it may have missed."""
+        """Send a machine what it may have missed."""
         if run.stop_sent is not None:
             connection.send(run.stop_sent)
         if run.endpoints_sent:
@@ -341,13 +342,13 @@ class Fleet:
     # ----------------------------------------------------------------------- machines that come and go
 
     def partitions(self, dataflow_id: str) -> list[str]:
-        """Return the machines with a part of a dataflow that has not ended, but for those without nodes."""
+        """Return the machines that run nodes of a dataflow."""
         if (run := self._runs.get(dataflow_id)) is None:
             return []
         return [name for name in run.daemons if run.is_active_on(name) and not run.is_idle(name)]
 
     def has_partition(self, dataflow_id: str, machine: str) -> bool:
-        """Tell whether a machine has a part of a dataflow that has not ended, or prepares to."""
+        """Return whether a machine has an active partition of a dataflow, or joins."""
         run = self._runs.get(dataflow_id)
         return run is not None and (machine in run.joining or run.is_active_on(machine))
 
@@ -356,19 +357,19 @@ class Fleet:
         return dataflow_id in self._runs and self._runs[dataflow_id].is_distributed
 
     def has_lost(self, dataflow_id: str, machine: str) -> bool:
-        """Tell whether a machine has nodes of a dataflow by the record, and its part has ended."""
+        """Return whether a machine has nodes by the record, but its partition has ended."""
         run = self._runs.get(dataflow_id)
         return run is not None and machine in run.placed and not run.is_active_on(machine)
 
     def is_free(self, dataflow_id: str, machine: str) -> bool:
-        """Tell whether a machine has no part of a dataflow, nor what is left of one."""
+        """Return whether a machine has no partition of a dataflow, and none that is still ending."""
         run = self._runs.get(dataflow_id)
         return run is not None and machine not in run.daemons and machine not in run.ending
 
     def start_joining(self, dataflow_id: str, machine: str) -> None:
-        """Let a free machine start a part without nodes of a running dataflow.
+        """Start a partition without nodes on a free machine, for a running dataflow.
 
-        It takes part once a record places nodes there, and can have them when `has_joined`.
+        It can get nodes when `has_joined`, and becomes a member once the record places nodes there.
         """
         run, connection = self._runs[dataflow_id], self.connections[machine]
         partition = self.partition_for(dataflow_id, machine)
@@ -379,7 +380,7 @@ class Fleet:
         self._catch_up(run, connection)
 
     def partition_for(self, dataflow_id: str, machine: str) -> Partition:
-        """Return what a machine has to know to take part in a running dataflow; raises `Refusal`."""
+        """Return the partition for a machine that joins a running dataflow; raises `Refusal`."""
         view, run = self._store.find(dataflow_id), self._runs.get(dataflow_id)
         if view is None or run is None:
             raise Refusal(409, "the dataflow has ended meanwhile")
@@ -395,19 +396,19 @@ class Fleet:
         )
 
     def has_joined(self, dataflow_id: str, machine: str) -> bool:
-        """Tell whether the part of a machine that was brought in runs, or has ended."""
+        """Return whether the partition of a joining machine runs, or has ended."""
         run = self._runs.get(dataflow_id)
         return run is None or run.joining[machine].status != "starting"
 
     def join_fault(self, dataflow_id: str, machine: str) -> str:
-        """Return why the part of a machine that was brought in has ended; "" if it has not."""
+        """Return why the partition of a joining machine has ended; "" if it has not."""
         run = self._runs.get(dataflow_id)
         if run is None or (report := run.joining[machine]).status in ACTIVE:
             return ""
         return report.reason or "its part has ended"
 
     def cancel_joining(self, dataflow_id: str, machine: str) -> None:
-        """Let a machine go that was brought in, unless it takes part by now."""
+        """Release a machine that joined, unless it is a member by now."""
         run = self._runs.get(dataflow_id)
         report = run.joining.pop(machine, None) if run is not None else None
         if run is not None and report is not None and report.status in ACTIVE:
@@ -415,14 +416,14 @@ class Fleet:
             self._send(machine, ReleasePartition(dataflow_id))
 
     def daemons_after(self, message: DataflowChanged) -> dict[str, str]:
-        """Return the daemons of a dataflow, by machine, as they are once it is what this says."""
+        """Return the daemons of a dataflow, by machine, after this change."""
         if (run := self._runs.get(message.dataflow_id)) is None:
             view = self._store.find(message.dataflow_id)
             return dict.fromkeys(view.machines if view is not None else (), "")
         return run.daemons_after(message.machines.values(), lambda name: self._known[name].daemon_id)
 
     def apply_record(self, message: DataflowChanged, daemons: dict[str, str]) -> None:
-        """Note what a dataflow is by its record, with what `daemons_after` has returned."""
+        """Follow a changed record; ``daemons`` are those that `daemons_after` returned."""
         if (run := self._runs.get(message.dataflow_id)) is not None:
             for machine in run.apply_record(message.machines.values(), message.revision, daemons):
                 self._mark_departed(run, machine)
@@ -434,7 +435,7 @@ class Fleet:
         self._on_change()
 
     def _record_excluded(self, run: DistributedRun, machine: str, report: RunReport) -> None:
-        """End a part that was lost before, or let the daemon forget it."""
+        """Stop a partition that counts as lost; once it has ended, acknowledge that."""
         if report.status in ACTIVE:
             run.ending.add(machine)
             self._send(machine, StopRun(report.dataflow_id, force=True))
@@ -445,7 +446,7 @@ class Fleet:
         self._on_change()
 
     def _release(self, run: DistributedRun, machine: str, report: RunReport) -> None:
-        """Let a machine without nodes go, once its part knows that it has none."""
+        """Release a machine without nodes, once its partition has applied that change."""
         if report.status not in ACTIVE:
             self._remove_machine(run, machine, report)
         elif report.revision >= run.revision:
@@ -461,11 +462,11 @@ class Fleet:
         self._on_change()
 
     def _mark_departed(self, run: DistributedRun, machine: str) -> None:
-        log.info("dataflow %s: machine `%s` takes part no more", run.dataflow_id, machine)
+        log.info("dataflow %s: machine `%s` has left", run.dataflow_id, machine)
         self._departed.setdefault(run.dataflow_id, set()).add(machine)
         self._send(machine, AckEnd(run.dataflow_id))
 
-    # ----------------------------------------------------------------------- what dataflows are
+    # ----------------------------------------------------------------------- changed dataflows
 
     def apply_message(
         self,
@@ -475,13 +476,13 @@ class Fleet:
         proposal: ProposedChange,
         sent: dict[str, dict[str, int]],
     ) -> Apply:
-        """Return what lets a machine take over a change."""
+        """Return the message by which a machine applies a change."""
         run = self._runs.get(dataflow_id)
         endpoints = {} if run is None else self._endpoints(run, machine)
         return Apply(dataflow_id, ticket, proposal, endpoints, sent)
 
     def catch_up_all(self, dataflow_id: str) -> None:
-        """Tell all machines what a dataflow is according to its record, if they do not know."""
+        """Send the recorded dataflow to all machines that have an earlier one."""
         if (run := self._runs.get(dataflow_id)) is not None:
             for machine in run.daemons:
                 self._send_change(run, machine)
@@ -503,7 +504,7 @@ class Fleet:
         self._send(target, Endpoints(run.dataflow_id, self._endpoints(run, target)))
 
     def _endpoints(self, run: DistributedRun, target: str) -> dict[str, str]:
-        """Return where a machine reaches the nodes of the others that listen."""
+        """Return the endpoints of the other machines' nodes, as this machine reaches them."""
         endpoints = {}
         target_connection = self._known.get(target)
         for other, report in run.reports.items():
@@ -530,7 +531,7 @@ class Fleet:
         self._acknowledge(self._store.update(state, run.daemons))
 
     def _acknowledge(self, dataflow_ids: list[str]) -> None:
-        """Let daemons forget the ends that are recorded; try to write the others again and again."""
+        """Acknowledge the ends that are written to daemons; schedule another attempt for the others."""
         for dataflow_id in dataflow_ids:
             view = self._store.find(dataflow_id)
             if dataflow_id not in self._runs and view is not None:
@@ -558,7 +559,7 @@ class Fleet:
 
 
 def _unreachable_after() -> float:
-    """Return ``DORA_UNREACHABLE_AFTER``: seconds that a silent machine is waited for."""
+    """Return ``DORA_UNREACHABLE_AFTER``: seconds after which a silent machine counts as lost."""
     try:
         return max(float(os.environ.get("DORA_UNREACHABLE_AFTER", "")), 0.0)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The logs of dataflows that run on other machines, gathered in the coordinator's data folder.
+"""Logs of dataflows on other machines, which the coordinator collects in its data folder.
 
-They are written as a machine writes those of its own nodes, so `dora logs` reads both the same way. The
-machines keep theirs too. They go with the record of their dataflow.
+The files have the format of a machine's own log files, so `dora logs` reads both the same way. The machines
+keep their files too. The collected files are removed with the record of their dataflow.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ log = logging.getLogger("dora.coordinator")
 
 
 def log_store_directory(dataflow_id: str) -> str:
-    """Return where the log files of a dataflow are that are gathered."""
+    """Return the folder for the collected logs of a dataflow."""
     return f"{data_folder()}/logs/{dataflow_id}"
 
 
 class LogStore:
-    """Log files of several dataflows. ``options`` gives those of the nodes of one."""
+    """Log files of several dataflows. ``options`` returns the log options of a dataflow's nodes."""
 
     def __init__(self, options: Callable[[str], Mapping[str, LogOptions]]) -> None:
         self._options = options
-        self._nodes: dict[str, dict[str, LogOptions]] = {}  # also of nodes that were taken out since
+        self._nodes: dict[str, dict[str, LogOptions]] = {}  # also of nodes that were removed since
         self._files: dict[str, LogFiles] = {}
 
     def write(self, dataflow_id: str, directory: str, entries: Iterable[LogEntry]) -> None:
-        """Append entries of nodes of this dataflow, or of a daemon; others are nobody's.
+        """Append entries of a daemon or of nodes of this dataflow; ignore entries of unknown nodes.
 
-        ``directory`` is where its files are. If the dataflow ran on this machine alone at first, those of
-        its nodes here are written by its daemon, and only the others come from here.
+        ``directory`` holds the files. If the dataflow began on this machine alone, its daemon writes those
+        of its local nodes there, and this store adds the others.
         """
         nodes = self._nodes.setdefault(dataflow_id, {})
         if dataflow_id not in self._files:
@@ -51,7 +51,7 @@ class LogStore:
                 files.write(entry)
 
     def close(self, dataflow_id: str) -> None:
-        """Close the files of a dataflow; what comes afterwards opens them again, and asks for options."""
+        """Close the files of a dataflow; a later entry opens them again, with the options of that time."""
         if dataflow_id in self._files:
             self._files.pop(dataflow_id).close()
 
@@ -62,10 +62,7 @@ class LogStore:
         self._nodes = {each: nodes for each, nodes in self._nodes.items() if each in active}
 
     def remove(self, view: DataflowView) -> None:
-        """Remove the log files of a dataflow whose record goes, if they were gathered here.
-
-        Their folder goes too, unless something else is in it. Trouble with the disk is only logged.
-        """
+        """Remove the collected log files of a dataflow whose record is removed, as `remove_logs` does."""
         directory = log_store_directory(view.uuid)
         if view.log_directory != directory or not _UUID.fullmatch(view.uuid):
             return
@@ -74,9 +71,9 @@ class LogStore:
 
 
 def remove_logs(directory: str) -> None:
-    """Remove the log files of a dataflow, and their folder, unless something else is in it.
+    """Remove the log files of a dataflow, and their folder if it is empty then.
 
-    Trouble with the disk is only logged.
+    A failure is only logged.
     """
     try:
         names = os.listdir(directory)

@@ -1,8 +1,8 @@
-"""Looks from one machine into another: who asks here is joined with a process that looks there.
+"""Relay between a client and an observer process on another machine.
 
-The daemon of the machine starts the process, which connects to the coordinator by itself. So what it sees
-does not stand in the way of the daemon's signs of life, and if either end is slow, the other one waits. The
-coordinator passes on what it does not read; a few frames are on the way at a time.
+The daemon of that machine starts the observer, which opens a connection of its own to the coordinator. So
+previews do not delay the daemon's heartbeats, and if one end is slow, the other one waits. The coordinator
+forwards frames without reading them, and a few frames are in flight at a time.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.protocol import CLOSE_WITH_REASON
 
-MAX_SESSIONS: Final = 64  # looks at one machine at a time
-START_TIMEOUT: Final = 15.0  # seconds that a process may take to be there
-CLOSE_TIMEOUT: Final = 2.0  # seconds for what was said last
+MAX_SESSIONS: Final = 64  # sessions with one machine at a time
+START_TIMEOUT: Final = 15.0  # seconds until an observer must be connected
+CLOSE_TIMEOUT: Final = 2.0  # seconds for the last frames
 QUEUE_SIZE: Final = 4  # frames
 MAX_FRAME: Final = 8 << 20  # bytes
 _MAX_REASON: Final = 123  # bytes
 
 
 class RelayedSession:
-    """One look: frames for the process and frames for who asks, until one of them is gone."""
+    """One session: frames for the observer and frames for the client, until one of them is gone."""
 
     def __init__(self, machine: str, forget: Callable[[RelayedSession], None]) -> None:
         self.machine = machine
@@ -35,18 +35,18 @@ class RelayedSession:
         self.to_observer: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_SIZE)
         self.to_client: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_SIZE)
         self.ended = asyncio.Event()
-        self.reason = ""  # why it ended, if it was nobody's wish
+        self.reason = ""  # why it ended, if the client did not end it
         self.start_timer: asyncio.TimerHandle | None = None
 
     def end(self, reason: str = "") -> None:
-        """End it; the first reason counts."""
+        """End the session; the first reason counts."""
         if not self.ended.is_set():
             self.reason = reason
             self.ended.set()
             self._forget(self)
 
     async def receive(self) -> bytes | None:
-        """Return what comes for who asks; None at the end."""
+        """Return the next frame for the client; None at the end."""
         if self.to_client.empty() and not self.ended.is_set():
             coming, over = asyncio.create_task(self.to_client.get()), asyncio.create_task(self.ended.wait())
             try:
@@ -60,22 +60,22 @@ class RelayedSession:
 
 
 class Relay:
-    """All looks of one coordinator. For one event loop."""
+    """All sessions of one coordinator. For one event loop."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, RelayedSession] = {}  # by ticket
-        self._pending: dict[str, RelayedSession] = {}  # those whose process has not come
+        self._pending: dict[str, RelayedSession] = {}  # sessions whose observer is not connected yet
 
     def open(self, machine: str, send: Callable[[str], None]) -> RelayedSession:
-        """Let a look begin; ``send`` tells the machine its ticket. Raises `Refusal`."""
+        """Open a session; ``send`` gets the ticket for the machine. Raises `Refusal`."""
         if sum(session.machine == machine for session in self._sessions.values()) >= MAX_SESSIONS:
             raise Refusal(
-                409, f"there are {MAX_SESSIONS} looks at machine `{machine}` already; end one of them"
+                409, f"there are {MAX_SESSIONS} observers of machine `{machine}` already; end one of them"
             )
         session = RelayedSession(machine, self._close)
         self._sessions[session.ticket] = self._pending[session.ticket] = session
         loop = asyncio.get_running_loop()
-        late = f"machine `{machine}` has not begun to look within {START_TIMEOUT:g} s"
+        late = f"machine `{machine}` has not started an observer within {START_TIMEOUT:g} s"
         session.start_timer = loop.call_later(START_TIMEOUT, session.end, late)
         send(session.ticket)
         return session
@@ -87,32 +87,32 @@ class Relay:
         self._pending.pop(session.ticket, None)
 
     def refuse(self, ticket: str, reason: str) -> None:
-        """Note that a machine cannot look."""
+        """End a session because its machine refuses it."""
         if (session := self._sessions.get(ticket)) is not None:
             session.end(reason)
 
     def lose(self, machine: str, reason: str) -> None:
-        """End the looks at a machine that is gone."""
+        """End the sessions with a machine that is gone."""
         for session in list(self._sessions.values()):
             if session.machine == machine:
                 session.end(reason)
 
     async def serve_client(self, websocket: WebSocket, session: RelayedSession) -> None:
-        """Join a WebSocket that is accepted with a look, until that is over."""
+        """Connect an accepted WebSocket of a client with its session, until that ends."""
         try:
             await _join(websocket, session, session.to_observer, session.to_client, "")
         finally:
             session.end()
 
     async def serve_observer(self, websocket: WebSocket, ticket: str) -> None:
-        """The same for the process that looks; its ticket is good once."""
+        """Connect an accepted WebSocket of an observer with its session; a ticket is valid once."""
         session = self._pending.pop(ticket, None)
         if session is None:
-            await websocket.close(CLOSE_WITH_REASON, "nobody waits for this look")
+            await websocket.close(CLOSE_WITH_REASON, "no client waits for this observer")
             return
         if session.start_timer is not None:
             session.start_timer.cancel()
-        gone_reason = f"what looked on machine `{session.machine}` is gone"
+        gone_reason = f"the observer on machine `{session.machine}` is gone"
         await _join(websocket, session, session.to_client, session.to_observer, gone_reason)
 
 
@@ -157,6 +157,6 @@ async def _join(
 
 
 def shortened(reason: str) -> str:
-    """Return a text that fits into a close frame."""
+    """Return a text, shortened to fit into a close frame."""
     data = reason.encode()
     return reason if len(data) <= _MAX_REASON else data[: _MAX_REASON - 3].decode(errors="ignore") + "…"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -22,7 +22,8 @@ from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.dashboard.remote import RemoteObservers, RemoteSession, ask_once
 from dora.cluster.dashboard.source import source_of
 from dora.cluster.dashboard.watches import MAX_TOPICS, Outbox, Viewer, Watch, Watches
-from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, failure, secrets_equal
+from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, secrets_equal
+from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
 from dora.daemon.client import DaemonClient
 from dora.dataflow.names import key_fault, value_fault
 from dora.errors import DoraError
@@ -38,7 +39,7 @@ from dora.wire.daemon_protocol import (
     SetParameter,
     StopNode,
 )
-from dora.wire.decoders import from_json, json_decoder
+from dora.wire.decoders import json_decoder
 
 PUBLIC_PATHS: Final = ("/", "/assets/*", "/login", "/open")  # they tell nothing about dataflows
 NODE_TIMEOUT: Final = 30.0  # seconds that a node may take to end
@@ -86,7 +87,6 @@ Find = Callable[[str], Subject]
 Observe = Callable[[str, str], RemoteSession]
 """Lets a machine, the second, look into a dataflow; raises `Refusal`."""
 _Result = TypeVar("_Result")
-_Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class _NewParameter(msgspec.Struct):
@@ -136,7 +136,7 @@ class Dashboard:
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes, for a server."""
-        endpoints: list[tuple[str, str, _Endpoint]] = [
+        endpoints: list[tuple[str, str, Endpoint]] = [
             ("GET", "/", self._page),
             ("POST", "/login", self._log_in),
             ("GET", "/open", self._open),
@@ -150,7 +150,10 @@ class Dashboard:
             ("DELETE", "/dashboard/{dataflow}/recordings/{pid:int}", self._stop_recording),
         ]
         return [
-            *(Route(path, _answers(endpoint), methods=[method]) for method, path, endpoint in endpoints),
+            *(
+                Route(path, with_refusals(endpoint), methods=[method])
+                for method, path, endpoint in endpoints
+            ),
             WebSocketRoute("/dashboard/{dataflow}/live", self._live),
             Mount("/assets", StaticFiles(directory=ASSETS)),
         ]
@@ -354,33 +357,8 @@ def _socket(subject: Subject) -> str:
 
 
 def _json(value: Any) -> Response:
-    return Response(
-        msgspec.json.encode(value), media_type="application/json", headers={"Cache-Control": "no-store"}
-    )
+    return json_response(value, headers={"Cache-Control": "no-store"})
 
 
-async def _body(request: Request, kind: Any) -> Any:
-    """Read the body of a request; raises `Refusal`."""
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise Refusal(413, f"the request has more than {MAX_BODY >> 20} MiB")
-    if not request.headers.get("content-type", "").startswith("application/json"):
-        raise Refusal(415, "the content type has to be application/json")
-    try:
-        return from_json(bytes(data), kind)
-    except (ValueError, RecursionError) as error:  # what is no JSON, and what is no UTF-8
-        raise Refusal(400, f"the request is not understood: {error}") from None
-
-
-def _answers(endpoint: _Endpoint) -> _Endpoint:
-    """Let refusals become responses."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except Refusal as refusal:
-            return failure(refusal.status, str(refusal))
-
-    return answer
+async def _body(request: Request, kind: type[_Result]) -> _Result:
+    return await read_body(request, kind, max_size=MAX_BODY)
