@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and kinds of commands that several modules share."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 DURATION = ParameterValue("duration", parse_duration)
+
+
+class CommandGroup(click.Group):
+    """A group of commands that prints its help and exits with status 2 if no command is given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
 
 
 class RunCommand(click.Command):

@@ -11,7 +11,7 @@ import msgspec
 from dora.cli.commands.start import restart_and_wait, start_and_wait, start_options, wants_to_attach
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.coordinator import coordinator_options
-from dora.cli.options import RunCommand
+from dora.cli.options import CommandGroup, RunCommand
 from dora.cli.output import style_option, table
 from dora.cli.values import InputFile
 from dora.cluster.client import Client, Unreachable
@@ -31,13 +31,9 @@ _file_or_not = click.argument(
 )
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def cluster(ctx: click.Context) -> None:
+@click.group(cls=CommandGroup)
+def cluster() -> None:
     """Run dora on several machines, over ssh, from one file."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        ctx.exit(2)
 
 
 def _load(path: str) -> Cluster:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dora.cli.options import DURATION
+from dora.cli.options import DURATION, CommandGroup
 from dora.cli.output import object_style_option, style_option, table
 from dora.cli.select import dataflow_option, find_run
 from dora.dataflow.model import QueuePolicy
@@ -49,13 +49,9 @@ _strict_types: Callable[[_Function], _Function] = click.option(
 )
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def node(ctx: click.Context) -> None:
+@click.group(cls=CommandGroup)
+def node() -> None:
     """Inspect and change the nodes of running dataflows."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        ctx.exit(2)
 
 
 def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult, str]:

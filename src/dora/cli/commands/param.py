@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dora.cli.options import CommandGroup
 from dora.cli.output import object_style_option
 from dora.cli.select import dataflow_option
 from dora.errors import DoraError
@@ -35,13 +36,9 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def param(ctx: click.Context) -> None:
+@click.group(cls=CommandGroup)
+def param() -> None:
     """Inspect and change the parameters of running nodes."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        ctx.exit(2)
 
 
 @param.command("list")

@@ -10,6 +10,7 @@ import click
 
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
+from dora.cli.options import CommandGroup
 from dora.cli.output import object_style_option
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView
@@ -98,13 +99,9 @@ def _line(machine: MachineView) -> str:
     return f"✗ Machine {machine.id}: {facts}, not connected since {since}"
 
 
-@click.group(hidden=True, invoke_without_command=True)
-@click.pass_context
-def system(ctx: click.Context) -> None:
+@click.group(cls=CommandGroup, hidden=True)
+def system() -> None:
     """Run `dora system status`, the name of `dora status` in dora-rs."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        ctx.exit(2)
 
 
 system.add_command(status)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import click
 import msgspec
 
+from dora.cli.options import CommandGroup
 from dora.cli.running import RunningDataflow
 from dora.cli.select import dataflow_option, lower_priority
 from dora.cli.values import ParameterValue, parse_duration
@@ -73,13 +74,9 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
         show(snapshots, interval)
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def inspect(ctx: click.Context) -> None:
+@click.group(cls=CommandGroup)
+def inspect() -> None:
     """Watch running dataflows."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        ctx.exit(2)
 
 
 inspect.add_command(top)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dora.cli.options import CommandGroup
 from dora.cli.output import style_option, table
 from dora.cli.select import dataflow_option, lower_priority
 from dora.cli.values import MAX_COUNT, ParameterValue, parse_duration
@@ -30,13 +31,9 @@ MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
 _PUBLISH_PATIENCE = 3.0  # seconds
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def topic(ctx: click.Context) -> None:
+@click.group(cls=CommandGroup)
+def topic() -> None:
     """Show the messages of a running dataflow, and publish."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        ctx.exit(2)
 
 
 def _duration_option(text: str) -> Callable[[Any], Any]:

@@ -11,6 +11,7 @@ import click
 
 from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import coordinator_options
+from dora.cli.options import CommandGroup
 from dora.cli.output import style_option, table
 from dora.cli.values import MAX_COUNT
 from dora.cluster.client import Client
@@ -22,13 +23,9 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def trace(ctx: click.Context) -> None:
+@click.group(cls=CommandGroup)
+def trace() -> None:
     """Show which messages led to which, and how long each step took."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        ctx.exit(2)
 
 
 def _source_options(function: _Function) -> _Function:
