@@ -133,7 +133,7 @@ def test_bad_frames_do_not_end_the_dataflow(bench: Bench) -> None:
 
 
 @pytest.mark.processes
-def test_a_time_to_end_that_is_no_number_is_declined(bench: Bench) -> None:
+def test_a_grace_that_is_no_number_is_rejected(bench: Bench) -> None:
     script = """
         import os
         from control_peer import Peer
@@ -174,7 +174,7 @@ class Liar:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_node_tells_what_a_false_daemon_sent(runtime_root: str, name: str) -> None:
+def test_a_node_reports_the_frame_of_a_false_daemon(runtime_root: str, name: str) -> None:
     liar = Liar(f"{runtime_root}/socket", frame(BAD[name]))
     channel = SocketChannel(f"{runtime_root}/socket")
     sentence = "the daemon sent data that is no frame of this version of dora"
@@ -210,7 +210,7 @@ def test_a_node_names_its_version_when_the_daemon_answers_with_an_unknown_messag
 
 
 @pytest.mark.parametrize("body", [*BAD.values(), msgspec.msgpack.encode({"type": "Noted"})])
-def test_a_command_tells_that_what_answers_is_no_daemon(runtime_root: str, body: bytes) -> None:
+def test_a_command_reports_that_a_server_is_no_daemon(runtime_root: str, body: bytes) -> None:
     liar = Liar(f"{runtime_root}/socket", frame(body))
     peers: list[socket.socket] = []
     thread = threading.Thread(target=lambda: peers.append(liar.serve_one()))

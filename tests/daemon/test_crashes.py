@@ -69,7 +69,7 @@ def nothing_left(bench: Bench, dataflow_id: str, processes: list[int]) -> bool:
     )
 
 
-def test_a_killed_daemon_takes_everything_along(bench: Bench) -> None:
+def test_a_killed_daemon_leaves_neither_processes_nor_files(bench: Bench) -> None:
     driver, dataflow_id, processes = start(bench)
     wait_until(lambda: guardian_of(driver.pid), "the guardian")
     kill(driver.pid)
@@ -87,7 +87,7 @@ def test_a_killed_guardian_is_replaced(bench: Bench) -> None:
     wait_until(lambda: nothing_left(bench, dataflow_id, processes), "the new guardian's work")
 
 
-def test_if_both_are_killed_the_next_start_cleans_up(bench: Bench) -> None:
+def test_the_next_start_cleans_up_after_a_killed_daemon_and_guardian(bench: Bench) -> None:
     driver, dataflow_id, processes = start(bench)
     wait_until(lambda: guardian_of(driver.pid), "the guardian")
     guardian = guardian_of(driver.pid)

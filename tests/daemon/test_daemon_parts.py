@@ -38,7 +38,7 @@ from dora.wire.node_protocol import ReloadFrame, StopFrame
 # ----------------------------------------------------------------------------- lines
 
 
-def test_lines_come_whole_whatever_the_pieces() -> None:
+def test_lines_are_complete_however_the_bytes_arrive() -> None:
     text = "ä\r\n\nlast\n".encode()
     for size in range(1, len(text)):
         lines = LineSplitter()
@@ -57,7 +57,7 @@ def test_long_lines_are_split_and_bad_bytes_replaced() -> None:
 # ----------------------------------------------------------------------------- excerpt
 
 
-def test_the_last_traceback_tells_with_those_it_was_raised_in() -> None:
+def test_the_last_traceback_is_kept_with_those_that_caused_it() -> None:
     head = "Traceback (most recent call last):"
     first = [head, "  a", "ValueError: 1"]
     link = ["", "During handling of the above exception, another exception occurred:", ""]
@@ -185,7 +185,7 @@ def rings(bell: Doorbell) -> bool:
     return bool(select.select([bell.fd], [], [], 0)[0])
 
 
-def test_calling_a_node_counts_and_rings(accounting: Accounting, tmp_path: Path) -> None:
+def test_a_notification_counts_and_rings(accounting: Accounting, tmp_path: Path) -> None:
     bell = Doorbell(f"{tmp_path}/bell-1")
     accounting.notify("b")
     slot = accounting._plan.configs["b"].node_slot
@@ -229,7 +229,7 @@ def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(accounting: 
     accounting.close()
 
 
-def test_what_was_not_sent_is_reported_apart(accounting: Accounting) -> None:
+def test_unsent_messages_are_reported_apart(accounting: Accounting) -> None:
     (link,) = accounting._plan.links
     accounting.board.set(link.slot, STATE, CONNECTED)
     accounting.board.set(link.output_slot, SENT, 5)
@@ -240,7 +240,7 @@ def test_what_was_not_sent_is_reported_apart(accounting: Accounting) -> None:
     accounting.close()
 
 
-def test_the_report_adds_up_and_leaves_out_what_was_sent_to_nobody(accounting: Accounting) -> None:
+def test_the_report_adds_up_and_leaves_out_messages_without_a_receiver(accounting: Accounting) -> None:
     (link,) = accounting._plan.links
     board = accounting.board
     assert accounting.report({}, {})[0].sent == 0
@@ -259,7 +259,7 @@ def test_the_report_adds_up_and_leaves_out_what_was_sent_to_nobody(accounting: A
     accounting.close()
 
 
-def test_a_queue_never_held_more_than_it_can(tmp_path: Path) -> None:
+def test_a_queue_counts_messages_beyond_its_size_as_dropped(tmp_path: Path) -> None:
     """What a receiver that ended early left behind, but for the last of it, had been pushed out."""
     accounting = make_accounting(tmp_path, "drop_oldest")
     (link,) = accounting._plan.links

@@ -43,7 +43,7 @@ def save_with_a_backup(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("save", [save_in_place, save_by_renaming, save_with_a_backup])
-def test_a_save_is_reported_once_it_is_at_rest(file: Path, watch: FileWatch, save: object) -> None:
+def test_a_save_is_reported_once_the_file_is_stable(file: Path, watch: FileWatch, save: object) -> None:
     assert watch.poll() == frozenset()
     save(file, "another text")  # type: ignore[operator]
     assert watch.poll() == frozenset()
@@ -68,7 +68,7 @@ def test_a_file_that_is_still_being_written_is_not_reported(file: Path, watch: F
     assert watch.poll() == {str(file)}
 
 
-def test_a_deleted_file_counts_when_it_is_back(file: Path, watch: FileWatch) -> None:
+def test_a_deleted_file_has_changed_when_it_exists_again(file: Path, watch: FileWatch) -> None:
     file.unlink()
     assert [watch.poll() for _ in range(3)] == [frozenset()] * 3
     file.write_text("two")
@@ -87,7 +87,7 @@ def test_files_saved_together_are_reported_together(file: Path, watch: FileWatch
     assert watch.poll() == {str(file), str(other)}
 
 
-def test_a_change_before_a_file_is_watched_is_none(file: Path, watch: FileWatch) -> None:
+def test_a_change_before_a_file_is_watched_is_not_reported(file: Path, watch: FileWatch) -> None:
     file.write_text("changed")
     watch.watch([str(file)])  # again: it is compared with how it was
     watch.poll()
@@ -99,7 +99,7 @@ def test_a_change_before_a_file_is_watched_is_none(file: Path, watch: FileWatch)
     assert watch.poll() == frozenset()
 
 
-def test_a_missing_file_counts_even_if_it_appears_while_the_files_are_told_again(file: Path) -> None:
+def test_a_missing_file_that_appears_while_the_files_are_set_is_reported(file: Path) -> None:
     other = file.with_name("helper.py")
     watch = FileWatch()
     watch.watch([str(file), str(other)])
@@ -135,7 +135,7 @@ class Reloading:
         return self.changes
 
 
-def test_a_changed_helper_concerns_who_imports_it(tmp_path: Path) -> None:
+def test_a_changed_module_reloads_the_programs_that_import_it(tmp_path: Path) -> None:
     for name, text in {"a": "import helper", "b": "", "op": "import helper", "helper": ""}.items():
         (tmp_path / f"{name}.py").write_text(text)
     reloading = Reloading(
@@ -151,7 +151,7 @@ def test_a_changed_helper_concerns_who_imports_it(tmp_path: Path) -> None:
             ),
         ),
         NodeSpec("arm", path="a.py", hot_reload="never"),
-        NodeSpec("guest", path="dynamic"),
+        NodeSpec("visitor", path="dynamic"),
         NodeSpec("shell", path="shell", args=("echo a.py",)),
     )
     assert reloading.hot.nodes == {"a", "b", "host"}
@@ -178,7 +178,7 @@ def test_a_new_import_is_watched_from_then_on(tmp_path: Path) -> None:
     reloading.loop.close()
 
 
-def test_a_module_that_was_missing_is_noticed_when_it_comes(tmp_path: Path) -> None:
+def test_a_missing_module_is_reported_when_it_exists(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("import late")
     reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
     (tmp_path / "late.py").write_text("")
@@ -199,7 +199,7 @@ def test_bytecode_of_a_changed_file_is_removed(tmp_path: Path) -> None:
     reloading.loop.close()
 
 
-def test_a_saved_dataflow_file_is_mentioned(tmp_path: Path) -> None:
+def test_a_saved_dataflow_file_is_logged(tmp_path: Path) -> None:
     reloading = Reloading(tmp_path)
     (tmp_path / "dataflow.yml").write_text("nodes: [] # more")
     assert reloading.poll() == []

@@ -86,7 +86,7 @@ def test_nodes_that_come_with_dora_are_modules_unless_a_file_is_there(tmp_path: 
 
 
 @pytest.mark.parametrize("name", sorted(name for name, node in BUILTIN_NODES.items() if node.extra))
-def test_what_a_node_of_dora_needs_is_an_extra(name: str) -> None:
+def test_the_requirement_of_a_builtin_node_is_an_extra(name: str) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     node = BUILTIN_NODES[name]
     assert project["optional-dependencies"][node.extra] == [node.requirement]
@@ -109,7 +109,7 @@ def test_what_a_node_of_dora_needs_is_an_extra(name: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_spawned(node: NodeSpec, sentence: str, tmp_path: Path) -> None:
+def test_a_node_that_cannot_be_spawned_has_a_reason(node: NodeSpec, sentence: str, tmp_path: Path) -> None:
     program(tmp_path / "plain", 0o644)
     (tmp_path / "bin").mkdir()
     with pytest.raises(CannotSpawn, match=sentence):
@@ -137,7 +137,7 @@ def test_a_node_with_an_environment_of_its_own_runs_there(tmp_path: Path) -> Non
     assert launch_spec(own_path, node, uv=False, base={}).process_environment(ADDRESS)["PATH"] == "data"
 
 
-def test_what_decides_about_an_environment_is_in_its_name() -> None:
+def test_the_name_of_an_environment_depends_on_its_requirements() -> None:
     def folder(node: NodeSpec, uv: bool = False) -> str | None:
         return environment_folder(Dataflow((node,), "/w"), node, uv=uv)
 
@@ -159,7 +159,7 @@ def test_runtimes_and_shells(tmp_path: Path) -> None:
     assert command(shell, tmp_path, allow_shell=True) == ["sh", "-c", "echo $HOME | wc"]
 
 
-def test_the_environment_of_a_node_overrides_that_of_the_dataflow_and_ours_wins() -> None:
+def test_variables_of_the_node_override_those_of_the_dataflow_except_for_those_of_dora() -> None:
     node = NodeSpec("n", path="n.py", env={"A": "node", "DORA_RUN_ID": "mine"})
     dataflow = Dataflow((node,), "/", env={"A": "dataflow", "B": "dataflow"})
     base = {"A": "base", "B": "base", "C": "base", "DORA_NODE_CONFIG": "old"}
@@ -171,7 +171,7 @@ def test_the_environment_of_a_node_overrides_that_of_the_dataflow_and_ours_wins(
     assert '"socket":"/s"' in env["DORA_NODE_CONFIG"]
 
 
-def test_idle_threads_of_numpy_go_to_sleep_soon_unless_somebody_says_otherwise() -> None:
+def test_idle_threads_of_numpy_sleep_soon_unless_the_environment_sets_a_time() -> None:
     dataflow = Dataflow((NodeSpec("n", path="n.py"),), "/")
 
     def spin(base: dict[str, str]) -> int:

@@ -32,7 +32,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "bin"
 
 
-def test_every_missing_command_and_file_is_told_in_the_order_of_the_lines(tmp_path: Path) -> None:
+def test_every_missing_command_and_file_is_reported_in_the_order_of_the_lines(tmp_path: Path) -> None:
     program(tmp_path / "plain", 0o644)
     text = """nodes:
   - id: a
@@ -71,16 +71,16 @@ def test_commands_that_are_there(tmp_path: Path, search: Path) -> None:
     check_programs(dataflow, uv=False)
 
 
-def test_what_a_build_may_bring_and_what_is_elsewhere_is_not_missed(tmp_path: Path) -> None:
+def test_programs_of_a_build_and_of_other_machines_are_not_missing(tmp_path: Path) -> None:
     built = load(
         tmp_path,
         "nodes: [{id: a, path: plot}, {id: b, path: rec, build: pip install plot}, {id: c, path: d.py}]",
     )
     assert [problem.message.split("`")[1] for problem in missing(built)] == [f"{tmp_path}/d.py"]
-    afar = load(
+    distributed = load(
         tmp_path, "nodes: [{id: a, path: plot, deploy: {machine: arm}}, {id: b, path: rec, deploy: {}}]"
     )
-    (problem,) = missing(afar)
+    (problem,) = missing(distributed)
     assert "the node `b`" in problem.message
 
 

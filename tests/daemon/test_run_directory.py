@@ -99,7 +99,7 @@ def test_only_a_folder_with_the_lock_of_its_run_is_removed(runtime_root: str, tm
     assert runtime_root == root
 
 
-def test_what_a_dead_run_links_to_stays(runtime_root: str, tmp_path: Path) -> None:
+def test_targets_of_links_in_a_dead_run_stay(runtime_root: str, tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("dear")
     dead = RunDirectory.create(uuid7())
     os.symlink(tmp_path, f"{dead.path}/folder")
@@ -187,7 +187,7 @@ def test_only_the_runs_whose_daemon_died_are_removed() -> None:
     living.remove()
 
 
-def test_a_run_may_end_while_another_one_looks_for_remains(
+def test_a_run_may_end_while_another_one_removes_dead_runs(
     runtime_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ending, open_lock = RunDirectory.create(uuid7()), rundir._open_existing_lock
@@ -223,13 +223,13 @@ def test_shared_memory_whose_directory_is_gone_is_found_by_its_board(runtime_roo
         run.remove()
 
 
-def test_too_little_shared_memory_is_said_with_the_figure_needed() -> None:
+def test_too_little_shared_memory_is_reported_with_the_required_size() -> None:
     check_shared_memory(1)
     with pytest.raises(SharedMemoryFull, match=r"[\d.]+ MiB left, .* at least 1099511627776 MiB"):
         check_shared_memory(1 << 60)
 
 
-def test_shared_memory_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_memory_without_write_permission_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, _: path != "/dev/shm")
     with pytest.raises(DoraError, match=r"/dev/shm cannot be written to.*mount it writable"):
         check_shared_memory(1)

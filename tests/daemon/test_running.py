@@ -121,7 +121,7 @@ def test_an_exception_fails_before_its_outputs_close(bench: Bench, monkeypatch: 
     assert result.failures[0].last_lines[-1] == "ValueError: no more"
 
 
-def test_what_was_said_in_the_last_moment_counts(bench: Bench) -> None:
+def test_frames_sent_just_before_the_exit_are_handled(bench: Bench) -> None:
     script = """
         from control_peer import Peer
         from dora.wire.node_protocol import Closing
@@ -133,7 +133,7 @@ def test_what_was_said_in_the_last_moment_counts(bench: Bench) -> None:
 # ----------------------------------------------------------------------------- stopping
 
 
-def test_one_interrupt_stops_gently_and_the_old_handler_is_back_afterwards(bench: Bench) -> None:
+def test_one_interrupt_stops_gently_and_the_old_handler_is_restored(bench: Bench) -> None:
     before = signal.getsignal(signal.SIGINT)
     result = bench.run(bench.node("a", PATIENT), on_entry=when("up", interrupt))
     assert result.ok
@@ -176,7 +176,7 @@ def test_nodes_that_do_not_end_after_a_stop_are_named_in_the_log(
     assert sentence.startswith("still waiting for `a`; SIGTERM follows 10 s after the stop")
 
 
-def test_an_error_of_our_own_leaves_no_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_leaves_no_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     close = Daemon.close
 
     def broken(daemon: Daemon) -> None:
@@ -245,7 +245,7 @@ def test_grandchildren_end_with_their_node(bench: Bench) -> None:
     wait_until(lambda: not alive(int(pids[0])), "the end of the grandchild")
 
 
-def test_a_pipe_held_open_by_somebody_else_does_not_hold_up_the_end(bench: Bench) -> None:
+def test_a_pipe_held_open_by_another_process_does_not_delay_the_end(bench: Bench) -> None:
     script = """
         import subprocess
         from control_peer import Peer
@@ -261,7 +261,7 @@ def test_a_pipe_held_open_by_somebody_else_does_not_hold_up_the_end(bench: Bench
     wait_until(lambda: not alive(int(pids[0])), "its end")
 
 
-def test_what_a_process_is_given(bench: Bench) -> None:
+def test_a_process_gets_its_folder_arguments_and_variables(bench: Bench) -> None:
     script = """
         import os, sys
         from control_peer import Peer
@@ -310,7 +310,7 @@ def test_shell_nodes_only_if_allowed(bench: Bench) -> None:
     assert "42" in bench.lines("a")
 
 
-def test_a_restarted_node_knows_it(bench: Bench) -> None:
+def test_a_restarted_node_knows_its_restart_count(bench: Bench) -> None:
     script = """
         from control_peer import Peer
         node = Peer()
@@ -369,7 +369,7 @@ def test_a_node_that_waits_is_healthy(bench: Bench) -> None:
 # ----------------------------------------------------------------------------- connections
 
 
-def test_strangers_do_no_harm(bench: Bench) -> None:
+def test_unknown_connections_are_closed_and_the_run_goes_on(bench: Bench) -> None:
     script = """
         import os, socket
         from control_peer import Peer
@@ -422,18 +422,18 @@ def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
 
     def join(text: str) -> None:
         address = decode_address(text)
-        guest = Address(address.dataflow_id, "guest", address.socket)
+        address_of_visitor = Address(address.dataflow_id, "visitor", address.socket)
 
         def visit() -> None:
-            first = Peer(guest, dynamic=True)
+            first = Peer(address_of_visitor, dynamic=True)
             try:
-                Peer(guest, dynamic=True)
+                Peer(address_of_visitor, dynamic=True)
             except SystemExit as refusal:
                 seen.append(str(refusal))
             first.close()
             wait_until(lambda: "InputsClosed(inputs=['g'])" in bench.lines("a"), "the closed input")
-            second = Peer(guest, dynamic=True)
-            wait_until(lambda: "NodeRestartedFrame(node_id='guest')" in bench.lines("a"), "the return")
+            second = Peer(address_of_visitor, dynamic=True)
+            wait_until(lambda: "NodeRestartedFrame(node_id='visitor')" in bench.lines("a"), "the return")
             interrupt()
             seen.append(str(second.receive()))
             second.close()
@@ -442,8 +442,8 @@ def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
         visitors[0].start()
 
     result = bench.run(
-        bench.node("a", script, inputs={"g": "guest/g", "t": "timer/"}),
-        bench.node("guest", None, path="dynamic", outputs=("g",)),
+        bench.node("a", script, inputs={"g": "visitor/g", "t": "timer/"}),
+        bench.node("visitor", None, path="dynamic", outputs=("g",)),
         on_entry=when("address", join),
     )
     assert result.ok
@@ -492,7 +492,7 @@ def test_log_files(bench: Bench) -> None:
     assert '"msg":"hello"' in path.read_text()
 
 
-def test_lines_that_nobody_reads_are_counted(bench: Bench) -> None:
+def test_unread_lines_are_counted(bench: Bench) -> None:
     talker = """
         import os
         from control_peer import Peer

@@ -127,7 +127,7 @@ def test_a_run_says_which_dataflow_it_is(bench: Bench) -> None:
     Live(bench).during(check)
 
 
-def test_what_no_command_says_costs_only_its_connection(bench: Bench) -> None:
+def test_an_unknown_request_closes_its_connection_only(bench: Bench) -> None:
     request = encode_frame(SetParameter("a", "deep", None))[4:]
     assert request.endswith(b"\xc0")
     deep = request[:-1] + b"\x91" * 5000 + b"\xc0"  # a list in a list in a list …

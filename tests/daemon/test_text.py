@@ -82,7 +82,7 @@ def test_only_structured_entries_are_sent_as_logs() -> None:
     assert [kept.message for kept in run.kept] == ["good"]
 
 
-def test_lines_for_a_node_that_is_to_come_are_held_and_the_oldest_lost_beyond_the_limit() -> None:
+def test_lines_for_a_node_that_has_not_started_are_held_up_to_a_limit() -> None:
     run = captured(send_stdout_as="o")
     run.taking["b"] = None
     for number in range(HELD_LINES + 5):
@@ -116,7 +116,7 @@ def test_failure_lines_come_from_stderr() -> None:
 TRACEBACK = ["Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "ValueError: no"]
 
 
-def test_a_traceback_is_one_entry_of_level_error_also_for_those_who_listen() -> None:
+def test_a_traceback_is_one_entry_of_level_error_for_log_inputs_too() -> None:
     run = Router(
         NodeSpec("a", path="a.py", log=LogOptions(min_log_level="info")),
         NodeSpec("l", path="l.py", inputs=(logs("error"),)),
@@ -130,7 +130,7 @@ def test_a_traceback_is_one_entry_of_level_error_also_for_those_who_listen() -> 
     assert run.router.last_lines("a") == (*TRACEBACK, "after it")
 
 
-def test_a_traceback_is_let_go_when_nothing_follows() -> None:
+def test_a_traceback_is_logged_when_no_line_follows() -> None:
     run = Router(NodeSpec("a", path="a.py"))
     later: list[tuple[float, Any]] = []
     kept: list[LogEntry] = []

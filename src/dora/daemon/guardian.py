@@ -1,9 +1,9 @@
-"""The guardian: a tiny process that outlives the daemon and leaves nothing behind.
+"""The guardian: a tiny process that cleans up if the daemon dies.
 
-If the daemon dies, even by SIGKILL, nobody would end the nodes and remove the shared memory. So
-every run has a guardian. It waits for the daemon's end of a pipe to close or for the daemon's process to
+A daemon that dies, even by SIGKILL, cannot end its nodes and remove its shared memory. So every run has
+a guardian. It waits for the daemon's end of a pipe to close or for the daemon's process to
 end, whichever comes first (a pipe end may live on in a forked child). Then it kills the processes of
-the run and removes its files. On a normal end the daemon tells it to go.
+the run and removes its files. On a normal end the daemon dismisses it.
 
 Processes are found by the variable ``DORA_RUN_ID`` in their environment, which children inherit, so
 no process is missed that was started while the daemon died; where there is no ``/proc`` (macOS), by
@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable
 
 RUN_ID = "DORA_RUN_ID"
-GO = b"go\n"
+DISMISS = b"go\n"
 KILL_TIMEOUT = 5.0  # seconds
 _HEX = frozenset("0123456789abcdef")
 
@@ -105,7 +105,7 @@ def remove_shared_memory(prefix: str) -> None:
     """Remove the shared memory objects of a run."""
     if os.path.isdir("/dev/shm"):
         objects = [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]
-        # The board goes last: while it exists, the remains of a dead run can be found.
+        # The board goes last: while it exists, the files of a dead run can be found.
         for name in sorted(objects, key=lambda name: name.endswith("board")):
             _try(os.unlink, f"/dev/shm/{name}")
 
@@ -118,7 +118,7 @@ def _try(function: Callable[[str], None], path: str) -> None:
 
 
 def main(pipe: int, daemon: int, run_id: str, run_dir: str, prefix: str) -> None:
-    """Wait for the end of the daemon, then clean up; return at once when told to go."""
+    """Wait for the end of the daemon, then clean up; return at once when dismissed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     poll = select.poll()
@@ -139,7 +139,7 @@ def main(pipe: int, daemon: int, run_id: str, run_dir: str, prefix: str) -> None
             received += data
             *lines, received = received.split(b"\n")
             for line in lines:
-                if line + b"\n" == GO:
+                if line + b"\n" == DISMISS:
                     return
                 registered.add(int(line))
             if data:

@@ -1,13 +1,12 @@
-"""What is said when a dataflow has ended: what failed, first cause first, and what was lost.
+"""The report at the end of a dataflow: failures, first cause first, and lost messages.
 
-Pure: from a `DataflowResult` to text. A run without failures and losses has nothing to say.
+Pure functions from a `DataflowResult` to text, which is empty for a run without failures and losses.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,17 +14,14 @@ from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailur
 from dora.dataflow.model import DEFAULT_QUEUE_SIZE
 from dora.dataflow.problems import listed
 
-if TYPE_CHECKING:
-    pass
-
 _INDENT = "    "
 
 
 def failure_report(result: DataflowResult, log_directory: str | None = None) -> str:
     """Return the report about the nodes that failed, without a final newline; "" if none did.
 
-    Each culprit is named with how it ended and the telling lines of its output; nodes that only
-    fell with another one are summed up in one line. ``log_directory`` is named at the end.
+    Each node that failed by itself is listed with its exit and the last lines of its output; nodes that
+    could not start because of another one share one line. ``log_directory`` is named at the end.
     """
     if result.ok:
         return ""
@@ -89,9 +85,9 @@ def _ending(failure: NodeFailure) -> str:
 def loss_report(result: DataflowResult) -> str:
     """Return what the links and the log files lost and what was sent to undeclared outputs; "" if nothing.
 
-    What somebody asked for (a queue size of his own, a stop) takes one line per link. The table and
-    the keys that mend it are for surprises: full queues of the default size, and messages that a
-    receiver left unread though nothing made it end.
+    Expected losses (a queue size set by the user, a stop) take one line per link. The table and the keys to
+    change are for surprises: full queues of the default size, and messages that a receiver left unread
+    although it ended by itself.
     """
     parts = []
     lossy = [link for link in result.links if link.dropped or link.unread]

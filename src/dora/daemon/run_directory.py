@@ -1,4 +1,4 @@
-"""Where runs live on disk: one directory and one shared-memory prefix per run.
+"""Files of runs: one directory and one shared-memory prefix per run.
 
 ::
 
@@ -11,11 +11,10 @@
             iox/                    iceoryx2's own files
     /dev/shm/dora_8c3f0a6d91b2_*    its shared memory, the board among it
 
-A lock that nobody holds means that the daemon died: every new run first removes the remains of such
-runs. The kernel frees the lock (``flock``) however the daemon ended. Only directories are removed that have
-the name of a run and contain a lock that names this run; everything else stays untouched. The board is
-locked as well, so that shared memory is found whose directory is gone: a session's ``$XDG_RUNTIME_DIR``
-ends with it.
+A lock that nobody holds means that the daemon died: every new run first removes the files of such runs.
+The kernel frees the lock (``flock``) however the daemon ended. Only directories are removed that have the
+name of a run and contain a lock that names this run; everything else stays untouched. The board is locked
+as well, so shared memory is found whose directory is gone: a session's ``$XDG_RUNTIME_DIR`` ends with it.
 """
 
 from __future__ import annotations

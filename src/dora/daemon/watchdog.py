@@ -40,7 +40,7 @@ class Watchdog:
     def dismiss(self) -> None:
         """End the guardian without a clean-up: the run ends normally."""
         self._unwatch()
-        self._write(guardian.GO)
+        self._write(guardian.DISMISS)
         self._close_pipe()
 
     def wait(self) -> None:

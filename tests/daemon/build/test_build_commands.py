@@ -50,7 +50,7 @@ def test_the_interpreter_is_the_one_that_runs_dora(tmp_path):
 
 
 @pytest.mark.processes
-def test_output_is_told_as_entries_of_the_node(tmp_path):
+def test_output_of_a_command_is_logged_as_entries_of_the_node(tmp_path):
     entries = []
     build_dataflow(
         dataflow(tmp_path, python("import sys; print('out'); print('err', file=sys.stderr)")),

@@ -90,7 +90,7 @@ def test_a_checksum_decides_what_is_run(flow, served):
     assert len(os.listdir(os.path.dirname(path))) == 1
 
 
-def test_what_cannot_be_downloaded(flow, served):
+def test_a_failed_download_is_reported_with_its_reason(flow, served):
     _, address = served
     with pytest.raises(BuildError, match="which node `n` runs, cannot be downloaded: the server says 404"):
         build(flow(f"{address}/gone.py"))

@@ -71,7 +71,7 @@ def ask(folder, code):
 
 @needs_uv
 @pytest.mark.processes
-def test_a_node_gets_what_it_asks_for_and_this_dora(flow, index, tmp_path):
+def test_an_environment_has_the_requirements_of_its_node_and_this_dora(flow, index, tmp_path):
     offer(index, "tool", "1.5", "Requires-Dist: dora-rs==0.3.5\n")
     offer(index, "tool", "2.0")
     folder, said = build(flow("python: {requirements: ['tool<2']}"))
@@ -115,7 +115,7 @@ def test_a_lock_of_a_dora_that_required_less_is_solved_anew_with_its_versions(fl
     assert ask(folder, "import tool, helper; print(tool.version, helper.version)") == "1.0 3.0"
 
 
-def test_what_a_lock_lacks():
+def test_requirements_without_a_fitting_version_are_lacking_in_a_lock():
     assert doctest.testmod(environments).failed == 0
     lock = (
         "# made by uv\ntool==1.0 ; sys_platform == 'linux'\ntool==2.0 ; sys_platform != 'linux'\nA_b==1.0\n"
@@ -136,7 +136,7 @@ def test_build_commands_work_in_the_environment_of_the_node(flow, index):
 
 @needs_uv
 @pytest.mark.processes
-def test_what_cannot_be_solved_is_told_with_the_place_and_the_solver(flow, index):
+def test_unsolvable_requirements_are_reported_with_the_place_and_the_solver(flow, index):
     offer(index, "tool", "1.0")
     with pytest.raises(BuildError) as caught:
         build(flow("python: {requirements: ['tool>=3']}"))
@@ -147,7 +147,7 @@ def test_what_cannot_be_solved_is_told_with_the_place_and_the_solver(flow, index
         build(flow("python: {version: '3.97'}"), offline=True)
 
 
-def test_a_missing_uv_is_told_with_the_place(flow, monkeypatch):
+def test_a_missing_uv_is_reported_with_the_place(flow, monkeypatch):
     monkeypatch.setattr("dora.daemon.build.environments.find_uv", lambda: None)
     with pytest.raises(BuildError, match=r"dataflow.yml:2:5: .* node `n` needs uv, which is not installed"):
         build(flow("python: {requirements: [tool]}"))
@@ -195,7 +195,7 @@ import tool
 """
 
 
-def test_a_script_says_what_it_needs(flow, tmp_path):
+def test_a_script_declares_its_own_requirements(flow, tmp_path):
     (tmp_path / "n.py").write_text(BLOCK)
     assert with_inline_environments(flow("outputs: [x]")).nodes[0].python == PythonEnvironment(
         ">=3.11", ("tool<2",)

@@ -35,7 +35,7 @@ def test_commands_of_pip(words, command):
     assert pip_command(words.split()) == command
 
 
-def test_dora_rs_is_taken_out_whatever_is_asked_of_it():
+def test_dora_rs_is_left_out_with_any_extra_and_version():
     left = plan(["-q", "dora-rs==0.3.5", "Dora_RS[x]>=9", "dora-rs-cli", "rich>=13"], "/")
     assert left.words == ["-q", "rich>=13"]
     assert left.provided == ["dora-rs", "dora-rs", "dora-rs-cli"]
@@ -75,7 +75,7 @@ def test_a_checkout_of_dora_rs_itself_is_taken_out(tmp_path):
     assert left.words == [] and left.provided == ["dora-rs"] and not left.asks
 
 
-def test_nodes_that_come_with_dora_mean_what_they_need(tmp_path):
+def test_a_builtin_node_is_replaced_by_its_requirement(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'dora-rerun'\n")
     for words in (["dora-rerun==0.5.0"], ["-e", "."]):
         left = plan(words, str(tmp_path))
@@ -95,7 +95,7 @@ def test_programs_of_another_protocol_are_refused_with_a_reason(tmp_path):
         build(tmp_path, "pip install dora-kit-car")
 
 
-def test_what_is_installed_is_not_asked_of_pip(tmp_path, monkeypatch):
+def test_pip_is_not_started_for_installed_packages(tmp_path, monkeypatch):
     def started(*_, **__):
         raise AssertionError("a process was started")
 
@@ -155,7 +155,7 @@ def test_an_installer_meets_any_pin_without_the_files_of_dora_rs(pin, tmp_path):
 
 
 @pytest.mark.processes
-def test_uv_does_without_dora_rs(tmp_path):
+def test_uv_ignores_requirements_of_dora_rs(tmp_path):
     pytest.importorskip("uv")
     write_wheel(tmp_path, "some_node", {"some_node.py": ""}, "Requires-Dist: dora-rs==0.3.5\n")
     target = tmp_path / "target"
@@ -188,7 +188,7 @@ def test_an_editable_project_is_installed_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.processes
-def test_files_of_dora_rs_over_ours_are_noticed(tmp_path, monkeypatch):
+def test_files_of_dora_rs_over_those_of_dora_are_detected(tmp_path, monkeypatch):
     assert not is_displaced()
     package = tmp_path / "dora"
     package.mkdir()
@@ -210,13 +210,13 @@ def test_versions_that_dora_cannot_work_with_are_not_hidden(tmp_path, monkeypatc
 
 
 @pytest.mark.processes
-def test_what_was_wrong_before_does_not_fail_a_build(tmp_path, monkeypatch):
+def test_an_earlier_fault_does_not_fail_a_build(tmp_path, monkeypatch):
     wrong = [Fault("pyarrow>=15", "dora-dataflow", "14.0")]
     monkeypatch.setattr("dora.daemon.build.build.faults", lambda _: wrong)
     build(tmp_path, "python -c ''")
 
 
-def test_nodes_that_contradict_each_other_are_warned(tmp_path, monkeypatch):
+def test_contradicting_requirements_of_nodes_are_a_warning(tmp_path, monkeypatch):
     conflict = [Fault("numpy<2", "some-node", "2.1")]
     monkeypatch.setattr(
         "dora.daemon.build.build.faults", lambda asked: conflict if list(asked) == ["some-node"] else []

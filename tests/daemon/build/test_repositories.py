@@ -82,7 +82,7 @@ def test_a_branch_is_followed_by_builds_and_left_alone_by_runs(flow, repository)
     assert build(flow("branch: other")) == ["three"]
 
 
-def test_tags_and_commits_stay_what_they_are(flow, repository):
+def test_clones_of_tags_and_commits_do_not_move(flow, repository):
     first = repository.commit("one")
     repository.git("tag", "v1")
     repository.commit("two")
@@ -124,7 +124,7 @@ def test_work_of_the_user_is_never_overwritten(flow, repository):
         (["rev: abcdef0"], "abcdef0"),
     ],
 )
-def test_what_is_not_in_the_repository(fields, says, flow, repository):
+def test_a_missing_branch_tag_or_commit_is_reported(fields, says, flow, repository):
     repository.commit("one")
     with pytest.raises(BuildError) as caught:
         build(flow(*fields))

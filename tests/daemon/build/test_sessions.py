@@ -56,7 +56,7 @@ def change(folder, old, new):
     file.write_text(text.replace(old, new))
 
 
-def test_a_build_is_noted_with_the_keys_that_tools_for_dora_rs_read(folder):
+def test_a_build_is_recorded_with_the_keys_of_dora_rs(folder):
     told(folder, "build")
     noted = session(folder)
     assert list(noted) == KEYS
@@ -71,7 +71,7 @@ def test_a_build_is_noted_with_the_keys_that_tools_for_dora_rs_read(folder):
     assert [path.name for path in (folder / "out").iterdir()] == ["robot.dora-session.yaml"]
 
 
-def test_a_build_has_the_same_id_until_it_is_told_something_else(folder):
+def test_a_build_has_the_same_id_until_its_inputs_change(folder):
     dora.build(folder / "robot.yml")
     first = session(folder)
     dora.run(folder / "robot.yml", stop_after=30)
@@ -97,7 +97,7 @@ def test_a_build_has_the_same_id_until_it_is_told_something_else(folder):
         "git: https://example.org/a.git\n    tag: v1",
     ],
 )
-def test_the_fingerprint_tells_of_everything_that_a_build_is_told(line):
+def test_the_fingerprint_covers_every_input_of_a_build(line):
     def fingerprint(*lines):
         text = "\n    ".join(["nodes:\n  - id: n", "path: n.py", *lines])
         return build_fingerprint(parse(text, working_dir="/", file="/a.yml", environ={}), uv=False)
@@ -105,7 +105,7 @@ def test_the_fingerprint_tells_of_everything_that_a_build_is_told(line):
     assert fingerprint(line) != fingerprint() == fingerprint("outputs: [x]")
 
 
-def test_what_the_nodes_log_as_json_names_the_build(folder):
+def test_log_entries_in_json_name_the_build(folder):
     (folder / "n.py").write_text("import dora\nprint('here')\ndora.Node()\n")
     lines = [json.loads(line) for line in told(folder, "run", "--log-format", "json").splitlines()]
     build_ids = {line["build_id"] for line in lines if line["message"] == "here"}
@@ -113,7 +113,7 @@ def test_what_the_nodes_log_as_json_names_the_build(folder):
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"session_id: [", b"session_id: 3\n", b"[" * 5000])
-def test_a_damaged_session_is_made_anew_and_told(folder, content):
+def test_a_damaged_session_is_written_again_with_a_warning(folder, content):
     (folder / "out").mkdir()
     (folder / "out" / "robot.dora-session.yaml").write_bytes(content)
     assert "is no session of a dataflow; it is written again" in told(folder, "build")
@@ -128,7 +128,7 @@ def test_a_session_that_cannot_be_written_stops_nothing(folder):
     assert "built in" in printed
 
 
-def test_a_session_of_dora_rs_is_gone_on_with(folder):
+def test_a_session_of_dora_rs_is_continued(folder):
     (folder / "out").mkdir()
     (folder / "out" / "robot.dora-session.yaml").write_text(
         "build_id: null\nsession_id: 01a214b2-aa00-73be-99f9-5bc9785bd56a\ngit_sources: {}\n"
@@ -140,7 +140,7 @@ def test_a_session_of_dora_rs_is_gone_on_with(folder):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_the_commits_of_nodes_from_repositories_are_noted(folder, monkeypatch):
+def test_the_commits_of_nodes_from_repositories_are_recorded(folder, monkeypatch):
     repository = folder / "robot.git"
     repository.mkdir()
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))

@@ -58,7 +58,7 @@ def test_a_record_is_shown_with_the_fields_that_differ_from_their_defaults():
     assert shown(on.SpawnFailed("a", "one\ntwo")) == "SpawnFailed(node_id=a, reason='one\\ntwo')"
     assert shown(on.SpawnFailed("a", "x" * 1000)) == f"SpawnFailed(node_id=a, reason={'x' * 80}…)"
     assert shown(RunChanged(RunReport("a", "running"))) == "RunChanged(run=RunReport)"
-    assert shown(OpenObserver("a", "whoever has it gets in")) == "OpenObserver(dataflow_id=a, ticket=…)"
+    assert shown(OpenObserver("a", "secret")) == "OpenObserver(dataflow_id=a, ticket=…)"
 
 
 def test_without_debug_logging_events_are_not_traced():
@@ -84,7 +84,7 @@ def diagnostics(folder, monkeypatch, directives, *command):
 
 
 @pytest.mark.processes
-def test_a_run_tells_what_happened_and_what_was_made_of_it(folder, monkeypatch):
+def test_the_debug_log_of_a_run_has_events_with_their_commands(folder, monkeypatch):
     told = diagnostics(folder, monkeypatch, "debug", "run", "a.yml")
     assert f"DEBUG dora.build: {sys.executable} -c 0 in {folder}" in told
     spawning = f"DEBUG dora.daemon.spawn: node `n`: {sys.executable} -u {folder}/n.py in {folder}"
@@ -103,6 +103,6 @@ def test_parts_can_be_chosen(folder, monkeypatch):
 
 
 @pytest.mark.processes
-def test_a_wrong_value_stops_nothing(folder, monkeypatch):
+def test_a_wrong_value_is_only_a_warning(folder, monkeypatch):
     told = diagnostics(folder, monkeypatch, "loud", "run", "a.yml")
     assert told == [f"warning: RUST_LOG: `loud` is neither a level nor a part of dora; {LEVELS}"]

@@ -55,7 +55,7 @@ def test_nothing_is_made_without_an_entry(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_restart_goes_on_in_the_same_file(tmp_path):
+def test_a_restarted_node_continues_its_log_file(tmp_path):
     log = LogFiles(str(tmp_path))
     log.write(entry("before"))
     log.mark_restart("cam", 1, WHEN)
@@ -87,7 +87,7 @@ def test_an_entry_larger_than_the_limit_is_written_whole(tmp_path):
     assert messages(tmp_path / "log_cam.1.jsonl") == ["a"]
 
 
-def test_the_limit_counts_what_an_earlier_run_left(tmp_path):
+def test_the_limit_counts_the_files_of_an_earlier_run(tmp_path):
     size = len(files.file_record(entry("x")))
     for message in ("x", "y"):
         log = LogFiles(str(tmp_path), {"cam": LogOptions(max_log_size=size)})

@@ -33,7 +33,7 @@ def test_pretty_aligns_the_names_and_marks_the_target():
     assert render(entry(fields={"lux": "3"})).endswith("hello lux=3")
 
 
-def test_pretty_does_not_let_one_long_name_push_all_others_away():
+def test_pretty_limits_the_column_of_names():
     render = renderer("pretty", nodes=["cam", "x" * 60])
     assert render(entry()) == "22:13:20 INFO   cam:  hello"
     assert f"{'x' * 60}: hello" in render(entry(node_id="x" * 60))
@@ -72,7 +72,7 @@ def test_json_is_one_line_with_every_key():
     assert json.loads(renderer("json")(entry(level="stdout")))["level"] == "stdout"
 
 
-def test_colours_tell_names_apart_and_do_not_depend_on_the_order():
+def test_each_name_has_a_colour_that_does_not_depend_on_the_order():
     names = ["cam", "detector", "plot", "lidar"]
     first = renderer("pretty", colour=True, nodes=names)
     second = renderer("pretty", colour=True, nodes=names[::-1])

@@ -58,17 +58,17 @@ def test_a_traceback_is_one_message(make) -> None:
     ]
 
 
-def test_two_that_are_not_chained_are_two() -> None:
+def test_two_unchained_tracebacks_are_two_messages() -> None:
     text = formatted(plain_error())
     assert gather([*text.split("\n"), "", *text.split("\n")]) == [(text, True), ("", False), (text, True)]
 
 
-def test_one_that_breaks_off_is_let_go() -> None:
+def test_an_incomplete_traceback_is_released() -> None:
     lines = formatted(plain_error()).split("\n")[:-1]
     assert gather(lines) == [("\n".join(lines), True)]
 
 
-def test_one_without_end_comes_in_pieces() -> None:
+def test_a_traceback_without_end_comes_in_pieces() -> None:
     lines = ["Traceback (most recent call last):", *["  again"] * (MAX_LINES + 5)]
     found = gather(lines)
     assert [is_traceback for _, is_traceback in found] == [True, *[False] * 6]

@@ -16,8 +16,8 @@ GRAPH = {
     "source": ((), ("x", "y")),
     "middle": (("source/x",), ("z",)),
     "clock": (("timer/",), ("t",)),
-    "sink": (("source/y", "middle/z", "guest/g"), ()),
-    "guest": (("clock/t",), ("g",)),
+    "sink": (("source/y", "middle/z", "visitor/g"), ()),
+    "visitor": (("clock/t",), ("g",)),
 }
 NAMES = (*GRAPH, "extra")
 
@@ -34,7 +34,7 @@ restarts = st.builds(
 def dataflows(draw: st.DrawFn) -> list[NodeSpec]:
     nodes = []
     for name, (inputs, outputs) in GRAPH.items():
-        more: dict[str, object] = {"path": "dynamic"} if name == "guest" else {"restart": draw(restarts)}
+        more: dict[str, object] = {"path": "dynamic"} if name == "visitor" else {"restart": draw(restarts)}
         if draw(st.booleans()):
             more["hot_reload"] = "replace"
         if draw(st.booleans()):
@@ -137,7 +137,7 @@ class World:
 
     def step(self, kind: str, name: str, number: int) -> None:
         run = self.run
-        guest = name == "guest"
+        is_dynamic = name == "visitor"
         specs = run.state.dataflow.nodes
         spec = next((spec for spec in specs if spec.id == name), None)
         if self.finished:
@@ -147,7 +147,7 @@ class World:
         match kind:
             case "register":
                 self.report_spawn(name)
-                self.perform(run.register(name, incarnation=number, dynamic=guest))
+                self.perform(run.register(name, incarnation=number, dynamic=is_dynamic))
             case "ready" if name in self.connected:
                 self.perform(run(on.PortsReady(name)))
             case "ready all":
@@ -207,7 +207,7 @@ class World:
                     self.change(spec, (*spec.inputs, item))
             case "unlink" if spec is not None and number < len(spec.inputs):
                 self.change(spec, spec.inputs[:number] + spec.inputs[number + 1 :])
-            case "replace" if spec is not None and not guest:
+            case "replace" if spec is not None and not is_dynamic:
                 self.perform(run.replace(msgspec.structs.replace(spec, path="other.py")))
             case "time":
                 self.pass_time(float(number))
@@ -256,7 +256,7 @@ def test_any_order_of_events_has_a_way_to_the_end(
     signals_work: bool,
     standby: bool,
 ) -> None:
-    world = World(nodes, watched - {"guest", "extra"}, standby)
+    world = World(nodes, watched - {"visitor", "extra"}, standby)
     world.perform(world.run(on.Begin()))
     for step in script:
         if not world.finished:

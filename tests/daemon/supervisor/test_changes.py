@@ -127,8 +127,8 @@ def test_removing_the_last_node_ends_the_dataflow() -> None:
 
 
 def test_a_dynamic_node_that_does_not_leave_is_disconnected() -> None:
-    guest = node("g", path="dynamic", inputs=("a/x",))
-    run = started(A, guest)
+    visitor = node("g", path="dynamic", inputs=("a/x",))
+    run = started(A, visitor)
     run.join("g", dynamic=True)
     assert "its process is yours" in reason(run.ask("g", "stop"))
     assert sent(run.ask("g", "remove", 1.0), "g") == [StopFrame()]

@@ -108,10 +108,10 @@ def test_a_restarted_node_has_the_present_values() -> None:
 
 
 def test_a_dynamic_node_gets_the_values_set_before_it_joined() -> None:
-    run = Supervised(node("a"), node("guest", path="dynamic", parameters={"x": 1}))
+    run = Supervised(node("a"), node("visitor", path="dynamic", parameters={"x": 1}))
     run.start()
-    run(request(SetParameter("guest", "x", 2)))
-    assert admitted(run.register("guest", dynamic=True)) == {"x": 2}
+    run(request(SetParameter("visitor", "x", 2)))
+    assert admitted(run.register("visitor", dynamic=True)) == {"x": 2}
 
 
 @pytest.mark.parametrize(

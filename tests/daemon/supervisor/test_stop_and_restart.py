@@ -73,7 +73,7 @@ def test_a_second_request_kills_at_once() -> None:
     run = Supervised(node("a"), node("b"))
     run.start()
     run(STOP)
-    assert run(STOP) == []  # the same wish again changes nothing
+    assert run(STOP) == []  # a second request changes nothing
     assert signals(run(on.KillRequested())) == [("a", SIGKILL), ("b", SIGKILL)]
     run.end("a", signal=SIGKILL)
     run.end("b", signal=SIGKILL)

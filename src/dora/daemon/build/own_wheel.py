@@ -1,7 +1,7 @@
-"""A wheel of the dora that is running, for environments that need it as well.
+"""A wheel of the running dora, for other environments.
 
-It is what was installed: the same files, also those that were never published. An editable installation
-becomes a wheel that points to the same source.
+It contains the installed files, also unpublished ones. The wheel of an editable installation points to the
+same source.
 """
 
 from __future__ import annotations

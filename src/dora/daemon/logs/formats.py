@@ -1,4 +1,4 @@
-"""How log entries look on a console: ``pretty``, ``compact`` or ``json``.
+"""Formats of log entries on a console: ``pretty``, ``compact`` or ``json``.
 
 Renderers are functions from a `LogEntry` to one text without a final newline. They are pure: whether
 colours are wanted is decided once, by `wants_colour`.

@@ -1,8 +1,8 @@
-"""From a captured line to a log entry.
+"""Parses captured lines into log entries, and joins the lines of tracebacks.
 
-Three kinds of structured lines are understood, all of them one JSON object per line:
+Three kinds of structured lines are known, each with one JSON object per line:
 
-- what `Node.log` prints: ``{"timestamp", "level", "node_id", "message", "target"?, "fields"?}``;
+- the lines of `Node.log`: ``{"timestamp", "level", "node_id", "message", "target"?, "fields"?}``;
 - the same with ``module_path``, ``file`` and ``line``, from the bridge of the standard ``logging``;
 - JSON of Rust's ``tracing``: ``{"timestamp", "level", "target", "fields": {"message", ...}}``.
 
@@ -118,14 +118,9 @@ def nanoseconds(value: object, now_ns: int) -> int:
     return (moment - _EPOCH) // _MICROSECOND * 1000
 
 
-# Keep the lines of a traceback together: they come one by one, and mean something only as one entry.
-#
-# Pure: lines in, messages out. A traceback ends with the first line that is not indented, which names the
-# exception, unless another traceback is chained to it; so it is held until a line shows that it is over, or
-# until somebody who has waited long enough calls `flush`. That of a program with a syntax error has no
-# header, and begins with the place of the error.
+# --------------------------------------------------------------------------- tracebacks
 
-MAX_LINES: Final = 500  # a longer one comes in pieces
+MAX_LINES: Final = 500  # a longer traceback comes in pieces
 
 _HEADER: Final = "Traceback (most recent call last):"
 _GROUP_HEADER: Final = "+ Exception Group Traceback (most recent call last):"
@@ -137,7 +132,11 @@ _CHAINS: Final = (
 
 
 class Tracebacks:
-    """The lines of one stream.
+    """Joins the lines of each traceback in a stream to one message.
+
+    A traceback ends with the first line that is not indented, which names the exception, unless another
+    traceback is chained to it. So it is held until a line shows that it is over, or until `flush`. The
+    traceback of a syntax error has no header, and begins with the place of the error.
 
     >>> lines = Tracebacks()
     >>> for line in ("Traceback (most recent call last):", "  ...", "ValueError: no"):

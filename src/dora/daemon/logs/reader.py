@@ -1,7 +1,6 @@
-"""Read the log files of a dataflow back: all nodes in the order of time, and on while they grow.
+"""Reads the log files of a dataflow: all nodes in the order of time, and further while they grow.
 
-A file is followed by what it is and not by its name: one that was rotated away is read to its end before
-the next one is begun.
+A file is followed by its inode, not by its name: a rotated file is read to its end before the next one.
 """
 
 from __future__ import annotations

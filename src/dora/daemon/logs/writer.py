@@ -1,14 +1,13 @@
 """The log files of a dataflow: JSON Lines, one file per node, rotated by size.
 
 ``<directory>/log_<node>.jsonl`` grows until the node's ``max_log_size``; then it becomes
-``log_<node>.1.jsonl`` (what was ``.1`` becomes ``.2`` and so on; the oldest of
-``max_rotated_files`` goes). Keys: ``ts`` (UTC, milliseconds), ``level``, ``node``, ``stream``,
+``log_<node>.1.jsonl`` (``.1`` becomes ``.2`` and so on; the oldest of
+``max_rotated_files`` is removed). Keys: ``ts`` (UTC, milliseconds), ``level``, ``node``, ``stream``,
 ``msg``, and where they are known ``target``, ``fields``, ``file`` and ``line``. Entries of the
 daemon itself are in ``log_dora.jsonl``.
 
-A disk that fails or is full must not take the dataflow with it: each kind of trouble is reported
-once, entries are dropped and counted, and writing is tried again now and then, because disks get
-space again.
+A disk that fails or is full must not end the dataflow: each kind of error is reported once, entries
+are dropped and counted, and writing is tried again every few seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One node's process: start it, read what it prints, notice its end."""
+"""The process of a node: its start, the lines that it prints, its end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from dora.daemon.event_loop import READ, Loop, Timer
 from dora.daemon.logs.entry import Stream
 from dora.daemon.processes.launch_spec import CannotSpawn
 
-# Cut what a node prints into lines.
-
 MAX_LINE = 1 << 20  # bytes
 
 
 class LineSplitter:
-    """Feed bytes, get complete lines, without their ends.
+    """Splits bytes into lines, without their ends.
 
     A line longer than `MAX_LINE` bytes comes in pieces. Bytes that are not UTF-8 are replaced.
 
@@ -63,8 +61,8 @@ def _text(line: bytearray) -> str:
     return line.removesuffix(b"\r").decode("utf-8", "replace")
 
 
-# How long to go on reading the pipes of a process that has ended: somebody who left its process
-# group may hold them open for ever.
+# How long the pipes of a process that has ended are read: another process that left the process group may
+# hold them open for ever.
 LINGER = 0.25  # seconds
 _CHUNK = 65536
 
@@ -72,8 +70,8 @@ _CHUNK = 65536
 class Child:
     """A running node process, leader of its own process group.
 
-    ``on_line(stream, text)`` gets every line; ``on_end(exit code, signal number)`` comes once, after
-    the last line. What is left in the process group is killed when the leader ends.
+    ``on_line(stream, text)`` gets every line; ``on_end(exit code, signal number)`` is called once,
+    after the last line. The rest of the process group is killed when the leader ends.
     """
 
     def __init__(
@@ -117,7 +115,7 @@ class Child:
                 pass
 
     def kill_now(self) -> None:
-        """Kill and reap, for the case that the daemon itself is failing."""
+        """Kill and reap the process, if the daemon itself fails."""
         self.signal(signal.SIGKILL)
         if not self.exited:
             try:
@@ -201,7 +199,7 @@ class Child:
         return ready
 
     def _read(self, fd: int) -> None:
-        """Read what is there: one chunk while the process lives, everything once it has ended."""
+        """Read one chunk while the process lives, everything once it has ended."""
         while True:
             try:
                 data = os.read(fd, _CHUNK)
