@@ -168,14 +168,10 @@ EXCEPTIONS = {
 
 # Wings of src/dora, and other folders, that still have to be rewritten.
 PENDING = {
-    "docs",
-    "cli",
     "cluster",
-    "dataflow",
     "node",
     "observe",
     "recording",
-    "testing",
     "wire",
     "tests/cli",
     "tests/cluster",
@@ -187,7 +183,6 @@ PENDING = {
     "tests/node",
     "tests/recording",
     "tests/testing",
-    "tests/transport",
     "tests/wire",
 }
 
