@@ -14,9 +14,10 @@ class VirtualClock:
         self.now = 1_000_000 * MILLISECOND
         for module in (
             "dora.node.receive.link_input",
-            "dora.node.receive.timer_input",
+            "dora.node.receive.local_input",
             "dora.node.receive.deadline",
             "dora.node.receive.inbox",
+            "dora.node.receive.wait",
         ):
             monkeypatch.setattr(f"{module}._monotonic", lambda: self.now)
 

@@ -9,7 +9,7 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow
 from flows import node
 
 from dora import Node
-from dora.node.receive.timer_input import TimerInput
+from dora.node.receive.local_input import TimerInput
 from dora.transport.board import TIMED_OUT
 from dora.wire.node_config import InputConfig
 from dora.wire.node_protocol import Started, TextInput

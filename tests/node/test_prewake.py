@@ -20,7 +20,7 @@ from dora.transport.board import PREWAKE
 
 
 def prewake_targets_of(nodes: Sequence[NodeSpec], node_id: str, **context: Any) -> list[str]:
-    """Return the nodes that get heads-ups from the first output of a node."""
+    """Return the nodes that get prewakes from the first output of a node."""
     planned = plan(
         Dataflow(nodes=tuple(nodes), working_dir="/"), RunContext("flow", "/run", "p_", "/board", **context)
     )

@@ -9,8 +9,8 @@ An event is a dictionary, as existing dora programs expect, and a typed object a
         case Input(id="image"):
             frame = event.value
 
-What is expensive is made when somebody asks for it: ``value`` (a ``pyarrow.Array`` over the received
-memory), ``metadata`` and ``data`` (the values as ``bytes``). Once made it is kept.
+Expensive parts are made on first access, and kept: ``value`` (a ``pyarrow.Array`` over the received
+memory), ``metadata`` and ``data`` (the values as ``bytes``).
 """
 
 from __future__ import annotations

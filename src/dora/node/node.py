@@ -413,7 +413,7 @@ class Node:
         """Leave the dataflow: receivers of this node's outputs get ``INPUT_CLOSED`` after the data.
 
         Called by ``with`` and when the object goes away. A program that simply ends need not call it:
-        the daemon sees the end of the process, and whether it failed; a dynamic node tells it at its
+        the daemon sees the end of the process, and whether it failed; a dynamic node reports it at its
         exit. Calling it again does nothing.
         """
         if self._server is not None:
@@ -424,9 +424,9 @@ class Node:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        # When the block fails, the process is about to fail too: leaving the end to the daemon lets
-        # the receivers learn of the failure (NODE_FAILED) before their inputs close. Nobody watches
-        # the process of a dynamic node, and in a notebook it lives on.
+        # When the block fails, the process is about to fail too. The daemon then reports the failure to
+        # the receivers (NODE_FAILED) before their inputs close. It does not watch the process of a
+        # dynamic node, which lives on in a notebook.
         if kind is None or (self._config.dynamic and issubclass(kind, KeyboardInterrupt)):
             self.close()
         elif self._config.dynamic:

@@ -1,8 +1,12 @@
-"""One span, as it is written to files: OTLP in JSON, one batch a line.
+"""Spans and their files: OTLP in JSON, one batch a line, in ``spans_<node>.jsonl`` beside the log files.
 
-That is the form of OpenTelemetry's own file exporter, so other tools read these files too. Ids are
-hexadecimal, times are nanoseconds since the Unix epoch, and 64-bit integers are text, as the standard
-wants it: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
+OpenTelemetry's file exporter writes this form too, so other tools read these files. Ids are hexadecimal,
+times are nanoseconds since the Unix epoch, and 64-bit integers are text, as the standard requires:
+https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
+
+Each node writes its own file, so it waits for no daemon and no collector. A file that has become too large
+is renamed once, to ``spans_<node>.1.jsonl``: the latest spans are kept, and a forgotten ``--trace`` does
+not fill the disk.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Span(msgspec.Struct, omit_defaults=True, rename="camel", gc=False):
-    """``end_time_unix_nano`` is "0" while it lasts."""
+    """A span; ``end_time_unix_nano`` is "0" until it ends."""
 
     trace_id: str
     span_id: str
@@ -84,7 +88,7 @@ class _Batch(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Spans of one node. ``resource`` says of which, by the names that OpenTelemetry gives."""
+    """Spans of one node; ``resource`` identifies the node, with OpenTelemetry's names."""
 
     resource: dict[str, str | int]
     spans: list[Span]
@@ -120,7 +124,7 @@ def encode_batch(resource: Attributes, version: str, spans: list[Span]) -> bytes
 
 
 def decode_batches(line: bytes) -> list[Batch]:
-    """Return what a line of a file holds; nothing for a line that is none of ours."""
+    """Return the batches in a line of a file; none for a line of another form."""
     try:
         batch = _decode(line)
         return [
@@ -134,17 +138,11 @@ def decode_batches(line: bytes) -> list[Batch]:
         return []
 
 
-# Where spans are kept: ``spans_<node>.jsonl`` beside the log files of the dataflow.
-#
-# Each node writes its own file, so that neither a daemon nor a collector stands in its way. A file that
-# has become too large is put aside once, as ``spans_<node>.1.jsonl``: the latest spans are always there,
-# and a forgotten ``--trace`` does not fill the disk.
-
 MAX_SIZE: Final = 16 << 20  # bytes; there are at most two such files of a node
 
 
 class SpanFile:
-    """Appends lines; trouble with the disk is told by `append`, once, and ends the writing."""
+    """Appends lines, until the disk fails; `append` returns that error once."""
 
     def __init__(self, directory: str, node_id: str, max_size: int = MAX_SIZE) -> None:
         self._base = f"{directory}/spans_{node_id}"
@@ -153,7 +151,7 @@ class SpanFile:
         self._broken = False
 
     def append(self, line: bytes) -> str:
-        """Append a line in one piece; return why nothing more is written, "" if all is well."""
+        """Append a line in one piece; return the error that ends the writing, or ""."""
         if self._broken:
             return ""
         try:

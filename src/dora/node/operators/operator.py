@@ -53,18 +53,18 @@ OnEvent = Callable[[Event, SendOutput], Any]
 
 
 class OperatorError(DoraError):
-    """An operator cannot be loaded, or answered an event with something that is no status."""
+    """An operator cannot be loaded, or did not return a `DoraStatus`."""
 
 
 class OperatorOutput:
-    """One output of an operator: its links out of the process, its consumers inside."""
+    """One output of an operator: its links to other processes, and its consumers in this one."""
 
     def __init__(self, port: OutputPort, consumers: list[LocalInput]) -> None:
         self.port = port
         self.consumers = consumers
         self._words = port.words
         self._interceptors: tuple[SendInterceptor, ...] = ()
-        # What is passed on as it is; `as_arrow` sees to everything else.
+        # Values of this type are passed on; `as_arrow` converts all others.
         self._array: Any = getattr(sys.modules.get("pyarrow"), "Array", ())
 
     def intercept(self, interceptor: SendInterceptor) -> None:
@@ -97,7 +97,7 @@ class OperatorOutput:
 
 
 class HostedOperator:
-    """One operator inside the runtime: the user's object and what surrounds it."""
+    """One operator of the runtime, with the user's object."""
 
     def __init__(self, config: OperatorConfig) -> None:
         self.id = config.id

@@ -1,4 +1,4 @@
-"""What becomes of objects and imported modules when an operator gets new code."""
+"""Hot reload of an operator: its state moves to the new object, its modules are imported again."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _NOTHING = object()
 
 
 def take_over(new: Any, old: Any, initial: Mapping[str, Any]) -> None:
-    """Let an operator of new code go on where the one of the old code is.
+    """Move the state of an operator to the object of its new code.
 
     A class with a method ``on_reload(self, old)`` does it itself. Otherwise the new object gets the
     attributes of the old one; except plain values (numbers, texts, tuples of them) that are still those
-    that the old ``__init__`` set, according to ``initial``: there the new code has the last word. So an
-    edited threshold counts, and a counter goes on.
+    that the old ``__init__`` set, according to ``initial``: there the value of the new code counts. So
+    an edited threshold counts, and a counter goes on.
     """
     on_reload = getattr(new, "on_reload", None)
     if on_reload is not None:
@@ -37,7 +37,7 @@ def _is_plain(value: Any) -> bool:
 
 
 class Unimported:
-    """Imported modules, taken away so that the next import runs their files anew."""
+    """Imported modules, removed so that the next import runs their files again."""
 
     def __init__(self, files: Iterable[str]) -> None:
         wanted = {os.path.realpath(file) for file in files}
@@ -55,7 +55,7 @@ class Unimported:
                 vars(sys.modules[package]).pop(short, None)
 
     def put_back(self, *, everything: bool) -> None:
-        """Undo it where the import failed; with ``everything``, also where it did not."""
+        """Restore the modules that were not imported again; with ``everything``, all of them."""
         for name, module in self._modules.items():
             if everything or name not in sys.modules:
                 sys.modules[name] = module

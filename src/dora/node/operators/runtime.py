@@ -55,7 +55,7 @@ class Runtime:
         self._session.topology.accept_input = self._accept_input
         self._routes = {item.id: self._make_route(item.id) for item in config.inputs}
         self._running = len(self._operators)
-        for item in config.inputs:  # those that came while the others were awaited
+        for item in config.inputs:  # inputs that were connected before the start
             if item.late:
                 self._accept_input(item)
         self._bell = self._session.bell
@@ -110,12 +110,12 @@ class Runtime:
         self._senders[operator_id](short, data, metadata)
 
     def _make_route(self, input_id: str) -> tuple[HostedOperator, str, SendOutput]:
-        """Return whose input it is, what the operator calls it, and what the operator sends with."""
+        """Return the operator of an input, its name there, and the operator's send function."""
         operator_id, _, short = input_id.partition("/")
         return self._operators[operator_id], short, self._senders[operator_id]
 
     def _accept_input(self, item: InputConfig) -> str:
-        """Give an operator one more input; return why it cannot have it, "" if it can."""
+        """Add an input to an operator; return why that is impossible, or ""."""
         operator_id, _, short = item.id.partition("/")
         operator = self._operators[operator_id]
         if operator.ended:
@@ -206,14 +206,14 @@ class Runtime:
             self._session.channel.send(StopDataflow())
 
     def _reload(self, event: Reload) -> None:
-        """Load operators anew; whoever cannot be loaded goes on with its old code."""
+        """Reload operators; one whose new code cannot be loaded goes on with its old code."""
         modules = Unimported(event.modules)
         done = 0
         operators = [self._operators[name] for name in event.operators if not self._operators[name].ended]
         for operator in operators:
             try:
                 status = operator.reload(self._senders[operator.id])
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's operator raises
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's operator may raise anything
                 print_traceback_of_operator(error)
                 text = error_line("".join(traceback.format_exception(error)).splitlines())
                 self._log("error", f"operator `{operator.id}`: the old code goes on: {text}")
@@ -255,5 +255,5 @@ def start_runtime() -> None:
         Runtime().run()
     except DaemonLost:
         sys.exit("the daemon is gone")
-    except Exception as error:  # noqa: BLE001 - whatever the user's operator raises
+    except Exception as error:  # noqa: BLE001 - a user's operator may raise anything
         sys.exit(1 if print_traceback_of_operator(error) else f"error: {error}")

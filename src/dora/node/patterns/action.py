@@ -1,8 +1,8 @@
-"""Actions: a goal that takes its time, with feedback on the way, a result, and the wish to cancel it.
+"""Actions: a goal that takes time, with feedback, a result, and requests to cancel it.
 
 The client's side is a `Goal`; the server's is a function that `Node.serve_goals` registers and that
-gets a `GoalRun`. Both speak the convention of ``goal_id`` and ``goal_status``: whatever belongs to a
-goal carries its ``goal_id``; the result, and nothing else, carries a ``goal_status``.
+gets a `GoalRun`. Both follow the convention of ``goal_id`` and ``goal_status``: each message of a goal
+carries its ``goal_id``; the result, and nothing else, carries a ``goal_status``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Goal(Exchange):
 
     @property
     def error(self) -> str | None:
-        """What the server said when it aborted the goal, if it said something."""
+        """The server's error message, if it aborted the goal with one."""
         return None if self._answer is None else self._answer["metadata"].get(ERROR)
 
     def cancel(self) -> None:
@@ -75,13 +75,13 @@ class Goal(Exchange):
             self._wake()
             return False
         if not self.done:
-            # Feedback that was sent before lies on another input, perhaps unread.
+            # Earlier feedback may wait, unread, on another input.
             self._replies.dispatch_others(event["id"])
             self._finish(event)
         return True
 
     def result(self) -> Input:
-        """Wait for the result and return it, an `Input` event; ``status`` tells how it ended.
+        """Wait for the result and return it, an `Input` event; `status` has the outcome.
 
         Raises `CallTimedOut` (a ``TimeoutError``; the goal is not canceled by it), and `CallFailed`
         once no result can come any more. Events that come meanwhile stay for `Node.next`.
@@ -168,14 +168,14 @@ class GoalRun:
         return self._canceled.is_set()
 
     def wait_for_cancel(self, timeout: float) -> bool:
-        """Sleep, but wake when it is to be canceled; tells whether it is."""
+        """Sleep until a cancel request or the timeout; return whether there is a request."""
         return self._canceled.wait(timeout)
 
     def request_cancel(self) -> None:
         self._canceled.set()
 
     def send_feedback(self, data: Any, metadata: Mapping[str, Any] | None = None) -> None:
-        """Tell the client how far it is. Raises `SendError` if no output for feedback was named."""
+        """Send feedback to the client. Raises `SendError` if no output for feedback was named."""
         if self._feedback is None:
             raise SendError("this action has no feedback; name its output: serve_goals(..., feedback=...)")
         self._feedback.send(data, {**(metadata or {}), GOAL_ID: self.id})
@@ -189,7 +189,7 @@ class GoalRun:
         self._end("aborted", data, metadata)
 
     def cancel(self, data: Any = EMPTY, metadata: Mapping[str, Any] | None = None) -> None:
-        """End the goal because it was to be canceled."""
+        """End the goal as canceled."""
         self._end("canceled", data, metadata)
 
     def _end(self, status: GoalStatus, data: Any, metadata: Mapping[str, Any] | None) -> None:
@@ -214,9 +214,9 @@ class GoalServer:
         self._stopping = False
 
     def start(self, event: Input) -> None:
-        """Begin to work on a goal; one with the id of another that is under way is ignored.
+        """Start a goal; ignore one with the id of another that is under way.
 
-        After a stop, what was sent before it still comes: such a goal is to be canceled from its beginning.
+        After a stop, goals that were sent before it still come; they are canceled from their beginning.
         """
         run = GoalRun(event, self._result, self._feedback)
         if run.id in self._runs:
@@ -228,13 +228,13 @@ class GoalServer:
         thread.start()
 
     def cancel(self, event: Input) -> None:
-        """Note the wish to cancel a goal; one that has ended already is ignored."""
+        """Request to cancel a goal; ignore one that has ended already."""
         found = self._runs.get(event["metadata"][GOAL_ID])
         if found is not None:
             found[0].request_cancel()
 
     def cancel_all(self) -> None:
-        """Ask all goals to end, and those that still come."""
+        """Request to cancel all goals, and those that still come."""
         self._stopping = True
         for run, _ in list(self._runs.values()):
             run.request_cancel()
@@ -249,7 +249,7 @@ class GoalServer:
             answer = self._function(run)
             if run.status is None:
                 run.succeed(EMPTY if answer is None else answer)
-        except Exception as error:  # noqa: BLE001 - whatever the user's function raises, or returns
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
             if not print_traceback_of_operator(error):
                 print(f"error: in `{self._name}`: {error}", file=sys.stderr, flush=True)
             if run.status is None:
@@ -261,4 +261,4 @@ class GoalServer:
         try:
             run.abort(metadata={ERROR: f"`{self._name}` raised {type(error).__name__}: {error}"})
         except SendError:
-            pass  # the node was closed meanwhile: nobody can be told
+            pass  # the node was closed meanwhile: the client cannot get it

@@ -1,6 +1,6 @@
 """Services: one request, one response.
 
-The client's side is a `Call`; the server's is a function that `Node.serve` registers. Both speak the
+The client's side is a `Call`; the server's is a function that `Node.serve` registers. Both follow the
 ``request_id`` convention, so either side may also be a program that sets and reads the key itself.
 """
 
@@ -75,7 +75,7 @@ def call(
 
 
 def responder(handler: Callable[[Input], Any], port: OutputPort) -> tuple[str, Server]:
-    """Return the key of requests, and what answers them with what ``handler`` returns."""
+    """Return the key of requests, and a server that answers them with the results of ``handler``."""
 
     def respond(request: Input, answer: Any) -> None:
         port.send(EMPTY if answer is None else answer, {REQUEST_ID: request["metadata"][REQUEST_ID]})

@@ -138,13 +138,13 @@ def answer_with(
     async def serve_async(event: Input) -> None:
         try:
             succeed(event, await handler(event))
-        except Exception as error:  # noqa: BLE001 - whatever the user's function raises, or returns
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
             failed(event, error)
 
     def serve(event: Input) -> None:
         try:
             succeed(event, handler(event))
-        except Exception as error:  # noqa: BLE001 - whatever the user's function raises, or returns
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
             failed(event, error)
 
     return serve_async if inspect.iscoroutinefunction(handler) else serve

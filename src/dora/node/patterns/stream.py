@@ -1,4 +1,4 @@
-"""Streams: sessions of segments of chunks, for what is made and played while it grows (speech, video).
+"""Streams: sessions of segments of chunks, for data that is played while it is made (speech, video).
 
 A *session* is one conversation; a *segment* one utterance in it; a *chunk* one message. The keys are
 those of `dora.wire.correlation`, so the other side may set or read them by hand.
@@ -37,8 +37,8 @@ class Stream:
     def interrupt(self, data: Any = b"", *, metadata: Mapping[str, Any] | None = None) -> None:
         """Give up the segment: begin a new one whose first chunk, sent at once, carries ``flush``.
 
-        Receivers forget the older chunks that they have not taken yet; these count as dropped. Not
-        forgotten are messages of services and actions.
+        Receivers drop, and count, the older chunks that they have not taken yet; they keep messages of
+        services and actions.
         """
         if self.seq:
             self._begin_segment()

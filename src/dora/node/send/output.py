@@ -101,8 +101,8 @@ class OutputPort:
         self._credit_bell: Doorbell | None = None
         self._bells: list[tuple[int, Bell]] = []
         self._prewake_bells = [
-            (far.node_slot * WORDS + ASLEEP, far.node_slot * WORDS + PREWAKE, Bell(far.bell))
-            for far in (config.prewake if rings else ())
+            (target.node_slot * WORDS + ASLEEP, target.node_slot * WORDS + PREWAKE, Bell(target.bell))
+            for target in (config.prewake if rings else ())
         ]
         self._overflow_channels = dict(
             zip(
@@ -375,7 +375,7 @@ class OutputPort:
         return until != 0 and until > time.monotonic_ns()
 
     def is_heard(self) -> bool:
-        """Tell whether any receiver is there at the moment, as far as this engine can tell."""
+        """Tell whether any receiver is running now, as far as the engine knows."""
         # Over a network, a restarted receiver shows only with the first message that reaches it.
         return not self._rings or any(self._words[state] == CONNECTED for state in self._links)
 

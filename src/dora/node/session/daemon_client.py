@@ -173,8 +173,8 @@ def _with_own_files(config: NodeConfig, run_dir: str) -> NodeConfig:
         output.credit_bell = moved(output.credit_bell)
         for link in output.links:
             link.bell = moved(link.bell)
-        for far in output.prewake:
-            far.bell = moved(far.bell)
+        for target in output.prewake:
+            target.bell = moved(target.bell)
     for item in config.inputs:
         item.credit_bell = moved(item.credit_bell)
     config.bell = moved(config.bell)

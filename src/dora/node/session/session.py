@@ -20,8 +20,7 @@ from dora.node.host import REPLAY_DIRECTORY, Host
 from dora.node.process import install_bridge, log_line, write_line
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
-from dora.node.receive.local_input import LocalInput
-from dora.node.receive.timer_input import TimerInput
+from dora.node.receive.local_input import LocalInput, TimerInput
 from dora.node.receive.wait import DEFAULT_SPIN_US, REMOTE_SPIN_US
 from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
@@ -326,12 +325,12 @@ def _leave_at_exit(reference: weakref.ref[Session]) -> None:
 
 def _text_warning(node_id: str) -> Callable[[Any], None]:
     """Return a function that warns of metadata values which are sent as text, once for each type."""
-    told: set[type] = set()
+    warned: set[type] = set()
 
     def warn(value: Any) -> None:
         kind = type(value)
-        if kind not in told:
-            told.add(kind)
+        if kind not in warned:
+            warned.add(kind)
             name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
             write_line(log_line(node_id, "warn", f"metadata values of type {name} are sent as text"))
 
