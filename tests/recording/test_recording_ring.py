@@ -65,7 +65,7 @@ def test_memory_has_a_limit() -> None:
     ],
 )
 def test_what_is_lost(expected: Expected, span: ChunkSpan, whole: bool, lost: int) -> None:
-    ends = topic_ends({"a/x": expected}, {"a/x": span}, whole=whole)
+    ends = topic_ends({"a/x": expected}, {"a/x": span}, from_start=whole)
     assert ends == {"a/x": TopicEnd(span.messages, lost, span.first, span.last)}
 
 

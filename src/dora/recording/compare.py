@@ -110,8 +110,8 @@ def _of_numbers(a: Any, b: Any, tolerance: Tolerance) -> str:
         return ""
     index = int(np.argmin(same))
     more = int(same.size - np.count_nonzero(same)) - 1
-    told = f"[{index}] is {a[index]} and {b[index]}"
-    return f"{told}, and {more:,} more" if more else told
+    text = f"[{index}] is {a[index]} and {b[index]}"
+    return f"{text}, and {more:,} more" if more else text
 
 
 def _of_values(a: Any, b: Any, where: str, tolerance: Tolerance) -> str:
@@ -250,9 +250,9 @@ def compare(
                 _match(found[recorded.topic], sides, tolerance, metadata)
     for topic, result in found.items():
         if topic in common:
-            _settle(result, sides)
+            _count_unmatched(result, sides)
         else:
-            _note_missing(result, first, second)
+            _count_missing(result, first, second)
     return sorted(
         found.values(), key=lambda each: (each.equal, each.first.time if each.first else 0.0, each.topic)
     )
@@ -273,7 +273,7 @@ def _match(result: TopicDiff, sides: tuple[_Side, _Side], tolerance: Tolerance, 
                 result.first = MessagePlace(result.first_count, sides[0].time(a), what)
 
 
-def _settle(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
+def _count_unmatched(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
     """Count what has no counterpart."""
     matched = result.first_count
     result.first_count, result.second_count = (side.counts[result.topic] for side in sides)
@@ -284,7 +284,7 @@ def _settle(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
             result.first = MessagePlace(matched + 1, side.time(left[0]), _only(name, len(left)))
 
 
-def _note_missing(result: TopicDiff, first: Recording, second: Recording) -> None:
+def _count_missing(result: TopicDiff, first: Recording, second: Recording) -> None:
     """Note a topic that only one of the recordings has."""
     name, recording = ("first", first) if result.topic in first.topics else ("second", second)
     count = result.different = recording.topics[result.topic].messages

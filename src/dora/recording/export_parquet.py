@@ -116,7 +116,7 @@ def export_parquet(
                 raise DoraError(f"message {recorded.sequence} of `{recorded.topic}`: {error}") from None
             as_bytes = array.type == pa.uint8() and not array.null_count
             key = recorded.topic, array.type, as_bytes
-            with _told(recorded.topic, array.type, folder):
+            with _explain_failure(recorded.topic, array.type, folder):
                 table = tables.get(key)
                 if table is None:
                     kinds[recorded.topic] = number = kinds.get(recorded.topic, 0) + 1
@@ -136,12 +136,12 @@ def _json(metadata: dict[str, Any]) -> str:
 
 
 def _close(table: _Table, topic: str, type_: Any, folder: str) -> None:
-    with _told(topic, type_, folder):
+    with _explain_failure(topic, type_, folder):
         table.close()
 
 
 @contextmanager
-def _told(topic: str, type_: Any, folder: str) -> Iterator[None]:
+def _explain_failure(topic: str, type_: Any, folder: str) -> Iterator[None]:
     """Raise `DoraError` for what cannot be written."""
     import pyarrow as pa
 

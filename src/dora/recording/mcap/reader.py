@@ -77,8 +77,8 @@ def unpack(compression: str, data: bytes, size: int) -> bytes:
             import zstandard
 
             # What the data says of itself goes before what it is asked for.
-            told = zstandard.get_frame_parameters(data).content_size
-            if told not in (size, zstandard.CONTENTSIZE_UNKNOWN):
+            declared = zstandard.get_frame_parameters(data).content_size
+            if declared not in (size, zstandard.CONTENTSIZE_UNKNOWN):
                 raise McapError("a chunk has another size than it claims")
             unpacked = zstandard.decompress(data, size)
         case "lz4":
@@ -350,7 +350,7 @@ class Recording:
         try:
             yield from records
         except _damages() as error:
-            self.damage = _told(error)
+            self.damage = _damage_text(error)
 
     def _read_summary(self) -> Any:
         """Return the summary at the end of the file, None if there is none."""
@@ -367,7 +367,7 @@ class Recording:
                 if metadata.name == END:
                     self.end = end_from(metadata.metadata)
         except _damages() as error:
-            self.damage = _told(error)
+            self.damage = _damage_text(error)
             return None
         if self.end is None:
             self.damage = "it has no end record"
@@ -386,7 +386,7 @@ class Recording:
             ids = self._channels(set(self.topics))
             self.last_ns = last_time(self._file, self._summary.chunk_indexes, ids)
         except _damages() as error:
-            self.damage = _told(error)
+            self.damage = _damage_text(error)
 
     def _channels(self, topics: Collection[str]) -> dict[int, Any]:
         channels = self._summary.channels
@@ -415,7 +415,7 @@ class Recording:
                 else:
                     names[record.id] = record.name
         except _damages() as error:
-            self.damage = _told(error)
+            self.damage = _damage_text(error)
         if last_ns:
             self.first_ns, self.last_ns = first_ns, last_ns
         self.damage = self.damage or (known if self.end is not None else "") or "its end is missing"
@@ -450,7 +450,7 @@ class Recording:
                 if begin_ns <= record[1].time_ns < end_ns:
                     yield record
         except _damages() as error:
-            self.damage = _told(error)
+            self.damage = _damage_text(error)
 
     def _in_file_order(self) -> Iterator[tuple[Any, Stored] | Any]:
         """Yield schemas and metadata, and channels with messages, as they come in the file.
@@ -509,7 +509,7 @@ def _dataflow(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _told(error: BaseException) -> str:
+def _damage_text(error: BaseException) -> str:
     name = type(error).__name__
     if name in ("EndOfFile", "EOFError"):
         return "the file ends in the middle of something"

@@ -67,7 +67,7 @@ class BackgroundRecorder:
     def begin_with(self, daemon: Daemon, settings: RecordingOptions) -> None:
         """Return once it records a run that is about to begin, to be called before `Daemon.run`.
 
-        The run needs taps with a long queue: `LocalRunOptions.tap_queue`. Raises `DoraError`.
+        The run needs taps with a large queue: `LocalRunOptions.tap_queue`. Raises `DoraError`.
         """
         self.begin(daemon.socket, msgspec.structs.replace(settings, together=True))
         daemon.loop.watch(self.fileno(), READ, lambda _: None)

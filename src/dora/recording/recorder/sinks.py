@@ -37,7 +37,7 @@ class Ring:
         self._limit = limit
         self._chunks: deque[CompressedChunk] = deque()
         self.bytes = 0
-        self.cut = False  # memory was too small for the whole time
+        self.cut = False  # memory was too small for the wanted time
 
     def add(self, chunk: CompressedChunk, now_ns: int) -> None:
         """Append a chunk that owns its memory; drop chunks that are too old or too many."""
@@ -77,16 +77,16 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 def topic_ends(
-    expected: dict[str, Expected], spans: dict[str, ChunkSpan], *, whole: bool
+    expected: dict[str, Expected], spans: dict[str, ChunkSpan], *, from_start: bool
 ) -> dict[str, TopicEnd]:
-    """Return how complete each topic is: ``whole`` from its start, else from its first recorded message."""
+    """Return how complete each topic is, from its start or from its first recorded message."""
     ends = {}
     for name, item in expected.items():
         span = spans.get(name) or ChunkSpan()
-        before = item.before if whole or not span.messages else min(span.first - 1, item.last)
+        before = item.before if from_start or not span.messages else min(span.first - 1, item.last)
         unsent = sum(1 for number in item.unsent if before < number <= item.last)
         lost = item.last - before - span.messages - unsent
-        if not whole and not span.messages:
+        if not from_start and not span.messages:
             lost = 0
         ends[name] = TopicEnd(span.messages, max(0, lost), span.first, span.last)
     return ends
@@ -131,7 +131,7 @@ class FileSink:
         if isinstance(problem, DiskFull):
             reason = "disk full"
         while True:
-            topics = topic_ends(expected, spans_of(self._spans), whole=True)
+            topics = topic_ends(expected, spans_of(self._spans), from_start=True)
             complete = problem is None and not any(topic.lost for topic in topics.values())
             end = End(
                 complete=complete,
@@ -229,7 +229,7 @@ class RingSink:
     def _write(
         self, chunks: list[CompressedChunk], expected: dict[str, Expected], failed: list[str]
     ) -> Saved:
-        topics = topic_ends(expected, spans_of(dict(chunk.spans) for chunk in chunks), whole=False)
+        topics = topic_ends(expected, spans_of(dict(chunk.spans) for chunk in chunks), from_start=False)
         complete = not any(topic.lost for topic in topics.values())
         end = End(complete=complete, stopped=time.time_ns(), reason="saved", topics=topics, failed=failed)
         with self._lock:  # two saves at a time get two files

@@ -25,7 +25,7 @@ _ALL: Final = 64 << 20  # bytes of all ring buffers of a recording
 _LONGEST: Final = 4 << 20  # bytes of one
 _SHORTEST: Final = 64 << 10  # less is not worth it
 _SHARE: Final = 4  # ring buffers take at most this part of the free shared memory
-_IN_VAIN: Final = 3  # looks after which a message that was counted is searched in the queue
+_MAX_EMPTY_POLLS: Final = 3  # polls after which a counted message is searched in the queue
 
 
 class RingTap:
@@ -36,7 +36,7 @@ class RingTap:
         self._ring: RingBuffer | None = ring
         self._last = 0  # sequence number of the message that was taken last
         self._others = -1  # how many messages outside the ring buffer were known when the queue was empty
-        self._vain = 0
+        self._empty_polls = 0
         self._in_ring: Message | None = None  # what was seen there, and is not its turn yet
         self._in_queue: Message | None = None  # likewise
 
@@ -52,17 +52,17 @@ class RingTap:
         message = self._next_in_ring(ring)
         if message is not None and message.sequence == self._last + 1:
             self._last += 1
-            self._vain = 0
+            self._empty_polls = 0
             return message
         others = ring.others
-        self._vain += 1
+        self._empty_polls += 1
         nothing = message is None and self._in_queue is None
-        if nothing and others == self._others and self._vain < _IN_VAIN and ring.is_written:
+        if nothing and others == self._others and self._empty_polls < _MAX_EMPTY_POLLS and ring.is_written:
             return None
         message = self._first(ring, message, others)
         if message is not None:
             self._last = message.sequence
-            self._vain = 0
+            self._empty_polls = 0
         return message
 
     def _first(self, ring: RingBuffer, message: Message | None, others: int) -> Message | None:
