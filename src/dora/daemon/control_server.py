@@ -66,7 +66,7 @@ class Connection:
             self._write()
 
     def send_text(self, message: ToNode) -> bool:
-        """Send a frame unless `TEXT_BUFFER` bytes wait already; tells whether it was taken."""
+        """Send a frame unless `TEXT_BUFFER` bytes wait already; return whether it was sent."""
         if not self.open or len(self._outgoing) > TEXT_BUFFER:
             return False
         self.send(message)

@@ -20,8 +20,7 @@ from dora.daemon.accounting import Accounting
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.control_server import Connection, ControlServer
 from dora.daemon.event_loop import Loop
-from dora.daemon.event_trace import traced
-from dora.daemon.executor import Executor, LiveCommand
+from dora.daemon.executor import Executor, LiveCommand, traced
 from dora.daemon.guardian import kill_run
 from dora.daemon.health import Health
 from dora.daemon.link_changes import LinkChanges, prepare_plan

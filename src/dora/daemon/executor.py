@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dora.daemon.accounting import Accounting
+from dora.daemon.logs.diagnostics import LEVELS, debug_log, shown
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
@@ -59,10 +60,10 @@ class Backend(Protocol):
         """Perform a command that only occurs outside tests."""
 
     def idle(self) -> None:
-        """All events that were fed are handled."""
+        """Called once all events that were fed are handled."""
 
     def finish(self) -> None:
-        """The dataflow has ended."""
+        """Called when the dataflow has ended."""
 
 
 class Executor:
@@ -127,8 +128,25 @@ class Executor:
                 self._backend.release_text(node_id)
 
 
+def traced(handle: Handle) -> Handle:
+    """Return a ``handle`` that logs every event, if the logger ``dora.daemon.run`` is enabled."""
+    log = debug_log("dora.daemon.run")
+    if log is None:
+        return handle
+
+    def handle_and_trace(event: on.Event, now: float) -> list[do.Command]:
+        commands = handle(event, now)
+        is_routine = isinstance(event, (on.Progress, on.TimePassed)) and not commands
+        level = LEVELS["trace" if is_routine else "debug"]
+        subject = event.request if isinstance(event, (on.RequestReceived, on.ChangeRequested)) else event
+        log.log(level, "%s -> %s", shown(subject), ", ".join(map(shown, commands)) or "nothing")
+        return commands
+
+    return handle_and_trace
+
+
 def event_of_message(node_id: str, message: ToDaemon) -> on.Event | None:
-    """Return the event of a message from a node; None if the supervisor has no interest in it."""
+    """Return the event of a message from a node; None if the supervisor needs none."""
     match message:
         case Ready():
             return on.PortsReady(node_id)

@@ -298,7 +298,7 @@ class RequestHandler:
         """Drop everything that a client had requested for the time of its connection."""
         self.event_logs.end(client.number)
         slots = self._remove_taps(client.number)
-        if slots and self._context.engine == "iceoryx2":  # Zenoh's router forgets who is gone by itself
+        if slots and self._context.engine == "iceoryx2":  # Zenoh's router removes dead clients by itself
             self._lost.append(slots)
             self._on_lost_tap()
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dora.cluster.protocol import OpenObserver, RunChanged, RunReport
-from dora.daemon import event_trace
+from dora.daemon.executor import traced
 from dora.daemon.logs.diagnostics import shown
 from dora.daemon.logs.directives import parse_directives
 from dora.daemon.supervisor import events as on
@@ -63,7 +63,7 @@ def test_a_record_is_shown_with_the_fields_that_differ_from_their_defaults():
 
 def test_without_debug_logging_events_are_not_traced():
     handle = list
-    assert event_trace.traced(handle) is handle
+    assert traced(handle) is handle
 
 
 @pytest.fixture

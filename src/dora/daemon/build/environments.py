@@ -198,7 +198,7 @@ def _bytes_of(path: str) -> bytes:
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Let one process at a time make an environment."""
+    """Hold a lock, so that one process at a time makes an environment."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -128,7 +128,7 @@ def write_lock(dataflow: Dataflow, sources: Mapping[str, GitCommit], path: str) 
 
     for node in dataflow.nodes:
         if node.git is not None and node.id not in sources:
-            raise BuildError(f"node `{node.id}` is not locked: git does not tell the commit of its clone")
+            raise BuildError(f"node `{node.id}` is not locked: git does not know the commit of its clone")
     file = {
         "version": VERSION,
         "descriptor_fingerprint": fingerprint(dataflow),

@@ -36,7 +36,7 @@ class NonBlockingStream:
         self.writes = 0
 
     def write(self, text: str, go_on: Callable[[], bool]) -> bool:
-        """Write text at once, as long as ``go_on()``; tells whether all of it is written.
+        """Write text at once, as long as ``go_on()``; return whether all of it is written.
 
         Raises ``OSError`` or ``ValueError`` if the stream is closed or broken. Characters that it cannot
         encode are replaced. On a terminal, control characters are escaped; see `dora.daemon.logs.terminal`.

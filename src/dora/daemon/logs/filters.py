@@ -15,7 +15,7 @@ _RANK: dict[str, int] = {level: rank for rank, level in enumerate(LOG_LEVELS)}
 def passes(level: LogLevel, threshold: LogLevel) -> bool:
     """Tell whether an entry of this level passes a threshold.
 
-    Raw lines (level ``stdout``) pass only the threshold ``stdout``, which lets everything through.
+    Raw lines (level ``stdout``) pass only the threshold ``stdout``, which every entry passes.
 
     >>> passes("warn", "info"), passes("debug", "info"), passes("stdout", "trace")
     (True, False, False)

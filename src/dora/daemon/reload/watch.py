@@ -37,8 +37,8 @@ class FileWatch:
     """Files and their last signatures.
 
     A change is reported once the signature is the same twice in a row, and only together with all other
-    files that are being saved, so nobody reads half a file or half of a "save all". A file that is gone has
-    not changed until it exists again.
+    files that are being saved, so no program starts with half a file or half of a "save
+    all". A file that is gone has not changed until it exists again.
     """
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class HotReload:
 
 
 def _code(node: NodeSpec, dataflow: Dataflow) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (operator id, main file, where its imports are looked for) for what a node runs."""
+    """Yield (operator id, main file, folders of its imports) for what a node runs."""
     beside = [
         *node.env.get("PYTHONPATH", dataflow.env.get("PYTHONPATH", "")).split(os.pathsep),
         *(path for path in sys.path if _is_of_a_project(path)),

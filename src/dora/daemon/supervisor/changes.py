@@ -165,7 +165,7 @@ def why_no_handover(run: RunState) -> str:
 
 
 def hand_over(run: RunState, connection: int) -> None:
-    """Let the coordinator change the dataflow from now on."""
+    """Hand the changes of the dataflow over to the coordinator."""
     if not run.distributed:
         run.distributed = True
         run.revision += 1  # a change that a client has begun is outdated by that

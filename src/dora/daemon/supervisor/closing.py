@@ -210,7 +210,7 @@ def refuse_start(run: RunState, node: NodeState, why: Literal["broken", "stopped
     """Inform a node that it does not take part."""
     node.refused = why
     run.send(node, StartRefused(reason))
-    run.trace(node, f"was not let in: {reason}")
+    run.trace(node, f"was refused: {reason}")
 
 
 def review_stragglers(run: RunState) -> None:

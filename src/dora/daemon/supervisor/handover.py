@@ -96,7 +96,7 @@ def is_replacement(node: NodeState, event: on.Registering) -> bool:
 
 
 def replacement_registers(run: RunState, node: NodeState, connection: int) -> None:
-    """Let the replacement prepare if it can stand by; otherwise drain the old process."""
+    """Prepare the replacement if it can stand by; otherwise drain the old process."""
     replacement = node.replacement
     assert replacement is not None
     replacement.connection = connection
@@ -221,7 +221,7 @@ def _grace(run: RunState, node: NodeState) -> float:
 
 
 def follow(run: RunState, node: NodeState, words: str, *, needed: bool) -> bool:
-    """Let new code follow a process that ended; return False if there is none that should.
+    """Start new code after a process that ended; return False if there is none to start.
 
     ``needed``: the process failed, or would be restarted. A process that ended well, and was not
     asked to, has done its work. ``words`` describe its exit.

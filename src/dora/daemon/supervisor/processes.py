@@ -83,7 +83,7 @@ def _dynamic_node_left(run: RunState, node: NodeState) -> None:
 
 
 def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
-    """Let another process follow, or end the node."""
+    """Start another process, or end the node."""
     if node.phase not in ("starting", "ready", "running"):
         return
     node.connected = False

@@ -77,7 +77,7 @@ def _refusal(run: RunState, node: NodeState | None, event: Registering) -> str:
 
 
 def ports_ready(run: RunState, node: NodeState) -> None:
-    """Start a node whose ports exist, or let it wait at the barrier."""
+    """Start a node whose ports exist, or keep it at the barrier."""
     if node.phase != "starting" or not node.connected:
         return
     node.phase = "ready"

@@ -7,7 +7,7 @@ has come, after all events before it. So every rule is tested in microseconds, a
 order of events.
 
 The idea is the worker state machine of dask.distributed: one entry point (`Supervisor.handle`), a
-story that tells what happened to a node and why, and invariants that tests check after every step.
+story of each node with what happened and why, and invariants that tests check after every step.
 The state is a record (`RunState`); the rules are functions in the other modules of this package.
 
 Rules that are less obvious than they look:

@@ -1,4 +1,4 @@
-"""Where lines go, without any process."""
+"""Routes of lines that nodes print, without any process."""
 
 from __future__ import annotations
 
