@@ -1,4 +1,4 @@
-"""Imports that do not drag along what dora has no use for: start-up time of every node."""
+"""Import msgspec without an optional dependency, to save start-up time of every node."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def absent(name: str) -> Iterator[None]:
-    """Let ``import name`` fail inside the block, unless the module is loaded already.
+    """Make ``import name`` fail inside the block, unless the module is loaded already.
 
-    For modules that another package imports optionally: msgspec takes ``typing_extensions`` (12 ms)
-    where it finds it and ``typing`` otherwise, which is the same from Python 3.11 on.
+    For optional imports of other packages: msgspec imports ``typing_extensions`` (12 ms) if it is
+    installed, and ``typing`` otherwise, which is the same from Python 3.11 on.
     """
     if name in sys.modules:
         yield

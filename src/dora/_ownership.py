@@ -1,9 +1,9 @@
-"""Checks that a folder, a file, a pipe or a socket belongs to this user, before it is used.
+"""Check that a folder, file, pipe or socket belongs to this user before it is used.
 
-Whatever a running dataflow keeps on disk and in shared memory belongs to the user who started it, and
-nobody else has access to it. Another user may create things of the same names first, in places where all
-users may write (`/tmp`, `/dev/shm`). So everything is checked on the open file, or on the peer of the
-connection, where nothing can be exchanged between the check and the use. Symbolic links are not followed.
+The files of a running dataflow on disk and in shared memory belong to the user who started it, and no
+other user has access to them. Another user may create files of the same names first, in folders where all
+users may write (`/tmp`, `/dev/shm`). So the checks are made on the open file, or on the peer of the
+connection, which nobody can exchange between the check and the use. Symbolic links are not followed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def check_folder(path: str) -> None:
 def open_own(path: str, flags: int, *, kind: int = stat.S_IFREG) -> int:
     """Open a file that belongs to this user alone, and return its descriptor.
 
-    ``kind``: what it has to be, a regular file or a pipe (``stat.S_IFIFO``). A file that ``flags`` let be
-    created is open to this user only. Raises `UnsafeFile` if it is something else or another user's,
-    ``OSError`` if it cannot be opened.
+    ``kind``: the required type, a regular file or a pipe (``stat.S_IFIFO``). A file created because of
+    ``flags`` gives access to this user only. Raises `UnsafeFile` if it is of another type or of another
+    user, ``OSError`` if it cannot be opened.
     """
     # A pipe in place of a regular file would block without O_NONBLOCK, which a regular file ignores.
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -62,7 +62,7 @@ def open_own(path: str, flags: int, *, kind: int = stat.S_IFREG) -> int:
 def connect_own(path: str, timeout: float | None = None) -> socket.socket:
     """Connect to a socket of this user's, in a folder of this user's, behind which this user listens.
 
-    Raises `UnsafeFile` if it is another user's, ``OSError`` if nobody can be reached.
+    Raises `UnsafeFile` if it is another user's, ``OSError`` if the connection fails.
     """
     check_folder(os.path.dirname(path) or ".")
     status = os.lstat(path)
@@ -85,7 +85,7 @@ def connect_own(path: str, timeout: float | None = None) -> socket.socket:
 def is_own_peer(connection: socket.socket) -> bool:
     """Tell whether the process at the other end of a Unix socket belongs to this user or to root.
 
-    Where the system does not tell, the folder of the socket lets nobody else in.
+    Where the system cannot say, the folder of the socket keeps other users out.
     """
     try:
         if sys.platform == "linux":
@@ -102,7 +102,7 @@ def is_own_peer(connection: socket.socket) -> bool:
 
 
 def is_another_users(path: str) -> bool:
-    """Tell whether a file, which may be gone, is no regular file of this user's."""
+    """Tell whether a path is anything but a regular file of this user; False if it is gone."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -111,7 +111,7 @@ def is_another_users(path: str) -> bool:
 
 
 def refuse_foreign_objects(folder: str, prefix: str) -> None:
-    """Raise `UnsafeFile` if another user has put a file of this prefix into a folder open to all."""
+    """Raise `UnsafeFile` if another user has created a file of this prefix in a folder open to all."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -122,7 +122,7 @@ def refuse_foreign_objects(folder: str, prefix: str) -> None:
 
 
 def close_to_others(path: str) -> None:
-    """Take other users' rights to a file of this user's away; raises ``OSError``."""
+    """Remove the rights of other users to a file of this user; raises ``OSError``."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)

@@ -1,8 +1,9 @@
-"""Where running dataflows keep their files: one folder per user, the root, and one below it per run.
+"""Paths of running dataflows and of the coordinator.
 
-The root is a folder that dora made. A folder that exists already is used only if dora made it, which the
-text in its ``lock`` says, or if it is empty and open to this user alone. In any other folder, dora makes
-one of its own, ``dora-<uid>``.
+Each user has one folder for running dataflows, the root, with one folder per run in it. The root is a
+folder made by dora. An existing folder is used only if dora made it, which the text in its ``lock`` proves,
+or if it is empty and gives access to this user alone. In any other folder, dora creates a folder
+``dora-<uid>`` of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 
 from dora._ownership import UnsafeFile, check_folder, open_own
 
-PACKAGE: Final = os.path.dirname(os.path.abspath(__file__))  # with the files that dora brings along
+PACKAGE: Final = os.path.dirname(os.path.abspath(__file__))  # with the files that are part of dora
 SOCKET_NAME: Final = "daemon.sock"
 SHARED_MEMORY: Final = "/dev/shm"
 ROOT_LOCK: Final = "lock"
@@ -28,7 +29,7 @@ class Root(NamedTuple):
     """The folder of this user's running dataflows. It need not exist."""
 
     path: str
-    reason: str  # why it is this one
+    reason: str  # why it was chosen
 
 
 def runtime_root() -> str:
@@ -159,7 +160,7 @@ def router_of(run_dir: str) -> str:
 
 
 def link_endpoint(address: str, port: int, *, tls: bool) -> str:
-    """Return where a node listens for other machines; see `dora.transport.network.sessions`.
+    """Return the endpoint of a node for other machines; see `dora.transport.network.sessions`.
 
     >>> link_endpoint("10.0.0.2", 7000, tls=False), link_endpoint("fd00::2", 7000, tls=True)
     ('tcp/10.0.0.2:7000', 'tls/[fd00::2]:7000')
@@ -168,7 +169,7 @@ def link_endpoint(address: str, port: int, *, tls: bool) -> str:
     return f"{'tls' if tls else 'tcp'}/{host}:{port}"
 
 
-# Where a coordinator is, as the environment of a command says. Imports nothing: every command reads it.
+# --------------------------------------------------------------------------- address of the coordinator
 
 DEFAULT_PORT: Final = 6013
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -208,16 +209,16 @@ def address_fault(text: str) -> str:
 
 
 def chosen_address() -> tuple[str, str]:
-    """Return the address and the port of the coordinator that commands speak with."""
+    """Return the address and the port of the coordinator for commands, from the environment."""
     address = os.environ.get(ADDRESS_VARIABLE, "") or "127.0.0.1"
     return address, os.environ.get(PORT_VARIABLE, "") or str(DEFAULT_PORT)
 
 
 def is_chosen(coordinator: str) -> bool:
-    """Tell whether commands speak with the coordinator at this address and port.
+    """Tell whether the coordinator at this address and port is the one for commands.
 
-    Where none is chosen by its address, one of another machine at the chosen port is meant as well; "",
-    none at all, always is.
+    Unless the environment names an address, one of another machine at the same port is accepted as well.
+    "", for no coordinator, is always accepted.
 
     >>> [is_chosen(place) for place in ("", "[::1]:6013", "10.0.0.1:6013", "127.0.0.1:6014")]
     [True, True, True, False]
@@ -229,7 +230,7 @@ def is_chosen(coordinator: str) -> bool:
     return its_port == port and (address in LOOPBACK or host.strip("[]") == address)
 
 
-# Where the coordinator keeps what outlives it: its store.
+# --------------------------------------------------------------------------- store of the coordinator
 
 
 def data_folder() -> str:

@@ -19,8 +19,8 @@ nodes:
       queue_size: 1
 <BLANKLINE>
 
-The fields of nodes, operators and the dataflow have the names that they have in YAML, and are written as
-they are given; `DataflowBuilder.validate` finds what is wrong with them.
+The fields of nodes, operators and the dataflow have the same names as in YAML, and are written unchanged;
+`DataflowBuilder.validate` checks them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class CommonFields(TypedDict, total=False):
 
 
 class OperatorFields(CommonFields, total=False):
-    """Fields of an operator in YAML that are no parameters of `Operator` by themselves."""
+    """Fields of an operator in YAML that are not parameters of `Operator`."""
 
     wasm: str
 
@@ -120,7 +120,7 @@ class DataflowFields(TypedDict, total=False):
 
 
 class Output:
-    """An output of a node or an operator; ``str(output)`` is what inputs name as their source."""
+    """An output of a node or an operator; ``str(output)`` is the source of inputs that it feeds."""
 
     def __init__(self, node: _Block, output_id: str) -> None:
         self.node = node
@@ -134,14 +134,14 @@ class Output:
 
 
 class _Block:
-    """A mapping of the document, with inputs and outputs."""
+    """A mapping in YAML, with inputs and outputs."""
 
     def __init__(self, id: str, fields: Mapping[str, Any]) -> None:
         self.id = id
         self._fields: dict[str, Any] = {"id": id, **fields}
 
     def add_output(self, output_id: str) -> Output:
-        """Declare an output and return it, to be the source of inputs."""
+        """Declare an output and return it, as a source for inputs."""
         outputs = self._fields["outputs"] = list(self._fields.get("outputs", ()))
         if output_id not in outputs:
             outputs.append(output_id)
@@ -162,17 +162,17 @@ class _Block:
         inputs[input_id] = {"source": source, **given} if given else source
 
     def _reference(self) -> str:
-        """Return what is before the id of an output, in a source."""
+        """Return the part of a source before the id of the output."""
         return self.id
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the mapping as it stands in YAML, of plain values."""
+        """Return the mapping of YAML, with plain values."""
         plain: dict[str, Any] = _plain(self._fields)
         return plain
 
 
 class Node(_Block):
-    """A node; made by `DataflowBuilder.add_node`. Its methods return it, so that they can be chained."""
+    """A node, created by `DataflowBuilder.add_node`. Its methods return it, so that they can be chained."""
 
     def __init__(self, id: str, **fields: Unpack[NodeFields]) -> None:
         super().__init__(id, fields)
@@ -183,11 +183,11 @@ class Node(_Block):
         return self
 
     def path(self, path: str) -> Node:
-        """Set what to run: a Python file, an executable or a command, ``dynamic`` or ``shell``."""
+        """Set the program: a Python file, an executable or a command, ``dynamic`` or ``shell``."""
         return self.set(path=path)
 
     def args(self, args: str | list[str]) -> Node:
-        """Set the arguments of the program: a text that is split as a shell does, or a list."""
+        """Set the arguments of the program: a text, which is split like in a shell, or a list."""
         return self.set(args=args)
 
     def env(self, env: _Environment) -> Node:
@@ -249,7 +249,7 @@ class Operator(_Block):
         send_stdout_as: str | None = None,
         **fields: Unpack[OperatorFields],
     ) -> None:
-        """``fields``: any others that an operator has in YAML."""
+        """``fields``: other fields of an operator in YAML."""
         given: dict[str, Any] = {
             "name": name,
             "description": description,
@@ -270,7 +270,7 @@ class Operator(_Block):
         *,
         input_timeout: float | None = None,
     ) -> Operator:
-        """Add an input, as `Node.add_input` does."""
+        """Add an input, like `Node.add_input`."""
         options = {"queue_policy": queue_policy, "input_timeout": input_timeout}
         self._add_input(input_id, source, queue_size, options)
         return self
@@ -290,7 +290,7 @@ class Operator(_Block):
 
 
 class DataflowBuilder:
-    """A dataflow in the making. ``nodes`` is the list of its nodes."""
+    """Builds a dataflow. ``nodes`` is the list of its nodes."""
 
     def __init__(
         self,
@@ -299,22 +299,22 @@ class DataflowBuilder:
         working_dir: str | os.PathLike[str] = ".",
         **fields: Unpack[DataflowFields],
     ) -> None:
-        """``name`` is for messages and is not written. ``working_dir`` is what paths are relative to when
-        the builder itself runs the dataflow; a written file has its own folder. ``fields``: what the
-        dataflow has in YAML beside its nodes."""
+        """``name`` is for messages and is not written. Paths are relative to ``working_dir`` when the
+        builder runs the dataflow; in a written file, they are relative to its folder. ``fields``: fields
+        of the dataflow in YAML other than its nodes."""
         self.name = name
         self.nodes: list[Node] = []
         self.working_dir = os.path.abspath(os.fspath(working_dir))
         self._fields: dict[str, Any] = dict(fields)
 
     def add_node(self, id: str, **fields: Unpack[NodeFields]) -> Node:
-        """Add a node and return it. ``fields``: any that a node has in YAML."""
+        """Add a node and return it. ``fields``: fields of a node in YAML."""
         node = Node(id, **fields)
         self.nodes.append(node)
         return node
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the dataflow as the mapping that stands in YAML."""
+        """Return the mapping of the dataflow in YAML."""
         return {**_plain(self._fields), "nodes": [node.to_dict() for node in self.nodes]}
 
     def to_yaml(self, path: str | os.PathLike[str] | None = None) -> str | None:
@@ -339,7 +339,7 @@ class DataflowBuilder:
         )
 
     def validate(self) -> tuple[Problem, ...]:
-        """Check the dataflow, as ``dora validate`` does; return what is suspicious but usable.
+        """Check the dataflow, like ``dora validate``; return its warnings.
 
         Raises `DataflowError` with all problems at once.
         """
@@ -390,11 +390,11 @@ class DataflowBuilder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to do: what is built is just text."""
+        """Do nothing: a builder holds no resources."""
 
 
 def _plain(value: Any) -> Any:
-    """Return mappings, lists, text and numbers, which is what YAML is made of."""
+    """Return a value as mappings, lists, text and numbers."""
     if isinstance(value, (Node, Operator)):
         return value.to_dict()
     if isinstance(value, Mapping):
@@ -407,10 +407,10 @@ def _plain(value: Any) -> Any:
 
 
 def _dump(document: dict[str, Any]) -> str:
-    """Return YAML that means the same to every reader.
+    """Return YAML with the same meaning in every parser.
 
-    PyYAML writes for readers of YAML 1.1, who take ``1e3`` for text; readers of 1.2 take it for a number.
-    So texts that any of them could take for something else are quoted.
+    PyYAML writes for parsers of YAML 1.1, in which ``1e3`` is text; in YAML 1.2 it is a number. So a text
+    is quoted if any parser could read it as another type.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""The exceptions of dora, all of them.
+"""All exceptions of dora.
 
 ::
 
@@ -15,7 +15,7 @@
     │   ├── UnsupportedData     the data or metadata has no form on the wire (also a TypeError)
     │   ├── SharedMemoryFull    /dev/shm has no room for the message
     │   └── SampleAlreadySent   a loaned sample was sent twice
-    ├── CallFailed              a call or a goal has no answer: the other side ended, or we are to stop
+    ├── CallFailed              a call or a goal has no answer: the other side ended, or the node stops
     │   ├── CallTimedOut        no answer within the timeout (also a TimeoutError)
     │   └── CallRefused         the other side answered with an error
     ├── UndeclaredInput         a program names an input that the dataflow does not declare for it
@@ -63,21 +63,21 @@ class DoraError(RuntimeError):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong, or suspicious, in a dataflow file.
+    """An error or a warning about a dataflow file.
 
-    ``str(problem)`` shows the place, the sentence, the source line with a caret line under the very
-    token, and the mend, if there is one.
+    ``str(problem)`` shows the place, the message, the source line with carets under the token, and the
+    hint.
     """
 
     message: str  # one sentence, without a full stop
     file: str = "<dataflow>"
     line: int = 0  # from 1; 0: the problem has no place in the file
     column: int = 0  # from 1, in characters
-    hint: str = ""  # the mend, "" if there is no obvious one
+    hint: str = ""  # how to fix it; "": there is no obvious way
     severity: Literal["error", "warning"] = "error"
     source: str = ""  # the line of the file
     width: int = 1  # characters to underline
-    note: str = ""  # what else belongs to the place, such as who uses the file
+    note: str = ""  # more about the place, such as the node that uses the file
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -97,7 +97,7 @@ class Problem(NamedTuple):
 
 
 def _excerpt(source: str, start: int, width: int) -> tuple[str, int, int]:
-    """Return what is shown of a line, and where in it the marked piece is: generated lines may be endless.
+    """Return the part of a line to show, and the marked piece in it: generated lines may be very long.
 
     >>> _excerpt("x" * 1000 + "HERE" + "y" * 1000, 1000, 4)[0].count("x")
     60
@@ -125,7 +125,7 @@ class DataflowError(DoraError):
     problems: tuple[Problem, ...]
 
     def __init__(self, message: str = "", problems: tuple[Problem, ...] = ()) -> None:
-        """Take the problems found, or one sentence where there is no file to point into."""
+        """``problems``: all problems; ``message``: one sentence, if there is no file to point into."""
         shown = [str(problem) for problem in problems[:50]]
         if len(problems) > len(shown):
             shown.append(f"... and {len(problems) - len(shown)} more")
@@ -178,7 +178,7 @@ class SampleAlreadySent(SendError):
 
 
 class CallFailed(DoraError):
-    """A call or a goal was not answered, and will not be."""
+    """A call or a goal will not be answered."""
 
 
 class CallTimedOut(CallFailed, TimeoutError):
@@ -186,7 +186,7 @@ class CallTimedOut(CallFailed, TimeoutError):
 
 
 class CallRefused(CallFailed):
-    """The other side answered that it failed; ``str(error)`` is what it said."""
+    """The other side answered with an error; ``str(error)`` is its text."""
 
 
 class UndeclaredInput(DoraError):

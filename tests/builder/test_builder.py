@@ -23,7 +23,7 @@ def loaded(builder: DataflowBuilder) -> Any:
     return parse(text, working_dir="/nowhere", environ={})
 
 
-def test_what_programs_written_for_dora_rs_do() -> None:
+def test_programs_written_for_dora_rs_work() -> None:
     builder = DataflowBuilder("x")
     camera = builder.add_node("a", path="a.py")
     image = camera.add_output("img")
@@ -149,7 +149,7 @@ TEXTS = st.one_of(
     TEXTS,
     st.floats(min_value=1e-6, max_value=1e9, allow_nan=False),
 )
-def test_what_is_written_reads_the_same_for_everybody(env: Any, name: str, delay: float) -> None:
+def test_written_yaml_reads_the_same_in_every_parser(env: Any, name: str, delay: float) -> None:
     builder = DataflowBuilder(env=env, exit_when_nodes_finish=True)
     builder.add_node("a", path="a.py", name=name, description=name, restart_delay=delay)
     text = builder.to_yaml() or ""
@@ -198,7 +198,7 @@ def test_a_builder_runs_its_dataflow(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not list(tmp_path.glob(".*.yml"))
 
 
-def test_mistakes_name_the_builder_also_when_it_is_run(tmp_path: Path) -> None:
+def test_problems_name_the_builder_when_a_dataflow_is_run(tmp_path: Path) -> None:
     builder = DataflowBuilder("mine", working_dir=tmp_path)
     builder.add_node("a", path="a.py").add_input("i", "b/o")
     for use in (builder.build, builder.run):
@@ -214,5 +214,5 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         builder.run()
 
 
-def test_it_is_found_as_in_dora_rs() -> None:
+def test_the_module_is_an_attribute_like_in_dora_rs() -> None:
     assert dora.builder.DataflowBuilder is DataflowBuilder

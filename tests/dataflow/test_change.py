@@ -80,8 +80,8 @@ def test_a_node_is_added_behind_the_others(running: Dataflow) -> None:
     agrees(change.dataflow)
 
 
-def test_what_runs_keeps_what_it_was_given(running: Dataflow) -> None:
-    """The environment of whoever adds a node has not the variables of whoever started the dataflow."""
+def test_running_nodes_keep_their_environment(running: Dataflow) -> None:
+    """A command that adds a node lacks the variables of the command that started the dataflow."""
     assert add(running, "id: c\npath: c.py").dataflow.node("a").env == {"ROOM": "kitchen"}
 
 
@@ -101,7 +101,7 @@ def test_what_runs_keeps_what_it_was_given(running: Dataflow) -> None:
         ("id: c\npath: $NOWHERE/c.py\nenv: {X: $NOWHERE}", r"new.yml:3:11: error: .*`NOWHERE` is not set"),
     ],
 )
-def test_a_wrong_node_is_told_where_it_is_wrong(running: Dataflow, text: str, message: str) -> None:
+def test_a_problem_of_an_added_node_names_its_place(running: Dataflow, text: str, message: str) -> None:
     with pytest.raises(DataflowError, match=message) as caught:
         add(running, text)
     assert "<the running dataflow>" not in str(caught.value)
@@ -117,7 +117,7 @@ def test_types_are_checked_with_those_that_run(running: Dataflow) -> None:
         add(running, text, strict_types=True)
 
 
-def test_a_replacement_takes_over_what_it_does_not_say(running: Dataflow) -> None:
+def test_a_replacement_keeps_the_fields_it_does_not_set(running: Dataflow) -> None:
     change = with_replaced(running, "a", "path: other.py", "new.yml", {})
     node = change.dataflow.node("a")
     assert (node.path, node.outputs) == ("other.py", ("o",))

@@ -66,7 +66,7 @@ def edge(graph: Graph, target: str, input: str) -> Edge:
     return found
 
 
-def test_nodes_operators_and_what_dora_provides_are_boxes(robot: Graph) -> None:
+def test_nodes_operators_and_sources_of_dora_are_boxes(robot: Graph) -> None:
     assert {box.id: box.kind for box in robot.boxes} == {
         "dora/timer/hz/30": "timer",
         "dora/logs/warn/camera": "logs",
@@ -187,7 +187,7 @@ def test_modules_are_groups_and_their_nodes_are_called_as_inside(tmp_path) -> No
     ]
 
 
-def test_the_graph_is_json_as_it_is(robot: Graph) -> None:
+def test_the_graph_is_written_as_json(robot: Graph) -> None:
     data = json.loads(msgspec.json.encode(robot))
     assert list(data) == ["boxes", "groups", "edges"]
     assert msgspec.json.decode(json.dumps(data), type=Graph) == robot

@@ -83,12 +83,12 @@ def test_relative_imports(project: Project) -> None:
     assert project.names(project.program().files) == {"main.py", "a/b/one.py", "a/b/two.py", "a/c.py"}
 
 
-def test_the_first_root_that_has_it_wins(project: Project) -> None:
+def test_the_first_root_with_a_module_wins(project: Project) -> None:
     project.write(main="import helper", one__helper="", two__helper="import far", two__far="")
     assert project.names(project.program("main", "one", "two").files) == {"main.py", "one/helper.py"}
 
 
-def test_what_is_installed_is_not_part_of_it(project: Project) -> None:
+def test_installed_packages_are_not_part_of_a_program(project: Project) -> None:
     project.write(main="import os, numpy, dora.node, no_such_module", dora__node="")
     assert project.names(project.program().files) == {"main.py"}
 
@@ -113,7 +113,7 @@ def test_modules_that_import_each_other(project: Project) -> None:
     assert program.stale(frozenset({str(project.path("b"))})) == program.files
 
 
-def test_who_imports_what_changed_is_stale_as_well(project: Project) -> None:
+def test_importers_of_a_changed_module_are_stale_as_well(project: Project) -> None:
     project.write(main="import top, other", top="import deep", deep="", other="")
     program = project.program()
     stale = program.stale(frozenset({str(project.path("deep"))}))

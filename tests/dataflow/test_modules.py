@@ -216,7 +216,7 @@ def test_nodes_of_the_dataflow_can_be_reached_from_a_module(project: Project) ->
     assert project.nodes()["pipe.find"]["inputs"] == {"image": "camera/image"}
 
 
-def test_what_a_module_finds_around_it_may_be_another_module(project: Project) -> None:
+def test_a_module_beside_a_module_is_found(project: Project) -> None:
     inner = "module: {name: m}\nnodes: [{id: x, path: x.py, inputs: {i: pipe/boxes}}]"
     project.write(flow=FLOW + "  - {id: m, module: m.yml}\n", mods__detect=DETECT, m=inner)
     assert project.nodes()["m.x"]["inputs"] == {"i": "pipe.find/boxes"}
@@ -358,7 +358,7 @@ def test_problems_of_using_a_module_point_to_the_use(
     assert len(problems) == 1, problems
 
 
-def test_a_mistake_in_a_module_is_told_once_however_often_it_is_used(project: Project) -> None:
+def test_a_mistake_in_a_module_used_twice_is_reported_once(project: Project) -> None:
     flow = FLOW + "  - {id: again, module: mods/detect.yml, inputs: {frames: camera/image}}\n"
     flow += "  - {id: use, module: mods/use.yml}\n"
     use = "module: {name: u}\nnodes: [{id: d, module: detect.yml, inputs: {frames: d/boxes}}]"
@@ -371,7 +371,7 @@ def test_a_mistake_in_a_module_is_told_once_however_often_it_is_used(project: Pr
         assert len(project.write(mods__detect=mistake).problems()) == 1
 
 
-def test_what_is_suspicious_in_a_module_is_told_once(project: Project) -> None:
+def test_a_warning_in_a_module_is_reported_once(project: Project) -> None:
     flow = FLOW + "  - {id: again, module: mods/detect.yml, inputs: {frames: camera/image}}\n"
     inner = DETECT.replace("path: scale.py", "custom: {source: scale.py}")
     inner = inner.replace("path: find.py", "path: dynamic\n    args: x\n    outputs: [boxes]")

@@ -195,7 +195,7 @@ values = (
         max_leaves=8,
     )
 )
-def test_what_is_written_reads_as_the_same(value: Any) -> None:
+def test_a_written_tree_reads_as_the_same_tree(value: Any) -> None:
     from dora.dataflow.parser.tree import MappingNode, compose, to_yaml
     from dora.dataflow.problems import ProblemReport
 

@@ -13,7 +13,7 @@ def parameters(text: str) -> object:
     return parse(source, file="f.yml", working_dir="/", environ={}).nodes[0].parameters
 
 
-def test_values_are_kept_as_they_are() -> None:
+def test_parameter_values_keep_their_types() -> None:
     values = parameters("{gain: 0.5, on: true, name: fast, none: null, list: [1, {a: b}]}")
     assert values == {"gain": 0.5, "on": True, "name": "fast", "none": None, "list": [1, {"a": "b"}]}
 
@@ -38,7 +38,7 @@ def test_a_runtime_has_them_too() -> None:
         (f"{{x: {'v' * 70000}}}", "the value of the parameter `x` has 70002 bytes as JSON"),
     ],
 )
-def test_what_cannot_be_is_shown_at_its_place(text: str, message: str) -> None:
+def test_an_invalid_parameter_is_shown_at_its_place(text: str, message: str) -> None:
     with pytest.raises(DataflowError) as raised:
         parameters(text)
     (problem,) = raised.value.problems

@@ -33,7 +33,7 @@ def inputs(of: Plan, node_id: str) -> dict[str, InputConfig]:
     return {item.id: item for item in of.configs[node_id].inputs}
 
 
-def test_what_stays_keeps_line_bell_and_channel() -> None:
+def test_an_unchanged_link_keeps_line_bell_and_channel() -> None:
     before = planned(A, B)
     after = planned(A, B, node("c", ("i", "a/o", 5), outputs=("x",)), former=before)
     assert after.configs["b"] == before.configs["b"]
@@ -84,7 +84,7 @@ def test_late_links_take_the_places_of_taps_except_one() -> None:
     assert overflow_channel.max_receivers > SPARE_RECEIVERS
 
 
-def test_a_long_queue_gets_a_channel_of_its_own_which_goes_with_it() -> None:
+def test_a_deep_queue_gets_an_overflow_channel_that_is_removed_with_the_link() -> None:
     before = planned(A, B)
     after = planned(A, B, node("c", ("j", "a/o", 500)), former=before)
     (overflow_channel,) = output(after).overflow_channels

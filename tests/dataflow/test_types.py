@@ -58,7 +58,7 @@ def test_names_are_read(text: str, name: TypeName) -> None:
 @pytest.mark.parametrize(
     "text", ["", "a b", "/A", "a//B", "A[", "A[b]", "A[b=]", "A[b=c", "A[b=c,]", "A[=c]"]
 )
-def test_what_is_no_name_is_refused(text: str) -> None:
+def test_an_invalid_type_name_is_refused(text: str) -> None:
     with pytest.raises(TypeFault):
         parse_type(text)
 
@@ -223,7 +223,7 @@ def test_a_timer_sends_nothing(name: str) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_a_warning_or_an_error(old: str, new: str, message: str, hint: str) -> None:
+def test_a_type_mismatch_is_a_warning_or_an_error(old: str, new: str, message: str, hint: str) -> None:
     marked = FLOW.replace(old, new, 1) if old else FLOW + new
     before, _, rest = marked.partition("«")
     underlined = rest.partition("»")[0]
@@ -414,7 +414,7 @@ def test_a_manifest_beside_a_program_says_its_types(tmp_path: Path) -> None:
     assert "reader/masks" not in dataflow.types.outputs
 
 
-def test_what_the_dataflow_says_wins_over_the_manifest(tmp_path: Path) -> None:
+def test_types_of_the_dataflow_win_over_the_manifest(tmp_path: Path) -> None:
     fields = "    input_types: {image: std/media/v1/Image}\n"
     assert with_manifest(tmp_path, fields=fields).type_warnings == ()
 
@@ -440,7 +440,7 @@ def test_problems_of_manifests_are_warnings(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- what nodes get to know
 
 
-def test_the_plan_tells_nodes_what_to_expect() -> None:
+def test_the_plan_has_the_expected_types_of_each_input() -> None:
     text = f"{FLOW}    input_types: {{number: std/core/v1/UInt32, image: std/core/v1/Bytes}}\n"
     configs = plan(parse(text), RunContext("id", "/run", "p_", "/board")).configs
     image, number, log = configs["reader"].inputs

@@ -77,7 +77,7 @@ def test_an_output_with_a_colon_is_mended() -> None:
     assert [problem.hint for problem in caught.value.problems] == ["write `image`, without a colon"]
 
 
-def test_a_piece_of_a_readme_says_which_node_it_lacks() -> None:
+def test_a_part_of_a_dataflow_is_refused_with_the_missing_node() -> None:
     with pytest.raises(DataflowError) as caught:
         parse("nodes: [{id: dora-vad, path: dora-vad, inputs: {audio: microphone/audio}}]")
     assert [problem.hint for problem in caught.value.problems] == ["`dora-vad` is the only node"]

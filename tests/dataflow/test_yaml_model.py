@@ -164,7 +164,7 @@ def test_reserved_variables_are_left_out_with_a_warning(name: str) -> None:
         ("python -c 'a > b'", "", ""),
     ],
 )
-def test_what_only_a_shell_would_understand_is_warned_about(command: str, word: str, mend: str) -> None:
+def test_shell_syntax_in_arguments_is_warned_about(command: str, word: str, mend: str) -> None:
     dataflow = parse(f"nodes:\n  - id: a\n    path: a.py\n    build: {command}\n")
     assert dataflow.nodes[0].build == (command,)
     found = [(problem.message[: len(word) + 2], mend in problem.hint) for problem in dataflow.warnings]

@@ -369,7 +369,7 @@ def test_carets_line_up_under_wide_characters_and_tabs() -> None:
     assert carets == "    |     \t       ^^^"
 
 
-def test_of_an_endless_line_the_surroundings_of_the_place_are_shown() -> None:
+def test_a_very_long_line_is_cut_around_the_place() -> None:
     nodes = ", ".join(f"{{id: n{number}, path: a.py}}" for number in range(500))
     (problem,) = problems(f"nodes: [{nodes.replace('n250', 'n249')}]")
     text, carets = str(problem).splitlines()[1:3]

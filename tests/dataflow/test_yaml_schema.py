@@ -183,7 +183,7 @@ def test_schema_refuses_what_the_parser_refuses(document: dict[str, Any]) -> Non
         dora.dataflow.parse(json.dumps(document), working_dir="/", environ={})
 
 
-def test_what_comes_later_says_so_in_the_schema() -> None:
+def test_unsupported_fields_are_marked_in_the_schema() -> None:
     for block in BLOCKS.values():
         for field in block.fields.values():
             if isinstance(field.field_type, UnsupportedType):

@@ -172,18 +172,14 @@ PENDING = {
     "node",
     "observe",
     "recording",
-    "wire",
     "tests/cli",
     "tests/cluster",
     "tests/coordinator",
     "tests/dashboard",
-    "tests/dataflow",
     "tests/inspection",
     "tests/machines",
     "tests/node",
     "tests/recording",
-    "tests/testing",
-    "tests/wire",
 }
 
 GENERATED = "docs/reference/commands.md"  # its sentences are those of the commands

@@ -157,7 +157,7 @@ def test_a_daemon_does_not_answer_another_user_even_in_an_open_folder(tmp_path: 
 
 
 @pytest.mark.processes
-def test_what_a_daemon_says_about_its_files_is_not_believed(folder: Path, tmp_path: Path) -> None:
+def test_paths_from_a_daemon_are_not_trusted(folder: Path, tmp_path: Path) -> None:
     """Before: the board that the daemon named was mapped and written to."""
     fake = Path(__file__).with_name("planted_daemon.py")
     board, heard = tmp_path / "board", tmp_path / "heard"

@@ -64,7 +64,7 @@ def test_dataflow(dora_dataflow):
     assert flow.outputs["b/twice"][0].value.to_pylist() == [10]
 
 
-def test_a_failure_that_nobody_looked_at(dora_dataflow):
+def test_an_unseen_failure_fails_the_test(dora_dataflow):
     def fail(node):
         raise RuntimeError("unseen")
 
@@ -92,7 +92,7 @@ def test_the_fixtures(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_pytest_pays_next_to_nothing_for_fixtures_that_nobody_uses() -> None:
+def test_unused_fixtures_cost_pytest_next_to_nothing() -> None:
     script = "import sys, pytest; before = set(sys.modules); import dora.testing.pytest_plugin\n"
     script += "print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -38,7 +38,7 @@ def test_events_are_typed_as_real_ones_are() -> None:
     assert isinstance(node.next(), Stop)
 
 
-def test_whole_events_are_given_as_they_are() -> None:
+def test_given_events_are_returned_unchanged() -> None:
     events: list[Any] = [
         {"type": "INPUT", "id": "x", "value": 1, "metadata": {}},
         {"type": "STOP", "id": "MANUAL"},
@@ -47,7 +47,7 @@ def test_whole_events_are_given_as_they_are() -> None:
     assert list(MockNode(events)) == events
 
 
-def test_what_is_sent_and_logged_is_remembered() -> None:
+def test_sent_messages_and_logs_are_recorded() -> None:
     node = MockNode([])
     node.send_output("o", 1, {"q": 2})
     node.send_output("o", b"x")
@@ -84,7 +84,7 @@ def test_services_are_answered_before_the_stop() -> None:
     ]
 
 
-def test_information_is_what_was_given() -> None:
+def test_a_mock_node_returns_the_given_information() -> None:
     node = MockNode(
         [],
         dataflow_descriptor={"nodes": []},
@@ -110,26 +110,26 @@ def test_asyncio() -> None:
     assert asyncio.run(main()) == ["a", "b", "ALL_INPUTS_CLOSED"]
 
 
-def test_what_needs_a_dataflow_is_not_there() -> None:
+def test_a_mock_node_refuses_methods_that_need_a_dataflow() -> None:
     with pytest.raises(NotImplementedError):
         MockNode([]).send_output_raw("o", 3)
     with pytest.raises(NotImplementedError):
         MockNode([]).merge_external_events(None)
 
 
-def test_what_is_missing_is_told() -> None:
+def test_a_missing_response_is_named() -> None:
     with pytest.raises(AttributeError, match="no `loan`, which needs a dataflow; use"):
         MockNode([]).loan("image", 3)
     with pytest.raises(AttributeError, match="a node has no `sendd`"):
         MockNode([]).sendd("o", 1)
 
 
-def test_the_methods_take_what_those_of_a_node_take() -> None:
+def test_a_mock_node_has_the_signatures_of_a_node() -> None:
     for name, method in inspect.getmembers(MockNode, inspect.isfunction):
         real = getattr(dora.Node, name, None)
         if real is not None and not name.startswith("__"):
             assert list(inspect.signature(method).parameters) == list(inspect.signature(real).parameters)
 
 
-def test_it_is_found_as_in_dora_rs() -> None:
+def test_the_module_is_an_attribute_like_in_dora_rs() -> None:
     assert dora.testing.MockNode is MockNode

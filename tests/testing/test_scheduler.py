@@ -25,7 +25,7 @@ def scheduler() -> Iterator[Scheduler]:
     assert current() is None
 
 
-def test_tasks_run_in_the_order_in_which_they_can(scheduler: Scheduler) -> None:
+def test_tasks_run_first_come_first_served(scheduler: Scheduler) -> None:
     told: list[tuple[str, int]] = []
 
     def sleeper(name: str, *seconds: int) -> None:
@@ -43,7 +43,7 @@ def test_tasks_run_in_the_order_in_which_they_can(scheduler: Scheduler) -> None:
     assert told == [("b", 1), ("a", 2), ("b", 3), ("a", 4), ("b", 4)]
 
 
-def test_a_flag_wakes_one_that_waits_and_stays_for_one_that_comes_later(scheduler: Scheduler) -> None:
+def test_a_flag_wakes_a_waiting_task_or_stays_raised_for_the_next(scheduler: Scheduler) -> None:
     flag, told = Flag(), []
 
     def body() -> None:
@@ -67,7 +67,7 @@ def test_a_wait_ends_at_its_deadline(scheduler: Scheduler) -> None:
     assert scheduler.now == START_NS + 5 * SECOND
 
 
-def test_one_that_looks_again_and_again_lets_time_pass(scheduler: Scheduler) -> None:
+def test_a_task_that_polls_in_a_loop_lets_time_pass(scheduler: Scheduler) -> None:
     def body() -> None:
         while scheduler.now < START_NS + SECOND:
             scheduler.idle_poll()

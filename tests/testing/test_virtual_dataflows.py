@@ -81,7 +81,7 @@ def test_the_test_plays_nodes_with_the_real_interface() -> None:
         assert [event["type"] for event in sink] == ["INPUT_CLOSED", "STOP"]
 
 
-def test_what_is_in_rest_stays_at_rest_until_time_passes() -> None:
+def test_an_idle_dataflow_does_nothing_until_time_passes() -> None:
     with VirtualDataflow(CHAIN, nodes={"source": count(100), "double": double}) as flow:
         flow.advance(0.35)
         assert len(flow.outputs["source/number"]) == 4
@@ -365,7 +365,7 @@ nodes:
         run_dataflow(text, nodes={"a": wait, "b": wait})
 
 
-def test_a_node_that_does_not_give_way_is_shown_and_left_behind(tmp_path: Path) -> None:
+def test_a_node_that_never_waits_is_named_and_left_behind(tmp_path: Path) -> None:
     release, ended = threading.Event(), threading.Event()
 
     def busy() -> None:

@@ -162,7 +162,7 @@ def test_recv_async_times_out_in_virtual_time() -> None:
     assert times(run.outputs["t"]) == [5.0]
 
 
-def test_the_exception_of_a_node_is_raised_as_it_is() -> None:
+def test_the_exception_of_a_node_is_raised_unchanged() -> None:
     def fail(node: Node) -> None:
         node.next()
         raise ZeroDivisionError("by the node")
@@ -177,7 +177,7 @@ def test_the_exception_of_a_node_is_raised_as_it_is() -> None:
 def test_an_exit_status_is_a_failure_with_a_report() -> None:
     def leave(node: Node) -> None:
         node.next()
-        print("some last words")
+        print("a last line")
         sys.exit(3)
 
     with pytest.raises(DataflowFailed, match="exited with status 3"):

@@ -33,7 +33,7 @@ def slow_server(node: Node) -> None:
         pass
 
 
-def test_a_slow_answer_and_one_that_is_too_slow() -> None:
+def test_a_slow_answer_arrives_and_a_late_one_times_out() -> None:
     def client(node: Node) -> None:
         reply = node.call("request", pa.array([21]), timeout=60).wait()
         node.send_output("log", reply["value"])

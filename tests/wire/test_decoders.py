@@ -23,7 +23,7 @@ from dora.daemon.logs.reader import read_record
 from dora.dataflow.model import Dataflow
 from dora.node.interceptors.spans import decode_batches
 from dora.observe.preview import protocol as frames
-from dora.observe.remote import protocol as afar
+from dora.observe.remote.protocol import decode_delivery, decode_to_process
 from dora.recording.mcap.format import NotARecording, restore
 from dora.recording.replay.event_order import first_numbers
 from dora.transport.aligned_memory import message_from_bytes
@@ -32,7 +32,7 @@ from dora.wire.correlation import asks_to_flush
 from dora.wire.decode import BAD_MESSAGE, decode_arrow, decode_bytes, decode_numpy
 from dora.wire.decoders import DecodeError, from_json, from_plain, json_decoder, msgpack_decoder
 from dora.wire.encode import encode
-from dora.wire.event_log import entries, whole
+from dora.wire.event_log import complete_size, entries
 from dora.wire.framing import FrameBuffer, FrameError
 from dora.wire.message import Message, MessageError, pack_head
 from dora.wire.metadata import MetadataError, decode_metadata, encode_metadata
@@ -116,8 +116,8 @@ MSGPACK_DECODERS: dict[str, Callable[[bytes], Any]] = {
     "from nodes and commands": daemon_protocol.decode_to_daemon,
     "from the daemon": node_protocol.decode_to_node,
     "answers of the daemon": daemon_protocol.decode_answer,
-    "to a look": afar.decode_to_process,
-    "from a look": afar.decode_delivery,
+    "to an observer": decode_to_process,
+    "from an observer": decode_delivery,
     "to a watcher": frames.decode_to_watcher,
     "from a watcher": frames.decode_from_watcher,
     "anything": msgpack_decoder(),
@@ -134,7 +134,7 @@ NEVER: dict[str, Callable[[bytes], Any]] = {
     "lines of nodes": lambda data: parse_line("a", "stdout", data.decode("utf-8", "replace"), 1),
     "spans": decode_batches,
     "whether to flush": asks_to_flush,
-    "entries of an order": lambda data: (list(entries(data)), whole(data)),
+    "entries of an event log": lambda data: (list(entries(data)), complete_size(data)),
 }
 DEEP = [b"\x91" * 100_000, b"\x81\xa1a" * 50_000, b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff\xa1a\x01"]
 
@@ -158,7 +158,7 @@ def test_json_raises_nothing_else(name: str, data: bytes) -> None:
 @pytest.mark.parametrize("name", NEVER)
 @quickly
 @given(data=bytes_like([*JSON, METADATA, *FRAMES]))
-def test_what_is_read_line_by_line_raises_nothing(name: str, data: bytes) -> None:
+def test_readers_of_lines_raise_nothing(name: str, data: bytes) -> None:
     NEVER[name](data)
 
 

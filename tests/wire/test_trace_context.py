@@ -13,12 +13,12 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 @pytest.mark.parametrize("sampled", [True, False])
 @pytest.mark.parametrize("state", ["", "vendor=value,other=x"])
-def test_a_context_comes_back_as_it_was(sampled: bool, state: str) -> None:
+def test_a_context_survives_formatting_and_parsing(sampled: bool, state: str) -> None:
     context = TraceContext(TRACE, SPAN, sampled, state)
     assert parse_context(format_context(context)) == context
 
 
-def test_what_others_write_is_read() -> None:
+def test_contexts_of_other_vendors_are_read() -> None:
     text = f"tracestate:a=b\ntraceparent: 00-{TRACE}-{SPAN}-01\nbaggage:user=me\n"
     assert parse_context(text) == TraceContext(TRACE, SPAN, True, "a=b")
     assert parse_context(f"traceparent:cc-{TRACE}-{SPAN}-03-what-a-later-version-adds") == TraceContext(
@@ -40,7 +40,7 @@ def test_what_others_write_is_read() -> None:
         f"traceparent:00-{TRACE}-{'0' * 16}-01",
     ],
 )
-def test_what_is_no_context_is_none(value: object) -> None:
+def test_an_invalid_context_is_none(value: object) -> None:
     assert parse_context(value) is None
 
 

@@ -199,17 +199,17 @@ def body(frame: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("message", TO_DAEMON, ids=lambda message: type(message).__name__)
-def test_what_a_node_says_comes_back(message: Any) -> None:
+def test_messages_of_a_node_survive_encoding(message: Any) -> None:
     assert decode_to_daemon(body(encode_frame(message))) == message
 
 
 @pytest.mark.parametrize("message", TO_NODE, ids=lambda message: type(message).__name__)
-def test_what_a_daemon_says_comes_back(message: Any) -> None:
+def test_messages_of_a_daemon_survive_encoding(message: Any) -> None:
     assert decode_to_node(body(encode_frame(message))) == message
 
 
 @pytest.mark.parametrize("message", ANSWERS, ids=lambda message: type(message).__name__)
-def test_what_a_command_is_answered_comes_back(message: Any) -> None:
+def test_answers_to_a_command_survive_encoding(message: Any) -> None:
     assert decode_answer(body(encode_frame(message))) == message
 
 
@@ -222,7 +222,7 @@ def test_every_kind_of_frame_is_tested_here() -> None:
     assert {type(message) for message in TO_NODE} >= set(get_args(node_protocol.ToNode))
 
 
-def test_an_address_is_json_and_takes_no_notice_of_what_it_does_not_know() -> None:
+def test_an_address_is_json_and_ignores_unknown_fields() -> None:
     address = Address("id", "node", "/run/daemon.sock", incarnation=1)
     assert decode_address(encode_address(address)) == address
     assert decode_address('{"dataflow_id":"a","node_id":"b","socket":"c","new":1}') == Address(

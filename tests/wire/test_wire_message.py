@@ -42,7 +42,7 @@ def test_the_smallest_message_is_one_aligned_head() -> None:
     assert len(head) == 64
 
 
-def test_a_message_is_read_as_it_was_written() -> None:
+def test_a_message_survives_packing_and_parsing() -> None:
     message = Message(GOLDEN)
     message.validate(len(GOLDEN))
     assert message.encoding == Encoding.PLAIN
@@ -92,7 +92,7 @@ def test_a_schema_that_is_too_long_for_its_section_is_an_error_of_the_caller() -
         (b"DORA\x02" + GOLDEN[5:], "not a dora message of version 1"),
     ],
 )
-def test_what_does_not_begin_like_a_message_is_refused(data: bytes, what: str) -> None:
+def test_bytes_without_the_magic_are_refused(data: bytes, what: str) -> None:
     with pytest.raises(MessageError, match=what):
         Message(data)
 

@@ -44,7 +44,7 @@ def passed(value: Any) -> Any:
 
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
 @settings(derandomize=True, deadline=None)
-def test_what_is_plain_comes_back_equal_and_with_its_types(metadata: dict[str, Any]) -> None:
+def test_plain_metadata_keeps_values_and_types(metadata: dict[str, Any]) -> None:
     received = decode_metadata(encode_metadata(metadata))
     assert received == metadata
     assert _types(received) == _types(metadata)
@@ -188,7 +188,7 @@ def test_numpys_integers_out_of_range_are_refused(number: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["\xcf\xff", b"\xcf\xff" * 5, 2.0**63, [2**63 - 1, b"\xcf\xff"]])
-def test_what_only_looks_like_a_large_integer_passes(value: Any) -> None:
+def test_bytes_that_look_like_a_large_integer_pass(value: Any) -> None:
     assert passed(value) == value
 
 
@@ -206,7 +206,9 @@ def test_text_that_is_no_unicode_is_refused() -> None:
         {"at": NOON.astimezone().replace(tzinfo=None), "raw": bytearray(b"ab"), "uuid": uuid.UUID(int=5)},
     ],
 )
-def test_an_operator_beside_gets_what_another_process_would_get(metadata: dict[str, Any]) -> None:
+def test_operators_of_one_runtime_get_metadata_like_processes(
+    metadata: dict[str, Any],
+) -> None:
     received = as_received(metadata)
     assert received == decode_metadata(encode_metadata(metadata))
     assert _types(received) == _types(decode_metadata(encode_metadata(metadata)))
@@ -229,7 +231,7 @@ def told() -> Iterator[list[Any]]:
     module.on_text(before)
 
 
-def test_the_program_can_be_told_what_became_text(told: list[Any]) -> None:
+def test_a_callback_gets_values_that_became_text(told: list[Any]) -> None:
     encode_metadata({"plain": 1, "list": [1.5], "array": np.zeros(2)})
     assert told == []
     encode_metadata({"odd": [1 + 2j]})

@@ -54,7 +54,7 @@ class Opaque:
         (pa.scalar(1), r"pyarrow\.lib\.Int64Scalar"),
     ],
 )
-def test_what_cannot_be_sent_is_a_type_error_that_tells_what_can(data: Any, what: str) -> None:
+def test_unsupported_data_is_a_type_error_with_the_supported_types(data: Any, what: str) -> None:
     with pytest.raises(TypeError, match=what) as caught:
         encode(data)
     assert "\n" not in str(caught.value)
@@ -104,7 +104,7 @@ def test_loans_of_other_types_are_refused(dtype: Any) -> None:
         plain_format(dtype)
 
 
-def test_what_stays_in_the_process_is_passed_on_as_it_is_unless_it_could_change() -> None:
+def test_immutable_arrays_stay_uncopied_inside_a_process() -> None:
     array = pa.array([1, 2])
     assert as_arrow(array) is array
     buffer = bytearray(b"abc")
@@ -149,7 +149,7 @@ def test_the_bytes_of_other_arrays_are_their_arrow_message(array: pa.Array) -> N
     assert batch.column(0).equals(array)
 
 
-def test_numpy_gets_what_arrow_makes_of_other_types() -> None:
+def test_numpy_gets_other_types_by_way_of_arrow() -> None:
     assert decode_numpy(Message(sent(pa.array(["a", None])))).tolist() == ["a", None]
     assert decode_numpy(Message(sent(pa.array([True, False])))).tolist() == [True, False]
 
@@ -181,7 +181,7 @@ def test_a_body_that_is_not_whole_values_is_a_payload_error(decode: Any) -> None
         laid_out(255, b"C", b"abc"),
     ],
 )
-def test_what_is_not_arrow_is_a_payload_error(decode: Any, data: bytes) -> None:
+def test_a_body_that_is_not_arrow_is_a_payload_error(decode: Any, data: bytes) -> None:
     with pytest.raises(PayloadError):
         decode(Message(data))
 
@@ -265,7 +265,7 @@ def test_arrays_made_ahead_are_filled_with_their_own_message() -> None:
         assert not array.buffers()[1].is_mutable
 
 
-def test_what_was_made_ahead_waits_for_a_message_that_fits() -> None:
+def test_a_prepared_array_waits_for_a_message_that_fits() -> None:
     first = decode_arrow(as_message(b"abcd"))
     prepare()
     other_size = decode_arrow(as_message(b"abc"))
@@ -279,7 +279,7 @@ def test_what_was_made_ahead_waits_for_a_message_that_fits() -> None:
     ]
 
 
-def test_a_received_array_is_passed_on_as_it_came() -> None:
+def test_a_received_array_is_sent_on_without_encoding() -> None:
     for _ in range(3):
         array = decode_arrow(as_message(np.array([1.5, 2.5])))
         prepare()

@@ -74,7 +74,7 @@ def entries(data: bytes | memoryview) -> Iterator[Entry]:
         position += size
 
 
-def whole(data: bytes) -> int:
+def complete_size(data: bytes) -> int:
     """Return the number of bytes that are complete entries."""
     position, end = 0, len(data)
     while position + HEAD_SIZE <= end:

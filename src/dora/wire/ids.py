@@ -1,4 +1,4 @@
-"""Identifiers: UUIDs of version 7 (RFC 9562), which sort by time of creation."""
+"""UUIDs of version 7 (RFC 9562), which sort by time of creation."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 from dora.recording.mcap.format import NotARecording
 from dora.recording.recorder.system import make_folder, remove_folder
 from dora.wire.decoders import DecodeError, msgpack_decoder
-from dora.wire.event_log import Entry, EntryKind, entries, pack_entry, whole
+from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
 
 ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
 ORDER_ENCODING: Final = "dora.order"
@@ -59,7 +59,7 @@ class OrderTail:
             if end - begin >= _FREED_AT_ONCE:
                 _punch_hole(file, begin, end)
                 self._freed[node_id] = end
-            size = whole(data)
+            size = complete_size(data)
             if size < len(data):
                 self._rest[node_id] = data[size:]
             if size:
