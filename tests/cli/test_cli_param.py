@@ -125,7 +125,7 @@ def test_invalid_parameters_are_refused_before_a_request(key: str, value: str, s
 
 
 def test_texts_need_no_quotes() -> None:
-    assert parse_value("fast lane") == "fast lane"
+    assert parse_value("slow motion") == "slow motion"
     assert parse_value("NaN") == "NaN"
     assert parse_value("") == ""
 

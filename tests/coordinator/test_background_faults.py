@@ -81,7 +81,7 @@ def parent(pid: int) -> int:
 
 def test_how_long_until_all_is_well_again(system: System) -> None:
     system.dora("up")
-    bystander, victim = traffic(system, "bystander"), traffic(system, "victim")
+    other, victim = traffic(system, "other"), traffic(system, "victim")
     seconds: dict[str, list[float]] = {}
 
     def measure(what: str, fault: Callable[[str], None], is_well: Callable[[str], bool]) -> None:
@@ -123,13 +123,13 @@ def test_how_long_until_all_is_well_again(system: System) -> None:
         ("process of the dataflow", lambda run: os.kill(parent(system.node_pids(run)[0]), 9), failed),
         ("node", lambda run: os.kill(system.node_pids(run)[0], 9), failed),
     ]
-    run = system.start(bystander)
+    run = system.start(other)
     for _ in range(ROUNDS):
         for what, fault, is_well in faults:
             measure(what, fault, is_well)
-            before = progress(system, "bystander")
-            wait_until(lambda before=before: progress(system, "bystander") > before, "the other's traffic")
-    system.dora("stop", "bystander")
+            before = progress(system, "other")
+            wait_until(lambda before=before: progress(system, "other") > before, "the other's traffic")
+    system.dora("stop", "other")
     assert system.status_of(run) == "finished"
     for _ in range(ROUNDS):
         measure("daemon, then dora up", kill_daemon, failed)

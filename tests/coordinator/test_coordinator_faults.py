@@ -51,7 +51,7 @@ def test_a_killed_daemon_takes_its_nodes_along(system: System) -> None:
     assert len(pids) == 2
     os.kill(system.daemon(), signal.SIGKILL)
     wait_until(lambda: not any(alive(pid) for pid in pids), "the end of the nodes")
-    wait_until(lambda: not system.client.status().daemons, "the news of its end")
+    wait_until(lambda: not system.client.status().daemons, "the report of its end")
     assert "no daemon is connected" in system.dora("stop", "arm", status=1)
     assert "✗ Daemon: Not running" in system.dora("status", status=1)
     assert "started dora daemon\n" in system.dora("up")

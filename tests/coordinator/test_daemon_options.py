@@ -106,11 +106,11 @@ def test_nodes_of_another_machine_log_to_the_coordinator_unless_they_are_quiet(
         stdout=subprocess.PIPE,
         start_new_session=True,
         env={**os.environ, "DORA_QUIET": quiet},
-    ) as hosted:
-        assert hosted.stdin is not None and hosted.stdout is not None
-        hosted.stdin.write(encode(start) + b"\n")
-        hosted.stdin.flush()
-        messages = [decode_to_coordinator(line) for line in hosted.stdout]
+    ) as worker:
+        assert worker.stdin is not None and worker.stdout is not None
+        worker.stdin.write(encode(start) + b"\n")
+        worker.stdin.flush()
+        messages = [decode_to_coordinator(line) for line in worker.stdout]
     entries = [entry for message in messages if isinstance(message, LogBatch) for entry in message.entries]
     assert [entry.message for entry in entries if entry.node_id == "n"] == ([] if quiet else ["said"])
     assert "said" in (tmp_path / "out" / start.dataflow_id / "log_n.jsonl").read_text()
@@ -119,7 +119,7 @@ def test_nodes_of_another_machine_log_to_the_coordinator_unless_they_are_quiet(
 def _without_privileges() -> None:
     libc = ctypes.CDLL(None)
     for capability in (14, 23):  # CAP_IPC_LOCK, CAP_SYS_NICE
-        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; in vain for who is not root, and has none
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; without effect for a user who is not root
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
 
@@ -204,8 +204,8 @@ def test_who_supervises_is_in_real_time_and_nodes_are_not(system: System) -> Non
         wait_until(lambda: system.client.status().daemons, "the daemon")
         dataflow = system.start(system.dataflow("arm", waiter=FOREVER))
         (node,) = system.node_pids(dataflow)
-        hosted = psutil.Process(node).ppid()
-        for pid in (daemon.pid, hosted):
+        worker = psutil.Process(node).ppid()
+        for pid in (daemon.pid, worker):
             assert os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO
             assert os.sched_getparam(pid).sched_priority == PRIORITY
             assert _locked(pid) > 0

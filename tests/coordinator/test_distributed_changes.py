@@ -1,4 +1,4 @@
-"""What a dataflow on several machines becomes by a wish, and how the coordinator lets it become that."""
+"""Operations on a dataflow on several machines: what it becomes, and the steps of the coordinator."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def spec(text: str = TEXT) -> RunSpec:
 
 
 def after(before: RunSpec, operation: Any) -> RunSpec:
-    """Return a dataflow once a wish is fulfilled."""
+    """Return a dataflow after an operation."""
     proposal = plan_change(before, operation, MACHINES, {}).proposal
     return msgspec.structs.replace(
         before,
@@ -84,7 +84,7 @@ def after(before: RunSpec, operation: Any) -> RunSpec:
     )
 
 
-def test_a_node_gets_its_machine_and_a_birth() -> None:
+def test_a_node_gets_its_machine_and_a_generation() -> None:
     operation = AddOperation("{id: c, path: c.py, inputs: {in: a/x}, deploy: {machine: right}}")
     plan = plan_change(spec(), operation, MACHINES, {})
     assert (plan.node, plan.machine, plan.proposal.revision) == ("c", "right", 1)
@@ -258,7 +258,7 @@ def test_a_machine_that_is_away_is_named(folder: Path) -> None:
     asyncio.run(test())
 
 
-def test_a_machine_that_is_lost_amid_a_change_makes_it_later(folder: Path) -> None:
+def test_a_machine_that_is_lost_during_a_change_makes_it_later(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, dataflow_id):
             right.answers[Apply] = lambda _: coordinator.fleet.disconnect(right.link, silent=True)  # type: ignore[func-returns-value]
@@ -341,8 +341,8 @@ def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
 def test_one_change_at_a_time(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, _, _):
-            wishes = [ConnectOperation("a/x", f"b/in-{number}") for number in range(5)]
-            await asyncio.gather(*(coordinator.change("arm", operation) for operation in wishes))
+            operations = [ConnectOperation("a/x", f"b/in-{number}") for number in range(5)]
+            await asyncio.gather(*(coordinator.change("arm", operation) for operation in operations))
             kinds = [type(each) for each in left.heard if isinstance(each, (Prepare, Apply))]
             assert kinds == [Prepare, Apply] * 5
             assert [each.proposal.revision for each in left.of(Apply)] == [1, 2, 3, 4, 5]
@@ -391,7 +391,7 @@ async def until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(0)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition did not become true")
 
 
 def test_a_machine_joins_with_the_dataflow_as_it_is_and_then_changes_as_all(folder: Path) -> None:

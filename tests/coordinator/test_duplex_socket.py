@@ -66,7 +66,7 @@ def test_one_thread_reads_what_another_writes(connection: ssl.SSLSocket) -> None
     assert bytes(got) == sent
 
 
-def test_who_waits_in_vain_is_told(connection: ssl.SSLSocket) -> None:
+def test_a_wait_without_data_times_out(connection: ssl.SSLSocket) -> None:
     connection.settimeout(0.05)
     with pytest.raises(TimeoutError):
         connection.recv(1)

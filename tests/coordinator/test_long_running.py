@@ -139,18 +139,18 @@ def test_a_dynamic_node_says_which_dataflow_it_means(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.dora("up")
-    nodes = [{"id": "guest", "path": "dynamic", "inputs": {"tick": "dora/timer/millis/50"}}]
+    nodes = [{"id": "visitor", "path": "dynamic", "inputs": {"tick": "dora/timer/millis/50"}}]
     (system.folder / "arm.yml").write_text(json.dumps({"nodes": nodes}))
     runs = [system.start("arm.yml", "--name", name) for name in ("left", "right")]
     with pytest.raises(ConnectError, match="set DORA_DATAFLOW to the name or the UUID of one"):
-        Node("guest")
+        Node("visitor")
     for wanted, run in zip(("left", runs[1]), runs, strict=True):
         monkeypatch.setenv("DORA_DATAFLOW", wanted)
-        with Node("guest") as node:
+        with Node("visitor") as node:
             assert node.dataflow_id() == run
     monkeypatch.setenv("DORA_DATAFLOW", "middle")
     with pytest.raises(ConnectError, match=f"{runs[0]} is not called `middle`"):
-        Node("guest")
+        Node("visitor")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows shared memory as files")

@@ -68,11 +68,13 @@ def why_closed(connection: ClientConnection) -> str:
     return received.reason
 
 
-def test_frames_go_both_ways_and_the_last_words_arrive(served: Serving, daemon: ObedientDaemon) -> None:
+def test_frames_go_both_ways_and_the_reason_of_the_end_arrives(
+    served: Serving, daemon: ObedientDaemon
+) -> None:
     with look_at(served) as asker:
-        asker.send(b"wish")
+        asker.send(b"query")
         with open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
-            assert process.recv(timeout=PATIENCE) == b"wish"
+            assert process.recv(timeout=PATIENCE) == b"query"
             for number in range(20):
                 process.send(b"%d" % number)
         assert [asker.recv(timeout=PATIENCE) for _ in range(20)] == [b"%d" % n for n in range(20)]

@@ -84,5 +84,5 @@ def wait_for_line(page: Any, text: str) -> None:
 def wait_until(condition: Any, page: Any, what: str) -> None:
     deadline = time.monotonic() + PATIENCE / 1000
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"no {what} in time"
         page.wait_for_timeout(50)

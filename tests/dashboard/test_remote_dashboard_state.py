@@ -16,7 +16,7 @@ def state(*nodes: str, trouble: str = "", **links: str) -> dict[str, Any]:
 
 
 def test_each_machine_counts_for_its_nodes_and_the_links_to_them() -> None:
-    both = state("camera", "plan", plan="camera/image", camera="plan/wish")
+    both = state("camera", "plan", plan="camera/image", camera="plan/command")
     found = merged(
         {"arm": {**both, "trouble": "too many look"}, "base": both},
         {"camera": "arm", "plan": "base"},
@@ -25,7 +25,7 @@ def test_each_machine_counts_for_its_nodes_and_the_links_to_them() -> None:
     assert found == {
         "nodes": [{"id": "camera", "machine": "arm"}, {"id": "plan", "machine": "base"}],
         "links": [
-            {"source": "plan/wish", "target": "camera/in"},
+            {"source": "plan/command", "target": "camera/in"},
             {"source": "camera/image", "target": "plan/in"},
         ],
         "trouble": "too many look; machine `desk` does not answer",

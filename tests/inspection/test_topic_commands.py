@@ -284,7 +284,7 @@ def test_the_number_of_observers_is_limited(running: Running) -> None:
     assert dora("topic", "echo", "--count", "1").stdout
 
 
-def test_a_topic_with_a_long_queue_can_be_observed(running: Running) -> None:
+def test_a_topic_with_a_large_queue_can_be_observed(running: Running) -> None:
     running(FLOW.replace("queue_size: 4", "queue_size: 300"))
     observer = running.popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
     try:

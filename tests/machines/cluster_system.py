@@ -23,7 +23,7 @@ def wait_until(condition: Callable[[], Any], what: Callable[[], str]) -> Any:
     """Wait until a condition is true, at most `PATIENCE` seconds, and return what it is."""
     deadline = time.monotonic() + PATIENCE
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what()}"
+        assert time.monotonic() < deadline, f"no {what()} in time"
         time.sleep(0.05)
     return value
 

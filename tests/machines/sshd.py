@@ -44,7 +44,7 @@ class Keys:
         (binaries / "ssh").write_text(f'#!/bin/sh\nexec {CLIENT} -F {config} "$@"\n')
         (binaries / "ssh").chmod(0o755)
         self.path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
-        """The ``PATH`` of whoever is to use this ``ssh``."""
+        """The ``PATH`` of a process that is to use this ``ssh``."""
 
     def serve(self, host: Host) -> subprocess.Popen[bytes]:
         """Start the server on a host; who logs in has the folders of the host."""

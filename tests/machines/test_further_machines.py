@@ -68,8 +68,8 @@ def wait_until_it_has_left(system: Spread, machine: str = "third") -> None:
     host = system.hosts[machine]
 
     def is_gone() -> bool:
-        hosted = any("dora.cluster.agent.worker" in command_of(pid) for pid in host.pids())
-        return not hosted and not any(path.is_dir() for path in (host.folder / "run").glob("*"))
+        is_running = any("dora.cluster.agent.worker" in command_of(pid) for pid in host.pids())
+        return not is_running and not any(path.is_dir() for path in (host.folder / "run").glob("*"))
 
     wait_until(is_gone, lambda: f"`{machine}` to leave: {system.said(machine)}")
 
@@ -226,7 +226,7 @@ def test_a_dataflow_is_on_one_machine_again_and_loses_nothing(system: Spread, al
     all_get_everything(system, alone)
 
 
-def test_logs_of_a_second_machine_are_gathered(system: Spread, alone: str) -> None:
+def test_logs_of_a_second_machine_are_collected(system: Spread, alone: str) -> None:
     system.write(
         {"words.yml": "{id: words, path: collect.py, inputs: {in: count/out}, deploy: {machine: third}}"}
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cluster_system import PATIENCE, Spread, spread_over, wait_until
 from hosts import network
-from test_remote_observers import FLOW, NODES, wait_for_no_lookers
+from test_remote_observers import FLOW, NODES, wait_for_no_observers
 from tokens import TOKEN, bearer
 from websockets.sync.client import ClientConnection, connect
 
@@ -53,7 +53,7 @@ class Page:
     def follow(self, until: Any, what: str) -> None:
         deadline = time.monotonic() + PATIENCE
         while not until():
-            assert time.monotonic() < deadline, f"waited in vain for {what}: {vars(self)}"
+            assert time.monotonic() < deadline, f"no {what} in time: {vars(self)}"
             try:
                 message = self._connection.recv(timeout=1)
             except TimeoutError:
@@ -110,12 +110,12 @@ def test_previews_figures_and_parameters_of_all_machines(system: Spread, flow: s
             "running": True,
         }
         assert ask(system, "GET", f"dashboard/{flow}/parameters/far") == {"speed": 5}
-    wait_for_no_lookers(system.hosts["right"])
-    # And without anybody who looks.
+    wait_for_no_observers(system.hosts["right"])
+    # And without an observer.
     assert ask(system, "GET", f"dashboard/{flow}/parameters/far") == {"speed": 5}
     status, error = ask(system, "GET", f"dashboard/{flow}/parameters/fra")
     assert status == 409 and "did you mean `far`?" in error
-    wait_for_no_lookers(system.hosts["right"])
+    wait_for_no_observers(system.hosts["right"])
 
 
 def test_a_page_that_is_opened_later_sees_a_machine_that_has_joined(system: Spread) -> None:
@@ -130,7 +130,7 @@ def test_a_page_that_is_opened_later_sees_a_machine_that_has_joined(system: Spre
             page.follow(lambda: page.links["tail/numbers"]["hz"] > 1, "the rate of a link")
             assert page.nodes["tail"]["pid"] in system.hosts["right"].pids()
     system.dora("stop", dataflow)
-    wait_for_no_lookers(system.hosts["right"])
+    wait_for_no_observers(system.hosts["right"])
 
 
 def test_a_node_of_another_machine_is_restarted(system: Spread, flow: str) -> None:
@@ -224,4 +224,4 @@ def test_the_end_is_told(system: Spread) -> None:
             return isinstance(message, str) and "ended" in json.loads(message)
 
         wait_until(ended, lambda: "the end")
-    wait_for_no_lookers(system.hosts["right"])
+    wait_for_no_observers(system.hosts["right"])

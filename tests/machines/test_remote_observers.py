@@ -74,7 +74,7 @@ FLOW = """
 
 @pytest.fixture(scope="module")
 def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:  # noqa: ARG001
-    folder = tmp_path_factory.mktemp("afar")
+    folder = tmp_path_factory.mktemp("remote")
     with network("left", "right", "desk") as hosts:
         desk = hosts.pop("desk")  # has no daemon
         with spread_over(hosts, folder) as system:
@@ -90,8 +90,8 @@ def flow(system: Spread) -> str:
     return dataflow
 
 
-def lookers(host: Host) -> list[int]:
-    """Return the processes that look on a host for somebody elsewhere."""
+def observers(host: Host) -> list[int]:
+    """Return the processes on a host that observe for a client on another machine."""
     found = []
     for pid in host.pids():
         try:
@@ -102,8 +102,8 @@ def lookers(host: Host) -> list[int]:
     return found
 
 
-def wait_for_no_lookers(host: Host) -> None:
-    wait_until(lambda: not lookers(host), lambda: f"the end of looks: {lookers(host)}")
+def wait_for_no_observers(host: Host) -> None:
+    wait_until(lambda: not observers(host), lambda: f"the end of the observers: {observers(host)}")
 
 
 @pytest.mark.parametrize("place", ["left", "right", "desk"])
@@ -202,12 +202,12 @@ def test_a_killed_asker_leaves_nothing_behind(system: Spread, flow: str) -> None
         cwd=system.folder,
     )
     assert process.stdout is not None and process.stdout.readline().startswith("camera/numbers")
-    assert lookers(right)
+    assert observers(right)
     killed = [pid for pid in desk.pids() if b"echo" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     for pid in killed:
         subprocess.run(["kill", "-KILL", str(pid)], check=True)
     process.communicate()
-    wait_for_no_lookers(right)
+    wait_for_no_observers(right)
     assert system.status(flow) == "Running"
 
 
@@ -220,12 +220,12 @@ def test_ctrl_c_ends_a_look_and_tells_what_was_missed(system: Spread, flow: str)
         text=True,
         cwd=system.folder,
     )
-    wait_until(lambda: lookers(system.hosts["right"]), lambda: "a look to begin")
+    wait_until(lambda: observers(system.hosts["right"]), lambda: "an observer to start")
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 0 and "camera/numbers\t" in output, output
-    wait_for_no_lookers(system.hosts["right"])
+    wait_for_no_observers(system.hosts["right"])
 
 
 def test_a_cut_ends_a_look_and_says_so(system: Spread, flow: str) -> None:
@@ -246,11 +246,11 @@ def test_a_cut_ends_a_look_and_says_so(system: Spread, flow: str) -> None:
         took = time.monotonic() - begun
         assert process.returncode == 1 and "machine `right` does not answer" in errors, errors
         assert took < 15, took
-        wait_for_no_lookers(right)  # it has noticed by itself
+        wait_for_no_observers(right)  # it has noticed by itself
         refused = system.dora("topic", "echo", "camera/numbers", "-d", flow, status=1)
         assert "machine `right` is not connected at the moment" in refused
-        glance = system.dora("node", "list", "-d", flow)
-        assert "machine `right` is not connected at the moment" in glance and "sink" in glance
+        listed = system.dora("node", "list", "-d", flow)
+        assert "machine `right` is not connected at the moment" in listed and "sink" in listed
     finally:
         right.restore()
     system.wait_for_machines("right")
@@ -278,7 +278,7 @@ def test_half_a_gigabyte_is_looked_at_over_a_slow_network(system: Spread) -> Non
     finally:
         right.unlimit()
     system.dora("stop", dataflow)
-    wait_for_no_lookers(right)
+    wait_for_no_observers(right)
 
 
 def test_nodes_are_restarted_and_stopped_from_elsewhere(system: Spread, flow: str) -> None:
@@ -314,4 +314,4 @@ def test_the_end_of_the_dataflow_is_told(system: Spread) -> None:
     system.dora("stop", dataflow)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 0 and "the dataflow has ended" in errors, errors
-    wait_for_no_lookers(system.hosts["right"])
+    wait_for_no_observers(system.hosts["right"])

@@ -59,14 +59,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ring"
 
 
-def taken(tap: RingTap, looks: int = 3) -> list[int]:
-    """Return what is received until a few looks were in vain."""
+def taken(tap: RingTap, polls: int = 3) -> list[int]:
+    """Return what is received until a few polls find nothing."""
     found = []
-    vain = 0
-    while vain < looks:
+    empty = 0
+    while empty < polls:
         message = tap.receive()
         if message is None:
-            vain += 1
+            empty += 1
         else:
             found.append(message.sequence)
     return found

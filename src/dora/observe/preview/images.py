@@ -198,8 +198,8 @@ def _packed(pixels: Pixels, width: int, height: int) -> Image:
                 file, "JPEG", quality=_QUALITY
             )
             return Image(width, height, file.getvalue(), "image/jpeg", shown)
-    whole = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
-    return Image(width, height, whole.tobytes(), "rgb", shown)
+    rgb = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+    return Image(width, height, rgb.tobytes(), "rgb", shown)
 
 
 @cache
