@@ -1,4 +1,4 @@
-"""Whether two messages say the same, and where they do not."""
+"""Compare messages and recordings, and find where they differ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, decode_metadata
 
-# What a message carries of when and where it was sent, and says nothing about its content.
+# Metadata about when and where a message was sent, which is not part of its content.
 _OF_THE_RUN: Final = ("timestamp", "open_telemetry_context")
 _SHOWN: Final = 60  # characters of a value
 
@@ -57,9 +57,9 @@ def parse_tolerance(text: str) -> Tolerance:
 
 
 def difference(a: Message, b: Message, tolerance: Tolerance = EXACT, *, metadata: bool = False) -> str:
-    """Say where two messages differ first; "" if they do not.
+    """Return where two messages differ first; "" if they do not.
 
-    ``metadata``: compare that too, but for the time stamp. Raises `PayloadError` and `MetadataError`.
+    ``metadata``: compare that too, except the time stamp. Raises `PayloadError` and `MetadataError`.
     """
     if metadata and (found := _of_metadata(a, b, tolerance)):
         return found
@@ -69,7 +69,7 @@ def difference(a: Message, b: Message, tolerance: Tolerance = EXACT, *, metadata
 
 
 def of_arrays(a: Any, b: Any, tolerance: Tolerance = EXACT) -> str:
-    """Say where two Arrow arrays differ first; "" if they do not."""
+    """Return where two Arrow arrays differ first; "" if they do not."""
     import pyarrow as pa
 
     if a.type != b.type:
@@ -90,7 +90,7 @@ def _values(array: Any) -> list[Any]:
 
     try:
         values: list[Any] = array.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError):  # a time that Python has no form for
+    except (pa.ArrowException, ValueError, OverflowError):  # a time that Python cannot represent
         values = [str(scalar) for scalar in array]
     return values
 
@@ -167,14 +167,16 @@ def as_json(value: Any) -> str:
 
 # Comparing two recordings: the messages of each topic one by one, in their order.
 #
-# The times of messages do not count, nor does how topics interleave: two runs of the same dataflow never
-# agree in that. What counts is that each output carried the same messages in the same order.
+# Times and the interleaving of topics do not count, because two runs of a dataflow never agree in them.
+# Each output must have the same messages in the same order.
 
 
 @dataclass(frozen=True)
 class MessagePlace:
-    """Where two recordings differ: the message of a topic, from 1, its time in seconds from the first
-    message of the first recording that has it, and what is different."""
+    """Where two recordings differ: the message of a topic (from 1), its time and the difference.
+
+    The time is in seconds from the first message of the first recording that has it.
+    """
 
     message: int
     time: float
@@ -197,7 +199,7 @@ class TopicDiff:
 
 
 class _Side:
-    """One recording, and its messages of a topic that the other one has not given yet."""
+    """One recording, and its messages that wait for their counterparts in the other one."""
 
     def __init__(self, recording: Recording, topics: Collection[str]) -> None:
         self.recording = recording
@@ -237,7 +239,7 @@ def compare(
             raise DoraError(f"neither recording has the topic `{topic}`; {hint}")
     wanted = list(dict.fromkeys(topics if topics is not None else both))
     found = {topic: TopicDiff(topic) for topic in wanted}
-    # The others need not be read: their messages would only wait in memory, for nothing.
+    # The other topics are not read: their messages would only fill the memory.
     compared = [topic for topic in wanted if topic in common]
     sides = _Side(first, compared), _Side(second, compared)
     open_ = True
@@ -274,7 +276,7 @@ def _match(result: TopicDiff, sides: tuple[_Side, _Side], tolerance: Tolerance, 
 
 
 def _count_unmatched(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
-    """Count what has no counterpart."""
+    """Count messages without a counterpart."""
     matched = result.first_count
     result.first_count, result.second_count = (side.counts[result.topic] for side in sides)
     for name, side in zip(("first", "second"), sides, strict=True):
@@ -285,7 +287,7 @@ def _count_unmatched(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
 
 
 def _count_missing(result: TopicDiff, first: Recording, second: Recording) -> None:
-    """Note a topic that only one of the recordings has."""
+    """Report a topic that only one of the recordings has."""
     name, recording = ("first", first) if result.topic in first.topics else ("second", second)
     count = result.different = recording.topics[result.topic].messages
     result.first_count, result.second_count = (count, 0) if recording is first else (0, count)

@@ -1,4 +1,4 @@
-"""A recording as Parquet files: one for each topic, a message a row."""
+"""Export a recording to Parquet files: one for each topic, with one row for each message."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _BYTES: Final = 32 << 20  # likewise
 
 @dataclass(frozen=True)
 class Written:
-    """A file, and how many messages are in it."""
+    """A file and the number of its messages."""
 
     path: str
     messages: int
 
 
 class _Table:
-    """The file of one topic, or of one type of it."""
+    """The file of one topic, or of one of its types."""
 
     def __init__(self, path: str, type_: Any, *, as_bytes: bool) -> None:
         """``as_bytes``: a message is one value, a list of its numbers would take ten times as long."""
@@ -142,7 +142,7 @@ def _close(table: _Table, topic: str, type_: Any, folder: str) -> None:
 
 @contextmanager
 def _explain_failure(topic: str, type_: Any, folder: str) -> Iterator[None]:
-    """Raise `DoraError` for what cannot be written."""
+    """Turn errors of Arrow and of the system into `DoraError`."""
     import pyarrow as pa
 
     try:

@@ -23,7 +23,7 @@ environment variables:
   RERUN_SAVE          the file to save to [out/<dataflow id>/archive-<dataflow id>.rrd]
   RERUN_MEMORY_LIMIT  after how much the viewer forgets the oldest, like 4GB [25%]
   README              a text in Markdown to show
-  IMAGE_WIDTH, IMAGE_HEIGHT  the size of images that do not tell theirs [640, 480]
+  IMAGE_WIDTH, IMAGE_HEIGHT  the size of images without one [640, 480]
   <name>_urdf, <name>_transform  a robot and its place
 """
 

@@ -62,7 +62,7 @@ class Image:
 
 
 def file_kind(data: bytes) -> str:
-    """Return the encoding that the first bytes of an image file tell, "" if they tell none.
+    """Return the encoding that the first bytes of an image file show, "" if they show none.
 
     >>> file_kind(b"\\xff\\xd8\\xff\\xe0"), file_kind(b"hello")
     ('jpeg', '')

@@ -1,8 +1,8 @@
-"""In which form a message is stored, and to which channel it belongs.
+"""Choose the form in which a message is stored, and its channel.
 
-The form is the schema that a viewer can do most with. What a message is, its type and its metadata
-say, by the same conventions that the node `dora-rerun` follows: `primitive`, and for images `width`,
-`height` and `encoding`. A message that breaks them is stored as plain values, so nothing is ever refused.
+The form is the most specific schema that viewers know. It follows from the type and the metadata of the
+message, by the conventions of the node `dora-rerun`: `primitive`, and for images `width`, `height` and
+`encoding`. A message that breaks them is stored as plain values, so none is refused.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _FIELDS: Final = {  # of structs, by which they are known
 
 
 class Form(NamedTuple):
-    """How a message is stored: under which schema, with which fields, and the body under which number."""
+    """The schema, the fields and the number of the body field with which a message is stored."""
 
     schema: str
     fields: bytes
@@ -79,7 +79,7 @@ class Form(NamedTuple):
 
 
 class ChannelKey(NamedTuple):
-    """What the messages of one channel have in common."""
+    """The properties that all messages of a channel share."""
 
     topic: str
     schema: str  # name of the Protobuf message
@@ -108,7 +108,7 @@ def form_of(message: Message) -> Form:
 def _or_none(
     make: Callable[[Message, bytes], Form | None], message: Message, section_: bytes
 ) -> Form | None:
-    """Return a form; None for a message whose metadata or values do not fit it, whatever is wrong."""
+    """Return a form; None for a message whose metadata or values do not fit it."""
     try:
         return make(message, section_)
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, struct.error):
@@ -116,7 +116,7 @@ def _or_none(
 
 
 def may_have_form(metadata: bytes) -> bool:
-    """Tell whether the metadata may say that plain values are something that viewers know."""
+    """Return whether the metadata may declare a form for plain values."""
     return b"primitive" in metadata or b"encoding" in metadata
 
 
@@ -135,7 +135,7 @@ class ChannelItem(NamedTuple):
 
 
 class ChannelTable:
-    """The channels of a recording by their numbers, from 1. They only ever become more."""
+    """The channels of a recording by their numbers, from 1. They are never removed."""
 
     def __init__(self) -> None:
         self._items: list[ChannelItem] = []
@@ -151,7 +151,7 @@ class ChannelTable:
         return number
 
     def add(self, item: ChannelItem) -> int:
-        """Add a channel that is no output's, and return its number."""
+        """Add a channel that belongs to no output, and return its number."""
         self._items.append(item)
         return len(self._items)
 
@@ -160,7 +160,7 @@ class ChannelTable:
 
 
 class Schemas:
-    """Finds the Arrow schemas of the messages of one topic; looks at each type once."""
+    """Finds the Arrow schemas of the messages of one topic; parses each type once."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, bytes] = {}

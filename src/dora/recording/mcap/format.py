@@ -1,4 +1,4 @@
-"""What is in a recording: an MCAP file whose messages are Protobuf and contain those of dora unchanged.
+"""The format of a recording: an MCAP file of Protobuf messages that contain those of dora unchanged.
 
 The page ``docs/reference/recording-format.md`` describes it for other programs. In short:
 
@@ -7,11 +7,11 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
   copy of an image and not two.
 * Its first field, `HEAD_FIELD`, which no schema declares, is the head of dora's message as it was sent.
   Its last bytes are the body. Head and body together are the message, bit for bit: `restore` gives it back.
-* Both times of an MCAP message are the time of sending: a recorder that looked late shifts nothing.
+* Both times of an MCAP message are the time of sending: a slow recorder does not shift them.
 * The order in which each node took its events is in channels of its own
-(`dora.recording.replay.event_order`); what was logged is in `LOG_TOPIC`.
-* The metadata record `START` says at the beginning what is recorded, `END` at the end what came of it. A
-  file without `END` was cut off.
+(`dora.recording.replay.event_order`); log entries are in `LOG_TOPIC`.
+* The metadata record `START` describes the recording at the beginning, `END` its result at the end. A file
+  without `END` was cut off.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ _LARGE: Final = 1 << 20  # bytes; a body from this size on is not copied when it
 
 
 class NotARecording(DoraError):
-    """The file, or a message in it, has not the form of a recording."""
+    """The file, or a message in it, is not a valid recording."""
 
 
 class RecordingStart(msgspec.Struct, kw_only=True):
-    """What is recorded. Times are nanoseconds since the Unix epoch."""
+    """The start of a recording. Times are nanoseconds since the Unix epoch."""
 
     format: int = VERSION
     dora: str  # version
@@ -73,7 +73,7 @@ class RecordingStart(msgspec.Struct, kw_only=True):
 
 
 class TopicEnd(msgspec.Struct, omit_defaults=True):
-    """What came of one topic."""
+    """The result of one topic."""
 
     messages: int = 0  # in the file
     lost: int = 0  # sent while recording, and not in the file
@@ -82,7 +82,7 @@ class TopicEnd(msgspec.Struct, omit_defaults=True):
 
 
 class End(msgspec.Struct, kw_only=True):
-    """What came of it. ``complete``: every message of the topics that was sent meanwhile is in the file."""
+    """The end of a recording. ``complete``: the file has every message of its topics."""
 
     complete: bool
     stopped: int
@@ -132,7 +132,7 @@ def stored_head(message: Message) -> bytes:
 
 
 def body_prefix(number: int, size: int) -> bytes:
-    """Return what stands before the body, the last field of a message."""
+    """Return the bytes before the body, which is the last field of a message."""
     return _body_tag(number) + varint(size)
 
 

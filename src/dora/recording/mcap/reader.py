@@ -1,7 +1,7 @@
-"""Reading recordings, whole ones and damaged ones.
+"""Read recordings, complete ones and damaged ones.
 
-What can be read is read: a file that was cut off gives all messages up to the cut, one with a damaged place
-those before it. `Recording.damage` then says so.
+A file that was cut off yields all messages before the cut, one with a damaged place those before that
+place. `Recording.damage` then says why.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from dora.recording.replay.event_order import ORDER_TOPIC
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import Message
 
-# Reading messages out of chunks, in the order of their times.
+# Read messages from chunks, in the order of their times.
 #
-# The library `mcap` knows all other records. Its own way to sort messages compares Python objects, and
-# reads a quarter as many small messages a second.
+# The library `mcap` reads all other records. Its own sorting compares Python objects, and reads a quarter
+# as many small messages a second.
 
 _RECORD: Final = Struct("<BQ")  # opcode, length
 _MESSAGE: Final = Struct("<HIQQ")  # channel, sequence, log time, publish time
@@ -51,8 +51,8 @@ _CHUNK: Final = Struct(
 )  # opcode, length, times, size, checksum, length of the compression's name
 # The footer (opcode, length, where the summary and its offsets begin, checksum), and the mark at the end.
 _TAIL: Final = Struct("<BQQQI8s")
-_TAIL_CHECKED: Final = 25  # bytes of it that the checksum is about, together with the summary
-_LARGEST: Final = 4 << 30  # bytes of a chunk; few bytes can be made to look like more than any memory
+_TAIL_CHECKED: Final = 25  # bytes of it that the checksum covers, together with the summary
+_LARGEST: Final = 4 << 30  # bytes of a chunk; a few compressed bytes can expand to more than any memory
 
 
 class Stored(NamedTuple):
@@ -66,7 +66,7 @@ class Stored(NamedTuple):
 
 
 def unpack(compression: str, data: bytes, size: int) -> bytes:
-    """Return the contents of a chunk; raises what the compression does for data that is damaged."""
+    """Return the contents of a chunk; raises the errors of the compression library for damaged data."""
     if size > _LARGEST:
         raise McapError(f"a chunk claims {size:,} bytes")
     unpacked: bytes
@@ -76,7 +76,7 @@ def unpack(compression: str, data: bytes, size: int) -> bytes:
         case "zstd":
             import zstandard
 
-            # What the data says of itself goes before what it is asked for.
+            # The size in the data counts, not the one in the record.
             declared = zstandard.get_frame_parameters(data).content_size
             if declared not in (size, zstandard.CONTENTSIZE_UNKNOWN):
                 raise McapError("a chunk has another size than it claims")
@@ -93,13 +93,13 @@ def unpack(compression: str, data: bytes, size: int) -> bytes:
 
 
 def check(contents: bytes, checksum: int) -> None:
-    """Raise if the contents of a chunk are not those that were written."""
+    """Raise if the checksum of a chunk does not match its contents."""
     if checksum and zlib.crc32(contents) != checksum:
         raise McapError("the checksum of a chunk is wrong")
 
 
 def check_summary(file: BinaryIO) -> None:
-    """Raise if the summary at the end of a file is not what was written, if its footer has a checksum."""
+    """Raise if the summary at the end of a file does not match its checksum, if there is one."""
     end = file.seek(-_TAIL.size, os.SEEK_END)
     _, _, begin, _, checksum, _ = _TAIL.unpack(file.read(_TAIL.size))
     if not checksum:
@@ -146,7 +146,7 @@ def sorted_messages(
             index.message_start_time < end_ns and index.message_end_time >= begin_ns
         ):
             continue
-        # What comes before everything in this chunk, and thus in all later ones.
+        # Messages that are earlier than all in this chunk, and thus in all later ones.
         ready = bisect_left(waiting, (index.message_start_time,))
         yield from waiting[:ready]
         del waiting[:ready]
@@ -205,13 +205,13 @@ class RecordedMessage(NamedTuple):
 
     @property
     def message(self) -> Message:
-        """The message as it was sent; raises `NotARecording` if it is damaged."""
+        """The message exactly as it was sent; raises `NotARecording` if it is damaged."""
         return restore(self.data)
 
 
 @dataclass
 class TopicInfo:
-    """What is known of one output. ``types``: Arrow types as text; ``declared``: what the dataflow says."""
+    """The facts about one output. ``types``: Arrow types as text; ``declared``: that of the dataflow."""
 
     name: str
     types: list[str] = field(default_factory=list)
@@ -228,9 +228,9 @@ class Recording:
     """An open file; ``with`` closes it."""
 
     def __init__(self, path: str) -> None:
-        """Open and look into a recording; raises `NotARecording` for another file, `DoraError` for none.
+        """Open a recording; raises `NotARecording` for another file, `DoraError` if there is none.
 
-        A file without its end is read through once, to find out what is in it.
+        A file without its end is scanned once, to find out what it contains.
         """
         self.path = path
         self.damage = ""  # why the end of the file, or a part, cannot be read
@@ -263,12 +263,12 @@ class Recording:
 
     @property
     def complete(self) -> bool:
-        """Whether every message that was sent meanwhile is in the file."""
+        """Whether the file has every message that was sent during the recording."""
         return self.end is not None and self.end.complete and not self.damage
 
     @property
     def messages_lost(self) -> int:
-        """How many are known to be missing."""
+        """How many messages are known to be missing."""
         return sum(topic.lost for topic in self.end.topics.values()) if self.end is not None else 0
 
     @property
@@ -304,7 +304,7 @@ class Recording:
             yield channel.topic.removeprefix(ORDER_TOPIC), stored.data
 
     def has_orders(self) -> bool:
-        """Tell whether it knows in which order nodes took their events."""
+        """Return whether the order in which nodes took their events was recorded."""
         return self._orders
 
     def close(self) -> None:
@@ -319,7 +319,7 @@ class Recording:
     # ------------------------------------------------------------------ the file
 
     def _read_start(self) -> RecordingStart:
-        """Read what stands before the first chunk."""
+        """Read the records before the first chunk."""
         from mcap.records import Attachment, Header, Metadata
 
         start: RecordingStart | None = None
@@ -393,7 +393,7 @@ class Recording:
         return {id_: channel for id_, channel in channels.items() if channel.topic in topics}
 
     def _scan(self) -> None:
-        """Find out what is in a file without its end, or with one that is damaged."""
+        """Scan a file whose end is missing or damaged."""
         from mcap.records import Metadata
 
         self.topics = {}
@@ -435,7 +435,7 @@ class Recording:
         topic.declared = channel.metadata.get(DECLARED_TYPE, topic.declared)
 
     def _records(self, topics: Collection[str], begin_ns: int, end_ns: int) -> Iterator[tuple[Any, Stored]]:
-        """Yield channels and messages up to the first damaged place, which is noted."""
+        """Yield channels and messages up to the first damaged place, and record the damage."""
         try:
             if self._summary is not None:
                 channels = self._channels(topics)
@@ -482,7 +482,7 @@ class Recording:
 
 
 def _damages() -> tuple[type[Exception], ...]:
-    """Return what reading a damaged file raises: the library checks little, and decompression all."""
+    """Return the errors that reading a damaged file may raise: `mcap` checks little, decompression all."""
     from mcap.exceptions import McapError
     from zstandard import ZstdError
 

@@ -22,10 +22,10 @@ from dora.wire.message import Message, MessageError
 
 _PLACE: Final = "/dev/shm"
 _ALL: Final = 64 << 20  # bytes of all ring buffers of a recording
-_LONGEST: Final = 4 << 20  # bytes of one
-_SHORTEST: Final = 64 << 10  # less is not worth it
+_MAX_SIZE: Final = 4 << 20  # bytes of one
+_MIN_SIZE: Final = 64 << 10  # less is not worth it
 _SHARE: Final = 4  # ring buffers take at most this part of the free shared memory
-_MAX_EMPTY_POLLS: Final = 3  # polls after which a counted message is searched in the queue
+_MAX_EMPTY_POLLS: Final = 3  # polls after which a message that was counted is searched in the queue
 
 
 class RingTap:
@@ -37,14 +37,14 @@ class RingTap:
         self._last = 0  # sequence number of the message that was taken last
         self._others = -1  # how many messages outside the ring buffer were known when the queue was empty
         self._empty_polls = 0
-        self._in_ring: Message | None = None  # what was seen there, and is not its turn yet
+        self._in_ring: Message | None = None  # read there, but an earlier message is missing
         self._in_queue: Message | None = None  # likewise
 
     def receive(self) -> Message | None:
         """Take the next message, or return None.
 
-        To be called while the sender has counted more messages than were taken: one that is nowhere to
-        be found in a few calls is looked for in the queue, whatever the ring buffer says.
+        Call it while the sender has counted more messages than were taken: one that is not found in a few
+        calls is searched in the queue, even if the ring buffer has no sign of it.
         """
         ring = self._ring
         if ring is None:
@@ -66,7 +66,7 @@ class RingTap:
         return message
 
     def _first(self, ring: RingBuffer, message: Message | None, others: int) -> Message | None:
-        """Return what comes first: ``message``, which is in the ring buffer, or what is in the queue."""
+        """Return the first one of ``message``, from the ring buffer, and the next message of the queue."""
         other, self._in_queue = self._in_queue, None
         while other is None or other.sequence <= self._last:
             other = self._tap.receive()
@@ -74,7 +74,9 @@ class RingTap:
                 self._others = others
                 return message
         if message is None:
-            message = self._next_in_ring(ring)  # what was sent before the other one is there by now
+            message = self._next_in_ring(
+                ring
+            )  # a message that was sent before the other one is there by now
         if message is None or message.sequence > other.sequence:
             self._in_ring = message
             return other
@@ -90,28 +92,26 @@ class RingTap:
                 if message is None:
                     return None
         except MessageError:
-            self._ring = None  # the queue has to do
+            self._ring = None  # only the queue is left
             ring.close()
             return None
         return message
 
 
 class RingTaps:
-    """The ring buffers of one recording, in a folder of their own; ``close`` removes it."""
+    """The ring buffers of one recording, in their own folder; ``close`` removes it."""
 
     def __init__(self, count: int) -> None:
-        """For so many outputs. Without shared memory for them there are none."""
-        self.directory = (
-            ""  # of the ring buffers, each named by the slot of its output; "" if there are none
-        )
+        """Prepare one for each of ``count`` outputs; none if there is no shared memory for them."""
+        self.directory = ""  # has a ring buffer for each slot of an output; "" if there are none
         self._size = 0
         if not AVAILABLE or not count:
             return
         try:
             status = os.statvfs(_PLACE)
             free = status.f_bavail * status.f_frsize
-            self._size = min(_LONGEST, min(_ALL, free // _SHARE) // count)
-            if self._size >= _SHORTEST:
+            self._size = min(_MAX_SIZE, min(_ALL, free // _SHARE) // count)
+            if self._size >= _MIN_SIZE:
                 self.directory = make_folder("rings", _PLACE)
         except OSError:
             pass
@@ -130,18 +130,18 @@ class RingTaps:
             remove_folder(self.directory)
 
 
-_LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the last renewal
+_LEASE_NS: Final = 2_000_000_000  # how long an output stays tapped after the last renewal
 _RENEWAL_NS: Final = _LEASE_NS // 4
-_SETTLING: Final = 0.01  # seconds until a sender has surely seen that it is looked at
+_SETTLING: Final = 0.01  # seconds until a sender has certainly seen that it is tapped
 
 
 class RecorderTaps:
-    """Taps on topics, each with as long a queue as there is room for."""
+    """The taps of a recorder, each with as long a queue as there is room for."""
 
     def __init__(
         self, run: DaemonClient, inspection: Inspection, names: Sequence[str], room: int, *, together: bool
     ) -> None:
-        """Attach to the topics of these names, or to all; raises `DoraError` if one cannot be.
+        """Tap the topics of these names, or all; raises `DoraError` if one cannot be tapped.
 
         ``room``: bytes that may wait in this process. ``together``: nothing has been sent yet, so
         everything is expected.
@@ -167,19 +167,21 @@ class RecorderTaps:
             raise
 
     def follow(self, inspection: Inspection) -> None:
-        """Attach to outputs that the dataflow has got since."""
+        """Tap outputs that were added to the dataflow."""
         topics = [topic for topic in found_here(inspection, ()) if topic.output.slot not in self.slots]
         if topics:
             self._ask(topics)
-            self._tap(topics, together=False)  # without a ring buffer: the node has looked for one already
+            self._tap(
+                topics, together=False
+            )  # without a ring buffer: the node has already searched for one
 
     @property
     def ring_buffer_folder(self) -> str:
-        """Where nodes find ring buffers for their small messages; "" if there are none."""
+        """The folder of ring buffers for small messages of nodes; "" if there are none."""
         return self._ring_buffers.directory
 
     def renew(self) -> None:
-        """Tell senders that they are still looked at; to be called several times a second."""
+        """Renew the lease of all taps; call it several times a second."""
         now = time.monotonic_ns()
         if now - self._renewed_ns > _RENEWAL_NS:
             self._renewed_ns = now
@@ -187,7 +189,7 @@ class RecorderTaps:
                 topic.renew(now + _LEASE_NS)
 
     def close(self) -> None:
-        """Take the taps away."""
+        """Close the taps."""
         self.topics = []
         self._engine.close()
         self._ring_buffers.close()
@@ -216,13 +218,13 @@ class RecorderTaps:
         if not together:
             time.sleep(_SETTLING)
             for item in new:
-                # What is counted up to here may have been sent before there was a tap.
+                # Messages that were counted so far may have been sent before the tap was open.
                 item.from_start, item.before = False, item.sent
                 item.publish_progress()
 
 
 def found_here(inspection: Inspection, names: Sequence[str]) -> list[Topic]:
-    """Return topics as `find_tappable` does; those of nodes on other machines are recorded there."""
+    """Return topics like `find_tappable`, without those of nodes on other machines."""
     machines = {node.id: node.machine for node in inspection.nodes if node.machine != inspection.machine}
     found = find_tappable(inspection, names)
     here = [topic for topic in found if topic.node_id not in machines]
