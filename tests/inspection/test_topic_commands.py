@@ -176,7 +176,7 @@ def test_unknown_names_and_dataflows_are_refused(running: Running) -> None:
     for name, says in [
         ("camera/imge", "this dataflow has no output `camera/imge`; did you mean `camera/image`?"),
         ("camera", "`camera` is a node; its outputs are `camera/image` and `camera/spare`"),
-        ("dora/timer/millis/20", "`dora/timer/millis/20` is made inside each node that uses it"),
+        ("dora/timer/millis/20", "`dora/timer/millis/20` is generated inside each node that uses it"),
         ("xyz/q", "this dataflow has no output `xyz/q`; `dora topic list` shows them all"),
     ]:
         for command in ("echo", "hz", "info"):
@@ -275,7 +275,7 @@ def test_the_number_of_observers_is_limited(running: Running) -> None:
             assert observer.stdout is not None
             observer.stdout.readline()
         says = dora("topic", "echo", status=1).stderr
-        assert says.startswith("error: 4 commands observer at `camera/image` already")
+        assert says.startswith("error: 4 commands look at `camera/image` already")
         assert dora("topic", "echo", "camera/spare", "--count", "1").stdout
     finally:
         for observer in observers:
@@ -291,7 +291,7 @@ def test_a_topic_with_a_large_queue_can_be_observed(running: Running) -> None:
         assert observer.stdout is not None
         observer.stdout.readline()
         says = dora("topic", "echo", "camera/image", status=1).stderr
-        assert says.startswith("error: 1 command observers at `camera/image` already")
+        assert says.startswith("error: 1 command looks at `camera/image` already")
     finally:
         end(observer)
 
