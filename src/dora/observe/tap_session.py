@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Final
 
 from dora._paths import board_of, prefix_of, router_of
@@ -50,7 +50,6 @@ class AdaptiveTap:
         self._words = words
         self._sent_word = topic.output.slot * WORDS + SENT
         self._bytes_word = topic.output.slot * WORDS + BYTES
-        self._tapped_word = topic.output.slot * WORDS + TAPPED
         self._seen = 0  # sequence number of the last message
         self._tap: Tap | None = engine.tap(topic.output, self._queue_size())
         self._judged = self._reading()
@@ -60,10 +59,6 @@ class AdaptiveTap:
         sent, size = self._words[self._sent_word], self._words[self._bytes_word]
         mean_size = max(size // sent, 1) if sent else 1
         return max(2, min(TAP_QUEUE, _WAITING_BYTES // mean_size))
-
-    def renew(self, until_ns: int) -> None:
-        """Make the sender send until then, even if the output has no links."""
-        self._words[self._tapped_word] = until_ns
 
     @property
     def tapped(self) -> bool:
@@ -120,8 +115,6 @@ class AdaptiveTap:
 PERIOD: Final = 0.005
 _REST: Final = 8  # a poll is followed by a pause that many times as long as its computing time
 _LONGEST_REST: Final = 0.05  # seconds, also while no tap is open: the query may end
-_LEASE_NS: Final = 2_000_000_000  # how long an output stays tapped after the last renewal
-_RENEWAL_NS: Final = _LEASE_NS // 4
 
 
 def inspect(run: DaemonClient) -> Inspection:
@@ -138,6 +131,64 @@ def inspect(run: DaemonClient) -> Inspection:
     return answer
 
 
+_LEASE_NS: Final = 2_000_000_000  # how long an output stays tapped after the last renewal
+_RENEWAL_NS: Final = _LEASE_NS // 4
+
+
+class TapLease:
+    """The permission to tap some outputs of a dataflow, and its lease on the board; `close` ends all taps.
+
+    A sender also sends on an output without links while the lease of a tap on it lasts.
+    """
+
+    def __init__(
+        self, run: DaemonClient, inspection: Inspection, slots: Iterable[int], *, until_end: bool = False
+    ) -> None:
+        """Ask for taps on the outputs with these slots; raises `DoraError` if one has too many already.
+
+        ``until_end``: messages of an ended sender wait until the taps have taken them.
+        """
+        self.slots: set[int] = set()
+        self._run = run
+        self._until_end = until_end
+        self.add(slots)
+        try:
+            self._board = Board.open(inspection.board)
+        except OSError:
+            raise ConnectError("the dataflow has just ended") from None
+        self.engine = open_taps(inspection)
+
+    @property
+    def words(self) -> memoryview:
+        """The words of the board, valid until `close`."""
+        return self._board.words
+
+    def add(self, slots: Iterable[int]) -> None:
+        """Ask for taps on further outputs."""
+        slots = self.slots | set(slots)
+        self._run.ask(OpenTaps(sorted(slots), until_end=self._until_end))
+        self.slots = slots
+        self._renewed_ns = 0
+
+    def renew(self) -> None:
+        """Renew the lease if it is time; call it several times a second."""
+        now = time.monotonic_ns()
+        if now - self._renewed_ns > _RENEWAL_NS:
+            self._renewed_ns = now
+            words = self._board.words
+            for slot in self.slots:
+                words[slot * WORDS + TAPPED] = now + _LEASE_NS
+
+    def close(self) -> None:
+        """Close all taps."""
+        self.engine.close()
+        self._board.close()
+        try:
+            self._run.ask(CloseTaps())
+        except DoraError:
+            pass  # the dataflow has ended
+
+
 class TapSession:
     """Taps on some topics of a running dataflow; ``with`` closes them."""
 
@@ -145,24 +196,18 @@ class TapSession:
         """Open the taps; raises `DoraError` if a topic has too many already, `TransportError`."""
         self._run = run
         self.ended = False  # the dataflow has
-        run.ask(OpenTaps([topic.output.slot for topic in topics]))
+        self._lease = TapLease(run, inspection, [topic.output.slot for topic in topics])
         try:
-            self._board = Board.open(inspection.board)
-        except OSError:
-            raise ConnectError("the dataflow has just ended") from None
-        self._engine = open_taps(inspection)
-        try:
-            self.taps = [AdaptiveTap(topic, self._engine, self._board.words) for topic in topics]
+            self.taps = [AdaptiveTap(topic, self._lease.engine, self._lease.words) for topic in topics]
         except BaseException:
             self.close()
             raise
-        self._renewed_ns = 0
-        self._renew()
+        self._lease.renew()
 
     @property
     def words(self) -> memoryview:
         """The words of the board, valid until `close`."""
-        return self._board.words
+        return self._lease.words
 
     def messages(
         self, until: Callable[[], bool] = lambda: False, period: float = PERIOD
@@ -174,7 +219,7 @@ class TapSession:
         """
         first = self.taps[0]
         while not until():
-            self._renew()
+            self._lease.renew()
             begun = time.thread_time()
             for tap in self.taps:
                 for _ in range(TAP_QUEUE):
@@ -203,23 +248,10 @@ class TapSession:
         readable, _, _ = select.select([self._run], (), (), seconds)
         return bool(readable)
 
-    def _renew(self) -> None:
-        now = time.monotonic_ns()
-        if now - self._renewed_ns > _RENEWAL_NS:
-            self._renewed_ns = now
-            for tap in self.taps:
-                tap.renew(now + _LEASE_NS)
-
     def close(self) -> None:
         """Close the taps."""
         self.taps = []
-        self._engine.close()
-        self._board.close()
-        if not self.ended:
-            try:
-                self._run.ask(CloseTaps())
-            except DoraError:
-                self.ended = True
+        self._lease.close()
 
     def __enter__(self) -> TapSession:
         return self

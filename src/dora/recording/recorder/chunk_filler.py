@@ -23,7 +23,7 @@ from dora.recording.mcap.channels import (
     prefix_of,
 )
 from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, ChunkPool, ChunkSpan, room_for
-from dora.transport.board import BEGUN, RECORDED, SENT, TAPPED, WORDS
+from dora.transport.board import BEGUN, RECORDED, SENT, WORDS
 from dora.wire.message import Encoding, Message
 
 ContextMessage = tuple[ChannelItem, int, bytes]
@@ -64,10 +64,6 @@ class RecordedTopic:
     @property
     def sent(self) -> int:
         return self._words[self._base + SENT]
-
-    def renew(self, until_ns: int) -> None:
-        """Make the sender send until then, even if the output has no links."""
-        self._words[self._base + TAPPED] = until_ns
 
     def publish_progress(self) -> None:
         """Write the progress to the board: messages that are not taken yet outlive their sender."""

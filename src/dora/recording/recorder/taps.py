@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from dora.daemon.client import DaemonClient
-from dora.errors import ConnectError, DoraError
+from dora.errors import DoraError
+from dora.observe.tap_session import TapLease
 from dora.observe.topics import Topic, find_tappable
 from dora.recording.recorder.chunk_filler import RecordedTopic, TappedSource
 from dora.recording.recorder.system import make_folder, remove_folder
-from dora.transport.board import Board
 from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer
-from dora.transport.taps import Tap, open_taps
-from dora.wire.daemon_protocol import CloseTaps, Inspection, OpenTaps
+from dora.transport.taps import Tap
+from dora.wire.daemon_protocol import Inspection
 from dora.wire.message import Message, MessageError
 
 # A tap whose sender copies its small messages to a ring buffer too, so that a burst loses none.
@@ -130,8 +130,6 @@ class RingTaps:
             remove_folder(self.directory)
 
 
-_LEASE_NS: Final = 2_000_000_000  # how long an output stays tapped after the last renewal
-_RENEWAL_NS: Final = _LEASE_NS // 4
 _SETTLING: Final = 0.01  # seconds until a sender has certainly seen that it is tapped
 
 
@@ -146,20 +144,12 @@ class RecorderTaps:
         ``room``: bytes that may wait in this process. ``together``: nothing has been sent yet, so
         everything is expected.
         """
-        self._run = run
-        self._room = room
         topics = found_here(inspection, names)
-        self.slots: set[int] = set()
         self.topics: list[RecordedTopic] = []
-        self._ask(topics)
-        try:
-            self._board = Board.open(inspection.board)
-        except OSError:
-            raise ConnectError("the dataflow has just ended") from None
-        self._engine = open_taps(inspection)
+        self._room = room
+        self._lease = TapLease(run, inspection, (topic.output.slot for topic in topics), until_end=True)
         # Zenoh's taps have as long a queue as this process has memory.
         self._ring_buffers = RingTaps(len(topics) if inspection.engine == "iceoryx2" else 0)
-        self._renewed_ns = 0
         try:
             self._tap(topics, together)
         except BaseException:
@@ -168,12 +158,12 @@ class RecorderTaps:
 
     def follow(self, inspection: Inspection) -> None:
         """Tap outputs that were added to the dataflow."""
-        topics = [topic for topic in found_here(inspection, ()) if topic.output.slot not in self.slots]
+        known = self._lease.slots
+        topics = [topic for topic in found_here(inspection, ()) if topic.output.slot not in known]
         if topics:
-            self._ask(topics)
-            self._tap(
-                topics, together=False
-            )  # without a ring buffer: the node has already searched for one
+            self._lease.add(topic.output.slot for topic in topics)
+            # Without a ring buffer: the node has already searched for one.
+            self._tap(topics, together=False)
 
     @property
     def ring_buffer_folder(self) -> str:
@@ -182,39 +172,24 @@ class RecorderTaps:
 
     def renew(self) -> None:
         """Renew the lease of all taps; call it several times a second."""
-        now = time.monotonic_ns()
-        if now - self._renewed_ns > _RENEWAL_NS:
-            self._renewed_ns = now
-            for topic in self.topics:
-                topic.renew(now + _LEASE_NS)
+        self._lease.renew()
 
     def close(self) -> None:
         """Close the taps."""
         self.topics = []
-        self._engine.close()
         self._ring_buffers.close()
-        self._board.close()
-        try:
-            self._run.ask(CloseTaps())
-        except DoraError:
-            pass  # the dataflow has ended
-
-    def _ask(self, topics: Sequence[Topic]) -> None:
-        slots = self.slots | {topic.output.slot for topic in topics}
-        self._run.ask(OpenTaps(sorted(slots), until_end=True))
-        self.slots = slots
+        self._lease.close()
 
     def _tap(self, topics: Sequence[Topic], together: bool) -> None:
         new = []
         for topic in topics:
-            tap = self._engine.buffered_tap(topic.output, self._room)
+            tap = self._lease.engine.buffered_tap(topic.output, self._room)
             source: TappedSource = (
                 tap if self.topics else self._ring_buffers.with_ring_buffer(tap, topic.output.slot)
             )
-            new.append(RecordedTopic(topic, source, topic.output.max_queue_size, self._board.words))
+            new.append(RecordedTopic(topic, source, topic.output.max_queue_size, self._lease.words))
         self.topics += new
-        self._renewed_ns = 0
-        self.renew()
+        self._lease.renew()
         if not together:
             time.sleep(_SETTLING)
             for item in new:
