@@ -41,7 +41,7 @@ def local(number: int, time_ns: int = 10) -> bytes:
 
 
 def test_numbers_are_translated() -> None:
-    translation = Translation(lambda _, number: number - 5, 5, 20, whole=False)
+    translation = Translation(lambda _, number: number - 5, 5, 20, from_start=False)
     first = b"".join(translation.of(BEGIN + message(5) + message(6, 4) + message(6)))
     second = b"".join(translation.of(local(30) + local(32) + message(9, 20)))
     assert [(entry.kind, entry.number) for entry in entries(first + second)] == [
@@ -53,7 +53,7 @@ def test_numbers_are_translated() -> None:
 
 
 def test_a_whole_recording_keeps_the_numbers_of_values() -> None:
-    translation = Translation(lambda _, number: number, 0, 99, whole=True)
+    translation = Translation(lambda _, number: number, 0, 99, from_start=True)
     assert [entry.number for entry in entries(b"".join(translation.of(BEGIN + local(2))))] == [0, 2]
 
 

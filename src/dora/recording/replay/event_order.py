@@ -79,12 +79,12 @@ Numbers = Callable[[str, int], int]
 class Translation:
     """Translates the entries of one node to those for a replay of a span of time."""
 
-    def __init__(self, numbers: Numbers, begin_ns: int, end_ns: int, *, whole: bool) -> None:
-        """``whole``: the recording and the span contain the node's first event."""
+    def __init__(self, numbers: Numbers, begin_ns: int, end_ns: int, *, from_start: bool) -> None:
+        """``from_start``: the recording and the span contain the node's first event."""
         self._numbers = numbers
         self._begin_ns = begin_ns
         self._end_ns = end_ns
-        self._whole = whole
+        self._from_start = from_start
         self._inputs: list[str] = []  # sources, by the place of the input
         self._local: dict[int, int] = {}  # input → values before the span
 
@@ -105,7 +105,7 @@ class Translation:
     def _number(self, entry: Entry) -> int:
         if entry.kind == EntryKind.MESSAGE:
             return self._numbers(_source(self._inputs, entry), entry.number)
-        before = self._local.setdefault(entry.input, 0 if self._whole else entry.number - 1)
+        before = self._local.setdefault(entry.input, 0 if self._from_start else entry.number - 1)
         return entry.number - before
 
 

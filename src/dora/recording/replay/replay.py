@@ -211,13 +211,13 @@ class Replay:
         # A node may have taken events before the first message and after the last one.
         begin_ns = self._begin_ns if self._request.begin else 0
         end_ns = self._end_ns if self._request.end is not None else WITHOUT_LIMIT
-        whole = self._recording.start.together and not self._request.begin
+        from_start = self._recording.start.together and not self._request.begin
         known: dict[str, Translation] = {}
         for node_id, data in self._recording.orders():
             if node_id not in self.roles.live:
                 continue
             if node_id not in known:
-                known[node_id] = Translation(numbers, begin_ns, end_ns, whole=whole)
+                known[node_id] = Translation(numbers, begin_ns, end_ns, from_start=from_start)
             with open(os.path.join(directory, node_id + EVENT_LOG_SUFFIX), "ab") as file:
                 file.write(b"".join(known[node_id].of(data)))
 
