@@ -1,7 +1,7 @@
-"""A dataflow as a graph to look at: boxes with ports, and the edges between them.
+"""A dataflow as a graph for drawings: boxes with ports, and the edges between them.
 
-`graph_of` is pure. What it returns becomes JSON as it is (`msgspec.json.encode`); the page of
-``dora graph`` draws it, `dora.dataflow.graph` writes it down as text.
+`graph_of` is pure. Its result becomes JSON unchanged (`msgspec.json.encode`), which the page of
+``dora graph`` draws; `flowchart` writes it as text.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class ProblemReport:
     def sorted(self) -> tuple[Problem, ...]:
         """Return all problems in the order of the file, then those of other files, each once.
 
-        What is wrong in a module is told once, however often the module is used.
+        A problem of a module is shown once, however often the module is used.
         """
         return tuple(sorted(each_once(self.problems), key=self._order))
 

@@ -102,5 +102,5 @@ def test_a_failed_download_is_reported_with_its_reason(flow, served):
 
 def test_a_program_without_checksum_or_encryption_is_a_warning(flow):
     [warning] = flow("http://example.org/node.py").warnings
-    assert "as anybody on the way likes it" in warning.message
+    assert "anybody on the way can exchange it" in warning.message
     assert flow("https://example.org/node.py").warnings == ()

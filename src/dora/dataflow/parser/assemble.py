@@ -1,4 +1,4 @@
-"""From checked blocks to the model: what concerns a node as a whole, and nodes together."""
+"""Assemble checked blocks to the model, and check each node as a whole and the nodes together."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _KINDS_WITHOUT_PATH = ("hub", "git")  # each has an error of its own
 
 
 class _Draft:
-    """A node on its way into the model."""
+    """A node that is not assembled yet."""
 
     def __init__(self, checked: CheckedBlock) -> None:
         self.checked = checked
@@ -142,7 +142,7 @@ class Assembler:
             where: TextSpan = checked.keys.get("path") or checked.place("id")
             self.report.error(
                 where,
-                f"{_named(draft)} says nothing about what to run",
+                f"{_named(draft)} does not say what to run",
                 "add `path:` with a program, or `operator:` with a Python operator",
             )
         elif draft.module:
@@ -202,7 +202,7 @@ class Assembler:
             ):
                 self.report.error(
                     operator.keys.get("python", operator.span),
-                    f"the operator `{operator_id}` of {_named(draft)} says nothing about what to run",
+                    f"the operator `{operator_id}` of {_named(draft)} does not say what to run",
                     "add `python:` with the file that holds `class Operator`",
                 )
 

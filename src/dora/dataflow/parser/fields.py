@@ -1,7 +1,7 @@
 """The table of all fields of a dataflow file.
 
 The parser, the JSON schema for editors and the tests of the reference manual read this one table.
-A description is what an editor shows on hovering: one or two sentences, units, an example.
+An editor shows the description of a field: one or two sentences, units, an example.
 """
 
 from __future__ import annotations

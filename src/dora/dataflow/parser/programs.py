@@ -153,7 +153,7 @@ def git_source(node: CheckedBlock, report: ProblemReport, owner: str) -> GitSour
     chosen = [name for name in ("branch", "tag", "rev") if node.has(name)]
     if not node.has("git"):
         for name in chosen:
-            report.error(node.keys[name], f"`{name}` of {owner} says nothing without `git`")
+            report.error(node.keys[name], f"`{name}` of {owner} has no effect without `git`")
         return None
     if len(chosen) > 1:
         report.error(
@@ -193,7 +193,7 @@ def download_of(node: CheckedBlock, report: ProblemReport, owner: str) -> Downlo
     url: str | None = node.get("path")
     if url is None or not is_url(url):
         if node.has("path_sha256") and not node.failed("path"):
-            message = f"`path_sha256` of {owner} says nothing, because its `path` is no URL"
+            message = f"`path_sha256` of {owner} has no effect, because its `path` is no URL"
             report.error(node.keys["path_sha256"], message)
         return None
     if node.has("git"):
@@ -203,7 +203,7 @@ def download_of(node: CheckedBlock, report: ProblemReport, owner: str) -> Downlo
     if url.startswith("http://") and not node.has("path_sha256"):
         report.warn(
             node.place("path"),
-            "this program comes over the network as anybody on the way likes it",
+            "this program is downloaded without encryption, so anybody on the way can exchange it",
             "use `https://`, or add `path_sha256`",
         )
     return Download(url, node.get("path_sha256"))

@@ -47,7 +47,7 @@ class InputResolver:
                 if node is not None and node not in self.offers and not self.in_module:
                     self.report.warn(
                         span,
-                        f"there is no node `{node}`, so {wanted_by} stays silent",
+                        f"there is no node `{node}`, so {wanted_by} never gets an entry",
                         self.report.did_you_mean(node, self.offers),
                         node,
                     )

@@ -518,7 +518,10 @@ def _report_syntax(error: Any, report: ProblemReport) -> None:
     problem = error.problem or ""
     message, hint, at_start = f"this is not valid YAML: {problem}", "", False
     if "content" in problem and not report.source(line) and not report.source(line + 1):
-        message, hint = "the file ends here, but a value is expected", "close what is open above"
+        message, hint = (
+            "the file ends here, but a value is expected",
+            "complete the value, or close the quote, list or mapping above",
+        )
     elif "cannot start any token" in problem:
         if rest.startswith("\t"):
             message, hint = "a tab is used for indentation", "YAML indents with spaces only"

@@ -1,7 +1,7 @@
-"""Kinds of values that a field may have: how each is read, and its JSON schema.
+"""Types of fields: how each is read from YAML, and its JSON schema.
 
-A kind knows both sides, so the parser and the schema for editors cannot drift apart. ``read``
-returns the checked value, or None when it has reported an error instead.
+One class has both, so the parser and the schema for editors always agree. ``read`` returns the checked
+value, or None if it has reported an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_BYTES = 2**62
 
 
 class Reader:
-    """What reading a value needs besides the value."""
+    """The context of reading a value: where problems go, and the environment."""
 
     def __init__(self, report: ProblemReport, environ: Mapping[str, str]) -> None:
         self.report = report
@@ -37,11 +37,11 @@ class Reader:
 
 
 class FieldType(ABC, Generic[T]):
-    """One kind of value."""
+    """The type of a field."""
 
     @abstractmethod
     def read(self, value: YamlNode, reader: Reader) -> T | None:
-        """Return the checked value; None after reporting what is wrong with it."""
+        """Return the checked value; None after reporting a problem."""
 
     @abstractmethod
     def schema(self) -> Schema:
@@ -59,18 +59,20 @@ def shape(value: YamlNode) -> str:
         return "nothing"
     if isinstance(value.value, bool):
         return f"`{value.text}`"
-    return f"the text `{_short(value.text)}`" if isinstance(value.value, str) else f"`{_short(value.text)}`"
+    return (
+        f"the text `{shorten(value.text)}`" if isinstance(value.value, str) else f"`{shorten(value.text)}`"
+    )
 
 
-def _short(text: str) -> str:
+def shorten(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _expected(value: YamlNode, reader: Reader, wanted: str, hint: str = "") -> None:
+def report_expected(value: YamlNode, reader: Reader, wanted: str, hint: str = "") -> None:
     reader.report.error(value, f"expected {wanted}, found {shape(value)}", hint)
 
 
-def _text(value: YamlNode) -> str | None:
+def text_of(value: YamlNode) -> str | None:
     """Return a scalar as text. Numbers and booleans count as the text that they are written with."""
     if isinstance(value, ScalarNode) and value.value is not None:
         return value.text
@@ -88,9 +90,9 @@ class TextType(FieldType[str]):
         self.may_be_empty = may_be_empty
 
     def read(self, value: YamlNode, reader: Reader) -> str | None:
-        text = _text(value)
+        text = text_of(value)
         if text is None:
-            _expected(value, reader, self.wanted)
+            report_expected(value, reader, self.wanted)
         elif not self.may_be_empty and not text.strip():
             reader.report.error(value, f"expected {self.wanted}, found an empty text")
             return None
@@ -109,12 +111,12 @@ class IdentifierType(FieldType[str]):
         self.pattern = pattern
 
     def read(self, value: YamlNode, reader: Reader) -> str | None:
-        text = _text(value)
+        text = text_of(value)
         if text is None:
-            _expected(value, reader, f"the id of {self.of}", _without_colon(value))
+            report_expected(value, reader, f"the id of {self.of}", _without_colon(value))
             return None
         if fault := self.fault(text):
-            reader.report.error(value, f"the id `{_short(text)}` {fault}", _tidied(text, self.fault))
+            reader.report.error(value, f"the id `{shorten(text)}` {fault}", _tidied(text, self.fault))
             return None
         return text
 
@@ -125,7 +127,7 @@ class IdentifierType(FieldType[str]):
 
 def _without_colon(value: YamlNode) -> str:
     if isinstance(value, MappingNode) and len(value.entries) == 1:
-        return f"write `{_short(next(iter(value.entries)))}`, without a colon"
+        return f"write `{shorten(next(iter(value.entries)))}`, without a colon"
     return ""
 
 
@@ -146,7 +148,7 @@ class FlagType(FieldType[bool]):
                 hint = "write `true`"
             elif word in ("false", "no", "off", "n", "0"):
                 hint = "write `false`"
-        _expected(value, reader, "`true` or `false`", hint)
+        report_expected(value, reader, "`true` or `false`", hint)
         return None
 
     def schema(self) -> Schema:
@@ -163,7 +165,7 @@ class IntegerType(FieldType[int]):
         if number is None:
             return None
         if isinstance(number, float):
-            _expected(value, reader, "a whole number")
+            report_expected(value, reader, "a whole number")
             return None
         if not self.minimum <= number <= self.maximum:
             wanted = f"a whole number from {self.minimum} to {self.maximum}"
@@ -209,9 +211,9 @@ def _number(value: YamlNode, reader: Reader, wanted: str) -> int | float | None:
         if isinstance(number, int | float) and not isinstance(number, bool):
             return number
         if isinstance(number, str):
-            _expected(value, reader, wanted, _number_hint(number, wanted))
+            report_expected(value, reader, wanted, _number_hint(number, wanted))
             return None
-    _expected(value, reader, wanted)
+    report_expected(value, reader, wanted)
     return None
 
 
@@ -241,16 +243,16 @@ class ChoiceType(FieldType[str]):
         self.strict = strict
 
     def read(self, value: YamlNode, reader: Reader) -> str | None:
-        text = _text(value)
+        text = text_of(value)
         if text is None:
-            _expected(value, reader, f"one of {listed(self.words)}")
+            report_expected(value, reader, f"one of {listed(self.words)}")
             return None
         word = text.lower() if self.ignore_case else text
         if word in self.words:
             return word
         if self.strict:
             hint = reader.report.did_you_mean(text, self.words)
-            reader.report.error(value, f"`{_short(text)}` is not one of {listed(self.words)}", hint)
+            reader.report.error(value, f"`{shorten(text)}` is not one of {listed(self.words)}", hint)
         return None
 
     def schema(self) -> Schema:
@@ -272,16 +274,16 @@ class ByteSizeType(FieldType[int]):
     """A number of bytes: ``4096``, ``"64KB"``, ``"1.5 GB"``; the units count in steps of 1024."""
 
     def read(self, value: YamlNode, reader: Reader) -> int | None:
-        text = _text(value)
+        text = text_of(value)
         if text is None or not isinstance(value, ScalarNode) or isinstance(value.value, bool):
-            _expected(value, reader, "a size in bytes", 'for example `"50MB"`')
+            report_expected(value, reader, "a size in bytes", 'for example `"50MB"`')
             return None
         number = value.value
         if isinstance(number, str):
             match = _bytes(text) if len(text) <= 40 else None
             if match is None:
                 hint = 'write a number with B, KB, MB or GB, for example `"50MB"`'
-                _expected(value, reader, "a size in bytes", hint)
+                report_expected(value, reader, "a size in bytes", hint)
                 return None
             unit = match[3].upper().replace("I", "").removesuffix("B")
             number = float(match[1]) * _FACTORS[unit]
@@ -304,14 +306,14 @@ class WordsType(FieldType[tuple[str, ...]]):
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[str, ...] | None:
         if isinstance(value, SequenceNode):
-            words = [_text(item) for item in value.items]
+            words = [text_of(item) for item in value.items]
             for item, word in zip(value.items, words, strict=True):
                 if word is None:
-                    _expected(item, reader, "an argument")
+                    report_expected(item, reader, "an argument")
             return None if None in words else tuple(word for word in words if word is not None)
-        text = _text(value)
+        text = text_of(value)
         if text is None:
-            _expected(value, reader, "the arguments as a text or a list")
+            report_expected(value, reader, "the arguments as a text or a list")
             return None
         return split_words(text, value, reader)
 
@@ -329,7 +331,7 @@ def split_words(text: str, value: YamlNode, reader: Reader) -> tuple[str, ...] |
         return tuple(shlex.split(text))
     except ValueError:
         reader.report.error(
-            value, f"a quote or backslash in `{_short(text)}` is not closed", "close it, or write a list"
+            value, f"a quote or backslash in `{shorten(text)}` is not closed", "close it, or write a list"
         )
         return None
 
@@ -340,9 +342,9 @@ class CommandsType(FieldType[tuple[str, ...]]):
     def read(self, value: YamlNode, reader: Reader) -> tuple[str, ...] | None:
         texts: list[str] = []
         for item in value.items if isinstance(value, SequenceNode) else [value]:
-            text = _text(item)
+            text = text_of(item)
             if text is None:
-                _expected(item, reader, "a command")
+                report_expected(item, reader, "a command")
                 return None
             texts += text.splitlines()
         commands = tuple(line.strip() for line in texts if line.strip())
@@ -377,9 +379,9 @@ class ListType(FieldType[tuple[T, ...]]):
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[T, ...] | None:
         if not isinstance(value, SequenceNode):
-            text = _text(value)
+            text = text_of(value)
             hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
-            _expected(value, reader, f"a list of {self.of}", hint)
+            report_expected(value, reader, f"a list of {self.of}", hint)
             return None
         items: dict[T, None] = {}  # a block is equal to itself only
         failed = False
@@ -406,7 +408,7 @@ class MapType(FieldType[dict[str, T]]):
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, T] | None:
         if not isinstance(value, MappingNode):
-            _expected(value, reader, f"a mapping of {self.of}")
+            report_expected(value, reader, f"a mapping of {self.of}")
             return None
         items: dict[str, T] = {}
         failed = False
@@ -433,7 +435,7 @@ def as_text(key: ScalarNode) -> ScalarNode:
 
 
 def is_unset(value: YamlNode) -> bool:
-    """Tell whether a field says nothing: null, ``false``, or an empty text, list or mapping."""
+    """Tell whether a field is empty: null, ``false``, or an empty text, list or mapping."""
     if isinstance(value, ScalarNode):
         return value.value is None or value.value is False or value.value == ""
     if isinstance(value, SequenceNode):
@@ -442,7 +444,7 @@ def is_unset(value: YamlNode) -> bool:
 
 
 class UnsupportedType(FieldType[None]):
-    """A field that this version knows but cannot act on; refused unless it says nothing."""
+    """A known field that this version does not support; refused unless it is empty."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         self.what = what

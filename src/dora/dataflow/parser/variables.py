@@ -1,4 +1,4 @@
-"""Fields that hold environment variables and parameters: how each is read, and its JSON schema."""
+"""Types of fields with environment variables and parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from dora.dataflow.names import (
 )
 from dora.dataflow.parser.sources import expand
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, YamlNode, is_utf8
-from dora.dataflow.parser.values import TEXT_SCHEMA, FieldType, Reader, Schema, _expected, _short, _text
+from dora.dataflow.parser.values import (
+    TEXT_SCHEMA,
+    FieldType,
+    Reader,
+    Schema,
+    report_expected,
+    shorten,
+    text_of,
+)
 
 _RESERVED = frozenset(
     (
@@ -49,7 +57,9 @@ class EnvironmentType(FieldType[dict[str, str]]):
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
         if not isinstance(value, MappingNode):
-            _expected(value, reader, "a mapping of names to values", "for example `env: {WIDTH: 640}`")
+            report_expected(
+                value, reader, "a mapping of names to values", "for example `env: {WIDTH: 640}`"
+            )
             return None
         variables: dict[str, str] = {}
         for name, (key, item) in value.entries.items():
@@ -63,7 +73,7 @@ class EnvironmentType(FieldType[dict[str, str]]):
     def _value(self, name: str, item: YamlNode, reader: Reader) -> str | None:
         if not isinstance(item, ScalarNode) or item.value is None:
             hint = f'for an empty text write `{name}: ""`' if isinstance(item, ScalarNode) else ""
-            _expected(item, reader, f"a text, number or boolean for `{name}`", hint)
+            report_expected(item, reader, f"a text, number or boolean for `{name}`", hint)
             return None
         if isinstance(item.value, bool):
             return "true" if item.value else "false"
@@ -98,21 +108,21 @@ class ParametersType(FieldType[dict[str, str]]):
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
         if not isinstance(value, MappingNode):
-            _expected(value, reader, "a mapping of parameters", "for example `params: {speed: 2.0}`")
+            report_expected(value, reader, "a mapping of parameters", "for example `params: {speed: 2.0}`")
             return None
         parameters: dict[str, str] = {}
         taken: dict[str, str] = {}
         for name, (key, item) in value.entries.items():
-            text = _text(item)
+            text = text_of(item)
             if not _parameter(name):
                 hint = "only letters (a-z), digits and `_` are allowed"
-                reader.report.error(key, f"`{_short(name)}` cannot name a parameter", hint)
+                reader.report.error(key, f"`{shorten(name)}` cannot name a parameter", hint)
             elif (other := taken.setdefault(name.upper(), name)) != name:
                 reader.report.error(
                     key, f"the parameters `{other}` and `{name}` are both `$PARAM_{name.upper()}`"
                 )
             elif text is None:
-                _expected(item, reader, f"a text, number or boolean for `{name}`")
+                report_expected(item, reader, f"a text, number or boolean for `{name}`")
             else:
                 parameters[name] = text
         return parameters if len(parameters) == len(value.entries) else None
@@ -130,7 +140,9 @@ class ParameterValuesType(FieldType[dict[str, Any]]):
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, Any] | None:
         if not isinstance(value, MappingNode):
-            _expected(value, reader, "a mapping of parameters", "for example `parameters: {gain: 0.5}`")
+            report_expected(
+                value, reader, "a mapping of parameters", "for example `parameters: {gain: 0.5}`"
+            )
             return None
         found: dict[str, Any] = {}
         failed = False
