@@ -190,7 +190,7 @@ def test_a_goal_times_out_and_may_still_be_canceled(start_flow: StartFlow) -> No
     assert client.statistics()["replies"]["late"] == 1
 
 
-def test_feedback_that_nobody_takes_is_bounded_and_counted(start_flow: StartFlow) -> None:
+def test_unread_feedback_is_bounded_and_counted(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     goal = client.send_goal("goal", pa.array([1]), timeout=PATIENCE)
     take(server, "goal")

@@ -43,7 +43,7 @@ def counts(board: Board) -> list[int]:
     return [board.get(LINK, word) for word in (RECEIVED, DROPPED)]
 
 
-def test_what_does_not_come_is_lost(board: Board, clock: Clock) -> None:
+def test_missing_messages_count_as_lost(board: Board, clock: Clock) -> None:
     queue = Queue()
     port = make_port(board, queue)
     queue.numbers += [1, 2]
@@ -58,7 +58,7 @@ def test_what_does_not_come_is_lost(board: Board, clock: Clock) -> None:
     assert counts(board) == [2, 3]
 
 
-def test_what_comes_late_is_not(board: Board, clock: Clock) -> None:
+def test_late_messages_do_not_count_as_lost(board: Board, clock: Clock) -> None:
     queue = Queue()
     port = make_port(board, queue)
     board.set(SENDER, SENT, 2)

@@ -55,7 +55,7 @@ def test_a_missing_key_is_a_key_error() -> None:
         Stop("MANUAL")["value"]
 
 
-def test_get_finds_what_is_made_on_demand() -> None:
+def test_get_finds_keys_that_are_made_on_demand() -> None:
     event = an_input()
     assert event.get("value") is event["value"]
     assert event.get("metadata") is event["metadata"]
@@ -63,7 +63,7 @@ def test_get_finds_what_is_made_on_demand() -> None:
     assert event.get("error", 5) == 5
 
 
-def test_contains_knows_what_is_made_on_demand() -> None:
+def test_contains_knows_keys_that_are_made_on_demand() -> None:
     event = an_input()
     for key in (*KEYS, "data"):
         assert key in event
@@ -87,7 +87,7 @@ def test_contains_knows_what_is_made_on_demand() -> None:
         lambda event: list({}.__class__(event.items())),
     ],
 )
-def test_whatever_shows_all_keys_shows_those_made_on_demand(read: Any) -> None:
+def test_iteration_shows_the_keys_that_are_made_on_demand(read: Any) -> None:
     event = an_input()
     assert read(event) == KEYS
 

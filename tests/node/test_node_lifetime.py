@@ -236,7 +236,7 @@ def test_a_daemon_that_is_lost_while_waiting(daemon: FakeDaemon) -> None:
     assert receiver.next() is None
 
 
-def test_what_is_buffered_is_delivered_after_the_daemon_is_lost(daemon: FakeDaemon) -> None:
+def test_buffered_messages_are_delivered_after_the_daemon_is_lost(daemon: FakeDaemon) -> None:
     sender, receiver = daemon.node("a"), daemon.node("b")
     sender.send_output("out", b"x")
     daemon.disconnect("b")
@@ -373,7 +373,7 @@ def test_a_signal_handler_that_returns_does_not_end_the_wait(daemon: FakeDaemon)
 @pytest.mark.processes
 @pytest.mark.parametrize("end", ["pass", "import os; os._exit(0)", "import os; os.kill(os.getpid(), 9)"])
 @pytest.mark.parametrize("size", [3, 100_000])
-def test_what_a_process_sent_outlives_it(daemon: FakeDaemon, end: str, size: int) -> None:
+def test_messages_outlive_the_process_that_sent_them(daemon: FakeDaemon, end: str, size: int) -> None:
     receiver = daemon.node("b")
     process = daemon.start_process(
         "a", f"from dora import Node\nNode().send_output('out', b'x' * {size})\n{end}"

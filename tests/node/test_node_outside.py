@@ -157,7 +157,7 @@ def test_values_may_be_in_arrow_files(replay: Any, tmp_path: Path) -> None:
         ([7], "event 0"),
     ],
 )
-def test_mistakes_in_recordings_are_told_with_their_place(replay: Any, events: Any, message: str) -> None:
+def test_an_error_in_recorded_inputs_names_its_place(replay: Any, events: Any, message: str) -> None:
     replay({"id": "n", "events": events})
     with pytest.raises(ConnectError, match=message):
         Node()
@@ -212,7 +212,7 @@ for event in node:
 
 
 @pytest.mark.processes
-def test_what_is_recorded_in_a_run_can_be_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_inputs_can_be_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "flow").mkdir()
     for name, text in (("flow.yml", FLOW), ("send.py", SEND), ("receive.py", RECEIVE)):
         (tmp_path / "flow" / name).write_text(text)
@@ -240,7 +240,7 @@ def test_what_is_recorded_in_a_run_can_be_replayed(tmp_path: Path, monkeypatch: 
     assert [row["data"] for row in rows] == [[1, 2], ["text"]]
 
 
-def test_a_recording_is_whole_and_poisoned_until_its_node_ends(tmp_path: Path) -> None:
+def test_a_recording_is_valid_and_poisoned_until_its_node_ends(tmp_path: Path) -> None:
     from dora.node.events import Input, Text
     from dora.node.interceptors.input_recorder import InputRecorder
 
@@ -263,7 +263,7 @@ def test_a_recording_is_whole_and_poisoned_until_its_node_ends(tmp_path: Path) -
         (pa.array([2**62], pa.timestamp("us")), "out of range"),  # no time that Python knows
     ],
 )
-def test_what_cannot_be_recorded_poisons_the_recording_and_not_the_node(
+def test_an_unrecordable_event_poisons_the_recording_and_not_the_node(
     array: Any,
     reason: str,
     tmp_path: Path,

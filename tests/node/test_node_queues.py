@@ -224,7 +224,9 @@ def test_a_restarted_receiver_does_not_hold_its_sender(start_flow: StartFlow) ->
     assert receiver.statistics()["inputs"]["in"] == {"received": 8, "dropped": 2}
 
 
-def test_what_a_killed_sender_only_counted_does_not_hold_its_successor(start_flow: StartFlow) -> None:
+def test_messages_that_a_killed_sender_only_counted_do_not_block_its_next_process(
+    start_flow: StartFlow,
+) -> None:
     daemon = start_flow(
         node("a", outputs="out"),
         node("b", inputs={"in": ("a/out", {"queue_size": 1, "queue_policy": "backpressure"})}),

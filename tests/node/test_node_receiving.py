@@ -53,7 +53,7 @@ def plot(daemon: FakeDaemon, camera: Node) -> Node:  # noqa: ARG001 - both exist
 # ------------------------------------------------------------------ ways to ask
 
 
-def test_next_returns_what_was_sent(camera: Node, plot: Node) -> None:
+def test_next_returns_messages(camera: Node, plot: Node) -> None:
     camera.send_output("image", b"abc", {"width": 3})
     event = plot.next()
     assert event is not None
@@ -202,7 +202,7 @@ def test_a_manual_stop_comes_at_once_then_the_buffered_then_the_end(
     assert plot.next() is None
 
 
-def test_what_is_sent_after_a_stop_does_not_prolong_the_stream(
+def test_messages_sent_after_a_stop_do_not_prolong_the_stream(
     daemon: FakeDaemon, camera: Node, plot: Node
 ) -> None:
     camera.send_output("image", b"before")
@@ -219,7 +219,7 @@ def test_inputs_that_close_after_a_stop_do_not_stop_again(daemon: FakeDaemon, pl
     assert rest(plot) == ["STOP MANUAL", "INPUT_CLOSED image", "INPUT_CLOSED depth"]
 
 
-def test_a_second_stop_is_not_told(daemon: FakeDaemon, plot: Node) -> None:
+def test_a_second_stop_causes_no_event(daemon: FakeDaemon, plot: Node) -> None:
     daemon.send("plot", StopFrame(), StopFrame())
     assert rest(plot) == ["STOP MANUAL"]
 

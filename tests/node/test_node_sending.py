@@ -115,7 +115,7 @@ def test_every_way_to_pass_the_arguments(sender: Node, receiver: Node, call: Any
     assert one(receiver)["metadata"]["a"] == 1
 
 
-def test_an_output_that_nobody_listens_to_is_counted(sender: Node) -> None:
+def test_messages_of_an_output_without_receivers_are_counted(sender: Node) -> None:
     sender.send_output("unheard", b"x")
     assert sender.statistics()["outputs"]["unheard"] == {"sent": 1}
 
@@ -171,7 +171,7 @@ def test_a_time_arrives_in_utc(sender: Node, receiver: Node) -> None:
     assert taken.utcoffset() == timedelta(0)
 
 
-def test_what_has_no_form_arrives_as_text_with_a_warning_for_each_type(
+def test_metadata_of_other_types_arrives_as_text_with_a_warning_for_each_type(
     sender: Node, receiver: Node, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
@@ -280,7 +280,7 @@ def test_an_undeclared_output_is_warned_about_once_and_dropped(
     assert sender.statistics()["undeclared"] == 4
 
 
-def test_the_daemon_learns_what_was_dropped_at_undeclared_outputs(
+def test_the_daemon_gets_the_counts_of_messages_to_undeclared_outputs(
     daemon: FakeDaemon, sender: Node, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for output, count in (("ouut", 3), ("zzz", 1)):
@@ -313,7 +313,7 @@ def test_an_undeclared_output_raises_where_that_is_wanted(
         (None, RuntimeError, "the id of an output is a string, not NoneType"),
     ],
 )
-def test_what_cannot_be_the_id_of_an_output_always_raises(
+def test_an_impossible_output_id_always_raises(
     sender: Node, output_id: Any, error: type[Exception], words: str
 ) -> None:
     for _ in range(2):
@@ -486,7 +486,7 @@ def test_loans_of_unusual_shapes(sender: Node, receiver: Node, shape: Any) -> No
     assert one(receiver).numpy().size == int(np.prod(shape))
 
 
-def test_a_raw_sample_on_an_output_that_nobody_listens_to(sender: Node) -> None:
+def test_a_raw_sample_can_be_sent_on_an_output_without_receivers(sender: Node) -> None:
     with sender.send_output_raw("unheard", 5) as buffer:
         buffer[:] = b"abcde"
     assert sender.statistics()["outputs"]["unheard"] == {"sent": 1}

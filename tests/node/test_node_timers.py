@@ -168,13 +168,13 @@ def types(receiver: Node) -> list[str]:
     return [event["type"] for event in receiver.drain()]
 
 
-def test_silence_before_the_first_message_is_no_timeout(silent: Silent) -> None:
+def test_the_deadline_of_an_input_is_armed_by_the_first_message(silent: Silent) -> None:
     _, _, receiver, clock = silent
     clock.advance(10_000)
     assert types(receiver) == []
 
 
-def test_silence_closes_an_input_once_and_a_message_recovers_it(silent: Silent) -> None:
+def test_a_missed_deadline_closes_an_input_once_and_a_message_recovers_the_input(silent: Silent) -> None:
     _, sender, receiver, clock = silent
     sender.send_output("out", b"1")
     assert types(receiver) == ["INPUT"]
@@ -194,7 +194,7 @@ def test_silence_closes_an_input_once_and_a_message_recovers_it(silent: Silent) 
     assert types(receiver) == ["INPUT_CLOSED"]
 
 
-def test_messages_that_end_a_silence_keep_their_order(silent: Silent) -> None:
+def test_messages_after_a_missed_deadline_keep_their_order(silent: Silent) -> None:
     _, sender, receiver, clock = silent
     sender.send_output("out", b"0")
     assert types(receiver) == ["INPUT"]
@@ -207,7 +207,7 @@ def test_messages_that_end_a_silence_keep_their_order(silent: Silent) -> None:
     assert [event["data"] for event in rest] == [b"1", b"2", b"3"]
 
 
-def test_a_stop_after_a_silence_still_delivers_what_is_there(silent: Silent) -> None:
+def test_a_stop_after_a_missed_deadline_still_delivers_buffered_messages(silent: Silent) -> None:
     daemon, sender, receiver, clock = silent
     sender.send_output("out", b"0")
     assert types(receiver) == ["INPUT"]
@@ -223,7 +223,7 @@ def is_silent(daemon: FakeDaemon, node_id: str, input_id: str) -> bool:
     return bool(daemon.board.get(slot, TIMED_OUT))
 
 
-def test_the_board_tells_of_a_silence_until_it_is_over(silent: Silent) -> None:
+def test_the_board_shows_a_missed_deadline_until_messages_come_again(silent: Silent) -> None:
     daemon, sender, receiver, clock = silent
     sender.send_output("out", b"1")
     assert types(receiver) == ["INPUT"]
@@ -238,7 +238,7 @@ def test_the_board_tells_of_a_silence_until_it_is_over(silent: Silent) -> None:
     assert not is_silent(daemon, "b", "in")
 
 
-def test_the_board_tells_of_no_silence_of_a_source_that_has_ended(silent: Silent) -> None:
+def test_the_board_shows_no_missed_deadline_after_the_end_of_the_source(silent: Silent) -> None:
     daemon, sender, receiver, clock = silent
     sender.send_output("out", b"1")
     assert types(receiver) == ["INPUT"]
@@ -250,7 +250,7 @@ def test_the_board_tells_of_no_silence_of_a_source_that_has_ended(silent: Silent
 
 
 @pytest.mark.parametrize("end", ["stop", "close"])
-def test_the_board_tells_of_no_silence_of_who_listens_no_more(silent: Silent, end: str) -> None:
+def test_the_board_shows_no_missed_deadline_after_the_end_of_the_receiver(silent: Silent, end: str) -> None:
     daemon, sender, receiver, clock = silent
     sender.send_output("out", b"1")
     assert types(receiver) == ["INPUT"]
@@ -294,7 +294,7 @@ def test_a_wait_ends_when_the_timeout_of_an_input_does(start_flow: StartFlow) ->
     assert [event["type"] for event in events if event] == ["INPUT", "INPUT_CLOSED"]
 
 
-def test_silence_on_a_text_input(start_flow: StartFlow, clock: VirtualClock) -> None:
+def test_a_text_input_can_miss_its_deadline(start_flow: StartFlow, clock: VirtualClock) -> None:
     daemon = start_flow(node("a", inputs={"logs": ("dora/logs", {"input_timeout": 0.5})}))
     receiver = daemon.node("a")
     daemon.send("a", TextInput(["logs"], "1"))

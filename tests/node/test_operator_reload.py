@@ -82,7 +82,7 @@ def test_state_goes_on_and_edited_values_count(hosted: Hosted) -> None:
     assert hosted.host._operator.dataflow_descriptor == {"nodes": []}
 
 
-def test_a_class_can_take_over_by_itself(hosted: Hosted) -> None:
+def test_on_reload_replaces_the_default_transfer_of_state(hosted: Hosted) -> None:
     hosted.load(COUNTER)
     hosted.ask()
     hosted.reload(COUNTER + "        def on_reload(self, old):\n            self.seen = 100 * old.seen\n")
@@ -187,7 +187,7 @@ def test_a_module_is_imported_anew(package: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["value = 22", "value = ("])
-def test_what_cannot_be_imported_anew_is_put_back(package: Path, text: str) -> None:
+def test_a_module_that_fails_to_import_again_is_restored(package: Path, text: str) -> None:
     from a_package import part as before  # type: ignore[import-not-found]
 
     (package / "part.py").write_text(text)

@@ -174,7 +174,7 @@ def test_timers_and_their_end(bench: Bench, write: Any) -> None:
 
 
 @pytest.mark.processes
-def test_news_of_a_source_reach_only_those_who_listen_to_it(bench: Bench, write: Any) -> None:
+def test_the_failure_of_a_source_reaches_its_receivers_only(bench: Bench, write: Any) -> None:
     recorder = RECORDER.replace("event = {key", 'event = {"op": self.name, **{key').replace(
         " if key in dora_event}", " if key in dora_event}}"
     )
@@ -481,7 +481,7 @@ def test_an_operator_may_import_its_neighbours_and_pickle_its_classes(bench: Ben
 
 
 @pytest.mark.processes
-def test_what_an_operator_sends_arrives_with_its_metadata(bench: Bench, write: Any) -> None:
+def test_messages_of_an_operator_arrive_with_their_metadata(bench: Bench, write: Any) -> None:
     bench.start(
         operator("op", write("echo.py", ECHO), inputs={"in": "source/out"}, outputs="out"),
         sink="host/op/out",
@@ -729,7 +729,7 @@ def test_sending_from_a_thread_of_the_operators_own(bench: Bench, write: Any) ->
 
 
 @pytest.mark.processes
-def test_what_is_sent_on_stop_still_arrives(bench: Bench, write: Any) -> None:
+def test_messages_sent_on_stop_still_arrive(bench: Bench, write: Any) -> None:
     file = write(
         "op.py",
         """

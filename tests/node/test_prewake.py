@@ -36,13 +36,13 @@ CHAIN = (
 )
 
 
-def test_they_go_to_the_next_node_but_one() -> None:
+def test_a_prewake_goes_to_the_next_node_but_one() -> None:
     assert prewake_targets_of(CHAIN, "a") == ["c"]
     assert prewake_targets_of(CHAIN, "b") == ["d"]
     assert prewake_targets_of(CHAIN, "c") == []
 
 
-def test_a_node_that_gets_the_message_itself_needs_none() -> None:
+def test_a_receiver_of_the_message_needs_no_prewake() -> None:
     short_cut = node("c", inputs={"in": "b/out", "raw": "a/out"})
     assert prewake_targets_of((*CHAIN[:2], short_cut), "a") == []
 
@@ -83,7 +83,7 @@ def messages_until_the_next_trial(prewake: Prewake) -> int:
     return count
 
 
-def test_they_are_useful_no_longer_when_they_stop_coming() -> None:
+def test_prewakes_that_stop_coming_are_useful_no_longer() -> None:
     prewake = Prewake()
     for _ in range(3):
         prewake.observe(True)
@@ -95,7 +95,7 @@ def test_they_are_useful_no_longer_when_they_stop_coming() -> None:
     assert prewake.wanted  # they cost nothing
 
 
-def test_trials_in_vain_become_rare_and_one_that_works_counts() -> None:
+def test_failed_trials_of_prewakes_become_rare_until_one_works() -> None:
     prewake = Prewake()
     for _ in range(4):
         prewake.observe(False)

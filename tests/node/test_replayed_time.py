@@ -19,14 +19,14 @@ def clock(speed: float, released: int = WITHOUT_LIMIT) -> ReplayClock:
     return ReplayClock(memoryview(ReplayClock.make(start_ns=T0, speed=speed, released_ns=released)))
 
 
-def test_what_was_recorded_is_due_at_its_time() -> None:
+def test_a_recorded_event_is_due_at_its_time() -> None:
     assert clock(1.0).due(T0 + SECOND, 100) == 100 + SECOND
     assert clock(4.0).due(T0 + SECOND, 100) == 100 + SECOND // 4
     assert clock(0.0).due(T0 + SECOND, 100) == 100
     assert clock(1.0).due(T0 - SECOND, 100) == 100
 
 
-def test_what_is_not_released_is_not_due(tmp_path: Path) -> None:
+def test_an_event_that_is_not_released_is_not_due(tmp_path: Path) -> None:
     path = tmp_path / "clock"
     path.write_bytes(ReplayClock.make(start_ns=T0, speed=0.0, released_ns=0, ordered=True, patience_ns=7))
     reader, writer = ReplayClock.open(str(path)), ReplayClock.open(str(path), writable=True)

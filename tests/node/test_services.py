@@ -84,7 +84,7 @@ def test_several_calls_are_answered_in_any_order(start_flow: StartFlow) -> None:
     assert [number(call.wait()) for call in calls] == [0, 10, 20]
 
 
-def test_what_is_no_answer_stays_in_order_for_those_who_receive_events(start_flow: StartFlow) -> None:
+def test_events_that_are_no_answers_keep_their_order(start_flow: StartFlow) -> None:
     daemon, client, server = pair(start_flow)
     third = daemon.node("third")
     call = client.call("request", pa.array([1]), timeout=PATIENCE)
@@ -116,7 +116,7 @@ def looked_at(client: Node) -> int:
 
 
 @pytest.mark.parametrize(("policy", "left"), [("drop_oldest", [16, 17, 18, 19]), ("backpressure", None)])
-def test_what_stays_keeps_to_the_contract_of_its_input(
+def test_events_held_during_a_call_follow_the_queue_policy_of_their_input(
     start_flow: StartFlow, policy: str, left: list[int] | None
 ) -> None:
     daemon = start_flow(
@@ -309,7 +309,7 @@ def test_a_call_fails_when_the_server_is_restarted(start_flow: StartFlow) -> Non
     assert number(again.wait()) == 30
 
 
-def test_a_call_fails_when_nobody_is_there_to_hear_it(start_flow: StartFlow) -> None:
+def test_a_call_fails_when_no_server_is_running(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     server.close()
     with pytest.raises(CallFailed, match="no node that receives it is running at the moment"):

@@ -66,7 +66,7 @@ SENDS: dict[str, Callable[[Node], Any]] = {
 
 
 @pytest.mark.parametrize("kind", SENDS)
-def test_a_stop_releases_whatever_waits_to_be_sent(start_flow: StartFlow, kind: str) -> None:
+def test_a_stop_releases_messages_that_wait_to_be_sent(start_flow: StartFlow, kind: str) -> None:
     daemon, sender, receiver = link(start_flow)
     sender.send_output("out", b"first")
     threads = start(lambda: SENDS[kind](sender))
@@ -119,7 +119,7 @@ def test_a_node_that_is_stopped_alone_may_wait_for_some_time(start_flow: StartFl
     assert sender.statistics()["outputs"]["out"] == {"sent": 2}
 
 
-def test_whoever_has_a_node_send_learns_that_it_did_not(start_flow: StartFlow) -> None:
+def test_topic_pub_reports_a_message_that_the_node_did_not_send(start_flow: StartFlow) -> None:
     daemon, sender, _receiver = link(start_flow)
     sender.send_output("out", b"first")
     payload = encode(b"more")

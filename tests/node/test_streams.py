@@ -68,7 +68,7 @@ def test_a_session_may_have_a_name_of_its_own(start_flow: StartFlow) -> None:
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "backpressure"])
-def test_flush_forgets_what_is_queued_and_counts_it(start_flow: StartFlow, policy: str) -> None:
+def test_a_flush_drops_queued_messages_and_counts_them(start_flow: StartFlow, policy: str) -> None:
     _, sender, receiver = link(start_flow, queue_policy=policy)
     send(sender, 1, 2, 3)
     send(sender, 4, flush=True)
@@ -79,7 +79,7 @@ def test_flush_forgets_what_is_queued_and_counts_it(start_flow: StartFlow, polic
     assert numbers(receiver) == [6, 7]
 
 
-def test_flush_keeps_what_belongs_to_an_exchange(start_flow: StartFlow) -> None:
+def test_a_flush_keeps_messages_of_exchanges(start_flow: StartFlow) -> None:
     _, sender, receiver = link(start_flow)
     send(sender, 1)
     send(sender, 2, request_id="r")
@@ -122,7 +122,7 @@ def test_a_loan_may_flush(start_flow: StartFlow) -> None:
     assert numbers(receiver) == [3]
 
 
-def test_what_was_flushed_before_a_stop_does_not_come_after_it(start_flow: StartFlow) -> None:
+def test_messages_flushed_before_a_stop_do_not_come_after_the_stop(start_flow: StartFlow) -> None:
     daemon, sender, receiver = link(start_flow)
     send(sender, 1, 2)
     send(sender, 3, flush=True)
@@ -267,7 +267,7 @@ class Source:
         self.messages.clear()
 
 
-def test_a_kept_queue_lets_go_of_the_oldest_that_nobody_waits_for() -> None:
+def test_a_priority_queue_drops_the_oldest_message_outside_of_exchanges() -> None:
     source = Source()
     queue = PriorityQueue(source, 2)
     for number in range(1, 10):

@@ -141,7 +141,7 @@ def test_answers_are_left_out(daemon: FakeDaemon, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("mode", ["1", "warn", "TRUE", "on"])
-def test_what_is_sent_is_warned_about_on_demand(
+def test_the_type_check_warns_of_messages_that_are_sent(
     daemon: FakeDaemon, mode: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DORA_RUNTIME_TYPE_CHECK", mode)
@@ -161,7 +161,9 @@ def test_what_is_sent_is_warned_about_on_demand(
     assert a.statistics()["outputs"]["out"]["sent"] == 7
 
 
-def test_what_is_sent_is_refused_on_demand(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_type_check_can_refuse_messages_that_are_sent(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DORA_RUNTIME_TYPE_CHECK", "error")
     a = daemon.node("a")
     for data in (pa.array([1]), pa.chunked_array([[1]]), pa.table({"a": [1]}), np.array([1.5])):
@@ -177,7 +179,7 @@ def test_what_is_sent_is_refused_on_demand(daemon: FakeDaemon, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("mode", [None, "", "0", "off", "no"])
-def test_what_is_sent_is_not_looked_at_otherwise(
+def test_messages_that_are_sent_are_not_checked_by_default(
     daemon: FakeDaemon, mode: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if mode is not None:
@@ -187,7 +189,7 @@ def test_what_is_sent_is_not_looked_at_otherwise(
     assert "send" not in vars(a._outputs["out"])
 
 
-def test_a_check_of_an_unknown_kind_is_told(
+def test_an_unknown_mode_of_the_type_check_causes_a_warning(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DORA_RUNTIME_TYPE_CHECK", "strict")

@@ -34,7 +34,7 @@ class ReceiveInterceptor:
     """Watches the events that a node takes from its inbox. By default it does nothing."""
 
     def before_poll(self) -> None:
-        """Prepare for a look for the next event: the program is done with the former one."""
+        """Prepare for the next event: the program has finished the former one."""
 
     def after_poll(self, event: Event | None) -> None:
         """Handle the event that the program gets; None if there is none at the moment."""
@@ -43,7 +43,7 @@ class ReceiveInterceptor:
         """Handle a wait that ended without an event."""
 
     def found_nothing(self) -> None:
-        """Handle a program's look for an event, without waiting, that found none."""
+        """Handle a poll of the program, without waiting, that found no event."""
 
     def close(self) -> None:
         """Finish: the node leaves the dataflow."""

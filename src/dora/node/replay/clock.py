@@ -1,4 +1,11 @@
-"""The clock of a replay, shared by all its processes: when what was recorded happens again."""
+"""The clock of a replay, shared by all its processes, and the time of day in a replayed node.
+
+In a replayed node, the time of day is the recorded moment at which it took its event. So the results of
+``time.time()`` repeat, fit the time stamps of messages, and do not depend on the speed of the replay. Time
+stands still between events, with two exceptions: each read of the clock takes a microsecond, and
+``time.sleep`` its argument; and a program that works for long by real time sees the time pass, since it may
+be waiting for that. ``time.monotonic`` and ``datetime.now`` stay real.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +23,12 @@ WITHOUT_LIMIT: Final = 2**64 - 1
 
 
 class ReplayClock:
-    """A small piece of memory, most often a shared file: `dora replay` makes it, players and nodes read it.
+    """Shared memory, most often a file, that `dora replay` creates and that players and nodes read.
 
     ``start_ns`` is the recorded moment at which the replay begins, ``speed`` a factor, or 0 for as fast as
     possible. ``patience_ns``: how long a node waits for a message that was recorded and does not come.
-    ``ordered``: nodes take their events in recorded order, and messages carry the times of then.
-    ``recorded``: a recorder takes what is sent, and is waited for.
+    ``ordered``: nodes take their events in recorded order, and messages carry their recorded times.
+    ``recorded``: a recorder takes the messages, and senders wait for it.
     """
 
     def __init__(self, memory: memoryview) -> None:
@@ -41,24 +48,24 @@ class ReplayClock:
         recorded: bool = False,
         released_ns: int = WITHOUT_LIMIT,
     ) -> bytearray:
-        """Return the content of a new one."""
+        """Return the content of a new clock."""
         return bytearray(_LAYOUT.pack(start_ns, speed, patience_ns, ordered, recorded, released_ns))
 
     @classmethod
     def open(cls, path: str, *, writable: bool = False) -> ReplayClock:
-        """Open a file with what `make` gave; raises ``OSError``."""
+        """Open a file with the content that `make` returned; raises ``OSError``."""
         with open(path, "r+b" if writable else "rb") as file:
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             return cls(memoryview(mmap.mmap(file.fileno(), _LAYOUT.size, access=access)))
 
     def release(self, time_ns: int) -> None:
-        """Let everything happen that was recorded up to then."""
+        """Release the events that were recorded until then."""
         self._words[_RELEASED] = time_ns
 
     def due(self, time_ns: int, epoch_ns: int) -> int | None:
-        """Return when something recorded is to happen, on CLOCK_MONOTONIC; None: not before a `release`.
+        """Return when a recorded event is due, on CLOCK_MONOTONIC; None: not before a `release`.
 
-        ``epoch_ns`` is when the dataflow began, on that clock.
+        ``epoch_ns`` is the start of the dataflow on that clock.
         """
         if time_ns > self._words[_RELEASED]:
             return None
@@ -67,18 +74,9 @@ class ReplayClock:
         return epoch_ns + int(max(time_ns - self.start_ns, 0) / self.speed)
 
 
-# The time of day in a replay: for a node, it is the moment when the event that it works on was taken.
-#
-# So what it computes from ``time.time()`` comes out the same each time, fits the time stamps of its
-# messages,
-# and does not depend on how fast the replay is. Time stands still between events, except that each look at
-# the clock takes a microsecond and ``time.sleep`` as long as it says; and that a program which does
-# something for long by real time sees it pass, since it may be waiting for that. ``time.monotonic`` and
-# ``datetime.now`` stay real.
-
 _real_monotonic_ns = time.monotonic_ns
 _real_sleep = time.sleep
-_LOOK_NS: Final = 1000
+_READ_NS: Final = 1000
 _LONG_NS: Final = 1_000_000_000  # of real time, for one event
 
 
@@ -93,7 +91,7 @@ class ReplayedTime:
         self._patient_until = _real_monotonic_ns() + _LONG_NS
 
     def advance(self, time_ns: int) -> None:
-        """Note that this thread takes an event of that time."""
+        """Set the time to that of an event, which this thread has taken."""
         self._now = max(self._now, time_ns)
         self._thread = threading.get_ident()
         self._patient_until = _real_monotonic_ns() + _LONG_NS
@@ -108,7 +106,7 @@ class ReplayedTime:
             self._now += late
             self._patient_until += late
         if threading.get_ident() == self._thread:
-            self._now += _LOOK_NS
+            self._now += _READ_NS
         return self._now
 
     def time(self) -> float:
