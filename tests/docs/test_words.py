@@ -179,6 +179,7 @@ GENERATED = "docs/reference/commands.md"  # its sentences are those of the comma
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 CLASS = re.compile(r"^class ([A-Z]\w*)", re.MULTILINE)
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+BETWEEN = re.compile(r"[\s_#*-]*")  # between two words of one phrase or name
 AROUND = 60  # characters of the file on both sides in which an exception is looked for
 
 
@@ -196,9 +197,13 @@ def spread(text: str) -> tuple[str, list[int]]:
     """Return the words of a text, names taken apart, in lower case; and where each letter was."""
     letters: list[str] = []
     places: list[int] = []
+    end = 0
     for found in WORD.finditer(text):
-        letters.append(found[0].lower() + " ")
-        places += range(found.start(), found.end() + 1)
+        gap = " " if BETWEEN.fullmatch(text, end, found.start()) else ", "  # no phrase across a comma
+        letters += gap, found[0].lower()
+        places += [found.start()] * len(gap)
+        places += range(found.start(), found.end())
+        end = found.end()
     return "".join(letters), places
 
 

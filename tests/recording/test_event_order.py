@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dora.recording.recorder.system import make_folder
 from dora.recording.replay.event_order import OrderTail, Translation, first_numbers
-from dora.wire.event_log import Entry, EntryKind, entries, pack_entry, whole
+from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
 
 numbers = st.integers(0, 2**64 - 1)
 some_entries = st.lists(
@@ -29,7 +29,7 @@ def test_entries_come_back_up_to_a_cut(given_: list[Entry], cut: int) -> None:
     rest = data[: max(len(data) - cut, 0)]
     found = list(entries(rest))
     assert found == given_[: len(found)]
-    assert whole(rest) == len(b"".join(pack_entry(*entry) for entry in found))
+    assert complete_size(rest) == len(b"".join(pack_entry(*entry) for entry in found))
 
 
 def message(number: int, time_ns: int = 10) -> bytes:
