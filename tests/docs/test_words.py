@@ -168,7 +168,6 @@ EXCEPTIONS = {
 
 # Wings of src/dora, and other folders, that still have to be rewritten.
 PENDING = {
-    "cluster",
     "node",
     "tests/cluster",
     "tests/node",

@@ -1,4 +1,4 @@
-"""Speak with the coordinator, and the options of commands that do."""
+"""A client of the coordinator's HTTP API, for commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from dora.wire.operations import Operation, OperationResult
 _Answer = TypeVar("_Answer")
 
 TIMEOUT = 10.0  # seconds for an answer
-WAIT_TIMEOUT = 30.0  # seconds that a request asks the coordinator to wait at most
+WAIT_TIMEOUT = 30.0  # seconds, the longest wait that one request asks for
 
 
 class Unreachable(DoraError):
@@ -67,8 +67,8 @@ class Client:
     ) -> None:
         """``starter`` is the command that starts the coordinator.
 
-        ``authority`` is the file by which a coordinator with TLS is known; "": it has none, None: as the
-        environment says. ``token`` None: the one that `find_token` finds.
+        ``authority`` is the CA file of a coordinator with TLS; "": no TLS, None: as the environment
+        says. ``token`` None: the one that `find_token` finds.
         """
         self._token = token
         self.address = address
@@ -85,7 +85,7 @@ class Client:
         return self._token or find_token()
 
     def dashboard(self) -> str:
-        """Return the address at which a browser is let in; for whoever has the token."""
+        """Return the address that logs in a browser."""
         path = self._request("GET", "/api/dashboard", DashboardView).path
         return f"{'https' if self.authority else 'http'}://{self.where}{path}"
 
@@ -127,7 +127,7 @@ class Client:
         return self._request("POST", path, RestartView, StopRequest(grace, force), timeout=None)
 
     def change(self, dataflow_id: str, operation: Operation) -> OperationResult:
-        """Change a running dataflow; waits until it is done."""
+        """Carry out an operation on a running dataflow; waits until it is done."""
         path = f"/api/dataflows/{dataflow_id}/changes"
         return self._request("POST", path, OperationResult, operation, timeout=None)
 
@@ -135,12 +135,12 @@ class Client:
         return self._request("DELETE", "/api/dataflows", list[DataflowView])
 
     def down(self, force: bool) -> None:
-        """End the coordinator and its daemons, of whichever version they are: an update may lie between."""
+        """End the coordinator and its daemons, of any version: dora may have been updated meanwhile."""
         body = DownRequest(force)
         self._request("POST", "/api/down", dict[str, Any], body, timeout=30.0, any_version=True)
 
     def is_reachable(self) -> bool:
-        """Tell whether there is a coordinator, of whichever version."""
+        """Return whether a coordinator answers, of any version."""
         try:
             self._request("GET", "/api/status", dict[str, Any], timeout=3.0, any_version=True)
         except (Unreachable, UnprovenServerError):
@@ -194,7 +194,7 @@ class Client:
             raise self.not_a_coordinator() from None
 
     def _connect(self, token: Token | None, timeout: float | None) -> http.client.HTTPConnection:
-        """Connect to a server that has proved who it is: by its certificate, or that it knows the token."""
+        """Connect to a server that proves its identity, by its certificate or by knowing the token."""
         encryption = client_context(self.authority)
         if encryption is None:
             connection = proven_connection(self.address, self.port, token)

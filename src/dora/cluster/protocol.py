@@ -8,12 +8,14 @@ end of a run until it gets an `AckEnd`, so a broken connection loses no record.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from dora._version import __version__
+from dora.daemon.logs.diagnostics import LEVELS, shown
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
@@ -554,3 +556,18 @@ def _daemon_fault(daemon: Hello | Introduction, coordinator: Welcome) -> str:
 def _version_text(peer: Hello | Introduction | Welcome) -> str:
     protocol = f"protocol {peer.protocol}" if peer.protocol else "an unknown protocol"
     return f"{peer.version or 'of an unknown version'} with {protocol}"
+
+
+# ----------------------------------------------------------------------- diagnostics (``RUST_LOG=debug``)
+
+ROUTINE: Final = (Heartbeat, AckLogs, LogBatch, GetUsage, MetricsResult, GetMetrics, Usage)
+"""Messages that come again and again; only the level ``trace`` shows them."""
+
+
+def log_message(log: logging.Logger, direction: str, message: ToCoordinator | ToDaemon) -> None:
+    """Log a message, for the diagnostics of its sender or receiver."""
+    level = LEVELS["trace" if isinstance(message, ROUTINE) else "debug"]
+    if log.isEnabledFor(level):
+        log.log(
+            level, "%s %s", direction, shown(message.run if isinstance(message, RunChanged) else message)
+        )

@@ -27,7 +27,6 @@ from dora.cluster.agent.limits import UsageMeter
 from dora.cluster.agent.observers import Observers
 from dora.cluster.agent.reports import LogOutbox
 from dora.cluster.coordinator.placement import is_loopback
-from dora.cluster.coordinator.protocol_log import tell
 from dora.cluster.protocol import (
     ACTIVE,
     HEARTBEAT_INTERVAL,
@@ -71,6 +70,7 @@ from dora.cluster.protocol import (
     decode_to_coordinator,
     decode_to_daemon,
     encode,
+    log_message,
     welcome_fault,
 )
 from dora.cluster.ssh.retention import release, retain, retained_for
@@ -333,7 +333,7 @@ class Agent:
         try:
             async for data in connection:
                 message = decode_to_daemon(data)
-                tell(log, "the coordinator says", message)
+                log_message(log, "the coordinator says", message)
                 await self._take(message)
         finally:
             self._connection = None
@@ -349,7 +349,7 @@ class Agent:
     async def _send_all(self, connection: ClientConnection, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
             message = await outgoing.get()
-            tell(log, "the coordinator is told", message)
+            log_message(log, "the coordinator is told", message)
             await connection.send(encode(message).decode())
 
     async def _take(self, message: ToDaemon) -> None:

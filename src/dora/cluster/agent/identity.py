@@ -1,4 +1,4 @@
-"""Which machine a daemon stands for."""
+"""The identity of a daemon: its machine, its lock, and the run ids of its dataflows."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def tls_from(environ: Mapping[str, str]) -> TlsFiles | None:
     return TlsFiles(*(os.path.abspath(path) for path in found))
 
 
-# One daemon for each coordinator: a locked file says who it is, and is free however that one ended.
+# A coordinator has one daemon per machine. It locks a file, and the lock is free however the daemon ends.
 
 _POLL_INTERVAL: Final = 0.001  # seconds
 
 
 def lock_path(address: str, port: int, machine: str = DEFAULT_MACHINE) -> str:
-    """Return the file that the daemon of a coordinator locks; it contains its process id."""
+    """Return the file that the daemon of a coordinator locks; it contains the process id."""
     suffix = "" if machine == DEFAULT_MACHINE else f"-{machine}"
     return f"{usable_root()}/daemon-{address.replace(':', '_')}-{port}{suffix}.lock"
 
@@ -107,7 +107,7 @@ def running_daemon(address: str, port: int, machine: str = DEFAULT_MACHINE) -> i
 
 @contextmanager
 def daemon_lock(address: str, port: int, machine: str = DEFAULT_MACHINE) -> Iterator[None]:
-    """Be the daemon of a coordinator in this block; raises `DoraError` if another process is."""
+    """Hold the lock of the daemon of a coordinator; raises `DoraError` if another process has it."""
     descriptor = open_own(lock_path(address, port, machine), os.O_RDWR | os.O_CREAT)
     try:
         while not _try(descriptor, fcntl.LOCK_EX):
@@ -151,5 +151,5 @@ def run_id(start: StartRun) -> str:
 
 
 def socket_of(start: StartRun) -> str:
-    """Return the socket at which the dataflow answers."""
+    """Return the path of the control socket of a dataflow."""
     return f"{run_path(run_id(start) or start.dataflow_id)}/{SOCKET_NAME}"

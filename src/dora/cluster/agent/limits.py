@@ -1,4 +1,4 @@
-"""How long something may take."""
+"""Limits and use of resources: time limits, real-time priority, processor and memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 
 class TimeLimit:
-    """Calls ``on_late`` in a thread of its own, unless it is `met` within so many seconds."""
+    """Calls ``on_late`` in a thread of its own, unless `met` is called within so many seconds."""
 
     def __init__(self, seconds: float, on_late: Callable[[], None]) -> None:
         self._on_late = on_late
@@ -25,7 +25,7 @@ class TimeLimit:
         self._timer.start()
 
     def met(self) -> None:
-        """Note that it is done; ``late`` tells from now on whether it was too late."""
+        """End the limit; ``late`` is from now on whether the call came too late."""
         with self._lock:
             self._met = not self.late
         self._timer.cancel()
@@ -38,12 +38,10 @@ class TimeLimit:
         self._on_late()
 
 
-# ``dora daemon --rt``: the processes that supervise nodes stay in memory and go before others.
-#
-# Nodes do not inherit it: one that computes without a pause would keep a processor for itself, and no
-# message
-# passes the daemon anyway. What is gained is that a stop, a restart or a timeout comes in time on a machine
-# that swaps or is overloaded. Linux only.
+# ``dora daemon --rt``: processes that supervise nodes lock their memory and get a real-time priority. So
+# stops, restarts and timeouts are on time on a machine that swaps or is overloaded. Nodes do not inherit
+# it: one that computes without a pause would occupy a processor, and messages do not pass the daemon.
+# Linux only.
 
 PRIORITY: Final = 20  # of 1 to 99; threads that serve interrupts have 50
 
@@ -52,7 +50,7 @@ _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 def become_realtime() -> list[str]:
-    """Lock the memory of this process, and let its main thread go first; return what is not permitted."""
+    """Lock the memory of this process and raise the priority of its main thread; return what failed."""
     if not hasattr(os, "sched_setscheduler"):
         return ["memory is not locked and priorities are as they were: both are for Linux only"]
     return [fault for fault in (_lock_memory(), _raise_priority()) if fault]
@@ -64,17 +62,17 @@ def _lock_memory() -> str:
     mend = "it takes the capability CAP_IPC_LOCK, or LimitMEMLOCK=infinity (`ulimit -l unlimited`)"
     unlimited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
     if not unlimited and not _has_capability(_CAP_IPC_LOCK):
-        # Within a limit it may be granted, and then there would be no memory at some later moment.
+        # Below the limit the lock would succeed, and a later allocation fail.
         return f"memory is not locked: {mend}"
     libc = ctypes.CDLL(None, use_errno=True)
-    # On fault: of shared memory, which is reserved in plenty, only what is used takes room.
+    # On fault: large reserved shared memory takes room only as far as it is used.
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
         return f"memory is not locked ({os.strerror(ctypes.get_errno())}): {mend}"
     return ""
 
 
 def _raise_priority() -> str:
-    # Threads and processes that it starts are ordinary ones.
+    # Its threads and child processes keep the normal policy.
     policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
     try:
         os.sched_setscheduler(0, policy, os.sched_param(PRIORITY))
@@ -93,11 +91,8 @@ def _has_capability(number: int) -> bool:
     return False
 
 
-# What the processes of a dataflow use.
-
-
 class UsageMeter:
-    """Measures process trees; the processor time is that since the last measurement."""
+    """Measures the use of process trees; processor time counts since the last measurement."""
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[float, dict[int, float]]] = {}

@@ -28,7 +28,6 @@ from dora.cluster.coordinator.metrics import RequestCounter
 from dora.cluster.coordinator.openapi import document
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.coordinator.policy import Refusal
-from dora.cluster.coordinator.protocol_log import tell
 from dora.cluster.coordinator.relay import shortened
 from dora.cluster.http.auth import AuthMiddleware, Keys, failure
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
@@ -47,6 +46,7 @@ from dora.cluster.protocol import (
     decode_to_coordinator,
     encode,
     hello_fault,
+    log_message,
     version_fault,
 )
 from dora.transport import proof
@@ -286,7 +286,7 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
                 break
             heard = loop.time()
             message = decode_to_coordinator(text)
-            tell(log, f"machine `{connection.machine}` says", message)
+            log_message(log, f"machine `{connection.machine}` says", message)
             coordinator.handle(connection, message)
         async with asyncio.timeout(FLUSH_TIMEOUT):
             await outgoing.join()
@@ -317,7 +317,7 @@ async def _reject_other_version(coordinator: Coordinator, websocket: WebSocket, 
 async def _send_all(websocket: WebSocket, outgoing: asyncio.Queue[ToDaemon], machine: str) -> None:
     while True:
         message = await outgoing.get()
-        tell(log, f"machine `{machine}` is told", message)
+        log_message(log, f"machine `{machine}` is told", message)
         try:
             await websocket.send_text(encode(message).decode())
         except (RuntimeError, WebSocketDisconnect):

@@ -1,6 +1,6 @@
-"""The page ``/metrics``: what the coordinator knows, in the format that Prometheus reads.
+"""Usage and metrics of running dataflows, and the page ``/metrics`` in the format of Prometheus.
 
-All numbers are totals: rates are Prometheus's business.
+Counters are totals; Prometheus computes rates.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from dora.cluster.coordinator.fleet import DaemonConnection
 from dora.cluster.protocol import DataflowView, GetMetrics, GetUsage, MetricsResult, RunUsage
 from dora.wire.metrics import DataflowMetrics
 
-# What running dataflows use, as their machines tell when they are asked.
-
-USAGE_TIMEOUT: Final = 0.15  # seconds for the answers; who is late is shown with former numbers
-FRESH: Final = 1.0  # seconds for which numbers are good enough for the next who asks
+USAGE_TIMEOUT: Final = 0.15  # seconds for the answers; a late machine is shown with its former numbers
+FRESH: Final = 1.0  # seconds for which numbers are used again
 
 
 class UsageCollector:
@@ -35,7 +33,7 @@ class UsageCollector:
         self._asked_at = -FRESH
 
     async def measure(self, links: Mapping[str, DaemonConnection]) -> None:
-        """Ask these machines, unless somebody has just done so."""
+        """Ask these machines, unless the numbers are `FRESH`."""
         now = time.monotonic()
         if now - self._asked_at >= FRESH:
             self._asked_at = now
@@ -51,7 +49,7 @@ class UsageCollector:
                 pass
 
     def record(self, machine: str, runs: Sequence[RunUsage]) -> None:
-        """Note what a machine tells."""
+        """Record the answer of a machine."""
         self._found[machine] = runs
         self._missing.discard(machine)
         if not self._missing:
@@ -67,24 +65,20 @@ class UsageCollector:
         return totals
 
 
-# Ask the daemons for the numbers of what runs, and count what is asked of the coordinator itself.
-#
-# The daemons are asked at the same time; one that does not answer soon is left out.
-
 METRICS_TIMEOUT: Final = 2.0  # seconds for the daemons' answers
 
 Send = Callable[[GetMetrics], None]
 
 
 class MetricsCollector:
-    """Asks daemons for dataflows and gathers their answers. For one event loop."""
+    """Asks all daemons for metrics at the same time. For one event loop."""
 
     def __init__(self) -> None:
         self._number = 0
         self._waiting: dict[int, tuple[set[str], dict[str, list[DataflowMetrics]], asyncio.Event]] = {}
 
     async def collect(self, machines: Mapping[str, Send]) -> dict[str, list[DataflowMetrics]]:
-        """Return the dataflows of those daemons that answer in time."""
+        """Return the metrics of the daemons that answer within `METRICS_TIMEOUT`."""
         self._number += 1
         number = self._number
         found: dict[str, list[DataflowMetrics]] = {}
@@ -102,7 +96,7 @@ class MetricsCollector:
         return found
 
     def record(self, machine: str, answer: MetricsResult) -> None:
-        """Note an answer; one that comes too late is for nobody."""
+        """Record an answer; one that comes too late is ignored."""
         if answer.number in self._waiting:
             missing, found, complete = self._waiting[answer.number]
             found[machine] = answer.dataflows
@@ -119,7 +113,7 @@ class RequestCounter:
         self.seconds: dict[tuple[str, str], float] = {}
 
     def add(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Note a request. ``path`` is the one of the route, so that names do not make new series."""
+        """Count a request. ``path`` is that of the route, so that names do not make new series."""
         self.counts[method, path, status] += 1
         self.seconds[method, path] = self.seconds.get((method, path), 0.0) + seconds
 
@@ -143,7 +137,7 @@ def page(
 
 
 class _Page:
-    """What the library asks for the metrics of one moment."""
+    """A collector of the library, for the metrics of one moment."""
 
     def __init__(
         self,
@@ -271,7 +265,7 @@ def _counter(name: str, text: str, labels: Labels, values: Values) -> Metric:
 
 
 def _merged(values: Values) -> Iterable[tuple[tuple[str, ...], float]]:
-    """Return one value for each series: of a dataflow on several machines, each knows only its own part."""
+    """Return one value for each series: each machine of a dataflow knows only its own partition."""
     merged: dict[tuple[str, ...], float] = {}
     for key, value in values:
         merged[key] = max(value, merged.get(key, value))

@@ -1,6 +1,6 @@
-"""What the coordinator decides: which dataflow is meant, what may start, what a daemon's report means.
+"""Decisions of the coordinator: which dataflow is meant, what may start, what a missing report means.
 
-Pure: from records to answers. A refusal is a `Refusal`, with the HTTP status it has at the API.
+Pure: from records to answers. A `Refusal` has the HTTP status of the response.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_NAME = 200
 
 
 class Refusal(DoraError):
-    """A request that cannot be fulfilled."""
+    """A request that the coordinator refuses."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -54,7 +54,7 @@ def listed(views: Sequence[DataflowView]) -> str:
 
 
 def check_name(views: Sequence[DataflowView], name: str) -> None:
-    """Raise `Refusal` if this is no name, or a dataflow of this name runs."""
+    """Raise `Refusal` if a name is invalid, or a dataflow of this name runs."""
     if "/" in name or not name.isprintable() or len(name) > MAX_NAME:
         raise Refusal(400, f"a name has at most {MAX_NAME} characters, and no `/` or line break among them")
     if any(view.name == name and view.status in ACTIVE for view in views):
@@ -64,7 +64,7 @@ def check_name(views: Sequence[DataflowView], name: str) -> None:
 def free_name(views: Sequence[DataflowView], wanted: str) -> str:
     """Return a name that no running dataflow has: the one wanted, or with a number behind it.
 
-    What a name must not have is left out.
+    Characters that are not allowed are left out.
 
     >>> free_name([DataflowView(uuid="1", name="arm", status="running", nodes=[])], "arm")
     'arm-2'
@@ -79,25 +79,25 @@ def free_name(views: Sequence[DataflowView], wanted: str) -> str:
 
 
 def lost_report(dataflow_id: str, was_with: str, daemon_id: str) -> RunReport:
-    """Return the record of an active dataflow that the daemon of its machine does not report.
+    """Return the report for an active dataflow that the daemon of its machine does not report.
 
-    A daemon that died took its nodes along, and one that lives has forgotten nothing.
+    When a daemon dies, its nodes end; a daemon that lives reports all its runs.
     """
     if was_with != daemon_id:
         reason = "its daemon ended, and all nodes with it"
     else:
-        reason = "its daemon was told to start it, and does not know of it"
+        reason = "its daemon was to start it, and does not know it"
     return RunReport(dataflow_id, "failed", reason=reason)
 
 
 def file_of(spec: RunSpec) -> str | None:
-    """Return the dataflow file of what was asked to run."""
+    """Return the dataflow file of a spec."""
     file = spec.dataflow.get("file") if isinstance(spec.dataflow, dict) else None
     return file if isinstance(file, str) else None
 
 
 def dataflow_of(spec: RunSpec) -> Dataflow:
-    """Return the dataflow of what was asked to run; raises `Refusal` if it is none."""
+    """Return the dataflow of a spec; raises `Refusal` if it is invalid."""
     try:
         dataflow = from_plain(spec.dataflow, Dataflow)
     except DecodeError as error:
@@ -108,9 +108,9 @@ def dataflow_of(spec: RunSpec) -> Dataflow:
 
 
 def _fault(dataflow: Dataflow) -> str:
-    """Return why a dataflow cannot be one, though it has the form; "" if it can.
+    """Return why a well-formed dataflow is invalid; "" if it is valid.
 
-    Commands send what was checked with its file; others may send anything.
+    Commands send a dataflow that was checked with its file; other clients may send anything.
     """
     if not dataflow.working_dir.startswith("/") or "\0" in dataflow.working_dir:
         return "its `working_dir` is no absolute path"
@@ -130,7 +130,7 @@ def _fault(dataflow: Dataflow) -> str:
 
 
 def first_view(dataflow_id: str, spec: RunSpec, now: float) -> DataflowView:
-    """Return the record of a dataflow that is about to start; raises `Refusal` if it is none."""
+    """Return the first record of a dataflow; raises `Refusal` if the dataflow is invalid."""
     dataflow = dataflow_of(spec)
     return DataflowView(
         uuid=dataflow_id,
@@ -143,14 +143,14 @@ def first_view(dataflow_id: str, spec: RunSpec, now: float) -> DataflowView:
     )
 
 
-# How long machines may take to begin with a dataflow: variables of the coordinator.
+# Limits for the start of a dataflow: environment variables of the coordinator.
 
 BUILD_LIMIT: Final = "DORA_BUILD_RESULT_TIMEOUT_SECS"
 SPAWN_LIMIT: Final = "DORA_SPAWN_RESULT_TIMEOUT_SECS"
 
 
 def limits_from(environ: Mapping[str, str]) -> Limits:
-    """Return what the environment says, the defaults where it says nothing; raises `DoraError`."""
+    """Return the limits in the environment, or the defaults; raises `DoraError`."""
     usual = Limits()
     return Limits(
         build=_seconds(environ, BUILD_LIMIT, usual.build), spawn=_seconds(environ, SPAWN_LIMIT, usual.spawn)

@@ -1,6 +1,6 @@
-"""The dashboard's pages and what they ask for, over HTTP and one WebSocket for each dataflow that is shown.
+"""The dashboard's pages and their requests, over HTTP and one WebSocket for each dataflow on a page.
 
-The same for `dora run --ui` and for the coordinator: a `Find` says which dataflow is meant.
+`dora run --ui` and the coordinator share it; a `Find` looks up the dataflow.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from dora.wire.daemon_protocol import (
 )
 from dora.wire.decoders import json_decoder
 
-PUBLIC_PATHS: Final = ("/", "/assets/*", "/login", "/open")  # they tell nothing about dataflows
-NODE_TIMEOUT: Final = 30.0  # seconds that a node may take to end
+PUBLIC_PATHS: Final = ("/", "/assets/*", "/login", "/open")  # they show nothing about dataflows
+NODE_TIMEOUT: Final = 30.0  # seconds for a node to end
 MAX_BODY: Final = 1 << 20
 ASSETS: Final = os.path.join(PACKAGE, "assets")
 SECURITY_HEADERS: Final = {
@@ -55,10 +55,10 @@ SECURITY_HEADERS: Final = {
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """A dataflow that can be shown. ``graph``: as JSON, of one that has ended or has not started.
+    """A dataflow on the page. ``graph`` is its graph as JSON, if it has ended or has not started.
 
-    ``machines`` are all on which it runs, ``placed`` says where each node is, and ``here`` which of them is
-    looked at without the coordinator's help.
+    ``machines`` are all its machines, ``placed`` is node → machine, and ``here`` is the machine that is
+    observed directly, without a relay.
     """
 
     dataflow_id: str
@@ -73,11 +73,11 @@ class Subject(msgspec.Struct, frozen=True):
 
     @property
     def remote_machines(self) -> tuple[str, ...]:
-        """The machines that are looked at from afar."""
+        """The machines that are observed over the relay."""
         return tuple(machine for machine in self.machines if machine != self.here) if self.running else ()
 
     def remote_machine_of(self, node_id: str) -> str:
-        """Return the machine of a node if that is looked at from afar, else ""."""
+        """Return the machine of a node if it is observed over the relay, else ""."""
         machine = self.placed.get(node_id) or next(iter(self.machines), "")
         return machine if machine in self.remote_machines else ""
 
@@ -85,7 +85,7 @@ class Subject(msgspec.Struct, frozen=True):
 Find = Callable[[str], Subject]
 """Returns the dataflow with this UUID or name; raises `Refusal`."""
 Observe = Callable[[str, str], RemoteSession]
-"""Lets a machine, the second, look into a dataflow; raises `Refusal`."""
+"""Opens a session with an observer of a dataflow on a machine; raises `Refusal`."""
 _Result = TypeVar("_Result")
 
 
@@ -124,10 +124,10 @@ _decode = json_decoder(_WantTopics | _Search | _Next)
 
 
 class Dashboard:
-    """Serves the pages; `close` ends what looks at dataflows."""
+    """Serves the pages; `close` ends all observers."""
 
     def __init__(self, find: Find, keys: Keys, observe: Observe | None = None) -> None:
-        """``keys`` let in a browser. ``observe`` None: there is one machine."""
+        """``keys`` log in a browser. ``observe`` None: there is one machine."""
         self._find = find
         self._keys = keys
         self._observe = observe
@@ -135,7 +135,7 @@ class Dashboard:
         self._recordings = Recordings()
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes, for a server."""
+        """Return the routes of the server."""
         endpoints: list[tuple[str, str, Endpoint]] = [
             ("GET", "/", self._page),
             ("POST", "/login", self._log_in),
@@ -181,7 +181,7 @@ class Dashboard:
                 "them. `dora status` prints that of a coordinator, `dora run --ui` that of a run.\n"
             )
             return Response(sentence, 401, {**SECURITY_HEADERS, "Cache-Control": "no-store"}, "text/plain")
-        # What is behind the # stays in the browser; the page takes it out of the address.
+        # A browser never sends the part after #; the page removes it from the address.
         headers = {**SECURITY_HEADERS, "Cache-Control": "no-store", "Location": f"/#page={self._keys.page}"}
         return self._grant_session(request, Response(None, 303, headers))
 
@@ -247,14 +247,14 @@ class Dashboard:
         return _json(await _in_thread(self._recordings.stop, run_path(subject.dataflow_id), pid))
 
     def _running(self, request: Request) -> Subject:
-        """Return the dataflow that a request is about; raises `Refusal` if it has ended."""
+        """Return the running dataflow of a request; raises `Refusal` if it has ended."""
         subject = self._find(request.path_params["dataflow"])
         if not subject.running:
             raise Refusal(409, f"dataflow `{subject.name}` has ended")
         return subject
 
     async def _ask(self, request: Request, question: Question) -> Answer:
-        """Ask the dataflow that a request is about, where the node is."""
+        """Send a question to the dataflow of a request, on the machine of the node."""
         subject = self._running(request)
         if self._observe is not None and (
             machine := subject.remote_machine_of(request.path_params["node"])
@@ -274,7 +274,7 @@ class Dashboard:
     # ----------------------------------------------------------------------- live
 
     def _remote_observers(self, subject: Subject) -> Callable[[Watch], RemoteObservers] | None:
-        """Return what makes the part of a watch that looks at other machines; None if there is none."""
+        """Return a factory of the remote observers of a watch; None if all nodes are here."""
         observe = self._observe
         if observe is None or not subject.remote_machines:
             return None
@@ -306,7 +306,7 @@ class Dashboard:
             while True:
                 _handle(await websocket.receive_text(), watch, viewer, ready)
         except (WebSocketDisconnect, msgspec.DecodeError, KeyError, RuntimeError):
-            pass  # gone, or not our page
+            pass  # the page is gone, or is not ours
         finally:
             for task in tasks:
                 task.cancel()
@@ -314,7 +314,7 @@ class Dashboard:
 
 
 def _handle(text: str, watch: Watch, viewer: Viewer, ready: asyncio.Event) -> None:
-    """Do what the page asks for; raises ``msgspec.DecodeError``."""
+    """Process a message of the page; raises ``msgspec.DecodeError``."""
     match _decode(text):
         case _Next():
             ready.set()
@@ -339,11 +339,11 @@ async def _deliver(websocket: WebSocket, outbox: Outbox, ready: asyncio.Event) -
                 )
             await websocket.send_text("{}")  # the delivery is complete: ask for the next one
     except (WebSocketDisconnect, RuntimeError):
-        pass  # who reads notices, too
+        pass  # the receiving side notices
 
 
 async def _in_thread(work: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Do what may wait in a thread; raises `Refusal` if it fails."""
+    """Run a blocking function in a thread; raises `Refusal` if it fails."""
     try:
         return await asyncio.to_thread(work, *arguments)
     except TimeoutError:

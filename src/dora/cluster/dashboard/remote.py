@@ -1,9 +1,8 @@
-"""The part of a dataflow that runs on other machines, in the same words as the part that is seen here.
+"""Observers of a dataflow on other machines, for its page.
 
-On each of them a process watches as `dora.observe.preview.watcher` does here, for as long as a browser
-looks;
-what it says comes over the coordinator. Nodes and links of all of them are one state for the page; previews
-are passed on.
+On each machine an observer runs like `dora.observe.preview.watcher` does here, as long as a page is open.
+Its messages come over the relay of the coordinator. The states of all machines are merged into one, and
+previews are forwarded.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ from dora.observe.remote.protocol import (
 from dora.wire.daemon_protocol import Answer
 from dora.wire.decoders import from_json
 
-RETRY: Final = 2.0  # seconds until a machine is looked at again
+RETRY: Final = 2.0  # seconds between attempts to observe a machine
 
 
 class RemoteSession(Protocol):
-    """A look into another machine, see `dora.cluster.coordinator.relay`."""
+    """A session with an observer, see `dora.cluster.coordinator.relay`."""
 
     to_observer: asyncio.Queue[bytes]
     reason: str
@@ -56,13 +55,13 @@ class RemoteSession(Protocol):
 
 
 OpenSession = Callable[[str], RemoteSession]
-"""Opens a look into a machine; raises `Refusal`."""
+"""Opens a session with an observer on a machine; raises `Refusal`."""
 
 
 class RemoteObservers:
-    """Watches one dataflow on some machines. ``placed`` is node → machine, of those nodes.
+    """Observes one dataflow on some machines. ``placed`` is node → machine.
 
-    ``on_state`` gets the state of all these machines, as JSON, ``on_message`` what else is seen.
+    ``on_state`` gets the merged state of these machines, as JSON, ``on_message`` other messages.
     """
 
     def __init__(
@@ -88,13 +87,13 @@ class RemoteObservers:
         self._tasks = [asyncio.create_task(self._follow(machine)) for machine in machines]
 
     def update_wanted(self, wanted: Wanted) -> None:
-        """Say what browsers want to see from now on."""
+        """Set the topics that browsers want to see."""
         self._wanted = wanted
         for machine in self._sessions:
             self._send_wanted(machine)
 
     async def ask(self, machine: str, question: Question, timeout: float) -> Answer:
-        """Ask a machine that is being watched; raises `Refusal`."""
+        """Ask the observer of a machine; raises `Refusal`."""
         session = self._sessions.get(machine)
         if session is None:
             raise Refusal(503, self._faults.get(machine) or f"machine `{machine}` does not answer yet")
@@ -109,7 +108,7 @@ class RemoteObservers:
             del self._waiting[ticket]
 
     async def close(self) -> None:
-        """Let all of it end."""
+        """End all observers."""
         for task in (*self._tasks, *self._sending):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._sending, return_exceptions=True)
@@ -121,10 +120,10 @@ class RemoteObservers:
             try:
                 session = self._open_session(machine)
             except Refusal as refusal:
-                if refusal.status == 404:  # it runs no more
+                if refusal.status == 404:  # it has ended
                     self._end(machine)
                     return
-                if refusal.status != 425:  # it will run
+                if refusal.status != 425:  # it is still starting
                     self._set_fault(machine, str(refusal))
             else:
                 try:
@@ -137,7 +136,7 @@ class RemoteObservers:
             await asyncio.sleep(RETRY)
 
     async def _watch(self, machine: str, session: RemoteSession) -> bool:
-        """Look; return whether the dataflow has ended."""
+        """Observe a machine until its session ends; return whether the dataflow has ended."""
         self._sessions[machine] = session
         self._send(session, PageQuery())
         self._send_wanted(machine)
@@ -187,7 +186,7 @@ class RemoteObservers:
 
     def _set_fault(self, machine: str, fault: str) -> None:
         self._states.pop(machine, None)
-        self._faults[machine] = fault or f"machine `{machine}` cannot be looked at"
+        self._faults[machine] = fault or f"machine `{machine}` cannot be observed"
         self._publish()
 
     def _end(self, machine: str) -> None:
@@ -202,7 +201,7 @@ class RemoteObservers:
 def merged(
     states: Mapping[str, dict[str, Any]], placed: Mapping[str, str], faults: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return one state of those of several machines: each tells of its nodes, and of the links to them."""
+    """Merge the states of several machines: each has its own nodes, and the links to them."""
 
     def is_on(node: str, machine: str) -> bool:
         return placed.get(node, machine) == machine
@@ -227,14 +226,14 @@ def merged(
 
 
 def answer_of(reply: QueryStatus) -> Answer:
-    """Return an answer; raises `Refusal` with the reason if there is none."""
+    """Return the answer in a reply; raises `Refusal` with its reason if there is none."""
     if reply.answer is None:
         raise Refusal(409, reply.fault)
     return reply.answer
 
 
 async def ask_once(session: RemoteSession, question: Question, timeout: float) -> Answer:
-    """Ask a machine that nobody watches; raises `Refusal`."""
+    """Ask a machine that is not being observed; raises `Refusal`."""
     try:
         async with asyncio.timeout(timeout):
             await session.to_observer.put(encode(Ask(question)))

@@ -1,4 +1,4 @@
-"""The dataflow file beside its graph: its text, and which lines are about which node."""
+"""The dataflow file beside its graph: its text, and the lines of each node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def source_of(file: str | None) -> dict[str, Any] | None:
 
 
 def lines_of_nodes(text: str) -> dict[str, tuple[int, int]]:
-    """Return the first and the last line of each node, counted from 1; {} for what is no dataflow.
+    """Return the first and the last line of each node, counted from 1; {} if it is no dataflow.
 
     >>> lines_of_nodes("nodes:\\n  - id: a\\n    path: a.py\\n  - id: b\\n")
     {'a': (2, 3), 'b': (4, 4)}

@@ -1,4 +1,4 @@
-"""The dataflows that browsers look at: for each a watcher process, as long as anybody looks."""
+"""The dataflows on open pages: one watcher process for each, shared by all browsers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ from dora.observe.preview.protocol import (
     frame,
 )
 
-# One browser on its WebSocket: it gets what is newest, when it is ready for more.
-#
-# The page asks for each delivery once it has drawn the one before. Until then, what is outdated by
-# something newer is let go of, so a slow browser costs bounded memory, and sees less instead of later.
+# The page asks for a delivery once it has drawn the one before. Until then newer data replaces older data,
+# so a slow browser costs bounded memory, and sees less instead of later.
 
 MAX_LINES: Final = 1000  # log entries that wait for a browser
 MAX_WAITING_PREVIEWS: Final = 20  # previews that go on where others ended, as curves do, and wait
@@ -40,7 +38,7 @@ Message = str | bytes
 
 
 class Outbox:
-    """What waits for one browser."""
+    """Messages that wait for one browser."""
 
     def __init__(self) -> None:
         self._newest: dict[str, bytes] = {}  # kind → JSON
@@ -73,12 +71,12 @@ class Outbox:
         self._something.set()
 
     def set(self, kind: str, json: bytes) -> None:
-        """Add something that is no message of the watcher."""
+        """Set a JSON value that does not come from the watcher."""
         self._newest[kind] = json
         self._something.set()
 
     async def take(self) -> list[Message]:
-        """Wait for something, and return all there is: texts are JSON objects, bytes are previews."""
+        """Wait for messages, and return all: texts are JSON objects, bytes are previews."""
         await self._something.wait()
         self._something.clear()
         parts = [b'"%s":%s' % (kind.encode(), value) for kind, value in self._newest.items()]
@@ -115,7 +113,7 @@ log = logging.getLogger("dora.dashboard")
 
 
 class Viewer:
-    """One browser that looks at a dataflow."""
+    """One browser on the page of a dataflow."""
 
     def __init__(self) -> None:
         self.outbox = Outbox()
@@ -124,7 +122,7 @@ class Viewer:
 
 
 class Watch:
-    """One dataflow, its watcher process, and the browsers that look."""
+    """One dataflow, its watcher process, and its browsers."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -135,8 +133,8 @@ class Watch:
         self._lines: deque[bytes] = deque(maxlen=RECENT_LINES)
         self._wanted = Wanted()
         self._last_ticket = 0
-        self.remote: RemoteObservers | None = None  # the part on other machines
-        self._remote_state: bytes | None = None  # what is known of it
+        self.remote: RemoteObservers | None = None  # observers on other machines
+        self._remote_state: bytes | None = None  # the state on other machines, as JSON
 
     async def start(self) -> None:
         """Start the watcher."""
@@ -144,13 +142,13 @@ class Watch:
             *(sys.executable, "-P", "-m", "dora.observe.preview.watcher"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is meant for others
+            start_new_session=True,  # so that Ctrl-C does not end it
         )
         self._send(self.target)
         self._reader = asyncio.create_task(self._read(self._process))
 
     async def end(self) -> None:
-        """Let the watcher end."""
+        """End the watcher."""
         if self.remote is not None:
             await self.remote.close()
         if self._process is None:
@@ -169,7 +167,7 @@ class Watch:
         return self._process is not None and self._process.returncode is None
 
     def add(self, viewer: Viewer) -> None:
-        """Let a browser look, from what is known already."""
+        """Add a browser, and send it the present state."""
         self.viewers.add(viewer)
         for message in self._newest.values():
             viewer.outbox.put(message)
@@ -183,7 +181,7 @@ class Watch:
         self.update_wanted()
 
     def update_wanted(self) -> None:
-        """Tell the watcher what all browsers together want to see."""
+        """Send the watcher the topics that all browsers together want."""
         topics = {topic for viewer in self.viewers for topic in viewer.wanted.topics}
         wanted = Wanted(tuple(sorted(topics)), any(viewer.wanted.latency for viewer in self.viewers))
         if wanted != self._wanted:
@@ -193,19 +191,19 @@ class Watch:
                 self.remote.update_wanted(wanted)
 
     def search(self, viewer: Viewer, ticket: int, node: str, level: str, text: str) -> None:
-        """Look through the whole log; the answer comes like everything else."""
+        """Search the whole log; the answer goes to the outbox of the viewer."""
         self._last_ticket += 1
         viewer.tickets[self._last_ticket] = ticket
         self._send(Search(self._last_ticket, node, level, text))
 
     def set_remote_state(self, state: bytes) -> None:
-        """Tell all browsers how it is on other machines."""
+        """Send all browsers the state on other machines."""
         self._remote_state = state
         for viewer in self.viewers:
             viewer.outbox.set("elsewhere", state)
 
     def receive_remote(self, message: FromWatcher) -> None:
-        """Pass on what is seen on other machines; the graph is that of this one, if it has one."""
+        """Forward a message of another machine; a graph only if this machine has none."""
         if not isinstance(message, Picture) or State not in self._newest:
             self._receive(message)
 
@@ -228,11 +226,13 @@ class Watch:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # it has ended
         except ValueError as error:
-            log.warning("what watches dataflow %s is not understood: %s", self.target.dataflow_id, error)
+            log.warning(
+                "the watcher of dataflow %s sent an invalid message: %s", self.target.dataflow_id, error
+            )
             process.kill()
         code = await process.wait()
         if code:
-            log.warning("what watches dataflow %s ended with status %d", self.target.dataflow_id, code)
+            log.warning("the watcher of dataflow %s ended with status %d", self.target.dataflow_id, code)
         for viewer in self.viewers:
             viewer.outbox.set("lost", b"true")
 
@@ -254,7 +254,7 @@ class Watch:
 
 
 class Watches:
-    """All dataflows that are looked at."""
+    """The watches of all dataflows on open pages."""
 
     def __init__(self) -> None:
         self._watches: dict[str, Watch] = {}
@@ -262,14 +262,14 @@ class Watches:
         self._end_tasks: set[asyncio.Task[None]] = set()
 
     def remote_of(self, dataflow_id: str) -> RemoteObservers | None:
-        """Return what looks at other machines for a dataflow, if somebody does."""
+        """Return the remote observers of a dataflow, if it is on a page."""
         watch = self._watches.get(dataflow_id)
         return watch.remote if watch is not None and watch.viewers else None
 
     async def join(
         self, target: Target, viewer: Viewer, make_remote: Callable[[Watch], RemoteObservers] | None = None
     ) -> Watch:
-        """Let a browser look at a dataflow. ``make_remote`` makes what looks at its part elsewhere."""
+        """Add a browser to the watch of a dataflow. ``make_remote`` makes its remote observers."""
         async with self._lock:
             watch = self._watches.get(target.dataflow_id)
             if watch is None or not watch.alive or watch.target != target:
@@ -282,7 +282,7 @@ class Watches:
             return watch
 
     def leave(self, watch: Watch, viewer: Viewer) -> None:
-        """Note that a browser is gone."""
+        """Remove a browser; the watch of the last one ends a little later."""
         watch.remove(viewer)
         if not watch.viewers:
             task = asyncio.create_task(self._end_later(watch))

@@ -1,4 +1,4 @@
-"""Give the nodes of a dataflow their files on the machines that they run on, and show what is there."""
+"""Copy the folder of a dataflow to the machines of its nodes, and list the copies there."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from dora.dataflow.problems import listed
 from dora.errors import DoraError
 from dora.wire.decoders import from_json
 
-# Copy the folder of a dataflow to a machine; `dora.cluster.ssh.receive` is the other end.
-
 
 class Copied(msgspec.Struct, frozen=True):
     """Where the copy is on its machine, and how many files and bytes were sent."""
@@ -37,7 +35,7 @@ class Copied(msgspec.Struct, frozen=True):
 
 
 def copy_name(folder: str) -> str:
-    """Return what the copies of a folder are called: the same each time, and another for each folder."""
+    """Return the name of the copies of a folder: stable, and different for each folder."""
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(folder)).strip("-") or "dataflow"
     origin = f"{socket.gethostname()}:{folder}"
     return f"{readable[:40]}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"

@@ -1,7 +1,7 @@
 """Start, end, install and upgrade the daemons of a cluster.
 
-Whether a daemon is there, its machine cannot say as well as the coordinator: ``connected`` returns the ids
-of the machines that are connected to it. ``report`` gets what has been done, a line each.
+The coordinator knows best whether a daemon runs: ``connected`` returns the ids of the machines that are
+connected to it. ``report`` gets a line for each step that is done.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def start(
 def await_daemons(
     cluster: Cluster, machines: Sequence[Machine], connected: Connected, report: Report
 ) -> list[MachineFault]:
-    """Wait until the daemons of machines are connected, and tell each id; return what went wrong."""
+    """Wait until the daemons of machines are connected, and report each id; return what went wrong."""
     waiting = {machine.id: machine for machine in machines}
     faults: list[MachineFault] = []
     begin = looked = time.monotonic()
@@ -65,7 +65,7 @@ def await_daemons(
 
 
 def end(machines: Sequence[Machine], report: Report) -> list[MachineFault]:
-    """End daemons that do not hear of it from the coordinator; return what went wrong."""
+    """End daemons over ssh, for when the coordinator does not run; return what went wrong."""
     results = on_all(machines, lambda machine: run(machine, scripts.end_daemon(machine)))
     for machine, output in results:
         if not isinstance(output, MachineFault):
@@ -124,7 +124,7 @@ def upgrade(
 
 
 def _secrets(cluster: Cluster, token: str) -> str:
-    """Return what the scripts are told by which a daemon gets in. Raises `DoraError`."""
+    """Return the standard input of the scripts: token and CA certificate. Raises `DoraError`."""
     if not cluster.authority:
         return f"{token}\n"
     try:
@@ -135,7 +135,7 @@ def _secrets(cluster: Cluster, token: str) -> str:
 
 
 def _ended(machines: Iterable[Machine]) -> list[MachineFault]:
-    """Return faults for the daemons that have ended already, with what they said last."""
+    """Return faults for the daemons that have ended already, with the last line of their logs."""
     faults = []
     for machine, output in on_all(
         machines, lambda machine: run(machine, scripts.log_of_ended_daemon(machine))
@@ -149,7 +149,7 @@ def _ended(machines: Iterable[Machine]) -> list[MachineFault]:
 
 
 def _not_connected(cluster: Cluster, machines: Iterable[Machine]) -> list[MachineFault]:
-    """Return faults for daemons that live and are not connected, with what they said last."""
+    """Return faults for daemons that live and are not connected, with the last line of their logs."""
     reason = (
         f"its daemon has not reached the coordinator at {cluster.address}:{cluster.port} within "
         f"{START_TIMEOUT:.0f} s"

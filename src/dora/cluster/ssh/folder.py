@@ -83,7 +83,7 @@ def difference(here: Mapping[str, Entry], there: Mapping[str, Entry]) -> tuple[l
     )
 
 
-# A copy of a folder on this machine: where it is, whose turn it is, which files belong to it.
+# The copy of a folder on this machine: its place, its lock, and the list of its files.
 
 OWN_PREFIX: Final = ".dora-copy"
 """What dora writes into a copy, beside its files, begins so."""
@@ -108,7 +108,7 @@ def copy_path(name: str) -> str:
 def copy_of(folder: str) -> str | None:
     """Return the copy that a folder is, or is in; None if it is none.
 
-    Whoever made it may have had another data folder.
+    It may have been made with another data folder.
     """
     while folder != (parent := os.path.dirname(folder)):
         if is_copy(folder):
@@ -138,7 +138,7 @@ def _marker(folder: str) -> bytes:
 
 @contextmanager
 def locked(folder: str, *, wait: bool = True) -> Iterator[None]:
-    """Have a copy to oneself; its folder is made if there is none.
+    """Hold the lock of a copy; its folder is made if there is none.
 
     Raises ``BlockingIOError`` if somebody has it and ``wait`` is false, another ``OSError`` if it cannot
     be written, `DoraError` if dora did not make it.
@@ -194,7 +194,7 @@ def known_files(folder: str) -> set[str]:
 
 
 def write_manifest(folder: str, files: Mapping[str, Entry]) -> None:
-    """Note which files belong to a copy from now on."""
+    """Write the list of files that belong to a copy."""
     path = os.path.join(folder, _MANIFEST)
     with open(f"{path}.new", "wb") as file:
         file.write(msgspec.json.encode(files))

@@ -29,7 +29,7 @@ from dora.errors import DoraError
 from dora.wire.decoders import from_json
 
 READ_TIMEOUT: Final = 60
-"""Seconds without a byte after which whoever sends is given up: its machine may have been cut off."""
+"""Seconds without a byte after which the sender counts as gone: its machine may be cut off."""
 _UNFINISHED: Final = f"{OWN_PREFIX}.part"
 
 

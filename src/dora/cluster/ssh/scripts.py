@@ -1,7 +1,7 @@
-"""What is run on the machines of a cluster: scripts for POSIX sh, and the unit for systemd. Pure.
+"""Scripts (POSIX sh) for the machines of a cluster, and the systemd unit. Pure.
 
-They get the token on their standard input, not on a command line, where others could read it; behind it,
-in further lines, the certificate of the authority of a coordinator with TLS.
+The scripts read the token from standard input, because other users can read command lines. The CA
+certificate of a coordinator with TLS follows in further lines.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _find_process(machine: Machine) -> str:
 
 
 def receive_copy(machine: Machine, name: str) -> str:
-    """Return the script that is the other end of a copy."""
+    """Return the script that receives a copy."""
     return f'{_BEGIN}{_find(machine)}exec "$dora" cluster receive {shlex.quote(name)}\n'
 
 

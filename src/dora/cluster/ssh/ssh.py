@@ -1,6 +1,6 @@
-"""Commands on the machines of a cluster, by the ssh of the system, with its configuration and keys.
+"""Commands on the machines of a cluster, by the system's ssh, with its configuration and keys.
 
-Nothing is asked: a machine that wants a password or is not known is an error with the mend.
+ssh never asks: a machine that needs a password, or is unknown, is an error with a remedy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FAILED: Final = 255  # the exit status of ssh itself
 
 _Result = TypeVar("_Result")
 
-# What ssh says → the sentence and the mend; `{}` is the command to log in by hand.
+# Text in the output of ssh → sentence and remedy; `{}` is the command to log in by hand.
 _FAULTS: Final = (
     ("Permission denied", "it wants more than your ssh keys; `{}` has to work without a password"),
     (
@@ -110,7 +110,7 @@ def reason(machine: Machine, status: int, output: str) -> str:
 def on_all(
     machines: Iterable[Machine], work: Callable[[Machine], _Result]
 ) -> list[tuple[Machine, _Result | MachineFault]]:
-    """Do something with all machines at once; return what it gave, or its fault, in their order."""
+    """Run a function for all machines at once; return each result or fault, in their order."""
 
     def attempt(machine: Machine) -> _Result | MachineFault:
         try:
