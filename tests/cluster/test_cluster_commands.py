@@ -103,7 +103,7 @@ def test_up_again_and_down(cluster: Cluster) -> None:
 
     os.kill(cluster.pid("right"), signal.SIGKILL)
     wait_until(lambda: not alive(cluster.pid("right")), "the end of a daemon")
-    wait_until(lambda: cluster.machines()["right"] != "connected", "the news of it")
+    wait_until(lambda: cluster.machines()["right"] != "connected", "the coordinator to notice")
     printed = cluster.dora("up", "cluster.yml")
     assert "left: daemon already running" in printed and "right: started dora daemon" in printed
 

@@ -169,7 +169,6 @@ EXCEPTIONS = {
 # Wings of src/dora, and other folders, that still have to be rewritten.
 PENDING = {
     "node",
-    "tests/cluster",
     "tests/node",
 }
 
