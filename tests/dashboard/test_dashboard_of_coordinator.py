@@ -141,7 +141,7 @@ def test_the_printed_address_or_the_token_lets_a_browser_in(system: System, brow
     assert token not in log and "ticket=" not in log
 
 
-def test_nobody_looks_nothing_runs(system: System, browser: Any) -> None:
+def test_no_watcher_runs_without_a_browser(system: System, browser: Any) -> None:
     import psutil
 
     file = system.dataflow("robot", arm=SENDS)

@@ -176,7 +176,7 @@ def test_a_click_shows_the_picture_and_it_changes(robot: Running, visit: Any) ->
     )
     page.wait_for_selector('[data-topic="camera/count"] .uplot')
     assert page.locator('[data-topic="camera/count"] .uplot').count() == 1
-    # Nothing is looked at any more that nobody sees.
+    # Outputs that no browser shows are not tapped any more.
     page.keyboard.press("Escape")
     page.wait_for_selector('[data-topic="camera/image"]', state="detached")
 
@@ -214,7 +214,7 @@ def test_parameters_can_be_changed(robot: Running, visit: Any) -> None:
     wait_for_line(page, "gain is now 2")
 
 
-def test_log_lines_are_text_and_can_be_looked_for(robot: Running, visit: Any) -> None:
+def test_log_lines_are_text_and_can_be_searched(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     line = page.locator(".entry .message", has_text="onerror")
     line.wait_for()
@@ -262,7 +262,7 @@ def test_the_file_beside_the_graph(robot: Running, visit: Any) -> None:
     assert "- id: sink" in chosen.first.inner_text() and chosen.count() == 4
 
 
-def test_a_frozen_browser_holds_nobody_up(robot: Running, visit: Any) -> None:
+def test_a_frozen_browser_delays_no_other(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.click('.box[data-id="camera"]')
     page.wait_for_selector('[data-topic="camera/count"] .numbers')

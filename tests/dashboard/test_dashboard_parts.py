@@ -61,7 +61,7 @@ def test_a_slow_browser_gets_what_is_newest_and_no_backlog() -> None:
     assert [head["n"] for head, _ in previews[1:]] == list(range(1000 - MAX_WAITING_PREVIEWS, 1000))
 
 
-def test_lines_that_are_let_go_of_are_counted() -> None:
+def test_dropped_lines_are_counted() -> None:
     outbox = Outbox()
     outbox.put(Lines([b'{"n":0}'], skipped=7))
     outbox.put(Lines([b'{"n":%d}' % number for number in range(1, MAX_LINES + 5)]))
@@ -73,7 +73,7 @@ def test_lines_that_are_let_go_of_are_counted() -> None:
     assert taken(outbox)[0] == {"ended": True, "found": [{"ticket": 3, "total": 9, "entries": [{}]}]}
 
 
-def test_what_comes_at_once_is_taken_one_by_one() -> None:
+def test_commands_that_arrive_together_are_taken_one_by_one() -> None:
     reading, writing = os.pipe()
     inbox = CommandQueue(reading)
     os.write(writing, frame(Target("id", "", "")) + frame(Wanted(("a/b",))) + frame(Wanted(("c/d",))))
@@ -104,7 +104,7 @@ def written(folder: Path, count: int) -> str:
     return str(folder)
 
 
-def test_the_whole_log_is_looked_through(tmp_path: Path) -> None:
+def test_the_whole_log_is_searched(tmp_path: Path) -> None:
     found = search(written(tmp_path, 1000), Search(5, node="arm", level="error", text="STEP 9", limit=3))
     assert (found.ticket, found.total) == (5, 11)
     assert [json.loads(entry)["message"] for entry in found.entries] == ["step 970", "step 980", "step 990"]

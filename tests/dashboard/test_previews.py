@@ -104,7 +104,7 @@ def test_without_a_library_the_pixels_are_sent(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_image_of_half_a_gigabyte_is_downsampled_at_once() -> None:
-    pixels = np.zeros(16_384 * 10_240 * 3, np.uint8)  # never touched but where it is looked at
+    pixels = np.zeros(16_384 * 10_240 * 3, np.uint8)  # only the sampled pages are ever touched
     begun = time.process_time()
     preview = shown(
         pa.Array.from_buffers(pa.uint8(), pixels.size, [None, pa.py_buffer(pixels)]),
@@ -215,7 +215,7 @@ def test_points() -> None:
         ([1, 2, 3], {}, "my/own/Type"),
     ],
 )
-def test_what_is_not_what_it_seems_is_shown_as_it_is(
+def test_a_message_that_belies_its_metadata_is_shown_by_its_type(
     value: Any, metadata: dict[str, Any], declared: str
 ) -> None:
     assert shown(value, metadata, declared=declared).kind == "series"

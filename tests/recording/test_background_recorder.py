@@ -35,7 +35,7 @@ def recorder(folder: Folder, **settings: object) -> Iterator[tuple[BackgroundRec
             background.kill()
 
 
-def test_start_look_and_stop(folder: Folder) -> None:
+def test_a_recording_is_started_listed_and_stopped(folder: Folder) -> None:
     folder.run()
     with recorder(folder) as (background, run_dir):
         background.wait_until_recording()
@@ -47,7 +47,7 @@ def test_start_look_and_stop(folder: Folder) -> None:
         assert recording.count == result.messages
 
 
-def test_it_ends_with_the_dataflow(folder: Folder) -> None:
+def test_a_background_recorder_ends_with_the_dataflow(folder: Folder) -> None:
     dataflow = folder.run()
     with recorder(folder) as (background, run_dir):
         background.wait_until_recording()
@@ -80,7 +80,9 @@ def test_a_ring_is_saved_by_either_way(folder: Folder) -> None:
         ({"path": "/proc/none/a.mcap"}, "cannot be written"),
     ],
 )
-def test_what_cannot_begin(folder: Folder, settings: dict[str, object], sentence: str) -> None:
+def test_a_recording_that_cannot_begin_is_refused(
+    folder: Folder, settings: dict[str, object], sentence: str
+) -> None:
     folder.run()
     path = settings.pop("path", str(folder.directory / "a.mcap"))
     (run,) = running()

@@ -112,7 +112,7 @@ def test_without_memory_messages_stay_in_the_taps() -> None:
     assert stage.filler.messages == 11, "nothing was lost"
 
 
-def test_what_a_killed_process_counted_and_did_not_send() -> None:
+def test_a_number_that_a_killed_process_counted_but_did_not_send_is_not_lost() -> None:
     stage = Stage()
     topic = stage.filler.topics[0]
     stage.send(0, b"x", 1)
@@ -126,7 +126,7 @@ def test_what_a_killed_process_counted_and_did_not_send() -> None:
     assert topic.unsent == [2], "4 was lost"
 
 
-def test_what_is_no_output_goes_along() -> None:
+def test_context_messages_are_recorded() -> None:
     stage = Stage()
     item = ChannelItem("dora/log", "foxglove.Log", {})
     assert stage.filler.add_context(iter([(item, 5, b"one"), (item, 6, b"two")]))
@@ -137,7 +137,7 @@ def test_what_is_no_output_goes_along() -> None:
     assert stage.filler.messages == 0
 
 
-def test_without_memory_what_is_no_output_waits() -> None:
+def test_without_memory_context_messages_wait() -> None:
     stage = Stage(limit=2 * CHUNK_SIZE)
     item = ChannelItem("dora/order/node", "", {})
     data = bytes(1 << 20)

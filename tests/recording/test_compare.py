@@ -13,7 +13,7 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "told"),
+    ("a", "b", "expected"),
     [
         (pa.array([1, 2]), pa.array([1, 2]), ""),
         (pa.array([1.0, NAN]), pa.array([1.0, NAN]), ""),
@@ -31,8 +31,8 @@ NAN = float("nan")
         (pa.nulls(0), pa.nulls(0), ""),
     ],
 )
-def test_the_first_difference_is_told(a: pa.Array, b: pa.Array, told: str) -> None:
-    assert of_arrays(a, b) == told
+def test_the_first_difference_is_reported(a: pa.Array, b: pa.Array, expected: str) -> None:
+    assert of_arrays(a, b) == expected
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_integers_may_be_apart_too() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1..2", "1%%", "nan"])
-def test_what_is_no_tolerance_is_refused(text: str) -> None:
+def test_an_invalid_tolerance_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a tolerance"):
         parse_tolerance(text)
 
@@ -71,6 +71,6 @@ def test_metadata_counts_when_asked_but_time_stamps_never() -> None:
     assert difference(a, message_of(np.arange(3), {"width": 1}, 1, 5), metadata=True) == ""
 
 
-def test_equal_nan_of_the_same_bytes_needs_no_look() -> None:
+def test_nan_of_the_same_bytes_is_equal() -> None:
     a = message_of(np.array([NAN, 1.0]), {}, 1, 5)
     assert difference(a, message_of(np.array([NAN, 1.0]), {}, 2, 6)) == ""

@@ -191,7 +191,7 @@ def cut(recording: Path) -> Path:
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_what_can_be_read_of_a_cut_file_is_exported(
+def test_the_readable_part_of_a_cut_file_is_exported(
     cut: Path, allowed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = cut.parent / "out"

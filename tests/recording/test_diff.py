@@ -90,7 +90,7 @@ def test_a_missing_topic_is_a_difference(files: tuple[str, str]) -> None:
         assert missing.first == MessagePlace(1, 0.1, "only the second recording has it, and 1 more")
 
 
-def test_what_cannot_be_compared_ends_with_two(
+def test_recordings_that_cannot_be_compared_end_with_two(
     files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(files, list(A))

@@ -77,7 +77,7 @@ def test_a_tail_gives_whole_entries() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not give back a part of a file")
-def test_what_was_read_takes_no_room_any_more() -> None:
+def test_read_entries_take_no_disk_space_any_more() -> None:
     tail = OrderTail()
     path = Path(tail.directory) / "arm"
     piece = message(1) * ((5 << 20) // len(message(1)))
@@ -92,7 +92,7 @@ def test_what_was_read_takes_no_room_any_more() -> None:
     tail.close()
 
 
-def test_a_folder_that_somebody_tidies_up_is_read_on() -> None:
+def test_open_logs_survive_the_removal_of_their_folder() -> None:
     tail = OrderTail()
     path = Path(tail.directory) / "arm"
     with path.open("wb") as file:

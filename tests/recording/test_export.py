@@ -58,7 +58,7 @@ def test_a_file_that_exists_is_not_touched(
     assert (tmp_path / "arm/state.parquet").read_text() == "mine"
 
 
-def test_what_to_export_has_to_be_said(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_requires_a_format(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command_line(["export", str(recording)]) == 2
     assert run_command_line(["export", str(recording), "--parquet", "x", "--topics", "arm/stat"]) == 1
     assert "did you mean `arm/state`?" in capsys.readouterr().err
@@ -83,7 +83,7 @@ def test_the_names_of_a_recording_do_not_lead_out_of_the_folder(
     assert not (tmp_path / "outside.parquet").exists()
 
 
-def test_what_parquet_does_not_have_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_types_that_parquet_lacks_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     union = pa.UnionArray.from_dense(
         pa.array([0, 1], pa.int8()), pa.array([0, 0], pa.int32()), [pa.array([1]), pa.array(["a"])]
     )

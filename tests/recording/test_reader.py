@@ -121,7 +121,7 @@ def test_a_changed_byte_in_the_summary_is_noticed(recording: Path) -> None:
             assert [each.data for each in opened.messages()] == expected, place
 
 
-def test_what_is_no_recording_is_said_so(tmp_path: Path) -> None:
+def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"hello, world")
     with pytest.raises(NotARecording, match="is not an MCAP file"):

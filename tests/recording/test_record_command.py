@@ -172,7 +172,7 @@ def _written(folder: Folder, topic: str) -> list[int]:
         return []  # not even its beginning
 
 
-def test_what_is_missed_is_said(folder: Folder) -> None:
+def test_missed_messages_are_reported(folder: Folder) -> None:
     folder.program("camera.py", CAMERA.replace("3000", "30_000").replace('"width": 50', '"width": 500'))
     folder.run(FAST)
     recorder = folder.attach("-o", "a.mcap")
@@ -348,7 +348,7 @@ LATE = """
 """
 
 
-def test_what_a_node_sent_before_it_ended_waits_for_the_recorder(folder: Folder) -> None:
+def test_messages_of_an_ended_node_wait_for_the_recorder(folder: Folder) -> None:
     folder.program("late.py", LATE)
     folder.run(FLOW + "\n      - {id: late, path: late.py, outputs: [out]}\n")
     recorder = folder.attach("-o", "a.mcap", "--topics", "late/out")
@@ -407,7 +407,7 @@ FEW = """
 """
 
 
-def test_what_operators_give_each_other(folder: Folder) -> None:
+def test_messages_between_operators_are_recorded(folder: Folder) -> None:
     folder.program("few.py", FEW)
     folder.program("operator_.py", OPERATOR)
     folder.dora("record", folder.flow(OPERATORS), "-o", "a.mcap")

@@ -85,7 +85,7 @@ def parsed(message: Message) -> Any:
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-def test_it_comes_back_as_it_was(value: Any) -> None:
+def test_a_stored_message_is_restored_unchanged(value: Any) -> None:
     metadata = {"nested": {"list": [1, 2.5, "three", None, b"4"]}, "unicode": "größer"}
     sent = message_of(value, metadata, sequence=2**40)
     back = restore(stored(sent))
@@ -181,7 +181,7 @@ def test_poses_and_transforms_of_the_standard_types() -> None:
         {"primitive": 5},
     ],
 )
-def test_what_says_one_thing_and_is_another_is_stored_by_its_type(metadata: dict[str, Any]) -> None:
+def test_a_message_whose_metadata_is_wrong_is_stored_by_its_type(metadata: dict[str, Any]) -> None:
     message = message_of(bytes(12), metadata)
     assert form_of(message).schema == "dora.UInt8"
     assert decode_metadata(restore(stored(message)).metadata) == metadata
@@ -212,7 +212,7 @@ def test_the_messages_are_those_of_foxglove() -> None:
     assert compared >= 10
 
 
-def test_each_type_is_looked_at_once_and_too_many_share_a_channel() -> None:
+def test_each_type_is_parsed_once_and_too_many_share_a_channel() -> None:
     schemas = Schemas()
     batch, again = message_of(pa.array(["x"])), message_of(pa.array(["other", "words"]))
     assert schemas.of(batch) is schemas.of(again)

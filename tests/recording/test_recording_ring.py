@@ -26,7 +26,7 @@ def times(ring: Ring) -> list[float]:
     return [item.last / SECOND for item in ring.chunks()]
 
 
-def test_it_keeps_the_last_seconds() -> None:
+def test_a_ring_keeps_the_last_seconds() -> None:
     ring = Ring(3.0, 1 << 30)
     for second in range(10):
         ring.add(chunk(second), second * SECOND)
@@ -64,7 +64,7 @@ def test_memory_has_a_limit() -> None:
         (Expected(0, 10), ChunkSpan(), False, 0),
     ],
 )
-def test_what_is_lost(expected: Expected, span: ChunkSpan, whole: bool, lost: int) -> None:
+def test_lost_messages_are_counted(expected: Expected, span: ChunkSpan, whole: bool, lost: int) -> None:
     ends = topic_ends({"a/x": expected}, {"a/x": span}, from_start=whole)
     assert ends == {"a/x": TopicEnd(span.messages, lost, span.first, span.last)}
 

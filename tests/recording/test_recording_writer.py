@@ -225,7 +225,7 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
         RecordingWriter(str(tmp_path / "folder"), ChannelTable(), force=True)
 
 
-def test_what_hardly_gets_smaller_is_not_compressed() -> None:
+def test_a_chunk_that_hardly_gets_smaller_is_not_compressed() -> None:
     channels = ChannelTable()
     assert compress(chunk_of(channels, [os.urandom(10_000)]), "zstd").compression == ""
     assert compress(chunk_of(channels, [b"x" * 1000]), "zstd").compression == "zstd"

@@ -1,4 +1,4 @@
-"""Who is replaced by a recording and who runs again, and what the dataflow of a replay looks like."""
+"""The roles of nodes in a replay, and its dataflow."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_sources_are_replaced(flow: Dataflow) -> None:
     assert assign_roles(flow, ALL) == ReplayRoles(("camera",), ("detector", "planner", "arm"), ("viewer",))
 
 
-def test_what_cannot_be_fed_is_replaced_or_left_out(flow: Dataflow) -> None:
+def test_a_node_without_recorded_inputs_is_replaced_or_left_out(flow: Dataflow) -> None:
     found = assign_roles(flow, {"detector/boxes", "arm/done"})
     assert found == ReplayRoles(("detector",), ("planner", "arm"), ("camera", "viewer"))
     assert assign_roles(flow, {"arm/done"}).replaced == ("arm",)

@@ -345,7 +345,7 @@ def test_the_dataflow_of_a_replay_can_be_written(lab: Lab) -> None:
         (["a.mcap", "empty.yml"], 1, "no node of the dataflow is in the recording, but `camera`"),
     ],
 )
-def test_what_cannot_be_replayed_is_told(
+def test_a_recording_that_cannot_be_replayed_is_refused(
     lab: Lab, arguments: list[str], status: int, sentence: str
 ) -> None:
     lab.flow("empty.yml", {"nodes": []})

@@ -26,10 +26,10 @@ class Queue:
 
     def __init__(self, length: int = 4) -> None:
         self.messages: deque[Message] = deque(maxlen=length)
-        self.looks = 0
+        self.polls = 0
 
     def receive(self) -> Message | None:
-        self.looks += 1
+        self.polls += 1
         return self.messages.popleft() if self.messages else None
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ def test_a_ring_buffer_returns_what_was_written_however_often_it_wraps(path: Pat
     assert ring.others == 0
 
 
-def test_what_finds_no_room_is_counted(path: Path) -> None:
+def test_a_message_without_room_is_counted(path: Path) -> None:
     ring = RingBuffer(str(path), SIZE)
     writer = RingBufferWriter(str(path))
     for sequence in range(1, 201):
@@ -151,13 +151,13 @@ def test_while_the_ring_buffer_has_everything_the_queue_is_not_read(path: Path) 
     sender = Sender(path, queue)
     sender.send()
     taken(tap)
-    looks = queue.looks
+    polls = queue.polls
     for number in range(2, 50):
         sender.send()
         message = tap.receive()
         assert message is not None and message.sequence == number
     assert tap.receive() is None
-    assert queue.looks == looks
+    assert queue.polls == polls
 
 
 def test_messages_without_room_in_the_ring_buffer_are_in_the_queue(path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_counted_message_outside_the_ring_buffer_is_found_in_the_end(path: Pat
     assert taken(tap) == [2]
 
 
-def test_what_is_lost_holds_nothing_up(path: Path) -> None:
+def test_a_lost_message_delays_no_other(path: Path) -> None:
     queue = Queue(1)
     tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)

@@ -134,11 +134,13 @@ def test_a_collector_that_is_not_there_does_not_hold_up_the_end(flow: Flow, coll
         ({"OTEL_EXPORTER_OTLP_HEADERS": "a=b"}, None),
     ],
 )
-def test_what_the_environment_asks_for(environ: dict[str, str], settings: TelemetrySettings | None) -> None:
+def test_the_environment_selects_the_export(
+    environ: dict[str, str], settings: TelemetrySettings | None
+) -> None:
     assert settings_from(environ) == settings
 
 
-def test_what_is_no_endpoint_is_told() -> None:
+def test_an_invalid_endpoint_is_refused() -> None:
     with pytest.raises(DoraError, match="has to be a URL"):
         settings_from({"DORA_OTLP_ENDPOINT": "localhost:4317"})
 
@@ -157,7 +159,7 @@ def test_the_ratio(sampler: str, argument: str, ratio: float) -> None:
     assert ratio_from({"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}) == ratio
 
 
-def test_what_has_to_be_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from dora.observe.telemetry import export
 
     monkeypatch.setattr(export, "find_spec", lambda _: None)

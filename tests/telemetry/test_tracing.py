@@ -128,7 +128,7 @@ def test_nothing_of_it_is_there_where_tracing_is_off(flow: Flow) -> None:
     assert "start it with --trace" in flow.dora("trace", "list", "--local", status=1)
 
 
-def test_ticks_begin_traces_and_a_failure_is_told(flow: Flow) -> None:
+def test_ticks_begin_traces_and_failures_are_marked(flow: Flow) -> None:
     clock = """
         from dora import Node
         count = 0
@@ -148,7 +148,7 @@ def test_ticks_begin_traces_and_a_failure_is_told(flow: Flow) -> None:
     assert "AssertionError: enough" in flow.dora("trace", "view", found[-1].trace_id)
 
 
-def test_what_fails_in_an_operator_is_told(flow: Flow) -> None:
+def test_a_failing_operator_marks_its_span(flow: Flow) -> None:
     broken = """
         class Operator:
             def on_event(self, event, send_output):

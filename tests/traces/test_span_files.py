@@ -112,7 +112,7 @@ def test_files_are_read_while_they_grow_and_their_size_is_bounded(tmp_path: Path
     file.close()
 
 
-def test_a_disk_that_fails_is_told_once(tmp_path: Path) -> None:
+def test_a_failing_disk_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where the directory should be")
     file = SpanFile(str(tmp_path / "out"), "a")
     assert "spans_a.jsonl" in file.append(b"line\n")

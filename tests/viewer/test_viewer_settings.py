@@ -82,7 +82,7 @@ def test_robots_have_a_place() -> None:
         ({"RERUN_WEB_PORT": "0"}, "RERUN_WEB_PORT is `0`"),
     ],
 )
-def test_what_cannot_be_used_is_said(variables: dict[str, str], sentence: str) -> None:
+def test_invalid_settings_are_reported(variables: dict[str, str], sentence: str) -> None:
     with pytest.raises(SettingError) as caught:
         read_settings(variables)
     assert sentence in str(caught.value)
