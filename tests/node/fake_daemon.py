@@ -97,14 +97,14 @@ class FakeDaemon:
                 if isinstance(message, Register):
                     node_id = message.node_id
                     self._sockets[node_id] = connection
-                self.frames.append((node_id, message))  # before whoever waits for the answer looks
+                self.frames.append((node_id, message))  # before a waiting test sees the answer
                 if isinstance(message, Register):
                     config = msgspec.structs.replace(
                         self.plan.configs[node_id], restart_count=self._restart_count
                     )
                     connection.sendall(encode_frame(Registered(config)))
                 elif isinstance(message, Ready):
-                    # At once, so that nothing comes between them from whoever waited for the first.
+                    # At once, so that nothing comes between them from the test that waited for the first.
                     answers = self._answer_ready or (Started(time.monotonic_ns()),)
                     connection.sendall(b"".join(map(encode_frame, answers)))
 

@@ -48,7 +48,7 @@ def test_missing_messages_count_as_lost(board: Board, clock: Clock) -> None:
     port = make_port(board, queue)
     queue.numbers += [1, 2]
     assert [port.poll() is not None for _ in range(3)] == [True, True, False]
-    board.set(SENDER, SENT, 5)  # as its machine tells with the news of the end
+    board.set(SENDER, SENT, 5)  # as its machine tells with the status of the end
     port.source_closed()
     clock.now += FLIGHT_LIMIT_NS
     assert port.poll() is None

@@ -1,4 +1,4 @@
-"""Becoming a node, what a node knows of itself, and the ways to end: on purpose, by accident, by Ctrl-C."""
+"""Registration of a node, its information, and the ways to end: on purpose, by accident, by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def daemon(start_flow: StartFlow) -> FakeDaemon:
     )
 
 
-# ------------------------------------------------------------------ becoming a node
+# ------------------------------------------------------------------ registration
 
 
 def test_the_conversation_with_the_daemon(daemon: FakeDaemon) -> None:

@@ -244,16 +244,16 @@ def test_messages_that_a_killed_sender_only_counted_do_not_block_its_next_proces
 
 
 def test_a_message_that_was_late_was_not_lost(start_flow: StartFlow) -> None:
-    """The successor of a dead sender may be heard before what the dead one left in the queue."""
+    """The replacement of a dead sender may be heard before what the dead one left in the queue."""
     daemon, sender, receiver = link(start_flow, queue_size=10)
     slot = daemon.plan.configs["a"].outputs[0].slot
     send(sender, 0, 1)
     daemon.board.set(slot, SENT, 3)
-    successor = daemon.node("a")
-    send(successor, 3, 5)
+    replacement = daemon.node("a")
+    send(replacement, 3, 5)
     assert numbers(receiver) == [0, 3, 4]
     assert receiver.statistics()["inputs"]["in"] == {"received": 3, "dropped": 2}
     send(sender, 1, 3)
-    send(successor, 5, 6)
+    send(replacement, 5, 6)
     assert sorted(numbers(receiver)) == [1, 2, 5]
     assert receiver.statistics()["inputs"]["in"] == {"received": 6, "dropped": 0}

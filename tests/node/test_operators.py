@@ -737,14 +737,14 @@ def test_messages_sent_on_stop_still_arrive(bench: Bench, write: Any) -> None:
         class Operator:
             def on_event(self, dora_event, send_output):
                 if dora_event["type"] == "STOP":
-                    send_output("out", b"last words")
+                    send_output("out", b"last message")
                 return DoraStatus.CONTINUE
         """,
     )
     host = bench.start(operator("op", file, inputs={"in": "source/out"}, outputs="out"), sink="host/op/out")
     bench.end()
     assert finish(host)[0] == 0
-    assert bench.next()["data"] == b"last words"
+    assert bench.next()["data"] == b"last message"
 
 
 @pytest.mark.processes
@@ -756,7 +756,7 @@ def test_messages_of_an_ending_operator_reach_others_of_its_runtime(bench: Bench
         class Operator:
             def on_event(self, dora_event, send_output):
                 if dora_event["type"] == "STOP":
-                    send_output("out", b"last words")
+                    send_output("out", b"last message")
                 return DoraStatus.CONTINUE
         """,
     )
@@ -766,4 +766,8 @@ def test_messages_of_an_ending_operator_reach_others_of_its_runtime(bench: Bench
     )
     bench.end()
     _, out, _ = finish(host)
-    assert [line.get("data", line["type"]) for line in lines(out)] == ["last words", "INPUT_CLOSED", "STOP"]
+    assert [line.get("data", line["type"]) for line in lines(out)] == [
+        "last message",
+        "INPUT_CLOSED",
+        "STOP",
+    ]

@@ -1,4 +1,4 @@
-"""Heads-ups: who gets them, how a node learns what they are worth, and that nothing depends on them."""
+"""Prewakes: which nodes get them, how a node learns their value, and that nothing depends on them."""
 
 from __future__ import annotations
 

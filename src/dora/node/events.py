@@ -381,7 +381,7 @@ class Reload(Event):
     """New code is there (``dora run --hot-reload``).
 
     An operator gets it as the first event of its new code; ``id`` is the operator. A node gets it,
-    without ``id``, right before the `Stop` that makes way for its new code.
+    without ``id``, right before the `Stop` with which it is replaced.
     """
 
     __slots__ = ("modules", "operators")

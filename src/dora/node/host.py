@@ -1,4 +1,4 @@
-"""The host of a node: what a session needs from its surroundings.
+"""The host of a node: what a session needs from its environment.
 
 `Host` is the usual one, with the daemon of a running dataflow. Others stand in for it: a file of
 recorded inputs (`dora.node.standalone.recorded_inputs`), a person at a terminal

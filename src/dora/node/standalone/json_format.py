@@ -152,10 +152,10 @@ def array_to_json(array: Any) -> list[Any]:
 
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.storage
-    return [_to_json(value) for value in _whole_numbers(array).to_pylist()]
+    return [_to_json(value) for value in _integers(array).to_pylist()]
 
 
-def _whole_numbers(array: Any) -> Any:
+def _integers(array: Any) -> Any:
     """Let nanoseconds, which Python's times cannot hold, be cut to microseconds."""
     import pyarrow as pa
 
@@ -248,9 +248,9 @@ def _moment(text: str, type_: Any) -> int:
     moment = dt.datetime.fromisoformat(head + rest[len(fraction) :])
     if moment.tzinfo is not None:
         moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
-    whole = (moment - _EPOCH) // dt.timedelta(seconds=1)
+    total_seconds = (moment - _EPOCH) // dt.timedelta(seconds=1)
     per_second = _PER_SECOND[type_.unit]
-    return whole * per_second + int((fraction + "000000000")[:9]) * per_second // 1_000_000_000
+    return total_seconds * per_second + int((fraction + "000000000")[:9]) * per_second // 1_000_000_000
 
 
 def _duration(text: str, type_: Any) -> int:
@@ -258,9 +258,13 @@ def _duration(text: str, type_: Any) -> int:
     if found is None:
         raise ValueError(f"{text!r} is not a duration")
     sign, days, hours, minutes, seconds, fraction = found.groups()
-    whole = int(days or 0) * 86400 + int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0)
+    total_seconds = (
+        int(days or 0) * 86400 + int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0)
+    )
     per_second = _PER_SECOND[type_.unit]
-    amount = whole * per_second + int(((fraction or "") + "000000000")[:9]) * per_second // 1_000_000_000
+    amount = (
+        total_seconds * per_second + int(((fraction or "") + "000000000")[:9]) * per_second // 1_000_000_000
+    )
     return -amount if sign else amount
 
 
