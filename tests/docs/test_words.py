@@ -166,12 +166,6 @@ EXCEPTIONS = {
     ],
 }
 
-# Wings of src/dora, and other folders, that still have to be rewritten.
-PENDING = {
-    "node",
-    "tests/node",
-}
-
 GENERATED = "docs/reference/commands.md"  # its sentences are those of the commands
 
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -274,7 +268,7 @@ def in_git() -> bool:
 @pytest.mark.skipif(not in_git(), reason="this is not a clone")
 @pytest.mark.parametrize(
     "path",
-    [path for wing, paths in files().items() if wing not in PENDING for path in paths] if in_git() else [],
+    [path for paths in files().values() for path in paths] if in_git() else [],
     ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_the_words_that_went_stay_away(path: Path) -> None:
