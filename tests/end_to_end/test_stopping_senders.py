@@ -168,7 +168,7 @@ def test_a_sender_that_waits_hears_of_a_stop_and_cleans_up(flow: Flow, kind: str
 
 def test_a_stop_after_some_time_releases_a_sender_and_counts_what_was_not_sent(flow: Flow) -> None:
     output = make_flow(flow, "a loop without events")
-    result: DataflowResult = flow.run(stop_after=2.0)
+    result: DataflowResult = flow.run(stop_after=8.0)
     assert flow.printed("sender")[-1] == "cleaned up"
     assert flow.printed("receiver") == ["received 3"]
     report = link(result, f"{output} -> receiver/in")
