@@ -78,7 +78,7 @@ class Peer:
         while True:
             frame = self.receive()
             print(frame, flush=True)
-            if frame is None or type(frame).__name__ == "Stop":
+            if frame is None or type(frame).__name__ == "StopFrame":
                 return
 
     def close(self) -> None:

@@ -39,9 +39,9 @@ NODE = """
     while True:
         frame = peer.receive()
         print(frame, flush=True)
-        if type(frame).__name__ == "ParamUpdate" and frame.key == "end":
+        if type(frame).__name__ == "ParamUpdateFrame" and frame.key == "end":
             os._exit(frame.value)
-        if frame is None or type(frame).__name__ == "Stop":
+        if frame is None or type(frame).__name__ == "StopFrame":
             break
     peer.close()
 """
