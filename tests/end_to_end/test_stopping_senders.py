@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,9 +145,8 @@ def make_flow(flow: Flow, kind: str) -> str:
     return output
 
 
-@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sender_that_waits_hears_of_a_stop_and_cleans_up(flow: Flow, kind: str) -> None:
+def test_a_sender_that_waits_hears_of_a_stop_and_cleans_up(flow: Flow, engine: str, kind: str) -> None:
     output = make_flow(flow, kind)
     command = [sys.executable, "-m", "dora", "run", flow.write(), "--log-format", "compact"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -159,7 +159,12 @@ def test_a_sender_that_waits_hears_of_a_stop_and_cleans_up(flow: Flow, kind: str
         assert run.wait(PATIENCE) == 0, lines
     text = "".join(lines)
     assert "sender: cleaned up\n" in text, text
-    assert "receiver: received 3\n" in text, text
+    received = re.search(r"receiver: received (\d)", text)
+    unread = re.search(r"(\d) unread when the dataflow was stopped", text)
+    assert received is not None, text
+    # Zenoh may still be delivering when the stop ends the receiver's stream: what is left is reported.
+    assert unread is None or engine == "zenoh", text
+    assert int(received[1]) + (int(unread[1]) if unread else 0) == 3, text
     assert "SIGTERM" not in text, text
     (told,) = [line for line in lines if "not sent: a queue was full" in line]
     assert told.startswith(f"{output} -> receiver/in: "), told
