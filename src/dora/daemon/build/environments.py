@@ -18,7 +18,6 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 
 import msgspec
 
@@ -159,6 +158,8 @@ class EnvironmentMaker:
             return ""
 
     def _wanted_stamp(self) -> str:
+        from hashlib import sha256
+
         return "".join(f"{sha256(_bytes_of(path)).hexdigest()}\n" for path in (self._wheel, self._lock))
 
 

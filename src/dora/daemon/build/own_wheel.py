@@ -7,7 +7,6 @@ same source.
 from __future__ import annotations
 
 import os
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import TYPE_CHECKING
 
 from dora._paths import PACKAGE
@@ -16,6 +15,7 @@ from dora.daemon.build.shadowing import metadata, stand_ins
 from dora.errors import BuildError
 
 if TYPE_CHECKING:
+    from importlib.metadata import Distribution
     from zipfile import ZipInfo
 
 NAME = "dora-dataflow"
@@ -71,6 +71,8 @@ def _entry(name: str) -> ZipInfo:
 
 
 def _distribution() -> Distribution:
+    from importlib.metadata import PackageNotFoundError, distribution  # takes 10 ms
+
     try:
         return distribution(NAME)
     except PackageNotFoundError:

@@ -6,14 +6,14 @@ import os
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
-
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from typing import TYPE_CHECKING
 
 from dora.daemon.build.shadowing import PROVIDED
 from dora.daemon.processes.programs import BUILTIN_NODES, RUST_PACKAGES
 from dora.dataflow.parser.files import read_bytes
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 # Options of `pip install` and `uv pip install` that take a value in a word of its own. An option that
 # is not here counts as a flag, and the word behind it as a requirement, which is right for most.
@@ -173,6 +173,9 @@ def plan(words: Sequence[str], directory: str) -> Installation:
 
 
 def _name(requirement: str) -> str:
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
     try:
         return canonicalize_name(Requirement(requirement).name)
     except InvalidRequirement:
@@ -192,6 +195,8 @@ def _project(folder: str) -> dict[str, object]:
 
 
 def _name_of_project(folder: str) -> str:
+    from packaging.utils import canonicalize_name
+
     project = _project(folder).get("project") if folder else None
     name = project.get("name") if isinstance(project, dict) else None
     return canonicalize_name(name) if isinstance(name, str) else ""
@@ -271,6 +276,9 @@ def faults(requirements: Iterable[str]) -> list[Fault]:
     ``dora-rs`` counts as met in every version, and so does what is required by a URL. A requirement that
     cannot be read counts as not met.
     """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
     found: list[Fault] = []
     done: set[tuple[str, str]] = set()
     waiting = [(text, "", "") for text in requirements]
@@ -300,6 +308,8 @@ def faults(requirements: Iterable[str]) -> list[Fault]:
 
 
 def _installed(name: str) -> Distribution | None:
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         return distribution(name)
     except PackageNotFoundError:
