@@ -1,6 +1,7 @@
 """Environments of nodes: made by uv, from a lock, without a network."""
 
 import doctest
+import importlib.metadata
 import os
 import subprocess
 import zipfile
@@ -10,8 +11,7 @@ import pytest
 
 import dora
 import dora.dataflow
-from dora.daemon.build import environments
-from dora.daemon.build import own_wheel as this_dora
+from dora.daemon.build import environments, own_wheel
 from dora.daemon.build.build import BuildOptions, build_dataflow
 from dora.daemon.build.environments import inline_environment, with_inline_environments
 from dora.daemon.processes.interpreter import environment_folder, find_uv
@@ -42,7 +42,7 @@ def index(tmp_path, monkeypatch):
     monkeypatch.setenv("UV_FIND_LINKS", str(folder))
     monkeypatch.setenv("UV_NO_INDEX", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(this_dora, "requirements", list)
+    monkeypatch.setattr(own_wheel, "requirements", list)
     return folder
 
 
@@ -110,7 +110,7 @@ def test_a_lock_of_a_dora_that_required_less_is_solved_anew_with_its_versions(fl
     offer(index, "tool", "2.0")
     offer(index, "helper", "3.0")
     (folder / "dora-environment").unlink()  # as a new version of dora has another wheel
-    monkeypatch.setattr(this_dora, "requirements", lambda: ["helper>=2"])
+    monkeypatch.setattr(own_wheel, "requirements", lambda: ["helper>=2"])
     folder, _ = build(flow("python: {requirements: [tool]}"))
     assert ask(folder, "import tool, helper; print(tool.version, helper.version)") == "1.0 3.0"
 
@@ -155,9 +155,9 @@ def test_a_missing_uv_is_reported_with_the_place(flow, monkeypatch):
 
 def test_a_wheel_of_this_dora(tmp_path):
     path = str(tmp_path / "made" / "x.whl")
-    this_dora.write_wheel(path)
+    own_wheel.write_wheel(path)
     before = os.stat(path)
-    this_dora.write_wheel(path)
+    own_wheel.write_wheel(path)
     assert os.stat(path).st_mtime_ns == before.st_mtime_ns
     with zipfile.ZipFile(path) as wheel:
         names = wheel.namelist()
@@ -167,7 +167,7 @@ def test_a_wheel_of_this_dora(tmp_path):
 
 
 def test_a_wheel_of_an_installed_dora_has_its_files(monkeypatch, tmp_path):
-    real = this_dora.distribution("dora-dataflow")
+    real = importlib.metadata.distribution("dora-dataflow")
 
     class Installed:
         read_text = staticmethod(real.read_text)
@@ -176,8 +176,8 @@ def test_a_wheel_of_an_installed_dora_has_its_files(monkeypatch, tmp_path):
         def locate_file(name):
             return Path(dora.__file__).parents[1] / name
 
-    monkeypatch.setattr(this_dora, "distribution", lambda _: Installed)
-    this_dora.write_wheel(str(tmp_path / "x.whl"))
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda _: Installed)
+    own_wheel.write_wheel(str(tmp_path / "x.whl"))
     with zipfile.ZipFile(tmp_path / "x.whl") as wheel:
         names = wheel.namelist()
     assert "dora/__init__.py" in names and "dora/py.typed" in names

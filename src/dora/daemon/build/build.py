@@ -12,7 +12,6 @@ import os
 import shlex
 import sys
 import sysconfig
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -292,6 +291,8 @@ class _Builder:
 
     @cached_property
     def _installer_variables(self) -> dict[str, str]:
+        import tempfile
+
         from dora.daemon.build.shadowing import installer_environment
 
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="dora-build-"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -188,6 +187,8 @@ def _path(word: str, directory: str) -> str:
 
 
 def _project(folder: str) -> dict[str, object]:
+    import tomllib
+
     try:
         return tomllib.loads(read_bytes(os.path.join(folder, "pyproject.toml")).decode())
     except (OSError, ValueError, RecursionError):

@@ -21,7 +21,6 @@ import shlex
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 PROVIDED = ("dora-rs", "dora-rs-cli")
 """The distributions that are never installed, because dora takes their place."""
@@ -80,6 +79,8 @@ def _where_from() -> str:
 
 def installer_environment(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that keep installers from bringing ``dora-rs``; fills ``folder`` for them."""
+    from pathlib import Path
+
     for name in PROVIDED:
         for release in _RELEASES:
             write_stand_in(folder, name, f"{release}+{LOCAL}")
