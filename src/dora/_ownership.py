@@ -83,7 +83,7 @@ def connect_own(path: str, timeout: float | None = None) -> socket.socket:
 
 
 def is_own_peer(connection: socket.socket) -> bool:
-    """Tell whether the process at the other end of a Unix socket belongs to this user or to root.
+    """Return whether the process at the other end of a Unix socket belongs to this user or to root.
 
     Where the system cannot say, the folder of the socket keeps other users out.
     """
@@ -102,7 +102,7 @@ def is_own_peer(connection: socket.socket) -> bool:
 
 
 def is_another_users(path: str) -> bool:
-    """Tell whether a path is anything but a regular file of this user; False if it is gone."""
+    """Return whether a path is anything but a regular file of this user; False if it is gone."""
     try:
         status = os.lstat(path)
     except OSError:

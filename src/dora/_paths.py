@@ -108,7 +108,7 @@ def _unusable(folder: str, fault: str | None) -> UnsafeFile:
 
 
 def _is_made_by_dora(folder: str, status: os.stat_result) -> bool:
-    """Tell whether dora made a folder, or may as well have: it is empty, and nobody else has access."""
+    """Return whether dora made a folder, or may as well have: it is empty, and nobody else has access."""
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         return False
     if has_mark(folder):
@@ -121,7 +121,7 @@ def _is_made_by_dora(folder: str, status: os.stat_result) -> bool:
 
 
 def has_mark(folder: str) -> bool:
-    """Tell whether the lock of a folder says that dora made it."""
+    """Return whether the lock of a folder says that dora made it."""
     try:
         lock = open_own(f"{folder}/{ROOT_LOCK}", os.O_RDONLY)
     except (OSError, UnsafeFile):
@@ -133,7 +133,7 @@ def has_mark(folder: str) -> bool:
 
 
 def is_run_name(name: str) -> bool:
-    """Tell whether a folder may be that of a run by its name: the last 12 digits of an id."""
+    """Return whether a folder may be that of a run by its name: the last 12 digits of an id."""
     return _RUN_NAME.fullmatch(name) is not None
 
 
@@ -215,7 +215,7 @@ def chosen_address() -> tuple[str, str]:
 
 
 def is_chosen(coordinator: str) -> bool:
-    """Tell whether the coordinator at this address and port is the one for commands.
+    """Return whether the coordinator at this address and port is the one for commands.
 
     Unless the environment names an address, one of another machine at the same port is accepted as well.
     "", for no coordinator, is always accepted.

@@ -94,7 +94,7 @@ class Running:
 
 
 def all_run(name: str) -> bool:
-    """Tell whether all nodes of a dataflow run, as `dora node list` says."""
+    """Return whether all nodes of a dataflow run, as `dora node list` says."""
     from dora.daemon.client import name_of
     from dora.daemon.client import running as runs
     from dora.errors import DoraError

@@ -255,7 +255,7 @@ def _remove_namespace(namespace: str) -> None:
 
 
 def lives(pid: int) -> bool:
-    """Tell whether a process is there, and more than a zombie."""
+    """Return whether a process is there, and more than a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -43,7 +43,7 @@ def reaches(host: Host, address: str, patience: float = PATIENCE) -> bool:
 
 
 def takes_less_than(seconds: float, connection: socket.socket, size: int) -> bool:
-    """Tell whether it ever does: a busy machine may need several attempts, and a slow link never will."""
+    """Return whether it ever does: a busy machine may need several attempts, and a slow link never will."""
     deadline = time.monotonic() + PATIENCE
     while _echo_seconds(connection, size) >= seconds:
         if time.monotonic() > deadline:

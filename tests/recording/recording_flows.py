@@ -141,7 +141,7 @@ def _runs(root: str) -> list[str]:
 
 
 def all_run(name: str) -> bool:
-    """Tell whether all nodes of a dataflow run."""
+    """Return whether all nodes of a dataflow run."""
     from dora.daemon.client import name_of, running
     from dora.errors import DoraError
     from dora.observe.tap_session import inspect

@@ -195,7 +195,7 @@ def test_missed_messages_are_reported(folder: Folder) -> None:
 
 
 def _reads_a_ring_buffer(pid: int) -> bool:
-    """Tell whether a recorder has taken from a ring buffer. What was sent before is in queues only."""
+    """Return whether a recorder has taken from a ring buffer. What was sent before is in queues only."""
     ring_buffers = Path("/dev/shm").glob(f"dora-rings-{pid}-*/*")
     return any(memoryview(ring.read_bytes()).cast("Q")[READ] for ring in ring_buffers)
 
@@ -299,7 +299,7 @@ def test_a_killed_command_leaves_a_whole_file(folder: Folder) -> None:
 
 
 def _in_use(folder: Folder) -> bool:
-    """Tell whether a process has the file open."""
+    """Return whether a process has the file open."""
     path = os.path.realpath(folder.directory / "a.mcap")
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:

@@ -217,7 +217,7 @@ class Memory:
         self._warm = {id(values): len(values) for values in (self.shared, *self.nodes.values())}
 
     def flat(self, values: list[float], *, slack: float) -> bool:
-        """Tell whether what comes after the warm-up stays within ``slack`` MiB of the largest value in it.
+        """Return whether later values stay within ``slack`` MiB of the largest one of the warm-up.
 
         Without a mark, the first quarter of the time does not count; the second is compared with the rest.
         """

@@ -40,7 +40,7 @@ def bell(doorbell: Doorbell) -> Bell:
 
 
 def _rung(doorbell: Doorbell) -> bool:
-    """Tell whether the pipe has a ring in it, and take it out."""
+    """Return whether the pipe has a ring in it, and take it out."""
     try:
         return bool(os.read(doorbell.fd, 1 << 20))
     except BlockingIOError:
@@ -48,7 +48,7 @@ def _rung(doorbell: Doorbell) -> bool:
 
 
 def _is_in(thread: int | None, function: FunctionType) -> bool:
-    """Tell whether a thread is running this function, and nothing in Python below it."""
+    """Return whether a thread is running this function, and nothing in Python below it."""
     frame = sys._current_frames().get(thread or 0)
     return frame is not None and frame.f_code is function.__code__
 

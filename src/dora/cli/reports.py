@@ -1,4 +1,4 @@
-"""What commands print about a dataflow or a recording that has ended; most return an exit status."""
+"""Reports of commands about a dataflow or a recording that has ended; most return an exit status."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ ACTIVE: Final = ("starting", "running")
 
 
 class RunSpec(RunOptions, frozen=True, kw_only=True):
-    """What is to run: the checked dataflow, and how to run it.
+    """A run to start: the checked dataflow, and how to run it.
 
     ``interpreter`` is the Python that the command ran in. Times are in seconds.
     """

@@ -128,7 +128,7 @@ class Accounting:
         return self.board.get(config.node_slot, ASLEEP) == 1, tuple(counters)
 
     def drained(self, node_id: str) -> bool:
-        """Tell whether the receivers that still read have taken everything that a node sent."""
+        """Return whether the receivers that still read have taken everything that a node sent."""
         for link in (*self._gone, *self._plan.links):
             if link.producer != node_id or link.kind != "link" or link.target_machine:
                 continue
@@ -141,7 +141,7 @@ class Accounting:
         return True
 
     def recorded(self, node_id: str, slots: Collection[int]) -> bool:
-        """Tell whether recorders have taken all that a node sent, of the outputs that they record."""
+        """Return whether recorders have taken all that a node sent, of the outputs that they record."""
         get = self.board.get
         config = self._plan.configs.get(node_id)
         return config is None or all(

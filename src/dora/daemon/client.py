@@ -82,7 +82,7 @@ class DaemonClient:
         return answer
 
     def look_for_end(self) -> bool:
-        """Tell whether the dataflow has ended, without waiting; for recorders."""
+        """Return whether the dataflow has ended, without waiting; for recorders."""
         while self.ended is None and select.select([self], (), (), 0)[0]:
             try:
                 data = self._socket.recv(1 << 16)
@@ -155,7 +155,7 @@ def name_of(description: Description) -> str:
 
 
 def fits(description: Description, wanted: str) -> bool:
-    """Tell whether a text names a dataflow: by its UUID, the beginning of it, its name or its file."""
+    """Return whether a text names a dataflow: by its UUID, the beginning of it, its name or its file."""
     return (
         description.dataflow_id.startswith(wanted.lower())
         or name_of(description) == wanted

@@ -62,7 +62,7 @@ class Health:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Tell whether a process is stopped by a signal or a debugger (Linux)."""
+    """Return whether a process is stopped by a signal or a debugger (Linux)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")

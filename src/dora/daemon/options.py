@@ -20,7 +20,7 @@ ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user may ask of a run, in a terminal or on a coordinator.
+    """Options of a run that users choose, in a terminal or on a coordinator.
 
     ``engine`` None: iceoryx2 where it is installed, else Zenoh; the environment variable ``DORA_ENGINE``
     forces one.
@@ -35,7 +35,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartitionOptions(msgspec.Struct, frozen=True):
-    """What a machine needs to run its partition of a dataflow."""
+    """The further options with which a machine runs its partition of a dataflow."""
 
     machine: str
     machines: dict[str, str]  # node id → machine, of all nodes

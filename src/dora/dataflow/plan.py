@@ -169,7 +169,7 @@ class _Layout:
         generations = former.generations if former is not None else {}
 
         def is_same(name: str) -> bool:
-            """Tell whether the node or input of this name is the same one as in the former plan."""
+            """Return whether the node or input of this name is the same one as in the former plan."""
             return generations.get(name, 0) == context.generations.get(name, 0)
 
         configs = {} if former is None else {name: c for name, c in former.configs.items() if is_same(name)}
@@ -215,7 +215,7 @@ class _Layout:
         return next(str(item.source) for item in self.nodes[node_id].inputs if item.id == input_id)
 
     def is_late(self, node_id: str, input_id: str) -> bool:
-        """Tell whether an input was added while the dataflow was running."""
+        """Return whether an input was added while the dataflow was running."""
         known = self.former_inputs.get((node_id, input_id))
         came = self.runs if known is None else known.late
         return came or self.generation(node_id, input_id) > 0

@@ -92,7 +92,7 @@ class Node:
         return self._inbox.drain()
 
     def is_empty(self) -> bool:
-        """Tell whether no event is there."""
+        """Return whether no event is there."""
         return self._inbox.is_empty()
 
     async def recv_async(self, timeout: float | None = None) -> Event | None:
@@ -334,7 +334,7 @@ class Node:
         return MappingProxyType(self._session.inbox.parameters)
 
     def is_restart(self) -> bool:
-        """Tell whether an earlier process of this node ended and was restarted."""
+        """Return whether an earlier process of this node ended and was restarted."""
         return self._config.restart_count > 0
 
     def restart_count(self) -> int:

@@ -203,7 +203,7 @@ def _nodes_of_slots(nodes: list[NodeView], links: list[LinkView]) -> dict[int, s
 
 
 class SnapshotSource(Protocol):
-    """What `RunSnapshots` needs of each dataflow; see `RunSnapshot`."""
+    """The part of a dataflow that `RunSnapshots` needs; see `RunSnapshot`."""
 
     name: str
     inspection: Inspection

@@ -25,7 +25,7 @@ from dora.wire.message import Message
 # receiver, which costs a third of the rate. So a flood is tapped for a tenth of the time only. In that time
 # messages are complete: their numbers and times give the true rate.
 
-# What may wait in a tap: with 16 messages of 1 MiB, the sender would be a quarter slower.
+# The room of a tap: with 16 messages of 1 MiB, the sender would be a quarter slower.
 _WAITING_BYTES: Final = 2 << 20
 _FLOOD_OF_BYTES: Final = (200, 500_000_000)  # messages and bytes a second, both
 _FLOOD_OF_MESSAGES: Final = 5_000  # a second

@@ -136,7 +136,7 @@ class MockNode:
         return events
 
     def is_empty(self) -> bool:
-        """Tell whether no event is left."""
+        """Return whether no event is left."""
         return not self._events
 
     def __iter__(self) -> Iterator[Any]:

@@ -356,7 +356,7 @@ class Scheduler:
     # ------------------------------------------------------------------ the real world
 
     def _has_foreign_threads(self) -> bool:
-        """Tell whether a foreign thread or another process may do something."""
+        """Return whether a foreign thread or another process may do something."""
         if self._external:
             return True
         return any(thread not in self._own_threads for thread in threading.enumerate())
@@ -371,7 +371,7 @@ class Scheduler:
         return happened or until is None or self.now < until
 
     def _poll_files(self, seconds: float) -> bool:
-        """Raise the flags of file descriptors that are readable; tell whether something happened."""
+        """Raise the flags of file descriptors that are readable; return whether something happened."""
         poll = select.poll()  # `select` knows the first 1024 descriptors only
         for fd in (self._wake_in, *self._files):
             poll.register(fd, select.POLLIN)

@@ -124,7 +124,7 @@ class CompositeSender:
         return self._remote
 
     def _has_local(self) -> bool:
-        """Tell whether a link leads inside this machine; a change of links replaces the list."""
+        """Return whether a link leads inside this machine; a change of links replaces the list."""
         links = self._output.links
         if links is not self._links:
             self._has_local_links = any(not link.machine for link in links)
@@ -132,7 +132,7 @@ class CompositeSender:
         return self._has_local_links
 
     def _is_local(self) -> bool:
-        """Tell whether a receiver or a tap on this machine needs the message."""
+        """Return whether a receiver or a tap on this machine needs the message."""
         if self._has_local():
             return True
         until = self._words[self._tapped_word]
@@ -197,7 +197,7 @@ class CompositeEngine:
         return channel
 
     def remove_link(self, output_id: str, slot: int) -> bool:
-        """Remove a link to another machine; tell whether the channel of the output was removed with it."""
+        """Remove a link to another machine; return whether the output's channel went with it."""
         channel = self._channels.get(output_id)
         if channel is not None:
             channel.remove(slot)

@@ -61,7 +61,7 @@ def client_context(authority: str) -> ssl.SSLContext | None:
 
 
 def is_tls_fault(error: OSError) -> TypeGuard[ssl.SSLError]:
-    """Tell whether the two sides disagree about TLS; a closed connection is no such fault."""
+    """Return whether the two sides disagree about TLS; a closed connection is no such fault."""
     if not isinstance(error, ssl.SSLError) or getattr(error, "library", "") == "SYS":
         return False
     return not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError))

@@ -45,18 +45,18 @@ FLUSH_MARK: Final = b"\xa5flush\xc3"  # for callers that check it inline
 
 
 def is_correlated(metadata: dict[str, Any]) -> bool:
-    """Tell whether a message belongs to an exchange, so that a node may wait for it."""
+    """Return whether a message belongs to an exchange, so that a node may wait for it."""
     return REQUEST_ID in metadata or GOAL_ID in metadata or GOAL_STATUS in metadata
 
 
 def carries_correlation(message: Message) -> bool:
-    """Tell whether a received message belongs to an exchange, like `is_correlated`."""
+    """Return whether a received message belongs to an exchange, like `is_correlated`."""
     section = message.metadata
     return any(key in section for key in _CORRELATED) and is_correlated(_decoded(section))
 
 
 def asks_to_flush(section: bytes) -> bool:
-    """Tell whether a metadata section has ``flush: true``.
+    """Return whether a metadata section has ``flush: true``.
 
     >>> from dora.wire.metadata import encode_metadata
     >>> [asks_to_flush(encode_metadata({"flush": value})) for value in (True, False)]

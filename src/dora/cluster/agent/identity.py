@@ -111,7 +111,7 @@ def daemon_lock(address: str, port: int, machine: str = DEFAULT_MACHINE) -> Iter
     descriptor = open_own(lock_path(address, port, machine), os.O_RDWR | os.O_CREAT)
     try:
         while not _try(descriptor, fcntl.LOCK_EX):
-            # Who only looks, as `running_daemon` does, shares it for a moment.
+            # A process that only reads it, as `running_daemon` does, shares it for a moment.
             if not _try(descriptor, fcntl.LOCK_SH):
                 pid = os.read(descriptor, 20).decode(errors="replace").strip()
                 raise DoraError(

@@ -65,7 +65,7 @@ def _lines(descriptor: int) -> Iterator[bytes]:
 
 
 class _Commands:
-    """What the daemon of the machine wants, read in a thread."""
+    """The requests of the machine's daemon, read in a thread."""
 
     def __init__(self, source: int) -> None:
         self._lines = _lines(source)
@@ -195,7 +195,7 @@ def run_worker(start: StartRun, commands: _Commands, reports: Reports) -> None:
         def tell(entry: LogEntry) -> None:
             if pump is not None and not (files_only and is_of_node(entry)):
                 pump.put(entry)
-            # The nodes' entries are in their files. What concerns the whole run may be that these fail.
+            # The nodes' entries are in their files. Those about the whole run may report that these fail.
             if entry.node_id is None and entry.level in ("error", "warn"):
                 try:
                     print(f"dataflow {dataflow_id}: {entry.message}", file=sys.stderr, flush=True)

@@ -119,7 +119,7 @@ def text_between(dataflow: Dataflow, placed: Mapping[str, str]) -> Iterable[str]
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address only exists inside a machine.
+    """Return whether an address only exists inside a machine.
 
     >>> is_loopback("127.0.0.1"), is_loopback("10.0.0.1")
     (True, False)

@@ -3,7 +3,7 @@
 Every change is one transaction in a write-ahead log. The file is for one coordinator at a time, which
 therefore reads it once: views are answered from memory.
 
-A full disk must not stop anything that runs. What a daemon reports is then true in memory and written
+A full disk must not stop anything that runs. A report of a daemon is then true in memory and written
 later, see `Store.flush`; what somebody asks for is refused.
 """
 

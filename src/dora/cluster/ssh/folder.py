@@ -86,7 +86,7 @@ def difference(here: Mapping[str, Entry], there: Mapping[str, Entry]) -> tuple[l
 # The copy of a folder on this machine: its place, its lock, and the list of its files.
 
 OWN_PREFIX: Final = ".dora-copy"
-"""What dora writes into a copy, beside its files, begins so."""
+"""Names of files that dora adds to a copy begin so."""
 LOCK: Final = f"{OWN_PREFIX}.lock"
 """The lock of a copy. It contains the path of the copy: a folder is one only where dora made it."""
 _LONGEST: Final = 1 << 13  # bytes of a path
@@ -118,7 +118,7 @@ def copy_of(folder: str) -> str | None:
 
 
 def is_copy(folder: str) -> bool:
-    """Tell whether dora made a folder as a copy, at this place: its lock says so.
+    """Return whether dora made a folder as a copy, at this place: its lock says so.
 
     A repository may contain files of the same names, and a folder with other files may lie beside copies.
     """

@@ -34,7 +34,7 @@ _UNFINISHED: Final = f"{OWN_PREFIX}.part"
 
 
 class Present(msgspec.Struct, frozen=True):
-    """What there is of a copy, and for how many bytes there is room."""
+    """The state of a copy, and the bytes for which there is room."""
 
     folder: str
     files: dict[str, Entry]
@@ -42,14 +42,14 @@ class Present(msgspec.Struct, frozen=True):
 
 
 class ExpectedFiles(msgspec.Struct, frozen=True):
-    """What becomes of it: ``files`` are all that it has in the end."""
+    """The change of a copy: ``files`` are all that it has in the end."""
 
     files: dict[str, Entry]
     remove: list[str]
 
 
 class FileSource(Protocol):
-    """What a sender writes, as of a binary file."""
+    """The stream from the sender, with the methods of a binary file."""
 
     def read(self, size: int, /) -> bytes: ...
     def readline(self) -> bytes: ...

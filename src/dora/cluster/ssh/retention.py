@@ -1,4 +1,4 @@
-"""What a machine keeps for dataflows in the data folder of its user, and when that goes.
+"""Copies of dataflows in the data folder of a machine's user, and when they are removed.
 
 A copy of a folder is there for as long as the coordinator has a record of a dataflow that ran in it: until
 `dora clean`, or until so many later ones have ended that the record goes by itself. Which dataflows those
@@ -7,7 +7,7 @@ for each dataflow and machine (a host may be more than one, of several coordinat
 daemons. A coordinator says which records are gone when they go, or when the daemon is back.
 
 A copy that has just been made is for a dataflow that is about to start. If none comes within `EXPECTED`, or
-the copying was cut off, nobody uses it. What nobody uses goes when a record does, or with the next copy.
+the copying was cut off, nobody uses it. Unused files go when a record does, or with the next copy.
 Then the copied files go; what nodes have written beside them stays, for it may be somebody's results.
 """
 
@@ -166,7 +166,7 @@ def remove_unused() -> None:
 
 
 def remove_if_unused(folder: str, *, wholly: bool = False) -> bool:
-    """Remove a copy unless it is used, ``wholly``: with what nodes have written; tell whether it went.
+    """Remove a copy unless it is used, ``wholly``: with what nodes have written; return whether it went.
 
     One that is just being made, or cannot be removed, stays; so does what dora did not make.
     """

@@ -60,7 +60,7 @@ def build_programs(dataflow: Dataflow, on_log: Callable[[LogEntry], None], optio
 
 
 def needs_build(dataflow: Dataflow) -> bool:
-    """Tell whether a build may bring programs that are not there yet."""
+    """Return whether a build may bring programs that are not there yet."""
     return any(node.build or node.git or node.download or node.python for node in dataflow.nodes)
 
 

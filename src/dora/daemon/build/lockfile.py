@@ -31,7 +31,7 @@ _Commit = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """What is to be done with the lock of a dataflow. ``path`` "": beside the dataflow file."""
+    """The use of a dataflow's lock file. ``path`` "": beside the dataflow file."""
 
     read: bool = False
     write: bool = False

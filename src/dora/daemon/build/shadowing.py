@@ -35,7 +35,7 @@ _RELEASES = _RELEASES_TEXT.split()
 
 
 def is_displaced() -> bool:
-    """Tell whether ``import dora`` means dora-rs, now or in the next process of this environment."""
+    """Return whether ``import dora`` means dora-rs, now or in the next process of this environment."""
     import dora
     from dora._version import __version__
 
@@ -43,7 +43,7 @@ def is_displaced() -> bool:
 
 
 def has_upstream(folder: str) -> bool:
-    """Tell whether the package ``dora`` in a folder of packages is that of dora-rs.
+    """Return whether the package ``dora`` in a folder of packages is that of dora-rs.
 
     Its wheel, unpacked over ours, replaces ``__init__.py`` and leaves most other files.
     """

@@ -13,7 +13,7 @@ _RANK: dict[str, int] = {level: rank for rank, level in enumerate(LOG_LEVELS)}
 
 
 def passes(level: LogLevel, threshold: LogLevel) -> bool:
-    """Tell whether an entry of this level passes a threshold.
+    """Return whether an entry of this level passes a threshold.
 
     Raw lines (level ``stdout``) pass only the threshold ``stdout``, which every entry passes.
 
@@ -62,18 +62,18 @@ class LogFilter(msgspec.Struct, frozen=True):
     nodes: Mapping[str, LogLevel] = {}
 
     def shows(self, entry: LogEntry) -> bool:
-        """Tell whether this entry is shown."""
+        """Return whether this entry is shown."""
         threshold = self.level if entry.node_id is None else self.nodes.get(entry.node_id, self.level)
         return passes(entry.level, threshold)
 
 
 def nodes_are_quiet(environ: Mapping[str, str]) -> bool:
-    """Tell whether entries of nodes go to the log files only: ``DORA_QUIET``, with any value."""
+    """Return whether entries of nodes go to the log files only: ``DORA_QUIET``, with any value."""
     return bool(environ.get("DORA_QUIET"))
 
 
 def is_of_node(entry: LogEntry) -> bool:
-    """Tell whether an entry comes from a node, and not from dora about it.
+    """Return whether an entry comes from a node, and not from dora about it.
 
     >>> is_of_node(LogEntry(0, "info", "camera", "opened")), is_of_node(LogEntry(0, "info", None, "done"))
     (True, False)

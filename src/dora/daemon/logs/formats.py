@@ -40,7 +40,7 @@ _NAME_COLOURS = tuple(f"\x1b[{code}m" for code in (36, 32, 35, 34, 33, 96, 92, 9
 
 
 def wants_colour(is_terminal: bool, environ: Mapping[str, str]) -> bool:
-    """Tell whether to use colours: on a terminal only, and not with ``NO_COLOR`` or ``TERM=dumb``."""
+    """Return whether to use colours: on a terminal only, and not with ``NO_COLOR`` or ``TERM=dumb``."""
     return is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 

@@ -69,7 +69,7 @@ def find_uv() -> str | None:
 
 
 def project_above(directory: str) -> bool:
-    """Tell whether uv would find a Python project in a directory or above it."""
+    """Return whether uv would find a Python project in a directory or above it."""
     while True:
         if os.path.isfile(f"{directory}/pyproject.toml"):
             return True

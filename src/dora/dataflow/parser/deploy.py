@@ -115,7 +115,7 @@ def deploy_of(checked: CheckedBlock, default: Deploy, report: ProblemReport) -> 
 
 
 def is_elsewhere(checked: CheckedBlock, default: Deploy) -> bool:
-    """Tell whether a node's files may be on another machine, where nobody can look now."""
+    """Return whether a node's files may be on another machine, where nobody can look now."""
     block: CheckedBlock | None = checked.get("deploy")
     if block is None or not block.nodes:
         return default != HERE

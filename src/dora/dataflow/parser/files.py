@@ -104,12 +104,12 @@ def kind_of(mode: int) -> str:
 
 
 def is_file(path: str) -> bool:
-    """Tell whether there is a file at this path."""
+    """Return whether there is a file at this path."""
     return os.path.isfile(path)
 
 
 def names_a_file(path: str) -> bool:
-    """Tell whether a path names a file: it ends in ``.py`` or has a folder in front; else a command."""
+    """Return whether a path names a file: it ends in ``.py`` or has a folder in front; else a command."""
     return path.endswith(".py") or os.sep in path
 
 

@@ -184,7 +184,7 @@ def git_source(node: CheckedBlock, report: ProblemReport, owner: str) -> GitSour
 
 
 def is_url(path: str | None) -> bool:
-    """Tell whether a path is one of a file on the web."""
+    """Return whether a path is one of a file on the web."""
     return path is not None and path.startswith(("http://", "https://"))
 
 

@@ -41,11 +41,11 @@ class CheckedBlock:
         return self.values.get(name)
 
     def has(self, name: str) -> bool:
-        """Tell whether the field is set, valid or not."""
+        """Return whether the field is set, valid or not."""
         return name in self.nodes
 
     def failed(self, name: str) -> bool:
-        """Tell whether the field is set to an invalid value."""
+        """Return whether the field is set to an invalid value."""
         return name in self.nodes and name not in self.values
 
     def place(self, name: str, key: str = "", *, of_key: bool = False) -> TextSpan:

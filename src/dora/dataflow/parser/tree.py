@@ -461,7 +461,7 @@ def _span(event: Any) -> TextSpan:
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether a text can be encoded: a file name or variable in other bytes cannot."""
+    """Return whether a text can be encoded: a file name or variable in other bytes cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -435,7 +435,7 @@ def as_text(key: ScalarNode) -> ScalarNode:
 
 
 def is_unset(value: YamlNode) -> bool:
-    """Tell whether a field is empty: null, ``false``, or an empty text, list or mapping."""
+    """Return whether a field is empty: null, ``false``, or an empty text, list or mapping."""
     if isinstance(value, ScalarNode):
         return value.value is None or value.value is False or value.value == ""
     if isinstance(value, SequenceNode):

@@ -39,7 +39,7 @@ _RESERVED_PREFIXES = ("DORA_ZENOH_", "DYLD_")
 
 
 def reserved(name: str) -> bool:
-    """Tell whether a dataflow may not set this environment variable."""
+    """Return whether a dataflow may not set this environment variable."""
     return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
 
 

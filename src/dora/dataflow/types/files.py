@@ -52,7 +52,7 @@ class TypeName(msgspec.Struct, frozen=True):
         return self.base.rpartition("/")[2]
 
     def agrees(self, other: TypeName) -> bool:
-        """Tell whether both are the same type, and no parameter that both give differs."""
+        """Return whether both are the same type, and no parameter that both give differs."""
         if self.base != other.base:
             return False
         mine = dict(self.parameters)

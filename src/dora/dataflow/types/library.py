@@ -213,7 +213,7 @@ def _standard() -> dict[str, TypeDefinition]:
 
 
 def accepts(expected: TypeName, sent: TypeName, rules: tuple[tuple[TypeName, TypeName], ...] = ()) -> bool:
-    """Tell whether an input of one type may get messages of another.
+    """Return whether an input of one type may get messages of another.
 
     ``rules`` are further conversions (from, to); at most `MAX_STEPS` are done one after the other.
     """

@@ -205,7 +205,7 @@ class ReplyInput:
 
 
 def _is_droppable(event: Event) -> bool:
-    """Tell whether an event is a message outside of any exchange."""
+    """Return whether an event is a message outside of any exchange."""
     try:
         return isinstance(event, Input) and not is_correlated(event["metadata"])
     except MetadataError:  # the program gets the error when it reads the event

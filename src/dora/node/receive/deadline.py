@@ -31,7 +31,7 @@ class DeadlineMonitor:
         self._due_at = _monotonic() + self._timeout_ns
 
     def is_due(self) -> bool:
-        """Tell whether `expired` would be true."""
+        """Return whether `expired` would be true."""
         return self._due_at is not None and _monotonic() >= self._due_at
 
     def expired(self) -> bool:

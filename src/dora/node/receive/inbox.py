@@ -140,7 +140,7 @@ class Inbox(Waiter):
         return events
 
     def is_empty(self) -> bool:
-        """Tell whether no event has arrived."""
+        """Return whether no event has arrived."""
         if self._lock.acquire(blocking=False):
             try:
                 if self._words[self._control_word] != self._control_seen:

@@ -26,7 +26,7 @@ class InputPort(Protocol):
         ...
 
     def ready(self) -> bool:
-        """Tell whether `poll` would return an event."""
+        """Return whether `poll` would return an event."""
         ...
 
     def wake_at(self) -> int | None:

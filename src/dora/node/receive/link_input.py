@@ -235,7 +235,7 @@ class LinkInput:
         return None
 
     def _all_arrived(self) -> bool:
-        """Tell whether all messages of the ended source have arrived."""
+        """Return whether all messages of the ended source have arrived."""
         assert self._source_closed_at is not None
         if self.detached and self._last >= self._limit:
             return True

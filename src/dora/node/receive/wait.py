@@ -81,7 +81,7 @@ class Waiter(ABC):
 
     @abstractmethod
     def _control_changed(self) -> bool:
-        """Tell whether the daemon, or a sender that flushes, asks for `_read_control`."""
+        """Return whether the daemon, or a sender that flushes, asks for `_read_control`."""
 
     @abstractmethod
     def _wake_at(self, deadline: int | None) -> int | None:

@@ -138,7 +138,7 @@ class ReplayInbox(Inbox):
         return self._was_empty() or (self._entry is None and self._ending)
 
     def _was_empty(self) -> bool:
-        """Tell whether the recorded node found no event at this point."""
+        """Return whether the recorded node found no event at this point."""
         entry = self._entry
         if entry is None or entry.kind != EntryKind.NOTHING:
             return False

@@ -68,7 +68,7 @@ class SampleHandler:
         self._send()
 
     def _in_use(self) -> bool:
-        """Take the buffer back; tell whether an array or another view of it lives on."""
+        """Take the buffer back; return whether an array or another view of it lives on."""
         try:
             self._view.release()
         except BufferError:

@@ -370,12 +370,12 @@ class OutputPort:
             words[word] = time.monotonic_ns()  # unlike any number that the daemon counts up to
 
     def is_tapped(self) -> bool:
-        """Tell whether an observer taps this output."""
+        """Return whether an observer taps this output."""
         until = self._words[self.tapped_word]
         return until != 0 and until > time.monotonic_ns()
 
     def is_heard(self) -> bool:
-        """Tell whether any receiver is running now, as far as the engine knows."""
+        """Return whether any receiver is running now, as far as the engine knows."""
         # Over a network, a restarted receiver shows only with the first message that reaches it.
         return not self._rings or any(self._words[state] == CONNECTED for state in self._links)
 

@@ -42,7 +42,7 @@ class UndeclaredOutputs:
         return self._words[self._word]
 
     def drop(self, output_id: str) -> bool:
-        """Count a message, and warn of the first on its output; tell whether it is the first of all.
+        """Count a message, and warn of the first on its output; return whether it is the first of all.
 
         Raises `UndeclaredOutput` in strict mode, and always for what no dataflow can declare.
         """

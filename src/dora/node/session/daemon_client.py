@@ -111,7 +111,7 @@ class SocketChannel:
             ) from error
 
     def is_readable(self) -> bool:
-        """Tell whether a frame, or the end of the connection, has not been read yet."""
+        """Return whether a frame, or the end of the connection, has not been read yet."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))

@@ -94,7 +94,7 @@ class EventSource(ABC):
 
     @abstractmethod
     def ready(self) -> bool:
-        """Tell whether `poll` would return an event."""
+        """Return whether `poll` would return an event."""
 
     def wake_at(self) -> int | None:
         return None

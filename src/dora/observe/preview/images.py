@@ -49,7 +49,7 @@ ENCODINGS: Final = (*_PLAIN, *_LUMA, *_MEDIA_TYPES)
 
 
 class Image:
-    """What is sent of an image: its true size, and a file or raw pixels of perhaps a smaller one."""
+    """An image as it is sent: its true size, and a file or raw pixels of perhaps a smaller one."""
 
     def __init__(
         self, width: int, height: int, body: bytes, media_type: str, shown: tuple[int, int]

@@ -29,7 +29,7 @@ class Target(msgspec.Struct, frozen=True, tag=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, tag=True):
-    """What browsers need from now on: previews of topics, and latencies of all links."""
+    """The needs of browsers from now on: previews of topics, and latencies of all links."""
 
     topics: tuple[str, ...] = ()
     latency: bool = False

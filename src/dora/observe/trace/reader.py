@@ -46,7 +46,7 @@ class NodeSpan(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """What belongs to one message and to all that followed from it; the earliest span first."""
+    """The spans of one message and of all that followed from it; the earliest one first."""
 
     trace_id: str
     spans: list[NodeSpan]

@@ -41,7 +41,7 @@ _LOOP_GAP_NS = 1_000_000  # between the last message and the first of the next r
 
 @dataclass(frozen=True)
 class PlayerSettings:
-    """What to play. Times are seconds from the first message of the recording; None: to its end."""
+    """The part of a recording to play. Times are seconds from its first message; None: to the end."""
 
     file: str
     node_id: str

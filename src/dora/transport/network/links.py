@@ -257,7 +257,7 @@ def _wait_until_open(receivers: list[RemoteReceiver], timeout: float) -> None:
 
 
 def is_flush(message: bytes | bytearray | memoryview) -> bool:
-    """Tell whether a message has the metadata ``flush: true``."""
+    """Return whether a message has the metadata ``flush: true``."""
     schema, metadata = _SECTIONS.unpack_from(message)
     if not metadata:
         return False

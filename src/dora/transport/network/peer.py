@@ -57,7 +57,7 @@ class PeerConnection:
         self._listener: threading.Thread | None = None
 
     def is_broken(self) -> bool:
-        """Tell whether one of the sessions has lost its connection, even if it has reconnected since."""
+        """Return whether one of the sessions has lost its connection, even if it has reconnected since."""
         try:
             for events in self._events:
                 while not self._broken and (event := events.try_recv()) is not None:
@@ -133,7 +133,7 @@ def _publisher(session: zenoh.Session, key: zenoh.KeyExpr, *, express: bool) -> 
 
 
 class LinkSender(Protocol):
-    """What a peer needs of the senders of its links; see `dora.transport.network.sender`."""
+    """The part of a link's sender that a peer needs; see `dora.transport.network.sender`."""
 
     link: LinkConfig
     key: str

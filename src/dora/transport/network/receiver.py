@@ -208,7 +208,7 @@ class RemoteReceiver:
         return words[base + FIRST] + words[base + RECEIVED] + words[base + DROPPED]
 
     def on_message(self, fragment: zenoh.ZBytes, header: bytes) -> bool:
-        """Queue a message if it is the next one and complete; tell whether it is."""
+        """Queue a message if it is the next one and complete; return whether it is."""
         if len(header) != DATA_HEADER.size:
             self._bad.add(MessageError(f"its network header has {len(header)} bytes"))
             return False

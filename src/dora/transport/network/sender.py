@@ -64,7 +64,7 @@ class FastPath:
         self._arrived = 0
 
     def accepts(self, number: int, size: int, in_flight_bytes: int, *, alone: bool) -> bool:
-        """Tell whether a message takes the fast path; otherwise count it for the regular one.
+        """Return whether a message takes the fast path; otherwise count it for the regular one.
 
         ``in_flight_bytes`` include the message itself. ``alone``: it was not sent close to another one.
         """
@@ -258,7 +258,7 @@ class RemoteSender:
         return put, fragments, (self.window_id, number, sequence, flags), self._piggyback_ack()
 
     def _has_room(self, space: int) -> bool:
-        """Tell whether Zenoh's queue is sure to have this much space."""
+        """Return whether Zenoh's queue is sure to have this much space."""
         queued = self.queued_bytes + sum([sibling.queued_bytes for sibling in self.siblings])
         return not self.publishers.send_thread.busy and queued + space <= ROOM
 
@@ -435,11 +435,11 @@ class RemoteSender:
             )
 
     def is_expected(self) -> bool:
-        """Tell whether the receiver is there, as far as this end knows."""
+        """Return whether the receiver is there, as far as this end knows."""
         return self._words[self._base + STATE] == CONNECTED
 
     def _waits_for_credit(self) -> bool:
-        """Tell whether the program waits for credit, which may have been lost on the network."""
+        """Return whether the program waits for credit, which may have been lost on the network."""
         return self._credit is not None and self._words[self._waiting_word] != 0 and self.is_expected()
 
     def _log_answer(self) -> None:

@@ -75,7 +75,7 @@ class SendWindow:
         self._transmitted -= 1
 
     def is_retransmission(self) -> bool:
-        """Tell whether the message of the last `next` had been transmitted before."""
+        """Return whether the message of the last `next` had been transmitted before."""
         return self._transmitted <= self._retransmit
 
     def put(self, sequence: int, payload: Any, size: int) -> None:
@@ -165,7 +165,7 @@ class ReceiveWindow:
         return False
 
     def accept(self, window_id: int, number: int, size: int) -> bool:
-        """Accept a message if it is the next one; tell whether it is."""
+        """Accept a message if it is the next one; return whether it is."""
         if window_id != self.window_id or number != self.arrived + 1:
             if self.expects(window_id, number):
                 self.missing = True
@@ -176,7 +176,7 @@ class ReceiveWindow:
         return True
 
     def expects(self, window_id: int, number: int) -> bool:
-        """Tell whether a message is still to come: no sender is farther ahead than `WINDOW`."""
+        """Return whether a message is still to come: no sender is farther ahead than `WINDOW`."""
         return window_id == self.window_id and self.arrived < number <= self.arrived + WINDOW
 
     def keep_early(self, window_id: int, number: int, message: Any) -> None:
@@ -189,11 +189,11 @@ class ReceiveWindow:
         return self._early.pop(self.arrived + 1, None) if self._early else None
 
     def is_ack_due(self) -> bool:
-        """Tell whether the sender should get an acknowledgement now."""
+        """Return whether the sender should get an acknowledgement now."""
         return self.arrived - self._acknowledged >= WINDOW // 4 or self._bytes >= WINDOW_BYTES // 4
 
     def has_unacknowledged(self) -> bool:
-        """Tell whether the state differs from the last acknowledgement."""
+        """Return whether the state differs from the last acknowledgement."""
         return self.missing or self.arrived != self._acknowledged
 
     def on_ack_sent(self) -> None:
