@@ -2,7 +2,8 @@
 
 The machines are network namespaces of this one, joined by a virtual switch without added delay, with
 shared memory of their own. Each side runs its coordinator on the first and a daemon on both; the same two
-nodes as in the other benchmarks are placed with `deploy`. Needs Linux, root, and iproute2.
+nodes as in the other benchmarks are placed with `deploy`. In between run the floors: the same messages over
+bare Zenoh and over a plain TCP socket (`benchmarks.network_floors`). Needs Linux, root, and iproute2.
 """
 
 import argparse
@@ -15,12 +16,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from subprocess import DEVNULL, STDOUT, TimeoutExpired
+from subprocess import DEVNULL, PIPE, STDOUT, TimeoutExpired
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import report
+from benchmarks import network_floors, report
 from benchmarks.conditions import conditions
 from benchmarks.implementations import DEFAULT_UPSTREAM, REPOSITORY, ours, upstream
 from benchmarks.measures import MIB, Measure, Scenario, round_trip, sized, throughput
@@ -33,6 +35,7 @@ from hosts import Host, missing, network
 MARKERS = ("<!-- machines -->", "<!-- /machines -->")
 START_S, PATIENCE_S = 30.0, 90.0
 COORDINATOR_PORT = 6013
+MOST_OF_FLOOR = ("Zenoh", 1.3)  # how many times the cost of which floor ours may be
 FIRST, SECOND = "left", "right"
 
 SCENARIOS = tuple(
@@ -70,22 +73,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reason := missing():
         print(f"error: there can be no machines here: {reason}", file=sys.stderr)
         return 1
-    sides = [] if options.ours_only else [upstream(options.upstream_venv)]
-    sides += [] if options.upstream_only else [ours()]
+    sides = _sides(options)
     started = datetime.datetime.now(datetime.UTC)
     scenarios = [s for s in SCENARIOS if options.only is None or options.only in s.measures[0].name]
-    figures: dict[str, dict[str, list[Figure]]] = {"dora": defaultdict(list), "dora-rs": defaultdict(list)}
+    figures: dict[str, dict[str, list[Figure]]] = {
+        name: defaultdict(list) for name in ("dora", "dora-rs", *network_floors.KINDS)
+    }
     failures: dict[str, list[str]] = defaultdict(list)
     for scenario in scenarios:
         (measure,) = scenario.measures
         for _ in range(options.repeat):
-            for side in sides:
+            for name, run in sides.items():
                 try:
-                    found = scenario.evaluate(scenario, run_between(side, scenario))
+                    found = scenario.evaluate(scenario, run(scenario))
                 except RunFailed as error:
-                    failures[measure.name].append(f"{side.name}: {error}")
+                    failures[measure.name].append(f"{name}: {error}")
                 else:
-                    figures[side.name][measure.name].append(found[measure.name])
+                    figures[name][measure.name].append(found[measure.name])
         medians = [
             f"{name} {report.number(Spread.over(found[measure.name]).median)} {measure.unit}"
             for name, found in figures.items()
@@ -93,20 +97,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         print(f"{measure.title}: {', '.join(medians)}", file=sys.stderr, flush=True)
 
-    results = report.collect(
-        [scenario.measures[0] for scenario in scenarios], figures["dora-rs"], figures["dora"], failures
+    measures = [scenario.measures[0] for scenario in scenarios]
+    results = report.collect(measures, figures["dora-rs"], figures["dora"], failures)
+    floors = report.network_floor_table(
+        measures, {name: figures[name] for name in network_floors.KINDS}, figures["dora"], MOST_OF_FLOOR
     )
     command = shlex.join(["python", "-m", "benchmarks.machines", *sys.argv[1:]])
     known = conditions(command, started, options.repeat)
     print("\n".join(f"{key}: {value}" for key, value in known.items()), end="\n\n")
-    print(report.table(results))
+    print(report.table(results), floors, sep="\n\n")
     for name, reasons in failures.items():
         for reason in reasons:
             print(f"\nfailed: {name}: {reason}", file=sys.stderr)
     if options.write_docs and not failures:
         page = report.results_page(results, {}, known)
-        report.write_between(REPOSITORY / "docs" / "performance.md", MARKERS, page)
+        report.write_between(REPOSITORY / "docs" / "performance.md", MARKERS, f"{page}\n\n{floors}")
     return 1 if failures else 0
+
+
+def _sides(options: argparse.Namespace) -> dict[str, Callable[[Scenario], Run]]:
+    """Return how each side runs a scenario, by name, in the order in which they take turns."""
+    sides: dict[str, Callable[[Scenario], Run]] = {}
+    if not options.ours_only:
+        sides["dora-rs"] = partial(run_between, upstream(options.upstream_venv))
+    if not options.upstream_only:
+        sides["dora"] = partial(run_between, ours())
+        sides |= {kind: partial(run_floor, kind) for kind in network_floors.KINDS}
+    return sides
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="repetitions (default: 3)")
     side = parser.add_mutually_exclusive_group()
     side.add_argument("--ours-only", action="store_true", help="leave upstream out")
-    side.add_argument("--upstream-only", action="store_true", help="leave ours out")
+    side.add_argument("--upstream-only", action="store_true", help="leave ours and the floors out")
     parser.add_argument(
         "--write-docs", action="store_true", help="publish the results in docs/performance.md"
     )
@@ -138,6 +155,30 @@ def run_between(side: Implementation, scenario: Scenario) -> Run:
         files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
         last_lines = "\n".join(["it printed:", *printed.splitlines()[-15:]])
         return Run(wall_s, 0.0, files, last_lines)
+
+
+def run_floor(kind: str, scenario: Scenario) -> Run:
+    """Run a scenario's messages between two machines without dora; raises `RunFailed`."""
+    with network(FIRST, SECOND) as hosts, TemporaryDirectory(prefix="dora-benchmark-") as temporary:
+        folder = Path(temporary)
+        pair = Path(scenario.dataflow).parent.name
+        numbers = [scenario.size, scenario.warm_up, scenario.messages]
+
+        def command(role: str) -> list[str]:
+            address = [hosts[SECOND].address, str(network_floors.PORT)]
+            arguments = [kind, role, pair, *address, *map(str, numbers), temporary]
+            return [sys.executable, "-m", "benchmarks.network_floors", *arguments]
+
+        second = hosts[SECOND].popen(command("second"), cwd=REPOSITORY, stdin=PIPE, stdout=DEVNULL)
+        started = time.perf_counter()
+        try:
+            printed = hosts[FIRST].run(command("first"), cwd=REPOSITORY, status=None, timeout=PATIENCE_S)
+        except TimeoutExpired:
+            raise RunFailed(f"bare {kind} did not end within {PATIENCE_S:.0f} s") from None
+        wall_s = time.perf_counter() - started
+        second.communicate()
+        files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+        return Run(wall_s, 0.0, files, f"it printed: {printed}")
 
 
 def write_dataflow(folder: Path, scenario: Scenario) -> Path:

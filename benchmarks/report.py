@@ -113,6 +113,36 @@ def floor_table(floors: Mapping[str, Figure]) -> str:
     return aligned(["floor, without any framework", "median", "99th percentile"], rows)
 
 
+def network_floor_table(
+    measures: Sequence[Measure],
+    floors: Mapping[str, Mapping[str, Sequence[Figure]]],
+    ours: Mapping[str, Sequence[Figure]],
+    goal: tuple[str, float],
+) -> str:
+    """Return what `ours` costs compared with bare transports, as a Markdown table.
+
+    `floors` and `ours` have figures by measure name. The cost is a ratio of times, or of reciprocal rates;
+    `goal` is the name of a floor and the highest cost.
+    """
+    header = ["measure", *(f"bare {name}" for name in floors), "this dora"]
+    header += [f"cost: bare {name} = 1" for name in floors]
+    rows = []
+    for measure in measures:
+        own = ours.get(measure.name, ())
+        sides = [floor.get(measure.name, ()) for floor in floors.values()]
+        row = [measure.title]
+        row += [_spread(Spread.over(side) if side else None, measure.unit) for side in (*sides, own)]
+        for name, side in zip(floors, sides, strict=True):
+            above, below = (side, own) if measure.higher_is_better else (own, side)
+            cost = paired_ratio(above, below)
+            outcome = ""
+            if name == goal[0] and cost is not None:
+                outcome = f" (at most {goal[1]}×) {'✓' if cost <= goal[1] else '✗'}"
+            row.append(_times(cost) + outcome)
+        rows.append(row)
+    return aligned(header, rows)
+
+
 def number(value: float) -> str:
     """Return three significant digits, whole above 100, with thousands separated."""
     if abs(value) >= 100:

@@ -9,6 +9,7 @@ from benchmarks.report import (
     as_json,
     collect,
     floor_table,
+    network_floor_table,
     number,
     results_page,
     short_table,
@@ -45,6 +46,26 @@ def test_lower_and_higher_are_better_where_they_should_be() -> None:
         "2 of 10",
         "0 of 10",
     ]
+
+
+def test_costs_compared_with_bare_transports_are_ratios_of_neighbouring_runs() -> None:
+    shown = network_floor_table(
+        [LATENCY, RATE, DERIVED],
+        {
+            "TCP": {"latency": [Figure(20), Figure(40)], "rate": [Figure(3000)]},
+            "Zenoh": {"latency": [Figure(50, 70), Figure(80, 90)], "rate": [Figure(1500)]},
+        },
+        {"latency": [Figure(40), Figure(80)], "rate": [Figure(1000)]},
+        ("Zenoh", 1.3),
+    )
+    assert cells(shown, 0)[2:] == [
+        "65.0 µs (50.0–80.0; p99 80.0)",
+        "60.0 µs (40.0–80.0)",
+        "2×",
+        "0.9× (at most 1.3×) ✓",
+    ]
+    assert cells(shown, 1)[4:] == ["3×", "1.5× (at most 1.3×) ✗"]
+    assert cells(shown, 2)[1:] == ["–"] * 5
 
 
 def test_a_rate_that_dropped_messages_reaches_no_goal() -> None:
