@@ -14,14 +14,14 @@ import dora.errors
 SOURCE = Path(dora.__file__)
 
 
-def test_all_is_sorted_and_every_name_exists() -> None:
+def test_dunder_all_is_sorted_and_every_name_exists() -> None:
     assert list(dora.__all__) == sorted(dora.__all__)
     assert len(set(dora.__all__)) == len(dora.__all__)
     for name in dora.__all__:
         assert getattr(dora, name) is not None
 
 
-def test_all_is_what_type_checkers_see_and_what_is_found_at_run_time() -> None:
+def test_dunder_all_matches_type_checkers_and_run_time() -> None:
     checked = next(node for node in ast.parse(SOURCE.read_text()).body if isinstance(node, ast.If))
     typed = {
         alias.name: item.module
@@ -37,7 +37,7 @@ def test_dir_shows_the_public_names() -> None:
     assert dir(dora) == sorted(dora.__all__)
 
 
-def test_every_name_comes_from_the_module_it_is_said_to_come_from() -> None:
+def test_every_name_comes_from_its_declared_module() -> None:
     for name, module in dora._HOMES.items():
         assert getattr(importlib.import_module(module), name) is getattr(dora, name)
 
@@ -61,7 +61,7 @@ def test_every_error_of_a_user_is_public_and_a_runtime_error() -> None:
     assert issubclass(dora.DoraError, RuntimeError)
 
 
-def test_the_tree_of_errors_in_the_documentation_is_the_real_one() -> None:
+def test_the_documented_tree_of_errors_matches_the_code() -> None:
     drawn = [
         (line.split("──", 1)[1].split()[0], line.index("──"))
         for line in (dora.errors.__doc__ or "").splitlines()
@@ -75,7 +75,7 @@ def test_the_tree_of_errors_in_the_documentation_is_the_real_one() -> None:
     assert {name for name, _ in drawn} | {"DoraError", "Problem"} == set(dora.errors.__all__)
 
 
-def test_the_version_is_the_one_of_the_distribution() -> None:
+def test_the_version_is_that_of_the_distribution() -> None:
     from importlib.metadata import version
 
     assert dora.__version__ == version("dora-dataflow")

@@ -47,7 +47,7 @@ def test_names_are_unique_and_references_exist() -> None:
     assert set(README_MEASURES) <= set(NAMES)
 
 
-def test_choosing_brings_along_what_is_compared_with() -> None:
+def test_a_chosen_measure_includes_its_comparison() -> None:
     assert [m.name for s in chosen("six-operators") for m in s.measures] == [
         "one-operator",
         "six-operators",

@@ -22,7 +22,7 @@ def test_rounds_in_which_the_machine_changed_its_speed_do_not_count() -> None:
     assert cost.allowed
 
 
-def test_a_steady_round_counts_however_much_the_look_cost() -> None:
+def test_a_steady_round_counts_whatever_the_observer_cost() -> None:
     dear = a_round(100, 10, 100)
     cost = _cost(LINKS[0], LOOKS[0], [dear, SLOWED], 1, lambda window: window.rate)
     assert cost.cost == pytest.approx(0.9)
@@ -36,7 +36,7 @@ def test_a_latency_that_grows_is_a_cost() -> None:
     assert not cost.allowed
 
 
-def test_it_is_measured_again_until_enough_is_steady_or_it_takes_too_long() -> None:
+def test_rounds_are_repeated_until_enough_are_steady_or_the_limit_is_reached() -> None:
     assert not _enough([STEADY, SLOWED], 2)
     assert _enough([STEADY, SLOWED, STEADY], 2)
     assert not _enough([SLOWED] * 5, 2)

@@ -27,7 +27,7 @@ def cells(text: str, row: int) -> list[str]:
     return [cell.strip() for cell in text.splitlines()[row + 2].strip("|").split("|")]
 
 
-def test_lower_and_higher_are_better_where_they_should_be() -> None:
+def test_latency_is_better_lower_and_throughput_higher() -> None:
     latency, rate = collect(
         [LATENCY, RATE],
         upstream={"latency": [Figure(300, 400, 10, 0)], "rate": [Figure(1000, None, 10, 2)]},
@@ -80,7 +80,7 @@ def test_a_rate_that_dropped_messages_reaches_no_goal() -> None:
         assert result.reached is reached
 
 
-def test_a_measure_can_be_compared_with_another_of_ours() -> None:
+def test_two_measures_of_dora_can_be_compared() -> None:
     (derived,) = collect(
         [DERIVED], upstream={}, ours={"latency": [Figure(50)], "derived": [Figure(60)]}, failures={}
     )
@@ -88,7 +88,7 @@ def test_a_measure_can_be_compared_with_another_of_ours() -> None:
     assert derived.reached
 
 
-def test_a_machine_that_gets_slower_meanwhile_does_not_change_what_is_better() -> None:
+def test_a_slower_machine_does_not_change_the_result() -> None:
     (latency,) = collect(
         [LATENCY],
         {"latency": [Figure(300), Figure(900), Figure(600)]},
@@ -98,7 +98,7 @@ def test_a_machine_that_gets_slower_meanwhile_does_not_change_what_is_better() -
     assert latency.times_better == 6
 
 
-def test_what_is_compared_runs_in_turn() -> None:
+def test_compared_measures_run_in_turn() -> None:
     names = [[m.name for s in group for m in s.measures] for group in groups(SCENARIOS)]
     assert ["one-operator", "six-operators"] in names
     assert ["chain"] in names
@@ -121,7 +121,7 @@ def test_numbers_have_three_significant_digits(value: float, shown: str) -> None
     assert number(value) == shown
 
 
-def test_the_short_table_says_where_its_figures_come_from_and_what_was_lost() -> None:
+def test_the_short_table_names_its_source_and_lost_messages() -> None:
     measure = Measure("round-trip-8b", "round trip, 8 B", "µs", 6)
     results = collect(
         [measure, RATE],
@@ -149,7 +149,7 @@ def test_json_holds_every_figure() -> None:
     assert document["conditions"] == {"machine": "this one"}
 
 
-def test_results_replace_what_stood_between_the_markers(tmp_path: Path) -> None:
+def test_results_replace_the_text_between_the_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
     content = results_page([], {"wake": Figure(3, 9)}, {"command": r"python \1"})

@@ -207,7 +207,7 @@ def test_problems_name_the_builder_when_a_dataflow_is_run(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     builder = DataflowBuilder(working_dir=tmp_path / "missing")
     builder.add_node("a", path="a.py")
     with pytest.raises(DoraError, match=r"cannot write .* No such file or directory; give the builder"):

@@ -196,7 +196,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ["", " ", "../../x", "a\nb", "http://x", "localhost:6013", "\u2603", "a..b", "-x", "a" * 300, "1@x"],
 )
 @pytest.mark.parametrize("command", ["list", "status", "daemon", "up", "down"])
-def test_an_address_that_is_none_is_named_in_one_sentence(
+def test_an_invalid_address_is_reported_in_one_sentence(
     capfd: pytest.CaptureFixture[str], address: str, command: str
 ) -> None:
     assert run_command_line([command, "--coordinator-addr", address]) == 2

@@ -37,7 +37,7 @@ class StoppedTerminal(io.StringIO):
         return super().write(text)
 
 
-def test_entries_come_in_order_and_all_are_there_after_close():
+def test_entries_are_in_order_and_complete_after_close():
     stream = io.StringIO()
     console = Console(stream, message)
     for number in range(1000):
@@ -140,7 +140,7 @@ def test_a_slow_reader_gets_all_output(monkeypatch):
         assert found.decode().splitlines() == lines(2000)
 
 
-def test_a_reader_that_takes_nothing_is_given_up_and_the_rest_is_counted():
+def test_a_stalled_reader_is_abandoned_and_unwritten_lines_are_counted():
     with pipe() as (read_end, stream):
         console = Console(stream, message, close_timeout=0.2)
         for line in lines(1000):

@@ -71,7 +71,7 @@ def test_problems_are_shown_as_by_validate(run, tmp_path):
     assert err.startswith(f"{file}:1:25: error: there is no file")
 
 
-def test_a_module_by_itself(run, tmp_path):
+def test_a_module_file_can_be_checked(run, tmp_path):
     module = str(EXAMPLE / "modules" / "scale.yml")
     assert run("--module", module) == (0, f"Module file is valid: {module}\n", "")
     status, out, err = run("--module", str(EXAMPLE / "dataflow.yml"))

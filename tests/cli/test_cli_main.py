@@ -49,7 +49,7 @@ def test_version(run):
         assert run(option) == (0, f"dora {dora.__version__}\n", "")
 
 
-def test_help_lists_the_commands_that_work_and_only_those(run):
+def test_help_lists_exactly_the_working_commands(run):
     status, out, _ = run("--help")
     assert status == 0
     listed = [line.split()[0] for line in out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()]
@@ -193,14 +193,14 @@ def test_validate(run, tmp_path, monkeypatch):
     assert status == 0 and err.startswith("dataflow.yml:3:11: warning: the node `a` cannot be started")
 
 
-def test_schema_is_the_one_of_the_parser(run):
+def test_the_schema_command_prints_the_schema_of_the_parser(run):
     from dora.dataflow.json_schema import json_schema
 
     status, out, _ = run("schema")
     assert (status, json.loads(out)) == (0, json_schema())
 
 
-def test_errors_of_ours_are_one_sentence_unless_debugging(run, monkeypatch):
+def test_errors_are_one_sentence_unless_debugging(run, monkeypatch):
     def fail(*_, **__):
         raise KeyError("inside")
 
@@ -223,7 +223,7 @@ def test_a_deleted_current_folder_is_reported(run, monkeypatch, tmp_path):
     assert run("run", "a.yml") == (1, "", sentence)
 
 
-def test_too_many_files_are_no_error_of_ours(run, monkeypatch):
+def test_too_many_open_files_are_reported_without_a_traceback(run, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EMFILE, "Too many open files")
 

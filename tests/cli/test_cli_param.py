@@ -140,7 +140,7 @@ def test_nothing_runs(runs: list[FakeRun]) -> None:
 
 
 @pytest.mark.parametrize("wanted", [SECOND, SECOND[:10].upper(), "leg", "/lab/leg.yml"])
-def test_one_of_several(runs: list[FakeRun], wanted: str) -> None:
+def test_a_dataflow_is_found_by_id_name_or_file_among_several(runs: list[FakeRun], wanted: str) -> None:
     runs.append(FakeRun(SECOND, "/lab/leg.yml"))
     with dataflows.find_run(wanted) as found:
         assert found is runs[1]  # type: ignore[comparison-overlap]

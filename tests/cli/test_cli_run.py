@@ -228,7 +228,7 @@ def test_a_filter_for_an_unknown_node_is_a_warning():
     )
 
 
-def test_a_variable_with_no_proper_name_is_told_and_left_out():
+def test_a_variable_with_an_invalid_name_is_reported_and_left_out():
     write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\n")
     done = run("run", "dataflow.yml", "--env", "A B=red")
     assert done.returncode == 0
@@ -365,7 +365,7 @@ def test_a_dataflow_from_the_web_runs_with_the_scripts_of_the_current_folder():
     assert gone.stderr == f"error: cannot download {address}/flow.yml: Connection refused\n"
 
 
-def test_run_from_python_as_often_as_one_likes(capfd):
+def test_dora_run_can_be_called_repeatedly(capfd):
     write(dataflow__yml=PIPE, sender__py=SENDER, receiver__py=RECEIVER)
     entries = []
     for _ in range(2):

@@ -69,7 +69,7 @@ def test_a_build_warns(run):
     assert err.count("warning: the input `i` of node `b` expects") == 1
 
 
-def test_a_manifest_by_itself(capsys, tmp_path):
+def test_a_manifest_file_can_be_checked(capsys, tmp_path):
     manifest = tmp_path / "dora-node.yml"
     text = "apiVersion: 1\nnamespace: me\nruntime: python\nentrypoint: main.py\n"
     manifest.write_text(text)

@@ -31,7 +31,7 @@ def run(tmp_path, monkeypatch, capsys):
     return run_line
 
 
-def test_the_page_is_beside_you_and_never_written_over(run, tmp_path):
+def test_the_page_is_in_the_working_folder_and_never_overwritten(run, tmp_path):
     for name in ("robot-graph.html", "robot-graph.1.html", "robot-graph.2.html"):
         assert run("robot.yml") == (0, f"The graph is in {(tmp_path / name).as_uri()}\n", "")
         assert (tmp_path / name).stat().st_size > 100_000

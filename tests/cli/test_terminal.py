@@ -59,7 +59,7 @@ def test_a_stream_that_is_no_terminal_gets_the_text_unchanged() -> None:
     assert data.getvalue().decode() == TITLE
 
 
-def test_a_terminal_gets_no_control_characters_but_those_of_dora() -> None:
+def test_control_characters_of_nodes_do_not_reach_the_terminal() -> None:
     data = io.BytesIO()
     stream = Terminal(data, "utf-8")
     assert stream.write(TITLE) == len(TITLE)

@@ -150,7 +150,7 @@ def test_a_dataflow_gets_its_files(cluster: Cluster) -> None:
     assert "did you mean `left`?" in printed
 
 
-def test_files_that_have_to_be_copied_are_not_taken_for_there(cluster: Cluster) -> None:
+def test_files_to_be_copied_do_not_count_as_present(cluster: Cluster) -> None:
     (cluster.folder / "node.py").write_text("import dora; dora.Node(); print('ran', __file__)")
     deploy = {"machine": "right", "distribute": "scp"}
     flow = {"nodes": [{"id": "node", "path": "node.py", "deploy": deploy}]}
@@ -239,7 +239,7 @@ def test_down_without_a_coordinator(cluster: Cluster) -> None:
     assert not any(map(alive, pids))
 
 
-def test_machines_on_which_it_does_not_work_are_told_and_the_others_run(cluster: Cluster) -> None:
+def test_failing_machines_are_reported_and_the_others_run(cluster: Cluster) -> None:
     machines = [
         {"id": "left", "host": "localhost"},
         {"id": "lost", "host": "127.0.0.3", "dora": "~/nowhere/dora"},
@@ -351,7 +351,7 @@ def test_no_services_without_systemd(cluster: Cluster, monkeypatch: pytest.Monke
     assert "left: this machine has no systemd" in cluster.dora("uninstall", "cluster.yml", status=1)
 
 
-def test_a_daemon_that_is_not_let_in_is_told_and_ended(
+def test_a_refused_daemon_is_reported_and_stopped(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dora.cluster.ssh import daemons

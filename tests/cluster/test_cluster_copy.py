@@ -36,7 +36,7 @@ def listing(folder: str | Path) -> dict[str, str]:
     return {name: text for name, text in found.items() if not name.startswith(".dora-copy")}
 
 
-def test_what_belongs_to_a_dataflow(tmp_path: Path) -> None:
+def test_a_copy_contains_the_files_of_the_dataflow(tmp_path: Path) -> None:
     write(tmp_path, flow="a", nodes__camera="b", out__x__log="c", nodes__out="a file may be called so")
     write(tmp_path, venv__lib__x="e", venv__bin="f")
     (tmp_path / "venv" / "pyvenv.cfg").touch()
@@ -81,7 +81,7 @@ def test_a_copy_follows_its_folder(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
-def test_what_changes_while_it_is_copied_is_told(tmp_path: Path) -> None:
+def test_a_file_removed_during_the_copy_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "flow", a="a")
     files = scan_folder(str(tmp_path / "flow"))
     (tmp_path / "flow" / "a").unlink()
@@ -91,7 +91,7 @@ def test_what_changes_while_it_is_copied_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
-def test_a_machine_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_disk_space_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, blocked="a file where the folder should be", flow__a="a")
     monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "blocked"))
     with pytest.raises(MachineFault, match="here: "):
@@ -131,7 +131,7 @@ def test_copies_of_different_folders_have_different_names() -> None:
     assert copy_name("/a/my flow!").startswith("my-flow-")
 
 
-def test_what_is_to_be_sent() -> None:
+def test_only_new_and_changed_files_are_sent() -> None:
     here: dict[str, Any] = {"same": (1, 2, 3), "longer": (2, 2, 3), "new": (1, 1, 1)}
     there: dict[str, Any] = {"same": (1, 2, 3), "longer": (1, 2, 3), "gone": (1, 1, 1)}
     assert difference(here, there) == (["longer", "new"], ["gone"])
@@ -139,7 +139,7 @@ def test_what_is_to_be_sent() -> None:
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
-def test_a_file_that_shrinks_while_it_is_copied_is_told(tmp_path: Path) -> None:
+def test_a_file_that_shrinks_during_the_copy_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "flow", a="a" * 100_000)
     files = scan_folder(str(tmp_path / "flow"))
     write(tmp_path / "flow", a="a")
@@ -149,7 +149,7 @@ def test_a_file_that_shrinks_while_it_is_copied_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
-def test_a_machine_that_goes_away_in_the_middle_is_told(tmp_path: Path) -> None:
+def test_a_machine_lost_during_the_copy_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "flow", a="a" * 3_000_000)
     (tmp_path / "present").write_text('{"folder": "/x", "files": {}}\n')
     script = f"#!/bin/sh\ncat {tmp_path}/present\nhead -c 1000 >/dev/null\necho 'error: gone' >&2\nexit 1\n"

@@ -39,7 +39,7 @@ def faults(text: str, file: str = "cluster.yml") -> list[str]:
     ]
 
 
-def test_everything_that_may_be_said() -> None:
+def test_every_field_of_a_cluster_file_is_parsed() -> None:
     cluster = parse_cluster(WHOLE, "cluster.yml")
     assert (cluster.address, cluster.port, cluster.warnings) == ("192.168.1.10", 7000, ())
     robot, desk = cluster.machines
@@ -66,12 +66,12 @@ def test_a_coordinator_with_tls(tmp_path: Path) -> None:
     assert faults(lacking, str(file)) == ["1:31 `tls_key` does not go without `tls_cert` and `tls_ca`"]
 
 
-def test_the_least_that_has_to_be_said() -> None:
+def test_a_minimal_cluster_file_has_defaults() -> None:
     cluster = parse_cluster("coordinator: {addr: 10.0.0.1}\nmachines: [{id: a, host: b}]", "cluster.yml")
     assert cluster.port == 6013
 
 
-def test_all_mistakes_are_told_at_once_with_their_places() -> None:
+def test_all_mistakes_are_reported_at_once_with_their_lines() -> None:
     text = """\
 coordinator:
   addr: localhost
@@ -121,17 +121,17 @@ machines:
         ("coordinator: {addr: 10.0.0.1}\nmachines: [{id: a, host: b}\n", "2:11 this list is never closed"),
     ],
 )
-def test_a_mistake_is_told(text: str, message: str) -> None:
+def test_a_mistake_is_reported(text: str, message: str) -> None:
     assert any(fault.startswith(message) for fault in faults(text)), faults(text)
 
 
-def test_what_dora_rs_needs_and_we_do_not_is_told_and_ignored() -> None:
+def test_fields_of_dora_rs_without_effect_cause_a_warning() -> None:
     text = "coordinator: {addr: 10.0.0.1}\nmachines: [{id: a, host: b, zenoh_port: 7, daemon_port: 8}]"
     warnings = parse_cluster(text, "cluster.yml").warnings
     assert len(warnings) == 2 and "cluster.yml:2:29: warning: `zenoh_port` has no effect" in warnings[0]
 
 
-def test_a_coordinator_of_this_machine_only_is_fine_for_machines_that_are_this_one() -> None:
+def test_a_loopback_coordinator_serves_local_machines() -> None:
     text = "coordinator: {addr: 127.0.0.1}\nmachines: [{id: a, host: localhost}, {id: b, host: 127.0.0.2}]"
     assert len(parse_cluster(text, "cluster.yml").machines) == 2
 

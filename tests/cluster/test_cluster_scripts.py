@@ -33,18 +33,18 @@ ALL = {
 
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ALL)
-def test_a_script_is_one_for_any_posix_shell(name: str) -> None:
+def test_scripts_run_in_any_posix_shell(name: str) -> None:
     subprocess.run(["sh", "-n"], input=ALL[name], text=True, check=True)
 
 
-def test_ssh_asks_nothing_and_gets_the_script_as_one_word() -> None:
+def test_ssh_never_prompts_and_gets_the_script_as_one_word() -> None:
     words = command_line(ROBOT, "echo 'it is'")
     assert words[0] == "ssh" and "BatchMode=yes" in words
     assert words[-6:-1] == ["-p", "2222", "-l", "ros", "robot.local"]
     assert shlex.split(words[-1]) == ["exec", "sh", "-c", "echo 'it is'"]
 
 
-def test_the_daemon_gets_what_the_file_says() -> None:
+def test_the_daemon_gets_the_options_of_the_cluster_file() -> None:
     assert scripts.daemon_options(CLUSTER, Machine(id="a", host="b", address="10.0.0.7")) == [
         *("--machine-id", "a", "--coordinator-addr", "10.0.0.1", "--coordinator-port", "6013"),
         *("--interface", "10.0.0.7"),
@@ -52,7 +52,7 @@ def test_the_daemon_gets_what_the_file_says() -> None:
     assert scripts.daemon_options(CLUSTER, ROBOT)[-2:] == ["--labels", "arm=100%,gpu=a b"]
 
 
-def test_a_unit_says_its_words_in_the_way_of_systemd() -> None:
+def test_words_of_a_unit_are_quoted_for_systemd() -> None:
     line = next(line for line in scripts.unit(CLUSTER, ROBOT).splitlines() if line.startswith("ExecStart"))
     assert line.endswith(' "--labels" "arm=100%%,gpu=a b"')
 
@@ -75,11 +75,11 @@ def test_the_command_is_found_in_the_home_folder() -> None:
         (1, "", "the command ended with exit status 1"),
     ],
 )
-def test_what_went_wrong_is_told_with_the_mend(status: int, said: str, told: str) -> None:
+def test_ssh_errors_are_reported_with_a_remedy(status: int, said: str, told: str) -> None:
     assert told in reason(ROBOT, status, said)
 
 
-def test_all_machines_are_worked_on_and_each_has_its_own_fault() -> None:
+def test_every_machine_is_tried_and_reports_its_own_fault() -> None:
     desk = Machine(id="desk", host="desk")
 
     def work(machine: Machine) -> str:

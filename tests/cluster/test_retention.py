@@ -92,7 +92,7 @@ def test_a_copy_is_of_all_machines_of_a_host() -> None:
     assert not copy.exists()
 
 
-def test_log_files_go_with_the_record(data: Path) -> None:
+def test_log_files_are_removed_with_the_record(data: Path) -> None:
     logs = data / "out" / "one"
     logs.mkdir(parents=True)
     (logs / "log_a.jsonl").touch()
@@ -101,7 +101,7 @@ def test_log_files_go_with_the_record(data: Path) -> None:
     assert not logs.exists()
 
 
-def test_what_nodes_have_written_stays(tmp_path: Path) -> None:
+def test_files_that_nodes_wrote_are_kept(tmp_path: Path) -> None:
     copy = copied(**{"a.py": "", "nodes__b.py": "", "away__c": ""})
     (copy / "nodes" / "result").write_text("found")
     (copy / "nodes" / "__pycache__").mkdir()
@@ -119,7 +119,7 @@ def test_what_nodes_have_written_stays(tmp_path: Path) -> None:
     assert remove_if_unused(str(copy), wholly=True) and not copy.exists()
 
 
-def test_a_copy_whose_dataflow_never_came_goes_with_the_next_one() -> None:
+def test_a_copy_without_a_dataflow_is_removed_with_the_next() -> None:
     first = copied("first")
     copied("second")
     assert first.exists(), "it is about to start"
@@ -133,7 +133,7 @@ def test_a_copy_whose_dataflow_never_came_goes_with_the_next_one() -> None:
     assert third.exists(), "a dataflow has it"
 
 
-def test_a_copy_that_was_cut_off_goes_with_the_next_one() -> None:
+def test_an_interrupted_copy_is_removed_with_the_next() -> None:
     half = cut_off("half", a="1", b="2" * 50_000)
     assert (half / "a").exists() and sorted(path.name for path in half.glob("[!.]*")) == ["a"]
     assert not (half / ".dora-copy.part").exists()
@@ -146,7 +146,7 @@ def test_a_copy_that_was_cut_off_goes_with_the_next_one() -> None:
     assert not nothing.exists()
 
 
-def test_a_copy_that_was_cut_off_goes_on_where_it_ended() -> None:
+def test_an_interrupted_copy_resumes() -> None:
     half = cut_off("half", a="1", b="2" * 50_000)
     answers = io.BytesIO()
     receive("half", io.BytesIO(sent(b="2")), answers)
@@ -198,7 +198,7 @@ def test_a_folder_with_the_files_of_a_copy_that_lies_elsewhere_is_no_copy(tmp_pa
     assert (clone / "a.py").exists()
 
 
-def test_a_sender_cannot_remove_what_was_not_sent() -> None:
+def test_a_copy_removes_only_files_that_were_sent() -> None:
     copy = copied()
     (copy / "result").write_text("found")
     wanted = msgspec.json.encode(ExpectedFiles({}, ["a.py", "result"]))

@@ -64,12 +64,12 @@ def test_the_token_is_in_a_file_of_the_user_alone(installed: Path) -> None:
 
 
 @needs_systemd
-def test_systemd_takes_the_unit_of_a_daemon(installed: Path) -> None:
+def test_systemd_accepts_the_unit_of_a_daemon(installed: Path) -> None:
     verify(installed, installed / ".config/systemd/user/dora-daemon-robot.service")
 
 
 @needs_systemd
-def test_systemd_takes_the_units_of_the_manual(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units_of_the_manual(tmp_path: Path) -> None:
     command(tmp_path / "venv/bin/dora")
     units = []
     found = re.findall(r"```ini\n# ([a-z-]+\.service).*?\n(.*?)```", MANUAL.read_text(), re.DOTALL)

@@ -57,7 +57,9 @@ def start(served: Serving, dataflow: object) -> tuple[int, str]:
 # --------------------------------------------------------------------------- connections
 
 
-def test_500_connections_shut_nobody_out(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_500_open_connections_do_not_block_clients(
+    served: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "REQUEST_TIMEOUT", 3600.0)  # nobody has to wait until it is over
     daemon = ObedientDaemon(served)
     beginnings = [b"", b"GET /api/sta", b"POST /api/dataflows HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "]
@@ -77,7 +79,7 @@ def test_500_connections_shut_nobody_out(served: Serving, monkeypatch: pytest.Mo
         b"GET /api/status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /api/",
     ],
 )
-def test_who_does_not_ask_is_closed(
+def test_a_connection_without_a_request_is_closed(
     served: Serving, beginning: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "REQUEST_TIMEOUT", 0.1)
@@ -119,7 +121,7 @@ def test_a_waiting_command_keeps_its_connection(served: Serving, monkeypatch: py
     ],
     ids=["TLS", "version", "zeros", "long", "hosts", "chunks", "length", "HTTP/2"],
 )
-def test_what_is_no_http(served: Serving, nonsense: bytes) -> None:
+def test_bytes_that_are_not_http_close_the_connection(served: Serving, nonsense: bytes) -> None:
     with raw(served, nonsense) as connection:
         connection.shutdown(socket.SHUT_WR)
         assert is_closed(connection)
@@ -144,7 +146,7 @@ def test_what_is_no_http(served: Serving, nonsense: bytes) -> None:
         {"nodes": [{"id": "a", "inputs": [LOOSE]}], "working_dir": "/tmp"},
     ],
 )
-def test_what_is_no_dataflow_leaves_no_record(served: Serving, dataflow: object) -> None:
+def test_a_malformed_dataflow_leaves_no_record(served: Serving, dataflow: object) -> None:
     daemon = ObedientDaemon(served)
     status, told = start(served, dataflow)
     assert (status, "`dataflow` is not a dataflow" in told) == (400, True)
@@ -215,7 +217,9 @@ HELLO = encode(Hello(__version__, "second", 2, protocol=PROTOCOL_VERSION))
     ],
 )
 @pytest.mark.parametrize("text", [True, False], ids=["text", "binary"])
-def test_what_is_no_daemon(served: Serving, frames: list[bytes], text: bool) -> None:
+def test_malformed_daemon_messages_do_not_disturb_the_coordinator(
+    served: Serving, frames: list[bytes], text: bool
+) -> None:
     with served.websocket() as peer:
         try:
             for frame in frames:
@@ -238,7 +242,7 @@ def test_a_frame_that_is_too_large(served: Serving) -> None:
     daemon.close()
 
 
-def test_who_says_nothing_is_no_daemon(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_daemon_connection_is_closed(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "HELLO_TIMEOUT", 0.1)
     with served.websocket() as peer, pytest.raises(ConnectionClosed):
         peer.recv(timeout=PATIENCE)
@@ -255,7 +259,7 @@ def test_who_says_nothing_is_no_daemon(served: Serving, monkeypatch: pytest.Monk
     ],
     ids=["killed", "after a silence", "on this machine", "was not answered", "ended"],
 )
-def test_who_was_behind_a_cut_is_not_taken_for_dead(
+def test_a_daemon_behind_a_cut_is_not_reported_dead(
     served: Serving,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -276,7 +280,7 @@ def test_who_was_behind_a_cut_is_not_taken_for_dead(
     wait_until(lambda: f"machine `default`: {told}" in caplog.text, told)
 
 
-def test_the_token_is_asked_of_everybody(tmp_path: Path) -> None:
+def test_every_request_needs_the_token(tmp_path: Path) -> None:
     with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
         for shown in ("", "Bearer ", "Bearer wrong", "Basic c2VjcmV0", TOKEN, f"Bearer {TOKEN}é"):
             headers = {"authorization": shown.encode().decode("latin-1")}

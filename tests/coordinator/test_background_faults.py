@@ -79,7 +79,7 @@ def parent(pid: int) -> int:
     return found
 
 
-def test_how_long_until_all_is_well_again(system: System) -> None:
+def test_recovery_times_after_faults(system: System) -> None:
     system.dora("up")
     other, victim = traffic(system, "other"), traffic(system, "victim")
     seconds: dict[str, list[float]] = {}

@@ -43,7 +43,7 @@ def victim(system: System, kind: str, chance: random.Random) -> int | None:
 
 @pytest.mark.stress
 @pytest.mark.timeout(600)
-def test_whatever_is_killed_the_next_commands_work(system: System) -> None:
+def test_commands_work_after_any_kill(system: System) -> None:
     chance = random.Random(SEED)
     file = system.dataflow("arm", a=FOREVER, b=FOREVER)
     killed: Counter[str] = Counter()

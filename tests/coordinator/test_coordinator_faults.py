@@ -44,7 +44,7 @@ def test_a_killed_coordinator_stops_nothing_and_forgets_nothing(system: System) 
     assert not any(alive(pid) for pid in pids)
 
 
-def test_a_killed_daemon_takes_its_nodes_along(system: System) -> None:
+def test_nodes_end_with_their_killed_daemon(system: System) -> None:
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER, b=FOREVER))
     pids = system.node_pids(run)
@@ -88,7 +88,7 @@ def test_both_killed(system: System) -> None:
     assert system.status_of(run) == "failed"
 
 
-def test_a_killed_run_is_told(system: System) -> None:
+def test_a_killed_run_is_reported(system: System) -> None:
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER))
     other = system.start(system.dataflow("leg", a=FOREVER))
@@ -102,7 +102,7 @@ def test_a_killed_run_is_told(system: System) -> None:
     assert system.status_of(other) == "running"
 
 
-def test_a_killed_node_is_told(system: System) -> None:
+def test_a_killed_node_is_reported(system: System) -> None:
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER))
     os.kill(system.node_pids(run)[0], signal.SIGKILL)
@@ -120,7 +120,7 @@ def test_down_without_a_coordinator_ends_the_daemon(system: System) -> None:
 
 
 @pytest.mark.usefixtures("system")
-def test_down_meets_a_daemon_that_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_down_succeeds_while_a_daemon_is_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     found = iter([ended.pid, None])
@@ -219,7 +219,7 @@ def test_an_interface_that_is_asked_for_too_late(system: System) -> None:
     assert "it listens on 127.0.0.1 only; stop it with `dora down`" in told
 
 
-def test_a_daemon_says_why_it_has_no_connection(system: System) -> None:
+def test_a_daemon_reports_why_the_coordinator_refuses_the_connection(system: System) -> None:
     with socket.create_server(("127.0.0.1", system.port)) as other:
         command = [sys.executable, "-m", "dora", "daemon"]
         daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -238,7 +238,7 @@ def test_a_daemon_says_why_it_has_no_connection(system: System) -> None:
             daemon.communicate(timeout=PATIENCE)
 
 
-def test_web_pages_of_others_are_kept_out(system: System) -> None:
+def test_requests_of_foreign_web_pages_are_refused(system: System) -> None:
     system.dora("up")
     assert ask(system, "POST", "/api/down", Origin="http://evil.example")[0] == 403
     assert ask(system, "GET", "/api/status", Host=f"evil.example:{system.port}")[0] == 403
@@ -252,7 +252,7 @@ def test_versions_that_do_not_fit(system: System) -> None:
     assert "the command is dora 99.1.0 and the coordinator is dora " in told
 
 
-def test_the_openapi_document_tells_of_every_operation(system: System) -> None:
+def test_the_openapi_document_lists_every_operation(system: System) -> None:
     system.dora("up")
     status, text = ask(system, "GET", "/openapi.json")
     document = json.loads(text)
@@ -294,7 +294,7 @@ def test_down_ends_a_coordinator_of_another_version(
 
 
 @pytest.mark.parametrize("store", ["redb:{}/records", "{}/records", "memory"])
-def test_a_store_of_ones_choice(system: System, store: str) -> None:
+def test_the_path_of_the_store_can_be_chosen(system: System, store: str) -> None:
     chosen = store.format(system.folder)
     command = [sys.executable, "-m", "dora", "coordinator", "--store", chosen]
     coordinator = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -57,7 +57,7 @@ def test_limits_come_from_the_environment_of_the_coordinator(
     assert f"the coordinator could not be started: {name} is `soon`" in system.dora("up", status=1)
 
 
-def test_a_build_that_takes_too_long(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_beyond_the_timeout_fails(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORA_BUILD_RESULT_TIMEOUT_SECS", "0.2")
     system.dora("up")
     (system.folder / "slow.yml").write_text(ENDLESS_BUILD)
@@ -70,7 +70,9 @@ def test_a_build_that_takes_too_long(system: System, monkeypatch: pytest.MonkeyP
     wait_until(lambda: not daemon.children(recursive=True), "the end of what was building")
 
 
-def test_nodes_that_take_too_long_to_be_started(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_that_start_too_slowly_fail_the_dataflow(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DORA_SPAWN_RESULT_TIMEOUT_SECS", "1e-9")  # which no process can be
     system.dora("up")
     many = system.dataflow("many", **{f"n{number}": FOREVER for number in range(8)})
@@ -125,7 +127,7 @@ def _without_privileges() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="Linux only")
-def test_a_daemon_that_may_not_be_in_real_time_says_so_and_goes_on(system: System) -> None:
+def test_a_daemon_without_real_time_permission_warns_and_runs(system: System) -> None:
     command = [sys.executable, "-m", "dora", "daemon", "--rt", "--quiet"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, preexec_fn=_without_privileges
@@ -165,7 +167,7 @@ def test_a_daemon_that_can_be_seen_ends_in_good_order() -> None:
 
 
 @pytest.mark.usefixtures("system")
-def test_who_looks_for_a_daemon_is_in_no_ones_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lookup_of_the_daemon_does_not_block_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     descriptor = os.open(lock.lock_path("127.0.0.1", 6013), os.O_RDWR | os.O_CREAT, 0o600)
     with open(descriptor, "w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)  # as `running_daemon` does for a moment
@@ -194,7 +196,7 @@ def _locked(pid: int) -> int:
 
 
 @pytest.mark.skipif(not _is_permitted(), reason="locked memory and SCHED_FIFO are not permitted here")
-def test_who_supervises_is_in_real_time_and_nodes_are_not(system: System) -> None:
+def test_supervisors_run_in_real_time_and_nodes_do_not(system: System) -> None:
     system.dora("up")
     os.kill(system.daemon(), signal.SIGTERM)
     wait_until(lambda: not system.client.status().daemons, "the end of the daemon")

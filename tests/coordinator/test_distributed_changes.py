@@ -93,7 +93,7 @@ def test_a_node_gets_its_machine_and_a_generation() -> None:
     assert [program["path"] for program in plan.proposal.programs] == ["c.py"]
 
 
-def test_a_node_that_names_no_machine_stays_on_the_only_one_in_use() -> None:
+def test_a_node_without_a_machine_is_placed_on_the_only_machine_in_use() -> None:
     operation = AddOperation("{id: c, path: c.py}")
     text = TEXT.replace("right", "left")
     assert plan_change(spec(text), operation, MACHINES, {}).machine == "left"
@@ -101,7 +101,7 @@ def test_a_node_that_names_no_machine_stays_on_the_only_one_in_use() -> None:
         plan_change(spec(), operation, MACHINES, {})
 
 
-def test_what_has_a_name_again_is_another_one() -> None:
+def test_a_reused_name_gets_a_new_generation() -> None:
     now = after(spec(), ConnectOperation("a/x", "b/more"))
     assert now.generations == {"b/more": 1}
     now = after(now, ConnectOperation("a/x", "b/most"))
@@ -114,14 +114,14 @@ def test_what_has_a_name_again_is_another_one() -> None:
     assert (now.generations, now.machines) == ({}, {"a": "left"})
 
 
-def test_an_input_that_is_fed_by_something_else_is_another_one() -> None:
+def test_an_input_with_a_new_source_gets_a_new_generation() -> None:
     text = TEXT + "  - {id: c, path: c.py, outputs: [z]}\n"
     before = msgspec.convert(spec(text).dataflow, type=Dataflow)
     wanted = msgspec.convert(spec(text.replace("in: a/x", "in: c/z")).dataflow, type=Dataflow)
     assert generations_after(before, wanted, {}, 7) == {"b/in": 7}
 
 
-def test_a_replacement_stays_where_it_is() -> None:
+def test_a_replacement_stays_on_the_machine_of_its_node() -> None:
     plan = plan_change(spec(), ReplaceOperation("b", "path: better.py", grace=2.0), MACHINES, {})
     assert (plan.proposal.replaced, plan.proposal.grace, plan.machine) == ("b", 2.0, "right")
     node = msgspec.convert(plan.proposal.dataflow, type=Dataflow).node("b")
@@ -217,7 +217,7 @@ async def refused(coordinator: Coordinator, operation: Operation) -> Refusal:
     return caught.value
 
 
-def test_all_prepare_before_one_becomes(folder: Path) -> None:
+def test_all_machines_prepare_before_any_applies(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
             left.answers[Prepare] = lambda message: ChangeResult(message.ticket, sent={"a": {"x": 8}})
@@ -232,7 +232,7 @@ def test_all_prepare_before_one_becomes(folder: Path) -> None:
     asyncio.run(test())
 
 
-def test_a_machine_that_cannot_change_keeps_all_from_changing(folder: Path) -> None:
+def test_a_change_that_one_machine_refuses_is_applied_on_none(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
             right.answers[Prepare] = lambda message: ChangeResult(
@@ -258,7 +258,7 @@ def test_a_machine_that_is_away_is_named(folder: Path) -> None:
     asyncio.run(test())
 
 
-def test_a_machine_that_is_lost_during_a_change_makes_it_later(folder: Path) -> None:
+def test_a_machine_lost_during_a_change_applies_it_after_reconnecting(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, dataflow_id):
             right.answers[Apply] = lambda _: coordinator.fleet.disconnect(right.link, silent=True)  # type: ignore[func-returns-value]
@@ -279,7 +279,7 @@ def test_a_machine_that_is_lost_during_a_change_makes_it_later(folder: Path) -> 
     asyncio.run(test())
 
 
-def test_what_does_not_start_is_taken_out_again(folder: Path) -> None:
+def test_an_added_node_that_fails_to_start_is_removed(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
 
@@ -301,7 +301,7 @@ def test_what_does_not_start_is_taken_out_again(folder: Path) -> None:
     asyncio.run(test())
 
 
-def test_a_node_ends_before_it_is_taken_out(folder: Path) -> None:
+def test_a_node_ends_before_its_removal(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
             kinds = (Prepare, ChangeRequest, Apply)
@@ -338,7 +338,7 @@ def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
     asyncio.run(test())
 
 
-def test_one_change_at_a_time(folder: Path) -> None:
+def test_changes_are_applied_one_at_a_time(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, _, _):
             operations = [ConnectOperation("a/x", f"b/in-{number}") for number in range(5)]
@@ -394,7 +394,7 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("the condition did not become true")
 
 
-def test_a_machine_joins_with_the_dataflow_as_it_is_and_then_changes_as_all(folder: Path) -> None:
+def test_a_machine_joins_the_present_dataflow_and_then_applies_changes_like_others(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             peer_status = PeerStatus({}, opened=True)
@@ -441,7 +441,7 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
     asyncio.run(test())
 
 
-def test_one_machine_is_left_of_several_and_the_coordinator_goes_on_deciding(folder: Path) -> None:
+def test_the_coordinator_still_decides_when_a_single_machine_is_left(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, _):
             await coordinator.change("arm", RemoveOperation("b"))
@@ -455,7 +455,7 @@ def test_one_machine_is_left_of_several_and_the_coordinator_goes_on_deciding(fol
     asyncio.run(test())
 
 
-def test_a_machine_that_cannot_take_part_is_sent_away(folder: Path) -> None:
+def test_a_machine_that_cannot_join_is_released(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             third.answers[Prepare] = lambda message: ChangeResult(
@@ -477,7 +477,7 @@ def test_a_machine_that_cannot_take_part_is_sent_away(folder: Path) -> None:
     asyncio.run(test())
 
 
-def test_what_a_machine_still_has_of_a_change_that_came_to_nothing_is_ended(folder: Path) -> None:
+def test_a_partition_left_by_a_failed_change_is_stopped(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
             third.join(RunReport(dataflow_id, "running", ports={}))  # the coordinator was killed meanwhile
@@ -494,7 +494,7 @@ def test_what_a_machine_still_has_of_a_change_that_came_to_nothing_is_ended(fold
     asyncio.run(test())
 
 
-def test_a_node_that_does_not_start_there_goes_with_its_machine(folder: Path) -> None:
+def test_a_node_that_fails_to_start_on_a_new_machine_is_removed_with_the_machine(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
 
@@ -537,7 +537,7 @@ def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: 
     asyncio.run(test())
 
 
-def test_nodes_of_a_lost_machine_are_taken_out_before_it_gets_others(folder: Path) -> None:
+def test_nodes_of_a_lost_machine_are_removed_before_new_ones_are_added(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             await coordinator.change("arm", ADD)
@@ -565,7 +565,7 @@ def test_nodes_of_a_lost_machine_are_taken_out_before_it_gets_others(folder: Pat
     asyncio.run(test())
 
 
-def test_some_use_tls_and_others_do_not(folder: Path) -> None:
+def test_machines_with_and_without_tls_do_not_share_a_dataflow(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, _):
             third.link.tls = True
@@ -626,7 +626,7 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
     asyncio.run(test())
 
 
-def test_a_dataflow_that_cannot_be_handed_over_stays_as_it_is(folder: Path) -> None:
+def test_a_failed_leader_handover_changes_nothing(folder: Path) -> None:
     async def test() -> None:
         async with alone(folder) as (coordinator, left, third, _):
             left.answers[JoinCluster] = lambda message: ChangeResult(

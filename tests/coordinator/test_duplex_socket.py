@@ -49,7 +49,7 @@ def connection(tmp_path: Path) -> Iterator[ssl.SSLSocket]:
         listener.close()
 
 
-def test_one_thread_reads_what_another_writes(connection: ssl.SSLSocket) -> None:
+def test_a_thread_reads_while_another_writes(connection: ssl.SSLSocket) -> None:
     assert isinstance(connection, DuplexTLSSocket)
     sent = os.urandom(8 << 20)
     got = bytearray()
@@ -75,7 +75,7 @@ def test_a_wait_without_data_times_out(connection: ssl.SSLSocket) -> None:
     assert connection.recv(100) == b"word"
 
 
-def test_who_waits_on_what_is_closed_is_told(
+def test_a_close_wakes_waiting_threads_with_an_error(
     connection: ssl.SSLSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dora.transport.tls._POLL_INTERVAL", 10 * PATIENCE)  # so it is woken
@@ -123,7 +123,7 @@ def test_a_connection_is_closed_between_reads(
     assert connection.fileno() < 0
 
 
-def test_what_comes_after_the_last_word_can_be_read(connection: ssl.SSLSocket) -> None:
+def test_data_can_be_read_after_the_write_side_is_shut_down(connection: ssl.SSLSocket) -> None:
     connection.sendall(b"word")
     connection.shutdown(socket.SHUT_WR)
     assert connection.recv(100) == b"word"

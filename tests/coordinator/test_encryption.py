@@ -73,7 +73,7 @@ def test_a_dataflow_through_tls(
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("certificates")
-def test_what_does_not_go_together(system: System) -> None:
+def test_contradicting_options_are_refused(system: System) -> None:
     files = ("--tls-cert", "here.pem", "--tls-key", "here.key")
     assert "set DORA_COORDINATOR_CA" in system.dora("up", *files, status=1)
     told = system.dora("up", "--tls-cert", "here.pem", "--coordinator-ca", "ca.pem", status=1)
@@ -121,7 +121,7 @@ def test_files_that_cannot_be_used(certificates: Path) -> None:
 
 
 @pytest.mark.processes
-def test_who_is_somebody_else(certificates: Path, tmp_path: Path) -> None:
+def test_a_certificate_of_another_host_is_refused(certificates: Path, tmp_path: Path) -> None:
     elsewhere = server_context(str(certificates / "elsewhere.pem"), str(certificates / "elsewhere.key"))
     served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), 100, elsewhere)
     try:
@@ -145,7 +145,7 @@ def test_a_connection_that_is_reset_is_no_fault_of_tls() -> None:
 
 
 @pytest.mark.processes
-def test_a_crowd_without_a_handshake_shuts_nobody_out(
+def test_connections_without_a_handshake_do_not_block_clients(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "REQUEST_TIMEOUT", 4.0)

@@ -89,7 +89,7 @@ def test_the_files_of_collected_logs_are_closed_with_their_dataflow(data_folder:
     asyncio.run(gather())
 
 
-def test_the_last_entries_of_a_node_come_after_it_was_taken_out(data_folder: Path) -> None:
+def test_the_last_entries_of_a_removed_node_are_kept(data_folder: Path) -> None:
     nodes = {"a": LogOptions(), "b": LogOptions()}
     logs = LogStore(lambda _: dict(nodes))
     directory = str(data_folder / "logs")
@@ -172,7 +172,7 @@ def test_collected_logs_go_with_the_record_of_their_dataflow(
     asyncio.run(remove())
 
 
-def test_machines_are_told_which_records_are_gone(data_folder: Path) -> None:
+def test_machines_learn_of_deleted_records(data_folder: Path) -> None:
     def gone(heard: list[ToDaemon]) -> list[str]:
         return [id for message in heard if isinstance(message, DropRecords) for id in message.dataflow_ids]
 
@@ -217,7 +217,7 @@ def test_only_folders_with_the_name_of_a_dataflow_are_removed(data_folder: Path)
     assert victim.exists()
 
 
-def test_a_machine_that_is_away_cannot_be_told_to_stop(data_folder: Path) -> None:
+def test_a_stop_on_a_disconnected_machine_is_refused(data_folder: Path) -> None:
     async def stop() -> None:
         async with coordinating(data_folder) as coordinator:
             join(coordinator, "near", lambda _: None)

@@ -55,7 +55,7 @@ def count(system: System) -> int:
         return 0
 
 
-def test_a_run_whose_logs_have_no_room_goes_on_and_says_so(system: System, small_disk: Path) -> None:
+def test_a_run_continues_with_a_warning_when_logs_have_no_space(system: System, small_disk: Path) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "dora", "run", talker(system, small_disk), "--log-format", "compact"],
         cwd=system.folder,

@@ -48,7 +48,7 @@ def large_result(dataflow_id: str) -> DataflowResult:
     return DataflowResult(dataflow_id, (NodeFailure("a", "exit", message="x" * 90_000),))
 
 
-def test_what_is_reported_is_true_at_once_and_written_later(tmp_path: Path) -> None:
+def test_reports_count_at_once_and_are_written_later(tmp_path: Path) -> None:
     path = str(tmp_path / "store.sqlite")
     store = SmallStore(path)
     add(store, "one")
@@ -69,7 +69,7 @@ def test_what_is_reported_is_true_at_once_and_written_later(tmp_path: Path) -> N
     store.close()
 
 
-def test_what_is_asked_for_is_refused(tmp_path: Path) -> None:
+def test_requests_are_refused_while_the_store_is_full(tmp_path: Path) -> None:
     store = SmallStore(str(tmp_path / "store.sqlite"))
     store.fill()
     with pytest.raises(Refusal, match="is not started: database or disk is full") as refused:
@@ -91,7 +91,9 @@ def test_a_disk_that_is_full_from_the_beginning(tmp_path: Path, monkeypatch: pyt
         Store(str(tmp_path / "store.sqlite"))
 
 
-def test_dataflows_go_on_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataflows_run_and_end_while_the_store_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fleet, "REWRITE_AFTER", 0.05)
     stores: list[SmallStore] = []
 

@@ -30,7 +30,7 @@ def test_only_so_many_are_on_the_way() -> None:
     assert outbox.next() is None
 
 
-def test_the_oldest_make_room_and_the_next_batch_says_so() -> None:
+def test_dropped_entries_are_counted_in_the_next_batch() -> None:
     outbox = LogOutbox(max_entries=3)
     outbox.add(batch("d", "a", "b"))
     outbox.add(batch("other", "x"))
@@ -45,7 +45,7 @@ def test_the_oldest_make_room_and_the_next_batch_says_so() -> None:
     assert following is not None and texts([following])[0].startswith("1 log entries are on their own")
 
 
-def test_one_that_is_too_large_alone_is_not_lost() -> None:
+def test_an_entry_larger_than_the_outbox_is_not_lost() -> None:
     outbox = LogOutbox(max_characters=10)
     outbox.add(batch("d", "x" * 100))
     sent = outbox.next()
@@ -53,7 +53,7 @@ def test_one_that_is_too_large_alone_is_not_lost() -> None:
 
 
 @given(st.lists(st.sampled_from(["add", "send", "confirm", "cut"]), max_size=200))
-def test_nothing_is_lost_or_out_of_order_whatever_happens(steps: list[str]) -> None:
+def test_no_entry_is_lost_or_out_of_order(steps: list[str]) -> None:
     outbox = LogOutbox()
     added: list[str] = []
     arrived: list[LogBatch] = []  # at the coordinator, which knows what it has had

@@ -69,7 +69,7 @@ def test_the_life_of_a_dataflow(system: System) -> None:
     assert system.dora("down").splitlines()[-1] == "Coordinator and daemons destroyed successfully"
 
 
-def test_a_node_that_has_said_nothing_is_no_mistake(system: System) -> None:
+def test_a_silent_node_has_empty_logs(system: System) -> None:
     system.dora("up")
     silent = "from dora import Node\nfor event in Node():\n    pass\n"
     system.start(system.dataflow("arm", a=FOREVER, silent=silent))
@@ -135,9 +135,7 @@ def test_two_systems_do_not_see_the_nodes_of_each_other(
     assert system.dora("param", "get", "a", "gain") == "1\n"
 
 
-def test_a_dynamic_node_says_which_dataflow_it_means(
-    system: System, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dynamic_node_chooses_its_dataflow_by_id(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     system.dora("up")
     nodes = [{"id": "visitor", "path": "dynamic", "inputs": {"tick": "dora/timer/millis/50"}}]
     (system.folder / "arm.yml").write_text(json.dumps({"nodes": nodes}))
@@ -178,7 +176,7 @@ def test_the_options_of_a_run(system: System) -> None:
     assert engines["leg"] == "zenoh"
 
 
-def test_a_dataflow_that_cannot_start_says_why(system: System) -> None:
+def test_a_dataflow_that_cannot_start_reports_its_reason(system: System) -> None:
     system.dora("up")
     told = system.dora(
         "start", system.dataflow("bad", a="raise SystemExit('no camera')"), "--detach", status=1
@@ -197,7 +195,7 @@ def test_a_start_does_not_both_attach_and_detach(system: System) -> None:
     assert "use either --attach or --detach" in told
 
 
-def test_a_command_that_is_not_there_is_told_with_its_place(system: System) -> None:
+def test_a_missing_command_is_reported_with_its_line(system: System) -> None:
     system.dora("up")
     (system.folder / "flow.yml").write_text("nodes: [{id: a, path: no-camera}]")
     told = system.dora("start", "flow.yml", "--detach", status=1)
@@ -220,9 +218,7 @@ def test_diagnostics_of_the_coordinator_and_the_daemon(
     assert all("warning: RUST_LOG: `loud`" in text for text in (coordinator, daemon))
 
 
-def test_quiet_counts_more_than_what_diagnostics_are_wanted(
-    system: System, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quiet_wins_over_the_diagnostics_filter(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUST_LOG", "debug")
     with open(system.folder / "told", "w") as file:
         processes = [
@@ -238,7 +234,7 @@ def test_quiet_counts_more_than_what_diagnostics_are_wanted(
     assert (system.folder / "told").read_text() == ""
 
 
-def test_what_was_built_is_noted(system: System) -> None:
+def test_a_start_writes_the_build_session_file(system: System) -> None:
     system.dora("up")
     first = system.start(system.dataflow("noted", waiter=FOREVER))
     session = system.folder / "out" / "noted.dora-session.yaml"
@@ -248,7 +244,7 @@ def test_what_was_built_is_noted(system: System) -> None:
     assert session.read_text() == noted
 
 
-def test_a_failed_build_is_told_and_logged(system: System) -> None:
+def test_a_failed_build_is_reported_and_logged(system: System) -> None:
     system.dora("up")
     (system.folder / "b.yml").write_text("nodes: [{id: a, path: a.py, build: 'false'}]")
     (system.folder / "a.py").write_text(FOREVER)
@@ -257,7 +253,7 @@ def test_a_failed_build_is_told_and_logged(system: System) -> None:
     assert "ERROR" in system.dora("logs", "b")
 
 
-def test_a_stop_while_it_is_being_built(system: System) -> None:
+def test_a_stop_during_the_build_ends_it(system: System) -> None:
     system.dora("up")
     (system.folder / "slow.yml").write_text("nodes: [{id: a, path: a.py, build: sleep 600}]")
     (system.folder / "a.py").write_text(FOREVER)
@@ -310,7 +306,7 @@ def test_nodes_that_do_not_stop(system: System) -> None:
     assert not system.client.active()
 
 
-def test_attached_ctrl_c_stops_it(system: System) -> None:
+def test_ctrl_c_in_an_attached_start_stops_the_dataflow(system: System) -> None:
     system.dora("up")
     file = system.dataflow("arm", a=FOREVER)
     attached = subprocess.Popen(
@@ -334,7 +330,7 @@ def test_attached_ctrl_c_stops_it(system: System) -> None:
     assert system.client.dataflow("arm").status == "finished"
 
 
-def test_a_name_nobody_has(system: System) -> None:
+def test_an_unknown_name_is_reported(system: System) -> None:
     system.dora("up")
     system.start(system.dataflow("arm", a=FOREVER))
     told = system.dora("stop", "amr", status=1)
@@ -370,7 +366,7 @@ def test_the_status_with_a_dataflow_file(system: System) -> None:
     assert json.loads(told)["dataflow"] == {"file": file, "status": "usable", "nodes": 1}
 
 
-def test_a_port_that_somebody_else_has(system: System) -> None:
+def test_a_port_of_another_program_is_reported(system: System) -> None:
     with socket.create_server(("127.0.0.1", system.port)) as other:
         other.settimeout(PATIENCE)
         up = subprocess.Popen(
@@ -426,7 +422,7 @@ def test_logs_that_are_followed_end_with_the_dataflow(system: System) -> None:
     assert "did you mean" in system.dora("logs", "arm", "--node", "aa", status=1)
 
 
-def test_why_a_dataflow_failed_is_told_with_its_logs(system: System) -> None:
+def test_a_failed_dataflow_is_reported_with_its_logs(system: System) -> None:
     system.dora("up")
     file = system.dataflow("arm", a="raise SystemExit(3)")
     run = system.dora("start", file, "--detach", status=1).partition("triggered: ")[2][:36]
@@ -453,7 +449,7 @@ def test_ctrl_c_is_the_usual_end_of_following(system: System) -> None:
     assert (follow.returncode, complaints) == (0, "")
 
 
-def test_who_is_attached_survives_the_coordinator(system: System) -> None:
+def test_an_attached_command_survives_the_coordinator(system: System) -> None:
     system.dora("up")
     attached = subprocess.Popen(
         [sys.executable, "-u", "-m", "dora", "start", system.dataflow("arm", a=FOREVER), "--attach"],

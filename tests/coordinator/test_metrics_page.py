@@ -27,7 +27,7 @@ def samples(text: str) -> Samples:
     }
 
 
-def test_everything_is_on_the_page() -> None:
+def test_the_metrics_page_has_every_metric() -> None:
     survey = DataflowMetrics(
         "id",
         'arm "1"',

@@ -34,12 +34,12 @@ def test_machine_then_labels_then_the_default() -> None:
     }
 
 
-def test_the_first_by_name_of_those_that_fit() -> None:
+def test_the_first_fitting_machine_by_name_is_chosen() -> None:
     other = MachineView(id="a-desk", labels={"gpu": "true", "camera": "true"})
     assert place(dataflow("{labels: {gpu: true}}"), [DESK, other]) == {"n0": "a-desk"}
 
 
-def test_the_only_machine_is_as_good_as_a_default_one() -> None:
+def test_a_single_machine_is_the_default() -> None:
     assert place(dataflow("{}"), [ARM]) == {"n0": "arm"}
 
 
@@ -48,7 +48,7 @@ def test_the_default_of_the_dataflow() -> None:
     assert place(flow, [DEFAULT, ARM, DESK]) == {"n0": "desk", "n1": "arm"}
 
 
-def test_all_faults_at_once_with_the_machines() -> None:
+def test_all_placement_faults_are_reported_at_once() -> None:
     flow = dataflow("{machine: dsk}", "{labels: {gpu: false}}", "{}", "{machine: away}")
     with pytest.raises(Refusal) as refusal:
         place(flow, [ARM, DESK, AWAY])
@@ -62,7 +62,7 @@ def test_all_faults_at_once_with_the_machines() -> None:
     )
 
 
-def test_what_a_node_prints_does_not_cross() -> None:
+def test_printed_lines_do_not_cross_machines() -> None:
     text = """
 nodes:
   - {id: a, path: x, outputs: [said], send_stdout_as: said, deploy: {machine: arm}}
@@ -73,7 +73,7 @@ nodes:
         place(flow, [ARM, DESK])
 
 
-def test_where_machines_reach_each_other() -> None:
+def test_a_machine_beside_the_coordinator_is_reached_at_the_same_address() -> None:
     # One that is on the machine of the coordinator is where the other one reached the coordinator.
     assert address_of("127.0.0.1", "10.0.0.2", "10.0.0.1") == "10.0.0.1"
     assert address_of("127.0.0.1", "127.0.0.1", "127.0.0.1") == "127.0.0.1"

@@ -45,7 +45,7 @@ def test_names_and_uuids(wanted: str, uuid: str) -> None:
         ("", 404, "no dataflow with name or UUID ``"),
     ],
 )
-def test_what_is_not_clear(wanted: str, status: int, sentence: str) -> None:
+def test_a_name_must_fit_exactly_one_dataflow(wanted: str, status: int, sentence: str) -> None:
     with pytest.raises(Refusal) as refused:
         find(VIEWS, wanted)
     assert (refused.value.status, str(refused.value)) == (status, sentence)

@@ -163,7 +163,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-def test_a_daemon_takes_nothing_from_who_takes_over_the_port(system: System) -> None:
+def test_a_daemon_obeys_no_server_without_the_proof(system: System) -> None:
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER))
     token = (system.folder / "config" / "dora" / ".dora-token").read_text().strip()
@@ -203,7 +203,7 @@ def test_a_proof_needs_no_token_and_is_no_cookie(served: Serving) -> None:
         assert served.ask("GET", "/api/status", authorization=name)[0] == 401
 
 
-def test_the_connection_is_the_one_that_was_proved(served: Serving) -> None:
+def test_a_proven_connection_is_never_reopened(served: Serving) -> None:
     connection = proven_connection("127.0.0.1", served.port, Token(TOKEN, "the test"))
     proved = connection.sock.getsockname()
     connection.request("GET", "/api/status", headers={"Authorization": f"Bearer {TOKEN}"})

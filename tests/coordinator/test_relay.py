@@ -99,7 +99,7 @@ def test_a_ticket_is_good_once_and_cannot_be_guessed(served: Serving, daemon: Ob
                 assert why_closed(other) == "no client waits for this observer"
 
 
-def test_why_there_is_no_look(
+def test_a_refused_relay_reports_its_reason(
     served: Serving, daemon: ObedientDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with look_at(served, "amr") as asker:
@@ -119,7 +119,7 @@ def test_why_there_is_no_look(
         assert why_closed(asker) == "there are 0 observers of machine `default` already; end one of them"
 
 
-def test_what_is_still_starting_is_not_looked_at(served: Serving) -> None:
+def test_a_starting_dataflow_is_not_observed(served: Serving) -> None:
     with served.websocket() as silent:
         silent.send(encode(Hello(__version__, "silent", 1, protocol=PROTOCOL_VERSION)).decode())
         wait_until(lambda: served.in_loop(served.daemons), "the daemon")
@@ -128,7 +128,7 @@ def test_what_is_still_starting_is_not_looked_at(served: Serving) -> None:
             assert why_closed(asker) == "`arm` is still starting"
 
 
-def test_a_look_ends_with_the_connection_of_the_machine(served: Serving, daemon: ObedientDaemon) -> None:
+def test_a_relay_ends_with_the_connection_of_its_machine(served: Serving, daemon: ObedientDaemon) -> None:
     with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
         daemon.close()
         reason = "machine `default` has lost its daemon, or the connection to it"
@@ -138,7 +138,7 @@ def test_a_look_ends_with_the_connection_of_the_machine(served: Serving, daemon:
         assert why_closed(asker) == "machine `default` is not connected at the moment"
 
 
-def test_nonsense_and_floods_end_the_look_and_nothing_else(served: Serving, daemon: ObedientDaemon) -> None:
+def test_malformed_frames_and_floods_end_only_their_relay(served: Serving, daemon: ObedientDaemon) -> None:
     with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
         asker.send("a text")  # frames are bytes
         assert why_closed(process) == ""
@@ -148,7 +148,7 @@ def test_nonsense_and_floods_end_the_look_and_nothing_else(served: Serving, daem
     assert served.ask("GET", "/api/status")[0] == 200
 
 
-def test_who_has_no_token_looks_at_nothing(tmp_path: Path) -> None:
+def test_the_relay_needs_the_token(tmp_path: Path) -> None:
     with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
         for path in ("/api/dataflows/arm/observe", "/api/observers/1"):
             with pytest.raises(Exception, match="HTTP 403"):

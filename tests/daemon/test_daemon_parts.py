@@ -57,7 +57,7 @@ def test_long_lines_are_split_and_bad_bytes_replaced() -> None:
 # ----------------------------------------------------------------------------- excerpt
 
 
-def test_the_last_traceback_is_kept_with_those_that_caused_it() -> None:
+def test_the_last_traceback_is_kept_with_its_causes() -> None:
     head = "Traceback (most recent call last):"
     first = [head, "  a", "ValueError: 1"]
     link = ["", "During handling of the above exception, another exception occurred:", ""]
@@ -140,7 +140,9 @@ def test_a_descriptor_closed_by_an_earlier_callback_of_the_round_is_not_served()
         ("./lost", "the interpreter named in the first line of"),
     ],
 )
-def test_why_a_process_could_not_be_started(command: str, sentence: str, tmp_path: Path) -> None:
+def test_a_process_that_cannot_be_started_is_reported_with_the_reason(
+    command: str, sentence: str, tmp_path: Path
+) -> None:
     for name, text in {"bad": "\0\0", "lost": "#!/no/such/interpreter\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)

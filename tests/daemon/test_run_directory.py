@@ -25,7 +25,7 @@ def test_the_root_is_private(runtime_root: str, monkeypatch: pytest.MonkeyPatch)
     assert stat.S_IMODE(os.stat(usable_root()).st_mode) == 0o700
 
 
-def test_a_root_that_others_may_enter_is_refused_and_stays_as_it_is(runtime_root: str) -> None:
+def test_a_root_open_to_other_users_is_refused_and_left_unchanged(runtime_root: str) -> None:
     usable_root()
     os.chmod(runtime_root, 0o750)
     for use in (usable_root, _paths.runtime_root):
@@ -34,7 +34,7 @@ def test_a_root_that_others_may_enter_is_refused_and_stays_as_it_is(runtime_root
     assert stat.S_IMODE(os.stat(runtime_root).st_mode) == 0o750
 
 
-def test_a_folder_that_dora_did_not_make_gets_a_subfolder_and_stays_as_it_is(runtime_root: str) -> None:
+def test_a_foreign_folder_is_left_unchanged_and_gets_a_subfolder(runtime_root: str) -> None:
     """With everything that looks like runs of dora: they are somebody's files."""
     os.chmod(runtime_root, 0o755)
     kept = {}
@@ -157,7 +157,7 @@ def test_the_root_of_another_user_is_not_used(runtime_root: str) -> None:
             use()
 
 
-def test_a_run_has_its_own_directory_and_prefix_and_takes_all_of_it_along(runtime_root: str) -> None:
+def test_a_run_removes_its_directory_and_shared_memory(runtime_root: str) -> None:
     one, two = RunDirectory.create(uuid7()), RunDirectory.create(uuid7())
     assert one.path != two.path
     assert one.path.startswith(runtime_root)

@@ -116,7 +116,7 @@ def test_a_restarted_node_starts_with_the_present_parameters(bench: Bench) -> No
     assert starts == ["at start {'gain': 0.5}", "at start {'gain': 3, 'end': 1}"]
 
 
-def test_a_run_says_which_dataflow_it_is(bench: Bench) -> None:
+def test_a_run_reports_its_dataflow(bench: Bench) -> None:
     def check(run: DaemonClient) -> None:
         assert run.description == Description(bench.ids[-1], "/nowhere/lab.yml", ["a"])
         assert name_of(run.description) == "lab"

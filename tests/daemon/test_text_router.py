@@ -95,7 +95,7 @@ def test_lines_for_a_node_that_has_not_started_are_held_up_to_a_limit() -> None:
     assert run.router.dropped == {link.slot: 5}
 
 
-def test_lines_that_a_node_does_not_take_are_counted_as_lost() -> None:
+def test_lines_that_a_node_does_not_read_are_counted_as_lost() -> None:
     run = captured(send_stdout_as="o")
     run.taking["b"] = False
     run.router.line("a", "stdout", "lost")

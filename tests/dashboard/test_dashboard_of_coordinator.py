@@ -44,7 +44,7 @@ def address(system: System) -> str:
     return system.client.dashboard()
 
 
-def test_the_list_a_dataflow_and_its_nodes(system: System, visit: Any) -> None:
+def test_the_page_lists_dataflows_and_opens_their_nodes(system: System, visit: Any) -> None:
     file = system.dataflow("robot", arm=FOREVER, leg=FOREVER)
     system.dora("up")
     system.start(file, "--name", "kitchen")
@@ -98,7 +98,7 @@ def test_how_a_dataflow_failed_can_be_read_afterwards(system: System, visit: Any
     wait_for_line(page, "exited with status 1: ValueError: out of ideas")
 
 
-def test_a_restart_leads_to_the_new_one(system: System, visit: Any) -> None:
+def test_a_restart_leads_to_the_page_of_the_new_run(system: System, visit: Any) -> None:
     file = system.dataflow("robot", arm=FOREVER)
     system.dora("up")
     old = system.start(file)

@@ -156,7 +156,7 @@ def test_first_paint_within_a_second(robot: Running, visit: Any) -> None:
     assert min(paints) < 1000, paints
 
 
-def test_a_click_shows_the_picture_and_it_changes(robot: Running, visit: Any) -> None:
+def test_a_click_shows_the_live_picture(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.click('.box[data-id="camera"]')
     seen = set()
@@ -181,7 +181,7 @@ def test_a_click_shows_the_picture_and_it_changes(robot: Running, visit: Any) ->
     page.wait_for_selector('[data-topic="camera/image"]', state="detached")
 
 
-def test_boxes_lie_over_the_picture_that_they_come_from(robot: Running, visit: Any) -> None:
+def test_boxes_are_drawn_over_the_picture_of_their_source(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.click('.box[data-id="eyes/a"]')
     page.wait_for_selector('[data-topic="eyes/a/boxes"] canvas')
@@ -275,7 +275,7 @@ def test_a_frozen_browser_delays_no_other(robot: Running, visit: Any) -> None:
     other.wait_for_selector(".remark text >> text=Hz")
 
 
-def test_on_a_phone_one_pane_at_a_time(robot: Running, visit: Any) -> None:
+def test_a_phone_shows_one_pane_at_a_time(robot: Running, visit: Any) -> None:
     page = visit(robot.address, PHONE, has_touch=True, is_mobile=True)
     assert page.locator("#graph").is_visible() and page.locator("#logs").is_hidden()
     assert page.locator('.tab[aria-selected="true"]').all_inner_texts() == ["Graph"]
@@ -366,7 +366,7 @@ def test_stop_and_the_end(start: Callable[..., Running], visit: Any) -> None:
     assert page.locator(".box").count() > 3  # what was seen last stays
 
 
-def test_a_killed_run_takes_its_dashboard_along(start: Callable[..., Running]) -> None:
+def test_the_dashboard_ends_when_its_run_is_killed(start: Callable[..., Running]) -> None:
     running = start()
     urllib.request.urlopen(running.address).read()
     running.process.kill()

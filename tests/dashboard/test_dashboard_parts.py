@@ -48,7 +48,7 @@ def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], by
     return told, previews
 
 
-def test_a_slow_browser_gets_what_is_newest_and_no_backlog() -> None:
+def test_a_slow_browser_gets_the_newest_state_without_a_backlog() -> None:
     outbox = Outbox()
     outbox.put(Picture(b'{"boxes":[]}'))
     for number in range(1000):
@@ -150,7 +150,7 @@ def guard() -> AuthMiddleware:
     return AuthMiddleware(app, KEYS, frozenset({"localhost"}), ("/", "/assets/*"))
 
 
-def test_the_token_opens_everything_and_half_of_it_nothing(guard: AuthMiddleware) -> None:
+def test_half_a_token_opens_nothing(guard: AuthMiddleware) -> None:
     assert answer(guard, "/api/dataflows", host=HOST) == 401
     assert answer(guard, "/dashboard/x/live", "websocket", host=HOST) == 1008
     assert answer(guard, "/api/dataflows", host=HOST, authorization="Bearer secret") == 200

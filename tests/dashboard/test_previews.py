@@ -76,7 +76,7 @@ def test_grey_and_16_bit_and_yuv_are_pictures() -> None:
     assert abs(int(opened(shown(packed, {"width": 8, "height": 4, "encoding": "yuyv"}))[0, 0, 0]) - 200) < 8
 
 
-def test_a_file_goes_on_as_it_is_whatever_says_so() -> None:
+def test_encoded_images_are_passed_on_unchanged() -> None:
     data = shown(red(16, 16), {"width": 16, "height": 16}).body
     for value, declared, metadata in (
         (np.frombuffer(data, np.uint8), "", {}),

@@ -157,7 +157,7 @@ def test_structs_are_a_table(page: Any) -> None:
     assert "10 more" in people.inner_text()
 
 
-def test_texts_are_shown_as_they_are_and_as_they_come(page: Any) -> None:
+def test_text_messages_are_shown_verbatim_and_live(page: Any) -> None:
     text = card(page, "show/text").locator("pre")
     first = text.inner_text()
     assert first.endswith("\n<i>not slanted</i>") and first.startswith("line ")
@@ -202,7 +202,7 @@ def test_depths_and_masks_are_pictures(page: Any) -> None:
     )
 
 
-def test_values_that_are_missing_are_said_to_be(page: Any) -> None:
+def test_missing_values_are_marked(page: Any) -> None:
     assert card(page, "show/bytes").locator("pre").inner_text().split() == ["null", "1", "2"]
 
 

@@ -107,7 +107,7 @@ def test_a_problem_of_an_added_node_names_its_place(running: Dataflow, text: str
     assert "<the running dataflow>" not in str(caught.value)
 
 
-def test_types_are_checked_with_those_that_run(running: Dataflow) -> None:
+def test_types_are_checked_against_running_nodes(running: Dataflow) -> None:
     text = "id: c\npath: c.py\ninputs: {z: a/o}\ninput_types: {z: std/math/v1/Vector3}"
     change = add(running, text)
     (warning,) = change.warnings
@@ -143,7 +143,7 @@ def test_a_wrong_replacement_is_refused(running: Dataflow, node_id: str, text: s
         with_replaced(running, node_id, text, "new.yml", {})
 
 
-def test_a_node_goes_with_the_inputs_that_it_feeds(running: Dataflow) -> None:
+def test_a_removed_node_removes_the_inputs_from_its_outputs(running: Dataflow) -> None:
     left = without_node(running, "a")
     assert [node.id for node in left.nodes] == ["b", "r", "s"]
     assert inputs(left, "b") == inputs(left, "s") == {}
@@ -162,7 +162,7 @@ def test_a_node_goes_with_the_inputs_that_it_feeds(running: Dataflow) -> None:
         ("dora/logs/warn", "b/j", "b", {"i": "a/o", "j": "dora/logs/warn"}),
     ],
 )
-def test_a_link_is_added_and_taken_away(
+def test_a_link_is_added_and_removed(
     running: Dataflow, source: str, target: str, node_id: str, expected: dict[str, str]
 ) -> None:
     change = with_link(running, source, target, LinkOptions(7, "backpressure"))

@@ -153,7 +153,7 @@ def test_every_edge_joins_ports_that_exist(robot: Graph) -> None:
         ("dora/logs/info/b", "logs: info and worse of b"),
     ],
 )
-def test_sources_of_dora_are_said_in_words(source: str, label: str) -> None:
+def test_dora_sources_are_labelled_in_words(source: str, label: str) -> None:
     nodes = f"nodes:\n  - id: a\n    path: a.py\n    inputs: {{x: {source}}}\n  - id: b\n    path: b.py\n"
     assert graph(nodes).boxes[0].label == label
 

@@ -111,7 +111,7 @@ def test_a_module_may_be_used_twice(project: Project) -> None:
     }
 
 
-def test_options_of_an_input_are_its_own_or_else_those_of_the_port(project: Project) -> None:
+def test_options_of_an_input_default_to_those_of_the_port(project: Project) -> None:
     flow = FLOW.replace("camera/image}", "{source: camera/image, queue_size: 7, input_timeout: 3}}")
     inner = DETECT.replace("_mod/frames,", "{source: _mod/frames, queue_size: 1},")
     (node,) = [n for n in project.write(flow=flow, mods__detect=inner).load().nodes if n.id == "pipe.scale"]
@@ -386,7 +386,7 @@ def test_a_warning_in_a_module_is_reported_once(project: Project) -> None:
     assert project.nodes()["again.scale"]["path"] == "mods/scale.py"
 
 
-def test_nested_modules_say_the_whole_way(project: Project) -> None:
+def test_problems_of_nested_modules_name_the_whole_path(project: Project) -> None:
     project.write(
         flow="nodes: [{id: a, module: m/a.yml}]",
         m__a="module: {name: a}\nnodes: [{id: b, module: b.yml}]",

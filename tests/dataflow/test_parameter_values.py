@@ -23,7 +23,7 @@ def test_a_node_has_none_by_default() -> None:
     assert parameters("{}") == {}
 
 
-def test_a_runtime_has_them_too() -> None:
+def test_a_runtime_may_have_parameters() -> None:
     source = "nodes: [{id: a, operator: {python: a.py}, parameters: {x: 1}}]"
     assert parse(source, file="f.yml", working_dir="/", environ={}).nodes[0].parameters == {"x": 1}
 

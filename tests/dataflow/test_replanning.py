@@ -57,7 +57,7 @@ def test_lines_are_never_used_again() -> None:
     assert output(back).service != output(first).service, "the old channel may still be there"
 
 
-def test_an_input_of_another_source_is_another_one() -> None:
+def test_an_input_from_another_source_is_new() -> None:
     two = node("a", outputs=("o", "p"))
     before = planned(two, B)
     after = planned(two, node("b", ("i", "a/p", 10)), former=before)
@@ -72,7 +72,7 @@ def test_late_links_stay_late() -> None:
     assert inputs(planned(A, more, former=after), "b")["j"].late
 
 
-def test_late_links_take_the_places_of_taps_except_one() -> None:
+def test_late_links_use_the_slots_of_taps_except_one() -> None:
     before = planned(A, B)
     names = [f"j{index}" for index in range(MAX_TAPS)]
     after = planned(A, B, node("c", *((name, "a/o", 10) for name in names)), former=before)

@@ -124,7 +124,7 @@ def test_rules_are_conversions_of_which_three_may_follow_each_other() -> None:
 # --------------------------------------------------------------------------- checks
 
 
-def test_dataflows_without_types_say_nothing() -> None:
+def test_dataflows_without_types_cause_no_warning() -> None:
     dataflow = parse("nodes: [{id: a, path: a, outputs: [x]}, {id: b, path: b, inputs: {i: a/x}}]")
     assert dataflow.type_warnings == dataflow.types.inferred == ()
 
@@ -404,7 +404,7 @@ def with_manifest(
     return parse(FLOW.replace("path: reader.py", "path: ./nodes/reader.py") + fields, folder)
 
 
-def test_a_manifest_beside_a_program_says_its_types(tmp_path: Path) -> None:
+def test_a_manifest_beside_a_program_declares_its_types(tmp_path: Path) -> None:
     dataflow = with_manifest(tmp_path)
     (warning,) = dataflow.type_warnings
     assert (warning.file, warning.line, warning.column) == ("nodes/dora-node.yml", 7, 17)

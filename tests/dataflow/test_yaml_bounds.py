@@ -80,7 +80,7 @@ def test_a_name_of_a_megabyte_is_not_repeated(tmp_path: Path) -> None:
         "restart_delay: '" + "1" * 300_000 + "x'",
     ],
 )
-def test_no_pattern_takes_long_for_a_text(tmp_path: Path, field: str) -> None:
+def test_no_pattern_is_slow_on_long_text(tmp_path: Path, field: str) -> None:
     assert problems(tmp_path, f"nodes:\n  - {{id: a, path: a.py, {field}}}\n")
 
 
@@ -106,7 +106,7 @@ def test_lists_of_lists_in_a_type_end(tmp_path: Path) -> None:
         ("https://host/a\\nb", "holds a control character"),
     ],
 )
-def test_an_address_that_git_would_take_for_something_else_is_refused_with_its_place(
+def test_an_address_that_git_would_misread_is_refused_with_its_line(
     tmp_path: Path, git: str, words: str
 ) -> None:
     (found,) = problems(tmp_path, f'nodes:\n  - {{id: a, path: a.py, git: "{git}"}}\n')
@@ -117,7 +117,7 @@ def test_an_address_that_git_would_take_for_something_else_is_refused_with_its_p
 @pytest.mark.parametrize(
     "git", ["https://host/a.git", "git@[::1]:a.git", "ssh://host/a", "./a", "file:///a"]
 )
-def test_addresses_of_repositories_are_taken(tmp_path: Path, git: str) -> None:
+def test_addresses_of_repositories_are_accepted(tmp_path: Path, git: str) -> None:
     file = tmp_path / "dataflow.yml"
     file.write_text(f'nodes:\n  - {{id: a, path: a.py, git: "{git}"}}\n')
     assert load(file).nodes[0].git is not None
@@ -142,7 +142,7 @@ def test_a_script_asks_for_nothing_that_is_an_option(line: str) -> None:
         inline_environment(f"# /// script\n# {line}\n# ///\n", "a.py")
 
 
-def test_many_beginnings_of_a_block_in_a_script_take_no_time() -> None:
+def test_many_block_starts_in_a_script_are_parsed_quickly() -> None:
     begun = time.process_time()
     assert inline_environment("# /// script\n" * 100_000, "a.py") is None
     assert time.process_time() - begun < SECONDS

@@ -158,7 +158,7 @@ good_nodes = st.fixed_dictionaries({"path": st.sampled_from(["a.py", 5, "dynamic
 
 @fuzz
 @given(st.lists(good_nodes, min_size=1, max_size=3))
-def test_schema_accepts_whatever_the_parser_accepts(drawn: list[dict[str, Any]]) -> None:
+def test_the_schema_accepts_random_valid_dataflows(drawn: list[dict[str, Any]]) -> None:
     document = {
         "nodes": [{"id": name, "outputs": ["x"], **node} for name, node in zip("abc", drawn, strict=False)]
     }

@@ -30,7 +30,7 @@ def test_accepted(path: Path) -> None:
     assert not dataflow.type_warnings
 
 
-def test_older_fields_mean_those_of_today() -> None:
+def test_older_fields_mean_the_present_ones() -> None:
     older = (Path(__file__).parent / "in_the_wild" / "dora_0x.yml").read_text()
     camera, _, simulation, plot = parse(older).nodes
     assert (camera.path, camera.args) == ("../nodes/webcam.py", ("--width", "640"))
@@ -50,7 +50,7 @@ def values_of(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", ["30_000", "1e-3", "1.10", "12:30:45", "2024-01-01", "007", "yes"])
-def test_values_reach_programs_as_they_are_written(text: str) -> None:
+def test_values_reach_programs_verbatim(text: str) -> None:
     assert values_of(text) == {"KEY": text}
 
 
@@ -65,13 +65,13 @@ def test_values_reach_programs_as_they_are_written(text: str) -> None:
         ("path: b.py, outputs: [image: ]", "expected the id of an input or output, found a mapping"),
     ],
 )
-def test_mistakes_are_told_all_the_same(older: str, sentence: str) -> None:
+def test_mistakes_in_legacy_files_are_reported(older: str, sentence: str) -> None:
     with pytest.raises(DataflowError) as caught:
         parse(f"nodes: [{{id: a, {older}}}]")
     assert any(sentence in problem.message for problem in caught.value.problems), caught.value
 
 
-def test_an_output_with_a_colon_is_mended() -> None:
+def test_an_output_with_a_colon_is_corrected() -> None:
     with pytest.raises(DataflowError) as caught:
         parse("nodes:\n  - id: a\n    path: a\n    outputs:\n      - image: # the picture\n")
     assert [problem.hint for problem in caught.value.problems] == ["write `image`, without a colon"]

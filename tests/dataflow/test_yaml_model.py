@@ -106,11 +106,11 @@ def test_args_are_split_but_not_expanded(written: str, args: tuple[str, ...]) ->
     assert node(block).args == args
 
 
-def test_args_as_a_list_are_taken_as_they_are() -> None:
+def test_args_as_a_list_are_kept_unchanged() -> None:
     assert node("    args: [--name, 'a  b', 1.50, true]").args == ("--name", "a  b", "1.50", "true")
 
 
-def test_shell_command_stays_one_text() -> None:
+def test_a_shell_command_stays_one_string() -> None:
     shell = parse("nodes: [{id: a, path: shell, args: \"echo 'a  b' | wc -c\"}]").nodes[0]
     assert shell.is_shell and shell.args == ("echo 'a  b' | wc -c",)
 

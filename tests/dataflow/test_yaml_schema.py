@@ -51,7 +51,7 @@ def example_files() -> list[Path]:
     return sorted((ROOT / "examples").glob("*/*.yml"))
 
 
-def test_shipped_schema_is_the_generated_one() -> None:
+def test_the_shipped_schema_is_up_to_date() -> None:
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), (
         "run `python -m dora.dataflow.json_schema` after a change of the fields"
     )
@@ -136,7 +136,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize("field", GOOD)
-def test_schema_accepts_what_the_parser_accepts(field: str) -> None:
+def test_the_schema_accepts_valid_dataflows(field: str) -> None:
     text = f"nodes:\n  - id: a\n    path: a\n    outputs: [x]\n    {field}\n"
     VALIDATOR.validate(dora.dataflow.parse(text, working_dir="/", environ={}).descriptor)
 
@@ -177,7 +177,7 @@ BAD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("document", BAD, ids=str)
-def test_schema_refuses_what_the_parser_refuses(document: dict[str, Any]) -> None:
+def test_the_schema_refuses_invalid_dataflows(document: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(document)
     with pytest.raises(DataflowError):
         dora.dataflow.parse(json.dumps(document), working_dir="/", environ={})

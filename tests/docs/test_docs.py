@@ -278,7 +278,7 @@ def test_snippets(page: Path, tmp_path: Path) -> None:
         raise
 
 
-def test_what_is_tested_elsewhere_is() -> None:
+def test_snippets_marked_as_tested_elsewhere_are_tested() -> None:
     for page, folder in TESTED_ELSEWHERE.items():
         tests = "".join(test.read_text() for test in (ROOT / folder).glob("test_*.py"))
         assert Path(page).name in tests, f"no test in {folder} reads {page}"

@@ -45,7 +45,7 @@ def test_every_member_of_node_is_in_the_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "arguments"), sorted(documented_signatures().items()))
-def test_documented_arguments_are_the_real_ones(name: str, arguments: str) -> None:
+def test_documented_arguments_match_the_code(name: str, arguments: str) -> None:
     function = getattr(dora.Node, name, None) or getattr(dora, name)
     wanted = [part.strip() for part in arguments.split(",") if part.strip()]
     real = [

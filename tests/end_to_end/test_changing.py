@@ -59,7 +59,7 @@ def test_links_that_come_and_go_do_not_disturb_the_others(flow: Flow) -> None:
         assert report.dropped == 0, report
 
 
-def test_what_replaces_a_node_loses_nothing(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replacement_loses_no_message(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORA_ENGINE", "iceoryx2")
     flow.node("source", SOURCE, outputs=["out"])
     flow.node("relay", RELAY, inputs={"x": {"source": "source/out", "queue_size": 2000}}, outputs=["out"])
@@ -75,7 +75,9 @@ def test_what_replaces_a_node_loses_nothing(flow: Flow, monkeypatch: pytest.Monk
     whole(live.result, "relay/out -> sink/x")
 
 
-def test_a_sender_waits_for_what_replaces_its_receiver(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sender_waits_for_the_replacement_of_its_receiver(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DORA_ENGINE", "iceoryx2")
     busy = SOURCE.replace("timeout=0.005", "timeout=0")
     flow.node("source", busy, outputs=["out"])
@@ -296,7 +298,7 @@ def test_nodes_that_start_later_know_the_changed_dataflow(flow: Flow) -> None:
         live.until_printed("late", '[["sink", {}], ["late", null]]')
 
 
-def test_what_cannot_be_is_refused_with_its_place(flow: Flow) -> None:
+def test_an_impossible_change_is_refused_with_its_line(flow: Flow) -> None:
     flow.node("source", SOURCE, outputs=["out"])
     flow.node("sink", SINK, inputs={"x": "source/out"})
     with Live(flow) as live:

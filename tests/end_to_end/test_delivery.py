@@ -168,7 +168,7 @@ def test_drop_oldest_counts_on_every_engine(flow: Flow, engine: str) -> None:
     assert flow.printed("receiver") == [f"{report.received} 4999 INPUT_CLOSED STOP"]
 
 
-def test_a_receiver_that_keeps_everything_stalls_nobody(flow: Flow) -> None:
+def test_a_receiver_that_keeps_every_message_blocks_no_sender(flow: Flow) -> None:
     flow.node("sender", SENDER, args="300 65536", outputs=["out"])
     flow.node(
         "keeper",
@@ -227,7 +227,7 @@ def test_metadata_of_every_kind(flow: Flow, engine: str) -> None:
     assert json.loads(flow.printed("receiver")[0]) == metadata, engine
 
 
-def test_several_receivers_of_one_output(flow: Flow, engine: str) -> None:
+def test_every_receiver_of_an_output_gets_each_message(flow: Flow, engine: str) -> None:
     flow.node("sender", SENDER, args="500 8", outputs=["out"])
     for name in ("a", "b", "c"):
         flow.node(

@@ -67,7 +67,7 @@ def test_children_that_send_while_their_parent_does_are_refused_and_not_counted(
 
 
 @pytest.mark.parametrize("end", ["sys.exit()", "os._exit(0)", "pass"])
-def test_everything_that_a_child_does_with_the_node_gives_one_clear_error(flow: Flow, end: str) -> None:
+def test_every_use_of_the_node_in_a_forked_child_raises_an_error(flow: Flow, end: str) -> None:
     """Its end, in order or not, is not that of the node; a loan of the parent is sent by the parent."""
     flow.node("source", SOURCE, outputs=["out"], inputs={"again": "forker/out"})
     flow.node(

@@ -87,7 +87,7 @@ def notes(flow: Flow, node_id: str) -> list[str]:
     return [e.message for e in flow.entries if e.node_id == node_id and e.stream == "daemon"]
 
 
-def test_a_node_goes_on_with_its_new_code_and_its_state(flow: Flow, engine: str) -> None:  # noqa: ARG001
+def test_a_reloaded_node_keeps_its_state(flow: Flow, engine: str) -> None:  # noqa: ARG001
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
     flow.node("printer", PRINTER, inputs=FROM_SENDER)
     result = Script(
@@ -117,7 +117,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("way", BROKEN)
-def test_code_that_does_not_start_is_told_and_the_old_goes_on(flow: Flow, way: str) -> None:
+def test_new_code_that_fails_to_start_is_reported_and_the_old_runs_on(flow: Flow, way: str) -> None:
     text, message = BROKEN[way]
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
     flow.node("printer", PRINTER, inputs=FROM_SENDER)
@@ -135,7 +135,7 @@ def test_code_that_does_not_start_is_told_and_the_old_goes_on(flow: Flow, way: s
     assert not any("NODE_RESTARTED" in line for line in flow.printed("printer"))
 
 
-def test_a_node_that_fails_is_started_again_once_it_is_mended(flow: Flow) -> None:
+def test_a_failed_node_is_restarted_once_its_code_is_fixed(flow: Flow) -> None:
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
     flow.node("printer", PRINTER, inputs=FROM_SENDER)
     Script(
@@ -147,7 +147,7 @@ def test_a_node_that_fails_is_started_again_once_it_is_mended(flow: Flow) -> Non
     assert any("TypeError" in line for line in flow.printed("sender"))
 
 
-def test_a_node_that_was_not_mended_fails_the_dataflow(flow: Flow) -> None:
+def test_a_node_that_is_not_fixed_fails_the_dataflow(flow: Flow) -> None:
     flow.node(
         "sender", SENDER.replace("number += 1", "number += '1'"), inputs={"tick": TICK}, outputs=["out"]
     )
@@ -170,7 +170,7 @@ def test_a_node_that_cannot_exist_twice(flow: Flow) -> None:
     assert "its code has changed; the old code has to end first" in notes(flow, "sender")
 
 
-def test_operators_and_what_they_import(flow: Flow) -> None:
+def test_a_changed_import_reloads_its_operators(flow: Flow) -> None:
     flow.file("op.py", OPERATOR)
     flow.file("helper.py", "WORD = 'red'")
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
@@ -250,7 +250,7 @@ def test_ctrl_c_while_the_new_code_is_being_loaded(flow: Flow, way: str) -> None
         os.kill(pids[0], 0)
 
 
-def test_nothing_to_reload_is_said(flow: Flow) -> None:
+def test_a_dataflow_without_python_files_has_nothing_to_reload(flow: Flow) -> None:
     flow.file("here.py", "from dora import Node\nNode()")
     flow.node("shell", path="shell", args=f"{sys.executable} here.py")
     dora.run(flow.write(), hot_reload=True, allow_shell_nodes=True, on_log=flow.entries.append)

@@ -43,7 +43,7 @@ SETTLED = """
 """
 
 
-def test_what_is_imported_is_exempt_from_garbage_collection_and_what_a_program_makes_is_not(
+def test_imported_objects_are_exempt_from_garbage_collection(
     flow: Flow,
 ) -> None:
     flow.node("clock", SETTLED, inputs={"tick": "dora/timer/millis/1"}, outputs=["out"])
@@ -202,7 +202,7 @@ def test_a_source_node_is_restarted_and_its_receivers_stay(flow: Flow) -> None:
     assert (report.sent, report.received) == (3, 3)
 
 
-def test_a_broken_start_is_told_to_all_and_names_the_culprit(flow: Flow) -> None:
+def test_a_broken_start_is_reported_to_all_nodes_with_the_failed_node(flow: Flow) -> None:
     flow.node("culprit", "raise SystemExit('cannot begin')", outputs=["out"])
     flow.node(
         "waiting",
@@ -318,7 +318,7 @@ def test_run_works_in_a_process_that_is_a_node(flow: Flow) -> None:
     assert any("inner" in line for line in flow.printed("outer"))
 
 
-def test_the_command_says_who_failed_and_exits_with_1(flow: Flow) -> None:
+def test_the_command_names_the_failed_node_and_exits_with_1(flow: Flow) -> None:
     flow.node("a", "from dora import Node\nnode = Node()\nraise ValueError('mine')", outputs=["out"])
     flow.node("b", PRINTER, inputs={"in": "a/out"})
     done = flow.run_command()
@@ -376,7 +376,7 @@ def test_a_dynamic_node_joins_from_any_program(flow: Flow) -> None:
     assert sorted(types) == ["INPUT_CLOSED", "STOP"]  # the dataflow ends, or its only input closes, first
 
 
-def test_what_a_dynamic_node_cannot_join(flow: Flow) -> None:
+def test_only_a_free_dynamic_node_can_be_joined(flow: Flow) -> None:
     flow.node(
         "source",
         DYNAMIC_SOURCE,
@@ -428,7 +428,7 @@ except ValueError:
 
 
 @pytest.mark.parametrize("visit", VISITS)
-def test_how_a_dynamic_node_left_shows_in_what_the_others_learn(flow: Flow, visit: str) -> None:
+def test_receivers_learn_whether_a_dynamic_node_ended_or_failed(flow: Flow, visit: str) -> None:
     program, expected = VISITS[visit]
     flow.node(
         "host",

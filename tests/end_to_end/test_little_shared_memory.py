@@ -60,7 +60,7 @@ def run(flow: Flow, size: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def test_what_does_not_fit_is_refused_with_the_figures_and_smaller_messages_go_on(flow: Flow) -> None:
+def test_a_message_too_large_for_shared_memory_is_refused_and_smaller_ones_arrive(flow: Flow) -> None:
     flow.node("sender", SENDER, outputs=["out"])
     flow.node("receiver", RECEIVER, inputs={"out": "sender/out"})
     done = run(flow, "30m")

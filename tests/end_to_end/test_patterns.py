@@ -51,7 +51,7 @@ def server(flow: Flow, script: str, **fields: object) -> None:
     flow.node("server", script, inputs={"request": "client/request"}, outputs=["response"], **fields)
 
 
-def test_hundreds_of_calls_at_once_are_all_answered(flow: Flow, engine: str) -> None:
+def test_hundreds_of_concurrent_calls_are_all_answered(flow: Flow, engine: str) -> None:
     server(flow, ADDER, pattern="service-server")
     client(
         flow,
@@ -180,7 +180,7 @@ def test_a_goal_ends_well_although_the_dataflow_is_stopped(flow: Flow, engine: s
     assert re.search("client: (canceled|.*this node was asked to stop)", done.stdout), done.stdout
 
 
-def test_an_interruption_is_heard_before_what_waits(flow: Flow, engine: str) -> None:
+def test_an_interruption_is_delivered_before_queued_messages(flow: Flow, engine: str) -> None:
     flow.node(
         "voice",
         """

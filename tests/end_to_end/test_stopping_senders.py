@@ -171,7 +171,7 @@ def test_a_sender_that_waits_hears_of_a_stop_and_cleans_up(flow: Flow, engine: s
     assert "asked to stop" in told
 
 
-def test_a_stop_after_some_time_releases_a_sender_and_counts_what_was_not_sent(flow: Flow) -> None:
+def test_a_stop_releases_a_waiting_sender_and_counts_unsent_messages(flow: Flow) -> None:
     output = make_flow(flow, "a loop without events")
     result: DataflowResult = flow.run(stop_after=8.0)
     assert flow.printed("sender")[-1] == "cleaned up"

@@ -172,7 +172,7 @@ def test_object_detection_reads_a_picture(example: Path) -> None:
 
 
 @pytest.mark.parametrize("example", ["object-detection"], indirect=True)
-def test_object_detection_says_which_camera_is_wrong(example: Path) -> None:
+def test_object_detection_names_the_missing_camera(example: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dora", "run", "dataflow.yml"],
         cwd=example,

@@ -65,7 +65,7 @@ def test_the_window_slides_and_a_restarted_sender_starts_a_new_one() -> None:
 # ------------------------------------------------------------------ values
 
 
-def test_long_values_are_shortened_and_say_so() -> None:
+def test_shortened_values_are_marked() -> None:
     shown = values.FormattedValue(message_of(pa.array(range(20))), full=False)
     assert shown.as_line() == f"data=[{', '.join(map(str, range(16)))}, … 4 more int64] metadata={{}}"
     line = json.loads(shown.as_json("a/b"))

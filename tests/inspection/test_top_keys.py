@@ -40,7 +40,7 @@ class Keyboard:
         (("xX", 1, 300), "", View()),
     ],
 )
-def test_a_key_does_what_it_says(keys: tuple[int | str, ...], action: str, view: View) -> None:
+def test_each_key_of_top_has_its_effect(keys: tuple[int | str, ...], action: str, view: View) -> None:
     chosen = View()
     assert _handle_keys(Keyboard(*keys), chosen) == action
     assert chosen == view

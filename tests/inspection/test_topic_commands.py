@@ -139,7 +139,7 @@ def test_published_messages_are_counted_like_others(running: Running) -> None:
     assert "not received" not in running.log()
 
 
-def test_pub_refuses_what_cannot_be_sent(running: Running) -> None:
+def test_pub_refuses_invalid_data(running: Running) -> None:
     running.program(
         "deaf.py", "import time\nfrom dora import Node\nnode = Node()\nwhile True: time.sleep(0.1)\n"
     )

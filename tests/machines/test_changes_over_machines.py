@@ -86,7 +86,7 @@ def there_and_back(system: Spread, running: str) -> None:
 ADDED = "{id: echo, path: echo.py, outputs: [out], inputs: {in: count/out}, deploy: {machine: right}}"
 
 
-def test_machines_that_had_no_link_between_them(system: Spread) -> None:
+def test_a_change_links_machines_without_an_earlier_link(system: Spread) -> None:
     system.write(
         {
             "apart.yml": """
@@ -198,7 +198,7 @@ def test_nothing_is_lost_by_a_replacement(system: Spread, running: str, policy: 
     all_get_everything(system, running)
 
 
-def test_what_cannot_be_added_leaves_nothing_behind(system: Spread, running: str) -> None:
+def test_a_refused_node_leaves_nothing_behind(system: Spread, running: str) -> None:
     def add(text: str) -> str:
         system.write({"new.yml": text})
         return system.dora("node", "add", "--from-yaml", "new.yml", status=1)
@@ -300,7 +300,7 @@ def test_a_machine_that_is_cut_off_is_named_and_nothing_changes(system: Spread, 
     all_get_everything(system, running)
 
 
-def test_changes_at_the_same_time_are_made_one_after_the_other(system: Spread, running: str) -> None:
+def test_concurrent_changes_are_applied_in_turn(system: Spread, running: str) -> None:
     names = [f"echo-{number}" for number in range(6)]
     commands = []
     for index, name in enumerate(names):

@@ -123,7 +123,7 @@ def _programs(host: Host) -> list[str]:
     return [" ".join(word.rpartition("/")[2] for word in words) for words in lines]
 
 
-def test_logins_that_do_not_work_are_told_with_the_mend(cluster: Cluster) -> None:
+def test_failed_logins_are_reported_with_a_remedy(cluster: Cluster) -> None:
     cluster.machines[0]["host"] = "no-such-host.invalid"
     cluster.machines[1]["port"] = 23
     cluster.write()

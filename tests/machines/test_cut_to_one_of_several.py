@@ -72,7 +72,7 @@ def so_far(system: Spread, dataflow: str, node: str) -> int:
 # Some seconds: the connection breaks, but who waits for room on it does not know yet. For as long as Zenoh
 # takes to give a connection up, and longer than the queues last.
 @pytest.mark.parametrize("further", [200, 1200])
-def test_a_cut_to_one_machine_takes_nothing_from_another_one(
+def test_a_cut_to_one_machine_does_not_affect_others(
     namespaces: None,  # noqa: ARG001
     tmp_path: Path,
     further: int,

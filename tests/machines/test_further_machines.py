@@ -104,7 +104,7 @@ def test_a_machine_gets_its_first_node_and_loses_its_last(system: Spread, runnin
     system.wait_for_machines("third")
 
 
-def test_what_is_there_belongs_to_the_dataflow(system: Spread, running: str) -> None:
+def test_nodes_of_a_joined_machine_belong_to_the_dataflow(system: Spread, running: str) -> None:
     """Its end of stream, its counts, its log, its part of a restart of the node and of the whole."""
     system.write(
         {
@@ -142,7 +142,7 @@ def test_a_stop_reaches_the_further_machine(system: Spread, running: str) -> Non
     wait_until_it_has_left(system)
 
 
-def test_logs_come_from_a_further_machine_to_a_dataflow_that_was_on_this_one(system: Spread) -> None:
+def test_logs_of_a_joined_machine_reach_the_coordinator(system: Spread) -> None:
     system.background(system.first, "second", "daemon", "--machine-id", "second")
     try:
         system.wait_for_machines("second")
@@ -177,7 +177,7 @@ def alone(system: Spread) -> str:
     return begun(system, "alone.yml")
 
 
-def test_a_dataflow_on_one_machine_gets_a_second_one_and_a_third(system: Spread, alone: str) -> None:
+def test_a_running_dataflow_spreads_to_a_second_and_a_third_machine(system: Spread, alone: str) -> None:
     own = "{id: own, path: echo.py, outputs: [out], inputs: {in: {source: count/out, queue_size: 1000}}}"
     system.write({"own.yml": own})
     system.dora("node", "add", "--from-yaml", "own.yml")  # which no coordinator decides
@@ -208,7 +208,7 @@ def test_a_dataflow_on_one_machine_gets_a_second_one_and_a_third(system: Spread,
     system.wait_for(again, "Finished")
 
 
-def test_a_dataflow_is_on_one_machine_again_and_loses_nothing(system: Spread, alone: str) -> None:
+def test_a_dataflow_that_returns_to_one_machine_loses_nothing(system: Spread, alone: str) -> None:
     system.write({"new.yml": ECHO.replace("echo.py", "nothing.py")})
     assert "there is no file" in add(system, "new.yml", 1)
     wait_until_it_has_left(system)
@@ -343,7 +343,7 @@ def joining(system: Spread, running: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("how", ["killed", "cut off"])
-def test_a_machine_that_goes_while_it_joins_leaves_all_as_it_was(
+def test_a_machine_lost_while_joining_changes_nothing(
     system: Spread, running: str, joining: subprocess.Popen[str], how: str
 ) -> None:
     third = system.hosts["third"]

@@ -93,7 +93,7 @@ def test_delay_and_loss_without_the_help_of_the_kernel(make_hosts: MakeHosts) ->
             _echo_seconds(connection, 8)
 
 
-def test_what_a_killed_run_left_is_removed(namespaces: None) -> None:  # noqa: ARG001
+def test_leftovers_of_a_killed_run_are_removed(namespaces: None) -> None:  # noqa: ARG001
     script = (
         "from hosts import network\n"
         "with network('lost') as hosts:\n"

@@ -26,13 +26,15 @@ def start(dataflow: Dataflow, machines: dict[str, str], machine: str) -> StartRu
     )
 
 
-def test_only_its_own_nodes_are_built() -> None:
+def test_a_machine_builds_only_its_own_nodes() -> None:
     dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
     part = only_local_nodes(dataflow, start(dataflow, {"a": "arm", "b": "desk"}, "desk"))
     assert [node.id for node in part.nodes] == ["b"]
 
 
-def test_a_folder_that_is_not_here_needs_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_is_an_error_if_a_node_runs_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path))
     here = Deploy("desk", working_dir=str(tmp_path))
     dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py", deploy=here)), "/not/here")

@@ -6,7 +6,7 @@ from dora.cluster.agent.changes import localized
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, OperatorSpec
 
 
-def test_what_runs_here_keeps_its_program_and_gets_its_inputs() -> None:
+def test_running_nodes_keep_their_program_and_get_new_inputs() -> None:
     built = NodeSpec("a", "/built/a.py", outputs=("x",))
     running = Dataflow((built, NodeSpec("b", "b.py")), "/here", env={"A": "1"})
     wanted = Dataflow(
@@ -24,7 +24,7 @@ def test_what_runs_here_keeps_its_program_and_gets_its_inputs() -> None:
     assert (found.working_dir, found.env, found.descriptor) == ("/here", {"A": "1"}, {"nodes": []})
 
 
-def test_operators_get_their_inputs_too() -> None:
+def test_running_operators_keep_their_program_and_get_new_inputs() -> None:
     item = InputSpec("in", NodeOutput("b", "y"))
     runtime = NodeSpec(
         "a", operators=(OperatorSpec("one", "/built/one.py"), OperatorSpec("two", "/built/two.py"))

@@ -91,7 +91,7 @@ def ask(system: Spread, method: str, path: str, body: Any = None) -> Any:
         return error.code, json.load(error)["error"]
 
 
-def test_previews_figures_and_parameters_of_all_machines(system: Spread, flow: str) -> None:
+def test_the_page_shows_previews_figures_and_parameters_of_all_machines(system: Spread, flow: str) -> None:
     with live(system, flow) as connection:
         page = Page(connection)
         page.say(type="look", topics=["camera/numbers", "near/numbers"], latency=True)
@@ -164,7 +164,7 @@ def test_the_api_changes_nodes_of_all_machines(system: Spread, flow: str) -> Non
         page.follow(lambda: "far/more" not in page.links, "the end of the link")
 
 
-def test_a_machine_that_is_cut_off_is_told_and_comes_back(system: Spread, flow: str) -> None:
+def test_a_disconnected_machine_is_shown_and_comes_back(system: Spread, flow: str) -> None:
     right = system.hosts["right"]
     with live(system, flow) as connection:
         page = Page(connection)
@@ -209,7 +209,7 @@ def _resident(system: Spread, command: str) -> int:
     return total
 
 
-def test_the_end_is_told(system: Spread) -> None:
+def test_the_page_shows_the_end_of_the_dataflow(system: Spread) -> None:
     dataflow = system.start("flow.yml")
     system.wait_for(dataflow, "Running")
     with live(system, dataflow) as connection:

@@ -107,7 +107,7 @@ def wait_for_no_observers(host: Host) -> None:
 
 
 @pytest.mark.parametrize("place", ["left", "right", "desk"])
-def test_it_looks_the_same_from_everywhere(system: Spread, flow: str, place: str) -> None:
+def test_observers_on_all_machines_show_the_same(system: Spread, flow: str, place: str) -> None:
     def dora(*arguments: str, status: int = 0) -> str:
         return system.dora(*arguments, host=system.hosts[place], status=status)
 
@@ -137,7 +137,7 @@ def test_it_looks_the_same_from_everywhere(system: Spread, flow: str, place: str
 
 
 @pytest.mark.parametrize("place", ["left", "right", "desk"])
-def test_nodes_are_asked_and_changed_wherever_they_are(system: Spread, flow: str, place: str) -> None:
+def test_nodes_are_inspected_and_changed_from_any_machine(system: Spread, flow: str, place: str) -> None:
     def dora(*arguments: str, status: int = 0) -> str:
         return system.dora(*arguments, host=system.hosts[place], status=status)
 
@@ -211,7 +211,7 @@ def test_a_killed_asker_leaves_nothing_behind(system: Spread, flow: str) -> None
     assert system.status(flow) == "Running"
 
 
-def test_ctrl_c_ends_a_look_and_tells_what_was_missed(system: Spread, flow: str) -> None:
+def test_ctrl_c_ends_an_observer_and_reports_missed_messages(system: Spread, flow: str) -> None:
     process = system.hosts["desk"].popen(
         [*DORA, "topic", "hz", "-d", flow, "--duration", "1h"],
         env=system.env,
@@ -228,7 +228,7 @@ def test_ctrl_c_ends_a_look_and_tells_what_was_missed(system: Spread, flow: str)
     wait_for_no_observers(system.hosts["right"])
 
 
-def test_a_cut_ends_a_look_and_says_so(system: Spread, flow: str) -> None:
+def test_a_cut_ends_an_observer_with_a_reason(system: Spread, flow: str) -> None:
     right = system.hosts["right"]
     process = system.hosts["desk"].popen(
         [*DORA, "topic", "echo", "camera/numbers", "-d", flow],
@@ -298,7 +298,7 @@ def test_nodes_are_restarted_and_stopped_from_elsewhere(system: Spread, flow: st
     )
 
 
-def test_the_end_of_the_dataflow_is_told(system: Spread) -> None:
+def test_observers_report_the_end_of_the_dataflow(system: Spread) -> None:
     system.write({"other.yml": FLOW})
     dataflow = system.start("other.yml")
     system.wait_for(dataflow, "Running")

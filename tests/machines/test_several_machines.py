@@ -137,7 +137,7 @@ def test_large_messages_there_and_back(system: Spread) -> None:
     assert "got 60" in system.logs(dataflow)
 
 
-def test_a_restarted_source_goes_on_and_a_stop_reaches_all(system: Spread) -> None:
+def test_a_restarted_source_continues_and_a_stop_reaches_all_machines(system: Spread) -> None:
     system.write(
         {
             "restart.yml": """
@@ -229,7 +229,7 @@ def test_a_stop_releases_a_sender_that_waits_for_another_machine(system: Spread)
     assert "SIGTERM" not in logs
 
 
-def test_a_failure_is_told_on_the_other_machine(system: Spread) -> None:
+def test_a_failure_is_reported_on_the_other_machine(system: Spread) -> None:
     system.write({"fails.yml": counting(100000, 0.001, 1, "queue_size: 10")})
     dataflow = system.start("fails.yml")
     system.wait_for_log(dataflow, "so far")
@@ -248,7 +248,7 @@ def _command(pid: int) -> bytes:
         return b""
 
 
-def test_what_does_not_fit_is_told_before_anything_starts(system: Spread) -> None:
+def test_impossible_placements_are_reported_before_the_start(system: Spread) -> None:
     system.write(
         {
             "nowhere.yml": """
@@ -336,7 +336,7 @@ def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float)
     ("size", "pause"),
     [(2_500, 0.25), (18_000, 0.005), (131_072, 0.03), pytest.param(524_288, 0.1, marks=pytest.mark.stress)],
 )
-def test_a_cut_lets_nobody_wait_and_every_message_is_accounted_for(
+def test_a_cut_blocks_no_sender_and_every_message_is_accounted_for(
     system: Spread, size: int, pause: float
 ) -> None:
     system.write(
@@ -458,7 +458,7 @@ def test_no_log_entry_is_lost_in_a_cut(system: Spread) -> None:
     assert spoken == [str(each) for each in range(number)]
 
 
-def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
+def test_credit_lost_in_a_cut_is_restored(system: Spread) -> None:
     system.write(
         {
             "slow.py": """
@@ -494,7 +494,7 @@ def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
     assert taken() == 30
 
 
-def test_connections_of_strangers_keep_nobody_out(system: Spread) -> None:
+def test_foreign_connections_do_not_block_nodes(system: Spread) -> None:
     crowd = counting(1_000_000, 0.01, 1, "queue_size: 10", "begins.py")
     crowd = crowd.replace("outputs: [out]", "outputs: [out]\n            restart_policy: always")
     begins = """
@@ -525,7 +525,7 @@ def test_connections_of_strangers_keep_nobody_out(system: Spread) -> None:
     system.dora("stop", dataflow, "--force", status=None)
 
 
-def test_a_daemon_that_dies_takes_its_nodes_along(system: Spread) -> None:
+def test_nodes_end_with_their_dead_daemon(system: Spread) -> None:
     system.write({"dies.yml": counting(1000000, 0.001, 1, "queue_size: 10")})
     dataflow = system.start("dies.yml")
     system.wait_for_log(dataflow, "so far")
@@ -543,7 +543,7 @@ def test_a_daemon_that_dies_takes_its_nodes_along(system: Spread) -> None:
     system.wait_for_machines("left", "right")
 
 
-def test_with_certificates_nobody_else_gets_in(
+def test_certificates_keep_strangers_out(
     namespaces: None,  # noqa: ARG001
     tmp_path: Path,
 ) -> None:

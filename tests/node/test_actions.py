@@ -221,7 +221,7 @@ def test_a_stop_asks_running_goals_to_end_and_waits_for_them(start_flow: StartFl
     assert goal.status == "canceled"
 
 
-def test_a_goal_that_was_sent_before_a_stop_and_comes_after_it_is_canceled(start_flow: StartFlow) -> None:
+def test_a_goal_that_arrives_after_a_stop_is_canceled(start_flow: StartFlow) -> None:
     daemon, client, server = pair(start_flow)
     goal = client.send_goal("goal", pa.array([0]), timeout=PATIENCE)
     daemon.stop("server")

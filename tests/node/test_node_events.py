@@ -200,7 +200,7 @@ def test_a_pickled_input_is_the_plain_dictionary() -> None:
     assert again["metadata"] == event["metadata"]
 
 
-def test_a_pickled_timeout_still_is_one() -> None:
+def test_a_timeout_survives_pickling() -> None:
     assert pickle.loads(pickle.dumps(Error("late", is_timeout=True))).is_timeout
 
 
@@ -272,13 +272,13 @@ def test_attributes() -> None:
     assert not Error("why").is_timeout
 
 
-def test_a_missing_attribute_says_what_is_missing() -> None:
+def test_a_missing_attribute_is_named_in_the_error() -> None:
     with pytest.raises(AttributeError, match="an event of type STOP has no `value`"):
         Stop("MANUAL").value  # noqa: B018
     assert not hasattr(an_input(), "error")
 
 
-def test_repr_shows_what_is_inside() -> None:
+def test_repr_shows_the_fields_of_an_event() -> None:
     assert repr(Stop("MANUAL")) == "Stop(id='MANUAL')"
     assert repr(InputClosed("x")) == "InputClosed(id='x')"
     assert repr(an_input()).startswith("Input(id='image', value=<pyarrow")
@@ -302,7 +302,7 @@ def test_a_program_can_make_inputs_for_its_own_tests() -> None:
 # ------------------------------------------------------------------ made on demand
 
 
-def test_nothing_is_decoded_before_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_decoded_on_first_access(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise AssertionError("decoded although nobody asked")
 

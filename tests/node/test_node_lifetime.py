@@ -133,7 +133,7 @@ def test_a_restarted_node_knows(start_flow: StartFlow) -> None:
     assert (restarted.is_restart(), restarted.restart_count()) == (True, 2)
 
 
-def test_a_restarted_sender_goes_on_counting(start_flow: StartFlow) -> None:
+def test_a_restarted_sender_continues_its_sequence_numbers(start_flow: StartFlow) -> None:
     daemon = start_flow(node("a", outputs="out"), node("b", inputs={"in": "a/out"}))
     receiver = daemon.node("b")
     for _ in range(2):
@@ -152,7 +152,7 @@ def test_ids_are_uuids_of_version_7() -> None:
 # ------------------------------------------------------------------ ending on purpose
 
 
-def test_with_closes_at_the_end_of_the_block(daemon: FakeDaemon) -> None:
+def test_a_with_block_closes_the_node(daemon: FakeDaemon) -> None:
     with daemon.node("a") as sender:
         sender.send_output("out", b"x")
         assert daemon.heard("a", Closing) == []
@@ -243,7 +243,7 @@ def test_buffered_messages_are_delivered_after_the_daemon_is_lost(daemon: FakeDa
     assert sorted(event["type"] for event in receiver) == ["ERROR", "INPUT"]
 
 
-def test_a_daemon_that_goes_after_a_stop_is_no_error(daemon: FakeDaemon) -> None:
+def test_a_daemon_that_ends_after_a_stop_is_no_error(daemon: FakeDaemon) -> None:
     sender, receiver = daemon.node("a"), daemon.node("b")
     sender.send_output("out", b"x")
     daemon.send("b", InputsClosed(["in"]), StopFrame())
@@ -252,7 +252,7 @@ def test_a_daemon_that_goes_after_a_stop_is_no_error(daemon: FakeDaemon) -> None
 
 
 @pytest.mark.parametrize("poll", ["try_recv", "is_empty", "drain"])
-def test_a_program_that_never_waits_learns_of_it_too(daemon: FakeDaemon, poll: str) -> None:
+def test_a_polling_program_learns_that_the_daemon_is_gone(daemon: FakeDaemon, poll: str) -> None:
     receiver = daemon.node("b")
     daemon.disconnect("b")
     found = {

@@ -164,7 +164,7 @@ def test_basic_config_sets_the_level(daemon: FakeDaemon) -> None:
 
 
 @pytest.mark.processes
-def test_basic_config_with_a_stream_takes_the_place_of_the_bridge(daemon: FakeDaemon) -> None:
+def test_basic_config_with_a_stream_replaces_the_bridge(daemon: FakeDaemon) -> None:
     status, out, err = finish(
         daemon.start_process(
             "a",

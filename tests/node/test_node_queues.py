@@ -160,7 +160,7 @@ def test_the_sender_can_be_closed_while_it_waits(start_flow: StartFlow) -> None:
     assert len(raised) == 1
 
 
-def test_one_slow_receiver_holds_the_sender_and_loses_nothing(start_flow: StartFlow) -> None:
+def test_a_slow_receiver_blocks_its_sender_and_loses_nothing(start_flow: StartFlow) -> None:
     daemon = start_flow(
         node("a", outputs="out"),
         node("fast", inputs={"in": ("a/out", {"queue_size": 4, "queue_policy": "backpressure"})}),

@@ -110,7 +110,7 @@ def test_try_recv_never_waits(camera: Node, plot: Node) -> None:
     assert plot.try_recv() is None
 
 
-def test_drain_takes_all_that_is_there(camera: Node, plot: Node) -> None:
+def test_drain_returns_all_waiting_events(camera: Node, plot: Node) -> None:
     assert plot.drain() == []
     for number in range(5):
         camera.send_output("image", bytes([number]))

@@ -67,13 +67,15 @@ def log_lines(text: str) -> list[dict[str, Any]]:
         (pa.nulls(3), pa.nulls(3)),
     ],
 )
-def test_what_arrives(sender: Node, receiver: Node, data: Any, expected: pa.Array) -> None:
+def test_sent_data_arrives_as_its_arrow_array(
+    sender: Node, receiver: Node, data: Any, expected: pa.Array
+) -> None:
     sender.send_output("out", data)
     assert one(receiver)["value"].equals(expected)
 
 
 @pytest.mark.parametrize("data", [None, "text", 5, object(), pa.scalar(1), [1, 2]])
-def test_what_cannot_be_sent(sender: Node, data: Any) -> None:
+def test_unsupported_data_is_refused(sender: Node, data: Any) -> None:
     with pytest.raises(TypeError, match="cannot send"):
         sender.send_output("out", data)
     with pytest.raises(TypeError, match="cannot send"):

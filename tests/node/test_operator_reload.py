@@ -73,7 +73,7 @@ COUNTER = """
 """
 
 
-def test_state_goes_on_and_edited_values_count(hosted: Hosted) -> None:
+def test_a_reload_keeps_state_and_applies_edited_values(hosted: Hosted) -> None:
     hosted.load(COUNTER)
     hosted.ask()
     assert hosted.reload(COUNTER.replace("factor = 2", "factor = 3; self.fresh = 1")) is DoraStatus.CONTINUE
@@ -122,7 +122,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("way", BROKEN)
-def test_the_old_code_goes_on_if_the_new_cannot_be_used(hosted: Hosted, way: str) -> None:
+def test_the_old_code_runs_on_if_the_new_code_fails(hosted: Hosted, way: str) -> None:
     hosted.load(COUNTER)
     module = sys.modules["an_operator"]
     text, error = BROKEN[way]
@@ -156,7 +156,7 @@ def test_taking_over_between_unlike_objects() -> None:
     take_over(new, Slots(), {})
 
 
-def test_the_event_knows_what_is_to_be_loaded() -> None:
+def test_the_reload_event_names_the_operators_to_load() -> None:
     event = Reload("op")
     assert (event.type, event["id"], event.id) == ("RELOAD", "op", "op")
     assert "id" not in Reload(operators=["op"])

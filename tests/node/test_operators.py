@@ -163,7 +163,7 @@ def test_a_lost_daemon_is_an_error_then_the_end(bench: Bench, write: Any) -> Non
 
 
 @pytest.mark.processes
-def test_timers_and_their_end(bench: Bench, write: Any) -> None:
+def test_an_operator_receives_timers_and_a_stop(bench: Bench, write: Any) -> None:
     host = bench.start(operator("op", write("op.py", RECORDER), inputs={"tick": "dora/timer/millis/5"}))
     first = lines(host.stdout.readline())[0]
     assert (first["type"], first["id"], first["data"]) == ("INPUT", "tick", "")
@@ -230,7 +230,7 @@ def test_each_operator_stops_when_its_own_inputs_have_closed(bench: Bench, write
 
 
 @pytest.mark.processes
-def test_stop_ends_this_operator_and_the_runtime_when_it_was_the_last(bench: Bench, write: Any) -> None:
+def test_stop_ends_the_operator_and_the_last_one_ends_the_runtime(bench: Bench, write: Any) -> None:
     stopper = write(
         "stopper.py",
         """
@@ -292,7 +292,9 @@ def test_an_answer_that_is_no_status(bench: Bench, write: Any, answer: str) -> N
 
 
 @pytest.mark.parametrize("value", [0, 1, 2])
-def test_anything_with_the_value_of_a_status_is_one(write: Any, tmp_path: Path, value: int) -> None:
+def test_any_object_with_the_value_of_a_status_counts_as_status(
+    write: Any, tmp_path: Path, value: int
+) -> None:
     file = write(
         "op.py",
         f"""

@@ -85,7 +85,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("array", OTHERS, ids=str)
-def test_what_is_written_is_read_back(array: Any) -> None:
+def test_recorded_arrays_are_read_back_unchanged(array: Any) -> None:
     form = json.loads(json.dumps([array_to_json(array), type_to_json(array.type)]))
     back = array_from_json(*form)
     assert back.type == array.type
@@ -111,7 +111,7 @@ def test_a_type_is_inferred_and_a_single_value_is_a_list_of_one() -> None:
         ([1], 7, "not an Arrow type"),
     ],
 )
-def test_what_cannot_be_read_is_an_error(data: Any, form: Any, message: str) -> None:
+def test_malformed_recorded_data_is_an_error(data: Any, form: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         array_from_json(data, form)
 
@@ -142,7 +142,7 @@ METADATA = st.dictionaries(
 
 
 @given(METADATA)
-def test_metadata_is_read_back_as_it_was(metadata: dict[str, Any]) -> None:
+def test_metadata_is_read_back_unchanged(metadata: dict[str, Any]) -> None:
     form = json.loads(json.dumps(metadata_to_json(metadata)))
     assert metadata_from_json(form) == metadata
 

@@ -36,7 +36,7 @@ def test_an_event_that_is_not_released_is_not_due(tmp_path: Path) -> None:
     assert (reader.ordered, reader.patience_ns) == (True, 7)
 
 
-def test_time_stands_still_but_for_looks_and_sleep() -> None:
+def test_replayed_time_advances_only_by_reads_and_sleep() -> None:
     replayed = ReplayedTime(T0, speed=0.0)
     replayed.advance(T0 + SECOND)
     assert replayed.stamp() == T0 + SECOND
@@ -75,7 +75,7 @@ def test_other_threads_do_not_move_the_clock() -> None:
     assert replayed.time_ns() == T0 + 1000
 
 
-def test_the_clock_is_that_of_the_program_and_of_what_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_replay_clock_serves_the_program_and_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("time", "time_ns", "sleep"):
         monkeypatch.setattr(time, name, getattr(time, name))  # put back at the end
     monkeypatch.setattr(output, "_now", output._now)

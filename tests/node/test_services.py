@@ -84,7 +84,7 @@ def test_several_calls_are_answered_in_any_order(start_flow: StartFlow) -> None:
     assert [number(call.wait()) for call in calls] == [0, 10, 20]
 
 
-def test_events_that_are_no_answers_keep_their_order(start_flow: StartFlow) -> None:
+def test_events_that_are_not_responses_keep_their_order(start_flow: StartFlow) -> None:
     daemon, client, server = pair(start_flow)
     third = daemon.node("third")
     call = client.call("request", pa.array([1]), timeout=PATIENCE)
@@ -404,7 +404,7 @@ def test_a_function_that_raises_refuses(start_flow: StartFlow, capfd: Any) -> No
     assert "patterns" not in error
 
 
-def test_what_cannot_be_sent_is_refused(start_flow: StartFlow, capfd: Any) -> None:
+def test_a_response_that_cannot_be_sent_is_refused(start_flow: StartFlow, capfd: Any) -> None:
     _, client, server = pair(start_flow)
 
     def name(request: Input) -> str:  # noqa: ARG001
@@ -418,7 +418,7 @@ def test_what_cannot_be_sent_is_refused(start_flow: StartFlow, capfd: Any) -> No
     assert "error: in `name`: cannot send" in capfd.readouterr().err
 
 
-def test_no_answer_is_an_empty_one(start_flow: StartFlow) -> None:
+def test_a_handler_without_a_result_responds_with_an_empty_array(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     start_serving(server, lambda request: None)  # noqa: ARG005
     assert len(client.call("request", pa.array([0]), timeout=PATIENCE).wait()["value"]) == 0
@@ -521,7 +521,7 @@ def test_after_close_there_are_no_calls(start_flow: StartFlow) -> None:
         client.call("request", b"")
 
 
-def test_a_node_that_has_called_goes_away_with_its_last_reference(start_flow: StartFlow) -> None:
+def test_a_node_that_has_called_is_freed_with_its_last_reference(start_flow: StartFlow) -> None:
     daemon = start_flow(
         node("client", inputs={"response": "server/response"}, outputs="request"),
         node("server", inputs={"request": "client/request"}, outputs="response"),

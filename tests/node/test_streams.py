@@ -228,7 +228,7 @@ def test_an_undeclared_server_has_a_plain_queue(start_flow: StartFlow) -> None:
     assert numbers(server) == [3, 4]
 
 
-def test_links_that_nobody_answers_are_left_as_declared(start_flow: StartFlow) -> None:
+def test_unanswered_links_keep_their_declared_policy(start_flow: StartFlow) -> None:
     daemon = start_flow(
         node("camera", outputs="image"),
         node(

@@ -107,7 +107,7 @@ def test_a_player_sends_no_wild_offsets(recording: Path) -> None:
             player._send(cast(Any, None), recorded)
 
 
-def test_a_chunk_that_is_larger_than_it_claims_is_not_unpacked() -> None:
+def test_a_chunk_larger_than_its_declared_size_is_not_unpacked() -> None:
     import lz4.frame
     import zstandard
     from mcap.exceptions import McapError
@@ -204,7 +204,7 @@ def test_the_readable_part_of_a_cut_file_is_exported(
     assert ("--allow-incomplete" in line) != allowed
 
 
-def test_a_cut_file_is_not_equal_to_anything_unless_that_is_accepted(
+def test_a_truncated_file_differs_from_every_file_unless_accepted(
     cut: Path, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command_line(["diff", str(recording), str(cut)]) == 2
@@ -215,9 +215,7 @@ def test_a_cut_file_is_not_equal_to_anything_unless_that_is_accepted(
     assert f"warning: {cut}: the file was cut off" in capsys.readouterr().err
 
 
-def test_info_tells_of_a_cut_file_and_has_done_its_work(
-    cut: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_reports_a_truncated_file_and_succeeds(cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command_line(["info", str(cut)]) == 0
     assert "Complete" in (out := capsys.readouterr().out)
     assert "no: the file was cut off" in out

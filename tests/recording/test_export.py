@@ -98,7 +98,7 @@ def test_a_recording_is_not_written_over(recording: Path, capsys: pytest.Capture
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no such device")
-def test_a_full_disk_is_said(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_reported(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = recording.parent / "out/camera"
     folder.mkdir(parents=True)
     (folder / "image.parquet").symlink_to("/dev/full")

@@ -135,7 +135,7 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:
         Recording(str(tmp_path))
 
 
-def test_another_mcap_file_is_said_so(tmp_path: Path) -> None:
+def test_an_mcap_file_of_another_program_is_reported_as_such(tmp_path: Path) -> None:
     from mcap.writer import Writer
 
     path = tmp_path / "other.mcap"
@@ -167,7 +167,7 @@ def test_info_as_json(recording: Path, capsys: pytest.CaptureFixture[str]) -> No
     }
 
 
-def test_info_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_lists_missing_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_recording(tmp_path / "lossy.mcap", MESSAGES, lost=3)
     assert run_command_line(["info", str(path)]) == 0
     assert "no: 6 messages are missing" in capsys.readouterr().out

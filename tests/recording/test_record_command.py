@@ -277,7 +277,7 @@ def test_outputs_that_come_later_are_recorded_too(folder: Folder) -> None:
         assert {"more/image", "camera/image"} <= set(recording.topics)
 
 
-def test_ctrl_c_ends_what_was_run_together(folder: Folder) -> None:
+def test_ctrl_c_ends_a_recording_and_its_dataflow(folder: Folder) -> None:
     recorder = folder.start("record", folder.flow(), "-o", "a.mcap")
     wait_until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
     text = end(recorder)

@@ -101,7 +101,7 @@ def test_a_file_of_another_time_is_stepped_over(tmp_path: Path, force: bool, nam
     assert target.path == str(tmp_path / ("a-3.mcap" if force else "a-4.mcap"))
 
 
-def test_a_store_that_has_no_memory_says_so() -> None:
+def test_a_store_without_memory_reports_the_error() -> None:
     def store(_: CompressedChunk) -> None:
         raise MemoryError("none left")
 

@@ -92,7 +92,7 @@ def test_the_reader_of_mcap_reads_it(tmp_path: Path, compression: Compression) -
     assert found[3][2].to_pylist() == ["text"]
 
 
-def test_from_a_time_to_a_time_of_one_topic(tmp_path: Path) -> None:
+def test_messages_of_a_topic_can_be_limited_to_a_time_range(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     write(path, 3).finish(END)
     with path.open("rb") as file:
@@ -255,7 +255,7 @@ def test_chunks_are_used_again_within_the_limit() -> None:
     assert pool.used == 0
 
 
-def test_room_for_is_what_a_message_takes() -> None:
+def test_room_for_is_the_size_of_a_message() -> None:
     message = message_of(b"x" * 100, {}, 1, 5)
     prefix = prefix_of(message, form_of(message))
     chunk = Chunk(1000)

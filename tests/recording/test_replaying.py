@@ -275,7 +275,7 @@ def test_q_stops(lab: Lab) -> None:
     assert sum(sent) <= 3
 
 
-def test_a_message_that_does_not_come_stops_who_waits(lab: Lab) -> None:
+def test_a_missing_message_stops_its_receiver(lab: Lab) -> None:
     lab.program(
         "fusion.py",
         """
@@ -354,7 +354,7 @@ def test_a_recording_that_cannot_be_replayed_is_refused(
     assert "Traceback" not in done.stderr
 
 
-def test_a_recording_of_what_runs_is_replayed_from_the_middle(folder: Folder) -> None:
+def test_a_recording_of_a_running_dataflow_is_replayed_from_its_middle(folder: Folder) -> None:
     folder.program(
         "sum.py",
         """

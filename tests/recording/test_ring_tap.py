@@ -124,7 +124,7 @@ def test_a_damaged_ring_buffer_is_an_error(path: Path) -> None:
         ring.take()
 
 
-def test_a_burst_is_taken_from_the_ring_buffer_long_after_the_queue_has_dropped_it(path: Path) -> None:
+def test_a_burst_is_recorded_from_the_ring_buffer_after_the_queue_dropped_it(path: Path) -> None:
     queue = Queue()
     tap = RingTap(queue, RingBuffer(str(path), 1 << 20))
     sender = Sender(path, queue)
@@ -217,7 +217,7 @@ def test_the_queue_serves_alone_when_the_ring_buffer_is_damaged(path: Path) -> N
     assert taken(tap) == [2]
 
 
-def test_ring_buffers_take_a_share_of_the_memory_and_go_with_the_recording(
+def test_ring_buffers_use_a_share_of_the_memory_and_end_with_the_recording(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(recorder_taps, "_PLACE", str(tmp_path))

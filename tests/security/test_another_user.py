@@ -298,7 +298,7 @@ for pid in json.load(sys.stdin):
     assert run_as_another_user(script, given=json.dumps(pids)) == ""
 
 
-def test_root_lets_nobody_in_by_the_working_folder(running: Running) -> None:
+def test_a_working_folder_of_root_is_closed_to_others(running: Running) -> None:
     """A token that another user has planted where a command is given is not used."""
     place = Path(tempfile.mkdtemp(prefix="dora-test-", dir="/tmp"))
     try:

@@ -72,14 +72,14 @@ def _anothers(folder: Path) -> Path:
     ],
     ids=["link", "pipe", "mode", "short", "odd", "user"],
 )
-def test_a_board_is_mapped_only_if_it_is_ones_own(
+def test_a_board_is_mapped_only_if_the_user_owns_the_file(
     make: Callable[[Path], Path], fault: str, folder: Path
 ) -> None:
     with pytest.raises(UnsafeFile, match=fault):
         Board.open(str(make(folder)))
 
 
-def test_a_doorbell_is_a_pipe_of_ones_own(folder: Path) -> None:
+def test_a_doorbell_must_be_a_pipe_of_the_same_user(folder: Path) -> None:
     file = folder / "file"
     file.touch(0o600)
     (folder / "link").symlink_to(_pipe(folder))
@@ -103,7 +103,7 @@ def test_a_sender_writes_only_to_a_ring_buffer_of_its_own_user(folder: Path) -> 
             RingBufferWriter(str(folder / name))
 
 
-def test_a_socket_is_used_only_in_a_folder_of_ones_own(folder: Path) -> None:
+def test_a_socket_is_used_only_in_a_folder_of_the_same_user(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder / "sock"))
         server.listen()
@@ -120,7 +120,7 @@ def test_a_socket_is_used_only_in_a_folder_of_ones_own(folder: Path) -> None:
 
 @needs_second_user
 @pytest.mark.processes
-def test_nothing_is_sent_to_another_user_who_listens_at_ones_own_socket(folder: Path) -> None:
+def test_nothing_is_sent_to_a_socket_of_another_user(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder / "sock"))
         program = "import os, socket, sys; socket.socket(fileno=int(sys.argv[1])).listen(); os._exit(0)"

@@ -47,7 +47,7 @@ EYE = """
 
 
 @pytest.mark.processes
-def test_everything_arrives(flow: Flow, collector: Collector) -> None:
+def test_spans_metrics_and_logs_reach_the_collector(flow: Flow, collector: Collector) -> None:
     flow.write(dataflow=FLOW, camera=CAMERA, eye=EYE)
     flow.dora(
         "run",

@@ -110,7 +110,7 @@ def test_a_message_is_followed_through_nodes_and_operators(flow: Flow) -> None:
     assert spans[0]["node"] == "source" and len(spans) == 8
 
 
-def test_nothing_of_it_is_there_where_tracing_is_off(flow: Flow) -> None:
+def test_no_tracing_code_runs_when_tracing_is_off(flow: Flow) -> None:
     spy = """
         import sys
         from dora import Node
@@ -167,7 +167,7 @@ def test_a_failing_operator_marks_its_span(flow: Flow) -> None:
     assert trace.root.span.status.message == "ValueError: no hands"
 
 
-def test_contexts_of_others_are_continued(flow: Flow) -> None:
+def test_foreign_trace_contexts_are_continued(flow: Flow) -> None:
     trace_id, span_id = "ab" * 16, "cd" * 8
     source = f"""
         from dora import Node

@@ -67,7 +67,7 @@ def test_a_wait_ends_at_its_deadline(scheduler: Scheduler) -> None:
     assert scheduler.now == START_NS + 5 * SECOND
 
 
-def test_a_task_that_polls_in_a_loop_lets_time_pass(scheduler: Scheduler) -> None:
+def test_a_task_that_polls_in_a_loop_advances_time(scheduler: Scheduler) -> None:
     def body() -> None:
         while scheduler.now < START_NS + SECOND:
             scheduler.idle_poll()

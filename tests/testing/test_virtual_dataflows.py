@@ -110,7 +110,7 @@ def test_the_end_of_a_test_is_no_failure_in_the_logs() -> None:
     assert [entry.message for entry in flow.logs] == []
 
 
-def test_nodes_print_and_log_for_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_lines_and_log_entries_keep_their_node(capsys: pytest.CaptureFixture[str]) -> None:
     def talk(node: Node) -> None:
         print("to stdout")
         print("to stderr", file=sys.stderr)
@@ -310,7 +310,7 @@ def test_a_dynamic_node_joins_from_the_test() -> None:
         flow.stop()
 
 
-def test_threads_of_a_node_keep_it_at_the_pace_of_the_real_clock() -> None:
+def test_a_node_with_threads_runs_at_the_pace_of_the_real_clock() -> None:
     def threaded(node: Node) -> None:
         done = threading.Event()
 
@@ -327,7 +327,7 @@ def test_threads_of_a_node_keep_it_at_the_pace_of_the_real_clock() -> None:
     assert flow.outputs["source/number"][0].data == b"from a thread"
 
 
-def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
+def test_mistakes_are_reported_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(dora.DoraError, match=r"no node `sauce`; it has `source`, `double` and `sink`"):
         VirtualDataflow(CHAIN, nodes={"sauce": double})
     with pytest.raises(dora.DoraError, match="give something instead of it"):
@@ -345,7 +345,7 @@ def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
             flow.advance(-1)
 
 
-def test_two_that_wait_for_each_other_are_told_of() -> None:
+def test_a_deadlock_is_reported() -> None:
     text = """
 nodes:
   - id: a
@@ -387,7 +387,7 @@ def test_a_node_that_never_waits_is_named_and_left_behind(tmp_path: Path) -> Non
     assert run_dataflow(CHAIN, nodes={"source": count(1), "double": double}).result.ok
 
 
-def test_an_interrupt_of_the_test_ends_it() -> None:
+def test_an_interrupt_of_the_test_ends_the_dataflow() -> None:
     started = threading.Event()
 
     def busy() -> None:

@@ -112,7 +112,7 @@ def test_timeouts_of_next_and_of_inputs() -> None:
     ]
 
 
-def test_a_node_that_looks_again_and_again_does_not_hang() -> None:
+def test_a_polling_node_does_not_hang() -> None:
     def poll(node: Node) -> None:
         while True:
             event = node.try_recv()
@@ -125,7 +125,7 @@ def test_a_node_that_looks_again_and_again_does_not_hang() -> None:
     assert times(run.outputs["seen"]) == pytest.approx([0.25, 0.5], abs=0.002)
 
 
-def test_asyncio_takes_no_time_either() -> None:
+def test_asyncio_sleeps_take_no_real_time() -> None:
     async def main() -> None:
         node = Node()
         beats = 0
@@ -184,7 +184,7 @@ def test_an_exit_status_is_a_failure_with_a_report() -> None:
         run_node(leave, [("n", b"")])
 
 
-def test_a_node_that_never_ends_is_told_of() -> None:
+def test_a_node_that_never_ends_is_reported() -> None:
     def deaf(node: Node) -> None:
         for _ in node:
             pass

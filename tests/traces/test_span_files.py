@@ -33,7 +33,7 @@ def batch(node: str, *spans: Span) -> Batch:
     return Batch({"service.name": node}, list(spans))
 
 
-def test_a_line_is_what_the_standard_says() -> None:
+def test_a_line_follows_the_otlp_standard() -> None:
     one = Span(
         "ab" * 16,
         "cd" * 8,
@@ -93,7 +93,7 @@ def test_a_line_is_what_the_standard_says() -> None:
         b'{"resourceSpans": [{"resource": {"attributes": [{"key": "a", "value": {"intValue": "b"}}]}}]}',
     ],
 )
-def test_lines_that_are_none_of_ours_are_left_out(line: bytes) -> None:
+def test_foreign_lines_are_skipped(line: bytes) -> None:
     assert decode_batches(line) == []
 
 

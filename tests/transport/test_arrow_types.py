@@ -228,7 +228,7 @@ def test_nested_types_are_one_message_whose_schema_stands_apart() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_else_can_be_sent_arrives_as_an_array(bench: Bench, data: Any, expected: pa.Array) -> None:
+def test_sequences_and_buffers_arrive_as_arrays(bench: Bench, data: Any, expected: pa.Array) -> None:
     output_port, (port,) = bench.link(10)
     output_port.send(data)
     received = decode_arrow(port.take())

@@ -277,7 +277,7 @@ def test_a_late_receiver_gets_every_message_after_its_first(bench: Bench) -> Non
     assert sequences(others) == list(range(2, last + 21))
 
 
-def test_a_second_receiver_replaces_a_closed_one(bench: Bench) -> None:
+def test_a_second_receiver_replaces_a_closed_receiver(bench: Bench) -> None:
     output_port, (first,) = bench.link(50)
     output_port.send(b"one")
     assert first.take().sequence == 1

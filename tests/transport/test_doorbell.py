@@ -66,7 +66,7 @@ def test_a_ring_before_the_wait_ends_it_at_once(doorbell: Doorbell, bell: Bell) 
     assert not _rung(doorbell)
 
 
-def test_rearming_takes_only_the_ring_that_ended_a_wait(doorbell: Doorbell, bell: Bell) -> None:
+def test_rearming_consumes_only_the_ring_that_ended_a_wait(doorbell: Doorbell, bell: Bell) -> None:
     doorbell.wait(0)
     bell.ring()  # the owner has said that it sleeps, and is about to wait
     doorbell.rearm()
@@ -86,7 +86,7 @@ def test_a_wait_without_a_ring_ends_by_itself_and_not_too_early(doorbell: Doorbe
         assert timeout <= _sleep(doorbell, timeout) < LIMIT
 
 
-def test_many_rings_are_one(doorbell: Doorbell, bell: Bell) -> None:
+def test_several_rings_count_as_one(doorbell: Doorbell, bell: Bell) -> None:
     for _ in range(1000):
         bell.ring()
     doorbell.wait(LIMIT)

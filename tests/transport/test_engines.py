@@ -32,7 +32,7 @@ from dora.wire.message import Message
 # --------------------------------------------------------------------------- iceoryx2
 
 
-def test_arrays_beyond_the_budget_are_copies_and_the_log_says_so_once(
+def test_arrays_beyond_the_budget_are_copied_with_one_log_entry(
     iceoryx_bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     from dora.transport.shm.iceoryx2 import MAX_HELD, IceoryxReceiver
@@ -220,7 +220,7 @@ def test_a_restarted_sender_waits_for_its_dynamic_receivers_that_are_there(zenoh
     assert port.take().sequence == 1
 
 
-def test_a_link_that_missed_messages_counts_as_up_only_with_the_next_one(zenoh_bench: Bench) -> None:
+def test_a_link_that_lost_messages_counts_as_up_at_the_next_message(zenoh_bench: Bench) -> None:
     """Otherwise a sender under back-pressure would wait for credit for messages that never came."""
     board = zenoh_bench.board
     output, (config,) = zenoh_bench.describe(10, policy="backpressure")

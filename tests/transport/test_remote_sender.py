@@ -146,7 +146,7 @@ def test_acknowledged_messages_make_room(network: Network) -> None:
     assert network.by(HERE) == list(range(1, 200))
 
 
-def test_a_message_larger_than_the_queue_takes_the_send_thread(network: Network) -> None:
+def test_a_message_larger_than_the_queue_uses_the_send_thread(network: Network) -> None:
     sender = network.sender()
     send(sender, 1, 17 * BATCH)
     network.wait(lambda: len(network.sent) == 1)

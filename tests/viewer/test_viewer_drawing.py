@@ -71,7 +71,7 @@ def test_every_primitive_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
-def test_every_encoding_of_an_image_is_taken(drawn: Any, encoding: str) -> None:
+def test_every_image_encoding_is_accepted(drawn: Any, encoding: str) -> None:
     size = {"mono8": 8, "mono16": 16, "yuv420": 12, "nv12": 12, "yuyv": 16, "bgra8": 32, "rgba8": 32}
     data = np.arange(size.get(encoding, 24), dtype=np.uint8)
     image = drawn("image", data, width=4, height=2, encoding=encoding)["x"]
@@ -104,7 +104,7 @@ def test_depth_has_a_camera_if_its_metadata_describes_one(drawn: Any) -> None:
     assert seen["x"]["Transform3D:quaternion"] == [[0, 0, 1, 0]]
 
 
-def test_boxes_have_labels_and_none_remove_those_before(drawn: Any) -> None:
+def test_boxes_have_labels_and_an_empty_array_clears_them(drawn: Any) -> None:
     boxes = drawn("boxes2d", [{"bbox": [0.0, 0, 2, 4], "conf": [0.5], "labels": ["cat"]}])["x"]
     assert boxes["Boxes2D:centers"] == [[1, 2]]
     assert boxes["Boxes2D:half_sizes"] == [[1, 2]]

@@ -92,7 +92,7 @@ def run(
 
 
 @needs_rerun
-def test_everything_that_is_sent_is_saved(tmp_path: Path) -> None:
+def test_all_sent_messages_are_saved(tmp_path: Path) -> None:
     (tmp_path / "robot.urdf").write_text(ROBOT)
     inputs = {("jointstate_robot" if name == "joints" else name): f"sender/{name}" for name in OUTPUTS}
     env = {"OPERATING_MODE": "SAVE", "README": "# Hello", "robot_urdf": "robot.urdf"}
@@ -124,7 +124,7 @@ def test_everything_that_is_sent_is_saved(tmp_path: Path) -> None:
 
 
 @needs_rerun
-def test_old_senders_name_their_inputs_and_the_file_can_be_chosen(tmp_path: Path) -> None:
+def test_inputs_are_named_by_older_senders_and_the_file_can_be_chosen(tmp_path: Path) -> None:
     sender = """
 import pyarrow as pa
 from dora import Node
@@ -193,7 +193,7 @@ print("viewer ended with", viewer.wait({PATIENCE}))
 
 
 @needs_rerun
-def test_a_taken_port_and_a_missing_display_are_no_failures(tmp_path: Path) -> None:
+def test_a_port_in_use_and_a_missing_display_are_no_failures(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         served = {"OPERATING_MODE": "SERVE", "RERUN_SERVER_ADDR": f"127.0.0.1:{port}"}
@@ -220,7 +220,9 @@ def test_a_robot_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_without_rerun_it_says_what_to_install(tmp_path: Path, module: str, needs: str) -> None:
+def test_a_missing_rerun_is_reported_with_the_package_to_install(
+    tmp_path: Path, module: str, needs: str
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "rerun.py").write_text(module)
     path = str(tmp_path / "elsewhere")

@@ -19,7 +19,7 @@ def test_an_empty_environment_opens_a_viewer() -> None:
     assert read_settings({}) == ViewerSettings(mode="SPAWN", address="127.0.0.1:9876", memory_limit="25%")
 
 
-def test_everything_can_be_set() -> None:
+def test_every_setting_has_a_variable() -> None:
     settings = read_settings(
         {
             "OPERATING_MODE": "save",
@@ -110,12 +110,12 @@ def test_a_server_has_a_host_and_a_port() -> None:
 
 
 @pytest.mark.parametrize("primitive", PRIMITIVES)
-def test_metadata_tells_the_primitive_and_wins_over_the_name(primitive: str) -> None:
+def test_metadata_chooses_the_primitive_and_wins_over_the_name(primitive: str) -> None:
     assert primitive_of("image", {"primitive": primitive}) == primitive
     assert primitive_of(f"left/{primitive}_2", {}) == primitive
 
 
-def test_names_of_published_outputs_tell_a_primitive() -> None:
+def test_names_of_published_outputs_choose_a_primitive() -> None:
     assert primitive_of("bbox", {}) == "boxes2d"
     assert primitive_of("image_depth", {}) == "image"
 

@@ -49,6 +49,6 @@ def test_a_state_that_is_too_long_is_not_passed_on() -> None:
 
 
 @given(st.text())
-def test_any_text_is_taken(text: str) -> None:
+def test_any_text_is_a_valid_context(text: str) -> None:
     parse_context(text)
     parse_context(f"traceparent:{text}")

@@ -116,7 +116,7 @@ class Size:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_everything_else_becomes_something_plain(sent: Any, expected: Any) -> None:
+def test_other_metadata_values_become_plain_types(sent: Any, expected: Any) -> None:
     received = passed(sent)
     assert received == expected
     assert _types(received) == _types(expected)

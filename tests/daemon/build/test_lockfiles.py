@@ -153,7 +153,7 @@ def test_a_lock_that_cannot_be_written(repository, dora):
     assert f"error: the lockfile {dora.folder}/missing/lock.yaml cannot be written: No such file" in told
 
 
-def test_a_clone_that_is_at_another_commit_is_not_taken_for_the_locked_one(repository, dora):
+def test_a_clone_at_another_commit_than_the_locked_one_is_not_used(repository, dora):
     repository("one")
     dora("build", "--write-lockfile")
     dora("build", "--locked")

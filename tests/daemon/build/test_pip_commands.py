@@ -42,7 +42,7 @@ def test_dora_rs_is_left_out_with_any_extra_and_version():
     assert left.requirements == ["rich>=13"] and left.asks and left.certain
 
 
-def test_options_and_their_values_are_not_taken_for_requirements(tmp_path):
+def test_options_and_their_values_are_not_requirements(tmp_path):
     (tmp_path / "needs.txt").write_text("# all\nrich>=13  # colours\n\nnumpy\n")
     words = ["--index-url", "https://x", "--extra-index-url=https://y", "-r", "needs.txt", "--no-cache-dir"]
     left = plan(words, str(tmp_path))
@@ -68,7 +68,7 @@ def test_some_installations_are_never_skipped(words, tmp_path):
     assert left.words == words and left.asks and not left.certain
 
 
-def test_a_checkout_of_dora_rs_itself_is_taken_out(tmp_path):
+def test_a_checkout_of_dora_rs_is_left_out_of_the_requirements(tmp_path):
     (tmp_path / "node").mkdir()
     (tmp_path / "node" / "pyproject.toml").write_text("[project]\nname = 'dora-rs'\n")
     left = plan(["-e", "node"], str(tmp_path))
@@ -132,7 +132,7 @@ def write_wheel(folder: Path, name: str, files: dict[str, str], requires: str = 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("pin", ["==0.3.5", ">=0.3.11,<0.4", "~=0.5.0", ">=0.3.9", "==0.3.*"])
-def test_an_installer_meets_any_pin_without_the_files_of_dora_rs(pin, tmp_path):
+def test_any_pin_of_dora_rs_is_satisfied_without_its_files(pin, tmp_path):
     write_wheel(tmp_path, "some_node", {"some_node.py": ""}, f"Requires-Dist: dora-rs{pin}\n")
     links = tmp_path / "links"
     links.mkdir()

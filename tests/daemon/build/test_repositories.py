@@ -142,7 +142,7 @@ def test_a_repository_that_is_not_there(flow, tmp_path):
         build(flow(), offline=True)
 
 
-def test_without_git(flow, monkeypatch):
+def test_a_missing_git_is_reported(flow, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(BuildError, match="needs the program `git`, which is not installed"):
         build(flow())

@@ -26,7 +26,7 @@ def messages(path):
     return [line["msg"] for line in lines(path)]
 
 
-def test_one_file_per_node_with_the_keys_that_are_known(tmp_path):
+def test_each_node_has_a_log_file_with_the_known_keys(tmp_path):
     log = LogFiles(str(tmp_path / "out" / "id"))
     log.write(entry())
     log.write(entry(target="lens", fields={"a": "b"}, file="x.py", line=3, stream="stderr"))

@@ -173,7 +173,7 @@ def test_a_node_is_added_once_its_process_exists() -> None:
     assert [type(frame) for frame in sent(run.join("c"), "c")] == [Started]
 
 
-def test_an_added_node_that_cannot_be_started_is_taken_out_again() -> None:
+def test_an_added_node_whose_process_cannot_start_is_removed() -> None:
     run = started(A, B)
     run.become(A, B, C)
     commands = run(on.SpawnFailed("c", "could not be started: no such file"))
@@ -207,7 +207,7 @@ def test_a_node_whose_inputs_have_all_closed_gets_no_further_input() -> None:
     assert "`dora node restart b`" in reason(run.become(A, node("k", outputs=("o",)), more))
 
 
-def test_a_node_that_lost_its_last_input_waits_for_another_one() -> None:
+def test_a_node_without_inputs_waits_for_a_new_input() -> None:
     run = started(A, B)
     run.become(A, node("b", outputs=("y",)))
     run.end("a")

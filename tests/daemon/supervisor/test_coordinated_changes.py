@@ -384,7 +384,7 @@ def test_a_machine_without_nodes_ends_at_once_and_with_the_others() -> None:
     assert third.state.done
 
 
-def test_a_dataflow_on_one_machine_is_handed_over_to_the_coordinator_once() -> None:
+def test_the_leader_handover_of_a_single_machine_happens_once() -> None:
     run = Supervised(A, B)
     assert run.supervisor.why_no_handover() == (
         "the dataflow is still starting; try again once all its nodes run"

@@ -81,7 +81,7 @@ def test_a_node_that_is_still_connecting_is_refused_after_a_broken_start() -> No
     assert run.failures == [("b", "exit"), ("a", "cascading")]
 
 
-def test_a_node_that_fails_by_itself_before_its_refusal_has_a_failure_of_its_own() -> None:
+def test_a_node_that_fails_before_its_refusal_is_its_own_root_cause() -> None:
     run = Supervised(*PAIR)
     run(on.Begin())
     run.end("a", 3)
@@ -206,7 +206,7 @@ def test_captured_output_stays_open_until_the_process_ends() -> None:
     assert sent(run.end("a"), "b") == [InputsClosed(["a/log"])]
 
 
-def test_a_crash_is_reported_with_its_signal_and_the_others_go_on() -> None:
+def test_a_crash_is_reported_with_its_signal_and_other_nodes_run_on() -> None:
     run = Supervised(*PAIR, node("c", inputs=("timer/",)))
     run.start()
     commands = run.end("a", signal=SIGKILL)
@@ -322,7 +322,7 @@ def test_the_straggler_guard_can_be_set_per_node_or_switched_off() -> None:
     assert run.after(1e6) == []
 
 
-def test_timers_keep_a_node_at_work_unless_the_dataflow_says_otherwise() -> None:
+def test_timers_keep_a_node_running_unless_the_dataflow_says_otherwise() -> None:
     consumer = node("b", inputs=("a/x", "timer/"))
     for exits, expected in ((False, []), (True, [("b", SIGKILL)])):
         run = Supervised(PAIR[0], consumer, exit_when_nodes_finish=exits)
@@ -331,7 +331,7 @@ def test_timers_keep_a_node_at_work_unless_the_dataflow_says_otherwise() -> None
         assert signals(run.after(1000)) == expected
 
 
-def test_the_story_tells_what_happened_and_why() -> None:
+def test_the_story_lists_events_with_their_reasons() -> None:
     run = Supervised(*PAIR)
     run.start()
     run(on.Spawned("a", 4711))
