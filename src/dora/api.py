@@ -20,7 +20,7 @@ from dora.daemon.logs.display import (
     unshown_warning,
     warn_about_dataflow,
 )
-from dora.daemon.logs.filters import LogFilter, is_of_node, nodes_are_quiet, parse_level
+from dora.daemon.logs.entry import LogFilter, is_of_node, nodes_are_quiet, parse_level
 from dora.daemon.logs.formats import LOG_FORMATS
 from dora.daemon.options import LocalRunOptions, check_spin_from_environment
 from dora.daemon.report import RunOutcome, failure_report, loss_report
@@ -205,7 +205,7 @@ def run_loaded(
         dataflow = built.dataflow
         if built.build_id is not None:
             console.render_by(renderer_for(dataflow, display, stream, dataflow_id, built.build_id))
-        nodes_hidden = nodes_are_quiet(os.environ)
+        nodes_hidden = nodes_are_quiet()
         result = run_observed(dataflow, options, show, dataflow_id, on_daemon)
     finally:
         console.close()

@@ -9,8 +9,7 @@ import time
 from contextlib import contextmanager
 
 from dora.daemon.logs.console import Console, write_text
-from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.entry import LogEntry, LogFilter
 
 BOUND = 60  # seconds
 

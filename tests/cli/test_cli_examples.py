@@ -12,7 +12,7 @@ MODULES = (
     "dora.cli.commands.param",
     "dora.daemon.report",
     "dora.cli.output",
-    "dora.daemon.logs.filters",
+    "dora.daemon.logs.entry",
     "dora.daemon.logs.formats",
     "dora.daemon.logs.parse",
 )

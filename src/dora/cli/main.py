@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora._version import __version__
-from dora.daemon.logs.directives import VARIABLE, configure
+from dora.daemon.logs.diagnostics import VARIABLE, configure
 from dora.errors import DoraError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 from dora.cli.compat import hub_option
 from dora.cli.completion import node_levels
 from dora.cli.values import ParameterValue, parse_duration, parse_environment
-from dora.daemon.logs.filters import parse_filter, parse_level
+from dora.daemon.logs.entry import parse_filter, parse_level
 from dora.daemon.logs.formats import LOG_FORMATS
 
 if TYPE_CHECKING:

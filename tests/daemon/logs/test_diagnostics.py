@@ -7,8 +7,7 @@ import pytest
 
 from dora.cluster.protocol import OpenObserver, RunChanged, RunReport
 from dora.daemon.executor import traced
-from dora.daemon.logs.diagnostics import shown
-from dora.daemon.logs.directives import parse_directives
+from dora.daemon.logs.diagnostics import parse_directives, shown
 from dora.daemon.supervisor import events as on
 
 LEVELS = "they are off, error, warn, info, debug, trace"

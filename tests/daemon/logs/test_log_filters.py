@@ -2,8 +2,7 @@
 
 import pytest
 
-from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.filters import LogFilter, parse_filter, parse_level, passes
+from dora.daemon.logs.entry import LogEntry, LogFilter, parse_filter, parse_level, passes
 from dora.dataflow.model import LOG_LEVELS
 
 

@@ -16,7 +16,7 @@ from dora.cli.coordinator import absolute_path, coordinator_options
 from dora.cli.main import configure_diagnostics
 from dora.cli.values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cluster.client import Client
-from dora.daemon.logs.directives import VARIABLE
+from dora.daemon.logs.diagnostics import VARIABLE
 from dora.errors import DoraError
 from dora.transport.proof import no_token
 

@@ -17,8 +17,7 @@ from dora.cli.log_location import LogLocation, find_log_location, local_log_loca
 from dora.cli.options import DURATION, display_options_of_logs
 from dora.cli.values import MAX_COUNT
 from dora.cluster.client import Client
-from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.entry import LogEntry, LogFilter
 from dora.daemon.logs.formats import LogFormat, Renderer, renderer, wants_colour
 from dora.daemon.logs.reader import LogReader
 from dora.dataflow.model import LogLevel

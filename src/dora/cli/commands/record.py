@@ -15,7 +15,7 @@ from dora.cli.completion import dataflow_files
 from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
 from dora.cli.reports import describe_saved, report_outcome, report_saved
 from dora.cli.select import find_run
-from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.entry import LogFilter
 from dora.errors import DoraError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome, report_saved, report_truncation
 from dora.cli.values import InputFile
 from dora.daemon.logs.display import Display
-from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.entry import LogFilter
 from dora.daemon.options import LocalRunOptions
 from dora.errors import DataflowError, DoraError
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock

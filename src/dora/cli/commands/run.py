@@ -24,7 +24,7 @@ from dora.cli.options import (
 from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome
 from dora.daemon.logs.display import Display
-from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.entry import LogFilter
 from dora.daemon.logs.formats import LogFormat
 from dora.daemon.options import LocalRunOptions
 from dora.dataflow.model import LogLevel

@@ -25,8 +25,7 @@ from dora.cli.reports import failure_reason, report_end
 from dora.cli.values import ParameterValue, parse_duration
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import ACTIVE, MAX_GRACE, DataflowView, RunSpec
-from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.entry import LogEntry, LogFilter
 from dora.daemon.logs.formats import renderer, wants_colour
 from dora.daemon.logs.reader import LogReader
 from dora.errors import DoraError

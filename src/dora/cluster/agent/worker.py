@@ -38,9 +38,8 @@ from dora.cluster.protocol import (
 from dora.daemon.build.build import BuildOptions
 from dora.daemon.build.pipeline import build
 from dora.daemon.daemon import Daemon
-from dora.daemon.logs.directives import VARIABLE, configure
-from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.filters import is_of_node, nodes_are_quiet
+from dora.daemon.logs.diagnostics import VARIABLE, configure
+from dora.daemon.logs.entry import LogEntry, is_of_node, nodes_are_quiet
 from dora.daemon.logs.writer import LogFiles
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.supervisor import events as on
@@ -190,7 +189,7 @@ def run_worker(start: StartRun, commands: _Commands, reports: Reports) -> None:
             dataflow, nodes=tuple(made.get(node.id, node) for node in dataflow.nodes)
         )
 
-        files_only = nodes_are_quiet(os.environ)
+        files_only = nodes_are_quiet()
 
         def tell(entry: LogEntry) -> None:
             if pump is not None and not (files_only and is_of_node(entry)):

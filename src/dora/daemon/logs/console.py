@@ -19,8 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, TextIO
 
-from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.entry import LogEntry, LogFilter
 from dora.daemon.logs.formats import Renderer
 from dora.daemon.logs.terminal import control, for_stream
 

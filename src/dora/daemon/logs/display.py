@@ -9,7 +9,7 @@ from typing import TextIO
 import msgspec
 
 from dora.daemon.logs.console import Console
-from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.entry import LogFilter
 from dora.daemon.logs.formats import LogFormat, Renderer, renderer, wants_colour
 from dora.daemon.report import shorter_path
 from dora.dataflow.model import Dataflow

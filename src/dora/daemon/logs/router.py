@@ -10,8 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from dora.daemon.logs.entry import LogEntry, Stream
-from dora.daemon.logs.filters import passes
+from dora.daemon.logs.entry import LogEntry, Stream, passes
 from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.parse import Tracebacks, parse_line
 from dora.dataflow.model import Dataflow, LogLevel, LogOptions, LogSource

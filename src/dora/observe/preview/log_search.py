@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.filters import parse_level, passes
+from dora.daemon.logs.entry import LogEntry, parse_level, passes
 from dora.daemon.logs.reader import LogReader
 from dora.observe.preview.protocol import Found, Search
 
