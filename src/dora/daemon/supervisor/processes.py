@@ -14,7 +14,7 @@ from dora.daemon.supervisor.closing import (
 from dora.daemon.supervisor.exits import describe_exit, failure_of
 from dora.daemon.supervisor.operations import finish_dynamic_removal, finish_operation
 from dora.daemon.supervisor.reconcile import added_node_failed, added_node_spawned
-from dora.daemon.supervisor.restart import recent_restarts, restart_delay
+from dora.daemon.supervisor.restart import back_off, restart_delay
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, RunState
 
@@ -100,37 +100,14 @@ def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
     if handover.follow(run, node, words, needed=failure is not None or delay is not None):
         return
     if delay is not None:
-        _back_off(run, node, delay, failure, words)
+        back_off(run, node, delay, failure, words)
     elif failure is not None and handover.can_await_fix(run, node):
         handover.await_fix(run, node, failure)
     else:
         end_node(run, node, failure)
 
 
-def _back_off(
-    run: RunState, node: NodeState, delay: float, failure: NodeFailure | None, words: str
-) -> None:
-    """Wait before the node is restarted."""
-    node.phase = "backoff"
-    node.failure = failure
-    run.disarm_all(node)
-    run.arm(node, "restart", delay)
-    run.close_receivers(node)
-    reason = failure.message if failure is not None else words
-    when = f"in {delay:g} s" if delay else "now"
-    limit = node.spec.restart.max_restarts
-    count = len(recent_restarts(node.spec.restart, node.restarts, run.now)) + 1
-    of_limit = f" of {limit}" if limit else ""
-    run.log("warn", node, f"{reason}; restarting {when} (restart {count}{of_limit})")
-
-
 # --------------------------------------------------------------------------- deadlines
-
-
-def restart_due(run: RunState, node: NodeState) -> None:
-    """Restart a node after its back-off."""
-    node.restarts.append(run.now)
-    run.spawn(node)
 
 
 def startup_expired(run: RunState, node: NodeState) -> None:

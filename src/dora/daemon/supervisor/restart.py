@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dora.daemon.supervisor.result import NodeFailure
+from dora.daemon.supervisor.state import NodeState, RunState
 from dora.dataflow.model import RestartOptions
 
 MAX_DOUBLINGS = 16
@@ -19,15 +21,36 @@ def restart_delay(options: RestartOptions, failed: bool, restarts: list[float], 
     """
     if options.policy == "never" or (options.policy == "on-failure" and not failed):
         return None
-    count = len(recent_restarts(options, restarts, now))
+    count = len(_recent_restarts(options, restarts, now))
     if options.max_restarts and count >= options.max_restarts:
         return None
     delay = options.delay * 2.0 ** min(count, MAX_DOUBLINGS)
     return delay if options.max_delay is None else min(delay, options.max_delay)
 
 
-def recent_restarts(options: RestartOptions, restarts: list[float], now: float) -> list[float]:
+def _recent_restarts(options: RestartOptions, restarts: list[float], now: float) -> list[float]:
     """Return the restarts that are still in the window."""
     if options.window is None:
         return restarts
     return [time for time in restarts if time > now - options.window]
+
+
+def back_off(run: RunState, node: NodeState, delay: float, failure: NodeFailure | None, words: str) -> None:
+    """Wait before a node is restarted. ``words`` describe how its process ended."""
+    node.phase = "backoff"
+    node.failure = failure
+    run.disarm_all(node)
+    run.arm(node, "restart", delay)
+    run.close_receivers(node)
+    reason = failure.message if failure is not None else words
+    when = f"in {delay:g} s" if delay else "now"
+    limit = node.spec.restart.max_restarts
+    count = len(_recent_restarts(node.spec.restart, node.restarts, run.now)) + 1
+    of_limit = f" of {limit}" if limit else ""
+    run.log("warn", node, f"{reason}; restarting {when} (restart {count}{of_limit})")
+
+
+def restart_due(run: RunState, node: NodeState) -> None:
+    """Restart a node after its back-off."""
+    node.restarts.append(run.now)
+    run.spawn(node)

@@ -34,6 +34,7 @@ from dora.daemon.supervisor import (
     parameters,
     peers,
     processes,
+    restart,
     start,
     stopping,
 )
@@ -228,7 +229,7 @@ def _handle_node_event(run: RunState, node: NodeState, event: on.NodeEvent) -> N
 def _node_deadline_expired(run: RunState, node: NodeState, name: DeadlineName) -> None:
     match name:
         case "restart":
-            processes.restart_due(run, node)
+            restart.restart_due(run, node)
         case "startup":
             processes.startup_expired(run, node)
         case "health":
