@@ -40,7 +40,6 @@ from dora._paths import (
 from dora.daemon.guardian import kill_run, remove_run_files, remove_shared_memory
 from dora.errors import DoraError, SharedMemoryFull
 
-SHM = SHARED_MEMORY
 ROOM_NEEDED = 16 << 20  # bytes of shared memory, to start with
 _RUN_ID = re.compile(r"[0-9a-f-]{12,64}")
 _LONGEST_ID = 64
@@ -95,12 +94,12 @@ class RunDirectory:
         self._locks = [lock]
 
     @classmethod
-    def create(cls, dataflow_id: str, root: str | None = None, run_id: str = "") -> RunDirectory:
+    def create(cls, dataflow_id: str, run_id: str = "") -> RunDirectory:
         """Remove what dead runs left behind and make the directory of a new one; raises `DoraError`.
 
         ``run_id`` is another id than the dataflow's, where several daemons run parts of it.
         """
-        root = root or usable_root()
+        root = usable_root()
         run_id = run_id or dataflow_id
         try:
             root_lock = _open_lock(f"{root}/lock")
@@ -154,7 +153,7 @@ def _remove_stale(root: str) -> None:
     for name in os.listdir(root):
         if is_run_name(name):
             _remove_if_dead(f"{root}/{name}")
-    if os.path.isdir(SHM):
+    if os.path.isdir(SHARED_MEMORY):
         _remove_stale_boards()
 
 
@@ -181,12 +180,12 @@ def _remove_if_dead(path: str) -> None:
 
 
 def _remove_stale_boards() -> None:
-    for name in os.listdir(SHM):
+    for name in os.listdir(SHARED_MEMORY):
         short_id = name.removeprefix("dora_").removesuffix("_board")
         if name != f"dora_{short_id}_board" or not is_run_name(short_id):
             continue
         try:
-            board = _open_existing_lock(f"{SHM}/{name}")
+            board = _open_existing_lock(f"{SHARED_MEMORY}/{name}")
         except (OSError, UnsafeFile):  # another user's, or gone
             continue
         try:
@@ -210,18 +209,18 @@ def check_shared_memory(room: int = ROOM_NEEDED) -> None:
     write to it.
     """
     try:
-        status = os.statvfs(SHM)
+        status = os.statvfs(SHARED_MEMORY)
     except OSError:
         return
-    if not os.access(SHM, os.W_OK | os.X_OK):
+    if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
         raise DoraError(
-            f"{SHM} cannot be written to, and messages travel through it; mount it writable (mount -o "
-            f"remount,rw {SHM}) or give it its usual mode (chmod 1777 {SHM})"
+            f"{SHARED_MEMORY} cannot be written to, and messages travel through it; mount it writable "
+            f"(mount -o remount,rw {SHARED_MEMORY}) or give it its usual mode (chmod 1777 {SHARED_MEMORY})"
         )
     free = status.f_bavail * status.f_frsize
     if free < room:
         raise SharedMemoryFull(
-            f"{SHM} has {free / 2**20:.1f} MiB left, and a dataflow needs at least {room / 2**20:.0f} MiB "
-            "to start; enlarge it (mount -o remount,size=1G /dev/shm; docker run --shm-size=1g) or remove "
-            "files from it"
+            f"{SHARED_MEMORY} has {free / 2**20:.1f} MiB left, and a dataflow needs at least "
+            f"{room / 2**20:.0f} MiB to start; enlarge it (mount -o remount,size=1G /dev/shm; "
+            "docker run --shm-size=1g) or remove files from it"
         )

@@ -141,15 +141,15 @@ def _node_packages() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    from dora._paths import choose_root
-    from dora.daemon.run_directory import SHM, check_shared_memory, usable_root
+    from dora._paths import SHARED_MEMORY, choose_root
+    from dora.daemon.run_directory import check_shared_memory, usable_root
 
     try:
         check_shared_memory()
-        if os.path.isdir(SHM):
-            status = os.statvfs(SHM)
+        if os.path.isdir(SHARED_MEMORY):
+            status = os.statvfs(SHARED_MEMORY)
             free = status.f_bavail * status.f_frsize
-            yield Finding("PASS", f"shared memory: {free / 2**20:.0f} MiB free in {SHM}")
+            yield Finding("PASS", f"shared memory: {free / 2**20:.0f} MiB free in {SHARED_MEMORY}")
         reason = choose_root().reason
         yield Finding("PASS", f"sockets and locks in {usable_root()}, because {reason}")
     except DoraError as error:
