@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from dora.daemon.build.build import BuildOptions, Built
-from dora.daemon.build.pipeline import build as build_loaded
+from dora.daemon.build.build import Built
+from dora.daemon.build.build import build as build_loaded
 from dora.daemon.load import check_one_machine, load_dataflow, load_for_run
 from dora.daemon.logs.display import (
     Display,
@@ -22,7 +22,7 @@ from dora.daemon.logs.display import (
 )
 from dora.daemon.logs.entry import LogFilter, is_of_node, nodes_are_quiet, parse_level
 from dora.daemon.logs.formats import LOG_FORMATS
-from dora.daemon.options import LocalRunOptions, check_spin_from_environment
+from dora.daemon.options import BuildOptions, LocalRunOptions, check_spin_from_environment
 from dora.daemon.report import RunOutcome, failure_report, loss_report
 from dora.errors import DataflowFailed, DoraError
 

@@ -135,7 +135,7 @@ def test_a_descriptor_closed_by_an_earlier_callback_of_the_round_is_not_served()
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        ("no-such-program", "`no-such-program` is not installed"),
+        ("no-such-program", "there is no program `no-such-program` on PATH"),
         ("./bad", "neither a program of this machine nor a script"),
         ("./lost", "the interpreter named in the first line of"),
     ],

@@ -14,7 +14,6 @@ from dora.dataflow import load, missing_files, parse
 from dora.dataflow.model import HERE, Dataflow
 from dora.errors import DataflowError, DoraError
 
-FETCH_TIMEOUT: Final = 30.0  # seconds without any byte
 MAX_FILE_SIZE: Final = 16 << 20  # bytes
 
 
@@ -29,7 +28,7 @@ def load_dataflow(
     _check_installation()
     if is_url(path):
         return parse(
-            fetch(path),
+            _download(path),
             file=path,
             working_dir=os.getcwd(),
             environ=os.environ,
@@ -76,26 +75,19 @@ def is_url(path: str) -> bool:
     return path.lower().startswith(("http://", "https://"))
 
 
-def fetch(url: str) -> str:
+def _download(url: str) -> str:
     """Download the text of a dataflow file; raises `DataflowError` with the reason."""
-    from http.client import HTTPException
-    from urllib.error import HTTPError, URLError
-    from urllib.request import urlopen
+    import io
 
+    from dora.daemon.build.sources import FetchFailed, fetch
+
+    data = io.BytesIO()
     try:
-        with urlopen(url, timeout=FETCH_TIMEOUT) as response:
-            data: bytes = response.read(MAX_FILE_SIZE + 1)
-    except HTTPError as error:
-        raise DataflowError(f"cannot download {url}: the server says {error.code} {error.reason}") from None
-    except URLError as error:
-        reason = getattr(error.reason, "strerror", None) or error.reason
-        raise DataflowError(f"cannot download {url}: {reason}") from None
-    except (OSError, HTTPException, ValueError) as error:
+        fetch(url, data, MAX_FILE_SIZE)
+    except FetchFailed as error:
         raise DataflowError(f"cannot download {url}: {error}") from None
-    if len(data) > MAX_FILE_SIZE:
-        raise DataflowError(f"{url} is larger than {MAX_FILE_SIZE >> 20} MiB: this is no dataflow file")
     try:
-        return data.decode("utf-8-sig")
+        return data.getvalue().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataflowError(f"{url} is not a text in UTF-8: this is no dataflow file") from None
 

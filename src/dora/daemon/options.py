@@ -1,4 +1,4 @@
-"""Options of a run, and the environment variables that change them."""
+"""Options of builds and runs, and the environment variables that change them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 Engine = Literal["iceoryx2", "zenoh"]
 ENGINES: tuple[Engine, ...] = ("iceoryx2", "zenoh")
 ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
+
+
+class BuildOptions(msgspec.Struct, frozen=True):
+    """Options of a build. ``update``: bring clones that follow a branch up to date."""
+
+    uv: bool = False
+    parallel: bool = False
+    offline: bool = False
+    update: bool = False
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):

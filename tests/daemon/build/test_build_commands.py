@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from dora.daemon.build.build import BuildOptions, build_dataflow
+from dora.daemon.build.build import build_dataflow
+from dora.daemon.options import BuildOptions
 from dora.daemon.processes.launch_spec import launch_spec
 from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
 from dora.errors import BuildError

@@ -9,7 +9,8 @@ import threading
 import pytest
 
 import dora.dataflow
-from dora.daemon.build.build import BuildOptions, build_dataflow
+from dora.daemon.build.build import build_dataflow
+from dora.daemon.options import BuildOptions
 from dora.errors import BuildError
 
 

@@ -12,8 +12,9 @@ import pytest
 import dora
 import dora.dataflow
 from dora.daemon.build import environments, own_wheel
-from dora.daemon.build.build import BuildOptions, build_dataflow
-from dora.daemon.build.environments import inline_environment, with_inline_environments
+from dora.daemon.build.build import build_dataflow
+from dora.daemon.build.inline_script import inline_environment, with_inline_environments
+from dora.daemon.options import BuildOptions
 from dora.daemon.processes.interpreter import environment_folder, find_uv
 from dora.dataflow.model import PythonEnvironment
 from dora.errors import BuildError

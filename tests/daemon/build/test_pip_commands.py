@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dora.daemon.build.build import BuildOptions, build_dataflow
+from dora.daemon.build.build import build_dataflow
 from dora.daemon.build.pip import Fault, PipCommand, faults, pip_command, plan
 from dora.daemon.build.shadowing import has_upstream, installer_environment, is_displaced, mend
+from dora.daemon.options import BuildOptions
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import BuildError
 
@@ -204,7 +205,7 @@ def test_files_of_dora_rs_over_those_of_dora_are_detected(tmp_path, monkeypatch)
 @pytest.mark.processes
 def test_versions_that_dora_cannot_work_with_are_not_hidden(tmp_path, monkeypatch):
     found = iter([[], [Fault("pyarrow>=15", "dora-dataflow", "14.0")]])
-    monkeypatch.setattr("dora.daemon.build.build.faults", lambda _: next(found))
+    monkeypatch.setattr("dora.daemon.build.node_builds.faults", lambda _: next(found))
     with pytest.raises(BuildError, match=r"dora-dataflow requires pyarrow>=15, but 14.0 is installed"):
         build(tmp_path, "python -c ''")
 
@@ -212,16 +213,17 @@ def test_versions_that_dora_cannot_work_with_are_not_hidden(tmp_path, monkeypatc
 @pytest.mark.processes
 def test_an_earlier_fault_does_not_fail_a_build(tmp_path, monkeypatch):
     wrong = [Fault("pyarrow>=15", "dora-dataflow", "14.0")]
-    monkeypatch.setattr("dora.daemon.build.build.faults", lambda _: wrong)
+    monkeypatch.setattr("dora.daemon.build.node_builds.faults", lambda _: wrong)
     build(tmp_path, "python -c ''")
 
 
 def test_contradicting_requirements_of_nodes_are_a_warning(tmp_path, monkeypatch):
     conflict = [Fault("numpy<2", "some-node", "2.1")]
     monkeypatch.setattr(
-        "dora.daemon.build.build.faults", lambda asked: conflict if list(asked) == ["some-node"] else []
+        "dora.daemon.build.node_builds.faults",
+        lambda asked: conflict if list(asked) == ["some-node"] else [],
     )
-    monkeypatch.setattr("dora.daemon.build.commands.Processes.run", lambda *_, **__: [])
+    monkeypatch.setattr("dora.daemon.build.subprocesses.Processes.run", lambda *_, **__: [])
     _, said = build(tmp_path, "pip install some-node")
     assert said[-1].startswith("some-node requires numpy<2, but 2.1 is installed, as another node needs it")
 
@@ -229,13 +231,13 @@ def test_contradicting_requirements_of_nodes_are_a_warning(tmp_path, monkeypatch
 def test_without_pip_uv_installs(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(
-        "dora.daemon.build.commands.Processes.run", lambda _, words, **__: ran.append(words)
+        "dora.daemon.build.subprocesses.Processes.run", lambda _, words, **__: ran.append(words)
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    monkeypatch.setattr("dora.daemon.build.build.find_uv", lambda: "/bin/uv")
+    monkeypatch.setattr("dora.daemon.build.node_builds.find_uv", lambda: "/bin/uv")
     monkeypatch.setattr("dora.daemon.build.environments.find_uv", lambda: "/bin/uv")
     build(tmp_path, "pip install no-such-package")
     assert ran == [["/bin/uv", "pip", "install", "--python", sys.executable, "no-such-package"]]
-    monkeypatch.setattr("dora.daemon.build.build.find_uv", lambda: None)
+    monkeypatch.setattr("dora.daemon.build.node_builds.find_uv", lambda: None)
     with pytest.raises(BuildError, match=r"neither pip in the environment of .* nor uv on PATH"):
         build(tmp_path, "pip install no-such-package")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import dora.dataflow
-from dora.daemon.build.build import BuildOptions, build_dataflow
+from dora.daemon.build.build import build_dataflow
+from dora.daemon.options import BuildOptions
 from dora.errors import BuildError
 
 pytestmark = [

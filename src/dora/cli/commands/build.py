@@ -10,8 +10,9 @@ from dora.api import build_file
 from dora.cli.completion import dataflow_files
 from dora.cli.options import lock_of, lock_options
 from dora.cli.process import termination_as_interrupt
-from dora.daemon.build.build import BuildOptions, Built
+from dora.daemon.build.build import Built
 from dora.daemon.load import load_dataflow
+from dora.daemon.options import BuildOptions
 
 
 @click.command()

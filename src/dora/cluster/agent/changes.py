@@ -27,11 +27,11 @@ from dora.cluster.protocol import (
     ProposedChange,
     StartRun,
 )
-from dora.daemon.build.build import BuildOptions
-from dora.daemon.build.pipeline import build
+from dora.daemon.build.build import build
 from dora.daemon.client import DaemonClient
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
+from dora.daemon.options import BuildOptions
 from dora.daemon.supervisor import events as on
 from dora.dataflow.edit import Change, make_change, with_built
 from dora.dataflow.loader import missing_files

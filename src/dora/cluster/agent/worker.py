@@ -35,13 +35,12 @@ from dora.cluster.protocol import (
     ToDaemon,
     decode_to_daemon,
 )
-from dora.daemon.build.build import BuildOptions
-from dora.daemon.build.pipeline import build
+from dora.daemon.build.build import build
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.diagnostics import VARIABLE, configure
 from dora.daemon.logs.entry import LogEntry, is_of_node, nodes_are_quiet
 from dora.daemon.logs.writer import LogFiles
-from dora.daemon.options import LocalRunOptions
+from dora.daemon.options import BuildOptions, LocalRunOptions
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import Dataflow
 from dora.errors import BuildError, DoraError

@@ -1,44 +1,26 @@
-"""Build a dataflow: clones, environments, and the ``build`` commands of its nodes.
+"""Build a dataflow: its clones, environments and build commands, then the check, lockfile and session file.
 
-Commands run without a shell, in the node's directory and environment. ``pip`` and ``python`` mean the
-interpreter that runs the node, so that what is installed is what it imports. An installation that is
-complete already is skipped without starting pip, because every `dora run` builds. The first failure ends
-the build.
+Every `dora run` builds. So this module imports next to nothing: what builds is in
+`dora.daemon.build.node_builds`.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-import sysconfig
-import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
-from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from dora.daemon.build.commands import BuildLog, Processes, Stopped
-from dora.daemon.build.environments import EnvironmentMaker, require_uv, with_inline_environments
-from dora.daemon.build.own_wheel import NAME, write_wheel
-from dora.daemon.build.pip import Fault, faults
+from dora.daemon.build.inline_script import with_inline_environments
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.processes.interpreter import FOLDER, Interpreter, find_uv, wheel_path
-from dora.daemon.processes.launch_spec import LaunchSpec, launch_spec, missing_programs
-from dora.daemon.processes.programs import why_refused
+from dora.daemon.options import BuildOptions
+from dora.daemon.processes.launch_spec import missing_programs
 from dora.dataflow.model import Dataflow
-from dora.errors import BuildError, DataflowError, Problem
+from dora.errors import DataflowError, Problem
 
-
-class BuildOptions(msgspec.Struct, frozen=True):
-    """Options of a build. ``update``: bring clones that follow a branch up to date."""
-
-    uv: bool = False
-    parallel: bool = False
-    offline: bool = False
-    update: bool = False
+if TYPE_CHECKING:
+    from dora.daemon.build.lockfile import Lock
 
 
 class Built(msgspec.Struct, frozen=True):
@@ -51,12 +33,52 @@ class Built(msgspec.Struct, frozen=True):
     build_id: str | None = None  # of the session file; None: not recorded
 
 
-def build_programs(dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions) -> Built:
-    """Build a dataflow if it needs it; the result holds the dataflow to run. Raises `BuildError`."""
-    dataflow = with_inline_environments(dataflow)
-    if options.uv or needs_build(dataflow):
-        return build_dataflow(dataflow, on_log, options)
-    return Built(dataflow)
+def build(
+    dataflow: Dataflow,
+    on_log: Callable[[LogEntry], None],
+    options: BuildOptions,
+    *,
+    lock: Lock | None = None,
+    check: bool = True,
+    session: bool = True,
+) -> Built:
+    """Build a dataflow if it needs it; the result has the dataflow to run.
+
+    ``check``: raise `DataflowError` if a program that should be there now is missing. ``session``: record
+    the build in the session file. ``on_log`` as in `build_dataflow`. Raises `BuildError`.
+    """
+    wanted = dataflow if lock is None else lock.pin(dataflow)
+    wanted = with_inline_environments(wanted)
+    built = Built(wanted)
+    if options.uv or needs_build(wanted):
+        built = build_dataflow(wanted, on_log, options)
+    if lock is not None:
+        lock.confirm(dataflow, built.dataflow)
+    if check:
+        check_programs(built.dataflow, uv=options.uv)
+    if session:
+        from dora.daemon.build.session_file import record_build
+
+        build_id = record_build(built.dataflow, on_log, uv=options.uv)
+        built = msgspec.structs.replace(built, build_id=build_id)
+    return built
+
+
+def build_dataflow(
+    dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions | None = None
+) -> Built:
+    """Do everything that nodes need before they can run.
+
+    ``on_log`` gets one entry per command (level ``info``) and one per line of its output (level
+    ``stdout``); in a parallel build it is called from several threads. Raises `BuildError` at the first
+    thing that fails. When interrupted, the running commands are ended first.
+    """
+    from dora.daemon.build.node_builds import NodeBuilds
+
+    begun = time.monotonic()
+    with NodeBuilds(dataflow, on_log, options or BuildOptions()) as builds:
+        builds.run()
+    return Built(builds.dataflow, builds.commands, builds.skipped, time.monotonic() - begun)
 
 
 def needs_build(dataflow: Dataflow) -> bool:
@@ -83,263 +105,3 @@ def check_programs(dataflow: Dataflow, *, uv: bool) -> None:
     """Raise `DataflowError` if a command, or a file that the build should have made, is missing."""
     if problems := missing_programs(dataflow, uv=uv):
         raise DataflowError(problems=tuple(problems))
-
-
-def build_dataflow(
-    dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions | None = None
-) -> Built:
-    """Do everything that nodes need before they can run.
-
-    ``on_log`` gets one entry per command (level ``info``) and one per line of its output (level
-    ``stdout``); in a parallel build it is called from several threads. Raises `BuildError` at the first
-    thing that fails. When interrupted, the running commands are ended first.
-    """
-    with ExitStack() as stack:
-        return _Builder(dataflow, on_log, options or BuildOptions(), stack).build()
-
-
-class _Builder:
-    def __init__(
-        self,
-        dataflow: Dataflow,
-        on_log: Callable[[LogEntry], None],
-        options: BuildOptions,
-        stack: ExitStack,
-    ) -> None:
-        self._dataflow = dataflow
-        self._on_log = on_log
-        self._options = options
-        self._stack = stack
-        self._processes = Processes(options.parallel)
-        self._guard = threading.Lock()
-        # Two installers must not change the same environment at once.
-        self._installing: dict[str | None, threading.Lock] = {}
-        self._commands = 0
-        self._skipped = 0
-        # The environment of dora itself: its faults before a command changed it, None if none did; and the
-        # requirements of nodes that share it.
-        self._faults_before: list[Fault] | None = None
-        self._shared_requirements: list[tuple[BuildLog, str]] = []
-
-    def build(self) -> Built:
-        begun = time.monotonic()
-        if any(node.git or node.download for node in self._dataflow.nodes):
-            self._fetch()
-            self._dataflow = with_inline_environments(self._dataflow)
-        if self._options.uv or any(node.python for node in self._dataflow.nodes):
-            self._make_folder()
-            write_wheel(wheel_path(self._dataflow.working_dir))
-        specs = [launch_spec(self._dataflow, node, uv=self._options.uv) for node in self._dataflow.nodes]
-        specs = [spec for spec in specs if spec.node.build or spec.interpreter.folder]
-        if self._options.parallel:
-            self._build_in_parallel(specs)
-        else:
-            for spec in specs:
-                self._build_node(spec)
-        if self._faults_before is not None:
-            self._check_conflicts(self._faults_before)
-        return Built(self._dataflow, self._commands, self._skipped, time.monotonic() - begun)
-
-    def _build_in_parallel(self, specs: list[LaunchSpec]) -> None:
-        from concurrent.futures import ThreadPoolExecutor, as_completed
-
-        with ThreadPoolExecutor(max(os.cpu_count() or 1, 2)) as pool:
-            jobs = [pool.submit(self._build_node, spec) for spec in specs]
-            try:
-                for job in as_completed(jobs):
-                    try:
-                        job.result()
-                    except Stopped:
-                        pass
-            except BaseException:
-                self._processes.stop()
-                for job in jobs:
-                    job.cancel()
-                raise
-
-    def _make_folder(self) -> None:
-        """Make the folder of clones and environments, which a repository around it ignores."""
-        folder = f"{self._dataflow.working_dir}/{FOLDER}"
-        os.makedirs(folder, exist_ok=True)
-        ignore = f"{folder}/.gitignore"
-        if not os.path.exists(ignore):
-            with open(ignore, "w", encoding="utf-8") as file:
-                file.write("# Made by dora. Locks are worth keeping with the dataflow, the rest is not.\n")
-                file.write("*\n!.gitignore\n!python-locks/\n!python-locks/*.txt\n")
-
-    def _fetch(self) -> None:
-        """Fetch the repositories and files of nodes; several nodes may share one."""
-        from dora.daemon.build.sources import ensure_clone, ensure_download
-
-        self._make_folder()
-        update, offline = self._options.update, self._options.offline
-        done: set[object] = set()
-        for node in self._dataflow.nodes:
-            log = BuildLog(self._on_log, node.id)
-            if node.git is not None and node.git.folder not in done:
-                done.add(node.git.folder)
-                ensure_clone(self._dataflow, node, self._processes, log, update=update, offline=offline)
-            elif node.download is not None and node.download not in done:
-                done.add(node.download)
-                ensure_download(self._dataflow, node, log, update=update, offline=offline)
-
-    # ----------------------------------------------------------------------- one node
-
-    def _build_node(self, spec: LaunchSpec) -> None:
-        log = BuildLog(self._on_log, spec.node.id)
-        if spec.interpreter.folder:
-            EnvironmentMaker(
-                spec,
-                self._dataflow.working_dir,
-                self._processes,
-                log,
-                {**os.environ, **self._for_installers},
-                offline=self._options.offline,
-            ).ensure()
-        for command in spec.node.build:
-            with self._guard:
-                self._commands += 1
-            if not self._run_command(spec, command, log):
-                with self._guard:
-                    self._skipped += 1
-
-    def _run_command(self, spec: LaunchSpec, command: str, log: BuildLog) -> bool:
-        """Run one build command; return False if there was nothing to do."""
-        from dora.daemon.build.pip import pip_command
-
-        what = f"node `{spec.node.id}`: the build command `{command}`"
-        try:
-            words = shlex.split(command)
-        except ValueError as error:
-            raise BuildError(f"{what} cannot be read: {str(error).lower()}") from None
-        if not words:
-            return False
-        pip = pip_command(words)
-        environment_folder = spec.interpreter.folder
-        if pip is not None:
-            written = list(pip.words)
-            if pip.installs:
-                left = self._left_to_install(written, spec, what, log)
-                if left is None:
-                    log.write(f"`{command}`: nothing to do")
-                    return False
-                written = left
-            words = self._installer(pip.verb, written, pip.uv, spec.interpreter, what)
-        elif words[0] in ("python", "python3"):
-            words = [*spec.interpreter.python, *words[1:]]
-        log.write(f"running `{command}`")
-        environment = spec.build_environment() | self._for_installers
-        if self._options.offline:
-            environment |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
-        if environment_folder is None and self._faults_before is None:
-            self._faults_before = faults([NAME])
-        with nullcontext() if pip is None else self._lock_of(environment_folder):
-            self._processes.run(
-                words, what=what, cwd=spec.directory, env=environment, log=log, written=command
-            )
-        if environment_folder is None:
-            self._check_shadowing(what)
-        return True
-
-    # ----------------------------------------------------------------------- installing
-
-    def _left_to_install(
-        self, words: list[str], spec: LaunchSpec, what: str, log: BuildLog
-    ) -> list[str] | None:
-        """Return the words for the installer, None if there is nothing to install."""
-        from dora.daemon.build.pip import plan
-
-        installation = plan(words, spec.directory)
-        if installation.refused:
-            raise BuildError(f"{what} cannot be used: {why_refused(installation.refused[0])}")
-        for name in installation.provided:
-            log.write(f"`{name}` is not installed: this dora takes its place")
-        for name in installation.builtin:
-            log.write(f"`{name}` comes with dora; installing what it needs")
-        if not installation.asks:
-            return None
-        if spec.interpreter.folder is None and not _chooses_environment(words):
-            with self._guard:
-                self._shared_requirements += (
-                    (log, requirement) for requirement in installation.requirements
-                )
-            if installation.certain and not faults(installation.requirements):
-                return None
-        return installation.words
-
-    def _installer(
-        self, verb: str, words: list[str], written_for_uv: bool, interpreter: Interpreter, what: str
-    ) -> list[str]:
-        python = interpreter.python[-1] if interpreter.folder else sys.executable
-        if not interpreter.folder and not written_for_uv and self._has_pip:
-            return [python, "-m", "pip", verb, *words]
-        uv = find_uv()
-        if uv is None and not written_for_uv:
-            raise BuildError(
-                f"{what} cannot be started: there is neither pip in the environment of {python} nor uv "
-                f"on PATH; `{python} -m ensurepip` brings pip"
-            )
-        uv = require_uv(what)
-        choice = [] if _chooses_environment(words) or not verb else ["--python", python]
-        return [uv, "pip", verb, *choice, *words]
-
-    @cached_property
-    def _has_pip(self) -> bool:
-        from importlib.util import find_spec
-
-        return find_spec("pip") is not None
-
-    @cached_property
-    def _installer_variables(self) -> dict[str, str]:
-        import tempfile
-
-        from dora.daemon.build.shadowing import installer_environment
-
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="dora-build-"))
-        return installer_environment(folder, os.environ)
-
-    @property
-    def _for_installers(self) -> dict[str, str]:
-        with self._guard:
-            return self._installer_variables
-
-    def _lock_of(self, environment: str | None) -> threading.Lock:
-        with self._guard:
-            return self._installing.setdefault(environment, threading.Lock())
-
-    def _check_shadowing(self, what: str) -> None:
-        """Raise `BuildError` if a command has installed dora-rs over this dora."""
-        from dora.daemon.build.shadowing import has_upstream, mend
-
-        if has_upstream(sysconfig.get_path("purelib")):
-            raise BuildError(
-                f"{what} has installed dora-rs over this dora; mend it with\n  {mend()}\nand take "
-                "`dora-rs` out of what the command installs"
-            )
-
-    def _check_conflicts(self, before: list[Fault]) -> None:
-        """Compare what is installed now with what dora and the nodes require."""
-        from importlib import invalidate_caches
-
-        invalidate_caches()
-        ours = [fault for fault in faults([NAME]) if fault not in before]
-        if ours:
-            raise BuildError(
-                "the build commands have installed versions that this dora cannot work with: "
-                + "; ".join(map(str, ours))
-                + ". Give the node an environment of its own (`python:` in the dataflow file, or --uv)"
-            )
-        for log, requirement in self._shared_requirements:
-            for fault in faults([requirement]):
-                if fault.found is None:
-                    continue  # an installer that did not fail has a reason
-                log.write(
-                    f"{fault}, as another node needs it: they share one environment. Give this node one of "
-                    "its own (`python:` in the dataflow file, or --uv)",
-                    "warn",
-                )
-
-
-def _chooses_environment(words: list[str]) -> bool:
-    own = ("-p", "--python", "--system", "--target", "--prefix", "-t")
-    return any(word.partition("=")[0] in own for word in words)

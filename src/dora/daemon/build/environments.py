@@ -5,30 +5,21 @@ An environment is a folder ``.dora/python-envs/<name>`` beside the dataflow file
 ``.dora/python-locks/<name>.txt``. Until the dataflow requires something else, every machine and every
 rebuild gets the same packages. If another version of dora has other requirements, the lock is solved anew
 and keeps the versions that still fit. dora itself is installed last (`dora.daemon.build.own_wheel`).
-
-A script may contain its requirements itself, in inline script metadata (PEP 723).
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import msgspec
-
 from dora.daemon.build import own_wheel
-from dora.daemon.build.commands import BuildLog, Processes, quoted
+from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
 from dora.daemon.processes.interpreter import find_uv, wheel_path
 from dora.daemon.processes.launch_spec import LaunchSpec
-from dora.daemon.processes.programs import program_path
-from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
-from dora.dataflow.parser.files import read_bytes
-from dora.dataflow.parser.programs import requirement_fault
 from dora.errors import BuildError
 
 _STAMP = "dora-environment"  # file written last: hashes of the wheel and the lock
@@ -141,14 +132,13 @@ class EnvironmentMaker:
             self._processes.run(
                 [self._uv, *words], what="uv", cwd=self._directory, env=self._env, log=None, stdin=stdin
             )
-        except BuildError as error:
+        except CommandFailed as error:
             asked = self._node.python
             wants = [f"Python {asked.version}"] if asked is not None and asked.version else []
             wants += [f"`{item}`" for item in asked.requirements] if asked is not None else []
             named = f" with {', '.join(wants)}" if wants else ""
-            lines = [line.removeprefix("  | ") for line in str(error).splitlines()[1:]]
             step = "no such Python" if words[0] == "venv" else "its packages cannot be had"
-            raise BuildError(f"{self._what}{named} cannot be made: {step}{quoted(lines)}") from None
+            raise BuildError(f"{self._what}{named} cannot be made: {step}{quoted(error.lines)}") from None
 
     def _stamp(self) -> str:
         try:
@@ -206,100 +196,3 @@ def _locked(path: str) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-# --------------------------------------------------------------------------- inline script metadata
-
-_BEGINNING = re.compile(r"# /// ([a-zA-Z0-9-]+)").fullmatch
-
-
-def with_inline_environments(dataflow: Dataflow) -> Dataflow:
-    """Return the dataflow with the environments that its scripts require in a block ``# /// script``.
-
-    The dataflow file takes precedence. Raises `BuildError` for a block that cannot be read.
-    """
-    nodes = tuple(_with_inline_environment(dataflow, node) for node in dataflow.nodes)
-    return dataflow if nodes == dataflow.nodes else msgspec.structs.replace(dataflow, nodes=nodes)
-
-
-def _with_inline_environment(dataflow: Dataflow, node: NodeSpec) -> NodeSpec:
-    if node.python is not None or node.path is None or not node.path.endswith(".py"):
-        return node
-    path = program_path(dataflow, node, node.path)
-    try:
-        text = read_bytes(path).decode()
-    except (OSError, UnicodeDecodeError):
-        return node  # reported when it is started
-    if "# /// script" not in text:
-        return node
-    environment = inline_environment(text, path)
-    return node if environment is None else msgspec.structs.replace(node, python=environment)
-
-
-def inline_environment(text: str, path: str) -> PythonEnvironment | None:
-    """Return the environment that a script requires, None if it has no block; raises `BuildError`.
-
-    >>> inline_environment("# /// script\\n# dependencies = ['rich']\\n# ///\\n", "a.py").requirements
-    ('rich',)
-    """
-    import tomllib
-
-    blocks = _blocks(text)
-    if not blocks:
-        return None
-    if len(blocks) > 1:
-        raise BuildError(f"{path}: there are two blocks `# /// script`; keep one of them")
-    lines = blocks[0]
-    try:
-        block = tomllib.loads("\n".join(line[2:] for line in lines))
-    except tomllib.TOMLDecodeError as error:
-        raise BuildError(f"{path}: the block `# /// script` is not TOML: {error}") from None
-    version = block.get("requires-python")
-    requirements = block.get("dependencies", [])
-    if not isinstance(requirements, list) or not all(isinstance(item, str) for item in requirements):
-        raise BuildError(f"{path}: `dependencies` in the block `# /// script` is not a list of texts")
-    if version is not None and not isinstance(version, str):
-        raise BuildError(f"{path}: `requires-python` in the block `# /// script` is not a text")
-    if version is not None and (fault := _version_fault(version)):
-        raise BuildError(f"{path}: `requires-python` in the block `# /// script` {fault}")
-    for requirement in requirements:
-        if fault := requirement_fault(requirement):
-            raise BuildError(f"{path}: `dependencies` in the block `# /// script`: {fault}")
-    return PythonEnvironment(version, tuple(requirements))
-
-
-def _blocks(text: str) -> list[list[str]]:
-    """Return the lines of the blocks of type ``script``.
-
-    According to packaging.python.org/specifications/inline-script-metadata, a block ends with the last
-    ``# ///`` of the comment that it begins.
-    """
-    found: list[list[str]] = []
-    lines = text.splitlines()
-    at = 0
-    while at < len(lines):
-        begun = _BEGINNING(lines[at])
-        at += 1
-        if begun is None:
-            continue
-        end = at
-        while end < len(lines) and (lines[end] == "#" or lines[end].startswith("# ")):
-            end += 1
-        last = next((line for line in range(end - 1, at, -1) if lines[line] == "# ///"), None)
-        if last is None:
-            at = end  # no block that begins in this comment is closed
-            continue
-        if begun[1] == "script":
-            found.append(lines[at:last])
-        at = last + 1
-    return found
-
-
-def _version_fault(text: str) -> str:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    try:
-        SpecifierSet(text if len(text) <= 200 else "?")
-    except InvalidSpecifier:
-        return "is no range of versions such as `>=3.11`"
-    return ""

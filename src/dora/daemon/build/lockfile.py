@@ -9,14 +9,11 @@ names, so a lock for another version of the file is refused as a whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Annotated
+from collections.abc import Mapping
 
 import msgspec
 
-from dora.daemon.build.build import BuildOptions, Built, build_programs
 from dora.daemon.build.session_file import GitCommit, fnv1a, git_sources
-from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.dataflow.parser.files import Unreadable, read_text
 from dora.dataflow.parser.programs import pinned
@@ -27,47 +24,42 @@ VERSION = 2
 MAX_LOCK = 1 << 20  # bytes
 _MEND = "write it anew with `dora build --write-lockfile`"
 
-_Commit = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
+
+class _File(msgspec.Struct, frozen=True):
+    version: int
+    descriptor_fingerprint: str = ""
+    git_sources: dict[str, GitCommit] = {}
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """The use of a dataflow's lock file. ``path`` "": beside the dataflow file."""
+    """The use of a dataflow's lockfile. ``path`` "": beside the dataflow file."""
 
     read: bool = False
     write: bool = False
     path: str = ""
 
+    def pin(self, dataflow: Dataflow) -> Dataflow:
+        """Return the dataflow to build: with the commits of the lockfile if it is read.
 
-class _Source(msgspec.Struct, frozen=True):
-    repo: str
-    commit_hash: _Commit
+        Raises `BuildError`.
+        """
+        return with_commits(dataflow, read_lock(dataflow, self._path(dataflow))) if self.read else dataflow
 
+    def confirm(self, dataflow: Dataflow, built: Dataflow) -> None:
+        """Check that the commits of the lockfile were built, or write those that were.
 
-class _File(msgspec.Struct, frozen=True):
-    version: int
-    descriptor_fingerprint: str = ""
-    git_sources: dict[str, _Source] = {}
+        Raises `BuildError`.
+        """
+        commits = git_sources(built)
+        if self.read:
+            _check(built, commits)
+        if self.write:
+            write_lock(dataflow, commits, self._path(dataflow))
 
-
-def build_locked(
-    dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions, lock: Lock
-) -> Built:
-    """Build like `build_programs`, and read or write the lock. Raises `BuildError`."""
-    path = os.path.abspath(lock.path) if lock.path else lock_path(dataflow)
-    if lock.read:
-        commits = read_lock(dataflow, path)
-        built = build_programs(with_commits(dataflow, commits), on_log, options)
-        _check(built.dataflow, commits)
-    else:
-        built = build_programs(dataflow, on_log, options)
-    if lock.write:
-        write_lock(dataflow, git_sources(built.dataflow), path)
-    return built
-
-
-def lock_path(dataflow: Dataflow) -> str:
-    """Return where the lock of a dataflow is by default."""
-    return f"{dataflow.working_dir}/{dataflow.file_stem}.dora-lock.yaml"
+    def _path(self, dataflow: Dataflow) -> str:
+        """Return the path of the lockfile of a dataflow."""
+        default = f"{dataflow.working_dir}/{dataflow.file_stem}.dora-lock.yaml"
+        return os.path.abspath(self.path) if self.path else default
 
 
 def read_lock(dataflow: Dataflow, path: str) -> dict[str, str]:
@@ -110,15 +102,16 @@ def with_commits(dataflow: Dataflow, commits: Mapping[str, str]) -> Dataflow:
     return msgspec.structs.replace(dataflow, nodes=tuple(map(locked, dataflow.nodes)))
 
 
-def _check(dataflow: Dataflow, commits: Mapping[str, str]) -> None:
-    sources = git_sources(dataflow)
-    for node_id, wanted in commits.items():
-        found = sources[node_id].commit_hash if node_id in sources else "one that git does not tell"
-        if found != wanted:
-            folder = dataflow.directory_of(dataflow.node(node_id))
+def _check(dataflow: Dataflow, commits: Mapping[str, GitCommit]) -> None:
+    """Raise `BuildError` if a clone is not at the commit that its node wants."""
+    for node in dataflow.nodes:
+        if node.git is None:
+            continue
+        found = commits[node.id].commit_hash if node.id in commits else "one that git does not tell"
+        if found != node.git.rev:
             raise BuildError(
-                f"the clone {folder} of node `{node_id}` is at commit {found}, and the lockfile wants "
-                f"{wanted}; remove the folder, to have it cloned again"
+                f"the clone {dataflow.directory_of(node)} of node `{node.id}` is at commit {found}, and "
+                f"the lockfile wants {node.git.rev}; remove the folder, to have it cloned again"
             )
 
 

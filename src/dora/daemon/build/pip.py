@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from dora.daemon.build.shadowing import PROVIDED
 from dora.daemon.processes.programs import BUILTIN_NODES, RUST_PACKAGES
 from dora.dataflow.parser.files import read_bytes
-
-if TYPE_CHECKING:
-    from importlib.metadata import Distribution
 
 # Options of `pip install` and `uv pip install` that take a value in a word of its own. An option that
 # is not here counts as a flag, and the word behind it as a requirement, which is right for most.
@@ -172,9 +175,6 @@ def plan(words: Sequence[str], directory: str) -> Installation:
 
 
 def _name(requirement: str) -> str:
-    from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import canonicalize_name
-
     try:
         return canonicalize_name(Requirement(requirement).name)
     except InvalidRequirement:
@@ -187,8 +187,6 @@ def _path(word: str, directory: str) -> str:
 
 
 def _project(folder: str) -> dict[str, object]:
-    import tomllib
-
     try:
         return tomllib.loads(read_bytes(os.path.join(folder, "pyproject.toml")).decode())
     except (OSError, ValueError, RecursionError):
@@ -196,8 +194,6 @@ def _project(folder: str) -> dict[str, object]:
 
 
 def _name_of_project(folder: str) -> str:
-    from packaging.utils import canonicalize_name
-
     project = _project(folder).get("project") if folder else None
     name = project.get("name") if isinstance(project, dict) else None
     return canonicalize_name(name) if isinstance(name, str) else ""
@@ -224,10 +220,6 @@ def _in_place(request: RequestedPackage) -> str:
 
     It is if its folder is installed, and its project files have not changed since.
     """
-    import json
-    from importlib.metadata import PackageNotFoundError, distribution
-    from pathlib import Path
-
     name = _name_of_project(request.path)
     system = _project(request.path).get("build-system")
     backend = str(system.get("build-backend", "")) if isinstance(system, dict) else ""
@@ -277,9 +269,6 @@ def faults(requirements: Iterable[str]) -> list[Fault]:
     ``dora-rs`` counts as met in every version, and so does what is required by a URL. A requirement that
     cannot be read counts as not met.
     """
-    from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import canonicalize_name
-
     found: list[Fault] = []
     done: set[tuple[str, str]] = set()
     waiting = [(text, "", "") for text in requirements]
@@ -309,8 +298,6 @@ def faults(requirements: Iterable[str]) -> list[Fault]:
 
 
 def _installed(name: str) -> Distribution | None:
-    from importlib.metadata import PackageNotFoundError, distribution
-
     try:
         return distribution(name)
     except PackageNotFoundError:

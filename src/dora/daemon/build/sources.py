@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from typing import IO
 
-from dora.daemon.build.commands import BuildLog, Processes, quoted
+from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.errors import BuildError
 
@@ -132,9 +133,9 @@ class _Clone:
             return self._processes.run(
                 ["git", *_PROTOCOLS, *words], what="git", cwd=cwd or self.folder, env=self._env, log=None
             )
-        except BuildError as error:
-            lines = [line.removeprefix("  | ") for line in str(error).splitlines()[1:]]
-            raise BuildError(f"{self.what} cannot be used: git {words[0]} failed{quoted(lines)}") from None
+        except CommandFailed as error:
+            message = f"{self.what} cannot be used: git {words[0]} failed{quoted(error.lines)}"
+            raise BuildError(message) from None
 
 
 # --------------------------------------------------------------------------- downloads
@@ -167,39 +168,44 @@ def ensure_download(
     os.makedirs(os.path.dirname(path), exist_ok=True)
     unfinished = f"{path}.{os.getpid()}"
     try:
-        _fetch(source.url, unfinished, what)
+        with open(unfinished, "wb") as file:
+            fetch(source.url, file)
         found = _digest(unfinished)
         if source.sha256 is not None and found != source.sha256:
             raise BuildError(f"{what} has a wrong checksum: its SHA-256 is {found}")
         os.chmod(unfinished, 0o755)
         os.replace(unfinished, path)
+    except (FetchFailed, OSError) as error:
+        raise BuildError(f"{what} cannot be downloaded: {error}") from None
     finally:
         if os.path.exists(unfinished):
             os.unlink(unfinished)
 
 
-def _fetch(url: str, path: str, what: str) -> None:
+class FetchFailed(Exception):
+    """A download failed; ``str(error)`` is the reason."""
+
+
+def fetch(url: str, file: IO[bytes], max_size: int = MAX_SIZE) -> None:
+    """Write what is at a URL into a file; raises `FetchFailed`, also for more than ``max_size`` bytes."""
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
     try:
-        with urlopen(url, timeout=TIMEOUT) as response, open(path, "wb") as file:
+        with urlopen(url, timeout=TIMEOUT) as response:
             size = 0
             while chunk := response.read(_CHUNK):
                 size += len(chunk)
-                if size > MAX_SIZE:
-                    raise BuildError(f"{what} is larger than {MAX_SIZE >> 20} MiB")
+                if size > max_size:
+                    raise FetchFailed(f"it is larger than {max_size >> 20} MiB")
                 file.write(chunk)
     except HTTPError as error:
-        raise BuildError(
-            f"{what} cannot be downloaded: the server says {error.code} {error.reason}"
-        ) from None
+        raise FetchFailed(f"the server says {error.code} {error.reason}") from None
     except URLError as error:
-        reason = getattr(error.reason, "strerror", None) or error.reason
-        raise BuildError(f"{what} cannot be downloaded: {reason}") from None
+        raise FetchFailed(getattr(error.reason, "strerror", None) or str(error.reason)) from None
     except (OSError, HTTPException, ValueError) as error:
-        raise BuildError(f"{what} cannot be downloaded: {error}") from None
+        raise FetchFailed(str(error)) from None
 
 
 def _digest(path: str) -> str:

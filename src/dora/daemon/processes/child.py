@@ -250,20 +250,22 @@ def _start(
             process_group=0,
         )
     except OSError as error:
-        raise CannotSpawn(_why(command, cwd, error)) from error
+        raise CannotSpawn(why_not_started(error, command[0], cwd)) from error
     finally:
         if before is not None:
             os.sched_setaffinity(0, before)
 
 
-def _why(command: list[str], cwd: str, error: OSError) -> str:
-    program = command[0]
+def why_not_started(error: OSError, program: str, cwd: str) -> str:
+    """Return why a program could not be started in a folder, as half a sentence."""
     if not os.path.isdir(cwd):
         return f"its working directory {cwd} does not exist"
     if isinstance(error, FileNotFoundError):
         if os.path.isfile(program):
             return f"the interpreter named in the first line of {program} does not exist"
-        return f"`{program}` is not installed (not found on PATH)"
+        return f"there is no program `{program}` on PATH"
+    if isinstance(error, PermissionError):
+        return f"`{program}` may not be executed (make it executable, or name its interpreter first)"
     if error.errno == errno.ENOEXEC:
         return f"{program} is neither a program of this machine nor a script with a `#!` line"
     return f"{program}: {error.strerror}"

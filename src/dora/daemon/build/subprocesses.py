@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry, Stream
+from dora.daemon.processes.child import why_not_started
+from dora.daemon.supervisor.exits import describe_exit
 from dora.dataflow.model import LogLevel
 from dora.errors import BuildError
 
@@ -42,6 +44,14 @@ class BuildLog:
 
     def _entry(self, level: LogLevel, message: str, stream: Stream) -> None:
         self._on_log(LogEntry(time.time_ns(), level, self._node_id, message, stream=stream, target="build"))
+
+
+class CommandFailed(BuildError):
+    """A program could not be started, or failed; ``lines`` is the output that the message ends with."""
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(message + quoted(lines))
+        self.lines = lines
 
 
 class Stopped(Exception):
@@ -84,8 +94,8 @@ class Processes:
     ) -> list[str]:
         """Run a program to its end; return the lines that it printed.
 
-        ``what`` names it in errors, ``written`` is the command in the dataflow file. Raises `BuildError`
-        if it cannot be started or does not exit with status 0.
+        ``what`` names it in errors, ``written`` is the command in the dataflow file. Raises
+        `CommandFailed` if it cannot be started or does not exit with status 0.
         """
         hint = shell_hint(written)
         diagnostics = debug_log("dora.build")
@@ -107,8 +117,8 @@ class Processes:
                 )
                 self._running.add(process)
         except OSError as error:
-            reason = _why_not_started(error, words[0], cwd)
-            raise BuildError(f"{what} cannot be started: {reason}{hint}") from None
+            reason = why_not_started(error, words[0], cwd)
+            raise CommandFailed(f"{what} cannot be started: {reason}{hint}") from None
         lines: list[str] = []
         with process:
             try:
@@ -133,7 +143,7 @@ class Processes:
             if self._stopped:
                 raise Stopped
             shown = lines if self._parallel or log is None else lines[-TAIL_LINES:]
-            raise BuildError(f"{what} {_describe_status(status)}{hint}{quoted(shown)}")
+            raise CommandFailed(f"{what} {_describe_status(status)}{hint}", shown)
         return lines
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
@@ -189,16 +199,4 @@ def shell_hint(command: str) -> str:
 
 
 def _describe_status(status: int) -> str:
-    from dora.daemon.supervisor.exits import describe_exit
-
     return describe_exit(status, None) if status > 0 else describe_exit(None, -status)
-
-
-def _why_not_started(error: OSError, program: str, cwd: str) -> str:
-    if not os.path.isdir(cwd):
-        return f"its working directory {cwd} does not exist"
-    if isinstance(error, FileNotFoundError):
-        return f"there is no program `{program}` on PATH"
-    if isinstance(error, PermissionError):
-        return f"`{program}` may not be executed (make it executable, or name its interpreter first)"
-    return error.strerror or str(error)
