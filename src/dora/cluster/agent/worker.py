@@ -2,9 +2,8 @@
 
 It does what ``dora run`` does. The daemon writes JSON lines to its standard input: first what to run
 (`StartRun`), then perhaps `StopRun`, and what concerns other machines (`dora.cluster.agent.partition`).
-What it writes to
-standard output are reports (`dora.cluster.agent.reports`). When its input ends, the daemon is dead, and it
-kills its nodes; should it be killed as well, its guardian does.
+It writes reports to standard output (`dora.cluster.agent.reports`). When its input ends, the daemon is
+dead, and it kills its nodes; if it is killed as well, its guardian does.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ from dora.daemon.logs.entry import LogEntry, is_of_node, nodes_are_quiet
 from dora.daemon.logs.writer import LogFiles
 from dora.daemon.options import BuildOptions, LocalRunOptions
 from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
 from dora.errors import BuildError, DoraError
 from dora.observe.telemetry.run import run_observed
@@ -131,120 +131,142 @@ class _Commands:
         os.killpg(0, signal.SIGKILL)
 
 
-def run_worker(start: StartRun, commands: _Commands, reports: Reports) -> None:
-    """Build and run a dataflow, and report what becomes of it."""
-    dataflow_id, spec, partition = start.dataflow_id, start.spec, start.partition
-    local_partition = None
-    pump = LogForwarder(reports) if partition is not None and partition.collect_logs else None
-    if partition is not None and len({partition.machine, *spec.machines.values()}) > 1:
-        local_partition = LocalPartition(start, reports, lambda: commands.stopped)
-    changes = ChangeRunner(start, reports, lambda entry: tell_of_build(entry), local_partition)
+class Worker:
+    """Builds and runs one dataflow, and reports what becomes of it."""
 
-    def handle(message: ToDaemon) -> None:
+    def __init__(self, start: StartRun, commands: _Commands, reports: Reports) -> None:
+        partition = start.partition
+        self._start = start
+        self._commands = commands
+        self._reports = reports
+        self._all_run = threading.Event()  # all nodes were ready
+        self._nodes_are_quiet = nodes_are_quiet()
+        collects_logs = partition is not None and partition.collect_logs
+        self._forwarder = LogForwarder(reports) if collects_logs else None
+        self._partition: LocalPartition | None = None
+        if partition is not None and len({partition.machine, *start.spec.machines.values()}) > 1:
+            self._partition = LocalPartition(start, reports, lambda: commands.stopped)
+        self._changes = ChangeRunner(start, reports, self._log_build, self._partition)
+
+    def run(self) -> None:
+        """Build and run the dataflow to its end; errors are reported, not raised."""
+        self._commands.on_other = self._handle
+        self._commands.listen()
+        building = self._limit(self._start.limits.build, "the build", BUILD_LIMIT)
+        try:
+            dataflow = with_local_folder(from_plain(self._start.spec.dataflow, Dataflow), self._start)
+            self._log_directory = f"{self._out(dataflow)}/out/{self._start.dataflow_id}"
+            self._log_files = LogFiles(self._log_directory, {node.id: node.log for node in dataflow.nodes})
+            dataflow = self._build(dataflow)
+            building.met()
+            if building.late:
+                raise BuildError("it took too long")
+            result = self._run(dataflow)
+            self._changes.drain()
+            self._close_forwarder()
+            early = result.ok and result.stopped and not self._all_run.is_set()
+            self._reports.update(
+                status="finished" if result.ok else "failed",
+                result=result,
+                reason="it was stopped before all of its nodes were ready" if early else "",
+            )
+        except (DoraError, DecodeError) as error:
+            self._close_forwarder()
+            if building.late:
+                pass  # it is reported
+            elif self._commands.stopped:
+                reason = "it was stopped before its nodes were started"
+                self._reports.update(status="finished", reason=reason)
+            else:
+                self._reports.update(status="failed", reason=str(error))
+        finally:
+            self._commands.done.set()
+
+    def _out(self, dataflow: Dataflow) -> str:
+        """Return the folder below which log files are written."""
+        partition = self._start.partition
+        own_folder = partition is not None and partition.own_log_folder
+        return data_folder() if own_folder else dataflow.working_dir
+
+    def _build(self, dataflow: Dataflow) -> Dataflow:
+        """Build the nodes of this machine; return the dataflow to run."""
+        local_nodes = only_local_nodes(dataflow, self._start)
+        options = BuildOptions(uv=self._start.spec.uv)
+        try:
+            built = build(local_nodes, self._log_build, options, session=self._partition is None).dataflow
+        except DoraError as error:
+            self._log_build(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
+            raise
+        finally:
+            self._log_files.close()
+        nodes = {node.id: node for node in built.nodes}
+        return msgspec.structs.replace(
+            dataflow, nodes=tuple(nodes.get(node.id, node) for node in dataflow.nodes)
+        )
+
+    def _run(self, dataflow: Dataflow) -> DataflowResult:
+        start = self._start
+        options = LocalRunOptions.of(
+            start.spec,
+            name=start.spec.name,
+            coordinator=start.coordinator,
+            log_directory=self._log_directory,
+            join=None if self._partition is None else self._partition.join,
+            run_id=run_id(start),
+        )
+        return run_observed(dataflow, options, self._log, start.dataflow_id, self._set_daemon)
+
+    def _set_daemon(self, daemon: Daemon) -> None:
+        daemon.on_running = self._on_running
+        daemon.on_parameters = self._reports.parameters_set
+        self._changes.set_daemon(daemon)
+        if self._partition is not None:
+            self._partition.set_daemon(daemon)
+        self._commands.set_daemon(daemon)
+        spawning = self._limit(self._start.limits.spawn, "the start of the nodes", SPAWN_LIMIT)
+        daemon.loop.call_threadsafe(spawning.met)  # once all of them have been started
+
+    def _on_running(self) -> None:
+        self._all_run.set()
+        self._reports.update(status="running")
+
+    def _handle(self, message: ToDaemon) -> None:
+        """Handle a message of the coordinator, in the thread of the commands."""
         if isinstance(message, (JoinCluster, ChangeRequest, Prepare, Apply)):
-            changes.start(message)
-        elif changes.local_partition is not None:
-            changes.local_partition.handle(message)
+            self._changes.start(message)
+        elif self._changes.local_partition is not None:
+            self._changes.local_partition.handle(message)
 
-    def limit(seconds: float, what: str, variable: str) -> TimeLimit:
+    def _limit(self, seconds: float, what: str, variable: str) -> TimeLimit:
         def fail() -> None:
             reason = f"{what} took longer than {seconds:g} s; {variable} of the coordinator sets the limit"
-            reports.update(status="failed", reason=reason)
-            commands.abort()
+            self._reports.update(status="failed", reason=reason)
+            self._commands.abort()
 
         return TimeLimit(seconds, fail)
 
-    commands.on_other = handle
-    commands.listen()
-    building = limit(start.limits.build, "the build", BUILD_LIMIT)
-    try:
-        dataflow = with_local_folder(from_plain(spec.dataflow, Dataflow), start)
-        out = data_folder() if partition is not None and partition.own_log_folder else dataflow.working_dir
-        logs = f"{out}/out/{dataflow_id}"
-        files = LogFiles(logs, {n.id: n.log for n in dataflow.nodes})
+    # ----------------------------------------------------------------------- logs
 
-        def tell_of_build(entry: LogEntry) -> None:
-            files.write(entry)
-            if pump is not None:
-                pump.put(entry)
+    def _log_build(self, entry: LogEntry) -> None:
+        self._log_files.write(entry)
+        if self._forwarder is not None:
+            self._forwarder.put(entry)
 
-        try:
-            built = build(
-                only_local_nodes(dataflow, start),
-                tell_of_build,
-                BuildOptions(uv=spec.uv),
-                session=local_partition is None,
-            ).dataflow
-        except DoraError as error:
-            tell_of_build(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
-            raise
-        finally:
-            files.close()
-        building.met()
-        if building.late:
-            raise BuildError("it took too long")
-        made = {node.id: node for node in built.nodes}
-        dataflow = msgspec.structs.replace(
-            dataflow, nodes=tuple(made.get(node.id, node) for node in dataflow.nodes)
-        )
+    def _log(self, entry: LogEntry) -> None:
+        """Forward an entry of the run, which the daemon writes to the log files."""
+        if self._forwarder is not None and not (self._nodes_are_quiet and is_of_node(entry)):
+            self._forwarder.put(entry)
+        # The nodes' entries are in their files. Those about the whole run may report that these fail.
+        if entry.node_id is None and entry.level in ("error", "warn"):
+            try:
+                text = f"dataflow {self._start.dataflow_id}: {entry.message}"
+                print(text, file=sys.stderr, flush=True)
+            except OSError:
+                pass  # the log of the daemon is on the same full disk
 
-        files_only = nodes_are_quiet()
-
-        def tell(entry: LogEntry) -> None:
-            if pump is not None and not (files_only and is_of_node(entry)):
-                pump.put(entry)
-            # The nodes' entries are in their files. Those about the whole run may report that these fail.
-            if entry.node_id is None and entry.level in ("error", "warn"):
-                try:
-                    print(f"dataflow {dataflow_id}: {entry.message}", file=sys.stderr, flush=True)
-                except OSError:
-                    pass  # the log of the daemon is on the same full disk
-
-        ready = threading.Event()
-
-        def on_running() -> None:
-            ready.set()
-            reports.update(status="running")
-
-        def on_daemon(daemon: Daemon) -> None:
-            daemon.on_running = on_running
-            daemon.on_parameters = reports.parameters_set
-            changes.set_daemon(daemon)
-            if local_partition is not None:
-                local_partition.set_daemon(daemon)
-            commands.set_daemon(daemon)
-            spawning = limit(start.limits.spawn, "the start of the nodes", SPAWN_LIMIT)
-            daemon.loop.call_threadsafe(spawning.met)  # once all of them have been started
-
-        options = LocalRunOptions.of(
-            spec,
-            name=spec.name,
-            coordinator=start.coordinator,
-            log_directory=logs,
-            join=local_partition.join if local_partition is not None else None,
-            run_id=run_id(start),
-        )
-        result = run_observed(dataflow, options, tell, dataflow_id, on_daemon)
-        changes.drain()
-        if pump is not None:
-            pump.close()
-        early = result.ok and result.stopped and not ready.is_set()
-        reports.update(
-            status="finished" if result.ok else "failed",
-            result=result,
-            reason="it was stopped before all of its nodes were ready" if early else "",
-        )
-    except (DoraError, DecodeError) as error:
-        if pump is not None:
-            pump.close()
-        if building.late:
-            pass  # it is reported
-        elif commands.stopped:
-            reports.update(status="finished", reason="it was stopped before its nodes were started")
-        else:
-            reports.update(status="failed", reason=str(error))
-    finally:
-        commands.done.set()
+    def _close_forwarder(self) -> None:
+        if self._forwarder is not None:
+            self._forwarder.close()
 
 
 def main(options: Container[str]) -> None:
@@ -269,7 +291,7 @@ def main(options: Container[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
     secret = start.partition.secret if start.partition is not None else ""
     reports = Reports(pipe, start.dataflow_id, revision=start.spec.revision, secret=secret)
-    run_worker(start, commands, reports)
+    Worker(start, commands, reports).run()
 
 
 if __name__ == "__main__":
