@@ -113,7 +113,10 @@ class Daemon:
             on_warning=lambda text: self.write_log("warn", None, text),
         )
         self._health = Health(
-            *(self.loop, self.supervisor.state.nodes, node_connections, self._accounting),
+            self.loop,
+            self.supervisor.state.nodes,
+            node_connections,
+            self._accounting,
             on_progress=lambda node_id: self.feed(on.Progress(node_id)),
         )
         self._link_changes = LinkChanges(self.loop, self._accounting, node_connections, self._plan)
@@ -123,17 +126,28 @@ class Daemon:
             self.loop, run.socket, self._on_message, self._on_closed, self.write_log
         )
         self._requests = RequestHandler(
-            *(dataflow, self._plan, lambda: self.context, run.name),
-            *(self.supervisor.state, node_connections, self._cleanup.add_tap),
+            dataflow,
+            self._plan,
+            lambda: self.context,
+            run.name,
+            self.supervisor.state,
+            node_connections,
+            self._cleanup.add_tap,
         )
         self._processes = NodeProcesses(
-            *(self.loop, run, options),
+            self.loop,
+            run,
+            options,
             feed=self.feed,
             on_line=lambda node_id, stream, text: self._text.line(node_id, stream, text),
             on_end=self._on_process_ended,
         )
         self._nodes = NodeConnections(
-            *(self._server, node_connections, self._accounting, self._link_changes, self._requests),
+            self._server,
+            node_connections,
+            self._accounting,
+            self._link_changes,
+            self._requests,
             feed=self.feed,
             on_closed=self._on_node_disconnected,
         )
