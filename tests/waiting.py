@@ -9,14 +9,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
+TIMEOUT = 60.0  # seconds that anything may take on a busy machine
 
 
 def wait_until(condition: Callable[[], T], what: str) -> T:
-    """Wait until a condition is true, at most `PATIENCE` seconds, and return its value."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until a condition is true, at most `TIMEOUT` seconds, and return its value."""
+    deadline = time.monotonic() + TIMEOUT
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s for {what}"
+        assert time.monotonic() < deadline, f"waited {TIMEOUT:g} s for {what}"
         time.sleep(0.005)
     return value
 

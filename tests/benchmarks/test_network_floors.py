@@ -10,9 +10,9 @@ import pytest
 from benchmarks.implementations import REPOSITORY
 from benchmarks.network_floors import KINDS, PAIRS
 from ports import free_port
+from waiting import TIMEOUT
 
 MESSAGES, WARM_UP, SIZE = 30, 10, 100_000
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 
 def run(kind: str, pair: str, results: Path) -> dict[str, Any]:
@@ -27,10 +27,10 @@ def run(kind: str, pair: str, results: Path) -> dict[str, Any]:
     try:
         first = start("first")
         try:
-            first.communicate(timeout=PATIENCE)
+            first.communicate(timeout=TIMEOUT)
         finally:
             first.kill()
-        second.communicate(timeout=PATIENCE)
+        second.communicate(timeout=TIMEOUT)
     finally:
         second.kill()
     assert (first.returncode, second.returncode) == (0, 0)

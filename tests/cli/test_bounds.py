@@ -15,7 +15,7 @@ import pytest
 from dora.cli.main import run_command_line
 
 BAD = b"\xff\xfe"  # is not UTF-8
-PATIENCE = 60.0  # seconds; each takes some tenths of one
+TIMEOUT = 60.0  # seconds; each takes some tenths of one
 OK = "nodes:\n  - {id: a, path: a.py, inputs: {t: dora/timer/millis/10}, outputs: [o]}\n"
 NODE = "from dora import Node\nfor event in Node():\n    print('x')\n    break\n"
 
@@ -53,7 +53,7 @@ def dora(folder: Path, script: str, **variables: Any) -> tuple[int, bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     return done.returncode, done.stdout
 

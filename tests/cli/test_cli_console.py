@@ -8,10 +8,10 @@ import threading
 import time
 from contextlib import contextmanager
 
+from waiting import TIMEOUT
+
 from dora.daemon.logs.console import Console, write_text
 from dora.daemon.logs.entry import LogEntry, LogFilter
-
-BOUND = 60  # seconds
 
 
 def entry(message, level="info"):
@@ -32,7 +32,7 @@ class StoppedTerminal(io.StringIO):
 
     def write(self, text):
         self.writing.set()
-        assert self.go_on.wait(BOUND)
+        assert self.go_on.wait(TIMEOUT)
         return super().write(text)
 
 
@@ -60,7 +60,7 @@ def test_a_stopped_terminal_does_not_block_and_unshown_entries_are_counted():
     stream = StoppedTerminal()
     console = Console(stream, message, max_waiting=2)
     console(entry("first"))
-    assert stream.writing.wait(BOUND)
+    assert stream.writing.wait(TIMEOUT)
     for number in range(5):
         console(entry(str(number)))
     assert console.not_shown == 3
@@ -110,7 +110,7 @@ def read_in(read_end, count):
     thread.start()
 
     def all_lines():
-        thread.join(BOUND)
+        thread.join(TIMEOUT)
         return found.decode().splitlines()
 
     return all_lines
@@ -126,7 +126,7 @@ def test_a_slow_reader_gets_all_output(monkeypatch):
 
         def join(_):
             """Let the time be over, in which a page was read and another one came."""
-            before, deadline = stream.writes, time.monotonic() + BOUND
+            before, deadline = stream.writes, time.monotonic() + TIMEOUT
             found.extend(os.read(read_end, 4096))
             while thread.is_alive() and stream.writes == before and time.monotonic() < deadline:
                 threading.Event().wait(0.001)
@@ -145,7 +145,7 @@ def test_a_stalled_reader_is_abandoned_and_unwritten_lines_are_counted():
         for line in lines(1000):
             console(entry(line))
         console.close()
-        console._thread.join(BOUND)
+        console._thread.join(TIMEOUT)
         shown = os.read(read_end, 1 << 20).decode().splitlines()
         assert shown[:-1] == lines(len(shown) - 1)
         assert lines(len(shown))[-1].startswith(shown[-1])
@@ -155,7 +155,7 @@ def test_a_stalled_reader_is_abandoned_and_unwritten_lines_are_counted():
 
 def test_ctrl_c_gives_up_a_reader_at_once(monkeypatch):
     with pipe() as (_, stream):
-        console = Console(stream, message, close_timeout=BOUND)
+        console = Console(stream, message, close_timeout=TIMEOUT)
         for line in lines(1000):
             console(entry(line))
         main, waits, join = threading.main_thread().ident, threading.Event(), console._thread.join
@@ -165,7 +165,7 @@ def test_ctrl_c_gives_up_a_reader_at_once(monkeypatch):
             join(seconds)
 
         def interrupt():
-            assert waits.wait(BOUND)
+            assert waits.wait(TIMEOUT)
             signal.pthread_kill(main, signal.SIGINT)
 
         monkeypatch.setattr(console._thread, "join", say_and_join)
@@ -176,7 +176,7 @@ def test_ctrl_c_gives_up_a_reader_at_once(monkeypatch):
         assert console.not_shown > 0
         # Else it writes to what gets the pipe's number next. A `join` that was interrupted believes that
         # the thread has ended.
-        deadline = time.monotonic() + BOUND
+        deadline = time.monotonic() + TIMEOUT
         while console._thread.ident in sys._current_frames() and time.monotonic() < deadline:
             threading.Event().wait(0.01)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 from ports import free_port
+from waiting import TIMEOUT
 
 import dora
 
 pytestmark = pytest.mark.processes
 
-BOUND = 60  # seconds
 
 SENDER = """
 from dora import Node
@@ -102,7 +102,7 @@ def command(*arguments):
 
 
 def run(*arguments, **options):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=BOUND, **options)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=TIMEOUT, **options)
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def started(*arguments, until):
         yield process
     finally:
         process.kill()
-        process.communicate(timeout=BOUND)
+        process.communicate(timeout=TIMEOUT)
 
 
 def test_a_clean_run_prints_the_logs_and_nothing_else(folder):
@@ -260,7 +260,7 @@ def test_ctrl_c_stops_the_dataflow_cleanly(number):
     write(dataflow__yml=TICKING, only__py=WAITER)
     with started("run", "dataflow.yml", until="waiting") as process:
         process.send_signal(number)
-        out, err = process.communicate(timeout=BOUND)
+        out, err = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, err) == (0, "")
     assert "event STOP MANUAL" in out
 
@@ -275,7 +275,7 @@ def test_a_reader_of_the_output_that_went_away_does_not_end_the_dataflow(folder)
     with started("run", "dataflow.yml", until="ready") as process:
         process.stdout.close()
         write(closed="")
-        assert process.wait(BOUND) == 0
+        assert process.wait(TIMEOUT) == 0
         assert process.stderr.read() == (
             "warning: standard output was closed; the dataflow goes on without showing its logs, Ctrl-C "
             "stops it\n"
@@ -319,7 +319,7 @@ def test_an_interrupted_build_leaves_nothing_running():
     try:
         line = next(line for line in process.stdout if "building" in line)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=BOUND)
+        _, err = process.communicate(timeout=TIMEOUT)
     finally:
         process.kill()
         process.wait()
@@ -384,7 +384,7 @@ def test_run_from_a_thread():
     results = []
     thread = threading.Thread(target=lambda: results.append(dora.run(Path("dataflow.yml"))))
     thread.start()
-    thread.join(BOUND)
+    thread.join(TIMEOUT)
     assert results[0].ok
 
 

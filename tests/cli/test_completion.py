@@ -13,13 +13,12 @@ from pathlib import Path
 
 import click
 import pytest
+from waiting import TIMEOUT
 
 from dora.cli import main
 from dora.cli.commands.run import run as command
 from dora.cli.completion import dataflow_files, node_levels
 from dora.cli.main import run_command_line
-
-BOUND = 60  # seconds, for a shell that hangs
 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
 
@@ -73,7 +72,7 @@ def complete_in_bash(folder: Path, *lines: str) -> list[list[str]]:
         env=shell_environment(folder),
         capture_output=True,
         text=True,
-        timeout=BOUND,
+        timeout=TIMEOUT,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return [block.split() for block in done.stdout.split("---\n")[:-1]]
@@ -99,7 +98,7 @@ def test_a_tab_in_a_terminal_completes_files_and_folders(folder: Path) -> None:
     def type_and_wait(keys: str, expected: str) -> None:
         nonlocal shown
         os.write(master, keys.encode())
-        shown, deadline = "", time.monotonic() + BOUND
+        shown, deadline = "", time.monotonic() + TIMEOUT
         while expected not in shown:
             assert select.select([master], [], [], max(0, deadline - time.monotonic()))[0], shown
             shown += os.read(master, 4096).decode(errors="replace")
@@ -167,7 +166,7 @@ def test_the_script_is_that_of_the_shell(shell: str, monkeypatch, capsys) -> Non
     assert capsys.readouterr().out == named
     assert f"_DORA_COMPLETE={shell}_complete" in named
     if shutil.which(shell):
-        subprocess.run([shell, "-n", "-c", named], check=True, timeout=BOUND)
+        subprocess.run([shell, "-n", "-c", named], check=True, timeout=TIMEOUT)
 
 
 def test_other_shells_are_refused_in_a_sentence(monkeypatch, capsys) -> None:

@@ -17,7 +17,7 @@ from dora.cli.main import run_command_line
 from dora.dataflow import load, missing_files
 from dora.errors import DoraError
 
-BOUND = 120  # seconds, for something that hangs
+TIMEOUT = 120  # seconds, for something that hangs
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def python(*words: str, folder: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=BOUND,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout

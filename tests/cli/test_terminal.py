@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import TIMEOUT
 
 from dora.daemon.logs.console import NonBlockingStream, write_text
 from dora.daemon.logs.terminal import Terminal, control, visible
 
 TITLE, CLIPBOARD, RED, RESET = "\x1b]0;owned\x07", "\x1b]52;c;b3duZWQ=\x07", "\x1b[31m", "\x1b[0m"
-PATIENCE = 60.0
 
 
 class FakeTerminal(io.TextIOWrapper):
@@ -92,7 +92,7 @@ def on_a_terminal(*arguments: str, cwd: Path) -> str:
     )
     os.close(theirs)
     data = b""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     try:
         while time.monotonic() < deadline:
             if select.select([ours], (), (), 0.1)[0]:
@@ -100,7 +100,7 @@ def on_a_terminal(*arguments: str, cwd: Path) -> str:
                     data += os.read(ours, 1 << 16)
                 except OSError:  # nobody has it open any more
                     break
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     finally:
         process.kill()
         process.wait()

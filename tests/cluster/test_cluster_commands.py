@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from certificates import certify
 from ports import free_port
-from waiting import PATIENCE, alive, wait_until
+from waiting import TIMEOUT, alive, wait_until
 
 from dora.cluster.client import Client, Unreachable
 
@@ -65,7 +65,7 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
 
     def machines(self) -> dict[str, str]:
@@ -165,7 +165,7 @@ def test_files_to_be_copied_do_not_count_as_present(cluster: Cluster) -> None:
         "--coordinator-port",
         str(cluster.port),
     ]
-    refused = subprocess.run(command, cwd=cluster.folder, capture_output=True, text=True, timeout=PATIENCE)
+    refused = subprocess.run(command, cwd=cluster.folder, capture_output=True, text=True, timeout=TIMEOUT)
     assert refused.returncode == 1
     assert "the files of node `node` have to be copied to its machine" in refused.stderr
     assert "`dora cluster start` does that" in refused.stderr

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from system import PATIENCE, wait_until
+from system import TIMEOUT, wait_until
 from tokens import TOKEN, bearer
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -56,7 +56,7 @@ class Serving:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(most)))
         self._thread.start()
-        assert self._ready.wait(PATIENCE)
+        assert self._ready.wait(TIMEOUT)
 
     async def _serve(self, most: int) -> None:
         self._loop = asyncio.get_running_loop()
@@ -73,13 +73,13 @@ class Serving:
         async def call() -> Any:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(TIMEOUT)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Let the thread of the coordinator do nothing meanwhile."""
         over = threading.Event()
-        self._loop.call_soon_threadsafe(over.wait, PATIENCE)
+        self._loop.call_soon_threadsafe(over.wait, TIMEOUT)
         try:
             yield
         finally:
@@ -94,13 +94,13 @@ class Serving:
 
     def join(self) -> None:
         self.end()
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
         self._listener.close()
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
         """Send a request, with the token unless ``authorization`` is given; return status and answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         try:
             headers = {**bearer(TOKEN), **{name.title(): value for name, value in headers.items()}}
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -160,4 +160,4 @@ class ObedientDaemon:
 
     def close(self) -> None:
         self._open.close()
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from ports import free_port
-from waiting import PATIENCE as PATIENCE
+from waiting import TIMEOUT as TIMEOUT
 from waiting import alive as alive
 from waiting import wait_until as wait_until
 

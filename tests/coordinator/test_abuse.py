@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from serving import ObedientDaemon, Serving, serving
-from system import PATIENCE, wait_until
+from system import TIMEOUT, wait_until
 from tokens import TOKEN
 from websockets.exceptions import ConnectionClosed
 
@@ -34,7 +34,7 @@ def served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Serving
 
 
 def raw(served: Serving, data: bytes = b"") -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE)
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=TIMEOUT)
     connection.sendall(data)
     return connection
 
@@ -237,7 +237,7 @@ def test_a_frame_that_is_too_large(served: Serving) -> None:
     daemon = ObedientDaemon(served)
     with served.websocket() as peer, pytest.raises(ConnectionClosed):
         peer.send(b"x" * (17 << 20), text=True)
-        peer.recv(timeout=PATIENCE)
+        peer.recv(timeout=TIMEOUT)
     assert json.loads(served.ask("GET", "/api/status")[1])["daemons"] == ["obedient"]
     daemon.close()
 
@@ -245,7 +245,7 @@ def test_a_frame_that_is_too_large(served: Serving) -> None:
 def test_a_silent_daemon_connection_is_closed(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "HELLO_TIMEOUT", 0.1)
     with served.websocket() as peer, pytest.raises(ConnectionClosed):
-        peer.recv(timeout=PATIENCE)
+        peer.recv(timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_daemon_behind_a_cut_is_not_reported_dead(
     monkeypatch.setattr(api, "CUT_SILENCE", silence)
     with served.websocket() as peer:
         peer.send(HELLO, text=True)
-        peer.recv(timeout=PATIENCE)
+        peer.recv(timeout=TIMEOUT)
         if code is None:
             peer.socket.shutdown(socket.SHUT_RDWR)  # what is left of one that was killed
         else:

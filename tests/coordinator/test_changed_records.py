@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from system import FOREVER, PATIENCE, System, wait_until
+from system import FOREVER, TIMEOUT, System, wait_until
 from tokens import bearer
 
 from dora.daemon.client import running
@@ -32,7 +32,7 @@ def nodes() -> dict[str, NodeView]:
 
 def change(system: System, name: str, operation: Any) -> tuple[int, Any]:
     """Ask the API for a change; return the status and the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=TIMEOUT)
     headers = {**bearer(), "Content-Type": "application/json"}
     connection.request("POST", f"/api/dataflows/{name}/changes", json.dumps(operation), headers)
     response = connection.getresponse()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from ports import free_port
-from system import FOREVER, PATIENCE, System, alive, wait_until
+from system import FOREVER, TIMEOUT, System, alive, wait_until
 from tokens import TOKEN, bearer
 
 from dora.cli.commands.up import down, stop_coordinator
@@ -176,7 +176,7 @@ def test_places_that_cannot_be_used(system: System, monkeypatch: pytest.MonkeyPa
 def ask(system: System, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
     """Send a request with the token, unless ``Authorization`` says otherwise."""
     headers = {**bearer(), **headers}
-    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=TIMEOUT)
     try:
         connection.request(
             method, path, body, {name.replace("_", "-"): value for name, value in headers.items()}
@@ -235,7 +235,7 @@ def test_a_daemon_reports_why_the_coordinator_refuses_the_connection(system: Sys
             assert any(f"127.0.0.1:{system.port}: Connection refused; trying" in line for line in told)
         finally:
             daemon.terminate()
-            daemon.communicate(timeout=PATIENCE)
+            daemon.communicate(timeout=TIMEOUT)
 
 
 def test_requests_of_foreign_web_pages_are_refused(system: System) -> None:
@@ -307,7 +307,7 @@ def test_the_path_of_the_store_can_be_chosen(system: System, store: str) -> None
         other = ("coordinator", "--port", str(free_port()), "--store", chosen)
         assert "is in use by another coordinator" in system.dora(*other, status=1)
     coordinator.kill()
-    coordinator.communicate(timeout=PATIENCE)
+    coordinator.communicate(timeout=TIMEOUT)
     coordinator = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     wait_until(
         lambda: system.client.is_reachable() and system.client.status().daemons, "the daemon to be back"
@@ -315,7 +315,7 @@ def test_the_path_of_the_store_can_be_chosen(system: System, store: str) -> None
     wait_until(system.client.active, "the dataflow that runs")
     system.dora("stop", "arm")
     system.dora("down")
-    assert coordinator.wait(PATIENCE) == 0
+    assert coordinator.wait(TIMEOUT) == 0
 
 
 def test_options_of_dora_rs_that_a_daemon_has_no_use_for(system: System) -> None:

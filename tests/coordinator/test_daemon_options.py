@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from system import FOREVER, PATIENCE, System, wait_until
+from system import FOREVER, TIMEOUT, System, wait_until
 
 from dora.cluster.agent import identity as lock
 from dora.cluster.agent.identity import running_daemon
@@ -134,7 +134,7 @@ def test_a_daemon_without_real_time_permission_warns_and_runs(system: System) ->
     ) as daemon:
         wait_until(lambda: running_daemon("127.0.0.1", system.port), "the daemon")
         daemon.send_signal(signal.SIGTERM)
-        told = daemon.communicate(timeout=PATIENCE)[1]
+        told = daemon.communicate(timeout=TIMEOUT)[1]
     assert daemon.returncode == 0
     assert told == (
         "warning: --rt: memory is not locked: it takes the capability CAP_IPC_LOCK, or "
@@ -163,7 +163,7 @@ agent.serve("127.0.0.1", int(os.environ["DORA_COORDINATOR_PORT"]), make_token(),
 
 @pytest.mark.usefixtures("system")
 def test_a_daemon_that_can_be_seen_ends_in_good_order() -> None:
-    subprocess.run([sys.executable, "-c", ENDED_AT_ONCE], check=True, timeout=PATIENCE)
+    subprocess.run([sys.executable, "-c", ENDED_AT_ONCE], check=True, timeout=TIMEOUT)
 
 
 @pytest.mark.usefixtures("system")
@@ -214,4 +214,4 @@ def test_supervisors_run_in_real_time_and_nodes_do_not(system: System) -> None:
         assert os.sched_getscheduler(node) == os.SCHED_OTHER
         assert _locked(node) == 0
         system.dora("down", "--force")
-        assert "warning" not in daemon.communicate(timeout=PATIENCE)[1]
+        assert "warning" not in daemon.communicate(timeout=TIMEOUT)[1]

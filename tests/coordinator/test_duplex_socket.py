@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 from certificates import certify
+from waiting import TIMEOUT
 
 from dora.transport.tls import DuplexTLSSocket, duplex_client_context, server_context
 
 pytestmark = pytest.mark.processes
-
-PATIENCE = 60.0  # seconds
 
 
 @pytest.fixture
@@ -38,14 +37,14 @@ def connection(tmp_path: Path) -> Iterator[ssl.SSLSocket]:
 
     thread = threading.Thread(target=echo)
     thread.start()
-    plain = socket.create_connection(listener.getsockname(), timeout=PATIENCE)
+    plain = socket.create_connection(listener.getsockname(), timeout=TIMEOUT)
     made = client.wrap_socket(plain, server_hostname="127.0.0.1")
     made.settimeout(None)
     try:
         yield made
     finally:
         made.close()
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
         listener.close()
 
 
@@ -62,7 +61,7 @@ def test_a_thread_reads_while_another_writes(connection: ssl.SSLSocket) -> None:
     reader.start()  # so it waits while the first bytes are written
     for start in range(0, len(sent), 100_000):
         connection.sendall(sent[start : start + 100_000])
-    reader.join(PATIENCE)
+    reader.join(TIMEOUT)
     assert bytes(got) == sent
 
 
@@ -78,10 +77,10 @@ def test_a_wait_without_data_times_out(connection: ssl.SSLSocket) -> None:
 def test_a_close_wakes_waiting_threads_with_an_error(
     connection: ssl.SSLSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora.transport.tls._POLL_INTERVAL", 10 * PATIENCE)  # so it is woken
+    monkeypatch.setattr("dora.transport.tls._POLL_INTERVAL", 10 * TIMEOUT)  # so it is woken
     told = reading(connection)
     connection.close()
-    assert isinstance(told.get(timeout=PATIENCE), OSError)
+    assert isinstance(told.get(timeout=TIMEOUT), OSError)
 
 
 def test_a_connection_is_closed_between_reads(
@@ -103,14 +102,14 @@ def test_a_connection_is_closed_between_reads(
             self.lock.__exit__(*error)
 
     def close() -> None:
-        begun.wait(PATIENCE)
+        begun.wait(TIMEOUT)
         connection.close()
         closes.set()
 
     def read_meanwhile(reader: ssl.SSLSocket, *args: Any) -> Any:
         if reader is connection:
             begun.set()
-            closes.wait(PATIENCE)  # is done with it, or waits for its turn
+            closes.wait(TIMEOUT)  # is done with it, or waits for its turn
         return read(reader, *args)
 
     closer = threading.Thread(target=close)
@@ -118,8 +117,8 @@ def test_a_connection_is_closed_between_reads(
     monkeypatch.setattr(ssl.SSLSocket, "read", read_meanwhile)
     closer.start()
     told = reading(connection)
-    assert isinstance(told.get(timeout=PATIENCE), OSError)
-    closer.join(PATIENCE)
+    assert isinstance(told.get(timeout=TIMEOUT), OSError)
+    closer.join(TIMEOUT)
     assert connection.fileno() < 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from certificates import certify
 from serving import Serving
-from system import FOREVER, PATIENCE, System, wait_until
+from system import FOREVER, TIMEOUT, System, wait_until
 from tokens import TOKEN
 
 from dora.cluster.agent.identity import running_daemon
@@ -48,7 +48,7 @@ def test_a_dataflow_through_tls(
     assert "coordinator already running" in system.dora("up")
     run = system.start(system.dataflow("clock", clock=FOREVER))
     with pytest.raises(http.client.HTTPException):  # nothing is said without TLS
-        connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=TIMEOUT)
         connection.request("GET", "/api/status")
         connection.getresponse()
     monkeypatch.delenv("DORA_COORDINATOR_CA")
@@ -152,7 +152,7 @@ def test_connections_without_a_handshake_do_not_block_clients(
     here = server_context(str(certificates / "here.pem"), str(certificates / "here.key"))
     served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), 40, here)
     try:
-        crowd = [socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) for _ in range(300)]
+        crowd = [socket.create_connection(("127.0.0.1", served.port), timeout=TIMEOUT) for _ in range(300)]
         crowd[0].sendall(b"GET / HTTP/1.1\r\n\r\n")
         authority = str(certificates / "ca.pem")
         client = Client("127.0.0.1", served.port, authority=authority, token=Token(TOKEN, "the test"))

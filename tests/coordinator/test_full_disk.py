@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from system import PATIENCE, System, wait_until
+from system import TIMEOUT, System, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -66,7 +66,7 @@ def test_a_run_continues_with_a_warning_when_logs_have_no_space(system: System, 
     try:
         wait_until(lambda: count(system) > 8, "a node that goes on")
         run.send_signal(signal.SIGINT)
-        assert run.wait(PATIENCE) == 0
+        assert run.wait(TIMEOUT) == 0
     finally:
         run.kill()
         run.wait()

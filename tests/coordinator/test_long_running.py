@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ports import free_port
-from system import FOREVER, PATIENCE, System, wait_until
+from system import FOREVER, TIMEOUT, System, wait_until
 
 from dora import ConnectError, Node
 from dora.daemon.client import name_of, running
@@ -230,7 +230,7 @@ def test_quiet_wins_over_the_diagnostics_filter(system: System, monkeypatch: pyt
         wait_until(lambda: system.client.is_reachable() and system.client.status().daemons, "the daemon")
         system.start(system.dataflow("quiet", waiter=FOREVER))
         system.dora("down", "--force")
-        assert [process.wait(PATIENCE) for process in processes] == [0, 0]
+        assert [process.wait(TIMEOUT) for process in processes] == [0, 0]
     assert (system.folder / "told").read_text() == ""
 
 
@@ -265,7 +265,7 @@ def test_a_stop_during_the_build_ends_it(system: System) -> None:
     )
     wait_until(lambda: system.client.active(), "the start")
     system.dora("stop", "slow")
-    start.communicate(timeout=PATIENCE)
+    start.communicate(timeout=TIMEOUT)
     assert start.returncode == 1
     assert system.client.dataflow("slow").reason == "it was stopped before its nodes were started"
 
@@ -283,7 +283,7 @@ def test_a_stop_while_its_nodes_are_starting(system: System) -> None:
     wait_until(lambda: system.client.active(), "the start")
     wait_until(lambda: "is there" in system.dora("logs", "slow"), "the node")
     system.dora("stop", "slow")
-    told = start.communicate(timeout=PATIENCE)[0]
+    told = start.communicate(timeout=TIMEOUT)[0]
     assert "does not run: it was stopped before all of its nodes were ready" in told
     assert start.returncode == 1
 
@@ -323,7 +323,7 @@ def test_ctrl_c_in_an_attached_start_stops_the_dataflow(system: System) -> None:
             attached.send_signal(signal.SIGINT)
             break
     rest = attached.stdout.read()  # `communicate` leaves out what the loop has read ahead
-    attached.wait(timeout=PATIENCE)
+    attached.wait(timeout=TIMEOUT)
     assert any(line.startswith("dataflow started: ") for line in [*lines, *rest.splitlines()])
     assert "got STOP" in rest
     assert attached.returncode == 0
@@ -368,7 +368,7 @@ def test_the_status_with_a_dataflow_file(system: System) -> None:
 
 def test_a_port_of_another_program_is_reported(system: System) -> None:
     with socket.create_server(("127.0.0.1", system.port)) as other:
-        other.settimeout(PATIENCE)
+        other.settimeout(TIMEOUT)
         up = subprocess.Popen(
             [sys.executable, "-m", "dora", "up"], cwd=system.folder, stderr=subprocess.PIPE, text=True
         )
@@ -376,7 +376,7 @@ def test_a_port_of_another_program_is_reported(system: System) -> None:
         with peer:
             peer.recv(4096)
             peer.sendall(b"220 mail\r\n")
-        _, told = up.communicate(timeout=PATIENCE)
+        _, told = up.communicate(timeout=TIMEOUT)
     assert up.returncode == 1
     assert "is not a dora coordinator; choose another port" in told
     assert not (system.folder / "out").exists()
@@ -387,7 +387,7 @@ def test_two_cold_starts_at_once(system: System) -> None:
         subprocess.Popen([sys.executable, "-m", "dora", "up"], cwd=system.folder, stdout=subprocess.DEVNULL)
         for _ in range(2)
     ]
-    assert 0 in [up.wait(PATIENCE) for up in ups]
+    assert 0 in [up.wait(TIMEOUT) for up in ups]
     assert len(system.client.status().daemons) == 1
     # A second coordinator that was still starting would take over once the first one ends.
     wait_until(lambda: len(coordinators(system.port)) == 1, "one coordinator")
@@ -415,7 +415,7 @@ def test_logs_that_are_followed_end_with_the_dataflow(system: System) -> None:
     assert follow.stdout is not None
     assert json.loads(follow.stdout.readline())["message"] == "got INPUT"
     system.dora("stop", "arm")
-    rest, _ = follow.communicate(timeout=PATIENCE)
+    rest, _ = follow.communicate(timeout=TIMEOUT)
     assert json.loads(rest.splitlines()[-1])["message"] == "got STOP"
     assert follow.returncode == 0
     assert "got INPUT" in system.dora("logs", "--local", "--node", "a")
@@ -445,7 +445,7 @@ def test_ctrl_c_is_the_usual_end_of_following(system: System) -> None:
     assert follow.stdout is not None
     assert "got INPUT" in follow.stdout.readline()
     follow.send_signal(signal.SIGINT)
-    _, complaints = follow.communicate(timeout=PATIENCE)
+    _, complaints = follow.communicate(timeout=TIMEOUT)
     assert (follow.returncode, complaints) == (0, "")
 
 
@@ -464,6 +464,6 @@ def test_an_attached_command_survives_the_coordinator(system: System) -> None:
     assert "no answer from the coordinator" in attached.stderr.readline()
     system.dora("up")
     system.dora("stop", "arm")
-    out, _ = attached.communicate(timeout=PATIENCE)
+    out, _ = attached.communicate(timeout=TIMEOUT)
     assert attached.returncode == 0
     assert "got STOP" in out

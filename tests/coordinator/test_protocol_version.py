@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from serving import PATIENCE, TOKEN, ObedientDaemon, Serving, serving
+from serving import TIMEOUT, TOKEN, ObedientDaemon, Serving, serving
 from waiting import wait_until
 from websockets import ConnectionClosed
 
@@ -48,9 +48,9 @@ def test_a_daemon_of_another_protocol_version_is_refused(
 ) -> None:
     with served.websocket() as daemon:
         daemon.send(json.dumps({**HELLO, **fields}))
-        answer = decode_to_daemon(daemon.recv(timeout=PATIENCE))
+        answer = decode_to_daemon(daemon.recv(timeout=TIMEOUT))
         with pytest.raises(ConnectionClosed):
-            daemon.recv(timeout=PATIENCE)
+            daemon.recv(timeout=TIMEOUT)
     reason = (
         f"the daemon is dora {__version__} with {named} and the coordinator is dora {__version__} with "
         f"protocol {PROTOCOL_VERSION}, which do not understand each other; {MEND}"
@@ -95,7 +95,7 @@ def test_a_daemon_ends_if_the_coordinator_has_another_protocol_version(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert daemon.returncode == 1
     assert f"the coordinator at 127.0.0.1:{served.port}" in daemon.stderr

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from serving import ObedientDaemon, Serving, serving
-from system import PATIENCE, wait_until
+from system import TIMEOUT, wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
@@ -62,7 +62,7 @@ def ticket_of(daemon: ObedientDaemon, number: int = 0) -> str:
 def why_closed(connection: ClientConnection) -> str:
     with pytest.raises(ConnectionClosed) as closed:
         while True:
-            connection.recv(timeout=PATIENCE)
+            connection.recv(timeout=TIMEOUT)
     received = closed.value.rcvd
     assert received is not None and received.code == (CLOSE_WITH_REASON if received.reason else 1000)
     return received.reason
@@ -74,10 +74,10 @@ def test_frames_go_both_ways_and_the_reason_of_the_end_arrives(
     with look_at(served) as asker:
         asker.send(b"query")
         with open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
-            assert process.recv(timeout=PATIENCE) == b"query"
+            assert process.recv(timeout=TIMEOUT) == b"query"
             for number in range(20):
                 process.send(b"%d" % number)
-        assert [asker.recv(timeout=PATIENCE) for _ in range(20)] == [b"%d" % n for n in range(20)]
+        assert [asker.recv(timeout=TIMEOUT) for _ in range(20)] == [b"%d" % n for n in range(20)]
         assert why_closed(asker) == "the observer on machine `default` is gone"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from another_user import NEEDS_ANOTHER_USER, USER
-from system import PATIENCE, System
+from system import TIMEOUT, System
 from tokens import TOKEN
 
 from dora.transport.tokens import TokenError, find_token, make_token
@@ -155,7 +155,7 @@ def test_commands_and_servers_do_not_follow_a_planted_link(system: System) -> No
     assert told == "error: the token in .dora-token is not used: it is a symbolic link\n"
     assert stat.S_IMODE(known.stat().st_mode) == 0o644
     command = [sys.executable, "-m", "dora", "list", "-q"]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 

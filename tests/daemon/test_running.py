@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from control_peer import Peer
 from running import Bench, when
-from waiting import PATIENCE, alive, wait_until
+from waiting import TIMEOUT, alive, wait_until
 
 from dora._version import __version__
 from dora.daemon.daemon import Daemon
@@ -67,7 +67,7 @@ def test_an_empty_dataflow(bench: Bench) -> None:
 
 
 def test_a_script_that_dies_on_import(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.daemon.supervisor.closing.BROKEN_START_GRACE", PATIENCE)
+    monkeypatch.setattr("dora.daemon.supervisor.closing.BROKEN_START_GRACE", TIMEOUT)
     result = bench.run(
         bench.node("broken", "import no_such_module"),
         bench.node("other", QUICK),
@@ -108,7 +108,7 @@ def test_a_killed_node_fails_before_its_outputs_close(bench: Bench) -> None:
 
 
 def test_an_exception_fails_before_its_outputs_close(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.daemon.supervisor.closing.CLOSING_HOLD", PATIENCE)
+    monkeypatch.setattr("dora.daemon.supervisor.closing.CLOSING_HOLD", TIMEOUT)
     script = """
         from control_peer import Peer
         Peer().close()
@@ -447,7 +447,7 @@ def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
         on_entry=when("address", join),
     )
     assert result.ok
-    visitors[0].join(PATIENCE)
+    visitors[0].join(TIMEOUT)
     assert "has joined already" in seen[0]
     assert seen[1] == "StopFrame()"
 

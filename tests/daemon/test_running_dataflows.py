@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from running import Bench
-from waiting import PATIENCE, wait_until
+from waiting import TIMEOUT, wait_until
 
 from dora.daemon.client import DaemonClient, fits, name_of, running
 from dora.dataflow.model import RestartOptions
@@ -70,7 +70,7 @@ class Live:
 
         def ask() -> None:
             try:
-                assert started.wait(PATIENCE)
+                assert started.wait(TIMEOUT)
                 with only_run() as run:
                     try:
                         check(run)
@@ -82,7 +82,7 @@ class Live:
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         self.bench.run(self.node, on_entry=on_entry, file="/nowhere/lab.yml")
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
         if self.failures:
             raise self.failures[0]
 
@@ -135,7 +135,7 @@ def test_an_unknown_request_closes_its_connection_only(bench: Bench) -> None:
     def check(run: DaemonClient) -> None:
         for body in (deep, b"\xff", b""):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-                peer.settimeout(PATIENCE)
+                peer.settimeout(TIMEOUT)
                 peer.connect(run.path)
                 peer.sendall(len(body).to_bytes(4, "little") + body)
                 assert peer.recv(1) == b""

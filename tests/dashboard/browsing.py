@@ -23,7 +23,7 @@ NEEDS_CHROMIUM = pytest.mark.skipif(
 
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-PATIENCE = 60_000  # milliseconds
+TIMEOUT = 60_000  # milliseconds
 
 
 class Opened:
@@ -32,7 +32,7 @@ class Opened:
     def __init__(self, browser: Any, size: dict[str, int], **options: Any) -> None:
         self.context = browser.new_context(viewport=size, **options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE)
+        self.page.set_default_timeout(TIMEOUT)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
 
@@ -72,7 +72,7 @@ class Running:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
-            self.process.communicate(timeout=PATIENCE / 1000)
+            self.process.communicate(timeout=TIMEOUT / 1000)
         finally:
             self.process.kill()
 
@@ -82,7 +82,7 @@ def wait_for_line(page: Any, text: str) -> None:
 
 
 def wait_until(condition: Any, page: Any, what: str) -> None:
-    deadline = time.monotonic() + PATIENCE / 1000
+    deadline = time.monotonic() + TIMEOUT / 1000
     while not condition():
         assert time.monotonic() < deadline, f"no {what} in time"
         page.wait_for_timeout(50)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import NEEDS_CHROMIUM, PATIENCE, Opened, wait_for_line
+from browsing import NEEDS_CHROMIUM, TIMEOUT, Opened, wait_for_line
 from system import FOREVER, System, wait_until
 
 pytestmark = [pytest.mark.processes, NEEDS_CHROMIUM]
@@ -159,7 +159,7 @@ def test_no_watcher_runs_without_a_browser(system: System, browser: Any) -> None
     (watcher,) = coordinator.children()
     # The browser goes away in the middle of it.
     opened.context.close()
-    watcher.wait(PATIENCE / 1000)
+    watcher.wait(TIMEOUT / 1000)
 
     def share() -> float:
         """Return which share of the time of one processor it takes."""
@@ -217,5 +217,5 @@ def test_nodes_of_another_machine_are_shown_and_changed_as_those_here(system: Sy
         system.dora("stop", "--all")
     finally:
         daemon.terminate()
-        daemon.wait(PATIENCE / 1000)
+        daemon.wait(TIMEOUT / 1000)
         shutil.rmtree(root, ignore_errors=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import NEEDS_CHROMIUM, PATIENCE, PHONE, Running, wait_for_line, wait_until
+from browsing import NEEDS_CHROMIUM, PHONE, TIMEOUT, Running, wait_for_line, wait_until
 
 pytestmark = [pytest.mark.processes, NEEDS_CHROMIUM]
 
@@ -361,7 +361,7 @@ def test_stop_and_the_end(start: Callable[..., Running], visit: Any) -> None:
     page = visit(running.address)
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_role("button", name="Really stop?").click()
-    assert running.process.wait(PATIENCE / 1000) == 0
+    assert running.process.wait(TIMEOUT / 1000) == 0
     page.wait_for_selector(".chip >> text=/finished|no connection/")
     assert page.locator(".box").count() > 3  # what was seen last stays
 
@@ -371,7 +371,7 @@ def test_the_dashboard_ends_when_its_run_is_killed(start: Callable[..., Running]
     urllib.request.urlopen(running.address).read()
     running.process.kill()
     running.end()
-    deadline = time.monotonic() + PATIENCE / 1000
+    deadline = time.monotonic() + TIMEOUT / 1000
     while True:
         try:
             urllib.request.urlopen(running.address, timeout=1).read()

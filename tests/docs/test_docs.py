@@ -38,11 +38,11 @@ from typing import Any
 import pytest
 import yaml
 from ports import free_port
+from waiting import TIMEOUT
 
 from dora.dataflow import check_module, parse
 
 ROOT = Path(__file__).parents[2]
-BOUND = 60  # seconds, for a snippet that hangs
 
 # A page with snippets that another test covers.
 TESTED_ELSEWHERE = {"docs/reference/dataflow-yaml.md": "tests/dataflow"}
@@ -128,7 +128,7 @@ def in_folder(folder: Path) -> dict[str, Any]:
 
 def run(command: list[str], folder: Path, status: int = 0) -> str:
     """Run a program in ``folder``, expecting this exit status, and return all that it printed."""
-    done = subprocess.run(command, timeout=BOUND, **in_folder(folder))
+    done = subprocess.run(command, timeout=TIMEOUT, **in_folder(folder))
     assert done.returncode == status, f"{shlex.join(command)} exits with {done.returncode}:\n{done.stdout}"
     return done.stdout
 
@@ -194,7 +194,7 @@ def run_until_shown(command: list[str], folder: Path, wanted: list[str]) -> str:
 
     The time counts from before the nodes are started, which takes a busy machine its own.
     """
-    command[command.index("--stop-after") + 1] = f"{BOUND}s"
+    command[command.index("--stop-after") + 1] = f"{TIMEOUT}s"
     process = subprocess.Popen(command, **in_folder(folder))
     printed, is_stopped = "", False
     try:
@@ -204,7 +204,7 @@ def run_until_shown(command: list[str], folder: Path, wanted: list[str]) -> str:
             if not is_stopped and first_missing(wanted, printed) is None:
                 process.send_signal(signal.SIGINT)
                 is_stopped = True
-        assert process.wait(BOUND) == 0, printed
+        assert process.wait(TIMEOUT) == 0, printed
     finally:
         process.kill()
         process.wait()

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from flow import Flow
-from waiting import PATIENCE
+from waiting import TIMEOUT
 
 from dora.cluster.agent.changes import apply_operation
 from dora.daemon.client import DaemonClient, running
@@ -90,7 +90,7 @@ class Live:
 
     def _work(self) -> None:
         try:
-            self.result = self.flow.run(stop_after=4 * PATIENCE)
+            self.result = self.flow.run(stop_after=4 * TIMEOUT)
         except BaseException as error:  # noqa: BLE001 - raised again in the test
             self._trouble = error
 
@@ -113,7 +113,7 @@ class Live:
                 self.stop(node_id)
             except DoraError:
                 break  # that was the last one
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive(), "the dataflow does not end"
         if self._trouble is not None and kind is None:
             raise self._trouble
@@ -163,7 +163,7 @@ class Live:
         return self.apply(StopOperation(node_id, grace))
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             if self._trouble is not None:
                 raise self._trouble

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from waiting import PATIENCE
+from waiting import TIMEOUT
 
 import dora
 from dora.daemon.guardian import marked_processes
@@ -55,7 +55,7 @@ class Flow:
             [sys.executable, "-m", "dora", "run", self.write(), *arguments],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from flow import Flow, link
-from waiting import PATIENCE
+from waiting import TIMEOUT
 
 import dora
 from dora import DataflowFailed
@@ -70,7 +70,7 @@ class Script:
     def run(self) -> DataflowResult:
         """Run to the end, which is a Ctrl-C after the last step."""
         try:
-            return dora.run(self.flow.write(), hot_reload=True, stop_after=4 * PATIENCE, on_log=self)
+            return dora.run(self.flow.write(), hot_reload=True, stop_after=4 * TIMEOUT, on_log=self)
         finally:
             assert not self.steps, f"nothing matched {self.steps[0][0]}"
 

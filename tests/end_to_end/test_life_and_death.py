@@ -10,7 +10,7 @@ import time
 
 import pytest
 from flow import Flow, link
-from waiting import PATIENCE, alive
+from waiting import TIMEOUT, alive
 
 import dora
 from dora import DataflowFailed, Node
@@ -72,7 +72,7 @@ def test_a_failure_comes_before_the_closing_in_every_case(
     flow: Flow, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A machine that is busy may take long to end a process which has closed its node.
-    monkeypatch.setattr("dora.daemon.supervisor.closing.CLOSING_HOLD", PATIENCE)
+    monkeypatch.setattr("dora.daemon.supervisor.closing.CLOSING_HOLD", TIMEOUT)
     flow.node(
         "victim",
         "from dora import Node\nfirst = Node()\nfirst.send_output('out', b'last')\n" + FAILURES[way],
@@ -305,7 +305,7 @@ def test_two_runs_at_once_do_not_meet(flow: Flow) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
     assert results == [True, True]
     assert flow.printed("b").count("INPUT x") == 2
 
@@ -332,7 +332,7 @@ def test_the_command_names_the_failed_node_and_exits_with_1(flow: Flow) -> None:
 
 def join(node_id: str) -> Node:
     """Join a dataflow as soon as it is there."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while True:
         try:
             return Node(node_id)
@@ -362,16 +362,16 @@ def test_a_dynamic_node_joins_from_any_program(flow: Flow) -> None:
         outputs=["out"],
     )
     flow.node("viewer", path="dynamic", inputs={"in": "source/out"}, outputs=["done"])
-    thread = threading.Thread(target=flow.run, kwargs={"stop_after": 4 * PATIENCE})
+    thread = threading.Thread(target=flow.run, kwargs={"stop_after": 4 * TIMEOUT})
     thread.start()
     for _ in range(2):  # it may leave and come back
         with join("viewer") as viewer:
-            numbers = [int(viewer.next(PATIENCE)["data"]) for _ in range(3)]  # type: ignore[index]
+            numbers = [int(viewer.next(TIMEOUT)["data"]) for _ in range(3)]  # type: ignore[index]
             assert numbers == list(range(numbers[0], numbers[0] + 3))
     with join("viewer") as viewer:
         viewer.send_output("done", b"")
         types = [event["type"] for event in viewer if event["type"] != "INPUT"]
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert sorted(types) == ["INPUT_CLOSED", "STOP"]  # the dataflow ends, or its only input closes, first
 
@@ -384,7 +384,7 @@ def test_only_a_free_dynamic_node_can_be_joined(flow: Flow) -> None:
         outputs=["out"],
     )
     flow.node("viewer", path="dynamic", inputs={"in": "source/out"}, outputs=["done"])
-    thread = threading.Thread(target=flow.run, kwargs={"stop_after": 4 * PATIENCE})
+    thread = threading.Thread(target=flow.run, kwargs={"stop_after": 4 * TIMEOUT})
     thread.start()
     with join("viewer") as viewer:
         with pytest.raises(dora.ConnectError, match="source"):
@@ -394,7 +394,7 @@ def test_only_a_free_dynamic_node_can_be_joined(flow: Flow) -> None:
         with pytest.raises(dora.ConnectError, match="viewer"):
             Node("viewer")
         viewer.send_output("done", b"")
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
 
 
@@ -452,8 +452,8 @@ def test_receivers_learn_whether_a_dynamic_node_ended_or_failed(flow: Flow, visi
     thread.start()
     join("guest").close()  # the dataflow runs
     script = flow.file("guest.py", "from dora import Node\nnode = Node('guest')\n" + program)
-    subprocess.run([sys.executable, script], cwd=flow.directory, timeout=PATIENCE, check=False)
-    thread.join(PATIENCE)
+    subprocess.run([sys.executable, script], cwd=flow.directory, timeout=TIMEOUT, check=False)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert flow.printed("host") == ["INPUT_CLOSED in", *expected]
     warned = any("did not say goodbye" in line for line in flow.printed("guest"))
@@ -488,14 +488,14 @@ def test_nothing_survives_the_death_of_dora_run(flow: Flow) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     try:
         while not (flow.directory / "pid.ready").exists():
             assert time.monotonic() < deadline
             time.sleep(0.005)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     pid = int((flow.directory / "pid.ready").read_text())
     while alive(pid):
         assert time.monotonic() < deadline, "the node outlives its dataflow"

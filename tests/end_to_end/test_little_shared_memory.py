@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from flow import Flow
-from waiting import PATIENCE
+from waiting import TIMEOUT
 
 pytest.importorskip("iceoryx2")
 PRIVATE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -57,7 +57,7 @@ def run(flow: Flow, size: str) -> subprocess.CompletedProcess[str]:
         exit $status
     """
     command = [*PRIVATE, "sh", "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
 def test_a_message_too_large_for_shared_memory_is_refused_and_smaller_ones_arrive(flow: Flow) -> None:

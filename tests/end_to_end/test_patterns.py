@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from flow import Flow, link
-from waiting import PATIENCE
+from waiting import TIMEOUT
 
 from dora import DataflowFailed
 
@@ -248,10 +248,8 @@ def test_a_parameter_is_set_from_another_terminal(flow: Flow) -> None:
         assert run.stdout is not None
         assert "gain 0.5" in run.stdout.readline()
         for arguments in (["set", "a", "gain", "-1e3"], ["delete", "a", "gain"]):
-            subprocess.run(
-                [sys.executable, "-m", "dora", "param", *arguments], check=True, timeout=PATIENCE
-            )
-        rest, _ = run.communicate(timeout=PATIENCE)
+            subprocess.run([sys.executable, "-m", "dora", "param", *arguments], check=True, timeout=TIMEOUT)
+        rest, _ = run.communicate(timeout=TIMEOUT)
         assert [line.partition("a: ")[2] for line in rest.splitlines()] == [
             "PARAM_UPDATE gain -1000.0",
             "PARAM_DELETED gain None",

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from flow import Flow, link
-from waiting import PATIENCE
+from waiting import TIMEOUT
 
 from dora.daemon.supervisor.result import DataflowResult
 
@@ -156,7 +156,7 @@ def test_a_sender_that_waits_hears_of_a_stop_and_cleans_up(flow: Flow, engine: s
             lines.append(line)
             if line.endswith("sender: blocked\n"):
                 run.send_signal(signal.SIGINT)
-        assert run.wait(PATIENCE) == 0, lines
+        assert run.wait(TIMEOUT) == 0, lines
     text = "".join(lines)
     assert "sender: cleaned up\n" in text, text
     received = re.search(r"receiver: received (\d)", text)

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import TIMEOUT
 
 import dora.dataflow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-BOUND = 60  # seconds, for a run that hangs
 
 pytestmark = pytest.mark.processes
 
@@ -34,7 +34,7 @@ def dora_run(folder: Path, **environment: str) -> list[str]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=BOUND,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
@@ -122,10 +122,10 @@ def test_parameters(example: Path) -> None:
                 [sys.executable, "-m", "dora", "param", *arguments, "-d", "dataflow"],
                 capture_output=True,
                 text=True,
-                timeout=BOUND,
+                timeout=TIMEOUT,
             )
             assert (done.stdout, done.stderr, done.returncode) == (answer, "", 0)
-        rest, _ = dataflow.communicate(timeout=BOUND)
+        rest, _ = dataflow.communicate(timeout=TIMEOUT)
         assert "controller: gain is now 0.9" in rest
         assert re.search(r"plant: +arrived at 9", rest)
         assert dataflow.returncode == 0
@@ -179,7 +179,7 @@ def test_object_detection_names_the_missing_camera(example: Path) -> None:
         env={**os.environ, "CAMERA": "nothing.mp4"},
         capture_output=True,
         text=True,
-        timeout=BOUND,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 1
     assert "CAMERA=nothing.mp4 is neither" in done.stdout + done.stderr
@@ -207,14 +207,14 @@ def test_dynamic_node(example: Path) -> None:
         assert dataflow.stdout is not None
         first = next(line for line in dataflow.stdout if "talker: waiting for a visitor" in line)
         visitor = subprocess.run(
-            [sys.executable, "visitor.py"], cwd=example, capture_output=True, text=True, timeout=BOUND
+            [sys.executable, "visitor.py"], cwd=example, capture_output=True, text=True, timeout=TIMEOUT
         )
         assert visitor.returncode == 0, visitor.stderr
         heard = re.search(r"visitor: heard \[(.*)\]", visitor.stdout)
         assert heard, visitor.stdout
         numbers = [int(number) for number in heard[1].split(", ")]
         assert numbers == list(range(numbers[0], numbers[0] + 5))
-        rest, _ = dataflow.communicate(timeout=BOUND)
+        rest, _ = dataflow.communicate(timeout=TIMEOUT)
         assert "talker: thanks for 5 messages" in first + rest
         assert dataflow.returncode == 0
     finally:

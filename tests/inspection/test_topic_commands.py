@@ -16,7 +16,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from waiting import PATIENCE, wait_until
+from waiting import TIMEOUT, wait_until
 from watching import DORA, FLOW, Running, dora, end, shared_memory
 
 from dora.transport.board import SENT, Board
@@ -74,7 +74,7 @@ def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
         item = json.loads(observer.stdout.readline())
         found[item["name"]] = item
     observer.send_signal(signal.SIGINT)
-    observer.communicate(timeout=PATIENCE)
+    observer.communicate(timeout=TIMEOUT)
     image = found["camera/image"]
     assert (len(image["data"]), image["length"], image["metadata"]) == (16, 30_000, {"width": 100})
     (full,) = counts_of(
@@ -130,7 +130,7 @@ def test_published_messages_are_counted_like_others(running: Running) -> None:
         if json.loads(line)["data"] == ["hey"]:
             break
     echo.send_signal(signal.SIGINT)
-    assert echo.wait(PATIENCE) == 0
+    assert echo.wait(TIMEOUT) == 0
     echo.stdout.close()
     links = {f"{link['source']} -> {node}": link for node, item in top().items() for link in item["inputs"]}
     assert links["camera/image -> sink"]["dropped_messages"] == 0
@@ -199,7 +199,7 @@ def test_an_observer_ends_with_the_dataflow(running: Running, engine: str) -> No
     assert echo.stdout is not None
     echo.stdout.readline()
     end(process)
-    _, errors = echo.communicate(timeout=PATIENCE)
+    _, errors = echo.communicate(timeout=TIMEOUT)
     assert echo.returncode == 0
     reported = errors.splitlines()  # on a busy machine also that messages came faster than it could read
     assert reported[-1] == "the dataflow has ended"
@@ -229,7 +229,7 @@ def test_a_killed_observer_leaves_nothing(running: Running) -> None:
     assert observer.stdout is not None
     observer.stdout.readline()
     observer.send_signal(signal.SIGINT)
-    observer.communicate(timeout=PATIENCE)
+    observer.communicate(timeout=TIMEOUT)
     assert observer.returncode == 0
     # With its next message the sender lets go of its half of the connection.
     wait_until(lambda: shared_memory(root) <= before, "nothing to be left of an observer that ends cleanly")
@@ -262,7 +262,7 @@ def test_a_stopped_observer_does_not_hold_up_the_dataflow(running: Running) -> N
         datetime.fromisoformat(json.loads(line)["timestamp"]) > continued for line in observer.stdout
     )
     observer.send_signal(signal.SIGINT)
-    _, errors = observer.communicate(timeout=PATIENCE)
+    _, errors = observer.communicate(timeout=TIMEOUT)
     assert re.match(r"camera/image: [\d,]+ messages came faster than they could be read", errors)
 
 
@@ -280,7 +280,7 @@ def test_the_number_of_observers_is_limited(running: Running) -> None:
     finally:
         for observer in observers:
             observer.send_signal(signal.SIGINT)
-            observer.communicate(timeout=PATIENCE)
+            observer.communicate(timeout=TIMEOUT)
     assert dora("topic", "echo", "--count", "1").stdout
 
 
@@ -379,7 +379,7 @@ def test_top_on_a_terminal_that_cannot_be_drawn_on(running: Running, kind: str) 
         stderr=subprocess.PIPE,
         env={**os.environ, "TERM": kind},
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     os.close(screen)
     os.close(terminal)
@@ -403,7 +403,7 @@ def test_top_on_a_terminal(running: Running) -> None:
 
     def wait_for(text: str) -> None:
         nonlocal shown
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while text not in shown:
             assert select.select([screen], [], [], max(0.0, deadline - time.monotonic()))[0], shown
             shown += os.read(screen, 65536).decode(errors="replace")
@@ -416,7 +416,7 @@ def test_top_on_a_terminal(running: Running) -> None:
         os.write(screen, b"\x1b[B\x1b[15~m")  # an arrow of another terminal, F5
         wait_for("memory")
         os.write(screen, b"\x1b")
-        assert watching.wait(PATIENCE) == 0
+        assert watching.wait(TIMEOUT) == 0
     finally:
         watching.kill()
         watching.wait()

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from waiting import PATIENCE, wait_until
+from waiting import TIMEOUT, wait_until
 
 DORA = [sys.executable, "-m", "dora"]
 
@@ -115,7 +115,7 @@ def all_run(name: str) -> bool:
 def dora(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, expecting this exit status."""
     done = subprocess.run(
-        [*DORA, *arguments], capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL
+        [*DORA, *arguments], capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL
     )
     assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
@@ -126,7 +126,7 @@ def end(process: subprocess.Popen[str]) -> None:
     """Stop a dataflow as Ctrl-C does."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
 
 def nothing_left(root: str, directory: Path) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 
 from hosts import Host
 from tokens import TOKEN
+from waiting import TIMEOUT
 
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
 DORA = (sys.executable, "-P", "-m", "dora")
 
 
 def wait_until(condition: Callable[[], Any], what: Callable[[], str]) -> Any:
-    """Wait until a condition is true, at most `PATIENCE` seconds, and return what it is."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until a condition is true, at most `TIMEOUT` seconds, and return what it is."""
+    deadline = time.monotonic() + TIMEOUT
     while not (value := condition()):
         assert time.monotonic() < deadline, f"no {what()} in time"
         time.sleep(0.05)

@@ -33,7 +33,7 @@ MAX_NETWORKS = 200
 _ROOT = Path("/run/dora-hosts")  # of root's own, and short: sockets are below it
 _WIRE = Path(__file__).with_name("wire.py")
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
-_PATIENCE = 60.0  # seconds that anything may take on a busy machine
+_TIMEOUT = 60.0  # seconds that anything may take on a busy machine
 
 
 def missing() -> str:
@@ -239,7 +239,7 @@ def _remove(number: int) -> None:
 
 
 def _remove_namespace(namespace: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         found = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True)
         pids = [int(pid) for pid in found.stdout.split() if lives(int(pid))]

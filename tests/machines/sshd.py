@@ -12,7 +12,7 @@ from hosts import Host
 
 SERVER = shutil.which("sshd") or "/usr/sbin/sshd"
 CLIENT = shutil.which("ssh")
-_PATIENCE = 60.0  # seconds
+_TIMEOUT = 60.0  # seconds
 
 
 def no_ssh() -> str:
@@ -68,7 +68,7 @@ class Keys:
         log = host.folder / "sshd.log"
         with log.open("wb") as output:
             server = host.popen([SERVER, "-D", "-e", "-f", config], stdout=output, stderr=output)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while b"Server listening" not in log.read_bytes():
             assert server.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.01)

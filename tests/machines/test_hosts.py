@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hosts import Host, lives, network
+from waiting import TIMEOUT
 
 pytestmark = pytest.mark.processes
 
@@ -34,17 +35,14 @@ def echo_on(host: Host) -> None:
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
 
 
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
-
-
-def reaches(host: Host, address: str, patience: float = PATIENCE) -> bool:
+def reaches(host: Host, address: str, patience: float = TIMEOUT) -> bool:
     script = f"import socket; socket.create_connection(({address!r}, 7000), timeout={patience})"
     return "Error" not in host.run([sys.executable, "-S", "-c", script], status=None)
 
 
 def takes_less_than(seconds: float, connection: socket.socket, size: int) -> bool:
     """Return whether it ever does: a busy machine may need several attempts, and a slow link never will."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while _echo_seconds(connection, size) >= seconds:
         if time.monotonic() > deadline:
             return False
@@ -63,7 +61,7 @@ def test_hosts_reach_each_other_until_the_link_is_cut(make_hosts: MakeHosts) -> 
     assert not reaches(left, right.address, 0.3)
     right.restore()
     assert reaches(left, right.address)
-    socket.create_connection((right.address, 7000), timeout=PATIENCE).close()  # from here, too
+    socket.create_connection((right.address, 7000), timeout=TIMEOUT).close()  # from here, too
 
 
 def test_a_limit_slows_the_link_down(make_hosts: MakeHosts) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster_system import PATIENCE, Spread, spread_over, wait_until
+from cluster_system import TIMEOUT, Spread, spread_over, wait_until
 from hosts import network
 from test_remote_observers import FLOW, NODES, wait_for_no_observers
 from tokens import TOKEN, bearer
@@ -51,7 +51,7 @@ class Page:
         self._connection.send(json.dumps(message))
 
     def follow(self, until: Any, what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not until():
             assert time.monotonic() < deadline, f"no {what} in time: {vars(self)}"
             try:
@@ -85,7 +85,7 @@ def ask(system: Spread, method: str, path: str, body: Any = None) -> Any:
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=PATIENCE) as response:
+        with opener.open(request, timeout=TIMEOUT) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)["error"]
@@ -218,7 +218,7 @@ def test_the_page_shows_the_end_of_the_dataflow(system: Spread) -> None:
         system.dora("stop", dataflow)
 
         def ended() -> bool:
-            message = connection.recv(timeout=PATIENCE)
+            message = connection.recv(timeout=TIMEOUT)
             if message == "{}":
                 page.say(type="next")
             return isinstance(message, str) and "ended" in json.loads(message)

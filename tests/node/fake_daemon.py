@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
+from waiting import TIMEOUT
 
 from dora._paths import board_of, prefix_of
 from dora.dataflow.model import Dataflow
@@ -38,8 +39,6 @@ from dora.wire.node_protocol import (
     ToDaemon,
     ToNode,
 )
-
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 
 class FakeDaemon:
@@ -197,14 +196,14 @@ class FakeDaemon:
         self._is_closed = True
         with socket.socket(socket.AF_UNIX) as last:
             last.connect(f"{self.run_dir}/daemon.sock")
-        self._threads[0].join(PATIENCE)
+        self._threads[0].join(TIMEOUT)
         for connection in self._connections:
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # the node was faster
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
 
 
 StartFlow = Callable[..., FakeDaemon]  # the fixture ``start_flow``
@@ -217,13 +216,13 @@ def _receive(connection: socket.socket) -> bytes:
         return b""
 
 
-def finish(process: subprocess.Popen[str], seconds: float = PATIENCE) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], seconds: float = TIMEOUT) -> tuple[int, str, str]:
     """Wait for a process; return its exit status, stdout and stderr."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = TIMEOUT) -> None:
     """Wait for a condition, within a bound."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import CallFailed, CallTimedOut, GoalRun, Input, Node, SendError, UndeclaredOutput
@@ -45,7 +45,7 @@ class Serving:
 
 
 def take(server: Node, input_id: str) -> Input:
-    event = server.next(timeout=PATIENCE)
+    event = server.next(timeout=TIMEOUT)
     assert isinstance(event, Input)
     assert event["id"] == input_id
     return event
@@ -63,7 +63,7 @@ def count_to(run: GoalRun) -> pa.Array:
 
 def until_canceled(run: GoalRun) -> None:
     run.send_feedback(pa.array([0]))
-    while not run.wait_for_cancel(PATIENCE):
+    while not run.wait_for_cancel(TIMEOUT):
         raise AssertionError("nobody canceled")
     run.cancel(pa.array([-1]))
 
@@ -71,7 +71,7 @@ def until_canceled(run: GoalRun) -> None:
 def test_a_goal_has_feedback_and_a_result(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     Serving(server, count_to)
-    goal = client.send_goal("goal", pa.array([3]), timeout=PATIENCE)
+    goal = client.send_goal("goal", pa.array([3]), timeout=TIMEOUT)
     assert values(list(goal)) == [0, 1, 2]
     result = goal.result()
     assert (values([result]), goal.status, goal.error) == ([3], "succeeded", None)
@@ -81,7 +81,7 @@ def test_a_goal_has_feedback_and_a_result(start_flow: StartFlow) -> None:
 def test_the_result_may_be_awaited_before_the_feedback_is_looked_at(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     Serving(server, count_to)
-    goal = client.send_goal("goal", pa.array([5]), timeout=PATIENCE)
+    goal = client.send_goal("goal", pa.array([5]), timeout=TIMEOUT)
     goal.result()
     assert values(list(goal)) == [0, 1, 2, 3, 4]
 
@@ -89,7 +89,7 @@ def test_the_result_may_be_awaited_before_the_feedback_is_looked_at(start_flow: 
 def test_several_goals_at_once(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     Serving(server, count_to)
-    goals = [client.send_goal("goal", pa.array([count]), timeout=PATIENCE) for count in (4, 0, 2)]
+    goals = [client.send_goal("goal", pa.array([count]), timeout=TIMEOUT) for count in (4, 0, 2)]
     assert [values([goal.result()]) for goal in goals] == [[4], [0], [2]]
     assert [len(list(goal)) for goal in goals] == [4, 0, 2]
 
@@ -97,7 +97,7 @@ def test_several_goals_at_once(start_flow: StartFlow) -> None:
 def test_a_goal_is_canceled(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     Serving(server, until_canceled)
-    goal = client.send_goal("goal", pa.array([0]), timeout=PATIENCE)
+    goal = client.send_goal("goal", pa.array([0]), timeout=TIMEOUT)
     assert values([next(goal)]) == [0]
     assert goal.status is None
     goal.cancel()
@@ -113,7 +113,7 @@ def test_a_function_that_raises_aborts_its_goal(start_flow: StartFlow, capfd: An
         raise ValueError(f"no way to {run.value[0].as_py()}")
 
     Serving(server, explode)
-    goal = client.send_goal("goal", pa.array([7]), timeout=PATIENCE)
+    goal = client.send_goal("goal", pa.array([7]), timeout=TIMEOUT)
     goal.result()
     assert goal.status == "aborted"
     assert goal.error == "`explode` raised ValueError: no way to 7"
@@ -132,7 +132,7 @@ def test_a_goal_ends_once(start_flow: StartFlow) -> None:
             raised.append(str(error))
 
     Serving(server, twice)
-    goal = client.send_goal("goal", b"", timeout=PATIENCE)
+    goal = client.send_goal("goal", b"", timeout=TIMEOUT)
     assert goal.result()["metadata"]["reason"] == "blocked"
     assert goal.status == "aborted"
     wait_until(lambda: bool(raised), "the second end")
@@ -141,7 +141,7 @@ def test_a_goal_ends_once(start_flow: StartFlow) -> None:
 
 def test_a_server_that_only_knows_the_keys(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
-    goal = client.send_goal("goal", pa.array([1]), {"speed": 2}, timeout=PATIENCE)
+    goal = client.send_goal("goal", pa.array([1]), {"speed": 2}, timeout=TIMEOUT)
     event = take(server, "goal")
     goal_id = event["metadata"]["goal_id"]
     assert (goal_id, event["metadata"]["speed"]) == (goal.id, 2)
@@ -192,7 +192,7 @@ def test_a_goal_times_out_and_may_still_be_canceled(start_flow: StartFlow) -> No
 
 def test_unread_feedback_is_bounded_and_counted(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
-    goal = client.send_goal("goal", pa.array([1]), timeout=PATIENCE)
+    goal = client.send_goal("goal", pa.array([1]), timeout=TIMEOUT)
     take(server, "goal")
     for number in range(FEEDBACK_KEPT + 5):
         server.send_output("feedback", pa.array([number]), {"goal_id": goal.id})
@@ -212,10 +212,10 @@ def test_an_output_for_canceling_has_to_be_declared(start_flow: StartFlow) -> No
 def test_a_stop_asks_running_goals_to_end_and_waits_for_them(start_flow: StartFlow) -> None:
     daemon, client, server = pair(start_flow)
     serving = Serving(server, until_canceled)
-    goal = client.send_goal("goal", pa.array([0]), timeout=PATIENCE)
+    goal = client.send_goal("goal", pa.array([0]), timeout=TIMEOUT)
     next(goal)
     daemon.stop("server")
-    serving.thread.join(PATIENCE)
+    serving.thread.join(TIMEOUT)
     assert serving.events == ["STOP"]
     goal.result()
     assert goal.status == "canceled"
@@ -223,10 +223,10 @@ def test_a_stop_asks_running_goals_to_end_and_waits_for_them(start_flow: StartFl
 
 def test_a_goal_that_arrives_after_a_stop_is_canceled(start_flow: StartFlow) -> None:
     daemon, client, server = pair(start_flow)
-    goal = client.send_goal("goal", pa.array([0]), timeout=PATIENCE)
+    goal = client.send_goal("goal", pa.array([0]), timeout=TIMEOUT)
     daemon.stop("server")
     serving = Serving(server, until_canceled)
-    serving.thread.join(PATIENCE)
+    serving.thread.join(TIMEOUT)
     assert not serving.thread.is_alive()
     goal.result()
     assert goal.status == "canceled"
@@ -237,7 +237,7 @@ def test_feedback_and_result_are_awaited(start_flow: StartFlow) -> None:
     Serving(server, count_to)
 
     async def main() -> tuple[list[int], list[int]]:
-        goal = client.send_goal("goal", pa.array([3]), timeout=PATIENCE)
+        goal = client.send_goal("goal", pa.array([3]), timeout=TIMEOUT)
         feedback = [event async for event in goal]
         return values(feedback), values([await goal])
 
@@ -252,7 +252,7 @@ def test_feedback_needs_an_output(start_flow: StartFlow) -> None:
         run.send_feedback(b"")
 
     threading.Thread(target=lambda: list(server), daemon=True).start()
-    goal = client.send_goal("goal", b"", timeout=PATIENCE)
+    goal = client.send_goal("goal", b"", timeout=TIMEOUT)
     goal.result()
     assert "this action has no feedback" in (goal.error or "")
 
@@ -263,12 +263,12 @@ def test_closing_a_node_cancels_its_goals(start_flow: StartFlow) -> None:
 
     def work(run: GoalRun) -> None:
         run.send_feedback(b"begun")
-        assert run.wait_for_cancel(PATIENCE)
+        assert run.wait_for_cancel(TIMEOUT)
         ended.set()
 
     server.serve_goals("goal", result="result", feedback="feedback")(work)
-    goal = client.send_goal("goal", b"", timeout=PATIENCE)
+    goal = client.send_goal("goal", b"", timeout=TIMEOUT)
     assert server.next(timeout=0) is not None  # takes the goal in
     next(goal)
     server.close()
-    assert ended.wait(PATIENCE)
+    assert ended.wait(TIMEOUT)

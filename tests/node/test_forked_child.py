@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora.wire.node_protocol import Closing, Ready
@@ -30,7 +30,7 @@ def start_forker(daemon: FakeDaemon) -> int:
     )
     assert process.stdout is not None
     child = int(json.loads(process.stdout.readline()))
-    assert process.wait(PATIENCE) == 0
+    assert process.wait(TIMEOUT) == 0
     return child
 
 
@@ -41,7 +41,7 @@ def test_the_end_of_a_node_shows_although_its_child_lives(start_flow: StartFlow)
     try:
         wait_until(lambda: bool(daemon.heard("a", Ready)), "the node")
         connection = daemon._threads[-1]
-        connection.join(PATIENCE)
+        connection.join(TIMEOUT)
         assert not connection.is_alive(), "the child holds the connection of the node"
         os.kill(child, 0)
         assert daemon.heard("a", Closing) == []

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow
 from flows import node
 
 from dora import Event, Node
@@ -44,7 +44,7 @@ def test_other_tasks_run_while_one_waits(camera: Node, plot: Node) -> None:
             await asyncio.sleep(0)
         assert not waiting.done()
         camera.send_output("image", b"x")
-        return data(await asyncio.wait_for(waiting, PATIENCE))
+        return data(await asyncio.wait_for(waiting, TIMEOUT))
 
     assert asyncio.run(main()) == b"x"
 
@@ -77,7 +77,7 @@ def test_a_word_of_the_daemon_wakes_a_task(daemon: FakeDaemon, plot: Node) -> No
         waiting = asyncio.create_task(plot.recv_async())
         await asyncio.sleep(0)
         daemon.stop("plot")
-        return await asyncio.wait_for(waiting, PATIENCE)
+        return await asyncio.wait_for(waiting, TIMEOUT)
 
     event = asyncio.run(main())
     assert event is not None
@@ -89,7 +89,7 @@ def test_a_lost_daemon_wakes_a_task(daemon: FakeDaemon, plot: Node) -> None:
         waiting = asyncio.create_task(plot.recv_async())
         await asyncio.sleep(0)
         daemon.disconnect("plot")
-        first = await asyncio.wait_for(waiting, PATIENCE)
+        first = await asyncio.wait_for(waiting, TIMEOUT)
         assert first is not None
         return [first, *[event async for event in plot]]
 
@@ -102,7 +102,7 @@ def test_every_task_that_waits_gets_an_event(camera: Node, plot: Node) -> None:
         for number in range(4):
             await asyncio.sleep(0)
             camera.send_output("image", bytes([number]))
-        return [data(event) for event in await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE)]
+        return [data(event) for event in await asyncio.wait_for(asyncio.gather(*waiting), TIMEOUT)]
 
     assert sorted(asyncio.run(main())) == [b"\0", b"\1", b"\2", b"\3"]
 
@@ -115,7 +115,7 @@ def test_a_cancelled_wait_loses_nothing(camera: Node, plot: Node) -> None:
         await asyncio.sleep(0)
         waiting.cancel()
         camera.send_output("image", b"x")
-        return [data(await plot.recv_async(PATIENCE))]
+        return [data(await plot.recv_async(TIMEOUT))]
 
     assert asyncio.run(main()) == [b"x"]
 
@@ -128,7 +128,7 @@ def test_a_cancelled_task_does_not_disturb_another(camera: Node, plot: Node) -> 
         first.cancel()
         await asyncio.wait([first])
         camera.send_output("image", b"x")
-        return data(await asyncio.wait_for(second, PATIENCE))
+        return data(await asyncio.wait_for(second, TIMEOUT))
 
     assert asyncio.run(main()) == b"x"
 
@@ -137,10 +137,10 @@ def test_a_thread_and_a_task_may_both_wait(camera: Node, plot: Node) -> None:
     received: list[bytes] = []
 
     def receive() -> None:
-        received.append(data(plot.next(PATIENCE)))
+        received.append(data(plot.next(TIMEOUT)))
 
     async def main() -> None:
-        waiting = asyncio.create_task(plot.recv_async(PATIENCE))
+        waiting = asyncio.create_task(plot.recv_async(TIMEOUT))
         await asyncio.sleep(0)
         thread = threading.Thread(target=receive)
         thread.start()
@@ -159,7 +159,7 @@ def test_closing_ends_the_wait_of_a_task(plot: Node) -> None:
         waiting = asyncio.create_task(plot.recv_async())
         await asyncio.sleep(0)
         plot.close()
-        return await asyncio.wait_for(waiting, PATIENCE)
+        return await asyncio.wait_for(waiting, TIMEOUT)
 
     assert asyncio.run(main()) is None
 
@@ -173,14 +173,14 @@ def test_sending_from_a_task_while_another_receives(start_flow: StartFlow) -> No
 
     async def answer() -> None:
         for _ in range(20):
-            pong.send_output("out", data(await pong.recv_async(PATIENCE)))
+            pong.send_output("out", data(await pong.recv_async(TIMEOUT)))
 
     async def main() -> list[int]:
         task = asyncio.create_task(answer())
         replies = []
         for number in range(20):
             ping.send_output("out", bytes([number]))
-            replies.append(data(await ping.recv_async(PATIENCE))[0])
+            replies.append(data(await ping.recv_async(TIMEOUT))[0])
         await task
         return replies
 
@@ -206,4 +206,4 @@ def test_polling_is_empty_in_a_loop(daemon: FakeDaemon, camera: Node, plot: Node
                 return types
 
     camera.send_output("image", b"x")
-    assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == ["INPUT", "STOP"]
+    assert asyncio.run(asyncio.wait_for(main(), TIMEOUT)) == ["INPUT", "STOP"]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, finish, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, finish, wait_until
 from flows import node
 
 import dora
@@ -195,7 +195,7 @@ def test_open_files_do_not_pile_up(daemon: FakeDaemon) -> None:
     for _ in range(3):
         sender, receiver = daemon.node("a"), daemon.node("b")
         sender.send_output("out", b"x")
-        receiver.next(timeout=PATIENCE)
+        receiver.next(timeout=TIMEOUT)
         sender.close()
         receiver.close()
         del sender, receiver
@@ -268,7 +268,7 @@ def test_sending_goes_on_and_closing_works_without_a_daemon(daemon: FakeDaemon) 
     daemon.disconnect("a")
     assert [event["type"] for event in sender] == ["ERROR"]
     sender.send_output("out", b"x")
-    event = receiver.next(timeout=PATIENCE)
+    event = receiver.next(timeout=TIMEOUT)
     assert event is not None
     assert event["data"] == b"x"
     sender.close()
@@ -288,7 +288,7 @@ def test_a_daemon_that_is_lost_during_the_start(start_flow: StartFlow) -> None:
     thread.start()
     wait_until(lambda: len(daemon.heard("a", Ready)) == 1, "the node to be ready")
     daemon.disconnect("a")
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert len(raised) == 1
 
 
@@ -379,7 +379,7 @@ def test_messages_outlive_the_process_that_sent_them(daemon: FakeDaemon, end: st
         "a", f"from dora import Node\nNode().send_output('out', b'x' * {size})\n{end}"
     )
     finish(process)
-    event = receiver.next(timeout=PATIENCE)
+    event = receiver.next(timeout=TIMEOUT)
     assert event is not None
     assert event["data"] == b"x" * size
 

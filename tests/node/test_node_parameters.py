@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_daemon import PATIENCE, StartFlow
+from fake_daemon import TIMEOUT, StartFlow
 from flows import node, operator, runtime
 
 from dora import ParamDeleted, ParamUpdate
@@ -18,16 +18,16 @@ def test_a_program_reads_its_parameters_and_hears_of_changes(start_flow: StartFl
     a = daemon.node("a")
     parameters = a.parameters
     assert parameters == {"gain": 0.5}
-    assert (a.next(timeout=PATIENCE) or {})["id"] == "t"
+    assert (a.next(timeout=TIMEOUT) or {})["id"] == "t"
     daemon.send(
         "a", node_protocol.ParamUpdateFrame("mode", ["fast", 1]), node_protocol.ParamDeletedFrame("gain")
     )
-    match a.next(timeout=PATIENCE):
+    match a.next(timeout=TIMEOUT):
         case ParamUpdate(id="mode", value=["fast", 1]) as event:
             assert event["type"] == "PARAM_UPDATE"
         case other:
             raise AssertionError(other)
-    match a.next(timeout=PATIENCE):
+    match a.next(timeout=TIMEOUT):
         case ParamDeleted(id="gain") as event:
             assert dict(event) == {"kind": "dora", "type": "PARAM_DELETED", "id": "gain"}
         case other:
@@ -44,7 +44,7 @@ def test_changes_that_come_with_the_start_are_not_lost(start_flow: StartFlow) ->
     )
     a = daemon.node("a")
     daemon.send("a", node_protocol.ParamUpdateFrame("mode", "fast"))
-    events = [a.next(timeout=PATIENCE) for _ in range(3)]
+    events = [a.next(timeout=TIMEOUT) for _ in range(3)]
     assert [event["id"] for event in events if isinstance(event, ParamUpdate)] == ["gain", "mode"]
     assert a.parameters == {"gain": 2, "mode": "fast"}
 
@@ -91,7 +91,7 @@ class Operator:
     a.send_output("out", b"")
     said = {}
     while len(said) < 2:
-        event = b.next(timeout=PATIENCE)
+        event = b.next(timeout=TIMEOUT)
         assert event is not None
         said[event["id"]] = json.loads(event["value"][0].as_py())
     seen = [["PARAM_UPDATE", "x", 2], ["PARAM_DELETED", "y", None]]

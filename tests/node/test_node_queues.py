@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Node, SendError
@@ -82,7 +82,7 @@ def wait_for_credit_wait(daemon: FakeDaemon) -> None:
 
 
 def join(thread: threading.Thread) -> None:
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert not thread.is_alive(), "the sender hangs"
 
 
@@ -94,7 +94,7 @@ def test_a_full_queue_makes_the_sender_wait(start_flow: StartFlow, queue_size: i
     assert sender.statistics()["outputs"]["out"]["sent"] == queue_size
     received = []
     for number in range(100):
-        event = receiver.next(timeout=PATIENCE)
+        event = receiver.next(timeout=TIMEOUT)
         assert event is not None
         received.append(event["data"][0])
         assert sender.statistics()["outputs"]["out"]["sent"] <= number + 1 + queue_size
@@ -114,7 +114,7 @@ def test_back_pressure_holds_for_large_queues(start_flow: StartFlow) -> None:
     )
     received = 0
     while received < 6000:
-        event = receiver.next(timeout=PATIENCE)
+        event = receiver.next(timeout=TIMEOUT)
         assert event is not None
         assert event["type"] == "INPUT", event
         assert int.from_bytes(event["data"], "little") == received
@@ -174,7 +174,7 @@ def test_a_slow_receiver_blocks_its_sender_and_loses_nothing(start_flow: StartFl
     assert numbers(lossy) == [1]
     received = []
     while len(received) < 30:
-        event = slow.next(timeout=PATIENCE)
+        event = slow.next(timeout=TIMEOUT)
         assert event is not None
         received.append(event["data"][0])
         fast.drain()
@@ -188,7 +188,7 @@ def test_back_pressure_counts_large_messages_too(start_flow: StartFlow) -> None:
     daemon, sender, receiver = link(start_flow, queue_size=3, queue_policy="backpressure")
     thread = start_sending(sender, 20, 100_000)
     wait_for_credit_wait(daemon)
-    received = [receiver.next(timeout=PATIENCE) for _ in range(20)]
+    received = [receiver.next(timeout=TIMEOUT) for _ in range(20)]
     join(thread)
     assert [int(np.frombuffer(event["data"], "<u4")[0]) for event in received if event] == list(range(20))
 
@@ -204,7 +204,7 @@ def test_back_pressure_holds_for_loans(start_flow: StartFlow) -> None:
     thread = threading.Thread(target=lend, daemon=True)
     thread.start()
     wait_for_credit_wait(daemon)
-    received = [receiver.next(timeout=PATIENCE) for _ in range(10)]
+    received = [receiver.next(timeout=TIMEOUT) for _ in range(10)]
     join(thread)
     assert [int(event.numpy()[-1]) for event in received if event] == list(range(10))
 
@@ -218,7 +218,7 @@ def test_a_restarted_receiver_does_not_hold_its_sender(start_flow: StartFlow) ->
     thread = start_sending(sender, 10)
     wait_for_credit_wait(daemon)
     receiver = daemon.node("b")
-    received = [receiver.next(timeout=PATIENCE) for _ in range(8)]
+    received = [receiver.next(timeout=TIMEOUT) for _ in range(8)]
     join(thread)
     assert [event["data"][0] for event in received if event] == list(range(2, 10))
     assert receiver.statistics()["inputs"]["in"] == {"received": 8, "dropped": 2}
@@ -237,7 +237,7 @@ def test_messages_that_a_killed_sender_only_counted_do_not_block_its_next_proces
     thread = start_sending(sender, 5)
     wait_for_credit_wait(daemon)
     daemon.send("b", NodeRestartedFrame("a"))
-    events = [receiver.next(timeout=PATIENCE) for _ in range(6)]
+    events = [receiver.next(timeout=TIMEOUT) for _ in range(6)]
     join(thread)
     assert [event["data"][0] for event in events if event and event["type"] == "INPUT"] == list(range(5))
     assert receiver.statistics()["inputs"]["in"] == {"received": 5, "dropped": 1}

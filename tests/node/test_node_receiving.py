@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Event, Node, ReceiveClosed
@@ -68,7 +68,7 @@ def test_next_waits_for_a_message(daemon: FakeDaemon, camera: Node, plot: Node) 
 
     thread = threading.Thread(target=send_late)
     thread.start()
-    event = plot.next(timeout=PATIENCE)
+    event = plot.next(timeout=TIMEOUT)
     thread.join()
     assert event is not None
     assert event["data"] == b"late"
@@ -241,11 +241,11 @@ def test_an_input_opens_again_when_its_dynamic_source_comes_back(start_flow: Sta
     for number in (1, 2):
         viewer.send_output("click", b"x")
         daemon.close_inputs("plot", "click")
-        events = [plot.next(PATIENCE) for _ in range(2)]
+        events = [plot.next(TIMEOUT) for _ in range(2)]
         assert names([event for event in events if event]) == ["INPUT click", "INPUT_CLOSED click"]
         assert plot.is_empty()
         daemon.send("plot", NodeRestartedFrame("viewer"))
-        assert names([plot.next(PATIENCE)]) == ["NODE_RESTARTED viewer"]  # type: ignore[list-item]
+        assert names([plot.next(TIMEOUT)]) == ["NODE_RESTARTED viewer"]  # type: ignore[list-item]
         assert events[0] is not None
         assert events[0].sequence == number
     daemon.close_inputs("plot", "click", "image")
@@ -263,9 +263,9 @@ def test_an_input_that_was_closed_for_good_stays_closed(start_flow: StartFlow) -
 
 def test_closing_one_input_leaves_the_other_open(daemon: FakeDaemon, camera: Node, plot: Node) -> None:
     daemon.close_inputs("plot", "depth")
-    assert names([plot.next(PATIENCE)]) == ["INPUT_CLOSED depth"]  # type: ignore[list-item]
+    assert names([plot.next(TIMEOUT)]) == ["INPUT_CLOSED depth"]  # type: ignore[list-item]
     camera.send_output("image", b"x")
-    assert names([plot.next(PATIENCE)]) == ["INPUT image"]  # type: ignore[list-item]
+    assert names([plot.next(TIMEOUT)]) == ["INPUT image"]  # type: ignore[list-item]
 
 
 def test_inputs_take_turns(camera: Node, plot: Node) -> None:
@@ -281,7 +281,7 @@ def test_no_input_starves_next_to_a_busy_one(camera: Node, plot: Node) -> None:
     seen: Counter[str] = Counter()
     for _ in range(4):
         camera.send_output("image", b"i")
-        event = plot.next(PATIENCE)
+        event = plot.next(TIMEOUT)
         assert event is not None
         seen[event["id"]] += 1
     assert seen["depth"] == 1
@@ -308,7 +308,7 @@ def test_a_node_may_send_to_itself(start_flow: StartFlow) -> None:
     daemon = start_flow(node("loop", inputs={"in": "loop/out"}, outputs="out"))
     loop = daemon.node("loop")
     loop.send_output("out", b"x")
-    event = loop.next(timeout=PATIENCE)
+    event = loop.next(timeout=TIMEOUT)
     assert event is not None
     assert event["data"] == b"x"
 
@@ -321,7 +321,7 @@ def test_text_inputs(start_flow: StartFlow) -> None:
     logger = daemon.node("logger")
     for number in range(3):
         daemon.send("logger", TextInput(["logs"], f"line {number}"))
-    events = [logger.next(timeout=PATIENCE) for _ in range(3)]
+    events = [logger.next(timeout=TIMEOUT) for _ in range(3)]
     assert [event["value"].to_pylist() for event in events if event] == [["line 0"], ["line 1"], ["line 2"]]
     assert all(event is not None and list(event["metadata"]) == ["timestamp"] for event in events)
 
@@ -344,7 +344,7 @@ def test_kept_values_stay_valid_while_later_ones_arrive(camera: Node, plot: Node
     kept = []
     for number in range(60):  # more than the shared memory that a receiver may hold
         camera.send_output("image", np.full(10_000, number, dtype=np.uint8))
-        event = plot.next(timeout=PATIENCE)
+        event = plot.next(timeout=TIMEOUT)
         assert event is not None
         kept.append(event["value"])
     for number, array in enumerate(kept):
@@ -355,7 +355,7 @@ def test_kept_events_can_be_read_later(camera: Node, plot: Node) -> None:
     kept = []
     for number in range(60):
         camera.send_output("image", np.full(10_000, number, dtype=np.uint8), {"number": number})
-        kept.append(plot.next(timeout=PATIENCE))
+        kept.append(plot.next(timeout=TIMEOUT))
     for number, event in enumerate(kept):
         assert event is not None
         assert event["metadata"]["number"] == number
@@ -364,7 +364,7 @@ def test_kept_events_can_be_read_later(camera: Node, plot: Node) -> None:
 
 def test_values_outlive_both_nodes(daemon: FakeDaemon, camera: Node, plot: Node) -> None:
     camera.send_output("image", np.arange(100_000, dtype=np.int32))
-    event = plot.next(timeout=PATIENCE)
+    event = plot.next(timeout=TIMEOUT)
     assert event is not None
     value, array = event["value"], event.numpy()
     camera.close()
@@ -378,7 +378,7 @@ def test_values_outlive_both_nodes(daemon: FakeDaemon, camera: Node, plot: Node)
 def test_del_node_leaves_the_daemon_and_values_stay(daemon: FakeDaemon, camera: Node) -> None:
     plot = daemon.node("plot")
     camera.send_output("image", np.arange(100_000, dtype=np.int32))
-    event = plot.next(timeout=PATIENCE)
+    event = plot.next(timeout=TIMEOUT)
     assert event is not None
     value = event["value"]
     del plot

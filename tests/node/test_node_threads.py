@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Event, Node, SendError
@@ -39,7 +39,7 @@ def in_thread(action: object, *arguments: object) -> threading.Thread:
 
 def join(*threads: threading.Thread) -> None:
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
         assert not thread.is_alive(), "a thread hangs"
 
 
@@ -49,7 +49,7 @@ def test_sending_while_the_main_thread_waits(daemon: FakeDaemon, camera: Node, p
         plot.send_output("echo", b"x")
 
     thread = in_thread(serve)
-    event = camera.next(PATIENCE)
+    event = camera.next(TIMEOUT)
     join(thread)
     assert event is not None
     assert event["data"] == b"x"
@@ -88,7 +88,7 @@ def test_a_timeout_holds_while_another_thread_waits(daemon: FakeDaemon, plot: No
     daemon.wait_for_sleep("plot")
     start = time.monotonic()
     event = plot.next(timeout=0.02)
-    assert time.monotonic() - start < PATIENCE / 2
+    assert time.monotonic() - start < TIMEOUT / 2
     assert event is not None
     assert event.is_timeout
     assert plot.next(timeout=0).is_timeout  # type: ignore[union-attr]
@@ -120,7 +120,7 @@ def test_closing_while_another_thread_sends(daemon: FakeDaemon, camera: Node, pl
             raised.append(error)
 
     thread = in_thread(send)
-    assert sent.wait(PATIENCE)
+    assert sent.wait(TIMEOUT)
     camera.close()
     join(thread)
     assert "closed" in str(raised[0])

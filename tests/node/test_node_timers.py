@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 from clock import MILLISECOND, VirtualClock
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow
 from flows import node
 
 from dora import Node
@@ -76,7 +76,7 @@ def test_a_node_that_starts_late_keeps_the_grid(clock: VirtualClock) -> None:
 
 def test_a_tick_is_an_input_with_an_empty_null_array(start_flow: StartFlow) -> None:
     daemon = start_flow(node("a", inputs={"tick": "dora/timer/millis/10"}))
-    event = daemon.node("a").next(timeout=PATIENCE)
+    event = daemon.node("a").next(timeout=TIMEOUT)
     assert event is not None
     assert (event["type"], event["id"]) == ("INPUT", "tick")
     assert event["value"].type == pa.null()
@@ -87,7 +87,7 @@ def test_waiting_for_a_timer_is_bounded_by_its_tick(start_flow: StartFlow) -> No
     daemon = start_flow(node("a", inputs={"tick": "dora/timer/millis/5"}))
     receiver = daemon.node("a")
     for _ in range(4):
-        event = receiver.next(timeout=PATIENCE)
+        event = receiver.next(timeout=TIMEOUT)
         assert event is not None
         assert event["id"] == "tick"
 
@@ -112,7 +112,7 @@ def test_two_nodes_tick_on_the_same_grid(start_flow: StartFlow, clock: VirtualCl
 def test_a_timer_stops_with_a_manual_stop(start_flow: StartFlow) -> None:
     daemon = start_flow(node("a", inputs={"tick": "dora/timer/millis/1"}))
     receiver = daemon.node("a")
-    receiver.next(timeout=PATIENCE)
+    receiver.next(timeout=TIMEOUT)
     daemon.stop("a")
     events = [event["type"] for event in receiver]
     assert events[-1] == "STOP"
@@ -290,7 +290,7 @@ def test_a_wait_ends_when_the_timeout_of_an_input_does(start_flow: StartFlow) ->
     )
     sender, receiver = daemon.node("a"), daemon.node("b")
     sender.send_output("out", b"x")
-    events = [receiver.next(timeout=PATIENCE) for _ in range(2)]
+    events = [receiver.next(timeout=TIMEOUT) for _ in range(2)]
     assert [event["type"] for event in events if event] == ["INPUT", "INPUT_CLOSED"]
 
 

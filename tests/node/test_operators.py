@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, finish, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, finish, wait_until
 from flows import node, operator, runtime
 
 from dora import DoraStatus, Event, Node
@@ -93,7 +93,7 @@ class Bench:
         self.daemon.send("host", InputsClosed(inputs))
 
     def next(self) -> Event:
-        event = self.sink.next(timeout=PATIENCE)
+        event = self.sink.next(timeout=TIMEOUT)
         assert event is not None
         return event
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora.dataflow.model import Dataflow, NodeSpec
@@ -148,7 +148,7 @@ def test_a_node_that_is_woken_without_a_message_ends_its_prewakes_and_loses_noth
         wait_until(lambda: got == [b"late"], "the message")
     finally:
         daemon.stop("c")
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
 
 
 def test_a_task_asks_for_no_prewake(daemon: FakeDaemon) -> None:
@@ -172,7 +172,7 @@ def test_a_wait_for_a_condition_asks_for_no_prewake(daemon: FakeDaemon) -> None:
     for how in ("wait_until", "wait_until_async"):
         c.next(timeout=0.01)
         assert not asks_for_none()
-        deadline = time.monotonic_ns() + int(PATIENCE * 1e9)
+        deadline = time.monotonic_ns() + int(TIMEOUT * 1e9)
         if how == "wait_until":
             assert inbox.wait_until(asks_for_none, lambda: None, (), threading.Event(), deadline)
         else:

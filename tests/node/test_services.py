@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import (
@@ -38,7 +38,7 @@ def pair(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]
 
 
 def requests(server: Node, count: int) -> list[Input]:
-    events = [server.next(timeout=PATIENCE) for _ in range(count)]
+    events = [server.next(timeout=TIMEOUT) for _ in range(count)]
     assert all(isinstance(event, Input) for event in events), events
     return events  # type: ignore[return-value]
 
@@ -64,7 +64,7 @@ def start_serving(server: Node, function: Callable[[Input], Any]) -> threading.T
 
 def test_a_call_is_answered_by_a_server_that_only_knows_the_keys(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
-    call = client.call("request", pa.array([1]), {"colour": "red"}, timeout=PATIENCE)
+    call = client.call("request", pa.array([1]), {"colour": "red"}, timeout=TIMEOUT)
     (request,) = requests(server, 1)
     assert request["metadata"]["request_id"] == call.id
     assert request["metadata"]["colour"] == "red"
@@ -78,7 +78,7 @@ def test_a_call_is_answered_by_a_server_that_only_knows_the_keys(start_flow: Sta
 
 def test_several_calls_are_answered_in_any_order(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
-    calls = [client.call("request", pa.array([n]), timeout=PATIENCE) for n in range(3)]
+    calls = [client.call("request", pa.array([n]), timeout=TIMEOUT) for n in range(3)]
     for request in reversed(requests(server, 3)):
         answer(server, request, number(request) * 10)
     assert [number(call.wait()) for call in calls] == [0, 10, 20]
@@ -87,7 +87,7 @@ def test_several_calls_are_answered_in_any_order(start_flow: StartFlow) -> None:
 def test_events_that_are_not_responses_keep_their_order(start_flow: StartFlow) -> None:
     daemon, client, server = pair(start_flow)
     third = daemon.node("third")
-    call = client.call("request", pa.array([1]), timeout=PATIENCE)
+    call = client.call("request", pa.array([1]), timeout=TIMEOUT)
     (request,) = requests(server, 1)
     server.send_output("response", pa.array([-1]))
     third.send_output("other", pa.array([100]))
@@ -100,7 +100,7 @@ def test_events_that_are_not_responses_keep_their_order(start_flow: StartFlow) -
 
 def test_events_between_are_in_the_order_of_their_input(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
-    call = client.call("request", pa.array([1]), timeout=PATIENCE)
+    call = client.call("request", pa.array([1]), timeout=TIMEOUT)
     (request,) = requests(server, 1)
     for value in (-1, -2):
         server.send_output("response", pa.array([value]))
@@ -138,7 +138,7 @@ def test_events_held_during_a_call_follow_the_queue_policy_of_their_input(
         server.send_output("response", pa.array([value]))
     wait_until(lambda: looked_at(client) == 21, "the client to look")
     answer(server, request, 1)
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     expected = [100, *(left or range(20))]
     assert [number(event) for event in client.drain()] == expected  # type: ignore[arg-type]
     counts = client.statistics()["inputs"]["response"]
@@ -151,7 +151,7 @@ def test_a_program_that_receives_events_meanwhile_hands_the_answer_over(start_fl
     (request,) = requests(server, 1)
     answer(server, request, 7)
     server.send_output("response", pa.array([-1]))
-    event = client.next(timeout=PATIENCE)
+    event = client.next(timeout=TIMEOUT)
     assert isinstance(event, Input)
     assert number(event) == -1
     assert call.done
@@ -165,7 +165,7 @@ def test_late_and_double_answers_are_ignored_and_counted(start_flow: StartFlow) 
         late.wait()
     assert isinstance(raised.value, TimeoutError)
     assert isinstance(raised.value, RuntimeError)
-    twice = client.call("request", pa.array([2]), timeout=PATIENCE)
+    twice = client.call("request", pa.array([2]), timeout=TIMEOUT)
     dropped = client.call("request", pa.array([3]))
     del dropped
     for request in requests(server, 3):
@@ -182,12 +182,12 @@ def test_a_call_waits_while_another_thread_receives(start_flow: StartFlow) -> No
     thread = threading.Thread(target=lambda: taken.extend(client), daemon=True)
     thread.start()
     daemon.wait_for_sleep("client")
-    call = client.call("request", pa.array([1]), timeout=PATIENCE)
+    call = client.call("request", pa.array([1]), timeout=TIMEOUT)
     (request,) = requests(server, 1)
     answer(server, request, 5)
     assert number(call.wait()) == 5
     daemon.stop("client")
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert [event["type"] for event in taken] == ["STOP"]
 
 
@@ -204,7 +204,7 @@ def test_events_are_received_while_another_thread_waits_for_an_answer(
         daemon.wait_for_sleep("client")
         third.send_output("other", pa.array([value]))
         if receive == "next":
-            event = client.next(timeout=PATIENCE)
+            event = client.next(timeout=TIMEOUT)
         elif receive == "try_recv":
             event = client.try_recv()
         else:
@@ -212,7 +212,7 @@ def test_events_are_received_while_another_thread_waits_for_an_answer(
         assert isinstance(event, Input)
         assert number(event) == value
     answer(server, requests(server, 1)[0], 1)
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert call.done
 
 
@@ -223,7 +223,7 @@ def test_a_contender_gets_the_inbox_from_a_thread_that_is_about_to_sleep(start_f
     inbox._doorbell.ring()  # so that the first sleep ends at once, and the second begins with `rearm`
     daemon.node("third").send_output("other", pa.array([7]))
     taken: list[Any] = []
-    receiver = threading.Thread(target=lambda: taken.append(client.next(timeout=PATIENCE)), daemon=True)
+    receiver = threading.Thread(target=lambda: taken.append(client.next(timeout=TIMEOUT)), daemon=True)
     polls = 0
 
     def poll() -> None:
@@ -232,10 +232,10 @@ def test_a_contender_gets_the_inbox_from_a_thread_that_is_about_to_sleep(start_f
         if polls == 3:  # awake again
             inbox._doorbell.clear()
             receiver.start()
-            inbox._doorbell.wait(PATIENCE)
+            inbox._doorbell.wait(TIMEOUT)
             assert inbox._doorbell.rung, "no contender has rung"
 
-    deadline = time.monotonic_ns() + int(PATIENCE * 1e9)
+    deadline = time.monotonic_ns() + int(TIMEOUT * 1e9)
     assert inbox.wait_until(lambda: bool(taken), poll, (), threading.Event(), deadline)
     assert number(taken[0]) == 7
 
@@ -247,19 +247,19 @@ def test_a_poll_waits_for_a_thread_that_is_slow_to_yield(start_flow: StartFlow) 
 
     def poll() -> None:
         polls.set()
-        assert held.wait(PATIENCE)  # as if there were no processor for it
+        assert held.wait(TIMEOUT)  # as if there were no processor for it
 
-    deadline = time.monotonic_ns() + int(PATIENCE * 1e9)
+    deadline = time.monotonic_ns() + int(TIMEOUT * 1e9)
     arguments = (over.is_set, poll, (), threading.Event(), deadline)
     thread = threading.Thread(target=inbox.wait_until, args=arguments, daemon=True)
     thread.start()
-    assert polls.wait(PATIENCE)
+    assert polls.wait(TIMEOUT)
     daemon.node("third").send_output("other", pa.array([7]))
     threading.Timer(0.2, held.set).start()
     assert number(client.try_recv()) == 7  # type: ignore[arg-type]
     over.set()
     inbox._doorbell.ring()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
 
 
@@ -288,7 +288,7 @@ def test_a_call_fails_at_once_when_the_server_has_ended(start_flow: StartFlow) -
     with pytest.raises(CallFailed, match="has no answer: node `server` has ended"):
         lost.wait()
     assert number(answered.wait()) == 10
-    event = client.next(timeout=PATIENCE)
+    event = client.next(timeout=TIMEOUT)
     assert event is not None
     assert event["type"] == "INPUT_CLOSED"
     with pytest.raises(CallFailed, match="`response` is closed"):
@@ -304,7 +304,7 @@ def test_a_call_fails_when_the_server_is_restarted(start_flow: StartFlow) -> Non
     with pytest.raises(CallFailed, match="node `server` was restarted before it answered"):
         lost.wait()
     assert number(answered.wait()) == 10
-    again = client.call("request", pa.array([3]), timeout=PATIENCE)
+    again = client.call("request", pa.array([3]), timeout=TIMEOUT)
     answer(server, requests(server, 1)[0], 30)
     assert number(again.wait()) == 30
 
@@ -343,7 +343,7 @@ def test_a_call_fails_when_the_node_is_closed_by_another_thread(start_flow: Star
     thread.start()
     daemon.wait_for_sleep("client")
     client.close()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert "this node is closed" in str(failures[0])
 
 
@@ -378,13 +378,13 @@ def test_a_function_answers_while_other_events_come_through(start_flow: StartFlo
     thread = threading.Thread(target=lambda: seen.extend(server), daemon=True)
     thread.start()
     client.send_output("request", pa.array([1]))  # without a request_id: an ordinary message
-    assert number(client.call("request", pa.array([21]), timeout=PATIENCE).wait()) == 42
+    assert number(client.call("request", pa.array([21]), timeout=TIMEOUT).wait()) == 42
     request_id = client.send_service_request("request", pa.array([4]))
-    event = client.next(timeout=PATIENCE)
+    event = client.next(timeout=TIMEOUT)
     assert isinstance(event, Input)
     assert (event["metadata"]["request_id"], number(event)) == (request_id, 8)
     daemon.stop("server")
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert [event["type"] for event in seen] == ["INPUT", "STOP"]
     assert double.__name__ == "double"
 
@@ -397,8 +397,8 @@ def test_a_function_that_raises_refuses(start_flow: StartFlow, capfd: Any) -> No
 
     start_serving(server, divide)
     with pytest.raises(CallRefused, match="`divide` raised ZeroDivisionError"):
-        client.call("request", pa.array([0]), timeout=PATIENCE).wait()
-    assert number(client.call("request", pa.array([1]), timeout=PATIENCE).wait()) == 1
+        client.call("request", pa.array([0]), timeout=TIMEOUT).wait()
+    assert number(client.call("request", pa.array([1]), timeout=TIMEOUT).wait()) == 1
     error = capfd.readouterr().err
     assert "in divide" in error
     assert "patterns" not in error
@@ -414,14 +414,14 @@ def test_a_response_that_cannot_be_sent_is_refused(start_flow: StartFlow, capfd:
     with pytest.raises(
         CallRefused, match="`name` raised UnsupportedData: cannot send an object of type str"
     ):
-        client.call("request", b"", timeout=PATIENCE).wait()
+        client.call("request", b"", timeout=TIMEOUT).wait()
     assert "error: in `name`: cannot send" in capfd.readouterr().err
 
 
 def test_a_handler_without_a_result_responds_with_an_empty_array(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     start_serving(server, lambda request: None)  # noqa: ARG005
-    assert len(client.call("request", pa.array([0]), timeout=PATIENCE).wait()["value"]) == 0
+    assert len(client.call("request", pa.array([0]), timeout=TIMEOUT).wait()["value"]) == 0
 
 
 def test_an_input_is_served_by_one_function(start_flow: StartFlow) -> None:
@@ -461,7 +461,7 @@ def test_calls_are_awaited_while_events_are_received(start_flow: StartFlow) -> N
         for value in range(3):
             third.send_output("other", pa.array([value]))
         replies = await asyncio.gather(
-            *(client.call("request", pa.array([n]), timeout=PATIENCE) for n in range(5))
+            *(client.call("request", pa.array([n]), timeout=TIMEOUT) for n in range(5))
         )
         await receiving
         return [number(reply) for reply in replies]
@@ -494,11 +494,11 @@ def test_a_function_may_be_async(start_flow: StartFlow) -> None:
     events: list[str] = []
     thread = threading.Thread(target=lambda: events.extend(asyncio.run(main())), daemon=True)
     thread.start()
-    assert number(client.call("request", pa.array([3]), timeout=PATIENCE).wait()) == 3
+    assert number(client.call("request", pa.array([3]), timeout=TIMEOUT).wait()) == 3
     with pytest.raises(CallRefused, match="ZeroDivisionError"):
-        client.call("request", pa.array([-3]), timeout=PATIENCE).wait()
+        client.call("request", pa.array([-3]), timeout=TIMEOUT).wait()
     daemon.stop("server")
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert events == ["STOP"]
 
 
@@ -511,7 +511,7 @@ def test_an_async_function_needs_a_program_that_awaits(start_flow: StartFlow) ->
 
     client.call("request", b"")
     with pytest.raises(TypeError, match="have to be received with `async for`"):
-        server.next(timeout=PATIENCE)
+        server.next(timeout=TIMEOUT)
 
 
 def test_after_close_there_are_no_calls(start_flow: StartFlow) -> None:
@@ -546,17 +546,17 @@ def test_two_threads_wait_for_one_call_while_a_third_receives(start_flow: StartF
         thread.start()
     answer(server, requests(server, 1)[0], 1)
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
     assert [number(event) for event in results] == [1, 1]
     daemon.stop("client")
-    receiver.join(PATIENCE)
+    receiver.join(TIMEOUT)
 
 
 def test_a_served_node_can_be_drained(start_flow: StartFlow) -> None:
     daemon, client, server = pair(start_flow)
     server.serve("request", "response")(lambda request: request["data"])
     client.send_output("request", pa.array([1]))
-    call = client.call("request", pa.array([2]), timeout=PATIENCE)
+    call = client.call("request", pa.array([2]), timeout=TIMEOUT)
     client.send_output("request", pa.array([3]))
     assert [number(event) for event in server.drain()] == [1, 3]  # type: ignore[arg-type]
     assert call.wait()["data"] == (2).to_bytes(8, "little")

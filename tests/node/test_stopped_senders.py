@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Node
@@ -40,7 +40,7 @@ def wait_until_blocked(daemon: FakeDaemon) -> None:
 
 def join(threads: list[threading.Thread]) -> None:
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
         assert not thread.is_alive(), "the sender hangs"
 
 
@@ -73,7 +73,7 @@ def test_a_stop_releases_messages_that_wait_to_be_sent(start_flow: StartFlow, ki
     wait_until_blocked(daemon)
     daemon.stop("a")
     join(threads)
-    event = sender.next(timeout=PATIENCE)
+    event = sender.next(timeout=TIMEOUT)
     assert event is not None
     assert (event["type"], event["id"]) == ("STOP", "MANUAL")
     assert sender.statistics()["outputs"]["out"] == {"sent": 1, "unsent": 1}
@@ -112,8 +112,8 @@ def test_a_node_that_is_stopped_alone_may_wait_for_some_time(start_flow: StartFl
     sender.send_output("out", b"first")
     threads = start(lambda: sender.send_output("out", b"second"))
     wait_until_blocked(daemon)
-    daemon.stop("a", patience=PATIENCE)
-    received = [receiver.next(timeout=PATIENCE) for _ in range(2)]
+    daemon.stop("a", patience=TIMEOUT)
+    received = [receiver.next(timeout=TIMEOUT) for _ in range(2)]
     join(threads)
     assert [bytes(event["data"]) for event in received if event] == [b"first", b"second"]
     assert sender.statistics()["outputs"]["out"] == {"sent": 2}
@@ -126,7 +126,7 @@ def test_topic_pub_reports_a_message_that_the_node_did_not_send(start_flow: Star
     body = payload.to_bytes()
     message = pack_head(payload.encoding, payload.schema, b"", payload.size, 1, 1, body)
     daemon.send("a", PublishRequest(7, "out", message))
-    threads = start(lambda: sender.next(timeout=PATIENCE))
+    threads = start(lambda: sender.next(timeout=TIMEOUT))
     wait_until_blocked(daemon)
     daemon.stop("a")
     join(threads)

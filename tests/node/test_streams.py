@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow
+from fake_daemon import TIMEOUT, FakeDaemon, StartFlow
 from flows import node, operator, runtime
 
 from dora import Node
@@ -136,7 +136,7 @@ def test_a_flush_after_a_stop_does_not_prolong_the_stream(start_flow: StartFlow)
     daemon, sender, receiver = link(start_flow)
     send(sender, 1, 2)
     daemon.stop("b")
-    assert receiver.next(timeout=PATIENCE)["type"] == "STOP"  # type: ignore[index]
+    assert receiver.next(timeout=TIMEOUT)["type"] == "STOP"  # type: ignore[index]
     send(sender, 3, flush=True)
     send(sender, 4, 5)
     assert numbers(receiver) == [3]
@@ -193,7 +193,7 @@ class Operator:
     send(sender, 1)
     keys = []
     while len(keys) < 2:
-        event = receiver.next(timeout=PATIENCE)
+        event = receiver.next(timeout=TIMEOUT)
         assert event is not None
         keys.append(sorted(set(event["metadata"]) - {"timestamp"}))
     assert keys == [["request_id"], ["flush"]]

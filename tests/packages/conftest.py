@@ -14,7 +14,7 @@ import pytest
 from dora.daemon.processes.interpreter import find_uv
 
 ROOT = Path(__file__).parents[2]
-BOUND = 600  # seconds, for installing
+TIMEOUT = 600  # seconds, for installing
 
 # What a node got, as JSON: one object per event. Ends by itself when its inputs are closed.
 RECEIVER = """
@@ -76,7 +76,7 @@ class Place:
     def _run(self, program: str, *arguments: str) -> str:
         words = [f"{self._environment}/bin/{program}", *arguments]
         done = subprocess.run(
-            words, cwd=self.folder, env=self.environ(), capture_output=True, text=True, timeout=BOUND
+            words, cwd=self.folder, env=self.environ(), capture_output=True, text=True, timeout=TIMEOUT
         )
         assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -98,10 +98,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [uv, "build", "--quiet", "--wheel", "--out-dir", str(folder), str(ROOT)],
         [uv, "venv", "--quiet", "--seed", "--python", sys.executable, str(made)],
     ):
-        subprocess.run(words, check=True, timeout=BOUND)
+        subprocess.run(words, check=True, timeout=TIMEOUT)
     [wheel] = folder.glob("*.whl")
     install = [uv, "pip", "install", "--quiet", "--python", f"{made}/bin/python", str(wheel), "uv"]
-    subprocess.run(install, check=True, timeout=BOUND)
+    subprocess.run(install, check=True, timeout=TIMEOUT)
     return made
 
 

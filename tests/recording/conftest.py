@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from recording_flows import Folder
-from waiting import PATIENCE
+from waiting import TIMEOUT
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path: Path, runtime_root: str) -> Iterator[Folder]:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGINT)
-                process.communicate(timeout=PATIENCE)
+                process.communicate(timeout=TIMEOUT)
         folder.assert_nothing_left()
     finally:
         for process in folder.processes:

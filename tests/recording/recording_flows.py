@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from waiting import PATIENCE, wait_until
+from waiting import TIMEOUT, wait_until
 
 from dora.recording.mcap.reader import Recording
 
@@ -119,7 +119,7 @@ class Folder:
 
 def said(process: subprocess.Popen[str], status: int = 0) -> str:
     """Wait for the end of a command, expecting this exit status; return what it said, errors first."""
-    output, errors = process.communicate(timeout=PATIENCE)
+    output, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status, f"{process.args}: {process.returncode}\n{output}\n{errors}"
     assert "Traceback" not in errors
     return errors + output

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 from recording_flows import Folder, end
-from waiting import wait_until
+from waiting import TIMEOUT, wait_until
 
 from dora.recording.mcap.reader import Recording
 from dora.wire.decode import decode_arrow
 
 pytestmark = pytest.mark.processes
 
-PATIENCE = 60.0
 FLOW = {
     "exit_when_nodes_finish": True,
     "nodes": [
@@ -139,7 +138,7 @@ class Lab:
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"

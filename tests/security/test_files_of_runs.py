@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 from second_user import ATTACKER, environment, needs_second_user, run
+from waiting import TIMEOUT
 
 pytestmark = [pytest.mark.processes, needs_second_user]
 
-PATIENCE = 60.0
 TRY_ALL = """
 import json, os, socket, sys
 reached = []
@@ -70,7 +70,7 @@ def test_another_user_reaches_no_file_of_a_running_dataflow(engine: str, tmp_pat
     command = [sys.executable, "-m", "dora", "run", "flow.yml"]
     with subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL) as dataflow:
         try:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while not (tmp_path / "got").exists():
                 assert time.monotonic() < deadline and dataflow.poll() is None
                 time.sleep(0.01)
@@ -81,5 +81,5 @@ def test_another_user_reaches_no_file_of_a_running_dataflow(engine: str, tmp_pat
             assert json.loads(reached.stdout) == []
         finally:
             dataflow.terminate()
-            dataflow.wait(PATIENCE)
+            dataflow.wait(TIMEOUT)
             shutil.rmtree(above, ignore_errors=True)

@@ -24,7 +24,7 @@ from dora.daemon.guardian import marked_processes
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor.result import DataflowResult, LinkReport
 
-PATIENCE = 30.0  # seconds until something counts as hanging
+TIMEOUT = 30.0  # seconds until something counts as hanging
 SHM = "/dev/shm"
 
 ROUNDS = int(os.environ.get("DORA_STRESS_ROUNDS", "100"))  # kills of each kind
@@ -32,7 +32,7 @@ SECONDS = float(os.environ.get("DORA_STRESS_SECONDS", "60"))  # of the soak
 SEED = int(os.environ.get("DORA_STRESS_SEED", "1"))
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
     """Wait for a condition, within a bound."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -186,14 +186,14 @@ class Running:
     def wait(self) -> int:
         """Wait for the end; returns the exit status."""
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             raise AssertionError("it hangs:\n" + "\n".join(self.output[-40:])) from None
         finally:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
-        self._reader.join(PATIENCE)
+        self._reader.join(TIMEOUT)
         if self.process.stdout is not None and not self._reader.is_alive():
             self.process.stdout.close()
         return self.process.returncode

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from arena import PATIENCE, ROUNDS, Arena, Running, generator, kill, wait_until
+from arena import ROUNDS, TIMEOUT, Arena, Running, generator, kill, wait_until
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
 
@@ -165,7 +165,7 @@ def test_dora_run_is_killed(ring: Arena, figure: Figure) -> None:
             outcome[what] += 1
     last = ring.start("--stop-after", "0s")
     last.wait()
-    wait_until(lambda: not ring.remains(), "an empty place after the next start", PATIENCE)
+    wait_until(lambda: not ring.remains(), "an empty place after the next start", TIMEOUT)
     counts = ", ".join(f"{count} {what}" for what, count in sorted(outcome.items()))
     figure(
         f"kill dora run: {ROUNDS} kills ({counts}; slowest clean-up {slowest:.2f} s) "

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import zenoh
 from ports import free_port
+from waiting import TIMEOUT
 
 from dora.transport.network.peer import Peer, PeerConnection, Publishers
 from dora.transport.network.protocol import ACK, close_session, link_name
 from dora.transport.network.sessions import listen, write_passwords
 from dora.wire.node_config import RemoteConfig
 
-PATIENCE = 60.0  # seconds
 KEY = "flow/to/plot/image"
 
 
@@ -71,7 +71,7 @@ def peer(remote: RemoteConfig) -> Iterator[Peer]:
 
 
 def wait_until(condition: Callable[[], object], meanwhile: Callable[[], object] = lambda: None) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         meanwhile()

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import zenoh
+from waiting import TIMEOUT
 
 from dora.transport.network.poller import BackgroundPoller
 
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
 INTERRUPT = "an interrupt"
 
 
@@ -54,13 +54,13 @@ class Node:
         return True
 
     def next(self) -> tuple[Any, str]:
-        return self.got.get(timeout=PATIENCE)
+        return self.got.get(timeout=TIMEOUT)
 
 
 @pytest.fixture
 def node() -> Iterator[Node]:
     node = Node()
-    assert node.channel.poller_blocks.acquire(timeout=PATIENCE)
+    assert node.channel.poller_blocks.acquire(timeout=TIMEOUT)
     yield node
     node.asleep = 1
     node.poller.poll()  # a background poller that stands back takes over
@@ -105,11 +105,11 @@ def test_the_background_poller_takes_over_when_the_node_stops_polling(node: Node
 def test_a_node_calls_the_background_poller_before_it_sleeps(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora.transport.network.poller._TAKEOVER", 10 * PATIENCE)
+    monkeypatch.setattr("dora.transport.network.poller._TAKEOVER", 10 * TIMEOUT)
     stand_back(node)
     node.asleep = 1
     node.poller.poll()
-    assert node.channel.poller_blocks.acquire(timeout=PATIENCE)
+    assert node.channel.poller_blocks.acquire(timeout=TIMEOUT)
     node.channel.content.put("second")
     assert node.next() == ("second", "poller")
 
@@ -117,7 +117,7 @@ def test_a_node_calls_the_background_poller_before_it_sleeps(
 def test_the_background_poller_stands_back_with_the_message_that_wakes_the_node(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora.transport.network.poller._TAKEOVER", 10 * PATIENCE)
+    monkeypatch.setattr("dora.transport.network.poller._TAKEOVER", 10 * TIMEOUT)
     node.asleep = 1
     node.poller.poll()
     node.channel.content.put("first")
@@ -131,10 +131,10 @@ def test_the_background_poller_stands_back_with_the_message_that_wakes_the_node(
 def test_a_node_that_polls_again_and_again_interrupts_the_background_poller(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora.transport.network.poller._TAKEOVER", 10 * PATIENCE)
+    monkeypatch.setattr("dora.transport.network.poller._TAKEOVER", 10 * TIMEOUT)
     interrupted = threading.Event()
     monkeypatch.setattr(node.poller, "_interrupt", interrupted.set)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not interrupted.is_set():
         node.poller.poll()
         assert time.monotonic() < deadline
@@ -143,7 +143,7 @@ def test_a_node_that_polls_again_and_again_interrupts_the_background_poller(
         assert time.monotonic() < deadline
     node.asleep = 1
     node.poller.poll()
-    assert node.channel.poller_blocks.acquire(timeout=PATIENCE)  # it had left
+    assert node.channel.poller_blocks.acquire(timeout=TIMEOUT)  # it had left
 
 
 def test_a_poll_before_the_start_finds_nothing() -> None:

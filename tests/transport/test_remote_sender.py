@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import zenoh
+from waiting import TIMEOUT
 
 from dora.transport.network.fragments import RETRANSMIT_BYTES, FragmentedMessage
 from dora.transport.network.protocol import ACK, DATA_HEADER
@@ -17,8 +18,6 @@ from dora.transport.network.send_thread import BATCH, ROOM, SendThread, queue_sp
 from dora.transport.network.sender import RemoteSender
 from dora.transport.network.window import WINDOW
 from dora.wire.node_config import LinkConfig, OutputConfig
-
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 
 class Network:
@@ -54,7 +53,7 @@ class Network:
     def take(self, fragment: Any, attachment: bytes) -> None:
         here = threading.current_thread().name
         if here == "send thread":
-            assert self.opened.wait(PATIENCE)
+            assert self.opened.wait(TIMEOUT)
         with self.changed:
             if here == "send thread" and self.faults:
                 self.faults -= 1
@@ -87,7 +86,7 @@ class Network:
 
     def wait(self, condition: Callable[[], bool]) -> None:
         with self.changed:
-            assert self.changed.wait_for(condition, PATIENCE), self.sent
+            assert self.changed.wait_for(condition, TIMEOUT), self.sent
 
     def by(self, thread: str) -> list[int]:
         return [number for name, number, _ in self.sent if name == thread]
@@ -173,7 +172,7 @@ def test_a_failed_transmission_does_not_end_the_link(network: Network) -> None:
         network.acknowledge(sender, 0, missing=True)  # again and again, like a receiver
         return bool(network.by("send thread"))
 
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not has_come():
         assert time.monotonic() < deadline
         with network.changed:
@@ -218,13 +217,13 @@ def test_a_send_thread_runs_jobs_in_order_until_it_is_closed() -> None:
     send_thread, done = SendThread("send thread"), []
     assert not send_thread.busy
     first, last = threading.Event(), threading.Event()
-    send_thread.submit(lambda: done.append(first.wait(PATIENCE)))
+    send_thread.submit(lambda: done.append(first.wait(TIMEOUT)))
     for number in range(3):
         send_thread.submit(lambda number=number: done.append(number))  # type: ignore[misc]
     assert send_thread.busy
     first.set()
     send_thread.submit(last.set)
-    assert last.wait(PATIENCE)
+    assert last.wait(TIMEOUT)
     assert done == [True, 0, 1, 2]
     send_thread.close()
     send_thread.submit(lambda: done.append(3))

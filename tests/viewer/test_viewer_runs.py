@@ -18,8 +18,8 @@ from rrd import last, read
 pytestmark = pytest.mark.processes
 needs_rerun = pytest.mark.skipif(find_spec("rerun") is None, reason="rerun-sdk is not installed")
 
-BOUND = 60  # seconds, for a run that hangs
-PATIENCE = 45  # seconds for what a sender waits for
+TIMEOUT = 60  # seconds, for a run that hangs
+SENDER_TIMEOUT = 45  # seconds for what a sender waits for
 
 SENDER = """
 import numpy as np
@@ -85,7 +85,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=BOUND,
+        timeout=TIMEOUT,
     )
     assert done.returncode == status, done.stdout
     return done.stdout
@@ -146,7 +146,7 @@ def test_a_page_is_served_and_another_viewer_connects(tmp_path: Path) -> None:
 import time, urllib.request
 from dora import Node
 with Node() as node:
-    deadline = time.monotonic() + {PATIENCE}
+    deadline = time.monotonic() + {SENDER_TIMEOUT}
     while True:
         try:
             print("page:", urllib.request.urlopen("http://127.0.0.1:{web}/", timeout=5).status)
@@ -184,7 +184,7 @@ with Node() as node:
         print("viewer says:", line.strip())
         node.send_output("text", b"hello")
         break
-print("viewer ended with", viewer.wait({PATIENCE}))
+print("viewer ended with", viewer.wait({SENDER_TIMEOUT}))
 """
     printed = run(tmp_path, sender, {"path": "dynamic"}, outputs=["text"], RERUN_SAVE="x.rrd")
     assert "viewer says: saving to x.rrd" in printed
@@ -234,7 +234,10 @@ def test_a_missing_rerun_is_reported_with_the_package_to_install(
 
 def test_the_help_names_every_variable() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "dora.nodes.rerun", "--help"], capture_output=True, text=True, timeout=BOUND
+        [sys.executable, "-m", "dora.nodes.rerun", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
     )
     source = Path(find_spec("dora.nodes.rerun").origin).parent / "settings.py"  # type: ignore[union-attr, arg-type]
     for variable in ("OPERATING_MODE", "RERUN_SERVER_ADDR", "RERUN_WEB_PORT", "RERUN_SAVE", "README"):

@@ -25,7 +25,7 @@ from dora.transport.tokens import Token, TokenError
 from dora.wire.decoders import DecodeError, from_json
 
 PATH: Final = "/api/proof"
-PATIENCE: Final = 5.0  # seconds for a proof
+TIMEOUT: Final = 5.0  # seconds for a proof
 
 _DOMAIN: Final = "dora coordinator proof 1"  # the token has other uses too
 _NONCE: Final = re.compile("[0-9a-f]{64}")
@@ -69,7 +69,7 @@ def proven_connection(address: str, port: int, token: Token | None) -> http.clie
 
     Raises `UnprovenServerError`, and ``OSError`` or ``http.client.HTTPException`` if there is none.
     """
-    connection = http.client.HTTPConnection(address, port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT)
     try:
         connection.connect()
         connection.auto_open = 0  # never open another connection, without a proof
