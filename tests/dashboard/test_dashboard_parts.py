@@ -18,7 +18,6 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.reader import LogReader
 from dora.daemon.logs.writer import LogFiles
 from dora.dataflow.model import LogLevel
-from dora.observe.preview.log_search import search
 from dora.observe.preview.protocol import (
     Ended,
     Found,
@@ -31,7 +30,7 @@ from dora.observe.preview.protocol import (
     Wanted,
     frame,
 )
-from dora.observe.preview.watcher import CommandQueue
+from dora.observe.preview.watcher import CommandQueue, search
 
 
 def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:
@@ -221,7 +220,7 @@ env: {A: 1}
 def test_recordings_that_begin_at_the_same_time_have_files_of_their_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from dora.recording.recorder import service as recordings
+    from dora.recording.recorder import process as recordings
     from dora.recording.recorder.control import RecorderStatus
     from dora.recording.recorder.options import RecordingOptions
 

@@ -12,7 +12,7 @@ import pytest
 
 from dora.cli.commands.top import lines
 from dora.errors import DoraError
-from dora.observe import format_values as values
+from dora.observe import formatting as values
 from dora.observe import latency, rates, topics
 from dora.observe.rates import RateMeter
 from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, TIMED_OUT, WORDS

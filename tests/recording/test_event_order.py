@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.recording.recorder.system import make_folder
+from dora.recording.process_folder import make_folder
 from dora.recording.replay.event_order import OrderTail, Translation, first_numbers
 from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
 

@@ -19,8 +19,7 @@ from rrd import last, read
 from dora.nodes.rerun.drawing import DRAWERS, ENCODINGS
 from dora.nodes.rerun.robot import Robots
 from dora.nodes.rerun.settings import RobotSetting, SettingError
-from dora.observe.preview.primitives import PRIMITIVES
-from dora.observe.preview.values import DrawableMessage, NotDrawable
+from dora.observe.preview.values import PRIMITIVES, DrawableMessage, NotDrawable
 
 ARM = """
 <robot name="model">

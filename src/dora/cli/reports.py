@@ -9,7 +9,7 @@ import click
 
 from dora.daemon.report import failure_report, first_cause, loss_report, shorter_path
 from dora.dataflow.problems import listed
-from dora.observe.figures import file_size
+from dora.observe.formatting import file_size
 
 if TYPE_CHECKING:
     from dora.cluster.protocol import DataflowView

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dora.observe.figures import bandwidth, fields
-from dora.observe.format_values import FormattedValue
+from dora.observe.formatting import FormattedValue, bandwidth, fields
 from dora.observe.latency import LatencyMeter
 from dora.observe.topics import Topic
 from dora.transport.board import BYTES, DROPPED, RECEIVED, SENT, WORDS

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from dora.daemon.client import DaemonClient
 from dora.observe.describe_topic import TopicDescription
-from dora.observe.format_values import FormattedValue
+from dora.observe.formatting import FormattedValue
 from dora.observe.queries import (
     RATES_EVERY,
     Begun,

@@ -17,7 +17,7 @@ from dora.cli.values import InputFile
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView, RunSpec
 from dora.errors import DoraError
-from dora.observe.figures import file_size
+from dora.observe.formatting import file_size
 from dora.transport.proof import no_token
 
 if TYPE_CHECKING:

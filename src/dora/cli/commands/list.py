@@ -11,7 +11,7 @@ from dora.cli.coordinator import coordinator_options
 from dora.cli.output import style_option, table
 from dora.cluster.client import Client
 from dora.cluster.protocol import ACTIVE, DataflowView
-from dora.observe.figures import megabytes
+from dora.observe.formatting import megabytes
 
 STATUSES = ("running", "finished", "failed")
 

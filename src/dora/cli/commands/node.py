@@ -15,7 +15,7 @@ from dora.cli.output import object_style_option, style_option, table
 from dora.cli.select import dataflow_option, find_run
 from dora.dataflow.model import QueuePolicy
 from dora.errors import DoraError
-from dora.observe.figures import fields, megabytes
+from dora.observe.formatting import fields, megabytes
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient

@@ -12,7 +12,7 @@ from dora.cli.output import object_style_option, style_option, table
 from dora.cli.reports import report_truncation, warn_about_losses
 from dora.cli.values import InputFile, ParameterValue, shortened
 from dora.errors import DoraError
-from dora.observe.figures import fields, file_size
+from dora.observe.formatting import fields, file_size
 
 if TYPE_CHECKING:
     from dora.recording.compare import Tolerance, TopicDiff

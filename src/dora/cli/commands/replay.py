@@ -240,7 +240,7 @@ def _prepare(prepared: Replay, folder: str) -> Dataflow:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    from dora.recording.recorder.system import make_folder, remove_folder
+    from dora.recording.process_folder import make_folder, remove_folder
 
     folder = make_folder("replay")
     try:

@@ -20,7 +20,7 @@ from dora.cli.values import ParameterValue, parse_duration
 from dora.cluster.distributed_snapshot import DistributedSnapshot
 from dora.daemon.logs.terminal import visible
 from dora.errors import DoraError
-from dora.observe.figures import bandwidth, megabytes
+from dora.observe.formatting import bandwidth, megabytes
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, RunSnapshot, RunSnapshots, SnapshotSource
 

@@ -336,7 +336,7 @@ def _read(path: str) -> str:
 
 
 def _message(text: str | None) -> bytes:
-    from dora.observe.format_values import parse_data
+    from dora.observe.formatting import parse_data
     from dora.wire.encode import encode
     from dora.wire.message import pack_head
 

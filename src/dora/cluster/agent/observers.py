@@ -12,8 +12,6 @@ from typing import Final
 
 import msgspec
 
-from dora.observe.remote.start_message import StartMessage
-
 MAX_OBSERVERS: Final = 32  # at a time
 
 log = logging.getLogger("dora.daemon")
@@ -34,6 +32,8 @@ class Observers:
 
     async def start(self, ticket: str, socket: str, interpreter: str) -> str:
         """Start an observer; return why it failed, or ""."""
+        from dora.observe.remote.protocol import StartMessage
+
         if len(self._tasks) >= MAX_OBSERVERS:
             return (
                 f"there are {MAX_OBSERVERS} observers of machine `{self._machine}` already; end one of them"

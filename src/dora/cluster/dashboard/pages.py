@@ -29,7 +29,7 @@ from dora.dataflow.names import key_fault, value_fault
 from dora.errors import DoraError
 from dora.observe.preview.protocol import Target, Wanted
 from dora.observe.remote.protocol import Question
-from dora.recording.recorder.service import Recordings
+from dora.recording.recorder.process import Recordings
 from dora.wire.daemon_protocol import (
     Answer,
     DeleteParameter,

@@ -16,8 +16,13 @@ from dora.nodes.rerun.drawing import DRAWERS, Drawing
 from dora.nodes.rerun.robot import Robots
 from dora.nodes.rerun.settings import ViewerSettings
 from dora.nodes.rerun.sink import CannotShow, open_sink
-from dora.observe.preview.primitives import UnknownPrimitive, primitive_of
-from dora.observe.preview.values import DEFAULT_SIZE, DrawableMessage, NotDrawable
+from dora.observe.preview.values import (
+    DEFAULT_SIZE,
+    DrawableMessage,
+    NotDrawable,
+    UnknownPrimitive,
+    primitive_of,
+)
 
 APPLICATION = "dora-rerun"
 TIMELINE = "timestamp"

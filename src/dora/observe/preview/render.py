@@ -15,10 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dora.observe.format_values import plain
+from dora.observe.formatting import plain
 from dora.observe.preview import images, values
-from dora.observe.preview.primitives import UnknownPrimitive, primitive_of
-from dora.observe.preview.values import DrawableMessage, NotDrawable
+from dora.observe.preview.values import DrawableMessage, NotDrawable, UnknownPrimitive, primitive_of
 
 MAX_ROWS: Final = 50  # of tables and lists
 MAX_TEXT: Final = 4000  # characters of one text

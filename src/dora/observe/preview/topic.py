@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.observe.format_values import plain
+from dora.observe.formatting import plain
 from dora.observe.preview.protocol import Preview
 from dora.observe.topics import Topic
 from dora.wire.decode import PayloadError, decode_arrow

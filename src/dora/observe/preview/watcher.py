@@ -14,19 +14,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from dora.daemon.client import DaemonClient
-from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.entry import LogEntry, parse_level, passes
 from dora.daemon.logs.reader import LogReader
 from dora.errors import ConnectError, DoraError
 from dora.observe.load import LoadMeter
-from dora.observe.preview.log_search import encode_entry, search
 from dora.observe.preview.protocol import (
     MAX_FRAME,
     Ended,
+    Found,
     FromWatcher,
     Lines,
     Picture,
@@ -54,6 +54,7 @@ CONNECT_EVERY: Final = 0.3
 MAX_LINES: Final = 300  # log entries that are sent at a time; of more, the last ones
 FIRST_LINES: Final = 1000
 FIRST_BYTES: Final = 1 << 20  # of each log file, which may be very long
+MAX_MESSAGE: Final = 4000  # characters of a log entry that are shown
 
 Send = Callable[[FromWatcher], None]
 
@@ -314,6 +315,45 @@ def send_lines(log: LogReader, limit: int, send: Send, *, first: bool = False) -
         count += 1
     if kept:
         send(Lines([encode_entry(entry) for entry in kept], 0 if first else count - len(kept)))
+
+
+def encode_entry(entry: LogEntry) -> bytes:
+    """Return an entry as JSON."""
+    message = entry.message
+    if len(message) > MAX_MESSAGE:
+        message = f"{message[:MAX_MESSAGE]}… {len(message) - MAX_MESSAGE:,} more characters"
+    record: dict[str, Any] = {
+        "time": entry.timestamp_ns / 1e6,
+        "level": entry.level,
+        "node": entry.node_id,
+        "stream": entry.stream,
+        "message": message,
+    }
+    if entry.fields:
+        record["fields"] = entry.fields
+    return msgspec.json.encode(record)
+
+
+def search(directory: str, wanted: Search) -> Found:
+    """Return the last entries that match, and how many match in all."""
+    reader = LogReader(directory, None)
+    try:
+        level = parse_level(wanted.level)
+    except ValueError:
+        level = "stdout"
+    text = wanted.text.casefold()
+    kept: deque[LogEntry] = deque(maxlen=max(1, min(wanted.limit, 5000)))
+    total = 0
+    for entry in reader.entries():
+        if (
+            (not wanted.node or (entry.node_id or "dora") == wanted.node)
+            and passes(entry.level, level)
+            and (not text or text in entry.message.casefold())
+        ):
+            kept.append(entry)
+            total += 1
+    reader.close()
+    return Found(wanted.ticket, [encode_entry(entry) for entry in kept], total)
 
 
 def answer_search(directory: str, wanted: Search, send: Send) -> None:

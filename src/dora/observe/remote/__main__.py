@@ -12,9 +12,8 @@ import sys
 
 from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError, DoraError
-from dora.observe.remote.protocol import Ask, QueryEnded
+from dora.observe.remote.protocol import Ask, QueryEnded, StartMessage
 from dora.observe.remote.server import ObserverServer, answer, run_query
-from dora.observe.remote.start_message import StartMessage
 from dora.wire.decoders import from_json
 
 

@@ -45,6 +45,19 @@ Question = (
 # ----------------------------------------------------------------------- to the process
 
 
+class StartMessage(msgspec.Struct, frozen=True):
+    """The daemon's message to the process that it starts: one line of JSON on standard input.
+
+    It names the dataflow to observe, and where the client waits.
+    """
+
+    url: str
+    token: str
+    socket: str  # of the dataflow
+    machine: str
+    authority: str = ""  # the file by which a coordinator with TLS is known
+
+
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """Pass a question on to the daemon; `QueryStatus` with the same ticket answers it.
 

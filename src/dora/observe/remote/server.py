@@ -33,9 +33,9 @@ from dora.observe.remote.protocol import (
     Query,
     QueryEnded,
     QueryStatus,
+    StartMessage,
     decode_to_process,
 )
-from dora.observe.remote.start_message import StartMessage
 from dora.transport.proof import proven_socket
 from dora.transport.tls import duplex_client_context
 from dora.transport.tokens import Token

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+import sys
 import threading
 import zlib
 from collections import deque
@@ -17,7 +19,6 @@ from struct import Struct
 from typing import Any, Final, Literal, NamedTuple
 
 from dora.errors import DoraError
-from dora.recording.recorder.system import reset_priority
 from dora.wire.message import Message
 
 CHUNK_SIZE: Final = 4 << 20  # bytes; a chunk is full from here on
@@ -221,6 +222,18 @@ def _compressor(compression: str) -> Callable[[Any], bytes]:
 # Nothing below may hold the interpreter's lock for long: compressing and writing release it, so the
 # recorder takes messages meanwhile.
 
+HIGH_PRIORITY: Final = -10
+_NORMAL_PRIORITY: Final = 0
+
+
+def set_priority(priority: int) -> None:
+    """Set the priority of the calling thread, and of threads that it starts, if the system allows it."""
+    if sys.platform == "linux":  # elsewhere it would concern the whole process
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, priority)
+        except OSError:
+            pass
+
 
 class WriteThread:
     """Compresses and stores chunks in a thread, in the order of `put`."""
@@ -260,7 +273,7 @@ class WriteThread:
             self._changed.notify()
 
     def _work(self) -> None:
-        reset_priority()
+        set_priority(_NORMAL_PRIORITY)
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:

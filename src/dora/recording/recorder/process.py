@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -13,14 +14,15 @@ import msgspec
 
 from dora.daemon.event_loop import READ
 from dora.errors import DoraError
-from dora.recording.recorder.control import RecorderStatus
-from dora.recording.recorder.options import RecordingOptions, Saved
+from dora.recording.recorder.control import RecorderAnswer, RecorderStatus, ask, statuses
+from dora.recording.recorder.options import RecordingOptions, Saved, file_name, unused
 from dora.wire.decoders import from_json
 
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
 _START_PATIENCE: Final = 20.0  # seconds
+_STOP_PATIENCE: Final = 60.0  # seconds; chunks in memory are written first
 
 
 class RecorderStart(msgspec.Struct):
@@ -165,3 +167,54 @@ class BackgroundRecorder:
             self.result = report.saved
         elif report.saved is not None:
             self.saved.append(report.saved)
+
+
+class Recordings:
+    """The recorders of a server, which browsers start and stop. The methods may wait: call them in threads.
+
+    Recorders that others started, such as `dora record`, are listed and can be stopped, too.
+    """
+
+    def __init__(self) -> None:
+        self._recorders: list[BackgroundRecorder] = []
+        self._lock = threading.Lock()
+        self._beginning = threading.Lock()
+
+    def present(self, run_dir: str) -> list[RecorderStatus]:
+        """Return the status of all recorders of a run."""
+        return list(statuses(run_dir))
+
+    def start(self, socket: str, directory: str, topics: list[str]) -> RecorderStatus:
+        """Begin a new file in a directory, which is created if necessary; no topics mean all.
+
+        Raises `DoraError`.
+        """
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError as error:
+            raise DoraError(f"{directory} cannot be made: {error.strerror}") from None
+        recorder = BackgroundRecorder()
+        try:
+            # One at a time: names consist of seconds, and a name is free until its file exists.
+            with self._beginning:
+                path = unused(os.path.join(directory, file_name()))
+                recorder.begin(socket, RecordingOptions(path=path, topics=topics))
+                recorder.wait_until_recording()
+        except BaseException:
+            recorder.kill()
+            raise
+        threading.Thread(target=self._keep, args=(recorder,), name="dora-recorder", daemon=True).start()
+        assert recorder.status is not None
+        return recorder.status
+
+    def _keep(self, recorder: BackgroundRecorder) -> None:
+        """Hold a recorder until it ends: it would end if its object were dropped."""
+        with self._lock:
+            self._recorders.append(recorder)
+        recorder.wait()
+        with self._lock:
+            self._recorders.remove(recorder)
+
+    def stop(self, run_dir: str, pid: int) -> RecorderAnswer:
+        """End a recorder and return the result; raises `DoraError`."""
+        return ask(run_dir, pid, "stop", _STOP_PATIENCE)

@@ -21,7 +21,7 @@ from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.format import RecordingStart
-from dora.recording.recorder.chunk import ChunkPool, prepare
+from dora.recording.recorder.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
 from dora.recording.recorder.chunk_filler import ChunkFiller, RecordedTopic
 from dora.recording.recorder.context import LogTail, RecordingContext
 from dora.recording.recorder.control import (
@@ -33,7 +33,6 @@ from dora.recording.recorder.control import (
 )
 from dora.recording.recorder.options import RecordingOptions, Saved
 from dora.recording.recorder.sinks import Expected, FileSink, Reason, RingSink
-from dora.recording.recorder.system import raise_priority
 from dora.recording.recorder.taps import RecorderTaps
 from dora.wire.daemon_protocol import DataflowText, GetDataflow
 from dora.wire.decode import warm_up
@@ -61,7 +60,7 @@ class Recorder:
         """
         warm_up()  # not while messages come
         prepare(settings.compression)
-        raise_priority()
+        set_priority(HIGH_PRIORITY)
         self._run = run
         self._settings = settings
         self._on_saved = on_saved

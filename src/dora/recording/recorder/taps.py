@@ -11,8 +11,8 @@ from dora.daemon.client import DaemonClient
 from dora.errors import DoraError
 from dora.observe.tap_session import TapLease
 from dora.observe.topics import Topic, find_tappable
+from dora.recording.process_folder import make_folder, remove_folder
 from dora.recording.recorder.chunk_filler import RecordedTopic, TappedSource
-from dora.recording.recorder.system import make_folder, remove_folder
 from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer
 from dora.transport.taps import Tap
 from dora.wire.daemon_protocol import Inspection

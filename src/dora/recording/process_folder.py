@@ -1,9 +1,4 @@
-"""Thread priorities and temporary folders of a recorder.
-
-A thread that has little to do but must not be late gets a higher priority, where the system allows it (to
-root, usually). A thread inherits the priority of the one that starts it. All threads share the
-interpreter's lock, so a thread of low priority must not hold it for long.
-"""
+"""Folders that live as long as their process; the next process removes those that a killed one left."""
 
 from __future__ import annotations
 
@@ -11,38 +6,12 @@ import fcntl
 import os
 import re
 import shutil
-import sys
 import tempfile
-from typing import Final
 
 from dora._ownership import UnsafeFile, check_folder
 
-_HIGH: Final = -10
-
-
-def raise_priority() -> None:
-    """Run the calling thread, and threads that it starts, before those of other programs."""
-    _set(_HIGH)
-
-
-def reset_priority() -> None:
-    """Run the calling thread with the usual priority."""
-    _set(0)
-
-
-def _set(priority: int) -> None:
-    if sys.platform == "linux":  # elsewhere it would concern the whole process
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, priority)
-        except OSError:
-            pass
-
-
-# Folders that live as long as their process. The next process removes those that a killed one left.
-
-_locks: dict[
-    str, int
-] = {}  # of this process's folders; a process in another container may have the same id
+# The locks of this process's folders. A process in another container may have the same id.
+_locks: dict[str, int] = {}
 
 
 def make_folder(kind: str, place: str = "") -> str:
