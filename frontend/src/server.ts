@@ -1,7 +1,7 @@
 // Requests to the server, and the stream of what happens in one dataflow.
 
 import type { Graph } from "./graph";
-import type { Line, LinkState, Listed, Source, State } from "./model";
+import type { Line, Listed, Source, State } from "./model";
 
 export class Refused extends Error {
   constructor(
@@ -85,21 +85,6 @@ export interface Found {
   entries: Line[];
 }
 
-/** Merge the state of this machine with that of the others; the machine of a node is right about it. */
-function together(seen: State | null, elsewhere: State | null): State | null {
-  if (!seen || !elsewhere) return seen ?? elsewhere;
-  const here = new Set(seen.nodes.filter((node) => node.pid !== null).map((node) => node.id));
-  const nodes = new Map(elsewhere.nodes.filter((node) => !here.has(node.id)).map((node) => [node.id, node]));
-  const key = (link: LinkState) => `${link.source} ${link.target}`;
-  const links = new Map(elsewhere.links.filter((link) => !here.has(link.target.split("/")[0]!)).map((link) => [key(link), link]));
-  return {
-    ...seen,
-    trouble: [seen.trouble, elsewhere.trouble].filter(Boolean).join("; "),
-    nodes: seen.nodes.map((node) => nodes.get(node.id) ?? node),
-    links: seen.links.map((link) => ({ ...link, ...links.get(key(link)), queue_size: link.queue_size, policy: link.policy })),
-  };
-}
-
 type Channel = "connection" | "graph" | "state" | "lines" | `preview ${string}`;
 
 const MAX_LINES = 3000;
@@ -124,8 +109,6 @@ export class Live {
   private searches = new Map<number, { query: object; resolve: (found: Found) => void }>();
   private lastTicket = 0;
   private sent = "";
-  private seen: State | null = null; // of the machine of the server
-  private elsewhere: State | null = null; // of the other machines
   private onVisible = () => this.tell();
 
   constructor(private uuid: string) {
@@ -206,10 +189,8 @@ export class Live {
       this.graph = message.graph;
       this.emit("graph");
     }
-    if (message.state || message.elsewhere) {
-      this.seen = message.state ?? this.seen;
-      this.elsewhere = message.elsewhere ?? this.elsewhere;
-      this.state = together(this.seen, this.elsewhere);
+    if (message.state) {
+      this.state = message.state;
       this.emit("state");
     }
     if (message.lines) {

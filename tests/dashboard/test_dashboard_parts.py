@@ -25,7 +25,6 @@ from dora.observe.preview.protocol import (
     Picture,
     Preview,
     Search,
-    State,
     Target,
     Wanted,
     frame,
@@ -51,7 +50,7 @@ def test_a_slow_browser_gets_the_newest_state_without_a_backlog() -> None:
     outbox = Outbox()
     outbox.put(Picture(b'{"boxes":[]}'))
     for number in range(1000):
-        outbox.put(State(b'{"number":%d}' % number))
+        outbox.set("state", b'{"number":%d}' % number)
         outbox.put(Preview('a/"odd"', b'{"n":%d}' % number, b"x" * 1000))
         outbox.put(Preview("b/out", b'{"n":%d}' % number, adds=True))
     told, previews = taken(outbox)

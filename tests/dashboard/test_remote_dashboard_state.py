@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from dora.cluster.dashboard.remote import merged
+from dora.cluster.dashboard.state import page_state
+from dora.observe.preview.protocol import State
+from dora.observe.rates import LinkRate
+from dora.observe.snapshot import NodeSnapshot, Snapshots
+from dora.wire.daemon_protocol import LinkView, NodeView
 
 
-def state(*nodes: str, trouble: str = "", **links: str) -> dict[str, Any]:
-    return {
-        "nodes": [{"id": node, "machine": ""} for node in nodes],
-        "links": [{"source": source, "target": f"{target}/in"} for target, source in links.items()],
-        "trouble": trouble,
-    }
+def node(name: str, sent_hz: float, machine: str = "") -> NodeSnapshot:
+    return NodeSnapshot(
+        "id", "flow", NodeView(name, "running", machine=machine), None, sent_hz, 0, 0, 0, None
+    )
+
+
+def link(source: str, target: str, hz: float) -> LinkRate:
+    return LinkRate(LinkView(0, 0, source, f"{target}/in"), hz, None, 0, 0, 0.0, False)
+
+
+def state(hz: float, trouble: str = "", machine: str = "") -> State:
+    """Return what a machine that counts ``hz`` everywhere says of a dataflow with two nodes."""
+    nodes = [node("camera", hz), node("plan", hz)]
+    links = [link("camera/image", "plan", hz), link("plan/command", "camera", hz)]
+    return State(Snapshots(machine, nodes, links), trouble)
+
+
+def merged(*arguments: Any) -> tuple[dict[str, Any], dict[str, float], str]:
+    """Return machine and rate of each node, the rate of each link, and the trouble."""
+    found = json.loads(page_state(*arguments))
+    return (
+        {each["id"]: (each["machine"], each["sent_hz"]) for each in found["nodes"]},
+        {each["target"]: each["hz"] for each in found["links"]},
+        found["trouble"],
+    )
+
+
+PLACED = {"camera": "arm", "plan": "base"}
 
 
 def test_each_machine_counts_for_its_nodes_and_the_links_to_them() -> None:
-    both = state("camera", "plan", plan="camera/image", camera="plan/command")
-    found = merged(
-        {"arm": {**both, "trouble": "too many look"}, "base": both},
-        {"camera": "arm", "plan": "base"},
-        {"desk": "machine `desk` does not answer"},
+    remote = {"arm": state(1, "too many look"), "base": state(2)}
+    assert merged(None, remote, {"desk": "machine `desk` does not answer"}, PLACED) == (
+        {"camera": ("arm", 1), "plan": ("base", 2)},
+        {"plan/in": 2, "camera/in": 1},
+        "too many look; machine `desk` does not answer",
     )
-    assert found == {
-        "nodes": [{"id": "camera", "machine": "arm"}, {"id": "plan", "machine": "base"}],
-        "links": [
-            {"source": "plan/command", "target": "camera/in"},
-            {"source": "camera/image", "target": "plan/in"},
-        ],
-        "trouble": "too many look; machine `desk` does not answer",
-    }
 
 
-def test_a_node_that_was_added_later_is_on_the_machine_that_reports_it() -> None:
-    assert merged({"arm": state("new", new="camera/image")}, {}, {}) == {
-        "nodes": [{"id": "new", "machine": "arm"}],
-        "links": [{"source": "camera/image", "target": "new/in"}],
-        "trouble": "",
-    }
+def test_the_machine_of_the_server_counts_for_its_own_nodes() -> None:
+    assert merged(state(1, machine="arm"), {"base": state(2)}, {}, PLACED) == (
+        {"camera": ("arm", 1), "plan": ("base", 2)},
+        {"plan/in": 2, "camera/in": 1},
+        "",
+    )
+
+
+def test_nodes_of_a_machine_that_does_not_answer_are_shown_as_the_others_see_them() -> None:
+    nodes, links, trouble = merged(None, {"arm": state(1)}, {"base": "gone"}, PLACED)
+    assert nodes == {"camera": ("arm", 1), "plan": ("base", 1)}
+    assert links == {"plan/in": 1, "camera/in": 1}
+    assert trouble == "gone"
+
+
+def test_a_node_that_was_added_later_is_on_the_machine_that_is_reported() -> None:
+    new = State(Snapshots("arm", [node("new", 3, "arm")], [link("camera/image", "new", 3)]))
+    assert merged(None, {"base": new, "arm": new}, {}, {}) == ({"new": ("arm", 3)}, {"new/in": 3}, "")
+
+
+def test_the_only_machine_of_a_dataflow_is_that_of_its_nodes() -> None:
+    assert merged(None, {"arm": state(1)}, {}, {})[0] == {"camera": ("arm", 1), "plan": ("arm", 1)}
+    assert merged(state(1), {}, {}, {})[0] == {"camera": ("", 1), "plan": ("", 1)}
+
+
+def test_a_dataflow_of_which_no_machine_answers_has_no_nodes() -> None:
+    assert merged(None, {}, {"arm": "gone"}, PLACED) == ({}, {}, "gone")

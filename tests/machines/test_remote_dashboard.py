@@ -50,6 +50,10 @@ class Page:
     def say(self, **message: Any) -> None:
         self._connection.send(json.dumps(message))
 
+    def has_processes(self, *nodes: str) -> bool:
+        """Return whether the machines of these nodes have reported them: others know no process."""
+        return all(self.nodes.get(node, {}).get("pid") for node in nodes)
+
     def follow(self, until: Any, what: str) -> None:
         deadline = time.monotonic() + TIMEOUT
         while not until():
@@ -64,10 +68,10 @@ class Page:
                 self.previews.setdefault(head["topic"], []).append(head)
             elif message == "{}":
                 self.say(type="next")
-            elif (told := json.loads(message)).get("elsewhere"):
-                self.nodes = {node["id"]: node for node in told["elsewhere"]["nodes"]}
-                self.links = {link["target"]: link for link in told["elsewhere"]["links"]}
-                self.trouble = told["elsewhere"]["trouble"]
+            elif state := json.loads(message).get("state"):
+                self.nodes = {node["id"]: node for node in state["nodes"]}
+                self.links = {link["target"]: link for link in state["links"]}
+                self.trouble = state["trouble"]
 
 
 def live(system: Spread, flow: str) -> ClientConnection:
@@ -99,7 +103,8 @@ def test_the_page_shows_previews_figures_and_parameters_of_all_machines(system: 
         page.follow(lambda: both <= page.previews.keys(), "previews of both machines")
         head = page.previews["camera/numbers"][0]
         assert (head["kind"], head["type"], head["length"]) == ("series", "int64", 2)
-        page.follow(lambda: len(page.nodes) == 4 and page.nodes["camera"]["sent_hz"] > 1, "figures")
+        page.follow(lambda: page.has_processes("camera", "far", "near", "sink"), "processes")
+        page.follow(lambda: page.nodes["camera"]["sent_hz"] > 1, "figures")
         for node, machine in (("camera", "right"), ("far", "right"), ("near", "left"), ("sink", "left")):
             assert page.nodes[node]["machine"] == machine
             assert page.nodes[node]["pid"] in system.hosts[machine].pids()
@@ -126,7 +131,7 @@ def test_a_page_that_is_opened_later_sees_a_machine_that_has_joined(system: Spre
         system.dora("node", "add", "--from-yaml", "tail.yml", "-d", dataflow)
         with live(system, dataflow) as connection:
             page = Page(connection)
-            page.follow(lambda: "tail" in page.nodes, "figures")
+            page.follow(lambda: page.has_processes("tail"), "processes")
             page.follow(lambda: page.links["tail/numbers"]["hz"] > 1, "the rate of a link")
             assert page.nodes["tail"]["pid"] in system.hosts["right"].pids()
     system.dora("stop", dataflow)
@@ -136,7 +141,7 @@ def test_a_page_that_is_opened_later_sees_a_machine_that_has_joined(system: Spre
 def test_a_node_of_another_machine_is_restarted(system: Spread, flow: str) -> None:
     with live(system, flow) as connection:
         page = Page(connection)
-        page.follow(lambda: "far" in page.nodes, "figures")
+        page.follow(lambda: page.has_processes("far"), "processes")
         before = page.nodes["far"]["pid"]
         assert ask(system, "POST", f"dashboard/{flow}/nodes/far/restart", {}) == {
             "type": "Done",
@@ -173,7 +178,7 @@ def test_a_disconnected_machine_is_shown_and_comes_back(system: Spread, flow: st
         right.cut()
         try:
             page.follow(lambda: "`right`" in page.trouble, "the trouble")
-            assert set(page.nodes) == {"near", "sink"}
+            assert {node for node, state in page.nodes.items() if state["pid"]} == {"near", "sink"}
         finally:
             right.restore()
         page.previews.clear()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
-
 from dora.cluster.remote_observer import ANSWER_TIMEOUT, ObserverConnection, RemoteObserver
 from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError
 from dora.observe.load import Load
-from dora.observe.queries import SnapshotQuery, Snapshots
+from dora.observe.queries import SnapshotQuery
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, RunSnapshot
+from dora.observe.snapshot import NodeSnapshot, RunSnapshot, Snapshots, merge
 from dora.wire.daemon_protocol import Inspection
 
 
@@ -86,7 +84,7 @@ class DistributedSnapshot:
             nodes, links = self._local.refresh(loads)
         elif remote:
             first = next(iter(remote.values()))
-            self.inspection, nodes, links = first.inspection, first.nodes, first.links
+            nodes, links = first.nodes, first.links
         else:
             return [], []
         return merge(nodes, links, remote, self._machine_of)
@@ -95,40 +93,11 @@ class DistributedSnapshot:
         for item in items:
             if not isinstance(item, Snapshots):
                 continue
-            if item.inspection.machine in self._asked:
-                self._newest[item.inspection.machine] = item
+            if item.machine in self._asked:
+                self._newest[item.machine] = item
             else:  # the dataflow is on one machine, whose name it does not know
                 self._newest.update(dict.fromkeys(self._asked, item))
 
     def close(self) -> None:
         if self._local is not None:
             self._local.close()
-
-
-def merge(
-    nodes: list[NodeSnapshot],
-    links: list[LinkRate],
-    remote: Mapping[str, Snapshots],
-    machine_of: Callable[[str], str],
-) -> tuple[list[NodeSnapshot], list[LinkRate]]:
-    """Replace nodes, and the links to them, by the snapshots of their own machines, if there are any."""
-    nodes_of = {machine: {item.node.id: item for item in part.nodes} for machine, part in remote.items()}
-    links_of = {machine: {_ends(item): item for item in part.links} for machine, part in remote.items()}
-    machines = {item.node.id: machine_of(item.node.id) for item in nodes}
-
-    def on_its_machine(item: NodeSnapshot) -> NodeSnapshot:
-        machine = machines[item.node.id]
-        own = nodes_of.get(machine, {}).get(item.node.id, item)
-        return msgspec.structs.replace(own, node=msgspec.structs.replace(own.node, machine=machine))
-
-    return (
-        [on_its_machine(item) for item in nodes],
-        [
-            links_of.get(machines.get(item.link.consumer.partition("/")[0], ""), {}).get(_ends(item), item)
-            for item in links
-        ],
-    )
-
-
-def _ends(rate: LinkRate) -> tuple[str, str]:
-    return rate.link.producer, rate.link.consumer

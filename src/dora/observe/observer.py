@@ -24,12 +24,11 @@ from dora.observe.queries import (
     Rates,
     Result,
     SnapshotQuery,
-    Snapshots,
     TextResult,
     TopicQuery,
 )
 from dora.observe.rates import RateMeter
-from dora.observe.snapshot import RunSnapshot, RunSnapshots
+from dora.observe.snapshot import RunSnapshot, RunSnapshots, Snapshots
 from dora.observe.tap_session import PERIOD, AdaptiveTap, TapSession, inspect
 from dora.observe.topics import find_tappable
 from dora.wire.decode import warm_up
@@ -166,7 +165,7 @@ class Observer:
                     self.ended = True
                     return
                 (dataflow, nodes, links), *_ = found
-                yield Snapshots(dataflow.inspection, nodes, links)
+                yield Snapshots(dataflow.inspection.machine, nodes, links)
 
 
 class _Collector(Protocol):

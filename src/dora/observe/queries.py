@@ -10,9 +10,8 @@ from typing import Final
 
 import msgspec
 
-from dora.observe.rates import LinkRate, MeasuredRate
-from dora.observe.snapshot import NodeSnapshot
-from dora.wire.daemon_protocol import Inspection
+from dora.observe.rates import MeasuredRate
+from dora.observe.snapshot import Snapshots
 
 RATES_EVERY: Final = 0.5  # seconds between two results of a `RateQuery`
 
@@ -70,14 +69,6 @@ class TextResult(msgspec.Struct, frozen=True, tag=True):
     """The text that `InfoQuery` asked for."""
 
     text: str
-
-
-class Snapshots(msgspec.Struct, frozen=True, tag=True):
-    """All nodes and links since the snapshot before."""
-
-    inspection: Inspection
-    nodes: list[NodeSnapshot]
-    links: list[LinkRate]
 
 
 Result = Begun | Line | Rates | TextResult | Snapshots

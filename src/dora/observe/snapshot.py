@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -35,6 +35,46 @@ class NodeSnapshot(msgspec.Struct, frozen=True):
     waiting: int  # messages in the queues of all its inputs
     dropped: int  # likewise, since the start
     quiet_s: float | None  # since a message went in or out; None: not since the first snapshot
+
+
+class Snapshots(msgspec.Struct, frozen=True, tag=True):
+    """All nodes and links since the snapshot before; ``machine`` is the one that counted."""
+
+    machine: str  # "": the dataflow is on one machine
+    nodes: list[NodeSnapshot]
+    links: list[LinkRate]
+
+
+def merge(
+    nodes: list[NodeSnapshot],
+    links: list[LinkRate],
+    remote: Mapping[str, Snapshots],
+    machine_of: Callable[[str], str],
+) -> tuple[list[NodeSnapshot], list[LinkRate]]:
+    """Replace nodes, and the links to them, by the snapshots of their own machines, if there are any.
+
+    ``remote`` is by machine. ``machine_of`` returns the machine of a node.
+    """
+    nodes_of = {machine: {item.node.id: item for item in part.nodes} for machine, part in remote.items()}
+    links_of = {machine: {_ends(item): item for item in part.links} for machine, part in remote.items()}
+    machines = {item.node.id: machine_of(item.node.id) for item in nodes}
+
+    def on_its_machine(item: NodeSnapshot) -> NodeSnapshot:
+        machine = machines[item.node.id]
+        own = nodes_of.get(machine, {}).get(item.node.id, item)
+        return msgspec.structs.replace(own, node=msgspec.structs.replace(own.node, machine=machine))
+
+    return (
+        [on_its_machine(item) for item in nodes],
+        [
+            links_of.get(machines.get(item.link.consumer.partition("/")[0], ""), {}).get(_ends(item), item)
+            for item in links
+        ],
+    )
+
+
+def _ends(rate: LinkRate) -> tuple[str, str]:
+    return rate.link.producer, rate.link.consumer
 
 
 class RunSnapshot:

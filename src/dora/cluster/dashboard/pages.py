@@ -282,7 +282,7 @@ class Dashboard:
             subject.remote_machines,
             subject.placed,
             lambda machine: observe(subject.dataflow_id, machine),
-            watch.set_remote_state,
+            watch.send_state,
             watch.receive_remote,
         )
 

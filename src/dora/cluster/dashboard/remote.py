@@ -1,8 +1,7 @@
 """Observers of a dataflow on other machines, for its page.
 
 On each machine an observer runs like `dora.observe.preview.watcher` does here, as long as a page is open.
-Its messages come over the relay of the coordinator. The states of all machines are merged into one, and
-previews are forwarded.
+Its messages come over the relay of the coordinator.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
-
-import msgspec
+from typing import Final, Protocol
 
 from dora.cluster.coordinator.policy import Refusal
 from dora.observe.preview.protocol import (
@@ -22,12 +19,9 @@ from dora.observe.preview.protocol import (
     Preview,
     State,
     Wanted,
-    decode_from_watcher,
-    frame,
 )
 from dora.observe.remote.protocol import (
     Ask,
-    Frame,
     More,
     PageQuery,
     QueryEnded,
@@ -38,7 +32,6 @@ from dora.observe.remote.protocol import (
     encode,
 )
 from dora.wire.daemon_protocol import Answer
-from dora.wire.decoders import from_json
 
 RETRY: Final = 2.0  # seconds between attempts to observe a machine
 
@@ -61,7 +54,8 @@ OpenSession = Callable[[str], RemoteSession]
 class RemoteObservers:
     """Observes one dataflow on some machines. ``placed`` is node → machine.
 
-    ``on_state`` gets the merged state of these machines, as JSON, ``on_message`` other messages.
+    ``states`` has the newest state of each machine that is observed, ``faults`` says why others are not.
+    ``on_change`` is called when either has changed. ``on_message`` gets other messages.
     """
 
     def __init__(
@@ -69,17 +63,17 @@ class RemoteObservers:
         machines: tuple[str, ...],
         placed: Mapping[str, str],
         open_session: OpenSession,
-        on_state: Callable[[bytes], None],
+        on_change: Callable[[], None],
         on_message: Callable[[FromWatcher], None],
     ) -> None:
-        self._placed = placed
+        self.placed = placed
+        self.states: dict[str, State] = {}
+        self.faults: dict[str, str] = {}
         self._open_session = open_session
-        self._on_state = on_state
+        self._on_change = on_change
         self._on_message = on_message
         self._wanted = Wanted()
         self._sessions: dict[str, RemoteSession] = {}
-        self._states: dict[str, dict[str, Any]] = {}
-        self._faults: dict[str, str] = {}
         self._waiting: dict[int, asyncio.Future[QueryStatus]] = {}
         self._tickets = itertools.count(1)
         self._ended: set[str] = set()
@@ -96,7 +90,7 @@ class RemoteObservers:
         """Ask the observer of a machine; raises `Refusal`."""
         session = self._sessions.get(machine)
         if session is None:
-            raise Refusal(503, self._faults.get(machine) or f"machine `{machine}` does not answer yet")
+            raise Refusal(503, self.faults.get(machine) or f"machine `{machine}` does not answer yet")
         ticket = next(self._tickets)
         reply = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         self._send(session, Ask(question, ticket))
@@ -142,17 +136,22 @@ class RemoteObservers:
         self._send_wanted(machine)
         while (data := await session.receive()) is not None:
             for item in decode_delivery(data):
-                if isinstance(item, Frame):
-                    self._receive(machine, decode_from_watcher(item.body))
-                elif isinstance(item, QueryStatus):
-                    reply = self._waiting.get(item.ticket)
-                    if reply is not None and not reply.done():
-                        reply.set_result(item)
-                elif isinstance(item, QueryEnded):
-                    session.reason = session.reason or item.fault
-                    if item.ended:
-                        self._end(machine)
-                        return True
+                match item:
+                    case State():
+                        self.faults.pop(machine, None)
+                        self.states[machine] = item
+                        self._on_change()
+                    case Preview() | Picture():
+                        self._on_message(item)
+                    case QueryStatus():
+                        reply = self._waiting.get(item.ticket)
+                        if reply is not None and not reply.done():
+                            reply.set_result(item)
+                    case QueryEnded():
+                        session.reason = session.reason or item.fault
+                        if item.ended:
+                            self._end(machine)
+                            return True
             self._send(session, More())
         return False
 
@@ -160,10 +159,9 @@ class RemoteObservers:
         topics = tuple(
             topic
             for topic in self._wanted.topics
-            if self._placed.get(topic.partition("/")[0], machine) == machine
+            if self.placed.get(topic.partition("/")[0], machine) == machine
         )
-        wanted = Wanted(topics, self._wanted.latency)
-        self._send(self._sessions[machine], Frame(frame(wanted)[4:]))
+        self._send(self._sessions[machine], Wanted(topics, self._wanted.latency))
 
     def _send(self, session: RemoteSession, message: ToProcess) -> None:
         async def send() -> None:
@@ -173,56 +171,15 @@ class RemoteObservers:
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    # ----------------------------------------------------------------------- all of them
-
-    def _receive(self, machine: str, message: FromWatcher) -> None:
-        match message:
-            case State(state=state):
-                self._faults.pop(machine, None)
-                self._states[machine] = from_json(state)
-                self._publish()
-            case Preview() | Picture():
-                self._on_message(message)
-
     def _set_fault(self, machine: str, fault: str) -> None:
-        self._states.pop(machine, None)
-        self._faults[machine] = fault or f"machine `{machine}` cannot be observed"
-        self._publish()
+        self.states.pop(machine, None)
+        self.faults[machine] = fault or f"machine `{machine}` cannot be observed"
+        self._on_change()
 
     def _end(self, machine: str) -> None:
         self._ended.add(machine)
         if len(self._ended) == len(self._tasks):
             self._on_message(Ended())
-
-    def _publish(self) -> None:
-        self._on_state(msgspec.json.encode(merged(self._states, self._placed, self._faults)))
-
-
-def merged(
-    states: Mapping[str, dict[str, Any]], placed: Mapping[str, str], faults: Mapping[str, str]
-) -> dict[str, Any]:
-    """Merge the states of several machines: each has its own nodes, and the links to them."""
-
-    def is_on(node: str, machine: str) -> bool:
-        return placed.get(node, machine) == machine
-
-    return {
-        "nodes": [
-            {**node, "machine": machine}
-            for machine, state in states.items()
-            for node in state["nodes"]
-            if is_on(node["id"], machine)
-        ],
-        "links": [
-            link
-            for machine, state in states.items()
-            for link in state["links"]
-            if is_on(link["target"].partition("/")[0], machine)
-        ],
-        "trouble": "; ".join(
-            text for text in (*(state["trouble"] for state in states.values()), *faults.values()) if text
-        ),
-    }
 
 
 def answer_of(reply: QueryStatus) -> Answer:

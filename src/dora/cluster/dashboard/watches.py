@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dora.cluster.dashboard.remote import RemoteObservers
+from dora.cluster.dashboard.state import page_state
 from dora.observe.preview.protocol import (
     MAX_FRAME,
     Ended,
@@ -53,8 +54,6 @@ class Outbox:
         match message:
             case Picture(graph=graph):
                 self._newest["graph"] = graph
-            case State(state=state):
-                self._newest["state"] = state
             case Ended():
                 self._newest["ended"] = b"true"
             case Lines(entries=entries, skipped=skipped):
@@ -71,7 +70,7 @@ class Outbox:
         self._something.set()
 
     def set(self, kind: str, json: bytes) -> None:
-        """Set a JSON value that does not come from the watcher."""
+        """Set a JSON value; a newer one replaces it."""
         self._newest[kind] = json
         self._something.set()
 
@@ -134,7 +133,8 @@ class Watch:
         self._wanted = Wanted()
         self._last_ticket = 0
         self.remote: RemoteObservers | None = None  # observers on other machines
-        self._remote_state: bytes | None = None  # the state on other machines, as JSON
+        self._here: State | None = None  # the state on this machine
+        self._state: bytes | None = None  # the state on all machines, as JSON
 
     async def start(self) -> None:
         """Start the watcher."""
@@ -171,8 +171,8 @@ class Watch:
         self.viewers.add(viewer)
         for message in self._newest.values():
             viewer.outbox.put(message)
-        if self._remote_state is not None:
-            viewer.outbox.set("elsewhere", self._remote_state)
+        if self._state is not None:
+            viewer.outbox.set("state", self._state)
         if self._lines:
             viewer.outbox.put(Lines(list(self._lines)))
 
@@ -196,15 +196,19 @@ class Watch:
         viewer.tickets[self._last_ticket] = ticket
         self._send(Search(self._last_ticket, node, level, text))
 
-    def set_remote_state(self, state: bytes) -> None:
-        """Send all browsers the state on other machines."""
-        self._remote_state = state
+    def send_state(self) -> None:
+        """Send all browsers the state on all machines."""
+        remote = self.remote
+        if remote is None:
+            self._state = page_state(self._here, {}, {}, {})
+        else:
+            self._state = page_state(self._here, remote.states, remote.faults, remote.placed)
         for viewer in self.viewers:
-            viewer.outbox.set("elsewhere", state)
+            viewer.outbox.set("state", self._state)
 
     def receive_remote(self, message: FromWatcher) -> None:
         """Forward a message of another machine; a graph only if this machine has none."""
-        if not isinstance(message, Picture) or State not in self._newest:
+        if not isinstance(message, Picture) or self._here is None:
             self._receive(message)
 
     def _send(self, message: ToWatcher) -> None:
@@ -243,7 +247,11 @@ class Watch:
                 if ticket is not None:
                     viewer.outbox.put(Found(ticket, message.entries, message.total))
             return
-        if isinstance(message, Picture | State | Ended):
+        if isinstance(message, State):
+            self._here = message
+            self.send_state()
+            return
+        if isinstance(message, Picture | Ended):
             self._newest[type(message)] = message
         elif isinstance(message, Lines):
             self._lines.extend(message.entries)

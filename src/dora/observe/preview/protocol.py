@@ -1,7 +1,7 @@
 """Protocol between the dashboard's server and the process that watches a dataflow for it.
 
 Frames on two pipes: four bytes of length, then msgpack. Data for browsers is JSON already, so the server
-passes it on without decoding it.
+passes it on; only states are not, because the server merges those of several machines.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dora.observe.snapshot import Snapshots
 from dora.wire.decoders import msgpack_decoder
 
 MAX_FRAME: Final = 32 << 20  # bytes; previews are far smaller
@@ -55,9 +56,10 @@ class Picture(msgspec.Struct, frozen=True, tag=True):
 
 
 class State(msgspec.Struct, frozen=True, tag=True):
-    """The current state of nodes and links, as JSON."""
+    """The current state of nodes and links; ``trouble`` says why there are no previews."""
 
-    state: bytes
+    snapshot: Snapshots
+    trouble: str = ""
 
 
 class Lines(msgspec.Struct, frozen=True, tag=True):

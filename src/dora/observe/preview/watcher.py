@@ -39,8 +39,7 @@ from dora.observe.preview.protocol import (
     frame,
 )
 from dora.observe.preview.topic import PreviewTopic
-from dora.observe.rates import LinkRate
-from dora.observe.snapshot import EXACT, NodeSnapshot, RunSnapshot
+from dora.observe.snapshot import EXACT, RunSnapshot, Snapshots
 from dora.observe.tap_session import PERIOD
 from dora.observe.topics import Topic
 from dora.wire.daemon_protocol import GetGraph, GraphText, Inspection, LinkView
@@ -179,7 +178,8 @@ class Watcher:
             self._begin_again()
         loads = self._meter.measure(self._snapshot.pids())
         nodes, links = self._snapshot.refresh(loads)
-        self._send(State(state_json(nodes, links, self._trouble)))
+        machine = self._snapshot.inspection.machine
+        self._send(State(Snapshots(machine, nodes, links), self._trouble))
 
     def _begin_again(self) -> None:
         """Observe the dataflow in its new shape."""
@@ -252,55 +252,6 @@ def warm_up() -> None:
 def shape(inspection: Inspection) -> tuple[list[str], list[LinkView]]:
     """Return a value that changes when nodes or links are added or removed."""
     return [node.id for node in inspection.nodes], inspection.links
-
-
-def state_json(
-    nodes: list[NodeSnapshot],
-    links: list[LinkRate],
-    trouble: str,
-) -> bytes:
-    """Return nodes and links as the page reads them."""
-    state = {
-        "nodes": [
-            {
-                "id": item.node.id,
-                "status": item.node.status,
-                "machine": item.node.machine,
-                "pid": item.node.pid,
-                "restarts": item.node.restarts,
-                "cpu": None if item.load is None else round(item.load.cpu_percent, 1),
-                "memory": None if item.load is None else item.load.memory,
-                "sent_hz": round(item.sent_hz, 2),
-                "bytes_per_second": round(item.bytes_per_second),
-                "waiting": item.waiting,
-                "dropped": item.dropped,
-                "quiet": None if item.quiet_s is None else round(item.quiet_s, 1),
-                "outputs": [
-                    {"id": output.id, "type": output.type, "text": output.text}
-                    for output in item.node.outputs
-                ],
-            }
-            for item in nodes
-        ],
-        "links": [
-            {
-                "source": rate.link.producer,
-                "target": rate.link.consumer,
-                "hz": round(rate.hz, 2),
-                "bytes_per_second": None if rate.bytes_per_second is None else round(rate.bytes_per_second),
-                "waiting": rate.waiting,
-                "queue_size": rate.link.queue_size,
-                "policy": rate.link.policy,
-                "dropped": rate.dropped,
-                "dropping_hz": round(rate.dropping_hz, 2),
-                "silent": rate.silent,
-                "latency": rate.latency_ms,
-            }
-            for rate in links
-        ],
-        "trouble": trouble,
-    }
-    return msgspec.json.encode(state)
 
 
 def send_lines(log: LogReader, limit: int, send: Send, *, first: bool = False) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dora.observe.preview.protocol import FromWatcher, Wanted
 from dora.observe.queries import Result, SnapshotQuery, TopicQuery
 from dora.wire.daemon_protocol import (
     Answer,
@@ -69,13 +70,10 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 
 
 class PageQuery(msgspec.Struct, frozen=True, tag=True):
-    """Run the watcher of a dashboard; its messages come and go in `Frame`."""
+    """Run the watcher of a dashboard: its results are those of `dora.observe.preview.protocol`.
 
-
-class Frame(msgspec.Struct, frozen=True, tag=True):
-    """A message between the dashboard's server and its watcher (`dora.observe.preview.protocol`)."""
-
-    body: bytes
+    `Wanted` says which previews the dashboard needs.
+    """
 
 
 class More(msgspec.Struct, frozen=True, tag=True):
@@ -87,7 +85,7 @@ class Enough(msgspec.Struct, frozen=True, tag=True):
 
 
 Query = TopicQuery | SnapshotQuery | PageQuery
-ToProcess = Ask | Query | Frame | More | Enough
+ToProcess = Ask | Query | Wanted | More | Enough
 
 # ----------------------------------------------------------------------- from the process
 
@@ -111,7 +109,7 @@ class QueryEnded(msgspec.Struct, frozen=True, tag=True):
     missed: dict[str, tuple[int, int]] = {}
 
 
-Item = QueryStatus | Result | Frame | QueryEnded
+Item = QueryStatus | Result | FromWatcher | QueryEnded
 
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 decode_to_process: Callable[[bytes], ToProcess] = msgpack_decoder(ToProcess)

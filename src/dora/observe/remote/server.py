@@ -26,7 +26,6 @@ from dora.observe.remote.conflate import ConflatedQueue, rest_after
 from dora.observe.remote.protocol import (
     Ask,
     Enough,
-    Frame,
     Item,
     More,
     PageQuery,
@@ -79,7 +78,7 @@ class ObserverServer:
         self._ending: QueryEnded | None = None  # goes out after everything else
         self._closed = threading.Event()  # everything was sent, or the client is gone
         self._requests: queue.SimpleQueue[Ask | Query | None] = queue.SimpleQueue()
-        self.frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # of a dashboard; None: no more
+        self.wanted: queue.SimpleQueue[Wanted | None] = queue.SimpleQueue()  # previews; None: no more
         self._enough = False
         for work in (self._read, self._write, self._watch_daemon):
             threading.Thread(target=work, name=f"dora{work.__name__}", daemon=True).start()
@@ -131,8 +130,8 @@ class ObserverServer:
                             self._changed.notify_all()
                     case Enough():
                         self._end()
-                    case Frame(body=body):
-                        self.frames.put(body)
+                    case Wanted() as wanted:
+                        self.wanted.put(wanted)
                     case request:
                         self._requests.put(request)
         except (WebSocketException, ValueError):
@@ -144,7 +143,7 @@ class ObserverServer:
     def _end(self) -> None:
         self._enough = True
         self._requests.put(None)
-        self.frames.put(None)
+        self.wanted.put(None)
 
     def _exit_late(self) -> None:
         time.sleep(_LINGER)  # so that a query ends cleanly
@@ -228,24 +227,24 @@ def _missed(counts: dict[str, tuple[int, int]], lost: dict[str, int]) -> dict[st
 
 
 def _watch(session: ObserverServer, run: DaemonClient) -> QueryEnded:
-    """Run the watcher of a dashboard; its messages come and go as frames."""
+    """Run the watcher of a dashboard."""
     ended = False
 
     def send(message: FromWatcher) -> None:
         nonlocal ended
         match message:
             case Preview(topic=topic, adds=adds):
-                session.put(topic, _framed(message), keep=MAX_PARTS if adds else 1)
+                session.put(topic, message, keep=MAX_PARTS if adds else 1)
             case Picture() | State():
-                session.put(type(message).__name__, _framed(message))
+                session.put(type(message).__name__, message)
             case Ended():
                 ended = True
 
     source, sink = os.pipe()
 
-    def forward_frames() -> None:
-        for body in iter(session.frames.get, None):
-            os.write(sink, len(body).to_bytes(4, "little") + body)
+    def forward_wanted() -> None:
+        for wanted in iter(session.wanted.get, None):
+            os.write(sink, frame(wanted))
         os.close(sink)
 
     def answer_all() -> None:
@@ -258,12 +257,8 @@ def _watch(session: ObserverServer, run: DaemonClient) -> QueryEnded:
         except DoraError:
             pass  # the dataflow has ended, which the watcher notices
 
-    for work in (forward_frames, answer_all):
+    for work in (forward_wanted, answer_all):
         threading.Thread(target=work, name=f"dora-{work.__name__}", daemon=True).start()
     target = Target(run.description.dataflow_id, run.path, "")
     Watcher(target, CommandQueue(source), LogReader(os.devnull), send).run(Wanted())
     return QueryEnded(ended=ended)
-
-
-def _framed(message: FromWatcher) -> Frame:
-    return Frame(frame(message)[4:])
