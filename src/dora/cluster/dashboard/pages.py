@@ -29,6 +29,7 @@ from dora.dataflow.names import key_fault, value_fault
 from dora.errors import DoraError
 from dora.observe.preview.protocol import Target, Wanted
 from dora.observe.remote.protocol import Question
+from dora.recording.recorder import control
 from dora.recording.recorder.process import Recordings
 from dora.wire.daemon_protocol import (
     Answer,
@@ -43,6 +44,7 @@ from dora.wire.decoders import json_decoder
 
 PUBLIC_PATHS: Final = ("/", "/assets/*", "/login", "/open")  # they show nothing about dataflows
 NODE_TIMEOUT: Final = 30.0  # seconds for a node to end
+RECORDER_TIMEOUT: Final = 60.0  # seconds for a recorder, which writes what it has in memory
 MAX_BODY: Final = 1 << 20
 ASSETS: Final = os.path.join(PACKAGE, "assets")
 SECURITY_HEADERS: Final = {
@@ -170,7 +172,8 @@ class Dashboard:
         shown = (await _body(request, _Token)).token.strip()
         if not (secrets_equal(shown, self._keys.token) or secrets_equal(shown, self._keys.ticket)):
             raise Refusal(
-                401, "this is not the token; it is in ~/.config/dora/.dora-token of who started dora"
+                401,
+                "this is not the token; it is in ~/.config/dora/.dora-token of the user who started dora",
             )
         return self._grant_session(request, _json({"page": self._keys.page}))
 
@@ -233,7 +236,7 @@ class Dashboard:
     async def _list_recordings(self, request: Request) -> Response:
         subject = self._find(request.path_params["dataflow"])
         directory = run_path(subject.dataflow_id)
-        return _json(await asyncio.to_thread(self._recordings.present, directory))
+        return _json(await asyncio.to_thread(lambda: list(control.statuses(directory))))
 
     async def _record(self, request: Request) -> Response:
         body = await _body(request, _NewRecording)
@@ -244,7 +247,9 @@ class Dashboard:
     async def _stop_recording(self, request: Request) -> Response:
         subject = self._running(request)
         pid = request.path_params["pid"]
-        return _json(await _in_thread(self._recordings.stop, run_path(subject.dataflow_id), pid))
+        return _json(
+            await _in_thread(control.ask, run_path(subject.dataflow_id), pid, "stop", RECORDER_TIMEOUT)
+        )
 
     def _running(self, request: Request) -> Subject:
         """Return the running dataflow of a request; raises `Refusal` if it has ended."""

@@ -9,7 +9,7 @@ import numpy as np
 import rerun as rr
 
 from dora.observe.preview import values
-from dora.observe.preview.values import DrawableMessage
+from dora.observe.preview.values import MEDIA_TYPES, DrawableMessage
 
 Drawing = tuple[str, list[Any]]
 """The path of an entity, and the Rerun archetypes to log there."""
@@ -20,16 +20,6 @@ POINT_COLOR = (128, 128, 128)
 LINE_COLOR = (0, 255, 0)
 POSE_AXES = 0.1  # metres
 
-# Files are passed on unchanged; the viewer reports those that it cannot decode.
-_MEDIA_TYPES = {
-    "jpeg": "image/jpeg",
-    "jpg": "image/jpeg",
-    "jpe": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "bmp": "image/bmp",
-    "avif": "image/avif",
-}
 # Encoding → colour model, type of a number, bytes of a pixel.
 _COLOR_MODELS: dict[str, tuple[rr.ColorModel, type[np.generic], int]] = {
     "bgr8": (rr.ColorModel.BGR, np.uint8, 3),
@@ -44,15 +34,15 @@ _PIXEL_FORMATS = {
     "nv12": (rr.PixelFormat.NV12, 1.5),
     "yuyv": (rr.PixelFormat.YUY2, 2.0),
 }
-ENCODINGS = {**_COLOR_MODELS, **_PIXEL_FORMATS, **_MEDIA_TYPES}
+ENCODINGS = {**_COLOR_MODELS, **_PIXEL_FORMATS, **MEDIA_TYPES}
 
 
 def image(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw an image in one of `ENCODINGS`; without ``encoding`` it is ``bgr8``."""
     encoding = message.word("encoding", "bgr8", ENCODINGS)
-    if encoding in _MEDIA_TYPES:
+    if encoding in MEDIA_TYPES:  # the viewer reports a file that it cannot decode
         contents = values.numbers(message.value, "bytes").tobytes()
-        yield message.id, [rr.EncodedImage(contents=contents, media_type=_MEDIA_TYPES[encoding])]
+        yield message.id, [rr.EncodedImage(contents=contents, media_type=MEDIA_TYPES[encoding])]
         return
     width, height = message.size()
     if encoding in _PIXEL_FORMATS:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dora.observe.preview import values
-from dora.observe.preview.values import DrawableMessage, NotDrawable
+from dora.observe.preview.values import MEDIA_TYPES, DrawableMessage, NotDrawable
 
 MAX_SIDE: Final = 960  # pixels
 MAX_FILE: Final = 4 << 20  # bytes of a compressed image that is passed on as it is
@@ -19,15 +19,6 @@ _QUALITY: Final = 80  # of JPEG
 
 Pixels = npt.NDArray[np.uint8]
 
-_MEDIA_TYPES: Final = {
-    "jpeg": "image/jpeg",
-    "jpg": "image/jpeg",
-    "jpe": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "bmp": "image/bmp",
-    "avif": "image/avif",
-}
 _MAGIC: Final = (
     (b"\xff\xd8\xff", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -45,7 +36,7 @@ _PLAIN: Final[dict[str, tuple[int, type[np.generic], tuple[int, ...]]]] = {
 }
 # Encodings of published cameras that store brightness and colour apart; the brightness alone is shown.
 _LUMA: Final = {"yuv420": 1.5, "nv12": 1.5, "yuyv": 2.0}
-ENCODINGS: Final = (*_PLAIN, *_LUMA, *_MEDIA_TYPES)
+ENCODINGS: Final = (*_PLAIN, *_LUMA, *MEDIA_TYPES)
 
 
 class Image:
@@ -85,8 +76,8 @@ def image(message: DrawableMessage) -> Image:
     looked_at = flat.dtype == np.uint8 and named not in _PLAIN and named not in _LUMA
     kind = file_kind(flat[:8].tobytes()) if looked_at else ""
     named = named or kind or "bgr8"
-    if kind or named in _MEDIA_TYPES:
-        return _file(flat, _MEDIA_TYPES[kind or named])
+    if kind or named in MEDIA_TYPES:
+        return _file(flat, MEDIA_TYPES[kind or named])
     width, height = message.size()
     if named in _LUMA:
         return _packed(_luma(flat, width, height, named), width, height)

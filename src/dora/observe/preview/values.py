@@ -58,6 +58,15 @@ def primitive_of(input_id: str, metadata: Mapping[str, Any]) -> str:
     )
 
 
+MEDIA_TYPES = {  # of image files, by `encoding`
+    "jpeg": "image/jpeg",
+    "jpg": "image/jpeg",
+    "jpe": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "bmp": "image/bmp",
+    "avif": "image/avif",
+}
 DEFAULT_SIZE = (640, 480)  # of images without a size in their metadata; existing dataflows expect it
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _READ_EVERY: Final = 1.0  # seconds between two reads of the files
 _BATCH: Final = 512  # spans in one request
-_CLOSING_TIME: Final = 3.0  # seconds that sclosing the rest may take
+_CLOSING_TIME: Final = 3.0  # seconds that sending the rest may take
 
 OnTrouble = Callable[[str], None]
 

@@ -14,7 +14,7 @@ import msgspec
 
 from dora.daemon.event_loop import READ
 from dora.errors import DoraError
-from dora.recording.recorder.control import RecorderAnswer, RecorderStatus, ask, statuses
+from dora.recording.recorder.control import RecorderStatus
 from dora.recording.recorder.options import RecordingOptions, Saved, file_name, unused
 from dora.wire.decoders import from_json
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
 _START_PATIENCE: Final = 20.0  # seconds
-_STOP_PATIENCE: Final = 60.0  # seconds; chunks in memory are written first
 
 
 class RecorderStart(msgspec.Struct):
@@ -170,19 +169,12 @@ class BackgroundRecorder:
 
 
 class Recordings:
-    """The recorders of a server, which browsers start and stop. The methods may wait: call them in threads.
-
-    Recorders that others started, such as `dora record`, are listed and can be stopped, too.
-    """
+    """The recorders that a server has started. `start` may wait: call it in a thread."""
 
     def __init__(self) -> None:
         self._recorders: list[BackgroundRecorder] = []
         self._lock = threading.Lock()
         self._beginning = threading.Lock()
-
-    def present(self, run_dir: str) -> list[RecorderStatus]:
-        """Return the status of all recorders of a run."""
-        return list(statuses(run_dir))
 
     def start(self, socket: str, directory: str, topics: list[str]) -> RecorderStatus:
         """Begin a new file in a directory, which is created if necessary; no topics mean all.
@@ -214,7 +206,3 @@ class Recordings:
         recorder.wait()
         with self._lock:
             self._recorders.remove(recorder)
-
-    def stop(self, run_dir: str, pid: int) -> RecorderAnswer:
-        """End a recorder and return the result; raises `DoraError`."""
-        return ask(run_dir, pid, "stop", _STOP_PATIENCE)

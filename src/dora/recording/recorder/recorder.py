@@ -94,11 +94,8 @@ class Recorder:
         settings = self._settings
         pool, channels = ChunkPool(settings.memory), ChannelTable()
         start = self._start(text.working_dir)
-        self._sink: FileSink | RingSink
-        if settings.last_seconds is None:
-            self._sink = FileSink(settings, channels, pool, start, text.json)
-        else:
-            self._sink = RingSink(settings, channels, pool, start, text.json)
+        make_sink = FileSink if settings.last_seconds is None else RingSink
+        self._sink: FileSink | RingSink = make_sink(settings, channels, pool, start, text.json)
         logs = LogTail(text.working_dir, self._inspection.dataflow_id, self._started)
         # A ring drops its oldest chunks, and with them the start of the event order.
         self._context = RecordingContext(

@@ -37,7 +37,6 @@ class Ring:
         self._limit = limit
         self._chunks: deque[CompressedChunk] = deque()
         self.bytes = 0
-        self.cut = False  # memory was too small for the wanted time
 
     def add(self, chunk: CompressedChunk, now_ns: int) -> None:
         """Append a chunk that owns its memory; drop chunks that are too old or too many."""
@@ -46,7 +45,6 @@ class Ring:
         self.drop_old(now_ns)
         while self.bytes > self._limit and len(self._chunks) > 1:
             self._drop()
-            self.cut = True
 
     def drop_old(self, now_ns: int) -> None:
         """Drop chunks whose last message is too old."""
