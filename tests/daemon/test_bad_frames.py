@@ -140,12 +140,12 @@ def test_a_grace_that_is_no_number_is_rejected(bench: Bench) -> None:
         from dora.daemon.client import DaemonClient
         from dora.errors import DoraError
         from dora.wire.node_config import decode_address
-        from dora.wire.daemon_protocol import StopNode
+        from dora.wire.operations import StopOperation
         node = Peer()
         with DaemonClient(decode_address(os.environ["DORA_NODE_CONFIG"]).socket) as run:
             for grace in (float("nan"), float("inf"), -1.0, 1e300):
                 try:
-                    run.ask(StopNode("a", grace))
+                    run.ask(StopOperation("a", grace))
                 except DoraError as error:
                     print(error, flush=True)
         node.close()

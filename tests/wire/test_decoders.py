@@ -27,7 +27,7 @@ from dora.observe.remote.protocol import decode_delivery, decode_to_process
 from dora.recording.mcap.format import NotARecording, restore
 from dora.recording.replay.event_order import first_numbers
 from dora.transport.aligned_memory import message_from_bytes
-from dora.wire import daemon_protocol, framing, node_config, node_protocol
+from dora.wire import daemon_protocol, framing, node_config, node_protocol, operations
 from dora.wire.correlation import asks_to_flush
 from dora.wire.decode import BAD_MESSAGE, decode_arrow, decode_bytes, decode_numpy
 from dora.wire.decoders import DecodeError, from_json, from_plain, json_decoder, msgpack_decoder
@@ -77,7 +77,7 @@ FRAMES = [
         node_protocol.ParamUpdateFrame("k", {"a": [1, "x"]}),
         node_protocol.PublishRequest(1, "o", b"abc"),
         daemon_protocol.SetParameter("n", "k", [1, {"a": None}]),
-        daemon_protocol.StopNode("n", 1.5),
+        operations.StopOperation("n", 1.5),
     )
 ]
 JSON = [

@@ -41,14 +41,12 @@ from dora.wire.daemon_protocol import (
     Placement,
     Publish,
     Rejected,
-    RemoveNode,
     ReplaceNode,
     Request,
-    RestartNode,
+    RetireNode,
     SentCounts,
     SetParameter,
     StartEventLogs,
-    StopNode,
     decode_answer,
     decode_to_daemon,
 )
@@ -94,6 +92,7 @@ from dora.wire.node_protocol import (
     TextInput,
     decode_to_node,
 )
+from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
 
 CONFIG = NodeConfig(
     dataflow_id="id",
@@ -137,9 +136,10 @@ TO_DAEMON: list[Any] = [
     Publish("a", "out", b"message"),
     InputAttached(7, "no room"),
     InputDetached("image", 7),
-    StopNode("a", 0.5),
-    RestartNode("a"),
-    RemoveNode("a"),
+    StopOperation("a", 0.5),
+    RestartOperation("a"),
+    RemoveOperation("a"),
+    RetireNode("a", 0.5),
     GetModel(),
     LeaderHandover("desk"),
     ChangeDataflow(3, {"nodes": []}, "a/out -> b/in", ""),

@@ -24,10 +24,9 @@ from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.node_config import TlsFiles
 from dora.wire.node_protocol import PROTOCOL_VERSION
-from dora.wire.operations import Operation, OperationResult
+from dora.wire.operations import MAX_GRACE, Operation, OperationResult
 
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
-MAX_GRACE: Final = 86_400.0  # seconds, the most that nodes can get to stop
 VERSION_HEADER: Final = "dora-version"
 DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon has none
 CLOSE_WITH_REASON: Final = 4000  # close code of an observer session; the reason is a sentence for the user

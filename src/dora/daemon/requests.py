@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -55,6 +55,7 @@ from dora.wire.daemon_protocol import (
 from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
+from dora.wire.operations import grace_fault
 
 
 class EventLogHooks:
@@ -99,8 +100,6 @@ def _frame(request: StartEventLogs, node_id: str, *, end: bool = False) -> Write
 
 # --------------------------------------------------------------------------- requests for the supervisor
 
-MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
-
 SupervisorRequest = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | LeaderHandover
 
 
@@ -120,9 +119,8 @@ def event_of_request(
 ) -> on.Event | None:
     """Return the event of a request; None if the request was answered here."""
     revision = daemon.supervisor.state.revision
-    grace = getattr(request, "grace", None)
-    if grace is not None and not 0 <= grace <= MAX_GRACE:  # neither is NaN
-        client.send(Rejected(f"nodes get from 0 to {MAX_GRACE:,.0f} seconds to end, not {grace:g}"))
+    if fault := grace_fault(getattr(request, "grace", None)):
+        client.send(Rejected(fault))
         return None
     match request:
         case GetModel():

@@ -1,7 +1,7 @@
 """Protocol between a command and the daemon of a running dataflow, on the socket that nodes use too.
 
 A connection whose first frame is one of these requests belongs to a command. Each request is answered in
-turn.
+turn. The operations that end a node (`dora.wire.operations`) are answered by `Done` once it has ended.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.node_config import RemoteConfig
 from dora.wire.node_protocol import ToDaemon
+from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
 
 # --------------------------------------------------------------------------- views of a dataflow
 #
@@ -143,32 +144,14 @@ class Publish(msgspec.Struct, tag=True):
     message: bytes
 
 
-class StopNode(msgspec.Struct, tag=True):
-    """End a node for good; answered by `Done` once it has ended (False: it had before).
+class RetireNode(msgspec.Struct, tag=True):
+    """End a node that the coordinator removes on all machines as soon as it has ended.
 
-    ``grace``: seconds between the stop event and SIGTERM; None: the default.
+    Answered by `Done`, like the operations that end a node.
     """
 
-    node_id: str
+    node: str
     grace: float | None = None
-
-
-class RestartNode(msgspec.Struct, tag=True):
-    """End a node's process and start another one; answered by `Done` once the first has ended."""
-
-    node_id: str
-    grace: float | None = None
-
-
-class RemoveNode(msgspec.Struct, tag=True):
-    """End a node and remove it from the dataflow, with its links; answered by `Done`, like `StopNode`.
-
-    ``by_coordinator``: the coordinator removes it on all machines once it has ended.
-    """
-
-    node_id: str
-    grace: float | None = None
-    by_coordinator: bool = False
 
 
 class GetModel(msgspec.Struct, tag=True):
@@ -259,9 +242,10 @@ Request = (
     | CloseTaps
     | StartEventLogs
     | Publish
-    | StopNode
-    | RestartNode
-    | RemoveNode
+    | StopOperation
+    | RestartOperation
+    | RemoveOperation
+    | RetireNode
     | GetModel
     | ChangeDataflow
     | ReplaceNode
@@ -284,7 +268,7 @@ class Parameters(msgspec.Struct, tag=True):
 
 
 class Done(msgspec.Struct, tag=True):
-    """``running``: the node runs, and was informed; else its next process will be."""
+    """A parameter is set, or a node has ended for an operation. ``running``: it had a process."""
 
     running: bool
 

@@ -1,14 +1,21 @@
-"""Operations that change a running dataflow. In JSON (the coordinator's API), ``type`` selects one."""
+"""Operations that change a running dataflow.
+
+They are the same in every protocol: in JSON to the coordinator, where ``type`` selects one, and in msgpack
+to the daemon of a dataflow.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from dora.errors import Problem
 
-Grace = Annotated[float, msgspec.Meta(ge=0, le=86_400)]  # seconds until SIGTERM
+MAX_GRACE: Final = 86_400.0  # seconds, the most that nodes can get to stop
+
+# Seconds until SIGTERM. `grace_fault` checks the limits, so that a wrong value is answered with a sentence.
+Grace = Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": MAX_GRACE})]
 
 
 class StopOperation(msgspec.Struct, frozen=True, tag_field="type", tag="stop"):
@@ -89,3 +96,10 @@ class OperationResult(msgspec.Struct, frozen=True):
     node: str
     was_running: bool = True
     warnings: tuple[Problem, ...] = ()
+
+
+def grace_fault(grace: float | None) -> str:
+    """Return what is wrong with a grace; "" if nothing is."""
+    if grace is None or 0 <= grace <= MAX_GRACE:  # which NaN is not
+        return ""
+    return f"nodes get from 0 to {MAX_GRACE:,.0f} seconds to end, not {grace:g}"

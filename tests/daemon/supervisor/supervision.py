@@ -12,7 +12,8 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.invariants import validate_state
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
-from dora.wire.daemon_protocol import ChangeDataflow, RemoveNode, ReplaceNode, RestartNode, StopNode
+from dora.wire.daemon_protocol import ChangeDataflow, ReplaceNode
+from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
 
 
 def node(
@@ -97,7 +98,7 @@ class Supervised:
         return msgspec.structs.replace(self.state.dataflow, nodes=nodes, descriptor=described(nodes))
 
     def ask(self, node_id: str, what: str, grace: float | None = None) -> list[do.Command]:
-        requests = {"stop": StopNode, "restart": RestartNode, "remove": RemoveNode}
+        requests = {"stop": StopOperation, "restart": RestartOperation, "remove": RemoveOperation}
         return self(on.RequestReceived(7, requests[what](node_id, grace)))
 
     def replace(self, spec: NodeSpec) -> list[do.Command]:

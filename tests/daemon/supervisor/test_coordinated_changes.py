@@ -23,11 +23,11 @@ from dora.wire.daemon_protocol import (
     Ok,
     Placement,
     Rejected,
-    RemoveNode,
-    RestartNode,
+    RetireNode,
 )
 from dora.wire.node_config import RemoteConfig
 from dora.wire.node_protocol import InputsClosed, StopFrame
+from dora.wire.operations import RestartOperation
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
@@ -158,7 +158,7 @@ def test_status_that_arrives_before_the_change_counts_after_it() -> None:
 def test_status_of_an_earlier_node_of_the_same_name_does_not_count() -> None:
     run = Fleet([A, B, C, node("d")], {**PLACED, "d": "right"})
     run.start()
-    run("right", on.RequestReceived(7, RemoveNode("d", by_coordinator=True)))
+    run("right", on.RequestReceived(7, RetireNode("d")))
     run("right", on.ProcessEnded("d", 0))
     run.send_status("right", "left")
     run.commit(A, B, C)
@@ -177,7 +177,7 @@ def test_consumers_of_a_retired_node_lose_an_input_and_not_a_source() -> None:
     run = Fleet([A, B, C])
     run.start()
     run.received("c"), run.received("b")
-    run("right", on.RequestReceived(7, RemoveNode("b", by_coordinator=True)))
+    run("right", on.RequestReceived(7, RetireNode("b")))
     assert run.received("b") == [StopFrame()]
     assert answers(run("right", on.ProcessEnded("b", 0))) == [Done(running=True)]
     run.exchange_status()
@@ -193,7 +193,7 @@ def test_a_retired_node_that_is_not_removed_closes_its_outputs() -> None:
     run = Fleet([A, B, C])
     run.start()
     run.received("c")
-    run("right", on.RequestReceived(7, RemoveNode("b", by_coordinator=True)))
+    run("right", on.RequestReceived(7, RetireNode("b")))
     run("right", on.ProcessEnded("b", 0))
     run.commands["right"] += run.runs["right"].after(100.0)
     run.exchange_status()
@@ -271,7 +271,7 @@ def test_all_machines_reach_the_same_state_in_any_order_of_messages(steps: list[
                     run(who, on.Spawned(fresh[0], 5))
             case "remove" if who in names and state(who) is not None and state(who).operation is None:
                 machine = run.placed[who]
-                run(machine, on.RequestReceived(7, RemoveNode(who, by_coordinator=True)))
+                run(machine, on.RequestReceived(7, RetireNode(who)))
                 if state(who) is not None and state(who).alive:
                     run(machine, on.ProcessEnded(who, 0))
                 left = [
@@ -390,7 +390,7 @@ def test_the_leader_handover_of_a_single_machine_happens_once() -> None:
         "the dataflow is still starting; try again once all its nodes run"
     )
     run.start()
-    run(on.RequestReceived(3, RestartNode("b")))
+    run(on.RequestReceived(3, RestartOperation("b")))
     assert run.supervisor.why_no_handover() == "a node is being stopped; try again once that is done"
     run(on.ProcessEnded("b", 0))
     assert run.supervisor.why_no_handover() == ""

@@ -225,10 +225,10 @@ def restart(name: str, grace: float | None, dataflow: str | None) -> None:
     Works with any `restart_policy`, and for a node that has ended.
     """
     from dora.cli.running import LONGEST_WAIT, find_running
-    from dora.wire.daemon_protocol import RestartNode
+    from dora.wire.operations import RestartOperation
 
     with find_running(dataflow) as running:
-        running.ask(name, RestartNode(name, grace), timeout=LONGEST_WAIT)
+        running.ask(name, RestartOperation(name, grace), timeout=LONGEST_WAIT)
     click.echo(f"Node `{name}` restart initiated")
 
 
@@ -242,10 +242,11 @@ def stop(name: str, grace: float | None, dataflow: str | None) -> None:
     Its receivers get INPUT_CLOSED.
     """
     from dora.cli.running import LONGEST_WAIT, find_running
-    from dora.wire.daemon_protocol import Done, StopNode
+    from dora.wire.daemon_protocol import Done
+    from dora.wire.operations import StopOperation
 
     with find_running(dataflow) as running:
-        answer = running.ask(name, StopNode(name, grace), timeout=LONGEST_WAIT)
+        answer = running.ask(name, StopOperation(name, grace), timeout=LONGEST_WAIT)
     assert isinstance(answer, Done)
     click.echo(f"Node `{name}` {'stopped' if answer.running else 'had ended already'}")
 

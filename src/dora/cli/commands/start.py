@@ -24,12 +24,13 @@ from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cli.reports import failure_reason, report_end
 from dora.cli.values import ParameterValue, parse_duration
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.protocol import ACTIVE, MAX_GRACE, DataflowView, RunSpec
+from dora.cluster.protocol import ACTIVE, DataflowView, RunSpec
 from dora.daemon.logs.entry import LogEntry, LogFilter
 from dora.daemon.logs.formats import renderer, wants_colour
 from dora.daemon.logs.reader import LogReader
 from dora.errors import DoraError
 from dora.transport.tokens import TokenError
+from dora.wire.operations import MAX_GRACE
 
 _start_options: list[Any] = [
     click.option(

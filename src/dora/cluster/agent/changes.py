@@ -47,11 +47,9 @@ from dora.wire.daemon_protocol import (
     LeaderHandover,
     Model,
     Placement,
-    RemoveNode,
     ReplaceNode,
-    RestartNode,
+    RetireNode,
     SentCounts,
-    StopNode,
 )
 from dora.wire.decoders import from_plain
 from dora.wire.operations import (
@@ -369,13 +367,11 @@ def apply_operation(
     `NeedsCoordinator`.
     """
     run.set_patience(None)
-    match operation:
-        case StopOperation(node=node, grace=grace):
-            return _end(run, StopNode(node, grace))
-        case RestartOperation(node=node, grace=grace):
-            return _end(run, RestartNode(node, grace))
-        case RemoveOperation(node=node, grace=grace):
-            return _end(run, RemoveNode(node, grace, by_coordinator))
+    if isinstance(operation, (StopOperation, RestartOperation, RemoveOperation)):
+        leaves = by_coordinator and isinstance(operation, RemoveOperation)
+        answer = run.ask(RetireNode(operation.node, operation.grace) if leaves else operation)
+        assert isinstance(answer, Done)
+        return OperationResult(operation.node, answer.running)
     for _ in range(_ATTEMPTS):
         model = run.ask(GetModel())
         assert isinstance(model, Model)
@@ -394,12 +390,6 @@ def apply_operation(
         if not isinstance(run.ask(request), Conflict):
             return OperationResult(change.node_id, warnings=change.warnings)
     raise DoraError("the dataflow is being changed by somebody else again and again")
-
-
-def _end(run: DaemonClient, request: StopNode | RestartNode | RemoveNode) -> OperationResult:
-    answer = run.ask(request)
-    assert isinstance(answer, Done)
-    return OperationResult(request.node_id, answer.running)
 
 
 class NeedsCoordinator(DoraError):

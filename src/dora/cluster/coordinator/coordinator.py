@@ -60,7 +60,7 @@ from dora.dataflow.model import LogOptions
 from dora.dataflow.problems import did_you_mean
 from dora.wire.ids import uuid7
 from dora.wire.metrics import DataflowMetrics
-from dora.wire.operations import Operation, OperationResult
+from dora.wire.operations import Operation, OperationResult, grace_fault
 
 SHUTDOWN_TIMEOUT = 16.0
 
@@ -293,6 +293,8 @@ class Coordinator:
     async def change(self, wanted: str, operation: Operation) -> OperationResult:
         """Carry out an operation on a running dataflow, and return once it is done. Raises `Refusal`."""
         self._check_daemons()
+        if fault := grace_fault(getattr(operation, "grace", None)):
+            raise Refusal(400, fault)
         return await self.changes.apply(find(self._store.views(), wanted, only_active=True), operation)
 
     def observe(self, wanted: str, machine: str) -> RelayedSession:

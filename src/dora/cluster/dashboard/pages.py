@@ -36,11 +36,10 @@ from dora.wire.daemon_protocol import (
     DeleteParameter,
     GetParameters,
     Parameters,
-    RestartNode,
     SetParameter,
-    StopNode,
 )
 from dora.wire.decoders import json_decoder
+from dora.wire.operations import RestartOperation, StopOperation
 
 PUBLIC_PATHS: Final = ("/", "/assets/*", "/login", "/open")  # they show nothing about dataflows
 NODE_TIMEOUT: Final = 30.0  # seconds for a node to end
@@ -231,7 +230,8 @@ class Dashboard:
         node, action = request.path_params["node"], request.path_params["action"]
         if action not in ("restart", "stop"):
             raise Refusal(404, f"a node can be restarted or stopped; there is no `{action}`")
-        return _json(await self._ask(request, RestartNode(node) if action == "restart" else StopNode(node)))
+        operation = RestartOperation(node) if action == "restart" else StopOperation(node)
+        return _json(await self._ask(request, operation))
 
     async def _list_recordings(self, request: Request) -> Response:
         subject = self._find(request.path_params["dataflow"])

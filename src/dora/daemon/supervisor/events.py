@@ -7,11 +7,12 @@ import msgspec
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import Dataflow
 from dora.wire import daemon_protocol
+from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
 
 ParameterRequest = (
     daemon_protocol.GetParameters | daemon_protocol.SetParameter | daemon_protocol.DeleteParameter
 )
-OperationRequest = daemon_protocol.StopNode | daemon_protocol.RestartNode | daemon_protocol.RemoveNode
+OperationRequest = StopOperation | RestartOperation | RemoveOperation | daemon_protocol.RetireNode
 ChangeRequest = (
     daemon_protocol.ChangeDataflow
     | daemon_protocol.ReplaceNode

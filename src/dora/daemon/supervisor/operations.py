@@ -16,12 +16,20 @@ from dora.daemon.supervisor.closing import end_node, take_out, try_finish
 from dora.daemon.supervisor.events import OperationRequest
 from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.result import NodeFailure
-from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, Operation, RunState
+from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, OperationKind, PendingOperation, RunState
 from dora.dataflow.problems import no_node
-from dora.wire.daemon_protocol import Done, Rejected, RemoveNode, RestartNode
+from dora.wire.daemon_protocol import Done, Rejected, RetireNode
 from dora.wire.node_protocol import StopFrame
+from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
 
 NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
+
+_KINDS: dict[type, OperationKind] = {
+    StopOperation: "stop",
+    RestartOperation: "restart",
+    RemoveOperation: "remove",
+    RetireNode: "retire",
+}
 
 
 def why_no_change(run: RunState) -> str:
@@ -50,10 +58,11 @@ def why_busy(run: RunState, apart_from: str = "") -> str:
 
 def begin_operation(run: RunState, connection: int, request: OperationRequest) -> None:
     """Stop, restart, remove or retire a node, at most one operation at a time."""
-    operation = _operation(connection, request)
-    node = run.nodes.get(request.node_id)
+    grace = NODE_GRACE if request.grace is None else request.grace
+    operation = PendingOperation(_KINDS[type(request)], connection, grace)
+    node = run.nodes.get(request.node)
     if node is None:
-        reason = no_node(request.node_id, run.nodes)
+        reason = no_node(request.node, run.nodes)
     else:
         reason = why_no_change(run) or _why_not(run, node, operation)
     if node is None or reason:
@@ -82,14 +91,7 @@ def begin_operation(run: RunState, connection: int, request: OperationRequest) -
     run.arm(node, "operation", operation.grace)
 
 
-def _operation(connection: int, request: OperationRequest) -> Operation:
-    grace = NODE_GRACE if request.grace is None else request.grace
-    if isinstance(request, RemoveNode):
-        return Operation("retire" if request.by_coordinator else "remove", connection, grace)
-    return Operation("restart" if isinstance(request, RestartNode) else "stop", connection, grace)
-
-
-def _why_not(run: RunState, node: NodeState, operation: Operation) -> str:
+def _why_not(run: RunState, node: NodeState, operation: PendingOperation) -> str:
     name = f"node `{node.id}`"
     removes = operation.kind in ("remove", "retire")
     if node.operation is not None:
@@ -108,7 +110,7 @@ def _why_not(run: RunState, node: NodeState, operation: Operation) -> str:
 
 
 def finish_operation(
-    run: RunState, node: NodeState, operation: Operation, failure: NodeFailure | None
+    run: RunState, node: NodeState, operation: PendingOperation, failure: NodeFailure | None
 ) -> None:
     """Finish the operation: the process of the node has ended, or there was none."""
     node.operation = None
@@ -127,7 +129,7 @@ def finish_operation(
     run.spawn(node)
 
 
-def finish_dynamic_removal(run: RunState, node: NodeState, operation: Operation) -> None:
+def finish_dynamic_removal(run: RunState, node: NodeState, operation: PendingOperation) -> None:
     """Take out a dynamic node that has left, or was disconnected, because of a removal."""
     node.operation = None
     run.reply(operation.connection, Done(True))
@@ -162,7 +164,7 @@ def operation_kill_expired(run: RunState, node: NodeState) -> None:
     run.arm(node, "abandon", ABANDON_AFTER)
 
 
-def _terminate(run: RunState, node: NodeState, operation: Operation) -> None:
+def _terminate(run: RunState, node: NodeState, operation: PendingOperation) -> None:
     run.signal(node, signal.SIGTERM, f"is to be {operation.participle}")
     run.arm(node, "operation-kill", operation.grace / 2)
 

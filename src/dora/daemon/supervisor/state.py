@@ -26,6 +26,7 @@ RELOAD_GRACE = 5.0  # as `DEFAULT_GRACE`, for a process that is followed by one 
 ABANDON_AFTER = 10.0  # seconds after SIGKILL
 STORY_LENGTH = 1000
 
+OperationKind = Literal["stop", "restart", "remove", "retire"]  # see `dora.daemon.supervisor.changes`
 _PARTICIPLE = {"stop": "stopped", "restart": "restarted", "remove": "removed", "retire": "removed"}
 
 DeadlineName = Literal[
@@ -61,10 +62,10 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class PendingOperation:
     """A client's request that a node ends, while it is carried out."""
 
-    kind: Literal["stop", "restart", "remove", "retire"]  # retire: see `dora.daemon.supervisor.changes`
+    kind: OperationKind
     connection: int
     grace: float  # seconds until SIGTERM
 
@@ -101,7 +102,7 @@ class NodeState:
     announce_new_code: bool = False  # once it runs
     # Saved while the process was starting, so it may or may not have read the new code.
     pending_change: CodeChanged | None = None
-    operation: Operation | None = None
+    operation: PendingOperation | None = None
     program_change: ProgramChange | None = None
     removing: bool = False  # it is taken out of the dataflow when it ends
     retired: bool = False  # it has ended, and the coordinator will take it out

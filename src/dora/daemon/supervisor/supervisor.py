@@ -194,10 +194,10 @@ def _handle_request(
             | daemon_protocol.DeleteParameter()
         ):
             run.reply(connection, parameters.answer_request(run, request))
-        case daemon_protocol.StopNode() | daemon_protocol.RestartNode() | daemon_protocol.RemoveNode():
-            operations.begin_operation(run, connection, request)
         case daemon_protocol.LeaderHandover():
             changes.hand_over(run, connection)
+        case _:
+            operations.begin_operation(run, connection, request)
 
 
 def _handle_node_event(run: RunState, node: NodeState, event: on.NodeEvent) -> None:

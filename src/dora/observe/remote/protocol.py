@@ -22,11 +22,10 @@ from dora.wire.daemon_protocol import (
     GetParameters,
     Inspect,
     Publish,
-    RestartNode,
     SetParameter,
-    StopNode,
 )
 from dora.wire.decoders import msgpack_decoder
+from dora.wire.operations import RestartOperation, StopOperation
 
 MAX_DELIVERY: Final = 8 << 20  # bytes; an image that is passed on unchanged may have four million
 
@@ -38,8 +37,8 @@ Question = (
     | SetParameter
     | DeleteParameter
     | Publish
-    | StopNode
-    | RestartNode
+    | StopOperation
+    | RestartOperation
 )
 
 
