@@ -13,7 +13,6 @@ from dora.wire import node_protocol
 from dora.wire.daemon_protocol import (
     Answer,
     ApplyChange,
-    ChangeDataflow,
     CheckChange,
     CloseTaps,
     Conflict,
@@ -30,7 +29,6 @@ from dora.wire.daemon_protocol import (
     GraphText,
     Inspect,
     Inspection,
-    LeaderHandover,
     LinkView,
     Model,
     NodeView,
@@ -38,10 +36,8 @@ from dora.wire.daemon_protocol import (
     OpenTaps,
     OutputView,
     Parameters,
-    Placement,
     Publish,
     Rejected,
-    ReplaceNode,
     Request,
     RetireNode,
     SentCounts,
@@ -92,7 +88,7 @@ from dora.wire.node_protocol import (
     TextInput,
     decode_to_node,
 )
-from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
+from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
 
 CONFIG = NodeConfig(
     dataflow_id="id",
@@ -115,7 +111,13 @@ CONFIG = NodeConfig(
     restart_count=2,
 )
 REMOTE = RemoteConfig({"b": "tcp/10.0.0.2:7447"}, {"a": "tcp/10.0.0.1:7447"}, "secret", "/run/passwords")
-PLACES = Placement({"a": "left", "b": "right"}, {"a": 1}, REMOTE)
+PROPOSAL = ProposedChange(
+    revision=4,
+    dataflow={"nodes": []},
+    machines={"a": "left", "b": "right"},
+    generations={"a": 1},
+    added="a/out -> b/in",
+)
 TO_DAEMON: list[Any] = [
     Register("node", 123, "1.0", dynamic=True, incarnation=4, dataflow="arm"),
     Ready(),
@@ -141,11 +143,8 @@ TO_DAEMON: list[Any] = [
     RemoveOperation("a"),
     RetireNode("a", 0.5),
     GetModel(),
-    LeaderHandover("desk"),
-    ChangeDataflow(3, {"nodes": []}, "a/out -> b/in", ""),
-    ReplaceNode(3, {"nodes": []}, "a", 1.0),
-    CheckChange(4, {"nodes": []}, PLACES),
-    ApplyChange(4, {"nodes": []}, PLACES, {"a": {"out": 7}}, "a/out -> b/in"),
+    CheckChange(PROPOSAL),
+    ApplyChange(PROPOSAL, "left", REMOTE, {"a": {"out": 7}}),
 ]
 TO_NODE: list[Any] = [
     Registered(CONFIG),

@@ -24,7 +24,7 @@ from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.node_config import TlsFiles
 from dora.wire.node_protocol import PROTOCOL_VERSION
-from dora.wire.operations import MAX_GRACE, Operation, OperationResult
+from dora.wire.operations import MAX_GRACE, Operation, OperationResult, ProposedChange
 
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
 VERSION_HEADER: Final = "dora-version"
@@ -315,25 +315,6 @@ class ChangeRequest(msgspec.Struct, frozen=True, tag=True):
     dataflow_id: str
     ticket: int
     operation: Operation
-
-
-class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole dataflow as it is to be after a change; for a dataflow on several machines.
-
-    ``revision``, ``machines`` and ``generations`` are as in `RunSpec`. ``added`` and ``removed`` name links
-    for the log. ``replaced`` is the node that gets another program; the process before it has ``grace``
-    seconds to end (None: the default).
-    """
-
-    revision: int
-    dataflow: Any  # `dora.dataflow.model.Dataflow`
-    machines: dict[str, str]
-    generations: dict[str, int]
-    programs: Any = ()  # `dora.dataflow.model.Program`, of what comes new
-    added: str = ""
-    removed: str = ""
-    replaced: str = ""
-    grace: float | None = None
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):

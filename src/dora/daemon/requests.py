@@ -27,7 +27,6 @@ from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (
     Answer,
     ApplyChange,
-    ChangeDataflow,
     CheckChange,
     CloseTaps,
     DataflowEnded,
@@ -40,7 +39,6 @@ from dora.wire.daemon_protocol import (
     GraphText,
     Inspect,
     Inspection,
-    LeaderHandover,
     LinkView,
     Model,
     NodeView,
@@ -49,7 +47,6 @@ from dora.wire.daemon_protocol import (
     OutputView,
     Publish,
     Rejected,
-    ReplaceNode,
     StartEventLogs,
 )
 from dora.wire.decoders import DecodeError, from_plain
@@ -100,7 +97,7 @@ def _frame(request: StartEventLogs, node_id: str, *, end: bool = False) -> Write
 
 # --------------------------------------------------------------------------- requests for the supervisor
 
-SupervisorRequest = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | LeaderHandover
+SupervisorRequest = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel
 
 
 class RunningDaemon(Protocol):
@@ -127,13 +124,7 @@ def event_of_request(
             dataflow = msgspec.to_builtins(daemon.supervisor.state.dataflow)
             client.send(Model(revision, dataflow, daemon.options.uv))
             return None
-        case LeaderHandover(machine=machine):
-            if reason := daemon.supervisor.why_no_handover():
-                client.send(Rejected(reason))
-                return None
-            daemon.context = msgspec.structs.replace(daemon.context, machine=machine)
-            return on.RequestReceived(client.number, request)
-        case ChangeDataflow() | ReplaceNode() | CheckChange() | ApplyChange():
+        case CheckChange() | ApplyChange():
             return _change_event(daemon, client, request)
         case _:
             return on.RequestReceived(client.number, request)
@@ -141,17 +132,21 @@ def event_of_request(
 
 def _change_event(daemon: RunningDaemon, client: Connection, request: on.ChangeRequest) -> on.Event | None:
     """Make room for a change and return its event; None if the request was answered here."""
-    revision = daemon.supervisor.state.revision
+    proposal = request.proposal
     try:
-        wanted = from_plain(request.dataflow, Dataflow)
-        context = _context_after(daemon.context, request)
-        if isinstance(request, (CheckChange, ApplyChange)):
-            is_current = request.revision > revision
-        else:
-            is_current = request.revision == revision
-        if is_current:  # otherwise the supervisor rejects it
+        wanted = from_plain(proposal.dataflow, Dataflow)
+        context = daemon.context
+        if request.machine:
+            context = msgspec.structs.replace(
+                context,
+                machine=request.machine,
+                machines=proposal.machines,
+                generations=proposal.generations,
+                remote=request.remote,
+            )
+        if proposal.revision > daemon.supervisor.state.revision:  # otherwise the supervisor rejects it
             daemon.prepare_plan(wanted, context)
-            if not isinstance(request, CheckChange):
+            if isinstance(request, ApplyChange):
                 daemon.context = context
     except DecodeError as error:
         client.send(Rejected(f"this is no dataflow: {error}"))
@@ -161,15 +156,6 @@ def _change_event(daemon: RunningDaemon, client: Connection, request: on.ChangeR
         return None
     elsewhere = {node.id: context.elsewhere(node.id) for node in wanted.nodes}
     return on.ChangeRequested(client.number, request, wanted, elsewhere)
-
-
-def _context_after(context: RunContext, request: on.ChangeRequest) -> RunContext:
-    """Return the context of a run after a change."""
-    if isinstance(request, ChangeDataflow) or (placement := request.placement) is None:
-        return context
-    return msgspec.structs.replace(
-        context, machines=placement.machines, generations=placement.generations, remote=placement.remote
-    )
 
 
 def registration_fault(connection: Connection, message: Register, description: Description) -> str:
@@ -234,6 +220,11 @@ class RequestHandler:
     @property
     def _context(self) -> RunContext:
         return self._current_context()
+
+    @property
+    def _machine(self) -> str:
+        """The name of this machine; "" as long as the dataflow is on one machine."""
+        return self._context.machine if self._state.distributed else ""
 
     def change(self, dataflow: Dataflow, plan: Plan) -> None:
         """Change to another dataflow."""
@@ -388,7 +379,7 @@ class RequestHandler:
             prefix=self._context.prefix,
             board=self._context.board,
             zenoh_endpoint=self._context.zenoh_endpoint,
-            machine=self._context.machine,
+            machine=self._machine,
             coordinator=self._context.coordinator,
             nodes=[self._node_view(node) for node in self._state.nodes.values()],
             links=[
@@ -418,7 +409,7 @@ class RequestHandler:
             description=spec.description,
             path=spec.path,
             restart_policy=spec.restart.policy,
-            machine=node.machine or self._context.machine,
+            machine=node.machine or self._machine,
             inputs={item.id: str(item.source) for item in spec.inputs},
             outputs=[
                 OutputView(

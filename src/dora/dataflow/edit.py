@@ -29,22 +29,32 @@ from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, Yam
 from dora.dataflow.parser.values import Reader
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan, did_you_mean, listed, no_node
 from dora.errors import DataflowError, DoraError, Problem
-from dora.wire.operations import AddOperation, ConnectOperation, DisconnectOperation, ReplaceOperation
+from dora.wire.operations import (
+    AddOperation,
+    ConnectOperation,
+    DisconnectOperation,
+    ProposedChange,
+    RemoveOperation,
+    ReplaceOperation,
+)
 
 RUNNING = "<the running dataflow>"
 COMMAND_LINE = "<command line>"
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A checked change: ``dataflow`` is the result, ``node_id`` the node that is added or gets the input.
+    """A checked change: ``dataflow`` is the result, ``node_id`` the node concerned.
 
-    ``programs`` are those that the change adds. ``warnings`` are about the change only.
+    ``programs`` are those that the change adds. ``warnings`` are about the change only. ``added`` and
+    ``removed`` are links as text for the log.
     """
 
     dataflow: Dataflow
     node_id: str
     programs: tuple[Program, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    added: str = ""
+    removed: str = ""
 
 
 class LinkOptions(msgspec.Struct, frozen=True):
@@ -205,7 +215,8 @@ def with_link(
             f"it runs; change the file and use `dora node replace {node.id}`"
         )
     nodes = tuple(_with_input(known, fresh) if known is node else known for known in running.nodes)
-    return _changed(checked, running, nodes, root.plain(), node.id)
+    change = _changed(checked, running, nodes, root.plain(), node.id)
+    return msgspec.structs.replace(change, added=text)
 
 
 def without_link(running: Dataflow, source: str, target: str) -> Change:
@@ -232,7 +243,7 @@ def without_link(running: Dataflow, source: str, target: str) -> Change:
     dataflow = msgspec.structs.replace(
         running, nodes=nodes, descriptor=descriptor, types=_types(running, nodes)
     )
-    return Change(dataflow, node.id)
+    return Change(dataflow, node.id, removed=f"{source} -> {target}")
 
 
 def find_node(dataflow: Dataflow, node_id: str) -> NodeSpec:
@@ -489,41 +500,44 @@ def _copied(descriptor: dict[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def with_built(dataflow: Dataflow, node: NodeSpec) -> Dataflow:
-    """Put what a build has made of a node in its place."""
-    return msgspec.structs.replace(
-        dataflow, nodes=tuple(node if known.id == node.id else known for known in dataflow.nodes)
-    )
+TopologyOperation = (
+    AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
+)
 
 
-def make_change(
-    operation: AddOperation | ReplaceOperation | ConnectOperation | DisconnectOperation,
-    running: Dataflow,
-    environ: Mapping[str, str],
-) -> tuple[Change, str, str]:
+def make_change(operation: TopologyOperation, running: Dataflow, environ: Mapping[str, str]) -> Change:
     """Turn an operation into a change of a running dataflow; raises `DoraError`.
 
-    Return the change, and the links that it adds and removes as text for the log.
+    ``environ`` gives the values of ``$NAME`` in a YAML text, after those of the operation.
     """
     match operation:
-        case AddOperation():
-            environ = {**environ, **operation.env}
-            yaml, file = operation.yaml, operation.file
-            return with_node(running, yaml, file, environ, strict_types=operation.strict_types), "", ""
-        case ReplaceOperation():
-            environ = {**environ, **operation.env}
-            change = with_replaced(
-                running,
-                operation.node,
-                operation.yaml,
-                operation.file,
-                environ,
-                strict_types=operation.strict_types,
+        case AddOperation(yaml=yaml, file=file, env=env):
+            return with_node(running, yaml, file, {**environ, **env}, strict_types=operation.strict_types)
+        case ReplaceOperation(node=node, yaml=yaml, file=file, env=env):
+            return with_replaced(
+                running, node, yaml, file, {**environ, **env}, strict_types=operation.strict_types
             )
-            return change, "", ""
+        case RemoveOperation(node=node):
+            find_node(running, node)
+            return Change(without_node(running, node), node)
         case ConnectOperation(source=source, target=target):
             options = LinkOptions(operation.queue_size, operation.queue_policy)
-            change = with_link(running, source, target, options, strict_types=operation.strict_types)
-            return change, f"{source} -> {target}", ""
+            return with_link(running, source, target, options, strict_types=operation.strict_types)
         case DisconnectOperation(source=source, target=target):
-            return without_link(running, source, target), "", f"{source} -> {target}"
+            return without_link(running, source, target)
+
+
+def proposal_of(change: Change, operation: TopologyOperation, revision: int) -> ProposedChange:
+    """Return the proposal of a change, which follows from an operation, for a dataflow on one machine."""
+    replaced, grace = "", None
+    if isinstance(operation, ReplaceOperation):
+        replaced, grace = operation.node, operation.grace
+    return ProposedChange(
+        revision=revision,
+        dataflow=msgspec.to_builtins(change.dataflow),
+        programs=msgspec.to_builtins(change.programs),
+        added=change.added,
+        removed=change.removed,
+        replaced=replaced,
+        grace=grace,
+    )

@@ -14,7 +14,7 @@ import msgspec
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.node_config import RemoteConfig
 from dora.wire.node_protocol import ToDaemon
-from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
+from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
 
 # --------------------------------------------------------------------------- views of a dataflow
 #
@@ -158,76 +158,35 @@ class GetModel(msgspec.Struct, tag=True):
     """Get the checked model of the running dataflow. Answered by `Model`."""
 
 
-class ChangeDataflow(msgspec.Struct, tag=True):
-    """Add a node, add a link, or remove a link: ``dataflow`` is the result.
-
-    Answered by `Ok` once the node or link exists, by `Conflict` if the dataflow has changed since
-    ``revision``. ``added`` and ``removed`` are links as text for the log: "a/out -> b/in".
-    """
-
-    revision: int
-    dataflow: Any  # `dora.dataflow.model.Dataflow`
-    added: str = ""
-    removed: str = ""
-
-
-class Placement(msgspec.Struct, frozen=True):
-    """The machines of the nodes of a dataflow, and how they reach each other.
-
-    ``generations`` as in `dora.dataflow.plan.RunContext`.
-    """
-
-    machines: dict[str, str]
-    generations: dict[str, int]
-    remote: RemoteConfig
-
-
-class ReplaceNode(msgspec.Struct, tag=True):
-    """Replace the program of a node; answered by `Ok` when the new one runs, else like `ChangeDataflow`.
-
-    ``placement`` is set by the coordinator, for a dataflow on several machines.
-    """
-
-    revision: int
-    dataflow: Any
-    node_id: str
-    grace: float | None = None
-    placement: Placement | None = None
-
-
 class CheckChange(msgspec.Struct, tag=True):
-    """Check a change of this machine's part of a dataflow. Answered by `SentCounts`, or `Rejected`.
+    """Check whether this machine can make a change. Nothing changes yet.
 
-    ``revision`` is that of the changed dataflow. Nothing changes yet.
+    Answered by `SentCounts`, by `Rejected`, or by `Conflict` if the dataflow has that revision already.
+    ``machine`` is the name of this machine and ``remote`` its links to others, if the coordinator leads the
+    changes; else these are left out.
     """
 
-    revision: int
-    dataflow: Any
-    placement: Placement
+    proposal: ProposedChange
+    machine: str = ""
+    remote: RemoteConfig | None = None
 
 
 class ApplyChange(msgspec.Struct, tag=True):
-    """Apply a checked change to this machine's part of a dataflow. Answered like `ChangeDataflow`.
+    """Make a change. Answered by `Ok` once its nodes and links exist.
 
-    Answered by `Ok` also if it has that revision already. ``sent`` is node → output → the messages that
-    other machines had sent when they were asked: a removed link delivers so many.
+    Answered by `Conflict` if the dataflow has changed since it was proposed, and by `Rejected` if the
+    change is not possible. A change of the coordinator is committed: the machine makes it without a further
+    check, unless it is the machine of a replaced program, and answers `Ok` if it has that revision already.
+    The first one hands the decisions on changes over to the coordinator.
+
+    ``machine`` and ``remote`` are as in `CheckChange`. ``sent`` is node → output → the messages that other
+    machines had sent when they were asked: a removed link delivers so many.
     """
 
-    revision: int
-    dataflow: Any
-    placement: Placement
+    proposal: ProposedChange
+    machine: str = ""
+    remote: RemoteConfig | None = None
     sent: dict[str, dict[str, int]] = {}
-    added: str = ""
-    removed: str = ""
-
-
-class LeaderHandover(msgspec.Struct, tag=True):
-    """Hand the decisions on changes over to the coordinator, because the dataflow gets further machines.
-
-    ``machine`` is the name of this one. Answered by `Ok`, or `Rejected`.
-    """
-
-    machine: str
 
 
 Request = (
@@ -247,11 +206,8 @@ Request = (
     | RemoveOperation
     | RetireNode
     | GetModel
-    | ChangeDataflow
-    | ReplaceNode
     | CheckChange
     | ApplyChange
-    | LeaderHandover
 )
 
 

@@ -1,4 +1,4 @@
-"""Operations that change a running dataflow.
+"""Operations that change a running dataflow, and the change that follows from one.
 
 They are the same in every protocol: in JSON to the coordinator, where ``type`` selects one, and in msgpack
 to the daemon of a dataflow.
@@ -6,7 +6,7 @@ to the daemon of a dataflow.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -88,6 +88,26 @@ Operation = (
     | ConnectOperation
     | DisconnectOperation
 )
+
+
+class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole dataflow as it is to be after an operation.
+
+    ``revision`` counts the changes, this one included. ``machines`` and ``generations`` are as in
+    `dora.dataflow.plan.RunContext`. ``added`` and ``removed`` name links for the log: "a/out -> b/in".
+    ``replaced`` is the node that gets another program; its process has ``grace`` seconds to end (None: the
+    default).
+    """
+
+    revision: int
+    dataflow: Any  # `dora.dataflow.model.Dataflow`
+    machines: dict[str, str] = {}
+    generations: dict[str, int] = {}
+    programs: list[Any] = []  # `dora.dataflow.model.Program`, those that the change brings
+    added: str = ""
+    removed: str = ""
+    replaced: str = ""
+    grace: float | None = None
 
 
 class OperationResult(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.invariants import validate_state
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
-from dora.wire.daemon_protocol import ChangeDataflow, ReplaceNode
-from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
+from dora.wire.daemon_protocol import ApplyChange
+from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
 
 
 def node(
@@ -90,8 +90,12 @@ class Supervised:
 
     def become(self, *nodes: NodeSpec, added: str = "", removed: str = "") -> list[do.Command]:
         """Ask for another dataflow."""
-        request = ChangeDataflow(self.state.revision, None, added, removed)
-        return self(on.ChangeRequested(7, request, self.with_nodes(*nodes)))
+        return self(self.change(*nodes, added=added, removed=removed))
+
+    def change(self, *nodes: NodeSpec, **fields: Any) -> on.ChangeRequested:
+        """Return the request for another dataflow, from the present revision."""
+        proposal = ProposedChange(revision=self.state.revision + 1, dataflow=None, **fields)
+        return on.ChangeRequested(7, ApplyChange(proposal), self.with_nodes(*nodes))
 
     def with_nodes(self, *nodes: NodeSpec) -> Dataflow:
         """Return the dataflow with other nodes."""
@@ -104,8 +108,7 @@ class Supervised:
     def replace(self, spec: NodeSpec) -> list[do.Command]:
         """Ask for another program of a node."""
         nodes = [spec if known.id == spec.id else known for known in self.state.dataflow.nodes]
-        request = ReplaceNode(self.state.revision, None, spec.id)
-        return self(on.ChangeRequested(7, request, self.with_nodes(*nodes)))
+        return self(self.change(*nodes, replaced=spec.id))
 
     @property
     def failures(self) -> list[tuple[str, str]]:

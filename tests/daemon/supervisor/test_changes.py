@@ -9,7 +9,7 @@ from supervision import Supervised, answers, node, sent, signals, spawned
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import NodeSpec, RestartOptions
-from dora.wire.daemon_protocol import ChangeDataflow, Conflict, Done, Ok, Rejected
+from dora.wire.daemon_protocol import Conflict, Done, Ok, Rejected
 from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame, ReloadFrame, Started, StopFrame
 
 A = node("a", outputs=("x",))
@@ -192,8 +192,7 @@ def test_an_input_from_an_ended_node_closes_at_once() -> None:
 
 def test_a_change_made_from_an_old_revision_is_outdated() -> None:
     run = started(A, B)
-    request = ChangeDataflow(run.state.revision, None)
-    stale = on.ChangeRequested(7, request, run.state.dataflow)
+    stale = run.change(A, B)
     run.become(A, node("b"))
     assert answers(run(stale)) == [Conflict()]
 

@@ -15,19 +15,16 @@ from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import NodeSpec
 from dora.wire.daemon_protocol import (
     ApplyChange,
-    ChangeDataflow,
     CheckChange,
     Conflict,
     Done,
-    LeaderHandover,
     Ok,
-    Placement,
     Rejected,
     RetireNode,
 )
 from dora.wire.node_config import RemoteConfig
 from dora.wire.node_protocol import InputsClosed, StopFrame
-from dora.wire.operations import RestartOperation
+from dora.wire.operations import ProposedChange, RestartOperation
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
@@ -36,8 +33,8 @@ PLACED = {"a": "left", "b": "right", "c": "left"}
 REMOTE = RemoteConfig({}, {}, "secret", "/nowhere")
 
 
-def places(generations: dict[str, int]) -> Placement:
-    return Placement({}, generations, REMOTE)
+def proposed(revision: int, generations: dict[str, int] | None = None) -> ProposedChange:
+    return ProposedChange(revision=revision, dataflow=None, generations=generations or {})
 
 
 @dataclass
@@ -98,7 +95,7 @@ class Fleet:
         running = self.runs[machine].state.dataflow
         wanted = msgspec.structs.replace(running, nodes=tuple(self.nodes), descriptor=described(self.nodes))
         elsewhere = {key: "" if other == machine else other for key, other in self.placed.items()}
-        request = ApplyChange(self.revision, None, places(self.generations))
+        request = ApplyChange(proposed(self.revision, self.generations), machine, REMOTE)
         return self(machine, on.ChangeRequested(7, request, wanted, elsewhere))
 
     def received(self, node_id: str) -> list[object]:
@@ -223,7 +220,8 @@ def test_a_revision_that_was_applied_already_changes_nothing() -> None:
     assert run.apply("right") == [do.Answer(7, Ok())]
     dataflow = run.runs["right"].state.dataflow
     checks = [
-        on.ChangeRequested(7, CheckChange(revision, None, places({})), dataflow) for revision in (1, 2)
+        on.ChangeRequested(7, CheckChange(proposed(revision), "right", REMOTE), dataflow)
+        for revision in (1, 2)
     ]
     assert answers(run("right", checks[0])) == [Conflict()]
     assert run("right", checks[1]) == [do.AnswerSentCounts(7)]
@@ -386,16 +384,34 @@ def test_a_machine_without_nodes_ends_at_once_and_with_the_others() -> None:
 
 def test_the_leader_handover_of_a_single_machine_happens_once() -> None:
     run = Supervised(A, B)
-    assert run.supervisor.why_no_handover() == (
-        "the dataflow is still starting; try again once all its nodes run"
-    )
+
+    def take_over() -> list[object]:
+        request = ApplyChange(proposed(1), "left", REMOTE)
+        return run(on.ChangeRequested(7, request, run.state.dataflow))
+
+    def reason() -> str:
+        (answer,) = answers(take_over())
+        assert isinstance(answer, Rejected)
+        return answer.reason
+
+    assert reason() == "the dataflow is still starting; try again once all its nodes run"
     run.start()
     run(on.RequestReceived(3, RestartOperation("b")))
-    assert run.supervisor.why_no_handover() == "a node is being stopped; try again once that is done"
+    assert reason() == "a node is being stopped; try again once that is done"
     run(on.ProcessEnded("b", 0))
-    assert run.supervisor.why_no_handover() == ""
-    for _ in range(2):
-        assert answers(run(on.RequestReceived(7, LeaderHandover("left")))) == [Ok()]
-        assert run.state.revision == 1
-    declined = answers(run(on.ChangeRequested(8, ChangeDataflow(0, None), run.state.dataflow)))
-    assert isinstance(declined[0], Rejected) and "only its coordinator changes" in declined[0].reason
+    begun = run.change(A)
+    (applied,) = take_over()
+    assert isinstance(applied, do.ApplyDataflow) and applied.connection == 7
+    assert take_over() == [do.Answer(7, Ok())]
+    assert run.state.revision == 1
+    (declined,) = answers(run(begun))
+    assert isinstance(declined, Rejected) and "only its coordinator changes" in declined.reason
+
+
+def test_a_change_that_came_first_is_a_conflict_for_the_coordinator_that_takes_over() -> None:
+    run = Supervised(A, B)
+    run.start()
+    take_over = on.ChangeRequested(7, ApplyChange(proposed(1), "left", REMOTE), run.state.dataflow)
+    run.become(A)
+    assert answers(run(take_over)) == [Conflict()]
+    assert not run.state.distributed

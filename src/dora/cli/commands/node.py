@@ -85,7 +85,7 @@ def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult,
 
 def _apply_locally(run: DaemonClient, operation: Operation) -> OperationResult:
     from dora.cli.running import coordinator_client
-    from dora.cluster.agent.changes import NeedsCoordinator, apply_operation
+    from dora.daemon.changes import NeedsCoordinator, apply_operation
     from dora.daemon.logs.formats import renderer
 
     render = renderer("compact")

@@ -15,7 +15,6 @@ from dora.cluster.protocol import (
     DataflowChanged,
     LogBatch,
     ParametersSet,
-    ProposedChange,
     RunChanged,
     RunReport,
     ToCoordinator,
@@ -23,6 +22,7 @@ from dora.cluster.protocol import (
 )
 from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import Dataflow
+from dora.wire.operations import ProposedChange
 
 _EVERY: Final = 0.05  # seconds between two batches of log entries
 _BATCH: Final = 500  # entries

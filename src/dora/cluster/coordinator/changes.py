@@ -44,11 +44,10 @@ from dora.cluster.protocol import (
     JoinCluster,
     MachineView,
     Prepare,
-    ProposedChange,
     RunSpec,
     ToDaemon,
 )
-from dora.dataflow.edit import Change, find_node, make_change, with_node, without_node
+from dora.dataflow.edit import TopologyOperation, make_change, proposal_of, with_node
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError, Problem
 from dora.wire.operations import (
@@ -57,6 +56,7 @@ from dora.wire.operations import (
     DisconnectOperation,
     Operation,
     OperationResult,
+    ProposedChange,
     RemoveOperation,
     ReplaceOperation,
     RestartOperation,
@@ -64,10 +64,6 @@ from dora.wire.operations import (
 )
 
 # The plan of a change, from the record alone. Pure.
-
-TopologyOperation = (
-    AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
-)
 
 
 class PlannedChange(msgspec.Struct, frozen=True):
@@ -87,13 +83,8 @@ def plan_change(
     ``machines`` are all machines; ``environ`` gives the values of ``$NAME`` in a YAML text.
     """
     running = dataflow_of(spec)
-    added = removed = ""
     try:
-        if isinstance(operation, RemoveOperation):
-            find_node(running, operation.node)
-            change = Change(without_node(running, operation.node), operation.node)
-        else:
-            change, added, removed = make_change(operation, running, environ)
+        change = make_change(operation, running, environ)
     except DoraError as error:
         raise Refusal(409, str(error)) from None
     dataflow, node_id = change.dataflow, change.node_id
@@ -105,16 +96,10 @@ def plan_change(
     if crossing := list(text_between(dataflow, placed)):
         raise Refusal(409, "\n".join(crossing))
     revision = spec.revision + 1
-    proposal = ProposedChange(
-        revision=revision,
-        dataflow=msgspec.to_builtins(dataflow),
+    proposal = msgspec.structs.replace(
+        proposal_of(change, operation, revision),
         machines=placed,
         generations=generations_after(running, dataflow, spec.generations, revision),
-        programs=msgspec.to_builtins(change.programs),
-        added=added,
-        removed=removed,
-        replaced=node_id if isinstance(operation, ReplaceOperation) else "",
-        grace=operation.grace if isinstance(operation, ReplaceOperation) else None,
     )
     where = placed.get(node_id) or spec.machines[node_id]
     return PlannedChange(proposal, node_id, where, change.warnings)

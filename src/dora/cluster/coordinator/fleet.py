@@ -41,7 +41,6 @@ from dora.cluster.protocol import (
     MachineView,
     Partition,
     PeerReport,
-    ProposedChange,
     ReleasePartition,
     RunReport,
     RunSpec,
@@ -54,6 +53,7 @@ from dora.cluster.protocol import (
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.names import machine_id_fault
 from dora.wire.node_protocol import PROTOCOL_VERSION
+from dora.wire.operations import ProposedChange
 
 LOST_AFTER = 5.0  # seconds after which the dataflows of a disconnected daemon count as lost
 FIRST_REPORT_AFTER = 10.0  # the same, after the start of the coordinator

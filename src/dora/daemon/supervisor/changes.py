@@ -1,23 +1,27 @@
 """Decides on changes of the dataflow: nodes and links that come and go, and programs that are replaced.
 
-A dataflow on one machine is changed by its supervisor, which answers the client that asks. A
-dataflow on several machines is changed by the coordinator. It asks every machine whether its part
-can become the new dataflow (`CheckChange`), records the change, and sends it to all of them
-(`ApplyChange`). An order holds the whole dataflow and its revision, not a difference, so a machine
-that missed some changes catches up with the last one. All machines add or remove the node, and its
-own machine starts and ends its process:
+There is one way: a client proposes the whole dataflow with its revision, `CheckChange` asks whether this
+machine can make the change, and `ApplyChange` makes it. A proposal is a state, not a difference.
 
-* A node that is added is started with the order; if it cannot be started, the coordinator takes it
+On one machine the supervisor commits: the client that asks for `ApplyChange` gets `Conflict` if another
+change came first. On several machines the coordinator commits. It asks every machine, records the change,
+and sends it to all of them; each brings itself to that state (`reconcile`), so a machine that missed some
+changes catches up with the last one. All machines add or remove the node, and its own machine starts and
+ends its process:
+
+* A node that is added is started with the change; if it cannot be started, the coordinator takes it
   out again.
 * A node that has to leave is *retired* first: its machine ends it, as for a removal, and its
-  outputs stay open, so that consumers on all machines lose an input and not a source. If the order
+  outputs stay open, so that consumers on all machines lose an input and not a source. If the change
   does not come, because the coordinator has died, consumers are informed after `RETIRED_FOR` as if
   the node had been stopped.
-* A node that is replaced is replaced by its own machine; the others are informed afterwards.
+* A node that is replaced is replaced by its own machine, before the commit; the others are informed
+  afterwards.
 
 A machine that gets its first node joins without any, and then handles a change like any other. A
-machine whose last node was taken out is released. A dataflow on one machine, which its supervisor
-changes by itself, is handed over to the coordinator before the first further machine joins.
+machine whose last node was taken out is released. The first change that the coordinator sends to a
+dataflow on one machine, before a further machine joins, changes nothing else: from then on the coordinator
+commits.
 
 The status of a peer names the revision of the dataflow, since the peer may be one change ahead or
 behind.
@@ -27,65 +31,59 @@ from __future__ import annotations
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.closing import finish, review_work
-from dora.daemon.supervisor.events import ChangeRequested
+from dora.daemon.supervisor.events import ChangeRequest, ChangeRequested
 from dora.daemon.supervisor.handover import drop_replacement, end_handover, start_replacement
 from dora.daemon.supervisor.operations import NODE_GRACE, why_busy, why_no_change, why_only_coordinator
-from dora.daemon.supervisor.reconcile import change_locally, reconcile
+from dora.daemon.supervisor.reconcile import reconcile
 from dora.daemon.supervisor.state import NodeState, ProgramChange, RunState
-from dora.daemon.supervisor.topology import apply_dataflow, take_parameters, with_present_parameters
+from dora.daemon.supervisor.topology import apply_dataflow, take_parameters
 from dora.dataflow.model import Dataflow
-from dora.wire.daemon_protocol import (
-    ApplyChange,
-    ChangeDataflow,
-    CheckChange,
-    Conflict,
-    Ok,
-    Rejected,
-    ReplaceNode,
-)
+from dora.wire.daemon_protocol import CheckChange, Conflict, Ok, Rejected
 
 
 def request_change(run: RunState, event: ChangeRequested) -> None:
-    """Carry out a change, check it, or decline it."""
-    match request := event.request:
-        case ChangeDataflow():
-            _change_dataflow(run, event, request)
-        case ReplaceNode():
-            _replace_program(run, event, request)
-        case CheckChange():
-            _check_change(run, event, request)
-        case ApplyChange():
-            if request.revision <= run.revision or run.done:  # this machine has it already
-                run.reply(event.connection, Ok())
-            else:
-                reconcile(run, event, request)
-
-
-def _change_dataflow(run: RunState, event: ChangeRequested, request: ChangeDataflow) -> None:
-    reason = why_no_change(run) or why_only_coordinator(run) or why_busy(run)
-    if not reason and request.revision != run.revision:
-        run.reply(event.connection, Conflict())
-    elif reason := reason or _why_no_input(run, event.dataflow):
+    """Check a change, or make it."""
+    request, proposal = event.request, event.request.proposal
+    replaces = bool(proposal.replaced) and not event.elsewhere.get(proposal.replaced)
+    is_check = isinstance(request, CheckChange)
+    by_coordinator = run.distributed and bool(request.machine)
+    is_stale = proposal.revision <= run.revision if is_check else proposal.revision != run.revision + 1
+    if by_coordinator and not is_check and (proposal.revision <= run.revision or run.done):
+        run.reply(event.connection, Ok())  # this machine has it already
+    elif by_coordinator and not is_check and not replaces:
+        reconcile(run, event)  # it is committed
+    elif reason := _why_not_now(run, request, replaces=replaces):
         run.reply(event.connection, Rejected(reason))
-    else:
-        change_locally(run, event.connection, request, event.dataflow)
-
-
-def _check_change(run: RunState, event: ChangeRequested, request: CheckChange) -> None:
-    reason = why_no_change(run) or why_busy(run)
-    if not reason and request.revision <= run.revision:
+    elif is_stale:
         run.reply(event.connection, Conflict())
-    elif reason := reason or _why_no_input(run, event.dataflow):
+    elif reason := _why_no_input(run, event.dataflow, apart_from=proposal.replaced):
         run.reply(event.connection, Rejected(reason))
-    else:
+    elif is_check:
         run.emit(do.AnswerSentCounts(event.connection))
+    elif replaces:
+        _replace_program(run, event)
+    else:
+        reconcile(run, event)
 
 
-def _why_no_input(run: RunState, dataflow: Dataflow) -> str:
+def _why_not_now(run: RunState, request: ChangeRequest, *, replaces: bool) -> str:
+    """Return why the dataflow cannot be changed now; "" if it can."""
+    hands_over = bool(request.machine) and not run.distributed
+    return (
+        why_no_change(run)
+        or ("" if request.machine else why_only_coordinator(run))
+        or why_busy(run)
+        or (_why_operation(run) if replaces or hands_over else "")
+    )
+
+
+def _why_no_input(run: RunState, dataflow: Dataflow, apart_from: str) -> str:
     """Return why a node cannot get a further input any more; "" if all can."""
     for spec in dataflow.nodes:
         node = run.nodes.get(spec.id)
-        if node is None or {item.id for item in spec.inputs} <= {item.id for item in node.spec.inputs}:
+        if node is None or node.id == apart_from:
+            continue
+        if {item.id for item in spec.inputs} <= {item.id for item in node.spec.inputs}:
             continue
         name = f"node `{spec.id}`"
         if node.operation is not None:
@@ -100,27 +98,20 @@ def _why_no_input(run: RunState, dataflow: Dataflow) -> str:
 # --------------------------------------------------------------------------- another program
 
 
-def _replace_program(run: RunState, event: ChangeRequested, request: ReplaceNode) -> None:
+def _replace_program(run: RunState, event: ChangeRequested) -> None:
     """Start the new program of a node, which takes over once it is ready."""
-    node = run.nodes.get(request.node_id)
-    reason = (
-        why_no_change(run)
-        or (why_only_coordinator(run) if request.placement is None else "")
-        or why_busy(run)
-        or _why_operation(run)
-    )
-    if reason:
-        run.reply(event.connection, Rejected(reason))
-    elif node is None or request.revision != run.revision:
+    proposal = event.request.proposal
+    node = run.nodes.get(proposal.replaced)
+    if node is None:
         run.reply(event.connection, Conflict())
-    elif node.alive:
-        end_handover(run, node)
-        grace = NODE_GRACE if request.grace is None else request.grace
+        return
+    end_handover(run, node)
+    if node.alive:
+        grace = NODE_GRACE if proposal.grace is None else proposal.grace
         node.program_change = ProgramChange(event.dataflow, event.connection, grace)
         run.log("info", node, "is being replaced; the replacement is being started")
         start_replacement(run, node)
     else:
-        end_handover(run, node)
         _replace_at_once(run, node, event)
 
 
@@ -152,25 +143,6 @@ def _why_operation(run: RunState) -> str:
     if any(node.operation is not None for node in run.nodes.values()):
         return "a node is being stopped; try again once that is done"
     return ""
-
-
-# --------------------------------------------------------------------------- the coordinator
-
-
-def why_no_handover(run: RunState) -> str:
-    """Return why the coordinator cannot change a dataflow on one machine now; "" if it can."""
-    if run.distributed:
-        return ""
-    return why_no_change(run) or why_busy(run) or _why_operation(run)
-
-
-def hand_over(run: RunState, connection: int) -> None:
-    """Hand the changes of the dataflow over to the coordinator."""
-    if not run.distributed:
-        run.distributed = True
-        run.revision += 1  # a change that a client has begun is outdated by that
-        run.dataflow = with_present_parameters(run, run.dataflow)
-    run.reply(connection, Ok())
 
 
 def release(run: RunState) -> None:

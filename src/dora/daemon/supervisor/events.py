@@ -13,12 +13,7 @@ ParameterRequest = (
     daemon_protocol.GetParameters | daemon_protocol.SetParameter | daemon_protocol.DeleteParameter
 )
 OperationRequest = StopOperation | RestartOperation | RemoveOperation | daemon_protocol.RetireNode
-ChangeRequest = (
-    daemon_protocol.ChangeDataflow
-    | daemon_protocol.ReplaceNode
-    | daemon_protocol.CheckChange
-    | daemon_protocol.ApplyChange
-)
+ChangeRequest = daemon_protocol.CheckChange | daemon_protocol.ApplyChange
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -122,13 +117,10 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class RequestReceived(msgspec.Struct, frozen=True):
-    """A client asks for parameters, for an operation on a node, or for the handover to the coordinator.
-
-    Answered by `Answer`. Before a handover, ask `Supervisor.why_no_handover`.
-    """
+    """A client asks for parameters, or for an operation on a node. Answered by `Answer`."""
 
     connection: int
-    request: ParameterRequest | OperationRequest | daemon_protocol.LeaderHandover
+    request: ParameterRequest | OperationRequest
 
 
 class ChangeRequested(msgspec.Struct, frozen=True):

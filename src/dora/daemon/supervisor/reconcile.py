@@ -14,33 +14,19 @@ from dora.daemon.supervisor.handover import drop_replacement, renew_replacements
 from dora.daemon.supervisor.operations import cancel_requests
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.topology import apply_dataflow
-from dora.dataflow.model import Dataflow
-from dora.wire.daemon_protocol import ApplyChange, ChangeDataflow, Ok, Rejected
+from dora.wire.daemon_protocol import ApplyChange, Ok, Rejected
 
 
-def change_locally(run: RunState, connection: int, request: ChangeDataflow, dataflow: Dataflow) -> None:
-    """Change a dataflow on one machine, which gets nodes or links, or loses links."""
-    added = [spec.id for spec in dataflow.nodes if spec.id not in run.nodes]
-    apply_dataflow(run, dataflow, None if added else connection)
-    for node in [run.nodes[node_id] for node_id in added]:
-        run.log("info", node, "was added to the dataflow")
-        if node.spec.is_dynamic:
-            run.reply(connection, Ok())
-        else:
-            node.added_by = connection
-            run.spawn(node)
-    _finish_change(run, request)
-
-
-def reconcile(run: RunState, event: ChangeRequested, request: ApplyChange) -> None:
-    """Bring this machine to the dataflow, and the revision, that the coordinator has decided."""
-    dataflow = event.dataflow
-    run.distributed = True
+def reconcile(run: RunState, event: ChangeRequested) -> None:
+    """Bring this machine to the dataflow, and the revision, of a change."""
+    request, dataflow = event.request, event.dataflow
+    proposal = request.proposal
+    assert isinstance(request, ApplyChange)
+    run.distributed = run.distributed or bool(request.machine)
     for node_id, sent in request.sent.items():
         if (source := run.nodes.get(node_id)) is not None and source.machine:
             run.emit(do.SetSentCounts(node_id, sent))
-    generations = request.placement.generations
-    wanted = {spec.id: generations.get(spec.id, 0) for spec in dataflow.nodes}
+    wanted = {spec.id: proposal.generations.get(spec.id, 0) for spec in dataflow.nodes}
     for node in [node for key, node in run.nodes.items() if wanted.get(key) != node.generation]:
         _remove(run, node, comes_again=node.id in wanted)
     added = []
@@ -50,7 +36,7 @@ def reconcile(run: RunState, event: ChangeRequested, request: ApplyChange) -> No
             node.generation = wanted[spec.id]
             node.machine = event.elsewhere.get(spec.id, "")
             added.append(node)
-    _sort_nodes(run, [spec.id for spec in dataflow.nodes])
+    _sort_nodes(run, list(wanted))
     to_start = [
         node
         for node in added
@@ -58,7 +44,7 @@ def reconcile(run: RunState, event: ChangeRequested, request: ApplyChange) -> No
     ]
     connection = None if to_start else event.connection
     apply_dataflow(run, dataflow, connection, added={node.id for node in added})
-    run.revision = request.revision
+    run.revision = proposal.revision
     for node in added:
         if node in to_start:
             run.log("info", node, "was added to the dataflow")
@@ -66,7 +52,11 @@ def reconcile(run: RunState, event: ChangeRequested, request: ApplyChange) -> No
             run.spawn(node)
         else:
             _add_without_process(run, node)
-    _finish_change(run, request)
+    renew_replacements(run)
+    _log_link(run, proposal.added, "was connected to")
+    _log_link(run, proposal.removed, "was disconnected from")
+    review_work(run, list(run.nodes))
+    try_finish(run)
 
 
 def _sort_nodes(run: RunState, order: list[str]) -> None:
@@ -98,14 +88,6 @@ def _remove(run: RunState, node: NodeState, *, comes_again: bool) -> None:
     run.disarm_all(node)
     if comes_again:
         run.delete_node(node.id)
-
-
-def _finish_change(run: RunState, request: ChangeDataflow | ApplyChange) -> None:
-    renew_replacements(run)
-    _log_link(run, request.added, "was connected to")
-    _log_link(run, request.removed, "was disconnected from")
-    review_work(run, list(run.nodes))
-    try_finish(run)
 
 
 def _log_link(run: RunState, link: str, what: str) -> None:

@@ -138,10 +138,6 @@ class Supervisor:
         """Return the status of this machine for its peers."""
         return peers.status_of(self.state)
 
-    def why_no_handover(self) -> str:
-        """Return why the coordinator cannot change a dataflow on one machine now; "" if it can."""
-        return changes.why_no_handover(self.state)
-
     def watch(self, nodes: frozenset[str]) -> None:
         """Set the nodes whose code may change from now on."""
         self.state.watched = nodes
@@ -157,7 +153,10 @@ class Supervisor:
             case on.Registering():
                 start.register(run, event)
             case on.RequestReceived(connection=connection, request=request):
-                _handle_request(run, connection, request)
+                if isinstance(request, on.ParameterRequest):
+                    run.reply(connection, parameters.answer_request(run, request))
+                else:
+                    operations.begin_operation(run, connection, request)
             case on.ChangeRequested():
                 changes.request_change(run, event)
                 if isinstance(event.request, daemon_protocol.ApplyChange):
@@ -180,24 +179,6 @@ class Supervisor:
                 # A node that was removed may still have a process, which was abandoned.
                 if (node := run.nodes.get(event.node_id)) is not None:
                     _handle_node_event(run, node, event)
-
-
-def _handle_request(
-    run: RunState,
-    connection: int,
-    request: on.ParameterRequest | on.OperationRequest | daemon_protocol.LeaderHandover,
-) -> None:
-    match request:
-        case (
-            daemon_protocol.GetParameters()
-            | daemon_protocol.SetParameter()
-            | daemon_protocol.DeleteParameter()
-        ):
-            run.reply(connection, parameters.answer_request(run, request))
-        case daemon_protocol.LeaderHandover():
-            changes.hand_over(run, connection)
-        case _:
-            operations.begin_operation(run, connection, request)
 
 
 def _handle_node_event(run: RunState, node: NodeState, event: on.NodeEvent) -> None:

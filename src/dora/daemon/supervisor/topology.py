@@ -33,8 +33,8 @@ def apply_dataflow(
 ) -> None:
     """Change to another dataflow; a node that is not in it must have ended.
 
-    ``connection`` gets an answer once the links exist. ``added`` are nodes that are new in the state
-    already, even if the present dataflow has others of these names.
+    ``connection`` gets an answer once the links exist. ``added`` are the nodes that are new in the state,
+    even if the present dataflow has others of these names.
     """
     sources = {spec.id: _sources(spec) for spec in run.dataflow.nodes if spec.id not in added}
     dataflow = with_present_parameters(run, dataflow)
@@ -46,10 +46,7 @@ def apply_dataflow(
         run.disarm_all(run.nodes[node_id])
         run.delete_node(node_id)
     for spec in dataflow.nodes:
-        if spec.id in run.nodes:
-            run.nodes[spec.id].spec = spec
-        else:
-            run.add_node(spec)
+        run.nodes[spec.id].spec = spec
     run.emit(do.ApplyDataflow(dataflow, connection))
     for node in run.nodes.values():
         _review_inputs(run, node, sources.get(node.id, {}))

@@ -1,0 +1,147 @@
+"""Changes a running dataflow from outside its daemon: propose, check, build, apply.
+
+`apply_operation` carries out `dora node add`, its siblings, and requests to the API, for a dataflow on one
+machine. On several machines the coordinator proposes and commits, and the agents check, build and apply
+with the parts of this module (`dora.cluster.coordinator.changes`, `dora.cluster.agent.changes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+import msgspec
+
+from dora.daemon.build.build import build
+from dora.daemon.client import DaemonClient
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.options import BuildOptions
+from dora.dataflow.edit import Change, make_change, proposal_of
+from dora.dataflow.loader import missing_files
+from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, Program
+from dora.errors import DataflowError, DoraError
+from dora.wire.daemon_protocol import ApplyChange, CheckChange, Conflict, Done, GetModel, Model
+from dora.wire.decoders import from_plain
+from dora.wire.operations import (
+    AddOperation,
+    Operation,
+    OperationResult,
+    RemoveOperation,
+    ReplaceOperation,
+    RestartOperation,
+    StopOperation,
+)
+
+_ATTEMPTS: Final = 20
+
+
+class NeedsCoordinator(DoraError):
+    """A node names the machine that it is to run on, and only a coordinator can place it there."""
+
+
+def apply_operation(
+    run: DaemonClient,
+    operation: Operation,
+    environ: Mapping[str, str],
+    on_log: Callable[[LogEntry], None],
+    *,
+    placed: bool = False,
+) -> OperationResult:
+    """Carry out an operation on a running dataflow, and return once it is done; raises `DoraError`.
+
+    If another change comes first, it begins again. ``environ`` gives the values of ``$NAME`` in a YAML
+    text; ``on_log`` gets the output of builds. ``placed``: the coordinator has chosen this machine.
+    Otherwise a node that names a machine raises `NeedsCoordinator`.
+    """
+    run.set_patience(None)
+    if isinstance(operation, (StopOperation, RestartOperation, RemoveOperation)):
+        answer = run.ask(operation)
+        assert isinstance(answer, Done)
+        return OperationResult(operation.node, answer.running)
+    brings_node = isinstance(operation, (AddOperation, ReplaceOperation))
+    for _ in range(_ATTEMPTS):
+        model, running = running_dataflow(run)
+        change = make_change(operation, running, environ)
+        if brings_node and not placed:
+            _check_place(change)
+        proposal = proposal_of(change, operation, model.revision + 1)
+        if isinstance(run.ask(CheckChange(proposal)), Conflict):
+            continue
+        if brings_node:
+            node = change.dataflow.node(change.node_id)
+            built = build_node(running, node, change.programs, on_log, uv=model.uv)
+            dataflow = localized(
+                change.dataflow, running, [known.id for known in running.nodes], {node.id: built}
+            )
+            proposal = msgspec.structs.replace(proposal, dataflow=msgspec.to_builtins(dataflow))
+        if not isinstance(run.ask(ApplyChange(proposal)), Conflict):
+            return OperationResult(change.node_id, warnings=change.warnings)
+    raise DoraError("the dataflow is being changed by somebody else again and again")
+
+
+def _check_place(change: Change) -> None:
+    node = change.dataflow.node(change.node_id)
+    if node.deploy.machine is not None or node.deploy.labels:
+        raise NeedsCoordinator(
+            f"node `{node.id}` says in its `deploy` on which machine it is to run, and only a coordinator "
+            "knows machines; start the dataflow with `dora up` and `dora start`"
+        )
+
+
+def running_dataflow(run: DaemonClient) -> tuple[Model, Dataflow]:
+    """Return the running dataflow, with its revision; raises `DoraError`."""
+    model = run.ask(GetModel())
+    assert isinstance(model, Model)
+    return model, from_plain(model.dataflow, Dataflow)
+
+
+def build_node(
+    running: Dataflow,
+    node: NodeSpec,
+    programs: tuple[Program, ...],
+    on_log: Callable[[LogEntry], None],
+    *,
+    uv: bool,
+) -> NodeSpec:
+    """Build a node that comes new, and check that its program exists; return the node as built.
+
+    Raises `DoraError`.
+    """
+    only = msgspec.structs.replace(running, nodes=(node,), programs=programs)
+    placed = msgspec.structs.replace(only, working_dir=running.directory_of(node))
+    if missing := missing_files(placed, copied=(node.id,)):
+        raise DataflowError(problems=tuple(missing))
+    return build(only, on_log, BuildOptions(uv=uv), session=False).dataflow.node(node.id)
+
+
+def localized(
+    wanted: Dataflow, running: Dataflow, here: Collection[str], built: Mapping[str, NodeSpec]
+) -> Dataflow:
+    """Return a dataflow as a machine runs it: running nodes that are ``here`` keep their programs.
+
+    ``built`` are the new nodes, as built.
+    """
+    known = {node.id: node for node in running.nodes if node.id in here}
+
+    def local(node: NodeSpec) -> NodeSpec:
+        if (fresh := built.get(node.id)) is not None:
+            return fresh
+        if (former := known.get(node.id)) is None:
+            return node
+        operators = {operator.id: operator for operator in node.operators}
+        return msgspec.structs.replace(
+            former,
+            inputs=node.inputs,
+            operators=tuple(_rewired(operator, operators[operator.id]) for operator in former.operators),
+        )
+
+    return msgspec.structs.replace(
+        running,
+        nodes=tuple(local(node) for node in wanted.nodes),
+        descriptor=wanted.descriptor,
+        types=wanted.types,
+    )
+
+
+def _rewired(operator: OperatorSpec, wanted: OperatorSpec) -> OperatorSpec:
+    return msgspec.structs.replace(operator, inputs=wanted.inputs)
