@@ -119,7 +119,7 @@ def _write_ended_dataflows() -> None:
     from dora.cluster.coordinator.store import Store
     from dora.cluster.protocol import DEFAULT_MACHINE, RunReport, RunSpec
     from dora.daemon.supervisor.result import DataflowResult
-    from dora.wire.ids import uuid7
+    from dora.wire.correlation import uuid7
 
     store = Store(store_path(int(os.environ["DORA_COORDINATOR_PORT"])))
     dataflow = {"nodes": [{"id": f"n{number}"} for number in range(NODES)], "working_dir": "/tmp"}

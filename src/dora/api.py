@@ -143,7 +143,7 @@ def run_to_end(
 ) -> RunOutcome:
     """Load, build and run a dataflow from a file or a URL; return how it went.
 
-    Log entries go to ``stream`` as ``display`` says, and each one to ``on_log`` (on the daemon's
+    Log entries go to ``stream`` in the form of ``display``, and each one to ``on_log`` (on the daemon's
     thread, unfiltered). With ``on_dashboard``, a dashboard is served, and the function gets its address.
     Raises `DataflowError` and `BuildError`; failed nodes are in the result.
     """
@@ -179,7 +179,7 @@ def run_loaded(
     ``session``: record the build in the session file. ``on_daemon`` gets the daemon before it starts.
     """
     from dora.observe.telemetry.run import run_observed
-    from dora.wire.ids import uuid7
+    from dora.wire.correlation import uuid7
 
     check_spin_from_environment()
     if on_warning is not None:

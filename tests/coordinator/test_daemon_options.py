@@ -31,7 +31,7 @@ from dora.cluster.protocol import (
 )
 from dora.dataflow import load
 from dora.errors import DoraError
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 
 pytestmark = pytest.mark.processes
 

@@ -19,7 +19,7 @@ from dora.daemon.options import LocalRunOptions
 from dora.daemon.run import run_dataflow
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 
 HERE = os.path.dirname(__file__)
 

@@ -15,7 +15,7 @@ from dora.daemon import run_directory as rundir
 from dora.daemon.run_directory import RunDirectory, check_shared_memory, remove_stale, usable_root
 from dora.errors import DoraError, SharedMemoryFull
 from dora.transport.board import Board
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 
 
 def test_the_root_is_private(runtime_root: str, monkeypatch: pytest.MonkeyPatch) -> None:

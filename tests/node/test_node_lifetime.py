@@ -18,7 +18,7 @@ from flows import node
 import dora
 from dora import ConnectError, DaemonLost, Node, NotInDataflow, StartFailed
 from dora.transport.board import CREDIT_WAITING
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 from dora.wire.node_protocol import Closing, InputsClosed, Ready, Register, Started, StartRefused, StopFrame
 
 

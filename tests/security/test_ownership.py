@@ -25,7 +25,7 @@ from dora.recording.process_folder import make_folder, remove_folder
 from dora.transport.board import LINE_BYTES, MAX_LINES, Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.shm.ring_buffer import RingBuffer, RingBufferWriter, remove_ring_buffers
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 from dora.wire.node_config import DoorbellConfig, InputConfig, LinkConfig, NodeConfig, OutputConfig
 
 BOARD_BYTES = MAX_LINES * LINE_BYTES

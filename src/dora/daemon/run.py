@@ -17,7 +17,7 @@ from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_me
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import RunContext
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 
 if TYPE_CHECKING:
     from dora.daemon.options import PartitionOptions

@@ -21,7 +21,7 @@ from dora.node.send.loan import ArrayLoan, SampleHandler
 from dora.node.session.session import Session
 from dora.transport.board import DROPPED, RECEIVED, WORDS
 from dora.wire.arrow_formats import plain_format
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 
 if TYPE_CHECKING:
     from dora.node.patterns.action import Goal, GoalRun

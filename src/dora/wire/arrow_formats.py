@@ -11,46 +11,24 @@ from typing import Any, Final
 
 from dora.errors import UnsupportedData
 
-FORMAT_OF_DTYPE: Final = {
-    "|i1": b"c",
-    "|u1": b"C",
-    "<i2": b"s",
-    "<u2": b"S",
-    "<i4": b"i",
-    "<u4": b"I",
-    "<i8": b"l",
-    "<u8": b"L",
-    "<f2": b"e",
-    "<f4": b"f",
-    "<f8": b"g",
-}
-DTYPE_OF_FORMAT: Final = {format_: dtype for dtype, format_ in FORMAT_OF_DTYPE.items()}
-ARROW_NAMES: Final = {
-    b"c": "int8",
-    b"C": "uint8",
-    b"s": "int16",
-    b"S": "uint16",
-    b"i": "int32",
-    b"I": "uint32",
-    b"l": "int64",
-    b"L": "uint64",
-    b"e": "float16",
-    b"f": "float32",
-    b"g": "float64",
-}
-WIDTHS: Final = {
-    b"c": 1,
-    b"C": 1,
-    b"s": 2,
-    b"S": 2,
-    b"e": 2,
-    b"i": 4,
-    b"I": 4,
-    b"f": 4,
-    b"l": 8,
-    b"L": 8,
-    b"g": 8,
-}
+# Format, names in NumPy and Arrow, bytes of a value.
+_TYPES: Final = (
+    (b"c", "|i1", "int8", 1),
+    (b"C", "|u1", "uint8", 1),
+    (b"s", "<i2", "int16", 2),
+    (b"S", "<u2", "uint16", 2),
+    (b"i", "<i4", "int32", 4),
+    (b"I", "<u4", "uint32", 4),
+    (b"l", "<i8", "int64", 8),
+    (b"L", "<u8", "uint64", 8),
+    (b"e", "<f2", "float16", 2),
+    (b"f", "<f4", "float32", 4),
+    (b"g", "<f8", "float64", 8),
+)
+FORMAT_OF_DTYPE: Final = {dtype: format_ for format_, dtype, _, _ in _TYPES}
+DTYPE_OF_FORMAT: Final = {format_: dtype for format_, dtype, _, _ in _TYPES}
+ARROW_NAMES: Final = {format_: name for format_, _, name, _ in _TYPES}
+WIDTHS: Final = {format_: width for format_, _, _, width in _TYPES}
 
 
 def plain_format(dtype: Any) -> tuple[bytes, str, int]:

@@ -1,4 +1,5 @@
-"""Metadata keys that correlate messages: requests with responses, goals with results, chunks with streams.
+"""Metadata keys that correlate messages: requests with responses, goals with results, chunks with streams;
+and the ids that are their values.
 
 The keys are conventions between nodes: a program may set and read them itself, or use `Node.call`,
 `Node.send_goal` and `Node.stream`; both kinds of programs work together.
@@ -20,6 +21,8 @@ key                 meaning
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any, Final, Literal
 
 from dora.wire.message import Message
@@ -42,6 +45,15 @@ _CORRELATED: Final = tuple(
     bytes([0xA0 | len(key)]) + key.encode() for key in (REQUEST_ID, GOAL_ID, GOAL_STATUS)
 )
 FLUSH_MARK: Final = b"\xa5flush\xc3"  # for callers that check it inline
+
+
+def uuid7() -> str:
+    """Return a fresh UUID of version 7 (RFC 9562) in its canonical form; these sort by time of creation."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def is_correlated(metadata: dict[str, Any]) -> bool:

@@ -49,7 +49,6 @@ class Encoding:
 
 
 _HEADER = Struct("<4sBBHIIQQQ")
-_PREFIX = MAGIC + bytes([VERSION])
 _pack = _HEADER.pack
 _ZEROS = tuple(bytes(count) for count in range(ALIGNMENT))
 

@@ -79,7 +79,7 @@ from dora.errors import DoraError
 from dora.transport.proof import UnprovenServerError, proven_socket
 from dora.transport.tls import client_context, is_tls_fault, tls_fault
 from dora.transport.tokens import Token
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
 FORCE_AFTER = 5.0  # seconds in which a worker must have killed its nodes

@@ -58,7 +58,7 @@ from dora.cluster.protocol import (
 from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import LogOptions
 from dora.dataflow.problems import did_you_mean
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.operations import Operation, OperationResult, grace_fault
 

@@ -19,8 +19,8 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.processes.interpreter import environment_folder
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.parser.files import read_bytes
+from dora.wire.correlation import uuid7
 from dora.wire.decoders import DecodeError, from_plain
-from dora.wire.ids import uuid7
 
 _MOST = 1 << 20  # bytes of the largest file that is read
 

@@ -27,8 +27,7 @@ from dora.node.events import Event, Input, InputClosed
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.link_input import LinkInput
 from dora.node.send.output import OutputPort
-from dora.wire.correlation import GOAL_ID, REQUEST_ID, is_correlated
-from dora.wire.ids import uuid7
+from dora.wire.correlation import GOAL_ID, REQUEST_ID, is_correlated, uuid7
 from dora.wire.metadata import MetadataError
 from dora.wire.node_config import InputConfig, NodeConfig
 

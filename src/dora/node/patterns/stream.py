@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dora.node.send.output import OutputPort
-from dora.wire.ids import uuid7
+from dora.wire.correlation import uuid7
 
 
 class Stream:
