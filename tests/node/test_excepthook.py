@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dora.errors import DoraError
-from dora.node.process import end_tracebacks_at_the_program, print_traceback_of_operator
+from dora.node.process import end_tracebacks_at_the_program, print_traceback_of_program
 from dora.node.session.daemon_client import connect
 from dora.transport.board import Board
 from dora.wire.encode import encode
@@ -84,7 +84,7 @@ def test_dora_debug_shows_whole_tracebacks(shown: Shown, monkeypatch: pytest.Mon
 def test_the_traceback_of_an_operator_begins_with_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DoraError) as caught:
         send_nonsense()
-    assert print_traceback_of_operator(caught.value)
+    assert print_traceback_of_program(caught.value)
     printed = capsys.readouterr().err
     assert "in send_nonsense" in printed and "in encode" not in printed
 
@@ -92,5 +92,5 @@ def test_the_traceback_of_an_operator_begins_with_its_own_line(capsys: pytest.Ca
 def test_an_error_that_no_line_of_an_operator_led_to_has_no_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert not print_traceback_of_operator(DoraError("no class `Operator`"))
+    assert not print_traceback_of_program(DoraError("no class `Operator`"))
     assert capsys.readouterr().err == ""

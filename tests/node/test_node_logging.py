@@ -12,7 +12,7 @@ from flows import node
 
 from dora import Node
 from dora.daemon.logs.parse import parse_line
-from dora.node.process import MAX_FIELDS, LogBridge, log_line
+from dora.node.log import MAX_FIELDS, LogBridge, log_line
 
 
 @pytest.fixture

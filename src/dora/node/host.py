@@ -64,10 +64,10 @@ class Host:
                 rings=not engine.wakes,
                 node_slot=self.config.node_slot,
                 doorbell=self.doorbell,
-                overflow_channels=[
-                    engine.sender(overflow_channel_of(output, overflow_channel))
-                    for overflow_channel in output.overflow_channels
-                ],
+                overflow_channels={
+                    channel.service: engine.sender(overflow_channel_of(output, channel))
+                    for channel in output.overflow_channels
+                },
             )
             for output in self.config.outputs
         }

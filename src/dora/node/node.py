@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dora.errors import ConnectError, NotInDataflow
 from dora.node.events import Event, Input
-from dora.node.process import (
-    end_tracebacks_at_the_program,
-    freeze_gc,
-    log_line,
-    show_without_traceback,
-    write_line,
-)
+from dora.node.log import write_log
+from dora.node.process import end_tracebacks_at_the_program, freeze_gc, show_without_traceback
 from dora.node.send.loan import ArrayLoan, SampleHandler
 from dora.node.session.session import Session
 from dora.transport.board import DROPPED, RECEIVED, WORDS
@@ -390,7 +385,7 @@ class Node:
         fields: Mapping[str, str] | None = None,
     ) -> None:
         """Write a log entry. ``level``: error, warn, info, debug or trace; others count as info."""
-        write_line(log_line(self.id, level, message, target, fields))
+        write_log(self.id, level, message, target, fields)
 
     def log_error(self, message: str) -> None:
         self.log("error", message)

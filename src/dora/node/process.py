@@ -1,26 +1,17 @@
-"""The process of a node: garbage collection, tracebacks, and log lines on stdout.
+"""The process of a node: garbage collection and tracebacks.
 
 With NumPy and pyarrow loaded, a full garbage collection takes 8 ms, in the middle of the messages, and an
 interpreter makes several at its end. So what a node has imported at its start is exempt (`freeze_gc`). That
 is done when `dora` is imported, before the program has objects of its own: those are collected as usual.
-
-The daemon reads a node's log from its stdout, one JSON object per line. The bridge writes records of the
-standard ``logging`` module as such lines, with their level, logger, file and line.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import logging
 import os
 import sys
-import time
 import traceback
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final
 
 from dora.errors import DoraError
 from dora.wire.node_config import decode_address
@@ -80,10 +71,10 @@ def end_tracebacks_at_the_program() -> None:
     sys.excepthook = hook
 
 
-def print_traceback_of_operator(error: BaseException) -> bool:
-    """Print the traceback of an exception, without the frames of the runtime that called the operator.
+def print_traceback_of_program(error: BaseException) -> bool:
+    """Print the traceback of an exception, without the frames of dora that called the program's function.
 
-    Returns False, and prints nothing, for an error of dora that no line of an operator led to.
+    Return False, and print nothing, for an error of dora that no line of the program led to.
     """
     first = error.__traceback__
     while first is not None and _is_ours(first):
@@ -95,6 +86,12 @@ def print_traceback_of_operator(error: BaseException) -> bool:
         _end_at_the_program(error)
     traceback.print_exception(error)
     return True
+
+
+def print_error_of_handler(name: str, error: BaseException) -> None:
+    """Print what the function ``name`` of the program has raised: its traceback, or an error of dora."""
+    if not print_traceback_of_program(error):
+        print(f"error: in `{name}`: {error}", file=sys.stderr, flush=True)
 
 
 def _end_at_the_program(error: BaseException) -> None:
@@ -114,122 +111,3 @@ def _end_at_the_program(error: BaseException) -> None:
 def _is_ours(trace: TracebackType) -> bool:
     file = trace.tb_frame.f_code.co_filename
     return file.startswith((_OURS, "<frozen importlib"))
-
-
-_LEVELS: Final = {
-    "error": "error",
-    "warn": "warn",
-    "warning": "warn",
-    "info": "info",
-    "debug": "debug",
-    "trace": "trace",
-}
-_wall = time.time  # logs keep real time in a replay
-MAX_FIELDS: Final = 60 * 1024  # bytes of JSON
-
-
-def log_line(
-    node_id: str,
-    level: str,
-    message: str,
-    target: str | None = None,
-    fields: Mapping[str, str] | None = None,
-    place: Mapping[str, Any] | None = None,
-) -> str:
-    """Return the line; an unknown level counts as info, fields beyond 60 KiB are dropped.
-
-    Raises ``TypeError`` if ``message`` is not a string.
-    """
-    if not isinstance(message, str):
-        raise TypeError(f"a log message is a string, not {type(message).__name__}")
-    entry: dict[str, Any] = {
-        "timestamp": datetime.fromtimestamp(_wall(), UTC).isoformat().replace("+00:00", "Z"),
-        "level": _LEVELS.get(level.lower(), "info"),
-        "node_id": node_id,
-        "message": message,
-    }
-    if target is not None:
-        entry["target"] = target
-    if place:
-        entry.update(place)
-    if fields:
-        text = {str(key): str(value) for key, value in fields.items()}
-        if len(json.dumps(text).encode()) > MAX_FIELDS:
-            text = {"fields_dropped": "true"}
-        entry["fields"] = text
-    return json.dumps(entry, ensure_ascii=False)
-
-
-def write_line(line: str) -> None:
-    """Write one line to stdout in one piece, so that threads do not mix."""
-    stdout = sys.stdout
-    if stdout is not None:
-        stdout.write(line + "\n")
-        stdout.flush()
-
-
-class LogBridge(logging.Handler):
-    """A handler that writes records as log lines of a node."""
-
-    def __init__(self, node_id: str) -> None:
-        super().__init__()
-        self._node_id = node_id
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            message = record.getMessage()
-            if record.exc_info and record.exc_info[0] is not None:
-                message += "\n" + logging.Formatter().formatException(record.exc_info)
-            write_line(
-                log_line(
-                    self._node_id,
-                    _level_name(record.levelno),
-                    message,
-                    record.name,
-                    place={
-                        "module_path": record.module,
-                        "file": record.pathname,
-                        "line": record.lineno,
-                    },
-                )
-            )
-        except Exception:  # noqa: BLE001 - logging must not raise; this is its own convention
-            self.handleError(record)
-
-
-def _level_name(number: int) -> str:
-    if number >= logging.ERROR:
-        return "error"
-    if number >= logging.WARNING:
-        return "warn"
-    if number >= logging.INFO:
-        return "info"
-    return "debug" if number >= logging.DEBUG else "trace"
-
-
-def install_bridge(node_id: str) -> None:
-    """Send the records of all loggers through the bridge.
-
-    Nothing happens if the program has configured the root logger before. ``logging.basicConfig``
-    works as usual afterwards: its ``level`` is taken over, and with a file, stream, handlers or
-    ``force`` it replaces the bridge. The level starts at INFO.
-    """
-    root = logging.getLogger()
-    if root.handlers:
-        return
-    bridge = LogBridge(node_id)
-    root.addHandler(bridge)
-    if root.level == logging.WARNING:  # the default
-        root.setLevel(logging.INFO)
-    original = logging.basicConfig
-
-    def basic_config(**options: Any) -> None:
-        if bridge not in root.handlers:
-            original(**options)
-        elif any(options.get(name) for name in ("filename", "stream", "handlers", "force")):
-            root.removeHandler(bridge)
-            original(**options)
-        elif options.get("level") is not None:
-            root.setLevel(options["level"])
-
-    logging.basicConfig = basic_config

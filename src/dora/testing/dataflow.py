@@ -12,12 +12,11 @@ import msgspec
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow import load, parse
-from dora.dataflow.model import Dataflow
-from dora.dataflow.model import NodeSpec as NodeSpec
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.problems import listed
 from dora.errors import DataflowFailed, DoraError
 from dora.node.node import Node
-from dora.testing.process import Body, CannotRunInTest, function_body, operators_body
+from dora.testing.process_image import Body, CannotRunInTest, function_body, operators_body
 from dora.testing.record import Messages
 from dora.testing.scheduler import START_NS, Flag
 from dora.testing.virtual_daemon import VirtualDaemon

@@ -30,7 +30,7 @@ from dora.dataflow.plan import Plan, RunContext, plan
 from dora.errors import ConnectError
 from dora.node import attach
 from dora.node.state import StateInMemory
-from dora.testing.process import Body, ProcessImage, body_of, forget_modules_of, streams_of_nodes
+from dora.testing.process_image import Body, ProcessImage, body_of, forget_modules_of, streams_of_nodes
 from dora.testing.record import Recorder
 from dora.testing.scheduler import Flag, Killed, Scheduler, Task, current
 from dora.testing.virtual_host import VirtualChannel, VirtualDoorbell, VirtualHost, observed

@@ -66,14 +66,14 @@ class StopDataflow(msgspec.Struct, tag=True):
 
 
 class PublishResult(msgspec.Struct, tag=True):
-    """The answer to `PublishRequest`; ``reason`` says why nothing was sent."""
+    """The answer to `PublishRequest`; ``reason``: why nothing was sent, "" if it was."""
 
     ticket: int
     reason: str = ""
 
 
 class InputAttached(msgspec.Struct, tag=True):
-    """The answer to `AttachInput`; ``fault`` says why the input cannot receive."""
+    """The answer to `AttachInput`; ``fault``: why the input cannot receive, "" if it can."""
 
     slot: int
     fault: str = ""
@@ -237,3 +237,4 @@ ToNode = (
 decode_to_node: Callable[[bytes], ToNode] = msgpack_decoder(ToNode)
 
 TopologyChange = AttachLink | DetachLink | AttachInput | DetachInput
+SessionFrame = TopologyChange | PublishRequest | WriteEventLog  # those that concern more than the inputs

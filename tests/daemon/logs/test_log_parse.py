@@ -58,7 +58,7 @@ def test_a_line_of_the_logging_bridge_keeps_its_place_in_the_code():
 
 
 def test_a_line_that_a_node_writes_is_read_unchanged():
-    from dora.node.process import log_line
+    from dora.node.log import log_line
 
     got = entry(log_line("camera", "Warning", "two\nlines", target="t", fields={"k": "v"}))
     assert (got.level, got.message, got.target, got.fields) == ("warn", "two\nlines", "t", {"k": "v"})

@@ -16,7 +16,7 @@ import msgspec
 from dora._ownership import UnsafeFile, open_own
 from dora.node.events import Error, Event, Input, Reload, Text, Tick
 from dora.node.interceptors.base import ReceiveInterceptor
-from dora.node.process import log_line, write_line
+from dora.node.log import write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.local_input import LocalInput
 from dora.node.send import output
@@ -132,4 +132,4 @@ class EventLog(ReceiveInterceptor):
     def _warn(self, error: OSError | UnsafeFile) -> None:
         reason = error.strerror if isinstance(error, OSError) else error
         text = f"the event log is not written any more: {reason}"
-        write_line(log_line(self._config.node_id, "warn", text))
+        write_log(self._config.node_id, "warn", text)

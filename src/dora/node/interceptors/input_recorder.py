@@ -15,7 +15,7 @@ from typing import Any
 
 from dora.node.events import Event, Input, InputClosed, Stop
 from dora.node.interceptors.base import ReceiveInterceptor
-from dora.node.process import log_line, write_line
+from dora.node.log import write_log
 from dora.node.standalone.json_format import array_to_json, metadata_to_json, type_to_json
 from dora.transport.forking import disown_after_fork, leak
 
@@ -103,7 +103,7 @@ class InputRecorder(ReceiveInterceptor):
         if self._failure is None:
             text = str(error)
             self._failure = self._poison(text)
-            write_line(log_line(self._node_id, "warn", f"the recording of inputs stops: {text}"))
+            write_log(self._node_id, "warn", f"the recording of inputs stops: {text}")
             if self._file is not None:
                 try:
                     self._finish(text)

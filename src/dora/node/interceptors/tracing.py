@@ -40,7 +40,7 @@ from dora.node.interceptors.spans import (
     attributes_of,
     encode_batch,
 )
-from dora.node.process import log_line, write_line
+from dora.node.log import write_log
 from dora.transport.forking import disown_after_fork, leak
 from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.trace_context import KEY, TraceContext, format_context, parse_context
@@ -184,7 +184,7 @@ class Tracer:
             done, self._done = self._done, []
             trouble = self._file.append(encode_batch(self._resource, __version__, done))
         if trouble:
-            write_line(log_line(self._node_id, "warn", f"spans are not written any more: {trouble}"))
+            write_log(self._node_id, "warn", f"spans are not written any more: {trouble}")
 
     def disown(self) -> None:
         """Leave all spans to the parent, in a forked child process."""

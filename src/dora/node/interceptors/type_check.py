@@ -1,7 +1,7 @@
 """The check at run time that messages are of the types which the dataflow declares.
 
 The first message of a typed input is checked, and a wrong one causes one warning. Messages that a node
-sends are checked if ``DORA_RUNTIME_TYPE_CHECK`` says so: ``warn`` warns, ``error`` raises. A node without
+sends are checked if ``DORA_RUNTIME_TYPE_CHECK`` is set: ``warn`` warns, ``error`` raises. A node without
 types pays nothing; the check of inputs removes itself after the first message of each.
 
 Messages of services and actions are not checked: one output may carry them in several types.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dora.errors import UnsupportedData
 from dora.node.events import Event, Input, Text
 from dora.node.interceptors.base import Lent, Metadata, ReceiveInterceptor, SendInterceptor
-from dora.node.process import log_line, write_line
+from dora.node.log import write_log
 from dora.wire.arrow_formats import ARROW_NAMES
 from dora.wire.correlation import carries_correlation, is_correlated
 from dora.wire.decode import PayloadError, decode_arrow
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MODES: Final = {"1": "warn", "warn": "warn", "true": "warn", "on": "warn", "error": "error"}
 _OFF: Final = ("", "0", "off", "no", "false")
 
-# What an Arrow type of the type library may be called by pyarrow, wider types last.
+# Names in pyarrow of the Arrow types of the type library, wider types last.
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "Null": ("null",),
     "Boolean": ("bool",),
@@ -140,7 +140,7 @@ class FirstMessageCheck(ReceiveInterceptor):
                 f"input `{config.id}`: what `{config.source}` sends is no `{config.type}`, "
                 f"as the dataflow declares it: {reason}"
             )
-            write_line(log_line(self._node_id, "warn", message))
+            write_log(self._node_id, "warn", message)
 
 
 def _received_type(event: Input) -> Any:
@@ -164,7 +164,7 @@ def _received_type(event: Input) -> Any:
 
 
 def check_sends(config: NodeConfig, ports: Mapping[str, OutputPort | OperatorOutput]) -> None:
-    """Check what typed outputs send, if ``DORA_RUNTIME_TYPE_CHECK`` says so."""
+    """Check the messages of typed outputs, if ``DORA_RUNTIME_TYPE_CHECK`` is set."""
     wanted = os.environ.get("DORA_RUNTIME_TYPE_CHECK", "").strip().lower()
     mode = _MODES.get(wanted)
     if mode is None:
@@ -172,7 +172,7 @@ def check_sends(config: NodeConfig, ports: Mapping[str, OutputPort | OperatorOut
             message = (
                 f"DORA_RUNTIME_TYPE_CHECK is `{wanted}`, which asks for nothing; it can be warn or error"
             )
-            write_line(log_line(config.node_id, "warn", message))
+            write_log(config.node_id, "warn", message)
         return
     for output in config.outputs:
         if output.shapes:
@@ -211,7 +211,7 @@ class SendCheck(SendInterceptor):
         if reason is None:
             reason = self._known[type_] = _why_none_fits(type_, self._config.shapes)
             if reason and not self._raises:
-                write_line(log_line(self._node_id, "warn", self._message(reason)))
+                write_log(self._node_id, "warn", self._message(reason))
         if reason and self._raises:
             raise UnsupportedData(self._message(reason))
 

@@ -22,9 +22,10 @@ from dora.node.events import (
     Reload,
     Stop,
 )
+from dora.node.log import write_log
 from dora.node.operators.operator import DoraStatus, HostedOperator, OperatorOutput, SendOutput
 from dora.node.operators.reload import Unimported
-from dora.node.process import freeze_gc, log_line, print_traceback_of_operator, write_line
+from dora.node.process import freeze_gc, print_traceback_of_program
 from dora.node.receive.local_input import LocalInput
 from dora.node.session.session import Session
 from dora.transport.board import ASLEEP, WORDS
@@ -214,7 +215,7 @@ class Runtime:
             try:
                 status = operator.reload(self._senders[operator.id])
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's operator may raise anything
-                print_traceback_of_operator(error)
+                print_traceback_of_program(error)
                 text = error_line("".join(traceback.format_exception(error)).splitlines())
                 self._log("error", f"operator `{operator.id}`: the old code goes on: {text}")
             else:
@@ -225,7 +226,7 @@ class Runtime:
             modules.put_back(everything=not done)
 
     def _log(self, level: str, text: str) -> None:
-        write_line(log_line(self._session.config.node_id, level, text))
+        write_log(self._session.config.node_id, level, text)
 
     def _stop_operator(self, operator: HostedOperator, stop: Stop) -> None:
         self._deliver(operator, stop)
@@ -256,4 +257,4 @@ def start_runtime() -> None:
     except DaemonLost:
         sys.exit("the daemon is gone")
     except Exception as error:  # noqa: BLE001 - a user's operator may raise anything
-        sys.exit(1 if print_traceback_of_operator(error) else f"error: {error}")
+        sys.exit(1 if print_traceback_of_program(error) else f"error: {error}")

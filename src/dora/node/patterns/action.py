@@ -17,7 +17,7 @@ from dora.errors import SendError
 from dora.node.events import Input
 from dora.node.patterns.replies import Exchange, Replies
 from dora.node.patterns.serving import EMPTY
-from dora.node.process import print_traceback_of_operator
+from dora.node.process import print_traceback_of_program
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS, GoalStatus
 
@@ -250,7 +250,7 @@ class GoalServer:
             if run.status is None:
                 run.succeed(EMPTY if answer is None else answer)
         except Exception as error:  # noqa: BLE001 - a user's function may raise anything
-            if not print_traceback_of_operator(error):
+            if not print_traceback_of_program(error):
                 print(f"error: in `{self._name}`: {error}", file=sys.stderr, flush=True)
             if run.status is None:
                 self._abort(run, error)

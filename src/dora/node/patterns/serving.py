@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from dora.errors import ReceiveClosed
 from dora.node.events import Error, Event, Input, Stop
-from dora.node.process import print_traceback_of_operator
+from dora.node.process import print_traceback_of_program
 from dora.node.receive.inbox import Inbox, timed_out
 
 Server = Callable[[Input], Awaitable[None] | None]  # what it returns is awaited
@@ -131,7 +131,7 @@ def answer_with(
     name = getattr(handler, "__name__", str(handler))
 
     def failed(event: Input, error: Exception) -> None:
-        if not print_traceback_of_operator(error):
+        if not print_traceback_of_program(error):
             print(f"error: in `{name}`: {error}", file=sys.stderr, flush=True)
         refuse(event, f"`{name}` raised {type(error).__name__}: {error}")
 

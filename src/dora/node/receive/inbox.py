@@ -34,11 +34,10 @@ from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import CONTROL, WORDS, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire import node_protocol
-from dora.wire.node_config import WriteEventLog
 
 if TYPE_CHECKING:
     from dora.node.interceptors.base import ReceiveInterceptor
-    from dora.wire.node_protocol import TopologyChange
+    from dora.wire.node_protocol import SessionFrame
 
 _monotonic = time.monotonic_ns
 _DAEMON_CHECK_NS: Final = 50_000_000
@@ -62,13 +61,11 @@ class Inbox(Waiter):
         super().__init__(board, node_slot, doorbell, channel.fileno(), spin_us)
         self.ports = {port.id: port for port in ports}
         self.parameters: dict[str, Any] = {}  # as the daemon set them last
-        self.on_publish_request: Callable[[node_protocol.PublishRequest], None] = lambda _: None
-        self.on_topology_change: Callable[[TopologyChange], None] = lambda _: None
-        self.on_control: Callable[[], None] = lambda: (
-            None
-        )  # the daemon, or a sender that flushes, has written the control word
-        self.on_detached: Callable[[str], None] = lambda _: None  # an input has given out its last event
-        self.on_write_event_log: Callable[[WriteEventLog], None] = lambda _: None
+        # Handlers: for frames that concern more than the inputs; when the daemon, or a sender that flushes,
+        # has written the control word; when a disconnected input has given out its last event.
+        self.on_frame: Callable[[SessionFrame], None] = lambda _: None
+        self.on_control: Callable[[], None] = lambda: None
+        self.on_detached: Callable[[str], None] = lambda _: None
         self.epoch_ns = 0  # when all nodes were ready, on CLOCK_MONOTONIC
         self._interceptors: tuple[ReceiveInterceptor, ...] = ()  # replaced, never changed
         self._open_ports: list[InputPort] = list(ports)  # open ports
@@ -352,17 +349,6 @@ class Inbox(Waiter):
                 if not operators:  # most likely, another process of this node follows
                     for link in self._links:
                         link.release()
-            case node_protocol.PublishRequest():
-                self.on_publish_request(frame)
-            case (
-                node_protocol.AttachLink()
-                | node_protocol.DetachLink()
-                | node_protocol.AttachInput()
-                | node_protocol.DetachInput()
-            ):
-                self.on_topology_change(frame)
-            case WriteEventLog():
-                self.on_write_event_log(frame)
             case node_protocol.NodeFailedFrame():
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
             case node_protocol.NodeRestartedFrame():
@@ -370,8 +356,15 @@ class Inbox(Waiter):
                 self._open_ports += [
                     port for port in self.ports.values() if port.source_back(frame.node_id)
                 ]
+            case (
+                node_protocol.Registered()
+                | node_protocol.RegistrationRefused()
+                | node_protocol.Started()
+                | node_protocol.StartRefused()
+            ):
+                pass  # the handshake comes before there is an inbox
             case _:
-                pass  # frames of the handshake come before there is an inbox
+                self.on_frame(frame)
 
     def _stop(self) -> None:
         if self._stopping:

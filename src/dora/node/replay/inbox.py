@@ -32,7 +32,7 @@ from dora.node.events import (
     Text,
     Tick,
 )
-from dora.node.process import log_line, write_line
+from dora.node.log import write_log
 from dora.node.receive.inbox import Inbox, timed_out
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
@@ -306,7 +306,7 @@ class ReplayInbox(Inbox):
             self._warn(f"{what} did not come: from here on, the replay differs from the recording")
 
     def _warn(self, text: str) -> None:
-        write_line(log_line(self._node_id, "warn", text))
+        write_log(self._node_id, "warn", text)
 
     # ------------------------------------------------------------------ frames of the daemon
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dora.errors import SampleAlreadySent, SendError
 from dora.node.send.output import OutputPort
 from dora.transport.interface import Loan
-
-if TYPE_CHECKING:
-    pass
 
 
 class SampleHandler:
@@ -37,8 +34,8 @@ class SampleHandler:
         self._loan: Loan | None = loan
         memory: Any = (ctypes.c_ubyte * size).from_address(loan.address + offset)
         memory.loan = loan  # which lives as long as any view of the memory
-        # Views of a view share its memory object, not the view itself: whether somebody still uses
-        # the buffer shows in whether the memory object outlives ours.
+        # Views of a view share its memory object, not the view itself: whether the buffer is still
+        # in use shows in whether the memory object outlives ours.
         self._memory = weakref.ref(memory)
         self._view = _bytes_of(memory)
 
@@ -68,7 +65,7 @@ class SampleHandler:
         self._send()
 
     def _in_use(self) -> bool:
-        """Take the buffer back; return whether an array or another view of it lives on."""
+        """Release the buffer; return whether an array or another view of it lives on."""
         try:
             self._view.release()
         except BufferError:

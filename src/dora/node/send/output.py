@@ -11,7 +11,7 @@ import ctypes
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from dora.transport.shm.ring_buffer import RingBufferWriter
 
 SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled before it is copied
-_CREDIT_CHECK: Final = 0.2  # seconds between looks at the board while waiting for credit
+_CREDIT_CHECK: Final = 0.2  # seconds between two reads of the board while waiting for credit
 
 _now = time.time_ns
 _log = logging.getLogger("dora.node")
@@ -71,10 +71,10 @@ class OutputPort:
         rings: bool,
         node_slot: int | None = None,
         doorbell: Callable[[str], Doorbell] = Doorbell,
-        overflow_channels: Sequence[Sender] = (),
+        overflow_channels: Mapping[str, Sender] | None = None,
     ) -> None:
         """``rings``: whether the receivers rely on this side to wake them. ``node_slot``: the line of the
-        sending node on the board. ``overflow_channels``: for the further channels of the configuration."""
+        sending node on the board. ``overflow_channels``: the senders of further channels, by name."""
         self.id = config.id
         self.on_links_changed: Callable[[], None] = lambda: None
         self._config = config
@@ -104,13 +104,7 @@ class OutputPort:
             (target.node_slot * WORDS + ASLEEP, target.node_slot * WORDS + PREWAKE, Bell(target.bell))
             for target in (config.prewake if rings else ())
         ]
-        self._overflow_channels = dict(
-            zip(
-                (overflow_channel.service for overflow_channel in config.overflow_channels),
-                overflow_channels,
-                strict=False,
-            )
-        )
+        self._overflow_channels = dict(overflow_channels or {})  # replaced, never changed
         self._ring_buffers: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
         self._interceptors: tuple[SendInterceptor, ...] = ()  # replaced, never changed
         self._apply_links()
@@ -149,12 +143,12 @@ class OutputPort:
         link: LinkConfig,
         change: int,
         credit_bell: str,
-        overflow_channel: tuple[ChannelConfig | None, Sender | None],
+        overflow_channel: str = "",
+        sender: Sender | None = None,
     ) -> None:
-        """Send to one more link from now on, and to the further channel that it needs."""
-        channel, sender = overflow_channel
-        if channel is not None and sender is not None:
-            self._overflow_channels = {**self._overflow_channels, channel.service: sender}
+        """Send to one more link from now on, and with ``sender`` on the further channel that it needs."""
+        if sender is not None:
+            self._overflow_channels = {**self._overflow_channels, overflow_channel: sender}
         self._config.credit_bell = self._config.credit_bell or credit_bell
         self._config.links = [*self._config.links, link]  # an engine sees that it is another list
         self._apply_links()
@@ -213,10 +207,6 @@ class OutputPort:
                 write(message)
 
         self._send_small = send_and_write if writers else send
-
-    @property
-    def sent(self) -> int:
-        return self._sequence
 
     def statistics(self) -> dict[str, int]:
         return {"sent": self._sequence, "unsent": self.unsent} if self.unsent else {"sent": self._sequence}
@@ -360,7 +350,7 @@ class OutputPort:
         self._ring()
 
     def _flush(self, sequence: int) -> None:
-        """Tell the receivers to drop the messages that they have queued before this one.
+        """Make the receivers drop the messages that they have queued before this one.
 
         They read ``FLUSH`` only when their ``CONTROL`` changes, so other messages do not pay for it.
         """
@@ -461,7 +451,7 @@ class OutputPort:
         self._lock = cast("threading.Lock", RefusingLock())
 
     def close(self) -> None:
-        """Refuse further sends. What was sent stays receivable."""
+        """Refuse further sends. Messages that were sent stay receivable."""
         self._closed = True
         self._sender.close()
         for sender in self._overflow_channels.values():

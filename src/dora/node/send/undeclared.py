@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 
 from dora.errors import UndeclaredOutput, UnsupportedData
-from dora.node.process import log_line, write_line
+from dora.node.log import write_log
 from dora.transport.board import UNDECLARED, WORDS, Board
 
 
@@ -26,7 +26,7 @@ class UndeclaredOutputs:
         node_slot: int,
         operators: Iterable[str] = (),
     ) -> None:
-        """Take the ids of the node's outputs; those of ``operators`` begin with the operator's id."""
+        """``declared``: ids of the outputs; those of ``operators`` begin with the id of the operator."""
         self.sent: dict[str, int] = {}
         self._node_id = node_id
         self._declared = sorted(declared)
@@ -56,9 +56,7 @@ class UndeclaredOutputs:
             before = self.sent.get(output_id, 0)
             self.sent[output_id] = before + 1
         if not before:
-            write_line(
-                log_line(self._node_id, "warn", f"{self.error(output_id)}; its messages are dropped")
-            )
+            write_log(self._node_id, "warn", f"{self.error(output_id)}; its messages are dropped")
         return first
 
     def error(self, output_id: str) -> UndeclaredOutput:

@@ -123,7 +123,7 @@ class SocketChannel:
 def connect(node_id: str | None) -> tuple[SocketChannel, NodeConfig]:
     """Register with the daemon; raises `NotInDataflow`, `ConnectError`.
 
-    A program that a dataflow started uses the address in its environment, whatever ``node_id`` says;
+    A program that a dataflow started uses the address in its environment, whatever ``node_id`` is;
     so one script can be a static and a dynamic node.
     """
     try:
@@ -141,7 +141,7 @@ def _connect(node_id: str | None) -> tuple[SocketChannel, NodeConfig]:
             raise ConnectError(f"DORA_NODE_CONFIG cannot be read: {error}") from error
         return _register(address)
     assert node_id is not None  # the other ways to become a node are tried before this one
-    from dora.dataflow.names import node_id_fault  # its patterns are for those who join by hand
+    from dora.dataflow.names import node_id_fault  # its patterns are for dynamic nodes only
 
     if fault := node_id_fault(node_id):
         raise ConnectError(f"{node_id!r} is not a node id: it {fault}")
@@ -218,7 +218,7 @@ def _introduce(
 
 
 def _find_dynamic(node_id: str) -> tuple[SocketChannel, NodeConfig]:
-    """Ask the running dataflows of this user for a dynamic node of that id, those that may be meant."""
+    """Register as a dynamic node with the running dataflow of this user that declares it."""
     wanted = os.environ.get("DORA_DATAFLOW", "")
     root = runtime_root()
     try:

@@ -10,14 +10,14 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from dora.errors import DaemonLost, SendError, StartFailed
+from dora.errors import DaemonLost, DoraError, SendError, StartFailed
 from dora.node.attach import attach
 from dora.node.host import REPLAY_DIRECTORY, Host
-from dora.node.process import install_bridge, log_line, write_line
+from dora.node.log import install_log_bridge, write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput, TimerInput
@@ -25,22 +25,34 @@ from dora.node.receive.wait import DEFAULT_SPIN_US, REMOTE_SPIN_US
 from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
 from dora.node.session.daemon_client import DaemonChannel
-from dora.node.session.topology import Topology, publish_handler
+from dora.node.session.topology import Topology
 from dora.transport.board import STATE, UNCONNECTED
 from dora.transport.doorbell import Bell
 from dora.transport.forking import RefusingState, disown_after_fork, leak, refuse
 from dora.transport.interface import Engine, Receiver
 from dora.transport.queues import PriorityQueue
-from dora.wire.decode import warm_up
-from dora.wire.metadata import on_text
+from dora.wire.decode import BAD_MESSAGE, decode_arrow, warm_up
+from dora.wire.message import Message
+from dora.wire.metadata import decode_metadata, on_text
 from dora.wire.node_config import InputConfig, NodeConfig, WriteEventLog
-from dora.wire.node_protocol import Closing, Ready, Started, StartRefused, ToNode
+from dora.wire.node_protocol import (
+    Closing,
+    PublishRequest,
+    PublishResult,
+    Ready,
+    SessionFrame,
+    Started,
+    StartRefused,
+    ToNode,
+)
 
 if TYPE_CHECKING:
     from dora.node.interceptors.event_log import EventLog
     from dora.node.interceptors.tracing import Tracer
     from dora.node.interceptors.type_check import FirstMessageCheck
     from dora.node.operators.operator import OperatorOutput
+
+T = TypeVar("T")
 
 RECORD_TO: Final = "DORA_WRITE_EVENTS_TO"
 _CONNECT_TIMEOUT = 60.0  # seconds; the daemon ends the wait earlier when a node fails
@@ -71,7 +83,7 @@ class Session:
         self.owns_process = host.owns_process
         if self.owns_process:
             if not config.dynamic:
-                install_bridge(config.node_id)
+                install_log_bridge(config.node_id)
             on_text(_text_warning(config.node_id))
         self._host = host
         self.engine = host.make_engine()
@@ -93,7 +105,12 @@ class Session:
             [operator.id for operator in config.operators],
         )
         doorbell = host.doorbell(config.bell, self.channel.fileno())
-        ports = host.make_ports() + _make_ports(host, self.engine, self.bell, receivers)
+        ports = host.make_ports()
+        ports += (
+            _make_port(item, host, self.engine, self.bell, receivers.get(item.id))
+            for item in config.inputs
+            if item.kind != "timer"
+        )
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
         if not config.standby:
             _get_ready(config, prepare)
@@ -116,15 +133,13 @@ class Session:
         self._intercept_events()
         if not config.operators:  # the runtime does it for the outputs of operators
             self.intercept_sends(self.outputs)
-        self.inbox.on_publish_request = publish_handler(self)
-        self.topology = Topology(self)
-        self.inbox.on_topology_change = self.topology.handle
-        self.inbox.on_detached = self.topology.detached
+        self.topology = Topology()
+        self.inbox.on_frame = _weakly(self._handle)
+        self.inbox.on_detached = _weakly(self._detached)
         for port in self.outputs.values():
             port.on_links_changed = self.inbox.read_control
-        self.inbox.on_write_event_log = _event_log_writer(self)
         for wanted in config.event_logs:
-            self.inbox.on_write_event_log(wanted)
+            self._write_event_log(wanted)
         self.closed = False
         for frame in early:
             self.inbox.handle(frame)
@@ -166,14 +181,57 @@ class Session:
             for output_id, port in outputs.items():
                 port.intercept(TracedOutput(self.tracer, output_id))
 
-    def event_log(self) -> EventLog:
-        """Return the event log, which stands in the inbox from the first call on."""
+    # ------------------------------------------------------------------ frames of the daemon
+
+    def _handle(self, frame: SessionFrame) -> None:
+        match frame:
+            case PublishRequest():
+                self._publish(frame)
+            case WriteEventLog():
+                self._write_event_log(frame)
+            case _:
+                self.topology.handle(self, frame)
+
+    def _detached(self, input_id: str) -> None:
+        self.topology.detached(self, input_id)
+
+    def _publish(self, frame: PublishRequest) -> None:
+        """Send a message of `dora topic pub`: numbered and counted like the node's own, and with credit."""
+        reason = ""
+        try:
+            message = Message(frame.message)
+            message.validate(len(frame.message))
+            metadata = decode_metadata(message.metadata)
+            port = self.output(frame.output)
+            unsent = port.unsent
+            (self.on_publish or self.send)(frame.output, decode_arrow(message), metadata)
+            if port.unsent != unsent:
+                reason = f"output `{frame.output}`: the queue is full, and the node was asked to stop"
+        except (DoraError, *BAD_MESSAGE) as error:
+            reason = str(error)
+        try:
+            self.channel.send(PublishResult(frame.ticket, reason))
+        except DaemonLost:
+            pass  # the next event reports it
+
+    def _write_event_log(self, frame: WriteEventLog) -> None:
+        if frame.ring_buffers:
+            for port in self.outputs.values():
+                if frame.end:
+                    port.stop_ring_buffer(frame.ring_buffers)
+                else:
+                    port.start_ring_buffer(frame.ring_buffers)
+        if not frame.path:
+            return
         if self._event_log is None:
             from dora.node.interceptors.event_log import EventLog
 
             self._event_log = EventLog(self.config, self.inbox.ports)
             self.inbox.intercept(self._event_log)
-        return self._event_log
+        if frame.end:
+            self._event_log.end(frame.path)
+        else:
+            self._event_log.write_to(frame.path)
 
     def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
         """Return the receiver of a further input, for `add_input`; raises `DoraError`."""
@@ -216,10 +274,6 @@ class Session:
             self.drop(output_id)
         else:
             port.send(data, metadata)
-
-    def publish(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
-        """Send a message of `dora topic pub`; raises the errors of `send`."""
-        (self.on_publish or self.send)(output_id, data, metadata)
 
     def drop(self, output_id: str) -> None:
         """Drop a message for an output that is not declared; raises `SendError` after `close`."""
@@ -282,28 +336,15 @@ class Session:
             self.close()
 
 
-def _event_log_writer(session: Session) -> Callable[[WriteEventLog], None]:
-    """Return the handler of the frames; it does not keep the session alive."""
-    reference = weakref.ref(session)
+def _weakly(method: Callable[[T], None]) -> Callable[[T], None]:
+    """Return a function that calls a method and does not keep its object alive."""
+    reference = weakref.WeakMethod(method)
 
-    def act(frame: WriteEventLog) -> None:
-        session = reference()
-        if session is None:
-            return
-        if frame.ring_buffers:
-            for port in session.outputs.values():
-                if frame.end:
-                    port.stop_ring_buffer(frame.ring_buffers)
-                else:
-                    port.start_ring_buffer(frame.ring_buffers)
-        if not frame.path:
-            return
-        if frame.end:
-            session.event_log().end(frame.path)
-        else:
-            session.event_log().write_to(frame.path)
+    def call(argument: T) -> None:
+        if (found := reference()) is not None:
+            found(argument)
 
-    return act
+    return call
 
 
 def _report_at_exit(reference: weakref.ref[Session]) -> None:
@@ -332,7 +373,7 @@ def _text_warning(node_id: str) -> Callable[[Any], None]:
         if kind not in warned:
             warned.add(kind)
             name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-            write_line(log_line(node_id, "warn", f"metadata values of type {name} are sent as text"))
+            write_log(node_id, "warn", f"metadata values of type {name} are sent as text")
 
     return warn
 
@@ -342,16 +383,6 @@ def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None)
         prepare(config)
     if any(item.kind != "timer" for item in config.inputs):
         warm_up()
-
-
-def _make_ports(
-    host: Host, engine: Engine, own_bell: Bell, receivers: Mapping[str, Receiver]
-) -> list[InputPort]:
-    return [
-        _make_port(item, host, engine, own_bell, receivers.get(item.id))
-        for item in host.config.inputs
-        if item.kind != "timer"
-    ]
 
 
 def _make_port(

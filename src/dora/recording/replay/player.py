@@ -16,7 +16,7 @@ from typing import Final
 from dora.errors import DoraError
 from dora.node.events import Error, Stop
 from dora.node.host import REPLAY_DIRECTORY
-from dora.node.process import log_line, write_line
+from dora.node.log import write_log
 from dora.node.replay.clock import ReplayClock
 from dora.node.replay.inbox import CLOCK_FILE, STEP_POLL_NS
 from dora.node.send.output import OutputPort
@@ -95,7 +95,7 @@ class Player:
                 epoch_ns += int((last_ns - begin_ns + _LOOP_GAP_NS) / self._clock.speed)
         if self._recording.damage and self._recording.end is not None:
             text = f"the recording is damaged, and ends here: {self._recording.damage}"
-            write_line(log_line(self._settings.node_id, "warn", text))
+            write_log(self._settings.node_id, "warn", text)
         if (text := cut(self._recording)) and (directory := os.environ.get(REPLAY_DIRECTORY)):
             with open(os.path.join(directory, self._settings.node_id + CUT_SUFFIX), "w") as file:
                 file.write(text)

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from dora.dataflow.model import NodeSpec as NodeSpec
+from dora.dataflow.model import NodeSpec
 from dora.errors import DoraError
-from dora.node.process import LogBridge
+from dora.node.log import LogBridge
 from dora.testing.scheduler import current
 
 Body = Callable[[], object]
@@ -29,7 +29,7 @@ OnLine = Callable[[str, str], None]
 
 
 class CannotRunInTest(DoraError):
-    """A node cannot run inside the process of a test; the message says what to use instead."""
+    """A node cannot run inside the process of a test; the message has the remedy."""
 
 
 class ProcessImage:
@@ -155,7 +155,7 @@ class _Bridge(LogBridge):
 
 @contextmanager
 def streams_of_nodes() -> Iterator[None]:
-    """Let every node print and log for itself, inside the block."""
+    """Give every node its own output and log, inside the block."""
     stdout, stderr = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Switch("stdout", stdout), _Switch("stderr", stderr)
     root, bridge = logging.getLogger(), _Bridge()
