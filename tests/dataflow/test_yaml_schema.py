@@ -76,7 +76,7 @@ def test_every_field_is_described_in_schema_and_manual(name: str) -> None:
     block: SchemaBlock = BLOCKS[name]
     manual = MANUAL.read_text(encoding="utf-8")
     for field in block.fields.values():
-        description = block.schema()["properties"][field.name]["description"]
+        description = block.definition()["properties"][field.name]["description"]
         assert description.endswith("."), field.name
         assert f"`{field.name}`" in manual, f"{field.name} is missing in {MANUAL.name}"
 

@@ -19,8 +19,8 @@ SCHEMA_FILE = Path(__file__).with_name("dataflow.schema.json")
 def json_schema() -> dict[str, Any]:
     """Return the schema (draft 2020-12), generated from the table that the parser uses.
 
-    It describes each field by itself. What concerns several fields together, such as sources that
-    must exist, only the parser checks.
+    It describes each field by itself. Rules about several fields together, such as sources that must
+    exist, are checked by the parser only.
     """
     return _schema("dora dataflow", "Nodes, and how their outputs are wired to inputs.", DATAFLOW)
 
@@ -37,10 +37,7 @@ def _schema(title: str, description: str, block: SchemaBlock) -> dict[str, Any]:
         "description": description,
         **block.schema(),
         "$defs": {
-            "node": NODE_BLOCK.schema(),
-            "operator": OPERATOR_BLOCK.schema(),
-            "input": INPUT.schema(),
-            "python_source": PYTHON_SOURCE.schema(),
+            used.reference: used.definition() for used in (NODE_BLOCK, OPERATOR_BLOCK, INPUT, PYTHON_SOURCE)
         },
     }
 

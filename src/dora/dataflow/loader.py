@@ -11,9 +11,9 @@ from dora.dataflow.parser.fields import DATAFLOW
 from dora.dataflow.parser.files import Unreadable, names_a_file, names_beside, read_text
 from dora.dataflow.parser.legacy import upgrade_legacy
 from dora.dataflow.parser.resolve_inputs import OfferedOutputs
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode, compose
+from dora.dataflow.parser.tree import MappingNode, SequenceNode, compose_mapping, to_yaml
 from dora.dataflow.parser.values import Reader
-from dora.dataflow.problems import ProblemReport, TextSpan, closest, each_once
+from dora.dataflow.problems import ProblemReport, closest, each_once
 from dora.errors import DataflowError, Problem
 
 
@@ -31,7 +31,7 @@ def load(
     dataflow's ``env`` and win over it (a node's own ``env`` still wins over them).
 
     Raises `DataflowError` with all problems at once; warnings are in ``Dataflow.warnings``. Types that do
-    not fit together are in ``Dataflow.type_warnings``; with ``strict_types``, or if the file says so, they
+    not fit together are in ``Dataflow.type_warnings``; with ``strict_types``, here or in the file, they
     are errors.
     """
     shown = os.fspath(path)
@@ -49,21 +49,11 @@ def load(
 
 def expanded(path: str | os.PathLike[str]) -> str:
     """Return the YAML of a dataflow file with its modules written out; raises as `load` does."""
-    from dora.dataflow.parser.tree import to_yaml
-
     shown = os.fspath(path)
     absolute = os.path.abspath(shown)
-    text = _read(shown)
-    parse(
-        text,
-        file=absolute,
-        shown_file=shown,
-        working_dir=os.path.dirname(absolute),
-        environ=os.environ,
-    )
-    root = _without_modules(
-        text, Reader(ProblemReport(text, shown), os.environ), os.path.dirname(os.path.abspath(shown))
-    )
+    text, folder = _read(shown), os.path.dirname(absolute)
+    parse(text, file=absolute, shown_file=shown, working_dir=folder, environ=os.environ)
+    root = _without_modules(Reader(ProblemReport(text, shown), os.environ), folder)
     assert root is not None
     return to_yaml(root)
 
@@ -119,11 +109,11 @@ def parse(
 ) -> Dataflow:
     """Check the text of a dataflow, like `load` for one that was read already.
 
-    ``file`` is the absolute path for the model, ``shown_file`` how messages call it.
+    ``file`` is the absolute path for the model, ``shown_file`` its name in messages.
     """
     report = ProblemReport(text, shown_file or file or "<dataflow>")
     reader = Reader(report, environ)
-    root = _without_modules(text, reader, working_dir)
+    root = _without_modules(reader, working_dir)
     dataflow: Dataflow | None = None
     if root is not None:
         checked = DATAFLOW.read(root, reader)
@@ -142,13 +132,16 @@ def parse(
     return dataflow
 
 
-def _without_modules(text: str, reader: Reader, project: str) -> MappingNode | None:
+def _without_modules(reader: Reader, project: str) -> MappingNode | None:
     """Return the tree with its modules inlined; None after reporting why it is no dataflow."""
     report = reader.report
-    root = compose(text, report)
-    if not isinstance(root, MappingNode):
-        if not report.failed:
-            _not_a_dataflow(root, report)
+    root = compose_mapping(
+        report,
+        "a dataflow is a mapping",
+        "it begins with `nodes:`, followed by a list of nodes",
+        empty="the file is empty, so it describes no dataflow",
+    )
+    if root is None:
         return None
     upgrade_legacy(root, report)
     if "module" in root.entries:
@@ -217,11 +210,3 @@ def _similar_path(path: str, full: str, *, in_module: bool) -> str:
     if found:
         return f"did you mean `{os.path.join(os.path.dirname(path), found)}`?"
     return "paths are relative to the folder of the dataflow file"
-
-
-def _not_a_dataflow(root: YamlNode | None, report: ProblemReport) -> None:
-    hint = "it begins with `nodes:`, followed by a list of nodes"
-    if root is None or (isinstance(root, ScalarNode) and root.value is None):
-        report.error(TextSpan(0, 0, 0, 1), "the file is empty, so it describes no dataflow", hint)
-    else:
-        report.error(root, "a dataflow is a mapping", hint)

@@ -9,12 +9,12 @@ import re
 import msgspec
 
 from dora._paths import DEFAULT_PORT
-from dora.dataflow.parser.deploy import Labels, MachineId
+from dora.dataflow.parser.deploy import MACHINE_NAME, Labels
 from dora.dataflow.parser.files import Unreadable, read_text
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, YamlNode, compose
+from dora.dataflow.parser.tree import YamlNode, compose_mapping
 from dora.dataflow.parser.values import FieldType, IntegerType, ListType, Reader, Schema, TextType
-from dora.dataflow.problems import ProblemReport, TextSpan
+from dora.dataflow.problems import ProblemReport
 from dora.errors import DataflowError
 
 _PORT = IntegerType(1, 65535)
@@ -125,7 +125,7 @@ COORDINATOR = SchemaBlock(
 MACHINE = SchemaBlock(
     "a machine",
     [
-        Field("id", MachineId(), "The name of the machine, for `deploy: {machine: ID}`.", required=True),
+        Field("id", MACHINE_NAME, "The name of the machine, for `deploy: {machine: ID}`.", required=True),
         Field(
             "host",
             _Word(
@@ -199,15 +199,10 @@ def load_cluster(path: str | os.PathLike[str]) -> Cluster:
 def parse_cluster(text: str, file: str) -> Cluster:
     """Check the text of a cluster file; `load_cluster` without the reading."""
     report = ProblemReport(text, file)
-    root = compose(text, report)
-    cluster: Cluster | None = None
-    if isinstance(root, MappingNode):
-        checked = CLUSTER.read(root, Reader(report, os.environ))
-        if checked is not None:
-            cluster = _assemble(checked, report)
-    elif not report.failed:
-        at = root if root is not None else TextSpan(0, 0, 0, 1)
-        report.error(at, "a cluster file is a mapping", "it begins with `coordinator:` and `machines:`")
+    hint = "it begins with `coordinator:` and `machines:`"
+    root = compose_mapping(report, "a cluster file is a mapping", hint)
+    checked = None if root is None else CLUSTER.read(root, Reader(report, os.environ))
+    cluster = None if checked is None else _assemble(checked, report)
     if report.failed or cluster is None:
         raise DataflowError(problems=report.sorted())
     return cluster

@@ -21,12 +21,12 @@ import msgspec
 
 from dora.dataflow.model import DEFAULT_OPERATOR_ID
 from dora.dataflow.parser.assemble import Assembler
-from dora.dataflow.parser.fields import BUILD, Nodes
+from dora.dataflow.parser.fields import BUILD, NODES
 from dora.dataflow.parser.files import Unreadable, read_text
 from dora.dataflow.parser.legacy import upgrade_legacy
 from dora.dataflow.parser.resolve_inputs import PORTS, OfferedOutputs
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, compose
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, compose_mapping
 from dora.dataflow.parser.values import DATA, ListType, Reader, TextType
 from dora.dataflow.problems import MAX_LISTED, ProblemReport, TextSpan, listed
 
@@ -57,7 +57,7 @@ MODULE_FILE = SchemaBlock(
     "a module",
     [
         Field("module", MODULE_HEADER, "What the module is called, and its ports.", required=True),
-        Field("nodes", Nodes(), "The nodes of the module.", required=True),
+        Field("nodes", NODES, "The nodes of the module.", required=True),
         Field(
             "build",
             BUILD.field_type,
@@ -150,7 +150,7 @@ class Modules:
             self._read[path] = self._define(path, span, report, (*chain, path), note)
         definition = self._read[path]
         if definition is None:
-            report.failed = True  # told where it was used first
+            report.failed = True  # reported where it was used first
         return definition
 
     def _define(
@@ -167,7 +167,7 @@ class Modules:
         root = _tree(own)
         of_the_file = len(own.problems)
         definition = None if root is None else self._check(root, own, path, chain)
-        # What is only suspicious in a node is told of the nodes that come out in the end.
+        # Warnings about nodes come from the check of the dataflow, once the module is inlined.
         of_nodes = [problem for problem in own.problems[of_the_file:] if problem.severity == "error"]
         own.problems[of_the_file:] = of_nodes
         report.take(own)
@@ -215,14 +215,10 @@ class Modules:
 
 
 def _tree(report: ProblemReport) -> MappingNode | None:
-    root = compose(report.origin.text, report)
-    if isinstance(root, MappingNode):
+    root = compose_mapping(report, "a module is a mapping", "it has the fields `module` and `nodes`")
+    if root is not None:
         upgrade_legacy(root, report)
-        return root
-    if not report.failed:
-        hint = "it has the fields `module` and `nodes`"
-        report.error(root or TextSpan(0, 0, 0, 1), "a module is a mapping", hint)
-    return None
+    return root
 
 
 def _check_ports(node: CheckedBlock, module: ModuleDefinition, report: ProblemReport) -> None:

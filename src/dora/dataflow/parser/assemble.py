@@ -44,7 +44,7 @@ from dora.errors import Problem
 _DEFAULT_LOG = LogOptions()
 _DEFAULT_RESTART = RestartOptions()
 
-# What a node can be. Some are refused where they are read, so that they need no second error.
+# The fields of which a node has one. Some are refused where they are read, and need no second error.
 _KINDS = ("path", "operator", "operators", "ros2", "module")
 _KINDS_WITHOUT_PATH = ("hub", "git")  # each has an error of its own
 
@@ -71,8 +71,8 @@ class Assembler:
         in_module: bool = False,
         deploy: Deploy = HERE,
     ) -> None:
-        """``offers``: what the nodes that use modules offer, by id; ``in_module``: see `InputResolver`;
-        ``deploy``: where nodes run that do not say it."""
+        """``offers``: the outputs of nodes that use modules, by id; ``in_module``: see `InputResolver`;
+        ``deploy``: the default of nodes that have none."""
         self.reader = reader
         self.report: ProblemReport = reader.report
         self.offers = offers or {}
@@ -491,7 +491,7 @@ def assemble(
 ) -> Dataflow:
     """Return the dataflow of a checked document; only meaningful if the report has no error.
 
-    ``strict_types``: types that do not fit together are errors, whatever the document says.
+    ``strict_types``: types that do not fit together are errors, whatever the document has.
     """
     overrides = {name: value for name, value in env_overrides.items() if not refused_variable(name)}
     for name in sorted(env_overrides.keys() - overrides.keys()):

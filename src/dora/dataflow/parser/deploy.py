@@ -9,36 +9,38 @@ from dora.dataflow.model import HERE, Deploy
 from dora.dataflow.names import MACHINE_ID, machine_id_fault
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.tree import MappingNode, YamlNode
-from dora.dataflow.parser.values import TEXT_SCHEMA, ChoiceType, FieldType, Reader, Schema, TextType, shape
+from dora.dataflow.parser.values import (
+    TEXT_SCHEMA,
+    ChoiceType,
+    FieldType,
+    Reader,
+    RuledTextType,
+    Schema,
+    TextType,
+    report_expected,
+)
 from dora.dataflow.problems import ProblemReport
 
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
 
 
-class MachineId(FieldType[str]):
-    """The name of a machine: what its daemon was given as ``--machine-id``."""
+def _machine_fault(text: str) -> tuple[str, str] | None:
+    fault = machine_id_fault(text)
+    return (f"the machine id `{text[:60]}` {fault}", "for example `robot-1`") if fault else None
 
-    def read(self, value: YamlNode, reader: Reader) -> str | None:
-        text = TextType("the id of a machine", may_be_empty=False).read(value, reader)
-        if text is not None and (fault := machine_id_fault(text)):
-            reader.report.error(value, f"the machine id `{text[:60]}` {fault}", "for example `robot-1`")
-            return None
-        return text
 
-    def schema(self) -> Schema:
-        return {**TEXT_SCHEMA, "pattern": f"^{MACHINE_ID}$"}
+MACHINE_NAME = RuledTextType(
+    "the id of a machine", _machine_fault, {**TEXT_SCHEMA, "pattern": f"^{MACHINE_ID}$"}
+)
+"""The name of a machine: what its daemon was given as ``--machine-id``."""
 
 
 class Labels(FieldType[dict[str, str]]):
-    """What a machine must have: names and values."""
+    """Names and values that a machine must have."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
         if not isinstance(value, MappingNode):
-            reader.report.error(
-                value,
-                f"expected a mapping of labels, found {shape(value)}",
-                "for example `labels: {gpu: true}`",
-            )
+            report_expected(value, reader, "a mapping of labels", "for example `labels: {gpu: true}`")
             return None
         labels: dict[str, str] = {}
         for name, (key, item) in value.entries.items():
@@ -64,7 +66,7 @@ class Labels(FieldType[dict[str, str]]):
 DEPLOY = SchemaBlock(
     "`deploy`",
     [
-        Field("machine", MachineId(), "The machine to run on, by the `--machine-id` of its daemon."),
+        Field("machine", MACHINE_NAME, "The machine to run on, by the `--machine-id` of its daemon."),
         Field(
             "labels",
             Labels(),
@@ -115,7 +117,7 @@ def deploy_of(checked: CheckedBlock, default: Deploy, report: ProblemReport) -> 
 
 
 def is_elsewhere(checked: CheckedBlock, default: Deploy) -> bool:
-    """Return whether a node's files may be on another machine, where nobody can look now."""
+    """Return whether a node's files may be on another machine, so that they cannot be checked now."""
     block: CheckedBlock | None = checked.get("deploy")
     if block is None or not block.nodes:
         return default != HERE

@@ -11,7 +11,7 @@ from msgspec import structs
 from dora.dataflow.model import LOG_LEVELS, Source
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.programs import CHECKSUM, PYTHON
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.parser.sources import SourceFault, parse_source
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.parser.values import (
@@ -33,7 +33,7 @@ from dora.dataflow.parser.values import (
     UnsupportedType,
     WordsType,
     as_text,
-    shape,
+    report_expected,
 )
 from dora.dataflow.parser.variables import EnvironmentType, ParametersType, ParameterValuesType
 from dora.dataflow.types.contracts import CONTRACTS, TYPE_RULES
@@ -47,7 +47,7 @@ class SourceText(FieldType[Source]):
     def read(self, value: YamlNode, reader: Reader) -> Source | None:
         if not isinstance(value, ScalarNode) or value.value is None:
             hint = "write `<node>/<output>`, for example `camera/image`"
-            reader.report.error(value, f"expected the source of an input, found {shape(value)}", hint)
+            report_expected(value, reader, "the source of an input", hint)
             return None
         try:
             return parse_source(value.text)
@@ -92,25 +92,8 @@ INPUT = SchemaBlock(
             "Seconds of silence after which the input counts as closed. Unset: never.",
         ),
     ],
+    reference="input",
 )
-
-
-class InputKind(FieldType[CheckedBlock]):
-    """An input: its source alone, or a mapping with the source and options."""
-
-    def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
-        if isinstance(value, MappingNode):
-            return INPUT.read(value, reader)
-        source = SourceText().read(value, reader)
-        if source is None:
-            return None
-        checked = CheckedBlock(value)
-        checked.values["source"] = source
-        checked.nodes["source"] = value
-        return checked
-
-    def schema(self) -> Schema:
-        return {"anyOf": [SourceText().schema(), {"$ref": "#/$defs/input"}]}
 
 
 class Inputs(MapType[CheckedBlock]):
@@ -119,7 +102,7 @@ class Inputs(MapType[CheckedBlock]):
     def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
         if not isinstance(value, MappingNode):
             hint = "write `inputs: {image: camera/image}`: the name of each input, then its source"
-            reader.report.error(value, f"expected a mapping of inputs, found {shape(value)}", hint)
+            report_expected(value, reader, "a mapping of inputs", hint)
             return None
         found = {
             name: (DATA.read(as_text(key), reader), self.item.read(item, reader))
@@ -132,7 +115,7 @@ class Inputs(MapType[CheckedBlock]):
 
 _INPUTS = Field(
     "inputs",
-    Inputs(InputKind(), "inputs"),
+    Inputs(ShortForm(INPUT, "source"), "inputs"),
     "For each input the name that the program sees, and its source: `image: camera/image`.",
 )
 _OUTPUTS = Field(
@@ -181,31 +164,14 @@ PYTHON_SOURCE = SchemaBlock(
     [
         Field(
             "source",
-            TextType("a path", may_be_empty=False),
+            TextType("the path of a Python file", may_be_empty=False),
             "The Python file with the class.",
             required=True,
         ),
         Field("conda_env", TextType("a name", may_be_empty=False), "The conda environment to run it in."),
     ],
+    reference="python_source",
 )
-
-
-class PythonSource(FieldType[CheckedBlock]):
-    """The Python file of an operator, or a mapping with the file and a conda environment."""
-
-    def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
-        if isinstance(value, MappingNode):
-            return PYTHON_SOURCE.read(value, reader)
-        path = TextType("the path of a Python file", may_be_empty=False).read(value, reader)
-        if path is None:
-            return None
-        checked = CheckedBlock(value)
-        checked.values["source"] = path
-        checked.nodes["source"] = value
-        return checked
-
-    def schema(self) -> Schema:
-        return {"anyOf": [TextType(may_be_empty=False).schema(), {"$ref": "#/$defs/python_source"}]}
 
 
 OPERATOR_BLOCK = SchemaBlock(
@@ -218,7 +184,7 @@ OPERATOR_BLOCK = SchemaBlock(
         ),
         Field(
             "python",
-            PythonSource(),
+            ShortForm(PYTHON_SOURCE, "source"),
             "The Python file with `class Operator`, relative to the dataflow file; "
             "or `{source: file.py, conda_env: name}`.",
         ),
@@ -244,36 +210,23 @@ OPERATOR_BLOCK = SchemaBlock(
         ),
         *CONTRACTS,
     ],
+    reference="operator",
     example="{id: detect, python: detect.py}",
 )
 
 
-class Operators(FieldType[tuple[CheckedBlock, ...]]):
+class Operators(BlockList):
+    """The operators of a runtime: at least one, each with an id."""
+
     def read(self, value: YamlNode, reader: Reader) -> tuple[CheckedBlock, ...] | None:
-        if not isinstance(value, SequenceNode):
-            hint = "begin each operator with `- id:`, or use `operator:` for a single one"
-            reader.report.error(value, f"expected a list of operators, found {shape(value)}", hint)
-            return None
-        operators = [OPERATOR_BLOCK.read(item, reader) for item in value.items]
-        if not value.items:
+        if isinstance(value, SequenceNode) and not value.items:
             reader.report.error(value, "this list of operators is empty")
             return None
-        return tuple(operator for operator in operators if operator is not None)
+        return super().read(value, reader)
 
     def schema(self) -> Schema:
-        return {
-            "type": "array",
-            "minItems": 1,
-            "items": {"allOf": [OperatorKind().schema()], "required": ["id"]},
-        }
-
-
-class OperatorKind(FieldType[CheckedBlock]):
-    def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
-        return OPERATOR_BLOCK.read(value, reader)
-
-    def schema(self) -> Schema:
-        return {"$ref": "#/$defs/operator"}
+        items = {"allOf": [self.block.schema()], "required": ["id"]}
+        return {"type": "array", "minItems": 1, "items": items}
 
 
 # --------------------------------------------------------------------------- nodes
@@ -316,13 +269,17 @@ NODE_BLOCK = SchemaBlock(
         _OUTPUTS,
         Field(
             "operator",
-            OperatorKind(),
+            OPERATOR_BLOCK,
             "One operator: a Python class that runs inside a runtime. Its id is `op` if it has none.",
             on_runtime=True,
         ),
         Field(
             "operators",
-            Operators(),
+            Operators(
+                OPERATOR_BLOCK,
+                "operators",
+                "begin each operator with `- id:`, or use `operator:` for a single one",
+            ),
             "Several operators that share one process, the runtime; messages between them are not copied.",
             on_runtime=True,
         ),
@@ -465,22 +422,12 @@ NODE_BLOCK = SchemaBlock(
             on_module=True,
         ),
     ],
+    reference="node",
     example="{id: camera, path: camera.py}",
 )
 
 
-class Nodes(FieldType[tuple[CheckedBlock, ...]]):
-    def read(self, value: YamlNode, reader: Reader) -> tuple[CheckedBlock, ...] | None:
-        if not isinstance(value, SequenceNode):
-            hint = "begin each node with `- id:`"
-            reader.report.error(value, f"expected a list of nodes, found {shape(value)}", hint)
-            return None
-        nodes = [NODE_BLOCK.read(item, reader) for item in value.items]
-        return tuple(node for node in nodes if node is not None)
-
-    def schema(self) -> Schema:
-        return {"type": "array", "items": {"$ref": "#/$defs/node"}}
-
+NODES = BlockList(NODE_BLOCK, "nodes", "begin each node with `- id:`")
 
 # --------------------------------------------------------------------------- the dataflow
 
@@ -499,7 +446,7 @@ DEBUG = SchemaBlock(
 DATAFLOW = SchemaBlock(
     "a dataflow",
     [
-        Field("nodes", Nodes(), "The nodes of the dataflow: its processes.", required=True),
+        Field("nodes", NODES, "The nodes of the dataflow: its processes.", required=True),
         Field("env", EnvironmentType(), "Environment variables for every node; a node's own `env` wins."),
         Field(
             "exit_when_nodes_finish",

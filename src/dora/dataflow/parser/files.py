@@ -9,7 +9,7 @@ import stat
 from dora.dataflow.problems import did_you_mean
 
 MANIFEST_FILE = "dora-node.yml"
-"""What a node's program says about itself, in its folder, see `dora.dataflow.types.manifest`."""
+"""The description of a node's program, in its folder; see `dora.dataflow.types.manifest`."""
 
 
 MAX_SIZE = 16 << 20  # bytes of a file that is read whole
@@ -19,7 +19,7 @@ _descriptor = re.compile(r"/dev/fd/([0-9]{1,9})|/proc/self/fd/([0-9]{1,9})|/dev/
 
 
 class Unreadable(Exception):
-    """A file cannot be used; ``str(error)`` is the sentence, ``hint`` the mend."""
+    """A file cannot be used; ``str(error)`` is the sentence, ``hint`` the remedy."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -29,8 +29,8 @@ class Unreadable(Exception):
 def read_text(path: str, shown: str, max_size: int = MAX_SIZE) -> str:
     """Return the text of a file; raises `Unreadable`, whose sentence calls the file ``shown``.
 
-    ``max_size`` is in bytes. What is no file, such as a device or a named pipe, is refused without waiting
-    for it; pipes that this process was started with are read.
+    ``max_size`` is in bytes. A path to a device or a named pipe is refused without waiting for it; pipes
+    that this process was started with are read.
     """
     try:
         data = read_bytes(path, max_size)
@@ -55,11 +55,11 @@ def read_text(path: str, shown: str, max_size: int = MAX_SIZE) -> str:
 
 
 class NotAFile(OSError):
-    """A path leads to something that has no end or may never answer; ``str(error)`` says to what."""
+    """A path leads to something that has no end or may never answer, which ``str(error)`` names."""
 
 
 class TooLarge(OSError):
-    """A file has more bytes than anybody would read."""
+    """A file has too many bytes to read."""
 
 
 def read_bytes(path: str, max_size: int = MAX_SIZE) -> bytes:
@@ -74,9 +74,9 @@ def read_bytes(path: str, max_size: int = MAX_SIZE) -> bytes:
 
 
 def open_to_read(path: str) -> int:
-    """Return a descriptor of a file; raises `OSError`, or `NotAFile` for what is no regular file.
+    """Return a descriptor of a regular file; raises `OSError`, or `NotAFile` for anything else.
 
-    Opening never waits. Pipes that this process was started with are taken, too.
+    Opening never waits. Pipes that this process was started with are accepted, too.
     """
     ours = _descriptor(path)
     if ours is not None:
@@ -97,7 +97,7 @@ def open_to_read(path: str) -> int:
 
 
 def kind_of(mode: int) -> str:
-    """Return what a path leads to that is neither a file nor a folder, from its ``st_mode``."""
+    """Return the kind of a path that is neither a file nor a folder, from its ``st_mode``."""
     if stat.S_ISFIFO(mode):
         return "a pipe"
     return "a socket" if stat.S_ISSOCK(mode) else "a device"

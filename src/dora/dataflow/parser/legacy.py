@@ -31,7 +31,7 @@ def upgrade_legacy(root: MappingNode, report: ProblemReport) -> None:
 
 
 def _is_local(source: YamlNode) -> bool:
-    """Return whether a ``source`` only says that the program, its ``path``, is on this machine."""
+    """Return whether a ``source`` only means that the program, its ``path``, is on this machine."""
     return isinstance(source, ScalarNode) and source.text == "Local"
 
 

@@ -9,7 +9,7 @@ import msgspec
 from dora.dataflow.model import Download, GitSource, PythonEnvironment
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.tree import ScalarNode, YamlNode
-from dora.dataflow.parser.values import FieldType, ListType, Reader, Schema, TextType
+from dora.dataflow.parser.values import FieldType, ListType, Reader, RuledTextType, Schema, TextType
 from dora.dataflow.problems import ProblemReport, listed
 
 OLDEST = (3, 11)  # that dora runs on
@@ -21,42 +21,19 @@ _SHA256 = "[0-9A-Fa-f]{64}"
 _VERSION = rf"{_CLAUSE}( *, *{_CLAUSE})*"
 
 
-class PythonVersion(FieldType[str]):
-    """A version of Python, ``3.12``, or a range, ``>=3.11,<3.13``."""
-
-    def read(self, value: YamlNode, reader: Reader) -> str | None:
-        text = TextType("a version of Python", may_be_empty=False).read(value, reader)
-        if text is None:
-            return None
-        if len(text) > 100 or not re.fullmatch(_VERSION, text.strip()):
-            reader.report.error(
-                value, f"`{text}` is not a version of Python", 'write for example "3.12" or ">=3.11,<3.13"'
-            )
-            return None
-        parts = text.strip().split(".")
-        if parts[0] == "3" and len(parts) > 1 and parts[1].isdigit() and (3, int(parts[1])) < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
-            reader.report.error(value, f"dora needs Python {oldest} or newer, not {text}")
-            return None
-        return text.strip()
-
-    def schema(self) -> Schema:
-        return {"type": ["string", "number"], "pattern": f"^{_VERSION}$"}
+def _version_fault(text: str) -> tuple[str, str] | None:
+    text = text.strip()
+    if len(text) > 100 or not re.fullmatch(_VERSION, text):
+        return f"`{text}` is not a version of Python", 'write for example "3.12" or ">=3.11,<3.13"'
+    parts = text.split(".")
+    if parts[0] == "3" and len(parts) > 1 and parts[1].isdigit() and (3, int(parts[1])) < OLDEST:
+        return f"dora needs Python {'.'.join(map(str, OLDEST))} or newer, not {text}", ""
+    return None
 
 
-class Requirement(FieldType[str]):
-    """A requirement as pip understands it, without options."""
-
-    def read(self, value: YamlNode, reader: Reader) -> str | None:
-        text = TextType("a requirement", may_be_empty=False).read(value, reader)
-        if text is not None and (fault := requirement_fault(text)):
-            hint = "list what is needed, for example `numpy>=2`; a `build` line may use options"
-            reader.report.error(value, fault, hint)
-            return None
-        return text
-
-    def schema(self) -> Schema:
-        return TextType(may_be_empty=False).schema()
+def _requirement_fault(text: str) -> tuple[str, str] | None:
+    hint = "list what is needed, for example `numpy>=2`; a `build` line may use options"
+    return (fault, hint) if (fault := requirement_fault(text)) else None
 
 
 def requirement_fault(text: str) -> str:
@@ -88,39 +65,34 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
+_PYTHON_VERSION = RuledTextType(
+    "a version of Python", _version_fault, {"type": ["string", "number"], "pattern": f"^{_VERSION}$"}
+)
+_REQUIREMENT = RuledTextType("a requirement", _requirement_fault, TextType(may_be_empty=False).schema())
 _ENVIRONMENT = SchemaBlock(
     "`python`",
     [
-        Field("version", PythonVersion(), 'The version, "3.12", or a range, ">=3.11,<3.13".'),
+        Field("version", _PYTHON_VERSION, 'The version, "3.12", or a range, ">=3.11,<3.13".'),
         Field(
             "requirements",
-            ListType(Requirement(), "requirements"),
+            ListType(_REQUIREMENT, "requirements"),
             "The packages that the node needs, as pip understands them. dora need not be among them.",
         ),
     ],
 )
 
 
-class Checksum(FieldType[str]):
-    """A SHA-256, in hexadecimal digits."""
+def _checksum_fault(text: str) -> tuple[str, str] | None:
+    if re.fullmatch(_SHA256, text):
+        return None
+    return f"`{text}` is not a SHA-256", "it has 64 hexadecimal digits; `sha256sum FILE` prints it"
 
-    def read(self, value: YamlNode, reader: Reader) -> str | None:
-        text = TextType("a SHA-256").read(value, reader)
-        if text is not None and not re.fullmatch(_SHA256, text):
-            reader.report.error(
-                value,
-                f"`{text}` is not a SHA-256",
-                "it has 64 hexadecimal digits; `sha256sum FILE` prints it",
-            )
-            return None
-        return text.lower() if text is not None else None
 
-    def schema(self) -> Schema:
-        return {"type": "string", "pattern": f"^{_SHA256}$"}
+CHECKSUM = RuledTextType("a SHA-256", _checksum_fault, {"type": "string", "pattern": f"^{_SHA256}$"})
 
 
 class PythonOfNode(FieldType[CheckedBlock]):
-    """What a node asks of its Python."""
+    """The version and the packages of a node's Python."""
 
     def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
         if isinstance(value, ScalarNode) and isinstance(value.value, str) and value.text.endswith(".py"):
@@ -137,7 +109,6 @@ class PythonOfNode(FieldType[CheckedBlock]):
 
 
 PYTHON = PythonOfNode()
-CHECKSUM = Checksum()
 
 
 def python_environment(node: CheckedBlock) -> PythonEnvironment | None:
@@ -145,7 +116,8 @@ def python_environment(node: CheckedBlock) -> PythonEnvironment | None:
     block = node.get("python")
     if block is None:
         return None
-    return PythonEnvironment(block.get("version"), tuple(block.get("requirements") or ()))
+    version: str | None = block.get("version")
+    return PythonEnvironment(version and version.strip(), tuple(block.get("requirements") or ()))
 
 
 def git_source(node: CheckedBlock, report: ProblemReport, owner: str) -> GitSource | None:
@@ -206,7 +178,8 @@ def download_of(node: CheckedBlock, report: ProblemReport, owner: str) -> Downlo
             "this program is downloaded without encryption, so anybody on the way can exchange it",
             "use `https://`, or add `path_sha256`",
         )
-    return Download(url, node.get("path_sha256"))
+    checksum: str | None = node.get("path_sha256")
+    return Download(url, checksum and checksum.lower())
 
 
 def downloaded_path(url: str) -> str:

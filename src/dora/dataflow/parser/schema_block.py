@@ -7,8 +7,15 @@ from typing import Any
 
 import msgspec
 
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, YamlNode
-from dora.dataflow.parser.values import FieldType, Reader, Schema, UnsupportedType, is_unset, shape
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
+from dora.dataflow.parser.values import (
+    FieldType,
+    Reader,
+    Schema,
+    UnsupportedType,
+    is_unset,
+    report_expected,
+)
 from dora.dataflow.problems import TextSpan, listed
 
 
@@ -27,7 +34,7 @@ class Field(msgspec.Struct, frozen=True):
 class CheckedBlock:
     """A block that was read: the values of its fields, and their places in the file.
 
-    ``get`` returns None for a field that is unset or invalid; ``failed`` tells the two apart.
+    ``get`` returns None for a field that is unset or invalid; ``failed`` distinguishes the two.
     """
 
     def __init__(self, span: TextSpan) -> None:
@@ -60,25 +67,30 @@ class CheckedBlock:
 
 
 class SchemaBlock(FieldType[CheckedBlock]):
-    """A mapping with the fields of a table. ``noun`` names the block in messages, ``example`` shows one."""
+    """A mapping with the fields of a table."""
 
     def __init__(
         self,
         noun: str,
         fields: Sequence[Field],
+        *,
+        reference: str = "",
         notes: bool = False,
         example: str = "",
     ) -> None:
+        """``noun`` names the block in messages, ``example`` shows one. ``notes``: accept fields ``x-…``, a
+        place for anchors. ``reference``: the name of its definition, for a block with several uses."""
         self.noun = noun
         self.example = example
         self.fields = {field.name: field for field in fields}
-        self.notes = notes  # accept `x-...` fields, a place for anchors
+        self.reference = reference
+        self.notes = notes
         self.elsewhere: dict[str, str] = {}  # fields of other blocks → the noun of that block
 
     def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
         if not isinstance(value, MappingNode):
             hint = f"for example `{self.example}`" if self.example else ""
-            reader.report.error(value, f"expected a mapping for {self.noun}, found {shape(value)}", hint)
+            report_expected(value, reader, f"a mapping for {self.noun}", hint)
             return None
         checked = CheckedBlock(value)
         for name, (key, item) in value.entries.items():
@@ -116,6 +128,10 @@ class SchemaBlock(FieldType[CheckedBlock]):
         reader.report.error(key, f"{self.noun} has no field `{name}`", hint)
 
     def schema(self) -> Schema:
+        return {"$ref": f"#/$defs/{self.reference}"} if self.reference else self.definition()
+
+    def definition(self) -> Schema:
+        """Return the JSON schema, written out."""
         properties: Schema = {}
         for field in self.fields.values():
             schema: Schema = {"description": field.description, **field.field_type.schema()}
@@ -131,6 +147,48 @@ class SchemaBlock(FieldType[CheckedBlock]):
         if required:
             result["required"] = required
         return result
+
+
+class ShortForm(FieldType[CheckedBlock]):
+    """A block, or the value of one of its fields alone."""
+
+    def __init__(self, block: SchemaBlock, field: str) -> None:
+        self.block = block
+        self.field = field
+        self.field_type: FieldType[Any] = block.fields[field].field_type
+
+    def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
+        if isinstance(value, MappingNode):
+            return self.block.read(value, reader)
+        found = self.field_type.read(value, reader)
+        if found is None:
+            return None
+        checked = CheckedBlock(value)
+        checked.values[self.field] = found
+        checked.nodes[self.field] = value
+        return checked
+
+    def schema(self) -> Schema:
+        return {"anyOf": [self.field_type.schema(), self.block.schema()]}
+
+
+class BlockList(FieldType[tuple[CheckedBlock, ...]]):
+    """A list of blocks; one that cannot be used is left out, so that the others are still checked."""
+
+    def __init__(self, block: SchemaBlock, of: str, hint: str) -> None:
+        self.block = block
+        self.of = of
+        self.hint = hint
+
+    def read(self, value: YamlNode, reader: Reader) -> tuple[CheckedBlock, ...] | None:
+        if not isinstance(value, SequenceNode):
+            report_expected(value, reader, f"a list of {self.of}", self.hint)
+            return None
+        blocks = (self.block.read(item, reader) for item in value.items)
+        return tuple(block for block in blocks if block is not None)
+
+    def schema(self) -> Schema:
+        return {"type": "array", "items": self.block.schema()}
 
 
 def _or_null(schema: Schema) -> Schema:

@@ -196,7 +196,7 @@ def expand(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
             return match[0]
         return value
 
-    # Behind the last `}` nothing is closed any more: looking for it from every `${` would take for ever.
+    # Behind the last `}` nothing is closed any more: searching for it from every `${` would take too long.
     end = text.rfind("}") + 1
     return _reference.sub(replace, text[:end]) + _without_braces.sub(replace, text[end:]), unset
 

@@ -288,6 +288,23 @@ def compose(text: str, report: ProblemReport) -> YamlNode | None:
         return None
 
 
+def compose_mapping(
+    report: ProblemReport, message: str, hint: str, *, empty: str = ""
+) -> MappingNode | None:
+    """Return the tree of the report's text; None after reporting ``message`` if it is no mapping.
+
+    ``empty`` is the message for an empty text, by default the same.
+    """
+    root = compose(report.origin.text, report)
+    if isinstance(root, MappingNode):
+        return root
+    if not report.failed:
+        is_empty = root is None or (isinstance(root, ScalarNode) and root.value is None)
+        where = TextSpan(0, 0, 0, 1) if root is None or (empty and is_empty) else root
+        report.error(where, empty if empty and is_empty else message, hint)
+    return None
+
+
 class _Composer:
     def __init__(self, report: ProblemReport) -> None:
         self.report = report
@@ -428,8 +445,8 @@ class _Composer:
             elif key.text in entries:
                 first, kept = entries[key.text]
                 # Published files repeat a line here and there; that is harmless as long as they agree.
-                tell = self.report.warn if kept.plain() == value.plain() else self.report.error
-                tell(
+                report = self.report.warn if kept.plain() == value.plain() else self.report.error
+                report(
                     key,
                     f"the key `{key.text}` is there twice; the first one is on line {first.line + 1}",
                     "remove one of them",

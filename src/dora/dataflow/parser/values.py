@@ -102,6 +102,25 @@ class TextType(FieldType[str]):
         return dict(TEXT_SCHEMA) if self.may_be_empty else {**TEXT_SCHEMA, "pattern": r"\S"}
 
 
+class RuledTextType(TextType):
+    """A text that a rule accepts: ``fault`` returns a message and a hint for one that it does not."""
+
+    def __init__(self, wanted: str, fault: Callable[[str], tuple[str, str] | None], schema: Schema) -> None:
+        super().__init__(wanted, may_be_empty=False)
+        self.fault = fault
+        self.own_schema = schema
+
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = super().read(value, reader)
+        if text is None or (fault := self.fault(text)) is None:
+            return text
+        reader.report.error(value, *fault)
+        return None
+
+    def schema(self) -> Schema:
+        return dict(self.own_schema)
+
+
 class IdentifierType(FieldType[str]):
     """The id of a node or operator, or of an input or output."""
 

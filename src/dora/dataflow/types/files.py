@@ -10,15 +10,23 @@ import msgspec
 
 from dora.dataflow.parser.files import Unreadable, read_text, yaml_files_below
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, YamlNode, compose
-from dora.dataflow.parser.values import FieldType, ListType, Reader, Schema, TextType, as_text, shape
+from dora.dataflow.parser.tree import MappingNode, YamlNode, compose_mapping
+from dora.dataflow.parser.values import (
+    FieldType,
+    ListType,
+    Reader,
+    Schema,
+    TextType,
+    as_text,
+    report_expected,
+)
 from dora.dataflow.problems import ProblemReport, TextSpan
 
-# What types are called: ``std/media/v1/Image``, ``my/v1/Reading``, ``…/AudioFrame[sample_type=f32]``.
+# Names of types: ``std/media/v1/Image``, ``my/v1/Reading``, ``…/AudioFrame[sample_type=f32]``.
 #
-# The part before the last slash is where the type is defined: a part of the standard library, or a file
-# ``types/my/v1.yml`` beside the dataflow. Parameters narrow a type; one that is not given can be
-# anything.
+# The part before the last slash is the place of the definition: a part of the standard library, or a file
+# ``types/my/v1.yml`` beside the dataflow. Parameters narrow a type; one that is not given matches any
+# value.
 
 STANDARD = "std/"
 MAX_TYPE = 1000  # characters of a name
@@ -29,7 +37,7 @@ _parameter = re.compile(rf" *({_word}) *= *([^=,\[\]]*[^=,\[\] ]) *").fullmatch
 
 
 class TypeFault(ValueError):
-    """A text that is no type: the sentence, and the mend."""
+    """A text that is no type: the message, and the hint."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -48,7 +56,7 @@ class TypeName(msgspec.Struct, frozen=True):
 
     @property
     def short(self) -> str:
-        """The name without where it is defined."""
+        """The name without the part."""
         return self.base.rpartition("/")[2]
 
     def agrees(self, other: TypeName) -> bool:
@@ -60,7 +68,7 @@ class TypeName(msgspec.Struct, frozen=True):
 
 
 def parse_type(text: str) -> TypeName:
-    """Return the type that a text names; raises `TypeFault`. Whether it exists is another question.
+    """Return the type that a text names, whether it exists or not; raises `TypeFault`.
 
     >>> str(parse_type("std/media/v1/AudioFrame[sample_type=f32, channels=2]"))
     'std/media/v1/AudioFrame[channels=2,sample_type=f32]'
@@ -126,7 +134,7 @@ class _Types(FieldType[dict[str, CheckedBlock]]):
     def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
         if not isinstance(value, MappingNode):
             hint = "write the name of each type, then `arrow:` and the rest below it"
-            reader.report.error(value, f"expected a mapping of types, found {shape(value)}", hint)
+            report_expected(value, reader, "a mapping of types", hint)
             return None
         types: dict[str, CheckedBlock] = {}
         for key, item in value.entries.values():
@@ -146,14 +154,14 @@ TYPE_FILE = SchemaBlock(
 
 
 class TypeDefinition(NamedTuple):
-    """What a type is: an Arrow type by name, or a struct of fields; and where that is written."""
+    """The meaning of a type, an Arrow type by name or a struct of fields, and its place in a file."""
 
     meaning: str | dict[str, str]
     span: TextSpan
 
 
 def read_types(project: str, shown: str, reader: Reader) -> dict[str, dict[str, TypeDefinition]]:
-    """Return part → type → definition of all types of a project; what is wrong goes to the report.
+    """Return part → type → definition of all types of a project; problems go to the report.
 
     ``project`` is the folder of the dataflow file, which messages call ``shown``.
     """
@@ -173,11 +181,8 @@ def read_types(project: str, shown: str, reader: Reader) -> dict[str, dict[str, 
 
 def _read_file(part: str, reader: Reader) -> dict[str, TypeDefinition]:
     report = reader.report
-    root = compose(report.origin.text, report)
-    if not isinstance(root, MappingNode):
-        if not report.failed:
-            hint = "it begins with `types:`"
-            report.error(root or TextSpan(0, 0, 0, 1), "a file of types is a mapping", hint)
+    root = compose_mapping(report, "a file of types is a mapping", "it begins with `types:`")
+    if root is None:
         return {}
     if f"{part}/".startswith(STANDARD):
         message = f"`{part}` would be a part of the standard library"

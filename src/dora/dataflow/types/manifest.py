@@ -1,4 +1,4 @@
-"""The manifest of a node: ``dora-node.yml`` beside its program says what the program takes and gives."""
+"""The manifest of a node: ``dora-node.yml`` beside a program describes its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from dora.dataflow.parser.files import MANIFEST_FILE, Unreadable, is_file, read_text
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, YamlNode, compose
+from dora.dataflow.parser.tree import YamlNode, compose_mapping
 from dora.dataflow.parser.values import (
     ChoiceType,
     CommandsType,
@@ -26,9 +26,9 @@ from dora.dataflow.types.contracts import TYPE_NAME
 
 
 class _Anything(FieldType[object]):
-    """What is for people, or for other programs."""
+    """Content for people, or for other programs."""
 
-    def read(self, value: YamlNode, reader: Reader) -> object:  # noqa: ARG002 - what all kinds take
+    def read(self, value: YamlNode, reader: Reader) -> object:  # noqa: ARG002 - a parameter of all types
         return value.plain()
 
     def schema(self) -> Schema:
@@ -81,7 +81,7 @@ MANIFEST = SchemaBlock(
 
 
 class NodeManifest(msgspec.Struct, frozen=True):
-    """What a manifest says about a program."""
+    """A manifest, checked."""
 
     file: str  # as messages call it
     entrypoint: str
@@ -92,7 +92,7 @@ class NodeManifest(msgspec.Struct, frozen=True):
 
 
 def manifest_of(path: str, project: str, shown: str, reader: Reader) -> NodeManifest | None:
-    """Return the manifest beside a program that is about it; what is wrong goes to the report.
+    """Return the manifest of a program, from its folder; None if there is none. Problems go to the report.
 
     ``path`` is relative to ``project``, the folder of the dataflow file, which messages call ``shown``.
     """
@@ -114,13 +114,8 @@ def manifest_of(path: str, project: str, shown: str, reader: Reader) -> NodeMani
 def read_manifest(reader: Reader) -> NodeManifest | None:
     """Read the text of a report as a manifest; None after reporting what is wrong with it."""
     report = reader.report
-    root = compose(report.origin.text, report)
-    if not isinstance(root, MappingNode):
-        if not report.failed:
-            hint = "it begins with `apiVersion: 1`"
-            report.error(root or TextSpan(0, 0, 0, 1), "the manifest of a node is a mapping", hint)
-        return None
-    checked = MANIFEST.read(root, reader)
+    root = compose_mapping(report, "the manifest of a node is a mapping", "it begins with `apiVersion: 1`")
+    checked = None if root is None else MANIFEST.read(root, reader)
     if checked is None or report.failed:
         return None
     ports: dict[str, dict[str, CheckedBlock]] = {
