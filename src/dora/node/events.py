@@ -280,33 +280,33 @@ class Input(Event):
         return dict, (self.copy(),)
 
 
-class InputClosed(Event):
+class _EventOfId(Event):
+    """An event that has an ``id`` and nothing else."""
+
+    __slots__ = ()
+    __match_args__ = ("id",)
+    if TYPE_CHECKING:
+        id: str
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+
+
+class InputClosed(_EventOfId):
     """Nothing more will come on input ``id`` (or, after an ``input_timeout``, has not for too long).
 
     Comes after all messages of that input.
     """
 
     __slots__ = ()
-    __match_args__ = ("id",)
     type: ClassVar[str] = "INPUT_CLOSED"
-    if TYPE_CHECKING:
-        id: str
-
-    def __init__(self, input_id: str) -> None:
-        super().__init__(id=input_id)
 
 
-class InputRecovered(Event):
+class InputRecovered(_EventOfId):
     """Messages come again on input ``id``, which an ``input_timeout`` had closed."""
 
     __slots__ = ()
-    __match_args__ = ("id",)
     type: ClassVar[str] = "INPUT_RECOVERED"
-    if TYPE_CHECKING:
-        id: str
-
-    def __init__(self, input_id: str) -> None:
-        super().__init__(id=input_id)
 
 
 class Stop(Event):
@@ -364,17 +364,11 @@ class NodeFailed(Event):
         )
 
 
-class NodeRestarted(Event):
+class NodeRestarted(_EventOfId):
     """The upstream node ``id`` was restarted."""
 
     __slots__ = ()
-    __match_args__ = ("id",)
     type: ClassVar[str] = "NODE_RESTARTED"
-    if TYPE_CHECKING:
-        id: str
-
-    def __init__(self, node_id: str) -> None:
-        super().__init__(id=node_id)
 
 
 class Reload(Event):
@@ -395,7 +389,7 @@ class Reload(Event):
     def __init__(
         self, operator_id: str | None = None, *, operators: Sequence[str] = (), modules: Sequence[str] = ()
     ) -> None:
-        """``operators`` of a runtime, and the files among their imports, are to be loaded anew."""
+        """``operators`` of a runtime, and the files among their imports, are to be loaded again."""
         super().__init__(**({} if operator_id is None else {"id": operator_id}))
         self.operators = operators
         self.modules = modules
@@ -415,17 +409,11 @@ class ParamUpdate(Event):
         super().__init__(id=key, value=value)
 
 
-class ParamDeleted(Event):
+class ParamDeleted(_EventOfId):
     """Parameter ``id`` of this node was deleted, while it runs."""
 
     __slots__ = ()
-    __match_args__ = ("id",)
     type: ClassVar[str] = "PARAM_DELETED"
-    if TYPE_CHECKING:
-        id: str
-
-    def __init__(self, key: str) -> None:
-        super().__init__(id=key)
 
 
 class Unknown(Event):

@@ -72,7 +72,7 @@ class Node:
     def next(self, timeout: float | None = None) -> Event | None:
         """Wait for the next event and return it; None once the stream has ended, and ever after.
 
-        With ``timeout`` (seconds, 0 only looks), returns an ``ERROR`` event when it expires, as
+        With ``timeout`` (seconds; 0: without waiting), returns an ``ERROR`` event when it expires, as
         existing programs expect; its ``is_timeout`` is True. Raises ``ValueError`` for a negative or
         non-finite timeout. Ctrl-C works while it waits.
         """
@@ -200,10 +200,12 @@ class Node:
         Raises `UndeclaredOutput`, and `UndeclaredInput` if no response can come; what concerns the
         server is raised by waiting.
         """
-        from dora.node.patterns.service import call
+        from dora.node.patterns.service import Call
 
-        port = self._session.output(output_id)
-        return call(self._exchanges(), port, data, metadata, _checked(timeout), reply)
+        port, replies = self._session.output(output_id), self._exchanges()
+        call = Call(replies, output_id, [reply] if isinstance(reply, str) else reply, _checked(timeout))
+        replies.ask(call, port, data, metadata)
+        return call
 
     def serve(self, input_id: str, output_id: str) -> Callable[[_Handler], _Handler]:
         """Register a function that answers the requests of an input, while this node receives events.
@@ -212,8 +214,8 @@ class Node:
         ... def add(request):
         ...     return pa.compute.sum(request.value)
 
-        The function gets the `Input` event and returns the data of the response (None: empty). What it
-        raises is printed and answered as ``error``. It may be ``async`` in a program that receives with
+        The function gets the `Input` event and returns the data of the response (None: empty). An
+        exception is printed and answered as ``error``. It may be ``async`` in a program that receives with
         asyncio. Messages without ``request_id`` remain events. Raises `UndeclaredInput`,
         `UndeclaredOutput`, ``ValueError`` for an input that is served already.
         """
@@ -222,7 +224,7 @@ class Node:
         port = self._session.output(output_id)
 
         def register(handler: _Handler) -> _Handler:
-            self._serving(input_id).add(input_id, *responder(handler, port))
+            self._serving(input_id).add(input_id, "request_id", responder(handler, port))
             return handler
 
         return register
@@ -242,15 +244,17 @@ class Node:
         ``cancel``: the output for `Goal.cancel`. ``timeout`` (seconds from now until the result) and
         ``reply`` (the inputs of feedback and result) as for `call`; so are the errors.
         """
-        from dora.node.patterns.action import send_goal
+        from dora.node.patterns.action import Goal
 
         session = self._session
 
         def send_cancel(goal_id: str) -> None:
             session.output(cancel).send(b"", {"goal_id": goal_id})
 
-        port = session.output(output_id)
-        return send_goal(self._exchanges(), port, data, metadata, _checked(timeout), reply, send_cancel)
+        port, replies = session.output(output_id), self._exchanges()
+        goal = Goal(replies, output_id, reply, _checked(timeout), send_cancel)
+        replies.ask(goal, port, data, metadata)
+        return goal
 
     def serve_goals(
         self, input_id: str, result: str, feedback: str | None = None, cancel: str | None = None
@@ -324,7 +328,7 @@ class Node:
         """The parameters of this node: those of the YAML, and what was set since.
 
         A live view, up to date whenever this program receives events; `ParamUpdate` and
-        `ParamDeleted` tell of changes. It cannot be written to.
+        `ParamDeleted` report changes. It cannot be written to.
         """
         return MappingProxyType(self._session.inbox.parameters)
 

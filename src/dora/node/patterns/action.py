@@ -7,17 +7,16 @@ carries its ``goal_id``; the result, and nothing else, carries a ``goal_status``
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 from dora.errors import SendError
 from dora.node.events import Input
 from dora.node.patterns.replies import Exchange, Replies
 from dora.node.patterns.serving import EMPTY
-from dora.node.process import print_traceback_of_program
+from dora.node.process import print_error_of_handler
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS, GoalStatus
 
@@ -33,20 +32,22 @@ class Goal(Exchange):
     >>> goal.result().value, goal.status                                  # doctest: +SKIP
 
     Iterating (``for``, ``async for``) gives the feedback, as `Input` events, and ends with the result.
-    Feedback that nobody takes waits here, the newest 1,000; ``feedback_dropped`` counts the rest.
+    Feedback waits here, the newest 1,000 messages; ``feedback_dropped`` counts the rest.
     """
 
     noun: ClassVar[str] = "goal"
+    key: ClassVar[str] = GOAL_ID
 
     def __init__(
         self,
         replies: Replies,
         output_id: str,
-        inputs: Iterable[str],
+        named: Iterable[str] | None,
         timeout: float | None,
         cancel: Callable[[str], None],
     ) -> None:
-        super().__init__(replies, output_id, inputs, timeout)
+        """``cancel`` requests the end of the goal with this id; the other parameters are of `Exchange`."""
+        super().__init__(replies, output_id, named, timeout)
         self._cancel = cancel
         self._feedback: deque[Input] = deque()
         self.feedback_dropped = 0
@@ -62,7 +63,7 @@ class Goal(Exchange):
         return None if self._answer is None else self._answer["metadata"].get(ERROR)
 
     def cancel(self) -> None:
-        """Ask the server to cancel; the result says whether it did. Raises `UndeclaredOutput`."""
+        """Ask the server to cancel; the result shows whether it did. Raises `UndeclaredOutput`."""
         if not self.done:
             self._cancel(self.id)
 
@@ -86,12 +87,7 @@ class Goal(Exchange):
         Raises `CallTimedOut` (a ``TimeoutError``; the goal is not canceled by it), and `CallFailed`
         once no result can come any more. Events that come meanwhile stay for `Node.next`.
         """
-        self._until(_never)
-        return self._result()
-
-    def __await__(self) -> Generator[Any, None, Input]:
-        yield from self._until_async(_never).__await__()
-        return self._result()
+        return self._wait_for_answer()
 
     def __iter__(self) -> Iterator[Input]:
         return self
@@ -117,25 +113,6 @@ class Goal(Exchange):
     def __repr__(self) -> str:
         state = "under way" if not self.done else self.status or "failed"
         return f"<dora.Goal {self.id} on {self.output_id!r}, {state}>"
-
-
-def _never() -> bool:
-    return False
-
-
-def send_goal(
-    replies: Replies,
-    port: OutputPort,
-    data: Any,
-    metadata: Mapping[str, Any] | None,
-    timeout: float | None,
-    named: Iterable[str] | None,
-    cancel: Callable[[str], None],
-) -> Goal:
-    """Send a goal; see `Node.send_goal`."""
-    goal = Goal(replies, port.id, replies.inputs_for(port.id, named), timeout, cancel)
-    replies.ask(goal, port, data, {**(metadata or {}), GOAL_ID: goal.id})
-    return goal
 
 
 class GoalRun:
@@ -250,8 +227,7 @@ class GoalServer:
             if run.status is None:
                 run.succeed(EMPTY if answer is None else answer)
         except Exception as error:  # noqa: BLE001 - a user's function may raise anything
-            if not print_traceback_of_program(error):
-                print(f"error: in `{self._name}`: {error}", file=sys.stderr, flush=True)
+            print_error_of_handler(self._name, error)
             if run.status is None:
                 self._abort(run, error)
         finally:

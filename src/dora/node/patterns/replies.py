@@ -19,7 +19,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, ClassVar, Final, Literal
 
 from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
@@ -38,14 +38,18 @@ class Exchange(ABC):
     """A request that is answered by messages with its id."""
 
     noun: ClassVar[str]
+    key: ClassVar[str]  # of the id in metadata
 
     def __init__(
-        self, replies: Replies, output_id: str, inputs: Iterable[str], timeout: float | None
+        self, replies: Replies, output_id: str, named: Iterable[str] | None, timeout: float | None
     ) -> None:
-        """``timeout``: seconds from now on; None: no limit."""
+        """``named``: see `Replies.inputs_for`. ``timeout``: seconds from now on; None: no limit.
+
+        Raises `UndeclaredInput`.
+        """
         self.id = uuid7()
         self.output_id = output_id
-        self.awaited = set(inputs)  # on which an answer may still come
+        self.awaited = set(replies.inputs_for(output_id, named))  # on which an answer may still come
         self._replies = replies
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
@@ -61,18 +65,17 @@ class Exchange(ABC):
 
     @abstractmethod
     def take(self, event: Input) -> bool:
-        """Take a message of this exchange; return True if it was the answer."""
+        """Handle a message of this exchange; return True if it was the answer."""
 
     def lose(self, input_id: str, reason: str) -> None:
         """Remove an input on which no answer comes any more; after the last one the exchange has failed."""
         self.awaited.discard(input_id)
         if not self.awaited:
-            self.fail(CallFailed(f"the {self.noun} on `{self.output_id}` has no answer: {reason}"))
+            self.lose_all(reason)
 
     def lose_all(self, reason: str) -> None:
         """Fail: no answer comes any more."""
-        for input_id in list(self.awaited):
-            self.lose(input_id, reason)
+        self.fail(CallFailed(f"the {self.noun} on `{self.output_id}` has no answer: {reason}"))
 
     def fail(self, error: Exception) -> None:
         if not self.done:
@@ -88,6 +91,14 @@ class Exchange(ABC):
         self._woken.set()
         for wake in tuple(self._wakers):
             wake()
+
+    def _wait_for_answer(self) -> Input:
+        self._until(lambda: False)
+        return self._result()
+
+    def __await__(self) -> Generator[Any, None, Input]:
+        yield from self._until_async(lambda: False).__await__()
+        return self._result()
 
     def _until(self, ready: Callable[[], bool]) -> None:
         """Wait in this thread until ``ready()``, or this exchange has ended."""
@@ -287,28 +298,21 @@ class Replies:
             + f" (its inputs: {', '.join(known) or 'none'})"
         )
 
-    def ask(self, exchange: Exchange, port: OutputPort, data: Any, metadata: dict[str, Any]) -> None:
+    def ask(
+        self, exchange: Exchange, port: OutputPort, data: Any, metadata: Mapping[str, Any] | None
+    ) -> None:
         """Send the message that opens an exchange; the exchange fails at once if no node can answer."""
         self._pending[exchange.id] = exchange
         self._remember(exchange.id, "asked")
         if self._inbox.is_closing:
             exchange.lose_all("this node was asked to stop")
         elif not port.is_heard():
-            exchange.fail(
-                CallFailed(
-                    f"the {exchange.noun} on `{exchange.output_id}` has no answer: no node that receives "
-                    "it is running at the moment"
-                )
-            )
+            exchange.lose_all("no node that receives it is running at the moment")
         elif not any(self._ports[input_id].open for input_id in exchange.awaited):
-            exchange.fail(
-                CallFailed(
-                    f"the {exchange.noun} on `{exchange.output_id}` has no answer: "
-                    f"{', '.join(f'`{input_id}`' for input_id in sorted(exchange.awaited))} is closed"
-                )
-            )
+            names = ", ".join(f"`{input_id}`" for input_id in sorted(exchange.awaited))
+            exchange.lose_all(f"{names} is closed")
         else:
-            port.send(data, metadata)
+            port.send(data, {**(metadata or {}), exchange.key: exchange.id})
 
     # ------------------------------------------------------------------ answers
 

@@ -6,13 +6,15 @@ The client's side is a `Call`; the server's is a function that `Node.serve` regi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from dora.errors import CallRefused
 from dora.node.events import Input
-from dora.node.patterns.replies import Exchange, Replies
-from dora.node.patterns.serving import EMPTY, Server, answer_with
+from dora.node.patterns.replies import Exchange
+from dora.node.patterns.serving import EMPTY, Server
+from dora.node.process import print_error_of_handler
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import ERROR, REQUEST_ID
 
@@ -28,6 +30,7 @@ class Call(Exchange):
     """
 
     noun: ClassVar[str] = "call"
+    key: ClassVar[str] = REQUEST_ID
 
     def take(self, event: Input) -> bool:
         error = event["metadata"].get(ERROR)
@@ -44,43 +47,34 @@ class Call(Exchange):
         and `CallFailed` once no response can come any more: the server ended or was restarted, or this
         node was asked to stop. Events that come meanwhile stay for `Node.next`.
         """
-        self._until(_never)
-        return self._result()
-
-    def __await__(self) -> Generator[Any, None, Input]:
-        yield from self._until_async(_never).__await__()
-        return self._result()
+        return self._wait_for_answer()
 
     def __repr__(self) -> str:
         return f"<dora.Call {self.id} on {self.output_id!r}, {'done' if self.done else 'under way'}>"
 
 
-def _never() -> bool:
-    return False
+def responder(handler: Callable[[Input], Any], port: OutputPort) -> Server:
+    """Return a server that sends what ``handler`` returns, or that it raised."""
+    name = getattr(handler, "__name__", str(handler))
 
+    def respond(request: Input, answer: Any, **error: str) -> None:
+        data = EMPTY if answer is None else answer
+        port.send(data, {REQUEST_ID: request["metadata"][REQUEST_ID], **error})
 
-def call(
-    replies: Replies,
-    port: OutputPort,
-    data: Any,
-    metadata: Mapping[str, Any] | None,
-    timeout: float | None,
-    reply: str | Iterable[str] | None,
-) -> Call:
-    """Send a request; see `Node.call`."""
-    named = [reply] if isinstance(reply, str) else reply
-    made = Call(replies, port.id, replies.inputs_for(port.id, named), timeout)
-    replies.ask(made, port, data, {**(metadata or {}), REQUEST_ID: made.id})
-    return made
+    def fail(request: Input, error: Exception) -> None:
+        print_error_of_handler(name, error)
+        respond(request, None, **{ERROR: f"`{name}` raised {type(error).__name__}: {error}"})
 
+    async def serve_async(request: Input) -> None:
+        try:
+            respond(request, await handler(request))
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+            fail(request, error)
 
-def responder(handler: Callable[[Input], Any], port: OutputPort) -> tuple[str, Server]:
-    """Return the key of requests, and a server that answers them with the results of ``handler``."""
+    def serve(request: Input) -> None:
+        try:
+            respond(request, handler(request))
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+            fail(request, error)
 
-    def respond(request: Input, answer: Any) -> None:
-        port.send(EMPTY if answer is None else answer, {REQUEST_ID: request["metadata"][REQUEST_ID]})
-
-    def refuse(request: Input, reason: str) -> None:
-        port.send(EMPTY, {REQUEST_ID: request["metadata"][REQUEST_ID], ERROR: reason})
-
-    return REQUEST_ID, answer_with(handler, respond, refuse)
+    return serve_async if inspect.iscoroutinefunction(handler) else serve

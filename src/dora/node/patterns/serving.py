@@ -8,14 +8,12 @@ serve nothing do not pay for it.
 from __future__ import annotations
 
 import inspect
-import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from dora.errors import ReceiveClosed
 from dora.node.events import Error, Event, Input, Stop
-from dora.node.process import print_traceback_of_program
 from dora.node.receive.inbox import Inbox, timed_out
 
 Server = Callable[[Input], Awaitable[None] | None]  # what it returns is awaited
@@ -119,32 +117,3 @@ class Serving:
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - time.monotonic(), 0.0)
-
-
-def answer_with(
-    handler: Callable[[Input], Any],
-    succeed: Callable[[Input, Any], None],
-    refuse: Callable[[Input, str], None],
-) -> Server:
-    """Return a server that sends what a user's function returns, or that it raised."""
-
-    name = getattr(handler, "__name__", str(handler))
-
-    def failed(event: Input, error: Exception) -> None:
-        if not print_traceback_of_program(error):
-            print(f"error: in `{name}`: {error}", file=sys.stderr, flush=True)
-        refuse(event, f"`{name}` raised {type(error).__name__}: {error}")
-
-    async def serve_async(event: Input) -> None:
-        try:
-            succeed(event, await handler(event))
-        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
-            failed(event, error)
-
-    def serve(event: Input) -> None:
-        try:
-            succeed(event, handler(event))
-        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
-            failed(event, error)
-
-    return serve_async if inspect.iscoroutinefunction(handler) else serve
