@@ -121,7 +121,7 @@ def _is_made_by_dora(folder: str, status: os.stat_result) -> bool:
 
 
 def has_mark(folder: str) -> bool:
-    """Return whether the lock of a folder says that dora made it."""
+    """Return whether the lock of a folder has the text of dora."""
     try:
         lock = open_own(f"{folder}/{ROOT_LOCK}", os.O_RDONLY)
     except (OSError, UnsafeFile):

@@ -5,7 +5,7 @@
     DoraError (RuntimeError)
     ├── DataflowError           the YAML cannot be used; carries every problem found
     ├── BuildError              a ``build`` command failed
-    ├── DataflowFailed          a dataflow ran and at least one node failed; says which and why
+    ├── DataflowFailed          a dataflow ran and at least one node failed; names it and the reason
     ├── NotInDataflow           ``Node()`` outside a dataflow
     ├── ConnectError            the daemon refused this node, or cannot be reached
     │   └── StartFailed         the start barrier broke: another node ended before it was ready

@@ -139,7 +139,7 @@ def with_replaced(
 
 
 def without_node(running: Dataflow, node_id: str) -> Dataflow:
-    """Take a node out, and with it the inputs that it feeds."""
+    """Remove a node, and the inputs that it feeds."""
     nodes = tuple(
         _without_inputs(
             node,
@@ -220,7 +220,7 @@ def with_link(
 
 
 def without_link(running: Dataflow, source: str, target: str) -> Change:
-    """Take a link away, and with it the input; raises `DoraError`."""
+    """Remove a link, and with it the input; raises `DoraError`."""
     node, input_id = _split_target(running, target)
     found = {item.id: item for item in node.inputs}.get(input_id)
     if found is None:

@@ -1,4 +1,4 @@
-"""The checked model of a dataflow: what is left of the YAML once every rule has been applied.
+"""The checked model of a dataflow: the YAML once every rule has been applied.
 
 Everything here is immutable, normalised and complete: defaults are filled in, variables expanded,
 sources parsed, operator references rewritten to their long form. Nothing here reads a file.
@@ -161,12 +161,12 @@ class NodeSpec(msgspec.Struct, frozen=True):
     startup_timeout: float | None = None  # seconds
     hot_reload: ReloadMode = "overlap"
     cpu_affinity: tuple[int, ...] = ()
-    python: PythonEnvironment | None = None  # None: what runs dora, or what ``--uv`` says
+    python: PythonEnvironment | None = None  # None: that of dora, or with ``--uv`` one of uv
     git: GitSource | None = None
     download: Download | None = None
     parameters: dict[str, Any] = {}  # as they are at the start
     deploy: Deploy = HERE
-    pattern: str | None = None  # "service-server", "action-client", …; None: no part in one, or not said
+    pattern: str | None = None  # "service-server", "action-client", …; None: none is declared
     place: str | None = None  # "file.yml:3:5" of the node's mapping, for messages
     module: str = ""  # the id of the node that used the module it comes from, "" if none did
 
@@ -176,7 +176,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
 
     @property
     def declares_pattern(self) -> bool:
-        """Whether it, or one of its operators, is said to take part in services or actions."""
+        """Whether it, or one of its operators, declares a pattern."""
         return self.pattern is not None or any(operator.pattern for operator in self.operators)
 
     @property
@@ -193,7 +193,7 @@ class Program(msgspec.Struct, frozen=True):
 
     path: str
     built: bool  # a build may make the file
-    place: Problem  # where the path is written; its message is who runs it, "the node `a`"
+    place: Problem  # of the path in the file; its message is the owner, "the node `a`"
     node: str  # the id of the node
     elsewhere: bool = False  # it may be on another machine
 
@@ -206,7 +206,7 @@ class PortType(msgspec.Struct, frozen=True):
 
 
 ANY = PortType("", ())
-"""The type of what declares none."""
+"""The type of an input or output that declares none."""
 
 
 class Types(msgspec.Struct, frozen=True):
@@ -228,8 +228,8 @@ class Dataflow(msgspec.Struct, frozen=True):
     descriptor: dict[str, Any] = {}  # the document as plain values: `NodeSpec.dataflow_descriptor()`
     programs: tuple[Program, ...] = ()
     types: Types = Types()
-    warnings: tuple[Problem, ...] = ()  # what was suspicious but usable
-    type_warnings: tuple[Problem, ...] = ()  # what does not fit together, by the types that are declared
+    warnings: tuple[Problem, ...] = ()  # of things that are suspicious but usable
+    type_warnings: tuple[Problem, ...] = ()  # of declared types that do not fit together
 
     @property
     def file_stem(self) -> str:

@@ -1,4 +1,4 @@
-"""Ids of nodes, operators, inputs, outputs and machines: what they may look like."""
+"""Ids of nodes, operators, inputs, outputs and machines: which texts are valid."""
 
 from __future__ import annotations
 

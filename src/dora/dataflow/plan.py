@@ -43,7 +43,7 @@ from dora.wire.node_config import (
 # Room on every channel for receivers beyond the links: taps, and restarted receivers whose former process
 # is not cleaned up yet.
 SPARE_RECEIVERS = 3
-MAX_TAPS = 4  # commands that look at one output at the same time
+MAX_TAPS = 4  # commands that tap one output at the same time
 # A sender keeps a record of each message for each possible receiver: 9 MB a receiver for a queue of
 # 4,096 messages. Where queues are longer than this, there is room for one tap.
 _DEEP_QUEUE = 256
@@ -70,7 +70,7 @@ class RunContext(msgspec.Struct, frozen=True):
     board: str  # path of the board
     engine: Literal["iceoryx2", "zenoh"] = "iceoryx2"
     zenoh_endpoint: str = ""
-    tap_queue: int = 0  # messages that the tap of a recorder holds; 0: nobody is expected
+    tap_queue: int = 0  # messages that the tap of a recorder holds; 0: no recorder is expected
     trace: TraceConfig | None = None  # None: nothing is traced
     machine: str = ""  # this one
     machines: dict[str, str] = {}  # node id → its machine; empty: all nodes are here
@@ -331,7 +331,7 @@ def _prewake(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellC
 
 def _taps(longest: int, context: RunContext) -> int:
     if context.tap_queue:
-        return 2  # the recorder, and one who looks
+        return 2  # the recorder, and an observer
     return MAX_TAPS if longest <= _DEEP_QUEUE else 1
 
 

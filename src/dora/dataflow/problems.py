@@ -22,7 +22,7 @@ class Origin:
     """A file that problems point into.
 
     For a module, ``prefix`` is what the ids of its nodes begin with once they are part of the dataflow
-    (problems call them as the file does), and ``note`` says who uses it.
+    (problems use the names of the file), and ``note`` names the node that uses it.
     """
 
     __slots__ = ("_lines", "file", "note", "prefix", "text")
@@ -58,7 +58,7 @@ class TextSpan:
 
 
 class _Effort:
-    """What is left for suggestions."""
+    """The effort that may still be spent on suggestions."""
 
     def __init__(self) -> None:
         self.suggestions = MAX_SUGGESTIONS
@@ -66,7 +66,7 @@ class _Effort:
 
 
 class ProblemReport:
-    """The problems found so far, and the file that they point into unless a span says otherwise."""
+    """The problems found so far, and the file that they point into unless a span has another one."""
 
     def __init__(self, text: str, file: str, within: ProblemReport | None = None) -> None:
         """``within``: the report of the file that led to this one; both share what suggestions may cost."""
@@ -168,7 +168,7 @@ class ProblemReport:
 
 
 def each_once(problems: Iterable[Problem]) -> list[Problem]:
-    """Return problems without those that differ only in who uses the file."""
+    """Return problems without those that differ only in their note."""
     unique: dict[Problem, Problem] = {}
     for problem in problems:
         unique.setdefault(problem._replace(note=""), problem)
@@ -194,7 +194,7 @@ def _in_word(source: str, column: int) -> bool:
 
 
 def _shortened(text: str) -> str:
-    """Return a sentence without the middle of quoted words that nobody would read to their end."""
+    """Return a sentence without the middle of very long quoted words."""
     if len(text) < _LONG_MESSAGE:
         return text
     return _LONG_WORD.sub(lambda found: f"`{found[1][:60]}…{found[1][-20:]}`", text)

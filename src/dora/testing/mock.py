@@ -71,8 +71,8 @@ class MockNode:
     {'double': [4, 6]}
 
     Events are equal to plain dictionaries. Values are passed on as they are given. There is no time: see
-    `run_node` and `VirtualDataflow` for timers, queues and several nodes. What needs a running dataflow
-    raises ``NotImplementedError``.
+    `run_node` and `VirtualDataflow` for timers, queues and several nodes. Methods that need a running
+    dataflow raise ``NotImplementedError``.
     """
 
     def __init__(

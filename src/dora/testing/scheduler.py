@@ -37,7 +37,7 @@ _POLL_INTERVAL: Final = 0.05  # seconds, while only foreign threads can do somet
 
 
 class VirtualTimeError(DoraError):
-    """A dataflow in virtual time cannot continue; the message says what each node waits for."""
+    """A dataflow in virtual time cannot continue; the message has what each node waits for."""
 
 
 class Killed(BaseException):
@@ -205,7 +205,7 @@ class Scheduler:
         self.wait(None, self.now + nanoseconds, why)
 
     def idle_poll(self) -> None:
-        """Let the other tasks run after a poll that found nothing; the next ones also take virtual time."""
+        """Run the other tasks after a poll that found nothing; the next ones also take virtual time."""
         task = self._task()
         if task is None:
             return

@@ -14,7 +14,7 @@ from dora.node.node import Node
 from dora.testing.dataflow import DEFAULT_LIMIT, DEFAULT_PATIENCE, VirtualDataflow
 from dora.testing.record import Messages
 
-_FEEDER = "test"
+_FEEDER, _SUBJECT = "test", "node"
 
 
 class At(NamedTuple):
@@ -74,7 +74,7 @@ def run_node(
     Raises the exception of the node, unless ``check`` is False; `VirtualTimeError` if it does not end.
     """
     builder, messages = _bench(inputs, options or {})
-    subject = builder.add_node("node", path="dynamic", args=list(args), env=dict(env or {}))
+    subject = builder.add_node(_SUBJECT, path="dynamic", args=list(args), env=dict(env or {}))
     _connect(subject, builder, timers or {}, options or {}, messages)
     for output in outputs or ():
         subject.add_output(output)
@@ -82,7 +82,7 @@ def run_node(
     if isinstance(node, str) and os.sep not in node and not node.endswith(".py"):
         subject.path(node)
         body = None
-    return _run("node", body, builder, messages, outputs is None, stop_after, check, limit, patience)
+    return _run(body, builder, messages, outputs is None, stop_after, check, limit, patience)
 
 
 def run_operator(
@@ -106,12 +106,12 @@ def run_operator(
     given = isinstance(operator, (str, os.PathLike))
     file = os.path.abspath(os.fspath(operator)) if given else "operator.py"  # type: ignore[arg-type]
     subject = Operator("op", python=file)
-    builder.add_node("node").add_operator(subject)
+    builder.add_node(_SUBJECT).add_operator(subject)
     _connect(subject, builder, timers or {}, options or {}, messages)
     for output in outputs:
         subject.add_output(output)
     body = None if given else {"op": operator}
-    run = _run("node", body, builder, messages, False, stop_after, check, limit, patience)
+    run = _run(body, builder, messages, False, stop_after, check, limit, patience)
     return run._replace(
         outputs=Messages({name.removeprefix("op/"): sent for name, sent in run.outputs.items()})
     )
@@ -149,7 +149,6 @@ def _connect(
 
 
 def _run(
-    node_id: str,
     body: Any,
     builder: DataflowBuilder,
     messages: list[At],
@@ -159,18 +158,18 @@ def _run(
     limit: float,
     patience: float,
 ) -> NodeRun:
-    nodes: dict[str, Any] = {} if body is None else {node_id: body}
+    nodes: dict[str, Any] = {} if body is None else {_SUBJECT: body}
     if builder.nodes[0].id == _FEEDER:
         nodes[_FEEDER] = lambda: _feed(messages)
     with VirtualDataflow(
         builder,
         nodes=nodes,
-        any_output=[node_id] if any_output else (),
+        any_output=[_SUBJECT] if any_output else (),
         limit=limit,
         patience=patience,
     ) as flow:
         result = flow.run(stop_after, check=check)
-    prefix = f"{node_id}/"
+    prefix = f"{_SUBJECT}/"
     outputs = Messages(
         {name.removeprefix(prefix): sent for name, sent in flow.outputs.items() if name.startswith(prefix)}
     )

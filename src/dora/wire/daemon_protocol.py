@@ -125,7 +125,7 @@ class CloseTaps(msgspec.Struct, tag=True):
 
 
 class StartEventLogs(msgspec.Struct, tag=True):
-    """Let every node write down what a recording needs, as long as this connection lasts.
+    """Make every node write what a recording needs, as long as this connection lasts.
 
     The order of its events goes into a file of its name in ``directory``; its small messages go into the
     ring buffers in the directory ``ring_buffers``, which are named by the slots of outputs
@@ -285,6 +285,6 @@ Answer = (
     | Rejected
 )
 
-# What comes to a daemon: from nodes, and from commands.
+# Messages to a daemon: from nodes, and from commands.
 decode_to_daemon: Callable[[bytes], ToDaemon | Request] = msgpack_decoder(ToDaemon | Request)
 decode_answer: Callable[[bytes], Answer] = msgpack_decoder(Answer)

@@ -33,7 +33,7 @@ class PayloadError(ValueError):
 
 
 BAD_MESSAGE: Final = (MessageError, MetadataError, PayloadError)
-"""What `check` raises."""
+"""The errors of a message that is not valid."""
 
 _plain_decoders: dict[bytes, _PlainDecoder] = {}
 _arrow_schemas: dict[bytes, Any] = {}

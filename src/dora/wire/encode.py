@@ -318,7 +318,7 @@ def _encoder_for(data: Any) -> Callable[[Any], Payload] | None:
             return _encode_ipc
         if isinstance(data, pa.Array):
             for format_, name in ARROW_NAMES.items():
-                # These types have no parameters: the class of the array tells all.
+                # These types have no parameters: the class of the array is enough.
                 if data.type == getattr(pa, name)():
                     return _encode_primitive(format_, WIDTHS[format_])
             return _encode_ipc

@@ -33,7 +33,7 @@ class RestartOperation(msgspec.Struct, frozen=True, tag_field="type", tag="resta
 
 
 class RemoveOperation(msgspec.Struct, frozen=True, tag_field="type", tag="remove"):
-    """End a node and take it out of the dataflow, with its links."""
+    """End a node and remove it from the dataflow, with its links."""
 
     node: str
     grace: Grace | None = None

@@ -69,7 +69,7 @@ class _Scope:
         if node not in self.ids:
             return scalar if self.parent is None else self.parent.source(scalar)
         if node in self.modules:
-            # Missing only where a module refers to what is around it: the check of links tells.
+            # Missing only where a module refers to a node outside of it: the check of links reports that.
             found = self.modules[node].exports.get(output)
             return ScalarNode.of(f"{self.prefix}{node}.{found}", scalar) if found else scalar
         return ScalarNode.of(f"{self.prefix}{scalar.text}", scalar) if self.prefix else scalar

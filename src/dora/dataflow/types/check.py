@@ -1,7 +1,7 @@
-"""Do the types that nodes declare for their inputs and outputs fit together?
+"""Check that the types which nodes declare for their inputs and outputs fit together.
 
-Types are optional: an input or output without one takes and gives anything. An input without a type
-whose source has one is said to have that type (it is *inferred*).
+Types are optional: an input without one accepts anything, and an output without one may send anything. If
+only the source of an input has a type, the input has the same type (it is *inferred*).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dora.errors import Problem
 def check_types(
     ports: list[Ports], rules: tuple[CheckedBlock, ...], reader: Reader, project: str, shown: str
 ) -> tuple[Types, tuple[Problem, ...]]:
-    """Return the types of all inputs and outputs, and as warnings what does not fit together.
+    """Return the types of all inputs and outputs, and warnings of those that do not fit together.
 
     ``project`` is the folder of the dataflow file, which messages call ``shown``.
     """
@@ -36,7 +36,7 @@ def check_types(
 
 
 class _Declared(NamedTuple):
-    """A type as somebody wrote it."""
+    """A type as it is written in a file."""
 
     text: str
     span: TextSpan
@@ -77,7 +77,7 @@ class _Check:
         return None if text is None else self._type(_Declared(text, rule.place(end)), "`type_rules`")
 
     def _type(self, declared: _Declared, owner: str) -> TypeName | None:
-        """Return a type that exists; None after telling why it does not."""
+        """Return a type that exists; None after reporting that it does not."""
         try:
             name = parse_type(declared.text)
         except TypeFault as fault:
@@ -92,7 +92,7 @@ class _Check:
     def _declared(
         self, ports: Ports, field: str, names: tuple[str, ...]
     ) -> Iterator[tuple[str, _Declared]]:
-        """Yield what the dataflow says about these inputs or outputs, or else the manifest of the node."""
+        """Yield the types that the dataflow, or else the manifest, declares for these inputs or outputs."""
         written: dict[str, str] = ports.block.get(field) or {}
         manifest = self.manifests.get(ports.path)
         for name in names:
@@ -144,7 +144,7 @@ class _Check:
         )
 
     def _inputs(self, ports: Ports) -> Iterator[tuple[str, str, str]]:
-        """Check the inputs of one program or operator; yield (type, input, source) of what is inferred."""
+        """Check the inputs of one program or operator; yield (type, input, source) of inferred types."""
         names = tuple(item.id for item in ports.inputs)
         declared = dict(self._declared(ports, "input_types", names))
         if (manifest := self.manifests.get(ports.path)) is not None:
@@ -171,7 +171,7 @@ class _Check:
             self.inputs[target] = PortType(str(expected), self._shapes(expected, *converted))
 
     def _shapes(self, *names: TypeName) -> tuple[Shape, ...]:
-        """Return the Arrow types of messages that may be called by any of these names."""
+        """Return the Arrow types of messages that may have any of these types."""
         shapes: list[Shape] = []
         for name in names:
             shape = self.library.shape(name)

@@ -1,4 +1,4 @@
-"""How nodes and operators say what their inputs and outputs carry."""
+"""Fields with which nodes and operators describe the messages of their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -70,5 +70,5 @@ class Ports(msgspec.Struct, frozen=True):
 
     @property
     def are_described(self) -> bool:
-        """Whether anything is said about what they carry."""
+        """Whether anything describes their messages."""
         return any(self.block.has(field.name) for field in CONTRACTS)

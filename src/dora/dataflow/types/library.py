@@ -79,7 +79,7 @@ WIDENING: Final = (
     ("UInt32", "UInt64"),
     ("Float32", "Float64"),
 )
-"""What may be sent (first) where what is expected (second): every value fits."""
+"""Conversions that keep every value: from the first type to the second."""
 
 Shape = Any
 """An Arrow type as plain data: ``"Float32"``, ``{"list": shape}``, ``{"struct": {field: shape}}``."""
@@ -89,7 +89,7 @@ ANYTHING = f"{CORE}Bytes"
 TEXT = TypeName(f"{CORE}String")
 NOTHING = TypeName(f"{CORE}Null")
 TIMER = (NOTHING, TypeName(f"{CORE}UInt64"))
-"""What an input fed by a timer may be called: what it is, and what dora-rs calls it."""
+"""Types that an input fed by a timer may declare: the real one, and that of dora-rs."""
 
 MAX_DEPTH = 8  # of types made of types
 MAX_PARTS = 10_000  # of one type, with all its fields written out
@@ -102,7 +102,7 @@ for _narrow, _wide in WIDENING:
 
 
 class TypeLibrary:
-    """The standard types, and the users', which are read when a name is not a standard one."""
+    """The standard types and those of users, which are read when a name is not a standard one."""
 
     def __init__(
         self, report: ProblemReport, read_users: Callable[[], Mapping[str, Mapping[str, TypeDefinition]]]
@@ -114,7 +114,7 @@ class TypeLibrary:
         self._parts = 0
 
     def shape(self, name: TypeName) -> Shape | None:
-        """Return the Arrow type of a type; None if there is no such type, or it is told to be broken."""
+        """Return the Arrow type of a type; None if there is no such type, or it is broken (reported)."""
         base = name.base
         if base not in self._shapes:
             self._shapes[base] = self._resolved(base, ())
@@ -126,7 +126,7 @@ class TypeLibrary:
         )
 
     def hint(self, name: TypeName) -> str:
-        """Return what a name that does not exist may have meant."""
+        """Return the hint for a name that does not exist."""
         if not self._report.suggests:
             return ""
         known = [*_standard(), *(self._users or ())]
@@ -150,7 +150,7 @@ class TypeLibrary:
         return self._users
 
     def _resolved(self, base: str, chain: tuple[str, ...]) -> Shape | None:
-        """Return the Arrow type of a type; ``chain`` are those that are made of it."""
+        """Return the Arrow type of a type; ``chain``: the types that contain it, from the outside in."""
         if not chain:
             self._parts = 0
         definition = _standard().get(base) or (
@@ -173,7 +173,7 @@ class TypeLibrary:
         return None if None in fields.values() else {"struct": fields}
 
     def _part(self, text: str, part: str, span: TextSpan, chain: tuple[str, ...]) -> Shape | None:
-        """Return the Arrow type of what a type of ``part`` is made of."""
+        """Return the Arrow type that ``text`` names in a type of ``part``."""
         self._parts += 1
         if self._parts == MAX_PARTS:
             self._report.error(

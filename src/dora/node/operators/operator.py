@@ -36,7 +36,7 @@ from dora.wire.node_config import OperatorConfig
 
 
 class DoraStatus(enum.Enum):
-    """What an operator wants to happen after an event."""
+    """An operator's answer to an event."""
 
     CONTINUE = 0
     STOP = 1  # this operator ends; its outputs close

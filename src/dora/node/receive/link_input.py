@@ -42,9 +42,10 @@ class LinkInput:
 
     A gap in the sequence is counted as lost when a later message shows it. But no later message may come:
     a killed sender may have counted a message that it never sent, and a restarted receiver misses the queue
-    of its former process. A sender under back-pressure would wait for those for ever. So there is a number
-    up to which no new message will be sent (`_final_sequence`): once the queue is empty, the messages that
-    are missing up to there count as lost. A message that comes after all is taken off the count.
+    of its former process. A sender under back-pressure would wait for those without end. So there is a
+    number up to which no new message will be sent (`_final_sequence`): once the queue is empty, the
+    messages that are missing up to there count as lost. A message that comes after all is taken off the
+    count.
     """
 
     is_data = True

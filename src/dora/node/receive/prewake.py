@@ -20,7 +20,7 @@ _MAX_WITHOUT: Final = 64  # messages without a prewake until prewakes count as o
 
 
 class Prewake:
-    """What a node has learned of prewakes. They are wanted until a few in a row have failed.
+    """A node's experience with prewakes. They are wanted until a few in a row have failed.
 
     >>> prewake = Prewake()
     >>> for _ in range(4):

@@ -257,7 +257,7 @@ class Waiter(ABC):
             self._lock.release()
 
     def _add_task(self, loop: Any, rung: Any) -> None:
-        """Let the doorbell wake a task; all tasks of a loop share one pair of readers."""
+        """Wake a task when the doorbell rings; all tasks of a loop share one pair of readers."""
         waiting = self._tasks.setdefault(loop, set())
         waiting.add(rung)
         if len(waiting) > 1:

@@ -47,7 +47,7 @@ _EPOCH: Final = dt.datetime(1970, 1, 1)
 
 
 class RecordingError(ConnectError):
-    """A recording cannot be read; says which file, and where in it."""
+    """A recording cannot be read; the message has the file, and the place in it."""
 
 
 # --------------------------------------------------------------------------- types
@@ -156,7 +156,7 @@ def array_to_json(array: Any) -> list[Any]:
 
 
 def _integers(array: Any) -> Any:
-    """Let nanoseconds, which Python's times cannot hold, be cut to microseconds."""
+    """Cut nanoseconds, which Python's times cannot hold, to microseconds."""
     import pyarrow as pa
 
     if getattr(array.type, "unit", "") != "ns":
