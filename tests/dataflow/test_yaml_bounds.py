@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.daemon.build.environments import inline_environment
+from dora.daemon.build.inline_script import inline_environment
 from dora.dataflow import load
 from dora.errors import BuildError, DataflowError, Problem
 
