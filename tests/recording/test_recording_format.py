@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dora.daemon.logs.entry import LogEntry
 from dora.recording.mcap.channels import (
     MAX_TYPES,
     ChannelKey,
@@ -27,7 +28,8 @@ from dora.recording.mcap.format import (
     start_from,
     to_record,
 )
-from dora.recording.mcap.schemas import MESSAGES, schema_data
+from dora.recording.mcap.schemas import PACKAGES, message_class, schema_data
+from dora.recording.recorder.context import pack_log
 from dora.wire.decode import decode_arrow
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
@@ -71,11 +73,9 @@ def stored(message: Message) -> bytes:
 
 
 def parsed(message: Message) -> Any:
-    """Decode what is stored with Protobuf's own library and the schema from the recording."""
-    protobuf = pytest.importorskip("google.protobuf")
+    """Decode what is stored with the schema from the recording."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-    assert protobuf
     name = form_of(message).schema
     pool = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(schema_data(name)).file:
@@ -194,10 +194,8 @@ def test_the_messages_are_those_of_foxglove() -> None:
     from google.protobuf import descriptor_pb2, descriptor_pool
 
     compared = 0
-    for name in MESSAGES:
-        if not name.startswith("foxglove."):
-            continue
-        short = name.partition(".")[2]
+    for short in PACKAGES["foxglove"]:
+        name = f"foxglove.{short}"
         module = import_module(f"{package.__name__}.{short}_pb2")
         theirs, ours = descriptor_pb2.DescriptorProto(), descriptor_pb2.DescriptorProto()
         module.DESCRIPTOR.message_types_by_name[short].CopyToProto(theirs)
@@ -210,6 +208,15 @@ def test_the_messages_are_those_of_foxglove() -> None:
         assert ours == theirs
         compared += 1
     assert compared >= 10
+
+
+@pytest.mark.parametrize("line", [None, 12, -1, 1 << 40])
+def test_a_log_entry_with_any_line_number_is_stored(line: int | None) -> None:
+    entry = LogEntry(TIME, "warn", "arm", "too hot", file="arm.py", line=line)
+    log = message_class("foxglove.Log").FromString(pack_log(entry))
+    assert (log.message, log.name, log.file, log.level) == ("too hot", "arm", "arm.py", 3)
+    assert (log.timestamp.seconds, log.timestamp.nanos) == divmod(TIME, 1_000_000_000)
+    assert log.line == min(max(line or 0, 0), 0xFFFF_FFFF)
 
 
 def test_each_type_is_parsed_once_and_too_many_share_a_channel() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from ctypes import string_at
 from datetime import datetime
 from functools import lru_cache
@@ -24,11 +24,11 @@ from dora.recording.mcap.format import (
     body_prefix,
     stored_head,
 )
-from dora.recording.mcap.protobuf import double, fixed32, integer, section, text, timestamp
+from dora.recording.mcap.schemas import message_class
 from dora.wire.arrow_formats import ARROW_NAMES, WIDTHS
-from dora.wire.decode import PayloadError, decode_arrow
+from dora.wire.decode import decode_arrow
 from dora.wire.message import Encoding, Message
-from dora.wire.metadata import MetadataError, decode_metadata
+from dora.wire.metadata import decode_metadata
 
 MAX_TYPES: Final = 64  # channels of one topic; further types of its messages share one
 _DEFAULT_FRAME: Final = "world"
@@ -48,16 +48,15 @@ _PLAIN_FORMS: Final = {
     b"g": "dora.Float64",
 }
 _ARROW_FORM: Final = "dora.Arrow"
-# encoding → its name there, bytes a pixel
-_RAW_IMAGES: Final = {
-    "bgr8": ("bgr8", 3.0),
-    "rgb8": ("rgb8", 3.0),
-    "bgra8": ("bgra8", 4.0),
-    "rgba8": ("rgba8", 4.0),
-    "mono8": ("mono8", 1.0),
-    "mono16": ("mono16", 2.0),
-    "nv12": ("nv12", 1.5),
-    "yuyv": ("yuyv", 2.0),
+_RAW_IMAGES: Final = {  # encoding → bytes a pixel
+    "bgr8": 3.0,
+    "rgb8": 3.0,
+    "bgra8": 4.0,
+    "rgba8": 4.0,
+    "mono8": 1.0,
+    "mono16": 2.0,
+    "nv12": 1.5,
+    "yuyv": 2.0,
 }
 _COMPRESSED_IMAGES: Final = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 _DEPTHS: Final = {b"f": ("32FC1", 4), b"S": ("16UC1", 2)}
@@ -88,31 +87,16 @@ class ChannelKey(NamedTuple):
 
 def form_of(message: Message) -> Form:
     """Return how to store a message."""
-    section_ = message.metadata
-    if message.encoding == Encoding.PLAIN:
-        plain = _PLAIN_FORMS.get(message.schema)
-        if plain is None:
-            return Form(_ARROW_FORM, b"", 1)
-        if may_have_form(section_):
-            form = _or_none(_known_form, message, section_)
-            if form is not None:
-                return form
-        return Form(plain, b"", 1)
-    if message.encoding == Encoding.BATCH and message.body_size <= _MAX_STRUCT:
-        form = _or_none(_struct_form, message, section_)
-        if form is not None:
-            return form
-    return Form(_ARROW_FORM, b"", 1)
-
-
-def _or_none(
-    make: Callable[[Message, bytes], Form | None], message: Message, section_: bytes
-) -> Form | None:
-    """Return a form; None for a message whose metadata or values do not fit it."""
+    plain = _PLAIN_FORMS.get(message.schema) if message.encoding == Encoding.PLAIN else None
+    form = None
     try:
-        return make(message, section_)
+        if plain is not None and may_have_form(message.metadata):
+            form = _metadata_form(message)
+        elif message.encoding == Encoding.BATCH and message.body_size <= _MAX_STRUCT:
+            form = _struct_form(message)
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, struct.error):
-        return None
+        pass  # its metadata or its values do not fit
+    return form or Form(plain or _ARROW_FORM, b"", 1)
 
 
 def may_have_form(metadata: bytes) -> bool:
@@ -222,16 +206,12 @@ def _canonical(key: bytes) -> bytes:
 # ------------------------------------------------------------------------------ known schemas
 
 
-def _known_form(message: Message, section_: bytes) -> Form | None:
-    try:
-        metadata = decode_metadata(section_)
-    except MetadataError:
-        return None
-    primitive = str(metadata.get("primitive", "")).lower()
-    encoding = str(metadata.get("encoding", "")).lower()
-    match primitive:
+def _metadata_form(message: Message) -> Form | None:
+    """Return the form that the metadata of plain values declares."""
+    metadata = decode_metadata(message.metadata)
+    match str(metadata.get("primitive", "")).lower():
         case "" | "image":
-            return _image(message, metadata, encoding)
+            return _image(message, metadata)
         case "depth":
             return _depth(message, metadata)
         case "points3d":
@@ -241,12 +221,23 @@ def _known_form(message: Message, section_: bytes) -> Form | None:
     return None
 
 
-def _time(message: Message, metadata: Mapping[str, Any]) -> bytes:
-    """Return the field of the time: that of the source where a message tells it."""
+def _time(message: Message, metadata: Mapping[str, Any]) -> dict[str, int]:
+    """Return the time for viewers: that of the source where a message tells it."""
     source = metadata.get("timestamp")
+    time_ns = message.time_ns
     if isinstance(source, datetime) and source.timestamp() >= 0:
-        return timestamp(1, round(source.timestamp() * 1_000_000) * 1000)
-    return timestamp(1, message.time_ns)
+        time_ns = round(source.timestamp() * 1_000_000) * 1000
+    return timestamp(time_ns)
+
+
+def timestamp(time_ns: int) -> dict[str, int]:
+    """Return the fields of a ``google.protobuf.Timestamp``."""
+    seconds, nanos = divmod(time_ns, 1_000_000_000)
+    return {"seconds": seconds, "nanos": nanos}
+
+
+def _form(schema: str, body_field: int, **fields: Any) -> Form:
+    return Form(schema, message_class(schema)(**fields).SerializeToString(), body_field)
 
 
 def _frame(metadata: Mapping[str, Any], default: str = _DEFAULT_FRAME) -> str:
@@ -260,21 +251,23 @@ def _size(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def _image(message: Message, metadata: Mapping[str, Any], encoding: str) -> Form | None:
+def _image(message: Message, metadata: Mapping[str, Any]) -> Form | None:
+    encoding = str(metadata.get("encoding", "")).lower()
     if encoding in _COMPRESSED_IMAGES and message.schema == b"C":
-        fields = (
-            _time(message, metadata)
-            + text(3, _COMPRESSED_IMAGES[encoding])
-            + text(4, _frame(metadata, "camera"))
+        return _form(
+            "foxglove.CompressedImage",
+            2,
+            timestamp=_time(message, metadata),
+            format=_COMPRESSED_IMAGES[encoding],
+            frame_id=_frame(metadata, "camera"),
         )
-        return Form("foxglove.CompressedImage", fields, 2)
     if encoding not in _RAW_IMAGES:
         return None
-    name, pixel = _RAW_IMAGES[encoding]
     wide = encoding == "mono16"
     if message.schema != b"C" and not (wide and message.schema == b"S"):
         return None
-    return _raw_image(message, metadata, name, pixel, 1 if name == "nv12" else int(pixel))
+    pixel = _RAW_IMAGES[encoding]
+    return _raw_image(message, metadata, encoding, pixel, 1 if encoding == "nv12" else int(pixel))
 
 
 def _depth(message: Message, metadata: Mapping[str, Any]) -> Form | None:
@@ -291,36 +284,34 @@ def _raw_image(
     if size is None or int(size[0] * size[1] * pixel) != message.body_size:
         return None
     width, height = size
-    fields = (
-        _time(message, metadata)
-        + fixed32(2, width)
-        + fixed32(3, height)
-        + text(4, encoding)
-        + fixed32(5, width * row_pixel)
-        + text(7, _frame(metadata, "camera"))
+    return _form(
+        "foxglove.RawImage",
+        6,
+        timestamp=_time(message, metadata),
+        width=width,
+        height=height,
+        encoding=encoding,
+        step=width * row_pixel,
+        frame_id=_frame(metadata, "camera"),
     )
-    return Form("foxglove.RawImage", fields, 6)
 
 
 def _points(message: Message, metadata: Mapping[str, Any]) -> Form | None:
-    kind = {b"f": 7, b"g": 8}.get(message.schema)
+    kind = {b"f": "FLOAT32", b"g": "FLOAT64"}.get(message.schema)
     if kind is None:
         return None
     width = WIDTHS[message.schema]
     if message.body_size % (3 * width):
         return None
-    axes = b"".join(
-        section(5, text(1, axis) + fixed32(2, index * width) + integer(3, kind))
-        for index, axis in enumerate("xyz")
+    return _form(
+        "foxglove.PointCloud",
+        6,
+        timestamp=_time(message, metadata),
+        frame_id=_frame(metadata),
+        pose={"position": {}, "orientation": {"w": 1.0}},
+        point_stride=3 * width,
+        fields=[{"name": axis, "offset": index * width, "type": kind} for index, axis in enumerate("xyz")],
     )
-    fields = (
-        _time(message, metadata)
-        + text(2, _frame(metadata))
-        + section(3, section(1, b"") + section(2, double(4, 1.0)))
-        + fixed32(4, 3 * width)
-        + axes
-    )
-    return Form("foxglove.PointCloud", fields, 6)
 
 
 def _pose(message: Message, metadata: Mapping[str, Any]) -> Form | None:
@@ -334,44 +325,47 @@ def _pose(message: Message, metadata: Mapping[str, Any]) -> Form | None:
         values = (*values, 0.0, 0.0, 0.0, 1.0)
     elif count != 7:
         return None
-    return _pose_form(message, metadata, _vector(values[:3]), _vector(values[3:]))
+    position = dict(zip("xyz", values, strict=False))
+    return _pose_form(message, metadata, position, dict(zip("xyzw", values[3:], strict=True)))
 
 
-def _vector(values: Sequence[float]) -> bytes:
-    """Return a ``Vector3`` or a ``Quaternion``."""
-    return b"".join(double(number, value) for number, value in enumerate(values, 1))
+def _pose_form(
+    message: Message,
+    metadata: Mapping[str, Any],
+    position: Mapping[str, float],
+    orientation: Mapping[str, float],
+) -> Form:
+    return _form(
+        "foxglove.PoseInFrame",
+        BODY_FIELD,
+        timestamp=_time(message, metadata),
+        frame_id=_frame(metadata),
+        pose={"position": position, "orientation": orientation},
+    )
 
 
-def _pose_form(message: Message, metadata: Mapping[str, Any], position: bytes, orientation: bytes) -> Form:
-    pose = section(1, position) + section(2, orientation)
-    fields = _time(message, metadata) + text(2, _frame(metadata)) + section(3, pose)
-    return Form("foxglove.PoseInFrame", fields, BODY_FIELD)
-
-
-def _struct_form(message: Message, section_: bytes) -> Form | None:
+def _struct_form(message: Message) -> Form | None:
     """Return the form of a pose or a transform that is a struct, as in ``std/math/v1``."""
     schema = _struct_schema(message.schema)
     if schema is None:
         return None
-    try:
-        metadata = decode_metadata(section_)
-        (item,) = decode_arrow(message).to_pylist()
-        place, turn = (
-            _vector([float(item[field][axis]) for axis in axes])
-            for field, axes in zip(_FIELDS[schema], ("xyz", "xyzw"), strict=True)
-        )
-    except (MetadataError, PayloadError, ValueError, TypeError, KeyError):
-        return None
+    metadata = decode_metadata(message.metadata)
+    (item,) = decode_arrow(message).to_pylist()
+    place, turn = (
+        {axis: float(item[field][axis]) for axis in axes}
+        for field, axes in zip(_FIELDS[schema], ("xyz", "xyzw"), strict=True)
+    )
     if schema == "foxglove.PoseInFrame":
         return _pose_form(message, metadata, place, turn)
-    fields = (
-        _time(message, metadata)
-        + text(2, str(metadata.get("parent_frame_id", _DEFAULT_FRAME)))
-        + text(3, str(metadata.get("child_frame_id", metadata.get("frame_id", _DEFAULT_CHILD))))
-        + section(4, place)
-        + section(5, turn)
+    return _form(
+        schema,
+        BODY_FIELD,
+        timestamp=_time(message, metadata),
+        parent_frame_id=str(metadata.get("parent_frame_id", _DEFAULT_FRAME)),
+        child_frame_id=str(metadata.get("child_frame_id", metadata.get("frame_id", _DEFAULT_CHILD))),
+        translation=place,
+        rotation=turn,
     )
-    return Form(schema, fields, BODY_FIELD)
 
 
 @lru_cache(maxsize=1024)

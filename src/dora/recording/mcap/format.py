@@ -22,7 +22,6 @@ from typing import Any, Final, Literal
 import msgspec
 
 from dora.errors import DoraError
-from dora.recording.mcap.protobuf import read_varint, tag, varint
 from dora.wire.decoders import DecodeError, from_json, from_plain
 from dora.wire.message import HEADER_SIZE, Message, MessageError
 from dora.wire.untrusted import UntrustedMessage
@@ -45,8 +44,6 @@ ARROW_TYPE: Final = "arrow_type"  # metadata of a channel: the type as text, "" 
 ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base64
 DECLARED_TYPE: Final = "type"  # likewise: what the dataflow declares, as "std/media/v1/Image"
 
-_HEAD_TAG: Final = tag(HEAD_FIELD, 2)
-_body_tag = cache(lambda number: tag(number, 2))
 _LARGE: Final = 1 << 20  # bytes; a body from this size on is not copied when it is restored
 
 
@@ -125,15 +122,56 @@ def _is_text(kind: Any) -> bool:
     return kind is str or kind == str | None or getattr(kind, "__origin__", None) is Literal
 
 
+# The library `protobuf` writes all fields but head and body: it would copy the body.
+# https://protobuf.dev/programming-guides/encoding/
+
+_ONE_BYTE: Final = tuple(bytes([value]) for value in range(0x80))
+
+
+def _varint(value: int) -> bytes:
+    """Return a number from 0 on in groups of seven bits, the lowest first."""
+    if value < 0x80:
+        return _ONE_BYTE[value]
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, offset: int) -> tuple[int, int]:
+    """Return a number and where it ends; raises ``IndexError`` if it does not end."""
+    value = shift = 0
+    while True:
+        byte = data[offset]
+        offset += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, offset
+        shift += 7
+        if shift > 63:
+            raise IndexError("a number has more than 64 bits")
+
+
+@cache
+def _bytes_tag(number: int) -> bytes:
+    """Return the tag of a field whose length comes first."""
+    return _varint(number << 3 | 2)
+
+
+_HEAD_TAG: Final = _bytes_tag(HEAD_FIELD)
+
+
 def stored_head(message: Message) -> bytes:
     """Return the field with which every message of a recording begins."""
     size = HEADER_SIZE + message.schema_size + message.metadata_size
-    return _HEAD_TAG + varint(size) + message.head[:size]
+    return _HEAD_TAG + _varint(size) + message.head[:size]
 
 
 def body_prefix(number: int, size: int) -> bytes:
     """Return the bytes before the body, which is the last field of a message."""
-    return _body_tag(number) + varint(size)
+    return _bytes_tag(number) + _varint(size)
 
 
 def restore(data: bytes) -> Message:
@@ -144,7 +182,7 @@ def restore(data: bytes) -> Message:
     try:
         if not data.startswith(_HEAD_TAG):
             raise MessageError("it does not begin with the head of a message")
-        size, begin = read_varint(data, len(_HEAD_TAG))
+        size, begin = _read_varint(data, len(_HEAD_TAG))
         head = bytes(data[begin : begin + size])
         message: Message = UntrustedMessage(head)
         if message.body_offset < size or message.body_offset - size > 63 or len(head) < size:

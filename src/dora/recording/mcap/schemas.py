@@ -1,127 +1,136 @@
 """The Protobuf messages of a recording: those of Foxglove that viewers know, and dora's own for the rest.
 
-The names, numbers and types of the fields under ``foxglove.`` are those of https://docs.foxglove.dev/docs/sdk/schemas
+The names, numbers and types of the fields of package ``foxglove`` are those of
+https://docs.foxglove.dev/docs/sdk/schemas, as far as a recording needs them. The package
+`foxglove-schemas-protobuf` has them all, but needs protobuf 5.29, and published nodes ask for protobuf 4.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
-from dora.recording.mcap.protobuf import (
-    BYTES,
-    DOUBLE,
-    FIXED32,
-    FIXED64,
-    FLOAT,
-    INT32,
-    INT64,
-    SFIXED32,
-    SFIXED64,
-    STRING,
-    Enum,
-    Field,
-    descriptor_set,
-)
+from google.protobuf import timestamp_pb2
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 
 _TIMESTAMP: Final = "google.protobuf.Timestamp"
-
-
-_LEVEL: Final = Enum("Level", ("UNKNOWN", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL"))
-_NUMERIC_TYPE: Final = Enum(
-    "NumericType",
-    ("UNKNOWN", "UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "FLOAT32", "FLOAT64"),
-)
-
-
-def _one(name: str, number: int, kind: int | str | Enum) -> Field:
-    return name, number, kind, False
-
-
-MESSAGES: Final[dict[str, tuple[Field, ...]]] = {
-    # dora's own: plain values, where Protobuf has a type of the same bytes; `bytes` where it has none
-    "dora.Float64": (("values", 1, DOUBLE, True),),
-    "dora.Float32": (("values", 1, FLOAT, True),),
-    "dora.Int64": (("values", 1, SFIXED64, True),),
-    "dora.Int32": (("values", 1, SFIXED32, True),),
-    "dora.UInt64": (("values", 1, FIXED64, True),),
-    "dora.UInt32": (("values", 1, FIXED32, True),),
-    "dora.UInt8": (_one("values", 1, BYTES),),
-    "dora.Int8": (_one("values", 1, BYTES),),
-    "dora.Int16": (_one("values", 1, BYTES),),
-    "dora.UInt16": (_one("values", 1, BYTES),),
-    "dora.Float16": (_one("values", 1, BYTES),),
-    # an encapsulated record batch, or a stream, of Arrow's IPC format
-    "dora.Arrow": (_one("data", 1, BYTES),),
-    "foxglove.RawImage": (
-        _one("timestamp", 1, _TIMESTAMP),
-        _one("width", 2, FIXED32),
-        _one("height", 3, FIXED32),
-        _one("encoding", 4, STRING),
-        _one("step", 5, FIXED32),
-        _one("data", 6, BYTES),
-        _one("frame_id", 7, STRING),
-    ),
-    "foxglove.CompressedImage": (
-        _one("timestamp", 1, _TIMESTAMP),
-        _one("data", 2, BYTES),
-        _one("format", 3, STRING),
-        _one("frame_id", 4, STRING),
-    ),
-    "foxglove.PointCloud": (
-        _one("timestamp", 1, _TIMESTAMP),
-        _one("frame_id", 2, STRING),
-        _one("pose", 3, "foxglove.Pose"),
-        _one("point_stride", 4, FIXED32),
-        ("fields", 5, "foxglove.PackedElementField", True),
-        _one("data", 6, BYTES),
-    ),
-    "foxglove.PoseInFrame": (
-        _one("timestamp", 1, _TIMESTAMP),
-        _one("frame_id", 2, STRING),
-        _one("pose", 3, "foxglove.Pose"),
-    ),
-    "foxglove.FrameTransform": (
-        _one("timestamp", 1, _TIMESTAMP),
-        _one("parent_frame_id", 2, STRING),
-        _one("child_frame_id", 3, STRING),
-        _one("translation", 4, "foxglove.Vector3"),
-        _one("rotation", 5, "foxglove.Quaternion"),
-    ),
-    "foxglove.Log": (
-        _one("timestamp", 1, _TIMESTAMP),
-        _one("level", 2, _LEVEL),
-        _one("message", 3, STRING),
-        _one("name", 4, STRING),
-        _one("file", 5, STRING),
-        _one("line", 6, FIXED32),
-    ),
-    "foxglove.PackedElementField": (
-        _one("name", 1, STRING),
-        _one("offset", 2, FIXED32),
-        _one("type", 3, _NUMERIC_TYPE),
-    ),
-    "foxglove.Pose": (
-        _one("position", 1, "foxglove.Vector3"),
-        _one("orientation", 2, "foxglove.Quaternion"),
-    ),
-    "foxglove.Vector3": tuple(_one(name, number, DOUBLE) for number, name in enumerate("xyz", 1)),
-    "foxglove.Quaternion": tuple(_one(name, number, DOUBLE) for number, name in enumerate("xyzw", 1)),
-    _TIMESTAMP: (_one("seconds", 1, INT64), _one("nanos", 2, INT32)),
+_ENUMS: Final = {
+    "Level": ("UNKNOWN", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL"),
+    "NumericType": ("UNKNOWN", "UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "FLOAT32", "FLOAT64"),
 }
+# Package → message → field → type, as in a .proto file. Fields are numbered from 1, in this order.
+PACKAGES: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
+    # Plain values, where Protobuf has a type of the same bytes; `bytes` where it has none.
+    "dora": {
+        "Float64": {"values": "repeated double"},
+        "Float32": {"values": "repeated float"},
+        "Int64": {"values": "repeated sfixed64"},
+        "Int32": {"values": "repeated sfixed32"},
+        "UInt64": {"values": "repeated fixed64"},
+        "UInt32": {"values": "repeated fixed32"},
+        **{name: {"values": "bytes"} for name in ("UInt8", "Int8", "Int16", "UInt16", "Float16")},
+        # an encapsulated record batch, or a stream, of Arrow's IPC format
+        "Arrow": {"data": "bytes"},
+    },
+    "foxglove": {
+        "RawImage": {
+            "timestamp": _TIMESTAMP,
+            "width": "fixed32",
+            "height": "fixed32",
+            "encoding": "string",
+            "step": "fixed32",
+            "data": "bytes",
+            "frame_id": "string",
+        },
+        "CompressedImage": {
+            "timestamp": _TIMESTAMP,
+            "data": "bytes",
+            "format": "string",
+            "frame_id": "string",
+        },
+        "PointCloud": {
+            "timestamp": _TIMESTAMP,
+            "frame_id": "string",
+            "pose": "foxglove.Pose",
+            "point_stride": "fixed32",
+            "fields": "repeated foxglove.PackedElementField",
+            "data": "bytes",
+        },
+        "PoseInFrame": {"timestamp": _TIMESTAMP, "frame_id": "string", "pose": "foxglove.Pose"},
+        "FrameTransform": {
+            "timestamp": _TIMESTAMP,
+            "parent_frame_id": "string",
+            "child_frame_id": "string",
+            "translation": "foxglove.Vector3",
+            "rotation": "foxglove.Quaternion",
+        },
+        "Log": {
+            "timestamp": _TIMESTAMP,
+            "level": "Level",
+            "message": "string",
+            "name": "string",
+            "file": "string",
+            "line": "fixed32",
+        },
+        "PackedElementField": {"name": "string", "offset": "fixed32", "type": "NumericType"},
+        "Pose": {"position": "foxglove.Vector3", "orientation": "foxglove.Quaternion"},
+        "Vector3": dict.fromkeys("xyz", "double"),
+        "Quaternion": dict.fromkeys("xyzw", "double"),
+    },
+}
+
+
+@cache
+def message_class(name: str) -> Any:
+    """Return the Protobuf class of a message, by its full name."""
+    return GetMessageClass(_pool().FindMessageTypeByName(name))
 
 
 @cache
 def schema_data(name: str) -> bytes:
     """Return the description of a message and of all that it is made of, for the schema record."""
-    needed: dict[str, tuple[Field, ...]] = {}
+    file = _pool().FindMessageTypeByName(name).file
+    files = FileDescriptorSet()
+    for each in (*file.dependencies, file):
+        each.CopyToProto(files.file.add())
+    data: bytes = files.SerializeToString()
+    return data
 
-    def need(message: str) -> None:
-        needed.pop(message, None)  # what is used later has to be described earlier
-        needed[message] = MESSAGES[message]
-        for _, _, kind, _ in MESSAGES[message]:
-            if isinstance(kind, str):
-                need(kind)
 
-    need(name)
-    return descriptor_set(needed)
+@cache
+def _pool() -> DescriptorPool:
+    """Return the descriptions of all messages, in a pool that is not shared with other packages."""
+    pool = DescriptorPool()
+    timestamp = FileDescriptorProto()
+    timestamp_pb2.DESCRIPTOR.CopyToProto(timestamp)
+    pool.Add(timestamp)
+    for package, messages in PACKAGES.items():
+        pool.Add(_file(package, messages))
+    return pool
+
+
+def _file(package: str, messages: Mapping[str, Mapping[str, str]]) -> FileDescriptorProto:
+    file = FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
+    if any(_TIMESTAMP in fields.values() for fields in messages.values()):
+        file.dependency.append(timestamp_pb2.DESCRIPTOR.name)
+    for name, fields in messages.items():
+        message = file.message_type.add(name=name)
+        for number, (field_name, kind) in enumerate(fields.items(), 1):
+            label, _, kind = kind.rpartition(" ")
+            field = message.field.add(name=field_name, number=number)
+            field.label = (
+                FieldDescriptorProto.LABEL_REPEATED if label else FieldDescriptorProto.LABEL_OPTIONAL
+            )
+            if kind in _ENUMS:
+                enum = message.enum_type.add(name=kind)
+                for value, value_name in enumerate(_ENUMS[kind]):
+                    enum.value.add(name=value_name, number=value)
+                field.type, field.type_name = FieldDescriptorProto.TYPE_ENUM, f".{package}.{name}.{kind}"
+            elif "." in kind:
+                field.type, field.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".{kind}"
+            else:
+                field.type = FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
+    return file

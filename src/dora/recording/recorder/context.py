@@ -18,14 +18,21 @@ from dora.daemon.logs.formats import DAEMON_NAME
 from dora.daemon.logs.reader import LogReader
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
-from dora.recording.mcap.channels import ChannelItem
+from dora.recording.mcap.channels import ChannelItem, timestamp
 from dora.recording.mcap.format import LOG_SCHEMA, LOG_TOPIC
-from dora.recording.mcap.protobuf import fixed32, integer, text, timestamp
+from dora.recording.mcap.schemas import message_class
 from dora.recording.recorder.chunk_filler import ContextMessage
 from dora.recording.replay.event_order import ORDER_ENCODING, ORDER_TOPIC, OrderTail
 from dora.wire.daemon_protocol import Inspection, StartEventLogs
 
-_LEVELS: Final = {"trace": 1, "debug": 1, "info": 2, "stdout": 2, "warn": 3, "error": 4}
+_LEVELS: Final = {
+    "trace": "DEBUG",
+    "debug": "DEBUG",
+    "info": "INFO",
+    "stdout": "INFO",
+    "warn": "WARNING",
+    "error": "ERROR",
+}
 
 
 def log_channel() -> ChannelItem:
@@ -51,14 +58,16 @@ class LogTail:
 
 def pack_log(entry: LogEntry) -> bytes:
     """Return a log entry as ``foxglove.Log``."""
-    return (
-        timestamp(1, entry.timestamp_ns)
-        + integer(2, _LEVELS.get(entry.level, 0))
-        + text(3, entry.message)
-        + text(4, entry.node_id or DAEMON_NAME)
-        + (text(5, entry.file) if entry.file else b"")
-        + (fixed32(6, entry.line) if entry.line else b"")
+    log = message_class(LOG_SCHEMA)(
+        timestamp=timestamp(entry.timestamp_ns),
+        level=_LEVELS.get(entry.level, "UNKNOWN"),
+        message=entry.message,
+        name=entry.node_id or DAEMON_NAME,
+        file=entry.file,
+        line=min(max(entry.line or 0, 0), 0xFFFF_FFFF),
     )
+    data: bytes = log.SerializeToString()
+    return data
 
 
 _EVERY: Final = 0.25  # seconds
