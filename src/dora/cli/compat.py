@@ -51,16 +51,25 @@ def refused_option(*names: str, instead: str, is_flag: bool = False) -> Callable
     return click.option(*names, is_flag=is_flag, hidden=True, expose_value=False, callback=refuse)
 
 
-def ignored_option(name: str, *, why: str) -> Callable[[_Function], _Function]:
-    """Declare a hidden option that is accepted with a warning."""
+def ignored_option(
+    *names: str, why: str, is_flag: bool = False, hidden: bool = True, warn: bool = False
+) -> Callable[[_Function], _Function]:
+    """Declare an option that has no effect; ``warn``: it says so when it is given."""
 
-    def warn(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001
-        if value is not None:
-            click.echo(f"warning: {name} has no effect: {why}", err=True)
+    def report(ctx: click.Context, param: click.Parameter, value: object) -> None:  # noqa: ARG001
+        if warn and value is not None:
+            click.echo(f"warning: {param.opts[0]} has no effect: {why}", err=True)
 
-    return click.option(name, hidden=True, expose_value=False, callback=warn)
+    return click.option(
+        *names,
+        is_flag=is_flag,
+        hidden=hidden,
+        expose_value=False,
+        callback=report,
+        help=f"Has no effect: {why}.",
+    )
 
 
-def hub_option(function: _Function) -> _Function:
-    """Declare the option for nodes from the hub, which is refused."""
-    return refused_option("--hub-override", instead="give the node a `path` to your checkout")(function)
+hub_option: Callable[[_Function], _Function] = refused_option(
+    "--hub-override", instead="give the node a `path` to your checkout"
+)

@@ -100,16 +100,11 @@ def dataflow_names(
     """Offer the names of the coordinator's dataflows; for ``dora stop``, only of running ones."""
     from click.shell_completion import CompletionItem
 
-    from dora._paths import DEFAULT_PORT, address_fault
-    from dora.cluster.client import Client
+    from dora.cli.coordinator import coordinator_client
     from dora.cluster.protocol import ACTIVE
 
-    address = os.environ.get("DORA_COORDINATOR_ADDR", "127.0.0.1")
-    port = os.environ.get("DORA_COORDINATOR_PORT", "")
     try:
-        if address_fault(address):
-            return []
-        views = Client(address, int(port) if port.isdecimal() else DEFAULT_PORT).dataflows()
+        views = coordinator_client().dataflows()
     except DoraError:
         return []
     only_active = ctx.info_name == "stop"

@@ -1,4 +1,4 @@
-"""Options for the address of the coordinator. Imports little, because most commands have them."""
+"""The coordinator that a command asks, and which of its dataflows. Imports little: most commands use it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 import click
 
-from dora._paths import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, DEFAULT_PORT, PORT_VARIABLE
+from dora._paths import (
+    ADDRESS_VARIABLE,
+    AUTHORITY_VARIABLE,
+    DEFAULT_PORT,
+    PORT_VARIABLE,
+    address_fault,
+    chosen_address,
+)
 from dora.cli.values import InputFile, ParameterValue, parse_address
 from dora.cluster.client import Client
 from dora.cluster.protocol import DataflowView
@@ -81,6 +88,19 @@ def coordinator_options(function: _Function) -> _Function:
     return coordinator_address_options(make)(function)
 
 
+def coordinator_client(address: str = "") -> Client:
+    """Return a client of the coordinator at an address with a port, or of that in the environment."""
+    host, _, port = address.rpartition(":")
+    if not address:
+        host, port = chosen_address()
+    host = host.strip("[]")
+    if not (port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535):
+        raise DoraError(f"DORA_COORDINATOR_PORT is `{port}`, which is not a port number")
+    if fault := address_fault(host):
+        raise DoraError(f"DORA_COORDINATOR_ADDR is `{host}`, which {fault}")
+    return Client(host, int(port))
+
+
 def choose_dataflow(views: Sequence[DataflowView], option: str) -> DataflowView | None:
     """Return the only running dataflow, or let the user choose one on a terminal; None if none is running.
 
@@ -91,7 +111,12 @@ def choose_dataflow(views: Sequence[DataflowView], option: str) -> DataflowView 
     if not sys.stdin.isatty():
         names = ", ".join(f"{view.name} ({view.uuid})" for view in views)
         raise DoraError(f"Multiple dataflows running. Specify one {option}: {names}")
-    for index, view in enumerate(views, 1):
-        click.echo(f"  {index} {view.uuid}  {view.name}", err=True)
-    number: int = click.prompt("Which dataflow", type=click.IntRange(1, len(views)), err=True)
-    return views[number - 1]
+    return views[ask_which([(view.uuid, view.name) for view in views])]
+
+
+def ask_which(dataflows: Sequence[tuple[str, str]]) -> int:
+    """Ask on the terminal which of these dataflows, UUIDs and names, is meant; return its index."""
+    for index, (dataflow_id, name) in enumerate(dataflows, 1):
+        click.echo(f"  {index} {dataflow_id}  {name}", err=True)
+    number: int = click.prompt("Which dataflow", type=click.IntRange(1, len(dataflows)), err=True)
+    return number - 1

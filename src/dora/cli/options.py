@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dora.cli.compat import hub_option
+from dora.cli.compat import hub_option, ignored_option
 from dora.cli.completion import node_levels
 from dora.cli.values import ParameterValue, parse_duration, parse_environment
 from dora.daemon.logs.entry import parse_filter, parse_level
@@ -52,6 +52,17 @@ def _environment(
         raise click.BadParameter(str(error), ctx, param) from None
 
 
+def all_of(*declarations: Callable[[_Function], _Function]) -> Callable[[_Function], _Function]:
+    """Return a decorator that declares several options, in this order in the help."""
+
+    def declare(function: _Function) -> _Function:
+        for declaration in reversed(declarations):
+            function = declaration(function)
+        return function
+
+    return declare
+
+
 trace_option: Callable[[_Function], _Function] = click.option(
     "--trace",
     is_flag=True,
@@ -59,7 +70,6 @@ trace_option: Callable[[_Function], _Function] = click.option(
     show_envvar=True,
     help="Record which message led to which, for `dora trace`.",
 )
-
 
 engine_option: Callable[[_Function], _Function] = click.option(
     "--engine",
@@ -74,13 +84,21 @@ strict_outputs_option: Callable[[_Function], _Function] = click.option(
     help="Make a node fail if it sends to an output that it does not declare.",
 )
 
-debug_option: Callable[[_Function], _Function] = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    help="Has no effect: `dora topic` can look into every dataflow.",
+hot_reload_option: Callable[[_Function], _Function] = click.option(
+    "--hot-reload", is_flag=True, help="Reload nodes and operators when their Python files are saved."
 )
 
+shell_nodes_option: Callable[[_Function], _Function] = click.option(
+    "--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`."
+)
+
+uv_option: Callable[[_Function], _Function] = click.option(
+    "--uv", is_flag=True, help="Build and run nodes with uv."
+)
+
+debug_option: Callable[[_Function], _Function] = ignored_option(
+    "--debug", is_flag=True, hidden=False, why="`dora topic` can look into every dataflow"
+)
 
 environment_option: Callable[[_Function], _Function] = click.option(
     "--env",
@@ -91,56 +109,49 @@ environment_option: Callable[[_Function], _Function] = click.option(
     help="Environment variable for all nodes; the `env` of a node overrides it. Repeatable.",
 )
 
-
-def display_options(function: _Function) -> _Function:
-    """Declare ``log_level``, ``log_format`` and ``log_filter``."""
-    return _display(function, "--log-level")
-
-
-def display_options_of_logs(function: _Function) -> _Function:
-    """Declare the same, with ``--level`` too."""
-    return _display(function, "--log-level", "--level")
-
-
-def _display(function: _Function, *level: str) -> _Function:
-    function = click.option(
-        "--log-filter",
-        type=ParameterValue("filter", parse_filter),
-        envvar="DORA_LOG_FILTER",
-        show_envvar=True,
-        metavar="NODE=LEVEL,...",
-        shell_complete=node_levels,
-        help="Levels of single nodes; they override --log-level.",
-    )(function)
-    function = click.option(
-        "--log-format",
-        type=click.Choice(LOG_FORMATS, case_sensitive=False),
-        default="pretty",
-        envvar="DORA_LOG_FORMAT",
-        show_envvar=True,
-        help="Format of log entries; json is one object per line.",
-    )(function)
-    return click.option(
-        *level,
-        type=ParameterValue("level", parse_level),
-        default="stdout",
-        envvar="DORA_LOG_LEVEL",
-        show_envvar=True,
-        metavar="LEVEL",
-        help="Least severe level to show: error, warn, info, debug, trace, or stdout for all.",
-    )(function)
-
-
-def dataflow_options(function: _Function) -> _Function:
-    """Declare the options that override the dataflow file: ``env`` and ``exit_when_nodes_finish``."""
-    function = click.option(
+dataflow_options: Callable[[_Function], _Function] = all_of(
+    environment_option,
+    click.option(
         "--exit-when-nodes-finish",
         type=click.BOOL,
         default=None,
         metavar="[=BOOL]",
         help="Whether a node finishes once all its inputs except timers are closed; overrides the file.",
-    )(function)
-    return environment_option(function)
+    ),
+)
+"""The options that override the dataflow file: ``env`` and ``exit_when_nodes_finish``."""
+
+
+def display_options(*level: str) -> Callable[[_Function], _Function]:
+    """Declare ``log_level``, with these names, ``log_format`` and ``log_filter``."""
+    return all_of(
+        click.option(
+            *level,
+            type=ParameterValue("level", parse_level),
+            default="stdout",
+            envvar="DORA_LOG_LEVEL",
+            show_envvar=True,
+            metavar="LEVEL",
+            help="Least severe level to show: error, warn, info, debug, trace, or stdout for all.",
+        ),
+        click.option(
+            "--log-format",
+            type=click.Choice(LOG_FORMATS, case_sensitive=False),
+            default="pretty",
+            envvar="DORA_LOG_FORMAT",
+            show_envvar=True,
+            help="Format of log entries; json is one object per line.",
+        ),
+        click.option(
+            "--log-filter",
+            type=ParameterValue("filter", parse_filter),
+            envvar="DORA_LOG_FILTER",
+            show_envvar=True,
+            metavar="NODE=LEVEL,...",
+            shell_complete=node_levels,
+            help="Levels of single nodes; they override --log-level.",
+        ),
+    )
 
 
 allow_incomplete_option: Callable[[_Function], _Function] = click.option(
@@ -149,26 +160,20 @@ allow_incomplete_option: Callable[[_Function], _Function] = click.option(
     help="Accept a recording that cannot be read to its end, for example because its recorder was killed.",
 )
 
-
-def lock_options(function: _Function) -> _Function:
-    """Declare ``locked``, ``write_lockfile`` and ``lockfile``, the arguments of `lock_of`."""
-    for declare in (
-        hub_option,
-        click.option(
-            "--lockfile",
-            metavar="PATH",
-            default="",
-            help="Path of the lockfile [<name of FILE>.dora-lock.yaml beside it].",
-        ),
-        click.option(
-            "--write-lockfile", is_flag=True, help="Write the commits of nodes with `git` to the lockfile."
-        ),
-        click.option(
-            "--locked", is_flag=True, help="Use the commits of the lockfile for nodes with `git`."
-        ),
-    ):
-        function = declare(function)
-    return function
+lock_options: Callable[[_Function], _Function] = all_of(
+    click.option("--locked", is_flag=True, help="Use the commits of the lockfile for nodes with `git`."),
+    click.option(
+        "--write-lockfile", is_flag=True, help="Write the commits of nodes with `git` to the lockfile."
+    ),
+    click.option(
+        "--lockfile",
+        metavar="PATH",
+        default="",
+        help="Path of the lockfile [<name of FILE>.dora-lock.yaml beside it].",
+    ),
+    hub_option,
+)
+"""The arguments of `lock_of`: ``locked``, ``write_lockfile`` and ``lockfile``."""
 
 
 def lock_of(locked: bool, write_lockfile: bool, lockfile: str) -> Lock | None:

@@ -14,17 +14,21 @@ from dora.observe.formatting import file_size
 if TYPE_CHECKING:
     from dora.cluster.protocol import DataflowView
     from dora.daemon.report import RunOutcome
+    from dora.daemon.supervisor.result import DataflowResult
     from dora.recording.mcap.reader import Recording
     from dora.recording.recorder.options import Saved
 
 
 def report_outcome(outcome: RunOutcome) -> int:
     """Print the losses and failures of a dataflow that ran in this process; return the exit status."""
-    directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
-    for report in (loss_report(outcome.result), failure_report(outcome.result, directory)):
+    _report(outcome.result, shorter_path(outcome.log_directory) if outcome.log_directory else None)
+    return 0 if outcome.result.ok else 1
+
+
+def _report(result: DataflowResult, directory: str | None) -> None:
+    for report in (loss_report(result), failure_report(result, directory)):
         if report:
             click.echo(f"\n{report}", err=True)
-    return 0 if outcome.result.ok else 1
 
 
 def failure_reason(view: DataflowView) -> str:
@@ -39,9 +43,7 @@ def report_end(view: DataflowView) -> int:
     """Print the losses and failures of a dataflow of the coordinator; return the exit status."""
     directory = view.log_directory if os.path.isdir(view.log_directory) else None
     if view.result is not None:
-        for report in (loss_report(view.result), failure_report(view.result, directory)):
-            if report:
-                click.echo(f"\n{report}", err=True)
+        _report(view.result, directory)
     elif view.status == "failed":
         click.echo(f"\nDataflow {view.uuid} failed: {view.reason}", err=True)
         if directory is not None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from dora._paths import address_fault, chosen_address
+from dora.cli.coordinator import choose_dataflow, coordinator_client
 from dora.cli.select import NoRunningDataflow, connected_runs, find_run
 from dora.daemon.client import DaemonClient, name_of
 from dora.errors import DoraError
@@ -25,21 +25,6 @@ if TYPE_CHECKING:
     from dora.observe.remote.protocol import Question
 
 LONGEST_WAIT: Final = 86_400.0 * 3  # seconds; longer than the longest grace
-
-
-def coordinator_client(address: str = "") -> Client:
-    """Return a client of the coordinator at an address with a port, or of that in the environment."""
-    from dora.cluster.client import Client
-
-    host, _, port = address.rpartition(":")
-    if not address:
-        host, port = chosen_address()
-    host = host.strip("[]")
-    if not (port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535):
-        raise DoraError(f"DORA_COORDINATOR_PORT is `{port}`, which is not a port number")
-    if fault := address_fault(host):
-        raise DoraError(f"DORA_COORDINATOR_ADDR is `{host}`, which {fault}")
-    return Client(host, int(port))
 
 
 class RunningDataflow:
@@ -165,7 +150,6 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
 
 def find_on_coordinator(wanted: str | None) -> DataflowView | None:
     """Return the dataflow that is meant, if the coordinator of the environment runs it."""
-    from dora.cli.coordinator import choose_dataflow
     from dora.cluster.coordinator.policy import Refusal, find
 
     views = _active_on_coordinator()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dora._paths import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, PORT_VARIABLE, is_chosen
-from dora.cli.coordinator import coordinator_address_options
+from dora.cli.coordinator import ask_which, coordinator_address_options
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def find_run(wanted: str | None) -> DaemonClient:
     runs = connected_runs()
     found = [run for run in runs if wanted is None or fits(run.description, wanted)]
     if len(found) > 1 and sys.stdin.isatty():
-        chosen = _prompt(found)
+        chosen = found[ask_which([_named(run) for run in found])]
     elif len(found) == 1:
         chosen = found[0]
     else:
@@ -103,14 +103,11 @@ def _selection_fault(wanted: str | None, runs: list[DaemonClient], found: list[D
     return f"{which}; choose one with -d:\n{_listed(found)}"
 
 
-def _listed(runs: list[DaemonClient]) -> str:
+def _named(run: DaemonClient) -> tuple[str, str]:
     from dora.daemon.client import name_of
 
-    return "\n".join(f"  {run.description.dataflow_id}  {name_of(run.description)}" for run in runs)
+    return run.description.dataflow_id, name_of(run.description)
 
 
-def _prompt(runs: list[DaemonClient]) -> DaemonClient:
-    for index, line in enumerate(_listed(runs).splitlines(), 1):
-        click.echo(f"  {index}{line[1:]}", err=True)
-    number: int = click.prompt("Which dataflow", type=click.IntRange(1, len(runs)), err=True)
-    return runs[number - 1]
+def _listed(runs: list[DaemonClient]) -> str:
+    return "\n".join("  {}  {}".format(*_named(run)) for run in runs)

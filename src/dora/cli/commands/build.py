@@ -7,6 +7,7 @@ import sys
 import click
 
 from dora.api import build_file
+from dora.cli.compat import ignored_option
 from dora.cli.completion import dataflow_files
 from dora.cli.options import lock_of, lock_options
 from dora.cli.process import termination_as_interrupt
@@ -14,28 +15,17 @@ from dora.daemon.build.build import Built
 from dora.daemon.load import load_dataflow
 from dora.daemon.options import BuildOptions
 
+_BUILDS_HERE = "builds are always on this machine"
+
 
 @click.command()
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
 @click.option(
     "--uv", is_flag=True, help="Build with uv; nodes with build commands get an environment of their own."
 )
-@click.option("--local", is_flag=True, help="Has no effect: builds are always on this machine.")
-@click.option(
-    "--coordinator-addr",
-    envvar="DORA_COORDINATOR_ADDR",
-    hidden=True,
-    expose_value=False,
-    help="Has no effect: builds are always on this machine.",
-)
-@click.option(
-    "--coordinator-port",
-    type=int,
-    envvar="DORA_COORDINATOR_PORT",
-    hidden=True,
-    expose_value=False,
-    help="Has no effect: builds are always on this machine.",
-)
+@ignored_option("--local", is_flag=True, hidden=False, why=_BUILDS_HERE)
+@ignored_option("--coordinator-addr", why=_BUILDS_HERE)
+@ignored_option("--coordinator-port", why=_BUILDS_HERE)
 @click.option("--strict-types", is_flag=True, help="Build only if all declared types fit together.")
 @click.option("--parallel", is_flag=True, help="Build nodes in parallel.")
 @click.option("--offline", is_flag=True, help="Use no network, only what is installed, cached or cloned.")
@@ -43,7 +33,6 @@ from dora.daemon.options import BuildOptions
 def build(
     path: str,
     uv: bool,
-    local: bool,  # noqa: ARG001 - all builds are local
     strict_types: bool,
     parallel: bool,
     offline: bool,
@@ -53,8 +42,13 @@ def build(
 ) -> None:
     """Build a dataflow: clones, Python environments, build commands.
 
-    FILE is a dataflow file or its URL. Commands run without a shell; the build ends at the
-    first one that fails.
+    FILE is a dataflow file or its URL. First, repositories are cloned, and nodes whose `path` is a URL are
+    downloaded. Then nodes that ask for it get a Python environment of their own. Then the `build` commands
+    run, each line without a shell, in the folder of the file and with the environment of the node; `pip`
+    and `python` are those of the interpreter that runs it. The build ends at the first command that fails.
+
+    `dora run`, `record` and `start` do the same before they start nodes. The build is described in
+    out/<name of FILE>.dora-session.yaml.
     """
     options = BuildOptions(uv=uv, parallel=parallel, offline=offline, update=True)
     with termination_as_interrupt():
@@ -125,13 +119,7 @@ DEFAULT_FILE = "dataflow.yml"
     shell_complete=dataflow_files,
     help="Check the manifest of a node (dora-node.yml) instead of a dataflow.",
 )
-@click.option(
-    "--offline",
-    is_flag=True,
-    hidden=True,
-    expose_value=False,
-    help="Has no effect: checking needs no network.",
-)
+@ignored_option("--offline", is_flag=True, why="checking needs no network")
 def validate(path: str | None, strict_types: bool, node_manifest: str | None) -> None:
     """Check a dataflow file without running it.
 

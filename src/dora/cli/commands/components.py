@@ -14,6 +14,7 @@ from dora._paths import DEFAULT_PORT
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.coordinator import absolute_path, coordinator_options
 from dora.cli.main import configure_diagnostics
+from dora.cli.options import shell_nodes_option
 from dora.cli.values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cluster.client import Client
 from dora.daemon.logs.diagnostics import VARIABLE
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from dora.transport.tokens import Token
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_FROM_COORDINATOR = "machines learn of each other from the coordinator; see --interface"
+
+auth_option: Callable[[_Function], _Function] = ignored_option(
+    "--auth", is_flag=True, hidden=False, why="the token of this user is always required"
+)
 
 
 def _log_to_stderr(quiet: bool) -> None:
@@ -81,7 +87,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
     metavar="PORT",
     help=f"Port to listen on [{DEFAULT_PORT}].",
 )
-@click.option("--auth", is_flag=True, help="Has no effect: the token of this user is always required.")
+@auth_option
 @tls_options
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @click.option(
@@ -89,12 +95,12 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
     default="",
     callback=_store,
     metavar="FILE|memory",
-    help="Where to keep the records of dataflows [a file for this port in the data folder].",
+    help="Where to keep the records of dataflows [a file for this port in the data folder]; with memory, a "
+    "new coordinator knows no ended ones.",
 )
 def coordinator(
     interface: str,
     port: int,
-    auth: bool,  # noqa: ARG001 - always on
     tls_cert: str,
     tls_key: str,
     quiet: bool,
@@ -102,7 +108,11 @@ def coordinator(
 ) -> None:
     """Run the coordinator in the foreground.
 
-    `dora up` runs it in the background.
+    `dora up` runs it in the background. SIGTERM ends it; dataflows continue.
+
+    Environment variables limit how long it waits for a machine, in seconds: until its nodes are built
+    (DORA_BUILD_RESULT_TIMEOUT_SECS [1200]) and their processes started (DORA_SPAWN_RESULT_TIMEOUT_SECS
+    [60]), and until one that does not answer is given up (DORA_UNREACHABLE_AFTER [180]).
     """
     from dora.cluster.coordinator.server import serve
     from dora.cluster.dashboard.coordinator import make_pages
@@ -177,7 +187,7 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:  # 
 
 @click.command()
 @coordinator_options
-@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+@shell_nodes_option
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @click.option(
     "--machine-id",
@@ -203,19 +213,16 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:  # 
 @click.option(
     "--rt",
     is_flag=True,
-    help="Lock memory and use SCHED_FIFO in the daemon, not in the nodes.",
+    help="Lock memory and use SCHED_FIFO in the daemon, not in the nodes: stops, restarts and timeouts are "
+    "on time on an overloaded machine. Needs CAP_IPC_LOCK and CAP_SYS_NICE.",
 )
-@ignored_option("--local-listen-port", why="dynamic nodes find their dataflow without a port")
-@ignored_option("--worker-threads", why="the daemon has one thread, and no message passes through it")
-@refused_option(
-    "--zenoh-peer", instead="machines learn of each other from the coordinator; see --interface"
+@ignored_option("--local-listen-port", warn=True, why="dynamic nodes find their dataflow without a port")
+@ignored_option(
+    "--worker-threads", warn=True, why="the daemon has one thread, and no message passes through it"
 )
-@refused_option(
-    "--zenoh-listen", instead="machines learn of each other from the coordinator; see --interface"
-)
-@refused_option(
-    "--zenoh-connect", instead="machines learn of each other from the coordinator; see --interface"
-)
+@refused_option("--zenoh-peer", instead=_FROM_COORDINATOR)
+@refused_option("--zenoh-listen", instead=_FROM_COORDINATOR)
+@refused_option("--zenoh-connect", instead=_FROM_COORDINATOR)
 def daemon(
     client: Client,
     allow_shell_nodes: bool,
@@ -227,7 +234,12 @@ def daemon(
 ) -> None:
     """Run the daemon of a machine in the foreground.
 
-    `dora up` runs it in the background, for the default machine.
+    `dora up` runs it in the background, for the default machine. The daemon tries to reach the coordinator
+    until it succeeds. SIGTERM stops its dataflows and ends it, a second SIGTERM kills them.
+
+    Environment variables: DORA_TLS_CA, DORA_TLS_CERT and DORA_TLS_KEY name the files for TLS between
+    machines. DORA_LINK_PORTS [20000-29999] are the TCP ports at which nodes listen for other machines. With
+    DORA_QUIET, log entries of nodes stay in the files of this machine.
     """
     from dora.cluster.agent.agent import serve
     from dora.cluster.agent.identity import Identity, tls_from

@@ -39,7 +39,9 @@ class Finding(NamedTuple):
 def doctor(dataflow: str | None, client: Client) -> int:
     """Check the installation and this machine.
 
-    The exit status is 1 if a check failed. A warning is about something that only some dataflows need.
+    Checks versions and libraries, shared memory, uv, the coordinator and its machines, and the nodes that
+    run here; and runs a dataflow of two nodes. The exit status is 1 if a check failed. A warning is about
+    something that only some dataflows need.
     """
     failed = 0
     checks: list[Callable[[], Iterator[Finding]]] = [

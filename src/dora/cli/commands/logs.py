@@ -14,7 +14,7 @@ import msgspec
 from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import coordinator_options
 from dora.cli.log_location import LogLocation, find_log_location, local_log_location
-from dora.cli.options import DURATION, display_options_of_logs
+from dora.cli.options import DURATION, display_options
 from dora.cli.values import MAX_COUNT
 from dora.cluster.client import Client
 from dora.daemon.logs.entry import LogEntry, LogFilter
@@ -29,7 +29,7 @@ POLL_INTERVAL = 0.2  # seconds between reads of files that are followed
 @click.command()
 @click.argument("wanted", metavar="[UUID_OR_NAME]", required=False, shell_complete=dataflow_names)
 @click.argument("positional_node", metavar="", required=False)
-@click.option("-n", "--node", metavar="NODE", help="Only this node.")
+@click.option("-n", "--node", metavar="NODE", help="Only this node; `dora` is the daemon.")
 @click.option("--all-nodes", is_flag=True, help="All nodes, ordered by time [the default].")
 @click.option("--tail", type=click.IntRange(0, MAX_COUNT), metavar="N", help="Only the last N entries.")
 @click.option("-f", "--follow", is_flag=True, help="Continue until the dataflow ends.")
@@ -39,7 +39,7 @@ POLL_INTERVAL = 0.2  # seconds between reads of files that are followed
 @click.option(
     "--grep", metavar="TEXT", help="Only entries that contain this text; upper and lower case are equal."
 )
-@display_options_of_logs
+@display_options("--log-level", "--level")
 @coordinator_options
 def logs(
     wanted: str | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.compat import refused_option
+from dora.cli.compat import ignored_option, refused_option
 from dora.cli.completion import dataflow_files
 from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
 from dora.cli.reports import describe_saved, report_outcome, report_saved
@@ -56,7 +56,7 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
     "--last",
     type=DURATION,
     metavar="DURATION",
-    help="Keep this much in memory; write it when a node fails, at Enter, or with --save.",
+    help="Keep this much in memory; write it when a node fails, at Enter, at SIGUSR1, or with --save.",
 )
 @click.option("--save", is_flag=True, help="Make the recording with --last write its file now.")
 @click.option("--stop", is_flag=True, help="Stop the recordings of a dataflow; the dataflow continues.")
@@ -73,12 +73,10 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
     metavar="DURATION",
     help="With FILE: stop after this time, like Ctrl-C.",
 )
-@display_options
+@display_options("--log-level")
 @dataflow_options
 @click.option("--allow-shell-nodes", is_flag=True, help="With FILE: allow nodes with `path: shell`.")
-@click.option(
-    "--proxy", is_flag=True, hidden=True, help="Has no effect: recording a running dataflow needs no proxy."
-)
+@ignored_option("--proxy", is_flag=True, why="recording a running dataflow needs no proxy")
 @refused_option(
     "--output-yaml", instead="recording adds no node to the dataflow; use `dora record FILE`", is_flag=True
 )
@@ -101,13 +99,13 @@ def record(
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
     allow_shell_nodes: bool,
-    proxy: bool,  # noqa: ARG001 - of dora-rs
 ) -> int:
     """Record the messages of a dataflow into an MCAP file.
 
     With FILE, runs this dataflow file like `dora run` and records from the first message on. Without
-    FILE, records a running dataflow until it ends or until Ctrl-C; its nodes are not disturbed. The exit
-    status is 1 if messages are missing, or if a node of FILE failed.
+    FILE, records a running dataflow until it ends or until Ctrl-C; its nodes are not disturbed. A second
+    Ctrl-C does not wait until everything is written (exit status 130). The exit status is 1 if messages are
+    missing, or if a node of FILE failed.
     """
     if path is not None and dataflow is not None:
         raise click.UsageError("give either a dataflow file to run, or -d for a running dataflow")

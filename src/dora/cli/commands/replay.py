@@ -15,7 +15,14 @@ import msgspec
 
 from dora.api import run_loaded
 from dora.cli.completion import dataflow_files
-from dora.cli.options import DURATION, allow_incomplete_option, display_options, environment_option
+from dora.cli.options import (
+    DURATION,
+    allow_incomplete_option,
+    display_options,
+    environment_option,
+    shell_nodes_option,
+    uv_option,
+)
 from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome, report_saved, report_truncation
 from dora.cli.values import InputFile
@@ -59,7 +66,11 @@ if TYPE_CHECKING:
 @click.option(
     "--to", "end", type=DURATION, metavar="DURATION", help="Stop at this time of the recording [the end]."
 )
-@click.option("--step", is_flag=True, help="Send one message at each press of Enter.")
+@click.option(
+    "--step",
+    is_flag=True,
+    help="Send one message at each press of Enter; a number sends that many, c all others, q stops.",
+)
 @click.option(
     "--free",
     is_flag=True,
@@ -79,12 +90,12 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Write the dataflow with its players to a file instead of running it.",
 )
-@click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
+@uv_option
 @click.option("--stop-after", type=DURATION, metavar="DURATION", help="Stop after this time, like Ctrl-C.")
 @allow_incomplete_option
-@display_options
+@display_options("--log-level")
 @environment_option
-@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+@shell_nodes_option
 def replay(
     recording: str,
     path: str | None,

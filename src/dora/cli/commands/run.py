@@ -16,10 +16,13 @@ from dora.cli.options import (
     debug_option,
     display_options,
     engine_option,
+    hot_reload_option,
     lock_of,
     lock_options,
+    shell_nodes_option,
     strict_outputs_option,
     trace_option,
+    uv_option,
 )
 from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome
@@ -35,12 +38,12 @@ if TYPE_CHECKING:
 
 @click.command(cls=RunCommand)
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
-@click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
+@uv_option
 @click.option(
     "--stop-after",
     type=DURATION,
     metavar="DURATION",
-    help="Stop after this time, like Ctrl-C (30, 10s, 1h30m).",
+    help="Stop this long after the build, like Ctrl-C (30, 10s, 1h30m).",
 )
 @click.option(
     "--grace-duration",
@@ -48,17 +51,13 @@ if TYPE_CHECKING:
     metavar="DURATION",
     help="Time for a stopped node to end before SIGTERM; SIGKILL follows after half of it [10s].",
 )
-@display_options
+@display_options("--log-level")
 @dataflow_options
-@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+@shell_nodes_option
 @debug_option
 @engine_option
 @strict_outputs_option
-@click.option(
-    "--hot-reload",
-    is_flag=True,
-    help="Reload nodes and operators when their Python files are saved.",
-)
+@hot_reload_option
 @trace_option
 @click.option("--ui", is_flag=True, help="Serve the dashboard as a web page and print its address.")
 @click.option("--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser.")

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections import deque
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -14,11 +15,15 @@ from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.coordinator import choose_dataflow, coordinator_options
 from dora.cli.options import (
     RunCommand,
+    all_of,
     dataflow_options,
     debug_option,
     engine_option,
+    hot_reload_option,
+    shell_nodes_option,
     strict_outputs_option,
     trace_option,
+    uv_option,
 )
 from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cli.reports import failure_reason, report_end
@@ -32,7 +37,9 @@ from dora.errors import DoraError
 from dora.transport.tokens import TokenError
 from dora.wire.operations import MAX_GRACE
 
-_start_options: list[Any] = [
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+start_options: Callable[[_Function], _Function] = all_of(
     click.option(
         "-n",
         "--name",
@@ -47,23 +54,13 @@ _start_options: list[Any] = [
     click.option(
         "--detach", is_flag=True, help="Return when it is running. The default without a terminal."
     ),
-    click.option(
-        "--hot-reload",
-        is_flag=True,
-        help="Reload nodes and operators when their Python files are saved.",
-    ),
-    click.option("--uv", is_flag=True, help="Build and run nodes with uv."),
-    click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`."),
+    hot_reload_option,
+    uv_option,
+    shell_nodes_option,
     trace_option,
     dataflow_options,
-]
-
-
-def start_options(function: Any) -> Any:
-    """Declare the options that `dora start` and `dora cluster start` share."""
-    for declare in reversed(_start_options):
-        function = declare(function)
-    return function
+)
+"""The options that `dora start` and `dora cluster start` share."""
 
 
 def wants_to_attach(attach: bool, detach: bool) -> bool:
@@ -166,7 +163,7 @@ def _parse_grace(text: str) -> float:
     return seconds
 
 
-_arguments: list[Any] = [
+_stop_options: Callable[[_Function], _Function] = all_of(
     click.argument("wanted", metavar="[NAME_OR_UUID]", required=False, shell_complete=dataflow_names),
     click.option("-n", "--name", help="The same as NAME_OR_UUID."),
     click.option(
@@ -176,13 +173,7 @@ _arguments: list[Any] = [
         help="Time for a node to end before SIGTERM; SIGKILL follows after half of it [10s].",
     ),
     click.option("-f", "--force", is_flag=True, help="Kill the nodes at once."),
-]
-
-
-def _stop_options(function: Any) -> Any:
-    for declare in reversed(_arguments):
-        function = declare(function)
-    return function
+)
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from dora.cli.commands.components import tls_options
+from dora.cli.commands.components import auth_option, tls_options
 from dora.cli.coordinator import coordinator_options
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import DEFAULT_MACHINE, SystemStatus
@@ -24,7 +24,7 @@ ALL_INTERFACES: Final = ("0.0.0.0", "::")
 
 
 @click.command()
-@click.option("--auth", is_flag=True, help="Has no effect: the token of this user is always required.")
+@auth_option
 @click.option(
     "--interface",
     default="127.0.0.1",
@@ -35,11 +35,12 @@ ALL_INTERFACES: Final = ("0.0.0.0", "::")
 )
 @tls_options
 @click.option(
-    "--recreate-store", is_flag=True, help="Start with an empty store; the old one is kept as .backup."
+    "--recreate-store",
+    is_flag=True,
+    help="Start with an empty store; the old one is kept as .backup, .backup2 and so on.",
 )
 @coordinator_options
 def up(
-    auth: bool,  # noqa: ARG001 - always on
     interface: str,
     tls_cert: str,
     tls_key: str,
