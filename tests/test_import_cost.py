@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.processes
 
 HEAVY = ["asyncio", "click", "numpy", "pyarrow", "typing_extensions", "yaml", "zenoh"]
+SCREEN = ["rich", "textual"]  # of the command line, when it draws a table or `dora top`
 OTHER_SIDE = ["dora.api", "dora.cli", "dora.cluster", "dora.daemon", "dora.dataflow", "dora.observe"]
 
 
@@ -23,14 +25,14 @@ def loaded_by(statement: str) -> set[str]:
 def test_importing_dora_imports_next_to_nothing() -> None:
     loaded = loaded_by("import dora")
     assert {name for name in loaded if name.startswith("dora")} == {"dora", "dora._lean", "dora._version"}
-    assert not loaded.intersection(HEAVY)
+    assert not loaded.intersection([*HEAVY, *SCREEN])
 
 
 @pytest.mark.parametrize("statement", ["import dora; dora.Node", "from dora import DoraStatus, Node"])
 def test_a_node_does_not_pay_for_what_it_does_not_use(statement: str) -> None:
     loaded = loaded_by(statement)
     assert "dora.node.node" in loaded
-    assert not loaded.intersection([*HEAVY, *OTHER_SIDE, "dora.wire.daemon_protocol"])
+    assert not loaded.intersection([*HEAVY, *SCREEN, *OTHER_SIDE, "dora.wire.daemon_protocol"])
 
 
 def test_the_engine_does_not_bring_numpy() -> None:
@@ -42,9 +44,25 @@ def test_the_engine_does_not_bring_numpy() -> None:
 
 def test_the_command_line_does_not_pay_for_arrow() -> None:
     loaded = loaded_by("import dora.cli.main")
-    assert not loaded.intersection({"numpy", "pyarrow", "iceoryx2", "zenoh", "dora.node.node"})
+    assert not loaded.intersection({"numpy", "pyarrow", "iceoryx2", "zenoh", "dora.node.node", *SCREEN})
+
+
+@pytest.mark.usefixtures("runtime_root")
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["top", "--help"], ["list", "--help"], ["run", "empty.yml"], ["top"], ["top", "--once"]],
+    ids=" ".join,
+)
+def test_a_command_that_draws_nothing_loads_neither_rich_nor_textual(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.yml").write_text("nodes: []\n")
+    loaded = loaded_by(f"from dora.cli.main import run_command_line; run_command_line({arguments})")
+    assert "click" in loaded
+    assert not loaded.intersection(SCREEN)
 
 
 def test_running_a_dataflow_does_not_need_arrow() -> None:
     loaded = loaded_by("import dora.daemon.run")
-    assert not loaded.intersection({"numpy", "pyarrow", "asyncio", "click"})
+    assert not loaded.intersection({"numpy", "pyarrow", "asyncio", "click", *SCREEN})

@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from dora.cli.commands.top import lines
+from dora.cli.top_screen import link_row
 from dora.errors import DoraError
 from dora.observe import formatting as values
 from dora.observe import latency, rates, topics
@@ -175,9 +175,9 @@ def test_rates_queues_and_losses_come_from_the_board() -> None:
     assert (fast.hz, fast.waiting, fast.dropped, fast.dropping_hz) == (0.0, 5, 98, 48.5)
     assert (sure.hz, sure.bytes_per_second, sure.waiting) == (50.0, 25_000.0, 7)
     assert (fast.silent, sure.silent) == (False, True)
-    assert [line.split()[:4] for line in lines([], links, "name")[-2:]] == [
-        ["camera/image", "->", "sink/fast", "0.0/s"],
-        ["camera/image", "->", "sink/sure", "silent"],
+    assert [[str(cell) for cell in link_row(item)[:2]] for item in links] == [
+        ["camera/image -> sink/fast", "0.0/s"],
+        ["camera/image -> sink/sure", "silent"],
     ]
 
 

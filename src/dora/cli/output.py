@@ -1,16 +1,33 @@
-"""Tables, and the option that chooses between a table and JSON."""
+"""Tables on standard output, and the option that chooses between a table and JSON.
+
+Rich draws the tables; it is imported for the first one. Names and values of other programs are made
+`visible` and become `Text`: neither control characters nor Rich's markup in them have an effect.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from dora.daemon.logs.formats import wants_colour
+from dora.daemon.logs.terminal import control, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+_UNLIMITED: Final = 1_000_000  # columns of what is not a terminal: no value is shortened or wrapped
 
-def _style_option(json: str) -> Callable[[_Function], _Function]:
+
+def format_option(json: str) -> Callable[[_Function], _Function]:
+    """Declare ``style``, "table" or "json"; ``json`` describes the objects for the help text."""
     return click.option(
         "-f",
         "--format",
@@ -21,21 +38,60 @@ def _style_option(json: str) -> Callable[[_Function], _Function]:
     )
 
 
-style_option: Callable[[_Function], _Function] = _style_option("one object a line")
-object_style_option: Callable[[_Function], _Function] = _style_option("one object")
+class _RichOutput(io.StringIO):
+    """Standard output for Rich, whose escape sequences must reach the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream = sys.stdout
+
+    def write(self, text: str, /) -> int:
+        control(self._stream, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return columns under their names, as wide as needed; the last one has no padding.
+def console() -> Console:
+    """Return a console on standard output: without colours and limits of width unless it is a terminal."""
+    from rich.console import Console
 
-    >>> print(table(["NODE", "PID"], [["camera", "7"], ["arm", "12"]]))
+    is_terminal = sys.stdout.isatty()
+    return Console(
+        file=_RichOutput(),
+        force_terminal=is_terminal,
+        color_system="auto" if wants_colour(is_terminal, os.environ) else None,
+        width=None if is_terminal else _UNLIMITED,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return columns under their names, as wide as needed; a narrow terminal gets several lines a cell."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in head:
+        table.add_column(Text(visible(name), style="bold"), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    return table
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns under their names, without spaces at the ends of lines.
+
+    >>> print_table(["NODE", "PID"], [["camera", "7"], ["arm", "12"]])
     NODE    PID
     camera  7
     arm     12
     """
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    drawing = console()
+    with drawing.capture() as captured:
+        drawing.print(rich_table(head, rows))
+    for line in captured.get().splitlines():
+        control(sys.stdout, f"{line.rstrip()}\n")

@@ -12,7 +12,7 @@ from dora.cli.commands.start import restart_and_wait, start_and_wait, start_opti
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup, RunCommand
-from dora.cli.output import style_option, table
+from dora.cli.output import format_option, print_table
 from dora.cli.values import InputFile
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView, RunSpec
@@ -144,7 +144,7 @@ def _check_no_other(client: Client) -> None:
 
 @cluster.command()
 @_file_or_not
-@style_option
+@format_option("one object a line: `machine`, `host`, `address`, `labels`, `daemon`")
 @coordinator_options
 def status(file: str | None, style: str, client: Client) -> int:
     """Show the machines of the cluster.
@@ -165,7 +165,7 @@ def status(file: str | None, style: str, client: Client) -> int:
             click.echo(msgspec.json.encode(row))
     else:
         head = ["MACHINE", "HOST", "ADDRESS", "LABELS", "DAEMON"]
-        click.echo(table(head, [row.cells() for row in rows]))
+        print_table(head, [row.cells() for row in rows])
         click.echo(f"Active dataflows: {answer.active_dataflows}")
     return 1 if any(row.daemon != "connected" for row in rows if row.machine in hosts) else 0
 
@@ -360,7 +360,7 @@ def start(
 @click.option(
     "--remove", is_flag=True, help="Remove unused copies, with the files that nodes have written there."
 )
-@style_option
+@format_option("one object a line")
 def copies(file: str, remove: bool, style: str) -> None:
     """Show the copies of dataflows on the machines, their sizes, and the dataflows that use them.
 
@@ -379,7 +379,7 @@ def copies(file: str, remove: bool, style: str) -> None:
     else:
         names = _names(found) if rows else {}
         cells = [[row.machine, row.folder, file_size(row.size), row.users(names)] for row in rows]
-        click.echo(table(["MACHINE", "FOLDER", "SIZE", "USED BY"], cells))
+        print_table(["MACHINE", "FOLDER", "SIZE", "USED BY"], cells)
     _raise_if_any(faults, "not reached", len(found.machines))
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import click
 
 from dora.cli.coordinator import coordinator_options
-from dora.cli.output import style_option, table
+from dora.cli.output import format_option, print_table
 from dora.cluster.client import Client
 from dora.cluster.protocol import ACTIVE, DataflowView
 from dora.observe.formatting import megabytes
@@ -21,7 +21,7 @@ def _status(view: DataflowView) -> str:
 
 
 @click.command("list")
-@style_option
+@format_option("one object a line: `uuid`, `name`, `status`, `nodes`, `cpu`, `memory` in GB")
 @click.option(
     "--status",
     type=click.Choice(STATUSES),
@@ -36,7 +36,10 @@ def _status(view: DataflowView) -> str:
 def list_dataflows(
     style: str, status: str | None, name: str | None, sort_by: str | None, quiet: bool, client: Client
 ) -> None:
-    """List the dataflows of the coordinator, running and ended."""
+    """List the dataflows of the coordinator, running and ended.
+
+    The oldest comes first. CPU, in percent of one core, and memory are those of all its processes.
+    """
     views = [view for view in client.dataflows() if _is_wanted(view, status, name)]
     if sort_by is not None:
         views.sort(key=lambda view: view.cpu if sort_by == "cpu" else view.memory, reverse=True)
@@ -70,7 +73,7 @@ def list_dataflows(
             )
             for view in views
         ]
-        click.echo(table(("UUID", "Name", "Status", "Nodes", "CPU", "Memory"), rows))
+        print_table(("UUID", "Name", "Status", "Nodes", "CPU", "Memory"), rows)
 
 
 def _nodes(view: DataflowView) -> int:
@@ -84,7 +87,7 @@ def _is_wanted(view: DataflowView, status: str | None, name: str | None) -> bool
 
 
 @click.command()
-@style_option
+@format_option("one object a line: `uuid`, `name`, `status`")
 @click.option("-q", "--quiet", is_flag=True, help="Print UUIDs only.")
 @coordinator_options
 def clean(style: str, quiet: bool, client: Client) -> None:
@@ -104,7 +107,6 @@ def clean(style: str, quiet: bool, client: Client) -> None:
         for view in removed:
             click.echo(json.dumps({"uuid": view.uuid, "name": view.name, "status": _status(view)}))
     else:
-        click.echo(
-            table(("UUID", "Name", "Status"), [(view.uuid, view.name, _status(view)) for view in removed])
-        )
+        rows = [(view.uuid, view.name, _status(view)) for view in removed]
+        print_table(("UUID", "Name", "Status"), rows)
     click.echo(f"Cleaned {len(removed)} dataflow(s).", err=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dora.cli.options import DURATION, CommandGroup
-from dora.cli.output import object_style_option, style_option, table
+from dora.cli.output import format_option, print_table
 from dora.cli.select import dataflow_option, find_run
 from dora.dataflow.model import QueuePolicy
 from dora.errors import DoraError
@@ -60,7 +60,8 @@ def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult,
     The daemon of a dataflow on this machine alone gets the operation directly, others get it from the
     coordinator.
     """
-    from dora.cli.running import coordinator_client, find_on_coordinator
+    from dora.cli.coordinator import coordinator_client
+    from dora.cli.running import find_on_coordinator
     from dora.cli.select import NoRunningDataflow
     from dora.observe.tap_session import inspect
 
@@ -84,7 +85,7 @@ def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult,
 
 
 def _apply_locally(run: DaemonClient, operation: Operation) -> OperationResult:
-    from dora.cli.running import coordinator_client
+    from dora.cli.coordinator import coordinator_client
     from dora.daemon.changes import NeedsCoordinator, apply_operation
     from dora.daemon.logs.formats import renderer
 
@@ -125,7 +126,7 @@ def add(file: str, strict_types: bool, dataflow: str | None) -> None:
     """Add a node to a running dataflow.
 
     The node is built if necessary. It gets the inputs in the file; connect its outputs with `dora node
-    connect`.
+    connect`. On several machines it runs where its `deploy` says.
     """
     from dora.wire.operations import AddOperation
 
@@ -159,7 +160,7 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
     """Replace the program of a node; its id and links stay the same.
 
     The new program is started first and takes over once it has created its `Node()`. If it fails before,
-    the old one continues.
+    the old one continues. `id`, `inputs` and `outputs` that the file leaves out stay as they are.
     """
     from dora.wire.operations import ReplaceOperation
 
@@ -253,12 +254,12 @@ def stop(name: str, grace: float | None, dataflow: str | None) -> None:
 
 @node.command("list")
 @dataflow_option
-@style_option
+@format_option("one object a line, of texts")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the ids.")
 def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
     """List the nodes of all running dataflows, or of one."""
-    from dora.cli.commands.top import snapshots_of
     from dora.cli.running import find_all_running
+    from dora.cli.snapshots import snapshots_of
 
     dataflows = find_all_running(dataflow)
     if quiet:
@@ -282,7 +283,7 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
         for row in rows:
             click.echo(json.dumps(dict(zip(head, row, strict=True))))
     else:
-        click.echo(table([name.upper() for name in head], rows))
+        print_table([name.upper() for name in head], rows)
 
 
 def _row(item: NodeSnapshot) -> list[str]:
@@ -300,11 +301,11 @@ def _row(item: NodeSnapshot) -> list[str]:
 @node.command("info")
 @click.argument("name", metavar="NODE")
 @dataflow_option
-@object_style_option
+@format_option("one object")
 def info(name: str, dataflow: str | None, style: str) -> None:
     """Show a node: its program, its inputs, its receivers, its use of the machine."""
-    from dora.cli.commands.top import snapshots_of
     from dora.cli.running import find_running
+    from dora.cli.snapshots import snapshots_of
     from dora.dataflow.problems import no_node
 
     running = find_running(dataflow)

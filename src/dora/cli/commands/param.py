@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dora.cli.options import CommandGroup
-from dora.cli.output import object_style_option
+from dora.cli.output import format_option
 from dora.cli.select import dataflow_option
 from dora.errors import DoraError
 
@@ -44,7 +44,7 @@ def param() -> None:
 @param.command("list")
 @click.argument("node")
 @dataflow_option
-@object_style_option
+@format_option("one object")
 def list_parameters(node: str, dataflow: str | None, style: str) -> None:
     """List the parameters of a node."""
     values = _parameters(node, dataflow)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.options import allow_incomplete_option
-from dora.cli.output import object_style_option, style_option, table
+from dora.cli.output import format_option, print_table
 from dora.cli.reports import report_truncation, warn_about_losses
 from dora.cli.values import InputFile, ParameterValue, shortened
 from dora.errors import DoraError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recording", metavar="RECORDING", type=InputFile())
-@object_style_option
+@format_option("one object, with `complete`, `messages`, `duration`, `topics` and more")
 def info(recording: str, style: str) -> None:
     """Show what is in a recording.
 
@@ -37,10 +37,10 @@ def info(recording: str, style: str) -> None:
 
         click.echo(as_json(found))
         return
-    click.echo(_info_text(found))
+    _print_info(found)
 
 
-def _info_text(found: dict[str, Any]) -> str:
+def _print_info(found: dict[str, Any]) -> None:
     dataflow = found["dataflow"]
     named = " ".join(
         part for part in (dataflow["name"], f"({dataflow['file']})" if dataflow["file"] else "") if part
@@ -59,6 +59,7 @@ def _info_text(found: dict[str, Any]) -> str:
         *([("Silent", ", ".join(found["silent"]))] if found["silent"] else []),
         ("Written by", f"dora {found['dora']}, Python {found['python']}"),
     ]
+    click.echo(fields(pairs))
     rows = [
         [
             topic["name"],
@@ -69,8 +70,9 @@ def _info_text(found: dict[str, Any]) -> str:
         ]
         for topic in found["topics"]
     ]
-    head = ["TOPIC", "TYPE", "MESSAGES", "RATE", "LOST"]
-    return "\n".join([fields(pairs), "", table(head, rows)] if rows else [fields(pairs)])
+    if rows:
+        click.echo()
+        print_table(["TOPIC", "TYPE", "MESSAGES", "RATE", "LOST"], rows)
 
 
 def _type(topic: dict[str, Any]) -> str:
@@ -106,7 +108,7 @@ def _tolerance(text: str) -> Tolerance:
 @click.option("--topics", metavar="NODE/OUTPUT,...", help="Compare only these topics [all].")
 @click.option("--metadata", is_flag=True, help="Also compare the metadata of messages, except time stamps.")
 @allow_incomplete_option
-@style_option
+@format_option("one object a topic")
 def diff(
     first: str,
     second: str,
@@ -119,9 +121,9 @@ def diff(
     """Compare two recordings, message by message.
 
     For each topic, compares types, values and counts: the first message with the first, the second with
-    the second, and so on. Times are ignored. NaN equals NaN. The exit status is 0 if the recordings are
-    equal, 1 if they differ, and 2 if they could not be compared, or one is truncated and the rest is
-    equal.
+    the second, and so on. Times are ignored. NaN equals NaN. Topics that differ come first. The exit status
+    is 0 if the recordings are equal, 1 if they differ, and 2 if they could not be compared, or one is
+    truncated and the rest is equal.
     """
     from dora.recording.compare import Tolerance, compare
     from dora.recording.info import cut
@@ -145,18 +147,20 @@ def diff(
     if style == "json":
         _print_json(found)
     else:
-        click.echo(_diff_table(found))
+        _print_diff(found)
     if not all(topic.equal for topic in found):
         return 1
     return 2 if cut_off else 0
 
 
-def _diff_table(found: list[TopicDiff]) -> str:
+def _print_diff(found: list[TopicDiff]) -> None:
     if not found:
-        return "Both recordings are empty."
+        click.echo("Both recordings are empty.")
+        return
     total = sum(topic.first_count for topic in found)
     if all(topic.equal for topic in found):
-        return f"The recordings are equal: {total:,} messages in {len(found)} topics."
+        click.echo(f"The recordings are equal: {total:,} messages in {len(found)} topics.")
+        return
     rows = [
         [
             topic.topic,
@@ -168,11 +172,9 @@ def _diff_table(found: list[TopicDiff]) -> str:
         ]
         for topic in found
     ]
+    print_table(["TOPIC", "MESSAGES", "DIFFERENT", "FIRST DIFFERENCE"], rows)
     differing = sum(not topic.equal for topic in found)
-    return (
-        table(["TOPIC", "MESSAGES", "DIFFERENT", "FIRST DIFFERENCE"], rows)
-        + f"\n\nThe recordings differ in {differing} of {len(found)} topics."
-    )
+    click.echo(f"\nThe recordings differ in {differing} of {len(found)} topics.")
 
 
 def _first_difference(topic: TopicDiff) -> str:
@@ -202,7 +204,11 @@ def _print_json(found: list[TopicDiff]) -> None:
 
 @click.command()
 @click.argument("recording", metavar="RECORDING", type=InputFile())
-@click.option("--parquet", metavar="FOLDER", help="Write FOLDER/<node>/<output>.parquet for each topic.")
+@click.option(
+    "--parquet",
+    metavar="FOLDER",
+    help="Write FOLDER/<node>/<output>.parquet for each topic, and <output>.2.parquet if its type changes.",
+)
 @click.option("--rerun", metavar="PATH", help="Write a .rrd file for Rerun (needs the extra `rerun`).")
 @click.option("--topics", metavar="NODE/OUTPUT,...", help="Export only these topics [all].")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")

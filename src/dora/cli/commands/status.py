@@ -11,7 +11,7 @@ import click
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup
-from dora.cli.output import object_style_option
+from dora.cli.output import format_option
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView
 from dora.errors import DoraError
@@ -21,7 +21,7 @@ from dora.errors import DoraError
 @click.option(
     "--dataflow", metavar="FILE", shell_complete=dataflow_files, help="Also check a dataflow file."
 )
-@object_style_option
+@format_option("one object")
 @coordinator_options
 def status(dataflow: str | None, style: str, client: Client) -> int:
     """Show whether the coordinator and the daemon are running.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,23 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.options import CommandGroup
-from dora.cli.output import style_option, table
+from dora.cli.options import DURATION, CommandGroup
+from dora.cli.output import console, format_option, print_table, rich_table
 from dora.cli.select import dataflow_option, lower_priority
-from dora.cli.values import MAX_COUNT, ParameterValue, parse_duration
-from dora.daemon.logs.terminal import control
+from dora.cli.values import MAX_COUNT
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from dora.cli.running import RunningDataflow
     from dora.observe.observer import Observation
     from dora.observe.queries import TopicQuery
     from dora.observe.rates import MeasuredRate
     from dora.observe.topics import Topic
 
-_DURATION = ParameterValue("duration", parse_duration)
 MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
 _PUBLISH_PATIENCE = 3.0  # seconds
+_REDRAW_INTERVAL = 0.5  # seconds
 
 
 @click.group(cls=CommandGroup)
@@ -37,7 +37,7 @@ def topic() -> None:
 
 
 def _duration_option(text: str) -> Callable[[Any], Any]:
-    return click.option("--duration", type=_DURATION, metavar="DURATION", help=text)
+    return click.option("--duration", type=DURATION, metavar="DURATION", help=text)
 
 
 # ------------------------------------------------------------------ list
@@ -45,7 +45,7 @@ def _duration_option(text: str) -> Callable[[Any], Any]:
 
 @topic.command("list")
 @dataflow_option
-@style_option
+@format_option("one object a line: `node`, `name`, `subscribers`, and `machine` if there are several")
 def list_topics(dataflow: str | None, style: str) -> None:
     """List the outputs and who receives them."""
     from dora.cli.running import find_running
@@ -64,7 +64,7 @@ def list_topics(dataflow: str | None, style: str) -> None:
     if any(machines):
         head.insert(1, "Machine")
         rows = [[row[0], machine, *row[1:]] for row, machine in zip(rows, machines, strict=True)]
-    click.echo(table(head, rows))
+    print_table(head, rows)
 
 
 # ------------------------------------------------------------------ echo
@@ -73,10 +73,14 @@ def list_topics(dataflow: str | None, style: str) -> None:
 @topic.command("echo")
 @click.argument("topics", metavar="[NODE/OUTPUT]...", nargs=-1)
 @dataflow_option
-@style_option
+@format_option("one object a line: `timestamp`, `name`, `data`, `metadata`, and `length` of shortened data")
 @click.option("--count", type=click.IntRange(1, MAX_COUNT), metavar="N", help="End after so many messages.")
 @_duration_option("End after this time.")
-@click.option("--full", is_flag=True, help="Show all values of long arrays and texts.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Show all values of long arrays and texts; on another machine, of messages up to 256 KiB.",
+)
 def echo(
     topics: tuple[str, ...],
     dataflow: str | None,
@@ -180,7 +184,7 @@ def _ignore_ctrl_z(engine: str) -> None:
 @dataflow_option
 @click.option(
     "--window",
-    type=_DURATION,
+    type=DURATION,
     default="10",
     metavar="DURATION",
     help="The window over which rates are measured [10s].",
@@ -201,15 +205,17 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
     live = sys.stdout.isatty()
     if duration is None and not live:
         duration = 5.0
-    screen = _LiveTable(live)
     with find_running(dataflow) as running:
         wanted = find_tappable(running.inspection, topics)
         rates: dict[str, MeasuredRate | None] = dict.fromkeys([item.name for item in wanted])
-        with observing(running, wanted, lambda names: RateQuery(names, window), duration) as observation:
+        with (
+            observing(running, wanted, lambda names: RateQuery(names, window), duration) as observation,
+            _redrawing(live, lambda: _rate_table(rates)) as redraw,
+        ):
             for result in observation.results():
                 if isinstance(result, Rates):
                     rates.update(result.rates)
-                screen.draw(rates)
+                redraw()
         for result in observation.last:
             if isinstance(result, Rates):
                 rates.update(result.rates)
@@ -219,35 +225,31 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
             click.echo("\t".join([name, *_rate_cells(rate)]))
 
 
-class _LiveTable:
-    """A table on a terminal, redrawn in the same place; draws nothing elsewhere."""
+@contextmanager
+def _redrawing(live: bool, make: Callable[[], Table]) -> Iterator[Callable[[], None]]:
+    """Yield a function that draws a table in the same place, at most twice a second, if it is ``live``."""
+    if not live:
+        yield lambda: None
+        return
+    from rich.live import Live
 
-    def __init__(self, live: bool) -> None:
-        self._live = live
-        self._due = 0.0
-        self._lines = 0
+    due = 0.0
+    with Live(
+        console=console(), auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+    ) as screen:
 
-    def draw(self, rates: dict[str, MeasuredRate | None]) -> None:
-        """Draw if it is time."""
-        if not self._live or time.monotonic() < self._due:
-            return
-        self._due = time.monotonic() + 0.5
-        text = _cut(_rate_table(rates))
-        if self._lines:
-            control(sys.stdout, f"\x1b[{self._lines}A\x1b[J")
-        click.echo(text)
-        self._lines = len(text.splitlines())
+        def redraw() -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + _REDRAW_INTERVAL
+                screen.update(make(), refresh=True)
+
+        yield redraw
 
 
-def _rate_table(rates: dict[str, MeasuredRate | None]) -> str:
+def _rate_table(rates: dict[str, MeasuredRate | None]) -> Table:
     head = ["Topic", "Avg (ms)", "Avg (Hz)", "Min (ms)", "Max (ms)", "Std (ms)", "Samples"]
-    return table(head, [[name, *_rate_cells(rate)] for name, rate in rates.items()])
-
-
-def _cut(text: str) -> str:
-    """Shorten lines to the width of the terminal, so that they can be drawn over."""
-    width = shutil.get_terminal_size().columns
-    return "\n".join(line[:width] for line in text.splitlines())
+    return rich_table(head, [[name, *_rate_cells(rate)] for name, rate in rates.items()])
 
 
 def _rate_cells(rate: MeasuredRate | None) -> list[str]:
@@ -296,7 +298,7 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
 
     A JSON list is the array, anything else an array of one value. The node sends it among its own
     messages when it polls for its next event, so it is numbered, counted and subject to back-pressure like
-    any other.
+    any other. It has at most 1 MiB.
     """
     from dora.cli.running import find_running
     from dora.observe.topics import find_tappable

@@ -12,7 +12,7 @@ import click
 from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup
-from dora.cli.output import style_option, table
+from dora.cli.output import format_option, print_table
 from dora.cli.values import MAX_COUNT
 from dora.cluster.client import Client
 from dora.errors import DoraError
@@ -44,7 +44,7 @@ def _source_options(function: _Function) -> _Function:
 
 @trace.command("list")
 @_source_options
-@style_option
+@format_option("one object a line: `trace_id`, `root_span`, `spans`, `started_ns`, `duration_ns`, `failed`")
 @click.option(
     "-n",
     "--count",
@@ -84,13 +84,13 @@ def list_traces(dataflow: str | None, local: bool, style: str, count: int, clien
         ]
         for item in traces
     ]
-    click.echo(table(["TRACE ID", "ROOT SPAN", "SPANS", "STARTED", "DURATION"], rows))
+    print_table(["TRACE ID", "ROOT SPAN", "SPANS", "STARTED", "DURATION"], rows)
 
 
 @trace.command("view")
 @click.argument("trace_id", metavar="TRACE_ID")
 @_source_options
-@style_option
+@format_option("one span of OTLP a line, with its `node`")
 def view(trace_id: str, dataflow: str | None, local: bool, style: str, client: Client) -> None:
     """Show one trace as a tree.
 

@@ -1,0 +1,60 @@
+"""Snapshots of dataflows wherever their nodes are, for ``dora top`` and ``dora node``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import click
+
+from dora.cli.running import RunningDataflow
+from dora.cluster.distributed_snapshot import DistributedSnapshot
+from dora.errors import DoraError
+from dora.observe.snapshot import RunSnapshot, RunSnapshots, SnapshotSource
+
+
+def snapshots_of(
+    dataflows: Iterable[RunningDataflow], every: float, *, latency: bool = False, node: str = ""
+) -> RunSnapshots:
+    """Return snapshots of dataflows; with ``node``, only of the machine of that node."""
+
+    def make(running: RunningDataflow) -> SnapshotSource:
+        machines = [running.machine_of(node)] if node else running.machines()
+        if running.run is not None and not set(machines) & set(running.other_machines()):
+            return RunSnapshot(running.run, latency=latency)
+        return _RemoteSnapshot(running, machines, every, latency=latency)
+
+    return RunSnapshots(dataflows, make)
+
+
+class _RemoteSnapshot(DistributedSnapshot):
+    """Snapshots of one dataflow that is not, or not only, on this machine; prints what goes wrong."""
+
+    def __init__(
+        self, running: RunningDataflow, machines: Sequence[str], every: float, *, latency: bool
+    ) -> None:
+        self._running = running
+        connections = {}
+        for machine in machines:
+            if running.run is not None and machine == running.inspection.machine:
+                continue
+            try:
+                connections[machine] = running.session(machine)
+            except DoraError as error:
+                if running.run is None and len(machines) == 1:
+                    raise
+                click.echo(f"machine `{machine}` cannot be observed: {error}", err=True)
+        super().__init__(
+            running.name,
+            running.inspection,
+            running.run,
+            connections,
+            running.machine_of,
+            every,
+            latency=latency,
+        )
+
+    def close(self) -> None:
+        for fault in self.faults:
+            click.echo(fault, err=True)
+        super().close()
+        self._running.close()
