@@ -2,7 +2,6 @@
 
 import errno
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -242,27 +241,18 @@ def test_an_interrupt_is_no_traceback(run, monkeypatch):
     assert run("validate", "a.yml")[::2] == (130, "\nerror: interrupted\n")
 
 
-def test_every_command_and_option_is_documented():
-    text = (ROOT / "docs" / "reference" / "cli.md").read_text()
-    for name, command in commands():
-        found = re.search(f"## `dora {name}[` ](.*?)(\n## |$)", text, re.DOTALL)
-        assert found, f"dora {name}"
-        section = found[1]
-        general = text.partition("## Not in this version")[2].partition("\n## ")[0]
-        for option in (o for o in options_of(command) if o.startswith("--")):
-            assert f"`{option}" in section + general, f"dora {name} {option}"
-    for name in later.COMMANDS:
-        assert f"`{name}`" in text
-
-
-def test_every_documented_option_exists():
-    text = (ROOT / "docs" / "reference" / "cli.md").read_text()
-    known = {o for _, command in commands() for o in options_of(command)} | {
-        "--help",
-        "--version",
+def test_what_dora_rs_has_and_help_does_not_show_is_documented():
+    """The rest is in the generated list of commands."""
+    text = (ROOT / "docs" / "migrating-from-dora-rs.md").read_text()
+    found = [parameter for _, command in commands() for parameter in command.params]
+    options = {parameter.opts[0] for parameter in found if isinstance(parameter, click.Option)}
+    shown = {
+        parameter.opts[0]
+        for parameter in found
+        if isinstance(parameter, click.Option) and not parameter.hidden
     }
-
-    assert set(re.findall(r"`(--[a-z-]+)", text)) == known - {o for o in known if not o.startswith("--")}
+    for name in (*options - shown, *(f"dora {name}" for name in (*later.COMMANDS, *main.ALIASES))):
+        assert f"`{name}`" in text, name
 
 
 def test_the_bare_flag_does_not_swallow_the_file(monkeypatch):
