@@ -167,16 +167,26 @@ def test_a_process_that_lives_on_after_closing_its_node_does_not_hold_up_the_oth
     run = Supervised(*PAIR)
     run.start()
     run(on.NodeClosed("a"))
-    assert sent(run.after(0.9), "b") == []
+    assert sent(run.after(9.9), "b") == []
     assert sent(run.after(0.2), "b") == [InputsClosed(["a/x"])]
     assert sent(run.end("a"), "b") == []
+
+
+def test_a_failure_after_the_closing_is_announced_late() -> None:
+    run = Supervised(*PAIR, node("c", inputs=("timer/",)))
+    run.start()
+    run(on.NodeClosed("a"))
+    assert sent(run.after(10.1), "b") == [InputsClosed(["a/x"])]
+    assert sent(run.end("a", 1), "b") == [
+        NodeFailedFrame("a", "node `a` failed: exited with status 1", ["a/x"])
+    ]
 
 
 def test_a_delayed_daemon_announces_the_failure_before_the_closing() -> None:
     run = Supervised(*PAIR)
     run.start()
     run(on.NodeClosed("a"))
-    run.now += 5  # in which no event was handled
+    run.now += 50  # in which no event was handled
     assert sent(run(on.Progress("b")) + run.end("a", 1) + run(on.TimePassed()), "b") == [
         NodeFailedFrame("a", "node `a` failed: exited with status 1", ["a/x"]),
         InputsClosed(["a/x"]),
@@ -202,7 +212,7 @@ def test_captured_output_stays_open_until_the_process_ends() -> None:
     )
     run.start()
     run(on.NodeClosed("a"))
-    assert sent(run.after(2), "b") == [InputsClosed(["a/x"])]
+    assert sent(run.after(20), "b") == [InputsClosed(["a/x"])]
     assert sent(run.end("a"), "b") == [InputsClosed(["a/log"])]
 
 

@@ -22,7 +22,7 @@ from dora.wire.node_protocol import (
     StopFrame,
 )
 
-CLOSING_HOLD = 1.0
+CLOSING_HOLD = 10.0  # for the end of a process whose node has closed; a slow exit handler may delay it
 BROKEN_START_GRACE = 1.0  # for nodes that could not be informed yet that the start failed
 RETIRED_FOR = 30.0  # seconds in which the coordinator has to remove a node that has ended for that
 LAST_GRACE = 1.0  # for dynamic nodes, once all other nodes have ended
@@ -104,15 +104,18 @@ def reopen_outputs(run: RunState, node: NodeState) -> None:
 
 
 def announce_failure(run: RunState, node: NodeState, error: str) -> None:
-    """Inform consumers that a node failed."""
+    """Inform consumers that a node failed.
+
+    The affected inputs are the open ones, or all that the node feeds when it failed after they closed.
+    """
     if not node.machine:
         node.announced_failures += 1
         node.announcement = error
     for consumer_id, inputs in run.graph.inputs_fed_by(node.id).items():
         consumer = run.nodes[consumer_id]
-        affected = [input_id for input_id in inputs if input_id not in consumer.inputs_closed]
-        if affected and consumer.present and consumer is not node:
-            run.send(consumer, NodeFailedFrame(node.id, error, affected))
+        still_open = [input_id for input_id in inputs if input_id not in consumer.inputs_closed]
+        if inputs and consumer.present and consumer is not node:
+            run.send(consumer, NodeFailedFrame(node.id, error, still_open or list(inputs)))
 
 
 # --------------------------------------------------------------------------- nodes

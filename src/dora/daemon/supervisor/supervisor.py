@@ -13,9 +13,9 @@ The state is a record (`RunState`); the rules are functions in the other modules
 Rules that are less obvious than they look:
 
 * `NodeFailed` reaches a consumer before the `InputsClosed` of the same node. A Python program that
-  dies of an exception closes its node first and fails a few milliseconds later, so after
+  dies of an exception closes its node first and fails milliseconds to seconds later, so after
   `NodeClosed` the consumers are informed only once the process has ended, or `CLOSING_HOLD` later
-  if it lives on.
+  if it lives on. A failure after that is announced late.
 * While a node may still be restarted its outputs stay open, whatever it says.
 * New code of a node (hot reload) has rules of its own, in `dora.daemon.supervisor.handover`.
 * Nothing waits for ever: every wait that depends on a process has a deadline after which the
