@@ -14,6 +14,7 @@ from waiting import TIMEOUT, alive
 
 import dora
 from dora import DataflowFailed, Node
+from dora.daemon.report import loss_report
 
 pytestmark = pytest.mark.processes
 
@@ -53,6 +54,26 @@ def test_imported_objects_are_exempt_from_garbage_collection(
     assert flow.printed("receiver") == ["collected", "True True"]
 
 
+def test_the_first_message_of_a_source_does_not_import_pandas(flow: Flow) -> None:
+    flow.file("pandas.py", "print('pandas is imported', flush=True)\nraise ImportError('not a real one')")
+    flow.node(
+        "source",
+        """
+        import pyarrow as pa
+        from dora import Node
+        node = Node()
+        print("ready", flush=True)
+        node.send_output("out", pa.array([1]))
+        print("sent", flush=True)
+        """,
+        outputs=["out"],
+    )
+    flow.run()
+    lines = flow.printed("source")
+    assert lines[0] == "pandas is imported"
+    assert lines[-2:] == ["ready", "sent"]
+
+
 FAILURES = {
     "exception": "raise ValueError('mine')",
     "in a function": "def main():\n    node = first\n    raise ValueError('mine')\nmain()",
@@ -82,6 +103,29 @@ def test_a_failure_comes_before_the_closing_in_every_case(
     with pytest.raises(DataflowFailed, match="victim"):
         flow.run()
     # The status of nodes comes at once, data in their order.
+    lines = flow.printed("survivor")
+    assert sorted(lines[:2]) == ["INPUT last", "NODE_FAILED victim"]
+    assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
+
+
+def test_a_slow_end_of_a_failed_process_does_not_close_its_outputs_first(flow: Flow) -> None:
+    flow.node(
+        "victim",
+        """
+        import atexit, sys, time
+        from dora import Node
+        atexit.register(time.sleep, 1.5)  # as libraries do that give a device back
+        def main():
+            node = Node()
+            node.send_output("out", b"last")
+            sys.exit(3)
+        main()
+        """,
+        outputs=["out"],
+    )
+    flow.node("survivor", PRINTER, inputs={"in": "victim/out"})
+    with pytest.raises(DataflowFailed, match="victim"):
+        flow.run()
     lines = flow.printed("survivor")
     assert sorted(lines[:2]) == ["INPUT last", "NODE_FAILED victim"]
     assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
@@ -174,6 +218,46 @@ def test_a_receiver_that_is_killed_does_not_hold_its_sender(flow: Flow) -> None:
     with pytest.raises(DataflowFailed, match="victim"):
         flow.run()
     assert flow.printed("sender") == ["sent all"]
+
+
+@pytest.mark.usefixtures("engine")
+def test_messages_lost_by_a_restart_of_the_receiver_are_reported_as_that(flow: Flow) -> None:
+    flow.node(
+        "sender",
+        """
+        from dora import Node
+        node = Node()
+        node.send_output("out", b"the first process takes this")
+        while node.next(timeout=0.001)["type"] != "NODE_RESTARTED":
+            node.send_output("out", b"")
+        node.send_output("out", b"last")
+        """,
+        inputs={"back": "receiver/back"},
+        outputs=["out"],
+    )
+    flow.node(
+        "receiver",
+        """
+        import os
+        from dora import Node
+        node = Node()
+        node.next()
+        if not node.is_restart():
+            os._exit(1)
+        for event in node:
+            pass
+        """,
+        inputs={"in": {"source": "sender/out", "queue_size": 10_000}},
+        outputs=["back"],
+        restart_policy="on-failure",
+    )
+    result = flow.run()
+    report = link(result, "sender/out -> receiver/in")
+    assert report.sent == report.received + report.dropped
+    assert report.restart_loss == report.dropped > 0
+    assert loss_report(result) == (
+        f"sender/out -> receiver/in: {report.dropped} messages lost while `receiver` was restarting"
+    )
 
 
 def test_a_source_node_is_restarted_and_its_receivers_stay(flow: Flow) -> None:

@@ -16,6 +16,7 @@ from dora.transport.board import (
     FIRST,
     RECEIVED,
     RECORDED,
+    RESTART_LOSS,
     SENT,
     STATE,
     STOPPED,
@@ -187,6 +188,7 @@ class Accounting:
                     dropped=dropped,
                     unread=max(0, sent - received - dropped),
                     unsent=unsent,
+                    restart_loss=min(get(link.slot, RESTART_LOSS), dropped),
                 )
             )
         return tuple(reports)

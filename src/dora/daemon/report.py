@@ -90,12 +90,13 @@ def loss_report(result: DataflowResult) -> str:
     although it ended by itself.
     """
     parts = []
-    lossy = [link for link in result.links if link.dropped or link.unread]
+    lossy = [link for link in result.links if _dropped(link) or link.unread]
     surprising = [link for link in lossy if _is_surprise(link, result)]
     if surprising:
         parts.append(_table(surprising))
     if len(surprising) < len(lossy):
         parts.append("\n".join(_line(link, result) for link in lossy if link not in surprising))
+    parts += [_restart_loss(link) for link in result.links if link.restart_loss]
     parts += [_unsent(link) for link in result.links if link.unsent]
     for node_id, outputs in sorted(result.undeclared.items()):
         for output, count in sorted(outputs.items()):
@@ -111,9 +112,14 @@ def loss_report(result: DataflowResult) -> str:
 
 
 def _is_surprise(link: LinkReport, result: DataflowResult) -> bool:
-    if link.dropped and (link.policy != "drop_oldest" or link.queue_size == DEFAULT_QUEUE_SIZE):
+    if _dropped(link) and (link.policy != "drop_oldest" or link.queue_size == DEFAULT_QUEUE_SIZE):
         return True
-    return bool(link.unread) and not (_why_ended(link, result) or link.dropped)
+    return bool(link.unread) and not (_why_ended(link, result) or _dropped(link))
+
+
+def _dropped(link: LinkReport) -> int:
+    """Return how many messages were dropped while the receiver ran."""
+    return link.dropped - link.restart_loss
 
 
 def _why_ended(link: LinkReport, result: DataflowResult) -> str:
@@ -131,12 +137,22 @@ def _line(link: LinkReport, result: DataflowResult) -> str:
     'cam/image -> eye/image: 101 of 120 messages received, 18 dropped (queue_size: 1), 1 unread'
     """
     parts = [f"{link.link}: {link.received} of {link.sent} messages received"]
-    if link.dropped:
-        parts.append(f"{link.dropped} dropped (queue_size: {link.queue_size})")
+    if _dropped(link):
+        parts.append(f"{_dropped(link)} dropped (queue_size: {link.queue_size})")
     if link.unread:
         why = _why_ended(link, result)
         parts.append(f"{link.unread} unread" + (f" when {why}" if why else ""))
     return ", ".join(parts)
+
+
+def _restart_loss(link: LinkReport) -> str:
+    """
+    >>> _restart_loss(LinkReport("cam/image -> eye/image", "drop_oldest", 1, dropped=7, restart_loss=7))
+    'cam/image -> eye/image: 7 messages lost while `eye` was restarting'
+    """
+    plural = "s" if link.restart_loss != 1 else ""
+    receiver = _input(link).partition("/")[0]
+    return f"{link.link}: {link.restart_loss} message{plural} lost while `{receiver}` was restarting"
 
 
 def _unsent(link: LinkReport) -> str:
@@ -153,7 +169,7 @@ def _unsent(link: LinkReport) -> str:
 def _table(links: Sequence[LinkReport]) -> str:
     rows: list[tuple[str, ...]] = [("link", "sent", "received", "dropped", "unread")]
     for link in links:
-        counts = (link.sent, link.received, link.dropped, link.unread)
+        counts = (link.sent, link.received, _dropped(link), link.unread)
         rows.append((link.link, *map(str, counts)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["Messages that were not received:"]
@@ -168,7 +184,7 @@ def _table(links: Sequence[LinkReport]) -> str:
 def _hints(links: Sequence[LinkReport]) -> list[str]:
     """Say which YAML key changes each kind of loss, naming the inputs it concerns."""
     hints = []
-    dropped = [link for link in links if link.dropped and link.policy == "drop_oldest"]
+    dropped = [link for link in links if _dropped(link) and link.policy == "drop_oldest"]
     if dropped:
         inputs = ", ".join(f"`{_input(link)}` (queue_size: {link.queue_size})" for link in dropped)
         hints.append(

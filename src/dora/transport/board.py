@@ -38,6 +38,8 @@ link        ``TIMED_OUT``          1 while the input is closed because its ``inp
                                    (receiver; the daemon clears it for a dead receiver)
 link        ``UNSENT``             messages that were not sent, because a queue of the output was full and
                                    the sending node was asked to stop (sender)
+link        ``RESTART_LOSS``       those of ``DROPPED`` that were lost because the receiving node was being
+                                   restarted (receiver)
 ==========  =====================  =========================================================
 
 ``FIRST + RECEIVED + DROPPED`` is the last sequence number that the receiver knows of. The messages from
@@ -57,7 +59,7 @@ LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
-RECEIVED, DROPPED, FIRST, STATE, PROBED, TIMED_OUT, UNSENT = 0, 1, 2, 3, 4, 5, 6
+RECEIVED, DROPPED, FIRST, STATE, PROBED, TIMED_OUT, UNSENT, RESTART_LOSS = 0, 1, 2, 3, 4, 5, 6, 7
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 

@@ -16,6 +16,7 @@ from dora.transport.board import (
     FIRST,
     FLUSH,
     RECEIVED,
+    RESTART_LOSS,
     SENT,
     STATE,
     WORDS,
@@ -98,6 +99,12 @@ class LinkInput:
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
         self._joined = engine_begins or not (joins_late and first_time)
         self._taken = self._last  # by the node's former process
+        # What was sent up to here and did not arrive was lost by a restart of this node. Through a network
+        # that is everything before the first message.
+        self._rejoined_at = 0
+        self._received_before = self._received
+        if not (first_time or takes_over):
+            self._rejoined_at = MAX_SEQUENCE if in_flight else words[self._sent_word]
         if takes_over:
             self._receive = self._receive_untaken
         self._final_sequence = 0
@@ -159,10 +166,18 @@ class LinkInput:
                 self._last = sequence
                 return
         if sequence > self._last:
-            words[dropped_word] += sequence - self._last - 1
+            self._count_lost(sequence - 1)
             self._last = sequence
         elif words[dropped_word]:  # counted as lost, but only late
             words[dropped_word] -= 1
+
+    def _count_lost(self, end: int) -> None:
+        """Count the messages from the last one up to ``end`` as lost."""
+        self._words[self._base + DROPPED] += end - self._last
+        if self._last < self._rejoined_at and (
+            not self._in_flight or self._received == self._received_before
+        ):
+            self._words[self._base + RESTART_LOSS] += min(end, self._rejoined_at) - self._last
 
     def _read_first_sequence(self) -> None:
         """Read the first sequence number that the engine publishes, until a message has come."""
@@ -201,7 +216,7 @@ class LinkInput:
         """Count the messages that will never come, now that the queue is empty."""
         if self._final_at > _monotonic():
             return
-        self._words[self._base + DROPPED] += self._final_sequence - self._last
+        self._count_lost(self._final_sequence)
         self._last = self._final_sequence
         if self._credit is not None:
             self._give_credit()
@@ -255,7 +270,7 @@ class LinkInput:
         words = self._words
         end = self._limit if self._stopped else words[self._sent_word]
         if self._in_flight and words[self._base + STATE] == CONNECTED and end > self._last:
-            words[self._base + DROPPED] += end - self._last
+            self._count_lost(end)
             self._last = end
 
     def ready(self) -> bool:

@@ -381,7 +381,9 @@ def _text_warning(node_id: str) -> Callable[[Any], None]:
 def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None) -> None:
     if prepare is not None:
         prepare(config)
-    if any(item.kind != "timer" for item in config.inputs):
+    # A program that has imported pyarrow is going to make arrays. The first one imports pandas, where that
+    # is installed: half a second.
+    if any(item.kind != "timer" for item in config.inputs) or "pyarrow" in sys.modules:
         warm_up()
 
 
