@@ -11,7 +11,7 @@ import pytest
 from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
-from waiting import PATIENCE
+from waiting import TIMEOUT
 
 from dora.cli.top_screen import TopScreen, link_row
 from dora.errors import DoraError
@@ -77,7 +77,7 @@ def on_screen(
             await shown(pilot, lambda: len(rows(pilot, "#nodes")) == 3)
             await test(pilot, snapshots)
 
-    asyncio.run(asyncio.wait_for(run(), PATIENCE))
+    asyncio.run(asyncio.wait_for(run(), TIMEOUT))
     return screen
 
 
