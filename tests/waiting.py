@@ -12,13 +12,21 @@ T = TypeVar("T")
 TIMEOUT = 60.0  # seconds that anything may take on a busy machine
 
 
-def wait_until(condition: Callable[[], T], what: str) -> T:
-    """Wait until a condition is true, at most `TIMEOUT` seconds, and return its value."""
-    deadline = time.monotonic() + TIMEOUT
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {TIMEOUT:g} s for {what}"
-        time.sleep(0.005)
-    return value
+def wait_until(condition: Callable[[], T], what: str | Callable[[], str], timeout: float = TIMEOUT) -> T:
+    """Wait until a condition is true, at most ``timeout`` seconds, and return its value.
+
+    ``what`` describes it in the error. The pauses grow, and are at least twice as long as the condition
+    takes: other tests need the processor for what is waited for.
+    """
+    begin = time.monotonic()
+    while True:
+        asked = time.monotonic()
+        if value := condition():
+            return value
+        now = time.monotonic()
+        if now - begin > timeout:
+            raise AssertionError(f"waited {timeout:g} s for {what if isinstance(what, str) else what()}")
+        time.sleep(min(0.1, max(0.001, (now - begin) / 20, 2 * (now - asked))))
 
 
 def alive(pid: int) -> bool:

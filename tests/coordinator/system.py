@@ -10,15 +10,15 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from commands import run_command
 from ports import free_port
-from waiting import TIMEOUT as TIMEOUT
-from waiting import alive as alive
-from waiting import wait_until as wait_until
+from waiting import TIMEOUT, wait_until
 
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import Client, Unreachable
@@ -28,6 +28,11 @@ from dora import Node
 for event in Node():
     print("got", event["type"], flush=True)
 """
+
+
+# They ask the coordinator and return. `tests/docs` and `tests/machines` run each of them as a process.
+WITHOUT_A_PROCESS = {"list", "logs", "node", "param", "restart", "start", "status", "stop"}
+UNTIL_A_SIGNAL = {"--attach", "--follow", "-f"}
 
 
 class System:
@@ -40,21 +45,25 @@ class System:
 
     def dora(self, *arguments: str, status: int = 0) -> str:
         """Run a command, expecting this exit status; return all that it printed."""
-        done = self.dora_whatever(*arguments)
-        assert done.returncode == status, f"dora {' '.join(arguments)}: {done.stdout}"
-        return done.stdout
+        found, printed = self.try_dora(*arguments)
+        assert found == status, f"dora {' '.join(arguments)}: {printed}"
+        return printed
 
-    def dora_whatever(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command; what it printed is its ``stdout``."""
-        return subprocess.run(
+    def try_dora(self, *arguments: str) -> tuple[int, str]:
+        """Run a command; return its exit status and all that it printed."""
+        returns = arguments[0] in WITHOUT_A_PROCESS and not UNTIL_A_SIGNAL & set(arguments)
+        if returns and threading.current_thread() is threading.main_thread():
+            return run_command(*arguments, folder=self.folder)
+        done = subprocess.run(
             [sys.executable, "-m", "dora", *arguments],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=TIMEOUT,
         )
+        return done.returncode, done.stdout
 
     def dataflow(self, name: str, **scripts: str) -> str:
         """Write a dataflow of these nodes, which have a timer as input; return its file name."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from serving import ObedientDaemon, Serving, serving
-from system import TIMEOUT, wait_until
 from tokens import TOKEN
+from waiting import TIMEOUT, wait_until
 from websockets.exceptions import ConnectionClosed
 
 from dora._version import __version__

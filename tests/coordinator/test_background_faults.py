@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from system import System, alive, wait_until
+from system import System
+from waiting import alive, wait_until
 
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import Unreachable
@@ -92,7 +93,7 @@ def test_recovery_times_after_faults(system: System) -> None:
         wait_until(lambda: is_well(run), f"all to be well after: {what}")
         seconds.setdefault(what, []).append(time.monotonic() - begun)
         system.dora("up")
-        system.dora_whatever("stop", "victim")
+        system.try_dora("stop", "victim")
         (system.folder / "victim" / "progress").unlink(missing_ok=True)
 
     def failed(run: str) -> bool:

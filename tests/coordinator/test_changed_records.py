@@ -10,8 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from system import FOREVER, TIMEOUT, System, wait_until
+from system import FOREVER, System
 from tokens import bearer
+from waiting import TIMEOUT, wait_until
 
 from dora.daemon.client import running
 from dora.errors import ConnectError

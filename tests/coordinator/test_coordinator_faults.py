@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from ports import free_port
-from system import FOREVER, TIMEOUT, System, alive, wait_until
+from system import FOREVER, System
 from tokens import TOKEN, bearer
+from waiting import TIMEOUT, alive, wait_until
 
 from dora.cli.commands.up import down, stop_coordinator
 from dora.cluster.agent.identity import running_daemon

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from system import FOREVER, TIMEOUT, System, wait_until
+from system import FOREVER, System
+from waiting import TIMEOUT, wait_until
 
 from dora.cluster.agent import identity as lock
 from dora.cluster.agent.identity import running_daemon

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from certificates import certify
 from serving import Serving
-from system import FOREVER, TIMEOUT, System, wait_until
+from system import FOREVER, System
 from tokens import TOKEN
+from waiting import TIMEOUT, wait_until
 
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import Client, Unreachable

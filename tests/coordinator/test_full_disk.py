@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from system import TIMEOUT, System, wait_until
+from system import System
+from waiting import TIMEOUT, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -104,9 +105,9 @@ def test_a_store_without_room(system: System, small_disk: Path, monkeypatch: pyt
     (system.folder / "long.yml").write_text(json.dumps(long))
     refused = ""
     for _ in range(20):
-        done = system.dora_whatever("start", "long.yml", "--detach")
-        if done.returncode:
-            refused = done.stdout
+        status, printed = system.try_dora("start", "long.yml", "--detach")
+        if status:
+            refused = printed
             break
     assert "error: the dataflow cannot be recorded, and is not started: " in refused
     system.dora("stop", "--all")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from serving import ObedientDaemon, serving
-from system import wait_until
+from waiting import wait_until
 
 from dora.cluster.coordinator import fleet
 from dora.cluster.coordinator.policy import Refusal

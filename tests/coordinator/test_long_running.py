@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 from ports import free_port
-from system import FOREVER, TIMEOUT, System, wait_until
+from system import FOREVER, System
+from waiting import TIMEOUT, wait_until
 
 from dora import ConnectError, Node
 from dora.daemon.client import name_of, running

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from system import System, wait_until
+from system import System
 from tokens import bearer
+from waiting import wait_until
 
 from dora.cluster.coordinator.metrics import MetricsCollector, RequestCounter, page
 from dora.cluster.protocol import DataflowView, GetMetrics, MetricsResult

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from serving import ObedientDaemon, Serving, serving
-from system import TIMEOUT, wait_until
+from waiting import TIMEOUT, wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from another_user import NEEDS_ANOTHER_USER, USER
-from system import TIMEOUT, System
+from system import System
 from tokens import TOKEN
+from waiting import TIMEOUT
 
 from dora.transport.tokens import TokenError, find_token, make_token
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from browsing import NEEDS_CHROMIUM, TIMEOUT, Opened, wait_for_line
-from system import FOREVER, System, wait_until
+from system import FOREVER, System
+from waiting import wait_until
 
 pytestmark = [pytest.mark.processes, NEEDS_CHROMIUM]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from cluster_system import Spread, wait_until
+from cluster_system import Spread
+from waiting import wait_until
 
 # Back-pressure that does not slow down who sends on what another queue gives it: that one would overflow.
 PRESSED = ("--queue-policy", "backpressure", "--queue-size", "1000")
@@ -114,7 +115,7 @@ def sending(system: Spread) -> Iterator[None]:
     (system.folder / "enough").unlink(missing_ok=True)
     yield
     (system.folder / "enough").touch()
-    for line in system.dora("list", "--format", "json").splitlines():
+    for line in system.ask("list", "--format", "json").splitlines():
         view = json.loads(line)
         if view["status"] in ("Running", "Starting"):
             system.dora("stop", view["uuid"], status=None)
@@ -125,7 +126,7 @@ def begun(system: Spread, file: str = "spread.yml") -> str:
     dataflow = system.start(file)
     for node in ("near", "far"):
         wait_until(
-            lambda node=node: "numbers begins" in system.dora("logs", dataflow, "-n", node),
+            lambda node=node: "numbers begins" in system.ask("logs", dataflow, "-n", node),
             lambda: system.logs(dataflow),
         )
     return dataflow
@@ -135,7 +136,7 @@ def said_by(system: Spread, dataflow: str, node: str, text: str, times: int = 1)
     """Wait until a node has printed something so many times, and return what is behind the last one."""
 
     def found() -> str:
-        logs = system.dora("logs", dataflow, "-n", node)
+        logs = system.ask("logs", dataflow, "-n", node)
         lines = [line.partition(text)[2] for line in logs.splitlines() if text in line]
         return lines[-1] or " " if len(lines) >= times else ""
 

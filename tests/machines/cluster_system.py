@@ -6,26 +6,17 @@ import json
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from commands import run_command
 from hosts import Host
 from tokens import TOKEN
-from waiting import TIMEOUT
+from waiting import wait_until
 
 DORA = (sys.executable, "-P", "-m", "dora")
-
-
-def wait_until(condition: Callable[[], Any], what: Callable[[], str]) -> Any:
-    """Wait until a condition is true, at most `TIMEOUT` seconds, and return what it is."""
-    deadline = time.monotonic() + TIMEOUT
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"no {what()} in time"
-        time.sleep(0.05)
-    return value
 
 
 class Spread:
@@ -69,8 +60,18 @@ class Spread:
         """Run a command on a host, the first one by default; returns all that it printed."""
         return (host or self.first).run([*DORA, *arguments], env=self.env, status=status, cwd=self.folder)
 
+    def ask(self, *arguments: str, status: int | None = 0) -> str:
+        """Run a command that only reads, with the settings of the first host, but in this process.
+
+        Tests ask again and again until something has happened.
+        """
+        env = self.first.environment(self.env)
+        found, printed = run_command(*arguments, folder=self.folder, env=env)
+        assert status is None or found == status, f"{arguments}: {printed}"
+        return printed
+
     def machines(self) -> dict[str, Any]:
-        printed = self.dora("status", "--format", "json", status=None)
+        printed = self.ask("status", "--format", "json", status=None)
         found = json.JSONDecoder().raw_decode(printed)[0]  # an error may follow
         return {machine["id"]: machine for machine in found.get("machines", ())}
 
@@ -92,7 +93,7 @@ class Spread:
         return printed.partition("dataflow started: ")[2].strip()
 
     def status(self, dataflow: str) -> str:
-        for line in self.dora("list", "--format", "json").splitlines():
+        for line in self.ask("list", "--format", "json").splitlines():
             view = json.loads(line)
             if view["uuid"] == dataflow:
                 return str(view["status"])
@@ -107,7 +108,7 @@ class Spread:
         )
 
     def logs(self, dataflow: str) -> str:
-        return self.dora("logs", dataflow)
+        return self.ask("logs", dataflow)
 
     def wait_for_log(self, dataflow: str, text: str) -> str:
         return str(

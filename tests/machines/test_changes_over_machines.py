@@ -22,8 +22,9 @@ from changing_machines import (
     wait_for_nodes,
     whole,
 )
-from cluster_system import DORA, Spread, spread_over, wait_until
+from cluster_system import DORA, Spread, spread_over
 from hosts import network
+from waiting import wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -136,7 +137,7 @@ def test_operators_get_links_from_other_machines_and_lose_them(system: Spread) -
     number = int(said_by(system, dataflow, "count", "sent ").split()[0])
 
     def closings() -> list[tuple[str, str]]:
-        logs = system.dora("logs", dataflow, "-n", "hands")
+        logs = system.ask("logs", dataflow, "-n", "hands")
         found = re.findall(r"numbers is closed: \d+ to (\d+) without (\d+)", logs)
         return found if len(found) == 2 else []
 

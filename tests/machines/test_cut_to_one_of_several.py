@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from cluster_system import Spread, spread_over, wait_until
+from cluster_system import Spread, spread_over
 from hosts import network
+from waiting import wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -65,7 +66,7 @@ DATAFLOW = """
 
 
 def so_far(system: Spread, dataflow: str, node: str) -> int:
-    found = re.findall(r"so far (\d+)", system.dora("logs", dataflow, "-n", node))
+    found = re.findall(r"so far (\d+)", system.ask("logs", dataflow, "-n", node))
     return int(found[-1]) if found else 0
 
 

@@ -23,8 +23,9 @@ from changing_machines import (
     wait_for_nodes,
     whole,
 )
-from cluster_system import DORA, Spread, spread_over, wait_until
+from cluster_system import DORA, Spread, spread_over
 from hosts import network
+from waiting import wait_until
 
 pytestmark = pytest.mark.processes
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster_system import TIMEOUT, Spread, spread_over, wait_until
+from cluster_system import Spread, spread_over
 from hosts import network
 from test_remote_observers import FLOW, NODES, wait_for_no_observers
 from tokens import TOKEN, bearer
+from waiting import TIMEOUT, wait_until
 from websockets.sync.client import ClientConnection, connect
 
 pytestmark = pytest.mark.processes

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cluster_system import DORA, Spread, spread_over, wait_until
+from cluster_system import DORA, Spread, spread_over
 from hosts import Host, network
+from waiting import wait_until
 
 pytestmark = pytest.mark.processes
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from certificates import certify
-from cluster_system import Spread, spread_over, wait_until
+from cluster_system import Spread, spread_over
 from hosts import Host, network
+from waiting import wait_until
 
 pytestmark = pytest.mark.processes
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
-from waiting import TIMEOUT
+from waiting import TIMEOUT, wait_until
 
 from dora._paths import board_of, prefix_of
 from dora.dataflow.model import Dataflow
@@ -220,11 +220,3 @@ def finish(process: subprocess.Popen[str], seconds: float = TIMEOUT) -> tuple[in
     """Wait for a process; return its exit status, stdout and stderr."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = TIMEOUT) -> None:
-    """Wait for a condition, within a bound."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.001)

@@ -7,8 +7,9 @@ import os
 import signal
 
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
+from waiting import TIMEOUT, wait_until
 
 from dora.wire.node_protocol import Closing, Ready
 

@@ -6,8 +6,9 @@ import asyncio
 import threading
 
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
+from waiting import TIMEOUT
 
 from dora import Event, Node
 

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, finish, wait_until
+from fake_daemon import FakeDaemon, StartFlow, finish
 from flows import node
+from waiting import TIMEOUT, wait_until
 
 import dora
 from dora import ConnectError, DaemonLost, Node, NotInDataflow, StartFailed

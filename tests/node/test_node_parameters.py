@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_daemon import TIMEOUT, StartFlow
+from fake_daemon import StartFlow
 from flows import node, operator, runtime
+from waiting import TIMEOUT
 
 from dora import ParamDeleted, ParamUpdate
 from dora.wire import node_protocol

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
+from waiting import TIMEOUT, wait_until
 
 from dora import Node, SendError
 from dora.transport.board import CREDIT_WAITING, SENT

@@ -8,8 +8,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
+from waiting import TIMEOUT, wait_until
 
 from dora import Event, Node, ReceiveClosed
 from dora.wire.node_protocol import (

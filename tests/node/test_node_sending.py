@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from fake_daemon import FakeDaemon, StartFlow, wait_until
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
+from waiting import wait_until
 
 from dora import Input, Node, SampleAlreadySent, SendError, UndeclaredOutput, UnsupportedData
 from dora.wire.node_protocol import Closing

@@ -6,8 +6,9 @@ import threading
 import time
 
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
+from waiting import TIMEOUT, wait_until
 
 from dora import Event, Node, SendError
 from dora.wire.node_protocol import Closing

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 from clock import MILLISECOND, VirtualClock
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
+from waiting import TIMEOUT
 
 from dora import Node
 from dora.node.receive.local_input import TimerInput

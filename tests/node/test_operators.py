@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, finish, wait_until
+from fake_daemon import FakeDaemon, StartFlow, finish
 from flows import node, operator, runtime
+from waiting import TIMEOUT, wait_until
 
 from dora import DoraStatus, Event, Node
 from dora.node.operators.operator import HostedOperator, OperatorError

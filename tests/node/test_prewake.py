@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
+from waiting import TIMEOUT, wait_until
 
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.plan import RunContext, plan

@@ -10,8 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow, wait_until
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
+from waiting import TIMEOUT, wait_until
 
 from dora import (
     CallFailed,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fake_daemon import FakeDaemon, wait_until
+from fake_daemon import FakeDaemon
+from waiting import wait_until
 
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.transport.interface import MAX_QUEUE

@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from fake_daemon import TIMEOUT, FakeDaemon, StartFlow
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node, operator, runtime
+from waiting import TIMEOUT
 
 from dora import Node
 from dora.dataflow.model import NodeSpec as NodeModel

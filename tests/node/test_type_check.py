@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from fake_daemon import FakeDaemon, StartFlow, finish, wait_until
+from fake_daemon import FakeDaemon, StartFlow, finish
 from flows import node, operator, runtime
+from waiting import wait_until
 
 from dora import Node, UnsupportedData
 from dora.dataflow.model import PortType, Types

@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from another_user import NEEDS_ANOTHER_USER, USER, run_as_another_user
+from waiting import wait_until
 
 sys.path.append(str(Path(__file__).parents[1] / "coordinator"))
 
-from system import System, own_system, wait_until
+from system import System, own_system
 
 import dora
 from dora.cluster.coordinator.openapi import OPERATIONS
