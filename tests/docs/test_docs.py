@@ -15,7 +15,8 @@ none, ``yaml``            reads it as a whole dataflow
                           order, in the output; times of day and UUIDs are ignored, and
                           ``--stop-after`` stops when they are there
 ``<!-- run: fails -->``   the same, expecting exit status 1
-``<!-- in a node -->``    runs it in a node of a small dataflow, where ``node = Node()`` is given
+``<!-- in a node -->``    runs it in a node, where ``node = Node()`` is given, of a small dataflow of
+                          all such snippets of the page
 ``<!-- not run: why -->`` checks that it is valid Python or YAML
 ========================  =====================================================================
 """
@@ -72,14 +73,16 @@ from dora import *
 node = Node()
 """
 
-STAGE = """
+FED = """
 nodes:
   - id: feeder
     path: feeder.py
     outputs: [image, number, request]
-  - id: snippet
-    path: snippet.py
-    inputs: {image: feeder/image, number: feeder/number, request: feeder/request}
+"""
+FED_SNIPPET = """\
+  - id: line-{line}
+    path: line-{line}.py
+    inputs: {{image: feeder/image, number: feeder/number, request: feeder/request}}
     outputs: [image, result, points, string, request, response]
 """
 
@@ -211,13 +214,16 @@ def run_until_shown(command: list[str], folder: Path, wanted: list[str]) -> str:
     return printed
 
 
-def run_in_node(snippet: Snippet, folder: Path) -> None:
-    stage = folder / f"stage-{snippet.line}"
-    stage.mkdir()
-    (stage / "feeder.py").write_text(FEEDER)
-    (stage / "snippet.py").write_text(PRELUDE + snippet.text)
-    (stage / "dataflow.yml").write_text(STAGE)
-    run([sys.executable, "-m", "dora", "run", "dataflow.yml"], stage)
+def run_in_nodes(snippets: list[Snippet], folder: Path) -> None:
+    """Run a dataflow in which each of these snippets is a node, named after its line."""
+    folder.mkdir()
+    (folder / "feeder.py").write_text(FEEDER)
+    dataflow = FED
+    for snippet in snippets:
+        (folder / f"line-{snippet.line}.py").write_text(PRELUDE + snippet.text)
+        dataflow += FED_SNIPPET.format(line=snippet.line)
+    (folder / "dataflow.yml").write_text(dataflow)
+    run([sys.executable, "-m", "dora", "run", "dataflow.yml"], folder)
 
 
 def play(snippet: Snippet, folder: Path) -> None:
@@ -243,7 +249,7 @@ def play(snippet: Snippet, folder: Path) -> None:
         case ["run", "fails"], "console":
             run_console(snippet, folder, status=1)
         case ["in a node"], "python":
-            run_in_node(snippet, folder)
+            pass  # `run_in_nodes` runs all of a page
         case [""], "python":
             (folder / "snippet.py").write_text(snippet.text)
             run([sys.executable, "snippet.py"], folder)
@@ -268,6 +274,8 @@ def test_snippets(page: Path, tmp_path: Path) -> None:
                 play(snippet, tmp_path)
             except Exception as error:
                 raise AssertionError(f"{name_of(page)}:{snippet.line}: {error}") from error
+        if in_nodes := [snippet for snippet in snippets(page) if snippet.comment == "in a node"]:
+            run_in_nodes(in_nodes, tmp_path / "in-nodes")
     except AssertionError:
         if "$ dora up" in page.read_text():
             subprocess.run(
