@@ -17,7 +17,7 @@ from second_user import ATTACKER, as_user, needs_second_user
 from dora._ownership import UnsafeFile, connect_own
 from dora.daemon.control_server import Connection, ControlServer
 from dora.daemon.event_loop import Loop
-from dora.daemon.run_directory import RunDirectory
+from dora.daemon.run_directory import remove_stale
 from dora.errors import ConnectError
 from dora.node.session.daemon_client import _with_own_files
 from dora.observe.tap_session import inspect
@@ -25,7 +25,6 @@ from dora.recording.process_folder import make_folder, remove_folder
 from dora.transport.board import LINE_BYTES, MAX_LINES, Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.shm.ring_buffer import RingBuffer, RingBufferWriter, remove_ring_buffers
-from dora.wire.correlation import uuid7
 from dora.wire.node_config import DoorbellConfig, InputConfig, LinkConfig, NodeConfig, OutputConfig
 
 BOARD_BYTES = MAX_LINES * LINE_BYTES
@@ -283,5 +282,5 @@ def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     letter.chmod(0o600)
     (root / "lock").symlink_to(letter)
     with pytest.raises(UnsafeFile, match="is a symbolic link"):
-        RunDirectory.create(uuid7(), str(root))
+        remove_stale(str(root))
     assert letter.read_text() == "dear"
