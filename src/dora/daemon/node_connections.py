@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -29,8 +28,7 @@ from dora.wire.node_protocol import (
 )
 
 
-@dataclass
-class _Standby:
+class _Standby(msgspec.Struct):
     """The connection of a replacement that is not in charge of its node yet."""
 
     connection: Connection

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from dora._version import __version__
 from dora.dataflow.model import Dataflow, NodeSpec
@@ -17,14 +18,13 @@ from dora.dataflow.model import Dataflow, NodeSpec
 FOLDER = ".dora"  # in the dataflow's working directory: environments, locks, clones
 
 
-@dataclass(frozen=True)
-class Interpreter:
+class Interpreter(msgspec.Struct, frozen=True):
     """The commands that run Python, and other programs, for a node."""
 
     python: tuple[str, ...] = (sys.executable,)
     wrapper: tuple[str, ...] = ()  # the words in front of another program
     folder: str | None = None  # of the node's own environment
-    variables: Mapping[str, str] = field(default_factory=dict)  # for the environment of the process
+    variables: Mapping[str, str] = {}  # for the environment of the process
 
     @property
     def programs(self) -> str | None:

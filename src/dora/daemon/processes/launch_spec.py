@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from dora.daemon.guardian import RUN_ID
 from dora.daemon.options import ALLOW_SHELL
@@ -37,8 +38,7 @@ class NoSuchCommand(CannotSpawn):
     """There is no program of that name."""
 
 
-@dataclass(frozen=True)
-class LaunchSpec:
+class LaunchSpec(msgspec.Struct, frozen=True):
     """How the programs of one node run: interpreter, folder, environment and command line.
 
     ``environment`` holds the variables that the node's process and its build commands share: those of

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+
+import msgspec
 
 from dora.dataflow.model import Dataflow, NodeSpec
 
 
-@dataclass(frozen=True)
-class BuiltinNode:
+class BuiltinNode(msgspec.Struct, frozen=True):
     """A node that comes with dora and takes the place of a published package.
 
     ``path: dora-rerun`` starts a module of dora, and a build command ``pip install dora-rerun`` installs

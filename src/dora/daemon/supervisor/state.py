@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.events import CodeChanged
@@ -22,7 +23,7 @@ from dora.wire.node_protocol import ToNode
 
 DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 DEFAULT_FINISH_GRACE = 120.0
-RELOAD_GRACE = 5.0  # as `DEFAULT_GRACE`, for a process that is followed by one with new code
+RELOAD_GRACE = 5.0  # the most that a process gets which is followed by one with new code
 ABANDON_AFTER = 10.0  # seconds after SIGKILL
 STORY_LENGTH = 1000
 
@@ -52,17 +53,15 @@ DeadlineName = Literal[
 ]
 
 
-@dataclass(slots=True)
-class Replacement:
+class Replacement(msgspec.Struct):
     """A process with a node's new code, which takes over once the old process has ended."""
 
     incarnation: int
     connection: int | None = None  # it has registered, and waits for the answer, or stands by
-    parameters: dict[str, Any] = field(default_factory=dict)  # those it has
+    parameters: dict[str, Any] = {}  # those it has
 
 
-@dataclass(frozen=True, slots=True)
-class PendingOperation:
+class PendingOperation(msgspec.Struct, frozen=True):
     """A client's request that a node ends, while it is carried out."""
 
     kind: OperationKind
@@ -74,8 +73,7 @@ class PendingOperation:
         return _PARTICIPLE[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramChange:
+class ProgramChange(msgspec.Struct, frozen=True):
     """A client's request that a node runs another program, while it is carried out."""
 
     dataflow: Dataflow  # with the new program
@@ -83,8 +81,7 @@ class ProgramChange:
     grace: float  # seconds until SIGTERM
 
 
-@dataclass(slots=True)
-class NodeState:
+class NodeState(msgspec.Struct):
     """State of one node."""
 
     spec: NodeSpec
@@ -95,7 +92,7 @@ class NodeState:
     launches: int = 0  # how many processes there have been
     connected: bool = False
     closed: bool = False  # the node object was closed
-    restarts: list[float] = field(default_factory=list)  # when
+    restarts: list[float] = []  # when
     reloads: int = 0  # processes that were replaced because of new code; these are no restarts
     replacement: Replacement | None = None
     draining: bool = False  # was asked to end, because its replacement waits
@@ -112,15 +109,15 @@ class NodeState:
     refused: Literal["", "broken", "stopped"] = ""
     kill_reason: tuple[FailureKind, str] | None = None
     failure: NodeFailure | None = None  # of the process that is to be followed by another
-    outputs_done: set[str] = field(default_factory=set)  # the node closed them
-    outputs_closed: set[str] = field(default_factory=set)  # consumers know
-    inputs_closed: set[str] = field(default_factory=set)
-    undeclared: dict[str, int] = field(default_factory=dict)
+    outputs_done: set[str] = set()  # the node closed them
+    outputs_closed: set[str] = set()  # consumers know
+    inputs_closed: set[str] = set()
+    undeclared: dict[str, int] = {}
     reopen_count: int = 0  # how often its outputs opened again
     announced_failures: int = 0  # how many failures its consumers were informed of
     announcement: str = ""  # the latest of these failures
-    parameters: dict[str, Any] = field(default_factory=dict)
-    parameters_sent: dict[str, Any] = field(default_factory=dict)  # those its process has
+    parameters: dict[str, Any] = {}
+    parameters_sent: dict[str, Any] = {}  # those its process has
 
     @property
     def id(self) -> str:
@@ -152,20 +149,18 @@ class NodeState:
         return self.launches - 1
 
 
-@dataclass(slots=True)
-class RunState:
+class RunState(msgspec.Struct):
     """State of one run of a dataflow, as seen by one machine."""
 
     dataflow: Dataflow
+    graph: NodeGraph
     grace: float = DEFAULT_GRACE
     finish_grace: float | None = DEFAULT_FINISH_GRACE
     watched: frozenset[str] = frozenset()  # nodes whose code may change (hot reload)
     standby: bool = False  # whether replacements can prepare while the old process runs
     distributed: bool = False  # there are, or were, other machines
     revision: int = 0  # counts the changes of the dataflow
-    nodes: dict[str, NodeState] = field(init=False)
-    graph: NodeGraph = field(init=False)
-    reload_grace: float = field(init=False)
+    nodes: dict[str, NodeState] = {}
     begun: bool = False
     opened: bool = False  # the start barrier
     epoch_ns: int = 0
@@ -174,22 +169,24 @@ class RunState:
     killing: bool = False
     only_dynamic_left: bool = False  # all other nodes have ended
     done: bool = False
-    failures: list[NodeFailure] = field(default_factory=list)
-    peers: dict[str, PeerStatus] = field(default_factory=dict)  # machine → its latest status
+    failures: list[NodeFailure] = []
+    peers: dict[str, PeerStatus] = {}  # machine → its latest status
     # Node id ("" for the run) and name → when it is due.
-    deadlines: dict[tuple[str, DeadlineName], float] = field(default_factory=dict)
-    commands: list[do.Command] = field(default_factory=list)  # not handed out yet
-    stories: dict[str, deque[tuple[float, str]]] = field(default_factory=dict)
+    deadlines: dict[tuple[str, DeadlineName], float] = {}
+    commands: list[do.Command] = []  # not handed out yet
+    stories: dict[str, deque[tuple[float, str]]] = {}
     now: float = 0.0
 
     def __post_init__(self) -> None:
-        self.nodes = {}
-        self.graph = NodeGraph(self.dataflow)
-        self.reload_grace = min(self.grace, RELOAD_GRACE)
         for spec in self.dataflow.nodes:
             self.add_node(spec)
 
     # ----------------------------------------------------------------------- questions
+
+    @property
+    def reload_grace(self) -> float:
+        """The grace period of a process that is followed by one with new code."""
+        return min(self.grace, RELOAD_GRACE)
 
     def processes(self) -> list[NodeState]:
         """Return the nodes of this machine that have a process."""
