@@ -7,7 +7,6 @@ another copy.
 from __future__ import annotations
 
 import ctypes
-import logging
 from typing import Final
 
 from dora.wire.decode import check
@@ -18,8 +17,6 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE_BLOCK: Final = 32 << 20  # bytes; older C libraries accept no more
-
-_log = logging.getLogger("dora.transport")
 
 _SMALL: Final = 4096  # bytes; up to this size a message is one bytes object
 
@@ -33,20 +30,6 @@ _address_of_bytes = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
 _address_of_bytearray = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
     ("PyByteArray_AsString", ctypes.pythonapi)
 )
-
-
-class BadMessages:
-    """Counts the invalid messages of an input, and logs a warning whenever their number has doubled."""
-
-    def __init__(self, input_id: str) -> None:
-        self.count = 0
-        self._input_id = input_id
-
-    def add(self, error: Exception) -> None:
-        self.count += 1
-        if self.count & (self.count - 1) == 0:
-            total = f" ({self.count:,} so far)" if self.count > 1 else ""
-            _log.warning("input `%s`: a bad message was dropped%s: %s", self._input_id, total, error)
 
 
 class AlignedMemory:

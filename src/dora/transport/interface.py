@@ -11,11 +11,14 @@ instead, from a thread of its own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, OutputConfig
+
+_log = logging.getLogger("dora.transport")
 
 # The maximum length of a queue in shared memory. A longer queue continues in the receiving process
 # (`dora.transport.queues`). A sender under back-pressure assumes this length.
@@ -101,3 +104,17 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class BadMessages:
+    """Counts the invalid messages of an input, and logs a warning whenever their number has doubled."""
+
+    def __init__(self, input_id: str) -> None:
+        self.count = 0
+        self._input_id = input_id
+
+    def add(self, error: Exception) -> None:
+        self.count += 1
+        if self.count & (self.count - 1) == 0:
+            total = f" ({self.count:,} so far)" if self.count > 1 else ""
+            _log.warning("input `%s`: a bad message was dropped%s: %s", self._input_id, total, error)

@@ -12,7 +12,7 @@ from typing import Any
 import zenoh
 
 from dora.errors import ConnectError
-from dora.transport.aligned_memory import BadMessages, message_from_bytes
+from dora.transport.aligned_memory import message_from_bytes
 from dora.transport.board import (
     ASLEEP,
     BEGUN,
@@ -28,6 +28,7 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
+from dora.transport.interface import BadMessages
 from dora.transport.network.fragments import ReassembledMessage, Reassembler
 from dora.transport.network.poller import BackgroundPoller
 from dora.transport.network.protocol import (

@@ -40,7 +40,7 @@ from typing import Any, Final, cast
 import zenoh
 
 from dora.errors import ConnectError, SendError, TransportError
-from dora.transport.aligned_memory import AlignedMemory, BadMessages, message_from_bytes
+from dora.transport.aligned_memory import AlignedMemory, message_from_bytes
 from dora.transport.board import (
     CLOSED,
     CONNECTED,
@@ -54,6 +54,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
+from dora.transport.interface import BadMessages
 from dora.transport.network.zenoh_router import make_config
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message

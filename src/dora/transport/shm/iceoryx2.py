@@ -35,10 +35,9 @@ from typing import Any, Final
 
 from dora._ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
 from dora.errors import SharedMemoryFull, TransportError, WrongProcess
-from dora.transport.aligned_memory import BadMessages
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
-from dora.transport.interface import MAX_QUEUE, Receiver
+from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import SpilloverQueue
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
 from dora.wire.node_config import InputConfig, OutputConfig
