@@ -12,6 +12,19 @@ pytestmark = pytest.mark.processes
 
 HEAVY = ["asyncio", "click", "numpy", "pyarrow", "typing_extensions", "yaml", "zenoh"]
 SCREEN = ["rich", "textual"]  # of the command line, when it draws a table or `dora top`
+# Modules that a run needs only for a build, a change or another engine, with what they bring along.
+RARE = [
+    *("bz2", "dataclasses", "importlib.metadata", "json", "logging", "lzma", "packaging", "shutil"),
+    *("tempfile", "tomllib", "urllib", "zipfile"),
+    *("dora.cluster", "dora.daemon.build.node_builds", "dora.daemon.build.pip", "dora.daemon.reload"),
+    *(
+        "dora.dataflow.edit",
+        "dora.node",
+        "dora.observe.formatting",
+        "dora.recording",
+        "dora.transport.network",
+    ),
+]
 OTHER_SIDE = ["dora.api", "dora.cli", "dora.cluster", "dora.daemon", "dora.dataflow", "dora.observe"]
 
 
@@ -63,6 +76,37 @@ def test_a_command_that_draws_nothing_loads_neither_rich_nor_textual(
     assert not loaded.intersection(SCREEN)
 
 
-def test_running_a_dataflow_does_not_need_arrow() -> None:
-    loaded = loaded_by("import dora.daemon.run")
-    assert not loaded.intersection({"numpy", "pyarrow", "asyncio", "click", *SCREEN})
+def loaded_by_process(command: list[str], folder: Path) -> set[str]:
+    """Return the modules that a process has imported at its end."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+
+
+def test_running_a_dataflow_imports_nothing_that_few_dataflows_need(tmp_path: Path) -> None:
+    (tmp_path / "node.py").write_text("from dora import Node\nNode().send_output('x', b'x')\n")
+    (tmp_path / "flow.yml").write_text("nodes: [{id: a, path: node.py, outputs: [x]}]\n")
+    loaded = loaded_by_process(["-m", "dora", "run", "flow.yml"], tmp_path)
+    assert "dora.daemon.daemon" in loaded
+    assert not loaded.intersection({"numpy", "pyarrow", "asyncio", "iceoryx2", "zenoh", *RARE, *SCREEN})
+
+
+def test_a_node_with_an_output_imports_no_checks_of_foreign_messages(tmp_path: Path) -> None:
+    pytest.importorskip("iceoryx2")
+    node = (
+        "import sys\nfrom dora import Node\nNode().send_output('x', b'x')\nprint(*sys.modules, sep='\\n')\n"
+    )
+    (tmp_path / "node.py").write_text(node)
+    (tmp_path / "flow.yml").write_text("nodes: [{id: a, path: node.py, outputs: [x]}]\n")
+    command = [sys.executable, "-m", "dora", "run", "flow.yml", "--log-format", "compact"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition(" ")[2] for line in done.stdout.splitlines()}
+    assert "dora.transport.shm.iceoryx2" in loaded
+    unused = {"json", "dora.transport.aligned_memory", "dora.wire.untrusted", "dora.wire.daemon_protocol"}
+    assert not loaded.intersection([*HEAVY, *unused])

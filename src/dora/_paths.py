@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dora._ownership import UnsafeFile, check_folder, open_own
 
@@ -21,11 +23,11 @@ SHARED_MEMORY: Final = "/dev/shm"
 ROOT_LOCK: Final = "lock"
 ROOT_MARK: Final = b"This folder was made by dora, for the sockets and locks of running dataflows.\n"
 
-_RUN_NAME: Final = re.compile(r"[0-9a-f]{12}")
+_RUN_NAME: Final = "[0-9a-f]{12}"
 _LONGEST_SESSION: Final = 40  # characters
 
 
-class Root(NamedTuple):
+class Root(msgspec.Struct, frozen=True):
     """The folder of this user's running dataflows. It need not exist."""
 
     path: str
@@ -134,7 +136,7 @@ def has_mark(folder: str) -> bool:
 
 def is_run_name(name: str) -> bool:
     """Return whether a folder may be that of a run by its name: the last 12 digits of an id."""
-    return _RUN_NAME.fullmatch(name) is not None
+    return re.fullmatch(_RUN_NAME, name) is not None
 
 
 def run_path(dataflow_id: str, root: str | None = None) -> str:

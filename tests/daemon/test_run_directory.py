@@ -50,7 +50,7 @@ def test_a_foreign_folder_is_left_unchanged_and_gets_a_subfolder(runtime_root: s
         kept[folder] = sorted(os.listdir(folder))
     root = usable_root()
     assert root == f"{runtime_root}/dora-{os.getuid()}"
-    assert root in choose_root() and "DORA_RUNTIME_DIR" in choose_root().reason
+    assert choose_root().path == root and "DORA_RUNTIME_DIR" in choose_root().reason
     RunDirectory.create(uuid7()).remove()
     remove_stale()
     assert {folder: sorted(os.listdir(folder)) for folder in kept} == kept
@@ -121,9 +121,9 @@ def test_a_session_folder_that_others_may_enter_is_not_used(
     Path(runtime_root, "dora", "README.md").touch()
     assert choose_root().path == f"{runtime_root}/dora/dora-{os.getuid()}"
     os.chmod(runtime_root, 0o755)
-    path, reason = choose_root()
-    assert path.startswith("/tmp/dora-")
-    assert f"XDG_RUNTIME_DIR ({runtime_root}) is not a folder of this user alone" in reason
+    chosen = choose_root()
+    assert chosen.path.startswith("/tmp/dora-")
+    assert f"XDG_RUNTIME_DIR ({runtime_root}) is not a folder of this user alone" in chosen.reason
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])

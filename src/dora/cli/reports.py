@@ -9,7 +9,6 @@ import click
 
 from dora.daemon.report import failure_report, first_cause, loss_report, shorter_path
 from dora.dataflow.problems import listed
-from dora.observe.formatting import file_size
 
 if TYPE_CHECKING:
     from dora.cluster.protocol import DataflowView
@@ -68,6 +67,8 @@ def describe_saved(saved: Saved) -> list[str]:
     >>> describe_saved(Saved(path="a.mcap", size=2048, complete=True))
     ['recorded no messages (2.0 kB) to a.mcap']
     """
+    from dora.observe.formatting import file_size
+
     count = saved.messages
     what = "no messages" if not count else "1 message" if count == 1 else f"{count:,} messages"
     topics = sum(1 for topic in saved.topics.values() if topic.messages)

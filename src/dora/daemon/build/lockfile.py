@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 
@@ -25,10 +26,15 @@ MAX_LOCK = 1 << 20  # bytes
 _MEND = "write it anew with `dora build --write-lockfile`"
 
 
+class _Source(msgspec.Struct, frozen=True):
+    repo: str
+    commit_hash: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
+
+
 class _File(msgspec.Struct, frozen=True):
     version: int
     descriptor_fingerprint: str = ""
-    git_sources: dict[str, GitCommit] = {}
+    git_sources: dict[str, _Source] = {}
 
 
 class Lock(msgspec.Struct, frozen=True):

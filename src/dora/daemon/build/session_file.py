@@ -27,14 +27,11 @@ _MOST = 1 << 20  # bytes of the largest file that is read
 Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
 
-Commit = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
-
-
 class GitCommit(msgspec.Struct, frozen=True):
     """The commit of a repository that a node was built from."""
 
     repo: str
-    commit_hash: Commit
+    commit_hash: str
 
 
 class LocalBuild(msgspec.Struct, frozen=True):

@@ -64,7 +64,7 @@ def _value(value: Any) -> str:
 
 VARIABLE: Final = "RUST_LOG"
 _ALIASES = {"warning": "warn", **dict(zip("012345", LEVELS, strict=True))}
-_TARGET = re.compile(r"[A-Za-z_][\w-]*((::|\.)[\w-]+)*")
+_TARGET = r"[A-Za-z_][\w-]*((::|\.)[\w-]+)*"
 _NAMES_OF_DORA_RS = {"dora.core.build": "dora.build", "dora.message": "dora"}
 _LIBRARIES = {"": LEVELS["warn"], "uvicorn": LEVELS["error"], "websockets": LEVELS["error"]}
 
@@ -84,13 +84,13 @@ def parse_directives(text: str) -> tuple[dict[str, int], list[str]]:
         level = _level(word)
         if not equals and level is not None:
             levels["dora"] = level
-        elif not equals and _TARGET.fullmatch(word) and _name(word).split(".")[0] == "dora":
+        elif not equals and re.fullmatch(_TARGET, word) and _name(word).split(".")[0] == "dora":
             levels[_name(word)] = TRACE
         elif not equals:
             faults.append(f"`{word[:_LONGEST]}` is neither a level nor a part of dora{_which_level(word)}")
         elif level is None:
             faults.append(f"`{word[:_LONGEST]}` is no level{_which_level(word)}")
-        elif _TARGET.fullmatch(target):
+        elif re.fullmatch(_TARGET, target):
             levels[_name(target)] = level
         else:
             faults.append(f"`{target[:_LONGEST]}` is no target: spans and patterns have no counterpart")

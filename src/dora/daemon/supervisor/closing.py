@@ -11,7 +11,6 @@ from dora.daemon.supervisor.handover import end_handover, renew_replacements
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.topology import apply_dataflow
-from dora.dataflow.edit import without_node
 from dora.wire.daemon_protocol import Done
 from dora.wire.excerpt import error_line
 from dora.wire.node_protocol import (
@@ -155,6 +154,8 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
 
 def take_out(run: RunState, node: NodeState) -> None:
     """Take a node that has ended out of the dataflow."""
+    from dora.dataflow.edit import without_node  # only for changes of a running dataflow
+
     run.log("info", node, "was removed from the dataflow")
     consumers = list(run.graph.inputs_fed_by(node.id))
     apply_dataflow(run, without_node(run.dataflow, node.id))

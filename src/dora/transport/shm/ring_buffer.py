@@ -20,7 +20,6 @@ from __future__ import annotations
 import mmap
 import os
 import re
-import shutil
 import sys
 from typing import Final
 
@@ -31,7 +30,7 @@ from dora.wire.message import Message, MessageError
 
 AVAILABLE: Final = FENCED and sys.platform == "linux"
 
-_FOLDER: Final = re.compile(r"dora-rings-\d+-[a-z0-9_]{8}")
+_FOLDER: Final = r"dora-rings-\d+-[a-z0-9_]{8}"
 _WRITTEN, _OPEN, _OTHERS, _READ = 0, 1, 2, 8  # _READ has a cache line of its own
 _HEAD: Final = 128  # bytes
 _FREE_EVERY: Final = 1 << 16  # bytes that the reader reads before it frees them
@@ -40,12 +39,14 @@ _FREE_EVERY: Final = 1 << 16  # bytes that the reader reads before it frees them
 def remove_ring_buffers(folder: str) -> None:
     """Remove the folder of a recorder's ring buffers; leave any other path alone."""
     place, name = os.path.split(folder)
-    if place != SHARED_MEMORY or not _FOLDER.fullmatch(name):
+    if place != SHARED_MEMORY or not re.fullmatch(_FOLDER, name):
         return
     try:
         check_folder(folder)
     except (OSError, UnsafeFile):
         return  # removed already, or not of this user
+    import shutil  # each run imports this module, few remove a folder
+
     shutil.rmtree(folder, ignore_errors=True)
 
 
