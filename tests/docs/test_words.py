@@ -1,5 +1,8 @@
 """The words that went stay away: code, tests, messages and pages use the words of `docs/glossary.md`.
 
+Sentences of docstrings and comments in the package begin with their subject or their verb: not with a free
+"Who" or "What", nor with a verb of speech for what a function returns.
+
 `GONE` names the words of the former private language, each with the word that took its place, and a few
 that plain English does without. They are looked for as whole words, in names (`kept_queue`, `KeptQueue`)
 as well as in comments, messages and pages. `GONE_NAMES` are ordinary in a sentence and vague in a name, so
@@ -10,6 +13,7 @@ only Python names are searched for them.
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import subprocess
@@ -269,6 +273,54 @@ def in_git() -> bool:
 @pytest.mark.parametrize("wing", sorted(files()) if in_git() else [])
 def test_the_words_that_went_stay_away(wing: str) -> None:
     assert [hit for path in files()[wing] for hit in hits_in(path)] == []
+
+
+# A sentence that only looks like the beginning of a question.
+OPENING = re.compile(r"(Who|Whoever|Whose|What|Tell|Let)\b(?![^.]*\?)")
+SENTENCE = re.compile(r"(?:\A|(?<=[.!?:])\s+|\n\s*\n\s*)(?=[A-Z])")
+
+
+def prose_of(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the docstrings and the blocks of comments in a Python file, with their lines."""
+    for item in ast.walk(ast.parse(text)):
+        match item:
+            case ast.Expr(value=ast.Constant(value=str(docstring))):
+                yield item.lineno, docstring
+    block: list[str] = []
+    last = 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            if block and token.start[0] != last + 1:
+                yield last - len(block) + 1, "\n".join(block)
+                block = []
+            block.append(token.string.lstrip("# "))
+            last = token.start[0]
+    if block:
+        yield last - len(block) + 1, "\n".join(block)
+
+
+def bad_openings(text: str) -> list[tuple[int, str]]:
+    """Return line and first word of each sentence that opens with a free "Who" or "What"."""
+    return [
+        (line + prose.count("\n", 0, start.end()), found[0])
+        for line, prose in prose_of(text)
+        for start in SENTENCE.finditer(prose)
+        if (found := OPENING.match(prose, start.end()))
+    ]
+
+
+def test_no_sentence_opens_with_a_free_who_or_what() -> None:
+    assert [
+        f"{path.relative_to(ROOT)}:{line}: {word}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, word in bad_openings(path.read_text(encoding="utf-8"))
+    ] == []
+
+
+def test_free_openings_are_found_in_docstrings_and_comments() -> None:
+    docstring = '"""Do it. What is left stays.\n\nWho sends? What it is."""\n'
+    comments = 'x = "What"\n# First.\n# Who waits\n# is woken.\n'
+    assert bad_openings(docstring + comments) == [(1, "What"), (3, "What"), (6, "Who")]
 
 
 def classes() -> dict[str, list[str]]:

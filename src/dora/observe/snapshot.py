@@ -162,7 +162,7 @@ class RunSnapshot:
             raise ConnectError("the dataflow has ended")
 
     def watch(self, seconds: float) -> None:
-        """Let time pass, and measure latencies meanwhile if they are wanted."""
+        """Wait, and measure latencies meanwhile if they are wanted."""
         if self._taps is None:
             time.sleep(seconds)
             return
@@ -276,7 +276,7 @@ class RunSnapshots:
         self._meter.measure(self._pids())
 
     def watch(self, seconds: float) -> None:
-        """Let time pass, and check which nodes are active."""
+        """Wait, and check which nodes are active."""
         if len(self.dataflows) == 1:
             self.dataflows[0].watch(seconds)
         else:

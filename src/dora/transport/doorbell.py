@@ -28,7 +28,7 @@ FENCED: Final = platform.machine() in ("x86_64", "AMD64")
 
 fence: Final = threading.Lock()  # never held for longer than in `memory_fence`
 
-# Let another thread or process that waits for this processor run first.
+# Runs another thread or process first that waits for this processor.
 yield_cpu: Final[Callable[[], None]] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 

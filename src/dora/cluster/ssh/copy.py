@@ -44,7 +44,7 @@ def copy_name(folder: str) -> str:
 def copy_folder(machine: Machine, folder: str, files: Mapping[str, Entry]) -> Copied:
     """Copy what has changed to a machine; raises `MachineFault`.
 
-    What the last copy had and is not there any more is removed.
+    Files of the last copy that are gone in the folder are removed.
     """
     process = piped(machine, receive_copy(machine, copy_name(folder)))
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None

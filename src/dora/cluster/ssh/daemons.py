@@ -112,7 +112,7 @@ def upgrade(
 ) -> list[MachineFault]:
     """Install a wheel of dora on a machine and start its daemon again; return what went wrong.
 
-    What the daemon runs is stopped.
+    The dataflows that the daemon runs are stopped.
     """
     try:
         version = send_file(machine, scripts.install_wheel, wheel, INSTALL_TIMEOUT)

@@ -1,6 +1,6 @@
 """Applies another dataflow to the state of a run: its nodes, and the links between them.
 
-What happens to closed inputs:
+The rules for closed inputs:
 
 * The mark "this input is closed" belongs to the source. An input that gets another source loses the
   mark, unless the new source has ended already: then the input closes at once.

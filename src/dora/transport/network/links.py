@@ -177,7 +177,7 @@ class RemoteLinks:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _pair_directions(self) -> None:
-        """Let messages to a node carry the acknowledgements of messages from it."""
+        """Carry acknowledgements of messages from a node with the messages to it."""
         if self._session is None:
             return
         self._session.on_piggyback_ack = self._on_piggyback_ack
