@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from dora.errors import DataflowError, DoraError, Problem
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing import Self, Unpack
 
     from dora.daemon.supervisor.result import DataflowResult
     from dora.dataflow.model import Dataflow
@@ -147,19 +147,28 @@ class _Block:
             outputs.append(output_id)
         return Output(self, output_id)
 
-    def _add_input(
-        self, input_id: str, source: str | Output, queue_size: int | None, options: Mapping[str, Any]
-    ) -> None:
+    def add_input(
+        self,
+        input_id: str,
+        source: str | Output,
+        queue_size: int | None = None,
+        queue_policy: QueuePolicy | None = None,
+        *,
+        input_timeout: float | None = None,
+    ) -> Self:
+        """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
+
+        Raises ``ValueError`` for a ``queue_size`` below 1 or an unknown ``queue_policy``.
+        """
         if queue_size is not None and queue_size < 1:
             raise ValueError(f"queue_size must be at least 1, not {queue_size}")
-        policy = options["queue_policy"]
-        if policy is not None and policy not in _POLICIES:
-            raise ValueError(f"queue_policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
+        if queue_policy is not None and queue_policy not in _POLICIES:
+            raise ValueError(f"queue_policy must be one of {', '.join(_POLICIES)}, not {queue_policy!r}")
+        options = {"queue_size": queue_size, "queue_policy": queue_policy, "input_timeout": input_timeout}
         given = {key: value for key, value in options.items() if value is not None}
-        if queue_size is not None:
-            given = {"queue_size": queue_size, **given}
         inputs = self._fields["inputs"] = dict(self._fields.get("inputs", {}))
         inputs[input_id] = {"source": source, **given} if given else source
+        return self
 
     def _reference(self) -> str:
         """Return the part of a source before the id of the output."""
@@ -208,23 +217,6 @@ class Node(_Block):
                 self._fields[key] = value
         return self
 
-    def add_input(
-        self,
-        input_id: str,
-        source: str | Output,
-        queue_size: int | None = None,
-        queue_policy: QueuePolicy | None = None,
-        *,
-        input_timeout: float | None = None,
-    ) -> Node:
-        """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
-
-        Raises ``ValueError`` for a ``queue_size`` below 1 or an unknown ``queue_policy``.
-        """
-        options = {"queue_policy": queue_policy, "input_timeout": input_timeout}
-        self._add_input(input_id, source, queue_size, options)
-        return self
-
     def add_operator(self, operator: Operator) -> Node:
         """Add an operator, which makes the node a runtime."""
         operator._host(self)
@@ -260,20 +252,6 @@ class Operator(_Block):
         }
         super().__init__(id, {key: value for key, value in given.items() if value is not None} | {**fields})
         self._node: Node | None = None
-
-    def add_input(
-        self,
-        input_id: str,
-        source: str | Output,
-        queue_size: int | None = None,
-        queue_policy: QueuePolicy | None = None,
-        *,
-        input_timeout: float | None = None,
-    ) -> Operator:
-        """Add an input, like `Node.add_input`."""
-        options = {"queue_policy": queue_policy, "input_timeout": input_timeout}
-        self._add_input(input_id, source, queue_size, options)
-        return self
 
     def _host(self, node: Node) -> None:
         if self._node is not None:

@@ -189,10 +189,11 @@ def write_api(module: str, title: str, pages: Path) -> None:
     page = pages / "reference" / "api" / f"{module}.rst"
     page.parent.mkdir(parents=True, exist_ok=True)
     lines = [title, "=" * len(title), "", f".. automodule:: {module}", "   :no-members:", ""]
+    options = ["   :inherited-members:"] if module == "dora.builder" else []  # of nodes and operators
     for part, names in public_names(module).items():
         lines += [part, "-" * len(part), ""]
         for name, directive in names.items():
-            lines += [f".. auto{directive}:: {module}.{name}", ""]
+            lines += [f".. auto{directive}:: {module}.{name}", *options, ""]
     page.write_text("\n".join(lines))
 
 
