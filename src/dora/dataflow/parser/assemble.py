@@ -48,6 +48,9 @@ _DEFAULT_RESTART = RestartOptions()
 _KINDS = ("path", "operator", "operators", "ros2", "module")
 _KINDS_WITHOUT_PATH = ("hub", "git")  # each has an error of its own
 
+_ON_MODULE = {field.name for field in NODE_BLOCK.fields.values() if field.on_module}
+_ON_RUNTIME = {field.name for field in NODE_BLOCK.fields.values() if field.on_runtime}
+
 
 class _Draft:
     """A node that is not assembled yet."""
@@ -146,32 +149,22 @@ class Assembler:
                 "add `path:` with a program, or `operator:` with a Python operator",
             )
         elif draft.module:
-            self._only_module_fields(draft)
+            reason = "uses a module, so it cannot have the field `{}`"
+            self._refuse_fields(draft, _ON_MODULE, reason, "write `{}` into the nodes of the module")
         if checked.has("params") and not draft.module:
             self.report.error(
                 checked.keys["params"], f"{_named(draft)} has `params`, but uses no `module`", ""
             )
         if draft.runtime and "path" not in kinds:
-            self._only_runtime_fields(draft)
+            block = "`operator`" if draft.single else "the operator that it concerns"
+            reason = "has operators, so it cannot have the field `{}` itself"
+            self._refuse_fields(draft, _ON_RUNTIME, reason, f"move `{{}}` into {block}")
 
-    def _only_module_fields(self, draft: _Draft) -> None:
+    def _refuse_fields(self, draft: _Draft, allowed: set[str], reason: str, hint: str) -> None:
+        """Report the fields of a node that are not ``allowed``; ``{}`` in the texts is the field."""
         for name, key in draft.checked.keys.items():
-            if draft.checked.has(name) and not NODE_BLOCK.fields[name].on_module:
-                self.report.error(
-                    key,
-                    f"{_named(draft)} uses a module, so it cannot have the field `{name}`",
-                    f"write `{name}` into the nodes of the module",
-                )
-
-    def _only_runtime_fields(self, draft: _Draft) -> None:
-        block = "`operator`" if draft.single else "the operator that it concerns"
-        for name, key in draft.checked.keys.items():
-            if draft.checked.has(name) and not NODE_BLOCK.fields[name].on_runtime:
-                self.report.error(
-                    key,
-                    f"{_named(draft)} has operators, so it cannot have the field `{name}` itself",
-                    f"move `{name}` into {block}",
-                )
+            if draft.checked.has(name) and name not in allowed:
+                self.report.error(key, f"{_named(draft)} {reason.format(name)}", hint.format(name))
 
     def _operators(self, draft: _Draft) -> None:
         checked = draft.checked
