@@ -9,7 +9,6 @@ import pytest
 
 from dora.dataflow.edit import (
     Change,
-    LinkOptions,
     with_link,
     with_node,
     with_replaced,
@@ -19,6 +18,7 @@ from dora.dataflow.edit import (
 from dora.dataflow.loader import parse
 from dora.dataflow.model import Dataflow, TimerSource
 from dora.errors import DataflowError, DoraError
+from dora.wire.operations import AddOperation, ConnectOperation, DisconnectOperation, ReplaceOperation
 
 TEXT = """
 nodes:
@@ -57,7 +57,7 @@ def inputs(dataflow: Dataflow, node_id: str) -> dict[str, str]:
 
 
 def add(running: Dataflow, text: str, **options: bool) -> Change:
-    return with_node(running, text, "new.yml", {}, **options)
+    return with_node(running, AddOperation(text, "new.yml", **options), {})
 
 
 def agrees(dataflow: Dataflow) -> None:
@@ -118,7 +118,7 @@ def test_types_are_checked_against_running_nodes(running: Dataflow) -> None:
 
 
 def test_a_replacement_keeps_the_fields_it_does_not_set(running: Dataflow) -> None:
-    change = with_replaced(running, "a", "path: other.py", "new.yml", {})
+    change = with_replaced(running, ReplaceOperation("a", "path: other.py", "new.yml"), {})
     node = change.dataflow.node("a")
     assert (node.path, node.outputs) == ("other.py", ("o",))
     assert [known.id for known in change.dataflow.nodes] == ["a", "b", "r", "s"]
@@ -140,7 +140,7 @@ def test_a_replacement_keeps_the_fields_it_does_not_set(running: Dataflow) -> No
 )
 def test_a_wrong_replacement_is_refused(running: Dataflow, node_id: str, text: str, message: str) -> None:
     with pytest.raises(DoraError, match=message):
-        with_replaced(running, node_id, text, "new.yml", {})
+        with_replaced(running, ReplaceOperation(node_id, text, "new.yml"), {})
 
 
 def test_a_removed_node_removes_the_inputs_from_its_outputs(running: Dataflow) -> None:
@@ -165,19 +165,19 @@ def test_a_removed_node_removes_the_inputs_from_its_outputs(running: Dataflow) -
 def test_a_link_is_added_and_removed(
     running: Dataflow, source: str, target: str, node_id: str, expected: dict[str, str]
 ) -> None:
-    change = with_link(running, source, target, LinkOptions(7, "backpressure"))
+    change = with_link(running, ConnectOperation(source, target, 7, "backpressure"))
     assert change.node_id == node_id
     assert inputs(change.dataflow, node_id) == expected
     fresh = change.dataflow.node(node_id).inputs[-1]
     assert (fresh.queue_size, fresh.queue_policy) == (7, "backpressure")
     agrees(change.dataflow)
-    back = without_link(change.dataflow, source, target).dataflow
+    back = without_link(change.dataflow, DisconnectOperation(source, target)).dataflow
     assert back.nodes == running.nodes
     agrees(back)
 
 
 def test_a_timer_may_be_connected(running: Dataflow) -> None:
-    change = with_link(running, "dora/timer/hz/5", "b/tick", LinkOptions())
+    change = with_link(running, ConnectOperation("dora/timer/hz/5", "b/tick"))
     source = change.dataflow.node("b").inputs[-1].source
     assert isinstance(source, TimerSource)
     assert source.interval_ns == 200_000_000
@@ -187,22 +187,25 @@ def test_a_timer_may_be_connected(running: Dataflow) -> None:
     ("change", "message"),
     [
         (
-            lambda r: with_link(r, "a/oo", "b/j", LinkOptions()),
+            lambda r: with_link(r, ConnectOperation("a/oo", "b/j")),
             r"<command line>:1:3: .*(.|\n)*did you mean `a/o`",
         ),
-        (lambda r: with_link(r, "a/o", "b/i", LinkOptions()), "`b/i` is fed by `a/o` already"),
-        (lambda r: with_link(r, "a/o", "bb/i", LinkOptions()), "no node `bb`; did you mean `b`"),
-        (lambda r: with_link(r, "a/o", "b", LinkOptions()), "`b` names no input"),
+        (lambda r: with_link(r, ConnectOperation("a/o", "b/i")), "`b/i` is fed by `a/o` already"),
+        (lambda r: with_link(r, ConnectOperation("a/o", "bb/i")), "no node `bb`; did you mean `b`"),
+        (lambda r: with_link(r, ConnectOperation("a/o", "b")), "`b` names no input"),
         (
-            lambda r: with_link(r, "a/o", "b/j k", LinkOptions()),
+            lambda r: with_link(r, ConnectOperation("a/o", "b/j k")),
             r":1:10: error: the id `j k`",
         ),
-        (lambda r: with_link(r, "a/o", "r/z", LinkOptions()), "does not say which operator"),
-        (lambda r: with_link(r, "a/o", "r/z/x", LinkOptions()), "no operator `z`"),
-        (lambda r: with_link(r, "r/p/y", "r/q/j", LinkOptions()), "operators of one process"),
-        (lambda r: without_link(r, "r/p/y", "r/q/x"), "operators of one process"),
-        (lambda r: without_link(r, "a/o", "b/j"), "no input `j`; did you mean `i`|its inputs are `i`"),
-        (lambda r: without_link(r, "s/z", "b/i"), "fed by `a/o`, not by `s/z`"),
+        (lambda r: with_link(r, ConnectOperation("a/o", "r/z")), "does not say which operator"),
+        (lambda r: with_link(r, ConnectOperation("a/o", "r/z/x")), "no operator `z`"),
+        (lambda r: with_link(r, ConnectOperation("r/p/y", "r/q/j")), "operators of one process"),
+        (lambda r: without_link(r, DisconnectOperation("r/p/y", "r/q/x")), "operators of one process"),
+        (
+            lambda r: without_link(r, DisconnectOperation("a/o", "b/j")),
+            "no input `j`; (did you mean|its inputs are) `i`",
+        ),
+        (lambda r: without_link(r, DisconnectOperation("s/z", "b/i")), "fed by `a/o`, not by `s/z`"),
     ],
 )
 def test_a_wrong_link_is_refused(

@@ -13,15 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dora.dataflow.model import (
-    Dataflow,
-    InputSpec,
-    NodeOutput,
-    NodeSpec,
-    OperatorSpec,
-    Program,
-    QueuePolicy,
-)
+from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, OperatorSpec, Program
 from dora.dataflow.parser.assemble import assemble
 from dora.dataflow.parser.fields import DATAFLOW
 from dora.dataflow.parser.legacy import upgrade_legacy
@@ -57,85 +49,68 @@ class Change(msgspec.Struct, frozen=True):
     removed: str = ""
 
 
-class LinkOptions(msgspec.Struct, frozen=True):
-    queue_size: int | None = None
-    queue_policy: QueuePolicy | None = None
-
-
 # --------------------------------------------------------------------------- nodes
 
 
-def with_node(
-    running: Dataflow, text: str, file: str, environ: Mapping[str, str], *, strict_types: bool = False
-) -> Change:
+def with_node(running: Dataflow, operation: AddOperation, environ: Mapping[str, str]) -> Change:
     """Add the node that a YAML text describes; raises `DataflowError`.
 
-    ``file`` is how messages call the text, ``environ`` what ``$NAME`` refers to.
+    ``environ`` gives the values of ``$NAME`` in the text, after those of the operation.
     """
-    report = ProblemReport(text, file)
-    block = _node_block(text, report)
+    environ = {**environ, **operation.env}
+    edit = _Edit(running, operation.yaml, operation.file, environ, operation.strict_types)
+    block = _node_block(edit.report)
     node_id = _id_of(block)
     if node_id and any(node.id == node_id for node in running.nodes):
-        report.error(
+        edit.report.error(
             _place(block, "id"),
             f"the running dataflow has a node `{node_id}` already",
             f"give the new one another id, or exchange it: `dora node replace {node_id}`",
         )
-        raise DataflowError(problems=report.sorted())
-    root = _tree(running.descriptor)
-    _nodes(root).append(block)
-    checked = _check(root, report, running, environ, strict_types)
-    node = checked.dataflow.nodes[-1]
-    return _changed(checked, running, (*running.nodes, node), root.plain(), node.id)
+        raise DataflowError(problems=edit.report.sorted())
+    edit.nodes.append(block)
+    edit.check()
+    node = edit.checked.nodes[-1]
+    return edit.change((*running.nodes, node), node.id)
 
 
-def with_replaced(
-    running: Dataflow,
-    node_id: str,
-    text: str,
-    file: str,
-    environ: Mapping[str, str],
-    *,
-    strict_types: bool = False,
-) -> Change:
+def with_replaced(running: Dataflow, operation: ReplaceOperation, environ: Mapping[str, str]) -> Change:
     """Exchange a node for the one that a YAML text describes; raises `DoraError`, `DataflowError`.
 
     It keeps the id, which the text need not repeat, and, where the text has none, inputs, outputs and
-    ``deploy``.
+    ``deploy``. ``environ``: as in `with_node`.
     """
+    node_id, environ = operation.node, {**environ, **operation.env}
     former = find_node(running, node_id)
-    report = ProblemReport(text, file)
-    block = _node_block(text, report)
+    edit = _Edit(running, operation.yaml, operation.file, environ, operation.strict_types)
+    block = _node_block(edit.report)
     if "id" not in block.entries:
         block.entries = {"id": (ScalarNode.of("id", block), ScalarNode.of(node_id, block)), **block.entries}
     elif _id_of(block) != node_id:
-        report.error(
+        edit.report.error(
             _place(block, "id"),
             f"a replacement keeps the id, which is `{node_id}`",
             f"write `id: {node_id}`, or leave it out",
         )
-        raise DataflowError(problems=report.sorted())
-    root = _tree(running.descriptor)
-    nodes = _nodes(root)
-    index = next(place for place, known in enumerate(nodes) if _id_of(known) == node_id)
-    before = nodes[index]
+        raise DataflowError(problems=edit.report.sorted())
+    index = next(place for place, known in enumerate(edit.nodes) if _id_of(known) == node_id)
+    before = edit.nodes[index]
     assert isinstance(before, MappingNode)
-    if "deploy" in before.entries and "deploy" not in block.entries:
-        block.entries["deploy"] = before.entries["deploy"]
+    kept = ["deploy"]
     if not former.is_runtime and "operator" not in block.entries and "operators" not in block.entries:
-        for name in ("inputs", "outputs", "input_types", "output_types"):
-            if name in before.entries and name not in block.entries:
-                block.entries[name] = before.entries[name]
-    nodes[index] = block
-    checked = _check(root, report, running, environ, strict_types)
-    node = checked.dataflow.nodes[index]
+        kept += ["inputs", "outputs", "input_types", "output_types"]
+    for name in kept:
+        if name in before.entries and name not in block.entries:
+            block.entries[name] = before.entries[name]
+    edit.nodes[index] = block
+    edit.check()
+    node = edit.checked.nodes[index]
     if node.is_dynamic or former.is_dynamic:
         raise DoraError(
             f"node `{node_id}` cannot be replaced: the process of a node with `path: dynamic` is started "
             "by you; end it, and start another one"
         )
-    before_and_after = tuple(node if known is former else known for known in running.nodes)
-    return _changed(checked, running, before_and_after, root.plain(), node_id)
+    return edit.change(tuple(node if known is former else known for known in running.nodes), node_id)
 
 
 def without_node(running: Dataflow, node_id: str) -> Dataflow:
@@ -166,18 +141,12 @@ def without_node(running: Dataflow, node_id: str) -> Dataflow:
 # --------------------------------------------------------------------------- links
 
 
-def with_link(
-    running: Dataflow,
-    source: str,
-    target: str,
-    options: LinkOptions,
-    *,
-    strict_types: bool = False,
-) -> Change:
+def with_link(running: Dataflow, operation: ConnectOperation) -> Change:
     """Feed an input, ``node/input``, with an output, ``node/output``, a timer or logs.
 
     The input is one that the node does not have yet. Raises `DoraError`, `DataflowError`.
     """
+    source, target = operation.source, operation.target
     node, input_id = _split_target(running, target)
     for item in node.inputs:
         if item.id == input_id:
@@ -186,14 +155,13 @@ def with_link(
                 f"dora node disconnect {item.source} {target}"
             )
     text = f"{source} -> {target}"
-    report = ProblemReport(text, COMMAND_LINE)
+    edit = _Edit(running, text, COMMAND_LINE, {}, operation.strict_types)
     at = TextSpan(0, 0, 0, len(source))
-    root = _tree(running.descriptor)
-    block = next(known for known in _nodes(root) if _id_of(known) == node.id)
+    block = next(known for known in edit.nodes if _id_of(known) == node.id)
     assert isinstance(block, MappingNode)
     owner, short = _input_owner(block, node, input_id)
     link: YamlNode = ScalarNode.of(source, at)
-    fields = {"queue_size": options.queue_size, "queue_policy": options.queue_policy}
+    fields = {"queue_size": operation.queue_size, "queue_policy": operation.queue_policy}
     given = {name: value for name, value in fields.items() if value is not None}
     if given:
         entries = {"source": (ScalarNode.of("source", at), link)}
@@ -207,20 +175,20 @@ def with_link(
         inputs = MappingNode.of({}, at)
         owner.entries["inputs"] = (ScalarNode.of("inputs", at), inputs)
     inputs.entries[short] = (ScalarNode.of(short, TextSpan(0, len(text) - len(short), 0, len(text))), link)
-    checked = _check(root, report, running, {}, strict_types)
-    fresh = next(item for item in checked.dataflow.node(node.id).inputs if item.id == input_id)
+    edit.check()
+    fresh = next(item for item in edit.checked.node(node.id).inputs if item.id == input_id)
     if isinstance(fresh.source, NodeOutput) and fresh.source.node == node.id and node.is_runtime:
         raise DoraError(
             f"`{fresh.source}` and `{target}` are operators of one process, which cannot be linked while "
             f"it runs; change the file and use `dora node replace {node.id}`"
         )
     nodes = tuple(_with_input(known, fresh) if known is node else known for known in running.nodes)
-    change = _changed(checked, running, nodes, root.plain(), node.id)
-    return msgspec.structs.replace(change, added=text)
+    return msgspec.structs.replace(edit.change(nodes, node.id), added=text)
 
 
-def without_link(running: Dataflow, source: str, target: str) -> Change:
+def without_link(running: Dataflow, operation: DisconnectOperation) -> Change:
     """Remove a link, and with it the input; raises `DoraError`."""
+    source, target = operation.source, operation.target
     node, input_id = _split_target(running, target)
     found = {item.id: item for item in node.inputs}.get(input_id)
     if found is None:
@@ -264,15 +232,76 @@ def _tree(descriptor: Mapping[str, Any]) -> MappingNode:
     return root.copied(Origin(text, RUNNING))
 
 
-def _nodes(root: MappingNode) -> list[YamlNode]:
-    nodes = root.get("nodes")
-    assert isinstance(nodes, SequenceNode)
-    return nodes.items
+class _Edit:
+    """A change of the document of a running dataflow: change ``nodes``, `check`, and make the `change`."""
+
+    checked: Dataflow  # the whole dataflow, after `check`
+
+    def __init__(
+        self, running: Dataflow, text: str, file: str, environ: Mapping[str, str], strict_types: bool
+    ) -> None:
+        """``file`` is the name of the text in messages."""
+        self.report = ProblemReport(text, file)
+        self._running = running
+        self._reader = Reader(self.report, environ)
+        self._strict_types = strict_types
+        self._root = _tree(running.descriptor)
+        nodes = self._root.get("nodes")
+        assert isinstance(nodes, SequenceNode)
+        self.nodes = nodes.items
+        self._known: set[str] = set()  # messages about the dataflow as it was
+
+    def check(self) -> None:
+        """Check the document as if it were a file; raises `DataflowError` with the errors of the change."""
+        former = Reader(ProblemReport("", RUNNING), self._reader.environ)
+        before = self._read(_tree(self._running.descriptor), former, strict_types=False)
+        self._known = {problem.message for problem in former.report.problems}
+        if before is not None:
+            self._known |= {problem.message for problem in before.type_warnings}
+        after = self._read(self._root, self._reader, self._strict_types)
+        if errors := self._new(p for p in self.report.sorted() if p.severity == "error"):
+            raise DataflowError(problems=errors)
+        assert after is not None
+        self.checked = after
+
+    def change(self, nodes: tuple[NodeSpec, ...], node_id: str) -> Change:
+        """Return the change to these nodes; ``node_id``: the node concerned."""
+        warnings = [problem for problem in self.report.sorted() if problem.severity == "warning"]
+        return Change(
+            msgspec.structs.replace(
+                self._running, nodes=nodes, descriptor=self._root.plain(), types=self.checked.types
+            ),
+            node_id,
+            tuple(p for p in self.checked.programs if p.place.file == self.report.file),
+            self._new([*warnings, *self.checked.type_warnings]),
+        )
+
+    def _read(self, root: MappingNode, reader: Reader, strict_types: bool) -> Dataflow | None:
+        checked = DATAFLOW.read(root, reader)
+        if checked is None:
+            return None
+        return assemble(
+            checked,
+            reader,
+            descriptor={},
+            file=self._running.file,
+            working_dir=self._running.working_dir,
+            env_overrides={},
+            strict_types=strict_types,
+        )
+
+    def _new(self, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+        """Return the new problems; those in nodes that run already have no file to point into."""
+        return tuple(
+            problem if problem.file == self.report.file else problem._replace(line=0, source="")
+            for problem in problems
+            if problem.file == self.report.file or problem.message not in self._known
+        )
 
 
-def _node_block(text: str, report: ProblemReport) -> MappingNode:
-    """Return the mapping of one node; raises `DataflowError`."""
-    block = compose(text, report)
+def _node_block(report: ProblemReport) -> MappingNode:
+    """Return the mapping of one node in the text of a report; raises `DataflowError`."""
+    block = compose(report.origin.text, report)
     if isinstance(block, SequenceNode) and len(block.items) == 1:
         block = block.items[0]
     if isinstance(block, MappingNode) and "nodes" in block.entries:
@@ -306,88 +335,6 @@ def _id_of(block: YamlNode) -> str:
 
 def _place(block: MappingNode, name: str) -> TextSpan:
     return block.get(name) or block
-
-
-class _Checked(msgspec.Struct):
-    dataflow: Dataflow
-    report: ProblemReport
-    foreign: frozenset[str]  # messages of what was suspicious before
-
-
-def _check(
-    root: MappingNode,
-    report: ProblemReport,
-    running: Dataflow,
-    environ: Mapping[str, str],
-    strict_types: bool,
-) -> _Checked:
-    """Check a document; raises `DataflowError` with what the change has brought."""
-    former = ProblemReport("", RUNNING)
-    before = _read(_tree(running.descriptor), former, running, environ, strict_types=False)
-    known = {problem.message for problem in former.problems}
-    if before is not None:
-        known |= {problem.message for problem in before.type_warnings}
-    after = _read(root, report, running, environ, strict_types)
-    errors = _of_change((p for p in report.sorted() if p.severity == "error"), report, known)
-    if errors:
-        raise DataflowError(problems=errors)
-    assert after is not None
-    return _Checked(after, report, frozenset(known))
-
-
-def _read(
-    root: MappingNode,
-    report: ProblemReport,
-    running: Dataflow,
-    environ: Mapping[str, str],
-    strict_types: bool,
-) -> Dataflow | None:
-    reader = Reader(report, environ)
-    checked = DATAFLOW.read(root, reader)
-    if checked is None:
-        return None
-    return assemble(
-        checked,
-        reader,
-        descriptor={},
-        file=running.file,
-        working_dir=running.working_dir,
-        env_overrides={},
-        strict_types=strict_types,
-    )
-
-
-def _of_change(
-    problems: Iterable[Problem], report: ProblemReport, known: Iterable[str]
-) -> tuple[Problem, ...]:
-    """Return what is new; where it shows in what runs already, there is no file to point into."""
-    return tuple(
-        problem if problem.file == report.file else problem._replace(line=0, source="")
-        for problem in problems
-        if problem.file == report.file or problem.message not in known
-    )
-
-
-def _changed(
-    checked: _Checked,
-    running: Dataflow,
-    nodes: tuple[NodeSpec, ...],
-    descriptor: dict[str, Any],
-    node_id: str,
-) -> Change:
-    found, report = checked.dataflow, checked.report
-    warnings = [p for p in report.sorted() if p.severity == "warning"]
-    return Change(
-        msgspec.structs.replace(
-            running,
-            nodes=nodes,
-            descriptor=descriptor,
-            types=found.types,
-        ),
-        node_id,
-        tuple(program for program in found.programs if program.place.file == report.file),
-        _of_change([*warnings, *found.type_warnings], report, checked.foreign),
-    )
 
 
 # --------------------------------------------------------------------------- inputs
@@ -511,20 +458,17 @@ def make_change(operation: TopologyOperation, running: Dataflow, environ: Mappin
     ``environ`` gives the values of ``$NAME`` in a YAML text, after those of the operation.
     """
     match operation:
-        case AddOperation(yaml=yaml, file=file, env=env):
-            return with_node(running, yaml, file, {**environ, **env}, strict_types=operation.strict_types)
-        case ReplaceOperation(node=node, yaml=yaml, file=file, env=env):
-            return with_replaced(
-                running, node, yaml, file, {**environ, **env}, strict_types=operation.strict_types
-            )
+        case AddOperation():
+            return with_node(running, operation, environ)
+        case ReplaceOperation():
+            return with_replaced(running, operation, environ)
         case RemoveOperation(node=node):
             find_node(running, node)
             return Change(without_node(running, node), node)
-        case ConnectOperation(source=source, target=target):
-            options = LinkOptions(operation.queue_size, operation.queue_policy)
-            return with_link(running, source, target, options, strict_types=operation.strict_types)
-        case DisconnectOperation(source=source, target=target):
-            return without_link(running, source, target)
+        case ConnectOperation():
+            return with_link(running, operation)
+        case DisconnectOperation():
+            return without_link(running, operation)
 
 
 def proposal_of(change: Change, operation: TopologyOperation, revision: int) -> ProposedChange:

@@ -235,7 +235,7 @@ class Changes:
             return False
         running = dataflow_of(self._store.spec(view.uuid))
         try:
-            change = with_node(running, operation.yaml, operation.file, {**os.environ, **operation.env})
+            change = with_node(running, operation, os.environ)
         except DoraError:
             return False  # its machine gives the reason
         node = change.dataflow.node(change.node_id)
