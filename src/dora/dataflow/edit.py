@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, OperatorSpec, Program
+from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, Program
 from dora.dataflow.parser.assemble import assemble
 from dora.dataflow.parser.fields import DATAFLOW
 from dora.dataflow.parser.legacy import upgrade_legacy
@@ -401,16 +401,14 @@ def _short_source(running: Dataflow, item: InputSpec) -> str:
 
 
 def _with_input(node: NodeSpec, fresh: InputSpec) -> NodeSpec:
+    short = msgspec.structs.replace(fresh, id=fresh.id.partition("/")[2])
     operators = tuple(
-        _with_operator_input(operator, fresh) if fresh.id.startswith(f"{operator.id}/") else operator
+        msgspec.structs.replace(operator, inputs=(*operator.inputs, short))
+        if fresh.id.startswith(f"{operator.id}/")
+        else operator
         for operator in node.operators
     )
     return msgspec.structs.replace(node, inputs=(*node.inputs, fresh), operators=operators)
-
-
-def _with_operator_input(operator: OperatorSpec, fresh: InputSpec) -> OperatorSpec:
-    short = msgspec.structs.replace(fresh, id=fresh.id.partition("/")[2])
-    return msgspec.structs.replace(operator, inputs=(*operator.inputs, short))
 
 
 def _without_inputs(node: NodeSpec, gone: set[str]) -> NodeSpec:

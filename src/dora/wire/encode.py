@@ -266,11 +266,8 @@ def _encode_chunked(data: Any) -> Payload:
     return encode(combined)
 
 
-def _encode_batch(data: Any) -> Payload:
-    return encode(data.to_struct_array())
-
-
-def _encode_table(data: Any) -> Payload:
+def _encode_columns(data: Any) -> Payload:
+    """Encode a record batch or a table."""
     return encode(data.to_struct_array())
 
 
@@ -324,10 +321,8 @@ def _encoder_for(data: Any) -> Callable[[Any], Payload] | None:
             return _encode_ipc
         if isinstance(data, pa.ChunkedArray):
             return _encode_chunked
-        if isinstance(data, pa.RecordBatch):
-            return _encode_batch
-        if isinstance(data, pa.Table):
-            return _encode_table
+        if isinstance(data, (pa.RecordBatch, pa.Table)):
+            return _encode_columns
         if isinstance(data, pa.Buffer):
             return _encode_buffer
     if hasattr(data, "__arrow_c_array__"):

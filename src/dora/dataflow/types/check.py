@@ -164,7 +164,8 @@ class _Check:
             expected = self._type(declared[item.id], f"the input `{item.id}` of {ports.owner}")
             if expected is None:
                 continue
-            fits = sent is None or self._fits(item, expected, sent)
+            ticks = isinstance(item.source, TimerSource) and any(expected.agrees(name) for name in TIMER)
+            fits = sent is None or ticks or accepts(expected, sent, self.rules)
             if sent is not None and not fits:
                 self._mismatch(ports, item, declared[item.id].span, expected, sent)
             converted = (sent,) if sent is not None and fits else ()
@@ -189,11 +190,6 @@ class _Check:
                 return TEXT
             case NodeOutput():
                 return self.outputs.get(str(item.source))
-
-    def _fits(self, item: InputSpec, expected: TypeName, sent: TypeName) -> bool:
-        if isinstance(item.source, TimerSource) and any(expected.agrees(name) for name in TIMER):
-            return True
-        return accepts(expected, sent, self.rules)
 
     def _mismatch(
         self, ports: Ports, item: InputSpec, span: TextSpan, expected: TypeName, sent: TypeName

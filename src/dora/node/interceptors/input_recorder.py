@@ -35,7 +35,7 @@ class InputRecorder(ReceiveInterceptor):
             self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the node
             self._file.write(f'{{"id": {json.dumps(node_id)}, "events": [')
             self._end_of_events = self._file.tell()
-            self._finish("the node has not ended, or was killed")
+            self._finish()
             atexit.register(self.close)
             disown_after_fork(self)
         except OSError as error:
@@ -54,7 +54,7 @@ class InputRecorder(ReceiveInterceptor):
             self._file.write(("," if self._count else "") + "\n" + json.dumps(item))
             self._end_of_events = self._file.tell()
             self._count += 1
-            self._finish("the node has not ended, or was killed")
+            self._finish()
         except Exception as error:  # noqa: BLE001 - an array of the user's may fail in any way
             self._fail(error)
 
@@ -72,19 +72,17 @@ class InputRecorder(ReceiveInterceptor):
         try:
             if self._failure is None:
                 self._file = file
-                self._finish(None)
+                self._finish(clean=True)
         finally:
             self._file = None
             file.close()
             atexit.unregister(self.close)
 
-    def _finish(self, missing: str | None) -> None:
+    def _finish(self, *, clean: bool = False) -> None:
         """Write the part after the events. The file only grows or is cut, so it stays valid."""
         status: dict[str, Any] = {"state": "clean"}
-        if self._failure is not None:
-            status = self._failure
-        elif missing is not None:
-            status = self._poison(missing)
+        if not clean:
+            status = self._failure or self._poison("the node has not ended, or was killed")
         self._file.seek(self._end_of_events)
         self._file.write(f'\n], "recording_status": {json.dumps(status)}}}\n')
         self._file.truncate()
@@ -106,7 +104,7 @@ class InputRecorder(ReceiveInterceptor):
             write_log(self._node_id, "warn", f"the recording of inputs stops: {text}")
             if self._file is not None:
                 try:
-                    self._finish(text)
+                    self._finish()
                     self._file.close()
                 except OSError:
                     pass  # the file stays poisoned

@@ -245,7 +245,8 @@ class OutputPort:
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)
                 if self._overflow_channels:
-                    self._send_to_overflow_channels(message)
+                    for sender in self._overflow_channels.values():
+                        sender.send(message)
             else:
                 head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
                 loan = self._sender.loan(len(head) + size)
@@ -278,10 +279,6 @@ class OutputPort:
         if self._ring_buffers:
             for ring in self._ring_buffers.values():
                 ring.skip()
-
-    def _send_to_overflow_channels(self, message: bytes) -> None:
-        for sender in self._overflow_channels.values():
-            sender.send(message)
 
     def _count_without_receivers(self) -> None:
         with self._lock:

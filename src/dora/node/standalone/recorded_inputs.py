@@ -135,16 +135,12 @@ def _value(path: str, item: dict[str, Any]) -> Any:
     import pyarrow as pa
 
     if "path" in item:
-        return _from_arrow_file(path, item)
+        beside = os.path.join(os.path.dirname(path), item["path"])
+        found = beside if os.path.exists(beside) else item["path"]
+        return read_arrow_file(found, item.get("batch_index", 0), item.get("column"))
     if "data" not in item:
         return pa.nulls(0)
     return array_from_json(item["data"], item.get("data_type"))
-
-
-def _from_arrow_file(path: str, item: dict[str, Any]) -> Any:
-    beside = os.path.join(os.path.dirname(path), item["path"])
-    found = beside if os.path.exists(beside) else item["path"]
-    return read_arrow_file(found, item.get("batch_index", 0), item.get("column"))
 
 
 def read_arrow_file(path: str, batch_index: int = 0, column: str | None = None) -> Any:
