@@ -159,7 +159,7 @@ BAD: list[dict[str, Any]] = [
     {"nodes": [{"id": "a", "path": "a", "inputs": {"i": {"source": "dora/logs", "queue": 1}}}]},
     {"nodes": [{"id": "a", "path": "a", "restart_policy": "sometimes"}]},
     {"nodes": [{"id": "a", "path": "a", "restart_delay": -1}]},
-    {"nodes": [{"id": "a", "path": "a", "startup_timeout": 0}]},
+    {"nodes": [{"id": "a", "path": "a", "startup_timeout": -1}]},
     {"nodes": [{"id": "a", "path": "a", "max_restarts": "3"}]},
     {"nodes": [{"id": "a", "path": "a", "min_log_level": "loud"}]},
     {"nodes": [{"id": "a", "path": "a", "max_log_size": "many"}]},

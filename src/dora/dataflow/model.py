@@ -87,6 +87,13 @@ class RestartOptions(msgspec.Struct, frozen=True):
     window: float | None = None  # seconds; None: the whole life of the dataflow
 
 
+class Download(msgspec.Struct, frozen=True):
+    """The file on the web that a node or operator runs; ``path`` or ``python`` is where it is put."""
+
+    url: str
+    sha256: str | None = None  # in lower case
+
+
 class OperatorSpec(msgspec.Struct, frozen=True):
     id: str
     python: str  # path of the file as written, relative to the working directory
@@ -94,6 +101,7 @@ class OperatorSpec(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...] = ()
     build: tuple[str, ...] = ()  # one command per entry
     conda_env: str | None = None
+    download: Download | None = None
     pattern: str | None = None
     name: str | None = None
     description: str | None = None
@@ -116,19 +124,12 @@ class GitSource(msgspec.Struct, frozen=True):
     rev: str | None = None
 
 
-class Download(msgspec.Struct, frozen=True):
-    """The file on the web that a node runs; ``NodeSpec.path`` is where it is put."""
-
-    url: str
-    sha256: str | None = None  # in lower case
-
-
 class Deploy(msgspec.Struct, frozen=True):
     """Where a node runs. Without ``machine`` and ``labels``: on the default machine."""
 
     machine: str | None = None
     labels: dict[str, str] = {}  # that the machine must have
-    working_dir: str | None = None  # absolute, on that machine; None: that of the dataflow
+    working_dir: str | None = None  # on that machine, relative to that of the dataflow; None: the same
     is_sent: bool = False  # its files are not there before `dora cluster start` copies them
 
 
@@ -169,6 +170,12 @@ class NodeSpec(msgspec.Struct, frozen=True):
     pattern: str | None = None  # "service-server", "action-client", …; None: none is declared
     place: str | None = None  # "file.yml:3:5" of the node's mapping, for messages
     module: str = ""  # the id of the node that used the module it comes from, "" if none did
+
+    @property
+    def downloads(self) -> tuple[tuple[str, Download], ...]:
+        """The files on the web that it runs, and where each is put."""
+        sources = ((self.path, self.download), *((each.python, each.download) for each in self.operators))
+        return tuple((path, source) for path, source in sources if path and source is not None)
 
     @property
     def is_runtime(self) -> bool:
@@ -250,7 +257,8 @@ class Dataflow(msgspec.Struct, frozen=True):
 
     def home_of(self, node: NodeSpec) -> str:
         """Return the working directory of a node: that of its ``deploy``, or of the dataflow."""
-        return node.deploy.working_dir or self.working_dir
+        folder = node.deploy.working_dir
+        return os.path.normpath(os.path.join(self.working_dir, folder)) if folder else self.working_dir
 
     def consumers(self, node_id: str, output: str) -> Iterator[tuple[NodeSpec, InputSpec]]:
         """Yield every (node, input) that is fed by this output."""

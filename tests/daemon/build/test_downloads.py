@@ -3,11 +3,13 @@
 import hashlib
 import http.server
 import os
+import shutil
 import stat
 import threading
 
 import pytest
 
+import dora
 import dora.dataflow
 from dora.daemon.build.build import build_dataflow
 from dora.daemon.options import BuildOptions
@@ -99,6 +101,41 @@ def test_a_failed_download_is_reported_with_its_reason(flow, served):
         build(flow("http://127.0.0.1:1/gone.py"))
     with pytest.raises(BuildError, match="is not downloaded yet, and --offline forbids"):
         build(flow(f"{address}/gone.py"), offline=True)
+
+
+@pytest.mark.processes
+def test_an_operator_is_downloaded_and_run(tmp_path, served, capfd):
+    folder, address = served
+    code = (
+        "from dora import DoraStatus\n\nclass Operator:\n    def on_event(self, event, send_output):\n"
+        "        print('the operator runs')\n        return DoraStatus.STOP\n"
+    )
+    (folder / "operator.py").write_text(code)
+    (folder / "other").write_text(code)
+    file = tmp_path / "dataflow.yml"
+    inputs = "inputs: {tick: dora/timer/millis/10}"
+    file.write_text(
+        "nodes:\n"
+        f"  - id: n\n    operator: {{python: {address}/operator.py, {checksum(code)}, {inputs}}}\n"
+        f"  - id: m\n    operators: [{{id: o, python: {{source: '{address}/other'}}, {inputs}}}]\n"
+    )
+    dora.run(file)
+    assert capfd.readouterr().out.count("the operator runs") == 2
+    [warning] = dora.dataflow.load(file).warnings
+    assert "anybody on the way can exchange it" in warning.message
+    assert (warning.line, warning.column) == (5, 42)
+    (folder / "operator.py").write_text(f"{code}\n# changed")
+    dora.build(file)
+    shutil.rmtree(tmp_path / ".dora" / "downloads")
+    with pytest.raises(BuildError, match="which node `n` runs, has a wrong checksum"):
+        dora.build(file)
+
+
+def test_a_checksum_of_an_operator_requires_a_url(tmp_path):
+    file = tmp_path / "dataflow.yml"
+    file.write_text(f"nodes: [{{id: n, operator: {{python: o.py, {checksum('')}}}}}]\n")
+    with pytest.raises(dora.DataflowError, match="its `python` is no URL"):
+        dora.dataflow.load(file)
 
 
 def test_a_program_without_checksum_or_encryption_is_a_warning(flow):

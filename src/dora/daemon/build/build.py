@@ -83,7 +83,7 @@ def build_dataflow(
 
 def needs_build(dataflow: Dataflow) -> bool:
     """Return whether a build may bring programs that are not there yet."""
-    return any(node.build or node.git or node.download or node.python for node in dataflow.nodes)
+    return any(node.build or node.git or node.downloads or node.python for node in dataflow.nodes)
 
 
 def missing(dataflow: Dataflow, *, uv: bool = False) -> list[Problem]:

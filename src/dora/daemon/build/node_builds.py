@@ -66,7 +66,7 @@ class NodeBuilds:
 
     def run(self) -> None:
         """Build all nodes; raises `BuildError` at the first thing that fails."""
-        if any(node.git or node.download for node in self.dataflow.nodes):
+        if any(node.git or node.downloads for node in self.dataflow.nodes):
             self._fetch()
             self.dataflow = with_inline_environments(self.dataflow)
         if self._options.uv or any(node.python for node in self.dataflow.nodes):
@@ -121,9 +121,10 @@ class NodeBuilds:
             if node.git is not None and node.git.folder not in done:
                 done.add(node.git.folder)
                 ensure_clone(self.dataflow, node, self._processes, log, update=update, offline=offline)
-            elif node.download is not None and node.download not in done:
-                done.add(node.download)
-                ensure_download(self.dataflow, node, log, update=update, offline=offline)
+            for path, source in node.downloads:
+                if source not in done:
+                    done.add(source)
+                    ensure_download(self.dataflow, node, path, source, log, update=update, offline=offline)
 
     # ----------------------------------------------------------------------- one node
 

@@ -158,7 +158,7 @@ def fnv1a(data: bytes) -> str:
 
 def _build_inputs(dataflow: Dataflow, node: NodeSpec) -> list[Any]:
     env = sorted({**dataflow.env, **node.env}.items())
-    return [node.id, node.build, node.git, node.download, node.python, node.deploy.working_dir, env]
+    return [node.id, node.build, node.git, node.downloads, node.python, node.deploy.working_dir, env]
 
 
 def _write(path: str, session: SessionFile) -> None:

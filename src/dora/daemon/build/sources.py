@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import IO
 
 from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
-from dora.dataflow.model import Dataflow, GitSource, NodeSpec
+from dora.dataflow.model import Dataflow, Download, GitSource, NodeSpec
 from dora.errors import BuildError
 
 # Protocols of addresses, also of submodules: git has helper programs that run any command. The variable
@@ -146,16 +146,21 @@ MAX_SIZE = 1 << 30  # bytes
 
 
 def ensure_download(
-    dataflow: Dataflow, node: NodeSpec, log: BuildLog, *, update: bool, offline: bool
+    dataflow: Dataflow,
+    node: NodeSpec,
+    path: str,
+    source: Download,
+    log: BuildLog,
+    *,
+    update: bool,
+    offline: bool,
 ) -> None:
-    """Download the file of a node unless it is there; raises `BuildError`.
+    """Download a file of a node to ``path`` unless it is there; raises `BuildError`.
 
     With a checksum, a file that does not have it is never left in place. Without one, ``update``
     downloads again what is there already, unless ``offline``.
     """
-    source = node.download
-    assert source is not None and node.path is not None
-    path = os.path.join(dataflow.working_dir, node.path)
+    path = os.path.join(dataflow.working_dir, path)
     what = f"{node.place or '<dataflow>'}: {source.url}, which node `{node.id}` runs,"
     if os.path.exists(path):
         if source.sha256 is not None and _digest(path) == source.sha256:

@@ -29,13 +29,12 @@ from dora.dataflow.parser.programs import (
     download_of,
     downloaded_path,
     git_source,
-    is_url,
     python_environment,
 )
 from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
 from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
-from dora.dataflow.parser.values import Reader
+from dora.dataflow.parser.values import Reader, is_unset
 from dora.dataflow.parser.variables import refused_variable
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.types.contracts import Ports
@@ -163,7 +162,8 @@ class Assembler:
     def _refuse_fields(self, draft: _Draft, allowed: set[str], reason: str, hint: str) -> None:
         """Report the fields of a node that are not ``allowed``; ``{}`` in the texts is the field."""
         for name, key in draft.checked.keys.items():
-            if draft.checked.has(name) and name not in allowed:
+            is_set = draft.checked.has(name) and not is_unset(draft.checked.nodes[name])
+            if is_set and name not in allowed:
                 self.report.error(key, f"{_named(draft)} {reason.format(name)}", hint.format(name))
 
     def _operators(self, draft: _Draft) -> None:
@@ -252,13 +252,18 @@ class Assembler:
         for operator_id, checked in draft.operators:
             name = f"operator `{operator_id}` of node `{draft.id}`"
             python = checked.get("python")
+            owner = f"the operator `{operator_id}` of the node `{draft.id}`"
+            download = download_of(checked, self.report, owner, python) if python else None
             path = self._path(python, "source") if python else None
+            if download is not None:
+                path = downloaded_path(download.url, ".py")
             if python and path:
-                owner = f"the operator `{operator_id}` of the node `{draft.id}`"
-                self._runs(draft, python, "source", path, owner, bool(checked.get("build")))
+                made = bool(checked.get("build")) or download is not None
+                self._runs(draft, python, "source", path, owner, made)
             operator = OperatorSpec(
                 id=operator_id,
                 python=path or "",
+                download=download,
                 inputs=self._inputs(checked, name),
                 outputs=checked.get("outputs") or (),
                 build=checked.get("build") or (),
@@ -339,13 +344,6 @@ class Assembler:
     def _path(self, checked: CheckedBlock, field: str) -> str | None:
         path: str | None = checked.get(field)
         if path is None:
-            return None
-        if is_url(path):
-            self.report.error(
-                checked.place(field),
-                "dora does not download operators",
-                "download the file yourself, and give its path",
-            )
             return None
         expanded, unset = expand_path(path, self.reader.environ)
         for name in unset:

@@ -97,10 +97,10 @@ def deploy_of(checked: CheckedBlock, default: Deploy, report: ProblemReport) -> 
         return default
     folder: str | None = block.get("working_dir")
     if folder is not None and not os.path.isabs(folder):
-        report.error(
+        report.warn(
             block.place("working_dir"),
-            f"the folder `{folder}` on another machine has to be an absolute path",
-            "begin it with `/`",
+            f"the folder `{folder}` is relative, so it is below the folder of the dataflow file",
+            "an absolute path, which begins with `/`, means the same on every machine",
         )
     is_sent = block.get("distribute") in ("scp", "http")
     if is_sent and folder is not None:

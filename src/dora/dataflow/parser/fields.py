@@ -88,7 +88,7 @@ INPUT = SchemaBlock(
         ),
         Field(
             "input_timeout",
-            SecondsType(zero=False),
+            SecondsType(zero="unset"),
             "Seconds of silence after which the input counts as closed. Unset: never.",
         ),
     ],
@@ -156,6 +156,12 @@ BUILD = Field(
     "Commands that `dora build` and `dora run` execute first, one a line, without a shell: "
     "no pipes, `&&` or variables.",
 )
+_PATH_SHA256 = Field(
+    "path_sha256",
+    CHECKSUM,
+    "The SHA-256 of the file that a URL as `path` or `python` leads to; another file is not run.",
+)
+
 # --------------------------------------------------------------------------- operators
 
 
@@ -185,9 +191,10 @@ OPERATOR_BLOCK = SchemaBlock(
         Field(
             "python",
             ShortForm(PYTHON_SOURCE, "source"),
-            "The Python file with `class Operator`, relative to the dataflow file; "
+            "The Python file with `class Operator`, relative to the dataflow file, or its URL; "
             "or `{source: file.py, conda_env: name}`.",
         ),
+        _PATH_SHA256,
         _INPUTS,
         _OUTPUTS,
         BUILD,
@@ -317,13 +324,13 @@ NODE_BLOCK = SchemaBlock(
         ),
         Field(
             "restart_window",
-            SecondsType(zero=False),
+            SecondsType(zero="unset"),
             "Seconds after which restarts no longer count towards `max_restarts`.",
             on_runtime=True,
         ),
         Field(
             "health_check_timeout",
-            SecondsType(zero=False),
+            SecondsType(zero="unset"),
             "Seconds of silence towards the daemon after which the node counts as hung and is killed.",
             on_runtime=True,
         ),
@@ -335,7 +342,7 @@ NODE_BLOCK = SchemaBlock(
         ),
         Field(
             "startup_timeout",
-            SecondsType(zero=False),
+            SecondsType(zero="unset"),
             "Seconds within which the started program has to connect, else it is killed.",
             on_runtime=True,
         ),
@@ -390,11 +397,7 @@ NODE_BLOCK = SchemaBlock(
             ),
             "A package of the node hub. Not supported by this version.",
         ),
-        Field(
-            "path_sha256",
-            CHECKSUM,
-            "The SHA-256 of the file that a URL as `path` leads to; another file is not run.",
-        ),
+        _PATH_SHA256,
         Field(
             "deploy",
             DEPLOY,
@@ -457,7 +460,7 @@ DATAFLOW = SchemaBlock(
         ),
         Field(
             "health_check_interval",
-            SecondsType(zero=False),
+            SecondsType(zero="refused"),
             "Seconds between two health checks of the nodes.",
             default=5.0,
         ),

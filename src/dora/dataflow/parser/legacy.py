@@ -1,4 +1,4 @@
-"""Dataflow files of dora 0.x, rewritten to what they mean today.
+"""Dataflow files of dora 0.x, and common misspellings, rewritten to what they mean today.
 
 The tree is changed before any other part reads it, so that the other parts know only the fields of today.
 Places stay those of the file. Each old field gets one warning, where it stands first.
@@ -10,6 +10,7 @@ from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, Yam
 from dora.dataflow.problems import ProblemReport
 
 _CUSTOM = {"source": "path", "envs": "env"}  # fields of `custom` with another name today
+_MISSPELT = "queue-size"
 _DEPLOY, _DEBUG, _INSPECT = "_unstable_deploy", "_unstable_debug", "publish_all_messages_to_zenoh"
 
 
@@ -28,6 +29,12 @@ def upgrade_legacy(root: MappingNode, report: ProblemReport) -> None:
         if isinstance(node, MappingNode):
             legacy.rename(node, _DEPLOY, "deploy")
             legacy.lift_custom(node)
+            legacy.respell_queue_sizes(node)
+            operators = node.get("operators")
+            blocks = operators.items if isinstance(operators, SequenceNode) else ()
+            for operator in (node.get("operator"), *blocks):
+                if isinstance(operator, MappingNode):
+                    legacy.respell_queue_sizes(operator)
 
 
 def _is_local(source: YamlNode) -> bool:
@@ -52,6 +59,18 @@ class _LegacyFields:
         if entry is not None:
             self.warn(entry[0], f"it is called `{new}` now")
             self._put(block, new, entry)
+
+    def respell_queue_sizes(self, block: MappingNode) -> None:
+        """Read ``queue-size``, which dora-rs ignores in inputs, as the field that it stands for."""
+        inputs = block.get("inputs")
+        for _, item in inputs.entries.values() if isinstance(inputs, MappingNode) else ():
+            if isinstance(item, MappingNode) and _MISSPELT in item.entries:
+                entry = item.entries.pop(_MISSPELT)
+                if "queue_size" not in item.entries:
+                    self._report.warn(
+                        entry[0], f"`{_MISSPELT}` is read as `queue_size`", "write `queue_size`"
+                    )
+                self._put(item, "queue_size", entry)
 
     def lift_custom(self, node: MappingNode) -> None:
         """Move what is in `custom` up into the node."""

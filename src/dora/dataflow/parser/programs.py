@@ -160,35 +160,43 @@ def is_url(path: str | None) -> bool:
     return path is not None and path.startswith(("http://", "https://"))
 
 
-def download_of(node: CheckedBlock, report: ProblemReport, owner: str) -> Download | None:
-    """Return the file on the web that a node runs; report fields that do not fit together."""
-    url: str | None = node.get("path")
+def download_of(
+    block: CheckedBlock, report: ProblemReport, owner: str, python: CheckedBlock | None = None
+) -> Download | None:
+    """Return the file on the web that a node or operator runs; report fields that do not fit together.
+
+    ``python``: the field of that name, of an operator.
+    """
+    name, place = ("path", block.place("path")) if python is None else ("python", python.place("source"))
+    url: str | None = block.get("path") if python is None else python.get("source")
     if url is None or not is_url(url):
-        if node.has("path_sha256") and not node.failed("path"):
-            message = f"`path_sha256` of {owner} has no effect, because its `path` is no URL"
-            report.error(node.keys["path_sha256"], message)
+        if block.has("path_sha256") and not block.failed(name):
+            message = f"`path_sha256` of {owner} has no effect, because its `{name}` is no URL"
+            report.error(block.keys["path_sha256"], message)
         return None
-    if node.has("git"):
-        report.error(
-            node.place("path"), f"{owner} comes from `git` as well as from a URL", "keep one of them"
-        )
-    if url.startswith("http://") and not node.has("path_sha256"):
+    if block.has("git"):
+        report.error(place, f"{owner} comes from `git` as well as from a URL", "keep one of them")
+    if url.startswith("http://") and not block.has("path_sha256"):
         report.warn(
-            node.place("path"),
+            place,
             "this program is downloaded without encryption, so anybody on the way can exchange it",
             "use `https://`, or add `path_sha256`",
         )
-    checksum: str | None = node.get("path_sha256")
+    checksum: str | None = block.get("path_sha256")
     return Download(url, checksum and checksum.lower())
 
 
-def downloaded_path(url: str) -> str:
-    """Return where a downloaded file is put: under its own name, apart from those of other URLs."""
+def downloaded_path(url: str, ending: str = "") -> str:
+    """Return where a downloaded file is put: under its own name, apart from those of other URLs.
+
+    The name gets the ``ending`` if it does not have it.
+    """
     from hashlib import sha256
     from urllib.parse import unquote, urlsplit
 
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2])
-    return f"{DOWNLOADS}/{sha256(url.encode()).hexdigest()[:8]}/{name.strip('-') or 'node'}"
+    name = (name.strip("-") or "node").removesuffix(ending) + ending
+    return f"{DOWNLOADS}/{sha256(url.encode()).hexdigest()[:8]}/{name}"
 
 
 def pinned(source: GitSource, commit: str) -> GitSource:

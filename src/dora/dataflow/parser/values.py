@@ -10,7 +10,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from dora.dataflow.names import (
     DATA_ID,
@@ -199,25 +199,29 @@ class IntegerType(FieldType[int]):
 
 
 class SecondsType(FieldType[float]):
-    """A number of seconds."""
+    """A number of seconds; a zero may be a number as others, mean that there is no limit, or be refused."""
 
-    def __init__(self, zero: bool = True) -> None:
+    def __init__(self, zero: Literal["kept", "unset", "refused"] = "kept") -> None:
         self.zero = zero
 
     def read(self, value: YamlNode, reader: Reader) -> float | None:
         number = _number(value, reader, "a number of seconds")
         if number is None:
             return None
-        fits = math.isfinite(number) and 0 <= number <= MAX_SECONDS and (self.zero or number > 0)
+        allowed = self.zero != "refused"
+        fits = math.isfinite(number) and 0 <= number <= MAX_SECONDS and (allowed or number > 0)
         if not fits:
-            wanted = "that is not negative" if self.zero else "greater than zero"
+            wanted = "that is not negative" if allowed else "greater than zero"
             at_most = f"expected a number of seconds {wanted} (at most {MAX_SECONDS})"
             reader.report.error(value, f"{at_most}, found {shape(value)}")
+            return None
+        if number == 0 and self.zero == "unset":
+            reader.report.warn(value, "a limit of zero seconds counts as no limit", "leave it out")
             return None
         return float(number)
 
     def schema(self) -> Schema:
-        low = {"minimum": 0} if self.zero else {"exclusiveMinimum": 0}
+        low = {"exclusiveMinimum": 0} if self.zero == "refused" else {"minimum": 0}
         return {"type": "number", **low, "maximum": MAX_SECONDS}
 
 
@@ -289,6 +293,19 @@ _bytes = re.compile(_BYTES).fullmatch
 _FACTORS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
+def byte_size(text: str) -> float | None:
+    """Return the number of bytes that a text means; None for other texts.
+
+    >>> byte_size("1.5 KB"), byte_size("much")
+    (1536.0, None)
+    """
+    match = _bytes(text) if len(text) <= 40 else None
+    if match is None:
+        return None
+    unit = match[3].upper().replace("I", "").removesuffix("B")
+    return float(match[1]) * _FACTORS[unit]
+
+
 class ByteSizeType(FieldType[int]):
     """A number of bytes: ``4096``, ``"64KB"``, ``"1.5 GB"``; the units count in steps of 1024."""
 
@@ -299,13 +316,11 @@ class ByteSizeType(FieldType[int]):
             return None
         number = value.value
         if isinstance(number, str):
-            match = _bytes(text) if len(text) <= 40 else None
-            if match is None:
+            number = byte_size(text)
+            if number is None:
                 hint = 'write a number with B, KB, MB or GB, for example `"50MB"`'
                 report_expected(value, reader, "a size in bytes", hint)
                 return None
-            unit = match[3].upper().replace("I", "").removesuffix("B")
-            number = float(match[1]) * _FACTORS[unit]
         if not isinstance(number, int | float) or not 1 <= number <= MAX_BYTES:
             reader.report.error(value, f"expected a size of at least one byte, found {shape(value)}")
             return None
