@@ -6,6 +6,7 @@ import pytest
 
 import dora.dataflow
 from dora.cli.main import run_command_line
+from dora.dataflow.describe import describe
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "modules"
 
@@ -35,11 +36,42 @@ def test_the_expanded_dataflow_has_no_modules(run, tmp_path):
         "again.limit",
         "printer",
     ]
-    assert dataflow.descriptor == dora.dataflow.load(EXAMPLE / "dataflow.yml").descriptor
+    assert describe(dataflow) == describe(dora.dataflow.load(EXAMPLE / "dataflow.yml"))
     assert run(str(flat)) == (0, out, "")
 
 
-def test_numbers_and_texts_are_printed_as_they_were_written(run, tmp_path):
+FILLED_IN = """\
+x-note: 0x1F
+env:
+  A: 1.10
+  B: '1.10'
+  C: yes
+  D: 007
+nodes:
+- id: a
+  name: null
+  description: null
+  path: a.py
+  args: '#'
+  build: |-
+    make
+    make again
+  env:
+    A: $HOME
+  outputs: []
+  inputs:
+    tick: {source: dora/timer/millis/200, queue_size: 1}
+  restart_policy: never
+  max_restarts: 0
+  deploy: null
+deploy: null
+debug:
+  enable_debug_inspection: false
+health_check_interval: null
+"""
+
+
+def test_defaults_are_filled_in_and_numbers_and_texts_printed_as_they_were_written(run, tmp_path):
     text = """\
 x-note: 0x1F
 env:
@@ -54,13 +86,13 @@ nodes:
   build: |-
     make
     make again
+  env: {A: $HOME}
   inputs:
     tick: {source: dora/timer/hz/5, queue_size: 1}
-  outputs: [x, y]
 """
     file = tmp_path / "flow.yml"
     file.write_text(text)
-    assert run(str(file)) == (0, text.replace('"#"', "'#'"), "")
+    assert run(str(file)) == (0, FILLED_IN, "")
 
 
 def test_problems_are_shown_as_by_validate(run, tmp_path):

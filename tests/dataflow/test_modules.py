@@ -188,7 +188,7 @@ def test_environment_of_the_node_that_uses_a_module(project: Project) -> None:
     [
         ("a.py", "mods/a.py"),
         ("./a.py", "mods/a.py"),
-        ("../b.py", "./b.py"),
+        ("../b.py", "b.py"),
         ("bin/driver", "mods/bin/driver"),
         ("../driver", "./driver"),
         ("opencv-plot", "opencv-plot"),

@@ -48,14 +48,19 @@ def load(
 
 
 def expanded(path: str | os.PathLike[str]) -> str:
-    """Return the YAML of a dataflow file with its modules written out; raises as `load` does."""
+    """Return the YAML of a dataflow file with modules and defaults written out; raises as `load` does."""
+    from dora.dataflow.describe import with_defaults
+    from dora.dataflow.parser.tree import as_written, to_yaml, tree_of
+
     shown = os.fspath(path)
     absolute = os.path.abspath(shown)
     text, folder = _read(shown), os.path.dirname(absolute)
     parse(text, file=absolute, shown_file=shown, working_dir=folder, environ=os.environ)
     root = _without_modules(Reader(ProblemReport(text, shown), os.environ), folder)
     assert root is not None
-    return to_yaml(root)
+    described = tree_of(with_defaults(as_written(root)), root)
+    assert isinstance(described, MappingNode)
+    return to_yaml(described)
 
 
 def check_module(path: str | os.PathLike[str]) -> None:

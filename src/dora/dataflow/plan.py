@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
 
+from dora.dataflow.describe import canonical, describe
 from dora.dataflow.model import (
     ANY,
     DEFAULT_QUEUE_SIZE,
@@ -57,6 +58,8 @@ RECORDER_QUEUE = 32
 # queues, get an overflow channel, with room for so many; the sender copies each message once more for it.
 _OVERFLOW_LINKS = 8
 _MAX_PREWAKE = 4  # nodes beyond its receivers that a sender may wake early
+
+_ALSO_IN_NODE_CONFIG = ("output_types", "input_types", "output_framing", "shared_memory_pool_size")
 
 LinkKind = Literal["link", "timer", "text", "local"]
 
@@ -154,6 +157,8 @@ class _Layout:
     def __init__(self, dataflow: Dataflow, context: RunContext, former: Plan | None) -> None:
         self.dataflow = dataflow
         self.context = context
+        self.descriptor = describe(dataflow)
+        self.blocks = {str(block["id"]): block for block in self.descriptor.get("nodes", ())}
         self.nodes = {node.id: node for node in dataflow.nodes}
         self.kinds = {
             (node.id, item.id): link_kind(dataflow, node, item)
@@ -451,8 +456,8 @@ def _node(
             for operator in node.operators
         ],
         parameters=node.parameters,
-        descriptor=dataflow.descriptor,
-        run_config=_run_config(node),
+        descriptor=layout.descriptor,
+        run_config=_run_config(node, layout.blocks.get(node.id, {})),
         dynamic=node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
         zenoh_endpoint=context.zenoh_endpoint,
@@ -476,8 +481,11 @@ def link_kind(dataflow: Dataflow, node: NodeSpec, item: InputSpec) -> LinkKind:
             return "link"
 
 
-def _run_config(node: NodeSpec) -> dict[str, Any]:
-    """Return what `NodeSpec.node_config()` promises: short sources, or mappings where an option is set."""
+def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `Node.node_config()` promises: short sources, or mappings where an option is set.
+
+    ``block``: the node in the descriptor.
+    """
     inputs: dict[str, Any] = {}
     for item in sorted(node.inputs, key=lambda item: item.id):
         options: dict[str, Any] = {}
@@ -487,5 +495,7 @@ def _run_config(node: NodeSpec) -> dict[str, Any]:
             options["queue_policy"] = item.queue_policy
         if item.input_timeout is not None:
             options["input_timeout"] = item.input_timeout
-        inputs[item.id] = {"source": str(item.source), **options} if options else str(item.source)
-    return {"inputs": inputs, "outputs": sorted(node.outputs)}
+        source = canonical(item.source)
+        inputs[item.id] = {"source": source, **options} if options else source
+    further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}
+    return {"inputs": inputs, "outputs": sorted(node.outputs), **further}

@@ -258,7 +258,7 @@ class Inliner:
                 "move the file into that folder, or write an absolute path",
             )
             return
-        if os.sep not in rebased:
+        if os.sep not in rebased and not rebased.endswith(".py"):  # it is not the name of a command
             rebased = os.path.join(os.curdir, rebased)
         entries[field] = (key, ScalarNode.of(rebased, path))
 

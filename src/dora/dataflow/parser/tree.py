@@ -181,6 +181,9 @@ class ScalarNode(YamlNode):
         scalar.origin = at.origin
         return scalar
 
+    def __str__(self) -> str:
+        return self.text
+
     def plain(self) -> Plain:
         return self.value
 
@@ -242,6 +245,34 @@ class MappingNode(YamlNode):
         copy = MappingNode.of(entries, self)
         self._moved(copy, origin)
         return copy
+
+
+def as_written(value: YamlNode) -> Any:
+    """Return a value like `YamlNode.plain`, but numbers as scalars, which know their notation."""
+    if isinstance(value, MappingNode):
+        return {name: as_written(item) for name, (_, item) in value.entries.items()}
+    if isinstance(value, SequenceNode):
+        return [as_written(item) for item in value.items]
+    assert isinstance(value, ScalarNode)
+    is_number = isinstance(value.value, int | float) and not isinstance(value.value, bool)
+    return value if is_number else value.value
+
+
+def tree_of(value: Any, at: TextSpan) -> YamlNode:
+    """Return the tree of plain values, or of what `as_written` returns, at one place."""
+    if isinstance(value, YamlNode):
+        return value
+    if isinstance(value, dict):
+        return MappingNode.of(
+            {name: (ScalarNode.of(name, at), tree_of(item, at)) for name, item in value.items()}, at
+        )
+    if isinstance(value, list):
+        return SequenceNode.of([tree_of(item, at) for item in value], at)
+    texts = {None: "null", True: "true", False: "false"}
+    is_word = value is None or isinstance(value, bool)
+    scalar = ScalarNode.of(texts[value] if is_word else str(value), at)
+    scalar.value = value
+    return scalar
 
 
 class _Frame:

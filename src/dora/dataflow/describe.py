@@ -1,0 +1,152 @@
+"""The descriptor of a dataflow: the document with its defaults filled in.
+
+Programs written for dora-rs read keys such as ``inputs`` of every node, whether the file has them or not.
+Numbers, texts and fields that only this dora has stay as they are in the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dora.dataflow.model import Dataflow, LogSource, Source, TimerSource
+from dora.dataflow.parser.sources import SourceFault, parse_source
+from dora.dataflow.parser.values import byte_size
+
+_UNITS = (("secs", 1_000_000_000), ("millis", 1_000_000), ("micros", 1_000), ("nanos", 1))
+_SECONDS = (
+    "restart_delay",
+    "max_restart_delay",
+    "restart_window",
+    "health_check_timeout",
+    "finish_grace_secs",
+    "startup_timeout",
+)
+
+Block = dict[str, Any]
+
+
+def describe(dataflow: Dataflow) -> Block:
+    """Return the descriptor, with the values of environment variables in place of their names.
+
+    It is empty for a dataflow that comes from no document.
+    """
+    if not dataflow.descriptor:
+        return {}
+    nodes = {node.id: node for node in dataflow.nodes}
+    described = with_defaults(dataflow.descriptor)
+    _expand(described, dataflow.env)
+    for node in described["nodes"]:
+        if (spec := nodes.get(str(node.get("id")))) is not None:
+            _expand(node, spec.env)
+    return described
+
+
+def with_defaults(document: Mapping[str, Any]) -> Block:
+    """Return a document with its defaults filled in; variables in it keep their names."""
+    described: Block = {**document}
+    described["nodes"] = [_node(node) for node in document.get("nodes") or ()]
+    debug = described.pop("debug", None)
+    interval = described.pop("health_check_interval", None)
+    described["deploy"] = _deploy(described.pop("deploy", None))
+    described["debug"] = {"enable_debug_inspection": False, **(debug if isinstance(debug, dict) else {})}
+    described["health_check_interval"] = interval
+    return described
+
+
+def canonical(source: Source) -> str:
+    """Return the text of a source, for timers with the largest unit that gives a whole number.
+
+    >>> canonical(parse_source("dora/timer/hz/5")), canonical(parse_source("camera/image"))
+    ('dora/timer/millis/200', 'camera/image')
+    """
+    if isinstance(source, TimerSource):
+        unit, size = next(item for item in _UNITS if source.interval_ns % item[1] == 0)
+        return f"dora/timer/{unit}/{source.interval_ns // size}"
+    if isinstance(source, LogSource) and source.text != "dora/logs":
+        return f"dora/logs/{source.level}" + (f"/{source.node}" if source.node else "")
+    return str(source)
+
+
+def _node(node: Mapping[str, Any]) -> Block:
+    described: Block = {"id": None, "name": None, "description": None, **node}
+    described.setdefault("env", None)
+    _ports(described)
+    for name in ("operator", "operators"):
+        value = node.get(name)
+        if isinstance(value, list):
+            described[name] = [_operator(item) for item in value]
+        elif value is not None:
+            described[name] = _operator(value)
+    for name, default in (("restart_policy", "never"), ("max_restarts", 0)):
+        written = described.pop(name, None)
+        described[name] = default if written is None else written
+    for name in _SECONDS:
+        _as_float(described, name)
+    size = described.get("shared_memory_pool_size")
+    if isinstance(size, str) and (found := byte_size(size)) is not None:
+        described["shared_memory_pool_size"] = int(found)
+    if described.get("max_log_size") is not None:
+        described["max_log_size"] = str(described["max_log_size"])
+    described["deploy"] = _deploy(described.pop("deploy", None))
+    return described
+
+
+def _operator(operator: Mapping[str, Any]) -> Block:
+    described: Block = {"id": None, "name": None, "description": None, **operator}
+    python = operator.get("python")
+    if isinstance(python, dict) and python.get("conda_env") is None and "source" in python:
+        described["python"] = python["source"]
+    _ports(described)
+    return described
+
+
+def _ports(described: Block) -> None:
+    """Fill in the inputs and outputs of a node or operator."""
+    outputs = described.pop("outputs", None) or ()
+    inputs = described.pop("inputs", None) or {}
+    described["outputs"] = sorted({str(output) for output in outputs})
+    described["inputs"] = {name: _input(value) for name, value in sorted(inputs.items())}
+
+
+def _input(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return _source(value)
+    options = {name: option for name, option in value.items() if option is not None}
+    _as_float(options, "input_timeout")
+    options["source"] = _source(options.get("source"))
+    return options if len(options) > 1 else options["source"]
+
+
+def _source(text: Any) -> Any:
+    try:
+        return canonical(parse_source(text))
+    except (SourceFault, TypeError, AttributeError):
+        return text
+
+
+def _deploy(deploy: Any) -> Block | None:
+    if not isinstance(deploy, dict):
+        return None
+    described = {"machine": None, "working_dir": None, "distribute": "local", **deploy}
+    if isinstance(labels := deploy.get("labels"), dict):
+        texts = {True: "true", False: "false"}
+        described["labels"] = {
+            name: texts[value] if isinstance(value, bool) else str(value) for name, value in labels.items()
+        }
+    return described
+
+
+def _as_float(block: Block, name: str) -> None:
+    if isinstance(block.get(name), int):
+        block[name] = float(block[name])
+
+
+def _expand(block: Block, values: Mapping[str, str]) -> None:
+    """Replace the texts with variables in ``env``."""
+    env = block.get("env")
+    if isinstance(env, dict):
+        block["env"] = {
+            name: values.get(name, value) if isinstance(value, str) and "$" in value else value
+            for name, value in env.items()
+        }
