@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import re
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -414,12 +415,73 @@ def test_a_sample_that_is_still_in_use_cannot_be_sent_yet(sender: Node, receiver
     sample = sender.send_output_raw("out", 3)
     array = np.frombuffer(sample.as_buffer(), np.uint8)
     array[:] = 5
-    with pytest.raises(SendError, match="still in use"):
+    with pytest.raises(SendError, match="a view of its buffer is still open"):
         sample.send()
     assert receiver.is_empty()
     del array
     sample.send()
     assert one(receiver)["data"] == b"\5\5\5"
+
+
+def test_a_block_at_whose_end_an_array_is_alive_sends_nothing_yet(sender: Node, receiver: Node) -> None:
+    sample = sender.send_output_raw("out", 3)
+    with pytest.raises(SendError, match="a view of its buffer is still open"), sample as buffer:
+        array = np.frombuffer(buffer, np.uint8)
+        array[:] = 6
+    assert receiver.is_empty()
+    array[0] = 7
+    del array
+    sample.send()
+    assert one(receiver)["data"] == b"\7\6\6"
+
+
+def test_a_memoryview_has_to_be_released_before_a_sample_is_sent(sender: Node, receiver: Node) -> None:
+    sample = sender.send_output_raw("out", 3)
+    view = sample.as_memoryview()
+    assert sample.as_memoryview() is view
+    view[:] = b"abc"
+    with pytest.raises(RuntimeError, match="view of its buffer is still open"):
+        sample.send()
+    assert receiver.is_empty()
+    view.release()
+    sample.send()
+    assert one(receiver)["data"] == b"abc"
+    with pytest.raises(RuntimeError, match="already been sent"):
+        sample.as_memoryview()
+
+
+NO_VIEW = (
+    BufferError if sys.version_info >= (3, 12) else ValueError
+)  # 3.11 has no buffers written in Python
+
+
+def test_a_buffer_gives_no_view_of_a_sample_that_is_sent(sender: Node, receiver: Node) -> None:
+    sample = sender.send_output_raw("out", 3)
+    buffer = sample.as_buffer()
+    assert sample.as_buffer() is buffer
+    buffer[:] = b"abc"
+    assert (len(buffer), bytes(buffer), buffer[1:2]) == (3, b"abc", b"b")
+    sample.send()
+    assert one(receiver)["data"] == b"abc"
+    with pytest.raises(NO_VIEW):
+        memoryview(buffer)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a plain memoryview keeps its memory")
+def test_a_buffer_gives_no_view_of_a_sample_that_is_gone(sender: Node) -> None:
+    buffer = sender.send_output_raw("out", 3).as_buffer()
+    with pytest.raises(BufferError, match="its sample is gone"):
+        memoryview(buffer)
+
+
+def test_a_sample_whose_block_raised_can_be_sent_later(sender: Node, receiver: Node) -> None:
+    sample = sender.send_output_raw("out", 3)
+    with pytest.raises(KeyError), sample as buffer:
+        buffer[:] = b"abc"
+        raise KeyError
+    assert receiver.is_empty()
+    sample.send()
+    assert one(receiver)["data"] == b"abc"
 
 
 def test_a_block_that_raises_sends_nothing(sender: Node, receiver: Node) -> None:
@@ -443,10 +505,12 @@ def test_a_sample_that_is_dropped_gives_its_memory_back(sender: Node, receiver: 
 
 
 def test_a_buffer_keeps_its_memory_while_it_is_used(sender: Node, receiver: Node) -> None:
-    buffer = sender.send_output_raw("out", 5000).as_buffer()
+    sample = sender.send_output_raw("out", 5000)
+    buffer = np.frombuffer(sample.as_buffer(), np.uint8)
+    del sample
     gc.collect()
     sender.send_output("out", b"\1" * 5000)
-    buffer[:] = b"\2" * 5000
+    buffer[:] = 2
     assert one(receiver)["data"] == b"\1" * 5000
 
 

@@ -50,7 +50,7 @@ def load(
 def expanded(path: str | os.PathLike[str]) -> str:
     """Return the YAML of a dataflow file with modules and defaults written out; raises as `load` does."""
     from dora.dataflow.describe import with_defaults
-    from dora.dataflow.parser.tree import as_written, to_yaml, tree_of
+    from dora.dataflow.parser.tree import as_written, tree_of
 
     shown = os.fspath(path)
     absolute = os.path.abspath(shown)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from dora.errors import SampleAlreadySent, SendError
 from dora.node.send.output import OutputPort
@@ -15,11 +16,13 @@ from dora.transport.interface import Loan
 class SampleHandler:
     """Memory for one message, to be filled in place and sent without a copy.
 
-    As a context manager it gives the writable buffer and sends it at the end of the block, or drops
-    it when the block raises::
+    As a context manager it gives the writable buffer and sends it at the end of the block, unless the block
+    raises::
 
         with node.send_output_raw("image", 640 * 480 * 3) as buffer:
             np.frombuffer(buffer, dtype=np.uint8)[:] = 0
+
+    A sample that was not sent can be sent later; its memory is given back with the last reference to it.
     """
 
     def __init__(
@@ -38,31 +41,50 @@ class SampleHandler:
         # in use shows in whether the memory object outlives ours.
         self._memory = weakref.ref(memory)
         self._view = _bytes_of(memory)
+        self._buffer: SampleBuffer | None = None
+        self._memoryview: memoryview | None = None
 
     def as_buffer(self) -> memoryview:
-        """Return the writable memory, one-dimensional, format ``"B"``.
+        """Return the writable memory, one-dimensional, format ``"B"``; each time the same object.
+
+        It is a `SampleBuffer`, and with Python 3.11 a ``memoryview``. Raises `SampleAlreadySent`.
+        """
+        view = self.open_view()
+        if sys.version_info < (3, 12):
+            return view
+        if self._buffer is None:
+            self._buffer = SampleBuffer(self)
+        return cast("memoryview", self._buffer)
+
+    def as_memoryview(self) -> memoryview:
+        """Return a view of the memory, each time the same; `send` requires its ``release()``.
 
         Raises `SampleAlreadySent`.
         """
+        view = self.open_view()
+        if self._memoryview is None or _is_released(self._memoryview):
+            self._memoryview = view[:]
+        return self._memoryview
+
+    def open_view(self) -> memoryview:
+        """Return this sample's own view of the memory; raises `SampleAlreadySent`."""
         if self._loan is None:
             raise SampleAlreadySent(f"the sample for output `{self._port.id}` has already been sent")
         return self._view
 
-    as_memoryview = as_buffer
-
     def send(self) -> None:
         """Send the sample.
 
-        Raises `SampleAlreadySent` the second time, and `SendError` while something (a NumPy array,
-        say) still uses the buffer; it can be sent once that is gone.
+        Raises `SampleAlreadySent` the second time, and `SendError` while a view of the buffer (a NumPy
+        array, say) is open; it can be sent once that is gone.
         """
-        self.as_buffer()
+        self.open_view()
         if self._in_use():
             raise SendError(
-                f"the buffer for output `{self._port.id}` is still in use; delete the arrays over it, or "
-                "use the sample as a context manager"
+                f"the sample for output `{self._port.id}` is not sent, because a view of its buffer is "
+                "still open; delete the arrays over it, call `release()` of its memoryview, and send again"
             )
-        self._send()
+        self.send_in_use()
 
     def _in_use(self) -> bool:
         """Release the buffer; return whether an array or another view of it lives on."""
@@ -76,7 +98,8 @@ class SampleHandler:
         self._view = _bytes_of(memory)  # to be sent later
         return True
 
-    def _send(self) -> None:
+    def send_in_use(self) -> None:
+        """Send the sample although a view may be open, which must not be written to any more."""
         loan, self._loan = self._loan, None
         if loan is not None:
             self._port.send_loan(loan, self._schema, self._section, self._size)
@@ -92,9 +115,53 @@ class SampleHandler:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None:
-            self._send()
-        else:
-            self.discard()
+            self.send()
+
+
+class SampleBuffer:
+    """The memory of a sample for everything that takes buffers, from Python 3.12 on.
+
+    It has the methods of a ``memoryview``. After the sample was sent or is gone, a new view raises
+    ``BufferError``.
+    """
+
+    def __init__(self, sample: SampleHandler) -> None:
+        self._sample = weakref.ref(sample)
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        sample = self._sample()
+        if sample is None:
+            raise BufferError("this buffer has no memory any more, because its sample is gone")
+        try:
+            return sample.open_view()[:]
+        except SampleAlreadySent as error:
+            raise BufferError(str(error)) from None
+
+    def __release_buffer__(self, view: memoryview, /) -> None:  # NumPy watches a buffer only if this exists
+        view.release()
+
+    def __len__(self) -> int:
+        return len(self._open())
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._open()[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._open()[key] = value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._open(), name)
+
+    def _open(self) -> memoryview:
+        return memoryview(cast("memoryview", self))
+
+
+def _is_released(view: memoryview) -> bool:
+    try:
+        view.nbytes  # noqa: B018 - a released view has no attributes
+    except ValueError:
+        return True
+    return False
 
 
 def _bytes_of(memory: Any) -> memoryview:
@@ -118,4 +185,7 @@ class ArrayLoan:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         # The memory belongs to the receivers from here on.
         self._array.flags.writeable = False
-        self._sample.__exit__(kind, error, trace)
+        if kind is None:
+            self._sample.send_in_use()
+        else:
+            self._sample.discard()
