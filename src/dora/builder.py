@@ -68,6 +68,7 @@ class OperatorFields(CommonFields, total=False):
     """Fields of an operator in YAML that are not parameters of `Operator`."""
 
     wasm: str
+    path_sha256: str
 
 
 class NodeFields(CommonFields, total=False):
@@ -134,15 +135,15 @@ class Output:
 
 
 class _Block:
-    """A mapping in YAML, with inputs and outputs."""
+    """A mapping in YAML, with inputs and outputs. ``config`` has its fields, and may be changed."""
 
     def __init__(self, id: str, fields: Mapping[str, Any]) -> None:
         self.id = id
-        self._fields: dict[str, Any] = {"id": id, **fields}
+        self.config: dict[str, Any] = {"id": id, **fields}
 
     def add_output(self, output_id: str) -> Output:
         """Declare an output and return it, as a source for inputs."""
-        outputs = self._fields["outputs"] = list(self._fields.get("outputs", ()))
+        outputs = self.config["outputs"] = list(self.config.get("outputs", ()))
         if output_id not in outputs:
             outputs.append(output_id)
         return Output(self, output_id)
@@ -166,7 +167,10 @@ class _Block:
             raise ValueError(f"queue_policy must be one of {', '.join(_POLICIES)}, not {queue_policy!r}")
         options = {"queue_size": queue_size, "queue_policy": queue_policy, "input_timeout": input_timeout}
         given = {key: value for key, value in options.items() if value is not None}
-        inputs = self._fields["inputs"] = dict(self._fields.get("inputs", {}))
+        inputs = self.config["inputs"] = dict(self.config.get("inputs", {}))
+        # The name of an operator's output is known once the operator is part of a node.
+        if isinstance(source, Output) and not (isinstance(source.node, Operator) and not source.node._node):
+            source = str(source)
         inputs[input_id] = {"source": source, **given} if given else source
         return self
 
@@ -176,7 +180,7 @@ class _Block:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mapping of YAML, with plain values."""
-        plain: dict[str, Any] = _plain(self._fields)
+        plain: dict[str, Any] = _plain(self.config)
         return plain
 
 
@@ -188,7 +192,7 @@ class Node(_Block):
 
     def set(self, **fields: Unpack[NodeFields]) -> Node:
         """Set any fields that a node has in YAML."""
-        self._fields.update(fields)
+        self.config.update(fields)
         return self
 
     def path(self, path: str) -> Node:
@@ -211,16 +215,21 @@ class Node(_Block):
         self, url: str, branch: str | None = None, tag: str | None = None, rev: str | None = None
     ) -> Node:
         """Set the git repository that the node comes from."""
-        self._fields["git"] = url
+        self.config["git"] = url
         for key, value in (("branch", branch), ("tag", tag), ("rev", rev)):
             if value is not None:
-                self._fields[key] = value
+                self.config[key] = value
         return self
+
+    @property
+    def operators(self) -> list[Operator]:
+        """The operators that were added."""
+        return [item for item in self.config.get("operators", ()) if isinstance(item, Operator)]
 
     def add_operator(self, operator: Operator) -> Node:
         """Add an operator, which makes the node a runtime."""
         operator._host(self)
-        self._fields.setdefault("operators", []).append(operator)
+        self.config.setdefault("operators", []).append(operator)
         return self
 
     def __repr__(self) -> str:

@@ -70,6 +70,24 @@ def test_git_and_operators_are_written_as_dora_rs_writes_them() -> None:
     }
 
 
+def test_config_has_the_fields_of_nodes_and_operators() -> None:
+    image = Node("a").add_output("image")
+    node = Node("b", path="b.py").add_input("i", image).add_input("j", image, queue_size=1)
+    node.add_output("out")
+    node.add_output("out")
+    assert node.config == {
+        "id": "b",
+        "path": "b.py",
+        "inputs": {"i": "a/image", "j": {"source": "a/image", "queue_size": 1}},
+        "outputs": ["out"],
+    }
+    node.config["restart_policy"] = "always"
+    assert node.to_dict()["restart_policy"] == "always"
+    operator = Operator("op", python="op.py")
+    assert operator.config == {"id": "op", "python": "op.py"}
+    assert Node("c").add_operator(operator).operators == [operator]
+
+
 @pytest.mark.parametrize("options", [{"queue_size": 0}, {"queue_policy": "newest"}])
 def test_wrong_options_of_inputs_are_refused_at_once(options: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
