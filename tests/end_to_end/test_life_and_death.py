@@ -286,6 +286,14 @@ def test_a_source_node_is_restarted_and_its_receivers_stay(flow: Flow) -> None:
     assert (report.sent, report.received) == (3, 3)
 
 
+def test_a_program_without_a_node_may_feed_nodes(flow: Flow) -> None:
+    flow.node("hello", "print('hello', end='')", outputs=["line"], send_stdout_as="line")
+    flow.node("printer", PRINTER, inputs={"line": "hello/line"})
+    flow.run()
+    lines = [line for line in flow.printed("printer") if line]
+    assert lines == ["INPUT hello", "INPUT_CLOSED line", "STOP ALL_INPUTS_CLOSED"]
+
+
 def test_a_broken_start_is_reported_to_all_nodes_with_the_failed_node(flow: Flow) -> None:
     flow.node("culprit", "raise SystemExit('cannot begin')", outputs=["out"])
     flow.node(

@@ -9,6 +9,7 @@ from supervision import Supervised, node, sent, signals, spawned
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
+from dora.dataflow.model import RestartOptions
 from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
@@ -44,8 +45,46 @@ def test_a_finished_node_closes_its_consumers_inputs_and_the_last_one_ends_the_d
     assert run.supervisor.result("id").ok
 
 
-@pytest.mark.parametrize("exit_code", [0, 1])
-def test_a_node_that_ends_before_it_is_ready_breaks_the_start(exit_code: int) -> None:
+def test_a_program_that_ends_well_without_a_node_is_no_failure() -> None:
+    run = Supervised(*PAIR)
+    run(on.Begin())
+    run.join("b")
+    commands = run.end("a")
+    assert sent(commands, "b") == [Started(100_000_000_000), InputsClosed(["a/x"])]
+    (entry,) = [command for command in commands if isinstance(command, do.Log)]
+    assert (entry.level, entry.node_id) == ("warn", "a")
+    assert "without a `dora.Node()`" in entry.text
+    assert run.end("b")[-1] == do.Finish()
+    assert run.failures == []
+
+
+def test_a_dataflow_of_programs_without_nodes_ends_well() -> None:
+    run = Supervised(*PAIR)
+    run(on.Begin())
+    run.end("b")
+    assert run.end("a")[-1] == do.Finish()
+    assert run.supervisor.result("id").ok
+
+
+def test_a_program_without_a_node_is_started_again_if_it_always_is() -> None:
+    run = Supervised(node("a", restart=RestartOptions("always", 1)))
+    run(on.Begin())
+    assert spawned([*run.end("a"), *run.after(0.1)]) == [("a", 1)]
+    assert run.end("a")[-1] == do.Finish()
+    assert run.failures == []
+
+
+def test_a_node_that_ends_well_while_it_waits_for_the_others_breaks_the_start() -> None:
+    run = Supervised(*PAIR)
+    run(on.Begin())
+    run.join("a")
+    run.end("a", 0)
+    assert run.state.broken_by == "a"
+    assert run.failures == [("a", "exit")]
+
+
+@pytest.mark.parametrize("exit_code", [1, 2])
+def test_a_node_that_fails_before_it_is_ready_breaks_the_start(exit_code: int) -> None:
     run = Supervised(*PAIR, node("late", inputs=("a/x",)))
     run(on.Begin())
     run.join("a")

@@ -195,7 +195,7 @@ def _failure_note(run: RunState, failure: NodeFailure) -> do.Log:
 
 def break_start_if_closed(run: RunState, culprit: NodeState) -> None:
     """After a node ended: if the start barrier is still closed, it cannot open; end what was started."""
-    if not run.begun or run.opened or run.broken_by or run.stopping:
+    if not run.begun or run.opened or run.broken_by or run.stopping or culprit.absent:
         return
     run.broken_by = culprit.id
     for node in run.nodes.values():

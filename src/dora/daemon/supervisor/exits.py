@@ -31,18 +31,15 @@ def failure_of(node: NodeState, end: ProcessEnded, *, stopping: bool, opened: bo
     """Return the failure that the exit of a process means, or None for a clean end.
 
     A node that dora killed fails for the kill reason, unless it ended cleanly before the signal
-    arrived. After a stop, an end by SIGTERM or SIGINT is clean. Before the start barrier opens no
-    end is clean, except that of a node that was refused at the start.
+    arrived. After a stop, an end by SIGTERM or SIGINT is clean. A node that connected must not end
+    before the start barrier opens, unless it was refused.
     """
     kind: FailureKind = "exit"
     message = describe_exit(end.exit_code, end.signal)
     if end.exit_code == 0:
-        if opened or stopping or node.refused:
+        if opened or stopping or node.refused or node.absent:
             return None
-        message = (
-            "ended (status 0) before it was connected to the dataflow; a node has to create "
-            "`dora.Node()` and use it"
-        )
+        message = "ended (status 0) while it waited for the other nodes to be ready"
     elif node.kill_reason is not None:
         kind, message = node.kill_reason
     elif node.refused == "broken":

@@ -97,6 +97,7 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     if status.phase == "ended":
         if status.failure is not None:
             run.failures.append(with_root_cause(run, status.failure))
+        node.absent = status.failure is None and not run.opened
         break_start_if_closed(run, node)
         try_finish(run)
 

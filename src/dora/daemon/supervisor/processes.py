@@ -16,6 +16,7 @@ from dora.daemon.supervisor.operations import finish_dynamic_removal, finish_ope
 from dora.daemon.supervisor.reconcile import added_node_failed, added_node_spawned
 from dora.daemon.supervisor.restart import back_off, restart_delay
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
+from dora.daemon.supervisor.start import try_open
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, RunState
 
 
@@ -86,6 +87,7 @@ def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
     """Start another process, or end the node."""
     if node.phase not in ("starting", "ready", "running"):
         return
+    node.absent = end.exit_code == 0 and node.phase == "starting" and not node.connected
     node.connected = False
     words = describe_exit(end.exit_code, end.signal)
     run.trace(node, f"its process {words}")
@@ -104,7 +106,11 @@ def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
     elif failure is not None and handover.can_await_fix(run, node):
         handover.await_fix(run, node, failure)
     else:
+        if node.absent and not (run.stopping or node.refused):
+            text = "ended (status 0) without a `dora.Node()`; the dataflow goes on without it"
+            run.log("info" if node.spec.is_shell else "warn", node, text)
         end_node(run, node, failure)
+        try_open(run)
 
 
 # --------------------------------------------------------------------------- deadlines

@@ -95,10 +95,10 @@ def ports_ready(run: RunState, node: NodeState) -> None:
 
 
 def try_open(run: RunState) -> None:
-    """Open the start barrier once every node that dora starts waits at it."""
-    if not run.begun or run.opened or run.broken_by or run.stopping:
+    """Open the start barrier once every node that dora starts waits at it, or ended without connecting."""
+    if not run.begun or run.opened or run.broken_by or run.stopping or run.done:
         return
-    ready = ("ready", "running")  # running: on a machine that opened the barrier before this one
+    ready = ("ready", "running", "ended")  # running: on a machine that opened the barrier before this one
     if any(not node.spec.is_dynamic and node.phase not in ready for node in run.nodes.values()):
         return
     open_barrier(run)

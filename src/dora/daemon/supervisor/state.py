@@ -92,6 +92,7 @@ class NodeState(msgspec.Struct):
     launches: int = 0  # how many processes there have been
     connected: bool = False
     closed: bool = False  # the node object was closed
+    absent: bool = False  # its program ended well without a node; the dataflow goes on without it
     restarts: list[float] = []  # when
     reloads: int = 0  # processes that were replaced because of new code; these are no restarts
     replacement: Replacement | None = None
