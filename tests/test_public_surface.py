@@ -29,7 +29,7 @@ def test_dunder_all_matches_type_checkers_and_run_time() -> None:
         if isinstance(item, ast.ImportFrom)
         for alias in item.names
     }
-    assert set(typed) | {"__author__", "__version__"} == set(dora.__all__)
+    assert set(typed) | {"__author__", "__implementation__", "__version__"} == set(dora.__all__)
     assert typed == dora._HOMES
 
 
@@ -75,10 +75,21 @@ def test_the_documented_tree_of_errors_matches_the_code() -> None:
     assert {name for name, _ in drawn} | {"DoraError", "Problem"} == set(dora.errors.__all__)
 
 
-def test_the_version_is_that_of_the_distribution() -> None:
+def test_the_version_is_that_of_the_interface_and_the_implementation_that_of_the_distribution() -> None:
     from importlib.metadata import version
 
-    assert dora.__version__ == version("dora-dataflow")
+    assert int(dora.__version__.partition(".")[0]) >= 1  # what programs written for dora-rs require
+    assert version("dora-rs") == f"{dora.__version__}+dora.dataflow"
+    assert dora.__implementation__ == f"dora-dataflow {version('dora-dataflow')}"
+
+
+def test_dora_cli_has_the_names_of_dora_rs_cli() -> None:
+    import dora_cli
+    from dora.cli.main import main
+
+    for name in ("__version__", "build", "run", "start_runtime"):
+        assert getattr(dora_cli, name) is getattr(dora, name)
+    assert dora_cli.py_main is main
 
 
 def test_the_package_is_typed() -> None:

@@ -8,7 +8,8 @@
 from typing import TYPE_CHECKING, Any
 
 import dora._lean  # noqa: F401 - first: it decides how msgspec is imported
-from dora._version import __author__, __version__
+from dora._version import INTERFACE as __version__
+from dora._version import __author__, __implementation__
 
 if TYPE_CHECKING:
     from dora.api import build, run
@@ -145,6 +146,7 @@ __all__ = [
     "UnsupportedData",
     "WrongProcess",
     "__author__",
+    "__implementation__",
     "__version__",
     "build",
     "run",

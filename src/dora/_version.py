@@ -1,4 +1,6 @@
-"""The version of the distribution, the import package and the command: one number; and who made them."""
+"""The versions of the distribution and of its interface; and who made them."""
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # of the distribution dora-dataflow
+INTERFACE = "1.1.0"  # the release of dora-rs whose interface this is: `dora.__version__`
+__implementation__ = f"dora-dataflow {__version__}"
 __author__ = "the authors of dora-dataflow"

@@ -45,7 +45,7 @@ def options_of(command):
 
 def test_version(run):
     for option in ("--version", "-V"):
-        assert run(option) == (0, f"dora {dora.__version__}\n", "")
+        assert run(option) == (0, f"dora {dora.__version__} ({dora.__implementation__})\n", "")
 
 
 def test_help_lists_exactly_the_working_commands(run):

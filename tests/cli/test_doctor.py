@@ -37,7 +37,7 @@ def test_a_good_installation(doctor):
     status, out, err = doctor()
     assert (status, err) == (0, "")
     assert {line[:8] for line in out} <= {"  PASS  ", "  WARN  "}
-    assert out[0].startswith(f"  PASS  dora {dora.__version__} in ")
+    assert out[0].startswith(f"  PASS  {dora.__implementation__} in ")
     assert any(line.startswith("  PASS  pyarrow ") for line in out)
     assert out[-1].startswith("  PASS  a dataflow of two nodes ran in ")
 
@@ -107,6 +107,6 @@ def test_a_dataflow_is_checked_with_its_files(doctor, tmp_path):
 
 
 def test_running_is_refused_while_dora_rs_lies_over_this_dora(monkeypatch, capsys):
-    monkeypatch.setattr(dora, "__version__", "1.1.0")
+    monkeypatch.delattr(dora, "__implementation__")
     assert run_command_line(["validate", "any.yml"]) == 1
     assert "dora-rs 1.1.0 is installed over this dora, so nodes would use that" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora._version import __version__
+from dora._version import INTERFACE, __implementation__
 from dora.daemon.logs.diagnostics import VARIABLE, configure
 from dora.errors import DoraError
 
@@ -158,7 +158,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Run `dora COMMAND --help` for the options of a command.",
 )
-@click.version_option(__version__, "-V", "--version", prog_name="dora", message="%(prog)s %(version)s")
+@click.version_option(f"{INTERFACE} ({__implementation__})", "-V", "--version", message="dora %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Run dataflows: Python nodes wired together in YAML."""

@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-from dora._version import __version__
 from dora.daemon.build.build import missing
 from dora.dataflow import load, missing_files, parse
 from dora.dataflow.model import HERE, Dataflow
@@ -96,7 +95,7 @@ def _check_installation() -> None:
     """Raise `DoraError` if dora-rs was unpacked over this dora: nodes would import that."""
     import dora
 
-    if dora.__version__ != __version__:
+    if not hasattr(dora, "__implementation__"):
         from dora.daemon.build.shadowing import mend
 
         raise DoraError(

@@ -11,6 +11,7 @@ import pytest
 
 import dora
 import dora.dataflow
+from dora._version import __version__
 from dora.daemon.build import environments, own_wheel
 from dora.daemon.build.build import build_dataflow
 from dora.daemon.build.inline_script import inline_environment, with_inline_environments
@@ -81,7 +82,7 @@ def test_an_environment_has_the_requirements_of_its_node_and_this_dora(flow, ind
     where = "import importlib.util as u; print(u.find_spec('dora').submodule_search_locations[0])"
     assert Path(ask(folder, where)).samefile(Path(dora.__file__).parent)
     claims = "from importlib.metadata import version as v; print(v('dora-rs'), v('dora-dataflow'))"
-    assert ask(folder, claims) == f"1.1.0+dora.dataflow {dora.__version__}"
+    assert ask(folder, claims) == f"{dora.__version__}+dora.dataflow {__version__}"
     assert build(flow("python: {requirements: ['tool<2']}"))[1] == []
     ignored = (tmp_path / ".dora" / ".gitignore").read_text().splitlines()
     assert "*" in ignored and "!python-locks/*.txt" in ignored
@@ -162,9 +163,9 @@ def test_a_wheel_of_this_dora(tmp_path):
     assert os.stat(path).st_mtime_ns == before.st_mtime_ns
     with zipfile.ZipFile(path) as wheel:
         names = wheel.namelist()
-        record = wheel.read(f"dora_dataflow-{dora.__version__}.dist-info/RECORD").decode()
+        record = wheel.read(f"dora_dataflow-{__version__}.dist-info/RECORD").decode()
     assert {line.partition(",")[0] for line in record.splitlines()} == set(names)
-    assert f"dora_dataflow-{dora.__version__}.dist-info/METADATA" in names
+    assert f"dora_dataflow-{__version__}.dist-info/METADATA" in names
 
 
 def test_a_wheel_of_an_installed_dora_has_its_files(monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import click
 
 from dora._paths import PACKAGE
-from dora._version import __version__
+from dora._version import __implementation__
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
 from dora.cluster.client import Client, Unreachable
@@ -69,7 +69,7 @@ def doctor(dataflow: str | None, client: Client) -> int:
 
 def _installation() -> Iterator[Finding]:
     folder = PACKAGE
-    yield Finding("PASS", f"dora {__version__} in {folder}")
+    yield Finding("PASS", f"{__implementation__} in {folder}")
     system = f"{platform.system()} {platform.machine()}"
     yield Finding("PASS", f"Python {platform.python_version()} at {sys.executable}, {system}")
 

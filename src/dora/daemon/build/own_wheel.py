@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dora._paths import PACKAGE
-from dora._version import __version__
+from dora._version import INTERFACE, __version__
 from dora.daemon.build.shadowing import metadata, stand_ins
 from dora.errors import BuildError
 
@@ -88,7 +88,8 @@ def _files(with_files: bool) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     installed = str(source.locate_file("dora"))
     if with_files or os.path.realpath(installed) == os.path.realpath(package):
-        files |= _package(package)
+        for folder in (package, f"{package}_cli"):
+            files |= _package(folder)
     else:
         files["dora_dataflow.pth"] = f"{os.path.dirname(package)}\n".encode()
     info = {
@@ -97,7 +98,7 @@ def _files(with_files: bool) -> dict[str, bytes]:
     }
     info["WHEEL"] = metadata(NAME, __version__)["WHEEL"]
     files |= {f"{_STEM}.dist-info/{name}": text.encode() for name, text in info.items() if text}
-    for stem, texts in stand_ins():
+    for stem, texts in stand_ins(INTERFACE):
         folder = f"{_STEM}.data/purelib/{stem}.dist-info"
         files |= {f"{folder}/{name}": text.encode() for name, text in texts.items()}
     return files
@@ -110,5 +111,5 @@ def _package(folder: str) -> dict[str, bytes]:
         for name in names:
             path = os.path.join(where, name)
             with open(path, "rb") as file:
-                files[f"dora/{os.path.relpath(path, folder)}"] = file.read()
+                files[os.path.relpath(path, os.path.dirname(folder))] = file.read()
     return files

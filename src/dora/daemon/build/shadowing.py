@@ -25,7 +25,6 @@ from collections.abc import Iterable, Iterator, Mapping
 PROVIDED = ("dora-rs", "dora-rs-cli")
 """The distributions that are never installed, because dora takes their place."""
 
-INTERFACE = "1.1.0"  # the release of dora-rs whose interface we have
 LOCAL = "dora.dataflow"
 _RELEASES_TEXT = """
 0.1.0 0.1.1 0.1.2 0.1.3 0.2.0 0.2.1 0.2.2 0.2.3 0.2.4 0.2.5 0.2.6 0.3.0 0.3.1 0.3.2 0.3.3 0.3.4 0.3.5 0.3.6
@@ -37,9 +36,8 @@ _RELEASES = _RELEASES_TEXT.split()
 def is_displaced() -> bool:
     """Return whether ``import dora`` means dora-rs, now or in the next process of this environment."""
     import dora
-    from dora._version import __version__
 
-    return dora.__version__ != __version__ or has_upstream(sysconfig.get_path("purelib"))
+    return not hasattr(dora, "__implementation__") or has_upstream(sysconfig.get_path("purelib"))
 
 
 def has_upstream(folder: str) -> bool:
@@ -93,14 +91,15 @@ def installer_environment(folder: str, environ: Mapping[str, str]) -> dict[str, 
     }
 
 
-def stand_ins() -> Iterator[tuple[str, dict[str, str]]]:
+def stand_ins(interface: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the distributions that come with ours: the stem of their folder, and its files.
 
-    Each has a ``RECORD``, so that pip can take it away for another one.
+    ``interface`` is `dora._version.INTERFACE`: this module does not import it, because dora is not
+    installed where our wheel is built. Each has a ``RECORD``, so that pip can take it away for another one.
     """
     for name in PROVIDED:
-        stem = _stem(name, f"{INTERFACE}+{LOCAL}")
-        files = metadata(name, f"{INTERFACE}+{LOCAL}")
+        stem = _stem(name, f"{interface}+{LOCAL}")
+        files = metadata(name, f"{interface}+{LOCAL}")
         yield stem, {**files, "RECORD": _record(f"{stem}.dist-info/{file}" for file in (*files, "RECORD"))}
 
 
