@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import sys
@@ -16,8 +17,8 @@ from fake_daemon import FakeDaemon, StartFlow, finish
 from flows import node
 from waiting import TIMEOUT, wait_until
 
-import dora
-from dora import ConnectError, DaemonLost, Node, NotInDataflow, StartFailed
+from dora import ConnectError, DaemonLost, Node, NotInDataflow, SendError, StartFailed
+from dora._version import __version__
 from dora.transport.board import CREDIT_WAITING
 from dora.wire.correlation import uuid7
 from dora.wire.node_protocol import Closing, InputsClosed, Ready, Register, Started, StartRefused, StopFrame
@@ -39,13 +40,34 @@ def test_the_conversation_with_the_daemon(daemon: FakeDaemon) -> None:
     daemon.node("a")
     (register,) = daemon.heard("a", Register)
     assert isinstance(register, Register)
-    assert (register.pid, register.version, register.dynamic) == (os.getpid(), dora.__version__, False)
+    assert (register.pid, register.version, register.dynamic) == (os.getpid(), __version__, False)
     assert len(daemon.heard("a", Ready)) == 1
 
 
 def test_the_environment_wins_over_a_given_id(daemon: FakeDaemon) -> None:
     with daemon.environment("a"):
         assert Node("something-else").id == "a"
+
+
+def test_a_second_node_in_a_process_is_the_same_node(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = daemon.node("a")
+    with daemon.environment("a"):
+        second, third = Node(), Node("another-name")
+    assert len(daemon.heard("a", Register)) == 1
+    del first
+    gc.collect()
+    receiver = daemon.node("b")
+    second.send_output("out", b"1")
+    third.send_output("out", b"2")
+    assert [receiver.next(PATIENCE)["data"] for _ in range(2)] == [b"1", b"2"]  # type: ignore[index]
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (line["level"], line["node_id"]) == ("warn", "a")
+    assert "is the same node" in line["message"]
+    second.close()
+    with pytest.raises(SendError, match="is closed"):
+        third.send_output("out", b"3")
 
 
 def test_outside_a_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:

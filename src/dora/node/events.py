@@ -19,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy
+from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy, storage_of
 from dora.wire.encode import as_message
-from dora.wire.message import HEADER_SIZE, METADATA_SIZE, SCHEMA_SIZE, Message
+from dora.wire.message import ENCODING, HEADER_SIZE, METADATA_SIZE, SCHEMA_SIZE, Encoding, Message
 from dora.wire.metadata import as_datetime, decode_metadata
 
 if TYPE_CHECKING:
@@ -89,11 +89,12 @@ class Text:
 class Reference:
     """A value passed by reference between operators of one runtime."""
 
-    __slots__ = ("_metadata", "_shared", "_value", "time_ns")
+    __slots__ = ("_metadata", "_shared", "_value", "original", "time_ns")
 
     def __init__(self, value: Any, metadata: dict[str, Any], time_ns: int, shared: bool = True) -> None:
         """``shared``: there may be several consumers."""
-        self._value = value
+        self._value = storage_of(value)
+        self.original = value
         self._metadata = metadata
         self._shared = shared
         self.time_ns = time_ns
@@ -171,7 +172,12 @@ class Input(Event):
         except AttributeError:  # made by a program, for its own tests, without this key
             raise KeyError(key) from None
         if key == "value":
-            made = decode_arrow(content) if isinstance(content, Message) else content.value()
+            if isinstance(content, Message):
+                made = decode_arrow(content)
+                if content.header[ENCODING] != Encoding.PLAIN:
+                    made = storage_of(made)
+            else:
+                made = content.value()
         elif key == "metadata":
             if isinstance(content, Message):
                 header = content.header
@@ -219,6 +225,17 @@ class Input(Event):
             return decode_numpy(content)
         array: np.ndarray[Any, Any] = self["value"].to_numpy(zero_copy_only=False)
         return array
+
+    def extension(self) -> Any:
+        """Return the value with the Arrow extension type that it was sent with, ``value`` if it has none.
+
+        ``value`` is the storage of such an array, as with dora-rs. The type has to be registered in this
+        process.
+        """
+        content = self._content
+        if isinstance(content, Message) and content.header[ENCODING] != Encoding.PLAIN:
+            return decode_arrow(content)
+        return content.original if isinstance(content, Reference) else self["value"]
 
     # A dictionary with two keys that are made on demand: the methods that see all keys make them.
 
@@ -269,12 +286,14 @@ class Input(Event):
         return dict.pop(self, key, *default)
 
     def __eq__(self, other: object) -> bool:
-        return self is other
+        if self is other:
+            return True
+        if isinstance(other, Input):
+            other._complete()
+        return dict.__eq__(self._complete(), other)
 
     def __ne__(self, other: object) -> bool:
-        return self is not other
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
+        return not self == other
 
     def __reduce__(self) -> Any:
         return dict, (self.copy(),)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from dora.errors import ConnectError, NotInDataflow
 from dora.node.events import Event, Input
@@ -47,12 +49,22 @@ class Node:
     ``async for``); sent with `send_output`, `send_output_raw`, `loan`. Methods may be called from any
     thread. ``with Node() as node`` closes it at the end of the block.
 
+    In a process that a dataflow started, a second `Node` shares everything with the first, after a warning.
+
     Raises `NotInDataflow`, `ConnectError`, `StartFailed` (all are ``RuntimeError``).
     """
 
     def __init__(self, node_id: str | None = None, daemon_port: int | None = None) -> None:
         """``daemon_port`` is accepted for dora-rs and unused: a dataflow is found by its socket."""
         del daemon_port
+        self._session: Session
+        started_as = os.environ.get("DORA_NODE_CONFIG", "")
+        first = _nodes.get(started_as) if started_as else None
+        if first is not None and not first._session.closed:
+            first._warn_of_second_node()
+            self.__dict__ = first.__dict__
+            _nodes[started_as] = self  # the first object may be on its way out
+            return
         try:
             self._session = Session(node_id)
         except (NotInDataflow, ConnectError) as error:
@@ -66,6 +78,9 @@ class Node:
         self._replies: Replies | None = None
         self._server: Serving | None = None  # the inbox, once something is served
         self._outputs = self._session.outputs
+        self._is_shared = False
+        if started_as and self._session.owns_process and not self._config.dynamic:
+            _nodes[started_as] = self
 
     # ------------------------------------------------------------------ receiving
 
@@ -379,6 +394,14 @@ class Node:
             **({} if self._replies is None else {"replies": self._replies.statistics()}),
         }
 
+    def _warn_of_second_node(self) -> None:
+        if not self._is_shared:
+            self._is_shared = True
+            self.log_warn(
+                f"`Node()` was called again in the process of node `{self.id}`; it is the same node, so "
+                "both take from the same events"
+            )
+
     # ------------------------------------------------------------------ logging
 
     def log(
@@ -433,6 +456,10 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<dora.Node {self.id!r} of dataflow {self._config.dataflow_id}>"
+
+
+_nodes: WeakValueDictionary[str, Node] = WeakValueDictionary()
+"""The node of this process, by the configuration that it was started with."""
 
 
 def _checked(timeout: float | None) -> float | None:

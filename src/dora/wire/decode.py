@@ -311,6 +311,12 @@ def as_arrow(data: Any) -> Any:
     return decode_arrow(as_message(data))
 
 
+def storage_of(array: Any) -> Any:
+    """Return the storage of an array of an extension type, other values as they are."""
+    pa: Any = sys.modules.get("pyarrow")
+    return array.storage if pa is not None and isinstance(array, pa.ExtensionArray) else array
+
+
 def warm_up() -> None:
     """Import pyarrow and decode once, so that the first message is not slow.
 
