@@ -50,14 +50,59 @@ def test_lists_show_topics_and_nodes(running: Running) -> None:
     }
     head, camera, *_ = dora("node", "list").stdout.splitlines()
     assert head.split() == ["NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "DATAFLOW"]
-    assert re.match(r"camera +running +\d+ +[\d.]+% +[\d.]+ MB +0 +arm$", camera)
+    assert re.match(r"camera +Running +\d+ +[\d.]+% +[\d.]+ MB +0 +arm$", camera)
     assert "dataflow" not in counts_of(dora("node", "list", "-f", "json", "-d", "arm").stdout)[0]
     assert dora("node", "list", "-q").stdout.split() == ["camera", "sink", "hands"]
     info = json.loads(dora("node", "info", "camera", "-f", "json").stdout)
-    assert info["outputs"] == {"image": ["sink/image", "hands/a/x"], "spare": []}
-    assert info["inputs"] == {"tick": "dora/timer/millis/20"}
-    assert info["runtime_metrics"]["status"] == "running"
+    assert info["node_id"] == "camera"
+    assert info["dataflow"] == "arm"
+    assert info["outputs"] == [
+        {"id": "image", "subscribers": ["sink/image", "hands/a/x"]},
+        {"id": "spare", "subscribers": []},
+    ]
+    assert info["inputs"] == [{"id": "tick", "source": "dora/timer/millis/20"}]
+    assert (info["restart_policy"], info["max_restarts"]) == ("Never", 0)
+    assert info["metrics"]["status"] == "Running"
+    described = dora("node", "info", "camera").stdout
+    assert re.search(r"^Dataflow +arm \(.*\)$", described, re.MULTILINE)
+    assert "image -> sink/image, hands/a/x" in described
     assert "did you mean `camera`?" in dora("node", "info", "camrea", status=1).stderr
+
+
+# What dora-rs 1.1.0 prints as JSON. It has nothing below these keys that is not here.
+THEIRS = {
+    "node list": {"node", "status", "pid", "cpu", "memory", "restarts", "dataflow"},
+    "node info": {
+        *("node_id", "dataflow", "path", "outputs", "inputs", "restart_policy", "max_restarts"),
+        *("metrics.status", "metrics.pid", "metrics.cpu", "metrics.memory"),
+        *("metrics.restart_count", "metrics.pending_messages"),
+    },
+    "top": {
+        *("dataflow_id", "dataflow_name", "node_id", "daemon_id.machine_id", "daemon_id.uuid", "network"),
+        *("metrics.pid", "metrics.cpu_usage", "metrics.memory_mb", "metrics.disk_read_mb_s"),
+        *("metrics.disk_write_mb_s", "metrics.restart_count", "metrics.broken_inputs", "metrics.status"),
+        "metrics.pending_messages",
+    },
+}
+
+
+def keys_of(value: dict) -> set[str]:
+    found = set()
+    for key, item in value.items():
+        found |= {f"{key}.{below}" for below in keys_of(item)} if isinstance(item, dict) else {key}
+    return found
+
+
+def test_json_has_the_keys_of_dora_rs(running: Running) -> None:
+    running()
+    (listed, *_) = counts_of(dora("node", "list", "-f", "json").stdout)
+    info = json.loads(dora("node", "info", "camera", "-f", "json").stdout)
+    (first, *_) = json.loads(dora("top", "--once", "--refresh-interval", "0.2").stdout)
+    for name, found in (("node list", listed), ("node info", info), ("top", first)):
+        assert THEIRS[name] - keys_of(found) == set(), name
+    assert listed["status"] == info["metrics"]["status"] == first["status"] == "Running"
+    assert first["metrics"]["status"] == "running"  # so it is in dora-rs
+    assert first["node_id"] == first["node"] and first["dataflow_name"] == first["dataflow"]
 
 
 def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001

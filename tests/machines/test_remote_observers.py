@@ -152,7 +152,7 @@ def test_nodes_are_inspected_and_changed_from_any_machine(system: Spread, flow: 
         assert "Published" in dora("topic", "pub", f"{node}/numbers", "[7]", "-d", flow)
         info = json.loads(dora("node", "info", node, "-d", flow, "--format", "json"))
         assert info["machine"] == machine
-        assert info["runtime_metrics"]["pid"] in system.hosts[machine].pids()
+        assert info["metrics"]["pid"] in system.hosts[machine].pids()
     head, *rows = dora("node", "list", "-d", flow).splitlines()
     assert head.split() == ["NODE", "STATUS", "MACHINE", "PID", "CPU", "MEMORY", "RESTARTS"]
     assert {row.split()[0]: row.split()[2] for row in rows} == {
@@ -289,13 +289,13 @@ def test_nodes_are_restarted_and_stopped_from_elsewhere(system: Spread, flow: st
 
     def restarted() -> bool:
         now = json.loads(system.dora("node", "info", "far", "-d", flow, "--format", "json"))
-        pid = now["runtime_metrics"]["pid"]
-        return pid is not None and pid != before["runtime_metrics"]["pid"]
+        pid = now["metrics"]["pid"]
+        return pid is not None and pid != before["metrics"]["pid"]
 
     wait_until(restarted, lambda: system.logs(flow))
     assert "stopped" in system.dora("node", "stop", "far", "-d", flow, host=desk)
     wait_until(
-        lambda: "finished" in system.dora("node", "info", "far", "-d", flow), lambda: system.logs(flow)
+        lambda: "Stopped" in system.dora("node", "info", "far", "-d", flow), lambda: system.logs(flow)
     )
 
 

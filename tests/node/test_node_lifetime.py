@@ -61,7 +61,7 @@ def test_a_second_node_in_a_process_is_the_same_node(
     receiver = daemon.node("b")
     second.send_output("out", b"1")
     third.send_output("out", b"2")
-    assert [receiver.next(PATIENCE)["data"] for _ in range(2)] == [b"1", b"2"]  # type: ignore[index]
+    assert [receiver.next(TIMEOUT)["data"] for _ in range(2)] == [b"1", b"2"]  # type: ignore[index]
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (line["level"], line["node_id"]) == ("warn", "a")
     assert "is the same node" in line["message"]

@@ -409,6 +409,7 @@ class RequestHandler:
             description=spec.description,
             path=spec.path,
             restart_policy=spec.restart.policy,
+            max_restarts=spec.restart.max_restarts,
             machine=node.machine or self._machine,
             inputs={item.id: str(item.source) for item in spec.inputs},
             outputs=[

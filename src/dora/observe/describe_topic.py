@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dora.observe.formatting import FormattedValue, bandwidth, fields
+from dora.observe.formatting import FormattedValue, bandwidth, fields, node_state
 from dora.observe.latency import LatencyMeter
 from dora.observe.topics import Topic
 from dora.transport.board import BYTES, DROPPED, RECEIVED, SENT, WORDS
@@ -42,7 +42,7 @@ class TopicDescription:
         pairs = [
             ("Topic", topic.name),
             ("Type", _type(self._arrow_type, topic.output.type)),
-            ("Publisher", f"{self._publisher.id} ({self._publisher.status})"),
+            ("Publisher", f"{self._publisher.id} ({node_state(self._publisher)})"),
             (
                 "Subscribers",
                 "\n".join(_link(link, words, found.get(link.slot)) for link in topic.links) or "none",

@@ -1,4 +1,4 @@
-"""Format messages, shortened where they are long, and figures: memory, sizes, rates, named values."""
+"""Format messages, shortened where they are long, and figures: memory, sizes, rates, states, named values."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, as_datetime, decode_metadata
+
+if TYPE_CHECKING:
+    from dora.wire.daemon_protocol import NodeView
 
 SHOWN_VALUES: Final = 16  # of an array, unless all are wanted
 SHOWN_TEXT: Final = 200  # characters of one text, likewise
@@ -123,6 +126,11 @@ def megabytes(size: float) -> str:
     ['0.0 MB', '0.0 MB', '12.3 MB', '3.2 GB']
     """
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def node_state(node: NodeView) -> str:
+    """Return the state of a node as dora-rs writes it: ``Running``, ``Stopped``, ``Failed``, …"""
+    return "Stopped" if node.status == "finished" else node.status[:1].upper() + node.status[1:]
 
 
 def file_size(size: int) -> str:

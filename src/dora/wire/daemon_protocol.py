@@ -50,6 +50,7 @@ class NodeView(msgspec.Struct, omit_defaults=True):
     description: str | None = None
     path: str | None = None
     restart_policy: str = "never"
+    max_restarts: int = 0  # 0: no limit
     machine: str = ""  # "": the dataflow is on one machine
     inputs: dict[str, str] = {}  # id → source
     outputs: list[OutputView] = []

@@ -15,7 +15,7 @@ from dora.cli.output import format_option, print_table
 from dora.cli.select import dataflow_option, find_run
 from dora.dataflow.model import QueuePolicy
 from dora.errors import DoraError
-from dora.observe.formatting import fields, megabytes
+from dora.observe.formatting import fields, megabytes, node_state
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
@@ -289,7 +289,7 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
 def _row(item: NodeSnapshot) -> list[str]:
     return [
         item.node.id,
-        item.node.status,
+        node_state(item.node),
         "-" if item.node.pid is None else str(item.node.pid),
         "-" if item.load is None else f"{item.load.cpu_percent:.1f}%",
         "-" if item.load is None else megabytes(item.load.memory),
@@ -320,18 +320,54 @@ def info(name: str, dataflow: str | None, style: str) -> None:
         raise DoraError("the dataflow has just ended")
     (overview, nodes, _) = refreshed[0]
     measured = next(item for item in nodes if item.node.id == name)
-    found = _describe(overview.inspection, overview.name, measured.node, measured.load)
     if style == "json":
+        found = _info_json(overview.inspection, overview.name, measured)
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
+        found = _describe(overview.inspection, overview.name, measured.node, measured.load)
         click.echo(fields([(_title(key), _text(value)) for key, value in found.items()]))
 
 
-def _describe(inspection: Inspection, dataflow: str, view: NodeView, load: Load | None) -> dict[str, Any]:
+def _consumers(inspection: Inspection) -> dict[str, list[str]]:
+    """Return the inputs that each output feeds."""
     consumers: dict[str, list[str]] = {}
     for link in inspection.links:
         consumers.setdefault(link.producer, []).append(link.consumer)
-    metrics: dict[str, Any] = {"status": view.status, "pid": view.pid, "restarts": view.restarts}
+    return consumers
+
+
+def _info_json(inspection: Inspection, dataflow: str, item: NodeSnapshot) -> dict[str, Any]:
+    """Return what dora-rs prints as JSON, and the id of the dataflow and the machine."""
+    view, load, consumers = item.node, item.load, _consumers(inspection)
+    texts = {"name": view.name, "description": view.description, "machine": view.machine}
+    return {
+        "node_id": view.id,
+        "node": view.id,
+        "dataflow": dataflow,
+        "dataflow_id": inspection.dataflow_id,
+        **{name: text for name, text in texts.items() if text},
+        "path": view.path or "operators",
+        "outputs": [
+            {"id": output.id, "subscribers": consumers.get(f"{view.id}/{output.id}", [])}
+            for output in view.outputs
+        ],
+        "inputs": [{"id": name, "source": source} for name, source in sorted(view.inputs.items())],
+        "restart_policy": view.restart_policy.title().replace("-", ""),
+        "max_restarts": view.max_restarts,
+        "metrics": {
+            "status": node_state(view),
+            "pid": view.pid,
+            "cpu": None if load is None else f"{load.cpu_percent:.1f}%",
+            "memory": None if load is None else megabytes(load.memory),
+            "restart_count": view.restarts,
+            "pending_messages": item.waiting,
+        },
+    }
+
+
+def _describe(inspection: Inspection, dataflow: str, view: NodeView, load: Load | None) -> dict[str, Any]:
+    consumers = _consumers(inspection)
+    metrics: dict[str, Any] = {"status": node_state(view), "pid": view.pid, "restarts": view.restarts}
     if load is not None:
         metrics["cpu"] = f"{load.cpu_percent:.1f}%"
         metrics["memory"] = megabytes(load.memory)
