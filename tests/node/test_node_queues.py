@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,75 @@ def test_a_slow_receiver_does_not_cost_a_fast_one_anything(start_flow: StartFlow
     assert numbers(slow) == [19]
     assert fast.statistics()["inputs"]["in"]["dropped"] == 0
     assert slow.statistics()["inputs"]["in"]["dropped"] == 19
+
+
+# ------------------------------------------------------------------ exchanges
+
+
+@pytest.mark.parametrize("key", ["request_id", "goal_id", "goal_status"])
+@pytest.mark.parametrize("size", [4, 5000, 200_000])
+@pytest.mark.parametrize("queue_size", [1, 3, 10])
+def test_messages_of_an_exchange_are_not_pushed_out_by_others(
+    start_flow: StartFlow, queue_size: int, size: int, key: str
+) -> None:
+    daemon, sender, receiver = link(start_flow, queue_size=queue_size)
+    for number in range(150):
+        metadata = {key: f"{number}"} if number % 7 == 0 else {"number": number}
+        sender.send_output("out", number.to_bytes(size, "little"), metadata)
+    kept = sorted({*range(0, 150, 7), *range(150 - queue_size, 150)})
+    assert numbers(receiver) == kept
+    counts = {"received": len(kept), "dropped": 150 - len(kept)}
+    assert receiver.statistics()["inputs"]["in"] == counts
+    assert [list(folder.iterdir()) for folder in Path(daemon.run_dir).glob("spill-*")] == [[]]
+
+
+def test_more_requests_than_a_queue_has_room_for_all_arrive(start_flow: StartFlow) -> None:
+    _, sender, receiver = link(start_flow, queue_size=5)
+    sent = [sender.send_service_request("out", b"1234") for _ in range(500)]
+    first = receiver.next(TIMEOUT)
+    sent += [sender.send_service_request("out", b"1234") for _ in range(100)]
+    received = [event["metadata"]["request_id"] for event in (first, *receiver.drain()) if event]
+    assert received == sent
+    assert receiver.statistics()["inputs"]["in"] == {"received": 600, "dropped": 0}
+
+
+def test_requests_and_other_messages_stay_in_order_while_they_are_received(start_flow: StartFlow) -> None:
+    _, sender, receiver = link(start_flow, queue_size=2)
+    received: list[int] = []
+    for number in range(400):
+        metadata = {"request_id": "r"} if number % 3 == 0 else None
+        sender.send_output("out", number.to_bytes(4, "little"), metadata)
+        if number % 5 == 4:
+            event = receiver.next(TIMEOUT)
+            assert event is not None
+            received.append(int.from_bytes(event["data"], "little"))
+    received += numbers(receiver)
+    assert received == sorted(set(received))
+    assert {number for number in range(400) if number % 3 == 0} <= {*received}
+    counts = receiver.statistics()["inputs"]["in"]
+    assert (counts["received"], counts["received"] + counts["dropped"]) == (len(received), 400)
+
+
+def test_a_slow_receiver_of_requests_costs_another_one_nothing(start_flow: StartFlow) -> None:
+    daemon = start_flow(
+        node("a", outputs="out"),
+        node("fast", inputs={"in": "a/out"}),
+        node("slow", inputs={"in": ("a/out", {"queue_size": 1})}),
+    )
+    sender, fast, slow = daemon.node("a"), daemon.node("fast"), daemon.node("slow")
+    for number in range(50):
+        sender.send_output("out", number.to_bytes(4, "little"), {"goal_id": "g"})
+        assert numbers(fast) == [number]
+    assert numbers(slow) == list(range(50))
+    assert len(list(Path(daemon.run_dir).glob("spill-*"))) == 1
+
+
+def test_the_oldest_of_too_many_requests_are_dropped_and_counted(start_flow: StartFlow) -> None:
+    _, sender, receiver = link(start_flow, queue_size=1)
+    for number in range(1100):
+        sender.send_output("out", number.to_bytes(4, "little"), {"request_id": "r"})
+    assert numbers(receiver) == list(range(1100 - 1025, 1100))
+    assert receiver.statistics()["inputs"]["in"] == {"received": 1025, "dropped": 75}
 
 
 # ------------------------------------------------------------------ back-pressure

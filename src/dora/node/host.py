@@ -19,6 +19,7 @@ from dora.node.state import StateFile, StateStore
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.interface import Engine
+from dora.transport.spill import SpillWriter
 from dora.wire.node_config import NodeConfig
 
 REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a replay
@@ -68,6 +69,7 @@ class Host:
                     channel.service: engine.sender(overflow_channel_of(output, channel))
                     for channel in output.overflow_channels
                 },
+                spill=None if engine.wakes else SpillWriter(self.config.run_dir, self.board),
             )
             for output in self.config.outputs
         }

@@ -1,4 +1,4 @@
-"""Format messages, shortened where they are long, and figures: memory, sizes, rates, states, named values."""
+"""Format messages, shortened where they are long, and figures: memory, sizes, rates, named values."""
 
 from __future__ import annotations
 

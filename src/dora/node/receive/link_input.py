@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -25,6 +26,7 @@ from dora.transport.board import (
 from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.doorbell import Bell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Receiver
+from dora.transport.spill import ResumingReceiver, take_spilled
 from dora.wire.correlation import carries_correlation
 from dora.wire.message import MAX_SEQUENCE, SEQUENCE, Message
 from dora.wire.node_config import InputConfig
@@ -63,6 +65,7 @@ class LinkInput:
         takes_over: bool = False,
         first_time: bool | None = None,
         engine_begins: bool = False,
+        spill_folder: str = "",
     ) -> None:
         """Connect the link on the board.
 
@@ -71,8 +74,10 @@ class LinkInput:
         ``takes_over``: the queue also has messages that the node's former process has received.
         ``first_time``: no process has received on this link before; None: read it from the board, unless
         the engine has written there already. ``engine_begins``: for a late link, the engine publishes its
-        first sequence number on the board until the first message arrives.
+        first sequence number on the board until the first message arrives. ``spill_folder``: where the
+        sender puts messages that must not be dropped from the queue; "": nowhere.
         """
+        self._spill_folder = spill_folder
         self._hands_over = False
         self.id = config.id
         self.open = True
@@ -130,6 +135,8 @@ class LinkInput:
         if sequence == last + 1:
             self._last = sequence
         else:
+            if self._spill_folder and (spilled := self._take_spilled(message)) is not None:
+                message, sequence = spilled, spilled.header[SEQUENCE]
             self._count_gap(sequence)
         self._received += 1
         self._words[self._received_word] = self._received
@@ -140,6 +147,27 @@ class LinkInput:
         event = Input(self._template)
         event._content = message
         return event
+
+    def _take_spilled(self, message: Message) -> Message | None:
+        """Return the first message that the sender spilled before this one; the others follow in order."""
+        spilled = take_spilled(self._spill_folder, self._last, message.header[SEQUENCE])
+        if not spilled:
+            return None
+        first = spilled.popleft()
+        if isinstance(self._receiver, ResumingReceiver):  # all its messages were delivered
+            self._end_resuming(self._receiver)
+        is_plain = self._receive == self._receiver.receive
+        self._receiver = ResumingReceiver(deque([*spilled, message]), self._receiver)
+        if is_plain:
+            self._receive = self._receiver.receive
+        return first
+
+    def _end_resuming(self, resuming: ResumingReceiver) -> None:
+        """Receive directly again: all spilled messages were delivered."""
+        is_plain = self._receive == resuming.receive
+        self._receiver = resuming.receiver
+        if is_plain:
+            self._receive = self._receiver.receive
 
     def _receive_untaken(self) -> Message | None:
         """Receive, and skip what the node's former process has received."""
@@ -230,6 +258,8 @@ class LinkInput:
             self._credit.ring()
 
     def _poll_empty(self) -> Event | None:
+        if isinstance(self._receiver, ResumingReceiver):
+            self._end_resuming(self._receiver)
         if self._awaits_first_sequence:
             self._read_first_sequence()
         deadline = self._deadline

@@ -50,6 +50,7 @@ from dora.wire.node_config import ChannelConfig, LinkConfig, OutputConfig
 
 if TYPE_CHECKING:
     from dora.transport.shm.ring_buffer import RingBufferWriter
+    from dora.transport.spill import SpillWriter
 
 SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled before it is copied
 _CREDIT_CHECK: Final = 0.2  # seconds between two reads of the board while waiting for credit
@@ -72,9 +73,11 @@ class OutputPort:
         node_slot: int | None = None,
         doorbell: Callable[[str], Doorbell] = Doorbell,
         overflow_channels: Mapping[str, Sender] | None = None,
+        spill: SpillWriter | None = None,
     ) -> None:
         """``rings``: whether the receivers rely on this side to wake them. ``node_slot``: the line of the
-        sending node on the board. ``overflow_channels``: the senders of further channels, by name."""
+        sending node on the board. ``overflow_channels``: the senders of further channels, by name.
+        ``spill``: for messages that must not be dropped from queues in shared memory."""
         self.id = config.id
         self.on_links_changed: Callable[[], None] = lambda: None
         self._config = config
@@ -106,6 +109,8 @@ class OutputPort:
         ]
         self._overflow_channels = dict(overflow_channels or {})  # replaced, never changed
         self._ring_buffers: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
+        self._spill_writer = spill
+        self._spill: SpillWriter | None = None  # if a link may need it
         self._interceptors: tuple[SendInterceptor, ...] = ()  # replaced, never changed
         self._apply_links()
 
@@ -131,6 +136,8 @@ class OutputPort:
         self._pressure = pressure
         self._control_words = [link.node_slot * WORDS + CONTROL for link in here]
         self._links = [link.slot * WORDS + STATE for link in links]
+        if self._spill_writer is not None:
+            self._spill = self._spill_writer if self._spill_writer.apply_links(links) else None
         self.has_links = bool(links)
 
     def apply_link_changes(self) -> None:
@@ -242,6 +249,8 @@ class OutputPort:
                 if body is None:
                     body = payload.to_bytes()
                 message = pack_head(payload.encoding, payload.schema, section, size, sequence, _now(), body)
+                if self._spill is not None and (section or self._spill.pending):
+                    self._spill.before_send(sequence, section, message)
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)
                 if self._overflow_channels:
@@ -252,7 +261,7 @@ class OutputPort:
                 loan = self._sender.loan(len(head) + size)
                 _move(loan.address, head, len(head))
                 payload.copy_to(loan.address + len(head))
-                self._transmit(loan, len(head) + size, sequence)
+                self._transmit(loan, len(head) + size, sequence, section)
             self._bytes += size
             if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
@@ -265,8 +274,10 @@ class OutputPort:
             finally:
                 self._lock.release()
 
-    def _transmit(self, loan: Loan, size: int, sequence: int) -> None:
+    def _transmit(self, loan: Loan, size: int, sequence: int, section: bytes) -> None:
         """Number and send a loan, and a copy of its first ``size`` bytes on each further channel."""
+        if self._spill is not None and (section or self._spill.pending):
+            self._spill.before_send(sequence, section, partial(ctypes.string_at, loan.address, size))
         copies: list[Loan] = []
         if self._overflow_channels:
             copies = [sender.loan(size) for sender in self._overflow_channels.values()]
@@ -320,7 +331,7 @@ class OutputPort:
             sequence = self._sequence + 1
             head = pack_head(Encoding.PLAIN, schema, section, size, sequence, _now())
             _move(loan.address, head, len(head))
-            self._transmit(loan, len(head) + size, sequence)
+            self._transmit(loan, len(head) + size, sequence, section)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
             if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
@@ -342,7 +353,7 @@ class OutputPort:
             loan = self._sender.loan(len(head) + size)
             _move(loan.address, head, len(head))
             payload.copy_to(loan.address + len(head))
-            self._transmit(loan, len(head) + size, sequence)
+            self._transmit(loan, len(head) + size, sequence, section)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
         self._ring()
 

@@ -31,6 +31,7 @@ from dora.transport.doorbell import Bell
 from dora.transport.forking import RefusingState, disown_after_fork, leak, refuse
 from dora.transport.interface import Engine, Receiver
 from dora.transport.queues import PriorityQueue
+from dora.transport.spill import spill_folder
 from dora.wire.decode import BAD_MESSAGE, decode_arrow, warm_up
 from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata, on_text
@@ -427,6 +428,9 @@ def _link_port(
         takes_over=takes_over,
         first_time=first_time,
         engine_begins=bool(item.machine) and item.generation > 0,
+        spill_folder=""
+        if in_flight or item.policy != "drop_oldest" or item.engine_queue_size
+        else spill_folder(host.config.run_dir, item.slot),
     )
 
 

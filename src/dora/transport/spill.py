@@ -1,0 +1,141 @@
+"""Spill files: requests, goals and answers that a full queue would drop, in the directory of the run.
+
+A queue drops its oldest message for a new one. If that belongs to an exchange (`dora.wire.correlation`), a
+node would wait for it without end. So a sender writes such a message to a file before it sends the message
+that pushes it out. A receiver that finds a gap in the sequence numbers looks for files, and delivers each
+message in its place. While no queue is full there are no files, and receivers do not look for any.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, STATE, WORDS, Board
+from dora.transport.interface import MAX_QUEUE, Receiver
+from dora.wire.correlation import section_is_correlated
+from dora.wire.message import Message, MessageError
+from dora.wire.node_config import LinkConfig
+
+MAX_SPILLED: Final = 1024  # files of a link; the oldest is dropped for a further one
+
+
+def spill_folder(run_dir: str, slot: int) -> str:
+    """Return the folder of a link's spill files."""
+    return f"{run_dir}/spill-{slot}"
+
+
+class SpillWriter:
+    """Writes the spill files of one output. Used by one thread at a time."""
+
+    def __init__(self, run_dir: str, board: Board) -> None:
+        self._run_dir = run_dir
+        self._words = board.words
+        self._links: dict[int, _Link] = {}  # by slot
+        self.pending: deque[tuple[int, bytes]] = deque()  # correlated, and maybe not received everywhere
+
+    def apply_links(self, links: Iterable[LinkConfig]) -> bool:
+        """Take over the links of the output; return whether any of them may need files."""
+        self._links = {
+            link.slot: self._links.get(link.slot) or _Link(self._run_dir, link)
+            for link in links
+            if link.policy == "drop_oldest" and not link.machine and not link.engine_queue_size
+        }
+        return bool(self._links)
+
+    def before_send(self, sequence: int, section: bytes, message: bytes | Callable[[], bytes]) -> None:
+        """Write what the message with this number pushes out; remember the message if it is correlated."""
+        if self.pending:
+            self._write(sequence)
+        if section and section_is_correlated(section):
+            self.pending.append((sequence, message if isinstance(message, bytes) else message()))
+
+    def _write(self, sequence: int) -> None:
+        words = self._words
+        done = sequence
+        for link in self._links.values():
+            base = link.base
+            if words[base + STATE] != CONNECTED:
+                continue
+            received = words[base + FIRST] + words[base + RECEIVED] + words[base + DROPPED]
+            for number, message in self.pending:
+                if number > sequence - link.queue_size:
+                    break
+                if number > max(received, link.written):
+                    link.write(number, message, received)
+            done = min(done, max(received, sequence - link.queue_size))
+        while self.pending and self.pending[0][0] <= done:
+            self.pending.popleft()
+
+
+class _Link:
+    def __init__(self, run_dir: str, link: LinkConfig) -> None:
+        self.base = link.slot * WORDS
+        self.queue_size = min(link.queue_size, MAX_QUEUE)
+        self.written = 0  # the highest number of a file
+        self._folder = spill_folder(run_dir, link.slot)
+        self._files: deque[int] = deque()
+
+    def write(self, number: int, message: bytes, received: int) -> None:
+        """Write a file; without room for it, the message is dropped, like any other that is pushed out."""
+        self.written = number
+        files = self._files
+        while files and (files[0] <= received or len(files) >= MAX_SPILLED):
+            _remove(f"{self._folder}/{files.popleft()}")
+        try:
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            with open(f"{self._folder}/{number}", "wb") as file:
+                file.write(message)
+        except OSError:
+            _remove(f"{self._folder}/{number}")
+        else:
+            files.append(number)
+
+
+def take_spilled(folder: str, after: int, before: int) -> deque[Message]:
+    """Return the messages with numbers in between, and remove their files and older ones."""
+    try:
+        numbers = sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
+    except OSError:  # nothing was written
+        return deque()
+    messages: deque[Message] = deque()
+    for number in numbers:
+        if number >= before:
+            break
+        path = f"{folder}/{number}"
+        if number > after:
+            try:
+                with open(path, "rb") as file:
+                    messages.append(Message(file.read()))
+            except (OSError, MessageError):
+                pass  # the sender had no room for it, or has removed it
+        _remove(path)
+    return messages
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+class ResumingReceiver:
+    """A receiver that gives out some messages before those of another receiver."""
+
+    def __init__(self, first: deque[Message], receiver: Receiver) -> None:
+        self.first = first
+        self.receiver = receiver
+        self.release = receiver.release
+
+    def receive(self) -> Message | None:
+        return self.first.popleft() if self.first else self.receiver.receive()
+
+    def has_messages(self) -> bool:
+        return bool(self.first) or self.receiver.has_messages()
+
+    def close(self) -> None:
+        self.first.clear()
+        self.receiver.close()
