@@ -61,6 +61,7 @@ class FakeDaemon:
         self._answer_ready = answer_ready
         self._restart_count = restart_count
         self._nodes: list[weakref.ref[Node]] = []
+        self._incarnations: dict[str, int] = {}
         self._processes: list[subprocess.Popen[str]] = []
         self._sockets: dict[str, socket.socket] = {}
         self._connections: list[socket.socket] = []
@@ -135,14 +136,22 @@ class FakeDaemon:
         return [frame for sender, frame in self.frames if sender == node_id and isinstance(frame, kind)]
 
     def node(self, node_id: str) -> Node:
-        """Create a node in this process, as if the daemon had started it."""
+        """Create a node in this process, as if the daemon had started it; again: its next process."""
+        self._incarnations[node_id] = self._incarnations.get(node_id, -1) + 1
         with self.environment(node_id):
             node = Node()
         self._nodes.append(weakref.ref(node))
         return node
 
     def address(self, node_id: str) -> str:
-        return encode_address(Address("test-dataflow", node_id, f"{self.run_dir}/daemon.sock")).decode()
+        return encode_address(
+            Address(
+                "test-dataflow",
+                node_id,
+                f"{self.run_dir}/daemon.sock",
+                incarnation=self._incarnations.get(node_id, 0),
+            )
+        ).decode()
 
     @contextmanager
     def environment(self, node_id: str) -> Iterator[None]:

@@ -10,11 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from ctypes import string_at
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from dora.transport.aligned_memory import AlignedMemory
+from dora.wire.correlation import carries_correlation
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, OutputConfig
+
+MAX_KEPT: Final = 1024  # objects beyond the size of a queue
 
 T = TypeVar("T")
 
@@ -26,24 +29,34 @@ class LocalLink(Generic[T]):
     number of objects that were put is the sum of both and of those in the queue.
     """
 
-    __slots__ = ("_lock", "_queue", "dropped", "queue_size", "received")
+    __slots__ = ("_is_kept", "_lock", "_queue", "dropped", "queue_size", "received")
 
-    def __init__(self, queue_size: int) -> None:
+    def __init__(self, queue_size: int, is_kept: Callable[[T], bool] = lambda _: False) -> None:
+        """``is_kept``: whether an object must not be dropped; up to `MAX_KEPT` of them are not."""
         self.queue_size = queue_size
+        self._is_kept = is_kept
         self.received = 0
         self.dropped = 0
         self._queue: deque[T] = deque()
         self._lock = threading.Lock()
 
     def put(self, item: T) -> bool:
-        """Append an object; return False if the oldest one was dropped for it."""
+        """Append an object; return False if one was dropped for it."""
         with self._lock:
-            full = len(self._queue) >= self.queue_size
-            if full:
-                self._queue.popleft()
-                self.dropped += 1
+            dropped = len(self._queue) >= self.queue_size and self._drop()
             self._queue.append(item)
-        return not full
+        return not dropped
+
+    def _drop(self) -> bool:
+        """Drop the oldest object that may be dropped; return whether there was one."""
+        queue = self._queue
+        kept = len(queue) < self.queue_size + MAX_KEPT
+        index = next((i for i, item in enumerate(queue) if not (kept and self._is_kept(item))), None)
+        if index is None:
+            return False
+        del queue[index]
+        self.dropped += 1
+        return True
 
     def take(self) -> T | None:
         """Remove and return the oldest object, or return None."""
@@ -137,7 +150,7 @@ class LocalEngine:
         return LocalSender(self._services.setdefault(output.service, []))
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> LocalReceiver:
-        link: LocalLink[Message] = LocalLink(item.queue_size)
+        link: LocalLink[Message] = LocalLink(item.queue_size, carries_correlation)
         entry = (link, arrived)
         receivers = self._services.setdefault(item.service, [])
         receivers.append(entry)

@@ -27,18 +27,23 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
+from dora.transport.inprocess import MAX_KEPT
 from dora.wire.correlation import is_correlated
 from dora.wire.node_config import InputConfig
 
 _monotonic = time.monotonic_ns
 
 
+def _is_correlated(content: Content) -> bool:
+    return isinstance(content, Reference) and is_correlated(content.metadata())
+
+
 class LocalInput:
     """An input fed from within this process: text that the daemon delivered, or an operator's output
     to another operator of the same runtime.
 
-    Holds the newest ``queue_size`` contents. For a declared pattern, and under back-pressure, it holds all:
-    the sender shares the receiver's thread and cannot wait for it.
+    Holds the newest ``queue_size`` contents, and those of exchanges. For a declared pattern, and under
+    back-pressure, it holds all: the sender shares the receiver's thread and cannot wait for it.
     """
 
     is_data = True
@@ -63,12 +68,23 @@ class LocalInput:
         """Append a content; a full queue drops, and counts, its oldest one. Safe from any thread."""
         if not self.open:
             return
-        queue = self._queue
-        queue.append(content)
-        if len(queue) > self._size:
+        self._queue.append(content)
+        if len(self._queue) > self._size:
             with self._lock:
-                while len(queue) > self._size and self._take() is not None:
+                while len(self._queue) > self._size and self._drop():
                     self._words[self._base + DROPPED] += 1
+
+    def _drop(self) -> bool:
+        """Drop the oldest content that may be dropped; return whether there was one."""
+        kept = len(self._queue) <= self._size + MAX_KEPT
+        for content in tuple(self._queue):
+            if not (kept and _is_correlated(content)):
+                try:
+                    self._queue.remove(content)
+                except ValueError:  # another thread took it
+                    continue
+                return True
+        return False
 
     @property
     def taken(self) -> int:
@@ -83,7 +99,7 @@ class LocalInput:
         with self._lock:
             for _ in range(len(self._queue)):
                 content = self._take()
-                if isinstance(content, Reference) and is_correlated(content.metadata()):
+                if content is not None and _is_correlated(content):
                     self._queue.append(content)
                 elif content is not None:
                     self._words[self._base + DROPPED] += 1
