@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,11 +13,15 @@ from waiting import TIMEOUT
 
 from dora import Node
 from dora.dataflow.model import NodeSpec as NodeModel
+from dora.node.events import Reference
 from dora.node.receive.link_input import LinkInput
+from dora.node.receive.local_input import LocalInput
+from dora.transport.board import DROPPED, RECEIVED, Board
 from dora.transport.queues import PriorityQueue
 from dora.wire.correlation import PATTERN_QUEUE_SIZE, asks_to_flush, carries_correlation
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.metadata import encode_metadata
+from dora.wire.node_config import InputConfig
 
 
 def link(start_flow: StartFlow, *more: NodeModel, **options: Any) -> tuple[FakeDaemon, Node, Node]:
@@ -222,11 +227,12 @@ def test_a_declared_server_loses_no_request(start_flow: StartFlow) -> None:
     assert server.statistics()["inputs"]["in"] == {"received": 22, "dropped": 18}
 
 
-def test_an_undeclared_server_has_a_plain_queue(start_flow: StartFlow) -> None:
+def test_an_undeclared_server_loses_no_request_either(start_flow: StartFlow) -> None:
     _, client, server = exchange(start_flow)
-    for number in range(5):
-        send(client, number, request_id=str(number))
-    assert numbers(server) == [3, 4]
+    for number in range(40):
+        send(client, number, **({"request_id": str(number)} if number % 2 else {}))
+    assert numbers(server) == [*range(1, 39, 2), 38, 39]
+    assert server.statistics()["inputs"]["in"] == {"received": 21, "dropped": 19}
 
 
 def test_unanswered_links_keep_their_declared_policy(start_flow: StartFlow) -> None:
@@ -294,3 +300,17 @@ def test_keys_are_found_in_the_section_itself() -> None:
     assert asks_to_flush(encode_metadata({"a": 1, "flush": True}))
     assert not asks_to_flush(encode_metadata({"a": {"flush": True}}))
     assert not asks_to_flush(encode_metadata({"flush": "yes"}))
+
+
+def test_an_operator_loses_no_request_of_another_one(tmp_path: Path) -> None:
+    board = Board.create(str(tmp_path / "board"), 1)
+    config = InputConfig(id="in", kind="local", source="a/out", queue_size=2, slot=0)
+    port = LocalInput(config, board)
+    for number in range(10):
+        metadata = {"request_id": str(number)} if number % 3 == 0 else {}
+        port.put(Reference(number, metadata, 0))
+    received = []
+    while (event := port.poll()) is not None:
+        received.append(event["value"])
+    assert received == [0, 3, 6, 9]
+    assert (board.get(0, RECEIVED), board.get(0, DROPPED)) == (4, 6)

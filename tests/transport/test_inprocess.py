@@ -8,7 +8,7 @@ import pytest
 from linking import LIMIT
 
 from dora.transport.aligned_memory import AlignedMemory
-from dora.transport.inprocess import LocalEngine, LocalLink
+from dora.transport.inprocess import MAX_KEPT, LocalEngine, LocalLink
 from dora.wire.message import pack_head
 from dora.wire.node_config import InputConfig, OutputConfig
 
@@ -85,3 +85,23 @@ def test_aligned_memory_has_exactly_the_requested_size(size: int) -> None:
         assert memory.address % 64 == 0
         ctypes.memset(memory.address, 0xA5, size)
         assert memory.content() == b"\xa5" * size
+
+
+def test_a_queue_drops_the_oldest_of_the_objects_that_it_need_not_keep() -> None:
+    link: LocalLink[int] = LocalLink(3, lambda number: number % 10 == 0)
+    dropped = [not link.put(number) for number in range(1, 31)]
+    assert [link.take() for _ in range(len(link))] == [10, 20, 30]
+    assert (link.received, link.dropped, sum(dropped)) == (3, 27, 27)
+    for _ in range(5):
+        assert link.put(10)
+    assert link.put(1)
+    assert not link.put(2)
+    assert [link.take() for _ in range(len(link))] == [10, 10, 10, 10, 10, 2]
+
+
+def test_a_queue_keeps_a_limited_number_of_objects() -> None:
+    link: LocalLink[int] = LocalLink(1, lambda _: True)
+    for number in range(2000):
+        link.put(number)
+    assert len(link) == 1 + MAX_KEPT
+    assert link.take() == 2000 - len(link) - 1

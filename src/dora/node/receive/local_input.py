@@ -75,9 +75,9 @@ class LocalInput:
                     self._words[self._base + DROPPED] += 1
 
     def _drop(self) -> bool:
-        """Drop the oldest content that may be dropped; return whether there was one."""
+        """Drop the oldest content that may be dropped, not the newest one; return whether there was one."""
         kept = len(self._queue) <= self._size + MAX_KEPT
-        for content in tuple(self._queue):
+        for content in tuple(self._queue)[:-1]:
             if not (kept and _is_correlated(content)):
                 try:
                     self._queue.remove(content)
