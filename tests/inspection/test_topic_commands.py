@@ -432,18 +432,19 @@ def test_top_on_a_terminal_that_cannot_be_drawn_on(running: Running, kind: str) 
     assert f"error: dora top cannot draw on a terminal of the kind `{kind}`" in done.stderr
 
 
-def test_top_on_a_terminal(running: Running) -> None:
+@pytest.mark.parametrize("errors", ["terminal", "file"])
+def test_top_on_a_terminal(running: Running, errors: str) -> None:
     running()
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 140, 0, 0))
+    before = termios.tcgetattr(terminal)
     watching = running.popen(
         [*DORA, "top", "--refresh-interval", "0.2"],
         stdin=terminal,
         stdout=terminal,
-        stderr=terminal,
+        stderr=terminal if errors == "terminal" else subprocess.DEVNULL,
         env={**os.environ, "TERM": "xterm"},
     )
-    os.close(terminal)
     shown = ""
 
     def wait_for(text: str) -> None:
@@ -457,12 +458,15 @@ def test_top_on_a_terminal(running: Running) -> None:
         wait_for("camera/image -> sink/image")
         assert "sorted by name" in shown and "RESTARTS" in shown
         os.write(screen, b"c")
-        wait_for("CPU")
+        wait_for("sorted by CPU")
         os.write(screen, b"\x1b[B\x1b[15~m")  # an arrow of another terminal, F5
-        wait_for("memory")
+        wait_for("sorted by memory")
         os.write(screen, b"\x1b")
+        wait_for("\x1b[?1049l")  # back from the alternate screen
         assert watching.wait(TIMEOUT) == 0
+        assert termios.tcgetattr(terminal) == before
     finally:
         watching.kill()
         watching.wait()
         os.close(screen)
+        os.close(terminal)

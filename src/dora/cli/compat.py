@@ -56,7 +56,7 @@ def ignored_option(
 ) -> Callable[[_Function], _Function]:
     """Declare an option that has no effect; ``warn``: it says so when it is given."""
 
-    def report(ctx: click.Context, param: click.Parameter, value: object) -> None:  # noqa: ARG001
+    def report(_ctx: click.Context, param: click.Parameter, value: object) -> None:
         if warn and value is not None:
             click.echo(f"warning: {param.opts[0]} has no effect: {why}", err=True)
 
@@ -70,6 +70,4 @@ def ignored_option(
     )
 
 
-hub_option: Callable[[_Function], _Function] = refused_option(
-    "--hub-override", instead="give the node a `path` to your checkout"
-)
+hub_option = refused_option("--hub-override", instead="give the node a `path` to your checkout")

@@ -16,6 +16,8 @@ from dora.errors import DoraError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    Items = list[CompletionItem[str]]
+
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_DORA_COMPLETE"  # set by the script; the name is click's
 
@@ -42,11 +44,7 @@ def completion(shell: str | None) -> None:
     click.echo(maker(cli, {}, "dora", VARIABLE).source())
 
 
-def dataflow_files(
-    ctx: click.Context,  # noqa: ARG001 - click's signature
-    param: click.Parameter,  # noqa: ARG001 - click's signature
-    incomplete: str,
-) -> list[CompletionItem[str]]:
+def dataflow_files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Offer the YAML files that begin with the unfinished word, and folders."""
     from click.shell_completion import CompletionItem
 
@@ -64,11 +62,7 @@ def dataflow_files(
     return [CompletionItem(incomplete, type="dir"), *files]
 
 
-def node_levels(
-    ctx: click.Context,
-    param: click.Parameter,  # noqa: ARG001 - click's signature
-    incomplete: str,
-) -> list[CompletionItem[str]]:
+def node_levels(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Offer ``node=level`` for the nodes of the dataflow file that the command line names."""
     from click.shell_completion import CompletionItem
 
@@ -92,11 +86,7 @@ def _node_ids(ctx: click.Context) -> list[str]:
     return []
 
 
-def dataflow_names(
-    ctx: click.Context,
-    param: click.Parameter,  # noqa: ARG001 - click's signature
-    incomplete: str,
-) -> list[CompletionItem[str]]:
+def dataflow_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Offer the names of the coordinator's dataflows; for ``dora stop``, only of running ones."""
     from click.shell_completion import CompletionItem
 

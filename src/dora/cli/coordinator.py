@@ -25,7 +25,7 @@ from dora.errors import DoraError
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def absolute_path(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+def absolute_path(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     """Make a path absolute; "" stays as it is."""
     return os.path.abspath(value) if value else ""
 
@@ -35,7 +35,7 @@ def coordinator_address_options(
 ) -> Callable[[_Function], _Function]:
     """Declare the options; ``use`` gets the address, the port and the authority ("" without TLS)."""
 
-    def use_all(ctx: click.Context, param: click.Parameter, value: int) -> int:  # noqa: ARG001
+    def use_all(ctx: click.Context, _param: click.Parameter, value: int) -> int:
         authority = ctx.params.pop("coordinator_ca")
         use(ctx, ctx.params.pop("coordinator_addr"), value, authority)
         return value

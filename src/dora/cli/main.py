@@ -24,79 +24,43 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("dora.cli.commands.run:run", "Build and run a dataflow until it ends."),
-    "up": ("dora.cli.commands.up:up", "Start the coordinator and the daemon in the background."),
-    "down": ("dora.cli.commands.up:down", "Stop the coordinator and the daemon."),
-    "start": ("dora.cli.commands.start:start", "Build and start a dataflow on the coordinator."),
-    "stop": ("dora.cli.commands.start:stop", "Stop a dataflow and wait until it has ended."),
-    "restart": (
-        "dora.cli.commands.start:restart",
-        "Stop a dataflow and start it again with the same options.",
-    ),
-    "list": (
-        "dora.cli.commands.list:list_dataflows",
-        "List the dataflows of the coordinator, running and ended.",
-    ),
-    "logs": ("dora.cli.commands.logs:logs", "Show the logs of a dataflow."),
-    "status": (
-        "dora.cli.commands.status:status",
-        "Show whether the coordinator and the daemon are running.",
-    ),
-    "clean": (
-        "dora.cli.commands.list:clean",
-        "Remove the records of ended dataflows.",
-    ),
-    "build": (
-        "dora.cli.commands.build:build",
-        "Build a dataflow: clones, Python environments, build commands.",
-    ),
-    "validate": ("dora.cli.commands.build:validate", "Check a dataflow file without running it."),
-    "graph": ("dora.cli.commands.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
-    "new": ("dora.cli.commands.new:new", "Create a folder with a new dataflow, node or operator."),
-    "expand": ("dora.cli.commands.build:expand", "Print a dataflow file with its modules written out."),
-    "schema": ("dora.cli.commands.build:schema", "Print the JSON schema of dataflow files, for editors."),
-    "completion": (
-        "dora.cli.completion:completion",
-        "Print the script that completes dora's commands in a shell.",
-    ),
-    "doctor": (
-        "dora.cli.commands.doctor:doctor",
-        "Check the installation and this machine.",
-    ),
-    "param": ("dora.cli.commands.param:param", "Inspect and change the parameters of running nodes."),
-    "node": ("dora.cli.commands.node:node", "Inspect and change the nodes of running dataflows."),
-    "topic": ("dora.cli.commands.topic:topic", "Show the messages of a running dataflow, and publish."),
-    "trace": (
-        "dora.cli.commands.trace:trace",
-        "Show which messages led to which, and how long each step took.",
-    ),
-    "top": ("dora.cli.commands.top:top", "Watch nodes and links: load, rates, queues, losses."),
-    "record": ("dora.cli.commands.record:record", "Record the messages of a dataflow into an MCAP file."),
-    "info": ("dora.cli.commands.recordings:info", "Show what is in a recording."),
-    "replay": (
-        "dora.cli.commands.replay:replay",
-        "Run a dataflow again with its recorded sources.",
-    ),
-    "diff": ("dora.cli.commands.recordings:diff", "Compare two recordings, message by message."),
-    "export": ("dora.cli.commands.recordings:export", "Write a recording as Parquet files, or for Rerun."),
-    "cluster": (
-        "dora.cli.commands.cluster:cluster",
-        "Run dora on several machines, over ssh, from one file.",
-    ),
-    "coordinator": (
-        "dora.cli.commands.components:coordinator",
-        "Run the coordinator in the foreground.",
-    ),
-    "daemon": (
-        "dora.cli.commands.components:daemon",
-        "Run the daemon of a machine in the foreground.",
-    ),
-    "help": ("dora.cli.main:help_command", "Show the help of dora or of one of its commands."),
+    "run": ("commands.run:run", "Build and run a dataflow until it ends."),
+    "up": ("commands.up:up", "Start the coordinator and the daemon in the background."),
+    "down": ("commands.up:down", "Stop the coordinator and the daemon."),
+    "start": ("commands.start:start", "Build and start a dataflow on the coordinator."),
+    "stop": ("commands.start:stop", "Stop a dataflow and wait until it has ended."),
+    "restart": ("commands.start:restart", "Stop a dataflow and start it again with the same options."),
+    "list": ("commands.list:list_dataflows", "List the dataflows of the coordinator, running and ended."),
+    "logs": ("commands.logs:logs", "Show the logs of a dataflow."),
+    "status": ("commands.status:status", "Show whether the coordinator and the daemon are running."),
+    "clean": ("commands.list:clean", "Remove the records of ended dataflows."),
+    "build": ("commands.build:build", "Build a dataflow: clones, Python environments, build commands."),
+    "validate": ("commands.build:validate", "Check a dataflow file without running it."),
+    "graph": ("commands.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
+    "new": ("commands.new:new", "Create a folder with a new dataflow, node or operator."),
+    "expand": ("commands.build:expand", "Print a dataflow file with its modules written out."),
+    "schema": ("commands.build:schema", "Print the JSON schema of dataflow files, for editors."),
+    "completion": ("completion:completion", "Print the script that completes dora's commands in a shell."),
+    "doctor": ("commands.doctor:doctor", "Check the installation and this machine."),
+    "param": ("commands.param:param", "Inspect and change the parameters of running nodes."),
+    "node": ("commands.node:node", "Inspect and change the nodes of running dataflows."),
+    "topic": ("commands.topic:topic", "Show the messages of a running dataflow, and publish."),
+    "trace": ("commands.trace:trace", "Show which messages led to which, and how long each step took."),
+    "top": ("commands.top:top", "Watch nodes and links: load, rates, queues, losses."),
+    "record": ("commands.record:record", "Record the messages of a dataflow into an MCAP file."),
+    "info": ("commands.recordings:info", "Show what is in a recording."),
+    "replay": ("commands.replay:replay", "Run a dataflow again with its recorded sources."),
+    "diff": ("commands.recordings:diff", "Compare two recordings, message by message."),
+    "export": ("commands.recordings:export", "Write a recording as Parquet files, or for Rerun."),
+    "cluster": ("commands.cluster:cluster", "Run dora on several machines, over ssh, from one file."),
+    "coordinator": ("commands.components:coordinator", "Run the coordinator in the foreground."),
+    "daemon": ("commands.components:daemon", "Run the daemon of a machine in the foreground."),
+    "help": ("main:help_command", "Show the help of dora or of one of its commands."),
 }
-"""Name → location and description of the command (a test compares it with the docstring)."""
+"""Name → location below `dora.cli`, and description (a test compares it with the docstring)."""
 
 ALIASES = {"destroy": "down", "ps": "list", "check": "status"}
-HIDDEN = {"system": "dora.cli.commands.status:system", "inspect": "dora.cli.commands.top:inspect"}
+HIDDEN = {"system": "commands.status:system", "inspect": "commands.top:inspect"}
 """Groups that have another name in dora-rs."""
 
 
@@ -106,16 +70,12 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
 
-    def get_command(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's signature
-        cmd_name: str,
-    ) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
         cmd_name = ALIASES.get(cmd_name, cmd_name)
         place = HIDDEN.get(cmd_name) or COMMANDS.get(cmd_name, ("", ""))[0]
         if place:
             module, _, name = place.partition(":")
-            command: click.Command = getattr(import_module(module), name)
+            command: click.Command = getattr(import_module(f"dora.cli.{module}"), name)
             return command
         from dora.cli.compat import refused_command
 
@@ -143,11 +103,7 @@ class Commands(click.Group):
             raise click.UsageError(f"there is no command `{name}`; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's signature
-        formatter: click.HelpFormatter,
-    ) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, description) for name, (_, description) in COMMANDS.items()])
 
@@ -276,11 +232,7 @@ def configure_diagnostics(directives: str) -> None:
         click.echo(f"warning: {VARIABLE}: {fault}", err=True)
 
 
-def _commands(
-    ctx: click.Context,
-    param: click.Parameter,  # noqa: ARG001 - click's signature
-    incomplete: str,
-) -> list[CompletionItem[str]]:
+def _commands(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     from click.shell_completion import CompletionItem
 
     root = ctx.find_root().command

@@ -63,7 +63,7 @@ def all_of(*declarations: Callable[[_Function], _Function]) -> Callable[[_Functi
     return declare
 
 
-trace_option: Callable[[_Function], _Function] = click.option(
+trace_option = click.option(
     "--trace",
     is_flag=True,
     envvar="DORA_TRACE",
@@ -71,36 +71,34 @@ trace_option: Callable[[_Function], _Function] = click.option(
     help="Record which message led to which, for `dora trace`.",
 )
 
-engine_option: Callable[[_Function], _Function] = click.option(
+engine_option = click.option(
     "--engine",
     type=click.Choice(["iceoryx2", "zenoh"]),
     default=None,
     help="Transport of messages between nodes [iceoryx2 where it is installed].",
 )
 
-strict_outputs_option: Callable[[_Function], _Function] = click.option(
+strict_outputs_option = click.option(
     "--strict-outputs",
     is_flag=True,
     help="Make a node fail if it sends to an output that it does not declare.",
 )
 
-hot_reload_option: Callable[[_Function], _Function] = click.option(
+hot_reload_option = click.option(
     "--hot-reload", is_flag=True, help="Reload nodes and operators when their Python files are saved."
 )
 
-shell_nodes_option: Callable[[_Function], _Function] = click.option(
+shell_nodes_option = click.option(
     "--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`."
 )
 
-uv_option: Callable[[_Function], _Function] = click.option(
-    "--uv", is_flag=True, help="Build and run nodes with uv."
-)
+uv_option = click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
 
-debug_option: Callable[[_Function], _Function] = ignored_option(
+debug_option = ignored_option(
     "--debug", is_flag=True, hidden=False, why="`dora topic` can look into every dataflow"
 )
 
-environment_option: Callable[[_Function], _Function] = click.option(
+environment_option = click.option(
     "--env",
     "env",
     multiple=True,
@@ -109,7 +107,7 @@ environment_option: Callable[[_Function], _Function] = click.option(
     help="Environment variable for all nodes; the `env` of a node overrides it. Repeatable.",
 )
 
-dataflow_options: Callable[[_Function], _Function] = all_of(
+dataflow_options = all_of(
     environment_option,
     click.option(
         "--exit-when-nodes-finish",
@@ -154,13 +152,13 @@ def display_options(*level: str) -> Callable[[_Function], _Function]:
     )
 
 
-allow_incomplete_option: Callable[[_Function], _Function] = click.option(
+allow_incomplete_option = click.option(
     "--allow-incomplete",
     is_flag=True,
     help="Accept a recording that cannot be read to its end, for example because its recorder was killed.",
 )
 
-lock_options: Callable[[_Function], _Function] = all_of(
+lock_options = all_of(
     click.option("--locked", is_flag=True, help="Use the commits of the lockfile for nodes with `git`."),
     click.option(
         "--write-lockfile", is_flag=True, help="Write the commits of nodes with `git` to the lockfile."

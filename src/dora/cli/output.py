@@ -53,6 +53,15 @@ class _RichOutput(io.StringIO):
         self._stream.flush()
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "node"), counted(1200, "message")
+    ('1 node', '1,200 messages')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def console() -> Console:
     """Return a console on standard output: without colours and limits of width unless it is a terminal."""
     from rich.console import Console

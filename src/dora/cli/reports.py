@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dora.cli.output import counted
 from dora.daemon.report import failure_report, first_cause, loss_report, shorter_path
 from dora.dataflow.problems import listed
 
@@ -70,7 +71,7 @@ def describe_saved(saved: Saved) -> list[str]:
     from dora.observe.formatting import file_size
 
     count = saved.messages
-    what = "no messages" if not count else "1 message" if count == 1 else f"{count:,} messages"
+    what = counted(count, "message") if count else "no messages"
     topics = sum(1 for topic in saved.topics.values() if topic.messages)
     of = f" of {topics} outputs" if topics > 1 else ""
     lines = [f"recorded {what}{of} ({file_size(saved.size)}) to {saved.path}"]

@@ -20,7 +20,7 @@ NICENESS = 10  # of 19; with this, a tenth of a processor is left to a command b
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_dataflow_option: Callable[[_Function], _Function] = click.option(
+_dataflow_option = click.option(
     "-d",
     "--dataflow",
     metavar="ID_OR_NAME",
@@ -29,7 +29,7 @@ _dataflow_option: Callable[[_Function], _Function] = click.option(
 )
 
 
-def _set_environment(ctx: click.Context, address: str, port: int, authority: str) -> None:  # noqa: ARG001
+def _set_environment(_ctx: click.Context, address: str, port: int, authority: str) -> None:
     """Put the address into the environment, from which `dora.cli.running` makes a client if needed."""
     os.environ[ADDRESS_VARIABLE] = address
     os.environ[PORT_VARIABLE] = str(port)

@@ -133,3 +133,7 @@ class ParameterValue(_ParamType):
             return self._parse(value)
         except ValueError as error:
             return self.fail(str(error), param, ctx)
+
+
+NAMES = ParameterValue("names", lambda text: [name.strip() for name in text.split(",") if name.strip()])
+"""A list with commas; empty names are left out."""

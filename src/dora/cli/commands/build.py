@@ -10,6 +10,7 @@ from dora.api import build_file
 from dora.cli.compat import ignored_option
 from dora.cli.completion import dataflow_files
 from dora.cli.options import lock_of, lock_options
+from dora.cli.output import counted
 from dora.cli.process import termination_as_interrupt
 from dora.daemon.build.build import Built
 from dora.daemon.load import load_dataflow
@@ -71,7 +72,7 @@ def _summary(built: Built) -> str:
     if not built.commands:
         return f"built in {built.seconds:.1f} s: there are no commands"
     skipped = f", {built.skipped} of them with nothing to do" if built.skipped else ""
-    return f"built in {built.seconds:.1f} s: {built.commands} command{'s' * (built.commands > 1)}{skipped}"
+    return f"built in {built.seconds:.1f} s: {counted(built.commands, 'command')}{skipped}"
 
 
 @click.command()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FROM_COORDINATOR = "machines learn of each other from the coordinator; see --interface"
 
-auth_option: Callable[[_Function], _Function] = ignored_option(
+auth_option = ignored_option(
     "--auth", is_flag=True, hidden=False, why="the token of this user is always required"
 )
 
@@ -56,16 +56,15 @@ def tls_options(function: _Function) -> _Function:
     return certificate(key(function))
 
 
-def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+def _parse_store(text: str) -> str:
     """Return the file of the store; `redb` and `redb:FILE` of dora-rs are accepted too."""
     from dora.cluster.coordinator.store import MEMORY
 
-    kind, _, path = value.partition(":")
-    if value == "memory":
+    if text == "memory":
         return MEMORY
-    if kind == "redb":
-        value = path
-    return os.path.abspath(value) if value else ""
+    kind, _, path = text.partition(":")
+    file = path if kind == "redb" else text
+    return os.path.abspath(file) if file else ""
 
 
 @click.command()
@@ -92,8 +91,8 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @click.option(
     "--store",
+    type=ParameterValue("store", _parse_store),
     default="",
-    callback=_store,
     metavar="FILE|memory",
     help="Where to keep the records of dataflows [a file for this port in the data folder]; with memory, a "
     "new coordinator knows no ended ones.",
@@ -161,28 +160,25 @@ def _check_unreachable_after(text: str) -> None:
         raise DoraError(f"DORA_UNREACHABLE_AFTER is `{shortened(text)}`; it has to be a number of seconds")
 
 
-def _machine_id(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+def _parse_machine_id(text: str) -> str:
     from dora.dataflow.names import machine_id_fault
 
-    if fault := machine_id_fault(value):
-        raise click.BadParameter(f"`{value}` {fault}")
-    return value
+    if fault := machine_id_fault(text):
+        raise ValueError(f"`{text}` {fault}")
+    return text
 
 
-def _labels(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, str]:  # noqa: ARG001
+def _parse_labels(text: str) -> dict[str, str]:
     from dora.cluster.agent.identity import parse_labels
 
-    try:
-        return parse_labels(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    return parse_labels(text)
 
 
-def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+def _parse_ip_address(text: str) -> str:
     try:
-        return str(ip_address(value)) if value else ""
+        return str(ip_address(text)) if text else ""
     except ValueError:
-        raise click.BadParameter(f"`{value}` is not an IP address") from None
+        raise ValueError(f"`{text}` is not an IP address") from None
 
 
 @click.command()
@@ -191,22 +187,22 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:  # 
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @click.option(
     "--machine-id",
+    type=ParameterValue("id", _parse_machine_id),
     default="default",
-    callback=_machine_id,
     metavar="ID",
     help="Name of this machine for `deploy: {machine: ID}` [the default machine].",
 )
 @click.option(
     "--labels",
+    type=ParameterValue("labels", _parse_labels),
     default="",
-    callback=_labels,
     metavar="NAME=VALUE,...",
     help="Labels of this machine for `deploy: {labels: ...}`.",
 )
 @click.option(
     "--interface",
+    type=ParameterValue("address", _parse_ip_address),
     default="",
-    callback=_address,
     metavar="IP",
     help="Address at which other machines reach this one [where the coordinator sees it].",
 )

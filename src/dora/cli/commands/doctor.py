@@ -16,6 +16,7 @@ from dora._paths import PACKAGE
 from dora._version import __implementation__
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
+from dora.cli.output import counted
 from dora.cluster.client import Client, Unreachable
 from dora.errors import DoraError
 
@@ -139,7 +140,7 @@ def _node_packages() -> Iterator[Finding]:
         for fault in faults([package.name]):
             yield Finding("WARN", f"the node package {package.name} lacks a requirement: {fault}")
     if count:
-        yield Finding("PASS", f"{count} node package{'s' * (count > 1)} in this environment")
+        yield Finding("PASS", f"{counted(count, 'node package')} in this environment")
 
 
 def _folders() -> Iterator[Finding]:
@@ -232,7 +233,7 @@ def _coordinator(client: Client) -> Iterator[Finding]:
     if not status.daemons:
         yield Finding("FAIL", "no daemon is connected to the coordinator; start it with `dora up`")
     names = ", ".join(view.name for view in running)
-    count = f"{len(running)} dataflow{'s' * (len(running) != 1)} on the coordinator"
+    count = f"{counted(len(running), 'dataflow')} on the coordinator"
     yield Finding("PASS", count + (f": {names}" if names else ""))
     for machine in status.machines:
         labels = ", ".join(f"{key}={value}" for key, value in sorted(machine.labels.items()))
@@ -265,10 +266,10 @@ def _nodes() -> Iterator[Finding]:
             if node.status == "failed":
                 yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} has failed")
             elif node.restarts:
-                times = f"{node.restarts} time{'s' * (node.restarts != 1)}"
+                times = counted(node.restarts, "time")
                 yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} restarted {times}")
     if count:
-        yield Finding("PASS", f"{count} node{'s' * (count != 1)} run on this machine")
+        yield Finding("PASS", f"{counted(count, 'node')} run on this machine")
 
 
 def _dataflow(path: str) -> Iterator[Finding]:
@@ -286,4 +287,4 @@ def _dataflow(path: str) -> Iterator[Finding]:
     for problem in problems:
         yield Finding("FAIL", str(problem))
     if not problems:
-        yield Finding("PASS", f"{path}: {len(dataflow.nodes)} node{'s' * (len(dataflow.nodes) != 1)}")
+        yield Finding("PASS", f"{path}: {counted(len(dataflow.nodes), 'node')}")

@@ -11,6 +11,7 @@ import click
 
 from dora._paths import PACKAGE
 from dora.cli.completion import dataflow_files
+from dora.cli.output import counted
 from dora.daemon.load import is_url, load_dataflow
 from dora.errors import DoraError
 
@@ -109,4 +110,4 @@ def _summary(graph: Graph) -> str:
         "module": sum(group.kind == "module" for group in graph.groups),
         "link": sum(edge.kind != "timer" for edge in graph.edges),
     }
-    return ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items() if n) or "empty"
+    return ", ".join(counted(number, word) for word, number in counts.items() if number) or "empty"

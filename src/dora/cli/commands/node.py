@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,15 +27,14 @@ if TYPE_CHECKING:
 
 MEASURED_OVER = 0.3  # seconds
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_grace: Callable[[_Function], _Function] = click.option(
+_grace = click.option(
     "--grace",
     type=DURATION,
     metavar="DURATION",
     help="Time for the node to end before SIGTERM; SIGKILL follows after half of it [5s].",
 )
-_from_yaml: Callable[[_Function], _Function] = click.option(
+_from_yaml = click.option(
     "--from-yaml",
     "file",
     type=click.Path(dir_okay=False),
@@ -44,7 +42,7 @@ _from_yaml: Callable[[_Function], _Function] = click.option(
     metavar="FILE",
     help="YAML file with one node, like an item of `nodes` in a dataflow.",
 )
-_strict_types: Callable[[_Function], _Function] = click.option(
+_strict_types = click.option(
     "--strict-types", is_flag=True, help="Refuse if the types of the new links do not fit together."
 )
 

@@ -13,8 +13,10 @@ import click
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.completion import dataflow_files
 from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
+from dora.cli.output import counted
 from dora.cli.reports import describe_saved, report_outcome, report_saved
 from dora.cli.select import find_run
+from dora.cli.values import NAMES
 from dora.daemon.logs.entry import LogFilter
 from dora.errors import DoraError
 
@@ -45,7 +47,7 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
     "-o", "--output", metavar="RECORDING", help="The file to write [recording_<date>-<time>.mcap]."
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
-@click.option("--topics", metavar="NODE/OUTPUT,...", help="Record only these outputs [all].")
+@click.option("--topics", type=NAMES, metavar="NODE/OUTPUT,...", help="Record only these outputs [all].")
 @click.option(
     "--compression",
     type=click.Choice(["zstd", "lz4", "none"]),
@@ -85,7 +87,7 @@ def record(
     dataflow: str | None,
     output: str | None,
     force: bool,
-    topics: str | None,
+    topics: list[str] | None,
     compression: Any,
     last: float | None,
     save: bool,
@@ -117,7 +119,7 @@ def record(
 
     settings = RecordingOptions(
         path=_writable(output, force) if output else "",
-        topics=[name.strip() for name in (topics or "").split(",") if name.strip()],
+        topics=topics or [],
         compression=compression,
         force=force,
         last_seconds=last,
@@ -199,7 +201,7 @@ def _record_running(dataflow: str | None, settings: RecordingOptions) -> int:
         _handle_input(recorder)
         status = recorder.status()
         name = name_of(run.description)
-        count = "1 output" if len(status.topics) == 1 else f"{len(status.topics)} outputs"
+        count = counted(len(status.topics), "output")
         if settings.last_seconds is None:
             _print(f"recording {count} of {name} to {os.path.relpath(status.path)}; Ctrl-C ends it")
         else:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.options import allow_incomplete_option
-from dora.cli.output import format_option, print_table
+from dora.cli.output import counted, format_option, print_table
 from dora.cli.reports import report_truncation, warn_about_losses
-from dora.cli.values import InputFile, ParameterValue, shortened
+from dora.cli.values import NAMES, InputFile, ParameterValue, shortened
 from dora.errors import DoraError
 from dora.observe.formatting import fields, file_size
 
@@ -105,7 +105,7 @@ def _tolerance(text: str) -> Tolerance:
     metavar="NUMBER|PERCENT",
     help="Accepted difference of numbers: 0.001, or 0.1% of the first. Repeatable; the larger counts.",
 )
-@click.option("--topics", metavar="NODE/OUTPUT,...", help="Compare only these topics [all].")
+@click.option("--topics", type=NAMES, metavar="NODE/OUTPUT,...", help="Compare only these topics [all].")
 @click.option("--metadata", is_flag=True, help="Also compare the metadata of messages, except time stamps.")
 @allow_incomplete_option
 @format_option("one object a topic")
@@ -113,7 +113,7 @@ def diff(
     first: str,
     second: str,
     tolerances: tuple[Tolerance, ...],
-    topics: str | None,
+    topics: list[str] | None,
     metadata: bool,
     allow_incomplete: bool,
     style: str,
@@ -135,8 +135,7 @@ def diff(
     )
     try:
         with Recording(first) as one, Recording(second) as two:
-            wanted = [name.strip() for name in topics.split(",") if name.strip()] if topics else None
-            found = compare(one, two, wanted, both, metadata=metadata)
+            found = compare(one, two, topics or None, both, metadata=metadata)
             cut_off = 0
             for recording in (one, two):  # damage is known after reading
                 warn_about_losses(recording)
@@ -210,14 +209,14 @@ def _print_json(found: list[TopicDiff]) -> None:
     help="Write FOLDER/<node>/<output>.parquet for each topic, and <output>.2.parquet if its type changes.",
 )
 @click.option("--rerun", metavar="PATH", help="Write a .rrd file for Rerun (needs the extra `rerun`).")
-@click.option("--topics", metavar="NODE/OUTPUT,...", help="Export only these topics [all].")
+@click.option("--topics", type=NAMES, metavar="NODE/OUTPUT,...", help="Export only these topics [all].")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @allow_incomplete_option
 def export(
     recording: str,
     parquet: str | None,
     rerun: str | None,
-    topics: str | None,
+    topics: list[str] | None,
     force: bool,
     allow_incomplete: bool,
 ) -> int:
@@ -236,38 +235,31 @@ def export(
     if rerun and os.path.realpath(rerun) == os.path.realpath(recording):
         raise DoraError(f"{rerun} is the recording itself; choose another file")
     with Recording(recording) as opened:
-        wanted = _selected_topics(topics, list(opened.topics))
+        _check_topics(topics or [], list(opened.topics))
         if parquet:
             from dora.recording.export_parquet import export_parquet
 
-            for written in export_parquet(opened, parquet, wanted, force=force):
-                click.echo(f"{written.path}: {_messages(written.messages)}")
+            for written in export_parquet(opened, parquet, topics, force=force):
+                click.echo(f"{written.path}: {counted(written.messages, 'message')}")
         if rerun:
             from dora.nodes.rerun.installed import check_rerun
 
             check_rerun()
             from dora.nodes.rerun.export import export_rerun
 
-            drawn, not_drawn = export_rerun(opened, rerun, wanted, force=force)
-            click.echo(f"{rerun}: {_messages(drawn)}")
+            drawn, not_drawn = export_rerun(opened, rerun, topics, force=force)
+            click.echo(f"{rerun}: {counted(drawn, 'message')}")
             for topic, count in not_drawn.items():
-                click.echo(f"warning: {_messages(count)} of {topic} cannot be drawn", err=True)
+                click.echo(f"warning: {counted(count, 'message')} of {topic} cannot be drawn", err=True)
         warn_about_losses(opened)
         return report_truncation(recording, cut(opened), allow_incomplete)  # damage is known after reading
 
 
-def _messages(count: int) -> str:
-    return "1 message" if count == 1 else f"{count:,} messages"
-
-
-def _selected_topics(topics: str | None, there: list[str]) -> list[str] | None:
-    if topics is None:
-        return None
+def _check_topics(wanted: list[str], there: list[str]) -> None:
+    """Raise `DoraError` for a topic that is not there."""
     from dora.dataflow.problems import did_you_mean, listed
 
-    wanted = [name.strip() for name in topics.split(",") if name.strip()]
     for name in wanted:
         if name not in there:
             hint = did_you_mean(name, there) or f"it has {listed(there)}"
             raise DoraError(f"the recording has no topic `{name}`; {hint}")
-    return wanted

@@ -25,7 +25,7 @@ from dora.cli.options import (
 )
 from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome, report_saved, report_truncation
-from dora.cli.values import InputFile
+from dora.cli.values import NAMES, InputFile
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.entry import LogFilter
 from dora.daemon.options import LocalRunOptions
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 @click.argument("path", metavar="[FILE]", required=False, shell_complete=dataflow_files)
 @click.option(
     "--replace",
+    type=NAMES,
     metavar="NODE,...",
     help="Replace these nodes by the recording, and run all others [those without inputs from nodes].",
 )
@@ -99,7 +100,7 @@ if TYPE_CHECKING:
 def replay(
     recording: str,
     path: str | None,
-    replace: str | None,
+    replace: list[str] | None,
     speed: float,
     loop: bool,
     begin: float,
@@ -146,9 +147,7 @@ def replay(
             click.echo(f"warning: {recording}: {text}", err=True)
         request = ReplayRequest(
             dataflow=path,
-            replace=None
-            if replace is None
-            else [name.strip() for name in replace.split(",") if name.strip()],
+            replace=replace,
             speed=0.0 if step else speed,
             loop=loop,
             begin=begin,

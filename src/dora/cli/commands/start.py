@@ -6,8 +6,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import click
 
@@ -37,9 +36,7 @@ from dora.errors import DoraError
 from dora.transport.tokens import TokenError
 from dora.wire.operations import MAX_GRACE
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-start_options: Callable[[_Function], _Function] = all_of(
+start_options = all_of(
     click.option(
         "-n",
         "--name",
@@ -163,7 +160,7 @@ def _parse_grace(text: str) -> float:
     return seconds
 
 
-_stop_options: Callable[[_Function], _Function] = all_of(
+_stop_options = all_of(
     click.argument("wanted", metavar="[NAME_OR_UUID]", required=False, shell_complete=dataflow_names),
     click.option("-n", "--name", help="The same as NAME_OR_UUID."),
     click.option(

@@ -40,9 +40,6 @@ def _duration_option(text: str) -> Callable[[Any], Any]:
     return click.option("--duration", type=DURATION, metavar="DURATION", help=text)
 
 
-# ------------------------------------------------------------------ list
-
-
 @topic.command("list")
 @dataflow_option
 @format_option("one object a line: `node`, `name`, `subscribers`, and `machine` if there are several")
@@ -65,9 +62,6 @@ def list_topics(dataflow: str | None, style: str) -> None:
         head.insert(1, "Machine")
         rows = [[row[0], machine, *row[1:]] for row, machine in zip(rows, machines, strict=True)]
     print_table(head, rows)
-
-
-# ------------------------------------------------------------------ echo
 
 
 @topic.command("echo")
@@ -176,9 +170,6 @@ def _ignore_ctrl_z(engine: str) -> None:
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
 
 
-# ------------------------------------------------------------------ hz
-
-
 @topic.command("hz")
 @click.argument("topics", metavar="[NODE/OUTPUT]...", nargs=-1)
 @dataflow_option
@@ -259,9 +250,6 @@ def _rate_cells(rate: MeasuredRate | None) -> list[str]:
     return [*(f"{value:.3f}" for value in values), str(rate.samples)]
 
 
-# ------------------------------------------------------------------ info
-
-
 @topic.command("info")
 @click.argument("name", metavar="NODE/OUTPUT")
 @dataflow_option
@@ -282,9 +270,6 @@ def info(name: str, dataflow: str | None, duration: float | None) -> None:
                     text = result.text
     if text:
         click.echo(text)
-
-
-# ------------------------------------------------------------------ pub
 
 
 @topic.command("pub", context_settings={"ignore_unknown_options": True})
