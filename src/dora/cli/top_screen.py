@@ -27,6 +27,7 @@ _FIRST: Final = 0.3  # seconds until the first figures, at most
 _NODE_HEAD: Final = (
     *("NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "SENT", "BANDWIDTH", "WAITING", "QUIET"),
 )
+_NAMES: Final = {"NODE", "STATUS", "MACHINE", "LINK"}  # columns that are no figures
 _LINK_HEAD: Final = ("LINK", "RATE", "BANDWIDTH", "QUEUE", "DROPPED", "WAITS", "99 %")
 
 _ORDERS: dict[str, Callable[[NodeSnapshot], Any]] = {
@@ -60,19 +61,19 @@ class _StandardOutput(LinuxDriver):
 
 
 class _Rows(DataTable[Text]):
-    """A table whose first column is aligned to the left, the others to the right."""
+    """A table whose columns of names are aligned to the left, those of figures to the right."""
 
     def show(self, head: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
         """Show other rows; the cursor and the scroll position stay where they are."""
         if [str(column.label) for column in self.ordered_columns] != list(head):
             self.clear(columns=True)
-            for number, name in enumerate(head):
-                self.add_column(Text(name, justify="right" if number else "left"))
+            for name in head:
+                self.add_column(Text(name, justify="left" if name in _NAMES else "right"))
         while self.row_count > len(rows):
             self.remove_row(self.ordered_rows[-1].key)
         for number, row in enumerate(rows):
-            for column, cell in enumerate(row):
-                cell.justify = "right" if column else "left"
+            for name, cell in zip(head, row, strict=True):
+                cell.justify = "left" if name in _NAMES else "right"
             if number == self.row_count:
                 self.add_row(*row)
                 continue
