@@ -153,8 +153,8 @@ class ObedientDaemon:
                         self.say(RunChanged(RunReport(dataflow_id, "finished")))
                     case ChangeRequest(ticket=ticket):
                         self.say(ChangeResult(ticket, error="it does not want to"))
-                    case GetUsage():
-                        self.say(Usage(()))
+                    case GetUsage(number=number):
+                        self.say(Usage(number, ()))
         except ConnectionClosed:
             pass
 

@@ -12,8 +12,8 @@ from system import System
 from tokens import bearer
 from waiting import wait_until
 
-from dora.cluster.coordinator.metrics import MetricsCollector, RequestCounter, page
-from dora.cluster.protocol import DataflowView, GetMetrics, MetricsResult
+from dora.cluster.coordinator.metrics import Collector, RequestCounter, page
+from dora.cluster.protocol import DataflowView, GetMetrics, ToDaemon
 from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -61,22 +61,22 @@ def test_the_metrics_page_has_every_metric() -> None:
     assert found["dora_api_request_seconds_total", asked] == 0.75
 
 
-def test_a_daemon_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.cluster.coordinator.metrics.METRICS_TIMEOUT", 0.05)
-    heard: list[GetMetrics] = []
+def test_a_daemon_that_does_not_answer_is_left_out() -> None:
+    heard: list[ToDaemon] = []
 
     async def scenario() -> dict[str, list[DataflowMetrics]]:
-        collector = MetricsCollector()
+        collector: Collector[list[DataflowMetrics]] = Collector(GetMetrics, timeout=0.05)
         asking = asyncio.create_task(collector.collect({"a": heard.append, "b": heard.append}))
         await asyncio.sleep(0)
-        collector.record("a", MetricsResult(heard[0].number, [DataflowMetrics("id", "x")]))
+        collector.record("a", 1, [DataflowMetrics("id", "x")])
         found = await asking
-        collector.record("b", MetricsResult(heard[0].number, []))  # too late
+        collector.record("b", 1, [])  # too late
         assert await collector.collect({}) == {}
+        assert collector.newest.keys() == {"a", "b"}
         return found
 
     assert asyncio.run(scenario()) == {"a": [DataflowMetrics("id", "x")]}
-    assert len(heard) == 2
+    assert heard == [GetMetrics(1), GetMetrics(1)]
 
 
 @pytest.mark.processes

@@ -52,6 +52,16 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
     revision: int = 0  # the number of changes of a running dataflow on several machines
     generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
 
+    def after(self, change: DataflowChanged) -> RunSpec:
+        """Return a copy with a changed dataflow."""
+        return msgspec.structs.replace(
+            self,
+            dataflow=change.dataflow,
+            machines=change.machines or self.machines,
+            revision=change.revision,
+            generations=change.generations,
+        )
+
     def parameters_of(self, node_id: str) -> dict[str, Any] | None:
         """Return the parameters with which a node starts, None if there is no such node."""
         found = (node for node in self.dataflow["nodes"] if node["id"] == node_id)
@@ -126,8 +136,9 @@ class RunChanged(msgspec.Struct, frozen=True, tag=True):
 
 
 class Usage(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `GetUsage`."""
+    """The answer to `GetUsage`, with the same number."""
 
+    number: int
     runs: tuple[RunUsage, ...]
 
 
@@ -367,7 +378,9 @@ class DescribeRun(msgspec.Struct, frozen=True, tag=True):
 
 
 class GetUsage(msgspec.Struct, frozen=True, tag=True):
-    """Answered by `Usage`."""
+    """Answered by `Usage` with the same number."""
+
+    number: int
 
 
 class GetMetrics(msgspec.Struct, frozen=True, tag=True):

@@ -110,13 +110,7 @@ class _Worker:
         nodes = {node["id"] for node in message.dataflow["nodes"]} if message.revision else set()
         self.parameters = {key: value for key, value in self.parameters.items() if key in nodes}
         self.redefined = message
-        self.spec = msgspec.structs.replace(
-            self.spec,
-            dataflow=message.dataflow,
-            machines=message.machines or self.spec.machines,
-            revision=message.revision,
-            generations=message.generations,
-        )
+        self.spec = self.spec.after(message)
         for values in self.parameters.values():
             self.set_parameters(values)
 
@@ -405,12 +399,12 @@ class Agent:
             case DescribeRun(dataflow_id=dataflow_id):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     self._outgoing.put_nowait(RunDescription(self._reports[dataflow_id], run.spec))
-            case GetUsage():
+            case GetUsage(number=number):
                 usage = [
                     RunUsage(dataflow_id, *self._meter.measure(run.process.pid))
                     for dataflow_id, run in self._runs.items()
                 ]
-                self._outgoing.put_nowait(Usage(tuple(usage)))
+                self._outgoing.put_nowait(Usage(number, tuple(usage)))
             case GetMetrics(number=number):
                 self._in_background(self._send_metrics(number))
             case OpenObserver():

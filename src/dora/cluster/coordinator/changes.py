@@ -30,6 +30,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.fleet import DaemonConnection, Fleet
 from dora.cluster.coordinator.placement import check_files, place_one, text_between
 from dora.cluster.coordinator.policy import Refusal, dataflow_of
@@ -257,37 +258,37 @@ class Changes:
     async def _change_distributed(self, view: DataflowView, operation: Operation) -> OperationResult:
         assert not isinstance(operation, (StopOperation, RestartOperation))
         dataflow_id = view.uuid
-        if view.status not in ACTIVE or (now := self._store.find(dataflow_id)) is None:
+        now, run = self._store.find(dataflow_id), self._fleet.run(dataflow_id)
+        if now is None or run is None:
             raise Refusal(409, "the dataflow has ended meanwhile")
         if now.status != "running":
             raise Refusal(409, "the dataflow is still starting; try again once all its nodes run")
         plan = plan_change(self._store.spec(dataflow_id), operation, self._fleet.views(), {**os.environ})
-        machines = self._fleet.partitions(dataflow_id)
+        machines = run.members()
         for machine in machines:
             self._connection(machine)
         if plan.machine in machines:
             return await self._make_change(dataflow_id, machines, operation, plan)
-        if self._fleet.has_lost(dataflow_id, plan.machine):
+        if run.has_lost(plan.machine):
             if not isinstance(operation, RemoveOperation):
                 raise Refusal(409, _lost_text(self._store.spec(dataflow_id), plan.machine))
             return await self._make_change(dataflow_id, machines, operation, plan)
         try:
-            await self._join(dataflow_id, machines, plan)
+            await self._join(run, machines, plan.machine)
             return await self._make_change(dataflow_id, [*machines, plan.machine], operation, plan)
         finally:
             self._fleet.cancel_joining(dataflow_id, plan.machine)
 
-    async def _join(self, dataflow_id: str, machines: Sequence[str], plan: PlannedChange) -> None:
+    async def _join(self, run: DistributedRun, machines: Sequence[str], machine: str) -> None:
         """Start a partition without nodes on a machine; raises `Refusal`."""
-        fleet, machine = self._fleet, plan.machine
         connection = self._connection(machine)
         if any(self._connection(other).tls != connection.tls for other in machines):
             ours, theirs = ("uses TLS", "do not") if connection.tls else ("does not use TLS", "do")
             raise Refusal(409, f"machine `{machine}` {ours}, and those on which the dataflow runs {theirs}")
-        await self._wait_for(lambda: fleet.is_free(dataflow_id, machine), dataflow_id, connection)
-        fleet.start_joining(dataflow_id, machine)
-        await self._wait_for(lambda: fleet.has_joined(dataflow_id, machine), dataflow_id, connection)
-        if fault := fleet.join_fault(dataflow_id, machine):
+        await self._wait_for(lambda: run.is_free(machine), run.dataflow_id, connection)
+        self._fleet.start_joining(run.dataflow_id, machine)
+        await self._wait_for(lambda: run.has_joined(machine), run.dataflow_id, connection)
+        if fault := run.join_fault(machine):
             raise Refusal(409, f"machine `{machine}` cannot take part: {fault}")
 
     async def _wait_for(
@@ -496,7 +497,8 @@ class Changes:
                     raise _Disconnected(
                         503, f"the connection to machine `{machine}` broke during the change"
                     )
-                if not self._fleet.has_partition(dataflow_id, machine):
+                run = self._fleet.run(dataflow_id)
+                if run is None or not run.has_partition(machine):
                     raise _Disconnected(
                         503, f"the partition on machine `{machine}` has ended during the change"
                     )

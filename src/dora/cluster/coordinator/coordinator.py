@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -18,7 +18,16 @@ from dora._version import __version__
 from dora.cluster.coordinator.changes import Changes
 from dora.cluster.coordinator.fleet import DaemonConnection, Fleet
 from dora.cluster.coordinator.log_store import LogStore, log_store_directory
-from dora.cluster.coordinator.metrics import MetricsCollector, RequestCounter, UsageCollector
+from dora.cluster.coordinator.metrics import (
+    METRICS_TIMEOUT,
+    USAGE_FRESH,
+    USAGE_TIMEOUT,
+    Collector,
+    RequestCounter,
+    Send,
+    page,
+    usage_totals,
+)
 from dora.cluster.coordinator.placement import check_files, place
 from dora.cluster.coordinator.policy import (
     Refusal,
@@ -38,6 +47,8 @@ from dora.cluster.protocol import (
     ChangeResult,
     DataflowChanged,
     DataflowView,
+    GetMetrics,
+    GetUsage,
     Heartbeat,
     Hello,
     Limits,
@@ -50,6 +61,7 @@ from dora.cluster.protocol import (
     RunDescription,
     RunReport,
     RunSpec,
+    RunUsage,
     Shutdown,
     SystemStatus,
     ToCoordinator,
@@ -84,8 +96,10 @@ class Coordinator:
         self._last_batches: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
         store.on_remove = self._on_remove
         self._changed = asyncio.Condition()
-        self._usage = UsageCollector()
-        self._metrics = MetricsCollector()
+        self._usage: Collector[tuple[RunUsage, ...]] = Collector(GetUsage, USAGE_TIMEOUT)
+        self._measured_at = -USAGE_FRESH
+        self._measuring: asyncio.Task[dict[str, tuple[RunUsage, ...]]] | None = None
+        self._metrics: Collector[list[DataflowMetrics]] = Collector(GetMetrics, METRICS_TIMEOUT)
         self.requests = RequestCounter()
         self.relay = Relay()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,10 +118,10 @@ class Coordinator:
                 except Refusal as refusal:
                     log.error("no record of dataflow %s: %s", report.dataflow_id, refusal)
                 self.fleet.record(connection, report)
-            case Usage(runs=runs):
-                self._usage.record(connection.machine, runs)
-            case MetricsResult():
-                self._metrics.record(connection.machine, message)
+            case Usage(number=number, runs=runs):
+                self._usage.record(connection.machine, number, runs)
+            case MetricsResult(number=number, dataflows=dataflows):
+                self._metrics.record(connection.machine, number, dataflows)
             case LogBatch():
                 self._receive_logs(connection, message)
             case DataflowChanged():
@@ -205,11 +219,11 @@ class Coordinator:
         """Return all dataflows, the oldest first, with processor and memory use of the running ones."""
         views = self._store.views()
         busy = {machine for daemons in self._store.active().values() for machine in daemons}
-        if connections := {
-            machine: connection for machine, connection in self.fleet.connections.items() if machine in busy
-        }:
-            await self._usage.measure(connections)
-        totals = self._usage.totals()
+        connections = {
+            machine: found for machine, found in self.fleet.connections.items() if machine in busy
+        }
+        await self._measure(connections)
+        totals = usage_totals(run for machine in connections for run in self._usage.newest.get(machine, ()))
         return [
             msgspec.structs.replace(view, cpu=totals[view.uuid][0], memory=totals[view.uuid][1])
             if view.status in ACTIVE and view.uuid in totals
@@ -217,15 +231,20 @@ class Coordinator:
             for view in views
         ]
 
+    async def _measure(self, connections: Mapping[str, DaemonConnection]) -> None:
+        """Ask these machines for their usage, unless the last numbers are fresh or about to come."""
+        if (now := time.monotonic()) - self._measured_at >= USAGE_FRESH:
+            self._measured_at = now
+            self._measuring = asyncio.create_task(self._usage.collect(_senders(connections)))
+        if self._measuring is not None:
+            await asyncio.shield(self._measuring)
+
     async def collect_metrics(self) -> dict[str, list[DataflowMetrics]]:
         """Return the metrics of all running dataflows, by machine, of those daemons that answer."""
-        connections = self.fleet.connections
-        return await self._metrics.collect({name: found.send for name, found in connections.items()})
+        return await self._metrics.collect(_senders(self.fleet.connections))
 
     async def metrics(self) -> bytes:
         """Return the page for Prometheus."""
-        from dora.cluster.coordinator.metrics import page
-
         machines = [connection.machine for connection in self.fleet.connections.values()]
         found = await self.collect_metrics()
         return page(
@@ -378,3 +397,7 @@ class Coordinator:
     def _check_daemons(self) -> None:
         if not self.fleet.connections:
             raise Refusal(503, "no daemon is connected to the coordinator; start one with `dora up`")
+
+
+def _senders(connections: Mapping[str, DaemonConnection]) -> dict[str, Send]:
+    return {machine: connection.send for machine, connection in connections.items()}

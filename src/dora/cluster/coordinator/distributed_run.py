@@ -47,6 +47,31 @@ class DistributedRun:
         """Return whether a machine has no nodes, while others have."""
         return self.revision > 0 and bool(self.placed) and machine not in self.placed
 
+    def members(self) -> list[str]:
+        """Return the machines that run nodes."""
+        return [name for name in self.daemons if self.is_active_on(name) and not self.is_idle(name)]
+
+    def has_partition(self, machine: str) -> bool:
+        """Return whether a machine has an active partition, or joins."""
+        return machine in self.joining or self.is_active_on(machine)
+
+    def has_lost(self, machine: str) -> bool:
+        """Return whether a machine has nodes by the record, but its partition has ended."""
+        return machine in self.placed and not self.is_active_on(machine)
+
+    def is_free(self, machine: str) -> bool:
+        """Return whether a machine has no partition, and none that is still ending."""
+        return machine not in self.daemons and machine not in self.ending
+
+    def has_joined(self, machine: str) -> bool:
+        """Return whether the partition of a joining machine runs, or has ended."""
+        return self.joining[machine].status != "starting"
+
+    def join_fault(self, machine: str) -> str:
+        """Return why the partition of a joining machine has ended; "" if it has not."""
+        report = self.joining[machine]
+        return "" if report.status in ACTIVE else report.reason or "its part has ended"
+
     def others(self, machine: str) -> list[str]:
         """Return the other machines that have an active partition, or join."""
         partitions = [*filter(self.is_active_on, self.daemons), *self.joining]

@@ -341,35 +341,18 @@ class Fleet:
 
     # ----------------------------------------------------------------------- machines that come and go
 
-    def partitions(self, dataflow_id: str) -> list[str]:
-        """Return the machines that run nodes of a dataflow."""
-        if (run := self._runs.get(dataflow_id)) is None:
-            return []
-        return [name for name in run.daemons if run.is_active_on(name) and not run.is_idle(name)]
-
-    def has_partition(self, dataflow_id: str, machine: str) -> bool:
-        """Return whether a machine has an active partition of a dataflow, or joins."""
-        run = self._runs.get(dataflow_id)
-        return run is not None and (machine in run.joining or run.is_active_on(machine))
+    def run(self, dataflow_id: str) -> DistributedRun | None:
+        """Return the partitions of a dataflow; None if it has ended."""
+        return self._runs.get(dataflow_id)
 
     def is_distributed(self, dataflow_id: str) -> bool:
         """Return `DistributedRun.is_distributed` of a dataflow; False if it has ended."""
         return dataflow_id in self._runs and self._runs[dataflow_id].is_distributed
 
-    def has_lost(self, dataflow_id: str, machine: str) -> bool:
-        """Return whether a machine has nodes by the record, but its partition has ended."""
-        run = self._runs.get(dataflow_id)
-        return run is not None and machine in run.placed and not run.is_active_on(machine)
-
-    def is_free(self, dataflow_id: str, machine: str) -> bool:
-        """Return whether a machine has no partition of a dataflow, and none that is still ending."""
-        run = self._runs.get(dataflow_id)
-        return run is not None and machine not in run.daemons and machine not in run.ending
-
     def start_joining(self, dataflow_id: str, machine: str) -> None:
         """Start a partition without nodes on a free machine, for a running dataflow.
 
-        It can get nodes when `has_joined`, and becomes a member once the record places nodes there.
+        It can get nodes once it has joined, and becomes a member once the record places nodes there.
         """
         run, connection = self._runs[dataflow_id], self.connections[machine]
         partition = self.partition_for(dataflow_id, machine)
@@ -394,18 +377,6 @@ class Fleet:
             collect_logs=collects_logs or away,
             own_log_folder=away and not collects_logs,
         )
-
-    def has_joined(self, dataflow_id: str, machine: str) -> bool:
-        """Return whether the partition of a joining machine runs, or has ended."""
-        run = self._runs.get(dataflow_id)
-        return run is None or run.joining[machine].status != "starting"
-
-    def join_fault(self, dataflow_id: str, machine: str) -> str:
-        """Return why the partition of a joining machine has ended; "" if it has not."""
-        run = self._runs.get(dataflow_id)
-        if run is None or (report := run.joining[machine]).status in ACTIVE:
-            return ""
-        return report.reason or "its part has ended"
 
     def cancel_joining(self, dataflow_id: str, machine: str) -> None:
         """Release a machine that joined, unless it is a member by now."""

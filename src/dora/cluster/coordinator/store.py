@@ -14,9 +14,9 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS dataflows (
     spec TEXT NOT NULL
 )
 """
-_COLUMNS = "uuid, name, status, nodes, file, log_directory, created, ended, reason"
+_COLUMNS = ("uuid", "name", "status", "nodes", "file", "log_directory", "created", "ended", "reason")
 
 
 MEMORY: Final = ":memory:"
@@ -88,10 +88,10 @@ class Store:
                 self._db.execute(_TABLE)
                 self._db.execute(f"PRAGMA user_version = {SCHEMA}")
             for *row, text in self._db.execute(
-                f"SELECT {_COLUMNS}, daemons FROM dataflows ORDER BY created, uuid"
+                f"SELECT {', '.join(_COLUMNS)}, daemons FROM dataflows ORDER BY created, uuid"
             ):
                 daemons = from_json(text, dict[str, str])
-                view = msgspec.structs.replace(_view(*row), machines=sorted(daemons))
+                view = _view(row, daemons)
                 self._views[view.uuid] = view
                 if view.status in ACTIVE:
                     self._active[view.uuid] = daemons
@@ -135,19 +135,12 @@ class Store:
 
         ``daemons`` as for `add`. Raises `Refusal` if the disk does not take it.
         """
-        dataflow_id, dataflow = message.dataflow_id, message.dataflow
+        dataflow_id = message.dataflow_id
         view = self._views.get(dataflow_id)
         if view is None:
             return
-        nodes = [node["id"] for node in dataflow["nodes"]]
-        before = self.spec(dataflow_id)
-        spec = msgspec.structs.replace(
-            before,
-            dataflow=dataflow,
-            machines=message.machines or before.machines,
-            revision=message.revision,
-            generations=message.generations,
-        )
+        nodes = [node["id"] for node in message.dataflow["nodes"]]
+        spec = self.spec(dataflow_id).after(message)
         with self._refused("the change cannot be recorded"):
             self._db.execute(
                 "UPDATE dataflows SET spec = ?, nodes = ?, daemons = ? WHERE uuid = ?",
@@ -313,30 +306,11 @@ def _is_full(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-def _view(
-    uuid: str,
-    name: str,
-    status: str,
-    nodes: str,
-    file: str | None,
-    log_directory: str,
-    created: float,
-    ended: float | None,
-    reason: str,
-) -> DataflowView:
+def _view(row: Iterable[Any], daemons: Iterable[str]) -> DataflowView:
+    """Return the view of a record, from the values of `_COLUMNS`."""
+    values = dict(zip(_COLUMNS, row, strict=True))
     return from_plain(
-        {
-            "uuid": uuid,
-            "name": name,
-            "status": status,
-            "nodes": from_json(nodes),
-            "file": file,
-            "log_directory": log_directory,
-            "created": created,
-            "ended": ended,
-            "reason": reason,
-        },
-        DataflowView,
+        {**values, "nodes": from_json(values["nodes"]), "machines": sorted(daemons)}, DataflowView
     )
 
 
