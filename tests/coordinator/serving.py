@@ -27,7 +27,6 @@ from dora.cluster.protocol import (
     ChangeResult,
     GetUsage,
     Hello,
-    RunChanged,
     RunReport,
     StartRun,
     StopRun,
@@ -148,9 +147,9 @@ class ObedientDaemon:
                 self.heard.append(message)
                 match message:
                     case StartRun(dataflow_id=dataflow_id):
-                        self.say(RunChanged(RunReport(dataflow_id, "running")))
+                        self.say(RunReport(dataflow_id, "running"))
                     case StopRun(dataflow_id=dataflow_id):
-                        self.say(RunChanged(RunReport(dataflow_id, "finished")))
+                        self.say(RunReport(dataflow_id, "finished"))
                     case ChangeRequest(ticket=ticket):
                         self.say(ChangeResult(ticket, error="it does not want to"))
                     case GetUsage(number=number):

@@ -18,7 +18,7 @@ from dora._version import __version__
 from dora.cluster.coordinator import api
 from dora.cluster.coordinator.store import Store
 from dora.cluster.http import idle_connections as connections
-from dora.cluster.protocol import Hello, RunChanged, RunDescription, RunReport, RunSpec, Usage, encode
+from dora.cluster.protocol import Hello, RunDescription, RunReport, RunSpec, Usage, encode
 from dora.wire.node_protocol import PROTOCOL_VERSION
 
 LOOSE = {"id": "in", "source": {"type": "node", "node": "b", "output": "out"}}
@@ -194,14 +194,14 @@ HELLO = encode(Hello(__version__, "second", 2, protocol=PROTOCOL_VERSION))
         [b"{"],
         [b"[" * 100_000],
         [b"\xff\xfe"],
-        [encode(RunChanged(UNKNOWN))],
+        [encode(UNKNOWN)],
         [encode(Hello("", "x", 1, protocol=PROTOCOL_VERSION))],
         [encode(Hello("99.0.0", "x", 1, protocol=PROTOCOL_VERSION))],
         [b'{"type": "Hello", "version": 1}'],
         [HELLO, HELLO],
         [HELLO, b"}"],
         [HELLO, encode(RunDescription(UNKNOWN, RunSpec(name="x", dataflow=3)))],
-        [HELLO, encode(Usage(())), encode(RunChanged(UNKNOWN))],
+        [HELLO, encode(Usage(1, ())), encode(UNKNOWN)],
     ],
     ids=[
         *(

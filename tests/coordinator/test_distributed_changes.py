@@ -31,7 +31,6 @@ from dora.cluster.protocol import (
     PeerReport,
     Prepare,
     ReleasePartition,
-    RunChanged,
     RunReport,
     RunSpec,
     StartRun,
@@ -196,7 +195,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Tal
         left, right = Talking(coordinator, "left"), Talking(coordinator, "right")
         dataflow_id = coordinator.start(spec()).uuid
         for daemon in (left, right):
-            daemon.say(RunChanged(RunReport(dataflow_id, "running", ports={})))
+            daemon.say(RunReport(dataflow_id, "running", ports={}))
         yield coordinator, left, right, dataflow_id
     finally:
         coordinator.close()
@@ -331,7 +330,7 @@ def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
             right.say(
                 DataflowChanged(dataflow_id, proposal.dataflow, proposal.machines, 1, proposal.generations)
             )
-            right.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=1)))
+            right.say(RunReport(dataflow_id, "running", ports={}, revision=1))
             assert coordinator.spec("arm").revision == 1
             assert left.of(Apply)[-1].proposal.revision == 1
 
@@ -361,7 +360,7 @@ def part_of(daemon: Talking, dataflow_id: str) -> None:
     """Let a daemon run a part when it is told to, become what it hears, and end it when it is released."""
 
     def say(report: RunReport) -> None:
-        asyncio.get_running_loop().call_soon(lambda: daemon.say(RunChanged(report)))
+        asyncio.get_running_loop().call_soon(lambda: daemon.say(report))
 
     def become(message: Apply) -> ChangeResult:
         say(RunReport(dataflow_id, "running", ports={}, revision=message.proposal.revision))
@@ -399,11 +398,7 @@ def test_a_machine_joins_the_present_dataflow_and_then_applies_changes_like_othe
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             peer_status = PeerStatus({}, opened=True)
             left.say(
-                RunChanged(
-                    RunReport(
-                        dataflow_id, "running", ports={"a": 5}, peer_status=peer_status, secret="shown"
-                    )
-                )
+                RunReport(dataflow_id, "running", ports={"a": 5}, peer_status=peer_status, secret="shown")
             )
             await coordinator.change("arm", ADD)
             (start,) = third.of(StartRun)
@@ -464,7 +459,7 @@ def test_a_machine_that_cannot_join_is_released(folder: Path) -> None:
             assert str(await refused(coordinator, ADD)) == "there is no file c.py"
             await until(lambda: bool(third.of(ReleasePartition)) and bool(third.of(AckEnd)))
             failed = RunReport(dataflow_id, "failed", reason="there is no room")
-            third.answers[StartRun] = lambda _: third.say(RunChanged(failed))  # type: ignore[func-returns-value]
+            third.answers[StartRun] = lambda _: third.say(failed)  # type: ignore[func-returns-value]
             refusal = await refused(coordinator, ADD)
             assert str(refusal) == "machine `third` cannot take part: there is no room"
             third.answers[StartRun] = lambda _: coordinator.fleet.disconnect(third.link)  # type: ignore[func-returns-value]
@@ -485,7 +480,7 @@ def test_a_partition_left_by_a_failed_change_is_stopped(folder: Path) -> None:
             adding = asyncio.create_task(coordinator.change("arm", ADD))
             await asyncio.sleep(0.01)
             assert not third.of(StartRun), "its daemon would not start another one"
-            third.say(RunChanged(RunReport(dataflow_id, "finished")))
+            third.say(RunReport(dataflow_id, "finished"))
             await adding
             assert [type(each) for each in third.heard if isinstance(each, (AckEnd, StartRun))] == [
                 *(AckEnd, StartRun)
@@ -500,7 +495,7 @@ def test_a_node_that_fails_to_start_on_a_new_machine_is_removed_with_the_machine
 
             def become(message: Apply) -> ChangeResult:
                 revision = message.proposal.revision
-                third.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=revision)))
+                third.say(RunReport(dataflow_id, "running", ports={}, revision=revision))
                 error = "node `c` could not be started" if revision == 1 else ""
                 return ChangeResult(message.ticket, None if error else OperationResult(""), error)
 
@@ -558,7 +553,7 @@ def test_nodes_of_a_lost_machine_are_removed_before_new_ones_are_added(folder: P
             for machine in ("left", "right", "third"):
                 link = coordinator.fleet.connections[machine]
                 finished = RunReport(dataflow_id, "finished", DataflowResult(dataflow_id))
-                coordinator.handle(link, RunChanged(finished))
+                coordinator.handle(link, finished)
             assert coordinator.dataflow("arm").status == "failed"
             assert "machine `third`: " in coordinator.dataflow("arm").reason
 
@@ -589,7 +584,7 @@ async def alone(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talki
     try:
         left = Talking(coordinator, "left")
         dataflow_id = coordinator.start(spec(ALONE)).uuid
-        left.say(RunChanged(RunReport(dataflow_id, "running")))
+        left.say(RunReport(dataflow_id, "running"))
         third = Talking(coordinator, "third")
         for daemon in (left, third):
             part_of(daemon, dataflow_id)
@@ -606,7 +601,7 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
                 machines = dict.fromkeys(("a", "b"), "left")
                 left.say(DataflowChanged(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
                 secret = message.partition.secret
-                left.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=3, secret=secret)))
+                left.say(RunReport(dataflow_id, "running", ports={}, revision=3, secret=secret))
                 return ChangeResult(message.ticket, OperationResult(""))
 
             B = "  - {id: b, path: b.py}\n"  # a change of which the coordinator has not heard yet

@@ -24,7 +24,6 @@ from dora.cluster.protocol import (
     DropRecords,
     Hello,
     LogBatch,
-    RunChanged,
     RunReport,
     RunSpec,
     StopRun,
@@ -78,7 +77,7 @@ def test_the_files_of_collected_logs_are_closed_with_their_dataflow(data_folder:
                 entry = LogEntry(0, "info", "a", "hello")
                 coordinator.handle(link, LogBatch(view.uuid, [entry]))
                 assert len(open_logs()) == 1
-                coordinator.handle(link, RunChanged(RunReport(view.uuid, "finished")))
+                coordinator.handle(link, RunReport(view.uuid, "finished"))
                 coordinator.handle(link, LogBatch(view.uuid, [entry]))
                 assert open_logs() == []
                 lines = Path(view.log_directory, "log_a.jsonl").read_text().splitlines()
@@ -147,7 +146,7 @@ def test_collected_logs_go_with_the_record_of_their_dataflow(
         )
         coordinator.handle(link, LogBatch(view.uuid, [LogEntry(0, "info", "a", "hello")]))
         if end:
-            coordinator.handle(link, RunChanged(RunReport(view.uuid, "finished")))
+            coordinator.handle(link, RunReport(view.uuid, "finished"))
         return Path(view.log_directory)
 
     async def remove() -> None:
@@ -183,8 +182,8 @@ def test_machines_learn_of_deleted_records(data_folder: Path) -> None:
             near: list[ToDaemon] = []
             join(coordinator, "near", near.append)
             ended, running = coordinator.start(SPEC).uuid, coordinator.start(OTHER).uuid
-            coordinator.handle(link, RunChanged(RunReport(ended, "finished")))
-            coordinator.handle(link, RunChanged(RunReport(running, "running")))
+            coordinator.handle(link, RunReport(ended, "finished"))
+            coordinator.handle(link, RunReport(running, "running"))
             coordinator.clean()
             assert gone(heard) == [ended] and not gone(near)
 
@@ -223,7 +222,7 @@ def test_a_stop_on_a_disconnected_machine_is_refused(data_folder: Path) -> None:
             join(coordinator, "near", lambda _: None)
             link = join(coordinator, "far", lambda _: None)
             running = RunReport(coordinator.start(SPEC).uuid, "running")
-            coordinator.handle(link, RunChanged(running))
+            coordinator.handle(link, running)
             coordinator.fleet.disconnect(link, silent=True)
             with pytest.raises(Refusal, match="`arm` runs on machine `far`, which is not connected now"):
                 coordinator.stop("arm", None, False)
@@ -239,7 +238,7 @@ def test_a_machine_hears_again_of_a_stop_that_may_have_been_lost(data_folder: Pa
         async with coordinating(data_folder) as coordinator:
             link = join(coordinator, "far", lambda _: None)
             running = RunReport(coordinator.start(SPEC).uuid, "running")
-            coordinator.handle(link, RunChanged(running))
+            coordinator.handle(link, running)
             coordinator.stop("arm", 2.0, False)
             coordinator.fleet.disconnect(link, silent=True)
             heard: list[ToDaemon] = []

@@ -13,7 +13,7 @@ from waiting import wait_until
 from dora.cluster.coordinator import fleet
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
-from dora.cluster.protocol import DEFAULT_MACHINE, AckEnd, DataflowView, RunChanged, RunReport, RunSpec
+from dora.cluster.protocol import DEFAULT_MACHINE, AckEnd, DataflowView, RunReport, RunSpec
 from dora.daemon.supervisor.result import DataflowResult, NodeFailure
 from dora.errors import DoraError
 
@@ -109,7 +109,7 @@ def test_dataflows_run_and_end_while_the_store_is_full(
         dataflow_id = json.loads(text)["uuid"]
         served.ask("GET", f"/api/dataflows/{dataflow_id}/wait?until=started")
         served.in_loop(stores[0].fill)
-        daemon.say(RunChanged(RunReport(dataflow_id, "failed", large_result(dataflow_id))))
+        daemon.say(RunReport(dataflow_id, "failed", large_result(dataflow_id)))
         status, text = served.ask("GET", f"/api/dataflows/{dataflow_id}/wait")
         assert (status, json.loads(text)["status"]) == (200, "failed")
         status, text = served.ask("POST", "/api/dataflows", body, content_type="application/json")

@@ -76,7 +76,7 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, dataflow={**self.dataflow, "nodes": nodes})
 
 
-class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunReport(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
     """The state of a run, or how it ended; in a dataflow on several machines, of one partition.
 
     ``reason`` says why the run failed if no node did. ``ports`` are the ports at which nodes listen for
@@ -129,10 +129,6 @@ class Introduction(msgspec.Struct, frozen=True, tag="Hello"):
     version: str
     pid: int = 0
     protocol: int = 0
-
-
-class RunChanged(msgspec.Struct, frozen=True, tag=True):
-    run: RunReport
 
 
 class Usage(msgspec.Struct, frozen=True, tag=True):
@@ -210,7 +206,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
 
 ToCoordinator = (
     Hello
-    | RunChanged
+    | RunReport
     | Usage
     | RunDescription
     | MetricsResult
@@ -561,6 +557,4 @@ def log_message(log: logging.Logger, direction: str, message: ToCoordinator | To
     """Log a message, for the diagnostics of its sender or receiver."""
     level = LEVELS["trace" if isinstance(message, ROUTINE) else "debug"]
     if log.isEnabledFor(level):
-        log.log(
-            level, "%s %s", direction, shown(message.run if isinstance(message, RunChanged) else message)
-        )
+        log.log(level, "%s %s", direction, shown(message))

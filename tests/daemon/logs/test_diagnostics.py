@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dora.cluster.protocol import OpenObserver, RunChanged, RunReport
+from dora.cluster.protocol import OpenObserver, RunDescription, RunReport, RunSpec
 from dora.daemon.executor import traced
 from dora.daemon.logs.diagnostics import parse_directives, shown
 from dora.daemon.supervisor import events as on
@@ -56,7 +56,8 @@ def test_a_record_is_shown_with_the_fields_that_differ_from_their_defaults():
     )
     assert shown(on.SpawnFailed("a", "one\ntwo")) == "SpawnFailed(node_id=a, reason='one\\ntwo')"
     assert shown(on.SpawnFailed("a", "x" * 1000)) == f"SpawnFailed(node_id=a, reason={'x' * 80}…)"
-    assert shown(RunChanged(RunReport("a", "running"))) == "RunChanged(run=RunReport)"
+    described = RunDescription(RunReport("a", "running"), RunSpec(name="a", dataflow={}))
+    assert shown(described) == "RunDescription(run=RunReport, spec=RunSpec)"
     assert shown(OpenObserver("a", "secret")) == "OpenObserver(dataflow_id=a, ticket=…)"
 
 

@@ -114,7 +114,6 @@ def coordinator(
     [60]), and until one that does not answer is given up (DORA_UNREACHABLE_AFTER [180]).
     """
     from dora.cluster.coordinator.server import serve
-    from dora.cluster.dashboard.coordinator import make_pages
     from dora.transport.tls import server_context
 
     _log_to_stderr(quiet)
@@ -126,7 +125,6 @@ def coordinator(
     serve(
         interface,
         port,
-        make_pages,
         on_ready=lambda path: _print_dashboard(f"{scheme}://{where}:{port}{path}"),
         encryption=encryption,
         records=store,

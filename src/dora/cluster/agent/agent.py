@@ -56,7 +56,6 @@ from dora.cluster.protocol import (
     PeerReport,
     Prepare,
     ReleasePartition,
-    RunChanged,
     RunDescription,
     RunReport,
     RunUsage,
@@ -93,7 +92,13 @@ class _Rejected(Exception):
     """The coordinator rejects this daemon."""
 
 
-class _Worker:
+_CONNECTION_ERRORS = (
+    *(UnprovenServerError, _Rejected, OSError, WebSocketException, TimeoutError, HTTPException),
+    msgspec.DecodeError,
+)
+
+
+class _WorkerProcess:
     """The worker process of one dataflow."""
 
     def __init__(self, start: StartRun, process: asyncio.subprocess.Process, interpreter: str) -> None:
@@ -156,7 +161,7 @@ class Agent:
         self._observers = Observers(self._url, token.value, identity.machine, authority)
         self._token = token
         self._id = uuid7()
-        self._runs: dict[str, _Worker] = {}
+        self._runs: dict[str, _WorkerProcess] = {}
         self._reports: dict[str, RunReport] = {}  # of active runs, and ends that are not acknowledged
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
@@ -240,61 +245,13 @@ class Agent:
         Raises `DoraError` if the coordinator rejects this daemon. A rejection after a first welcome stops
         nothing: the coordinator may have come back with another token or version.
         """
-        headers = {"Authorization": f"Bearer {self._token.value}"}
         while True:
-            fault = f"no connection to the coordinator at {self._where}"
             try:
-                proven = None
-                if self._encryption is None:
-                    proven = await asyncio.to_thread(proven_socket, self._address, self._port, self._token)
-                async with connect(
-                    f"{self._url}/api/daemon",
-                    sock=proven,
-                    ssl=self._encryption,
-                    additional_headers=headers,
-                    max_size=MAX_MESSAGE * 2,
-                    compression=None,
-                    proxy=None,
-                    open_timeout=5.0,
-                    ping_interval=PING_TIMEOUT / 2,
-                    ping_timeout=PING_TIMEOUT,
-                    close_timeout=1.0,
-                ) as connection:
-                    await self._serve_connection(connection)
-            except UnprovenServerError as error:
-                fault = str(error)
-                if not self._welcomed:
-                    raise
-            except InvalidStatus as error:
-                if error.response.status_code in (401, 403):
-                    fault = (
-                        f"the coordinator at {self._where} does not accept the token of this daemon; set "
-                        "DORA_AUTH_TOKEN, or copy its .dora-token to ~/.config/dora/.dora-token"
-                    )
-                    if not self._welcomed:
-                        raise DoraError(fault) from None
-                elif error.response.status_code == 404:
-                    fault = self._not_a_coordinator()
-            except _Rejected as error:
-                fault = f"the coordinator at {self._where} does not accept this daemon: {error}"
-                if not self._welcomed:
-                    raise DoraError(fault) from None
-            except (OSError, WebSocketException, TimeoutError) as error:
-                if isinstance(error, OSError) and is_tls_fault(error):
-                    fault = tls_fault(error, self._where)
-                    if not self._welcomed:
-                        raise DoraError(fault) from None
-                elif isinstance(error, InvalidMessage) and not isinstance(error.__cause__, EOFError):
-                    fault = self._not_a_coordinator()
-                elif isinstance(error, InvalidMessage) and self._encryption is None:
-                    fault += f": it hangs up; one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
-                else:
-                    fault += _reason(error)
-            except HTTPException:
-                fault = self._not_a_coordinator()
-            except msgspec.DecodeError as error:
-                fault = f"the coordinator at {self._where} sent an unknown message: {error}; {SAME_VERSION}"
-                if not self._welcomed:
+                await self._connect()
+                fault = self._no_connection
+            except _CONNECTION_ERRORS as error:
+                fault, is_final = self._fault_of(error)
+                if is_final and not self._welcomed:
                     raise DoraError(fault) from None
             if fault != self._last_fault and not self._shutting_down:
                 self._last_fault = fault
@@ -303,8 +260,61 @@ class Agent:
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 1.5, LAST_RETRY)
 
-    def _not_a_coordinator(self) -> str:
-        return f"the server at {self._where} is not a dora coordinator"
+    async def _connect(self) -> None:
+        """Serve one connection until it ends; raises `_CONNECTION_ERRORS`."""
+        proven = None
+        if self._encryption is None:
+            proven = await asyncio.to_thread(proven_socket, self._address, self._port, self._token)
+        async with connect(
+            f"{self._url}/api/daemon",
+            sock=proven,
+            ssl=self._encryption,
+            additional_headers={"Authorization": f"Bearer {self._token.value}"},
+            max_size=MAX_MESSAGE * 2,
+            compression=None,
+            proxy=None,
+            open_timeout=5.0,
+            ping_interval=PING_TIMEOUT / 2,
+            ping_timeout=PING_TIMEOUT,
+            close_timeout=1.0,
+        ) as connection:
+            await self._serve_connection(connection)
+
+    def _fault_of(self, error: Exception) -> tuple[str, bool]:
+        """Return why there is no connection, and whether a further attempt would fail too."""
+        where = self._where
+        not_a_coordinator = f"the server at {where} is not a dora coordinator"
+        match error:
+            case UnprovenServerError():
+                return str(error), True
+            case _Rejected():
+                return f"the coordinator at {where} does not accept this daemon: {error}", True
+            case msgspec.DecodeError():
+                return f"the coordinator at {where} sent an unknown message: {error}; {SAME_VERSION}", True
+            case InvalidStatus() if error.response.status_code in (401, 403):
+                return (
+                    f"the coordinator at {where} does not accept the token of this daemon; set "
+                    "DORA_AUTH_TOKEN, or copy its .dora-token to ~/.config/dora/.dora-token"
+                ), True
+            case InvalidStatus() if error.response.status_code == 404:
+                return not_a_coordinator, False
+            case OSError() if is_tls_fault(error):
+                return tls_fault(error, where), True
+            case HTTPException():
+                return not_a_coordinator, False
+            case InvalidMessage() if not isinstance(error.__cause__, EOFError):
+                return not_a_coordinator, False
+            case InvalidMessage() if self._encryption is None:
+                hint = f"it hangs up; one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
+                return f"{self._no_connection}: {hint}", False
+            case InvalidStatus():
+                return self._no_connection, False
+            case _:
+                return self._no_connection + _reason(error), False
+
+    @property
+    def _no_connection(self) -> str:
+        return f"no connection to the coordinator at {self._where}"
 
     async def _serve_connection(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # messages in the old queue are in the reports too
@@ -358,33 +368,20 @@ class Agent:
                 raise _Rejected(reason)
             case StartRun():
                 await self._start(message)
-            case StopRun(dataflow_id=dataflow_id):
-                if (run := self._runs.get(dataflow_id)) is not None:
+            case StopRun() | Endpoints() | PeerReport() | MachineLost() | ReleasePartition():
+                if (run := self._runs.get(message.dataflow_id)) is not None:
                     run.command(message)
-                    if message.force:
+                    if isinstance(message, StopRun) and message.force:
                         asyncio.get_running_loop().call_later(FORCE_AFTER, run.kill)
-            case (
-                Endpoints(dataflow_id=dataflow_id)
-                | PeerReport(dataflow_id=dataflow_id)
-                | MachineLost(dataflow_id=dataflow_id)
-                | ReleasePartition(dataflow_id=dataflow_id)
-            ):
-                if (run := self._runs.get(dataflow_id)) is not None:
-                    run.command(message)
-            case (
-                JoinCluster(dataflow_id=dataflow_id, ticket=ticket)
-                | ChangeRequest(dataflow_id=dataflow_id, ticket=ticket)
-                | Prepare(dataflow_id=dataflow_id, ticket=ticket)
-                | Apply(dataflow_id=dataflow_id, ticket=ticket)
-            ):
-                if (run := self._runs.get(dataflow_id)) is not None:
-                    if isinstance(message, JoinCluster):
-                        message = msgspec.structs.replace(
-                            message, partition=self._with_local_facts(message.partition)
-                        )
+            case JoinCluster() | ChangeRequest() | Prepare() | Apply():
+                if isinstance(message, JoinCluster):
+                    partition = self._with_local_facts(message.partition)
+                    message = msgspec.structs.replace(message, partition=partition)
+                if (run := self._runs.get(message.dataflow_id)) is not None:
                     run.command(message)
                 else:
-                    self._outgoing.put_nowait(ChangeResult(ticket, error="the dataflow has just ended"))
+                    error = "the dataflow has just ended"
+                    self._outgoing.put_nowait(ChangeResult(message.ticket, error=error))
             case AckEnd(dataflow_id=dataflow_id):
                 if dataflow_id not in self._runs:
                     self._reports.pop(dataflow_id, None)
@@ -464,7 +461,7 @@ class Agent:
         if start.partition is not None:
             start = msgspec.structs.replace(start, partition=self._with_local_facts(start.partition))
         start = msgspec.structs.replace(start, coordinator=self._where)
-        run = self._runs[dataflow_id] = _Worker(start, process, interpreter)
+        run = self._runs[dataflow_id] = _WorkerProcess(start, process, interpreter)
         run.command(start)
         if self._shutting_down:  # a signal has arrived meanwhile
             run.command(StopRun(dataflow_id))
@@ -487,7 +484,7 @@ class Agent:
         async with self._releasing:  # one at a time
             await asyncio.to_thread(release, dataflow_ids, self._identity.machine)
 
-    async def _watch(self, run: _Worker) -> None:
+    async def _watch(self, run: _WorkerProcess) -> None:
         """Forward the reports of a worker until it ends."""
         assert run.process.stdout is not None
         try:
@@ -504,12 +501,11 @@ class Agent:
                     if self._connection is not None:
                         self._outgoing.put_nowait(message)
                     continue
-                assert isinstance(message, RunChanged)
-                report = message.run
-                if report.status in ACTIVE:
-                    self._report(report)
+                assert isinstance(message, RunReport)
+                if message.status in ACTIVE:
+                    self._report(message)
                 else:
-                    self._reports[run.dataflow_id] = report  # sent when the process is gone
+                    self._reports[run.dataflow_id] = message  # sent when the process is gone
         except (ValueError, AssertionError, msgspec.DecodeError) as error:
             log.error("dataflow %s: its worker sent an invalid report: %s", run.dataflow_id, error)
             run.kill()
@@ -547,7 +543,7 @@ class Agent:
             log.info("dataflow %s: %s%s", report.dataflow_id, report.status, reason)
         self._reports[report.dataflow_id] = report
         if self._connection is not None:
-            self._outgoing.put_nowait(RunChanged(report))
+            self._outgoing.put_nowait(report)
 
 
 def _reason(error: Exception) -> str:

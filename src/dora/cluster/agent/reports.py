@@ -15,7 +15,6 @@ from dora.cluster.protocol import (
     DataflowChanged,
     LogBatch,
     ParametersSet,
-    RunChanged,
     RunReport,
     ToCoordinator,
     encode,
@@ -43,7 +42,7 @@ class Reports:
         """Report the run again, with these fields of `RunReport` changed."""
         with self._lock:
             self._report = msgspec.structs.replace(self._report, **changes)
-            self._write(RunChanged(self._report))
+            self._write(self._report)
 
     def send_logs(self, entries: list[LogEntry]) -> None:
         """Send log entries."""
@@ -73,7 +72,7 @@ class Reports:
             if proposal.revision > self._report.revision:
                 self._report = msgspec.structs.replace(self._report, revision=proposal.revision)
                 self._write(redefined)
-                self._write(RunChanged(self._report))
+                self._write(self._report)
 
     def change_result(self, answer: ChangeResult) -> None:
         """Report the result of a change."""

@@ -57,7 +57,6 @@ from dora.cluster.protocol import (
     ObserverRefused,
     OpenObserver,
     ParametersSet,
-    RunChanged,
     RunDescription,
     RunReport,
     RunSpec,
@@ -110,8 +109,8 @@ class Coordinator:
     def handle(self, connection: DaemonConnection, message: ToCoordinator) -> None:
         """Process a message of a daemon."""
         match message:
-            case RunChanged(run=report):
-                self.fleet.record(connection, report)
+            case RunReport():
+                self.fleet.record(connection, message)
             case RunDescription(run=report, spec=spec):
                 try:
                     self._adopt(connection, report, spec)

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -19,23 +20,22 @@ from dora.cluster.coordinator.api import Pages, make_api
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.policy import limits_from
 from dora.cluster.coordinator.store import MEMORY, Store, lock_store
+from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
 from dora.cluster.http.auth import Keys, keys_for
 from dora.cluster.http.idle_connections import REQUEST_TIMEOUT, LimitedConnection, connection_limit
-from dora.cluster.protocol import MAX_MESSAGE, Limits
+from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE, MAX_MESSAGE, Limits
+from dora.dataflow.graph import graph_of
+from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
 from dora.transport.tokens import make_token
+from dora.wire.decoders import from_plain
 
 log = logging.getLogger("dora.coordinator")
-
-
-MakePages = Callable[[Coordinator, Keys], Pages]
-"""Makes the pages of a coordinator, from it and what lets in browsers."""
 
 
 def serve(
     interface: str,
     port: int,
-    make_pages: MakePages,
     *,
     on_ready: Callable[[str], None] = lambda _: None,
     encryption: ssl.SSLContext | None = None,
@@ -62,7 +62,7 @@ def serve(
         log.info("the token is in %s", token.source)
         keys = keys_for(token.value)
         on_ready(keys.path)
-        asyncio.run(_serve(listener, store, keys, interface, make_pages, encryption, limits))
+        asyncio.run(_serve(listener, store, keys, interface, encryption, limits))
     finally:
         listener.close()
         if lock is not None:
@@ -74,7 +74,6 @@ async def _serve(
     store: Store,
     keys: Keys,
     interface: str,
-    make_pages: MakePages,
     encryption: ssl.SSLContext | None,
     limits: Limits,
 ) -> None:
@@ -85,14 +84,38 @@ async def _serve(
 
     coordinator = Coordinator(store, end, limits, interface)
     hosts = LOOPBACK if interface in LOOPBACK else frozenset()
-    pages = make_pages(coordinator, keys)
-    server = make_server(
-        make_api(coordinator, keys, hosts=hosts, pages=pages), connection_limit(), encryption
-    )
+    app = make_api(coordinator, keys, hosts=hosts, pages=_pages(coordinator, keys))
+    server = make_server(app, connection_limit(), encryption)
     try:
         await server.serve([listener])
     finally:
         coordinator.close()
+
+
+def _pages(coordinator: Coordinator, keys: Keys) -> Pages:
+    """Return the dashboard of all dataflows, running and ended; the keys open it."""
+
+    def find(wanted: str) -> Subject:
+        view = coordinator.dataflow(wanted)
+
+        def graph() -> bytes:
+            dataflow = from_plain(coordinator.spec(view.uuid).dataflow, Dataflow)
+            return msgspec.json.encode(graph_of(dataflow))
+
+        running = view.status in ACTIVE
+        return Subject(
+            dataflow_id=view.uuid,
+            name=view.name,
+            file=view.file,
+            log_directory=view.log_directory,
+            running=running,
+            graph=graph,
+            machines=tuple(view.machines),
+            placed=coordinator.spec(view.uuid).machines if running else {},
+            here=DEFAULT_MACHINE if coordinator.fleet.is_local(DEFAULT_MACHINE) else "",
+        )
+
+    return Pages(Dashboard(find, keys, coordinator.observe).routes(), PUBLIC_PATHS)
 
 
 def make_server(
