@@ -1,4 +1,4 @@
-"""Ids of nodes, operators, inputs, outputs and machines: which texts are valid."""
+"""Valid ids of nodes, operators, inputs, outputs and machines, and valid parameters."""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 import msgspec
 
 from dora.errors import DaemonLost, DoraError, SendError, StartFailed
 from dora.node.attach import attach
-from dora.node.host import REPLAY_DIRECTORY, Host
+from dora.node.host import REPLAY_DIRECTORY
 from dora.node.log import install_log_bridge, write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
@@ -27,7 +27,6 @@ from dora.node.send.undeclared import UndeclaredOutputs
 from dora.node.session.daemon_client import DaemonChannel
 from dora.node.session.topology import Topology
 from dora.transport.board import STATE, UNCONNECTED
-from dora.transport.doorbell import Bell
 from dora.transport.forking import RefusingState, disown_after_fork, leak, refuse
 from dora.transport.interface import Engine, Receiver
 from dora.transport.queues import PriorityQueue
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from dora.node.interceptors.type_check import FirstMessageCheck
     from dora.node.operators.operator import OperatorOutput
 
-T = TypeVar("T")
+P = ParamSpec("P")
 
 RECORD_TO: Final = "DORA_WRITE_EVENTS_TO"
 _CONNECT_TIMEOUT = 60.0  # seconds; the daemon ends the wait earlier when a node fails
@@ -91,7 +90,7 @@ class Session:
         receivers: dict[str, Receiver] = {}
         if config.standby:  # all slow steps come first
             receivers = {
-                item.id: _make_receiver(item, self.engine, self.bell)
+                item.id: self._make_receiver(item, self.engine)
                 for item in config.inputs
                 if item.kind == "link" and not item.machine  # there, the former process listens at the port
             }
@@ -108,9 +107,7 @@ class Session:
         doorbell = host.doorbell(config.bell, self.channel.fileno())
         ports = host.make_ports()
         ports += (
-            _make_port(item, host, self.engine, self.bell, receivers.get(item.id))
-            for item in config.inputs
-            if item.kind != "timer"
+            self._make_port(item, receivers.get(item.id)) for item in config.inputs if item.kind != "timer"
         )
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
         if not config.standby:
@@ -146,7 +143,7 @@ class Session:
             self.inbox.handle(frame)
         disown_after_fork(self)
         if config.dynamic and self.owns_process:
-            atexit.register(_leave_at_exit, weakref.ref(self))
+            atexit.register(_weakly(self._leave_at_exit))
 
     def _intercept_events(self) -> None:
         """Put the interceptors into the inbox; their order is that of `dora.node.interceptors.base`."""
@@ -234,10 +231,55 @@ class Session:
         else:
             self._event_log.write_to(frame.path)
 
+    # ------------------------------------------------------------------ inputs
+
+    def _make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
+        if not item.engine_queue_size:
+            return engine.receiver(item, self.bell.ring)
+        engine_item = msgspec.structs.replace(item, queue_size=item.engine_queue_size)
+        return PriorityQueue(engine.receiver(engine_item, self.bell.ring), item.queue_size)
+
+    def _make_port(self, item: InputConfig, receiver: Receiver | None = None) -> InputPort:
+        """Return the port of an input; ``receiver`` has been receiving for some time already."""
+        if item.kind != "link":
+            return LocalInput(item, self.board)
+        first_time = self.board.get(item.slot, STATE) == UNCONNECTED
+        return self._link_port(
+            item,
+            receiver if receiver is not None else self._make_receiver(item, self.engine),
+            in_flight=self.engine.in_flight or bool(item.machine),
+            first_time=first_time,
+            takes_over=receiver is not None,
+        )
+
+    def _link_port(
+        self,
+        item: InputConfig,
+        receiver: Receiver,
+        *,
+        in_flight: bool,
+        first_time: bool,
+        takes_over: bool = False,
+    ) -> LinkInput:
+        return LinkInput(
+            item,
+            receiver,
+            self.board,
+            in_flight=in_flight,
+            joins_late=self.config.dynamic or item.late,
+            make_bell=self._host.bell,
+            takes_over=takes_over,
+            first_time=first_time,
+            engine_begins=bool(item.machine) and item.generation > 0,
+            spill_folder=""
+            if in_flight or item.policy != "drop_oldest" or item.engine_queue_size
+            else spill_folder(self.config.run_dir, item.slot),
+        )
+
     def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
         """Return the receiver of a further input, for `add_input`; raises `DoraError`."""
         warm_up()
-        return _make_receiver(item, engine, self.bell)
+        return self._make_receiver(item, engine)
 
     def add_input(self, item: InputConfig, receiver: Receiver | None = None) -> None:
         """Receive on one more input from now on; raises `DoraError`, ``OSError``.
@@ -247,10 +289,10 @@ class Session:
         if item.kind == "timer":
             port: InputPort = TimerInput(item, self.inbox.epoch_ns)
         elif receiver is not None:
-            port = _link_port(item, self._host, receiver, in_flight=True, first_time=True)
+            port = self._link_port(item, receiver, in_flight=True, first_time=True)
         else:
             warm_up()
-            port = _make_port(item, self._host, self.engine, self.bell)
+            port = self._make_port(item)
         known = {other.id: index for index, other in enumerate(self.config.inputs)}
         if item.id in known:
             self.config.inputs[known[item.id]] = item
@@ -259,6 +301,8 @@ class Session:
         if item.shapes:
             self._check_first_messages([item])
         self.inbox.add(port)
+
+    # ------------------------------------------------------------------ outputs
 
     def output(self, output_id: str) -> OutputPort:
         """Return a declared output; raises `UndeclaredOutput`, or `SendError` after `close`."""
@@ -280,7 +324,9 @@ class Session:
         """Drop a message for an output that is not declared; raises `SendError` after `close`."""
         self._check_open()
         if self.undeclared.drop(output_id) and not self.config.dynamic:
-            atexit.register(_report_at_exit, weakref.ref(self))
+            atexit.register(_weakly(self._report_at_exit))
+
+    # ------------------------------------------------------------------ end
 
     def disown(self) -> None:
         """Leave the dataflow to the parent, in a forked child process."""
@@ -331,38 +377,32 @@ class Session:
         except DaemonLost:
             pass
 
+    def _report_at_exit(self) -> None:
+        if not self.closed:
+            self.report_undeclared()
+
+    def _leave_at_exit(self) -> None:
+        """Report the end of a dynamic node, unless its program fails: the daemon does not watch it."""
+        uncaught = getattr(sys, "last_type", None)
+        interactive = hasattr(sys, "ps1")  # there, a program survives its errors
+        if uncaught is None or interactive or issubclass(uncaught, KeyboardInterrupt):
+            self._report_at_exit()
+
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not finalizing() and not self.closed:
             self.tracer = None  # the program may be failing, and knows that only at its exit
             self.close()
 
 
-def _weakly(method: Callable[[T], None]) -> Callable[[T], None]:
+def _weakly(method: Callable[P, None]) -> Callable[P, None]:
     """Return a function that calls a method and does not keep its object alive."""
     reference = weakref.WeakMethod(method)
 
-    def call(argument: T) -> None:
+    def call(*args: P.args, **options: P.kwargs) -> None:
         if (found := reference()) is not None:
-            found(argument)
+            found(*args, **options)
 
     return call
-
-
-def _report_at_exit(reference: weakref.ref[Session]) -> None:
-    session = reference()
-    if session is not None and not session.closed:
-        session.report_undeclared()
-
-
-def _leave_at_exit(reference: weakref.ref[Session]) -> None:
-    """Report the end of a dynamic node, unless its program fails; the daemon does not watch its process."""
-    session = reference()
-    if session is None or session.closed:
-        return
-    uncaught = getattr(sys, "last_type", None)
-    interactive = hasattr(sys, "ps1")  # there, a program survives its errors
-    if uncaught is None or interactive or issubclass(uncaught, KeyboardInterrupt):
-        session.report_undeclared()
 
 
 def _text_warning(node_id: str) -> Callable[[Any], None]:
@@ -386,59 +426,6 @@ def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None)
     # is installed: half a second.
     if any(item.kind != "timer" for item in config.inputs) or "pyarrow" in sys.modules:
         warm_up()
-
-
-def _make_port(
-    item: InputConfig,
-    host: Host,
-    engine: Engine,
-    own_bell: Bell,
-    receiver: Receiver | None = None,
-) -> InputPort:
-    """Return the port of an input; ``receiver`` has been receiving for some time already."""
-    if item.kind != "link":
-        return LocalInput(item, host.board)
-    first_time = host.board.get(item.slot, STATE) == UNCONNECTED
-    return _link_port(
-        item,
-        host,
-        receiver if receiver is not None else _make_receiver(item, engine, own_bell),
-        in_flight=engine.in_flight or bool(item.machine),
-        first_time=first_time,
-        takes_over=receiver is not None,
-    )
-
-
-def _link_port(
-    item: InputConfig,
-    host: Host,
-    receiver: Receiver,
-    *,
-    in_flight: bool,
-    first_time: bool,
-    takes_over: bool = False,
-) -> LinkInput:
-    return LinkInput(
-        item,
-        receiver,
-        host.board,
-        in_flight=in_flight,
-        joins_late=host.config.dynamic or item.late,
-        make_bell=host.bell,
-        takes_over=takes_over,
-        first_time=first_time,
-        engine_begins=bool(item.machine) and item.generation > 0,
-        spill_folder=""
-        if in_flight or item.policy != "drop_oldest" or item.engine_queue_size
-        else spill_folder(host.config.run_dir, item.slot),
-    )
-
-
-def _make_receiver(item: InputConfig, engine: Engine, own_bell: Bell) -> Receiver:
-    if not item.engine_queue_size:
-        return engine.receiver(item, own_bell.ring)
-    engine_item = msgspec.structs.replace(item, queue_size=item.engine_queue_size)
-    return PriorityQueue(engine.receiver(engine_item, own_bell.ring), item.queue_size)
 
 
 def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:
