@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from dora.node.interceptors.tracing import Tracer
     from dora.node.interceptors.type_check import FirstMessageCheck
     from dora.node.operators.operator import OperatorOutput
+    from dora.node.receive.inbox import Inbox
+    from dora.transport.doorbell import Doorbell
 
 P = ParamSpec("P")
 
@@ -114,17 +116,7 @@ class Session:
             _get_ready(config, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
         ports += [TimerInput(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
-        self.inbox = host.inbox_type()(
-            ports,
-            self.channel,
-            self.board,
-            config.node_slot,
-            doorbell,
-            spin_us=_spin_us(config),
-            clock_is_work=not config.exit_when_nodes_finish,
-        )
-        self.inbox.parameters = config.parameters
-        self.inbox.epoch_ns = epoch_ns
+        self.inbox = self._make_inbox(ports, doorbell, epoch_ns)
         self.tracer: Tracer | None = None
         self._first_message_check: FirstMessageCheck | None = None
         self._event_log: EventLog | None = None
@@ -132,8 +124,6 @@ class Session:
         if not config.operators:  # the runtime does it for the outputs of operators
             self.intercept_sends(self.outputs)
         self.topology = Topology()
-        self.inbox.on_frame = _weakly(self._handle)
-        self.inbox.on_detached = _weakly(self._detached)
         for port in self.outputs.values():
             port.on_links_changed = self.inbox.read_control
         for wanted in config.event_logs:
@@ -144,6 +134,22 @@ class Session:
         disown_after_fork(self)
         if config.dynamic and self.owns_process:
             atexit.register(_weakly(self._leave_at_exit))
+
+    def _make_inbox(self, ports: list[InputPort], doorbell: Doorbell, epoch_ns: int) -> Inbox:
+        inbox = self._host.inbox_type()(
+            ports,
+            self.channel,
+            self.board,
+            self.config.node_slot,
+            doorbell,
+            spin_us=_spin_us(self.config),
+            clock_is_work=not self.config.exit_when_nodes_finish,
+        )
+        inbox.parameters = self.config.parameters
+        inbox.epoch_ns = epoch_ns
+        inbox.on_frame = _weakly(self._handle)
+        inbox.on_detached = _weakly(self._detached)
+        return inbox
 
     def _intercept_events(self) -> None:
         """Put the interceptors into the inbox; their order is that of `dora.node.interceptors.base`."""
