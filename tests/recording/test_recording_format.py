@@ -23,10 +23,9 @@ from dora.recording.mcap.format import (
     NotARecording,
     RecordingStart,
     TopicEnd,
-    end_from,
+    from_record,
     restore,
-    start_from,
-    to_record,
+    to_texts,
 )
 from dora.recording.mcap.schemas import PACKAGES, message_class, schema_data
 from dora.recording.recorder.context import pack_log
@@ -242,9 +241,9 @@ def test_the_metadata_records() -> None:
     start = RecordingStart(
         dora="1", dataflow_id="x", started=5, last_seconds=30.0, nodes=["a"], topics=["a/b"], name="null"
     )
-    assert all(isinstance(value, str) for value in to_record(start).values())
-    assert start_from(to_record(start)) == start
+    assert all(isinstance(value, str) for value in to_texts(start).values())
+    assert from_record(to_texts(start), RecordingStart) == start
     end = End(complete=False, stopped=9, reason="asked", topics={"a/b": TopicEnd(3, 1, 1, 4)})
-    assert end_from(to_record(end)) == end
+    assert from_record(to_texts(end), End) == end
     with pytest.raises(NotARecording, match="damaged"):
-        end_from({**to_record(end), "topics": "{"})
+        from_record({**to_texts(end), "topics": "{"}, End)

@@ -23,7 +23,7 @@ from recorded_files import message_of
 
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
-from dora.recording.mcap.format import End, RecordingStart, end_from, restore, start_from
+from dora.recording.mcap.format import End, RecordingStart, from_record, restore
 from dora.recording.mcap.writer import DiskFull, RecordingWriter
 from dora.recording.recorder.chunk import (
     CHUNK_SIZE,
@@ -81,8 +81,8 @@ def test_the_reader_of_mcap_reads_it(tmp_path: Path, compression: Compression) -
         (attachment,) = reader.iter_attachments()
         assert (attachment.name, attachment.data) == ("dataflow.json", b'{"nodes": []}')
         start, end = reader.iter_metadata()
-        assert start_from(start.metadata) == START
-        assert end_from(end.metadata) == END
+        assert from_record(start.metadata, RecordingStart) == START
+        assert from_record(end.metadata, End) == END
         found = [
             (channel.topic, message.sequence, decode_arrow(restore(message.data)))
             for _, channel, message in reader.iter_messages()
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_a_whole_file(tmp_path: Path, size: int) -> None:
     with path.open("rb") as file:
         reader = make_reader(file, validate_crcs=True)
         assert [message.sequence for _, _, message in reader.iter_messages()] == list(range(1, left + 1))
-        assert end_from(list(reader.iter_metadata())[-1].metadata) == END
+        assert from_record(list(reader.iter_metadata())[-1].metadata, End) == END
 
 
 def test_a_disk_that_is_full_at_once(tmp_path: Path) -> None:

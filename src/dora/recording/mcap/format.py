@@ -16,8 +16,9 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -45,6 +46,9 @@ ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base
 DECLARED_TYPE: Final = "type"  # likewise: what the dataflow declares, as "std/media/v1/Image"
 
 _LARGE: Final = 1 << 20  # bytes; a body from this size on is not copied when it is restored
+
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 class NotARecording(DoraError):
@@ -88,8 +92,11 @@ class End(msgspec.Struct, kw_only=True):
     failed: list[str] = []  # nodes
 
 
-def to_record(item: RecordingStart | End) -> dict[str, str]:
-    """Return the entries of a metadata record: texts as they are, all else as JSON, nothing for None."""
+def to_texts(item: msgspec.Struct) -> dict[str, str]:
+    """Return the entries of a metadata record, or variables: texts as they are, all else as JSON.
+
+    There is nothing for None.
+    """
     return {
         key: value if isinstance(value, str) else msgspec.json.encode(value).decode()
         for key, value in msgspec.to_builtins(item).items()
@@ -97,23 +104,20 @@ def to_record(item: RecordingStart | End) -> dict[str, str]:
     }
 
 
-def start_from(record: dict[str, str]) -> RecordingStart:
-    """Return what `to_record` was given; raises `NotARecording`."""
-    start: RecordingStart = _from_record(record, RecordingStart)
-    return start
+def from_texts(texts: Mapping[str, str], kind: type[_Kind]) -> _Kind:
+    """Return what `to_texts` was given; raises `DecodeError`."""
+    values = {}
+    for field in msgspec.structs.fields(kind):
+        text = texts.get(field.encode_name)
+        if text is not None:
+            values[field.encode_name] = text if _is_text(field.type) else from_json(text)
+    return from_plain(values, kind)
 
 
-def end_from(record: dict[str, str]) -> End:
-    """Return what `to_record` was given; raises `NotARecording`."""
-    end: End = _from_record(record, End)
-    return end
-
-
-def _from_record(record: dict[str, str], kind: Any) -> Any:
-    texts = {field.name for field in msgspec.structs.fields(kind) if _is_text(field.type)}
+def from_record(record: Mapping[str, str], kind: type[_Kind]) -> _Kind:
+    """Return the contents of a metadata record; raises `NotARecording`."""
     try:
-        values = {key: value if key in texts else from_json(value) for key, value in record.items()}
-        return from_plain(values, kind)
+        return from_texts(record, kind)
     except DecodeError as error:
         raise NotARecording(f"its metadata record is damaged: {error}") from None
 

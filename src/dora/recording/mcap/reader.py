@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from mcap.exceptions import EndOfFile, McapError
 from mcap.opcode import Opcode
-from mcap.records import ChunkIndex
+from mcap.records import Chunk, ChunkIndex
 
 from dora.errors import DoraError
 from dora.recording.mcap.format import (
@@ -31,9 +31,8 @@ from dora.recording.mcap.format import (
     End,
     NotARecording,
     RecordingStart,
-    end_from,
+    from_record,
     restore,
-    start_from,
 )
 from dora.recording.replay.event_order import ORDER_TOPIC
 from dora.wire.decoders import DecodeError, from_json
@@ -46,9 +45,6 @@ from dora.wire.message import Message
 
 _RECORD: Final = Struct("<BQ")  # opcode, length
 _MESSAGE: Final = Struct("<HIQQ")  # channel, sequence, log time, publish time
-_CHUNK: Final = Struct(
-    "<BQQQQII"
-)  # opcode, length, times, size, checksum, length of the compression's name
 # The footer (opcode, length, where the summary and its offsets begin, checksum), and the mark at the end.
 _TAIL: Final = Struct("<BQQQI8s")
 _TAIL_CHECKED: Final = 25  # bytes of it that the checksum covers, together with the summary
@@ -92,10 +88,11 @@ def unpack(compression: str, data: bytes, size: int) -> bytes:
     return unpacked
 
 
-def check(contents: bytes, checksum: int) -> None:
-    """Raise if the checksum of a chunk does not match its contents."""
-    if checksum and zlib.crc32(contents) != checksum:
+def _contents(chunk: Chunk) -> bytes:
+    contents = unpack(chunk.compression, chunk.data, chunk.uncompressed_size)
+    if chunk.uncompressed_crc and zlib.crc32(contents) != chunk.uncompressed_crc:
         raise McapError("the checksum of a chunk is wrong")
+    return contents
 
 
 def check_summary(file: BinaryIO) -> None:
@@ -174,20 +171,14 @@ def _concerns(index: ChunkIndex, channels: Collection[int]) -> bool:
 
 
 def _read(file: BinaryIO, index: ChunkIndex) -> bytes:
+    """Return the contents of the chunk at a place."""
+    from mcap.stream_reader import StreamReader
+
     file.seek(index.chunk_start_offset)
-    head = file.read(_CHUNK.size)
-    fields: tuple[Any, ...] = _CHUNK.unpack(head)
-    opcode, _, _, _, size, checksum, name_length = fields
-    if opcode != Opcode.CHUNK:
+    chunk = next(StreamReader(file, skip_magic=True, emit_chunks=True).records, None)
+    if not isinstance(chunk, Chunk):
         raise McapError("there is no chunk where the index says")
-    name = file.read(name_length).decode()
-    length = int.from_bytes(file.read(8), "little")
-    data = file.read(length)
-    if len(data) < length:
-        raise EndOfFile()
-    contents = unpack(name, data, size)
-    check(contents, checksum)
-    return contents
+    return _contents(chunk)
 
 
 _MAGIC: Final = b"\x89MCAP0\r\n"
@@ -332,7 +323,7 @@ class Recording:
                             + (f" (its profile is `{profile}`)" if profile else "")
                         )
                 case Metadata(name=name, metadata=metadata) if name == START:
-                    start = start_from(metadata)
+                    start = from_record(metadata, RecordingStart)
                 case Attachment(name=name, data=data) if name == DATAFLOW:
                     self.dataflow = _dataflow(data)
             if start is not None and self.dataflow:
@@ -365,7 +356,7 @@ class Recording:
             check_summary(self._file)
             for metadata in reader.iter_metadata():
                 if metadata.name == END:
-                    self.end = end_from(metadata.metadata)
+                    self.end = from_record(metadata.metadata, End)
         except _damages() as error:
             self.damage = _damage_text(error)
             return None
@@ -411,7 +402,7 @@ class Recording:
                         first_ns = min(first_ns, stored.time_ns)
                         last_ns = max(last_ns, stored.time_ns)
                 elif isinstance(record, Metadata):
-                    self.end = end_from(record.metadata) if record.name == END else self.end
+                    self.end = from_record(record.metadata, End) if record.name == END else self.end
                 else:
                     names[record.id] = record.name
         except _damages() as error:
@@ -457,7 +448,7 @@ class Recording:
 
         Raises at a damage.
         """
-        from mcap.records import Channel, Chunk, DataEnd, Metadata, Schema
+        from mcap.records import Channel, DataEnd, Metadata, Schema
 
         channels: dict[int, Any] = {}
         for record in self._stream():
@@ -469,9 +460,7 @@ class Recording:
                 case DataEnd():
                     return
                 case Chunk():
-                    contents = unpack(record.compression, record.data, record.uncompressed_size)
-                    check(contents, record.uncompressed_crc)
-                    for stored in messages_in(contents, None, 0, _END_OF_TIME, 0):
+                    for stored in messages_in(_contents(record), None, 0, _END_OF_TIME, 0):
                         yield channels[stored.channel], stored
 
     def _stream(self) -> Iterator[Any]:

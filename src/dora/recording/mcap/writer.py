@@ -44,7 +44,7 @@ from dora.recording.mcap.format import (
     START,
     End,
     RecordingStart,
-    to_record,
+    to_texts,
 )
 from dora.recording.mcap.schemas import schema_data
 from dora.recording.recorder.chunk import CompressedChunk
@@ -158,7 +158,7 @@ class RecordingWriter:
 
         Raises `RecordingFailed`, and then the file is as before: `drop_last` makes room for another end.
         """
-        metadata = _record(Metadata(name=END, metadata=to_record(end)))
+        metadata = _record(Metadata(name=END, metadata=to_texts(end)))
         data_end = _record(DataEnd(0))
         self._metadata.append(MetadataIndex(offset=self.size, length=len(metadata), name=END))
         try:
@@ -211,7 +211,7 @@ class RecordingWriter:
         return b"".join(records)
 
     def _write_metadata(self, name: str, item: RecordingStart | End) -> None:
-        record = _record(Metadata(name=name, metadata=to_record(item)))
+        record = _record(Metadata(name=name, metadata=to_texts(item)))
         offset = self.size
         self._write(record)
         self._metadata.append(MetadataIndex(offset=offset, length=len(record), name=name))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.dataflow.plan import text_outputs
 from dora.dataflow.problems import did_you_mean, listed
@@ -102,12 +104,22 @@ def in_cycles(dataflow: Dataflow, live: Collection[str]) -> set[tuple[str, str]]
 
 
 PLAYER: Final = "dora-replay"  # the `path` of a player, see `dora.daemon.processes.programs`
-FILE: Final = "DORA_REPLAY_FILE"
 NODE: Final = "DORA_REPLAY_NODE"
-SPEED: Final = "DORA_REPLAY_SPEED"
-LOOP: Final = "DORA_REPLAY_LOOP"
-FROM: Final = "DORA_REPLAY_FROM"
-TO: Final = "DORA_REPLAY_TO"
+
+
+class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a player sends, as variables of its environment.
+
+    Times are seconds from the first message of the recording; None: to its end.
+    """
+
+    file: str = msgspec.field(name="DORA_REPLAY_FILE")
+    node_id: str = msgspec.field(name=NODE)
+    speed: float = msgspec.field(name="DORA_REPLAY_SPEED", default=1.0)
+    loop: bool = msgspec.field(name="DORA_REPLAY_LOOP", default=False)
+    begin: float = msgspec.field(name="DORA_REPLAY_FROM", default=0.0)
+    end: float | None = msgspec.field(name="DORA_REPLAY_TO", default=None)
+
 
 # Keys that a player keeps of the node it replaces: they decide how receivers see its outputs.
 _KEPT: Final = ("name", "description", "output_types", "send_stdout_as", "send_logs_as")

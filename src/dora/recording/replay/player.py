@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from dora.errors import DoraError
@@ -22,11 +21,12 @@ from dora.node.replay.inbox import CLOCK_FILE, STEP_POLL_NS
 from dora.node.send.output import OutputPort
 from dora.node.session.session import Session
 from dora.recording.info import cut
-from dora.recording.mcap.format import NotARecording
+from dora.recording.mcap.format import NotARecording, from_texts
 from dora.recording.mcap.reader import RecordedMessage, Recording
-from dora.recording.replay.dataflow import FILE, FROM, LOOP, NODE, SPEED, TO
+from dora.recording.replay.dataflow import PlayerSettings
 from dora.transport.board import RECORDED, SENT, WORDS
 from dora.wire.decode import BAD_MESSAGE, check
+from dora.wire.decoders import DecodeError
 from dora.wire.encode import Payload
 
 _monotonic = time.monotonic_ns
@@ -39,34 +39,12 @@ CUT_SUFFIX: Final = ".cut"  # of the file in which a player reports where it had
 _LOOP_GAP_NS = 1_000_000  # between the last message and the first of the next round
 
 
-@dataclass(frozen=True)
-class PlayerSettings:
-    """The part of a recording to play. Times are seconds from its first message; None: to the end."""
-
-    file: str
-    node_id: str
-    speed: float = 1.0
-    loop: bool = False
-    begin: float = 0.0
-    end: float | None = None
-
-
 def settings_from_env(environ: Mapping[str, str]) -> PlayerSettings:
     """Read the variables; raises `DoraError`."""
     try:
-        end = environ.get(TO)
-        return PlayerSettings(
-            file=environ[FILE],
-            node_id=environ[NODE],
-            speed=float(environ.get(SPEED, "1")),
-            loop=environ.get(LOOP, "").lower() in ("1", "true"),
-            begin=float(environ.get(FROM, "0")),
-            end=float(end) if end else None,
-        )
-    except KeyError as error:
-        raise DoraError(f"{error.args[0]} is not set; `dora replay` starts this program") from None
-    except ValueError as error:
-        raise DoraError(f"one of the variables {SPEED}, {FROM} and {TO} is no number: {error}") from None
+        return from_texts(environ, PlayerSettings)
+    except DecodeError as error:
+        raise DoraError(f"`dora replay` starts this program, and sets its variables: {error}") from None
 
 
 class Player:

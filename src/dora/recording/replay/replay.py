@@ -21,8 +21,9 @@ from dora.dataflow.problems import listed
 from dora.errors import DataflowError, DoraError
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
 from dora.node.replay.inbox import CLOCK_FILE, EVENT_LOG_SUFFIX
+from dora.recording.mcap.format import to_texts
 from dora.recording.mcap.reader import RecordedMessage, Recording
-from dora.recording.replay.dataflow import FILE, FROM, LOOP, SPEED, TO, assign_roles, replay_dataflow
+from dora.recording.replay.dataflow import PlayerSettings, assign_roles, replay_dataflow
 from dora.recording.replay.event_order import Numbers, Translation, first_numbers
 from dora.recording.replay.player import CUT_SUFFIX, window
 
@@ -94,17 +95,18 @@ class Replay:
         import yaml
 
         request = self._request
-        environment = {
-            FILE: os.path.abspath(self._recording.path),
-            SPEED: repr(request.speed),
-            **({LOOP: "true"} if request.loop else {}),
-            **({FROM: repr(request.begin)} if request.begin else {}),
-            **({TO: repr(request.end)} if request.end is not None else {}),
-        }
+        settings = PlayerSettings(
+            file=os.path.abspath(self._recording.path),
+            node_id="",  # each player gets its own
+            speed=request.speed,
+            loop=request.loop,
+            begin=request.begin,
+            end=request.end,
+        )
         described = replay_dataflow(
             self.original,
             self.roles,
-            environment,
+            to_texts(settings),
             directory=directory,
             ordered=self.ordered,
             lossless=self.ordered or not request.speed,
