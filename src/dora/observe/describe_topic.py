@@ -6,6 +6,7 @@ import time
 
 from dora.observe.formatting import FormattedValue, bandwidth, fields, node_state
 from dora.observe.latency import LatencyMeter
+from dora.observe.queries import Result, TextResult
 from dora.observe.topics import Topic
 from dora.transport.board import BYTES, DROPPED, RECEIVED, SENT, WORDS
 from dora.wire.daemon_protocol import Inspection, LinkView
@@ -24,7 +25,7 @@ class TopicDescription:
         self._started = time.monotonic()
         self._arrow_type = ""
 
-    def add(self, message: Message | None) -> None:
+    def add(self, topic: str, message: Message | None) -> None:  # noqa: ARG002 - there is one
         """Add a message of the topic, or None after each poll."""
         for latency in self._latencies:
             if message is not None:
@@ -33,7 +34,7 @@ class TopicDescription:
         if message is not None and not self._arrow_type:
             self._arrow_type = FormattedValue(message, full=False).type
 
-    def text(self) -> str:
+    def last(self) -> list[Result]:
         """Return the description so far."""
         topic, words = self._topic, self._words
         seconds = max(time.monotonic() - self._started, 1e-9)
@@ -51,7 +52,7 @@ class TopicDescription:
             ("Rate", f"{count / seconds:.3f} Hz"),
             ("Bandwidth", bandwidth(size / seconds)),
         ]
-        return fields(pairs)
+        return [TextResult(fields(pairs))]
 
     def _counts(self) -> tuple[int, int]:
         base = self._topic.output.slot * WORDS

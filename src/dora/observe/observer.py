@@ -24,7 +24,6 @@ from dora.observe.queries import (
     Rates,
     Result,
     SnapshotQuery,
-    TextResult,
     TopicQuery,
 )
 from dora.observe.rates import RateMeter
@@ -131,7 +130,7 @@ class Observer:
                 case RateQuery():
                     collector = _Rates(query, [topic.name for topic in topics])
                 case InfoQuery():
-                    collector = _Info(TopicDescription(inspection, topics[0], taps.words))
+                    collector = TopicDescription(inspection, topics[0], taps.words)
             yield Begun()
             messages = taps.messages(self.is_over, _EXACT if isinstance(query, InfoQuery) else PERIOD)
             message = None
@@ -233,14 +232,3 @@ class _Rates:
 
     def last(self) -> list[Result]:
         return [self._measure()]
-
-
-class _Info:
-    def __init__(self, description: TopicDescription) -> None:
-        self._description = description
-
-    def add(self, topic: str, message: Message | None) -> None:  # noqa: ARG002 - there is one topic
-        self._description.add(message)
-
-    def last(self) -> list[Result]:
-        return [TextResult(self._description.text())]

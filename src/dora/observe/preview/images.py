@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,17 +39,14 @@ _LUMA: Final = {"yuv420": 1.5, "nv12": 1.5, "yuyv": 2.0}
 ENCODINGS: Final = (*_PLAIN, *_LUMA, *MEDIA_TYPES)
 
 
-class Image:
-    """An image as it is sent: its true size, and a file or raw pixels of perhaps a smaller one."""
+class Image(NamedTuple):
+    """What is sent of an image: its true size, and a file or raw pixels of perhaps a smaller one."""
 
-    def __init__(
-        self, width: int, height: int, body: bytes, media_type: str, shown: tuple[int, int]
-    ) -> None:
-        self.width = width
-        self.height = height
-        self.body = body
-        self.media_type = media_type  # "rgb": three bytes a pixel, rows of ``shown`` width
-        self.shown = shown
+    width: int
+    height: int
+    body: bytes
+    media_type: str  # "rgb": three bytes a pixel, rows of ``shown`` width
+    shown: tuple[int, int]
 
 
 def file_kind(data: bytes) -> str:
@@ -72,7 +69,7 @@ def image(message: DrawableMessage) -> Image:
     """Return an image in the encoding that its metadata says, ``bgr8`` without; raises `NotDrawable`."""
     flat = numbers_of(message.value)
     named = str(message.metadata.get("encoding", "")).lower()
-    # Pixels may begin as a file does: where they are said to be pixels, they are.
+    # Pixels may begin like a file; an encoding of pixels decides.
     looked_at = flat.dtype == np.uint8 and named not in _PLAIN and named not in _LUMA
     kind = file_kind(flat[:8].tobytes()) if looked_at else ""
     named = named or kind or "bgr8"

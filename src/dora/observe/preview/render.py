@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -38,9 +39,10 @@ class RenderedPreview:
 
 def show(name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
     """Return the preview of a message of the topic ``name`` with the type ``declared`` ("": none)."""
-    for recognise in (_by_type, _by_metadata, _by_name):
+    message = DrawableMessage(name, value, metadata)
+    for recognise in (partial(_by_type, declared), _by_metadata, _by_name):
         try:
-            shown = recognise(name, declared, value, metadata)
+            shown = recognise(message)
         except (NotDrawable, UnknownPrimitive, ValueError, KeyError, TypeError, pa.ArrowException):
             continue  # the guess was wrong
         if shown is not None:
@@ -51,14 +53,12 @@ def show(name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any])
 # ------------------------------------------------------------------------- declared types
 
 
-def _by_type(
-    name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any]
-) -> RenderedPreview | None:
+def _by_type(declared: str, message: DrawableMessage) -> RenderedPreview | None:
     base = declared.partition("[")[0]
     if base == "std/core/v1/String":
-        return _texts(value)
-    draw = _STANDARD.get(base.removeprefix("std/")) if len(value) else None
-    return draw(name, value, metadata) if draw is not None else None
+        return _texts(message.value)
+    draw = _STANDARD.get(base.removeprefix("std/")) if len(message.value) else None
+    return draw(message) if draw is not None else None
 
 
 def _field(value: pa.Array, name: str) -> pa.Array:
@@ -69,26 +69,29 @@ def _field(value: pa.Array, name: str) -> pa.Array:
     return found
 
 
-def _image_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
+def _image_type(message: DrawableMessage) -> RenderedPreview:
+    value = message.value
     size = {key: _field(value, key)[0].as_py() for key in ("width", "height", "encoding")}
-    return _image(DrawableMessage(name, _field(value, "data"), {**metadata, **size}))
+    return _image(DrawableMessage(message.id, _field(value, "data"), {**message.metadata, **size}))
 
 
-def _file_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
-    return _image(DrawableMessage(name, value, metadata))
+def _size(value: pa.Array) -> tuple[int, int]:
+    """Return width and height, which are fields of the struct."""
+    return int(_field(value, "width")[0].as_py()), int(_field(value, "height")[0].as_py())
 
 
-def _cloud_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
-    width, height = (int(_field(value, key)[0].as_py()) for key in ("width", "height"))
-    data = _bytes(_field(value, "points"))
+def _cloud_type(message: DrawableMessage) -> RenderedPreview:
+    width, height = _size(message.value)
+    data = _bytes(_field(message.value, "points"))
     step = data.size // max(width * height, 1)  # bytes of a point: x, y, z as Float32, and what follows
     if step < 12 or step % 4:
         raise NotDrawable("its points are not x, y and z")
     return _points(data[: step * width * height].view(np.float32).reshape(-1, step // 4)[:, :3])
 
 
-def _box_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
-    rows = _field(value, "boxes").flatten() if values.field(value, "boxes") is not None else value
+def _box_type(message: DrawableMessage) -> RenderedPreview:
+    listed = values.field(message.value, "boxes")
+    rows = message.value if listed is None else listed.flatten()
     boxes = [
         [row["x"], row["y"], row["width"], row["height"], _label(row["label"], row["confidence"])]
         for row in rows.slice(0, MAX_BOXES).to_pylist()
@@ -100,19 +103,19 @@ def _label(label: str | None, confidence: float | None) -> str:
     return " ".join(part for part in (label, None if confidence is None else f"{confidence:.0%}") if part)
 
 
-def _segmentation_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
-    width, height = (int(_field(value, key)[0].as_py()) for key in ("width", "height"))
-    labels = _bytes(_field(value, "mask")).reshape(height, width)
+def _segmentation_type(message: DrawableMessage) -> RenderedPreview:
+    width, height = _size(message.value)
+    labels = _bytes(_field(message.value, "mask")).reshape(height, width)
     return _pixels(images.coloured(labels))
 
 
-def _joint_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
-    names, positions = _field(value, "names")[0].as_py(), _field(value, "positions")[0].as_py()
+def _joint_type(message: DrawableMessage) -> RenderedPreview:
+    names, positions = (_field(message.value, name)[0].as_py() for name in ("names", "positions"))
     return _series(positions, names)
 
 
-def _numbers_of_struct(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
-    found = dict(_leaves("", value[0].as_py()))
+def _numbers_of_struct(message: DrawableMessage) -> RenderedPreview:
+    found = dict(_leaves("", message.value[0].as_py()))
     return _series(list(found.values()), list(found))
 
 
@@ -124,14 +127,18 @@ def _leaves(path: str, value: Any) -> list[tuple[str, float]]:
     return [(path, float(value))] if isinstance(value, int | float) else []
 
 
-def _audio_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
-    data = _bytes(_field(value, "data"))
+def _audio_type(message: DrawableMessage) -> RenderedPreview:
+    data = _bytes(_field(message.value, "data"))
     return _curve(data[: data.size // 2 * 2].view(np.int16))
 
 
-_STANDARD: Final[dict[str, Callable[[str, pa.Array, Mapping[str, Any]], RenderedPreview]]] = {
+def _image(message: DrawableMessage) -> RenderedPreview:
+    return _pixels(images.image(message))
+
+
+_STANDARD: Final[dict[str, Callable[[DrawableMessage], RenderedPreview]]] = {
     "media/v1/Image": _image_type,
-    "media/v1/CompressedImage": _file_type,
+    "media/v1/CompressedImage": _image,
     "media/v1/PointCloud": _cloud_type,
     "media/v1/AudioFrame": _audio_type,
     "vision/v1/BoundingBox": _box_type,
@@ -155,12 +162,10 @@ _STANDARD: Final[dict[str, Callable[[str, pa.Array, Mapping[str, Any]], Rendered
 # ---------------------------------------------------------------- metadata, names, Arrow types
 
 
-def _by_metadata(
-    name: str, _declared: str, value: pa.Array, metadata: Mapping[str, Any]
-) -> RenderedPreview | None:
-    message = DrawableMessage(name, value, metadata)
+def _by_metadata(message: DrawableMessage) -> RenderedPreview | None:
+    value, metadata = message.value, message.metadata
     if "primitive" in metadata:
-        return _primitive(primitive_of(name, metadata), message)
+        return _primitive(primitive_of(message.id, metadata), message)
     if {"width", "height"} <= metadata.keys() or str(metadata.get("encoding")) in images.ENCODINGS:
         return _image(message)
     if pa.types.is_uint8(value.type) and images.file_kind(_bytes(value)[:8].tobytes()):
@@ -168,16 +173,10 @@ def _by_metadata(
     return None
 
 
-def _by_name(
-    name: str, _declared: str, value: pa.Array, metadata: Mapping[str, Any]
-) -> RenderedPreview | None:
-    primitive = primitive_of(name.rpartition("/")[2], metadata)
+def _by_name(message: DrawableMessage) -> RenderedPreview | None:
+    primitive = primitive_of(message.id.rpartition("/")[2], message.metadata)
     # A name is a hint only: a list called `text` may be anything.
-    return (
-        None
-        if primitive in ("text", "series")
-        else _primitive(primitive, DrawableMessage(name, value, metadata))
-    )
+    return None if primitive in ("text", "series") else _primitive(primitive, message)
 
 
 def _primitive(primitive: str, message: DrawableMessage) -> RenderedPreview | None:
@@ -225,10 +224,6 @@ def _by_arrow_type(value: pa.Array) -> RenderedPreview:
     return RenderedPreview(
         "values", {"values": [plain(item) for item in value.slice(0, MAX_ROWS).to_pylist()]}
     )
-
-
-def _image(message: DrawableMessage) -> RenderedPreview:
-    return _pixels(images.image(message))
 
 
 def _pixels(image: images.Image) -> RenderedPreview:
