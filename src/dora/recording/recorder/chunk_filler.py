@@ -52,9 +52,8 @@ class RecordedTopic:
         self.tap = tap
         self.seen = 0  # sequence number of the last message taken
         self.before = 0  # sequence number before the first that has to be in the recording
-        self.from_start = (
-            True  # tapped before anything was sent; else it starts with the first message seen
-        )
+        # Tapped before anything was sent; otherwise it starts with the first message seen.
+        self.from_start = True
         self.unsent: list[int] = []  # numbers that a killed node counted for messages that it never sent
         self.schemas = Schemas()
         self.plain: dict[bytes, tuple[int, Form]] = {}  # schema section → channel of plain values
@@ -91,10 +90,9 @@ class ChunkFiller:
         self._store = store
         self._chunk: Chunk | None = None
         self._begun = 0.0  # when the chunk was started
-        self._held: tuple[RecordedTopic, Message, int, bytes] | None = (
-            None  # the message that waits for memory
-        )
-        self._held_context: ContextMessage | None = None  # likewise
+        # Messages that wait for memory.
+        self._held: tuple[RecordedTopic, Message, int, bytes] | None = None
+        self._held_context: ContextMessage | None = None
         self._own: dict[str, tuple[int, int]] = {}  # topic of context → channel, messages
 
     def poll(self) -> float:

@@ -35,27 +35,6 @@ _LEVELS: Final = {
 }
 
 
-def log_channel() -> ChannelItem:
-    return ChannelItem(LOG_TOPIC, LOG_SCHEMA, {})
-
-
-class LogTail:
-    """Follows the log files of a run from a given time."""
-
-    def __init__(self, working_dir: str, dataflow_id: str, since_ns: int) -> None:
-        self._since = since_ns
-        self._reader = LogReader(f"{working_dir}/out/{dataflow_id}")
-
-    def read(self) -> Iterator[tuple[int, bytes]]:
-        """Yield time and message of each entry that was written since the last time."""
-        for entry in self._reader.entries():
-            if entry.timestamp_ns >= self._since:
-                yield entry.timestamp_ns, pack_log(entry)
-
-    def close(self) -> None:
-        self._reader.close()
-
-
 def pack_log(entry: LogEntry) -> bytes:
     """Return a log entry as ``foxglove.Log``."""
     log = message_class(LOG_SCHEMA)(
@@ -70,6 +49,7 @@ def pack_log(entry: LogEntry) -> bytes:
     return data
 
 
+_LOG_CHANNEL: Final = ChannelItem(LOG_TOPIC, LOG_SCHEMA, {})
 _EVERY: Final = 0.25  # seconds
 _MAX_WAITING: Final = 10_000  # entries
 
@@ -77,16 +57,20 @@ _MAX_WAITING: Final = 10_000  # entries
 class RecordingContext:
     """Reads the context in a thread until `close`; all methods are for the recorder's thread."""
 
-    def __init__(self, inspection: Inspection, logs: LogTail, *, order: bool, ring_buffers: str) -> None:
+    def __init__(
+        self, inspection: Inspection, log_directory: str, since_ns: int, *, order: bool, ring_buffers: str
+    ) -> None:
         """Begin; raises `ConnectError`.
 
-        ``order``: nodes write the order of their events. ``ring_buffers``: the folder of the ring buffers
-        for their small messages, "" if there are none.
+        ``since_ns``: the time of the first log entry to record. ``order``: nodes write the order of their
+        events. ``ring_buffers``: the folder of the ring buffers for their small messages, "" if there are
+        none.
         """
         self.inspection = inspection  # the newest
         self.failed: set[str] = set()  # nodes, since the start
         self._run = DaemonClient(f"{inspection.run_dir}/{SOCKET_NAME}")
-        self._logs = logs
+        self._logs = LogReader(log_directory)
+        self._since_ns = since_ns
         self._order = OrderTail() if order else None
         self._failures = _failures(inspection)
         self._items: deque[ContextMessage] = deque()
@@ -131,9 +115,9 @@ class RecordingContext:
         self.inspection = inspection
 
     def _read(self) -> None:
-        item = log_channel()
-        for time_ns, data in self._logs.read():
-            self._items.append((item, time_ns, data))
+        for entry in self._logs.entries():
+            if entry.timestamp_ns >= self._since_ns:
+                self._items.append((_LOG_CHANNEL, entry.timestamp_ns, pack_log(entry)))
         if self._order is not None:
             for node_id, data in self._order.read():
                 channel = ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING)

@@ -23,7 +23,7 @@ from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.format import RecordingStart
 from dora.recording.recorder.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
 from dora.recording.recorder.chunk_filler import ChunkFiller, RecordedTopic
-from dora.recording.recorder.context import LogTail, RecordingContext
+from dora.recording.recorder.context import RecordingContext
 from dora.recording.recorder.control import (
     ControlClient,
     ControlSocket,
@@ -96,11 +96,11 @@ class Recorder:
         start = self._start(text.working_dir)
         make_sink = FileSink if settings.last_seconds is None else RingSink
         self._sink: FileSink | RingSink = make_sink(settings, channels, pool, start, text.json)
-        logs = LogTail(text.working_dir, self._inspection.dataflow_id, self._started)
         # A ring drops its oldest chunks, and with them the start of the event order.
         self._context = RecordingContext(
             self._inspection,
-            logs,
+            f"{text.working_dir}/out/{self._inspection.dataflow_id}",
+            self._started,
             order=settings.last_seconds is None,
             ring_buffers=self._taps.ring_buffer_folder,
         )

@@ -74,9 +74,8 @@ class RingTap:
                 self._others = others
                 return message
         if message is None:
-            message = self._next_in_ring(
-                ring
-            )  # a message that was sent before the other one is there by now
+            # A message that was sent before the other one is there by now.
+            message = self._next_in_ring(ring)
         if message is None or message.sequence > other.sequence:
             self._in_ring = message
             return other
