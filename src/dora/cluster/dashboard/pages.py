@@ -19,7 +19,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._paths import PACKAGE, SOCKET_NAME, run_path
 from dora.cluster.coordinator.policy import Refusal
-from dora.cluster.dashboard.remote import RemoteObservers, RemoteSession, ask_once
+from dora.cluster.coordinator.relay import RelayedSession
+from dora.cluster.dashboard.remote import RemoteObservers, ask_once
 from dora.cluster.dashboard.source import source_of
 from dora.cluster.dashboard.watches import MAX_TOPICS, Outbox, Viewer, Watch, Watches
 from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, secrets_equal
@@ -85,7 +86,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 Find = Callable[[str], Subject]
 """Returns the dataflow with this UUID or name; raises `Refusal`."""
-Observe = Callable[[str, str], RemoteSession]
+Observe = Callable[[str, str], RelayedSession]
 """Opens a session with an observer of a dataflow on a machine; raises `Refusal`."""
 _Result = TypeVar("_Result")
 
@@ -306,15 +307,14 @@ class Dashboard:
         watch = await self._watches.join(target, viewer, self._remote_observers(subject))
         ready = asyncio.Event()
         ready.set()
-        tasks = [asyncio.create_task(_deliver(websocket, viewer.outbox, ready))]
+        delivery = asyncio.create_task(_deliver(websocket, viewer.outbox, ready))
         try:
             while True:
                 _handle(await websocket.receive_text(), watch, viewer, ready)
         except (WebSocketDisconnect, msgspec.DecodeError, KeyError, RuntimeError):
             pass  # the page is gone, or is not ours
         finally:
-            for task in tasks:
-                task.cancel()
+            delivery.cancel()
             self._watches.leave(watch, viewer)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from dora.cluster.coordinator.policy import Refusal
+from dora.cluster.coordinator.relay import RelayedSession
 from dora.observe.preview.protocol import (
     Ended,
     FromWatcher,
@@ -34,20 +35,7 @@ from dora.observe.remote.protocol import (
 from dora.wire.daemon_protocol import Answer
 
 RETRY: Final = 2.0  # seconds between attempts to observe a machine
-
-
-class RemoteSession(Protocol):
-    """A session with an observer, see `dora.cluster.coordinator.relay`."""
-
-    to_observer: asyncio.Queue[bytes]
-    reason: str
-
-    async def receive(self) -> bytes | None: ...
-
-    def end(self, reason: str = "") -> None: ...
-
-
-OpenSession = Callable[[str], RemoteSession]
+OpenSession = Callable[[str], RelayedSession]
 """Opens a session with an observer on a machine; raises `Refusal`."""
 
 
@@ -73,7 +61,7 @@ class RemoteObservers:
         self._on_change = on_change
         self._on_message = on_message
         self._wanted = Wanted()
-        self._sessions: dict[str, RemoteSession] = {}
+        self._sessions: dict[str, RelayedSession] = {}
         self._waiting: dict[int, asyncio.Future[QueryStatus]] = {}
         self._tickets = itertools.count(1)
         self._ended: set[str] = set()
@@ -129,7 +117,7 @@ class RemoteObservers:
                     self._sessions.pop(machine, None)
             await asyncio.sleep(RETRY)
 
-    async def _watch(self, machine: str, session: RemoteSession) -> bool:
+    async def _watch(self, machine: str, session: RelayedSession) -> bool:
         """Observe a machine until its session ends; return whether the dataflow has ended."""
         self._sessions[machine] = session
         self._send(session, PageQuery())
@@ -163,7 +151,7 @@ class RemoteObservers:
         )
         self._send(self._sessions[machine], Wanted(topics, self._wanted.latency))
 
-    def _send(self, session: RemoteSession, message: ToProcess) -> None:
+    def _send(self, session: RelayedSession, message: ToProcess) -> None:
         async def send() -> None:
             await session.to_observer.put(encode(message))
 
@@ -189,7 +177,7 @@ def answer_of(reply: QueryStatus) -> Answer:
     return reply.answer
 
 
-async def ask_once(session: RemoteSession, question: Question, timeout: float) -> Answer:
+async def ask_once(session: RelayedSession, question: Question, timeout: float) -> Answer:
     """Ask a machine that is not being observed; raises `Refusal`."""
     try:
         async with asyncio.timeout(timeout):
