@@ -40,7 +40,7 @@ ENCODINGS: Final = (*_PLAIN, *_LUMA, *MEDIA_TYPES)
 
 
 class Image(NamedTuple):
-    """What is sent of an image: its true size, and a file or raw pixels of perhaps a smaller one."""
+    """A preview of an image: its true size, and a file or raw pixels of perhaps a smaller one."""
 
     width: int
     height: int

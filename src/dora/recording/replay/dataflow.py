@@ -108,7 +108,7 @@ NODE: Final = "DORA_REPLAY_NODE"
 
 
 class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What a player sends, as variables of its environment.
+    """The messages that a player sends, as variables of its environment.
 
     Times are seconds from the first message of the recording; None: to its end.
     """
