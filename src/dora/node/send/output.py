@@ -42,7 +42,7 @@ from dora.transport.board import (
 from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
 from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
-from dora.wire.correlation import FLUSH_MARK, asks_to_flush
+from dora.wire.correlation import FLUSH_MARK, GOAL_MARK, REQUEST_MARK, asks_to_flush
 from dora.wire.encode import Payload, encode
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
@@ -249,7 +249,9 @@ class OutputPort:
                 if body is None:
                     body = payload.to_bytes()
                 message = pack_head(payload.encoding, payload.schema, section, size, sequence, _now(), body)
-                if self._spill is not None and (section or self._spill.pending):
+                if self._spill is not None and (
+                    self._spill.pending or (section and (REQUEST_MARK in section or GOAL_MARK in section))
+                ):
                     self._spill.before_send(sequence, section, message)
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)
