@@ -29,6 +29,9 @@ This page is generated from the commands: it is what `dora COMMAND --help` shows
 and JSON, completion.
 """
 
+SHARED = {"coordinator_addr", "coordinator_port", "coordinator_ca"}  # options that most commands have
+SHARED_HEADING = "Options for the coordinator"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the list of all commands and options.")
@@ -43,7 +46,24 @@ def main() -> None:
 
 def page() -> str:
     root = click.Context(cli, info_name="dora")
-    return "\n".join([INTRODUCTION, *(section(context) for context in walk(root))])
+    sections = [section(context) for context in walk(root)]
+    return "\n".join([INTRODUCTION, shared(root), *sections])
+
+
+def shared(root: click.Context) -> str:
+    """Return the section on the options that most commands share."""
+    context = next(context for context in walk(root) if shared_rows(context))
+    text = "Commands that ask the coordinator, or nodes on other machines, take these:"
+    return f"## {SHARED_HEADING}\n\n{text}\n\n{table(shared_rows(context))}\n"
+
+
+def shared_rows(context: click.Context) -> list[str]:
+    rows = (row(context, parameter) for parameter in context.command.params if parameter.name in SHARED)
+    return [line for line in rows if line]
+
+
+def table(rows: list[str]) -> str:
+    return "\n".join(["| Option | Environment | |", "|---|---|---|", *rows])
 
 
 def walk(context: click.Context) -> Iterator[click.Context]:
@@ -64,9 +84,12 @@ def section(context: click.Context) -> str:
     command = context.command
     parts = [f"## `{context.command_path}`", f"```text\n{usage(context)}\n```"]
     parts += paragraphs(command.help or "")
-    options = [line for line in (row(context, parameter) for parameter in command.params) if line]
-    if options:
-        parts.append("\n".join(["| Option | Environment | |", "|---|---|---|", *options]))
+    rows = (row(context, parameter) for parameter in command.params if parameter.name not in SHARED)
+    if options := [line for line in rows if line]:
+        parts.append(table(options))
+    if shared_rows(context):
+        anchor = SHARED_HEADING.lower().replace(" ", "-")
+        parts.append(f"It {'also ' if options else ''}takes the [options for the coordinator](#{anchor}).")
     return "\n\n".join(parts) + "\n"
 
 
