@@ -166,18 +166,18 @@ def test_messages_for_a_closed_receiver_are_discarded() -> None:
     assert network.sender.last_sequence == 1
 
 
-def test_an_acknowledgement_is_due_after_a_quarter_of_the_window() -> None:
+def test_an_acknowledgement_is_due_after_an_eighth_of_the_window() -> None:
     window = ReceiveWindow()
     window.open(WINDOW_ID, 0)
-    for number in range(1, WINDOW // 4):
+    for number in range(1, WINDOW // 8):
         assert window.accept(WINDOW_ID, number, 1)
         assert not window.is_ack_due()
     assert window.has_unacknowledged()
-    assert window.accept(WINDOW_ID, WINDOW // 4, 1)
+    assert window.accept(WINDOW_ID, WINDOW // 8, 1)
     assert window.is_ack_due()
     window.on_ack_sent()
     assert not window.has_unacknowledged()
-    assert not window.accept(WINDOW_ID + 1, WINDOW // 4 + 1, 1), "a message of a former sender"
+    assert not window.accept(WINDOW_ID + 1, WINDOW // 8 + 1, 1), "a message of a former sender"
 
 
 @given(

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
-WINDOW: Final = 64  # messages
+WINDOW: Final = 256  # messages
 WINDOW_BYTES: Final = 8 << 20  # a single message may be larger
 
 Entry = tuple[int, int, Any, int]
@@ -190,7 +190,7 @@ class ReceiveWindow:
 
     def is_ack_due(self) -> bool:
         """Return whether the sender should get an acknowledgement now."""
-        return self.arrived - self._acknowledged >= WINDOW // 4 or self._bytes >= WINDOW_BYTES // 4
+        return self.arrived - self._acknowledged >= WINDOW // 8 or self._bytes >= WINDOW_BYTES // 8
 
     def has_unacknowledged(self) -> bool:
         """Return whether the state differs from the last acknowledgement."""
