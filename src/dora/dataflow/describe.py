@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dora.dataflow.model import Dataflow, LogSource, Source, TimerSource
-from dora.dataflow.parser.sources import SourceFault, parse_source
+from dora.dataflow.parser.sources import UNITS, SourceFault, parse_source
 from dora.dataflow.parser.values import byte_size
 
-_UNITS = (("secs", 1_000_000_000), ("millis", 1_000_000), ("micros", 1_000), ("nanos", 1))
 _SECONDS = (
     "restart_delay",
     "max_restart_delay",
@@ -61,7 +60,7 @@ def canonical(source: Source) -> str:
     ('dora/timer/millis/200', 'camera/image')
     """
     if isinstance(source, TimerSource):
-        unit, size = next(item for item in _UNITS if source.interval_ns % item[1] == 0)
+        unit, size = next(item for item in UNITS.items() if source.interval_ns % item[1] == 0)
         return f"dora/timer/{unit}/{source.interval_ns // size}"
     if isinstance(source, LogSource) and source.text != "dora/logs":
         return f"dora/logs/{source.level}" + (f"/{source.node}" if source.node else "")
