@@ -8,7 +8,8 @@ import pytest
 from linking import LIMIT
 
 from dora.transport.aligned_memory import AlignedMemory
-from dora.transport.inprocess import MAX_KEPT, LocalEngine, LocalLink
+from dora.transport.inprocess import LocalEngine, LocalLink
+from dora.wire.correlation import MAX_KEPT
 from dora.wire.message import pack_head
 from dora.wire.node_config import InputConfig, OutputConfig
 

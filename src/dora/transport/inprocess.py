@@ -10,14 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from ctypes import string_at
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from dora.transport.aligned_memory import AlignedMemory
-from dora.wire.correlation import carries_correlation
+from dora.wire.correlation import MAX_KEPT, carries_correlation
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, OutputConfig
-
-MAX_KEPT: Final = 1024  # objects beyond the size of a queue
 
 T = TypeVar("T")
 

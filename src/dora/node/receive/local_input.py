@@ -27,8 +27,7 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
-from dora.transport.inprocess import MAX_KEPT
-from dora.wire.correlation import is_correlated
+from dora.wire.correlation import MAX_KEPT, is_correlated
 from dora.wire.node_config import InputConfig
 
 _monotonic = time.monotonic_ns
