@@ -106,7 +106,7 @@ def test_nodes_and_links_have_all_their_figures() -> None:
             "NODE STATUS PID CPU MEMORY RESTARTS SENT BANDWIDTH WAITING QUIET"
         )
         assert rows(pilot, "#nodes")[1] == (
-            ["camera", "running", "7", "1.0%", "3.0 MB", "0", "50.0/s", "1.5 kB/s", "2", "-"]
+            ["camera", "Running", "7", "1.0%", "3.0 MB", "0", "50.0/s", "1.5 kB/s", "2", "-"]
         )
         assert rows(pilot, "#links") == [
             ["camera/image -> sink/image", "50.0/s", "1.5 kB/s", "2/5", "0", "-", "-"],

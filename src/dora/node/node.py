@@ -395,12 +395,18 @@ class Node:
         }
 
     def _warn_of_second_node(self) -> None:
-        if not self._is_shared:
-            self._is_shared = True
-            self.log_warn(
-                f"`Node()` was called again in the process of node `{self.id}`; it is the same node, so "
-                "both take from the same events"
-            )
+        """Warn of a second object; make further ones slow, as connections of their own would be.
+
+        Published packages make one for each message, and would send without end otherwise.
+        """
+        if self._is_shared:
+            time.sleep(_FURTHER_NODE_PAUSE)
+            return
+        self._is_shared = True
+        self.log_warn(
+            f"`Node()` was called again in the process of node `{self.id}`; it is the same node, so "
+            "both take from the same events"
+        )
 
     # ------------------------------------------------------------------ logging
 
@@ -457,6 +463,8 @@ class Node:
     def __repr__(self) -> str:
         return f"<dora.Node {self.id!r} of dataflow {self._config.dataflow_id}>"
 
+
+_FURTHER_NODE_PAUSE = 0.5  # seconds
 
 _nodes: WeakValueDictionary[str, Node] = WeakValueDictionary()
 """The node of this process, by the configuration that it was started with."""
