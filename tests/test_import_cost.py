@@ -97,6 +97,11 @@ def test_running_a_dataflow_imports_nothing_that_few_dataflows_need(tmp_path: Pa
     assert not loaded.intersection({"numpy", "pyarrow", "asyncio", "iceoryx2", "zenoh", *RARE, *SCREEN})
 
 
+def test_a_run_with_a_page_loads_no_server() -> None:
+    loaded = loaded_by("import dora.cluster.dashboard.local")
+    assert not loaded.intersection({"asyncio", "starlette", "uvicorn", "dora.cluster.protocol"})
+
+
 def test_a_node_with_an_output_imports_no_checks_of_foreign_messages(tmp_path: Path) -> None:
     pytest.importorskip("iceoryx2")
     node = (

@@ -24,12 +24,12 @@ def msgpack_decoder(kind: Any = Any) -> Callable[[bytes | memoryview], Any]:
     Traceback (most recent call last):
     msgspec.DecodeError: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte
     """
-    return _strict(msgspec.msgpack.Decoder(kind).decode)
+    return _strict(lambda: msgspec.msgpack.Decoder(kind).decode)
 
 
 def json_decoder(kind: Any = Any) -> Callable[[bytes | str], Any]:
     """Return a decoder of JSON for a type, which raises `DecodeError` only."""
-    return _strict(msgspec.json.Decoder(kind).decode)
+    return _strict(lambda: msgspec.json.Decoder(kind).decode)
 
 
 @overload
@@ -47,12 +47,18 @@ def from_plain(value: Any, kind: type[_Kind]) -> _Kind:
     def convert(plain: Any) -> Any:
         return msgspec.convert(plain, type=kind)
 
-    converted: _Kind = _strict(convert)(value)
+    converted: _Kind = _strict(lambda: convert)(value)
     return converted
 
 
-def _strict(decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _strict(make: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Return a decoder that is made at the first use: few processes use all of a protocol's decoders."""
+    decode: Callable[[Any], Any] | None = None
+
     def decode_strictly(data: Any) -> Any:
+        nonlocal decode
+        if decode is None:
+            decode = make()
         try:
             return decode(data)
         except DecodeError:  # msgspec's own, and its `ValidationError`
