@@ -195,7 +195,9 @@ def test_copies_go_with_the_records_of_their_dataflows(cluster: Cluster) -> None
     client = Client("127.0.0.1", cluster.port, authority="")
     client.clean()
     wait_until(lambda: not (copy / "node.py").exists(), "the copied files to go")
-    wait_until(lambda: not list((cluster.folder / "data" / "kept" / "left").iterdir()), "the note of it")
+    wait_until(
+        lambda: not list((cluster.folder / "data" / "retained" / "left").iterdir()), "the note of it"
+    )
     assert (copy / "result").read_text() == "found"
     assert cluster.dora("copies", "cluster.yml").splitlines()[1].endswith("(left by nodes)")
     assert f": removed {copy}, 5 bytes" in cluster.dora("copies", "cluster.yml", "--remove")

@@ -222,7 +222,7 @@ def test_files_of_a_copy_are_not_written_through_links(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../logs", "/tmp/x", "..", "a/b"])
 def test_a_coordinator_cannot_have_files_removed_elsewhere(data: Path, name: str) -> None:
-    note = data / "kept" / "left" / "note"
+    note = data / "retained" / "left" / "note"
     note.parent.mkdir(parents=True)
     note.write_bytes(msgspec.json.encode(RetainedCopies(HERE, [])))
     (data / "logs").mkdir()

@@ -405,7 +405,7 @@ def receive(name: str) -> None:
 
 @cluster.command(hidden=True)
 @click.option("--remove", is_flag=True, help="Remove the unused ones.")
-def kept(remove: bool) -> None:
+def local_copies(remove: bool) -> None:
     """List the copies on this machine; `dora cluster copies` runs this on other machines."""
     from dora.cluster.ssh.retention import copies, remove_if_unused
 

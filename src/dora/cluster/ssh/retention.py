@@ -88,7 +88,7 @@ def retain(dataflow_id: str, machine: str, coordinator: str, folders: Iterable[s
 
 
 def retained_for(machine: str, coordinator: str) -> tuple[str, ...]:
-    """Return the dataflows of a coordinator for which something may be kept."""
+    """Return the dataflows of a coordinator that may still have copies or log files here."""
     notes = ((id, _retained(id, machine)) for id in _names(_retained_folder(machine)))
     return tuple(
         id for id, retained in notes if retained is not None and retained.coordinator == coordinator
@@ -123,7 +123,7 @@ def _use(copy: str, dataflow_id: str, machine: str) -> str:
 
 
 def _retained_folder(machine: str) -> str:
-    return os.path.join(data_folder(), "kept", machine)
+    return os.path.join(data_folder(), "retained", machine)
 
 
 def _retained(dataflow_id: str, machine: str) -> RetainedCopies | None:

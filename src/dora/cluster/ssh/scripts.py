@@ -177,7 +177,7 @@ def receive_copy(machine: Machine, name: str) -> str:
 
 def list_copies(machine: Machine, remove: bool) -> str:
     """Return the script that prints the copies on a machine, or removes unused ones and prints those."""
-    return f'{_BEGIN}{_find(machine)}exec "$dora" cluster kept{" --remove" if remove else ""}\n'
+    return f'{_BEGIN}{_find(machine)}exec "$dora" cluster local-copies{" --remove" if remove else ""}\n'
 
 
 def unit_name(machine: Machine) -> str:
