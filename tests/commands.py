@@ -6,18 +6,29 @@ import contextlib
 import io
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
 from dora.cli.main import run_command_line
 
+# Commands that ask the coordinator and return. The pages of `docs/` run each of them as a process, too.
+WITHOUT_A_PROCESS = {"list", "logs", "node", "param", "restart", "start", "status", "stop"}
+
+
+def needs_a_process(*arguments: str) -> bool:
+    """Tell whether `run_command` cannot run a command here: it may not return, or this is a thread."""
+    command, *options = arguments
+    may_not_return = "--attach" in options or (command == "logs" and {"--follow", "-f"} & {*options})
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    return command not in WITHOUT_A_PROCESS or bool(may_not_return) or not is_main_thread
+
 
 def run_command(*arguments: str, folder: Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run a command in a folder; return its exit status and all that it printed.
 
-    ``env`` replaces the environment. For commands that read, ask or change something and return: those that
-    run until a signal need a process.
+    ``env`` replaces the environment.
     """
     output = io.StringIO()
     with contextlib.ExitStack() as stack:

@@ -10,10 +10,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from ports import free_port
+
+if TYPE_CHECKING:
+    from system import System
 
 # A shell that starts a command in the background lets it ignore SIGINT, and so would the programs under
 # test, which are to be ended by it.
@@ -126,6 +131,15 @@ def runtime_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("DORA_RUNTIME_DIR", root)
     yield root
     shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    """Return a coordinator's port and folders of this test's own; what runs there ends with the test."""
+    from system import own_system  # only some tests need what it imports
+
+    with own_system(tmp_path, monkeypatch) as system:
+        yield system
 
 
 @pytest.fixture(params=["iceoryx2", "zenoh"])

@@ -1,4 +1,4 @@
-"""Waiting for a condition, and asking whether a process is alive."""
+"""Waiting for a condition, and asking whether dataflows run and processes are alive."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ def wait_until(condition: Callable[[], T], what: str | Callable[[], str], timeou
         if now - begin > timeout:
             raise AssertionError(f"waited {timeout:g} s for {what if isinstance(what, str) else what()}")
         time.sleep(min(0.1, max(0.001, (now - begin) / 20, 2 * (now - asked))))
+
+
+def all_nodes_run(name: str) -> bool:
+    """Return whether a dataflow of this name runs, and all its nodes, but for dynamic ones."""
+    from dora.daemon.client import name_of, running
+    from dora.errors import DoraError
+    from dora.observe.tap_session import inspect
+
+    found = False
+    for run in running():
+        with run:
+            if name_of(run.description) == name:
+                try:
+                    nodes = inspect(run).nodes
+                except DoraError:
+                    continue
+                found = all(node.status in ("running", "not connected") for node in nodes)
+    return found
 
 
 def alive(pid: int) -> bool:

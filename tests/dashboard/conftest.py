@@ -1,18 +1,12 @@
-"""A browser for all tests, and a coordinator of each test's own."""
+"""A browser for all tests of a module."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from browsing import CHROMIUM, WIDE, Opened
-
-sys.path.append(str(Path(__file__).parents[1] / "coordinator"))
-
-from system import System, own_system
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +42,3 @@ def visit(browser: Any) -> Iterator[Any]:
     for one in opened:
         one.context.close()
         assert one.errors == []
-
-
-@pytest.fixture
-def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
-    with own_system(tmp_path, monkeypatch) as system:
-        yield system

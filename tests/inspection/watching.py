@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from waiting import TIMEOUT, wait_until
+from waiting import TIMEOUT, all_nodes_run, wait_until
 
 DORA = [sys.executable, "-m", "dora"]
 
@@ -80,7 +80,7 @@ class Running:
             text=True,
         )
         self.processes.append(process)
-        wait_until(lambda: all_run(name) or process.poll() is not None, f"{name} to run")
+        wait_until(lambda: all_nodes_run(name) or process.poll() is not None, f"{name} to run")
         assert process.poll() is None, self.log(name)
         return process
 
@@ -91,25 +91,6 @@ class Running:
 
     def log(self, name: str = "arm") -> str:
         return (self.directory / f"{name}.log").read_text()
-
-
-def all_run(name: str) -> bool:
-    """Return whether all nodes of a dataflow run, as `dora node list` says."""
-    from dora.daemon.client import name_of
-    from dora.daemon.client import running as runs
-    from dora.errors import DoraError
-    from dora.observe.tap_session import inspect
-
-    found = False
-    for run in runs():
-        with run:
-            if name_of(run.description) == name:
-                try:
-                    nodes = inspect(run).nodes
-                except DoraError:
-                    continue
-                found = all(node.status in ("running", "not connected") for node in nodes)
-    return found
 
 
 def dora(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:

@@ -110,23 +110,23 @@ DATAFLOW = """
 """
 
 
-def sending(system: Spread) -> Iterator[None]:
+def until_the_test_ends(system: Spread) -> Iterator[Spread]:
     """Let sources send, and stop what runs afterwards: the body of a fixture."""
     (system.folder / "enough").unlink(missing_ok=True)
-    yield
+    yield system
     (system.folder / "enough").touch()
-    for line in system.ask("list", "--format", "json").splitlines():
+    for line in system.dora("list", "--format", "json").splitlines():
         view = json.loads(line)
         if view["status"] in ("Running", "Starting"):
             system.dora("stop", view["uuid"], status=None)
 
 
-def begun(system: Spread, file: str = "spread.yml") -> str:
+def start_and_wait(system: Spread, file: str = "spread.yml") -> str:
     """Start `DATAFLOW`, or one with the same nodes; return its UUID once all have received something."""
     dataflow = system.start(file)
     for node in ("near", "far"):
         wait_until(
-            lambda node=node: "numbers begins" in system.ask("logs", dataflow, "-n", node),
+            lambda node=node: "numbers begins" in system.dora("logs", dataflow, "-n", node),
             lambda: system.logs(dataflow),
         )
     return dataflow
@@ -136,7 +136,7 @@ def said_by(system: Spread, dataflow: str, node: str, text: str, times: int = 1)
     """Wait until a node has printed something so many times, and return what is behind the last one."""
 
     def found() -> str:
-        logs = system.ask("logs", dataflow, "-n", node)
+        logs = system.dora("logs", dataflow, "-n", node)
         lines = [line.partition(text)[2] for line in logs.splitlines() if text in line]
         return lines[-1] or " " if len(lines) >= times else ""
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,9 @@ from changing_machines import (
     NODES,
     PRESSED,
     all_get_everything,
-    begun,
     outlasts_a_cut,
     said_by,
-    sending,
+    start_and_wait,
     wait_for_nodes,
     whole,
 )
@@ -27,25 +25,6 @@ from hosts import network
 from waiting import wait_until
 
 pytestmark = pytest.mark.processes
-
-
-@pytest.fixture(scope="module")
-def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:  # noqa: ARG001
-    folder = tmp_path_factory.mktemp("changes")
-    with network("left", "right", "third") as hosts, spread_over(hosts, folder) as system:
-        system.write({**NODES, "spread.yml": DATAFLOW})
-        yield system
-
-
-@pytest.fixture(autouse=True)
-def clean(system: Spread) -> Iterator[None]:
-    """Let sources send, and stop what runs afterwards."""
-    yield from sending(system)
-
-
-@pytest.fixture
-def running(system: Spread) -> str:
-    return begun(system)
 
 
 def test_links_and_nodes_come_and_go_between_machines(system: Spread, running: str) -> None:
@@ -59,7 +38,7 @@ def test_links_inside_machines_may_be_carried_by_zenoh(
     env = {"DORA_ENGINE": "zenoh"}
     with network("left", "right") as hosts, spread_over(hosts, tmp_path, env) as system:
         system.write({**NODES, "spread.yml": DATAFLOW})
-        there_and_back(system, begun(system))
+        there_and_back(system, start_and_wait(system))
 
 
 def there_and_back(system: Spread, running: str) -> None:
@@ -137,7 +116,7 @@ def test_operators_get_links_from_other_machines_and_lose_them(system: Spread) -
     number = int(said_by(system, dataflow, "count", "sent ").split()[0])
 
     def closings() -> list[tuple[str, str]]:
-        logs = system.ask("logs", dataflow, "-n", "hands")
+        logs = system.dora("logs", dataflow, "-n", "hands")
         found = re.findall(r"numbers is closed: \d+ to (\d+) without (\d+)", logs)
         return found if len(found) == 2 else []
 

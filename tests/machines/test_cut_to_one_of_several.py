@@ -66,7 +66,7 @@ DATAFLOW = """
 
 
 def so_far(system: Spread, dataflow: str, node: str) -> int:
-    found = re.findall(r"so far (\d+)", system.ask("logs", dataflow, "-n", node))
+    found = re.findall(r"so far (\d+)", system.dora("logs", dataflow, "-n", node))
     return int(found[-1]) if found else 0
 
 

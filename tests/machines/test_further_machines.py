@@ -13,18 +13,16 @@ from pathlib import Path
 import pytest
 from changing_machines import (
     DATAFLOW,
-    NODES,
     PRESSED,
     all_get_everything,
-    begun,
     outlasts_a_cut,
     said_by,
-    sending,
+    start_and_wait,
+    until_the_test_ends,
     wait_for_nodes,
     whole,
 )
-from cluster_system import DORA, Spread, spread_over
-from hosts import network
+from cluster_system import DORA, Spread
 from waiting import wait_until
 
 pytestmark = pytest.mark.processes
@@ -35,23 +33,10 @@ ECHO = (
 )
 
 
-@pytest.fixture(scope="module")
-def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:  # noqa: ARG001
-    folder = tmp_path_factory.mktemp("further")
-    with network("left", "right", "third") as hosts, spread_over(hosts, folder) as system:
-        system.write({**NODES, "spread.yml": DATAFLOW, "echo.yml": ECHO})
-        yield system
-
-
-@pytest.fixture(autouse=True)
-def clean(system: Spread) -> Iterator[None]:
-    """Let sources send, and stop what runs afterwards."""
-    yield from sending(system)
-
-
 @pytest.fixture
-def running(system: Spread) -> str:
-    return begun(system)
+def system(three_machines: Spread) -> Iterator[Spread]:
+    three_machines.write({"echo.yml": ECHO})
+    yield from until_the_test_ends(three_machines)
 
 
 def add(system: Spread, file: str = "echo.yml", status: int = 0) -> str:
@@ -148,7 +133,7 @@ def test_logs_of_a_joined_machine_reach_the_coordinator(system: Spread) -> None:
     try:
         system.wait_for_machines("second")
         system.write({"here.yml": DATAFLOW.replace("right", "second")})
-        dataflow = begun(system, "here.yml")
+        dataflow = start_and_wait(system, "here.yml")
         system.write(
             {
                 "words.yml": "{id: words, path: collect.py, inputs: {in: count/out}, "
@@ -175,7 +160,7 @@ ALONE = DATAFLOW.replace("right", "left")
 def alone(system: Spread) -> str:
     """The UUID of a dataflow on `left` alone."""
     system.write({"alone.yml": ALONE})
-    return begun(system, "alone.yml")
+    return start_and_wait(system, "alone.yml")
 
 
 def test_a_running_dataflow_spreads_to_a_second_and_a_third_machine(system: Spread, alone: str) -> None:

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from waiting import TIMEOUT, wait_until
+from waiting import TIMEOUT, all_nodes_run, wait_until
 
 from dora.recording.mcap.reader import Recording
 
@@ -71,7 +71,7 @@ class Folder:
     def run(self, text: str = FLOW, name: str = "lab") -> subprocess.Popen[str]:
         """Start a dataflow and return once its nodes run."""
         process = self.start("run", self.flow(text, name))
-        wait_until(lambda: all_run(name) or process.poll() is not None, f"{name} to run")
+        wait_until(lambda: all_nodes_run(name) or process.poll() is not None, f"{name} to run")
         assert process.poll() is None, process.communicate()
         return process
 
@@ -138,20 +138,3 @@ def numbers(recording: Recording, topic: str) -> list[int]:
 
 def _runs(root: str) -> list[str]:
     return sorted(set(os.listdir(root)) - {"lock"})
-
-
-def all_run(name: str) -> bool:
-    """Return whether all nodes of a dataflow run."""
-    from dora.daemon.client import name_of, running
-    from dora.errors import DoraError
-    from dora.observe.tap_session import inspect
-
-    found = False
-    for run in running():
-        with run:
-            if name_of(run.description) == name:
-                try:
-                    found = all(node.status == "running" for node in inspect(run).nodes)
-                except DoraError:
-                    continue
-    return found

@@ -22,11 +22,8 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from another_user import NEEDS_ANOTHER_USER, USER, run_as_another_user
-from waiting import wait_until
-
-sys.path.append(str(Path(__file__).parents[1] / "coordinator"))
-
 from system import System, own_system
+from waiting import wait_until
 
 import dora
 from dora.cluster.coordinator.openapi import OPERATIONS

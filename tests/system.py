@@ -10,13 +10,12 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from commands import run_command
+from commands import needs_a_process, run_command
 from ports import free_port
 from waiting import TIMEOUT, wait_until
 
@@ -28,11 +27,6 @@ from dora import Node
 for event in Node():
     print("got", event["type"], flush=True)
 """
-
-
-# They ask the coordinator and return. `tests/docs` and `tests/machines` run each of them as a process.
-WITHOUT_A_PROCESS = {"list", "logs", "node", "param", "restart", "start", "status", "stop"}
-UNTIL_A_SIGNAL = {"--attach", "--follow", "-f"}
 
 
 class System:
@@ -51,8 +45,7 @@ class System:
 
     def try_dora(self, *arguments: str) -> tuple[int, str]:
         """Run a command; return its exit status and all that it printed."""
-        returns = arguments[0] in WITHOUT_A_PROCESS and not UNTIL_A_SIGNAL & set(arguments)
-        if returns and threading.current_thread() is threading.main_thread():
+        if not needs_a_process(*arguments):
             return run_command(*arguments, folder=self.folder)
         done = subprocess.run(
             [sys.executable, "-m", "dora", *arguments],
