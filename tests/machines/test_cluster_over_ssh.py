@@ -167,7 +167,7 @@ def test_a_new_version_is_installed_where_the_command_belongs(cluster: Cluster, 
     (packages / "source.pth").unlink()
     printed = cluster.dora("cluster", "upgrade", "cluster.yml")
     assert "robot: installed dora " in printed and "robot: started dora daemon" in printed
-    assert (packages / "dora" / "cluster" / "scripts.py").exists(), "of an editable installation, too"
+    assert (packages / "dora" / "cluster" / "ssh").exists(), "of an editable installation, too"
     cluster.dora("cluster", "down", "cluster.yml")
 
 
