@@ -132,8 +132,8 @@ def test_dataflow(marked: str, message: str, hint: str) -> None:
         ("  - {id: b, path: b, cpu_affinity: [«-1»]}\n", "from 0 to 4095", ""),
         ("  - {id: b, path: b, min_log_level: «warning»}\n", "is not one of", "did you mean `warn`?"),
         ("  - {id: b, path: b, max_log_size: «many»}\n", "expected a size in bytes", '"50MB"'),
-        ("  - {id: b, path: b, max_log_size: «0»}\n", "at least one byte", ""),
-        ("  - {id: b, path: b, max_rotated_files: «101»}\n", "from 1 to 100", ""),
+        ("  - {id: b, path: b, max_log_size: «0.5»}\n", "at least one byte", ""),
+        ("  - {id: b, path: b, max_rotated_files: «101»}\n", "from 0 to 100", ""),
         ("  - {id: b, path: b, send_stdout_as: «log»}\n", "is not an output of node `b`", "[log]"),
         (
             "  - {id: b, path: b, outputs: [x], send_logs_as: «log»}\n",
@@ -360,6 +360,18 @@ def test_a_limit_of_zero_seconds_is_none(field: str) -> None:
     dataflow, warnings = warned(f"nodes: [{{id: a, path: a, {field}: 0}}]")
     assert dataflow.nodes == warned("nodes: [{id: a, path: a}]")[0].nodes
     assert warnings == [f"1:{28 + len(field)}: a limit of zero seconds counts as no limit"]
+
+
+@pytest.mark.parametrize("size", ["0", "0KB"])
+def test_a_limit_of_zero_bytes_is_none(size: str) -> None:
+    dataflow, warnings = warned(
+        f"nodes: [{{id: a, path: a, max_log_size: {size}, "
+        "shared_memory_pool_size: 0, max_rotated_files: 0}]"
+    )
+    assert dataflow.nodes == warned("nodes: [{id: a, path: a}]")[0].nodes
+    assert [warning.partition(": ")[2] for warning in warnings] == [
+        "a limit of zero bytes counts as no limit"
+    ] * 2
 
 
 def test_an_input_timeout_of_zero_is_none() -> None:

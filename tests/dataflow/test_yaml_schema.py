@@ -163,7 +163,7 @@ BAD: list[dict[str, Any]] = [
     {"nodes": [{"id": "a", "path": "a", "max_restarts": "3"}]},
     {"nodes": [{"id": "a", "path": "a", "min_log_level": "loud"}]},
     {"nodes": [{"id": "a", "path": "a", "max_log_size": "many"}]},
-    {"nodes": [{"id": "a", "path": "a", "max_rotated_files": 0}]},
+    {"nodes": [{"id": "a", "path": "a", "max_rotated_files": -1}]},
     {"nodes": [{"id": "a", "path": "a", "env": {"A": [1]}}]},
     {"nodes": [{"id": "a", "path": "a", "deploy": {"machine": "b c"}}]},
     {"nodes": [{"id": "a", "path": "a", "deploy": {"labels": ["gpu"]}}]},

@@ -146,7 +146,12 @@ _LOG_FILE = [
         ByteSizeType(),
         'Size at which the log file is rotated: "50MB", or a number of bytes. Unset: never.',
     ),
-    Field("max_rotated_files", IntegerType(1, 100), "How many rotated log files are kept.", default=5),
+    Field(
+        "max_rotated_files",
+        IntegerType(0, 100),
+        "How many rotated log files are kept; 0 counts as 5.",
+        default=5,
+    ),
 ]
 _NAME = Field("name", TextType(), "A name for people; shown in lists and graphs.")
 _DESCRIPTION = Field("description", TextType(), "What it does; for people.")

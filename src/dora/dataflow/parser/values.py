@@ -321,6 +321,9 @@ class ByteSizeType(FieldType[int]):
                 hint = 'write a number with B, KB, MB or GB, for example `"50MB"`'
                 report_expected(value, reader, "a size in bytes", hint)
                 return None
+        if number == 0:
+            reader.report.warn(value, "a limit of zero bytes counts as no limit", "leave it out")
+            return None
         if not isinstance(number, int | float) or not 1 <= number <= MAX_BYTES:
             reader.report.error(value, f"expected a size of at least one byte, found {shape(value)}")
             return None
@@ -330,6 +333,7 @@ class ByteSizeType(FieldType[int]):
         return {
             "anyOf": [
                 {"type": "number", "minimum": 1, "maximum": MAX_BYTES},
+                {"const": 0},
                 {"type": "string", "pattern": f"^{_BYTES}$"},
             ]
         }
