@@ -432,41 +432,63 @@ def test_top_on_a_terminal_that_cannot_be_drawn_on(running: Running, kind: str) 
     assert f"error: dora top cannot draw on a terminal of the kind `{kind}`" in done.stderr
 
 
-@pytest.mark.parametrize("errors", ["terminal", "file"])
-def test_top_on_a_terminal(running: Running, errors: str) -> None:
-    running()
-    screen, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 140, 0, 0))
-    before = termios.tcgetattr(terminal)
-    watching = running.popen(
-        [*DORA, "top", "--refresh-interval", "0.2"],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal if errors == "terminal" else subprocess.DEVNULL,
-        env={**os.environ, "TERM": "xterm"},
-    )
-    shown = ""
+class Screen:
+    """`dora top` on a terminal, and what it draws."""
 
-    def wait_for(text: str) -> None:
-        nonlocal shown
+    def __init__(self, running: Running, *, errors_to_terminal: bool = True) -> None:
+        self.ours, self._terminal = pty.openpty()
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 140, 0, 0))
+        self._before = termios.tcgetattr(self._terminal)
+        self.command = running.popen(
+            [*DORA, "top", "--refresh-interval", "0.2"],
+            stdin=self._terminal,
+            stdout=self._terminal,
+            stderr=self._terminal if errors_to_terminal else subprocess.DEVNULL,
+            env={**os.environ, "TERM": "xterm"},
+        )
+        self.shown = ""
+
+    def wait_for(self, text: str) -> None:
         deadline = time.monotonic() + TIMEOUT
-        while text not in shown:
-            assert select.select([screen], [], [], max(0.0, deadline - time.monotonic()))[0], shown
-            shown += os.read(screen, 65536).decode(errors="replace")
+        while text not in self.shown:
+            left = max(0.0, deadline - time.monotonic())
+            assert select.select([self.ours], [], [], left)[0], self.shown
+            self.shown += os.read(self.ours, 65536).decode(errors="replace")
 
-    try:
-        wait_for("camera/image -> sink/image")
-        assert "sorted by name" in shown and "RESTARTS" in shown
-        os.write(screen, b"c")
-        wait_for("sorted by CPU")
-        os.write(screen, b"\x1b[B\x1b[15~m")  # an arrow of another terminal, F5
-        wait_for("sorted by memory")
-        os.write(screen, b"\x1b")
-        wait_for("\x1b[?1049l")  # back from the alternate screen
-        assert watching.wait(TIMEOUT) == 0
-        assert termios.tcgetattr(terminal) == before
-    finally:
-        watching.kill()
-        watching.wait()
-        os.close(screen)
-        os.close(terminal)
+    def end(self) -> int:
+        """Wait until the command has given the terminal back; return its exit status."""
+        self.wait_for("\x1b[?1049l")  # back from the alternate screen
+        status = self.command.wait(TIMEOUT)
+        assert termios.tcgetattr(self._terminal) == self._before
+        return status
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.command.kill()
+        self.command.wait()
+        os.close(self.ours)
+        os.close(self._terminal)
+
+
+@pytest.mark.parametrize("errors_to_terminal", [True, False])
+def test_top_on_a_terminal(running: Running, errors_to_terminal: bool) -> None:
+    running()
+    with Screen(running, errors_to_terminal=errors_to_terminal) as screen:
+        screen.wait_for("camera/image -> sink/image")
+        assert "sorted by name" in screen.shown and "RESTARTS" in screen.shown
+        os.write(screen.ours, b"c")
+        screen.wait_for("sorted by CPU")
+        os.write(screen.ours, b"\x1b[B\x1b[15~m")  # an arrow of another terminal, F5
+        screen.wait_for("sorted by memory")
+        os.write(screen.ours, b"\x1b")
+        assert screen.end() == 0
+
+
+def test_a_terminated_top_gives_the_terminal_back(running: Running) -> None:
+    running()
+    with Screen(running) as screen:
+        screen.wait_for("camera/image -> sink/image")
+        screen.command.terminate()
+        assert screen.end() == 130

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
 import threading
 import time
@@ -119,6 +121,8 @@ class TopScreen(App[str]):
         yield from (self._heading, self._node_rows, self._link_rows, Footer())
 
     def on_mount(self) -> None:
+        # Otherwise the signal would leave the terminal as it is while the screen is drawn.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.action_interrupt)
         self._measure_repeatedly()
 
     @work(thread=True)
