@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -167,24 +168,22 @@ def _live(
     if directory:
         node["env"] = {**(node.get("env") or {}), REPLAY_DIRECTORY: directory}
     if lossless:
-        _wait_for_room(node, node_id, bool(directory), cycles)
-        if isinstance(node.get("operator"), dict):
-            node["operator"] = dict(node["operator"])
-            _wait_for_room(node["operator"], node_id, bool(directory), cycles)
-        if isinstance(node.get("operators"), list):
-            node["operators"] = [dict(operator) for operator in node["operators"]]
-            for operator in node["operators"]:
-                _wait_for_room(operator, node_id, bool(directory), cycles)
+        wait = partial(_with_room, node_id=node_id, ordered=bool(directory), cycles=cycles)
+        node = wait(node)
+        if isinstance(operator := node.get("operator"), dict):
+            node["operator"] = wait(operator)
+        if isinstance(operators := node.get("operators"), list):
+            node["operators"] = [wait(operator) for operator in operators]
     return node
 
 
-def _wait_for_room(
-    written: dict[str, Any], node_id: str, ordered: bool, cycles: set[tuple[str, str]]
-) -> None:
+def _with_room(
+    written: Mapping[str, Any], node_id: str, ordered: bool, cycles: set[tuple[str, str]]
+) -> dict[str, Any]:
     """Make the senders of all inputs wait. Lost and late messages are part of the recorded order."""
     inputs = written.get("inputs")
     if not isinstance(inputs, dict):
-        return
+        return dict(written)
     changed: dict[str, Any] = {}
     for input_id, value in inputs.items():
         source = value.get("source") if isinstance(value, dict) else value
@@ -198,4 +197,4 @@ def _wait_for_room(
         if (source.partition("/")[0], node_id) in cycles:
             options["queue_size"] = max(int(options.get("queue_size") or 0), _ROOM_IN_CYCLES)
         changed[input_id] = options
-    written["inputs"] = changed
+    return {**written, "inputs": changed}
