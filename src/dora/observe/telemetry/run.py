@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,8 +33,7 @@ def run_observed(
     options: LocalRunOptions,
     on_log: OnLog,
     dataflow_id: str,
-    on_daemon: OnDaemon | None = None,
-    environ: Mapping[str, str] = os.environ,
+    on_daemon: OnDaemon | None,
 ) -> DataflowResult:
     """Run a dataflow like `run_dataflow`.
 
@@ -42,17 +41,17 @@ def run_observed(
     traces, metrics and logs are sent to a collector. Raises `DoraError` if that cannot be done.
     """
     exports = any(
-        name.startswith(("DORA_OTLP_", "DORA_JAEGER_", "OTEL_EXPORTER_OTLP_")) for name in environ
+        name.startswith(("DORA_OTLP_", "DORA_JAEGER_", "OTEL_EXPORTER_OTLP_")) for name in os.environ
     )
     if not (options.trace or exports):
         return run_dataflow(dataflow, options, on_log, dataflow_id, on_daemon)
     from dora.observe.telemetry.settings import ratio_from, settings_from
 
     name = options.name or dataflow.file_stem
-    config = TraceConfig(f"{dataflow.working_dir}/out/{dataflow_id}", name, ratio_from(environ))
-    settings = settings_from(environ)
+    config = TraceConfig(f"{dataflow.working_dir}/out/{dataflow_id}", name, ratio_from(os.environ))
+    settings = settings_from(os.environ)
     if settings is not None:
-        return _run_exported(dataflow, options, on_log, dataflow_id, on_daemon, environ, settings, config)
+        return _run_exported(dataflow, options, on_log, dataflow_id, on_daemon, settings, config)
     if options.trace:
         options = msgspec.structs.replace(options, trace_config=config)
     return run_dataflow(dataflow, options, on_log, dataflow_id, on_daemon)
@@ -64,7 +63,6 @@ def _run_exported(
     on_log: OnLog,
     dataflow_id: str,
     on_daemon: OnDaemon | None,
-    environ: Mapping[str, str],
     settings: TelemetrySettings,
     config: TraceConfig,
 ) -> DataflowResult:
@@ -91,7 +89,7 @@ def _run_exported(
         options = msgspec.structs.replace(options, trace_config=config)
     if missing:
         return run_dataflow(dataflow, options, on_log, dataflow_id, attach)
-    exporter = Exporter(settings, config.dataflow, dataflow_id, config.directory, environ, warn)
+    exporter = Exporter(settings, config.dataflow, dataflow_id, config.directory, os.environ, warn)
 
     def log_and_export(entry: LogEntry) -> None:
         on_log(entry)
