@@ -1,8 +1,7 @@
 """Messages between the coordinator, the daemons of machines, and the commands (JSON).
 
 The daemon opens a WebSocket to the coordinator, sends `Hello` and is answered `Welcome` or
-`DaemonRejected`.
-Then the coordinator sends what is to run, and the daemon reports what became of it. A daemon repeats the
+`DaemonRejected`. Then the coordinator starts and stops runs, and the daemon reports on them. It repeats the
 end of a run until it gets an `AckEnd`, so a broken connection loses no record.
 """
 

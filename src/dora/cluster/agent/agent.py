@@ -1,7 +1,7 @@
 """The daemon of a machine: it runs the dataflows of a coordinator, each in a worker process.
 
 With a process per dataflow, none can delay or break another, and each has a guardian like ``dora run``. The
-daemon only starts workers, forwards commands, and repeats how a run ended until the coordinator has
+daemon only starts workers and forwards commands. It repeats the end of a run until the coordinator has
 recorded it. A lost coordinator stops nothing.
 """
 

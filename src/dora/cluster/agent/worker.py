@@ -1,9 +1,9 @@
 """One dataflow of a daemon, in a process of its own: ``python -m dora.cluster.agent.worker``.
 
-It does what ``dora run`` does. The daemon writes JSON lines to its standard input: first what to run
-(`StartRun`), then perhaps `StopRun`, and what concerns other machines (`dora.cluster.agent.partition`).
-It writes reports to standard output (`dora.cluster.agent.reports`). When its input ends, the daemon is
-dead, and it kills its nodes; if it is killed as well, its guardian does.
+It does what ``dora run`` does. The daemon writes JSON lines to its standard input: first `StartRun`, then
+perhaps `StopRun`, changes, and messages about other machines (`dora.cluster.agent.partition`). The worker
+writes reports to standard output (`dora.cluster.agent.reports`). When its input ends, the daemon is dead,
+and the worker kills its nodes; if it is killed as well, its guardian does.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def main(options: Container[str]) -> None:
     if (directives := os.environ.get(VARIABLE, "")) and "--quiet" not in options:
         configure(directives, f"dataflow {start.dataflow_id}: ")
     if "--rt" in options:
-        become_realtime()  # the daemon has said what is not permitted
+        become_realtime()  # the daemon has logged what is not permitted
     # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
     secret = start.partition.secret if start.partition is not None else ""

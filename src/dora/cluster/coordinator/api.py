@@ -122,7 +122,7 @@ def make_api(
 
     async def dashboard(request: Request) -> Response:
         if "authorization" not in request.headers:
-            raise Refusal(403, "a page cannot let in others")
+            raise Refusal(403, "a page cannot log in another browser")
         return json_response(DashboardView(keys.path))
 
     async def health(request: Request) -> Response:  # noqa: ARG001

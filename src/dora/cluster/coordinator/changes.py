@@ -1,4 +1,4 @@
-"""Changes of running dataflows: on one machine its daemon makes them, on several the coordinator does.
+"""Changes of running dataflows: on one machine its daemon commits them, on several the coordinator does.
 
 When a dataflow on one machine gets a node on another one, the coordinator takes over (leader handover).
 
@@ -202,7 +202,7 @@ class Changes:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def on_result(self, message: ChangeResult) -> None:
-        """Give the answer of a daemon to the request that waits for it."""
+        """Complete the request that a daemon has answered."""
         if (asked := self._asked.pop(message.ticket, None)) is not None and not asked.done():
             asked.set_result(message)
 

@@ -152,7 +152,7 @@ class Coordinator:
             connection.send(AckLogs(batch.number))
 
     def disconnect(self, connection: DaemonConnection, silent: bool) -> None:
-        """Note that the connection of a daemon ended, or that it is silent."""
+        """Process the end of a daemon's connection, or its silence."""
         self.fleet.disconnect(connection, silent)
         if connection.machine not in self.fleet.connections:
             how = "does not answer" if silent else "has lost its daemon, or the connection to it"

@@ -4,7 +4,7 @@ The report of a daemon is the truth. A daemon whose connection ended has `LOST_A
 likely its process has ended, and all its nodes with it. A silent daemon may be behind a network cut, with
 nodes that go on; it counts as lost after `UNREACHABLE_AFTER`. A dataflow on several machines has one
 record. `DistributedRun` combines the reports of its machines, and the fleet forwards to each machine what
-it has to know of the others.
+it needs of the others.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Fleet:
     # ----------------------------------------------------------------------- coming and going
 
     def reject(self, hello: Hello | Introduction, fault: str, send: Callable[[ToDaemon], None]) -> None:
-        """Answer a daemon that cannot take part, and write down why."""
+        """Answer a daemon that is rejected, and log why."""
         log.warning("refused the daemon with process id %d: %s", hello.pid, fault)
         send(DaemonRejected(fault))
 

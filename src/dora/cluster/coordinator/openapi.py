@@ -74,9 +74,13 @@ OPERATIONS: list[ApiOperation] = [
         refusals=(400,),
         is_open=True,
     ),
-    ApiOperation("get", "/api/dashboard", "Tell where a browser is let in", None, DashboardView),
+    ApiOperation("get", "/api/dashboard", "Return the address that logs in a browser", None, DashboardView),
     ApiOperation(
-        "get", "/api/status", "Tell the version, the daemons and how many dataflows run", None, SystemStatus
+        "get",
+        "/api/status",
+        "Return version, daemons and number of running dataflows",
+        None,
+        SystemStatus,
     ),
     ApiOperation("get", "/api/dataflows", "List all dataflows, the oldest first", None, list[DataflowView]),
     ApiOperation(

@@ -1,4 +1,4 @@
-"""Which node runs on which machine, and how machines reach each other. Pure."""
+"""Placement of nodes on machines, and the addresses at which machines reach each other. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions of the coordinator: which dataflow is meant, what may start, what a missing report means.
+"""Decisions of the coordinator on names, starts and missing reports.
 
 Pure: from records to answers. A `Refusal` has the HTTP status of the response.
 """

@@ -1,4 +1,4 @@
-"""Run the coordinator: bind the port, open the store, serve the API until told to end."""
+"""Run the coordinator: bind the port, open the store, serve the API until a signal or `dora down`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def serve(
     """Serve until SIGTERM, SIGINT or `dora down`. Raises `DoraError` if it cannot begin.
 
     ``records`` is the file of the store, `MEMORY`, or "" for that of this port. ``on_ready`` gets the path
-    at which a browser is let in. With ``encryption`` the API is HTTPS.
+    that logs in a browser. With ``encryption`` the API is HTTPS.
     """
     limits = limits_from(os.environ)
     listener = _listen(interface, port)

@@ -4,7 +4,7 @@ Every change is one transaction in a write-ahead log. The file is for one coordi
 therefore reads it once: views are answered from memory.
 
 A full disk must not stop anything that runs. A report of a daemon is then true in memory and written
-later, see `Store.flush`; what somebody asks for is refused.
+later, see `Store.flush`; requests are refused.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _COLUMNS = ("uuid", "name", "status", "nodes", "file", "log_directory", "created
 
 
 MEMORY: Final = ":memory:"
-LOCK_TIMEOUT: Final = 3.0  # seconds that a coordinator may hold its store after it has let go of its port
+LOCK_TIMEOUT: Final = 3.0  # seconds that a coordinator may hold its store after it has released its port
 
 
 class Store:
@@ -131,7 +131,7 @@ class Store:
         self._active[dataflow_id] = daemons
 
     def redefine(self, message: DataflowChanged, daemons: dict[str, str]) -> None:
-        """Record that a dataflow has become another one; one that is not in the store is ignored.
+        """Record a changed dataflow; one that is not in the store is ignored.
 
         ``daemons`` as for `add`. Raises `Refusal` if the disk does not take it.
         """
@@ -261,7 +261,7 @@ class Store:
         )
 
     def spec(self, dataflow_id: str) -> RunSpec:
-        """Return what was asked to run; raises ``KeyError``."""
+        """Return the spec of a dataflow; raises ``KeyError``."""
         return from_json(self._read("spec", dataflow_id) or "", RunSpec)
 
     def _read(self, column: str, dataflow_id: str) -> str | None:
@@ -317,8 +317,8 @@ def _view(row: Iterable[Any], daemons: Iterable[str]) -> DataflowView:
 def lock_store(path: str, mend: str) -> int | None:
     """Return the descriptor that keeps other coordinators, at other ports or addresses, away from a store.
 
-    Raises `DoraError`, with that mend, if another one has it. None for a file that cannot be used, which
-    `Store` tells.
+    Raises `DoraError`, with that mend, if another one has it. None for a file that cannot be used: `Store`
+    reports that.
     """
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

@@ -46,15 +46,15 @@ def await_daemons(
     """Wait until the daemons of machines are connected, and report each id; return what went wrong."""
     waiting = {machine.id: machine for machine in machines}
     faults: list[MachineFault] = []
-    begin = looked = time.monotonic()
+    begin = checked = time.monotonic()
     while waiting:
         there = connected()
         for id in [id for id in waiting if id in there]:
             report(id)
             del waiting[id]
         now = time.monotonic()
-        if now - looked > _SSH_POLL_INTERVAL:
-            looked = now
+        if now - checked > _SSH_POLL_INTERVAL:
+            checked = now
             for fault in _ended(waiting.values()):
                 faults.append(fault)
                 del waiting[fault.machine.id]

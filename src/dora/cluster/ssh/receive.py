@@ -1,8 +1,8 @@
 """The other end of a copy: ``dora cluster receive NAME``, run over ssh on a machine of the cluster.
 
-It prints a line of JSON that says where the copy is and which files it has; reads one that says which to
-remove, and then a tar archive of the new ones; and prints an empty object when all is done. Only files of
-the copy are touched; what nodes have written beside them stays.
+It prints a line of JSON with the folder of the copy and its files. It reads a line with the files to
+remove, and then a tar archive of the new ones. It prints an empty object when all is done. Files that nodes
+have written beside the copy stay.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Copies of dataflows in the data folder of a machine's user, and when they are removed.
 
-A copy of a folder is there for as long as the coordinator has a record of a dataflow that ran in it: until
-`dora clean`, or until so many later ones have ended that the record goes by itself. Which dataflows those
-are is written into the copy; which copies a dataflow has, and which coordinator knows it, into a small file
-for each dataflow and machine (a host may be more than one, of several coordinators). So it outlives
-daemons. A coordinator says which records are gone when they go, or when the daemon is back.
+A copy of a folder stays as long as the coordinator has a record of a dataflow that ran in it: until
+`dora clean`, or until so many later ones have ended that the record is removed. The copy names these
+dataflows. A small file for each dataflow and machine names its copies and its coordinator (a host may be
+several machines, of several coordinators). So this outlives daemons. A coordinator reports the records that
+are removed, now or when the daemon is back.
 
-A copy that has just been made is for a dataflow that is about to start. If none comes within `EXPECTED`, or
-the copying was cut off, nobody uses it. Unused files go when a record does, or with the next copy.
-Then the copied files go; what nodes have written beside them stays, for it may be somebody's results.
+A copy that has just been made is for a dataflow that is about to start. If none starts within `EXPECTED`,
+or the copying was cut off, the copy is unused. Unused copies are removed when a record is, or with the next
+copy. Only the copied files are: nodes may have written results beside them.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class Copy(msgspec.Struct, frozen=True):
     left_over: bool
 
 
-# ----------------------------------------------------------------------- who uses what
+# ----------------------------------------------------------------------- uses
 
 
 def retain(dataflow_id: str, machine: str, coordinator: str, folders: Iterable[str]) -> None:
-    """Note that a dataflow is about to run in these folders; which are no copies does not matter.
+    """Record that a dataflow is about to run in these folders; those that are no copies are ignored.
 
     Raises ``OSError``.
     """
@@ -109,7 +109,7 @@ def release(dataflow_ids: Iterable[str], machine: str) -> None:
 
 @contextmanager
 def expected(folder: str) -> Iterator[None]:
-    """Note that a copy is being made, and afterwards that a dataflow is expected."""
+    """Record that a copy is being made, and afterwards that a dataflow is expected."""
     path = os.path.join(folder, _EXPECTED)
     with open(path, "w"):
         pass
@@ -142,7 +142,7 @@ def _is_expected(copy: str) -> bool:
     return about.st_size > 0 and time.time() - about.st_mtime < EXPECTED
 
 
-# ----------------------------------------------------------------------- what goes
+# ----------------------------------------------------------------------- removal
 
 
 def copies() -> list[Copy]:
@@ -207,7 +207,7 @@ def _remove(folder: str, wholly: bool) -> None:
             os.rmdir(path)
         elif name != LOCK:
             os.unlink(path)
-    if os.listdir(folder) == [LOCK]:  # else nodes have written something, and the lock says what this is
+    if os.listdir(folder) == [LOCK]:  # else nodes have written files, and the lock marks the copy
         os.unlink(os.path.join(folder, LOCK))
         os.rmdir(folder)
 
