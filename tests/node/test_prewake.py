@@ -14,7 +14,7 @@ from flows import node
 from waiting import TIMEOUT, wait_until
 
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import Placement, RunContext, plan
 from dora.node.receive.arrival_predictor import ArrivalPredictor
 from dora.node.receive.prewake import Prewake
 from dora.transport.board import PREWAKE
@@ -55,7 +55,7 @@ def test_a_circle_does_not_ring_at_its_sender() -> None:
 
 def test_other_machines_get_none() -> None:
     machines = {"a": "here", "b": "here", "c": "there", "d": "there"}
-    assert prewake_targets_of(CHAIN, "a", machine="here", machines=machines) == []
+    assert prewake_targets_of(CHAIN, "a", placement=Placement("here", machines)) == []
 
 
 def test_many_get_none() -> None:

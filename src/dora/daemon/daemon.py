@@ -77,14 +77,17 @@ class Daemon:
         self.loop = Loop()
         self._hot_reload = self._watch_code() if options.hot_reload else None
         self._grace = DEFAULT_GRACE if options.grace is None else options.grace
+        placement = context.placement
         self.supervisor = Supervisor(
             dataflow,
             grace=self._grace,
             finish_grace=finish_grace_from_environment(),
             watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
-            elsewhere={n.id: machine for n in dataflow.nodes if (machine := context.elsewhere(n.id))},
+            elsewhere={
+                n.id: machine for n in dataflow.nodes if (machine := context.placement.elsewhere(n.id))
+            },
             standby=context.engine == "iceoryx2",
-            generations=context.generations,
+            generations=placement.generations,
         )
         self.peers: Peers | None = None  # the supervisors of the other machines
         self.log_error: BaseException | None = None  # an exception of ``on_log``

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from dora.errors import DoraError
-from dora.wire.node_config import RemoteConfig, TraceConfig
+from dora.wire.node_config import TraceConfig
 
 if TYPE_CHECKING:
     from dora.dataflow.model import Dataflow
+    from dora.dataflow.plan import Placement
 
 Engine = Literal["iceoryx2", "zenoh"]
 ENGINES: tuple[Engine, ...] = ("iceoryx2", "zenoh")
@@ -43,15 +44,6 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     trace: bool = False  # nodes write spans
 
 
-class PartitionOptions(msgspec.Struct, frozen=True):
-    """The further options with which a machine runs its partition of a dataflow."""
-
-    machine: str
-    machines: dict[str, str]  # node id → machine, of all nodes
-    remote: RemoteConfig
-    generations: dict[str, int] = {}  # as in `dora.dataflow.plan.RunContext`
-
-
 class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
     """Options of a run in this process. Times are in seconds.
 
@@ -65,7 +57,7 @@ class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
     name: str = ""  # a name for commands, besides its UUID and the name of its file
     coordinator: str = ""  # address and port of the coordinator that started it
     trace_config: TraceConfig | None = None  # where spans are written; see `dora.observe.telemetry.run`
-    join: Callable[[str, Dataflow], PartitionOptions] | None = None  # None: all nodes are on this machine
+    join: Callable[[str, Dataflow], Placement] | None = None  # None: all nodes are on this machine
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
 

@@ -21,7 +21,7 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import SPARE_RECEIVERS, Plan, RunContext, text_outputs
+from dora.dataflow.plan import SPARE_RECEIVERS, Placement, Plan, RunContext, text_outputs
 from dora.dataflow.problems import no_node
 from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (
@@ -137,13 +137,8 @@ def _change_event(daemon: RunningDaemon, client: Connection, request: on.ChangeR
         wanted = from_plain(proposal.dataflow, Dataflow)
         context = daemon.context
         if request.machine:
-            context = msgspec.structs.replace(
-                context,
-                machine=request.machine,
-                machines=proposal.machines,
-                generations=proposal.generations,
-                remote=request.remote,
-            )
+            placement = Placement(request.machine, proposal.machines, proposal.generations, request.remote)
+            context = msgspec.structs.replace(context, placement=placement)
         if proposal.revision > daemon.supervisor.state.revision:  # otherwise the supervisor rejects it
             daemon.prepare_plan(wanted, context)
             if isinstance(request, ApplyChange):
@@ -154,7 +149,7 @@ def _change_event(daemon: RunningDaemon, client: Connection, request: on.ChangeR
     except OSError as error:
         client.send(Rejected(f"there is no room for the changed dataflow: {error.strerror}"))
         return None
-    elsewhere = {node.id: context.elsewhere(node.id) for node in wanted.nodes}
+    elsewhere = {node.id: context.placement.elsewhere(node.id) for node in wanted.nodes}
     return on.ChangeRequested(client.number, request, wanted, elsewhere)
 
 
@@ -224,7 +219,7 @@ class RequestHandler:
     @property
     def _machine(self) -> str:
         """The name of this machine; "" as long as the dataflow is on one machine."""
-        return self._context.machine if self._state.distributed else ""
+        return self._context.placement.machine if self._state.distributed else ""
 
     def change(self, dataflow: Dataflow, plan: Plan) -> None:
         """Change to another dataflow."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
@@ -16,11 +16,8 @@ from dora.daemon.options import LocalRunOptions, choose_engine
 from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import RunContext
+from dora.dataflow.plan import Placement, RunContext
 from dora.wire.correlation import uuid7
-
-if TYPE_CHECKING:
-    from dora.daemon.options import PartitionOptions
 
 HARD_EXIT = 130
 
@@ -47,10 +44,8 @@ def run_dataflow(
     run.name = options.name
     daemon: Daemon | None = None
     close_router: Callable[[], None] | None = None
-    partition: PartitionOptions | None = None
     try:
-        if options.join is not None:
-            partition = options.join(run.path, dataflow)
+        placement = Placement() if options.join is None else options.join(run.path, dataflow)
         endpoint = ""
         if engine == "zenoh":
             from dora.transport.network.zenoh_router import start
@@ -65,10 +60,7 @@ def run_dataflow(
             zenoh_endpoint=endpoint,
             tap_queue=options.tap_queue,
             trace=options.trace_config,
-            machine=partition.machine if partition is not None else "",
-            machines=partition.machines if partition is not None else {},
-            generations=partition.generations if partition is not None else {},
-            remote=partition.remote if partition is not None else None,
+            placement=placement,
             coordinator=options.coordinator,
         )
         daemon = Daemon(dataflow, options, context, run, on_log)

@@ -64,6 +64,20 @@ _ALSO_IN_NODE_CONFIG = ("output_types", "input_types", "output_framing", "shared
 LinkKind = Literal["link", "timer", "text", "local"]
 
 
+class Placement(msgspec.Struct, frozen=True):
+    """The machines of the nodes of a dataflow; by default all nodes are on this one."""
+
+    machine: str = ""  # this one
+    machines: dict[str, str] = {}  # node id → its machine
+    generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
+    remote: RemoteConfig | None = None
+
+    def elsewhere(self, node_id: str) -> str:
+        """Return the machine of a node that is on another machine, "" for one of this machine."""
+        machine = self.machines.get(node_id, self.machine)
+        return "" if machine == self.machine else machine
+
+
 class RunContext(msgspec.Struct, frozen=True):
     """Identity and location of a run: its ids, its files, its engine, its machines."""
 
@@ -75,16 +89,8 @@ class RunContext(msgspec.Struct, frozen=True):
     zenoh_endpoint: str = ""
     tap_queue: int = 0  # messages that the tap of a recorder holds; 0: no recorder is expected
     trace: TraceConfig | None = None  # None: nothing is traced
-    machine: str = ""  # this one
-    machines: dict[str, str] = {}  # node id → its machine; empty: all nodes are here
-    generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
-    remote: RemoteConfig | None = None  # None: all nodes are here
+    placement: Placement = Placement()
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
-
-    def elsewhere(self, node_id: str) -> str:
-        """Return the machine of a node that is on another machine, "" for one of this machine."""
-        machine = self.machines.get(node_id, self.machine)
-        return "" if machine == self.machine else machine
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -142,7 +148,7 @@ def plan(dataflow: Dataflow, context: RunContext, former: Plan | None = None) ->
         links=links,
         bells=tuple(layout.bells.values()) + credit_bells,
         lines=layout.lines,
-        generations=context.generations,
+        generations=context.placement.generations,
     )
 
 
@@ -175,7 +181,7 @@ class _Layout:
 
         def is_same(name: str) -> bool:
             """Return whether the node or input of this name is the same one as in the former plan."""
-            return generations.get(name, 0) == context.generations.get(name, 0)
+            return generations.get(name, 0) == context.placement.generations.get(name, 0)
 
         configs = {} if former is None else {name: c for name, c in former.configs.items() if is_same(name)}
         self.former_outputs = {
@@ -227,7 +233,7 @@ class _Layout:
 
     def generation(self, node_id: str, input_id: str) -> int:
         """Return the change that added a link."""
-        return self.context.generations.get(f"{node_id}/{input_id}", 0)
+        return self.context.placement.generations.get(f"{node_id}/{input_id}", 0)
 
     def engine_queue_size(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
         """Return the `InputConfig.engine_queue_size` of a link, for two nodes that answer each other."""
@@ -253,8 +259,8 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     kind=kind,
                     output_slot=layout.output_slots[item.source],
                     engine_queue_size=layout.engine_queue_size(item.source, node, item),
-                    source_machine=layout.context.elsewhere(item.source.node),
-                    target_machine=layout.context.elsewhere(node.id),
+                    source_machine=layout.context.placement.elsewhere(item.source.node),
+                    target_machine=layout.context.placement.elsewhere(node.id),
                     generation=layout.generation(node.id, item.id),
                 )
 
@@ -327,7 +333,7 @@ def _prewake(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellC
         - receivers
         - {node_id}
     )
-    here = [reached for reached in found if not layout.context.elsewhere(reached)]
+    here = [reached for reached in found if not layout.context.placement.elsewhere(reached)]
     if len(here) > _MAX_PREWAKE:
         return []
     slots = {layout.node_slots[reached]: layout.bells[reached] for reached in here}
@@ -416,8 +422,8 @@ def _input(
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
         channel = channels[config.slot]
-        config.machine = layout.context.elsewhere(item.source.node)
-        crosses_late = config.generation and (config.machine or layout.context.elsewhere(node.id))
+        config.machine = layout.context.placement.elsewhere(item.source.node)
+        crosses_late = config.generation and (config.machine or layout.context.placement.elsewhere(node.id))
         config.service = "" if crosses_late else channel.service
         # From another machine, the receiver's engine gives credit.
         waits = config.policy == "backpressure" and not config.machine
@@ -461,7 +467,7 @@ def _node(
         dynamic=node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
         zenoh_endpoint=context.zenoh_endpoint,
-        remote=context.remote,
+        remote=context.placement.remote,
         trace=context.trace,
     )
 

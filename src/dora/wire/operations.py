@@ -94,7 +94,7 @@ class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
     """The whole dataflow as it is to be after an operation.
 
     ``revision`` counts the changes, this one included. ``machines`` and ``generations`` are as in
-    `dora.dataflow.plan.RunContext`. ``added`` and ``removed`` name links for the log: "a/out -> b/in".
+    `dora.dataflow.plan.Placement`. ``added`` and ``removed`` name links for the log: "a/out -> b/in".
     ``replaced`` is the node that gets another program; its process has ``grace`` seconds to end (None: the
     default).
     """

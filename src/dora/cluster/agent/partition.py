@@ -13,10 +13,10 @@ from dora._paths import data_folder, link_endpoint
 from dora.cluster.agent.reports import Reports
 from dora.cluster.protocol import Endpoints, MachineLost, PeerReport, ReleasePartition, StartRun, ToDaemon
 from dora.daemon.daemon import Daemon
-from dora.daemon.options import PartitionOptions
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.status import Peers
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
+from dora.dataflow.plan import Placement
 from dora.errors import DoraError
 from dora.wire.node_config import RemoteConfig
 
@@ -72,7 +72,7 @@ class LocalPartition:
             for event in self._pending:
                 self._feed(event)
 
-    def join(self, run_dir: str, dataflow: Dataflow) -> PartitionOptions:
+    def join(self, run_dir: str, dataflow: Dataflow) -> Placement:
         """Choose ports, and wait until the other machines have chosen theirs; raises `DoraError`."""
         partition, machines = self._partition, self._start.spec.machines
         self.write_passwords(run_dir)
@@ -84,7 +84,7 @@ class LocalPartition:
             if self._fault or self._stopped():
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_POLL_INTERVAL)
-        return PartitionOptions(partition.machine, machines, self.remote(self._endpoints), self.generations)
+        return Placement(partition.machine, machines, self.generations, self.remote(self._endpoints))
 
     def write_passwords(self, run_dir: str) -> None:
         """Write the file with the password that nodes of other machines show."""

@@ -131,7 +131,7 @@ def _check_stays(node: NodeSpec, former: NodeSpec, machine: str, machines: Seque
 def generations_after(
     before: Dataflow, after: Dataflow, generations: Mapping[str, int], revision: int
 ) -> dict[str, int]:
-    """Return the generations of a dataflow after a change; see `dora.dataflow.plan.RunContext`.
+    """Return the generations of a dataflow after a change; see `dora.dataflow.plan.Placement`.
 
     An input that gets another source counts as a new one.
     """

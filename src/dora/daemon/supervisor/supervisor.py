@@ -78,7 +78,7 @@ class Supervisor:
         node's own setting wins. ``watched`` are the nodes whose code may change (hot reload).
         ``standby``: replacements can prepare while the old process runs. ``elsewhere`` gives the
         machine of a node on another machine. ``generations`` are those of a
-        `dora.dataflow.plan.RunContext`, if the dataflow has run without this machine.
+        `dora.dataflow.plan.Placement`, if the dataflow has run without this machine.
         """
         self.state = RunState(
             dataflow,
