@@ -121,7 +121,7 @@ GONE_CLASSES = {
     "Declined": "Rejected",
     "Explain": "DescribeRun",
     "Forget": "DropRecords",
-    "HandOver": "LeaderHandover",
+    "HandOver": "ApplyChange",
     "Look": "ObserverSession",
     "Measure": "GetUsage",
     "Meet": "Endpoints",
