@@ -270,9 +270,7 @@ def test_invalid_messages_are_dropped_with_a_warning(
 
 
 def test_no_router_is_a_clear_error(zenoh_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dora.transport.network.zenoh_engine as module
-
-    monkeypatch.setattr(module, "_CONNECT_TIMEOUT_MS", 100)
+    monkeypatch.setattr("dora.transport.network.zenoh_router._CONNECT_TIMEOUT_MS", 100)
     nowhere = f"unixsock-stream/{zenoh_bench.run_dir}/nobody"
     with pytest.raises(
         ConnectError, match="the Zenoh router of dataflow 0190-test cannot be reached at unix"

@@ -7,8 +7,10 @@ another copy.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Final
 
+from dora.errors import SendError
 from dora.wire.decode import check
 from dora.wire.message import ALIGNMENT
 from dora.wire.untrusted import UntrustedMessage
@@ -60,6 +62,29 @@ class AlignedMemory:
         if len(self._block) == self.size:
             return self._block
         return self._block[self._start : self._start + self.size]
+
+
+class MemoryLoan:
+    """Ordinary memory as a `dora.transport.interface.Loan`."""
+
+    __slots__ = ("_memory", "_put", "address", "size")
+
+    def __init__(self, output_id: str, size: int, put: Callable[[bytearray], None]) -> None:
+        """Allocate; ``put`` sends the content. Raises `SendError`."""
+        try:
+            # Kept as long as the loan, not only until it is sent: the program may still read it.
+            self._memory = AlignedMemory(size)
+        except MemoryError:
+            raise SendError(f"output `{output_id}`: no memory for {size} bytes") from None
+        self._put = put
+        self.address = self._memory.address
+        self.size = size
+
+    def send(self) -> None:
+        self._put(self._memory.content())
+
+    def discard(self) -> None:
+        """Nothing to do: the last reference frees the memory."""
 
 
 def keep_large_blocks() -> None:

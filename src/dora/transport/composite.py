@@ -10,32 +10,13 @@ import time
 from collections.abc import Callable
 from ctypes import string_at
 
-from dora.errors import SendError
-from dora.transport.aligned_memory import AlignedMemory, keep_large_blocks
+from dora.transport.aligned_memory import MemoryLoan, keep_large_blocks
 from dora.transport.board import TAPPED, WORDS, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
 from dora.transport.network.fragments import FragmentedMessage
 from dora.transport.network.links import RemoteLinks, is_flush, sequence_of
 from dora.transport.network.sender import RemoteSender
 from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
-
-
-class _Loan:
-    """Ordinary memory, for an output without receivers on this machine."""
-
-    __slots__ = ("_memory", "_sender", "address", "size")
-
-    def __init__(self, sender: RemoteChannel, size: int) -> None:
-        self._sender = sender
-        self._memory = AlignedMemory(size)
-        self.address = self._memory.address
-        self.size = size
-
-    def send(self) -> None:
-        self._sender.put(self._memory.content())
-
-    def discard(self) -> None:
-        """Nothing to do: the last reference frees the memory."""
 
 
 class _SharedLoan:
@@ -93,10 +74,7 @@ class RemoteChannel:
         """Nothing to prepare."""
 
     def loan(self, size: int) -> Loan:
-        try:
-            return _Loan(self, size)
-        except MemoryError:
-            raise SendError(f"output `{self._output_id}`: no memory for {size} bytes") from None
+        return MemoryLoan(self._output_id, size, self.put)
 
     def close(self) -> None:
         """Nothing to do: the engine waits until all messages have arrived."""

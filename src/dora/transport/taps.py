@@ -25,8 +25,6 @@ from dora.wire.node_config import InputConfig
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_CONNECT_TIMEOUT_MS = 5000
-
 
 class Tap(Protocol):
     """A subscriber of one output."""
@@ -182,16 +180,10 @@ class _ZenohTaps:
     def __init__(self, endpoint: str) -> None:
         import zenoh
 
-        from dora.transport.network.zenoh_router import make_config
+        from dora.transport.network.zenoh_router import connect
 
         try:
-            self._session = zenoh.open(
-                make_config(
-                    mode="client",
-                    connect__endpoints=[endpoint],
-                    connect__timeout_ms=_CONNECT_TIMEOUT_MS,
-                )
-            )
+            self._session = connect(endpoint)
         except zenoh.ZError as error:
             raise ConnectError(f"the Zenoh router cannot be reached at {endpoint}: {error}") from error
         self._taps: list[Tap] = []
@@ -233,12 +225,9 @@ class _ZenohTaps:
         tap.close()
 
     def close(self) -> None:
-        import zenoh
+        from dora.transport.network.protocol import close_session
 
         if self._inherited:
             return
         self._taps.clear()
-        try:
-            self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
-        except zenoh.ZError:
-            pass  # the router is gone: the dataflow has ended
+        close_session(self._session)

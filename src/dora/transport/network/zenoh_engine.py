@@ -39,8 +39,8 @@ from typing import Any, Final, cast
 
 import zenoh
 
-from dora.errors import ConnectError, SendError, TransportError
-from dora.transport.aligned_memory import AlignedMemory, message_from_bytes
+from dora.errors import ConnectError, TransportError
+from dora.transport.aligned_memory import MemoryLoan, message_from_bytes
 from dora.transport.board import (
     CLOSED,
     CONNECTED,
@@ -55,12 +55,12 @@ from dora.transport.board import (
 )
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import BadMessages
-from dora.transport.network.zenoh_router import make_config
+from dora.transport.network.protocol import close_session
+from dora.transport.network.zenoh_router import connect
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message
 from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
 
-_CONNECT_TIMEOUT_MS: Final = 5000
 _INTERRUPTED_TIMEOUT: Final = 0.5  # seconds
 _FLUSH_TIMEOUT: Final = 2.0  # seconds
 _JOIN_TIMEOUT: Final = 2.0  # seconds
@@ -73,23 +73,6 @@ _PROBE: Final = struct.Struct("<QQ")
 assert _PROBE.size < HEADER_SIZE
 
 _log = logging.getLogger("dora.transport")
-
-
-class _Loan:
-    __slots__ = ("_memory", "_sender", "address", "size")
-
-    def __init__(self, sender: ZenohSender, size: int) -> None:
-        self._sender = sender
-        # Kept as long as the loan, not only until it is sent: the program may still read it.
-        self._memory = AlignedMemory(size)
-        self.address = self._memory.address
-        self.size = size
-
-    def send(self) -> None:
-        self._sender.put(self._memory.content())
-
-    def discard(self) -> None:
-        """Nothing to do: the last reference frees the memory."""
 
 
 class ZenohSender:
@@ -116,11 +99,8 @@ class ZenohSender:
     def prepare(self) -> None:
         """Nothing to prepare."""
 
-    def loan(self, size: int) -> _Loan:
-        try:
-            return _Loan(self, size)
-        except MemoryError:
-            raise SendError(f"output `{self._output_id}`: no memory for {size} bytes") from None
+    def loan(self, size: int) -> MemoryLoan:
+        return MemoryLoan(self._output_id, size, self.put)
 
     def put(self, content: bytes | bytearray) -> None:
         try:
@@ -260,13 +240,7 @@ class ZenohEngine:
         """Open the session; raises `ConnectError`."""
         self._board = board
         try:
-            self._session = zenoh.open(
-                make_config(
-                    mode="client",
-                    connect__endpoints=[endpoint],
-                    connect__timeout_ms=_CONNECT_TIMEOUT_MS,
-                )
-            )
+            self._session = connect(endpoint)
         except zenoh.ZError as error:
             raise ConnectError(
                 f"the Zenoh router of dataflow {dataflow_id} cannot be reached at {endpoint}: {error}"
@@ -373,10 +347,7 @@ class ZenohEngine:
                 self._flush()
             except TransportError:
                 pass  # the router is gone, and with it all receivers
-            try:
-                self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
-            except zenoh.ZError:
-                pass  # the router does not answer
+            close_session(self._session)
         for receiver in self._receivers:
             receiver.join()
         self._senders.clear()

@@ -27,6 +27,7 @@ _BLOCK_TIMEOUT_US: Final = 600_000_000
 # process fixes the number.
 _RUNTIME_VARIABLE: Final = "ZENOH_RUNTIME"
 _RUNTIME: Final = "(rx: (worker_threads: 32))"
+_CONNECT_TIMEOUT_MS: Final = 5000
 _opening: Final = threading.Lock()  # all threads share the environment
 
 
@@ -61,6 +62,13 @@ def start(run_dir: str) -> tuple[str, Callable[[], None]]:
     except zenoh.ZError as error:
         raise TransportError(f"the Zenoh router cannot listen on {endpoint}: {error}") from error
     return endpoint, session.close
+
+
+def connect(endpoint: str) -> zenoh.Session:
+    """Connect a node or an observer to the router; raises ``zenoh.ZError``."""
+    return zenoh.open(
+        make_config(mode="client", connect__endpoints=[endpoint], connect__timeout_ms=_CONNECT_TIMEOUT_MS)
+    )
 
 
 def open_session(config: zenoh.Config, runtime: str) -> zenoh.Session:
