@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from running import Bench
+from waiting import TIMEOUT
 
 from dora._version import __version__
 from dora.daemon.client import DaemonClient
@@ -200,7 +201,7 @@ def test_a_node_names_its_version_when_the_daemon_answers_with_an_unknown_messag
     thread.start()
     with pytest.raises(ConnectError) as refused:
         connect(None)
-    thread.join(30)
+    thread.join(TIMEOUT)
     for peer in peers:
         peer.close()
     liar.close()
@@ -217,7 +218,7 @@ def test_a_command_reports_that_a_server_is_no_daemon(runtime_root: str, body: b
     thread.start()
     with pytest.raises(ConnectError, match=r"of another version of dora|no daemon of this version"):
         DaemonClient(f"{runtime_root}/socket")
-    thread.join(30)
+    thread.join(TIMEOUT)
     for peer in peers:
         peer.close()
     liar.close()

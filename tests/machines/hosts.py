@@ -34,6 +34,7 @@ _ROOT = Path("/run/dora-hosts")  # of root's own, and short: sockets are below i
 _WIRE = Path(__file__).with_name("wire.py")
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 _TIMEOUT = 60.0  # seconds that anything may take on a busy machine
+_OBSERVER_TIMEOUT = 3 * _TIMEOUT  # observers have a lower priority than what keeps the machine busy
 
 
 def missing() -> str:
@@ -89,7 +90,7 @@ class Host:
         *,
         status: int | None = 0,
         env: Mapping[str, str] | None = None,
-        timeout: float = 60.0,
+        timeout: float = _OBSERVER_TIMEOUT,
         **options: Any,
     ) -> str:
         """Run a command on this host to its end, and return all that it printed.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cluster_system import DORA, Spread, spread_over
 from hosts import Host, network
-from waiting import wait_until
+from waiting import TIMEOUT, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -132,7 +132,7 @@ def test_observers_on_all_machines_show_the_same(system: Spread, flow: str, plac
     assert {line.split("\t")[0] for line in measured[1:]} == {"camera/numbers", "near/numbers"}
     assert all(1 < float(line.split("\t")[2]) < 110 for line in measured[1:]), measured
     described = dora("topic", "info", "camera/numbers", "-d", flow, "--duration", "1s")
-    assert "camera (running)" in described and "int64" in described
+    assert "camera (Running)" in described and "int64" in described
     wrong = dora("topic", "echo", "camera/nubmers", "-d", flow, status=1)
     assert "did you mean `camera/numbers`?" in wrong
 
@@ -224,7 +224,7 @@ def test_ctrl_c_ends_an_observer_and_reports_missed_messages(system: Spread, flo
     wait_until(lambda: observers(system.hosts["right"]), lambda: "an observer to start")
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0 and "camera/numbers\t" in output, output
     wait_for_no_observers(system.hosts["right"])
 
@@ -243,7 +243,7 @@ def test_a_cut_ends_an_observer_with_a_reason(system: Spread, flow: str) -> None
     begun = time.monotonic()
     right.cut()
     try:
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=TIMEOUT)
         took = time.monotonic() - begun
         assert process.returncode == 1 and "machine `right` does not answer" in errors, errors
         assert took < 15, took
@@ -313,6 +313,6 @@ def test_observers_report_the_end_of_the_dataflow(system: Spread) -> None:
     )
     assert process.stdout is not None and process.stdout.readline()
     system.dora("stop", dataflow)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0 and "the dataflow has ended" in errors, errors
     wait_for_no_observers(system.hosts["right"])
