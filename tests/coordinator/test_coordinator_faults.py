@@ -79,7 +79,7 @@ def test_a_coordinator_that_comes_back_with_another_token(system: System) -> Non
     assert system.status_of(run) == "running"
 
 
-def test_both_killed(system: System) -> None:
+def test_a_dataflow_fails_if_coordinator_and_daemon_are_killed(system: System) -> None:
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER))
     coordinator = system.coordinator()
@@ -145,7 +145,7 @@ def test_a_second_daemon_is_refused(system: System) -> None:
     assert f"a daemon of the coordinator at 127.0.0.1:{system.port} is running already" in told
 
 
-def test_a_broken_store(system: System) -> None:
+def test_a_broken_store_is_reported(system: System) -> None:
     path = system.folder / "data" / f"coordinator-{system.port}.sqlite"
     path.parent.mkdir()
     path.write_bytes(b"this is no database" * 100)
@@ -340,7 +340,7 @@ def test_names_that_cannot_be_used(system: System) -> None:
     assert system.dora("stop", "linker Arm ü%3F?") == f"dataflow stopped: {run}\n"
 
 
-def test_a_store_that_is_lost(system: System) -> None:
+def test_a_running_dataflow_survives_a_lost_store(system: System) -> None:
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER), "--name", "left")
     os.kill(system.coordinator(), signal.SIGKILL)

@@ -271,7 +271,7 @@ def test_a_stop_during_the_build_ends_it(system: System) -> None:
     assert system.client.dataflow("slow").reason == "it was stopped before its nodes were started"
 
 
-def test_a_stop_while_its_nodes_are_starting(system: System) -> None:
+def test_a_stop_during_the_start_ends_the_start(system: System) -> None:
     system.dora("up")
     file = system.dataflow("slow", a="import time\nprint('is there', flush=True)\ntime.sleep(600)")
     start = subprocess.Popen(
@@ -289,7 +289,7 @@ def test_a_stop_while_its_nodes_are_starting(system: System) -> None:
     assert start.returncode == 1
 
 
-def test_nodes_that_do_not_stop(system: System) -> None:
+def test_nodes_that_ignore_a_stop_are_killed(system: System) -> None:
     deaf = """
     import signal
     from dora import Node

@@ -48,7 +48,7 @@ SLOW_RECEIVER = """
     [("drop_oldest", 1), ("drop_oldest", 10), ("drop_oldest", 1000), ("backpressure", 10)],
 )
 @pytest.mark.parametrize(("count", "size", "work"), [(20_000, 8, 1500), (200, 4 << 20, 100_000)])
-def test_sent_is_received_and_dropped(
+def test_every_sent_message_is_received_or_counted_as_dropped(
     flow: Flow, policy: str, queue_size: int, count: int, size: int, work: int
 ) -> None:
     flow.node("sender", SENDER, args=f"{count} {size}", outputs=["out"])
@@ -89,7 +89,9 @@ def test_a_receiver_that_ends_early_leaves_messages_unread(flow: Flow) -> None:
 
 @pytest.mark.parametrize("end", ["", "import sys; sys.exit(0)", "import os; os._exit(0)"])
 @pytest.mark.parametrize("size", [3, 1 << 20])
-def test_a_sender_that_sends_once_and_exits_at_once(flow: Flow, engine: str, end: str, size: int) -> None:
+def test_the_message_of_a_sender_that_exits_at_once_arrives(
+    flow: Flow, engine: str, end: str, size: int
+) -> None:
     if engine == "zenoh" and "os._exit" in end:
         pytest.skip("a network engine has to flush: see the documentation of engines")
     flow.node(
@@ -111,7 +113,7 @@ def test_a_sender_that_sends_once_and_exits_at_once(flow: Flow, engine: str, end
     assert (report.sent, report.received) == (1, 1)
 
 
-def test_every_size(flow: Flow, engine: str) -> None:
+def test_messages_of_every_size_arrive_whole(flow: Flow, engine: str) -> None:
     sizes = [0, 1, 63, 64, 65, 3071, 3072, 3073, 4095, 4096, 4097, 65536, 1 << 20, (16 << 20) + 1]
     sizes.append(64 << 20 if engine == "iceoryx2" else 32 << 20)
     (flow.directory / "sizes.json").write_text(json.dumps(sizes))
@@ -192,7 +194,7 @@ def test_a_receiver_that_keeps_every_message_blocks_no_sender(flow: Flow) -> Non
     assert flow.printed("other") == ["300 299 INPUT_CLOSED STOP"]
 
 
-def test_metadata_of_every_kind(flow: Flow, engine: str) -> None:
+def test_metadata_of_every_type_arrives(flow: Flow, engine: str) -> None:
     metadata: dict[str, Any] = {
         "flag": True,
         "int": -5,

@@ -156,7 +156,7 @@ def test_a_node_that_is_not_fixed_fails_the_dataflow(flow: Flow) -> None:
         Script(flow, ("sender: .*started again when", stop)).run()
 
 
-def test_a_node_that_cannot_exist_twice(flow: Flow) -> None:
+def test_a_node_with_hot_reload_replace_ends_before_its_new_code_starts(flow: Flow) -> None:
     device = "import atexit, os\nos.mkdir('device')\natexit.register(os.rmdir, 'device')\n"
     alone = device + textwrap.dedent(SENDER)
     flow.node("sender", alone, inputs={"tick": TICK}, outputs=["out"], hot_reload="replace")
@@ -206,7 +206,7 @@ def test_a_runtime_that_failed_is_started_with_the_new_code(flow: Flow) -> None:
     ).run()
 
 
-def test_killed_while_the_new_code_is_being_loaded(flow: Flow) -> None:
+def test_a_process_killed_during_a_hot_reload_is_replaced(flow: Flow) -> None:
     told = "import os\nprint('process', os.getpid(), flush=True)\n" + textwrap.dedent(SENDER)
     flow.node("sender", told, inputs={"tick": TICK}, outputs=["out"])
     flow.node("printer", PRINTER, inputs=FROM_SENDER)
@@ -229,7 +229,7 @@ def test_killed_while_the_new_code_is_being_loaded(flow: Flow) -> None:
 
 
 @pytest.mark.parametrize("way", ["stop", "kill"])
-def test_ctrl_c_while_the_new_code_is_being_loaded(flow: Flow, way: str) -> None:
+def test_ctrl_c_during_a_hot_reload_ends_both_processes(flow: Flow, way: str) -> None:
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
     flow.node("printer", PRINTER, inputs=FROM_SENDER)
 

@@ -89,7 +89,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("way", FAILURES)
-def test_a_failure_comes_before_the_closing_in_every_case(
+def test_receivers_learn_of_every_kind_of_failure_before_the_closing(
     flow: Flow, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A machine that is busy may take long to end a process which has closed its node.
@@ -155,7 +155,7 @@ def test_the_failure_of_an_operator_comes_before_the_closing_of_its_outputs(flow
     assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
 
 
-def test_a_node_that_is_killed_under_traffic(flow: Flow, engine: str) -> None:
+def test_receivers_learn_that_a_sender_was_killed_under_traffic(flow: Flow, engine: str) -> None:
     flow.node(
         "victim",
         """
@@ -375,7 +375,7 @@ def test_the_bridge_of_logging_keeps_levels(flow: Flow) -> None:
 # ------------------------------------------------------------------ dora.run
 
 
-def test_run_may_be_called_again_and_again(flow: Flow, capfd: pytest.CaptureFixture[str]) -> None:
+def test_dora_run_can_be_called_several_times(flow: Flow, capfd: pytest.CaptureFixture[str]) -> None:
     flow.node("a", "from dora import Node\nNode().send_output('out', b'x')", outputs=["out"])
     flow.node("b", PRINTER, inputs={"in": "a/out"})
     ids = {flow.run().dataflow_id for _ in range(3)}
@@ -402,7 +402,7 @@ def test_two_runs_at_once_do_not_meet(flow: Flow) -> None:
     assert flow.printed("b").count("INPUT x") == 2
 
 
-def test_run_works_in_a_process_that_is_a_node(flow: Flow) -> None:
+def test_dora_run_works_inside_a_node(flow: Flow) -> None:
     flow.file("inner.py", "from dora import Node\nNode()\nprint('inner')")
     flow.file("inner.yml", "nodes: [{id: inner, path: inner.py}]")
     flow.node("outer", "import dora\nnode = dora.Node()\ndora.run('inner.yml')")

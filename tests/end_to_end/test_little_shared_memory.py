@@ -75,7 +75,7 @@ def test_a_message_too_large_for_shared_memory_is_refused_and_smaller_ones_arriv
     assert lines == [line for line in lines if line], "something is left in the shared memory"
 
 
-def test_too_little_to_start(flow: Flow) -> None:
+def test_a_dataflow_is_refused_if_shared_memory_is_too_small(flow: Flow) -> None:
     flow.node("only", "from dora import Node; Node()")
     done = run(flow, "1m")
     assert (done.returncode, done.stdout) == (1, "")

@@ -29,7 +29,7 @@ def test_state_outlives_a_crash_and_is_each_nodes_own(flow: Flow) -> None:
         assert lines == ["0 None", f"1 {kept}", f"2 {kept}"]
 
 
-def test_a_state_that_cannot_be_saved(flow: Flow) -> None:
+def test_a_state_that_cannot_be_saved_is_an_error(flow: Flow) -> None:
     flow.node(
         "node",
         """

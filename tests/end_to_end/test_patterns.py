@@ -120,7 +120,7 @@ def test_a_server_that_comes_back_answers_the_next_call(flow: Flow, engine: str)
     ], engine
 
 
-def test_a_goal_ends_well_although_the_dataflow_is_stopped(flow: Flow, engine: str) -> None:
+def test_a_goal_succeeds_during_a_stop(flow: Flow, engine: str) -> None:
     flow.node(
         "server",
         """

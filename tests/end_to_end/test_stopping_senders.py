@@ -146,7 +146,7 @@ def make_flow(flow: Flow, kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sender_that_waits_hears_of_a_stop_and_cleans_up(flow: Flow, engine: str, kind: str) -> None:
+def test_a_waiting_sender_receives_the_stop_and_cleans_up(flow: Flow, engine: str, kind: str) -> None:
     output = make_flow(flow, kind)
     command = [sys.executable, "-m", "dora", "run", flow.write(), "--log-format", "compact"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

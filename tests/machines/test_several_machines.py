@@ -271,7 +271,7 @@ def test_impossible_placements_are_reported_before_the_start(system: Spread) -> 
     assert "node `a` has a `deploy`" in printed and "`dora up` and `dora start`" in printed
 
 
-def test_a_folder_that_a_machine_has_not(system: Spread) -> None:
+def test_a_folder_missing_on_a_machine_is_reported(system: Spread) -> None:
     system.write(
         {
             "folder.yml": """
