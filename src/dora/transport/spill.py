@@ -85,7 +85,8 @@ class _Link:
         while files and (files[0] <= received or len(files) >= MAX_SPILLED):
             _remove(f"{self._folder}/{files.popleft()}")
         try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            if not files:  # not the directory of the run: that may have been removed
+                _make_folder(self._folder)
             with open(f"{self._folder}/{number}", "wb") as file:
                 file.write(message)
         except OSError:
@@ -113,6 +114,14 @@ def take_spilled(folder: str, after: int, before: int) -> deque[Message]:
                 pass  # the sender had no room for it, or has removed it
         _remove(path)
     return messages
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder, unless it exists; raises ``OSError``."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
 
 
 def _remove(path: str) -> None:
