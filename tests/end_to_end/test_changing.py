@@ -290,12 +290,12 @@ def test_nodes_that_start_later_know_the_changed_dataflow(flow: Flow) -> None:
     with Live(flow) as live:
         live.connect("source/out", "sink/y")
         live.add("late", tells)
-        expected = '[["source", null], ["sink", {"x": "source/out", "y": "source/out"}], ["late", null]]'
+        expected = '[["source", {}], ["sink", {"x": "source/out", "y": "source/out"}], ["late", {}]]'
         live.until_printed("late", expected)
         live.disconnect("source/out", "sink/y")
         live.remove("source")
         live.restart("late")
-        live.until_printed("late", '[["sink", {}], ["late", null]]')
+        live.until_printed("late", '[["sink", {}], ["late", {}]]')
 
 
 def test_an_impossible_change_is_refused_with_its_line(flow: Flow) -> None:
