@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dora.cluster.dashboard.source import lines_of_nodes
 from dora.cluster.dashboard.watches import MAX_LINES, MAX_WAITING_PREVIEWS, Outbox
+from dora.cluster.dashboard.yaml_text import lines_of_nodes
 from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.reader import LogReader

@@ -13,7 +13,7 @@ from typing import Any
 from flow import Flow
 from waiting import TIMEOUT
 
-from dora.daemon.changes import apply_operation
+from dora.daemon.apply_operation import apply_operation
 from dora.daemon.client import DaemonClient, running
 from dora.daemon.supervisor.result import DataflowResult
 from dora.errors import DoraError

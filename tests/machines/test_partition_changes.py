@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dora.daemon.changes import localized
+from dora.daemon.apply_operation import localized
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, OperatorSpec
 
 

@@ -107,7 +107,7 @@ JOURNEYS = {
         "A change of a running dataflow",
         [
             Participant("Changes", "cluster/coordinator/changes.py"),
-            Participant("apply_operation", "daemon/changes.py"),
+            Participant("apply_operation", "daemon/apply_operation.py"),
             Participant("Supervisor", "daemon/supervisor/supervisor.py"),
             Participant("LinkChanges", "daemon/link_changes.py"),
             Participant("Topology", "node/session/topology.py"),

@@ -84,7 +84,7 @@ def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult,
 
 def _apply_locally(run: DaemonClient, operation: Operation) -> OperationResult:
     from dora.cli.coordinator import coordinator_client
-    from dora.daemon.changes import NeedsCoordinator, apply_operation
+    from dora.daemon.apply_operation import NeedsCoordinator, apply_operation
     from dora.daemon.logs.formats import renderer
 
     render = renderer("compact")

@@ -26,7 +26,7 @@ from dora.cluster.protocol import (
     Prepare,
     StartRun,
 )
-from dora.daemon.changes import apply_operation, build_node, localized, running_dataflow
+from dora.daemon.apply_operation import apply_operation, build_node, localized, running_dataflow
 from dora.daemon.client import DaemonClient
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry

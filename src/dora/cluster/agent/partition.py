@@ -98,10 +98,10 @@ class LocalPartition:
 
         Raises `DoraError`.
         """
-        from dora.transport.network.sessions import choose_ports
+        from dora.transport.network.sessions import find_free_ports
 
         nodes = [node_id for node_id in node_ids if node_id not in self._ports or node_id in anew]
-        ports = choose_ports(self._partition.interface, len(nodes))
+        ports = find_free_ports(self._partition.interface, len(nodes))
         self._ports = {**self._ports, **dict(zip(nodes, ports, strict=True))}
         self._reports.update(ports=self._ports)
 

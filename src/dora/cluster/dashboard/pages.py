@@ -21,8 +21,8 @@ from dora._paths import PACKAGE, SOCKET_NAME, run_path
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.relay import RelayedSession
 from dora.cluster.dashboard.remote import RemoteObservers, ask_once
-from dora.cluster.dashboard.source import source_of
 from dora.cluster.dashboard.watches import MAX_TOPICS, Outbox, Viewer, Watch, Watches
+from dora.cluster.dashboard.yaml_text import source_of
 from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, secrets_equal
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
 from dora.daemon.client import DaemonClient

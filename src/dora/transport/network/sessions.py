@@ -47,7 +47,7 @@ _DROP_TIMEOUT_US: Final = 2_000_000
 _RUNTIME: Final = "(rx: (worker_threads: 8), tx: (worker_threads: 8), net: (worker_threads: 8))"
 
 
-def choose_ports(interface: str, count: int) -> list[int]:
+def find_free_ports(interface: str, count: int) -> list[int]:
     """Return ``count`` TCP ports that are free on an address; raises `DoraError`.
 
     They are in ``$DORA_LINK_PORTS`` (``20000-29999``), in random order, because another run may choose too.
