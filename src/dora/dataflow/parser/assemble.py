@@ -10,7 +10,6 @@ import msgspec
 
 from dora.dataflow.model import (
     DEFAULT_OPERATOR_ID,
-    DEFAULT_QUEUE_SIZE,
     HERE,
     Dataflow,
     Deploy,
@@ -41,7 +40,6 @@ from dora.dataflow.types.contracts import Ports
 from dora.errors import Problem
 
 _DEFAULT_LOG = LogOptions()
-_DEFAULT_RESTART = RestartOptions()
 
 # The fields of which a node has one. Some are refused where they are read, and need no second error.
 _KINDS = ("path", "operator", "operators", "ros2", "module")
@@ -297,9 +295,9 @@ class Assembler:
             "name": get("name"),
             "description": get("description"),
             "restart": RestartOptions(
-                policy=get("restart_policy") or _DEFAULT_RESTART.policy,
-                max_restarts=get("max_restarts") or 0,
-                delay=get("restart_delay") or 0.0,
+                policy=get("restart_policy"),
+                max_restarts=get("max_restarts"),
+                delay=float(get("restart_delay")),
                 max_delay=get("max_restart_delay"),
                 window=get("restart_window"),
             ),
@@ -308,7 +306,7 @@ class Assembler:
             "health_check_timeout": get("health_check_timeout"),
             "finish_grace": get("finish_grace_secs"),
             "startup_timeout": get("startup_timeout"),
-            "hot_reload": get("hot_reload") or "overlap",
+            "hot_reload": get("hot_reload"),
             "cpu_affinity": get("cpu_affinity") or (),
             "python": python_environment(draft.checked),
             "git": git_source(draft.checked, self.report, _named(draft)),
@@ -327,13 +325,12 @@ class Assembler:
             )
             if found is None:
                 continue
-            queue_size = block.get("queue_size")
             inputs.append(
                 InputSpec(
                     id=input_id,
                     source=found,
-                    queue_size=DEFAULT_QUEUE_SIZE if queue_size is None else max(queue_size, 1),
-                    queue_policy=block.get("queue_policy") or "drop_oldest",
+                    queue_size=max(block.get("queue_size"), 1),
+                    queue_policy=block.get("queue_policy"),
                     input_timeout=block.get("input_timeout"),
                 )
             )
@@ -398,7 +395,7 @@ class Assembler:
             "send_logs_as",
         )
         for name in without_effect:
-            if draft.checked.get(name) and draft.checked.get(name) != "never":
+            if draft.checked.has(name) and draft.checked.get(name) not in ("never", None, ()):
                 self.report.warn(
                     draft.checked.keys[name],
                     f"`{name}` has no effect on {_named(draft)}, because its process is started by you",
@@ -495,14 +492,13 @@ def assemble(
         reader.report.problems += (warning._replace(severity="error") for warning in type_warnings)
         reader.report.failed = reader.report.failed or bool(type_warnings)
     debug = root.get("debug")
-    interval = root.get("health_check_interval")
     return Dataflow(
         nodes=nodes,
         working_dir=working_dir,
         file=file,
         env={**(root.get("env") or {}), **overrides},
-        health_check_interval=5.0 if interval is None else interval,
-        exit_when_nodes_finish=bool(root.get("exit_when_nodes_finish")),
+        health_check_interval=root.get("health_check_interval"),
+        exit_when_nodes_finish=root.get("exit_when_nodes_finish"),
         debug=bool(debug is not None and debug.get("enable_debug_inspection")),
         descriptor=descriptor,
         programs=tuple(assembler.programs),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from dora.dataflow.model import LOG_LEVELS, Source
+from dora.dataflow.model import DEFAULT_QUEUE_SIZE, LOG_LEVELS, Source
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.programs import CHECKSUM, PYTHON
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
@@ -77,7 +77,7 @@ INPUT = SchemaBlock(
             "queue_size",
             IntegerType(0, 10_000_000),
             "How many messages may wait for the receiver (0 counts as 1).",
-            default=10,
+            default=DEFAULT_QUEUE_SIZE,
         ),
         Field(
             "queue_policy",

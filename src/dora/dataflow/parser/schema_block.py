@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ class Field(msgspec.Struct, frozen=True):
     name: str
     field_type: Any  # a `FieldType`
     description: str
-    default: Any = None  # shown to readers; None: unset
+    default: Any = None  # what `CheckedBlock.get` returns for an unset field
     required: bool = False
     on_runtime: bool = False  # a node with operators may have it, too
     on_module: bool = False  # a node that uses a module may have it
@@ -34,18 +34,19 @@ class Field(msgspec.Struct, frozen=True):
 class CheckedBlock:
     """A block that was read: the values of its fields, and their places in the file.
 
-    ``get`` returns None for a field that is unset or invalid; ``failed`` distinguishes the two.
+    ``get`` returns the default of a field that is unset or invalid; ``has`` and ``failed`` tell these apart.
     """
 
-    def __init__(self, span: TextSpan) -> None:
+    def __init__(self, span: TextSpan, defaults: Mapping[str, Any]) -> None:
         self.span: TextSpan = span
+        self.defaults = defaults  # those of the table
         self.values: dict[str, Any] = {}
         self.keys: dict[str, ScalarNode] = {}
         self.nodes: dict[str, YamlNode] = {}
         self.suggested: set[str] = set()  # fields suggested in place of misspelt ones
 
     def get(self, name: str) -> Any:
-        return self.values.get(name)
+        return self.values.get(name, self.defaults.get(name))
 
     def has(self, name: str) -> bool:
         """Return whether the field is set, valid or not."""
@@ -83,6 +84,7 @@ class SchemaBlock(FieldType[CheckedBlock]):
         self.noun = noun
         self.example = example
         self.fields = {field.name: field for field in fields}
+        self.defaults = {field.name: field.default for field in fields if field.default is not None}
         self.reference = reference
         self.notes = notes
         self.elsewhere: dict[str, str] = {}  # fields of other blocks → the noun of that block
@@ -92,7 +94,7 @@ class SchemaBlock(FieldType[CheckedBlock]):
             hint = f"for example `{self.example}`" if self.example else ""
             report_expected(value, reader, f"a mapping for {self.noun}", hint)
             return None
-        checked = CheckedBlock(value)
+        checked = CheckedBlock(value, self.defaults)
         for name, (key, item) in value.entries.items():
             field = self.fields.get(name)
             if field is None:
@@ -163,7 +165,7 @@ class ShortForm(FieldType[CheckedBlock]):
         found = self.field_type.read(value, reader)
         if found is None:
             return None
-        checked = CheckedBlock(value)
+        checked = CheckedBlock(value, self.block.defaults)
         checked.values[self.field] = found
         checked.nodes[self.field] = value
         return checked
