@@ -34,7 +34,7 @@ class Field(msgspec.Struct, frozen=True):
 class CheckedBlock:
     """A block that was read: the values of its fields, and their places in the file.
 
-    ``get`` returns the default of a field that is unset or invalid; ``has`` and ``failed`` tell these apart.
+    ``get`` returns the default of a field that is unset or invalid; ``has`` and ``failed`` separate them.
     """
 
     def __init__(self, span: TextSpan, defaults: Mapping[str, Any]) -> None:
