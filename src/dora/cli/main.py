@@ -131,7 +131,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from dora.cli.process import guard_streams
 
     guard_streams()
-    gc.set_threshold(10_000)  # most commands end before the first collection, which would free nothing
     status = run_command_line(arguments)
     gc.freeze()  # otherwise the interpreter collects garbage three times at its end
     sys.exit(status)
