@@ -30,3 +30,25 @@ def test_a_recording_ends_with_messages_that_arrive_late(monkeypatch: pytest.Mon
     ending._filler.poll = poll
     expected = Recorder._drain(ending, "asked")
     assert (topic.seen, expected["camera/image"].last) == (5, 5)
+
+
+def test_an_output_that_fell_silent_before_its_tap_does_not_hold_up_the_end_while_others_send(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder, "_LAST_PATIENCE", 60.0)
+    silent = MagicMock(sent=2, seen=0, before=2, unsent=[])
+    busy = MagicMock(sent=1, seen=1, before=0, unsent=[])
+    silent.name, busy.name = "more/image", "camera/image"
+    ending = MagicMock()
+    ending._taps.topics = [silent, busy]
+    ending._context.failed = set()
+    ending._run.ended = ending._sink.write_thread.failure = None
+    ending._filler.configure_mock(messages=1, waits_for_memory=False)
+
+    def poll() -> None:
+        busy.sent = busy.seen = ending._filler.messages = busy.seen + 1
+        assert busy.seen < 1000, "the recording does not end"
+
+    ending._filler.poll = poll
+    Recorder._drain(ending, "asked")
+    assert busy.seen < 10

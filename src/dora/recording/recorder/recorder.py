@@ -12,7 +12,7 @@ import platform
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from dora._version import __version__
@@ -272,16 +272,17 @@ class Recorder:
         """Take everything that was sent so far, close the taps, and return what each topic should have."""
         topics = self._taps.topics
         last = {topic: topic.sent for topic in topics}
+        missing = _missing(last)
         since = time.monotonic()
         while time.monotonic() - since < _LAST_PATIENCE and self._sink.write_thread.failure is None:
-            before = self._filler.messages
             self._filler.poll()
-            if self._filler.messages > before:
+            before, missing = missing, _missing(last)
+            if missing < before:
                 since = time.monotonic()
                 continue
             if self._filler.waits_for_memory and self._filler.memory_in_use:
                 since = time.monotonic()
-            elif all(topic.seen >= last[topic] for topic in topics):
+            elif not missing:
                 break
             time.sleep(_LAST_PAUSE)
         self._filler.drop_held()
@@ -320,6 +321,11 @@ class Recorder:
             client.close()
         self._wake_read.close()
         self._wake_write.close()
+
+
+def _missing(last: Mapping[RecordedTopic, int]) -> int:
+    """Return how many messages up to these numbers are still to be taken; none from before a tap opened."""
+    return sum(max(number - max(topic.seen, topic.before), 0) for topic, number in last.items())
 
 
 def _expected(topics: Iterable[tuple[RecordedTopic, int]]) -> dict[str, Expected]:
