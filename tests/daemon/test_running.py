@@ -81,10 +81,13 @@ def test_a_script_that_dies_on_import(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert "node `broken` ended before all nodes were ready" in " ".join(bench.lines("other"))
 
 
-def test_a_program_that_never_becomes_a_node(bench: Bench) -> None:
-    (failure, _) = bench.run(bench.node("a", "print('done')"), bench.node("b", QUICK)).failures
-    assert failure.exit_code == 0
-    assert "`dora.Node()`" in failure.message
+def test_a_program_that_ends_well_without_a_node_is_no_failure(bench: Bench) -> None:
+    assert bench.run(bench.node("a", "print('done')"), bench.node("b", QUICK)).ok
+
+
+def test_a_program_that_fails_without_a_node_is_a_failure(bench: Bench) -> None:
+    (failure, _) = bench.run(bench.node("a", "exit(3)"), bench.node("b", QUICK)).failures
+    assert failure.exit_code == 3
 
 
 def test_a_script_that_is_missing(bench: Bench) -> None:
