@@ -10,6 +10,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 import msgspec
@@ -428,10 +429,10 @@ def _text_warning(node_id: str) -> Callable[[Any], None]:
 def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None) -> None:
     if prepare is not None:
         prepare(config)
-    # A program that has imported pyarrow is going to make arrays. The first one imports pandas, where that
-    # is installed: half a second.
-    if any(item.kind != "timer" for item in config.inputs) or "pyarrow" in sys.modules:
+    if any(item.kind != "timer" for item in config.inputs):
         warm_up()
+    elif "pyarrow" in sys.modules and find_spec("pandas") is not None:
+        warm_up()  # the first array imports pandas: half a second
 
 
 def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:
