@@ -10,7 +10,6 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 import msgspec
@@ -431,8 +430,11 @@ def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None)
         prepare(config)
     if any(item.kind != "timer" for item in config.inputs):
         warm_up()
-    elif "pyarrow" in sys.modules and find_spec("pandas") is not None:
-        warm_up()  # the first array imports pandas: half a second
+    elif "pyarrow" in sys.modules:
+        from importlib.util import find_spec
+
+        if find_spec("pandas") is not None:
+            warm_up()  # the first array imports pandas: half a second
 
 
 def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:

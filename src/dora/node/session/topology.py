@@ -10,7 +10,6 @@ receiving thread adds the new input once the source knows of it.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 import weakref
@@ -35,6 +34,8 @@ from dora.wire.node_protocol import (
 )
 
 if TYPE_CHECKING:
+    import queue
+
     from dora.node.receive.inbox import Inbox
     from dora.node.send.output import OutputPort
     from dora.node.session.daemon_client import DaemonChannel
@@ -190,6 +191,8 @@ class RemoteTopology:
     """Makes the changes of one session in the background, in order, without keeping the session alive."""
 
     def __init__(self, session: RunningSession) -> None:
+        import queue  # few nodes need it
+
         self._session = weakref.ref(session)
         self._work: queue.SimpleQueue[tuple[_Work, _OnReceiver | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -212,6 +215,8 @@ class RemoteTopology:
             on_receiver(session, receiver, fault)
 
     def _run(self) -> None:
+        import queue
+
         while True:
             try:
                 work, on_receiver = self._work.get(timeout=_IDLE)
