@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from dora.daemon.build.build import Built
 from dora.daemon.build.build import build as build_loaded
-from dora.daemon.load import check_one_machine, load_dataflow, load_for_run
+from dora.daemon.load_dataflow import check_one_machine, load_dataflow, load_for_run
 from dora.daemon.logs.display import (
     Display,
     open_console,
@@ -178,7 +178,7 @@ def run_loaded(
 
     ``session``: record the build in the session file. ``on_daemon`` gets the daemon before it starts.
     """
-    from dora.observe.telemetry.run import run_observed
+    from dora.observe.telemetry.traced_run import run_observed
     from dora.wire.correlation import uuid7
 
     check_spin_from_environment()

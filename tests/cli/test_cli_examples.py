@@ -11,7 +11,7 @@ MODULES = (
     "dora.cli.commands.build",
     "dora.cli.commands.param",
     "dora.daemon.report",
-    "dora.cli.output",
+    "dora.cli.tables",
     "dora.daemon.logs.entry",
     "dora.daemon.logs.formats",
     "dora.daemon.logs.parse",

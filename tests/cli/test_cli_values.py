@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.cli.values import parse_duration, parse_environment
+from dora.cli.argument_values import parse_duration, parse_environment
 
 
 @pytest.mark.parametrize(

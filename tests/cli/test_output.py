@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dora.cli.output import print_table
+from dora.cli.tables import print_table
 from dora.daemon.logs.terminal import Terminal
 
 HEAD = ["NODE", "STATUS"]

@@ -17,7 +17,7 @@ from waiting import alive, wait_until
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import Unreachable
 from dora.cluster.protocol import RunSpec
-from dora.daemon.load import load_for_run
+from dora.daemon.load_dataflow import load_for_run
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
 

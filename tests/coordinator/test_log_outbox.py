@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.cluster.agent.reports import IN_FLIGHT, LogOutbox
+from dora.cluster.agent.worker_reports import IN_FLIGHT, LogOutbox
 from dora.cluster.protocol import LogBatch
 from dora.daemon.logs.entry import LogEntry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dora.cluster.dashboard.state import page_state
+from dora.cluster.dashboard.dataflow_state import page_state
 from dora.observe.preview.protocol import State
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, Snapshots

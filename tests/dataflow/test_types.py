@@ -14,8 +14,8 @@ import dora.dataflow
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import RunContext, plan
 from dora.dataflow.problems import ProblemReport
-from dora.dataflow.types.files import TypeFault, TypeName, parse_type
 from dora.dataflow.types.library import TYPES, TypeLibrary, accepts
+from dora.dataflow.types.own_types import TypeFault, TypeName, parse_type
 from dora.errors import DataflowError
 
 FLOW = """nodes:

@@ -10,7 +10,7 @@ import pytest
 
 from dora.cluster.agent.identity import parse_labels, tls_from
 from dora.cluster.agent.partition import only_local_nodes, with_local_folder
-from dora.cluster.agent.reports import LogForwarder, Reports
+from dora.cluster.agent.worker_reports import LogForwarder, Reports
 from dora.cluster.protocol import MAX_MESSAGE, LogBatch, Partition, RunSpec, StartRun, decode_to_coordinator
 from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import Dataflow, Deploy, NodeSpec

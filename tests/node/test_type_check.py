@@ -16,8 +16,8 @@ from waiting import wait_until
 from dora import Node, UnsupportedData
 from dora.dataflow.model import PortType, Types
 from dora.dataflow.problems import ProblemReport
-from dora.dataflow.types.files import TypeName
 from dora.dataflow.types.library import TypeLibrary
+from dora.dataflow.types.own_types import TypeName
 from dora.node.interceptors.type_check import FirstMessageCheck, misfit
 from dora.wire.node_protocol import Ready
 

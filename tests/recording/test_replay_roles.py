@@ -8,7 +8,7 @@ import yaml
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
-from dora.recording.replay.dataflow import ReplayRoles, assign_roles, in_cycles, replay_dataflow
+from dora.recording.replay.replay_dataflow import ReplayRoles, assign_roles, in_cycles, replay_dataflow
 
 FLOW = """
 deploy: {machine: robot}

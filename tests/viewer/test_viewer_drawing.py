@@ -19,7 +19,7 @@ from rrd import last, read
 from dora.nodes.rerun.drawing import DRAWERS, ENCODINGS
 from dora.nodes.rerun.robot import Robots
 from dora.nodes.rerun.settings import RobotSetting, SettingError
-from dora.observe.preview.values import PRIMITIVES, DrawableMessage, NotDrawable
+from dora.observe.preview.drawable import PRIMITIVES, DrawableMessage, NotDrawable
 
 ARM = """
 <robot name="model">

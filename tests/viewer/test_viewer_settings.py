@@ -12,7 +12,7 @@ from dora.nodes.rerun.settings import (
     host_and_port,
     read_settings,
 )
-from dora.observe.preview.values import PRIMITIVES, UnknownPrimitive, primitive_of
+from dora.observe.preview.drawable import PRIMITIVES, UnknownPrimitive, primitive_of
 
 
 def test_an_empty_environment_opens_a_viewer() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dora.observe.preview import values
-from dora.observe.preview.values import DrawableMessage, NotDrawable
+from dora.observe.preview import drawable
+from dora.observe.preview.drawable import DrawableMessage, NotDrawable
 
 
 def message(value: Any, **metadata: Any) -> DrawableMessage:
@@ -17,19 +17,19 @@ def message(value: Any, **metadata: Any) -> DrawableMessage:
 
 
 def test_numbers_come_out_of_lists_and_gaps() -> None:
-    assert values.numbers(pa.array([[1.0, 2.0], [], [3.0]])).tolist() == [1, 2, 3]
-    assert values.numbers(pa.array([[1, 2], [3, 4]], pa.list_(pa.int8(), 2))).tolist() == [1, 2, 3, 4]
-    assert values.numbers(pa.array([True, False])).tolist() == [True, False]
-    assert values.numbers(pa.nulls(0)).tolist() == []
-    assert np.isnan(values.numbers(pa.array([1.0, None]))[1])
+    assert drawable.numbers(pa.array([[1.0, 2.0], [], [3.0]])).tolist() == [1, 2, 3]
+    assert drawable.numbers(pa.array([[1, 2], [3, 4]], pa.list_(pa.int8(), 2))).tolist() == [1, 2, 3, 4]
+    assert drawable.numbers(pa.array([True, False])).tolist() == [True, False]
+    assert drawable.numbers(pa.nulls(0)).tolist() == []
+    assert np.isnan(drawable.numbers(pa.array([1.0, None]))[1])
     with pytest.raises(NotDrawable, match="has to be an array of numbers, and is one of string"):
-        values.numbers(pa.array(["a"]))
+        drawable.numbers(pa.array(["a"]))
 
 
 def test_texts_come_as_strings_or_bytes() -> None:
-    assert values.strings(pa.array(["a", None, "b"])) == ["a", "b"]
-    assert values.strings(pa.array(list("hé".encode()), pa.uint8())) == ["hé"]
-    assert values.strings(pa.array([b"a"])) == ["a"]
+    assert drawable.strings(pa.array(["a", None, "b"])) == ["a", "b"]
+    assert drawable.strings(pa.array(list("hé".encode()), pa.uint8())) == ["hé"]
+    assert drawable.strings(pa.array([b"a"])) == ["a"]
 
 
 def test_a_size_is_given_by_the_message_or_by_default() -> None:
@@ -42,47 +42,47 @@ def test_a_size_is_given_by_the_message_or_by_default() -> None:
 
 def test_pixels_are_checked_against_the_size() -> None:
     image = message(pa.array(bytes(12), pa.uint8()), width=2, height=2)
-    assert values.pixels(image, np.uint8, 3, "rgb8") == bytes(12)
+    assert drawable.pixels(image, np.uint8, 3, "rgb8") == bytes(12)
     with pytest.raises(NotDrawable, match=r"of 2 × 2 in rgba8 has 16 bytes, and it has 12$"):
-        values.pixels(image, np.uint8, 4, "rgba8")
+        drawable.pixels(image, np.uint8, 4, "rgba8")
     with pytest.raises(NotDrawable, match="its metadata does not give `width` and `height`"):
-        values.pixels(message(pa.array(bytes(12), pa.uint8())), np.uint8, 3, "rgb8")
+        drawable.pixels(message(pa.array(bytes(12), pa.uint8())), np.uint8, 3, "rgb8")
     with pytest.raises(NotDrawable, match="has to be an array of uint8, and is one of int64"):
-        values.pixels(message([1, 2, 3], width=1, height=1), np.uint8, 3, "rgb8")
+        drawable.pixels(message([1, 2, 3], width=1, height=1), np.uint8, 3, "rgb8")
     wide = message(np.array([256, 1], np.uint16), width=2, height=1)
-    assert values.pixels(wide, np.uint16, 2, "mono16") == b"\0\1\1\0"
+    assert drawable.pixels(wide, np.uint16, 2, "mono16") == b"\0\1\1\0"
 
 
 def test_depth_is_in_metres_or_millimetres() -> None:
-    image, units = values.depth(message(np.array([1.0, 2.0]), width=2, height=1))
+    image, units = drawable.depth(message(np.array([1.0, 2.0]), width=2, height=1))
     assert (image.dtype, image.tolist(), units) == (np.float32, [[1, 2]], 1.0)
-    image, units = values.depth(message(np.array([1000, 2000], np.uint16), width=1, height=2))
+    image, units = drawable.depth(message(np.array([1000, 2000], np.uint16), width=1, height=2))
     assert (image.dtype, image.tolist(), units) == (np.uint16, [[1000], [2000]], 1000.0)
     with pytest.raises(NotDrawable, match="has 4 numbers, and it has 2"):
-        values.depth(message([1.0, 2.0], width=2, height=2))
+        drawable.depth(message([1.0, 2.0], width=2, height=2))
 
 
 def test_published_cameras_call_the_principal_point_resolution() -> None:
-    assert values.principal_point(message([1], width=4, height=2)) == (2, 1)
-    assert values.principal_point(message([1], width=4, height=2, resolution=[4, 2])) == (2, 1)
-    assert values.principal_point(message([1], width=4, height=2, resolution=[1, 1])) == (1, 1)
-    assert values.principal_point(message([1], width=4, height=2, principal_point=[3.0, 1.5])) == (3, 1.5)
+    assert drawable.principal_point(message([1], width=4, height=2)) == (2, 1)
+    assert drawable.principal_point(message([1], width=4, height=2, resolution=[4, 2])) == (2, 1)
+    assert drawable.principal_point(message([1], width=4, height=2, resolution=[1, 1])) == (1, 1)
+    assert drawable.principal_point(message([1], width=4, height=2, principal_point=[3.0, 1.5])) == (3, 1.5)
 
 
 def test_masks_become_one_image_of_labels() -> None:
     two = message([True, True, False, False, False, True, True, False], width=2, height=2)
-    labels = values.labelled_masks(two)
+    labels = drawable.labelled_masks(two)
     assert labels is not None
     assert labels.tolist() == [[1, 2], [2, 0]]
-    soft = values.labelled_masks(message([-1.5, 0.2], width=2, height=1))
+    soft = drawable.labelled_masks(message([-1.5, 0.2], width=2, height=1))
     assert soft is not None
     assert soft.tolist() == [[0, 1]]
-    named = values.labelled_masks(message([{"masks": [1.0, 0.0], "labels": ["cat"]}], width=2, height=1))
+    named = drawable.labelled_masks(message([{"masks": [1.0, 0.0], "labels": ["cat"]}], width=2, height=1))
     assert named is not None
     assert named.tolist() == [[1, 0]]
-    assert values.labelled_masks(message(pa.array([], pa.float32()))) is None
+    assert drawable.labelled_masks(message(pa.array([], pa.float32()))) is None
     with pytest.raises(NotDrawable, match="6 is no multiple"):
-        values.labelled_masks(message([True] * 6, width=2, height=2))
+        drawable.labelled_masks(message([True] * 6, width=2, height=2))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_masks_become_one_image_of_labels() -> None:
 )
 def test_boxes_in_two_dimensions(format: str | None, numbers: list[float]) -> None:
     metadata = {} if format is None else {"format": format}
-    boxes = values.boxes2d(message(numbers, **metadata))
+    boxes = drawable.boxes2d(message(numbers, **metadata))
     assert boxes.centers.tolist() == [[20, 40]]
     assert boxes.half_sizes.tolist() == [[10, 20]]
     assert boxes.labels == []
@@ -107,7 +107,7 @@ def test_boxes_in_two_dimensions(format: str | None, numbers: list[float]) -> No
     ],
 )
 def test_boxes_in_three_dimensions(format: str, numbers: list[float]) -> None:
-    boxes = values.boxes3d(message(numbers, format=format, color=[255, 0, 300]))
+    boxes = drawable.boxes3d(message(numbers, format=format, color=[255, 0, 300]))
     assert boxes.centers.tolist() == [[1, 2, 3]]
     assert boxes.half_sizes.tolist() == [[1, 1, 2]]
     assert boxes.colors.tolist() == [[255, 0, 255]]
@@ -123,18 +123,18 @@ def test_boxes_come_in_a_struct_of_lists_or_one_struct_each() -> None:
             {"bbox": [4.0, 4.0, 8.0, 8.0], "conf": 0.876, "labels": "dog"},
         ]
     )
-    for boxes in map(values.boxes2d, (lists, each)):
+    for boxes in map(drawable.boxes2d, (lists, each)):
         assert boxes.centers.tolist() == [[1, 1], [6, 6]]
         assert boxes.labels == ["cat 50%", "dog 88%"]
 
 
 def test_boxes_may_lack_labels_and_bring_colours() -> None:
     numbers = [0.0, 0, 0, 1, 1, 1]
-    boxes = values.boxes3d(message([{"bbox": numbers, "colors": [1, 2, 3]}]))
+    boxes = drawable.boxes3d(message([{"bbox": numbers, "colors": [1, 2, 3]}]))
     assert boxes.labels == []
     assert boxes.colors.tolist() == [[1, 2, 3]]
-    assert values.boxes2d(message([{"bbox": [0.0, 0, 1, 1], "labels": ["a", "b"]}])).labels == []
-    assert len(values.boxes2d(message(pa.array([], pa.float32()))).centers) == 0
+    assert drawable.boxes2d(message([{"bbox": [0.0, 0, 1, 1], "labels": ["a", "b"]}])).labels == []
+    assert len(drawable.boxes2d(message(pa.array([], pa.float32()))).centers) == 0
 
 
 @pytest.mark.parametrize(
@@ -148,19 +148,19 @@ def test_boxes_may_lack_labels_and_bring_colours() -> None:
 )
 def test_boxes_of_another_form(value: Any, metadata: dict[str, Any], sentence: str) -> None:
     with pytest.raises(NotDrawable) as caught:
-        values.boxes2d(message(value, **metadata))
+        drawable.boxes2d(message(value, **metadata))
     assert sentence in str(caught.value)
 
 
 def test_poses_have_seven_six_or_three_numbers() -> None:
-    translation, quaternion = values.pose(message([1.0, 2, 3, 0, 0, 1, 0]))
+    translation, quaternion = drawable.pose(message([1.0, 2, 3, 0, 0, 1, 0]))
     assert translation.tolist() == [1, 2, 3]
     assert quaternion.tolist() == [0, 0, 1, 0]
-    assert values.pose(message([1.0, 2, 3]))[1].tolist() == [0, 0, 0, 1]
-    _, turned = values.pose(message([0.0, 0, 0, 0, 0, np.pi / 2]))
+    assert drawable.pose(message([1.0, 2, 3]))[1].tolist() == [0, 0, 0, 1]
+    _, turned = drawable.pose(message([0.0, 0, 0, 0, 0, np.pi / 2]))
     assert turned == pytest.approx([0, 0, 0.5**0.5, 0.5**0.5], abs=1e-6)
     with pytest.raises(NotDrawable, match="and it has 2 numbers"):
-        values.pose(message([1.0, 2.0]))
+        drawable.pose(message([1.0, 2.0]))
 
 
 def test_colours_and_lists_of_numbers() -> None:

@@ -17,7 +17,7 @@ from dora._paths import (
     address_fault,
     chosen_address,
 )
-from dora.cli.values import InputFile, ParameterValue, parse_address
+from dora.cli.argument_values import InputFile, ParameterValue, parse_address
 from dora.cluster.client import Client
 from dora.cluster.protocol import DataflowView
 from dora.errors import DoraError

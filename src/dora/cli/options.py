@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dora.cli.argument_values import ParameterValue, parse_duration, parse_environment
 from dora.cli.compat import hub_option, ignored_option
 from dora.cli.completion import node_levels
-from dora.cli.values import ParameterValue, parse_duration, parse_environment
 from dora.daemon.logs.entry import parse_filter, parse_level
 from dora.daemon.logs.formats import LOG_FORMATS
 

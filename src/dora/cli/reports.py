@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dora.cli.output import counted
+from dora.cli.tables import counted
 from dora.daemon.report import failure_report, first_cause, loss_report, shorter_path
 from dora.dataflow.problems import listed
 

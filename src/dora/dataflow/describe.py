@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dora.dataflow.model import Dataflow, LogSource, Source, TimerSource
+from dora.dataflow.parser.field_types import byte_size
 from dora.dataflow.parser.sources import UNITS, SourceFault, parse_source
-from dora.dataflow.parser.values import byte_size
 
 _SECONDS = (
     "restart_delay",

@@ -13,9 +13,9 @@ from typing import Final
 
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
+from dora.node.saved_state import StateFile, StateStore
 from dora.node.send.output import OutputPort, overflow_channel_of
 from dora.node.session.daemon_client import DaemonChannel
-from dora.node.state import StateFile, StateStore
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.interface import Engine

@@ -29,7 +29,7 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Plan, RunContext, plan
 from dora.errors import ConnectError
 from dora.node import attach
-from dora.node.state import StateInMemory
+from dora.node.saved_state import StateInMemory
 from dora.testing.process_image import Body, ProcessImage, body_of, forget_modules_of, streams_of_nodes
 from dora.testing.record import Recorder
 from dora.testing.scheduler import Flag, Killed, Scheduler, Task, current

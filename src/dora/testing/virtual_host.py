@@ -12,9 +12,9 @@ import msgspec
 from dora.errors import DaemonLost
 from dora.node.host import Host
 from dora.node.receive.inbox import Inbox
+from dora.node.saved_state import StateInMemory, StateStore
 from dora.node.send.output import OutputPort
 from dora.node.standalone.host import AnyOutput
-from dora.node.state import StateInMemory, StateStore
 from dora.testing.scheduler import Flag, Scheduler, current
 from dora.testing.virtual_time import DoorbellsByFd
 from dora.transport.board import Board

@@ -10,10 +10,10 @@ from dora.api import build_file
 from dora.cli.compat import ignored_option
 from dora.cli.completion import dataflow_files
 from dora.cli.options import lock_of, lock_options
-from dora.cli.output import counted
 from dora.cli.process import termination_as_interrupt
+from dora.cli.tables import counted
 from dora.daemon.build.build import Built
-from dora.daemon.load import load_dataflow
+from dora.daemon.load_dataflow import load_dataflow
 from dora.daemon.options import BuildOptions
 
 _BUILDS_HERE = "builds are always on this machine"

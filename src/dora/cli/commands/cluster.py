@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from dora.cli.argument_values import InputFile
 from dora.cli.commands.start import restart_and_wait, start_and_wait, start_options, wants_to_attach
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup, RunCommand
-from dora.cli.output import format_option, print_table
-from dora.cli.values import InputFile
+from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView, RunSpec
 from dora.errors import DoraError
@@ -328,7 +328,7 @@ def start(
     """
     from dora.cluster.coordinator.placement import place
     from dora.cluster.ssh.copy import with_copies
-    from dora.daemon.load import load_for_run
+    from dora.daemon.load_dataflow import load_for_run
     from dora.dataflow import missing_files
     from dora.errors import DataflowError
 

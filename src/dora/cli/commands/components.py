@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dora._paths import DEFAULT_PORT
+from dora.cli.argument_values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.coordinator import absolute_path, coordinator_options
 from dora.cli.main import configure_diagnostics
 from dora.cli.options import shell_nodes_option
-from dora.cli.values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cluster.client import Client
 from dora.daemon.logs.diagnostics import VARIABLE
 from dora.errors import DoraError

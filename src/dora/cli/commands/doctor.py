@@ -16,7 +16,7 @@ from dora._paths import PACKAGE
 from dora._version import __implementation__
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
-from dora.cli.output import counted
+from dora.cli.tables import counted
 from dora.cluster.client import Client, Unreachable
 from dora.errors import DoraError
 
@@ -274,7 +274,7 @@ def _nodes() -> Iterator[Finding]:
 
 def _dataflow(path: str) -> Iterator[Finding]:
     from dora.daemon.build.build import missing
-    from dora.daemon.load import load_dataflow
+    from dora.daemon.load_dataflow import load_dataflow
 
     try:
         dataflow = load_dataflow(path)

@@ -11,8 +11,8 @@ import click
 
 from dora._paths import PACKAGE
 from dora.cli.completion import dataflow_files
-from dora.cli.output import counted
-from dora.daemon.load import is_url, load_dataflow
+from dora.cli.tables import counted
+from dora.daemon.load_dataflow import is_url, load_dataflow
 from dora.errors import DoraError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import click
 
 from dora.cli.coordinator import coordinator_options
-from dora.cli.output import format_option, print_table
+from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client
 from dora.cluster.protocol import ACTIVE, DataflowView
 from dora.observe.formatting import megabytes

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 import click
 import msgspec
 
+from dora.cli.argument_values import MAX_COUNT
 from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import coordinator_options
 from dora.cli.log_location import LogLocation, find_log_location, local_log_location
 from dora.cli.options import DURATION, display_options
-from dora.cli.values import MAX_COUNT
 from dora.cluster.client import Client
 from dora.daemon.logs.entry import LogEntry, LogFilter
 from dora.daemon.logs.formats import LogFormat, Renderer, renderer, wants_colour

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.options import DURATION, CommandGroup
-from dora.cli.output import format_option, print_table
 from dora.cli.select import dataflow_option, find_run
+from dora.cli.tables import format_option, print_table
 from dora.dataflow.model import QueuePolicy
 from dora.errors import DoraError
 from dora.observe.formatting import fields, megabytes, node_state

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from dora.cli.options import CommandGroup
-from dora.cli.output import format_option
 from dora.cli.select import dataflow_option
+from dora.cli.tables import format_option
 from dora.errors import DoraError
 
 

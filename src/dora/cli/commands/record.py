@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dora.cli.argument_values import NAMES
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.completion import dataflow_files
 from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
-from dora.cli.output import counted
 from dora.cli.reports import describe_saved, report_outcome, report_saved
 from dora.cli.select import find_run
-from dora.cli.values import NAMES
+from dora.cli.tables import counted
 from dora.daemon.logs.entry import LogFilter
 from dora.errors import DoraError
 
@@ -126,7 +126,7 @@ def record(
     )
     if path is None:
         return _record_running(dataflow, settings)
-    from dora.daemon.load import check_one_machine, load_for_run
+    from dora.daemon.load_dataflow import check_one_machine, load_for_run
     from dora.daemon.logs.display import Display
     from dora.daemon.options import LocalRunOptions
 

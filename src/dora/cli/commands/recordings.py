@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.options import allow_incomplete_option
-from dora.cli.output import counted, format_option, print_table
 from dora.cli.reports import report_truncation, warn_about_losses
-from dora.cli.values import NAMES, InputFile, ParameterValue, shortened
+from dora.cli.tables import counted, format_option, print_table
 from dora.errors import DoraError
 from dora.observe.formatting import fields, file_size
 
@@ -245,7 +245,7 @@ def export(
             from dora.nodes.rerun.installed import check_rerun
 
             check_rerun()
-            from dora.nodes.rerun.export import export_rerun
+            from dora.nodes.rerun.convert import export_rerun
 
             drawn, not_drawn = export_rerun(opened, rerun, topics, force=force)
             click.echo(f"{rerun}: {counted(drawn, 'message')}")

@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from dora.api import run_loaded
+from dora.cli.argument_values import NAMES, InputFile
 from dora.cli.completion import dataflow_files
 from dora.cli.options import (
     DURATION,
@@ -25,7 +26,6 @@ from dora.cli.options import (
 )
 from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome, report_saved, report_truncation
-from dora.cli.values import NAMES, InputFile
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.entry import LogFilter
 from dora.daemon.options import LocalRunOptions

@@ -10,6 +10,7 @@ from typing import Literal
 
 import click
 
+from dora.cli.argument_values import ParameterValue, parse_duration
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.coordinator import choose_dataflow, coordinator_options
 from dora.cli.options import (
@@ -26,7 +27,6 @@ from dora.cli.options import (
 )
 from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cli.reports import failure_reason, report_end
-from dora.cli.values import ParameterValue, parse_duration
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView, RunSpec
 from dora.daemon.logs.entry import LogEntry, LogFilter
@@ -96,7 +96,7 @@ def start(
     """
     import msgspec
 
-    from dora.daemon.load import load_for_run
+    from dora.daemon.load_dataflow import load_for_run
     from dora.dataflow.parser.tree import is_utf8
 
     attach = wants_to_attach(attach, detach)

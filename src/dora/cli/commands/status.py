@@ -11,7 +11,7 @@ import click
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup
-from dora.cli.output import format_option
+from dora.cli.tables import format_option
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView
 from dora.errors import DoraError
@@ -81,7 +81,7 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
 
 def _check_file(file: str) -> tuple[int, DoraError | None]:
     """Return how many nodes a dataflow file has, or why it cannot be used."""
-    from dora.daemon.load import load_dataflow
+    from dora.daemon.load_dataflow import load_dataflow
 
     try:
         return len(load_dataflow(file).nodes), None

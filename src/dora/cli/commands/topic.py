@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dora.cli.argument_values import MAX_COUNT
 from dora.cli.options import DURATION, CommandGroup
-from dora.cli.output import console, format_option, print_table, rich_table
 from dora.cli.select import dataflow_option, lower_priority
-from dora.cli.values import MAX_COUNT
+from dora.cli.tables import console, format_option, print_table, rich_table
 from dora.errors import DoraError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from dora._paths import AUTHORITY_VARIABLE, data_folder
 from dora.cluster.agent.identity import Identity, daemon_lock, socket_of
 from dora.cluster.agent.limits import UsageMeter
 from dora.cluster.agent.observers import Observers
-from dora.cluster.agent.reports import LogOutbox
+from dora.cluster.agent.worker_reports import LogOutbox
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.protocol import (
     ACTIVE,

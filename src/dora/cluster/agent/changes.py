@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from dora.cluster.agent.partition import LocalPartition, check_folder, receives_from_others
-from dora.cluster.agent.reports import Reports
+from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.protocol import (
     Apply,
     ChangeRequest,

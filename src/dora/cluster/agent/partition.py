@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from dora._paths import data_folder, link_endpoint
-from dora.cluster.agent.reports import Reports
+from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.protocol import Endpoints, MachineLost, PeerReport, ReleasePartition, StartRun, ToDaemon
 from dora.daemon.daemon import Daemon
 from dora.daemon.supervisor import events as on

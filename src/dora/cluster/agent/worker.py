@@ -2,8 +2,8 @@
 
 It does what ``dora run`` does. The daemon writes JSON lines to its standard input: first `StartRun`, then
 perhaps `StopRun`, changes, and messages about other machines (`dora.cluster.agent.partition`). The worker
-writes reports to standard output (`dora.cluster.agent.reports`). When its input ends, the daemon is dead,
-and the worker kills its nodes; if it is killed as well, its guardian does.
+writes reports to standard output (`dora.cluster.agent.worker_reports`). When its input ends, the daemon is
+dead, and the worker kills its nodes; if it is killed as well, its guardian does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dora.cluster.agent.changes import ChangeRunner
 from dora.cluster.agent.identity import run_id
 from dora.cluster.agent.limits import TimeLimit, become_realtime
 from dora.cluster.agent.partition import LocalPartition, only_local_nodes, with_local_folder
-from dora.cluster.agent.reports import LogForwarder, Reports
+from dora.cluster.agent.worker_reports import LogForwarder, Reports
 from dora.cluster.coordinator.policy import BUILD_LIMIT, SPAWN_LIMIT
 from dora.cluster.protocol import (
     Apply,
@@ -44,7 +44,7 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
 from dora.errors import BuildError, DoraError
-from dora.observe.telemetry.run import run_observed
+from dora.observe.telemetry.traced_run import run_observed
 from dora.wire.decoders import DecodeError, from_plain
 
 BUILD_GRACE = 4.0  # seconds that a build may take to end

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from dora.cluster.dashboard.dataflow_state import page_state
 from dora.cluster.dashboard.remote import RemoteObservers
-from dora.cluster.dashboard.state import page_state
 from dora.observe.preview.protocol import (
     MAX_FRAME,
     Ended,

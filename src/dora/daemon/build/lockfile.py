@@ -17,7 +17,7 @@ import msgspec
 from dora.daemon.build.session_file import GitCommit, fnv1a, git_sources
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.dataflow.parser.files import Unreadable, read_text
-from dora.dataflow.parser.programs import pinned
+from dora.dataflow.parser.program_sources import pinned
 from dora.errors import BuildError
 from dora.wire.decoders import from_plain
 

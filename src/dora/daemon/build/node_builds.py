@@ -111,7 +111,7 @@ class NodeBuilds:
 
     def _fetch(self) -> None:
         """Fetch the repositories and files of nodes; several nodes may share one."""
-        from dora.daemon.build.sources import ensure_clone, ensure_download
+        from dora.daemon.build.node_sources import ensure_clone, ensure_download
 
         self._make_folder()
         update, offline = self._options.update, self._options.offline

@@ -129,7 +129,7 @@ def git_sources(dataflow: Dataflow) -> dict[str, GitCommit]:
     """Return the commit of the clone of each node from a repository, if it is known."""
     if not any(node.git for node in dataflow.nodes):
         return {}
-    from dora.daemon.build.sources import commit_of
+    from dora.daemon.build.node_sources import commit_of
 
     return {
         node.id: GitCommit(node.git.repository, commit)

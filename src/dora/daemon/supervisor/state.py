@@ -13,8 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor.consumer_graph import NodeGraph
 from dora.daemon.supervisor.events import CodeChanged
-from dora.daemon.supervisor.graph import NodeGraph
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.status import PeerStatus, Phase
 from dora.dataflow.model import Dataflow, NodeSpec

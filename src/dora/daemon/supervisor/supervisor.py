@@ -40,7 +40,7 @@ from dora.daemon.supervisor import (
 )
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.graph import NodeGraph
+from dora.daemon.supervisor.consumer_graph import NodeGraph
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.state import (
     DEFAULT_FINISH_GRACE,

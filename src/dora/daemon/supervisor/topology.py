@@ -19,7 +19,7 @@ from collections.abc import Collection
 import msgspec
 
 from dora.daemon.supervisor import commands as do
-from dora.daemon.supervisor.graph import NodeGraph
+from dora.daemon.supervisor.consumer_graph import NodeGraph
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec, Source
 from dora.wire.node_protocol import InputsClosed

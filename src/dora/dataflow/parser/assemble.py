@@ -22,9 +22,10 @@ from dora.dataflow.model import (
     Types,
 )
 from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
+from dora.dataflow.parser.field_types import Reader, is_unset
 from dora.dataflow.parser.fields import NODE_BLOCK
 from dora.dataflow.parser.files import MANIFEST_FILE, is_file
-from dora.dataflow.parser.programs import (
+from dora.dataflow.parser.program_sources import (
     download_of,
     downloaded_path,
     git_source,
@@ -33,7 +34,6 @@ from dora.dataflow.parser.programs import (
 from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
 from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
-from dora.dataflow.parser.values import Reader, is_unset
 from dora.dataflow.parser.variables import refused_variable
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.types.contracts import Ports

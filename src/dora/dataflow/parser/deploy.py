@@ -7,9 +7,7 @@ import re
 
 from dora.dataflow.model import HERE, Deploy
 from dora.dataflow.names import MACHINE_ID, machine_id_fault
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, YamlNode
-from dora.dataflow.parser.values import (
+from dora.dataflow.parser.field_types import (
     TEXT_SCHEMA,
     ChoiceType,
     FieldType,
@@ -19,6 +17,8 @@ from dora.dataflow.parser.values import (
     TextType,
     report_expected,
 )
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.tree import MappingNode, YamlNode
 from dora.dataflow.problems import ProblemReport
 
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_./-]*"

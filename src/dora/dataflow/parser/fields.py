@@ -10,11 +10,7 @@ from msgspec import structs
 
 from dora.dataflow.model import DEFAULT_QUEUE_SIZE, LOG_LEVELS, Source
 from dora.dataflow.parser.deploy import DEPLOY
-from dora.dataflow.parser.programs import CHECKSUM, PYTHON
-from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
-from dora.dataflow.parser.sources import SourceFault, parse_source
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.parser.values import (
+from dora.dataflow.parser.field_types import (
     DATA,
     NODE,
     OPERATOR,
@@ -35,6 +31,10 @@ from dora.dataflow.parser.values import (
     as_text,
     report_expected,
 )
+from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
+from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
+from dora.dataflow.parser.sources import SourceFault, parse_source
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.parser.variables import EnvironmentType, ParametersType, ParameterValuesType
 from dora.dataflow.types.contracts import CONTRACTS, TYPE_RULES
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.parser.values import (
+from dora.dataflow.parser.field_types import (
     FieldType,
     Reader,
     Schema,
@@ -16,6 +15,7 @@ from dora.dataflow.parser.values import (
     is_unset,
     report_expected,
 )
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import TextSpan, listed
 
 

@@ -10,9 +10,7 @@ from dora.dataflow.names import (
     key_fault,
     value_fault,
 )
-from dora.dataflow.parser.sources import expand
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, YamlNode, is_utf8
-from dora.dataflow.parser.values import (
+from dora.dataflow.parser.field_types import (
     TEXT_SCHEMA,
     FieldType,
     Reader,
@@ -21,6 +19,8 @@ from dora.dataflow.parser.values import (
     shorten,
     text_of,
 )
+from dora.dataflow.parser.sources import expand
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, YamlNode, is_utf8
 
 _RESERVED = frozenset(
     (

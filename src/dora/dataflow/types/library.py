@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Final
 
 from dora.dataflow.problems import ProblemReport, TextSpan
-from dora.dataflow.types.files import MAX_TYPE, STANDARD, TypeDefinition, TypeName
+from dora.dataflow.types.own_types import MAX_TYPE, STANDARD, TypeDefinition, TypeName
 
 # The standard library of types: plain data, in the notation of users' own type files.
 #

@@ -6,10 +6,7 @@ import os
 
 import msgspec
 
-from dora.dataflow.parser.files import MANIFEST_FILE, Unreadable, is_file, read_text
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import YamlNode, compose_mapping
-from dora.dataflow.parser.values import (
+from dora.dataflow.parser.field_types import (
     ChoiceType,
     CommandsType,
     FieldType,
@@ -21,6 +18,9 @@ from dora.dataflow.parser.values import (
     Schema,
     TextType,
 )
+from dora.dataflow.parser.files import MANIFEST_FILE, Unreadable, is_file, read_text
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.tree import YamlNode, compose_mapping
 from dora.dataflow.problems import ProblemReport, TextSpan
 from dora.dataflow.types.contracts import TYPE_NAME
 

@@ -15,8 +15,8 @@ from dora.node.events import Event
 from dora.node.host import Host
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
+from dora.node.saved_state import StateInMemory, StateStore
 from dora.node.send.output import OutputPort
-from dora.node.state import StateInMemory, StateStore
 from dora.transport.board import LINE_BYTES, Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.inprocess import LocalEngine

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import rerun as rr
 
-from dora.observe.preview import values
-from dora.observe.preview.values import MEDIA_TYPES, DrawableMessage
+from dora.observe.preview import drawable
+from dora.observe.preview.drawable import MEDIA_TYPES, DrawableMessage
 
 Drawing = tuple[str, list[Any]]
 """The path of an entity, and the Rerun archetypes to log there."""
@@ -41,17 +41,17 @@ def image(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw an image in one of `ENCODINGS`; without ``encoding`` it is ``bgr8``."""
     encoding = message.word("encoding", "bgr8", ENCODINGS)
     if encoding in MEDIA_TYPES:  # the viewer reports a file that it cannot decode
-        contents = values.numbers(message.value, "bytes").tobytes()
+        contents = drawable.numbers(message.value, "bytes").tobytes()
         yield message.id, [rr.EncodedImage(contents=contents, media_type=MEDIA_TYPES[encoding])]
         return
     width, height = message.size()
     if encoding in _PIXEL_FORMATS:
         pixel_format, bytes_per_pixel = _PIXEL_FORMATS[encoding]
-        data = values.pixels(message, np.uint8, bytes_per_pixel, encoding)
+        data = drawable.pixels(message, np.uint8, bytes_per_pixel, encoding)
         picture = rr.Image(bytes=data, width=width, height=height, pixel_format=pixel_format)
     else:
         model, sample, size = _COLOR_MODELS[encoding]
-        data = values.pixels(message, sample, size, encoding)
+        data = drawable.pixels(message, sample, size, encoding)
         picture = rr.Image(bytes=data, width=width, height=height, color_model=model, datatype=sample)
     yield message.id, [picture]
 
@@ -59,13 +59,13 @@ def image(message: DrawableMessage) -> Iterable[Drawing]:
 def depth(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw a depth image; as points in space if its metadata has ``focal`` (or ``focal_length``)."""
     width, height = message.size()
-    picture, units_per_metre = values.depth(message)
+    picture, units_per_metre = drawable.depth(message)
     focal = message.floats("focal") or message.floats("focal_length")
     if focal:
         camera: list[Any] = [
             rr.Pinhole(
                 focal_length=(focal[0], focal[-1]),
-                principal_point=values.principal_point(message),
+                principal_point=drawable.principal_point(message),
                 resolution=(width, height),
                 camera_xyz=rr.ViewCoordinates.RDF,
             )
@@ -85,13 +85,13 @@ def depth(message: DrawableMessage) -> Iterable[Drawing]:
 
 def text(message: DrawableMessage) -> Iterable[Drawing]:
     """Add lines to a log."""
-    for line in values.strings(message.value):
+    for line in drawable.strings(message.value):
         yield message.id, [rr.TextLog(line)]
 
 
 def boxes2d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw boxes over an image; none at all remove those before."""
-    boxes = values.boxes2d(message)
+    boxes = drawable.boxes2d(message)
     if not len(boxes.centers):
         yield _nothing(message)
         return
@@ -103,7 +103,7 @@ def boxes2d(message: DrawableMessage) -> Iterable[Drawing]:
 
 def boxes3d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw boxes in space, as wires or with ``solid`` filled; none at all remove those before."""
-    boxes = values.boxes3d(message)
+    boxes = drawable.boxes3d(message)
     if not len(boxes.centers):
         yield _nothing(message)
         return
@@ -120,7 +120,7 @@ def boxes3d(message: DrawableMessage) -> Iterable[Drawing]:
 
 def masks(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw masks as coloured regions over an image; none at all remove those before."""
-    labels = values.labelled_masks(message)
+    labels = drawable.labelled_masks(message)
     if labels is None:
         yield _nothing(message)
     else:
@@ -129,7 +129,7 @@ def masks(message: DrawableMessage) -> Iterable[Drawing]:
 
 def pose(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw a pose as three axes; what is drawn below it moves with it."""
-    translation, quaternion = values.pose(message)
+    translation, quaternion = drawable.pose(message)
     yield (
         message.id,
         [
@@ -141,14 +141,14 @@ def pose(message: DrawableMessage) -> Iterable[Drawing]:
 
 def series(message: DrawableMessage) -> Iterable[Drawing]:
     """Add a point to a curve, or to one for each number."""
-    numbers = values.numbers(message.value)
+    numbers = drawable.numbers(message.value)
     if numbers.size:
         yield message.id, [rr.Scalars(numbers.astype(np.float64))]
 
 
 def points3d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw points in space."""
-    points = values.rows(message.value, 3, "points")
+    points = drawable.rows(message.value, 3, "points")
     radii = message.floats("radii") or (POINT_RADIUS,)
     if len(radii) not in (1, len(points)):
         radii = (POINT_RADIUS,)
@@ -158,7 +158,7 @@ def points3d(message: DrawableMessage) -> Iterable[Drawing]:
 def points2d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw points over an image, in a colour that Rerun chooses, or in ``color``."""
     color = message.color()
-    points = values.rows(message.value, 2, "points")
+    points = drawable.rows(message.value, 2, "points")
     colors = [color] if color else None
     yield message.id, [rr.Points2D(points, colors=colors, radii=message.floats("radii"))]
 
@@ -166,13 +166,13 @@ def points2d(message: DrawableMessage) -> Iterable[Drawing]:
 def lines3d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw one line in space through all points."""
     radius = (message.floats("radius") or (LINE_RADIUS,))[0]
-    strip = values.rows(message.value, 3, "points")
+    strip = drawable.rows(message.value, 3, "points")
     yield message.id, [rr.LineStrips3D([strip], colors=[message.color() or LINE_COLOR], radii=[radius])]
 
 
 def lines2d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw one line over an image through all points."""
-    strip = values.rows(message.value, 2, "points")
+    strip = drawable.rows(message.value, 2, "points")
     radii = message.floats("radius")
     yield message.id, [rr.LineStrips2D([strip], colors=[message.color() or LINE_COLOR], radii=radii)]
 

@@ -12,8 +12,8 @@ from rerun.urdf import UrdfJoint, UrdfTree
 from dora.dataflow.problems import listed
 from dora.nodes.rerun.drawing import Drawing
 from dora.nodes.rerun.settings import RobotSetting, SettingError
-from dora.observe.preview import values
-from dora.observe.preview.values import DrawableMessage, NotDrawable
+from dora.observe.preview import drawable
+from dora.observe.preview.drawable import DrawableMessage, NotDrawable
 
 PREFIX = "jointstate_"
 
@@ -91,7 +91,7 @@ class Robots:
         encoding = message.metadata.get("encoding", "jointstate")
         if encoding != "jointstate":  # such a node sends poses on the same output, too
             raise NotDrawable(f"its `encoding` is `{encoding}`; positions of joints are a `jointstate`")
-        positions = values.numbers(message.value).astype(float).tolist()
+        positions = drawable.numbers(message.value).astype(float).tolist()
         for number, transform in enumerate(robot.pose(positions)):
             yield f"{name}/joints/{number}", [transform]
 

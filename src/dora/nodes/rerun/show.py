@@ -16,7 +16,7 @@ from dora.nodes.rerun.drawing import DRAWERS, Drawing
 from dora.nodes.rerun.robot import Robots
 from dora.nodes.rerun.settings import ViewerSettings
 from dora.nodes.rerun.sink import CannotShow, open_sink
-from dora.observe.preview.values import (
+from dora.observe.preview.drawable import (
     DEFAULT_SIZE,
     DrawableMessage,
     NotDrawable,

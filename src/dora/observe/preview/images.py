@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dora.observe.preview import values
-from dora.observe.preview.values import MEDIA_TYPES, DrawableMessage, NotDrawable
+from dora.observe.preview import drawable
+from dora.observe.preview.drawable import MEDIA_TYPES, DrawableMessage, NotDrawable
 
 MAX_SIDE: Final = 960  # pixels
 MAX_FILE: Final = 4 << 20  # bytes of a compressed image that is passed on as it is
@@ -62,7 +62,7 @@ def numbers_of(value: pa.Array) -> npt.NDArray[Any]:
     """Return all numbers of an array without copying them, of binary values the bytes of the first."""
     if pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type):
         return np.frombuffer(value[0].as_buffer(), np.uint8) if len(value) else np.empty(0, np.uint8)
-    return values.numbers(value, "bytes")
+    return drawable.numbers(value, "bytes")
 
 
 def image(message: DrawableMessage) -> Image:
@@ -93,7 +93,7 @@ def image(message: DrawableMessage) -> Image:
 def depth(message: DrawableMessage) -> Image:
     """Return a depth image: near is bright, what is not known is black."""
     width, height = message.size()
-    rows = _shaped(values.numbers(message.value), width, height, 1, "depth")
+    rows = _shaped(drawable.numbers(message.value), width, height, 1, "depth")
     small = np.nan_to_num(_downsampled(rows)[:, :, 0].astype(np.float32), posinf=0, neginf=0)
     known = small[small > 0]
     if known.size:
@@ -105,7 +105,7 @@ def depth(message: DrawableMessage) -> Image:
 
 def masks(message: DrawableMessage) -> Image:
     """Return masks as one image, each in a colour of its own; raises `NotDrawable` if there is none."""
-    labels = values.labelled_masks(message)
+    labels = drawable.labelled_masks(message)
     if labels is None:
         raise NotDrawable("there is no mask in it")
     return coloured(labels)

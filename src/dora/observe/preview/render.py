@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dora.observe.formatting import plain
-from dora.observe.preview import images, values
-from dora.observe.preview.values import DrawableMessage, NotDrawable, UnknownPrimitive, primitive_of
+from dora.observe.preview import drawable, images
+from dora.observe.preview.drawable import DrawableMessage, NotDrawable, UnknownPrimitive, primitive_of
 
 MAX_ROWS: Final = 50  # of tables and lists
 MAX_TEXT: Final = 4000  # characters of one text
@@ -63,7 +63,7 @@ def _by_type(declared: str, message: DrawableMessage) -> RenderedPreview | None:
 
 def _field(value: pa.Array, name: str) -> pa.Array:
     """Return a field of structs; raises `NotDrawable`."""
-    found = values.field(value, name)
+    found = drawable.field(value, name)
     if found is None:
         raise NotDrawable(f"it has no field `{name}`")
     return found
@@ -90,7 +90,7 @@ def _cloud_type(message: DrawableMessage) -> RenderedPreview:
 
 
 def _box_type(message: DrawableMessage) -> RenderedPreview:
-    listed = values.field(message.value, "boxes")
+    listed = drawable.field(message.value, "boxes")
     rows = message.value if listed is None else listed.flatten()
     boxes = [
         [row["x"], row["y"], row["width"], row["height"], _label(row["label"], row["confidence"])]
@@ -190,17 +190,17 @@ def _primitive(primitive: str, message: DrawableMessage) -> RenderedPreview | No
         case "boxes2d":
             return _boxes(message)
         case "points3d" | "lines3d":
-            return _points(values.rows(message.value, 3, "points"))
+            return _points(drawable.rows(message.value, 3, "points"))
         case "points2d" | "lines2d":
-            flat = values.rows(message.value, 2, "points")
+            flat = drawable.rows(message.value, 2, "points")
             return _points(np.column_stack((flat, np.zeros(len(flat), np.float32))))
         case "text":
             return _texts(message.value)
         case "series" | "jointstate":
-            return _series(values.numbers(message.value)[:MAX_SERIES].tolist(), [])
+            return _series(drawable.numbers(message.value)[:MAX_SERIES].tolist(), [])
         case "pose":
             names = ["x", "y", "z", "qx", "qy", "qz", "qw"]
-            place, turn = values.pose(message)
+            place, turn = drawable.pose(message)
             return _series([*place.tolist(), *turn.tolist()], names)
     return None
 
@@ -220,7 +220,7 @@ def _by_arrow_type(value: pa.Array) -> RenderedPreview:
         if len(value) > MAX_SERIES:
             return _curve(_fixed_width(value))
     if pa.types.is_fixed_size_list(kind) and kind.list_size == 3 and len(value) >= 8:
-        return _points(values.rows(value.slice(0, 10 * MAX_POINTS), 3, "points"))
+        return _points(drawable.rows(value.slice(0, 10 * MAX_POINTS), 3, "points"))
     return RenderedPreview(
         "values", {"values": [plain(item) for item in value.slice(0, MAX_ROWS).to_pylist()]}
     )
@@ -237,7 +237,7 @@ def _pixels(image: images.Image) -> RenderedPreview:
 
 
 def _boxes(message: DrawableMessage) -> RenderedPreview:
-    found = values.boxes2d(message)
+    found = drawable.boxes2d(message)
     corners = found.centers - found.half_sizes
     labels = found.labels or [""] * len(corners)
     boxes = [

@@ -23,7 +23,7 @@ from dora.node.session.session import Session
 from dora.recording.info import cut
 from dora.recording.mcap.format import NotARecording, from_texts
 from dora.recording.mcap.reader import RecordedMessage, Recording
-from dora.recording.replay.dataflow import PlayerSettings
+from dora.recording.replay.replay_dataflow import PlayerSettings
 from dora.transport.board import RECORDED, SENT, WORDS
 from dora.wire.decode import BAD_MESSAGE, check
 from dora.wire.decoders import DecodeError

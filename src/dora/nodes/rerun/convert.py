@@ -13,7 +13,7 @@ from dora.errors import DoraError
 from dora.node.events import Input
 from dora.nodes.rerun.settings import ViewerSettings
 from dora.nodes.rerun.show import APPLICATION, Canvas
-from dora.observe.preview.values import UnknownPrimitive, primitive_of
+from dora.observe.preview.drawable import UnknownPrimitive, primitive_of
 from dora.recording.mcap.reader import Recording
 
 _CURVES: Final = 64  # numbers of one message that are drawn as curves

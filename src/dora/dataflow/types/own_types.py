@@ -8,10 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from dora.dataflow.parser.files import Unreadable, read_text, yaml_files_below
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, YamlNode, compose_mapping
-from dora.dataflow.parser.values import (
+from dora.dataflow.parser.field_types import (
     FieldType,
     ListType,
     Reader,
@@ -20,6 +17,9 @@ from dora.dataflow.parser.values import (
     as_text,
     report_expected,
 )
+from dora.dataflow.parser.files import Unreadable, read_text, yaml_files_below
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.tree import MappingNode, YamlNode, compose_mapping
 from dora.dataflow.problems import ProblemReport, TextSpan
 
 # Names of types: ``std/media/v1/Image``, ``my/v1/Reading``, ``…/AudioFrame[sample_type=f32]``.

@@ -78,7 +78,7 @@ def _download(url: str) -> str:
     """Download the text of a dataflow file; raises `DataflowError` with the reason."""
     import io
 
-    from dora.daemon.build.sources import FetchFailed, fetch
+    from dora.daemon.build.node_sources import FetchFailed, fetch
 
     data = io.BytesIO()
     try:

@@ -7,9 +7,9 @@ import re
 import msgspec
 
 from dora.dataflow.model import Download, GitSource, PythonEnvironment
+from dora.dataflow.parser.field_types import FieldType, ListType, Reader, RuledTextType, Schema, TextType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.tree import ScalarNode, YamlNode
-from dora.dataflow.parser.values import FieldType, ListType, Reader, RuledTextType, Schema, TextType
 from dora.dataflow.problems import ProblemReport, listed
 
 OLDEST = (3, 11)  # that dora runs on
