@@ -33,7 +33,7 @@ demo: $(VENV)/.examples
 # shared memory of its own; those of one file stay in a row, they may share a fixture. tests/conftest.py says
 # which files come first.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # A test that starts a process without the mark `processes` fails here: tests/conftest.py.
 test-fast: $(VENV)/.dev
@@ -50,7 +50,7 @@ coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest --fast -n logical --dist worksteal --cov --cov-report=term --cov-report=html
 
 coverage-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/site/build.py
