@@ -175,10 +175,18 @@ def test_ctrl_c_gives_up_a_reader_at_once(monkeypatch):
         helper.join()
         assert console.not_shown > 0
         # Else it writes to what gets the pipe's number next. A `join` that was interrupted believes that
-        # the thread has ended.
+        # the thread has ended, and another thread may have its number by now.
         deadline = time.monotonic() + TIMEOUT
-        while console._thread.ident in sys._current_frames() and time.monotonic() < deadline:
+        while is_working(console) and time.monotonic() < deadline:
             threading.Event().wait(0.01)
+
+
+def is_working(console):
+    """Return whether the thread of a console still runs."""
+    frame = sys._current_frames().get(console._thread.ident)
+    while frame is not None and frame.f_code is not Console._work.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def test_a_non_blocking_pipe_gets_all_output():
