@@ -171,7 +171,8 @@ def test_ctrl_c_gives_up_a_reader_at_once(monkeypatch):
         monkeypatch.setattr(console._thread, "join", say_and_join)
         helper = threading.Thread(target=interrupt)
         helper.start()
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # another test may have left its own
+        # Another test may have left its own handler.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             console.close()
         finally:
