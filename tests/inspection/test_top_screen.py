@@ -56,7 +56,7 @@ class Snapshots:
         self.refreshed = 0
 
     def watch(self, seconds: float) -> None:
-        time.sleep(min(seconds, 0.005))
+        time.sleep(min(seconds, 0.05))  # Textual waits for the keys of a test until the process is idle
 
     def refresh(self) -> list[Any]:
         self.refreshed += 1
@@ -66,7 +66,7 @@ class Snapshots:
 
 
 def on_screen(
-    test: Callable[[Pilot[str], Snapshots], Awaitable[None]], interval: float = 0.02
+    test: Callable[[Pilot[str], Snapshots], Awaitable[None]], interval: float = 0.2
 ) -> TopScreen:
     """Run a test with the screen, once it shows the first figures."""
     snapshots = Snapshots()
