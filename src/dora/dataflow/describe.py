@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dora.dataflow.model import Dataflow, LogSource, Source, TimerSource
+from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.field_types import byte_size
+from dora.dataflow.parser.fields import DEBUG, NODE_BLOCK
 from dora.dataflow.parser.sources import UNITS, SourceFault, parse_source
 
 _SECONDS = (
@@ -48,7 +50,7 @@ def with_defaults(document: Mapping[str, Any]) -> Block:
     debug = described.pop("debug", None)
     interval = described.pop("health_check_interval", None)
     described["deploy"] = _deploy(described.pop("deploy", None))
-    described["debug"] = {"enable_debug_inspection": False, **(debug if isinstance(debug, dict) else {})}
+    described["debug"] = {**DEBUG.defaults, **(debug if isinstance(debug, dict) else {})}
     described["health_check_interval"] = interval
     return described
 
@@ -77,9 +79,9 @@ def _node(node: Mapping[str, Any]) -> Block:
             described[name] = [_operator(item) for item in value]
         elif value is not None:
             described[name] = _operator(value)
-    for name, default in (("restart_policy", "never"), ("max_restarts", 0)):
+    for name in ("restart_policy", "max_restarts"):
         written = described.pop(name, None)
-        described[name] = default if written is None else written
+        described[name] = NODE_BLOCK.defaults[name] if written is None else written
     for name in _SECONDS:
         _as_float(described, name)
     size = described.get("shared_memory_pool_size")
@@ -127,7 +129,7 @@ def _source(text: Any) -> Any:
 def _deploy(deploy: Any) -> Block | None:
     if not isinstance(deploy, dict):
         return None
-    described = {"machine": None, "working_dir": None, "distribute": "local", **deploy}
+    described = {"machine": None, "working_dir": None, **DEPLOY.defaults, **deploy}
     if isinstance(labels := deploy.get("labels"), dict):
         texts = {True: "true", False: "false"}
         described["labels"] = {
