@@ -19,11 +19,9 @@ PORT = 6100
 KINDS = ("TCP", "Zenoh")
 _LENGTH = struct.Struct("<Q")
 _COUNTED = struct.Struct("<QQ")  # number of messages, when the last one came
-_SENT_AT_ONCE = (
-    128 << 10
-)  # bytes; up to this size, to join length and message costs less than a second call
+_SENT_AT_ONCE = 128 << 10  # bytes; up to this size, joining costs less than a second system call
 _READ_BUFFER = 1 << 20  # bytes
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 
 
 class Channel(Protocol):
@@ -81,7 +79,8 @@ class ZenohChannel:
             "listen/endpoints": [],
             "scouting/multicast/enabled": False,
             "scouting/gossip/enabled": False,
-            "connect/timeout_ms": int(_PATIENCE_S * 1000),
+            "transport/shared_memory/enabled": False,  # both ends are on one host, unlike two machines
+            "connect/timeout_ms": int(_TIMEOUT_S * 1000),
             endpoints: ["tcp/{}:{}".format(*address)],
         }
         for key, value in settings.items():
@@ -93,7 +92,7 @@ class ZenohChannel:
             keys[0], congestion_control=zenoh.CongestionControl.BLOCK, express=express
         )
         self._subscriber = self._session.declare_subscriber(keys[1])
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while not self._publisher.matching_status.matching:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"nobody subscribes to {keys[0]}")
@@ -110,7 +109,7 @@ class ZenohChannel:
 
 
 def _connect(address: tuple[str, int]) -> socket.socket:
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while True:
         try:
             return socket.create_connection(address)

@@ -578,7 +578,7 @@ INTRUDER = """
 import json, zenoh
 config = zenoh.Config()
 for key, value in {{
-    "mode": "client", "scouting/multicast/enabled": False,
+    "mode": "client", "scouting/multicast/enabled": False, "transport/shared_memory/enabled": False,
     "connect/endpoints": ["{to}"], "connect/timeout_ms": 2000,
     "transport/auth/usrpwd/user": "dora", "transport/auth/usrpwd/password": "{secret}",
     "transport/link/tls/root_ca_certificate": "{ca}",
