@@ -88,6 +88,17 @@ FAILURES = {
 }
 
 
+def expect_failure_before_closing(flow: Flow) -> None:
+    """Run ``victim``, which sends once and fails, and ``survivor``, which prints what it gets."""
+    flow.node("survivor", PRINTER, inputs={"in": "victim/out"})
+    with pytest.raises(DataflowFailed, match="victim"):
+        flow.run()
+    # The status of nodes comes at once, data in their order.
+    lines = flow.printed("survivor")
+    assert sorted(lines[:2]) == ["INPUT last", "NODE_FAILED victim"]
+    assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
+
+
 @pytest.mark.parametrize("way", FAILURES)
 def test_receivers_learn_of_every_kind_of_failure_before_the_closing(
     flow: Flow, way: str, monkeypatch: pytest.MonkeyPatch
@@ -99,13 +110,7 @@ def test_receivers_learn_of_every_kind_of_failure_before_the_closing(
         "from dora import Node\nfirst = Node()\nfirst.send_output('out', b'last')\n" + FAILURES[way],
         outputs=["out"],
     )
-    flow.node("survivor", PRINTER, inputs={"in": "victim/out"})
-    with pytest.raises(DataflowFailed, match="victim"):
-        flow.run()
-    # The status of nodes comes at once, data in their order.
-    lines = flow.printed("survivor")
-    assert sorted(lines[:2]) == ["INPUT last", "NODE_FAILED victim"]
-    assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
+    expect_failure_before_closing(flow)
 
 
 def test_a_slow_end_of_a_failed_process_does_not_close_its_outputs_first(flow: Flow) -> None:
@@ -123,12 +128,7 @@ def test_a_slow_end_of_a_failed_process_does_not_close_its_outputs_first(flow: F
         """,
         outputs=["out"],
     )
-    flow.node("survivor", PRINTER, inputs={"in": "victim/out"})
-    with pytest.raises(DataflowFailed, match="victim"):
-        flow.run()
-    lines = flow.printed("survivor")
-    assert sorted(lines[:2]) == ["INPUT last", "NODE_FAILED victim"]
-    assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
+    expect_failure_before_closing(flow)
 
 
 def test_the_failure_of_an_operator_comes_before_the_closing_of_its_outputs(flow: Flow) -> None:

@@ -132,7 +132,9 @@ def localized(
         return msgspec.structs.replace(
             former,
             inputs=node.inputs,
-            operators=tuple(_rewired(operator, operators[operator.id]) for operator in former.operators),
+            operators=tuple(
+                _with_inputs(operator, operators[operator.id]) for operator in former.operators
+            ),
         )
 
     return msgspec.structs.replace(
@@ -143,5 +145,5 @@ def localized(
     )
 
 
-def _rewired(operator: OperatorSpec, wanted: OperatorSpec) -> OperatorSpec:
+def _with_inputs(operator: OperatorSpec, wanted: OperatorSpec) -> OperatorSpec:
     return msgspec.structs.replace(operator, inputs=wanted.inputs)
