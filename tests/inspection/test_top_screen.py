@@ -65,9 +65,7 @@ class Snapshots:
         return [] if self.ended else [(Dataflow(), self.nodes, self.links)]
 
 
-def on_screen(
-    test: Callable[[Pilot[str], Snapshots], Awaitable[None]], interval: float = 0.2
-) -> TopScreen:
+def on_screen(test: Callable[[Pilot[str], Snapshots], Awaitable[None]], interval: float = 0.2) -> TopScreen:
     """Run a test with the screen, once it shows the first figures."""
     snapshots = Snapshots()
     screen = TopScreen(snapshots, interval)  # type: ignore[arg-type]
