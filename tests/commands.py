@@ -18,11 +18,19 @@ WITHOUT_A_PROCESS = {"list", "logs", "node", "param", "restart", "start", "statu
 
 
 def needs_a_process(*arguments: str) -> bool:
-    """Tell whether `run_command` cannot run a command here: it may not return, or this is a thread."""
+    """Return whether `run_command` cannot run a command here.
+
+    It may not return, this is a thread, or it would configure the logging of the tests.
+    """
     command, *options = arguments
     may_not_return = "--attach" in options or (command == "logs" and {"--follow", "-f"} & {*options})
     is_main_thread = threading.current_thread() is threading.main_thread()
-    return command not in WITHOUT_A_PROCESS or bool(may_not_return) or not is_main_thread
+    return (
+        command not in WITHOUT_A_PROCESS
+        or bool(may_not_return)
+        or not is_main_thread
+        or "RUST_LOG" in os.environ
+    )
 
 
 def run_command(*arguments: str, folder: Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
