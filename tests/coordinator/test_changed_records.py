@@ -66,14 +66,14 @@ def test_the_record_follows_and_counts_for_a_restart(system: System, arm: str) -
     assert system.dora("node", "add", "--from-yaml", "c.yml") == f"Node `c` added to dataflow {arm}\n"
     assert system.dora("node", "connect", "a/out", "b/y", "--queue-size", "3") == "a/out -> b/y\n"
     assert system.dora("node", "disconnect", "a/out", "c/x") == "a/out -x- c/x\n"
-    assert system.client.dataflow(arm).nodes == ["a", "b", "c"]
+    wait_until(lambda: system.client.dataflow(arm).nodes == ["a", "b", "c"], "the record with the new node")
     assert "its input `y` was connected to `a/out`" in system.dora("logs", "arm", "-n", "b")
     system.dora("restart", "arm")
     wait_until(lambda: len(nodes()) == 3, "the nodes of the restarted dataflow")
     assert nodes()["b"].inputs == {"tick": "dora/timer/millis/50", "y": "a/out"}
     assert nodes()["c"].inputs == {}
     assert system.dora("node", "remove", "c").startswith("Node `c` removed from dataflow ")
-    assert system.client.dataflow("arm").nodes == ["a", "b"]
+    wait_until(lambda: system.client.dataflow("arm").nodes == ["a", "b"], "the record without the node")
 
 
 def test_a_coordinator_that_was_away_learns_of_changes(system: System, arm: str) -> None:
