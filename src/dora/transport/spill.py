@@ -45,11 +45,11 @@ class SpillWriter:
         }
         return bool(self._links)
 
-    def before_send(self, sequence: int, section: bytes, message: bytes | Callable[[], bytes]) -> None:
+    def before_send(self, sequence: int, control: bytes, message: bytes | Callable[[], bytes]) -> None:
         """Write what the message with this number pushes out; remember the message if it is correlated."""
         if self.pending:
             self._write(sequence)
-        if section and section_is_correlated(section):
+        if control and section_is_correlated(control):
             self.pending.append((sequence, message if isinstance(message, bytes) else message()))
 
     def _write(self, sequence: int) -> None:

@@ -46,10 +46,12 @@ MAX_KEPT: Final = 1024  # messages of exchanges that a full queue inside a proce
 _CORRELATED: Final = tuple(
     bytes([0xA0 | len(key)]) + key.encode() for key in (REQUEST_ID, GOAL_ID, GOAL_STATUS)
 )
-# In every section with such a key, for callers that check it inline.
+# In every section with such a key.
 FLUSH_MARK: Final = b"\xa5flush\xc3"
-REQUEST_MARK: Final = b"request_id"
-GOAL_MARK: Final = b"goal_"
+_REQUEST_MARK: Final = b"request_id"
+_GOAL_MARK: Final = b"goal_"
+
+CONTROL_KEYS: Final = frozenset({REQUEST_ID, GOAL_ID, GOAL_STATUS, FLUSH})  # the keys that a sender acts on
 
 
 def uuid7() -> str:
@@ -73,9 +75,16 @@ def carries_correlation(message: Message) -> bool:
 
 def section_is_correlated(section: bytes) -> bool:
     """Return whether a message with this metadata section belongs to an exchange, like `is_correlated`."""
-    if REQUEST_MARK not in section and GOAL_MARK not in section:  # most messages end here
+    if _REQUEST_MARK not in section and _GOAL_MARK not in section:  # most messages end here
         return False
     return any(key in section for key in _CORRELATED) and is_correlated(_decoded(section))
+
+
+def control_section(section: bytes) -> bytes:
+    """Return a metadata section if it may have control keys, else b""."""
+    if _REQUEST_MARK in section or _GOAL_MARK in section or FLUSH_MARK in section:
+        return section
+    return b""
 
 
 def asks_to_flush(section: bytes) -> bool:

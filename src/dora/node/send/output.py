@@ -42,7 +42,7 @@ from dora.transport.board import (
 from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
 from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
-from dora.wire.correlation import FLUSH_MARK, GOAL_MARK, REQUEST_MARK, asks_to_flush
+from dora.wire.correlation import CONTROL_KEYS, asks_to_flush, control_section
 from dora.wire.encode import Payload, encode
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
@@ -233,7 +233,11 @@ class OutputPort:
         if self._words[self.links_version_word] != self.links_version:
             self.on_links_changed()
         payload = encode(data)
-        section = encode_metadata(metadata) if metadata else b""
+        section = control = b""
+        if metadata:
+            section = encode_metadata(metadata)
+            if not CONTROL_KEYS.isdisjoint(metadata):
+                control = section
         if not (self.has_links or self.is_tapped()):  # no receiver: nothing to copy
             self._count_without_receivers()
             return
@@ -249,10 +253,8 @@ class OutputPort:
                 if body is None:
                     body = payload.to_bytes()
                 message = pack_head(payload.encoding, payload.schema, section, size, sequence, _now(), body)
-                if self._spill is not None and (
-                    self._spill.pending or (section and (REQUEST_MARK in section or GOAL_MARK in section))
-                ):
-                    self._spill.before_send(sequence, section, message)
+                if self._spill is not None and (control or self._spill.pending):
+                    self._spill.before_send(sequence, control, message)
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)
                 if self._overflow_channels:
@@ -263,9 +265,9 @@ class OutputPort:
                 loan = self._sender.loan(len(head) + size)
                 _move(loan.address, head, len(head))
                 payload.copy_to(loan.address + len(head))
-                self._transmit(loan, len(head) + size, sequence, section)
+                self._transmit(loan, len(head) + size, sequence, control)
             self._bytes += size
-            if FLUSH_MARK in section and asks_to_flush(section):
+            if control and asks_to_flush(control):
                 self._flush(sequence)
         rung = self._ring()
         # The receivers are waking up; the rest could wait until now.
@@ -276,10 +278,13 @@ class OutputPort:
             finally:
                 self._lock.release()
 
-    def _transmit(self, loan: Loan, size: int, sequence: int, section: bytes) -> None:
-        """Number and send a loan, and a copy of its first ``size`` bytes on each further channel."""
-        if self._spill is not None and (section or self._spill.pending):
-            self._spill.before_send(sequence, section, partial(ctypes.string_at, loan.address, size))
+    def _transmit(self, loan: Loan, size: int, sequence: int, control: bytes) -> None:
+        """Number and send a loan, and a copy of its first ``size`` bytes on each further channel.
+
+        ``control``: the metadata section if it has control keys, see `dora.wire.correlation`.
+        """
+        if self._spill is not None and (control or self._spill.pending):
+            self._spill.before_send(sequence, control, partial(ctypes.string_at, loan.address, size))
         copies: list[Loan] = []
         if self._overflow_channels:
             copies = [sender.loan(size) for sender in self._overflow_channels.values()]
@@ -333,9 +338,10 @@ class OutputPort:
             sequence = self._sequence + 1
             head = pack_head(Encoding.PLAIN, schema, section, size, sequence, _now())
             _move(loan.address, head, len(head))
-            self._transmit(loan, len(head) + size, sequence, section)
+            control = control_section(section)
+            self._transmit(loan, len(head) + size, sequence, control)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
-            if FLUSH_MARK in section and asks_to_flush(section):
+            if control and asks_to_flush(control):
                 self._flush(sequence)
         self._ring()
 
@@ -355,7 +361,7 @@ class OutputPort:
             loan = self._sender.loan(len(head) + size)
             _move(loan.address, head, len(head))
             payload.copy_to(loan.address + len(head))
-            self._transmit(loan, len(head) + size, sequence, section)
+            self._transmit(loan, len(head) + size, sequence, control_section(section))
             self._words[self._bytes_word] = self._bytes = self._bytes + size
         self._ring()
 
