@@ -62,9 +62,10 @@ def join(
     return link
 
 
-def open_logs() -> list[str]:
+def open_logs(folder: Path) -> list[str]:
+    """Return the log files below a folder that this process has open."""
     paths = (os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
-    return [path for path in paths if path.endswith(".jsonl")]
+    return [path for path in paths if path.endswith(".jsonl") and path.startswith(str(folder))]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
@@ -76,10 +77,10 @@ def test_the_files_of_collected_logs_are_closed_with_their_dataflow(data_folder:
                 view = coordinator.start(SPEC)
                 entry = LogEntry(0, "info", "a", "hello")
                 coordinator.handle(link, LogBatch(view.uuid, [entry]))
-                assert len(open_logs()) == 1
+                assert len(open_logs(data_folder)) == 1
                 coordinator.handle(link, RunReport(view.uuid, "finished"))
                 coordinator.handle(link, LogBatch(view.uuid, [entry]))
-                assert open_logs() == []
+                assert open_logs(data_folder) == []
                 lines = Path(view.log_directory, "log_a.jsonl").read_text().splitlines()
                 assert [json.loads(line)["msg"] for line in lines] == ["hello", "hello"]
             coordinator.handle(link, LogBatch("../nobody's", [LogEntry(0, "info", None, "hello")]))
