@@ -15,6 +15,7 @@ import io
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, TextIO
@@ -161,15 +162,23 @@ class Console:
         if self._thread is None:
             return
         try:
-            writes = -1
-            while self._thread.is_alive() and writes != self._stream.writes:
-                writes = self._stream.writes
-                self._thread.join(self._close_timeout)
+            self._wait_for(self._thread)
         except KeyboardInterrupt:
             pass  # the user does not want to wait for the rest
         with self._changed:
             self._given_up = True
             self.not_shown += self._unwritten
+
+    def _wait_for(self, thread: threading.Thread) -> None:
+        """Wait until the thread ends, or nothing could be written for ``close_timeout`` seconds."""
+        writes, since = self._stream.writes, time.monotonic()
+        while thread.is_alive():
+            # In short steps, since a signal that comes just before a wait does not interrupt it.
+            thread.join(min(_POLL_TIMEOUT, self._close_timeout))
+            if writes != self._stream.writes:
+                writes, since = self._stream.writes, time.monotonic()
+            elif time.monotonic() - since >= self._close_timeout:
+                return
 
     def _work(self) -> None:
         try:
