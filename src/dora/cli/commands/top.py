@@ -58,7 +58,8 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
     if not once:
         _check_terminal()
     dataflows = [find_running(dataflow)] if latency else find_all_running(dataflow)
-    lower_priority()
+    if not once:
+        lower_priority()
     every = min(interval, LONGEST_SAMPLE) if once else interval
     with snapshots_of(dataflows, every, latency=latency) as snapshots:
         if once:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
 _PUBLISH_PATIENCE = 3.0  # seconds
 _REDRAW_INTERVAL = 0.5  # seconds
+_BRIEF = 10.0  # seconds; up to this length, a query keeps its priority
 
 
 @click.group(cls=CommandGroup)
@@ -102,7 +103,9 @@ def echo(
 
     with find_running(dataflow) as running:
         wanted = find_tappable(running.inspection, topics)
-        with observing(running, wanted, make_query, duration, enough) as observation:
+        with observing(
+            running, wanted, make_query, duration, enough, brief=count is not None
+        ) as observation:
             for result in observation.results():
                 if isinstance(result, Line):
                     shown += 1
@@ -119,18 +122,24 @@ def observing(
     make_query: Callable[[list[str]], TopicQuery],
     duration: float | None = None,
     enough: Callable[[], bool] = lambda: False,
+    *,
+    brief: bool = False,
 ) -> Iterator[Observation]:
     """Run a query on topics, in this process or on their machines; Ctrl-C ends it.
 
-    ``make_query`` makes it of the names of topics. At the end, standard error says what was missed and
-    whether the dataflow has ended. Raises `DoraError` if a query ended too early.
+    ``make_query`` makes it of the names of topics. A process that observes for longer than 10 s gives way
+    to the nodes, unless the query is ``brief``. At the end, standard error says what was missed and whether
+    the dataflow has ended. Raises `DoraError` if a query ended too early.
     """
     observation: Observation
     if running.run is not None and running.are_local(topic.node_id for topic in topics):
         from dora.observe.observer import Observer
+        from dora.wire.decode import warm_up
 
         _ignore_ctrl_z(running.inspection.engine)
-        lower_priority()
+        warm_up()  # at full priority: on a busy machine it would take a minute
+        if not (brief or (duration is not None and duration <= _BRIEF)):
+            lower_priority()
         query = make_query([topic.name for topic in topics])
         observation = Observer(running.run, query, duration=duration, enough=enough)
     else:
@@ -264,7 +273,9 @@ def info(name: str, dataflow: str | None, duration: float | None) -> None:
     text = ""
     with find_running(dataflow) as running:
         wanted = find_tappable(running.inspection, [name])
-        with observing(running, wanted, lambda _: InfoQuery(name, seconds)) as observation:
+        with observing(
+            running, wanted, lambda _: InfoQuery(name, seconds), brief=seconds <= _BRIEF
+        ) as observation:
             for result in observation.results():
                 if isinstance(result, TextResult):
                     text = result.text
