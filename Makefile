@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast coverage coverage-all lint docs commands changelog bench stress fuzz rerun clean
+.PHONY: demo test test-fast coverage coverage-all lint docs commands changelog release bench stress fuzz rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -17,6 +17,7 @@ help:
 	@echo "make commands  write docs/reference/commands.md from the commands"
 	@echo "make coverage  run the fast tests and measure what they cover; make coverage-all: all tests"
 	@echo "make changelog VERSION=1.2.3  move the fragments of changelog.d/ into CHANGELOG.md"
+	@echo "make release REPOSITORY=https://...  build, check and try a release; UPLOAD=--upload publishes it"
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make stress  kill nodes, fill queues, restart and soak for twelve minutes"
@@ -62,6 +63,11 @@ changelog: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check "towncrier>=25,<27"
 	$(BIN)/towncrier build --version $(VERSION)
 
+# make release REPOSITORY=https://github.com/OWNER/dora [UPLOAD=--upload]
+release: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check "build>=1.2,<2" "twine>=6,<7"
+	$(BIN)/python tools/release.py "$(REPOSITORY)" $(UPLOAD)
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
@@ -78,7 +84,7 @@ fuzz: $(VENV)/.dev
 	DORA_FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest tests/wire/test_decoders.py --timeout 3600
 
 packages: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/packages -m packages
+	$(BIN)/python -m pytest tests/packages tests/tools -m packages
 
 clean:
 	rm -rf $(VENV) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
@@ -87,11 +93,13 @@ clean:
 
 # One file for each set of packages remembers that it is installed; pyproject.toml makes it old.
 $(VENV)/.examples: pyproject.toml | $(BIN)/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[examples]'
+	@echo "Installing dora and the packages of its examples into $(VENV)"
+	$(BIN)/pip install --disable-pip-version-check --editable '.[examples]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "Installing dora and the packages of its tests into $(VENV)"
+	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.examples
 
 $(BIN)/pip:

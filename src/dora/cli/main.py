@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("commands.build:validate", "Check a dataflow file without running it."),
     "graph": ("commands.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
     "new": ("commands.new:new", "Create a folder with a new dataflow, node or operator."),
+    "demo": ("commands.demo:demo", "Run an example: a camera, a detector and a plot."),
     "expand": ("commands.build:expand", "Print a dataflow file with its modules written out."),
     "schema": ("commands.build:schema", "Print the JSON schema of dataflow files, for editors."),
     "completion": ("completion:completion", "Print the script that completes dora's commands in a shell."),

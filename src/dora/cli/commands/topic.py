@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
 _PUBLISH_PATIENCE = 3.0  # seconds
 _REDRAW_INTERVAL = 0.5  # seconds
-_BRIEF = 10.0  # seconds; up to this length, a query keeps its priority
+_BRIEF = 10.0  # seconds; a shorter query keeps its priority
 
 
 @click.group(cls=CommandGroup)
@@ -127,9 +127,9 @@ def observing(
 ) -> Iterator[Observation]:
     """Run a query on topics, in this process or on their machines; Ctrl-C ends it.
 
-    ``make_query`` makes it of the names of topics. A process that observes for longer than 10 s gives way
-    to the nodes, unless the query is ``brief``. At the end, standard error says what was missed and whether
-    the dataflow has ended. Raises `DoraError` if a query ended too early.
+    ``make_query`` makes it of the names of topics. A process that observes for longer than 10 s lowers its
+    priority below that of the nodes, unless the query is ``brief``. At the end, standard error says what
+    was missed and whether the dataflow has ended. Raises `DoraError` if a query ended too early.
     """
     observation: Observation
     if running.run is not None and running.are_local(topic.node_id for topic in topics):
