@@ -38,18 +38,15 @@ class _Table:
         self.path = path
         self.messages = 0
         self._as_bytes = as_bytes
-        self._schema = pa.schema(
-            [
-                pa.field("time", pa.timestamp("ns", "UTC")),
-                pa.field("sequence", pa.uint64()),
-                pa.field("metadata", pa.string()),
-                pa.field("value", pa.large_binary() if as_bytes else pa.list_(type_)),
-            ]
-        )
+        fields: list[pa.Field[Any]] = [
+            pa.field("time", pa.timestamp("ns", "UTC")),
+            pa.field("sequence", pa.uint64()),
+            pa.field("metadata", pa.string()),
+            pa.field("value", pa.large_binary() if as_bytes else pa.list_(type_)),
+        ]
+        self._schema = pa.schema(fields)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        self._writer = pq.ParquetWriter(
-            path, self._schema, compression="zstd", use_dictionary=[] if as_bytes else True
-        )
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=not as_bytes)
         self._rows: list[tuple[int, int, str, Any]] = []
         self._bytes = 0
 

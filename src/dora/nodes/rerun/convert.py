@@ -57,7 +57,7 @@ def _primitive(event: Input) -> str:
     return ""
 
 
-def _guess(value: pa.Array, metadata: Mapping[str, Any]) -> str:
+def _guess(value: pa.Array[Any], metadata: Mapping[str, Any]) -> str:
     if "encoding" in metadata and "width" in metadata and "height" in metadata:
         return "image"
     if pa.types.is_string(value.type) or pa.types.is_large_string(value.type):

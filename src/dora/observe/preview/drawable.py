@@ -81,7 +81,7 @@ class DrawableMessage:
     """A message to draw. ``default_size`` is width and height of images without."""
 
     id: str
-    value: pa.Array
+    value: pa.Array[Any]
     metadata: Mapping[str, Any]
     default_size: tuple[int, int] = DEFAULT_SIZE
 
@@ -123,10 +123,16 @@ class DrawableMessage:
         return red, green, blue
 
 
-def numbers(value: pa.Array, what: str = "numbers") -> npt.NDArray[Any]:
+def flattened(lists: Any) -> pa.Array[Any]:
+    """Return the items of an array of lists."""
+    items: pa.Array[Any] = lists.flatten()
+    return items
+
+
+def numbers(value: pa.Array[Any], what: str = "numbers") -> npt.NDArray[Any]:
     """Return all numbers of an array, of its lists too, flat; a missing one is NaN."""
     while pa.types.is_nested(value.type) and not pa.types.is_struct(value.type):
-        value = value.flatten()
+        value = flattened(value)
     if pa.types.is_null(value.type):
         return np.empty(0, np.float32)
     if not pa.types.is_primitive(value.type) or pa.types.is_temporal(value.type):
@@ -135,7 +141,7 @@ def numbers(value: pa.Array, what: str = "numbers") -> npt.NDArray[Any]:
     return array
 
 
-def rows(value: pa.Array, width: int, what: str) -> Floats:
+def rows(value: pa.Array[Any], width: int, what: str) -> Floats:
     """Return numbers as rows of ``width``."""
     flat = numbers(value).astype(np.float32)
     if flat.size % width:
@@ -143,21 +149,22 @@ def rows(value: pa.Array, width: int, what: str) -> Floats:
     return flat.reshape(-1, width)
 
 
-def strings(value: pa.Array) -> list[str]:
+def strings(value: pa.Array[Any]) -> list[str]:
     """Return the texts of an array; bytes are read as UTF-8."""
     while pa.types.is_list(value.type) or pa.types.is_large_list(value.type):
-        value = value.flatten()
+        value = flattened(value)
     if pa.types.is_uint8(value.type):
         return [numbers(value).tobytes().decode("utf-8", "replace")]
     texts = [item for item in value.to_pylist() if item is not None]
     return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in texts]
 
 
-def field(value: pa.Array, *names: str) -> pa.Array | None:
+def field(value: pa.Array[Any], *names: str) -> pa.Array[Any] | None:
     """Return the first of these fields of a struct array that is there."""
+    structs: Any = value
     if not pa.types.is_struct(value.type):
         return None
-    return next((value.field(name) for name in names if value.type.get_field_index(name) >= 0), None)
+    return next((structs.field(name) for name in names if value.type.get_field_index(name) >= 0), None)
 
 
 # ------------------------------------------------------------------------------ images
@@ -290,7 +297,7 @@ def boxes2d(message: DrawableMessage) -> Boxes:
     return Boxes(centers, half_sizes, labels, _colors(message, len(detections)))
 
 
-def _detections(value: pa.Array) -> Floats | None:
+def _detections(value: pa.Array[Any]) -> Floats | None:
     """Return rows of x0, y0, x1, y1, confidence and class, if that is what the values are."""
     if not pa.types.is_floating(value.type) or not len(value) or len(value) % 6 or value.null_count:
         return None
@@ -324,11 +331,11 @@ def _boxes(message: DrawableMessage, dimensions: int, default: str, forms: Mappi
     )
 
 
-def _fields(value: pa.Array) -> str:
+def _fields(value: pa.Array[Any]) -> str:
     return listed(field.name for field in value.type) or "none"
 
 
-def _labels(value: pa.Array, count: int) -> list[str]:
+def _labels(value: pa.Array[Any], count: int) -> list[str]:
     names, confidences = field(value, "labels", "label"), field(value, "conf", "confidence")
     texts = strings(names) if names is not None else []
     if confidences is not None:

@@ -58,7 +58,7 @@ def file_kind(data: bytes) -> str:
     return next((name for magic, name in _MAGIC if data.startswith(magic)), "")
 
 
-def numbers_of(value: pa.Array) -> npt.NDArray[Any]:
+def numbers_of(value: pa.Array[Any]) -> npt.NDArray[Any]:
     """Return all numbers of an array without copying them, of binary values the bytes of the first."""
     if pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type):
         return np.frombuffer(value[0].as_buffer(), np.uint8) if len(value) else np.empty(0, np.uint8)

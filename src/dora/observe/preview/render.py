@@ -37,7 +37,7 @@ class RenderedPreview:
     body: bytes = b""
 
 
-def show(name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
+def show(name: str, declared: str, value: pa.Array[Any], metadata: Mapping[str, Any]) -> RenderedPreview:
     """Return the preview of a message of the topic ``name`` with the type ``declared`` ("": none)."""
     message = DrawableMessage(name, value, metadata)
     for recognise in (partial(_by_type, declared), _by_metadata, _by_name):
@@ -61,7 +61,7 @@ def _by_type(declared: str, message: DrawableMessage) -> RenderedPreview | None:
     return draw(message) if draw is not None else None
 
 
-def _field(value: pa.Array, name: str) -> pa.Array:
+def _field(value: pa.Array[Any], name: str) -> pa.Array[Any]:
     """Return a field of structs; raises `NotDrawable`."""
     found = drawable.field(value, name)
     if found is None:
@@ -75,7 +75,7 @@ def _image_type(message: DrawableMessage) -> RenderedPreview:
     return _image(DrawableMessage(message.id, _field(value, "data"), {**message.metadata, **size}))
 
 
-def _size(value: pa.Array) -> tuple[int, int]:
+def _size(value: pa.Array[Any]) -> tuple[int, int]:
     """Return width and height, which are fields of the struct."""
     return int(_field(value, "width")[0].as_py()), int(_field(value, "height")[0].as_py())
 
@@ -91,7 +91,7 @@ def _cloud_type(message: DrawableMessage) -> RenderedPreview:
 
 def _box_type(message: DrawableMessage) -> RenderedPreview:
     listed = drawable.field(message.value, "boxes")
-    rows = message.value if listed is None else listed.flatten()
+    rows: Any = message.value if listed is None else drawable.flattened(listed)
     boxes = [
         [row["x"], row["y"], row["width"], row["height"], _label(row["label"], row["confidence"])]
         for row in rows.slice(0, MAX_BOXES).to_pylist()
@@ -205,10 +205,11 @@ def _primitive(primitive: str, message: DrawableMessage) -> RenderedPreview | No
     return None
 
 
-def _by_arrow_type(value: pa.Array) -> RenderedPreview:
+def _by_arrow_type(value: pa.Array[Any]) -> RenderedPreview:
     kind = value.type
     if pa.types.is_dictionary(kind):
-        value = value.slice(0, MAX_ROWS).dictionary_decode()
+        indices: Any = value.slice(0, MAX_ROWS)
+        value = indices.dictionary_decode()
         kind = value.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _texts(value)
@@ -216,7 +217,7 @@ def _by_arrow_type(value: pa.Array) -> RenderedPreview:
         return _table(value)
     if pa.types.is_boolean(kind) or (pa.types.is_primitive(kind) and not pa.types.is_temporal(kind)):
         if 0 < len(value) <= MAX_SERIES and not value.null_count:
-            return _series([float(item) for item in value.to_pylist()], [])
+            return _series([float(item) for item in value.to_pylist() if item is not None], [])
         if len(value) > MAX_SERIES:
             return _curve(_fixed_width(value))
     if pa.types.is_fixed_size_list(kind) and kind.list_size == 3 and len(value) >= 8:
@@ -282,7 +283,7 @@ def _curve(numbers: npt.NDArray[Any]) -> RenderedPreview:
     )
 
 
-def _fixed_width(value: pa.Array) -> npt.NDArray[Any]:
+def _fixed_width(value: pa.Array[Any]) -> npt.NDArray[Any]:
     step = max(1, len(value) // 200_000)
     if value.null_count or pa.types.is_boolean(value.type):
         part = value.take(pa.array(range(0, len(value), step))) if step > 1 else value
@@ -291,9 +292,9 @@ def _fixed_width(value: pa.Array) -> npt.NDArray[Any]:
     return array
 
 
-def _table(value: pa.Array) -> RenderedPreview:
+def _table(value: pa.Array[Any]) -> RenderedPreview:
     columns = [value.type.field(index).name for index in range(value.type.num_fields)]
-    part = value.slice(0, MAX_ROWS)
+    part: Any = value.slice(0, MAX_ROWS)
     cells = [
         [plain(item) for item in part.field(index).slice(0, MAX_ROWS).to_pylist()]
         for index in range(len(columns))
@@ -303,10 +304,10 @@ def _table(value: pa.Array) -> RenderedPreview:
     )
 
 
-def _texts(value: pa.Array) -> RenderedPreview:
+def _texts(value: pa.Array[Any]) -> RenderedPreview:
     while pa.types.is_list(value.type) or pa.types.is_large_list(value.type):
-        value = value.flatten()
-    part = value.slice(0, MAX_ROWS)
+        value = drawable.flattened(value)
+    part: Any = value.slice(0, MAX_ROWS)
     if pa.types.is_string(part.type) or pa.types.is_large_string(part.type):
         large = pa.types.is_large_string(part.type)
         cut = pc.binary_slice(part.cast(pa.large_binary() if large else pa.binary()), 0, 4 * MAX_TEXT)
@@ -318,7 +319,7 @@ def _texts(value: pa.Array) -> RenderedPreview:
     return RenderedPreview("text", {"texts": texts})
 
 
-def _bytes(value: pa.Array) -> npt.NDArray[np.uint8]:
+def _bytes(value: pa.Array[Any]) -> npt.NDArray[np.uint8]:
     array = images.numbers_of(value)
     if array.dtype != np.uint8:
         raise NotDrawable(f"it has to be bytes, and is {array.dtype}")
