@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from dora import Node
+from dora import GoalRun, Node
 
 RECIPES = {"soup": ["chop", "boil", "season"], "roast": ["salt", *["wait"] * 10_000]}
 
@@ -10,7 +10,7 @@ node = Node()
 
 
 @node.serve_goals("goal", result="result", feedback="feedback", cancel="cancel")
-def cook(goal):
+def cook(goal: GoalRun) -> pa.StringArray | None:
     dish = goal.value[0].as_py()
     for step in RECIPES[dish]:
         goal.send_feedback(pa.array([step]))

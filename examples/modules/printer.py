@@ -1,6 +1,6 @@
 from dora import Node
 
-seen = {"once": [], "twice": []}
+seen: dict[str, list[int]] = {"once": [], "twice": []}
 for event in Node():
     if event["type"] == "INPUT":
         seen[event["id"]] += event["value"].to_pylist()

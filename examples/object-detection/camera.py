@@ -7,6 +7,7 @@ zooms over a photograph that comes with scikit-image. ``FRAMES`` limits the numb
 import math
 import os
 from collections.abc import Callable
+from typing import cast
 
 import cv2
 import numpy as np
@@ -40,7 +41,8 @@ def open_camera(source: str) -> Callable[[int], np.ndarray | None]:
     if not source:
         from skimage import data
 
-        return virtual_camera(cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR))
+        photo = cast(np.ndarray, data.astronaut())  # scikit-image declares no type
+        return virtual_camera(cv2.cvtColor(photo, cv2.COLOR_RGB2BGR))
     picture = None if source.isdigit() else cv2.imread(source)
     if picture is not None:
         return virtual_camera(picture)

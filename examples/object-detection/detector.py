@@ -1,10 +1,12 @@
 """An operator that finds faces, eyes and smiles with the cascades that come with OpenCV."""
 
 import cv2
+import cv2.data
 import numpy as np
 import pyarrow as pa
 
-from dora import DoraStatus
+import dora
+from dora import DoraStatus, Event, Input, SendOutput
 
 FACE, EYE, SMILE = 0, 1, 2
 
@@ -13,7 +15,7 @@ def cascade(name: str) -> cv2.CascadeClassifier:
     return cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{name}.xml")
 
 
-class Operator:
+class Operator(dora.Operator):
     """Turns ``image`` into ``bbox``: rows of x0, y0, x1, y1, confidence, class, one after the other."""
 
     def __init__(self) -> None:
@@ -22,10 +24,10 @@ class Operator:
         self.eyes = cascade("eye_tree_eyeglasses")
         self.smiles = cascade("smile")
 
-    def on_event(self, dora_event, send_output) -> DoraStatus:
-        if dora_event["type"] == "INPUT":
-            metadata = dora_event["metadata"]
-            frame = dora_event["value"].to_numpy().reshape(metadata["height"], metadata["width"], 3)
+    def on_event(self, dora_event: Event, send_output: SendOutput) -> DoraStatus:
+        if isinstance(dora_event, Input):
+            metadata = dora_event.metadata
+            frame = dora_event.numpy().reshape(metadata["height"], metadata["width"], 3)
             boxes = self.detect(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
             # Passing the metadata on keeps the time at which the camera took the picture.
             send_output("bbox", pa.array(boxes.ravel()), metadata)
@@ -61,7 +63,7 @@ def find(
         gray, scaleFactor=step, minNeighbors=neighbors, minSize=(smallest, smallest // 2)
     )
     found: list[tuple[int, int, int, int, float]] = []
-    for index in np.argsort(counts)[::-1]:
+    for index in map(int, np.argsort(counts)[::-1]):
         x, y, width, height = map(int, boxes[index])
         overlaps = any(
             x < left + columns and left < x + width and y < top + rows and top < y + height

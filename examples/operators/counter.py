@@ -2,14 +2,15 @@
 
 import pyarrow as pa
 
-from dora import DoraStatus
+import dora
+from dora import DoraStatus, Event, SendOutput
 
 
-class Operator:
+class Operator(dora.Operator):
     def __init__(self) -> None:
         self.number = 0
 
-    def on_event(self, dora_event, send_output) -> DoraStatus:
+    def on_event(self, dora_event: Event, send_output: SendOutput) -> DoraStatus:
         if dora_event["type"] == "INPUT":
             self.number += 1
             send_output("number", pa.array([self.number]), dora_event["metadata"])

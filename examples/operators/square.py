@@ -2,11 +2,12 @@
 
 import pyarrow.compute as pc
 
-from dora import DoraStatus
+import dora
+from dora import DoraStatus, Event, SendOutput
 
 
-class Operator:
-    def on_event(self, dora_event, send_output) -> DoraStatus:
+class Operator(dora.Operator):
+    def on_event(self, dora_event: Event, send_output: SendOutput) -> DoraStatus:
         if dora_event["type"] == "INPUT":
             value = dora_event["value"]
             send_output("square", pc.multiply(value, value), dora_event["metadata"])

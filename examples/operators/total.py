@@ -2,14 +2,15 @@
 
 import pyarrow as pa
 
-from dora import DoraStatus
+import dora
+from dora import DoraStatus, Event, SendOutput
 
 
-class Operator:
+class Operator(dora.Operator):
     def __init__(self) -> None:
         self.sum = 0
 
-    def on_event(self, dora_event, send_output) -> DoraStatus:
+    def on_event(self, dora_event: Event, send_output: SendOutput) -> DoraStatus:
         if dora_event["type"] == "INPUT":
             self.sum += dora_event["value"][0].as_py()
         elif dora_event["type"] == "INPUT_CLOSED":

@@ -3,14 +3,15 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dora import Node
+from dora import Input, Node
 
 node = Node()
 
 
 @node.serve("request", "response")
-def add(request):
-    return pa.array([pc.sum(request["value"]).as_py()])
+def add(request: Input) -> pa.Int64Array:
+    total: int = pc.sum(request["value"]).as_py()
+    return pa.array([total])
 
 
 for _ in node:  # requests are answered meanwhile

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         Unknown,
     )
     from dora.node.node import Node
-    from dora.node.operators.operator import DoraStatus, SendOutput
+    from dora.node.operators.operator import DoraStatus, Operator, SendOutput
     from dora.node.operators.runtime import start_runtime
     from dora.node.patterns.action import Goal, GoalRun
     from dora.node.patterns.service import Call
@@ -95,7 +95,7 @@ _MODULES = {
         "Unknown",
     ),
     "dora.node.node": ("Node",),
-    "dora.node.operators.operator": ("DoraStatus", "SendOutput"),
+    "dora.node.operators.operator": ("DoraStatus", "Operator", "SendOutput"),
     "dora.node.patterns.action": ("Goal", "GoalRun"),
     "dora.node.patterns.service": ("Call",),
     "dora.node.patterns.stream": ("Stream",),
@@ -128,6 +128,7 @@ __all__ = [
     "NodeFailed",
     "NodeRestarted",
     "NotInDataflow",
+    "Operator",
     "ParamDeleted",
     "ParamUpdate",
     "ReceiveClosed",

@@ -140,6 +140,7 @@ GONE_CLASSES = {
 SHARED = {
     "MachineLost": "the message of the coordinator, and the event of the supervisor that follows from it",
     "Node": "that of a program, and that of a dataflow written in Python: both are public",
+    "Operator": "the base of a user's, and that of a dataflow written in Python: both are public",
     "Recorder": "that of a running dataflow, and the public one of the test kit",
 }
 

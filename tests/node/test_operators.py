@@ -372,6 +372,8 @@ def test_a_file_that_fails_at_import(bench: Bench, write: Any, text: str, expect
     [
         (None, "op.py does not exist"),
         ("x = 1", "has no class `Operator`"),
+        ("from dora import Operator", "has no class `Operator`"),
+        ("import dora\nclass Operator(dora.Operator): pass", "has no method `on_event("),
         ("class Operator: pass", "has no method `on_event(self, dora_event, send_output)`"),
         ("class Operator:\n    on_event = 5", "has no method `on_event"),
         (

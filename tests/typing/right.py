@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal, assert_type
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 import dora
 from dora import (
@@ -31,6 +31,7 @@ from dora import (
     UndeclaredOutput,
     Unknown,
 )
+from dora.testing import MockNode
 
 
 def classic() -> None:
@@ -158,8 +159,36 @@ def loans(node: Node) -> None:
         array[:] = 0
 
 
-class Operator:
-    def on_event(self, dora_event: Event, send_output: dora.SendOutput) -> DoraStatus:
+def values(event: Event) -> None:
+    assert_type(event["id"], str)
+    assert_type(event["metadata"], dict[str, Any])
+    if isinstance(event, Input):
+        assert_type(event.value, "pa.Array[Any]")
+        assert_type(event["value"], "pa.Array[Any]")
+        assert_type(event["data"], bytes)
+    match event:
+        case Input(value=pa.Int64Array() as numbers):
+            total: int | None = numbers[0].as_py()
+            print(total)
+        case _:
+            pass
+
+
+def tested() -> None:
+    classic_loop(MockNode([("number", pa.array([1]))]))
+
+
+def classic_loop(node: Node) -> None:
+    for event in node:
+        node.send_output("out", event["value"])
+
+
+class Operator(dora.Operator):
+    def on_event(self, any_name: Event, send_output: dora.SendOutput) -> DoraStatus:
+        dora_event = any_name
+        assert_type(self.dataflow_descriptor, dict[str, Any])
+        gain: float = self.parameters["gain"]
+        print(gain)
         match dora_event:
             case Input(id="image", value=value):
                 send_output("out", value, dora_event["metadata"])

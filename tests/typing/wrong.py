@@ -30,6 +30,19 @@ def handle(event: Input | InputClosed | Stop) -> None:
                 pass
 
 
+def read(event: Input) -> None:
+    event.value.upper()  # wrong: an array
+    event["value"] + 1  # wrong: an array
+    event["id"] + 1  # wrong: a string
+
+
+class Operator(dora.Operator):
+    def on_event(self, event: dora.Event, send_output: dora.SendOutput) -> int:  # wrong: a status
+        print(self.descriptor)  # wrong: no such attribute
+        send_output(event, b"x")  # wrong: the output is a string
+        return 0
+
+
 def answer() -> DoraStatus:
     return DoraStatus.PAUSE  # wrong: no such status
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, overload
 
 from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy, storage_of
 from dora.wire.encode import as_message
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from _collections_abc import dict_items, dict_keys, dict_values
 
     import numpy as np
+    import pyarrow as pa
 
 
 class Event(dict[str, Any]):
@@ -39,6 +40,20 @@ class Event(dict[str, Any]):
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(kind="dora", type=self.type, **fields)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, key: Literal["kind", "type", "id"]) -> str: ...
+        @overload
+        def __getitem__(self, key: Literal["metadata"]) -> dict[str, Any]: ...
+        @overload
+        def __getitem__(self, key: Literal["value"]) -> Any: ...
+        @overload
+        def __getitem__(self, key: Literal["data"]) -> bytes: ...
+        @overload
+        def __getitem__(self, key: str) -> Any: ...
+        def __getitem__(self, key: str) -> Any: ...
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -140,9 +155,21 @@ class Input(Event):
     _content: Content
     if TYPE_CHECKING:
         id: str
-        value: Any
+        value: pa.Array[Any]
         metadata: dict[str, Any]
         data: bytes
+
+        @overload
+        def __getitem__(self, key: Literal["kind", "type", "id"]) -> str: ...
+        @overload
+        def __getitem__(self, key: Literal["metadata"]) -> dict[str, Any]: ...
+        @overload
+        def __getitem__(self, key: Literal["value"]) -> pa.Array[Any]: ...
+        @overload
+        def __getitem__(self, key: Literal["data"]) -> bytes: ...
+        @overload
+        def __getitem__(self, key: str) -> Any: ...
+        def __getitem__(self, key: str) -> Any: ...
 
     # An input port makes thousands a second, from a template and a content: the dictionary's own
     # constructor is four times as fast as one of ours.
@@ -226,7 +253,7 @@ class Input(Event):
         array: np.ndarray[Any, Any] = self["value"].to_numpy(zero_copy_only=False)
         return array
 
-    def extension(self) -> Any:
+    def extension(self) -> pa.Array[Any]:
         """Return the value with the Arrow extension type that it was sent with, ``value`` if it has none.
 
         ``value`` is the storage of such an array, as with dora-rs. The type has to be registered in this
@@ -234,7 +261,8 @@ class Input(Event):
         """
         content = self._content
         if isinstance(content, Message) and content.header[ENCODING] != Encoding.PLAIN:
-            return decode_arrow(content)
+            array: pa.Array[Any] = decode_arrow(content)
+            return array
         return content.original if isinstance(content, Reference) else self["value"]
 
     # A dictionary with two keys that are made on demand: the methods that see all keys make them.

@@ -6,11 +6,16 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dora.node.events import Error, Event, Input, InputClosed, Stop
 from dora.wire.decode import decode_bytes, decode_numpy
 from dora.wire.encode import as_message
+
+if TYPE_CHECKING:
+    from dora.node.node import Node as _Base
+else:
+    _Base = object
 
 
 class _Given:
@@ -60,7 +65,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-class MockNode:
+class MockNode(_Base):
     """A node without a dataflow, for testing a function that takes its `dora.Node` as an argument.
 
     >>> node = MockNode([("number", 2), ("number", 3)])
@@ -72,7 +77,7 @@ class MockNode:
 
     Events are equal to plain dictionaries. Values are passed on as they are given. There is no time: see
     `run_node` and `VirtualDataflow` for timers, queues and several nodes. Methods that need a running
-    dataflow raise ``NotImplementedError``.
+    dataflow raise ``NotImplementedError``. A type checker takes it for a `dora.Node`.
     """
 
     def __init__(

@@ -2,10 +2,11 @@
 
 A file with a ``class Operator``::
 
-    from dora import DoraStatus
+    import dora
+    from dora import DoraStatus, Event, SendOutput
 
-    class Operator:
-        def on_event(self, dora_event, send_output) -> DoraStatus:
+    class Operator(dora.Operator):
+        def on_event(self, dora_event: Event, send_output: SendOutput) -> DoraStatus:
             if dora_event["type"] == "INPUT":
                 send_output("out", dora_event["value"], dora_event["metadata"])
             return DoraStatus.CONTINUE
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from time import time_ns
 from types import MappingProxyType, ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dora.errors import DoraError
 from dora.node.events import Event, Reference, Reload
@@ -47,6 +48,24 @@ class SendOutput(Protocol):
     """The second argument of ``on_event``; data and metadata as for `Node.send_output`."""
 
     def __call__(self, output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None: ...
+
+
+class Operator:
+    """Declare to editors and type checkers what an operator has: the base of a user's ``Operator``.
+
+    A class without it works the same. It is made without arguments, and needs a method ``on_event``.
+    """
+
+    dataflow_descriptor: dict[str, Any]
+    """The dataflow file, parsed, as from `Node.dataflow_descriptor`; set after ``__init__``."""
+    parameters: Mapping[str, Any]
+    """The parameters of the node: those of the YAML, and what was set since; set after ``__init__``."""
+
+    if TYPE_CHECKING:
+
+        def on_event(self, dora_event: Event, send_output: SendOutput, /) -> DoraStatus:
+            """Handle an event, and return what is next."""
+            ...
 
 
 OnEvent = Callable[[Event, SendOutput], Any]
@@ -176,7 +195,7 @@ class HostedOperator:
         """Return the user's object, the attributes that its ``__init__`` set, and its ``on_event``."""
         source = self.config.source
         make = getattr(module, "Operator", None)
-        if make is None:
+        if make is None or make is Operator:  # the base alone was imported
             raise OperatorError(f"operator `{self.id}`: {source} has no class `Operator`")
         try:
             operator = make()
