@@ -167,7 +167,7 @@ EXCEPTIONS = {
     "keeper": [r"^tests/(end_to_end|stress)/"],  # a node that keeps all its messages
     "attachment|attachments": [
         r"(?i)mcap|disposition|(create|add)_attachment",  # names of formats
-        r"sample.attachment|payload\W+Any\W+attachment|attachment\W+(attachment|DATA_HEADER)",  # of Zenoh
+        r"sample.attachment|payload\W+Any\W+attachment|attachment\W+(attachment|DATA_HEADER|mark)",  # Zenoh
     ],
 }
 

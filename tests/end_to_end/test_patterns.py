@@ -70,6 +70,46 @@ def test_hundreds_of_concurrent_calls_are_all_answered(flow: Flow, engine: str) 
     assert link(result, "server/response -> client/response").dropped == 0
 
 
+def test_requests_are_not_pushed_out_of_a_full_queue_without_a_pattern(flow: Flow, engine: str) -> None:
+    flow.node(
+        "sender",
+        """
+        import sys
+        import pyarrow as pa
+        from dora import Node
+
+        keys = ["request_id", "goal_id", "goal_status"]
+        node = Node()
+        for number in range(600):
+            metadata = {keys[number % 3]: "r"} if number % 7 == 0 else {"number": number}
+            node.send_output("out", pa.array([number] * (20_000 if number % 2 else 1)), metadata)
+        open("sent", "w").close()
+        """,
+        outputs=["out"],
+    )
+    flow.node(
+        "receiver",
+        """
+        import os, time
+        from dora import Node
+
+        node = Node()
+        deadline = time.monotonic() + 60
+        while not os.path.exists("sent"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        got = [event["value"][0].as_py() for event in node if event["type"] == "INPUT"]
+        assert got == sorted(set(got)), got
+        print(sorted({*range(0, 600, 7), 599} - {*got}), len(got) < 400)
+        """,
+        inputs={"in": {"source": "sender/out", "queue_size": 3}},
+    )
+    result = flow.run()
+    assert flow.printed("receiver") == ["[] True"], engine
+    counts = link(result, "sender/out -> receiver/in")
+    assert (counts.sent, counts.unread) == (600, 0)
+
+
 def test_a_server_that_is_killed_fails_its_calls_at_once(flow: Flow, engine: str) -> None:
     server(flow, MORTAL)
     client(

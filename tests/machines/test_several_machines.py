@@ -113,6 +113,46 @@ def test_messages_and_ends_cross_in_order(system: Spread) -> None:
     assert logs.index("INPUT_CLOSED numbers") < logs.index("STOP ALL_INPUTS_CLOSED")
 
 
+def test_requests_are_not_pushed_out_of_a_full_queue_without_a_pattern(system: Spread) -> None:
+    system.write(
+        {
+            "ask.py": """
+                import pyarrow as pa
+                from dora import Node
+
+                node = Node()
+                for number in range(600):
+                    metadata = {"request_id": "r"} if number % 7 == 0 else {"number": number}
+                    node.send_output("out", pa.array([number] * (20_000 if number % 2 else 1)), metadata)
+                open("sent", "w").close()
+            """,
+            "late.py": """
+                import os, time
+                from dora import Node
+
+                node = Node()
+                deadline = time.monotonic() + 60
+                while not os.path.exists("sent"):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                got = [event["value"][0].as_py() for event in node if event["type"] == "INPUT"]
+                assert got == sorted(set(got)), got
+                counts = node.statistics()["inputs"]["numbers"]
+                print("missing", sorted({*range(0, 600, 7), 599} - {*got}))
+                print("some dropped", counts["dropped"] > 100)
+                print("counted", counts["received"] - len(got), counts["received"] + counts["dropped"])
+            """,
+            "requests.yml": counting(0, 0.0, 0, "queue_size: 3", "late.py").replace("count.py", "ask.py"),
+        }
+    )
+    dataflow = system.start("requests.yml")
+    system.wait_for(dataflow, "Finished")
+    logs = system.logs(dataflow)
+    assert "missing []" in logs
+    assert "some dropped True" in logs
+    assert "counted 0 600" in logs
+
+
 def test_large_messages_there_and_back(system: Spread) -> None:
     system.write(
         {

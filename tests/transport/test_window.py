@@ -16,7 +16,7 @@ class Network:
     def __init__(self, capacity: int | None) -> None:
         self.in_flight: list[Entry] = []
         self.received: list[int] = []
-        self.sender = SendWindow(capacity)
+        self.sender = SendWindow(capacity, is_kept=lambda message: message.endswith("0"))
         self.receiver = ReceiveWindow()
         self.sent = 0
 
@@ -77,9 +77,10 @@ def test_the_window_bounds_the_messages_in_flight() -> None:
     assert len(network.in_flight) == WINDOW
     network.probe()
     network.probe()
-    # Of the 25 that had to wait, the newest 10 were kept.
-    assert network.received == [*range(1, WINDOW + 1), *range(WINDOW + 16, WINDOW + 26)]
-    assert network.sender.dropped == 15
+    # Of the 25 that had to wait, the newest 10 were kept, and those that must not be dropped.
+    kept = [260, 270]
+    assert network.received == [*range(1, WINDOW + 1), *kept, *range(WINDOW + 16, WINDOW + 26)]
+    assert network.sender.dropped == 13
     assert network.sender.is_idle
 
 
@@ -156,6 +157,18 @@ def test_a_new_receiving_process_gets_no_more_messages_than_may_wait() -> None:
     network.deliver()
     assert network.received == [4, 5]
     assert network.sender.dropped == 3
+
+
+def test_a_new_receiving_process_gets_what_must_not_be_dropped_in_order() -> None:
+    network = opened(1)
+    for _ in range(WINDOW + 25):
+        network.send()
+    network.lose()
+    network.sender.restart()
+    network.receiver = ReceiveWindow()
+    network.probe()
+    network.deliver()
+    assert network.received == [*range(10, WINDOW + 25, 10), WINDOW + 25]
 
 
 def test_messages_for_a_closed_receiver_are_discarded() -> None:

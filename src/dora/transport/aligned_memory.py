@@ -69,7 +69,7 @@ class MemoryLoan:
 
     __slots__ = ("_memory", "_put", "address", "size")
 
-    def __init__(self, output_id: str, size: int, put: Callable[[bytearray], None]) -> None:
+    def __init__(self, output_id: str, size: int, put: Callable[[bytearray, bytes], None]) -> None:
         """Allocate; ``put`` sends the content. Raises `SendError`."""
         try:
             # Kept as long as the loan, not only until it is sent: the program may still read it.
@@ -80,8 +80,8 @@ class MemoryLoan:
         self.address = self._memory.address
         self.size = size
 
-    def send(self) -> None:
-        self._put(self._memory.content())
+    def send(self, control: bytes = b"") -> None:
+        self._put(self._memory.content(), control)
 
     def discard(self) -> None:
         """Nothing to do: the last reference frees the memory."""

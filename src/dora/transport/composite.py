@@ -14,7 +14,8 @@ from dora.transport.aligned_memory import MemoryLoan, keep_large_blocks
 from dora.transport.board import TAPPED, WORDS, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
 from dora.transport.network.fragments import FragmentedMessage
-from dora.transport.network.links import RemoteLinks, is_flush, sequence_of
+from dora.transport.network.links import RemoteLinks, sequence_of
+from dora.transport.network.protocol import flags_of
 from dora.transport.network.sender import RemoteSender
 from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
 
@@ -30,10 +31,10 @@ class _SharedLoan:
         self.address = loan.address
         self.size = loan.size
 
-    def send(self) -> None:
+    def send(self, control: bytes = b"") -> None:
         copy = string_at(self.address, self.size)
         self._loan.send()
-        self._sender.put(copy)
+        self._sender.put(copy, control)
 
     def discard(self) -> None:
         self._loan.discard()
@@ -61,11 +62,11 @@ class RemoteChannel:
     def is_needed(self) -> bool:
         return bool(self._senders)
 
-    def put(self, message: bytes | bytearray) -> None:
+    def put(self, message: bytes | bytearray, control: bytes = b"") -> None:
         outgoing, size = FragmentedMessage(message), len(message)
-        sequence, flush = sequence_of(message), is_flush(message)
+        sequence, flags = sequence_of(message), flags_of(control) if control else 0
         for sender in self._senders:
-            sender.put(outgoing, sequence, flush, size)
+            sender.put(outgoing, sequence, flags, size)
         outgoing.detach()
 
     send = put
@@ -116,10 +117,10 @@ class CompositeSender:
         until = self._words[self._tapped_word]
         return until != 0 and until > time.monotonic_ns()
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, control: bytes = b"") -> None:
         if self._is_local():
             self._local.send(message)
-        self._remote.put(message)
+        self._remote.put(message, control)
 
     def prepare(self) -> None:
         if self._has_local():

@@ -28,21 +28,25 @@ MAX_QUEUE: Final = 4096
 class Loan(Protocol):
     """Memory for one message: ``size`` writable bytes at ``address``, aligned to 64.
 
-    A loan is used once, with `send` or `discard`; one that is garbage-collected is discarded.
+    A loan is used once, with `send` or `discard`; one that is garbage-collected is discarded. ``control``
+    is as in `Sender.send`.
     """
 
     address: int
     size: int
 
-    def send(self) -> None: ...
+    def send(self, control: bytes = b"") -> None: ...
     def discard(self) -> None: ...
 
 
 class Sender(Protocol):
     """The sending end of all links of one output."""
 
-    def send(self, message: bytes) -> None:
-        """Send a small message; raises `SharedMemoryFull`."""
+    def send(self, message: bytes, control: bytes = b"") -> None:
+        """Send a small message; raises `SharedMemoryFull`.
+
+        ``control``: its metadata section if that has control keys (`dora.wire.correlation`), else b"".
+        """
         ...
 
     def prepare(self) -> None:

@@ -1,18 +1,54 @@
-"""Queues of an input in the memory of its process, in front of the receiver of an engine."""
+"""Queues in the memory of a process: of its engines, and in front of the receivers of its engines."""
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from dora.transport.interface import MAX_QUEUE, Receiver
-from dora.wire.correlation import carries_correlation
+from dora.wire.correlation import MAX_KEPT, carries_correlation
 from dora.wire.message import Message
 
 _SPILL_PERIOD: Final = 0.005  # seconds; at 200,000 messages/s a thousand arrive in that time
 _SPILL_FROM: Final = MAX_QUEUE // 8  # messages that stay with the engine; its other places are for bursts
+
+T = TypeVar("T")
+
+
+class DropOldestQueue(deque[T]):
+    """The newest ``size`` items, and older ones that must not be dropped: at most `MAX_KEPT` of those.
+
+    `put` examines the item that is no longer among the newest; ``dropped`` counts those that it drops. One
+    thread at a time may put items, while any number of others take them with `popleft`.
+    """
+
+    def __init__(self, size: int | None, is_kept: Callable[[T], bool]) -> None:
+        """``size``: None for a queue that something else bounds, such as credit."""
+        super().__init__()
+        self._size = sys.maxsize if size is None else size
+        self._is_kept = is_kept
+        self.dropped = 0
+
+    def put(self, item: T) -> None:
+        """Append an item, and drop one if there are too many."""
+        self.append(item)
+        if len(self) > self._size:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        try:
+            item = self[-1 - self._size]  # places are counted from the end that no other thread changes
+            if self._is_kept(item):
+                if len(self) <= self._size + MAX_KEPT:
+                    return
+                item = self[0]
+            self.remove(item)
+        except (IndexError, ValueError):  # another thread took it
+            return
+        self.dropped += 1
 
 
 class PriorityQueue:

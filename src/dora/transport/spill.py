@@ -11,15 +11,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, STATE, WORDS, Board
 from dora.transport.interface import MAX_QUEUE, Receiver
-from dora.wire.correlation import section_is_correlated
+from dora.wire.correlation import MAX_KEPT, section_is_correlated
 from dora.wire.message import Message, MessageError
 from dora.wire.node_config import LinkConfig
-
-MAX_SPILLED: Final = 1024  # files of a link; the oldest is dropped for a further one
 
 
 def spill_folder(run_dir: str, slot: int) -> str:
@@ -82,7 +79,7 @@ class _Link:
         """Write a file; without room for it, the message is dropped, like any other that is pushed out."""
         self.written = number
         files = self._files
-        while files and (files[0] <= received or len(files) >= MAX_SPILLED):
+        while files and (files[0] <= received or len(files) >= MAX_KEPT):
             _remove(f"{self._folder}/{files.popleft()}")
         try:
             if not files:  # not the directory of the run: that may have been removed

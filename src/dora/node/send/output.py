@@ -82,7 +82,7 @@ class OutputPort:
         self.on_links_changed: Callable[[], None] = lambda: None
         self._config = config
         self._sender = sender
-        self._send_small = sender.send
+        self._send_small: Callable[[bytes, bytes], None] = sender.send
         self._prepare = sender.prepare
         self.words = self._words = words = board.words
         self._sent_word = config.slot * WORDS + SENT
@@ -208,8 +208,8 @@ class OutputPort:
         send = self._sender.send
         writers = [ring.write for ring in ring_buffers.values()]
 
-        def send_and_write(message: bytes) -> None:
-            send(message)
+        def send_and_write(message: bytes, control: bytes) -> None:
+            send(message, control)
             for write in writers:
                 write(message)
 
@@ -256,10 +256,10 @@ class OutputPort:
                 if self._spill is not None and (control or self._spill.pending):
                     self._spill.before_send(sequence, control, message)
                 self._words[self._sent_word] = self._sequence = sequence
-                self._send_small(message)
+                self._send_small(message, control)
                 if self._overflow_channels:
                     for sender in self._overflow_channels.values():
-                        sender.send(message)
+                        sender.send(message, control)
             else:
                 head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
                 loan = self._sender.loan(len(head) + size)
@@ -291,9 +291,9 @@ class OutputPort:
             for copy in copies:
                 _move(copy.address, loan.address, size)
         self._words[self._sent_word] = self._sequence = sequence
-        loan.send()
+        loan.send(control)
         for copy in copies:
-            copy.send()
+            copy.send(control)
         if self._ring_buffers:
             for ring in self._ring_buffers.values():
                 ring.skip()

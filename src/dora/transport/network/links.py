@@ -25,7 +25,6 @@ import atexit
 import threading
 import time
 from collections.abc import Callable
-from struct import Struct
 from typing import Final
 
 from dora.errors import ConnectError, TransportError
@@ -35,8 +34,6 @@ from dora.transport.network.peer import Peer
 from dora.transport.network.protocol import JOIN_TIMEOUT, TICK, start_thread
 from dora.transport.network.receiver import ReceiverSession, RemoteReceiver
 from dora.transport.network.sender import RemoteSender
-from dora.wire.correlation import FLUSH_MARK, asks_to_flush
-from dora.wire.message import HEADER_SIZE
 from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig, RemoteConfig
 
 _FIRST_PAUSE: Final = 0.001  # seconds between probes, doubled up to the longest
@@ -46,8 +43,6 @@ _FLUSH_TIMEOUT: Final = 3.0  # seconds without progress
 _BLOCKED_FLUSH_TIMEOUT: Final = 10.0  # the same while a message waits for room: a slow network
 _OPEN_TIMEOUT: Final = 1.0
 _LATE_OPEN_TIMEOUT: Final = 2.5  # less than the daemon waits for an input that was connected
-
-_SECTIONS: Final = Struct("<6xHI")  # of a message: length of the schema, of the metadata
 
 
 class RemoteLinks:
@@ -254,16 +249,6 @@ def _wait_until_open(receivers: list[RemoteReceiver], timeout: float) -> None:
         receiver.tick(time.monotonic())
     for receiver in receivers:
         receiver.opened.wait(max(deadline - time.monotonic(), 0.0))
-
-
-def is_flush(message: bytes | bytearray | memoryview) -> bool:
-    """Return whether a message has the metadata ``flush: true``."""
-    schema, metadata = _SECTIONS.unpack_from(message)
-    if not metadata:
-        return False
-    begin = HEADER_SIZE + schema
-    section = bytes(message[begin : begin + metadata])
-    return FLUSH_MARK in section and asks_to_flush(section)
 
 
 def sequence_of(message: bytes | bytearray | memoryview) -> int:

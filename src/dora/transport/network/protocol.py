@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import zenoh
 
+from dora.wire.correlation import asks_to_flush, section_is_correlated
+
 TICK: Final = 0.2  # seconds between the periodic checks of a link
 CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that receives them
 JOIN_TIMEOUT: Final = 2.0  # seconds
@@ -23,6 +25,7 @@ PiggybackAck = tuple[int, int, int]
 NO_ACK: Final[PiggybackAck] = (0, 0, 0)
 FLUSH_FLAG: Final = 1  # the receiver discards the messages that are queued before this one
 ACK_FLAG: Final = 2  # the receiver acknowledges at once
+KEEP_FLAG: Final = 4  # a full queue does not drop the message: it belongs to an exchange
 # Send window, its last number, the sequence number of that message, messages sent on the output, the
 # receiver (0: any).
 PROBE: Final = Struct("<QQQQQ")
@@ -33,6 +36,17 @@ ACK: Final = Struct("<QQQQQQBB")
 
 BLOCK: Final = zenoh.CongestionControl.BLOCK  # see `dora.transport.network.sessions`
 DROP: Final = zenoh.CongestionControl.DROP
+
+
+def flags_of(control: bytes) -> int:
+    """Return the flags that a metadata section asks for.
+
+    >>> from dora.wire.metadata import encode_metadata
+    >>> [flags_of(encode_metadata(metadata)) for metadata in ({}, {"flush": True}, {"goal_id": "g"})]
+    [0, 1, 4]
+    """
+    flush = FLUSH_FLAG if asks_to_flush(control) else 0
+    return flush | KEEP_FLAG if section_is_correlated(control) else flush
 
 
 def nonce() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +37,7 @@ from dora.transport.network.protocol import (
     DATA_HEADER,
     DROP,
     FLUSH_FLAG,
+    KEEP_FLAG,
     PING,
     PROBE,
     TICK,
@@ -48,6 +48,7 @@ from dora.transport.network.protocol import (
 )
 from dora.transport.network.sessions import listen
 from dora.transport.network.window import ReceiveWindow
+from dora.transport.queues import DropOldestQueue
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import MAX_SEQUENCE, Message, MessageError
 from dora.wire.node_config import InputConfig, NodeConfig, RemoteConfig
@@ -155,7 +156,9 @@ class RemoteReceiver:
         self._control = node_slot * WORDS + CONTROL
         self._asleep = node_slot * WORDS + ASLEEP
         backpressure = item.policy == "backpressure"
-        self._queue: deque[tuple[int, Content]] = deque(maxlen=None if backpressure else item.queue_size)
+        self._queue: DropOldestQueue[tuple[int, int, Content]] = DropOldestQueue(
+            None if backpressure else item.queue_size, lambda entry: entry[1] & KEEP_FLAG != 0
+        )  # sequence number, flags, message
         self._ack_every = max(1, item.queue_size // 2) if backpressure else 0  # messages that were taken
         self._newest = self._last_counted()  # the last sequence number that arrived, also before a restart
         self._taken = 0  # the last sequence number that was taken out of the queue
@@ -178,7 +181,7 @@ class RemoteReceiver:
             self._poll()
         while queue:
             try:
-                sequence, payload = queue.popleft()
+                sequence, _, payload = queue.popleft()
             except IndexError:  # another thread was faster
                 break
             if self._ack_every:
@@ -220,7 +223,6 @@ class RemoteReceiver:
             return False
         if acked_window and self._session.on_piggyback_ack is not None:
             self._session.on_piggyback_ack(acked_window, arrived, taken)
-        flush = flags & FLUSH_FLAG
         window = self._window
         with self._lock:
             if self._closed or self._released:
@@ -234,12 +236,12 @@ class RemoteReceiver:
                     return False
                 payload = message
             if not window.accept(window_id, number, len(payload)):
-                window.keep_early(window_id, number, (sequence, flush, payload))
+                window.keep_early(window_id, number, (sequence, flags, payload))
                 return False
             if self.starts_late:
                 self.starts_late = False
                 self._start_after(sequence - 1)
-            self._enqueue(sequence, flush, payload)
+            self._enqueue(sequence, flags, payload)
             while (early := window.pop_early()) is not None:
                 window.accept(window_id, window.arrived + 1, len(early[2]))
                 self._enqueue(*early)
@@ -250,17 +252,17 @@ class RemoteReceiver:
             self._send_ack()
         return True
 
-    def _enqueue(self, sequence: int, flush: int, payload: Content) -> None:
+    def _enqueue(self, sequence: int, flags: int, payload: Content) -> None:
         if sequence <= self._newest:  # a former process received it, and ended before it acknowledged that
             return
         self._newest = sequence
         words = self._words
         if sequence > words[self._output + SENT]:
             words[self._output + SENT] = sequence
-        if flush:
+        if flags & FLUSH_FLAG:
             words[self._output + FLUSH] = sequence
             words[self._control] = time.monotonic_ns()
-        self._queue.append((sequence, payload))
+        self._queue.put((sequence, flags, payload))
 
     def on_probe(self, data: bytes) -> None:
         """Process a probe or a ping, and acknowledge it."""

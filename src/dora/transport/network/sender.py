@@ -22,6 +22,7 @@ from dora.transport.network.protocol import (
     ACK,
     ACK_FLAG,
     DATA_HEADER,
+    KEEP_FLAG,
     NO_ACK,
     PING,
     PROBE,
@@ -132,6 +133,7 @@ class RemoteSender:
         self._window = SendWindow(
             None if link.policy == "backpressure" else max(link.queue_size, link.engine_queue_size),
             self._words[self._sent_word],
+            lambda payload: payload[1] & KEEP_FLAG,
         )
         # Of this node, for outputs of the receiving node: messages carry their acknowledgements.
         self.reverse_receivers: list[RemoteReceiver] = []
@@ -182,13 +184,13 @@ class RemoteSender:
         """Refuse to send, in a forked child process."""
         self._lock = cast("threading.Lock", RefusingLock())
 
-    def put(self, message: FragmentedMessage, sequence: int, flush: bool, size: int) -> None:
+    def put(self, message: FragmentedMessage, sequence: int, flags: int, size: int) -> None:
         """Send a message, or keep it until the network has room."""
         state = self._words[self._base + STATE]
         if state == CLOSED or (state != CONNECTED and self._may_be_absent):
             return
         with self._lock:
-            self._window.put(sequence, (message, flush), size)
+            self._window.put(sequence, (message, flags), size)
             self._transmit_ready()
             if self._window.has_backlog:  # another thread transmits it, when the memory may be reused
                 message.zbytes()

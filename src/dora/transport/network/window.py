@@ -2,7 +2,8 @@
 
 A network can be slow, or cut for a minute. A sender therefore has only a bounded number of messages in
 flight, that is, transmitted or about to be and not acknowledged. Further messages wait in the process of
-the sender, under the contract of the link: under ``drop_oldest`` the newest ``queue_size`` of them.
+the sender, under the contract of the link: under ``drop_oldest`` the newest ``queue_size`` of them, and
+those that must not be dropped.
 Messages in flight are kept until they are acknowledged, so that they can be retransmitted after a cut, and
 to the process that replaces the receiver.
 
@@ -13,7 +14,10 @@ messages take two paths (`dora.transport.network.sender`), it keeps one that arr
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
+
+from dora.transport.queues import DropOldestQueue
 
 WINDOW: Final = 256  # messages
 WINDOW_BYTES: Final = 8 << 20  # a single message may be larger
@@ -27,20 +31,26 @@ class SendWindow:
 
     The user transmits what `next` returns. ``capacity`` is the number of messages that may wait; None:
     something else bounds it, credit. ``sequence`` is the sequence number of the last message before.
+    ``is_kept`` tells by its payload whether a message must not be dropped.
     """
 
-    def __init__(self, capacity: int | None, sequence: int = 0) -> None:
-        self._capacity = capacity
+    def __init__(
+        self, capacity: int | None, sequence: int = 0, is_kept: Callable[[Any], bool] = lambda _: False
+    ) -> None:
         self._in_flight: deque[Entry] = deque()
         self._transmitted = 0  # how many of those in flight
         self._retransmit = 0  # how many of those in flight were transmitted before
-        self._waiting: deque[Entry] = deque()
+        self._waiting: DropOldestQueue[Entry] = DropOldestQueue(capacity, lambda entry: is_kept(entry[2]))
         self.in_flight_bytes = 0
         self.last = 0  # the number of the last message in the window
         self.last_sequence = sequence  # and its sequence number on the output
         self._acknowledged = sequence  # the sequence number of the last message that has arrived
         self.open = False  # a receiver is there, and knows where the window starts
-        self.dropped = 0  # messages that were dropped to make room
+
+    @property
+    def dropped(self) -> int:
+        """The number of messages that were dropped to make room."""
+        return self._waiting.dropped
 
     @property
     def is_idle(self) -> bool:
@@ -84,8 +94,7 @@ class SendWindow:
         if self.open and not self._waiting and self._has_room(size):
             self._admit(entry)
             return
-        self._waiting.append(entry)
-        self._drop_excess()
+        self._waiting.put(entry)
 
     def acknowledge(self, number: int) -> None:
         """Remove all messages up to ``number`` from the window, and admit those that have room now."""
@@ -111,9 +120,11 @@ class SendWindow:
         """Begin with a new receiving process, which gets all messages that are not acknowledged."""
         self.last -= len(self._in_flight)
         self.last_sequence = self._acknowledged
-        self._waiting.extendleft(reversed(self._in_flight))
+        waiting = [*self._in_flight, *self._waiting]
+        self._waiting.clear()
         self._clear()
-        self._drop_excess()
+        for entry in waiting:
+            self._waiting.put(entry)
 
     def abandon(self) -> None:
         """Discard all messages: the receiver has closed."""
@@ -125,12 +136,6 @@ class SendWindow:
         self._in_flight.clear()
         self.in_flight_bytes = self._transmitted = self._retransmit = 0
         self.open = False
-
-    def _drop_excess(self) -> None:
-        """Drop the oldest waiting messages beyond the capacity."""
-        while self._capacity is not None and len(self._waiting) > self._capacity:
-            self._waiting.popleft()
-            self.dropped += 1
 
     def _has_room(self, size: int) -> bool:
         in_flight = self._in_flight

@@ -1,8 +1,9 @@
 """The engine where iceoryx2 has no wheel: links over Zenoh.
 
 Every node is a client of the router in the process of its daemon (`zenoh_router`). One output is one key,
-and a message is put under it byte for byte. Sending is reliable and blocks when the network is congested.
-Messages are dropped only in the queue of the receiver, like with every engine.
+and a message is put under it byte for byte; with a mark if a full queue must not drop it. Sending is
+reliable and blocks when the network is congested. Messages are dropped only in the queue of the receiver,
+like with every engine.
 
 Four properties of Zenoh shape this module:
 
@@ -33,7 +34,6 @@ import os
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
@@ -55,8 +55,10 @@ from dora.transport.board import (
 )
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import BadMessages
-from dora.transport.network.protocol import close_session
+from dora.transport.network.protocol import BLOCK, close_session
 from dora.transport.network.zenoh_router import connect
+from dora.transport.queues import DropOldestQueue
+from dora.wire.correlation import section_is_correlated
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message
 from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
@@ -68,6 +70,7 @@ _CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that
 _FIRST_PAUSE: Final = 0.0005  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.02
 
+_MARK: Final = b"\1"  # attached to a message that a full queue must not drop
 # A probe is shorter than any message: the nonce of the sender, and the number of messages it has sent.
 _PROBE: Final = struct.Struct("<QQ")
 assert _PROBE.size < HEADER_SIZE
@@ -93,18 +96,18 @@ class ZenohSender:
         """Refuse to send, in a forked child process."""
         self._session = cast("zenoh.Session", RefusingResource())
 
-    def send(self, message: bytes) -> None:
-        self.put(message)
+    def send(self, message: bytes | bytearray, control: bytes = b"") -> None:
+        self.put(message, _MARK if control and section_is_correlated(control) else None)
 
     def prepare(self) -> None:
         """Nothing to prepare."""
 
     def loan(self, size: int) -> MemoryLoan:
-        return MemoryLoan(self._output_id, size, self.put)
+        return MemoryLoan(self._output_id, size, self.send)
 
-    def put(self, content: bytes | bytearray) -> None:
+    def put(self, content: bytes | bytearray, mark: bytes | None = None) -> None:
         try:
-            self._session.put(self._key, content, congestion_control=zenoh.CongestionControl.BLOCK)
+            self._session.put(self._key, content, attachment=mark, congestion_control=BLOCK)
         except zenoh.ZError as error:
             raise TransportError(f"output `{self._output_id}`: Zenoh cannot send: {error}") from error
 
@@ -125,9 +128,9 @@ class ZenohReceiver:
         self._words = board.words
         self._base = item.slot * WORDS
         # Under back-pressure, the credit of the sender is the bound: every message has room.
-        self._queue: deque[zenoh.ZBytes] = deque(
-            maxlen=item.queue_size if item.policy == "drop_oldest" else None
-        )
+        self._queue: DropOldestQueue[tuple[bool, zenoh.ZBytes]] = DropOldestQueue(
+            item.queue_size if item.policy == "drop_oldest" else None, lambda entry: entry[0]
+        )  # whether it must not be dropped, message
         self._lock = threading.Lock()
         self._reached = False
         self._closed = False
@@ -151,15 +154,16 @@ class ZenohReceiver:
     def _run(self, samples: Iterable[zenoh.Sample]) -> None:
         """Queue samples until the subscriber or the session is closed."""
         for sample in samples:
-            self._on_payload(sample.payload)
+            self._on_sample(sample)
 
-    def _on_payload(self, payload: zenoh.ZBytes) -> None:
+    def _on_sample(self, sample: zenoh.Sample) -> None:
+        payload = sample.payload
         if len(payload) < HEADER_SIZE:
             self._on_probe(payload.to_bytes())
             return
         if not self._reached:
             self._set_reached()
-        self._queue.append(payload)
+        self._queue.put((sample.attachment is not None, payload))
         self._arrived()
 
     def _on_probe(self, probe: bytes) -> None:
@@ -185,14 +189,14 @@ class ZenohReceiver:
     def disown(self) -> None:
         """Refuse to receive, in a forked child process."""
         leak(self._queue)
-        self._queue = cast("deque[zenoh.ZBytes]", RefusingResource())
+        self._queue = cast("DropOldestQueue[tuple[bool, zenoh.ZBytes]]", RefusingResource())
         self._inherited = True
 
     def receive(self) -> Message | None:
         queue = self._queue
         while queue:
             try:
-                data = queue.popleft().to_bytes()
+                data = queue.popleft()[1].to_bytes()
             except IndexError:  # another thread was faster
                 break
             try:

@@ -189,7 +189,7 @@ class _Loan:
         self.address = address
         self.size = size
 
-    def send(self) -> None:
+    def send(self, control: bytes = b"") -> None:  # noqa: ARG002
         sample, self._sample = self._sample, None
         _assume_init(sample).send()
 
@@ -237,7 +237,7 @@ class IceoryxSender:
         self._loan = refuse
         self._inherited = True
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, control: bytes = b"") -> None:  # noqa: ARG002
         size = len(message)
         if size <= SMALL_MESSAGE and self._ready:
             view, sample = self._ready.pop()
