@@ -56,6 +56,7 @@ class Folder:
         self.directory = directory
         self.root = root
         self.processes: list[subprocess.Popen[str]] = []
+        self.environment: dict[str, str] = {}  # added to that of the commands
         self.program("camera.py", CAMERA)
         self.program("sink.py", SINK)
 
@@ -84,6 +85,7 @@ class Folder:
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
+            env={**os.environ, **self.environment},
             **options,
         )
         self.processes.append(process)

@@ -63,8 +63,8 @@ def test_the_lowest_numbers_are_found() -> None:
     assert found == {"a/out": 7}
 
 
-def test_a_tail_gives_whole_entries() -> None:
-    tail = OrderTail()
+def test_a_tail_gives_whole_entries(tmp_path: Path) -> None:
+    tail = OrderTail(str(tmp_path))
     path = Path(tail.directory) / "arm"
     path.write_bytes(BEGIN + message(1)[:10])
     assert list(tail.read()) == [("arm", BEGIN)]
@@ -77,8 +77,8 @@ def test_a_tail_gives_whole_entries() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not give back a part of a file")
-def test_read_entries_take_no_disk_space_any_more() -> None:
-    tail = OrderTail()
+def test_read_entries_take_no_disk_space_any_more(tmp_path: Path) -> None:
+    tail = OrderTail(str(tmp_path))
     path = Path(tail.directory) / "arm"
     piece = message(1) * ((5 << 20) // len(message(1)))
     with path.open("ab") as file:
@@ -92,8 +92,8 @@ def test_read_entries_take_no_disk_space_any_more() -> None:
     tail.close()
 
 
-def test_open_logs_survive_the_removal_of_their_folder() -> None:
-    tail = OrderTail()
+def test_open_logs_survive_the_removal_of_their_folder(tmp_path: Path) -> None:
+    tail = OrderTail(str(tmp_path))
     path = Path(tail.directory) / "arm"
     with path.open("wb") as file:
         file.write(BEGIN)
@@ -117,8 +117,8 @@ def test_the_folder_of_a_killed_process_is_removed(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("node_id", ["a", "a.b-c_d"])
-def test_ids_of_nodes_are_names_of_files(node_id: str) -> None:
-    tail = OrderTail()
+def test_ids_of_nodes_are_names_of_files(tmp_path: Path, node_id: str) -> None:
+    tail = OrderTail(str(tmp_path))
     (Path(tail.directory) / node_id).write_bytes(BEGIN)
     assert list(tail.read()) == [(node_id, BEGIN)]
     tail.close()

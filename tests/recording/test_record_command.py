@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -429,3 +430,42 @@ def test_a_second_ctrl_c_does_not_wait_for_the_disk(folder: Folder) -> None:
         assert "aborted; the recording can be read up to here" in said(recorder, 130)
     finally:
         os.close(reader)
+
+
+def _wait_until_it_says(command: subprocess.Popen[str], text: str) -> None:
+    assert command.stderr is not None
+    errors, said_so_far = command.stderr.fileno(), bytearray()
+    os.set_blocking(errors, False)
+
+    def has_said_it() -> bool:
+        try:
+            said_so_far.extend(os.read(errors, 65536))
+        except BlockingIOError:
+            pass
+        return text in said_so_far.decode()
+
+    wait_until(has_said_it, lambda: f"{text!r} in {said_so_far.decode()!r}")
+
+
+@pytest.mark.parametrize("options", [(), ("--last", "1m")])
+def test_a_killed_recorder_is_reported_at_once_and_at_the_end(
+    folder: Folder, tmp_path_factory: pytest.TempPathFactory, options: tuple[str, ...]
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    folder.environment["TMPDIR"] = str(temporary)
+    command = folder.start("record", folder.flow(), "-o", "a.mcap", *options)
+    wait_until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
+    os.kill(folder.recorders()[0].pid, signal.SIGKILL)
+    _wait_until_it_says(command, "the recorder was killed; the dataflow goes on unrecorded")
+    assert command.poll() is None
+    text = end(command, status=1)
+    assert "error: the recorder was killed; what it has written can be read" in text
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_full_disk_is_reported_while_the_dataflow_goes_on(folder: Folder, small_disk: Path) -> None:
+    path = str(small_disk / "a.mcap")
+    command = folder.start("record", folder.flow(FAST), "-o", path, "--compression", "none")
+    _wait_until_it_says(command, "no room left on its disk; the dataflow goes on unrecorded")
+    assert command.poll() is None
+    assert "INCOMPLETE" in end(command, status=1)

@@ -54,7 +54,7 @@ def report_end(view: DataflowView) -> int:
 def report_saved(saved: Saved | None) -> int:
     """Print the result of a recorder (None: it was killed); return the exit status."""
     if saved is None:
-        click.echo("error: the recorder was killed; its file is readable up to there", err=True)
+        click.echo("error: the recorder was killed; what it has written can be read", err=True)
         return 1
     for line in describe_saved(saved):
         click.echo(line, err=True)

@@ -170,17 +170,17 @@ def _record_run(
                 display,
                 stream=sys.stdout,
                 on_warning=lambda text: click.echo(text, err=True),
-                on_daemon=lambda daemon: recorder.begin_with(daemon, settings),
+                on_daemon=lambda daemon: recorder.begin_with(daemon, settings, _print),
             )
         result = recorder.wait()
     except BaseException:
         recorder.abandon()
         raise
     status = report_outcome(outcome)
-    if settings.last_seconds is None:
-        return report_saved(result) or status
-    for saved in recorder.saved:
+    for saved in recorder.saved:  # of a ring
         status = report_saved(saved) or status
+    if settings.last_seconds is None or recorder.killed:
+        status = report_saved(result) or status
     return status
 
 

@@ -202,7 +202,7 @@ def _run(
 
             def begin(daemon: Daemon) -> None:
                 if recorder is not None and settings is not None:
-                    recorder.begin_with(daemon, settings)
+                    recorder.begin_with(daemon, settings, _print)
                 if step:
                     _start_single_step(prepared, folder, daemon)
                 if not prepared.ordered:

@@ -71,7 +71,7 @@ class RecordingContext:
         self._run = DaemonClient(f"{inspection.run_dir}/{SOCKET_NAME}")
         self._logs = LogReader(log_directory)
         self._since_ns = since_ns
-        self._order = OrderTail() if order else None
+        self._order = OrderTail(inspection.run_dir) if order else None
         self._failures = _failures(inspection)
         self._items: deque[ContextMessage] = deque()
         self._closing = threading.Event()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -59,15 +60,19 @@ class BackgroundRecorder:
         self.result: Saved | None = None
         self.error = ""
         self.ended = False
+        self.killed = False
 
     def begin(self, socket: str, settings: RecordingOptions) -> None:
         """Record the run with this socket; return at once (see `wait_until_recording`)."""
         self._stdin.write(msgspec.json.encode(RecorderStart(socket, settings)) + b"\n")
         self._stdin.flush()
 
-    def begin_with(self, daemon: Daemon, settings: RecordingOptions) -> None:
+    def begin_with(
+        self, daemon: Daemon, settings: RecordingOptions, on_early_end: Callable[[str], None]
+    ) -> None:
         """Return once it records a run that is about to begin, to be called before `Daemon.run`.
 
+        ``on_early_end`` gets a sentence if the recording ends before the run does.
         The run needs taps with a large queue: `LocalRunOptions.tap_queue`. Raises `DoraError`.
         """
         self.begin(daemon.socket, msgspec.structs.replace(settings, together=True))
@@ -77,8 +82,25 @@ class BackgroundRecorder:
             while not self.is_recording():
                 daemon.loop.run_once(deadline)
                 self._check(deadline)
-        finally:
+        except BaseException:
             daemon.loop.unwatch(self.fileno())
+            raise
+
+        def read(_: int) -> None:
+            self._read()
+            if self.ended:
+                daemon.loop.unwatch(self.fileno())
+                if problem := self.problem:
+                    on_early_end(f"{problem}; the dataflow goes on unrecorded")
+
+        daemon.loop.watch(self.fileno(), READ, read)
+
+    @property
+    def problem(self) -> str:
+        """Return why the recording ended before it should, "" if it did not."""
+        if self.killed:
+            return "the recorder was killed"
+        return self.result.problem if self.result is not None else ""
 
     def wait_until_recording(self, patience: float = _START_PATIENCE) -> None:
         """Return once recording has begun; raises `DoraError` if it cannot begin."""
@@ -156,6 +178,7 @@ class BackgroundRecorder:
             for line in lines:
                 self._handle(from_json(line, RecorderReport))
             if not data:
+                self.killed = not self.ended
                 self.ended = True
 
     def _handle(self, report: RecorderReport) -> None:

@@ -291,8 +291,8 @@ class Recorder:
             if topic.node_id in failed and last[topic] == topic.seen + 1:
                 topic.unsent.append(topic.seen + 1)  # counted, but the node was killed before it sent it
         expected = _expected((topic, max(topic.seen, last[topic])) for topic in topics)
+        self._context.close()  # first: the run's directory, which it reads, may go when the taps are closed
         self._taps.close()
-        self._context.close()
         self._context.failed |= failed
         while not self._filler.add_context(self._context.take()) and self._filler.memory_in_use:
             time.sleep(_LAST_PAUSE)

@@ -33,12 +33,13 @@ def _punch_hole(file: BinaryIO, begin: int, end: int) -> None:
 class OrderTail:
     """Reads the event logs that nodes write to a directory while they are recorded; ``close`` removes it.
 
+    It is in the directory of the run, so it also goes with the run if its recorder was killed.
     Nodes learn of the directory from `dora.wire.daemon_protocol.StartEventLogs`, or
     `Daemon.record_order`.
     """
 
-    def __init__(self) -> None:
-        self.directory = make_folder("order")
+    def __init__(self, run_directory: str) -> None:
+        self.directory = make_folder("order", run_directory)
         self._files: dict[str, BinaryIO] = {}
         self._rest: dict[str, bytes] = {}
         self._freed: dict[str, int] = {}  # bytes at the beginning of a file
