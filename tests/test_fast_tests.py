@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,14 @@ def test_an_unmarked_test_that_starts_a_process_fails(tmp_path: Path) -> None:
     assert "starts a process: subprocess.Popen" in printed
     assert "This test starts a process (os.posix_spawn" in printed
     assert "PASSED test_some.py::test_nothing" in printed
+
+
+def test_long_tests_are_marked_too() -> None:
+    """`make test` does not run them, so it would not report that they fail for this reason."""
+    texts = {path: path.read_text() for path in TESTS.rglob("test_*.py")}
+    unmarked = [
+        path.name
+        for path, text in texts.items()
+        if re.search(r"mark\.(stress|packages)\b", text) and "mark.processes" not in text
+    ]
+    assert unmarked == []

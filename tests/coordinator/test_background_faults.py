@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from rounds import ROUNDS
 from system import System
 from waiting import alive, wait_until
 
@@ -19,10 +20,10 @@ from dora.cluster.client import Unreachable
 from dora.cluster.protocol import RunSpec
 from dora.daemon.load_dataflow import load_for_run
 
-pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
 
-CYCLES = 2 * int(os.environ.get("DORA_STRESS_ROUNDS", "100"))
-ROUNDS = max(CYCLES // 20, 1)
+CYCLES = 2 * ROUNDS
+FAULTS = max(ROUNDS // 10, 1)  # of each kind
 
 SOURCE = """
 from dora import Node
@@ -80,7 +81,7 @@ def parent(pid: int) -> int:
     return found
 
 
-def test_recovery_times_after_faults(system: System) -> None:
+def test_recovery_times_after_faults(system: System, figure: Callable[[str], None]) -> None:
     system.dora("up")
     other, victim = traffic(system, "other"), traffic(system, "victim")
     seconds: dict[str, list[float]] = {}
@@ -125,20 +126,19 @@ def test_recovery_times_after_faults(system: System) -> None:
         ("node", lambda run: os.kill(system.node_pids(run)[0], 9), failed),
     ]
     run = system.start(other)
-    for _ in range(ROUNDS):
+    for _ in range(FAULTS):
         for what, fault, is_well in faults:
             measure(what, fault, is_well)
             before = progress(system, "other")
             wait_until(lambda before=before: progress(system, "other") > before, "the other's traffic")
     system.dora("stop", "other")
     assert system.status_of(run) == "finished"
-    for _ in range(ROUNDS):
+    for _ in range(FAULTS):
         measure("daemon, then dora up", kill_daemon, failed)
         measure("coordinator and daemon, then dora up", kill_both, failed)
-    print()
     for what, found in seconds.items():
         found.sort()
-        print(
+        figure(
             f"{what}: {len(found)} times, median {found[len(found) // 2]:.2f} s, at most {found[-1]:.2f} s"
         )
 
@@ -163,7 +163,9 @@ class Footprint:
         )
 
 
-def test_starts_and_stops_leave_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_and_stops_leave_nothing(
+    system: System, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str], None]
+) -> None:
     system.dora("up")
     file = traffic(system, "arm")
     monkeypatch.chdir(system.folder)
@@ -205,11 +207,11 @@ def test_starts_and_stops_leave_nothing(system: System, monkeypatch: pytest.Monk
     grown = {
         name: f"{(after.memory[name] - before.memory[name]) / 2**20:+.1f} MiB" for name in after.memory
     }
-    print(f"\n{CYCLES} starts and stops in {seconds:.0f} s; memory {grown}; records {size / 1024:.0f} KiB")
+    figure(f"{CYCLES} starts and stops in {seconds:.0f} s; memory {grown}; records {size / 1024:.0f} KiB")
 
 
 def test_nothing_that_was_up_stays_after_down(system: System) -> None:
-    for _ in range(ROUNDS):
+    for _ in range(FAULTS):
         system.dora("up")
         pids = [system.coordinator(), system.daemon()]
         system.dora("down")

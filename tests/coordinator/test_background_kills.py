@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
+from rounds import ROUNDS, generator
 from system import FOREVER, System
 
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import Unreachable
 from dora.cluster.protocol import ACTIVE
 
-ROUNDS = int(os.environ.get("DORA_STRESS_ROUNDS", "100")) // 2
-SEED = int(os.environ.get("DORA_STRESS_SEED", "1"))
+pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
 
 
-def victim(system: System, kind: str, chance: random.Random) -> int | None:
+def victim(system: System, kind: str, chance: Random) -> int | None:
     """Return a process of this kind, None if there is none now."""
     try:
         if kind == "coordinator":
@@ -41,14 +42,12 @@ def victim(system: System, kind: str, chance: random.Random) -> int | None:
         return None
 
 
-@pytest.mark.stress
-@pytest.mark.timeout(600)
-def test_commands_work_after_any_kill(system: System) -> None:
-    chance = random.Random(SEED)
+def test_commands_work_after_any_kill(system: System, figure: Callable[[str], None]) -> None:
+    chance, rounds = generator("background"), max(ROUNDS // 2, 1)
     file = system.dataflow("arm", a=FOREVER, b=FOREVER)
     killed: Counter[str] = Counter()
     started = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         system.dora("up")
         started += [system.start(file) for _ in range(chance.randint(1, 2))]
         for _ in range(chance.randint(1, 3)):
@@ -74,4 +73,4 @@ def test_commands_work_after_any_kill(system: System) -> None:
     assert set(recorded) == set(started)
     assert not [run for run, status in recorded.items() if status in ACTIVE]
     assert not [run for run in started if system.node_pids(run)]
-    print(f"{ROUNDS} rounds, {len(started)} dataflows, killed: {dict(killed)}")
+    figure(f"{rounds} rounds, {len(started)} dataflows, killed: {dict(killed)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
 import subprocess
@@ -26,10 +25,6 @@ from dora.daemon.supervisor.result import DataflowResult, LinkReport
 
 TIMEOUT = 30.0  # seconds until something counts as hanging
 SHM = "/dev/shm"
-
-ROUNDS = int(os.environ.get("DORA_STRESS_ROUNDS", "100"))  # kills of each kind
-SECONDS = float(os.environ.get("DORA_STRESS_SECONDS", "60"))  # of the soak
-SEED = int(os.environ.get("DORA_STRESS_SEED", "1"))
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
@@ -113,9 +108,9 @@ class Arena:
         """Return what a node printed in the last `run`."""
         return [entry.message for entry in self.entries if entry.node_id == node_id]
 
-    def start(self, *arguments: str) -> Running:
-        """Start ``dora run`` as a user does."""
-        self._runs.append(Running(self, self.write(), arguments))
+    def start(self, *arguments: str, command: str = "run") -> Running:
+        """Start ``dora run``, or ``dora record``, as a user does."""
+        self._runs.append(Running(self, command, self.write(), arguments))
         return self._runs[-1]
 
     def run_ids(self) -> set[str]:
@@ -146,13 +141,13 @@ class Arena:
 
 
 class Running:
-    """A ``dora run`` in a process of its own. What it prints is collected."""
+    """A ``dora run``, or another command, in a process of its own. What it prints is collected."""
 
-    def __init__(self, arena: Arena, dataflow: str, arguments: Iterable[str]) -> None:
+    def __init__(self, arena: Arena, command: str, dataflow: str, arguments: Iterable[str]) -> None:
         self.arena = arena
         self.output: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dora", "run", dataflow, "--log-format", "compact", *arguments],
+            [sys.executable, "-m", "dora", command, dataflow, "--log-format", "compact", *arguments],
             env={**os.environ, "DORA_RUNTIME_DIR": arena.root, "TMPDIR": arena.temp},
             cwd=arena.directory,
             stdin=subprocess.DEVNULL,
@@ -291,8 +286,3 @@ def account(result: DataflowResult, name: str) -> LinkReport:
     (report,) = [item for item in result.links if item.link == name]
     assert report.sent == report.received + report.dropped + report.unread, report
     return report
-
-
-def generator(what: str) -> random.Random:
-    """Return random numbers that are the same in every session with the same seed."""
-    return random.Random(f"{SEED} {what}")

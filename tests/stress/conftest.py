@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from arena import Arena
-
-_figures: list[str] = []
 
 
 @pytest.fixture
@@ -27,16 +25,3 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
         arena.clean_up()
         for folder in (arena.root, arena.temp):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def figure() -> Callable[[str], None]:
-    """Say one line that is worth publishing; all are shown at the end."""
-    return _figures.append
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _figures:
-        terminalreporter.section("figures")
-        for line in _figures:
-            terminalreporter.write_line(line)

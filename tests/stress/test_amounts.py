@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 
 import pytest
-from arena import ROUNDS, Arena, account, generator, private_memory, watch_memory
+from arena import Arena, account, private_memory, watch_memory
+from rounds import ROUNDS, generator
 
 import dora
 from dora.daemon.logs.entry import LogEntry
 from dora.transport.interface import MAX_QUEUE
 
-pytestmark = [pytest.mark.stress, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(900)]
 
 Figure = Callable[[str], None]
 

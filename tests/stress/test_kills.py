@@ -8,9 +8,10 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from arena import ROUNDS, TIMEOUT, Arena, Running, generator, kill, wait_until
+from arena import TIMEOUT, Arena, Running, kill, wait_until
+from rounds import ROUNDS, generator
 
-pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
 
 Figure = Callable[[str], None]
 

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from arena import SECONDS, Arena, account, children_of, generator, kill, script_of, watch_memory
+from arena import Arena, account, children_of, kill, script_of, watch_memory
+from rounds import SECONDS, generator
 
-pytestmark = [pytest.mark.stress, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(900)]
 
 # Every message says who sent it, in which life, as which of its messages, how long it is and what its
 # last byte is.
