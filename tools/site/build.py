@@ -23,7 +23,15 @@ HERE = Path(__file__).parent
 
 # What the navigation shows: the title of a part, and its pages. A page that is not here is an error.
 NAVIGATION = {
-    "Start": ["start", "concepts", "coming-from-ros2", "migrating-from-dora-rs", "examples/index"],
+    "Start": [
+        "start",
+        "platforms",
+        "concepts",
+        "coming-from-ros2",
+        "coming-from-lerobot",
+        "migrating-from-dora-rs",
+        "examples/index",
+    ],
     "How to": ["how-to/*"],
     "Reference": [
         "reference/python-api",
@@ -31,7 +39,6 @@ NAVIGATION = {
         "reference/testing",
         "reference/builder",
         "reference/dataflow-yaml",
-        "reference/cli",
         "reference/commands",
         "reference/recording-format",
         "wire-format",
