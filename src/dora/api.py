@@ -23,7 +23,7 @@ from dora.daemon.logs.display import (
 from dora.daemon.logs.entry import LogFilter, is_of_node, nodes_are_quiet, parse_level
 from dora.daemon.logs.formats import LOG_FORMATS
 from dora.daemon.options import BuildOptions, LocalRunOptions, check_spin_from_environment
-from dora.daemon.report import RunOutcome, failure_report, loss_report
+from dora.daemon.report import RunOutcome, failure_report, loss_report, shown_file
 from dora.errors import DataflowFailed, DoraError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def run(
     if losses:
         _warn(f"\n{losses}")
     if not outcome.result.ok:
-        raise DataflowFailed(failure_report(outcome.result, outcome.log_directory))
+        raise DataflowFailed(failure_report(outcome.result, outcome.log_directory, outcome.name))
     return outcome.result
 
 
@@ -212,7 +212,8 @@ def run_loaded(
         if dashboard is not None:
             dashboard.close()
     directory = os.path.join(dataflow.working_dir, "out", result.dataflow_id)
-    outcome = RunOutcome(result, directory if os.path.isdir(directory) else None)
+    name = shown_file(dataflow.file or "")
+    outcome = RunOutcome(name, result, directory if os.path.isdir(directory) else None)
     if console.not_shown and on_warning is not None:
         on_warning(unshown_warning(console.not_shown, outcome.log_directory))
     return outcome

@@ -32,8 +32,19 @@ def test_the_root_cause_comes_before_the_failures_that_follow():
         "    Boom\n"
         "      at x\n\n"
         "Node `a` was killed by SIGSEGV, after the failure of `b`, which feeds it (after 2 restarts)\n\n"
-        "Nodes `c` and `d` could not start because of that\n\n"
+        "2 others were stopped because of it: `c` and `d`\n\n"
         "Logs: out/some-id"
+    )
+
+
+def test_a_failure_whose_lines_were_shown_takes_one_line_with_file_and_line():
+    lines = ("Traceback (most recent call last):", '  File "/lab/op.py", line 3, in f', "KeyError: 'x'")
+    failure = NodeFailure(
+        "a", "exit", exit_code=1, message="exited with status 1 in operator `b`", last_lines=lines
+    )
+    report = failure_report(DataflowResult("id", failures=(failure,)), None, "lab.yml", was_shown=bool)
+    assert report == (
+        "lab.yml failed:\n\nNode `a` exited with status 1 in operator `b`: KeyError: 'x' (/lab/op.py:3)"
     )
 
 

@@ -66,6 +66,13 @@ nodes:
     inputs: {number: sender/number}
 """
 
+OPERATOR = """
+from dora import DoraStatus
+
+class Operator:
+    def on_event(self, event, send_output):
+        {body}
+"""
 ONE = """
 nodes:
   - id: only
@@ -142,10 +149,43 @@ def test_a_failed_node_is_reported_with_its_last_lines(folder):
     assert done.returncode == 1
     (directory,) = filter(Path.is_dir, (folder / "out").iterdir())
     report = done.stderr.strip().splitlines()
-    assert report[0] == f"Dataflow {directory.name} failed:"
+    assert report[0] == "dataflow.yml failed:"
     assert "Node `only` exited with status 1. Its last lines:" in report
     assert "    ValueError: no more film" in report
     assert report[-1] == f"Logs: out/{directory.name}"
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_failed_operator_is_named():
+    operators = (
+        "nodes: [{id: runtime, operators: [{id: good, python: good.py}, {id: bad, python: bad.py}]}]\n"
+    )
+    write(dataflow__yml=operators, good__py=OPERATOR.format(body="return DoraStatus.CONTINUE"))
+    for body in ("raise ValueError('no model')", "return 7"):
+        write(bad__py=OPERATOR.format(body=body))
+        done = run("run", "dataflow.yml", "--stop-after", "20")
+        assert done.returncode == 1
+        assert "Node `runtime` exited with status 1 in operator `bad`. Its last lines:" in done.stderr
+    write(bad__py="import no_such_module\n")
+    done = run("run", "dataflow.yml")
+    assert "Node `runtime` exited with status 1 in operator `bad`. Its last lines:" in done.stderr
+    assert "No module named 'no_such_module'" in done.stderr
+
+
+def test_nodes_that_were_stopped_because_of_another_one_take_one_line(folder):
+    nodes = "".join(f"- {{id: {name}, path: fine.py, args: {name}}}\n" for name in "abc")
+    write(
+        dataflow__yml=f"nodes:\n- {{id: broken, path: broken.py}}\n{nodes}",
+        broken__py="import os, time\nwhile not all(map(os.path.exists, 'abc')): time.sleep(0.01)\nimport no_such\n",
+        fine__py="import dora, pyarrow, sys\nopen(sys.argv[1], 'w')\nfor event in dora.Node(): pass\n",
+    )
+    done = run("run", "dataflow.yml", "--log-format", "compact")
+    assert done.returncode == 1
+    assert "No module named 'no_such'" in done.stdout and "could not start" not in done.stdout
+    (others,) = (line for line in done.stderr.splitlines() if "others were stopped because of it" in line)
+    assert others.startswith("3 others were stopped") and all(f"`{name}`" in others for name in "abc")
+    logs = [log.read_text() for log in (folder / "out").glob("*/log_[abc].jsonl")]
+    assert any("the dataflow could not start" in log for log in logs), "their log files have it"
 
 
 def test_losses_are_shown_after_a_run_that_went_well():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dora.cli.tables import counted
-from dora.daemon.report import failure_report, first_cause, loss_report, shorter_path
+from dora.daemon.report import failure_report, first_cause, loss_report, shorter_path, shown_file
 from dora.dataflow.problems import listed
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 def report_outcome(outcome: RunOutcome) -> int:
     """Print the losses and failures of a dataflow that ran in this process; return the exit status."""
-    _report(outcome.result, shorter_path(outcome.log_directory) if outcome.log_directory else None)
+    directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
+    _report(outcome.result, directory, outcome.name)
     return 0 if outcome.result.ok else 1
 
 
-def _report(result: DataflowResult, directory: str | None) -> None:
-    for report in (loss_report(result), failure_report(result, directory)):
+def _report(result: DataflowResult, directory: str | None, name: str) -> None:
+    for report in (loss_report(result), failure_report(result, directory, name)):
         if report:
             click.echo(f"\n{report}", err=True)
 
@@ -42,10 +43,11 @@ def failure_reason(view: DataflowView) -> str:
 def report_end(view: DataflowView) -> int:
     """Print the losses and failures of a dataflow of the coordinator; return the exit status."""
     directory = view.log_directory if os.path.isdir(view.log_directory) else None
+    name = shown_file(view.file or "") or view.name
     if view.result is not None:
-        _report(view.result, directory)
+        _report(view.result, directory, name)
     elif view.status == "failed":
-        click.echo(f"\nDataflow {view.uuid} failed: {view.reason}", err=True)
+        click.echo(f"\n{name} failed: {view.reason}", err=True)
         if directory is not None:
             click.echo(f"\nLogs: {directory}", err=True)
     return 1 if view.status == "failed" else 0

@@ -433,9 +433,18 @@ class Daemon:
             return False
         return None
 
+    def _is_refusal(self, entry: LogEntry) -> bool:
+        """Return whether a node repeats why it was not let in; the report says that once for all nodes."""
+        node = self.supervisor.state.nodes.get(entry.node_id or "")
+        return (
+            node is not None
+            and node.refused != ""
+            and entry.message == f"error: {self.supervisor.state.refusal(node)}"
+        )
+
     def _keep(self, entry: LogEntry) -> None:
         self._log_files.write(entry)
-        if self._on_log is None:
+        if self._on_log is None or self._is_refusal(entry):
             return
         try:
             self._on_log(entry)

@@ -13,7 +13,16 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.supervisor import Supervisor
-from dora.wire.node_protocol import Closing, OutputsClosed, Ready, Started, StopDataflow, ToDaemon, ToNode
+from dora.wire.node_protocol import (
+    Closing,
+    OperatorFailure,
+    OutputsClosed,
+    Ready,
+    Started,
+    StopDataflow,
+    ToDaemon,
+    ToNode,
+)
 
 Handle = Callable[[on.Event, float], list[do.Command]]
 
@@ -154,6 +163,8 @@ def event_of_message(node_id: str, message: ToDaemon) -> on.Event | None:
             return on.OutputsDone(node_id, tuple(outputs))
         case Closing(undeclared=undeclared):
             return on.NodeClosed(node_id, undeclared)
+        case OperatorFailure(operator=operator):
+            return on.OperatorFailed(node_id, operator)
         case StopDataflow():
             return on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL")
         case _:

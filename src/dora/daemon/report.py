@@ -6,32 +6,44 @@ Pure functions from a `DataflowResult` to text, which is empty for a run without
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
 from dora.dataflow.model import DEFAULT_QUEUE_SIZE
 from dora.dataflow.problems import listed
+from dora.wire.excerpt import error_line
 
 _INDENT = "    "
 
 
-def failure_report(result: DataflowResult, log_directory: str | None = None) -> str:
+def failure_report(
+    result: DataflowResult,
+    log_directory: str | None = None,
+    name: str = "",
+    *,
+    was_shown: Callable[[NodeFailure], bool] = lambda _: False,
+) -> str:
     """Return the report about the nodes that failed, without a final newline; "" if none did.
 
-    Each node that failed by itself is listed with its exit and the last lines of its output; nodes that
-    could not start because of another one share one line. ``log_directory`` is named at the end.
+    Each node that failed by itself is listed with its exit and the last lines of its output. If these
+    lines ``was_shown`` on the same terminal, they are not repeated: the error and its place take one line.
+    Nodes that were stopped because of another one share a line. ``name`` is that of the dataflow or of its
+    file (default: its UUID), ``log_directory`` is named at the end.
     """
     if result.ok:
         return ""
     culprits = [failure for failure in result.failures if failure.kind != "cascading"]
     fallen = [failure.node_id for failure in result.failures if failure.kind == "cascading"]
-    parts = [f"Dataflow {result.dataflow_id} failed:"]
+    parts = [f"{name or f'Dataflow {result.dataflow_id}'} failed:"]
     several = len(result.failures) > 1
-    parts += [_culprit(failure, first=several and not index) for index, failure in enumerate(culprits)]
+    parts += [
+        _culprit(failure, first=several and not index, brief=was_shown(failure))
+        for index, failure in enumerate(culprits)
+    ]
     if fallen:
-        parts.append(f"{_names(fallen)} could not start because of that" if culprits else _orphans(fallen))
+        parts.append(_stopped(fallen) if culprits else _orphans(fallen))
     if log_directory is not None:
         parts.append(f"Logs: {log_directory}")
     return "\n\n".join(parts)
@@ -49,6 +61,15 @@ def first_cause(result: DataflowResult) -> str:
     return f"node `{failure.node_id}` {failure.message or _ending(failure)}"
 
 
+def _stopped(fallen: Sequence[str]) -> str:
+    """
+    >>> _stopped(["c", "d"])
+    '2 others were stopped because of it: `c` and `d`'
+    """
+    count = "1 other was" if len(fallen) == 1 else f"{len(fallen)} others were"
+    return f"{count} stopped because of it: {listed(fallen)}"
+
+
 def _orphans(fallen: Sequence[str]) -> str:
     return f"{_names(fallen)} could not start, because not every node of the dataflow became ready"
 
@@ -61,14 +82,16 @@ def _names(node_ids: Sequence[str]) -> str:
     return f"{'Node' if len(node_ids) == 1 else 'Nodes'} {listed(node_ids)}"
 
 
-def _culprit(failure: NodeFailure, *, first: bool) -> str:
+def _culprit(failure: NodeFailure, *, first: bool, brief: bool) -> str:
     who = "First cause: node" if first else "Node"
     head = f"{who} `{failure.node_id}` {failure.message or _ending(failure)}"
+    if brief and failure.exit_code and (error := error_line(failure.last_lines)):
+        head += f": {error.replace(f'{os.getcwd()}/', '')}"
     if failure.follows:
         head += f", after the failure of `{failure.follows}`, which feeds it"
     if failure.restarts:
         head += f" (after {failure.restarts} restart{'s' if failure.restarts > 1 else ''})"
-    if not failure.last_lines:
+    if brief or not failure.last_lines:
         return head
     lines = [f"{_INDENT}{line}".rstrip() for line in failure.last_lines]
     return "\n".join([f"{head}. Its last lines:", *lines])
@@ -201,8 +224,14 @@ def _input(link: LinkReport) -> str:
 
 
 class RunOutcome(msgspec.Struct, frozen=True):
+    name: str  # the file of the dataflow, as a path for users
     result: DataflowResult
     log_directory: str | None  # None: there was nothing to write, or it could not be written
+
+
+def shown_file(path: str) -> str:
+    """Return how messages name the file of a dataflow, which may be a URL; "" for one without a file."""
+    return path if "://" in path or not path else shorter_path(path)
 
 
 def shorter_path(path: str) -> str:

@@ -23,7 +23,7 @@ from dora.wire.node_config import (
 
 # The version of all messages between nodes, daemons and coordinators. Raise it with every change that an
 # older process would misread; a process with another number is refused.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 # --------------------------------------------------------------------------- node → daemon
@@ -61,6 +61,12 @@ class Closing(msgspec.Struct, tag=True):
     undeclared: dict[str, int] = {}  # output id → messages dropped because it is not declared
 
 
+class OperatorFailure(msgspec.Struct, tag=True):
+    """The code of an operator has raised an error; the process is about to end."""
+
+    operator: str
+
+
 class StopDataflow(msgspec.Struct, tag=True):
     """An operator returned ``DoraStatus.STOP_ALL``."""
 
@@ -91,6 +97,7 @@ ToDaemon = (
     | Ready
     | OutputsClosed
     | Closing
+    | OperatorFailure
     | StopDataflow
     | PublishResult
     | InputAttached

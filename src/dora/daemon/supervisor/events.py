@@ -104,6 +104,13 @@ class NodeClosed(msgspec.Struct, frozen=True):
     undeclared: dict[str, int] = {}
 
 
+class OperatorFailed(msgspec.Struct, frozen=True):
+    """The code of an operator of the node has raised an error; the process is about to end."""
+
+    node_id: str
+    operator: str
+
+
 class Disconnected(msgspec.Struct, frozen=True):
     """The connection of an admitted node ended."""
 
@@ -188,6 +195,7 @@ NodeEvent = (
     | PortsReady
     | OutputsDone
     | NodeClosed
+    | OperatorFailed
     | Disconnected
     | Progress
 )

@@ -11,7 +11,7 @@ from dora.daemon.supervisor import parameters
 from dora.daemon.supervisor.closing import refuse_start, reopen_outputs, review_stragglers, try_finish
 from dora.daemon.supervisor.events import Registering
 from dora.daemon.supervisor.handover import is_replacement, process_runs, replacement_registers
-from dora.daemon.supervisor.state import NodeState, RunState
+from dora.daemon.supervisor.state import BEING_STOPPED, NodeState, RunState
 from dora.dataflow.problems import listed
 from dora.wire.node_protocol import InputsClosed, Started
 
@@ -69,7 +69,7 @@ def _refusal(run: RunState, node: NodeState | None, event: Registering) -> str:
         return f"node {name} has been connected already; a process can take part once"
     if run.stopping:
         node.refused = "stopped"
-        return "the dataflow is being stopped"
+        return BEING_STOPPED
     if run.broken_by:
         node.refused = "broken"
         return run.broken_reason
@@ -85,7 +85,7 @@ def ports_ready(run: RunState, node: NodeState) -> None:
     if node.refused:
         return  # the refusal is on its way
     if run.stopping:
-        refuse_start(run, node, "stopped", "the dataflow is being stopped")
+        refuse_start(run, node, "stopped", BEING_STOPPED)
     elif run.broken_by:
         refuse_start(run, node, "broken", run.broken_reason)
     elif run.opened:

@@ -26,6 +26,7 @@ DEFAULT_FINISH_GRACE = 120.0
 RELOAD_GRACE = 5.0  # the most that a process gets which is followed by one with new code
 ABANDON_AFTER = 10.0  # seconds after SIGKILL
 STORY_LENGTH = 1000
+BEING_STOPPED = "the dataflow is being stopped"
 
 OperationKind = Literal["stop", "restart", "remove", "retire"]  # see `dora.daemon.supervisor.changes`
 _PARTICIPLE = {"stop": "stopped", "restart": "restarted", "remove": "removed", "retire": "removed"}
@@ -109,6 +110,7 @@ class NodeState(msgspec.Struct):
     # It was refused at the start; its exit status says nothing about itself then.
     refused: Literal["", "broken", "stopped"] = ""
     kill_reason: tuple[FailureKind, str] | None = None
+    failed_operator: str = ""  # whose code has raised an error in this process
     failure: NodeFailure | None = None  # of the process that is to be followed by another
     outputs_done: set[str] = set()  # the node closed them
     outputs_closed: set[str] = set()  # consumers know
@@ -224,6 +226,11 @@ class RunState(msgspec.Struct):
         due = [self.deadlines.get((node_id, name), self.now) for name in names]
         return max(max(due) - self.now, 0.0) / 2
 
+    def refusal(self, node: NodeState) -> str:
+        """Return why a node was not let in at the start; "" if it was."""
+        reasons = {"": "", "broken": self.broken_reason, "stopped": BEING_STOPPED}
+        return reasons[node.refused]
+
     @property
     def broken_reason(self) -> str:
         return f"the dataflow could not start: node `{self.broken_by}` ended before all nodes were ready"
@@ -253,6 +260,7 @@ class RunState(msgspec.Struct):
         node.phase = "starting"
         node.connected = node.closed = node.draining = False
         node.kill_reason = None
+        node.failed_operator = ""
         node.pid = None
 
     def admit(self, node: NodeState, connection: int) -> None:

@@ -8,7 +8,7 @@ from dora.daemon.supervisor.closing import end_node, finish, refuse_start, try_f
 from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.operations import cancel_requests
 from dora.daemon.supervisor.processes import abandon
-from dora.daemon.supervisor.state import ABANDON_AFTER, DeadlineName, RunState
+from dora.daemon.supervisor.state import ABANDON_AFTER, BEING_STOPPED, DeadlineName, RunState
 from dora.wire.node_protocol import StopFrame
 
 
@@ -33,7 +33,7 @@ def stop(run: RunState, reason: str, grace: float | None = None) -> None:
             run.send(node, StopFrame())
             run.trace(node, f"was asked to stop: {reason}")
         elif node.phase == "ready" or (node.phase == "starting" and node.connected):
-            refuse_start(run, node, "stopped", "the dataflow is being stopped")
+            refuse_start(run, node, "stopped", BEING_STOPPED)
         elif node.alive and node.phase == "starting":
             # No stop event can reach it, and it has no work to lose yet.
             node.refused = "stopped"

@@ -203,6 +203,9 @@ def _handle_node_event(run: RunState, node: NodeState, event: on.NodeEvent) -> N
             closing.outputs_done(run, node, outputs)
         case on.NodeClosed(undeclared=undeclared):
             processes.node_closed(run, node, undeclared)
+        case on.OperatorFailed(operator=operator):
+            node.failed_operator = operator
+            run.trace(node, f"an error in operator `{operator}`")
         case on.Disconnected():
             processes.disconnected(run, node)
         case on.Progress():

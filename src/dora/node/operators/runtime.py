@@ -31,7 +31,7 @@ from dora.node.session.session import Session
 from dora.transport.board import ASLEEP, WORDS
 from dora.wire.excerpt import error_line
 from dora.wire.node_config import InputConfig, NodeConfig
-from dora.wire.node_protocol import OutputsClosed, StopDataflow
+from dora.wire.node_protocol import OperatorFailure, OutputsClosed, StopDataflow
 
 
 class Runtime:
@@ -63,10 +63,15 @@ class Runtime:
         self._words = self._session.board.words
         self._asleep_word = config.node_slot * WORDS + ASLEEP
 
-    def _load(self, config: NodeConfig) -> None:
+    def _load(self, session: Session) -> None:
+        config = session.config
         for item in config.operators:
             operator = HostedOperator(item)
-            operator.load(config.descriptor, config.parameters, self._classes.get(item.id))
+            try:
+                operator.load(config.descriptor, config.parameters, self._classes.get(item.id))
+            except BaseException:
+                _report_failure(session, operator)
+                raise
             self._operators[item.id] = operator
         for source in config.inputs:
             if source.kind != "timer" or not config.exit_when_nodes_finish:
@@ -146,9 +151,13 @@ class Runtime:
             if event.__class__ is Input:  # the path of every message: nothing is looked up twice
                 operator, event["id"], send_output = routes[event["id"]]
                 if not operator.ended:
-                    answer = operator.on_event(event, send_output)
-                    if answer is not DoraStatus.CONTINUE:
-                        self._apply_status(operator, operator.status(answer))
+                    try:
+                        answer = operator.on_event(event, send_output)
+                        if answer is not DoraStatus.CONTINUE:
+                            self._apply_status(operator, operator.status(answer))
+                    except BaseException:
+                        _report_failure(self._session, operator)
+                        raise
             elif isinstance(event, Stop):
                 stop = event  # delivered last, after what is buffered
             else:
@@ -197,7 +206,11 @@ class Runtime:
     def _deliver(self, operator: HostedOperator, event: Event) -> None:
         if operator.ended:
             return
-        self._apply_status(operator, operator.handle(event, self._senders[operator.id]))
+        try:
+            self._apply_status(operator, operator.handle(event, self._senders[operator.id]))
+        except BaseException:
+            _report_failure(self._session, operator)
+            raise
 
     def _apply_status(self, operator: HostedOperator, status: DoraStatus) -> None:
         if status is DoraStatus.STOP:
@@ -247,6 +260,14 @@ class Runtime:
                 consumer.source_closed()
         if names:
             self._session.channel.send(OutputsClosed(names))
+
+
+def _report_failure(session: Session, operator: HostedOperator) -> None:
+    """Inform the daemon whose code has raised the error that ends this process."""
+    try:
+        session.channel.send(OperatorFailure(operator.id))
+    except DaemonLost:
+        pass  # the daemon is gone, or the error is that
 
 
 def start_runtime() -> None:

@@ -67,7 +67,7 @@ class Session:
     """
 
     def __init__(
-        self, node_id: str | None = None, prepare: Callable[[NodeConfig], None] | None = None
+        self, node_id: str | None = None, prepare: Callable[[Session], None] | None = None
     ) -> None:
         """Connect and pass the start barrier; ``prepare`` is called before this node is ready.
 
@@ -96,7 +96,7 @@ class Session:
                 for item in config.inputs
                 if item.kind == "link" and not item.machine  # there, the former process listens at the port
             }
-            _get_ready(config, prepare)
+            _get_ready(self, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
         self.outputs = host.make_outputs(self.engine)
         self.undeclared = UndeclaredOutputs(
@@ -113,7 +113,7 @@ class Session:
         )
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
         if not config.standby:
-            _get_ready(config, prepare)
+            _get_ready(self, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
         ports += [TimerInput(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
         self.inbox = self._make_inbox(ports, doorbell, epoch_ns)
@@ -425,10 +425,10 @@ def _text_warning(node_id: str) -> Callable[[Any], None]:
     return warn
 
 
-def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None) -> None:
+def _get_ready(session: Session, prepare: Callable[[Session], None] | None) -> None:
     if prepare is not None:
-        prepare(config)
-    if any(item.kind != "timer" for item in config.inputs):
+        prepare(session)
+    if any(item.kind != "timer" for item in session.config.inputs):
         warm_up()
     elif "pyarrow" in sys.modules:
         from importlib.util import find_spec
