@@ -345,12 +345,15 @@ def test_no_coordinator(system: System) -> None:
         ["stop"],
         ["start", system.dataflow("arm", a=FOREVER)],
         ["logs", "arm"],
-        ["down"],
     ):
         told = system.dora(*command, status=1)
         assert sentence in told
         assert "hint: is the coordinator running? Start it with `dora up`" in told
     assert "✗ Coordinator: Not running" in system.dora("status", status=1)
+    assert system.dora("down", status=1) == (
+        f"error: nothing is up: there is no coordinator at 127.0.0.1:{system.port}, "
+        "and no daemon of it here\n"
+    )
 
 
 def test_the_status_with_a_dataflow_file(system: System) -> None:

@@ -39,7 +39,11 @@ WAIT_TIMEOUT = 30.0  # seconds, the longest wait that one request asks for
 
 
 class Unreachable(DoraError):
-    """There is no coordinator at the address."""
+    """There is no coordinator at the address; ``refused``: nothing listens there."""
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 class RequestRefused(DoraError):
@@ -179,7 +183,8 @@ class Client:
             if isinstance(error, ConnectionResetError) and not self.authority:
                 hints += f"\n  hint: one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
             raise Unreachable(
-                f"cannot connect to coordinator at {self.where}: {error.strerror or error}\n\n{hints}"
+                f"cannot connect to coordinator at {self.where}: {error.strerror or error}\n\n{hints}",
+                refused=isinstance(error, ConnectionRefusedError),
             ) from None
         except http.client.HTTPException:
             raise self.not_a_coordinator() from None

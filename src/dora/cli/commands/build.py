@@ -9,6 +9,7 @@ import click
 from dora.api import build_file
 from dora.cli.compat import ignored_option
 from dora.cli.completion import dataflow_files
+from dora.cli.dataflow_file import chosen_file, dataflow_argument
 from dora.cli.options import lock_of, lock_options
 from dora.cli.process import termination_as_interrupt
 from dora.cli.tables import counted
@@ -20,7 +21,7 @@ _BUILDS_HERE = "builds are always on this machine"
 
 
 @click.command()
-@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@dataflow_argument
 @click.option(
     "--uv", is_flag=True, help="Build with uv; nodes with build commands get an environment of their own."
 )
@@ -43,10 +44,11 @@ def build(
 ) -> None:
     """Build a dataflow: clones, Python environments, build commands.
 
-    FILE is a dataflow file or its URL. First, repositories are cloned, and nodes whose `path` is a URL are
-    downloaded. Then nodes that ask for it get a Python environment of their own. Then the `build` commands
-    run, each line without a shell, in the folder of the file and with the environment of the node; `pip`
-    and `python` are those of the interpreter that runs it. The build ends at the first command that fails.
+    FILE is a dataflow file or its URL [dataflow.yml]. First, repositories are cloned, and nodes whose
+    `path` is a URL are downloaded. Then nodes that ask for it get a Python environment of their own. Then
+    the `build` commands run, each line without a shell, in the folder of the file and with the environment
+    of the node; `pip` and `python` are those of the interpreter that runs it. The build ends at the first
+    command that fails.
 
     `dora run`, `record` and `start` do the same before they start nodes. The build is described in
     out/<name of FILE>.dora-session.yaml.
@@ -108,9 +110,6 @@ def schema(module: bool) -> None:
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
-DEFAULT_FILE = "dataflow.yml"
-
-
 @click.command()
 @click.argument("path", metavar="[FILE]", required=False, shell_complete=dataflow_files)
 @click.option("--strict-types", is_flag=True, help="Treat types that do not fit together as errors.")
@@ -137,7 +136,7 @@ def validate(path: str | None, strict_types: bool, node_manifest: str | None) ->
         check_manifest(node_manifest)
         click.echo("Node manifest OK.")
         return
-    path = path or DEFAULT_FILE
+    path = chosen_file(path)
     click.echo(f"Validating {path}...")
     dataflow = load_dataflow(path, strict_types=strict_types)
     for warning in (*dataflow.warnings, *(p._replace(severity="warning") for p in missing(dataflow))):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dora._paths import PACKAGE
-from dora.cli.completion import dataflow_files
+from dora.cli.dataflow_file import dataflow_argument
 from dora.cli.tables import counted
 from dora.daemon.load_dataflow import is_url, load_dataflow
 from dora.errors import DoraError
@@ -22,14 +22,14 @@ _HINT = "Paste this at https://mermaid.live, or into a ```mermaid block of a pag
 
 
 @click.command()
-@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@dataflow_argument
 @click.option("--mermaid", is_flag=True, help="Print a flowchart for Mermaid instead of writing a page.")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 def graph(path: str, mermaid: bool, open_page: bool) -> None:
     """Draw a dataflow as a web page or as a Mermaid flowchart.
 
-    FILE is a dataflow file or its URL. The page is written to <name of the file>-graph.html in the
-    current directory; it needs no network. Existing files are not overwritten.
+    FILE is a dataflow file or its URL [dataflow.yml]. The page is written to <name of the
+    file>-graph.html in the current directory; it needs no network. Existing files are not overwritten.
     """
     from dora.dataflow.graph import graph_of
 

@@ -13,9 +13,10 @@ import click
 from dora.cli.argument_values import NAMES
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.completion import dataflow_files
+from dora.cli.dataflow_file import DEFAULT_FILE, chosen_file
 from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
 from dora.cli.reports import describe_saved, report_outcome, report_saved
-from dora.cli.select import find_run
+from dora.cli.select import NoRunningDataflow, find_run
 from dora.cli.tables import counted
 from dora.daemon.logs.entry import LogFilter
 from dora.errors import DoraError
@@ -105,7 +106,8 @@ def record(
     """Record the messages of a dataflow into an MCAP file.
 
     With FILE, runs this dataflow file like `dora run` and records from the first message on. Without
-    FILE, records a running dataflow until it ends or until Ctrl-C; its nodes are not disturbed. A second
+    FILE, records a running dataflow until it ends or until Ctrl-C; its nodes are not disturbed. If none is
+    running, FILE is dataflow.yml. A second
     Ctrl-C does not wait until everything is written (exit status 130). The exit status is 1 if messages are
     missing, or if a node of FILE failed.
     """
@@ -125,7 +127,13 @@ def record(
         last_seconds=last,
     )
     if path is None:
-        return _record_running(dataflow, settings)
+        try:
+            return _record_running(dataflow, settings)
+        except NoRunningDataflow:
+            if dataflow is not None or not os.path.exists(DEFAULT_FILE):
+                raise
+        _print(f"no dataflow is running, so this runs {DEFAULT_FILE}")
+    path = chosen_file(path)
     from dora.daemon.load_dataflow import check_one_machine, load_for_run
     from dora.daemon.logs.display import Display
     from dora.daemon.options import LocalRunOptions

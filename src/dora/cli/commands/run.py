@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dora.api import run_to_end
-from dora.cli.completion import dataflow_files
+from dora.cli.dataflow_file import dataflow_argument
 from dora.cli.options import (
     DURATION,
     RunCommand,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=RunCommand)
-@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@dataflow_argument
 @uv_option
 @click.option(
     "--stop-after",
@@ -85,8 +85,8 @@ def run(
 ) -> int:
     """Build and run a dataflow until it ends.
 
-    FILE is a dataflow file or its URL. Ctrl-C stops the dataflow, a second Ctrl-C kills it. The exit
-    status is 1 if a node failed.
+    FILE is a dataflow file or its URL [dataflow.yml]. Ctrl-C stops the dataflow, a second Ctrl-C kills it.
+    The exit status is 1 if a node failed.
     """
     options = LocalRunOptions(
         uv=uv,

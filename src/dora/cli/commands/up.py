@@ -235,8 +235,12 @@ def down(force: bool, client: Client) -> None:
     """
     try:
         stop_coordinator(client, force)
-    except Unreachable:
+    except Unreachable as error:
         if not _stop_daemon(client):
+            if error.refused:
+                raise DoraError(
+                    f"nothing is up: there is no coordinator at {client.where}, and no daemon of it here"
+                ) from None
             raise
         click.echo("The coordinator was not running; the daemon was running and has been stopped")
 
@@ -246,8 +250,9 @@ def stop_coordinator(client: Client, force: bool) -> None:
 
     Raises `Unreachable`, and `DoraError` if dataflows are running, unless with ``force``.
     """
-    try:
+    if client.is_reachable():
         click.echo(f"Destroying coordinator at {client.where}")
+    try:
         client.down(force)
     except RequestRefused as error:
         if error.status != 409:
