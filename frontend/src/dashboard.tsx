@@ -2,11 +2,12 @@
 
 import { render } from "preact";
 import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
+import { DataPane } from "./data_pane";
 import { DetailsPane } from "./details";
 import type { Graph } from "./graph";
 import { GraphPane } from "./graph_pane";
 import { HomePane, TONES } from "./home";
-import { Chip, ConfirmButton, IconButton, useLive, useNarrow } from "./hooks";
+import { Chip, ConfirmButton, IconButton, Splitter, useLive, useNarrow, useStored } from "./hooks";
 import { logIn, LoginPane } from "./login";
 import { LogPane } from "./logs";
 import type { Failure, Listed } from "./model";
@@ -78,14 +79,16 @@ function App() {
   );
 }
 
-type Tab = "graph" | "details" | "nodes" | "source" | "logs";
+type Tab = "data" | "graph" | "details" | "nodes" | "source" | "logs";
 const TABS: [Tab, string][] = [
+  ["data", "Data"],
   ["graph", "Graph"],
   ["details", "Details"],
   ["nodes", "Nodes"],
   ["source", "YAML"],
   ["logs", "Logs"],
 ];
+const SPLITS = { left: 40, graph: 54, data: 72 }; // percent of the panes before the borders
 
 function Dataflow(props: {
   uuid: string;
@@ -97,10 +100,10 @@ function Dataflow(props: {
   const { uuid, listed } = props;
   const [told, setTold] = useState<About | null>(null);
   const [problem, setProblem] = useState("");
-  const [tab, setTab] = useState<Tab>("graph"); // on a phone; beside the graph, `graph` shows the details
+  const [tab, setTab] = useState<Tab>("data"); // on a phone; where there is room, only for the pane below the graph
   const [selected, setSelected] = useState<Selected>(null);
   const [node, setNode] = useState(""); // of the log
-  const [pins, setPins] = useState<string[]>([]);
+  const [splits, setSplits] = useStored("splits", SPLITS);
   const [latency, setLatency] = useState(false);
   const narrow = useNarrow();
   const [failures, setFailures] = useState<Failure[]>([]);
@@ -132,9 +135,8 @@ function Dataflow(props: {
   const select = useCallback((chosen: Selected) => {
     setSelected(chosen);
     // On a phone a tap on a node leads to what it sends.
-    if (chosen && narrow) setTab("details");
+    if (chosen && narrow) setTab("data");
   }, [narrow]);
-  const pin = (topic: string) => setPins((now) => (now.includes(topic) ? now.filter((other) => other !== topic) : [...now, topic]));
   const showLog = (of: string) => {
     setNode(of);
     setTab("logs");
@@ -151,7 +153,8 @@ function Dataflow(props: {
   const lost = live.connection === "lost" && !ended;
   const nodeOfSelection = selected?.kind === "box" ? selected.id.split("/")[0]! : selected?.kind === "edge" ? selected.edge.target.split("/")[0]! : null;
   const said = problem || (lost ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : props.problem);
-  const side = tab === "graph" || tab === "logs" ? "details" : tab;
+  const side = tab === "nodes" || tab === "source" ? tab : "details";
+  const split = (name: keyof typeof SPLITS) => (size: number) => setSplits({ ...splits, [name]: size });
 
   return (
     <>
@@ -171,19 +174,31 @@ function Dataflow(props: {
       {said && <p class="banner" role="alert">{said}</p>}
       {told?.running && !told.here && !live.state && <p class="banner">It is being built: there is nothing to be seen yet.</p>}
       {failures.length > 0 && <Failures failures={failures} onLogs={showLog} />}
-      <main class="dataflow" data-tab={tab} data-side={side}>
-        {graph ? <GraphPane live={live} graph={graph} selected={selected} onSelect={select} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>}
-        <div class="tabs" role="tablist" aria-label="Panes">
-          {TABS.map(([name, label]) => (
-            <button key={name} role="tab" class="tab" data-name={name} aria-selected={(narrow ? tab : side) === name} onClick={() => setTab(name)}>{label}</button>
-          ))}
+      <main
+        class="dataflow"
+        data-tab={tab}
+        style={{ "--left": `${splits.left}%`, "--graph": `${splits.graph}%`, "--data": `${splits.data}%` }}
+      >
+        <div class="column left">
+          {graph ? <GraphPane live={live} graph={graph} selected={selected} onSelect={select} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>}
+          <Splitter label="Height of the graph" axis="y" size={splits.graph} onSize={split("graph")} />
+          <div class="tabs" role="tablist" aria-label="Panes">
+            {TABS.map(([name, label]) => (
+              <button key={name} role="tab" class="tab" data-name={name} aria-selected={(narrow ? tab : side) === name} onClick={() => setTab(name)}>{label}</button>
+            ))}
+          </div>
+          {graph && side === "details" && (
+            <DetailsPane uuid={uuid} live={live} graph={graph} selected={selected} running={running} onSelect={setSelected} onLogs={showLog} />
+          )}
+          {graph && side === "nodes" && <NodesPane live={live} graph={graph} onSelect={(chosen) => { setSelected(chosen); setTab("details"); }} />}
+          {side === "source" && <SourcePane file={told?.file ?? null} source={told?.source ?? null} node={nodeOfSelection} />}
         </div>
-        {graph && side === "details" && (
-          <DetailsPane uuid={uuid} live={live} graph={graph} selected={selected} pins={pins} running={running} onSelect={setSelected} onPin={pin} onLogs={showLog} />
-        )}
-        {graph && side === "nodes" && <NodesPane live={live} graph={graph} onSelect={(chosen) => { setSelected(chosen); setTab("details"); }} />}
-        {side === "source" && <SourcePane file={told?.file ?? null} source={told?.source ?? null} node={nodeOfSelection} />}
-        <LogPane live={live} nodes={listed?.nodes ?? []} node={node} onNode={setNode} />
+        <Splitter label="Width of the graph" axis="x" size={splits.left} onSize={split("left")} />
+        <div class="column right">
+          {graph && told ? <DataPane live={live} graph={graph} name={told.name} selected={selected} ended={!running && live.connection !== "opening"} /> : <section class="pane data" />}
+          <Splitter label="Height of the data" axis="y" size={splits.data} onSize={split("data")} />
+          <LogPane live={live} nodes={listed?.nodes ?? []} node={node} onNode={setNode} />
+        </div>
       </main>
     </>
   );

@@ -1,12 +1,11 @@
-// About what is selected: a node or a link, its figures, what it sends, its parameters.
+// About what is selected: a node or a link, its figures and its parameters.
 
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { fullName, labelOfLink, Links, nodeOf, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
+import { labelOfLink, Links, nodeOf, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
 import { ParameterList } from "./parameters";
-import { PreviewCard } from "./preview";
 import type { Live } from "./server";
 import type { Selected } from "./view";
 
@@ -15,39 +14,22 @@ export interface DetailsProps {
   live: Live;
   graph: Graph;
   selected: Selected;
-  pins: string[];
   running: boolean;
   onSelect: (selected: Selected) => void;
-  onPin: (topic: string) => void;
   onLogs: (node: string) => void;
 }
 
 export function DetailsPane(props: DetailsProps) {
   useLive(props.live, "state");
   const { selected, live } = props;
-  const shown = selected?.kind === "box" ? topicsOf(props.graph, selected.id) : [];
-  if (selected?.kind === "edge") shown.push(...topicOf(props.graph, selected.edge));
-  const pinned = props.pins.filter((topic) => !shown.includes(topic));
-  const card = (topic: string) => (
-    <PreviewCard
-      key={topic}
-      live={live}
-      topic={topic}
-      backdrops={backdrops(props.graph, topic)}
-      pinned={props.pins.includes(topic)}
-      onPin={() => props.onPin(topic)}
-    />
-  );
   return (
     <section class="pane side details" aria-label="Details">
       {live.state?.trouble && <p class="bad">{live.state.trouble}</p>}
       {selected?.kind === "box" && <NodeDetails key={selected.id} {...props} id={selected.id} />}
       {selected?.kind === "edge" && <EdgeDetails {...props} edge={selected.edge} />}
       {!selected && <Overall {...props} />}
-      {props.running && shown.map(card)}
-      {props.running && pinned.map(card)}
-      {selected?.kind === "box" && props.running && hasProcess(props.graph, selected.id) && (
-        <ParameterList key={`parameters ${selected.id}`} uuid={props.uuid} node={nodeOf(boxOf(props.graph, selected.id)!)} />
+      {selected?.kind === "box" && props.running && boxOf(props.graph, selected.id) && (
+        <ParameterList key={`parameters ${selected.id}`} uuid={props.uuid} node={nodeOf(boxOf(props.graph, selected.id)!)} operator={selected.id} />
       )}
     </section>
   );
@@ -134,7 +116,7 @@ function Overall(props: DetailsProps) {
   return (
     <>
       <h2>Overview</h2>
-      <p class="quiet">Select a node or a link to see what it does and what it sends.</p>
+      <p class="quiet">Select a node or a link to see what it does.</p>
       {state && (
         <dl class="figures">
           <Figure name="Nodes">{state.nodes.length}</Figure>
@@ -172,33 +154,4 @@ function linksOf(props: { live: Live; graph: Graph }): Links {
 
 function boxOf(graph: Graph, id: string): Box | undefined {
   return graph.boxes.find((box) => box.id === id);
-}
-
-/** Tell whether a box is a node of its own, and not one of several operators of a runtime. */
-function hasProcess(graph: Graph, id: string): boolean {
-  return !id.includes("/") && boxOf(graph, id) !== undefined;
-}
-
-function topicsOf(graph: Graph, id: string): string[] {
-  const box = boxOf(graph, id);
-  const text = (output: string) => graph.edges.some((edge) => edge.source === id && edge.output === output && edge.kind === "text");
-  return box && !isGiven(box) ? box.outputs.filter((output) => !text(output)).map((output) => fullName(box, output)) : [];
-}
-
-function topicOf(graph: Graph, edge: Edge): string[] {
-  const box = boxOf(graph, edge.source);
-  return box && !isGiven(box) && edge.kind !== "text" ? [fullName(box, edge.output)] : [];
-}
-
-/** Return the topics that come before one, the nearest first and of those what sounds like images. */
-function backdrops(graph: Graph, topic: string): string[] {
-  const found: string[] = [];
-  let level = graph.boxes.filter((box) => box.outputs.some((output) => fullName(box, output) === topic)).map((box) => box.id);
-  for (let steps = 0; steps < 4 && level.length; steps++) {
-    const edges = graph.edges.filter((edge) => level.includes(edge.target) && !found.includes(topicOf(graph, edge)[0] ?? topic));
-    const topics = edges.flatMap((edge) => topicOf(graph, edge).map((name) => [name, /image|frame|color|rgb|picture/i.test(name + edge.type)] as const));
-    found.push(...new Set([...topics].sort((a, b) => Number(b[1]) - Number(a[1])).map(([name]) => name)));
-    level = edges.map((edge) => edge.source);
-  }
-  return found;
 }

@@ -13,6 +13,8 @@ import { GraphView, type Selected } from "./view";
 const engine = new ELK({ workerFactory: () => new Worker("/assets/elk.js") });
 
 const ROOM = "9999 Hz · 99.9 ms"; // what the label of an edge may say
+const SMALLEST = 0.3; // the pane is one of several, and its nodes have to be seen
+const TOOLS = 52; // pixels, the height of the buttons over the graph
 const STATUS = "machine: 100 % · 9999 MB"; // the same for a node
 
 export function GraphPane(props: {
@@ -23,7 +25,7 @@ export function GraphPane(props: {
 }) {
   const place = useRef<HTMLDivElement>(null);
   const view = useRef<GraphView | null>(null);
-  const redraw = useRef((_: Direction) => {});
+  const redraw = useRef((_?: Direction) => {});
   const links = useRef(new Links(null, new Map()));
   const [problem, setProblem] = useState("");
   const [laidOut, setLaidOut] = useState(false);
@@ -44,6 +46,8 @@ export function GraphPane(props: {
         return link ? sentences(link) : [];
       },
     });
+    made.covered = TOOLS;
+    made.smallest = SMALLEST;
     view.current = made;
     const refresh = () => {
       links.current = new Links(live.state, boxes);
@@ -73,9 +77,12 @@ export function GraphPane(props: {
         },
         (error: Error) => present && setProblem(`The graph cannot be laid out: ${error.message}`),
       );
-    redraw.current(made.naturalDirection);
+    redraw.current();
     const off = live.on("state", refresh);
+    const size = new ResizeObserver(() => made.refit());
+    size.observe(place.current!);
     return () => {
+      size.disconnect();
       present = false;
       off();
       place.current?.replaceChildren();

@@ -23,6 +23,55 @@ export function useNarrow(): boolean {
   return narrow;
 }
 
+/** A state that the browser remembers. What it cannot store or read is as if it had not been stored. */
+export function useStored<T>(key: string, initial: T): [T, (value: T) => void] {
+  const [value, setValue] = useState<T>(() => {
+    try {
+      return (JSON.parse(localStorage.getItem(key) ?? "null") as T) ?? initial;
+    } catch {
+      return initial;
+    }
+  });
+  const store = (next: T) => {
+    setValue(next);
+    try {
+      localStorage.setItem(key, JSON.stringify(next));
+    } catch {
+      // It is full, or switched off: the value lasts as long as the page.
+    }
+  };
+  return [value, store];
+}
+
+/** The border between two panes; `size` is that of the pane before it, in percent of the parent. */
+export function Splitter(props: { label: string; axis: "x" | "y"; size: number; onSize: (size: number) => void }) {
+  const set = (size: number) => props.onSize(Math.round(Math.max(15, Math.min(85, size)) * 10) / 10);
+  const across = props.axis === "x";
+  const drag = (event: PointerEvent) => {
+    const bar = event.currentTarget as HTMLElement;
+    if (!bar.hasPointerCapture(event.pointerId)) return;
+    const area = bar.parentElement!.getBoundingClientRect();
+    set(100 * (across ? (event.clientX - area.left) / area.width : (event.clientY - area.top) / area.height));
+  };
+  const onKeyDown = (event: KeyboardEvent) => {
+    const step = { ArrowLeft: -2, ArrowUp: -2, ArrowRight: 2, ArrowDown: 2 }[event.key];
+    if (step) set(props.size + step);
+  };
+  return (
+    <div
+      class={`splitter ${props.axis}`}
+      role="separator"
+      tabIndex={0}
+      aria-label={props.label}
+      aria-orientation={across ? "vertical" : "horizontal"}
+      aria-valuenow={Math.round(props.size)}
+      onKeyDown={onKeyDown}
+      onPointerDown={(event) => event.currentTarget.setPointerCapture(event.pointerId)}
+      onPointerMove={drag}
+    />
+  );
+}
+
 /** A button that asks once more before it does what cannot be undone. */
 export function ConfirmButton(props: { label: string; sure: string; onConfirm: () => void; disabled?: boolean }) {
   const [asking, setAsking] = useState(false);

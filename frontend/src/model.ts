@@ -168,6 +168,16 @@ export function short(value: number): string {
   return value.toFixed(amount >= 1 ? 1 : 2);
 }
 
+/** Return a number with five digits. */
+export function rounded(value: number): number {
+  return Number.isInteger(value) ? value : Number(value.toPrecision(5));
+}
+
+/** Return a value as JSON, its numbers rounded. */
+export function asText(value: unknown): string {
+  return JSON.stringify(value, (_, item) => (typeof item === "number" ? rounded(item) : item));
+}
+
 export function whole(value: number): string {
   return value.toLocaleString("en");
 }

@@ -22,7 +22,8 @@ export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected
       <table>
         <thead>
           <tr>
-            {["Node", "Status", "CPU", "Memory", "Sends", "Waiting", "Dropped", "Restarts"].map((name) => <th key={name} scope="col">{name}</th>)}
+            {["Node", "Status", "CPU", "Memory", "Sends", "Dropped"].map((name) => <th key={name} scope="col">{name}</th>)}
+            {["Waiting", "Restarts"].map((name) => <th key={name} scope="col" class="spare">{name}</th>)}
           </tr>
         </thead>
         <tbody>
@@ -33,9 +34,9 @@ export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected
               <td>{node.cpu === null ? "–" : `${node.cpu.toFixed(0)} %`}</td>
               <td>{node.memory === null ? "–" : size(node.memory)}</td>
               <td>{short(node.sent_hz)} Hz</td>
-              <td>{whole(node.waiting)}</td>
-              <td class={node.dropped ? "warn" : ""}>{whole(node.dropped)}</td>
-              <td>{node.restarts}</td>
+              <td class={node.dropped ? "warn" : ""}>{short(node.dropped)}</td>
+              <td class="spare">{whole(node.waiting)}</td>
+              <td class="spare">{node.restarts}</td>
             </tr>
           ))}
         </tbody>

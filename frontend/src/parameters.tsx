@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { ask } from "./server";
 
-export function ParameterList(props: { uuid: string; node: string }) {
+export function ParameterList(props: { uuid: string; node: string; operator: string }) {
   const path = `/dashboard/${props.uuid}/parameters/${encodeURIComponent(props.node)}`;
   const [values, setValues] = useState<Record<string, unknown> | null>(null);
   const [told, setTold] = useState("");
@@ -35,6 +35,7 @@ export function ParameterList(props: { uuid: string; node: string }) {
   return (
     <section class="parameters" aria-label="Parameters">
       <h3>Parameters</h3>
+      {props.operator !== props.node && <p class="quiet">All operators of {props.node} share them.</p>}
       {values !== null && Object.keys(values).length === 0 && <p class="quiet">This node has none.</p>}
       {Object.entries(values ?? {}).map(([name, value]) => (
         <Parameter key={name} name={name} value={value} onSet={set} onRemove={remove} />

@@ -5,6 +5,11 @@ import uPlot from "uplot";
 
 const COLOURS = ["#3b82f6", "#f97316", "#22c55e", "#d946ef", "#eab308", "#06b6d4", "#ef4444", "#84cc16"];
 
+/** Return the size of a plot that fills an element, without its legend. */
+function roomIn(place: HTMLElement, legend = 0): { width: number; height: number } {
+  return { width: place.clientWidth || 300, height: Math.max(60, place.clientHeight - legend) };
+}
+
 /** Draw curves: the first of `data` is for the axis, each other one is a curve. */
 export function Plot(props: { data: (number | null)[][]; names: string[]; time: boolean }) {
   const place = useRef<HTMLDivElement>(null);
@@ -16,8 +21,7 @@ export function Plot(props: { data: (number | null)[][]; names: string[]; time: 
     const axis = { stroke: ink, grid: { stroke: "#8884", width: 1 }, ticks: { stroke: "#8884", width: 1 }, font: "11px system-ui" };
     const made = new uPlot(
       {
-        width: place.current!.clientWidth || 300,
-        height: 170,
+        ...roomIn(place.current!),
         scales: { x: { time: props.time } },
         axes: [{ ...axis, size: 26 }, { ...axis, size: 52 }],
         cursor: { drag: { x: false, y: false } },
@@ -36,7 +40,9 @@ export function Plot(props: { data: (number | null)[][]; names: string[]; time: 
       place.current!,
     );
     plot.current = made;
-    const watch = new ResizeObserver(([entry]) => made.setSize({ width: entry!.contentRect.width, height: 170 }));
+    const fill = () => made.setSize(roomIn(place.current!, made.root.querySelector<HTMLElement>(".u-legend")?.offsetHeight));
+    fill();
+    const watch = new ResizeObserver(fill);
     watch.observe(place.current!);
     return () => {
       watch.disconnect();

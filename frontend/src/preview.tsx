@@ -3,35 +3,12 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Cloud } from "./cloud";
 import { useLive } from "./hooks";
-import { size, whole } from "./model";
+import { asText, rounded, size, whole } from "./model";
 import { Plot } from "./plot";
 import type { Head, Live, Preview } from "./server";
 
-export function PreviewCard(props: {
-  live: Live;
-  topic: string;
-  /** Topics that may be the image which boxes belong to, the most likely first. */
-  backdrops: string[];
-  pinned: boolean;
-  onPin: () => void;
-}) {
-  const { live, topic } = props;
-  useEffect(() => live.look(topic), [live, topic]);
-  useLive(live, `preview ${topic}`);
-  const preview = live.previews.get(topic);
-  return (
-    <article class="card preview" data-topic={topic} data-number={preview?.head.number ?? ""}>
-      <header>
-        <h3>{topic}</h3>
-        <button class="pin" aria-pressed={props.pinned} onClick={props.onPin}>{props.pinned ? "Unpin" : "Pin"}</button>
-      </header>
-      {preview ? <Content {...props} preview={preview} /> : <p class="quiet">Waiting for a message …</p>}
-      {preview && <Facts head={preview.head} />}
-    </article>
-  );
-}
-
-function Content(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
+/** Draw what a topic carries. `backdrops`: topics that may be the image which boxes belong to, the most likely first. */
+export function PreviewBody(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
   const { head, body } = props.preview;
   switch (head.kind) {
     case "image":
@@ -51,10 +28,10 @@ function Content(props: { live: Live; topic: string; backdrops: string[]; previe
     case "problem":
       return <p class="bad">{head.problem}</p>;
   }
-  return <pre class="text">{head.values.map((value) => JSON.stringify(value)).join("\n")}</pre>;
+  return <pre class="text">{head.values.map((value) => asText(value)).join("\n")}</pre>;
 }
 
-function Facts({ head }: { head: Head }) {
+export function PreviewFacts({ head }: { head: Head }) {
   const pixels = head.width ? `${head.width} × ${head.height}` : "";
   const what = [shortened(head.type), pixels || (head.length === 1 ? "" : `${whole(head.length)} values`), size(head.bytes)];
   return (
@@ -66,7 +43,7 @@ function Facts({ head }: { head: Head }) {
         {Object.entries(head.metadata).map(([key, value]) => (
           <div key={key}>
             <dt>{key}</dt>
-            <dd>{JSON.stringify(value)}</dd>
+            <dd>{asText(value)}</dd>
           </div>
         ))}
       </dl>
@@ -156,7 +133,7 @@ function Boxes(props: { live: Live; topic: string; backdrops: string[]; preview:
     <>
       {behind?.head.kind === "image" ? <Picture preview={behind} boxes={head.boxes} /> : <Plain boxes={head.boxes} />}
       {backdrops.length > 0 && (
-        <label class="quiet">
+        <label class="quiet over">
           over{" "}
           <select value={chosen} onChange={(event) => setChosen(event.currentTarget.value)}>
             {backdrops.map((topic) => (
@@ -187,7 +164,7 @@ function Series(props: { live: Live; topic: string; head: Head }) {
   const last = steps[steps.length - 1]?.[1] ?? [];
   return (
     <>
-      <p class="numbers">{last.map((value) => (value === null ? "NaN" : Number(value.toPrecision(5)))).join("  ")}</p>
+      <p class="numbers">{last.map((value) => (value === null ? "NaN" : rounded(value))).join("  ")}</p>
       <Plot data={data} names={names} time />
     </>
   );
@@ -198,7 +175,7 @@ function Curve({ head }: { head: Head }) {
     const step = head.length / head.curve.length;
     return [head.curve.map((_, index) => index * step), head.curve];
   }, [head]);
-  const number = (value: number | null) => (value === null ? "–" : Number(value.toPrecision(5)));
+  const number = (value: number | null) => (value === null ? "–" : rounded(value));
   return (
     <>
       <Plot data={data} names={["value"]} time={false} />
@@ -217,7 +194,7 @@ function Table(props: { columns: string[]; rows: unknown[][]; total: number }) {
         <tbody>
           {props.rows.map((row, index) => (
             <tr key={index}>
-              {row.map((cell, column) => <td key={column}>{typeof cell === "string" ? cell : JSON.stringify(cell)}</td>)}
+              {row.map((cell, column) => <td key={column}>{typeof cell === "string" ? cell : asText(cell)}</td>)}
             </tr>
           ))}
         </tbody>

@@ -85,7 +85,7 @@ export interface Found {
   entries: Line[];
 }
 
-type Channel = "connection" | "graph" | "state" | "lines" | `preview ${string}`;
+type Channel = "connection" | "graph" | "state" | "lines" | "kinds" | `preview ${string}`;
 
 const MAX_LINES = 3000;
 const MAX_STEPS = 1200; // of a curve over time
@@ -217,8 +217,10 @@ export class Live {
       const steps = [...(this.steps.get(head.topic) ?? []), ...head.steps].slice(-MAX_STEPS);
       this.steps.set(head.topic, steps);
     }
+    const known = this.previews.get(head.topic)?.head.kind;
     this.previews.set(head.topic, { head, body: data.slice(4 + size) });
     this.emit(`preview ${head.topic}`);
+    if (head.kind !== known) this.emit("kinds");
   }
 
   private tell(): void {

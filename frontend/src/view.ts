@@ -32,6 +32,7 @@ const FONTS: Record<Font, string> = {
 // a small graph is not blown up beyond the third.
 const SMALLEST_READABLE = 0.5;
 const READABLE = 0.75;
+const SMALL = 0.8; // a graph that is shown smaller may fit better in the other direction
 const LARGEST = 1.15;
 
 /** How something is at the moment: all right, to be watched, in trouble, or at rest. */
@@ -57,6 +58,11 @@ export class GraphView {
   private edges = new Map<PlacedEdge, SVGGElement[]>(); // the line, and the label if there is one
   private groups = new Map<string, SVGGElement>(); // by id
   private selected: Selected = null;
+  private moved = false; // by the user
+  /** Pixels at the bottom that something else covers. */
+  covered = 0;
+  /** A graph that would be shown smaller than this opens at its beginning. */
+  smallest = SMALLEST_READABLE;
 
   constructor(
     private element: HTMLElement,
@@ -75,7 +81,9 @@ export class GraphView {
     this.surface = select(this.svg);
     this.zoom = zoom<SVGSVGElement, unknown>()
       .scaleExtent([0.08, 4])
-      .on("zoom", ({ transform }) => {
+      .extent(() => [[0, 0], [element.clientWidth, element.clientHeight]] as [[number, number], [number, number]])
+      .on("zoom", ({ transform, sourceEvent }) => {
+        if (sourceEvent) this.moved = true;
         this.canvas.setAttribute("transform", transform.toString());
         this.tip.hidden = true;
       });
@@ -92,9 +100,9 @@ export class GraphView {
     return this.layout?.direction ?? this.naturalDirection;
   }
 
-  /** Lay the graph out and draw it; throws what the layout engine throws. */
-  async draw(direction: Direction): Promise<void> {
-    const layout = await place(this.graph, this.engine, measure, direction, this.live?.room);
+  /** Lay the graph out, in the direction that fits best if none is given, and draw it; throws what the engine throws. */
+  async draw(direction?: Direction): Promise<void> {
+    const layout = direction ? await this.place(direction) : await this.placeBest();
     this.layout = layout;
     this.boxes.clear();
     this.edges.clear();
@@ -107,16 +115,38 @@ export class GraphView {
     );
     this.canvas.replaceChildren(...groups, ...lines!, ...boxes, ...labels!);
     this.highlight(this.selected);
+    this.moved = false;
     this.fit();
+  }
+
+  private place(direction: Direction): Promise<Layout> {
+    return place(this.graph, this.engine, measure, direction, this.live?.room);
+  }
+
+  private async placeBest(): Promise<Layout> {
+    const natural = await this.place(this.naturalDirection);
+    if (this.scaleOf(natural) >= SMALL) return natural;
+    const other = await this.place(natural.direction === "RIGHT" ? "DOWN" : "RIGHT");
+    return this.scaleOf(other) > this.scaleOf(natural) ? other : natural;
+  }
+
+  /** Return the scale at which all of a layout is seen. */
+  private scaleOf({ width, height }: Layout): number {
+    return Math.min(this.element.clientWidth / width, (this.element.clientHeight - this.covered) / height);
+  }
+
+  /** Fit again into an element whose size has changed, unless the user has moved the graph. */
+  refit(): void {
+    if (!this.moved && this.element.clientWidth) this.fit();
   }
 
   /** Show the whole graph, or its beginning if all of it would be too small to read. */
   fit(whole = false): void {
     if (!this.layout) return;
     const { width, height } = this.layout;
-    const [w, h] = [this.element.clientWidth, this.element.clientHeight];
-    const all = Math.min(w / width, h / height);
-    const scale = Math.min(LARGEST, whole || all >= SMALLEST_READABLE ? all : READABLE);
+    const [w, h] = [this.element.clientWidth, this.element.clientHeight - this.covered];
+    const all = this.scaleOf(this.layout);
+    const scale = Math.min(LARGEST, whole || all >= this.smallest ? all : READABLE);
     // Centred where it fits, otherwise from where the dataflow begins.
     const x = width * scale <= w ? (w - width * scale) / 2 : 0;
     const y = height * scale <= h ? (h - height * scale) / 2 : 0;

@@ -88,8 +88,9 @@ def page(running: Running, browser: Any) -> Iterator[Any]:
 
 
 def card(page: Any, topic: str) -> Any:
-    """Wait for the preview of an output; return its part of the page."""
+    """Wait for the preview of an output; return its part of the page, which is live on the screen only."""
     found = page.locator(f'[data-topic="{topic}"]')
+    found.scroll_into_view_if_needed()
     found.locator("details.facts").wait_for()
     return found
 

@@ -1,0 +1,258 @@
+// The previews of outputs, several side by side; people arrange them, and the browser remembers how.
+
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { type Edge, type Graph, isGiven } from "./graph";
+import { Icon, useLive, useStored } from "./hooks";
+import { fullName } from "./model";
+import { chooseOutputs, columnsFor, GAP, type Panel, ROW, rowsFor, topicsOf, topicsOfGraph } from "./panels";
+import { PreviewBody, PreviewFacts } from "./preview";
+import type { Live } from "./server";
+import type { Selected } from "./view";
+
+export function DataPane(props: { live: Live; graph: Graph; name: string; selected: Selected; ended: boolean }) {
+  const { live, graph, selected } = props;
+  useLive(live, "kinds");
+  useLive(live, "state");
+  const [arranged, setArranged] = useStored<Panel[] | null>(`panels ${props.name}`, null);
+  const [dragged, setDragged] = useState<{ topic: string; over: string } | null>(null);
+  const grid = useRef<HTMLDivElement>(null);
+  const room = useSize(grid);
+
+  const topics = topicsOfGraph(graph);
+  const { shown: automatic, probed } = chooseOutputs(topics, live);
+  const kept = (arranged ?? automatic).filter((panel) => topics.includes(panel.topic));
+  const chosen = selected?.kind === "box" ? topicsOf(graph, selected.id) : selected ? topicOf(graph, selected.edge) : [];
+  const passing = chosen.filter((topic) => !kept.some((panel) => panel.topic === topic));
+  const shown = [...passing.map((topic): Panel => ({ topic, wide: 1, high: 0 })), ...kept];
+  useLook(live, arranged || props.ended ? [] : probed);
+  const first = chosen[0];
+  useEffect(() => {
+    grid.current?.querySelector(`[data-topic="${CSS.escape(first ?? "")}"]`)?.scrollIntoView({ block: "nearest" });
+  }, [first]);
+
+  const columns = columnsFor(room.width, shown.length);
+  const column = (room.width - GAP * (columns - 1)) / columns;
+  const most = Math.max(6, Math.floor((room.height + GAP) / ROW));
+  const sizeOf = (panel: Panel): Panel => {
+    const wide = Math.min(panel.wide, columns);
+    const width = column * wide + GAP * (wide - 1);
+    return { ...panel, wide, high: panel.high || rowsFor(live.previews.get(panel.topic)?.head, width, most) };
+  };
+  const change = (topic: string, size: Partial<Panel>) =>
+    setArranged(shown.filter((panel) => panel.topic === topic || kept.includes(panel)).map((panel) => (panel.topic === topic ? { ...panel, ...size } : panel)));
+  const move = (topic: string, to: number) => {
+    const panel = kept.find((candidate) => candidate.topic === topic);
+    if (!panel || to < 0 || to >= kept.length) return;
+    const others = kept.filter((candidate) => candidate !== panel);
+    setArranged([...others.slice(0, to), panel, ...others.slice(to)]);
+  };
+  const indexOf = (topic: string) => kept.findIndex((panel) => panel.topic === topic);
+  const missing = topics.filter((topic) => !shown.some((panel) => panel.topic === topic));
+
+  return (
+    <section class="pane data" id="data" aria-label="Data">
+      <div class="bar">
+        <h2>Data</h2>
+        {missing.length > 0 && (
+          <select
+            aria-label="Add a preview"
+            value=""
+            onChange={(event) => {
+              const topic = event.currentTarget.value;
+              if (topic) setArranged([...kept, { topic, wide: 1, high: 0 }]);
+              event.currentTarget.value = "";
+            }}
+          >
+            <option value="">Add …</option>
+            {missing.map((topic) => <option key={topic} value={topic}>{topic}</option>)}
+          </select>
+        )}
+        {arranged && <button class="button" title="Show the most informative outputs again" onClick={() => setArranged(null)}>Reset</button>}
+      </div>
+      <div class="panels">
+        {shown.length === 0 && (
+          <p class="quiet waiting">{topics.length === 0 ? "No node has an output." : arranged ? "No preview is chosen." : props.ended ? "Nothing was shown before the end." : "Waiting for the first message …"}</p>
+        )}
+        <div class="grid" ref={grid} style={{ gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))` }}>
+          {shown.map((panel) => (
+            <PanelCard
+              key={panel.topic}
+              live={live}
+              graph={graph}
+              panel={sizeOf(panel)}
+              column={column}
+              chosen={chosen.includes(panel.topic)}
+              passing={passing.includes(panel.topic)}
+              target={dragged?.over === panel.topic && dragged.topic !== panel.topic}
+              onSize={(size) => change(panel.topic, size)}
+              onKeep={() => change(panel.topic, {})}
+              onClose={() => setArranged(kept.filter((other) => other.topic !== panel.topic))}
+              onStep={(step) => move(panel.topic, indexOf(panel.topic) + step)}
+              onDrag={(over, done) => {
+                setDragged(done ? null : { topic: panel.topic, over });
+                if (done && indexOf(over) >= 0) move(panel.topic, indexOf(over));
+              }}
+            />
+          ))}
+        </div>
+      </div>
+    </section>
+  );
+}
+
+interface PanelProps {
+  live: Live;
+  graph: Graph;
+  panel: Panel; // with its real size
+  column: number; // pixels
+  chosen: boolean;
+  passing: boolean; // shown while its node is selected
+  target: boolean;
+  onSize: (size: Partial<Panel>) => void;
+  onKeep: () => void;
+  onClose: () => void;
+  onStep: (step: number) => void;
+  onDrag: (over: string, done: boolean) => void;
+}
+
+function PanelCard(props: PanelProps) {
+  const { live, panel } = props;
+  const card = useRef<HTMLElement>(null);
+  const { topic } = panel;
+  useLookWhileVisible(live, topic, card);
+  useLive(live, `preview ${topic}`);
+  const preview = live.previews.get(topic);
+  const from = useRef({ x: 0, y: 0, wide: 1, high: 1 });
+
+  const under = (event: PointerEvent) => {
+    const found = document.elementFromPoint(event.clientX, event.clientY)?.closest<HTMLElement>(".panel");
+    return found?.dataset.topic ?? topic;
+  };
+  const resizeTo = (event: PointerEvent) => {
+    const { x, y, wide, high } = from.current;
+    const size = {
+      wide: Math.max(1, Math.round(wide + (event.clientX - x) / (props.column + GAP))),
+      high: Math.max(3, Math.round(high + (event.clientY - y) / ROW)),
+    };
+    if (size.wide !== panel.wide || size.high !== panel.high) props.onSize(size);
+  };
+  const grab = (event: PointerEvent) => {
+    (event.currentTarget as HTMLElement).setPointerCapture(event.pointerId);
+    from.current = { x: event.clientX, y: event.clientY, wide: panel.wide, high: panel.high };
+  };
+  const held = (event: PointerEvent) => (event.currentTarget as HTMLElement).hasPointerCapture(event.pointerId);
+  const onMoveKey = (event: KeyboardEvent) => {
+    const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    props.onStep(step);
+  };
+  const onSizeKey = (event: KeyboardEvent) => {
+    const [wide, high] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+    if (!wide && !high) return;
+    event.preventDefault();
+    props.onSize({ wide: Math.max(1, panel.wide + wide!), high: Math.max(3, panel.high + high!) });
+  };
+  const style = { gridColumn: `span ${panel.wide}`, gridRow: `span ${panel.high}` };
+  return (
+    <article
+      ref={card}
+      class={`card panel${props.chosen ? " chosen" : ""}${props.target ? " target" : ""}`}
+      data-topic={topic}
+      data-number={preview?.head.number ?? ""}
+      style={style}
+    >
+      <header>
+        <button
+          class="grip"
+          aria-label={`Move ${topic}`}
+          title="Drag, or press an arrow key"
+          disabled={props.passing}
+          onKeyDown={onMoveKey}
+          onPointerDown={grab}
+          onPointerMove={(event) => held(event) && props.onDrag(under(event), false)}
+          onPointerUp={(event) => held(event) && props.onDrag(under(event), true)}
+        >
+          <h3>{topic}</h3>
+        </button>
+        {props.passing ? (
+          <button class="pin" onClick={props.onKeep}>Keep</button>
+        ) : (
+          <button class="pin" aria-label={`Close ${topic}`} title="Close" onClick={props.onClose}><Icon path="M4 4l8 8M12 4l-8 8" /></button>
+        )}
+      </header>
+      <div class="content">
+        {preview ? <PreviewBody live={live} topic={topic} backdrops={backdrops(props.graph, topic)} preview={preview} /> : <p class="quiet">Waiting for a message …</p>}
+      </div>
+      {preview && <PreviewFacts head={preview.head} />}
+      <button
+        class="resize"
+        aria-label={`Resize ${topic}`}
+        title="Drag, or press an arrow key"
+        onKeyDown={onSizeKey}
+        onPointerDown={grab}
+        onPointerMove={(event) => held(event) && resizeTo(event)}
+      />
+    </article>
+  );
+}
+
+function topicOf(graph: Graph, edge: Edge): string[] {
+  const box = graph.boxes.find((candidate) => candidate.id === edge.source);
+  return box && !isGiven(box) && edge.kind !== "text" ? [fullName(box, edge.output)] : [];
+}
+
+/** Return the topics that come before one, the nearest first and of those what sounds like images. */
+function backdrops(graph: Graph, topic: string): string[] {
+  const found: string[] = [];
+  let level = graph.boxes.filter((box) => box.outputs.some((output) => fullName(box, output) === topic)).map((box) => box.id);
+  for (let steps = 0; steps < 4 && level.length; steps++) {
+    const edges = graph.edges.filter((edge) => level.includes(edge.target) && !found.includes(topicOf(graph, edge)[0] ?? topic));
+    const topics = edges.flatMap((edge) => topicOf(graph, edge).map((name) => [name, /image|frame|color|rgb|picture/i.test(name + edge.type)] as const));
+    found.push(...new Set([...topics].sort((a, b) => Number(b[1]) - Number(a[1])).map(([name]) => name)));
+    level = edges.map((edge) => edge.source);
+  }
+  return found;
+}
+
+/** Look at topics as long as they are in the list. */
+function useLook(live: Live, topics: string[]): void {
+  useEffect(() => {
+    const ends = topics.map((topic) => live.look(topic));
+    return () => ends.forEach((end) => end());
+  }, [live, topics.join("\n")]);
+}
+
+/** Look at a topic while an element is on the screen: what nobody sees costs nothing. */
+function useLookWhileVisible(live: Live, topic: string, element: { current: HTMLElement | null }): void {
+  useEffect(() => {
+    let end: (() => void) | null = null;
+    const watch = new IntersectionObserver((entries) => {
+      const visible = entries[entries.length - 1]!.isIntersecting;
+      if (visible === (end !== null)) return;
+      if (end) end();
+      end = visible ? live.look(topic) : null;
+    });
+    watch.observe(element.current!);
+    return () => {
+      watch.disconnect();
+      end?.();
+    };
+  }, [live, topic]);
+}
+
+/** Return the size of the visible part of a grid. */
+function useSize(element: { current: HTMLElement | null }): { width: number; height: number } {
+  const [size, setSize] = useState({ width: 600, height: 400 });
+  useLayoutEffect(() => {
+    const outer = element.current!.parentElement!;
+    const measure = () => {
+      if (element.current && outer.clientWidth) setSize({ width: element.current.clientWidth, height: outer.clientHeight });
+    };
+    measure();
+    const watch = new ResizeObserver(measure);
+    watch.observe(outer);
+    return () => watch.disconnect();
+  }, []);
+  return size;
+}
