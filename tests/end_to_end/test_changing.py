@@ -10,8 +10,10 @@ from changing import RELAY, SINK, SOURCE, Live, received
 from flow import Flow, link
 
 from dora import DataflowFailed
+from dora.daemon.apply_operation import running_dataflow
 from dora.daemon.supervisor.result import DataflowResult
 from dora.errors import DataflowError, DoraError
+from dora.observe.tap_session import inspect
 
 pytestmark = pytest.mark.processes
 
@@ -224,6 +226,41 @@ def test_operators_get_and_lose_links(flow: Flow) -> None:
         live.until_printed("sink", "closed direct")
         live.connect("runtime/two/out", "sink/last", queue_size=1000)
         live.until_printed("sink", "receives last")
+
+
+def known_of(live: Live) -> tuple[object, ...]:
+    """Return what the daemon knows of the dataflow: the model, and nodes and links for `dora node info`."""
+    with live.run() as run:
+        inspection = inspect(run)
+        return running_dataflow(run)[1], inspection.nodes, inspection.links
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_link_whose_receiver_cannot_be_made_is_taken_back(flow: Flow) -> None:
+    flow.file("op.py", OPERATOR)
+    flow.file("brief.py", OPERATOR.replace("DoraStatus.CONTINUE", "DoraStatus.STOP"))
+    flow.node("source", SOURCE, outputs=["out"])
+    flow.node(
+        "runtime",
+        operators=[
+            {"id": "brief", "python": "brief.py", "inputs": {"x": "source/out"}, "outputs": ["out"]},
+            {"id": "op", "python": "op.py", "inputs": {"x": "source/out"}, "outputs": ["out"]},
+        ],
+    )
+    flow.node("sink", SINK, inputs={"ended": "runtime/brief/out", "steady": "source/out"})
+    with Live(flow) as live:
+        live.until_printed("sink", "closed ended")
+        before = known_of(live)
+        for _ in range(2):
+            with pytest.raises(DoraError, match="cannot receive: operator `brief` has ended"):
+                live.connect("source/out", "runtime/brief/y", queue_policy="backpressure")
+            assert known_of(live) == before
+        live.connect("source/out", "sink/x", queue_size=1000)
+        live.until_printed("sink", "receives x")
+    runs = received(flow, "sink")["x"]
+    assert len(runs) == 2, runs
+    assert live.result is not None
+    assert [report for report in live.result.links if "/y" in report.link] == []
 
 
 COMPARED = """

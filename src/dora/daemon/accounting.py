@@ -156,11 +156,13 @@ class Accounting:
     ) -> tuple[LinkReport, ...]:
         """Return the counts of every link to this machine, and what was not sent on links to others.
 
-        The mappings count the lines of text links, by slot.
+        The mappings count the lines of text links, by slot. A link that has gone and whose receiver was
+        never there is left out.
         """
         reports = []
-        for link in (*self._gone, *self._plan.links):
-            get = self.board.get
+        get = self.board.get
+        gone = [link for link in self._gone if link.kind == "text" or get(link.slot, STATE) != UNCONNECTED]
+        for link in (*gone, *self._plan.links):
             unsent = get(link.slot, UNSENT)
             if link.target_machine:  # the other machine counts the rest
                 if unsent:

@@ -41,6 +41,7 @@ from dora.dataflow.problems import listed
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, SentCounts
+from dora.wire.node_config import InputConfig
 from dora.wire.node_protocol import (
     Register,
     TextInput,
@@ -122,7 +123,9 @@ class Daemon:
             self._accounting,
             on_progress=lambda node_id: self.feed(on.Progress(node_id)),
         )
-        self._link_changes = LinkChanges(self.loop, self._accounting, node_connections, self._plan)
+        self._link_changes = LinkChanges(
+            self.loop, self._accounting, node_connections, self._plan, self._on_input_failed
+        )
         self._log_options = {node.id: node.log for node in dataflow.nodes}
         run.lock_board()
         self._server = ControlServer(
@@ -320,6 +323,9 @@ class Daemon:
         )
         if self.on_changed is not None:
             self.on_changed(dataflow)
+
+    def _on_input_failed(self, node_id: str, item: InputConfig, reason: str) -> None:
+        self.feed(on.InputFailed(node_id, item.id, item.source, reason))
 
     # ----------------------------------------------------------------------- processes
 

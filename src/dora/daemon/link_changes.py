@@ -38,6 +38,8 @@ DETACH_TIMEOUT = 5.0  # seconds; then a sender no longer pending for a receiver 
 
 OnApplied = Callable[[str], None]
 """Called once all links of a change exist; with an error message if one could not be made, else ""."""
+OnFailed = Callable[[str, InputConfig, str], None]
+"""Called with a node, the input that it could not make, and the reason."""
 
 
 def prepare_plan(dataflow: Dataflow, context: RunContext, former: Plan, board: Board) -> Plan:
@@ -53,12 +55,18 @@ class LinkChanges:
     """Sends the nodes of one run what a change of its plan means for them."""
 
     def __init__(
-        self, loop: Loop, accounting: Accounting, node_connections: Mapping[str, Connection], plan: Plan
+        self,
+        loop: Loop,
+        accounting: Accounting,
+        node_connections: Mapping[str, Connection],
+        plan: Plan,
+        on_failed: OnFailed,
     ) -> None:
         self._loop = loop
         self._accounting = accounting
         self._node_connections = node_connections
         self._plan = plan
+        self._on_failed = on_failed
         self._attaching: dict[int, tuple[str, OnApplied]] = {}  # slot of an input → its node
         self._detaching: dict[int, Link] = {}  # links whose receivers have not taken everything yet
 
@@ -93,9 +101,15 @@ class LinkChanges:
 
     def attached(self, node_id: str, answer: InputAttached) -> None:
         """Handle the answer of a node that has made an input, or could not."""
-        waiting_node, on_applied = self._attaching.pop(answer.slot, (node_id, lambda _: None))
+        _, on_applied = self._attaching.pop(answer.slot, (node_id, lambda _: None))
         if answer.fault:
-            on_applied(f"node `{waiting_node}` cannot receive: {answer.fault}")
+            for slot in [slot for slot, (_, other) in self._attaching.items() if other is on_applied]:
+                del self._attaching[slot]
+            config = self._plan.configs.get(node_id)
+            for item in config.inputs if config is not None else ():
+                if item.slot == answer.slot:
+                    self._on_failed(node_id, item, answer.fault)
+            on_applied(f"node `{node_id}` cannot receive: {answer.fault}")
         elif not any(other is on_applied for _, other in self._attaching.values()):
             on_applied("")
 

@@ -214,6 +214,25 @@ def test_a_node_without_inputs_waits_for_a_new_input() -> None:
     assert run.state.nodes["b"].present
 
 
+def test_an_input_that_its_node_cannot_make_is_removed() -> None:
+    run = started(A, node("k", outputs=("o",)), B)
+    before = run.state.dataflow
+    more = msgspec.structs.replace(B, inputs=(*B.inputs, *node("_", inputs=("k/o",)).inputs))
+    failed = on.InputFailed("b", "k/o", "k/o", "it has no room")
+    assert run(failed) == [], "there is no such input"
+    run.become(A, node("k", outputs=("o",)), more)
+    revision = run.state.revision
+    assert applied(run(failed)) == [["a", "k", "b"]]
+    assert (run.state.dataflow, run.state.revision) == (before, revision + 1)
+    assert run(failed) == [], "it was removed already"
+
+
+def test_a_coordinator_removes_an_input_that_a_node_cannot_make_itself() -> None:
+    run = started(A, B)
+    run.state.distributed = True
+    assert run(on.InputFailed("b", "a/x", "a/x", "it has no room")) == []
+
+
 def test_a_pause_between_restarts_ends_when_no_open_input_is_left() -> None:
     waits = node("b", inputs=("a/x", "k/o"), restart=RestartOptions("always", delay=100.0))
     run = started(A, node("k", outputs=("o",)), waits)

@@ -143,6 +143,15 @@ class ChangeRequested(msgspec.Struct, frozen=True):
     elsewhere: dict[str, str] = {}
 
 
+class InputFailed(msgspec.Struct, frozen=True):
+    """A node could not make an input that it got while it ran; ``reason`` is half a sentence."""
+
+    node_id: str
+    input_id: str
+    source: str
+    reason: str
+
+
 class ClientDisconnected(msgspec.Struct, frozen=True):
     """The connection of a client, which is no node, has ended."""
 
@@ -205,6 +214,7 @@ Event = (
     | Registering
     | RequestReceived
     | ChangeRequested
+    | InputFailed
     | ClientDisconnected
     | StopRequested
     | KillRequested

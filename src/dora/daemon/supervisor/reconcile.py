@@ -9,12 +9,13 @@ import signal
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.closing import close_all_outputs, end_node, review_work, take_out, try_finish
-from dora.daemon.supervisor.events import ChangeRequested
+from dora.daemon.supervisor.events import ChangeRequested, InputFailed
 from dora.daemon.supervisor.handover import drop_replacement, renew_replacements
 from dora.daemon.supervisor.operations import cancel_requests
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.topology import apply_dataflow
 from dora.wire.daemon_protocol import ApplyChange, Ok, Rejected
+from dora.wire.operations import DisconnectOperation
 
 
 def reconcile(run: RunState, event: ChangeRequested) -> None:
@@ -97,6 +98,21 @@ def _log_link(run: RunState, link: str, what: str) -> None:
     node = run.nodes.get(node_id)
     if node is not None and not node.machine:
         run.log("info", node, f"its input `{input_id}` {what} `{source}`")
+
+
+def remove_failed_input(run: RunState, event: InputFailed) -> None:
+    """Take out an input that a node could not make, with its link."""
+    from dora.dataflow.edit import without_link  # only for changes of a running dataflow
+
+    if run.distributed or (node := run.nodes.get(event.node_id)) is None:
+        return  # the coordinator takes it out
+    if not any(item.id == event.input_id and str(item.source) == event.source for item in node.spec.inputs):
+        return  # it was disconnected meanwhile
+    operation = DisconnectOperation(event.source, f"{event.node_id}/{event.input_id}")
+    apply_dataflow(run, without_link(run.dataflow, operation).dataflow)
+    run.log("error", node, f"its input `{event.input_id}` was disconnected again: {event.reason}")
+    renew_replacements(run)
+    review_work(run, [node.id])
 
 
 def added_node_spawned(run: RunState, node: NodeState) -> None:

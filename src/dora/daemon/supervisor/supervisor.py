@@ -34,6 +34,7 @@ from dora.daemon.supervisor import (
     parameters,
     peers,
     processes,
+    reconcile,
     restart,
     start,
     stopping,
@@ -163,6 +164,8 @@ class Supervisor:
                 changes.request_change(run, event)
                 if isinstance(event.request, daemon_protocol.ApplyChange):
                     peers.repeat_status(run)
+            case on.InputFailed():
+                reconcile.remove_failed_input(run, event)
             case on.ClientDisconnected(connection=connection):
                 changes.client_disconnected(run, connection)
             case on.StopRequested(reason=reason, grace=grace):

@@ -112,7 +112,7 @@ class Topology:
         if (item := self._waiting.pop(input_id, None)) is not None and (
             fault := self._attach_input(session, item)
         ):
-            write_log(session.config.node_id, "error", fault)
+            _send(session, InputAttached(item.slot, fault))
 
     def _change_remote_link(
         self, session: RunningSession, port: OutputPort, frame: AttachLink | DetachLink
