@@ -8,13 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from certificates import certify
-from ports import free_port
+from local_cluster import Cluster
 from waiting import TIMEOUT, alive, wait_until
 
 from dora.cluster.client import Client, Unreachable
@@ -34,64 +31,6 @@ from dora import Node
 got = [event["value"][0].as_py() for event in Node() if event["type"] == "INPUT"]
 print("got", got, "in", Path.cwd(), flush=True)
 """
-
-
-class Cluster:
-    """A cluster file for machines that are this one, and the commands."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.folder = folder
-        self.file = folder / "cluster.yml"
-        self.tls: dict[str, str] = {}
-        self.write("left", "right")
-
-    def write(self, *machines: str, **more: str) -> None:
-        listed = [{"id": id, "host": "localhost", "labels": {"side": id}, **more} for id in machines]
-        coordinator = {"addr": "127.0.0.1", "port": self.port, **self.tls}
-        self.file.write_text(json.dumps({"coordinator": coordinator, "machines": listed}))
-
-    def dora(self, *arguments: str, status: int = 0) -> str:
-        done = self.dora_whatever(*arguments)
-        assert done.returncode == status, f"dora cluster {' '.join(arguments)}: {done.stdout}"
-        return done.stdout
-
-    def dora_whatever(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command, whatever its exit status."""
-        return subprocess.run(
-            [sys.executable, "-m", "dora", "cluster", *arguments],
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=TIMEOUT,
-        )
-
-    def machines(self) -> dict[str, str]:
-        """Return machine → how its daemon is."""
-        done = self.dora_whatever("status", "cluster.yml", "-f", "json")
-        found = {row["machine"]: row["daemon"] for row in map(json.loads, done.stdout.splitlines())}
-        assert done.returncode == (set(found.values()) != {"connected"}), done.stdout
-        return found
-
-    def pid(self, machine: str) -> int:
-        return int((self.folder / "data" / f"daemon-{machine}.pid").read_text())
-
-
-@pytest.fixture
-def cluster(local_ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's is too long for sockets
-    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.delenv("DORA_AUTH_TOKEN", raising=False)
-    cluster = Cluster(local_ssh.parent)
-    yield cluster
-    try:
-        cluster.write("left", "right")
-        cluster.dora("down", "--force", "cluster.yml")
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def test_up_again_and_down(cluster: Cluster) -> None:
@@ -280,7 +219,10 @@ assert sys.argv[1] == "--user", sys.argv
 def stop(name):
     pid = pids / name
     if pid.exists():
-        os.kill(int(pid.read_text()), signal.SIGTERM)
+        try:
+            os.kill(int(pid.read_text()), signal.SIGTERM)
+        except ProcessLookupError:
+            pass  # it has ended by itself
         pid.unlink()
 def start(name):
     lines = dict(line.split("=", 1) for line in (units / name).read_text().splitlines() if "=" in line)
@@ -296,13 +238,17 @@ if words[0] == "restart":
 """
 
 
-def test_daemons_as_services(cluster: Cluster) -> None:
+def stand_in_for_systemd(cluster: Cluster) -> None:
     binaries = cluster.folder / "bin"
     (binaries / "systemctl").write_text(SYSTEMCTL.format(python=sys.executable))
     (binaries / "id").write_text("#!/bin/sh\necho 1000\n")  # not root: units of the user
     (binaries / "loginctl").write_text('#!/bin/sh\n[ "$1" = enable-linger ]\n')
     for name in ("systemctl", "id", "loginctl"):
         (binaries / name).chmod(0o755)
+
+
+def test_daemons_as_services(cluster: Cluster) -> None:
+    stand_in_for_systemd(cluster)
     assert "cannot connect to coordinator" in cluster.dora("install", "cluster.yml", status=1)
     cluster.dora("up", "cluster.yml")
     printed = cluster.dora("install", "cluster.yml")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from changing_machines import DATAFLOW, NODES, start_and_wait, until_the_test_ends
 from cluster_system import Spread, spread_over
 from hosts import Host, missing, network
+from ssh_cluster import Cluster
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,16 @@ def make_hosts(namespaces: None) -> Iterator[Callable[..., dict[str, Host]]]:  #
     """Return `network` as a function; the hosts go with the test."""
     with ExitStack() as stack:
         yield lambda *names, **options: stack.enter_context(network(*names, **options))
+
+
+@pytest.fixture
+def cluster(make_hosts: Callable[..., dict[str, Host]], tmp_path: Path) -> Cluster:
+    """Make the hosts `desk` and `robot`, which ssh reaches, and a cluster file in the test's folder."""
+    hosts = make_hosts("desk", "robot")
+    cluster = Cluster(hosts, tmp_path)
+    for host in hosts.values():
+        cluster.keys.serve(host)
+    return cluster
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ class Host:
         self.folder = folder
         """Its own: runtime, data, configuration and home are below."""
         self._namespace = namespace
-        self._port = port  # the switch's end of the link
+        self.port = port  # the switch's end of the link
         self._wire: subprocess.Popen[str] | None = None
         self._anchor: subprocess.Popen[str] | None = None  # a process of the host's from first to last
 
@@ -124,21 +124,21 @@ class Host:
 
     def cut(self) -> None:
         """Pull the plug. Connections do not notice until they time out."""
-        _ip("link", "set", self._port, "down")
+        _ip("link", "set", self.port, "down")
 
     def restore(self) -> None:
         """Put the plug in again."""
-        _ip("link", "set", self._port, "up")
+        _ip("link", "set", self.port, "up")
 
     def limit(self, rate: str) -> None:
         """Limit both directions of the link, for example to ``20mbit`` (see tc(8) for the units)."""
         shape = ("root", "tbf", "rate", rate, "burst", "64kb", "latency", "100ms")
-        _check(["tc", "qdisc", "replace", "dev", self._port, *shape])
+        _check(["tc", "qdisc", "replace", "dev", self.port, *shape])
         _check(["ip", "netns", "exec", self._namespace, "tc", "qdisc", "replace", "dev", "eth0", *shape])
 
     def unlimit(self) -> None:
         """Take the limit away."""
-        _check(["tc", "qdisc", "del", "dev", self._port, "root"])
+        _check(["tc", "qdisc", "del", "dev", self.port, "root"])
         _check(["ip", "netns", "exec", self._namespace, "tc", "qdisc", "del", "dev", "eth0", "root"])
 
     def impair(self, *, delay: float = 0.0, loss: float = 0.0) -> None:
@@ -153,22 +153,22 @@ class Host:
     def plug_in(self, bridge: str, prefix: int, impaired: bool) -> None:
         """Make the namespace and its link to the bridge."""
         _ip("netns", "add", self._namespace)
-        inner = f"{self._port}i"
+        inner = f"{self.port}i"
         if impaired:
-            taps = [_tap(inner), _tap(self._port)]
+            taps = [_tap(inner), _tap(self.port)]
             descriptors = [tap.fileno() for tap in taps]
             command = [sys.executable, "-S", str(_WIRE), *map(str, descriptors)]
             self._wire = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors, text=True)
             for tap in taps:
                 tap.close()  # the wire has them
         else:
-            _ip("link", "add", self._port, "type", "veth", "peer", "name", inner)
+            _ip("link", "add", self.port, "type", "veth", "peer", "name", inner)
         _ip("link", "set", inner, "netns", self._namespace, "name", "eth0")
         inside = ("-n", self._namespace)
         _ip(*inside, "addr", "add", f"{self.address}/{prefix}", "dev", "eth0")
         _ip(*inside, "link", "set", "lo", "up")
         _ip(*inside, "link", "set", "eth0", "up")
-        _ip("link", "set", self._port, "master", bridge, "up")
+        _ip("link", "set", self.port, "master", bridge, "up")
         script = "mount -t tmpfs tmpfs /dev/shm && echo ready && exec sleep infinity"
         unshare = ["unshare", "--mount", "--ipc", "--propagation", "private", "sh", "-c", script]
         self._anchor = subprocess.Popen(

@@ -7,17 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hosts import Host
-from sshd import Keys, no_ssh
+from ssh_cluster import Cluster
+from sshd import no_ssh
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(bool(no_ssh()), reason=no_ssh())]
-
-DORA = str(Path(sys.executable).with_name("dora"))
 
 SOURCE = """
 import pyarrow as pa
@@ -31,40 +28,6 @@ from dora import Node
 import helper
 print(helper.WORD, [event["value"][0].as_py() for event in Node() if event["type"] == "INPUT"])
 """
-
-
-class Cluster:
-    """Commands on the first host, for a cluster of all hosts."""
-
-    def __init__(self, hosts: dict[str, Host], folder: Path) -> None:
-        self.hosts = hosts
-        self.folder = folder
-        self.keys = Keys(folder / "keys")
-        self.desk = hosts["desk"]
-        self.machines: list[dict[str, Any]] = [
-            {"id": id, "host": host.address, "dora": DORA, "labels": {"name": id}}
-            for id, host in hosts.items()
-        ]
-        self.write()
-
-    def write(self) -> None:
-        cluster = {"coordinator": {"addr": self.desk.address}, "machines": self.machines}
-        (self.folder / "cluster.yml").write_text(json.dumps(cluster))
-
-    def dora(self, *arguments: str, status: int = 0) -> str:
-        environment = {"PATH": self.keys.path}
-        command = [sys.executable, "-m", "dora", *arguments]
-        # pip takes its time on a busy machine.
-        return self.desk.run(command, status=status, env=environment, cwd=self.folder, timeout=240.0)
-
-
-@pytest.fixture
-def cluster(make_hosts: Callable[..., dict[str, Host]], tmp_path: Path) -> Cluster:
-    hosts = make_hosts("desk", "robot")
-    cluster = Cluster(hosts, tmp_path)
-    for host in hosts.values():
-        cluster.keys.serve(host)
-    return cluster
 
 
 def test_a_dataflow_on_two_machines_from_nothing(cluster: Cluster) -> None:
