@@ -175,6 +175,7 @@ def link_endpoint(address: str, port: int, *, tls: bool) -> str:
 
 DEFAULT_PORT: Final = 6013
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+ALL_INTERFACES: Final = ("0.0.0.0", "::")
 ADDRESS_VARIABLE: Final = "DORA_COORDINATOR_ADDR"
 PORT_VARIABLE: Final = "DORA_COORDINATOR_PORT"
 AUTHORITY_VARIABLE: Final = "DORA_COORDINATOR_CA"

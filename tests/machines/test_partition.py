@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from certificates import certify
 
 from dora.cluster.agent.identity import parse_labels, tls_from
 from dora.cluster.agent.partition import only_local_nodes, with_local_folder
@@ -58,9 +59,9 @@ def test_labels() -> None:
         parse_labels("arm=left,gpu=true,arm=right")
 
 
+@pytest.mark.processes
 def test_certificates_belong_together(tmp_path: Path) -> None:
-    for name in ("ca.pem", "arm.pem", "arm.key"):
-        (tmp_path / name).write_text("")
+    certify(tmp_path, "arm", "10.0.0.2")
     environ = {
         "DORA_TLS_CA": str(tmp_path / "ca.pem"),
         "DORA_TLS_CERT": str(tmp_path / "arm.pem"),
@@ -72,6 +73,8 @@ def test_certificates_belong_together(tmp_path: Path) -> None:
         tls_from({**environ, "DORA_TLS_KEY": ""})
     with pytest.raises(DoraError, match="DORA_TLS_CA names /nowhere, which cannot be read"):
         tls_from({**environ, "DORA_TLS_CA": "/nowhere"})
+    with pytest.raises(DoraError, match=r"ca.pem and .*arm.key are not a certificate and its key"):
+        tls_from({**environ, "DORA_TLS_CERT": environ["DORA_TLS_CA"]})
 
 
 def test_log_entries_are_handed_on_in_messages_that_can_be_read() -> None:

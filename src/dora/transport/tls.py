@@ -1,7 +1,7 @@
-"""TLS of the HTTP API: the certificate of the coordinator, and the authority with which clients verify it.
+"""TLS of the HTTP API, and the check of the certificates that machines use for their links.
 
 TLS proves the identity of the coordinator and encrypts the traffic, above all the token. Authorization is
-still up to the token.
+still up to the token. The links themselves are encrypted by Zenoh, see `dora.transport.network.sessions`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from typing import Any, Final, TypeGuard, TypeVar
 
 from dora._paths import AUTHORITY_VARIABLE
 from dora.errors import DoraError
+from dora.wire.node_config import TlsFiles
+
+# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, and those of names.
+_OUT_OF_TIME: Final = (9, 10)
+_OTHER_NAME: Final = (62, 64)
 
 
 def authority_from_environment() -> str:
@@ -27,7 +32,39 @@ def authority_from_environment() -> str:
     return os.path.abspath(path) if path else ""
 
 
-def server_context(certificate: str, key: str) -> ssl.SSLContext | None:
+class ServerContext(ssl.SSLContext):
+    """The TLS context of a server whose certificate may be renewed while it runs."""
+
+    certificate: str
+    key: str
+    _loaded: tuple[int, ...]
+
+    def load(self, certificate: str, key: str) -> None:
+        """Use these files; raises ``OSError``."""
+        self.certificate, self.key = certificate, key
+        self._loaded = self._changed_at()
+        # Without the last argument it would ask for a passphrase on the terminal.
+        self.load_cert_chain(certificate, key, lambda: b"")
+
+    def reload(self) -> bool:
+        """Use renewed files for new connections, and return whether there were any.
+
+        Files that do not belong together, because only one is renewed so far, are left for later.
+        """
+        try:
+            if self._changed_at() == self._loaded:
+                return False
+            ServerContext(ssl.PROTOCOL_TLS_SERVER).load(self.certificate, self.key)
+            self.load(self.certificate, self.key)
+        except OSError:
+            return False
+        return True
+
+    def _changed_at(self) -> tuple[int, ...]:
+        return tuple(os.stat(path).st_mtime_ns for path in (self.certificate, self.key))
+
+
+def server_context(certificate: str, key: str) -> ServerContext | None:
     """Return the TLS context of a coordinator, None without files. Raises `DoraError`."""
     if not certificate and not key:
         return None
@@ -35,10 +72,9 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext | None:
         raise DoraError("--tls-cert and --tls-key must be given together, and one of them is missing")
     for path in (certificate, key):
         _check_readable(path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # Without the last argument it would ask for a passphrase on the terminal.
-        context.load_cert_chain(certificate, key, lambda: b"")
+        context.load(certificate, key)
     except ssl.SSLError as error:
         raise DoraError(
             f"{certificate} and {key} are not a certificate and its key: {_reason(error)}"
@@ -70,6 +106,8 @@ def is_tls_fault(error: OSError) -> TypeGuard[ssl.SSLError]:
 def tls_fault(error: ssl.SSLError, where: str) -> str:
     """Return the message for a failed TLS connection to a coordinator, with the remedy."""
     if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in _OUT_OF_TIME:
+            return f"the certificate of the coordinator at {where} {_out_of_time(error)}"
         return (
             f"the certificate of the coordinator at {where} is not trusted: "
             f"{error.verify_message.rstrip('.')}; set {AUTHORITY_VARIABLE} or --coordinator-ca to the "
@@ -81,6 +119,67 @@ def tls_fault(error: ssl.SSLError, where: str) -> str:
             f"--tls-key, or do without {AUTHORITY_VARIABLE} and --coordinator-ca"
         )
     return f"no encrypted connection to the coordinator at {where}: {_reason(error)}"
+
+
+def check_machine_certificate(files: TlsFiles, address: str = "") -> None:
+    """Check the certificate with which a machine listens for others and connects to them.
+
+    Both ends of a connection in memory use it and verify the other one, which finds whatever would end a
+    connection to another machine. ``address``: one that the certificate has to contain, unless "". Raises
+    `DoraError`.
+    """
+    listener = server_context(files.certificate, files.key)
+    connector = client_context(files.authority)
+    assert listener is not None and connector is not None
+    listener.load_verify_locations(files.authority)
+    listener.verify_mode = ssl.CERT_REQUIRED
+    connector.load_cert_chain(files.certificate, files.key, lambda: b"")
+    connector.check_hostname = bool(address)
+    for context in (listener, connector):
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Zenoh is not that strict
+    to_listener, to_connector = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        connector.wrap_bio(to_connector, to_listener, server_hostname=address or None),
+        listener.wrap_bio(to_listener, to_connector, server_side=True),
+    )
+    try:
+        for end in (*ends, *ends):  # each speaks twice
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        certificate = f"the certificate {files.certificate}"
+        if error.verify_code in _OUT_OF_TIME:
+            raise DoraError(f"{certificate} {_out_of_time(error)}") from None
+        if error.verify_code in _OTHER_NAME:
+            raise DoraError(
+                f"{certificate} is not for {address}, the address of this machine; make another one "
+                "(`dora cluster up` does so for those that it has made)"
+            ) from None
+        raise DoraError(
+            f"{certificate} cannot be verified with {files.authority}: {error.verify_message.rstrip('.')}"
+        ) from None
+    except ssl.SSLError as error:
+        raise DoraError(
+            f"{files.certificate} cannot be the certificate of a machine: {_reason(error)}"
+        ) from None
+
+
+def _out_of_time(error: ssl.SSLCertVerificationError) -> str:
+    """Return the end of the sentence about a certificate that has expired, or is not valid yet."""
+    fault = "has expired" if error.verify_code == _OUT_OF_TIME[1] else "is not valid yet"
+    return (
+        f"{fault}, by the clock of this machine ({utc(time.time())}); set the clock if it is wrong, or "
+        "renew the certificate (`dora cluster up` does so for those that it has made)"
+    )
+
+
+def utc(seconds: float) -> str:
+    """Return a time in seconds since the Unix epoch, for messages.
+
+    >>> utc(0.0)
+    '1970-01-01 00:00 UTC'
+    """
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def _check_readable(path: str) -> None:

@@ -20,7 +20,6 @@ from dora.errors import DoraError
 START_TIMEOUT: Final = 15.0  # seconds
 STOP_TIMEOUT: Final = 5.0
 POLL_INTERVAL: Final = 0.02
-ALL_INTERFACES: Final = ("0.0.0.0", "::")
 
 
 @click.command()
@@ -51,7 +50,7 @@ def up(
 
     Whatever is running already is left alone. Logs go to out/dora-coordinator.txt and out/dora-daemon.txt.
     """
-    from dora._paths import LOOPBACK, store_path
+    from dora._paths import ALL_INTERFACES, LOOPBACK, store_path
     from dora.cluster.agent.identity import running_daemon
     from dora.cluster.coordinator.store import back_up_store
     from dora.transport.tokens import make_token

@@ -65,7 +65,7 @@ def parse_labels(text: str) -> dict[str, str]:
 def tls_from(environ: Mapping[str, str]) -> TlsFiles | None:
     """Return the files that ``DORA_TLS_CA``, ``DORA_TLS_CERT`` and ``DORA_TLS_KEY`` name; None without.
 
-    Raises `DoraError` if only some of them are set, or a file cannot be read.
+    Raises `DoraError` if only some of them are set, or if they cannot be used.
     """
     names = ("DORA_TLS_CA", "DORA_TLS_CERT", "DORA_TLS_KEY")
     found = [environ.get(name, "") for name in names]
@@ -76,7 +76,11 @@ def tls_from(environ: Mapping[str, str]) -> TlsFiles | None:
             raise DoraError(f"for TLS, {', '.join(names)} belong together; {name} is not set")
         if not os.access(path, os.R_OK):
             raise DoraError(f"{name} names {path}, which cannot be read")
-    return TlsFiles(*(os.path.abspath(path) for path in found))
+    files = TlsFiles(*(os.path.abspath(path) for path in found))
+    from dora.transport.tls import check_machine_certificate
+
+    check_machine_certificate(files)
+    return files
 
 
 # A coordinator has one daemon per machine. It locks a file, and the lock is free however the daemon ends.

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from dora._paths import data_folder, link_endpoint
+from dora._paths import ALL_INTERFACES, data_folder, link_endpoint
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.protocol import Endpoints, MachineLost, PeerReport, ReleasePartition, StartRun, ToDaemon
 from dora.daemon.daemon import Daemon
@@ -75,6 +75,7 @@ class LocalPartition:
     def join(self, run_dir: str, dataflow: Dataflow) -> Placement:
         """Choose ports, and wait until the other machines have chosen theirs; raises `DoraError`."""
         partition, machines = self._partition, self._start.spec.machines
+        self._check_certificate()
         self.write_passwords(run_dir)
         self.choose_ports(
             node.id for node in dataflow.nodes if receives_from_others(node, machines, self.machine)
@@ -85,6 +86,14 @@ class LocalPartition:
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_POLL_INTERVAL)
         return Placement(partition.machine, machines, self.generations, self.remote(self._endpoints))
+
+    def _check_certificate(self) -> None:
+        """Raise `DoraError` if the certificate cannot be used (any more)."""
+        if (files := self._partition.tls) is not None:
+            from dora.transport.tls import check_machine_certificate
+
+            interface = self._partition.interface
+            check_machine_certificate(files, "" if interface in ALL_INTERFACES else interface)
 
     def write_passwords(self, run_dir: str) -> None:
         """Write the file with the password that nodes of other machines show."""

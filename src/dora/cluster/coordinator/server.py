@@ -27,6 +27,7 @@ from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE, MAX_MESSAGE, Limits
 from dora.dataflow.graph import graph_of
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
+from dora.transport.tls import ServerContext
 from dora.transport.tokens import make_token
 from dora.wire.decoders import from_plain
 
@@ -162,6 +163,12 @@ class _EncryptedServer(uvicorn.Server):
             for sock in sockets or ()
         ]
         self.started = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Use a renewed certificate, within a second."""
+        if counter % 10 == 0 and isinstance(self._encryption, ServerContext) and self._encryption.reload():
+            log.info("the certificate has been renewed")
+        return await super().on_tick(counter)
 
 
 def _listen(interface: str, port: int) -> socket.socket:
