@@ -247,6 +247,22 @@ def stand_in_for_systemd(cluster: Cluster) -> None:
         (binaries / name).chmod(0o755)
 
 
+def test_a_service_has_the_certificate_of_its_machine_until_it_is_removed(cluster: Cluster) -> None:
+    stand_in_for_systemd(cluster)
+    cluster.write("left")
+    cluster.dora("up", "cluster.yml")
+    cluster.dora("install", "cluster.yml")
+    cluster.dora("down", "cluster.yml")
+    printed = cluster.dora("up", "--tls", "cluster.yml", status=1)
+    assert "left: its service was installed without TLS; `dora cluster install` adds it" in printed
+    assert "left: installed dora-daemon-left.service" in cluster.dora("install", "cluster.yml")
+    assert "left: daemon already running" in cluster.dora("up", "cluster.yml"), "with TLS"
+    printed = cluster.dora("down", "cluster.yml")
+    assert "left: its service keeps its key" in printed and cluster.bundle("left").exists()
+    cluster.dora("uninstall", "cluster.yml")
+    assert not cluster.bundle("left").exists()
+
+
 def test_daemons_as_services(cluster: Cluster) -> None:
     stand_in_for_systemd(cluster)
     assert "cannot connect to coordinator" in cluster.dora("install", "cluster.yml", status=1)

@@ -15,6 +15,7 @@ from dora.cluster.ssh.ssh import MachineFault, command_line, on_all, reason
 ROBOT = Machine(id="robot", host="robot.local", user="ros", port=2222, labels={"gpu": "a b", "arm": "100%"})
 CLUSTER = Cluster(address="10.0.0.1", port=6013, machines=(ROBOT,), file="cluster.yml")
 ENCRYPTED = msgspec.structs.replace(CLUSTER, authority="/etc/ca.pem")
+CERTIFIED = msgspec.structs.replace(ENCRYPTED, own_authority=True)
 ALL = {
     "start": scripts.start_daemon(CLUSTER, ROBOT),
     "end": scripts.end_daemon(ROBOT),
@@ -27,6 +28,11 @@ ALL = {
     "wheel": scripts.install_wheel(ROBOT, "dora-1-py3-none-any.whl"),
     "start with TLS": scripts.start_daemon(ENCRYPTED, ROBOT),
     "install with TLS": scripts.install(ENCRYPTED, ROBOT),
+    "start with certificates": scripts.start_daemon(CERTIFIED, ROBOT),
+    "install with certificates": scripts.install(CERTIFIED, ROBOT),
+    "state": scripts.machine_state(CERTIFIED, ROBOT),
+    "receive a key": scripts.receive_bundle(ROBOT),
+    "remove a key": scripts.remove_bundle(ROBOT),
     "receive": scripts.receive_copy(ROBOT, "flow-1"),
 }
 

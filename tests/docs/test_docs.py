@@ -12,13 +12,15 @@ none, ``yaml``            reads it as a whole dataflow
                           comment ends in ``, with a mistake``)
 ``<!-- node: name -->``   writes the YAML of one node to that file
 ``<!-- run -->``          runs the lines that begin with ``$`` and looks for the other lines, in
-                          order, in the output; times of day and UUIDs are ignored, and
+                          order, in the output; dates, times and UUIDs are ignored, and
                           ``--stop-after`` stops when they are there
 ``<!-- run: fails -->``   the same, expecting exit status 1
 ``<!-- in a node -->``    runs it in a node, where ``node = Node()`` is given, of a small dataflow of
                           all such snippets of the page
 ``<!-- not run: why -->`` checks that it is valid Python or YAML
 ========================  =====================================================================
+
+6013, the usual port of a coordinator, is written as a free one, and ``ssh`` leads back to this machine.
 """
 
 from __future__ import annotations
@@ -38,9 +40,12 @@ from typing import Any
 
 import pytest
 import yaml
+from local_ssh import write_local_ssh
 from ports import free_port
 from waiting import TIMEOUT
 
+from dora._paths import DEFAULT_PORT
+from dora.cluster.ssh.file import load_cluster
 from dora.dataflow import check_module, parse
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +57,7 @@ FENCE = re.compile(
     r"^(?:<!-- (?P<comment>[^\n]*?) -->\n\n?)?^```(?P<language>python|yaml|console)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-VARYING = re.compile(r"\d\d:\d\d:\d\d|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+VARYING = re.compile(r"\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 FEEDER = """
 import pyarrow as pa
@@ -121,7 +126,7 @@ def in_folder(folder: Path) -> dict[str, Any]:
     """Return how a program is started in a folder: with what it prints in one text, without colours."""
     return {
         "cwd": folder,
-        "env": {**os.environ, "NO_COLOR": "1", **of_its_own(folder)},
+        "env": {**os.environ, "NO_COLOR": "1", "PATH": PATH, **of_its_own(folder)},
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
         "stdin": subprocess.DEVNULL,
@@ -149,6 +154,8 @@ def of_its_own(folder: Path) -> dict[str, str]:
 PORT = str(free_port())
 RUNTIME = tempfile.mkdtemp(prefix="dora-docs-", dir="/tmp")  # that of a test is too long for sockets
 atexit.register(shutil.rmtree, RUNTIME, ignore_errors=True)
+write_local_ssh(Path(RUNTIME, "bin"), Path(os.devnull))
+PATH = f"{RUNTIME}/bin{os.pathsep}{os.environ['PATH']}"
 
 
 def check_valid(snippet: Snippet) -> None:
@@ -174,7 +181,7 @@ def run_console(snippet: Snippet, folder: Path, status: int) -> None:
             }[words[0]]
             commands.append(([*program, *words[1:]], []))
         elif line.strip() not in ("", "..."):
-            commands[-1][1].append(VARYING.sub("", line).rstrip())
+            commands[-1][1].append(VARYING.sub("", line.replace(f":{DEFAULT_PORT}", f":{PORT}")).rstrip())
     for command, wanted in commands:
         if "--stop-after" in command and wanted:
             printed = run_until_shown(command, folder, wanted)
@@ -226,6 +233,10 @@ def run_in_nodes(snippets: list[Snippet], folder: Path) -> None:
     run([sys.executable, "-m", "dora", "run", "dataflow.yml"], folder)
 
 
+def is_cluster_file(snippet: Snippet) -> bool:
+    return snippet.language == "yaml" and snippet.text.startswith("coordinator:")
+
+
 def play(snippet: Snippet, folder: Path) -> None:
     """Do with a snippet what its comment says."""
     match snippet.comment.split(": ", 1), snippet.language:
@@ -234,9 +245,11 @@ def play(snippet: Snippet, folder: Path) -> None:
             check_valid(snippet)
         case ["file", name], _:
             name, _, mistake = name.partition(", ")
-            (folder / name).write_text(snippet.text)
+            (folder / name).write_text(snippet.text.replace(f"port: {DEFAULT_PORT}", f"port: {PORT}"))
             check_valid(snippet)
-            if snippet.language == "yaml" and mistake != "with a mistake":
+            if is_cluster_file(snippet) and mistake != "with a mistake":
+                load_cluster(folder / name)
+            elif snippet.language == "yaml" and mistake != "with a mistake":
                 parse(snippet.text, file=name, working_dir=str(folder), environ={})
         case ["node", name], "yaml":
             (folder / name).write_text(snippet.text)
@@ -277,12 +290,10 @@ def test_snippets(page: Path, tmp_path: Path) -> None:
         if in_nodes := [snippet for snippet in snippets(page) if snippet.comment == "in a node"]:
             run_in_nodes(in_nodes, tmp_path / "in-nodes")
     except AssertionError:
-        if "$ dora up" in page.read_text():
-            subprocess.run(
-                [sys.executable, "-m", "dora", "down", "--force"],
-                env={**os.environ, **of_its_own(tmp_path)},
-                check=False,
-            )
+        for up, down in (("$ dora up", ["down"]), ("$ dora cluster up", ["cluster", "down", "try.yml"])):
+            if up in page.read_text():
+                command = [sys.executable, "-m", "dora", *down, "--force"]
+                subprocess.run(command, check=False, **in_folder(tmp_path))
         raise
 
 

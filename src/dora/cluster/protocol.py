@@ -473,6 +473,7 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""  # where the coordinator sees it
     daemon_id: str = ""
     away_since: float | None = None  # seconds since the Unix epoch; None: it is connected
+    tls: bool = False  # it has a certificate, so its links are encrypted
 
 
 class SystemStatus(msgspec.Struct, frozen=True):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
 
+from dora._paths import AUTHORITY_VARIABLE
 from dora.cli.argument_values import InputFile
 from dora.cli.commands.start import restart_and_wait, start_and_wait, start_options, wants_to_attach
 from dora.cli.completion import dataflow_files, dataflow_names
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from dora.cluster.ssh.ssh import MachineFault
     from dora.transport.tokens import Token
 
+_POLL_INTERVAL: Final = 0.05  # seconds
+_RELOAD_TIMEOUT: Final = 5.0
+
 _file = click.argument("file", metavar="CLUSTER_FILE", shell_complete=dataflow_files)
 _file_or_not = click.argument(
     "file", metavar="[CLUSTER_FILE]", required=False, shell_complete=dataflow_files
@@ -37,12 +43,14 @@ def cluster() -> None:
 
 
 def _load(path: str) -> Cluster:
+    """Read a cluster file; the cluster has TLS if it has an authority, its own or that of the file."""
+    from dora.cluster.ssh.authority import with_own_authority
     from dora.cluster.ssh.file import load_cluster
 
     found = load_cluster(path)
     for warning in found.warnings:
         click.echo(warning, err=True)
-    return found
+    return with_own_authority(found)
 
 
 def _client(found: Cluster, token: Token | None = None) -> Client:
@@ -71,32 +79,97 @@ def _raise_if_any(faults: list[MachineFault], what: str, total: int) -> None:
 
 @cluster.command()
 @_file
-def up(file: str) -> None:
+@click.option(
+    "--tls/--no-tls",
+    default=None,
+    help="Encrypt all connections, or no more [as before; at first not encrypted].",
+)
+def up(file: str, tls: bool | None) -> None:
     """Start the coordinator on this machine and a daemon on each machine of the file.
 
     Whatever is running already is left alone. The exit status is 1 if a machine is missing in the end.
+
+    --tls makes a certificate authority and certificates, and gives each machine its own. Run it again to
+    renew those that expire within 30 days.
     """
+    from dora.cluster.ssh.certificates import provide_all
     from dora.cluster.ssh.daemons import start as start_daemons
     from dora.transport.tokens import make_token
 
     found = _load(file)
     token = make_token()
+    if tls is not None:
+        found = _switch_tls(found, token, tls)
     client = _client(found, token)
-    _start_coordinator(found, client)
-    connected = _connected(client)
-    for machine in found.machines:
-        if machine.id in connected:
-            click.echo(f"{machine.id}: daemon already running")
-    missing = [machine for machine in found.machines if machine.id not in connected]
-    faults = start_daemons(found, missing, token.value, lambda: _connected(client), click.echo)
-    _raise_if_any(faults, "no daemon", len(found.machines))
+    _start_coordinator(found, client, _renew_certificate(found))
+    there = {machine.id: machine for machine in client.status().machines if machine.away_since is None}
+    running = [machine for machine in found.machines if machine.id in there]
+    for machine in running:
+        click.echo(f"{machine.id}: daemon already running")
+    faults = provide_all(found, running, click.echo)
+    faults += _not_encrypted(found, there)
+    missing = [machine for machine in found.machines if machine.id not in there]
+    faults += start_daemons(found, missing, token.value, lambda: _connected(client), click.echo)
+    if found.own_authority:
+        click.echo(f"TLS: on; for other commands: export {AUTHORITY_VARIABLE}={found.authority}")
+    what = "no daemon, or not encrypted," if found.own_authority else "no daemon"
+    _raise_if_any(faults, what, len(found.machines))
 
 
-def _start_coordinator(found: Cluster, client: Client) -> None:
+def _switch_tls(found: Cluster, token: Token, tls: bool) -> Cluster:
+    """Return the cluster with an authority of its own, or without one; raises `DoraError`."""
+    from dora.cluster.ssh.authority import Authority, remove_authority, with_own_authority
+    from dora.cluster.ssh.file import load_cluster
+
+    if found.authority and not found.own_authority:
+        raise DoraError(
+            f"{found.file} names certificates (`tls_cert`), so --{'tls' if tls else 'no-tls'} cannot be "
+            "used; remove `tls_cert`, `tls_key` and `tls_ca` for certificates that dora makes"
+        )
+    if tls == found.own_authority:
+        return found
+    if _client(found, token).is_reachable():
+        raise DoraError(
+            f"the coordinator of the cluster runs {'without' if tls else 'with'} TLS; end it with "
+            f"`dora cluster down {found.file}`, and run this command again"
+        )
+    if tls:
+        _check_here(found.address)
+        Authority(found)
+    else:
+        remove_authority(found)
+    return with_own_authority(load_cluster(found.file))
+
+
+def _renew_certificate(found: Cluster) -> bool:
+    """Renew the certificate of the coordinator if that is due; return whether it is new."""
+    if not found.own_authority:
+        return False
+    from dora.cluster.ssh.authority import Authority
+
+    if not Authority(found).certify_coordinator():
+        return False
+    click.echo(f"made a certificate for the coordinator, in {os.path.dirname(found.authority)}")
+    return True
+
+
+def _not_encrypted(found: Cluster, there: Mapping[str, MachineView]) -> list[MachineFault]:
+    """Return faults for daemons that were started without a certificate, though the cluster has TLS."""
+    from dora.cluster.ssh.ssh import MachineFault
+
+    bare = [m for m in found.machines if found.own_authority and m.id in there and not there[m.id].tls]
+    reason = (
+        "its daemon was started without a certificate, so its links are not encrypted; end it, and run "
+        "this command again"
+    )
+    return [MachineFault(machine, reason) for machine in bare]
+
+
+def _start_coordinator(found: Cluster, client: Client, renewed: bool) -> None:
     from dora.cli.commands.up import Background, encryption_options, wait_for_coordinator
 
     try:
-        client.status()
+        _await_renewal(client) if renewed else client.status()
     except Unreachable:
         _check_here(client.address)
         _check_no_other(client)
@@ -107,6 +180,21 @@ def _start_coordinator(found: Cluster, client: Client) -> None:
             click.echo(f"started dora coordinator on {client.where}")
             return
     click.echo(f"coordinator already running on {client.where}")
+
+
+def _await_renewal(client: Client) -> None:
+    """Wait until a coordinator, if it runs, uses its new certificate; the old one may have expired."""
+    deadline = time.monotonic() + _RELOAD_TIMEOUT
+    while True:
+        try:
+            client.status()
+            return
+        except Unreachable:
+            raise
+        except DoraError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_INTERVAL)
 
 
 def _check_here(address: str) -> None:
@@ -144,14 +232,15 @@ def _check_no_other(client: Client) -> None:
 
 @cluster.command()
 @_file_or_not
-@format_option("one object a line: `machine`, `host`, `address`, `labels`, `daemon`")
+@format_option("one object a line: `machine`, `host`, `address`, `labels`, `tls`, `daemon`")
 @coordinator_options
 def status(file: str | None, style: str, client: Client) -> int:
-    """Show the machines of the cluster.
+    """Show the machines of the cluster, and whether its connections are encrypted.
 
     Without CLUSTER_FILE, the machines that the coordinator knows. With it, the exit status is 1 if one of
-    its machines is not connected.
+    its machines is not connected. TLS is that of links to other machines.
     """
+    found = None
     hosts: dict[str, str] = {}
     if file is not None:
         found = _load(file)
@@ -164,10 +253,26 @@ def status(file: str | None, style: str, client: Client) -> int:
         for row in rows:
             click.echo(msgspec.json.encode(row))
     else:
-        head = ["MACHINE", "HOST", "ADDRESS", "LABELS", "DAEMON"]
+        head = ["MACHINE", "HOST", "ADDRESS", "LABELS", "TLS", "DAEMON"]
         print_table(head, [row.cells() for row in rows])
+        click.echo(_describe_tls(client, found))
         click.echo(f"Active dataflows: {answer.active_dataflows}")
     return 1 if any(row.daemon != "connected" for row in rows if row.machine in hosts) else 0
+
+
+def _describe_tls(client: Client, found: Cluster | None) -> str:
+    """Return the line about the connections to the coordinator."""
+    file = found.file if found is not None else "CLUSTER_FILE"
+    if not client.authority:
+        return f"TLS: off, tokens and messages can be read in the network (`dora cluster up --tls {file}`)"
+    if found is None or not found.own_authority:
+        return "TLS: on"
+    from dora.cluster.ssh.authority import expires_soon, first_expiry
+
+    if (end := first_expiry(found)) is None:
+        return "TLS: on"
+    renewal = f" (`dora cluster up {file}` renews)" if expires_soon(end) else ""
+    return f"TLS: on, the first certificate expires on {end:%Y-%m-%d}{renewal}"
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -177,20 +282,21 @@ class _Row(msgspec.Struct, frozen=True):
     host: str
     address: str
     labels: dict[str, str]
+    tls: bool  # of its links
     daemon: str
 
     @classmethod
     def of(cls, id: str, known: MachineView | None, host: str) -> _Row:
         if known is None:
-            return cls(id, host, "", {}, "not connected")
+            return cls(id, host, "", {}, False, "not connected")
         daemon = "connected"
         if known.away_since is not None:
             daemon = f"away for {time.time() - known.away_since:.0f} s"
-        return cls(id, host, known.address, known.labels, daemon)
+        return cls(id, host, known.address, known.labels, known.tls, daemon)
 
     def cells(self) -> list[str]:
         labels = ",".join(f"{name}={value}" for name, value in sorted(self.labels.items()))
-        return [self.machine, self.host, self.address, labels, self.daemon]
+        return [self.machine, self.host, self.address, labels, "on" if self.tls else "off", self.daemon]
 
 
 @cluster.command()
@@ -200,14 +306,16 @@ class _Row(msgspec.Struct, frozen=True):
 def down(file: str | None, force: bool, client: Client) -> None:
     """Stop the coordinator and all daemons.
 
-    With CLUSTER_FILE, also the daemons of its machines that are not connected. Refuses while dataflows are
-    running, unless --force is given.
+    With CLUSTER_FILE, also the daemons of its machines that are not connected, and the keys that
+    `dora cluster up --tls` has given to the machines are removed. Refuses while dataflows are running,
+    unless --force is given.
     """
     from dora.cli.commands.up import stop_coordinator
 
     if file is None:
         stop_coordinator(client, force)
         return
+    from dora.cluster.ssh.certificates import remove_keys
     from dora.cluster.ssh.daemons import end
 
     found = _load(file)
@@ -224,7 +332,13 @@ def down(file: str | None, force: bool, client: Client) -> None:
         there = set()
     left = [machine for machine in found.machines if machine.id not in there]
     faults = end(left, click.echo) if left else []
-    _raise_if_any(faults, "the daemon may still run", len(found.machines))
+    what = "the daemon may still run"
+    if found.own_authority:
+        failed = {fault.machine.id for fault in faults}
+        reached = [machine for machine in found.machines if machine.id not in failed]
+        faults += remove_keys(reached, click.echo)
+        what = "the daemon may still run, or have its key,"
+    _raise_if_any(faults, what, len(found.machines))
 
 
 @cluster.command()
@@ -401,6 +515,17 @@ def receive(name: str) -> None:
     from dora.cluster.ssh.receive import receive as receive_copy
 
     receive_copy(name, StreamWithTimeout(sys.stdin.buffer), sys.stdout.buffer)
+
+
+@cluster.command(hidden=True)
+@click.argument("id")
+@click.argument("coordinator")
+@click.argument("port", type=int)
+def machine_state(id: str, coordinator: str, port: int) -> None:
+    """Print address, clock and certificate; `dora cluster up` runs this on other machines."""
+    from dora.cluster.ssh import certificates
+
+    click.echo(msgspec.json.encode(certificates.machine_state(id, coordinator, port)))
 
 
 @cluster.command(hidden=True)

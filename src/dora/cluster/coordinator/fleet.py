@@ -119,6 +119,7 @@ class Fleet:
                     address=connection.address,
                     daemon_id=connection.daemon_id,
                     away_since=self._away_since.get(machine),
+                    tls=connection.tls,
                 )
                 for machine, connection in sorted(self._known.items())
                 if machine in self.connections or machine in self._away_since

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dora.cluster.ssh import scripts
+from dora.cluster.ssh.certificates import provide_all
 from dora.cluster.ssh.file import Cluster, Machine
 from dora.cluster.ssh.ssh import MachineFault, on_all, run, send_file
 from dora.errors import DoraError
@@ -28,15 +29,15 @@ def start(
     cluster: Cluster, machines: Sequence[Machine], token: str, connected: Connected, report: Report
 ) -> list[MachineFault]:
     """Start daemons and wait until they are connected; return what went wrong."""
+    faults = provide_all(cluster, machines, report)
     stdin = _secrets(cluster, token)
     results = on_all(
-        machines, lambda machine: run(machine, scripts.start_daemon(cluster, machine), stdin=stdin)
+        _without(machines, faults),
+        lambda machine: run(machine, scripts.start_daemon(cluster, machine), stdin=stdin),
     )
-    faults = _faults(result for _, result in results)
-    failed = {fault.machine.id for fault in faults}
-    waiting = [machine for machine in machines if machine.id not in failed]
+    faults += _faults(result for _, result in results)
     return faults + await_daemons(
-        cluster, waiting, connected, lambda id: report(f"{id}: started dora daemon")
+        cluster, _without(machines, faults), connected, lambda id: report(f"{id}: started dora daemon")
     )
 
 
@@ -80,6 +81,7 @@ def install(
 
     A daemon that `start` has started is ended before, with what it runs.
     """
+    faults = provide_all(cluster, machines, report)
     stdin = _secrets(cluster, token)
 
     def work(machine: Machine) -> str:
@@ -87,10 +89,9 @@ def install(
         run(machine, scripts.end_daemon(machine))
         return run(machine, scripts.install(cluster, machine), stdin=stdin)
 
-    results = on_all(machines, work)
-    faults = _faults(result for _, result in results)
-    failed = {fault.machine.id for fault in faults}
-    waiting = [machine for machine in machines if machine.id not in failed]
+    results = on_all(_without(machines, faults), work)
+    faults += _faults(result for _, result in results)
+    waiting = _without(machines, faults)
     names = {machine.id: scripts.unit_name(machine) for machine in machines}
     return faults + await_daemons(
         cluster, waiting, connected, lambda id: report(f"{id}: installed {names[id]}, which runs")
@@ -159,6 +160,12 @@ def _not_connected(cluster: Cluster, machines: Iterable[Machine]) -> list[Machin
         last = "" if isinstance(output, MachineFault) else output.strip()
         faults.append(MachineFault(machine, f"{reason}; it says: {last}" if last else reason))
     return faults
+
+
+def _without(machines: Iterable[Machine], faults: Iterable[MachineFault]) -> list[Machine]:
+    """Return the machines on which nothing went wrong so far."""
+    failed = {fault.machine.id for fault in faults}
+    return [machine for machine in machines if machine.id not in failed]
 
 
 def _faults(results: Iterable[object]) -> list[MachineFault]:

@@ -43,6 +43,7 @@ class Cluster(msgspec.Struct, frozen=True):
     certificate: str = ""  # these three are files, or "" if the coordinator has no TLS
     key: str = ""
     authority: str = ""
+    own_authority: bool = False  # made by `dora cluster up --tls`; then each machine has a certificate too
 
 
 class _Word(FieldType[str]):

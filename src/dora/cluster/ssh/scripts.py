@@ -1,7 +1,8 @@
 """Scripts (POSIX sh) for the machines of a cluster, and the systemd unit. Pure.
 
 The scripts read the token from standard input, because other users can read command lines. The CA
-certificate of a coordinator with TLS follows in further lines.
+certificate of a coordinator with TLS follows in further lines. The key of a machine goes by
+`receive_bundle`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ _SYSTEMD_RUNS: Final = """\
 $control show-environment >/dev/null 2>&1 || {
     echo "systemd does not run on this machine, or not for this user" >&2; exit 1
 }
+"""
+
+# Behind `_find_process`.
+_AWAIT_END: Final = """\
+tries=0
+while [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; do
+    [ $tries -lt 300 ] || { echo "the daemon (process $pid) does not end" >&2; exit 1; }
+    sleep 0.1; tries=$((tries + 1))
+done
 """
 
 
@@ -70,6 +80,7 @@ def start_daemon(cluster: Cluster, machine: Machine) -> str:
     return (
         f"{_BEGIN}{_find(machine)}{_service(machine)}"
         'if [ -n "$service" ]; then\n'
+        f"{_check_service(cluster, machine)}"
         f"    $control restart {unit_name(machine)}\n"
         "    exit\n"
         "fi\n"
@@ -77,20 +88,74 @@ def start_daemon(cluster: Cluster, machine: Machine) -> str:
         '[ -z "$pid" ] || exit 0\n'  # it may be about to connect again, and have dataflows
         "IFS= read -r DORA_AUTH_TOKEN || :\n"
         "export DORA_AUTH_TOKEN\n"
-        f"{_know_authority(cluster, machine)}"
-        f"{'export' if cluster.authority else 'unset'} DORA_COORDINATOR_CA\n"
+        f"{_set_tls(cluster, machine)}"
         "cd /\n"
         f'nohup "$dora" daemon {options} >>{_log(machine)} 2>&1 </dev/null &\n'
         f"echo $! >{_pid(machine)}\n"
     )
 
 
-def _know_authority(cluster: Cluster, machine: Machine) -> str:
-    """Return lines that write the authority to a file, and set ``DORA_COORDINATOR_CA`` to its path."""
-    if not cluster.authority:
+def _check_service(cluster: Cluster, machine: Machine) -> str:
+    """Return lines that fail if the service was installed before the cluster had certificates."""
+    if not cluster.own_authority:
         return ""
-    path = _authority(machine)
-    return f"cat >{path} || exit 1\nDORA_COORDINATOR_CA={path}\n"
+    return (
+        f"    grep -q ^DORA_TLS_CERT= {_environment(machine)} || {{\n"
+        "        echo 'its service was installed without TLS; `dora cluster install` adds it' >&2; exit 1\n"
+        "    }\n"
+    )
+
+
+def _tls_variables(cluster: Cluster, machine: Machine) -> dict[str, str]:
+    """Return the environment variables of a daemon that name its files for TLS, quoted for its shell."""
+    if not cluster.authority:
+        return {}
+    found = {"DORA_COORDINATOR_CA": _authority(machine)}
+    if cluster.own_authority:
+        bundle = _bundle(machine)
+        found |= {"DORA_TLS_CA": _authority(machine), "DORA_TLS_CERT": bundle, "DORA_TLS_KEY": bundle}
+    return found
+
+
+def _set_tls(cluster: Cluster, machine: Machine) -> str:
+    """Return lines that write the authority to a file, and export the names of the files for TLS."""
+    if not cluster.authority:
+        return "unset DORA_COORDINATOR_CA\n"
+    variables = _tls_variables(cluster, machine)
+    exported = " ".join(f"{name}={path}" for name, path in variables.items())
+    return f"cat >{_authority(machine)} || exit 1\nexport {exported}\n"
+
+
+def machine_state(cluster: Cluster, machine: Machine) -> str:
+    """Return the script that prints the `dora.cluster.ssh.certificates.MachineState`."""
+    words = shlex.join([machine.id, cluster.address, str(cluster.port)])
+    return f'{_BEGIN}{_find(machine)}exec "$dora" cluster machine-state {words}\n'
+
+
+def receive_bundle(machine: Machine) -> str:
+    """Return the script that receives the key and the certificate of a machine, which end its input."""
+    new = f'"$folder"/{bundle_name(machine.id)}.new'
+    return (
+        f"{_BEGIN}rm -f {new}\n"
+        f"cat >{new} || exit 1\n"
+        f'case "$(tail -n 1 {new})" in *"END CERTIFICATE"*) ;; *) rm -f {new}; exit 1 ;; esac\n'
+        f"mv -f {new} {_bundle(machine)}\n"
+    )
+
+
+def remove_bundle(machine: Machine) -> str:
+    """Return the script that removes key and certificate once the daemon has ended; prints what it did.
+
+    A service keeps them for its next start.
+    """
+    return (
+        f"{_BEGIN}{_service(machine)}"
+        f"[ -e {_bundle(machine)} ] || exit 0\n"
+        '[ -z "$service" ] || { echo "its service keeps its key"; exit 0; }\n'
+        f"{_find_process(machine)}"
+        f"{_AWAIT_END}"
+        f"rm -f {_bundle(machine)} {_authority(machine)} && echo removed its key\n"
+    )
 
 
 def end_daemon(machine: Machine) -> str:
@@ -104,10 +169,7 @@ def end_daemon(machine: Machine) -> str:
         f"{_find_process(machine)}"
         '[ -n "$pid" ] || exit 0\n'
         'kill "$pid" && echo ended\n'
-        "tries=0\n"
-        'while kill -0 "$pid" 2>/dev/null && [ $tries -lt 300 ]; do sleep 0.1; tries=$((tries + 1)); done\n'
-        'kill -0 "$pid" 2>/dev/null || exit 0\n'
-        'echo "the daemon (process $pid) does not end" >&2; exit 1\n'
+        f"{_AWAIT_END}"
     )
 
 
@@ -155,6 +217,19 @@ def _pid(machine: Machine) -> str:
 
 def _authority(machine: Machine) -> str:
     return f'"$folder"/coordinator-of-{machine.id}.pem'
+
+
+def bundle_name(id: str) -> str:
+    """Return the name of the file with the key and the certificate of a machine."""
+    return f"machine-{id}.pem"
+
+
+def _bundle(machine: Machine) -> str:
+    return f'"$folder"/{bundle_name(machine.id)}'
+
+
+def _environment(machine: Machine) -> str:
+    return f'"$folder"/daemon-{machine.id}.env'
 
 
 def _find_process(machine: Machine) -> str:
@@ -239,15 +314,15 @@ def install(cluster: Cluster, machine: Machine) -> str:
     """Return the script that makes the daemon a service of systemd, and starts it."""
     name = unit_name(machine)
     environment = '"$token_file"'
-    authority = _know_authority(cluster, machine)
-    if authority:
-        authority += f'printf "DORA_COORDINATOR_CA=%s\\n" "$DORA_COORDINATOR_CA" >>{environment}\n'
+    authority = f"cat >{_authority(machine)}\n" if cluster.authority else ""
+    for variable, path in _tls_variables(cluster, machine).items():
+        authority += f'printf "{variable}=%s\\n" {path} >>{environment}\n'
     return (
         f"{_BEGIN}{_find(machine)}{_NEEDS_SYSTEMD}{_service(machine)}"
         "set -e\n"
         'target=default.target; [ "$(id -u)" != 0 ] || target=multi-user.target\n'
         "IFS= read -r token || :\n"
-        f'token_file="$folder"/daemon-{machine.id}.env\n'
+        f"token_file={_environment(machine)}\n"
         f'mkdir -p "$units"\n'
         f'printf "DORA_AUTH_TOKEN=%s\\n" "$token" >{environment}\n'
         f"{authority}"
@@ -268,7 +343,7 @@ def uninstall(machine: Machine) -> str:
         '[ -n "$service" ] || { echo absent; exit 0; }\n'
         "set -e\n"
         f"$control disable --quiet --now {name}\n"
-        f'rm -f "$units"/{name} "$folder"/daemon-{machine.id}.env {_authority(machine)}\n'
+        f'rm -f "$units"/{name} {_environment(machine)} {_authority(machine)} {_bundle(machine)}\n'
         "$control daemon-reload\n"
     )
 

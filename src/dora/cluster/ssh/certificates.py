@@ -1,0 +1,102 @@
+"""Give the machines of a cluster their keys and certificates over ssh, and take them away again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from dora._paths import data_folder
+from dora.cluster.ssh import scripts
+from dora.cluster.ssh.authority import CLOCK_TOLERANCE, VALIDITY, Authority
+from dora.cluster.ssh.file import Cluster, Machine
+from dora.cluster.ssh.ssh import MachineFault, on_all, run
+from dora.errors import DoraError
+from dora.transport.tls import server_context, utc
+
+
+class MachineState(msgspec.Struct, frozen=True):
+    """The state of a machine that is about to get a certificate, as it says itself."""
+
+    address: str  # from which it reaches the coordinator
+    clock: float  # seconds since the Unix epoch
+    certificate: str  # PEM; "": it has none, or one without its key
+
+
+def machine_state(id: str, coordinator: str, port: int) -> MachineState:
+    """Return the state of this machine; raises `DoraError`."""
+    path = f"{data_folder()}/{scripts.bundle_name(id)}"
+    certificate = ""
+    if os.path.exists(path):
+        try:
+            with open(path, encoding="ascii") as file:
+                text = file.read()
+            server_context(path, path)  # the key belongs to it
+            certificate = text[text.find("-----BEGIN CERTIFICATE-----") :]
+        except OSError as error:
+            raise DoraError(f"cannot read {path}: {error.strerror}") from None
+        except (DoraError, UnicodeDecodeError):
+            pass  # damaged: it gets another one
+    return MachineState(_address_towards(coordinator, port), time.time(), certificate)
+
+
+def _address_towards(coordinator: str, port: int) -> str:
+    """Return the address of this machine in connections to the coordinator; nothing is sent."""
+    family = socket.AF_INET6 if ":" in coordinator else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((coordinator, port))
+        except OSError as error:
+            raise DoraError(
+                f"there is no way to the coordinator at {coordinator}: {error.strerror}"
+            ) from None
+        return str(probe.getsockname()[0])
+
+
+def provide(
+    cluster: Cluster, machine: Machine, authority: Authority, report: Callable[[str], None]
+) -> None:
+    """Give a machine a certificate and its key, unless it has them for a while; raises `MachineFault`."""
+    answer = run(machine, scripts.machine_state(cluster, machine))
+    try:
+        state = msgspec.json.decode(answer, type=MachineState)
+    except msgspec.DecodeError:
+        raise MachineFault(machine, "its dora does not know certificates; install this version") from None
+    tolerance = CLOCK_TOLERANCE.total_seconds()
+    if not -tolerance < state.clock - time.time() < VALIDITY.total_seconds() - tolerance:
+        raise MachineFault(
+            machine,
+            f"its clock says {utc(state.clock)}, at which its certificate is not valid (here it is "
+            f"{utc(time.time())}); set the clock",
+        )
+    address = machine.address or state.address
+    if not authority.is_good(state.certificate, address):
+        made = authority.certify_machine(machine, address)
+        run(machine, scripts.receive_bundle(machine), stdin=made)
+        report(f"{machine.id}: sent a new key and certificate for {address}")
+
+
+def provide_all(
+    cluster: Cluster, machines: Sequence[Machine], report: Callable[[str], None]
+) -> list[MachineFault]:
+    """Give machines their certificates where they need one; return what went wrong."""
+    if not cluster.own_authority or not machines:
+        return []
+    authority = Authority(cluster)
+    results = on_all(machines, lambda machine: provide(cluster, machine, authority, report))
+    return [result for _, result in results if isinstance(result, MachineFault)]
+
+
+def remove_keys(machines: Sequence[Machine], report: Callable[[str], None]) -> list[MachineFault]:
+    """Remove keys and certificates once the daemons have ended, except those of services.
+
+    Returns what went wrong.
+    """
+    results = on_all(machines, lambda machine: run(machine, scripts.remove_bundle(machine)))
+    for machine, output in results:
+        if not isinstance(output, MachineFault) and output.strip():
+            report(f"{machine.id}: {output.strip()}")
+    return [result for _, result in results if isinstance(result, MachineFault)]

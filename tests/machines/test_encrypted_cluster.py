@@ -1,0 +1,113 @@
+"""What others in the network can read of a cluster: nothing with ``--tls``, and without it nearly all."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from hosts import Host
+from sniffer import Sniffer, can_be_read
+from ssh_cluster import DORA, Cluster
+from sshd import no_ssh
+from waiting import wait_until
+
+pytestmark = [pytest.mark.processes, pytest.mark.skipif(bool(no_ssh()), reason=no_ssh())]
+
+MESSAGE, LINE = "a message that crosses", "a line of the log"
+SOURCE = f"""
+import pyarrow as pa
+from dora import Node
+print("{LINE}", flush=True)
+for event in (node := Node()):
+    if event["type"] == "INPUT":
+        node.send_output("text", pa.array(["{MESSAGE}"]))
+"""
+SINK = """
+from dora import Node
+for count, event in enumerate(Node(), 1):
+    if event["type"] == "INPUT" and count == 5:
+        print("has", count, event["value"][0].as_py().replace(" ", "-"), flush=True)
+"""
+COORDINATOR, LINKS = range(6013, 6014), range(20_000, 30_000)
+
+
+def run_a_dataflow(cluster: Cluster, authority: str) -> None:
+    """Send messages from the robot to the desk, and look at them from the desk."""
+    (cluster.folder / "source.py").write_text(SOURCE)
+    (cluster.folder / "sink.py").write_text(SINK)
+    source = {"id": "source", "path": "source.py", "deploy": {"machine": "robot"}, "outputs": ["text"]}
+    source["inputs"] = {"tick": "dora/timer/millis/20"}
+    sink = {
+        "id": "sink",
+        "path": "sink.py",
+        "deploy": {"machine": "desk"},
+        "inputs": {"text": "source/text"},
+    }
+    (cluster.folder / "flow.yml").write_text(json.dumps({"nodes": [source, sink]}))
+    cluster.dora("start", "flow.yml", "--detach", authority=authority)
+
+    def received() -> bool:
+        logs = cluster.dora("logs", "flow", authority=authority)
+        return LINE in logs and f"has 5 {MESSAGE.replace(' ', '-')}" in logs
+
+    wait_until(received, "messages and log entries to cross")
+    assert MESSAGE in cluster.dora("topic", "echo", "source/text", "--count", "1", authority=authority)
+    token = {"DORA_AUTH_TOKEN": token_of(cluster)}
+    listed = cluster.robot.run([DORA, "list"], env={**cluster.client(authority), **token})
+    assert "flow" in listed, "a command on another machine"
+    cluster.dora("stop", "flow", authority=authority)
+
+
+def token_of(cluster: Cluster) -> str:
+    return (cluster.desk.folder / "config" / "dora" / ".dora-token").read_text().strip()
+
+
+def private_keys(host: Host) -> list[Path]:
+    """Return the files of a host that contain a private key."""
+    return [
+        path
+        for path in host.folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and b"PRIVATE KEY" in path.read_bytes()
+    ]
+
+
+def test_without_tls_messages_logs_and_the_token_can_be_read(cluster: Cluster) -> None:
+    with Sniffer(cluster.robot) as sniffer:
+        printed = cluster.dora("cluster", "up", "cluster.yml")
+        assert "TLS" not in printed
+        run_a_dataflow(cluster, "")
+    assert any(can_be_read(MESSAGE.encode(), data) for data in sniffer.of_ports(LINKS))
+    for text in (MESSAGE, LINE, token_of(cluster)):
+        found = [can_be_read(text.encode(), data) for data in sniffer.of_ports(COORDINATOR)]
+        assert any(found), f"this test would notice `{text}`"
+    assert "TLS: off, tokens and messages can be read" in cluster.dora("cluster", "status", "cluster.yml")
+    cluster.dora("cluster", "down", "cluster.yml")
+
+
+def test_with_tls_nothing_can_be_read(cluster: Cluster) -> None:
+    robot = cluster.robot
+    bundle = robot.folder / "data" / "machine-robot.pem"
+    authority = cluster.desk.folder / "data" / "tls" / f"{cluster.desk.address}-6013" / "ca.pem"
+    with Sniffer(robot) as sniffer:
+        printed = cluster.dora("cluster", "up", "--tls", "cluster.yml")
+        assert f"export DORA_COORDINATOR_CA={authority}" in printed
+        assert private_keys(robot) == [bundle], "a machine has its own key and no other"
+        assert stat.S_IMODE(bundle.stat().st_mode) == 0o600
+        sent = bundle.read_bytes()
+        run_a_dataflow(cluster, str(authority))
+    key = sent.splitlines()[1]
+    secrets = [MESSAGE.encode(), LINE.encode(), token_of(cluster).encode(), key]
+    for data in sniffer.bytes.values():
+        assert not [secret for secret in secrets if can_be_read(secret, bytes(data))]
+    for ports in (COORDINATOR, LINKS):
+        started = [data for data in sniffer.of_ports(ports) if data]
+        assert started and all(data[0] == 0x16 for data in started), "each begins with a handshake of TLS"
+
+    status = cluster.dora("cluster", "status", "cluster.yml")
+    assert "TLS: on, the first certificate expires on" in status
+    printed = cluster.dora("cluster", "up", "cluster.yml")
+    assert "TLS: on" in printed and "sent a new key" not in printed and bundle.read_bytes() == sent
+    assert "robot: removed its key" in cluster.dora("cluster", "down", "cluster.yml")
+    assert private_keys(robot) == []
