@@ -107,6 +107,7 @@ class FakeDaemon:
                     # At once, so that nothing comes between them from the test that waited for the first.
                     answers = self._answer_ready or (Started(time.monotonic_ns()),)
                     connection.sendall(b"".join(map(encode_frame, answers)))
+        connection.shutdown(socket.SHUT_RDWR)
 
     def send(self, node_id: str, *messages: ToNode) -> None:
         """Send control frames, as the daemon does: write, count, ring."""

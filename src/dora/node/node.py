@@ -50,6 +50,8 @@ class Node:
     thread. ``with Node() as node`` closes it at the end of the block.
 
     In a process that a dataflow started, a second `Node` shares everything with the first, after a warning.
+    Elsewhere, a `Node` of the same ``node_id`` replaces the one before, which is closed: so a cell of a
+    notebook can run again.
 
     Raises `NotInDataflow`, `ConnectError`, `StartFailed` (all are ``RuntimeError``).
     """
@@ -59,12 +61,15 @@ class Node:
         del daemon_port
         self._session: Session
         started_as = os.environ.get("DORA_NODE_CONFIG", "")
-        first = _nodes.get(started_as) if started_as else None
+        place = started_as or f"{node_id} in {os.environ.get('DORA_DATAFLOW', '')}"
+        first = _nodes.get(place)
         if first is not None and not first._session.closed:
-            first._warn_of_second_node()
-            self.__dict__ = first.__dict__
-            _nodes[started_as] = self  # the first object may be on its way out
-            return
+            if started_as:
+                first._warn_of_second_node()
+                self.__dict__ = first.__dict__
+                _nodes[place] = self  # the first object may be on its way out
+                return
+            first.close()
         try:
             self._session = Session(node_id)
         except (NotInDataflow, ConnectError) as error:
@@ -79,8 +84,8 @@ class Node:
         self._server: Serving | None = None  # the inbox, once something is served
         self._outputs = self._session.outputs
         self._is_shared = False
-        if started_as and self._session.owns_process and not self._config.dynamic:
-            _nodes[started_as] = self
+        if self._session.owns_process and (started_as or self._config.dynamic):
+            _nodes[place] = self
 
     # ------------------------------------------------------------------ receiving
 
@@ -467,7 +472,7 @@ class Node:
 _FURTHER_NODE_PAUSE = 0.5  # seconds
 
 _nodes: WeakValueDictionary[str, Node] = WeakValueDictionary()
-"""The node of this process, by the configuration that it was started with."""
+"""The nodes of this process, by the configuration that it was started with, or by the dynamic node."""
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -40,8 +40,9 @@ _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 def show_without_traceback(error: Exception) -> None:
     """Print the message of ``error``, without a traceback, if the program does not catch it.
 
-    The program still exits with status 1.
+    The program still exits with status 1. A notebook shows the message alone, too.
     """
+    error._render_traceback_ = lambda: [f"error: {error}"]  # type: ignore[attr-defined]  # for IPython
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:

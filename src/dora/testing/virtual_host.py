@@ -114,6 +114,9 @@ class VirtualChannel:
     def is_readable(self) -> bool:
         return bool(self.frames) or self.lost
 
+    def leave(self) -> None:
+        self.close()
+
     def close(self) -> None:
         self.lost = True
 

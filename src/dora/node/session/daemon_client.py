@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import socket
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -27,6 +28,7 @@ from dora.wire.node_protocol import (
 )
 
 _log = logging.getLogger("dora.node")
+_LEAVE_LIMIT = 2.0  # seconds
 
 
 class DaemonChannel(Protocol):
@@ -39,6 +41,7 @@ class DaemonChannel(Protocol):
     def wait(self) -> ToNode: ...
     def read(self) -> Iterator[ToNode]: ...
     def is_readable(self) -> bool: ...
+    def leave(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -115,6 +118,19 @@ class SocketChannel:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
+
+    def leave(self) -> None:
+        """Close once the daemon has read everything, so that this node can be joined again at once."""
+        deadline = time.monotonic() + _LEAVE_LIMIT
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv(1 << 16):
+                    break
+        except OSError:
+            pass  # the daemon is gone, or too busy
+        self.close()
 
     def close(self) -> None:
         self._socket.close()

@@ -374,7 +374,10 @@ class Session:
         self.engine.close()
         if goodbye:
             self.report_undeclared()
-        self.channel.close()
+        if self.config.dynamic:
+            self.channel.leave()
+        else:
+            self.channel.close()
 
     def report_undeclared(self) -> None:
         """Report the end to the daemon, with the counts of messages to undeclared outputs."""

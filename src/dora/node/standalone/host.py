@@ -71,6 +71,9 @@ class NullChannel:
     def is_readable(self) -> bool:
         return False
 
+    def leave(self) -> None:
+        self.close()
+
     def close(self) -> None:
         if self._open >= 0:
             os.close(self._never_readable)

@@ -8,7 +8,8 @@ Four properties of iceoryx2 0.10 shape this module:
 
 * A publisher that is destroyed destroys its undelivered samples too; one whose process ends does not.
   Publishers are therefore never destroyed: a closed one is leaked on purpose, and the daemon removes what
-  dead processes leave behind (`remove_dead_nodes`) once it has been read.
+  dead processes leave behind (`remove_dead_nodes`) once it has been read. A process that joins its dataflow
+  again, as a notebook does, takes over the publishers and the node that it closed.
 * A subscriber may hold only a limited number of samples. Small messages are copied on arrival and do not
   count; a program that keeps many large arrays gets copies in ordinary memory after `MAX_HELD`.
 * Memory is reserved, not allocated. If /dev/shm is full, touching a new page kills the process with
@@ -167,6 +168,11 @@ def remove_dead_nodes(run_dir: str, prefix: str) -> None:
 _leaked: dict[str, list[Any]] = {}  # run directory → objects that are leaked until the end of the run
 
 
+# Closed by this process, and free for its next use: nothing is destroyed, and room is limited.
+_closed_nodes: dict[str, list[Any]] = {}  # by run directory
+_closed_senders: dict[tuple[str, str], IceoryxSender] = {}  # by run directory and service
+
+
 def _leak_until_end(run_dir: str, thing: Any) -> None:
     """Keep an object from being destroyed when the process exits; see the docstring of the module."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
@@ -177,6 +183,9 @@ def _release_ended() -> None:
     """Free the leaked objects of runs that have ended, for processes that take part in several runs."""
     for run_dir in list(_leaked):
         if not os.path.isdir(run_dir):
+            _closed_nodes.pop(run_dir, None)
+            for key in [key for key in _closed_senders if key[0] == run_dir]:
+                del _closed_senders[key]
             for thing in _leaked.pop(run_dir, ()):
                 ctypes.pythonapi.Py_DecRef(ctypes.py_object(thing))
 
@@ -211,9 +220,10 @@ def _disown_loans() -> None:
 class IceoryxSender:
     """The publisher of one output. Not for use by several threads at once."""
 
-    def __init__(self, service: Any, output_id: str, run_dir: str) -> None:
+    def __init__(self, service: Any, output: OutputConfig, run_dir: str) -> None:
         iox = _iceoryx2()
-        self._output_id = output_id
+        self._output_id = output.id
+        self._key = run_dir, output.service
         self._publisher = (
             service.publisher_builder()
             .initial_max_slice_len(_INITIAL_CHUNK)
@@ -283,11 +293,14 @@ class IceoryxSender:
         return _Loan(sample, address, size)
 
     def close(self) -> None:
-        """Leave the publisher as it is; see the docstring of the module."""
+        """Leave the publisher to the next sender of this process; see the docstring of the module."""
+        if not self._inherited:
+            _closed_senders[self._key] = self
 
     def destroy(self) -> None:
         if self._inherited:
             return
+        _closed_senders.pop(self._key, None)
         self._ready.clear()
         self._publisher.delete()
 
@@ -415,27 +428,35 @@ class IceoryxEngine:
         self._run_dir = run_dir
         self._inherited = False  # this process was forked from the owner
         _release_ended()
-        try:
-            self._node = make_node(run_dir, prefix)
-        except Exception as error:
-            raise _setup_failed("this node", error) from error
-        # The node owns the file that tells the daemon whether the process lives.
-        _leak_until_end(run_dir, self._node)
+        if closed := _closed_nodes.get(run_dir):
+            self._node = closed.pop()
+        else:
+            try:
+                self._node = make_node(run_dir, prefix)
+            except Exception as error:
+                raise _setup_failed("this node", error) from error
+            # The node owns the file that tells the daemon whether the process lives.
+            _leak_until_end(run_dir, self._node)
         disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave all resources to the parent, in a forked child process, even after the end of its run."""
         leak(self._node)
         _leaked.clear()
+        _closed_nodes.clear()
+        _closed_senders.clear()
         _disown_loans()
         self._inherited = True
 
     def sender(self, output: OutputConfig) -> IceoryxSender:
         if self._inherited:
             refuse()
+        closed = _closed_senders.pop((self._run_dir, output.service), None)
+        if closed is not None:
+            return closed
         service = open_channel(self._node, output.service, output.max_queue_size, output.max_receivers)
         try:
-            return IceoryxSender(service, output.id, self._run_dir)
+            return IceoryxSender(service, output, self._run_dir)
         except Exception as error:
             raise _setup_failed(f"output `{output.id}`", error) from error
 
@@ -460,7 +481,9 @@ class IceoryxEngine:
         """Nothing to wait for: a publisher knows every subscriber that exists when it sends."""
 
     def close(self) -> None:
-        """Nothing to do: see the docstring of the module."""
+        """Leave the node to the next engine of this process; see the docstring of the module."""
+        if not self._inherited:
+            _closed_nodes.setdefault(self._run_dir, []).append(self._node)
 
 
 def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) -> Any:
