@@ -151,6 +151,10 @@ def test_a_machine_says_what_it_has(authority: Authority, tmp_path: Path) -> Non
     assert state.address == "127.0.0.1" and authority.is_good(state.certificate, "127.0.0.1")
     bundle.write_text(state.certificate)
     assert machine_state("robot", "127.0.0.1", 6013).certificate == "", "its key is missing"
+    bundle.unlink()
+    bundle.mkdir()
+    with pytest.raises(DoraError, match=r"cannot read .*/machine-robot.pem: Is a directory"):
+        machine_state("robot", "127.0.0.1", 6013)
 
 
 def test_a_server_uses_renewed_files(authority: Authority, tmp_path: Path) -> None:

@@ -132,6 +132,10 @@ def test_what_keeps_a_cluster_from_tls_is_one_sentence(
     assert "left: its clock says 20" in printed and "set the clock" in printed
     assert "on 2 of 2 machine(s)" in printed and not cluster.bundle("left").exists()
 
+    machine.write_text("#!/bin/sh\necho \"error: no such command '$2'\" >&2\nexit 2\n")
+    printed = cluster.dora("up", "--tls", "cluster.yml", status=1)
+    assert "left: its dora is too old for certificates; `dora cluster upgrade` installs this one" in printed
+
     cluster.write("left", "right")
     key = Path(folder_of(load_cluster(cluster.file)), "ca.key")
     key.write_text("nonsense")

@@ -60,11 +60,15 @@ def provide(
     cluster: Cluster, machine: Machine, authority: Authority, report: Callable[[str], None]
 ) -> None:
     """Give a machine a certificate and its key, unless it has them for a while; raises `MachineFault`."""
-    answer = run(machine, scripts.machine_state(cluster, machine))
     try:
+        answer = run(machine, scripts.machine_state(cluster, machine))
         state = msgspec.json.decode(answer, type=MachineState)
-    except msgspec.DecodeError:
-        raise MachineFault(machine, "its dora does not know certificates; install this version") from None
+    except (MachineFault, msgspec.DecodeError) as error:
+        if isinstance(error, MachineFault) and "no such command" not in error.reason.lower():
+            raise
+        raise MachineFault(
+            machine, "its dora is too old for certificates; `dora cluster upgrade` installs this one"
+        ) from None
     tolerance = CLOCK_TOLERANCE.total_seconds()
     if not -tolerance < state.clock - time.time() < VALIDITY.total_seconds() - tolerance:
         raise MachineFault(
