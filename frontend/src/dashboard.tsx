@@ -1,7 +1,7 @@
 // The dashboard: which dataflow is shown, and its panes.
 
 import { render } from "preact";
-import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
+import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { DataPane } from "./data_pane";
 import { DetailsPane } from "./details";
 import type { Graph } from "./graph";
@@ -10,7 +10,7 @@ import { HomePane, TONES } from "./home";
 import { Chip, ConfirmButton, IconButton, Splitter, useLive, useNarrow, useStored } from "./hooks";
 import { logIn, LoginPane } from "./login";
 import { LogPane } from "./logs";
-import type { Failure, Listed } from "./model";
+import { duration, type Listed, lostOn, whole } from "./model";
 import { NodesPane } from "./nodes";
 import { Recordings } from "./recordings";
 import { about, type About, ask, dataflows, keep, Live, Refused } from "./server";
@@ -30,6 +30,7 @@ function App() {
   const [locked, setLocked] = useState<string | null>(null); // what the login page says
   const [chosen, setChosen] = useState(location.hash.slice(1));
   const [only, setOnly] = useState(false); // the server shows one run, and nothing else
+  const gone = useRef(false); // the server, after the end of this run
 
   const refresh = useCallback(async () => {
     try {
@@ -50,7 +51,7 @@ function App() {
       setOnly(status.kind === "run");
     };
     void begin();
-    const timer = setInterval(() => document.hidden || void refresh(), POLL);
+    const timer = setInterval(() => document.hidden || gone.current || void refresh(), POLL);
     const follow = () => setChosen(location.hash.slice(1));
     addEventListener("hashchange", follow);
     return () => {
@@ -66,7 +67,7 @@ function App() {
   if (locked !== null) return <LoginPane told={locked} onDone={refresh} />;
   const uuid = only ? (list?.[0]?.uuid ?? "") : chosen;
   const listed = list?.find((item) => item.uuid === uuid) ?? null;
-  if (uuid) return <Dataflow key={uuid} uuid={uuid} listed={listed} problem={problem} onHome={only ? null : () => open("")} onOpen={open} />;
+  if (uuid) return <Dataflow key={uuid} uuid={uuid} listed={listed} problem={problem} onHome={only ? null : () => open("")} onOpen={open} onGone={() => (gone.current = true)} />;
   return (
     <>
       <header>
@@ -96,6 +97,7 @@ function Dataflow(props: {
   problem: string;
   onHome: (() => void) | null;
   onOpen: (uuid: string) => void;
+  onGone: () => void;
 }) {
   const { uuid, listed } = props;
   const [told, setTold] = useState<About | null>(null);
@@ -106,9 +108,9 @@ function Dataflow(props: {
   const [splits, setSplits] = useStored("splits", SPLITS);
   const [latency, setLatency] = useState(false);
   const narrow = useNarrow();
-  const [failures, setFailures] = useState<Failure[]>([]);
-  const ended = listed !== null && (listed.status === "finished" || listed.status === "failed");
-  const live = useMemo(() => new Live(uuid), [uuid, ended]);
+  const live = useMemo(() => new Live(uuid), [uuid]);
+  const recorded = listed !== null && (listed.status === "finished" || listed.status === "failed");
+  const ended = recorded || live.outcome !== null;
   useEffect(() => () => live.close(), [live]);
   useLive(live, "connection");
   useLive(live, "graph");
@@ -118,8 +120,11 @@ function Dataflow(props: {
   }, [uuid, listed?.status]);
   useEffect(() => {
     // The list does not contain how each dataflow ended.
-    if (ended) ask<Listed>("GET", `/api/dataflows/${uuid}`).then(({ result }) => setFailures(result?.failures ?? []), () => {});
-  }, [uuid, ended]);
+    if (recorded) ask<Listed>("GET", `/api/dataflows/${uuid}`).then((record) => live.finish(record), () => {});
+  }, [live, recorded]);
+  useEffect(() => {
+    if (live.gone) props.onGone();
+  }, [live.gone]);
   useEffect(() => {
     document.title = `${told?.name ?? "dora"} · dora`;
   }, [told?.name]);
@@ -149,10 +154,10 @@ function Dataflow(props: {
       setProblem((error as Error).message);
     }
   };
-  const status = ended ? listed.status : live.connection === "ended" ? "finished" : (listed?.status ?? "starting");
+  const status = ended ? (live.outcome ?? listed!).status : live.connection === "ended" ? "finished" : (listed?.status ?? "starting");
   const lost = live.connection === "lost" && !ended;
   const nodeOfSelection = selected?.kind === "box" ? selected.id.split("/")[0]! : selected?.kind === "edge" ? selected.edge.target.split("/")[0]! : null;
-  const said = problem || (lost ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : props.problem);
+  const said = problem || (lost ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : ended ? "" : props.problem);
   const side = tab === "nodes" || tab === "source" ? tab : "details";
   const split = (name: keyof typeof SPLITS) => (size: number) => setSplits({ ...splits, [name]: size });
 
@@ -173,7 +178,7 @@ function Dataflow(props: {
       </header>
       {said && <p class="banner" role="alert">{said}</p>}
       {told?.running && !told.here && !live.state && <p class="banner">It is being built: there is nothing to be seen yet.</p>}
-      {failures.length > 0 && <Failures failures={failures} onLogs={showLog} />}
+      {live.outcome && <Ending record={live.outcome} onLogs={showLog} />}
       <main
         class="dataflow"
         data-tab={tab}
@@ -204,11 +209,24 @@ function Dataflow(props: {
   );
 }
 
-function Failures({ failures, onLogs }: { failures: Failure[]; onLogs: (node: string) => void }) {
+/** How the dataflow ended: after which time, what failed, and what was lost. */
+function Ending({ record, onLogs }: { record: Listed; onLogs: (node: string) => void }) {
+  const { result } = record;
+  const failures = result?.failures ?? [];
+  const losses = (result?.links ?? []).map((report) => ({ ...report, lost: lostOn(report, result!) })).filter(({ lost }) => lost > 0);
+  losses.sort((a, b) => b.lost - a.lost);
+  const total = losses.reduce((sum, { lost }) => sum + lost, 0);
+  const worst = losses.slice(0, 2).map(({ link, lost }) => (losses.length > 1 ? `${link.replace("->", "→")} (${whole(lost)})` : link.replace("->", "→")));
+  const lost = total ? `${whole(total)} message${total > 1 ? "s" : ""} lost on ${worst.join(", ")}${losses.length > 2 ? ` and ${losses.length - 2} more links` : ""}` : "no message lost";
   return (
-    <section class="outcome" aria-label="Failures">
+    <section class={failures.length ? "outcome failed" : "outcome"} aria-label="End">
+      <p>
+        {result?.stopped ? "Stopped" : "Ended"} after {duration((record.ended ?? record.created) - record.created)}
+        {result && <>, <span class={total ? "warn" : ""}>{lost}</span></>}
+        {!result && record.reason && `: ${record.reason}`}
+      </p>
       {failures.map((failure, index) => (
-        <p key={failure.node_id}>
+        <p class="bad" key={failure.node_id}>
           <button class="link" onClick={() => onLogs(failure.node_id)}>{failure.node_id}</button> {failure.message}
           {failure.last_lines.length > 0 && <code class="quiet"> {failure.last_lines[failure.last_lines.length - 1]}</code>}
           {index === 0 && failures.length > 1 && <span class="quiet"> — the first cause</span>}

@@ -17,6 +17,7 @@ interface Filter {
 export function LogPane(props: { live: Live; nodes: string[]; node: string; onNode: (node: string) => void }) {
   const { live } = props;
   useLive(live, "lines");
+  useLive(live, "connection");
   const [level, setLevel] = useState("stdout");
   const [text, setText] = useState("");
   const [old, setOld] = useState<{ entries: Line[]; total: number; from: number } | null>(null);
@@ -27,7 +28,7 @@ export function LogPane(props: { live: Live; nodes: string[]; node: string; onNo
 
   useEffect(() => {
     setOld(null);
-    if (!filtered) return;
+    if (!filtered || live.gone) return; // the page searches what it has
     let wanted = true;
     const timer = setTimeout(() => {
       const from = live.arrived;
@@ -37,7 +38,7 @@ export function LogPane(props: { live: Live; nodes: string[]; node: string; onNo
       wanted = false;
       clearTimeout(timer);
     };
-  }, [live, props.node, level, text]);
+  }, [live, live.gone, props.node, level, text]);
 
   const recent = old ? live.lines.slice(live.lines.length - Math.min(live.arrived - old.from, live.lines.length)) : live.lines;
   const fitting = filtered ? recent.filter((line) => fits(line, filter)) : recent;

@@ -61,7 +61,22 @@ export interface Listed {
   cpu: number;
   memory: number;
   reason: string;
-  result: { failures: Failure[] } | null; // only if one dataflow is asked for
+  result: Outcome | null; // only if one dataflow is asked for
+}
+
+export interface Outcome {
+  failures: Failure[];
+  links: LinkReport[];
+  stopped: boolean;
+}
+
+/** The counts of a link at the end. */
+export interface LinkReport {
+  link: string; // "a/out -> b/in"
+  sent: number;
+  received: number;
+  dropped: number;
+  unread: number;
 }
 
 export interface Failure {
@@ -77,6 +92,8 @@ export interface Source {
 
 export const LEVELS = ["error", "warn", "info", "debug", "trace", "stdout"] as const;
 
+const FINISHED = "finished";
+const FAILED = "failed";
 const DEFAULT_OPERATOR = "op"; // the id of an operator that stands alone in its node
 
 /** Return the name that the server has for an output or input of a box. */
@@ -107,6 +124,28 @@ export class Links {
     if (!source || !target || isGiven(source)) return undefined;
     return this.links.get(`${fullName(source, edge.output)} ${fullName(target, edge.input)}`);
   }
+}
+
+/** Return how many messages of a link its receiver should have got, and did not: a stop leaves some unread. */
+export function lostOn(report: LinkReport, outcome: Outcome): number {
+  return report.dropped + (outcome.stopped ? 0 : report.unread);
+}
+
+/** Return the last state of a dataflow that has ended. */
+export function endedState(state: State, outcome: Listed): State {
+  const failed = new Set(outcome.result?.failures.map((failure) => failure.node_id));
+  const reports = new Map(outcome.result?.links.map((report) => [report.link, report]));
+  return {
+    nodes: state.nodes.map((node) => ({
+      ...node,
+      status: failed.has(node.id) ? FAILED : FINISHED,
+      ...{ pid: null, cpu: null, memory: null, sent_hz: 0, bytes_per_second: 0, waiting: 0 },
+    })),
+    links: state.links.map((link) => {
+      const report = reports.get(`${link.source} -> ${link.target}`);
+      return { ...link, hz: 0, bytes_per_second: null, waiting: null, dropped: report?.dropped ?? link.dropped, dropping_hz: 0 };
+    }),
+  };
 }
 
 export function toneOfNode(node: NodeState): Tone {

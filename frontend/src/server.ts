@@ -1,7 +1,7 @@
 // Requests to the server, and the stream of what happens in one dataflow.
 
 import type { Graph } from "./graph";
-import type { Line, Listed, Source, State } from "./model";
+import { endedState, type Line, type Listed, type Source, type State } from "./model";
 
 export class Refused extends Error {
   constructor(
@@ -97,6 +97,8 @@ export class Live {
   graph: Graph | null = null;
   state: State | null = null;
   lines: Line[] = [];
+  outcome: Listed | null = null; // how the dataflow ended
+  gone = false; // the server as well: what is here stays
   arrived = 0; // lines, since the page was opened
   skipped = 0;
   readonly previews = new Map<string, Preview>();
@@ -172,6 +174,11 @@ export class Live {
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.take(data) : this.takePreview(data));
     socket.onclose = () => {
       if (this.closed) return;
+      if (this.outcome) {
+        this.gone = true;
+        this.emit("connection");
+        return;
+      }
       if (this.connection !== "ended") this.connection = "lost";
       this.emit("connection");
       setTimeout(() => this.closed || this.open(), RETRY);
@@ -203,11 +210,21 @@ export class Live {
       this.searches.get(found.ticket)?.resolve(found);
       this.searches.delete(found.ticket);
     }
-    if (message.ended || message.lost) {
+    if (message.outcome) this.finish(message.outcome);
+    if ((message.ended || message.lost) && !this.outcome) {
       this.connection = message.ended ? "ended" : "lost";
       this.emit("connection");
     }
     if (message.lost) this.socket?.close();
+  }
+
+  /** Take note of how the dataflow ended: nothing runs, and the losses are final. */
+  finish(outcome: Listed): void {
+    this.outcome = outcome;
+    this.connection = "ended";
+    if (this.state) this.state = endedState(this.state, outcome);
+    this.emit("connection");
+    this.emit("state");
   }
 
   private takePreview(data: ArrayBuffer): void {

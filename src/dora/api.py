@@ -207,6 +207,8 @@ def run_loaded(
             console.render_by(renderer_for(dataflow, display, stream, dataflow_id, built.build_id))
         nodes_hidden = nodes_are_quiet()
         result = run_observed(dataflow, options, show, dataflow_id, on_daemon)
+        if dashboard is not None:
+            dashboard.finish(result)
     finally:
         console.close()
         if dashboard is not None:

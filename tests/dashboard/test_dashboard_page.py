@@ -95,6 +95,37 @@ FLOOD = """
     """
 
 
+MANY = """
+    import time
+    from pathlib import Path
+    import numpy as np
+    from dora import Node
+    node = Node()
+    while not Path("go").exists():
+        node.next(timeout=0.05)
+    for number in range(10):
+        node.send_output("number", np.array([number]))
+    Path("sent").touch()
+    """
+SLOW = """
+    import sys
+    from pathlib import Path
+    from dora import Node
+    node = Node()
+    while not Path("sent").exists():
+        pass
+    print("too slow", file=sys.stderr, flush=True)
+    for event in node:
+        pass
+    sys.exit(3)
+    """
+LOSES = """
+nodes:
+  - {id: many, path: many.py, inputs: {tick: dora/timer/secs/1}, outputs: [number]}
+  - {id: slow, path: slow.py, inputs: {number: {source: many/number, queue_size: 3}}}
+"""
+
+
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(tmp_path_factory.mktemp("robot"), PROGRAMS, FLOW)
@@ -357,11 +388,39 @@ def test_fifty_nodes(start: Callable[..., Running], visit: Any) -> None:
 def test_stop_and_the_end(start: Callable[..., Running], visit: Any) -> None:
     running = start()
     page = visit(running.address)
+    page.wait_for_selector(".panel canvas")
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_role("button", name="Really stop?").click()
     assert running.process.wait(TIMEOUT / 1000) == 0
-    page.wait_for_selector(".chip >> text=/finished|no connection/")
-    assert page.locator(".box").count() > 3  # what was seen last stays
+    page.wait_for_selector(".outcome >> text=/Stopped after [0-9]+ s, (no message|[0-9,]+ messages?) lost/")
+    page.wait_for_selector("header .chip >> text=finished")
+    # What was seen last stays, and the log can be searched, although the server is gone.
+    assert page.locator(".box").count() > 3 and page.locator(".panel canvas").count() > 0
+    wait_for_line(page, "gain 2")
+    page.get_by_label("Node", exact=True).select_option("camera")
+    page.wait_for_selector("text=Nothing fits.")
+    now = page.evaluate("performance.now()")
+    page.wait_for_function("now => performance.now() > now + 2500", arg=now)  # it asks no server again
+    assert "onnection" not in page.inner_text("body")
+
+
+def test_a_hidden_page_gets_the_end_with_its_losses(
+    start: Callable[..., Running], tmp_path: Path, visit: Any
+) -> None:
+    (tmp_path / "many.py").write_text(textwrap.dedent(MANY))
+    (tmp_path / "slow.py").write_text(textwrap.dedent(SLOW))
+    running = start(LOSES)
+    page = visit(running.address)
+    page.evaluate("window.requestAnimationFrame = () => 0")  # a hidden page asks for nothing more
+    (tmp_path / "go").touch()
+    assert running.process.wait(TIMEOUT / 1000) == 1
+    outcome = page.locator(".outcome")
+    outcome.wait_for()
+    text = outcome.inner_text()
+    assert re.search(r"Ended after \d+ s, 7 messages lost on many/number → slow/number", text), text
+    assert "slow" in text and "exited with status 3" in text and "too slow" in text
+    page.wait_for_selector("header .chip >> text=failed")
+    page.wait_for_selector('.box[data-id="slow"][data-tone="bad"]')
 
 
 def test_the_dashboard_ends_when_its_run_is_killed(start: Callable[..., Running]) -> None:

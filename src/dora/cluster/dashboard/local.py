@@ -13,11 +13,14 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from dora.dataflow.model import Dataflow
+
+if TYPE_CHECKING:
+    from dora.daemon.supervisor.result import DataflowResult
 
 HOST: Final = "127.0.0.1"
 FIRST_PORT: Final = 6020
@@ -64,13 +67,25 @@ class LocalDashboard:
         self._process.stdin.write(msgspec.json.encode(subject) + b"\n")
         self._process.stdin.flush()
 
+    def finish(self, result: DataflowResult) -> None:
+        """Show how the run ended on the pages that are open; `close` waits until they have it."""
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(result) + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the process was killed
+
     def close(self) -> None:
         """End the process."""
         self._listener.close()
         if self._process is None:
             return
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
         try:
             self._process.wait(END_TIMEOUT)
         except subprocess.TimeoutExpired:

@@ -11,8 +11,11 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
+from typing import BinaryIO
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,7 +30,9 @@ from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
 from dora.cluster.http.auth import AuthMiddleware, failure, keys_for
 from dora.cluster.http.endpoints import json_response
 from dora.cluster.http.idle_connections import connection_limit
-from dora.cluster.protocol import DataflowView
+from dora.cluster.protocol import DataflowView, RunStatus
+from dora.daemon.report import first_cause
+from dora.daemon.supervisor.result import DataflowResult
 from dora.wire.decoders import from_json
 
 UNAUTHORIZED_TEXT = (
@@ -35,10 +40,9 @@ UNAUTHORIZED_TEXT = (
 )
 
 
-def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboard]:
-    """Return the application and the dashboard in it; ``stop`` ends the run like Ctrl-C."""
-    subject = Subject(run.dataflow_id, run.name, run.file, run.log_directory, running=True)
-    view = DataflowView(
+def view_of(run: LocalRun) -> DataflowView:
+    """Return the record of a run as a coordinator would have it."""
+    return DataflowView(
         uuid=run.dataflow_id,
         name=run.name,
         status="running",
@@ -47,6 +51,20 @@ def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboar
         log_directory=run.log_directory,
         created=run.created,
     )
+
+
+def ended_view(run: LocalRun, result: DataflowResult) -> DataflowView:
+    """Return the record of a run that has just ended."""
+    status: RunStatus = "finished" if result.ok else "failed"
+    return msgspec.structs.replace(
+        view_of(run), status=status, ended=time.time(), reason=first_cause(result), result=result
+    )
+
+
+def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboard]:
+    """Return the application and the dashboard in it; ``stop`` ends the run like Ctrl-C."""
+    subject = Subject(run.dataflow_id, run.name, run.file, run.log_directory, running=True)
+    view = view_of(run)
 
     def find(wanted: str) -> Subject:
         if wanted not in (run.dataflow_id, run.name):
@@ -78,7 +96,7 @@ def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboar
     ), dashboard
 
 
-async def _serve(descriptor: int, subject: LocalRun, stdin: int) -> None:
+async def _serve(descriptor: int, subject: LocalRun, stdin: BinaryIO) -> None:
     run = os.getppid()
 
     def stop() -> None:
@@ -89,13 +107,16 @@ async def _serve(descriptor: int, subject: LocalRun, stdin: int) -> None:
     server = make_server(app, connection_limit())
     loop = asyncio.get_running_loop()
 
-    def end() -> None:
-        server.should_exit = True
+    async def end(result: bytes) -> None:
+        try:
+            if result:  # otherwise the run was killed
+                view = ended_view(subject, from_json(result, DataflowResult))
+                await dashboard.finish(subject.dataflow_id, view)
+        finally:
+            server.should_exit = True
 
     def wait_for_end_of_run() -> None:
-        while os.read(stdin, 1 << 16):
-            pass
-        loop.call_soon_threadsafe(end)
+        asyncio.run_coroutine_threadsafe(end(stdin.read()), loop)
 
     threading.Thread(target=wait_for_end_of_run, name="dora-run-ended", daemon=True).start()
     try:
@@ -109,7 +130,7 @@ def main() -> None:
     line = sys.stdin.buffer.readline()
     if line:
         subject = from_json(line, LocalRun)
-        asyncio.run(_serve(int(sys.argv[1]), subject, sys.stdin.fileno()))
+        asyncio.run(_serve(int(sys.argv[1]), subject, sys.stdin.buffer))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from dora._paths import PACKAGE, SOCKET_NAME, run_path
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.relay import RelayedSession
 from dora.cluster.dashboard.remote import RemoteObservers, ask_once
-from dora.cluster.dashboard.watches import MAX_TOPICS, Outbox, Viewer, Watch, Watches
+from dora.cluster.dashboard.watches import MAX_TOPICS, Viewer, Watch, Watches
 from dora.cluster.dashboard.yaml_text import source_of
 from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, secrets_equal
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
+from dora.cluster.protocol import DataflowView
 from dora.daemon.client import DaemonClient
 from dora.dataflow.names import key_fault, value_fault
 from dora.errors import DoraError
@@ -162,6 +163,10 @@ class Dashboard:
 
     async def close(self) -> None:
         await self._watches.close()
+
+    async def finish(self, dataflow_id: str, view: DataflowView) -> None:
+        """Send the pages of a dataflow how it ended, and wait a little until they have it."""
+        await self._watches.finish(dataflow_id, msgspec.json.encode(view))
 
     # ----------------------------------------------------------------------- pages
 
@@ -305,12 +310,10 @@ class Dashboard:
         target = Target(subject.dataflow_id, socket, subject.log_directory, subject.remote_machines)
         viewer = Viewer()
         watch = await self._watches.join(target, viewer, self._remote_observers(subject))
-        ready = asyncio.Event()
-        ready.set()
-        delivery = asyncio.create_task(_deliver(websocket, viewer.outbox, ready))
+        delivery = asyncio.create_task(_deliver(websocket, viewer))
         try:
             while True:
-                _handle(await websocket.receive_text(), watch, viewer, ready)
+                _handle(await websocket.receive_text(), watch, viewer)
         except (WebSocketDisconnect, msgspec.DecodeError, KeyError, RuntimeError):
             pass  # the page is gone, or is not ours
         finally:
@@ -318,11 +321,11 @@ class Dashboard:
             self._watches.leave(watch, viewer)
 
 
-def _handle(text: str, watch: Watch, viewer: Viewer, ready: asyncio.Event) -> None:
+def _handle(text: str, watch: Watch, viewer: Viewer) -> None:
     """Process a message of the page; raises ``msgspec.DecodeError``."""
     match _decode(text):
         case _Next():
-            ready.set()
+            viewer.ready.set()
         case _WantTopics(topics=topics, latency=latency):
             viewer.wanted = Wanted(tuple(topics[:MAX_TOPICS]), latency)
             watch.update_wanted()
@@ -330,12 +333,12 @@ def _handle(text: str, watch: Watch, viewer: Viewer, ready: asyncio.Event) -> No
             watch.search(viewer, ticket, node, level, words)
 
 
-async def _deliver(websocket: WebSocket, outbox: Outbox, ready: asyncio.Event) -> None:
+async def _deliver(websocket: WebSocket, viewer: Viewer) -> None:
     try:
         while True:
-            await ready.wait()
-            messages = await outbox.take()
-            ready.clear()
+            await viewer.ready.wait()
+            messages = await viewer.outbox.take()
+            viewer.ready.clear()
             for message in messages:
                 await (
                     websocket.send_text(message)
@@ -343,6 +346,7 @@ async def _deliver(websocket: WebSocket, outbox: Outbox, ready: asyncio.Event) -
                     else websocket.send_bytes(message)
                 )
             await websocket.send_text("{}")  # the delivery is complete: ask for the next one
+            viewer.outbox.sent()
     except (WebSocketDisconnect, RuntimeError):
         pass  # the receiving side notices
 

@@ -48,6 +48,7 @@ class Outbox:
         self._skipped = 0
         self._answers: deque[Found] = deque(maxlen=8)
         self._something = asyncio.Event()
+        self._taken: tuple[str, ...] = ()  # kinds of the delivery that is being sent
 
     def put(self, message: FromWatcher) -> None:
         """Add a message; never waits."""
@@ -74,6 +75,14 @@ class Outbox:
         self._newest[kind] = json
         self._something.set()
 
+    def sent(self) -> None:
+        """Note that the messages that were taken are sent."""
+        self._taken = ()
+
+    def holds(self, kind: str) -> bool:
+        """Return whether a JSON value is not sent yet."""
+        return kind in self._newest or kind in self._taken
+
     async def take(self) -> list[Message]:
         """Wait for messages, and return all: texts are JSON objects, bytes are previews."""
         await self._something.wait()
@@ -89,6 +98,7 @@ class Outbox:
             )
             parts.append(b'"found":[%s]' % b",".join(found))
         previews = [item for waiting in self._previews.values() for item in waiting]
+        self._taken = tuple(self._newest)
         self._newest.clear()
         self._previews.clear()
         self._lines.clear()
@@ -105,6 +115,7 @@ def _packed(preview: Preview) -> bytes:
 
 
 LINGER_TIME: Final = 3.0  # seconds that a watcher outlives its last browser: a page that is loaded again
+FINISH_TIMEOUT: Final = 1.5  # seconds; less than the run waits for its server
 MAX_TOPICS: Final = 16  # that one browser may look at
 RECENT_LINES: Final = 1000
 
@@ -118,6 +129,8 @@ class Viewer:
         self.outbox = Outbox()
         self.wanted = Wanted()
         self.tickets: dict[int, int] = {}  # of the watcher → of the browser
+        self.ready = asyncio.Event()  # for the next delivery
+        self.ready.set()
 
 
 class Watch:
@@ -132,6 +145,7 @@ class Watch:
         self._lines: deque[bytes] = deque(maxlen=RECENT_LINES)
         self._wanted = Wanted()
         self._last_ticket = 0
+        self._ended = asyncio.Event()
         self.remote: RemoteObservers | None = None  # observers on other machines
         self._here: State | None = None  # the state on this machine
         self._state: bytes | None = None  # the state on all machines, as JSON
@@ -161,6 +175,15 @@ class Watch:
             self._process.kill()
         if self._reader is not None:
             self._reader.cancel()
+
+    async def finish(self, outcome: bytes) -> None:
+        """Send all browsers how the dataflow ended, after the last it has logged."""
+        await self._ended.wait()
+        for viewer in self.viewers:
+            viewer.outbox.set("outcome", outcome)
+            viewer.ready.set()  # a hidden page asks for nothing
+        while any(viewer.outbox.holds("outcome") for viewer in self.viewers):
+            await asyncio.sleep(0.01)
 
     @property
     def alive(self) -> bool:
@@ -251,6 +274,8 @@ class Watch:
             self._here = message
             self.send_state()
             return
+        if isinstance(message, Ended):
+            self._ended.set()
         if isinstance(message, Picture | Ended):
             self._newest[type(message)] = message
         elif isinstance(message, Lines):
@@ -305,6 +330,15 @@ class Watches:
             if self._watches.get(watch.target.dataflow_id) is watch:
                 del self._watches[watch.target.dataflow_id]
         await watch.end()
+
+    async def finish(self, dataflow_id: str, outcome: bytes) -> None:
+        """Send the browsers of a dataflow how it ended, as JSON; give up after `FINISH_TIMEOUT`."""
+        watch = self._watches.get(dataflow_id)
+        if watch is not None and watch.viewers:
+            try:
+                await asyncio.wait_for(watch.finish(outcome), FINISH_TIMEOUT)
+            except TimeoutError:
+                log.warning("a page of dataflow %s did not get how it ended", dataflow_id)
 
     async def close(self) -> None:
         """End all watchers."""
