@@ -57,7 +57,7 @@ FENCE = re.compile(
     r"^(?:<!-- (?P<comment>[^\n]*?) -->\n\n?)?^```(?P<language>python|yaml|console)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-VARYING = re.compile(r"\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+VARYING = re.compile(r"\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d(\.\d{3})?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 FEEDER = """
 import pyarrow as pa

@@ -109,7 +109,9 @@ def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
     running()
     (line,) = dora("topic", "echo", "camera/image", "--count", "1").stdout.splitlines()
     assert re.match(
-        r"camera/image\t data=\[(\d+), .*, … 29,984 more uint8\] metadata=\{\"width\": 100\}$", line
+        r"camera/image\t data=\[(\d+), .*, … 29,984 more uint8\] metadata=\{\"width\": 100\} "
+        r"time=\d\d:\d\d:\d\d\.\d{3}$",
+        line,
     )
     observer = running.popen([*DORA, "topic", "echo", "-f", "json"], stdout=subprocess.PIPE, text=True)
     assert observer.stdout is not None

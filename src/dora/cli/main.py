@@ -23,42 +23,76 @@ from dora.errors import DoraError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("commands.run:run", "Build and run a dataflow until it ends."),
-    "up": ("commands.up:up", "Start the coordinator and the daemon in the background."),
-    "down": ("commands.up:down", "Stop the coordinator and the daemon."),
-    "start": ("commands.start:start", "Build and start a dataflow on the coordinator."),
-    "stop": ("commands.start:stop", "Stop a dataflow and wait until it has ended."),
-    "restart": ("commands.start:restart", "Stop a dataflow and start it again with the same options."),
-    "list": ("commands.list:list_dataflows", "List the dataflows of the coordinator, running and ended."),
-    "logs": ("commands.logs:logs", "Show the logs of a dataflow."),
-    "status": ("commands.status:status", "Show whether the coordinator and the daemon are running."),
-    "clean": ("commands.list:clean", "Remove the records of ended dataflows."),
-    "build": ("commands.build:build", "Build a dataflow: clones, Python environments, build commands."),
-    "validate": ("commands.build:validate", "Check a dataflow file without running it."),
-    "graph": ("commands.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
-    "new": ("commands.new:new", "Create a folder with a new dataflow, node or operator."),
-    "demo": ("commands.demo:demo", "Run an example: a camera, a detector and a plot."),
-    "expand": ("commands.build:expand", "Print a dataflow file with its modules written out."),
-    "schema": ("commands.build:schema", "Print the JSON schema of dataflow files, for editors."),
-    "completion": ("completion:completion", "Print the script that completes dora's commands in a shell."),
-    "doctor": ("commands.doctor:doctor", "Check the installation and this machine."),
-    "param": ("commands.param:param", "Inspect and change the parameters of running nodes."),
-    "node": ("commands.node:node", "Inspect and change the nodes of running dataflows."),
-    "topic": ("commands.topic:topic", "Show the messages of a running dataflow, and publish."),
-    "trace": ("commands.trace:trace", "Show which messages led to which, and how long each step took."),
-    "top": ("commands.top:top", "Watch nodes and links: load, rates, queues, losses."),
-    "record": ("commands.record:record", "Record the messages of a dataflow into an MCAP file."),
-    "info": ("commands.recordings:info", "Show what is in a recording."),
-    "replay": ("commands.replay:replay", "Run a dataflow again with its recorded sources."),
-    "diff": ("commands.recordings:diff", "Compare two recordings, message by message."),
-    "export": ("commands.recordings:export", "Write a recording as Parquet files, or for Rerun."),
-    "cluster": ("commands.cluster:cluster", "Run dora on several machines, over ssh, from one file."),
-    "coordinator": ("commands.components:coordinator", "Run the coordinator in the foreground."),
-    "daemon": ("commands.components:daemon", "Run the daemon of a machine in the foreground."),
-    "help": ("main:help_command", "Show the help of dora or of one of its commands."),
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Start here": {
+        "new": ("commands.new:new", "Create a folder with a new dataflow, node or operator."),
+        "demo": ("commands.demo:demo", "Run an example: a camera, a detector and a plot."),
+        "run": ("commands.run:run", "Build and run a dataflow until it ends."),
+        "doctor": ("commands.doctor:doctor", "Check the installation and this machine."),
+    },
+    "Dataflow files": {
+        "validate": ("commands.build:validate", "Check a dataflow file without running it."),
+        "build": ("commands.build:build", "Build a dataflow: clones, Python environments, build commands."),
+        "graph": ("commands.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
+        "expand": ("commands.build:expand", "Print a dataflow file with its modules written out."),
+        "schema": ("commands.build:schema", "Print the JSON schema of dataflow files, for editors."),
+    },
+    "Running dataflows": {
+        "list": ("commands.list:list_dataflows", "List the dataflows that run, and those that have ended."),
+        "stop": ("commands.start:stop", "Stop a dataflow and wait until it has ended."),
+        "logs": ("commands.logs:logs", "Show the logs of a dataflow."),
+        "top": ("commands.top:top", "Watch nodes and links: load, rates, queues, losses."),
+        "topic": ("commands.topic:topic", "Show the messages of a running dataflow, and publish."),
+        "node": ("commands.node:node", "Inspect and change the nodes of running dataflows."),
+        "param": ("commands.param:param", "Inspect and change the parameters of running nodes."),
+        "trace": ("commands.trace:trace", "Show which messages led to which, and how long each step took."),
+    },
+    "Recordings": {
+        "record": ("commands.record:record", "Record the messages of a dataflow into an MCAP file."),
+        "info": ("commands.recordings:info", "Show what is in a recording."),
+        "replay": ("commands.replay:replay", "Run a dataflow again with its recorded sources."),
+        "diff": ("commands.recordings:diff", "Compare two recordings, message by message."),
+        "export": ("commands.recordings:export", "Write a recording as Parquet files, or for Rerun."),
+    },
+    "In the background": {
+        "up": ("commands.up:up", "Start the coordinator and the daemon in the background."),
+        "down": ("commands.up:down", "Stop the coordinator and the daemon."),
+        "status": ("commands.status:status", "Show whether the coordinator and the daemon are running."),
+        "start": ("commands.start:start", "Build and start a dataflow on the coordinator."),
+        "restart": ("commands.start:restart", "Stop a dataflow and start it again with the same options."),
+        "clean": ("commands.list:clean", "Remove the records of ended dataflows."),
+    },
+    "Several machines": {
+        "cluster": ("commands.cluster:cluster", "Run dora on several machines, over ssh, from one file."),
+        "coordinator": ("commands.components:coordinator", "Run the coordinator in the foreground."),
+        "daemon": ("commands.components:daemon", "Run the daemon of a machine in the foreground."),
+    },
+    "Shell": {
+        "completion": (
+            "completion:completion",
+            "Print the script that completes dora's commands in a shell.",
+        ),
+        "help": ("main:help_command", "Show the help of dora or of one of its commands."),
+    },
 }
-"""Name → location below `dora.cli`, and description (a test compares it with the docstring)."""
+"""Title → name → location below `dora.cli`, and description (a test compares it with the docstring)."""
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    name: entry for commands in GROUPS.values() for name, entry in commands.items()
+}
+
+_WIDTH = max(map(len, COMMANDS))
+_EXAMPLES = """\b
+Examples:
+  dora demo                               run an example
+  dora new my-robot                       begin a project
+  dora run dataflow.yml --ui              run a dataflow, and watch it in the browser
+  dora topic echo camera/image            show the messages of an output
+  dora record dataflow.yml                run and record
+  dora replay recording.mcap              run again with the recorded sources
+
+Run `dora COMMAND --help` for the options of a command.
+"""
 
 ALIASES = {"destroy": "down", "ps": "list", "check": "status"}
 HIDDEN = {"system": "commands.status:system", "inspect": "commands.top:inspect"}
@@ -105,15 +139,18 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, description) for name, (_, description) in COMMANDS.items()])
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name.ljust(_WIDTH), description) for name, (_, description) in commands.items()]
+                )
 
 
 @click.group(
     cls=Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Run `dora COMMAND --help` for the options of a command.",
+    epilog=_EXAMPLES,
 )
 @click.version_option(f"{INTERFACE} ({__implementation__})", "-V", "--version", message="dora %(version)s")
 @click.pass_context

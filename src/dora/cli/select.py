@@ -24,8 +24,8 @@ _dataflow_option = click.option(
     "-d",
     "--dataflow",
     metavar="ID_OR_NAME",
-    help="Which running dataflow: its UUID, the beginning of it, or the name of its file. Not needed while "
-    "only one runs.",
+    help="Which running dataflow: its UUID, the beginning of it, its name, its file or one of its nodes. "
+    "Not needed while only one runs.",
 )
 
 
@@ -61,13 +61,11 @@ def connected_runs() -> list[DaemonClient]:
 def find_run(wanted: str | None) -> DaemonClient:
     """Return a connection to the dataflow on this machine that is meant.
 
-    If several are running, asks on a terminal and raises `DoraError` otherwise; raises
-    `NoRunningDataflow` if none is.
+    ``wanted`` as for ``--dataflow``; None: the only one. If several are running, asks on a terminal and
+    raises `DoraError` otherwise; raises `NoRunningDataflow` if none is.
     """
-    from dora.daemon.client import fits
-
     runs = connected_runs()
-    found = [run for run in runs if wanted is None or fits(run.description, wanted)]
+    found = [run for run in runs if is_meant(run, wanted)]
     if len(found) > 1 and sys.stdin.isatty():
         chosen = found[ask_which([_named(run) for run in found])]
     elif len(found) == 1:
@@ -80,6 +78,24 @@ def find_run(wanted: str | None) -> DaemonClient:
         if run is not chosen:
             run.close()
     return chosen
+
+
+def is_meant(run: DaemonClient, wanted: str | None) -> bool:
+    """Return whether a text as of ``--dataflow`` names a running dataflow; None names each."""
+    from dora.daemon.client import fits
+
+    return wanted is None or fits(run.description, wanted) or wanted in run.description.nodes
+
+
+def foreground_runs(wanted: str | None = None) -> list[DaemonClient]:
+    """Connect to the dataflows of `dora run` on this machine, which no coordinator knows."""
+    found = []
+    for run in connected_runs():
+        if not run.description.coordinator and is_meant(run, wanted):
+            found.append(run)
+        else:
+            run.close()
+    return found
 
 
 def lower_priority() -> None:

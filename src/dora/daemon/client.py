@@ -81,6 +81,15 @@ class DaemonClient:
             raise DoraError(answer.reason)
         return answer
 
+    def wait_for_end(self) -> None:
+        """Wait until the dataflow has ended, however long that takes."""
+        self.set_patience(None)
+        try:
+            while True:
+                self._receive()
+        except (ConnectError, OSError):
+            pass
+
     def look_for_end(self) -> bool:
         """Return whether the dataflow has ended, without waiting; for recorders."""
         while self.ended is None and select.select([self], (), (), 0)[0]:

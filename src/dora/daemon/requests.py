@@ -39,6 +39,7 @@ from dora.wire.daemon_protocol import (
     GraphText,
     Inspect,
     Inspection,
+    Interrupt,
     LinkView,
     Model,
     NodeView,
@@ -97,7 +98,7 @@ def _frame(request: StartEventLogs, node_id: str, *, end: bool = False) -> Write
 
 # --------------------------------------------------------------------------- requests for the supervisor
 
-SupervisorRequest = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel
+SupervisorRequest = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | Interrupt
 
 
 class RunningDaemon(Protocol):
@@ -124,6 +125,11 @@ def event_of_request(
             dataflow = msgspec.to_builtins(daemon.supervisor.state.dataflow)
             client.send(Model(revision, dataflow, daemon.options.uv))
             return None
+        case Interrupt():
+            client.send(Ok())
+            if request.force:
+                return on.KillRequested()
+            return on.StopRequested("stopped by `dora stop`", request.grace)
         case CheckChange() | ApplyChange():
             return _change_event(daemon, client, request)
         case _:

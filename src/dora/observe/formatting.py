@@ -44,6 +44,10 @@ class FormattedValue:
         except Exception as error:  # noqa: BLE001 - Arrow values that Python has no form for
             self.problem = f"values of type {self.type} cannot be shown: {error}"
 
+    def clock(self) -> str:
+        """Return the local time of the message, to the millisecond."""
+        return as_datetime(self.time_ns).astimezone().strftime("%H:%M:%S.%f")[:-3]
+
     def as_line(self) -> str:
         """Return data and metadata for people."""
         if self.problem:

@@ -208,7 +208,7 @@ def bounded_line(topic: str, message: Message, query: EchoQuery) -> str:
 
 
 def _line(topic: str, value: FormattedValue, query: EchoQuery) -> str:
-    return value.as_json(topic) if query.as_json else f"{topic}\t {value.as_line()}"
+    return value.as_json(topic) if query.as_json else f"{topic}\t {value.as_line()} time={value.clock()}"
 
 
 class _Rates:

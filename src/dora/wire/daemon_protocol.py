@@ -155,6 +155,16 @@ class RetireNode(msgspec.Struct, tag=True):
     grace: float | None = None
 
 
+class Interrupt(msgspec.Struct, tag=True):
+    """Stop the dataflow, like Ctrl-C; ``force``: kill its nodes. Answered by `Ok` before it has ended.
+
+    ``grace``: seconds for its nodes to end; None: as its options say.
+    """
+
+    grace: float | None = None
+    force: bool = False
+
+
 class GetModel(msgspec.Struct, tag=True):
     """Get the checked model of the running dataflow. Answered by `Model`."""
 
@@ -206,6 +216,7 @@ Request = (
     | RestartOperation
     | RemoveOperation
     | RetireNode
+    | Interrupt
     | GetModel
     | CheckChange
     | ApplyChange

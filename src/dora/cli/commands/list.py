@@ -9,7 +9,7 @@ import click
 
 from dora.cli.coordinator import coordinator_options
 from dora.cli.tables import format_option, print_table
-from dora.cluster.client import Client
+from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView
 from dora.observe.formatting import megabytes
 
@@ -36,11 +36,21 @@ def _status(view: DataflowView) -> str:
 def list_dataflows(
     style: str, status: str | None, name: str | None, sort_by: str | None, quiet: bool, client: Client
 ) -> None:
-    """List the dataflows of the coordinator, running and ended.
+    """List the dataflows that run, and those that have ended.
 
-    The oldest comes first. CPU, in percent of one core, and memory are those of all its processes.
+    Those of the coordinator, then those of `dora run` on this machine; the oldest first. CPU, in percent of
+    one core, and memory are those of all its processes.
     """
-    views = [view for view in client.dataflows() if _is_wanted(view, status, name)]
+    from dora.cli.foreground import foreground_views
+
+    local = foreground_views()
+    try:
+        known = client.dataflows()
+    except Unreachable:
+        if not local:
+            raise
+        known = []
+    views = [view for view in [*known, *local] if _is_wanted(view, status, name)]
     if sort_by is not None:
         views.sort(key=lambda view: view.cpu if sort_by == "cpu" else view.memory, reverse=True)
     if quiet:

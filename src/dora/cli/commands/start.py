@@ -27,7 +27,7 @@ from dora.cli.options import (
 )
 from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cli.reports import failure_reason, report_end
-from dora.cluster.client import Client, Unreachable
+from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView, RunSpec
 from dora.daemon.logs.entry import LogEntry, LogFilter
 from dora.daemon.logs.formats import renderer, wants_colour
@@ -187,7 +187,8 @@ def stop(
 ) -> int:
     """Stop a dataflow and wait until it has ended.
 
-    Without NAME_OR_UUID, the only one that is running. The exit status is 1 if a node failed.
+    Without NAME_OR_UUID, the only one that is running. The exit status is 1 if a node failed. A dataflow of
+    `dora run` is stopped like with Ctrl-C; --all leaves those alone.
     """
     if everything:
         if wanted is not None or name is not None:
@@ -198,9 +199,19 @@ def stop(
         statuses = [report_end(client.wait(view.uuid)) for view in running]
         click.echo(f"Stopped {len(running)} dataflow(s).")
         return max(statuses, default=0)
-    dataflow_id = _find_uuid(client, wanted, name)
+    from dora.cli.foreground import stop_foreground
+
+    try:
+        dataflow_id = _find_uuid(client, wanted, name)
+    except (Unreachable, RequestRefused) as error:
+        if isinstance(error, RequestRefused) and error.status != 404:
+            raise
+        if stop_foreground(wanted or name, grace_duration, force):
+            return 0
+        raise
     if dataflow_id is None:
-        click.echo("No dataflows are running.")
+        if not stop_foreground(None, grace_duration, force):
+            click.echo("No dataflows are running.")
         return 0
     view = client.stop(dataflow_id, grace_duration, force)
     if view.status not in ACTIVE:
