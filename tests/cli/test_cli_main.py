@@ -96,7 +96,7 @@ def test_without_a_command_the_help_is_shown_as_an_error(run):
     [
         (["rnu"], "error: there is no command `rnu`; did you mean `dora run`?"),
         (["frobnicate"], "error: there is no command `frobnicate`; `dora --help` lists the commands"),
-        (["run"], "error: missing argument 'FILE'"),
+        (["run"], "error: there is no dataflow.yml in this folder"),
         (["run", "a.yml", "--stop-after", "soon"], "`soon` is not a duration"),
         (["run", "a.yml", "--stop-after=-1"], "`-1` is not a duration"),
         (["run", "a.yml", "--log-level", "loud"], "unknown log level `loud`"),
