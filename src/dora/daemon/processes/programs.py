@@ -36,6 +36,8 @@ RUST_PACKAGES = {
     "dora-dav1d": "decode images in a Python node, for example with opencv-python or PyAV",
     "dora-object-to-pose": "compute the poses in a Python node",
     "dora-kit-car": "drive the car from a Python node",
+    "dora-openai-websocket": "use dora-openai-server, or serve the web socket from a Python node",
+    "dora-rustypot": "drive the motors from a Python node, for example with rustypot",
 }
 """Published programs that cannot join a dataflow, and what to do instead."""
 
