@@ -1,0 +1,1 @@
+"""Stands for Argos Translate, with one language pair, which needs no download."""

@@ -1,0 +1,1 @@
+"""Stands for pynput: somebody presses a, then b."""

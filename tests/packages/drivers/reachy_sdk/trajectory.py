@@ -1,0 +1,2 @@
+def goto(goal, duration):
+    print(f"goto {goal}", flush=True)
