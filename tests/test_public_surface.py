@@ -10,6 +10,7 @@ import pytest
 
 import dora
 import dora.errors
+import dora.testing
 
 SOURCE = Path(dora.__file__)
 
@@ -35,6 +36,7 @@ def test_dunder_all_matches_type_checkers_and_run_time() -> None:
 
 def test_dir_shows_the_public_names() -> None:
     assert dir(dora) == sorted(dora.__all__)
+    assert dir(dora.testing) == sorted(dora.testing.__all__)
 
 
 def test_every_name_comes_from_its_declared_module() -> None:

@@ -79,6 +79,12 @@ debug: {enable_debug_inspection: true}
     assert found[0]["nodes"][1]["inputs"] == {}
 
 
+def test_an_id_that_is_a_number_in_the_file_is_described_as_text() -> None:
+    text = "nodes: [{id: 1, path: a, outputs: [x]}, {id: b, path: b, inputs: {i: 1/x}}]"
+    described = describe(dora.dataflow.parse(text, working_dir="/w", environ={}))
+    assert [node["id"] for node in described["nodes"]] == ["1", "b"]
+
+
 def test_fields_that_dora_rs_lacks_are_kept() -> None:
     text = "x-note: 1\nnodes: [{id: a, path: a, parameters: {gain: 0.5}, hot_reload: never}]"
     described = describe(dora.dataflow.parse(text, working_dir="/w", environ={}))

@@ -71,6 +71,8 @@ def canonical(source: Source) -> str:
 
 def _node(node: Mapping[str, Any]) -> Block:
     described: Block = {"id": None, "name": None, "description": None, **node}
+    if isinstance(described["id"], int):
+        described["id"] = str(described["id"])
     described.setdefault("env", None)
     _ports(described)
     for name in ("operator", "operators"):

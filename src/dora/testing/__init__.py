@@ -46,3 +46,7 @@ if not TYPE_CHECKING:
         from importlib import import_module
 
         return getattr(import_module(f"dora.testing.{_HOMES[name]}"), name)
+
+    def __dir__() -> list[str]:
+        """Return the public names, imported yet or not."""
+        return sorted(__all__)
