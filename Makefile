@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast coverage coverage-all lint docs commands changelog release bench stress fuzz rerun clean
+.PHONY: demo test test-fast coverage coverage-all lint docs commands changelog release bench compatibility stress fuzz rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -19,6 +19,7 @@ help:
 	@echo "make changelog VERSION=1.2.3  move the fragments of changelog.d/ into CHANGELOG.md"
 	@echo "make release REPOSITORY=https://...  build, check and try a release; UPLOAD=--upload publishes it"
 	@echo "make bench   measure, against dora-rs in a venv of its own"
+	@echo "make compatibility  compare the behaviour with dora-rs, in a venv of its own (an hour)"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make stress  kill nodes, fill queues, restart and soak for twelve minutes"
 	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
@@ -70,6 +71,9 @@ release: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+compatibility: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.compatibility --files examples --files tests/dataflow
 
 stress: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/stress tests/coordinator tests/machines -m stress

@@ -102,7 +102,7 @@ def run_dataflow(
             _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        leftover_cpu_s, killed = _reap_leftovers()
+        leftover_cpu_s, killed = reap_leftovers()
         if timed_out.is_set() or process.returncode or killed:
             raise RunFailed(_complaint(process.returncode, timed_out.is_set(), killed, printed))
         files = {file.stem: json.loads(file.read_text()) for file in results.glob("*.json")}
@@ -134,7 +134,7 @@ def _killed_after(seconds: float, group: int) -> Iterator[threading.Event]:
         timer.cancel()
 
 
-def _reap_leftovers() -> tuple[float, int]:
+def reap_leftovers() -> tuple[float, int]:
     """Wait for adopted processes, kill those that stay; return the CPU seconds and how many were killed."""
     cpu_s = 0.0
     killed: set[int] = set()

@@ -41,6 +41,7 @@ NAVIGATION = {
         "reference/dataflow-yaml",
         "reference/commands",
         "reference/recording-format",
+        "reference/differences",
         "wire-format",
         "glossary",
     ],

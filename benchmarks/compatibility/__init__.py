@@ -1,0 +1,1 @@
+"""Compare the behaviour of dora with that of dora-rs."""

@@ -1,0 +1,5 @@
+"""Take part."""
+
+from dora import Node
+
+Node()
