@@ -18,16 +18,17 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, ClassVar, Final, Literal
 
 from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
 from dora.node.events import Event, Input, InputClosed
+from dora.node.patterns.holding import HoldingInput, holding_inputs
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.link_input import LinkInput
 from dora.node.send.output import OutputPort
-from dora.wire.correlation import GOAL_ID, REQUEST_ID, is_correlated, uuid7
+from dora.wire.correlation import GOAL_ID, REQUEST_ID, uuid7
 from dora.wire.metadata import MetadataError
 from dora.wire.node_config import InputConfig, NodeConfig
 
@@ -123,50 +124,13 @@ class Exchange(ABC):
         return self._answer
 
 
-class ReplyInput:
-    """A port that wraps another one and passes answers to their exchanges."""
+class ReplyInput(HoldingInput):
+    """A port that wraps another one and passes answers to their exchanges; holds the other events."""
 
-    def __init__(self, port: LinkInput, config: InputConfig, replies: Replies) -> None:
-        self.id = port.id
-        self.is_data = port.is_data
-        self._port = port
+    def __init__(self, port: LinkInput | HoldingInput, config: InputConfig, replies: Replies) -> None:
+        super().__init__(port, config.queue_size if config.policy == "drop_oldest" else sys.maxsize)
         self._source_node = config.source.partition("/")[0]
         self._replies = weakref.ref(replies)  # which holds the inbox, and that holds this port
-        self._queue_size = config.queue_size if config.policy == "drop_oldest" else sys.maxsize
-        # Events that came during a wait for an answer: a queue under the contract of the input.
-        self._held: deque[Event] = deque()
-        self._droppable = 0  # events there that may be dropped
-
-    @property
-    def open(self) -> bool:
-        return bool(self._held) or self._port.open
-
-    @property
-    def detached(self) -> bool:
-        return self._port.detached
-
-    def poll(self) -> Event | None:
-        if not self._held:
-            return self._next()
-        event = self._held.popleft()
-        self._droppable -= _is_droppable(event)
-        return event
-
-    def dispatch(self) -> None:
-        """Pass the answers that have arrived to their exchanges; hold other events."""
-        while (event := self._next()) is not None:
-            self._held.append(event)
-            self._droppable += _is_droppable(event)
-            if self._droppable > self._queue_size:
-                self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        for index, event in enumerate(self._held):
-            if _is_droppable(event):
-                del self._held[index]
-                self._droppable -= 1
-                self._port.count_as_dropped()
-                return
 
     def _next(self) -> Event | None:
         while self._port.open and (event := self._port.poll()) is not None:
@@ -185,41 +149,30 @@ class ReplyInput:
         if (replies := self._replies()) is not None:
             replies.lose(self.id, reason)
 
-    def ready(self) -> bool:
-        return bool(self._held) or self._port.ready()
-
-    def wake_at(self) -> int | None:
-        return self._port.wake_at()
-
-    def source_closed(self) -> None:
-        self._port.source_closed()
-
     def source_back(self, node_id: str) -> bool:
         if node_id == self._source_node:
             self.dispatch()  # the answers of its former process
             self._lose(f"node `{node_id}` was restarted before it answered")
-        was_open = self.open
-        return self._port.source_back(node_id) and not was_open
-
-    def stop(self) -> None:
-        self._port.stop()
-
-    def detach(self) -> None:
-        self._port.detach()
+        return super().source_back(node_id)
 
     def close(self) -> None:
-        self._held.clear()
-        self._droppable = 0
-        self._port.close()
+        super().close()
         self._lose("this node is closed")
 
 
-def _is_droppable(event: Event) -> bool:
-    """Return whether an event is a message outside of any exchange."""
-    try:
-        return isinstance(event, Input) and not is_correlated(event["metadata"])
-    except MetadataError:  # the program gets the error when it reads the event
-        return True
+def check_input(config: NodeConfig, input_id: str) -> None:
+    """Raise `UndeclaredInput` unless the input exists and comes from another node."""
+    known = sorted(item.id for item in config.inputs if item.kind == "link")
+    if input_id in known:
+        return
+    import difflib
+
+    close = difflib.get_close_matches(input_id, known, 1)
+    raise UndeclaredInput(
+        f"node `{config.node_id}` has no input `{input_id}` from another node"
+        + (f", did you mean `{close[0]}`?" if close else "")
+        + f" (its inputs: {', '.join(known) or 'none'})"
+    )
 
 
 class Replies:
@@ -274,7 +227,7 @@ class Replies:
         for input_id in found:
             if input_id not in self._ports:  # from now on, an exchange may wait for its messages
                 link = self._inbox.ports[input_id]
-                assert isinstance(link, LinkInput)
+                assert isinstance(link, LinkInput | HoldingInput)
                 self._ports[input_id] = ReplyInput(link, links[input_id], self)
                 self._inbox.replace(self._ports[input_id])
         return found
@@ -284,19 +237,8 @@ class Replies:
 
         Outside of a dataflow (recorded inputs, a terminal) any input may exist.
         """
-        if not (self._config.inputs or self._config.outputs):
-            return
-        known = sorted(item.id for item in self._config.inputs if item.kind == "link")
-        if input_id in known:
-            return
-        import difflib
-
-        close = difflib.get_close_matches(input_id, known, 1)
-        raise UndeclaredInput(
-            f"node `{self._config.node_id}` has no input `{input_id}` from another node"
-            + (f", did you mean `{close[0]}`?" if close else "")
-            + f" (its inputs: {', '.join(known) or 'none'})"
-        )
+        if self._config.inputs or self._config.outputs:
+            check_input(self._config, input_id)
 
     def ask(
         self, exchange: Exchange, port: OutputPort, data: Any, metadata: Mapping[str, Any] | None
@@ -358,7 +300,7 @@ class Replies:
 
     def dispatch(self) -> None:
         """Pass on all answers that have arrived; the caller holds the inbox."""
-        for port in list(self._ports.values()):
+        for port in holding_inputs(self._inbox):
             port.dispatch()
         if self._inbox.is_closing:
             for exchange in list(self._pending.values()):
@@ -378,12 +320,11 @@ class Replies:
 
     def wait_until(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
         """Wait until ``ready()``, which answers and failures change; return False at the deadline."""
-        return ready() or self._inbox.wait_until(
-            ready, self.dispatch, list(self._ports.values()), woken, deadline
-        )
+        ports = holding_inputs(self._inbox)
+        return ready() or self._inbox.wait_until(ready, self.dispatch, ports, woken, deadline)
 
     async def wait_until_async(
         self, ready: Callable[[], bool], wakers: list[Callable[[], None]], deadline: int | None
     ) -> bool:
-        ports = list(self._ports.values())
+        ports = holding_inputs(self._inbox)
         return ready() or await self._inbox.wait_until_async(ready, self.dispatch, ports, wakers, deadline)

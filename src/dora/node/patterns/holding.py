@@ -1,0 +1,108 @@
+"""A port that is polled while the program does not receive, and holds events for it meanwhile."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+
+from dora.node.events import Event, Input
+from dora.node.receive.inbox import Inbox
+from dora.node.receive.link_input import LinkInput
+from dora.wire.correlation import is_correlated
+from dora.wire.metadata import MetadataError
+
+
+class HoldingInput(ABC):
+    """Wraps the port of an input. The held events are a queue under the contract of the input."""
+
+    def __init__(self, port: LinkInput | HoldingInput, queue_size: int) -> None:
+        """``queue_size``: messages that are held; of more, the oldest is dropped."""
+        self.id: str = port.id
+        self.is_data: bool = port.is_data
+        self._port = port
+        self._queue_size = queue_size
+        self._held: deque[Event] = deque()
+        self._droppable = 0  # events there that may be dropped
+
+    @abstractmethod
+    def _next(self) -> Event | None:
+        """Return the next event for the program, None if there is none; never blocks."""
+
+    def _dropped(self) -> None:
+        """Count a held message that was dropped."""
+        self._port.count_as_dropped()
+
+    @property
+    def open(self) -> bool:
+        return bool(self._held) or self._port.open
+
+    @property
+    def detached(self) -> bool:
+        return self._port.detached
+
+    def poll(self) -> Event | None:
+        if not self._held:
+            return self._next()
+        event = self._held.popleft()
+        self._droppable -= _is_droppable(event)
+        return event
+
+    def dispatch(self) -> None:
+        """Handle the events that have arrived, and hold those that are for the program."""
+        while (event := self._next()) is not None:
+            self._held.append(event)
+            self._droppable += _is_droppable(event)
+            if self._droppable > self._queue_size:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        for index, event in enumerate(self._held):
+            if _is_droppable(event):
+                del self._held[index]
+                self._droppable -= 1
+                self._dropped()
+                return
+
+    def count_as_dropped(self) -> None:
+        self._port.count_as_dropped()
+
+    def ready(self) -> bool:
+        return bool(self._held) or self._port.ready()
+
+    def wake_at(self) -> int | None:
+        return self._port.wake_at()
+
+    def source_closed(self) -> None:
+        self._port.source_closed()
+
+    def source_back(self, node_id: str) -> bool:
+        was_open = self.open
+        return self._port.source_back(node_id) and not was_open
+
+    def stop(self) -> None:
+        self._port.stop()
+
+    def detach(self) -> None:
+        self._port.detach()
+
+    def close(self) -> None:
+        self._held.clear()
+        self._droppable = 0
+        self._port.close()
+
+
+def holding_inputs(inbox: Inbox) -> list[HoldingInput]:
+    """Return the ports of an inbox that hold events.
+
+    A thread that polls one of them while the program does not receive keeps other threads from polling, so
+    it dispatches all of them.
+    """
+    return [port for port in list(inbox.ports.values()) if isinstance(port, HoldingInput)]
+
+
+def _is_droppable(event: Event) -> bool:
+    """Return whether an event is a message outside of any exchange."""
+    try:
+        return isinstance(event, Input) and not is_correlated(event["metadata"])
+    except MetadataError:  # the program gets the error when it reads the event
+        return True
