@@ -31,6 +31,7 @@ WINGS = (
     "api",
     "cli",
     "builder",
+    "notebook",
     "testing",
 )
 STRANGERS = {("node", "daemon"), ("daemon", "node")}  # they share a protocol (`wire`), no code

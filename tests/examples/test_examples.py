@@ -134,6 +134,50 @@ def test_parameters(example: Path) -> None:
         dataflow.wait()
 
 
+@pytest.mark.parametrize("example", ["notebook"], indirect=True)
+def test_notebook(example: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    dataflow = subprocess.Popen(
+        [sys.executable, "-u", "-m", "dora", "run", "dataflow.yml"],
+        cwd=example,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert dataflow.stdout is not None
+        next(line for line in dataflow.stdout if "the ball circles" in line)
+        notebook = nbformat.read(example / "viewer.ipynb", as_version=4)
+        first, receive = (cell for cell in notebook.cells[:5] if cell.cell_type == "code")
+        unknown = nbformat.v4.new_code_cell('node.show("imgae")')
+        notebook.cells[5:5] = [first.copy(), receive.copy(), unknown]  # cells run again, and a mistake
+        unknown.metadata["tags"] = ["raises-exception"]
+        client = nbclient.NotebookClient(
+            notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(example)}}
+        )
+        client.execute()
+        rest, _ = dataflow.communicate(timeout=TIMEOUT)
+        assert "the speed is 2.0" in rest and "the speed is 0.0" in rest
+        assert dataflow.returncode == 0
+    finally:
+        dataflow.kill()
+        dataflow.wait()
+
+    again = notebook.cells[5]
+    for cell, end in ((first, "the node is closed"), (again, "")):
+        image, position = (output["data"]["text/html"] for output in cell.outputs)
+        assert "<b>image</b> · message " in image and 'src="data:image/jpeg;base64,' in image
+        assert "<b>position</b> · message " in position and position.count("<polyline") == 2
+        assert end in image
+    assert "30 positions" in receive.outputs[0]["text"]
+    (error,) = unknown.outputs
+    assert error["traceback"] == [
+        "error: node `notebook` has no input `imgae` from another node, did you mean `image`? "
+        "(its inputs: image, position)"
+    ]
+
+
 @pytest.mark.parametrize("example", ["seed-yolo-stand-in"], indirect=True)
 def test_classic_object_detector(example: Path) -> None:
     (line,) = said(dora_run(example), "check")

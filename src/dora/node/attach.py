@@ -27,6 +27,11 @@ or declare it with `path: dynamic` in a dataflow that is running, and connect by
 or give it recorded inputs: DORA_TEST_WITH_INPUTS=inputs.json python {script}"""
 
 
+_IN_NOTEBOOK = (
+    "a notebook joins a running dataflow by the id of a node that is declared there with "
+    '`path: dynamic`: Node("my-node")'
+)
+
 in_process: Callable[[str | None], Host | None] = lambda _: None  # noqa: E731
 """Set by `dora.testing` while a dataflow in virtual time exists; None for threads outside of it."""
 
@@ -50,6 +55,8 @@ def attach(node_id: str | None) -> Host:
                 from dora.node.standalone.interactive import converse
 
                 return converse()
+            if "ipykernel" in sys.modules:
+                raise NotInDataflow(_IN_NOTEBOOK)
             raise NotInDataflow(_OUTSIDE.format(script=sys.argv[0] or "my_node.py"))
     channel, config = connect(node_id)
     return Host(channel, config, Board.open(config.board))

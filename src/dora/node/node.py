@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dora.node.patterns.service import Call
     from dora.node.patterns.serving import Serving
     from dora.node.patterns.stream import Stream
+    from dora.node.patterns.watch import InputWatch, Take
     from dora.node.receive.inbox import Inbox
 
 _Handler = TypeVar("_Handler", bound=Callable[[Input], Any])
@@ -82,6 +83,7 @@ class Node:
         self._inbox: Inbox | Serving = self._session.inbox
         self._replies: Replies | None = None
         self._server: Serving | None = None  # the inbox, once something is served
+        self._watch: InputWatch | None = None
         self._outputs = self._session.outputs
         self._is_shared = False
         if self._session.owns_process and (started_as or self._config.dynamic):
@@ -311,6 +313,32 @@ class Node:
         from dora.node.patterns.stream import Stream
 
         return Stream(self._session.output(output_id), session_id, metadata)
+
+    def show(self, *input_ids: str) -> None:
+        """Show inputs live, as pictures, plots or text, below the cell of a Jupyter notebook.
+
+        A thread draws them until the node is closed, or the dataflow ends; the call returns at once.
+        The messages still arrive as events. Of those that come while the program does not receive, it gets
+        the newest ``queue_size``, and the sender does not wait for it.
+
+        Raises `UndeclaredInput`, and `DoraError` outside of a notebook.
+        """
+        from importlib import import_module
+
+        # The one import that goes up: drawing needs `dora.observe`, and only notebooks draw.
+        import_module("dora.notebook").show(self, input_ids)
+
+    def _watched(self, input_id: str, take: Take | None = None) -> InputWatch:
+        """Watch an input, if there is a ``take``; raises `UndeclaredInput`."""
+        from dora.node.patterns.replies import check_input
+        from dora.node.patterns.watch import InputWatch
+
+        check_input(self._config, input_id)
+        if self._watch is None:
+            self._watch = InputWatch(self._config, self._session.inbox)
+        if take is not None:
+            self._watch.add(input_id, take)
+        return self._watch
 
     def _exchanges(self) -> Replies:
         if self._replies is None:

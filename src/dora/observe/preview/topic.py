@@ -9,7 +9,6 @@ import msgspec
 
 from dora.observe.formatting import plain
 from dora.observe.preview.protocol import Preview
-from dora.observe.topics import Topic
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, decode_metadata
@@ -22,8 +21,10 @@ REST: Final = 9
 class PreviewTopic:
     """Takes messages, and renders a preview of the last one when it is time."""
 
-    def __init__(self, topic: Topic) -> None:
-        self._topic = topic
+    def __init__(self, name: str, declared: str) -> None:
+        """``declared``: the type that the dataflow file declares, or ""."""
+        self._name = name
+        self._declared = declared
         self._last: Message | None = None
         self._kind = ""
         self._steps: list[tuple[float, list[float | None]]] = []
@@ -61,7 +62,7 @@ class PreviewTopic:
         if self.needs_all:
             head["steps"], self._steps = self._steps, []
         self._due = now + (time.thread_time() - begun) * REST
-        return Preview(self._topic.name, msgspec.json.encode(head), body, adds=self.needs_all)
+        return Preview(self._name, msgspec.json.encode(head), body, adds=self.needs_all)
 
     def _show(self, message: Message) -> bytes:
         """Describe a message in the head; return the bytes that go with it."""
@@ -73,7 +74,7 @@ class PreviewTopic:
             metadata = decode_metadata(message.metadata)
             value = decode_arrow(message)
             length, type_name = len(value), str(value.type)
-            shown = show(self._topic.name, self._topic.output.type, value, metadata)
+            shown = show(self._name, self._declared, value, metadata)
         except (MetadataError, PayloadError) as error:
             shown = RenderedPreview("problem", {"problem": str(error)})
         except Exception as error:  # noqa: BLE001 - whatever a sender may send, the others go on

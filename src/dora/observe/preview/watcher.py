@@ -127,7 +127,7 @@ class Watcher:
             self._trouble = str(error)
             return
         self._previews = {
-            topic.name: self._previews.get(topic.name) or PreviewTopic(topic)
+            topic.name: self._previews.get(topic.name) or PreviewTopic(topic.name, topic.output.type)
             for topic in topics
             if topic.name in self._wanted.topics
         }
