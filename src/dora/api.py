@@ -29,6 +29,7 @@ from dora.errors import DataflowFailed, DoraError
 if TYPE_CHECKING:
     from dora.daemon.build.lockfile import Lock
     from dora.daemon.daemon import Daemon
+    from dora.daemon.logs.console import Console
     from dora.daemon.logs.entry import LogEntry
     from dora.daemon.logs.formats import LogFormat
     from dora.daemon.options import Engine
@@ -139,12 +140,15 @@ def run_to_end(
     lock: Lock | None = None,
     on_log: Callable[[LogEntry], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
+    on_daemon: Callable[[Daemon], None] | None = None,
     on_dashboard: Callable[[str], None] | None = None,
+    on_console: Callable[[Console], None] | None = None,
 ) -> RunOutcome:
     """Load, build and run a dataflow from a file or a URL; return how it went.
 
     Log entries go to ``stream`` in the form of ``display``, and each one to ``on_log`` (on the daemon's
     thread, unfiltered). With ``on_dashboard``, a dashboard is served, and the function gets its address.
+    ``on_daemon`` and ``on_console`` as in `run_loaded`.
     Raises `DataflowError` and `BuildError`; failed nodes are in the result.
     """
     dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, uv=options.uv)
@@ -157,7 +161,9 @@ def run_to_end(
         lock=lock,
         on_log=on_log,
         on_warning=on_warning,
+        on_daemon=on_daemon,
         on_dashboard=on_dashboard,
+        on_console=on_console,
     )
 
 
@@ -173,10 +179,12 @@ def run_loaded(
     on_warning: Callable[[str], None] | None = None,
     on_daemon: Callable[[Daemon], None] | None = None,
     on_dashboard: Callable[[str], None] | None = None,
+    on_console: Callable[[Console], None] | None = None,
 ) -> RunOutcome:
     """Build and run a loaded dataflow like `run_to_end`.
 
-    ``session``: record the build in the session file. ``on_daemon`` gets the daemon before it starts.
+    ``session``: record the build in the session file. ``on_console`` gets what shows the log entries before
+    there is one, ``on_daemon`` the daemon before it starts.
     """
     from dora.observe.telemetry.traced_run import run_observed
     from dora.wire.correlation import uuid7
@@ -186,6 +194,8 @@ def run_loaded(
         warn_about_dataflow(dataflow, display.filter, on_warning)
     dataflow_id = uuid7()
     console = open_console(dataflow, display, stream, dataflow_id, on_warning)
+    if on_console is not None:
+        on_console(console)
     nodes_hidden = False  # once the nodes run; what builds print is in no file
 
     def show(entry: LogEntry) -> None:

@@ -120,7 +120,7 @@ def test_the_log_of_a_node_cannot_set_the_title_or_the_clipboard(tmp_path: Path)
     """
     (tmp_path / "a.py").write_text(textwrap.dedent(program))
     (tmp_path / "flow.yml").write_text("nodes: [{id: a, path: a.py}]\n")
-    shown = on_a_terminal("run", "flow.yml", cwd=tmp_path)
+    shown = on_a_terminal("run", "flow.yml", "--progress", "plain", cwd=tmp_path)
     assert f"\\u001b]0;owned\\u0007one {RED}red{RESET}" in shown
     assert "\\u001b]52;c;b3duZWQ=\\u0007two \\u009b2J" in shown
     assert not any(character in shown for character in "\x07\x9b\r")

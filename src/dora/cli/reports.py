@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -12,22 +13,31 @@ from dora.daemon.report import failure_report, first_cause, loss_report, shorter
 from dora.dataflow.problems import listed
 
 if TYPE_CHECKING:
+    from dora.cli.run_voice import RunVoice
     from dora.cluster.protocol import DataflowView
     from dora.daemon.report import RunOutcome
-    from dora.daemon.supervisor.result import DataflowResult
+    from dora.daemon.supervisor.result import DataflowResult, NodeFailure
     from dora.recording.mcap.reader import Recording
     from dora.recording.recorder.options import Saved
 
 
-def report_outcome(outcome: RunOutcome) -> int:
+def report_outcome(outcome: RunOutcome, voice: RunVoice) -> int:
     """Print the losses and failures of a dataflow that ran in this process; return the exit status."""
     directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
-    _report(outcome.result, directory, outcome.name)
+    _report(outcome.result, directory, outcome.name, voice.was_shown)
+    if line := voice.end_line(outcome):
+        click.echo(f"\n{line}", err=True)
     return 0 if outcome.result.ok else 1
 
 
-def _report(result: DataflowResult, directory: str | None, name: str) -> None:
-    for report in (loss_report(result), failure_report(result, directory, name)):
+def _report(
+    result: DataflowResult,
+    directory: str | None,
+    name: str,
+    was_shown: Callable[[NodeFailure], bool] = lambda _: False,
+) -> None:
+    failures = failure_report(result, directory, name, was_shown=was_shown)
+    for report in (loss_report(result), failures):
         if report:
             click.echo(f"\n{report}", err=True)
 

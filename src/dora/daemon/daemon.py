@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -226,6 +226,15 @@ class Daemon:
         """Return how many messages all links have delivered or lost. For the daemon's thread only."""
         links = self._accounting.report(self._text.sent, self._text.dropped)
         return sum(link.received + link.dropped for link in links)
+
+    def counts(self, node_ids: Collection[str]) -> tuple[int, int, int]:
+        """Return how many messages all links have delivered and lost, and how many these nodes have sent.
+
+        For the daemon's thread only.
+        """
+        links = self._accounting.report(self._text.sent, self._text.dropped)
+        sent = sum(sum(self._accounting.sent(node_id).values()) for node_id in node_ids)
+        return sum(link.received for link in links), sum(link.dropped for link in links), sent
 
     def kill_hard(self) -> None:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""

@@ -16,12 +16,15 @@ from dora.cli.completion import dataflow_files
 from dora.cli.dataflow_file import DEFAULT_FILE, chosen_file
 from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
 from dora.cli.reports import describe_saved, report_outcome, report_saved
+from dora.cli.run_voice import progress_option, voice_of
 from dora.cli.select import NoRunningDataflow, find_run
 from dora.cli.tables import counted
 from dora.daemon.logs.entry import LogFilter
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
+    from dora.cli.run_voice import RunVoice
+    from dora.daemon.daemon import Daemon
     from dora.daemon.logs.display import Display
     from dora.daemon.logs.formats import LogFormat
     from dora.daemon.options import LocalRunOptions
@@ -78,6 +81,7 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
 )
 @display_options("--log-level")
 @dataflow_options
+@progress_option
 @click.option("--allow-shell-nodes", is_flag=True, help="With FILE: allow nodes with `path: shell`.")
 @ignored_option("--proxy", is_flag=True, why="recording a running dataflow needs no proxy")
 @refused_option(
@@ -101,6 +105,7 @@ def record(
     log_filter: dict[str, LogLevel] | None,
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
+    progress: str,
     allow_shell_nodes: bool,
 ) -> int:
     """Record the messages of a dataflow into an MCAP file.
@@ -147,7 +152,7 @@ def record(
         tap_queue=queue_size or QUEUE_SIZE,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
-    return _record_run(dataflow_to_run, options, display, settings)
+    return _record_run(dataflow_to_run, options, display, settings, voice_of(progress))
 
 
 def _writable(path: str, force: bool) -> str:
@@ -163,13 +168,22 @@ def _writable(path: str, force: bool) -> str:
 
 
 def _record_run(
-    dataflow: Dataflow, options: LocalRunOptions, display: Display, settings: RecordingOptions
+    dataflow: Dataflow,
+    options: LocalRunOptions,
+    display: Display,
+    settings: RecordingOptions,
+    voice: RunVoice,
 ) -> int:
     from dora.api import run_loaded
     from dora.cli.process import termination_as_interrupt
     from dora.recording.recorder.process import BackgroundRecorder
 
     recorder = BackgroundRecorder()  # imports its modules while the dataflow is built
+
+    def begin(daemon: Daemon) -> None:
+        recorder.begin_with(daemon, settings, voice.say)
+        voice.watch(daemon)
+
     try:
         with termination_as_interrupt():
             outcome = run_loaded(
@@ -178,13 +192,14 @@ def _record_run(
                 display,
                 stream=sys.stdout,
                 on_warning=lambda text: click.echo(text, err=True),
-                on_daemon=lambda daemon: recorder.begin_with(daemon, settings, _print),
+                on_daemon=begin,
+                on_console=voice.attach,
             )
         result = recorder.wait()
     except BaseException:
         recorder.abandon()
         raise
-    status = report_outcome(outcome)
+    status = report_outcome(outcome, voice)
     for saved in recorder.saved:  # of a ring
         status = report_saved(saved) or status
     if settings.last_seconds is None or recorder.killed:

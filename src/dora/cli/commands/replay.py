@@ -26,6 +26,7 @@ from dora.cli.options import (
 )
 from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome, report_saved, report_truncation
+from dora.cli.run_voice import progress_option, voice_of
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.entry import LogFilter
 from dora.daemon.options import LocalRunOptions
@@ -35,6 +36,7 @@ from dora.recording.mcap.reader import RecordedMessage
 from dora.wire.decode import PayloadError, decode_arrow
 
 if TYPE_CHECKING:
+    from dora.cli.run_voice import RunVoice
     from dora.daemon.daemon import Daemon
     from dora.daemon.logs.formats import LogFormat
     from dora.dataflow.model import Dataflow, LogLevel
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
 @click.option("--stop-after", type=DURATION, metavar="DURATION", help="Stop after this time, like Ctrl-C.")
 @allow_incomplete_option
 @display_options("--log-level")
+@progress_option
 @environment_option
 @shell_nodes_option
 def replay(
@@ -117,6 +120,7 @@ def replay(
     log_level: LogLevel,
     log_format: LogFormat,
     log_filter: dict[str, LogLevel] | None,
+    progress: str,
     env: dict[str, str],
     allow_shell_nodes: bool,
 ) -> int:
@@ -170,7 +174,8 @@ def replay(
             tap_queue=QUEUE_SIZE if output is not None else 0,
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))
-        status, cut = _run(prepared, options, display, step=step, settings=settings)
+        voice = voice_of("off" if step else progress)
+        status, cut = _run(prepared, options, display, voice, step=step, settings=settings)
         return report_truncation(recording, cut, allow_incomplete) or status
 
 
@@ -184,6 +189,7 @@ def _run(
     prepared: Replay,
     options: LocalRunOptions,
     display: Display,
+    voice: RunVoice,
     *,
     step: bool,
     settings: RecordingOptions | None,
@@ -202,14 +208,22 @@ def _run(
 
             def begin(daemon: Daemon) -> None:
                 if recorder is not None and settings is not None:
-                    recorder.begin_with(daemon, settings, _print)
+                    recorder.begin_with(daemon, settings, voice.say)
                 if step:
                     _start_single_step(prepared, folder, daemon)
                 if not prepared.ordered:
                     EndDetection(daemon, prepared.roles.replaced, prepared.patience)
+                voice.goal = prepared.message_count()
+                voice.watch(daemon, prepared.roles.replaced)
 
             outcome = run_loaded(
-                dataflow, options, display, stream=sys.stdout, session=False, on_daemon=begin
+                dataflow,
+                options,
+                display,
+                stream=sys.stdout,
+                session=False,
+                on_daemon=begin,
+                on_console=voice.attach,
             )
             saved = recorder.wait() if recorder is not None else None
             cut = prepared.cut(folder)
@@ -220,7 +234,7 @@ def _run(
     # The recording decides which messages are delivered, so the counts of losses mean nothing.
     if prepared.ordered:
         outcome = msgspec.structs.replace(outcome, result=msgspec.structs.replace(outcome.result, links=()))
-    status = report_outcome(outcome)
+    status = report_outcome(outcome, voice)
     return (status if recorder is None else report_saved(saved) or status), cut
 
 

@@ -26,6 +26,7 @@ from dora.cli.options import (
 )
 from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome
+from dora.cli.run_voice import progress_option, voice_of
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.entry import LogFilter
 from dora.daemon.logs.formats import LogFormat
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 @trace_option
 @click.option("--ui", is_flag=True, help="Serve the dashboard as a web page and print its address.")
 @click.option("--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser.")
+@progress_option
 @lock_options
 def run(
     path: str,
@@ -79,6 +81,7 @@ def run(
     trace: bool,
     ui: bool,
     open_page: bool,
+    progress: str,
     locked: bool,
     write_lockfile: bool,
     lockfile: str,
@@ -99,6 +102,12 @@ def run(
         trace=trace,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
+    voice = voice_of(progress)
+
+    def show_page(address: str) -> None:
+        voice.page = address
+        _show_dashboard(address, open_page)
+
     with termination_as_interrupt():
         outcome = run_to_end(
             path,
@@ -109,9 +118,11 @@ def run(
             exit_when_nodes_finish=exit_when_nodes_finish,
             lock=lock_of(locked, write_lockfile, lockfile),
             on_warning=lambda text: click.echo(text, err=True),
-            on_dashboard=(lambda address: _show_dashboard(address, open_page)) if ui or open_page else None,
+            on_daemon=voice.watch,
+            on_dashboard=show_page if ui or open_page else None,
+            on_console=voice.attach,
         )
-    return report_outcome(outcome)
+    return report_outcome(outcome, voice)
 
 
 def _show_dashboard(address: str, open_page: bool) -> None:

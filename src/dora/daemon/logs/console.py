@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import os
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -35,19 +36,30 @@ class NonBlockingStream:
         self._stream = stream
         self.writes = 0
 
-    def write(self, text: str, go_on: Callable[[], bool]) -> bool:
+    def is_writable(self) -> bool:
+        """Return whether the stream takes text at the moment."""
+        descriptor = _descriptor(self._stream)
+        if descriptor is None:
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def write(self, text: str, go_on: Callable[[], bool], before: str = "") -> bool:
         """Write text at once, as long as ``go_on()``; return whether all of it is written.
+
+        ``before`` is an escape sequence of dora's own in front of it.
 
         Raises ``OSError`` or ``ValueError`` if the stream is closed or broken. Characters that it cannot
         encode are replaced. On a terminal, control characters are escaped; see `dora.daemon.logs.terminal`.
         """
-        text = for_stream(self._stream, text)
         descriptor = _descriptor(self._stream)
         if descriptor is None:
             write_text(self._stream, text)
             self.writes += 1
             return True
         self._stream.flush()  # what was written before comes first
+        text = before + for_stream(self._stream, text)
         data = memoryview(text.encode(self._stream.encoding, "backslashreplace"))
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
@@ -95,13 +107,15 @@ CLOSE_TIMEOUT = 10.0
 """Seconds after which `Console.close` gives up on a terminal that takes nothing."""
 
 _BATCH_SIZE = 16 * 1024  # characters that are written together
+_REFRESH: Final = 1.0  # seconds between two looks at the status line
+_ERASE: Final = "\r\x1b[2K"  # the line of the cursor
 
 
 class Console:
     """A sink for log entries, to be called with each one from any thread.
 
     `close` waits until everything is written. ``on_broken`` is called once, in the console's thread, if the
-    stream is closed or broken.
+    stream is closed or broken. ``adapt`` may be set to a function that returns the entry to show instead.
     """
 
     def __init__(
@@ -115,12 +129,16 @@ class Console:
         on_broken: Callable[[Exception], None] | None = None,
     ) -> None:
         self._stream = NonBlockingStream(stream)
+        self._notices = NonBlockingStream(sys.stderr)
+        self._status: Callable[[], str] | None = None
+        self._shown_status = ""
         self._render = render
+        self.adapt: Callable[[LogEntry], LogEntry] | None = None
         self._filter = log_filter or LogFilter()
         self._max_waiting = max_waiting
         self._close_timeout = close_timeout
         self._on_broken = on_broken
-        self._waiting: deque[LogEntry] = deque()
+        self._waiting: deque[LogEntry | str] = deque()
         self._changed = threading.Condition()
         self._closed = self._broken = self._given_up = False
         self._unwritten = 0  # entries that wait or are being written
@@ -138,13 +156,40 @@ class Console:
             if len(self._waiting) >= self._max_waiting:
                 self.not_shown += 1
                 return
-            self._waiting.append(entry)
-            self._unwritten += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="dora-console", daemon=True)
-                self._thread.start()
-            else:
-                self._changed.notify()
+            self._put(entry)
+
+    def say(self, text: str) -> None:
+        """Write a line of dora's own to standard error, after the entries so far."""
+        with self._changed:
+            if not (self._closed or self._broken):
+                self._put(text)
+
+    def show_below(self, status: Callable[[], str]) -> None:
+        """Keep a status line below the entries; for a stream that is a terminal.
+
+        ``status`` is called each second, and after each output, on the console's thread. It returns the
+        line, which has to fit into the width of the terminal, or "" for none.
+        """
+        with self._changed:
+            self._status = status
+            self._start()
+
+    def refresh(self) -> None:
+        """Draw the status line anew."""
+        with self._changed:
+            self._changed.notify()
+
+    def _put(self, item: LogEntry | str) -> None:
+        self._waiting.append(item)
+        self._unwritten += 1
+        self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="dora-console", daemon=True)
+            self._thread.start()
+        else:
+            self._changed.notify()
 
     def render_by(self, render: Renderer) -> None:
         """Change how entries are rendered."""
@@ -182,8 +227,13 @@ class Console:
 
     def _work(self) -> None:
         try:
-            for text, count in self._batches():
-                if not self._stream.write(text, lambda: not self._given_up):
+            for text, count, is_notice in self._batches():
+                # Both streams are the same terminal if there is a status line.
+                stream = self._notices if is_notice and self._status is None else self._stream
+                erase, status = self._next_status(has_text=bool(text))
+                if not (text or erase):
+                    continue
+                if not stream.write(text + status, lambda: not self._given_up, erase):
                     return
                 with self._changed:
                     if self._given_up:
@@ -198,26 +248,48 @@ class Console:
             if self._on_broken is not None:
                 self._on_broken(error)
 
-    def _batches(self) -> Iterator[tuple[str, int]]:
-        """Yield text to write with its number of entries, until the console is closed and empty.
+    def _next_status(self, *, has_text: bool) -> tuple[str, str]:
+        """Return what erases the status line (or "") and the one to draw after the text that follows."""
+        if self._status is None:
+            return "", ""
+        status = "" if self._closed and not self._waiting else self._status()
+        if not has_text and (status == self._shown_status or not self._stream.is_writable()):
+            return "", ""
+        erase = _ERASE if self._shown_status or status else ""
+        self._shown_status = status
+        return erase, status
 
-        Entries of a burst are joined, so a chatty node costs few system calls.
+    def _batches(self) -> Iterator[tuple[str, int, bool]]:
+        """Yield text to write, its number of entries, and whether it is a line of dora's own.
+
+        Ends when the console is closed and empty. Entries of a burst are joined, so a chatty node costs few
+        system calls. With a status line, there is an empty text each second.
         """
         while True:
             with self._changed:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if not self._waiting:
-                    return
+                if not self._waiting and not self._closed:
+                    self._changed.wait(None if self._status is None else _REFRESH)
                 batch = list(self._waiting)
                 self._waiting.clear()
+                is_last = self._closed and not batch
+            if not batch:
+                yield "", 0, False
+            if is_last:
+                return
             lines: list[str] = []
             size = 0
-            for entry in batch:
+            for item in batch:
+                if isinstance(item, str):
+                    if lines:
+                        yield "".join(lines), len(lines), False
+                    yield f"{item}\n", 1, True
+                    lines, size = [], 0
+                    continue
+                entry = item if self.adapt is None else self.adapt(item)
                 lines.append(self._render(entry) + "\n")
                 size += len(lines[-1])
                 if size >= _BATCH_SIZE:
-                    yield "".join(lines), len(lines)
+                    yield "".join(lines), len(lines), False
                     lines, size = [], 0
             if lines:
-                yield "".join(lines), len(lines)
+                yield "".join(lines), len(lines), False

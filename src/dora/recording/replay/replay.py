@@ -150,6 +150,13 @@ class Replay:
         """Yield the messages that the players will send, in order."""
         return self._recording.messages(self._played(), self._begin_ns, self._end_ns)
 
+    def message_count(self) -> int:
+        """Return how many messages the players will send; 0 if only their end will tell."""
+        request = self._request
+        if request.loop or request.begin or request.end is not None:
+            return 0
+        return sum(self._recording.topics[name].messages for name in self._played())
+
     def topics(self) -> list[str]:
         """Return the topics that a recording of this replay needs for a comparison; none mean all."""
         there = {

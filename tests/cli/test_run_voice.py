@@ -1,0 +1,230 @@
+"""Progress of a run, as commands show it on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from waiting import TIMEOUT, wait_until
+
+from dora.cli.run_voice import RunVoice
+from dora.cli.status_line import drawn
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.processes.loading import LoadingPackages
+from dora.daemon.progress import RunProgress, WaitingNode
+from dora.daemon.supervisor.result import NodeFailure
+
+pytestmark = pytest.mark.processes
+
+LAMP = """
+import os, time
+from dora import Node
+while not os.path.exists("go"): time.sleep(0.01)
+with Node() as node:
+    for event in node:
+        if event["type"] == "INPUT":
+            node.send_output("light", b"on")
+"""
+EYE = "from dora import Node\nfor event in Node(): print('seen', flush=True)\n"
+FLOW = """
+nodes:
+- {id: lamp, path: lamp.py, inputs: {tick: dora/timer/millis/20}, outputs: [light]}
+- {id: eye, path: eye.py, inputs: {light: lamp/light}}
+"""
+BROKEN = "from dora import Node\nnode = Node()\nraise ValueError('no film')\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("NO_COLOR", "DORA_PROGRESS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name, text in {"dataflow.yml": FLOW, "lamp.py": LAMP, "eye.py": EYE}.items():
+        Path(name).write_text(text)
+    return tmp_path
+
+
+class OnTerminal:
+    """A command on a terminal of its own; ``text`` is all that it has written so far."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dora", *arguments], stdin=slave, stdout=slave, stderr=slave
+        )
+        os.close(slave)
+        os.set_blocking(self._master, False)
+        self.text = ""
+
+    def read_until(self, there: Callable[[str], bool]) -> str:
+        wait_until(lambda: there(self._read()), self.text)
+        return self.text
+
+    def _read(self) -> str:
+        try:
+            self.text += os.read(self._master, 1 << 16).decode()
+        except OSError:  # nothing there, or the end
+            pass
+        return self.text
+
+    def end(self) -> int:
+        status = self.process.wait(TIMEOUT)
+        self._read()
+        return status
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+
+@contextmanager
+def on_terminal(*arguments: str) -> Iterator[OnTerminal]:
+    command = OnTerminal(*arguments)
+    try:
+        yield command
+    finally:
+        command.close()
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_a_terminal_has_a_status_line_below_the_log() -> None:
+    with on_terminal("run") as command:
+        command.read_until(lambda text: re.search(r"waiting for lamp \(\d+ s", plain(text)))
+        assert "\r\x1b[2K\x1b[1mstarting 2 nodes\x1b[0m" in command.text
+        Path("go").touch()
+        command.read_until(
+            lambda text: re.search(r"2 of 2 nodes · [1-9]\d* messages/s · none dropped", plain(text))
+        )
+        shown = plain(command.text)
+        assert re.search(r"\x1b\[2K2 nodes are running after \d+(\.\d)? s\r\n", shown)
+        assert re.search(r"\x1b\[2K\d\d:\d\d:\d\d stdout eye: +seen\r\n", shown), "above the status line"
+        command.process.send_signal(signal.SIGINT)
+        assert command.end() == 0
+    last = command.text.rpartition("\x1b[2K")[2]
+    assert re.search(
+        r"^\r\n(?:.*\r\n)*ended after \d+(\.\d)? s: \d+ messages? received, (none|\d+) lost\r\n$", last
+    )
+
+
+def test_the_status_line_can_be_turned_off_and_needs_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("go").touch()
+    for arguments, no_color in ((["--progress", "off"], ""), (["--progress", "plain"], ""), ([], "1")):
+        monkeypatch.setenv("NO_COLOR", no_color)
+        with on_terminal("run", *arguments) as command:
+            command.read_until(lambda text: "seen" in text)
+            command.process.send_signal(signal.SIGINT)
+            assert command.end() == 0
+        assert "\x1b[2K" not in command.text
+        assert ("2 nodes are running" in command.text) == ("off" not in arguments)
+        if no_color:
+            assert "\x1b" not in command.text
+
+
+def test_a_failure_is_on_the_terminal_once() -> None:
+    Path("dataflow.yml").write_text("nodes: [{id: only, path: broken.py}]\n")
+    Path("broken.py").write_text(BROKEN)
+    with on_terminal("run") as command:
+        command.read_until(lambda text: "ended after" in text)
+        assert command.end() == 1
+    shown = plain(command.text)
+    assert shown.count("Traceback") == 1
+    assert "exited with status 1 (broken.py:3) (first failure)" in shown
+    assert "\nNode `only` exited with status 1: ValueError: no film (broken.py:3)\r\n" in shown
+
+
+def test_lines_elsewhere_are_exactly_these() -> None:
+    Path("go").touch()
+    command = [sys.executable, "-m", "dora", "run", "--progress", "plain"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        log = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=TIMEOUT)
+    assert "\x1b" not in log + rest + errors
+    lines = [line for line in errors.splitlines() if not line.startswith("waiting for ")]  # a busy machine
+    assert (process.returncode, lines[0]) == (0, "starting 2 nodes")
+    assert re.fullmatch(r"2 nodes are running after \d+(\.\d)? s", lines[1])
+    assert re.fullmatch(r"ended after \d+(\.\d)? s: \d+ messages? received, (none|\d+) lost", lines[-1])
+    assert all(" eye: " in line for line in (log + rest).splitlines())
+
+
+def progress(**changes: object) -> RunProgress:
+    return msgspec.structs.replace(RunProgress(2, False, False, (), 0, (), (), 0, 0, 0), **changes)
+
+
+class Lines(list[str]):
+    """Stands in for a console."""
+
+    adapt = None
+
+    def say(self, text: str) -> None:
+        self.append(text)
+
+    def refresh(self) -> None:
+        pass
+
+
+def test_a_long_start_names_the_nodes_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    voice, lines = RunVoice("long waits", one_screen=False), Lines()
+    voice.attach(lines)  # type: ignore[arg-type]
+    for now in (101.0, 104.0, 105.0, 106.0, 111.0, 125.0):  # noqa: B007 - the clock reads it
+        voice._advance(progress(waiting=(WaitingNode("slow", "torch"),)))
+    voice._advance(progress(started=True))
+    assert lines == [
+        "waiting for slow (5.0 s, importing torch)",
+        "waiting for slow (11 s, importing torch)",
+        "waiting for slow (25 s, importing torch)",
+        "2 nodes are running after 25 s",
+    ]
+
+
+def test_an_error_that_was_printed_is_not_repeated() -> None:
+    voice = RunVoice("status line", one_screen=True)
+    trace = LogEntry(0, "error", "a", "Traceback:\n  x\nKeyError: 'x'", "stderr")
+    note = LogEntry(0, "error", "a", "exited with status 1: KeyError: 'x' (a.py:3)", "daemon")
+    failure = NodeFailure("a", "exit", exit_code=1, last_lines=("KeyError: 'x'",))
+    assert voice._adapt(note) is note
+    assert not voice.was_shown(failure)
+    assert voice._adapt(trace) is trace
+    assert voice._adapt(note).message == "exited with status 1 (a.py:3)"
+    assert voice.was_shown(failure)
+    assert not RunVoice("lines", one_screen=False).was_shown(failure)
+
+
+def test_the_status_line_fits_into_the_terminal() -> None:
+    line = drawn([("3 nodes", ""), ("日本語" * 20, "")], 20)
+    assert line == "3 nodes · 日本語日…"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_package_that_is_being_imported_is_found() -> None:
+    script = "import sys; sys.stdin.read(1); import numpy; print(flush=True); sys.stdin.read(1)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        loading = LoadingPackages()
+        assert loading.package(process.pid) == ""
+        process.stdin.write("x")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert loading.package(process.pid) in ("numpy", "numpy.libs".partition(".")[0])
+        process.stdin.close()
+    assert loading.package(None) == ""
