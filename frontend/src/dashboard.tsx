@@ -11,6 +11,7 @@ import { Chip, ConfirmButton, IconButton, Splitter, useLive, useNarrow, useStore
 import { logIn, LoginPane } from "./login";
 import { LogPane } from "./logs";
 import { duration, type Listed, lostOn, whole } from "./model";
+import { MinutePane } from "./minute";
 import { NodesPane } from "./nodes";
 import { Recordings } from "./recordings";
 import { about, type About, ask, dataflows, keep, Live, Refused } from "./server";
@@ -80,16 +81,17 @@ function App() {
   );
 }
 
-type Tab = "data" | "graph" | "details" | "nodes" | "source" | "logs";
+type Tab = "data" | "graph" | "minute" | "details" | "nodes" | "source" | "logs";
 const TABS: [Tab, string][] = [
   ["data", "Data"],
   ["graph", "Graph"],
+  ["minute", "Rates"],
   ["details", "Details"],
   ["nodes", "Nodes"],
   ["source", "YAML"],
   ["logs", "Logs"],
 ];
-const SPLITS = { left: 40, graph: 54, data: 72 }; // percent of the panes before the borders
+const SPLITS = { left: 40, graph: 54, data: 58 }; // percent of the panes before the borders
 
 function Dataflow(props: {
   uuid: string;
@@ -202,6 +204,7 @@ function Dataflow(props: {
         <div class="column right">
           {graph && told ? <DataPane live={live} graph={graph} name={told.name} selected={selected} ended={!running && live.connection !== "opening"} /> : <section class="pane data" />}
           <Splitter label="Height of the data" axis="y" size={splits.data} onSize={split("data")} />
+          {graph ? <MinutePane live={live} graph={graph} selected={selected} latency={latency} onLatency={setLatency} /> : <section class="pane minute" />}
           <LogPane live={live} nodes={listed?.nodes ?? []} node={node} onNode={setNode} />
         </div>
       </main>

@@ -3,36 +3,42 @@
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 
-const COLOURS = ["#3b82f6", "#f97316", "#22c55e", "#d946ef", "#eab308", "#06b6d4", "#ef4444", "#84cc16"];
+export const COLOURS = ["#3b82f6", "#f97316", "#22c55e", "#d946ef", "#eab308", "#06b6d4", "#ef4444", "#84cc16"];
 
 /** Return the size of a plot that fills an element, without its legend. */
 function roomIn(place: HTMLElement, legend = 0): { width: number; height: number } {
   return { width: place.clientWidth || 300, height: Math.max(60, place.clientHeight - legend) };
 }
 
-/** Draw curves: the first of `data` is for the axis, each other one is a curve. */
-export function Plot(props: { data: (number | null)[][]; names: string[]; time: boolean }) {
+/** Draw curves: the first of `data` is for the axis, each other one is a curve. `window`: the last seconds, from zero upward, without a legend. */
+export function Plot(props: { data: (number | null)[][]; names: string[]; time: boolean; colours?: string[]; window?: number }) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const names = props.names.join("\n");
+  const { window } = props;
 
   useEffect(() => {
     const ink = getComputedStyle(place.current!).color;
     const axis = { stroke: ink, grid: { stroke: "#8884", width: 1 }, ticks: { stroke: "#8884", width: 1 }, font: "11px system-ui" };
+    const tight = { gap: 2, ticks: { ...axis.ticks, size: 3 } };
     const made = new uPlot(
       {
         ...roomIn(place.current!),
-        scales: { x: { time: props.time } },
-        axes: [{ ...axis, size: 26 }, { ...axis, size: 52 }],
+        scales: window
+          ? { x: { time: true, range: (_, __, last) => [last - window, last] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } }
+          : { x: { time: props.time } },
+        axes: window
+          ? [{ ...axis, ...tight, size: 20, splits: (_, __, first, last) => [first, (first + last) / 2, last], values: () => [`−${window} s`, `−${window / 2} s`, "now"], align: 1 }, { ...axis, ...tight, size: 36, space: 24 }]
+          : [{ ...axis, size: 26 }, { ...axis, size: 52 }],
         cursor: { drag: { x: false, y: false } },
-        legend: { show: props.names.length > 1, live: false },
+        legend: { show: !window && props.names.length > 1, live: false },
         series: [
           props.time ? { value: "{HH}:{mm}:{ss}" } : {},
           ...props.names.map((label, index) => ({
             label,
-            stroke: COLOURS[index % COLOURS.length],
+            stroke: props.colours?.[index] ?? COLOURS[index % COLOURS.length],
             width: 1.5,
-            points: { show: props.time ? undefined : false },
+            points: { show: props.time && !window ? undefined : false },
           })),
         ],
       },
@@ -40,7 +46,7 @@ export function Plot(props: { data: (number | null)[][]; names: string[]; time: 
       place.current!,
     );
     plot.current = made;
-    const fill = () => made.setSize(roomIn(place.current!, made.root.querySelector<HTMLElement>(".u-legend")?.offsetHeight));
+    const fill = () => place.current && made.setSize(roomIn(place.current, made.root.querySelector<HTMLElement>(".u-legend")?.offsetHeight));
     fill();
     const watch = new ResizeObserver(fill);
     watch.observe(place.current!);

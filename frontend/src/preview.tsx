@@ -57,7 +57,7 @@ function shortened(type: string): string {
 
 type Box = Head["boxes"][number];
 
-function Picture(props: { preview: Preview; boxes: Box[] }) {
+function Picture(props: { preview: Preview; boxes: Box[]; own?: boolean }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const [problem, setProblem] = useState("");
   useEffect(() => {
@@ -67,6 +67,7 @@ function Picture(props: { preview: Preview; boxes: Box[] }) {
         if (!wanted || !canvas.current) return;
         setProblem("");
         paint(canvas.current, image, props.preview.head, props.boxes);
+        canvas.current.dataset.own = String(props.own); // whether the boxes belong to what is drawn now
       },
       () => setProblem("This browser cannot decode the image."),
     );
@@ -118,22 +119,38 @@ function drawBoxes(context: CanvasRenderingContext2D, boxes: Box[], scale: numbe
   }
 }
 
+const PATIENCE = 1_500_000; // microseconds that boxes with a frame of their own stay, while newer ones have none
+
+/** Return boxes and the frame with their time stamp; without one, the newest boxes and the last frame before them. */
+export function matched(boxes: Preview[], frames: Preview[]): { boxes?: Preview; frame?: Preview; own: boolean } {
+  const newest = boxes[boxes.length - 1];
+  if (!newest) return { own: false };
+  const byStamp = new Map(frames.map((frame) => [frame.head.stamp, frame]));
+  for (const candidate of [...boxes].reverse()) {
+    if (newest.head.stamp - candidate.head.stamp > PATIENCE) break;
+    const frame = byStamp.get(candidate.head.stamp);
+    if (frame) return { boxes: candidate, frame, own: true };
+  }
+  const before = frames.filter((frame) => frame.head.stamp <= newest.head.stamp);
+  return { boxes: newest, frame: before[before.length - 1] ?? frames[0], own: false };
+}
+
 function Boxes(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
   const { live, backdrops } = props;
   const [chosen, setChosen] = useState(backdrops[0] ?? "");
   useEffect(() => (chosen ? live.look(chosen) : undefined), [live, chosen]);
   useLive(live, `preview ${chosen}`);
   const behind = live.previews.get(chosen);
-  const head = props.preview.head;
+  const { boxes, frame, own } = matched(live.recent.get(props.topic) ?? [], live.recent.get(chosen) ?? []);
   // What turns out not to be an image cannot be behind boxes: try the next one.
   useEffect(() => {
     if (behind && behind.head.kind !== "image") setChosen(backdrops[backdrops.indexOf(chosen) + 1] ?? "");
   }, [behind?.head.kind, chosen]);
   return (
     <>
-      {behind?.head.kind === "image" ? <Picture preview={behind} boxes={head.boxes} /> : <Plain boxes={head.boxes} />}
+      {boxes && frame ? <Picture preview={frame} boxes={boxes.head.boxes} own={own} /> : <Plain boxes={props.preview.head.boxes} />}
       {backdrops.length > 0 && (
-        <label class="quiet over">
+        <label class="quiet over" title={own ? "the frame with the time stamp of the boxes" : "the last frame before the boxes: they do not carry the time stamp of a frame that was shown"}>
           over{" "}
           <select value={chosen} onChange={(event) => setChosen(event.currentTarget.value)}>
             {backdrops.map((topic) => (

@@ -53,6 +53,7 @@ export interface Head {
   bytes: number;
   number: number;
   time: number;
+  stamp: number; // microseconds since the Unix epoch: of the source, if the sender has passed it on
   metadata: Record<string, unknown>;
   // By kind.
   width: number;
@@ -87,6 +88,15 @@ export interface Found {
 
 type Channel = "connection" | "graph" | "state" | "lines" | "kinds" | `preview ${string}`;
 
+/** The state at a time, in milliseconds since the Unix epoch. */
+export interface Sample {
+  at: number;
+  state: State;
+}
+
+export const MINUTE = 60; // seconds that are kept of states
+const KEPT_FRAMES = 60; // pictures and boxes of a topic that are kept, so that they find each other
+const KEPT_BYTES = 12e6;
 const MAX_LINES = 3000;
 const MAX_STEPS = 1200; // of a curve over time
 const RETRY = 1000; // milliseconds
@@ -101,6 +111,9 @@ export class Live {
   gone = false; // the server as well: what is here stays
   arrived = 0; // lines, since the page was opened
   skipped = 0;
+  history: Sample[] = []; // of the last minute
+  /** The last pictures and boxes of each topic, oldest first. */
+  readonly recent = new Map<string, Preview[]>();
   readonly previews = new Map<string, Preview>();
   readonly steps = new Map<string, [number, (number | null)[]][]>();
   private listeners = new Map<string, Set<() => void>>();
@@ -197,7 +210,9 @@ export class Live {
       this.emit("graph");
     }
     if (message.state) {
-      this.state = message.state;
+      this.state = message.state as State;
+      const at = Date.now();
+      this.history = [...this.history.filter((sample) => sample.at > at - 1000 * MINUTE), { at, state: this.state }];
       this.emit("state");
     }
     if (message.lines) {
@@ -235,9 +250,18 @@ export class Live {
       this.steps.set(head.topic, steps);
     }
     const known = this.previews.get(head.topic)?.head.kind;
-    this.previews.set(head.topic, { head, body: data.slice(4 + size) });
+    const preview = { head, body: data.slice(4 + size) };
+    this.previews.set(head.topic, preview);
+    if (head.kind === "image" || head.kind === "boxes") this.remember(preview);
     this.emit(`preview ${head.topic}`);
     if (head.kind !== known) this.emit("kinds");
+  }
+
+  private remember(preview: Preview): void {
+    const kept = [...(this.recent.get(preview.head.topic) ?? []), preview].slice(-KEPT_FRAMES);
+    let bytes = kept.reduce((sum, { body }) => sum + body.byteLength, 0);
+    while (bytes > KEPT_BYTES && kept.length > 1) bytes -= kept.shift()!.body.byteLength;
+    this.recent.set(preview.head.topic, kept);
   }
 
   private tell(): void {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,32 @@ PROGRAMS = {
                 node.send_output("word", pa.array(["hello"]))
                 node.send_output("table", pa.array([{"a_third": count / 3, "list": [0.1 + 0.2]}]))
         """,
+    "moving.py": """
+        import numpy as np
+        from dora import Node
+        count = 0
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                count += 1
+                picture = np.full((120, 160, 3), 40, np.uint8)
+                picture[40:60, count * 8 % 140 :][:, :20] = 255
+                metadata = {"width": 160, "height": 120, "encoding": "rgb8"}
+                node.send_output("image", picture.reshape(-1), metadata)
+        """,
+    "finder.py": """
+        import time
+        import numpy as np
+        import pyarrow as pa
+        from dora import Node
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                time.sleep(0.12)  # in this time the square moves by more than its width
+                left = int(np.nonzero(event["value"].to_numpy().reshape(120, 160, 3)[50, :, 0] > 200)[0][0])
+                box = {"x": float(left), "y": 40.0, "width": 20.0, "height": 20.0}
+                node.send_output("found", pa.array([box]), event["metadata"])
+        """,
     "a_node_with_a_long_name.py": """
         from dora import Node
         for event in Node():
@@ -44,6 +71,11 @@ nodes:
     path: a_node_with_a_long_name.py
     inputs: {speed_of_the_camera: camera/speed, picture: camera/picture}
     parameters: {gain: 2}
+"""
+FINDS = """
+nodes:
+  - {id: moving, path: moving.py, inputs: {tick: dora/timer/millis/50}, outputs: [image]}
+  - {id: finder, path: finder.py, inputs: {image: {source: moving/image, queue_size: 3}}, outputs: [found]}
 """
 TOPICS = ["camera/picture", "camera/cloud", "camera/speed", "camera/table", "camera/word"]
 
@@ -178,7 +210,7 @@ def test_nothing_is_cut_off(running: Running, visit: Any, width: int) -> None:
     page.click('.box[data-id="a_node_with_a_long_name_that_goes_on"]')
     page.get_by_role("tab", name="Details").click()
     page.get_by_label("gain", exact=True).wait_for()
-    for tab in ("Data", "Graph", "Details", "Nodes", "Logs") if narrow else ("Details", "Nodes"):
+    for tab in ("Data", "Graph", "Rates", "Details", "Nodes", "Logs") if narrow else ("Details", "Nodes"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_selector(f"[role=tab][aria-selected=true] >> text={tab}")
         assert page.evaluate(CLIPPED) == [], tab
@@ -190,3 +222,54 @@ def test_nothing_is_cut_off(running: Running, visit: Any, width: int) -> None:
         area = box.bounding_box()
         assert pane["x"] <= area["x"] and area["x"] + area["width"] <= pane["x"] + pane["width"]
         assert pane["y"] <= area["y"] and area["y"] + area["height"] <= tools["y"]
+
+
+SQUARE = """() => {
+    const canvas = document.querySelector('[data-topic="finder/found"] canvas.picture');
+    if (canvas?.dataset.own !== "true") return null;
+    const row = canvas.getContext("2d").getImageData(0, 50, canvas.width, 1).data;
+    const white = [], green = [];
+    for (let x = 0; x < canvas.width; x++) {
+        const [red, g, blue] = row.slice(4 * x, 4 * x + 3);
+        if (red > 150 && blue > 150) white.push(x);
+        else if (g > 120 && red < 110) green.push(x);
+    }
+    return [Math.min(...green), Math.max(...green), Math.min(...white), Math.max(...white)];
+}"""
+
+
+def test_boxes_are_drawn_on_the_frame_they_were_found_in(tmp_path: Path, visit: Any) -> None:
+    running = Running(tmp_path, PROGRAMS, FINDS)
+    try:
+        page = visit(running.address)
+        seen: set[int] = set()
+
+        def matched() -> bool:
+            found = page.evaluate(SQUARE)
+            if found is not None:
+                left, right, first, last = found
+                assert abs(left - first) <= 3 and abs(right - last) <= 3, found
+                seen.add(first)
+            return len(seen) >= 6
+
+        wait_until(matched, page, "six places of the square")
+    finally:
+        running.end()
+
+
+def test_the_last_minute_of_what_is_selected(running: Running, visit: Any) -> None:
+    page = visit(running.address)
+    rates, cpu = page.locator('[data-chart="Rates"]'), page.locator('[data-chart="CPU"]')
+    rates.locator(".uplot").wait_for()
+    assert rates.locator("li span").all_inner_texts() == [
+        "a_node_with_a_long_name_that_goes_on/speed_of_the_camera",
+        "a_node_with_a_long_name_that_goes_on/picture",
+    ]
+    page.wait_for_function(
+        """() => parseFloat(document.querySelector('[data-chart="Rates"] li b').textContent) > 10"""
+    )
+    assert "none" in page.locator('[data-chart="Drops"]').inner_text()
+    page.click('.box[data-id="camera"]')
+    wait_until(lambda: cpu.locator("li span").all_inner_texts() == ["camera"], page, "one node")
+    page.locator('[data-chart="Latencies"]').get_by_role("button", name="Measure").click()
+    page.wait_for_selector('[data-chart="Latencies"] li b >> text=/[0-9.]+ ms/')

@@ -157,6 +157,16 @@ def test_boxes_by_declared_type() -> None:
 # ------------------------------------------------------------------------------ numbers, tables
 
 
+def test_boxes_are_recognised_by_their_fields() -> None:
+    place = {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0}
+    assert shown([place]).head["boxes"] == [[1, 2, 3, 4, ""]]
+    full = {**place, "confidence": 0.5, "label": "cat"}
+    assert shown([full, full], {"width": 640, "height": 480}).head["boxes"] == [[1, 2, 3, 4, "cat 50%"]] * 2
+    assert shown([{"boxes": [full]}]).head["boxes"] == [[1, 2, 3, 4, "cat 50%"]]
+    assert shown([{"x": 1.0, "y": 2.0, "width": 3.0}]).kind == "table"
+    assert shown([{**place, "x": "left"}]).kind == "table"
+
+
 def test_few_numbers_are_followed_and_many_are_a_curve() -> None:
     assert shown([1.5]).head == {"names": [], "values": [1.5]}
     assert shown([1, 2, float("nan")]).head["values"] == [1, 2, None]

@@ -1,7 +1,7 @@
 """Render a preview of a message for the dashboard.
 
-The declared type decides how, otherwise the metadata, the name, or the Arrow type. A preview is small,
-however large the message is, and rendering reads only the part that is shown.
+The declared type decides how, otherwise the metadata, the fields, the name, or the Arrow type. A preview
+is small, however large the message is, and rendering reads only the part that is shown.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RenderedPreview:
 def show(name: str, declared: str, value: pa.Array[Any], metadata: Mapping[str, Any]) -> RenderedPreview:
     """Return the preview of a message of the topic ``name`` with the type ``declared`` ("": none)."""
     message = DrawableMessage(name, value, metadata)
-    for recognise in (partial(_by_type, declared), _by_metadata, _by_name):
+    for recognise in (partial(_by_type, declared), _by_metadata, _by_fields, _by_name):
         try:
             shown = recognise(message)
         except (NotDrawable, UnknownPrimitive, ValueError, KeyError, TypeError, pa.ArrowException):
@@ -89,11 +89,14 @@ def _cloud_type(message: DrawableMessage) -> RenderedPreview:
     return _points(data[: step * width * height].view(np.float32).reshape(-1, step // 4)[:, :3])
 
 
+_SIDES: Final = ("x", "y", "width", "height")
+
+
 def _box_type(message: DrawableMessage) -> RenderedPreview:
     listed = drawable.field(message.value, "boxes")
     rows: Any = message.value if listed is None else drawable.flattened(listed)
     boxes = [
-        [row["x"], row["y"], row["width"], row["height"], _label(row["label"], row["confidence"])]
+        [*(float(row[side]) for side in _SIDES), _label(row.get("label"), row.get("confidence"))]
         for row in rows.slice(0, MAX_BOXES).to_pylist()
     ]
     return RenderedPreview("boxes", {"boxes": boxes, "count": len(rows)})
@@ -171,6 +174,25 @@ def _by_metadata(message: DrawableMessage) -> RenderedPreview | None:
     if pa.types.is_uint8(value.type) and images.file_kind(_bytes(value)[:8].tobytes()):
         return _image(message)
     return None
+
+
+# Fields by which structs are known that declare no type: those of the standard types.
+_FIELDS: Final[tuple[tuple[frozenset[str], Callable[[DrawableMessage], RenderedPreview]], ...]] = (
+    (frozenset(_SIDES), _box_type),
+    (frozenset({"width", "height", "encoding", "data"}), _image_type),
+    (frozenset({"width", "height", "points"}), _cloud_type),
+)
+
+
+def _by_fields(message: DrawableMessage) -> RenderedPreview | None:
+    kind = message.value.type
+    inner = drawable.field(message.value, "boxes")
+    if inner is not None and pa.types.is_list(inner.type):
+        kind = inner.type.value_type  # a `Detection` is a list of boxes
+    if not pa.types.is_struct(kind) or not len(message.value):
+        return None
+    names = {field.name for field in kind}
+    return next((draw(message) for fields, draw in _FIELDS if fields <= names), None)
 
 
 def _by_name(message: DrawableMessage) -> RenderedPreview | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from dora.wire.metadata import MetadataError, decode_metadata
 MAX_STEPS: Final = 200  # values of a series that one preview brings
 # A preview is followed by a pause that many times as long as it took, so large ones come less often.
 REST: Final = 9
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PreviewTopic:
@@ -30,6 +32,11 @@ class PreviewTopic:
         self._steps: list[tuple[float, list[float | None]]] = []
         self._head: dict[str, Any] = {}
         self._due = 0.0
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the messages are boxes, which belong to frames of another topic."""
+        return self._kind == "boxes"
 
     @property
     def needs_all(self) -> bool:
@@ -95,6 +102,15 @@ class PreviewTopic:
             "bytes": message.body_size,
             "number": message.sequence,
             "time": message.time_ns / 1e6,  # milliseconds since the Unix epoch
+            "stamp": _stamp(metadata, message),
             "metadata": plain(metadata),
         }
         return shown.body
+
+
+def _stamp(metadata: dict[str, Any], message: Message) -> int:
+    """Return the time stamp in microseconds since the Unix epoch: boxes may have that of their frame."""
+    given = metadata.get("timestamp")
+    if isinstance(given, datetime):
+        return (given - _EPOCH) // timedelta(microseconds=1)
+    return message.time_ns // 1000

@@ -49,6 +49,7 @@ from dora.wire.message import Message
 STATE_EVERY: Final = 1.0  # seconds
 LOGS_EVERY: Final = 0.25
 TURN: Final = 0.1  # seconds; previews are sent at the end of each turn
+BOXES_TURN: Final = 0.03  # while boxes are shown: the page needs the very frame that they were found in
 CONNECT_EVERY: Final = 0.3
 MAX_LINES: Final = 300  # log entries that are sent at a time; of more, the last ones
 FIRST_LINES: Final = 1000
@@ -91,7 +92,7 @@ class Watcher:
                 if now >= logs_due:
                     logs_due = now + LOGS_EVERY
                     send_lines(self._log, MAX_LINES, self._send)
-                self._poll(time.monotonic() + TURN)
+                self._poll()
                 for topic in self._previews.values():
                     if (preview := topic.preview()) is not None:
                         self._send(preview)
@@ -145,8 +146,10 @@ class Watcher:
             name: topic for name, topic in self._previews.items() if name in self._wanted.topics
         }
 
-    def _poll(self, deadline: float) -> None:
-        """Take messages until the deadline or the next command; raises `ConnectError` at the end."""
+    def _poll(self) -> None:
+        """Take messages for a turn or until the next command; raises `ConnectError` at the end."""
+        turn = BOXES_TURN if any(topic.has_boxes for topic in self._previews.values()) else TURN
+        deadline = time.monotonic() + turn
         if not self._snapshot.tapped:
             seconds = max(0.0, deadline - time.monotonic())
             run, commands = self._snapshot.run.fileno(), self._commands.fileno()
@@ -154,7 +157,7 @@ class Watcher:
             if run in ready:
                 raise ConnectError("the dataflow has ended")
             return
-        period = TURN  # enough to see the last message of a turn
+        period = turn  # enough to see the last message of a turn
         if self._snapshot.measures_latency:
             period = EXACT
         elif any(topic.needs_all for topic in self._previews.values()):
