@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -156,7 +157,13 @@ class TapLease:
             self._board = Board.open(inspection.board)
         except OSError:
             raise ConnectError("the dataflow has just ended") from None
-        self.engine = open_taps(inspection)
+        self._inspection = inspection
+        try:
+            self.engine = open_taps(inspection)
+        except BaseException:
+            self._board.close()
+            self._remove_leftovers()
+            raise
 
     @property
     def words(self) -> memoryview:
@@ -183,10 +190,19 @@ class TapLease:
         """Close all taps."""
         self.engine.close()
         self._board.close()
+        self._remove_leftovers()
         try:
             self._run.ask(CloseTaps())
         except DoraError:
             pass  # the dataflow has ended
+
+    def _remove_leftovers(self) -> None:
+        """Remove what the taps have made in a directory that the daemon had removed meanwhile."""
+        directory = self._inspection.run_dir
+        if os.path.exists(directory) and not os.path.exists(f"{directory}/lock"):  # which goes last
+            from dora.daemon.guardian import remove_run_files
+
+            remove_run_files(directory, self._inspection.prefix)
 
 
 class TapSession:
