@@ -135,6 +135,36 @@ def test_the_status_line_can_be_turned_off_and_needs_no_colours(monkeypatch: pyt
             assert "\x1b" not in command.text
 
 
+def test_a_build_is_seen_while_it_runs() -> None:
+    node = "{id: made, path: made.py, build: python make.py}"
+    Path("dataflow.yml").write_text(f"nodes: [{node}]\n")
+    Path("make.py").write_text("import os\nwhile not os.path.exists('go'): pass\nopen('made.py', 'w')\n")
+    with on_terminal("run") as command:
+        shown = r"building · made: running `python make\.py` \(\d s\)"
+        command.read_until(lambda text: re.search(shown, plain(text)))
+        Path("go").touch()
+        command.read_until(lambda text: "ended after" in text)
+        assert command.end() == 0
+
+
+def test_a_replay_shows_how_far_it_is_and_the_time_left() -> None:
+    Path("dataflow.yml").write_text(
+        "nodes:\n- {id: lamp, path: lamp.py, outputs: [light]}\n"
+        "- {id: eye, path: eye.py, inputs: {x: lamp/light}}\n"
+    )
+    Path("lamp.py").write_text(
+        "import time\nfrom dora import Node\nnode = Node()\n"
+        "for _ in range(60):\n    node.send_output('light', b'on')\n    time.sleep(0.1)\n"
+    )
+    record = [sys.executable, "-m", "dora", "record", "-o", "a.mcap"]
+    subprocess.run(record, capture_output=True, timeout=TIMEOUT, check=True)
+    with on_terminal("replay", "a.mcap", "--speed", "2") as command:
+        there = r"2 of 2 nodes · [1-9]\d? % of 60 messages · \d+ messages/s · \d s left"
+        command.read_until(lambda text: re.search(there, plain(text)))
+        command.process.send_signal(signal.SIGINT)
+        assert command.end() == 0
+
+
 def test_a_failure_is_on_the_terminal_once() -> None:
     Path("dataflow.yml").write_text("nodes: [{id: only, path: broken.py}]\n")
     Path("broken.py").write_text(BROKEN)

@@ -78,7 +78,8 @@ class RunVoice:
         self._rates = (0.0, 0.0)  # messages received, messages sent
         self._next_wait = FIRST_WAIT
         self._shown: dict[str, deque[str]] = {}  # the last lines of each node
-        self._drawn = (0.0, "")
+        self._drawn = (0.0, "")  # when, and what
+        self._changed = False  # since it was drawn
 
     # ----------------------------------------------------------------------- hooks
 
@@ -175,6 +176,7 @@ class RunVoice:
                 self._next_wait *= 2
             if self.mode != "status line":
                 self.say(waiting(progress, waited))
+        self._changed = True
         if self._console is not None:
             self._console.refresh()
 
@@ -185,7 +187,8 @@ class RunVoice:
         now = time.monotonic()
         if now - self._begun < _QUIET_START and self._drawn[0] == 0.0:
             return ""
-        if now - self._drawn[0] >= _REDRAW:
+        if self._changed or now - self._drawn[0] >= _REDRAW:
+            self._changed = False
             from dora.cli.status_line import drawn, is_foreground
 
             parts = self._parts(now) if is_foreground(sys.stdout.fileno()) else []
