@@ -111,6 +111,15 @@ def test_files_to_be_copied_do_not_count_as_present(cluster: Cluster) -> None:
     printed = cluster.dora("start", "cluster.yml", "dataflow.yml", "--attach")
     assert f"ran {cluster.folder}/data/dataflows/" in printed
 
+    deploy["working_dir"] = str(cluster.folder)
+    (cluster.folder / "dataflow.yml").write_text(json.dumps(flow))
+    started = subprocess.run(
+        [*command, "--attach"], cwd=cluster.folder, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert started.returncode == 0, started.stderr
+    assert "`distribute: scp` has no effect beside `working_dir`" in started.stderr
+    assert f"ran {cluster.folder}/node.py" in started.stdout
+
 
 def test_copies_go_with_the_records_of_their_dataflows(cluster: Cluster) -> None:
     flow = cluster.folder / "flow"

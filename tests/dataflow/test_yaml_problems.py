@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import dora.dataflow
+from dora.dataflow.model import Deploy
 from dora.errors import DataflowError, Problem
 
 
@@ -52,11 +53,6 @@ NODE = "nodes:\n  - id: a\n    path: a.py\n    outputs: [x]\n"
         ("nodes: []\ndeploy: {«machin»: b}", "`deploy` has no field `machin`", "did you mean `machine`?"),
         ("nodes: []\ndeploy: {labels: «[gpu]»}", "expected a mapping of labels, found a list", "gpu"),
         ("nodes: []\ndeploy: {labels: {«g pu»: 1}}", "`g pu` cannot be a label", "letters"),
-        (
-            "nodes: []\ndeploy: {distribute: «scp», working_dir: /srv}",
-            "`distribute: scp` has the files copied, and `working_dir` says that they are there",
-            "leave out one",
-        ),
         ("nodes: []\nstrict_types: «1»", "expected `true` or `false`", "write `true`"),
         ("nodes: []\ntype_rules: «{from: a, to: b}»", "expected a list of type rules", ""),
         ("nodes: []\ntype_rules: [{«form»: a, to: b}]", "a type rule has no field `form`", "`from`?"),
@@ -317,6 +313,14 @@ def warned(text: str) -> tuple[dora.dataflow.model.Dataflow, list[str]]:
     """Read a dataflow; return it with its warnings: line, column, message."""
     dataflow = dora.dataflow.parse(text, working_dir="/w", environ={})
     return dataflow, [f"{each.line}:{each.column}: {each.message}" for each in dataflow.warnings]
+
+
+def test_files_that_are_there_need_not_be_distributed() -> None:
+    dataflow, warnings = warned("deploy: {working_dir: /srv, distribute: scp}\nnodes: [{id: a, path: a}]")
+    assert warnings == [
+        "1:41: `distribute: scp` has no effect beside `working_dir`, which says that the files are there"
+    ]
+    assert dataflow.nodes[0].deploy == Deploy(working_dir="/srv")
 
 
 def test_a_relative_working_directory_is_below_that_of_the_dataflow() -> None:

@@ -83,7 +83,8 @@ DEPLOY = SchemaBlock(
             "distribute",
             ChoiceType(["local", "scp", "http"]),
             "How the node's files get there. With `local` they are there, or `dora cluster start` copies "
-            "them; `scp` and `http` mean both that it has to, over ssh.",
+            "them; `scp` and `http` mean both that it has to, over ssh. Without effect beside "
+            "`working_dir`.",
             default="local",
         ),
     ],
@@ -104,14 +105,17 @@ def deploy_of(checked: CheckedBlock, default: Deploy, report: ProblemReport) -> 
         )
     is_sent = block.get("distribute") in ("scp", "http")
     if is_sent and folder is not None:
-        report.error(
+        report.warn(
             block.place("distribute"),
-            f"`distribute: {block.get('distribute')}` has the files copied, and `working_dir` says that "
-            "they are there",
-            "leave out one of the two",
+            f"`distribute: {block.get('distribute')}` has no effect beside `working_dir`, which says that "
+            "the files are there",
+            "without `working_dir`, `dora cluster start` copies them",
         )
     found = Deploy(
-        machine=block.get("machine"), labels=block.get("labels") or {}, working_dir=folder, is_sent=is_sent
+        machine=block.get("machine"),
+        labels=block.get("labels") or {},
+        working_dir=folder,
+        is_sent=is_sent and folder is None,
     )
     return HERE if found == HERE else found
 
