@@ -21,7 +21,7 @@ help:
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make compatibility  compare the behaviour with dora-rs, in a venv of its own (an hour)"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
-	@echo "make stress  kill nodes, fill queues, restart and soak for twelve minutes"
+	@echo "make stress  kill, stop, fill, cut and soak everything for half an hour"
 	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
 	@echo "make packages  install published node packages from PyPI and run them"
 	@echo "make clean   remove .venv and everything that was generated"

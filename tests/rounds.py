@@ -6,6 +6,7 @@ import os
 import random
 
 ROUNDS = int(os.environ.get("DORA_STRESS_ROUNDS", "100"))  # kills of each kind
+FEW = max(ROUNDS // 5, 1)  # of what takes seconds each
 SECONDS = float(os.environ.get("DORA_STRESS_SECONDS", "60"))  # of the soak
 SEED = int(os.environ.get("DORA_STRESS_SEED", "1"))
 

@@ -192,8 +192,11 @@ def test_starts_and_stops_leave_nothing(
     wait_until(lambda: holds_no_more_than(None), "the end of all runs")
     before = Footprint(system)
     begun = time.monotonic()
-    for _ in range(CYCLES):
+    steps = []  # the memory of the coordinator after each tenth, in MiB
+    for number in range(CYCLES):
         cycle()
+        if number % max(CYCLES // 10, 1) == 0:
+            steps.append(Footprint(system).memory["coordinator"] / 2**20)
     seconds = time.monotonic() - begun
     wait_until(lambda: holds_no_more_than(before), f"as little as before, {before}")
     after = Footprint(system)
@@ -208,6 +211,7 @@ def test_starts_and_stops_leave_nothing(
         name: f"{(after.memory[name] - before.memory[name]) / 2**20:+.1f} MiB" for name in after.memory
     }
     figure(f"{CYCLES} starts and stops in {seconds:.0f} s; memory {grown}; records {size / 1024:.0f} KiB")
+    figure(f"the coordinator after each tenth of them: {' '.join(f'{step:.1f}' for step in steps)} MiB")
 
 
 def test_nothing_that_was_up_stays_after_down(system: System) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import psutil
 import pytest
-from rounds import ROUNDS, generator
+from rounds import FEW, ROUNDS, generator
 from system import FOREVER, System
+from waiting import TIMEOUT, wait_until
 
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import Unreachable
@@ -74,3 +76,81 @@ def test_commands_work_after_any_kill(system: System, figure: Callable[[str], No
     assert not [run for run, status in recorded.items() if status in ACTIVE]
     assert not [run for run in started if system.node_pids(run)]
     figure(f"{rounds} rounds, {len(started)} dataflows, killed: {dict(killed)}")
+
+
+def wait_for_request(system: System, command: subprocess.Popen[str]) -> None:
+    """Wait until a command has a connection to the coordinator."""
+    deadline = time.monotonic() + TIMEOUT
+    while command.poll() is None and time.monotonic() < deadline:
+        try:
+            connections = psutil.Process(command.pid).net_connections("tcp")
+        except psutil.Error:
+            continue  # it has just ended
+        if any(connection.raddr and connection.raddr.port == system.port for connection in connections):
+            return
+        time.sleep(0.001)
+
+
+COMMANDS = ("up", "start", "stop", "node add")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_kill_while_a_command_runs(system: System, command: str, figure: Callable[[str], None]) -> None:
+    """The command ends in time, with status 0 or an error of a sentence, and the next ones work."""
+    chance = generator(f"while {command} runs")
+    file = system.dataflow("arm", a=FOREVER, b=FOREVER)
+    (system.folder / "more.yml").write_text(
+        "id: more\npath: arm_a.py\ninputs: {tick: dora/timer/millis/50}\n"
+    )
+    outcome: Counter[str] = Counter()
+    started = time.monotonic()
+    for number in range(FEW):
+        if command != "up" or number % 2:
+            system.dora("up")
+        run = system.start(file) if command in ("stop", "node add") else ""
+        arguments = {
+            "up": ["up"],
+            "start": ["start", file, "--detach"],
+            "stop": ["stop", "--all"],
+            "node add": ["node", "add", "--from-yaml", "more.yml"],
+        }[command]
+        running = subprocess.Popen(
+            [sys.executable, "-m", "dora", *arguments],
+            cwd=system.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if number % 4:  # else while it starts
+            wait_for_request(system, running)
+        time.sleep(chance.random() * 0.4)
+        kind = chance.choice(["coordinator", "daemon", "run"])
+        if (pid := victim(system, kind, chance)) is not None and pid > 1:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                outcome[f"{kind} killed"] += 1
+            except ProcessLookupError:
+                pass
+        try:
+            printed, _ = running.communicate(timeout=60)
+        finally:
+            running.kill()
+            running.wait()
+        assert "Traceback" not in printed, printed
+        assert running.returncode in (0, 1), printed
+        assert running.returncode == 0 or printed.strip(), "an error without a sentence"
+        outcome[f"status {running.returncode}"] += 1
+        system.dora("up")
+        if command == "start" and running.returncode == 0:
+            run = printed.split()[-1]
+        if run:
+            assert system.status_of(run) in (*ACTIVE, "finished", "failed")
+        system.try_dora("stop", "--all")
+        wait_until(lambda: not system.client.active(), "the end of all dataflows")
+        for view in system.client.dataflows():
+            wait_until(lambda view=view: not system.node_pids(view.uuid), f"the end of {view.uuid}")
+    figure(
+        f"kills while `dora {command}` runs: {FEW} rounds, {dict(sorted(outcome.items()))}, in "
+        f"{time.monotonic() - started:.0f} s"
+    )

@@ -141,13 +141,14 @@ class Host:
         _check(["tc", "qdisc", "del", "dev", self.port, "root"])
         _check(["ip", "netns", "exec", self._namespace, "tc", "qdisc", "del", "dev", "eth0", "root"])
 
-    def impair(self, *, delay: float = 0.0, loss: float = 0.0) -> None:
+    def impair(self, *, delay: float = 0.0, loss: float = 0.0, jitter: float = 0.0) -> None:
         """Delay every frame, in each direction, by ``delay`` seconds, and drop the share ``loss`` of them.
 
-        The frames on the way keep the delay they had. Only in networks with ``impaired=True``.
+        Up to ``jitter`` seconds more, by chance, make frames overtake each other. The frames on the way
+        keep the delay they had. Only in networks with ``impaired=True``.
         """
         assert self._wire is not None and self._wire.stdin is not None, "not in this network"
-        self._wire.stdin.write(f"{delay} {loss}\n")
+        self._wire.stdin.write(f"{delay} {loss} {jitter}\n")
         self._wire.stdin.flush()
 
     def plug_in(self, bridge: str, prefix: int, impaired: bool) -> None:

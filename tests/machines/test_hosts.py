@@ -91,6 +91,27 @@ def test_delay_and_loss_without_the_help_of_the_kernel(make_hosts: MakeHosts) ->
             _echo_seconds(connection, 8)
 
 
+ORDER = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+    receiver.bind(("0.0.0.0", 7000))
+    print("ready", flush=True)
+    print(*(receiver.recv(100).decode() for _ in range(50)), flush=True)
+"""
+
+
+def test_frames_overtake_each_other(make_hosts: MakeHosts) -> None:
+    host = make_hosts("far", impaired=True)["far"]
+    process = host.popen([sys.executable, "-c", ORDER], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    host.impair(jitter=0.05)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for number in range(50):
+            sender.sendto(str(number).encode(), (host.address, 7000))
+    arrived = list(map(int, process.stdout.readline().split()))
+    assert sorted(arrived) == list(range(50)) != arrived
+
+
 def test_leftovers_of_a_killed_run_are_removed(namespaces: None) -> None:  # noqa: ARG001
     script = (
         "from hosts import network\n"

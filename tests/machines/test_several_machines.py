@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -378,7 +378,7 @@ def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float)
     [(2_500, 0.25), (18_000, 0.005), (131_072, 0.03), pytest.param(524_288, 0.1, marks=pytest.mark.stress)],
 )
 def test_a_cut_blocks_no_sender_and_every_message_is_accounted_for(
-    system: Spread, size: int, pause: float
+    system: Spread, size: int, pause: float, figure: Callable[[str], None]
 ) -> None:
     system.write(
         {
@@ -420,7 +420,9 @@ def test_a_cut_blocks_no_sender_and_every_message_is_accounted_for(
     dataflow = system.start("wait.yml")
     system.wait_for_log(dataflow, "so far")
     cut_until_it_is_noticed(system, dataflow)
+    restored = time.monotonic()
     system.wait_for_log(dataflow, "machine `right` answers again, after")
+    figure(f"a cut, messages of {8 * size:,} B: back after {time.monotonic() - restored:.1f} s")
     number = enough(system, dataflow)
     system.wait_for_log(dataflow, f"got or dropped {number} and the last is {number - 1}")
 

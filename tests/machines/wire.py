@@ -1,6 +1,7 @@
 """A cable with delay and loss: carries frames between two network interfaces (descriptors of TAP devices).
 
-Reads lines ``delay loss`` (seconds, share) from its standard input, and ends with it.
+Reads lines ``delay loss jitter`` (seconds, share, seconds) from its standard input, and ends with it. Each
+frame takes up to ``jitter`` longer than ``delay``, so frames overtake each other.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MAX_SESSIONS = 20_000  # frames on the way; what comes then is lost, as in a swi
 
 def carry(left: int, right: int) -> None:
     """Carry frames between two descriptors until the end of the standard input."""
-    delay = loss = 0.0
+    delay = loss = jitter = 0.0
     chance = random.Random(1)
     waiting: list[tuple[float, int, int, bytes]] = []  # due, order, where to, frame
     order = 0
@@ -31,7 +32,7 @@ def carry(left: int, right: int) -> None:
             line = os.read(0, 4096)
             if not line:
                 return
-            delay, loss = map(float, line.decode().splitlines()[-1].split())
+            delay, loss, jitter = map(float, line.decode().splitlines()[-1].split())
         for descriptor in (left, right):
             while descriptor in readable:
                 try:
@@ -40,7 +41,8 @@ def carry(left: int, right: int) -> None:
                     break
                 if len(waiting) < MAX_SESSIONS and not (loss and chance.random() < loss):
                     order += 1
-                    heapq.heappush(waiting, (time.monotonic() + delay, order, other[descriptor], frame))
+                    due = time.monotonic() + delay + jitter * chance.random()
+                    heapq.heappush(waiting, (due, order, other[descriptor], frame))
         now = time.monotonic()
         while waiting and waiting[0][0] <= now:
             _, _, descriptor, frame = heapq.heappop(waiting)

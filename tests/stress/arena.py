@@ -10,9 +10,11 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import dora
 from dora.daemon.guardian import marked_processes
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor.result import DataflowResult, LinkReport
+from dora.errors import DoraError
+from dora.recording.mcap.reader import Recording
 
 TIMEOUT = 30.0  # seconds until something counts as hanging
 SHM = "/dev/shm"
@@ -173,6 +177,13 @@ class Running:
     def guardian(self) -> int:
         return self.pid_of("guardian")
 
+    def recorder(self) -> int:
+        """Return the process that records, 0 if there is none."""
+        for pid in children_of(self.process.pid):
+            if command_of(pid)[-2:] == ["-m", "dora.recording"]:
+                return pid
+        return 0
+
     def printed(self, node_id: str) -> list[str]:
         """Return what a node has printed up to now."""
         pattern = re.compile(rf"^\S+ stdout {node_id}: (.*)$")
@@ -286,3 +297,35 @@ def account(result: DataflowResult, name: str) -> LinkReport:
     (report,) = [item for item in result.links if item.link == name]
     assert report.sent == report.received + report.dropped + report.unread, report
     return report
+
+
+def counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(counter.items()))
+
+
+# ---------------------------------------------------------------------- recordings
+
+
+def check_recording(path: Path) -> tuple[int, bool]:
+    """Return how many messages a recording has, and if it is complete; no gap may be uncounted."""
+    try:
+        recording = Recording(str(path))
+    except DoraError as error:  # one sentence about a file in which there is nothing yet
+        assert path.stat().st_size < 1 << 20, error
+        return 0, False
+    with recording:
+        numbers = [item.sequence for item in recording.messages(["source/out"])]
+        assert numbers == sorted(set(numbers))
+        gaps = sum(later - earlier - 1 for earlier, later in pairwise(numbers))
+        if recording.end is None:  # it was killed
+            assert not recording.complete
+            return len(numbers), False
+        counted = recording.end.topics["source/out"]
+        assert counted.messages == len(numbers)
+        assert gaps <= counted.lost
+        assert recording.complete == (counted.lost == 0)
+        return len(numbers), recording.complete
+
+
+def rings_of(recorder: int) -> list[Path]:
+    return list(Path(SHM).glob(f"dora-rings-{recorder}-*"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from arena import TIMEOUT, Arena, Running, kill, wait_until
+from arena import TIMEOUT, Arena, Running, counts, kill, wait_until
 from rounds import ROUNDS, generator
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
@@ -129,8 +129,8 @@ def test_a_node_is_killed(ring: Arena, victim: str, figure: Figure) -> None:
     started = time.monotonic()
     for number in range(ROUNDS):
         moments[run_and_kill(ring, victim, random, early=number % 5 == 0)] += 1
-    times = ", ".join(f"{count} {moment}" for moment, count in sorted(moments.items()))
-    figure(f"kill {victim}: {sum(moments.values())} kills ({times}) in {time.monotonic() - started:.0f} s")
+    seconds = time.monotonic() - started
+    figure(f"kill {victim}: {moments.total()} kills ({counts(moments)}) in {seconds:.0f} s")
 
 
 def test_dora_run_is_killed(ring: Arena, figure: Figure) -> None:
@@ -167,8 +167,7 @@ def test_dora_run_is_killed(ring: Arena, figure: Figure) -> None:
     last = ring.start("--stop-after", "0s")
     last.wait()
     wait_until(lambda: not ring.remains(), "an empty place after the next start", TIMEOUT)
-    counts = ", ".join(f"{count} {what}" for what, count in sorted(outcome.items()))
     figure(
-        f"kill dora run: {ROUNDS} kills ({counts}; slowest clean-up {slowest:.2f} s) "
+        f"kill dora run: {ROUNDS} kills ({counts(outcome)}; slowest clean-up {slowest:.2f} s) "
         f"in {time.monotonic() - started:.0f} s"
     )
