@@ -159,7 +159,7 @@ def observe_help(side: Implementation) -> Notes:
         name = " ".join(("dora", *command))
         options = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*(?=[ ,=\[\n]|$)", _options(printed)))
         found[f"commands/help/options of {name} names"] = sorted(options)
-        commands = [line.split()[0] for line in _section(printed, "Commands")] if len(command) < 2 else []
+        commands = _commands(printed) if len(command) < 2 else []
         found[f"commands/help/commands of {name} names"] = sorted(commands)
         for subcommand in commands:
             if subcommand != "help":
@@ -350,11 +350,9 @@ def _yaml(done: Finished) -> Any:
         return "no YAML"
 
 
-def _section(printed: str, title: str) -> list[str]:
-    """Return the lines of a section of a help text that begin an entry."""
-    section = re.search(rf"^{title}:\n(.*?)(?=^\S|\Z)", printed, re.DOTALL | re.MULTILINE)
-    lines = section[1].splitlines() if section else []
-    return [line for line in lines if re.match(r"  [a-z]", line)]
+def _commands(printed: str) -> list[str]:
+    """Return the commands in a help text: the entries of all sections whose names are plain words."""
+    return re.findall(r"^  ([a-z][a-z-]*) {2,}\S", printed, re.MULTILINE)
 
 
 def _options(printed: str) -> str:

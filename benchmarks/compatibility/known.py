@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks.compatibility.observations import Difference
 
@@ -47,13 +48,15 @@ class BadFile(Exception):
 
 def load(file: Path = FILE) -> list[Known]:
     """Return the documented differences; raises BadFile for a file with a mistake."""
-    try:
-        document = tomllib.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{file}: {error}") from None
-    if set(document) - {"difference"}:
-        raise BadFile(f"{file}: only [[difference]] tables are expected")
+    document = _read(file)
+    if set(document) - {"difference", "last_run"}:
+        raise BadFile(f"{file}: only `last_run` and [[difference]] tables are expected")
     return [_known(file, number, entry) for number, entry in enumerate(document.get("difference", []), 1)]
+
+
+def last_run(file: Path = FILE) -> str:
+    """Return what the last complete run compared and found; raises BadFile as `load` does."""
+    return str(_read(file).get("last_run", ""))
 
 
 def classify(
@@ -70,6 +73,13 @@ def classify(
         else:
             unexplained.append(difference)
     return explained, unexplained
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{file}: {error}") from None
 
 
 def _known(file: Path, number: int, entry: Mapping[str, object]) -> Known:

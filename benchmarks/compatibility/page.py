@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.compatibility.known import KINDS, Known
+from benchmarks.compatibility.known import KINDS, Known, last_run
 from benchmarks.implementations import REPOSITORY, UPSTREAM_VERSION
 
 PAGE = REPOSITORY / "docs" / "reference" / "differences.md"
@@ -26,12 +26,12 @@ folders that you name. It fails if it finds a difference that is not on this pag
 
 def write(documented: Sequence[Known]) -> None:
     """Write the page."""
-    PAGE.write_text(text(documented))
+    PAGE.write_text(text(documented, last_run()))
 
 
-def text(documented: Sequence[Known]) -> str:
-    """Return the page: a section for each kind, a row for each reason. Pure."""
-    parts = [HEAD]
+def text(documented: Sequence[Known], result: str) -> str:
+    """Return the page: the last result, a section for each kind, a row for each reason. Pure."""
+    parts = [HEAD, f"{result}\n"]
     for kind, title in KINDS.items():
         rows: dict[tuple[str, str], list[str]] = {}
         for entry in documented:

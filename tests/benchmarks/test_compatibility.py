@@ -173,7 +173,7 @@ def test_the_documented_differences_of_this_project_can_be_read() -> None:
     ("text", "complaint"),
     [
         ("[[difference]\n", "differences.toml"),
-        ("[difference]\n[other]\n", r"only \[\[difference\]\] tables"),
+        ("[difference]\n[other]\n", r"only `last_run` and \[\[difference\]\] tables"),
         ('[[difference]]\nkind = "better"\nreason = "r"\n', "`where`.*where is missing"),
         ('[[difference]]\nwhere = "a"\nkind = "better"\nreason = ""\n', "reason is missing"),
         ('[[difference]]\nwhere = "a"\nkind = "nicer"\nreason = "r"\n', "kind must be one of better"),
@@ -189,7 +189,7 @@ def test_a_mistake_in_the_file_is_one_sentence(text: str, complaint: str, tmp_pa
 
 
 def test_the_page_of_differences_is_up_to_date() -> None:
-    assert page.PAGE.read_text() == page.text(known.load()), (
+    assert page.PAGE.read_text() == page.text(known.load(), known.last_run()), (
         "run `python -m benchmarks.compatibility --write-docs`"
     )
 
