@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 import click
 
@@ -38,12 +38,12 @@ def format_option(json: str) -> Callable[[_Function], _Function]:
     )
 
 
-class _RichOutput(io.StringIO):
-    """Standard output for Rich, whose escape sequences must reach the terminal."""
+class RichOutput(io.StringIO):
+    """A standard stream for Rich, whose escape sequences must reach the terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self._stream = sys.stdout
+        self._stream = stream
 
     def write(self, text: str, /) -> int:
         control(self._stream, text)
@@ -68,7 +68,7 @@ def console() -> Console:
 
     is_terminal = sys.stdout.isatty()
     return Console(
-        file=_RichOutput(),
+        file=RichOutput(sys.stdout),
         force_terminal=is_terminal,
         color_system="auto" if wants_colour(is_terminal, os.environ) else None,
         width=None if is_terminal else _UNLIMITED,

@@ -9,6 +9,7 @@ import click
 
 from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.options import allow_incomplete_option
+from dora.cli.progress_bar import reading
 from dora.cli.reports import report_truncation, warn_about_losses
 from dora.cli.tables import counted, format_option, print_table
 from dora.errors import DoraError
@@ -135,7 +136,8 @@ def diff(
     )
     try:
         with Recording(first) as one, Recording(second) as two:
-            found = compare(one, two, topics or None, both, metadata=metadata)
+            with reading("comparing", one):
+                found = compare(one, two, topics or None, both, metadata=metadata)
             cut_off = 0
             for recording in (one, two):  # damage is known after reading
                 warn_about_losses(recording)
@@ -239,7 +241,9 @@ def export(
         if parquet:
             from dora.recording.export_parquet import export_parquet
 
-            for written in export_parquet(opened, parquet, topics, force=force):
+            with reading("writing Parquet", opened):
+                files = export_parquet(opened, parquet, topics, force=force)
+            for written in files:
                 click.echo(f"{written.path}: {counted(written.messages, 'message')}")
         if rerun:
             from dora.nodes.rerun.installed import check_rerun
@@ -247,7 +251,8 @@ def export(
             check_rerun()
             from dora.nodes.rerun.convert import export_rerun
 
-            drawn, not_drawn = export_rerun(opened, rerun, topics, force=force)
+            with reading("writing for Rerun", opened):
+                drawn, not_drawn = export_rerun(opened, rerun, topics, force=force)
             click.echo(f"{rerun}: {counted(drawn, 'message')}")
             for topic, count in not_drawn.items():
                 click.echo(f"warning: {counted(count, 'message')} of {topic} cannot be drawn", err=True)
