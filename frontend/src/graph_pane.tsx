@@ -2,7 +2,7 @@
 
 import ELK from "elkjs/lib/elk-api";
 import { useEffect, useRef, useState } from "preact/hooks";
-import type { Box, Graph } from "./graph";
+import { type Box, type Graph, isGiven } from "./graph";
 import { IconButton } from "./hooks";
 import { labelOfLink, Links, nodeOf, type NodeState, sentences, size, toneOfLink, toneOfNode } from "./model";
 import type { Live } from "./server";
@@ -13,6 +13,7 @@ import { GraphView, type Selected } from "./view";
 const engine = new ELK({ workerFactory: () => new Worker("/assets/elk.js") });
 
 const ROOM = "9999 Hz · 99.9 ms"; // what the label of an edge may say
+const MANY = 16; // nodes and operators of which only the titles are readable
 const SMALLEST = 0.3; // the pane is one of several, and its nodes have to be seen
 const TOOLS = 52; // pixels, the height of the buttons over the graph
 const STATUS = "machine: 100 % · 9999 MB"; // the same for a node
@@ -28,8 +29,11 @@ export function GraphPane(props: {
   const redraw = useRef((_?: Direction) => {});
   const links = useRef(new Links(null, new Map()));
   const [problem, setProblem] = useState("");
+  const [wanted, setWanted] = useState<boolean | null>(null); // null: as the number of nodes requires
   const [laidOut, setLaidOut] = useState(false);
   const { live, graph } = props;
+
+  const compact = wanted ?? graph.boxes.filter((box) => !isGiven(box)).length > MANY;
 
   useEffect(() => {
     const boxes = new Map(graph.boxes.map((box) => [box.id, box]));
@@ -47,6 +51,7 @@ export function GraphPane(props: {
       },
     });
     made.covered = TOOLS;
+    made.compact = compact;
     made.smallest = SMALLEST;
     view.current = made;
     const refresh = () => {
@@ -87,7 +92,7 @@ export function GraphPane(props: {
       off();
       place.current?.replaceChildren();
     };
-  }, [live, graph]);
+  }, [live, graph, compact]);
 
   useEffect(() => view.current?.highlightOnly(props.selected), [props.selected, graph, laidOut]);
 
@@ -101,6 +106,7 @@ export function GraphPane(props: {
       {problem ? <p class="hint">{problem}</p> : !laidOut && <p class="hint">Laying out the graph …</p>}
       <div class="tools">
         <IconButton path="M2 6V2h4M2.5 2.5C7 2 13 5 13 12M10.5 9.500 13 12.500l2.500-3" label="Lay out in the other direction" onClick={turn} />
+        <IconButton path="M2 4h12M2 8h12M2 12h12" label="Titles only" pressed={compact} onClick={() => setWanted(!compact)} />
         <IconButton path="M3 8h10" label="Smaller" onClick={() => view.current?.scaleBy(1 / 1.3)} />
         <IconButton path="M3 8h10M8 3v10" label="Larger" onClick={() => view.current?.scaleBy(1.3)} />
         <IconButton path="M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4" label="Show all" onClick={() => view.current?.fit(true)} />

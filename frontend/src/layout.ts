@@ -58,6 +58,7 @@ export const ROW = 22; // height of a port's line
 export const PADDING = 14;
 const TITLE = 20;
 const PROGRAM = 16;
+export const COMPACT = 30; // height of a box that is its title only
 const MAX_TEXT = 240;
 
 const SPACING: LayoutOptions = {
@@ -69,6 +70,16 @@ const SPACING: LayoutOptions = {
   "elk.layered.spacing.nodeNodeBetweenLayers": "56",
   "elk.layered.spacing.edgeNodeBetweenLayers": "20",
   "elk.layered.spacing.edgeEdgeBetweenLayers": "12",
+};
+
+const DENSE: LayoutOptions = {
+  "elk.spacing.nodeNode": "12",
+  "elk.spacing.edgeNode": "8",
+  "elk.spacing.edgeEdge": "5",
+  "elk.layered.spacing.nodeNodeBetweenLayers": "24",
+  "elk.layered.spacing.edgeNodeBetweenLayers": "8",
+  "elk.layered.spacing.edgeEdgeBetweenLayers": "5",
+  "elk.padding": "[top=12,left=12,bottom=12,right=12]",
 };
 
 const ROOT: LayoutOptions = {
@@ -103,19 +114,20 @@ export function fitted(text: string, font: Font, measure: Measure, keep: "start"
   return keep === "end" ? `…${short}` : `${short}…`;
 }
 
-/** Place the boxes, groups and edges of a graph. */
+/** Place the boxes, groups and edges of a graph; `compact`: boxes are their titles only, edges have no labels. */
 export async function place(
   graph: Graph,
   engine: Engine,
   measure: Measure,
   direction: Direction,
   label: (edge: Edge) => string = remarks,
+  compact = false,
 ): Promise<Layout> {
-  const drawing = new Drawing(graph, measure, direction, label);
+  const drawing = new Drawing(graph, measure, direction, compact ? () => "" : label, compact);
   let placed = await engine.layout(drawing.root());
   // ELK finds the order of the ports, but would spread them over the whole side of a box. They belong
   // below its head, so with the order known they get their places, and all is laid out once more.
-  if (direction === "RIGHT") placed = await engine.layout(drawing.root(placed));
+  if (direction === "RIGHT" && !compact) placed = await engine.layout(drawing.root(placed));
   return drawing.read(placed);
 }
 
@@ -128,6 +140,7 @@ class Drawing {
     private measure: Measure,
     private direction: Direction,
     private label: (edge: Edge) => string,
+    private compact: boolean,
   ) {
     const byId = new Map(graph.boxes.map((box) => [box.id, box]));
     for (const box of graph.boxes) if (!isGiven(box)) this.boxes.set(box.id, box);
@@ -157,6 +170,7 @@ class Drawing {
       id: "",
       layoutOptions: {
         ...ROOT,
+        ...(this.compact ? DENSE : {}),
         ...PLACEMENT[this.boxes.size + labels.length > LARGE ? "large" : "small"],
         "elk.direction": this.direction,
       },
@@ -204,7 +218,7 @@ class Drawing {
   // A port is as large as its line of text, so that lines never overlap.
   private port(key: string, box: Box, name: string, side: "input" | "output"): ElkPort {
     const right = this.direction === "RIGHT";
-    const along = right ? ROW : Math.max(ROW, this.measure(name, "port") + 8);
+    const along = this.compact ? 0 : right ? ROW : Math.max(ROW, this.measure(name, "port") + 8);
     const sides = right ? { input: "WEST", output: "EAST" } : { input: "NORTH", output: "SOUTH" };
     return {
       id: `${side} ${key} ${name}`,
@@ -217,6 +231,7 @@ class Drawing {
   private size(box: Box): { width: number; height: number } {
     const text = (value: string, font: Font) => this.measure(fitted(value, font, this.measure), font);
     if (isGiven(box)) return { width: text(box.label, "port") + 34, height: 26 };
+    if (this.compact) return { width: text(box.label, "title") + 26 + PADDING, height: COMPACT };
     const head = Math.max(text(box.label, "title") + 26, text(box.program, "program"));
     const lengths = (names: string[]) => names.map((name) => this.measure(name, "port"));
     const widest = (names: string[]) => Math.max(0, ...lengths(names));

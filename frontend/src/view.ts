@@ -4,6 +4,7 @@ import { select, type Selection } from "d3-selection";
 import { zoom, type ZoomBehavior, zoomIdentity, zoomTransform } from "d3-zoom";
 import { contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import {
+  COMPACT,
   type Direction,
   type Engine,
   fitted,
@@ -63,6 +64,8 @@ export class GraphView {
   covered = 0;
   /** A graph that would be shown smaller than this opens at its beginning. */
   smallest = SMALLEST_READABLE;
+  /** Show boxes as their titles only, and edges without labels, so that many have room. */
+  compact = false;
 
   constructor(
     private element: HTMLElement,
@@ -120,7 +123,7 @@ export class GraphView {
   }
 
   private place(direction: Direction): Promise<Layout> {
-    return place(this.graph, this.engine, measure, direction, this.live?.room);
+    return place(this.graph, this.engine, measure, direction, this.live?.room, this.compact);
   }
 
   private async placeBest(): Promise<Layout> {
@@ -248,7 +251,7 @@ export class GraphView {
       );
     } else {
       element.append(shape("rect", { width, height, rx: 10, class: "card" }), ...this.head(placed));
-      element.append(...placed.ports.flatMap((port) => this.drawPort(port)));
+      element.append(...(this.compact ? [] : placed.ports.flatMap((port) => this.drawPort(port))));
       element.setAttribute("tabindex", "0");
       element.setAttribute("role", "button");
       element.setAttribute("aria-label", `${box.kind} ${box.label}`);
@@ -270,6 +273,8 @@ export class GraphView {
   }
 
   private head({ box, width }: PlacedBox): SVGElement[] {
+    if (this.compact)
+      return [sign(box.kind, 8, COMPACT / 2 - 5), text(26, COMPACT / 2 + 5, fitted(box.label, "title", measure), "title")];
     // In a layout downward, the inputs have the first line.
     const down = this.layout!.direction === "DOWN" && box.inputs.length > 0 ? 16 : 0;
     const top = PADDING + down;

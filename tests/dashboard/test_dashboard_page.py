@@ -379,6 +379,17 @@ def test_fifty_nodes(start: Callable[..., Running], visit: Any) -> None:
     page = visit(running.address)
     assert page.locator(".box:not(.timer)").count() == 51
     page.wait_for_selector('.box[data-id="node7"][data-tone="rest"]')
+    # All of them are in the pane, and their titles are readable.
+    pane = page.locator("#graph").bounding_box()
+    sizes = page.locator(".box:not(.timer) .title").evaluate_all(
+        "all => all.map((title) => title.getBoundingClientRect()).map(({x, y, right, bottom, height}) =>"
+        " ({x, y, right, bottom, height}))"
+    )
+    assert min(size["height"] for size in sizes) > 6
+    assert all(pane["x"] <= size["x"] and size["right"] <= pane["x"] + pane["width"] for size in sizes)
+    assert all(pane["y"] <= size["y"] and size["bottom"] <= pane["y"] + pane["height"] for size in sizes)
+    page.get_by_role("button", name="Titles only").click()
+    page.wait_for_selector('.box[data-id="node7"] .program', state="attached")
     assert page.locator('.box[data-id="node7"] .program').text_content() == "not connected"
 
 
