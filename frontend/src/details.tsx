@@ -130,7 +130,7 @@ function Overall(props: DetailsProps) {
         <button class="item" key={node.id} onClick={() => props.onLogs(node.id)}><b class="bad">{node.id}</b><span>its log</span></button>
       ))}
       {losing.length > 0 && <h3>Losses</h3>}
-      {losing.map((edge) => <LinkRow key={ends(edge).join()} {...props} edge={edge} name={ends(edge)[0]} other={`${whole(links.of(edge)!.dropped)} dropped`} />)}
+      {losing.map((edge) => <LinkRow key={ends(edge).join()} {...props} edge={edge} name={ends(edge).join(" → ")} other={`${whole(links.of(edge)!.dropped)} dropped`} />)}
     </>
   );
 }
