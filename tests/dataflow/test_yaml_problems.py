@@ -359,6 +359,17 @@ def test_queue_size_may_be_spelt_with_a_dash() -> None:
     )
 
 
+def test_metadata_of_an_input_has_no_effect() -> None:
+    dataflow, warnings = warned("""nodes:
+  - id: a
+    path: a
+    outputs: [x]
+    inputs: {i: {source: a/x, metadata: {primitive: image}}}
+""")
+    assert warnings == ["5:31: `metadata` of an input has no effect"]
+    assert dataflow.descriptor["nodes"][0]["inputs"] == {"i": {"source": "a/x"}}
+
+
 @pytest.mark.parametrize("field", ["restart_window", "health_check_timeout", "startup_timeout"])
 def test_a_limit_of_zero_seconds_is_none(field: str) -> None:
     dataflow, warnings = warned(f"nodes: [{{id: a, path: a, {field}: 0}}]")

@@ -29,12 +29,12 @@ def upgrade_legacy(root: MappingNode, report: ProblemReport) -> None:
         if isinstance(node, MappingNode):
             legacy.rename(node, _DEPLOY, "deploy")
             legacy.lift_custom(node)
-            legacy.respell_queue_sizes(node)
+            legacy.adapt_inputs(node)
             operators = node.get("operators")
             blocks = operators.items if isinstance(operators, SequenceNode) else ()
             for operator in (node.get("operator"), *blocks):
                 if isinstance(operator, MappingNode):
-                    legacy.respell_queue_sizes(operator)
+                    legacy.adapt_inputs(operator)
 
 
 def _is_local(source: YamlNode) -> bool:
@@ -60,11 +60,18 @@ class _LegacyFields:
             self.warn(entry[0], f"it is called `{new}` now")
             self._put(block, new, entry)
 
-    def respell_queue_sizes(self, block: MappingNode) -> None:
-        """Read ``queue-size``, which dora-rs ignores in inputs, as the field that it stands for."""
+    def adapt_inputs(self, block: MappingNode) -> None:
+        """Read ``queue-size`` as ``queue_size``, and leave out ``metadata``; dora-rs ignores both in inputs."""
         inputs = block.get("inputs")
         for _, item in inputs.entries.values() if isinstance(inputs, MappingNode) else ():
-            if isinstance(item, MappingNode) and _MISSPELT in item.entries:
+            if not isinstance(item, MappingNode):
+                continue
+            if "metadata" in item.entries:
+                key, _ = item.entries.pop("metadata")
+                self._report.warn(
+                    key, "`metadata` of an input has no effect", "the sender writes the metadata"
+                )
+            if _MISSPELT in item.entries:
                 entry = item.entries.pop(_MISSPELT)
                 if "queue_size" not in item.entries:
                     self._report.warn(
