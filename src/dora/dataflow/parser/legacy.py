@@ -61,7 +61,7 @@ class _LegacyFields:
             self._put(block, new, entry)
 
     def adapt_inputs(self, block: MappingNode) -> None:
-        """Read ``queue-size`` as ``queue_size``, and leave out ``metadata``; dora-rs ignores both in inputs."""
+        """Read ``queue-size`` as ``queue_size``, and leave out ``metadata``; dora-rs ignores both."""
         inputs = block.get("inputs")
         for _, item in inputs.entries.values() if isinstance(inputs, MappingNode) else ():
             if not isinstance(item, MappingNode):
