@@ -75,7 +75,7 @@ class Place:
 
     def run(self, *options: str) -> list[Any]:
         """Run the dataflow that was built; return what the receiver got."""
-        self.output = self._run("dora", "run", "dataflow.yml", "--stop-after", "300s", *options)
+        self.output = self._run("dora", "run", "dataflow.yml", "--stop-after", "120s", *options)
         file = self.folder / "received.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 

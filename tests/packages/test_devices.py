@@ -62,26 +62,19 @@ class Case:
 
     def dataflow(self) -> str:
         inputs = {message[0]: f"sender/{message[0]}" for message in self.messages}
-        return json.dumps(
-            {
-                "nodes": [
-                    {"id": "sender", "path": "sender.py", "outputs": list(inputs)},
-                    {
-                        "id": "tested",
-                        "build": f"pip install {self.build} {self.package}",
-                        "path": str(self),
-                        "inputs": inputs,
-                        "outputs": list(self.outputs),
-                        "env": {"PYTHONPATH": "drivers", **self.env},
-                    },
-                    {
-                        "id": "receiver",
-                        "path": "receiver.py",
-                        "inputs": {name: f"tested/{name}" for name in self.outputs},
-                    },
-                ]
-            }
-        )
+        tested = {
+            "id": "tested",
+            "build": f"pip install {self.build} {self.package}",
+            "path": str(self),
+            "inputs": inputs,
+            "outputs": list(self.outputs),
+            "env": {"PYTHONPATH": "drivers", **self.env},
+        }
+        nodes = [{"id": "sender", "path": "sender.py", "outputs": list(inputs)}, tested]
+        if self.outputs:  # without inputs, a receiver would wait until the dataflow is stopped
+            outputs = {name: f"tested/{name}" for name in self.outputs}
+            nodes.append({"id": "receiver", "path": "receiver.py", "inputs": outputs})
+        return json.dumps({"nodes": nodes})
 
 
 def tick(times: int = 3, name: str = "tick") -> list[list[Any]]:
