@@ -272,7 +272,7 @@ def _running(link: Link, folder: Path) -> Iterator[Observed]:
     try:
         deadline = time.monotonic() + PATIENCE_S
         inspection = None
-        while inspection is None or any(node.status != "running" for node in inspection.nodes):
+        while inspection is None or any(node.status != "Running" for node in inspection.nodes):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"error: {link.dataflow} does not run")
             time.sleep(0.1)

@@ -112,11 +112,11 @@ class FakeDaemons:
             async for text in connection:
                 match decode_to_daemon(text):
                     case StartRun(dataflow_id=run):
-                        runs[run] = RunReport(run, "running")
+                        runs[run] = RunReport(run, "Running")
                         await say(RunChanged(runs[run]))
                     case StopRun(dataflow_id=run):
                         runs.pop(run, None)
-                        await say(RunChanged(RunReport(run, "finished")))
+                        await say(RunChanged(RunReport(run, "Finished")))
                     case GetUsage():
                         await say(Usage(tuple(RunUsage(run, 1.0, 1 << 20) for run in runs)))
         finally:
@@ -269,7 +269,7 @@ def measure(daemons: int, nodes: int, folder: Path) -> list[tuple[str, str, str]
             daemons,
             lambda: started.append(client.start(spec(next(numbers), 1, nodes)).uuid),
         )
-        wait_for(lambda: all(view.status == "running" for view in client.dataflows()))
+        wait_for(lambda: all(view.status == "Running" for view in client.dataflows()))
         running = f"{daemons:,} dataflows, {daemons * nodes:,} nodes"
         figures.timed(f"list: {running}", 20, client.dataflows)
         figures.timed("one dataflow by its name", 100, lambda: client.dataflow(started[daemons // 2]))

@@ -127,7 +127,7 @@ def _write_ended_dataflows() -> None:
         dataflow_id, spec = uuid7(), RunSpec(name=f"ended-{number}", dataflow=dataflow)
         daemons = {DEFAULT_MACHINE: "daemon"}
         store.add(dataflow_id, spec, first_view(dataflow_id, spec, time.time()), daemons)
-        store.update(RunReport(dataflow_id, "finished", DataflowResult(dataflow_id)), daemons)
+        store.update(RunReport(dataflow_id, "Finished", DataflowResult(dataflow_id)), daemons)
     store.close()
 
 

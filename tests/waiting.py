@@ -43,7 +43,7 @@ def all_nodes_run(name: str) -> bool:
                     nodes = inspect(run).nodes
                 except DoraError:
                     continue
-                found = all(node.status in ("running", "not connected") for node in nodes)
+                found = all(node.status in ("Running", "Not connected") for node in nodes)
     return found
 
 

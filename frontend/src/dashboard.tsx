@@ -111,7 +111,7 @@ function Dataflow(props: {
   const [latency, setLatency] = useState(false);
   const narrow = useNarrow();
   const live = useMemo(() => new Live(uuid), [uuid]);
-  const recorded = listed !== null && (listed.status === "finished" || listed.status === "failed");
+  const recorded = listed !== null && (listed.status === "Finished" || listed.status === "Failed");
   const ended = recorded || live.outcome !== null;
   useEffect(() => () => live.close(), [live]);
   useLive(live, "connection");
@@ -156,7 +156,7 @@ function Dataflow(props: {
       setProblem((error as Error).message);
     }
   };
-  const status = ended ? (live.outcome ?? listed!).status : live.connection === "ended" ? "finished" : (listed?.status ?? "starting");
+  const status = ended ? (live.outcome ?? listed!).status : live.connection === "ended" ? "Finished" : (listed?.status ?? "Starting");
   const lost = live.connection === "lost" && !ended;
   const nodeOfSelection = selected?.kind === "box" ? selected.id.split("/")[0]! : selected?.kind === "edge" ? selected.edge.target.split("/")[0]! : null;
   const said = problem || (lost ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : ended ? "" : props.problem);

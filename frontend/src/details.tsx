@@ -112,7 +112,7 @@ function Overall(props: DetailsProps) {
   const { state } = props.live;
   const links = linksOf(props);
   const losing = props.graph.edges.filter((edge) => (links.of(edge)?.dropped ?? 0) > 0);
-  const failed = state?.nodes.filter((node) => node.status === "failed") ?? [];
+  const failed = state?.nodes.filter((node) => node.status === "Failed") ?? [];
   return (
     <>
       <h2>Overview</h2>

@@ -116,6 +116,6 @@ export function GraphPane(props: {
 }
 
 function words(node: NodeState): string {
-  const figures = node.cpu === null || node.status !== "running" ? node.status : `${node.cpu.toFixed(0)} % · ${size(node.memory ?? 0)}`;
+  const figures = node.cpu === null || node.status !== "Running" ? node.status : `${node.cpu.toFixed(0)} % · ${size(node.memory ?? 0)}`;
   return node.machine ? `${node.machine}: ${figures}` : figures;
 }

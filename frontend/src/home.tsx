@@ -3,11 +3,11 @@
 import { Chip } from "./hooks";
 import { duration, type Listed, size } from "./model";
 
-export const TONES = { starting: "warn", running: "fine", finished: "rest", failed: "bad" };
+export const TONES = { Starting: "warn", Running: "fine", Finished: "rest", Failed: "bad" };
 
 export function HomePane(props: { dataflows: Listed[] | null; onOpen: (uuid: string) => void }) {
   if (props.dataflows === null) return <p class="hint">Asking …</p>;
-  const active = (item: Listed) => item.status === "running" || item.status === "starting";
+  const active = (item: Listed) => item.status === "Running" || item.status === "Starting";
   const ordered = [...props.dataflows].sort((a, b) => Number(active(b)) - Number(active(a)) || b.created - a.created);
   return (
     <section class="pane home" aria-label="Dataflows">

@@ -52,7 +52,7 @@ export interface Line {
 export interface Listed {
   uuid: string;
   name: string;
-  status: "starting" | "running" | "finished" | "failed";
+  status: "Starting" | "Running" | "Finished" | "Failed";
   nodes: string[];
   file: string | null;
   log_directory: string;
@@ -92,8 +92,8 @@ export interface Source {
 
 export const LEVELS = ["error", "warn", "info", "debug", "trace", "stdout"] as const;
 
-const FINISHED = "finished";
-const FAILED = "failed";
+const STOPPED = "Stopped";
+const FAILED = "Failed";
 const DEFAULT_OPERATOR = "op"; // the id of an operator that stands alone in its node
 
 /** Return the name that the server has for an output or input of a box. */
@@ -138,7 +138,7 @@ export function endedState(state: State, outcome: Listed): State {
   return {
     nodes: state.nodes.map((node) => ({
       ...node,
-      status: failed.has(node.id) ? FAILED : FINISHED,
+      status: failed.has(node.id) ? FAILED : STOPPED,
       ...{ pid: null, cpu: null, memory: null, sent_hz: 0, bytes_per_second: 0, waiting: 0 },
     })),
     links: state.links.map((link) => {
@@ -150,14 +150,14 @@ export function endedState(state: State, outcome: Listed): State {
 
 export function toneOfNode(node: NodeState): Tone {
   switch (node.status) {
-    case "failed":
+    case "Failed":
       return "bad";
-    case "restarting":
-    case "failed, waits for new code":
+    case "Restarting":
+    case "Failed, waits for new code":
       return "warn";
-    case "finished":
-    case "not started":
-    case "not connected":
+    case "Stopped":
+    case "Not started":
+    case "Not connected":
       return "rest";
   }
   return "fine";

@@ -49,7 +49,7 @@ class FakeRun:
                 "",
                 "",
                 "",
-                [NodeView("a", "running")],
+                [NodeView("a", "Running")],
                 [],
             )
         self.asked.append(request)

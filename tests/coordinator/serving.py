@@ -147,9 +147,9 @@ class ObedientDaemon:
                 self.heard.append(message)
                 match message:
                     case StartRun(dataflow_id=dataflow_id):
-                        self.say(RunReport(dataflow_id, "running"))
+                        self.say(RunReport(dataflow_id, "Running"))
                     case StopRun(dataflow_id=dataflow_id):
-                        self.say(RunReport(dataflow_id, "finished"))
+                        self.say(RunReport(dataflow_id, "Finished"))
                     case ChangeRequest(ticket=ticket):
                         self.say(ChangeResult(ticket, error="it does not want to"))
                     case GetUsage(number=number):

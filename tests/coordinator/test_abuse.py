@@ -103,7 +103,7 @@ def test_a_waiting_command_keeps_its_connection(served: Serving, monkeypatch: py
         connection = raw(served, request + SHOWN + b"\r\n")
     with connection, connection.makefile("rb") as answer:
         assert answer.readline().startswith(b"HTTP/1.1 200 ")
-        assert b'"status":"running"' in answer.read()  # up to the end of the connection
+        assert b'"status":"Running"' in answer.read()  # up to the end of the connection
     daemon.close()
 
 
@@ -184,7 +184,7 @@ def test_the_name_of_a_strange_file(served: Serving) -> None:
 
 # --------------------------------------------------------------------------- daemons
 
-UNKNOWN = RunReport("0f3e", "running")
+UNKNOWN = RunReport("0f3e", "Running")
 HELLO = encode(Hello(__version__, "second", 2, protocol=PROTOCOL_VERSION))
 
 

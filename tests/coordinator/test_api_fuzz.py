@@ -92,7 +92,7 @@ def test_every_answer_is_foretold(
 def test_nothing_is_left_that_cannot_be_listed(served: Serving) -> None:
     status, text = served.ask("GET", "/api/dataflows")
     assert status == 200
-    assert {view["status"] for view in json.loads(text)} <= {"starting", "running", "finished"}
+    assert {view["status"] for view in json.loads(text)} <= {"Starting", "Running", "Finished"}
 
 
 @pytest.mark.fuzz

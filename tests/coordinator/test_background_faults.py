@@ -99,7 +99,7 @@ def test_recovery_times_after_faults(system: System, figure: Callable[[str], Non
 
     def failed(run: str) -> bool:
         try:
-            return system.status_of(run) == "failed" and not system.node_pids(run)
+            return system.status_of(run) == "Failed" and not system.node_pids(run)
         except Unreachable:
             return False
 
@@ -108,7 +108,7 @@ def test_recovery_times_after_faults(system: System, figure: Callable[[str], Non
         system.dora("up")
 
     def is_known(run: str) -> bool:
-        return system.status_of(run) == "running" and bool(system.client.status().daemons)
+        return system.status_of(run) == "Running" and bool(system.client.status().daemons)
 
     def kill_daemon(run: str) -> None:  # noqa: ARG001
         os.kill(system.daemon(), signal.SIGKILL)
@@ -132,7 +132,7 @@ def test_recovery_times_after_faults(system: System, figure: Callable[[str], Non
             before = progress(system, "other")
             wait_until(lambda before=before: progress(system, "other") > before, "the other's traffic")
     system.dora("stop", "other")
-    assert system.status_of(run) == "finished"
+    assert system.status_of(run) == "Finished"
     for _ in range(FAULTS):
         measure("daemon, then dora up", kill_daemon, failed)
         measure("coordinator and daemon, then dora up", kill_both, failed)
@@ -176,9 +176,9 @@ def test_starts_and_stops_leave_nothing(
 
     def cycle() -> None:
         run = system.client.start(spec).uuid
-        assert system.client.wait(run, started=True).status == "running"
+        assert system.client.wait(run, started=True).status == "Running"
         system.client.stop(run, None, False)
-        assert system.client.wait(run).status == "finished"
+        assert system.client.wait(run).status == "Finished"
         runs.append(run)
 
     def holds_no_more_than(before: Footprint | None) -> bool:

@@ -145,7 +145,7 @@ def test_a_kill_while_a_command_runs(system: System, command: str, figure: Calla
         if command == "start" and running.returncode == 0:
             run = printed.split()[-1]
         if run:
-            assert system.status_of(run) in (*ACTIVE, "finished", "failed")
+            assert system.status_of(run) in (*ACTIVE, "Finished", "Failed")
         system.try_dora("stop", "--all")
         wait_until(lambda: not system.client.active(), "the end of all dataflows")
         for view in system.client.dataflows():

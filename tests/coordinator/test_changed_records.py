@@ -101,7 +101,7 @@ def test_parameters_that_were_set_count_for_a_restart(system: System) -> None:
     for pid in system.node_pids(again):
         with suppress(ProcessLookupError):  # one that listens to `a` ends after it
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: system.status_of(again) == "failed", "the end of the dataflow")
+    wait_until(lambda: system.status_of(again) == "Failed", "the end of the dataflow")
     system.dora("restart", "arm")
     assert parameters(system, "a") == {"gain": 0.8}
     system.dora("stop", "arm")

@@ -39,8 +39,8 @@ def test_a_killed_coordinator_stops_nothing_and_forgets_nothing(system: System) 
         os.kill(pid, signal.SIGKILL)
     assert all(alive(pid) for pid in pids)
     assert system.dora("up").startswith("started dora coordinator\ndaemon already running\n")
-    assert [system.status_of(run) for run in (ended, running)] == ["finished", "running"]
-    wait_until(lambda: system.status_of(over) == "failed", "the record of the end")
+    assert [system.status_of(run) for run in (ended, running)] == ["Finished", "Running"]
+    wait_until(lambda: system.status_of(over) == "Failed", "the record of the end")
     system.dora("stop", "second")
     assert not any(alive(pid) for pid in pids)
 
@@ -76,7 +76,7 @@ def test_a_coordinator_that_comes_back_with_another_token(system: System) -> Non
         stranger.wait()
     assert len(system.node_pids(run)) == 1
     system.dora("up")
-    assert system.status_of(run) == "running"
+    assert system.status_of(run) == "Running"
 
 
 def test_a_dataflow_fails_if_coordinator_and_daemon_are_killed(system: System) -> None:
@@ -86,7 +86,7 @@ def test_a_dataflow_fails_if_coordinator_and_daemon_are_killed(system: System) -
     os.kill(system.daemon(), signal.SIGKILL)
     os.kill(coordinator, signal.SIGKILL)
     system.dora("up")
-    assert system.status_of(run) == "failed"
+    assert system.status_of(run) == "Failed"
 
 
 def test_a_killed_run_is_reported(system: System) -> None:
@@ -97,10 +97,10 @@ def test_a_killed_run_is_reported(system: System) -> None:
     parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGKILL)
     view = system.client.wait(run)
-    assert view.status == "failed"
+    assert view.status == "Failed"
     assert view.reason.startswith("the process that ran it was killed by signal 9")
     wait_until(lambda: not any(alive(pid) for pid in pids), "the end of the nodes")
-    assert system.status_of(other) == "running"
+    assert system.status_of(other) == "Running"
 
 
 def test_a_killed_node_is_reported(system: System) -> None:
@@ -135,7 +135,7 @@ def test_a_terminated_daemon_stops_its_dataflows_in_good_order(system: System) -
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER))
     os.kill(system.daemon(), signal.SIGTERM)
-    assert system.client.wait(run).status == "finished"
+    assert system.client.wait(run).status == "Finished"
     assert system.dora("logs", run, "--tail", "1").rstrip().endswith("got STOP")
 
 
@@ -347,7 +347,7 @@ def test_a_running_dataflow_survives_a_lost_store(system: System) -> None:
     assert "moved the store to " in system.dora("up", "--recreate-store")
     wait_until(lambda: system.client.active(), "the word of the daemon")
     view = system.client.dataflow("left")
-    assert (view.uuid, view.status, view.nodes) == (run, "running", ["a"])
+    assert (view.uuid, view.status, view.nodes) == (run, "Running", ["a"])
     system.dora("restart", "left")
     system.dora("stop", "left")
 

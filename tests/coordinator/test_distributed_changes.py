@@ -195,7 +195,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Tal
         left, right = Talking(coordinator, "left"), Talking(coordinator, "right")
         dataflow_id = coordinator.start(spec()).uuid
         for daemon in (left, right):
-            daemon.say(RunReport(dataflow_id, "running", ports={}))
+            daemon.say(RunReport(dataflow_id, "Running", ports={}))
         yield coordinator, left, right, dataflow_id
     finally:
         coordinator.close()
@@ -269,10 +269,10 @@ def test_a_machine_lost_during_a_change_applies_it_after_reconnecting(folder: Pa
             )
             assert coordinator.spec("arm").revision == 1 and len(left.of(Apply)) == 1
             right.answers.clear()
-            right.join(RunReport(dataflow_id, "running", ports={}))
+            right.join(RunReport(dataflow_id, "Running", ports={}))
             assert right.of(Apply)[-1].proposal.generations == {"b/more": 1}
             count = len(right.of(Apply))
-            right.join(RunReport(dataflow_id, "running", ports={}, revision=1))
+            right.join(RunReport(dataflow_id, "Running", ports={}, revision=1))
             assert len(right.of(Apply)) == count, "it has made it"
 
     asyncio.run(test())
@@ -330,7 +330,7 @@ def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
             right.say(
                 DataflowChanged(dataflow_id, proposal.dataflow, proposal.machines, 1, proposal.generations)
             )
-            right.say(RunReport(dataflow_id, "running", ports={}, revision=1))
+            right.say(RunReport(dataflow_id, "Running", ports={}, revision=1))
             assert coordinator.spec("arm").revision == 1
             assert left.of(Apply)[-1].proposal.revision == 1
 
@@ -363,15 +363,15 @@ def part_of(daemon: Talking, dataflow_id: str) -> None:
         asyncio.get_running_loop().call_soon(lambda: daemon.say(report))
 
     def become(message: Apply) -> ChangeResult:
-        say(RunReport(dataflow_id, "running", ports={}, revision=message.proposal.revision))
+        say(RunReport(dataflow_id, "Running", ports={}, revision=message.proposal.revision))
         return ChangeResult(message.ticket, OperationResult(""))
 
     daemon.answers[Apply] = become
     daemon.answers[StartRun] = lambda message: say(
-        RunReport(dataflow_id, "running", ports={"c": 7}, revision=message.spec.revision)
+        RunReport(dataflow_id, "Running", ports={"c": 7}, revision=message.spec.revision)
     )
     daemon.answers[ReleasePartition] = lambda _: say(
-        RunReport(dataflow_id, "finished", DataflowResult(dataflow_id))
+        RunReport(dataflow_id, "Finished", DataflowResult(dataflow_id))
     )
 
 
@@ -398,7 +398,7 @@ def test_a_machine_joins_the_present_dataflow_and_then_applies_changes_like_othe
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             peer_status = PeerStatus({}, opened=True)
             left.say(
-                RunReport(dataflow_id, "running", ports={"a": 5}, peer_status=peer_status, secret="shown")
+                RunReport(dataflow_id, "Running", ports={"a": 5}, peer_status=peer_status, secret="shown")
             )
             await coordinator.change("arm", ADD)
             (start,) = third.of(StartRun)
@@ -410,7 +410,7 @@ def test_a_machine_joins_the_present_dataflow_and_then_applies_changes_like_othe
             assert "a" in third.of(Endpoints)[0].endpoints
             assert "c" in left.of(Apply)[0].endpoints
             assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
-            assert coordinator.dataflow("arm").status == "running"
+            assert coordinator.dataflow("arm").status == "Running"
 
     asyncio.run(test())
 
@@ -431,7 +431,7 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
                 assert len(left.of(MachineLost)) == 0
             coordinator.fleet.disconnect(third.link)  # which is nothing to the dataflow
             await coordinator.change("arm", CONNECT)
-            assert coordinator.dataflow("arm").status == "running"
+            assert coordinator.dataflow("arm").status == "Running"
 
     asyncio.run(test())
 
@@ -458,7 +458,7 @@ def test_a_machine_that_cannot_join_is_released(folder: Path) -> None:
             )
             assert str(await refused(coordinator, ADD)) == "there is no file c.py"
             await until(lambda: bool(third.of(ReleasePartition)) and bool(third.of(AckEnd)))
-            failed = RunReport(dataflow_id, "failed", reason="there is no room")
+            failed = RunReport(dataflow_id, "Failed", reason="there is no room")
             third.answers[StartRun] = lambda _: third.say(failed)  # type: ignore[func-returns-value]
             refusal = await refused(coordinator, ADD)
             assert str(refusal) == "machine `third` cannot take part: there is no room"
@@ -475,12 +475,12 @@ def test_a_machine_that_cannot_join_is_released(folder: Path) -> None:
 def test_a_partition_left_by_a_failed_change_is_stopped(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
-            third.join(RunReport(dataflow_id, "running", ports={}))  # the coordinator was killed meanwhile
+            third.join(RunReport(dataflow_id, "Running", ports={}))  # the coordinator was killed meanwhile
             assert third.of(StopRun) == [StopRun(dataflow_id, force=True)]
             adding = asyncio.create_task(coordinator.change("arm", ADD))
             await asyncio.sleep(0.01)
             assert not third.of(StartRun), "its daemon would not start another one"
-            third.say(RunReport(dataflow_id, "finished"))
+            third.say(RunReport(dataflow_id, "Finished"))
             await adding
             assert [type(each) for each in third.heard if isinstance(each, (AckEnd, StartRun))] == [
                 *(AckEnd, StartRun)
@@ -495,7 +495,7 @@ def test_a_node_that_fails_to_start_on_a_new_machine_is_removed_with_the_machine
 
             def become(message: Apply) -> ChangeResult:
                 revision = message.proposal.revision
-                third.say(RunReport(dataflow_id, "running", ports={}, revision=revision))
+                third.say(RunReport(dataflow_id, "Running", ports={}, revision=revision))
                 error = "node `c` could not be started" if revision == 1 else ""
                 return ChangeResult(message.ticket, None if error else OperationResult(""), error)
 
@@ -519,7 +519,7 @@ def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: 
             assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
             daemons = []
             for machine in ("third", "left", "right"):
-                report = RunReport(dataflow_id, "running", ports={}, secret="shown")
+                report = RunReport(dataflow_id, "Running", ports={}, secret="shown")
                 daemons.append(Talking(coordinator, machine, report))
             for daemon in daemons:
                 assert {message.proposal.revision for message in daemon.of(Apply)} == {1}
@@ -538,7 +538,7 @@ def test_nodes_of_a_lost_machine_are_removed_before_new_ones_are_added(folder: P
             await coordinator.change("arm", ADD)
             coordinator.fleet.disconnect(third.link)
             third.join()  # of another process, which has no part
-            assert left.of(MachineLost) and coordinator.dataflow("arm").status == "running"
+            assert left.of(MachineLost) and coordinator.dataflow("arm").status == "Running"
             operation = AddOperation("{id: d, path: d.py, deploy: {machine: third}}")
             assert str(await refused(coordinator, operation)) == (
                 "machine `third` is lost to the dataflow, with the nodes that it had; take these out "
@@ -552,9 +552,9 @@ def test_nodes_of_a_lost_machine_are_removed_before_new_ones_are_added(folder: P
             coordinator.stop("arm", None, True)
             for machine in ("left", "right", "third"):
                 link = coordinator.fleet.connections[machine]
-                finished = RunReport(dataflow_id, "finished", DataflowResult(dataflow_id))
+                finished = RunReport(dataflow_id, "Finished", DataflowResult(dataflow_id))
                 coordinator.handle(link, finished)
-            assert coordinator.dataflow("arm").status == "failed"
+            assert coordinator.dataflow("arm").status == "Failed"
             assert "machine `third`: " in coordinator.dataflow("arm").reason
 
     asyncio.run(test())
@@ -584,7 +584,7 @@ async def alone(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talki
     try:
         left = Talking(coordinator, "left")
         dataflow_id = coordinator.start(spec(ALONE)).uuid
-        left.say(RunReport(dataflow_id, "running"))
+        left.say(RunReport(dataflow_id, "Running"))
         third = Talking(coordinator, "third")
         for daemon in (left, third):
             part_of(daemon, dataflow_id)
@@ -601,7 +601,7 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
                 machines = dict.fromkeys(("a", "b"), "left")
                 left.say(DataflowChanged(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
                 secret = message.partition.secret
-                left.say(RunReport(dataflow_id, "running", ports={}, revision=3, secret=secret))
+                left.say(RunReport(dataflow_id, "Running", ports={}, revision=3, secret=secret))
                 return ChangeResult(message.ticket, OperationResult(""))
 
             B = "  - {id: b, path: b.py}\n"  # a change of which the coordinator has not heard yet

@@ -78,7 +78,7 @@ def test_the_files_of_collected_logs_are_closed_with_their_dataflow(data_folder:
                 entry = LogEntry(0, "info", "a", "hello")
                 coordinator.handle(link, LogBatch(view.uuid, [entry]))
                 assert len(open_logs(data_folder)) == 1
-                coordinator.handle(link, RunReport(view.uuid, "finished"))
+                coordinator.handle(link, RunReport(view.uuid, "Finished"))
                 coordinator.handle(link, LogBatch(view.uuid, [entry]))
                 assert open_logs(data_folder) == []
                 lines = Path(view.log_directory, "log_a.jsonl").read_text().splitlines()
@@ -120,7 +120,7 @@ def test_entries_that_come_again_are_written_once(data_folder: Path) -> None:
             log(1, "one")
             log(2, "two")
             coordinator.fleet.disconnect(link, silent=True)
-            link = join(coordinator, "far", said.append, RunReport(view.uuid, "running"))
+            link = join(coordinator, "far", said.append, RunReport(view.uuid, "Running"))
             log(2, "two")
             log(3, "three")
             coordinator.fleet.disconnect(link)
@@ -147,7 +147,7 @@ def test_collected_logs_go_with_the_record_of_their_dataflow(
         )
         coordinator.handle(link, LogBatch(view.uuid, [LogEntry(0, "info", "a", "hello")]))
         if end:
-            coordinator.handle(link, RunReport(view.uuid, "finished"))
+            coordinator.handle(link, RunReport(view.uuid, "Finished"))
         return Path(view.log_directory)
 
     async def remove() -> None:
@@ -183,14 +183,14 @@ def test_machines_learn_of_deleted_records(data_folder: Path) -> None:
             near: list[ToDaemon] = []
             join(coordinator, "near", near.append)
             ended, running = coordinator.start(SPEC).uuid, coordinator.start(OTHER).uuid
-            coordinator.handle(link, RunReport(ended, "finished"))
-            coordinator.handle(link, RunReport(running, "running"))
+            coordinator.handle(link, RunReport(ended, "Finished"))
+            coordinator.handle(link, RunReport(running, "Running"))
             coordinator.clean()
             assert gone(heard) == [ended] and not gone(near)
 
             coordinator.fleet.disconnect(link)
             retained = ("of a lost store", ended, running, "unknown and runs")
-            runs = tuple(RunReport(id, "running") for id in (running, "unknown and runs"))
+            runs = tuple(RunReport(id, "Running") for id in (running, "unknown and runs"))
             hello = Hello(
                 __version__,
                 "another daemon",
@@ -213,7 +213,7 @@ def test_only_folders_with_the_name_of_a_dataflow_are_removed(data_folder: Path)
     victim.touch()
     (data_folder / "logs").mkdir()
     directory = log_store_directory("..")
-    logs.remove(DataflowView(uuid="..", name="", status="finished", nodes=[], log_directory=directory))
+    logs.remove(DataflowView(uuid="..", name="", status="Finished", nodes=[], log_directory=directory))
     assert victim.exists()
 
 
@@ -222,7 +222,7 @@ def test_a_stop_on_a_disconnected_machine_is_refused(data_folder: Path) -> None:
         async with coordinating(data_folder) as coordinator:
             join(coordinator, "near", lambda _: None)
             link = join(coordinator, "far", lambda _: None)
-            running = RunReport(coordinator.start(SPEC).uuid, "running")
+            running = RunReport(coordinator.start(SPEC).uuid, "Running")
             coordinator.handle(link, running)
             coordinator.fleet.disconnect(link, silent=True)
             with pytest.raises(Refusal, match="`arm` runs on machine `far`, which is not connected now"):
@@ -238,7 +238,7 @@ def test_a_machine_hears_again_of_a_stop_that_may_have_been_lost(data_folder: Pa
     async def stop() -> None:
         async with coordinating(data_folder) as coordinator:
             link = join(coordinator, "far", lambda _: None)
-            running = RunReport(coordinator.start(SPEC).uuid, "running")
+            running = RunReport(coordinator.start(SPEC).uuid, "Running")
             coordinator.handle(link, running)
             coordinator.stop("arm", 2.0, False)
             coordinator.fleet.disconnect(link, silent=True)

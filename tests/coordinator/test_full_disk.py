@@ -95,7 +95,7 @@ def test_a_store_without_room(system: System, small_disk: Path, monkeypatch: pyt
             break
     assert "error: the dataflow cannot be recorded, and is not started: " in refused
     system.dora("stop", "--all")
-    assert system.status_of(running) == "finished"
+    assert system.status_of(running) == "Finished"
     filler.unlink()
     wait_until(lambda: "can be written again" in coordinator_log(system), "the disk to be used again")
     system.start(file)

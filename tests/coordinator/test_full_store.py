@@ -40,7 +40,7 @@ class SmallStore(Store):
 
 
 def add(store: Store, dataflow_id: str) -> None:
-    view = DataflowView(uuid=dataflow_id, name="arm", status="starting", nodes=["a"], machines=["default"])
+    view = DataflowView(uuid=dataflow_id, name="arm", status="Starting", nodes=["a"], machines=["default"])
     store.add(dataflow_id, SPEC, view, DAEMONS)
 
 
@@ -53,11 +53,11 @@ def test_reports_count_at_once_and_are_written_later(tmp_path: Path) -> None:
     store = SmallStore(path)
     add(store, "one")
     store.fill()
-    report = RunReport("one", "failed", large_result("one"), "why")
+    report = RunReport("one", "Failed", large_result("one"), "why")
     assert store.update(report, DAEMONS) == []
     assert "full" in store.fault
     view = store.view("one")
-    assert (view.status, view.reason, view.result) == ("failed", "why", report.result)
+    assert (view.status, view.reason, view.result) == ("Failed", "why", report.result)
     assert view.ended is not None
     assert store.active() == {}
     assert store.flush() == []
@@ -109,9 +109,9 @@ def test_dataflows_run_and_end_while_the_store_is_full(
         dataflow_id = json.loads(text)["uuid"]
         served.ask("GET", f"/api/dataflows/{dataflow_id}/wait?until=started")
         served.in_loop(stores[0].fill)
-        daemon.say(RunReport(dataflow_id, "failed", large_result(dataflow_id)))
+        daemon.say(RunReport(dataflow_id, "Failed", large_result(dataflow_id)))
         status, text = served.ask("GET", f"/api/dataflows/{dataflow_id}/wait")
-        assert (status, json.loads(text)["status"]) == (200, "failed")
+        assert (status, json.loads(text)["status"]) == (200, "Failed")
         status, text = served.ask("POST", "/api/dataflows", body, content_type="application/json")
         assert status == 507 and "the dataflow cannot be recorded" in text
         assert AckEnd(dataflow_id) not in daemon.heard

@@ -109,7 +109,7 @@ def test_several_dataflows_at_once(system: System, monkeypatch: pytest.MonkeyPat
     match = re.fullmatch(rf"dataflow restarted: {second} -> ({UUID})\n", restarted)
     assert match
     assert system.dora("stop", "--all") == "Stopped 2 dataflow(s).\n"
-    assert {system.status_of(run) for run in (first, second, match[1])} == {"finished"}
+    assert {system.status_of(run) for run in (first, second, match[1])} == {"Finished"}
 
 
 def test_two_systems_do_not_see_the_nodes_of_each_other(
@@ -185,7 +185,7 @@ def test_a_dataflow_that_cannot_start_reports_its_reason(system: System) -> None
     assert "Node `a` exited with status 1" in told and "no camera" in told
     told = system.dora("start", "missing.yml", "--detach", status=1)
     assert "missing.yml" in told
-    assert [view.status for view in system.client.dataflows()] == ["failed"]
+    assert [view.status for view in system.client.dataflows()] == ["Failed"]
 
 
 def test_a_start_does_not_both_attach_and_detach(system: System) -> None:
@@ -214,7 +214,7 @@ def test_diagnostics_of_the_coordinator_and_the_daemon(
     assert "DEBUG dora.coordinator.api: POST /api/dataflows: 201 after" in coordinator
     assert f"machine `default` is told StartRun(dataflow_id={dataflow}, spec=RunSpec)" in coordinator
     assert f"DEBUG dora.daemon.run: dataflow {dataflow}: PortsReady(node_id=waiter) -> Send" in daemon
-    assert f"INFO dora.daemon: dataflow {dataflow}: running" in daemon
+    assert f"INFO dora.daemon: dataflow {dataflow}: Running" in daemon
     assert "DEBUG dora.daemon:" not in daemon
     assert all("warning: RUST_LOG: `loud`" in text for text in (coordinator, daemon))
 
@@ -328,7 +328,7 @@ def test_ctrl_c_in_an_attached_start_stops_the_dataflow(system: System) -> None:
     assert any(line.startswith("dataflow started: ") for line in [*lines, *rest.splitlines()])
     assert "got STOP" in rest
     assert attached.returncode == 0
-    assert system.client.dataflow("arm").status == "finished"
+    assert system.client.dataflow("arm").status == "Finished"
 
 
 def test_an_unknown_name_is_reported(system: System) -> None:
@@ -462,7 +462,7 @@ def test_an_attached_command_survives_the_coordinator(system: System) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: [view for view in system.client.active() if view.status == "running"], "the start")
+    wait_until(lambda: [view for view in system.client.active() if view.status == "Running"], "the start")
     os.kill(system.coordinator(), signal.SIGKILL)
     assert attached.stderr is not None
     assert "no answer from the coordinator" in attached.stderr.readline()

@@ -32,20 +32,20 @@ def test_the_metrics_page_has_every_metric() -> None:
     survey = DataflowMetrics(
         "id",
         'arm "1"',
-        [NodeMetrics("eye", "running", 2, 1.5, 1000), NodeMetrics("hand", "failed")],
+        [NodeMetrics("eye", "Running", 2, 1.5, 1000), NodeMetrics("hand", "Failed")],
         [OutputMetrics("eye", "image", 10, 4000)],
         [LinkMetrics("eye/image", "hand/image", 7, 2, 1)],
     )
     requests = RequestCounter()
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.25)
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.5)
-    views = [DataflowView(uuid=str(n), name="x", status="failed", nodes=[]) for n in range(3)]
+    views = [DataflowView(uuid=str(n), name="x", status="Failed", nodes=[]) for n in range(3)]
     elsewhere = DataflowMetrics(
-        "id", 'arm "1"', [NodeMetrics("eye", "running", 2)], [], []
+        "id", 'arm "1"', [NodeMetrics("eye", "Running", 2)], [], []
     )  # the other machine's view
     found = samples(page(views, {"d1": True, "d2": False}, [survey, elsewhere], requests).decode())
     arm = 'arm "1"'
-    assert found["dora_dataflows", ("failed",)] == 3 and found["dora_dataflows", ("running",)] == 0
+    assert found["dora_dataflows", ("Failed",)] == 3 and found["dora_dataflows", ("Running",)] == 0
     assert (found["dora_daemon_up", ("d1",)], found["dora_daemon_up", ("d2",)]) == (1, 0)
     assert found["dora_node_running", (arm, "eye")] == 1 and found["dora_node_running", (arm, "hand")] == 0
     assert found["dora_node_cpu_seconds_total", (arm, "eye")] == 1.5
@@ -103,7 +103,7 @@ def test_the_page_of_a_running_system(system: System, monkeypatch: pytest.Monkey
         return found if values(found, "dora_node_running") == [1, 1] else None
 
     found = wait_until(both, "both nodes")  # a daemon that does not answer within two seconds is left out
-    assert found["dora_dataflows", ("running",)] == 1
+    assert found["dora_dataflows", ("Running",)] == 1
     assert values(found, "dora_daemon_up") == [1]
     assert found["dora_node_running", ("clock", "a")] == 1
     assert found["dora_node_memory_bytes", ("clock", "b")] > 1e6

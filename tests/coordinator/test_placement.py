@@ -86,36 +86,36 @@ def two_machines() -> DistributedRun:
 
 def test_a_dataflow_runs_when_all_its_partitions_do_and_ends_with_the_last() -> None:
     run = two_machines()
-    assert run.combined() == RunReport("id", "starting")
-    run.record("arm", RunReport("id", "running"))
-    assert run.combined().status == "starting"
-    run.record("desk", RunReport("id", "running"))
-    assert run.combined().status == "running"
-    run.record("arm", RunReport("id", "finished", DataflowResult("id")))
-    assert run.combined().status == "running"
+    assert run.combined() == RunReport("id", "Starting")
+    run.record("arm", RunReport("id", "Running"))
+    assert run.combined().status == "Starting"
+    run.record("desk", RunReport("id", "Running"))
+    assert run.combined().status == "Running"
+    run.record("arm", RunReport("id", "Finished", DataflowResult("id")))
+    assert run.combined().status == "Running"
     assert run.others("desk") == []
-    run.record("desk", RunReport("id", "finished", DataflowResult("id")))
-    assert run.combined() == RunReport("id", "finished", DataflowResult("id"))
+    run.record("desk", RunReport("id", "Finished", DataflowResult("id")))
+    assert run.combined() == RunReport("id", "Finished", DataflowResult("id"))
 
 
 def test_a_lost_machine_is_named() -> None:
     run = two_machines()
-    run.record("arm", RunReport("id", "running"))
+    run.record("arm", RunReport("id", "Running"))
     run.mark_lost("desk", "its daemon is gone")
     assert not run.is_active_on("desk")
-    run.record("arm", RunReport("id", "failed", DataflowResult("id")))
+    run.record("arm", RunReport("id", "Failed", DataflowResult("id")))
     assert run.combined().reason == "machine `desk`: its daemon is gone"
-    assert run.combined().status == "failed"
+    assert run.combined().status == "Failed"
 
 
 def test_only_a_new_status_is_forwarded() -> None:
     run = two_machines()
     peer_status = PeerStatus({}, opened=True)
-    assert run.record("arm", RunReport("id", "starting", peer_status=peer_status)) == peer_status
-    assert run.record("arm", RunReport("id", "running", peer_status=peer_status)) is None
+    assert run.record("arm", RunReport("id", "Starting", peer_status=peer_status)) == peer_status
+    assert run.record("arm", RunReport("id", "Running", peer_status=peer_status)) is None
     assert not run.all_prepared()
-    run.record("arm", RunReport("id", "starting", ports={}))
-    run.record("desk", RunReport("id", "starting", ports={"b": 20001}))
+    run.record("arm", RunReport("id", "Starting", ports={}))
+    run.record("desk", RunReport("id", "Starting", ports={"b": 20001}))
     assert run.all_prepared()
 
 

@@ -18,15 +18,15 @@ from dora.daemon.supervisor.result import DataflowResult, NodeFailure
 from dora.errors import DoraError
 
 
-def view(uuid: str, name: str, status: RunStatus = "running") -> DataflowView:
+def view(uuid: str, name: str, status: RunStatus = "Running") -> DataflowView:
     return DataflowView(uuid=uuid, name=name, status=status, nodes=["a"], created=time.time())
 
 
 VIEWS = [
-    view("0a1", "arm", "failed"),
+    view("0a1", "arm", "Failed"),
     view("0a2", "arm"),
-    view("0b1", "leg", "finished"),
-    view("0b2", "leg", "failed"),
+    view("0b1", "leg", "Finished"),
+    view("0b2", "leg", "Failed"),
 ]
 
 
@@ -62,12 +62,12 @@ SPEC = RunSpec(name="arm", dataflow={"nodes": [{"id": "a"}]})
 def test_records_survive(tmp_path: Path) -> None:
     path = str(tmp_path / "new" / "store.sqlite")
     first = Store(path)
-    first.add("0a2", SPEC, view("0a2", "arm", "starting"), {"default": "daemon"})
+    first.add("0a2", SPEC, view("0a2", "arm", "Starting"), {"default": "daemon"})
     result = DataflowResult("0a2", (NodeFailure("a", "exit", exit_code=3),))
-    first.update(RunReport("0a2", "running"), {"default": "daemon"})
-    first.update(RunReport("unknown", "running"), {"default": "daemon"})
+    first.update(RunReport("0a2", "Running"), {"default": "daemon"})
+    first.update(RunReport("unknown", "Running"), {"default": "daemon"})
     assert first.active() == {"0a2": {"default": "daemon"}}
-    first.update(RunReport("0a2", "failed", result, "why"), {"default": "daemon"})
+    first.update(RunReport("0a2", "Failed", result, "why"), {"default": "daemon"})
     # No close: as if it had been killed.
     second = Store(path)
     assert second.view("0a2").result == result
@@ -86,7 +86,7 @@ def test_the_store_does_not_grow_for_ever(tmp_path: Path) -> None:
     records = Store(str(tmp_path / "store.sqlite"))
     for number in range(MAX_ENDED + 5):
         records.add(f"{number:04}", SPEC, view(f"{number:04}", "arm"), {"default": "daemon"})
-        records.update(RunReport(f"{number:04}", "finished"), {"default": "daemon"})
+        records.update(RunReport(f"{number:04}", "Finished"), {"default": "daemon"})
     retained = [found.uuid for found in records.views()]
     assert (len(retained), retained[0]) == (MAX_ENDED, "0005")
     records.close()

@@ -78,9 +78,9 @@ def test_the_page_lists_dataflows_and_opens_their_nodes(system: System, visit: A
     page.wait_for_selector('.box[data-id="hand"][data-tone="fine"]')
     page.locator("nav").get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Really stop?").click()
-    page.wait_for_selector("header .chip >> text=finished")
+    page.wait_for_selector('header .chip >> text="Finished"')
     page.get_by_role("button", name="All dataflows").click()
-    page.wait_for_selector(".listed .chip >> text=finished")
+    page.wait_for_selector('.listed .chip >> text="Finished"')
 
 
 def test_how_a_dataflow_failed_can_be_read_afterwards(system: System, visit: Any) -> None:

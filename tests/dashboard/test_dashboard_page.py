@@ -390,7 +390,7 @@ def test_fifty_nodes(start: Callable[..., Running], visit: Any) -> None:
     assert all(pane["y"] <= size["y"] and size["bottom"] <= pane["y"] + pane["height"] for size in sizes)
     page.get_by_role("button", name="Titles only").click()
     page.wait_for_selector('.box[data-id="node7"] .program', state="attached")
-    assert page.locator('.box[data-id="node7"] .program').text_content() == "not connected"
+    assert page.locator('.box[data-id="node7"] .program').text_content() == "Not connected"
 
 
 # -------------------------------------------------------------------------------- its end, its faults
@@ -404,7 +404,7 @@ def test_stop_and_the_end(start: Callable[..., Running], visit: Any) -> None:
     page.get_by_role("button", name="Really stop?").click()
     assert running.process.wait(TIMEOUT / 1000) == 0
     page.wait_for_selector(".outcome >> text=/Stopped after [0-9]+ s, (no message|[0-9,]+ messages?) lost/")
-    page.wait_for_selector("header .chip >> text=finished")
+    page.wait_for_selector('header .chip >> text="Finished"')
     # What was seen last stays, and the log can be searched, although the server is gone.
     assert page.locator(".box").count() > 3 and page.locator(".panel canvas").count() > 0
     wait_for_line(page, "gain 2")
@@ -430,7 +430,7 @@ def test_a_hidden_page_gets_the_end_with_its_losses(
     text = outcome.inner_text()
     assert re.search(r"Ended after \d+ s, 7 messages lost on many/number → slow/number", text), text
     assert "slow" in text and "exited with status 3" in text and "too slow" in text
-    page.wait_for_selector("header .chip >> text=failed")
+    page.wait_for_selector('header .chip >> text="Failed"')
     page.wait_for_selector('.box[data-id="slow"][data-tone="bad"]')
 
 

@@ -14,7 +14,7 @@ from dora.wire.daemon_protocol import LinkView, NodeView
 
 def node(name: str, sent_hz: float, machine: str = "") -> NodeSnapshot:
     return NodeSnapshot(
-        "id", "flow", NodeView(name, "running", machine=machine), None, sent_hz, 0, 0, 0, None
+        "id", "flow", NodeView(name, "Running", machine=machine), None, sent_hz, 0, 0, 0, None
     )
 
 

@@ -102,7 +102,7 @@ class Live:
     def _is_running(self) -> bool:
         for run in running():
             with run:
-                return all(view.status in ("running", "not connected") for view in inspect(run).nodes)
+                return all(view.status in ("Running", "Not connected") for view in inspect(run).nodes)
         return False
 
     def __exit__(

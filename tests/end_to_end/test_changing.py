@@ -125,7 +125,7 @@ def test_a_source_that_is_removed_makes_room_for_another_one(flow: Flow) -> None
         live.until(lambda: live.node("sink").inputs == {"x": "second/out"}, "the new link")
         live.disconnect("second/out", "sink/x")
         live.until_printed("sink", "closed x", 2)
-        assert live.node("sink").status == "running", "a node without inputs waits"
+        assert live.node("sink").status == "Running", "a node without inputs waits"
         live.connect("second/out", "sink/other", queue_size=2000)
         live.until_printed("sink", "receives other")
     runs = received(flow, "sink")
@@ -149,7 +149,7 @@ def test_nodes_are_stopped_and_started_again(flow: Flow) -> None:
         assert live.stop("relay").was_running
         live.until_printed("sink", "closed x")
         assert not live.stop("relay").was_running
-        assert live.node("relay").status == "finished"
+        assert live.node("relay").status == "Stopped"
         live.restart("relay")
         live.until_printed("sink", "NODE_RESTARTED relay", 2)
         live.until_printed("relay", "relays as process 2")

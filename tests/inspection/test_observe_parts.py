@@ -124,9 +124,9 @@ def inspection() -> Inspection:
         zenoh_endpoint="",
         nodes=[
             NodeView(
-                "camera", "running", outputs=[OutputView("image", 2), OutputView("log", 3, text=True)]
+                "camera", "Running", outputs=[OutputView("image", 2), OutputView("log", 3, text=True)]
             ),
-            NodeView("sink", "running"),
+            NodeView("sink", "Running"),
         ],
         links=[
             LinkView(4, 2, "camera/image", "sink/fast", queue_size=5),

@@ -28,7 +28,7 @@ class Dataflow:
 
 
 def node(name: str, cpu: float, memory: float, **fields: Any) -> NodeSnapshot:
-    view = NodeView(name, fields.pop("status", "running"), pid=7, **fields)
+    view = NodeView(name, fields.pop("status", "Running"), pid=7, **fields)
     load = Load(cpu_percent=cpu, memory=int(memory), disk_read=0, disk_written=0)
     return NodeSnapshot("d", "arm", view, load, 50.0, 1500.0, 2, 0, None)
 

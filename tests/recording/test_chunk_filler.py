@@ -160,7 +160,7 @@ def test_without_memory_context_messages_wait() -> None:
 def test_outputs_of_other_machines_are_recorded_there() -> None:
     def inspection(*machines: str) -> Inspection:
         nodes = [
-            NodeView(f"on-{machine}", "running", machine=machine, outputs=[OutputView("out", slot)])
+            NodeView(f"on-{machine}", "Running", machine=machine, outputs=[OutputView("out", slot)])
             for slot, machine in enumerate(machines)
         ]
         return Inspection("id", None, "iceoryx2", "", "", "", "", nodes, [], "a")

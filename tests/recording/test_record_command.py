@@ -355,7 +355,7 @@ def test_messages_of_an_ended_node_wait_for_the_recorder(folder: Folder) -> None
     recorder = folder.attach("-o", "a.mcap", "--topics", "late/out")
     recorder.send_signal(signal.SIGSTOP)
     (folder.directory / "now").touch()
-    wait_until(lambda: _status("late") == "finished", "the end of the node")
+    wait_until(lambda: _status("late") == "Stopped", "the end of the node")
     sent = _sent()
     wait_until(lambda: _sent() > sent + 60, "the daemon's time to clean up")
     recorder.send_signal(signal.SIGCONT)

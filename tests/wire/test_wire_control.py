@@ -186,7 +186,7 @@ ANSWERS: list[Any] = [
         "p-",
         "/board",
         "",
-        [NodeView("a", "running", outputs=[OutputView("out", 3)])],
+        [NodeView("a", "Running", outputs=[OutputView("out", 3)])],
         [LinkView(4, 3, "a/out", "b/in")],
     ),
     GraphText(b'{"nodes": []}'),

@@ -67,7 +67,7 @@ def foreground_views() -> list[DataflowView]:
         DataflowView(
             uuid=description.dataflow_id,
             name=name_of(description),
-            status="running",
+            status="Running",
             nodes=description.nodes,
             cpu=sum(loads[pid].cpu_percent for pid in pids if pid in loads),
             memory=sum(loads[pid].memory for pid in pids if pid in loads),

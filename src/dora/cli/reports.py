@@ -44,7 +44,7 @@ def _report(
 
 def failure_reason(view: DataflowView) -> str:
     """Return one sentence that says why a dataflow failed; "" if it did not."""
-    if view.status != "failed":
+    if view.status != "Failed":
         return ""
     cause = (first_cause(view.result) if view.result is not None else "") or view.reason
     return f"dataflow {view.name} ({view.uuid}) failed: {cause}"
@@ -56,11 +56,11 @@ def report_end(view: DataflowView) -> int:
     name = shown_file(view.file or "") or view.name
     if view.result is not None:
         _report(view.result, directory, name)
-    elif view.status == "failed":
+    elif view.status == "Failed":
         click.echo(f"\n{name} failed: {view.reason}", err=True)
         if directory is not None:
             click.echo(f"\nLogs: {directory}", err=True)
-    return 1 if view.status == "failed" else 0
+    return 1 if view.status == "Failed" else 0
 
 
 def report_saved(saved: Saved | None) -> int:

@@ -140,7 +140,7 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
             run.close()  # it is just ending
     here = {running.dataflow_id for running in found}
     for view in _active_on_coordinator():
-        if view.uuid not in here and view.status == "running":
+        if view.uuid not in here and view.status == "Running":
             try:
                 found.append(RunningDataflow(None, view))
             except DoraError:

@@ -20,7 +20,7 @@ from textual.widgets import DataTable, Footer, Static
 from textual.worker import get_current_worker
 
 from dora.daemon.logs.terminal import visible
-from dora.observe.formatting import bandwidth, megabytes, node_state
+from dora.observe.formatting import bandwidth, megabytes
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, RunSnapshots, SnapshotSource
 
@@ -194,7 +194,7 @@ def _node_row(item: NodeSnapshot, several: bool) -> tuple[Text, ...]:
     view, load = item.node, item.load
     return (
         _cell(f"{item.dataflow}: {view.id}" if several else view.id),
-        _cell(node_state(view), "bold red" if view.status == "failed" else ""),
+        _cell(view.status, "bold red" if view.status == "Failed" else ""),
         _cell("-" if view.pid is None else str(view.pid)),
         _cell("-" if load is None else f"{load.cpu_percent:.1f}%"),
         _cell("-" if load is None else megabytes(load.memory)),

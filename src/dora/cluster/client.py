@@ -117,7 +117,7 @@ class Client:
 
     def wait(self, dataflow_id: str, *, started: bool = False) -> DataflowView:
         """Wait until a dataflow has ended, or with ``started`` until it has started or ended."""
-        done = ("finished", "failed") + (("running",) if started else ())
+        done = ("Finished", "Failed") + (("Running",) if started else ())
         until = "started" if started else "ended"
         path = f"/api/dataflows/{dataflow_id}/wait?timeout={WAIT_TIMEOUT}&until={until}"
         while True:

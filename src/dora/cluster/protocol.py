@@ -34,8 +34,8 @@ HEARTBEAT_INTERVAL: Final = 1.0  # seconds between two heartbeats of a daemon
 SAME_VERSION: Final = "install the same version of dora for both, and restart both"
 NO_TICKET: Final = 0  # the ticket of a request whose answer is not needed
 
-RunStatus = Literal["starting", "running", "finished", "failed"]
-ACTIVE: Final = ("starting", "running")
+RunStatus = Literal["Starting", "Running", "Finished", "Failed"]
+ACTIVE: Final = ("Starting", "Running")
 
 
 class RunSpec(RunOptions, frozen=True, kw_only=True):

@@ -175,13 +175,13 @@ def registration_fault(connection: Connection, message: Register, description: D
 
 
 _STATUS = {
-    "dormant": "not started",
-    "starting": "starting",
-    "ready": "ready",
-    "running": "running",
-    "backoff": "restarting",
-    "awaiting fix": "failed, waits for new code",
-    "ended": "finished",
+    "dormant": "Not started",
+    "starting": "Starting",
+    "ready": "Ready",
+    "running": "Running",
+    "backoff": "Restarting",
+    "awaiting fix": "Failed, waits for new code",
+    "ended": "Stopped",
 }
 
 
@@ -352,9 +352,10 @@ class RequestHandler:
             return Rejected(f"node `{node_id}` is on machine `{node.machine}`; publish there")
         member = self._node_connections.get(node_id)
         if member is None or not node.present:
+            status = self._status(node).lower()
             return Rejected(
-                f"node `{node_id}` is not running (it is {self._status(node)}), and it is the node that "
-                "sends what is published"
+                f"node `{node_id}` is not running (it is {status}), and it is the node that sends what is "
+                "published"
             )
         self._last_ticket += 1
         self._publishing[self._last_ticket] = (client, node_id)
@@ -366,9 +367,9 @@ class RequestHandler:
     def _status(self, node: NodeState) -> str:
         failed = {failure.node_id for failure in self._state.failures}
         if node.phase == "ended" and node.spec.id in failed:
-            return "failed"
+            return "Failed"
         if node.phase == "dormant" and node.spec.is_dynamic:
-            return "not connected"
+            return "Not connected"
         return _STATUS[node.phase]
 
     def _run_view(self) -> Inspection:

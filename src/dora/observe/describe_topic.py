@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dora.observe.formatting import FormattedValue, bandwidth, fields, node_state
+from dora.observe.formatting import FormattedValue, bandwidth, fields
 from dora.observe.latency import LatencyMeter
 from dora.observe.queries import Result, TextResult
 from dora.observe.topics import Topic
@@ -43,7 +43,7 @@ class TopicDescription:
         pairs = [
             ("Topic", topic.name),
             ("Type", _type(self._arrow_type, topic.output.type)),
-            ("Publisher", f"{self._publisher.id} ({node_state(self._publisher)})"),
+            ("Publisher", f"{self._publisher.id} ({self._publisher.status})"),
             (
                 "Subscribers",
                 "\n".join(_link(link, words, found.get(link.slot)) for link in topic.links) or "none",

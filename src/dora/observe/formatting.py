@@ -13,7 +13,7 @@ from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, as_datetime, decode_metadata
 
 if TYPE_CHECKING:
-    from dora.wire.daemon_protocol import NodeView
+    pass
 
 SHOWN_VALUES: Final = 16  # of an array, unless all are wanted
 SHOWN_TEXT: Final = 200  # characters of one text, likewise
@@ -130,11 +130,6 @@ def megabytes(size: float) -> str:
     ['0.0 MB', '0.0 MB', '12.3 MB', '3.2 GB']
     """
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def node_state(node: NodeView) -> str:
-    """Return the state of a node as dora-rs writes it: ``Running``, ``Stopped``, ``Failed``, …"""
-    return "Stopped" if node.status == "finished" else node.status[:1].upper() + node.status[1:]
 
 
 def file_size(size: int) -> str:

@@ -43,7 +43,7 @@ class LinkView(msgspec.Struct, omit_defaults=True):
 
 class NodeView(msgspec.Struct, omit_defaults=True):
     id: str
-    status: str  # for the user, for example "running"
+    status: str  # for the user, in the words of dora-rs where it has one: "Running", "Stopped", …
     pid: int | None = None
     restarts: int = 0
     name: str | None = None

@@ -56,7 +56,7 @@ def test_a_record_is_shown_with_the_fields_that_differ_from_their_defaults():
     )
     assert shown(on.SpawnFailed("a", "one\ntwo")) == "SpawnFailed(node_id=a, reason='one\\ntwo')"
     assert shown(on.SpawnFailed("a", "x" * 1000)) == f"SpawnFailed(node_id=a, reason={'x' * 80}…)"
-    described = RunDescription(RunReport("a", "running"), RunSpec(name="a", dataflow={}))
+    described = RunDescription(RunReport("a", "Running"), RunSpec(name="a", dataflow={}))
     assert shown(described) == "RunDescription(run=RunReport, spec=RunSpec)"
     assert shown(OpenObserver("a", "secret")) == "OpenObserver(dataflow_id=a, ticket=…)"
 

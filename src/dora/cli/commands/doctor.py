@@ -261,9 +261,9 @@ def _nodes() -> Iterator[Finding]:
                 nodes = inspect(run).nodes
             except DoraError:
                 continue  # it has just ended
-        count += sum(node.status == "running" for node in nodes)
+        count += sum(node.status == "Running" for node in nodes)
         for node in nodes:
-            if node.status == "failed":
+            if node.status == "Failed":
                 yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} has failed")
             elif node.restarts:
                 times = counted(node.restarts, "time")

@@ -16,10 +16,6 @@ from dora.observe.formatting import megabytes
 STATUSES = ("running", "finished", "failed")
 
 
-def _status(view: DataflowView) -> str:
-    return view.status.capitalize()
-
-
 @click.command("list")
 @format_option("one object a line: `uuid`, `name`, `status`, `nodes`, `cpu`, `memory` in GB")
 @click.option(
@@ -63,7 +59,7 @@ def list_dataflows(
                     {
                         "uuid": view.uuid,
                         "name": view.name,
-                        "status": _status(view),
+                        "status": view.status,
                         "nodes": _nodes(view),
                         "cpu": view.cpu,
                         "memory": view.memory / 1e9,
@@ -76,7 +72,7 @@ def list_dataflows(
             (
                 view.uuid,
                 view.name,
-                _status(view),
+                view.status,
                 str(_nodes(view)),
                 f"{view.cpu:.1f}%",
                 megabytes(view.memory),
@@ -91,7 +87,7 @@ def _nodes(view: DataflowView) -> int:
 
 
 def _is_wanted(view: DataflowView, status: str | None, name: str | None) -> bool:
-    if status is not None and ("running" if view.status in ACTIVE else view.status) != status:
+    if status is not None and ("running" if view.status in ACTIVE else view.status.lower()) != status:
         return False
     return name is None or name in view.name or fnmatchcase(view.name, name)
 
@@ -115,8 +111,8 @@ def clean(style: str, quiet: bool, client: Client) -> None:
             click.echo(view.uuid)
     elif style == "json":
         for view in removed:
-            click.echo(json.dumps({"uuid": view.uuid, "name": view.name, "status": _status(view)}))
+            click.echo(json.dumps({"uuid": view.uuid, "name": view.name, "status": view.status}))
     else:
-        rows = [(view.uuid, view.name, _status(view)) for view in removed]
+        rows = [(view.uuid, view.name, view.status) for view in removed]
         print_table(("UUID", "Name", "Status"), rows)
     click.echo(f"Cleaned {len(removed)} dataflow(s).", err=True)

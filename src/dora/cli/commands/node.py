@@ -14,7 +14,7 @@ from dora.cli.select import dataflow_option, find_run
 from dora.cli.tables import format_option, print_table
 from dora.dataflow.model import QueuePolicy
 from dora.errors import DoraError
-from dora.observe.formatting import fields, megabytes, node_state
+from dora.observe.formatting import fields, megabytes
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
@@ -291,7 +291,7 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
 def _row(item: NodeSnapshot) -> list[str]:
     return [
         item.node.id,
-        node_state(item.node),
+        item.node.status,
         "-" if item.node.pid is None else str(item.node.pid),
         "-" if item.load is None else f"{item.load.cpu_percent:.1f}%",
         "-" if item.load is None else megabytes(item.load.memory),
@@ -357,7 +357,7 @@ def _info_json(inspection: Inspection, dataflow: str, item: NodeSnapshot) -> dic
         "restart_policy": view.restart_policy.title().replace("-", ""),
         "max_restarts": view.max_restarts,
         "metrics": {
-            "status": node_state(view),
+            "status": view.status,
             "pid": view.pid,
             "cpu": None if load is None else f"{load.cpu_percent:.1f}%",
             "memory": None if load is None else megabytes(load.memory),
@@ -369,7 +369,7 @@ def _info_json(inspection: Inspection, dataflow: str, item: NodeSnapshot) -> dic
 
 def _describe(inspection: Inspection, dataflow: str, view: NodeView, load: Load | None) -> dict[str, Any]:
     consumers = _consumers(inspection)
-    metrics: dict[str, Any] = {"status": node_state(view), "pid": view.pid, "restarts": view.restarts}
+    metrics: dict[str, Any] = {"status": view.status, "pid": view.pid, "restarts": view.restarts}
     if load is not None:
         metrics["cpu"] = f"{load.cpu_percent:.1f}%"
         metrics["memory"] = megabytes(load.memory)

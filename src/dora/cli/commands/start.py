@@ -135,9 +135,9 @@ def _wait_for_start(client: Client, dataflow_id: str, sentence: str) -> int:
     except KeyboardInterrupt:
         click.echo(f"\nthe dataflow is still starting; `dora stop {dataflow_id}` stops it", err=True)
         raise
-    if view.status == "failed":
+    if view.status == "Failed":
         return report_end(view)
-    if view.status == "finished" and view.reason:
+    if view.status == "Finished" and view.reason:
         raise DoraError(f"dataflow {dataflow_id} does not run: {view.reason}")
     click.echo(sentence)
     return 0
@@ -286,7 +286,7 @@ def attach_to(client: Client, view: DataflowView) -> int:
                 while entries:
                     write_text(sys.stdout, f"{render(entries[0])}\n")
                     entries.popleft()
-                if view.status in ("finished", "failed"):
+                if view.status in ("Finished", "Failed"):
                     return report_end(view)
                 time.sleep(LOG_INTERVAL)
             except KeyboardInterrupt:
@@ -300,7 +300,7 @@ def attach_to(client: Client, view: DataflowView) -> int:
 
 def _has_started(view: DataflowView) -> bool:
     """Return whether all nodes have been ready; a short dataflow may have ended since."""
-    return view.status == "running" or (view.status == "finished" and not view.reason)
+    return view.status == "Running" or (view.status == "Finished" and not view.reason)
 
 
 def _poll_status(client: Client, view: DataflowView, unreachable: bool) -> tuple[DataflowView, bool]:

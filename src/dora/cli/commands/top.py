@@ -85,15 +85,13 @@ inspect.add_command(top)
 
 
 def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
-    from dora.observe.formatting import node_state
-
     view, load = item.node, item.load
     inputs = [rate for rate in links if rate.link.consumer.partition("/")[0] == view.id]
     return {
         "dataflow": item.dataflow,
         "dataflow_id": item.dataflow_id,
         "node": view.id,
-        "status": node_state(view),
+        "status": view.status,
         **({"machine": view.machine} if view.machine else {}),
         "pid": view.pid,
         "cpu_usage": None if load is None else round(load.cpu_percent, 1),
@@ -108,7 +106,7 @@ def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
         "dropped_messages": item.dropped,
         "seconds_since_last_message": None if item.quiet_s is None else round(item.quiet_s, 3),
         "inputs": [_link_json(rate) for rate in inputs],
-        # The same under the keys of dora-rs, which writes the state in small letters here.
+        # The same under the keys of dora-rs, which writes the status in small letters here.
         "dataflow_name": item.dataflow,
         "node_id": view.id,
         "daemon_id": {"machine_id": view.machine or None, "uuid": None},
@@ -120,7 +118,7 @@ def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
             "disk_write_mb_s": 0.0 if load is None else load.disk_written / 1e6,
             "restart_count": view.restarts,
             "broken_inputs": [_input_of(rate) for rate in inputs if rate.silent],
-            "status": node_state(view).lower(),
+            "status": view.status.lower(),
             "pending_messages": item.waiting,
         },
         "network": None,

@@ -433,15 +433,15 @@ class Agent:
         dataflow_id = start.dataflow_id
         if dataflow_id in self._reports:
             return
-        self._report(RunReport(dataflow_id, "starting"))
+        self._report(RunReport(dataflow_id, "Starting"))
         if self._shutting_down:
-            self._report(RunReport(dataflow_id, "failed", reason="the daemon is about to end"))
+            self._report(RunReport(dataflow_id, "Failed", reason="the daemon is about to end"))
             return
         try:
             self._retain(start)
         except OSError as error:
             reason = f"it cannot be noted in {data_folder()} that it runs: {error.strerror}"
-            self._report(RunReport(dataflow_id, "failed", reason=reason))
+            self._report(RunReport(dataflow_id, "Failed", reason=reason))
             return
         wanted = start.spec.interpreter
         interpreter = wanted if wanted and os.access(wanted, os.X_OK) else sys.executable
@@ -456,7 +456,7 @@ class Agent:
                 limit=MAX_MESSAGE,
             )
         except OSError as error:
-            self._report(RunReport(dataflow_id, "failed", reason=f"{interpreter} cannot be run: {error}"))
+            self._report(RunReport(dataflow_id, "Failed", reason=f"{interpreter} cannot be run: {error}"))
             return
         if start.partition is not None:
             start = msgspec.structs.replace(start, partition=self._with_local_facts(start.partition))
@@ -520,7 +520,7 @@ class Agent:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
             report = RunReport(
                 run.dataflow_id,
-                "failed",
+                "Failed",
                 reason=f"the process that ran it {how}, and all nodes ended with it; the log of the daemon "
                 "may say why",
             )

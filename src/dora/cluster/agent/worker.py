@@ -166,7 +166,7 @@ class Worker:
             self._close_forwarder()
             early = result.ok and result.stopped and not self._all_run.is_set()
             self._reports.update(
-                status="finished" if result.ok else "failed",
+                status="Finished" if result.ok else "Failed",
                 result=result,
                 reason="it was stopped before all of its nodes were ready" if early else "",
             )
@@ -176,9 +176,9 @@ class Worker:
                 pass  # it is reported
             elif self._commands.stopped:
                 reason = "it was stopped before its nodes were started"
-                self._reports.update(status="finished", reason=reason)
+                self._reports.update(status="Finished", reason=reason)
             else:
-                self._reports.update(status="failed", reason=str(error))
+                self._reports.update(status="Failed", reason=str(error))
         finally:
             self._commands.done.set()
 
@@ -228,7 +228,7 @@ class Worker:
 
     def _on_running(self) -> None:
         self._all_run.set()
-        self._reports.update(status="running")
+        self._reports.update(status="Running")
 
     def _handle(self, message: ToDaemon) -> None:
         """Handle a message of the coordinator, in the thread of the commands."""
@@ -240,7 +240,7 @@ class Worker:
     def _limit(self, seconds: float, what: str, variable: str) -> TimeLimit:
         def fail() -> None:
             reason = f"{what} took longer than {seconds:g} s; {variable} of the coordinator sets the limit"
-            self._reports.update(status="failed", reason=reason)
+            self._reports.update(status="Failed", reason=reason)
             self._commands.abort()
 
         return TimeLimit(seconds, fail)

@@ -35,7 +35,7 @@ class Reports:
     def __init__(self, pipe: int, dataflow_id: str, *, revision: int = 0, secret: str = "") -> None:
         """``revision`` and ``secret`` as in `RunReport`."""
         self._pipe = pipe
-        self._report = RunReport(dataflow_id, "starting", revision=revision, secret=secret)
+        self._report = RunReport(dataflow_id, "Starting", revision=revision, secret=secret)
         self._lock = threading.Lock()
 
     def update(self, **changes: Any) -> None:

@@ -261,7 +261,7 @@ class Changes:
         now, run = self._store.find(dataflow_id), self._fleet.run(dataflow_id)
         if now is None or run is None:
             raise Refusal(409, "the dataflow has ended meanwhile")
-        if now.status != "running":
+        if now.status != "Running":
             raise Refusal(409, "the dataflow is still starting; try again once all its nodes run")
         plan = plan_change(self._store.spec(dataflow_id), operation, self._fleet.views(), {**os.environ})
         machines = run.members()

@@ -318,7 +318,7 @@ class Coordinator:
     def observe(self, wanted: str, machine: str) -> RelayedSession:
         """Open a session with an observer on a machine ("": the first) of a dataflow; raises `Refusal`."""
         view = find(self._store.views(), wanted, only_active=True)
-        if view.status == "starting":
+        if view.status == "Starting":
             raise Refusal(425, f"`{view.name}` is still starting")
         machine = machine or next(iter(view.machines), "")
         if machine not in view.machines:
@@ -335,7 +335,7 @@ class Coordinator:
         Raises `Refusal`, also when its record is removed meanwhile.
         """
         dataflow_id = find(self._store.views(), wanted).uuid
-        done = ("running", "finished", "failed") if started else ("finished", "failed")
+        done = ("Running", "Finished", "Failed") if started else ("Finished", "Failed")
 
         def is_done() -> bool:
             try:

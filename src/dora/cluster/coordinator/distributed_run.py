@@ -21,7 +21,7 @@ class DistributedRun:
     def __init__(self, dataflow_id: str, daemons: dict[str, str]) -> None:
         self.dataflow_id = dataflow_id
         self.daemons = daemons
-        self.reports = {machine: RunReport(dataflow_id, "starting") for machine in daemons}
+        self.reports = {machine: RunReport(dataflow_id, "Starting") for machine in daemons}
         self.lost: dict[str, str] = {}  # machine → why
         self.endpoints_sent = False  # to all machines
         self.stored: RunReport | None = None  # the combined report that is in the store
@@ -65,7 +65,7 @@ class DistributedRun:
 
     def has_joined(self, machine: str) -> bool:
         """Return whether the partition of a joining machine runs, or has ended."""
-        return self.joining[machine].status != "starting"
+        return self.joining[machine].status != "Starting"
 
     def join_fault(self, machine: str) -> str:
         """Return why the partition of a joining machine has ended; "" if it has not."""
@@ -93,7 +93,7 @@ class DistributedRun:
         """Record that a machine is lost."""
         self.lost[machine] = reason
         where = f"machine `{machine}`: " if self.is_distributed else ""
-        self.reports[machine] = RunReport(self.dataflow_id, "failed", reason=where + reason)
+        self.reports[machine] = RunReport(self.dataflow_id, "Failed", reason=where + reason)
 
     def daemons_after(self, machines: Iterable[str], daemon_of: Callable[[str], str]) -> dict[str, str]:
         """Return ``daemons`` for the time when exactly these machines have nodes.
@@ -130,14 +130,14 @@ class DistributedRun:
         """Return the report of the dataflow as a whole."""
         reports = list(self.reports.values())
         if any(report.status in ACTIVE for report in reports):
-            starting = any(report.status == "starting" for report in reports)
-            return RunReport(self.dataflow_id, "starting" if starting else "running")
+            starting = any(report.status == "Starting" for report in reports)
+            return RunReport(self.dataflow_id, "Starting" if starting else "Running")
         reports = [*self.departed, *reports]
-        failed = any(report.status == "failed" for report in reports)
+        failed = any(report.status == "Failed" for report in reports)
         reasons = [report.reason for report in reports if report.reason]
         return RunReport(
             self.dataflow_id,
-            "failed" if failed else "finished",
+            "Failed" if failed else "Finished",
             merged(self.dataflow_id, [report.result for report in reports if report.result is not None]),
             "; ".join(dict.fromkeys(reasons)),
         )

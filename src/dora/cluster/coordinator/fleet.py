@@ -316,7 +316,7 @@ class Fleet:
     def _lose(self, run: DistributedRun, machine: str, reason: str) -> None:
         log.warning("dataflow %s: machine `%s` is lost: %s", run.dataflow_id, machine, reason)
         if run.is_idle(machine):  # it had no nodes
-            self._remove_machine(run, machine, RunReport(run.dataflow_id, "finished"))
+            self._remove_machine(run, machine, RunReport(run.dataflow_id, "Finished"))
             return
         run.mark_lost(machine, reason)
         for other in run.others(machine):
@@ -357,7 +357,7 @@ class Fleet:
         """
         run, connection = self._runs[dataflow_id], self.connections[machine]
         partition = self.partition_for(dataflow_id, machine)
-        run.joining[machine] = RunReport(dataflow_id, "starting")
+        run.joining[machine] = RunReport(dataflow_id, "Starting")
         connection.send(
             StartRun(dataflow_id, self._store.spec(dataflow_id), partition, limits=self._limits)
         )

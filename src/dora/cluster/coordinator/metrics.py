@@ -96,7 +96,7 @@ Labels = tuple[str, ...]
 Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
 _NODE_METRICS: Final[list[tuple[Kind, str, str, Callable[[NodeMetrics], float]]]] = [
-    (GaugeMetricFamily, "running", "Whether a node runs", lambda node: int(node.status == "running")),
+    (GaugeMetricFamily, "running", "Whether a node runs", lambda node: int(node.status == "Running")),
     (CounterMetricFamily, "cpu_seconds", "Processor time of a node's processes", attrgetter("cpu_seconds")),
     (GaugeMetricFamily, "memory_bytes", "Resident memory of a node's processes", attrgetter("memory")),
     (CounterMetricFamily, "restarts", "Restarts of a node", attrgetter("restarts")),

@@ -66,7 +66,7 @@ def free_name(views: Sequence[DataflowView], wanted: str) -> str:
 
     Characters that are not allowed are left out.
 
-    >>> free_name([DataflowView(uuid="1", name="arm", status="running", nodes=[])], "arm")
+    >>> free_name([DataflowView(uuid="1", name="arm", status="Running", nodes=[])], "arm")
     'arm-2'
     """
     taken = {view.name for view in views if view.status in ACTIVE}
@@ -87,7 +87,7 @@ def lost_report(dataflow_id: str, was_with: str, daemon_id: str) -> RunReport:
         reason = "its daemon ended, and all nodes with it"
     else:
         reason = "its daemon was to start it, and does not know it"
-    return RunReport(dataflow_id, "failed", reason=reason)
+    return RunReport(dataflow_id, "Failed", reason=reason)
 
 
 def file_of(spec: RunSpec) -> str | None:
@@ -135,7 +135,7 @@ def first_view(dataflow_id: str, spec: RunSpec, now: float) -> DataflowView:
     return DataflowView(
         uuid=dataflow_id,
         name=spec.name,
-        status="starting",
+        status="Starting",
         nodes=[node.id for node in dataflow.nodes],
         file=dataflow.file,
         log_directory=f"{dataflow.working_dir}/out/{dataflow_id}",

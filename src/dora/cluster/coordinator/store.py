@@ -34,7 +34,7 @@ from dora.daemon.supervisor.result import DataflowResult
 from dora.errors import DoraError
 from dora.wire.decoders import from_json, from_plain
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_ENDED = 1000  # records of ended dataflows that are kept; the oldest go
 
 _TABLE = """

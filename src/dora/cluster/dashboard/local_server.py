@@ -45,7 +45,7 @@ def view_of(run: LocalRun) -> DataflowView:
     return DataflowView(
         uuid=run.dataflow_id,
         name=run.name,
-        status="running",
+        status="Running",
         nodes=run.nodes,
         file=run.file,
         log_directory=run.log_directory,
@@ -55,7 +55,7 @@ def view_of(run: LocalRun) -> DataflowView:
 
 def ended_view(run: LocalRun, result: DataflowResult) -> DataflowView:
     """Return the record of a run that has just ended."""
-    status: RunStatus = "finished" if result.ok else "failed"
+    status: RunStatus = "Finished" if result.ok else "Failed"
     return msgspec.structs.replace(
         view_of(run), status=status, ended=time.time(), reason=first_cause(result), result=result
     )

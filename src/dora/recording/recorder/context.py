@@ -126,4 +126,4 @@ class RecordingContext:
 
 def _failures(inspection: Inspection) -> dict[str, int]:
     """Return how often each node has failed."""
-    return {node.id: node.restarts + (node.status == "failed") for node in inspection.nodes}
+    return {node.id: node.restarts + (node.status == "Failed") for node in inspection.nodes}
