@@ -10,12 +10,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-import msgspec
-
 from dora.errors import DoraError
 from dora.node.process import show_without_traceback
 from dora.observe.preview.html import Curve, as_html
 from dora.observe.preview.topic import PreviewTopic
+from dora.wire.decoders import from_json
 
 if TYPE_CHECKING:
     from dora.node.node import Node
@@ -88,7 +87,7 @@ class _View:
             preview = self._preview.preview()
         if preview is None:
             return
-        head = msgspec.json.decode(preview.head)
+        head = from_json(preview.head)
         self._number = head["number"]
         self._html = as_html(head, preview.body, self._follow(head), SECONDS)
         self._handle.update(self._bundle(f"message {self._number:,} · {head['type']}"), raw=True)

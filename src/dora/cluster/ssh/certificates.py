@@ -16,6 +16,7 @@ from dora.cluster.ssh.file import Cluster, Machine
 from dora.cluster.ssh.ssh import MachineFault, on_all, run
 from dora.errors import DoraError
 from dora.transport.tls import server_context, utc
+from dora.wire.decoders import DecodeError, from_json
 
 
 class MachineState(msgspec.Struct, frozen=True):
@@ -62,8 +63,8 @@ def provide(
     """Give a machine a certificate and its key, unless it has them for a while; raises `MachineFault`."""
     try:
         answer = run(machine, scripts.machine_state(cluster, machine))
-        state = msgspec.json.decode(answer, type=MachineState)
-    except (MachineFault, msgspec.DecodeError) as error:
+        state = from_json(answer, MachineState)
+    except (MachineFault, DecodeError) as error:
         if isinstance(error, MachineFault) and "no such command" not in error.reason.lower():
             raise
         raise MachineFault(

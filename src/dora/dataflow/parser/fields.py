@@ -412,7 +412,7 @@ NODE_BLOCK = SchemaBlock(
         ),
         Field(
             "ros2",
-            UnsupportedType("the ROS 2 bridge"),
+            UnsupportedType("the ROS 2 bridge", "write a node that uses `rclpy`"),
             "A bridge to ROS 2. Not supported by this version.",
         ),
         Field(
