@@ -190,7 +190,8 @@ def test_environment_of_the_node_that_uses_a_module(project: Project) -> None:
         ("./a.py", "mods/a.py"),
         ("../b.py", "b.py"),
         ("bin/driver", "mods/bin/driver"),
-        ("../driver", "./driver"),
+        ("../driver", "driver"),  # a command
+        ("../there", "./there"),
         ("opencv-plot", "opencv-plot"),
         ("here", "mods/here"),
         ("/abs/a.py", "/abs/a.py"),
@@ -202,12 +203,28 @@ def test_environment_of_the_node_that_uses_a_module(project: Project) -> None:
 def test_paths_are_relative_to_the_file_of_the_module(project: Project, written: str, becomes: str) -> None:
     project.write(flow=FLOW, mods__detect=DETECT.replace("scale.py", written))
     (project.folder / "mods" / "here").touch()
+    (project.folder / "there").touch()
     assert project.nodes()["pipe.scale"]["path"] == becomes
 
 
 def test_a_module_beside_the_dataflow_keeps_its_paths(project: Project) -> None:
     project.write(flow=FLOW.replace("mods/detect", "detect"), detect=DETECT)
     assert project.nodes()["pipe.scale"]["path"] == "scale.py"
+
+
+def test_a_node_inside_a_module_can_be_named_from_outside(project: Project) -> None:
+    """Published dataflows do, where two nodes of a module have an output of the same name."""
+    flow = FLOW.replace("{boxes: pipe/boxes}", "{boxes: pipe.find/boxes, small: pipe.scale/small}")
+    nodes = project.write(flow=flow, mods__detect=DETECT).nodes()
+    assert nodes["plot"]["inputs"] == {"boxes": "pipe.find/boxes", "small": "pipe.scale/small"}
+
+
+def test_a_node_of_an_inner_module_can_be_named_from_the_outer_one(project: Project) -> None:
+    outer = OUTER.replace("inner/boxes", "inner.scale/small").replace("boxes, tracks", "tracks")
+    project.write(flow=FLOW.replace("mods/detect", "mods/outer/outer").replace("pipe/boxes", "pipe/tracks"))
+    project.write(mods__outer__outer=outer, mods__detect=DETECT)
+    nodes = project.nodes()
+    assert nodes["pipe.tracker"]["operators"][0]["inputs"] == {"boxes": "pipe.inner.scale/small"}
 
 
 def test_nodes_of_the_dataflow_can_be_reached_from_a_module(project: Project) -> None:
@@ -309,7 +326,14 @@ def test_problems_of_a_module_point_into_its_file(
         ("{frames: camera/image}", "", "inputs", "is not connected", "add `frames: <node>/<output>`"),
         ("camera/image}", "camra/image}", "camra", "the input `frames` of node `pipe`", "camera/image"),
         ("pipe/boxes", "pipe/boxs", "boxs", "the node `pipe` has no output `boxs`", "`pipe/boxes`?"),
-        ("pipe/boxes", "pipe.find/boxes", "pipe.find", "there is no node `pipe.find`", "`pipe/boxes`?"),
+        ("pipe/boxes", "pipe.fnd/boxes", "pipe.fnd", "there is no node `pipe.fnd`", "`pipe.find/boxes`?"),
+        (
+            "pipe/boxes",
+            "pipe.find/boxs",
+            "boxs",
+            "the node `pipe.find` has no output `boxs`",
+            "`pipe.find/boxes`?",
+        ),
         ("pipe/boxes", "_mod/boxes", "_mod", "there is no node `_mod`", "only the file of a module"),
         ("mods/detect.yml", "mods/detct.yml", "mods/", "no file `mods/detct.yml`", "`detect.yml`?"),
         ("mods/detect.yml", "mods", "mods", "`mods` is a folder", ""),

@@ -66,7 +66,7 @@ class _Scope:
             return self.ports[output]
         if node == "dora":
             return self._built_in(scalar)
-        if node not in self.ids:
+        if node not in self.ids and node.partition(".")[0] not in self.modules:
             return scalar if self.parent is None else self.parent.source(scalar)
         if node in self.modules:
             # Missing only where a module refers to a node outside of it: the check of links reports that.
@@ -258,7 +258,8 @@ class Inliner:
                 "move the file into that folder, or write an absolute path",
             )
             return
-        if os.sep not in rebased and not rebased.endswith(".py"):  # it is not the name of a command
+        is_name = os.sep not in rebased and not rebased.endswith(".py")  # else of a command
+        if is_name and is_file(os.path.join(self.project, rebased)):
             rebased = os.path.join(os.curdir, rebased)
         entries[field] = (key, ScalarNode.of(rebased, path))
 

@@ -93,7 +93,7 @@ class Assembler:
         offers: dict[str, OfferedOutputs] = {}
         for draft in drafts:
             offers.setdefault(draft.id, self._offer(draft))  # the first of a name counts
-        self.resolver = InputResolver({**offers, **self.offers}, self.report, self.in_module)
+        self.resolver = InputResolver({**offers, **self.offers}, self.report, self.in_module, self.offers)
         for draft in drafts:
             if draft.module:
                 self._inputs(draft.checked, f"node `{draft.id}`")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -27,12 +27,21 @@ class InputResolver:
     """Finds what a source refers to, among the outputs of all nodes."""
 
     def __init__(
-        self, offers: Mapping[str, OfferedOutputs], report: ProblemReport, in_module: bool = False
+        self,
+        offers: Mapping[str, OfferedOutputs],
+        report: ProblemReport,
+        in_module: bool = False,
+        modules: Collection[str] = (),
     ) -> None:
-        """``in_module``: the nodes are those of a module; other nodes are known only where it is used."""
+        """``in_module``: the nodes are those of a module; other nodes are known only where it is used.
+
+        ``modules``: ids of nodes that are modules. The nodes inside, such as `arm.left`, are known only
+        once the modules are written out.
+        """
         self.offers = offers
         self.report = report
         self.in_module = in_module
+        self.modules = modules
         self._outputs: dict[str, frozenset[str]] = {}
 
     def resolve(self, source: Source, span: TextSpan, wanted_by: str) -> Source | None:
@@ -44,7 +53,7 @@ class InputResolver:
             case TimerSource():
                 return source
             case LogSource(node=node):
-                if node is not None and node not in self.offers and not self.in_module:
+                if node is not None and node not in self.offers and not self._is_known_later(node):
                     self.report.warn(
                         span,
                         f"there is no node `{node}`, so {wanted_by} never gets an entry",
@@ -55,10 +64,14 @@ class InputResolver:
             case NodeOutput():
                 return self._output(source, span, wanted_by)
 
+    def _is_known_later(self, node: str) -> bool:
+        """Return whether it is known only once the modules are written out if there is such a node."""
+        return self.in_module or node.partition(".")[0] in self.modules
+
     def _output(self, source: NodeOutput, span: TextSpan, wanted_by: str) -> NodeOutput | None:
         offer = self.offers.get(source.node)
         if offer is None:
-            if self.in_module:
+            if self._is_known_later(source.node):
                 return source
             self.report.error(
                 span,
