@@ -42,6 +42,7 @@ NAVIGATION = {
         "reference/commands",
         "reference/recording-format",
         "reference/differences",
+        "reference/public-files",
         "wire-format",
         "glossary",
     ],
