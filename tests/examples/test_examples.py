@@ -151,7 +151,12 @@ def test_notebook(example: Path) -> None:
         notebook = nbformat.read(example / "viewer.ipynb", as_version=4)
         first, receive = (cell for cell in notebook.cells[:5] if cell.cell_type == "code")
         unknown = nbformat.v4.new_code_cell('node.show("imgae")')
-        notebook.cells[5:5] = [first.copy(), receive.copy(), unknown]  # cells run again, and a mistake
+        remember = nbformat.v4.new_code_cell(
+            "import threading\nold = [each for each in threading.enumerate() if each.name == 'dora-show']"
+        )
+        wait = nbformat.v4.new_code_cell(f"for thread in old: thread.join({TIMEOUT})")  # it draws the end
+        # Cells run again, and a mistake.
+        notebook.cells[5:5] = [remember, first.copy(), receive.copy(), wait, unknown]
         unknown.metadata["tags"] = ["raises-exception"]
         client = nbclient.NotebookClient(
             notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(example)}}
@@ -164,7 +169,7 @@ def test_notebook(example: Path) -> None:
         dataflow.kill()
         dataflow.wait()
 
-    again = notebook.cells[5]
+    again = notebook.cells[6]
     for cell, end in ((first, "the node is closed"), (again, "")):
         image, position = (output["data"]["text/html"] for output in cell.outputs)
         assert "<b>image</b> · message " in image and 'src="data:image/jpeg;base64,' in image
