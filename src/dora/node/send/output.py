@@ -82,7 +82,7 @@ class OutputPort:
         self.on_links_changed: Callable[[], None] = lambda: None
         self._config = config
         self._sender = sender
-        self._send_small: Callable[[bytes, bytes], None] = sender.send
+        self._send_small: Callable[..., None] = sender.send
         self._prepare = sender.prepare
         self.words = self._words = words = board.words
         self._sent_word = config.slot * WORDS + SENT
@@ -208,7 +208,7 @@ class OutputPort:
         send = self._sender.send
         writers = [ring.write for ring in ring_buffers.values()]
 
-        def send_and_write(message: bytes, control: bytes) -> None:
+        def send_and_write(message: bytes, control: bytes = b"") -> None:
             send(message, control)
             for write in writers:
                 write(message)
@@ -256,7 +256,10 @@ class OutputPort:
                 if self._spill is not None and (control or self._spill.pending):
                     self._spill.before_send(sequence, control, message)
                 self._words[self._sent_word] = self._sequence = sequence
-                self._send_small(message, control)
+                if control:
+                    self._send_small(message, control)
+                else:  # an argument less, for most messages
+                    self._send_small(message)
                 if self._overflow_channels:
                     for sender in self._overflow_channels.values():
                         sender.send(message, control)
