@@ -13,7 +13,7 @@ from dora.daemon.report import failure_report, first_cause, loss_report, shorter
 from dora.dataflow.problems import listed
 
 if TYPE_CHECKING:
-    from dora.cli.run_voice import RunVoice
+    from dora.cli.run_reporter import RunReporter
     from dora.cluster.protocol import DataflowView
     from dora.daemon.report import RunOutcome
     from dora.daemon.supervisor.result import DataflowResult, NodeFailure
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from dora.recording.recorder.options import Saved
 
 
-def report_outcome(outcome: RunOutcome, voice: RunVoice) -> int:
+def report_outcome(outcome: RunOutcome, reporter: RunReporter) -> int:
     """Print the losses and failures of a dataflow that ran in this process; return the exit status."""
     directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
-    _report(outcome.result, directory, outcome.name, voice.was_shown)
-    if line := voice.end_line(outcome):
+    _report(outcome.result, directory, outcome.name, reporter.was_shown)
+    if line := reporter.end_line(outcome):
         click.echo(f"\n{line}", err=True)
     return 0 if outcome.result.ok else 1
 

@@ -16,14 +16,14 @@ from dora.cli.completion import dataflow_files
 from dora.cli.dataflow_file import DEFAULT_FILE, chosen_file
 from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
 from dora.cli.reports import describe_saved, report_outcome, report_saved
-from dora.cli.run_voice import progress_option, voice_of
+from dora.cli.run_reporter import progress_option, reporter_for
 from dora.cli.select import NoRunningDataflow, find_run
 from dora.cli.tables import counted
 from dora.daemon.logs.entry import LogFilter
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
-    from dora.cli.run_voice import RunVoice
+    from dora.cli.run_reporter import RunReporter
     from dora.daemon.daemon import Daemon
     from dora.daemon.logs.display import Display
     from dora.daemon.logs.formats import LogFormat
@@ -152,7 +152,7 @@ def record(
         tap_queue=queue_size or QUEUE_SIZE,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
-    return _record_run(dataflow_to_run, options, display, settings, voice_of(progress))
+    return _record_run(dataflow_to_run, options, display, settings, reporter_for(progress))
 
 
 def _writable(path: str, force: bool) -> str:
@@ -172,7 +172,7 @@ def _record_run(
     options: LocalRunOptions,
     display: Display,
     settings: RecordingOptions,
-    voice: RunVoice,
+    reporter: RunReporter,
 ) -> int:
     from dora.api import run_loaded
     from dora.cli.process import termination_as_interrupt
@@ -181,8 +181,8 @@ def _record_run(
     recorder = BackgroundRecorder()  # imports its modules while the dataflow is built
 
     def begin(daemon: Daemon) -> None:
-        recorder.begin_with(daemon, settings, voice.say)
-        voice.watch(daemon)
+        recorder.begin_with(daemon, settings, reporter.say)
+        reporter.watch(daemon)
 
     try:
         with termination_as_interrupt():
@@ -193,13 +193,13 @@ def _record_run(
                 stream=sys.stdout,
                 on_warning=lambda text: click.echo(text, err=True),
                 on_daemon=begin,
-                on_console=voice.attach,
+                on_console=reporter.attach,
             )
         result = recorder.wait()
     except BaseException:
         recorder.abandon()
         raise
-    status = report_outcome(outcome, voice)
+    status = report_outcome(outcome, reporter)
     for saved in recorder.saved:  # of a ring
         status = report_saved(saved) or status
     if settings.last_seconds is None or recorder.killed:

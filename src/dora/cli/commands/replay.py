@@ -26,7 +26,7 @@ from dora.cli.options import (
 )
 from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome, report_saved, report_truncation
-from dora.cli.run_voice import progress_option, voice_of
+from dora.cli.run_reporter import progress_option, reporter_for
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.entry import LogFilter
 from dora.daemon.options import LocalRunOptions
@@ -36,7 +36,7 @@ from dora.recording.mcap.reader import RecordedMessage
 from dora.wire.decode import PayloadError, decode_arrow
 
 if TYPE_CHECKING:
-    from dora.cli.run_voice import RunVoice
+    from dora.cli.run_reporter import RunReporter
     from dora.daemon.daemon import Daemon
     from dora.daemon.logs.formats import LogFormat
     from dora.dataflow.model import Dataflow, LogLevel
@@ -174,8 +174,8 @@ def replay(
             tap_queue=QUEUE_SIZE if output is not None else 0,
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))
-        voice = voice_of("off" if step else progress)
-        status, cut = _run(prepared, options, display, voice, step=step, settings=settings)
+        reporter = reporter_for("off" if step else progress)
+        status, cut = _run(prepared, options, display, reporter, step=step, settings=settings)
         return report_truncation(recording, cut, allow_incomplete) or status
 
 
@@ -189,7 +189,7 @@ def _run(
     prepared: Replay,
     options: LocalRunOptions,
     display: Display,
-    voice: RunVoice,
+    reporter: RunReporter,
     *,
     step: bool,
     settings: RecordingOptions | None,
@@ -208,13 +208,13 @@ def _run(
 
             def begin(daemon: Daemon) -> None:
                 if recorder is not None and settings is not None:
-                    recorder.begin_with(daemon, settings, voice.say)
+                    recorder.begin_with(daemon, settings, reporter.say)
                 if step:
                     _start_single_step(prepared, folder, daemon)
                 if not prepared.ordered:
                     EndDetection(daemon, prepared.roles.replaced, prepared.patience)
-                voice.goal = prepared.message_count()
-                voice.watch(daemon, prepared.roles.replaced)
+                reporter.goal = prepared.message_count()
+                reporter.watch(daemon, prepared.roles.replaced)
 
             outcome = run_loaded(
                 dataflow,
@@ -223,7 +223,7 @@ def _run(
                 stream=sys.stdout,
                 session=False,
                 on_daemon=begin,
-                on_console=voice.attach,
+                on_console=reporter.attach,
             )
             saved = recorder.wait() if recorder is not None else None
             cut = prepared.cut(folder)
@@ -234,7 +234,7 @@ def _run(
     # The recording decides which messages are delivered, so the counts of losses mean nothing.
     if prepared.ordered:
         outcome = msgspec.structs.replace(outcome, result=msgspec.structs.replace(outcome.result, links=()))
-    status = report_outcome(outcome, voice)
+    status = report_outcome(outcome, reporter)
     return (status if recorder is None else report_saved(saved) or status), cut
 
 

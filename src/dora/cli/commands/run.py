@@ -26,7 +26,7 @@ from dora.cli.options import (
 )
 from dora.cli.process import termination_as_interrupt
 from dora.cli.reports import report_outcome
-from dora.cli.run_voice import progress_option, voice_of
+from dora.cli.run_reporter import progress_option, reporter_for
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.entry import LogFilter
 from dora.daemon.logs.formats import LogFormat
@@ -102,10 +102,10 @@ def run(
         trace=trace,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
-    voice = voice_of(progress)
+    reporter = reporter_for(progress)
 
     def show_page(address: str) -> None:
-        voice.page = address
+        reporter.page = address
         _show_dashboard(address, open_page)
 
     with termination_as_interrupt():
@@ -118,11 +118,11 @@ def run(
             exit_when_nodes_finish=exit_when_nodes_finish,
             lock=lock_of(locked, write_lockfile, lockfile),
             on_warning=lambda text: click.echo(text, err=True),
-            on_daemon=voice.watch,
+            on_daemon=reporter.watch,
             on_dashboard=show_page if ui or open_page else None,
-            on_console=voice.attach,
+            on_console=reporter.attach,
         )
-    return report_outcome(outcome, voice)
+    return report_outcome(outcome, reporter)
 
 
 def _show_dashboard(address: str, open_page: bool) -> None:

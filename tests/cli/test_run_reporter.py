@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from waiting import TIMEOUT, wait_until
 
-from dora.cli.run_voice import RunVoice
+from dora.cli.run_reporter import RunReporter
 from dora.cli.status_line import drawn
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.processes.loading import LoadingPackages
@@ -212,11 +212,11 @@ class Lines(list[str]):
 def test_a_long_start_names_the_nodes_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    voice, lines = RunVoice("long waits", one_screen=False), Lines()
-    voice.attach(lines)  # type: ignore[arg-type]
+    reporter, lines = RunReporter("long waits", one_screen=False), Lines()
+    reporter.attach(lines)  # type: ignore[arg-type]
     for now in (101.0, 104.0, 105.0, 106.0, 111.0, 125.0):  # noqa: B007 - the clock reads it
-        voice._advance(progress(waiting=(WaitingNode("slow", "torch"),)))
-    voice._advance(progress(started=True))
+        reporter._advance(progress(waiting=(WaitingNode("slow", "torch"),)))
+    reporter._advance(progress(started=True))
     assert lines == [
         "waiting for slow (5.0 s, importing torch)",
         "waiting for slow (11 s, importing torch)",
@@ -226,16 +226,16 @@ def test_a_long_start_names_the_nodes_it_waits_for(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_error_that_was_printed_is_not_repeated() -> None:
-    voice = RunVoice("status line", one_screen=True)
+    reporter = RunReporter("status line", one_screen=True)
     trace = LogEntry(0, "error", "a", "Traceback:\n  x\nKeyError: 'x'", "stderr")
     note = LogEntry(0, "error", "a", "exited with status 1: KeyError: 'x' (a.py:3)", "daemon")
     failure = NodeFailure("a", "exit", exit_code=1, last_lines=("KeyError: 'x'",))
-    assert voice._adapt(note) is note
-    assert not voice.was_shown(failure)
-    assert voice._adapt(trace) is trace
-    assert voice._adapt(note).message == "exited with status 1 (a.py:3)"
-    assert voice.was_shown(failure)
-    assert not RunVoice("lines", one_screen=False).was_shown(failure)
+    assert reporter._adapt(note) is note
+    assert not reporter.was_shown(failure)
+    assert reporter._adapt(trace) is trace
+    assert reporter._adapt(note).message == "exited with status 1 (a.py:3)"
+    assert reporter.was_shown(failure)
+    assert not RunReporter("lines", one_screen=False).was_shown(failure)
 
 
 def test_the_status_line_fits_into_the_terminal() -> None:

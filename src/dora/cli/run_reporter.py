@@ -48,8 +48,8 @@ progress_option: Callable[[_Function], _Function] = click.option(
 )
 
 
-def voice_of(progress: str) -> RunVoice:
-    """Return the voice for a value of ``--progress`` and the standard streams of this process."""
+def reporter_for(progress: str) -> RunReporter:
+    """Return the reporter for a value of ``--progress`` and the standard streams of this process."""
     terminal = sys.stdout.isatty() and sys.stderr.isatty()
     mode: Mode = "off"
     if progress == "plain":
@@ -58,11 +58,11 @@ def voice_of(progress: str) -> RunVoice:
         mode = "long waits"
     elif progress == "auto":
         mode = "status line" if wants_colour(True, os.environ) else "lines"
-    return RunVoice(mode, one_screen=terminal)
+    return RunReporter(mode, one_screen=terminal)
 
 
-class RunVoice:
-    """Speaks about one run. `attach` and `watch` are hooks of `dora.api.run_loaded`."""
+class RunReporter:
+    """Reports how one run goes. `attach` and `watch` are hooks of `dora.api.run_loaded`."""
 
     def __init__(self, mode: Mode, *, one_screen: bool) -> None:
         """``one_screen``: the log entries and the report are seen on the same terminal."""
@@ -84,7 +84,7 @@ class RunVoice:
     # ----------------------------------------------------------------------- hooks
 
     def attach(self, console: Console) -> None:
-        """Speak through a console from now on."""
+        """Write through a console from now on."""
         self._console = console
         console.adapt = self._adapt
         if self.mode == "status line":
@@ -203,7 +203,7 @@ class RunVoice:
         if progress is None:
             return [("building", "bold"), (f"{self._building} ({seconds})", "")] if self._building else []
         if progress.stopping:
-            names = some([node.id for node in progress.waiting])
+            names = shortened([node.id for node in progress.waiting])
             return [("stopping", "bold"), (f"waiting for {names}", "")] if progress.waiting else []
         if not progress.started:
             return [
@@ -219,18 +219,19 @@ class RunVoice:
             (f"{progress.dropped:,} dropped", "yellow") if progress.dropped else ("none dropped", "dim")
         )
         if progress.restarting:
-            parts.append((f"restarting {some(progress.restarting)}", "yellow"))
+            parts.append((f"restarting {shortened(progress.restarting)}", "yellow"))
         if progress.failed:
-            parts.append((f"failed: {some(progress.failed)}", "red"))
+            parts.append((f"failed: {shortened(progress.failed)}", "red"))
         return [*parts, (seconds, "dim")]
 
 
 def counted_nodes(number: int) -> str:
+    """Return a number of nodes with its noun."""
     return counted(number, "node")
 
 
 def waiting(progress: RunProgress, seconds: float) -> str:
-    """Return which nodes the start waits for, and what they do.
+    """Return which nodes the start waits for, how long already, and which packages they import.
 
     >>> from dora.daemon.progress import RunProgress, WaitingNode
     >>> slow = WaitingNode("slow", "torch")
@@ -238,13 +239,16 @@ def waiting(progress: RunProgress, seconds: float) -> str:
     'waiting for slow (12 s, importing torch)'
     """
     packages = {node.loading: None for node in progress.waiting if node.loading}
-    importing = f", importing {some(list(packages))}" if packages else ""
-    return f"waiting for {some([node.id for node in progress.waiting])} ({duration(seconds)}{importing})"
+    importing = f", importing {shortened(list(packages))}" if packages else ""
+    return (
+        f"waiting for {shortened([node.id for node in progress.waiting])} ({duration(seconds)}{importing})"
+    )
 
 
-def some(names: Sequence[str]) -> str:
-    """
-    >>> some(["a", "b", "c", "d", "e"])
+def shortened(names: Sequence[str]) -> str:
+    """Return the first three names, and how many there are more.
+
+    >>> shortened(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -268,7 +272,8 @@ def goal_parts(sent: int, goal: int, rate: float) -> list[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Return a time for people; below ten seconds, a float has a decimal.
+
     >>> duration(0.84), duration(7), duration(12.3), duration(75), duration(7300)
     ('0.8 s', '7 s', '12 s', '1 min 15 s', '2 h 1 min')
     """
