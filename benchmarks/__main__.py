@@ -10,13 +10,7 @@ from pathlib import Path
 
 from benchmarks import floors, report
 from benchmarks.conditions import conditions
-from benchmarks.implementations import (
-    DEFAULT_UPSTREAM,
-    REPOSITORY,
-    UPSTREAM_VERSION,
-    ours,
-    upstream,
-)
+from benchmarks.implementations import REPOSITORY, UPSTREAM_VERSION, add_upstream_venv, ours, upstream
 from benchmarks.measures import Scenario, chosen, groups
 from benchmarks.runner import Implementation, RunFailed, adopt_orphans, run_dataflow
 from benchmarks.statistics import Figure, Spread
@@ -91,13 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write-docs", action="store_true", help="publish the results in docs/performance.md and README.md"
     )
-    parser.add_argument(
-        "--upstream-venv",
-        type=Path,
-        metavar="FOLDER",
-        default=DEFAULT_UPSTREAM,
-        help="the venv with dora-rs, made when it does not exist (default: .venv-upstream)",
-    )
+    add_upstream_venv(parser)
     return parser
 
 

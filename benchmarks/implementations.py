@@ -1,5 +1,6 @@
 """Find the two implementations; make the venv that upstream lives in."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -16,6 +17,17 @@ DEFAULT_UPSTREAM = REPOSITORY / ".venv-upstream"
 def ours() -> Implementation:
     """Return the dora of the interpreter that runs the benchmarks."""
     return Implementation("dora", (sys.executable, "-m", "dora"), Path(sys.prefix))
+
+
+def add_upstream_venv(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--upstream-venv``."""
+    parser.add_argument(
+        "--upstream-venv",
+        type=Path,
+        metavar="FOLDER",
+        default=DEFAULT_UPSTREAM,
+        help="the venv with dora-rs, made when it does not exist (default: .venv-upstream)",
+    )
 
 
 def upstream(folder: Path = DEFAULT_UPSTREAM) -> Implementation:

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import network_floors, report
 from benchmarks.conditions import conditions
-from benchmarks.implementations import DEFAULT_UPSTREAM, REPOSITORY, ours, upstream
+from benchmarks.implementations import REPOSITORY, add_upstream_venv, ours, upstream
 from benchmarks.measures import MIB, Measure, Scenario, round_trip, sized, throughput
 from benchmarks.runner import DATAFLOWS, NOT_A_USERS, Implementation, Run, RunFailed
 from benchmarks.statistics import Figure, Spread
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write-docs", action="store_true", help="publish the results in docs/performance.md"
     )
-    parser.add_argument("--upstream-venv", type=Path, metavar="FOLDER", default=DEFAULT_UPSTREAM)
+    add_upstream_venv(parser)
     return parser
 
 

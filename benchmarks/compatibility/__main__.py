@@ -27,7 +27,7 @@ from benchmarks.compatibility.case import Case
 from benchmarks.compatibility.generator import generate
 from benchmarks.compatibility.known import Known
 from benchmarks.compatibility.observations import Difference, compare, confirmed, cut
-from benchmarks.implementations import DEFAULT_UPSTREAM, REPOSITORY, UPSTREAM_VERSION, ours, upstream
+from benchmarks.implementations import REPOSITORY, UPSTREAM_VERSION, add_upstream_venv, ours, upstream
 from benchmarks.runner import Implementation, adopt_orphans
 
 AREAS = ("scripts", "dataflows", "commands", "files")
@@ -151,13 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help=f"write {page.PAGE.relative_to(REPOSITORY)}, and compare nothing",
     )
-    parser.add_argument(
-        "--upstream-venv",
-        type=Path,
-        metavar="FOLDER",
-        default=DEFAULT_UPSTREAM,
-        help="the venv with dora-rs, made when it does not exist (default: .venv-upstream)",
-    )
+    add_upstream_venv(parser)
     return parser
 
 

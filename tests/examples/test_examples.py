@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -102,8 +104,9 @@ def test_actions(example: Path) -> None:
     assert lines[5:] == ["half a roast: canceled", "aborted: `cook` raised KeyError: 'pizza'"]
 
 
-@pytest.mark.parametrize("example", ["parameters"], indirect=True)
-def test_parameters(example: Path) -> None:
+@contextmanager
+def running(example: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run an example meanwhile; kill it at the end if it still runs."""
     dataflow = subprocess.Popen(
         [sys.executable, "-u", "-m", "dora", "run", "dataflow.yml"],
         cwd=example,
@@ -112,6 +115,15 @@ def test_parameters(example: Path) -> None:
         text=True,
     )
     try:
+        yield dataflow
+    finally:
+        dataflow.kill()
+        dataflow.wait()
+
+
+@pytest.mark.parametrize("example", ["parameters"], indirect=True)
+def test_parameters(example: Path) -> None:
+    with running(example) as dataflow:
         assert dataflow.stdout is not None
         next(line for line in dataflow.stdout if "controller: gain 0.01" in line)
         for arguments, answer in [
@@ -129,23 +141,13 @@ def test_parameters(example: Path) -> None:
         assert "controller: gain is now 0.9" in rest
         assert re.search(r"plant: +arrived at 9", rest)
         assert dataflow.returncode == 0
-    finally:
-        dataflow.kill()
-        dataflow.wait()
 
 
 @pytest.mark.parametrize("example", ["notebook"], indirect=True)
 def test_notebook(example: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
-    dataflow = subprocess.Popen(
-        [sys.executable, "-u", "-m", "dora", "run", "dataflow.yml"],
-        cwd=example,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
+    with running(example) as dataflow:
         assert dataflow.stdout is not None
         next(line for line in dataflow.stdout if "the ball circles" in line)
         notebook = nbformat.read(example / "viewer.ipynb", as_version=4)
@@ -165,9 +167,6 @@ def test_notebook(example: Path) -> None:
         rest, _ = dataflow.communicate(timeout=TIMEOUT)
         assert "the speed is 2.0" in rest and "the speed is 0.0" in rest
         assert dataflow.returncode == 0
-    finally:
-        dataflow.kill()
-        dataflow.wait()
 
     again = notebook.cells[6]
     for cell, end in ((first, "the node is closed"), (again, "")):
@@ -244,14 +243,7 @@ def test_see_with_rerun(example: Path) -> None:
 
 @pytest.mark.parametrize("example", ["dynamic-node"], indirect=True)
 def test_dynamic_node(example: Path) -> None:
-    dataflow = subprocess.Popen(
-        [sys.executable, "-u", "-m", "dora", "run", "dataflow.yml"],
-        cwd=example,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
+    with running(example) as dataflow:
         # The talker's line shows that the dataflow runs and waits for the visitor.
         assert dataflow.stdout is not None
         first = next(line for line in dataflow.stdout if "talker: waiting for a visitor" in line)
@@ -266,6 +258,3 @@ def test_dynamic_node(example: Path) -> None:
         rest, _ = dataflow.communicate(timeout=TIMEOUT)
         assert "talker: thanks for 5 messages" in first + rest
         assert dataflow.returncode == 0
-    finally:
-        dataflow.kill()
-        dataflow.wait()

@@ -30,6 +30,14 @@ from dora.recording.mcap.reader import Recording
 TIMEOUT = 30.0  # seconds until something counts as hanging
 SHM = "/dev/shm"
 
+# A node that says which events come beside the messages.
+SINK = """
+    from dora import Node
+    for event in Node():
+        if event["type"] != "INPUT":
+            print(event["type"], event["id"], flush=True)
+"""
+
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
     """Wait for a condition, within a bound."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from arena import Arena, account, check_recording, counts, kill, rings_of, wait_until, watch_memory
+from arena import SINK, Arena, account, check_recording, counts, kill, rings_of, wait_until, watch_memory
 from rounds import FEW, generator
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
@@ -51,12 +51,6 @@ FORKING = """
         event = node.next(timeout=0.002)
         if event is not None and event["type"] == "STOP":
             break
-"""
-SINK = """
-    from dora import Node
-    for event in Node():
-        if event["type"] != "INPUT":
-            print(event["type"], event["id"], flush=True)
 """
 
 

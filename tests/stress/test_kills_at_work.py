@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from arena import (
+    SINK,
     Arena,
     Running,
     check_recording,
@@ -39,12 +40,6 @@ SOURCE = """
         event = node.next(timeout=0.001)
         if event is not None and event["type"] == "STOP":
             break
-"""
-SINK = """
-    from dora import Node
-    for event in Node():
-        if event["type"] != "INPUT":
-            print(event["type"], event["id"], flush=True)
 """
 
 
