@@ -113,7 +113,7 @@ def _idle_with_arrow(scenario: Scenario, run: Run) -> dict[str, Figure]:
 
 
 def _memory(run: Run) -> Figure:
-    return Figure(median([kilobytes / KIB for kilobytes in run.results("idle*")]))
+    return Figure(median([node["pss_kib"] / KIB for node in run.results("idle*")]))
 
 
 def _only(scenario: Scenario, figure: Figure) -> dict[str, Figure]:

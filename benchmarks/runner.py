@@ -19,6 +19,7 @@ from typing import Any
 DATAFLOWS = Path(__file__).parent / "dataflows"
 TIMEOUT_S = 120.0
 LEFTOVER_GRACE_S = 5.0
+NO_FILES: Mapping[str, str] = {}
 _PR_SET_CHILD_SUBREAPER = 36
 # Modules are compiled once, as on a user's machine, even where a container says otherwise.
 NOT_A_USERS = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
@@ -47,12 +48,16 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left: wall and CPU seconds of its whole process tree, the nodes' result files by name."""
+    """What a run left: wall and CPU seconds of its whole process tree, the nodes' result files by name.
+
+    `started_ns` is the time of the monotonic clock, which all processes share, when the command started.
+    """
 
     wall_s: float
     cpu_s: float
     files: Mapping[str, Any]
     printed: str
+    started_ns: int = 0
 
     def result(self, name: str) -> Any:
         """Return what the node wrote to `name`.json; raises RunFailed when it wrote nothing."""
@@ -69,24 +74,44 @@ class Run:
         return found
 
 
+@contextmanager
+def copied(files: Mapping[str, str]) -> Iterator[tuple[Path, Path]]:
+    """Copy `dataflows/` and write `files`, by path below it, for a run; the folder is then removed.
+
+    Yields the copy and an empty folder for results.
+    """
+    with tempfile.TemporaryDirectory(prefix="dora-benchmark-") as folder:
+        copy = Path(folder, "dataflows")
+        shutil.copytree(DATAFLOWS, copy, ignore=shutil.ignore_patterns("__pycache__", "out"))
+        for name, text in files.items():
+            (copy / name).write_text(text)
+        results = Path(folder, "results")
+        results.mkdir()
+        yield copy, results
+
+
+def read_results(results: Path) -> dict[str, Any]:
+    """Return what the nodes wrote, by the names of their files."""
+    return {file.stem: json.loads(file.read_text()) for file in results.glob("*.json")}
+
+
 def run_dataflow(
     implementation: Implementation,
     dataflow: str,
     environment: Mapping[str, str],
     arguments: Sequence[str] = (),
+    files: Mapping[str, str] = NO_FILES,
+    timeout_s: float = TIMEOUT_S,
 ) -> Run:
     """Run `dataflow` (a path below `dataflows/`) to its end, in a folder of its own that is then removed.
 
-    Raises RunFailed when it exits with an error, outlasts `TIMEOUT_S` or leaves processes behind.
+    `files` are written there first, as by `copied`. Raises RunFailed when it exits with an error, outlasts
+    `timeout_s` or leaves processes behind.
     """
-    with tempfile.TemporaryDirectory(prefix="dora-benchmark-") as folder:
-        copy = Path(folder, "dataflows")
-        shutil.copytree(DATAFLOWS, copy, ignore=shutil.ignore_patterns("__pycache__", "out"))
-        results = Path(folder, "results")
-        results.mkdir()
-        printed = Path(folder, "printed.txt")
+    with copied(files) as (copy, results):
+        printed = results.with_name("printed.txt")
         path = copy / dataflow
-        started = time.perf_counter()
+        started_ns = time.monotonic_ns()
         with printed.open("wb") as output:
             process = subprocess.Popen(
                 [*implementation.command, "run", path.name, *arguments],
@@ -97,16 +122,16 @@ def run_dataflow(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        with _killed_after(TIMEOUT_S, process.pid) as timed_out:
+        with _killed_after(timeout_s, process.pid) as timed_out:
             # wait4 reports the CPU of the command and of every process it waited for itself.
             _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - started
+        wall_s = (time.monotonic_ns() - started_ns) / 1e9
         process.returncode = os.waitstatus_to_exitcode(status)
         leftover_cpu_s, killed = reap_leftovers()
         if timed_out.is_set() or process.returncode or killed:
-            raise RunFailed(_complaint(process.returncode, timed_out.is_set(), killed, printed))
-        files = {file.stem: json.loads(file.read_text()) for file in results.glob("*.json")}
-        return Run(wall_s, usage.ru_utime + usage.ru_stime + leftover_cpu_s, files, _last_lines(printed))
+            raise RunFailed(_complaint(process.returncode, timed_out.is_set(), timeout_s, killed, printed))
+        cpu_s = usage.ru_utime + usage.ru_stime + leftover_cpu_s
+        return Run(wall_s, cpu_s, read_results(results), _last_lines(printed), started_ns)
 
 
 def adopt_orphans() -> None:
@@ -159,9 +184,9 @@ def _children() -> list[int]:
     return [int(pid) for task in tasks for pid in task.read_text().split()]
 
 
-def _complaint(exit_code: int, timed_out: bool, killed: int, printed: Path) -> str:
+def _complaint(exit_code: int, timed_out: bool, timeout_s: float, killed: int, printed: Path) -> str:
     if timed_out:
-        reason = f"it did not end within {TIMEOUT_S:.0f} s"
+        reason = f"it did not end within {timeout_s:.0f} s"
     elif exit_code:
         reason = f"it exited with {exit_code}"
     else:

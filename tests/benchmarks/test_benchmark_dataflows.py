@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks import dashboard, looking, machines
+from benchmarks import dashboard, looking, machines, starting
 from benchmarks.looking import LINKS
 from benchmarks.measures import SCENARIOS, Scenario, chosen
 from benchmarks.recording import TOGETHER, WITH_NODE
@@ -29,13 +29,17 @@ def test_every_dataflow_is_valid(path: Path) -> None:
 )
 def test_every_script_compiles_and_is_used(path: Path) -> None:
     compile(path.read_text(), str(path), "exec")
-    assert any(path.name in file.read_text() for file in path.parent.glob("*.yml"))
+    texts = [file.read_text() for file in path.parent.glob("*.yml")]
+    assert any(path.name in text for text in [*texts, Path(starting.__file__).read_text()])
 
 
 def test_every_dataflow_is_measured() -> None:
     looked_at = {DATAFLOWS / "looking" / link.dataflow for link in LINKS}
     recorded = {DATAFLOWS / "recording" / name for name in (TOGETHER, WITH_NODE)}
-    assert {DATAFLOWS / scenario.dataflow for scenario in SCENARIOS} | looked_at | recorded == set(FILES)
+    started = {path for path in FILES if path.parent.name == "starting"}
+    assert all(path.name in Path(starting.__file__).read_text() for path in started)
+    measured = {DATAFLOWS / scenario.dataflow for scenario in SCENARIOS}
+    assert measured | looked_at | recorded | started == set(FILES)
 
 
 def test_names_are_unique_and_references_exist() -> None:
@@ -71,6 +75,7 @@ def test_a_quick_look_keeps_the_warm_up() -> None:
         ("docs/performance.md", machines.MARKERS),
         ("docs/performance.md", looking.MARKERS),
         ("docs/performance.md", dashboard.MARKERS),
+        ("docs/performance.md", starting.MARKERS),
         ("README.md", README_MARKERS),
     ],
 )
@@ -86,3 +91,27 @@ def test_dataflows_between_machines_are_valid_and_have_a_node_on_each(
     dataflow = load(machines.write_dataflow(tmp_path, scenario))
     assert [node.deploy.machine for node in dataflow.nodes] == [machines.FIRST, machines.SECOND]
     assert all(Path(program.path).is_file() for program in dataflow.programs)
+
+
+def test_a_chain_is_valid_and_links_each_node_to_the_next(tmp_path: Path) -> None:
+    (tmp_path / "relay.py").touch()
+    (tmp_path / "chain.yml").write_text(starting.chain_dataflow(3))
+    dataflow = load(tmp_path / "chain.yml")
+    assert [[str(one.source) for one in node.inputs] for node in dataflow.nodes] == [
+        [],
+        ["relay0/out"],
+        ["relay1/out"],
+    ]
+    assert not dataflow.warnings
+
+
+def test_the_goal_of_a_start_is_compared_with_the_median_of_its_side() -> None:
+    results = starting.Results()
+    results.figures["dora-rs"]["run"] += [4.0, 2.0, 2.0]
+    results.figures["ours"]["run"] += [1.0, 1.0, 9.0]
+    results.figures["ours"]["node"] += [16.0]
+    goals = [starting.Goal(0.5, "dora-rs", "run"), starting.Goal(0.4, "dora-rs", "run")]
+    assert [results.outcome("ours", "run", goal)[-1] for goal in goals] == ["✓", "✗"]
+    assert results.outcome("ours", "node", starting.Goal(15)) == "15 ✗"
+    assert results.outcome("ours", "run", starting.Goal(0.125, "ours", "run")) == "0.125 of ours"
+    assert results.cell("ours", "run", starting.Row("", "s")) == "1 s (1–9)"

@@ -1,8 +1,13 @@
-"""Do nothing at every tick; once, when all have settled, note the memory of this process."""
+"""Do nothing at every tick; once, when all have settled, write when it was ready and the memory it has.
+
+Times are those of the monotonic clock, in nanoseconds. Memory is the proportional set size, and the pages
+that no other process shares, in KiB. With BENCHMARK_ENDS the node then ends by itself.
+"""
 
 import importlib
 import json
 import os
+import time
 from pathlib import Path
 
 from dora import Node
@@ -13,15 +18,21 @@ for module in os.environ.get("IMPORT", "").split():
     importlib.import_module(module)
 
 node = Node()
+found = {"ready_ns": time.monotonic_ns(), "pss_kib": 0, "own_kib": 0}
 ticks = 0
 for event in node:
     if event["type"] == "INPUT":
         ticks += 1
         if ticks == WHEN:
             rollup = Path("/proc/self/smaps_rollup")
-            pss = 0
             if rollup.exists():
-                pss = next(int(line.split()[1]) for line in rollup.open() if line.startswith("Pss:"))
-            Path(os.environ["BENCHMARK_RESULTS"], os.environ["IDLE"] + ".json").write_text(json.dumps(pss))
+                sizes = {line.split()[0]: int(line.split()[1]) for line in rollup.open() if " kB" in line}
+                found["pss_kib"] = sizes["Pss:"]
+                found["own_kib"] = sizes["Private_Clean:"] + sizes["Private_Dirty:"]
+            Path(os.environ["BENCHMARK_RESULTS"], os.environ["IDLE"] + ".json").write_text(
+                json.dumps(found)
+            )
+        if ticks == 2 * WHEN and "BENCHMARK_ENDS" in os.environ:
+            break
     elif event["type"] == "STOP":
         break

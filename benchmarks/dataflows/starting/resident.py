@@ -1,0 +1,7 @@
+"""Do nothing until the dataflow is stopped."""
+
+from dora import Node
+
+for event in Node():
+    if event["type"] == "STOP":
+        break
