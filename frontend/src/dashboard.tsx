@@ -108,7 +108,7 @@ function Dataflow(props: {
   const [selected, setSelected] = useState<Selected>(null);
   const [node, setNode] = useState(""); // of the log
   const [splits, setSplits] = useStored("splits", SPLITS);
-  const [latency, setLatency] = useState(false);
+  const [latency, setLatency] = useStored("latency", false, sessionStorage); // a page that is loaded again goes on
   const narrow = useNarrow();
   const live = useMemo(() => new Live(uuid), [uuid]);
   const recorded = listed !== null && (listed.status === "Finished" || listed.status === "Failed");

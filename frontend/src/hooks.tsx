@@ -23,11 +23,11 @@ export function useNarrow(): boolean {
   return narrow;
 }
 
-/** A state that the browser remembers. What it cannot store or read is as if it had not been stored. */
-export function useStored<T>(key: string, initial: T): [T, (value: T) => void] {
+/** A state that the browser remembers, or with `sessionStorage` the tab. What cannot be stored or read is as if it had not been stored. */
+export function useStored<T>(key: string, initial: T, storage = localStorage): [T, (value: T) => void] {
   const [value, setValue] = useState<T>(() => {
     try {
-      return (JSON.parse(localStorage.getItem(key) ?? "null") as T) ?? initial;
+      return (JSON.parse(storage.getItem(key) ?? "null") as T) ?? initial;
     } catch {
       return initial;
     }
@@ -35,7 +35,7 @@ export function useStored<T>(key: string, initial: T): [T, (value: T) => void] {
   const store = (next: T) => {
     setValue(next);
     try {
-      localStorage.setItem(key, JSON.stringify(next));
+      storage.setItem(key, JSON.stringify(next));
     } catch {
       // It is full, or switched off: the value lasts as long as the page.
     }

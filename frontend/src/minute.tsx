@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { ends, type Graph } from "./graph";
 import { useLive } from "./hooks";
-import { Links, milliseconds, nodeOf, rate, short } from "./model";
+import { linkName, milliseconds, nodeOf, rate, short } from "./model";
 import { COLOURS, Plot } from "./plot";
 import { type Live, MINUTE, type Sample } from "./server";
 import type { Selected } from "./view";
@@ -19,31 +19,30 @@ interface Curve {
 
 export function MinutePane(props: { live: Live; graph: Graph; selected: Selected; latency: boolean; onLatency: (on: boolean) => void }) {
   const { live, graph, selected } = props;
-  useLive(live, "state");
+  useLive(live, "samples");
   const { history } = live;
   const boxes = new Map(graph.boxes.map((box) => [box.id, box]));
-  const looks = history.map((sample) => new Links(sample.state, boxes));
   const box = selected?.kind === "box" ? boxes.get(selected.id) : undefined;
   const edges = graph.edges.filter((edge) => (selected?.kind === "edge" ? edge === selected.edge : !selected || edge.source === selected.id || edge.target === selected.id));
-  const links = (value: (link: NonNullable<ReturnType<Links["of"]>>) => number | null | undefined): Curve[] =>
-    edges.map((edge) => ({
-      name: ends(edge)[1], // an input has one source
-      title: ends(edge).join(" → "),
-      colour: colourOf(graph.edges.indexOf(edge)),
-      values: looks.map((look) => {
-        const link = look.of(edge);
-        return link ? (value(link) ?? null) : null;
-      }),
-    }));
-  const ids = [...new Set(history.flatMap(({ state }) => state.nodes.map((node) => node.id)))];
+  const links = (figure: 0 | 1 | 2): Curve[] =>
+    edges.map((edge) => {
+      const name = linkName(edge, boxes);
+      return {
+        name: ends(edge)[1], // an input has one source
+        title: ends(edge).join(" → "),
+        colour: colourOf(graph.edges.indexOf(edge)),
+        values: history.map((sample) => (name ? (sample.links[name]?.[figure] ?? null) : null)),
+      };
+    });
+  const ids = [...new Set(history.flatMap(({ cpu }) => Object.keys(cpu)))];
   const cpu = ids
-    .map((id, index): Curve => ({ name: id, title: id, colour: colourOf(index), values: history.map(({ state }) => state.nodes.find((node) => node.id === id)?.cpu ?? null) }))
+    .map((id, index): Curve => ({ name: id, title: id, colour: colourOf(index), values: history.map((sample) => sample.cpu[id] ?? null) }))
     .filter(({ name }) => !box || name === nodeOf(box));
-  const latency = links((link) => link.latency?.[0]);
+  const latency = links(1);
   const measured = latency.some(({ values }) => values.some((value) => value !== null));
   return (
     <section class="pane minute" id="minute" aria-label="Last minute">
-      <Chart title="Rates" history={history} curves={links((link) => link.hz)} unit={rate} empty="no link" />
+      <Chart title="Rates" history={history} curves={links(0)} unit={rate} empty="no link" />
       <Chart
         title="Latencies"
         history={history}
@@ -51,7 +50,7 @@ export function MinutePane(props: { live: Live; graph: Graph; selected: Selected
         unit={milliseconds}
         empty={props.latency && !measured ? "nothing measured yet" : <button class="link" onClick={() => props.onLatency(true)}>Measure</button>}
       />
-      <Chart title="Drops" history={history} curves={links((link) => link.dropping_hz)} unit={(value) => `${short(value)}/s`} empty="none" positive />
+      <Chart title="Drops" history={history} curves={links(2)} unit={(value) => `${short(value)}/s`} empty="none" positive />
       <Chart title="CPU" history={history} curves={cpu} unit={(value) => `${value.toFixed(0)} %`} empty="no process" />
     </section>
   );
@@ -70,9 +69,10 @@ function Chart(props: {
     .filter((curve) => greatest(curve) > (props.positive ? 0 : -1))
     .sort((a, b) => greatest(b) - greatest(a))
     .slice(0, MOST);
+  const seconds = props.history.length ? Math.round((props.history[props.history.length - 1]!.at - props.history[0]!.at) / 1000) : 0;
   const data = [props.history.map(({ at }) => at / 1000), ...curves.map(({ values }) => values)];
   return (
-    <figure class="chart" data-chart={props.title}>
+    <figure class="chart" data-chart={props.title} aria-label={`${props.title} of the last ${seconds} s`}>
       <figcaption>{props.title} <span class="quiet">{curves.length === 0 && props.empty}</span></figcaption>
       {curves.length > 0 && (
         <>

@@ -107,7 +107,15 @@ export function nodeOf(box: Box): string {
   return box.id.split("/")[0]!;
 }
 
-/** Find what is measured of an edge; timers and logs are not. */
+/** Return the name that the server has for the link of an edge; timers and logs have none. */
+export function linkName(edge: Edge, boxes: Map<string, Box>): string | null {
+  const source = boxes.get(edge.source);
+  const target = boxes.get(edge.target);
+  if (!source || !target || isGiven(source)) return null;
+  return `${fullName(source, edge.output)} ${fullName(target, edge.input)}`;
+}
+
+/** Find what is measured of an edge. */
 export class Links {
   private links = new Map<string, LinkState>();
 
@@ -119,10 +127,7 @@ export class Links {
   }
 
   of(edge: Edge): LinkState | undefined {
-    const source = this.boxes.get(edge.source);
-    const target = this.boxes.get(edge.target);
-    if (!source || !target || isGiven(source)) return undefined;
-    return this.links.get(`${fullName(source, edge.output)} ${fullName(target, edge.input)}`);
+    return this.links.get(linkName(edge, this.boxes) ?? "");
   }
 }
 

@@ -86,15 +86,16 @@ export interface Found {
   entries: Line[];
 }
 
-type Channel = "connection" | "graph" | "state" | "lines" | "kinds" | `preview ${string}`;
+type Channel = "connection" | "graph" | "state" | "samples" | "lines" | "kinds" | `preview ${string}`;
 
-/** The state at a time, in milliseconds since the Unix epoch. */
+/** Figures of one moment, for curves. */
 export interface Sample {
-  at: number;
-  state: State;
+  at: number; // milliseconds since the Unix epoch, by the clock of the server
+  cpu: Record<string, number>; // by node
+  links: Record<string, [hz: number, latency: number | null, dropping_hz: number]>; // by source and target
 }
 
-export const MINUTE = 60; // seconds that are kept of states
+export const MINUTE = 60; // seconds that are kept of samples
 const KEPT_FRAMES = 60; // pictures and boxes of a topic that are kept, so that they find each other
 const KEPT_BYTES = 12e6;
 const MAX_LINES = 3000;
@@ -211,9 +212,14 @@ export class Live {
     }
     if (message.state) {
       this.state = message.state as State;
-      const at = Date.now();
-      this.history = [...this.history.filter((sample) => sample.at > at - 1000 * MINUTE), { at, state: this.state }];
       this.emit("state");
+    }
+    if (message.samples) {
+      // A connection that is made again begins with the whole minute.
+      const [first, last] = [message.samples[0].at, message.samples[message.samples.length - 1].at];
+      const before = this.history.filter(({ at }) => at < first && at >= last - 1000 * MINUTE);
+      this.history = [...before, ...message.samples];
+      this.emit("samples");
     }
     if (message.lines) {
       this.lines = [...this.lines, ...message.lines].slice(-MAX_LINES);

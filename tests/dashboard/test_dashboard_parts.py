@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, PageState
 from dora.cluster.dashboard.watches import MAX_LINES, MAX_WAITING_PREVIEWS, Outbox
 from dora.cluster.dashboard.yaml_text import lines_of_nodes
 from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
@@ -69,6 +70,21 @@ def test_dropped_lines_are_counted() -> None:
     outbox.put(Ended())
     outbox.put(Found(3, [b"{}"], 9))
     assert taken(outbox)[0] == {"ended": True, "found": [{"ticket": 3, "total": 9, "entries": [{}]}]}
+
+
+def test_a_hidden_browser_gets_the_whole_minute_and_no_more() -> None:
+    minute, outbox = LastMinute(), Outbox()
+    nothing = PageState([], [], "")
+    for number in range(1000):  # four machines send their states
+        sample = minute.add(1e9 + number / 4, nothing)
+        outbox.add_samples([] if sample is None else [sample])
+    times = [json.loads(sample)["at"] / 1000 - 1e9 for sample in minute.samples]
+    assert times == [number / 2 for number in range(500 - MAX_SAMPLES, 500)]
+    assert [sample["at"] / 1000 - 1e9 for sample in taken(outbox)[0]["samples"]] == times
+    minute.add(1e9 + 1000, nothing)
+    assert len(minute.samples) == 1
+    minute.add(1e9, nothing)  # the clock was set back
+    assert json.loads(minute.samples[0])["at"] == 1e12
 
 
 def test_commands_that_arrive_together_are_taken_one_by_one() -> None:

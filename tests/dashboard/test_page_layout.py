@@ -273,3 +273,19 @@ def test_the_last_minute_of_what_is_selected(running: Running, visit: Any) -> No
     wait_until(lambda: cpu.locator("li span").all_inner_texts() == ["camera"], page, "one node")
     page.locator('[data-chart="Latencies"]').get_by_role("button", name="Measure").click()
     page.wait_for_selector('[data-chart="Latencies"] li b >> text=/[0-9.]+ ms/')
+
+
+def test_the_last_minute_is_there_at_once_after_a_reload_and_in_a_second_browser(
+    running: Running, visit: Any
+) -> None:
+    page = visit(running.address)
+
+    def seconds(page: Any) -> int:
+        page.locator('[data-chart="CPU"] .uplot').wait_for()
+        return int(page.locator('[data-chart="CPU"]').get_attribute("aria-label").split()[-2])
+
+    wait_until(lambda: seconds(page) >= 6, page, "six seconds")
+    before = seconds(page)
+    page.reload()
+    assert seconds(page) >= before
+    assert seconds(visit(running.address)) >= before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dora.cluster.dashboard.dataflow_state import page_state
+from dora.cluster.dashboard.dataflow_state import as_json, merged_state
 from dora.observe.preview.protocol import State
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, Snapshots
@@ -31,7 +31,7 @@ def state(hz: float, trouble: str = "", machine: str = "") -> State:
 
 def merged(*arguments: Any) -> tuple[dict[str, Any], dict[str, float], str]:
     """Return machine and rate of each node, the rate of each link, and the trouble."""
-    found = json.loads(page_state(*arguments))
+    found = json.loads(as_json(merged_state(*arguments)))
     return (
         {each["id"]: (each["machine"], each["sent_hz"]) for each in found["nodes"]},
         {each["target"]: each["hz"] for each in found["links"]},

@@ -1,8 +1,10 @@
-"""The state of a dataflow as the page reads it: nodes and links of all machines, merged."""
+"""The state of a dataflow as the page reads it, merged from all machines, and its last minute."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -10,11 +12,49 @@ from dora.observe.preview.protocol import State
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, merge
 
+MINUTE: Final = 60.0  # seconds that the curves of the page show
+SHORTEST: Final = 0.5  # seconds between two samples; each of several machines sends a state per second
+MAX_SAMPLES: Final = int(MINUTE / SHORTEST)
 
-def page_state(
+
+class PageState(msgspec.Struct, frozen=True):
+    """Nodes and links of all machines; ``trouble`` says what cannot be observed."""
+
+    nodes: list[NodeSnapshot]
+    links: list[LinkRate]
+    trouble: str
+
+
+class LastMinute:
+    """Samples of the last minute, as JSON: the figures that the page draws curves of, and no others."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, bytes]] = deque(maxlen=MAX_SAMPLES)
+
+    @property
+    def samples(self) -> list[bytes]:
+        """The samples, oldest first."""
+        return [sample for _, sample in self._samples]
+
+    def add(self, at: float, state: PageState) -> bytes | None:
+        """Add a state of the time ``at``, in seconds since the Unix epoch.
+
+        Return the new sample, or None if the last one is too recent.
+        """
+        if self._samples and at < self._samples[-1][0]:
+            self._samples.clear()  # the clock was set back
+        if self._samples and at < self._samples[-1][0] + SHORTEST:
+            return None
+        while self._samples and self._samples[0][0] < at - MINUTE:
+            self._samples.popleft()
+        self._samples.append((at, _sample(at, state)))
+        return self._samples[-1][1]
+
+
+def merged_state(
     here: State | None, remote: Mapping[str, State], faults: Mapping[str, str], placed: Mapping[str, str]
-) -> bytes:
-    """Return the merged state of this machine and of others, as JSON.
+) -> PageState:
+    """Return the merged state of this machine and of others.
 
     ``remote`` and ``faults``, which say why a machine cannot be observed, are by machine. ``placed`` is
     node → machine.
@@ -34,12 +74,29 @@ def page_state(
             lambda node: placed.get(node) or reported[node] or only,
         )
     troubles = (*(state.trouble for state in states), *faults.values())
-    return _as_json(nodes, links, "; ".join(filter(None, troubles)))
+    return PageState(nodes, links, "; ".join(filter(None, troubles)))
 
 
-def _as_json(nodes: list[NodeSnapshot], links: list[LinkRate], trouble: str) -> bytes:
+def _sample(at: float, state: PageState) -> bytes:
+    """Return the CPU of nodes; and rate, latency and losses of links."""
+    sample = {
+        "at": round(at * 1000),
+        "cpu": {item.node.id: round(item.load.cpu_percent, 1) for item in state.nodes if item.load},
+        "links": {
+            f"{rate.link.producer} {rate.link.consumer}": [
+                round(rate.hz, 2),
+                rate.latency_ms and round(rate.latency_ms[0], 3),
+                round(rate.dropping_hz, 2),
+            ]
+            for rate in state.links
+        },
+    }
+    return msgspec.json.encode(sample)
+
+
+def as_json(state: PageState) -> bytes:
     """Return nodes and links as the page reads them."""
-    state = {
+    value = {
         "nodes": [
             {
                 "id": item.node.id,
@@ -59,7 +116,7 @@ def _as_json(nodes: list[NodeSnapshot], links: list[LinkRate], trouble: str) -> 
                     for output in item.node.outputs
                 ],
             }
-            for item in nodes
+            for item in state.nodes
         ],
         "links": [
             {
@@ -75,8 +132,8 @@ def _as_json(nodes: list[NodeSnapshot], links: list[LinkRate], trouble: str) -> 
                 "silent": rate.silent,
                 "latency": rate.latency_ms,
             }
-            for rate in links
+            for rate in state.links
         ],
-        "trouble": trouble,
+        "trouble": state.trouble,
     }
-    return msgspec.json.encode(state)
+    return msgspec.json.encode(value)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from dora.cluster.dashboard.dataflow_state import page_state
+from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, as_json, merged_state
 from dora.cluster.dashboard.remote import RemoteObservers
 from dora.observe.preview.protocol import (
     MAX_FRAME,
@@ -46,6 +47,7 @@ class Outbox:
         self._previews: dict[str, deque[Preview]] = {}
         self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
         self._skipped = 0
+        self._samples: deque[bytes] = deque(maxlen=MAX_SAMPLES)
         self._answers: deque[Found] = deque(maxlen=8)
         self._something = asyncio.Event()
         self._taken: tuple[str, ...] = ()  # kinds of the delivery that is being sent
@@ -75,6 +77,11 @@ class Outbox:
         self._newest[kind] = json
         self._something.set()
 
+    def add_samples(self, samples: Iterable[bytes]) -> None:
+        """Add samples of the last minute; a browser that is hidden gets them all when it is shown."""
+        self._samples.extend(samples)
+        self._something.set()
+
     def sent(self) -> None:
         """Note that the messages that were taken are sent."""
         self._taken = ()
@@ -90,6 +97,8 @@ class Outbox:
         parts = [b'"%s":%s' % (kind.encode(), value) for kind, value in self._newest.items()]
         if self._lines or self._skipped:
             parts.append(b'"lines":[%s],"skipped":%d' % (b",".join(self._lines), self._skipped))
+        if self._samples:
+            parts.append(b'"samples":[%s]' % b",".join(self._samples))
         if self._answers:
             found = (
                 b'{"ticket":%d,"total":%d,"entries":[%s]}'
@@ -102,6 +111,7 @@ class Outbox:
         self._newest.clear()
         self._previews.clear()
         self._lines.clear()
+        self._samples.clear()
         self._answers.clear()
         self._skipped = 0
         return [*([f"{{{b','.join(parts).decode()}}}"] if parts else []), *map(_packed, previews)]
@@ -114,7 +124,7 @@ def _packed(preview: Preview) -> bytes:
     return len(head).to_bytes(HEAD_SIZE, "little") + head + preview.body
 
 
-LINGER_TIME: Final = 3.0  # seconds that a watcher outlives its last browser: a page that is loaded again
+LINGER_TIME: Final = 10.0  # seconds that a watcher outlives its last browser: a page that is loaded again
 FINISH_TIMEOUT: Final = 1.5  # seconds; less than the run waits for its server
 MAX_TOPICS: Final = 16  # that one browser may look at
 RECENT_LINES: Final = 1000
@@ -149,6 +159,7 @@ class Watch:
         self.remote: RemoteObservers | None = None  # observers on other machines
         self._here: State | None = None  # the state on this machine
         self._state: bytes | None = None  # the state on all machines, as JSON
+        self._minute = LastMinute()
 
     async def start(self) -> None:
         """Start the watcher."""
@@ -190,8 +201,9 @@ class Watch:
         return self._process is not None and self._process.returncode is None
 
     def add(self, viewer: Viewer) -> None:
-        """Add a browser, and send it the present state."""
+        """Add a browser, and send it the present state and the last minute."""
         self.viewers.add(viewer)
+        viewer.outbox.add_samples(self._minute.samples)
         for message in self._newest.values():
             viewer.outbox.put(message)
         if self._state is not None:
@@ -223,11 +235,15 @@ class Watch:
         """Send all browsers the state on all machines."""
         remote = self.remote
         if remote is None:
-            self._state = page_state(self._here, {}, {}, {})
+            state = merged_state(self._here, {}, {}, {})
         else:
-            self._state = page_state(self._here, remote.states, remote.faults, remote.placed)
+            state = merged_state(self._here, remote.states, remote.faults, remote.placed)
+        self._state = as_json(state)
+        sample = self._minute.add(time.time(), state)
         for viewer in self.viewers:
             viewer.outbox.set("state", self._state)
+            if sample is not None:
+                viewer.outbox.add_samples([sample])
 
     def receive_remote(self, message: FromWatcher) -> None:
         """Forward a message of another machine; a graph only if this machine has none."""
