@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urljoin
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_broken_link_fails_the_build(mistake: str, tmp_path: Path) -> None:
     assert "nowhere" in done.stderr
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(site: Path) -> Iterator[str]:
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -123,18 +124,73 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (Debian: apt install chromium)")
-def test_the_search_finds_a_page_and_asks_no_other_host(address: str) -> None:
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    requested: list[str] = []
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here (Debian: apt install chromium)")
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         )
-        page = browser.new_page()
-        page.on("request", lambda request: requested.append(request.url))
-        page.goto(address)
-        page.goto(f"{address}search.html?q=hot+reload")
-        page.locator("#search-results a", has_text="Change code while the dataflow runs").first.wait_for()
+        yield browser.new_page()
         browser.close()
+
+
+def test_the_search_leads_to_a_section_and_asks_no_other_host(chromium: Any, address: str) -> None:
+    requested: list[str] = []
+    chromium.on("request", lambda request: requested.append(request.url))
+    chromium.goto(address)
+    chromium.locator("input[name=q]").first.fill("what is watched by hot reload")
+    chromium.keyboard.press("Enter")
+    result = chromium.locator("#search-results li").first
+    result.locator("p.context .highlighted", has_text="watched").first.wait_for()
+    result.locator("a").click()
+    chromium.wait_for_url(f"{address}how-to/hot-reload.html#what-is-watched")
     assert [url for url in requested if not url.startswith((address, "data:"))] == []
+
+
+def test_the_search_works_on_a_site_that_is_opened_as_a_file(chromium: Any, site: Path) -> None:
+    chromium.goto(f"{site.as_uri()}/search.html?q=raspberry")
+    chromium.locator("#search-results p.context .highlighted", has_text="Raspberry").first.wait_for()
+
+
+# What newcomers ask, and words of the answer that the first result has.
+QUESTIONS = {
+    "how do I make a queue bigger": "queue_size: 100",
+    "why are messages dropped": "queue_size",
+    "how do I use the webcam": "opencv-video-capture",
+    "can I run it on a Jetson": "arm64",
+    "how do I pass a numpy image": '"width": width',
+    "how do I stop after 10 s": "--stop-after 10s",
+    "where are the logs": "log_<node>.jsonl",
+    "how do I set an environment variable": "env: {",
+    "how do I debug a node with a breakpoint": "path: dynamic",
+    "how do I use ROS 2 topics": "rclpy",
+    "how do I run on two computers": "dora daemon --machine-id",
+    "is it safe on a shared network": "nothing is encrypted by default",
+    "how do I match two cameras by time": "timestamp",
+    "which types can I send": "NumPy arrays",
+    "how do I see the rate": "dora topic hz",
+    "messages dropped": "queue_size",
+    "stop after 10 seconds": "--stop-after 10s",
+    "read mcap pandas": "--parquet",
+    "fps": "dora topic hz",
+    "raspberry pi": "arm64",
+}
+
+
+def test_the_first_result_answers_what_newcomers_ask(chromium: Any, site: Path) -> None:
+    chromium.goto(f"{site.as_uri()}/search.html")
+    chromium.wait_for_function("Search.sections.length > 0")
+    missed = {}
+    for question, answer in QUESTIONS.items():
+        first = chromium.evaluate("question => Search.rank(question)[0]", question)
+        if answer not in first["text"]:
+            missed[question] = f"{first['name']}#{first['anchor']}"
+    assert missed == {}
+
+
+def test_a_search_without_a_result_says_so(chromium: Any, site: Path) -> None:
+    chromium.goto(f"{site.as_uri()}/search.html?q=xylophone")
+    chromium.get_by_text("Nothing found.").wait_for()

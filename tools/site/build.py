@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 NAVIGATION = {
     "Start": [
         "start",
+        "questions",
         "platforms",
         "concepts",
         "coming-from-ros2",
