@@ -49,6 +49,7 @@ def run(
     engine: Engine | None = None,
     strict_outputs: bool = False,
     hot_reload: bool = False,
+    preload: bool = True,
     log_level: LogLevel = "stdout",
     log_format: LogFormat = "pretty",
     on_log: Callable[[LogEntry], None] | None = None,
@@ -87,6 +88,7 @@ def run(
         engine=engine,
         strict_outputs=strict_outputs,
         hot_reload=hot_reload,
+        preload=preload,
     )
     outcome = run_to_end(
         os.fspath(dataflow_path),

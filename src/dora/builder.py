@@ -93,6 +93,7 @@ class NodeFields(CommonFields, total=False):
     startup_timeout: float
     hot_reload: Literal["overlap", "replace", "never"]
     cpu_affinity: list[int]
+    preload: bool | list[str]
     shared_memory_pool_size: str | int
     python: Mapping[str, Any]
     git: str
@@ -116,6 +117,7 @@ class DataflowFields(TypedDict, total=False):
     health_check_interval: float
     debug: Mapping[str, Any]
     deploy: Mapping[str, Any]
+    preload: bool | list[str]
     strict_types: bool
     type_rules: list[Any]
 

@@ -175,6 +175,16 @@ def test_parameters(project: Project) -> None:
     assert node.env == {"PARAM_SPEED": "2.50", "PARAM_ON": "true"}
 
 
+def test_preload_of_the_node_that_uses_a_module(project: Project) -> None:
+    flow = FLOW.replace("inputs: {frames", "preload: false\n    inputs: {frames")
+    inner = DETECT.replace("path: scale.py", "path: scale.py\n    preload: [scipy]")
+    dataflow = project.write(flow=flow, mods__detect=inner).load()
+    (scipy,) = dataflow.node("pipe.scale").preload or ()
+    assert (scipy.name, dataflow.node("pipe.find").preload) == ("scipy", None)
+    line = inner.partition("[scipy]")[0].count("\n") + 1
+    assert scipy.place == f"{project.folder}/mods/detect.yml:{line}:15"
+
+
 def test_environment_of_the_node_that_uses_a_module(project: Project) -> None:
     flow = FLOW.replace("inputs: {frames", "env: {A: $HOME, B: outer}\n    inputs: {frames")
     inner = DETECT.replace("path: scale.py", "path: scale.py\n    env: {B: inner}")

@@ -144,6 +144,7 @@ optional = {
     "restart_delay": seconds,
     "startup_timeout": seconds,
     "cpu_affinity": st.lists(st.integers(0, 8), max_size=3),
+    "preload": st.booleans() | st.none() | st.lists(st.sampled_from(["a", "b.c"]), max_size=3),
     "min_log_level": st.sampled_from(["error", "Info", "STDOUT"]),
     "max_log_size": sizes,
     "shared_memory_pool_size": sizes,

@@ -215,6 +215,30 @@ def test_restart_fields() -> None:
     assert (found.hot_reload, node("").hot_reload) == ("never", "overlap")
 
 
+def test_the_packages_of_a_node_have_their_places() -> None:
+    found = node("    preload: [torch, cv2, torch]\n")
+    places = [(package.name, package.place) for package in found.preload or ()]
+    assert places == [("torch", "<dataflow>:5:15"), ("cv2", "<dataflow>:5:22")]
+    assert (node("").preload, node("    preload: false\n").preload) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("of_dataflow", "of_node", "found"),
+    [
+        ("[torch]", "", ["torch"]),
+        ("[torch]", "[cv2]", ["cv2"]),
+        ("[torch]", "true", []),
+        ("[torch]", "false", None),
+        ("false", "", None),
+        ("false", "[]", []),
+    ],
+)
+def test_the_preload_of_a_node_wins(of_dataflow: str, of_node: str, found: list[str] | None) -> None:
+    text = f"preload: {of_dataflow}\nnodes: [{{id: a, path: a.py, preload: {of_node}}}]\n"
+    preload = parse(text).nodes[0].preload
+    assert found == (None if preload is None else [package.name for package in preload])
+
+
 def test_log_fields() -> None:
     text = """    send_stdout_as: x
     send_logs_as: log
@@ -322,6 +346,16 @@ def test_unknown_node_in_a_log_source_is_a_warning() -> None:
 def test_fields_without_effect_on_a_dynamic_node_are_a_warning() -> None:
     dataflow = parse("nodes: [{id: a, path: dynamic, restart_policy: always, startup_timeout: 5}]")
     assert [w.message.split()[0] for w in dataflow.warnings] == ["`restart_policy`", "`startup_timeout`"]
+
+
+@pytest.mark.parametrize("path", ["dynamic", "shell"])
+def test_packages_for_a_node_that_imports_none_are_a_warning(path: str) -> None:
+    fields = f"path: {path}, args: {'x' if path == 'shell' else ''}"
+    (warning,) = parse(f"nodes: [{{id: a, {fields}, preload: [torch]}}]").warnings
+    assert "`preload` has no effect on the node `a`" in warning.message and warning.line == 1
+    for harmless in ("preload: false", "preload: true"):
+        assert not parse(f"nodes: [{{id: a, {fields}, {harmless}}}]").warnings
+    assert not parse(f"{{preload: [torch], nodes: [{{id: a, {fields}}}]}}").warnings
 
 
 def test_path_keeps_other_variables_with_a_warning() -> None:

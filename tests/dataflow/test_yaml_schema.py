@@ -121,6 +121,10 @@ GOOD = [
     "max_restarts: 0",
     "hot_reload: replace",
     "cpu_affinity: []",
+    "preload: true",
+    "preload: false",
+    "preload: []",
+    "preload: [torch, torchvision.models]",
     "send_stdout_as: x",
     "shared_memory_pool_size: 8MiB",
     "pattern: unheard-of",
@@ -165,6 +169,8 @@ BAD: list[dict[str, Any]] = [
     {"nodes": [{"id": "a", "path": "a", "max_log_size": "many"}]},
     {"nodes": [{"id": "a", "path": "a", "max_rotated_files": -1}]},
     {"nodes": [{"id": "a", "path": "a", "env": {"A": [1]}}]},
+    {"nodes": [{"id": "a", "path": "a", "preload": "torch"}]},
+    {"nodes": [{"id": "a", "path": "a", "preload": ["opencv-python"]}]},
     {"nodes": [{"id": "a", "path": "a", "deploy": {"machine": "b c"}}]},
     {"nodes": [{"id": "a", "path": "a", "deploy": {"labels": ["gpu"]}}]},
     {"nodes": [{"id": "a", "operator": "o.py"}]},
@@ -173,6 +179,7 @@ BAD: list[dict[str, Any]] = [
     {"nodes": [{"id": "a", "operator": {"python": {"conda_env": "x"}}}]},
     {"nodes": [], "exit_when_nodes_finish": "yes"},
     {"nodes": [], "debug": {"all": True}},
+    {"nodes": [], "preload": [".a"]},
 ]
 
 

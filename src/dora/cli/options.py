@@ -92,6 +92,12 @@ shell_nodes_option = click.option(
     "--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`."
 )
 
+preload_option = click.option(
+    "--no-preload",
+    is_flag=True,
+    help="Start a new Python for each node, not a copy of a process that has imported its packages.",
+)
+
 uv_option = click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
 
 debug_option = ignored_option(

@@ -42,6 +42,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     engine: Engine | None = None
     strict_outputs: bool = False
     trace: bool = False  # nodes write spans
+    preload: bool = True  # nodes start from a template process, where that is possible
 
 
 class LocalRunOptions(RunOptions, frozen=True, kw_only=True):

@@ -136,6 +136,13 @@ class Deploy(msgspec.Struct, frozen=True):
 HERE = Deploy()
 
 
+class PreloadedPackage(msgspec.Struct, frozen=True):
+    """An installed package that is imported before a node starts, whether its program imports it or not."""
+
+    name: str  # as in an `import`, "torch" or "torchvision.models"
+    place: str  # "file.yml:3:5" of the name, for messages
+
+
 class NodeSpec(msgspec.Struct, frozen=True):
     """One process of the dataflow: a program (``path``) or a runtime for ``operators``.
 
@@ -162,6 +169,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
     startup_timeout: float | None = None  # seconds
     hot_reload: ReloadMode = "overlap"
     cpu_affinity: tuple[int, ...] = ()
+    preload: tuple[PreloadedPackage, ...] | None = ()  # beside those that it imports; None: a plain start
     python: PythonEnvironment | None = None  # None: that of dora, or with ``--uv`` one of uv
     git: GitSource | None = None
     download: Download | None = None

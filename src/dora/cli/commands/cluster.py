@@ -432,6 +432,7 @@ def start(
     uv: bool,
     allow_shell_nodes: bool,
     trace: bool,
+    no_preload: bool,
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
 ) -> int:
@@ -465,6 +466,7 @@ def start(
         hot_reload=hot_reload,
         allow_shell_nodes=allow_shell_nodes,
         trace=trace,
+        preload=not no_preload,
     )
     return start_and_wait(client, spec, attach)
 

@@ -83,6 +83,11 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
 @dataflow_options
 @progress_option
 @click.option("--allow-shell-nodes", is_flag=True, help="With FILE: allow nodes with `path: shell`.")
+@click.option(
+    "--no-preload",
+    is_flag=True,
+    help="With FILE: start a new Python for each node, not a copy of a process with its packages.",
+)
 @ignored_option("--proxy", is_flag=True, why="recording a running dataflow needs no proxy")
 @refused_option(
     "--output-yaml", instead="recording adds no node to the dataflow; use `dora record FILE`", is_flag=True
@@ -107,6 +112,7 @@ def record(
     exit_when_nodes_finish: bool | None,
     progress: str,
     allow_shell_nodes: bool,
+    no_preload: bool,
 ) -> int:
     """Record the messages of a dataflow into an MCAP file.
 
@@ -149,6 +155,7 @@ def record(
         uv=uv,
         stop_after=stop_after,
         allow_shell_nodes=allow_shell_nodes,
+        preload=not no_preload,
         tap_queue=queue_size or QUEUE_SIZE,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))

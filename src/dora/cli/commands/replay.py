@@ -21,6 +21,7 @@ from dora.cli.options import (
     allow_incomplete_option,
     display_options,
     environment_option,
+    preload_option,
     shell_nodes_option,
     uv_option,
 )
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
 @progress_option
 @environment_option
 @shell_nodes_option
+@preload_option
 def replay(
     recording: str,
     path: str | None,
@@ -123,6 +125,7 @@ def replay(
     progress: str,
     env: dict[str, str],
     allow_shell_nodes: bool,
+    no_preload: bool,
 ) -> int:
     """Run a dataflow again with its recorded sources.
 
@@ -171,6 +174,7 @@ def replay(
             uv=uv,
             stop_after=stop_after,
             allow_shell_nodes=allow_shell_nodes,
+            preload=not no_preload,
             tap_queue=QUEUE_SIZE if output is not None else 0,
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))

@@ -19,6 +19,7 @@ from dora.cli.options import (
     hot_reload_option,
     lock_of,
     lock_options,
+    preload_option,
     shell_nodes_option,
     strict_outputs_option,
     trace_option,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 @strict_outputs_option
 @hot_reload_option
 @trace_option
+@preload_option
 @click.option("--ui", is_flag=True, help="Serve the dashboard as a web page and print its address.")
 @click.option("--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser.")
 @progress_option
@@ -79,6 +81,7 @@ def run(
     strict_outputs: bool,
     hot_reload: bool,
     trace: bool,
+    no_preload: bool,
     ui: bool,
     open_page: bool,
     progress: str,
@@ -100,6 +103,7 @@ def run(
         strict_outputs=strict_outputs,
         hot_reload=hot_reload,
         trace=trace,
+        preload=not no_preload,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
     reporter = reporter_for(progress)

@@ -20,6 +20,7 @@ from dora.cli.options import (
     debug_option,
     engine_option,
     hot_reload_option,
+    preload_option,
     shell_nodes_option,
     strict_outputs_option,
     trace_option,
@@ -55,6 +56,7 @@ start_options = all_of(
     uv_option,
     shell_nodes_option,
     trace_option,
+    preload_option,
     dataflow_options,
 )
 """The options that `dora start` and `dora cluster start` share."""
@@ -87,6 +89,7 @@ def start(
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
     trace: bool,
+    no_preload: bool,
     client: Client,
 ) -> int:
     """Build and start a dataflow on the coordinator.
@@ -116,6 +119,7 @@ def start(
         engine=engine,
         strict_outputs=strict_outputs,
         trace=trace,
+        preload=not no_preload,
     )
     return start_and_wait(client, spec, attach)
 

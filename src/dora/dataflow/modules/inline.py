@@ -21,6 +21,8 @@ from dora.dataflow.problems import Origin, ProblemReport, TextSpan
 
 _parameter = re.compile(r"\$\{_param\.([A-Za-z0-9_]+)\}|\$PARAM_([A-Za-z0-9_]+)")
 
+_INHERITED = ("deploy", "preload")  # fields of a node that uses a module, for the nodes of the module
+
 
 class _TooLarge(Exception):
     """With all its modules written out, the dataflow has too many values."""
@@ -41,7 +43,7 @@ class _Scope:
         ports: Mapping[str, YamlNode | None] | None = None,
         params: Mapping[str, str] | None = None,
         env: MappingNode | None = None,
-        deploy: tuple[ScalarNode, YamlNode] | None = None,
+        fields: Mapping[str, tuple[ScalarNode, YamlNode]] | None = None,
         build: tuple[str, ...] = (),
     ) -> None:
         self.nodes = nodes
@@ -55,7 +57,7 @@ class _Scope:
         self.params = params or {}
         self.by_variable = {name.upper(): text for name, text in self.params.items()}
         self.env = env  # what its nodes get, unless they set it themselves
-        self.deploy = deploy
+        self.fields = fields or {}  # what its nodes get that have no such field
         self.build = build
         self.depth: int = 0 if parent is None else parent.depth + 1
 
@@ -137,7 +139,8 @@ class Inliner:
         prefix = f"{scope.prefix}{name}."
         note = f"this module is used by the node `{prefix[:-1]}` ({self.report.place(place)})"
         params = {key: scope.substitute(text) for key, text in (node.get("params") or {}).items()}
-        deploy = written.entries.get("deploy")
+        own = {name: item for name, item in written.entries.items() if name in _INHERITED}
+        own = {name: item for name, item in own.items() if _says_something(item)}
         return _Scope(
             module.nodes,
             module.modules,
@@ -148,7 +151,7 @@ class Inliner:
             ports=self._ports(written, module, scope),
             params=params,
             env=_merged(written.get("env"), scope.env),
-            deploy=deploy if _says_something(deploy) else scope.deploy,
+            fields={**scope.fields, **own},
             build=scope.build + module.build,
         )
 
@@ -192,8 +195,9 @@ class Inliner:
         env = _with_params(env, _all_params(scope), written)
         if env is not None:
             entries["env"] = (entries["env"][0] if "env" in entries else ScalarNode.of("env", written), env)
-        if scope.deploy is not None and not _says_something(entries.get("deploy")):
-            entries["deploy"] = scope.deploy
+        for field, entry in scope.fields.items():
+            if not _says_something(entries.get(field)):
+                entries[field] = entry
         return MappingNode.of(entries, written)
 
     def _operators(self, entries: dict[str, tuple[ScalarNode, YamlNode]], scope: _Scope) -> None:

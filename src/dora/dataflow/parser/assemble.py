@@ -17,6 +17,7 @@ from dora.dataflow.model import (
     LogOptions,
     NodeSpec,
     OperatorSpec,
+    PreloadedPackage,
     Program,
     RestartOptions,
     Types,
@@ -25,6 +26,7 @@ from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
 from dora.dataflow.parser.field_types import Reader, is_unset
 from dora.dataflow.parser.fields import NODE_BLOCK
 from dora.dataflow.parser.files import MANIFEST_FILE, is_file
+from dora.dataflow.parser.preload import preload_of, warn_without_effect
 from dora.dataflow.parser.program_sources import (
     download_of,
     downloaded_path,
@@ -70,14 +72,16 @@ class Assembler:
         offers: Mapping[str, OfferedOutputs] | None = None,
         in_module: bool = False,
         deploy: Deploy = HERE,
+        preload: tuple[PreloadedPackage, ...] | None = (),
     ) -> None:
         """``offers``: the outputs of nodes that use modules, by id; ``in_module``: see `InputResolver`;
-        ``deploy``: the default of nodes that have none."""
+        ``deploy`` and ``preload``: the defaults of nodes that have none."""
         self.reader = reader
         self.report: ProblemReport = reader.report
         self.offers = offers or {}
         self.in_module = in_module
         self.deploy = deploy
+        self.preload = preload
         self.programs: list[Program] = []
         self.ports: list[Ports] = []
         self.resolver = InputResolver({}, self.report)
@@ -222,6 +226,7 @@ class Assembler:
         args = checked.get("args") or ()
         if path == "shell" and not checked.failed("args"):
             args = self._shell_command(draft, args)
+            warn_without_effect(checked, self.report, _named(draft))
         if path == "dynamic":
             self._dynamic(draft)
         elif path and path != "shell":
@@ -308,6 +313,7 @@ class Assembler:
             "startup_timeout": get("startup_timeout"),
             "hot_reload": get("hot_reload"),
             "cpu_affinity": get("cpu_affinity") or (),
+            "preload": preload_of(draft.checked, self.preload),
             "python": python_environment(draft.checked),
             "git": git_source(draft.checked, self.report, _named(draft)),
             "place": self.report.place(span),
@@ -391,11 +397,12 @@ class Assembler:
             "startup_timeout",
             "hot_reload",
             "cpu_affinity",
+            "preload",
             "send_stdout_as",
             "send_logs_as",
         )
         for name in without_effect:
-            if draft.checked.has(name) and draft.checked.get(name) not in ("never", None, ()):
+            if draft.checked.has(name) and draft.checked.get(name) not in ("never", None, (), False):
                 self.report.warn(
                     draft.checked.keys[name],
                     f"`{name}` has no effect on {_named(draft)}, because its process is started by you",
@@ -485,7 +492,7 @@ def assemble(
     for name in sorted(env_overrides.keys() - overrides.keys()):
         message = refused_variable(name)
         reader.report.problems.append(Problem(message, reader.report.file, severity="warning"))
-    assembler = Assembler(reader, deploy=deploy_of(root, HERE, reader.report))
+    assembler = Assembler(reader, deploy=deploy_of(root, HERE, reader.report), preload=preload_of(root, ()))
     nodes = assembler.nodes(root.get("nodes") or ())
     types, type_warnings = _types(assembler.ports, root, reader, working_dir)
     if strict_types or root.get("strict_types"):

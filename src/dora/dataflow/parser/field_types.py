@@ -158,20 +158,21 @@ def _tidied(text: str, fault: Callable[[str], str]) -> str:
 
 class FlagType(FieldType[bool]):
     def read(self, value: YamlNode, reader: Reader) -> bool | None:
-        hint = ""
-        if isinstance(value, ScalarNode):
-            if isinstance(value.value, bool):
-                return value.value
-            word = value.text.lower()
-            if word in ("true", "yes", "on", "y", "1"):
-                hint = "write `true`"
-            elif word in ("false", "no", "off", "n", "0"):
-                hint = "write `false`"
-        report_expected(value, reader, "`true` or `false`", hint)
+        if isinstance(value, ScalarNode) and isinstance(value.value, bool):
+            return value.value
+        report_expected(value, reader, "`true` or `false`", flag_hint(value))
         return None
 
     def schema(self) -> Schema:
         return {"type": "boolean"}
+
+
+def flag_hint(value: YamlNode) -> str:
+    """Return how to write a word such as ``no`` as a flag; "" for other values."""
+    word = value.text.lower() if isinstance(value, ScalarNode) else ""
+    if word in ("true", "yes", "on", "y", "1"):
+        return "write `true`"
+    return "write `false`" if word in ("false", "no", "off", "n", "0") else ""
 
 
 class IntegerType(FieldType[int]):

@@ -31,6 +31,7 @@ from dora.dataflow.parser.field_types import (
     as_text,
     report_expected,
 )
+from dora.dataflow.parser.preload import Preload
 from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.parser.sources import SourceFault, parse_source
@@ -366,6 +367,14 @@ NODE_BLOCK = SchemaBlock(
             on_runtime=True,
         ),
         Field(
+            "preload",
+            Preload(),
+            "Installed packages to import before the node starts, beside those that its program imports: "
+            "`[torch]`. `false`: start a new Python. Instead of the dataflow's.",
+            on_runtime=True,
+            on_module=True,
+        ),
+        Field(
             "parameters",
             ParameterValuesType(),
             "Named values that the program reads as `node.parameters`, and that `dora param set` changes "
@@ -474,6 +483,12 @@ DATAFLOW = SchemaBlock(
             "deploy",
             DEPLOY,
             "The machine to run nodes on that have no `deploy` of their own.",
+        ),
+        Field(
+            "preload",
+            Preload(),
+            "Installed packages to import before nodes start that have no `preload` of their own: "
+            "`[torch]`. `false`: start a new Python for each node.",
         ),
         Field("strict_types", FlagType(), "Make errors of types that do not fit together.", default=False),
         Field(
