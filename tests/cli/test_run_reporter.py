@@ -121,6 +121,40 @@ def test_a_terminal_has_a_status_line_below_the_log() -> None:
     )
 
 
+def on_screen(text: str) -> list[str]:
+    """Return the lines that a terminal of endless height shows after this output."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[\d*[AK]|\r|\n|[^\x1b\r\n]+", plain(text)):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[A":
+            row -= 1
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        else:
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+            column += len(part)
+    return lines
+
+
+def test_the_address_of_the_page_stays_below_all_that_nodes_print() -> None:
+    Path("go").touch()
+    with on_terminal("run", "--ui") as command:
+        command.read_until(lambda text: text.count("seen") > 50)
+        command.read_until(lambda text: re.search(r"dropped.*\r\nhttp://\S+ticket=\w{32}$", plain(text)))
+        first, *_, above, address = on_screen(command.text)
+        assert first == f"The dashboard is at {address}" and len(address) < 80
+        assert re.match(r"2 of 2 nodes · \d+ messages/s · (none|\d+) dropped · ", above)
+        command.process.send_signal(signal.SIGINT)
+        assert command.end() == 0
+    shown = on_screen(command.text)
+    assert sum("http://" in line for line in shown) == 2, "first, and when the nodes run"
+    assert sum("messages/s" in line for line in shown) == 0
+
+
 def test_the_status_line_can_be_turned_off_and_needs_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("go").touch()
     for arguments, no_color in ((["--progress", "off"], ""), (["--progress", "plain"], ""), ([], "1")):

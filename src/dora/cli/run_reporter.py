@@ -193,7 +193,9 @@ class RunReporter:
 
             parts = self._parts(now) if is_foreground(sys.stdout.fileno()) else []
             width = os.get_terminal_size(sys.stdout.fileno()).columns or _DEFAULT_WIDTH
-            self._drawn = (now, drawn(parts, width))
+            # The address has a line of its own: cut off, it would open nothing.
+            page = f"\n{self.page}" if parts and 0 < len(self.page) < width else ""
+            self._drawn = (now, drawn(parts, width) + page)
         return self._drawn[1]
 
     def _parts(self, now: float) -> list[tuple[str, str]]:

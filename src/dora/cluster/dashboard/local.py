@@ -46,7 +46,7 @@ class LocalDashboard:
     def __init__(self) -> None:
         self._listener = _listen()
         self._process: subprocess.Popen[bytes] | None = None
-        self.ticket = secrets.token_hex(32)
+        self.ticket = secrets.token_hex(16)  # 128 bits; the address fits into 80 columns
 
     @property
     def address(self) -> str:

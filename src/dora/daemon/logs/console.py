@@ -109,6 +109,7 @@ CLOSE_TIMEOUT = 10.0
 _BATCH_SIZE = 16 * 1024  # characters that are written together
 _REFRESH: Final = 1.0  # seconds between two looks at the status line
 _ERASE: Final = "\r\x1b[2K"  # the line of the cursor
+_ERASE_ABOVE: Final = "\x1b[A\x1b[2K"  # the line above it
 
 
 class Console:
@@ -168,7 +169,7 @@ class Console:
         """Keep a status line below the entries; for a stream that is a terminal.
 
         ``status`` is called each second, and after each output, on the console's thread. It returns the
-        line, which has to fit into the width of the terminal, or "" for none.
+        line or lines, each of which has to fit into the width of the terminal, or "" for none.
         """
         with self._changed:
             self._status = status
@@ -256,6 +257,7 @@ class Console:
         if not has_text and (status == self._shown_status or not self._stream.is_writable()):
             return "", ""
         erase = _ERASE if self._shown_status or status else ""
+        erase += _ERASE_ABOVE * self._shown_status.count("\n")
         self._shown_status = status
         return erase, status
 
