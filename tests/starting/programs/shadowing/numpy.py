@@ -1,0 +1,1 @@
+value = "the numpy beside the program"

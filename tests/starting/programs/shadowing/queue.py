@@ -1,0 +1,1 @@
+value = "the queue beside the program"

@@ -1,0 +1,1 @@
+value = "the random beside the program"

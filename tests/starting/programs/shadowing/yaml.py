@@ -1,0 +1,1 @@
+value = "the yaml beside the program"
