@@ -1,10 +1,12 @@
-"""Take the pictures of the dashboard in docs/images: ``.venv/bin/python tools/site/screenshots.py``.
+"""Take the pictures of the dashboard and of `dora top` in docs/images.
 
-Runs examples/object-detection and looks at its page with Chromium (Debian: apt install chromium).
+``.venv/bin/python tools/site/screenshots.py [NAME …]``; without names, all. Runs examples/object-detection
+and looks at its page with Chromium (Debian: apt install chromium).
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import re
@@ -12,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Literal
@@ -27,6 +30,9 @@ PICTURES: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
     "dashboard-dark": ((1440, 900), "dark"),
     "dashboard-phone": ((390, 844), "light"),
 }
+TOP = "dora-top"
+TOP_SIZE = (98, 12)  # columns and rows
+TOP_TIME = 6.0  # seconds until the figures of a start are gone
 MINUTE = 62_000  # milliseconds until the curves of the last minute are complete
 LARGEST = 300_000  # bytes
 
@@ -49,7 +55,36 @@ def take(browser: Browser, address: str, name: str, wait: int) -> None:
     context.close()
 
 
+def take_top() -> None:
+    from dora.cli.running import find_running
+    from dora.cli.snapshots import snapshots_of
+    from dora.cli.top_screen import TopScreen
+
+    async def look() -> str:
+        with snapshots_of([find_running(None)], 1.0, latency=True) as snapshots:
+            screen = TopScreen(snapshots, 1.0)
+            async with screen.run_test(size=TOP_SIZE) as pilot:
+                await pilot.pause(TOP_TIME)
+                return screen.export_screenshot(title="dora top --latency")
+
+    text = asyncio.run(look())
+    # A page of the documentation loads nothing from other hosts, fonts included.
+    text = re.sub(r"@font-face \{.*?\}\s*", "", text, flags=re.DOTALL)
+    path = IMAGES / f"{TOP}.svg"
+    path.write_text("".join(f"{line.rstrip()}\n" for line in text.splitlines()))
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
+
+
 def main() -> None:
+    names = sys.argv[1:] or [TOP, *PICTURES]
+    if unknown := set(names) - {TOP, *PICTURES}:
+        raise SystemExit(f"error: no picture is called {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["DORA_RUNTIME_DIR"] = directory  # `dora top` sees the run of this script, and no other
+        _take(names)
+
+
+def _take(names: list[str]) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise SystemExit("error: there is no Chromium here (Debian: apt install chromium)")
@@ -65,11 +100,13 @@ def main() -> None:
         assert run.stderr is not None
         address = next(found[0] for line in run.stderr if (found := re.search(r"http://\S+", line)))
         threading.Thread(target=run.stderr.read, daemon=True).start()
+        if TOP in names:
+            take_top()
         with sync_playwright() as engine:
             browser = engine.chromium.launch(
                 executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
             )
-            for name in PICTURES:
+            for name in (name for name in PICTURES if name in names):
                 take(browser, address, name, 3000 if name == "dashboard-phone" else MINUTE)
             browser.close()
     finally:
