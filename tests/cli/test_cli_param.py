@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -34,8 +34,8 @@ class FakeRun:
 
     run_dir = "/run/0123456789ab"
 
-    def __init__(self, dataflow_id: str, file: str) -> None:
-        self.description = Description(dataflow_id, file, ["a"])
+    def __init__(self, dataflow_id: str, file: str, nodes: Sequence[str] = ("a",)) -> None:
+        self.description = Description(dataflow_id, file, list(nodes))
         self.asked: list[Any] = []
         self.closed = False
 
@@ -148,7 +148,7 @@ def test_a_dataflow_is_found_by_id_name_or_file_among_several(runs: list[FakeRun
 
 def test_a_choice_between_several_dataflows_is_required(runs: list[FakeRun]) -> None:
     runs.append(FakeRun(SECOND, "/lab/leg.yml"))
-    listed = f"  {FIRST}  arm\n  {SECOND}  leg"
+    listed = f"  {FIRST}  arm  (/lab/arm.yml)\n  {SECOND}  leg  (/lab/leg.yml)"
     for wanted, sentence in [
         (None, "more than one dataflow is running; choose one with -d:\n"),
         ("01a2", "`01a2` matches more than one dataflow; choose one with -d:\n"),
@@ -159,11 +159,27 @@ def test_a_choice_between_several_dataflows_is_required(runs: list[FakeRun]) -> 
         assert str(raised.value) == sentence + listed
 
 
+def test_the_node_of_a_command_tells_dataflows_apart(runs: list[FakeRun]) -> None:
+    runs.append(FakeRun(SECOND, "/lab/leg.yml", nodes=["knee"]))
+    output, error = run("set", "a", "gain", "1")
+    assert (output, error) == ("Set `gain` = 1 on node `a`\n", None)
+    assert runs[0].asked == [SetParameter("a", "gain", 1)]
+    with pytest.raises(DoraError, match="more than one dataflow is running"):
+        dataflows.find_run(None, "hand")
+
+
+def test_two_daemons_of_one_dataflow_are_no_choice(runs: list[FakeRun]) -> None:
+    runs.append(FakeRun(FIRST, "/lab/arm.yml"))
+    with dataflows.find_run(None) as found:
+        assert found is runs[0]  # type: ignore[comparison-overlap]
+    assert runs[1].closed
+
+
 def test_on_a_terminal_dora_asks(runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch) -> None:
     runs.append(FakeRun(SECOND, "/lab/leg.yml"))
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
     output, error = run("set", "a", "gain", "1", answer="7\n2\n")
     assert error is None
-    assert f"  1 {FIRST}  arm\n  2 {SECOND}  leg\n" in output
+    assert f"  1 {FIRST}  arm  (/lab/arm.yml)\n  2 {SECOND}  leg  (/lab/leg.yml)\n" in output
     assert output.endswith("Set `gain` = 1 on node `a`\n")
     assert runs[1].asked == [SetParameter("a", "gain", 1)]

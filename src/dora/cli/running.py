@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from dora.cli.coordinator import choose_dataflow, coordinator_client
-from dora.cli.select import NoRunningDataflow, connected_runs, find_run
+from dora.cli.select import NoRunningDataflow, connected_runs, distinct, find_run
 from dora.daemon.client import DaemonClient, name_of
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
@@ -109,13 +109,14 @@ class RunningDataflow:
         self.close()
 
 
-def find_running(wanted: str | None) -> RunningDataflow:
+def find_running(wanted: str | None, node_id: str = "") -> RunningDataflow:
     """Return the running dataflow that is meant: on this machine, or known to the coordinator.
 
-    If several are running, asks on a terminal and raises `DoraError` otherwise; raises it if none is.
+    ``node_id``: the node that a command names, which tells several dataflows apart. If that leaves several,
+    asks on a terminal and raises `DoraError` otherwise; raises it if none is running.
     """
     try:
-        run = find_run(wanted)
+        run = find_run(wanted, node_id)
     except NoRunningDataflow as error:
         view = find_on_coordinator(wanted)
         if view is None:
@@ -133,7 +134,12 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
     if wanted is not None:
         return [find_running(wanted)]
     found = []
-    for run in connected_runs():
+    runs = connected_runs()
+    chosen = distinct(runs)
+    for run in runs:
+        if run not in chosen:
+            run.close()
+    for run in chosen:
         try:
             found.append(RunningDataflow(run))
         except DoraError:

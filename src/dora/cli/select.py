@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -58,14 +58,17 @@ def connected_runs() -> list[DaemonClient]:
     return found
 
 
-def find_run(wanted: str | None) -> DaemonClient:
+def find_run(wanted: str | None, node_id: str = "") -> DaemonClient:
     """Return a connection to the dataflow on this machine that is meant.
 
-    ``wanted`` as for ``--dataflow``; None: the only one. If several are running, asks on a terminal and
-    raises `DoraError` otherwise; raises `NoRunningDataflow` if none is.
+    ``wanted`` as for ``--dataflow``; None: the only one, or the only one with the node ``node_id``. If
+    several are running, asks on a terminal and raises `DoraError` otherwise; raises `NoRunningDataflow`
+    if none is.
     """
     runs = connected_runs()
-    found = [run for run in runs if is_meant(run, wanted)]
+    found = distinct(run for run in runs if is_meant(run, wanted))
+    if wanted is None and len(found) > 1:
+        found = [run for run in found if node_id in run.description.nodes] or found
     if len(found) > 1 and sys.stdin.isatty():
         chosen = found[ask_which([_named(run) for run in found])]
     elif len(found) == 1:
@@ -78,6 +81,14 @@ def find_run(wanted: str | None) -> DaemonClient:
         if run is not chosen:
             run.close()
     return chosen
+
+
+def distinct(runs: Iterable[DaemonClient]) -> list[DaemonClient]:
+    """Return one of each dataflow: two daemons on this machine may run parts of the same one."""
+    found: dict[str, DaemonClient] = {}
+    for run in runs:
+        found.setdefault(run.description.dataflow_id, run)
+    return list(found.values())
 
 
 def is_meant(run: DaemonClient, wanted: str | None) -> bool:
@@ -122,8 +133,9 @@ def _selection_fault(wanted: str | None, runs: list[DaemonClient], found: list[D
 def _named(run: DaemonClient) -> tuple[str, str]:
     from dora.daemon.client import name_of
 
-    return run.description.dataflow_id, name_of(run.description)
+    file = run.description.file
+    return run.description.dataflow_id, name_of(run.description) + (f"  ({file})" if file else "")
 
 
 def _listed(runs: list[DaemonClient]) -> str:
-    return "\n".join("  {}  {}".format(*_named(run)) for run in runs)
+    return "\n".join("  {}  {}".format(*_named(run)) for run in distinct(runs))

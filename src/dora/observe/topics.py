@@ -38,6 +38,11 @@ def topics_of(inspection: Inspection) -> list[Topic]:
     ]
 
 
+def node_of(names: Iterable[str]) -> str:
+    """Return the node of the first of these topics, "" if there is none."""
+    return next(iter(names), "").partition("/")[0]
+
+
 def find_topics(inspection: Inspection, names: Iterable[str]) -> list[Topic]:
     """Return the topics of these names, each once; raises `DoraError` for one that is not there."""
     known = {topic.name: topic for topic in topics_of(inspection)}

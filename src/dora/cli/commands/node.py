@@ -226,7 +226,7 @@ def restart(name: str, grace: float | None, dataflow: str | None) -> None:
     from dora.cli.running import LONGEST_WAIT, find_running
     from dora.wire.operations import RestartOperation
 
-    with find_running(dataflow) as running:
+    with find_running(dataflow, name) as running:
         running.ask(name, RestartOperation(name, grace), timeout=LONGEST_WAIT)
     click.echo(f"Node `{name}` restart initiated")
 
@@ -244,7 +244,7 @@ def stop(name: str, grace: float | None, dataflow: str | None) -> None:
     from dora.wire.daemon_protocol import Done
     from dora.wire.operations import StopOperation
 
-    with find_running(dataflow) as running:
+    with find_running(dataflow, name) as running:
         answer = running.ask(name, StopOperation(name, grace), timeout=LONGEST_WAIT)
     assert isinstance(answer, Done)
     click.echo(f"Node `{name}` {'stopped' if answer.running else 'had ended already'}")
@@ -310,7 +310,7 @@ def info(name: str, dataflow: str | None, style: str) -> None:
     from dora.cli.snapshots import snapshots_of
     from dora.dataflow.problems import no_node
 
-    running = find_running(dataflow)
+    running = find_running(dataflow, name)
     known = [view.id for view in running.inspection.nodes]
     if name not in known:
         running.close()

@@ -93,7 +93,7 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
     for what, fault in (("key", key_fault(key)), ("value", value_fault(parsed))):
         if fault:
             raise click.UsageError(f"the {what} {fault}")
-    with find_running(dataflow) as running:
+    with find_running(dataflow, node) as running:
         answer = running.ask(node, SetParameter(node, key, parsed))
     assert isinstance(answer, Done)
     click.echo(f"Set `{key}` = {_json(parsed)} on node `{node}`{_hint(answer.running)}")
@@ -108,7 +108,7 @@ def delete_parameter(node: str, key: str, dataflow: str | None) -> None:
     from dora.cli.running import find_running
     from dora.wire.daemon_protocol import DeleteParameter, Done
 
-    with find_running(dataflow) as running:
+    with find_running(dataflow, node) as running:
         answer = running.ask(node, DeleteParameter(node, key))
     assert isinstance(answer, Done)
     click.echo(f"Deleted `{key}` from node `{node}`{_hint(answer.running)}")
@@ -122,7 +122,7 @@ def _parameters(node: str, dataflow: str | None) -> dict[str, Any]:
     from dora.cli.running import find_running
     from dora.wire.daemon_protocol import GetParameters, Parameters
 
-    with find_running(dataflow) as running:
+    with find_running(dataflow, node) as running:
         answer = running.ask(node, GetParameters(node))
     assert isinstance(answer, Parameters)
     return answer.values

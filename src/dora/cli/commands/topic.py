@@ -91,7 +91,7 @@ def echo(
     """
     from dora.cli.running import find_running
     from dora.observe.queries import EchoQuery, Line
-    from dora.observe.topics import find_tappable
+    from dora.observe.topics import find_tappable, node_of
 
     shown = 0
 
@@ -101,7 +101,7 @@ def echo(
     def make_query(names: list[str]) -> EchoQuery:
         return EchoQuery(names, full, style == "json")
 
-    with find_running(dataflow) as running:
+    with find_running(dataflow, node_of(topics)) as running:
         wanted = find_tappable(running.inspection, topics)
         with observing(
             running, wanted, make_query, duration, enough, brief=count is not None
@@ -198,14 +198,14 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
     """
     from dora.cli.running import find_running
     from dora.observe.queries import RateQuery, Rates
-    from dora.observe.topics import find_tappable
+    from dora.observe.topics import find_tappable, node_of
 
     if not window:
         raise click.UsageError("--window must be longer than 0")
     live = sys.stdout.isatty()
     if duration is None and not live:
         duration = 5.0
-    with find_running(dataflow) as running:
+    with find_running(dataflow, node_of(topics)) as running:
         wanted = find_tappable(running.inspection, topics)
         rates: dict[str, MeasuredRate | None] = dict.fromkeys([item.name for item in wanted])
         with (
@@ -267,11 +267,11 @@ def info(name: str, dataflow: str | None, duration: float | None) -> None:
     """Show type, sender, receivers, rate and latencies of an output."""
     from dora.cli.running import find_running
     from dora.observe.queries import InfoQuery, TextResult
-    from dora.observe.topics import find_tappable
+    from dora.observe.topics import find_tappable, node_of
 
     seconds = 5.0 if duration is None else duration
     text = ""
-    with find_running(dataflow) as running:
+    with find_running(dataflow, node_of([name])) as running:
         wanted = find_tappable(running.inspection, [name])
         with observing(
             running, wanted, lambda _: InfoQuery(name, seconds), brief=seconds <= _BRIEF
@@ -297,13 +297,13 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
     any other. It has at most 1 MiB.
     """
     from dora.cli.running import find_running
-    from dora.observe.topics import find_tappable
+    from dora.observe.topics import find_tappable, node_of
     from dora.wire.daemon_protocol import Publish
 
     if (text is None) == (path is None):
         raise click.UsageError("give the message either as JSON or with --file")
     message = _message(text if path is None else _read(path))
-    with find_running(dataflow) as running:
+    with find_running(dataflow, node_of([name])) as running:
         (wanted,) = find_tappable(running.inspection, [name])
         for done in range(count):
             try:
