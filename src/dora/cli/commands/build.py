@@ -78,13 +78,13 @@ def _summary(built: Built) -> str:
 
 
 @click.command()
-@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@dataflow_argument
 @click.option("--module", is_flag=True, help="FILE is a module: check it by itself.")
 def expand(path: str, module: bool) -> None:
     """Print a dataflow file with its modules written out.
 
-    The printed dataflow file runs the same from the same folder. With --module, only checks whether a
-    module file is valid by itself.
+    FILE is a dataflow file or its URL [dataflow.yml]. The printed dataflow file runs the same from the same
+    folder. With --module, only checks whether a module file is valid by itself.
     """
     from dora.dataflow import check_module, expanded
 

@@ -11,8 +11,9 @@ from typing import Literal
 import click
 
 from dora.cli.argument_values import ParameterValue, parse_duration
-from dora.cli.completion import dataflow_files, dataflow_names
+from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import choose_dataflow, coordinator_options
+from dora.cli.dataflow_file import dataflow_argument
 from dora.cli.options import (
     RunCommand,
     all_of,
@@ -70,7 +71,7 @@ def wants_to_attach(attach: bool, detach: bool) -> bool:
 
 
 @click.command(cls=RunCommand)
-@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@dataflow_argument
 @engine_option
 @strict_outputs_option
 @debug_option
@@ -94,8 +95,8 @@ def start(
 ) -> int:
     """Build and start a dataflow on the coordinator.
 
-    FILE is a dataflow file or its URL. Returns when all nodes are ready. The exit status is 1 if the
-    dataflow could not start.
+    FILE is a dataflow file or its URL [dataflow.yml]. Returns when all nodes are ready. The exit status is
+    1 if the dataflow could not start.
     """
     import msgspec
 
