@@ -13,10 +13,25 @@ from dora.observe.preview.html import as_html, png
 from dora.observe.preview.render import show
 
 
-def html(value: pa.Array[Any], metadata: dict[str, Any], series: dict[str, Any] | None = None) -> str:
-    shown = show("topic", "", value, metadata)
+def html(
+    value: pa.Array[Any],
+    metadata: dict[str, Any],
+    series: dict[str, Any] | None = None,
+    *,
+    name: str = "topic",
+) -> str:
+    shown = show(name, "", value, metadata)
     head = {**shown.head, "kind": shown.kind, "type": str(value.type), "length": len(value)}
     return as_html(head, shown.body, series or {}, 20.0)
+
+
+def test_an_image_without_its_size_is_a_curve_and_says_what_is_missing() -> None:
+    value = pa.array(np.zeros(120 * 160 * 3, np.uint8))
+    curve = html(value, {}, name="camera/image")
+    assert "no picture: " in curve and "its metadata does not give `width` and `height`" in curve
+    assert "<polyline" in curve
+    assert "no picture" not in html(value, {}, name="camera/bytes")
+    assert "no picture" not in html(value, {"width": 160, "height": 120}, name="camera/image")
 
 
 def test_a_png_has_the_pixels() -> None:

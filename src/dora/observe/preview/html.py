@@ -25,6 +25,11 @@ def as_html(head: dict[str, Any], body: bytes, series: dict[str, Curve], seconds
     ``head`` and ``body`` are those of a `RenderedPreview`, with ``kind`` and ``type``. ``series``: the
     numbers of the last ``seconds``, by name, if they are followed over time.
     """
+    hint = f"<div>{escape(head['hint'])}</div>" if "hint" in head else ""
+    return hint + _drawn(head, body, series, seconds)
+
+
+def _drawn(head: dict[str, Any], body: bytes, series: dict[str, Curve], seconds: float) -> str:
     match head["kind"]:
         case "image":
             return _image(head, body)

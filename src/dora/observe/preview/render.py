@@ -7,7 +7,7 @@ is small, however large the message is, and rendering reads only the part that i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -40,14 +40,20 @@ class RenderedPreview:
 def show(name: str, declared: str, value: pa.Array[Any], metadata: Mapping[str, Any]) -> RenderedPreview:
     """Return the preview of a message of the topic ``name`` with the type ``declared`` ("": none)."""
     message = DrawableMessage(name, value, metadata)
+    hint = ""
     for recognise in (partial(_by_type, declared), _by_metadata, _by_fields, _by_name):
         try:
             shown = recognise(message)
-        except (NotDrawable, UnknownPrimitive, ValueError, KeyError, TypeError, pa.ArrowException):
-            continue  # the guess was wrong
+        except (NotDrawable, UnknownPrimitive, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            # The guess was wrong, but bytes that are called an image are meant to be one.
+            if isinstance(error, NotDrawable) and pa.types.is_uint8(value.type):
+                given = {"width", "height"} <= metadata.keys() or "encoding" in metadata
+                hint = str(error) if given else "its metadata does not give `width` and `height`"
+            continue
         if shown is not None:
             return shown
-    return _by_arrow_type(value)
+    shown = _by_arrow_type(value)
+    return replace(shown, head={**shown.head, "hint": f"no picture: {hint}"}) if hint else shown
 
 
 # ------------------------------------------------------------------------- declared types
