@@ -31,7 +31,8 @@ def test_the_root_cause_comes_before_the_failures_that_follow():
         "First cause: node `b` exited with status 3. Its last lines:\n"
         "    Boom\n"
         "      at x\n\n"
-        "Node `a` was killed by SIGSEGV, after the failure of `b`, which feeds it (after 2 restarts)\n\n"
+        "Node `a` was killed by SIGSEGV, after the failure of `b`, which feeds it (after 2 restarts)\n"
+        "    hint: `--env PYTHONFAULTHANDLER=1` shows the Python lines in which a library crashed\n\n"
         "2 others were stopped because of it: `c` and `d`\n\n"
         "Logs: out/some-id"
     )
@@ -45,6 +46,15 @@ def test_a_failure_whose_lines_were_shown_takes_one_line_with_file_and_line():
     report = failure_report(DataflowResult("id", failures=(failure,)), None, "lab.yml", was_shown=bool)
     assert report == (
         "lab.yml failed:\n\nNode `a` exited with status 1 in operator `b`: KeyError: 'x' (/lab/op.py:3)"
+    )
+
+
+def test_a_crash_whose_python_lines_are_known_needs_no_hint():
+    lines = ("Fatal Python error: Segmentation fault", '  File "/lab/camera.py", line 3 in read')
+    failure = NodeFailure("a", "exit", signal=11, last_lines=lines)
+    assert "PYTHONFAULTHANDLER" not in failure_report(DataflowResult("id", failures=(failure,)))
+    assert "hint" not in failure_report(
+        DataflowResult("id", failures=(NodeFailure("a", "exit", signal=9),))
     )
 
 

@@ -48,6 +48,16 @@ STUBBORN = """
     signal.pause()
 """
 
+SENDS_ON = """
+    import time
+    from dora import Node
+    node = Node()
+    print("up", flush=True)
+    while True:
+        node.send_output("number", b"1")
+        time.sleep(0.01)
+"""
+
 
 def interrupt(_: str = "") -> None:
     os.kill(os.getpid(), signal.SIGINT)
@@ -177,6 +187,29 @@ def test_nodes_that_do_not_end_after_a_stop_are_named_in_the_log(
     assert result.stopped and not result.ok
     (sentence,) = bench.lines(None)
     assert sentence.startswith("still waiting for `a`; SIGTERM follows 10 s after the stop")
+
+
+def test_a_node_that_sends_on_after_a_stop_is_told_how_to_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.daemon.daemon.SLOW_STOP_AFTER", 0.5)
+    first, again = when("up", interrupt), when("still waiting for", interrupt)
+
+    def on_entry(entry: LogEntry) -> None:
+        first(entry)
+        again(entry)
+
+    bench.run(bench.node("a", SENDS_ON, outputs=("number",)), on_entry=on_entry)
+    (sentence,) = bench.lines(None)
+    assert sentence.endswith("(`a` still sent: a loop learns of the stop from `node.try_recv()`)")
+
+
+def test_a_time_that_is_over_before_the_start_is_in_the_log(bench: Bench) -> None:
+    result = bench.run(
+        bench.node("a", PATIENT), options=LocalRunOptions(engine="iceoryx2", stop_after=0.0, grace=20.0)
+    )
+    assert result.stopped
+    assert bench.lines(None) == ["its time was over before all nodes were ready"]
 
 
 def test_an_internal_error_leaves_no_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,8 @@ def test_sources(text: str, source: object) -> None:
         ("dora/tmer/millis/5", "is not a source that dora has", "did you mean `timer`?"),
         ("dora/", "is not a source that dora has", "`dora/logs`"),
         ("dora/timer", "has no unit", "`hz`"),
+        ("dora/timer/10hz", "`10hz` is not a unit", "write `dora/timer/hz/10`"),
+        ("dora/timer/100ms", "`100ms` is not a unit", "write `dora/timer/millis/100`"),
         ("dora/timer/ms/5", "`ms` is not a unit", "`millis`"),
         ("dora/timer/seconds/5", "`seconds` is not a unit", "did you mean `secs`?"),
         ("dora/timer/millis", "has no interval", "dora/timer/millis/10"),

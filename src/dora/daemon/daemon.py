@@ -171,7 +171,7 @@ class Daemon:
                     "warn", None, "no node of this dataflow has Python files that could be reloaded"
                 )
         if stop_after is not None:
-            self.loop.call_at(stop_after, lambda: self._stop("its time is over"))
+            self.loop.call_at(stop_after, self._stop_in_time)
         self._health.watch(self.dataflow)
         while not self.supervisor.state.done:
             self.loop.run_once(self.supervisor.next_deadline())
@@ -253,17 +253,29 @@ class Daemon:
         """Log an entry of the daemon."""
         self._text.entry(entry)
 
+    def _stop_in_time(self) -> None:
+        if not self.supervisor.state.opened:
+            self.write_log("warn", None, "its time was over before all nodes were ready")
+        self._stop("its time is over")
+
     def _stop(self, reason: str) -> None:
         self.feed(on.StopRequested(reason))
         if self._grace > SLOW_STOP_AFTER:
-            self.loop.call_at(time.monotonic() + SLOW_STOP_AFTER, self._report_slow_stop)
+            sent = {node_id: self._sent(node_id) for node_id in self.supervisor.alive()}
+            self.loop.call_at(time.monotonic() + SLOW_STOP_AFTER, lambda: self._report_slow_stop(sent))
 
-    def _report_slow_stop(self) -> None:
+    def _report_slow_stop(self, sent: dict[str, int]) -> None:
+        """Name the nodes that have not ended. ``sent``: how many messages each had sent at the stop."""
         run = self.supervisor.state
         if not (run.killing or run.done) and (slow := self.supervisor.alive()):
             when = f"SIGTERM follows {self._grace:g} s after the stop"
             text = f"still waiting for {listed(slow)}; {when}, or press Ctrl-C again to kill them now"
+            if sending := [node_id for node_id in slow if self._sent(node_id) > sent.get(node_id, 0)]:
+                text += f" ({listed(sending)} still sent: a loop learns of the stop from `node.try_recv()`)"
             self.write_log("warn", None, text)
+
+    def _sent(self, node_id: str) -> int:
+        return sum(self._accounting.sent(node_id).values())
 
     # ----------------------------------------------------------------------- supervisor
 

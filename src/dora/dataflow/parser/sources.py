@@ -22,9 +22,11 @@ from dora.dataflow.names import data_id_fault, node_id_fault
 from dora.dataflow.problems import did_you_mean
 
 UNITS: Final = {"secs": 1_000_000_000, "millis": 1_000_000, "micros": 1_000, "nanos": 1}
+SHORT_UNITS: Final = {"s": "secs", "ms": "millis", "us": "micros", "ns": "nanos", "hz": "hz"}
 MAX_INTERVAL_NS: Final = 2**62  # 146 years
 
 _integer = re.compile(r"\+?[0-9]{1,30}").fullmatch
+_number_with_unit = re.compile(r"([1-9][0-9]{0,8})([A-Za-z]+)").fullmatch
 
 
 class SourceFault(ValueError):
@@ -90,7 +92,8 @@ def _timer(text: str, what: str) -> TimerSource:
     if unit != "hz" and unit not in UNITS:
         raise SourceFault(
             f"`{unit}` is not a unit of a timer" if unit else f"the timer `{text}` has no unit",
-            did_you_mean(unit, (*UNITS, "hz"))
+            _with_unit(unit)
+            or did_you_mean(unit, (*UNITS, "hz"))
             or "the units are `secs`, `millis`, `micros`, `nanos` and `hz`",
             unit,
         )
@@ -104,6 +107,13 @@ def _timer(text: str, what: str) -> TimerSource:
             f"the interval of the timer `{text}` is longer than a century", part=number, last=True
         )
     return TimerSource(int(interval), text)
+
+
+def _with_unit(text: str) -> str:
+    """Suggest how a timer such as ``10hz`` or ``100ms`` is written; "" if it is none."""
+    found = _number_with_unit(text)
+    unit = SHORT_UNITS.get(found[2].lower()) if found else None
+    return f"write `dora/timer/{unit}/{found[1]}`" if found and unit else ""
 
 
 def _interval(number: str, unit: str) -> int:
