@@ -17,7 +17,15 @@ HERE = Path(__file__).parent / "typing"
 ROOT = HERE.parent.parent
 
 # What a newcomer reads, types and begins with.
-TUTORIAL = ("README.md", "docs/start.md", "docs/how-to/operators.md", "docs/reference/python-api.md")
+TUTORIAL = (
+    "README.md",
+    "docs/start.md",
+    "docs/how-to/operators.md",
+    "docs/how-to/parameters.md",
+    "docs/how-to/services.md",
+    "docs/how-to/actions.md",
+    "docs/reference/python-api.md",
+)
 PROGRAM = re.compile(r"^<!-- file: (?P<name>\w+\.py) -->\n```python\n(?P<text>.*?)^```$", re.M | re.S)
 OPERATOR = re.compile(r"^```python\n(?P<text>(?:(?!```).)*?^class Operator.*?)^```$", re.M | re.S)
 
