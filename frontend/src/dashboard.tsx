@@ -19,6 +19,7 @@ import { SourcePane } from "./source";
 import type { Selected } from "./view";
 
 const POLL = 2000; // milliseconds between looks at the list
+const ANOTHER_START = "This page belongs to an earlier start of dora. Open the address that the new one has printed.";
 
 // What lets this browser in stays neither in the address nor in the history.
 const [, kind, secret] = /^#(page|token)=(.+)$/.exec(location.hash) ?? [];
@@ -31,15 +32,21 @@ function App() {
   const [locked, setLocked] = useState<string | null>(null); // what the login page says
   const [chosen, setChosen] = useState(location.hash.slice(1));
   const [only, setOnly] = useState(false); // the server shows one run, and nothing else
+  const listedOnce = useRef(false);
   const gone = useRef(false); // the server, after the end of this run
 
   const refresh = useCallback(async () => {
     try {
       setList(await dataflows());
+      listedOnce.current = true;
       setProblem("");
       setLocked(null);
     } catch (error) {
-      if (error instanceof Refused && error.status === 401) setLocked((now) => now ?? "");
+      if (error instanceof Refused && error.status === 401) {
+        // Another start of dora has this address now; what the page has shown stays.
+        if (listedOnce.current) setProblem(ANOTHER_START);
+        else setLocked((now) => now ?? "");
+      }
       else setProblem(error instanceof Refused ? error.message : "No connection to dora.");
     }
   }, []);
@@ -159,7 +166,7 @@ function Dataflow(props: {
   const status = ended ? (live.outcome ?? listed!).status : live.connection === "ended" ? "Finished" : (listed?.status ?? "Starting");
   const lost = live.connection === "lost" && !ended;
   const nodeOfSelection = selected?.kind === "box" ? selected.id.split("/")[0]! : selected?.kind === "edge" ? selected.edge.target.split("/")[0]! : null;
-  const said = problem || (lost ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : ended ? "" : props.problem);
+  const said = problem || (ended ? "" : lost && props.problem !== ANOTHER_START ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : props.problem);
   const side = tab === "nodes" || tab === "source" ? tab : "details";
   const split = (name: keyof typeof SPLITS) => (size: number) => setSplits({ ...splits, [name]: size });
 
@@ -184,6 +191,7 @@ function Dataflow(props: {
       <main
         class="dataflow"
         data-tab={tab}
+        data-stale={lost}
         style={{ "--left": `${splits.left}%`, "--graph": `${splits.graph}%`, "--data": `${splits.data}%` }}
       >
         <div class="column left">

@@ -2,7 +2,7 @@
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { type Edge, type Graph, isGiven } from "./graph";
-import { Icon, useLive, useStored } from "./hooks";
+import { Icon, IconButton, useLive, useStored } from "./hooks";
 import { fullName } from "./model";
 import { chooseOutputs, columnsFor, GAP, type Panel, ROW, rowsFor, topicsOf, topicsOfGraph } from "./panels";
 import { PreviewBody, PreviewFacts } from "./preview";
@@ -11,10 +11,12 @@ import type { Selected } from "./view";
 
 export function DataPane(props: { live: Live; graph: Graph; name: string; selected: Selected; ended: boolean }) {
   const { live, graph, selected } = props;
+  useLive(live, "connection");
   useLive(live, "kinds");
   useLive(live, "state");
   const [arranged, setArranged] = useStored<Panel[] | null>(`panels ${props.name}`, null);
   const [dragged, setDragged] = useState<{ topic: string; over: string } | null>(null);
+  const [enlarged, setEnlarged] = useState<string | null>(null);
   const grid = useRef<HTMLDivElement>(null);
   const room = useSize(grid);
 
@@ -23,7 +25,9 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
   const kept = (arranged ?? automatic).filter((panel) => topics.includes(panel.topic));
   const chosen = selected?.kind === "box" ? topicsOf(graph, selected.id) : selected ? topicOf(graph, selected.edge) : [];
   const passing = chosen.filter((topic) => !kept.some((panel) => panel.topic === topic));
-  const shown = [...passing.map((topic): Panel => ({ topic, wide: 1, high: 0 })), ...kept];
+  const all = [...passing.map((topic): Panel => ({ topic, wide: 1, high: 0 })), ...kept];
+  const large = all.find((panel) => panel.topic === enlarged);
+  const shown = large ? [large] : all;
   useLook(live, arranged || props.ended ? [] : probed);
   const first = chosen[0];
   useEffect(() => {
@@ -34,12 +38,13 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
   const column = (room.width - GAP * (columns - 1)) / columns;
   const most = Math.max(6, Math.floor((room.height + GAP) / ROW));
   const sizeOf = (panel: Panel): Panel => {
+    if (panel === large) return { ...panel, wide: 1, high: most };
     const wide = Math.min(panel.wide, columns);
     const width = column * wide + GAP * (wide - 1);
     return { ...panel, wide, high: panel.high || rowsFor(live.previews.get(panel.topic)?.head, width, most) };
   };
   const change = (topic: string, size: Partial<Panel>) =>
-    setArranged(shown.filter((panel) => panel.topic === topic || kept.includes(panel)).map((panel) => (panel.topic === topic ? { ...panel, ...size } : panel)));
+    setArranged(all.filter((panel) => panel.topic === topic || kept.includes(panel)).map((panel) => (panel.topic === topic ? { ...panel, ...size } : panel)));
   const move = (topic: string, to: number) => {
     const panel = kept.find((candidate) => candidate.topic === topic);
     if (!panel || to < 0 || to >= kept.length) return;
@@ -47,7 +52,7 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
     setArranged([...others.slice(0, to), panel, ...others.slice(to)]);
   };
   const indexOf = (topic: string) => kept.findIndex((panel) => panel.topic === topic);
-  const missing = topics.filter((topic) => !shown.some((panel) => panel.topic === topic));
+  const missing = topics.filter((topic) => !all.some((panel) => panel.topic === topic));
 
   return (
     <section class="pane data" id="data" aria-label="Data">
@@ -68,6 +73,8 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
           </select>
         )}
         {arranged && <button class="button" title="Show the most informative outputs again" onClick={() => setArranged(null)}>Reset</button>}
+        {live.paused && !props.ended && <span class="quiet">paused</span>}
+        {!props.ended && <IconButton path={live.paused ? "M5 3l8 5-8 5z" : "M5.500 3v10M10.500 3v10"} label={live.paused ? "Go on" : "Pause the previews"} pressed={live.paused} onClick={() => live.pause(!live.paused)} />}
       </div>
       <div class="panels">
         {shown.length === 0 && (
@@ -83,6 +90,8 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
               column={column}
               chosen={chosen.includes(panel.topic)}
               passing={passing.includes(panel.topic)}
+              large={panel === large}
+              onLarge={() => setEnlarged(large ? null : panel.topic)}
               target={dragged?.over === panel.topic && dragged.topic !== panel.topic}
               onSize={(size) => change(panel.topic, size)}
               onKeep={() => change(panel.topic, {})}
@@ -107,6 +116,8 @@ interface PanelProps {
   column: number; // pixels
   chosen: boolean;
   passing: boolean; // shown while its node is selected
+  large: boolean; // alone in the pane
+  onLarge: () => void;
   target: boolean;
   onSize: (size: Partial<Panel>) => void;
   onKeep: () => void;
@@ -167,13 +178,16 @@ function PanelCard(props: PanelProps) {
           class="grip"
           aria-label={`Move ${topic}`}
           title="Drag, or press an arrow key"
-          disabled={props.passing}
+          disabled={props.passing || props.large}
           onKeyDown={onMoveKey}
           onPointerDown={grab}
           onPointerMove={(event) => held(event) && props.onDrag(under(event), false)}
           onPointerUp={(event) => held(event) && props.onDrag(under(event), true)}
         >
           <h3>{topic}</h3>
+        </button>
+        <button class="pin" aria-label={`${props.large ? "Shrink" : "Enlarge"} ${topic}`} title={props.large ? "All previews" : "Enlarge"} onClick={props.onLarge}>
+          <Icon path={props.large ? "M6 2.500V6H2.500M13.500 6H10V2.500M10 13.500V10h3.500M2.500 10H6v3.500" : "M3 6V3h3M10 3h3v3M13 10v3h-3M6 13H3v-3"} />
         </button>
         {props.passing ? (
           <button class="pin" onClick={props.onKeep}>Keep</button>
@@ -185,14 +199,14 @@ function PanelCard(props: PanelProps) {
         {preview ? <PreviewBody live={live} topic={topic} backdrops={backdrops(props.graph, topic)} preview={preview} /> : <p class="quiet">Waiting for a message …</p>}
       </div>
       {preview && <PreviewFacts head={preview.head} />}
-      <button
+      {!props.large && <button
         class="resize"
         aria-label={`Resize ${topic}`}
         title="Drag, or press an arrow key"
         onKeyDown={onSizeKey}
         onPointerDown={grab}
         onPointerMove={(event) => held(event) && resizeTo(event)}
-      />
+      />}
     </article>
   );
 }

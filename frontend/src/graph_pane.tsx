@@ -3,7 +3,7 @@
 import ELK from "elkjs/lib/elk-api";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type Box, type Graph, isGiven } from "./graph";
-import { IconButton } from "./hooks";
+import { IconButton, useNarrow } from "./hooks";
 import { labelOfLink, Links, nodeOf, type NodeState, sentences, size, toneOfLink, toneOfNode } from "./model";
 import type { Live } from "./server";
 import type { Direction } from "./layout";
@@ -15,6 +15,7 @@ const engine = new ELK({ workerFactory: () => new Worker("/assets/elk.js") });
 const ROOM = "9999 Hz · 99.9 ms"; // what the label of an edge may say
 const MANY = 16; // nodes and operators of which only the titles are readable
 const SMALLEST = 0.3; // the pane is one of several, and its nodes have to be seen
+const SMALLEST_ALONE = 0.5; // on a phone it has the whole screen
 const TOOLS = 52; // pixels, the height of the buttons over the graph
 const STATUS = "machine: 100 % · 9999 MB"; // the same for a node
 
@@ -32,6 +33,7 @@ export function GraphPane(props: {
   const [wanted, setWanted] = useState<boolean | null>(null); // null: as the number of nodes requires
   const [laidOut, setLaidOut] = useState(false);
   const { live, graph } = props;
+  const narrow = useNarrow();
 
   const compact = wanted ?? graph.boxes.filter((box) => !isGiven(box)).length > MANY;
 
@@ -52,7 +54,7 @@ export function GraphPane(props: {
     });
     made.covered = TOOLS;
     made.compact = compact;
-    made.smallest = SMALLEST;
+    made.smallest = narrow ? SMALLEST_ALONE : SMALLEST;
     view.current = made;
     const refresh = () => {
       links.current = new Links(live.state, boxes);
@@ -68,7 +70,7 @@ export function GraphPane(props: {
       }
       made.noteEdges((edge) => {
         const link = links.current.of(edge);
-        return link ? [labelOfLink(link), toneOfLink(link)] : ["", "fine"];
+        return link ? [labelOfLink(link, true), toneOfLink(link)] : ["", "fine"];
       });
     };
     let present = true; // another dataflow may be drawn before this one is laid out
@@ -92,7 +94,7 @@ export function GraphPane(props: {
       off();
       place.current?.replaceChildren();
     };
-  }, [live, graph, compact]);
+  }, [live, graph, compact, narrow]);
 
   useEffect(() => view.current?.highlightOnly(props.selected), [props.selected, graph, laidOut]);
 

@@ -2,18 +2,19 @@
 
 import type { ComponentChildren } from "preact";
 import { ends, type Graph } from "./graph";
+import { useState } from "preact/hooks";
 import { useLive } from "./hooks";
 import { linkName, milliseconds, nodeOf, rate, short } from "./model";
 import { COLOURS, Plot } from "./plot";
 import { type Live, MINUTE, type Sample } from "./server";
 import type { Selected } from "./view";
 
-const MOST = 6; // curves in a chart: those with the greatest values
+const MOST = 5; // curves in a chart: those with the greatest values
 
 interface Curve {
   name: string;
   title: string;
-  colour: string;
+  colour: number; // the index of the preferred one
   values: (number | null)[];
 }
 
@@ -30,16 +31,15 @@ export function MinutePane(props: { live: Live; graph: Graph; selected: Selected
       return {
         name: ends(edge)[1], // an input has one source
         title: ends(edge).join(" → "),
-        colour: colourOf(graph.edges.indexOf(edge)),
+        colour: graph.edges.indexOf(edge),
         values: history.map((sample) => (name ? (sample.links[name]?.[figure] ?? null) : null)),
       };
     });
   const ids = [...new Set(history.flatMap(({ cpu }) => Object.keys(cpu)))];
   const cpu = ids
-    .map((id, index): Curve => ({ name: id, title: id, colour: colourOf(index), values: history.map((sample) => sample.cpu[id] ?? null) }))
+    .map((id, index): Curve => ({ name: id, title: id, colour: index, values: history.map((sample) => sample.cpu[id] ?? null) }))
     .filter(({ name }) => !box || name === nodeOf(box));
   const latency = links(1);
-  const measured = latency.some(({ values }) => values.some((value) => value !== null));
   return (
     <section class="pane minute" id="minute" aria-label="Last minute">
       <Chart title="Rates" history={history} curves={links(0)} unit={rate} empty="no link" />
@@ -48,7 +48,7 @@ export function MinutePane(props: { live: Live; graph: Graph; selected: Selected
         history={history}
         curves={latency}
         unit={milliseconds}
-        empty={props.latency && !measured ? "nothing measured yet" : <button class="link" onClick={() => props.onLatency(true)}>Measure</button>}
+        empty={props.latency ? "nothing measured yet" : <button class="button" onClick={() => props.onLatency(true)}>Measure</button>}
       />
       <Chart title="Drops" history={history} curves={links(2)} unit={(value) => `${short(value)}/s`} empty="none" positive />
       <Chart title="CPU" history={history} curves={cpu} unit={(value) => `${value.toFixed(0)} %`} empty="no process" />
@@ -64,27 +64,35 @@ function Chart(props: {
   empty: ComponentChildren;
   positive?: boolean; // curves that are always zero are left out
 }) {
+  const [pointed, setPointed] = useState<number | null>(null); // the sample under the pointer, in any of the charts
   const greatest = (curve: Curve) => Math.max(-1, ...curve.values.map((value) => value ?? -1));
-  const curves = props.curves
-    .filter((curve) => greatest(curve) > (props.positive ? 0 : -1))
-    .sort((a, b) => greatest(b) - greatest(a))
-    .slice(0, MOST);
-  const seconds = props.history.length ? Math.round((props.history[props.history.length - 1]!.at - props.history[0]!.at) / 1000) : 0;
-  const data = [props.history.map(({ at }) => at / 1000), ...curves.map(({ values }) => values)];
+  const all = props.curves.filter((curve) => greatest(curve) > (props.positive ? 0 : -1));
+  const most = new Set([...all].sort((a, b) => greatest(b) - greatest(a)).slice(0, MOST));
+  const curves = all.filter((curve) => most.has(curve)); // in an order that stays
+  const colours = distinctColours(curves);
+  const { history } = props;
+  const last = history[history.length - 1]?.at ?? 0;
+  const seconds = Math.round((last - (history[0]?.at ?? 0)) / 1000);
+  const shown = pointed === null || pointed >= history.length ? history.length - 1 : pointed;
+  const ago = shown < history.length - 1 ? `−${Math.round((last - history[shown]!.at) / 1000)} s` : "";
+  const data = [history.map(({ at }) => at / 1000), ...curves.map(({ values }) => values)];
   return (
-    <figure class="chart" data-chart={props.title} aria-label={`${props.title} of the last ${seconds} s`}>
-      <figcaption>{props.title} <span class="quiet">{curves.length === 0 && props.empty}</span></figcaption>
+    <figure class={curves.length ? "chart" : "chart empty"} data-chart={props.title} aria-label={`${props.title} of the last ${seconds} s`}>
+      <figcaption>
+        {props.title} <span class="quiet">{[all.length > MOST && `${MOST} of ${all.length}`, ago].filter(Boolean).join(" · ")}</span>
+      </figcaption>
+      {curves.length === 0 && <p class="quiet">{props.empty}</p>}
       {curves.length > 0 && (
         <>
-          <Plot data={data} names={curves.map(({ name }) => name)} colours={curves.map(({ colour }) => colour)} time window={MINUTE} />
+          <Plot data={data} names={curves.map(({ name }) => name)} colours={colours} time window={MINUTE} onPoint={setPointed} />
           <ul>
-            {curves.map(({ name, title, colour, values }) => {
-              const last = values[values.length - 1];
+            {curves.map(({ name, title, values }, index) => {
+              const value = values[shown];
               return (
                 <li key={name} title={title}>
-                  <i style={{ background: colour }} />
+                  <i style={{ background: colours[index] }} />
                   <span>{name}</span>
-                  <b>{last === null || last === undefined ? "–" : props.unit(last)}</b>
+                  <b>{value === null || value === undefined ? "–" : props.unit(value)}</b>
                 </li>
               );
             })}
@@ -95,6 +103,13 @@ function Chart(props: {
   );
 }
 
-function colourOf(index: number): string {
-  return COLOURS[index % COLOURS.length]!;
+/** Return a colour for each of a few curves: the preferred one, or the next that is free. */
+function distinctColours(curves: Curve[]): string[] {
+  const taken = new Set<number>();
+  return curves.map(({ colour }) => {
+    let index = colour % COLOURS.length;
+    while (taken.has(index)) index = (index + 1) % COLOURS.length;
+    taken.add(index);
+    return COLOURS[index]!;
+  });
 }

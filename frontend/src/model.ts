@@ -148,7 +148,7 @@ export function endedState(state: State, outcome: Listed): State {
     })),
     links: state.links.map((link) => {
       const report = reports.get(`${link.source} -> ${link.target}`);
-      return { ...link, hz: 0, bytes_per_second: null, waiting: null, dropped: report?.dropped ?? link.dropped, dropping_hz: 0 };
+      return { ...link, hz: 0, bytes_per_second: null, waiting: null, dropped: report?.dropped ?? link.dropped, dropping_hz: 0, latency: null };
     }),
   };
 }
@@ -175,10 +175,10 @@ export function toneOfLink(link: LinkState): Tone {
   return link.hz > 0 ? "fine" : "rest";
 }
 
-/** Return what the label of an edge says: how often, how late, what is lost. */
-export function labelOfLink(link: LinkState): string {
+/** Return what the label of an edge says: how often, how late, what is lost; if it is brief, no latency beside a loss. */
+export function labelOfLink(link: LinkState, brief = false): string {
   const words = [link.silent ? "silent" : rate(link.hz)];
-  if (link.latency) words.push(milliseconds(link.latency[0]));
+  if (link.latency && !(brief && link.dropping_hz > 0)) words.push(milliseconds(link.latency[0]));
   if (link.dropping_hz > 0) words.push(`−${short(link.dropping_hz)}/s`);
   return words.join(" · ");
 }

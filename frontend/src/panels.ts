@@ -36,7 +36,7 @@ export function topicsOf(graph: Graph, id: string): string[] {
   return box && !isGiven(box) ? box.outputs.filter((output) => !text(output)).map((output) => fullName(box, output)) : [];
 }
 
-/** Choose the most informative outputs among those that have sent something, and outputs to look at to learn what they carry. */
+/** Choose the most informative outputs, of many kinds rather than many of one kind, among those that have sent something, and outputs to look at to learn what they carry. */
 export function chooseOutputs(topics: string[], live: Live): { shown: Panel[]; probed: string[] } {
   const guess = (topic: string) => {
     const index = NAMES.findIndex(([name]) => name.test(topic));
@@ -44,7 +44,13 @@ export function chooseOutputs(topics: string[], live: Live): { shown: Panel[]; p
   };
   const known = topics.filter((topic) => live.previews.has(topic));
   const place = (topic: string) => ORDER.indexOf(live.previews.get(topic)!.head.kind);
-  const shown = known.sort((a, b) => place(a) - place(b)).slice(0, SHOWN);
+  const ranked = known.sort((a, b) => place(a) - place(b));
+  const rounds = new Map<string, number>(); // topic → how many of its kind come before it
+  ranked.forEach((topic, index) => rounds.set(topic, ranked.slice(0, index).filter((other) => place(other) === place(topic)).length));
+  const shown = [...ranked]
+    .sort((a, b) => rounds.get(a)! - rounds.get(b)!)
+    .slice(0, SHOWN)
+    .sort((a, b) => place(a) - place(b));
   const busy = new Set(live.state?.links.filter((link) => link.hz > 0).map((link) => link.source));
   const unknown = topics
     .filter((topic) => !live.previews.has(topic))

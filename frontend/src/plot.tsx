@@ -10,8 +10,8 @@ function roomIn(place: HTMLElement, legend = 0): { width: number; height: number
   return { width: place.clientWidth || 300, height: Math.max(60, place.clientHeight - legend) };
 }
 
-/** Draw curves: the first of `data` is for the axis, each other one is a curve. `window`: the last seconds, from zero upward, without a legend. */
-export function Plot(props: { data: (number | null)[][]; names: string[]; time: boolean; colours?: string[]; window?: number }) {
+/** Draw curves: the first of `data` is for the axis, each other one is a curve. `window`: the last seconds, from zero upward, without a legend; `onPoint` hears which value is pointed at, here or in another such plot. */
+export function Plot(props: { data: (number | null)[][]; names: string[]; time: boolean; colours?: string[]; window?: number; onPoint?: (index: number | null) => void }) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const names = props.names.join("\n");
@@ -30,7 +30,8 @@ export function Plot(props: { data: (number | null)[][]; names: string[]; time: 
         axes: window
           ? [{ ...axis, ...tight, size: 20, splits: (_, __, first, last) => [first, (first + last) / 2, last], values: () => [`−${window} s`, `−${window / 2} s`, "now"], align: 1 }, { ...axis, ...tight, size: 36, space: 24 }]
           : [{ ...axis, size: 26 }, { ...axis, size: 52 }],
-        cursor: { drag: { x: false, y: false } },
+        cursor: { drag: { x: false, y: false }, ...(window ? { sync: { key: "window" }, y: false } : {}) },
+        hooks: { setCursor: [({ cursor }) => props.onPoint?.(cursor.idx ?? null)] },
         legend: { show: !window && props.names.length > 1, live: false },
         series: [
           props.time ? { value: "{HH}:{mm}:{ss}" } : {},
@@ -55,7 +56,7 @@ export function Plot(props: { data: (number | null)[][]; names: string[]; time: 
       made.destroy();
       plot.current = null;
     };
-  }, [names, props.time]);
+  }, [names, props.time, props.colours?.join()]);
 
   useEffect(() => plot.current?.setData(props.data as uPlot.AlignedData), [props.data]);
   return <div class="plot" ref={place} />;

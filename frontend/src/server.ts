@@ -125,6 +125,9 @@ export class Live {
   private searches = new Map<number, { query: object; resolve: (found: Found) => void }>();
   private lastTicket = 0;
   private sent = "";
+  private looked: string[] = []; // topics that the server sends previews of
+  private interrupted = new Set<string>(); // topics whose curves have a gap now
+  paused = false; // previews stay as they are
   private onVisible = () => this.tell();
 
   constructor(private uuid: string) {
@@ -156,6 +159,13 @@ export class Live {
     };
   }
 
+  /** Keep the previews as they are, or let them go on. */
+  pause(paused: boolean): void {
+    this.paused = paused;
+    this.tell();
+    this.emit("connection");
+  }
+
   measureLatency(wanted: boolean): void {
     this.latency = wanted;
     this.tell();
@@ -179,6 +189,7 @@ export class Live {
     socket.onopen = () => {
       this.lines = [];
       this.sent = "";
+      this.looked.forEach((topic) => this.interrupted.add(topic));
       this.connection = "open";
       this.tell();
       // Repeat the queries that the former connection has not answered.
@@ -252,7 +263,11 @@ export class Live {
     const size = new DataView(data).getUint32(0, true);
     const head: Head = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size)));
     if (head.kind === "series") {
-      const steps = [...(this.steps.get(head.topic) ?? []), ...head.steps].slice(-MAX_STEPS);
+      const before = this.steps.get(head.topic) ?? [];
+      // While nobody looked, nothing came: the curve is not drawn across that time.
+      const gap = this.interrupted.delete(head.topic) && before.length > 0 && head.steps.length > 0;
+      const broken: typeof before = gap ? [[head.steps[0]![0], head.steps[0]![1].map(() => null)]] : [];
+      const steps = [...before, ...broken, ...head.steps].slice(-MAX_STEPS);
       this.steps.set(head.topic, steps);
     }
     const known = this.previews.get(head.topic)?.head.kind;
@@ -271,10 +286,13 @@ export class Live {
   }
 
   private tell(): void {
-    const topics = document.hidden ? [] : [...this.topics.keys()].sort();
+    const topics = document.hidden || this.paused ? [] : [...this.topics.keys()].sort();
     const message = { type: "look", topics, latency: this.latency && !document.hidden };
     const text = JSON.stringify(message);
-    if (text !== this.sent && this.send(message)) this.sent = text;
+    if (text === this.sent || !this.send(message)) return;
+    this.sent = text;
+    for (const topic of this.looked) if (!topics.includes(topic)) this.interrupted.add(topic);
+    this.looked = topics;
   }
 
   private send(message: unknown): boolean {

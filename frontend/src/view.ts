@@ -130,7 +130,8 @@ export class GraphView {
     const natural = await this.place(this.naturalDirection);
     if (this.scaleOf(natural) >= SMALL) return natural;
     const other = await this.place(natural.direction === "RIGHT" ? "DOWN" : "RIGHT");
-    return this.scaleOf(other) > this.scaleOf(natural) ? other : natural;
+    // A graph of which only a part is shown goes on in the natural direction.
+    return this.scaleOf(other) > this.scaleOf(natural) && this.scaleOf(other) >= this.smallest ? other : natural;
   }
 
   /** Return the scale at which all of a layout is seen. */

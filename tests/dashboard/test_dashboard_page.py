@@ -448,6 +448,20 @@ def test_the_dashboard_ends_when_its_run_is_killed(start: Callable[..., Running]
         assert time.monotonic() < deadline, "the dashboard outlives its run"
 
 
+def test_a_page_stays_when_another_run_has_its_address(start: Callable[..., Running], visit: Any) -> None:
+    running = start()
+    page = visit(running.address)
+    page.wait_for_selector(".panel canvas")
+    running.process.kill()
+    running.end()
+    banner = page.locator(".banner")
+    banner.filter(has_text="No connection to the dataflow").wait_for()
+    # The other run does not let this page in.
+    page.route("**/api/dataflows", lambda route: route.fulfill(status=401, json={"error": "no token"}))
+    banner.filter(has_text="belongs to an earlier start of dora").wait_for()
+    assert page.locator(".panel canvas").count() > 0
+
+
 def test_a_flood_and_an_outsized_message(start: Callable[..., Running], tmp_path: Path, visit: Any) -> None:
     (tmp_path / "flood.py").write_text(textwrap.dedent(FLOOD))
     flow = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -275,17 +276,58 @@ def test_the_last_minute_of_what_is_selected(running: Running, visit: Any) -> No
     page.wait_for_selector('[data-chart="Latencies"] li b >> text=/[0-9.]+ ms/')
 
 
+def seconds_of(page: Any) -> int:
+    """Return how long the curves of a page are."""
+    page.locator('[data-chart="CPU"] .uplot').wait_for()
+    return int(page.locator('[data-chart="CPU"]').get_attribute("aria-label").split()[-2])
+
+
 def test_the_last_minute_is_there_at_once_after_a_reload_and_in_a_second_browser(
     running: Running, visit: Any
 ) -> None:
     page = visit(running.address)
 
-    def seconds(page: Any) -> int:
-        page.locator('[data-chart="CPU"] .uplot').wait_for()
-        return int(page.locator('[data-chart="CPU"]').get_attribute("aria-label").split()[-2])
-
-    wait_until(lambda: seconds(page) >= 6, page, "six seconds")
-    before = seconds(page)
+    wait_until(lambda: seconds_of(page) >= 6, page, "six seconds")
+    before = seconds_of(page)
     page.reload()
-    assert seconds(page) >= before
-    assert seconds(visit(running.address)) >= before
+    assert seconds_of(page) >= before
+    assert seconds_of(visit(running.address)) >= before
+
+
+def test_pointing_at_one_curve_shows_the_figures_of_that_time_in_all(running: Running, visit: Any) -> None:
+    page = visit(running.address)
+    plot = page.locator('[data-chart="Rates"] .u-over')
+    wait_until(lambda: seconds_of(page) >= 8, page, "eight seconds")
+    area = plot.bounding_box()
+    page.mouse.move(area["x"] + area["width"] * (1 - 4 / 60), area["y"] + 20)
+    page.locator('[data-chart="Rates"] figcaption', has_text=re.compile(r"−[2-7] s")).wait_for()
+    page.locator('[data-chart="CPU"] figcaption', has_text=re.compile(r"−[2-7] s")).wait_for()
+    page.mouse.move(5, 5)
+    page.locator('[data-chart="CPU"] figcaption', has_text=re.compile(r"^CPU\s*$")).wait_for()
+
+
+def test_a_preview_fills_the_pane_and_pauses(running: Running, visit: Any) -> None:
+    page = visit(running.address)
+    wait_for_topics(page, TOPICS)
+    page.get_by_role("button", name="Enlarge camera/speed").click()
+    wait_for_topics(page, ["camera/speed"])
+    pane, panel = (page.locator(place).bounding_box() for place in ("#data", ".panel"))
+    assert panel["width"] > 0.9 * pane["width"] and panel["height"] > 0.75 * pane["height"]
+    page.get_by_role("button", name="Shrink camera/speed").click()
+    wait_for_topics(page, TOPICS)
+
+    def number() -> int:
+        return int(page.locator('[data-topic="camera/speed"]').get_attribute("data-number"))
+
+    page.get_by_role("button", name="Pause the previews").click()
+    last = number()
+
+    def resting() -> bool:
+        nonlocal last
+        before, last = last, number()
+        page.wait_for_timeout(500)
+        return before == last == number()
+
+    wait_until(resting, page, "pause")
+    page.get_by_role("button", name="Go on").click()
+    wait_until(lambda: number() > last, page, "later number")
