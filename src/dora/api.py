@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dora.daemon.logs.formats import LogFormat
     from dora.daemon.options import Engine
     from dora.daemon.supervisor.result import DataflowResult
+    from dora.daemon.work import BuildProgress
     from dora.dataflow.model import Dataflow, LogLevel
 
 
@@ -145,12 +146,13 @@ def run_to_end(
     on_daemon: Callable[[Daemon], None] | None = None,
     on_dashboard: Callable[[str], None] | None = None,
     on_console: Callable[[Console], None] | None = None,
+    on_build: Callable[[BuildProgress], None] | None = None,
 ) -> RunOutcome:
     """Load, build and run a dataflow from a file or a URL; return how it went.
 
     Log entries go to ``stream`` in the form of ``display``, and each one to ``on_log`` (on the daemon's
     thread, unfiltered). With ``on_dashboard``, a dashboard is served, and the function gets its address.
-    ``on_daemon`` and ``on_console`` as in `run_loaded`.
+    ``on_daemon``, ``on_console`` and ``on_build`` as in `run_loaded`.
     Raises `DataflowError` and `BuildError`; failed nodes are in the result.
     """
     dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, uv=options.uv)
@@ -166,6 +168,7 @@ def run_to_end(
         on_daemon=on_daemon,
         on_dashboard=on_dashboard,
         on_console=on_console,
+        on_build=on_build,
     )
 
 
@@ -182,11 +185,13 @@ def run_loaded(
     on_daemon: Callable[[Daemon], None] | None = None,
     on_dashboard: Callable[[str], None] | None = None,
     on_console: Callable[[Console], None] | None = None,
+    on_build: Callable[[BuildProgress], None] | None = None,
 ) -> RunOutcome:
     """Build and run a loaded dataflow like `run_to_end`.
 
     ``session``: record the build in the session file. ``on_console`` gets what shows the log entries before
-    there is one, ``on_daemon`` the daemon before it starts.
+    there is one, ``on_build`` the progress of the build, if there is anything to build, and ``on_daemon``
+    the daemon before it starts.
     """
     from dora.observe.telemetry.traced_run import run_observed
     from dora.wire.correlation import uuid7
@@ -213,7 +218,9 @@ def run_loaded(
 
             dashboard = open_dashboard(dataflow, dataflow_id)
             on_dashboard(dashboard.address)
-        built = build_loaded(dataflow, show, BuildOptions(uv=options.uv), lock=lock, session=session)
+        built = build_loaded(
+            dataflow, show, BuildOptions(uv=options.uv), lock=lock, session=session, on_build=on_build
+        )
         dataflow = built.dataflow
         if built.build_id is not None:
             console.render_by(renderer_for(dataflow, display, stream, dataflow_id, built.build_id))
@@ -241,8 +248,12 @@ def build_file(
     lock: Lock | None = None,
     strict_types: bool = False,
     on_warning: Callable[[str], None] | None = None,
+    on_console: Callable[[Console], None] | None = None,
+    on_build: Callable[[BuildProgress], None] | None = None,
 ) -> Built:
     """Load a dataflow from a file or a URL and build it; return what was done.
+
+    ``on_console`` and ``on_build`` as in `run_loaded`.
 
     Raises `DataflowError` and `BuildError`. Missing files of nodes are no error: a build may make them.
     """
@@ -251,8 +262,10 @@ def build_file(
     if on_warning is not None:
         warn_about_dataflow(dataflow, display.filter, on_warning)
     console = open_console(dataflow, display, stream)
+    if on_console is not None:
+        on_console(console)
     try:
-        return build_loaded(dataflow, console, options, lock=lock, check=False)
+        return build_loaded(dataflow, console, options, lock=lock, check=False, on_build=on_build)
     finally:
         console.close()
         if console.not_shown and on_warning is not None:

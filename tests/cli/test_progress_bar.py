@@ -1,20 +1,21 @@
-"""The progress bar of commands that read a recording."""
+"""The progress bar of long work, and the lines in its place."""
 
 from __future__ import annotations
 
 import io
 import os
 import pty
+import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from waiting import wait_until
 
 from dora.cli import progress_bar
-from dora.cli.progress_bar import reading
+from dora.cli.progress_bar import Meter, Mode, progress_mode, reading, showing
 from dora.daemon.logs.terminal import Terminal
+from dora.daemon.work import Work
 from dora.recording.mcap.reader import Recording
 
 
@@ -58,30 +59,81 @@ def test_a_bar_shows_how_much_is_read_and_goes_away(
     def half_is_shown() -> bool:
         nonlocal text
         text = shown(screen[0], text)
-        return "500/1,000 bytes" in text or "0.5/1.0 kB" in text
+        return "━━━━━───── 50 % of 1.0 kB" in text
 
-    with reading("writing", recording):
+    with reading("status line", "writing", recording):
         recording.reached_ns = 60
         wait_until(half_is_shown, lambda: repr(text))
     assert "writing" in text and "\\u001b" not in text, "escape sequences reach the terminal"
     assert "\x1b[2K" in shown(screen[0]), "the bar is erased"
 
 
-@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("DORA_PROGRESS", "off")])
-def test_there_is_no_bar_where_it_is_not_wanted(
-    screen: tuple[int, Terminal], monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+def test_a_bar_is_for_a_terminal_with_colours_on_which_it_is_wanted(
+    screen: tuple[int, Terminal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "stdout", screen[1])
     monkeypatch.setattr(sys, "stderr", screen[1])
-    monkeypatch.setenv(variable, value)
-    with reading("writing", Half()):
-        pass
-    assert shown(screen[0]) == ""
+    assert [progress_mode(value) for value in ("auto", "plain", "off")] == ["status line", "lines", "off"]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert progress_mode("auto") == "lines"
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert progress_mode("auto") == "long waits"
 
 
-def test_a_pipe_gets_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(progress_bar, "DELAY", 0.0)
-    with (tmp_path / "errors").open("w") as errors:
-        monkeypatch.setattr(sys, "stderr", errors)
-        with reading("writing", Half()):
+@pytest.mark.parametrize("mode", ["lines", "long waits"])
+def test_without_a_bar_there_is_a_line_now_and_then(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress_bar, "FIRST_WAIT", 0.1)
+    recording, text = Half(), ""
+
+    def is_said() -> bool:
+        nonlocal text
+        text += capsys.readouterr().err
+        return "50 %" in text
+
+    with reading(mode, "writing", recording):
+        recording.reached_ns = 60
+        wait_until(is_said, lambda: repr(text))
+    assert re.match(r"writing \(\d\.\d s\), 50 % of 1\.0 kB", text)
+    assert "\x1b" not in text
+
+
+def test_a_quick_work_and_one_without_progress_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    for mode in ("status line", "lines", "long waits", "off"):
+        with reading(mode, "writing", Half()):
             pass
-    assert (tmp_path / "errors").read_text() == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_lines_of_the_work_stand_above_the_bar(
+    screen: tuple[int, Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", screen[1])
+    monkeypatch.setattr(sys, "stderr", screen[1])
+    work, text = Work(), ""
+    work.become(30, 0)
+
+    def bar_is_shown() -> bool:
+        nonlocal text
+        text = shown(screen[0], text)
+        return "30 B" in text
+
+    with showing("status line", "copying", work) as say:
+        wait_until(bar_is_shown, lambda: repr(text))
+        say("arm: copied")
+    assert "\r\x1b[2Karm: copied\r\n" in shown(screen[0], text)
+
+
+def test_the_rate_is_that_of_the_last_seconds_and_begins_anew_with_each_phase() -> None:
+    meter, work = Meter(), Work("object")
+    work.become(0, 1000, "object")
+    assert meter.rate(0.0, work) == 0.0
+    work.become(100, 1000, "object")
+    assert meter.rate(1.0, work) == 100.0
+    work.become(2000, 3000, "object")
+    assert meter.rate(20.0, work) == 0.0, "nothing is known of the last seconds"
+    work.become(2100, 3000, "object")
+    assert meter.rate(20.5, work) == 200.0
+    work.become(5, 10, "delta")
+    assert meter.rate(21.0, work) == 0.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import pty
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -181,6 +183,64 @@ def test_a_build_is_seen_while_it_runs() -> None:
         assert command.end() == 0
 
 
+@pytest.fixture
+def half_a_file() -> Iterator[str]:
+    """The address of a program of 128 KiB; its second half is sent when a file `go` is there."""
+    half = 1 << 16
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(2 * half))
+            self.end_headers()
+            self.wfile.write(b"#" * half)
+            wait_until(lambda: Path("go").exists(), "go")
+            self.wfile.write(b"\n" * half)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/far.py"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def two_steps(half_a_file: str) -> None:
+    far = f"{{id: far, path: {half_a_file}}}"
+    Path("dataflow.yml").write_text(f"nodes:\n- {far}\n- {{id: made, path: made.py, build: python m.py}}\n")
+    Path("m.py").write_text("open('made.py', 'w')\n")
+
+
+@pytest.mark.usefixtures("two_steps")
+@pytest.mark.parametrize("command", ["build", "run"])
+def test_a_build_shows_the_step_and_how_much_of_a_file_is_there(command: str) -> None:
+    with on_terminal(command) as running:
+        there = r"building · step 1 of 2 · ━━━━━───── 50 % of 131\.1 kB · .*far: downloading http"
+        running.read_until(lambda text: re.search(there, plain(text)))
+        Path("go").touch()
+        assert running.end() in (0, 1)  # the program that was downloaded is no node
+    assert "running `python m.py`" in running.text
+
+
+@pytest.mark.usefixtures("two_steps")
+def test_a_build_that_takes_long_says_so_elsewhere() -> None:
+    words = (
+        "from dora.cli import run_reporter as r; from dora.cli.main import main; r.FIRST_WAIT = 0.5; main()"
+    )
+    command = [sys.executable, "-c", words, "build"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        said = next(line for line in lines if line.startswith("building"))
+        Path("go").touch()
+        output, _ = process.communicate(timeout=TIMEOUT)
+    assert re.match(r"building far: downloading http://\S+ \(\d\.\d s\), 50 % of 131\.1 kB", said)
+    assert "built in" in output and "\x1b" not in said + output
+
+
 def test_a_replay_shows_how_far_it_is_and_the_time_left() -> None:
     Path("dataflow.yml").write_text(
         "nodes:\n- {id: lamp, path: lamp.py, outputs: [light]}\n"
@@ -193,7 +253,7 @@ def test_a_replay_shows_how_far_it_is_and_the_time_left() -> None:
     record = [sys.executable, "-m", "dora", "record", "-o", "a.mcap"]
     subprocess.run(record, capture_output=True, timeout=TIMEOUT, check=True)
     with on_terminal("replay", "a.mcap", "--speed", "2") as command:
-        there = r"2 of 2 nodes · [1-9]\d? % of 60 messages · \d+ messages/s · \d s left"
+        there = r"2 of 2 nodes · ━*─+ [1-9]\d? % of 60 messages · \d+/s · \d s left"
         command.read_until(lambda text: re.search(there, plain(text)))
         command.process.send_signal(signal.SIGINT)
         assert command.end() == 0
@@ -275,6 +335,7 @@ def test_an_error_that_was_printed_is_not_repeated() -> None:
 def test_the_status_line_fits_into_the_terminal() -> None:
     line = drawn([("3 nodes", ""), ("日本語" * 20, "")], 20)
     assert line == "3 nodes · 日本語日…"
+    assert drawn([("3 nodes", ""), ("none dropped", "dim"), ("7 s", "")], 20) == "3 nodes · 7 s"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

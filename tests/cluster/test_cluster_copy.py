@@ -17,6 +17,7 @@ from dora.cluster.ssh.file import Machine
 from dora.cluster.ssh.folder import difference, scan_folder
 from dora.cluster.ssh.receive import ExpectedFiles, receive
 from dora.cluster.ssh.ssh import MachineFault
+from dora.daemon.work import Work
 from dora.errors import DoraError
 
 HERE = Machine(id="here", host="localhost")
@@ -63,7 +64,9 @@ def test_a_copy_follows_its_folder(tmp_path: Path) -> None:
     source = tmp_path / "flow"
     write(source, dataflow="1", nodes__camera="2", nodes__old="3")
     (source / "nodes" / "camera").chmod(0o755)
-    first = copy_folder(HERE, str(source), scan_folder(str(source)))
+    work = Work()
+    first = copy_folder(HERE, str(source), scan_folder(str(source)), work)
+    assert (work.done, work.total) == (3, 3)
     assert listing(first.folder) == {"dataflow": "1", "nodes/camera": "2", "nodes/old": "3"}
     assert os.access(Path(first.folder, "nodes", "camera"), os.X_OK)
     assert (first.sent, first.size) == (3, 3)

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
 
+from dora.cli.progress_bar import (
+    DEFAULT_WIDTH,
+    FIRST_WAIT,
+    Meter,
+    Mode,
+    duration,
+    figures,
+    parts,
+    progress_mode,
+)
 from dora.cli.tables import counted
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.formats import wants_colour
+from dora.daemon.work import Work
 
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
@@ -26,43 +37,20 @@ if TYPE_CHECKING:
     from dora.daemon.progress import RunProgress
     from dora.daemon.report import RunOutcome
     from dora.daemon.supervisor.result import NodeFailure
+    from dora.daemon.work import BuildProgress
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
-
-Mode = Literal["status line", "lines", "long waits", "off"]
-
-FIRST_WAIT: Final = 5.0  # seconds until a line says which nodes the start waits for; then twice as many
 _QUIET_START: Final = 0.5  # seconds without a status line; drawing it costs the nodes that start some time
 _REDRAW: Final = 0.2  # seconds
 _LINES_KEPT: Final = 20  # per node
-_DEFAULT_WIDTH: Final = 80  # of a terminal that does not know its own
-
-progress_option: Callable[[_Function], _Function] = click.option(
-    "--progress",
-    type=click.Choice(["auto", "plain", "off"]),
-    default="auto",
-    envvar="DORA_PROGRESS",
-    show_envvar=True,
-    help="How to show the progress: plain is lines; auto is a status line on a terminal, and elsewhere "
-    "lines about a start that takes long [auto].",
-)
 
 
 def reporter_for(progress: str) -> RunReporter:
     """Return the reporter for a value of ``--progress`` and the standard streams of this process."""
-    terminal = sys.stdout.isatty() and sys.stderr.isatty()
-    mode: Mode = "off"
-    if progress == "plain":
-        mode = "lines"
-    elif progress == "auto" and not terminal:
-        mode = "long waits"
-    elif progress == "auto":
-        mode = "status line" if wants_colour(True, os.environ) else "lines"
-    return RunReporter(mode, one_screen=terminal)
+    return RunReporter(progress_mode(progress), one_screen=sys.stdout.isatty() and sys.stderr.isatty())
 
 
 class RunReporter:
-    """Reports how one run goes. `attach` and `watch` are hooks of `dora.api.run_loaded`."""
+    """Reports how one run goes. `attach`, `watch_build` and `watch` are hooks of `dora.api.run_loaded`."""
 
     def __init__(self, mode: Mode, *, one_screen: bool) -> None:
         """``one_screen``: the log entries and the report are seen on the same terminal."""
@@ -72,7 +60,9 @@ class RunReporter:
         self._one_screen = one_screen
         self._console: Console | None = None
         self._begun = time.monotonic()
-        self._building = ""
+        self._building = ("", "")  # which node, and what is done for it
+        self._build: BuildProgress | None = None
+        self._meter = Meter()
         self._progress: RunProgress | None = None
         self._before: tuple[float, RunProgress] | None = None
         self._rates = (0.0, 0.0)  # messages received, messages sent
@@ -90,10 +80,16 @@ class RunReporter:
         if self.mode == "status line":
             console.show_below(self._status)
 
+    def watch_build(self, progress: BuildProgress) -> None:
+        """Follow a build that is about to begin."""
+        self._build = progress
+        if self.mode in ("lines", "long waits"):
+            threading.Thread(target=self._tell_of_build, args=(progress,), daemon=True).start()
+
     def watch(self, daemon: Daemon, counted: Collection[str] = ()) -> None:
         """Follow a run that is about to begin; ``counted`` as in `ProgressReporter`."""
         self._begun = time.monotonic()
-        self._building = ""
+        self._building = ("", "")
         if self.mode == "lines":
             nodes = sum(not node.is_dynamic for node in daemon.dataflow.nodes)
             self.say(f"starting {counted_nodes(nodes)}")
@@ -134,10 +130,31 @@ class RunReporter:
         if self.mode != "long waits" or not daemon.supervisor.state.opened:
             ProgressReporter(daemon, self._advance, counted)
 
+    def _tell_of_build(self, progress: BuildProgress) -> None:
+        """Write a line now and then while one thing of a build takes long."""
+        begun, due = self._begun, FIRST_WAIT
+        while not progress.ended.wait(_REDRAW):
+            if begun != self._begun:
+                begun, due = self._begun, FIRST_WAIT
+            now = time.monotonic()
+            work = self._work()
+            rate = self._meter.rate(now, work)
+            if self._building[1] and now - begun >= due:
+                due *= 2
+                self.say(", ".join([f"building {self._doing(now - begun)}", *figures(work, rate)]))
+
+    def _work(self) -> Work:
+        """Return what the build does for the node that it logged last."""
+        work = self._build.work_of(self._building[0]) if self._build is not None else None
+        return work or Work()
+
+    def _doing(self, seconds: float) -> str:
+        return f"{': '.join(filter(None, self._building))} ({duration(seconds)})"
+
     def _adapt(self, entry: LogEntry) -> LogEntry:
         """Return the entry to show: an error that is on the terminal already is not repeated."""
         if entry.target == "build" and entry.stream == "daemon":
-            self._building = f"{entry.node_id}: {entry.message.partition(chr(10))[0]}"
+            self._building = (entry.node_id or "", entry.message.partition("\n")[0])
             self._begun = time.monotonic()
         if not self._one_screen or entry.node_id is None:
             return entry
@@ -191,11 +208,11 @@ class RunReporter:
             self._changed = False
             from dora.cli.status_line import drawn, is_foreground
 
-            parts = self._parts(now) if is_foreground(sys.stdout.fileno()) else []
-            width = os.get_terminal_size(sys.stdout.fileno()).columns or _DEFAULT_WIDTH
+            texts = self._parts(now) if is_foreground(sys.stdout.fileno()) else []
+            width = os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH
             # The address has a line of its own: cut off, it would open nothing.
-            page = f"\n{self.page}" if parts and 0 < len(self.page) < width else ""
-            self._drawn = (now, drawn(parts, width) + page)
+            page = f"\n{self.page}" if texts and 0 < len(self.page) < width else ""
+            self._drawn = (now, drawn(texts, width) + page)
         return self._drawn[1]
 
     def _parts(self, now: float) -> list[tuple[str, str]]:
@@ -203,7 +220,7 @@ class RunReporter:
         progress = self._progress
         seconds = duration(int(now - self._begun))
         if progress is None:
-            return [("building", "bold"), (f"{self._building} ({seconds})", "")] if self._building else []
+            return self._build_parts(now)
         if progress.stopping:
             names = shortened([node.id for node in progress.waiting])
             return [("stopping", "bold"), (f"waiting for {names}", "")] if progress.waiting else []
@@ -212,19 +229,32 @@ class RunReporter:
                 (f"starting {counted_nodes(progress.nodes)}", "bold"),
                 (waiting(progress, int(now - self._begun)), ""),
             ]
-        parts = [(f"{progress.running} of {counted_nodes(progress.nodes)}", "bold")]
+        texts = [(f"{progress.running} of {counted_nodes(progress.nodes)}", "bold")]
         if self.goal:
-            parts += goal_parts(progress.sent, self.goal, self._rates[1])
+            sent = Work()
+            sent.become(progress.sent, self.goal, "message")
+            texts += parts(sent, self._rates[1])
         else:
-            parts.append((f"{self._rates[0]:,.0f} messages/s", ""))
-        parts.append(
+            texts.append((f"{self._rates[0]:,.0f} messages/s", ""))
+        texts.append(
             (f"{progress.dropped:,} dropped", "yellow") if progress.dropped else ("none dropped", "dim")
         )
         if progress.restarting:
-            parts.append((f"restarting {shortened(progress.restarting)}", "yellow"))
+            texts.append((f"restarting {shortened(progress.restarting)}", "yellow"))
         if progress.failed:
-            parts.append((f"failed: {shortened(progress.failed)}", "red"))
-        return [*parts, (seconds, "dim")]
+            texts.append((f"failed: {shortened(progress.failed)}", "red"))
+        return [*texts, (seconds, "dim")]
+
+    def _build_parts(self, now: float) -> list[tuple[str, str]]:
+        if not self._building[1]:
+            return []
+        texts = [("building", "bold")]
+        if self._build is not None and self._build.steps > 1:
+            step = min(self._build.done + 1, self._build.steps)
+            texts.append((f"step {step} of {self._build.steps}", ""))
+        work = self._work()
+        texts += parts(work, self._meter.rate(now, work))
+        return [*texts, (self._doing(int(now - self._begun)), "")]
 
 
 def counted_nodes(number: int) -> str:
@@ -255,34 +285,3 @@ def shortened(names: Sequence[str]) -> str:
     """
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def goal_parts(sent: int, goal: int, rate: float) -> list[tuple[str, str]]:
-    """Return how much is done, the rate, and the time left.
-
-    >>> goal_parts(600, 1000, 100.0)
-    [('60 % of 1,000 messages', 'cyan'), ('100 messages/s', ''), ('4 s left', '')]
-    """
-    done = min(sent, goal)
-    parts = [
-        (f"{100 * done // goal} % of {counted(goal, 'message')}", "cyan"),
-        (f"{rate:,.0f} messages/s", ""),
-    ]
-    if rate > 0 and done < goal:
-        parts.append((f"{duration(int((goal - done) / rate))} left", ""))
-    return parts
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people; below ten seconds, a float has a decimal.
-
-    >>> duration(0.84), duration(7), duration(12.3), duration(75), duration(7300)
-    ('0.8 s', '7 s', '12 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 10 and isinstance(seconds, float):
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -70,6 +70,15 @@ def build(dataflow, **options):
     return [entry.message for entry in entries if entry.level == "stdout"]
 
 
+def test_how_far_a_clone_is_can_be_seen(flow, repository):
+    repository.commit("one")
+    seen = []
+    build_dataflow(flow(git=f"file://{repository.path}"), lambda _: None, on_build=seen.append)
+    work = seen[0].work_of("n")
+    assert seen[0].steps == seen[0].done == 2, "the clone and the command"
+    assert work.done == work.total
+
+
 def test_a_branch_is_followed_by_builds_and_left_alone_by_runs(flow, repository):
     repository.commit("one")
     dataflow = flow()

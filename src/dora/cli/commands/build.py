@@ -12,6 +12,8 @@ from dora.cli.completion import dataflow_files
 from dora.cli.dataflow_file import chosen_file, dataflow_argument
 from dora.cli.options import lock_of, lock_options
 from dora.cli.process import termination_as_interrupt
+from dora.cli.progress_bar import progress_option
+from dora.cli.run_reporter import reporter_for
 from dora.cli.tables import counted
 from dora.daemon.build.build import Built
 from dora.daemon.load_dataflow import load_dataflow
@@ -31,6 +33,7 @@ _BUILDS_HERE = "builds are always on this machine"
 @click.option("--strict-types", is_flag=True, help="Build only if all declared types fit together.")
 @click.option("--parallel", is_flag=True, help="Build nodes in parallel.")
 @click.option("--offline", is_flag=True, help="Use no network, only what is installed, cached or cloned.")
+@progress_option
 @lock_options
 def build(
     path: str,
@@ -38,6 +41,7 @@ def build(
     strict_types: bool,
     parallel: bool,
     offline: bool,
+    progress: str,
     locked: bool,
     write_lockfile: bool,
     lockfile: str,
@@ -54,6 +58,7 @@ def build(
     out/<name of FILE>.dora-session.yaml.
     """
     options = BuildOptions(uv=uv, parallel=parallel, offline=offline, update=True)
+    reporter = reporter_for(progress)
     with termination_as_interrupt():
         built = build_file(
             path,
@@ -62,6 +67,8 @@ def build(
             strict_types=strict_types,
             stream=sys.stdout,
             on_warning=lambda text: click.echo(text, err=True),
+            on_console=reporter.attach,
+            on_build=reporter.watch_build,
         )
     click.echo(_summary(built))
 

@@ -16,6 +16,7 @@ from dora.cli.commands.start import restart_and_wait, start_and_wait, start_opti
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup, RunCommand
+from dora.cli.progress_bar import progress_mode, progress_option, showing
 from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView, RunSpec
@@ -388,7 +389,8 @@ def uninstall(file: str) -> None:
     help="Wheel to install [made from this installation].",
 )
 @click.option("--force", is_flag=True, help="Stop dataflows on the machines instead of refusing.")
-def upgrade(file: str, wheel: str | None, force: bool) -> None:
+@progress_option
+def upgrade(file: str, wheel: str | None, force: bool, progress: str) -> None:
     """Install this dora on all machines, one after the other, and restart their daemons.
 
     dora is copied to the machines; its dependencies come from their package index. Stops at the first
@@ -398,6 +400,7 @@ def upgrade(file: str, wheel: str | None, force: bool) -> None:
 
     from dora.cluster.ssh.daemons import upgrade as upgrade_daemon
     from dora.daemon.build.own_wheel import wheel_name, write_wheel
+    from dora.daemon.work import Work
 
     found = _load(file)
     client = _client(found)
@@ -411,9 +414,11 @@ def upgrade(file: str, wheel: str | None, force: bool) -> None:
                     f"{machine.id}: runs {', '.join(busy)}; stop these dataflows, or use --force "
                     f"({done} of {len(found.machines)} machine(s) done)"
                 )
-            faults = upgrade_daemon(
-                found, machine, wheel, _token_of(client), lambda: _connected(client), click.echo
-            )
+            work = Work()
+            with showing(progress_mode(progress), f"upgrading {machine.id}", work) as say:
+                faults = upgrade_daemon(
+                    found, machine, wheel, _token_of(client), lambda: _connected(client), say, work
+                )
             if faults:
                 raise DoraError(f"{faults[0]} ({done} of {len(found.machines)} machine(s) done)")
 
@@ -422,6 +427,7 @@ def upgrade(file: str, wheel: str | None, force: bool) -> None:
 @_file
 @click.argument("path", metavar="DATAFLOW_FILE", shell_complete=dataflow_files)
 @start_options
+@progress_option
 def start(
     file: str,
     path: str,
@@ -435,6 +441,7 @@ def start(
     no_preload: bool,
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
+    progress: str,
 ) -> int:
     """Copy a dataflow to the machines that its nodes run on, and start it.
 
@@ -444,6 +451,7 @@ def start(
     from dora.cluster.coordinator.placement import place
     from dora.cluster.ssh.copy import with_copies
     from dora.daemon.load_dataflow import load_for_run
+    from dora.daemon.work import Work
     from dora.dataflow import missing_files
     from dora.errors import DataflowError
 
@@ -457,7 +465,9 @@ def start(
     copied = {node.id for node in dataflow.nodes if node.deploy.working_dir is None}
     if missing := missing_files(dataflow, copied):
         raise DataflowError(problems=tuple(missing))
-    dataflow, faults = with_copies(found, dataflow, place(dataflow, machines), click.echo)
+    work = Work()
+    with showing(progress_mode(progress), "copying", work) as say:
+        dataflow, faults = with_copies(found, dataflow, place(dataflow, machines), say, work)
     _raise_if_any(faults, "not copied", len(found.machines))
     spec = RunSpec(
         name=name,

@@ -15,8 +15,9 @@ from dora.cli.compat import ignored_option, refused_option
 from dora.cli.completion import dataflow_files
 from dora.cli.dataflow_file import DEFAULT_FILE, chosen_file
 from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
+from dora.cli.progress_bar import progress_option
 from dora.cli.reports import describe_saved, report_outcome, report_saved
-from dora.cli.run_reporter import progress_option, reporter_for
+from dora.cli.run_reporter import reporter_for
 from dora.cli.select import NoRunningDataflow, find_run
 from dora.cli.tables import counted
 from dora.daemon.logs.entry import LogFilter
@@ -201,6 +202,7 @@ def _record_run(
                 on_warning=lambda text: click.echo(text, err=True),
                 on_daemon=begin,
                 on_console=reporter.attach,
+                on_build=reporter.watch_build,
             )
         result = recorder.wait()
     except BaseException:

@@ -9,7 +9,7 @@ import click
 
 from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.options import allow_incomplete_option
-from dora.cli.progress_bar import reading
+from dora.cli.progress_bar import progress_mode, progress_option, reading
 from dora.cli.reports import report_truncation, warn_about_losses
 from dora.cli.tables import counted, format_option, print_table
 from dora.errors import DoraError
@@ -109,6 +109,7 @@ def _tolerance(text: str) -> Tolerance:
 @click.option("--topics", type=NAMES, metavar="NODE/OUTPUT,...", help="Compare only these topics [all].")
 @click.option("--metadata", is_flag=True, help="Also compare the metadata of messages, except time stamps.")
 @allow_incomplete_option
+@progress_option
 @format_option("one object a topic")
 def diff(
     first: str,
@@ -117,6 +118,7 @@ def diff(
     topics: list[str] | None,
     metadata: bool,
     allow_incomplete: bool,
+    progress: str,
     style: str,
 ) -> int:
     """Compare two recordings, message by message.
@@ -136,7 +138,7 @@ def diff(
     )
     try:
         with Recording(first) as one, Recording(second) as two:
-            with reading("comparing", one):
+            with reading(progress_mode(progress), "comparing", one):
                 found = compare(one, two, topics or None, both, metadata=metadata)
             cut_off = 0
             for recording in (one, two):  # damage is known after reading
@@ -214,6 +216,7 @@ def _print_json(found: list[TopicDiff]) -> None:
 @click.option("--topics", type=NAMES, metavar="NODE/OUTPUT,...", help="Export only these topics [all].")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @allow_incomplete_option
+@progress_option
 def export(
     recording: str,
     parquet: str | None,
@@ -221,6 +224,7 @@ def export(
     topics: list[str] | None,
     force: bool,
     allow_incomplete: bool,
+    progress: str,
 ) -> int:
     """Write a recording as Parquet files, or for Rerun.
 
@@ -236,12 +240,13 @@ def export(
         raise click.UsageError("choose a format: --parquet FOLDER or --rerun PATH")
     if rerun and os.path.realpath(rerun) == os.path.realpath(recording):
         raise DoraError(f"{rerun} is the recording itself; choose another file")
+    mode = progress_mode(progress)
     with Recording(recording) as opened:
         _check_topics(topics or [], list(opened.topics))
         if parquet:
             from dora.recording.export_parquet import export_parquet
 
-            with reading("writing Parquet", opened):
+            with reading(mode, "writing Parquet", opened):
                 files = export_parquet(opened, parquet, topics, force=force)
             for written in files:
                 click.echo(f"{written.path}: {counted(written.messages, 'message')}")
@@ -251,7 +256,7 @@ def export(
             check_rerun()
             from dora.nodes.rerun.convert import export_rerun
 
-            with reading("writing for Rerun", opened):
+            with reading(mode, "writing for Rerun", opened):
                 drawn, not_drawn = export_rerun(opened, rerun, topics, force=force)
             click.echo(f"{rerun}: {counted(drawn, 'message')}")
             for topic, count in not_drawn.items():

@@ -26,8 +26,9 @@ from dora.cli.options import (
     uv_option,
 )
 from dora.cli.process import termination_as_interrupt
+from dora.cli.progress_bar import progress_option
 from dora.cli.reports import report_outcome, report_saved, report_truncation
-from dora.cli.run_reporter import progress_option, reporter_for
+from dora.cli.run_reporter import reporter_for
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.entry import LogFilter
 from dora.daemon.options import LocalRunOptions
@@ -228,6 +229,7 @@ def _run(
                 session=False,
                 on_daemon=begin,
                 on_console=reporter.attach,
+                on_build=reporter.watch_build,
             )
             saved = recorder.wait() if recorder is not None else None
             cut = prepared.cut(folder)

@@ -26,8 +26,9 @@ from dora.cli.options import (
     uv_option,
 )
 from dora.cli.process import termination_as_interrupt
+from dora.cli.progress_bar import progress_option
 from dora.cli.reports import report_outcome
-from dora.cli.run_reporter import progress_option, reporter_for
+from dora.cli.run_reporter import reporter_for
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.entry import LogFilter
 from dora.daemon.logs.formats import LogFormat
@@ -125,6 +126,7 @@ def run(
             on_daemon=reporter.watch,
             on_dashboard=show_page if ui or open_page else None,
             on_console=reporter.attach,
+            on_build=reporter.watch_build,
         )
     return report_outcome(outcome, reporter)
 

@@ -10,7 +10,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from subprocess import Popen
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import msgspec
 
@@ -19,7 +19,8 @@ from dora.cluster.ssh.folder import Entry, difference, scan_folder
 from dora.cluster.ssh.receive import ExpectedFiles, Present
 from dora.cluster.ssh.retention import Copy
 from dora.cluster.ssh.scripts import list_copies, receive_copy
-from dora.cluster.ssh.ssh import MachineFault, on_all, piped, reason, run
+from dora.cluster.ssh.ssh import CountedReads, MachineFault, on_all, piped, reason, run
+from dora.daemon.work import Work
 from dora.dataflow.model import Dataflow
 from dora.dataflow.problems import listed
 from dora.errors import DoraError
@@ -41,10 +42,12 @@ def copy_name(folder: str) -> str:
     return f"{readable[:40]}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
 
 
-def copy_folder(machine: Machine, folder: str, files: Mapping[str, Entry]) -> Copied:
+def copy_folder(
+    machine: Machine, folder: str, files: Mapping[str, Entry], work: Work | None = None
+) -> Copied:
     """Copy what has changed to a machine; raises `MachineFault`.
 
-    Files of the last copy that are gone in the folder are removed.
+    Files of the last copy that are gone in the folder are removed. The bytes are added to ``work``.
     """
     process = piped(machine, receive_copy(machine, copy_name(folder)))
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
@@ -52,7 +55,7 @@ def copy_folder(machine: Machine, folder: str, files: Mapping[str, Entry]) -> Co
     listener = threading.Thread(target=lambda: errors.append(_read_stderr(process)), daemon=True)
     listener.start()
     try:
-        return _send(machine, process, folder, files)
+        return _send(machine, process, folder, files, work or Work())
     except (BrokenPipeError, msgspec.DecodeError):
         _close(process.stdin)
         status = process.wait()
@@ -83,7 +86,9 @@ def _read_stderr(process: Popen[Any]) -> bytes:
     return output
 
 
-def _send(machine: Machine, process: Popen[Any], folder: str, files: Mapping[str, Entry]) -> Copied:
+def _send(
+    machine: Machine, process: Popen[Any], folder: str, files: Mapping[str, Entry], work: Work
+) -> Copied:
     assert process.stdin is not None and process.stdout is not None
     present = from_json(process.stdout.readline(), Present)
     changed, gone = difference(files, present.files)
@@ -94,13 +99,16 @@ def _send(machine: Machine, process: Popen[Any], folder: str, files: Mapping[str
             f"{size:,} bytes are to be copied to {present.folder}, and {present.free:,} are free there",
         )
     process.stdin.write(msgspec.json.encode(ExpectedFiles(dict(files), gone)) + b"\n")
-    _send_files(process.stdin, folder, changed, files)
+    work.expect(size)
+    _send_files(process.stdin, folder, changed, files, work)
     process.stdin.close()
     from_json(process.stdout.readline(), dict[str, Any])
     return Copied(present.folder, len(changed), size)
 
 
-def _send_files(stream: IO[bytes], folder: str, paths: Sequence[str], files: Mapping[str, Entry]) -> None:
+def _send_files(
+    stream: IO[bytes], folder: str, paths: Sequence[str], files: Mapping[str, Entry], work: Work
+) -> None:
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for path in paths:
             size, time_ns, mode = files[path]
@@ -108,16 +116,20 @@ def _send_files(stream: IO[bytes], folder: str, paths: Sequence[str], files: Map
             member.size, member.mode = size, mode
             member.pax_headers = {"DORA.time": str(time_ns)}
             with open(os.path.join(folder, path), "rb") as file:
-                archive.addfile(member, file)
+                archive.addfile(member, cast(IO[bytes], CountedReads(file, work)))
 
 
 def with_copies(
-    cluster: Cluster, dataflow: Dataflow, placed: Mapping[str, str], report: Callable[[str], None]
+    cluster: Cluster,
+    dataflow: Dataflow,
+    placed: Mapping[str, str],
+    report: Callable[[str], None],
+    work: Work,
 ) -> tuple[Dataflow, list[MachineFault]]:
     """Copy the folder of a dataflow to where it is needed; return the dataflow that runs in the copies.
 
-    ``placed`` is node → machine. A node with a working directory of its own needs no copy. Raises
-    `DoraError` for a machine that the cluster file does not have.
+    ``placed`` is node → machine. A node with a working directory of its own needs no copy. The bytes for
+    all machines are added to ``work``. Raises `DoraError` for a machine that is not in the cluster file.
     """
     wanted = {placed[node.id] for node in dataflow.nodes if node.deploy.working_dir is None}
     machines = [machine for machine in cluster.machines if machine.id in wanted]
@@ -130,7 +142,7 @@ def with_copies(
     folders: dict[str, str] = {}
     faults: list[MachineFault] = []
     for machine, copied in on_all(
-        machines, lambda machine: copy_folder(machine, dataflow.working_dir, files)
+        machines, lambda machine: copy_folder(machine, dataflow.working_dir, files, work)
     ):
         if isinstance(copied, MachineFault):
             faults.append(copied)

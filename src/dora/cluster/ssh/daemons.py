@@ -14,6 +14,7 @@ from dora.cluster.ssh import scripts
 from dora.cluster.ssh.certificates import provide_all
 from dora.cluster.ssh.file import Cluster, Machine
 from dora.cluster.ssh.ssh import MachineFault, on_all, run, send_file
+from dora.daemon.work import Work
 from dora.errors import DoraError
 
 START_TIMEOUT: Final = 30.0  # seconds until a daemon is connected
@@ -109,14 +110,20 @@ def uninstall(machines: Sequence[Machine], report: Report) -> list[MachineFault]
 
 
 def upgrade(
-    cluster: Cluster, machine: Machine, wheel: str, token: str, connected: Connected, report: Report
+    cluster: Cluster,
+    machine: Machine,
+    wheel: str,
+    token: str,
+    connected: Connected,
+    report: Report,
+    work: Work,
 ) -> list[MachineFault]:
     """Install a wheel of dora on a machine and start its daemon again; return what went wrong.
 
-    The dataflows that the daemon runs are stopped.
+    The dataflows that the daemon runs are stopped. ``work`` is that of `send_file`.
     """
     try:
-        version = send_file(machine, scripts.install_wheel, wheel, INSTALL_TIMEOUT)
+        version = send_file(machine, scripts.install_wheel, wheel, INSTALL_TIMEOUT, work)
         report(f"{machine.id}: installed {version.strip()}")
         run(machine, scripts.end_daemon(machine))
     except MachineFault as fault:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 from dora.cluster.ssh.file import Machine
+from dora.daemon.work import Work
 from dora.errors import DoraError
 
 CONNECT_TIMEOUT: Final = 10  # seconds
@@ -67,19 +70,53 @@ def run(machine: Machine, script: str, *, stdin: str = "", timeout: float = COMM
     Raises `MachineFault` if the machine cannot be reached, if it takes longer than ``timeout`` seconds,
     or if the script fails, with the last line that it printed to standard error.
     """
-    return _run(machine, script, stdin.encode(), timeout)
+    return _run(machine, script, timeout, input=stdin.encode())
 
 
-def send_file(machine: Machine, script: Callable[[Machine, str], str], path: str, timeout: float) -> str:
-    """Run ``script(machine, name)`` with a file as its standard input; otherwise as `run`."""
-    with open(path, "rb") as file:
-        return _run(machine, script(machine, os.path.basename(path)), file.read(), timeout)
+def send_file(
+    machine: Machine, script: Callable[[Machine, str], str], path: str, timeout: float, work: Work
+) -> str:
+    """Run ``script(machine, name)`` with a file as its standard input; otherwise as `run`.
 
+    ``work`` is that of the file; when all of it is sent, nothing more is known.
+    """
+    readable, writable = os.pipe()
 
-def _run(machine: Machine, script: str, stdin: bytes, timeout: float) -> str:
+    def send() -> None:
+        with open(path, "rb") as file, open(writable, "wb", buffering=0) as pipe:
+            work.become(0, os.path.getsize(path))
+            try:
+                shutil.copyfileobj(CountedReads(file, work), pipe)
+            except BrokenPipeError:
+                pass  # the command has ended
+            work.become(0, 0)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
     try:
-        done = subprocess.run(
-            command_line(machine, script), input=stdin, capture_output=True, timeout=timeout
+        return _run(machine, script(machine, os.path.basename(path)), timeout, stdin=readable)
+    finally:
+        os.close(readable)
+        thread.join()
+
+
+class CountedReads:
+    """A file whose bytes are added to some work when they are read."""
+
+    def __init__(self, file: IO[bytes], work: Work) -> None:
+        self._file = file
+        self._work = work
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(size)
+        self._work.advance(len(data))
+        return data
+
+
+def _run(machine: Machine, script: str, timeout: float, **stdin: Any) -> str:
+    try:
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(
+            command_line(machine, script), capture_output=True, timeout=timeout, **stdin
         )
     except FileNotFoundError:
         raise MachineFault(machine, "there is no `ssh` here; install OpenSSH") from None

@@ -21,6 +21,7 @@ from dora.errors import DataflowError, Problem
 
 if TYPE_CHECKING:
     from dora.daemon.build.lockfile import Lock
+    from dora.daemon.work import BuildProgress
 
 
 class Built(msgspec.Struct, frozen=True):
@@ -41,17 +42,18 @@ def build(
     lock: Lock | None = None,
     check: bool = True,
     session: bool = True,
+    on_build: Callable[[BuildProgress], None] | None = None,
 ) -> Built:
     """Build a dataflow if it needs it; the result has the dataflow to run.
 
     ``check``: raise `DataflowError` if a program that should be there now is missing. ``session``: record
-    the build in the session file. ``on_log`` as in `build_dataflow`. Raises `BuildError`.
+    the build in the session file. ``on_log`` and ``on_build`` as in `build_dataflow`. Raises `BuildError`.
     """
     wanted = dataflow if lock is None else lock.pin(dataflow)
     wanted = with_inline_environments(wanted)
     built = Built(wanted)
     if options.uv or needs_build(wanted):
-        built = build_dataflow(wanted, on_log, options)
+        built = build_dataflow(wanted, on_log, options, on_build)
     if lock is not None:
         lock.confirm(dataflow, built.dataflow)
     if check:
@@ -65,18 +67,24 @@ def build(
 
 
 def build_dataflow(
-    dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions | None = None
+    dataflow: Dataflow,
+    on_log: Callable[[LogEntry], None],
+    options: BuildOptions | None = None,
+    on_build: Callable[[BuildProgress], None] | None = None,
 ) -> Built:
     """Do everything that nodes need before they can run.
 
     ``on_log`` gets one entry per command (level ``info``) and one per line of its output (level
     ``stdout``); in a parallel build it is called from several threads. Raises `BuildError` at the first
-    thing that fails. When interrupted, the running commands are ended first.
+    thing that fails. When interrupted, the running commands are ended first. ``on_build`` gets the progress
+    before anything begins.
     """
     from dora.daemon.build.node_builds import NodeBuilds
 
     begun = time.monotonic()
     with NodeBuilds(dataflow, on_log, options or BuildOptions()) as builds:
+        if on_build is not None:
+            on_build(builds.progress)
         builds.run()
     return Built(builds.dataflow, builds.commands, builds.skipped, time.monotonic() - begun)
 

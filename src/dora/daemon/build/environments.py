@@ -20,6 +20,7 @@ from dora.daemon.build import own_wheel
 from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
 from dora.daemon.processes.interpreter import find_uv, wheel_path
 from dora.daemon.processes.launch_spec import LaunchSpec
+from dora.daemon.work import Work, installer_progress
 from dora.errors import BuildError
 
 _STAMP = "dora-environment"  # file written last: hashes of the wheel and the lock
@@ -60,6 +61,7 @@ class EnvironmentMaker:
         self._python = f"{folder}/bin/python"
         self._processes = processes
         self._log = log
+        self._work = Work()
         self._wheel = wheel_path(working_dir)
         self._lock = (
             f"{os.path.dirname(os.path.dirname(folder))}/python-locks/{os.path.basename(folder)}.txt"
@@ -82,7 +84,7 @@ class EnvironmentMaker:
                 return
             self._uv = require_uv(self._what)
             asked = self._node.python
-            self._log.write(f"making its Python environment {self._shown}")
+            self._work = self._log.begin(f"making its Python environment {self._shown}")
             self._remove()
             version = (asked.version if asked is not None else None) or sys.executable
             self._run("venv", "--no-project", "--python", version, self.folder)
@@ -130,7 +132,13 @@ class EnvironmentMaker:
     def _run(self, *words: str, stdin: str | None = None) -> None:
         try:
             self._processes.run(
-                [self._uv, *words], what="uv", cwd=self._directory, env=self._env, log=None, stdin=stdin
+                [self._uv, *words],
+                what="uv",
+                cwd=self._directory,
+                env=self._env,
+                log=None,
+                stdin=stdin,
+                read=installer_progress(self._work),
             )
         except CommandFailed as error:
             asked = self._node.python

@@ -16,7 +16,10 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Final
+
+from packaging.version import Version
 
 from dora.daemon.build.environments import EnvironmentMaker, require_uv
 from dora.daemon.build.inline_script import with_inline_environments
@@ -29,8 +32,11 @@ from dora.daemon.options import BuildOptions
 from dora.daemon.processes.interpreter import FOLDER, Interpreter, find_uv, wheel_path
 from dora.daemon.processes.launch_spec import LaunchSpec, launch_spec
 from dora.daemon.processes.programs import why_refused
+from dora.daemon.work import BuildProgress, installer_progress
 from dora.dataflow.model import Dataflow
 from dora.errors import BuildError
+
+_PRINTS_PROGRESS: Final = Version("24.1")  # of pip: the first that knows `--progress-bar raw`
 
 
 class NodeBuilds:
@@ -44,6 +50,7 @@ class NodeBuilds:
         self, dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions
     ) -> None:
         self.dataflow = dataflow
+        self.progress = BuildProgress()
         self.commands = 0
         self.skipped = 0
         self._on_log = on_log
@@ -62,10 +69,14 @@ class NodeBuilds:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.progress.ended.set()
         self._stack.close()
 
     def run(self) -> None:
         """Build all nodes; raises `BuildError` at the first thing that fails."""
+        uv = self._options.uv
+        builds = sum(uv or bool(node.build) or bool(node.python) for node in self.dataflow.nodes)
+        self.progress.steps = builds  # corrected when all files are there
         if any(node.git or node.downloads for node in self.dataflow.nodes):
             self._fetch()
             self.dataflow = with_inline_environments(self.dataflow)
@@ -74,6 +85,7 @@ class NodeBuilds:
             write_wheel(wheel_path(self.dataflow.working_dir))
         specs = [launch_spec(self.dataflow, node, uv=self._options.uv) for node in self.dataflow.nodes]
         specs = [spec for spec in specs if spec.node.build or spec.interpreter.folder]
+        self.progress.steps = self.progress.done + len(specs)
         if self._options.parallel:
             self._build_in_parallel(specs)
         else:
@@ -115,21 +127,27 @@ class NodeBuilds:
 
         self._make_folder()
         update, offline = self._options.update, self._options.offline
-        done: set[object] = set()
+        steps: dict[object, Callable[[], None]] = {}
         for node in self.dataflow.nodes:
-            log = BuildLog(self._on_log, node.id)
-            if node.git is not None and node.git.folder not in done:
-                done.add(node.git.folder)
-                ensure_clone(self.dataflow, node, self._processes, log, update=update, offline=offline)
+            log = BuildLog(self._on_log, node.id, self.progress)
+            if node.git is not None:
+                clone = partial(ensure_clone, self.dataflow, node, self._processes, log)
+                steps.setdefault(node.git.folder, partial(clone, update=update, offline=offline))
             for path, source in node.downloads:
-                if source not in done:
-                    done.add(source)
-                    ensure_download(self.dataflow, node, path, source, log, update=update, offline=offline)
+                download = partial(ensure_download, self.dataflow, node, path, source, log)
+                steps.setdefault(source, partial(download, update=update, offline=offline))
+        self.progress.steps += len(steps)
+        for step in steps.values():
+            with self.progress.step():
+                step()
 
     # ----------------------------------------------------------------------- one node
 
     def _build_node(self, spec: LaunchSpec) -> None:
-        log = BuildLog(self._on_log, spec.node.id)
+        with self.progress.step():
+            self._make_node(spec, BuildLog(self._on_log, spec.node.id, self.progress))
+
+    def _make_node(self, spec: LaunchSpec, log: BuildLog) -> None:
         if spec.interpreter.folder:
             EnvironmentMaker(
                 spec,
@@ -168,15 +186,23 @@ class NodeBuilds:
             words = self._installer(pip.verb, written, pip.uv, spec.interpreter, what)
         elif words[0] in ("python", "python3"):
             words = [*spec.interpreter.python, *words[1:]]
-        log.write(f"running `{command}`")
+        work = log.begin(f"running `{command}`")
         environment = spec.build_environment() | self._for_installers
+        if pip is not None and self._pip_prints_progress:
+            environment = {"PIP_PROGRESS_BAR": "raw"} | environment
         if self._options.offline:
             environment |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
         if environment_folder is None and self._faults_before is None:
             self._faults_before = faults([NAME])
         with nullcontext() if pip is None else self._lock_of(environment_folder):
             self._processes.run(
-                words, what=what, cwd=spec.directory, env=environment, log=log, written=command
+                words,
+                what=what,
+                cwd=spec.directory,
+                env=environment,
+                log=log,
+                written=command,
+                read=None if pip is None else installer_progress(work),
             )
         if environment_folder is None:
             self._check_shadowing(what)
@@ -227,6 +253,12 @@ class NodeBuilds:
         from importlib.util import find_spec
 
         return find_spec("pip") is not None
+
+    @cached_property
+    def _pip_prints_progress(self) -> bool:
+        from importlib.metadata import version
+
+        return self._has_pip and Version(version("pip")) >= _PRINTS_PROGRESS
 
     @cached_property
     def _installer_variables(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import IO
 
 from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
+from dora.daemon.work import Work, git_progress
 from dora.dataflow.model import Dataflow, Download, GitSource, NodeSpec
 from dora.errors import BuildError
 
@@ -68,17 +69,25 @@ class _Clone:
         self._beside = dataflow.working_dir
         self._processes = processes
         self._log = log
-        self._env: Mapping[str, str] = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+        self._work = Work()
+        # The messages of git, which `git_progress` reads, are in English then.
+        self._env: Mapping[str, str] = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_MESSAGES": "C"}
 
     def make(self) -> None:
         source = self._source
-        self._log.write(f"cloning {source.repository}")
+        self._work = self._log.begin(f"cloning {source.repository}")
         above = os.path.dirname(self.folder)
         os.makedirs(above, exist_ok=True)
         # If this fails, no half clone may be left where a complete one is expected.
         with tempfile.TemporaryDirectory(prefix=".clone-", dir=above) as unfinished:
             self._git(
-                "clone", "--quiet", "--no-checkout", "--", source.repository, unfinished, cwd=self._beside
+                "clone",
+                "--progress",
+                "--no-checkout",
+                "--",
+                source.repository,
+                unfinished,
+                cwd=self._beside,
             )
             self._check_out(unfinished)
             try:
@@ -96,7 +105,7 @@ class _Clone:
                 f"{self.what} is not brought up to date, because {self.folder} has changes of yours; "
                 "push them and remove the folder, or give the node a `path` to it instead of `git`"
             )
-        self._git("fetch", "--quiet", "--prune", "--tags", "--force", "origin")
+        self._git("fetch", "--progress", "--prune", "--tags", "--force", "origin")
         before = self._head()
         self._check_out(self.folder)
         if self._head() != before:
@@ -110,9 +119,9 @@ class _Clone:
             commit = f"refs/tags/{source.tag}"
         else:
             commit = source.rev or "origin/HEAD"
-        self._git("checkout", "--quiet", "--detach", commit, "--", cwd=folder)
+        self._git("checkout", "--quiet", "--progress", "--detach", commit, "--", cwd=folder)
         if os.path.exists(f"{folder}/.gitmodules"):
-            self._git("submodule", "--quiet", "update", "--init", "--recursive", cwd=folder)
+            self._git("submodule", "update", "--progress", "--init", "--recursive", cwd=folder)
         with open(f"{folder}/{_COMMIT_FILE}", "w", encoding="utf-8") as note:
             note.write(self._git("rev-parse", "HEAD", cwd=folder)[0])
 
@@ -131,7 +140,12 @@ class _Clone:
             raise BuildError(f"{self.what} needs the program `git`, which is not installed")
         try:
             return self._processes.run(
-                ["git", *_PROTOCOLS, *words], what="git", cwd=cwd or self.folder, env=self._env, log=None
+                ["git", *_PROTOCOLS, *words],
+                what="git",
+                cwd=cwd or self.folder,
+                env=self._env,
+                log=None,
+                read=git_progress(self._work),
             )
         except CommandFailed as error:
             message = f"{self.what} cannot be used: git {words[0]} failed{quoted(error.lines)}"
@@ -141,7 +155,7 @@ class _Clone:
 # --------------------------------------------------------------------------- downloads
 
 TIMEOUT = 60.0  # seconds without any byte
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
 MAX_SIZE = 1 << 30  # bytes
 
 
@@ -169,12 +183,12 @@ def ensure_download(
             return
     if offline:
         raise BuildError(f"{what} is not downloaded yet, and --offline forbids to fetch it")
-    log.write(f"downloading {source.url}")
+    work = log.begin(f"downloading {source.url}")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     unfinished = f"{path}.{os.getpid()}"
     try:
         with open(unfinished, "wb") as file:
-            fetch(source.url, file)
+            fetch(source.url, file, work=work)
         found = _digest(unfinished)
         if source.sha256 is not None and found != source.sha256:
             raise BuildError(f"{what} has a wrong checksum: its SHA-256 is {found}")
@@ -191,8 +205,11 @@ class FetchFailed(Exception):
     """A download failed; ``str(error)`` is the reason."""
 
 
-def fetch(url: str, file: IO[bytes], max_size: int = MAX_SIZE) -> None:
-    """Write what is at a URL into a file; raises `FetchFailed`, also for more than ``max_size`` bytes."""
+def fetch(url: str, file: IO[bytes], max_size: int = MAX_SIZE, work: Work | None = None) -> None:
+    """Write what is at a URL into a file; raises `FetchFailed`, also for more than ``max_size`` bytes.
+
+    ``work`` is told how much there is, if the server says so.
+    """
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
@@ -200,11 +217,15 @@ def fetch(url: str, file: IO[bytes], max_size: int = MAX_SIZE) -> None:
     try:
         with urlopen(url, timeout=TIMEOUT) as response:
             size = 0
+            if work is not None:
+                work.expect(int(response.headers.get("Content-Length") or 0))
             while chunk := response.read(_CHUNK):
                 size += len(chunk)
                 if size > max_size:
                     raise FetchFailed(f"it is larger than {max_size >> 20} MiB")
                 file.write(chunk)
+                if work is not None:
+                    work.advance(len(chunk))
     except HTTPError as error:
         raise FetchFailed(f"the server says {error.code} {error.reason}") from None
     except URLError as error:

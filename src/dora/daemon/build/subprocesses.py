@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import signal
@@ -15,6 +16,7 @@ from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry, Stream
 from dora.daemon.processes.child import why_not_started
 from dora.daemon.supervisor.exits import describe_exit
+from dora.daemon.work import BuildProgress, ReadLine, Work
 from dora.dataflow.model import LogLevel
 from dora.errors import BuildError
 
@@ -23,6 +25,9 @@ TAIL_LINES = 20
 
 POLL_EVERY = 0.5  # seconds
 
+_LINE = re.compile(rb"\n")
+_PART = re.compile(rb"[\r\n]")  # a program shows its progress in one line, again and again
+
 _SHELL_COMMANDS = frozenset({"cd", "source", ".", "export"})
 _SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
 
@@ -30,9 +35,16 @@ _SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
 class BuildLog:
     """Log of a build for one node; may be used from several threads."""
 
-    def __init__(self, on_log: Callable[[LogEntry], None], node_id: str) -> None:
+    def __init__(self, on_log: Callable[[LogEntry], None], node_id: str, progress: BuildProgress) -> None:
         self._on_log = on_log
         self._node_id = node_id
+        self._progress = progress
+
+    def begin(self, message: str) -> Work:
+        """Log what begins now; return its work."""
+        work = self._progress.begin(self._node_id)
+        self.write(message)
+        return work
 
     def write(self, message: str, level: LogLevel = "info") -> None:
         """Log a message of the build."""
@@ -91,11 +103,13 @@ class Processes:
         log: BuildLog | None,
         written: str = "",
         stdin: str | None = None,
+        read: ReadLine | None = None,
     ) -> list[str]:
         """Run a program to its end; return the lines that it printed.
 
-        ``what`` names it in errors, ``written`` is the command in the dataflow file. Raises
-        `CommandFailed` if it cannot be started or does not exit with status 0.
+        ``what`` names it in errors, ``written`` is the command in the dataflow file. ``read`` gets each
+        line first, and takes out those about the progress. Raises `CommandFailed` if it cannot be started
+        or does not exit with status 0.
         """
         hint = shell_hint(written)
         diagnostics = debug_log("dora.build")
@@ -126,8 +140,11 @@ class Processes:
                     process.stdin.write(stdin.encode())
                     process.stdin.close()
                 assert process.stdout is not None
-                for raw in _lines(process.stdout.fileno()):
-                    lines.append(raw.decode("utf-8", "replace").rstrip("\r\n"))
+                for raw in _lines(process.stdout.fileno(), _LINE if read is None else _PART):
+                    line = raw.decode("utf-8", "replace").rstrip("\r\n")
+                    if read is not None and (read(line) or not line):
+                        continue
+                    lines.append(line)
                     if log is not None:
                         log.line(lines[-1])
                 status = process.wait()
@@ -164,7 +181,7 @@ class Processes:
             pass
 
 
-def _lines(descriptor: int) -> Iterator[bytes]:
+def _lines(descriptor: int, end: re.Pattern[bytes]) -> Iterator[bytes]:
     """Yield the lines that arrive at a pipe, until its end.
 
     A signal just before a read, or to another thread, does not interrupt the read. So every wait is
@@ -179,7 +196,7 @@ def _lines(descriptor: int) -> Iterator[bytes]:
         data = os.read(descriptor, 1 << 16)
         if not data:
             break
-        *lines, rest = (rest + data).split(b"\n")
+        *lines, rest = end.split(rest + data)
         yield from lines
     if rest:
         yield rest
