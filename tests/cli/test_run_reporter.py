@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import http.server
-import os
-import pty
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from on_terminal import on_terminal, plain
 from waiting import TIMEOUT, wait_until
 
 from dora.cli.run_reporter import RunReporter
 from dora.cli.status_line import drawn
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.processes.loading import LoadingPackages
-from dora.daemon.progress import RunProgress, WaitingNode
 from dora.daemon.supervisor.result import NodeFailure
+from dora.wire.daemon_protocol import RunProgress, WaitingNode
 
 pytestmark = pytest.mark.processes
 
@@ -55,53 +53,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in {"dataflow.yml": FLOW, "lamp.py": LAMP, "eye.py": EYE}.items():
         Path(name).write_text(text)
     return tmp_path
-
-
-class OnTerminal:
-    """A command on a terminal of its own; ``text`` is all that it has written so far."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dora", *arguments], stdin=slave, stdout=slave, stderr=slave
-        )
-        os.close(slave)
-        os.set_blocking(self._master, False)
-        self.text = ""
-
-    def read_until(self, there: Callable[[str], bool]) -> str:
-        wait_until(lambda: there(self._read()), self.text)
-        return self.text
-
-    def _read(self) -> str:
-        try:
-            self.text += os.read(self._master, 1 << 16).decode()
-        except OSError:  # nothing there, or the end
-            pass
-        return self.text
-
-    def end(self) -> int:
-        status = self.process.wait(TIMEOUT)
-        self._read()
-        return status
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-
-@contextmanager
-def on_terminal(*arguments: str) -> Iterator[OnTerminal]:
-    command = OnTerminal(*arguments)
-    try:
-        yield command
-    finally:
-        command.close()
-
-
-def plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def test_a_terminal_has_a_status_line_below_the_log() -> None:
@@ -309,8 +260,8 @@ def test_a_long_start_names_the_nodes_it_waits_for(monkeypatch: pytest.MonkeyPat
     reporter, lines = RunReporter("long waits", one_screen=False), Lines()
     reporter.attach(lines)  # type: ignore[arg-type]
     for now in (101.0, 104.0, 105.0, 106.0, 111.0, 125.0):  # noqa: B007 - the clock reads it
-        reporter._advance(progress(waiting=(WaitingNode("slow", "torch"),)))
-    reporter._advance(progress(started=True))
+        reporter.advance(progress(waiting=(WaitingNode("slow", "torch"),)))
+    reporter.advance(progress(started=True))
     assert lines == [
         "waiting for slow (5.0 s, importing torch)",
         "waiting for slow (11 s, importing torch)",
@@ -324,10 +275,10 @@ def test_an_error_that_was_printed_is_not_repeated() -> None:
     trace = LogEntry(0, "error", "a", "Traceback:\n  x\nKeyError: 'x'", "stderr")
     note = LogEntry(0, "error", "a", "exited with status 1: KeyError: 'x' (a.py:3)", "daemon")
     failure = NodeFailure("a", "exit", exit_code=1, last_lines=("KeyError: 'x'",))
-    assert reporter._adapt(note) is note
+    assert reporter.adapt(note) is note
     assert not reporter.was_shown(failure)
-    assert reporter._adapt(trace) is trace
-    assert reporter._adapt(note).message == "exited with status 1 (a.py:3)"
+    assert reporter.adapt(trace) is trace
+    assert reporter.adapt(note).message == "exited with status 1 (a.py:3)"
     assert reporter.was_shown(failure)
     assert not RunReporter("lines", one_screen=False).was_shown(failure)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from on_terminal import on_terminal, plain
 from ports import free_port
 from system import FOREVER, System
 from waiting import TIMEOUT, wait_until
@@ -329,6 +330,33 @@ def test_ctrl_c_in_an_attached_start_stops_the_dataflow(system: System) -> None:
     assert "got STOP" in rest
     assert attached.returncode == 0
     assert system.client.dataflow("arm").status == "Finished"
+
+
+SLOW = (
+    """
+import os, time
+while not os.path.exists("go"):
+    time.sleep(0.01)
+"""
+    + FOREVER
+)
+
+
+def test_a_terminal_shows_a_dataflow_of_the_coordinator_like_one_of_run(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    system.dora("up")
+    file = system.dataflow("arm", a=SLOW, b=FOREVER)
+    with on_terminal("start", file, cwd=system.folder) as command:
+        command.read_until(lambda text: "starting 2 nodes · waiting for a (" in plain(text))
+        Path(system.folder, "go").touch()
+        command.read_until(lambda text: re.search(r"2 of 2 nodes · \d+ messages/s · none", plain(text)))
+        assert re.search(r"\x1b\[2K2 nodes are running after \d", plain(command.text))
+        command.process.send_signal(signal.SIGINT)
+        assert command.end() == 0
+    assert re.search(r"\r\nended after \d+(\.\d)? s\r\n$", command.text)
 
 
 def test_an_unknown_name_is_reported(system: System) -> None:

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING
 import click
 
 from dora.cli.tables import counted
-from dora.daemon.report import failure_report, first_cause, loss_report, shorter_path, shown_file
+from dora.daemon.report import (
+    RunOutcome,
+    failure_report,
+    first_cause,
+    loss_report,
+    shorter_path,
+    shown_file,
+)
 from dora.dataflow.problems import listed
 
 if TYPE_CHECKING:
     from dora.cli.run_reporter import RunReporter
     from dora.cluster.protocol import DataflowView
-    from dora.daemon.report import RunOutcome
     from dora.daemon.supervisor.result import DataflowResult, NodeFailure
     from dora.recording.mcap.reader import Recording
     from dora.recording.recorder.options import Saved
@@ -50,11 +56,16 @@ def failure_reason(view: DataflowView) -> str:
     return f"dataflow {view.name} ({view.uuid}) failed: {cause}"
 
 
-def report_end(view: DataflowView) -> int:
-    """Print the losses and failures of a dataflow of the coordinator; return the exit status."""
+def report_end(view: DataflowView, reporter: RunReporter | None = None) -> int:
+    """Print the losses and failures of a dataflow of the coordinator; return the exit status.
+
+    ``reporter``: the one that has shown its logs.
+    """
     directory = view.log_directory if os.path.isdir(view.log_directory) else None
     name = shown_file(view.file or "") or view.name
-    if view.result is not None:
+    if view.result is not None and reporter is not None:
+        report_outcome(RunOutcome(name, view.result, directory), reporter)
+    elif view.result is not None:
         _report(view.result, directory, name)
     elif view.status == "Failed":
         click.echo(f"\n{name} failed: {view.reason}", err=True)

@@ -34,10 +34,10 @@ from dora.daemon.work import Work
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
     from dora.daemon.logs.console import Console
-    from dora.daemon.progress import RunProgress
     from dora.daemon.report import RunOutcome
     from dora.daemon.supervisor.result import NodeFailure
     from dora.daemon.work import BuildProgress
+    from dora.wire.daemon_protocol import RunProgress
 
 _QUIET_START: Final = 0.5  # seconds without a status line; drawing it costs the nodes that start some time
 _REDRAW: Final = 0.2  # seconds
@@ -76,7 +76,7 @@ class RunReporter:
     def attach(self, console: Console) -> None:
         """Write through a console from now on."""
         self._console = console
-        console.adapt = self._adapt
+        console.adapt = self.adapt
         if self.mode == "status line":
             console.show_below(self._status)
 
@@ -89,14 +89,19 @@ class RunReporter:
     def watch(self, daemon: Daemon, counted: Collection[str] = ()) -> None:
         """Follow a run that is about to begin; ``counted`` as in `ProgressReporter`."""
         self._begun = time.monotonic()
-        self._building = ("", "")
-        if self.mode == "lines":
-            nodes = sum(not node.is_dynamic for node in daemon.dataflow.nodes)
-            self.say(f"starting {counted_nodes(nodes)}")
+        self.begin(sum(not node.is_dynamic for node in daemon.dataflow.nodes))
         if self.mode == "long waits":  # a quick start does not pay for it
             daemon.loop.call_at(time.monotonic() + FIRST_WAIT, lambda: self._follow(daemon, counted))
         elif self.mode != "off":
             self._follow(daemon, counted)
+
+    def begin(self, nodes: int) -> None:
+        """Report that so many nodes are about to start."""
+        if self._building[1]:
+            self._begun = time.monotonic()
+            self._building = ("", "")
+        if self.mode == "lines":
+            self.say(f"starting {counted_nodes(nodes)}")
 
     def say(self, text: str) -> None:
         """Write a line to standard error, after the log entries so far."""
@@ -128,7 +133,7 @@ class RunReporter:
         from dora.daemon.progress import ProgressReporter
 
         if self.mode != "long waits" or not daemon.supervisor.state.opened:
-            ProgressReporter(daemon, self._advance, counted)
+            ProgressReporter(daemon, self.advance, counted)
 
     def _tell_of_build(self, progress: BuildProgress) -> None:
         """Write a line now and then while one thing of a build takes long."""
@@ -151,8 +156,8 @@ class RunReporter:
     def _doing(self, seconds: float) -> str:
         return f"{': '.join(filter(None, self._building))} ({duration(seconds)})"
 
-    def _adapt(self, entry: LogEntry) -> LogEntry:
-        """Return the entry to show: an error that is on the terminal already is not repeated."""
+    def adapt(self, entry: LogEntry) -> LogEntry:
+        """Take a log entry; return the one to show: an error that is on the terminal is not repeated."""
         if entry.target == "build" and entry.stream == "daemon":
             self._building = (entry.node_id or "", entry.message.partition("\n")[0])
             self._begun = time.monotonic()
@@ -168,8 +173,8 @@ class RunReporter:
             return entry
         return msgspec.structs.replace(entry, message=head + rest.removeprefix(known))
 
-    def _advance(self, progress: RunProgress) -> None:
-        """Take the facts of the moment; called on the daemon's thread."""
+    def advance(self, progress: RunProgress) -> None:
+        """Take the facts of the moment, each second or more often; called on one thread."""
         now = time.monotonic()
         before = self._progress
         self._progress = progress
@@ -265,7 +270,7 @@ def counted_nodes(number: int) -> str:
 def waiting(progress: RunProgress, seconds: float) -> str:
     """Return which nodes the start waits for, how long already, and which packages they import.
 
-    >>> from dora.daemon.progress import RunProgress, WaitingNode
+    >>> from dora.wire.daemon_protocol import RunProgress, WaitingNode
     >>> slow = WaitingNode("slow", "torch")
     >>> waiting(RunProgress(5, False, False, (slow,), 0, (), (), 0, 0, 0), 12.3)
     'waiting for slow (12 s, importing torch)'

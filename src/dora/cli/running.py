@@ -7,15 +7,16 @@ or the one that the environment names.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from dora.cli.coordinator import choose_dataflow, coordinator_client
 from dora.cli.select import NoRunningDataflow, connected_runs, distinct, find_run
 from dora.daemon.client import DaemonClient, name_of
+from dora.daemon.progress import merged
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
-from dora.wire.daemon_protocol import Answer, Inspection
+from dora.wire.daemon_protocol import Answer, GetProgress, Inspection, RunProgress
 from dora.wire.daemon_protocol import Inspect as AskInspection
 
 if TYPE_CHECKING:
@@ -30,11 +31,16 @@ LONGEST_WAIT: Final = 86_400.0 * 3  # seconds; longer than the longest grace
 class RunningDataflow:
     """One dataflow; ``with`` closes it. ``run`` is its daemon on this machine (None: no nodes here)."""
 
-    def __init__(self, run: DaemonClient | None, view: DataflowView | None = None) -> None:
-        """``view`` describes a dataflow without nodes on this machine."""
+    def __init__(
+        self, run: DaemonClient | None, view: DataflowView | None = None, client: Client | None = None
+    ) -> None:
+        """``view`` describes a dataflow without nodes on this machine.
+
+        ``client`` None: of the coordinator that the dataflow was started on, or that of the environment.
+        """
         self.run = run
         self._sessions: dict[str, ObserverConnection] = {}
-        self._client: Client | None = None
+        self._client = client
         if run is not None:
             self.dataflow_id, self.name = run.description.dataflow_id, name_of(run.description)
             self.inspection: Inspection = inspect(run)
@@ -76,6 +82,16 @@ class RunningDataflow:
             return self.run.ask(question)
         session = self.session(self.machine_of(node_id))
         return session.ask(question) if timeout is None else session.ask(question, timeout)
+
+    def progress(self) -> RunProgress:
+        """Return how far the dataflow is, on all machines; raises `DoraError`, and ``TimeoutError``."""
+        ask: list[Callable[[Question], Answer]] = [] if self.run is None else [self.run.ask]
+        found = []
+        for one in [*ask, *(self.session(machine).ask for machine in self.other_machines())]:
+            answer = one(GetProgress())
+            assert isinstance(answer, RunProgress)
+            found.append(answer)
+        return merged(found)
 
     def session(self, machine: str) -> ObserverConnection:
         """Return a connection to the observer on a machine; raises `DoraError`."""

@@ -40,7 +40,7 @@ from dora.dataflow.plan import Plan, RunContext, plan
 from dora.dataflow.problems import listed
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
-from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, SentCounts
+from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, RunProgress, SentCounts
 from dora.wire.node_config import InputConfig
 from dora.wire.node_protocol import (
     Register,
@@ -52,6 +52,7 @@ from dora.wire.node_protocol import (
 if TYPE_CHECKING:
     from dora.daemon.logs.router import TextRouter
     from dora.daemon.logs.writer import LogFiles
+    from dora.daemon.progress import ProgressMeter
     from dora.daemon.reload.watch import HotReload
     from dora.daemon.supervisor.status import Peers
     from dora.daemon.watchdog import Watchdog
@@ -92,6 +93,7 @@ class Daemon:
         )
         self.peers: Peers | None = None  # the supervisors of the other machines
         self.log_error: BaseException | None = None  # an exception of ``on_log``
+        self._meter: ProgressMeter | None = None  # once somebody asks
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
         self.on_changed: Callable[[Dataflow], None] | None = None  # called with the changed dataflow
         # Called with a node and its parameters after they were changed.
@@ -235,6 +237,14 @@ class Daemon:
         links = self._accounting.report(self._text.sent, self._text.dropped)
         sent = sum(sum(self._accounting.sent(node_id).values()) for node_id in node_ids)
         return sum(link.received for link in links), sum(link.dropped for link in links), sent
+
+    def progress(self) -> RunProgress:
+        """Return how far the run is. For the daemon's thread only."""
+        if self._meter is None:
+            from dora.daemon.progress import ProgressMeter
+
+            self._meter = ProgressMeter(self)
+        return self._meter.measure()
 
     def kill_hard(self) -> None:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""

@@ -1,68 +1,43 @@
-"""How far a run is, as facts: measured each second for a command that shows them."""
+"""How far a run is, as facts for a command that shows them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, Protocol
 
 import msgspec
 
+from dora.daemon.event_loop import Loop
 from dora.daemon.processes.loading import LoadingPackages
-
-if TYPE_CHECKING:
-    from dora.daemon.daemon import Daemon
+from dora.daemon.supervisor.supervisor import Supervisor
+from dora.wire.daemon_protocol import RunProgress, WaitingNode
 
 INTERVAL: Final = 1.0  # seconds
 
 
-class WaitingNode(msgspec.Struct, frozen=True):
-    """A node that the start, or the end, of the dataflow waits for."""
+class MeasuredDaemon(Protocol):
+    """The part of `dora.daemon.daemon.Daemon` that is measured."""
 
-    id: str
-    loading: str = ""  # the package that it seems to import
+    supervisor: Supervisor
+    loop: Loop
+    on_running: Callable[[], None] | None
 
-
-class RunProgress(msgspec.Struct, frozen=True):
-    """A run at one moment."""
-
-    nodes: int  # those that dora starts
-    started: bool  # all of them have been ready
-    stopping: bool
-    waiting: tuple[WaitingNode, ...]  # not ready yet, or while stopping: not ended yet
-    running: int
-    restarting: tuple[str, ...]
-    failed: tuple[str, ...]
-    received: int  # messages, of all links to this machine
-    dropped: int
-    sent: int  # messages of the nodes that were to be counted
+    def counts(self, node_ids: Collection[str]) -> tuple[int, int, int]:
+        """Return how many messages all links delivered and lost, and how many these nodes have sent."""
 
 
-class ProgressReporter:
-    """Measures the progress of a run each second, when all nodes have started, and at each stop.
+class ProgressMeter:
+    """Measures the progress of a run, on the daemon's thread."""
 
-    ``report`` is called on the daemon's thread and has to be quick.
-    """
-
-    def __init__(
-        self, daemon: Daemon, report: Callable[[RunProgress], None], counted: Collection[str] = ()
-    ) -> None:
-        """``counted``: the nodes whose sent messages are counted. To be created before `Daemon.run`."""
+    def __init__(self, daemon: MeasuredDaemon, counted: Collection[str] = ()) -> None:
+        """``counted``: the nodes whose sent messages are counted."""
         self._daemon = daemon
-        self._report = report
         self._counted = counted
         self._loading = LoadingPackages()
-        daemon.on_running = self._measure
-        self._tick()
 
-    def _tick(self) -> None:
-        if self._daemon.supervisor.state.done:
-            return
-        if self._daemon.supervisor.state.begun:
-            self._measure()
-        self._daemon.loop.call_at(time.monotonic() + INTERVAL, self._tick)
-
-    def _measure(self) -> None:
+    def measure(self) -> RunProgress:
+        """Return the progress now."""
         run = self._daemon.supervisor.state
         started = [node for node in run.nodes.values() if not node.spec.is_dynamic]
         waiting: list[WaitingNode] = []
@@ -73,7 +48,7 @@ class ProgressReporter:
                 if node.phase == "starting":
                     waiting.append(WaitingNode(node.id, self._loading.package(node.pid)))
         received, dropped, sent = self._daemon.counts(self._counted)
-        progress = RunProgress(
+        return RunProgress(
             nodes=len(started),
             started=run.opened,
             stopping=run.stopping,
@@ -85,4 +60,49 @@ class ProgressReporter:
             dropped=dropped,
             sent=sent,
         )
-        self._report(progress)
+
+
+def merged(parts: Sequence[RunProgress]) -> RunProgress:
+    """Return the progress of a dataflow on several machines; each knows all nodes and its own messages.
+
+    >>> one = RunProgress(2, False, False, (WaitingNode("a"),), 1, (), (), 3, 0, 0)
+    >>> other = RunProgress(2, False, False, (WaitingNode("a", "torch"),), 1, (), (), 4, 1, 0)
+    >>> both = merged([one, other])
+    >>> both.waiting, both.received, both.dropped
+    ((WaitingNode(id='a', loading='torch'),), 7, 1)
+    """
+    loading = {node.id: node.loading for part in parts for node in part.waiting if node.loading}
+    return msgspec.structs.replace(
+        parts[0],
+        waiting=tuple(WaitingNode(node.id, loading.get(node.id, "")) for node in parts[0].waiting),
+        received=sum(part.received for part in parts),
+        dropped=sum(part.dropped for part in parts),
+        sent=sum(part.sent for part in parts),
+    )
+
+
+class ProgressReporter:
+    """Measures the progress of a run each second, when all nodes have started, and at each stop.
+
+    ``report`` is called on the daemon's thread and has to be quick.
+    """
+
+    def __init__(
+        self, daemon: MeasuredDaemon, report: Callable[[RunProgress], None], counted: Collection[str] = ()
+    ) -> None:
+        """``counted`` as in `ProgressMeter`. To be created before `Daemon.run`."""
+        self._daemon = daemon
+        self._report = report
+        self._meter = ProgressMeter(daemon, counted)
+        daemon.on_running = self._measure
+        self._tick()
+
+    def _tick(self) -> None:
+        if self._daemon.supervisor.state.done:
+            return
+        if self._daemon.supervisor.state.begun:
+            self._measure()
+        self._daemon.loop.call_at(time.monotonic() + INTERVAL, self._tick)
+
+    def _measure(self) -> None:
+        self._report(self._meter.measure())

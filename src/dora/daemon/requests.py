@@ -36,6 +36,7 @@ from dora.wire.daemon_protocol import (
     GetDataflow,
     GetGraph,
     GetModel,
+    GetProgress,
     GraphText,
     Inspect,
     Inspection,
@@ -48,6 +49,7 @@ from dora.wire.daemon_protocol import (
     OutputView,
     Publish,
     Rejected,
+    RunProgress,
     StartEventLogs,
 )
 from dora.wire.decoders import DecodeError, from_plain
@@ -98,7 +100,9 @@ def _frame(request: StartEventLogs, node_id: str, *, end: bool = False) -> Write
 
 # --------------------------------------------------------------------------- requests for the supervisor
 
-SupervisorRequest = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | Interrupt
+SupervisorRequest = (
+    on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | GetProgress | Interrupt
+)
 
 
 class RunningDaemon(Protocol):
@@ -107,6 +111,9 @@ class RunningDaemon(Protocol):
     supervisor: Supervisor
     options: LocalRunOptions
     context: RunContext
+
+    def progress(self) -> RunProgress:
+        """Return how far the run is."""
 
     def prepare_plan(self, dataflow: Dataflow, context: RunContext | None = None) -> Plan:
         """Return the plan of a dataflow to come, with room for it; raises ``OSError``."""
@@ -124,6 +131,9 @@ def event_of_request(
         case GetModel():
             dataflow = msgspec.to_builtins(daemon.supervisor.state.dataflow)
             client.send(Model(revision, dataflow, daemon.options.uv))
+            return None
+        case GetProgress():
+            client.send(daemon.progress())
             return None
         case Interrupt():
             client.send(Ok())

@@ -101,6 +101,10 @@ class Inspect(msgspec.Struct, tag=True):
     """Get the nodes, outputs and links with their status. Answered by `Inspection`."""
 
 
+class GetProgress(msgspec.Struct, tag=True):
+    """Get how far the run is. Answered by `RunProgress`."""
+
+
 class GetGraph(msgspec.Struct, tag=True):
     """Get the graph for a drawing. Answered by `GraphText`."""
 
@@ -206,6 +210,7 @@ Request = (
     | SetParameter
     | DeleteParameter
     | Inspect
+    | GetProgress
     | GetGraph
     | GetDataflow
     | OpenTaps
@@ -239,6 +244,28 @@ class Done(msgspec.Struct, tag=True):
     """A parameter is set, or a node has ended for an operation. ``running``: it had a process."""
 
     running: bool
+
+
+class WaitingNode(msgspec.Struct, frozen=True):
+    """A node that the start, or the end, of the dataflow waits for."""
+
+    id: str
+    loading: str = ""  # the package that it seems to import
+
+
+class RunProgress(msgspec.Struct, frozen=True, tag=True):
+    """A run at one moment."""
+
+    nodes: int  # those that dora starts
+    started: bool  # all of them have been ready
+    stopping: bool
+    waiting: tuple[WaitingNode, ...]  # not ready yet, or while stopping: not ended yet
+    running: int
+    restarting: tuple[str, ...]
+    failed: tuple[str, ...]
+    received: int  # messages, of all links to this machine
+    dropped: int
+    sent: int  # messages of the nodes that were to be counted
 
 
 class GraphText(msgspec.Struct, tag=True):
@@ -287,6 +314,7 @@ Answer = (
     | Parameters
     | Done
     | Inspection
+    | RunProgress
     | GraphText
     | DataflowText
     | DataflowEnded

@@ -478,7 +478,7 @@ def start(
         trace=trace,
         preload=not no_preload,
     )
-    return start_and_wait(client, spec, attach)
+    return start_and_wait(client, spec, attach, progress)
 
 
 @cluster.command()

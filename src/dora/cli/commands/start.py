@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
-from collections import deque
 from typing import Literal
 
 import click
 
 from dora.cli.argument_values import ParameterValue, parse_duration
+from dora.cli.attach import attach_to, following
 from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import choose_dataflow, coordinator_options
 from dora.cli.dataflow_file import dataflow_argument
@@ -27,15 +25,12 @@ from dora.cli.options import (
     trace_option,
     uv_option,
 )
-from dora.cli.process import interrupts_held, termination_as_interrupt
+from dora.cli.progress_bar import progress_option
 from dora.cli.reports import failure_reason, report_end
+from dora.cli.run_reporter import RunReporter, reporter_for
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView, RunSpec
-from dora.daemon.logs.entry import LogEntry, LogFilter
-from dora.daemon.logs.formats import renderer, wants_colour
-from dora.daemon.logs.reader import LogReader
 from dora.errors import DoraError
-from dora.transport.tokens import TokenError
 from dora.wire.operations import MAX_GRACE
 
 start_options = all_of(
@@ -76,6 +71,7 @@ def wants_to_attach(attach: bool, detach: bool) -> bool:
 @strict_outputs_option
 @debug_option
 @start_options
+@progress_option
 @coordinator_options
 def start(
     path: str,
@@ -91,6 +87,7 @@ def start(
     exit_when_nodes_finish: bool | None,
     trace: bool,
     no_preload: bool,
+    progress: str,
     client: Client,
 ) -> int:
     """Build and start a dataflow on the coordinator.
@@ -122,21 +119,27 @@ def start(
         trace=trace,
         preload=not no_preload,
     )
-    return start_and_wait(client, spec, attach)
+    return start_and_wait(client, spec, attach, progress)
 
 
-def start_and_wait(client: Client, spec: RunSpec, attach: bool) -> int:
-    """Start a dataflow; wait until it runs, or with ``attach`` until it ends. Return the exit status."""
+def start_and_wait(client: Client, spec: RunSpec, attach: bool, progress: str) -> int:
+    """Start a dataflow; wait until it runs, or with ``attach`` until it ends. Return the exit status.
+
+    ``progress`` is the value of ``--progress``.
+    """
     view = client.start(spec)
     click.echo(f"dataflow start triggered: {view.uuid}")
+    reporter = reporter_for(progress)
     if attach:
-        return attach_to(client, view)
-    return _wait_for_start(client, view.uuid, f"dataflow started: {view.uuid}")
+        return attach_to(client, view, reporter)
+    return _wait_for_start(client, view, f"dataflow started: {view.uuid}", reporter)
 
 
-def _wait_for_start(client: Client, dataflow_id: str, sentence: str) -> int:
+def _wait_for_start(client: Client, view: DataflowView, sentence: str, reporter: RunReporter) -> int:
+    dataflow_id = view.uuid
     try:
-        view = client.wait(dataflow_id, started=True)
+        with following(client, view, reporter):
+            view = client.wait(dataflow_id, started=True)
     except KeyboardInterrupt:
         click.echo(f"\nthe dataflow is still starting; `dora stop {dataflow_id}` stops it", err=True)
         raise
@@ -251,68 +254,5 @@ def restart_and_wait(
 ) -> int:
     """Stop a dataflow, start it again and wait until it is running; return the exit status."""
     answer = client.restart(dataflow_id, grace, force)
-    new = answer.new.uuid
-    return _wait_for_start(client, new, f"dataflow restarted: {answer.old} -> {new}")
-
-
-LOG_INTERVAL = 0.1  # seconds between reads of the log files
-STATUS_INTERVAL = 0.5  # seconds between requests to the coordinator
-
-
-def attach_to(client: Client, view: DataflowView) -> int:
-    """Show the logs of a dataflow until it ends; return the exit status.
-
-    The first Ctrl-C stops the dataflow, the second returns at once.
-    """
-    from dora.daemon.logs.console import write_text
-
-    reader = LogReader(view.log_directory)
-    render = renderer(
-        "pretty",
-        colour=wants_colour(sys.stdout.isatty(), os.environ),
-        nodes=view.nodes,
-        dataflow_id=view.uuid,
-    )
-    log_filter = LogFilter()
-    entries: deque[LogEntry] = deque()  # not written yet
-    announced = stopped = unreachable = False
-    asked_at = 0.0
-    with termination_as_interrupt():
-        while True:
-            try:
-                if time.monotonic() - asked_at >= (STATUS_INTERVAL if announced else LOG_INTERVAL):
-                    asked_at = time.monotonic()
-                    view, unreachable = _poll_status(client, view, unreachable)
-                    if not announced and _has_started(view):
-                        click.echo(f"dataflow started: {view.uuid}")
-                        announced = True
-                with interrupts_held():  # an interrupt here would lose entries that were read
-                    entries.extend(filter(log_filter.shows, reader.entries()))
-                while entries:
-                    write_text(sys.stdout, f"{render(entries[0])}\n")
-                    entries.popleft()
-                if view.status in ("Finished", "Failed"):
-                    return report_end(view)
-                time.sleep(LOG_INTERVAL)
-            except KeyboardInterrupt:
-                if stopped:
-                    click.echo("\ndetached; the dataflow is still stopping", err=True)
-                    return 1
-                stopped = True
-                click.echo("\nstopping the dataflow; a second Ctrl-C detaches from it", err=True)
-                client.stop(view.uuid, None, False)
-
-
-def _has_started(view: DataflowView) -> bool:
-    """Return whether all nodes have been ready; a short dataflow may have ended since."""
-    return view.status == "Running" or (view.status == "Finished" and not view.reason)
-
-
-def _poll_status(client: Client, view: DataflowView, unreachable: bool) -> tuple[DataflowView, bool]:
-    """Return the state of the dataflow, and whether the coordinator is unreachable."""
-    try:
-        return client.dataflow(view.uuid), False
-    except (Unreachable, TokenError):
-        if not unreachable:
-            click.echo(f"no answer from the coordinator at {client.where}; the dataflow goes on", err=True)
-        return view, True
+    sentence = f"dataflow restarted: {answer.old} -> {answer.new.uuid}"
+    return _wait_for_start(client, answer.new, sentence, reporter_for("auto"))

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final, TextIO
+from typing import Final, NamedTuple, TextIO
 
 from dora.daemon.logs.entry import LogEntry, LogFilter
 from dora.daemon.logs.formats import Renderer
@@ -112,6 +112,13 @@ _ERASE: Final = "\r\x1b[2K"  # the line of the cursor
 _ERASE_ABOVE: Final = "\x1b[A\x1b[2K"  # the line above it
 
 
+class _Line(NamedTuple):
+    """A line of dora's own; a notice goes to standard error."""
+
+    text: str
+    is_notice: bool
+
+
 class Console:
     """A sink for log entries, to be called with each one from any thread.
 
@@ -139,7 +146,7 @@ class Console:
         self._max_waiting = max_waiting
         self._close_timeout = close_timeout
         self._on_broken = on_broken
-        self._waiting: deque[LogEntry | str] = deque()
+        self._waiting: deque[LogEntry | _Line] = deque()
         self._changed = threading.Condition()
         self._closed = self._broken = self._given_up = False
         self._unwritten = 0  # entries that wait or are being written
@@ -159,11 +166,11 @@ class Console:
                 return
             self._put(entry)
 
-    def say(self, text: str) -> None:
-        """Write a line of dora's own to standard error, after the entries so far."""
+    def say(self, text: str, *, to_output: bool = False) -> None:
+        """Write a line of dora's own, after the entries so far, to standard error or to the stream."""
         with self._changed:
             if not (self._closed or self._broken):
-                self._put(text)
+                self._put(_Line(text, not to_output))
 
     def show_below(self, status: Callable[[], str]) -> None:
         """Keep a status line below the entries; for a stream that is a terminal.
@@ -180,7 +187,7 @@ class Console:
         with self._changed:
             self._changed.notify()
 
-    def _put(self, item: LogEntry | str) -> None:
+    def _put(self, item: LogEntry | _Line) -> None:
         self._waiting.append(item)
         self._unwritten += 1
         self._start()
@@ -281,10 +288,10 @@ class Console:
             lines: list[str] = []
             size = 0
             for item in batch:
-                if isinstance(item, str):
+                if isinstance(item, _Line):
                     if lines:
                         yield "".join(lines), len(lines), False
-                    yield f"{item}\n", 1, True
+                    yield f"{item.text}\n", 1, item.is_notice
                     lines, size = [], 0
                     continue
                 entry = item if self.adapt is None else self.adapt(item)

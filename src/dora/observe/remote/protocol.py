@@ -20,6 +20,7 @@ from dora.wire.daemon_protocol import (
     DescribeDataflow,
     GetGraph,
     GetParameters,
+    GetProgress,
     Inspect,
     Publish,
     SetParameter,
@@ -32,6 +33,7 @@ MAX_DELIVERY: Final = 8 << 20  # bytes; an image that is passed on unchanged may
 Question = (
     DescribeDataflow
     | Inspect
+    | GetProgress
     | GetGraph
     | GetParameters
     | SetParameter

@@ -1,0 +1,208 @@
+"""Shows a dataflow of the coordinator as ``dora run`` shows its own: its logs, its progress and its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from dora.cli.process import interrupts_held, termination_as_interrupt
+from dora.cli.progress_bar import FIRST_WAIT
+from dora.cli.reports import report_end
+from dora.daemon.client import DaemonClient, running
+from dora.daemon.logs.console import Console
+from dora.daemon.logs.display import unshown_warning
+from dora.daemon.logs.formats import renderer, wants_colour
+from dora.daemon.logs.reader import LogReader
+from dora.errors import ConnectError, DoraError
+from dora.transport.tokens import TokenError
+
+if TYPE_CHECKING:
+    from dora.cli.run_reporter import RunReporter
+    from dora.cli.running import RunningDataflow
+    from dora.cluster.client import Client
+    from dora.cluster.protocol import DataflowView
+
+LOG_INTERVAL: Final = 0.1  # seconds between reads of the log files
+STATUS_INTERVAL: Final = 0.5  # seconds between requests to the coordinator
+_START_INTERVAL: Final = 0.25  # seconds between questions about the progress while nodes start
+_INTERVAL: Final = 1.0  # and then
+
+
+def attach_to(client: Client, view: DataflowView, reporter: RunReporter) -> int:
+    """Show the logs of a dataflow until it ends; return the exit status.
+
+    The first Ctrl-C stops the dataflow, the second returns at once.
+    """
+    console = _console(view)
+    try:
+        with termination_as_interrupt(), following(client, view, reporter, console):
+            view, detached = _show(client, view, reporter, console)
+    finally:
+        console.close()
+    if console.not_shown:
+        click.echo(unshown_warning(console.not_shown, view.log_directory), err=True)
+    if detached:
+        click.echo("\ndetached; the dataflow is still stopping", err=True)
+        return 1
+    return report_end(view, reporter)
+
+
+def _show(
+    client: Client, view: DataflowView, reporter: RunReporter, console: Console
+) -> tuple[DataflowView, bool]:
+    """Show the logs until the end; return the last state, and whether the user has detached."""
+    reader = LogReader(view.log_directory)
+    announced = stopped = unreachable = False
+    asked_at = 0.0
+    while True:
+        try:
+            if time.monotonic() - asked_at >= (STATUS_INTERVAL if announced else LOG_INTERVAL):
+                asked_at = time.monotonic()
+                view, unreachable = _poll_status(client, view, unreachable, reporter)
+                if not announced and _has_started(view):
+                    announced = True
+                    if reporter.mode in ("long waits", "off"):  # otherwise it says so
+                        console.say(f"dataflow started: {view.uuid}", to_output=True)
+            with interrupts_held():  # an interrupt here would lose entries that were read
+                for entry in reader.entries():
+                    console(entry)
+            if view.status in ("Finished", "Failed"):
+                return view, False
+            time.sleep(LOG_INTERVAL)
+        except KeyboardInterrupt:
+            if stopped:
+                return view, True
+            stopped = True
+            reporter.say("\nstopping the dataflow; a second Ctrl-C detaches from it")
+            client.stop(view.uuid, None, False)
+
+
+def _console(view: DataflowView) -> Console:
+    colour = wants_colour(sys.stdout.isatty(), os.environ)
+    render = renderer("pretty", colour=colour, nodes=view.nodes, dataflow_id=view.uuid)
+    return Console(sys.stdout, render)
+
+
+def _has_started(view: DataflowView) -> bool:
+    """Return whether all nodes have been ready; a short dataflow may have ended since."""
+    return view.status == "Running" or (view.status == "Finished" and not view.reason)
+
+
+def _poll_status(
+    client: Client, view: DataflowView, unreachable: bool, reporter: RunReporter
+) -> tuple[DataflowView, bool]:
+    """Return the state of the dataflow, and whether the coordinator is unreachable."""
+    from dora.cluster.client import Unreachable
+
+    try:
+        return client.dataflow(view.uuid), False
+    except (Unreachable, TokenError):
+        if not unreachable:
+            reporter.say(f"no answer from the coordinator at {client.where}; the dataflow goes on")
+        return view, True
+
+
+# --------------------------------------------------------------------------- progress
+
+
+@contextmanager
+def following(
+    client: Client, view: DataflowView, reporter: RunReporter, console: Console | None = None
+) -> Iterator[None]:
+    """Report the progress of a dataflow in this block.
+
+    Without a console, its logs are not shown, and nothing is reported any more when all nodes run.
+    """
+    if reporter.mode == "off":
+        if console is not None:
+            reporter.attach(console)
+        yield
+        return
+    shown = console or _console(view)
+    reporter.attach(shown)
+    ended = threading.Event()
+    follower = _Follower(client, view, reporter, ended)
+    threads = [threading.Thread(target=follower.follow, args=(console is None,), daemon=True)]
+    if console is None:
+        threads.append(threading.Thread(target=follower.read_logs, daemon=True))
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if console is None:
+            shown.close()
+
+
+class _Follower:
+    def __init__(
+        self, client: Client, view: DataflowView, reporter: RunReporter, ended: threading.Event
+    ) -> None:
+        self._client = client
+        self._view = view
+        self._reporter = reporter
+        self._ended = ended
+
+    def read_logs(self) -> None:
+        """Give the log entries to the reporter alone, which finds the steps of the build in them."""
+        reader = LogReader(self._view.log_directory)
+        while not self._ended.wait(_START_INTERVAL):
+            for entry in reader.entries():
+                self._reporter.adapt(entry)
+
+    def follow(self, until_started: bool) -> None:
+        """Ask the daemons how far the run is, again and again, until the end."""
+        every = _START_INTERVAL
+        begun = False
+        run: RunningDataflow | None = None
+        # A quick start does not pay for a line that is not printed.
+        self._ended.wait(FIRST_WAIT if self._reporter.mode == "long waits" else 0.0)
+        try:
+            while not self._ended.wait(every):
+                try:
+                    if run is None:
+                        run = _connect(self._client, self._view.uuid)
+                        continue
+                    progress = run.progress()
+                except (DoraError, TimeoutError):
+                    # It is built, or has ended, or a machine is cut off.
+                    if run is not None:
+                        run.close()
+                    run, every = None, _INTERVAL
+                    continue
+                if self._ended.is_set() or (until_started and progress.started):
+                    return
+                if not begun:
+                    begun = True
+                    self._reporter.begin(progress.nodes)
+                self._reporter.advance(progress)
+                every = _INTERVAL if progress.started else _START_INTERVAL
+        finally:
+            if run is not None:
+                run.close()
+
+
+def _connect(client: Client, dataflow_id: str) -> RunningDataflow:
+    """Connect to the daemon of a dataflow, or to one of them; raises `DoraError`."""
+    from dora.cli.running import RunningDataflow
+
+    local: DaemonClient | None = None
+    for run in running():
+        if run.description.dataflow_id == dataflow_id:
+            local = run
+        else:
+            run.close()
+    if local is not None:
+        return RunningDataflow(local, client=client)
+    view = client.dataflow(dataflow_id)
+    if not view.machines:
+        raise ConnectError("no machine runs it yet")
+    return RunningDataflow(None, view, client)
