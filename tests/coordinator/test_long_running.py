@@ -98,7 +98,7 @@ def test_several_dataflows_at_once(system: System, monkeypatch: pytest.MonkeyPat
         shell.setenv("_DORA_COMPLETE", "bash_complete")
         shell.setenv("COMP_WORDS", "dora stop ar")
         shell.setenv("COMP_CWORD", "2")
-        assert completed(system) == ["plain,arm", "plain,arm-2"]
+        assert completed(system) == ["plain,arm", "plain,arm-2", "plain,arm.yml"]
     checked = system.dora("doctor")
     assert f"  PASS  coordinator at 127.0.0.1:{system.port}: dora " in checked
     assert "  PASS  2 dataflows on the coordinator: arm, arm-2\n" in checked
@@ -330,6 +330,54 @@ def test_ctrl_c_in_an_attached_start_stops_the_dataflow(system: System) -> None:
     assert "got STOP" in rest
     assert attached.returncode == 0
     assert system.client.dataflow("arm").status == "Finished"
+
+
+def test_every_command_finds_a_dataflow_by_name_file_and_node(system: System) -> None:
+    system.dora("up")
+    file = system.dataflow("arm", motor=FOREVER)
+    system.start(file, "--name", "kitchen")
+    system.start(system.dataflow("leg", knee=FOREVER))
+    for wanted in ("kitchen", file, f"./{file}", "motor"):
+        wait_until(lambda wanted=wanted: "got INPUT" in system.dora("logs", wanted), wanted)
+        assert system.dora("node", "list", "-q", "-d", wanted) == "motor\n"
+        assert '"kitchen"' in system.dora("top", "--once", "-d", wanted)
+    assert "dataflow restarted: " in system.dora("restart", "motor")
+    assert "dataflow stopped: " in system.dora("stop", file)
+    assert [view.name for view in system.client.active()] == ["leg"]
+    assert "got STOP" in system.dora("logs", file), "the latest of the file"
+    system.start(system.dataflow("foot", knee=FOREVER))
+    shown = system.dora("stop", "knee", status=1)
+    assert "`knee` fits more than one dataflow:" in shown and "[leg]" in shown and "[foot]" in shown
+
+
+def test_names_files_nodes_and_topics_are_completed(system: System) -> None:
+    (system.folder / "knee.py").write_text(FOREVER)
+    knee = "{id: knee, path: knee.py, inputs: {tick: dora/timer/millis/50}, outputs: [angle]}"
+    foot = "{id: foot, path: knee.py, inputs: {angle: knee/angle}}"
+    (system.folder / "leg.yml").write_text(f"nodes:\n- {knee}\n- {foot}\n")
+    system.dora("up")
+    system.start("leg.yml", "--name", "kitchen")
+
+    def offered(line: str) -> list[str]:
+        words = f"dora {line}"
+        variables = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        done = subprocess.run(
+            [sys.executable, "-m", "dora"],
+            cwd=system.folder,
+            env={**os.environ, **variables, "_DORA_COMPLETE": "bash_complete"},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        return [item.removeprefix("plain,") for item in done.stdout.split()]
+
+    assert offered("stop k") == ["kitchen", "knee"]
+    assert offered("logs l") == ["leg.yml"]
+    assert offered("top -d ") == ["kitchen"]
+    assert offered("logs kitchen --node ") == offered("node info ") == ["knee", "foot"]
+    assert offered("topic hz -d kitchen k") == offered("node connect ") == ["knee/angle"]
+    assert offered("node connect knee/angle f") == ["foot/angle"]
+    assert offered("param get f") == ["foot"]
 
 
 SLOW = (

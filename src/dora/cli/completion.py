@@ -84,19 +84,3 @@ def _node_ids(ctx: click.Context) -> list[str]:
             except DoraError:
                 return []  # the command itself reports the error
     return []
-
-
-def dataflow_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
-    """Offer the names of the coordinator's dataflows; for ``dora stop``, only of running ones."""
-    from click.shell_completion import CompletionItem
-
-    from dora.cli.coordinator import coordinator_client
-    from dora.cluster.protocol import ACTIVE
-
-    try:
-        views = coordinator_client().dataflows()
-    except DoraError:
-        return []
-    only_active = ctx.info_name == "stop"
-    names = {view.name for view in views if view.status in ACTIVE or not only_active}
-    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]

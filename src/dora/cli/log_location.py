@@ -9,7 +9,7 @@ import msgspec
 
 from dora.cli.coordinator import choose_dataflow
 from dora.cli.reports import failure_reason
-from dora.cli.select import connected_runs
+from dora.cli.select import NoRunningDataflow, find_run
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView
 from dora.errors import DoraError
@@ -71,20 +71,17 @@ def _only_or_latest(client: Client) -> DataflowView | None:
 
 
 def _location_of_run(wanted: str | None) -> LogLocation | None:
-    from dora.daemon.client import fits
     from dora.errors import ConnectError
     from dora.wire.daemon_protocol import DescribeDataflow
 
-    found = None
-    for run in connected_runs():
-        description = run.description
-        if found is None and description.file and (wanted is None or fits(description, wanted)):
-            found = run
-        else:
-            run.close()
-    if found is None or found.description.file is None:
+    try:
+        connection = find_run(wanted, how="by UUID_OR_NAME")
+    except NoRunningDataflow:
         return None
-    connection = found
+    description = connection.description
+    if description.file is None:
+        connection.close()
+        return None
 
     def ended() -> bool:
         try:
@@ -93,13 +90,9 @@ def _location_of_run(wanted: str | None) -> LogLocation | None:
             return True
         return False
 
-    identity = found.description.dataflow_id
-    return LogLocation(
-        identity,
-        f"{os.path.dirname(found.description.file)}/out/{identity}",
-        ended,
-        tuple(found.description.nodes),
-    )
+    identity = description.dataflow_id
+    directory = f"{os.path.dirname(description.file)}/out/{identity}"
+    return LogLocation(identity, directory, ended, tuple(description.nodes))
 
 
 def local_log_location(wanted: str | None) -> LogLocation:

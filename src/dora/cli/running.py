@@ -172,7 +172,7 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
 
 def find_on_coordinator(wanted: str | None) -> DataflowView | None:
     """Return the dataflow that is meant, if the coordinator of the environment runs it."""
-    from dora.cluster.coordinator.policy import Refusal, find
+    from dora.cluster.coordinator.policy import Refusal, find, find_by_file_or_node
 
     views = _active_on_coordinator()
     if wanted is None:
@@ -181,7 +181,7 @@ def find_on_coordinator(wanted: str | None) -> DataflowView | None:
         return find(views, wanted)
     except Refusal as refusal:
         if refusal.status == 404:
-            return next((view for view in views if view.file == os.path.abspath(wanted)), None)
+            return find_by_file_or_node(views, os.path.abspath(wanted), wanted)
         raise
 
 
@@ -193,3 +193,27 @@ def _active_on_coordinator() -> list[DataflowView]:
         return coordinator_client().active()
     except (Unreachable, RequestRefused, TokenError):
         return []
+
+
+def running_views(wanted: str | None) -> list[DataflowView]:
+    """Return what is known of the running dataflows that are meant; None: all. Asks nothing."""
+    from dora.cluster.protocol import DataflowView
+
+    views = {view.uuid: view for view in _active_on_coordinator()}
+    for run in connected_runs():
+        with run:
+            description = run.description
+        view = DataflowView(
+            uuid=description.dataflow_id,
+            name=name_of(description),
+            status="Running",
+            nodes=description.nodes,
+            file=description.file,
+        )
+        views.setdefault(view.uuid, view)
+    return [view for view in views.values() if wanted is None or _fits(view, wanted)]
+
+
+def _fits(view: DataflowView, wanted: str) -> bool:
+    named = wanted in (view.name, *view.nodes) or view.uuid.startswith(wanted.lower())
+    return named or view.file == os.path.abspath(wanted)

@@ -1,44 +1,20 @@
-"""The option ``-d/--dataflow``, which selects a running dataflow."""
+"""Select a running dataflow of this machine."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import click
-
-from dora._paths import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, PORT_VARIABLE, is_chosen
-from dora.cli.coordinator import ask_which, coordinator_address_options
+from dora._paths import is_chosen
+from dora.cli.coordinator import ask_which
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
 
 NICENESS = 10  # of 19; with this, a tenth of a processor is left to a command beside a busy node
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_dataflow_option = click.option(
-    "-d",
-    "--dataflow",
-    metavar="ID_OR_NAME",
-    help="Which running dataflow: its UUID, the beginning of it, its name, its file or one of its nodes. "
-    "Not needed while only one runs.",
-)
-
-
-def _set_environment(_ctx: click.Context, address: str, port: int, authority: str) -> None:
-    """Put the address into the environment, from which `dora.cli.running` makes a client if needed."""
-    os.environ[ADDRESS_VARIABLE] = address
-    os.environ[PORT_VARIABLE] = str(port)
-    os.environ[AUTHORITY_VARIABLE] = authority
-
-
-def dataflow_option(function: _Function) -> _Function:
-    """Declare the options for a running dataflow and for the coordinator."""
-    return _dataflow_option(coordinator_address_options(_set_environment)(function))
 
 
 class NoRunningDataflow(DoraError):
@@ -58,12 +34,12 @@ def connected_runs() -> list[DaemonClient]:
     return found
 
 
-def find_run(wanted: str | None, node_id: str = "") -> DaemonClient:
+def find_run(wanted: str | None, node_id: str = "", how: str = "with -d") -> DaemonClient:
     """Return a connection to the dataflow on this machine that is meant.
 
     ``wanted`` as for ``--dataflow``; None: the only one, or the only one with the node ``node_id``. If
-    several are running, asks on a terminal and raises `DoraError` otherwise; raises `NoRunningDataflow`
-    if none is.
+    several are running, asks on a terminal and raises `DoraError` otherwise, in which ``how`` says how to
+    name one; raises `NoRunningDataflow` if none is.
     """
     runs = connected_runs()
     found = distinct(run for run in runs if is_meant(run, wanted))
@@ -76,7 +52,7 @@ def find_run(wanted: str | None, node_id: str = "") -> DaemonClient:
     else:
         for run in runs:
             run.close()
-        raise (DoraError if found else NoRunningDataflow)(_selection_fault(wanted, runs, found))
+        raise (DoraError if found else NoRunningDataflow)(_selection_fault(wanted, how, runs, found))
     for run in runs:
         if run is not chosen:
             run.close()
@@ -117,7 +93,9 @@ def lower_priority() -> None:
         pass  # it is the lowest already
 
 
-def _selection_fault(wanted: str | None, runs: list[DaemonClient], found: list[DaemonClient]) -> str:
+def _selection_fault(
+    wanted: str | None, how: str, runs: list[DaemonClient], found: list[DaemonClient]
+) -> str:
     if not runs:
         return "no dataflow is running; start one with `dora run FILE`"
     if not found:
@@ -127,7 +105,7 @@ def _selection_fault(wanted: str | None, runs: list[DaemonClient], found: list[D
         if wanted is None
         else f"`{wanted}` matches more than one dataflow"
     )
-    return f"{which}; choose one with -d:\n{_listed(found)}"
+    return f"{which}; choose one {how}:\n{_listed(found)}"
 
 
 def _named(run: DaemonClient) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -103,9 +104,24 @@ class Client:
         return [view for view in self.dataflows() if view.status in ACTIVE]
 
     def dataflow(self, wanted: str) -> DataflowView:
-        if "/" in wanted:
-            raise RequestRefused(404, f"no dataflow with name or UUID `{wanted}`; a name has no `/`")
-        return self._request("GET", f"/api/dataflows/{quote(wanted)}", DataflowView)
+        """Return a dataflow by its UUID, the beginning of it, its name, its file or one of its nodes."""
+        from dora.cluster.coordinator.policy import Refusal, find_by_file_or_node
+
+        unknown = RequestRefused(404, f"no dataflow with name or UUID `{wanted}`; a name has no `/`")
+        if "/" not in wanted:
+            try:
+                return self._request("GET", f"/api/dataflows/{quote(wanted)}", DataflowView)
+            except RequestRefused as error:
+                if error.status != 404:
+                    raise
+                unknown = error
+        try:
+            found = find_by_file_or_node(self.dataflows(), os.path.abspath(wanted), wanted)
+        except Refusal as refusal:
+            raise RequestRefused(refusal.status, str(refusal)) from None
+        if found is None:
+            raise unknown
+        return found
 
     def start(self, spec: RunSpec) -> DataflowView:
         return self._request("POST", "/api/dataflows", DataflowView, StartRequest(spec))

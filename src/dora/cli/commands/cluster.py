@@ -13,10 +13,11 @@ import msgspec
 from dora._paths import AUTHORITY_VARIABLE
 from dora.cli.argument_values import InputFile
 from dora.cli.commands.start import restart_and_wait, start_and_wait, start_options, wants_to_attach
-from dora.cli.completion import dataflow_files, dataflow_names
+from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup, RunCommand
 from dora.cli.progress_bar import progress_mode, progress_option, showing
+from dora.cli.running_options import dataflow_names
 from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView, RunSpec

@@ -12,10 +12,10 @@ import click
 import msgspec
 
 from dora.cli.argument_values import MAX_COUNT
-from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import coordinator_options
 from dora.cli.log_location import LogLocation, find_log_location, local_log_location
 from dora.cli.options import DURATION, display_options
+from dora.cli.running_options import dataflow_names, running_nodes
 from dora.cluster.client import Client
 from dora.daemon.logs.entry import LogEntry, LogFilter
 from dora.daemon.logs.formats import LogFormat, Renderer, renderer, wants_colour
@@ -29,7 +29,13 @@ POLL_INTERVAL = 0.2  # seconds between reads of files that are followed
 @click.command()
 @click.argument("wanted", metavar="[UUID_OR_NAME]", required=False, shell_complete=dataflow_names)
 @click.argument("positional_node", metavar="", required=False)
-@click.option("-n", "--node", metavar="NODE", help="Only this node; `dora` is the daemon.")
+@click.option(
+    "-n",
+    "--node",
+    metavar="NODE",
+    shell_complete=running_nodes,
+    help="Only this node; `dora` is the daemon.",
+)
 @click.option("--all-nodes", is_flag=True, help="All nodes, ordered by time [the default].")
 @click.option("--tail", type=click.IntRange(0, MAX_COUNT), metavar="N", help="Only the last N entries.")
 @click.option("-f", "--follow", is_flag=True, help="Continue until the dataflow ends.")
@@ -59,8 +65,9 @@ def logs(
 ) -> None:
     """Show the logs of a dataflow.
 
-    Without UUID_OR_NAME, the running dataflow, or else the latest. Without a coordinator, the log files
-    below ./out are shown. If the dataflow failed, the reason is printed to standard error.
+    It is found by its UUID, the beginning of it, its name, its file or one of its nodes. Without
+    UUID_OR_NAME, the running dataflow, or else the latest. Without a coordinator, the log files below ./out
+    are shown. If the dataflow failed, the reason is printed to standard error.
     """
     if positional_node is not None:
         raise click.UsageError(f"name the node with --node: dora logs {wanted} --node {positional_node}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.options import DURATION, CommandGroup
-from dora.cli.select import dataflow_option, find_run
+from dora.cli.running_options import dataflow_option, running_inputs, running_nodes, running_topics
+from dora.cli.select import find_run
 from dora.cli.tables import format_option, print_table
 from dora.dataflow.model import QueuePolicy
 from dora.errors import DoraError
@@ -134,7 +135,7 @@ def add(file: str, strict_types: bool, dataflow: str | None) -> None:
 
 
 @node.command("remove")
-@click.argument("name", metavar="NODE")
+@click.argument("name", metavar="NODE", shell_complete=running_nodes)
 @_grace
 @dataflow_option
 def remove(name: str, grace: float | None, dataflow: str | None) -> None:
@@ -149,7 +150,7 @@ def remove(name: str, grace: float | None, dataflow: str | None) -> None:
 
 
 @node.command("replace")
-@click.argument("name", metavar="NODE")
+@click.argument("name", metavar="NODE", shell_complete=running_nodes)
 @_from_yaml
 @_grace
 @_strict_types
@@ -169,8 +170,8 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
 
 
 @node.command("connect")
-@click.argument("source", metavar="NODE/OUTPUT")
-@click.argument("target", metavar="NODE/INPUT")
+@click.argument("source", metavar="NODE/OUTPUT", shell_complete=running_topics)
+@click.argument("target", metavar="NODE/INPUT", shell_complete=running_inputs)
 @click.option(
     "--queue-size", type=click.IntRange(1, 10_000_000), metavar="N", help="Like in a dataflow file [10]."
 )
@@ -200,8 +201,8 @@ def connect(
 
 
 @node.command("disconnect")
-@click.argument("source", metavar="NODE/OUTPUT")
-@click.argument("target", metavar="NODE/INPUT")
+@click.argument("source", metavar="NODE/OUTPUT", shell_complete=running_topics)
+@click.argument("target", metavar="NODE/INPUT", shell_complete=running_inputs)
 @dataflow_option
 def disconnect(source: str, target: str, dataflow: str | None) -> None:
     """Remove a link; the input closes after the messages sent so far.
@@ -215,7 +216,7 @@ def disconnect(source: str, target: str, dataflow: str | None) -> None:
 
 
 @node.command("restart")
-@click.argument("name", metavar="NODE")
+@click.argument("name", metavar="NODE", shell_complete=running_nodes)
 @_grace
 @dataflow_option
 def restart(name: str, grace: float | None, dataflow: str | None) -> None:
@@ -232,7 +233,7 @@ def restart(name: str, grace: float | None, dataflow: str | None) -> None:
 
 
 @node.command("stop")
-@click.argument("name", metavar="NODE")
+@click.argument("name", metavar="NODE", shell_complete=running_nodes)
 @_grace
 @dataflow_option
 def stop(name: str, grace: float | None, dataflow: str | None) -> None:
@@ -301,7 +302,7 @@ def _row(item: NodeSnapshot) -> list[str]:
 
 
 @node.command("info")
-@click.argument("name", metavar="NODE")
+@click.argument("name", metavar="NODE", shell_complete=running_nodes)
 @dataflow_option
 @format_option("one object")
 def info(name: str, dataflow: str | None, style: str) -> None:

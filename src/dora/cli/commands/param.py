@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dora.cli.options import CommandGroup
-from dora.cli.select import dataflow_option
+from dora.cli.running_options import dataflow_option, running_nodes
 from dora.cli.tables import format_option
 from dora.errors import DoraError
 
@@ -42,7 +42,7 @@ def param() -> None:
 
 
 @param.command("list")
-@click.argument("node")
+@click.argument("node", shell_complete=running_nodes)
 @dataflow_option
 @format_option("one object")
 def list_parameters(node: str, dataflow: str | None, style: str) -> None:
@@ -59,7 +59,7 @@ def list_parameters(node: str, dataflow: str | None, style: str) -> None:
 
 
 @param.command("get")
-@click.argument("node")
+@click.argument("node", shell_complete=running_nodes)
 @click.argument("key")
 @dataflow_option
 def get_parameter(node: str, key: str, dataflow: str | None) -> None:
@@ -73,7 +73,7 @@ def get_parameter(node: str, key: str, dataflow: str | None) -> None:
 
 # A value may begin with a minus sign.
 @param.command("set", context_settings={"ignore_unknown_options": True})
-@click.argument("node")
+@click.argument("node", shell_complete=running_nodes)
 @click.argument("key")
 @click.argument("value")
 @dataflow_option
@@ -100,7 +100,7 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
 
 
 @param.command("delete")
-@click.argument("node")
+@click.argument("node", shell_complete=running_nodes)
 @click.argument("key")
 @dataflow_option
 def delete_parameter(node: str, key: str, dataflow: str | None) -> None:

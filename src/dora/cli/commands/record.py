@@ -18,6 +18,7 @@ from dora.cli.options import DURATION, RunCommand, dataflow_options, display_opt
 from dora.cli.progress_bar import progress_option
 from dora.cli.reports import describe_saved, report_outcome, report_saved
 from dora.cli.run_reporter import reporter_for
+from dora.cli.running_options import running_dataflows
 from dora.cli.select import NoRunningDataflow, find_run
 from dora.cli.tables import counted
 from dora.daemon.logs.entry import LogFilter
@@ -45,8 +46,9 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
     "--dataflow",
     "--name",
     metavar="ID_OR_NAME",
-    help="Record a running dataflow: its UUID, the beginning of it, or its name. Not needed if only one "
-    "is running.",
+    shell_complete=running_dataflows,
+    help="Record a running dataflow: its UUID, the beginning of it, its name, its file or one of its "
+    "nodes. Not needed if only one is running.",
 )
 @click.option(
     "-o", "--output", metavar="RECORDING", help="The file to write [recording_<date>-<time>.mcap]."

@@ -9,7 +9,6 @@ import click
 
 from dora.cli.argument_values import ParameterValue, parse_duration
 from dora.cli.attach import attach_to, following
-from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import choose_dataflow, coordinator_options
 from dora.cli.dataflow_file import dataflow_argument
 from dora.cli.options import (
@@ -28,6 +27,7 @@ from dora.cli.options import (
 from dora.cli.progress_bar import progress_option
 from dora.cli.reports import failure_reason, report_end
 from dora.cli.run_reporter import RunReporter, reporter_for
+from dora.cli.running_options import dataflow_names
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView, RunSpec
 from dora.errors import DoraError

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.options import DURATION, CommandGroup
-from dora.cli.select import dataflow_option, lower_priority
+from dora.cli.running_options import dataflow_option
+from dora.cli.select import lower_priority
 from dora.errors import DoraError
 
 if TYPE_CHECKING:

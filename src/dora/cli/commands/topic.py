@@ -13,7 +13,8 @@ import click
 
 from dora.cli.argument_values import MAX_COUNT
 from dora.cli.options import DURATION, CommandGroup
-from dora.cli.select import dataflow_option, lower_priority
+from dora.cli.running_options import dataflow_option, running_topics
+from dora.cli.select import lower_priority
 from dora.cli.tables import console, format_option, print_table, rich_table
 from dora.errors import DoraError
 
@@ -66,7 +67,7 @@ def list_topics(dataflow: str | None, style: str) -> None:
 
 
 @topic.command("echo")
-@click.argument("topics", metavar="[NODE/OUTPUT]...", nargs=-1)
+@click.argument("topics", metavar="[NODE/OUTPUT]...", nargs=-1, shell_complete=running_topics)
 @dataflow_option
 @format_option("one object a line: `timestamp`, `name`, `data`, `metadata`, and `length` of shortened data")
 @click.option("--count", type=click.IntRange(1, MAX_COUNT), metavar="N", help="End after so many messages.")
@@ -180,7 +181,7 @@ def _ignore_ctrl_z(engine: str) -> None:
 
 
 @topic.command("hz")
-@click.argument("topics", metavar="[NODE/OUTPUT]...", nargs=-1)
+@click.argument("topics", metavar="[NODE/OUTPUT]...", nargs=-1, shell_complete=running_topics)
 @dataflow_option
 @click.option(
     "--window",
@@ -260,7 +261,7 @@ def _rate_cells(rate: MeasuredRate | None) -> list[str]:
 
 
 @topic.command("info")
-@click.argument("name", metavar="NODE/OUTPUT")
+@click.argument("name", metavar="NODE/OUTPUT", shell_complete=running_topics)
 @dataflow_option
 @_duration_option("How long to measure [5s].")
 def info(name: str, dataflow: str | None, duration: float | None) -> None:
@@ -284,7 +285,7 @@ def info(name: str, dataflow: str | None, duration: float | None) -> None:
 
 
 @topic.command("pub", context_settings={"ignore_unknown_options": True})
-@click.argument("name", metavar="NODE/OUTPUT")
+@click.argument("name", metavar="NODE/OUTPUT", shell_complete=running_topics)
 @click.argument("text", metavar="[JSON]", required=False)
 @dataflow_option
 @click.option("--file", "path", metavar="FILE", help="Read the JSON from a file; - is standard input.")

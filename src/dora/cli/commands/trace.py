@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dora.cli.argument_values import MAX_COUNT
-from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup
+from dora.cli.running_options import dataflow_names
 from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client
 from dora.errors import DoraError

@@ -48,6 +48,18 @@ def find(views: Sequence[DataflowView], wanted: str, *, only_active: bool = Fals
     raise Refusal(404, f"no {kind} with name or UUID `{wanted}`" + (f"; {hint}" if hint else ""))
 
 
+def find_by_file_or_node(views: Sequence[DataflowView], file: str, node: str) -> DataflowView | None:
+    """Return the running dataflow of a file, or with a node, or else the latest one of the file.
+
+    ``file`` is an absolute path. None: there is none; raises `Refusal` if several are running.
+    """
+    of_file = [view for view in views if view.file == file]
+    running = [view for view in views if view.status in ACTIVE and (view in of_file or node in view.nodes)]
+    if len(running) > 1:
+        raise Refusal(409, f"`{node}` fits more than one dataflow:\n{listed(running)}")
+    return next(iter(running or of_file[-1:]), None)
+
+
 def listed(views: Sequence[DataflowView]) -> str:
     """Return dataflows as lines that name them."""
     return "\n".join(f"  - [{view.name}] {view.uuid}" for view in views)
