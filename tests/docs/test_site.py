@@ -177,6 +177,7 @@ QUESTIONS = {
     "read mcap pandas": "--parquet",
     "fps": "dora topic hz",
     "raspberry pi": "arm64",
+    "hot reload": "With --hot-reload",
 }
 
 

@@ -3,7 +3,7 @@
 "use strict";
 
 const HEADING = 4; // how often a word of a section's heading counts
-const TITLE = 3; // the same, of its page's title
+const TITLE = 3; // the same, of its page's title; of the first section both count
 const SATURATION = 1.2; // of BM25 (k1): many repetitions count little more than a few
 const LENGTH = 0.4; // of BM25 (b): how much the length of a section counts
 const PER_PAGE = 3; // results of one page
@@ -54,7 +54,7 @@ const Search = {
       };
       add(section.text, 1);
       add(section.heading, HEADING);
-      if (section.title !== section.heading) add(section.title, TITLE);
+      add(section.title, TITLE);
     });
     Search.length = Search.sections.reduce((sum, section) => sum + section.length, 0) / sections.length;
     if (Search.queued !== null) Search.query(Search.queued);
