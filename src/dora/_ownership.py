@@ -110,14 +110,15 @@ def is_another_users(path: str) -> bool:
     return status.st_uid != os.getuid() or not stat.S_ISREG(status.st_mode)
 
 
-def refuse_foreign_objects(folder: str, prefix: str) -> None:
-    """Raise `UnsafeFile` if another user has created a file of this prefix in a folder open to all."""
+def refuse_foreign_objects(folder: str, prefix: str, suffix: str = "") -> None:
+    """Raise `UnsafeFile` if another user has created a file of such a name in a folder open to all."""
     try:
         names = os.listdir(folder)
     except OSError:
         return  # not Linux
     for name in names:
-        if name.startswith(prefix) and is_another_users(path := f"{folder}/{name}"):
+        is_meant = name.startswith(prefix) and name.endswith(suffix)
+        if is_meant and is_another_users(path := f"{folder}/{name}"):
             raise UnsafeFile(f"{path} was not made by this dataflow; it is not used. {_hint(path)}")
 
 

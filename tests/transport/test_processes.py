@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from linking import LIMIT, Bench, OutputPort, sequences, until
@@ -62,6 +63,32 @@ def test_messages_stay_valid_when_a_dead_sender_is_cleaned_up(iceoryx_bench: Ben
     remove_dead_nodes(iceoryx_bench.run_dir, iceoryx_bench.prefix)
     assert _shared_memory(iceoryx_bench) < before
     assert array.buffers()[1].to_pybytes() == LARGE
+
+
+def test_a_new_node_leaves_the_messages_of_an_ended_sender_in_their_queues(iceoryx_bench: Bench) -> None:
+    """Before: iceoryx2 cleaned up after all dead processes whenever a process joined the run."""
+    output, (config,) = iceoryx_bench.describe(10)
+    port = iceoryx_bench.port(config)
+    assert iceoryx_bench.start_sender("kill", output).wait(LIMIT) == -9
+    before = _shared_memory(iceoryx_bench)
+    iceoryx_bench.engine()
+    assert _shared_memory(iceoryx_bench) >= before
+    assert sequences([port.take(), port.take()]) == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel counts the reads of a process")
+def test_a_new_node_reads_nothing_of_the_others(iceoryx_bench: Bench) -> None:
+    def reads() -> int:
+        counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(counts["syscr"])
+
+    iceoryx_bench.engine()  # imports
+    used = []
+    for _ in range(20):
+        before = reads()
+        iceoryx_bench.engine()
+        used.append(reads() - before)
+    assert used[-1] == used[0]
 
 
 @pytest.mark.parametrize(("script", "status"), [("end", 0), ("raise", 1), ("close", 0), ("fork", 0)])

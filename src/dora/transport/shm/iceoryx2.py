@@ -51,6 +51,7 @@ _INITIAL_CHUNK: Final = SMALL_MESSAGE  # no chunk is smaller, so a small message
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MADV_POPULATE_WRITE: Final = 23
 _MADV_REMOVE: Final = 9
+_NODE_COUNT: Final = ".global_mgmt"  # ends the name of the file in which iceoryx2 counts its nodes
 _RESERVE: Final = 1 << 20  # bytes of /dev/shm that stay free
 
 # Chunks are reused, so a view of each is created once: a call through ctypes costs three times as much, and
@@ -121,11 +122,14 @@ def _iceoryx2() -> Any:
 def make_node(run_dir: str, prefix: str) -> Any:
     """Create an iceoryx2 node for the run; raises `UnsafeFile` if another user has interfered."""
     check_folder(run_dir)
-    refuse_foreign_objects(_SHARED_MEMORY, prefix)
+    refuse_foreign_objects(_SHARED_MEMORY, prefix, _NODE_COUNT)  # what creating a node opens
     iox = _iceoryx2()
     config = iox.config.default()
     config.global_cfg.root_path = iox.Path.new(f"{run_dir}/iox")
     config.global_cfg.prefix = iox.FileName.new(prefix)
+    # By default each new node examines all others; the daemon cleans up (`remove_dead_nodes`).
+    config.global_cfg.node.cleanup_dead_nodes_on_creation = False
+    config.global_cfg.node.cleanup_dead_nodes_on_destruction = False
     node = (
         iox.NodeBuilder.new()
         .config(config)
@@ -144,7 +148,7 @@ def _close_to_others(prefix: str) -> None:
     except OSError:
         return  # not Linux
     for name in names:
-        if name.startswith(prefix) and name.endswith(".global_mgmt"):
+        if name.startswith(prefix) and name.endswith(_NODE_COUNT):
             try:
                 close_to_others(f"{_SHARED_MEMORY}/{name}")
             except OSError:
