@@ -112,7 +112,7 @@ CONFIG = NodeConfig(
     ],
     outputs=[OutputConfig("o", links=[LinkConfig(2, 3, "/run/bell-1", "b/in", dynamic=True)])],
     operators=[OperatorConfig("op", "/op.py", ["image"], ["o"])],
-    descriptor={"nodes": [{"id": "node", "env": {"X": 1}}]},
+    descriptor=msgspec.Raw(msgspec.msgpack.encode({"nodes": [{"id": "node", "env": {"X": 1}}]})),
     restart_count=2,
 )
 REMOTE = RemoteConfig({"b": "tcp/10.0.0.2:7447"}, {"a": "tcp/10.0.0.1:7447"}, "secret", "/run/passwords")

@@ -56,6 +56,9 @@ class Accounting:
                     self._by_consumer[node_id].append(item.slot)
                     self._credit_bells[item.slot] = item.credit_bell
                     self._channels[item.slot] = item.service
+        self._by_producer: dict[str, list[Link]] = {}
+        for link in plan.links:
+            self._by_producer.setdefault(link.producer, []).append(link)
         self._sent_slots.update((link.slot, link.output_slot) for link in plan.links)
 
     def change(self, plan: Plan) -> None:
@@ -130,8 +133,9 @@ class Accounting:
 
     def drained(self, node_id: str) -> bool:
         """Return whether the receivers that still read have taken everything that a node sent."""
-        for link in (*self._gone, *self._plan.links):
-            if link.producer != node_id or link.kind != "link" or link.target_machine:
+        gone = [link for link in self._gone if link.producer == node_id]
+        for link in (*gone, *self._by_producer.get(node_id, ())):
+            if link.kind != "link" or link.target_machine:
                 continue
             get = self.board.get
             if get(link.slot, STATE) in (UNCONNECTED, CLOSED):

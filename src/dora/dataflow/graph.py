@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Literal
 
 import msgspec
@@ -98,6 +99,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
     }
     given: dict[str, Box] = {}
     edges: list[Edge] = []
+    nodes = {node.id: node for node in dataflow.nodes}
     for node in dataflow.nodes:
         for target, name, full, item in _inputs(node):
             if isinstance(item.source, NodeOutput):
@@ -111,7 +113,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     output=output,
                     target=target,
                     input=name,
-                    kind=link_kind(dataflow, node, item),
+                    kind=link_kind(nodes, node, item),
                     queue_size=item.queue_size,
                     queue_policy=item.queue_policy,
                     input_timeout=item.input_timeout,
@@ -125,7 +127,8 @@ def _modules(dataflow: Dataflow) -> list[Group]:
     ids = dict.fromkeys(node.module for node in dataflow.nodes if node.module)
     groups = []
     for module in ids:
-        around = max((other for other in ids if module.startswith(f"{other}.")), key=len, default=None)
+        outer = accumulate(module.split(".")[:-1], "{}.{}".format)
+        around = max((name for name in outer if name in ids), key=len, default=None)
         groups.append(Group(module, _short(module, around or ""), "module", around))
     return groups
 
@@ -136,7 +139,7 @@ def _short(id: str, module: str) -> str:
 
 
 def _stands_alone(node: NodeSpec) -> bool:
-    return [operator.id for operator in node.operators] == [DEFAULT_OPERATOR_ID]
+    return len(node.operators) == 1 and node.operators[0].id == DEFAULT_OPERATOR_ID
 
 
 def _box_id(node: NodeSpec, operator_id: str) -> str:

@@ -163,11 +163,14 @@ class _Layout:
     def __init__(self, dataflow: Dataflow, context: RunContext, former: Plan | None) -> None:
         self.dataflow = dataflow
         self.context = context
-        self.descriptor = describe(dataflow)
-        self.blocks = {str(block["id"]): block for block in self.descriptor.get("nodes", ())}
+        descriptor = describe(dataflow)
+        # Encoded once: every node gets it, and few read it.
+        self.descriptor = msgspec.Raw(msgspec.msgpack.encode(descriptor))
+        self.blocks = {str(block["id"]): block for block in descriptor.get("nodes", ())}
         self.nodes = {node.id: node for node in dataflow.nodes}
+        self.patterned = {node.id for node in dataflow.nodes if node.declares_pattern}
         self.kinds = {
-            (node.id, item.id): link_kind(dataflow, node, item)
+            (node.id, item.id): link_kind(self.nodes, node, item)
             for node in dataflow.nodes
             for item in node.inputs
         }
@@ -189,13 +192,14 @@ class _Layout:
             for node_id, config in configs.items()
             for output in config.outputs
         }
+        sources = {(node.id, item.id): str(item.source) for node in dataflow.nodes for item in node.inputs}
         # An input with another source is a different one.
         self.former_inputs = {
             (node_id, item.id): item
             for node_id, config in configs.items()
             for item in config.inputs
             if item.kind == self.kinds.get((node_id, item.id))
-            and item.source == self._source(node_id, item.id)
+            and item.source == sources[node_id, item.id]
             and is_same(f"{node_id}/{item.id}")
             and is_same(item.source.partition("/")[0])
         }
@@ -222,9 +226,6 @@ class _Layout:
             source: f"{context.run_dir}/credit-{slot}" for source, slot in self.output_slots.items()
         }
 
-    def _source(self, node_id: str, input_id: str) -> str:
-        return next(str(item.source) for item in self.nodes[node_id].inputs if item.id == input_id)
-
     def is_late(self, node_id: str, input_id: str) -> bool:
         """Return whether an input was added while the dataflow was running."""
         known = self.former_inputs.get((node_id, input_id))
@@ -237,7 +238,7 @@ class _Layout:
 
     def engine_queue_size(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
         """Return the `InputConfig.engine_queue_size` of a link, for two nodes that answer each other."""
-        declared = consumer.declares_pattern or self.nodes[source.node].declares_pattern
+        declared = consumer.id in self.patterned or source.node in self.patterned
         if not declared or item.queue_policy != "drop_oldest" or item.queue_size >= PATTERN_QUEUE_SIZE:
             return 0
         return PATTERN_QUEUE_SIZE if source.node in self.receivers.get(consumer.id, ()) else 0
@@ -328,15 +329,14 @@ def _output(
 def _prewake(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
     """Return the bells of the nodes that the receivers of an output send to; none if these are many."""
     receivers = {link.consumer for link in links if not link.target_machine}
-    found = (
-        {reached for receiver in receivers for reached in layout.receivers.get(receiver, ())}
-        - receivers
-        - {node_id}
-    )
-    here = [reached for reached in found if not layout.context.placement.elsewhere(reached)]
-    if len(here) > _MAX_PREWAKE:
-        return []
-    slots = {layout.node_slots[reached]: layout.bells[reached] for reached in here}
+    slots: dict[int, str] = {}
+    for receiver in receivers:
+        for reached in layout.receivers.get(receiver, ()):
+            if reached in receivers or reached == node_id or layout.context.placement.elsewhere(reached):
+                continue
+            slots[layout.node_slots[reached]] = layout.bells[reached]
+            if len(slots) > _MAX_PREWAKE:
+                return []
     return [DoorbellConfig(slot, slots[slot]) for slot in sorted(slots)]
 
 
@@ -472,15 +472,15 @@ def _node(
     )
 
 
-def link_kind(dataflow: Dataflow, node: NodeSpec, item: InputSpec) -> LinkKind:
-    """Return how the messages of an input travel."""
+def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> LinkKind:
+    """Return how the messages of an input travel. ``nodes``: those of the dataflow, by id."""
     match item.source:
         case TimerSource():
             return "timer"
         case LogSource():
             return "text"
         case NodeOutput(node=source, output=output):
-            if output in text_outputs(dataflow.node(source)):
+            if output in text_outputs(nodes[source]):
                 return "text"
             if source == node.id and node.is_runtime:
                 return "local"

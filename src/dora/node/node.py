@@ -19,6 +19,7 @@ from dora.node.session.session import Session
 from dora.transport.board import DROPPED, RECEIVED, WORDS
 from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
+from dora.wire.node_config import decode_descriptor
 
 if TYPE_CHECKING:
     from dora.node.patterns.action import Goal, GoalRun
@@ -363,9 +364,10 @@ class Node:
 
     def dataflow_descriptor(self) -> dict[str, Any]:
         """Return the dataflow file, parsed; raises `NotInDataflow` if inputs are recorded or typed in."""
-        if not self._config.descriptor:
+        descriptor: dict[str, Any] = decode_descriptor(self._config.descriptor)
+        if not descriptor:
             raise NotInDataflow(f"node `{self.id}` runs by itself, so there is no dataflow to describe")
-        return self._config.descriptor
+        return descriptor
 
     def node_config(self) -> dict[str, Any]:
         """Return ``{"inputs": {id: source}, "outputs": [id]}``; a source with options is a mapping."""

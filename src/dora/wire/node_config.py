@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dora.wire.decoders import json_decoder
+from dora.wire.decoders import json_decoder, msgpack_decoder
 
 
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -120,6 +120,10 @@ class TraceConfig(msgspec.Struct, frozen=True):
     ratio: float = 1.0
 
 
+NO_DESCRIPTOR = msgspec.Raw(msgspec.msgpack.encode({}))
+decode_descriptor: Callable[[msgspec.Raw], dict[str, Any]] = msgpack_decoder()
+
+
 class NodeConfig(msgspec.Struct, omit_defaults=True):
     dataflow_id: str
     node_id: str
@@ -132,7 +136,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     inputs: list[InputConfig] = []
     outputs: list[OutputConfig] = []
     operators: list[OperatorConfig] = []
-    descriptor: dict[str, Any] = {}
+    descriptor: msgspec.Raw = NO_DESCRIPTOR  # msgpack of a mapping
     run_config: dict[str, Any] = {}  # what `Node.node_config()` returns
     parameters: dict[str, Any] = {}
     restart_count: int = 0

@@ -64,7 +64,9 @@ def close_outputs(run: RunState, node: NodeState, outputs: set[str]) -> None:
         run.trace(consumer, f"inputs closed by `{node.id}`: {', '.join(inputs)}")
         if consumer.present:
             run.send(consumer, InputsClosed(inputs))
-    review_work(run, list(closed))
+    _review_consumers(run, list(closed))
+    if not run.has_stragglers:  # a closing cannot change that
+        review_stragglers(run)
 
 
 def close_all_outputs(run: RunState, node: NodeState) -> None:
@@ -73,7 +75,12 @@ def close_all_outputs(run: RunState, node: NodeState) -> None:
 
 
 def review_work(run: RunState, node_ids: list[str]) -> None:
-    """Draw the conclusions for nodes whose inputs have closed, or have changed."""
+    """Draw the conclusions for nodes whose inputs have changed."""
+    _review_consumers(run, node_ids)
+    review_stragglers(run)
+
+
+def _review_consumers(run: RunState, node_ids: list[str]) -> None:
     for node_id in node_ids:
         node = run.nodes.get(node_id)
         if node is None or node.machine or not run.work_done(node):
@@ -87,7 +94,6 @@ def review_work(run: RunState, node_ids: list[str]) -> None:
                 hold_or_close(run, node)
             elif node.outputs_done:
                 close_outputs(run, node, node.outputs_done - run.graph.text[node_id])
-    review_stragglers(run)
 
 
 def reopen_outputs(run: RunState, node: NodeState) -> None:
@@ -219,14 +225,23 @@ def refuse_start(run: RunState, node: NodeState, why: Literal["broken", "stopped
 
 def review_stragglers(run: RunState) -> None:
     """Limit the time of every node once none of those left has anything to wait for."""
-    left = [node for node in run.nodes.values() if node.alive or node.between_processes]
-    only_stragglers = run.opened and all(run.work_done(node) for node in left)
-    for node in left:
+    # From the end: nodes mostly end in the order of the dataflow, and the first that works decides.
+    only_stragglers = run.opened and all(
+        run.work_done(node) for node in reversed(run.nodes.values()) if _is_left(node)
+    )
+    if not (only_stragglers or run.has_stragglers):
+        return
+    run.has_stragglers = only_stragglers
+    for node in filter(_is_left, run.nodes.values()):
         grace = run.finish_grace if node.spec.finish_grace is None else node.spec.finish_grace
         if only_stragglers and grace is not None and node.kill_reason is None and not node.machine:
             run.arm(node, "finish", grace, keep=True)
         else:
             run.disarm(node, "finish")
+
+
+def _is_left(node: NodeState) -> bool:
+    return node.alive or node.between_processes
 
 
 # --------------------------------------------------------------------------- the dataflow
@@ -236,11 +251,10 @@ def try_finish(run: RunState) -> None:
     """Finish the dataflow once all nodes have ended that it has to wait for."""
     if not run.begun or run.done:
         return
-    waited_for = [
-        node for node in run.nodes.values() if not (node.spec.is_dynamic or (node.machine and run.killing))
-    ]
-    if any(node.phase != "ended" for node in waited_for):
+    # From the end, see `review_stragglers`.
+    if any(node.phase != "ended" for node in reversed(run.nodes.values()) if _is_waited_for(run, node)):
         return
+    waited_for = any(_is_waited_for(run, node) for node in run.nodes.values())
     dynamic = [node for node in run.nodes.values() if node.spec.is_dynamic]
     if dynamic and not waited_for and not run.stopping:
         return
@@ -257,6 +271,11 @@ def try_finish(run: RunState) -> None:
             run.arm(None, "last-grace", LAST_GRACE)
     if not connected:
         finish(run)
+
+
+def _is_waited_for(run: RunState, node: NodeState) -> bool:
+    """Return whether the dataflow goes on for as long as a node does."""
+    return not (node.spec.is_dynamic or (node.machine and run.killing))
 
 
 def finish(run: RunState) -> None:

@@ -20,6 +20,7 @@ class NodeGraph:
             node.id: {output: [] for output in node.outputs} for node in dataflow.nodes
         }
         self.work: dict[str, frozenset[str]] = {}
+        self._reached: dict[str, set[str]] = {}  # node → those that its messages reach
         self.text: dict[str, frozenset[str]] = {
             node.id: frozenset(text_outputs(node)) for node in dataflow.nodes
         }
@@ -49,13 +50,13 @@ class NodeGraph:
 
     def feeds(self, node_id: str, other_id: str) -> bool:
         """Return whether messages of a node reach another one, directly or through others."""
-        seen = {node_id}
-        waiting = [node_id]
-        while waiting:
-            for consumer in self.inputs_fed_by(waiting.pop()):
-                if consumer == other_id:
-                    return True
-                if consumer not in seen:
-                    seen.add(consumer)
-                    waiting.append(consumer)
-        return False
+        reached = self._reached.get(node_id)
+        if reached is None:
+            reached = self._reached[node_id] = set()
+            waiting = [node_id]
+            while waiting:
+                for consumer in self.inputs_fed_by(waiting.pop()):
+                    if consumer not in reached:
+                        reached.add(consumer)
+                        waiting.append(consumer)
+        return other_id in reached

@@ -99,7 +99,8 @@ def try_open(run: RunState) -> None:
     if not run.begun or run.opened or run.broken_by or run.stopping or run.done:
         return
     ready = ("ready", "running", "ended")  # running: on a machine that opened the barrier before this one
-    if any(not node.spec.is_dynamic and node.phase not in ready for node in run.nodes.values()):
+    # From the end: nodes mostly get ready in the order of the dataflow, and one that is not decides.
+    if any(not node.spec.is_dynamic and node.phase not in ready for node in reversed(run.nodes.values())):
         return
     open_barrier(run)
 

@@ -6,9 +6,10 @@ deadlines and emits commands.
 
 from __future__ import annotations
 
+import heapq
 import signal
 from collections import deque
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -171,11 +172,13 @@ class RunState(msgspec.Struct):
     stopping: bool = False
     killing: bool = False
     only_dynamic_left: bool = False  # all other nodes have ended
+    has_stragglers: bool = False  # all nodes left have a limited time, see `closing.review_stragglers`
     done: bool = False
     failures: list[NodeFailure] = []
     peers: dict[str, PeerStatus] = {}  # machine → its latest status
     # Node id ("" for the run) and name → when it is due.
     deadlines: dict[tuple[str, DeadlineName], float] = {}
+    agenda: list[tuple[float, tuple[str, DeadlineName]]] = []  # a heap: deadlines, and former ones
     commands: list[do.Command] = []  # not handed out yet
     stories: dict[str, deque[tuple[float, str]]] = {}
     now: float = 0.0
@@ -280,7 +283,14 @@ class RunState(msgspec.Struct):
         """Set a deadline of a node, or of the run. ``keep``: unless it is set already."""
         key = ("" if node is None else node.id, name)
         if not (keep and key in self.deadlines):
-            self.deadlines[key] = self.now + seconds
+            self.deadlines[key] = due = self.now + seconds
+            heapq.heappush(self.agenda, (due, key))
+
+    def next_deadline(self) -> float | None:
+        """Return the time of the earliest deadline, None if there is none."""
+        while self.agenda and self.deadlines.get(self.agenda[0][1]) != self.agenda[0][0]:
+            heapq.heappop(self.agenda)  # it was removed, or set anew
+        return self.agenda[0][0] if self.agenda else None
 
     def disarm(self, node: NodeState | None, *names: DeadlineName) -> None:
         """Remove deadlines of a node, or of the run."""
@@ -289,7 +299,7 @@ class RunState(msgspec.Struct):
 
     def disarm_all(self, node: NodeState) -> None:
         """Remove all deadlines of a node."""
-        self.deadlines = {key: time for key, time in self.deadlines.items() if key[0] != node.id}
+        self.disarm(node, *get_args(DeadlineName))
 
     # ----------------------------------------------------------------------- commands and story
 

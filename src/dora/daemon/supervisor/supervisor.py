@@ -117,7 +117,7 @@ class Supervisor:
 
     def next_deadline(self) -> float | None:
         """Return the time of the earliest deadline, None if there is none."""
-        return min(self.state.deadlines.values(), default=None)
+        return self.state.next_deadline()
 
     def alive(self) -> list[str]:
         """Return the nodes that have a process."""
@@ -146,6 +146,8 @@ class Supervisor:
         self.state.watched = nodes
 
     def _due(self) -> list[tuple[str, DeadlineName]]:
+        if (first := self.state.next_deadline()) is None or first > self.state.now:
+            return []
         return [key for key, time in self.state.deadlines.items() if time <= self.state.now]
 
     def _dispatch(self, event: on.Event) -> None:

@@ -30,7 +30,7 @@ from dora.node.receive.local_input import LocalInput
 from dora.node.session.session import Session
 from dora.transport.board import ASLEEP, WORDS
 from dora.wire.excerpt import error_line
-from dora.wire.node_config import InputConfig, NodeConfig
+from dora.wire.node_config import InputConfig, NodeConfig, decode_descriptor
 from dora.wire.node_protocol import OperatorFailure, OutputsClosed, StopDataflow
 
 
@@ -65,10 +65,11 @@ class Runtime:
 
     def _load(self, session: Session) -> None:
         config = session.config
+        descriptor = decode_descriptor(config.descriptor)
         for item in config.operators:
             operator = HostedOperator(item)
             try:
-                operator.load(config.descriptor, config.parameters, self._classes.get(item.id))
+                operator.load(descriptor, config.parameters, self._classes.get(item.id))
             except BaseException:
                 _report_failure(session, operator)
                 raise
