@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import MAX_TAPS, SPARE_RECEIVERS, Plan, RunContext, plan
 from dora.wire.node_config import InputConfig, OutputConfig
@@ -93,8 +95,23 @@ def test_a_deep_queue_gets_an_overflow_channel_that_is_removed_with_the_link() -
     assert output(planned(A, B, former=after)).overflow_channels == []
 
 
+def test_an_output_with_many_links_has_several_channels() -> None:
+    """A channel costs each receiver memory for all of them, so one channel for all would be quadratic."""
+    many = node("c", *((f"j{index}", "a/o", 10) for index in range(100)))
+    before = planned(A, many)
+    links = Counter(item.service for item in before.configs["c"].inputs)
+    room = {channel.service: channel.max_receivers for channel in output(before).overflow_channels}
+    room[output(before).service] = output(before).max_receivers
+    assert links.keys() == room.keys()
+    assert all(links[name] + SPARE_RECEIVERS <= room[name] <= 40 for name in links)
+    after = planned(A, many, B, former=before)
+    assert output(after).overflow_channels == output(before).overflow_channels
+    assert after.configs["c"] == before.configs["c"]
+
+
 def test_channels_of_zenoh_have_no_limits() -> None:
     context = RunContext("id", "/run", "p_", "/board", "zenoh")
-    many = node("c", *((f"j{index}", "a/o", 500) for index in range(20)))
+    many = node("c", *((f"j{index}", "a/o", 500) for index in range(100)))
+    assert output(planned(A, B, many, context=context)).overflow_channels == []
     after = planned(A, B, many, former=planned(A, B, context=context), context=context)
     assert output(after).overflow_channels == []

@@ -43,6 +43,26 @@ SLOW_RECEIVER = """
 """
 
 
+def test_each_of_many_receivers_of_an_output_gets_every_message(flow: Flow) -> None:
+    """They have several channels: a message is sent once for each of these."""
+    flow.node("sender", SENDER, args="20 20000", outputs=["out"])
+    source = {"source": "sender/out", "queue_size": 20}
+    flow.node(
+        "receiver",
+        """
+        from collections import Counter
+        from dora import Node
+
+        counts = Counter(event["id"] for event in Node() if event["type"] == "INPUT")
+        print(len(counts), set(counts.values()))
+        """,
+        inputs={f"in{number}": source for number in range(40)},
+    )
+    result = flow.run()
+    assert flow.printed("receiver") == ["40 {20}"]
+    assert {(each.received, each.dropped) for each in result.links} == {(20, 0)}
+
+
 @pytest.mark.parametrize(
     ("policy", "queue_size"),
     [("drop_oldest", 1), ("drop_oldest", 10), ("drop_oldest", 1000), ("backpressure", 10)],

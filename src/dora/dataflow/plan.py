@@ -49,6 +49,9 @@ MAX_TAPS = 4  # commands that tap one output at the same time
 # 4,096 messages. Where queues are longer than this, there is room for one tap.
 _DEEP_QUEUE = 256
 _LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
+# A channel costs each of its receivers memory for all of them: 0.7 MB for 32, 1.8 MB for 100. So an output
+# with more links has several channels, and its sender copies each message once more for each of them.
+_CHANNEL_LINKS = 32
 TAP_QUEUE = 16  # messages that the tap of a command holds at most
 # Messages that the tap of a recorder holds if it attaches to a running dataflow: 32 ms at 1 kHz. They
 # cost the sender 0.3 MB for all possible receivers, and address space: iceoryx2 reserves 64 times the
@@ -291,12 +294,22 @@ def _output(
         first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
         overflow_channels = _place(layout, links, channels, first, known.overflow_channels)
     else:
-        longest = max([RECORDER_QUEUE, layout.context.tap_queue, *map(_length, links)])
+        here = [link for link in links if not (link.source_machine or link.target_machine)]
+        further = here[_CHANNEL_LINKS:] if layout.context.engine == "iceoryx2" else []
+        elsewhere = {link.slot for link in further}
+        kept = [link for link in links if link.slot not in elsewhere]
+        longest = max([RECORDER_QUEUE, layout.context.tap_queue, *map(_length, kept)])
         name = _channel(layout.context.dataflow_id, source, slot if layout.runs else None)
         taps = _taps(longest, layout.context)
-        first = ChannelConfig(name, longest, len(links) + SPARE_RECEIVERS + taps)
-        channels.update((link.slot, first) for link in links)
+        first = ChannelConfig(name, longest, len(kept) + SPARE_RECEIVERS + taps)
+        channels.update((link.slot, first) for link in kept)
         overflow_channels = []
+        for begin in range(0, len(further), _CHANNEL_LINKS):
+            group = further[begin : begin + _CHANNEL_LINKS]
+            name = _channel(layout.context.dataflow_id, source, group[0].slot)
+            channel = ChannelConfig(name, max(map(_length, group)), len(group) + SPARE_RECEIVERS)
+            channels.update((link.slot, channel) for link in group)
+            overflow_channels.append(channel)
     return OutputConfig(
         id=source.output,
         service=first.service,
