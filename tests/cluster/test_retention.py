@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from dora.cluster.ssh import retention
 from dora.cluster.ssh.folder import LOCK, Entry, copy_of, copy_path, locked
 from dora.cluster.ssh.receive import ExpectedFiles, receive
 from dora.cluster.ssh.retention import (
@@ -90,6 +91,23 @@ def test_a_copy_is_of_all_machines_of_a_host() -> None:
     assert copy.exists() and retained_for("right", HERE) == ("one",)
     release(["one"], "right")
     assert not copy.exists()
+
+
+def test_a_copy_that_another_machine_of_the_host_removes_meanwhile_is_not_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy = copied("flow")
+    copied("other")
+    size = retention._size
+
+    def while_it_is_removed(folder: str) -> int:
+        found = size(folder)
+        if folder == str(copy):
+            shutil.rmtree(copy)
+        return found
+
+    monkeypatch.setattr(retention, "_size", while_it_is_removed)
+    assert [found.folder for found in copies()] == [copy_path("other")]
 
 
 def test_log_files_are_removed_with_the_record(data: Path) -> None:

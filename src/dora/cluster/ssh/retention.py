@@ -148,11 +148,15 @@ def _is_expected(copy: str) -> bool:
 def copies() -> list[Copy]:
     """Return the copies on this machine."""
     folders = (os.path.join(copies_folder(), name) for name in _names(copies_folder()))
-    return [_copy(folder) for folder in folders if is_copy(folder)]
+    found = (_copy(folder) for folder in folders if is_copy(folder))
+    return [copy for copy in found if copy is not None]
 
 
-def _copy(folder: str) -> Copy:
-    return Copy(folder, _size(folder), _users(folder), _is_expected(folder), _is_left_over(folder))
+def _copy(folder: str) -> Copy | None:
+    try:
+        return Copy(folder, _size(folder), _users(folder), _is_expected(folder), _is_left_over(folder))
+    except FileNotFoundError:
+        return None  # another machine of this host has just removed it
 
 
 def _users(folder: str) -> list[str]:
