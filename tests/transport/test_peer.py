@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import zenoh
 from ports import free_port
@@ -16,7 +20,7 @@ from waiting import TIMEOUT
 
 from dora.transport.network.peer import Peer, PeerConnection, Publishers
 from dora.transport.network.protocol import ACK, close_session, link_name
-from dora.transport.network.sessions import listen, write_passwords
+from dora.transport.network.sessions import Connections, listen, write_passwords
 from dora.wire.node_config import RemoteConfig
 
 KEY = "flow/to/plot/image"
@@ -45,6 +49,7 @@ class Listener:
     def __init__(self, remote: RemoteConfig) -> None:
         self.got: list[bytes] = []
         self._session = listen("plot", remote)
+        self.connections = Connections(self._session)
         self._session.declare_subscriber("flow/to/plot/**", self._on_sample)
 
     def _on_sample(self, sample: zenoh.Sample) -> None:
@@ -102,6 +107,33 @@ def test_a_broken_connection_is_replaced(remote: RemoteConfig, peer: Peer, sende
         listener.close()
         wait_until(lambda publishers=publishers: sender.publishers is not publishers, peer.tick)  # type: ignore[misc]
         sender.acks.clear()
+
+
+def lingering(endpoint: str) -> list[bool]:
+    """Return of each socket of a connection with an endpoint whether closing it may take a while."""
+    port, found = int(endpoint.rpartition(":")[2]), []
+    for connection in psutil.Process().net_connections("tcp"):
+        if connection.raddr and port in (connection.laddr.port, connection.raddr.port):
+            with socket.socket(fileno=os.dup(connection.fd)) as end:
+                linger = end.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+            found.append(struct.unpack("ii", linger)[0] == 1)
+    return found
+
+
+def test_no_thread_waits_until_the_other_side_has_seen_a_connection_closed(
+    remote: RemoteConfig, peer: Peer, sender: Any
+) -> None:
+    """A machine that is cut off never does."""
+    listener = Listener(remote)
+    wait_until(lambda: sender.acks, lambda: send(sender, b"word"))
+    two_connections = 4  # ends
+
+    def check() -> None:
+        peer.tick()
+        listener.connections.check()
+
+    wait_until(lambda: lingering(peer.endpoint) == [False] * two_connections, check)
+    listener.close()
 
 
 def test_a_sender_that_is_added_meanwhile_gets_the_new_connection(

@@ -203,8 +203,7 @@ class RemoteLinks:
             for peer in self._peers:
                 peer.tick()
             if self._session is not None:
-                for receiver in tuple(self._session.receivers.values()):
-                    receiver.tick(now)
+                self._session.tick(now)
 
     def close(self) -> None:
         """Wait until all messages have arrived, as long as there is progress; then close the sessions."""

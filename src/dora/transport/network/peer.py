@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import zenoh
 
@@ -21,10 +21,8 @@ from dora.transport.network.protocol import (
     start_thread,
 )
 from dora.transport.network.send_thread import SendThread
-from dora.transport.network.sessions import connect
+from dora.transport.network.sessions import Connections, connect
 from dora.wire.node_config import LinkConfig, NodeConfig, RemoteConfig
-
-_EVENTS: Final = 8  # of each session that are kept between two checks
 
 _log = logging.getLogger("dora.transport")
 
@@ -48,22 +46,15 @@ class PeerConnection:
         except zenoh.ZError:
             close_session(self._session)
             raise
-        self._events = [
-            session.info.declare_link_events_listener(zenoh.handlers.RingChannel(_EVENTS))
-            for session in (self._session, self._fast_session)
-        ]
+        self._connections = [Connections(session) for session in (self._session, self._fast_session)]
         self._broken = False
         self._subscriber: Any = None
         self._listener: threading.Thread | None = None
 
     def is_broken(self) -> bool:
         """Return whether one of the sessions has lost its connection, even if it has reconnected since."""
-        try:
-            for events in self._events:
-                while not self._broken and (event := events.try_recv()) is not None:
-                    self._broken = event.kind == zenoh.SampleKind.DELETE
-        except zenoh.ZError:
-            pass  # it is closed
+        for connections in self._connections:
+            self._broken |= connections.check()
         return self._broken
 
     def listen(self, key: str, handle: Callable[[PeerConnection, zenoh.Sample], None]) -> None:

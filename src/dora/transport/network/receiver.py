@@ -46,7 +46,7 @@ from dora.transport.network.protocol import (
     link_name,
     nonce,
 )
-from dora.transport.network.sessions import listen
+from dora.transport.network.sessions import Connections, listen
 from dora.transport.network.window import ReceiveWindow
 from dora.transport.queues import DropOldestQueue
 from dora.wire.decode import BAD_MESSAGE
@@ -70,6 +70,7 @@ class ReceiverSession:
         self.receivers: dict[str, RemoteReceiver] = {}  # by key
         try:
             self._session = listen(config.node_id, remote)
+            self._connections = Connections(self._session)
         except (zenoh.ZError, KeyError) as error:
             raise ConnectError(
                 f"node `{config.node_id}` cannot listen for other machines: {error}"
@@ -122,6 +123,12 @@ class ReceiverSession:
             self._session.put(key, data, congestion_control=DROP, express=True)
         except zenoh.ZError:
             pass  # the session is closed, or a later acknowledgement follows
+
+    def tick(self, now: float) -> None:
+        """Check connections and receivers; to be called periodically."""
+        self._connections.check()
+        for receiver in tuple(self.receivers.values()):
+            receiver.tick(now)
 
     def close(self) -> None:
         close_session(self._session)

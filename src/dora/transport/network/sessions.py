@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import random
 import socket
+import stat
+import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -42,9 +44,12 @@ FAST_PATH_BUFFER: Final = 1 << 20  # bytes
 _CONGESTION: Final = "transport__link__tx__queue__congestion_control"
 _BLOCK_TIMEOUT_US: Final = 8_000_000
 _DROP_TIMEOUT_US: Final = 2_000_000
-# A connection that waits like that occupies one of Zenoh's threads. With one or two threads, it would
-# block the links to other machines too.
-_RUNTIME: Final = "(rx: (worker_threads: 8), tx: (worker_threads: 8), net: (worker_threads: 8))"
+# Every connection that waits like that occupies one of Zenoh's threads for sending. If none were left, the
+# links to other machines would wait, too.
+_THREADS: Final = 8
+_MOST_THREADS: Final = 40
+_EVENTS: Final = 256  # of a session that are kept between two checks
+_NO_LINGER: Final = struct.pack("ii", 0, 0)
 
 
 def find_free_ports(interface: str, count: int) -> list[int]:
@@ -112,7 +117,20 @@ def _open(remote: RemoteConfig, **options: Any) -> zenoh.Session:
             },
             **options,
         ),
-        _RUNTIME,
+        _runtime(len(remote.reach)),
+    )
+
+
+def _runtime(peers: int) -> str:
+    """Return the configuration of Zenoh's threads for connections to at most this many nodes.
+
+    >>> _runtime(2)
+    '(rx: (worker_threads: 8), tx: (worker_threads: 10), net: (worker_threads: 8))'
+    """
+    sending = min(_THREADS + peers, _MOST_THREADS)
+    return (
+        f"(rx: (worker_threads: {_THREADS}), tx: (worker_threads: {sending}), "
+        f"net: (worker_threads: {_THREADS}))"
     )
 
 
@@ -154,3 +172,55 @@ def connect(endpoint: str, remote: RemoteConfig, *, low_latency: bool = False) -
         transport__unicast__lowlatency=low_latency,
         connect__retry=_RETRY,
     )
+
+
+class Connections:
+    """The connections of a session, to be checked periodically.
+
+    Zenoh sets ``SO_LINGER`` on its sockets: the thread that closes one waits up to 10 s until the other
+    side has acknowledged everything, which a machine that is cut off does not. It is one of the few threads
+    that receive, and without them the links to other machines stand still. `check` takes the option away,
+    so the system closes the connection in the background.
+    """
+
+    def __init__(self, session: zenoh.Session) -> None:
+        """Start to listen; raises ``zenoh.ZError``."""
+        self._events = session.info.declare_link_events_listener(zenoh.handlers.RingChannel(_EVENTS))
+
+    def check(self) -> bool:
+        """Return whether a connection was lost since the last time, even if there is a new one."""
+        is_lost, new = False, set()
+        try:
+            while (event := self._events.try_recv()) is not None:
+                if event.kind == zenoh.SampleKind.DELETE:
+                    is_lost = True
+                else:
+                    new.add((_address(event.link.src), _address(event.link.dst)))
+        except zenoh.ZError:
+            pass  # the session is closed
+        if new:
+            _close_in_background(new)
+        return is_lost
+
+
+def _address(locator: str) -> tuple[str, int]:
+    """Return host and port of a locator.
+
+    >>> _address("tcp/10.0.0.1:20000"), _address("tls/[fe80::1]:20001#iface=eth0")
+    (('10.0.0.1', 20000), ('fe80::1', 20001))
+    """
+    host, _, port = locator.partition("/")[2].partition("#")[0].partition("?")[0].rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _close_in_background(connections: set[tuple[tuple[str, int], tuple[str, int]]]) -> None:
+    """Reset ``SO_LINGER`` of this process's sockets with these local and remote addresses."""
+    for name in os.listdir("/dev/fd"):
+        try:
+            if not stat.S_ISSOCK(os.stat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                if (connection.getsockname()[:2], connection.getpeername()[:2]) in connections:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        except OSError:
+            pass  # it is closed by now, or not connected
