@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _QUIET_START: Final = 0.5  # seconds without a status line; drawing it costs the nodes that start some time
 _REDRAW: Final = 0.2  # seconds
+_SHORTEST: Final = 0.4  # seconds over which a rate is measured
 _LINES_KEPT: Final = 20  # per node
 
 
@@ -178,7 +179,7 @@ class RunReporter:
         now = time.monotonic()
         before = self._progress
         self._progress = progress
-        if self._before is None or now - self._before[0] >= 0.9:
+        if self._before is None or now - self._before[0] >= _SHORTEST:
             if self._before is not None:
                 seconds, earlier = now - self._before[0], self._before[1]
                 self._rates = (

@@ -149,6 +149,7 @@ class Console:
         self._waiting: deque[LogEntry | _Line] = deque()
         self._changed = threading.Condition()
         self._closed = self._broken = self._given_up = False
+        self._stale = False  # the status line is to be drawn anew
         self._unwritten = 0  # entries that wait or are being written
         self._thread: threading.Thread | None = None
         self.not_shown = 0
@@ -185,6 +186,7 @@ class Console:
     def refresh(self) -> None:
         """Draw the status line anew."""
         with self._changed:
+            self._stale = True
             self._changed.notify()
 
     def _put(self, item: LogEntry | _Line) -> None:
@@ -276,8 +278,9 @@ class Console:
         """
         while True:
             with self._changed:
-                if not self._waiting and not self._closed:
+                if not (self._waiting or self._closed or self._stale):
                     self._changed.wait(None if self._status is None else _REFRESH)
+                self._stale = False
                 batch = list(self._waiting)
                 self._waiting.clear()
                 is_last = self._closed and not batch
