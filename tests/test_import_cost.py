@@ -55,6 +55,15 @@ def test_the_engine_does_not_bring_numpy() -> None:
     assert not loaded.intersection(HEAVY)
 
 
+def test_reading_messages_does_not_bring_pandas(tmp_path: Path) -> None:
+    (tmp_path / "pandas.py").touch()
+    loaded = loaded_by(
+        f"sys.path.insert(0, {str(tmp_path)!r}); import dora.wire.decode; dora.wire.decode.warm_up()"
+    )
+    assert "pyarrow" in loaded
+    assert "pandas" not in loaded
+
+
 def test_the_command_line_does_not_pay_for_arrow() -> None:
     loaded = loaded_by("import dora.cli.main")
     assert not loaded.intersection({"numpy", "pyarrow", "iceoryx2", "zenoh", "dora.node.node", *SCREEN})

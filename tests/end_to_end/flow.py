@@ -49,10 +49,10 @@ class Flow:
         """Run to the end in this process; raises `dora.DataflowFailed`."""
         return dora.run(self.write(), on_log=self.entries.append, **options)
 
-    def run_command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run ``dora run`` as a user does."""
+    def run_command(self, *arguments: str, command: str = "run") -> subprocess.CompletedProcess[str]:
+        """Run ``dora run``, or another command with a dataflow file, as a user does."""
         return subprocess.run(
-            [sys.executable, "-m", "dora", "run", self.write(), *arguments],
+            [sys.executable, "-m", "dora", command, self.write(), *arguments],
             capture_output=True,
             text=True,
             timeout=TIMEOUT,

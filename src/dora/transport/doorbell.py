@@ -41,8 +41,8 @@ def memory_fence() -> None:
 class Bell:
     """The sending side of a doorbell, for any number of threads.
 
-    Opening never blocks, and ringing without a listener is not an error. The pipe is closed when the bell
-    is garbage-collected, so never while another thread rings it.
+    Unless it is open, the first ring opens it. Opening never blocks, and ringing without a listener is not
+    an error. The pipe is closed when the bell is garbage-collected, so never while another thread rings it.
     """
 
     def __init__(self, path: str) -> None:
@@ -51,14 +51,15 @@ class Bell:
 
     def ring(self) -> None:
         """Wake the owner if it sleeps."""
-        if self._fd < 0 and not self._open():
+        if self._fd < 0 and not self.open():
             return
         try:
             os.write(self._fd, b"\0")
         except OSError:  # the pipe is full of rings, or the reader is gone, perhaps until a restart
             pass
 
-    def _open(self) -> bool:
+    def open(self) -> bool:
+        """Open the pipe; return whether there is a listener."""
         try:
             fd = open_own(self.path, os.O_WRONLY, kind=stat.S_IFIFO)
         except (OSError, UnsafeFile):  # ENXIO: no listener (yet, or any more); ENOENT: the run is over

@@ -318,11 +318,13 @@ def storage_of(array: Any) -> Any:
 
 
 def warm_up() -> None:
-    """Import pyarrow and decode once, so that the first message is not slow.
+    """Import pyarrow, and decode a message of each encoding, so that the first ones are not slow.
 
-    Otherwise a node could lose messages that arrive during the import, which takes 100 ms and more.
+    No array is made of Python values, for which Arrow would import pandas.
     """
     import pyarrow as pa
 
-    for array in (pa.array([0], pa.uint8()), pa.array(["x"])):
+    for format_ in WIDTHS:
+        _plain_decoders[format_] = _PlainDecoder(format_)
+    for array in (pa.nulls(0, pa.uint8()), pa.nulls(1, pa.string())):
         decode_arrow(as_message(array))

@@ -348,3 +348,19 @@ def as_message(data: Any) -> Message:
     """
     payload = encode(data)
     return Message(pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0, payload.to_bytes()))
+
+
+def warm_up(*, numpy: bool) -> None:
+    """Make and encode arrays of Python values, and with ``numpy`` of a NumPy array; pyarrow is loaded.
+
+    For the first ones Arrow imports pandas (a second), dateutil and ``numpy.ma``, if they are installed.
+    """
+    import pyarrow as pa
+
+    for name in ARROW_NAMES.values():
+        encode(pa.nulls(0, getattr(pa, name)()))
+    encode(pa.array(["x"]))
+    if numpy:
+        import numpy as np
+
+        pa.array(np.zeros(1))

@@ -140,6 +140,13 @@ class OutputPort:
             self._spill = self._spill_writer if self._spill_writer.apply_links(links) else None
         self.has_links = bool(links)
 
+    def warm_up(self) -> None:
+        """Do once, ahead of the first message, what it needs from receivers that are there now."""
+        if self.has_links:
+            self._prepare()
+            for _, bell in self._bells:
+                bell.open()
+
     def apply_link_changes(self) -> None:
         """Read the daemon's frames if it has changed the links of this output."""
         if self._words[self.links_version_word] != self.links_version:

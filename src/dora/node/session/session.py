@@ -10,7 +10,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import msgspec
 
@@ -26,12 +26,13 @@ from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
 from dora.node.session.daemon_client import DaemonChannel
 from dora.node.session.topology import Topology
+from dora.node.warm_up import RECORD_TO, warm_up, warm_up_arrow
 from dora.transport.board import STATE, UNCONNECTED
 from dora.transport.forking import RefusingState, disown_after_fork, leak, refuse
 from dora.transport.interface import Engine, Receiver
 from dora.transport.queues import PriorityQueue
 from dora.transport.spill import spill_folder
-from dora.wire.decode import BAD_MESSAGE, decode_arrow, warm_up
+from dora.wire.decode import BAD_MESSAGE, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata, on_text
 from dora.wire.node_config import InputConfig, NodeConfig, WriteEventLog
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-RECORD_TO: Final = "DORA_WRITE_EVENTS_TO"
 _CONNECT_TIMEOUT = 60.0  # seconds; the daemon ends the wait earlier when a node fails
 
 
@@ -126,6 +126,7 @@ class Session:
         self.topology = Topology()
         for port in self.outputs.values():
             port.on_links_changed = self.inbox.read_control
+            port.warm_up()
         for wanted in config.event_logs:
             self._write_event_log(wanted)
         self.closed = False
@@ -284,7 +285,7 @@ class Session:
 
     def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
         """Return the receiver of a further input, for `add_input`; raises `DoraError`."""
-        warm_up()
+        warm_up_arrow(receives=True, sends=bool(self.outputs))
         return self._make_receiver(item, engine)
 
     def add_input(self, item: InputConfig, receiver: Receiver | None = None) -> None:
@@ -297,7 +298,7 @@ class Session:
         elif receiver is not None:
             port = self._link_port(item, receiver, in_flight=True, first_time=True)
         else:
-            warm_up()
+            warm_up_arrow(receives=True, sends=bool(self.outputs))
             port = self._make_port(item)
         known = {other.id: index for index, other in enumerate(self.config.inputs)}
         if item.id in known:
@@ -431,13 +432,7 @@ def _text_warning(node_id: str) -> Callable[[Any], None]:
 def _get_ready(session: Session, prepare: Callable[[Session], None] | None) -> None:
     if prepare is not None:
         prepare(session)
-    if any(item.kind != "timer" for item in session.config.inputs):
-        warm_up()
-    elif "pyarrow" in sys.modules:
-        from importlib.util import find_spec
-
-        if find_spec("pandas") is not None:
-            warm_up()  # the first array imports pandas: half a second
+    warm_up(session.config)
 
 
 def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:

@@ -261,12 +261,15 @@ class IceoryxSender:
         sample.send()
 
     def prepare(self) -> None:
-        """Reserve memory for the next small message."""
+        """Reserve memory for the next small message; before the first one, map the receivers' queues."""
         if self._ready:
             return
+        first = not self._views
         try:
             self._ready.append(self._take(SMALL_MESSAGE))
-        except (SharedMemoryFull, TransportError, WrongProcess):
+            if first:
+                self._publisher.update_connections()
+        except (SharedMemoryFull, TransportError, WrongProcess, _iceoryx2().ConnectionFailure):
             pass  # the next message raises the error, if it does not fit either
 
     def _take(self, size: int) -> tuple[memoryview, Any]:
