@@ -56,7 +56,8 @@ PROGRAM_CASES = {
     "shadowed": Case({"path": "shadowing/shadowed.py"}, facts=4),
     "changed": Case({"restart_delay": 0.01, "max_restarts": 2}, end="", facts=2),
     "console_script": Case(
-        {"path": "pytest", "args": "-p no:cacheprovider -p no:xdist -q console_script.py"}, facts=4
+        {"path": "pytest", "args": "-p no:cacheprovider -p no:xdist --assert plain -q console_script.py"},
+        facts=4,
     ),
     "one_processor": Case({"path": "process_state.py", "cpu_affinity": [0]}, facts=40),
     "ordinary_variables": Case(

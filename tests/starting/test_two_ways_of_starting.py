@@ -1,6 +1,6 @@
 """A node cannot tell whether it was started from the template or plainly, and nobody else can.
 
-All nodes of `cases.py` run once each way, in real ``dora run``s. `ALLOWED` lists what may differ.
+All nodes of `cases.py` run once each way, in real ``dora run``s. `allowed.py` lists what may differ.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from allowed import ALLOWED
 from cases import CASES, JOINED, KILLED
 from two_ways import RANDOM, WAYS, Allowed, Difference, NodeRecord, Way, differences, record_way
-
-ALLOWED: tuple[Allowed, ...] = ()
 
 NODES = (*CASES, *(node["id"] for node in (*JOINED, *KILLED)))
 RUNS = ("dora run of programs", "dora run of a dataflow", "killed dora run")

@@ -53,6 +53,7 @@ class NodeRecord:
     stderr: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)  # by dora about it
     outside: dict[str, Any] = field(default_factory=dict)
+    plain: list[str] = field(default_factory=list)  # why it was started plainly, for each such start
 
     def entries(self) -> dict[str, Any]:
         """Return all of it, with one name for each comparison."""
@@ -238,7 +239,9 @@ def _unusual() -> None:
 class Run:
     """A ``dora run``. Standard input is a pipe, and an inheritable descriptor is open."""
 
-    def __init__(self, folder: Path, nodes: list[dict[str, Any]], way: Way, mark: str) -> None:
+    def __init__(
+        self, folder: Path, nodes: list[dict[str, Any]], way: Way, mark: str, **environment: str
+    ) -> None:
         self.folder = folder
         self.mark = mark
         shutil.rmtree(folder / "out", ignore_errors=True)  # logs of the run before
@@ -253,6 +256,7 @@ class Run:
                 **os.environ,
                 "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
                 MARK: mark,
+                **environment,
             },
             stdin=spare,
             stdout=subprocess.DEVNULL,
@@ -319,7 +323,7 @@ def _make_environments(folder: Path, facts: Path) -> None:
 
 def _programs(folder: Path, facts: Path, way: Way, mark: str) -> dict[str, NodeRecord]:
     """Start all programs in one dataflow; stop it when all of them have ended."""
-    run = Run(folder, nodes_of(facts), way, mark)
+    run = Run(folder, nodes_of(facts), way, mark, RUST_LOG="dora.daemon.spawn=debug")
     outside: dict[str, dict[str, Any]] = {}
 
     running = set(CASES)
@@ -348,6 +352,8 @@ def _programs(folder: Path, facts: Path, way: Way, mark: str) -> dict[str, NodeR
     records = {node: _record(run, facts, node) for node in CASES}
     for node, seen in outside.items():
         records[node].outside = seen
+    for node, reason in re.findall(r"node `(\S+)` starts plainly: (.*)", run.errors):
+        records[node].plain.append(reason)
     for record in records.values():
         record.said = [re.sub(r" \(restart .*|; restarting .*", "", text) for text in record.said]
     records["dora run of programs"] = NodeRecord({"status": status, "report": sorted(_report(run.errors))})
@@ -412,7 +418,8 @@ def _record(run: Run, facts: Path, node: str) -> NodeRecord:
 
 def _report(text: str) -> list[str]:
     """Return the lines of the report at the end, without those about times."""
-    return [re.sub(r"[\d.]+ s\b", "… s", line) for line in text.splitlines()]
+    lines = [line for line in text.splitlines() if " DEBUG dora." not in line]
+    return [re.sub(r"[\d.]+ s\b", "… s", line) for line in lines]
 
 
 def _check_the_end(run: Run, mark: str, record: NodeRecord) -> None:

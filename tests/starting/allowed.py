@@ -1,0 +1,58 @@
+"""What may differ between the two ways, and why."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from two_ways import Allowed
+
+FRAME = re.compile(r"^\s*(File \")?\S*/dora/daemon/template/\w+\.py\b.*$", re.MULTILINE)
+OF_NUMPY = ("numpy.", "RankWarning")
+
+
+def without_frame(lines: list[Any]) -> list[Any]:
+    """Return lines, or frames, without the frame of the template, nor lists of extension modules."""
+    texts = [str(line) for line in lines if line]
+    return [text for text in texts if not FRAME.search(text) and "Extension modules:" not in text]
+
+
+def without_depth(value: object) -> str:
+    return re.sub(r"\b99\d\b", "…", str(value))
+
+
+def of_python(value: Any) -> list[str]:
+    return [item for item in value if not any(name in str(item) for name in OF_NUMPY)]
+
+
+def of_program(filters: Any) -> Any:
+    options, items = filters
+    return [options, of_python(items)]
+
+
+def without_internal_signal(status: dict[str, str]) -> dict[str, str]:
+    """Return a status without signal 33, which glibc uses to change the user of all threads."""
+    return {**status, "SigCgt": f"{int(status['SigCgt'], 16) & ~(1 << 32):x}"}
+
+
+FRAMES = "Frames of dora are below the program"
+PRELOADED = "What the template has imported is loaded"
+PARENT = "The parent process is the template"
+FROZEN = "Objects of the template are exempt from garbage collection"
+SIGNAL_OF_C = "glibc catches its own signal 33"
+
+ALLOWED = (
+    Allowed("*", "outside: child of its daemon", PARENT),
+    Allowed("*", "fact: filters of warnings", PRELOADED, of_python),
+    Allowed("*", "fact: warnings", PRELOADED, of_program),
+    Allowed("*", "fact: loggers", PRELOADED),
+    Allowed("*", "fact: packages at first", PRELOADED),
+    Allowed("loaded_modules", "stdout", PRELOADED),
+    Allowed("*", "stderr", FRAMES, without_frame),
+    Allowed("*", "fact: stack", FRAMES, without_frame),
+    Allowed("recursion", "stderr", FRAMES, without_depth),
+    Allowed("*", "fact: depth of calls", FRAMES, without_depth),
+    Allowed("*", "fact: frozen objects", FROZEN),
+    Allowed("*", "outside: status", SIGNAL_OF_C, without_internal_signal),
+    Allowed("*", "fact: signals", SIGNAL_OF_C, without_internal_signal),
+)
