@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import textwrap
 import time
@@ -178,13 +179,19 @@ def test_the_graph_lives(robot: Running, visit: Any) -> None:
 
 def test_first_paint_within_a_second(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
+    address = page.url
     first = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-    paints = [page.evaluate(first)]
-    while min(paints) >= 1000 and len(paints) < 20:  # a busy machine may take longer now and then
-        page.reload()
+    paints, plain = [page.evaluate(first)], [math.inf]
+    while (
+        min(paints) >= 1000 and len(paints) < 5
+    ):  # a busy machine: as many times as long as a page of one word
+        page.goto("data:text/html,word")
+        page.wait_for_function(f"() => {first.partition('[')[0]}.length")
+        plain.append(page.evaluate(first))
+        page.goto(address)
         page.wait_for_selector("body.ready")
         paints.append(page.evaluate(first))
-    assert min(paints) < 1000, paints
+    assert min(paints) < 1000 or min(paints) < 25 * min(plain), (paints, plain)
 
 
 def test_outputs_are_shown_at_once_as_they_come(robot: Running, visit: Any) -> None:
