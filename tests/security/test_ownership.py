@@ -6,8 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -35,6 +36,14 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "0123456789ab"
     folder.mkdir(mode=0o700)
     return folder
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Return a folder that every user can enter; pytest closes those above `tmp_path` when it starts."""
+    with tempfile.TemporaryDirectory(prefix="dora-test-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def _board(path: Path, size: int = BOARD_BYTES, mode: int = 0o600) -> Path:
@@ -132,10 +141,8 @@ def test_nothing_is_sent_to_a_socket_of_another_user(folder: Path) -> None:
 
 @needs_second_user
 @pytest.mark.processes
-def test_a_daemon_does_not_answer_another_user_even_in_an_open_folder(tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:-2]):
-        parent.chmod(0o755)
-    path = tmp_path / "daemon.sock"
+def test_a_daemon_does_not_answer_another_user_even_in_an_open_folder(open_folder: Path) -> None:
+    path = open_folder / "daemon.sock"
     loop = Loop()
     served: list[Connection] = []
     server = ControlServer(loop, str(path), lambda peer, _: served.append(peer), lambda _: None, print)
