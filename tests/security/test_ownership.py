@@ -6,9 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -36,14 +35,6 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "0123456789ab"
     folder.mkdir(mode=0o700)
     return folder
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """Return a folder that every user can enter; pytest closes those above `tmp_path` when it starts."""
-    with tempfile.TemporaryDirectory(prefix="dora-test-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 def _board(path: Path, size: int = BOARD_BYTES, mode: int = 0o600) -> Path:

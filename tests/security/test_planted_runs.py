@@ -21,16 +21,12 @@ FAKE = str(Path(__file__).with_name("planted_daemon.py"))
 
 
 @pytest.fixture
-def attackers_folder(tmp_path: Path) -> Iterator[Path]:
+def attackers_folder(open_folder: Path) -> Path:
     """A folder in which the attacker can write, and all can read."""
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent == Path("/tmp") or parent == Path("/"):
-            break
-        parent.chmod(parent.stat().st_mode | 0o055)
-    folder = tmp_path / "attacker"
+    folder = open_folder / "attacker"
     folder.mkdir()
     os.chown(folder, ATTACKER, ATTACKER)
-    yield folder
+    return folder
 
 
 @pytest.fixture
