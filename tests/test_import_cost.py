@@ -118,7 +118,7 @@ def test_a_node_with_an_output_imports_no_checks_of_foreign_messages(tmp_path: P
     )
     (tmp_path / "node.py").write_text(node)
     (tmp_path / "flow.yml").write_text("nodes: [{id: a, path: node.py, outputs: [x]}]\n")
-    command = [sys.executable, "-m", "dora", "run", "flow.yml", "--log-format", "compact"]
+    command = [sys.executable, "-m", "dora", "run", "flow.yml", "--no-preload", "--log-format", "compact"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     loaded = {line.rpartition(" ")[2] for line in done.stdout.splitlines()}
     assert "dora.transport.shm.iceoryx2" in loaded

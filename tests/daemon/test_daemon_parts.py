@@ -13,8 +13,9 @@ import pytest
 
 from dora.daemon.accounting import Accounting
 from dora.daemon.event_loop import READ, Loop
-from dora.daemon.processes.child import Child, LineSplitter
+from dora.daemon.processes.child import LineSplitter
 from dora.daemon.processes.launch_spec import CannotSpawn
+from dora.daemon.processes.process import PlainProcess
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import RunContext, plan
 from dora.transport.board import (
@@ -146,19 +147,9 @@ def test_a_process_that_cannot_be_started_is_reported_with_the_reason(
     for name, text in {"bad": "\0\0", "lost": "#!/no/such/interpreter\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    loop = Loop()
     command = command.replace("./", f"{tmp_path}/")
     with pytest.raises(CannotSpawn, match=sentence):
-        Child(
-            loop,
-            [command],
-            env={"PATH": "/bin"},
-            cwd=str(tmp_path),
-            cpu_affinity=(),
-            on_line=lambda *_: None,
-            on_end=lambda *_: None,
-        )
-    loop.close()
+        PlainProcess([command], env={"PATH": "/bin"}, cwd=str(tmp_path), cpu_affinity=())
 
 
 # ----------------------------------------------------------------------------- board

@@ -49,7 +49,7 @@ def test_imported_objects_are_exempt_from_garbage_collection(
 ) -> None:
     flow.node("clock", SETTLED, inputs={"tick": "dora/timer/millis/1"}, outputs=["out"])
     flow.node("receiver", SETTLED, inputs={"out": "clock/out"})
-    flow.run()
+    flow.run(preload=False)
     assert flow.printed("clock") == ["collected", "True False"]  # timers need no pyarrow
     assert flow.printed("receiver") == ["collected", "True True"]
 

@@ -208,11 +208,11 @@ def test_a_goal_succeeds_during_a_stop(flow: Flow, engine: str) -> None:
 
         for event in Node():
             if event["type"] == "INPUT":
-                os.kill(os.getppid(), signal.SIGTERM)
+                os.kill(os.getppid(), signal.SIGTERM)  # of `dora run`, which has started it plainly
         """,
         inputs={"begun": "client/begun"},
     )
-    done = flow.run_command("--log-format", "compact", "--engine", engine)
+    done = flow.run_command("--log-format", "compact", "--engine", engine, "--no-preload")
     assert done.returncode == 0, done.stdout + done.stderr
     server_said = [line.partition("server: ")[2] for line in done.stdout.splitlines() if "server:" in line]
     assert server_said == ["canceled", "ended"]

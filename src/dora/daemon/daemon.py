@@ -35,6 +35,8 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.state import DEFAULT_GRACE
 from dora.daemon.supervisor.supervisor import Supervisor
+from dora.daemon.template.client import TemplateClient
+from dora.daemon.template.process import TemplateConnection
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Plan, RunContext, plan
 from dora.dataflow.problems import listed
@@ -74,6 +76,7 @@ class Daemon:
         context: RunContext,
         run: RunDirectory,
         on_log: Callable[[LogEntry], None],
+        template: TemplateConnection | None = None,
     ) -> None:
         self.dataflow = dataflow
         self.loop = Loop()
@@ -149,6 +152,8 @@ class Daemon:
             feed=self.feed,
             on_line=lambda node_id, stream, text: self._text.line(node_id, stream, text),
             on_end=self._on_process_ended,
+            template=None if template is None else TemplateClient(self.loop, template),
+            on_warning=lambda text: self.write_log("warn", None, text),
         )
         self._nodes = NodeConnections(
             self._server,
@@ -228,6 +233,10 @@ class Daemon:
         """Return how many messages all links have delivered or lost. For the daemon's thread only."""
         links = self._accounting.report(self._text.sent, self._text.dropped)
         return sum(link.received + link.dropped for link in links)
+
+    def loading_pid(self, node_id: str) -> int | None:
+        """Return the process that imports packages for a node. For the daemon's thread only."""
+        return self._processes.loading_pid(node_id)
 
     def counts(self, node_ids: Collection[str]) -> tuple[int, int, int]:
         """Return how many messages all links have delivered and lost, and how many these nodes have sent.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dora.daemon.accounting import Accounting
 from dora.daemon.control_server import Connection
 from dora.daemon.event_loop import Loop
+from dora.daemon.processes.process import is_stopped
 from dora.daemon.supervisor.state import NodeState
 from dora.dataflow.model import Dataflow
 
@@ -56,15 +57,6 @@ class Health:
             waits, counters = self._accounting.activity(node_id)
             moved = self._counters.get(node_id) != counters
             self._counters[node_id] = counters
-            if (waits or moved) and not _is_stopped(connection.pid):
+            if (waits or moved) and not is_stopped(connection.pid):
                 self._on_progress(node_id)
         self._loop.call_at(time.monotonic() + self._interval, self._check)
-
-
-def _is_stopped(pid: int) -> bool:
-    """Return whether a process is stopped by a signal or a debugger (Linux)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
-    except (OSError, IndexError):
-        return False

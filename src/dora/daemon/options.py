@@ -12,6 +12,7 @@ from dora.errors import DoraError
 from dora.wire.node_config import TraceConfig
 
 if TYPE_CHECKING:
+    from dora.daemon.template.process import TemplateConnection
     from dora.dataflow.model import Dataflow
     from dora.dataflow.plan import Placement
 
@@ -42,7 +43,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     engine: Engine | None = None
     strict_outputs: bool = False
     trace: bool = False  # nodes write spans
-    preload: bool = True  # nodes start from a template process, where that is possible
+    preload: bool = True  # nodes are forked by a template process where that is possible
 
 
 class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
@@ -61,6 +62,7 @@ class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
     join: Callable[[str, Dataflow], Placement] | None = None  # None: all nodes are on this machine
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
+    template: TemplateConnection | None = None  # one that was started early; None: the run starts its own
 
     @classmethod
     def of(cls, options: RunOptions, **others: Any) -> LocalRunOptions:

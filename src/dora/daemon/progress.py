@@ -48,7 +48,7 @@ class ProgressMeter:
             for node in started:
                 if node.phase == "starting":
                     looked_at = len(waiting) < MOST_LOOKED_AT
-                    loading = self._loading.package(node.pid) if looked_at else ""
+                    loading = self._loading.package(self._daemon.loading_pid(node.id)) if looked_at else ""
                     waiting.append(WaitingNode(node.id, loading))
         received, dropped, sent = self._daemon.counts(self._counted)
         return RunProgress(

@@ -8,16 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.options import LocalRunOptions, choose_engine
+from dora.daemon.options import LocalRunOptions, RunOptions, choose_engine
 from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Placement, RunContext
 from dora.wire.correlation import uuid7
+
+if TYPE_CHECKING:
+    from dora.daemon.template.process import TemplateConnection
 
 HARD_EXIT = 130
 
@@ -44,6 +47,7 @@ def run_dataflow(
     run.name = options.name
     daemon: Daemon | None = None
     close_router: Callable[[], None] | None = None
+    template = options.template or template_for(options)
     try:
         placement = Placement() if options.join is None else options.join(run.path, dataflow)
         endpoint = ""
@@ -63,7 +67,7 @@ def run_dataflow(
             placement=placement,
             coordinator=options.coordinator,
         )
-        daemon = Daemon(dataflow, options, context, run, on_log)
+        daemon = Daemon(dataflow, options, context, run, on_log, template)
         if on_daemon is not None:
             on_daemon(daemon)
         with _Interrupts(daemon):
@@ -77,11 +81,22 @@ def run_dataflow(
             try:
                 if close_router is not None:
                     close_router()
+                if template is not None and template is not options.template:
+                    template.close()
             finally:
                 run.remove()
     if log_error is not None:
         raise log_error
     return result
+
+
+def template_for(options: RunOptions) -> TemplateConnection | None:
+    """Return a template process for the nodes of a run; None if it can, or shall, have none."""
+    if not options.preload:
+        return None
+    from dora.daemon.template.process import open_template
+
+    return open_template()
 
 
 class _Interrupts:

@@ -22,9 +22,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
 
 from dora._paths import AUTHORITY_VARIABLE, data_folder
-from dora.cluster.agent.identity import Identity, daemon_lock, socket_of
+from dora.cluster.agent.identity import Identity, daemon_lock, run_id, socket_of
 from dora.cluster.agent.limits import UsageMeter
 from dora.cluster.agent.observers import Observers
+from dora.cluster.agent.warm_templates import WarmTemplates
 from dora.cluster.agent.worker_reports import LogOutbox
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.protocol import (
@@ -103,6 +104,7 @@ class _WorkerProcess:
 
     def __init__(self, start: StartRun, process: asyncio.subprocess.Process, interpreter: str) -> None:
         self.dataflow_id = start.dataflow_id
+        self.run_id = run_id(start) or start.dataflow_id
         self.socket = socket_of(start)
         self.interpreter = interpreter
         self.spec = start.spec
@@ -174,6 +176,7 @@ class Agent:
         self._welcomed = False
         self._pause = FIRST_RETRY
         self._last_fault = ""  # the fault of the connection that was logged last
+        self._templates = WarmTemplates()
 
     def install_signal_handlers(self) -> None:
         """Shut down cleanly on SIGTERM and SIGINT."""
@@ -184,6 +187,7 @@ class Agent:
     async def serve(self) -> None:
         """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
         connecting = asyncio.create_task(self._keep_connected())
+        self._templates.ensure(sys.executable)
         try:
             while not connecting.done() and not (self._shutting_down and not self._runs):
                 self._changed.clear()
@@ -229,6 +233,7 @@ class Agent:
 
     async def _end_all(self) -> None:
         await self._observers.close()
+        await self._templates.close()
         for run in self._runs.values():
             if run.process.stdin is not None:
                 run.process.stdin.close()  # kills its nodes
@@ -398,7 +403,7 @@ class Agent:
                     self._outgoing.put_nowait(RunDescription(self._reports[dataflow_id], run.spec))
             case GetUsage(number=number):
                 usage = [
-                    RunUsage(dataflow_id, *self._meter.measure(run.process.pid))
+                    RunUsage(dataflow_id, *self._meter.measure(run.process.pid, run.run_id))
                     for dataflow_id, run in self._runs.items()
                 ]
                 self._outgoing.put_nowait(Usage(number, tuple(usage)))
@@ -447,6 +452,7 @@ class Agent:
         interpreter = wanted if wanted and os.access(wanted, os.X_OK) else sys.executable
         if interpreter != wanted:
             log.debug("dataflow %s: there is no `%s` here; %s runs it", dataflow_id, wanted, interpreter)
+        self._templates.ensure(interpreter)
         try:
             process = await asyncio.create_subprocess_exec(
                 *(interpreter, "-P", "-m", "dora.cluster.agent.worker", *self._run_options),

@@ -11,6 +11,8 @@ from typing import Final
 
 import psutil
 
+from dora.daemon.guardian import marked_processes
+
 
 class TimeLimit:
     """Calls ``on_late`` in a thread of its own, unless `met` is called within so many seconds."""
@@ -97,12 +99,16 @@ class UsageMeter:
     def __init__(self) -> None:
         self._before: dict[int, tuple[float, dict[int, float]]] = {}
 
-    def measure(self, pid: int) -> tuple[float, int]:
-        """Return the percentage of one core and the bytes of memory of a process and its descendants."""
+    def measure(self, pid: int, run_id: str) -> tuple[float, int]:
+        """Return the percentage of one core and the bytes of memory of a worker and the others of its run.
+
+        Nodes that a warm template has forked are no descendants of the worker; their environment names the
+        run.
+        """
         seconds: dict[int, float] = {}
         memory = 0
         begun = now = time.time()
-        for process in _tree(pid):
+        for process in _processes(pid, run_id):
             try:
                 with process.oneshot():
                     times = process.cpu_times()
@@ -121,10 +127,18 @@ class UsageMeter:
         self._before.pop(pid, None)
 
 
-def _tree(pid: int) -> Iterator[psutil.Process]:
+def _processes(pid: int, run_id: str) -> Iterator[psutil.Process]:
+    found = set(marked_processes(run_id))
     try:
         root = psutil.Process(pid)
         yield root
-        yield from root.children(recursive=True)
+        for process in root.children(recursive=True):
+            found.discard(process.pid)
+            yield process
     except psutil.Error:
         return
+    for other in found:
+        try:
+            yield psutil.Process(other)
+        except psutil.Error:
+            continue  # ended meanwhile

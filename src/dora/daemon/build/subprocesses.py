@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry, Stream
-from dora.daemon.processes.child import why_not_started
+from dora.daemon.processes.process import why_not_started
 from dora.daemon.supervisor.exits import describe_exit
 from dora.daemon.work import BuildProgress, ReadLine, Work
 from dora.dataflow.model import LogLevel

@@ -1,19 +1,16 @@
-"""The process of a node: its start, the lines that it prints, its end."""
+"""The process of a node: the lines that it prints, its end."""
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
-from typing import IO
 
 from dora.daemon.event_loop import READ, Loop, Timer
 from dora.daemon.logs.entry import Stream
-from dora.daemon.processes.launch_spec import CannotSpawn
+from dora.daemon.processes.process import Process
 
 MAX_LINE = 1 << 20  # bytes
 
@@ -64,6 +61,7 @@ def _text(line: bytearray) -> str:
 # How long the pipes of a process that has ended are read: another process that left the process group may
 # hold them open for ever.
 LINGER = 0.25  # seconds
+KILL_TIMEOUT = 5.0  # seconds until a killed process has to be gone
 _CHUNK = 65536
 
 
@@ -77,33 +75,27 @@ class Child:
     def __init__(
         self,
         loop: Loop,
-        command: list[str],
+        process: Process,
         *,
-        env: dict[str, str],
-        cwd: str,
-        cpu_affinity: tuple[int, ...],
         on_line: Callable[[Stream, str], None],
         on_end: Callable[[int | None, int | None], None],
     ) -> None:
         self._loop = loop
         self._on_line = on_line
         self._on_end = on_end
-        self._popen = _start(command, env, cwd, cpu_affinity)
-        self.pid = self._popen.pid
+        self._process = process
+        self.pid = process.pid
         self.exited = False  # the leader has ended
+        self._reaped = False
+        self._status: int | None = None
         self._splitters: dict[int, tuple[Stream, LineSplitter]] = {}
         self._linger: Timer | None = None
         self._done = False
-        self._pidfd = -1
-        streams: list[tuple[Stream, IO[bytes] | None]] = [
-            ("stdout", self._popen.stdout),
-            ("stderr", self._popen.stderr),
-        ]
+        streams: list[tuple[Stream, int]] = [("stdout", process.stdout), ("stderr", process.stderr)]
         for stream, pipe in streams:
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            self._splitters[pipe.fileno()] = (stream, LineSplitter())
-            loop.watch(pipe.fileno(), READ, self._reader(pipe.fileno()))
+            os.set_blocking(pipe, False)
+            self._splitters[pipe] = (stream, LineSplitter())
+            loop.watch(pipe, READ, self._reader(pipe))
         self._watch_end()
 
     def signal(self, number: int) -> None:
@@ -118,10 +110,7 @@ class Child:
         """Kill and reap the process, if the daemon itself fails."""
         self.signal(signal.SIGKILL)
         if not self.exited:
-            try:
-                self._popen.wait(5.0)
-            except subprocess.TimeoutExpired:
-                pass
+            self._process.reap_now(KILL_TIMEOUT)
         self.close()
 
     def close(self) -> None:
@@ -132,22 +121,15 @@ class Child:
         for fd in list(self._splitters):
             self._loop.unwatch(fd)
         self._splitters.clear()
-        for pipe in (self._popen.stdout, self._popen.stderr):
-            if pipe is not None:
-                pipe.close()
-        self._close_pidfd()
+        self._unwatch_end()
+        self._process.close()
 
     # ----------------------------------------------------------------------- end
 
     def _watch_end(self) -> None:
-        if hasattr(os, "pidfd_open"):
-            try:
-                self._pidfd = os.pidfd_open(self.pid)
-            except OSError:
-                pass  # an old kernel
-            else:
-                self._loop.watch(self._pidfd, READ, lambda _: self._leader_ended())
-                return
+        if self._process.pidfd >= 0:
+            self._loop.watch(self._process.pidfd, READ, lambda _: self._leader_ended())
+            return
 
         def wait() -> None:
             # Leaves the zombie, so that its process id stays reserved until the group is killed.
@@ -156,19 +138,23 @@ class Child:
 
         threading.Thread(target=wait, name=f"dora-wait-{self.pid}", daemon=True).start()
 
-    def _close_pidfd(self) -> None:
-        if self._pidfd >= 0:
-            self._loop.unwatch(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+    def _unwatch_end(self) -> None:
+        if self._process.pidfd >= 0:
+            self._loop.unwatch(self._process.pidfd)
 
     def _leader_ended(self) -> None:
         if self.exited or self._done:
             return
-        self._close_pidfd()
+        self._unwatch_end()
         self.signal(signal.SIGKILL)  # grandchildren; before reaping, while the id is still ours
         self.exited = True
-        self._popen.wait()
+        self._process.reap(self._loop, self._on_reaped)
+
+    def _on_reaped(self, status: int | None) -> None:
+        if self._done:
+            return
+        self._reaped = True
+        self._status = status
         for fd in list(self._splitters):
             self._read(fd)
         if self._splitters:
@@ -182,18 +168,17 @@ class Child:
         for fd in list(self._splitters):
             self._end_of_stream(fd)
         self.close()
-        code = self._popen.returncode
-        if code < 0:
-            self._on_end(None, -code)
+        if self._status is not None and self._status < 0:
+            self._on_end(None, -self._status)
         else:
-            self._on_end(code, None)
+            self._on_end(self._status, None)
 
     # ----------------------------------------------------------------------- output
 
     def _reader(self, fd: int) -> Callable[[int], None]:
         def ready(_: int) -> None:
             self._read(fd)
-            if self.exited and not self._splitters:
+            if self._reaped and not self._splitters:
                 self._finish()
 
         return ready
@@ -221,51 +206,3 @@ class Child:
         self._loop.unwatch(fd)
         for line in splitter.finish():
             self._on_line(stream, line)
-
-
-def _start(
-    command: list[str], env: dict[str, str], cwd: str, cpu_affinity: tuple[int, ...]
-) -> subprocess.Popen[bytes]:
-    """Start a process; raises `CannotSpawn`."""
-    before: set[int] | None = None
-    try:
-        if cpu_affinity and hasattr(os, "sched_setaffinity"):
-            # Set for this thread and inherited: so the process never runs anywhere else.
-            before = os.sched_getaffinity(0)
-            try:
-                os.sched_setaffinity(0, cpu_affinity)
-            except OSError as error:
-                raise CannotSpawn(
-                    f"`cpu_affinity` {list(cpu_affinity)} is not possible here; this process may use the "
-                    f"cores {sorted(before)}"
-                ) from error
-        return subprocess.Popen(
-            command,
-            env=env,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            process_group=0,
-        )
-    except OSError as error:
-        raise CannotSpawn(why_not_started(error, command[0], cwd)) from error
-    finally:
-        if before is not None:
-            os.sched_setaffinity(0, before)
-
-
-def why_not_started(error: OSError, program: str, cwd: str) -> str:
-    """Return why a program could not be started in a folder, as half a sentence."""
-    if not os.path.isdir(cwd):
-        return f"its working directory {cwd} does not exist"
-    if isinstance(error, FileNotFoundError):
-        if os.path.isfile(program):
-            return f"the interpreter named in the first line of {program} does not exist"
-        return f"there is no program `{program}` on PATH"
-    if isinstance(error, PermissionError):
-        return f"`{program}` may not be executed (make it executable, or name its interpreter first)"
-    if error.errno == errno.ENOEXEC:
-        return f"{program} is neither a program of this machine nor a script with a `#!` line"
-    return f"{program}: {error.strerror}"

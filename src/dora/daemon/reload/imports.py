@@ -99,7 +99,7 @@ class CodeFiles:
             first = name.partition(".")[0]
             if first == OURS:
                 continue
-            files = list(_find(roots, name))
+            files = list(find_files(roots, name))
             found.update(files)
             if not files and (dots or first not in sys.stdlib_module_names):
                 missing.update(place for root in roots for place in _places(os.path.join(root, first)))
@@ -122,7 +122,7 @@ def _read(file: str) -> frozenset[_Import] | None:
     return frozenset(found)
 
 
-def _find(roots: Sequence[str], name: str) -> Iterator[str]:
+def find_files(roots: Sequence[str], name: str) -> Iterator[str]:
     """Yield the files that importing a dotted name runs: packages on the way, and the module."""
     first, *rest = name.split(".")
     for root in roots:

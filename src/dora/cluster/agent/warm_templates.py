@@ -1,0 +1,106 @@
+"""Template processes that this machine keeps warm, one for each interpreter of its dataflows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+from typing import Final
+
+from dora.daemon.template.process import start_template, warm_address
+from dora.errors import DoraError
+
+_BACKLOG: Final = 64
+_MAX_STARTS: Final = 10  # of one template that is killed again and again
+
+log = logging.getLogger("dora.daemon")
+
+
+class WarmTemplates:
+    """Starts the template process of an interpreter, and again when it was killed."""
+
+    def __init__(self) -> None:
+        self._templates: dict[str, _Kept] = {}
+
+    def ensure(self, interpreter: str) -> None:
+        """Have a template process for an interpreter, if this system can have one."""
+        if not sys.platform.startswith("linux"):
+            return
+        kept = self._templates.get(interpreter)
+        if kept is None or not kept.is_there:
+            try:
+                self._templates[interpreter] = _Kept(interpreter)
+            except (OSError, DoraError) as error:
+                log.warning("no template process can be kept, so nodes start slower: %s", error)
+
+    async def close(self) -> None:
+        """End the template processes."""
+        for kept in self._templates.values():
+            await kept.close()
+
+
+class _Kept:
+    """One warm template process: started again when it was killed, and not when it was idle too long."""
+
+    def __init__(self, interpreter: str) -> None:
+        """Start it; raises ``OSError`` or `DoraError`."""
+        self._interpreter = interpreter
+        self._path = warm_address(interpreter)
+        self._starts = 0
+        self._process = self._start()
+        self.is_there = True
+        self._watching = asyncio.create_task(self._watch())
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._starts += 1
+        _remove(self._path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(self._path)
+            os.chmod(self._path, 0o600)
+            listener.listen(_BACKLOG)
+            return start_template(listener, self._interpreter)
+
+    async def _watch(self) -> None:
+        while True:
+            process = self._process
+            status = await _ended(process)
+            if not status or self._starts == _MAX_STARTS:
+                break
+            log.warning("template process %d ended with status %d; a new one starts", process.pid, status)
+            try:
+                self._process = self._start()
+            except OSError as error:
+                log.warning("no template process can be started: %s", error)
+                break
+        self.is_there = False
+        _remove(self._path)
+
+    async def close(self) -> None:
+        self._watching.cancel()
+        self._process.kill()
+        self._process.wait()
+        _remove(self._path)
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit status of a process once it has ended."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    pidfd = os.pidfd_open(process.pid)
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+    return process.wait()
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

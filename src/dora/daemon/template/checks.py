@@ -1,0 +1,135 @@
+"""Checks that a fork will be like a plain start. If one fails, the node is started plainly."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import tokenize
+from collections.abc import Mapping
+from typing import Final
+
+from dora.daemon.template.context import READ_EARLY, read_link
+from dora.daemon.template.packages import is_installed, site_folders
+
+_OF_THE_RUN: Final = "DORA_"  # a node reads these itself
+
+
+def different_variable(
+    ours: Mapping[bytes, bytes], theirs: Mapping[bytes, bytes], read: frozenset[str]
+) -> str:
+    """Return a variable that has another value than at the imports, and was read there; "" if none has.
+
+    ``read`` are the names that Python code has read; what compiled code reads is known by its name.
+    """
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            text = os.fsdecode(name)
+            if not text.startswith(_OF_THE_RUN) and (text in read or READ_EARLY.fullmatch(text)):
+                return text
+    return ""
+
+
+def shadowed_module(folder: str) -> str:
+    """Return an imported module for which a folder has a file of its own; "" if there is none."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return ""
+    loaded = {name.partition(".")[0] for name in sys.modules} - {"__main__"}
+    for name in names:
+        module = name.partition(".")[0]
+        if module in loaded and not _is_the_file(module, f"{folder}/{name}"):
+            return module
+    return ""
+
+
+def _is_the_file(module: str, path: str) -> bool:
+    """Return whether a module was imported from a path."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return False
+    return os.path.abspath(file) in (os.path.abspath(path), os.path.abspath(f"{path}/__init__.py"))
+
+
+def is_python_text(path: str) -> bool:
+    """Return whether a file can be read as the text of a program: Python has its own words for others."""
+    try:
+        with open(path, "rb") as file:
+            encoding = tokenize.detect_encoding(file.readline)[0]
+            file.seek(0)
+            source = file.read()
+        source.decode(encoding)
+    except (OSError, SyntaxError, UnicodeDecodeError, LookupError):
+        return False
+    return b"\0" not in source
+
+
+LOOK_EVERY: Final = 0.2
+
+
+class PackageFiles:
+    """The files of what was imported, to notice that a package was installed or changed since."""
+
+    def __init__(self) -> None:
+        self._times = self._now()
+        self._looked = time.monotonic()
+        self._changed = ""
+
+    @property
+    def changed(self) -> str:
+        """A path that has changed since, "" if none has; looked for at most every `LOOK_EVERY` seconds."""
+        if time.monotonic() - self._looked > LOOK_EVERY:
+            found = (path for path, before in self._times.items() if _time(path) != before)
+            self._changed = next(found, "")
+            self._looked = time.monotonic()
+        return self._changed
+
+    def _now(self) -> dict[str, int]:
+        files = {file for module in list(sys.modules.values()) if (file := _file_of(module))}
+        # A package that is installed, removed or upgraded changes the folder.
+        return {path: _time(path) for path in [*site_folders(), *files]}
+
+
+def _file_of(module: object) -> str | None:
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str):
+        return None
+    # Those of Python itself do not change below a running system.
+    return file if "site-packages" in file or "dist-packages" in file or not is_installed(file) else None
+
+
+def _time(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+class Traces:
+    """Threads and descriptors of this process: what an import may leave, and a fork would not copy well.
+
+    The threads of OpenBLAS are fine: it ends them before a fork, and starts them again.
+    """
+
+    def __init__(self) -> None:
+        self._threads = len(os.listdir("/proc/self/task"))
+        self._descriptors = _descriptors()
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+            self._openblas = frozenset(re.findall(r"/\S*openblas\S*", file.read()))
+
+    def left_since(self, before: Traces) -> str:
+        """Return what was added since, as half a sentence; "" if nothing was."""
+        for descriptor, target in self._descriptors.items():
+            if before._descriptors.get(descriptor) != target:
+                return f"opens {target}"
+        libraries = len(self._openblas - before._openblas)
+        fine = libraries * (os.cpu_count() or 1)
+        return "starts threads" if self._threads > before._threads + fine else ""
+
+
+def _descriptors() -> dict[int, str]:
+    folder = "/proc/self/fd"
+    targets = {int(name): read_link(f"{folder}/{name}") for name in os.listdir(folder)}
+    return {descriptor: target for descriptor, target in targets.items() if target}

@@ -1,0 +1,277 @@
+"""The daemon's side of the template process: it starts one, and asks it for processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from dora.daemon.event_loop import READ, Loop, Timer
+from dora.daemon.processes.process import is_stopped, open_pidfd
+from dora.daemon.template.process import TemplateConnection
+from dora.daemon.template.protocol import (
+    REAP,
+    Answer,
+    ExitStatus,
+    Forked,
+    ForkRequest,
+    Importing,
+    Refused,
+    receive_answer,
+    send_request,
+)
+
+AT_ONCE: Final = 16  # requests that wait for an answer; more wait here
+ANSWER_TIMEOUT: Final = 30.0  # seconds for an answer, apart from the time that imports take
+REAP_TIMEOUT: Final = 10.0  # seconds for an exit status
+_LOOK_EVERY: Final = 0.5  # seconds between two looks at a template that does not answer
+
+
+class ForkedProcess:
+    """A process that a template has forked for a node; see `dora.daemon.processes.process.Process`."""
+
+    def __init__(self, pid: int, channel: socket.socket, stdout: int, stderr: int) -> None:
+        self.pid = pid
+        self.pidfd = open_pidfd(pid)
+        self.stdout = stdout
+        self.stderr = stderr
+        self._channel = channel
+
+    def reap(self, loop: Loop, done: Callable[[int | None], None]) -> None:
+        """Ask the template for the exit status; if it is gone, ask the kernel."""
+        deadline = time.monotonic() + REAP_TIMEOUT
+        timer: Timer | None = None
+
+        def look() -> None:
+            nonlocal timer
+            status = exit_status(self.pidfd)
+            if status is not None or time.monotonic() >= deadline:
+                done(status)
+            else:
+                timer = loop.call_at(time.monotonic() + 0.005, look)
+
+        def answered(_: int) -> None:
+            try:
+                answer = receive_answer(self._channel)
+            except BlockingIOError:
+                return
+            loop.unwatch(self._channel.fileno())
+            late.cancel()
+            if isinstance(answer, ExitStatus):
+                done(answer.status)
+            else:
+                look()
+
+        def give_up() -> None:
+            loop.unwatch(self._channel.fileno())
+            look()
+
+        late = loop.call_at(deadline, give_up)
+        try:
+            self._channel.send(REAP)
+        except OSError:
+            late.cancel()
+            look()
+            return
+        loop.watch(self._channel.fileno(), READ, answered)
+
+    def reap_now(self, timeout: float) -> None:
+        if self.pidfd >= 0:
+            select.select([self.pidfd], [], [], timeout)
+        try:
+            self._channel.send(REAP)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self._channel.close()
+        os.close(self.stdout)
+        os.close(self.stderr)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class PendingStart:
+    """A process that a template was asked for, until it has started or was refused."""
+
+    def __init__(
+        self,
+        client: TemplateClient,
+        request: ForkRequest,
+        on_started: Callable[[ForkedProcess], None],
+        on_refused: Callable[[Refused], None],
+    ) -> None:
+        self._client = client
+        self.request = request
+        self._on_started = on_started
+        self._on_refused = on_refused
+        self.importing: int | None = None  # the process that imports packages for it
+        self.over = False
+        self._channel: socket.socket | None = None
+        self._pipes: tuple[int, int] = (-1, -1)
+        self.sent_at = 0.0
+
+    def send(self, connection: socket.socket) -> None:
+        """Send the request; raises ``OSError``, ``BlockingIOError`` if the template takes none now."""
+        stdout, output = os.pipe()
+        stderr, errors = os.pipe()
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel, self._pipes = channel, (stdout, stderr)
+        channel.setblocking(False)
+        try:
+            send_request(connection, self.request, [output, errors, theirs.fileno()])
+        except OSError:
+            self._close()
+            raise
+        finally:
+            os.close(output)
+            os.close(errors)
+            theirs.close()
+        self.sent_at = time.monotonic()
+        self._client.loop.watch(channel.fileno(), READ, lambda _: self.read())
+
+    def read(self) -> None:
+        """Take what the template has answered by now."""
+        while self._channel is not None and not self.over:
+            try:
+                answer = receive_answer(self._channel)
+            except BlockingIOError:
+                return
+            if isinstance(answer, Importing):
+                self.importing = answer.pid
+            else:
+                self._finish(answer)
+
+    def give_up(self, reason: str) -> None:
+        """Have the process started plainly, unless the template has started it already."""
+        if self._channel is not None and not self.over:
+            # From now on nobody can announce a process. One that was announced before is read.
+            self._channel.shutdown(socket.SHUT_RD)
+            self.read()
+        if not self.over:
+            self.refuse(Refused(reason))
+
+    def cancel(self) -> None:
+        """Have no process started; one that has started already is reported."""
+        self._on_refused = lambda _: None
+        self.give_up("")
+
+    def refuse(self, refused: Refused) -> None:
+        """Report that the process has to be started plainly."""
+        self.over = True
+        self._on_refused(refused)
+
+    def _finish(self, answer: Answer | None) -> None:
+        assert self._channel is not None
+        self._client.loop.unwatch(self._channel.fileno())
+        if isinstance(answer, Forked):
+            self.over = True
+            process = ForkedProcess(answer.pid, self._channel, *self._pipes)
+            self._client.answered(self)
+            self._on_started(process)
+        else:
+            self._close()
+            self._client.answered(self)
+            gone = Refused("the template process has ended")
+            self.refuse(answer if isinstance(answer, Refused) else gone)
+
+    def _close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+            for pipe in self._pipes:
+                os.close(pipe)
+
+
+class TemplateClient:
+    """Asks a template for processes, in the daemon's loop."""
+
+    def __init__(self, loop: Loop, template: TemplateConnection) -> None:
+        self.loop = loop
+        self._connection = template.connection
+        self._connection.setblocking(False)
+        self._pid = template.pid
+        self._waiting: deque[PendingStart] = deque()
+        self._sent: list[PendingStart] = []
+        self._timer: Timer | None = None
+
+    def start(
+        self,
+        request: ForkRequest,
+        on_started: Callable[[ForkedProcess], None],
+        on_refused: Callable[[Refused], None],
+    ) -> PendingStart:
+        """Ask for a process; one of the functions is called later, in the loop."""
+        start = PendingStart(self, request, on_started, on_refused)
+        self._waiting.append(start)
+        self.loop.call_at(0.0, self._send)
+        if self._timer is None:
+            self._timer = self.loop.call_at(time.monotonic() + _LOOK_EVERY, self._look)
+        return start
+
+    def answered(self, start: PendingStart) -> None:
+        """Forget a start that was answered, and send the next one."""
+        self._sent.remove(start)
+        self._send()
+
+    def close(self) -> None:
+        """Forget the requests that have not been answered; none of them starts a process."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for start in [*self._waiting, *self._sent]:
+            start.cancel()
+
+    def _send(self) -> None:
+        while self._waiting and len(self._sent) < AT_ONCE:
+            start = self._waiting.popleft()
+            if start.over:
+                continue
+            try:
+                start.send(self._connection)
+            except BlockingIOError:  # its queue is full; the next answer sends this one
+                self._waiting.appendleft(start)
+                return
+            except OSError as error:
+                start.refuse(Refused(f"the template process cannot be reached: {error.strerror}"))
+            else:
+                self._sent.append(start)
+
+    def _look(self) -> None:
+        """Start plainly what a stopped template, or one that takes too long, has not started."""
+        self._timer = None
+        now = time.monotonic()
+        for start in self._sent.copy():
+            if is_stopped(start.importing or self._pid):
+                start.give_up("the template process is stopped")
+            elif start.importing is None and now - start.sent_at > ANSWER_TIMEOUT:
+                start.give_up("the template process does not answer")
+        self._send()
+        if self._sent or self._waiting:
+            self._timer = self.loop.call_at(now + _LOOK_EVERY, self._look)
+
+
+_PIDFD_GET_INFO: Final = 0xC040_FF0B
+_PIDFD_INFO_EXIT: Final = 1 << 3
+_INFO: Final = struct.Struct("=QQ11Ii")  # ``struct pidfd_info`` of include/uapi/linux/pidfd.h
+
+
+def exit_status(pidfd: int) -> int | None:
+    """Return the exit status of a process that somebody else has reaped: the code, or minus the signal.
+
+    None if the kernel does not know it, or not yet (Linux before 6.15 never does).
+    """
+    buffer = bytearray(_INFO.size)
+    _INFO.pack_into(buffer, 0, _PIDFD_INFO_EXIT, *(0 for _ in range(13)))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
+    except OSError:
+        return None
+    fields = _INFO.unpack(buffer)
+    return os.waitstatus_to_exitcode(fields[-1]) if fields[0] & _PIDFD_INFO_EXIT else None

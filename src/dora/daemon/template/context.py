@@ -1,0 +1,65 @@
+"""The things that a process inherits from the one that starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from functools import cache
+from typing import Final
+
+# Libraries read these when they are loaded, Python when it starts.
+READ_EARLY: Final = re.compile(
+    r"(OMP|GOMP|KMP|OPENBLAS|GOTO|MKL|BLIS|VECLIB|NUMEXPR|NPY|NUMPY|ARROW|CUDA|CUDNN|NVIDIA|HIP|ROCR|HSA|LD"
+    r"|MALLOC|GLIBC|PYTHON|LC|ICEORYX|IOX|RUST|MSGSPEC)_?.*|LANG|LANGUAGE|VIRTUAL_ENV|HOME"
+)
+
+# A process inherits these, and a fork of the template could not have others.
+_STATUS: Final = re.compile(
+    r"^(?:Uid|Gid|Groups|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|SigIgn):.*$", re.MULTILINE
+)
+_RESTORED: Final = 0x0000_0000_0100_1000  # SIGPIPE and SIGXFSZ, which Python ignores itself
+
+
+LIMITS: Final = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+
+
+@cache
+def context() -> str:
+    """Return what a process inherits from the one that starts it, apart from what a request says.
+
+    These are user, groups, capabilities, ignored signals, namespaces, control group, priority, scheduling,
+    hard limits, root folder and the score by which processes are killed when memory is short.
+    """
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        lines = [_without_restored(line) for line in _STATUS.findall(file.read())]
+    spaces = [read_link(f"/proc/self/ns/{name}") for name in sorted(os.listdir("/proc/self/ns"))]
+    with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
+        group = file.read()
+    with open("/proc/self/oom_score_adj", encoding="utf-8") as file:
+        score = file.read()
+    limits = [resource.getrlimit(number)[1] for number in LIMITS]
+    scheduling = f"{os.getpriority(os.PRIO_PROCESS, 0)} {os.sched_getscheduler(0)}"
+    return "\n".join(
+        [*lines, *spaces, group, score, scheduling, repr(limits), read_link("/proc/self/root")]
+    )
+
+
+def _without_restored(line: str) -> str:
+    name, _, value = line.partition(":")
+    return f"{name}: {int(value, 16) & ~_RESTORED:x}" if name == "SigIgn" else line
+
+
+def read_link(path: str) -> str:
+    """Return where a link leads, "" if that cannot be told."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def umask() -> int:
+    """Return the umask of this process, without changing it."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        found = re.search(r"^Umask:\s*(\d+)", file.read(), re.MULTILINE)
+    return int(found[1], 8) if found is not None else 0o022

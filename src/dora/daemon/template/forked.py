@@ -1,0 +1,214 @@
+"""Make a forked process like one that was executed: ``python -u script.py``.
+
+It runs in the new process, before any code of the user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import resource
+import runpy
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, NoReturn
+
+from dora.daemon.template.program import PythonProgram
+from dora.daemon.template.protocol import Forked, ForkRequest, Refused, send_answer
+
+_PR_SET_NAME: Final = 15
+_PR_SET_MM: Final = 35
+_PR_SET_MM_MAP: Final = 14
+
+
+def become(
+    request: ForkRequest, program: PythonProgram, descriptors: Sequence[int], printed: bytes
+) -> None:
+    """Make this process what the request asks for, and announce it; it ends if that is not possible.
+
+    ``descriptors`` are those of output, errors and channel. ``printed`` is what its packages have printed
+    when they were imported.
+    """
+    output, errors, number = descriptors
+    channel = socket.socket(fileno=number)
+    try:
+        os.setpgid(0, 0)
+        os.dup2(output, 1)
+        os.dup2(errors, 2)
+        os.close(output)
+        os.close(errors)
+        os.chdir(request.directory)
+        os.umask(request.umask)
+        for kind, limits in request.limits.items():
+            if resource.getrlimit(kind) != limits:
+                resource.setrlimit(kind, limits)
+        if request.cpu_affinity:
+            os.sched_setaffinity(0, request.cpu_affinity)
+        _show_in_proc(request, program)
+    except (OSError, ValueError) as error:
+        send_answer(channel, Refused(f"a forked process could not be set up: {error}"))
+        os._exit(0)
+    os.environ.clear()
+    for pair in request.environment:
+        name, _, value = pair.partition(b"=")
+        os.environb[name] = value
+    time.tzset()
+    _renew_state()
+    _set_up_interpreter(program)
+    if not send_answer(channel, Forked(os.getpid())):
+        os._exit(0)
+    channel.close()
+    while printed:
+        printed = printed[os.write(1, printed) :]
+
+
+def _set_up_interpreter(program: PythonProgram) -> None:
+    sys.executable = program.interpreter
+    sys.orig_argv[:] = program.original
+    sys.argv[:] = program.arguments
+    if program.module:
+        sys.path.insert(0, os.getcwd())
+    else:
+        sys.path.insert(0, os.path.dirname(os.path.realpath(program.script)))
+
+
+def _renew_state() -> None:
+    """Renew what libraries hold for a process, apart from what they renew at a fork by themselves."""
+    main = threading.main_thread()
+    if hasattr(main, "_set_native_id"):
+        main._set_native_id()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    if (process := sys.modules.get("multiprocessing.process")) is not None:
+        process.ORIGINAL_DIR = os.getcwd()  # type: ignore[attr-defined]
+        process.current_process().authkey = os.urandom(32)
+
+
+# --------------------------------------------------------------------------- /proc
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sbrk.restype = ctypes.c_void_p
+_shown: mmap.mmap | None = None  # what /proc shows; the kernel reads it there
+
+
+class _MemoryMap(ctypes.Structure):
+    """``struct prctl_mm_map`` of the kernel (include/uapi/linux/prctl.h)."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_uint64)
+            for name in (
+                *("start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack"),
+                *("arg_start", "arg_end", "env_start", "env_end", "auxv"),
+            )
+        ),
+        ("auxv_size", ctypes.c_uint32),
+        ("exe_fd", ctypes.c_uint32),
+    ]
+
+
+# Their numbers in /proc/self/stat, see proc(5).
+_STAT: Final = {
+    "start_code": 26,
+    "end_code": 27,
+    "start_stack": 28,
+    "start_data": 45,
+    "end_data": 46,
+    "start_brk": 47,
+}
+
+
+def _show_in_proc(request: ForkRequest, program: PythonProgram) -> None:
+    """Have /proc show the command line and the environment of the request; raises ``OSError``."""
+    command = program.original if program.name else [os.fsdecode(word) for word in request.command]
+    arguments = b"".join(os.fsencode(word) + b"\0" for word in command)
+    variables = b"".join(pair + b"\0" for pair in request.environment)
+    show(arguments, variables)
+    if program.name:
+        _libc.prctl(_PR_SET_NAME, ctypes.c_char_p(os.fsencode(program.name)), 0, 0, 0)
+
+
+def show(arguments: bytes, variables: bytes) -> None:
+    """Set what /proc shows as command line and environment of this process; raises ``OSError``."""
+    global _shown
+    size = len(arguments) + len(variables)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    shown = mmap.mmap(-1, size, flags=flags)
+    shown.write(arguments + variables)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(shown))
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        stat = file.read().rpartition(")")[2].split()
+    places = {name: int(stat[number - 3]) for name, number in _STAT.items()}
+    new = _MemoryMap(
+        **places,
+        arg_start=start,
+        arg_end=start + len(arguments),
+        env_start=start + len(arguments),
+        env_end=start + size,
+        exe_fd=0xFFFFFFFF,
+    )
+    length = ctypes.c_ulong(ctypes.sizeof(new))
+    new.brk = _libc.sbrk(0)
+    if _libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP, ctypes.byref(new), length, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    _shown = shown
+
+
+# --------------------------------------------------------------------------- running the program
+
+
+def run(program: PythonProgram, namespace: dict[str, Any]) -> None:
+    """Run the program in the namespace of ``__main__``, as the interpreter does.
+
+    Tracebacks begin with the program. Raises ``SystemExit`` and ``KeyboardInterrupt`` for the interpreter,
+    which ends the process.
+    """
+    try:
+        if program.module:
+            runpy._run_module_as_main(program.module)  # type: ignore[attr-defined]
+        else:
+            with open(program.script, "rb") as file:
+                source = file.read()
+            exec(compile(source, namespace["__file__"], "exec", dont_inherit=True), namespace)
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - what the interpreter would do
+        _report(error)
+
+
+def _without_ours(error: BaseException) -> TracebackType | None:
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _show_error(error: BaseException) -> None:
+    error.__context__ = None
+    error.__traceback__ = _without_ours(error)
+    sys.__excepthook__(type(error), error, error.__traceback__)
+
+
+def _report(error: BaseException) -> NoReturn:
+    """Report an uncaught error as the interpreter does, without the frames of this module."""
+    traceback = error.__traceback__ = _without_ours(error)
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, traceback
+    try:
+        sys.excepthook(type(error), error, traceback)
+    except SystemExit:
+        raise
+    except BaseException as fault:  # noqa: BLE001
+        sys.stderr.write("Error in sys.excepthook:\n")
+        _show_error(fault)
+        sys.stderr.write("\nOriginal exception was:\n")
+        _show_error(error)
+    if isinstance(error, KeyboardInterrupt):
+        sys.excepthook = lambda *_: None  # it is reported; the interpreter ends the process by SIGINT
+        raise error
+    sys.exit(1)

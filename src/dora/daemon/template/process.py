@@ -1,0 +1,133 @@
+"""A template process, for the one that asks it: its own one, or a warm one of the machine."""
+
+from __future__ import annotations
+
+import binascii
+import os
+import socket
+import struct
+import subprocess
+import sys
+from typing import Final, Protocol
+
+from dora._paths import runtime_root
+from dora._version import __version__
+from dora.daemon.template.context import READ_EARLY, context
+from dora.errors import DoraError
+
+PROGRAM: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+# How long idle threads of NumPy spin, see `dora.daemon.processes.launch_spec`.
+_VARIABLES: Final = {"OPENBLAS_THREAD_TIMEOUT": "20"}
+
+
+class TemplateConnection(Protocol):
+    """A connection to a template process."""
+
+    connection: socket.socket
+    pid: int
+
+    def close(self) -> None:
+        """End the connection; processes that were forked go on."""
+
+
+class OwnTemplate:
+    """A template process of this one. It ends with this process."""
+
+    def __init__(self) -> None:
+        """Start it; raises ``OSError``."""
+        self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._process = start_template(theirs)
+        except OSError:
+            self.connection.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+
+    def close(self) -> None:
+        self.connection.close()
+        self._process.kill()
+        self._process.wait()
+
+
+class WarmTemplate:
+    """A connection to a template process that the daemon of the machine keeps."""
+
+    def __init__(self) -> None:
+        """Connect to it; raises ``OSError`` if there is none that fits."""
+        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.connection.connect(warm_address())
+            self.pid, user, _ = peer(self.connection)
+            if user != os.getuid():
+                raise PermissionError("another user's process listens there")
+        except OSError:
+            self.connection.close()
+            raise
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def open_template() -> TemplateConnection | None:
+    """Return the warm template of the machine if there is one that fits, else a new one.
+
+    None if none can be started.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return WarmTemplate()
+    except (OSError, DoraError):
+        pass
+    try:
+        return OwnTemplate()
+    except OSError:
+        return None
+
+
+def start_template(served: socket.socket, interpreter: str = sys.executable) -> subprocess.Popen[bytes]:
+    """Start a template process that serves a connection, or those that a socket accepts.
+
+    It ends when the thread that calls this does. Raises ``OSError``.
+    """
+    nowhere, output = os.pipe()  # no file: streams of Python know whether they can seek
+    os.close(nowhere)
+    try:
+        return _execute(served, interpreter, output)
+    finally:
+        os.close(output)
+
+
+def _execute(served: socket.socket, interpreter: str, output: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [interpreter, "-u", PROGRAM, str(served.fileno())],
+        env={**_VARIABLES, **os.environ, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=(served.fileno(),),
+        process_group=0,
+        cwd="/",
+    )
+
+
+def warm_address(interpreter: str = sys.executable) -> str:
+    """Return where a warm template listens that fits this process, for an interpreter.
+
+    The name depends on all that its processes inherit. Raises `DoraError` if the folder is not safe.
+    """
+    early = sorted(item for item in os.environ.items() if READ_EARLY.fullmatch(item[0]))
+    place = f"{os.path.dirname(interpreter)} {os.path.realpath(interpreter)}"
+    parts = (place, __version__, context(), repr(early))
+    return f"{runtime_root()}/template-{binascii.crc32(os.fsencode(chr(0).join(parts))):08x}.sock"
+
+
+def peer(connection: socket.socket) -> tuple[int, int, int]:
+    """Return process, user and group of the other end of a Unix socket."""
+    size = struct.calcsize("3i")
+    pid, user, group = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    return pid, user, group

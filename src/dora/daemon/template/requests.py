@@ -1,0 +1,51 @@
+"""Requests to fork processes, and the processes for which there are none."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+
+from dora.daemon.processes.programs import program_path
+from dora.daemon.template.context import LIMITS, context, umask
+from dora.daemon.template.program import program_of
+from dora.daemon.template.protocol import ForkRequest
+from dora.dataflow.model import Dataflow, NodeSpec
+
+
+def why_plain(node: NodeSpec, command: Sequence[str]) -> str:
+    """Return why a process has to be started plainly, "" if a template may be asked."""
+    if not sys.platform.startswith("linux"):
+        return "templates need Linux"
+    if node.preload is None:
+        return "`preload` is false for it"
+    if node.is_shell:
+        return "it is a shell command"
+    if program_of(command) is None:
+        return f"it does not run {sys.executable} with the option -u alone"
+    return ""
+
+
+def fork_request(
+    dataflow: Dataflow,
+    node: NodeSpec,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: str,
+) -> ForkRequest:
+    """Return the request for the process of a node."""
+    sources = [
+        program_path(dataflow, node, operator.python) for operator in node.operators if operator.python
+    ]
+    return ForkRequest(
+        command=tuple(map(os.fsencode, command)),
+        environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
+        directory=directory,
+        cpu_affinity=node.cpu_affinity,
+        umask=umask(),
+        limits={number: resource.getrlimit(number) for number in LIMITS},
+        context=context(),
+        sources=tuple(sources),
+        preload=tuple((package.name, package.place) for package in node.preload or ()),
+    )

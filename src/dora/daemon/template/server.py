@@ -1,0 +1,516 @@
+"""The template process: a server that forks nodes.
+
+The *base* template has imported dora and what nearly every node needs. A program that imports further
+packages is forked by a template of its own, a fork of the base that has imported just these. So a node
+finds no package loaded that it does not import.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.util
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from traceback import format_exception
+from types import ModuleType, TracebackType
+from typing import Any, Final
+
+from dora.daemon.template.checks import (
+    PackageFiles,
+    Traces,
+    different_variable,
+    is_python_text,
+    shadowed_module,
+)
+from dora.daemon.template.context import context
+from dora.daemon.template.forked import become, run
+from dora.daemon.template.packages import module_file, packages_of
+from dora.daemon.template.process import peer
+from dora.daemon.template.program import PythonProgram, program_of
+from dora.daemon.template.protocol import (
+    ExitStatus,
+    ForkRequest,
+    Importing,
+    Refused,
+    pass_on,
+    read_request,
+    receive_descriptors,
+    send_answer,
+)
+
+# `dora.Node` and the first messages load these. By name, because the daemon shares no code with nodes.
+BASE: Final = (
+    "dora",
+    "dora.node.node",
+    "numpy",
+    "pyarrow",
+    "iceoryx2",
+    "dora.transport.shm.iceoryx2",
+)
+READY: Final = b"ready"
+IDLE_TIMEOUT: Final = 600.0  # seconds
+MEMORY_NEEDED: Final = 0.05  # of the memory of the machine has to be available to keep an idle template
+SWEEP: Final = 1.0  # seconds between two looks for ended processes that no daemon asks about
+
+
+class _InNewProcess(Exception):
+    """This is a forked process: it runs a program, or is a template of its own."""
+
+    def __init__(self, becomes: PythonProgram | Template) -> None:
+        super().__init__()
+        self.becomes = becomes
+
+
+class _Special:
+    """A template of more packages, as the base knows it."""
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self.connection = connection
+        self.pid = pid
+        self.ready = False  # it has imported its packages
+
+
+class Template:
+    """One template process.
+
+    ``served`` brings requests, or connections that do. The process ends with the connection, when its
+    processes have ended or nobody asks about them; one that accepts connections ends when it was idle for a
+    while.
+    """
+
+    def __init__(self, served: socket.socket, environment: dict[bytes, bytes]) -> None:
+        self._environment = environment
+        self._listener: socket.socket | None = None
+        self._is_base = True
+        self._poll = select.poll()
+        self._connections: dict[int, socket.socket] = {}
+        self._channels: dict[int, tuple[socket.socket, int]] = {}  # of processes that have not been reaped
+        self._unasked: list[int] = []  # processes that nobody will ask about
+        self._special: dict[tuple[str, ...], _Special] = {}
+        self._packages: tuple[str, ...] = ()  # of a special template
+        self._named: dict[str, str] = {}  # those of them that a dataflow names → where
+        self._reads: frozenset[str] = frozenset()  # variables that were read by imports
+        self._printed = b""
+        self._refusal = Refused("")  # why no process can be forked
+        if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            served.setblocking(False)
+            self._listener = served
+            self._poll.register(served, select.POLLIN)
+        else:
+            self._add(served)
+        self._busy = time.monotonic()  # when it was last
+
+    def _add(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._connections[connection.fileno()] = connection
+        self._poll.register(connection, select.POLLIN)
+
+    # ------------------------------------------------------------------- imports
+
+    def load(self, names: Iterable[str], named: Mapping[str, str] | None = None) -> None:
+        """Import packages; keep why no process can be forked after that.
+
+        ``named`` are those that a dataflow names, and where.
+        """
+        name = ""
+        before = Traces()
+        record = _Output()
+        with _ReadVariables() as read:
+            try:
+                for name in names:
+                    _import(name)
+            except BaseException as error:  # noqa: BLE001 - a package may raise anything
+                self._refusal = _failed_import(name, error, (named or {}).get(name, ""))
+        self._printed += record.finish()
+        self._reads |= read.names
+        if not self._refusal.reason and (left := Traces().left_since(before)):
+            self._refusal = Refused(f"importing {_shown(names)} {left}")
+        self._files = PackageFiles()
+        gc.collect()
+        gc.freeze()
+
+    # ------------------------------------------------------------------- the loop
+
+    def serve(self) -> None:
+        """Fork processes until nobody needs this one. Raises `_InNewProcess` in each new process."""
+        while self._connections or self._channels or self._is_kept():
+            self._reap_unasked()
+            looks = self._unasked or self._listener
+            ready = [descriptor for descriptor, _ in self._poll.poll(SWEEP * 1000 if looks else None)]
+            for descriptor in sorted(ready, key=self._connections.__contains__):
+                if self._listener is not None and descriptor == self._listener.fileno():
+                    self._accept(self._listener)
+                elif descriptor in self._connections:
+                    self._on_connection(self._connections[descriptor])
+                elif descriptor in self._channels:
+                    self._on_channel(descriptor)
+                else:
+                    self._on_special(descriptor)
+
+    def _is_kept(self) -> bool:
+        """Return whether this process waits for connections, without any now."""
+        if self._listener is None or memory_is_short():
+            return False
+        return time.monotonic() - self._busy < IDLE_TIMEOUT
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._poll.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        if peer(connection)[1] == os.getuid():
+            self._add(connection)
+        else:
+            connection.close()
+
+    def _on_connection(self, connection: socket.socket) -> None:
+        """Take one request: ends of processes come in between."""
+        try:
+            descriptors = receive_descriptors(connection)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            descriptors = None
+        if descriptors is None:
+            self._busy = time.monotonic()
+            self._poll.unregister(connection)
+            del self._connections[connection.fileno()]
+            connection.close()
+            return
+        try:
+            self._on_request(descriptors)
+        finally:
+            for descriptor in descriptors:
+                _close(descriptor)
+
+    def _on_request(self, descriptors: list[int]) -> None:
+        """Fork a process, have another template do so, or refuse."""
+        memory, output, errors, number = descriptors
+        channel = socket.socket(fileno=os.dup(number))
+        try:
+            request = read_request(memory)
+            program = program_of([os.fsdecode(word) for word in request.command])
+            refusal = self._why_refused(request, program)
+            if program is not None and not refusal.reason:
+                named = {f"{name}:": place for name, place in request.preload}
+                missing = self._missing(request, program, named)
+                if not missing:
+                    self._fork(request, program, output, errors, channel)
+                    channel = None  # type: ignore[assignment]
+                    return
+                refusal = self._hand_on(missing, named, descriptors, channel)
+            if refusal.reason:
+                send_answer(channel, refusal)
+        except ValueError as error:
+            send_answer(channel, Refused(str(error)))
+        finally:
+            if channel is not None:
+                channel.close()
+
+    def _why_refused(self, request: ForkRequest, program: PythonProgram | None) -> Refused:
+        if self._refusal.reason:
+            return self._refusal
+        if program is None:
+            return Refused("it runs another interpreter, or no Python")
+        if not self._is_base:
+            return Refused("")
+        if request.context != context():
+            return Refused("it has other rights, limits or namespaces than the template")
+        variables = dict(pair.partition(b"=")[::2] for pair in request.environment)
+        if name := different_variable(self._environment, variables, self._reads):
+            return Refused(f"`{name}` is read by packages, and has another value for this node")
+        if path := self._files.changed:
+            self._close_listener()  # the daemon of the machine starts a new one
+            return Refused(f"{path} has changed since it was imported")
+        if not os.path.isdir(request.directory):
+            return Refused("its folder does not exist")
+        if program.script:
+            if not is_python_text(program.script):
+                return Refused("its script is no text that Python can read")
+            if name := shadowed_module(os.path.dirname(os.path.realpath(program.script))):
+                return Refused(f"a file beside its script has the name of the module `{name}`")
+        elif name := shadowed_module(request.directory):
+            return Refused(f"a file in its folder has the name of the module `{name}`")
+        return Refused("")
+
+    def _missing(
+        self, request: ForkRequest, program: PythonProgram, named: Iterable[str]
+    ) -> tuple[str, ...]:
+        """Return what has to be imported before the program can be forked."""
+        if not self._is_base:
+            return ()
+        main = module_file(program.module) if program.module else program.script
+        sources = [main, *request.sources] if main else request.sources
+        names = [*packages_of(sources, [request.directory]), *named]
+        return tuple(dict.fromkeys(name for name in names if not _is_loaded(name)))
+
+    def _fork(
+        self, request: ForkRequest, program: PythonProgram, output: int, errors: int, channel: socket.socket
+    ) -> None:
+        pid = os.fork()
+        if pid:
+            channel.setblocking(False)
+            self._channels[channel.fileno()] = (channel, pid)
+            self._poll.register(channel, select.POLLIN)
+            return
+        self._forget_everything()
+        become(request, program, (output, errors, channel.detach()), self._printed)
+        raise _InNewProcess(program)
+
+    def _forget_everything(self) -> None:
+        """Close, in a forked process, what belongs to the template."""
+        sockets = [
+            *([self._listener] if self._listener is not None else []),
+            *self._connections.values(),
+            *(channel for channel, _ in self._channels.values()),
+            *(special.connection for special in self._special.values()),
+        ]
+        for item in sockets:
+            item.close()
+
+    # ------------------------------------------------------------------- templates of more packages
+
+    def _hand_on(
+        self,
+        missing: tuple[str, ...],
+        named: dict[str, str],
+        descriptors: list[int],
+        channel: socket.socket,
+    ) -> Refused:
+        """Pass a request on to the template that has imported more packages."""
+        special = self._special.get(missing) or self._fork_special(missing, named)
+        try:
+            pass_on(special.connection, descriptors)
+        except OSError as error:
+            return Refused(f"the template of its packages cannot be reached: {error}")
+        if not special.ready:
+            send_answer(channel, Importing(special.pid))
+        return Refused("")
+
+    def _fork_special(self, packages: tuple[str, ...], named: dict[str, str]) -> _Special:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid:
+            theirs.close()
+            special = self._special[packages] = _Special(ours, pid)
+            self._poll.register(ours, select.POLLIN)
+            return special
+        ours.close()
+        self._forget_everything()
+        template = Template(theirs, self._environment)
+        template._is_base = False
+        template._packages, template._named = packages, named
+        template._reads, template._printed = self._reads, self._printed
+        raise _InNewProcess(template)
+
+    def prepare(self) -> None:
+        """Import the packages of a special template, and tell the base."""
+        if not self._is_base:
+            self.load(self._packages, self._named)
+            for connection in self._connections.values():
+                connection.send(READY)
+
+    def _on_special(self, descriptor: int) -> None:
+        found = [item for item in self._special.items() if item[1].connection.fileno() == descriptor]
+        if not found:
+            return  # the event was that of an earlier descriptor with this number
+        packages, special = found[0]
+        try:
+            special.ready = bool(special.connection.recv(16))
+        except OSError:
+            special.ready = False
+        if not special.ready:
+            self._poll.unregister(special.connection)
+            special.connection.close()
+            self._unasked.append(special.pid)
+            del self._special[packages]
+
+    # ------------------------------------------------------------------- ends of processes
+
+    def _on_channel(self, descriptor: int) -> None:
+        """Reap a process and tell its exit status; without a daemon that asks, reap it when it ends."""
+        channel, pid = self._channels[descriptor]
+        try:
+            asked = channel.recv(16)
+        except BlockingIOError:  # the event was that of an earlier descriptor with this number
+            return
+        except OSError:
+            asked = b""
+        del self._channels[descriptor]
+        self._poll.unregister(channel)
+        if asked:
+            _, status = os.waitpid(pid, 0)
+            send_answer(channel, ExitStatus(os.waitstatus_to_exitcode(status)))
+        else:
+            self._unasked.append(pid)
+        channel.close()
+
+    def _reap_unasked(self) -> None:
+        for pid in self._unasked.copy():
+            try:
+                ended = os.waitpid(pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                ended = pid
+            if ended:
+                self._unasked.remove(pid)
+
+
+def memory_is_short() -> bool:
+    """Return whether little of the memory of this machine is available."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        found = dict(re.findall(r"^(MemTotal|MemAvailable): *(\d+)", file.read(), re.MULTILINE))
+    return int(found["MemAvailable"]) < MEMORY_NEEDED * int(found["MemTotal"])
+
+
+def _import(name: str) -> None:
+    """Import what "module:name" says, as ``from module import name`` does."""
+    module, _, attribute = name.partition(":")
+    imported = importlib.import_module(module)
+    if attribute and attribute != "*" and not hasattr(imported, attribute):
+        try:
+            importlib.import_module(f"{module}.{attribute}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{module}.{attribute}":
+                raise
+
+
+def _is_loaded(name: str) -> bool:
+    module, _, attribute = name.partition(":")
+    if (loaded := sys.modules.get(module)) is None:
+        return False
+    return attribute in ("", "*") or hasattr(loaded, attribute)
+
+
+def _failed_import(name: str, error: BaseException, place: str) -> Refused:
+    """Return why an import has failed; with the traceback if the dataflow names the package."""
+    reason = f"importing {_shown([name])} fails: {type(error).__name__}: {error}"
+    if not place:
+        return Refused(reason)
+    traceback = error.__traceback__
+    while traceback is not None and not _is_of_a_package(traceback):
+        traceback = traceback.tb_next
+    return Refused(reason, place, "".join(format_exception(type(error), error, traceback)))
+
+
+def _is_of_a_package(traceback: TracebackType) -> bool:
+    """Return whether a traceback begins in code of a package, and not in what imports it."""
+    file = traceback.tb_frame.f_code.co_filename
+    return file != __file__ and not file.startswith("<frozen importlib") and "importlib" not in file
+
+
+def _shown(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in names))
+
+
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError:
+        pass
+
+
+class _Output:
+    """The output of this process meanwhile; its forks print it as theirs."""
+
+    def __init__(self) -> None:
+        self._kept = [os.dup(1), os.dup(2)]
+        self._file = os.memfd_create("dora-template-output")
+        for descriptor in (1, 2):
+            os.dup2(self._file, descriptor)
+
+    def finish(self) -> bytes:
+        for descriptor, kept in zip((1, 2), self._kept, strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
+        printed = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        os.close(self._file)
+        return printed
+
+
+class _RecordingEnviron(type(os.environ)):  # type: ignore[misc]
+    """``os.environ`` while packages are imported: notes the names that are read."""
+
+    def __getitem__(self, key: str) -> str:
+        _names_read.add(key)
+        return super().__getitem__(key)  # type: ignore[no-any-return]
+
+
+_names_read: set[str] = set()
+
+
+class _ReadVariables:
+    """The variables that Python code reads meanwhile."""
+
+    def __enter__(self) -> _ReadVariables:
+        _names_read.clear()
+        self._kind = type(os.environ)
+        os.environ.__class__ = _RecordingEnviron
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.__class__ = self._kind
+        self.names = frozenset(_names_read)
+
+
+# --------------------------------------------------------------------------- the process
+
+
+def serve() -> None:
+    """Be a template process until nobody needs it; in a forked process, run its program.
+
+    The command line names the descriptor of the connection, or of the socket that accepts connections.
+    """
+    _end_with_parent()
+    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        del sys.path[0]
+    template = Template(socket.socket(fileno=int(sys.argv[1])), dict(os.environb))
+    template.load(name for name in BASE if importlib.util.find_spec(name.partition(".")[0]) is not None)
+    while True:
+        try:
+            template.prepare()
+            template.serve()
+        except _InNewProcess as new:
+            new.__traceback__ = None  # its frames hold the template
+            if isinstance(new.becomes, PythonProgram):
+                program = new.becomes
+                break
+            template = new.becomes
+        else:
+            os._exit(0)
+    del template
+    run(program, _new_main(program))
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it dies."""
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG; forks do not inherit it
+    if os.getppid() == 1:
+        os._exit(0)
+
+
+def _new_main(program: PythonProgram) -> dict[str, Any]:
+    """Return the namespace of a new module ``__main__``, as it is before a script runs.
+
+    The old one is exempt from garbage collection.
+    """
+    old = vars(sys.modules["__main__"])
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    namespace = vars(main)
+    namespace.update({name: value for name, value in old.items() if name.startswith("__")})
+    path = os.path.join(os.getcwd(), program.script) if program.script else old["__file__"]
+    loader = type(old["__loader__"])
+    namespace.update(__doc__=None, __annotations__={}, __file__=path, __loader__=loader("__main__", path))
+    return namespace
