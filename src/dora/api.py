@@ -173,6 +173,7 @@ def run_to_end(
             on_daemon=on_daemon,
             on_dashboard=on_dashboard,
             on_console=on_console,
+            on_build=on_build,
         )
     finally:
         if template is not None:

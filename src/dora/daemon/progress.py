@@ -27,6 +27,9 @@ class MeasuredDaemon(Protocol):
     def counts(self, node_ids: Collection[str]) -> tuple[int, int, int]:
         """Return how many messages all links delivered and lost, and how many these nodes have sent."""
 
+    def loading_pid(self, node_id: str) -> int | None:
+        """Return the process that imports packages for a node."""
+
 
 class ProgressMeter:
     """Measures the progress of a run, on the daemon's thread."""
