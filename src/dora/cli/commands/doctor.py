@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
@@ -19,6 +19,9 @@ from dora.cli.coordinator import coordinator_options
 from dora.cli.tables import counted
 from dora.cluster.client import Client, Unreachable
 from dora.errors import DoraError
+
+if TYPE_CHECKING:
+    from dora.dataflow.model import Dataflow
 
 
 class Finding(NamedTuple):
@@ -34,7 +37,7 @@ class Finding(NamedTuple):
     "dataflow",
     metavar="FILE",
     shell_complete=dataflow_files,
-    help="Also check a dataflow file, and that the programs of its nodes exist.",
+    help="Also check a dataflow file, that the programs of its nodes exist, and how each node starts.",
 )
 @coordinator_options
 def doctor(dataflow: str | None, client: Client) -> int:
@@ -288,3 +291,17 @@ def _dataflow(path: str) -> Iterator[Finding]:
         yield Finding("FAIL", str(problem))
     if not problems:
         yield Finding("PASS", f"{path}: {counted(len(dataflow.nodes), 'node')}")
+        yield from _starts(dataflow)
+
+
+def _starts(dataflow: Dataflow) -> Iterator[Finding]:
+    """Show how each node starts: from the template process, or plainly and why."""
+    from dora.daemon.check_starts import find_starts
+
+    for node, refused in find_starts(dataflow).items():
+        if refused is None:
+            yield Finding("PASS", f"node `{node}` starts from the template process")
+        else:
+            fault = "".join(f"\n        {line}" for line in refused.fault.splitlines())
+            reason = f"{refused.place}: {refused.reason}" if refused.place else refused.reason
+            yield Finding("WARN" if fault else "PASS", f"node `{node}` starts plainly: {reason}{fault}")

@@ -1,0 +1,75 @@
+"""What is imported before nodes start: `preload` in the dataflow file, and `--no-preload`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from flow import Flow
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="templates need Linux"),
+]
+
+# Prints whether it was forked, and which of the packages of the test are in memory before it imports any.
+SHOWS = """
+    import os
+    import sys
+    imported = [name for name in ("heavy", "light") if name in sys.modules]
+    from dora import Node
+    parent = open(f"/proc/{os.getppid()}/cmdline").read()
+    print("forked" if "/daemon/template/" in parent else "plain", *imported)
+    Node()
+"""
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder on the path of this process and of all that it starts; it has two packages."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    for name in ("heavy", "light"):
+        (folder / f"{name}.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder
+
+
+@pytest.mark.usefixtures("packages")
+def test_named_packages_are_in_memory_when_a_node_starts(flow: Flow) -> None:
+    flow.node("both", SHOWS, preload=["heavy", "light"])
+    flow.node("one", SHOWS, preload=["light"])
+    flow.node("none", SHOWS)
+    flow.node("plain", SHOWS, preload=False)
+    flow.run()
+    printed = {name: flow.printed(name) for name in ("both", "one", "none", "plain")}
+    assert printed == {
+        "both": ["forked heavy light"],
+        "one": ["forked light"],
+        "none": ["forked"],
+        "plain": ["plain"],
+    }
+
+
+@pytest.mark.usefixtures("packages")
+def test_no_preload_starts_every_node_plainly(flow: Flow) -> None:
+    flow.node("a", SHOWS, preload=["heavy"])
+    flow.run(preload=False)
+    assert flow.printed("a") == ["plain"]
+    assert "plain" in flow.run_command("--no-preload").stdout
+
+
+def test_a_package_that_cannot_be_imported_is_reported_with_its_place(flow: Flow, packages: Path) -> None:
+    (packages / "heavy.py").write_text("def find(): raise RuntimeError('no camera')\nfind()\n")
+    flow.node("a", SHOWS, preload=["heavy"])
+    flow.node("b", SHOWS, preload=["light", "missing"])
+    flow.node("c", SHOWS)
+    flow.run()
+    assert [flow.printed(name) for name in "abc"] == [["plain"], ["plain"], ["forked"]]
+    text = "\n".join(entry.message for entry in flow.entries if entry.node_id is None)
+    assert "dataflow.yml:4:5: importing heavy fails: RuntimeError: no camera" in text
+    assert f'File "{packages}/heavy.py", line 1, in find' in text
+    assert (
+        "dataflow.yml:9:5: importing missing fails: ModuleNotFoundError: No module named 'missing'" in text
+    )
