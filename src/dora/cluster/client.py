@@ -23,6 +23,7 @@ from dora.cluster.protocol import (
     StartRequest,
     StopRequest,
     SystemStatus,
+    TemplateView,
     encode,
 )
 from dora.daemon.logs.diagnostics import debug_log
@@ -96,6 +97,9 @@ class Client:
 
     def status(self) -> SystemStatus:
         return self._request("GET", "/api/status", SystemStatus, timeout=3.0)
+
+    def templates(self) -> list[TemplateView]:
+        return self._request("GET", "/api/templates", list[TemplateView])
 
     def dataflows(self) -> list[DataflowView]:
         return self._request("GET", "/api/dataflows", list[DataflowView])

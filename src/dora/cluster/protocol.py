@@ -101,6 +101,18 @@ class RunUsage(msgspec.Struct, frozen=True):
     memory: int  # bytes
 
 
+class TemplateView(msgspec.Struct, frozen=True):
+    """A template process that a machine keeps, or one of more packages that this has forked."""
+
+    pid: int
+    interpreter: str
+    packages: list[str]  # that it has imported, apart from those of every node
+    starts: int  # nodes that it has forked
+    since: float  # seconds since the Unix epoch
+    memory: int  # bytes of its proportional set size
+    machine: str = ""
+
+
 # ----------------------------------------------------------------------- daemon → coordinator
 
 
@@ -149,6 +161,13 @@ class MetricsResult(msgspec.Struct, frozen=True, tag=True):
 
     number: int
     dataflows: list[DataflowMetrics]
+
+
+class TemplatesResult(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `GetTemplates`, with the same number."""
+
+    number: int
+    templates: list[TemplateView]
 
 
 class LogBatch(msgspec.Struct, frozen=True, tag=True):
@@ -209,6 +228,7 @@ ToCoordinator = (
     | Usage
     | RunDescription
     | MetricsResult
+    | TemplatesResult
     | LogBatch
     | DataflowChanged
     | ParametersSet
@@ -384,6 +404,12 @@ class GetMetrics(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
+class GetTemplates(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the template processes of a machine. Answered by `TemplatesResult` with the same number."""
+
+    number: int
+
+
 class OpenObserver(msgspec.Struct, frozen=True, tag=True):
     """Start an observer for a client on another machine; it connects to ``/api/observers/{ticket}``."""
 
@@ -414,6 +440,7 @@ ToDaemon = (
     | DescribeRun
     | GetUsage
     | GetMetrics
+    | GetTemplates
     | OpenObserver
     | Shutdown
 )

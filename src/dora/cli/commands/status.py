@@ -7,13 +7,15 @@ import time
 from typing import Any
 
 import click
+import msgspec
 
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup
-from dora.cli.tables import format_option
+from dora.cli.progress_bar import duration
+from dora.cli.tables import counted, format_option
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.protocol import MachineView
+from dora.cluster.protocol import MachineView, TemplateView
 from dora.errors import DoraError
 
 
@@ -50,6 +52,8 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
             }
             for machine in answer.machines
         ]
+        templates = client.templates()
+        found["templates"] = [msgspec.to_builtins(template) for template in templates]
     fault = None
     if dataflow is not None:
         nodes, fault = _check_file(dataflow)
@@ -67,6 +71,8 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
         click.echo("✓ Daemon: Running" if answer.daemons else "✗ Daemon: Not running")
         for machine in answer.machines:
             click.echo(_line(machine))
+        for template in templates:
+            click.echo(_template_line(template))
         click.echo(f"Active dataflows: {answer.active_dataflows}")
     if dataflow is not None and style == "table":
         click.echo(
@@ -97,6 +103,18 @@ def _line(machine: MachineView) -> str:
         return f"✓ Machine {machine.id}: {facts}"
     since = time.strftime("%H:%M:%S", time.localtime(machine.away_since))
     return f"✗ Machine {machine.id}: {facts}, not connected since {since}"
+
+
+def _template_line(template: TemplateView) -> str:
+    """Return the line about one template process."""
+    from dora.observe.formatting import megabytes
+
+    packages = f" with {', '.join(template.packages)}" if template.packages else ""
+    age = duration(max(0.0, time.time() - template.since))
+    return (
+        f"✓ Template process {template.pid} on {template.machine}{packages}: "
+        f"{counted(template.starts, 'start')}, {megabytes(template.memory)}, up for {age}"
+    )
 
 
 @click.group(cls=CommandGroup, hidden=True)

@@ -44,6 +44,7 @@ from dora.cluster.protocol import (
     DropRecords,
     Endpoints,
     GetMetrics,
+    GetTemplates,
     GetUsage,
     Heartbeat,
     JoinCluster,
@@ -63,6 +64,7 @@ from dora.cluster.protocol import (
     Shutdown,
     StartRun,
     StopRun,
+    TemplatesResult,
     ToCoordinator,
     ToDaemon,
     Usage,
@@ -104,8 +106,8 @@ class _WorkerProcess:
 
     def __init__(self, start: StartRun, process: asyncio.subprocess.Process, interpreter: str) -> None:
         self.dataflow_id = start.dataflow_id
-        self.run_id = run_id(start) or start.dataflow_id
         self.socket = socket_of(start)
+        self.run_id = run_id(start) or start.dataflow_id
         self.interpreter = interpreter
         self.spec = start.spec
         self.redefined: DataflowChanged | None = None  # the last change, None if there was none
@@ -409,6 +411,8 @@ class Agent:
                 self._outgoing.put_nowait(Usage(number, tuple(usage)))
             case GetMetrics(number=number):
                 self._in_background(self._send_metrics(number))
+            case GetTemplates(number=number):
+                self._in_background(self._send_templates(number))
             case OpenObserver():
                 self._in_background(self._open_observer(message))
             case Shutdown():
@@ -419,6 +423,10 @@ class Agent:
 
         dataflows = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
         self._outgoing.put_nowait(MetricsResult(number, dataflows))
+
+    async def _send_templates(self, number: int) -> None:
+        templates = await asyncio.to_thread(self._templates.views)
+        self._outgoing.put_nowait(TemplatesResult(number, templates))
 
     async def _open_observer(self, message: OpenObserver) -> None:
         fault = "the dataflow has just ended"

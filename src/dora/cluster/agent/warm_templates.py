@@ -10,10 +10,15 @@ import subprocess
 import sys
 from typing import Final
 
+import psutil
+
+from dora.cluster.protocol import TemplateView
 from dora.daemon.template.process import start_template, warm_address
+from dora.daemon.template.state import ask_states
 from dora.errors import DoraError
 
 _BACKLOG: Final = 64
+_ANSWER_TIMEOUT: Final = 0.8  # seconds
 _MAX_STARTS: Final = 10  # of one template that is killed again and again
 
 log = logging.getLogger("dora.daemon")
@@ -35,6 +40,10 @@ class WarmTemplates:
                 self._templates[interpreter] = _Kept(interpreter)
             except (OSError, DoraError) as error:
                 log.warning("no template process can be kept, so nodes start slower: %s", error)
+
+    def views(self) -> list[TemplateView]:
+        """Return what the template processes report of themselves; may be called from another thread."""
+        return [view for kept in list(self._templates.values()) for view in kept.views()]
 
     async def close(self) -> None:
         """End the template processes."""
@@ -78,6 +87,19 @@ class _Kept:
         self.is_there = False
         _remove(self._path)
 
+    def views(self) -> list[TemplateView]:
+        """Return what it reports, and those that it has forked; none if it does not answer."""
+        try:
+            states = ask_states(self._path, _ANSWER_TIMEOUT)
+        except OSError:
+            return []
+        return [
+            TemplateView(
+                state.pid, self._interpreter, state.packages, state.starts, state.since, _memory(state.pid)
+            )
+            for state in states
+        ]
+
     async def close(self) -> None:
         self._watching.cancel()
         self._process.kill()
@@ -97,6 +119,14 @@ async def _ended(process: subprocess.Popen[bytes]) -> int:
         loop.remove_reader(pidfd)
         os.close(pidfd)
     return process.wait()
+
+
+def _memory(pid: int) -> int:
+    """Return the proportional set size of a process in bytes, 0 if it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_full_info().pss)
+    except psutil.Error:
+        return 0
 
 
 def _remove(path: str) -> None:

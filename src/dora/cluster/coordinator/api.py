@@ -128,6 +128,9 @@ def make_api(
     async def health(request: Request) -> Response:  # noqa: ARG001
         return json_response(coordinator.status())
 
+    async def templates(request: Request) -> Response:  # noqa: ARG001
+        return json_response(await coordinator.templates())
+
     async def openapi(request: Request) -> Response:  # noqa: ARG001
         return json_response(document())
 
@@ -205,6 +208,7 @@ def make_api(
     endpoints: list[tuple[str, str, Endpoint]] = [
         ("GET", proof.PATH, prove),
         ("GET", "/api/status", health),
+        ("GET", "/api/templates", templates),
         ("GET", "/api/dashboard", dashboard),
         ("GET", "/api/dataflows", listing),
         ("POST", "/api/dataflows", start),

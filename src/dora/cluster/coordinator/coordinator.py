@@ -20,6 +20,7 @@ from dora.cluster.coordinator.fleet import DaemonConnection, Fleet
 from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.metrics import (
     METRICS_TIMEOUT,
+    TEMPLATES_TIMEOUT,
     USAGE_FRESH,
     USAGE_TIMEOUT,
     Collector,
@@ -48,6 +49,7 @@ from dora.cluster.protocol import (
     DataflowChanged,
     DataflowView,
     GetMetrics,
+    GetTemplates,
     GetUsage,
     Heartbeat,
     Hello,
@@ -63,6 +65,8 @@ from dora.cluster.protocol import (
     RunUsage,
     Shutdown,
     SystemStatus,
+    TemplatesResult,
+    TemplateView,
     ToCoordinator,
     Usage,
 )
@@ -99,6 +103,7 @@ class Coordinator:
         self._measured_at = -USAGE_FRESH
         self._measuring: asyncio.Task[dict[str, tuple[RunUsage, ...]]] | None = None
         self._metrics: Collector[list[DataflowMetrics]] = Collector(GetMetrics, METRICS_TIMEOUT)
+        self._templates: Collector[list[TemplateView]] = Collector(GetTemplates, TEMPLATES_TIMEOUT)
         self.requests = RequestCounter()
         self.relay = Relay()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -121,6 +126,8 @@ class Coordinator:
                 self._usage.record(connection.machine, number, runs)
             case MetricsResult(number=number, dataflows=dataflows):
                 self._metrics.record(connection.machine, number, dataflows)
+            case TemplatesResult(number=number, templates=templates):
+                self._templates.record(connection.machine, number, templates)
             case LogBatch():
                 self._receive_logs(connection, message)
             case DataflowChanged():
@@ -241,6 +248,15 @@ class Coordinator:
     async def collect_metrics(self) -> dict[str, list[DataflowMetrics]]:
         """Return the metrics of all running dataflows, by machine, of those daemons that answer."""
         return await self._metrics.collect(_senders(self.fleet.connections))
+
+    async def templates(self) -> list[TemplateView]:
+        """Return the template processes of the machines that answer, in the order of the machines."""
+        found = await self._templates.collect(_senders(self.fleet.connections))
+        return [
+            msgspec.structs.replace(template, machine=machine)
+            for machine, templates in sorted(found.items())
+            for template in templates
+        ]
 
     async def metrics(self) -> bytes:
         """Return the page for Prometheus."""

@@ -22,6 +22,7 @@ from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputM
 USAGE_TIMEOUT: Final = 0.15  # seconds for the answers; a late machine is shown with its former numbers
 USAGE_FRESH: Final = 1.0  # seconds for which numbers are used again
 METRICS_TIMEOUT: Final = 2.0  # seconds for the answers
+TEMPLATES_TIMEOUT: Final = 1.0  # seconds for the answers
 
 Send = Callable[[ToDaemon], None]
 _Answer = TypeVar("_Answer")

@@ -17,6 +17,7 @@ from dora.cluster.protocol import (
     StartRequest,
     StopRequest,
     SystemStatus,
+    TemplateView,
 )
 from dora.dataflow.model import Dataflow
 from dora.transport.proof import Proof
@@ -81,6 +82,13 @@ OPERATIONS: list[ApiOperation] = [
         "Return version, daemons and number of running dataflows",
         None,
         SystemStatus,
+    ),
+    ApiOperation(
+        "get",
+        "/api/templates",
+        "List the template processes from which nodes are forked",
+        None,
+        list[TemplateView],
     ),
     ApiOperation("get", "/api/dataflows", "List all dataflows, the oldest first", None, list[DataflowView]),
     ApiOperation(

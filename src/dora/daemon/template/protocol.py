@@ -18,6 +18,7 @@ from dora.wire.decoders import DecodeError, msgpack_decoder
 
 DESCRIPTORS: Final = 4
 MAX_ANSWER: Final = 1 << 16  # bytes
+STATE: Final = b"state"  # sent without descriptors: the template answers with `TemplateState` of each
 REAP: Final = b"reap"  # sent on the channel: the daemon has killed the process group
 
 
@@ -89,13 +90,15 @@ def pass_on(connection: socket.socket, descriptors: list[int]) -> None:
 
 
 def receive_descriptors(connection: socket.socket) -> list[int] | None:
-    """Return the descriptors of the next request, None at the end of the connection.
+    """Return the descriptors of the next request, none for `STATE`, None at the end of the connection.
 
     Raises ``ValueError`` for anything else, ``OSError``, and ``BlockingIOError`` if there is none.
     """
     data, descriptors, _, _ = socket.recv_fds(connection, 16, DESCRIPTORS)
     if not data:
         return None
+    if data == STATE and not descriptors:
+        return []
     if len(descriptors) != DESCRIPTORS:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -44,6 +44,7 @@ from dora.daemon.template.protocol import (
     receive_descriptors,
     send_answer,
 )
+from dora.daemon.template.state import TemplateState, encode_states
 
 # `dora.Node` and the first messages load these. By name, because the daemon shares no code with nodes.
 BASE: Final = (
@@ -75,6 +76,8 @@ class _Special:
         self.connection = connection
         self.pid = pid
         self.ready = False  # it has imported its packages
+        self.starts = 0
+        self.since = time.time()
 
 
 class Template:
@@ -106,6 +109,8 @@ class Template:
         else:
             self._add(served)
         self._busy = time.monotonic()  # when it was last
+        self._since = time.time()
+        self._starts = 0
 
     def _add(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -184,8 +189,11 @@ class Template:
             return
         except (OSError, ValueError):
             descriptors = None
-        if descriptors is None:
-            self._busy = time.monotonic()
+        if not descriptors:
+            if descriptors is None:
+                self._busy = time.monotonic()
+            else:  # a question, which keeps no template
+                self._report(connection)
             self._poll.unregister(connection)
             del self._connections[connection.fileno()]
             connection.close()
@@ -195,6 +203,16 @@ class Template:
         finally:
             for descriptor in descriptors:
                 _close(descriptor)
+
+    def _report(self, connection: socket.socket) -> None:
+        """Answer with the states of this template and of those that it has forked."""
+        states = [TemplateState(os.getpid(), [], self._starts, self._since)]
+        for packages, special in self._special.items():
+            states.append(TemplateState(special.pid, _names(packages), special.starts, special.since))
+        try:
+            connection.send(encode_states(states))
+        except OSError:
+            pass
 
     def _on_request(self, descriptors: list[int]) -> None:
         """Fork a process, have another template do so, or refuse."""
@@ -262,6 +280,7 @@ class Template:
     ) -> None:
         pid = os.fork()
         if pid:
+            self._starts += 1
             channel.setblocking(False)
             self._channels[channel.fileno()] = (channel, pid)
             self._poll.register(channel, select.POLLIN)
@@ -296,6 +315,7 @@ class Template:
             pass_on(special.connection, descriptors)
         except OSError as error:
             return Refused(f"the template of its packages cannot be reached: {error}")
+        special.starts += 1
         if not special.ready:
             send_answer(channel, Importing(special.pid))
         return Refused("")
@@ -412,7 +432,12 @@ def _is_of_a_package(traceback: TracebackType) -> bool:
 
 
 def _shown(names: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in names))
+    return ", ".join(_names(names))
+
+
+def _names(modules: Iterable[str]) -> list[str]:
+    """Return the packages of modules."""
+    return [*dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in modules)]
 
 
 def _close(descriptor: int) -> None:
