@@ -29,6 +29,7 @@ from dora.daemon.template.protocol import (
 
 AT_ONCE: Final = 16  # requests that wait for an answer; more wait here
 ANSWER_TIMEOUT: Final = 30.0  # seconds for an answer, apart from the time that imports take
+MAX_RENEWALS: Final = 100  # of a template that ends again and again
 REAP_TIMEOUT: Final = 10.0  # seconds for an exit status
 _LOOK_EVERY: Final = 0.5  # seconds between two looks at a template that does not answer
 
@@ -44,7 +45,11 @@ class ForkedProcess:
         self._channel = channel
 
     def reap(self, loop: Loop, done: Callable[[int | None], None]) -> None:
-        """Ask the template for the exit status; if it is gone, ask the kernel."""
+        """Read the exit status of the zombie; if that is not possible, ask the template, or the kernel."""
+        if (known := zombie_status(self.pid)) is not None:
+            self._allow_reaping()
+            done(known)
+            return
         deadline = time.monotonic() + REAP_TIMEOUT
         timer: Timer | None = None
 
@@ -84,10 +89,13 @@ class ForkedProcess:
     def reap_now(self, timeout: float) -> None:
         if self.pidfd >= 0:
             select.select([self.pidfd], [], [], timeout)
+        self._allow_reaping()
+
+    def _allow_reaping(self) -> None:
         try:
             self._channel.send(REAP)
         except OSError:
-            pass
+            pass  # the template has ended
 
     def close(self) -> None:
         self._channel.close()
@@ -195,9 +203,9 @@ class TemplateClient:
 
     def __init__(self, loop: Loop, template: TemplateConnection) -> None:
         self.loop = loop
-        self._connection = template.connection
-        self._connection.setblocking(False)
-        self._pid = template.pid
+        self._template = template
+        self._template.connection.setblocking(False)
+        self._renewals = 0
         self._waiting: deque[PendingStart] = deque()
         self._sent: list[PendingStart] = []
         self._timer: Timer | None = None
@@ -234,27 +242,58 @@ class TemplateClient:
             if start.over:
                 continue
             try:
-                start.send(self._connection)
+                start.send(self._template.connection)
             except BlockingIOError:  # its queue is full; the next answer sends this one
                 self._waiting.appendleft(start)
                 return
             except OSError as error:
                 start.refuse(Refused(f"the template process cannot be reached: {error.strerror}"))
+                self._renew()
             else:
                 self._sent.append(start)
+
+    def _renew(self) -> None:
+        """Have another template process for the next starts, as this one has ended."""
+        if self._renewals < MAX_RENEWALS:
+            self._renewals += 1
+            try:
+                self._template.renew()
+            except OSError:
+                return  # the next start tries again
+            self._template.connection.setblocking(False)
 
     def _look(self) -> None:
         """Start plainly what a stopped template, or one that takes too long, has not started."""
         self._timer = None
         now = time.monotonic()
         for start in self._sent.copy():
-            if is_stopped(start.importing or self._pid):
+            if is_stopped(start.importing or self._template.pid):
                 start.give_up("the template process is stopped")
             elif start.importing is None and now - start.sent_at > ANSWER_TIMEOUT:
                 start.give_up("the template process does not answer")
         self._send()
         if self._sent or self._waiting:
             self._timer = self.loop.call_at(now + _LOOK_EVERY, self._look)
+
+
+_WCHAN: Final = 35 - 3  # the places of fields in /proc/PID/stat behind the name, see proc(5)
+_EXIT_CODE: Final = 52 - 3
+
+
+def zombie_status(pid: int) -> int | None:
+    """Return the exit status of a process that has ended and was not reaped: the code, or minus the signal.
+
+    None if it is no zombie, or the kernel does not tell (Linux). It does not for want of rights, and shows
+    0 then, but 0 instead of 1 for the wait channel, too.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        if fields[0] == b"Z" and fields[_WCHAN] == b"1":
+            return os.waitstatus_to_exitcode(int(fields[_EXIT_CODE]))
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
 
 
 _PIDFD_GET_INFO: Final = 0xC040_FF0B

@@ -29,12 +29,22 @@ class TemplateConnection(Protocol):
     def close(self) -> None:
         """End the connection; processes that were forked go on."""
 
+    def renew(self) -> None:
+        """Have another template process, as this one has ended; raises ``OSError``."""
+
 
 class OwnTemplate:
     """A template process of this one. It ends with this process."""
 
     def __init__(self) -> None:
         """Start it; raises ``OSError``."""
+        self._start()
+
+    def renew(self) -> None:
+        self.close()
+        self._start()
+
+    def _start(self) -> None:
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._process = start_template(theirs)
@@ -56,6 +66,13 @@ class WarmTemplate:
 
     def __init__(self) -> None:
         """Connect to it; raises ``OSError`` if there is none that fits."""
+        self._connect()
+
+    def renew(self) -> None:
+        self.close()
+        self._connect()
+
+    def _connect(self) -> None:
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self.connection.connect(warm_address())

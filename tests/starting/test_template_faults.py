@@ -1,0 +1,181 @@
+"""The template process is killed or stopped while it starts nodes: nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from two_ways import command_of, descendants, marked
+from waiting import TIMEOUT, alive, wait_until
+
+pytestmark = pytest.mark.processes
+
+MARK = "TWO_WAYS"
+
+# Is restarted again and again. It prints its number, the way, its descriptors, and its exit code.
+SHORT = """
+    import os
+    import sys
+
+    names = [name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
+    with open(f"/proc/{os.getppid()}/cmdline") as file:
+        way = "forked" if "dora/daemon/template" in file.read() else "plain"
+    with open("count", "r+") as file:
+        number = int(file.read()) + 1
+        file.seek(0)
+        file.write(f"{number:6}")
+    print(number, way, ",".join(sorted(names)), number % 7, flush=True)
+
+    from dora import Node
+
+    Node()
+    sys.exit(number % 7)
+"""
+SENDER = """
+    from dora import Node
+
+    node = Node()
+    number = 0
+    while True:
+        node.send_output("out", number.to_bytes(8, "little"))
+        number += 1
+        event = node.next(timeout=0.002)
+        if event is not None and event["type"] == "STOP":
+            break
+"""
+RECEIVER = """
+    from dora import Node
+
+    for event in Node():
+        if event["type"] == "INPUT":
+            last = int.from_bytes(event["data"], "little")
+            if last % 20 == 0:
+                print(last, flush=True)
+        else:
+            print(event["type"], flush=True)
+"""
+
+
+class Flow:
+    """A ``dora run`` of a sender, a receiver, and a node that is restarted again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name, text in (("short", SHORT), ("sender", SENDER), ("receiver", RECEIVER)):
+            (folder / f"{name}.py").write_text(textwrap.dedent(text))
+        (folder / "count").write_text(f"{0:6}")
+        again = {"restart_policy": "always", "restart_delay": 0.02, "max_restart_delay": 0.02}
+        from_sender = {"source": "sender/out", "queue_size": 4000, "queue_policy": "backpressure"}
+        nodes = [
+            {"id": "short", "path": "short.py", **again},
+            {"id": "sender", "path": "sender.py", "outputs": ["out"]},
+            {"id": "receiver", "path": "receiver.py", "inputs": {"in": from_sender}},
+        ]
+        (folder / "dataflow.yml").write_text(yaml.safe_dump({"nodes": nodes}))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dora", "run", "dataflow.yml", "--progress", "off"],
+            cwd=folder,
+            env={**os.environ, MARK: str(folder)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def lines(self, node: str, stream: str = "stdout") -> list[str]:
+        """Return what a node printed, or what the "daemon" said about it."""
+        text = "".join(file.read_text() for file in self.folder.glob(f"out/*/log_{node}.jsonl"))
+        entries = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [entry["msg"] for entry in entries if entry["stream"] == stream]
+
+    def starts(self) -> list[Start]:
+        return [Start.of(line) for line in self.lines("short")]
+
+    def template(self) -> int:
+        """Return the process that has started the newest node, and can start others; 0 if there is none."""
+        return next(iter(templates_of(self.process.pid)), 0)
+
+    def received(self) -> int:
+        return int(([line for line in self.lines("receiver") if line.isdecimal()] or ["0"])[-1])
+
+    def wait_for_start(self, way: str) -> None:
+        """Wait for another start, and for messages after it."""
+        count, received = len(self.starts()), self.received()
+        wait_until(lambda: way in [start.way for start in self.starts()[count:]], f"a node that is {way}")
+        wait_until(lambda: self.received() > received, "messages")
+
+
+class Start(NamedTuple):
+    """What one process of the node `short` has printed."""
+
+    number: int
+    way: str  # "forked" or "plain"
+    descriptors: list[str]
+    status: int
+
+    @classmethod
+    def of(cls, line: str) -> Start:
+        number, way, descriptors, status = line.split()
+        return cls(int(number), way, descriptors.split(","), int(status))
+
+
+def templates_of(pid: int) -> list[int]:
+    return [child for child in descendants(pid) if "dora/daemon/template" in command_of(child)]
+
+
+@pytest.fixture
+def flow(tmp_path: Path, runtime_root: str) -> Iterator[Flow]:
+    """Run it; check at the end that nobody else has noticed, and that nothing is left."""
+    flow = Flow(tmp_path)
+    try:
+        flow.wait_for_start("forked")
+        yield flow
+        flow.process.send_signal(signal.SIGINT)
+        _, errors = flow.process.communicate(timeout=TIMEOUT)
+        assert flow.lines("receiver")[-1] == "STOP"
+        assert not [line for line in flow.lines("receiver")[:-1] if not line.isdecimal()]
+        starts = flow.starts()
+        assert [start.number for start in starts] == list(range(1, len(starts) + 1))
+        assert {tuple(start.descriptors) for start in starts} == {("0", "1", "2")}
+        said = [line.partition(";")[0] for line in flow.lines("short", "daemon") if "restarting" in line]
+        assert said == [f"exited with status {start.status}" for start in starts[: len(said)]]
+        assert len(said) >= len(starts) - 1
+        assert "Traceback" not in errors, errors
+        wait_until(lambda: not marked(str(tmp_path)), lambda: f"the end of {marked(str(tmp_path))}")
+        assert set(os.listdir(runtime_root)) <= {"lock"}
+        ids = [name.replace("-", "")[-12:] for name in os.listdir(tmp_path / "out")]
+        assert not [name for name in os.listdir("/dev/shm") if any(item in name for item in ids)]
+    finally:
+        flow.process.kill()
+        flow.process.wait()
+        for pid in marked(str(tmp_path)):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_template_that_is_killed_is_replaced_and_no_node_notices(flow: Flow) -> None:
+    for _ in range(2):
+        template = flow.template()
+        os.kill(template, signal.SIGKILL)
+        wait_until(lambda template=template: not alive(template), "the end of the template")
+        flow.wait_for_start("forked")
+        assert flow.template() not in (0, template)
+
+
+def test_nodes_start_plainly_while_the_template_is_stopped(flow: Flow) -> None:
+    os.kill(flow.template(), signal.SIGSTOP)
+    flow.wait_for_start("plain")
+    os.kill(flow.template(), signal.SIGCONT)
+    flow.wait_for_start("forked")
+
+
+def test_a_stopped_template_outlives_nothing(flow: Flow) -> None:
+    os.kill(flow.template(), signal.SIGSTOP)
+    flow.wait_for_start("plain")
