@@ -2,4 +2,5 @@
 
 import dora.daemon.template.server as template
 
+__name__ = "dora.daemon.template"  # not that of the program: warnings may be about its caller
 template.serve()

@@ -8,6 +8,7 @@ import sys
 import time
 import tokenize
 from collections.abc import Mapping
+from importlib.machinery import all_suffixes
 from typing import Final
 
 from dora.daemon.template.context import READ_EARLY, read_link
@@ -39,10 +40,18 @@ def shadowed_module(folder: str) -> str:
         return ""
     loaded = {name.partition(".")[0] for name in sys.modules} - {"__main__"}
     for name in names:
-        module = name.partition(".")[0]
+        module = _module_of(folder, name)
         if module in loaded and not _is_the_file(module, f"{folder}/{name}"):
             return module
     return ""
+
+
+def _module_of(folder: str, name: str) -> str:
+    """Return the module that a file or a package in a folder is; "" if it is none."""
+    module = name.partition(".")[0]
+    if name.removeprefix(module) in all_suffixes():
+        return module
+    return name if os.path.isfile(f"{folder}/{name}/__init__.py") else ""
 
 
 def _is_the_file(module: str, path: str) -> bool:

@@ -256,9 +256,10 @@ class Template:
         if not os.path.isdir(request.directory):
             return Refused("its folder does not exist")
         if program.script:
-            if not is_python_text(program.script):
+            script = os.path.join(request.directory, program.script)
+            if not is_python_text(script):
                 return Refused("its script is no text that Python can read")
-            if name := shadowed_module(os.path.dirname(os.path.realpath(program.script))):
+            if name := shadowed_module(os.path.dirname(os.path.realpath(script))):
                 return Refused(f"a file beside its script has the name of the module `{name}`")
         elif name := shadowed_module(request.directory):
             return Refused(f"a file in its folder has the name of the module `{name}`")
@@ -270,7 +271,8 @@ class Template:
         """Return what has to be imported before the program can be forked."""
         if not self._is_base:
             return ()
-        main = module_file(program.module) if program.module else program.script
+        script = os.path.join(request.directory, program.script)
+        main = module_file(program.module) if program.module else script
         sources = [main, *request.sources] if main else request.sources
         names = [*packages_of(sources, [request.directory]), *named]
         return tuple(dict.fromkeys(name for name in names if not _is_loaded(name)))
@@ -537,5 +539,11 @@ def _new_main(program: PythonProgram) -> dict[str, Any]:
     namespace.update({name: value for name, value in old.items() if name.startswith("__")})
     path = os.path.join(os.getcwd(), program.script) if program.script else old["__file__"]
     loader = type(old["__loader__"])
-    namespace.update(__doc__=None, __annotations__={}, __file__=path, __loader__=loader("__main__", path))
+    namespace.update(
+        __name__="__main__",
+        __doc__=None,
+        __annotations__={},
+        __file__=path,
+        __loader__=loader("__main__", path),
+    )
     return namespace
