@@ -1,4 +1,7 @@
-"""What may differ between the two ways, and why."""
+"""What may differ between the two ways, and which nodes start plainly in both.
+
+The page `docs/reference/two-ways-to-start-a-node.md` has the same reasons.
+"""
 
 from __future__ import annotations
 
@@ -56,3 +59,21 @@ ALLOWED = (
     Allowed("*", "outside: status", SIGNAL_OF_C, without_internal_signal),
     Allowed("*", "fact: signals", SIGNAL_OF_C, without_internal_signal),
 )
+
+# Node → why no template can start it, as the daemon's debug log says.
+PLAIN = {
+    "no_utf_8": "no text that Python can read",
+    "null_byte": "no text that Python can read",
+    "unknown_encoding": "no text that Python can read",
+    "shadowed": "a file beside its script has the name of the module",
+    "ordinary_variables": "`HOME`",
+    "locale": "`LANG`",
+    "python_variables": "`PYTHONHASHSEED`",
+    "one_thread_of_blas": "`OMP_NUM_THREADS`",
+    "two_threads_of_blas": "`OPENBLAS_NUM_THREADS`",
+    "own_environment": "it does not run",
+    "inline_metadata": "it does not run",
+    "python_and_a_text": "it does not run",
+    "python_with_options": "it does not run",
+    "no_such_package": "it does not run",
+}

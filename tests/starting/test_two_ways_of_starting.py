@@ -5,12 +5,15 @@ All nodes of `cases.py` run once each way, in real ``dora run``s. `allowed.py` l
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from allowed import ALLOWED
+from allowed import ALLOWED, PLAIN
 from cases import CASES, JOINED, KILLED
 from two_ways import RANDOM, WAYS, Allowed, Difference, NodeRecord, Way, differences, record_way
 
@@ -70,11 +73,41 @@ def test_two_nodes_with_the_same_program_have_random_state_of_their_own(records:
     assert not same
 
 
+@pytest.mark.processes
+@pytest.mark.timeout(900)
+def test_all_programs_start_from_the_template_that_can(records: Records) -> None:
+    found = {node: records["template"][node].plain for node in CASES}
+    for node, reasons in found.items():
+        if node in PLAIN:
+            assert reasons and PLAIN[node] in reasons[0], (node, reasons)
+        else:
+            assert not reasons, (node, reasons)
+    assert all(records["plain"][node].plain for node in CASES)
+    # The template shows where it can be seen.
+    assert records["template"]["observed"].outside["child of its daemon"] is False
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(900)
+def test_no_package_is_loaded_that_neither_dora_nor_the_program_needs(records: Records) -> None:
+    loaded = {name.partition(".")[0] for name in records["template"]["loaded_modules"].stdout}
+    loaded -= {name.partition(".")[0] for name in records["plain"]["loaded_modules"].stdout}
+    packages = {name for name in loaded - set(sys.stdlib_module_names) if not name.startswith("_")}
+    assert packages <= {"dora", "numpy", "pyarrow", "iceoryx2", "msgspec", "flatbuffers", "cython_runtime"}
+
+
 def described(item: Difference) -> str:
     return f"{item.node}, {item.entry}:\n    template: {item.template!r}\n    plain:    {item.plain!r}"
 
 
 # --------------------------------------------------------------------------- the comparison
+
+
+def test_the_manual_lists_what_may_differ() -> None:
+    text = (Path(__file__).parents[2] / "docs/reference/two-ways-to-start-a-node.md").read_text()
+    assert re.findall(r"^\| ([^|]*)\. \|", text, re.MULTILINE) == list(
+        dict.fromkeys(item.reason for item in ALLOWED)
+    )
 
 
 def test_a_difference_is_found_unless_it_is_allowed() -> None:
