@@ -9,9 +9,16 @@ import pytest
 from flow import Flow
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests with the mark `both_ways` once more, with nodes that are started plainly."""
+    if metafunc.definition.get_closest_marker("both_ways") is not None:
+        metafunc.parametrize("flow", ["template", "plain"], indirect=True)
+
+
 @pytest.fixture
-def flow(tmp_path: Path, runtime_root: str) -> Iterator[Flow]:
+def flow(request: pytest.FixtureRequest, tmp_path: Path, runtime_root: str) -> Iterator[Flow]:
     flow = Flow(tmp_path, runtime_root)
+    flow.preload = getattr(request, "param", "template") == "template"
     yield flow
     try:
         flow.assert_nothing_left()

@@ -27,6 +27,7 @@ class Flow:
         self.directory = directory
         self.root = root
         self.entries: list[LogEntry] = []
+        self.preload = True  # nodes start from the template
         self._nodes: list[dict[str, Any]] = []
 
     def node(self, node_id: str, script: str | None = None, **fields: Any) -> None:
@@ -47,6 +48,7 @@ class Flow:
 
     def run(self, **options: Any) -> DataflowResult:
         """Run to the end in this process; raises `dora.DataflowFailed`."""
+        options.setdefault("preload", self.preload)
         return dora.run(self.write(), on_log=self.entries.append, **options)
 
     def run_command(self, *arguments: str, command: str = "run") -> subprocess.CompletedProcess[str]:

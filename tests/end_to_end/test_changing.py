@@ -61,6 +61,7 @@ def test_links_that_come_and_go_do_not_disturb_the_others(flow: Flow) -> None:
         assert report.dropped == 0, report
 
 
+@pytest.mark.both_ways
 def test_a_replacement_loses_no_message(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORA_ENGINE", "iceoryx2")
     flow.node("source", SOURCE, outputs=["out"])
@@ -136,6 +137,7 @@ def test_a_source_that_is_removed_makes_room_for_another_one(flow: Flow) -> None
 
 
 @pytest.mark.usefixtures("engine")
+@pytest.mark.both_ways
 def test_nodes_are_stopped_and_started_again(flow: Flow) -> None:
     flow.node("source", SOURCE, outputs=["out"])
     flow.node("relay", RELAY, inputs={"x": "source/out"}, outputs=["out"])

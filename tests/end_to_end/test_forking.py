@@ -159,6 +159,7 @@ SOURCE = """
 """
 
 
+@pytest.mark.both_ways
 def test_workers_read_the_arrays_that_their_parent_received(flow: Flow) -> None:
     """As the workers of a data loader do."""
     flow.node("source", SOURCE, outputs=["out"], inputs={"again": "reader/out"})

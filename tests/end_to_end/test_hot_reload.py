@@ -135,6 +135,7 @@ def test_new_code_that_fails_to_start_is_reported_and_the_old_runs_on(flow: Flow
     assert not any("NODE_RESTARTED" in line for line in flow.printed("printer"))
 
 
+@pytest.mark.both_ways
 def test_a_failed_node_is_restarted_once_its_code_is_fixed(flow: Flow) -> None:
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
     flow.node("printer", PRINTER, inputs=FROM_SENDER)
@@ -170,6 +171,7 @@ def test_a_node_with_hot_reload_replace_ends_before_its_new_code_starts(flow: Fl
     assert "its code has changed; the old code has to end first" in notes(flow, "sender")
 
 
+@pytest.mark.both_ways
 def test_a_changed_import_reloads_its_operators(flow: Flow) -> None:
     flow.file("op.py", OPERATOR)
     flow.file("helper.py", "WORD = 'red'")

@@ -131,6 +131,7 @@ def test_a_slow_end_of_a_failed_process_does_not_close_its_outputs_first(flow: F
     expect_failure_before_closing(flow)
 
 
+@pytest.mark.both_ways
 def test_the_failure_of_an_operator_comes_before_the_closing_of_its_outputs(flow: Flow) -> None:
     flow.file(
         "op.py",
@@ -260,6 +261,7 @@ def test_messages_lost_by_a_restart_of_the_receiver_are_reported_as_that(flow: F
     )
 
 
+@pytest.mark.both_ways
 def test_a_source_node_is_restarted_and_its_receivers_stay(flow: Flow) -> None:
     flow.node(
         "source",
@@ -294,6 +296,7 @@ def test_a_program_without_a_node_may_feed_nodes(flow: Flow) -> None:
     assert lines == ["INPUT hello", "INPUT_CLOSED line", "STOP ALL_INPUTS_CLOSED"]
 
 
+@pytest.mark.both_ways
 def test_a_broken_start_is_reported_to_all_nodes_with_the_failed_node(flow: Flow) -> None:
     flow.node("culprit", "raise SystemExit('cannot begin')", outputs=["out"])
     flow.node(

@@ -8,6 +8,7 @@ from flow import Flow
 pytestmark = pytest.mark.processes
 
 
+@pytest.mark.both_ways
 def test_state_outlives_a_crash_and_is_each_nodes_own(flow: Flow) -> None:
     script = """
         import os, sys
