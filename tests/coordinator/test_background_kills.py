@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
 
 import psutil
@@ -25,23 +24,27 @@ from dora.cluster.protocol import ACTIVE
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
 
 
+# What the daemon has started, by a word of its command line.
+PROGRAMS = {"run": "dora.cluster.agent.worker", "template": "/dora/daemon/template/"}
+
+
 def victim(system: System, kind: str, chance: Random) -> int | None:
     """Return a process of this kind, None if there is none now."""
     try:
         if kind == "coordinator":
             return system.coordinator()
+        daemon = running_daemon("127.0.0.1", system.port)
         if kind == "daemon":
-            return running_daemon("127.0.0.1", system.port)
-        running = system.client.active()
-    except Unreachable:
+            return daemon
+        if kind in PROGRAMS:
+            children = psutil.Process(daemon).children() if daemon else []
+            pids = [child.pid for child in children if PROGRAMS[kind] in " ".join(child.cmdline())]
+        else:
+            running = system.client.active()
+            pids = system.node_pids(chance.choice(running).uuid) if running else []
+    except (Unreachable, psutil.Error):
         return None
-    pids = system.node_pids(chance.choice(running).uuid) if running else []
-    if not pids or kind == "node":
-        return chance.choice(pids) if pids else None
-    try:
-        return int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return None
+    return chance.choice(pids) if pids else None
 
 
 def test_commands_work_after_any_kill(system: System, figure: Callable[[str], None]) -> None:
@@ -53,7 +56,7 @@ def test_commands_work_after_any_kill(system: System, figure: Callable[[str], No
         system.dora("up")
         started += [system.start(file) for _ in range(chance.randint(1, 2))]
         for _ in range(chance.randint(1, 3)):
-            kind = chance.choice(["coordinator", "daemon", "run", "node"])
+            kind = chance.choice(["coordinator", "daemon", "run", "node", "template"])
             pid = victim(system, kind, chance)
             if pid is not None and pid > 1:
                 try:

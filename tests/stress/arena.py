@@ -70,6 +70,18 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def is_template(pid: int) -> bool:
+    return "/dora/daemon/template/" in " ".join(command_of(pid))
+
+
+def programs_of(pid: int) -> list[int]:
+    """Return what a process has started, by itself or by way of a template."""
+    found = []
+    for child in children_of(pid):
+        found += [child, *programs_of(child)] if is_template(child) else [child]
+    return found
+
+
 def kill(pid: int) -> bool:
     """Kill a process; False if it was gone already."""
     try:
@@ -177,7 +189,7 @@ class Running:
 
     def pid_of(self, node_id: str) -> int:
         """Return the process of a node, 0 if there is none (yet, or any more)."""
-        for pid in children_of(self.process.pid):
+        for pid in programs_of(self.process.pid):
             if script_of(pid) == node_id:
                 return pid
         return 0

@@ -14,10 +14,10 @@ from arena import (
     Arena,
     Running,
     check_recording,
-    children_of,
     command_of,
     counts,
     kill,
+    programs_of,
     rings_of,
     script_of,
     wait_until,
@@ -176,7 +176,7 @@ def save_version(arena: Arena, version: int, pause: float = 0.0) -> None:
 
 
 def processes_of(run: Running, node_id: str) -> list[int]:
-    return [pid for pid in children_of(run.process.pid) if script_of(pid) == node_id]
+    return [pid for pid in programs_of(run.process.pid) if script_of(pid) == node_id]
 
 
 # ---------------------------------------------------------------------- guardians and stopped processes

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from arena import TIMEOUT, Arena, account, children_of, kill, script_of, wait_until, watch_memory
+from arena import TIMEOUT, Arena, account, kill, programs_of, script_of, wait_until, watch_memory
 from rounds import SECONDS, generator
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(900)]
@@ -140,7 +140,7 @@ def test_soak(arena: Arena, figure: Callable[[str], None]) -> None:
         while not done.wait(random.uniform(1.0, 4.0)) and time.monotonic() < last:
             if starts() <= len(kills):
                 continue  # a busy machine takes its time, and a restart is told once the node is up
-            fuses = [pid for pid in children_of(os.getpid()) if script_of(pid) == "fuse"]
+            fuses = [pid for pid in programs_of(os.getpid()) if script_of(pid) == "fuse"]
             kills.extend(time.time_ns() for pid in fuses if kill(pid))
 
     def starts() -> int:
