@@ -44,4 +44,8 @@ def test_status_shows_the_template_processes_of_the_machine(system: System) -> N
     shown = system.dora("status")
     assert f"✓ Template process {base['pid']} on default: 1 start, " in shown
     assert f"✓ Template process {special['pid']} on default with sqlite3: 1 start, " in shown
+    system.start(
+        system.dataflow("leg", a="from dora import Node\nfor event in Node(): pass"), "--no-preload"
+    )
+    assert [template["starts"] for template in templates(system)] == [1, 1]
     wait_until(lambda: system.client.dataflows()[0].memory > 64 << 20, "the memory of forked nodes")
