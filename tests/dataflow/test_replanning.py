@@ -103,7 +103,7 @@ def test_an_output_with_many_links_has_several_channels() -> None:
     room = {channel.service: channel.max_receivers for channel in output(before).overflow_channels}
     room[output(before).service] = output(before).max_receivers
     assert links.keys() == room.keys()
-    assert all(links[name] + SPARE_RECEIVERS <= room[name] <= 40 for name in links)
+    assert all(links[name] + SPARE_RECEIVERS <= room[name] <= 24 for name in links)
     after = planned(A, many, B, former=before)
     assert output(after).overflow_channels == output(before).overflow_channels
     assert after.configs["c"] == before.configs["c"]

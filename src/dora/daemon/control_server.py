@@ -20,6 +20,8 @@ from dora.wire.node_protocol import ToDaemon, ToNode
 # Frames from nodes are small, and from commands at most a whole dataflow; a peer that claims more than
 # this is neither.
 _MAX_INCOMING = 16 << 20
+# Nodes that connect while the daemon starts others; the kernel's own limit is 4,096 as well (somaxconn).
+_BACKLOG = 4096
 TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them
 
 
@@ -169,7 +171,7 @@ class ControlServer:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(path)
         os.chmod(path, 0o600)
-        self._socket.listen(128)
+        self._socket.listen(_BACKLOG)
         self._socket.setblocking(False)
         loop.watch(self._socket.fileno(), READ, lambda _: self._accept())
 

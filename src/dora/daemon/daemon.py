@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from dora.daemon.accounting import Accounting
+from dora.daemon.capacity import dynamic_nodes, needs_of, prepare_limits
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.control_server import Connection, ControlServer
 from dora.daemon.event_loop import Loop
@@ -106,6 +107,7 @@ class Daemon:
         self.context = context
         self._on_log: Callable[[LogEntry], None] | None = on_log
         self._plan = plan(dataflow, context)
+        prepare_limits(needs_of(self._plan, context, dynamic_nodes(dataflow)))
         node_connections: dict[str, Connection] = {}  # of admitted nodes
         for path in self._plan.bells:
             Doorbell.make(path)

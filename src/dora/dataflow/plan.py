@@ -49,9 +49,10 @@ MAX_TAPS = 4  # commands that tap one output at the same time
 # 4,096 messages. Where queues are longer than this, there is room for one tap.
 _DEEP_QUEUE = 256
 _LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
-# A channel costs each of its receivers memory for all of them: 0.7 MB for 32, 1.8 MB for 100. So an output
-# with more links has several channels, and its sender copies each message once more for each of them.
-_CHANNEL_LINKS = 32
+# A channel costs each of its receivers memory for all of them: 0.4 MB of /dev/shm for 16, 1.8 MB for 100,
+# and about four times as much of its own. So an output with more links has several channels, and its sender
+# copies each message once more for each of them.
+_CHANNEL_LINKS = 16
 TAP_QUEUE = 16  # messages that the tap of a command holds at most
 # Messages that the tap of a recorder holds if it attaches to a running dataflow: 32 ms at 1 kHz. They
 # cost the sender 0.3 MB for all possible receivers, and address space: iceoryx2 reserves 64 times the

@@ -19,6 +19,7 @@ from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.interface import Engine
+from dora.transport.open_files import allow_files, files_of
 from dora.transport.spill import SpillWriter
 from dora.wire.node_config import NodeConfig
 
@@ -37,6 +38,7 @@ class Host:
 
     def make_engine(self) -> Engine:
         config = self.config
+        allow_files(files_of(config))
         engine = self._local_engine()
         if config.remote is None or not (
             any(item.machine for item in config.inputs)

@@ -134,6 +134,7 @@ def validate(path: str | None, strict_types: bool, node_manifest: str | None) ->
     commands of nodes are warnings, because they may exist when the dataflow runs.
     """
     from dora.daemon.build.build import missing
+    from dora.daemon.capacity import needs_of_file, shortages
     from dora.dataflow import check_manifest
 
     if node_manifest is not None:
@@ -148,6 +149,8 @@ def validate(path: str | None, strict_types: bool, node_manifest: str | None) ->
     dataflow = load_dataflow(path, strict_types=strict_types)
     for warning in (*dataflow.warnings, *(p._replace(severity="warning") for p in missing(dataflow))):
         click.echo(str(warning), err=True)
+    for shortage in shortages(needs_of_file(dataflow)):
+        click.echo(f"warning: too large for the limits of this machine: {shortage}", err=True)
     click.echo("Input/output wiring OK.")
     click.echo("Descriptor config OK.")
     for name, target, source in dataflow.types.inferred:

@@ -148,6 +148,7 @@ def _node_packages() -> Iterator[Finding]:
 
 def _folders() -> Iterator[Finding]:
     from dora._paths import SHARED_MEMORY, choose_root
+    from dora.daemon.capacity import room
     from dora.daemon.run_directory import check_shared_memory, usable_root
 
     try:
@@ -156,6 +157,8 @@ def _folders() -> Iterator[Finding]:
             status = os.statvfs(SHARED_MEMORY)
             free = status.f_bavail * status.f_frsize
             yield Finding("PASS", f"shared memory: {free / 2**20:.0f} MiB free in {SHARED_MEMORY}")
+        nodes, limit = room()
+        yield Finding("PASS", f"room for about {nodes:,} more nodes, limited by {limit}")
         reason = choose_root().reason
         yield Finding("PASS", f"sockets and locks in {usable_root()}, because {reason}")
     except DoraError as error:
@@ -277,6 +280,7 @@ def _nodes() -> Iterator[Finding]:
 
 def _dataflow(path: str) -> Iterator[Finding]:
     from dora.daemon.build.build import missing
+    from dora.daemon.capacity import needs_of_file, shortages
     from dora.daemon.load_dataflow import load_dataflow
 
     try:
@@ -286,9 +290,9 @@ def _dataflow(path: str) -> Iterator[Finding]:
         return
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         yield Finding("WARN", str(warning))
-    problems = missing(dataflow)
+    problems = [*map(str, missing(dataflow)), *shortages(needs_of_file(dataflow))]
     for problem in problems:
-        yield Finding("FAIL", str(problem))
+        yield Finding("FAIL", problem)
     if not problems:
         yield Finding("PASS", f"{path}: {counted(len(dataflow.nodes), 'node')}")
         yield from _starts(dataflow)

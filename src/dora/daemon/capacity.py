@@ -1,0 +1,202 @@
+"""Limits of this machine, and the needs of a run: files, threads, shared memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from dora._paths import SHARED_MEMORY
+from dora.daemon.run_directory import ROOM_NEEDED
+from dora.dataflow.model import Dataflow
+from dora.dataflow.plan import MAX_TAPS, RECORDER_QUEUE, SPARE_RECEIVERS, Plan, RunContext, plan
+from dora.errors import DoraError
+from dora.transport.open_files import allow_files, files_of, hard_limit
+from dora.wire.node_config import NodeConfig
+
+# Of the daemon: two pipes, a socket, a process and a doorbell of each node, one more for a node from a
+# template; and what it needs for itself.
+_FILES_PER_NODE: Final = 6
+_DAEMON_FILES: Final = 64
+# Of a node that has imported NumPy and pyarrow, besides those of OpenBLAS: one for each processor.
+_THREADS: Final = 2
+# Shared memory of a link: iceoryx2 has 256 segments, and keeps a byte for each place of a message in each.
+# A receiver has places for its queue, and for 34 messages that its program holds.
+_SEGMENTS: Final = 256
+_HELD: Final = 34
+_MOST_PLACES: Final = 4096  # longer queues are in the receiver's own memory
+_OUTPUT_BYTES: Final = 48 << 10
+_NODE_BYTES: Final = 8 << 10
+NODE_MEMORY: Final = 25 << 20  # of a node that has imported pyarrow
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """Needs of the processes of a run on this machine."""
+
+    nodes: int  # that dora starts
+    daemon_files: int
+    node_files: int  # of the node with the most links
+    node: str  # its id
+    threads: int  # of all nodes
+    shared_memory: int  # bytes, before the first large message
+
+
+def needs_of(planned: Plan, context: RunContext, dynamic: frozenset[str] = frozenset()) -> Needs:
+    """Return what a planned run needs on this machine. ``dynamic``: the nodes that dora does not start."""
+    here = [c for name, c in planned.configs.items() if not context.placement.elsewhere(name)]
+    started = [config for config in here if config.node_id not in dynamic]
+    largest = max(here, key=files_of, default=None)
+    credit = sum(bool(output.credit_bell) for config in here for output in config.outputs)
+    return Needs(
+        nodes=len(started),
+        daemon_files=_DAEMON_FILES + _FILES_PER_NODE * len(here) + credit,
+        node_files=0 if largest is None else files_of(largest),
+        node="" if largest is None else largest.node_id,
+        threads=len(started) * (_THREADS + (os.cpu_count() or 1)),
+        shared_memory=sum(map(_shared_memory_of, here)) if context.engine == "iceoryx2" else 0,
+    )
+
+
+def needs_of_file(dataflow: Dataflow) -> Needs:
+    """Return what a dataflow needs if all its nodes run on this machine."""
+    context = RunContext(dataflow_id="0" * 36, run_dir="", prefix="", board="")
+    return needs_of(plan(dataflow, context), context, dynamic_nodes(dataflow))
+
+
+def dynamic_nodes(dataflow: Dataflow) -> frozenset[str]:
+    return frozenset(node.id for node in dataflow.nodes if node.is_dynamic)
+
+
+def _shared_memory_of(config: NodeConfig) -> int:
+    links = [item for item in config.inputs if item.kind == "link" and not item.machine]
+    return (
+        _NODE_BYTES
+        + _OUTPUT_BYTES * len(config.outputs)
+        + sum(_link_bytes(item.max_receivers, item.max_queue_size) for item in links)
+    )
+
+
+def _link_bytes(receivers: int, queue_size: int) -> int:
+    """Return the shared memory of a link, on a channel with room for so many receivers."""
+    return _SEGMENTS * receivers * (min(queue_size, _MOST_PLACES) + _HELD)
+
+
+def shortages(needs: Needs) -> Iterator[str]:
+    """Yield a sentence for each limit of this machine that is too low, with the figure and the remedy."""
+    if (hard := hard_limit()) is not None:
+        files = max(needs.daemon_files, needs.node_files)
+        whose = "the daemon" if files == needs.daemon_files else f"node `{needs.node}`"
+        if files > hard:
+            yield (
+                f"{whose} needs about {files:,} open files, and the hard limit is {hard:,}; raise it "
+                f"(`ulimit -n {files}` as root, LimitNOFILE={files} in a systemd service, "
+                f"docker run --ulimit nofile={files})"
+            )
+    limit, used, mend = _thread_limit()
+    if limit is not None and used + needs.threads > limit:
+        yield (
+            f"{needs.nodes:,} nodes need about {needs.threads:,} threads, and this machine allows "
+            f"{limit:,}, of which {used:,} are in use; {mend}"
+        )
+    free = free_shared_memory()
+    if free is not None and needs.shared_memory + ROOM_NEEDED > free > ROOM_NEEDED:
+        wanted = (needs.shared_memory + ROOM_NEEDED) / 2**20
+        yield (
+            f"its links need about {wanted:,.0f} MiB of {SHARED_MEMORY}, and {free / 2**20:,.0f} MiB are "
+            f"free; enlarge it (mount -o remount,size={2 * wanted:.0f}M {SHARED_MEMORY}; "
+            f"docker run --shm-size={2 * wanted:.0f}m)"
+        )
+
+
+def prepare_limits(needs: Needs) -> None:
+    """Raise the limits of this process as far as a run needs it; raises `DoraError` if that is too low."""
+    for sentence in shortages(needs):
+        raise DoraError(f"the dataflow is too large for the limits of this machine: {sentence}")
+    allow_files(needs.daemon_files)
+
+
+def free_shared_memory() -> int | None:
+    """Return the free bytes of /dev/shm; None where there is none."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def _thread_limit() -> tuple[int | None, int, str]:
+    """Return the lowest limit of threads, how many there are, and how to raise it (Linux)."""
+    found: list[tuple[int, int, str]] = []
+    for folder in _process_groups():
+        if (limit := _number(f"{folder}/pids.max")) is not None:
+            used = _number(f"{folder}/pids.current") or 0
+            found.append((limit, used, "raise pids.max of its cgroup (TasksMax=, docker run --pids-limit)"))
+    if (limit := _number("/proc/sys/kernel/threads-max")) is not None:
+        used = _running_threads()
+        found.append((limit, used, f"raise it (sysctl kernel.threads-max={2 * limit})"))
+        if (numbers := _number("/proc/sys/kernel/pid_max")) is not None:
+            found.append((numbers, used, "raise it (sysctl kernel.pid_max=4194304)"))
+    return min(found, key=lambda each: each[0] - each[1], default=(None, 0, ""))
+
+
+def _running_threads() -> int:
+    try:
+        with open("/proc/loadavg", encoding="ascii") as file:
+            return int(file.read().split()[3].partition("/")[2])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _process_groups() -> Iterator[str]:
+    """Yield the folders of the cgroups that may limit the number of processes, of either version."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except (OSError, ValueError):
+        return
+    for _, controllers, path in lines:
+        if not controllers:
+            yield f"/sys/fs/cgroup{path}"
+        elif "pids" in controllers.split(","):
+            yield f"/sys/fs/cgroup/pids{path}"
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):  # "max"
+        return None
+
+
+def room() -> tuple[int, str]:
+    """Return how many nodes in a chain could run here, and which limit that is."""
+    found: list[tuple[int, str]] = []
+    if (hard := hard_limit()) is not None:
+        found.append(((hard - _DAEMON_FILES) // _FILES_PER_NODE, f"{hard:,} open files (ulimit -Hn)"))
+    limit, used, _ = _thread_limit()
+    if limit is not None:
+        each = _THREADS + (os.cpu_count() or 1)
+        found.append(((limit - used) // each, f"{limit - used:,} threads, {each} for each"))
+    if (free := free_shared_memory()) is not None:
+        each = _link_bytes(1 + SPARE_RECEIVERS + MAX_TAPS, RECORDER_QUEUE) + _OUTPUT_BYTES + _NODE_BYTES
+        found.append(((free - ROOM_NEEDED) // each, f"{free >> 20:,} MiB in {SHARED_MEMORY}"))
+    if (memory := _available_memory()) is not None:
+        found.append(
+            (memory // NODE_MEMORY, f"{memory >> 20:,} MiB of memory, {NODE_MEMORY >> 20} for each")
+        )
+    number, reason = min(found, default=(0, ""))
+    return max(0, number), reason
+
+
+def _available_memory() -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) << 10
+    except (OSError, ValueError):
+        pass
+    return None

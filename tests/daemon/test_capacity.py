@@ -1,0 +1,90 @@
+"""A dataflow that is larger than the limits of the machine is refused before it starts."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import TIMEOUT
+
+from dora.daemon import capacity
+from dora.daemon.capacity import needs_of_file, prepare_limits, shortages
+from dora.dataflow import load
+from dora.errors import DoraError
+
+SENDER = "from dora import Node\nNode().send_output('out', b'x')\n"
+RECEIVER = "from dora import Node\nprint(sum(event['type'] == 'INPUT' for event in Node()))\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[int], Path]:
+    """Write a dataflow of one output and a node with so many inputs from it."""
+
+    def write(links: int) -> Path:
+        (tmp_path / "sender.py").write_text(SENDER)
+        (tmp_path / "receiver.py").write_text(RECEIVER)
+        inputs = {f"in{number}": "sender/out" for number in range(links)}
+        nodes: list[dict[str, Any]] = [
+            {"id": "sender", "path": "sender.py", "outputs": ["out"]},
+            {"id": "receiver", "path": "receiver.py", "inputs": inputs},
+        ]
+        path = tmp_path / "dataflow.yml"
+        path.write_text(json.dumps({"nodes": nodes}))
+        return path
+
+    return write
+
+
+def dora(command: str, path: Path, soft: int, hard: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dora", command, str(path)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+
+
+@pytest.mark.processes
+def test_a_node_raises_the_limit_of_open_files_for_its_links(write: Callable[[int], Path]) -> None:
+    done = dora("run", write(40), 128, 1024)
+    assert "receiver: 40" in " ".join(done.stdout.split()), done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("command", "status"), [("run", 1), ("validate", 0)])
+def test_too_many_open_files_are_told_before_the_start(
+    write: Callable[[int], Path], command: str, status: int
+) -> None:
+    done = dora(command, write(40), 128, 256)
+    assert done.returncode == status
+    (line,) = done.stderr.splitlines()
+    assert "node `receiver` needs about 308 open files, and the hard limit is 256; raise it" in line
+    assert "receiver: 40" not in done.stdout
+
+
+def test_too_little_shared_memory_is_told_before_the_start(
+    write: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = needs_of_file(load(write(100)))
+    assert 20 << 20 < needs.shared_memory < 40 << 20
+    monkeypatch.setattr(capacity, "free_shared_memory", lambda: 30 << 20)
+    with pytest.raises(DoraError, match=r"its links need about \d+ MiB of /dev/shm, and 30 MiB are free"):
+        prepare_limits(needs)
+
+
+def test_too_few_threads_are_told_before_the_start(
+    write: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pids.max").write_text("12\n")
+    (tmp_path / "pids.current").write_text("10\n")
+    monkeypatch.setattr(capacity, "_process_groups", lambda: iter([str(tmp_path)]))
+    (sentence,) = shortages(needs_of_file(load(write(1))))
+    assert "this machine allows 12, of which 10 are in use; raise pids.max of its cgroup" in sentence
