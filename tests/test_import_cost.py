@@ -64,6 +64,17 @@ def test_reading_messages_does_not_bring_pandas(tmp_path: Path) -> None:
     assert "pandas" not in loaded
 
 
+@pytest.mark.parametrize("sends", [False, True])
+def test_only_a_node_with_messages_makes_arrow_import_pandas(sends: bool, tmp_path: Path) -> None:
+    (tmp_path / "pandas.py").touch()
+    loaded = loaded_by(
+        f"sys.path.insert(0, {str(tmp_path)!r})\nimport pyarrow, dora.node.warm_up as it\n"
+        f"try: it.warm_up_arrow(receives=False, sends={sends})\n"
+        "except AttributeError: pass  # pandas is empty"
+    )
+    assert ("pandas" in loaded) is sends
+
+
 def test_the_command_line_does_not_pay_for_arrow() -> None:
     loaded = loaded_by("import dora.cli.main")
     assert not loaded.intersection({"numpy", "pyarrow", "iceoryx2", "zenoh", "dora.node.node", *SCREEN})

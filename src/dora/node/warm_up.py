@@ -29,13 +29,13 @@ def warm_up(config: NodeConfig) -> None:
 
 
 def warm_up_arrow(*, receives: bool, sends: bool) -> None:
-    """Make Arrow's first arrays, in a node that receives or has loaded pyarrow itself.
+    """Make Arrow's first arrays, in a node that receives, or sends and has loaded pyarrow itself.
 
     The imports for them take 100 ms and more, and messages that arrive meanwhile could be lost.
     """
     if receives:
         decode.warm_up()
-    if "pyarrow" in sys.modules:
+    if (receives or sends) and "pyarrow" in sys.modules:
         encode.warm_up(numpy=sends)
 
 
