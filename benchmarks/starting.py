@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
+import os
 import shlex
 import shutil
 import socket
@@ -42,8 +43,8 @@ from benchmarks.runner import (
 from benchmarks.statistics import median
 
 MARKERS = ("<!-- starting -->", "<!-- /starting -->")
-# The ways in which dora starts a node: title of the column and options of `dora run` and `dora up`.
-WAYS: Mapping[str, tuple[str, ...]] = {"plain start": ()}
+# The ways in which dora starts a node: title of the column, and options of `dora run` and `dora start`.
+WAYS: Mapping[str, tuple[str, ...]] = {"plain start": ("--no-preload",)}
 PLAIN, UPSTREAM = "plain start", "dora-rs 1.1.0"
 TOKEN = "of-this-benchmark-0123456789abcdef"
 RESTARTS = 5  # of one run
@@ -154,7 +155,7 @@ def added_node(side: Side) -> Figures:
     with copied({}) as (dataflows, _):
         folder = dataflows / "starting"
         note = folder / "added.txt"
-        side.dora("start", "resident.yml", "--name", "resident", "--detach", folder=folder)
+        side.dora("start", "resident.yml", *side.arguments, "--name", "resident", "--detach", folder=folder)
         try:
             uuid = client.dataflow("resident").uuid
             for _ in range(RESTARTS):
@@ -187,6 +188,15 @@ def hot_reload(side: Side) -> Figures:
             [(run.result(f"version{number}") - at) / 1e6 for number, at in enumerate(saved, start=1)]
         )
     }
+
+
+def first_message(side: Side) -> Figures:
+    run = side.run("starting/first.yml")
+    found: dict[str, float] = {}
+    for name in ("sender", "receiver"):
+        times_us = [nanoseconds / 1e3 for nanoseconds in run.result(name)]
+        found |= {f"first-{name}": times_us[0], f"last-{name}": median(times_us[-100:])}
+    return found
 
 
 def memory(side: Side) -> Figures:
@@ -248,7 +258,8 @@ def heavy(module: str) -> Measurement:
             folder = dataflows / "idle"
             begun_ns = time.monotonic_ns()
             variable = f"BENCHMARK_RESULTS={results}"
-            side.dora("start", "heavy.yml", "--detach", "--name", "heavy", "--env", variable, folder=folder)
+            chosen = (*side.arguments, "--detach", "--name", "heavy", "--env", variable)
+            side.dora("start", "heavy.yml", *chosen, folder=folder)
             deadline = time.monotonic() + PATIENCE_S
             while len(list(results.glob("*.json"))) < 10 and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -297,6 +308,15 @@ def measurements(chains: Sequence[int], module: str) -> list[Measurement]:
             {"reload": Row("a node whose file was saved receives again", "ms", Goal(100))},
             hot_reload,
             upstream_can=False,
+        ),
+        Measurement(
+            {
+                "first-sender": Row("processor time to make and send the first message", "µs"),
+                "last-sender": Row("the thousandth", "µs"),
+                "first-receiver": Row("processor time to read the first message", "µs"),
+                "last-receiver": Row("the thousandth", "µs"),
+            },
+            first_message,
         ),
         Measurement(
             {
@@ -389,6 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     theirs = None if options.ours_only else upstream(options.upstream_venv)
     started = datetime.datetime.now(datetime.UTC)
+    load = os.getloadavg()[0]
     results = Results()
     with _sides(theirs) as sides:
         adopt_orphans()  # not before the systems are up, which no run is to end
@@ -399,6 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = ["command", "date", "machine", "system", "Python", "packages"]
     head = [f"- {key}: {known[key]}" for key in shown]
     head.append(f"- figures: median over {repeat} repetitions in turn (lowest–highest)")
+    head.append(f"- processes that ran or waited for a processor when it began: {load:.0f}")
     page = "\n".join([*head, "", results.table(measured, sides)])
     print(page)
     for failure in results.failures:
@@ -439,7 +461,7 @@ def _sides(theirs: Implementation | None) -> Iterator[list[Side]]:
             for number, (title, arguments) in enumerate(WAYS.items()):
                 alone = _environment(folder / f"{number}a")
                 side = Side(title, ours(), arguments, alone, _environment(folder / f"{number}u"))
-                side.dora("up", *arguments, folder=folder)
+                side.dora("up", folder=folder)
                 stack.callback(side.dora, "down", "--force", folder=folder)
                 sides.append(side)
             yield sides
