@@ -130,7 +130,7 @@ def test_bytes_and_numbers_of_numpy_need_no_pyarrow(flow: Flow) -> None:
         outputs=["out"],
     )
     flow.node("receiver", RECEIVER, inputs={"in": "sender/out"})
-    output = run(flow)
+    output = run(flow, "--no-preload")  # the template has pyarrow
     assert printed(output, "sender", "late") == []
     assert printed(output, "sender", "pyarrow") is False
 
@@ -269,7 +269,7 @@ def test_arrow_imports_pandas_before_any_message(flow: Flow, monkeypatch: pytest
     flow.node("sender", uses_arrow, outputs=["out"])
     flow.node("receiver", uses_arrow, inputs={"in": "sender/out"}, outputs=["out"])
     flow.node("camera", "from dora import Node\nNode().send_output('out', b'x')\n", outputs=["out"])
-    output = run(flow)
+    output = run(flow, "--no-preload")
     for node_id in ("sender", "receiver"):
         imported, ready = (printed(output, node_id, word) for word in ("pandas", "ready"))
         assert isinstance(imported, int)
