@@ -408,12 +408,12 @@ def _facts(file: Path) -> dict[str, Any]:
 
 
 def _record(run: Run, facts: Path, node: str) -> NodeRecord:
-    return NodeRecord(
-        _facts(facts / node),
-        run.lines(node, "stdout"),
-        run.lines(node, "stderr"),
-        run.lines(node, "daemon"),
+    # Lines of a traceback become one entry of the log only if they come without a pause.
+    stdout, stderr = (
+        [line for text in run.lines(node, stream) for line in text.split("\n")]
+        for stream in ("stdout", "stderr")
     )
+    return NodeRecord(_facts(facts / node), stdout, stderr, run.lines(node, "daemon"))
 
 
 def _report(text: str) -> list[str]:
