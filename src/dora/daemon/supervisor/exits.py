@@ -17,7 +17,11 @@ def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
 
     >>> describe_exit(3, None), describe_exit(None, 9)
     ('exited with status 3', 'was killed by SIGKILL')
+    >>> describe_exit(None, None)  # of a forked process whose template was killed, on Linux before 6.15
+    'ended with an unknown status'
     """
+    if exit_code is None and signal_number is None:
+        return "ended with an unknown status"
     if signal_number is None:
         return f"exited with status {exit_code}"
     try:
