@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from dora.cli.top_screen import link_row
+from dora.cli.top_tables import link_row
 from dora.errors import DoraError
 from dora.observe import formatting as values
 from dora.observe import latency, rates, topics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,21 +11,25 @@ from typing import Any
 import pytest
 from rich.text import Text
 from textual.pilot import Pilot
-from textual.widgets import DataTable, Static
-from waiting import TIMEOUT
+from textual.widgets import DataTable, RichLog, Static
+from waiting import TIMEOUT, wait_until
 
-from dora.cli.top_screen import TopScreen, link_row
+from dora.cli import top_tables
+from dora.cli.top_screen import TopScreen
+from dora.cli.top_tables import LinkHistory, link_row, link_table, node_table
+from dora.daemon.logs.entry import LogEntry
 from dora.errors import DoraError
 from dora.observe.load import Load
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot
-from dora.wire.daemon_protocol import LinkView, NodeView
+from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
 
 TITLE = "\x1b]0;owned\x07"
 
 
 class Dataflow:
     name = "arm"
+    inspection = Inspection("d", None, "iceoryx2", "", "", "", "", [], [])
 
 
 def node(name: str, cpu: float, memory: float, **fields: Any) -> NodeSnapshot:
@@ -65,13 +70,62 @@ class Snapshots:
         return [] if self.ended else [(Dataflow(), self.nodes, self.links)]
 
 
-def on_screen(test: Callable[[Pilot[str], Snapshots], Awaitable[None]], interval: float = 0.2) -> TopScreen:
+class Commands:
+    """Commands that are noted; `fault` is raised by the next one."""
+
+    def __init__(self) -> None:
+        self.called: list[tuple[str, ...]] = []
+        self.fault: Exception | None = None
+        self.entries: list[LogEntry] = []
+        self.messages = ["data=[1]", "data=[2]"]
+
+    def _note(self, *call: str) -> str:
+        self.called.append(call)
+        if self.fault is not None:
+            raise self.fault
+        return f"done: {' '.join(call)}"
+
+    def restart_node(self, dataflow_id: str, node_id: str) -> str:
+        return self._note("restart", dataflow_id, node_id)
+
+    def stop_node(self, dataflow_id: str, node_id: str) -> str:
+        return self._note("stop", dataflow_id, node_id)
+
+    def stop_dataflow(self, dataflow_id: str) -> str:
+        return self._note("stop dataflow", dataflow_id)
+
+    def follow(
+        self, dataflow_id: str, topic: str, show: Callable[[str], None], is_over: Callable[[], bool]
+    ) -> None:
+        self._note("follow", dataflow_id, topic)
+        for message in self.messages:
+            show(f"{topic} {message}")
+        wait_until(is_over, "the panel to be closed")
+        self.called.append(("closed", topic))
+
+    def log_entries(self, _dataflow_id: str) -> list[LogEntry]:
+        entries, self.entries = self.entries, []
+        return entries
+
+    def failure(self, _dataflow_id: str) -> str:
+        return ""
+
+
+Test = Callable[[Pilot[str], Snapshots], Awaitable[None]]
+
+
+def on_screen(
+    test: Test,
+    interval: float = 0.2,
+    commands: Commands | None = None,
+    size: tuple[int, int] = (120, 30),
+) -> TopScreen:
     """Run a test with the screen, once it shows the first figures."""
     snapshots = Snapshots()
-    screen = TopScreen(snapshots, interval)  # type: ignore[arg-type]
+    screen = TopScreen(snapshots, commands or Commands(), interval)  # type: ignore[arg-type]
 
     async def run() -> None:
-        async with screen.run_test(size=(120, 30)) as pilot:
+        async with screen.run_test(size=size) as pilot:
             await shown(pilot, lambda: len(rows(pilot, "#nodes")) == 3)
             await test(pilot, snapshots)
 
@@ -106,9 +160,9 @@ def test_nodes_and_links_have_all_their_figures() -> None:
         assert rows(pilot, "#nodes")[1] == (
             ["camera", "Running", "7", "1.0%", "3.0 MB", "0", "50.0/s", "1.5 kB/s", "2", "-"]
         )
-        assert rows(pilot, "#links") == [
-            ["camera/image -> sink/image", "50.0/s", "1.5 kB/s", "2/5", "0", "-", "-"],
-            ["camera/image -> arm/x", "50.0/s", "1.5 kB/s", "2/5", "1,200 (+2.0/s)", "-", "-"],
+        assert [[cell.strip() for cell in row] for row in rows(pilot, "#links")] == [
+            ["camera/image -> sink/image", "50.0/s", "█", "1.5 kB/s", "2/5", "0"],
+            ["camera/image -> arm/x", "50.0/s", "█", "1.5 kB/s", "2/5", "1,200 (+2.0/s)"],
         ]
         assert title(pilot) == "dora top: arm   3 nodes, 2 links, sorted by name"
 
@@ -171,12 +225,208 @@ def test_an_interrupt_reaches_the_command() -> None:
     assert isinstance(on_screen(test).fault, KeyboardInterrupt)
 
 
-def test_the_screen_ends_with_the_dataflows() -> None:
+def line(pilot: Pilot[str]) -> str:
+    """Return the line at the bottom that waits for a key; "" if there is none."""
+    found = pilot.app.screen.query("#line")
+    return str(found.first(Static).content) if found else ""
+
+
+def message(pilot: Pilot[str]) -> Static:
+    return pilot.app.screen_stack[0].query_one("#message", Static)
+
+
+def log(pilot: Pilot[str]) -> list[str]:
+    return [strip.text.rstrip() for strip in pilot.app.query_one("#log", RichLog).lines]
+
+
+def entry(node: str, text: str, **fields: Any) -> LogEntry:
+    return LogEntry(1_700_000_000_000_000_000, fields.pop("level", "info"), node, text, **fields)
+
+
+def test_how_the_dataflow_ended_stays_until_a_key() -> None:
+    commands = Commands()
+
+    async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
+        commands.entries = [
+            entry("arm", "exited with status 1 (first failure)", stream="daemon", fields={"cause": "first"})
+        ]
+        snapshots.ended = True
+        await shown(pilot, lambda: line(pilot) != "")
+        assert line(pilot) == "dataflow `arm` failed: node `arm` exited with status 1 (any key leaves)"
+        assert pilot.app.return_value is None
+        await pilot.press("x")
+
+    assert on_screen(test, commands=commands).return_value == (
+        "dataflow `arm` failed: node `arm` exited with status 1"
+    )
+
+
+def test_a_dataflow_that_ends_well() -> None:
     async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
         snapshots.ended = True
-        await shown(pilot, lambda: pilot.app.return_value is not None)
+        await shown(pilot, lambda: line(pilot) != "")
+        await pilot.press("q")
 
-    assert on_screen(test).return_value == "ended"
+    assert on_screen(test).return_value == "dataflow `arm` has ended"
+
+
+@pytest.mark.parametrize(
+    ("key", "question", "call"),
+    [
+        ("R", "restart node `camera`?", ("restart", "d", "camera")),
+        ("s", "stop node `camera`?", ("stop", "d", "camera")),
+        ("S", "stop dataflow `arm` with all its nodes?", ("stop dataflow", "d")),
+    ],
+)
+def test_a_command_is_carried_out_once_it_is_confirmed(
+    key: str, question: str, call: tuple[str, ...]
+) -> None:
+    commands = Commands()
+
+    async def test(pilot: Pilot[str], _: Snapshots) -> None:
+        await pilot.press("j", key, "n")
+        assert commands.called == [] and line(pilot) == ""
+        await pilot.press(key)
+        assert line(pilot) == f"{question} y: yes, any other key: no"
+        await pilot.press("y")
+        await shown(pilot, lambda: str(message(pilot).content) == f"done: {' '.join(call)}")
+        assert commands.called == [call]
+
+    on_screen(test, commands=commands)
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [(DoraError("the node has ended"), "the node has ended"), (TimeoutError(), "no answer came in time")],
+)
+def test_a_refused_command_is_a_line_on_the_screen(fault: Exception, text: str) -> None:
+    commands = Commands()
+    commands.fault = fault
+
+    async def test(pilot: Pilot[str], _: Snapshots) -> None:
+        await pilot.press("R", "y")
+        await shown(pilot, lambda: str(message(pilot).content) == text)
+        assert message(pilot).display
+
+    assert on_screen(test, commands=commands).fault is None
+
+
+def test_the_messages_of_an_output_are_shown_until_escape() -> None:
+    commands = Commands()
+
+    def text(pilot: Pilot[str]) -> str:
+        return str(pilot.app.query_one("#output Static", Static).content)
+
+    async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
+        await pilot.press("o")  # of the arm, which has none
+        assert str(message(pilot).content) == "this node has no output"
+        outputs = [OutputView("image", 0), OutputView("lines", 1, text=True), OutputView("count", 2)]
+        snapshots.nodes[0] = node("camera", 1.0, 3e6, outputs=outputs)
+        await pilot.press("r", "j")
+        await pilot.press("o")
+        await shown(pilot, lambda: text(pilot) == "camera/image data=[2]")
+        assert pilot.app.query_one("#output").display and not pilot.app.query_one("#log").display
+        await pilot.press("o")
+        await shown(pilot, lambda: text(pilot) == "camera/count data=[2]")
+        await pilot.press("escape")
+        await shown(pilot, lambda: ("closed", "camera/count") in commands.called)
+        assert pilot.app.query_one("#log").display and not pilot.app.query_one("#output").display
+        await pilot.press("tab", "o")  # of a link
+        await shown(pilot, lambda: text(pilot) == "camera/image data=[2]")
+
+    on_screen(test, commands=commands)
+    assert ("closed", "camera/image") in commands.called
+
+
+def test_an_output_that_cannot_be_observed_is_a_line_on_the_screen() -> None:
+    commands = Commands()
+    commands.fault = DoraError("it is generated inside each node")
+
+    async def test(pilot: Pilot[str], _: Snapshots) -> None:
+        await pilot.press("tab", "o")
+        await shown(pilot, lambda: "generated inside" in str(message(pilot).content))
+        await shown(pilot, lambda: not pilot.app.query_one("#output").display)
+
+    on_screen(test, commands=commands)
+
+
+def test_the_log_is_that_of_all_nodes_or_of_the_selected_one() -> None:
+    commands = Commands()
+    commands.entries = [entry("camera", f"opened {TITLE}"), entry("sink", "[b]broke[/b]", level="error")]
+
+    async def test(pilot: Pilot[str], _: Snapshots) -> None:
+        await shown(pilot, lambda: len(log(pilot)) == 2)
+        assert log(pilot)[0].endswith("INFO camera: opened \\u001b]0;owned\\u0007")
+        assert log(pilot)[1].endswith("ERROR sink: [b]broke[/b]")
+        segment = pilot.app.query_one("#log", RichLog).lines[1]._segments[0]
+        assert segment.style is not None and segment.style.color is not None
+        assert segment.style.color.name == "red"
+        await pilot.press("j", "l")
+        await shown(pilot, lambda: len(log(pilot)) == 1)
+        commands.entries = [entry("sink", "again"), entry("camera", "closed")]
+        await shown(pilot, lambda: len(log(pilot)) == 2)
+        assert log(pilot)[1].endswith("camera: closed")
+        await pilot.press("l")
+        await shown(pilot, lambda: len(log(pilot)) == 4)
+
+    on_screen(test, commands=commands)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 50)])
+def test_all_parts_are_on_a_screen_of_any_size(size: tuple[int, int]) -> None:
+    async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
+        snapshots.nodes = [node(f"node{number}", 1.0, 1.0) for number in range(40)]
+        snapshots.links = [link(f"node{number}/x") for number in range(40)]
+        await shown(pilot, lambda: len(rows(pilot, "#links")) == 40)
+        await pilot.press("question_mark")
+        assert "restart the selected node" in line(pilot)
+        await pilot.press("x")
+        await pilot.pause()
+        heights = {name: pilot.app.query_one(name).region.height for name in ("#nodes", "#links", "#log")}
+        assert min(heights.values()) >= 4, heights
+        assert pilot.app.query_one("#log").region.bottom <= size[1] - 1
+
+    on_screen(test, size=size)
+
+
+def test_trouble_has_a_colour() -> None:
+    _, shown_nodes = node_table(
+        [node(status, 1.0, 1.0, status=status) for status in ("Running", "Failed", "Restarting")]
+    )
+    assert [str(row[1].style) for row in shown_nodes] == ["", "bold red", "bold red"]
+    assert [
+        str(link_row(item)[4].style) for item in (link("a/x", dropped=3), link("a/x", dropping_hz=2.0))
+    ] == (["", "bold yellow"])
+
+
+def test_a_link_is_stuck_if_messages_wait_and_none_is_taken() -> None:
+    history = LinkHistory()
+    history.add(link("a/x"), 100.0)
+    history.add(link("a/x", hz=0.0), 103.0)
+    assert history.stuck_s(104.9) == 0.0
+    history.add(link("a/x", hz=0.0), 107.0)
+    assert history.stuck_s(107.0) == 7.0
+    assert str(link_row(link("a/x", hz=0.0), 7.0)[1]) == "stuck 7 s"
+    history.add(link("a/x", hz=0.0, waiting=0), 108.0)
+    assert history.stuck_s(108.0) == 0.0
+
+
+def test_a_link_shows_its_last_minute() -> None:
+    assert doctest.testmod(top_tables).failed == 0
+    history = LinkHistory()
+    for second in range(120):
+        latency = (1.0 + second, 2.0) if second >= 100 else None
+        history.add(link("a/x", hz=0.0 if second < 90 else 50.0, latency_ms=latency), float(second))
+    assert history.rates(12, 119.0) == "      ██████"
+    assert history.latencies(12, 119.0) == "        ▇▇██"
+
+
+def test_latencies_are_columns_where_they_are_measured() -> None:
+    history = LinkHistory()
+    head, _ = link_table([(link("a/x"), history)], 12)
+    assert "99 %" not in head
+    head, _ = link_table([(link("a/x", latency_ms=(0.2, 1.0)), history)], 12)
+    assert head[-3:] == ("WAITS", "99 %", "LAST MINUTE")
 
 
 def test_an_error_of_a_measurement_ends_the_screen() -> None:

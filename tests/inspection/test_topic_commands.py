@@ -490,6 +490,26 @@ def test_top_on_a_terminal(running: Running, errors_to_terminal: bool) -> None:
         assert screen.end() == 0
 
 
+def test_the_keys_of_top_change_a_running_dataflow(running: Running) -> None:
+    running()
+    with Screen(running) as screen:
+        screen.wait_for("camera/image -> sink/image")
+        for keys, answers in [
+            (b"o", ["output camera/image (Esc closes)", "data=["]),
+            (b"\x1b", ["log of all nodes"]),
+            (b"R", ["restart node `camera`?"]),
+            (b"y", ["node `camera` is restarted", "--- restart 1 ---"]),  # the second is in the log
+            (b"S", ["stop dataflow `arm`"]),
+            (b"y", ["has ended (any key leaves)"]),
+        ]:
+            screen.shown = ""
+            os.write(screen.ours, keys)
+            for answer in answers:
+                screen.wait_for(answer)
+        os.write(screen.ours, b"x")
+        assert screen.end() == 0
+
+
 def test_a_terminated_top_gives_the_terminal_back(running: Running) -> None:
     running()
     with Screen(running) as screen:

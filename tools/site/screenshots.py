@@ -31,8 +31,8 @@ PICTURES: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
     "dashboard-phone": ((390, 844), "light"),
 }
 TOP = "dora-top"
-TOP_SIZE = (98, 12)  # columns and rows
-TOP_TIME = 6.0  # seconds until the figures of a start are gone
+TOP_SIZE = (124, 22)  # columns and rows
+TOP_TIME = 62.0  # seconds until the bars of the last minute are complete
 MINUTE = 62_000  # milliseconds until the curves of the last minute are complete
 LARGEST = 300_000  # bytes
 
@@ -58,11 +58,12 @@ def take(browser: Browser, address: str, name: str, wait: int) -> None:
 def take_top() -> None:
     from dora.cli.running import find_running
     from dora.cli.snapshots import snapshots_of
+    from dora.cli.top_commands import TopCommands
     from dora.cli.top_screen import TopScreen
 
     async def look() -> str:
         with snapshots_of([find_running(None)], 1.0, latency=True) as snapshots:
-            screen = TopScreen(snapshots, 1.0)
+            screen = TopScreen(snapshots, TopCommands(), 1.0)
             async with screen.run_test(size=TOP_SIZE) as pilot:
                 await pilot.pause(TOP_TIME)
                 return screen.export_screenshot(title="dora top --latency")

@@ -7,7 +7,7 @@ or the one that the environment names.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from dora.cli.coordinator import choose_dataflow, coordinator_client
@@ -16,14 +16,18 @@ from dora.daemon.client import DaemonClient, name_of
 from dora.daemon.progress import merged
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
-from dora.wire.daemon_protocol import Answer, GetProgress, Inspection, RunProgress
+from dora.wire.daemon_protocol import Answer, Done, GetProgress, Inspection, Interrupt, RunProgress
 from dora.wire.daemon_protocol import Inspect as AskInspection
+from dora.wire.operations import RestartOperation, StopOperation
 
 if TYPE_CHECKING:
     from dora.cluster.client import Client
     from dora.cluster.protocol import DataflowView
     from dora.cluster.remote_observer import ObserverConnection
+    from dora.observe.observer import Observation
+    from dora.observe.queries import TopicQuery
     from dora.observe.remote.protocol import Question
+    from dora.observe.topics import Topic
 
 LONGEST_WAIT: Final = 86_400.0 * 3  # seconds; longer than the longest grace
 
@@ -82,6 +86,46 @@ class RunningDataflow:
             return self.run.ask(question)
         session = self.session(self.machine_of(node_id))
         return session.ask(question) if timeout is None else session.ask(question, timeout)
+
+    def restart_node(self, node_id: str, grace: float | None = None) -> None:
+        """Restart the process of a node; raises `DoraError`."""
+        self.ask(node_id, RestartOperation(node_id, grace), timeout=LONGEST_WAIT)
+
+    def stop_node(self, node_id: str, grace: float | None = None) -> bool:
+        """Stop a node and wait until it has ended; return False if it had ended already."""
+        answer = self.ask(node_id, StopOperation(node_id, grace), timeout=LONGEST_WAIT)
+        assert isinstance(answer, Done)
+        return answer.running
+
+    def stop(self) -> None:
+        """Begin to stop the dataflow, and return at once; raises `DoraError`."""
+        if self.run is not None and not self.inspection.coordinator:
+            self.run.ask(Interrupt())
+            return
+        if self._client is None:
+            self._client = coordinator_client(self.inspection.coordinator)
+        self._client.stop(self.dataflow_id, None, False)
+
+    def observe(
+        self,
+        topics: Sequence[Topic],
+        make_query: Callable[[list[str]], TopicQuery],
+        duration: float | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Observation:
+        """Run a query on topics, in this process or on their machines; ``make_query`` gets their names."""
+        if self.run is not None and self.are_local(topic.node_id for topic in topics):
+            from dora.observe.observer import Observer
+
+            query = make_query([topic.name for topic in topics])
+            return Observer(self.run, query, duration=duration, enough=enough)
+        from dora.cluster.remote_observer import RemoteObserver
+
+        names: dict[str, list[str]] = {}
+        for topic in topics:
+            names.setdefault(self.machine_of(topic.node_id), []).append(topic.name)
+        sessions = self.sessions(topic.node_id for topic in topics)
+        return RemoteObserver(sessions, lambda machine: make_query(names[machine]), duration, enough)
 
     def progress(self) -> RunProgress:
         """Return how far the dataflow is, on all machines; raises `DoraError`, and ``TimeoutError``."""

@@ -224,11 +224,10 @@ def restart(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Works with any `restart_policy`, and for a node that has ended.
     """
-    from dora.cli.running import LONGEST_WAIT, find_running
-    from dora.wire.operations import RestartOperation
+    from dora.cli.running import find_running
 
     with find_running(dataflow, name) as running:
-        running.ask(name, RestartOperation(name, grace), timeout=LONGEST_WAIT)
+        running.restart_node(name, grace)
     click.echo(f"Node `{name}` restart initiated")
 
 
@@ -241,14 +240,11 @@ def stop(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Its receivers get INPUT_CLOSED.
     """
-    from dora.cli.running import LONGEST_WAIT, find_running
-    from dora.wire.daemon_protocol import Done
-    from dora.wire.operations import StopOperation
+    from dora.cli.running import find_running
 
     with find_running(dataflow, name) as running:
-        answer = running.ask(name, StopOperation(name, grace), timeout=LONGEST_WAIT)
-    assert isinstance(answer, Done)
-    click.echo(f"Node `{name}` {'stopped' if answer.running else 'had ended already'}")
+        stopped = running.stop_node(name, grace)
+    click.echo(f"Node `{name}` {'stopped' if stopped else 'had ended already'}")
 
 
 @node.command("list")

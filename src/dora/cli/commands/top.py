@@ -46,8 +46,9 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
     """Watch nodes and links: load, rates, queues, losses.
 
     Of all running dataflows, or of one. A link is `silent`, and an input is among the `broken_inputs` of
-    the JSON, if its `input_timeout` has passed. Keys: q or Esc quits, j and k or the arrows move, n, c and
-    m sort by name, CPU and memory, r refreshes, Tab changes between nodes and links.
+    the JSON, if its `input_timeout` has passed; it is `stuck` if messages have waited for 5 s and none was
+    taken. Keys: o shows the messages of an output, l the log of one node, R restarts a node, s stops it, S
+    stops its dataflow, q quits, ? lists the others.
     """
     from dora.cli.running import find_all_running, find_running
     from dora.cli.snapshots import snapshots_of
@@ -72,9 +73,10 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
                 )
             )
             return
+        from dora.cli.top_commands import TopCommands
         from dora.cli.top_screen import show
 
-        show(snapshots, interval)
+        show(snapshots, TopCommands(), interval)
 
 
 @click.group(cls=CommandGroup)

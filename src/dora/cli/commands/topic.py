@@ -132,29 +132,14 @@ def observing(
     priority below that of the nodes, unless the query is ``brief``. At the end, standard error says what
     was missed and whether the dataflow has ended. Raises `DoraError` if a query ended too early.
     """
-    observation: Observation
     if running.run is not None and running.are_local(topic.node_id for topic in topics):
-        from dora.observe.observer import Observer
         from dora.wire.decode import warm_up
 
         _ignore_ctrl_z(running.inspection.engine)
         warm_up()  # at full priority: on a busy machine it would take a minute
         if not (brief or (duration is not None and duration <= _BRIEF)):
             lower_priority()
-        query = make_query([topic.name for topic in topics])
-        observation = Observer(running.run, query, duration=duration, enough=enough)
-    else:
-        from dora.cluster.remote_observer import RemoteObserver
-
-        names: dict[str, list[str]] = {}
-        for topic in topics:
-            names.setdefault(running.machine_of(topic.node_id), []).append(topic.name)
-        observation = RemoteObserver(
-            running.sessions(topic.node_id for topic in topics),
-            lambda machine: make_query(names[machine]),
-            duration,
-            enough,
-        )
+    observation = running.observe(topics, make_query, duration, enough)
     try:
         yield observation
     except KeyboardInterrupt:

@@ -1,0 +1,177 @@
+"""Tables of ``dora top``: the rows of nodes and links, and the last minute of a link as a sparkline."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from rich.text import Text
+
+from dora.daemon.logs.terminal import visible
+from dora.observe.formatting import bandwidth, megabytes
+from dora.observe.rates import LinkRate
+from dora.observe.snapshot import NodeSnapshot
+
+MINUTE: Final = 60.0  # seconds that a sparkline shows
+STUCK: Final = 5.0  # seconds without a message taken, while some wait, until a link counts as stuck
+NAMES: Final = {"NODE", "STATUS", "MACHINE", "LINK", "LAST MINUTE"}  # columns that are no figures
+
+_NODE_HEAD: Final = (
+    *("NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "SENT", "BANDWIDTH", "WAITING", "QUIET"),
+)
+_BARS: Final = "▁▂▃▄▅▆▇█"
+_IN_TROUBLE: Final = {"Failed", "Restarting"}
+
+Table = tuple[Sequence[str], list[tuple[Text, ...]]]
+
+
+class _Sample(msgspec.Struct, frozen=True):
+    seconds: float  # monotonic
+    hz: float
+    latency_ms: float | None  # the median
+
+
+class LinkHistory:
+    """The last minute of one link."""
+
+    def __init__(self) -> None:
+        self._samples: deque[_Sample] = deque()
+        self._moved: float | None = None  # when a message was last taken, or none waited
+
+    def add(self, rate: LinkRate, now: float) -> None:
+        """Add a measurement; ``now`` in monotonic seconds."""
+        latency = None if rate.latency_ms is None else rate.latency_ms[0]
+        self._samples.append(_Sample(now, rate.hz, latency))
+        while self._samples[0].seconds < now - 2 * MINUTE:
+            self._samples.popleft()
+        if rate.hz or not rate.waiting or self._moved is None:
+            self._moved = now
+
+    def stuck_s(self, now: float) -> float:
+        """Return for how long messages have waited while none was taken; 0 for less than `STUCK`."""
+        waited = 0.0 if self._moved is None else now - self._moved
+        return waited if waited >= STUCK else 0.0
+
+    def rates(self, width: int, now: float) -> str:
+        """Return the rates of the last minute as so many characters."""
+        return sparkline([(sample.seconds, sample.hz) for sample in self._samples], width, now)
+
+    def latencies(self, width: int, now: float) -> str:
+        """Return the median latencies of the last minute as so many characters."""
+        known = [
+            (sample.seconds, sample.latency_ms) for sample in self._samples if sample.latency_ms is not None
+        ]
+        return sparkline(known, width, now)
+
+
+def sparkline(samples: Sequence[tuple[float, float]], width: int, now: float) -> str:
+    """Return values of the last minute as bars, of which the tallest is the largest value.
+
+    ``samples`` are times and values, oldest first. A bar is the mean of its time, a ``width``-th of the
+    minute; without a sample it is like the one before. Blank: 0, or earlier than the first sample.
+
+    >>> sparkline([(0.0, 1.0), (15.0, 4.0), (31.0, 0.0), (46.0, 8.0)], 4, 59.0)
+    '▂▅ █'
+    """
+    step = MINUTE / width
+    last = int(now / step)  # bars begin at fixed times, so that they do not flicker
+    bars: dict[int, list[float]] = {}
+    for seconds, value in samples:
+        bars.setdefault(int(seconds / step), []).append(value)
+    means: list[float | None] = []
+    before: float | None = None
+    for index in range(min(bars, default=last), last + 1):
+        values = bars.get(index)
+        before = sum(values) / len(values) if values else before
+        means.append(before)
+    shown = means[-width:]
+    top = max((value for value in shown if value is not None), default=0.0)
+    return "".join(_bar(value, top) for value in shown).rjust(width)
+
+
+def _bar(value: float | None, top: float) -> str:
+    if not value or not top:
+        return " "
+    return _BARS[min(len(_BARS) - 1, int(value / top * (len(_BARS) - 1) + 0.5))]
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Return text of others, which may not control the terminal, with a style."""
+    return Text(visible(text), style)
+
+
+def without(table: Table, *columns: str) -> Table:
+    """Return a table without the columns of these names, for a narrow screen."""
+    head, rows = table
+    kept = [index for index, name in enumerate(head) if name not in columns]
+    return [head[index] for index in kept], [tuple(row[index] for index in kept) for row in rows]
+
+
+def node_table(nodes: Sequence[NodeSnapshot]) -> Table:
+    """Return the names of the columns, and a row for each node."""
+    several = len({item.dataflow_id for item in nodes}) > 1
+    rows = [_node_row(item, several) for item in nodes]
+    if not any(item.node.machine for item in nodes):
+        return _NODE_HEAD, rows
+    return (*_NODE_HEAD[:2], "MACHINE", *_NODE_HEAD[2:]), [
+        (*row[:2], cell(item.node.machine or "-"), *row[2:]) for row, item in zip(rows, nodes, strict=True)
+    ]
+
+
+def _node_row(item: NodeSnapshot, several: bool) -> tuple[Text, ...]:
+    view, load = item.node, item.load
+    return (
+        cell(f"{item.dataflow}: {view.id}" if several else view.id),
+        cell(view.status, "bold red" if view.status in _IN_TROUBLE else ""),
+        cell("-" if view.pid is None else str(view.pid)),
+        cell("-" if load is None else f"{load.cpu_percent:.1f}%"),
+        cell("-" if load is None else megabytes(load.memory)),
+        cell(str(view.restarts), "yellow" if view.restarts else ""),
+        cell(f"{item.sent_hz:.1f}/s"),
+        cell(bandwidth(item.bytes_per_second)),
+        cell(str(item.waiting)),
+        cell("-" if item.quiet_s is None else f"{item.quiet_s:.1f} s"),
+    )
+
+
+def link_table(links: Sequence[tuple[LinkRate, LinkHistory]], width: int) -> Table:
+    """Return the names of the columns, and a row for each link; ``width`` is that of a sparkline.
+
+    The columns of latencies are there if any link has one.
+    """
+    now = time.monotonic()
+    rows = []
+    measured = any(
+        rate.latency_ms is not None or history.latencies(1, now).strip() for rate, history in links
+    )
+    for rate, history in links:
+        row = [*link_row(rate, history.stuck_s(now))]
+        row.insert(2, cell(history.rates(width, now), "cyan"))
+        if measured:
+            row.append(cell(history.latencies(width, now), "cyan"))
+        else:
+            del row[-2:]
+        rows.append(tuple(row))
+    head = ("LINK", "RATE", "LAST MINUTE", "BANDWIDTH", "QUEUE", "DROPPED")
+    return (*head, "WAITS", "99 %", "LAST MINUTE") if measured else head, rows
+
+
+def link_row(rate: LinkRate, stuck_s: float = 0.0) -> tuple[Text, ...]:
+    """Return the row of a link, without sparklines; ``stuck_s`` as of `LinkHistory`."""
+    link = rate.link
+    dropping = f" (+{rate.dropping_hz:.1f}/s)" if rate.dropping_hz else ""
+    waits = ("-", "-") if rate.latency_ms is None else (f"{value:.1f} ms" for value in rate.latency_ms)
+    hz = cell(f"{rate.hz:.1f}/s")
+    if rate.silent or stuck_s:
+        hz = cell("silent" if rate.silent else f"stuck {stuck_s:.0f} s", "bold red")
+    return (
+        cell(f"{link.producer} -> {link.consumer}"),
+        hz,
+        cell("-" if rate.bytes_per_second is None else bandwidth(rate.bytes_per_second)),
+        cell("-" if rate.waiting is None else f"{rate.waiting}/{link.queue_size}"),
+        cell(f"{rate.dropped:,}{dropping}", "bold yellow" if dropping else ""),
+        *(cell(text) for text in waits),
+    )
