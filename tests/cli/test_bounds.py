@@ -245,11 +245,11 @@ def test_numbers_without_sense_are_refused(
 @pytest.mark.parametrize(
     ("name", "value", "arguments"),
     [
-        ("DORA_SPIN_US", "x", ["run", "ok.yml"]),
-        ("DORA_SPIN_US", "nan", ["run", "ok.yml"]),
-        ("DORA_SPIN_US", MANY, ["run", "ok.yml"]),
-        ("DORA_ENGINE", "x", ["run", "ok.yml"]),
-        ("DORA_FINISH_DRAIN_GRACE_SECS", "1e300", ["run", "ok.yml"]),
+        ("DORA_SPIN_US", "x", ["run", "--no-preload", "ok.yml"]),
+        ("DORA_SPIN_US", "nan", ["run", "--no-preload", "ok.yml"]),
+        ("DORA_SPIN_US", MANY, ["run", "--no-preload", "ok.yml"]),
+        ("DORA_ENGINE", "x", ["run", "--no-preload", "ok.yml"]),
+        ("DORA_FINISH_DRAIN_GRACE_SECS", "1e300", ["run", "--no-preload", "ok.yml"]),
         ("DORA_UNREACHABLE_AFTER", "x", ["coordinator"]),
         ("DORA_UNREACHABLE_AFTER", "nan", ["coordinator"]),
     ],

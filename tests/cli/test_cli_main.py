@@ -154,6 +154,7 @@ def test_environment_variables_are_checked_like_options(run, monkeypatch):
     assert "unknown log level `loud`" in err and "DORA_LOG_LEVEL" in err
 
 
+@pytest.mark.processes
 def test_a_file_that_does_not_exist(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command in ("run", "build", "validate"):
@@ -162,6 +163,7 @@ def test_a_file_that_does_not_exist(run, tmp_path, monkeypatch):
         assert err == "error: there is no file `nope.yml`\n"
 
 
+@pytest.mark.processes
 def test_all_problems_of_a_file_are_shown_with_their_lines(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("dataflow.yml").write_text(
@@ -217,6 +219,7 @@ def test_errors_are_one_sentence_unless_debugging(run, monkeypatch):
         run("validate", "a.yml")
 
 
+@pytest.mark.processes
 def test_a_deleted_current_folder_is_reported(run, monkeypatch, tmp_path):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

@@ -91,7 +91,7 @@ def test_a_dataflow_fails_if_coordinator_and_daemon_are_killed(system: System) -
 
 def test_a_killed_run_is_reported(system: System) -> None:
     system.dora("up")
-    run = system.start(system.dataflow("arm", a=FOREVER))
+    run = system.start(system.dataflow("arm", a=FOREVER), "--no-preload")  # so its parent is the worker
     other = system.start(system.dataflow("leg", a=FOREVER))
     pids = system.node_pids(run)
     parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
@@ -354,7 +354,7 @@ def test_a_running_dataflow_survives_a_lost_store(system: System) -> None:
 
 def test_a_run_that_hangs_can_be_killed(system: System) -> None:
     system.dora("up")
-    run = system.start(system.dataflow("arm", a=FOREVER))
+    run = system.start(system.dataflow("arm", a=FOREVER), "--no-preload")  # so its parent is the worker
     pids = system.node_pids(run)
     parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGSTOP)

@@ -68,7 +68,11 @@ def test_a_build_beyond_the_timeout_fails(system: System, monkeypatch: pytest.Mo
     assert reason in told
     assert reason in system.dora("logs", "slow")
     daemon = psutil.Process(system.daemon())
-    wait_until(lambda: not daemon.children(recursive=True), "the end of what was building")
+    kept = {template.pid for template in system.client.templates()}
+    wait_until(
+        lambda: {child.pid for child in daemon.children(recursive=True)} <= kept,
+        "the end of what was building",
+    )
 
 
 def test_nodes_that_start_too_slowly_fail_the_dataflow(
