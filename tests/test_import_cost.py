@@ -78,6 +78,7 @@ def test_only_a_node_with_messages_makes_arrow_import_pandas(sends: bool, tmp_pa
 def test_the_command_line_does_not_pay_for_arrow() -> None:
     loaded = loaded_by("import dora.cli.main")
     assert not loaded.intersection({"numpy", "pyarrow", "iceoryx2", "zenoh", "dora.node.node", *SCREEN})
+    assert not any(name.startswith("dora.daemon") for name in loaded)
 
 
 @pytest.mark.usefixtures("runtime_root")

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora._version import INTERFACE, __implementation__
-from dora.daemon.logs.diagnostics import VARIABLE, configure
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -266,6 +265,8 @@ def _print_error(message: str) -> None:
 
 def configure_diagnostics(directives: str) -> None:
     """Log to standard error as ``RUST_LOG`` says; print a warning for each directive that is not valid."""
+    from dora.daemon.logs.diagnostics import VARIABLE, configure
+
     for fault in configure(directives):
         click.echo(f"warning: {VARIABLE}: {fault}", err=True)
 
