@@ -325,6 +325,7 @@ def test_the_messages_of_an_output_are_shown_until_escape() -> None:
         await pilot.press("r", "j")
         await pilot.press("o")
         await shown(pilot, lambda: text(pilot) == "camera/image data=[2]")
+        assert not message(pilot).display
         assert pilot.app.query_one("#output").display and not pilot.app.query_one("#log").display
         await pilot.press("o")
         await shown(pilot, lambda: text(pilot) == "camera/count data=[2]")

@@ -31,8 +31,9 @@ PICTURES: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
     "dashboard-phone": ((390, 844), "light"),
 }
 TOP = "dora-top"
-TOP_SIZE = (124, 22)  # columns and rows
+TOP_SIZE = (124, 16)  # columns and rows
 TOP_TIME = 62.0  # seconds until the bars of the last minute are complete
+TOP_LOOK = 2.0  # seconds until there is a message
 MINUTE = 62_000  # milliseconds until the curves of the last minute are complete
 LARGEST = 300_000  # bytes
 
@@ -66,6 +67,8 @@ def take_top() -> None:
             screen = TopScreen(snapshots, TopCommands(), 1.0)
             async with screen.run_test(size=TOP_SIZE) as pilot:
                 await pilot.pause(TOP_TIME)
+                await pilot.press("j", "o")  # the messages of the second node
+                await pilot.pause(TOP_LOOK)
                 return screen.export_screenshot(title="dora top --latency")
 
     text = asyncio.run(look())

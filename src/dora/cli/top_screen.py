@@ -374,6 +374,7 @@ class TopScreen(App[str]):
         if not topics:
             self._say("this node has no output", _TROUBLE)
             return
+        self._say("")
         follower = topics.index(self._output) + 1 if self._output in topics else 0
         self._output = topics[follower % len(topics)]
         self._output_text.update("waiting for a message")
@@ -449,6 +450,7 @@ class TopScreen(App[str]):
                 self._say(question.replace("?", " …"))
                 self._in_thread(command, self._say)
 
+        self._say("")
         self.push_screen(_Line(f"{question} y: yes, any other key: no"), answered)
 
     def _in_thread(self, call: Callable[[], _Result], then: Callable[[_Result], None]) -> None:
