@@ -76,6 +76,7 @@ class Commands:
     def __init__(self) -> None:
         self.called: list[tuple[str, ...]] = []
         self.fault: Exception | None = None
+        self.log_fault: Exception | None = None
         self.entries: list[LogEntry] = []
         self.messages = ["data=[1]", "data=[2]"]
 
@@ -104,6 +105,8 @@ class Commands:
         self.called.append(("closed", topic))
 
     def log_entries(self, _dataflow_id: str) -> list[LogEntry]:
+        if self.log_fault is not None:
+            raise self.log_fault
         entries, self.entries = self.entries, []
         return entries
 
@@ -268,6 +271,20 @@ def test_a_dataflow_that_ends_well() -> None:
         await pilot.press("q")
 
     assert on_screen(test).return_value == "dataflow `arm` has ended"
+
+
+def test_a_log_that_cannot_be_read_is_a_line_on_the_screen_which_still_says_the_end() -> None:
+    commands = Commands()
+    commands.log_fault = DoraError("there are no log files")
+
+    async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
+        text = "the log cannot be read: there are no log files"
+        await shown(pilot, lambda: str(message(pilot).content) == text)
+        snapshots.ended = True
+        await shown(pilot, lambda: line(pilot) == "dataflow `arm` has ended (any key leaves)")
+        await pilot.press("x")
+
+    on_screen(test, commands=commands)
 
 
 @pytest.mark.parametrize(

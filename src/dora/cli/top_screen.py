@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from rich.text import Text
@@ -304,9 +305,12 @@ class TopScreen(App[str]):
         """Say how dataflows ended; after the last one, stay until a key is pressed."""
 
         def ask() -> list[str]:
+            failures = dict.fromkeys(dataflow_ids, "")
             for dataflow_id in dataflow_ids:
-                self._take_entries(dataflow_id)
-            return [self._commands.failure(dataflow_id) for dataflow_id in dataflow_ids]
+                with suppress(*_FAULTS):  # of a log that is gone; the line at the end is shown without it
+                    self._take_entries(dataflow_id)
+                    failures[dataflow_id] = self._commands.failure(dataflow_id)
+            return list(failures.values())
 
         def answered(failures: list[str]) -> None:
             sentences = map(self._how_it_ended, dataflow_ids, failures)
