@@ -186,7 +186,9 @@ export class Live {
     const socket = new WebSocket(`${scheme}://${location.host}/dashboard/${encodeURIComponent(this.uuid)}/live`, ["dora", `page.${kept()}`]);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
+    let opened = false;
     socket.onopen = () => {
+      opened = true;
       this.lines = [];
       this.sent = "";
       this.looked.forEach((topic) => this.interrupted.add(topic));
@@ -204,7 +206,8 @@ export class Live {
         this.emit("connection");
         return;
       }
-      if (this.connection !== "ended") this.connection = "lost";
+      // An end whose outcome did not come, and then no server either: the run was killed.
+      if (this.connection !== "ended" || !opened) this.connection = "lost";
       this.emit("connection");
       setTimeout(() => this.closed || this.open(), RETRY);
     };

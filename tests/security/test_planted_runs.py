@@ -92,10 +92,10 @@ def test_a_node_does_not_register_with_the_daemon_of_another_user(heard: Path) -
     assert heard.read_text() == ""
 
 
-def test_a_dataflow_is_not_started_in_a_folder_of_another_user(heard: Path, tmp_path: Path) -> None:
-    flow = tmp_path / "flow.yml"
+def test_a_dataflow_is_not_started_in_a_folder_of_another_user(heard: Path, open_folder: Path) -> None:
+    flow = open_folder / "flow.yml"
     flow.write_text("nodes: [{id: a, path: a.py}]\n")
-    (tmp_path / "a.py").write_text("from dora import Node\nNode()\n")
+    (open_folder / "a.py").write_text("from dora import Node\nNode()\n")
     done = run(VICTIM, "-m", "dora", "run", str(flow), env=environment())
     assert done.returncode != 0
     assert f"cannot use {ROOT}" in done.stderr
