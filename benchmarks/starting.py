@@ -44,7 +44,7 @@ from benchmarks.statistics import median
 
 MARKERS = ("<!-- starting -->", "<!-- /starting -->")
 # The ways in which dora starts a node: title of the column, and options of `dora run` and `dora start`.
-WAYS: Mapping[str, tuple[str, ...]] = {"plain start": ("--no-preload",), "template": ()}
+WAYS: Mapping[str, tuple[str, ...]] = {"plain start": ("--no-preload",), "template": ("--preload",)}
 PLAIN, UPSTREAM = "plain start", "dora-rs 1.1.0"
 TOKEN = "of-this-benchmark-0123456789abcdef"
 RESTARTS = 5  # of one run

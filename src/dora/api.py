@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-import msgspec
-
 from dora.daemon.build.build import Built
 from dora.daemon.build.build import build as build_loaded
 from dora.daemon.load_dataflow import check_one_machine, load_dataflow, load_for_run
@@ -26,7 +24,6 @@ from dora.daemon.logs.entry import LogFilter, is_of_node, nodes_are_quiet, parse
 from dora.daemon.logs.formats import LOG_FORMATS
 from dora.daemon.options import BuildOptions, LocalRunOptions, check_spin_from_environment
 from dora.daemon.report import RunOutcome, failure_report, loss_report, shown_file
-from dora.daemon.run import template_for
 from dora.errors import DataflowFailed, DoraError
 
 if TYPE_CHECKING:
@@ -53,7 +50,7 @@ def run(
     engine: Engine | None = None,
     strict_outputs: bool = False,
     hot_reload: bool = False,
-    preload: bool = True,
+    preload: bool | None = None,
     log_level: LogLevel = "stdout",
     log_format: LogFormat = "pretty",
     on_log: Callable[[LogEntry], None] | None = None,
@@ -158,26 +155,21 @@ def run_to_end(
     ``on_daemon``, ``on_console`` and ``on_build`` as in `run_loaded`.
     Raises `DataflowError` and `BuildError`; failed nodes are in the result.
     """
-    template = template_for(options)  # it imports packages while the dataflow is loaded
-    try:
-        dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, uv=options.uv)
-        check_one_machine(dataflow)
-        return run_loaded(
-            dataflow,
-            msgspec.structs.replace(options, template=template),
-            display,
-            stream=stream,
-            lock=lock,
-            on_log=on_log,
-            on_warning=on_warning,
-            on_daemon=on_daemon,
-            on_dashboard=on_dashboard,
-            on_console=on_console,
-            on_build=on_build,
-        )
-    finally:
-        if template is not None:
-            template.close()
+    dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, uv=options.uv)
+    check_one_machine(dataflow)
+    return run_loaded(
+        dataflow,
+        options,
+        display,
+        stream=stream,
+        lock=lock,
+        on_log=on_log,
+        on_warning=on_warning,
+        on_daemon=on_daemon,
+        on_dashboard=on_dashboard,
+        on_console=on_console,
+        on_build=on_build,
+    )
 
 
 def run_loaded(

@@ -30,18 +30,17 @@ from waiting import TIMEOUT, wait_until
 import dora.dataflow
 from dora.daemon.build import own_wheel
 from dora.daemon.build.build import build_dataflow
-from dora.daemon.options import BuildOptions, RunOptions
+from dora.daemon.options import BuildOptions
 
 Way = Literal["template", "plain"]
 WAYS: tuple[Way, ...] = ("template", "plain")
 PATIENCE = 5 * TIMEOUT  # for seventy nodes at once
 RANDOM = "random: "  # begins the names of facts that have to differ between any two processes
 MARK = "TWO_WAYS"  # a variable of everything that runs
-HAS_TEMPLATE = "preload" in RunOptions.__struct_fields__
 
 
 def options_of(way: Way) -> list[str]:
-    return ["--no-preload"] if way == "plain" and HAS_TEMPLATE else []
+    return ["--no-preload" if way == "plain" else "--preload"]
 
 
 @dataclass

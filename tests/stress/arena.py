@@ -134,7 +134,8 @@ class Arena:
 
     def start(self, *arguments: str, command: str = "run") -> Running:
         """Start ``dora run``, or ``dora record``, as a user does."""
-        self._runs.append(Running(self, command, self.write(), arguments))
+        options = ("--preload", *arguments) if command == "run" else arguments
+        self._runs.append(Running(self, command, self.write(), options))
         return self._runs[-1]
 
     def run_ids(self) -> set[str]:

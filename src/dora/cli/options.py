@@ -93,9 +93,9 @@ shell_nodes_option = click.option(
 )
 
 preload_option = click.option(
-    "--no-preload",
-    is_flag=True,
-    help="Start a new Python for each node, not a copy of a process that has imported its packages.",
+    "--preload/--no-preload",
+    default=None,
+    help="Start nodes as copies of a process that has imported their packages [where it saves time].",
 )
 
 uv_option = click.option("--uv", is_flag=True, help="Build and run nodes with uv.")

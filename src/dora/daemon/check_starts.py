@@ -37,7 +37,7 @@ def find_starts(dataflow: Dataflow) -> Found:
 
     Nodes that cannot start at all are left out. Without a template, all nodes start plainly.
     """
-    template = open_template()
+    template = open_template(start=True)
     if template is None:
         return {node.id: Refused(_NO_TEMPLATE) for node in dataflow.nodes if not node.is_dynamic}
     loop = Loop()

@@ -12,7 +12,6 @@ from dora.errors import DoraError
 from dora.wire.node_config import TraceConfig
 
 if TYPE_CHECKING:
-    from dora.daemon.template.process import TemplateConnection
     from dora.dataflow.model import Dataflow
     from dora.dataflow.plan import Placement
 
@@ -43,7 +42,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     engine: Engine | None = None
     strict_outputs: bool = False
     trace: bool = False  # nodes write spans
-    preload: bool = True  # nodes are forked by a template process where that is possible
+    # Nodes are forked by a template process where that is possible; None: where that saves time.
+    preload: bool | None = None
 
 
 class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
@@ -62,7 +62,6 @@ class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
     join: Callable[[str, Dataflow], Placement] | None = None  # None: all nodes are on this machine
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
-    template: TemplateConnection | None = None  # one that was started early; None: the run starts its own
 
     @classmethod
     def of(cls, options: RunOptions, **others: Any) -> LocalRunOptions:

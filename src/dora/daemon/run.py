@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def run_dataflow(
     run.name = options.name
     daemon: Daemon | None = None
     close_router: Callable[[], None] | None = None
-    template = options.template or template_for(options)
+    template = template_for(dataflow, options)
     try:
         placement = Placement() if options.join is None else options.join(run.path, dataflow)
         endpoint = ""
@@ -81,7 +82,7 @@ def run_dataflow(
             try:
                 if close_router is not None:
                     close_router()
-                if template is not None and template is not options.template:
+                if template is not None:
                     template.close()
             finally:
                 run.remove()
@@ -90,13 +91,23 @@ def run_dataflow(
     return result
 
 
-def template_for(options: RunOptions) -> TemplateConnection | None:
+def template_for(dataflow: Dataflow, options: RunOptions) -> TemplateConnection | None:
     """Return a template process for the nodes of a run; None if it can, or shall, have none."""
-    if not options.preload:
+    if options.preload is False or not sys.platform.startswith("linux"):
         return None
     from dora.daemon.template.process import open_template
 
-    return open_template()
+    return open_template(start=options.preload or saves_time(dataflow))
+
+
+def saves_time(dataflow: Dataflow) -> bool:
+    """Return whether a run should start a template process of its own, where none is warm.
+
+    It has to import everything first, and meanwhile the cores of the machine start as many nodes plainly.
+    So it is for more nodes, and for those whose packages the dataflow names.
+    """
+    nodes = [n for n in dataflow.nodes if not (n.preload is None or n.is_dynamic or n.is_shell)]
+    return any(node.preload for node in nodes) or len(nodes) > (os.cpu_count() or 1)
 
 
 class _Interrupts:

@@ -439,7 +439,7 @@ def start(
     uv: bool,
     allow_shell_nodes: bool,
     trace: bool,
-    no_preload: bool,
+    preload: bool | None,
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
     progress: str,
@@ -477,7 +477,7 @@ def start(
         hot_reload=hot_reload,
         allow_shell_nodes=allow_shell_nodes,
         trace=trace,
-        preload=not no_preload,
+        preload=preload,
     )
     return start_and_wait(client, spec, attach, progress)
 

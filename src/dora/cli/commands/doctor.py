@@ -301,7 +301,13 @@ def _dataflow(path: str) -> Iterator[Finding]:
 def _starts(dataflow: Dataflow) -> Iterator[Finding]:
     """Show how each node starts: from the template process, or plainly and why."""
     from dora.daemon.check_starts import find_starts
+    from dora.daemon.run import saves_time
 
+    if not saves_time(dataflow):
+        text = (
+            "a template process saves time here after `dora up`, or with `dora run --preload` at restarts"
+        )
+        yield Finding("PASS", f"{text}: then nodes start as follows")
     for node, refused in find_starts(dataflow).items():
         if refused is None:
             yield Finding("PASS", f"node `{node}` starts from the template process")

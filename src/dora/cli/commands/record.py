@@ -87,9 +87,9 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
 @progress_option
 @click.option("--allow-shell-nodes", is_flag=True, help="With FILE: allow nodes with `path: shell`.")
 @click.option(
-    "--no-preload",
-    is_flag=True,
-    help="With FILE: start a new Python for each node, not a copy of a process with its packages.",
+    "--preload/--no-preload",
+    default=None,
+    help="With FILE: start nodes as copies of a process that has imported their packages, or never.",
 )
 @ignored_option("--proxy", is_flag=True, why="recording a running dataflow needs no proxy")
 @refused_option(
@@ -115,7 +115,7 @@ def record(
     exit_when_nodes_finish: bool | None,
     progress: str,
     allow_shell_nodes: bool,
-    no_preload: bool,
+    preload: bool | None,
 ) -> int:
     """Record the messages of a dataflow into an MCAP file.
 
@@ -158,7 +158,7 @@ def record(
         uv=uv,
         stop_after=stop_after,
         allow_shell_nodes=allow_shell_nodes,
-        preload=not no_preload,
+        preload=preload,
         tap_queue=queue_size or QUEUE_SIZE,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))

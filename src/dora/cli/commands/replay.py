@@ -126,7 +126,7 @@ def replay(
     progress: str,
     env: dict[str, str],
     allow_shell_nodes: bool,
-    no_preload: bool,
+    preload: bool | None,
 ) -> int:
     """Run a dataflow again with its recorded sources.
 
@@ -175,7 +175,7 @@ def replay(
             uv=uv,
             stop_after=stop_after,
             allow_shell_nodes=allow_shell_nodes,
-            preload=not no_preload,
+            preload=preload,
             tap_queue=QUEUE_SIZE if output is not None else 0,
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))

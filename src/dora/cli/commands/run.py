@@ -82,7 +82,7 @@ def run(
     strict_outputs: bool,
     hot_reload: bool,
     trace: bool,
-    no_preload: bool,
+    preload: bool | None,
     ui: bool,
     open_page: bool,
     progress: str,
@@ -104,7 +104,7 @@ def run(
         strict_outputs=strict_outputs,
         hot_reload=hot_reload,
         trace=trace,
-        preload=not no_preload,
+        preload=preload,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
     reporter = reporter_for(progress)

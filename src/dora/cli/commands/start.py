@@ -86,7 +86,7 @@ def start(
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
     trace: bool,
-    no_preload: bool,
+    preload: bool | None,
     progress: str,
     client: Client,
 ) -> int:
@@ -117,7 +117,7 @@ def start(
         engine=engine,
         strict_outputs=strict_outputs,
         trace=trace,
-        preload=not no_preload,
+        preload=preload,
     )
     return start_and_wait(client, spec, attach, progress)
 

@@ -87,19 +87,14 @@ class WarmTemplate:
         self.connection.close()
 
 
-def open_template() -> TemplateConnection | None:
-    """Return the warm template of the machine if there is one that fits, else a new one.
-
-    None if none can be started.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
+def open_template(*, start: bool) -> TemplateConnection | None:
+    """Return the warm template of the machine if there is one that fits, else with ``start`` a new one."""
     try:
         return WarmTemplate()
     except (OSError, DoraError):
         pass
     try:
-        return OwnTemplate()
+        return OwnTemplate() if start else None
     except OSError:
         return None
 

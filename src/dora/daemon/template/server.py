@@ -268,14 +268,18 @@ class Template:
     def _missing(
         self, request: ForkRequest, program: PythonProgram, named: Iterable[str]
     ) -> tuple[str, ...]:
-        """Return what has to be imported before the program can be forked."""
+        """Return what has to be imported before the program can be forked.
+
+        That is nothing for modules of Python alone: the program imports them faster than one more template.
+        """
         if not self._is_base:
             return ()
         script = os.path.join(request.directory, program.script)
         main = module_file(program.module) if program.module else script
         sources = [main, *request.sources] if main else request.sources
         names = [*packages_of(sources, [request.directory]), *named]
-        return tuple(dict.fromkeys(name for name in names if not _is_loaded(name)))
+        missing = tuple(dict.fromkeys(name for name in names if not _is_loaded(name)))
+        return missing if any(name in named or not _is_of_python(name) for name in missing) else ()
 
     def _fork(
         self, request: ForkRequest, program: PythonProgram, output: int, errors: int, channel: socket.socket
@@ -414,6 +418,10 @@ def _is_loaded(name: str) -> bool:
     if (loaded := sys.modules.get(module)) is None:
         return False
     return attribute in ("", "*") or hasattr(loaded, attribute)
+
+
+def _is_of_python(name: str) -> bool:
+    return name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names
 
 
 def _failed_import(name: str, error: BaseException, place: str) -> Refused:
