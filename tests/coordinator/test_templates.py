@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 HOLDS_MEMORY = """
-    import sqlite3
+    import yaml
     from dora import Node
     held = bytearray(b"x") * (64 << 20)
     for event in Node():
@@ -39,11 +39,11 @@ def test_status_shows_the_template_processes_of_the_machine(system: System) -> N
         system.dataflow("arm", a="from dora import Node\nfor event in Node(): pass", b=HOLDS_MEMORY)
     )
     base, special = templates(system)
-    assert (base["starts"], special["starts"], special["packages"]) == (1, 1, ["sqlite3"])
+    assert (base["starts"], special["starts"], special["packages"]) == (1, 1, ["yaml"])
     assert special["since"] > base["since"]
     shown = system.dora("status")
     assert f"✓ Template process {base['pid']} on default: 1 start, " in shown
-    assert f"✓ Template process {special['pid']} on default with sqlite3: 1 start, " in shown
+    assert f"✓ Template process {special['pid']} on default with yaml: 1 start, " in shown
     system.start(
         system.dataflow("leg", a="from dora import Node\nfor event in Node(): pass"), "--no-preload"
     )
