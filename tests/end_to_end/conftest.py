@@ -10,7 +10,7 @@ from flow import Flow
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests with the mark `both_ways` once more, with nodes that are started plainly."""
+    """Run the tests with the mark `both_ways` twice: with a template process, and without one."""
     if metafunc.definition.get_closest_marker("both_ways") is not None:
         metafunc.parametrize("flow", ["template", "plain"], indirect=True)
 
@@ -18,7 +18,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def flow(request: pytest.FixtureRequest, tmp_path: Path, runtime_root: str) -> Iterator[Flow]:
     flow = Flow(tmp_path, runtime_root)
-    flow.preload = getattr(request, "param", "template") == "template"
+    flow.preload = {"template": True, "plain": False}.get(getattr(request, "param", ""))
     yield flow
     try:
         flow.assert_nothing_left()

@@ -27,7 +27,7 @@ class Flow:
         self.directory = directory
         self.root = root
         self.entries: list[LogEntry] = []
-        self.preload = True  # nodes start from the template
+        self.preload: bool | None = None  # whether nodes start from a template process; None: where it pays
         self._nodes: list[dict[str, Any]] = []
 
     def node(self, node_id: str, script: str | None = None, **fields: Any) -> None:

@@ -74,6 +74,7 @@ def test_outside_a_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DORA_NODE_CONFIG", raising=False)
     monkeypatch.setattr(sys, "argv", ["detector.py"])
     monkeypatch.setattr(sys, "stdin", None)  # a terminal would be asked
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # imported by another test
     with pytest.raises(NotInDataflow) as raised:
         Node()
     for part in ("DORA_NODE_CONFIG", "path: detector.py", "dora run", "path: dynamic"):

@@ -208,7 +208,7 @@ class NodeProcesses:
         )
 
         def start_plainly(refused: Refused) -> None:
-            if log is not None:
+            if log is not None and self._template is not None:
                 log.debug("node `%s` starts plainly: %s", start.node_id, refused.reason)
             if refused.place and refused.place not in self._reported:
                 self._reported.add(refused.place)
