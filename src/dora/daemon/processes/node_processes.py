@@ -208,7 +208,7 @@ class NodeProcesses:
         )
 
         def start_plainly(refused: Refused) -> None:
-            if log is not None and self._template is not None:
+            if log is not None and refused.reason:
                 log.debug("node `%s` starts plainly: %s", start.node_id, refused.reason)
             if refused.place and refused.place not in self._reported:
                 self._reported.add(refused.place)
@@ -226,7 +226,7 @@ class NodeProcesses:
         if (log := debug_log("dora.daemon.spawn")) is not None:
             log.debug("node `%s`: %s in %s", start.node_id, shlex.join(command), spec.directory)
         if self._template is None:
-            start_plainly(Refused("there is no template process"))
+            start_plainly(Refused("`--no-preload` says so" if self._options.preload is False else ""))
         elif reason := why_plain(node, command):
             start_plainly(Refused(reason))
         else:

@@ -1,6 +1,6 @@
 """Watches saved files, and finds the nodes and operators that run them.
 
-Files are polled a few times a second. That costs microseconds per file, needs neither a thread nor a
+Files are polled twenty times a second. That costs microseconds per file, needs neither a thread nor a
 library, and works on every file system, also on shared folders of virtual machines and containers, where
 the kernel sends no notifications. It works whether an editor saves in place or renames a new file over the
 old one.
@@ -75,8 +75,8 @@ class FileWatch:
         return stable
 
 
-POLL_EVERY = 0.2  # seconds
-STABLE_FOR = 0.06  # seconds for which a signature has to stay the same
+POLL_EVERY = 0.05  # seconds
+STABLE_FOR = 0.04  # seconds for which a signature has to stay the same
 
 _Owner = tuple[str, str]  # node id, operator id ("" for a node that is a program)
 

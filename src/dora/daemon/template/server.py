@@ -51,6 +51,7 @@ BASE: Final = (
     "dora",
     "dora.node.node",
     "numpy",
+    "numpy.ma",  # by the first array that is made of NumPy's
     "pyarrow",
     "iceoryx2",
     "dora.transport.shm.iceoryx2",
