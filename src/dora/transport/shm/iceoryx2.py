@@ -267,9 +267,7 @@ class IceoryxSender:
         first = not self._views
         try:
             self._ready.append(self._take(SMALL_MESSAGE))
-            if first:
-                self._publisher.update_connections()
-        except (SharedMemoryFull, TransportError, WrongProcess, _iceoryx2().ConnectionFailure):
+        except (SharedMemoryFull, TransportError, WrongProcess):
             pass  # the next message raises the error, if it does not fit either
 
     def _take(self, size: int) -> tuple[memoryview, Any]:
