@@ -261,10 +261,9 @@ class IceoryxSender:
         sample.send()
 
     def prepare(self) -> None:
-        """Reserve memory for the next small message; before the first one, map the receivers' queues."""
+        """Reserve memory for the next small message."""
         if self._ready:
             return
-        first = not self._views
         try:
             self._ready.append(self._take(SMALL_MESSAGE))
         except (SharedMemoryFull, TransportError, WrongProcess):
