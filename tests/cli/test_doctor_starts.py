@@ -68,6 +68,21 @@ def test_each_node_has_a_way_to_start_with_its_reason(
     }
 
 
+@pytest.mark.parametrize(("cores", "told"), [(1, False), (2, True)])
+def test_a_run_of_few_nodes_has_no_template_of_its_own(
+    cores: int,
+    told: bool,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    (folder / "node.py").write_text("")
+    (folder / "flow.yml").write_text("nodes: [{id: a, path: node.py}, {id: b, path: node.py}]\n")
+    run_command_line(["doctor", "--dataflow", "flow.yml"])
+    assert ("only after `dora up` or with `--preload`" in capsys.readouterr().out) is told
+
+
 def test_operators_are_checked_like_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "op.py").write_text("import json\nclass Operator:\n    pass\n")
     (folder / "flow.yml").write_text("nodes: [{id: eye, operator: {python: op.py}}]\n")

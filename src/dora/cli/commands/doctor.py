@@ -303,12 +303,14 @@ def _starts(dataflow: Dataflow) -> Iterator[Finding]:
     from dora.daemon.check_starts import find_starts
     from dora.daemon.run import saves_time
 
-    if not saves_time(dataflow):
-        text = (
-            "a template process saves time here after `dora up`, or with `dora run --preload` at restarts"
+    starts = find_starts(dataflow)
+    if None in starts.values() and not saves_time(dataflow):
+        yield Finding(
+            "PASS",
+            "for so few nodes, `dora run` has a template process only after `dora up` or with `--preload`; "
+            "where there is one:",
         )
-        yield Finding("PASS", f"{text}: then nodes start as follows")
-    for node, refused in find_starts(dataflow).items():
+    for node, refused in starts.items():
         if refused is None:
             yield Finding("PASS", f"node `{node}` starts from the template process")
         else:
