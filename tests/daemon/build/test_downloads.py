@@ -60,6 +60,28 @@ def checksum(text):
     return f"path_sha256: {hashlib.sha256(text.encode()).hexdigest()}"
 
 
+def test_how_far_a_download_is_can_be_seen(flow, served):
+    folder, address = served
+    (folder / "node.py").write_text("one")
+    seen = []
+    build_dataflow(flow(f"{address}/node.py"), lambda _: None, on_build=seen.append)
+    work = seen[0].work_of("n")
+    assert (work.done, work.total) == (3, 3)
+
+
+def test_a_server_may_give_a_length_that_is_no_number(flow, served, monkeypatch):
+    folder, address = served
+    (folder / "node.py").write_text("one")
+    handler = http.server.SimpleHTTPRequestHandler
+    send_header = handler.send_header
+    monkeypatch.setattr(
+        handler,
+        "send_header",
+        lambda self, name, value: send_header(self, name, "some" if name == "Content-Length" else value),
+    )
+    assert build(flow(f"{address}/node.py"))[0] == "one"
+
+
 def test_a_file_is_downloaded_by_builds_and_kept_by_runs(flow, served):
     folder, address = served
     (folder / "node.py").write_text("one")

@@ -218,7 +218,7 @@ def fetch(url: str, file: IO[bytes], max_size: int = MAX_SIZE, work: Work | None
         with urlopen(url, timeout=TIMEOUT) as response:
             size = 0
             if work is not None:
-                work.expect(int(response.headers.get("Content-Length") or 0))
+                work.expect(response.length or 0)
             while chunk := response.read(_CHUNK):
                 size += len(chunk)
                 if size > max_size:
