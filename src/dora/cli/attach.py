@@ -196,7 +196,7 @@ def _connect(client: Client, dataflow_id: str) -> RunningDataflow:
 
     local: DaemonClient | None = None
     for run in running():
-        if run.description.dataflow_id == dataflow_id:
+        if local is None and run.description.dataflow_id == dataflow_id:
             local = run
         else:
             run.close()

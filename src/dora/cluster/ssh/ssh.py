@@ -80,24 +80,25 @@ def send_file(
 
     ``work`` is that of the file; when all of it is sent, nothing more is known.
     """
-    readable, writable = os.pipe()
+    with open(path, "rb") as file:
+        work.become(0, os.path.getsize(path))
+        readable, writable = os.pipe()
 
-    def send() -> None:
-        with open(path, "rb") as file, open(writable, "wb", buffering=0) as pipe:
-            work.become(0, os.path.getsize(path))
-            try:
-                shutil.copyfileobj(CountedReads(file, work), pipe)
-            except BrokenPipeError:
-                pass  # the command has ended
+        def send() -> None:
+            with open(writable, "wb", buffering=0) as pipe:
+                try:
+                    shutil.copyfileobj(CountedReads(file, work), pipe)
+                except BrokenPipeError:
+                    pass  # the command has ended
             work.become(0, 0)
 
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    try:
-        return _run(machine, script(machine, os.path.basename(path)), timeout, stdin=readable)
-    finally:
-        os.close(readable)
-        thread.join()
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        try:
+            return _run(machine, script(machine, os.path.basename(path)), timeout, stdin=readable)
+        finally:
+            os.close(readable)
+            thread.join()
 
 
 class CountedReads:
