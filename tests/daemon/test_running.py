@@ -209,7 +209,7 @@ def test_a_time_that_is_over_before_the_start_is_in_the_log(bench: Bench) -> Non
         bench.node("a", PATIENT), options=LocalRunOptions(engine="iceoryx2", stop_after=0.0, grace=20.0)
     )
     assert result.stopped
-    assert bench.lines(None) == ["its time was over before all nodes were ready"]
+    assert bench.lines(None) == ["the time to stop came before all nodes were ready"]
 
 
 def test_an_internal_error_leaves_no_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

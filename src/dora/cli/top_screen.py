@@ -195,9 +195,7 @@ class TopScreen(App[str]):
         self._measured: Measured = []
         self._names: dict[str, str] = {}  # UUID → name of each dataflow that has been measured
         self._node_items: list[NodeSnapshot] = []  # as they are shown
-        self._link_items: list[
-            tuple[str, LinkRate]
-        ] = []  # with the UUID of their dataflow, as they are shown
+        self._link_items: list[tuple[str, LinkRate]] = []  # as they are shown, with their dataflow's UUID
         self._histories: dict[tuple[str, str, str], LinkHistory] = {}
         self._order = "name"
         self._entries: deque[tuple[str, LogEntry]] = deque(maxlen=_MAX_ENTRIES)
@@ -341,7 +339,7 @@ class TopScreen(App[str]):
             for dataflow_id in list(readable):
                 try:
                     self._take_entries(dataflow_id)
-                except (DoraError, OSError) as error:
+                except _FAULTS as error:
                     readable.remove(dataflow_id)
                     self.call_later(self._say, f"the log cannot be read: {error}", _TROUBLE)
 

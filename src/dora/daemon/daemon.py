@@ -276,7 +276,7 @@ class Daemon:
 
     def _stop_in_time(self) -> None:
         if not self.supervisor.state.opened:
-            self.write_log("warn", None, "its time was over before all nodes were ready")
+            self.write_log("warn", None, "the time to stop came before all nodes were ready")
         self._stop("its time is over")
 
     def _stop(self, reason: str) -> None:
