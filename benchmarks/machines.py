@@ -26,7 +26,14 @@ from benchmarks import network_floors, report
 from benchmarks.conditions import conditions
 from benchmarks.implementations import REPOSITORY, add_upstream_venv, ours, upstream
 from benchmarks.measures import MIB, Measure, Scenario, round_trip, sized, throughput
-from benchmarks.runner import DATAFLOWS, NOT_A_USERS, Implementation, Run, RunFailed
+from benchmarks.runner import (
+    DATAFLOWS,
+    NOT_A_USERS,
+    Implementation,
+    Run,
+    RunFailed,
+    zenoh_files_removed,
+)
 from benchmarks.statistics import Figure, Spread
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "machines"))
@@ -145,7 +152,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def run_between(side: Implementation, scenario: Scenario) -> Run:
     """Run a scenario's two nodes on two machines to their end; raises `RunFailed`."""
-    with network(FIRST, SECOND) as hosts, TemporaryDirectory(prefix="dora-benchmark-") as temporary:
+    with (
+        zenoh_files_removed(),
+        network(FIRST, SECOND) as hosts,
+        TemporaryDirectory(prefix="dora-benchmark-") as temporary,
+    ):
         folder = Path(temporary)
         file = write_dataflow(folder, scenario)
         with _system(side, hosts, folder) as dora:

@@ -1,6 +1,7 @@
 """Run one dataflow under one implementation and account for everything it used."""
 
 import ctypes
+import fcntl
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ TIMEOUT_S = 120.0
 LEFTOVER_GRACE_S = 5.0
 NO_FILES: Mapping[str, str] = {}
 _PR_SET_CHILD_SUBREAPER = 36
+_SHARED_MEMORY = Path("/dev/shm")
 # Modules are compiled once, as on a user's machine, even where a container says otherwise.
 NOT_A_USERS = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
 
@@ -108,7 +110,7 @@ def run_dataflow(
     `files` are written there first, as by `copied`. Raises RunFailed when it exits with an error, outlasts
     `timeout_s` or leaves processes behind.
     """
-    with copied(files) as (copy, results):
+    with copied(files) as (copy, results), zenoh_files_removed():
         printed = results.with_name("printed.txt")
         path = copy / dataflow
         started_ns = time.monotonic_ns()
@@ -141,6 +143,22 @@ def adopt_orphans() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@contextmanager
+def zenoh_files_removed() -> Iterator[None]:
+    """Afterwards remove the shared memory of Zenoh that has appeared meanwhile and that no process uses.
+
+    dora-rs sends through it, and its nodes leave it behind when they are killed.
+    """
+    before = set(_SHARED_MEMORY.glob("*.zenoh"))
+    try:
+        yield
+    finally:
+        for path in set(_SHARED_MEMORY.glob("*.zenoh")) - before:
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a process uses it
+                path.unlink()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.runner import Implementation, reap_leftovers
+from benchmarks.runner import Implementation, reap_leftovers, zenoh_files_removed
 
 LIMIT_S = 60.0
 GRACE_S = 15.0
@@ -90,11 +90,12 @@ def place(side: Implementation) -> Iterator[Place]:
         "DORA_COORDINATOR_PORT": str(free_port()),
         "NO_COLOR": "1",
     }
-    try:
-        yield Place(side, work, environment)
-    finally:
-        reap_leftovers()
-        shutil.rmtree(folder, ignore_errors=True)
+    with zenoh_files_removed():
+        try:
+            yield Place(side, work, environment)
+        finally:
+            reap_leftovers()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port() -> int:
