@@ -117,7 +117,6 @@ class Figures:
     daemon_memory: int
     node_memory: float
     daemon_files: int
-    node_files: float
     most_node_files: int
     shared_memory: int
     latency_s: float
@@ -151,10 +150,14 @@ def measure(shape: Shape, size: int) -> Figures:
             )
         try:
             senders, receivers = shape.senders(size), shape.receivers(size)
-            _wait(lambda: _count(results, "ready") == senders, daemon, printed, PATIENCE_S)
+            if not _wait(lambda: _count(results, "ready") == senders, daemon, printed, PATIENCE_S):
+                raise SystemExit(
+                    f"error: it was not ready after {PATIENCE_S:.0f} s: {printed.read_text()[-2000:]}"
+                )
             daemon_cpu_s = _cpu_s(daemon)
             cpu_s = daemon_cpu_s + sum(map(_cpu_s, daemon.children(recursive=True)))
             ready_ns = max(json.loads(file.read_text()) for file in results.glob("ready-*.json"))
+            # Without the last message the wait ends as well, and the figures show what is lost.
             _wait(lambda: _count(results, "latencies") == receivers, daemon, printed, LAST_MESSAGE_S)
             looked = _look(daemon, len(nodes), folder / "run")
             stopping = time.monotonic()
@@ -206,7 +209,6 @@ def _look(daemon: psutil.Popen, nodes: int, root: Path) -> dict[str, Any]:
         "daemon_memory": daemon_memory,
         "node_memory": sum(memory) / nodes,
         "daemon_files": daemon.num_fds(),
-        "node_files": sum(files) / nodes,
         "most_node_files": max(files),
         "shared_memory": shared,
     }
@@ -220,18 +222,16 @@ def _count(results: Path, name: str) -> int:
     return sum(file.startswith(f"{name}-") and file.endswith(".json") for file in os.listdir(results))
 
 
-def _wait(condition: Callable[[], bool], daemon: psutil.Popen, printed: Path, patience: float) -> None:
+def _wait(condition: Callable[[], bool], daemon: psutil.Popen, printed: Path, patience: float) -> bool:
+    """Return whether a condition holds within some seconds; raises SystemExit if the run ends meanwhile."""
     deadline = time.monotonic() + patience
     while not condition():
         if daemon.poll() is not None:
             raise SystemExit(f"error: the run ended too early: {printed.read_text()[-2000:]}")
         if time.monotonic() > deadline:
-            if patience == LAST_MESSAGE_S:
-                return  # the figures show what is lost
-            raise SystemExit(
-                f"error: it was not ready after {patience:.0f} s: {printed.read_text()[-2000:]}"
-            )
+            return False
         time.sleep(0.01)
+    return True
 
 
 @contextmanager
@@ -330,7 +330,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(*rows[-1], sep="; ", flush=True)
     if options.only in (None, "file"):
         read = [file_row(size, options.repeat) for size in FILES]
-    known = conditions(shlex.join(["python", "-m", "benchmarks.scale", *sys.argv[1:]]), started, 1)
+    known = conditions(
+        shlex.join(["python", "-m", "benchmarks.scale", *sys.argv[1:]]), started, options.repeat
+    )
     head = [f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python")]
     head.append(f"- load before: {before:.0f}")
     tables = [_table(_HEAD, rows)] if rows else []
