@@ -40,7 +40,7 @@ LAST_MESSAGE_S = 20.0
 
 @dataclass(frozen=True)
 class Shape:
-    """A kind of dataflow: ``nodes`` makes one of a size, ``hops`` says what a message passes."""
+    """A kind of dataflow: ``nodes`` makes one of a size, ``hops`` counts the links of a message."""
 
     title: str
     sizes: tuple[int, ...]

@@ -1,7 +1,8 @@
 """Measure how long starts take, and what a node that has started holds: ``python -m benchmarks.starting``.
 
-Every way of starting a node, and dora-rs where it can, run each measure in turn. Port, records and sockets
-are separate from those of the user. Times are those of the monotonic clock, which all processes share.
+The ways of starting a node, and dora-rs where it has the same, take turns at each measure. Port, records
+and sockets are separate from those of the user. Times are those of the monotonic clock, which all
+processes share.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Goal:
-    """The highest figure: `most` in the unit of the row, or so many times the row `of` a side."""
+    """The highest figure allowed: `most` in the unit of the row, or `most` times the row `of` of `side`."""
 
     most: float
     side: str = ""

@@ -65,7 +65,7 @@ class InputResolver:
                 return self._output(source, span, wanted_by)
 
     def _is_known_later(self, node: str) -> bool:
-        """Return whether it is known only once the modules are written out if there is such a node."""
+        """Return whether a node of this id may appear once the modules are written out."""
         return self.in_module or node.partition(".")[0] in self.modules
 
     def _output(self, source: NodeOutput, span: TextSpan, wanted_by: str) -> NodeOutput | None:

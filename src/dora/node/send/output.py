@@ -141,7 +141,7 @@ class OutputPort:
         self.has_links = bool(links)
 
     def warm_up(self) -> None:
-        """Do once, ahead of the first message, what it needs from receivers that are there now."""
+        """Reserve memory for the first message, and open the doorbells of receivers that are there."""
         if self.has_links:
             self._prepare()
             for _, bell in self._bells:
