@@ -1,4 +1,4 @@
-"""The first message of each kind costs what later ones do: nothing is imported once all nodes are ready."""
+"""The first message of each kind imports nothing: that is done before all nodes are ready."""
 
 from __future__ import annotations
 

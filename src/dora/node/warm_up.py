@@ -1,4 +1,4 @@
-"""Import and make ahead what the first messages of a node need, so that they cost what later ones do.
+"""Import and make ahead what the first messages of a node need, so that they wait for no import.
 
 It is done before the node is ready, while the other nodes start as well, and only for what the node can
 use: a node without tracing does not import it, one that never loads pyarrow makes no array.
