@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+import dora.dataflow.durations
 import dora.dataflow.names
 import dora.dataflow.parser.sources
 import dora.dataflow.parser.tree
@@ -20,7 +21,7 @@ from dora.dataflow.parser.tree import resolve
 @pytest.mark.parametrize(
     "module",
     [
-        dora.dataflow.parser.sources,
+        dora.dataflow.durations,
         dora.dataflow.names,
         dora.dataflow.problems,
         dora.dataflow.parser.tree,

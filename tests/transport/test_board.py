@@ -23,7 +23,7 @@ def path() -> Iterator[str]:
         yield f"{directory}/board"
 
 
-def test_a_new_board_is_all_zeros_and_one_cache_line_per_line(path: str) -> None:
+def test_a_new_board_is_all_zeros_and_has_a_place_for_every_line(path: str) -> None:
     board = Board.create(path, 3)
     assert os.path.getsize(path) == MAX_LINES * LINE_BYTES
     assert list(board.words[: 3 * WORDS]) == [0] * 3 * WORDS
@@ -54,7 +54,7 @@ def test_processes_share_the_words_of_a_board(path: str) -> None:
 
 def test_every_word_has_its_place_in_the_documentation_and_none_is_used_twice() -> None:
     page = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (node|output|link) \| (\d) \| `([A-Z]+(?:_[A-Z]+)*)` \|", page, re.MULTILINE)
+    rows = re.findall(r"^\| (node|output|link) \| (\d+) \| `([A-Z]+(?:_[A-Z]+)*)` \|", page, re.MULTILINE)
     values = {"UNCONNECTED", "CONNECTED", "CLOSED", "WORDS", "LINE_BYTES", "MAX_LINES"}
     words = {name for name in vars(module) if name.isupper()} - values
     assert {name for _, _, name in rows} == words

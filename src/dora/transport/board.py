@@ -1,9 +1,9 @@
 """The board: one small shared file with the counters and flags of a running dataflow.
 
-Every node of a dataflow and its daemon map the same file. It consists of 64-byte lines (one cache line
-each, so that two writers never share one) of eight unsigned 64-bit words. A word has exactly one
-writer, except where the table says otherwise; every process may read. The words live outside the
-processes, so the counters survive a SIGKILL of their writer.
+Every node of a dataflow and its daemon map the same file. It consists of 128-byte lines (two cache lines
+each, so that two writers never share one) of sixteen unsigned 64-bit words; what changes with every message
+is in the first eight. A word has exactly one writer, except where the table says otherwise; every process
+may read. The words live outside the processes, so the counters survive a SIGKILL of their writer.
 
 ==========  =====================  =========================================================
 line        word                   meaning
@@ -40,6 +40,12 @@ link        ``UNSENT``             messages that were not sent, because a queue 
                                    the sending node was asked to stop (sender)
 link        ``RESTART_LOSS``       those of ``DROPPED`` that were lost because the receiving node was being
                                    restarted (receiver)
+link        ``EXPIRED``            those of ``RECEIVED`` that were older than the input's ``max_age``, and not
+                                   delivered (receiver)
+link        ``THINNED``            those of ``RECEIVED`` that were left out for the input's ``rate`` (receiver)
+link        ``MISSED``             how often the input's ``deadline`` has passed without a message (receiver)
+link        ``OVERDUE``            1 from then on until a message comes (receiver; the daemon clears it for a
+                                   dead receiver)
 ==========  =====================  =========================================================
 
 ``FIRST + RECEIVED + DROPPED`` is the last sequence number that the receiver knows of. The messages from
@@ -54,12 +60,13 @@ import os
 
 from dora._ownership import UnsafeFile, open_own
 
-WORDS = 8
+WORDS = 16
 LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
 RECEIVED, DROPPED, FIRST, STATE, PROBED, TIMED_OUT, UNSENT, RESTART_LOSS = 0, 1, 2, 3, 4, 5, 6, 7
+EXPIRED, THINNED, MISSED, OVERDUE = 8, 9, 10, 11
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 

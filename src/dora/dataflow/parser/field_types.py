@@ -12,6 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
+from dora.dataflow.durations import (
+    DURATION,
+    MAX_NS,
+    RATE,
+    duration_hint,
+    parse_duration,
+    parse_rate,
+    rate_hint,
+)
 from dora.dataflow.names import (
     DATA_ID,
     NODE_ID,
@@ -338,6 +347,54 @@ class ByteSizeType(FieldType[int]):
                 {"type": "string", "pattern": f"^{_BYTES}$"},
             ]
         }
+
+
+class DurationType(FieldType[int]):
+    """A duration with its unit: ``50ms``; the value is in nanoseconds. A zero needs no unit."""
+
+    def __init__(self, zero: Literal["kept", "refused"] = "refused") -> None:
+        self.zero = zero
+
+    def read(self, value: YamlNode, reader: Reader) -> int | None:
+        text = text_of(value)
+        duration = None if text is None else 0 if self._is_zero(text) else parse_duration(text)
+        if duration is None:
+            report_expected(
+                value, reader, "a duration with its unit, such as `50ms`", duration_hint(text or "")
+            )
+        elif not (0 < duration <= MAX_NS or (duration == 0 and self.zero == "kept")):
+            limits = "longer than zero and at most 31 years" if duration == 0 else "of at most 31 years"
+            reader.report.error(value, f"expected a duration {limits}, found {shape(value)}")
+        else:
+            return duration
+        return None
+
+    def _is_zero(self, text: str) -> bool:
+        return self.zero == "kept" and text == "0"
+
+    def schema(self) -> Schema:
+        if self.zero == "refused":
+            return {"type": "string", "pattern": f"^(?=.*[1-9]){DURATION}$"}
+        return {"anyOf": [{"type": "string", "pattern": f"^{DURATION}$"}, {"const": 0}]}
+
+
+class RateType(FieldType[int]):
+    """A rate with its unit: ``10hz``; the value is the time from one to the next, in nanoseconds."""
+
+    def read(self, value: YamlNode, reader: Reader) -> int | None:
+        text = text_of(value)
+        period = None if text is None else parse_rate(text)
+        if period is None:
+            report_expected(value, reader, "a rate with its unit, such as `10hz`", rate_hint(text or ""))
+        elif not 0 < period <= MAX_NS:
+            wanted = "above zero" if period == 0 else "of at least once in 31 years"
+            reader.report.error(value, f"expected a rate {wanted}, found {shape(value)}")
+        else:
+            return period
+        return None
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^(?=.*[1-9]){RATE}$"}
 
 
 class WordsType(FieldType[tuple[str, ...]]):
