@@ -40,12 +40,14 @@ link        ``UNSENT``             messages that were not sent, because a queue 
                                    the sending node was asked to stop (sender)
 link        ``RESTART_LOSS``       those of ``DROPPED`` that were lost because the receiving node was being
                                    restarted (receiver)
-link        ``EXPIRED``            those of ``RECEIVED`` that were older than the input's ``max_age``, and not
-                                   delivered (receiver)
-link        ``THINNED``            those of ``RECEIVED`` that were left out for the input's ``rate`` (receiver)
-link        ``MISSED``             how often the input's ``deadline`` has passed without a message (receiver)
-link        ``OVERDUE``            1 from then on until a message comes (receiver; the daemon clears it for a
-                                   dead receiver)
+link        ``EXPIRED``            those of ``RECEIVED`` that were older than the input's ``max_age``, and
+                                   not delivered (receiver)
+link        ``THINNED``            those of ``RECEIVED`` that were left out for the input's ``rate``
+                                   (receiver)
+link        ``MISSED``             how often the input's ``deadline`` has passed without a message
+                                   (receiver)
+link        ``OVERDUE``            1 from then on until a message comes (receiver; the daemon clears it
+                                   for a dead receiver)
 ==========  =====================  =========================================================
 
 ``FIRST + RECEIVED + DROPPED`` is the last sequence number that the receiver knows of. The messages from
