@@ -52,7 +52,7 @@ class CommonFields(TypedDict, total=False):
     """Fields that nodes and operators have in common."""
 
     inputs: Mapping[str, Any]
-    outputs: list[str]
+    outputs: list[str | Mapping[str, Any]]
     send_logs_as: str
     min_log_level: str
     max_log_size: str | int
@@ -143,11 +143,19 @@ class _Block:
         self.id = id
         self.config: dict[str, Any] = {"id": id, **fields}
 
-    def add_output(self, output_id: str) -> Output:
-        """Declare an output and return it, as a source for inputs."""
+    def add_output(self, output_id: str, *, latched: int | Mapping[str, Any] | None = None) -> Output:
+        """Declare an output and return it, as a source for inputs.
+
+        ``latched``: how many of its newest messages a receiver gets that joins late, or
+        ``{"depth": 1, "survive_restart": True}``.
+        """
         outputs = self.config["outputs"] = list(self.config.get("outputs", ()))
-        if output_id not in outputs:
-            outputs.append(output_id)
+        options = {} if latched is None else {"latched": latched}
+        names = [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in outputs]
+        if output_id not in names:
+            outputs.append({output_id: options} if options else output_id)
+        elif options:
+            outputs[names.index(output_id)] = {output_id: options}
         return Output(self, output_id)
 
     def add_input(

@@ -15,6 +15,7 @@ from dora.dataflow.json_schema import SCHEMA_FILE, json_schema, module_schema, s
 from dora.dataflow.modules.check import MODULE_FILE, MODULE_HEADER
 from dora.dataflow.parser.field_types import UnsupportedType
 from dora.dataflow.parser.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
+from dora.dataflow.parser.outputs import LATCHED, OUTPUT
 from dora.dataflow.parser.schema_block import SchemaBlock
 from dora.dataflow.types.contracts import TYPE_RULE
 from dora.dataflow.types.manifest import MANIFEST, MANIFEST_PORT
@@ -28,6 +29,8 @@ BLOCKS = {
     "node": NODE_BLOCK,
     "operator": OPERATOR_BLOCK,
     "input": INPUT,
+    "output": OUTPUT,
+    "latched": LATCHED,
     "debug": DEBUG,
     "python": PYTHON_SOURCE,
     "module": MODULE_FILE,
@@ -100,6 +103,14 @@ def test_the_manual_has_examples() -> None:
     assert example_files()
 
 
+@pytest.mark.parametrize(
+    "entry", ["x", "1", "x: {}", "x: {latched: 1}", "x: {latched: {depth: 1000, survive_restart: true}}"]
+)
+def test_the_schema_accepts_outputs_with_options(entry: str) -> None:
+    text = f"nodes:\n  - id: a\n    path: a\n    outputs:\n      - {entry}\n"
+    VALIDATOR.validate(dora.dataflow.parse(text, working_dir="/", environ={}).descriptor)
+
+
 # What follows `- id: a\n  path: a\n  outputs: [x]` in a good document.
 GOOD = [
     "args: 5",
@@ -157,6 +168,11 @@ BAD: list[dict[str, Any]] = [
     {"nodes": [{"id": "a", "path": "a", "pth": 1}]},
     {"nodes": [{"id": "a", "path": "a", "outputs": "x"}]},
     {"nodes": [{"id": "a", "path": "a", "outputs": ["/x"]}]},
+    {"nodes": [{"id": "a", "path": "a", "outputs": [{"x": {}, "y": {}}]}]},
+    {"nodes": [{"id": "a", "path": "a", "outputs": [{"x": 1}]}]},
+    {"nodes": [{"id": "a", "path": "a", "outputs": [{"x": {"latched": 0}}]}]},
+    {"nodes": [{"id": "a", "path": "a", "outputs": [{"x": {"latched": {"depth": 1001}}}]}]},
+    {"nodes": [{"id": "a", "path": "a", "outputs": [{"x": {"latch": 1}}]}]},
     {"nodes": [{"id": "a", "path": "a", "inputs": ["x"]}]},
     {"nodes": [{"id": "a", "path": "a", "inputs": {"i": "x"}}]},
     {"nodes": [{"id": "a", "path": "a", "inputs": {"i": {"queue_size": 1}}}]},

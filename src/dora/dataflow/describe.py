@@ -108,8 +108,13 @@ def _ports(described: Block) -> None:
     """Fill in the inputs and outputs of a node or operator."""
     outputs = described.pop("outputs", None) or ()
     inputs = described.pop("inputs", None) or {}
-    described["outputs"] = sorted({str(output) for output in outputs})
+    described["outputs"] = sorted({_output(output) for output in outputs})
     described["inputs"] = {name: _input(value) for name, value in sorted(inputs.items())}
+
+
+def _output(entry: Any) -> str:
+    """Return the name in an entry, which may have options."""
+    return str(next(iter(entry)) if isinstance(entry, dict) else entry)
 
 
 def _input(value: Any) -> Any:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Literal
 
@@ -71,6 +71,7 @@ class Edge(msgspec.Struct, frozen=True):
     queue_policy: QueuePolicy
     input_timeout: float | None = None  # seconds
     type: str = ""  # of the messages, for example "std/media/v1/Image"; "" if none is declared
+    latched: int = 0  # messages that a receiver gets first if it joins late
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -118,6 +119,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     queue_policy=item.queue_policy,
                     input_timeout=item.input_timeout,
                     type=_type(dataflow, f"{node.id}/{full}", str(item.source)),
+                    latched=_latched(nodes, item),
                 )
             )
     return Graph((*given.values(), *boxes), tuple(groups), tuple(edges))
@@ -201,6 +203,13 @@ def _type(dataflow: Dataflow, input_id: str, output_id: str) -> str:
     return declared.name if declared else ""
 
 
+def _latched(nodes: Mapping[str, NodeSpec], item: InputSpec) -> int:
+    if not isinstance(item.source, NodeOutput):
+        return 0
+    options = nodes[item.source.node].output_options.get(item.source.output)
+    return options.latched.depth if options is not None and options.latched is not None else 0
+
+
 def _given(source: TimerSource | LogSource) -> Box:
     if isinstance(source, TimerSource):
         unit, number = source.text.split("/")[-2:]
@@ -271,6 +280,8 @@ def _edge_label(edge: Edge) -> str:
         words += ", backpressure"
     if edge.queue_size != DEFAULT_QUEUE_SIZE:
         words += f", queue {edge.queue_size}"
+    if edge.latched:
+        words += f", latched {edge.latched}"
     return words
 
 

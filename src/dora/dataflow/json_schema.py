@@ -11,6 +11,7 @@ from typing import Any
 
 from dora.dataflow.modules.check import MODULE_FILE
 from dora.dataflow.parser.fields import DATAFLOW, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
+from dora.dataflow.parser.outputs import OUTPUT
 from dora.dataflow.parser.schema_block import SchemaBlock
 
 SCHEMA_FILE = Path(__file__).with_name("dataflow.schema.json")
@@ -37,7 +38,8 @@ def _schema(title: str, description: str, block: SchemaBlock) -> dict[str, Any]:
         "description": description,
         **block.schema(),
         "$defs": {
-            used.reference: used.definition() for used in (NODE_BLOCK, OPERATOR_BLOCK, INPUT, PYTHON_SOURCE)
+            used.reference: used.definition()
+            for used in (NODE_BLOCK, OPERATOR_BLOCK, INPUT, OUTPUT, PYTHON_SOURCE)
         },
     }
 

@@ -71,6 +71,17 @@ class InputSpec(msgspec.Struct, frozen=True):
     input_timeout: float | None = None  # seconds
 
 
+class Latch(msgspec.Struct, frozen=True):
+    """How much a latched output keeps for receivers that join late."""
+
+    depth: int  # messages, at least 1
+    survive_restart: bool = False  # of the sending node
+
+
+class OutputOptions(msgspec.Struct, frozen=True):
+    latched: Latch | None = None
+
+
 class LogOptions(msgspec.Struct, frozen=True):
     send_stdout_as: str | None = None
     send_logs_as: str | None = None
@@ -159,6 +170,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
     build: tuple[str, ...] = ()  # of the node and, for a runtime, of all its operators
     inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[str, ...] = ()
+    output_options: dict[str, OutputOptions] = {}  # of the outputs that have any
     operators: tuple[OperatorSpec, ...] = ()
     name: str | None = None
     description: str | None = None

@@ -33,6 +33,7 @@ from dora.wire.node_config import (
     ChannelConfig,
     DoorbellConfig,
     InputConfig,
+    LatchConfig,
     LinkConfig,
     NodeConfig,
     OperatorConfig,
@@ -337,7 +338,15 @@ def _output(
         prewake=_prewake(layout, source.node, links),
         type=declared.name,
         shapes=list(declared.shapes),
+        latch=_latch(layout, source),
     )
+
+
+def _latch(layout: _Layout, source: NodeOutput) -> LatchConfig | None:
+    options = layout.nodes[source.node].output_options.get(source.output)
+    if options is None or options.latched is None:
+        return None
+    return LatchConfig(options.latched.depth, options.latched.survive_restart)
 
 
 def _prewake(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
@@ -433,6 +442,8 @@ def _input(
         return config
     declared = layout.dataflow.types.inputs.get(f"{node.id}/{item.id}", ANY)
     config.type, config.shapes = declared.name, list(declared.shapes)
+    if isinstance(item.source, NodeOutput):
+        config.latched = _latch(layout, item.source) is not None
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
         channel = channels[config.slot]

@@ -58,6 +58,13 @@ class ChannelConfig(msgspec.Struct, omit_defaults=True):
     max_receivers: int
 
 
+class LatchConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How much a latched output keeps for receivers that join late."""
+
+    depth: int  # messages
+    survive_restart: bool = False
+
+
 class OutputConfig(msgspec.Struct, omit_defaults=True):
     id: str
     service: str = ""  # name of the engine's channel
@@ -70,6 +77,7 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     prewake: list[DoorbellConfig] = []  # nodes fed by the receivers: woken early
     type: str = ""  # the declared type of its messages
     shapes: list[Any] = []  # the Arrow types that this type stands for; empty: any
+    latch: LatchConfig | None = None
 
 
 class InputConfig(msgspec.Struct, omit_defaults=True):
@@ -101,6 +109,7 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     # It keeps links apart that have the same name one after the other.
     generation: int = 0
     interval_ns: int = 0
+    latched: bool = False  # its source is
     type: str = ""  # as for outputs
     shapes: list[Any] = []
 

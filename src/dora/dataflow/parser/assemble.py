@@ -15,8 +15,10 @@ from dora.dataflow.model import (
     Deploy,
     InputSpec,
     LogOptions,
+    NodeOutput,
     NodeSpec,
     OperatorSpec,
+    OutputOptions,
     PreloadedPackage,
     Program,
     RestartOptions,
@@ -26,6 +28,7 @@ from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
 from dora.dataflow.parser.field_types import Reader, is_unset
 from dora.dataflow.parser.fields import NODE_BLOCK
 from dora.dataflow.parser.files import MANIFEST_FILE, is_file
+from dora.dataflow.parser.outputs import LatchChecks, options_of
 from dora.dataflow.parser.preload import preload_of, warn_without_effect
 from dora.dataflow.parser.program_sources import (
     download_of,
@@ -84,6 +87,7 @@ class Assembler:
         self.preload = preload
         self.programs: list[Program] = []
         self.ports: list[Ports] = []
+        self.latches = LatchChecks(self.report)
         self.resolver = InputResolver({}, self.report)
 
     def nodes(self, blocks: tuple[CheckedBlock, ...]) -> tuple[NodeSpec, ...]:
@@ -101,11 +105,13 @@ class Assembler:
         for draft in drafts:
             if draft.module:
                 self._inputs(draft.checked, f"node `{draft.id}`")
-        return tuple(
+        nodes = tuple(
             self._runtime(draft) if draft.runtime else self._program(draft)
             for draft in drafts
             if not draft.module
         )
+        self.latches.finish()
+        return nodes
 
     # ---------------------------------------------------------------- what kind of node
 
@@ -206,7 +212,7 @@ class Assembler:
             return OfferedOutputs(None)
         if not draft.runtime:
             unknown = draft.checked.failed("outputs")
-            return OfferedOutputs(None if unknown else draft.checked.get("outputs") or ())
+            return OfferedOutputs(None if unknown else tuple(draft.checked.get("outputs") or ()))
         names = tuple(operator_id for operator_id, _ in draft.operators)
         if not all(names) or any(operator.failed("outputs") for _, operator in draft.operators):
             return OfferedOutputs(None, names, draft.single)
@@ -232,7 +238,7 @@ class Assembler:
         elif path and path != "shell":
             made = bool(checked.get("build")) or checked.has("git") or download is not None
             self._runs(draft, checked, "path", path, _named(draft), made)
-        outputs = checked.get("outputs") or ()
+        outputs = checked.get("outputs") or {}
         inputs = self._inputs(checked, f"node `{draft.id}`")
         self._carries(f"node `{draft.id}`", draft, checked, inputs, path=path or "")
         return NodeSpec(
@@ -241,7 +247,8 @@ class Assembler:
             args=args,
             build=checked.get("build") or (),
             inputs=inputs,
-            outputs=outputs,
+            outputs=tuple(outputs),
+            output_options=options_of(outputs),
             log=self._log(checked, f"node `{draft.id}`"),
             pattern=checked.get("pattern"),
             **self._common(draft),
@@ -251,6 +258,7 @@ class Assembler:
         operators: list[OperatorSpec] = []
         inputs: list[InputSpec] = []
         outputs: list[str] = []
+        options: dict[str, OutputOptions] = {}
         build: list[str] = []
         for operator_id, checked in draft.operators:
             name = f"operator `{operator_id}` of node `{draft.id}`"
@@ -268,7 +276,7 @@ class Assembler:
                 python=path or "",
                 download=download,
                 inputs=self._inputs(checked, name),
-                outputs=checked.get("outputs") or (),
+                outputs=tuple(checked.get("outputs") or ()),
                 build=checked.get("build") or (),
                 conda_env=python.get("conda_env") if python else None,
                 pattern=checked.get("pattern"),
@@ -279,6 +287,7 @@ class Assembler:
             operators.append(operator)
             inputs += (msgspec.structs.replace(i, id=f"{operator_id}/{i.id}") for i in operator.inputs)
             outputs += (f"{operator_id}/{output}" for output in operator.outputs)
+            options |= options_of(checked.get("outputs") or {}, f"{operator_id}/")
             build += operator.build
         self._one_environment(draft)
         return NodeSpec(
@@ -286,6 +295,7 @@ class Assembler:
             build=tuple(build),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
+            output_options=options,
             operators=tuple(operators),
             log=self._runtime_log(draft),
             **self._common(draft),
@@ -331,6 +341,9 @@ class Assembler:
             )
             if found is None:
                 continue
+            if block.get("queue_policy") == "backpressure" and isinstance(found, NodeOutput):
+                place = block.place("queue_policy")
+                self.latches.add_input(found, place, f"the input `{input_id}` of {owner}")
             inputs.append(
                 InputSpec(
                     id=input_id,
@@ -368,8 +381,9 @@ class Assembler:
         prefix: str = "",
         path: str = "",
     ) -> None:
-        outputs = checked.get("outputs") or ()
+        outputs = tuple(checked.get("outputs") or ())
         self.ports.append(Ports(owner, draft.id, prefix, checked, inputs, outputs, path))
+        self.latches.add_outputs(checked, draft.id, prefix, owner)
 
     def _runs(
         self, draft: _Draft, checked: CheckedBlock, field: str, path: str, owner: str, built: bool

@@ -31,6 +31,7 @@ from dora.dataflow.parser.field_types import (
     as_text,
     report_expected,
 )
+from dora.dataflow.parser.outputs import Outputs
 from dora.dataflow.parser.preload import Preload
 from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
@@ -120,7 +121,9 @@ _INPUTS = Field(
     "For each input the name that the program sees, and its source: `image: camera/image`.",
 )
 _OUTPUTS = Field(
-    "outputs", ListType(DATA, "output ids"), "The names of the outputs that the program sends to."
+    "outputs",
+    Outputs(),
+    "The names of the outputs that the program sends to; with options as `- map: {latched: 1}`.",
 )
 
 # --------------------------------------------------------------------------- shared by nodes and operators

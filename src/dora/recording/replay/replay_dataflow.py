@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -125,7 +125,7 @@ class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
 # Keys that a player keeps of the node it replaces: they decide how receivers see its outputs.
 _KEPT: Final = ("name", "description", "output_types", "send_stdout_as", "send_logs_as")
 _PLACES: Final = ("deploy", "_unstable_deploy")  # a replay is on one machine
-_ROOM_IN_CYCLES: Final = 1000  # messages; nodes that wait for each other must not wait for room, too
+_MANY: Final = 1000  # messages; nodes that wait for each other must not wait for room, too
 
 
 def replay_dataflow(
@@ -147,40 +147,64 @@ def replay_dataflow(
         environment = {**environment, REPLAY_DIRECTORY: directory}
     written = {str(node["id"]): node for node in dataflow.descriptor["nodes"]}
     cycles = in_cycles(dataflow, roles.live)
+    latched = {name for node in dataflow.nodes for name in _latched_sources(node)}
     nodes = []
     for node in dataflow.nodes:
         if node.id in roles.replaced:
             kept = {key: written[node.id][key] for key in _KEPT if key in written[node.id]}
             variables = {**environment, NODE: node.id}
-            nodes.append(
-                {"id": node.id, "path": PLAYER, **kept, "outputs": list(node.outputs), "env": variables}
-            )
+            player = {"id": node.id, "path": PLAYER, **kept, "outputs": _outputs(node), "env": variables}
+            nodes.append(player)
         elif node.id in roles.live:
-            nodes.append(_live(written[node.id], node.id, directory if ordered else "", lossless, cycles))
+            room = partial(_with_room, node_id=node.id, ordered=ordered, cycles=cycles, latched=latched)
+            nodes.append(_live(written[node.id], directory if ordered else "", room if lossless else dict))
     root = {key: value for key, value in dataflow.descriptor.items() if key not in (*_PLACES, "nodes")}
     return {**root, "exit_when_nodes_finish": True, "nodes": nodes}
 
 
+def _outputs(node: NodeSpec) -> list[Any]:
+    """Return the outputs of a player; those that were latched are latched again."""
+    latches = {name: options.latched for name, options in node.output_options.items() if options.latched}
+    return [
+        {name: {"latched": msgspec.to_builtins(latches[name])}} if name in latches else name
+        for name in node.outputs
+    ]
+
+
+def _latched_sources(node: NodeSpec) -> Iterator[str]:
+    """Yield how inputs refer to the latched outputs of a node."""
+    for name, options in node.output_options.items():
+        if options.latched:
+            yield f"{node.id}/{name}"
+            if len(node.operators) == 1:
+                yield f"{node.id}/{name.partition('/')[2]}"
+
+
 def _live(
-    written: Mapping[str, Any], node_id: str, directory: str, lossless: bool, cycles: set[tuple[str, str]]
+    written: Mapping[str, Any], directory: str, room: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> dict[str, Any]:
     node = {key: value for key, value in written.items() if key not in _PLACES}
     if directory:
         node["env"] = {**(node.get("env") or {}), REPLAY_DIRECTORY: directory}
-    if lossless:
-        wait = partial(_with_room, node_id=node_id, ordered=bool(directory), cycles=cycles)
-        node = wait(node)
-        if isinstance(operator := node.get("operator"), dict):
-            node["operator"] = wait(operator)
-        if isinstance(operators := node.get("operators"), list):
-            node["operators"] = [wait(operator) for operator in operators]
+    node = room(node)
+    if isinstance(operator := node.get("operator"), dict):
+        node["operator"] = room(operator)
+    if isinstance(operators := node.get("operators"), list):
+        node["operators"] = [room(operator) for operator in operators]
     return node
 
 
 def _with_room(
-    written: Mapping[str, Any], node_id: str, ordered: bool, cycles: set[tuple[str, str]]
+    written: Mapping[str, Any],
+    node_id: str,
+    ordered: bool,
+    cycles: set[tuple[str, str]],
+    latched: set[str],
 ) -> dict[str, Any]:
-    """Make the senders of all inputs wait. Lost and late messages are part of the recorded order."""
+    """Make the senders of all inputs wait; inputs of latched outputs get a larger queue instead.
+
+    Lost and late messages are part of the recorded order.
+    """
     inputs = written.get("inputs")
     if not isinstance(inputs, dict):
         return dict(written)
@@ -191,10 +215,11 @@ def _with_room(
             changed[input_id] = value
             continue
         options = dict(value) if isinstance(value, dict) else {"source": source}
-        options["queue_policy"] = "backpressure"
+        if source not in latched:
+            options["queue_policy"] = "backpressure"
         if ordered:
             options.pop("input_timeout", None)
-        if (source.partition("/")[0], node_id) in cycles:
-            options["queue_size"] = max(int(options.get("queue_size") or 0), _ROOM_IN_CYCLES)
+        if source in latched or (source.partition("/")[0], node_id) in cycles:
+            options["queue_size"] = max(int(options.get("queue_size") or 0), _MANY)
         changed[input_id] = options
     return {**written, "inputs": changed}
