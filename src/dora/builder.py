@@ -93,6 +93,9 @@ class NodeFields(CommonFields, total=False):
     startup_timeout: float
     hot_reload: Literal["overlap", "replace", "never"]
     cpu_affinity: list[int]
+    nice: int
+    scheduler: str
+    lock_memory: bool
     preload: bool | list[str]
     shared_memory_pool_size: str | int
     python: Mapping[str, Any]

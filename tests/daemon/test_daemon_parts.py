@@ -149,7 +149,7 @@ def test_a_process_that_cannot_be_started_is_reported_with_the_reason(
         (tmp_path / name).chmod(0o755)
     command = command.replace("./", f"{tmp_path}/")
     with pytest.raises(CannotSpawn, match=sentence):
-        PlainProcess([command], env={"PATH": "/bin"}, cwd=str(tmp_path), cpu_affinity=())
+        PlainProcess([command], env={"PATH": "/bin"}, cwd=str(tmp_path))
 
 
 # ----------------------------------------------------------------------------- board

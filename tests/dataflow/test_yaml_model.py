@@ -15,6 +15,8 @@ from dora.dataflow.model import (
     NodeOutput,
     NodeSpec,
     RestartOptions,
+    Scheduling,
+    SchedulingPolicy,
     TimerSource,
 )
 from dora.dataflow.plan import RunContext, plan
@@ -206,12 +208,16 @@ def test_restart_fields() -> None:
     startup_timeout: 9.5
     hot_reload: never
     cpu_affinity: [0, 2]
+    nice: -5
+    scheduler: fifo 50
+    lock_memory: true
     shared_memory_pool_size: 64MB
 """
     found = node(text)
     assert found.restart == RestartOptions("on-failure", 3, 0.5, 8.0, 60.0)
     assert (found.health_check_timeout, found.finish_grace, found.startup_timeout) == (2.0, 0.0, 9.5)
-    assert found.cpu_affinity == (0, 2)
+    assert found.scheduling == Scheduling((0, 2), -5, SchedulingPolicy("fifo", 50))
+    assert (found.lock_memory, node("").lock_memory) == (True, False)
     assert (found.hot_reload, node("").hot_reload) == ("never", "overlap")
 
 

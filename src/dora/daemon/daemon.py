@@ -29,6 +29,7 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.node_connections import NodeConnections
 from dora.daemon.options import LocalRunOptions, finish_grace_from_environment
 from dora.daemon.processes.node_processes import NodeProcesses
+from dora.daemon.processes.scheduling import check_scheduling
 from dora.daemon.requests import RequestHandler, SupervisorRequest, event_of_request
 from dora.daemon.run_directory import RunDirectory
 from dora.daemon.supervisor import commands as do
@@ -108,6 +109,7 @@ class Daemon:
         self._on_log: Callable[[LogEntry], None] | None = on_log
         self._plan = plan(dataflow, context)
         prepare_limits(needs_of(self._plan, context, dynamic_nodes(dataflow)))
+        check_scheduling(dataflow, placement.elsewhere)
         node_connections: dict[str, Connection] = {}  # of admitted nodes
         for path in self._plan.bells:
             Doorbell.make(path)

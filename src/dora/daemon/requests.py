@@ -17,6 +17,7 @@ from dora._version import __version__
 from dora.daemon.client import fits
 from dora.daemon.control_server import Connection
 from dora.daemon.options import LocalRunOptions
+from dora.daemon.processes.scheduling import refusals
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.supervisor import Supervisor
@@ -166,6 +167,12 @@ def _change_event(daemon: RunningDaemon, client: Connection, request: on.ChangeR
         client.send(Rejected(f"there is no room for the changed dataflow: {error.strerror}"))
         return None
     elsewhere = {node.id: context.placement.elsewhere(node.id) for node in wanted.nodes}
+    if isinstance(request, CheckChange):
+        known = {node.id: node for node in daemon.supervisor.state.dataflow.nodes}
+        fresh = tuple(node for node in wanted.nodes if node != known.get(node.id))
+        if reason := "\n".join(refusals(msgspec.structs.replace(wanted, nodes=fresh), elsewhere.get)):
+            client.send(Rejected(reason))
+            return None
     return on.ChangeRequested(client.number, request, wanted, elsewhere)
 
 

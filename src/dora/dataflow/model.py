@@ -21,6 +21,7 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 QueuePolicy = Literal["drop_oldest", "backpressure"]
 RestartMode = Literal["never", "on-failure", "always"]
 ReloadMode = Literal["overlap", "replace", "never"]
+SchedulingPolicyName = Literal["fifo", "rr", "other", "batch", "idle"]
 
 DEFAULT_QUEUE_SIZE = 10
 DEFAULT_OPERATOR_ID = "op"
@@ -96,6 +97,24 @@ class RestartOptions(msgspec.Struct, frozen=True):
     delay: float = 0.0  # seconds before the first restart, doubled for each further one
     max_delay: float | None = None  # seconds
     window: float | None = None  # seconds; None: the whole life of the dataflow
+
+
+class SchedulingPolicy(msgspec.Struct, frozen=True):
+    """A scheduling policy of Linux, with the priority of ``fifo`` and ``rr``."""
+
+    name: SchedulingPolicyName
+    priority: int = 0  # 1 to 99 for `fifo` and `rr`
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.priority}" if self.priority else self.name
+
+
+class Scheduling(msgspec.Struct, frozen=True):
+    """How the system schedules a process: on which cores, and in which order with others."""
+
+    cpu_affinity: tuple[int, ...] = ()  # empty: all cores
+    nice: int | None = None
+    scheduler: SchedulingPolicy | None = None
 
 
 class Download(msgspec.Struct, frozen=True):
@@ -181,6 +200,9 @@ class NodeSpec(msgspec.Struct, frozen=True):
     startup_timeout: float | None = None  # seconds
     hot_reload: ReloadMode = "overlap"
     cpu_affinity: tuple[int, ...] = ()
+    nice: int | None = None
+    scheduler: SchedulingPolicy | None = None
+    lock_memory: bool = False
     preload: tuple[PreloadedPackage, ...] | None = ()  # beside those that it imports; None: a plain start
     python: PythonEnvironment | None = None  # None: that of dora, or with ``--uv`` one of uv
     git: GitSource | None = None
@@ -196,6 +218,10 @@ class NodeSpec(msgspec.Struct, frozen=True):
         """The files on the web that it runs, and where each is put."""
         sources = ((self.path, self.download), *((each.python, each.download) for each in self.operators))
         return tuple((path, source) for path, source in sources if path and source is not None)
+
+    @property
+    def scheduling(self) -> Scheduling:
+        return Scheduling(self.cpu_affinity, self.nice, self.scheduler)
 
     @property
     def is_runtime(self) -> bool:

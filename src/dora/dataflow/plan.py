@@ -490,6 +490,7 @@ def _node(
         descriptor=layout.descriptor,
         run_config=_run_config(node, layout.blocks.get(node.id, {})),
         dynamic=node.is_dynamic,
+        lock_memory=node.lock_memory and not node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
         zenoh_endpoint=context.zenoh_endpoint,
         remote=context.placement.remote,

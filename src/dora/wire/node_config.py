@@ -150,6 +150,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     parameters: dict[str, Any] = {}
     restart_count: int = 0
     dynamic: bool = False
+    lock_memory: bool = False
     standby: bool = False  # the former process still runs; this one takes over without a gap
     exit_when_nodes_finish: bool = False
     zenoh_endpoint: str = ""

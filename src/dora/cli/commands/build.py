@@ -135,6 +135,7 @@ def validate(path: str | None, strict_types: bool, node_manifest: str | None) ->
     """
     from dora.daemon.build.build import missing
     from dora.daemon.capacity import needs_of_file, shortages
+    from dora.daemon.processes.scheduling import refusals
     from dora.dataflow import check_manifest
 
     if node_manifest is not None:
@@ -151,6 +152,8 @@ def validate(path: str | None, strict_types: bool, node_manifest: str | None) ->
         click.echo(str(warning), err=True)
     for shortage in shortages(needs_of_file(dataflow)):
         click.echo(f"warning: too large for the limits of this machine: {shortage}", err=True)
+    for refusal in refusals(dataflow, lambda node_id: dataflow.node(node_id).deploy.machine):
+        click.echo(f"warning: {refusal}", err=True)
     click.echo("Input/output wiring OK.")
     click.echo("Descriptor config OK.")
     for name, target, source in dataflow.types.inferred:

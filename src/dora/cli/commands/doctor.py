@@ -282,6 +282,7 @@ def _dataflow(path: str) -> Iterator[Finding]:
     from dora.daemon.build.build import missing
     from dora.daemon.capacity import needs_of_file, shortages
     from dora.daemon.load_dataflow import load_dataflow
+    from dora.daemon.processes.scheduling import refusals
 
     try:
         dataflow = load_dataflow(path)
@@ -290,7 +291,11 @@ def _dataflow(path: str) -> Iterator[Finding]:
         return
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         yield Finding("WARN", str(warning))
-    problems = [*map(str, missing(dataflow)), *shortages(needs_of_file(dataflow))]
+    problems = [
+        *map(str, missing(dataflow)),
+        *shortages(needs_of_file(dataflow)),
+        *refusals(dataflow, lambda node_id: dataflow.node(node_id).deploy.machine),
+    ]
     for problem in problems:
         yield Finding("FAIL", problem)
     if not problems:

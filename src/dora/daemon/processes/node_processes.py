@@ -216,7 +216,7 @@ class NodeProcesses:
                 self._on_warning(f"{text}\n{refused.fault}".rstrip())
             try:
                 process = PlainProcess(
-                    command, env=environment, cwd=spec.directory, cpu_affinity=node.cpu_affinity
+                    command, env=environment, cwd=spec.directory, scheduling=node.scheduling
                 )
             except CannotSpawn as error:
                 start.fail(str(error))

@@ -6,10 +6,14 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from dora.daemon.event_loop import Loop
 from dora.daemon.processes.launch_spec import CannotSpawn
+from dora.daemon.processes.scheduling import in_own_thread, set_scheduling
+from dora.dataflow.model import Scheduling
+
+AS_THE_DAEMON: Final = Scheduling()
 
 
 class Process(Protocol):
@@ -37,10 +41,18 @@ class PlainProcess:
     """A process that this one has executed."""
 
     def __init__(
-        self, command: list[str], *, env: dict[str, str], cwd: str, cpu_affinity: tuple[int, ...]
+        self,
+        command: list[str],
+        *,
+        env: dict[str, str],
+        cwd: str,
+        scheduling: Scheduling = AS_THE_DAEMON,
     ) -> None:
         """Start it; raises `CannotSpawn`."""
-        self._popen = _start(command, env, cwd, cpu_affinity)
+        if scheduling == AS_THE_DAEMON:
+            self._popen = _start(command, env, cwd)
+        else:
+            self._popen = in_own_thread(lambda: _start_scheduled(command, env, cwd, scheduling))
         assert self._popen.stdout is not None
         assert self._popen.stderr is not None
         self.pid = self._popen.pid
@@ -83,22 +95,20 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-def _start(
-    command: list[str], env: dict[str, str], cwd: str, cpu_affinity: tuple[int, ...]
+def _start_scheduled(
+    command: list[str], env: dict[str, str], cwd: str, scheduling: Scheduling
 ) -> subprocess.Popen[bytes]:
-    """Start a process; raises `CannotSpawn`."""
-    before: set[int] | None = None
+    """Start a process that inherits the scheduling of this thread; raises `CannotSpawn`."""
     try:
-        if cpu_affinity and hasattr(os, "sched_setaffinity"):
-            # Set for this thread and inherited: so the process never runs anywhere else.
-            before = os.sched_getaffinity(0)
-            try:
-                os.sched_setaffinity(0, cpu_affinity)
-            except OSError as error:
-                raise CannotSpawn(
-                    f"`cpu_affinity` {list(cpu_affinity)} is not possible here; this process may use the "
-                    f"cores {sorted(before)}"
-                ) from error
+        set_scheduling(scheduling)
+    except OSError as error:
+        raise CannotSpawn(str(error)) from error
+    return _start(command, env, cwd)
+
+
+def _start(command: list[str], env: dict[str, str], cwd: str) -> subprocess.Popen[bytes]:
+    """Start a process; raises `CannotSpawn`."""
+    try:
         return subprocess.Popen(
             command,
             env=env,
@@ -111,9 +121,6 @@ def _start(
         )
     except OSError as error:
         raise CannotSpawn(why_not_started(error, command[0], cwd)) from error
-    finally:
-        if before is not None:
-            os.sched_setaffinity(0, before)
 
 
 def why_not_started(error: OSError, program: str, cwd: str) -> str:

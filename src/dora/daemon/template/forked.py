@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
+from dora.daemon.processes.scheduling import set_scheduling
 from dora.daemon.template.program import PythonProgram
 from dora.daemon.template.protocol import Forked, ForkRequest, Refused, send_answer
 
@@ -47,8 +48,7 @@ def become(
         for kind, limits in request.limits.items():
             if resource.getrlimit(kind) != limits:
                 resource.setrlimit(kind, limits)
-        if request.cpu_affinity:
-            os.sched_setaffinity(0, request.cpu_affinity)
+        set_scheduling(request.scheduling)
         _show_in_proc(request, program)
     except (OSError, ValueError) as error:
         send_answer(channel, Refused(f"a forked process could not be set up: {error}"))

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from dora.dataflow.model import Scheduling
 from dora.wire.decoders import DecodeError, msgpack_decoder
 
 DESCRIPTORS: Final = 4
@@ -28,7 +29,7 @@ class ForkRequest(msgspec.Struct, frozen=True):
     command: tuple[bytes, ...]  # as for a plain start: interpreter, options, script
     environment: tuple[bytes, ...]  # "NAME=value"
     directory: str
-    cpu_affinity: tuple[int, ...]
+    scheduling: Scheduling
     umask: int
     limits: dict[int, tuple[int, int]]  # resource → soft and hard limit
     context: str  # of the daemon, see `dora.daemon.template.checks.context`

@@ -42,7 +42,7 @@ def fork_request(
         command=tuple(map(os.fsencode, command)),
         environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
         directory=directory,
-        cpu_affinity=node.cpu_affinity,
+        scheduling=node.scheduling,
         umask=umask(),
         limits={number: resource.getrlimit(number) for number in LIMITS},
         context=context(),

@@ -37,6 +37,7 @@ from dora.dataflow.parser.program_sources import (
     python_environment,
 )
 from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
+from dora.dataflow.parser.scheduling import warn_of_nice
 from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
 from dora.dataflow.parser.variables import refused_variable
@@ -304,6 +305,7 @@ class Assembler:
     def _common(self, draft: _Draft) -> dict[str, Any]:
         get = draft.checked.get
         span = draft.checked.span
+        warn_of_nice(draft.checked, self.report, _named(draft))
         return {
             "id": draft.id,
             "env": get("env") or {},
@@ -323,6 +325,9 @@ class Assembler:
             "startup_timeout": get("startup_timeout"),
             "hot_reload": get("hot_reload"),
             "cpu_affinity": get("cpu_affinity") or (),
+            "nice": get("nice"),
+            "scheduler": get("scheduler"),
+            "lock_memory": bool(get("lock_memory")),
             "preload": preload_of(draft.checked, self.preload),
             "python": python_environment(draft.checked),
             "git": git_source(draft.checked, self.report, _named(draft)),
@@ -411,6 +416,9 @@ class Assembler:
             "startup_timeout",
             "hot_reload",
             "cpu_affinity",
+            "nice",
+            "scheduler",
+            "lock_memory",
             "preload",
             "send_stdout_as",
             "send_logs_as",

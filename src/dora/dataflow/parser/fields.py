@@ -34,6 +34,7 @@ from dora.dataflow.parser.field_types import (
 from dora.dataflow.parser.outputs import Outputs
 from dora.dataflow.parser.preload import Preload
 from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
+from dora.dataflow.parser.scheduling import SCHEDULING
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.parser.sources import SourceFault, parse_source
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
@@ -369,6 +370,7 @@ NODE_BLOCK = SchemaBlock(
             "The cores that the process may use (Linux), for example `[0, 2]`.",
             on_runtime=True,
         ),
+        *SCHEDULING,
         Field(
             "preload",
             Preload(),

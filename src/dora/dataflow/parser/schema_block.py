@@ -122,12 +122,17 @@ class SchemaBlock(FieldType[CheckedBlock]):
     def _unknown(self, name: str, key: ScalarNode, checked: CheckedBlock, reader: Reader) -> None:
         if name in self.elsewhere:
             hint = f"`{name}` is a field of {self.elsewhere[name]}"
-        elif found := reader.report.closest(name, self.fields):
+        elif found := reader.report.closest(name, self.fields) or self._longer(name):
             hint = f"did you mean `{found}`?"
             checked.suggested.add(found)
         else:
             hint = f"its fields are {listed(self.fields)}"
         reader.report.error(key, f"{self.noun} has no field `{name}`", hint)
+
+    def _longer(self, name: str) -> str:
+        """Return the one field whose first word this is, "" if there is none or there are several."""
+        found = [field for field in self.fields if field.startswith(f"{name}_")]
+        return found[0] if len(found) == 1 else ""
 
     def schema(self) -> Schema:
         return {"$ref": f"#/$defs/{self.reference}"} if self.reference else self.definition()

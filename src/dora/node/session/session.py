@@ -87,6 +87,10 @@ class Session:
             if not config.dynamic:
                 install_log_bridge(config.node_id)
             on_text(_text_warning(config.node_id))
+            if config.lock_memory:
+                from dora.node.lock_memory import lock_memory
+
+                lock_memory()
         self._host = host
         self.engine = host.make_engine()
         receivers: dict[str, Receiver] = {}
