@@ -102,16 +102,21 @@ def is_own_peer(connection: socket.socket) -> bool:
 
 
 def is_another_users(path: str) -> bool:
-    """Return whether a path is anything but a regular file of this user; False if it is gone."""
+    """Return whether a path is anything but a regular file or folder of this user; False if it is gone."""
     try:
         status = os.lstat(path)
     except OSError:
         return False
+    if stat.S_ISDIR(status.st_mode):
+        return bool(_fault(status))
     return status.st_uid != os.getuid() or not stat.S_ISREG(status.st_mode)
 
 
 def refuse_foreign_objects(folder: str, prefix: str, suffix: str = "") -> None:
-    """Raise `UnsafeFile` if another user has created a file of such a name in a folder open to all."""
+    """Raise `UnsafeFile` if another user has created a file of such a name in a folder open to all.
+
+    A folder of such a name has to give access to this user alone.
+    """
     try:
         names = os.listdir(folder)
     except OSError:

@@ -166,12 +166,24 @@ def test_a_run_removes_its_directory_and_shared_memory(runtime_root: str) -> Non
     os.mkfifo(f"{one.path}/bell-0")
     os.makedirs(f"{one.path}/iox/deep/er")
     Path(f"{one.path}/iox/deep/er/file").touch()
+    folder = os.path.realpath(f"{one.path}/iox")
     one.remove()
     assert not os.path.exists(one.path)
+    assert not os.path.exists(folder)
     assert not os.path.exists(one.board)
     assert os.path.exists(two.board)
     two.remove()
     assert os.listdir(runtime_root) == ["lock"]
+
+
+@pytest.mark.skipif(not os.path.isdir(_paths.SHARED_MEMORY), reason="this system has no /dev/shm")
+@pytest.mark.usefixtures("runtime_root")
+def test_no_node_waits_for_a_disk_that_iceoryx2_writes_to() -> None:
+    run = RunDirectory.create(uuid7())
+    folder = os.stat(f"{run.path}/iox")
+    assert folder.st_dev == os.stat(_paths.SHARED_MEMORY).st_dev
+    assert stat.S_IMODE(folder.st_mode) == 0o700
+    run.remove()
 
 
 @pytest.mark.usefixtures("runtime_root")

@@ -207,14 +207,14 @@ def test_shared_memory_that_another_user_has_planted_stops_a_node(folder: Path, 
     (letter := tmp_path / "letter").touch(0o644)
     letter.chmod(0o644)
     planted = Path("/dev/shm/dora_0123456789ab_x_node.0_10_0.global_mgmt")
-    for plant in (lambda: planted.touch(0o666), lambda: planted.symlink_to(letter)):
+    for plant in (lambda: planted.touch(0o666), lambda: planted.symlink_to(letter), planted.mkdir):
         plant()
         try:
             os.chown(planted, ATTACKER, ATTACKER, follow_symlinks=False)
             with pytest.raises(UnsafeFile, match=f"{planted} was not made by this dataflow"):
                 make_node(str(folder), "dora_0123456789ab_")
         finally:
-            planted.unlink()
+            planted.rmdir() if planted.is_dir() else planted.unlink()
     assert letter.stat().st_mode & 0o777 == 0o644
 
 

@@ -90,24 +90,34 @@ def remove_run_files(run_dir: str, prefix: str) -> None:
         return
     remove_shared_memory(prefix)
     # The lock goes last: a run whose lock exists is still to be removed.
-    for parent, directories, files in os.walk(run_dir, topdown=False):
-        for name in files:
-            if parent != run_dir or name != "lock":
-                _try(os.unlink, f"{parent}/{name}")
-        for name in directories:
-            path = f"{parent}/{name}"
-            _try(os.unlink if os.path.islink(path) else os.rmdir, path)
+    _empty(run_dir, keep="lock")
     _try(os.unlink, f"{run_dir}/lock")
     _try(os.rmdir, run_dir)
 
 
 def remove_shared_memory(prefix: str) -> None:
-    """Remove the shared memory objects of a run."""
+    """Remove the shared memory objects of a run, and its folder among them."""
     if os.path.isdir("/dev/shm"):
         objects = [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]
         # The board goes last: while it exists, the files of a dead run can be found.
         for name in sorted(objects, key=lambda name: name.endswith("board")):
-            _try(os.unlink, f"/dev/shm/{name}")
+            path = f"/dev/shm/{name}"
+            if os.path.isdir(path) and not os.path.islink(path):
+                _empty(path)
+                _try(os.rmdir, path)
+            else:
+                _try(os.unlink, path)
+
+
+def _empty(folder: str, keep: str = "") -> None:
+    """Remove what is in a folder, apart from one file; links are not followed."""
+    for parent, directories, files in os.walk(folder, topdown=False):
+        for name in files:
+            if parent != folder or name != keep:
+                _try(os.unlink, f"{parent}/{name}")
+        for name in directories:
+            path = f"{parent}/{name}"
+            _try(os.unlink if os.path.islink(path) else os.rmdir, path)
 
 
 def _try(function: Callable[[str], None], path: str) -> None:

@@ -8,8 +8,11 @@
             lock                    held for as long as the daemon lives; contains the dataflow id
             daemon.sock
             bell-0, credit-0, …     doorbells
-            iox/                    iceoryx2's own files
-    /dev/shm/dora_8c3f0a6d91b2_*    its shared memory, the board among it
+            iox                     a link to the folder of iceoryx2's own files
+    /dev/shm/dora_8c3f0a6d91b2_*    its shared memory, the board and the folder of iceoryx2 among it
+
+iceoryx2 waits until the disk has each of its files: milliseconds for each node and link. Nobody needs them
+after a crash of the machine, and in shared memory there is no disk to wait for.
 
 A lock that nobody holds means that the daemon died: every new run first removes the files of such runs.
 The kernel frees the lock (``flock``) however the daemon ended. Only directories are removed that have the
@@ -111,6 +114,7 @@ class RunDirectory:
                 lock = _open_lock(f"{path}/lock")
                 os.write(lock, run_id.encode())
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                _make_folder_of_iceoryx2(path)
             finally:
                 os.close(root_lock)
         except OSError as error:
@@ -139,6 +143,14 @@ def remove_stale(root: str | None = None) -> None:
         _remove_stale(root)
     finally:
         os.close(lock)
+
+
+def _make_folder_of_iceoryx2(run_dir: str) -> None:
+    """Make the folder in shared memory, and the link to it; without /dev/shm, iceoryx2 makes a folder."""
+    if os.path.isdir(SHARED_MEMORY):
+        folder = f"{SHARED_MEMORY}/{prefix_of(run_dir)}iox"
+        os.mkdir(folder, 0o700)
+        os.symlink(folder, f"{run_dir}/iox")
 
 
 def _open_lock(path: str) -> int:
