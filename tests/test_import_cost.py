@@ -50,7 +50,7 @@ def test_a_node_does_not_pay_for_what_it_does_not_use(statement: str) -> None:
 
 def test_the_engine_does_not_bring_numpy() -> None:
     pytest.importorskip("iceoryx2")
-    loaded = loaded_by("from dora.transport.shm.iceoryx2 import _iceoryx2; _iceoryx2()")
+    loaded = loaded_by("from dora.transport.shm.iceoryx2 import load_iceoryx2; load_iceoryx2()")
     assert "iceoryx2" in loaded
     assert not loaded.intersection(HEAVY)
 

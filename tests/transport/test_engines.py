@@ -125,7 +125,7 @@ def test_ended_runs_keep_no_files_open() -> None:
 def test_importing_the_engine_does_not_import_numpy() -> None:
     pytest.importorskip("iceoryx2")
     script = (
-        "import sys, dora.transport.shm.iceoryx2 as engine; engine._iceoryx2()\n"
+        "import sys, dora.transport.shm.iceoryx2 as engine; engine.load_iceoryx2()\n"
         "assert 'numpy' not in sys.modules and 'flatbuffers' not in sys.modules, sorted(sys.modules)\n"
         "import flatbuffers; flatbuffers.Builder(0)\n"
     )

@@ -324,7 +324,7 @@ def warm_up() -> None:
     """
     import pyarrow as pa
 
-    for format_ in WIDTHS:
+    for format_ in WIDTHS.keys() - _plain_decoders.keys():
         _plain_decoders[format_] = _PlainDecoder(format_)
     for array in (pa.nulls(0, pa.uint8()), pa.nulls(1, pa.string())):
         decode_arrow(as_message(array))

@@ -55,6 +55,8 @@ BASE: Final = (
     "pyarrow",
     "iceoryx2",
     "dora.transport.shm.iceoryx2",
+    "dora.node.before_fork",
+    *("argparse", "dataclasses", "json", "pathlib"),  # by many programs
 )
 READY: Final = b"ready"
 IDLE_TIMEOUT: Final = 600.0  # seconds

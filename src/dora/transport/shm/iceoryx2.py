@@ -111,7 +111,8 @@ _SHARED_MEMORY: Final = "/dev/shm"
 _iox: Any = None
 
 
-def _iceoryx2() -> Any:
+def load_iceoryx2() -> Any:
+    """Return the package, which the first call imports."""
     global _iox
     if _iox is None:
         _iox = _import_iceoryx2()
@@ -123,7 +124,7 @@ def make_node(run_dir: str, prefix: str) -> Any:
     """Create an iceoryx2 node for the run; raises `UnsafeFile` if another user has interfered."""
     check_folder(run_dir)
     refuse_foreign_objects(_SHARED_MEMORY, prefix, _NODE_COUNT)  # what creating a node opens
-    iox = _iceoryx2()
+    iox = load_iceoryx2()
     config = iox.config.default()
     config.global_cfg.root_path = iox.Path.new(f"{run_dir}/iox")
     config.global_cfg.prefix = iox.FileName.new(prefix)
@@ -225,7 +226,7 @@ class IceoryxSender:
     """The publisher of one output. Not for use by several threads at once."""
 
     def __init__(self, service: Any, output: OutputConfig, run_dir: str) -> None:
-        iox = _iceoryx2()
+        iox = load_iceoryx2()
         self._output_id = output.id
         self._key = run_dir, output.service
         self._publisher = (
@@ -492,7 +493,7 @@ class IceoryxEngine:
 
 def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) -> Any:
     """Open or create the channel of an output; both ends may do that at the same time."""
-    iox = _iceoryx2()
+    iox = load_iceoryx2()
     deadline = time.monotonic() + 5.0
     while True:
         builder = (
