@@ -73,3 +73,28 @@ def test_a_package_that_cannot_be_imported_is_reported_with_its_place(flow: Flow
     assert (
         "dataflow.yml:9:5: importing missing fails: ModuleNotFoundError: No module named 'missing'" in text
     )
+
+
+# Prints, when the last of all modules is destroyed, whether others have been emptied before.
+AT_THE_END = """
+    import os
+    import sys
+    import numpy
+    import own
+    from dora import Node
+    Node()
+    class Last:
+        def __init__(self):
+            self.modules = numpy, own
+        def __del__(self, write=os.write):
+            found = [m.__dict__.get("array") is not None for m in self.modules]
+            write(1, b" ".join([(b"empty", b"whole")[is_whole] for is_whole in found]))
+    sys.last = Last()
+"""
+
+
+def test_a_forked_process_ends_without_copying_the_memory_of_packages(flow: Flow) -> None:
+    flow.file("own.py", "array = 1\n")
+    flow.node("a", AT_THE_END)
+    flow.run(preload=True)
+    assert flow.printed("a") == ["whole empty"]

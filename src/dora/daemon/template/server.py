@@ -30,7 +30,7 @@ from dora.daemon.template.checks import (
     shadowed_module,
 )
 from dora.daemon.template.context import context
-from dora.daemon.template.forked import become, run
+from dora.daemon.template.forked import become, remember_modules, run
 from dora.daemon.template.packages import module_file, packages_of
 from dora.daemon.template.process import peer
 from dora.daemon.template.program import PythonProgram, program_of
@@ -141,6 +141,7 @@ class Template:
         if not self._refusal.reason and (left := Traces().left_since(before)):
             self._refusal = Refused(f"importing {_shown(names)} {left}")
         self._files = PackageFiles()
+        remember_modules()
         gc.collect()
         gc.freeze()
 
