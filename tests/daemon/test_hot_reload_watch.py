@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import TIMEOUT
 
 from dora.daemon.event_loop import Loop
+from dora.daemon.reload import watch as module
 from dora.daemon.reload.watch import FileWatch, HotReload
 from dora.daemon.supervisor.events import CodeChanged
 from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec
@@ -133,6 +138,31 @@ class Reloading:
         self.hot._poll()
         self.hot._poll()
         return self.changes
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel sends no notifications")
+@pytest.mark.parametrize("is_link", [False, True], ids=["file", "link"])
+@pytest.mark.parametrize("save", [save_in_place, save_by_renaming, save_with_a_backup])
+def test_a_save_that_the_kernel_reports_does_not_wait_for_the_next_poll(
+    save: Callable[[Path, str], None], is_link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL_EVERY", 2 * TIMEOUT)
+    code = tmp_path / ("code/a.py" if is_link else "a.py")
+    code.parent.mkdir(exist_ok=True)
+    code.write_text("")
+    if is_link:
+        (tmp_path / "a.py").symlink_to(code)
+    reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
+    reloading.hot.start()
+    deadline = time.monotonic() + TIMEOUT
+    for number in range(2):
+        save(code, f"x = {number}")
+        reloading.changes.clear()
+        while not reloading.changes and time.monotonic() < deadline:
+            reloading.loop.run_once(deadline)
+        assert reloading.changes == [CodeChanged("a")]
+    reloading.hot.close()
+    reloading.loop.close()
 
 
 def test_a_changed_module_reloads_the_programs_that_import_it(tmp_path: Path) -> None:

@@ -214,6 +214,8 @@ class Daemon:
         self._server.close()
         self._log_files.close()
         self._accounting.close()
+        if self._hot_reload is not None:
+            self._hot_reload.close()
         if self._watchdog is not None:
             self._watchdog.wait()
         self.loop.close()
