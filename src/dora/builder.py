@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
 
 QueuePolicy = Literal["drop_oldest", "backpressure"]
+MissedTicks = Literal["skip", "coalesce", "burst"]
 _POLICIES = ("drop_oldest", "backpressure")
 _Commands = str | list[str]
 _Environment = Mapping[str, str | int | float | bool]
@@ -169,6 +170,8 @@ class _Block:
         queue_policy: QueuePolicy | None = None,
         *,
         input_timeout: float | None = None,
+        phase: str | None = None,
+        missed_ticks: MissedTicks | None = None,
     ) -> Self:
         """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
 
@@ -178,7 +181,13 @@ class _Block:
             raise ValueError(f"queue_size must be at least 1, not {queue_size}")
         if queue_policy is not None and queue_policy not in _POLICIES:
             raise ValueError(f"queue_policy must be one of {', '.join(_POLICIES)}, not {queue_policy!r}")
-        options = {"queue_size": queue_size, "queue_policy": queue_policy, "input_timeout": input_timeout}
+        options = {
+            "queue_size": queue_size,
+            "queue_policy": queue_policy,
+            "input_timeout": input_timeout,
+            "phase": phase,
+            "missed_ticks": missed_ticks,
+        }
         given = {key: value for key, value in options.items() if value is not None}
         inputs = self.config["inputs"] = dict(self.config.get("inputs", {}))
         # The name of an operator's output is known once the operator is part of a node.

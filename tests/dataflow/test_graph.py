@@ -145,6 +145,8 @@ def test_every_edge_joins_ports_that_exist(robot: Graph) -> None:
     ("source", "label"),
     [
         ("dora/timer/hz/29.97", "29.97 Hz"),
+        ("dora/timer/30hz", "30hz"),
+        ("dora/timer/5ms", "every 5ms"),
         ("dora/timer/millis/50", "every 50 ms"),
         ("dora/timer/secs/2", "every 2 s"),
         ("dora/timer/micros/500", "every 500 µs"),

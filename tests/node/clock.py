@@ -15,6 +15,7 @@ class VirtualClock:
         for module in (
             "dora.node.receive.link_input",
             "dora.node.receive.local_input",
+            "dora.node.receive.timer_input",
             "dora.node.receive.deadline",
             "dora.node.receive.inbox",
             "dora.node.receive.wait",

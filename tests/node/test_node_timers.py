@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 from clock import MILLISECOND, VirtualClock
@@ -10,7 +12,7 @@ from flows import node
 from waiting import TIMEOUT
 
 from dora import Node
-from dora.node.receive.local_input import TimerInput
+from dora.node.receive.timer_input import TimerInput
 from dora.transport.board import TIMED_OUT
 from dora.wire.node_config import InputConfig
 from dora.wire.node_protocol import Started, TextInput
@@ -21,8 +23,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
     return VirtualClock(monkeypatch)
 
 
-def timer(clock: VirtualClock, milliseconds: int, *, epoch: int | None = None) -> TimerInput:
-    config = InputConfig(id="tick", kind="timer", source="", interval_ns=milliseconds * MILLISECOND)
+def timer(
+    clock: VirtualClock, milliseconds: int, *, epoch: int | None = None, **options: Any
+) -> TimerInput:
+    config = InputConfig(
+        id="tick", kind="timer", source="", interval_ns=milliseconds * MILLISECOND, **options
+    )
     return TimerInput(config, clock.now if epoch is None else epoch)
 
 
@@ -73,6 +79,88 @@ def test_a_node_that_starts_late_keeps_the_grid(clock: VirtualClock) -> None:
     port = timer(clock, 100, epoch=epoch)
     assert ticks(port) == 1
     assert port.wake_at() == epoch + 800 * MILLISECOND
+
+
+def test_a_phase_shifts_the_grid(clock: VirtualClock) -> None:
+    epoch = clock.now
+    port = timer(clock, 100, phase_ns=30 * MILLISECOND)
+    assert (ticks(port), port.wake_at()) == (0, epoch + 30 * MILLISECOND)
+    clock.advance(30)
+    assert (ticks(port), port.wake_at()) == (1, epoch + 130 * MILLISECOND)
+
+
+def test_a_phase_holds_for_a_node_that_starts_late(clock: VirtualClock) -> None:
+    epoch = clock.now
+    clock.advance(230)
+    port = timer(clock, 100, epoch=epoch, phase_ns=50 * MILLISECOND)
+    assert (ticks(port), port.wake_at()) == (1, epoch + 250 * MILLISECOND)
+
+
+def missed(port: TimerInput) -> list[int]:
+    found = []
+    while (event := port.poll()) is not None:
+        found.append(event["metadata"].get("missed_ticks", 0))
+    return found
+
+
+def test_a_coalesced_tick_tells_how_many_were_missed(clock: VirtualClock) -> None:
+    port = timer(clock, 100, missed_ticks="coalesce")
+    assert missed(port) == [0]
+    clock.advance(1050)
+    assert missed(port) == [9]
+    clock.advance(50)
+    assert missed(port) == [0]
+    assert port.statistics.missed == 9
+
+
+def test_a_burst_has_every_missed_tick_with_its_time(clock: VirtualClock) -> None:
+    port = timer(clock, 100, missed_ticks="burst")
+    port.poll()
+    clock.advance(350)
+    stamps = []
+    while (event := port.poll()) is not None:
+        stamps.append(event["metadata"]["timestamp"])
+    first, second, third = stamps
+    assert [round((later - first).total_seconds(), 1) for later in (second, third)] == [0.1, 0.2]
+    assert port.statistics.missed == 0
+
+
+def test_a_burst_is_at_most_as_long_as_the_queue(clock: VirtualClock) -> None:
+    port = timer(clock, 1, missed_ticks="burst", queue_size=3)
+    port.poll()
+    clock.advance(3_600_000)
+    assert ticks(port) == 3
+    assert port.statistics.missed == 3_600_000 - 3
+
+
+def test_the_statistics_tell_how_punctual_ticks_are(clock: VirtualClock) -> None:
+    epoch = clock.now
+    port = timer(clock, 100)
+    port.poll()
+    for number, late in enumerate((2, 2, 30, 2), start=1):
+        clock.now = epoch + (number * 100 + late) * MILLISECOND
+        assert ticks(port) == 1
+    clock.now = epoch + 850 * MILLISECOND  # ticks 5 to 8 were due, and 5 is 350 ms late
+    assert ticks(port) == 1
+    found = port.statistics.summary()
+    assert (found["ticks"], found["missed"]) == (6, 3)
+    assert found["lateness"]["worst_ms"] == 350
+    assert found["lateness"]["median_ms"] == pytest.approx(2, rel=0.06)
+    assert found["jitter"]["worst_ms"] == 348
+
+
+def test_a_node_knows_how_punctual_its_timers_are(start_flow: StartFlow, clock: VirtualClock) -> None:
+    daemon = start_flow(
+        node("a", inputs={"tick": "dora/timer/millis/100"}), answer_ready=(Started(clock.now),)
+    )
+    receiver = daemon.node("a")
+    assert len(receiver.drain()) == 1
+    clock.advance(250)
+    assert len(receiver.drain()) == 1
+    timers = receiver.statistics()["timers"]
+    assert list(timers) == ["tick"]
+    assert (timers["tick"]["ticks"], timers["tick"]["missed"]) == (2, 1)
+    assert timers["tick"]["lateness"]["worst_ms"] == 150
 
 
 def test_a_tick_is_an_input_with_an_empty_null_array(start_flow: StartFlow) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from dora.dataflow.durations import rate_text
 from dora.dataflow.model import (
     DEFAULT_OPERATOR_ID,
     DEFAULT_QUEUE_SIZE,
@@ -212,8 +213,11 @@ def _latched(nodes: Mapping[str, NodeSpec], item: InputSpec) -> int:
 
 def _given(source: TimerSource | LogSource) -> Box:
     if isinstance(source, TimerSource):
-        unit, number = source.text.split("/")[-2:]
-        label = f"{number} Hz" if unit == "hz" else f"every {number} {_UNITS[unit]}"
+        *_, unit, number = source.text.split("/")
+        if unit == "timer":  # "30hz" or "50ms"
+            label = rate_text(source.interval_ns) if number.lower().endswith("hz") else f"every {number}"
+        else:
+            label = f"{number} Hz" if unit == "hz" else f"every {number} {_UNITS[unit]}"
         return Box(source.text, label, "timer", outputs=("",))
     label = "all logs" if source.level == "stdout" else f"logs: {source.level} and worse"
     return Box(source.text, f"{label} of {source.node}" if source.node else label, "logs", outputs=("",))

@@ -19,6 +19,7 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 """From the most severe to the least; ``stdout`` (raw lines) comes last."""
 
 QueuePolicy = Literal["drop_oldest", "backpressure"]
+MissedTicks = Literal["skip", "coalesce", "burst"]
 RestartMode = Literal["never", "on-failure", "always"]
 ReloadMode = Literal["overlap", "replace", "never"]
 SchedulingPolicyName = Literal["fifo", "rr", "other", "batch", "idle"]
@@ -70,6 +71,8 @@ class InputSpec(msgspec.Struct, frozen=True):
     queue_size: int = DEFAULT_QUEUE_SIZE  # at least 1
     queue_policy: QueuePolicy = "drop_oldest"
     input_timeout: float | None = None  # seconds
+    phase_ns: int = 0  # of a timer
+    missed_ticks: MissedTicks = "skip"  # of a timer
 
 
 class Latch(msgspec.Struct, frozen=True):

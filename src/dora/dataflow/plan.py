@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.dataflow.describe import canonical, describe
+from dora.dataflow.durations import duration_text
 from dora.dataflow.model import (
     ANY,
     DEFAULT_QUEUE_SIZE,
@@ -439,6 +440,7 @@ def _input(
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns
+        config.phase_ns, config.missed_ticks = item.phase_ns, item.missed_ticks
         return config
     declared = layout.dataflow.types.inputs.get(f"{node.id}/{item.id}", ANY)
     config.type, config.shapes = declared.name, list(declared.shapes)
@@ -527,6 +529,10 @@ def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
             options["queue_policy"] = item.queue_policy
         if item.input_timeout is not None:
             options["input_timeout"] = item.input_timeout
+        if item.phase_ns:
+            options["phase"] = duration_text(item.phase_ns)
+        if item.missed_ticks != "skip":
+            options["missed_ticks"] = item.missed_ticks
         source = canonical(item.source)
         inputs[item.id] = {"source": source, **options} if options else source
     further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}

@@ -67,12 +67,16 @@ class Event(dict[str, Any]):
 
 
 class Tick:
-    """The content of a timer's event: an empty Null array."""
+    """The content of a timer's event: an empty Null array.
 
-    __slots__ = ("time_ns",)
+    ``missed``: the ticks before it for which there was no event, where the input asks for their number.
+    """
 
-    def __init__(self, time_ns: int) -> None:
+    __slots__ = ("missed", "time_ns")
+
+    def __init__(self, time_ns: int, missed: int = 0) -> None:
         self.time_ns = time_ns
+        self.missed = missed
 
     def value(self) -> Any:
         import pyarrow as pa
@@ -80,7 +84,7 @@ class Tick:
         return pa.nulls(0)
 
     def metadata(self) -> dict[str, Any]:
-        return {}
+        return {"missed_ticks": self.missed} if self.missed else {}
 
 
 class Text:

@@ -412,7 +412,9 @@ class Node:
         ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
         "undeclared": n}``; with ``"unsent": n`` for an output if messages were not sent because a queue was
         full at a stop; of a node that calls or serves also ``"replies": {"pending", "answered", "late",
-        "duplicates"}``.
+        "duplicates"}``. Of a node with timers also ``"timers": {id: {"ticks", "missed", "lateness",
+        "jitter"}}``: how late ticks were taken, and how much that differed from one to the next, each as
+        ``{"median_ms", "p99_ms", "worst_ms"}``.
         """
         words = self._session.board.words
         return {
@@ -426,6 +428,7 @@ class Node:
                 if item.kind != "timer"
             },
             "undeclared": self._session.undeclared.total,
+            **({"timers": timers} if (timers := self._session.inbox.tick_statistics()) else {}),
             **({} if self._replies is None else {"replies": self._replies.statistics()}),
         }
 

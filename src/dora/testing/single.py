@@ -68,12 +68,12 @@ def run_node(
     or the command of an installed package. ``inputs``: ``(id, data)``, ``(id, data, metadata)``, or with a
     moment `at`. Without a moment, a message is sent once the node has received the one before, so none is
     dropped. After the last message the inputs close. ``timers``: input → ``"dora/timer/…"``. ``options``:
-    input → ``queue_size``, ``queue_policy``, ``input_timeout``. ``outputs``: those that it may use;
+    input → those of an input in YAML, such as ``queue_size``. ``outputs``: those that it may use;
     None: any. With timers, ``stop_after`` (seconds) ends it.
 
     Raises the exception of the node, unless ``check`` is False; `VirtualTimeError` if it does not end.
     """
-    builder, messages = _bench(inputs, options or {})
+    builder, messages = _bench(inputs, options or {}, timers or {})
     subject = builder.add_node(_SUBJECT, path="dynamic", args=list(args), env=dict(env or {}))
     _connect(subject, builder, timers or {}, options or {}, messages)
     for output in outputs or ():
@@ -102,7 +102,7 @@ def run_operator(
     ``operator``: the class, or the file with ``class Operator``. The other parameters are those of
     `run_node`.
     """
-    builder, messages = _bench(inputs, options or {})
+    builder, messages = _bench(inputs, options or {}, timers or {})
     given = isinstance(operator, (str, os.PathLike))
     file = os.path.abspath(os.fspath(operator)) if given else "operator.py"  # type: ignore[arg-type]
     subject = Operator("op", python=file)
@@ -117,11 +117,15 @@ def run_operator(
     )
 
 
-def _bench(inputs: Inputs, options: Mapping[str, Mapping[str, Any]]) -> tuple[DataflowBuilder, list[At]]:
+def _bench(
+    inputs: Inputs, options: Mapping[str, Mapping[str, Any]], timers: Mapping[str, str]
+) -> tuple[DataflowBuilder, list[At]]:
     """Return a dataflow with a node that feeds the inputs, and the messages that it sends."""
     messages = [item if isinstance(item, At) else At(None, *item) for item in inputs]
     builder = DataflowBuilder("test")
-    fed = dict.fromkeys([*(message.id for message in messages), *options])
+    fed = dict.fromkeys(
+        [*(message.id for message in messages), *(name for name in options if name not in timers)]
+    )
     if fed:
         feeder = builder.add_node(_FEEDER, path="dynamic")
         for input_id in fed:
@@ -138,7 +142,7 @@ def _connect(
 ) -> None:
     timed = {message.id for message in messages if message.time is not None}
     for input_id, source in timers.items():
-        subject.add_input(input_id, source)
+        subject.add_input(input_id, source, **options.get(input_id, {}))
     if builder.nodes[0].id != _FEEDER:
         return
     for input_id in builder.nodes[0].to_dict()["outputs"]:

@@ -29,7 +29,8 @@ class EntryKind:
 
     ``BEGIN``: a process of the node, restarted ``number`` times, receives the events from here on; its
     content are its inputs, a msgpack map from id to source. ``MESSAGE``: message ``number`` of the
-    source's output. ``TICK``: of a timer, with its time. ``TEXT``: a line, with its time; the content is
+    source's output. ``TICK``: of a timer, with its time; the content is the number of missed ticks that its
+    metadata tells, in decimal digits, or nothing. ``TEXT``: a line, with its time; the content is
     the line. ``LOCAL``: value ``number`` from an operator of the same runtime. ``EVENT``: any other
     event; the content is a msgpack map. ``TIMEOUT``: a wait ended by its timeout. ``NOTHING``: polling
     found no event, ``number`` times.

@@ -108,7 +108,9 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     # In a dataflow on several machines: the revision that added the link; 0: it exists from the start.
     # It keeps links apart that have the same name one after the other.
     generation: int = 0
-    interval_ns: int = 0
+    interval_ns: int = 0  # of a `timer`, as what follows
+    phase_ns: int = 0
+    missed_ticks: Literal["skip", "coalesce", "burst"] = "skip"
     latched: bool = False  # its source is
     type: str = ""  # as for outputs
     shapes: list[Any] = []

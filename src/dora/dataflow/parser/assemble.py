@@ -40,6 +40,7 @@ from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
 from dora.dataflow.parser.scheduling import warn_of_nice
 from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
+from dora.dataflow.parser.timers import timer_options
 from dora.dataflow.parser.variables import refused_variable
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.types.contracts import Ports
@@ -341,9 +342,8 @@ class Assembler:
             source = block.get("source")
             if source is None:
                 continue
-            found = self.resolver.resolve(
-                source, block.place("source"), f"the input `{input_id}` of {owner}"
-            )
+            name = f"the input `{input_id}` of {owner}"
+            found = self.resolver.resolve(source, block.place("source"), name)
             if found is None:
                 continue
             if block.get("queue_policy") == "backpressure" and isinstance(found, NodeOutput):
@@ -356,6 +356,7 @@ class Assembler:
                     queue_size=max(block.get("queue_size"), 1),
                     queue_policy=block.get("queue_policy"),
                     input_timeout=block.get("input_timeout"),
+                    **timer_options(block, found, name, self.report),
                 )
             )
         return tuple(inputs)

@@ -37,6 +37,7 @@ from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
 from dora.dataflow.parser.scheduling import SCHEDULING
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.parser.sources import SourceFault, parse_source
+from dora.dataflow.parser.timers import TIMER_OPTIONS
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.parser.variables import EnvironmentType, ParametersType, ParameterValuesType
 from dora.dataflow.types.contracts import CONTRACTS, TYPE_RULES
@@ -62,7 +63,7 @@ class SourceText(FieldType[Source]):
         return {
             "type": "string",
             "pattern": "^[^/]+/.+$",
-            "examples": ["camera/image", "dora/timer/millis/50"],
+            "examples": ["camera/image", "dora/timer/50ms", "dora/timer/30hz"],
         }
 
 
@@ -72,8 +73,8 @@ INPUT = SchemaBlock(
         Field(
             "source",
             SourceText(),
-            "Where the messages come from: `node/output`, `node/operator/output`, `dora/timer/millis/50` "
-            "(also secs, micros, nanos, hz), `dora/logs`, `dora/logs/warn/node`.",
+            "Where the messages come from: `node/output`, `node/operator/output`, `dora/timer/50ms`, "
+            "`dora/timer/30hz` (also `millis/50`, `hz/30`), `dora/logs`, `dora/logs/warn/node`.",
             required=True,
         ),
         Field(
@@ -94,6 +95,7 @@ INPUT = SchemaBlock(
             SecondsType(zero="unset"),
             "Seconds of silence after which the input counts as closed. Unset: never.",
         ),
+        *TIMER_OPTIONS,
     ],
     reference="input",
 )

@@ -3,7 +3,9 @@
 ==============================  ====================================================
 ``camera/image``                output ``image`` of node ``camera``
 ``detector/op/bbox``            output ``bbox`` of operator ``op`` in node ``detector``
-``dora/timer/millis/50``        a timer; units ``secs``, ``millis``, ``micros``, ``nanos``
+``dora/timer/50ms``             a timer by its period
+``dora/timer/30hz``             a timer by its rate
+``dora/timer/millis/50``        the same; units ``secs``, ``millis``, ``micros``, ``nanos``
 ``dora/timer/hz/29.97``         a timer by its frequency
 ``dora/logs``                   log entries of all nodes
 ``dora/logs/warn/camera``       log entries of one node, at least as severe as ``warn``
@@ -17,16 +19,15 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from dora.dataflow.durations import parse_duration, parse_rate
 from dora.dataflow.model import LOG_LEVELS, LogSource, NodeOutput, Source, TimerSource
 from dora.dataflow.names import data_id_fault, node_id_fault
 from dora.dataflow.problems import did_you_mean
 
 UNITS: Final = {"secs": 1_000_000_000, "millis": 1_000_000, "micros": 1_000, "nanos": 1}
-SHORT_UNITS: Final = {"s": "secs", "ms": "millis", "us": "micros", "ns": "nanos", "hz": "hz"}
 MAX_INTERVAL_NS: Final = 2**62  # 146 years
 
 _integer = re.compile(r"\+?[0-9]{1,30}").fullmatch
-_number_with_unit = re.compile(r"([1-9][0-9]{0,8})([A-Za-z]+)").fullmatch
 
 
 class SourceFault(ValueError):
@@ -88,13 +89,17 @@ def _built_in(text: str, rest: str) -> Source:
 
 
 def _timer(text: str, what: str) -> TimerSource:
-    unit, _, number = what.partition("/")
+    unit, slash, number = what.partition("/")
+    period = None if slash else _period_with_unit(what)
+    if period is not None:
+        if not period:
+            raise SourceFault("the interval of a timer cannot be zero", part=what, last=True)
+        return TimerSource(period, text)
     if unit != "hz" and unit not in UNITS:
         raise SourceFault(
             f"`{unit}` is not a unit of a timer" if unit else f"the timer `{text}` has no unit",
-            _with_unit(unit)
-            or did_you_mean(unit, (*UNITS, "hz"))
-            or "the units are `secs`, `millis`, `micros`, `nanos` and `hz`",
+            did_you_mean(unit, (*UNITS, "hz"))
+            or "write for example `dora/timer/50ms` or `dora/timer/30hz`",
             unit,
         )
     if not number:
@@ -109,11 +114,10 @@ def _timer(text: str, what: str) -> TimerSource:
     return TimerSource(int(interval), text)
 
 
-def _with_unit(text: str) -> str:
-    """Suggest how a timer such as ``10hz`` or ``100ms`` is written; "" if it is none."""
-    found = _number_with_unit(text)
-    unit = SHORT_UNITS.get(found[2].lower()) if found else None
-    return f"write `dora/timer/{unit}/{found[1]}`" if found and unit else ""
+def _period_with_unit(text: str) -> int | None:
+    """Return the period that ``50ms`` or ``30hz`` means, None for another text."""
+    rate = parse_rate(text)
+    return parse_duration(text) if rate is None else rate
 
 
 def _interval(number: str, unit: str) -> int:

@@ -101,7 +101,8 @@ class EventLog(ReceiveInterceptor):
             case Message():
                 return pack_entry(EntryKind.MESSAGE, index, output._now(), content.sequence)
             case Tick():
-                return pack_entry(EntryKind.TICK, index, output._now(), content.time_ns)
+                missed = str(content.missed).encode() if content.missed else b""
+                return pack_entry(EntryKind.TICK, index, output._now(), content.time_ns, missed)
             case Text():
                 return pack_entry(
                     EntryKind.TEXT, index, output._now(), content.time_ns, content.text.encode()

@@ -29,6 +29,7 @@ from dora.node.events import (
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
+from dora.node.receive.timer_input import TimerInput
 from dora.node.receive.wait import DEFAULT_SPIN_US, Waiter
 from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import CONTROL, WORDS, Board
@@ -282,6 +283,10 @@ class Inbox(Waiter):
                 self.on_detached(input_id)
         else:
             port.detach()
+
+    def tick_statistics(self) -> dict[str, dict[str, Any]]:
+        """Return how punctual the ticks of each timer were."""
+        return {port.id: port.statistics.summary() for port in self._clocks if isinstance(port, TimerInput)}
 
     def read_control(self) -> None:
         """Act on the daemon's frames, unless another thread is doing so; takes no event."""

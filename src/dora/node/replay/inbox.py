@@ -203,7 +203,8 @@ class ReplayInbox(Inbox):
         self._served_data = False
         match entry.kind:
             case EntryKind.TICK:
-                return Input.make(self._inputs[entry.input], Tick(entry.number))
+                missed = int(entry.content or b"0")
+                return Input.make(self._inputs[entry.input], Tick(entry.number, missed))
             case EntryKind.TEXT:
                 return Input.make(self._inputs[entry.input], Text(entry.content.decode(), entry.number))
             case EntryKind.LOCAL:

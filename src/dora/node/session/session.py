@@ -20,7 +20,8 @@ from dora.node.host import REPLAY_DIRECTORY
 from dora.node.log import install_log_bridge, write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
-from dora.node.receive.local_input import LocalInput, TimerInput
+from dora.node.receive.local_input import LocalInput
+from dora.node.receive.timer_input import TimerInput
 from dora.node.receive.wait import DEFAULT_SPIN_US, REMOTE_SPIN_US
 from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
