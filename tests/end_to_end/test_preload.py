@@ -98,3 +98,24 @@ def test_a_forked_process_ends_without_copying_the_memory_of_packages(flow: Flow
     flow.node("a", AT_THE_END)
     flow.run(preload=True)
     assert flow.printed("a") == ["whole empty"]
+
+
+RELAY = """
+    import pyarrow as pa
+    from dora import Node
+    node = Node()
+    node.send_output("out", pa.array([1]))
+    print(next(event for event in node if event["type"] == "INPUT")["value"])
+"""
+
+
+def test_what_arrow_imports_for_its_first_arrays_is_imported_once(flow: Flow, packages: Path) -> None:
+    imports = flow.directory / "imports"
+    (packages / "pandas.py").write_text(
+        f"__version__ = '0.1'\nwith open({str(imports)!r}, 'a') as file: file.write('one ')\n"
+    )
+    for number in range(3):
+        flow.node(f"n{number}", RELAY, inputs={"in": f"n{(number + 1) % 3}/out"}, outputs=["out"])
+    flow.node("none", SHOWS)
+    flow.run(preload=True)
+    assert imports.read_text() == "one "

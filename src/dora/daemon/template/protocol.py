@@ -34,6 +34,7 @@ class ForkRequest(msgspec.Struct, frozen=True):
     limits: dict[int, tuple[int, int]]  # resource → soft and hard limit
     context: str  # of the daemon, see `dora.daemon.template.checks.context`
     sources: tuple[str, ...]  # the user's files that the process is going to run
+    modules: tuple[str, ...]  # of dora, that the process is going to need beside those of every node
     preload: tuple[tuple[str, str], ...]  # packages that the dataflow names, and their places in its file
 
 

@@ -6,12 +6,15 @@ import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from dora.daemon.processes.programs import program_path
 from dora.daemon.template.context import LIMITS, context, umask
 from dora.daemon.template.program import program_of
 from dora.daemon.template.protocol import ForkRequest
-from dora.dataflow.model import Dataflow, NodeSpec
+from dora.dataflow.model import Dataflow, NodeSpec, TimerSource
+
+_ARRAYS: Final = "dora.node.arrays_before_fork"  # by name, because the daemon shares no code with nodes
 
 
 def why_plain(node: NodeSpec, command: Sequence[str]) -> str:
@@ -47,5 +50,10 @@ def fork_request(
         limits={number: resource.getrlimit(number) for number in LIMITS},
         context=context(),
         sources=tuple(sources),
+        modules=(_ARRAYS,) if _has_messages(node) else (),
         preload=tuple((package.name, package.place) for package in node.preload or ()),
     )
+
+
+def _has_messages(node: NodeSpec) -> bool:
+    return bool(node.outputs) or any(not isinstance(item.source, TimerSource) for item in node.inputs)

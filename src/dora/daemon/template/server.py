@@ -281,7 +281,7 @@ class Template:
         script = os.path.join(request.directory, program.script)
         main = module_file(program.module) if program.module else script
         sources = [main, *request.sources] if main else request.sources
-        names = [*packages_of(sources, [request.directory]), *named]
+        names = [*request.modules, *packages_of(sources, [request.directory]), *named]
         missing = tuple(dict.fromkeys(name for name in names if not _is_loaded(name)))
         return missing if any(name in named or not _is_of_python(name) for name in missing) else ()
 
@@ -450,8 +450,9 @@ def _shown(names: Iterable[str]) -> str:
 
 
 def _names(modules: Iterable[str]) -> list[str]:
-    """Return the packages of modules."""
-    return [*dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in modules)]
+    """Return the packages of modules, other than dora."""
+    names = dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in modules)
+    return [name for name in names if name != "dora"]
 
 
 def _close(descriptor: int) -> None:

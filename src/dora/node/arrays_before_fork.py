@@ -1,0 +1,10 @@
+"""Make Arrow's first arrays: a template process of nodes with messages imports this; its forks have them.
+
+Arrow imports other packages for them, pandas among these. So a node without messages has none of this.
+"""
+
+from __future__ import annotations
+
+from dora.node.warm_up import warm_up_arrow
+
+warm_up_arrow(receives=True, sends=True)
