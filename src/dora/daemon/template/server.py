@@ -8,7 +8,6 @@ finds no package loaded that it does not import.
 from __future__ import annotations
 
 import ctypes
-import gc
 import importlib.util
 import os
 import re
@@ -17,20 +16,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from traceback import format_exception
-from types import ModuleType, TracebackType
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, Final
 
-from dora.daemon.template.checks import (
-    PackageFiles,
-    Traces,
-    different_variable,
-    is_python_text,
-    shadowed_module,
-)
+from dora.daemon.template.checks import different_variable, is_python_text, shadowed_module
 from dora.daemon.template.context import context
-from dora.daemon.template.forked import become, remember_modules, run
+from dora.daemon.template.forked import become, run
+from dora.daemon.template.imports import Imports, is_loaded, is_of_python, package_names
 from dora.daemon.template.packages import module_file, packages_of
 from dora.daemon.template.process import peer
 from dora.daemon.template.program import PythonProgram, program_of
@@ -88,23 +81,29 @@ class Template:
 
     ``served`` brings requests, or connections that do. The process ends with the connection, when its
     processes have ended or nobody asks about them; one that accepts connections ends when it was idle for a
-    while.
+    while. ``packages`` are those that it imports, ``named`` those of them that a dataflow names, and where.
+    ``before`` are the imports of the template that has forked this one; the base has none.
     """
 
-    def __init__(self, served: socket.socket, environment: dict[bytes, bytes]) -> None:
+    def __init__(
+        self,
+        served: socket.socket,
+        environment: dict[bytes, bytes],
+        packages: Sequence[str],
+        named: Mapping[str, str],
+        before: Imports | None = None,
+    ) -> None:
         self._environment = environment
+        self._packages = packages
+        self._named = named
+        self._is_base = before is None
+        self._imports = before or Imports()
         self._listener: socket.socket | None = None
-        self._is_base = True
         self._poll = select.poll()
         self._connections: dict[int, socket.socket] = {}
         self._channels: dict[int, tuple[socket.socket, int]] = {}  # of processes that have not been reaped
         self._unasked: list[int] = []  # processes that nobody will ask about
         self._special: dict[tuple[str, ...], _Special] = {}
-        self._packages: tuple[str, ...] = ()  # of a special template
-        self._named: dict[str, str] = {}  # those of them that a dataflow names → where
-        self._reads: frozenset[str] = frozenset()  # variables that were read by imports
-        self._printed = b""
-        self._refusal = Refused("")  # why no process can be forked
         if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             served.setblocking(False)
             self._listener = served
@@ -120,30 +119,12 @@ class Template:
         self._connections[connection.fileno()] = connection
         self._poll.register(connection, select.POLLIN)
 
-    # ------------------------------------------------------------------- imports
-
-    def load(self, names: Iterable[str], named: Mapping[str, str] | None = None) -> None:
-        """Import packages; keep why no process can be forked after that.
-
-        ``named`` are those that a dataflow names, and where.
-        """
-        name = ""
-        before = Traces()
-        record = _Output()
-        with _ReadVariables() as read:
-            try:
-                for name in names:
-                    _import(name)
-            except BaseException as error:  # noqa: BLE001 - a package may raise anything
-                self._refusal = _failed_import(name, error, (named or {}).get(name, ""))
-        self._printed += record.finish()
-        self._reads |= read.names
-        if not self._refusal.reason and (left := Traces().left_since(before)):
-            self._refusal = Refused(f"importing {_shown(names)} {left}")
-        self._files = PackageFiles()
-        remember_modules()
-        gc.collect()
-        gc.freeze()
+    def load(self) -> None:
+        """Import the packages; tell the base, if this is another one."""
+        self._imports.load(self._packages, self._named)
+        if not self._is_base:
+            for connection in self._connections.values():
+                connection.send(READY)
 
     # ------------------------------------------------------------------- the loop
 
@@ -212,7 +193,9 @@ class Template:
         """Answer with the states of this template and of those that it has forked."""
         states = [TemplateState(os.getpid(), [], self._starts, self._since)]
         for packages, special in self._special.items():
-            states.append(TemplateState(special.pid, _names(packages), special.starts, special.since))
+            states.append(
+                TemplateState(special.pid, package_names(packages), special.starts, special.since)
+            )
         try:
             connection.send(encode_states(states))
         except OSError:
@@ -243,8 +226,8 @@ class Template:
                 channel.close()
 
     def _why_refused(self, request: ForkRequest, program: PythonProgram | None) -> Refused:
-        if self._refusal.reason:
-            return self._refusal
+        if self._imports.refusal.reason:
+            return self._imports.refusal
         if program is None:
             return Refused("it runs another interpreter, or no Python")
         if not self._is_base:
@@ -252,9 +235,9 @@ class Template:
         if request.context != context():
             return Refused("it has other rights, limits or namespaces than the template")
         variables = dict(pair.partition(b"=")[::2] for pair in request.environment)
-        if name := different_variable(self._environment, variables, self._reads):
+        if name := different_variable(self._environment, variables, self._imports.reads):
             return Refused(f"`{name}` is read by packages, and has another value for this node")
-        if path := self._files.changed:
+        if path := self._imports.files.changed:
             self._close_listener()  # the daemon of the machine starts a new one
             return Refused(f"{path} has changed since it was imported")
         if not os.path.isdir(request.directory):
@@ -282,8 +265,8 @@ class Template:
         main = module_file(program.module) if program.module else script
         sources = [main, *request.sources] if main else request.sources
         names = [*request.modules, *packages_of(sources, [request.directory]), *named]
-        missing = tuple(dict.fromkeys(name for name in names if not _is_loaded(name)))
-        return missing if any(name in named or not _is_of_python(name) for name in missing) else ()
+        missing = tuple(dict.fromkeys(name for name in names if not is_loaded(name)))
+        return missing if any(name in named or not is_of_python(name) for name in missing) else ()
 
     def _fork(
         self, request: ForkRequest, program: PythonProgram, output: int, errors: int, channel: socket.socket
@@ -296,7 +279,7 @@ class Template:
             self._poll.register(channel, select.POLLIN)
             return
         self._forget_everything()
-        become(request, program, (output, errors, channel.detach()), self._printed)
+        become(request, program, (output, errors, channel.detach()), self._imports.printed)
         raise _InNewProcess(program)
 
     def _forget_everything(self) -> None:
@@ -340,18 +323,7 @@ class Template:
             return special
         ours.close()
         self._forget_everything()
-        template = Template(theirs, self._environment)
-        template._is_base = False
-        template._packages, template._named = packages, named
-        template._reads, template._printed = self._reads, self._printed
-        raise _InNewProcess(template)
-
-    def prepare(self) -> None:
-        """Import the packages of a special template, and tell the base."""
-        if not self._is_base:
-            self.load(self._packages, self._named)
-            for connection in self._connections.values():
-                connection.send(READY)
+        raise _InNewProcess(Template(theirs, self._environment, packages, named, self._imports))
 
     def _on_special(self, descriptor: int) -> None:
         found = [item for item in self._special.items() if item[1].connection.fileno() == descriptor]
@@ -405,104 +377,11 @@ def memory_is_short() -> bool:
     return int(found["MemAvailable"]) < MEMORY_NEEDED * int(found["MemTotal"])
 
 
-def _import(name: str) -> None:
-    """Import what "module:name" says, as ``from module import name`` does."""
-    module, _, attribute = name.partition(":")
-    imported = importlib.import_module(module)
-    if attribute and attribute != "*" and not hasattr(imported, attribute):
-        try:
-            importlib.import_module(f"{module}.{attribute}")
-        except ModuleNotFoundError as error:
-            if error.name != f"{module}.{attribute}":
-                raise
-
-
-def _is_loaded(name: str) -> bool:
-    module, _, attribute = name.partition(":")
-    if (loaded := sys.modules.get(module)) is None:
-        return False
-    return attribute in ("", "*") or hasattr(loaded, attribute)
-
-
-def _is_of_python(name: str) -> bool:
-    return name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names
-
-
-def _failed_import(name: str, error: BaseException, place: str) -> Refused:
-    """Return why an import has failed; with the traceback if the dataflow names the package."""
-    reason = f"importing {_shown([name])} fails: {type(error).__name__}: {error}"
-    if not place:
-        return Refused(reason)
-    traceback = error.__traceback__
-    while traceback is not None and not _is_of_a_package(traceback):
-        traceback = traceback.tb_next
-    return Refused(reason, place, "".join(format_exception(type(error), error, traceback)))
-
-
-def _is_of_a_package(traceback: TracebackType) -> bool:
-    """Return whether a traceback begins in code of a package, and not in what imports it."""
-    file = traceback.tb_frame.f_code.co_filename
-    return file != __file__ and not file.startswith("<frozen importlib") and "importlib" not in file
-
-
-def _shown(names: Iterable[str]) -> str:
-    return ", ".join(_names(names))
-
-
-def _names(modules: Iterable[str]) -> list[str]:
-    """Return the packages of modules, other than dora."""
-    names = dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in modules)
-    return [name for name in names if name != "dora"]
-
-
 def _close(descriptor: int) -> None:
     try:
         os.close(descriptor)
     except OSError:
         pass
-
-
-class _Output:
-    """The output of this process meanwhile; its forks print it as theirs."""
-
-    def __init__(self) -> None:
-        self._kept = [os.dup(1), os.dup(2)]
-        self._file = os.memfd_create("dora-template-output")
-        for descriptor in (1, 2):
-            os.dup2(self._file, descriptor)
-
-    def finish(self) -> bytes:
-        for descriptor, kept in zip((1, 2), self._kept, strict=True):
-            os.dup2(kept, descriptor)
-            os.close(kept)
-        printed = os.pread(self._file, os.fstat(self._file).st_size, 0)
-        os.close(self._file)
-        return printed
-
-
-class _RecordingEnviron(type(os.environ)):  # type: ignore[misc]
-    """``os.environ`` while packages are imported: notes the names that are read."""
-
-    def __getitem__(self, key: str) -> str:
-        _names_read.add(key)
-        return super().__getitem__(key)  # type: ignore[no-any-return]
-
-
-_names_read: set[str] = set()
-
-
-class _ReadVariables:
-    """The variables that Python code reads meanwhile."""
-
-    def __enter__(self) -> _ReadVariables:
-        _names_read.clear()
-        self._kind = type(os.environ)
-        os.environ.__class__ = _RecordingEnviron
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.environ.__class__ = self._kind
-        self.names = frozenset(_names_read)
 
 
 # --------------------------------------------------------------------------- the process
@@ -516,11 +395,11 @@ def serve() -> None:
     _end_with_parent()
     if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
         del sys.path[0]
-    template = Template(socket.socket(fileno=int(sys.argv[1])), dict(os.environb))
-    template.load(name for name in BASE if importlib.util.find_spec(name.partition(".")[0]) is not None)
+    packages = [name for name in BASE if importlib.util.find_spec(name.partition(".")[0]) is not None]
+    template = Template(socket.socket(fileno=int(sys.argv[1])), dict(os.environb), packages, {})
     while True:
         try:
-            template.prepare()
+            template.load()
             template.serve()
         except _InNewProcess as new:
             new.__traceback__ = None  # its frames hold the template

@@ -1,0 +1,142 @@
+"""Imports of packages in a template process, and what they do to the process."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from traceback import format_exception
+from types import TracebackType
+
+from dora.daemon.template.checks import PackageFiles, Traces
+from dora.daemon.template.forked import remember_modules
+from dora.daemon.template.protocol import Refused
+
+
+class Imports:
+    """What a template has imported.
+
+    ``reads`` are the variables that were read meanwhile, ``printed`` is what was printed, ``files`` notice
+    changes of packages, and ``refusal`` says why no process can be forked after these imports, if so.
+    """
+
+    def __init__(self) -> None:
+        self.reads: frozenset[str] = frozenset()
+        self.printed = b""
+        self.refusal = Refused("")
+        self.files: PackageFiles  # after the first ones
+
+    def load(self, names: Sequence[str], named: Mapping[str, str]) -> None:
+        """Import packages; ``named`` are those that a dataflow names, and where."""
+        name = ""
+        before = Traces()
+        record = _Output()
+        with _ReadVariables() as read:
+            try:
+                for name in names:
+                    _import(name)
+            except BaseException as error:  # noqa: BLE001 - a package may raise anything
+                self.refusal = _failed_import(name, error, named.get(name, ""))
+        self.printed += record.finish()
+        self.reads |= read.names
+        if not self.refusal.reason and (left := Traces().left_since(before)):
+            self.refusal = Refused(f"importing {_shown(names)} {left}")
+        self.files = PackageFiles()
+        remember_modules()
+        gc.collect()
+        gc.freeze()
+
+
+def _import(name: str) -> None:
+    """Import what "module:name" says, as ``from module import name`` does."""
+    module, _, attribute = name.partition(":")
+    imported = importlib.import_module(module)
+    if attribute and attribute != "*" and not hasattr(imported, attribute):
+        try:
+            importlib.import_module(f"{module}.{attribute}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{module}.{attribute}":
+                raise
+
+
+def is_loaded(name: str) -> bool:
+    module, _, attribute = name.partition(":")
+    if (loaded := sys.modules.get(module)) is None:
+        return False
+    return attribute in ("", "*") or hasattr(loaded, attribute)
+
+
+def is_of_python(name: str) -> bool:
+    return name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names
+
+
+def _failed_import(name: str, error: BaseException, place: str) -> Refused:
+    """Return why an import has failed; with the traceback if the dataflow names the package."""
+    reason = f"importing {_shown([name])} fails: {type(error).__name__}: {error}"
+    if not place:
+        return Refused(reason)
+    traceback = error.__traceback__
+    while traceback is not None and not _is_of_a_package(traceback):
+        traceback = traceback.tb_next
+    return Refused(reason, place, "".join(format_exception(type(error), error, traceback)))
+
+
+def _is_of_a_package(traceback: TracebackType) -> bool:
+    """Return whether a traceback begins in code of a package, and not in what imports it."""
+    file = traceback.tb_frame.f_code.co_filename
+    return file != __file__ and not file.startswith("<frozen importlib") and "importlib" not in file
+
+
+def _shown(names: Iterable[str]) -> str:
+    return ", ".join(package_names(names))
+
+
+def package_names(modules: Iterable[str]) -> list[str]:
+    """Return the packages of modules, other than dora."""
+    names = dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in modules)
+    return [name for name in names if name != "dora"]
+
+
+class _Output:
+    """The output of this process meanwhile; its forks print it as theirs."""
+
+    def __init__(self) -> None:
+        self._kept = [os.dup(1), os.dup(2)]
+        self._file = os.memfd_create("dora-template-output")
+        for descriptor in (1, 2):
+            os.dup2(self._file, descriptor)
+
+    def finish(self) -> bytes:
+        for descriptor, kept in zip((1, 2), self._kept, strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
+        printed = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        os.close(self._file)
+        return printed
+
+
+class _RecordingEnviron(type(os.environ)):  # type: ignore[misc]
+    """``os.environ`` while packages are imported: notes the names that are read."""
+
+    def __getitem__(self, key: str) -> str:
+        _names_read.add(key)
+        return super().__getitem__(key)  # type: ignore[no-any-return]
+
+
+_names_read: set[str] = set()
+
+
+class _ReadVariables:
+    """The variables that Python code reads meanwhile."""
+
+    def __enter__(self) -> _ReadVariables:
+        _names_read.clear()
+        self._kind = type(os.environ)
+        os.environ.__class__ = _RecordingEnviron
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.__class__ = self._kind
+        self.names = frozenset(_names_read)
