@@ -16,6 +16,7 @@ from dora.transport.board import (
     FIRST,
     RECEIVED,
     RECORDED,
+    REPEATED,
     RESTART_LOSS,
     SENT,
     STATE,
@@ -184,13 +185,14 @@ class Accounting:
                 if link.policy == "drop_oldest":
                     # The receiver notices a loss with the next message that it takes, if it takes one.
                     dropped = max(dropped, sent - received - max(link.queue_size, link.engine_queue_size))
+            repeated = get(link.slot, REPEATED)  # sent again by the latch, and received again
             reports.append(
                 LinkReport(
                     link=str(link),
                     policy=link.policy,
                     queue_size=link.queue_size,
-                    sent=sent,
-                    received=received,
+                    sent=sent + repeated,
+                    received=received + repeated,
                     dropped=dropped,
                     unread=max(0, sent - received - dropped),
                     unsent=unsent,

@@ -445,6 +445,7 @@ def _input(
     declared = layout.dataflow.types.inputs.get(f"{node.id}/{item.id}", ANY)
     config.type, config.shapes = declared.name, list(declared.shapes)
     if isinstance(item.source, NodeOutput):
+        config.output_slot = outputs[item.source].slot
         config.latched = _latch(layout, item.source) is not None
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
@@ -455,7 +456,6 @@ def _input(
         # From another machine, the receiver's engine gives credit.
         waits = config.policy == "backpressure" and not config.machine
         config.credit_bell = output.credit_bell if waits else ""
-        config.output_slot = output.slot
         config.max_queue_size = channel.max_queue_size
         config.max_receivers = channel.max_receivers
     return config

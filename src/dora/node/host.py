@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
+from dora.errors import SharedMemoryFull
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.saved_state import StateFile, StateStore
@@ -18,10 +20,13 @@ from dora.node.send.output import OutputPort, overflow_channel_of
 from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
-from dora.transport.interface import Engine
+from dora.transport.interface import Engine, Sender
 from dora.transport.open_files import allow_files, files_of
 from dora.transport.spill import SpillWriter
-from dora.wire.node_config import NodeConfig
+from dora.wire.node_config import LatchConfig, NodeConfig, OutputConfig
+
+if TYPE_CHECKING:
+    from dora.transport.latch import Latch, ReadLatch
 
 REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a replay
 
@@ -62,7 +67,7 @@ class Host:
         return {
             output.id: OutputPort(
                 output,
-                engine.sender(output),
+                self._make_sender(output, engine),
                 self.board,
                 rings=not engine.wakes,
                 node_slot=self.config.node_slot,
@@ -75,6 +80,28 @@ class Host:
             )
             for output in self.config.outputs
         }
+
+    def _make_sender(self, output: OutputConfig, engine: Engine) -> Sender:
+        sender = engine.sender(output)
+        if output.latch is None:
+            return sender
+        from dora.transport.latch import LatchingSender
+
+        return LatchingSender(sender, self._make_latch(output, output.latch))
+
+    def _make_latch(self, output: OutputConfig, config: LatchConfig) -> Latch:
+        from dora.transport.latch import LatchFile, latch_path
+
+        try:
+            return LatchFile(latch_path(self.config.board, output.slot), config, output.id)
+        except OSError as error:
+            raise SharedMemoryFull(f"output `{output.id}` cannot keep its messages: {error}") from error
+
+    def latch_reader(self, output_slot: int) -> ReadLatch:
+        """Return the function that reads the latch of an output on this machine."""
+        from dora.transport.latch import latch_path, read_latch
+
+        return partial(read_latch, latch_path(self.config.board, output_slot))
 
     def make_ports(self) -> list[InputPort]:
         """Return inputs beyond those of the configuration."""

@@ -16,7 +16,7 @@ from dora.node.log import write_log
 from dora.node.process import end_tracebacks_at_the_program, freeze_gc, show_without_traceback
 from dora.node.send.loan import ArrayLoan, SampleHandler
 from dora.node.session.session import Session
-from dora.transport.board import DROPPED, RECEIVED, WORDS
+from dora.transport.board import DROPPED, RECEIVED, REPEATED, WORDS
 from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
 from dora.wire.node_config import decode_descriptor
@@ -421,7 +421,7 @@ class Node:
             "outputs": {port.id: port.statistics() for port in self._outputs.values()},
             "inputs": {
                 item.id: {
-                    "received": words[item.slot * WORDS + RECEIVED],
+                    "received": words[item.slot * WORDS + RECEIVED] + words[item.slot * WORDS + REPEATED],
                     "dropped": words[item.slot * WORDS + DROPPED],
                 }
                 for item in self._config.inputs

@@ -8,7 +8,7 @@ from dora.observe.formatting import FormattedValue, bandwidth, fields
 from dora.observe.latency import LatencyMeter
 from dora.observe.queries import Result, TextResult
 from dora.observe.topics import Topic
-from dora.transport.board import BYTES, DROPPED, RECEIVED, SENT, WORDS
+from dora.transport.board import BYTES, DROPPED, RECEIVED, REPEATED, SENT, WORDS
 from dora.wire.daemon_protocol import Inspection, LinkView
 from dora.wire.message import Message
 
@@ -68,7 +68,7 @@ def _type(seen: str, declared: str) -> str:
 def _link(link: LinkView, words: memoryview, latency_ms: tuple[float, float] | None) -> str:
     base = link.slot * WORDS
     parts = [
-        f"{link.consumer}: {words[base + RECEIVED]:,} taken",
+        f"{link.consumer}: {words[base + RECEIVED] + words[base + REPEATED]:,} taken",
         f"{words[base + DROPPED]:,} dropped",
         f"queue of {link.queue_size}" + (", back-pressure" if link.policy == "backpressure" else ""),
     ]

@@ -11,7 +11,18 @@ from collections import deque
 
 import msgspec
 
-from dora.transport.board import BYTES, CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, TIMED_OUT, WORDS
+from dora.transport.board import (
+    BYTES,
+    CONNECTED,
+    DROPPED,
+    FIRST,
+    RECEIVED,
+    REPEATED,
+    SENT,
+    STATE,
+    TIMED_OUT,
+    WORDS,
+)
 from dora.wire.daemon_protocol import Inspection, LinkView
 
 
@@ -66,16 +77,17 @@ class Counters:
     ) -> tuple[int, int, int | None]:
         words, base = self._words, link.slot * WORDS
         received, dropped = words[base + RECEIVED], words[base + DROPPED]
+        taken = received + words[base + REPEATED]
         if link.kind != "link":
-            return received, dropped, None
+            return taken, dropped, None
         if words[base + STATE] != CONNECTED:
-            return received, dropped, 0
+            return taken, dropped, 0
         waiting = max(0, outputs[link.output_slot][0] - words[base + FIRST] - received - dropped)
         if link.policy == "drop_oldest" and waiting > link.queue_size:
             # The receiver notices a loss with the next message that it takes.
             dropped += waiting - link.queue_size
             waiting = link.queue_size
-        return received, dropped, waiting
+        return taken, dropped, waiting
 
 
 def rates(

@@ -21,7 +21,8 @@ from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.inprocess import LocalEngine
 from dora.transport.interface import Engine, Receiver
-from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
+from dora.transport.latch import Latch, LatchInMemory, ReadLatch
+from dora.wire.node_config import InputConfig, LatchConfig, LinkConfig, NodeConfig, OutputConfig
 from dora.wire.node_protocol import ToDaemon, ToNode
 
 
@@ -189,6 +190,15 @@ class VirtualHost(Host):
         some = AnyOutput(make)
         some.update(outputs)
         return some
+
+    def _make_latch(self, output: OutputConfig, config: LatchConfig) -> Latch:
+        latches = self._local.latches
+        latch = latches[output.slot] = LatchInMemory(config, latches.get(output.slot))
+        return latch
+
+    def latch_reader(self, output_slot: int) -> ReadLatch:
+        latch = self._local.latches.get(output_slot)
+        return latch.read if latch is not None else list
 
     def bell(self, path: str) -> Bell:
         return VirtualBell(self._doorbells[path])

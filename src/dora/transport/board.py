@@ -46,6 +46,8 @@ link        ``THINNED``            those of ``RECEIVED`` that were left out for 
                                    (receiver)
 link        ``MISSED``             how often the input's ``deadline`` has passed without a message
                                    (receiver)
+link        ``REPEATED``           messages of a latched output that the receiver got again after a restart;
+                                   not among ``RECEIVED``, and not among ``SENT`` (receiver)
 link        ``OVERDUE``            1 from then on until a message comes (receiver; the daemon clears it
                                    for a dead receiver)
 ==========  =====================  =========================================================
@@ -68,7 +70,7 @@ LINE_BYTES = WORDS * 8
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
 RECEIVED, DROPPED, FIRST, STATE, PROBED, TIMED_OUT, UNSENT, RESTART_LOSS = 0, 1, 2, 3, 4, 5, 6, 7
-EXPIRED, THINNED, MISSED, OVERDUE = 8, 9, 10, 11
+EXPIRED, THINNED, MISSED, OVERDUE, REPEATED = 8, 9, 10, 11, 12
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 

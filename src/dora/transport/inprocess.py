@@ -6,6 +6,7 @@ from collections.abc import Callable
 from ctypes import string_at
 
 from dora.transport.aligned_memory import AlignedMemory
+from dora.transport.latch import LatchInMemory
 from dora.transport.queues import DropOldestQueue
 from dora.wire.correlation import carries_correlation
 from dora.wire.message import Message
@@ -91,6 +92,8 @@ class LocalEngine:
         self._services: dict[str, list[tuple[DropOldestQueue[Message], Callable[[], None]]]] = (
             {} if shared_with is None else shared_with._services
         )
+        # The latches of outputs, by their lines on the board.
+        self.latches: dict[int, LatchInMemory] = {} if shared_with is None else shared_with.latches
 
     def sender(self, output: OutputConfig) -> LocalSender:
         return LocalSender(self._services.setdefault(output.service, []))

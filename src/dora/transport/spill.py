@@ -129,7 +129,12 @@ def _remove(path: str) -> None:
 
 
 class ResumingReceiver:
-    """A receiver that gives out some messages before those of another receiver."""
+    """A receiver that gives out some messages before those of another receiver.
+
+    ``over``: once there are no more of them, the other receiver can take its place.
+    """
+
+    over = True
 
     def __init__(self, first: deque[Message], receiver: Receiver) -> None:
         self.first = first

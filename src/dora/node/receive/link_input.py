@@ -154,7 +154,7 @@ class LinkInput:
         if not spilled:
             return None
         first = spilled.popleft()
-        if isinstance(self._receiver, ResumingReceiver):  # all its messages were delivered
+        if isinstance(self._receiver, ResumingReceiver) and self._receiver.over:
             self._end_resuming(self._receiver)
         is_plain = self._receive == self._receiver.receive
         self._receiver = ResumingReceiver(deque([*spilled, message]), self._receiver)
@@ -258,7 +258,7 @@ class LinkInput:
             self._credit.ring()
 
     def _poll_empty(self) -> Event | None:
-        if isinstance(self._receiver, ResumingReceiver):
+        if isinstance(self._receiver, ResumingReceiver) and self._receiver.over:
             self._end_resuming(self._receiver)
         if self._awaits_first_sequence:
             self._read_first_sequence()

@@ -138,7 +138,7 @@ class OutputPort:
         self._links = [link.slot * WORDS + STATE for link in links]
         if self._spill_writer is not None:
             self._spill = self._spill_writer if self._spill_writer.apply_links(links) else None
-        self.has_links = bool(links)
+        self.has_links = bool(links) or self._config.latch is not None
 
     def warm_up(self) -> None:
         """Reserve memory for the first message, and open the doorbells of receivers that are there."""

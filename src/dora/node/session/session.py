@@ -10,6 +10,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import msgspec
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from dora.node.operators.operator import OperatorOutput
     from dora.node.receive.inbox import Inbox
     from dora.transport.doorbell import Doorbell
+    from dora.transport.latch import ReadLatch
 
 P = ParamSpec("P")
 
@@ -273,7 +275,12 @@ class Session:
         first_time: bool,
         takes_over: bool = False,
     ) -> LinkInput:
-        return LinkInput(
+        make: Callable[..., LinkInput] = LinkInput
+        if item.latched:
+            from dora.node.receive.latched_input import LatchedInput
+
+            make = partial(LatchedInput, read_latch=self._latch_reader(item))
+        return make(
             item,
             receiver,
             self.board,
@@ -287,6 +294,10 @@ class Session:
             if in_flight or item.policy != "drop_oldest" or item.engine_queue_size
             else spill_folder(self.config.run_dir, item.slot),
         )
+
+    def _latch_reader(self, item: InputConfig) -> ReadLatch | None:
+        """Return what reads the latch of an input's source; None if the source is on another machine."""
+        return None if item.machine else self._host.latch_reader(item.output_slot)
 
     def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
         """Return the receiver of a further input, for `add_input`; raises `DoraError`."""

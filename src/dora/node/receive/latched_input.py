@@ -1,0 +1,176 @@
+"""The port of an input whose source is latched: the messages of the latch come first.
+
+Three kinds of messages come in this order:
+
+* *repeated* ones, which a former process of this node has received. They are counted as such on the board
+  (``REPEATED``), not among ``RECEIVED``, because ``FIRST + RECEIVED + DROPPED`` is a sequence number.
+* others of the latch. For a receiver that is new, they move ``FIRST`` back, and so are sent and received.
+* those of the queue, except what came from the latch already.
+
+The sender of a link from another machine puts the messages of its latch on the link
+(`dora.transport.network.latched_sender`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from dora.node.receive.link_input import LinkInput
+from dora.transport.board import CONNECTED, FIRST, REPEATED, STATE, Board
+from dora.transport.interface import Receiver
+from dora.transport.latch import ReadLatch, consecutive
+from dora.transport.spill import ResumingReceiver
+from dora.wire.message import Message
+from dora.wire.node_config import InputConfig
+
+_monotonic = time.monotonic_ns
+# A subscription takes some time to reach the sender through Zenoh. Until then the latch is read again.
+_JOIN_LIMIT_NS: Final = 2_000_000_000
+_JOIN_POLL_NS: Final = 20_000_000
+
+
+class LatchedReceiver(ResumingReceiver):
+    """A receiver that gives out the messages of a latch before those of another receiver."""
+
+    def __init__(
+        self, receiver: Receiver, read: ReadLatch, after: int, sent: Callable[[], int], joins_slowly: bool
+    ) -> None:
+        """``after``: messages of the queue up to this number are skipped; a former process has them.
+
+        ``sent`` returns the number of the newest message. ``joins_slowly``: messages that are sent now may
+        not reach the queue yet.
+        """
+        super().__init__(deque(), receiver)
+        self._read = read
+        self._after = after
+        self._sent = sent
+        self._latched = read()  # all later messages are in the queue, unless the receiver joins slowly
+        self._begun = False
+        self._joined = False  # a message of the queue has come that was not in the latch
+        self._joining_until = _monotonic() + _JOIN_LIMIT_NS if joins_slowly else 0
+
+    @property
+    def oldest(self) -> int:
+        """The number of the first message in the latch; 0 if it is empty."""
+        return self._latched[0].sequence if self._latched else 0
+
+    @property
+    def over(self) -> bool:  # type: ignore[override]  # here it changes
+        return self._joined and not self.first
+
+    @property
+    def is_joining(self) -> bool:
+        """Whether the latch has to be read again, because messages may not reach the queue yet."""
+        return bool(self._joining_until) and not self._joined and _monotonic() < self._joining_until
+
+    def receive(self) -> Message | None:
+        if not self._begun:
+            self._begin()
+        if not self.first:
+            if self._joined:
+                return self.receiver.receive()
+            if (message := self._take_new()) is not None:
+                self._joined = True
+                return message
+            if self._sent() <= self._after or not self.is_joining:
+                return None
+            self.first.extend(message for message in self._read() if message.sequence > self._after)
+            if not self.first:
+                return None
+        message = self.first.popleft()
+        self._after = max(self._after, message.sequence)
+        return message
+
+    def has_messages(self) -> bool:
+        if not self._begun:
+            self._begin()
+        return bool(self.first) or self.receiver.has_messages()
+
+    def _begin(self) -> None:
+        """Put together the messages of the latch that are not in the queue."""
+        self._begun = True
+        queued = self._take_new()
+        entries = {message.sequence: message for message in self._latched}
+        if self._joining_until:
+            entries.update((message.sequence, message) for message in self._read())
+        if queued is not None:
+            entries = {number: entry for number, entry in entries.items() if number < queued.sequence}
+            entries[queued.sequence] = queued
+        first = sorted(entries.items())
+        if self._joining_until:
+            # Messages that were sent before this receiver could be reached, and are not in the latch any
+            # more, are not for it.
+            first = consecutive(first)
+        self.first.extend(message for _, message in first)
+        self._latched = []
+
+    def _take_new(self) -> Message | None:
+        """Take a message from the queue that did not come before."""
+        while (message := self.receiver.receive()) is not None:
+            if message.sequence > self._after:
+                return message
+        return None
+
+
+class LatchedInput(LinkInput):
+    """An input whose source is latched."""
+
+    def __init__(
+        self,
+        config: InputConfig,
+        receiver: Receiver,
+        board: Board,
+        *,
+        read_latch: ReadLatch | None,
+        in_flight: bool,
+        joins_late: bool,
+        first_time: bool,
+        **options: Any,
+    ) -> None:
+        """``read_latch``: None for a link from another machine. The others: as for `LinkInput`."""
+        super().__init__(
+            config,
+            receiver,
+            board,
+            in_flight=in_flight,
+            joins_late=joins_late,
+            first_time=first_time,
+            **options,
+        )
+        words, base = self._words, self._base
+        # Messages up to here come again, to a new process of the node.
+        self._repeats_to = 0 if first_time else self._last
+        self._repeated_word = base + REPEATED
+        self._latched: LatchedReceiver | None = None
+        if read_latch is None:
+            return
+        is_late = joins_late or not first_time
+        self._latched = latched = LatchedReceiver(
+            self._receiver, read_latch, self._repeats_to, self._sent, in_flight and is_late
+        )
+        if first_time and joins_late:
+            if latched.oldest:
+                words[base + FIRST] = self._last = min(self._last, latched.oldest - 1)
+            words[base + STATE] = CONNECTED  # the messages of the latch count, even if none follows
+        self._receiver = latched
+        self._receive = latched.receive
+
+    def _sent(self) -> int:
+        return self._words[self._sent_word]
+
+    def _count_gap(self, sequence: int) -> None:
+        if 0 < sequence <= self._last == self._repeats_to:
+            self._words[self._repeated_word] += 1
+            self._received -= 1  # `poll` counts it as received
+            return
+        super()._count_gap(sequence)
+
+    def wake_at(self) -> int | None:
+        at = super().wake_at()
+        if self._latched is None or not self._latched.is_joining:
+            return at
+        soon = _monotonic() + _JOIN_POLL_NS
+        return soon if at is None else min(at, soon)

@@ -1,0 +1,245 @@
+"""Latches: the newest messages of an output, kept for receivers that join late.
+
+The sender of a latched output writes each message into its latch before it sends it. A receiver that joins
+late connects first and reads the latch then. So each message is in the latch, in its queue, or in both; the
+sequence numbers say which ones are there twice (`dora.node.receive.latched_input`).
+
+A latch is a file of the run beside the board, in shared memory:
+
+======================  ==================================================================
+word 0, 1               bytes of a place, number of places
+word 2 + 2·n, 3 + 2·n   sequence number in place n (0: none, or it is being written), its size
+from `_header_bytes`    the places, one message each
+======================  ==================================================================
+
+A message with the number n is in place n modulo the number of places. There are more places than messages
+to keep: while one is being written, the others are complete, whenever the sender is killed. Readers take no
+lock. They copy a message and look whether its number is still there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import mmap
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol, TypeVar
+
+from dora._ownership import UnsafeFile, open_own
+from dora.transport.aligned_memory import message_from_bytes
+from dora.transport.doorbell import memory_fence
+from dora.transport.interface import Loan, Sender
+from dora.wire.decode import BAD_MESSAGE
+from dora.wire.message import Message
+from dora.wire.node_config import LatchConfig
+
+_SPARE: Final = 2  # places beyond the messages to keep: one is written, one gives readers time
+_SMALLEST: Final = 4096  # bytes of a place
+_PAGE: Final = 4096
+_SHAPE: Final = struct.Struct("<QQ")  # bytes of a place, number of places
+_ATTEMPTS: Final = 50  # to read a latch that is written all the time
+
+T = TypeVar("T")
+
+_log = logging.getLogger("dora.transport")
+
+
+class Latch(Protocol):
+    """The newest messages of one output."""
+
+    def write(self, sequence: int, message: bytes | bytearray | memoryview) -> None:
+        """Keep a message, and forget the oldest one. Never fails."""
+        ...
+
+
+ReadLatch = Callable[[], list[Message]]
+"""Returns the messages of a latch: consecutive numbers, oldest first."""
+
+
+def latch_path(board: str, output_slot: int) -> str:
+    """Return the path of an output's latch. ``board``: the path of the board."""
+    return f"{board.removesuffix('board')}latch-{output_slot}"
+
+
+def _header_bytes(places: int) -> int:
+    return -(-(2 + 2 * places) * 8 // _PAGE) * _PAGE
+
+
+class LatchFile:
+    """The sender's side of a latch. Used by one thread at a time."""
+
+    def __init__(self, path: str, config: LatchConfig, output_id: str) -> None:
+        """Make the file; raises ``OSError``, `UnsafeFile`."""
+        self._path = path
+        self._output_id = output_id
+        self._depth = config.depth
+        self._places = config.depth + _SPARE
+        self._fd = -1
+        self._is_full = False  # there was no room for a message
+        self._make(_SMALLEST, _read(path) if config.survive_restart else [])
+
+    def write(self, sequence: int, message: bytes | bytearray | memoryview) -> None:
+        try:
+            if len(message) > self._capacity:
+                self._make(len(message), _read(self._path))
+            self._put(sequence, message)
+        except (OSError, UnsafeFile) as error:
+            if not self._is_full:
+                self._is_full = True
+                _log.warning(
+                    "output `%s`: a message of %d bytes is not kept for receivers that join late: %s",
+                    self._output_id,
+                    len(message),
+                    error,
+                )
+
+    def _put(self, sequence: int, message: bytes | bytearray | memoryview) -> None:
+        words, place = self._words, sequence % self._places
+        words[2 + 2 * place] = 0
+        memory_fence()
+        # Not through the mapping: where there is no room, a write is an error, and not a SIGBUS.
+        if os.pwrite(self._fd, message, self._begin + place * self._capacity) < len(message):
+            raise OSError("no room in shared memory")
+        words[3 + 2 * place] = len(message)
+        memory_fence()
+        words[2 + 2 * place] = sequence
+
+    def _make(self, size: int, kept: list[tuple[int, bytes]]) -> None:
+        """Make the file with places of at least ``size`` bytes, and put into it what is kept."""
+        kept = kept[-self._depth :]
+        size = max([size, *(len(message) for _, message in kept)])
+        self._capacity = max(_SMALLEST, 1 << (size - 1).bit_length())
+        self._begin = _header_bytes(self._places)
+        path = f"{self._path}.new"
+        fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            os.ftruncate(fd, self._begin + self._places * self._capacity)
+            os.pwrite(fd, bytes(self._begin), 0)  # takes the memory
+            words = memoryview(mmap.mmap(fd, self._begin)).cast("Q")
+            former, self._fd, self._words = self._fd, fd, words
+            words[0], words[1] = self._capacity, self._places
+            for sequence, message in kept:
+                self._put(sequence, message)
+            os.rename(path, self._path)
+        except BaseException:
+            self._capacity = 0  # the next message tries again
+            raise
+        if former >= 0:
+            os.close(former)
+
+
+def _read(path: str) -> list[tuple[int, bytes]]:
+    """Return the numbers and bytes in a latch: consecutive numbers up to the newest one."""
+    try:
+        fd = open_own(path, os.O_RDONLY)
+    except (OSError, UnsafeFile):
+        return []
+    found: dict[int, bytes] = {}
+    try:
+        depth = _read_places(fd, found)
+    except (OSError, ValueError, struct.error):  # another process of this user has written there
+        return []
+    finally:
+        os.close(fd)
+    return consecutive(found.items())[-depth:]
+
+
+def _read_places(fd: int, found: dict[int, bytes]) -> int:
+    """Copy the messages in the places, again if one was written meanwhile; return how many to keep."""
+    capacity: int
+    places: int
+    capacity, places = _SHAPE.unpack(os.pread(fd, _SHAPE.size, 0))
+    begin = _header_bytes(places)
+    with mmap.mmap(fd, begin, access=mmap.ACCESS_READ) as header, memoryview(header).cast("Q") as words:
+        for _ in range(_ATTEMPTS):
+            numbers = [words[2 + 2 * place] for place in range(places)]
+            for place, sequence in enumerate(numbers):
+                if sequence and sequence not in found:
+                    message = os.pread(fd, words[3 + 2 * place], begin + place * capacity)
+                    memory_fence()
+                    if words[2 + 2 * place] == sequence:
+                        found[sequence] = message
+            if all(not sequence or sequence in found for sequence in numbers):
+                break
+    return places - _SPARE
+
+
+class LatchInMemory:
+    """A latch of nodes that share a process."""
+
+    def __init__(self, config: LatchConfig, former: LatchInMemory | None) -> None:
+        """``former``: that of the node's former process."""
+        self._entries: deque[tuple[int, bytes]] = deque(maxlen=config.depth)
+        if former is not None and config.survive_restart:
+            self._entries.extend(former._entries)
+
+    def write(self, sequence: int, message: bytes | bytearray | memoryview) -> None:
+        self._entries.append((sequence, bytes(message)))
+
+    def read(self) -> list[Message]:
+        return messages_of(consecutive(tuple(self._entries)))
+
+
+def consecutive(found: Iterable[tuple[int, T]]) -> list[tuple[int, T]]:
+    """Return the entries up to the newest one of which none is missing in between, oldest first.
+
+    >>> consecutive([(3, b"c"), (1, b"a"), (4, b"d")])
+    [(3, b'c'), (4, b'd')]
+    """
+    entries = sorted(found, key=lambda entry: entry[0])
+    for index in range(len(entries) - 1, 0, -1):
+        if entries[index - 1][0] + 1 != entries[index][0]:
+            return entries[index:]
+    return entries
+
+
+def read_latch(path: str) -> list[Message]:
+    """Return the messages in a latch; [] if there is none."""
+    return messages_of(_read(path))
+
+
+def messages_of(entries: Iterable[tuple[int, bytes]]) -> list[Message]:
+    """Parse the bytes of messages."""
+    try:
+        return [message_from_bytes(data) for _, data in entries]
+    except BAD_MESSAGE:  # another process of this user has written there
+        return []
+
+
+class _LatchingLoan:
+    __slots__ = ("_latch", "_loan", "address", "size")
+
+    def __init__(self, loan: Loan, latch: Latch) -> None:
+        self._loan = loan
+        self._latch = latch
+        self.address = loan.address
+        self.size = loan.size
+
+    def send(self, control: bytes = b"") -> None:
+        message = memoryview((ctypes.c_ubyte * self.size).from_address(self.address)).cast("B")
+        self._latch.write(int.from_bytes(message[24:32], "little"), message)
+        self._loan.send(control)
+
+    def discard(self) -> None:
+        self._loan.discard()
+
+
+class LatchingSender:
+    """The sender of a latched output: each message goes into the latch first."""
+
+    def __init__(self, sender: Sender, latch: Latch) -> None:
+        self._sender = sender
+        self._latch = latch
+        self.prepare = sender.prepare
+        self.close = sender.close
+        self.destroy = sender.destroy
+
+    def send(self, message: bytes, control: bytes = b"") -> None:
+        self._latch.write(int.from_bytes(message[24:32], "little"), message)
+        self._sender.send(message, control)
+
+    def loan(self, size: int) -> Loan:
+        return _LatchingLoan(self._sender.loan(size), self._latch)
