@@ -7,7 +7,7 @@ import pytest
 import dora.dataflow
 from dora.builder import DataflowBuilder
 from dora.dataflow.graph import flowchart, graph_of
-from dora.dataflow.model import Dataflow, Latch, OutputOptions
+from dora.dataflow.model import Dataflow, LatchSpec, OutputOptions
 from dora.dataflow.plan import RunContext, plan
 from dora.errors import DataflowError
 
@@ -49,10 +49,10 @@ nodes:
     a, runtime = dataflow.nodes
     assert a.outputs == ("plain", "empty", "map", "limits")
     assert a.output_options == {
-        "map": OutputOptions(latched=Latch(2)),
-        "limits": OutputOptions(latched=Latch(3, survive_restart=True)),
+        "map": OutputOptions(latched=LatchSpec(2)),
+        "limits": OutputOptions(latched=LatchSpec(3, survive_restart=True)),
     }
-    assert runtime.output_options == {"one/box": OutputOptions(latched=Latch(1))}
+    assert runtime.output_options == {"one/box": OutputOptions(latched=LatchSpec(1))}
     config = plan(dataflow, CONTEXT).configs["rt"]
     assert config.outputs[0].latch is not None
     assert config.inputs[0].latched
@@ -85,7 +85,7 @@ def test_a_builder_writes_options() -> None:
     assert str(node.add_output("limits")) == "a/limits"
     (found,) = parsed(builder.to_yaml() or "").nodes
     assert found.outputs == ("map", "limits")
-    assert found.output_options["limits"].latched == Latch(2, survive_restart=True)
+    assert found.output_options["limits"].latched == LatchSpec(2, survive_restart=True)
 
 
 @pytest.mark.parametrize(
@@ -148,4 +148,4 @@ def test_options_of_an_output_in_a_module_count(tmp_path) -> None:
         "nodes:\n  - {id: maps, module: m.yml}\n  - {id: b, path: b.py, inputs: {map: maps/map}}\n"
     )
     dataflow = dora.dataflow.load(tmp_path / "flow.yml")
-    assert dataflow.node("maps.server").output_options == {"map": OutputOptions(latched=Latch(4))}
+    assert dataflow.node("maps.server").output_options == {"map": OutputOptions(latched=LatchSpec(4))}

@@ -75,7 +75,7 @@ class InputSpec(msgspec.Struct, frozen=True):
     missed_ticks: MissedTicks = "skip"  # of a timer
 
 
-class Latch(msgspec.Struct, frozen=True):
+class LatchSpec(msgspec.Struct, frozen=True):
     """How much a latched output keeps for receivers that join late."""
 
     depth: int  # messages, at least 1
@@ -83,7 +83,7 @@ class Latch(msgspec.Struct, frozen=True):
 
 
 class OutputOptions(msgspec.Struct, frozen=True):
-    latched: Latch | None = None
+    latched: LatchSpec | None = None
 
 
 class LogOptions(msgspec.Struct, frozen=True):

@@ -46,10 +46,10 @@ link        ``THINNED``            those of ``RECEIVED`` that were left out for 
                                    (receiver)
 link        ``MISSED``             how often the input's ``deadline`` has passed without a message
                                    (receiver)
-link        ``REPEATED``           messages of a latched output that the receiver got again after a restart;
-                                   not among ``RECEIVED``, and not among ``SENT`` (receiver)
 link        ``OVERDUE``            1 from then on until a message comes (receiver; the daemon clears it
                                    for a dead receiver)
+link        ``REPEATED``           messages of a latched output that the receiver got again after a restart;
+                                   not among ``RECEIVED``, and not among ``SENT`` (receiver)
 ==========  =====================  =========================================================
 
 ``FIRST + RECEIVED + DROPPED`` is the last sequence number that the receiver knows of. The messages from

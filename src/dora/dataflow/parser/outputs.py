@@ -9,7 +9,7 @@ An entry of ``outputs`` is a name, or a mapping of one name to options::
 
 from __future__ import annotations
 
-from dora.dataflow.model import Latch, NodeOutput, OutputOptions
+from dora.dataflow.model import LatchSpec, NodeOutput, OutputOptions
 from dora.dataflow.parser.field_types import (
     DATA,
     FieldType,
@@ -138,7 +138,7 @@ def options_of(outputs: dict[str, CheckedBlock], prefix: str = "") -> dict[str, 
     """Return the options of the outputs that have any; ``prefix`` comes before their names."""
     return {
         f"{prefix}{name}": OutputOptions(
-            latched=Latch(latched.get("depth"), latched.get("survive_restart"))
+            latched=LatchSpec(latched.get("depth"), latched.get("survive_restart"))
         )
         for name, block in outputs.items()
         if (latched := block.get("latched")) is not None
