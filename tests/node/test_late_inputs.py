@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from dora.node.receive.link_input import LinkInput
-from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, Board
+from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, WORDS, Board
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.node_config import InputConfig
 
@@ -70,6 +71,36 @@ def test_the_message_that_was_being_sent_is_no_loss(
     board: Board, numbers: list[int], wanted: tuple[int, int, int]
 ) -> None:
     assert counted(board, numbers) == wanted
+
+
+def test_the_queue_of_a_new_link_holds_no_earlier_messages_for_a_sender_under_backpressure(
+    board: Board,
+) -> None:
+    """They are in no credit, so the sender fills the queue, which drops the oldest of them."""
+    assert counted(board, [3, 5, 6, 7]) == (4, 3, 0)
+
+
+def test_a_sender_waits_for_credit_before_the_first_message_of_a_link_is_chosen(board: Board) -> None:
+    states: list[int] = []
+    board.set(SENDER, SENT, 5)
+
+    class Words:
+        """Notes the state of the link when the number of the last message is read."""
+
+        def __getitem__(self, word: int) -> int:
+            if word == SENDER * WORDS + SENT:
+                states.append(board.get(LINK, STATE))
+            return board.words[word]
+
+        def __setitem__(self, word: int, value: int) -> None:
+            board.words[word] = value
+
+    class Watched:
+        words = Words()
+
+    config = InputConfig("in", "link", "source/out", queue_size=1, slot=LINK, output_slot=SENDER)
+    LinkInput(config, Queue(), cast("Board", Watched()), in_flight=False, joins_late=True)
+    assert states == [CONNECTED]
 
 
 @pytest.mark.parametrize(

@@ -98,29 +98,35 @@ class LinkInput:
         if first_time is None:
             first_time = not words[base + STATE]
         self._awaits_first_sequence = engine_begins and joins_late and bool(first_time)
-        if joins_late and first_time and not engine_begins:
+        self._joined = engine_begins or not (joins_late and first_time)
+        if not in_flight:  # else the engine sets it when the link is up
+            words[base + STATE] = CONNECTED
+        if not self._joined:
+            memory_fence()  # a sender under back-pressure numbers no message without credit from here on
             words[base + FIRST] = words[self._sent_word]
         self._received = words[self._received_word]
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
-        self._joined = engine_begins or not (joins_late and first_time)
-        self._taken = self._last  # by the node's former process
+        # The queue may hold what is not for this process: messages that the node's former process has
+        # received, or earlier ones than FIRST. FIRST itself may be numbered, and not sent yet.
+        is_new = not (self._joined or in_flight)
+        self._taken = self._last if takes_over else self._last - 1 if is_new else 0
         # What was sent up to here and did not arrive was lost by a restart of this node. Through a network
         # that is everything before the first message.
         self._rejoined_at = 0
         self._received_before = self._received
         if not (first_time or takes_over):
             self._rejoined_at = MAX_SEQUENCE if in_flight else words[self._sent_word]
-        if takes_over:
+        if takes_over or is_new:
             self._receive = self._receive_untaken
         self._final_sequence = 0
         self._final_at = 0  # monotonic nanoseconds
         if not first_time and not in_flight:  # else the engine waits for the first message
             self._final_sequence = words[self._sent_word]
-        if not in_flight:  # else the engine sets it when the link is up
-            words[base + STATE] = CONNECTED
         self._credit = make_bell(config.credit_bell) if config.credit_bell else None
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
         self._half = min(config.queue_size, MAX_QUEUE) // 2
+        if self._credit is not None and not self._joined:
+            self._give_credit()
         self._deadline = deadline_monitor(config, board)
         self._source_closed_at: int | None = None
         self._in_flight = in_flight
@@ -170,7 +176,7 @@ class LinkInput:
             self._receive = self._receiver.receive
 
     def _receive_untaken(self) -> Message | None:
-        """Receive, and skip what the node's former process has received."""
+        """Receive, and skip what is not for this process."""
         while (message := self._receiver.receive()) is not None:
             if message.sequence > self._taken:
                 self._receive = self._receiver.receive
@@ -188,8 +194,8 @@ class LinkInput:
         if not self._joined:
             self._joined = True
             if not self._received and (sequence <= self._last + 2 or self._in_flight):
-                # One message was sent while this node joined: the sender, or the network, did not know this
-                # link yet.
+                # One message was numbered while this node joined: the sender, or the network, did not know
+                # this link yet.
                 words[self._base + FIRST] = sequence - 1
                 self._last = sequence
                 return
@@ -232,6 +238,8 @@ class LinkInput:
 
     def _receive_flushed(self) -> Message | None:
         while (message := self._receiver.receive()) is not None:
+            if message.sequence <= self._taken:
+                continue
             if message.sequence >= self._flush_to:
                 if self._receive == self._receive_flushed:
                     self._receive = self._receiver.receive

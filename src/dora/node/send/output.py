@@ -164,6 +164,10 @@ class OutputPort:
         if sender is not None:
             self._overflow_channels = {**self._overflow_channels, overflow_channel: sender}
         self._config.credit_bell = self._config.credit_bell or credit_bell
+        words, base = self._words, link.slot * WORDS
+        if not self.has_links and words[base + STATE] == CONNECTED and not words[base + RECEIVED]:
+            # A message that was numbered while the receiver joined, and not sent, takes no credit.
+            words[base + FIRST] = self._sequence
         self._config.links = [*self._config.links, link]  # an engine sees that it is another list
         self._apply_links()
         self.links_version = max(self.links_version, change)
