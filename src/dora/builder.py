@@ -53,6 +53,7 @@ class CommonFields(TypedDict, total=False):
     """Fields that nodes and operators have in common."""
 
     inputs: Mapping[str, Any]
+    sync: list[Mapping[str, Any]]
     outputs: list[str | Mapping[str, Any]]
     send_logs_as: str
     min_log_level: str
@@ -194,6 +195,28 @@ class _Block:
         if isinstance(source, Output) and not (isinstance(source.node, Operator) and not source.node._node):
             source = str(source)
         inputs[input_id] = {"source": source, **given} if given else source
+        return self
+
+    def add_sync(
+        self,
+        *inputs: str,
+        tolerance: str | None = None,
+        by: Literal["timestamp", "arrival"] | None = None,
+        policy: Literal["nearest", "exact", "latest"] | None = None,
+        history: Mapping[str, tuple[int, int]] | None = None,
+        timeout: str | None = None,
+    ) -> Self:
+        """Synchronise inputs, the one that leads first; the options are those of ``sync`` in YAML."""
+        options: dict[str, Any] = {
+            "inputs": list(inputs),
+            "tolerance": tolerance,
+            "by": by,
+            "policy": policy,
+            "history": history and {name: list(frames) for name, frames in history.items()},
+            "timeout": timeout,
+        }
+        group = {key: value for key, value in options.items() if value is not None}
+        self.config["sync"] = [*self.config.get("sync", ()), group]
         return self
 
     def _reference(self) -> str:

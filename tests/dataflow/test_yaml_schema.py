@@ -17,6 +17,7 @@ from dora.dataflow.parser.field_types import UnsupportedType
 from dora.dataflow.parser.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
 from dora.dataflow.parser.outputs import LATCHED, OUTPUT
 from dora.dataflow.parser.schema_block import SchemaBlock
+from dora.dataflow.parser.sync import SYNC_BLOCK
 from dora.dataflow.types.contracts import TYPE_RULE
 from dora.dataflow.types.manifest import MANIFEST, MANIFEST_PORT
 from dora.dataflow.types.own_types import TYPE, TYPE_FIELD, TYPE_FILE, TYPE_PARAMETER
@@ -31,6 +32,7 @@ BLOCKS = {
     "input": INPUT,
     "output": OUTPUT,
     "latched": LATCHED,
+    "sync": SYNC_BLOCK,
     "debug": DEBUG,
     "python": PYTHON_SOURCE,
     "module": MODULE_FILE,

@@ -25,6 +25,7 @@ from dora.dataflow.model import (
     QueuePolicy,
     TimerSource,
 )
+from dora.dataflow.parser.sync import described
 from dora.dataflow.plan import LinkKind, link_kind
 
 BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
@@ -73,6 +74,7 @@ class Edge(msgspec.Struct, frozen=True):
     input_timeout: float | None = None  # seconds
     type: str = ""  # of the messages, for example "std/media/v1/Image"; "" if none is declared
     latched: int = 0  # messages that a receiver gets first if it joins late
+    sync: str = ""  # the input that leads its group, and how it matches; "" if it is in no group
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -121,6 +123,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     input_timeout=item.input_timeout,
                     type=_type(dataflow, f"{node.id}/{full}", str(item.source)),
                     latched=_latched(nodes, item),
+                    sync=_sync(node, full),
                 )
             )
     return Graph((*given.values(), *boxes), tuple(groups), tuple(edges))
@@ -211,6 +214,13 @@ def _latched(nodes: Mapping[str, NodeSpec], item: InputSpec) -> int:
     return options.latched.depth if options is not None and options.latched is not None else 0
 
 
+def _sync(node: NodeSpec, input_id: str) -> str:
+    for group in node.syncs:
+        if input_id in group.inputs:
+            return f"{group.inputs[0].rpartition('/')[2]}: {described(group)}"
+    return ""
+
+
 def _given(source: TimerSource | LogSource) -> Box:
     if isinstance(source, TimerSource):
         *_, unit, number = source.text.split("/")
@@ -286,6 +296,8 @@ def _edge_label(edge: Edge) -> str:
         words += f", queue {edge.queue_size}"
     if edge.latched:
         words += f", latched {edge.latched}"
+    if edge.sync:
+        words += f", sync {edge.sync}"
     return words
 
 

@@ -13,6 +13,7 @@ from dora.dataflow.modules.check import MODULE_FILE
 from dora.dataflow.parser.fields import DATAFLOW, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
 from dora.dataflow.parser.outputs import OUTPUT
 from dora.dataflow.parser.schema_block import SchemaBlock
+from dora.dataflow.parser.sync import SYNC_BLOCK
 
 SCHEMA_FILE = Path(__file__).with_name("dataflow.schema.json")
 
@@ -39,7 +40,7 @@ def _schema(title: str, description: str, block: SchemaBlock) -> dict[str, Any]:
         **block.schema(),
         "$defs": {
             used.reference: used.definition()
-            for used in (NODE_BLOCK, OPERATOR_BLOCK, INPUT, OUTPUT, PYTHON_SOURCE)
+            for used in (NODE_BLOCK, OPERATOR_BLOCK, INPUT, OUTPUT, SYNC_BLOCK, PYTHON_SOURCE)
         },
     }
 

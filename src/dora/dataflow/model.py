@@ -86,6 +86,17 @@ class OutputOptions(msgspec.Struct, frozen=True):
     latched: LatchSpec | None = None
 
 
+class SyncSpec(msgspec.Struct, frozen=True):
+    """A group of inputs whose messages come in sets; the first input leads."""
+
+    inputs: tuple[str, ...]
+    policy: Literal["nearest", "exact", "latest"] = "nearest"
+    by: Literal["timestamp", "arrival"] = "timestamp"
+    tolerance_ns: int | None = 0  # None: any age
+    history: dict[str, int] = {}  # input → how many messages before the matching one come with it
+    timeout_ns: int | None = None  # None: incomplete sets are not given
+
+
 class LogOptions(msgspec.Struct, frozen=True):
     send_stdout_as: str | None = None
     send_logs_as: str | None = None
@@ -131,6 +142,7 @@ class OperatorSpec(msgspec.Struct, frozen=True):
     id: str
     python: str  # path of the file as written, relative to the working directory
     inputs: tuple[InputSpec, ...] = ()
+    syncs: tuple[SyncSpec, ...] = ()
     outputs: tuple[str, ...] = ()
     build: tuple[str, ...] = ()  # one command per entry
     conda_env: str | None = None
@@ -191,6 +203,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     build: tuple[str, ...] = ()  # of the node and, for a runtime, of all its operators
     inputs: tuple[InputSpec, ...] = ()
+    syncs: tuple[SyncSpec, ...] = ()  # as for inputs, with those of operators
     outputs: tuple[str, ...] = ()
     output_options: dict[str, OutputOptions] = {}  # of the outputs that have any
     operators: tuple[OperatorSpec, ...] = ()

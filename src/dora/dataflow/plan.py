@@ -40,6 +40,7 @@ from dora.wire.node_config import (
     OperatorConfig,
     OutputConfig,
     RemoteConfig,
+    SyncConfig,
     TraceConfig,
 )
 
@@ -487,6 +488,10 @@ def _node(
                 outputs=list(operator.outputs),
             )
             for operator in node.operators
+        ],
+        syncs=[
+            SyncConfig(**msgspec.structs.asdict(group) | {"inputs": list(group.inputs)})
+            for group in node.syncs
         ],
         parameters=node.parameters,
         descriptor=layout.descriptor,

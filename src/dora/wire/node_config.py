@@ -116,6 +116,17 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     shapes: list[Any] = []
 
 
+class SyncConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A group of inputs whose messages are given in sets, see `dora.node.receive.sync_matcher`."""
+
+    inputs: list[str]  # ids; the first one leads
+    policy: Literal["nearest", "exact", "latest"] = "nearest"
+    by: Literal["timestamp", "arrival"] = "timestamp"
+    tolerance_ns: int | None = 0  # None: any age
+    history: dict[str, int] = {}  # input → how many messages before the matching one come with it
+    timeout_ns: int | None = None  # None: incomplete sets are not given
+
+
 class OperatorConfig(msgspec.Struct, omit_defaults=True):
     id: str
     source: str  # absolute path of the Python file
@@ -147,6 +158,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     inputs: list[InputConfig] = []
     outputs: list[OutputConfig] = []
     operators: list[OperatorConfig] = []
+    syncs: list[SyncConfig] = []
     descriptor: msgspec.Raw = NO_DESCRIPTOR  # msgpack of a mapping
     run_config: dict[str, Any] = {}  # what `Node.node_config()` returns
     parameters: dict[str, Any] = {}

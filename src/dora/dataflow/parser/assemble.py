@@ -22,6 +22,7 @@ from dora.dataflow.model import (
     PreloadedPackage,
     Program,
     RestartOptions,
+    SyncSpec,
     Types,
 )
 from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
@@ -40,6 +41,7 @@ from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
 from dora.dataflow.parser.scheduling import warn_of_nice
 from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
+from dora.dataflow.parser.sync import SyncChecks, within
 from dora.dataflow.parser.timers import timer_options
 from dora.dataflow.parser.variables import refused_variable
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
@@ -91,6 +93,7 @@ class Assembler:
         self.ports: list[Ports] = []
         self.latches = LatchChecks(self.report)
         self.resolver = InputResolver({}, self.report)
+        self.syncs = SyncChecks(self.report)
 
     def nodes(self, blocks: tuple[CheckedBlock, ...]) -> tuple[NodeSpec, ...]:
         """Return the nodes, without those that use modules; meant to be used only if the report has no
@@ -113,6 +116,8 @@ class Assembler:
             if not draft.module
         )
         self.latches.finish()
+        if not self.in_module:
+            self.syncs.warn_of_strangers(nodes)
         return nodes
 
     # ---------------------------------------------------------------- what kind of node
@@ -242,6 +247,7 @@ class Assembler:
             self._runs(draft, checked, "path", path, _named(draft), made)
         outputs = checked.get("outputs") or {}
         inputs = self._inputs(checked, f"node `{draft.id}`")
+        syncs = self.syncs.of(draft.id, checked, inputs, f"node `{draft.id}`")
         self._carries(f"node `{draft.id}`", draft, checked, inputs, path=path or "")
         return NodeSpec(
             path=path or "",
@@ -249,6 +255,7 @@ class Assembler:
             args=args,
             build=checked.get("build") or (),
             inputs=inputs,
+            syncs=syncs,
             outputs=tuple(outputs),
             output_options=options_of(outputs),
             log=self._log(checked, f"node `{draft.id}`"),
@@ -259,6 +266,7 @@ class Assembler:
     def _runtime(self, draft: _Draft) -> NodeSpec:
         operators: list[OperatorSpec] = []
         inputs: list[InputSpec] = []
+        syncs: list[SyncSpec] = []
         outputs: list[str] = []
         options: dict[str, OutputOptions] = {}
         build: list[str] = []
@@ -273,11 +281,13 @@ class Assembler:
             if python and path:
                 made = bool(checked.get("build")) or download is not None
                 self._runs(draft, python, "source", path, owner, made)
+            own_inputs = self._inputs(checked, name)
             operator = OperatorSpec(
                 id=operator_id,
                 python=path or "",
                 download=download,
-                inputs=self._inputs(checked, name),
+                inputs=own_inputs,
+                syncs=self.syncs.of(draft.id, checked, own_inputs, name, len(syncs)),
                 outputs=tuple(checked.get("outputs") or ()),
                 build=checked.get("build") or (),
                 conda_env=python.get("conda_env") if python else None,
@@ -288,6 +298,7 @@ class Assembler:
             self._carries(name, draft, checked, operator.inputs, prefix=f"{operator_id}/")
             operators.append(operator)
             inputs += (msgspec.structs.replace(i, id=f"{operator_id}/{i.id}") for i in operator.inputs)
+            syncs += (within(operator_id, group) for group in operator.syncs)
             outputs += (f"{operator_id}/{output}" for output in operator.outputs)
             options |= options_of(checked.get("outputs") or {}, f"{operator_id}/")
             build += operator.build
@@ -296,6 +307,7 @@ class Assembler:
             path=None,
             build=tuple(build),
             inputs=tuple(inputs),
+            syncs=tuple(syncs),
             outputs=tuple(outputs),
             output_options=options,
             operators=tuple(operators),

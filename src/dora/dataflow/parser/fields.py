@@ -37,6 +37,7 @@ from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
 from dora.dataflow.parser.scheduling import SCHEDULING
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.parser.sources import SourceFault, parse_source
+from dora.dataflow.parser.sync import SYNC, SYNC_BLOCK
 from dora.dataflow.parser.timers import TIMER_OPTIONS
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.parser.variables import EnvironmentType, ParametersType, ParameterValuesType
@@ -208,6 +209,7 @@ OPERATOR_BLOCK = SchemaBlock(
         ),
         _PATH_SHA256,
         _INPUTS,
+        SYNC,
         _OUTPUTS,
         BUILD,
         _NAME,
@@ -285,6 +287,7 @@ NODE_BLOCK = SchemaBlock(
         ),
         BUILD,
         structs.replace(_INPUTS, on_module=True),
+        SYNC,
         _OUTPUTS,
         Field(
             "operator",
@@ -509,7 +512,7 @@ DATAFLOW = SchemaBlock(
 
 
 def _know_each_other() -> None:
-    blocks = (DATAFLOW, NODE_BLOCK, OPERATOR_BLOCK, INPUT)
+    blocks = (DATAFLOW, NODE_BLOCK, OPERATOR_BLOCK, INPUT, SYNC_BLOCK)
     for block in blocks:
         for other in blocks:
             if other is not block:
