@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         ParamUpdate,
         Reload,
         Stop,
+        Synced,
         Unknown,
     )
     from dora.node.node import Node
@@ -92,6 +93,7 @@ _MODULES = {
         "ParamUpdate",
         "Reload",
         "Stop",
+        "Synced",
         "Unknown",
     ),
     "dora.node.node": ("Node",),
@@ -140,6 +142,7 @@ __all__ = [
     "StartFailed",
     "Stop",
     "Stream",
+    "Synced",
     "TransportError",
     "UndeclaredInput",
     "UndeclaredOutput",

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import dora
-from dora import Input, Stop
+from dora import Input, Stop, Synced
 from dora.testing import MockNode
 
 
@@ -133,3 +133,21 @@ def test_a_mock_node_has_the_signatures_of_a_node() -> None:
 
 def test_the_module_is_an_attribute_like_in_dora_rs() -> None:
     assert dora.testing.MockNode is MockNode
+
+
+def test_a_set_is_given_as_events_or_as_values() -> None:
+    node = MockNode(
+        [
+            {"type": "SYNC", "inputs": {"left": 1, "arm": [2, {"value": 3, "metadata": {"a": 1}}]}},
+            {"type": "SYNC", "inputs": {"left": 1, "arm": []}},
+        ]
+    )
+    first, second, stop = node.drain()
+    assert isinstance(first, Synced)
+    assert (first["id"], first["complete"], first["missing"]) == ("left", True, [])
+    assert first.message("left")["value"] == 1
+    assert isinstance(first["inputs"]["left"], Input)
+    assert [item["value"] for item in first.history("arm")] == [2, 3]
+    assert first.message("arm")["metadata"] == {"a": 1}
+    assert (second["complete"], second["missing"]) == (False, ["arm"])
+    assert stop["type"] == "STOP"

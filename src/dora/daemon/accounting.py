@@ -23,6 +23,7 @@ from dora.transport.board import (
     STOPPED,
     TIMED_OUT,
     UNCONNECTED,
+    UNMATCHED,
     UNSENT,
     Board,
 )
@@ -197,6 +198,7 @@ class Accounting:
                     unread=max(0, sent - received - dropped),
                     unsent=unsent,
                     restart_loss=min(get(link.slot, RESTART_LOSS), dropped),
+                    unmatched=get(link.slot, UNMATCHED),
                 )
             )
         return tuple(reports)

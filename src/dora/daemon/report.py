@@ -128,6 +128,8 @@ def loss_report(result: DataflowResult) -> str:
         parts.append("\n".join(_line(link, result) for link in lossy if link not in surprising))
     parts += [_restart_loss(link) for link in result.links if link.restart_loss]
     parts += [_unsent(link) for link in result.links if link.unsent]
+    if unmatched := [link for link in result.links if link.unmatched]:
+        parts.append("\n".join(map(_unmatched, unmatched)))
     for node_id, outputs in sorted(result.undeclared.items()):
         for output, count in sorted(outputs.items()):
             plural = "s" if count != 1 else ""
@@ -194,6 +196,15 @@ def _unsent(link: LinkReport) -> str:
     sender = link.link.partition("/")[0]
     why = f"a queue was full when `{sender}` was asked to stop"
     return f"{link.link}: {link.unsent} message{plural} not sent: {why}"
+
+
+def _unmatched(link: LinkReport) -> str:
+    """
+    >>> _unmatched(LinkReport("arm/state -> fusion/arm", "drop_oldest", 10, received=40, unmatched=7))
+    'arm/state -> fusion/arm: 7 of 40 received messages unmatched: they were in no set of `sync`'
+    """
+    counts = f"{link.unmatched} of {link.received} received messages unmatched"
+    return f"{link.link}: {counts}: they were in no set of `sync`"
 
 
 def _table(links: Sequence[LinkReport]) -> str:

@@ -153,10 +153,11 @@ class Input(Event):
     Values stay valid for as long as they are referenced.
     """
 
-    __slots__ = ("_content",)
+    __slots__ = ("_content", "_number")
     __match_args__ = ("id", "value", "metadata")
     type: ClassVar[str] = "INPUT"
     _content: Content
+    _number: int  # of a value from an operator of the same process, in a `Synced`: its number on the input
     if TYPE_CHECKING:
         id: str
         value: pa.Array[Any]
@@ -329,6 +330,56 @@ class Input(Event):
 
     def __reduce__(self) -> Any:
         return dict, (self.copy(),)
+
+
+class Synced(Event):
+    """A set of messages that belong together, of a group in ``sync``.
+
+    ``id`` is the input that leads: the first of the group. ``inputs`` has all inputs of the group in their
+    order, with an `Input` each; with a list, oldest first, for one that has a ``history``. ``complete`` is
+    False if a message is ``missing``, which only a group with a ``timeout`` gives: there, ``inputs`` has
+    None, or an empty list. A message can be in several sets, and is the same object there.
+    """
+
+    __slots__ = ()
+    __match_args__ = ("id", "inputs")
+    type: ClassVar[str] = "SYNC"
+    if TYPE_CHECKING:
+        id: str
+        inputs: dict[str, Any]
+        complete: bool
+        missing: list[str]
+
+    def __init__(self, inputs: dict[str, Input | list[Input] | None], missing: Sequence[str] = ()) -> None:
+        super().__init__(id=next(iter(inputs)), inputs=inputs, complete=not missing, missing=list(missing))
+
+    def message(self, input_id: str) -> Input:
+        """Return the message of an input, the newest one if it has a history.
+
+        Raises ``KeyError`` if the group has no such input, or its message is missing.
+        """
+        found = self["inputs"][input_id]
+        if isinstance(found, list):
+            found = found[-1] if found else None
+        if found is None:
+            raise KeyError(f"the message of `{input_id}` is missing")
+        message: Input = found
+        return message
+
+    def history(self, input_id: str) -> list[Input]:
+        """Return the messages of an input, oldest first: one, if it has no history; none if it is missing.
+
+        Raises ``KeyError`` if the group has no such input.
+        """
+        found = self["inputs"][input_id]
+        if isinstance(found, list):
+            return list(found)
+        return [] if found is None else [found]
+
+    def messages(self) -> Iterator[Input]:
+        """Yield all messages, in the order of the inputs."""
+        for input_id in self["inputs"]:
+            yield from self.history(input_id)
 
 
 class _EventOfId(Event):

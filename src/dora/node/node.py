@@ -16,7 +16,7 @@ from dora.node.log import write_log
 from dora.node.process import end_tracebacks_at_the_program, freeze_gc, show_without_traceback
 from dora.node.send.loan import ArrayLoan, SampleHandler
 from dora.node.session.session import Session
-from dora.transport.board import DROPPED, RECEIVED, REPEATED, WORDS
+from dora.transport.board import DROPPED, RECEIVED, REPEATED, UNMATCHED, WORDS
 from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
 from dora.wire.node_config import decode_descriptor
@@ -414,21 +414,27 @@ class Node:
         full at a stop; of a node that calls or serves also ``"replies": {"pending", "answered", "late",
         "duplicates"}``. Of a node with timers also ``"timers": {id: {"ticks", "missed", "lateness",
         "jitter"}}``: how late ticks were taken, and how much that differed from one to the next, each as
-        ``{"median_ms", "p99_ms", "worst_ms"}``.
+        ``{"median_ms", "p99_ms", "worst_ms"}``. With ``sync`` also ``"sync": {lead: {"complete": n,
+        "incomplete": n}}``, and ``"unmatched": n`` of each input in a group: those of the received messages
+        that were in no set.
         """
         words = self._session.board.words
+        groups = self._session.inbox.group_statistics()
+        matched = {name for sync in self._config.syncs for name in sync.inputs}
         return {
             "outputs": {port.id: port.statistics() for port in self._outputs.values()},
             "inputs": {
                 item.id: {
                     "received": words[item.slot * WORDS + RECEIVED] + words[item.slot * WORDS + REPEATED],
                     "dropped": words[item.slot * WORDS + DROPPED],
+                    **({"unmatched": words[item.slot * WORDS + UNMATCHED]} if item.id in matched else {}),
                 }
                 for item in self._config.inputs
                 if item.kind != "timer"
             },
             "undeclared": self._session.undeclared.total,
             **({"timers": timers} if (timers := self._session.inbox.tick_statistics()) else {}),
+            **({"sync": groups} if groups else {}),
             **({} if self._replies is None else {"replies": self._replies.statistics()}),
         }
 

@@ -8,7 +8,7 @@ from dora.observe.formatting import FormattedValue, bandwidth, fields
 from dora.observe.latency import LatencyMeter
 from dora.observe.queries import Result, TextResult
 from dora.observe.topics import Topic
-from dora.transport.board import BYTES, DROPPED, RECEIVED, REPEATED, SENT, WORDS
+from dora.transport.board import BYTES, DROPPED, RECEIVED, REPEATED, SENT, UNMATCHED, WORDS
 from dora.wire.daemon_protocol import Inspection, LinkView
 from dora.wire.message import Message
 
@@ -72,6 +72,8 @@ def _link(link: LinkView, words: memoryview, latency_ms: tuple[float, float] | N
         f"{words[base + DROPPED]:,} dropped",
         f"queue of {link.queue_size}" + (", back-pressure" if link.policy == "backpressure" else ""),
     ]
+    if words[base + UNMATCHED]:
+        parts.insert(2, f"{words[base + UNMATCHED]:,} unmatched")
     if latency_ms is not None:
         parts.append(f"taken after {latency_ms[0]:.1f} ms (99 %: {latency_ms[1]:.1f} ms)")
     return ", ".join(parts)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dora.node.events import Error, Event, Input, InputClosed, Stop
+from dora.node.events import Error, Event, Input, InputClosed, Stop, Synced
 from dora.wire.decode import decode_bytes, decode_numpy
 from dora.wire.encode import as_message
 
@@ -45,6 +45,32 @@ class _InputClosed(_Given, InputClosed):
     pass
 
 
+class _Synced(_Given, Synced):
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> _Synced:
+        """Return a set; its messages may be given as events or as values alone."""
+        inputs = {
+            name: [_message(name, each) for each in item]
+            if isinstance(item, list)
+            else None
+            if item is None
+            else _message(name, item)
+            for name, item in given.get("inputs", {}).items()
+        }
+        missing = [
+            name for name, item in inputs.items() if item is None or (type(item) is list and not item)
+        ]
+        filled = {"id": next(iter(inputs), ""), "complete": not missing, "missing": missing}
+        found: _Synced = cls(filled | given | {"inputs": inputs})
+        return found
+
+
+def _message(input_id: str, given: Any) -> _Input:
+    event = given if isinstance(given, dict) and "value" in given else {"value": given, "metadata": {}}
+    found: _Input = _Input({"type": "INPUT", "id": input_id} | event)
+    return found
+
+
 class _Stop(_Given, Stop):
     pass
 
@@ -59,6 +85,7 @@ class _Other(_Given, Event):
 
 _TYPES: dict[str, Any] = {
     "INPUT": _Input,
+    "SYNC": _Synced.of,
     "INPUT_CLOSED": _InputClosed,
     "STOP": _Stop,
     "ERROR": _Error,
@@ -94,6 +121,7 @@ class MockNode(_Base):
     ) -> None:
         """``inputs``: ``(id, value)`` or whole events as dictionaries; ``metadata`` is that of the former.
 
+        The messages of a set are events or values: ``{"type": "SYNC", "inputs": {"left": 1, "arm": [2]}}``.
         A ``STOP`` follows unless there is one. ``service_responses``: output → payloads, one for each
         request that is sent there; the answer is an input with the id of the output.
         """

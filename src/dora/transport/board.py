@@ -50,6 +50,7 @@ link        ``OVERDUE``            1 from then on until a message comes (receive
                                    for a dead receiver)
 link        ``REPEATED``           messages of a latched output that the receiver got again after a restart;
                                    not among ``RECEIVED``, and not among ``SENT`` (receiver)
+link        ``UNMATCHED``          those of ``RECEIVED`` that were in no set of a ``sync`` group (receiver)
 ==========  =====================  =========================================================
 
 ``FIRST + RECEIVED + DROPPED`` is the last sequence number that the receiver knows of. The messages from
@@ -70,7 +71,7 @@ LINE_BYTES = WORDS * 8
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
 RECEIVED, DROPPED, FIRST, STATE, PROBED, TIMED_OUT, UNSENT, RESTART_LOSS = 0, 1, 2, 3, 4, 5, 6, 7
-EXPIRED, THINNED, MISSED, OVERDUE, REPEATED = 8, 9, 10, 11, 12
+EXPIRED, THINNED, MISSED, OVERDUE, REPEATED, UNMATCHED = 8, 9, 10, 11, 12, 13
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 

@@ -33,7 +33,8 @@ class EntryKind:
     metadata tells, in decimal digits, or nothing. ``TEXT``: a line, with its time; the content is
     the line. ``LOCAL``: value ``number`` from an operator of the same runtime. ``EVENT``: any other
     event; the content is a msgpack map. ``TIMEOUT``: a wait ended by its timeout. ``NOTHING``: polling
-    found no event, ``number`` times.
+    found no event, ``number`` times. ``SYNC``: a set of the group that the input leads; the content
+    are the entries of its messages, in the order of the inputs.
     """
 
     BEGIN: Final = 0
@@ -44,6 +45,7 @@ class EntryKind:
     EVENT: Final = 5
     TIMEOUT: Final = 6
     NOTHING: Final = 7
+    SYNC: Final = 8
 
 
 class Entry(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from dora._ownership import UnsafeFile, open_own
-from dora.node.events import Error, Event, Input, Reload, Text, Tick
+from dora.node.events import Error, Event, Input, Reload, Synced, Text, Tick
 from dora.node.interceptors.base import ReceiveInterceptor
 from dora.node.log import write_log
 from dora.node.receive.input_port import InputPort
@@ -92,9 +92,15 @@ class EventLog(ReceiveInterceptor):
                 return b""
             if isinstance(event, Error) and event.is_timeout:  # from the event log that a replay follows
                 return pack_entry(EntryKind.TIMEOUT, 0, output._now(), 0)
+            if isinstance(event, Synced):
+                return self._set(event)
             return pack_entry(EntryKind.EVENT, 0, output._now(), 0, _encode(dict(event)))
+        return self._message(event)
+
+    def _message(self, event: Input, input_id: str = "", number: int = 0) -> bytes:
+        """Return the entry of a message; ``number`` is that of a value from an operator of this process."""
         content: Any = event._content
-        index = self._inputs.get(event["id"])
+        index = self._inputs.get(input_id or event["id"])
         if index is None:  # an input that was connected while the dataflow ran
             return b""
         match content:
@@ -107,10 +113,25 @@ class EventLog(ReceiveInterceptor):
                 return pack_entry(
                     EntryKind.TEXT, index, output._now(), content.time_ns, content.text.encode()
                 )
-        port = self._ports[event["id"]]
+        port = self._ports[input_id or event["id"]]
         return pack_entry(
-            EntryKind.LOCAL, index, output._now(), port.taken if isinstance(port, LocalInput) else 0
+            EntryKind.LOCAL,
+            index,
+            output._now(),
+            number or (port.taken if isinstance(port, LocalInput) else 0),
         )
+
+    def _set(self, event: Synced) -> bytes:
+        """Return the entry of a set, with those of its messages; b"" if the leading one has none."""
+        index = self._inputs.get(event["id"])
+        if index is None:
+            return b""
+        content = b"".join(
+            self._message(item, input_id, getattr(item, "_number", 0))
+            for input_id in event["inputs"]
+            for item in event.history(input_id)
+        )
+        return pack_entry(EntryKind.SYNC, index, output._now(), 0, content)
 
     def _write_empty_polls(self) -> None:
         if self._empty_polls:

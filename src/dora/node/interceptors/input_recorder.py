@@ -13,7 +13,7 @@ import os
 import time
 from typing import Any
 
-from dora.node.events import Event, Input, InputClosed, Stop
+from dora.node.events import Event, Input, InputClosed, Stop, Synced
 from dora.node.interceptors.base import ReceiveInterceptor
 from dora.node.log import write_log
 from dora.node.standalone.json_format import array_to_json, metadata_to_json, type_to_json
@@ -114,19 +114,31 @@ class InputRecorder(ReceiveInterceptor):
 def _to_json(event: Event, offset: float) -> dict[str, Any] | None:
     match event:
         case Input():
-            item: dict[str, Any] = {"type": "Input", "id": event["id"], "time_offset_secs": offset}
-            metadata = dict(event["metadata"])
-            if metadata.get("timestamp") == event.send_time:
-                del metadata["timestamp"]  # the receiver added it, not the sender
-            if metadata:
-                item["metadata"] = metadata_to_json(metadata)
-            value = event["value"]
-            if len(value) or str(value.type) != "null":
-                item |= {"data": array_to_json(value), "data_type": type_to_json(value.type)}
-            return item
+            return {"type": "Input", "id": event["id"], "time_offset_secs": offset, **_content(event)}
+        case Synced():
+            sets: dict[str, Any] = {}
+            for name, found in event["inputs"].items():
+                many = found.__class__ is list
+                items = [_content(each) for each in event.history(name)]
+                sets[name] = items if many else items[0] if items else None
+            return {"type": "Sync", "id": event["id"], "time_offset_secs": offset, "inputs": sets}
         case InputClosed():
             return {"type": "InputClosed", "id": event["id"], "time_offset_secs": offset}
         case Stop():
             kind = "Stop" if event["id"] == "MANUAL" else "AllInputsClosed"
             return {"type": kind, "time_offset_secs": offset}
     return None
+
+
+def _content(event: Input) -> dict[str, Any]:
+    """Return the value and the metadata of a message."""
+    item: dict[str, Any] = {}
+    metadata = dict(event["metadata"])
+    if metadata.get("timestamp") == event.send_time:
+        del metadata["timestamp"]  # the receiver added it, not the sender
+    if metadata:
+        item["metadata"] = metadata_to_json(metadata)
+    value = event["value"]
+    if len(value) or str(value.type) != "null":
+        item |= {"data": array_to_json(value), "data_type": type_to_json(value.type)}
+    return item

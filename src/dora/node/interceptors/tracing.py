@@ -26,7 +26,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from dora._version import __version__
-from dora.node.events import Event, Input
+from dora.node.events import Event, Input, Synced
 from dora.node.interceptors.base import Lent, Metadata, ReceiveInterceptor, SendInterceptor
 from dora.node.interceptors.spans import (
     CONSUMER,
@@ -220,7 +220,10 @@ class TracedInputs(ReceiveInterceptor):
     def after_poll(self, event: Event | None) -> None:
         if event is None:
             self._tracer.write()  # there is time for it
-        elif event.__class__ is Input:
+            return
+        if event.__class__ is Synced:  # a set belongs to the trace of the message that leads
+            event = event.message(event["id"])
+        if event.__class__ is Input:
             input_id = event["id"]
             if input_id not in self._names:
                 self._names[input_id] = f"process {input_id}", attributes_of({"dora.input": input_id})

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import UnsupportedData
-from dora.node.events import Event, Input, Text
+from dora.node.events import Event, Input, Synced, Text
 from dora.node.interceptors.base import Lent, Metadata, ReceiveInterceptor, SendInterceptor
 from dora.node.log import write_log
 from dora.wire.arrow_formats import ARROW_NAMES
@@ -127,8 +127,13 @@ class FirstMessageCheck(ReceiveInterceptor):
         self._unchecked |= {item.id: item for item in inputs}
 
     def after_poll(self, event: Event | None) -> None:
-        if not isinstance(event, Input):
-            return
+        if isinstance(event, Input):
+            self._check(event)
+        elif isinstance(event, Synced):
+            for message in event.messages():
+                self._check(message)
+
+    def _check(self, event: Input) -> None:
         config = self._unchecked.get(event["id"])
         if config is None or (found := _received_type(event)) is None:
             return

@@ -21,6 +21,7 @@ from dora.node.events import (
     NodeRestarted,
     Reload,
     Stop,
+    Synced,
 )
 from dora.node.log import write_log
 from dora.node.operators.operator import DoraStatus, HostedOperator, OperatorOutput, SendOutput
@@ -181,6 +182,9 @@ class Runtime:
                 if operator.config.inputs and not operator.open_inputs:
                     self._stop_operator(operator, Stop("ALL_INPUTS_CLOSED"))
             return
+        if isinstance(event, Synced):
+            self._deliver_set(event)
+            return
         if isinstance(event, Reload):
             self._reload(event)
             return
@@ -196,6 +200,17 @@ class Runtime:
             elif inputs := self._inputs_from(operator, event["id"]):
                 operator.open_inputs.update(inputs)
                 self._deliver(operator, event)
+
+    def _deliver_set(self, event: Synced) -> None:
+        """Deliver a set under the ids that its operator has for the inputs."""
+        operator = self._routes[event["id"]][0]
+        prefix = f"{operator.id}/"
+        inputs: dict[str, Any] = {}
+        for input_id, found in event["inputs"].items():
+            inputs[input_id.removeprefix(prefix)] = found
+            for message in event.history(input_id):
+                message["id"] = input_id.removeprefix(prefix)
+        self._deliver(operator, Synced(inputs, [name.removeprefix(prefix) for name in event["missing"]]))
 
     def _inputs_from(self, operator: HostedOperator, node_id: str) -> list[str]:
         return [

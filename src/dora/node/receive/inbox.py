@@ -38,6 +38,8 @@ from dora.wire import node_protocol
 
 if TYPE_CHECKING:
     from dora.node.interceptors.base import ReceiveInterceptor
+    from dora.node.receive.sync_port import SyncPort
+    from dora.wire.node_config import InputConfig, SyncConfig
     from dora.wire.node_protocol import SessionFrame
 
 _monotonic = time.monotonic_ns
@@ -73,6 +75,8 @@ class Inbox(Waiter):
         self._next_port = 0
         self._clocks = [port for port in ports if not port.is_data]
         self._links = [port for port in ports if isinstance(port, LinkInput)]
+        self._groups: tuple[SyncPort, ...] = ()  # each stands for its inputs among the open ports
+        self._group_of: dict[str, SyncPort] = {}  # by input
         self._clock_is_work = clock_is_work
         self._channel = channel
         self._control_word = node_slot * WORDS + CONTROL
@@ -139,15 +143,22 @@ class Inbox(Waiter):
 
     def is_empty(self) -> bool:
         """Return whether no event has arrived."""
+        has_set = False
         if self._lock.acquire(blocking=False):
             try:
                 if self._words[self._control_word] != self._control_seen:
                     self._read_control()
                 else:
                     self._daemon_may_be_gone()
+                for group in self._groups:
+                    has_set = has_set or group.has_event()
             finally:
                 self._lock.release()
-        empty = not self._pending and not any(port.ready() for port in list(self._open_ports))
+        empty = not (
+            self._pending
+            or has_set
+            or any(port.ready() for port in list(self._open_ports) if port not in self._groups)
+        )
         if empty:
             self._report_nothing()
         return empty
@@ -249,8 +260,8 @@ class Inbox(Waiter):
         self._next_port = 0
         if port.detached:
             self._drop(port)
-            if not any(other.is_data for other in self.ports.values()):
-                return  # the node waits for another input to be connected
+        if not any(other.is_data for other in self.ports.values()):
+            return  # the node waits for another input to be connected
         if any(other.is_data for other in self._open_ports):
             return
         if self._clocks and self._clock_is_work:
@@ -267,11 +278,44 @@ class Inbox(Waiter):
     def add(self, port: InputPort) -> None:
         """Receive on one more input from now on."""
         self.ports[port.id] = port
-        if not port.is_data:
-            self._clocks.append(port)
         if isinstance(port, LinkInput):
             self._links.append(port)
+        if (group := self._group_of.get(port.id)) is not None:
+            group.replace(port)
+            self._open(group)
+            return
+        if not port.is_data:
+            self._clocks.append(port)
         self._open_ports = [*self._open_ports, port]
+
+    def synchronise(self, groups: list[SyncConfig], inputs: list[InputConfig]) -> None:
+        """Give sets of messages for groups of ``inputs``, instead of the messages one by one."""
+        from dora.node.receive.sync_port import SyncPort
+
+        self._groups = tuple(
+            SyncPort(config, self.ports, inputs, self._words, self._closed_in_group) for config in groups
+        )
+        self._group_of = {name: group for group in self._groups for name in group.config.inputs}
+        alone = [port for port in self._open_ports if port.id not in self._group_of]
+        self._open_ports = [*alone, *self._groups]
+        # A timer of a group ends with its other inputs.
+        self._clocks = [port for port in self._clocks if port.id not in self._group_of]
+
+    def group_statistics(self) -> dict[str, dict[str, int]]:
+        """Return the counts of the groups, by the input that leads."""
+        return {group.config.inputs[0]: group.statistics() for group in self._groups}
+
+    def _closed_in_group(self, port: InputPort) -> None:
+        if port.detached and self.ports.get(port.id) is port:
+            self._drop(port)
+
+    def _open(self, port: InputPort) -> None:
+        """Poll a port, once more if it had closed; for an input of a group, poll the group."""
+        if (group := self._group_of.get(port.id)) is not None:
+            group.reopen(port.id)
+            port = group
+        if port not in self._open_ports:
+            self._open_ports = [*self._open_ports, port]
 
     def detach(self, input_id: str) -> None:
         """Close an input, and drop it, after the messages that were sent until now."""
@@ -286,7 +330,11 @@ class Inbox(Waiter):
 
     def tick_statistics(self) -> dict[str, dict[str, Any]]:
         """Return how punctual the ticks of each timer were."""
-        return {port.id: port.statistics.summary() for port in self._clocks if isinstance(port, TimerInput)}
+        return {
+            port.id: port.statistics.summary()
+            for port in self.ports.values()
+            if isinstance(port, TimerInput)
+        }
 
     def read_control(self) -> None:
         """Act on the daemon's frames, unless another thread is doing so; takes no event."""
@@ -306,6 +354,8 @@ class Inbox(Waiter):
     def replace(self, port: InputPort) -> None:
         """Replace the port of the same id by one that wraps it."""
         self.ports[port.id] = port
+        if (group := self._group_of.get(port.id)) is not None:
+            group.replace(port)
         for index, other in enumerate(self._open_ports):
             if other.id == port.id:
                 self._open_ports[index] = port
@@ -358,9 +408,9 @@ class Inbox(Waiter):
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
             case node_protocol.NodeRestartedFrame():
                 self._pending.append(NodeRestarted(frame.node_id))
-                self._open_ports += [
-                    port for port in self.ports.values() if port.source_back(frame.node_id)
-                ]
+                for port in list(self.ports.values()):
+                    if port.source_back(frame.node_id):
+                        self._open(port)
             case (
                 node_protocol.Registered()
                 | node_protocol.RegistrationRefused()
@@ -383,7 +433,9 @@ class Inbox(Waiter):
         """Stop receiving on some inputs, without an event."""
         for input_id in input_ids:
             self.ports[input_id].close()
-        self._open_ports = [port for port in self._open_ports if port.id not in input_ids]
+        for group in self._groups:
+            group.inputs_closed()
+        self._open_ports = [port for port in self._open_ports if port.id not in input_ids and port.open]
         self._next_port = 0
         if not self._open_ports:
             self._ending = True

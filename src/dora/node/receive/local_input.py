@@ -89,6 +89,10 @@ class LocalInput:
         """The number of the value that was taken last, from 1; dropped values count too."""
         return self._words[self._base + RECEIVED] + self._words[self._base + DROPPED]
 
+    def count_as_dropped(self) -> None:
+        self._words[self._base + RECEIVED] -= 1
+        self._words[self._base + DROPPED] += 1
+
     def put_text(self, text: str) -> None:
         self.put(Text(text, time.time_ns()))
 

@@ -123,6 +123,9 @@ class TimerInput:
     def wake_at(self) -> int | None:
         return None if self._stopped else self._due
 
+    def count_as_dropped(self) -> None:
+        """Count nothing: a tick is no message."""
+
     def source_closed(self) -> None:
         """A clock never closes."""
 

@@ -29,6 +29,7 @@ from dora.node.events import (
     ParamDeleted,
     ParamUpdate,
     Stop,
+    Synced,
     Text,
     Tick,
 )
@@ -97,6 +98,10 @@ class ReplayInbox(Inbox):
         self._held: dict[str, deque[Input]] = {
             port.id: deque() for port in ports if isinstance(port, LinkInput)
         }
+        self._groups_by_lead: dict[str, node_config.SyncConfig] = {}
+        # By input: the messages of the last set, and of the one that is being made; None for one that did
+        # not come. The next set may have them again.
+        self._of_sets: dict[str, dict[int, Input | None]] = {}
         self._closed: set[str] = set()  # inputs on which nothing will come any more
         self._entry: Entry | None = None
         self._empty_polls = 0  # of the present entry, if its kind is NOTHING
@@ -109,6 +114,14 @@ class ReplayInbox(Inbox):
                 self._inputs = list(_decode(entry.content))
                 break
         self._advance()
+
+    def synchronise(
+        self, groups: list[node_config.SyncConfig], inputs: list[node_config.InputConfig]
+    ) -> None:
+        """Make the sets of the log; ``inputs`` keep their ports."""
+        del inputs
+        self._groups_by_lead = {group.inputs[0]: group for group in groups}
+        self._of_sets = {name: {} for group in groups for name in group.inputs}
 
     def _advance(self) -> None:
         self._empty_polls = 0
@@ -170,6 +183,10 @@ class ReplayInbox(Inbox):
             match entry.kind:
                 case EntryKind.MESSAGE:
                     event, certain = self._message(entry)
+                    if not certain:
+                        return None
+                case EntryKind.SYNC:
+                    event, certain = self._set(entry)
                     if not certain:
                         return None
                 case EntryKind.NOTHING:
@@ -252,6 +269,46 @@ class ReplayInbox(Inbox):
             if not self._hold_arrived(input_id):
                 return None, self._stop_if_overdue(entry)
         self._count_missing(entry)
+        return None, True
+
+    def _set(self, entry: Entry) -> tuple[Event | None, bool]:
+        """Return the set of an entry, None without its leading message; and whether that is final."""
+        group = self._groups_by_lead.get(self._inputs[entry.input])
+        if group is None:  # the dataflow is another one now
+            self._count_missing(entry)
+            return None, True
+        members = list(entries(entry.content))
+        if any(member.kind != EntryKind.MESSAGE for member in members) and not self._is_due(entry):
+            return None, False
+        found: dict[str, dict[int, Input | None]] = {name: {} for name in group.inputs}
+        for member in members:
+            name = self._inputs[member.input]
+            known = self._of_sets.get(name)
+            if known is None or name not in found:
+                continue
+            if member.number not in known:
+                event, certain = self._of_set(member)
+                if not certain:
+                    return None, False
+                known[member.number] = event if isinstance(event, Input) else None
+            found[name][member.number] = known[member.number]
+        self._of_sets.update(found)
+        inputs: dict[str, Input | list[Input] | None] = {}
+        missing = []
+        for name, events in found.items():
+            there = [event for event in events.values() if event is not None]
+            inputs[name] = there if name in group.history else there[-1] if there else None
+            if not there:
+                missing.append(name)
+        return (None if group.inputs[0] in missing else Synced(inputs, missing)), True
+
+    def _of_set(self, entry: Entry) -> tuple[Event | None, bool]:
+        """Return a message of a set, None if it is not there; and whether that is final."""
+        match entry.kind:
+            case EntryKind.MESSAGE:
+                return self._message(entry)
+            case EntryKind.TICK | EntryKind.TEXT | EntryKind.LOCAL:
+                return self._make(entry), True
         return None, True
 
     def _local(self, entry: Entry) -> Event | None:

@@ -157,6 +157,8 @@ class Session:
         inbox.epoch_ns = epoch_ns
         inbox.on_frame = _weakly(self._handle)
         inbox.on_detached = _weakly(self._detached)
+        if self.config.syncs:
+            inbox.synchronise(self.config.syncs, self.config.inputs)
         return inbox
 
     def _intercept_events(self) -> None:

@@ -108,6 +108,9 @@ class EventSource(ABC):
     def source_back(self, node_id: str) -> bool:  # noqa: ARG002
         return False
 
+    def count_as_dropped(self) -> None:  # noqa: B027 - a base of ports
+        """Count nothing: there are no counters."""
+
     def stop(self) -> None:
         self.open = False
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from dora.node.events import Event, Input, InputClosed, Reference, Stop
+from dora.node.events import Event, Input, InputClosed, Reference, Stop, Synced
 from dora.node.standalone.host import EventSource, Standalone
 from dora.node.standalone.json_format import (
     RecordingError,
@@ -54,8 +54,10 @@ class _Recording(EventSource):
         if not self.ready():
             return None
         _, event = self._events.popleft()
-        if isinstance(event, Input) and isinstance(event._content, Reference):
-            event._content.time_ns = time.time_ns()
+        messages = event.messages() if isinstance(event, Synced) else [event]
+        for message in messages:
+            if isinstance(message, Input) and isinstance(message._content, Reference):
+                message._content.time_ns = time.time_ns()
         self.open = bool(self._events) and not isinstance(event, Stop)
         return event
 
@@ -117,10 +119,17 @@ def _moment_and_event(path: str, index: int, item: Any) -> tuple[int, Event]:
 def _event(path: str, item: dict[str, Any]) -> Event:
     match item["type"]:
         case "Input":
-            value = _value(path, item)
-            return Input.make(
-                item["id"], Reference(value, metadata_from_json(item.get("metadata") or {}), 0)
-            )
+            return _message(path, item["id"], item)
+        case "Sync":
+            found: dict[str, Any] = {
+                name: None
+                if each is None
+                else [_message(path, name, one) for one in each]
+                if isinstance(each, list)
+                else _message(path, name, each)
+                for name, each in item["inputs"].items()
+            }
+            return Synced(found, [name for name, each in item["inputs"].items() if not each and each != {}])
         case "InputClosed":
             return InputClosed(item["id"])
         case "AllInputsClosed":
@@ -128,7 +137,15 @@ def _event(path: str, item: dict[str, Any]) -> Event:
         case "Stop":
             return Stop("MANUAL")
         case other:
-            raise ValueError(f"{other!r} is no type; it can be Input, InputClosed, AllInputsClosed, Stop")
+            raise ValueError(
+                f"{other!r} is no type; it can be Input, Sync, InputClosed, AllInputsClosed, Stop"
+            )
+
+
+def _message(path: str, input_id: str, item: dict[str, Any]) -> Input:
+    return Input.make(
+        input_id, Reference(_value(path, item), metadata_from_json(item.get("metadata") or {}), 0)
+    )
 
 
 def _value(path: str, item: dict[str, Any]) -> Any:

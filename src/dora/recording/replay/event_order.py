@@ -96,12 +96,20 @@ class Translation:
                 self._inputs = _sources(entry)
             elif not self._begin_ns <= entry.time_ns < self._end_ns:
                 continue
-            elif entry.kind in (EntryKind.MESSAGE, EntryKind.LOCAL):
-                number = self._number(entry)
-                if number > 0:
-                    yield pack_entry(entry.kind, entry.input, entry.time_ns, number)
-                continue
-            yield pack_entry(*entry)
+            if translated := self._translated(entry):
+                yield translated
+
+    def _translated(self, entry: Entry) -> bytes:
+        """Return an entry for the replay, b"" if what it names will not be sent."""
+        if entry.kind in (EntryKind.MESSAGE, EntryKind.LOCAL):
+            number = self._number(entry)
+            return pack_entry(entry.kind, entry.input, entry.time_ns, number) if number > 0 else b""
+        if entry.kind == EntryKind.SYNC:
+            members = [self._translated(member) for member in entries(entry.content)]
+            if not members or not members[0]:  # the message that leads
+                return b""
+            return pack_entry(entry.kind, entry.input, entry.time_ns, 0, b"".join(members))
+        return pack_entry(*entry)
 
     def _number(self, entry: Entry) -> int:
         if entry.kind == EntryKind.MESSAGE:
@@ -137,3 +145,5 @@ def first_numbers(data: bytes, inputs: list[str], found: dict[str, int]) -> None
         elif entry.kind == EntryKind.MESSAGE:
             source = _source(inputs, entry)
             found[source] = min(found.get(source, entry.number), entry.number)
+        elif entry.kind == EntryKind.SYNC:
+            first_numbers(entry.content, inputs, found)

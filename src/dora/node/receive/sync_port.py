@@ -1,0 +1,291 @@
+"""The port of a `sync` group: it owns the ports of its inputs, and gives one event for each set.
+
+The port takes messages from its inputs as they come, so that closings and losses are seen in time. Of each
+input at most ``queue_size`` messages wait for a set, beside those that a history keeps. Of more, the oldest
+is dropped and counted; under back-pressure the input is not read, so that its sender waits.
+
+Other events of the inputs pass through. The closing of an input comes after the last set with a message of
+it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from dora.node.events import Event, Input, InputClosed, InputRecovered, Synced
+from dora.node.receive.input_port import InputPort
+from dora.node.receive.local_input import LocalInput
+from dora.node.receive.sync_matcher import Match, Matcher
+from dora.transport.board import UNMATCHED, WORDS
+from dora.wire.metadata import MetadataError
+from dora.wire.node_config import InputConfig, SyncConfig
+
+_monotonic = time.monotonic_ns
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def timestamp_of(event: Input) -> int:
+    """Return the timestamp of a message in microseconds: that of its metadata, else the time of sending."""
+    try:
+        stamp = event["metadata"]["timestamp"]
+        return int((stamp - _EPOCH) / _MICROSECOND) if stamp.__class__ is not datetime else _micros(stamp)
+    except (MetadataError, TypeError, ValueError, OverflowError):  # the program gets the error
+        return event._content.time_ns // 1000
+
+
+def _micros(stamp: datetime) -> int:
+    since = stamp - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+class SyncPort:
+    """One group. ``open`` is False once no set can come any more."""
+
+    is_data = True
+    detached = False
+
+    def __init__(
+        self,
+        config: SyncConfig,
+        ports: Mapping[str, InputPort],
+        inputs: Sequence[InputConfig],
+        words: memoryview,
+        on_closed: Callable[[InputPort], None],
+    ) -> None:
+        """``words``: those of the board. ``on_closed`` gets the port of an input whose closing the
+        program has just got."""
+        self.config = config
+        self.id = f"sync {config.inputs[0]}"  # no input has such a name
+        self.open = True
+        self._words = words
+        self._on_closed = on_closed
+        self._ports: list[InputPort | None] = [ports.get(name) for name in config.inputs]
+        known = {item.id: item for item in inputs}
+        self._index = {name: index for index, name in enumerate(config.inputs)}
+        # Inputs that lead come last: then the newest messages of the others are there.
+        self._order = [*range(1, len(config.inputs)), 0]
+        by_timestamp = config.by == "timestamp"
+        tolerance = config.tolerance_ns
+        self._matcher: Matcher[Input] = Matcher(
+            [known[name].queue_size if name in known else 1 for name in config.inputs],
+            tolerance=None if tolerance is None else tolerance // 1000,
+            policy="latest" if config.policy == "latest" else "nearest",
+            histories=[config.history.get(name) for name in config.inputs],
+            timeout=config.timeout_ns,
+            at_once=not by_timestamp,
+        )
+        self._by_timestamp = by_timestamp
+        self._arrivals = 0
+        self._waits = [name in known and known[name].policy == "backpressure" for name in config.inputs]
+        self._rounds = [side.limit + 1 for side in self._matcher.sides]
+        self._words_of = [
+            known[name].slot * WORDS + UNMATCHED if name in known and known[name].kind != "timer" else -1
+            for name in config.inputs
+        ]
+        self._counted = [0] * len(config.inputs)
+        self._passing: deque[tuple[int, Event]] = deque()  # events that are no messages
+        self._prepared: Event | None = None
+        self._stopping = False
+        for index, port in enumerate(self._ports):
+            if port is None:
+                self._matcher.end(index)
+
+    # ------------------------------------------------------------------ events
+
+    def poll(self) -> Event | None:
+        event, self._prepared = self._prepared, None
+        return event if event is not None else self._next()
+
+    def has_event(self) -> bool:
+        """Return whether `poll` returns an event; the caller holds the inbox."""
+        if self._prepared is None:
+            self._prepared = self._next()
+        return self._prepared is not None
+
+    def _next(self) -> Event | None:
+        now = _monotonic()
+        matcher = self._matcher
+        match = matcher.next(now)
+        if match is None:
+            arrived = self._collect(now)
+            match = matcher.next(now)
+            if match is None and self._stopping and not arrived:
+                for index in self._order:
+                    matcher.end(index)
+                match = matcher.next(now)
+            self._count_unmatched()
+        if match is not None:
+            return self._event(match)
+        return self._pass_on() if self._passing else None
+
+    def _collect(self, now: int) -> bool:
+        """Take what has arrived; return whether there was anything."""
+        arrived = False
+        for index in self._order:
+            port = self._ports[index]
+            if port is None or not port.open:
+                continue
+            waits = self._waits[index]
+            for _ in range(self._rounds[index]):
+                if waits and self._matcher.is_full(index):
+                    break
+                event = port.poll()
+                if event is None:
+                    break
+                arrived = True
+                if event.__class__ is Input:
+                    self._add(index, port, event, now)
+                else:
+                    self._handle(index, event)
+                    if not port.open:
+                        break
+        return arrived
+
+    def _add(self, index: int, port: InputPort, event: Input, now: int) -> None:
+        if self._by_timestamp:
+            stamp = timestamp_of(event)
+        else:
+            self._arrivals += 1
+            stamp = self._arrivals
+        if isinstance(port, LocalInput):
+            event._number = port.taken  # for the event log
+        if self._matcher.add(index, stamp, event, now):
+            port.count_as_dropped()
+
+    def _handle(self, index: int, event: Event) -> None:
+        if isinstance(event, InputClosed):
+            self._matcher.end(index)
+        elif isinstance(event, InputRecovered):
+            self._matcher.resume(index)
+            if self._forget_closing(index):
+                return
+        self._passing.append((index, event))
+
+    def _forget_closing(self, index: int) -> bool:
+        """Forget the closing of an input that reopens before the program got it; return whether so."""
+        before = len(self._passing)
+        self._passing = deque(
+            item for item in self._passing if item[0] != index or not isinstance(item[1], InputClosed)
+        )
+        return len(self._passing) < before
+
+    def _pass_on(self) -> Event | None:
+        """Return the next event of an input that is no message, once no set comes before it."""
+        for position, (index, event) in enumerate(self._passing):
+            if isinstance(event, InputClosed) and not self._matcher.is_done(index):
+                continue
+            if any(other == index for other, _ in list(self._passing)[:position]):
+                continue
+            del self._passing[position]
+            port = self._ports[index]
+            self._update_open()
+            if isinstance(event, InputClosed) and port is not None and not port.open:
+                if port.detached:
+                    self._ports[index] = None
+                self._on_closed(port)
+            return event
+        return None
+
+    def _event(self, match: Match[Input]) -> Synced:
+        names = self.config.inputs
+        inputs = dict(zip(names, match.members, strict=True))
+        return Synced(inputs, [names[index] for index in match.missing])
+
+    # ------------------------------------------------------------------ counts
+
+    def _count_unmatched(self) -> None:
+        counted = self._counted
+        for index, side in enumerate(self._matcher.sides):
+            if side.unmatched != counted[index]:
+                word = self._words_of[index]
+                if word >= 0:
+                    self._words[word] += side.unmatched - counted[index]
+                counted[index] = side.unmatched
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many sets were given."""
+        return {"complete": self._matcher.complete, "incomplete": self._matcher.incomplete}
+
+    # ------------------------------------------------------------------ as a port
+
+    def ready(self) -> bool:
+        if self._prepared is not None:
+            return True
+        for index, port in enumerate(self._ports):
+            if (
+                port is not None
+                and port.open
+                and not (self._waits[index] and self._matcher.is_full(index))
+                and port.ready()
+            ):
+                return True
+        at = self._matcher.wake_at()
+        return at is not None and _monotonic() >= at
+
+    def wake_at(self) -> int | None:
+        times = [port.wake_at() for port in self._ports if port is not None and port.open]
+        times.append(self._matcher.wake_at())
+        return min((at for at in times if at is not None), default=None)
+
+    def source_closed(self) -> None:
+        """Do nothing: the ports of the inputs are told."""
+
+    def source_back(self, node_id: str) -> bool:  # noqa: ARG002
+        return False
+
+    def count_as_dropped(self) -> None:
+        """Do nothing: messages are dropped by the ports of the inputs."""
+
+    def replace(self, port: InputPort) -> None:
+        """Replace the port of an input, or add that of one which was connected again."""
+        index = self._index[port.id]
+        if self._ports[index] is None:
+            self.reopen(port.id)
+        self._ports[index] = port
+
+    def reopen(self, input_id: str) -> None:
+        """Handle that messages of an input come again after it had closed."""
+        index = self._index[input_id]
+        self._forget_closing(index)
+        self._matcher.resume(index)
+        self.open = True
+
+    def stop(self) -> None:
+        self._stopping = True
+        for port in self._ports:
+            if port is not None:
+                port.stop()
+
+    def detach(self) -> None:
+        """Do nothing: inputs are disconnected one by one."""
+
+    def close(self) -> None:
+        for port in self._ports:
+            if port is not None:
+                port.close()
+        self._end()
+
+    def inputs_closed(self) -> None:
+        """End the group if the ports of its inputs were closed, without an event."""
+        if not any(port is not None and port.is_data and port.open for port in self._ports):
+            self._end()
+
+    def _end(self) -> None:
+        self.open = False
+        self._passing.clear()
+        self._prepared = None
+        self._matcher.clear()
+        self._count_unmatched()
+
+    def _update_open(self) -> None:
+        """Close after the closings of all inputs but timers, which do not keep a group alive."""
+        if self._passing or any(port is not None and port.is_data and port.open for port in self._ports):
+            return
+        self._matcher.clear()
+        self._count_unmatched()
+        self.open = False
