@@ -79,12 +79,12 @@ class LatchFile:
         self._places = config.depth + _SPARE
         self._fd = -1
         self._is_full = False  # there was no room for a message
-        self._make(_SMALLEST, _read(path) if config.survive_restart else [])
+        self._make(_SMALLEST, read_entries(path) if config.survive_restart else [])
 
     def write(self, sequence: int, message: bytes | bytearray | memoryview) -> None:
         try:
             if len(message) > self._capacity:
-                self._make(len(message), _read(self._path))
+                self._make(len(message), read_entries(self._path))
             self._put(sequence, message)
         except (OSError, UnsafeFile) as error:
             if not self._is_full:
@@ -131,7 +131,7 @@ class LatchFile:
             os.close(former)
 
 
-def _read(path: str) -> list[tuple[int, bytes]]:
+def read_entries(path: str) -> list[tuple[int, bytes]]:
     """Return the numbers and bytes in a latch: consecutive numbers up to the newest one."""
     try:
         fd = open_own(path, os.O_RDONLY)
@@ -198,7 +198,7 @@ def consecutive(found: Iterable[tuple[int, T]]) -> list[tuple[int, T]]:
 
 def read_latch(path: str) -> list[Message]:
     """Return the messages in a latch; [] if there is none."""
-    return messages_of(_read(path))
+    return messages_of(read_entries(path))
 
 
 def messages_of(entries: Iterable[tuple[int, bytes]]) -> list[Message]:

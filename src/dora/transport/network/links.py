@@ -30,6 +30,7 @@ from typing import Final
 from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
 from dora.transport.forking import disown_after_fork, leak, refuse
+from dora.transport.network.latched_sender import LatchedRemoteSender
 from dora.transport.network.peer import Peer
 from dora.transport.network.protocol import JOIN_TIMEOUT, TICK, start_thread
 from dora.transport.network.receiver import ReceiverSession, RemoteReceiver
@@ -81,7 +82,8 @@ class RemoteLinks:
         if self._inherited:
             refuse()
         peer = self._peer_of(link.consumer.partition("/")[0])
-        sender = RemoteSender(peer, output, link, self._board)
+        make = RemoteSender if output.latch is None else LatchedRemoteSender
+        sender = make(peer, output, link, self._board)
         peer.add(sender)
         self._senders = [*self._senders, sender]
         if self._connected:

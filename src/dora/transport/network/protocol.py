@@ -26,6 +26,7 @@ NO_ACK: Final[PiggybackAck] = (0, 0, 0)
 FLUSH_FLAG: Final = 1  # the receiver discards the messages that are queued before this one
 ACK_FLAG: Final = 2  # the receiver acknowledges at once
 KEEP_FLAG: Final = 4  # a full queue does not drop the message: it belongs to an exchange
+LATCHED_FLAG: Final = 8  # nor this one: it is of the latch, and comes even to the next process of a node
 # Send window, its last number, the sequence number of that message, messages sent on the output, the
 # receiver (0: any).
 PROBE: Final = Struct("<QQQQQ")

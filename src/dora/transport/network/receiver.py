@@ -38,6 +38,7 @@ from dora.transport.network.protocol import (
     DROP,
     FLUSH_FLAG,
     KEEP_FLAG,
+    LATCHED_FLAG,
     PING,
     PROBE,
     TICK,
@@ -164,10 +165,13 @@ class RemoteReceiver:
         self._asleep = node_slot * WORDS + ASLEEP
         backpressure = item.policy == "backpressure"
         self._queue: DropOldestQueue[tuple[int, int, Content]] = DropOldestQueue(
-            None if backpressure else item.queue_size, lambda entry: entry[1] & KEEP_FLAG != 0
+            None if backpressure else item.queue_size,
+            lambda entry: entry[1] & (KEEP_FLAG | LATCHED_FLAG) != 0,
         )  # sequence number, flags, message
         self._ack_every = max(1, item.queue_size // 2) if backpressure else 0  # messages that were taken
         self._newest = self._last_counted()  # the last sequence number that arrived, also before a restart
+        self._newest_before = self._newest  # as the former process of this node left it
+        self._repeated = 0  # the last sequence number of the latch that a former process had, and that came
         self._taken = 0  # the last sequence number that was taken out of the queue
         self._acknowledged = 0  # the last sequence number that was acknowledged
         self._lock = threading.RLock()  # a signal handler may close the receiver during a call
@@ -261,8 +265,11 @@ class RemoteReceiver:
 
     def _enqueue(self, sequence: int, flags: int, payload: Content) -> None:
         if sequence <= self._newest:  # a former process received it, and ended before it acknowledged that
-            return
-        self._newest = sequence
+            if not flags & LATCHED_FLAG or self._newest > self._newest_before or sequence <= self._repeated:
+                return
+            self._repeated = sequence
+        else:
+            self._newest = sequence
         words = self._words
         if sequence > words[self._output + SENT]:
             words[self._output + SENT] = sequence

@@ -130,11 +130,8 @@ class RemoteSender:
         self._credit = Bell(output.credit_bell) if link.policy == "backpressure" else None
         self._lock = threading.Lock()
         self.window_id = nonce()
-        self._window = SendWindow(
-            None if link.policy == "backpressure" else max(link.queue_size, link.engine_queue_size),
-            self._words[self._sent_word],
-            lambda payload: payload[1] & KEEP_FLAG,
-        )
+        capacity = None if link.policy == "backpressure" else max(link.queue_size, link.engine_queue_size)
+        self._window = self._make_window(capacity, self._words[self._sent_word])
         # Of this node, for outputs of the receiving node: messages carry their acknowledgements.
         self.reverse_receivers: list[RemoteReceiver] = []
         self._receiver = 0
@@ -151,6 +148,12 @@ class RemoteSender:
         self._probe_deferred = False  # it sends a probe, too
         self.siblings: tuple[RemoteSender, ...] = ()  # the other senders to the same node
         self._no_answer_since = 0.0  # wall clock; 0: the receiver answers
+
+    def _make_window(self, capacity: int | None, sequence: int) -> SendWindow:
+        return SendWindow(capacity, sequence, lambda payload: payload[1] & KEEP_FLAG)
+
+    def _on_open(self) -> None:
+        """Called with the lock held when the receiver is there, before anything is transmitted to it."""
 
     @property
     def is_missing(self) -> bool:
@@ -329,6 +332,7 @@ class RemoteSender:
                 if not self._window.open:
                     words[base + STATE] = CONNECTED
                     self._window.open = True
+                    self._on_open()
                     if self._may_be_absent:
                         self.probe()  # earlier messages were not sent to it, so none of them is missing
                 self._fast_path.on_ack(arrived, last_ping)
