@@ -157,6 +157,7 @@ class LatchedInput(LinkInput):
             words[base + STATE] = CONNECTED  # the messages of the latch count, even if none follows
         self._receiver = latched
         self._receive = latched.receive
+        self._taken = 0  # it skips what is not for this process itself
 
     def _sent(self) -> int:
         return self._words[self._sent_word]
