@@ -148,14 +148,22 @@ class _Block:
         self.id = id
         self.config: dict[str, Any] = {"id": id, **fields}
 
-    def add_output(self, output_id: str, *, latched: int | Mapping[str, Any] | None = None) -> Output:
+    def add_output(
+        self,
+        output_id: str,
+        *,
+        latched: int | Mapping[str, Any] | None = None,
+        safe_state: Mapping[str, Any] | None = None,
+    ) -> Output:
         """Declare an output and return it, as a source for inputs.
 
         ``latched``: how many of its newest messages a receiver gets that joins late, or
-        ``{"depth": 1, "survive_restart": True}``.
+        ``{"depth": 1, "survive_restart": True}``. ``safe_state``: the value that receivers get while this
+        node does not send, such as ``{"value": [0.0, 0.0], "when": ["failed"]}``.
         """
         outputs = self.config["outputs"] = list(self.config.get("outputs", ()))
-        options = {} if latched is None else {"latched": latched}
+        given = {"latched": latched, "safe_state": safe_state}
+        options = {name: value for name, value in given.items() if value is not None}
         names = [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in outputs]
         if output_id not in names:
             outputs.append({output_id: options} if options else output_id)

@@ -16,6 +16,7 @@ class VirtualClock:
             "dora.node.receive.link_input",
             "dora.node.receive.local_input",
             "dora.node.receive.timer_input",
+            "dora.node.receive.safe_state",
             "dora.node.receive.deadline",
             "dora.node.receive.inbox",
             "dora.node.receive.wait",

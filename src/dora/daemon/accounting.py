@@ -14,10 +14,12 @@ from dora.transport.board import (
     CONTROL,
     DROPPED,
     FIRST,
+    IN_SAFE_STATE,
     RECEIVED,
     RECORDED,
     REPEATED,
     RESTART_LOSS,
+    SAFE_STATES,
     SENT,
     STATE,
     STOPPED,
@@ -92,6 +94,7 @@ class Accounting:
         for item in self._plan.configs[node_id].inputs:
             if item.kind != "timer":
                 self.board.set(item.slot, TIMED_OUT, 0)
+                self.board.set(item.slot, IN_SAFE_STATE, 0)
 
     def close_link(self, slot: int) -> None:
         """Close a link, and wake a sender that waits for its receiver."""
@@ -199,6 +202,7 @@ class Accounting:
                     unsent=unsent,
                     restart_loss=min(get(link.slot, RESTART_LOSS), dropped),
                     unmatched=get(link.slot, UNMATCHED),
+                    safe_states=get(link.slot, SAFE_STATES),
                 )
             )
         return tuple(reports)

@@ -18,6 +18,7 @@ from dora.wire.node_protocol import (
     OperatorFailure,
     OutputsClosed,
     Ready,
+    SafeStateChanged,
     Started,
     StopDataflow,
     ToDaemon,
@@ -165,6 +166,10 @@ def event_of_message(node_id: str, message: ToDaemon) -> on.Event | None:
             return on.NodeClosed(node_id, undeclared)
         case OperatorFailure(operator=operator):
             return on.OperatorFailed(node_id, operator)
+        case SafeStateChanged():
+            return on.SafeStateReported(
+                node_id, message.input, message.reason, message.entered, message.seconds
+            )
         case StopDataflow():
             return on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL")
         case _:

@@ -127,6 +127,7 @@ def loss_report(result: DataflowResult) -> str:
     if len(surprising) < len(lossy):
         parts.append("\n".join(_line(link, result) for link in lossy if link not in surprising))
     parts += [_restart_loss(link) for link in result.links if link.restart_loss]
+    parts += [_safe_states(link) for link in result.links if link.safe_states]
     parts += [_unsent(link) for link in result.links if link.unsent]
     if unmatched := [link for link in result.links if link.unmatched]:
         parts.append("\n".join(map(_unmatched, unmatched)))
@@ -185,6 +186,15 @@ def _restart_loss(link: LinkReport) -> str:
     plural = "s" if link.restart_loss != 1 else ""
     receiver = _input(link).partition("/")[0]
     return f"{link.link}: {link.restart_loss} message{plural} lost while `{receiver}` was restarting"
+
+
+def _safe_states(link: LinkReport) -> str:
+    """
+    >>> _safe_states(LinkReport("plan/command -> arm/command", "drop_oldest", 1, safe_states=2))
+    'plan/command -> arm/command: 2 times in its safe state'
+    """
+    plural = "s" if link.safe_states != 1 else ""
+    return f"{link.link}: {link.safe_states} time{plural} in its safe state"
 
 
 def _unsent(link: LinkReport) -> str:

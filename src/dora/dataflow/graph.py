@@ -75,6 +75,7 @@ class Edge(msgspec.Struct, frozen=True):
     type: str = ""  # of the messages, for example "std/media/v1/Image"; "" if none is declared
     latched: int = 0  # messages that a receiver gets first if it joins late
     sync: str = ""  # the input that leads its group, and how it matches; "" if it is in no group
+    safe_state: bool = False  # the output has one
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -124,6 +125,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     type=_type(dataflow, f"{node.id}/{full}", str(item.source)),
                     latched=_latched(nodes, item),
                     sync=_sync(node, full),
+                    safe_state=_has_safe_state(nodes, item),
                 )
             )
     return Graph((*given.values(), *boxes), tuple(groups), tuple(edges))
@@ -221,6 +223,13 @@ def _sync(node: NodeSpec, input_id: str) -> str:
     return ""
 
 
+def _has_safe_state(nodes: Mapping[str, NodeSpec], item: InputSpec) -> bool:
+    if not isinstance(item.source, NodeOutput):
+        return False
+    options = nodes[item.source.node].output_options.get(item.source.output)
+    return options is not None and options.safe_state is not None
+
+
 def _given(source: TimerSource | LogSource) -> Box:
     if isinstance(source, TimerSource):
         *_, unit, number = source.text.split("/")
@@ -298,6 +307,8 @@ def _edge_label(edge: Edge) -> str:
         words += f", latched {edge.latched}"
     if edge.sync:
         words += f", sync {edge.sync}"
+    if edge.safe_state:
+        words += ", safe state"
     return words
 
 

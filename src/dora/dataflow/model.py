@@ -20,6 +20,7 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 QueuePolicy = Literal["drop_oldest", "backpressure"]
 MissedTicks = Literal["skip", "coalesce", "burst"]
+SafeStateCondition = Literal["deadline", "failed", "silent"]
 RestartMode = Literal["never", "on-failure", "always"]
 ReloadMode = Literal["overlap", "replace", "never"]
 SchedulingPolicyName = Literal["fifo", "rr", "other", "batch", "idle"]
@@ -82,8 +83,19 @@ class LatchSpec(msgspec.Struct, frozen=True):
     survive_restart: bool = False  # of the sending node
 
 
+class SafeState(msgspec.Struct, frozen=True):
+    """The value that the receivers of an output get while its node does not send."""
+
+    values: tuple[Any, ...]
+    type: str  # the name of an Arrow type, "float32"
+    when: tuple[SafeStateCondition, ...]
+    metadata: dict[str, Any] = {}
+    silence_ns: int = 0  # the pause that means `silent`
+
+
 class OutputOptions(msgspec.Struct, frozen=True):
     latched: LatchSpec | None = None
+    safe_state: SafeState | None = None
 
 
 class SyncSpec(msgspec.Struct, frozen=True):

@@ -40,6 +40,7 @@ from dora.wire.node_config import (
     OperatorConfig,
     OutputConfig,
     RemoteConfig,
+    SafeStateConfig,
     SyncConfig,
     TraceConfig,
 )
@@ -457,6 +458,11 @@ def _input(
         # From another machine, the receiver's engine gives credit.
         waits = config.policy == "backpressure" and not config.machine
         config.credit_bell = output.credit_bell if waits else ""
+        options = layout.nodes[item.source.node].output_options.get(item.source.output)
+        if options is not None and (safe := options.safe_state) is not None:
+            config.safe_state = SafeStateConfig(
+                list(safe.values), safe.type, list(safe.when), safe.metadata, safe.silence_ns
+            )
         config.max_queue_size = channel.max_queue_size
         config.max_receivers = channel.max_receivers
     return config

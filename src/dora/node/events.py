@@ -411,6 +411,42 @@ class InputRecovered(_EventOfId):
     type: ClassVar[str] = "INPUT_RECOVERED"
 
 
+class SafeStateEntered(Event):
+    """The safe state of an output begins, because it has missed a deadline, failed, or is silent.
+
+    A receiver gets it before the safe value: ``id`` is the input, ``sender`` the output that feeds it. The
+    sender gets it too, if it is alive: ``id`` is the output, ``receiver`` the input. ``reason``:
+    ``"deadline"``, ``"failed"`` or ``"silent"``.
+    """
+
+    __slots__ = ()
+    __match_args__ = ("id", "reason")
+    type: ClassVar[str] = "SAFE_STATE_ENTERED"
+    if TYPE_CHECKING:
+        id: str
+        reason: str
+
+    def __init__(self, id: str, reason: str, **peer: str) -> None:
+        super().__init__(id=id, reason=reason, **peer)
+
+
+class SafeStateLeft(Event):
+    """The safe state of an output ends with the message that follows. ``seconds``: how long it was.
+
+    ``id``, and ``sender`` or ``receiver``, are as in `SafeStateEntered`.
+    """
+
+    __slots__ = ()
+    __match_args__ = ("id", "seconds")
+    type: ClassVar[str] = "SAFE_STATE_LEFT"
+    if TYPE_CHECKING:
+        id: str
+        seconds: float
+
+    def __init__(self, id: str, seconds: float, **peer: str) -> None:
+        super().__init__(id=id, seconds=seconds, **peer)
+
+
 class Stop(Event):
     """The node should end. ``id`` is ``"MANUAL"`` or ``"ALL_INPUTS_CLOSED"``.
 

@@ -16,7 +16,7 @@ from dora.node.log import write_log
 from dora.node.process import end_tracebacks_at_the_program, freeze_gc, show_without_traceback
 from dora.node.send.loan import ArrayLoan, SampleHandler
 from dora.node.session.session import Session
-from dora.transport.board import DROPPED, RECEIVED, REPEATED, UNMATCHED, WORDS
+from dora.transport.board import DROPPED, RECEIVED, REPEATED, SAFE_STATES, UNMATCHED, WORDS
 from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
 from dora.wire.node_config import decode_descriptor
@@ -428,6 +428,11 @@ class Node:
                     "received": words[item.slot * WORDS + RECEIVED] + words[item.slot * WORDS + REPEATED],
                     "dropped": words[item.slot * WORDS + DROPPED],
                     **({"unmatched": words[item.slot * WORDS + UNMATCHED]} if item.id in matched else {}),
+                    **(
+                        {}
+                        if item.safe_state is None
+                        else {"safe_states": words[item.slot * WORDS + SAFE_STATES]}
+                    ),
                 }
                 for item in self._config.inputs
                 if item.kind != "timer"

@@ -8,7 +8,16 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dora.node.events import Error, Event, Input, InputClosed, Stop, Synced
+from dora.node.events import (
+    Error,
+    Event,
+    Input,
+    InputClosed,
+    SafeStateEntered,
+    SafeStateLeft,
+    Stop,
+    Synced,
+)
 from dora.wire.decode import decode_bytes, decode_numpy
 from dora.wire.encode import as_message
 
@@ -79,6 +88,14 @@ class _Error(_Given, Error):
     is_timeout = False
 
 
+class _SafeStateEntered(_Given, SafeStateEntered):
+    pass
+
+
+class _SafeStateLeft(_Given, SafeStateLeft):
+    pass
+
+
 class _Other(_Given, Event):
     pass
 
@@ -89,6 +106,8 @@ _TYPES: dict[str, Any] = {
     "INPUT_CLOSED": _InputClosed,
     "STOP": _Stop,
     "ERROR": _Error,
+    "SAFE_STATE_ENTERED": _SafeStateEntered,
+    "SAFE_STATE_LEFT": _SafeStateLeft,
 }
 
 

@@ -51,6 +51,9 @@ link        ``OVERDUE``            1 from then on until a message comes (receive
 link        ``REPEATED``           messages of a latched output that the receiver got again after a restart;
                                    not among ``RECEIVED``, and not among ``SENT`` (receiver)
 link        ``UNMATCHED``          those of ``RECEIVED`` that were in no set of a ``sync`` group (receiver)
+link        ``SAFE_STATES``        how often the input has begun the safe state of its source (receiver)
+link        ``IN_SAFE_STATE``      1 from then on until the source is back (receiver; the daemon clears it
+                                   for a dead receiver)
 ==========  =====================  =========================================================
 
 ``FIRST + RECEIVED + DROPPED`` is the last sequence number that the receiver knows of. The messages from
@@ -72,6 +75,7 @@ ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
 RECEIVED, DROPPED, FIRST, STATE, PROBED, TIMED_OUT, UNSENT, RESTART_LOSS = 0, 1, 2, 3, 4, 5, 6, 7
 EXPIRED, THINNED, MISSED, OVERDUE, REPEATED, UNMATCHED = 8, 9, 10, 11, 12, 13
+SAFE_STATES, IN_SAFE_STATE = 14, 15
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 

@@ -34,7 +34,8 @@ class EntryKind:
     the line. ``LOCAL``: value ``number`` from an operator of the same runtime. ``EVENT``: any other
     event; the content is a msgpack map. ``TIMEOUT``: a wait ended by its timeout. ``NOTHING``: polling
     found no event, ``number`` times. ``SYNC``: a set of the group that the input leads; the content
-    are the entries of its messages, in the order of the inputs.
+    are the entries of its messages, in the order of the inputs. ``SAFE``: the safe value of an input, with
+    its time; the content is the reason.
     """
 
     BEGIN: Final = 0
@@ -46,6 +47,7 @@ class EntryKind:
     TIMEOUT: Final = 6
     NOTHING: Final = 7
     SYNC: Final = 8
+    SAFE: Final = 9
 
 
 class Entry(NamedTuple):

@@ -80,6 +80,16 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     latch: LatchConfig | None = None
 
 
+class SafeStateConfig(msgspec.Struct, omit_defaults=True):
+    """The value that an input gets while its source does not send."""
+
+    values: list[Any]
+    type: str  # the name of an Arrow type, "float32"
+    when: list[str]  # conditions: "deadline", "failed", "silent"
+    metadata: dict[str, Any] = {}
+    silence_ns: int = 0  # the pause that means "silent"
+
+
 class InputConfig(msgspec.Struct, omit_defaults=True):
     """One input. ``kind`` decides which of the other fields matter.
 
@@ -109,6 +119,7 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     # It keeps links apart that have the same name one after the other.
     generation: int = 0
     interval_ns: int = 0  # of a `timer`, as what follows
+    safe_state: SafeStateConfig | None = None  # of the source (`link`)
     phase_ns: int = 0
     missed_ticks: Literal["skip", "coalesce", "burst"] = "skip"
     latched: bool = False  # its source is

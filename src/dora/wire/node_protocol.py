@@ -92,6 +92,15 @@ class InputDetached(msgspec.Struct, tag=True):
     slot: int
 
 
+class SafeStateChanged(msgspec.Struct, tag=True):
+    """An input begins the safe state of its source, or with ``entered`` False leaves it."""
+
+    input: str
+    reason: str
+    entered: bool
+    seconds: float = 0.0  # how long it was, at the end
+
+
 ToDaemon = (
     Register
     | Ready
@@ -102,6 +111,7 @@ ToDaemon = (
     | PublishResult
     | InputAttached
     | InputDetached
+    | SafeStateChanged
 )
 
 # --------------------------------------------------------------------------- daemon → node
@@ -141,6 +151,22 @@ class NodeFailedFrame(msgspec.Struct, tag=True):
 
 class NodeRestartedFrame(msgspec.Struct, tag=True):
     node_id: str
+
+
+class SourceFailed(msgspec.Struct, tag=True):
+    """The process of the source of these inputs has ended, and may be started again."""
+
+    inputs: list[str]
+
+
+class SafeStateFrame(msgspec.Struct, tag=True):
+    """A receiver of an output begins the output's safe state, or leaves it."""
+
+    output: str
+    receiver: str  # "node/input"
+    reason: str
+    entered: bool
+    seconds: float = 0.0
 
 
 class ReloadFrame(msgspec.Struct, tag=True):
@@ -229,6 +255,8 @@ ToNode = (
     | InputsClosed
     | NodeFailedFrame
     | NodeRestartedFrame
+    | SourceFailed
+    | SafeStateFrame
     | ReloadFrame
     | ParamUpdateFrame
     | ParamDeletedFrame

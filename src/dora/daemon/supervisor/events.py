@@ -111,6 +111,16 @@ class OperatorFailed(msgspec.Struct, frozen=True):
     operator: str
 
 
+class SafeStateReported(msgspec.Struct, frozen=True):
+    """An input of the node begins the safe state of its source, or leaves it after so many seconds."""
+
+    node_id: str
+    input_id: str
+    reason: str
+    entered: bool
+    seconds: float = 0.0
+
+
 class Disconnected(msgspec.Struct, frozen=True):
     """The connection of an admitted node ended."""
 
@@ -205,6 +215,7 @@ NodeEvent = (
     | OutputsDone
     | NodeClosed
     | OperatorFailed
+    | SafeStateReported
     | Disconnected
     | Progress
 )

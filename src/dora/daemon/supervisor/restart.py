@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dora.daemon.supervisor.result import NodeFailure
+from dora.daemon.supervisor.safe_states import source_failed
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.dataflow.model import RestartOptions
 
@@ -42,6 +43,7 @@ def back_off(run: RunState, node: NodeState, delay: float, failure: NodeFailure 
     run.disarm_all(node)
     run.arm(node, "restart", delay)
     run.close_receivers(node)
+    source_failed(run, node)
     reason = failure.message if failure is not None else words
     when = f"in {delay:g} s" if delay else "now"
     limit = node.spec.restart.max_restarts

@@ -48,6 +48,7 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     unsent: int = 0  # not sent, because a queue was full and the sender was asked to stop
     restart_loss: int = 0  # those of `dropped` that were lost because the receiver was being restarted
     unmatched: int = 0  # those of `received` that were in no set of a `sync` group
+    safe_states: int = 0  # how often the receiver has begun the safe state of the output
 
 
 def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
@@ -56,7 +57,7 @@ def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
     >>> joined([LinkReport("a/out -> b/in", "", 1, unsent=2), LinkReport("a/out -> b/in", "", 1, 5, 5)])
     (LinkReport(link='a/out -> b/in', policy='', queue_size=1, sent=5, received=5, unsent=2),)
     """
-    counts = ("sent", "received", "dropped", "unread", "unsent", "restart_loss", "unmatched")
+    counts = ("sent", "received", "dropped", "unread", "unsent", "restart_loss", "unmatched", "safe_states")
     reports: dict[str, LinkReport] = {}
     for link in links:
         other = reports.get(link.link)

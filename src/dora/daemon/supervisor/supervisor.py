@@ -36,6 +36,7 @@ from dora.daemon.supervisor import (
     processes,
     reconcile,
     restart,
+    safe_states,
     start,
     stopping,
 )
@@ -211,6 +212,8 @@ def _handle_node_event(run: RunState, node: NodeState, event: on.NodeEvent) -> N
         case on.OperatorFailed(operator=operator):
             node.failed_operator = operator
             run.trace(node, f"an error in operator `{operator}`")
+        case on.SafeStateReported():
+            safe_states.changed(run, node, event)
         case on.Disconnected():
             processes.disconnected(run, node)
         case on.Progress():

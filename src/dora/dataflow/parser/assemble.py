@@ -38,6 +38,7 @@ from dora.dataflow.parser.program_sources import (
     python_environment,
 )
 from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
+from dora.dataflow.parser.safe_state import SafeStates
 from dora.dataflow.parser.scheduling import warn_of_nice
 from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
@@ -92,6 +93,7 @@ class Assembler:
         self.programs: list[Program] = []
         self.ports: list[Ports] = []
         self.latches = LatchChecks(self.report)
+        self.safe_states = SafeStates(self.report)
         self.resolver = InputResolver({}, self.report)
         self.syncs = SyncChecks(self.report)
 
@@ -402,6 +404,7 @@ class Assembler:
         outputs = tuple(checked.get("outputs") or ())
         self.ports.append(Ports(owner, draft.id, prefix, checked, inputs, outputs, path))
         self.latches.add_outputs(checked, draft.id, prefix, owner)
+        self.safe_states.add_outputs(checked, draft.id, prefix, owner)
 
     def _runs(
         self, draft: _Draft, checked: CheckedBlock, field: str, path: str, owner: str, built: bool
@@ -530,6 +533,7 @@ def assemble(
     assembler = Assembler(reader, deploy=deploy_of(root, HERE, reader.report), preload=preload_of(root, ()))
     nodes = assembler.nodes(root.get("nodes") or ())
     types, type_warnings = _types(assembler.ports, root, reader, working_dir)
+    nodes = assembler.safe_states.apply(nodes, types)
     if strict_types or root.get("strict_types"):
         reader.report.problems += (warning._replace(severity="error") for warning in type_warnings)
         reader.report.failed = reader.report.failed or bool(type_warnings)

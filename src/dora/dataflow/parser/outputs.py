@@ -22,6 +22,7 @@ from dora.dataflow.parser.field_types import (
     shape,
     text_of,
 )
+from dora.dataflow.parser.safe_state import SAFE_STATE
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import ProblemReport, TextSpan
@@ -68,6 +69,12 @@ OUTPUT = SchemaBlock(
             ShortForm(LATCHED, "depth"),
             "A receiver that joins late first gets the newest messages, so many as this says: `1`, or "
             "`{depth: 1, survive_restart: true}`.",
+        ),
+        Field(
+            "safe_state",
+            SAFE_STATE,
+            "The value that receivers get while the node does not send, even if its process is dead or "
+            "stopped: `{value: [0.0, 0.0], when: [failed]}`.",
         ),
     ],
     reference="output",

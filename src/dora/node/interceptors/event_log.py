@@ -19,6 +19,7 @@ from dora.node.interceptors.base import ReceiveInterceptor
 from dora.node.log import write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.local_input import LocalInput
+from dora.node.receive.safe_state import SafeValue
 from dora.node.send import output
 from dora.wire.event_log import EntryKind, pack_entry
 from dora.wire.message import Message
@@ -103,6 +104,9 @@ class EventLog(ReceiveInterceptor):
         index = self._inputs.get(input_id or event["id"])
         if index is None:  # an input that was connected while the dataflow ran
             return b""
+        if content.__class__ is SafeValue:
+            reason = content.reason.encode()
+            return pack_entry(EntryKind.SAFE, index, output._now(), content.time_ns, reason)
         match content:
             case Message():
                 return pack_entry(EntryKind.MESSAGE, index, output._now(), content.sequence)

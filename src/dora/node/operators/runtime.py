@@ -20,6 +20,8 @@ from dora.node.events import (
     NodeFailed,
     NodeRestarted,
     Reload,
+    SafeStateEntered,
+    SafeStateLeft,
     Stop,
     Synced,
 )
@@ -187,6 +189,10 @@ class Runtime:
             return
         if isinstance(event, Reload):
             self._reload(event)
+            return
+        if isinstance(event, (SafeStateEntered, SafeStateLeft)):
+            operator_id, _, event["id"] = event["id"].partition("/")
+            self._deliver(self._operators[operator_id], event)
             return
         for operator in list(self._operators.values()):
             if isinstance(event, NodeFailed):

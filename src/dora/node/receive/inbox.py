@@ -24,6 +24,8 @@ from dora.node.events import (
     ParamDeleted,
     ParamUpdate,
     Reload,
+    SafeStateEntered,
+    SafeStateLeft,
     Stop,
 )
 from dora.node.receive.input_port import InputPort
@@ -38,6 +40,7 @@ from dora.wire import node_protocol
 
 if TYPE_CHECKING:
     from dora.node.interceptors.base import ReceiveInterceptor
+    from dora.node.receive.safe_state import OnChange, SafeStateInput
     from dora.node.receive.sync_port import SyncPort
     from dora.wire.node_config import InputConfig, SyncConfig
     from dora.wire.node_protocol import SessionFrame
@@ -79,6 +82,8 @@ class Inbox(Waiter):
         self._group_of: dict[str, SyncPort] = {}  # by input
         self._clock_is_work = clock_is_work
         self._channel = channel
+        self._board = board
+        self._safe_states: dict[str, SafeStateInput] = {}
         self._control_word = node_slot * WORDS + CONTROL
         self._control_seen = 0
         self._pending: deque[Event] = deque()
@@ -273,6 +278,7 @@ class Inbox(Waiter):
         del self.ports[port.id]
         self._clocks = [other for other in self._clocks if other is not port]
         self._links = [other for other in self._links if other.id != port.id]
+        self._safe_states.pop(port.id, None)
         self.on_detached(port.id)
 
     def add(self, port: InputPort) -> None:
@@ -351,6 +357,14 @@ class Inbox(Waiter):
         self._open_ports = [port for port in self._open_ports if port.is_data and port.open]
         self._ending = True
 
+    def apply_safe_state(self, item: InputConfig, on_change: OnChange) -> None:
+        """Give out the safe value of an input's source while that does not send."""
+        from dora.node.receive.safe_state import SafeStateInput  # most nodes have no such input
+
+        port = SafeStateInput(self.ports[item.id], item, self._board, on_change)
+        self._safe_states[item.id] = port
+        self.replace(port)
+
     def replace(self, port: InputPort) -> None:
         """Replace the port of the same id by one that wraps it."""
         self.ports[port.id] = port
@@ -406,6 +420,15 @@ class Inbox(Waiter):
                         link.release()
             case node_protocol.NodeFailedFrame():
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
+                self._fail(frame.affected_input_ids)
+            case node_protocol.SourceFailed(inputs=inputs):
+                self._fail(inputs)
+            case node_protocol.SafeStateFrame():
+                self._pending.append(
+                    SafeStateEntered(frame.output, frame.reason, receiver=frame.receiver)
+                    if frame.entered
+                    else SafeStateLeft(frame.output, frame.seconds, receiver=frame.receiver)
+                )
             case node_protocol.NodeRestartedFrame():
                 self._pending.append(NodeRestarted(frame.node_id))
                 for port in list(self.ports.values()):
@@ -420,6 +443,12 @@ class Inbox(Waiter):
                 pass  # the handshake comes before there is an inbox
             case _:
                 self.on_frame(frame)
+
+    def _fail(self, inputs: list[str]) -> None:
+        """Begin the safe state of these inputs, if they have one: their source has failed."""
+        for input_id in inputs:
+            if (port := self._safe_states.get(input_id)) is not None:
+                port.fail()
 
     def _stop(self) -> None:
         if self._stopping:

@@ -28,6 +28,8 @@ from dora.node.events import (
     NodeRestarted,
     ParamDeleted,
     ParamUpdate,
+    SafeStateEntered,
+    SafeStateLeft,
     Stop,
     Synced,
     Text,
@@ -38,6 +40,7 @@ from dora.node.receive.inbox import Inbox, timed_out
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
+from dora.node.receive.safe_state import OnChange, SafeValue, safe_array
 from dora.node.replay.clock import ReplayClock, ReplayedTime
 from dora.wire import node_config, node_protocol
 from dora.wire.decoders import msgpack_decoder
@@ -91,6 +94,7 @@ class ReplayInbox(Inbox):
         self._clocks = []
         self.missing = 0  # messages of the record that did not come
         self._node_id = config.node_id
+        self._safe_values = {item.id: item.safe_state for item in config.inputs}
         self._clock = clock
         self._replayed = replayed
         self._entries = _read(path)
@@ -224,11 +228,24 @@ class ReplayInbox(Inbox):
                 return Input.make(self._inputs[entry.input], Tick(entry.number, missed))
             case EntryKind.TEXT:
                 return Input.make(self._inputs[entry.input], Text(entry.content.decode(), entry.number))
+            case EntryKind.SAFE:
+                return self._safe_value(entry)
             case EntryKind.LOCAL:
                 return self._local(entry)
             case EntryKind.TIMEOUT:
                 return timed_out(self._timeout)
         return self._make_control_event(_decode(entry.content))
+
+    def _safe_value(self, entry: Entry) -> Event | None:
+        """Return the safe value of an input; None if the dataflow has none for it any more."""
+        config = self._safe_values.get(self._inputs[entry.input])
+        if config is None:
+            return None
+        content = SafeValue(safe_array(config), config.metadata, entry.number, entry.content.decode())
+        return Input.make(self._inputs[entry.input], content)
+
+    def apply_safe_state(self, item: node_config.InputConfig, on_change: OnChange) -> None:
+        """Do nothing: safe values come from the log."""
 
     def _make_control_event(self, fields: dict[str, Any]) -> Event | None:
         """Return the recorded event of the daemon, or of a port."""
@@ -240,6 +257,10 @@ class ReplayInbox(Inbox):
                 return InputClosed(input_id)
             case {"type": "INPUT_RECOVERED", "id": input_id}:
                 return InputRecovered(input_id)
+            case {"type": "SAFE_STATE_ENTERED", "id": port_id, "reason": reason, **peer}:
+                return SafeStateEntered(port_id, reason, **_peer(peer))
+            case {"type": "SAFE_STATE_LEFT", "id": port_id, "seconds": seconds, **peer}:
+                return SafeStateLeft(port_id, seconds, **_peer(peer))
             case {"type": "NODE_FAILED", "id": node_id, "value": value}:
                 return NodeFailed(node_id, value["error"], value["affected_input_ids"])
             case {"type": "NODE_RESTARTED", "id": node_id}:
@@ -371,7 +392,12 @@ class ReplayInbox(Inbox):
     def handle(self, frame: node_protocol.ToNode) -> None:
         """Act on frames that the log cannot have: a manual stop, and changes of links."""
         match frame:
-            case node_protocol.NodeFailedFrame() | node_protocol.TextInput():
+            case (
+                node_protocol.NodeFailedFrame()
+                | node_protocol.TextInput()
+                | node_protocol.SourceFailed()
+                | node_protocol.SafeStateFrame()
+            ):
                 pass
             case node_protocol.NodeRestartedFrame():
                 for port in self.ports.values():
@@ -392,6 +418,10 @@ class ReplayInbox(Inbox):
             self._warn(f"{self.missing:,} messages of the recording did not come")
             self.missing = 0
         super().close()
+
+
+def _peer(fields: dict[str, Any]) -> dict[str, str]:
+    return {name: fields[name] for name in ("sender", "receiver") if name in fields}
 
 
 def _sequence(event: Input) -> int:

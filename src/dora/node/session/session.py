@@ -43,6 +43,7 @@ from dora.wire.node_protocol import (
     PublishRequest,
     PublishResult,
     Ready,
+    SafeStateChanged,
     SessionFrame,
     Started,
     StartRefused,
@@ -157,6 +158,9 @@ class Session:
         inbox.epoch_ns = epoch_ns
         inbox.on_frame = _weakly(self._handle)
         inbox.on_detached = _weakly(self._detached)
+        for item in self.config.inputs:
+            if item.safe_state is not None:
+                inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
         if self.config.syncs:
             inbox.synchronise(self.config.syncs, self.config.inputs)
         return inbox
@@ -208,6 +212,12 @@ class Session:
 
     def _detached(self, input_id: str) -> None:
         self.topology.detached(self, input_id)
+
+    def _safe_state_changed(self, input_id: str, reason: str, entered: bool, seconds: float) -> None:
+        try:
+            self.channel.send(SafeStateChanged(input_id, reason, entered, seconds))
+        except DaemonLost:
+            pass  # the next event reports it
 
     def _publish(self, frame: PublishRequest) -> None:
         """Send a message of `dora topic pub`: numbered and counted like the node's own, and with credit."""
@@ -326,6 +336,8 @@ class Session:
         if item.shapes:
             self._check_first_messages([item])
         self.inbox.add(port)
+        if item.safe_state is not None:
+            self.inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
 
     # ------------------------------------------------------------------ outputs
 

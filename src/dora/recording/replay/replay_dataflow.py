@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
+from dora.dataflow.durations import duration_text
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec, OutputOptions
 from dora.dataflow.plan import text_outputs
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
@@ -163,12 +164,26 @@ def replay_dataflow(
 
 
 def _outputs(node: NodeSpec) -> list[Any]:
-    """Return the outputs of a player; those that were latched are latched again."""
-    latches = {name: options.latched for name, options in node.output_options.items() if options.latched}
+    """Return the outputs of a player; those that were latched, or had a safe state, are so again."""
     return [
-        {name: {"latched": msgspec.to_builtins(latches[name])}} if name in latches else name
+        {name: _output_options(options)} if (options := node.output_options.get(name)) else name
         for name in node.outputs
     ]
+
+
+def _output_options(options: OutputOptions) -> dict[str, Any]:
+    written: dict[str, Any] = {}
+    if options.latched:
+        written["latched"] = msgspec.to_builtins(options.latched)
+    if (safe := options.safe_state) is not None:
+        # In recorded order, a receiver gets its safe values from the event log.
+        when = [condition for condition in safe.when if condition != "deadline"] or ["failed"]
+        written["safe_state"] = {"value": list(safe.values), "type": safe.type, "when": when}
+        if safe.metadata:
+            written["safe_state"]["metadata"] = safe.metadata
+        if safe.silence_ns:
+            written["safe_state"]["silence"] = duration_text(safe.silence_ns)
+    return written
 
 
 def _latched_sources(node: NodeSpec) -> Iterator[str]:

@@ -1,0 +1,254 @@
+"""The port of an input whose source has a safe state: it wraps the port of the link.
+
+When a condition holds, the program gets the safe value, made here: so it comes even if the process of the
+sender is dead, or stopped. It is given out once, and then messages as soon as the sender is back. Messages
+that the sender had numbered before count as dropped, so no older one follows the safe value.
+
+An input without a safe state has no such port.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from dora.node.events import (
+    Event,
+    Input,
+    InputClosed,
+    Reference,
+    SafeStateEntered,
+    SafeStateLeft,
+)
+from dora.node.receive.input_port import InputPort
+from dora.transport.board import IN_SAFE_STATE, SAFE_STATES, SENT, WORDS, Board
+from dora.wire.node_config import InputConfig, SafeStateConfig
+
+_monotonic = time.monotonic_ns
+_AT_ONCE: Final = 1000  # messages that one poll drops at most
+
+OnChange = Callable[[str, str, bool, float], None]
+"""Called with the input, the reason, whether the safe state begins, and how long it was if it ends."""
+
+
+class SafeValue(Reference):
+    """The content of a safe value; ``reason`` is the condition that holds."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, value: Any, metadata: dict[str, Any], time_ns: int, reason: str) -> None:
+        super().__init__(value, {**metadata, "safe_state": reason}, time_ns)
+        self.reason = reason
+
+
+def safe_array(config: SafeStateConfig) -> Any:
+    """Return the safe value as an Arrow array."""
+    import pyarrow as pa
+
+    return pa.array(config.values, config.type)
+
+
+class Silence:
+    """The longest pause between messages, from the first poll on."""
+
+    __slots__ = ("_pause_ns", "due_at")
+
+    def __init__(self, pause_ns: int) -> None:
+        self._pause_ns = pause_ns
+        self.due_at: int | None = None  # None: it is not watched
+
+    def begin(self, now: int) -> None:
+        """Watch the pause that begins now."""
+        self.due_at = now + self._pause_ns
+
+    def end(self) -> None:
+        self.due_at = None
+
+    def is_over(self, now: int) -> bool:
+        """Return whether the pause has lasted for too long."""
+        return self.due_at is not None and now >= self.due_at
+
+
+class SafeStateInput:
+    """Gives out the safe value of its source while that does not send."""
+
+    def __init__(self, port: Any, config: InputConfig, board: Board, on_change: OnChange) -> None:
+        """``port``: of the link, or one that wraps it."""
+        assert config.safe_state is not None
+        self.id: str = port.id
+        self.is_data: bool = port.is_data
+        self._port: InputPort = port
+        self._count_as_dropped: Callable[[], None] = port.count_as_dropped
+        self._next: deque[Event] = deque()  # to be given out before anything else
+        self._config = config.safe_state
+        self._when = frozenset(config.safe_state.when)
+        self._value = safe_array(config.safe_state)
+        self._source = config.source
+        self._on_change = on_change
+        self._silence = Silence(config.safe_state.silence_ns) if "silent" in self._when else None
+        self._is_new = True  # nothing was polled yet
+        self._stopped = False
+        self._words = board.words
+        self._entered_word = config.slot * WORDS + SAFE_STATES
+        self._safe_word = config.slot * WORDS + IN_SAFE_STATE
+        self._sent_word = config.output_slot * WORDS + SENT
+        self._words[self._safe_word] = 0  # of the former process
+        self._reason = ""  # of the safe state, "" in the ordinary one
+        self._since = 0
+        self._last_stale = 0  # number of the last message that was sent before the safe state
+
+    # ------------------------------------------------------------------ the next event
+
+    def poll(self) -> Event | None:
+        if self._next:
+            return self._next.popleft()
+        event = self._port.poll()
+        if event.__class__ is Input:
+            if self._reason:
+                return self._poll_new(event)
+            if self._silence is not None and not self._stopped:
+                self._silence.begin(_monotonic())
+            return event
+        if event is None:
+            return self._poll_silent() if self._silence is not None else None
+        if isinstance(event, InputClosed) and not self._port.open:
+            return self._close(event)
+        return event
+
+    def _poll_new(self, event: Event | None) -> Event | None:
+        """Return the first event that is no message from before the safe state."""
+        for _ in range(_AT_ONCE):
+            if not isinstance(event, Input):
+                return event
+            if not self._is_stale(event):
+                return self._leave(event)
+            self._count_as_dropped()
+            event = self._port.poll()
+        return None
+
+    def _is_stale(self, event: Input) -> bool:
+        return 0 < event.sequence <= self._last_stale
+
+    def _poll_silent(self) -> Event | None:
+        """Begin the safe state if no message has come for too long."""
+        assert self._silence is not None
+        now = _monotonic()
+        if self._is_new:
+            self._is_new = False
+            if not self._stopped:
+                self._silence.begin(now)
+        elif self._silence.is_over(now):
+            self._enter("silent")
+            return self._next.popleft()
+        return None
+
+    def _close(self, closed: InputClosed) -> Event:
+        """Give out the safe value before the closing: the sender will send no more."""
+        if not self._stopped:
+            self._enter("failed")
+        self._next.append(closed)
+        if self._silence is not None:
+            self._silence.end()
+        return self._next.popleft()
+
+    def fail(self) -> None:
+        """Begin the safe state because the source has failed; queued messages are older, and dropped."""
+        if "failed" not in self._when or self._stopped or self._reason:
+            return
+        for waiting in self._next:
+            if isinstance(waiting, Input):
+                self._count_as_dropped()
+        self._next.clear()
+        closed: InputClosed | None = None
+        for _ in range(_AT_ONCE):
+            event = self._port.poll()
+            if event is None:
+                break
+            if isinstance(event, Input):
+                self._count_as_dropped()
+            elif isinstance(event, InputClosed):
+                closed = event
+        self._enter("failed")
+        if closed is not None:
+            self._next.append(closed)
+
+    # ------------------------------------------------------------------ the safe state
+
+    def _enter(self, reason: str) -> None:
+        """Begin the safe state, unless it is there, or the condition is not one of this source."""
+        if self._reason or reason not in self._when:
+            return
+        self._reason = reason
+        self._since = _monotonic()
+        self._last_stale = self._words[self._sent_word]
+        if self._silence is not None:
+            self._silence.end()
+        self._words[self._entered_word] += 1
+        self._words[self._safe_word] = 1
+        value = Input(Input.template(self.id))
+        value._content = SafeValue(self._value, self._config.metadata, time.time_ns(), reason)
+        self._next.append(SafeStateEntered(self.id, reason, sender=self._source))
+        self._next.append(value)
+        self._on_change(self.id, reason, True, 0.0)
+
+    def _leave(self, event: Input) -> Event:
+        """End the safe state: the sender is back, with this message."""
+        seconds = (_monotonic() - self._since) * 1e-9
+        reason, self._reason = self._reason, ""
+        self._words[self._safe_word] = 0
+        if self._silence is not None and not self._stopped:
+            self._silence.begin(_monotonic())
+        self._next.append(event)
+        self._on_change(self.id, reason, False, seconds)
+        return SafeStateLeft(self.id, seconds, sender=self._source)
+
+    # ------------------------------------------------------------------ the rest of a port
+
+    @property
+    def open(self) -> bool:
+        return bool(self._next) or self._port.open
+
+    @property
+    def detached(self) -> bool:
+        return self._port.detached
+
+    def ready(self) -> bool:
+        if self._next or self._port.ready():
+            return True
+        return self._silence is not None and self._silence.is_over(_monotonic())
+
+    def wake_at(self) -> int | None:
+        at = self._port.wake_at()
+        due_at = None if self._silence is None else self._silence.due_at
+        return at if due_at is None else due_at if at is None else min(at, due_at)
+
+    def count_as_dropped(self) -> None:
+        self._count_as_dropped()
+
+    def source_closed(self) -> None:
+        self._port.source_closed()
+
+    def source_back(self, node_id: str) -> bool:
+        return self._port.source_back(node_id)
+
+    def stop(self) -> None:
+        self._end()
+        self._port.stop()
+
+    def detach(self) -> None:
+        self._end()
+        self._port.detach()
+
+    def close(self) -> None:
+        self._end()
+        self._next.clear()
+        self._words[self._safe_word] = 0
+        self._port.close()
+
+    def _end(self) -> None:
+        """Begin no further safe state: this node stops, or wants no more messages."""
+        self._stopped = True
+        if self._silence is not None:
+            self._silence.end()
