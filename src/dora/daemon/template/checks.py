@@ -38,20 +38,19 @@ def shadowed_module(folder: str) -> str:
         names = os.listdir(folder)
     except OSError:
         return ""
-    loaded = {name.partition(".")[0] for name in sys.modules} - {"__main__"}
     for name in names:
-        module = _module_of(folder, name)
-        if module in loaded and not _is_the_file(module, f"{folder}/{name}"):
+        module = name.partition(".")[0]
+        if module not in sys.modules or module == "__main__" or not _is_module(folder, name):
+            continue
+        if not _is_the_file(module, f"{folder}/{name}"):
             return module
     return ""
 
 
-def _module_of(folder: str, name: str) -> str:
-    """Return the module that a file or a package in a folder is; "" if it is none."""
-    module = name.partition(".")[0]
-    if name.removeprefix(module) in all_suffixes():
-        return module
-    return name if os.path.isfile(f"{folder}/{name}/__init__.py") else ""
+def _is_module(folder: str, name: str) -> bool:
+    """Return whether a file or a folder in a folder is a module."""
+    suffix = name[name.find(".") :] if "." in name else ""
+    return suffix in all_suffixes() or (not suffix and os.path.isfile(f"{folder}/{name}/__init__.py"))
 
 
 def _is_the_file(module: str, path: str) -> bool:

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import dora
 from dora.daemon.reload.imports import find_files
@@ -104,12 +105,23 @@ def _origin(name: str) -> str:
     return os.path.join(places[0], "__init__.py") if places else ""
 
 
-def _imports(file: str) -> Iterator[_Import]:
+_parsed: dict[str, tuple[tuple[int, int, int], list[_Import]]] = {}  # file → its state, and its imports
+_MAX_PARSED: Final = 1000
+
+
+def _imports(file: str) -> list[_Import]:
+    """Return the imports of a file that always run; a file that many nodes run is parsed once."""
     try:
-        tree = ast.parse(read_bytes(file))
+        status = os.stat(file)
+        state = status.st_mtime_ns, status.st_ino, status.st_size
+        known = _parsed.get(file)
+        if known is None or known[0] != state:
+            if len(_parsed) >= _MAX_PARSED:
+                _parsed.clear()
+            known = _parsed[file] = state, list(_imports_in(ast.parse(read_bytes(file)).body))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return
-    yield from _imports_in(tree.body)
+        return []
+    return known[1]
 
 
 def _imports_in(body: list[ast.stmt]) -> Iterator[_Import]:
