@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from flow import Flow
 
+import dora
+from dora.daemon.template.checks import LOOK_EVERY
+
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="templates need Linux"),
@@ -119,3 +122,40 @@ def test_what_arrow_imports_for_its_first_arrays_is_imported_once(flow: Flow, pa
     flow.node("none", SHOWS)
     flow.run(preload=True)
     assert imports.read_text() == "one "
+
+
+def test_a_file_of_the_user_hides_a_module_that_only_arrays_need(flow: Flow) -> None:
+    """Arrow imports dateutil for its first arrays, and that `calendar`."""
+    pytest.importorskip("dateutil")
+    flow.file("calendar.py", "whose = 'of the user'\n")
+    flow.node("a", "import calendar\nfrom dora import Node\nNode()\nprint(calendar.whose)\n", outputs=["x"])
+    flow.run(preload=True)
+    assert flow.printed("a") == ["of the user"]
+
+
+# Changes a package that the template has imported, and is restarted twice.
+CHANGING = """
+    import os
+    import sys
+    import heavy
+    from dora import Node
+    Node()
+    parent = open(f"/proc/{os.getppid()}/cmdline").read()
+    print(heavy.number, "forked" if "/daemon/template/" in parent else "plain")
+    with open(heavy.__file__, "w") as file:
+        file.write("number = 20")
+    sys.exit(1)
+"""
+
+
+def test_a_named_package_that_was_changed_is_imported_again(flow: Flow, packages: Path) -> None:
+    (packages / "heavy.py").write_text("number = 1")
+    restarts = {"restart_policy": "on-failure", "max_restarts": 2, "restart_delay": 2 * LOOK_EVERY}
+    flow.node("a", CHANGING, preload=["heavy"], **restarts)
+    with pytest.raises(dora.DataflowFailed):
+        flow.run()
+    assert [line for line in flow.printed("a") if line[0].isdigit()] == [
+        "1 forked",
+        "20 plain",
+        "20 forked",
+    ]

@@ -150,11 +150,17 @@ class Template:
             return False
         return time.monotonic() - self._busy < IDLE_TIMEOUT
 
-    def _close_listener(self) -> None:
+    def _retire(self) -> None:
+        """Accept no more. The daemon of the machine starts a new base, the base one of more packages."""
         if self._listener is not None:
             self._poll.unregister(self._listener)
             self._listener.close()
             self._listener = None
+        if not self._is_base:
+            for connection in self._connections.values():
+                self._poll.unregister(connection)
+                connection.close()
+            self._connections.clear()
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -230,15 +236,13 @@ class Template:
             return self._imports.refusal
         if program is None:
             return Refused("it runs another interpreter, or no Python")
-        if not self._is_base:
-            return Refused("")
         if request.context != context():
             return Refused("it has other rights, limits or namespaces than the template")
         variables = dict(pair.partition(b"=")[::2] for pair in request.environment)
         if name := different_variable(self._environment, variables, self._imports.reads):
             return Refused(f"`{name}` is read by packages, and has another value for this node")
         if path := self._imports.files.changed:
-            self._close_listener()  # the daemon of the machine starts a new one
+            self._retire()
             return Refused(f"{path} has changed since it was imported")
         if not os.path.isdir(request.directory):
             return Refused("its folder does not exist")
