@@ -159,3 +159,16 @@ def test_a_named_package_that_was_changed_is_imported_again(flow: Flow, packages
         "20 plain",
         "20 forked",
     ]
+
+
+def test_nodes_are_forked_without_arrays_if_arrow_imports_what_starts_threads(
+    flow: Flow, packages: Path
+) -> None:
+    (packages / "pandas.py").write_text(
+        "__version__ = '0.1'\nimport threading, time\n"
+        "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n"
+    )
+    restarts = {"restart_policy": "always", "max_restarts": 1, "restart_delay": 0.01}
+    flow.node("a", SHOWS, outputs=["x"], **restarts)
+    flow.run(preload=True)
+    assert [line for line in flow.printed("a") if line in ("plain", "forked")] == ["plain", "forked"]

@@ -52,6 +52,7 @@ BASE: Final = (
     *("argparse", "dataclasses", "json", "pathlib"),  # by many programs
 )
 READY: Final = b"ready"
+UNFIT: Final = b"unfit"  # it is ready to say why it can fork nothing
 IDLE_TIMEOUT: Final = 600.0  # seconds
 MEMORY_NEEDED: Final = 0.05  # of the memory of the machine has to be available to keep an idle template
 SWEEP: Final = 1.0  # seconds between two looks for ended processes that no daemon asks about
@@ -104,6 +105,7 @@ class Template:
         self._channels: dict[int, tuple[socket.socket, int]] = {}  # of processes that have not been reaped
         self._unasked: list[int] = []  # processes that nobody will ask about
         self._special: dict[tuple[str, ...], _Special] = {}
+        self._unfit: set[tuple[str, ...]] = set()  # packages of those that can fork nothing
         if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             served.setblocking(False)
             self._listener = served
@@ -124,7 +126,7 @@ class Template:
         self._imports.load(self._packages, self._named)
         if not self._is_base:
             for connection in self._connections.values():
-                connection.send(READY)
+                connection.send(UNFIT if self._imports.refusal.reason else READY)
 
     # ------------------------------------------------------------------- the loop
 
@@ -268,7 +270,9 @@ class Template:
         script = os.path.join(request.directory, program.script)
         main = module_file(program.module) if program.module else script
         sources = [main, *request.sources] if main else request.sources
-        names = [*request.modules, *packages_of(sources, [request.directory]), *named]
+        # Without what dora needs, the process imports it by itself: a fork all the same.
+        modules = [name for name in request.modules if (name,) not in self._unfit]
+        names = [*modules, *packages_of(sources, [request.directory]), *named]
         missing = tuple(dict.fromkeys(name for name in names if not is_loaded(name)))
         return missing if any(name in named or not is_of_python(name) for name in missing) else ()
 
@@ -335,9 +339,12 @@ class Template:
             return  # the event was that of an earlier descriptor with this number
         packages, special = found[0]
         try:
-            special.ready = bool(special.connection.recv(16))
+            answer = special.connection.recv(16)
         except OSError:
-            special.ready = False
+            answer = b""
+        special.ready = bool(answer)
+        if answer == UNFIT:
+            self._unfit.add(packages)
         if not special.ready:
             self._poll.unregister(special.connection)
             special.connection.close()
