@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from two_ways import command_of, descendants, marked
+from two_ways import marked
 from waiting import TIMEOUT, alive, wait_until
 
 pytestmark = pytest.mark.processes
@@ -33,7 +33,7 @@ SHORT = """
         number = int(file.read()) + 1
         file.seek(0)
         file.write(f"{number:6}")
-    print(number, way, ",".join(sorted(names)), number % 7, flush=True)
+    print(number, way, ",".join(sorted(names)), number % 7, os.getppid(), flush=True)
 
     from dora import Node
 
@@ -68,7 +68,7 @@ RECEIVER = """
 class Flow:
     """A ``dora run`` of a sender, a receiver, and a node that is restarted again and again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, outputs: list[str]) -> None:
         self.folder = folder
         for name, text in (("short", SHORT), ("sender", SENDER), ("receiver", RECEIVER)):
             (folder / f"{name}.py").write_text(textwrap.dedent(text))
@@ -76,7 +76,7 @@ class Flow:
         again = {"restart_policy": "always", "restart_delay": 0.02, "max_restart_delay": 0.02}
         from_sender = {"source": "sender/out", "queue_size": 4000, "queue_policy": "backpressure"}
         nodes = [
-            {"id": "short", "path": "short.py", **again},
+            {"id": "short", "path": "short.py", "outputs": outputs, **again},
             {"id": "sender", "path": "sender.py", "outputs": ["out"]},
             {"id": "receiver", "path": "receiver.py", "inputs": {"in": from_sender}},
         ]
@@ -100,8 +100,8 @@ class Flow:
         return [Start.of(line) for line in self.lines("short")]
 
     def template(self) -> int:
-        """Return the process that has started the newest node, and can start others; 0 if there is none."""
-        return next(iter(templates_of(self.process.pid)), 0)
+        """Return the process that has forked the newest process of the node that was forked."""
+        return [start.parent for start in self.starts() if start.way == "forked"][-1]
 
     def received(self) -> int:
         return int(([line for line in self.lines("receiver") if line.isdecimal()] or ["0"])[-1])
@@ -120,21 +120,21 @@ class Start(NamedTuple):
     way: str  # "forked" or "plain"
     descriptors: list[str]
     status: int
+    parent: int
 
     @classmethod
     def of(cls, line: str) -> Start:
-        number, way, descriptors, status = line.split()
-        return cls(int(number), way, descriptors.split(","), int(status))
-
-
-def templates_of(pid: int) -> list[int]:
-    return [child for child in descendants(pid) if "dora/daemon/template" in command_of(child)]
+        number, way, descriptors, status, parent = line.split()
+        return cls(int(number), way, descriptors.split(","), int(status), int(parent))
 
 
 @pytest.fixture
-def flow(tmp_path: Path, runtime_root: str) -> Iterator[Flow]:
-    """Run it; check at the end that nobody else has noticed, and that nothing is left."""
-    flow = Flow(tmp_path)
+def flow(tmp_path: Path, runtime_root: str, request: pytest.FixtureRequest) -> Iterator[Flow]:
+    """Run it; check at the end that nobody else has noticed, and that nothing is left.
+
+    The parameter are the outputs of the node `short`.
+    """
+    flow = Flow(tmp_path, getattr(request, "param", []))
     try:
         flow.wait_for_start("forked")
         yield flow
@@ -166,13 +166,17 @@ def test_a_template_that_is_killed_is_replaced_and_no_node_notices(flow: Flow) -
         os.kill(template, signal.SIGKILL)
         wait_until(lambda template=template: not alive(template), "the end of the template")
         flow.wait_for_start("forked")
-        assert flow.template() not in (0, template)
+        assert flow.template() != template
 
 
+@pytest.mark.parametrize(
+    "flow", [[], ["out"]], ids=["of all nodes", "of nodes with messages"], indirect=True
+)
 def test_nodes_start_plainly_while_the_template_is_stopped(flow: Flow) -> None:
-    os.kill(flow.template(), signal.SIGSTOP)
+    template = flow.template()
+    os.kill(template, signal.SIGSTOP)
     flow.wait_for_start("plain")
-    os.kill(flow.template(), signal.SIGCONT)
+    os.kill(template, signal.SIGCONT)
     flow.wait_for_start("forked")
 
 

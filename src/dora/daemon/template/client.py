@@ -21,7 +21,7 @@ from dora.daemon.template.protocol import (
     ExitStatus,
     Forked,
     ForkRequest,
-    Importing,
+    PassedOn,
     Refused,
     receive_answer,
     send_request,
@@ -120,7 +120,8 @@ class PendingStart:
         self.request = request
         self._on_started = on_started
         self._on_refused = on_refused
-        self.importing: int | None = None  # the process that imports packages for it
+        self.passed_to: int | None = None  # another template
+        self.importing: int | None = None  # that one, if it imports packages for it
         self.over = False
         self._channel: socket.socket | None = None
         self._pipes: tuple[int, int] = (-1, -1)
@@ -152,8 +153,9 @@ class PendingStart:
                 answer = receive_answer(self._channel)
             except BlockingIOError:
                 return
-            if isinstance(answer, Importing):
-                self.importing = answer.pid
+            if isinstance(answer, PassedOn):
+                self.passed_to = answer.pid
+                self.importing = answer.pid if answer.importing else None
             else:
                 self._finish(answer)
 
@@ -267,7 +269,7 @@ class TemplateClient:
         self._timer = None
         now = time.monotonic()
         for start in self._sent.copy():
-            if is_stopped(start.importing or self._template.pid):
+            if is_stopped(start.passed_to or self._template.pid):
                 start.give_up("the template process is stopped")
             elif start.importing is None and now - start.sent_at > ANSWER_TIMEOUT:
                 start.give_up("the template process does not answer")

@@ -44,10 +44,11 @@ class Forked(msgspec.Struct, frozen=True, tag=True):
     pid: int
 
 
-class Importing(msgspec.Struct, frozen=True, tag=True):
-    """The request waits for the imports of a process."""
+class PassedOn(msgspec.Struct, frozen=True, tag=True):
+    """Another template has the request, which may have to import its packages first."""
 
     pid: int
+    importing: bool
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -68,7 +69,7 @@ class ExitStatus(msgspec.Struct, frozen=True, tag=True):
     status: int
 
 
-Answer = Forked | Importing | Refused | ExitStatus
+Answer = Forked | PassedOn | Refused | ExitStatus
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_answer = msgpack_decoder(Answer)

@@ -30,7 +30,7 @@ from dora.daemon.template.program import PythonProgram, program_of
 from dora.daemon.template.protocol import (
     ExitStatus,
     ForkRequest,
-    Importing,
+    PassedOn,
     Refused,
     pass_on,
     read_request,
@@ -312,13 +312,12 @@ class Template:
     ) -> Refused:
         """Pass a request on to the template that has imported more packages."""
         special = self._special.get(missing) or self._fork_special(missing, named)
+        send_answer(channel, PassedOn(special.pid, importing=not special.ready))  # before its answer
         try:
             pass_on(special.connection, descriptors)
         except OSError as error:
             return Refused(f"the template of its packages cannot be reached: {error}")
         special.starts += 1
-        if not special.ready:
-            send_answer(channel, Importing(special.pid))
         return Refused("")
 
     def _fork_special(self, packages: tuple[str, ...], named: dict[str, str]) -> _Special:
