@@ -16,7 +16,7 @@ from dora.daemon.template.protocol import Refused
 
 
 class Imports:
-    """What a template has imported.
+    """The packages that a template has imported, and the traces of that in the process.
 
     ``reads`` are the variables that were read meanwhile, ``printed`` is what was printed, ``files`` notice
     changes of packages, and ``refusal`` says why no process can be forked after these imports, if so.
