@@ -28,7 +28,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
 
-QueuePolicy = Literal["drop_oldest", "backpressure"]
+QueuePolicy = Literal["drop_oldest", "latest", "backpressure"]
 MissedTicks = Literal["skip", "coalesce", "burst"]
 _POLICIES = ("drop_oldest", "backpressure")
 _Commands = str | list[str]
@@ -181,9 +181,14 @@ class _Block:
         input_timeout: float | None = None,
         phase: str | None = None,
         missed_ticks: MissedTicks | None = None,
+        deadline: str | None = None,
+        max_age: str | None = None,
+        rate: str | None = None,
+        keep: Sequence[str] | None = None,
     ) -> Self:
         """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
 
+        The options are those of YAML: ``deadline="50ms"``, ``rate="10hz"``, ``keep=["stop"]``.
         Raises ``ValueError`` for a ``queue_size`` below 1 or an unknown ``queue_policy``.
         """
         if queue_size is not None and queue_size < 1:
@@ -196,6 +201,10 @@ class _Block:
             "input_timeout": input_timeout,
             "phase": phase,
             "missed_ticks": missed_ticks,
+            "deadline": deadline,
+            "max_age": max_age,
+            "rate": rate,
+            "keep": None if keep is None else list(keep),
         }
         given = {key: value for key, value in options.items() if value is not None}
         inputs = self.config["inputs"] = dict(self.config.get("inputs", {}))

@@ -7,7 +7,7 @@ from typing import Final
 
 MAX_NS: Final = 10**18  # 31 years; beyond, clocks and system calls overflow
 
-_NUMBER: Final = r"([0-9]{1,12})(?:\.([0-9]{1,9}))?"
+_NUMBER: Final = r"([0-9]{1,16})(?:\.([0-9]{1,9}))?"
 DURATION: Final = rf"{_NUMBER} ?(us|ms|s|min|h)"
 RATE: Final = rf"{_NUMBER} ?([Kk]?)[Hh][Zz]"
 
@@ -46,19 +46,17 @@ def _billionths(integer: str, decimals: str | None) -> int:
 
 
 def duration_text(nanoseconds: int) -> str:
-    """Return a duration in the largest unit that needs few digits; beyond that it is rounded.
+    """Return a duration exactly, in the largest unit that needs at most three decimals.
 
-    >>> duration_text(50_000_000), duration_text(1_234_567), duration_text(90 * 10**9), duration_text(0)
-    ('50ms', '1.2ms', '90s', '0s')
+    >>> duration_text(50_000_000), duration_text(1_500_000), duration_text(90 * 10**9), duration_text(0)
+    ('50ms', '1.5ms', '90s', '0s')
     """
-    if nanoseconds <= 0:
-        return f"-{duration_text(-nanoseconds)}" if nanoseconds else "0s"
     for name, factor in _UNITS.items():
-        if nanoseconds % factor == 0:
-            return f"{nanoseconds // factor}{name}"
-    name = "s" if nanoseconds >= 10**9 else "ms" if nanoseconds >= 10**6 else "us"
-    digits = f"{nanoseconds / _UNITS[name]:.{3 if name == 'us' else 1}f}"
-    return f"{digits.rstrip('0').rstrip('.')}{name}"
+        decimals = 1 if factor > 10**9 else 1000
+        if factor == 1000 or (nanoseconds >= factor and nanoseconds * decimals % factor == 0):
+            digits = f"{nanoseconds // factor}.{nanoseconds % factor * 1000 // factor:03}"
+            return f"{digits.rstrip('0').rstrip('.')}{name}" if nanoseconds else "0s"
+    raise AssertionError  # microseconds with three decimals hold any
 
 
 def rate_text(period_ns: int) -> str:

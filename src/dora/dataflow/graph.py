@@ -26,7 +26,7 @@ from dora.dataflow.model import (
     TimerSource,
 )
 from dora.dataflow.parser.sync import described
-from dora.dataflow.plan import LinkKind, link_kind
+from dora.dataflow.plan import LinkKind, link_kind, qos_of
 
 BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
 GroupKind = Literal["runtime", "module"]
@@ -72,6 +72,10 @@ class Edge(msgspec.Struct, frozen=True):
     queue_size: int
     queue_policy: QueuePolicy
     input_timeout: float | None = None  # seconds
+    deadline: str = ""  # as in YAML, like the next three
+    max_age: str = ""
+    rate: str = ""
+    keep: tuple[str, ...] = ()
     type: str = ""  # of the messages, for example "std/media/v1/Image"; "" if none is declared
     latched: int = 0  # messages that a receiver gets first if it joins late
     sync: str = ""  # the input that leads its group, and how it matches; "" if it is in no group
@@ -122,6 +126,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     queue_size=item.queue_size,
                     queue_policy=item.queue_policy,
                     input_timeout=item.input_timeout,
+                    **qos_of(item),
                     type=_type(dataflow, f"{node.id}/{full}", str(item.source)),
                     latched=_latched(nodes, item),
                     sync=_sync(node, full),
@@ -299,12 +304,20 @@ class _Flowchart:
 def _edge_label(edge: Edge) -> str:
     """Return the output, the input if it is called otherwise, and what is not the default."""
     words = edge.input if edge.output in ("", edge.input) else f"{edge.output} → {edge.input}"
-    if edge.queue_policy == "backpressure":
-        words += ", backpressure"
-    if edge.queue_size != DEFAULT_QUEUE_SIZE:
+    if edge.queue_policy != "drop_oldest":
+        words += f", {edge.queue_policy}"
+    if edge.queue_size != DEFAULT_QUEUE_SIZE and edge.queue_policy != "latest":
         words += f", queue {edge.queue_size}"
     if edge.latched:
         words += f", latched {edge.latched}"
+    if edge.deadline:
+        words += f", deadline {edge.deadline}"
+    if edge.max_age:
+        words += f", max age {edge.max_age}"
+    if edge.rate:
+        words += f", {edge.rate}"
+    if edge.keep:
+        words += f", keeps {' '.join(edge.keep)}"
     if edge.sync:
         words += f", sync {edge.sync}"
     if edge.safe_state:

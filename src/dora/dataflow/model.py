@@ -18,7 +18,7 @@ LogLevel = Literal["error", "warn", "info", "debug", "trace", "stdout"]
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 """From the most severe to the least; ``stdout`` (raw lines) comes last."""
 
-QueuePolicy = Literal["drop_oldest", "backpressure"]
+QueuePolicy = Literal["drop_oldest", "latest", "backpressure"]
 MissedTicks = Literal["skip", "coalesce", "burst"]
 SafeStateCondition = Literal["deadline", "failed", "silent"]
 RestartMode = Literal["never", "on-failure", "always"]
@@ -69,9 +69,13 @@ Source = NodeOutput | TimerSource | LogSource
 class InputSpec(msgspec.Struct, frozen=True):
     id: str
     source: Source
-    queue_size: int = DEFAULT_QUEUE_SIZE  # at least 1
+    queue_size: int = DEFAULT_QUEUE_SIZE  # at least 1; of `latest`: 1
     queue_policy: QueuePolicy = "drop_oldest"
     input_timeout: float | None = None  # seconds
+    deadline_ns: int = 0  # the longest pause between messages; 0: any
+    max_age_ns: int = 0  # older messages are not delivered; 0: all are
+    period_ns: int = 0  # of its `rate`: the least time between two messages; 0: none
+    keep: tuple[str, ...] = ()  # metadata keys of messages that newer ones never push out
     phase_ns: int = 0  # of a timer
     missed_ticks: MissedTicks = "skip"  # of a timer
 

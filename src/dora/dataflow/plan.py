@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.dataflow.describe import canonical, describe
-from dora.dataflow.durations import duration_text
+from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.model import (
     ANY,
     DEFAULT_QUEUE_SIZE,
@@ -27,6 +27,7 @@ from dora.dataflow.model import (
     LogSource,
     NodeOutput,
     NodeSpec,
+    QueuePolicy,
     TimerSource,
 )
 from dora.wire.correlation import PATTERN_QUEUE_SIZE
@@ -109,7 +110,7 @@ class Link(msgspec.Struct, frozen=True):
     output: str
     consumer: str  # node id
     input: str
-    policy: Literal["drop_oldest", "backpressure"]
+    policy: QueuePolicy
     queue_size: int
     kind: Literal["link", "text", "local"]
     output_slot: int
@@ -117,6 +118,7 @@ class Link(msgspec.Struct, frozen=True):
     source_machine: str = ""  # "": this one
     target_machine: str = ""
     generation: int = 0  # as in `InputConfig`
+    keep: tuple[str, ...] = ()
 
     @property
     def crosses_late(self) -> bool:
@@ -247,7 +249,7 @@ class _Layout:
     def engine_queue_size(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
         """Return the `InputConfig.engine_queue_size` of a link, for two nodes that answer each other."""
         declared = consumer.id in self.patterned or source.node in self.patterned
-        if not declared or item.queue_policy != "drop_oldest" or item.queue_size >= PATTERN_QUEUE_SIZE:
+        if not declared or item.queue_policy == "backpressure" or item.queue_size >= PATTERN_QUEUE_SIZE:
             return 0
         return PATTERN_QUEUE_SIZE if source.node in self.receivers.get(consumer.id, ()) else 0
 
@@ -271,6 +273,7 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     source_machine=layout.context.placement.elsewhere(item.source.node),
                     target_machine=layout.context.placement.elsewhere(node.id),
                     generation=layout.generation(node.id, item.id),
+                    keep=item.keep,
                 )
 
 
@@ -327,6 +330,7 @@ def _output(
                 consumer=f"{link.consumer}/{link.input}",
                 queue_size=link.queue_size,
                 policy=link.policy,
+                keep=link.keep,
                 dynamic=layout.nodes[link.consumer].is_dynamic,
                 machine=link.target_machine,
                 engine_queue_size=link.engine_queue_size,
@@ -432,6 +436,10 @@ def _input(
         source=str(item.source),
         queue_size=item.queue_size,
         policy=item.queue_policy,
+        keep=item.keep,
+        deadline_ns=item.deadline_ns,
+        max_age_ns=item.max_age_ns,
+        period_ns=item.period_ns,
         input_timeout=item.input_timeout,
         slot=layout.input_slots.get((node.id, item.id), 0),
         engine_queue_size=layout.engine_queue_size(item.source, node, item)
@@ -526,6 +534,20 @@ def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) ->
             return "link"
 
 
+def qos_of(item: InputSpec) -> dict[str, Any]:
+    """Return the QoS of an input as YAML has it: `deadline`, `max_age`, `rate`, `keep`."""
+    qos: dict[str, Any] = {}
+    if item.deadline_ns:
+        qos["deadline"] = duration_text(item.deadline_ns)
+    if item.max_age_ns:
+        qos["max_age"] = duration_text(item.max_age_ns)
+    if item.period_ns:
+        qos["rate"] = rate_text(item.period_ns)
+    if item.keep:
+        qos["keep"] = list(item.keep)
+    return qos
+
+
 def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `Node.node_config()` promises: short sources, or mappings where an option is set.
 
@@ -534,7 +556,7 @@ def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
     for item in sorted(node.inputs, key=lambda item: item.id):
         options: dict[str, Any] = {}
-        if item.queue_size != DEFAULT_QUEUE_SIZE:
+        if item.queue_size != DEFAULT_QUEUE_SIZE and item.queue_policy != "latest":
             options["queue_size"] = item.queue_size
         if item.queue_policy != "drop_oldest":
             options["queue_policy"] = item.queue_policy
@@ -544,6 +566,7 @@ def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
             options["phase"] = duration_text(item.phase_ns)
         if item.missed_ticks != "skip":
             options["missed_ticks"] = item.missed_ticks
+        options.update(qos_of(item))
         source = canonical(item.source)
         inputs[item.id] = {"source": source, **options} if options else source
     further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}

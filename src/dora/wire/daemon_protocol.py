@@ -36,7 +36,7 @@ class LinkView(msgspec.Struct, omit_defaults=True):
     output_slot: int
     producer: str  # "node/output"
     consumer: str  # "node/input"
-    policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
+    policy: Literal["drop_oldest", "latest", "backpressure"] = "drop_oldest"
     queue_size: int = 10
     kind: Literal["link", "text", "local"] = "link"
 

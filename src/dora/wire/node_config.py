@@ -36,7 +36,8 @@ class LinkConfig(msgspec.Struct, omit_defaults=True):
     bell: str  # path of the consuming node's doorbell
     consumer: str  # "node/input", for messages
     queue_size: int = 10
-    policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
+    policy: Literal["drop_oldest", "latest", "backpressure"] = "drop_oldest"
+    keep: tuple[str, ...] = ()  # as in `InputConfig`
     dynamic: bool = False  # the consumer is a dynamic node: it may not be there
     machine: str = ""  # where the consumer is; "": on this machine
     engine_queue_size: int = 0  # as in `InputConfig`
@@ -101,9 +102,13 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     id: str
     kind: Literal["link", "timer", "text", "local"]
     source: str
-    queue_size: int = 10
-    policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
-    # For a declared pattern with `drop_oldest`: messages that the engine holds, of which the receiver
+    queue_size: int = 10  # of `latest`: 1
+    policy: Literal["drop_oldest", "latest", "backpressure"] = "drop_oldest"
+    keep: tuple[str, ...] = ()  # metadata keys of messages that a full queue keeps
+    deadline_ns: int = 0  # the longest pause between messages; 0: any
+    max_age_ns: int = 0  # older messages are not delivered; 0: all are
+    period_ns: int = 0  # the least time between two messages; 0: none
+    # For a declared pattern without back-pressure: messages that the engine holds, of which the receiver
     # keeps all that belong to an exchange, and ``queue_size`` others. 0: the queue is as declared.
     engine_queue_size: int = 0
     input_timeout: float | None = None
@@ -125,6 +130,11 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     latched: bool = False  # its source is
     type: str = ""  # as for outputs
     shapes: list[Any] = []
+
+    @property
+    def has_qos(self) -> bool:
+        """Whether its port watches the pauses between messages, or leaves messages out, by the clock."""
+        return bool(self.deadline_ns or self.max_age_ns or self.period_ns)
 
 
 class SyncConfig(msgspec.Struct, frozen=True, omit_defaults=True):

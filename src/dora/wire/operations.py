@@ -68,7 +68,7 @@ class ConnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="conne
     source: str
     target: str
     queue_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    queue_policy: Literal["drop_oldest", "backpressure"] | None = None
+    queue_policy: Literal["drop_oldest", "latest", "backpressure"] | None = None
     strict_types: bool = False
 
 

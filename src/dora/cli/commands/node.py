@@ -177,7 +177,7 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
 )
 @click.option(
     "--queue-policy",
-    type=click.Choice(["drop_oldest", "backpressure"]),
+    type=click.Choice(["drop_oldest", "latest", "backpressure"]),
     help="Like in a dataflow file [drop_oldest].",
 )
 @_strict_types

@@ -29,6 +29,7 @@ from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
 from dora.dataflow.parser.field_types import Reader, is_unset
 from dora.dataflow.parser.fields import NODE_BLOCK
 from dora.dataflow.parser.files import MANIFEST_FILE, is_file
+from dora.dataflow.parser.input_qos import check_deadlines, input_qos
 from dora.dataflow.parser.outputs import LatchChecks, options_of
 from dora.dataflow.parser.preload import preload_of, warn_without_effect
 from dora.dataflow.parser.program_sources import (
@@ -367,10 +368,9 @@ class Assembler:
                 InputSpec(
                     id=input_id,
                     source=found,
-                    queue_size=max(block.get("queue_size"), 1),
-                    queue_policy=block.get("queue_policy"),
                     input_timeout=block.get("input_timeout"),
                     **timer_options(block, found, name, self.report),
+                    **input_qos(block, found, name, self.report),
                 )
             )
         return tuple(inputs)
@@ -532,6 +532,7 @@ def assemble(
         reader.report.problems.append(Problem(message, reader.report.file, severity="warning"))
     assembler = Assembler(reader, deploy=deploy_of(root, HERE, reader.report), preload=preload_of(root, ()))
     nodes = assembler.nodes(root.get("nodes") or ())
+    check_deadlines(assembler.ports, reader.report)
     types, type_warnings = _types(assembler.ports, root, reader, working_dir)
     nodes = assembler.safe_states.apply(nodes, types)
     if strict_types or root.get("strict_types"):

@@ -17,11 +17,13 @@ from dora.dataflow.parser.field_types import (
     ByteSizeType,
     ChoiceType,
     CommandsType,
+    DurationType,
     FieldType,
     FlagType,
     IntegerType,
     ListType,
     MapType,
+    RateType,
     Reader,
     Schema,
     SecondsType,
@@ -86,15 +88,39 @@ INPUT = SchemaBlock(
         ),
         Field(
             "queue_policy",
-            ChoiceType(("drop_oldest", "backpressure")),
+            ChoiceType(("drop_oldest", "latest", "backpressure")),
             "What happens when the queue is full: the oldest message is dropped (and counted), or "
-            "the sender waits until there is room.",
+            "the sender waits until there is room. `latest`: there is one place, for the newest message.",
             default="drop_oldest",
         ),
         Field(
             "input_timeout",
             SecondsType(zero="unset"),
             "Seconds of silence after which the input counts as closed. Unset: never.",
+        ),
+        Field(
+            "deadline",
+            DurationType(),
+            "The longest pause between two messages, for example `50ms`. After a longer one the node gets "
+            "the event `DEADLINE_MISSED`, and `DEADLINE_MET` before the next message.",
+        ),
+        Field(
+            "max_age",
+            DurationType(),
+            "Messages that are older when the node takes them, by their `timestamp`, are not delivered, "
+            "and counted as expired: `100ms`.",
+        ),
+        Field(
+            "rate",
+            RateType(),
+            "The node gets at most so many messages a second, for example `10hz`, and of several the "
+            "newest; the others are counted as thinned.",
+        ),
+        Field(
+            "keep",
+            ListType(TextType("a metadata key", may_be_empty=False), "metadata keys"),
+            "Metadata keys: a message with one of them is not dropped, thinned or expired, for example "
+            "`[stop, reset]`.",
         ),
         *TIMER_OPTIONS,
     ],
