@@ -276,7 +276,7 @@ class Source:
 
 def test_a_priority_queue_drops_the_oldest_message_outside_of_exchanges() -> None:
     source = Source()
-    queue = PriorityQueue(source, 2)
+    queue = PriorityQueue(source, 2, carries_correlation)
     for number in range(1, 10):
         source.put(number, **({"goal_id": "g"} if number % 3 == 0 else {}))
     assert queue.has_messages()

@@ -64,9 +64,9 @@ class RemoteChannel:
 
     def put(self, message: bytes | bytearray, control: bytes = b"") -> None:
         outgoing, size = FragmentedMessage(message), len(message)
-        sequence, flags = sequence_of(message), flags_of(control) if control else 0
+        sequence = sequence_of(message)
         for sender in self._senders:
-            sender.put(outgoing, sequence, flags, size)
+            sender.put(outgoing, sequence, flags_of(control, sender.is_kept) if control else 0, size)
         outgoing.detach()
 
     send = put

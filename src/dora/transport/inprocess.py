@@ -8,7 +8,7 @@ from ctypes import string_at
 from dora.transport.aligned_memory import AlignedMemory
 from dora.transport.latch import LatchInMemory
 from dora.transport.queues import DropOldestQueue
-from dora.wire.correlation import carries_correlation
+from dora.wire.correlation import kept_message
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, OutputConfig
 
@@ -34,7 +34,7 @@ class LocalReceiver:
 
     def close(self) -> None:
         self._unsubscribe()
-        self._queue = DropOldestQueue(1, carries_correlation)
+        self._queue = DropOldestQueue(1, lambda _: False)
 
 
 class _Loan:
@@ -99,7 +99,7 @@ class LocalEngine:
         return LocalSender(self._services.setdefault(output.service, []))
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> LocalReceiver:
-        queue: DropOldestQueue[Message] = DropOldestQueue(item.queue_size, carries_correlation)
+        queue: DropOldestQueue[Message] = DropOldestQueue(item.queue_size, kept_message(item.keep))
         entry = (queue, arrived)
         receivers = self._services.setdefault(item.service, [])
         receivers.append(entry)

@@ -45,7 +45,8 @@ class Sender(Protocol):
     def send(self, message: bytes, control: bytes = b"") -> None:
         """Send a small message; raises `SharedMemoryFull`.
 
-        ``control``: its metadata section if that has control keys (`dora.wire.correlation`), else b"".
+        ``control``: its metadata section if that has control keys (`dora.wire.correlation`), or keys that a
+        link keeps, else b"".
         """
         ...
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from dora.transport.interface import MAX_QUEUE, Receiver
-from dora.wire.correlation import MAX_KEPT, carries_correlation
+from dora.wire.correlation import MAX_KEPT
 from dora.wire.message import Message
 
 _SPILL_PERIOD: Final = 0.005  # seconds; at 200,000 messages/s a thousand arrive in that time
@@ -52,10 +52,10 @@ class DropOldestQueue(deque[T]):
 
 
 class PriorityQueue:
-    """The queue of an input in a service or an action: it never drops a correlated message.
+    """The queue of an input in a service or an action: it never drops a message of an exchange.
 
     A plain queue drops its oldest message. If that is a request, the client waits for an answer that will
-    never come. This queue drops the oldest message without a correlation (`dora.wire.correlation`), and
+    never come. This queue drops the oldest message that is not kept (`dora.wire.correlation`), and
     ``queue_size`` counts only those.
 
     The receiver of the engine holds `PATTERN_QUEUE_SIZE` messages, and this queue empties it whenever the
@@ -63,18 +63,19 @@ class PriorityQueue:
     Every dropped message shows as a gap in the sequence numbers.
     """
 
-    def __init__(self, receiver: Receiver, queue_size: int) -> None:
+    def __init__(self, receiver: Receiver, queue_size: int, is_kept: Callable[[Message], bool]) -> None:
         self._receiver = receiver
         self._queue_size = queue_size
-        self._queue: deque[tuple[Message, bool]] = deque()  # message, whether it is correlated
-        self._droppable = 0  # messages in the queue without a correlation
+        self._is_kept = is_kept
+        self._queue: deque[tuple[Message, bool]] = deque()  # message, whether it is kept
+        self._droppable = 0  # messages in the queue that are not kept
 
     def receive(self) -> Message | None:
         self._drain()
         if not self._queue:
             return None
-        message, correlated = self._queue.popleft()
-        if not correlated:
+        message, kept = self._queue.popleft()
+        if not kept:
             self._droppable -= 1
         return message
 
@@ -90,16 +91,16 @@ class PriorityQueue:
 
     def _drain(self) -> None:
         while (message := self._receiver.receive()) is not None:
-            correlated = carries_correlation(message)
-            self._queue.append((message, correlated))
-            if not correlated:
+            kept = self._is_kept(message)
+            self._queue.append((message, kept))
+            if not kept:
                 self._droppable += 1
                 if self._droppable > self._queue_size:
                     self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        for index, (_, correlated) in enumerate(self._queue):
-            if not correlated:
+        for index, (_, kept) in enumerate(self._queue):
+            if not kept:
                 del self._queue[index]
                 self._droppable -= 1
                 return

@@ -1,9 +1,10 @@
-"""Spill files: requests, goals and answers that a full queue would drop, in the directory of the run.
+"""Spill files: messages to keep that a full queue would drop, in the directory of the run.
 
 A queue drops its oldest message for a new one. If that belongs to an exchange (`dora.wire.correlation`), a
-node would wait for it without end. So a sender writes such a message to a file before it sends the message
-that pushes it out. A receiver that finds a gap in the sequence numbers looks for files, and delivers each
-message in its place. While no queue is full there are no files, and receivers do not look for any.
+node would wait for it without end; and an input may `keep` others, such as a command to stop. So a sender
+writes such a message to a file before it sends the message that pushes it out. A receiver that finds a gap
+in the sequence numbers looks for files, and delivers each message in its place. While no queue is full
+there are no files, and receivers do not look for any.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, STATE, WORDS, Board
 from dora.transport.interface import MAX_QUEUE, Receiver
-from dora.wire.correlation import MAX_KEPT, section_is_correlated
+from dora.wire.correlation import MAX_KEPT, kept_section
 from dora.wire.message import Message, MessageError
 from dora.wire.node_config import LinkConfig
 
@@ -31,23 +32,26 @@ class SpillWriter:
         self._run_dir = run_dir
         self._words = board.words
         self._links: dict[int, _Link] = {}  # by slot
-        self.pending: deque[tuple[int, bytes]] = deque()  # correlated, and maybe not received everywhere
+        # Messages that some link keeps, and that may not be received everywhere: number, metadata, message.
+        self.pending: deque[tuple[int, bytes, bytes]] = deque()
+        self._is_kept = kept_section(())
 
     def apply_links(self, links: Iterable[LinkConfig]) -> bool:
         """Take over the links of the output; return whether any of them may need files."""
         self._links = {
             link.slot: self._links.get(link.slot) or _Link(self._run_dir, link)
             for link in links
-            if link.policy == "drop_oldest" and not link.machine and not link.engine_queue_size
+            if link.policy != "backpressure" and not link.machine and not link.engine_queue_size
         }
+        self._is_kept = kept_section({key for link in self._links.values() for key in link.keep})
         return bool(self._links)
 
     def before_send(self, sequence: int, control: bytes, message: bytes | Callable[[], bytes]) -> None:
-        """Write what the message with this number pushes out; remember the message if it is correlated."""
+        """Write what the message with this number pushes out; remember the message if it is kept."""
         if self.pending:
             self._write(sequence)
-        if control and section_is_correlated(control):
-            self.pending.append((sequence, message if isinstance(message, bytes) else message()))
+        if control and self._is_kept(control):
+            self.pending.append((sequence, control, message if isinstance(message, bytes) else message()))
 
     def _write(self, sequence: int) -> None:
         words = self._words
@@ -57,10 +61,10 @@ class SpillWriter:
             if words[base + STATE] != CONNECTED:
                 continue
             received = words[base + FIRST] + words[base + RECEIVED] + words[base + DROPPED]
-            for number, message in self.pending:
+            for number, section, message in self.pending:
                 if number > sequence - link.queue_size:
                     break
-                if number > max(received, link.written):
+                if number > max(received, link.written) and link.is_kept(section):
                     link.write(number, message, received)
             done = min(done, max(received, sequence - link.queue_size))
         while self.pending and self.pending[0][0] <= done:
@@ -71,6 +75,8 @@ class _Link:
     def __init__(self, run_dir: str, link: LinkConfig) -> None:
         self.base = link.slot * WORDS
         self.queue_size = min(link.queue_size, MAX_QUEUE)
+        self.keep = link.keep
+        self.is_kept = kept_section(link.keep)
         self.written = 0  # the highest number of a file
         self._folder = spill_folder(run_dir, link.slot)
         self._files: deque[int] = deque()

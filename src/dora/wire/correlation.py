@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
 from dora.wire.message import Message
@@ -78,6 +79,56 @@ def section_is_correlated(section: bytes) -> bool:
     if _REQUEST_MARK not in section and _GOAL_MARK not in section:  # most messages end here
         return False
     return any(key in section for key in _CORRELATED) and is_correlated(_decoded(section))
+
+
+def kept_metadata(keys: Iterable[str]) -> Callable[[dict[str, Any]], bool]:
+    """Return the test whether a full queue keeps a message with some metadata.
+
+    It keeps those of exchanges, and those that have one of the ``keys``.
+    """
+    wanted = frozenset(keys)
+    if not wanted:
+        return is_correlated
+    return lambda metadata: is_correlated(metadata) or not wanted.isdisjoint(metadata)
+
+
+def kept_section(keys: Iterable[str]) -> Callable[[bytes], bool]:
+    """Return the same test as `kept_metadata` for a metadata section.
+
+    >>> from dora.wire.metadata import encode_metadata
+    >>> is_kept = kept_section(["stop"])
+    >>> [is_kept(encode_metadata(metadata)) for metadata in ({"stop": 1}, {"a": "stop"}, {"goal_id": ""})]
+    [True, False, True]
+    """
+    wanted = frozenset(keys)
+    if not wanted:
+        return section_is_correlated
+    words = [key.encode() for key in wanted]
+
+    def is_kept(section: bytes) -> bool:
+        for word in words:  # most messages have none
+            if word in section:
+                return is_kept_metadata(_decoded(section))
+        return section_is_correlated(section)
+
+    is_kept_metadata = kept_metadata(wanted)
+    return is_kept
+
+
+def kept_message(keys: Iterable[str]) -> Callable[[Message], bool]:
+    """Return the same test as `kept_metadata` for a received message."""
+    if not keys:
+        return carries_correlation
+    is_kept = kept_section(keys)
+    return lambda message: is_kept(message.metadata)
+
+
+def control_sections(keys: Iterable[str]) -> Callable[[bytes], bytes]:
+    """Return `control_section` for an output with links that keep messages with some keys."""
+    words = [key.encode() for key in keys]
+    if not words:
+        return control_section
+    return lambda section: section if any(word in section for word in words) else control_section(section)
 
 
 def control_section(section: bytes) -> bytes:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterable
 
 from dora.node.events import Event, Input
 from dora.node.receive.inbox import Inbox
-from dora.node.receive.link_input import LinkInput
-from dora.wire.correlation import is_correlated
+from dora.node.receive.input_port import LinkPort
+from dora.wire.correlation import kept_metadata
 from dora.wire.metadata import MetadataError
 
 
 class HoldingInput(ABC):
     """Wraps the port of an input. The held events are a queue under the contract of the input."""
 
-    def __init__(self, port: LinkInput | HoldingInput, queue_size: int) -> None:
-        """``queue_size``: messages that are held; of more, the oldest is dropped."""
+    def __init__(self, port: LinkPort, queue_size: int, keep: Iterable[str] = ()) -> None:
+        """``queue_size``: messages that are held; of more, the oldest is dropped that need not be kept."""
         self.id: str = port.id
         self.is_data: bool = port.is_data
         self._port = port
         self._queue_size = queue_size
+        self._is_kept = kept_metadata(keep)
         self._held: deque[Event] = deque()
         self._droppable = 0  # events there that may be dropped
 
@@ -44,24 +46,31 @@ class HoldingInput(ABC):
         if not self._held:
             return self._next()
         event = self._held.popleft()
-        self._droppable -= _is_droppable(event)
+        self._droppable -= self._is_droppable(event)
         return event
 
     def dispatch(self) -> None:
         """Handle the events that have arrived, and hold those that are for the program."""
         while (event := self._next()) is not None:
             self._held.append(event)
-            self._droppable += _is_droppable(event)
+            self._droppable += self._is_droppable(event)
             if self._droppable > self._queue_size:
                 self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         for index, event in enumerate(self._held):
-            if _is_droppable(event):
+            if self._is_droppable(event):
                 del self._held[index]
                 self._droppable -= 1
                 self._dropped()
                 return
+
+    def _is_droppable(self, event: Event) -> bool:
+        """Return whether an event is a message that need not be kept."""
+        try:
+            return isinstance(event, Input) and not self._is_kept(event["metadata"])
+        except MetadataError:  # the program gets the error when it reads the event
+            return True
 
     def count_as_dropped(self) -> None:
         self._port.count_as_dropped()
@@ -98,11 +107,3 @@ def holding_inputs(inbox: Inbox) -> list[HoldingInput]:
     it dispatches all of them.
     """
     return [port for port in list(inbox.ports.values()) if isinstance(port, HoldingInput)]
-
-
-def _is_droppable(event: Event) -> bool:
-    """Return whether an event is a message outside of any exchange."""
-    try:
-        return isinstance(event, Input) and not is_correlated(event["metadata"])
-    except MetadataError:  # the program gets the error when it reads the event
-        return True

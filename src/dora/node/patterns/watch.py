@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dora.node.events import Event, Input
 from dora.node.patterns.holding import HoldingInput, holding_inputs
 from dora.node.receive.inbox import Inbox
-from dora.node.receive.link_input import LinkInput
+from dora.node.receive.input_port import LinkPort
 from dora.wire.message import Message
-from dora.wire.node_config import NodeConfig
+from dora.wire.node_config import InputConfig, NodeConfig
 
 Take = Callable[[Message], None]
 
@@ -23,8 +23,8 @@ class WatchedInput(HoldingInput):
     receive is no loss, and a sender under back-pressure does not wait for the program.
     """
 
-    def __init__(self, port: LinkInput | HoldingInput, queue_size: int, take: Take) -> None:
-        super().__init__(port, queue_size)
+    def __init__(self, port: LinkPort, config: InputConfig, take: Take) -> None:
+        super().__init__(port, config.queue_size, config.keep)
         self.take = take
 
     def _next(self) -> Event | None:
@@ -41,7 +41,7 @@ class InputWatch:
     """The watched inputs of one node."""
 
     def __init__(self, config: NodeConfig, inbox: Inbox) -> None:
-        self._queue_sizes = {item.id: item.queue_size for item in config.inputs}
+        self._configs = {item.id: item for item in config.inputs}
         self._inbox = inbox
         self._watched: dict[str, WatchedInput] = {}
         self._arrived = False
@@ -59,8 +59,8 @@ class InputWatch:
             watched.take = take_and_wake
             return
         port = self._inbox.ports[input_id]
-        assert isinstance(port, LinkInput | HoldingInput)
-        self._watched[input_id] = WatchedInput(port, self._queue_sizes[input_id], take_and_wake)
+        assert isinstance(port, LinkPort)
+        self._watched[input_id] = WatchedInput(port, self._configs[input_id], take_and_wake)
         self._inbox.replace(self._watched[input_id])
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dora.node.events import Event
 
@@ -54,3 +54,12 @@ class InputPort(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class LinkPort(InputPort, Protocol):
+    """The port of an input that a link feeds."""
+
+    def count_as_dropped(self) -> None:
+        """Count a message that was polled here, and dropped before its delivery."""
+        ...

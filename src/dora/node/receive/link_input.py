@@ -27,7 +27,7 @@ from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.doorbell import Bell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.spill import ResumingReceiver, take_spilled
-from dora.wire.correlation import carries_correlation
+from dora.wire.correlation import kept_message
 from dora.wire.message import MAX_SEQUENCE, SEQUENCE, Message
 from dora.wire.node_config import InputConfig
 
@@ -93,6 +93,7 @@ class LinkInput:
         self._begun_word = config.output_slot * WORDS + BEGUN
         self._flush_word = config.output_slot * WORDS + FLUSH
         self._flush_to = 0
+        self._is_kept = kept_message(config.keep)
         self._stopped = False
         self._limit = 0  # sequence number of the last message that is still wanted, once stopped
         if first_time is None:
@@ -244,7 +245,7 @@ class LinkInput:
                 if self._receive == self._receive_flushed:
                     self._receive = self._receiver.receive
                 return message
-            if carries_correlation(message):
+            if self._is_kept(message):
                 return message
         return None
 

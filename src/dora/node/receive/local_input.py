@@ -26,22 +26,19 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
-from dora.wire.correlation import MAX_KEPT, is_correlated
+from dora.wire.correlation import MAX_KEPT, kept_metadata
 from dora.wire.node_config import InputConfig
 
 _monotonic = time.monotonic_ns
-
-
-def _is_correlated(content: Content) -> bool:
-    return isinstance(content, Reference) and is_correlated(content.metadata())
 
 
 class LocalInput:
     """An input fed from within this process: text that the daemon delivered, or an operator's output
     to another operator of the same runtime.
 
-    Holds the newest ``queue_size`` contents, and those of exchanges. For a declared pattern, and under
-    back-pressure, it holds all: the sender shares the receiver's thread and cannot wait for it.
+    Holds the newest ``queue_size`` contents, and those that are kept (`dora.wire.correlation`). For a
+    declared pattern, and under back-pressure, it holds all: the sender shares the receiver's thread and
+    cannot wait for it.
     """
 
     is_data = True
@@ -53,8 +50,9 @@ class LocalInput:
         self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
         self._queue: deque[Content] = deque()
-        keeps_all = config.policy != "drop_oldest" or config.engine_queue_size
+        keeps_all = config.policy == "backpressure" or config.engine_queue_size
         self._size = sys.maxsize if keeps_all else config.queue_size
+        self._is_kept_metadata = kept_metadata(config.keep)
         self._lock = threading.Lock()
         self._words = board.words
         self._base = config.slot * WORDS
@@ -72,11 +70,14 @@ class LocalInput:
                 while len(self._queue) > self._size and self._drop():
                     self._words[self._base + DROPPED] += 1
 
+    def _is_kept(self, content: Content) -> bool:
+        return isinstance(content, Reference) and self._is_kept_metadata(content.metadata())
+
     def _drop(self) -> bool:
         """Drop the oldest content that may be dropped, not the newest one; return whether there was one."""
         kept = len(self._queue) <= self._size + MAX_KEPT
         for content in tuple(self._queue)[:-1]:
-            if not (kept and _is_correlated(content)):
+            if not (kept and self._is_kept(content)):
                 try:
                     self._queue.remove(content)
                 except ValueError:  # another thread took it
@@ -97,11 +98,11 @@ class LocalInput:
         self.put(Text(text, time.time_ns()))
 
     def flush(self) -> None:
-        """Drop, and count, the queued contents that do not belong to an exchange."""
+        """Drop, and count, the queued contents that are not kept."""
         with self._lock:
             for _ in range(len(self._queue)):
                 content = self._take()
-                if content is not None and _is_correlated(content):
+                if content is not None and self._is_kept(content):
                     self._queue.append(content)
                 elif content is not None:
                     self._words[self._base + DROPPED] += 1

@@ -42,7 +42,7 @@ from dora.transport.board import (
 from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
 from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
-from dora.wire.correlation import CONTROL_KEYS, asks_to_flush, control_section
+from dora.wire.correlation import CONTROL_KEYS, asks_to_flush, control_sections
 from dora.wire.encode import Payload, encode
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
@@ -136,6 +136,9 @@ class OutputPort:
         self._pressure = pressure
         self._control_words = [link.node_slot * WORDS + CONTROL for link in here]
         self._links = [link.slot * WORDS + STATE for link in links]
+        keep = frozenset(key for link in links for key in link.keep)
+        self._control_keys = CONTROL_KEYS | keep
+        self._control_section = control_sections(keep)
         if self._spill_writer is not None:
             self._spill = self._spill_writer if self._spill_writer.apply_links(links) else None
         self.has_links = bool(links) or self._config.latch is not None
@@ -247,7 +250,7 @@ class OutputPort:
         section = control = b""
         if metadata:
             section = encode_metadata(metadata)
-            if not CONTROL_KEYS.isdisjoint(metadata):
+            if not self._control_keys.isdisjoint(metadata):
                 control = section
         if not (self.has_links or self.is_tapped()):  # no receiver: nothing to copy
             self._count_without_receivers()
@@ -352,7 +355,7 @@ class OutputPort:
             sequence = self._sequence + 1
             head = pack_head(Encoding.PLAIN, schema, section, size, sequence, _now())
             _move(loan.address, head, len(head))
-            control = control_section(section)
+            control = self._control_section(section)
             self._transmit(loan, len(head) + size, sequence, control)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
             if control and asks_to_flush(control):
@@ -375,7 +378,7 @@ class OutputPort:
             loan = self._sender.loan(len(head) + size)
             _move(loan.address, head, len(head))
             payload.copy_to(loan.address + len(head))
-            self._transmit(loan, len(head) + size, sequence, control_section(section))
+            self._transmit(loan, len(head) + size, sequence, self._control_section(section))
             self._words[self._bytes_word] = self._bytes = self._bytes + size
         self._ring()
 

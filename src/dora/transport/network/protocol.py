@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import zenoh
 
-from dora.wire.correlation import asks_to_flush, section_is_correlated
+from dora.wire.correlation import asks_to_flush
 
 TICK: Final = 0.2  # seconds between the periodic checks of a link
 CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that receives them
@@ -25,7 +25,7 @@ PiggybackAck = tuple[int, int, int]
 NO_ACK: Final[PiggybackAck] = (0, 0, 0)
 FLUSH_FLAG: Final = 1  # the receiver discards the messages that are queued before this one
 ACK_FLAG: Final = 2  # the receiver acknowledges at once
-KEEP_FLAG: Final = 4  # a full queue does not drop the message: it belongs to an exchange
+KEEP_FLAG: Final = 4  # a full queue does not drop the message
 LATCHED_FLAG: Final = 8  # nor this one: it is of the latch, and comes even to the next process of a node
 # Send window, its last number, the sequence number of that message, messages sent on the output, the
 # receiver (0: any).
@@ -39,15 +39,17 @@ BLOCK: Final = zenoh.CongestionControl.BLOCK  # see `dora.transport.network.sess
 DROP: Final = zenoh.CongestionControl.DROP
 
 
-def flags_of(control: bytes) -> int:
-    """Return the flags that a metadata section asks for.
+def flags_of(control: bytes, is_kept: Callable[[bytes], bool]) -> int:
+    """Return the flags that a metadata section asks for; ``is_kept`` is the test of the link.
 
+    >>> from dora.wire.correlation import section_is_correlated
     >>> from dora.wire.metadata import encode_metadata
-    >>> [flags_of(encode_metadata(metadata)) for metadata in ({}, {"flush": True}, {"goal_id": "g"})]
+    >>> sections = [encode_metadata(metadata) for metadata in ({}, {"flush": True}, {"goal_id": "g"})]
+    >>> [flags_of(section, section_is_correlated) for section in sections]
     [0, 1, 4]
     """
     flush = FLUSH_FLAG if asks_to_flush(control) else 0
-    return flush | KEEP_FLAG if section_is_correlated(control) else flush
+    return flush | KEEP_FLAG if is_kept(control) else flush
 
 
 def nonce() -> int:

@@ -34,6 +34,7 @@ from dora.transport.network.protocol import (
 from dora.transport.network.receiver import RemoteReceiver
 from dora.transport.network.send_thread import ROOM, queue_space
 from dora.transport.network.window import Entry, SendWindow
+from dora.wire.correlation import kept_section
 from dora.wire.message import MAX_SEQUENCE
 from dora.wire.node_config import LinkConfig, OutputConfig
 
@@ -114,6 +115,7 @@ class RemoteSender:
 
     def __init__(self, peer: Peer, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
+        self.is_kept = kept_section(link.keep)
         self.node = link.consumer.partition("/")[0]  # that receives
         self.key = f"{peer.dataflow_id}/to/{link_name(link.consumer, link.generation)}"
         self.publishers = peer.publishers(self.key)

@@ -58,7 +58,7 @@ from dora.transport.interface import BadMessages
 from dora.transport.network.protocol import BLOCK, close_session
 from dora.transport.network.zenoh_router import connect
 from dora.transport.queues import DropOldestQueue
-from dora.wire.correlation import section_is_correlated
+from dora.wire.correlation import kept_message, kept_section
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message
 from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
@@ -70,7 +70,7 @@ _CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that
 _FIRST_PAUSE: Final = 0.0005  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.02
 
-_MARK: Final = b"\1"  # attached to a message that a full queue must not drop
+_MARK: Final = b"\1"  # attached to a message that some link keeps
 # A probe is shorter than any message: the nonce of the sender, and the number of messages it has sent.
 _PROBE: Final = struct.Struct("<QQ")
 assert _PROBE.size < HEADER_SIZE
@@ -91,13 +91,21 @@ class ZenohSender:
         self._output_id = output.id
         self._session = session
         self._key = session.declare_keyexpr(output.service)
+        self._links: list[LinkConfig] = []  # for which `_is_kept` was made
+        self._is_kept = kept_section(())
 
     def disown(self) -> None:
         """Refuse to send, in a forked child process."""
         self._session = cast("zenoh.Session", RefusingResource())
 
     def send(self, message: bytes | bytearray, control: bytes = b"") -> None:
-        self.put(message, _MARK if control and section_is_correlated(control) else None)
+        self.put(message, _MARK if control and self._some_link_keeps(control) else None)
+
+    def _some_link_keeps(self, section: bytes) -> bool:
+        if self._links is not self.output.links:  # another list, after each change
+            self._links = self.output.links
+            self._is_kept = kept_section({key for link in self._links for key in link.keep})
+        return self._is_kept(section)
 
     def prepare(self) -> None:
         """Nothing to prepare."""
@@ -123,20 +131,28 @@ class ZenohReceiver:
     def __init__(self, item: InputConfig, arrived: Callable[[], None], board: Board) -> None:
         self.service = item.service
         self._input_id = item.id
+        self._keeps = kept_message(item.keep)
         self._bad = BadMessages(item.id)
         self._arrived = arrived
         self._words = board.words
         self._base = item.slot * WORDS
         # Under back-pressure, the credit of the sender is the bound: every message has room.
         self._queue: DropOldestQueue[tuple[bool, zenoh.ZBytes]] = DropOldestQueue(
-            item.queue_size if item.policy == "drop_oldest" else None, lambda entry: entry[0]
-        )  # whether it must not be dropped, message
+            None if item.policy == "backpressure" else item.queue_size, self._is_kept
+        )  # whether some link keeps it, message
         self._lock = threading.Lock()
         self._reached = False
         self._closed = False
         self._inherited = False  # this process was forked from the owner
         self._subscriber: Any = None
         self._thread: threading.Thread | None = None
+
+    def _is_kept(self, entry: tuple[bool, zenoh.ZBytes]) -> bool:
+        """Return whether a message that would be pushed out is kept; this link may not be the one."""
+        try:
+            return entry[0] and self._keeps(message_from_bytes(entry[1].to_bytes()))
+        except BAD_MESSAGE:  # to take it reports that
+            return False
 
     def subscribe(self, session: zenoh.Session) -> None:
         if self._subscriber is None and not self._closed:
