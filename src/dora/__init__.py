@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         WrongProcess,
     )
     from dora.node.events import (
+        DeadlineMet,
+        DeadlineMissed,
         Error,
         Event,
         Input,
@@ -84,6 +86,8 @@ _MODULES = {
         "WrongProcess",
     ),
     "dora.node.events": (
+        "DeadlineMet",
+        "DeadlineMissed",
         "Error",
         "Event",
         "Input",
@@ -121,6 +125,8 @@ __all__ = [
     "DaemonLost",
     "DataflowError",
     "DataflowFailed",
+    "DeadlineMet",
+    "DeadlineMissed",
     "DoraError",
     "DoraStatus",
     "Error",

@@ -83,7 +83,6 @@ GONE = {
     "afar": "remote",
     "looker|lookers": "observer",
     "wholes": "running dataflows",
-    "thinned": "conflated",
     "transit|transits": "latency",
     "surroundings": "context",
     # tests and tools

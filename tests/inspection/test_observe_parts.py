@@ -161,14 +161,14 @@ def test_rates_queues_and_losses_come_from_the_board() -> None:
     words[4 * WORDS + DROPPED] = 1
     words[5 * WORDS + RECEIVED] = 3
     before = reader.read()
-    assert before.links == {4: (5, 1, 2), 5: (3, 0, 7)}
+    assert before.links == {4: rates.LinkCounts(5, 1, 2), 5: rates.LinkCounts(3, 0, 7)}
     words[2 * WORDS + SENT] = 110
     words[2 * WORDS + 5] = 50_000
     words[5 * WORDS + RECEIVED] = 103
     words[5 * WORDS + TIMED_OUT] = 1
     after = msgspec.structs.replace(reader.read(), time_ns=before.time_ns + 2 * 10**9)
     # The receiver has not polled: of 102 messages behind, its queue holds 5.
-    assert after.links[4] == (5, 98, 5)
+    assert after.links[4] == rates.LinkCounts(5, 98, 5)
     outputs, links = rates.rates(inspection(), before, after)
     assert (outputs[2].hz, outputs[2].bytes_per_second) == (50.0, 25_000.0)
     fast, sure = links

@@ -18,6 +18,7 @@ class VirtualClock:
             "dora.node.receive.timer_input",
             "dora.node.receive.safe_state",
             "dora.node.receive.deadline",
+            "dora.node.receive.qos_input",
             "dora.node.receive.inbox",
             "dora.node.receive.wait",
         ):

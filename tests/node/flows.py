@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from dora.dataflow.model import (
     InputSpec,
     LogSource,
@@ -52,10 +54,6 @@ def operator(
 
 def runtime(node_id: str, *operators: OperatorSpec) -> NodeSpec:
     """Make a node that hosts operators; its inputs and outputs are theirs, with prefixed ids."""
-    inputs = tuple(
-        InputSpec(f"{o.id}/{i.id}", i.source, i.queue_size, i.queue_policy, i.input_timeout)
-        for o in operators
-        for i in o.inputs
-    )
+    inputs = tuple(msgspec.structs.replace(i, id=f"{o.id}/{i.id}") for o in operators for i in o.inputs)
     outputs = tuple(f"{o.id}/{output}" for o in operators for output in o.outputs)
     return NodeSpec(node_id, path=None, inputs=inputs, outputs=outputs, operators=operators)

@@ -137,25 +137,30 @@ def _node_row(item: NodeSnapshot, several: bool) -> tuple[Text, ...]:
     )
 
 
+_QOS: Final = {"expired": "EXPIRED", "thinned": "THINNED", "missed": "MISSED"}
+
+
 def link_table(links: Sequence[tuple[LinkRate, LinkHistory]], width: int) -> Table:
     """Return the names of the columns, and a row for each link; ``width`` is that of a sparkline.
 
-    The columns of latencies are there if any link has one.
+    The columns of latencies, and those of what QoS counts, are there if any link has such a number.
     """
     now = time.monotonic()
     rows = []
     measured = any(
         rate.latency_ms is not None or history.latencies(1, now).strip() for rate, history in links
     )
+    qos = [name for name in _QOS if any(getattr(rate, name) for rate, _ in links)]
     for rate, history in links:
         row = [*link_row(rate, history.stuck_s(now))]
         row.insert(2, cell(history.rates(width, now), "cyan"))
+        row[6:6] = (cell(f"{getattr(rate, name):,}") for name in qos)
         if measured:
             row.append(cell(history.latencies(width, now), "cyan"))
         else:
             del row[-2:]
         rows.append(tuple(row))
-    head = ("LINK", "RATE", "LAST MINUTE", "BANDWIDTH", "QUEUE", "DROPPED")
+    head = ("LINK", "RATE", "LAST MINUTE", "BANDWIDTH", "QUEUE", "DROPPED", *(_QOS[name] for name in qos))
     return (*head, "WAITS", "99 %", "LAST MINUTE") if measured else head, rows
 
 
@@ -167,6 +172,8 @@ def link_row(rate: LinkRate, stuck_s: float = 0.0) -> tuple[Text, ...]:
     hz = cell(f"{rate.hz:.1f}/s")
     if rate.silent or stuck_s:
         hz = cell("silent" if rate.silent else f"stuck {stuck_s:.0f} s", "bold red")
+    elif rate.overdue:
+        hz = cell("late", "bold red")
     return (
         cell(f"{link.producer} -> {link.consumer}"),
         hz,

@@ -13,8 +13,11 @@ from dora.transport.board import (
     CLOSED,
     CONTROL,
     DROPPED,
+    EXPIRED,
     FIRST,
     IN_SAFE_STATE,
+    MISSED,
+    OVERDUE,
     RECEIVED,
     RECORDED,
     REPEATED,
@@ -23,6 +26,7 @@ from dora.transport.board import (
     SENT,
     STATE,
     STOPPED,
+    THINNED,
     TIMED_OUT,
     UNCONNECTED,
     UNMATCHED,
@@ -95,6 +99,7 @@ class Accounting:
             if item.kind != "timer":
                 self.board.set(item.slot, TIMED_OUT, 0)
                 self.board.set(item.slot, IN_SAFE_STATE, 0)
+                self.board.set(item.slot, OVERDUE, 0)
 
     def close_link(self, slot: int) -> None:
         """Close a link, and wake a sender that waits for its receiver."""
@@ -177,6 +182,7 @@ class Accounting:
                 if unsent:
                     reports.append(LinkReport(str(link), link.policy, link.queue_size, unsent=unsent))
                 continue
+            expired, thinned = get(link.slot, EXPIRED), get(link.slot, THINNED)
             received, dropped = get(link.slot, RECEIVED), get(link.slot, DROPPED)
             if link.kind == "text":
                 sent = text_sent.get(link.slot, 0)
@@ -186,7 +192,7 @@ class Accounting:
             else:
                 at_end = self._sent_at_end.get(link.slot, get(link.output_slot, SENT))
                 sent = max(at_end - get(link.slot, FIRST), received + dropped)
-                if link.policy == "drop_oldest":
+                if link.policy != "backpressure":
                     # The receiver notices a loss with the next message that it takes, if it takes one.
                     dropped = max(dropped, sent - received - max(link.queue_size, link.engine_queue_size))
             repeated = get(link.slot, REPEATED)  # sent again by the latch, and received again
@@ -196,8 +202,11 @@ class Accounting:
                     policy=link.policy,
                     queue_size=link.queue_size,
                     sent=sent + repeated,
-                    received=received + repeated,
+                    received=max(0, received + repeated - expired - thinned),
                     dropped=dropped,
+                    expired=expired,
+                    thinned=thinned,
+                    missed=get(link.slot, MISSED),
                     unread=max(0, sent - received - dropped),
                     unsent=unsent,
                     restart_loss=min(get(link.slot, RESTART_LOSS), dropped),

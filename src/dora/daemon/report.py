@@ -120,7 +120,11 @@ def loss_report(result: DataflowResult) -> str:
     although it ended by itself.
     """
     parts = []
-    lossy = [link for link in result.links if _dropped(link) or link.unread]
+    lossy = [
+        link
+        for link in result.links
+        if _dropped(link) or link.unread or link.expired or link.thinned or link.missed
+    ]
     surprising = [link for link in lossy if _is_surprise(link, result)]
     if surprising:
         parts.append(_table(surprising))
@@ -145,7 +149,7 @@ def loss_report(result: DataflowResult) -> str:
 
 
 def _is_surprise(link: LinkReport, result: DataflowResult) -> bool:
-    if _dropped(link) and (link.policy != "drop_oldest" or link.queue_size == DEFAULT_QUEUE_SIZE):
+    if _dropped(link) and (link.policy == "backpressure" or link.queue_size == DEFAULT_QUEUE_SIZE):
         return True
     return bool(link.unread) and not (_why_ended(link, result) or _dropped(link))
 
@@ -171,11 +175,24 @@ def _line(link: LinkReport, result: DataflowResult) -> str:
     """
     parts = [f"{link.link}: {link.received} of {link.sent} messages received"]
     if _dropped(link):
-        parts.append(f"{_dropped(link)} dropped (queue_size: {link.queue_size})")
+        why = "queue_policy: latest" if link.policy == "latest" else f"queue_size: {link.queue_size}"
+        parts.append(f"{_dropped(link)} dropped ({why})")
+    parts += _left_out(link)
     if link.unread:
         why = _why_ended(link, result)
         parts.append(f"{link.unread} unread" + (f" when {why}" if why else ""))
+    if link.missed:
+        parts.append(f"the deadline missed {link.missed} time{'s' if link.missed != 1 else ''}")
     return ", ".join(parts)
+
+
+def _left_out(link: LinkReport) -> list[str]:
+    """
+    >>> _left_out(LinkReport("cam/image -> eye/image", "latest", 1, 120, 101, expired=2, thinned=17))
+    ['2 expired', '17 thinned']
+    """
+    counts = ((link.expired, "expired"), (link.thinned, "thinned"))
+    return [f"{count} {word}" for count, word in counts if count]
 
 
 def _restart_loss(link: LinkReport) -> str:
@@ -218,10 +235,19 @@ def _unmatched(link: LinkReport) -> str:
 
 
 def _table(links: Sequence[LinkReport]) -> str:
-    rows: list[tuple[str, ...]] = [("link", "sent", "received", "dropped", "unread")]
-    for link in links:
-        counts = (link.sent, link.received, _dropped(link), link.unread)
-        rows.append((link.link, *map(str, counts)))
+    columns: dict[str, Callable[[LinkReport], int]] = {
+        "sent": lambda link: link.sent,
+        "received": lambda link: link.received,
+        "dropped": _dropped,
+        "expired": lambda link: link.expired,
+        "thinned": lambda link: link.thinned,
+        "unread": lambda link: link.unread,
+    }
+    for name in ("expired", "thinned"):
+        if not any(map(columns[name], links)):
+            del columns[name]
+    rows: list[tuple[str, ...]] = [("link", *columns)]
+    rows += ((link.link, *(str(count(link)) for count in columns.values())) for link in links)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["Messages that were not received:"]
     for row in rows:

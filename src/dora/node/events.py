@@ -447,6 +447,40 @@ class SafeStateLeft(Event):
         super().__init__(id=id, seconds=seconds, **peer)
 
 
+class DeadlineMissed(Event):
+    """No message has come on input ``id`` within its ``deadline``; comes once for each such pause.
+
+    ``late``: seconds since the deadline.
+    """
+
+    __slots__ = ()
+    __match_args__ = ("id", "late")
+    type: ClassVar[str] = "DEADLINE_MISSED"
+    if TYPE_CHECKING:
+        id: str
+        late: float
+
+    def __init__(self, id: str, late: float) -> None:
+        super().__init__(id=id, late=late)
+
+
+class DeadlineMet(Event):
+    """A message comes again on input ``id``, which has missed its ``deadline``; it follows this event.
+
+    ``late``: seconds from the deadline to the message.
+    """
+
+    __slots__ = ()
+    __match_args__ = ("id", "late")
+    type: ClassVar[str] = "DEADLINE_MET"
+    if TYPE_CHECKING:
+        id: str
+        late: float
+
+    def __init__(self, id: str, late: float) -> None:
+        super().__init__(id=id, late=late)
+
+
 class Stop(Event):
     """The node should end. ``id`` is ``"MANUAL"`` or ``"ALL_INPUTS_CLOSED"``.
 

@@ -16,10 +16,20 @@ from dora.node.log import write_log
 from dora.node.process import end_tracebacks_at_the_program, freeze_gc, show_without_traceback
 from dora.node.send.loan import ArrayLoan, SampleHandler
 from dora.node.session.session import Session
-from dora.transport.board import DROPPED, RECEIVED, REPEATED, SAFE_STATES, UNMATCHED, WORDS
+from dora.transport.board import (
+    DROPPED,
+    EXPIRED,
+    MISSED,
+    RECEIVED,
+    REPEATED,
+    SAFE_STATES,
+    THINNED,
+    UNMATCHED,
+    WORDS,
+)
 from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
-from dora.wire.node_config import decode_descriptor
+from dora.wire.node_config import InputConfig, decode_descriptor
 
 if TYPE_CHECKING:
     from dora.node.patterns.action import Goal, GoalRun
@@ -410,13 +420,14 @@ class Node:
         """Return what was sent, received and lost so far.
 
         ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
-        "undeclared": n}``; with ``"unsent": n`` for an output if messages were not sent because a queue was
-        full at a stop; of a node that calls or serves also ``"replies": {"pending", "answered", "late",
-        "duplicates"}``. Of a node with timers also ``"timers": {id: {"ticks", "missed", "lateness",
-        "jitter"}}``: how late ticks were taken, and how much that differed from one to the next, each as
-        ``{"median_ms", "p99_ms", "worst_ms"}``. With ``sync`` also ``"sync": {lead: {"complete": n,
-        "incomplete": n}}``, and ``"unmatched": n`` of each input in a group: those of the received messages
-        that were in no set.
+        "undeclared": n}``. Of an input with a ``max_age`` also ``"expired"``, with a ``rate``
+        ``"thinned"``, with a ``deadline`` how often it was ``"missed"``; ``"unsent": n`` for an output if
+        messages were not sent because a queue was full at a stop; of a node that calls or serves also
+        ``"replies": {"pending", "answered", "late", "duplicates"}``. Of a node with timers also
+        ``"timers": {id: {"ticks", "missed", "lateness", "jitter"}}``: how late ticks were taken, and how
+        much that differed from one to the next, each as ``{"median_ms", "p99_ms", "worst_ms"}``. With
+        ``sync`` also ``"sync": {lead: {"complete": n, "incomplete": n}}``, and ``"unmatched": n`` of each
+        input in a group: those of the received messages that were in no set.
         """
         words = self._session.board.words
         groups = self._session.inbox.group_statistics()
@@ -425,8 +436,7 @@ class Node:
             "outputs": {port.id: port.statistics() for port in self._outputs.values()},
             "inputs": {
                 item.id: {
-                    "received": words[item.slot * WORDS + RECEIVED] + words[item.slot * WORDS + REPEATED],
-                    "dropped": words[item.slot * WORDS + DROPPED],
+                    **_counts(item, words),
                     **({"unmatched": words[item.slot * WORDS + UNMATCHED]} if item.id in matched else {}),
                     **(
                         {}
@@ -529,3 +539,18 @@ def _checked(timeout: float | None) -> float | None:
 
 
 freeze_gc()
+
+
+def _counts(item: InputConfig, words: memoryview) -> dict[str, int]:
+    """Return what an input has received and lost."""
+    base = item.slot * WORDS
+    expired, thinned = words[base + EXPIRED], words[base + THINNED]  # before what they are a part of
+    received = words[base + RECEIVED] - expired - thinned + words[base + REPEATED]
+    counts = {"received": received, "dropped": words[base + DROPPED]}
+    if item.max_age_ns:
+        counts["expired"] = expired
+    if item.period_ns:
+        counts["thinned"] = thinned
+    if item.deadline_ns:
+        counts["missed"] = words[base + MISSED]
+    return counts

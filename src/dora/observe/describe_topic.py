@@ -8,7 +8,19 @@ from dora.observe.formatting import FormattedValue, bandwidth, fields
 from dora.observe.latency import LatencyMeter
 from dora.observe.queries import Result, TextResult
 from dora.observe.topics import Topic
-from dora.transport.board import BYTES, DROPPED, RECEIVED, REPEATED, SENT, UNMATCHED, WORDS
+from dora.transport.board import (
+    BYTES,
+    DROPPED,
+    EXPIRED,
+    MISSED,
+    OVERDUE,
+    RECEIVED,
+    REPEATED,
+    SENT,
+    THINNED,
+    UNMATCHED,
+    WORDS,
+)
 from dora.wire.daemon_protocol import Inspection, LinkView
 from dora.wire.message import Message
 
@@ -67,13 +79,21 @@ def _type(seen: str, declared: str) -> str:
 
 def _link(link: LinkView, words: memoryview, latency_ms: tuple[float, float] | None) -> str:
     base = link.slot * WORDS
+    expired, thinned, missed = words[base + EXPIRED], words[base + THINNED], words[base + MISSED]
+    taken = words[base + RECEIVED] + words[base + REPEATED]
     parts = [
-        f"{link.consumer}: {words[base + RECEIVED] + words[base + REPEATED]:,} taken",
+        f"{link.consumer}: {max(0, taken - expired - thinned):,} taken",
         f"{words[base + DROPPED]:,} dropped",
-        f"queue of {link.queue_size}" + (", back-pressure" if link.policy == "backpressure" else ""),
     ]
+    parts += [f"{count:,} {word}" for count, word in ((expired, "expired"), (thinned, "thinned")) if count]
     if words[base + UNMATCHED]:
-        parts.insert(2, f"{words[base + UNMATCHED]:,} unmatched")
+        parts.append(f"{words[base + UNMATCHED]:,} unmatched")
+    if missed:
+        late = ", and is late now" if words[base + OVERDUE] else ""
+        parts.append(f"missed its deadline {missed:,} time{'' if missed == 1 else 's'}{late}")
+    parts.append("the latest only" if link.policy == "latest" else f"queue of {link.queue_size}")
+    if link.policy == "backpressure":
+        parts.append("back-pressure")
     if latency_ms is not None:
         parts.append(f"taken after {latency_ms[0]:.1f} ms (99 %: {latency_ms[1]:.1f} ms)")
     return ", ".join(parts)

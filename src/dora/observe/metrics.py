@@ -45,8 +45,19 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
     ]
     links = []
     for link in inspection.links:
-        received, dropped, waiting = reading.links[link.slot]
-        links.append(LinkMetrics(link.producer, link.consumer, received, dropped, waiting or 0))
+        counts = reading.links[link.slot]
+        links.append(
+            LinkMetrics(
+                link.producer,
+                link.consumer,
+                counts.received,
+                counts.dropped,
+                counts.waiting or 0,
+                counts.expired,
+                counts.thinned,
+                counts.missed,
+            )
+        )
     return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links)
 
 

@@ -15,15 +15,35 @@ from dora.transport.board import (
     BYTES,
     CONNECTED,
     DROPPED,
+    EXPIRED,
     FIRST,
+    MISSED,
+    OVERDUE,
     RECEIVED,
     REPEATED,
     SENT,
     STATE,
+    THINNED,
     TIMED_OUT,
     WORDS,
 )
 from dora.wire.daemon_protocol import Inspection, LinkView
+
+
+class LinkCounts(msgspec.Struct, frozen=True):
+    """The counters of one link since the start."""
+
+    taken: int  # from the link; also those that the input's QoS left out
+    dropped: int
+    waiting: int | None = None  # None: not known
+    expired: int = 0
+    thinned: int = 0
+    missed: int = 0  # how often the input's deadline has passed without a message
+    overdue: bool = False  # it has, and no message has come since
+
+    @property
+    def received(self) -> int:
+        return max(0, self.taken - self.expired - self.thinned)
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -31,7 +51,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     time_ns: int  # monotonic
     outputs: dict[int, tuple[int, int]]  # slot → messages, bytes
-    links: dict[int, tuple[int, int, int | None]]  # slot → taken, dropped, waiting (None: not known)
+    links: dict[int, LinkCounts]  # by slot
     silent: frozenset[int]  # slots of the links that are closed because their `input_timeout` has passed
 
 
@@ -39,13 +59,17 @@ class LinkRate(msgspec.Struct, frozen=True):
     """One link between two readings."""
 
     link: LinkView
-    hz: float  # messages taken per second
+    hz: float  # messages received per second
     bytes_per_second: float | None  # None: no message, or it passes by reference
     waiting: int | None  # messages in the queue
     dropped: int  # since the start
     dropping_hz: float
     silent: bool  # closed because its `input_timeout` has passed
     latency_ms: tuple[float, float] | None = None  # median and 99th percentile, where a tap measures it
+    expired: int = 0  # since the start, like the next two
+    thinned: int = 0
+    missed: int = 0  # how often the input's deadline has passed without a message
+    overdue: bool = False  # it has, and no message has come since
 
 
 class OutputRate(msgspec.Struct, frozen=True):
@@ -72,22 +96,26 @@ class Counters:
         silent = frozenset(slot for slot in links if words[slot * WORDS + TIMED_OUT])
         return Reading(time.monotonic_ns(), outputs, links, silent)
 
-    def _read_link(
-        self, link: LinkView, outputs: dict[int, tuple[int, int]]
-    ) -> tuple[int, int, int | None]:
+    def _read_link(self, link: LinkView, outputs: dict[int, tuple[int, int]]) -> LinkCounts:
         words, base = self._words, link.slot * WORDS
+        further = (  # read before ``RECEIVED``, of which the first two are a part
+            words[base + EXPIRED],
+            words[base + THINNED],
+            words[base + MISSED],
+            bool(words[base + OVERDUE]),
+        )
         received, dropped = words[base + RECEIVED], words[base + DROPPED]
         taken = received + words[base + REPEATED]
         if link.kind != "link":
-            return taken, dropped, None
+            return LinkCounts(taken, dropped, None, *further)
         if words[base + STATE] != CONNECTED:
-            return taken, dropped, 0
+            return LinkCounts(taken, dropped, 0, *further)
         waiting = max(0, outputs[link.output_slot][0] - words[base + FIRST] - received - dropped)
-        if link.policy == "drop_oldest" and waiting > link.queue_size:
+        if link.policy != "backpressure" and waiting > link.queue_size:
             # The receiver notices a loss with the next message that it takes.
             dropped += waiting - link.queue_size
             waiting = link.queue_size
-        return taken, dropped, waiting
+        return LinkCounts(taken, dropped, waiting, *further)
 
 
 def rates(
@@ -104,19 +132,22 @@ def rates(
             sizes[slot] = (size - size_before) / (sent - sent_before)
     links = []
     for link in inspection.links:
-        received, dropped, waiting = after.links[link.slot]
-        received_before, dropped_before, _ = before.links[link.slot]
-        hz = max(0, received - received_before) / seconds
+        now, then = after.links[link.slot], before.links[link.slot]
+        hz = max(0, now.received - then.received) / seconds
         mean_size = sizes.get(link.output_slot) if link.kind == "link" else None
         links.append(
             LinkRate(
                 link,
                 hz,
                 None if mean_size is None else hz * mean_size,
-                waiting,
-                dropped,
-                max(0, dropped - dropped_before) / seconds,
+                now.waiting,
+                now.dropped,
+                max(0, now.dropped - then.dropped) / seconds,
                 link.slot in after.silent,
+                expired=now.expired,
+                thinned=now.thinned,
+                missed=now.missed,
+                overdue=now.overdue,
             )
         )
     return outputs, links

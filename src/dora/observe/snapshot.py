@@ -177,9 +177,12 @@ class RunSnapshot:
         self._detect_activity(self._counters.read())
 
     def _detect_activity(self, now: Reading) -> None:
-        for slot, counts in (*now.outputs.items(), *((k, v[:2]) for k, v in now.links.items())):
-            before = self._seen.outputs.get(slot) or self._seen.links[slot][:2]
-            if counts != before:
+        for slot, sent in now.outputs.items():
+            if sent != self._seen.outputs[slot]:
+                self._active_ns[self._touched[slot]] = now.time_ns
+        for slot, link in now.links.items():
+            before = self._seen.links[slot]
+            if (link.taken, link.dropped) != (before.taken, before.dropped):
                 self._active_ns[self._touched[slot]] = now.time_ns
         self._seen = now
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dora.node.events import (
+    DeadlineMet,
+    DeadlineMissed,
     Error,
     Event,
     Input,
@@ -96,6 +98,14 @@ class _SafeStateLeft(_Given, SafeStateLeft):
     pass
 
 
+class _DeadlineMissed(_Given, DeadlineMissed):
+    pass
+
+
+class _DeadlineMet(_Given, DeadlineMet):
+    pass
+
+
 class _Other(_Given, Event):
     pass
 
@@ -108,6 +118,8 @@ _TYPES: dict[str, Any] = {
     "ERROR": _Error,
     "SAFE_STATE_ENTERED": _SafeStateEntered,
     "SAFE_STATE_LEFT": _SafeStateLeft,
+    "DEADLINE_MISSED": _DeadlineMissed,
+    "DEADLINE_MET": _DeadlineMet,
 }
 
 

@@ -171,6 +171,14 @@ def decode_metadata(section: bytes) -> dict[str, Any]:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def as_nanoseconds(time: datetime) -> int:
+    """Return an aware datetime as nanoseconds since the Unix epoch."""
+    return (time - _EPOCH) // _MICROSECOND * 1000
+
+
 def as_datetime(time_ns: int) -> datetime:
     """Return nanoseconds since the Unix epoch as an aware UTC datetime (microseconds)."""
     return _EPOCH + timedelta(0, 0, time_ns // 1000)

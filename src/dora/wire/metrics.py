@@ -26,6 +26,9 @@ class LinkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     received: int = 0
     dropped: int = 0
     waiting: int = 0
+    expired: int = 0
+    thinned: int = 0
+    missed: int = 0  # deadlines
 
 
 class DataflowMetrics(msgspec.Struct, frozen=True):

@@ -46,9 +46,10 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
     """Watch nodes and links: load, rates, queues, losses.
 
     Of all running dataflows, or of one. A link is `silent`, and an input is among the `broken_inputs` of
-    the JSON, if its `input_timeout` has passed; it is `stuck` if messages have waited for 5 s and none was
-    taken. Keys: o shows the messages of an output, l the log of one node, R restarts a node, s stops it, S
-    stops its dataflow, q quits, ? lists the others.
+    the JSON, if its `input_timeout` has passed; it is `late`, and among the `late_inputs`, while it misses
+    its `deadline`; it is `stuck` if messages have waited for 5 s and none was taken. Keys: o shows the
+    messages of an output, l the log of one node, R restarts a node, s stops it, S stops its dataflow, q
+    quits, ? lists the others.
     """
     from dora.cli.running import find_all_running, find_running
     from dora.cli.snapshots import snapshots_of
@@ -103,6 +104,7 @@ def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
         "disk_write": None if load is None else round(load.disk_written),
         "restart_count": view.restarts,
         "broken_inputs": [_input_of(rate) for rate in inputs if rate.silent],
+        "late_inputs": [_input_of(rate) for rate in inputs if rate.overdue],
         "sent_hz": round(item.sent_hz, 3),
         "sent_bytes_per_second": round(item.bytes_per_second),
         "pending_messages": item.waiting,
@@ -141,6 +143,9 @@ def _link_json(rate: LinkRate) -> dict[str, Any]:
         "pending_messages": rate.waiting,
         "queue_size": rate.link.queue_size,
         "dropped_messages": rate.dropped,
+        "expired_messages": rate.expired,
+        "thinned_messages": rate.thinned,
+        "missed_deadlines": rate.missed,
         "latency_median_ms": None if rate.latency_ms is None else round(rate.latency_ms[0], 3),
         "latency_p99_ms": None if rate.latency_ms is None else round(rate.latency_ms[1], 3),
     }

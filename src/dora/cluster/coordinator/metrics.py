@@ -119,6 +119,24 @@ _LINK_METRICS: Final[list[tuple[Kind, str, str, Callable[[LinkMetrics], float]]]
         attrgetter("received"),
     ),
     (CounterMetricFamily, "dropped_messages", "Messages that a link has lost", attrgetter("dropped")),
+    (
+        CounterMetricFamily,
+        "expired_messages",
+        "Messages older than the max_age of an input",
+        attrgetter("expired"),
+    ),
+    (
+        CounterMetricFamily,
+        "thinned_messages",
+        "Messages left out for the rate of an input",
+        attrgetter("thinned"),
+    ),
+    (
+        CounterMetricFamily,
+        "missed_deadlines",
+        "Deadlines of an input without a message",
+        attrgetter("missed"),
+    ),
     (GaugeMetricFamily, "waiting_messages", "Messages in the queue of an input", attrgetter("waiting")),
 ]
 

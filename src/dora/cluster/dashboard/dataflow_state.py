@@ -129,6 +129,10 @@ def as_json(state: PageState) -> bytes:
                 "policy": rate.link.policy,
                 "dropped": rate.dropped,
                 "dropping_hz": round(rate.dropping_hz, 2),
+                "expired": rate.expired,
+                "thinned": rate.thinned,
+                "missed": rate.missed,
+                "overdue": rate.overdue,
                 "silent": rate.silent,
                 "latency": rate.latency_ms,
             }

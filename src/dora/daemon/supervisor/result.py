@@ -35,7 +35,7 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """Counts of one link, from the board, at the end of the run.
 
     ``sent`` counts from the moment the link was connected, so ``sent == received + dropped +
-    unread``.
+    expired + thinned + unread``.
     """
 
     link: str  # "a/out -> b/in"
@@ -49,6 +49,9 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     restart_loss: int = 0  # those of `dropped` that were lost because the receiver was being restarted
     unmatched: int = 0  # those of `received` that were in no set of a `sync` group
     safe_states: int = 0  # how often the receiver has begun the safe state of the output
+    expired: int = 0  # older than the input's `max_age`
+    thinned: int = 0  # left out for the input's `rate`
+    missed: int = 0  # how often the input's `deadline` has passed without a message
 
 
 def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
@@ -57,7 +60,7 @@ def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
     >>> joined([LinkReport("a/out -> b/in", "", 1, unsent=2), LinkReport("a/out -> b/in", "", 1, 5, 5)])
     (LinkReport(link='a/out -> b/in', policy='', queue_size=1, sent=5, received=5, unsent=2),)
     """
-    counts = ("sent", "received", "dropped", "unread", "unsent", "restart_loss", "unmatched", "safe_states")
+    counts = [name for name in LinkReport.__struct_fields__ if name not in ("link", "policy", "queue_size")]
     reports: dict[str, LinkReport] = {}
     for link in links:
         other = reports.get(link.link)

@@ -18,7 +18,6 @@ from dora.node.events import Error, Event, Input, Reload, Synced, Text, Tick
 from dora.node.interceptors.base import ReceiveInterceptor
 from dora.node.log import write_log
 from dora.node.receive.input_port import InputPort
-from dora.node.receive.local_input import LocalInput
 from dora.node.receive.safe_state import SafeValue
 from dora.node.send import output
 from dora.wire.event_log import EntryKind, pack_entry
@@ -118,12 +117,8 @@ class EventLog(ReceiveInterceptor):
                     EntryKind.TEXT, index, output._now(), content.time_ns, content.text.encode()
                 )
         port = self._ports[input_id or event["id"]]
-        return pack_entry(
-            EntryKind.LOCAL,
-            index,
-            output._now(),
-            number or (port.taken if isinstance(port, LocalInput) else 0),
-        )
+        number = number or getattr(port, "taken", 0)
+        return pack_entry(EntryKind.LOCAL, index, output._now(), number)
 
     def _set(self, event: Synced) -> bytes:
         """Return the entry of a set, with those of its messages; b"" if the leading one has none."""

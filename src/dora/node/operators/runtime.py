@@ -13,6 +13,8 @@ from typing import Any
 
 from dora.errors import DaemonLost
 from dora.node.events import (
+    DeadlineMet,
+    DeadlineMissed,
     Event,
     Input,
     InputClosed,
@@ -85,8 +87,8 @@ class Runtime:
     def _make_outputs(self, config: NodeConfig) -> dict[str, OperatorOutput]:
         consumers: dict[str, list[LocalInput]] = {}
         for item in config.inputs:
-            port = self._inbox.ports[item.id]
-            if item.kind == "local" and isinstance(port, LocalInput):
+            port = self._inbox.local_inputs.get(item.id)
+            if item.kind == "local" and port is not None:
                 consumers.setdefault(item.source, []).append(port)
         outputs = {
             output.id: OperatorOutput(
@@ -171,7 +173,7 @@ class Runtime:
         self._session.close()
 
     def _dispatch(self, event: Event) -> None:
-        if isinstance(event, (InputClosed, InputRecovered)):
+        if isinstance(event, (InputClosed, InputRecovered, DeadlineMissed, DeadlineMet)):
             input_id = event["id"]
             operator, short, _ = self._routes[input_id]
             event["id"] = short

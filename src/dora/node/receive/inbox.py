@@ -40,6 +40,7 @@ from dora.wire import node_protocol
 
 if TYPE_CHECKING:
     from dora.node.interceptors.base import ReceiveInterceptor
+    from dora.node.receive.qos_input import QosInput
     from dora.node.receive.safe_state import OnChange, SafeStateInput
     from dora.node.receive.sync_port import SyncPort
     from dora.wire.node_config import InputConfig, SyncConfig
@@ -80,6 +81,8 @@ class Inbox(Waiter):
         self._links = [port for port in ports if isinstance(port, LinkInput)]
         self._groups: tuple[SyncPort, ...] = ()  # each stands for its inputs among the open ports
         self._group_of: dict[str, SyncPort] = {}  # by input
+        self.local_inputs = {port.id: port for port in ports if isinstance(port, LocalInput)}
+        self._looking_ahead: tuple[QosInput, ...] = ()
         self._clock_is_work = clock_is_work
         self._channel = channel
         self._board = board
@@ -155,6 +158,8 @@ class Inbox(Waiter):
                     self._read_control()
                 else:
                     self._daemon_may_be_gone()
+                for port in self._looking_ahead:
+                    port.look_ahead()
                 for group in self._groups:
                     has_set = has_set or group.has_event()
             finally:
@@ -279,6 +284,8 @@ class Inbox(Waiter):
         self._clocks = [other for other in self._clocks if other is not port]
         self._links = [other for other in self._links if other.id != port.id]
         self._safe_states.pop(port.id, None)
+        self.local_inputs.pop(port.id, None)
+        self._looking_ahead = tuple(other for other in self._looking_ahead if other.id != port.id)
         self.on_detached(port.id)
 
     def add(self, port: InputPort) -> None:
@@ -286,6 +293,8 @@ class Inbox(Waiter):
         self.ports[port.id] = port
         if isinstance(port, LinkInput):
             self._links.append(port)
+        elif isinstance(port, LocalInput):
+            self.local_inputs[port.id] = port
         if (group := self._group_of.get(port.id)) is not None:
             group.replace(port)
             self._open(group)
@@ -357,6 +366,16 @@ class Inbox(Waiter):
         self._open_ports = [port for port in self._open_ports if port.is_data and port.open]
         self._ending = True
 
+    def apply_qos(self, item: InputConfig) -> None:
+        """Apply the rules in time of an input to its messages."""
+        from dora.node.receive.qos_input import QosInput  # most nodes have no such input
+
+        port = self.ports[item.id]
+        assert isinstance(port, LinkInput | LocalInput)
+        wrapped = QosInput(port, item, self._board)
+        self._looking_ahead = (*self._looking_ahead, wrapped)
+        self.replace(wrapped)
+
     def apply_safe_state(self, item: InputConfig, on_change: OnChange) -> None:
         """Give out the safe value of an input's source while that does not send."""
         from dora.node.receive.safe_state import SafeStateInput  # most nodes have no such input
@@ -402,9 +421,8 @@ class Inbox(Waiter):
                         self.ports[input_id].source_closed()
             case node_protocol.TextInput(inputs=inputs, text=text):
                 for input_id in inputs:
-                    port = self.ports.get(input_id)
-                    if isinstance(port, LocalInput):
-                        port.put_text(text)
+                    if (local := self.local_inputs.get(input_id)) is not None:
+                        local.put_text(text)
             case node_protocol.StopFrame():
                 self._stop()
             case node_protocol.ParamUpdateFrame(key=key, value=value):

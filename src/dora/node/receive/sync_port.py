@@ -18,7 +18,6 @@ from typing import Final
 
 from dora.node.events import Event, Input, InputClosed, InputRecovered, Synced
 from dora.node.receive.input_port import InputPort
-from dora.node.receive.local_input import LocalInput
 from dora.node.receive.sync_matcher import Match, Matcher
 from dora.transport.board import UNMATCHED, WORDS
 from dora.wire.metadata import MetadataError
@@ -152,8 +151,8 @@ class SyncPort:
         else:
             self._arrivals += 1
             stamp = self._arrivals
-        if isinstance(port, LocalInput):
-            event._number = port.taken  # for the event log
+        if number := getattr(port, "taken", 0):  # of a value from an operator
+            event._number = number  # for the event log
         if self._matcher.add(index, stamp, event, now):
             port.count_as_dropped()
 

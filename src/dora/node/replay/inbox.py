@@ -20,6 +20,8 @@ from functools import partial
 from typing import Any, Final
 
 from dora.node.events import (
+    DeadlineMet,
+    DeadlineMissed,
     Event,
     Input,
     InputClosed,
@@ -261,6 +263,10 @@ class ReplayInbox(Inbox):
                 return SafeStateEntered(port_id, reason, **_peer(peer))
             case {"type": "SAFE_STATE_LEFT", "id": port_id, "seconds": seconds, **peer}:
                 return SafeStateLeft(port_id, seconds, **_peer(peer))
+            case {"type": "DEADLINE_MISSED", "id": input_id, "late": late}:
+                return DeadlineMissed(input_id, late)
+            case {"type": "DEADLINE_MET", "id": input_id, "late": late}:
+                return DeadlineMet(input_id, late)
             case {"type": "NODE_FAILED", "id": node_id, "value": value}:
                 return NodeFailed(node_id, value["error"], value["affected_input_ids"])
             case {"type": "NODE_RESTARTED", "id": node_id}:

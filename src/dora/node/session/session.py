@@ -34,6 +34,7 @@ from dora.transport.forking import RefusingState, disown_after_fork, leak, refus
 from dora.transport.interface import Engine, Receiver
 from dora.transport.queues import PriorityQueue
 from dora.transport.spill import spill_folder
+from dora.wire.correlation import kept_message
 from dora.wire.decode import BAD_MESSAGE, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata, on_text
@@ -159,6 +160,8 @@ class Session:
         inbox.on_frame = _weakly(self._handle)
         inbox.on_detached = _weakly(self._detached)
         for item in self.config.inputs:
+            if item.has_qos and item.kind != "timer":
+                inbox.apply_qos(item)
             if item.safe_state is not None:
                 inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
         if self.config.syncs:
@@ -263,7 +266,8 @@ class Session:
         if not item.engine_queue_size:
             return engine.receiver(item, self.bell.ring)
         engine_item = msgspec.structs.replace(item, queue_size=item.engine_queue_size)
-        return PriorityQueue(engine.receiver(engine_item, self.bell.ring), item.queue_size)
+        receiver = engine.receiver(engine_item, self.bell.ring)
+        return PriorityQueue(receiver, item.queue_size, kept_message(item.keep))
 
     def _make_port(self, item: InputConfig, receiver: Receiver | None = None) -> InputPort:
         """Return the port of an input; ``receiver`` has been receiving for some time already."""
@@ -303,7 +307,7 @@ class Session:
             first_time=first_time,
             engine_begins=bool(item.machine) and item.generation > 0,
             spill_folder=""
-            if in_flight or item.policy != "drop_oldest" or item.engine_queue_size
+            if in_flight or item.policy == "backpressure" or item.engine_queue_size
             else spill_folder(self.config.run_dir, item.slot),
         )
 
@@ -336,6 +340,8 @@ class Session:
         if item.shapes:
             self._check_first_messages([item])
         self.inbox.add(port)
+        if item.has_qos and item.kind != "timer":
+            self.inbox.apply_qos(item)
         if item.safe_state is not None:
             self.inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
 

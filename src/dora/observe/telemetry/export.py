@@ -320,6 +320,9 @@ _METRICS: Final[tuple[tuple[str, str, str, str, Values], ...]] = (
     ("dora.output.io", "counter", "By", "Bytes sent on an output", _output_bytes),
     ("dora.link.received", "counter", "{message}", "Messages taken by an input", _links("received")),
     ("dora.link.dropped", "counter", "{message}", "Messages that a link lost", _links("dropped")),
+    ("dora.link.expired", "counter", "{message}", "Messages older than a max_age", _links("expired")),
+    ("dora.link.thinned", "counter", "{message}", "Messages left out for a rate", _links("thinned")),
+    ("dora.link.missed", "counter", "{deadline}", "Deadlines without a message", _links("missed")),
     ("dora.link.waiting", "up_down_counter", "{message}", "Messages in a queue", _links("waiting")),
 )
 

@@ -126,6 +126,8 @@ class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
 # Keys that a player keeps of the node it replaces: they decide how receivers see its outputs.
 _KEPT: Final = ("name", "description", "output_types", "send_stdout_as", "send_logs_as")
 _PLACES: Final = ("deploy", "_unstable_deploy")  # a replay is on one machine
+_LOSSY: Final = ("max_age", "rate", "keep")  # rules of inputs that may lose messages
+_TIMED: Final = ("input_timeout", "deadline")  # whose events are recorded
 _MANY: Final = 1000  # messages; nodes that wait for each other must not wait for room, too
 
 
@@ -158,7 +160,9 @@ def replay_dataflow(
             nodes.append(player)
         elif node.id in roles.live:
             room = partial(_with_room, node_id=node.id, ordered=ordered, cycles=cycles, latched=latched)
-            nodes.append(_live(written[node.id], directory if ordered else "", room if lossless else dict))
+            nodes.append(
+                _live(written[node.id], directory if ordered else "", room if lossless else _without_ages)
+            )
     root = {key: value for key, value in dataflow.descriptor.items() if key not in (*_PLACES, "nodes")}
     return {**root, "exit_when_nodes_finish": True, "nodes": nodes}
 
@@ -209,6 +213,20 @@ def _live(
     return node
 
 
+def _without_ages(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove `max_age` from all inputs: by their recorded timestamps, all messages are too old."""
+    inputs = written.get("inputs")
+    if not isinstance(inputs, dict):
+        return dict(written)
+    changed = {
+        input_id: {key: option for key, option in value.items() if key != "max_age"}
+        if isinstance(value, dict)
+        else value
+        for input_id, value in inputs.items()
+    }
+    return {**written, "inputs": changed}
+
+
 def _with_room(
     written: Mapping[str, Any],
     node_id: str,
@@ -218,7 +236,7 @@ def _with_room(
 ) -> dict[str, Any]:
     """Make the senders of all inputs wait; inputs of latched outputs get a larger queue instead.
 
-    Lost and late messages are part of the recorded order.
+    Messages that were lost, late or left out are part of the recorded order.
     """
     inputs = written.get("inputs")
     if not isinstance(inputs, dict):
@@ -232,8 +250,10 @@ def _with_room(
         options = dict(value) if isinstance(value, dict) else {"source": source}
         if source not in latched:
             options["queue_policy"] = "backpressure"
-        if ordered:
-            options.pop("input_timeout", None)
+        elif options.get("queue_policy") == "latest":
+            del options["queue_policy"]
+        for name in (*_LOSSY, *(_TIMED if ordered else ())):
+            options.pop(name, None)
         if source in latched or (source.partition("/")[0], node_id) in cycles:
             options["queue_size"] = max(int(options.get("queue_size") or 0), _MANY)
         changed[input_id] = options

@@ -1,0 +1,256 @@
+"""The port of an input with a `deadline`, a `max_age` or a `rate`: it wraps the port of the link.
+
+A message that it leaves out has been received, so it counts as a part of ``RECEIVED`` on the board: credit
+and sequence numbers stay as they are. An input without such a rule has no such port.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from datetime import datetime
+from typing import Final
+
+from dora.node.events import DeadlineMet, DeadlineMissed, Event, Input, InputClosed, Reference
+from dora.node.receive.link_input import LinkInput
+from dora.node.receive.local_input import LocalInput
+from dora.node.receive.qos import Deadline, Thinning
+from dora.transport.board import DROPPED, EXPIRED, MISSED, OVERDUE, THINNED, WORDS, Board
+from dora.wire.correlation import kept_message, kept_metadata
+from dora.wire.message import Message
+from dora.wire.metadata import MetadataError, as_nanoseconds
+from dora.wire.node_config import InputConfig
+
+_monotonic = time.monotonic_ns
+_wall = time.time_ns
+_STAMP: Final = b"timestamp"
+_AT_ONCE: Final = (
+    1000  # messages that one poll passes over at most; the sender may be faster than this loop
+)
+
+
+class QosInput:
+    """Watches the pauses between messages, and leaves out old ones and those that come too fast."""
+
+    def __init__(self, port: LinkInput | LocalInput, config: InputConfig, board: Board) -> None:
+        self.id: str = port.id
+        self.is_data: bool = port.is_data
+        self._port = port
+        self._next: deque[Event] = deque()  # to be given out before anything else
+        self._rule = Deadline(config.deadline_ns) if config.deadline_ns else None
+        self._deadline = self._rule  # None while the source has ended
+        self._begins_now = True  # the first pause begins before there is a message
+        self._source_node = config.source.partition("/")[0]  # "": it does not come back
+        self._stopped = False
+        self._max_age_ns = config.max_age_ns
+        self._thinning: Thinning[Input] | None = Thinning(config.period_ns) if config.period_ns else None
+        self._keeps_message = kept_message(config.keep)
+        self._keeps_metadata = kept_metadata(config.keep)
+        self._words = board.words
+        base = config.slot * WORDS
+        self._dropped = base + DROPPED
+        self._dropped_before = self._words[self._dropped]  # at the last message
+        self._expired, self._thinned = base + EXPIRED, base + THINNED
+        self._missed, self._overdue = base + MISSED, base + OVERDUE
+        self._words[self._overdue] = 0  # of the former process
+        self._left_out = False  # a message was left out since the last one
+
+    # ------------------------------------------------------------------ the next event
+
+    def poll(self) -> Event | None:
+        if self._next:
+            return self._next.popleft()
+        event = self._take() if self._thinning is None else self._take_thinned(self._thinning)
+        deadline = self._deadline
+        if deadline is None:
+            return event
+        if event.__class__ is not Input:
+            return self._watch(deadline, event)
+        now = _monotonic()
+        due_at = deadline.due_at
+        if due_at is not None and now >= due_at:
+            return self._give_late(deadline, now, event)
+        deadline.take(now, event._content.time_ns)
+        self._dropped_before = self._words[self._dropped]
+        self._left_out = False
+        return event
+
+    def _take(self) -> Event | None:
+        """Return the next event that is not too old."""
+        for _ in range(_AT_ONCE):
+            event = self._port.poll()
+            if event.__class__ is not Input or not self._max_age_ns or not self._is_old(event):
+                return event
+            self._count(self._expired)
+        return None
+
+    def _take_thinned(self, thinning: Thinning[Input]) -> Event | None:
+        """Return the newest message if one is due. Kept messages, and other events, pass at once."""
+        for _ in range(_AT_ONCE):
+            event = self._port.poll()
+            if event is None:
+                break
+            if not isinstance(event, Input):
+                if thinning.held is None or self._drop_old(thinning):
+                    return event
+                self._next.append(event)
+                return thinning.take(_monotonic())
+            if self._is_kept(event):
+                # The held message is older. After the kept one it would come in the wrong order.
+                self._count(self._thinned, thinning.drop())
+                return event
+            self._count(self._thinned, thinning.hold(event))
+        now = _monotonic()
+        if thinning.held is None or not (self._stopped or thinning.is_due(now)) or self._drop_old(thinning):
+            return None
+        return thinning.take(now)
+
+    def _drop_old(self, thinning: Thinning[Input]) -> bool:
+        """Drop the held message if it is too old; return whether it was."""
+        if not (self._max_age_ns and thinning.held is not None and self._is_old(thinning.held)):
+            return False
+        thinning.drop()
+        self._count(self._expired)
+        return True
+
+    def _is_old(self, event: Input) -> bool:
+        content = event._content
+        sent_at = content.time_ns
+        try:
+            if isinstance(content, Message):
+                if _STAMP in content.metadata:
+                    sent_at = _stamp(event["metadata"]["timestamp"], sent_at)
+            elif isinstance(content, Reference):
+                sent_at = _stamp(content.metadata().get("timestamp"), sent_at)
+        except MetadataError:  # the program gets the error when it reads the event
+            pass
+        return _wall() - sent_at > self._max_age_ns and not self._is_kept(event)
+
+    def _is_kept(self, event: Input) -> bool:
+        content = event._content
+        if isinstance(content, Message):
+            return self._keeps_message(content)
+        return isinstance(content, Reference) and self._keeps_metadata(content.metadata())
+
+    def _count(self, word: int, messages: int = 1) -> None:
+        if messages:
+            self._words[word] += messages
+            self._left_out = True
+
+    # ------------------------------------------------------------------ the deadline
+
+    def _watch(self, deadline: Deadline, event: Event | None) -> Event | None:
+        """Return an event that is no message; a missed deadline if there is none."""
+        if event is not None:
+            if isinstance(event, InputClosed):
+                self._pause(deadline)
+            return event
+        now = _monotonic()
+        if self._begins_now:
+            self._begins_now = False
+            if deadline.due_at is None:
+                deadline.arm(now)
+        late = deadline.miss(now)
+        return None if late is None else self._miss(late)
+
+    def _pause(self, deadline: Deadline) -> None:
+        """Watch no more until the next message: the input is closed."""
+        deadline.disarm()
+        self._begins_now = False
+        self._words[self._overdue] = 0
+
+    def _miss(self, late: int) -> DeadlineMissed:
+        self._words[self._missed] += 1
+        self._words[self._overdue] = 1
+        return DeadlineMissed(self.id, late * 1e-9)
+
+    def _give_late(self, deadline: Deadline, now: int, event: Input) -> Event:
+        """Return what comes first of a message after a long pause: that the deadline was missed, or met."""
+        sent_at = event._content.time_ns
+        missed = deadline.missed
+        dropped = self._words[self._dropped]
+        late = deadline.late(now, sent_at, gapless=not self._left_out and dropped == self._dropped_before)
+        deadline.take(now, sent_at)
+        self._dropped_before = dropped
+        self._left_out = False
+        if late is None:
+            return event
+        first = DeadlineMet(self.id, late * 1e-9) if missed else self._miss(late)
+        if not missed:
+            self._next.append(DeadlineMet(self.id, late * 1e-9))
+        self._next.append(event)
+        self._words[self._overdue] = 0
+        return first
+
+    def _unwatch(self) -> None:
+        """Watch no more: the source has ended, or this node stops."""
+        if self._deadline is not None:
+            self._pause(self._deadline)
+            self._deadline = None
+
+    # ------------------------------------------------------------------ the rest of a port
+
+    @property
+    def open(self) -> bool:
+        return bool(self._next) or self._port.open
+
+    @property
+    def detached(self) -> bool:
+        return self._port.detached
+
+    def look_ahead(self) -> None:
+        """Find out whether the next message is given out; `ready` needs that."""
+        if not self._next and (event := self.poll()) is not None:
+            self._next.appendleft(event)
+
+    def ready(self) -> bool:
+        return bool(self._next)
+
+    def wake_at(self) -> int | None:
+        times = [self._port.wake_at()]
+        if self._deadline is not None and not self._deadline.missed:
+            times.append(self._deadline.due_at)
+        if self._thinning is not None:
+            times.append(self._thinning.due_at())
+        return min((at for at in times if at is not None), default=None)
+
+    def count_as_dropped(self) -> None:
+        if isinstance(self._port, LinkInput):
+            self._port.count_as_dropped()
+
+    def source_closed(self) -> None:
+        self._unwatch()
+        self._port.source_closed()
+
+    def source_back(self, node_id: str) -> bool:
+        if node_id == self._source_node and self._deadline is None:
+            self._deadline = self._rule
+            self._begins_now = True
+        return self._port.source_back(node_id)
+
+    @property
+    def taken(self) -> int:
+        """The number of the last value from an operator of the same process, else 0."""
+        return self._port.taken if isinstance(self._port, LocalInput) else 0
+
+    def stop(self) -> None:
+        self._end()
+        self._port.stop()
+
+    def detach(self) -> None:
+        self._end()
+        self._port.detach()
+
+    def close(self) -> None:
+        self._end()
+        self._next.clear()
+        self._port.close()
+
+    def _end(self) -> None:
+        self._unwatch()
+        self._stopped = True  # what is held comes with the next poll
+        self._source_node = ""
+
+
+def _stamp(value: object, otherwise: int) -> int:
+    return as_nanoseconds(value) if isinstance(value, datetime) else otherwise
