@@ -154,6 +154,20 @@ def test_a_set_waits_for_its_timeout_and_not_longer() -> None:
         assert event["missing"] == ["right", "arm"]
 
 
+def test_a_program_that_is_late_gets_what_arrived_in_time() -> None:
+    with VirtualDataflow(
+        flow_of(("left", "arm"), tolerance="5ms", timeout="100ms"), play=["left", "arm", "fusion"]
+    ) as flow:
+        fusion = flow.node("fusion")
+        flow.node("left").send_output("out", pa.array([0]), at(0))
+        assert fusion.try_recv() is None
+        flow.node("arm").send_output("out", pa.array([1]), at(1))
+        flow.advance(10)
+        event = fusion.next(timeout=0)
+        assert isinstance(event, Synced)
+        assert values(event) == {"left": 0, "arm": 1}
+
+
 def test_is_empty_means_that_no_set_is_there() -> None:
     with VirtualDataflow(flow_of(("left", "arm")), play=["left", "arm", "fusion"]) as flow:
         fusion = flow.node("fusion")

@@ -1,8 +1,8 @@
 """The port of a `sync` group: it owns the ports of its inputs, and gives one event for each set.
 
-The port takes messages from its inputs as they come, so that closings and losses are seen in time. Of each
-input at most ``queue_size`` messages wait for a set, beside those that a history keeps. Of more, the oldest
-is dropped and counted; under back-pressure the input is not read, so that its sender waits.
+The port takes messages from its inputs until a set is decided. Of each input at most ``queue_size``
+messages wait for a set, beside those that a history keeps and those in the queue of the link. Of more, the
+oldest is dropped and counted; under back-pressure the input is not read, so that its sender waits.
 
 Other events of the inputs pass through. The closing of an input comes after the last set with a message of
 it.
@@ -26,6 +26,7 @@ from dora.wire.node_config import InputConfig, SyncConfig
 _monotonic = time.monotonic_ns
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_NEVER: Final = 0  # a time at which no timeout has passed
 
 
 def timestamp_of(event: Input) -> int:
@@ -67,7 +68,7 @@ class SyncPort:
         known = {item.id: item for item in inputs}
         self._index = {name: index for index, name in enumerate(config.inputs)}
         # Inputs that lead come last: then the newest messages of the others are there.
-        self._order = [*range(1, len(config.inputs)), 0]
+        self._order = (*range(1, len(config.inputs)), 0)
         by_timestamp = config.by == "timestamp"
         tolerance = config.tolerance_ns
         self._matcher: Matcher[Input] = Matcher(
@@ -81,7 +82,10 @@ class SyncPort:
         self._by_timestamp = by_timestamp
         self._arrivals = 0
         self._waits = [name in known and known[name].policy == "backpressure" for name in config.inputs]
-        self._rounds = [side.limit + 1 for side in self._matcher.sides]
+        limits = [side.limit for side in self._matcher.sides]
+        self._rounds = max(limits) + 1
+        # By arrival, the last of the messages that have arrived is the newest.
+        self._takes = [1 if by_timestamp or not index else limit + 1 for index, limit in enumerate(limits)]
         self._words_of = [
             known[name].slot * WORDS + UNMATCHED if name in known and known[name].kind != "timer" else -1
             for name in config.inputs
@@ -90,6 +94,8 @@ class SyncPort:
         self._passing: deque[tuple[int, Event]] = deque()  # events that are no messages
         self._prepared: Event | None = None
         self._stopping = False
+        self._is_new = False  # something has arrived or ended since the last look for a set
+        self._has_timeout = config.timeout_ns is not None
         for index, port in enumerate(self._ports):
             if port is None:
                 self._matcher.end(index)
@@ -107,45 +113,56 @@ class SyncPort:
         return self._prepared is not None
 
     def _next(self) -> Event | None:
-        now = _monotonic()
         matcher = self._matcher
-        match = matcher.next(now)
+        match = matcher.next(_NEVER) if self._is_new else None
         if match is None:
-            arrived = self._collect(now)
-            match = matcher.next(now)
-            if match is None and self._stopping and not arrived:
-                for index in self._order:
-                    matcher.end(index)
-                match = matcher.next(now)
+            self._is_new = False
+            active: Sequence[int] = self._order
+            for _ in range(self._rounds):
+                active = self._collect(active)
+                if self._is_new and (match := matcher.next(_NEVER)) is not None:
+                    break
+                if not active:
+                    match = self._next_in_time()
+                    break
             self._count_unmatched()
         if match is not None:
+            self._is_new = True  # there may be more
             return self._event(match)
         return self._pass_on() if self._passing else None
 
-    def _collect(self, now: int) -> bool:
-        """Take what has arrived; return whether there was anything."""
-        arrived = False
-        for index in self._order:
+    def _collect(self, active: Sequence[int]) -> list[int]:
+        """Take events of these inputs, one of each or all; return the inputs that may have more."""
+        found = []
+        for index in active:
             port = self._ports[index]
-            if port is None or not port.open:
-                continue
-            waits = self._waits[index]
-            for _ in range(self._rounds[index]):
-                if waits and self._matcher.is_full(index):
+            for _ in range(self._takes[index]):
+                if port is None or not port.open or (self._waits[index] and self._matcher.is_full(index)):
                     break
                 event = port.poll()
                 if event is None:
                     break
-                arrived = True
+                self._is_new = True
                 if event.__class__ is Input:
-                    self._add(index, port, event, now)
+                    self._add(index, port, event)
                 else:
                     self._handle(index, event)
-                    if not port.open:
-                        break
-        return arrived
+            else:
+                found.append(index)
+        return found
 
-    def _add(self, index: int, port: InputPort, event: Input, now: int) -> None:
+    def _next_in_time(self) -> Match[Input] | None:
+        """Return a set that is due because of the time or a stop; all that has arrived is there."""
+        matcher = self._matcher
+        if self._has_timeout and (match := matcher.next(_monotonic())) is not None:
+            return match
+        if self._stopping:
+            for index in self._order:
+                matcher.end(index)
+            return matcher.next(_NEVER)
+        return None
+
+    def _add(self, index: int, port: InputPort, event: Input) -> None:
         if self._by_timestamp:
             stamp = timestamp_of(event)
         else:
@@ -153,7 +170,7 @@ class SyncPort:
             stamp = self._arrivals
         if number := getattr(port, "taken", 0):  # of a value from an operator
             event._number = number  # for the event log
-        if self._matcher.add(index, stamp, event, now):
+        if self._matcher.add(index, stamp, event, _monotonic() if self._has_timeout else 0):
             port.count_as_dropped()
 
     def _handle(self, index: int, event: Event) -> None:
