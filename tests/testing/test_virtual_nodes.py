@@ -6,13 +6,15 @@ import asyncio
 import os
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from dora import DataflowFailed, DoraStatus, Node
+from dora import DataflowFailed, DoraStatus, Node, SendOutput
 from dora.testing import VirtualTimeError, at, run_node, run_operator
 
 
@@ -311,3 +313,35 @@ def test_virtual_time_is_given_back() -> None:
 
     assert inbox._monotonic is time.monotonic_ns
     assert attach.in_process(None) is None
+
+
+def test_inputs_can_be_synchronised() -> None:
+    def fuse(node: Node) -> None:
+        for event in node:
+            if event["type"] == "SYNC":
+                node.send_output("sum", pc.add(*(each["value"] for each in event.messages())))
+
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    stamps = [{"timestamp": moment + timedelta(seconds=number)} for number in range(20)]
+    inputs = [("a", pa.array([number]), stamp) for number, stamp in enumerate(stamps)]
+    inputs += [("b", pa.array([100 * number]), stamp) for number, stamp in enumerate(stamps)]
+    run = run_node(fuse, inputs, sync=[{"inputs": ["a", "b"]}])
+    assert values(run.outputs["sum"]) == [[101 * number] for number in range(20)]
+
+
+class Fuse:
+    def on_event(self, event: Any, send_output: SendOutput) -> DoraStatus:
+        if event["type"] == "SYNC":
+            send_output("missing", pa.array(event["missing"]))
+        return DoraStatus.CONTINUE
+
+
+def test_an_operator_gets_sets_and_their_timeout() -> None:
+    run = run_operator(
+        Fuse,
+        [at(0.5, "a", b"x")],
+        options={"b": {}},
+        outputs=["missing"],
+        sync=[{"inputs": ["a", "b"], "timeout": "2s"}],
+    )
+    assert values(run.outputs["missing"]) == [["b"]]

@@ -68,7 +68,7 @@ RECORDER_QUEUE = 32
 _OVERFLOW_LINKS = 8
 _MAX_PREWAKE = 4  # nodes beyond its receivers that a sender may wake early
 
-_ALSO_IN_NODE_CONFIG = ("output_types", "input_types", "output_framing", "shared_memory_pool_size")
+_ALSO_IN_NODE_CONFIG = ("sync", "output_types", "input_types", "output_framing", "shared_memory_pool_size")
 
 LinkKind = Literal["link", "timer", "text", "local"]
 

@@ -15,6 +15,7 @@ from dora.testing.dataflow import DEFAULT_LIMIT, DEFAULT_PATIENCE, VirtualDatafl
 from dora.testing.record import Messages
 
 _FEEDER, _SUBJECT = "test", "node"
+_SYNC_QUEUE = 10_000  # of an input in a group
 
 
 class At(NamedTuple):
@@ -54,6 +55,7 @@ def run_node(
     *,
     timers: Mapping[str, str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    sync: Sequence[Mapping[str, Any]] = (),
     outputs: Sequence[str] | None = None,
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
@@ -68,14 +70,14 @@ def run_node(
     or the command of an installed package. ``inputs``: ``(id, data)``, ``(id, data, metadata)``, or with a
     moment `at`. Without a moment, a message is sent once the node has received the one before, so none is
     dropped. After the last message the inputs close. ``timers``: input → ``"dora/timer/…"``. ``options``:
-    input → those of an input in YAML, such as ``queue_size``. ``outputs``: those that it may use;
-    None: any. With timers, ``stop_after`` (seconds) ends it.
+    input → those of an input in YAML, such as ``queue_size``. ``sync``: groups of inputs, as in YAML.
+    ``outputs``: those that it may use; None: any. With timers, ``stop_after`` (seconds) ends it.
 
     Raises the exception of the node, unless ``check`` is False; `VirtualTimeError` if it does not end.
     """
     builder, messages = _bench(inputs, options or {}, timers or {})
     subject = builder.add_node(_SUBJECT, path="dynamic", args=list(args), env=dict(env or {}))
-    _connect(subject, builder, timers or {}, options or {}, messages)
+    _connect(subject, builder, timers or {}, options or {}, messages, sync)
     for output in outputs or ():
         subject.add_output(output)
     body: Any = node
@@ -92,6 +94,7 @@ def run_operator(
     outputs: Sequence[str],
     timers: Mapping[str, str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    sync: Sequence[Mapping[str, Any]] = (),
     stop_after: float | None = None,
     check: bool = True,
     limit: float = DEFAULT_LIMIT,
@@ -107,7 +110,7 @@ def run_operator(
     file = os.path.abspath(os.fspath(operator)) if given else "operator.py"  # type: ignore[arg-type]
     subject = Operator("op", python=file)
     builder.add_node(_SUBJECT).add_operator(subject)
-    _connect(subject, builder, timers or {}, options or {}, messages)
+    _connect(subject, builder, timers or {}, options or {}, messages, sync)
     for output in outputs:
         subject.add_output(output)
     body = None if given else {"op": operator}
@@ -139,7 +142,11 @@ def _connect(
     timers: Mapping[str, str],
     options: Mapping[str, Mapping[str, Any]],
     messages: list[At],
+    sync: Sequence[Mapping[str, Any]],
 ) -> None:
+    if sync:
+        subject.config["sync"] = list(sync)
+    matched = {input_id for group in sync for input_id in group.get("inputs", ())}
     timed = {message.id for message in messages if message.time is not None}
     for input_id, source in timers.items():
         subject.add_input(input_id, source, **options.get(input_id, {}))
@@ -148,7 +155,9 @@ def _connect(
     for input_id in builder.nodes[0].to_dict()["outputs"]:
         given = dict(options.get(input_id, {}))
         if input_id not in timed:
-            given = {"queue_size": 1, "queue_policy": "backpressure", **given}
+            # A message that waits for its partners does not hold up those of other inputs.
+            size = _SYNC_QUEUE if input_id in matched else 1
+            given = {"queue_size": size, "queue_policy": "backpressure", **given}
         subject.add_input(input_id, f"{_FEEDER}/{input_id}", **given)
 
 

@@ -13,34 +13,33 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from dora.node.events import Event, Input, InputClosed, InputRecovered, Synced
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.sync_matcher import Match, Matcher
 from dora.transport.board import UNMATCHED, WORDS
-from dora.wire.metadata import MetadataError
+from dora.wire.message import Message
+from dora.wire.metadata import MetadataError, as_nanoseconds
 from dora.wire.node_config import InputConfig, SyncConfig
 
 _monotonic = time.monotonic_ns
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+_STAMP: Final = b"timestamp"
 _NEVER: Final = 0  # a time at which no timeout has passed
 
 
 def timestamp_of(event: Input) -> int:
     """Return the timestamp of a message in microseconds: that of its metadata, else the time of sending."""
+    content = event._content
     try:
-        stamp = event["metadata"]["timestamp"]
-        return int((stamp - _EPOCH) / _MICROSECOND) if stamp.__class__ is not datetime else _micros(stamp)
-    except (MetadataError, TypeError, ValueError, OverflowError):  # the program gets the error
-        return event._content.time_ns // 1000
-
-
-def _micros(stamp: datetime) -> int:
-    since = stamp - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+        if not isinstance(content, Message) or _STAMP in content.metadata:
+            stamp = event["metadata"]["timestamp"]
+            if isinstance(stamp, datetime):
+                return as_nanoseconds(stamp) // 1000
+    except MetadataError:  # the program gets the error when it reads the event
+        pass
+    return content.time_ns // 1000
 
 
 class SyncPort:
