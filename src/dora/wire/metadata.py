@@ -171,12 +171,12 @@ def decode_metadata(section: bytes) -> dict[str, Any]:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def as_nanoseconds(time: datetime) -> int:
     """Return an aware datetime as nanoseconds since the Unix epoch."""
-    return (time - _EPOCH) // _MICROSECOND * 1000
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
 
 def as_datetime(time_ns: int) -> datetime:
