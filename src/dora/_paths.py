@@ -156,6 +156,11 @@ def board_of(run_dir: str) -> str:
     )
 
 
+def path_records_of(board: str, node_slot: int) -> str:
+    """Return the path of a node's records of path latencies, beside the board; "" without a board."""
+    return f"{board.removesuffix('board')}paths-{node_slot}" if board else ""
+
+
 def router_of(run_dir: str) -> str:
     """Return the endpoint of the Zenoh router of a run."""
     return f"unixsock-stream/{run_dir}/zenoh.sock"

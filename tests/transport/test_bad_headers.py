@@ -123,7 +123,7 @@ BAD = {
     "metadata_nested_without_end": message(1, metadata=b"\x81\xa1a" + b"\x91" * 20_000),
     "metadata_that_is_no_mapping": message(1, metadata=b"\x91\x01"),
     "another_number_than_its_header": message(7),
-    "an_unknown_format": message(1).replace(b"C", b"?", 1)[:40] + b"?" + message(1)[41:],
+    "an_unknown_format": message(1).replace(b"C", b"?", 1)[:56] + b"?" + message(1)[57:],
     "half_a_value": message(1, memoryview(b"12345678").cast("d"))[:-3],
     "rubbish": os.urandom(200),
     "nothing": b"",

@@ -10,35 +10,53 @@ from dora.wire.message import (
     ALIGNMENT,
     HEADER_SIZE,
     MAX_SCHEMA,
+    ONE_ORIGIN,
+    ONE_PASS,
+    ONE_TRAIL_BYTE,
     Encoding,
     Message,
     MessageError,
     body_offset,
     pack_head,
 )
+from dora.wire.trail import DataOrigin, origins_of, pack_entry
 
 U64 = st.integers(0, 2**64 - 1)
 
-# Sections of 1 and 13 bytes, sequence number 0x0102, time 0x1122334455667788, three bytes of body.
+# Sections of 1, 13 and 20 bytes, sequence number 0x0102, time 0x1122334455667788, three bytes of body.
+# The origin: output 0xa1b2c3d4 at 0x1122334455667700, passed on twice, and one more in the trail.
 GOLDEN = bytes.fromhex(
-    "444f5241 01 00 0100 0d000000 40000000"
+    "444f5241 02 00 0100 0d000000 80000000"
     "0300000000000000 0201000000000000 8877665544332211"
+    "0077665544332211 d4c3b2a1 02 01 1400"
     "43"
     "82a16101a462207478c3a17a07"
-    "00000000000000000000"
-    "ff00fe"
+    "05000000 0600000000000000 0700000000000000" + 38 * "00" + "ff00fe"
 )
 GOLDEN_METADATA = bytes.fromhex("82a16101a462207478c3a17a07")
+GOLDEN_TRAIL = pack_entry(5, 6, 7)
+GOLDEN_ORIGIN = 0xA1B2C3D4 + 2 * ONE_PASS + ONE_ORIGIN + 20 * ONE_TRAIL_BYTE
 
 
 def test_a_message_is_laid_out_as_documented() -> None:
-    head = pack_head(Encoding.PLAIN, b"C", GOLDEN_METADATA, 3, 0x0102, 0x1122334455667788)
+    head = pack_head(
+        Encoding.PLAIN,
+        b"C",
+        GOLDEN_METADATA,
+        3,
+        0x0102,
+        0x1122334455667788,
+        b"",
+        0x1122334455667700,
+        GOLDEN_ORIGIN,
+        GOLDEN_TRAIL,
+    )
     assert head + b"\xff\x00\xfe" == GOLDEN
 
 
 def test_the_smallest_message_is_one_aligned_head() -> None:
     head = pack_head(Encoding.STREAM, b"", b"", 0, 1, 0)
-    assert head == b"DORA\x01\x02" + bytes(6) + b"\x40" + bytes(11) + b"\x01" + bytes(39)
+    assert head == b"DORA\x02\x02" + bytes(6) + b"\x40" + bytes(11) + b"\x01" + bytes(39)
     assert len(head) == 64
 
 
@@ -48,9 +66,22 @@ def test_a_message_survives_packing_and_parsing() -> None:
     assert message.encoding == Encoding.PLAIN
     assert message.schema == b"C"
     assert message.metadata == GOLDEN_METADATA
-    assert (message.body_offset, message.body_size, message.size) == (64, 3, 67)
+    assert message.trail == GOLDEN_TRAIL
+    assert message.head_size == 56 + 1 + 13 + 20
+    assert (message.body_offset, message.body_size, message.size) == (128, 3, 131)
     assert message.small_body == b"\xff\x00\xfe"
     assert (message.sequence, message.time_ns) == (0x0102, 0x1122334455667788)
+    assert origins_of(message.header, message.trail) == [
+        DataOrigin(0xA1B2C3D4, 0x1122334455667700, 0x1122334455667700),
+        DataOrigin(5, 6, 7),
+    ]
+
+
+def test_a_body_that_lies_in_its_place_stays_there() -> None:
+    head = pack_head(Encoding.PLAIN, b"C", b"", 3, 1, 0, b"", 0, 0, b"", 192)
+    message = Message(head + b"abc")
+    message.validate(195)
+    assert (len(head), message.small_body) == (192, b"abc")
 
 
 @given(
@@ -87,9 +118,9 @@ def test_a_schema_that_is_too_long_for_its_section_is_an_error_of_the_caller() -
     ("data", "what"),
     [
         (b"", "0 bytes are too short"),
-        (GOLDEN[:39], "39 bytes are too short"),
-        (b"dora" + GOLDEN[4:], "not a dora message of version 1: it starts with b'dora"),
-        (b"DORA\x02" + GOLDEN[5:], "not a dora message of version 1"),
+        (GOLDEN[:55], "55 bytes are too short"),
+        (b"dora" + GOLDEN[4:], "not a dora message of version 2: it starts with b'dora"),
+        (b"DORA\x03" + GOLDEN[5:], "not a dora message of version 2"),
     ],
 )
 def test_bytes_without_the_magic_are_refused(data: bytes, what: str) -> None:
@@ -108,6 +139,9 @@ def test_bytes_without_the_magic_are_refused(data: bytes, what: str) -> None:
         (12, b"\x00\x00\x00\x80"),  # body beyond the end
         (16, b"\x04"),  # body one byte too long
         (16, b"\xff" * 8),
+        (53, b"\x02"),  # more origins than the trail has entries
+        (54, b"\x13\x00"),  # a trail that ends in an entry
+        (54, b"\xf0\xff"),  # a trail longer than the room before the body
     ],
 )
 def test_sections_that_do_not_fit_are_refused(offset: int, value: bytes) -> None:
@@ -124,7 +158,7 @@ def test_a_truncated_message_is_refused() -> None:
         Message(GOLDEN[:50], address=1, owner=object()).validate(len(GOLDEN))
 
 
-@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"DORA\x01" + tail))
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"DORA\x02" + tail))
 @settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_bytes_are_a_message_or_a_message_error(data: bytes) -> None:
     try:

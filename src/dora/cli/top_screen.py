@@ -23,7 +23,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, RichLog, Static
 from textual.worker import get_current_worker
 
-from dora.cli.top_tables import NAMES, LinkHistory, Table, cell, link_table, node_table, without
+from dora.cli.top_tables import NAMES, LinkHistory, Table, cell, link_table, node_table, path_table, without
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.terminal import visible
@@ -175,6 +175,7 @@ class TopScreen(App[str]):
         Binding("R", "restart", "restart"),
         Binding("s", "stop", "stop"),
         Binding("S", "stop_dataflow", "stop dataflow"),
+        Binding("p", "paths", "paths"),
         Binding("n", "sort('name')", "by name"),
         Binding("c", "sort('CPU')", "by CPU"),
         Binding("m", "sort('memory')", "by memory"),
@@ -198,6 +199,7 @@ class TopScreen(App[str]):
         self._link_items: list[tuple[str, LinkRate]] = []  # as they are shown, with their dataflow's UUID
         self._histories: dict[tuple[str, str, str], LinkHistory] = {}
         self._order = "name"
+        self._shows_paths = False  # in the place of the links
         self._entries: deque[tuple[str, LogEntry]] = deque(maxlen=_MAX_ENTRIES)
         self._log_node: tuple[str, str] | None = None  # the log shows that of this node only
         self._entry_text = renderer("compact")
@@ -287,6 +289,10 @@ class TopScreen(App[str]):
         narrow = self.size.width < _WIDE
         table = node_table(self._node_items)
         self._node_rows.show(without(table, "PID") if narrow else table)
+        if self._shows_paths:
+            self._link_rows.display = True
+            self._link_rows.show(path_table([path for item in self._node_items for path in item.paths]))
+            return
         self._link_rows.display = bool(self._link_items)
         histories = [
             (rate, self._histories[dataflow_id, rate.link.producer, rate.link.consumer])
@@ -294,6 +300,12 @@ class TopScreen(App[str]):
         ]
         table = link_table(histories, 10 if narrow else 18)
         self._link_rows.show(without(table, "BANDWIDTH") if narrow else table)
+
+    def action_paths(self) -> None:
+        """Show how long data takes through the dataflow, instead of the links; or the links again."""
+        self._shows_paths = not self._shows_paths
+        if self._measured:
+            self._draw()
 
     def on_resize(self) -> None:
         if self._measured:
@@ -386,7 +398,8 @@ class TopScreen(App[str]):
 
     def _topics(self) -> list[tuple[str, str]]:
         """Return the outputs of the row with the cursor, each with the UUID of its dataflow."""
-        if self.focused is self._link_rows and self._link_rows.cursor_row < len(self._link_items):
+        in_links = self.focused is self._link_rows and not self._shows_paths
+        if in_links and self._link_rows.cursor_row < len(self._link_items):
             dataflow_id, rate = self._link_items[self._link_rows.cursor_row]
             return [(dataflow_id, rate.link.producer)]
         item = self._chosen_node()

@@ -1,4 +1,4 @@
-"""Tables of ``dora top``: the rows of nodes and links, and the last minute of a link as a sparkline."""
+"""Tables of ``dora top``: the rows of nodes, links and paths, and the last minute of a link."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from dora.daemon.logs.terminal import visible
 from dora.observe.formatting import bandwidth, megabytes
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot
+from dora.wire.path_statistics import PathLatency
 
 MINUTE: Final = 60.0  # seconds that a sparkline shows
 STUCK: Final = 5.0  # seconds without a message taken, while some wait, until a link counts as stuck
-NAMES: Final = {"NODE", "STATUS", "MACHINE", "LINK", "LAST MINUTE"}  # columns that are no figures
+NAMES: Final = {"NODE", "STATUS", "MACHINE", "LINK", "PATH", "LAST MINUTE"}  # columns that are no figures
 
 _NODE_HEAD: Final = (
     *("NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "SENT", "BANDWIDTH", "WAITING", "QUIET"),
@@ -162,6 +163,21 @@ def link_table(links: Sequence[tuple[LinkRate, LinkHistory]], width: int) -> Tab
         rows.append(tuple(row))
     head = ("LINK", "RATE", "LAST MINUTE", "BANDWIDTH", "QUEUE", "DROPPED", *(_QOS[name] for name in qos))
     return (*head, "WAITS", "99 %", "LAST MINUTE") if measured else head, rows
+
+
+def path_table(paths: Sequence[PathLatency]) -> Table:
+    """Return the names of the columns, and a row for each path."""
+    head = ("PATH", "MESSAGES", "MEDIAN", "99 %", "WORST", "CLOCKS")
+    rows = [
+        (
+            cell(f"{path.source} -> {path.sink}"),
+            cell(f"{path.messages:,}"),
+            *(cell(f"{time_ms:.1f} ms") for time_ms in (path.median_ms, path.p99_ms, path.worst_ms)),
+            cell(f"± {path.clock_error_ms:.1f} ms" if path.clock_error_ms else "-"),
+        )
+        for path in paths
+    ]
+    return (head, rows) if any(path.clock_error_ms for path in paths) else without((head, rows), "CLOCKS")
 
 
 def link_row(rate: LinkRate, stuck_s: float = 0.0) -> tuple[Text, ...]:

@@ -30,6 +30,7 @@ from dora.dataflow.model import (
     QueuePolicy,
     TimerSource,
 )
+from dora.dataflow.paths import Vertex, most_passes, vertex_of
 from dora.wire.correlation import PATTERN_QUEUE_SIZE
 from dora.wire.node_config import (
     ChannelConfig,
@@ -45,6 +46,7 @@ from dora.wire.node_config import (
     SyncConfig,
     TraceConfig,
 )
+from dora.wire.trail import MOST_PASSES, origin_id
 
 # Room on every channel for receivers beyond the links: taps, and restarted receivers whose former process
 # is not cleaned up yet.
@@ -178,6 +180,7 @@ class _Layout:
         self.descriptor = msgspec.Raw(msgspec.msgpack.encode(descriptor))
         self.blocks = {str(block["id"]): block for block in descriptor.get("nodes", ())}
         self.nodes = {node.id: node for node in dataflow.nodes}
+        self.most_passes = most_passes(dataflow.nodes)
         self.patterned = {node.id for node in dataflow.nodes if node.declares_pattern}
         self.kinds = {
             (node.id, item.id): link_kind(self.nodes, node, item)
@@ -241,6 +244,9 @@ class _Layout:
         known = self.former_inputs.get((node_id, input_id))
         came = self.runs if known is None else known.late
         return came or self.generation(node_id, input_id) > 0
+
+    def vertex(self, output: NodeOutput) -> Vertex:
+        return vertex_of(self.nodes[output.node], output.output)
 
     def generation(self, node_id: str, input_id: str) -> int:
         """Return the change that added a link."""
@@ -346,6 +352,8 @@ def _output(
         type=declared.name,
         shapes=list(declared.shapes),
         latch=_latch(layout, source),
+        origin=origin_id(str(source)),
+        most_passes=layout.most_passes.get(layout.vertex(source), MOST_PASSES),
     )
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, overload
 
 from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy, storage_of
 from dora.wire.encode import as_message
-from dora.wire.message import ENCODING, HEADER_SIZE, METADATA_SIZE, SCHEMA_SIZE, Encoding, Message
+from dora.wire.message import ENCODING, HEADER_SIZE, METADATA_SIZE, SCHEMA_SIZE, Encoding, Header, Message
 from dora.wire.metadata import as_datetime, decode_metadata
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class Tick:
     """
 
     __slots__ = ("missed", "time_ns")
+    header: ClassVar[None] = None  # a tick is no origin: what is sent after it is one
+    trail: ClassVar[bytes] = b""
 
     def __init__(self, time_ns: int, missed: int = 0) -> None:
         self.time_ns = time_ns
@@ -91,6 +93,8 @@ class Text:
     """The content of a log entry or captured line: a string array of length 1."""
 
     __slots__ = ("text", "time_ns")
+    header: ClassVar[None] = None
+    trail: ClassVar[bytes] = b""
 
     def __init__(self, text: str, time_ns: int) -> None:
         self.text = text
@@ -108,10 +112,18 @@ class Text:
 class Reference:
     """A value passed by reference between operators of one runtime."""
 
-    __slots__ = ("_metadata", "_shared", "_value", "original", "time_ns")
+    __slots__ = ("_metadata", "_shared", "_value", "header", "original", "time_ns", "trail")
 
-    def __init__(self, value: Any, metadata: dict[str, Any], time_ns: int, shared: bool = True) -> None:
-        """``shared``: there may be several consumers."""
+    def __init__(
+        self,
+        value: Any,
+        metadata: dict[str, Any],
+        time_ns: int,
+        shared: bool = True,
+        trailed: tuple[Header | None, bytes] = (None, b""),
+    ) -> None:
+        """``shared``: there may be several consumers. ``trailed``: see `dora.wire.trail`."""
+        self.header, self.trail = trailed
         self._value = storage_of(value)
         self.original = value
         self._metadata = metadata

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from dora._paths import path_records_of
 from dora.errors import SharedMemoryFull
+from dora.node.current_event import CurrentEvent, StampedEvent
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
+from dora.node.receive.path_meter import Records
 from dora.node.saved_state import StateFile, StateStore
 from dora.node.send.output import OutputPort, overflow_channel_of
 from dora.node.session.daemon_client import DaemonChannel
@@ -40,6 +43,12 @@ class Host:
         self.channel = channel
         self.config = config
         self.board = board
+        stamped = any(output.stamped for output in config.outputs)
+        self.current = StampedEvent() if stamped else CurrentEvent()
+
+    def path_records(self) -> Records:
+        """Return the memory for this node's path latencies."""
+        return Records(path_records_of(self.board.path, self.config.node_slot))
 
     def make_engine(self) -> Engine:
         config = self.config
@@ -77,6 +86,7 @@ class Host:
                     for channel in output.overflow_channels
                 },
                 spill=None if engine.wakes else SpillWriter(self.config.run_dir, self.board),
+                current=self.current,
             )
             for output in self.config.outputs
         }

@@ -10,7 +10,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
+from msgspec import structs
+
 from dora.errors import ConnectError, NotInDataflow
+from dora.node.current_event import current_of
 from dora.node.events import Event, Input
 from dora.node.log import write_log
 from dora.node.process import end_tracebacks_at_the_program, freeze_gc, show_without_traceback
@@ -147,12 +150,22 @@ class Node:
 
     # ------------------------------------------------------------------ sending
 
-    def send_output(self, output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None:
+    def send_output(
+        self,
+        output_id: str,
+        data: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        follows: Input | Iterable[Input] | None = None,
+    ) -> None:
         """Send one message on an output.
 
         ``data``: ``bytes``, ``bytearray``, ``memoryview``, a NumPy array (sent flat), an Arrow array,
         chunked array, record batch or table (arrive as struct arrays). ``metadata``: string keys;
         values may nest, see the reference. It is copied before the call returns.
+
+        ``follows``: the event, or the events, that the message follows from, for the latency of paths. By
+        default that is the event that was taken last, until the program asks for the next one.
 
         Never waits, except on an output with a ``queue_policy: backpressure`` link whose queue is
         full. Once the dataflow was asked to stop it does not wait for that either: the message is not
@@ -166,7 +179,10 @@ class Node:
         if port is None:
             self._session.drop(output_id)
             return
-        port.send(data, metadata)
+        if follows is None:
+            port.send(data, metadata)
+        else:
+            port.send(data, metadata, current=current_of(follows))
 
     def send_output_raw(
         self, output_id: str, data_length: int, metadata: Mapping[str, Any] | None = None
@@ -427,7 +443,9 @@ class Node:
         ``"timers": {id: {"ticks", "missed", "lateness", "jitter"}}``: how late ticks were taken, and how
         much that differed from one to the next, each as ``{"median_ms", "p99_ms", "worst_ms"}``. With
         ``sync`` also ``"sync": {lead: {"complete": n, "incomplete": n}}``, and ``"unmatched": n`` of each
-        input in a group: those of the received messages that were in no set.
+        input in a group: those of the received messages that were in no set. ``"paths"``: for each
+        output whose data has reached an input, a dictionary with ``source``, ``sink``, ``messages``, and in
+        milliseconds ``median_ms``, ``p99_ms``, ``worst_ms``, ``mean_ms``.
         """
         words = self._session.board.words
         groups = self._session.inbox.group_statistics()
@@ -450,6 +468,7 @@ class Node:
             "undeclared": self._session.undeclared.total,
             **({"timers": timers} if (timers := self._session.inbox.tick_statistics()) else {}),
             **({"sync": groups} if groups else {}),
+            "paths": [structs.asdict(path) for path in self._session.path_latencies()],
             **({} if self._replies is None else {"replies": self._replies.statistics()}),
         }
 

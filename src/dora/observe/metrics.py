@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dora.daemon.client import DaemonClient, name_of, running
 from dora.errors import DoraError
 from dora.observe.load import LoadMeter
+from dora.observe.path_latencies import PathReader
 from dora.observe.rates import Counters
 from dora.observe.tap_session import inspect
 from dora.transport.board import Board
@@ -58,7 +59,8 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
                 counts.missed,
             )
         )
-    return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links)
+    paths = PathReader(inspection.board).total(inspection)
+    return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links, paths)
 
 
 def collect_all_metrics(dataflow_ids: Iterable[str]) -> list[DataflowMetrics]:

@@ -12,12 +12,14 @@ from dora.daemon.client import DaemonClient, name_of
 from dora.errors import ConnectError
 from dora.observe.latency import LatencyMeter
 from dora.observe.load import Load, LoadMeter
+from dora.observe.path_latencies import PathReader
 from dora.observe.rates import Counters, LinkRate, Reading, rates
 from dora.observe.tap_session import TapSession, inspect
 from dora.observe.topics import Topic, is_sent_here, topics_of
 from dora.transport.board import Board
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView
 from dora.wire.message import Message
+from dora.wire.path_statistics import PathLatency
 
 _Subject = TypeVar("_Subject")
 EXACT: Final = 0.001  # seconds between two polls of taps; how exact latencies are
@@ -35,6 +37,7 @@ class NodeSnapshot(msgspec.Struct, frozen=True):
     waiting: int  # messages in the queues of all its inputs
     dropped: int  # likewise, since the start
     quiet_s: float | None  # since a message went in or out; None: not since the first snapshot
+    paths: list[PathLatency] = []  # to its inputs
 
 
 class Snapshots(msgspec.Struct, frozen=True, tag=True):
@@ -95,6 +98,7 @@ class RunSnapshot:
             raise ConnectError("the dataflow has just ended") from None
         self._counters = Counters(self.inspection, self._board.words)
         self._last = self._seen = self._counters.read()
+        self._paths = PathReader(self.inspection.board)
         self._active_ns: dict[str, int] = {}  # node → when something went in or out
         self._taps: TapSession | None = None
         self._latencies: dict[str, list[LatencyMeter]] = {}  # by topic
@@ -213,6 +217,9 @@ class RunSnapshot:
             consumer = item.link.consumer.partition("/")[0]
             waiting[consumer] = waiting.get(consumer, 0) + (item.waiting or 0)
             dropped[consumer] = dropped.get(consumer, 0) + item.dropped
+        paths: dict[str, list[PathLatency]] = {}
+        for path in self._paths.refresh(self.inspection):
+            paths.setdefault(path.sink.partition("/")[0], []).append(path)
         nodes = [
             NodeSnapshot(
                 self.inspection.dataflow_id,
@@ -224,6 +231,7 @@ class RunSnapshot:
                 waiting.get(node.id, 0),
                 dropped.get(node.id, 0),
                 self._quiet(node.id),
+                paths.get(node.id, []),
             )
             for node in self.inspection.nodes
         ]

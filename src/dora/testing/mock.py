@@ -221,7 +221,14 @@ class MockNode(_Base):
 
     # ------------------------------------------------------------------ sending
 
-    def send_output(self, output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002
+    def send_output(
+        self,
+        output_id: str,
+        data: Any,
+        metadata: Mapping[str, Any] | None = None,  # noqa: ARG002
+        *,
+        follows: Any = None,  # noqa: ARG002
+    ) -> None:
         """Append ``data``, as it is, to ``outputs[output_id]``."""
         self.outputs.setdefault(output_id, []).append(data)
 

@@ -4,7 +4,7 @@
 
     offset  size  field
     0       4     magic, b"DORA"
-    4       1     version of this layout, 1
+    4       1     version of this layout, 2
     5       1     encoding of the body (see `Encoding`)
     6       2     length of the schema section
     8       4     length of the metadata section (msgpack map, empty: no metadata)
@@ -12,12 +12,17 @@
     16      8     length of the body
     24      8     sequence number on its output, from 1
     32      8     time of sending, nanoseconds since the Unix epoch (UTC)
-    40      ...   schema section, metadata section, zeros up to the body
+    40      8     origin: when the oldest data was made that this message follows from, likewise
+    48      4     origin: the output that made it, see `dora.wire.trail.origin_id`
+    52      1     how many nodes have passed the origin on
+    53      1     how many entries of the trail section are origins
+    54      2     length of the trail section
+    56      ...   schema section, metadata section, trail section, zeros up to the body
     body    ...   the payload
 
 All integers are little-endian. The body is aligned so that a receiver can use it where it lies.
 A schema longer than 65,535 bytes does not fit its section; it travels inside the body then
-(encoding `STREAM`).
+(encoding `STREAM`). `dora.wire.trail` describes the origin and the trail section.
 """
 
 from __future__ import annotations
@@ -27,9 +32,10 @@ from struct import Struct
 from typing import ClassVar, Final
 
 MAGIC: Final = b"DORA"
-VERSION: Final = 1
-HEADER_SIZE: Final = 40
+VERSION: Final = 2
+HEADER_SIZE: Final = 56
 ALIGNMENT: Final = 64
+TRAIL_ENTRY: Final = 20  # bytes
 MAX_SCHEMA: Final = 0xFFFF
 MAX_SEQUENCE: Final = 1 << 62  # more than there will ever be: sums of a few of these have 64 bits
 
@@ -48,7 +54,7 @@ class Encoding:
     STREAM: Final = 2
 
 
-_HEADER = Struct("<4sBBHIIQQQ")
+_HEADER = Struct("<4sBBHIIQQQQQ")
 _pack = _HEADER.pack
 _ZEROS = tuple(bytes(count) for count in range(ALIGNMENT))
 
@@ -57,9 +63,9 @@ class MessageError(ValueError):
     """The bytes are not a message of this layout."""
 
 
-def body_offset(schema_size: int, metadata_size: int) -> int:
+def body_offset(schema_size: int, metadata_size: int, trail_size: int = 0) -> int:
     """Return where the body starts: after the sections, on the next multiple of 64."""
-    return (HEADER_SIZE + schema_size + metadata_size + 63) & -64
+    return (HEADER_SIZE + schema_size + metadata_size + trail_size + 63) & -64
 
 
 def pack_head(
@@ -70,26 +76,48 @@ def pack_head(
     sequence: int,
     time_ns: int,
     body: bytes | memoryview = b"",
+    origin_ns: int = 0,
+    origin: int = 0,
+    trail: bytes = b"",
+    offset: int = 0,
 ) -> bytes:
-    """Return everything before the body, padding included; and the body, if it is given."""
+    """Return everything before the body, padding included; and the body, if it is given.
+
+    ``origin_ns``, 0 for ``time_ns``, and ``origin`` are as in `Header`, ``trail`` is the trail section.
+    ``offset``: of the body, if it is already in its place; 0: right after the sections.
+    """
     schema_size = len(schema)
     metadata_size = len(metadata)
-    used = HEADER_SIZE + schema_size + metadata_size
-    offset = (used + 63) & -64
+    trail_size = len(trail)
+    used = HEADER_SIZE + schema_size + metadata_size + trail_size
+    if not offset:
+        offset = (used + 63) & -64
+    padding = offset - used
     return b"".join(
         (
             _pack(
-                MAGIC, VERSION, encoding, schema_size, metadata_size, offset, body_size, sequence, time_ns
+                MAGIC,
+                VERSION,
+                encoding,
+                schema_size,
+                metadata_size,
+                offset,
+                body_size,
+                sequence,
+                time_ns,
+                origin_ns or time_ns,
+                origin,
             ),
             schema,
             metadata,
-            _ZEROS[offset - used],
+            trail,
+            _ZEROS[padding] if padding < ALIGNMENT else bytes(padding),
             body,
         )
     )
 
 
-Header = tuple[bytes, int, int, int, int, int, int, int, int]
+Header = tuple[bytes, int, int, int, int, int, int, int, int, int, int]
 # Places in a header.
 ENCODING: Final = 2
 SCHEMA_SIZE: Final = 3
@@ -98,6 +126,11 @@ BODY_OFFSET: Final = 5
 BODY_SIZE: Final = 6
 SEQUENCE: Final = 7
 TIME_NS: Final = 8
+ORIGIN_NS: Final = 9
+ORIGIN: Final = 10  # the last four fields as one number, with the origin in its lowest bits
+ONE_PASS: Final = 1 << 32
+ONE_ORIGIN: Final = 1 << 40
+ONE_TRAIL_BYTE: Final = 1 << 48
 unpack_header: Callable[[bytes | memoryview], Header] = _HEADER.unpack_from
 
 
@@ -171,19 +204,33 @@ class Message:
         return self.head[begin : begin + header[METADATA_SIZE]]
 
     @property
+    def trail(self) -> bytes:
+        """The trail section."""
+        header = self.header
+        begin = HEADER_SIZE + header[SCHEMA_SIZE] + header[METADATA_SIZE]
+        return self.head[begin : begin + (header[ORIGIN] >> 48)]
+
+    @property
+    def head_size(self) -> int:
+        """Bytes of header and sections, without the zeros before the body."""
+        header = self.header
+        return HEADER_SIZE + header[SCHEMA_SIZE] + header[METADATA_SIZE] + (header[ORIGIN] >> 48)
+
+    @property
     def size(self) -> int:
         """Bytes of the whole message."""
         return self.header[BODY_OFFSET] + self.header[BODY_SIZE]
 
     def validate(self, available: int) -> None:
         """Raise `MessageError` unless the sections lie inside ``available`` bytes, in order."""
-        needed = HEADER_SIZE + self.schema_size + self.metadata_size
         if (
             self.body_offset % ALIGNMENT
-            or self.body_offset < needed
+            or self.body_offset < self.head_size
             or self.body_offset + self.body_size > available
             or (len(self.head) < self.body_offset if self.owner is not None else False)
             or self.encoding > Encoding.STREAM
+            or (self.header[ORIGIN] >> 48) % TRAIL_ENTRY
+            or (self.header[ORIGIN] >> 40 & 0xFF) * TRAIL_ENTRY > self.header[ORIGIN] >> 48
         ):
             raise MessageError("the sections of a message do not fit into it")
 

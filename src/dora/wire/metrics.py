@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from dora.wire.path_statistics import PathLatency
+
 
 class NodeMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
@@ -37,3 +39,4 @@ class DataflowMetrics(msgspec.Struct, frozen=True):
     nodes: list[NodeMetrics] = []
     outputs: list[OutputMetrics] = []
     links: list[LinkMetrics] = []
+    paths: list[PathLatency] = []  # since the start

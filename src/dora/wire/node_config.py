@@ -79,6 +79,9 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     type: str = ""  # the declared type of its messages
     shapes: list[Any] = []  # the Arrow types that this type stands for; empty: any
     latch: LatchConfig | None = None
+    origin: int = 0  # its number, see `dora.wire.trail`
+    most_passes: int = 255  # a message that was passed on so often is an origin: it goes in a circle
+    stamped: bool = False  # its messages carry their hops: it is on a path with a budget
 
 
 class SafeStateConfig(msgspec.Struct, omit_defaults=True):

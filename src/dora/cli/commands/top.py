@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import structs
 
 from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option
@@ -111,6 +112,7 @@ def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
         "dropped_messages": item.dropped,
         "seconds_since_last_message": None if item.quiet_s is None else round(item.quiet_s, 3),
         "inputs": [_link_json(rate) for rate in inputs],
+        "paths": [structs.asdict(path) for path in item.paths],
         # The same under the keys of dora-rs, which writes the status in small letters here.
         "dataflow_name": item.dataflow,
         "node_id": view.id,

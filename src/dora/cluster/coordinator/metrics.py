@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from dora._version import __version__
 from dora.cluster.protocol import DataflowView, RunStatus, RunUsage, ToDaemon
 from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
+from dora.wire.path_statistics import PathLatency
 
 USAGE_TIMEOUT: Final = 0.15  # seconds for the answers; a late machine is shown with its former numbers
 USAGE_FRESH: Final = 1.0  # seconds for which numbers are used again
@@ -139,6 +140,32 @@ _LINK_METRICS: Final[list[tuple[Kind, str, str, Callable[[LinkMetrics], float]]]
     ),
     (GaugeMetricFamily, "waiting_messages", "Messages in the queue of an input", attrgetter("waiting")),
 ]
+_PATH_METRICS: Final[list[tuple[Kind, str, str, Callable[[PathLatency], float]]]] = [
+    (
+        CounterMetricFamily,
+        "messages",
+        "Messages of an input that follow from an output",
+        attrgetter("messages"),
+    ),
+    (
+        GaugeMetricFamily,
+        "latency_median_seconds",
+        "Time from an output to an input, half of the messages",
+        lambda path: path.median_ms / 1e3,
+    ),
+    (
+        GaugeMetricFamily,
+        "latency_p99_seconds",
+        "Time from an output to an input, 99 % of the messages",
+        lambda path: path.p99_ms / 1e3,
+    ),
+    (
+        GaugeMetricFamily,
+        "latency_worst_seconds",
+        "Time from an output to an input, the longest so far",
+        lambda path: path.worst_ms / 1e3,
+    ),
+]
 
 
 def page(
@@ -155,6 +182,9 @@ def page(
     ]
     links = [
         ((found.dataflow, item.source, item.input), item) for found in dataflows for item in found.links
+    ]
+    paths = [
+        ((found.dataflow, item.source, item.sink), item) for found in dataflows for item in found.paths
     ]
     registry = CollectorRegistry()
     registry.register(
@@ -178,6 +208,7 @@ def page(
                 *_families("dora_node", ("dataflow", "node"), nodes, _NODE_METRICS),
                 *_families("dora_output", ("dataflow", "node", "output"), outputs, _OUTPUT_METRICS),
                 *_families("dora_link", ("dataflow", "source", "input"), links, _LINK_METRICS),
+                *_families("dora_path", ("dataflow", "source", "input"), paths, _PATH_METRICS),
                 _family(
                     CounterMetricFamily,
                     "dora_api_requests",

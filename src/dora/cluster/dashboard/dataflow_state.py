@@ -138,6 +138,19 @@ def as_json(state: PageState) -> bytes:
             }
             for rate in state.links
         ],
+        "paths": [
+            {
+                "source": path.source,
+                "target": path.sink,
+                "messages": path.messages,
+                "median": round(path.median_ms, 3),
+                "p99": round(path.p99_ms, 3),
+                "worst": round(path.worst_ms, 3),
+                "clock_error": round(path.clock_error_ms, 3),
+            }
+            for item in state.nodes
+            for path in item.paths
+        ],
         "trouble": state.trouble,
     }
     return msgspec.json.encode(value)

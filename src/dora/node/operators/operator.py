@@ -25,6 +25,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dora.errors import DoraError
+from dora.node.current_event import CurrentEvent
 from dora.node.events import Event, Reference, Reload
 from dora.node.interceptors.base import SendInterceptor, surround
 from dora.node.operators.reload import take_over
@@ -32,6 +33,7 @@ from dora.node.receive.local_input import LocalInput
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import FLUSH
 from dora.wire.decode import as_arrow
+from dora.wire.message import Header
 from dora.wire.metadata import as_received
 from dora.wire.node_config import OperatorConfig
 
@@ -91,11 +93,19 @@ class OperatorOutput:
         self._interceptors = (*self._interceptors, interceptor)
 
     def send(
-        self, data: Any, metadata: Mapping[str, Any] | None, *, through_interceptors: bool = True
+        self,
+        data: Any,
+        metadata: Mapping[str, Any] | None,
+        *,
+        current: CurrentEvent | None = None,
+        through_interceptors: bool = True,
     ) -> None:
-        """Pass a message on to the consumers, and send it on the links."""
+        """Pass a message on to the consumers, and send it on the links.
+
+        ``current``: what it follows from, instead of the current event.
+        """
         if self._interceptors and through_interceptors:
-            innermost = partial(self.send, through_interceptors=False)
+            innermost = partial(self.send, current=current, through_interceptors=False)
             surround(innermost, (each.send for each in self._interceptors))(data, metadata)
             return
         port, words = self.port, self._words
@@ -105,14 +115,17 @@ class OperatorOutput:
         if consumers:
             value = data if isinstance(data, self._array) else as_arrow(data)
             received = as_received(metadata) if metadata else {}
-            content = Reference(value, received, time_ns(), len(consumers) > 1)
+            now = time_ns()
+            origin_ns, origin, trail = port.passed_on(now, current)
+            header: Header = (b"", 0, 0, 0, 0, 0, 0, 0, now, origin_ns, origin)
+            content = Reference(value, received, now, len(consumers) > 1, (header, trail))
             if FLUSH in received and received[FLUSH] is True:
                 for consumer in consumers:
                     consumer.flush()
             for consumer in consumers:
                 consumer.put(content)
         if port.has_links or not consumers or (words[port.tapped_word] and port.is_tapped()):
-            port.send(data, metadata)
+            port.send(data, metadata, current=current)
 
 
 class HostedOperator:

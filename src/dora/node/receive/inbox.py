@@ -16,9 +16,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import ReceiveClosed
+from dora.node.current_event import CurrentEvent
 from dora.node.events import (
     Error,
     Event,
+    Input,
     NodeFailed,
     NodeRestarted,
     ParamDeleted,
@@ -37,10 +39,12 @@ from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import CONTROL, WORDS, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire import node_protocol
+from dora.wire.message import ONE_TRAIL_BYTE, ORIGIN
 
 if TYPE_CHECKING:
     from dora.node.interceptors.base import ReceiveInterceptor
     from dora.node.receive.qos_input import QosInput
+    from dora.node.receive.path_meter import PathMeter
     from dora.node.receive.safe_state import OnChange, SafeStateInput
     from dora.node.receive.sync_port import SyncPort
     from dora.wire.node_config import InputConfig, SyncConfig
@@ -63,8 +67,13 @@ class Inbox(Waiter):
         *,
         spin_us: float = DEFAULT_SPIN_US,
         clock_is_work: bool = True,
+        current: CurrentEvent | None = None,
+        paths: PathMeter | None = None,
     ) -> None:
-        """``clock_is_work``: a node with timers goes on when all its data inputs are closed."""
+        """``clock_is_work``: a node with timers goes on when all its data inputs are closed.
+
+        ``current``: the current event, which the outputs know. ``paths`` counts what the ports sample.
+        """
         super().__init__(board, node_slot, doorbell, channel.fileno(), spin_us)
         self.ports = {port.id: port for port in ports}
         self.parameters: dict[str, Any] = {}  # as the daemon set them last
@@ -73,6 +82,8 @@ class Inbox(Waiter):
         self.on_frame: Callable[[SessionFrame], None] = lambda _: None
         self.on_control: Callable[[], None] = lambda: None
         self.on_detached: Callable[[str], None] = lambda _: None
+        self.current = current if current is not None else CurrentEvent()
+        self.paths = paths
         self.epoch_ns = 0  # when all nodes were ready, on CLOCK_MONOTONIC
         self._interceptors: tuple[ReceiveInterceptor, ...] = ()  # replaced, never changed
         self._open_ports: list[InputPort] = list(ports)  # open ports
@@ -230,6 +241,8 @@ class Inbox(Waiter):
     # ------------------------------------------------------------------ polling the inputs
 
     def _next_event(self) -> Event | None:
+        current = self.current
+        current.header = None  # the program has finished the former event
         if self._words[self._control_word] != self._control_seen:
             self._read_control()
         if self._pending:
@@ -247,6 +260,11 @@ class Inbox(Waiter):
             if event is not None:
                 self._next_port = position
                 self._served_data = port.is_data
+                if event.__class__ is Input:
+                    content = event._content
+                    header = current.header = content.header
+                    if header is not None and header[ORIGIN] >= ONE_TRAIL_BYTE:
+                        current.trail = content.trail
                 if not port.open:
                     self._remove_closed(port)
                 return event
@@ -496,6 +514,8 @@ class Inbox(Waiter):
         for port in self.ports.values():
             port.close()
         self._doorbell.ring()
+        if self.paths is not None:
+            self.paths.close()
         interceptors, self._interceptors = self._interceptors, ()
         for interceptor in interceptors:
             interceptor.close()

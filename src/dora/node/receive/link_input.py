@@ -9,6 +9,7 @@ from typing import Final
 
 from dora.node.events import Event, Input, InputClosed, InputRecovered
 from dora.node.receive.deadline import deadline_monitor
+from dora.node.receive.path_meter import NO_METER, InputMeter
 from dora.transport.board import (
     BEGUN,
     CONNECTED,
@@ -66,6 +67,7 @@ class LinkInput:
         first_time: bool | None = None,
         engine_begins: bool = False,
         spill_folder: str = "",
+        meter: InputMeter | None = None,
     ) -> None:
         """Connect the link on the board.
 
@@ -75,8 +77,10 @@ class LinkInput:
         ``first_time``: no process has received on this link before; None: read it from the board, unless
         the engine has written there already. ``engine_begins``: for a late link, the engine publishes its
         first sequence number on the board until the first message arrives. ``spill_folder``: where the
-        sender puts messages that must not be dropped from the queue; "": nowhere.
+        sender puts messages that must not be dropped from the queue; "": nowhere. ``meter``: samples the
+        latencies of paths.
         """
+        self._meter = meter if meter is not None else NO_METER
         self._spill_folder = spill_folder
         self._hands_over = False
         self.id = config.id
@@ -133,6 +137,11 @@ class LinkInput:
         self._in_flight = in_flight
         self._flight_limit_ns = FLIGHT_LIMIT_NS if in_flight else _SEND_LIMIT_NS
 
+    def hand_over_meter(self) -> InputMeter:
+        """Return the meter of this input, which takes no samples any more."""
+        meter, self._meter = self._meter, NO_METER
+        return meter
+
     def poll(self) -> Event | None:
         message = self._receive()
         if message is None:
@@ -145,8 +154,10 @@ class LinkInput:
             if self._spill_folder and (spilled := self._take_spilled(message)) is not None:
                 message, sequence = spilled, spilled.header[SEQUENCE]
             self._count_gap(sequence)
-        self._received += 1
-        self._words[self._received_word] = self._received
+        self._received = received = self._received + 1
+        self._words[self._received_word] = received
+        if not received & self._meter.mask:
+            self._meter.sample(message)
         if self._credit is not None:
             self._give_credit()
         if self._deadline is not None:

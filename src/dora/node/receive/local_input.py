@@ -17,6 +17,7 @@ from dora.node.events import (
     Text,
 )
 from dora.node.receive.deadline import deadline_monitor
+from dora.node.receive.path_meter import NO_METER, InputMeter
 from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.board import (
     CONNECTED,
@@ -43,10 +44,11 @@ class LocalInput:
 
     is_data = True
 
-    def __init__(self, config: InputConfig, board: Board) -> None:
+    def __init__(self, config: InputConfig, board: Board, meter: InputMeter | None = None) -> None:
         self.id = config.id
         self.open = True
         self.detached = False
+        self._meter = meter if meter is not None else NO_METER
         self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
         self._queue: deque[Content] = deque()
@@ -113,6 +115,11 @@ class LocalInput:
         except IndexError:  # another thread took it
             return None
 
+    def hand_over_meter(self) -> InputMeter:
+        """Return the meter of this input, which takes no samples any more."""
+        meter, self._meter = self._meter, NO_METER
+        return meter
+
     def poll(self) -> Event | None:
         deadline = self._deadline
         if deadline is not None and deadline.closed and self._queue:
@@ -131,12 +138,14 @@ class LocalInput:
             return None
         if deadline is not None:
             deadline.rearm()
+        received = self._words[self._base + RECEIVED] + 1
+        self._words[self._base + RECEIVED] = received
         if content.__class__ is Reference:
-            event = content.make_event(self._template)
-        else:
-            event = Input(self._template)
-            event._content = content
-        self._words[self._base + RECEIVED] += 1
+            if content.header is not None and not received & self._meter.mask:
+                self._meter.sample(content)
+            return content.make_event(self._template)
+        event = Input(self._template)
+        event._content = content
         return event
 
     def ready(self) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 from dora.node.events import Error, Event, Input
 from dora.node.receive.arrival_predictor import ArrivalPredictor
 from dora.node.receive.input_port import InputPort
+from dora.node.receive.path_meter import PathMeter
 from dora.node.receive.prewake import Prewake
 from dora.transport.board import ASLEEP, PREWAKE, WORDS, Board
 from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
@@ -44,6 +45,7 @@ class Waiter(ABC):
 
     _ending: bool
     _served_data: bool
+    paths: PathMeter | None
 
     def __init__(
         self, board: Board, node_slot: int, doorbell: Doorbell, control_fd: int, spin_us: float
@@ -98,6 +100,8 @@ class Waiter(ABC):
             self._pause_after_end()
             return None
         prepare()
+        if self.paths is not None and self.paths.samples:
+            self.paths.count()
         self._former = None  # destroyed now, when no message waits for it
         start = _monotonic()
         deadline = None if timeout is None else start + int(timeout * 1e9)
@@ -216,6 +220,8 @@ class Waiter(ABC):
                 await asyncio.sleep(_END_PAUSE)
             self._ended_calls += 1
             return None
+        if self.paths is not None and self.paths.samples:
+            self.paths.count()
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else _monotonic() + int(timeout * 1e9)
         rung = asyncio.Event()

@@ -42,12 +42,13 @@ from dora.node.receive.inbox import Inbox, timed_out
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
+from dora.node.receive.path_meter import NO_METER
 from dora.node.receive.safe_state import OnChange, SafeValue, safe_array
 from dora.node.replay.clock import ReplayClock, ReplayedTime
 from dora.wire import node_config, node_protocol
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.event_log import Entry, EntryKind, entries
-from dora.wire.message import Message
+from dora.wire.message import SEQUENCE, Message
 
 _monotonic = time.monotonic_ns
 _decode = msgpack_decoder(dict[str, Any])
@@ -108,6 +109,9 @@ class ReplayInbox(Inbox):
         # By input: the messages of the last set, and of the one that is being made; None for one that did
         # not come. The next set may have them again.
         self._of_sets: dict[str, dict[int, Input | None]] = {}
+        self._meters = {
+            port.id: port.hand_over_meter() for port in ports if isinstance(port, (LinkInput, LocalInput))
+        }
         self._closed: set[str] = set()  # inputs on which nothing will come any more
         self._entry: Entry | None = None
         self._empty_polls = 0  # of the present entry, if its kind is NOTHING
@@ -169,6 +173,7 @@ class ReplayInbox(Inbox):
         return True
 
     def _next_event(self) -> Event | None:
+        self.current.header = None
         if self._words[self._control_word] != self._control_seen:
             self._read_control()
         if self._pending:
@@ -206,12 +211,26 @@ class ReplayInbox(Inbox):
             self._advance()
             if event is not None:
                 self._replayed.advance(entry.time_ns)
+                self._make_current(event)
                 return event
         if self._stop_given or self._stopping:
             self._ending = not self._pending
             return None
         self._stop_given = True
         return Stop("MANUAL")
+
+    def _make_current(self, event: Event) -> None:
+        """Make an event the current one, and sample it, both with the time of the recording."""
+        if not isinstance(event, Input):
+            return
+        content: Any = event._content
+        self.current.header = content.header
+        if content.header is None:
+            return
+        self.current.trail = content.trail
+        meter = self._meters.get(event["id"], NO_METER)
+        if not content.header[SEQUENCE] & meter.mask:
+            meter.sample(content, self._replayed.stamp())
 
     def _is_due(self, entry: Entry) -> bool:
         now = _monotonic()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from dora._ownership import UnsafeFile
 from dora.errors import SendError
+from dora.node.current_event import CurrentEvent, Passed
 from dora.node.interceptors.base import Lent, SendInterceptor, surround
 from dora.transport.board import (
     ASLEEP,
@@ -44,9 +45,19 @@ from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.correlation import CONTROL_KEYS, asks_to_flush, control_sections
 from dora.wire.encode import Payload, encode
-from dora.wire.message import Encoding, body_offset, pack_head
+from dora.wire.message import (
+    HEADER_SIZE,
+    ONE_PASS,
+    ORIGIN,
+    ORIGIN_NS,
+    Encoding,
+    Message,
+    body_offset,
+    pack_head,
+)
 from dora.wire.metadata import encode_metadata
 from dora.wire.node_config import ChannelConfig, LinkConfig, OutputConfig
+from dora.wire.trail import fit
 
 if TYPE_CHECKING:
     from dora.transport.shm.ring_buffer import RingBufferWriter
@@ -74,10 +85,12 @@ class OutputPort:
         doorbell: Callable[[str], Doorbell] = Doorbell,
         overflow_channels: Mapping[str, Sender] | None = None,
         spill: SpillWriter | None = None,
+        current: CurrentEvent | None = None,
     ) -> None:
         """``rings``: whether the receivers rely on this side to wake them. ``node_slot``: the line of the
         sending node on the board. ``overflow_channels``: the senders of further channels, by name.
-        ``spill``: for messages that must not be dropped from queues in shared memory."""
+        ``spill``: for messages that must not be dropped from queues in shared memory. ``current``: the
+        event that messages follow from."""
         self.id = config.id
         self.on_links_changed: Callable[[], None] = lambda: None
         self._config = config
@@ -112,6 +125,9 @@ class OutputPort:
         self._spill_writer = spill
         self._spill: SpillWriter | None = None  # if a link may need it
         self._interceptors: tuple[SendInterceptor, ...] = ()  # replaced, never changed
+        self._current = current if current is not None else CurrentEvent()
+        self._origin = config.origin
+        self._inlined = 0 if config.stamped else config.most_passes * ONE_PASS
         self._apply_links()
 
     def _apply_links(self) -> None:
@@ -236,12 +252,24 @@ class OutputPort:
         """Add an interceptor, around those that are there."""
         self._interceptors = (*self._interceptors, interceptor)
 
+    def passed_on(self, now_ns: int, current: CurrentEvent | None = None) -> Passed:
+        """Return the origin of a message that is sent now, and its trail."""
+        config = self._config
+        return (current or self._current).passed_on(
+            self._origin, now_ns, config.most_passes, stamped=config.stamped
+        )
+
     def send(
-        self, data: Any, metadata: Mapping[str, Any] | None, *, through_interceptors: bool = True
+        self,
+        data: Any,
+        metadata: Mapping[str, Any] | None,
+        *,
+        current: CurrentEvent | None = None,
+        through_interceptors: bool = True,
     ) -> None:
-        """Encode and send a message."""
+        """Encode and send a message. ``current``: what it follows from, instead of the current event."""
         if self._interceptors and through_interceptors:
-            innermost = partial(self.send, through_interceptors=False)
+            innermost = partial(self.send, current=current, through_interceptors=False)
             surround(innermost, (each.send for each in self._interceptors))(data, metadata)
             return
         if self._words[self.links_version_word] != self.links_version:
@@ -256,17 +284,41 @@ class OutputPort:
             self._count_without_receivers()
             return
         size = payload.size
+        if current is None:
+            current = self._current
         with self._lock:
             if self._pressure and not self.wait_for_credit():
                 return
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
+            now = _now()
+            # `passed_on` inlined, for most messages: of a source, and those with one origin.
+            header = current.header
+            trail = b""
+            if header is None:
+                origin_ns, origin = now, self._origin
+            elif (origin := header[ORIGIN]) < self._inlined:
+                origin_ns = header[ORIGIN_NS]
+                origin += ONE_PASS
+            else:
+                origin_ns, origin, trail = self.passed_on(now, current)
             if size <= SMALL_BODY:
                 body = payload.body
                 if body is None:
                     body = payload.to_bytes()
-                message = pack_head(payload.encoding, payload.schema, section, size, sequence, _now(), body)
+                message = pack_head(
+                    payload.encoding,
+                    payload.schema,
+                    section,
+                    size,
+                    sequence,
+                    now,
+                    body,
+                    origin_ns,
+                    origin,
+                    trail,
+                )
                 if self._spill is not None and (control or self._spill.pending):
                     self._spill.before_send(sequence, control, message)
                 self._words[self._sent_word] = self._sequence = sequence
@@ -278,7 +330,18 @@ class OutputPort:
                     for sender in self._overflow_channels.values():
                         sender.send(message, control)
             else:
-                head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
+                head = pack_head(
+                    payload.encoding,
+                    payload.schema,
+                    section,
+                    size,
+                    sequence,
+                    now,
+                    b"",
+                    origin_ns,
+                    origin,
+                    trail,
+                )
                 loan = self._sender.loan(len(head) + size)
                 _move(loan.address, head, len(head))
                 payload.copy_to(loan.address + len(head))
@@ -334,7 +397,8 @@ class OutputPort:
         section = encode_metadata(metadata) if metadata else b""
         if self._closed:
             raise SendError(f"output `{self.id}` is closed")
-        offset = body_offset(len(schema), len(section))
+        trail = self.passed_on(0)[-1]
+        offset = body_offset(len(schema), len(section), len(trail))
         return self._sender.loan(offset + size), offset, section
 
     def send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
@@ -353,7 +417,7 @@ class OutputPort:
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
-            head = pack_head(Encoding.PLAIN, schema, section, size, sequence, _now())
+            head = self._head_of_loan(loan, schema, section, size, sequence)
             _move(loan.address, head, len(head))
             control = self._control_section(section)
             self._transmit(loan, len(head) + size, sequence, control)
@@ -362,8 +426,26 @@ class OutputPort:
                 self._flush(sequence)
         self._ring()
 
-    def resend(self, payload: Payload, section: bytes, time_ns: int) -> None:
-        """Send what was sent once before: encoded already, and with the time of then."""
+    def _head_of_loan(self, loan: Loan, schema: bytes, section: bytes, size: int, sequence: int) -> bytes:
+        """Return the head of a loan, with as much of its trail as there is room for before the body."""
+        now = _now()
+        origin_ns, origin, trail = self.passed_on(now)
+        offset = loan.size - size
+        if trail:
+            origin, trail = fit(origin, trail, offset - HEADER_SIZE - len(schema) - len(section))
+        return pack_head(
+            Encoding.PLAIN, schema, section, size, sequence, now, b"", origin_ns, origin, trail, offset
+        )
+
+    def resend(self, message: Message, payload: Payload, time_ns: int, *, exactly: bool) -> None:
+        """Send what was sent once before, encoded already, with ``time_ns`` as the time of sending.
+
+        ``exactly``: with the origin and the trail of then; otherwise, the message is an origin.
+        """
+        section = message.metadata
+        passed: Passed = (time_ns, self._origin, b"")
+        if exactly and message.header[ORIGIN]:
+            passed = message.header[ORIGIN_NS], message.header[ORIGIN], message.trail
         if not (self.has_links or self.is_tapped()):
             self._count_without_receivers()
             return
@@ -374,7 +456,9 @@ class OutputPort:
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
-            head = pack_head(payload.encoding, payload.schema, section, size, sequence, time_ns)
+            head = pack_head(
+                payload.encoding, payload.schema, section, size, sequence, time_ns, b"", *passed
+            )
             loan = self._sender.loan(len(head) + size)
             _move(loan.address, head, len(head))
             payload.copy_to(loan.address + len(head))

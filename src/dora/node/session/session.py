@@ -22,6 +22,7 @@ from dora.node.log import install_log_bridge, write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
+from dora.node.receive.path_meter import InputMeter, PathMeter, output_names
 from dora.node.receive.timer_input import TimerInput
 from dora.node.receive.wait import DEFAULT_SPIN_US, REMOTE_SPIN_US
 from dora.node.send.output import OutputPort
@@ -38,7 +39,7 @@ from dora.wire.correlation import kept_message
 from dora.wire.decode import BAD_MESSAGE, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata, on_text
-from dora.wire.node_config import InputConfig, NodeConfig, WriteEventLog
+from dora.wire.node_config import InputConfig, NodeConfig, WriteEventLog, decode_descriptor
 from dora.wire.node_protocol import (
     Closing,
     PublishRequest,
@@ -50,6 +51,7 @@ from dora.wire.node_protocol import (
     StartRefused,
     ToNode,
 )
+from dora.wire.trail import origin_id
 
 if TYPE_CHECKING:
     from dora.node.interceptors.event_log import EventLog
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from dora.node.receive.inbox import Inbox
     from dora.transport.doorbell import Doorbell
     from dora.transport.latch import ReadLatch
+    from dora.wire.path_statistics import PathLatency
 
 P = ParamSpec("P")
 
@@ -116,6 +119,7 @@ class Session:
             [operator.id for operator in config.operators],
         )
         doorbell = host.doorbell(config.bell, self.channel.fileno())
+        self.paths = PathMeter(host.path_records())
         ports = host.make_ports()
         ports += (
             self._make_port(item, receivers.get(item.id)) for item in config.inputs if item.kind != "timer"
@@ -154,6 +158,8 @@ class Session:
             doorbell,
             spin_us=_spin_us(self.config),
             clock_is_work=not self.config.exit_when_nodes_finish,
+            current=self._host.current,
+            paths=self.paths,
         )
         inbox.parameters = self.config.parameters
         inbox.epoch_ns = epoch_ns
@@ -272,7 +278,7 @@ class Session:
     def _make_port(self, item: InputConfig, receiver: Receiver | None = None) -> InputPort:
         """Return the port of an input; ``receiver`` has been receiving for some time already."""
         if item.kind != "link":
-            return LocalInput(item, self.board)
+            return LocalInput(item, self.board, self._meter(item))
         first_time = self.board.get(item.slot, STATE) == UNCONNECTED
         return self._link_port(
             item,
@@ -309,11 +315,23 @@ class Session:
             spill_folder=""
             if in_flight or item.policy == "backpressure" or item.engine_queue_size
             else spill_folder(self.config.run_dir, item.slot),
+            meter=self._meter(item),
         )
 
     def _latch_reader(self, item: InputConfig) -> ReadLatch | None:
         """Return what reads the latch of an input's source; None if the source is on another machine."""
         return None if item.machine else self._host.latch_reader(item.output_slot)
+
+    def _meter(self, item: InputConfig) -> InputMeter:
+        return self.paths.input(item.slot)
+
+    def path_latencies(self) -> list[PathLatency]:
+        """Return how long data took to the inputs of this node."""
+        names = output_names(decode_descriptor(self.config.descriptor))
+        sources = {origin_id(name): name for name in names}
+        node_id = self.config.node_id
+        sinks = {item.slot: f"{node_id}/{item.id}" for item in self.config.inputs if item.kind != "timer"}
+        return self.paths.statistics(sources, sinks)
 
     def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
         """Return the receiver of a further input, for `add_input`; raises `DoraError`."""

@@ -25,9 +25,10 @@ import msgspec
 from dora.errors import DoraError
 from dora.wire.decoders import DecodeError, from_json, from_plain
 from dora.wire.message import HEADER_SIZE, Message, MessageError
+from dora.wire.message import VERSION as LAYOUT
 from dora.wire.untrusted import UntrustedMessage
 
-VERSION: Final = 1
+VERSION: Final = 2
 PROFILE: Final = "dora"  # of the MCAP header
 SUFFIX: Final = ".mcap"
 
@@ -45,6 +46,8 @@ ARROW_TYPE: Final = "arrow_type"  # metadata of a channel: the type as text, "" 
 ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base64
 DECLARED_TYPE: Final = "type"  # likewise: what the dataflow declares, as "std/media/v1/Image"
 
+_FORMER_LAYOUT: Final = b"\x01"  # of messages, in recordings of format 1
+_MOST_PADDING: Final = 4096  # bytes between the sections of a message and its body
 _LARGE: Final = 1 << 20  # bytes; a body from this size on is not copied when it is restored
 
 
@@ -169,13 +172,32 @@ _HEAD_TAG: Final = _bytes_tag(HEAD_FIELD)
 
 def stored_head(message: Message) -> bytes:
     """Return the field with which every message of a recording begins."""
-    size = HEADER_SIZE + message.schema_size + message.metadata_size
+    size = message.head_size
     return _HEAD_TAG + _varint(size) + message.head[:size]
 
 
 def body_prefix(number: int, size: int) -> bytes:
     """Return the bytes before the body, which is the last field of a message."""
     return _bytes_tag(number) + _varint(size)
+
+
+def _renewed(head: bytes) -> bytes:
+    """Return the head of a message of layout 1, which had no origin, in the present layout."""
+    if len(head) < 40:
+        raise MessageError("its head is cut off")
+    offset = (len(head) + HEADER_SIZE - 40 + 63) & -64
+    return b"".join(
+        (
+            head[:4],
+            bytes([LAYOUT]),
+            head[5:12],
+            offset.to_bytes(4, "little"),
+            head[16:40],
+            head[32:40],
+            bytes(8),
+            head[40:],
+        )
+    )
 
 
 def restore(data: bytes) -> Message:
@@ -188,14 +210,18 @@ def restore(data: bytes) -> Message:
             raise MessageError("it does not begin with the head of a message")
         size, begin = _read_varint(data, len(_HEAD_TAG))
         head = bytes(data[begin : begin + size])
+        if head[4:5] == _FORMER_LAYOUT:
+            head = _renewed(head)
+            size, begin = len(head), begin + size - len(head)
         message: Message = UntrustedMessage(head)
-        if message.body_offset < size or message.body_offset - size > 63 or len(head) < size:
+        padding = message.body_offset - size
+        if not 0 <= padding <= _MOST_PADDING or message.head_size != size or len(head) < size:
             raise MessageError("its head is cut off")
         if message.body_size > len(data) - begin - size:
             raise MessageError("its body is cut off")
     except (MessageError, IndexError) as error:
         raise NotARecording(f"a message is damaged: {error}") from None
-    head += bytes(message.body_offset - size)
+    head += bytes(padding)
     body = memoryview(data)[len(data) - message.body_size :]
     if message.body_size < _LARGE:
         return UntrustedMessage(head + body)

@@ -108,7 +108,8 @@ class Player:
         if self._recorded:
             self._wait_for_recorder(recorded.topic, payload.size)
         # In recorded order, receivers see the recorded time; otherwise the current one.
-        port.resend(payload, message.metadata, message.time_ns if self._clock.ordered else time.time_ns())
+        exactly = self._clock.ordered
+        port.resend(message, payload, message.time_ns if exactly else time.time_ns(), exactly=exactly)
 
     def _wait_for_recorder(self, topic: str, size: int) -> None:
         """Wait until a recorder has taken most messages of an output: a tap has no back-pressure."""

@@ -1,0 +1,215 @@
+"""Path latency: how long data takes from its origin to an input of this node.
+
+An input takes samples: the header of a message, and when it was taken. They are counted while the node
+waits for its next event, so that no message waits for that. Up to about 2,000 messages a second each one is
+a sample, above that every second, fourth, … one, which then counts as so many.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from dora._ownership import UnsafeFile, open_own
+from dora.wire.message import ONE_TRAIL_BYTE, ORIGIN, ORIGIN_NS, Header
+from dora.wire.path_statistics import (
+    HEAD_WORDS,
+    MAX_RECORDS,
+    MESSAGES,
+    RECORD_BYTES,
+    RECORD_WORDS,
+    SUM_NS,
+    WHICH,
+    WORST_NS,
+    PathLatency,
+    bucket_of,
+    records,
+    which,
+)
+from dora.wire.trail import origins_of, output_of
+
+_now = time.time_ns
+_MOST_SAMPLES: Final = 256  # that wait to be counted
+_WINDOW: Final = 64  # samples of one input
+_FAST_NS: Final = 32_000_000  # a window that is shorter has too many samples
+_SLOW_NS: Final = 4 * _FAST_NS  # one that is longer has room for more
+_LARGEST: Final = 2**64 - 1
+
+
+class Carrier(Protocol):
+    """The content of an event: a received message, or a value of an operator, has an origin."""
+
+    @property
+    def header(self) -> Header | None: ...
+    @property
+    def trail(self) -> bytes: ...
+
+
+class Records:
+    """Memory for the records of a node; grows as paths are used."""
+
+    def __init__(self, path: str = "") -> None:
+        """``path``: of a file that outlives this process, and that observers read; "": no file."""
+        self._path = path
+        self._fd = -1
+        self._mapping: mmap.mmap | None = None
+        self._count = 0
+        self.words: Any = None  # None: no memory yet
+
+    def open(self) -> dict[int, int]:
+        """Map the memory; return where the records are that a former process has made, by path."""
+        size = MAX_RECORDS * RECORD_BYTES
+        if self._path:
+            try:
+                self._fd = open_own(self._path, os.O_RDWR | os.O_CREAT)
+                os.ftruncate(self._fd, size)
+                self._mapping = mmap.mmap(self._fd, size)
+            except (OSError, UnsafeFile, ValueError):  # only observers miss it
+                self._fd, self._mapping = -1, None
+        self.words = memoryview(self._mapping if self._mapping is not None else bytearray(size)).cast("Q")
+        found = {}
+        for begin in range(0, len(self.words), RECORD_WORDS):
+            if not self.words[begin + WHICH]:
+                break
+            found[self.words[begin + WHICH]] = begin
+        self._count = len(found)
+        return found
+
+    def add(self, path: int) -> int | None:
+        """Return where a new record is; None if there is no room."""
+        if self._count >= MAX_RECORDS:
+            return None
+        begin = self._count * RECORD_WORDS
+        if self._mapping is not None and hasattr(os, "posix_fallocate"):
+            try:  # a full tmpfs is an error here, and would be a SIGBUS later
+                os.posix_fallocate(self._fd, begin * 8, RECORD_BYTES)
+            except OSError:
+                return None
+        self._count += 1
+        self.words[begin + WHICH] = path
+        return begin
+
+    def close(self) -> None:
+        """Unmap the file, which stays."""
+        if self._mapping is not None and self.words is not None:
+            self.words.release()
+            self._mapping.close()
+            self.words = self._mapping = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class PathMeter:
+    """The path latencies of one node."""
+
+    def __init__(self, memory: Records) -> None:
+        self._memory = memory
+        self._found: dict[int, int | None] | None = None  # path → where its record is, None: nowhere
+        self.samples: list[tuple[InputMeter, int, Header, bytes]] = []
+
+    def input(self, slot: int) -> InputMeter:
+        """Return the meter of an input, by its line on the board."""
+        return InputMeter(self, slot)
+
+    def count(self) -> None:
+        """Count the samples that were taken; the program has nothing else to do."""
+        samples, self.samples = self.samples, []
+        for meter, taken_ns, header, trail in samples:
+            meter.learn(taken_ns)
+            weight = meter.mask + 1
+            if not trail:
+                self._add(which(output_of(header), meter.slot), taken_ns - header[ORIGIN_NS], weight)
+                continue
+            for origin in origins_of(header, trail):
+                self._add(which(origin.output, meter.slot), taken_ns - origin.oldest_ns, weight)
+
+    def _add(self, path: int, time_ns: int, weight: int) -> None:
+        if self._found is None:
+            self._found = dict(self._memory.open())
+        if path not in self._found:
+            self._found[path] = self._memory.add(path)
+        begin = self._found[path]
+        if begin is None:
+            return
+        words = self._memory.words
+        time_ns = min(max(time_ns, 0), _LARGEST >> 16)  # a clock may have been set meanwhile
+        words[begin + HEAD_WORDS + bucket_of(time_ns)] += weight
+        words[begin + SUM_NS] = (words[begin + SUM_NS] + time_ns * weight) & _LARGEST
+        if time_ns > words[begin + WORST_NS]:
+            words[begin + WORST_NS] = time_ns
+        words[begin + MESSAGES] += weight
+
+    def statistics(self, sources: Mapping[int, str], sinks: Mapping[int, str]) -> list[PathLatency]:
+        """Return the latencies so far. ``sources``: outputs by number; ``sinks``: inputs by their lines."""
+        self.count()
+        if self._memory.words is None:
+            return []
+        return [
+            record.latency(sources[record.origin], sinks[record.slot])
+            for record in records(self._memory.words)
+            if record.origin in sources and record.slot in sinks
+        ]
+
+    def close(self) -> None:
+        self.count()
+        self._memory.close()
+        self._found = {}  # what may still come is not counted
+
+
+class InputMeter:
+    """Takes the samples of one input: of the messages whose number has none of the bits of ``mask``."""
+
+    __slots__ = ("_begun_ns", "_meter", "_taken", "mask", "slot")
+
+    def __init__(self, meter: PathMeter | None, slot: int) -> None:
+        self._meter = meter
+        self.slot = slot
+        self.mask = 0 if meter is not None else -1  # no number has none of all bits
+        self._begun_ns = 0
+        self._taken = 0
+
+    def sample(self, content: Carrier, now_ns: int | None = None) -> None:
+        """Take a sample, at this moment or at ``now_ns``."""
+        header = content.header
+        meter = self._meter
+        if meter is None or header is None:
+            return
+        meter.samples.append(
+            (self, now_ns or _now(), header, content.trail if header[ORIGIN] >= ONE_TRAIL_BYTE else b"")
+        )
+        if len(meter.samples) >= _MOST_SAMPLES:
+            meter.count()
+
+    def learn(self, now_ns: int) -> None:
+        """Adapt the number of samples to the rate of the messages."""
+        self._taken += 1
+        if self._taken < _WINDOW:
+            return
+        elapsed = now_ns - self._begun_ns
+        if elapsed < _FAST_NS:
+            self.mask = self.mask << 1 | 1
+        elif elapsed > _SLOW_NS:
+            self.mask >>= 1
+        self._begun_ns = now_ns
+        self._taken = 0
+
+
+NO_METER: Final = InputMeter(None, 0)
+"""Takes no samples."""
+
+
+def output_names(descriptor: Mapping[str, Any]) -> list[str]:
+    """Return the outputs "node/output" of a dataflow, those of operators too, from its descriptor."""
+    names = []
+    for node in descriptor.get("nodes") or ():
+        node_id = node.get("id")
+        names += [f"{node_id}/{output}" for output in node.get("outputs") or ()]
+        single = node.get("operator")
+        for operator in [*(node.get("operators") or ()), *([single] if single else [])]:
+            name = operator.get("id") or "op"
+            names += [f"{node_id}/{name}/{output}" for output in operator.get("outputs") or ()]
+    return names

@@ -1,0 +1,86 @@
+"""The latencies of paths of a running dataflow, read from the files in which its nodes count them."""
+
+from __future__ import annotations
+
+import glob
+import os
+
+from dora._ownership import UnsafeFile, open_own
+from dora._paths import path_records_of
+from dora.wire.daemon_protocol import Inspection
+from dora.wire.path_statistics import MAX_RECORDS, RECORD_BYTES, PathLatency, Record, records
+from dora.wire.trail import origin_id
+
+
+class PathReader:
+    """Reads the paths to the inputs of this machine's nodes again and again."""
+
+    def __init__(self, board: str) -> None:
+        """``board``: the path of the board, beside which the files are."""
+        self._pattern = glob.escape(path_records_of(board, 0)).removesuffix("0") + "*"
+        self._last: dict[tuple[int, int], Record] = {}
+        self._shown: dict[tuple[int, int], PathLatency] = {}
+
+    def total(self, inspection: Inspection) -> list[PathLatency]:
+        """Return the latencies since the start of the dataflow."""
+        return [record.latency(*ends) for record, ends in self._read(inspection)]
+
+    def refresh(self, inspection: Inspection) -> list[PathLatency]:
+        """Return the latencies since the last time, or for paths without a new message the last ones.
+
+        The number of messages, and the worst time, are those since the start.
+        """
+        shown = {}
+        for record, ends in self._read(inspection):
+            key = record.origin, record.slot
+            recent = record.since(self._last.get(key))
+            if recent.messages or key not in self._shown:
+                found = recent.latency(*ends)
+                shown[key] = PathLatency(
+                    found.source,
+                    found.sink,
+                    record.messages,
+                    found.median_ms,
+                    found.p99_ms,
+                    found.worst_ms,
+                    found.mean_ms,
+                )
+            else:
+                shown[key] = self._shown[key]
+            self._last[key] = record
+        self._shown = shown
+        return list(shown.values())
+
+    def _read(self, inspection: Inspection) -> list[tuple[Record, tuple[str, str]]]:
+        sources = {
+            origin_id(name): name
+            for node in inspection.nodes
+            for name in (f"{node.id}/{output.id}" for output in node.outputs)
+        }
+        sinks = {link.slot: link.consumer for link in inspection.links}
+        found = [
+            (record, (sources[record.origin], sinks[record.slot]))
+            for path in glob.glob(self._pattern)
+            for record in _records(path)
+            if record.origin in sources and record.slot in sinks
+        ]
+        return sorted(found, key=lambda item: item[1])
+
+
+def _records(path: str) -> list[Record]:
+    try:
+        fd = open_own(path, os.O_RDONLY)
+    except (OSError, UnsafeFile):  # the dataflow has just ended
+        return []
+    try:
+        data = b""
+        for number in range(MAX_RECORDS):  # to read a hole of the file does not take memory, to map it does
+            part = os.pread(fd, RECORD_BYTES, number * RECORD_BYTES)
+            if len(part) < RECORD_BYTES or not any(part[:8]):
+                break
+            data += part
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    return list(records(memoryview(data).cast("Q")))

@@ -1,0 +1,68 @@
+"""The paths of data through a dataflow, and how often it is passed on in a circle."""
+
+from __future__ import annotations
+
+from dora.dataflow.model import InputSpec, NodeOutput, NodeSpec, OperatorSpec
+from dora.dataflow.paths import DataGraph, most_passes
+
+
+def node(name: str, *sources: str) -> NodeSpec:
+    inputs = tuple(
+        InputSpec(f"in{number}", NodeOutput(*source.split("/"))) for number, source in enumerate(sources)
+    )
+    return NodeSpec(name, path=f"{name}.py", inputs=inputs, outputs=("out",))
+
+
+def test_a_dataflow_without_a_circle_has_no_limit() -> None:
+    assert most_passes([node("a"), node("b", "a/out"), node("c", "a/out", "b/out")]) == {}
+
+
+def test_in_a_circle_data_is_passed_on_as_often_as_on_the_longest_way() -> None:
+    nodes = [
+        node("camera"),
+        node("filter", "camera/out"),
+        node("planner", "filter/out", "motor/out"),
+        node("motor", "planner/out"),
+        node("log", "motor/out"),
+    ]
+    assert most_passes(nodes) == {"planner": 3, "motor": 3}
+
+
+def test_two_nodes_that_answer_each_other_pass_data_on_once() -> None:
+    assert most_passes([node("ping", "pong/out"), node("pong", "ping/out")]) == {"ping": 1, "pong": 1}
+
+
+def test_a_node_that_hears_itself_starts_anew() -> None:
+    assert most_passes([node("a", "a/out")]) == {"a": 0}
+
+
+def test_the_operators_of_a_runtime_are_stages_of_their_own() -> None:
+    runtime = NodeSpec(
+        "run",
+        inputs=(
+            InputSpec("one/in", NodeOutput("run", "two/out")),
+            InputSpec("two/in", NodeOutput("a", "out")),
+        ),
+        outputs=("one/out", "two/out"),
+        operators=(OperatorSpec("one", "one.py"), OperatorSpec("two", "two.py")),
+    )
+    nodes = [node("a"), runtime]
+    assert most_passes(nodes) == {}
+    between = DataGraph(nodes).between(NodeOutput("a", "out"), NodeOutput("run", "one/out"))
+    assert {str(output) for output in between} == {"a/out", "run/two/out", "run/one/out"}
+
+
+def test_the_outputs_between_two_are_those_of_all_ways() -> None:
+    nodes = [
+        node("camera"),
+        node("left", "camera/out"),
+        node("right", "camera/out"),
+        node("join", "left/out", "right/out"),
+        node("other", "right/out"),
+        node("clock"),
+    ]
+    paths = DataGraph(nodes)
+    between = paths.between(NodeOutput("camera", "out"), NodeOutput("join", "out"))
+    assert {output.node for output in between} == {"camera", "left", "right", "join"}
+    assert paths.between(NodeOutput("clock", "out"), NodeOutput("join", "out")) == set()
+    assert paths.between(NodeOutput("join", "out"), NodeOutput("camera", "out")) == set()

@@ -1,0 +1,51 @@
+"""The histogram of path latencies: what is read from it is near to what was counted."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dora.wire.path_statistics import BUCKETS, Record, bucket_of, quantile, records, which
+
+TIMES = st.integers(1024, 200_000_000_000)
+
+
+def record(times: list[int]) -> Record:
+    buckets = [0] * BUCKETS
+    for time in times:
+        buckets[bucket_of(time)] += 1
+    return Record(1, 2, len(times), max(times), sum(times), tuple(buckets))
+
+
+@given(st.lists(TIMES, min_size=1, max_size=200), st.sampled_from([0.01, 0.5, 0.9, 0.99]))
+@settings(derandomize=True, deadline=None)
+def test_a_quantile_is_right_to_six_percent(times: list[int], part: float) -> None:
+    exact = sorted(times)[max(int(len(times) * part), 1) - 1]
+    assert abs(quantile(record(times).buckets, part) - exact) <= 0.0626 * exact
+
+
+@given(st.integers(0, 2**63), st.integers(0, 2**63))
+@settings(derandomize=True, deadline=None)
+def test_a_longer_time_is_never_in_an_earlier_bucket(one: int, other: int) -> None:
+    first, second = sorted((one, other))
+    assert 0 <= bucket_of(first) <= bucket_of(second) < BUCKETS
+
+
+@given(st.lists(TIMES, min_size=1), st.lists(TIMES, min_size=1))
+@settings(derandomize=True, deadline=None)
+def test_what_was_counted_since_has_only_the_later_messages(early: list[int], late: list[int]) -> None:
+    since = record(early + late).since(record(early))
+    assert (since.messages, since.sum_ns) == (len(late), sum(late))
+    assert since.buckets == record(late).buckets
+
+
+def test_the_worst_time_is_exact_and_no_quantile_exceeds_it() -> None:
+    found = record([1_000_001] * 3).latency("a/b", "c/d")
+    assert found.worst_ms == 1.000001
+    assert found.p99_ms <= found.worst_ms
+
+
+def test_a_file_without_messages_has_no_record() -> None:
+    words = [0] * 2000
+    words[0] = which(7, 3)
+    assert list(records(words)) == []
