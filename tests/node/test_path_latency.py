@@ -182,6 +182,41 @@ nodes:
     assert max(path["worst_ms"] for path in found.values()) <= 40
 
 
+def test_a_set_follows_from_the_messages_of_all_its_inputs() -> None:
+    joined = """
+nodes:
+  - id: left
+    path: camera.py
+    inputs: {tick: dora/timer/millis/100}
+    outputs: [image]
+  - id: right
+    path: camera.py
+    inputs: {tick: dora/timer/millis/100}
+    outputs: [image]
+  - id: stereo
+    path: stereo.py
+    inputs: {left: left/image, right: right/image}
+    sync: [{inputs: [left, right], tolerance: 20ms}]
+    outputs: [depth]
+  - id: motor
+    path: motor.py
+    inputs: {depth: stereo/depth}
+"""
+    found: Found = {}
+
+    def stereo(node: Node) -> None:
+        for event in node:
+            if event["type"] == "SYNC":
+                node.send_output("depth", b"")
+
+    nodes = {"left": camera(5), "right": camera(5), "stereo": stereo, "motor": sink(found)}
+    run_dataflow(joined, nodes=nodes)
+    assert {path: each["messages"] for path, each in found.items()} == {
+        ("left/image", "motor/depth"): 5,
+        ("right/image", "motor/depth"): 5,
+    }
+
+
 class Slow:
     def on_event(self, dora_event: Event, send_output: SendOutput) -> DoraStatus:
         if dora_event["type"] == "INPUT":

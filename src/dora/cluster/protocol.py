@@ -14,11 +14,13 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from dora._version import __version__
+from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.daemon.logs.diagnostics import LEVELS, shown
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import PeerStatus
+from dora.wire.clock import ClockOffset
 from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.node_config import TlsFiles
@@ -216,10 +218,6 @@ class ObserverRefused(msgspec.Struct, frozen=True, tag=True):
 
     ticket: str
     reason: str
-
-
-class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """The daemon is alive."""
 
 
 ToCoordinator = (
@@ -423,6 +421,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 
 ToDaemon = (
     Welcome
+    | HeartbeatAnswer
     | DaemonRejected
     | StartRun
     | Endpoints
@@ -501,6 +500,7 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
     daemon_id: str = ""
     away_since: float | None = None  # seconds since the Unix epoch; None: it is connected
     tls: bool = False  # it has a certificate, so its links are encrypted
+    clock: ClockOffset | None = None  # how far the coordinator's clock is ahead
 
 
 class SystemStatus(msgspec.Struct, frozen=True):
@@ -576,7 +576,7 @@ def _version_text(peer: Hello | Introduction | Welcome) -> str:
 
 # ----------------------------------------------------------------------- diagnostics (``RUST_LOG=debug``)
 
-ROUTINE: Final = (Heartbeat, AckLogs, LogBatch, GetUsage, MetricsResult, GetMetrics, Usage)
+ROUTINE: Final = (Heartbeat, HeartbeatAnswer, AckLogs, LogBatch, GetUsage, MetricsResult, GetMetrics, Usage)
 """Messages that come again and again; only the level ``trace`` shows them."""
 
 

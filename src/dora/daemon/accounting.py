@@ -10,6 +10,8 @@ from dora.daemon.supervisor.result import LinkReport
 from dora.dataflow.plan import Link, Plan
 from dora.transport.board import (
     ASLEEP,
+    CLOCK_ERROR,
+    CLOCK_OFFSET,
     CLOSED,
     CONTROL,
     DROPPED,
@@ -34,6 +36,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import Bell
+from dora.wire.clock import ClockOffset
 from dora.wire.node_protocol import StopFrame, ToNode
 
 _GONE_LINKS = 1000  # removed links whose counts are kept for the report
@@ -77,6 +80,13 @@ class Accounting:
                 self._gone.append(link)
                 self._sent_at_end.setdefault(link.slot, self.board.get(link.output_slot, SENT))
         self._adopt(plan)
+
+    def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
+        """Write to each output of another machine how far the clock of this one is ahead."""
+        for link in self._plan.links:
+            if link.source_machine and (clock := offsets.get(link.source_machine)) is not None:
+                self.board.set(link.output_slot, CLOCK_OFFSET, clock.offset_ns & (1 << 64) - 1)
+                self.board.set(link.output_slot, CLOCK_ERROR, clock.error_ns)
 
     def channel_of(self, slot: int) -> str:
         """Return the name of the channel that a link uses or used."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +44,7 @@ from dora.dataflow.plan import Plan, RunContext, plan
 from dora.dataflow.problems import listed
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
+from dora.wire.clock import ClockOffset
 from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, RunProgress, SentCounts
 from dora.wire.node_config import InputConfig
 from dora.wire.node_protocol import (
@@ -252,6 +253,10 @@ class Daemon:
         links = self._accounting.report(self._text.sent, self._text.dropped)
         sent = sum(sum(self._accounting.sent(node_id).values()) for node_id in node_ids)
         return sum(link.received for link in links), sum(link.dropped for link in links), sent
+
+    def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
+        """Note how far this machine's clock is ahead of others. For the daemon's thread only."""
+        self._accounting.set_clocks(offsets)
 
     def progress(self) -> RunProgress:
         """Return how far the run is. For the daemon's thread only."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from dora.node.events import Input
+from dora.node.events import Input, Synced
 from dora.wire.message import ONE_ORIGIN, ONE_PASS, ONE_TRAIL_BYTE, ORIGIN, ORIGIN_NS, Header
 from dora.wire.trail import ENTRY_SIZE, MAX_HOPS, MAX_ORIGINS, Trailed, join, pack_entry, passes_of
 
@@ -40,6 +40,13 @@ class CurrentEvent:
         found = [trailed for event in events if (trailed := _trailed(event)) is not None]
         header, self.trail = join(found) if found else (None, b"")
         self.header = header
+
+    def follow_set(self, event: Synced) -> None:
+        """Make a set the current event. Of an input with a history, the newest message counts."""
+        messages = (
+            found[-1:] if isinstance(found, list) else [found] for found in event["inputs"].values()
+        )
+        self.follow(message for some in messages for message in some if message is not None)
 
     def passed_on(self, output: int, now_ns: int, most_passes: int, *, stamped: bool) -> Passed:
         """Return the fields of a message that an output sends now.

@@ -24,6 +24,7 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
         raise DoraError("the dataflow has just ended") from None
     try:
         reading = Counters(inspection, board.words).read()
+        paths = PathReader(inspection.board, board.words).total(inspection)
     finally:
         board.close()
     nodes = []
@@ -59,7 +60,6 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
                 counts.missed,
             )
         )
-    paths = PathReader(inspection.board).total(inspection)
     return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links, paths)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import glob
 import os
 
+from msgspec import structs
+
 from dora._ownership import UnsafeFile, open_own
 from dora._paths import path_records_of
+from dora.transport.board import CLOCK_ERROR, WORDS
 from dora.wire.daemon_protocol import Inspection
 from dora.wire.path_statistics import MAX_RECORDS, RECORD_BYTES, PathLatency, Record, records
 from dora.wire.trail import origin_id
@@ -15,15 +18,16 @@ from dora.wire.trail import origin_id
 class PathReader:
     """Reads the paths to the inputs of this machine's nodes again and again."""
 
-    def __init__(self, board: str) -> None:
-        """``board``: the path of the board, beside which the files are."""
+    def __init__(self, board: str, words: memoryview) -> None:
+        """``board``: the path of the board, beside which the files are; ``words``: its words."""
+        self._words = words
         self._pattern = glob.escape(path_records_of(board, 0)).removesuffix("0") + "*"
         self._last: dict[tuple[int, int], Record] = {}
         self._shown: dict[tuple[int, int], PathLatency] = {}
 
     def total(self, inspection: Inspection) -> list[PathLatency]:
         """Return the latencies since the start of the dataflow."""
-        return [record.latency(*ends) for record, ends in self._read(inspection)]
+        return [self._named(inspection, record, ends) for record, ends in self._read(inspection)]
 
     def refresh(self, inspection: Inspection) -> list[PathLatency]:
         """Return the latencies since the last time, or for paths without a new message the last ones.
@@ -35,21 +39,26 @@ class PathReader:
             key = record.origin, record.slot
             recent = record.since(self._last.get(key))
             if recent.messages or key not in self._shown:
-                found = recent.latency(*ends)
-                shown[key] = PathLatency(
-                    found.source,
-                    found.sink,
-                    record.messages,
-                    found.median_ms,
-                    found.p99_ms,
-                    found.worst_ms,
-                    found.mean_ms,
-                )
+                found = self._named(inspection, recent, ends)
+                shown[key] = structs.replace(found, messages=record.messages)
             else:
                 shown[key] = self._shown[key]
             self._last[key] = record
         self._shown = shown
         return list(shown.values())
+
+    def _named(self, inspection: Inspection, record: Record, ends: tuple[str, str]) -> PathLatency:
+        source, sink = ends
+        machines = {node.id: node.machine for node in inspection.nodes}
+        if machines[source.partition("/")[0]] == machines[sink.partition("/")[0]]:
+            return record.latency(source, sink)
+        here = inspection.machine
+        errors = [
+            self._words[link.output_slot * WORDS + CLOCK_ERROR]
+            for link in inspection.links
+            if machines.get(link.producer.partition("/")[0]) != here
+        ]
+        return structs.replace(record.latency(source, sink), clock_error_ms=max(errors, default=0) / 1e6)
 
     def _read(self, inspection: Inspection) -> list[tuple[Record, tuple[str, str]]]:
         sources = {

@@ -98,7 +98,7 @@ class RunSnapshot:
             raise ConnectError("the dataflow has just ended") from None
         self._counters = Counters(self.inspection, self._board.words)
         self._last = self._seen = self._counters.read()
-        self._paths = PathReader(self.inspection.board)
+        self._paths = PathReader(self.inspection.board, self._board.words)
         self._active_ns: dict[str, int] = {}  # node → when something went in or out
         self._taps: TapSession | None = None
         self._latencies: dict[str, list[LatencyMeter]] = {}  # by topic

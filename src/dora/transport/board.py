@@ -28,6 +28,9 @@ output      ``LINKS_VERSION``      how often its links have changed (daemon); a 
                                    reads its control channel
 output      ``RECORDED``           number of the last message that a recorder took; the memory of the sender
                                    is kept until the recorder has taken everything
+output      ``CLOCK_OFFSET``       of another machine's output: nanoseconds by which the clock of this
+                                   machine is ahead of that one, see `signed` (daemon)
+output      ``CLOCK_ERROR``        by how much that may be wrong (daemon)
 link        ``RECEIVED``           messages that the receiver took from the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
@@ -73,6 +76,7 @@ LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
+CLOCK_OFFSET, CLOCK_ERROR = 8, 9
 RECEIVED, DROPPED, FIRST, STATE, PROBED, TIMED_OUT, UNSENT, RESTART_LOSS = 0, 1, 2, 3, 4, 5, 6, 7
 EXPIRED, THINNED, MISSED, OVERDUE, REPEATED, UNMATCHED = 8, 9, 10, 11, 12, 13
 SAFE_STATES, IN_SAFE_STATE = 14, 15
@@ -80,6 +84,15 @@ SAFE_STATES, IN_SAFE_STATE = 14, 15
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 
 MAX_LINES = 1 << 16  # no line is used twice, so this bounds the nodes, outputs and links of a run
+
+
+def signed(word: int) -> int:
+    """Return the number of a word that may be negative.
+
+    >>> signed(5), signed(2**64 - 5)
+    (5, -5)
+    """
+    return word - (1 << 64) if word >> 63 else word
 
 
 def _allocate(fd: int, lines: int) -> None:

@@ -17,6 +17,7 @@ from dora.cli.tables import counted, format_option
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView, TemplateView
 from dora.errors import DoraError
+from dora.wire.clock import ClockOffset
 
 
 @click.command()
@@ -46,6 +47,7 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
             {
                 "id": machine.id,
                 "status": "connected" if machine.away_since is None else "not connected",
+                **_clock_json(machine.clock),
                 "address": machine.address,
                 "labels": machine.labels,
                 "away_since": machine.away_since,
@@ -85,6 +87,16 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
     return 0
 
 
+def _clock_json(clock: ClockOffset | None) -> dict[str, float]:
+    """Return by how many milliseconds a clock is ahead of the coordinator's, once that is known."""
+    if clock is None:
+        return {}
+    return {
+        "clock_ahead_ms": round(-clock.offset_ns / 1e6, 3),
+        "clock_error_ms": round(clock.error_ns / 1e6, 3),
+    }
+
+
 def _check_file(file: str) -> tuple[int, DoraError | None]:
     """Return how many nodes a dataflow file has, or why it cannot be used."""
     from dora.daemon.load_dataflow import load_dataflow
@@ -100,9 +112,17 @@ def _line(machine: MachineView) -> str:
     labels = ", ".join(f"{name}={value}" for name, value in sorted(machine.labels.items()))
     facts = " ".join(filter(None, (machine.address, f"({labels})" if labels else "")))
     if machine.away_since is None:
-        return f"✓ Machine {machine.id}: {facts}"
+        return f"✓ Machine {machine.id}: {', '.join(filter(None, (facts, _clock_text(machine.clock))))}"
     since = time.strftime("%H:%M:%S", time.localtime(machine.away_since))
     return f"✗ Machine {machine.id}: {facts}, not connected since {since}"
+
+
+def _clock_text(clock: ClockOffset | None) -> str:
+    """Return how a clock differs from the coordinator's; "" if it does not, or that is not known."""
+    if clock is None or abs(clock.offset_ns) <= clock.error_ns:
+        return ""
+    how = "behind" if clock.offset_ns > 0 else "ahead"
+    return f"clock {abs(clock.offset_ns) / 1e6:,.1f} ms {how} (± {clock.error_ns / 1e6:.1f} ms)"
 
 
 def _template_line(template: TemplateView) -> str:

@@ -22,15 +22,16 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
 
 from dora._paths import AUTHORITY_VARIABLE, data_folder
+from dora.cluster.agent.clock_sync import ClockSync
 from dora.cluster.agent.identity import Identity, daemon_lock, run_id, socket_of
 from dora.cluster.agent.limits import UsageMeter
 from dora.cluster.agent.observers import Observers
 from dora.cluster.agent.warm_templates import WarmTemplates
 from dora.cluster.agent.worker_reports import LogOutbox
 from dora.cluster.coordinator.placement import is_loopback
+from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.protocol import (
     ACTIVE,
-    HEARTBEAT_INTERVAL,
     MAX_MESSAGE,
     SAME_VERSION,
     AckEnd,
@@ -46,7 +47,6 @@ from dora.cluster.protocol import (
     GetMetrics,
     GetTemplates,
     GetUsage,
-    Heartbeat,
     JoinCluster,
     LogBatch,
     MachineLost,
@@ -175,6 +175,7 @@ class Agent:
         self._changed = asyncio.Event()  # a run has ended, or its end was recorded
         self._shutting_down = False
         self._meter = UsageMeter()
+        self._clock_sync = ClockSync()
         self._welcomed = False
         self._pause = FIRST_RETRY
         self._last_fault = ""  # the fault of the connection that was logged last
@@ -340,7 +341,7 @@ class Agent:
         self._connection = connection
         self._send_logs()
         sender = asyncio.create_task(self._send_all(connection, self._outgoing))
-        heartbeats = asyncio.create_task(self._send_heartbeats(self._outgoing))
+        heartbeats = asyncio.create_task(self._clock_sync.send_heartbeats(self._outgoing))
         try:
             async for data in connection:
                 message = decode_to_daemon(data)
@@ -350,12 +351,6 @@ class Agent:
             self._connection = None
             sender.cancel()
             heartbeats.cancel()
-
-    async def _send_heartbeats(self, outgoing: asyncio.Queue[ToCoordinator]) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_INTERVAL)
-            if outgoing.empty():
-                outgoing.put_nowait(Heartbeat())
 
     async def _send_all(self, connection: ClientConnection, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
@@ -371,6 +366,8 @@ class Agent:
                 self._welcomed = True
                 self._pause, self._last_fault = FIRST_RETRY, ""
                 log.info("connected to the coordinator at %s", self._where)
+            case HeartbeatAnswer():
+                self._clock_sync.take(message, self._runs.values())
             case DaemonRejected(reason=reason):
                 raise _Rejected(reason)
             case StartRun():

@@ -11,6 +11,7 @@ import msgspec
 
 from dora._paths import ALL_INTERFACES, data_folder, link_endpoint
 from dora.cluster.agent.worker_reports import Reports
+from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.protocol import Endpoints, MachineLost, PeerReport, ReleasePartition, StartRun, ToDaemon
 from dora.daemon.daemon import Daemon
 from dora.daemon.supervisor import events as on
@@ -18,6 +19,7 @@ from dora.daemon.supervisor.status import Peers
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.dataflow.plan import Placement
 from dora.errors import DoraError
+from dora.wire.clock import ClockOffset, between
 from dora.wire.node_config import RemoteConfig
 
 _POLL_INTERVAL: Final = 0.02  # seconds
@@ -51,6 +53,8 @@ class LocalPartition:
                     self._endpoints = endpoints if self._endpoints is None else self._endpoints
                 case PeerReport(machine=machine, peer_status=peer_status):
                     self._feed(on.PeerStatusReceived(machine, peer_status))
+                case HeartbeatAnswer(clocks=clocks):
+                    self._set_clocks(clocks)
                 case MachineLost(machine=machine, reason=reason):
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
                     self._feed(on.MachineLost(machine, reason))
@@ -63,6 +67,13 @@ class LocalPartition:
             self._pending.append(event)
         else:
             daemon.loop.call_threadsafe(lambda: daemon.feed(event))
+
+    def _set_clocks(self, clocks: Mapping[str, ClockOffset]) -> None:
+        """Note how far the clock of this machine is ahead of the others, for what comes from there."""
+        daemon, here = self._daemon, clocks.get(self.machine)
+        if daemon is not None and here is not None:
+            offsets = {machine: between(clock, here) for machine, clock in clocks.items()}
+            daemon.loop.call_threadsafe(lambda: daemon.set_clocks(offsets))
 
     def set_daemon(self, daemon: Daemon) -> None:
         """Set the daemon of this worker, and feed it the messages that came before."""

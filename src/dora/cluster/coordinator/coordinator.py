@@ -42,6 +42,7 @@ from dora.cluster.coordinator.policy import (
 )
 from dora.cluster.coordinator.relay import Relay, RelayedSession
 from dora.cluster.coordinator.store import Store
+from dora.cluster.heartbeat import Heartbeat
 from dora.cluster.protocol import (
     ACTIVE,
     AckLogs,
@@ -51,7 +52,6 @@ from dora.cluster.protocol import (
     GetMetrics,
     GetTemplates,
     GetUsage,
-    Heartbeat,
     Hello,
     Limits,
     LogBatch,
@@ -145,7 +145,7 @@ class Coordinator:
             case ObserverRefused(ticket=ticket, reason=reason):
                 self.relay.refuse(ticket, reason)
             case Heartbeat():
-                pass
+                self.fleet.answer(connection, message)
             case Hello():
                 log.warning("the daemon introduced itself twice")
 

@@ -22,6 +22,7 @@ from dora.cluster.coordinator.log_store import log_store_directory
 from dora.cluster.coordinator.placement import address_of, is_loopback
 from dora.cluster.coordinator.policy import Refusal, lost_report
 from dora.cluster.coordinator.store import Store
+from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.cluster.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
@@ -52,6 +53,7 @@ from dora.cluster.protocol import (
 )
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.names import machine_id_fault
+from dora.wire.clock import ClockOffset
 from dora.wire.node_protocol import PROTOCOL_VERSION
 from dora.wire.operations import ProposedChange
 
@@ -76,6 +78,7 @@ class DaemonConnection:
         self.labels = hello.labels
         self.address = hello.address or seen
         self.tls = hello.tls
+        self.clock: ClockOffset | None = None
         self.send = send
         self.seen = seen
         self.server = server
@@ -120,11 +123,21 @@ class Fleet:
                     daemon_id=connection.daemon_id,
                     away_since=self._away_since.get(machine),
                     tls=connection.tls,
+                    clock=connection.clock,
                 )
                 for machine, connection in sorted(self._known.items())
                 if machine in self.connections or machine in self._away_since
             ]
         return list(self._views)
+
+    def answer(self, connection: DaemonConnection, heartbeat: Heartbeat) -> None:
+        """Answer a heartbeat with the time, and with the clocks of all machines."""
+        received_ns = time.time_ns()
+        if heartbeat.clock != connection.clock:
+            connection.clock = heartbeat.clock
+            self._views = None
+        clocks = {name: each.clock for name, each in self.connections.items() if each.clock is not None}
+        connection.send(HeartbeatAnswer(heartbeat.sent_ns, received_ns, time.time_ns(), clocks))
 
     # ----------------------------------------------------------------------- coming and going
 

@@ -29,6 +29,7 @@ from dora.node.events import (
     SafeStateEntered,
     SafeStateLeft,
     Stop,
+    Synced,
 )
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
@@ -43,8 +44,8 @@ from dora.wire.message import ONE_TRAIL_BYTE, ORIGIN
 
 if TYPE_CHECKING:
     from dora.node.interceptors.base import ReceiveInterceptor
-    from dora.node.receive.qos_input import QosInput
     from dora.node.receive.path_meter import PathMeter
+    from dora.node.receive.qos_input import QosInput
     from dora.node.receive.safe_state import OnChange, SafeStateInput
     from dora.node.receive.sync_port import SyncPort
     from dora.wire.node_config import InputConfig, SyncConfig
@@ -265,6 +266,8 @@ class Inbox(Waiter):
                     header = current.header = content.header
                     if header is not None and header[ORIGIN] >= ONE_TRAIL_BYTE:
                         current.trail = content.trail
+                elif event.__class__ is Synced:
+                    current.follow_set(event)
                 if not port.open:
                     self._remove_closed(port)
                 return event

@@ -221,6 +221,8 @@ class ReplayInbox(Inbox):
 
     def _make_current(self, event: Event) -> None:
         """Make an event the current one, and sample it, both with the time of the recording."""
+        if isinstance(event, Synced):
+            self.current.follow_set(event)
         if not isinstance(event, Input):
             return
         content: Any = event._content

@@ -30,7 +30,7 @@ from dora.node.send.undeclared import UndeclaredOutputs
 from dora.node.session.daemon_client import DaemonChannel
 from dora.node.session.topology import Topology
 from dora.node.warm_up import RECORD_TO, warm_up, warm_up_arrow
-from dora.transport.board import STATE, UNCONNECTED
+from dora.transport.board import CLOCK_ERROR, STATE, UNCONNECTED, WORDS
 from dora.transport.forking import RefusingState, disown_after_fork, leak, refuse
 from dora.transport.interface import Engine, Receiver
 from dora.transport.queues import PriorityQueue
@@ -269,11 +269,18 @@ class Session:
     # ------------------------------------------------------------------ inputs
 
     def _make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
+        receiver: Receiver
         if not item.engine_queue_size:
-            return engine.receiver(item, self.bell.ring)
-        engine_item = msgspec.structs.replace(item, queue_size=item.engine_queue_size)
-        receiver = engine.receiver(engine_item, self.bell.ring)
-        return PriorityQueue(receiver, item.queue_size, kept_message(item.keep))
+            receiver = engine.receiver(item, self.bell.ring)
+        else:
+            engine_item = msgspec.structs.replace(item, queue_size=item.engine_queue_size)
+            held = engine.receiver(engine_item, self.bell.ring)
+            receiver = PriorityQueue(held, item.queue_size, kept_message(item.keep))
+        if not item.machine:
+            return receiver
+        from dora.node.receive.other_clock import OtherClock
+
+        return OtherClock(receiver, self.board, item.output_slot)
 
     def _make_port(self, item: InputConfig, receiver: Receiver | None = None) -> InputPort:
         """Return the port of an input; ``receiver`` has been receiving for some time already."""
@@ -331,7 +338,16 @@ class Session:
         sources = {origin_id(name): name for name in names}
         node_id = self.config.node_id
         sinks = {item.slot: f"{node_id}/{item.id}" for item in self.config.inputs if item.kind != "timer"}
-        return self.paths.statistics(sources, sinks)
+        words = self.board.words
+        errors = {
+            f"{node_id}/{item.id}": words[item.output_slot * WORDS + CLOCK_ERROR] / 1e6
+            for item in self.config.inputs
+            if item.machine
+        }
+        return [
+            msgspec.structs.replace(path, clock_error_ms=errors.get(path.sink, 0.0))
+            for path in self.paths.statistics(sources, sinks)
+        ]
 
     def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
         """Return the receiver of a further input, for `add_input`; raises `DoraError`."""
