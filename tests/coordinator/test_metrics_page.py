@@ -34,7 +34,7 @@ def test_the_metrics_page_has_every_metric() -> None:
         'arm "1"',
         [NodeMetrics("eye", "Running", 2, 1.5, 1000), NodeMetrics("hand", "Failed")],
         [OutputMetrics("eye", "image", 10, 4000)],
-        [LinkMetrics("eye/image", "hand/image", 7, 2, 1)],
+        [LinkMetrics("eye/image", "hand/image", 7, 2, 1, unmatched=3)],
     )
     requests = RequestCounter()
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.25)
@@ -56,6 +56,7 @@ def test_the_metrics_page_has_every_metric() -> None:
     assert found["dora_link_received_messages_total", (arm, "hand/image", "eye/image")] == 7
     assert found["dora_link_dropped_messages_total", (arm, "hand/image", "eye/image")] == 2
     assert found["dora_link_waiting_messages", (arm, "hand/image", "eye/image")] == 1
+    assert found["dora_link_unmatched_messages_total", (arm, "hand/image", "eye/image")] == 3
     asked = ("GET", "/api/dataflows/{dataflow}")
     assert found["dora_api_requests_total", (*asked, "404")] == 2
     assert found["dora_api_request_seconds_total", asked] == 0.75

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -45,6 +46,11 @@ FUSION = """
 LARGE = 2000
 
 
+def dora(*arguments: str) -> str:
+    command = [sys.executable, "-m", "dora", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
+
+
 def sources(flow: Flow, **fields: object) -> None:
     flow.node("a", SENSOR, outputs=["out"])
     flow.node("b", SENSOR, outputs=["out"], **fields)
@@ -78,7 +84,7 @@ def test_an_input_of_a_group_may_be_disconnected_and_connected_again(flow: Flow)
         live.until(lambda: "set of a b" in flow.printed("fusion")[before:], "complete sets")
 
 
-def test_topic_info_shows_how_many_messages_are_in_no_set(flow: Flow) -> None:
+def test_topic_info_and_top_show_how_many_messages_are_in_no_set(flow: Flow) -> None:
     flow.node("a", SENSOR, outputs=["out"])
     flow.node("b", SENSOR, outputs=["out"])
     flow.node(
@@ -95,17 +101,14 @@ def test_topic_info_shows_how_many_messages_are_in_no_set(flow: Flow) -> None:
         live.until_printed("fusion", "set of a b tick")
 
         def shown() -> bool:
-            done = subprocess.run(
-                [sys.executable, "-m", "dora", "topic", "info", "a/out", "--duration", "0.2"],
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT,
-                check=True,
-            )
-            (line,) = [line for line in done.stdout.splitlines() if "fusion/a:" in line]
+            info = dora("topic", "info", "a/out", "--duration", "0.2")
+            (line,) = [line for line in info.splitlines() if "fusion/a:" in line]
             return " unmatched," in line
 
         wait_until(shown, "unmatched messages of an input that is faster than its timer")
+        nodes = json.loads(dora("top", "--once", "--refresh-interval", "0.2"))
+        (inputs,) = [node["inputs"] for node in nodes if node["node"] == "fusion"]
+        assert any(item["input"] == "a" and item["unmatched_messages"] > 0 for item in inputs)
     assert live.result is not None
     assert link(live.result, "a/out -> fusion/a").unmatched > 0
 

@@ -138,7 +138,7 @@ def _node_row(item: NodeSnapshot, several: bool) -> tuple[Text, ...]:
     )
 
 
-_QOS: Final = {"expired": "EXPIRED", "thinned": "THINNED", "missed": "MISSED"}
+_QOS: Final = {"expired": "EXPIRED", "thinned": "THINNED", "missed": "MISSED", "unmatched": "UNMATCHED"}
 
 
 def link_table(links: Sequence[tuple[LinkRate, LinkHistory]], width: int) -> Table:

@@ -58,6 +58,7 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
                 counts.expired,
                 counts.thinned,
                 counts.missed,
+                counts.unmatched,
             )
         )
     return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links, paths)

@@ -25,6 +25,7 @@ from dora.transport.board import (
     STATE,
     THINNED,
     TIMED_OUT,
+    UNMATCHED,
     WORDS,
 )
 from dora.wire.daemon_protocol import Inspection, LinkView
@@ -40,6 +41,7 @@ class LinkCounts(msgspec.Struct, frozen=True):
     thinned: int = 0
     missed: int = 0  # how often the input's deadline has passed without a message
     overdue: bool = False  # it has, and no message has come since
+    unmatched: int = 0  # received, and in no set of a `sync` group
 
     @property
     def received(self) -> int:
@@ -70,6 +72,7 @@ class LinkRate(msgspec.Struct, frozen=True):
     thinned: int = 0
     missed: int = 0  # how often the input's deadline has passed without a message
     overdue: bool = False  # it has, and no message has come since
+    unmatched: int = 0  # received, and in no set of a `sync` group
 
 
 class OutputRate(msgspec.Struct, frozen=True):
@@ -103,6 +106,7 @@ class Counters:
             words[base + THINNED],
             words[base + MISSED],
             bool(words[base + OVERDUE]),
+            words[base + UNMATCHED],
         )
         received, dropped = words[base + RECEIVED], words[base + DROPPED]
         taken = received + words[base + REPEATED]
@@ -148,6 +152,7 @@ def rates(
                 thinned=now.thinned,
                 missed=now.missed,
                 overdue=now.overdue,
+                unmatched=now.unmatched,
             )
         )
     return outputs, links

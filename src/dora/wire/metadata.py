@@ -171,8 +171,6 @@ def decode_metadata(section: bytes) -> dict[str, Any]:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-
-
 def as_nanoseconds(time: datetime) -> int:
     """Return an aware datetime as nanoseconds since the Unix epoch."""
     since = time - _EPOCH

@@ -31,6 +31,7 @@ class LinkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     expired: int = 0
     thinned: int = 0
     missed: int = 0  # deadlines
+    unmatched: int = 0  # in no set of a `sync` group
 
 
 class DataflowMetrics(msgspec.Struct, frozen=True):

@@ -148,6 +148,7 @@ def _link_json(rate: LinkRate) -> dict[str, Any]:
         "expired_messages": rate.expired,
         "thinned_messages": rate.thinned,
         "missed_deadlines": rate.missed,
+        "unmatched_messages": rate.unmatched,
         "latency_median_ms": None if rate.latency_ms is None else round(rate.latency_ms[0], 3),
         "latency_p99_ms": None if rate.latency_ms is None else round(rate.latency_ms[1], 3),
     }

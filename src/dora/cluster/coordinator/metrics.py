@@ -138,6 +138,12 @@ _LINK_METRICS: Final[list[tuple[Kind, str, str, Callable[[LinkMetrics], float]]]
         "Deadlines of an input without a message",
         attrgetter("missed"),
     ),
+    (
+        CounterMetricFamily,
+        "unmatched_messages",
+        "Messages that were in no set of synchronised inputs",
+        attrgetter("unmatched"),
+    ),
     (GaugeMetricFamily, "waiting_messages", "Messages in the queue of an input", attrgetter("waiting")),
 ]
 _PATH_METRICS: Final[list[tuple[Kind, str, str, Callable[[PathLatency], float]]]] = [

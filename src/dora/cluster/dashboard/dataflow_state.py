@@ -133,6 +133,7 @@ def as_json(state: PageState) -> bytes:
                 "thinned": rate.thinned,
                 "missed": rate.missed,
                 "overdue": rate.overdue,
+                "unmatched": rate.unmatched,
                 "silent": rate.silent,
                 "latency": rate.latency_ms,
             }

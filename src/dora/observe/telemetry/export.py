@@ -322,6 +322,7 @@ _METRICS: Final[tuple[tuple[str, str, str, str, Values], ...]] = (
     ("dora.link.dropped", "counter", "{message}", "Messages that a link lost", _links("dropped")),
     ("dora.link.expired", "counter", "{message}", "Messages older than a max_age", _links("expired")),
     ("dora.link.thinned", "counter", "{message}", "Messages left out for a rate", _links("thinned")),
+    ("dora.link.unmatched", "counter", "{message}", "Messages in no set of sync", _links("unmatched")),
     ("dora.link.missed", "counter", "{deadline}", "Deadlines without a message", _links("missed")),
     ("dora.link.waiting", "up_down_counter", "{message}", "Messages in a queue", _links("waiting")),
 )
