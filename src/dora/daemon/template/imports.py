@@ -89,8 +89,8 @@ def _is_of_a_package(traceback: TracebackType) -> bool:
     return file != __file__ and not file.startswith("<frozen importlib") and "importlib" not in file
 
 
-def _shown(names: Iterable[str]) -> str:
-    return ", ".join(package_names(names))
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(package_names(names) or names)
 
 
 def package_names(modules: Iterable[str]) -> list[str]:
