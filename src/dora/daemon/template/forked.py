@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import cache
 from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
@@ -125,6 +126,14 @@ _STAT: Final = {
 }
 
 
+@cache
+def memory_layout() -> dict[str, int]:
+    """Return the places in memory that /proc/self/stat shows. Those of a fork are the same."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        stat = file.read().rpartition(")")[2].split()
+    return {name: int(stat[number - 3]) for name, number in _STAT.items()}
+
+
 def _show_in_proc(request: ForkRequest, program: PythonProgram) -> None:
     """Have /proc show the command line and the environment of the request; raises ``OSError``."""
     command = program.original if program.name else [os.fsdecode(word) for word in request.command]
@@ -143,11 +152,8 @@ def show(arguments: bytes, variables: bytes) -> None:
     shown = mmap.mmap(-1, size, flags=flags)
     shown.write(arguments + variables)
     start = ctypes.addressof(ctypes.c_char.from_buffer(shown))
-    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
-        stat = file.read().rpartition(")")[2].split()
-    places = {name: int(stat[number - 3]) for name, number in _STAT.items()}
     new = _MemoryMap(
-        **places,
+        **memory_layout(),
         arg_start=start,
         arg_end=start + len(arguments),
         env_start=start + len(arguments),

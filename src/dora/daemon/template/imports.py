@@ -11,7 +11,7 @@ from traceback import format_exception
 from types import TracebackType
 
 from dora.daemon.template.checks import PackageFiles, Traces
-from dora.daemon.template.forked import remember_modules
+from dora.daemon.template.forked import memory_layout, remember_modules
 from dora.daemon.template.protocol import Refused
 
 
@@ -45,6 +45,7 @@ class Imports:
             self.refusal = Refused(f"importing {_shown(names)} {left}")
         self.files = PackageFiles()
         remember_modules()
+        memory_layout()
         gc.collect()
         gc.freeze()
 
