@@ -137,7 +137,7 @@ class SafeStateInput:
         now = _monotonic()
         if self._is_new:
             self._is_new = False
-            if not self._stopped:
+            if not (self._stopped or self._reason):
                 self._silence.begin(now)
         elif self._silence.is_over(now):
             self._enter("silent")
@@ -231,7 +231,10 @@ class SafeStateInput:
         self._port.source_closed()
 
     def source_back(self, node_id: str) -> bool:
-        return self._port.source_back(node_id)
+        reopens = self._port.source_back(node_id)
+        if reopens and self._silence is not None and not (self._stopped or self._reason):
+            self._silence.begin(_monotonic())
+        return reopens
 
     def stop(self) -> None:
         self._end()
