@@ -51,6 +51,12 @@ def test_without_conditions_it_has_all_that_are_possible() -> None:
     assert safe_state("value: 0, silence: 1s").when == ("failed", "silent")
 
 
+def test_a_deadline_of_an_input_is_a_condition() -> None:
+    file = FILE.replace("command: planner/command", "command: {source: planner/command, deadline: 50ms}")
+    assert safe_state("value: 0", file).when == ("deadline", "failed")
+    assert safe_state("value: 0, when: [deadline]", file).when == ("deadline",)
+
+
 def test_the_type_is_the_declared_one_of_the_output() -> None:
     typed = FILE.replace("    outputs:", "    output_types: {command: std/core/v1/Float32}\n    outputs:")
     assert safe_state("value: [0, 0]", typed).type == "float32"

@@ -167,6 +167,50 @@ def test_a_condition_that_is_not_named_does_nothing(start_flow: StartFlow) -> No
     assert types(receiver) == ["NODE_FAILED", "INPUT_CLOSED", "STOP"]
 
 
+MISSED = ["DEADLINE_MISSED", *IN]
+
+
+def test_a_missed_deadline_leads_to_the_safe_value(start_flow: StartFlow, clock: VirtualClock) -> None:
+    _, sender, receiver = start(start_flow, "deadline", deadline_ns=20_000_000)
+    sender.send_output("out", b"x")
+    assert types(receiver) == ["INPUT"]
+    clock.advance(19)
+    assert types(receiver) == []
+    clock.advance(1)
+    assert types(receiver) == MISSED
+    clock.advance(1000)
+    assert types(receiver) == []
+    sender.send_output("out", b"x")
+    assert types(receiver) == ["DEADLINE_MET", *OUT]
+    clock.advance(20)
+    assert types(receiver) == MISSED
+
+
+def test_a_late_message_that_is_there_needs_no_safe_value(
+    start_flow: StartFlow, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver that was busy learns of the missed deadline together with the message that was late."""
+    sent_at = 1_000_000_000
+    monkeypatch.setattr("dora.node.send.output._now", lambda: sent_at)
+    _, sender, receiver = start(start_flow, "deadline", deadline_ns=20_000_000)
+    sender.send_output("out", b"x")
+    assert types(receiver) == ["INPUT"]
+    sent_at += 50_000_000
+    sender.send_output("out", b"x")
+    clock.advance(60)
+    assert types(receiver) == ["DEADLINE_MISSED", "DEADLINE_MET", "INPUT"]
+    assert receiver.statistics()["inputs"]["in"]["safe_states"] == 0
+
+
+def test_a_deadline_that_is_no_condition_is_only_reported(
+    start_flow: StartFlow, clock: VirtualClock
+) -> None:
+    _, _, receiver = start(start_flow, "failed", deadline_ns=20_000_000)
+    assert types(receiver) == []
+    clock.advance(20)
+    assert types(receiver) == ["DEADLINE_MISSED"]
+
+
 def test_a_sender_is_told_of_the_state_of_its_output(start_flow: StartFlow) -> None:
     daemon, sender, _ = start(start_flow, "silent")
     daemon.send("a", SafeStateFrame("out", "b/in", "silent", True))

@@ -188,6 +188,8 @@ def link_row(rate: LinkRate, stuck_s: float = 0.0) -> tuple[Text, ...]:
     hz = cell(f"{rate.hz:.1f}/s")
     if rate.silent or stuck_s:
         hz = cell("silent" if rate.silent else f"stuck {stuck_s:.0f} s", "bold red")
+    elif rate.in_safe_state:
+        hz = cell("safe state", "bold red")
     elif rate.overdue:
         hz = cell("late", "bold red")
     return (

@@ -12,10 +12,12 @@ from dora.transport.board import (
     BYTES,
     DROPPED,
     EXPIRED,
+    IN_SAFE_STATE,
     MISSED,
     OVERDUE,
     RECEIVED,
     REPEATED,
+    SAFE_STATES,
     SENT,
     THINNED,
     UNMATCHED,
@@ -91,6 +93,9 @@ def _link(link: LinkView, words: memoryview, latency_ms: tuple[float, float] | N
     if missed:
         late = ", and is late now" if words[base + OVERDUE] else ""
         parts.append(f"missed its deadline {missed:,} time{'' if missed == 1 else 's'}{late}")
+    if times := words[base + SAFE_STATES]:
+        now = ", and is in it now" if words[base + IN_SAFE_STATE] else ""
+        parts.append(f"in its safe state {times:,} time{'' if times == 1 else 's'}{now}")
     parts.append("the latest only" if link.policy == "latest" else f"queue of {link.queue_size}")
     if link.policy == "backpressure":
         parts.append("back-pressure")

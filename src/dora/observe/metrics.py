@@ -59,6 +59,7 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
                 counts.thinned,
                 counts.missed,
                 counts.unmatched,
+                counts.safe_states,
             )
         )
     return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links, paths)

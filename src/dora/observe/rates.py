@@ -17,10 +17,12 @@ from dora.transport.board import (
     DROPPED,
     EXPIRED,
     FIRST,
+    IN_SAFE_STATE,
     MISSED,
     OVERDUE,
     RECEIVED,
     REPEATED,
+    SAFE_STATES,
     SENT,
     STATE,
     THINNED,
@@ -42,6 +44,8 @@ class LinkCounts(msgspec.Struct, frozen=True):
     missed: int = 0  # how often the input's deadline has passed without a message
     overdue: bool = False  # it has, and no message has come since
     unmatched: int = 0  # received, and in no set of a `sync` group
+    safe_states: int = 0  # how often the input has begun the safe state of its source
+    in_safe_state: bool = False  # it has, and the source is not back
 
     @property
     def received(self) -> int:
@@ -73,6 +77,8 @@ class LinkRate(msgspec.Struct, frozen=True):
     missed: int = 0  # how often the input's deadline has passed without a message
     overdue: bool = False  # it has, and no message has come since
     unmatched: int = 0  # received, and in no set of a `sync` group
+    safe_states: int = 0  # how often the input has begun the safe state of its source
+    in_safe_state: bool = False  # it has, and the source is not back
 
 
 class OutputRate(msgspec.Struct, frozen=True):
@@ -107,6 +113,8 @@ class Counters:
             words[base + MISSED],
             bool(words[base + OVERDUE]),
             words[base + UNMATCHED],
+            words[base + SAFE_STATES],
+            bool(words[base + IN_SAFE_STATE]),
         )
         received, dropped = words[base + RECEIVED], words[base + DROPPED]
         taken = received + words[base + REPEATED]
@@ -153,6 +161,8 @@ def rates(
                 missed=now.missed,
                 overdue=now.overdue,
                 unmatched=now.unmatched,
+                safe_states=now.safe_states,
+                in_safe_state=now.in_safe_state,
             )
         )
     return outputs, links

@@ -32,6 +32,7 @@ class LinkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     thinned: int = 0
     missed: int = 0  # deadlines
     unmatched: int = 0  # in no set of a `sync` group
+    safe_states: int = 0
 
 
 class DataflowMetrics(msgspec.Struct, frozen=True):

@@ -144,6 +144,12 @@ _LINK_METRICS: Final[list[tuple[Kind, str, str, Callable[[LinkMetrics], float]]]
         "Messages that were in no set of synchronised inputs",
         attrgetter("unmatched"),
     ),
+    (
+        CounterMetricFamily,
+        "safe_states",
+        "Safe states of the source of an input",
+        attrgetter("safe_states"),
+    ),
     (GaugeMetricFamily, "waiting_messages", "Messages in the queue of an input", attrgetter("waiting")),
 ]
 _PATH_METRICS: Final[list[tuple[Kind, str, str, Callable[[PathLatency], float]]]] = [

@@ -134,6 +134,8 @@ def as_json(state: PageState) -> bytes:
                 "missed": rate.missed,
                 "overdue": rate.overdue,
                 "unmatched": rate.unmatched,
+                "safe_states": rate.safe_states,
+                "in_safe_state": rate.in_safe_state,
                 "silent": rate.silent,
                 "latency": rate.latency_ms,
             }

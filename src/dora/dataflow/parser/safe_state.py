@@ -132,9 +132,7 @@ class SafeStates:
         if not self._blocks:
             return nodes
         self._check_groups(nodes)
-        deadlines = {
-            item.source for node in nodes for item in node.inputs if getattr(item, "deadline_ns", 0)
-        }
+        deadlines = {item.source for node in nodes for item in node.inputs if item.deadline_ns}
         return tuple(self._with_safe_states(node, deadlines, types) for node in nodes)
 
     def _with_safe_states(self, node: NodeSpec, deadlines: set[Any], types: Types) -> NodeSpec:

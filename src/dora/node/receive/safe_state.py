@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dora.node.events import (
+    DeadlineMissed,
     Event,
     Input,
     InputClosed,
@@ -113,6 +114,8 @@ class SafeStateInput:
             return event
         if event is None:
             return self._poll_silent() if self._silence is not None else None
+        if isinstance(event, DeadlineMissed):
+            return self._miss(event)
         if isinstance(event, InputClosed) and not self._port.open:
             return self._close(event)
         return event
@@ -143,6 +146,15 @@ class SafeStateInput:
             self._enter("silent")
             return self._next.popleft()
         return None
+
+    def _miss(self, missed: DeadlineMissed) -> Event:
+        """Begin the safe state after a missed deadline, unless the late message is there already."""
+        if not (self._reason or self._stopped):
+            if (following := self._port.poll()) is not None:
+                self._next.append(following)
+            else:
+                self._enter("deadline")
+        return missed
 
     def _close(self, closed: InputClosed) -> Event:
         """Give out the safe value before the closing: the sender will send no more."""

@@ -324,6 +324,7 @@ _METRICS: Final[tuple[tuple[str, str, str, str, Values], ...]] = (
     ("dora.link.thinned", "counter", "{message}", "Messages left out for a rate", _links("thinned")),
     ("dora.link.unmatched", "counter", "{message}", "Messages in no set of sync", _links("unmatched")),
     ("dora.link.missed", "counter", "{deadline}", "Deadlines without a message", _links("missed")),
+    ("dora.link.safe_states", "counter", "{state}", "Safe states of an input", _links("safe_states")),
     ("dora.link.waiting", "up_down_counter", "{message}", "Messages in a queue", _links("waiting")),
 )
 
