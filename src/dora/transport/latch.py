@@ -20,6 +20,7 @@ lock. They copy a message and look whether its number is still there.
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import mmap
 import os
@@ -43,6 +44,7 @@ _SHAPE: Final = struct.Struct("<QQ")  # bytes of a place, number of places
 _ATTEMPTS: Final = 50  # to read a latch that is written all the time
 
 T = TypeVar("T")
+Buffer = bytes | bytearray | memoryview
 
 _log = logging.getLogger("dora.transport")
 
@@ -50,7 +52,7 @@ _log = logging.getLogger("dora.transport")
 class Latch(Protocol):
     """The newest messages of one output."""
 
-    def write(self, sequence: int, message: bytes | bytearray | memoryview) -> None:
+    def write(self, sequence: int, message: Buffer) -> None:
         """Keep a message, and forget the oldest one. Never fails."""
         ...
 
@@ -68,6 +70,44 @@ def _header_bytes(places: int) -> int:
     return -(-(2 + 2 * places) * 8 // _PAGE) * _PAGE
 
 
+class _Places:
+    """The file of a latch, open for writing."""
+
+    def __init__(self, path: str, count: int, size: int) -> None:
+        """Make it, with places of ``size`` bytes; raises ``OSError``, `UnsafeFile`."""
+        self.size = size
+        self._count = count
+        self._begin = _header_bytes(count)
+        self._fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            os.ftruncate(self._fd, self._begin + count * size)
+            if os.pwrite(self._fd, bytes(self._begin), 0) < self._begin:  # takes the memory
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._mapping = mmap.mmap(self._fd, self._begin)
+            self._words = memoryview(self._mapping).cast("Q")
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._words[0], self._words[1] = size, count
+
+    def put(self, sequence: int, message: Buffer) -> None:
+        """Write a message; raises ``OSError``."""
+        words, place = self._words, sequence % self._count
+        words[2 + 2 * place] = 0
+        memory_fence()
+        # Not through the mapping: where there is no room, a write is an error, and not a SIGBUS.
+        if os.pwrite(self._fd, message, self._begin + place * self.size) < len(message):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        words[3 + 2 * place] = len(message)
+        memory_fence()
+        words[2 + 2 * place] = sequence
+
+    def close(self) -> None:
+        self._words.release()
+        self._mapping.close()
+        os.close(self._fd)
+
+
 class LatchFile:
     """The sender's side of a latch. Used by one thread at a time."""
 
@@ -76,19 +116,20 @@ class LatchFile:
         self._path = path
         self._output_id = output_id
         self._depth = config.depth
-        self._places = config.depth + _SPARE
-        self._fd = -1
-        self._is_full = False  # there was no room for a message
-        self._make(_SMALLEST, read_entries(path) if config.survive_restart else [])
+        self._has_failed = False
+        self._places = self._make(read_entries(path) if config.survive_restart else [])
 
-    def write(self, sequence: int, message: bytes | bytearray | memoryview) -> None:
+    def write(self, sequence: int, message: Buffer) -> None:
         try:
-            if len(message) > self._capacity:
-                self._make(len(message), read_entries(self._path))
-            self._put(sequence, message)
+            if len(message) <= self._places.size:
+                self._places.put(sequence, message)
+            else:
+                former = self._places
+                self._places = self._make([*read_entries(self._path), (sequence, bytes(message))])
+                former.close()
         except (OSError, UnsafeFile) as error:
-            if not self._is_full:
-                self._is_full = True
+            if not self._has_failed:
+                self._has_failed = True
                 _log.warning(
                     "output `%s`: a message of %d bytes is not kept for receivers that join late: %s",
                     self._output_id,
@@ -96,39 +137,21 @@ class LatchFile:
                     error,
                 )
 
-    def _put(self, sequence: int, message: bytes | bytearray | memoryview) -> None:
-        words, place = self._words, sequence % self._places
-        words[2 + 2 * place] = 0
-        memory_fence()
-        # Not through the mapping: where there is no room, a write is an error, and not a SIGBUS.
-        if os.pwrite(self._fd, message, self._begin + place * self._capacity) < len(message):
-            raise OSError("no room in shared memory")
-        words[3 + 2 * place] = len(message)
-        memory_fence()
-        words[2 + 2 * place] = sequence
-
-    def _make(self, size: int, kept: list[tuple[int, bytes]]) -> None:
-        """Make the file with places of at least ``size`` bytes, and put into it what is kept."""
+    def _make(self, kept: list[tuple[int, bytes]]) -> _Places:
+        """Make a file with the newest of these messages, and room for others of their size."""
         kept = kept[-self._depth :]
-        size = max([size, *(len(message) for _, message in kept)])
-        self._capacity = max(_SMALLEST, 1 << (size - 1).bit_length())
-        self._begin = _header_bytes(self._places)
+        size = max([_SMALLEST, *(len(message) for _, message in kept)])
         path = f"{self._path}.new"
-        fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        places = _Places(path, self._depth + _SPARE, 1 << (size - 1).bit_length())
         try:
-            os.ftruncate(fd, self._begin + self._places * self._capacity)
-            os.pwrite(fd, bytes(self._begin), 0)  # takes the memory
-            words = memoryview(mmap.mmap(fd, self._begin)).cast("Q")
-            former, self._fd, self._words = self._fd, fd, words
-            words[0], words[1] = self._capacity, self._places
             for sequence, message in kept:
-                self._put(sequence, message)
+                places.put(sequence, message)
             os.rename(path, self._path)
         except BaseException:
-            self._capacity = 0  # the next message tries again
+            places.close()
+            os.unlink(path)
             raise
-        if former >= 0:
-            os.close(former)
+        return places
 
 
 def read_entries(path: str) -> list[tuple[int, bytes]]:
@@ -140,7 +163,7 @@ def read_entries(path: str) -> list[tuple[int, bytes]]:
     found: dict[int, bytes] = {}
     try:
         depth = _read_places(fd, found)
-    except (OSError, ValueError, struct.error):  # another process of this user has written there
+    except (OSError, ValueError, OverflowError, struct.error):  # another process has written there
         return []
     finally:
         os.close(fd)
@@ -176,7 +199,7 @@ class LatchInMemory:
         if former is not None and config.survive_restart:
             self._entries.extend(former._entries)
 
-    def write(self, sequence: int, message: bytes | bytearray | memoryview) -> None:
+    def write(self, sequence: int, message: Buffer) -> None:
         self._entries.append((sequence, bytes(message)))
 
     def read(self) -> list[Message]:

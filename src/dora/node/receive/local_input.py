@@ -23,11 +23,13 @@ from dora.transport.board import (
     CONNECTED,
     DROPPED,
     RECEIVED,
+    REPEATED,
     STATE,
     WORDS,
     Board,
 )
 from dora.wire.correlation import MAX_KEPT, kept_metadata
+from dora.wire.message import Message
 from dora.wire.node_config import InputConfig
 
 _monotonic = time.monotonic_ns
@@ -95,6 +97,15 @@ class LocalInput:
     def count_as_dropped(self) -> None:
         self._words[self._base + RECEIVED] -= 1
         self._words[self._base + DROPPED] += 1
+
+    def put_latched(self, messages: list[Message]) -> None:
+        """Put messages of the latch in front, in a new process of the runtime; the size has no effect."""
+        words, base = self._words, self._base
+        repeated = sum(message.sequence <= self.taken for message in messages)
+        repeated = min(repeated, words[base + RECEIVED])
+        words[base + REPEATED] += repeated
+        words[base + RECEIVED] -= repeated  # `poll` counts them once more
+        self._queue.extendleft(reversed(messages))
 
     def put_text(self, text: str) -> None:
         self.put(Text(text, time.time_ns()))

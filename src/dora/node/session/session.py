@@ -285,7 +285,10 @@ class Session:
     def _make_port(self, item: InputConfig, receiver: Receiver | None = None) -> InputPort:
         """Return the port of an input; ``receiver`` has been receiving for some time already."""
         if item.kind != "link":
-            return LocalInput(item, self.board, self._meter(item))
+            port = LocalInput(item, self.board, self._meter(item))
+            if item.latched and item.kind == "local":
+                port.put_latched(self._host.latch_reader(item.output_slot)())
+            return port
         first_time = self.board.get(item.slot, STATE) == UNCONNECTED
         return self._link_port(
             item,
