@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,6 +90,10 @@ def test_a_node_or_input_that_is_added_gets_the_newest_messages(flow: Flow) -> N
         for node_id, name in (("late", "map"), ("other", "further")):
             live.until(lambda node_id=node_id: len(heard(flow, node_id)) >= 5, "the next message")
             assert heard(flow, node_id) == ["|", *(f"{name} {number}" for number in (3, 4, 5, 6))]
+        command = [sys.executable, "-m", "dora", "topic", "info", "server/map", "--duration", "0.1"]
+        described = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+        assert re.search(r"^Latched +the newest 3 messages$", described.stdout, re.MULTILINE)
+        assert "late/map: 4 taken, 0 dropped" in described.stdout
     assert counted(live, "server/map -> late/map") == (4, 4, 0)
     assert counted(live, "server/map -> other/further") == (4, 4, 0)
 

@@ -440,6 +440,7 @@ class RequestHandler:
                     max_receivers=output.max_receivers,
                     type=output.type,
                     text=output.id in texts,
+                    latched=output.latch.depth if output.latch is not None else 0,
                 )
                 for output in self._plan.configs[spec.id].outputs
             ],

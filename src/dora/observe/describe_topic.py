@@ -58,6 +58,7 @@ class TopicDescription:
             ("Topic", topic.name),
             ("Type", _type(self._arrow_type, topic.output.type)),
             ("Publisher", f"{self._publisher.id} ({self._publisher.status})"),
+            *([("Latched", _latched(topic.output.latched))] if topic.output.latched else []),
             (
                 "Subscribers",
                 "\n".join(_link(link, words, found.get(link.slot)) for link in topic.links) or "none",
@@ -77,6 +78,10 @@ def _type(seen: str, declared: str) -> str:
     if not seen:
         return declared or "unknown: no message came"
     return f"{seen}, declared as {declared}" if declared else seen
+
+
+def _latched(count: int) -> str:
+    return "the newest message" if count == 1 else f"the newest {count} messages"
 
 
 def _link(link: LinkView, words: memoryview, latency_ms: tuple[float, float] | None) -> str:

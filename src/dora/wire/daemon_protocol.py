@@ -29,6 +29,7 @@ class OutputView(msgspec.Struct, omit_defaults=True):
     max_receivers: int = 1
     type: str = ""  # the declared type of its messages
     text: bool = False  # the daemon delivers its lines: it has no channel to tap
+    latched: int = 0  # messages that a late receiver gets first
 
 
 class LinkView(msgspec.Struct, omit_defaults=True):

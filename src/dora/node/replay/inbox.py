@@ -105,6 +105,8 @@ class ReplayInbox(Inbox):
         self._held: dict[str, deque[Input]] = {
             port.id: deque() for port in ports if isinstance(port, LinkInput)
         }
+        # The number of the last message that was given, of inputs whose source is latched.
+        self._given = {item.id: 0 for item in config.inputs if item.latched}
         self._groups_by_lead: dict[str, node_config.SyncConfig] = {}
         # By input: the messages of the last set, and of the one that is being made; None for one that did
         # not come. The next set may have them again.
@@ -306,11 +308,15 @@ class ReplayInbox(Inbox):
         """Return the message of an entry, None if it is not there; and whether that is final."""
         input_id = self._inputs[entry.input]
         held = self._held.get(input_id)
+        if entry.number <= self._given.get(input_id, 0):
+            return None, True  # of a latched output: a later process of the recorded node got it again
         while held is not None:
             while held and _sequence(held[0]) < entry.number:
                 held.popleft()  # the recorded node dropped it
             if held and _sequence(held[0]) == entry.number:
                 self._served_data = True
+                if input_id in self._given:
+                    self._given[input_id] = entry.number
                 return held.popleft(), True
             if held or input_id in self._closed:
                 break
