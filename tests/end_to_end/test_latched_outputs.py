@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from changing import SINK, SOURCE, Live, received
 from flow import Flow, link
 from waiting import TIMEOUT
 
+from dora.observe.tap_session import inspect
 from dora.wire.daemon_protocol import SetParameter
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("engine")]
@@ -43,6 +45,39 @@ LISTENER = """
             print(event["id"], data.split(b" ")[0].decode(), len(data), flush=True)
             if os.environ.get("JOINS") == data.split(b" ")[0].decode():
                 break
+"""
+
+# Counts on after a restart, and sends 200 more at a time; says so when a part of them is sent.
+TRAFFIC = """
+    import os
+    from dora import Node
+    node = Node()
+    number = node.restart_count() * 1_000_000
+    said = False
+    while True:
+        event = node.next(timeout=0.0005)
+        if event["type"] == "STOP":
+            break
+        number += 1
+        node.send_output("out", str(number).encode() + b" " * (number % 9000))
+        if number % 1_000_000 == 200:
+            print("pid", os.getpid(), flush=True)
+"""
+# Says of a number that does not follow the one before, unless another process of the source sent it.
+SEEN = """
+    import os
+    from dora import Node
+    node = Node()
+    last = count = 0
+    for event in node:
+        if event["type"] == "INPUT":
+            number = int(bytes(event["data"]))
+            if last and number != last + 1 and number // 1_000_000 == last // 1_000_000:
+                print("gap between", last, "and", number, flush=True)
+            last = number
+            count += 1
+            if count == 50:
+                print("pid", os.getpid(), flush=True)
 """
 
 
@@ -196,6 +231,53 @@ def test_nobody_gets_a_message_twice_or_misses_one_under_load(flow: Flow) -> Non
         assert runs[0][1] == received(flow, "steady")["x"][0][1]
     report = link(live.result, "source/out -> other/y")  # type: ignore[arg-type]  # it has ended
     assert report.received == report.sent and not report.dropped
+
+
+def test_processes_that_are_killed_in_traffic(flow: Flow) -> None:
+    """The next process of the receiver begins with the newest messages; those of the sender are whole."""
+    flow.node(
+        "source",
+        TRAFFIC,
+        outputs=[{"out": {"latched": {"depth": 5, "survive_restart": True}}}],
+        restart_policy="on-failure",
+    )
+    flow.node(
+        "sink",
+        SEEN,
+        inputs={"x": {"source": "source/out", "queue_size": 2000}},
+        restart_policy="on-failure",
+    )
+    with Live(flow) as live:
+        for times in range(1, 4):
+            for node_id in ("sink", "source"):
+                live.until(lambda n=node_id, t=times: started(flow, n) >= t, "a process in traffic")
+                os.kill(int(flow.printed(node_id)[-1].split()[1]), signal.SIGKILL)
+        live.until(lambda: started(flow, "sink") >= 4 and started(flow, "source") >= 4, "the last ones")
+        live.add("late", SEEN, inputs={"x": {"source": "source/out", "queue_size": 2000}})
+        live.until(lambda: started(flow, "late"), "messages of the latch")
+    assert not [line for line in (*flow.printed("sink"), *flow.printed("late")) if "gap" in line]
+    for node_id in ("sink", "late"):
+        link(live.result, f"source/out -> {node_id}/x")  # type: ignore[arg-type]  # it has ended
+
+
+def started(flow: Flow, node_id: str) -> int:
+    return len([line for line in flow.printed(node_id) if line.startswith("pid")])
+
+
+def test_the_messages_of_a_removed_node_are_freed(flow: Flow) -> None:
+    flow.node("other", LISTENER)
+    with Live(flow) as live:
+        live.add("server", SERVER, outputs=[{"map": {"latched": 1}}])
+        live.until(lambda: any("serves" in line for line in flow.printed("server")), "the messages")
+        assert latches(live)
+        live.remove("server")
+        assert not latches(live)
+
+
+def latches(live: Live) -> list[str]:
+    with live.run() as run:
+        prefix = inspect(run).board.removesuffix("board")
+    return glob.glob(f"{prefix}latch-*")
 
 
 def last_received(flow: Flow, node_id: str) -> dict[str, list[Any]]:

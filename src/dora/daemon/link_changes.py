@@ -12,6 +12,7 @@ closed.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -22,6 +23,7 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Link, Plan, RunContext, plan
 from dora.transport.board import CLOSED, LINKS_VERSION, STATE, UNCONNECTED, Board
 from dora.transport.doorbell import Doorbell
+from dora.transport.latch import latch_path
 from dora.wire.node_config import ChannelConfig, InputConfig, NodeConfig, OutputConfig
 from dora.wire.node_protocol import (
     AttachInput,
@@ -74,6 +76,7 @@ class LinkChanges:
         """Change to another plan, whose board lines and doorbells exist."""
         former, self._plan = self._plan, plan
         self._accounting.change(plan)
+        self._remove_latches(former, plan)
         channels = {item.slot: item.service for config in plan.configs.values() for item in config.inputs}
         for node_id, before, now in _both(former, plan):
             for was, is_ in _outputs(before, now):
@@ -98,6 +101,17 @@ class LinkChanges:
         self._detach(former, plan)
         if not pending:
             on_applied("")
+
+    def _remove_latches(self, former: Plan, plan: Plan) -> None:
+        """Remove the latches of outputs that are gone: nobody can be connected to them any more."""
+        kept = {output.slot for config in plan.configs.values() for output in config.outputs}
+        for config in former.configs.values():
+            for output in config.outputs:
+                if output.latch is not None and output.slot not in kept:
+                    try:
+                        os.unlink(latch_path(self._accounting.board.path, output.slot))
+                    except OSError:
+                        pass  # its node is on another machine, or was never there
 
     def attached(self, node_id: str, answer: InputAttached) -> None:
         """Handle the answer of a node that has made an input, or could not."""

@@ -22,7 +22,15 @@ _PROGRAM: Final = 56  # for what the program opens itself
 def files_of(config: NodeConfig) -> int:
     """Return how many files a node has open for its links, and those that its program may need."""
     links = sum(len(output.links) for output in config.outputs)
-    return _NODE + _PROGRAM + _INPUT * len(config.inputs) + _OUTPUT * len(config.outputs) + _LINK * links
+    latches = sum(output.latch is not None for output in config.outputs)
+    return (
+        _NODE
+        + _PROGRAM
+        + _INPUT * len(config.inputs)
+        + _OUTPUT * len(config.outputs)
+        + _LINK * links
+        + latches
+    )
 
 
 def hard_limit() -> int | None:
