@@ -1,16 +1,16 @@
 """Senders that are stopped and killed at any time: each time, the receiver gets the safe value in time.
 
 Printed is how late the safe value came after the pause of 20 ms.
-`SAFE_STATE_SECONDS=600` makes the run without a fault as long as ten minutes.
+`DORA_STRESS_SECONDS=600` makes the run without a fault as long as ten minutes.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
+from rounds import ROUNDS, SECONDS, SEED
 from waiting import TIMEOUT
 
 from dora.daemon.logs.entry import LogEntry
@@ -22,8 +22,7 @@ from dora.dataflow.model import Scheduling, SchedulingPolicy
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1200)]
 
-FAULTS = int(os.environ.get("SAFE_STATE_FAULTS", "100"))
-SECONDS = float(os.environ.get("SAFE_STATE_SECONDS", "60"))
+FAULTS = ROUNDS
 
 # Sends at 200 Hz. Each message has the number of the message and, on CLOCK_MONOTONIC, when it was sent.
 PLANNER = """
@@ -45,7 +44,7 @@ VILLAIN = """
     from dora import Node
 
     faults = int(sys.argv[1])
-    random.seed(4)
+    random.seed(sys.argv[2])
     node = Node()
     done = []
     planner = 0
@@ -168,7 +167,7 @@ def test_a_fault_of_the_sender_leads_to_the_safe_value_in_time(
     villain = f"""
   - id: villain
     path: villain.py
-    args: ["{FAULTS}"]
+    args: ["{FAULTS}", "{SEED}"]
     inputs: {{seen: {{source: motor/seen, queue_size: 1000}}}}
     outputs: [done]
 """
