@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         WrongProcess,
     )
     from dora.node.events import (
+        BudgetMissed,
         DeadlineMet,
         DeadlineMissed,
         Error,
@@ -86,6 +87,7 @@ _MODULES = {
         "WrongProcess",
     ),
     "dora.node.events": (
+        "BudgetMissed",
         "DeadlineMet",
         "DeadlineMissed",
         "Error",
@@ -116,6 +118,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = ("builder", "testing")  # found without being imported, as in dora-rs
 
 __all__ = [
+    "BudgetMissed",
     "BuildError",
     "Call",
     "CallFailed",

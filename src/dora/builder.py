@@ -125,6 +125,7 @@ class DataflowFields(TypedDict, total=False):
     preload: bool | list[str]
     strict_types: bool
     type_rules: list[Any]
+    paths: list[Mapping[str, Any]]
 
 
 class Output:
@@ -361,6 +362,25 @@ class DataflowBuilder:
         node = Node(id, **fields)
         self.nodes.append(node)
         return node
+
+    def add_path(
+        self,
+        source: Output | str,
+        sink: str,
+        budget: str,
+        *,
+        on_miss: Literal["warn", "event", "stop"] | None = None,
+        after: int | None = None,
+    ) -> DataflowBuilder:
+        """Add a budget for the time from an output to the input ``sink``, "node/input"; return the builder.
+
+        ``budget``: with its unit, "40ms". ``on_miss`` and ``after``: as in YAML.
+        """
+        options = {"on_miss": on_miss, "after": after}
+        path: dict[str, Any] = {"from": str(source), "to": sink, "budget": budget}
+        path |= {name: value for name, value in options.items() if value is not None}
+        self._fields["paths"] = [*self._fields.get("paths", ()), path]
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mapping of the dataflow in YAML."""

@@ -234,3 +234,13 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 
 def test_the_module_is_an_attribute_like_in_dora_rs() -> None:
     assert dora.builder.DataflowBuilder is DataflowBuilder
+
+
+def test_a_path_gets_a_budget() -> None:
+    flow = DataflowBuilder()
+    image = flow.add_node("camera", path="camera.py").add_output("image")
+    flow.add_node("motor", path="motor.py").add_input("image", image)
+    flow.add_path(image, "motor/image", "40ms", on_miss="event", after=3)
+    (path,) = flow.check().paths
+    assert (str(path.source), path.sink, path.budget_ns) == ("camera/image", "motor/image", 40_000_000)
+    assert (path.on_miss, path.after) == ("event", 3)

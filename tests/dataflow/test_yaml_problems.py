@@ -524,3 +524,55 @@ def test_files_that_cannot_be_read(
         dora.dataflow.load(name)
     assert message in str(caught.value)
     assert caught.value.problems[0].message in str(caught.value)
+
+
+PATHS = """nodes:
+  - {id: a, path: a.py, outputs: [x]}
+  - {id: b, path: b.py, inputs: {i: a/x, tick: dora/timer/hz/1}, outputs: [y]}
+  - {id: c, path: c.py, outputs: [z]}
+paths:
+  - """
+
+
+@pytest.mark.parametrize(
+    ("marked", "message", "hint"),
+    [
+        (
+            "{from: «d/x», to: b/i, budget: 1ms}",
+            "the dataflow has no node `d`",
+            "its nodes are `a`, `b` and `c`",
+        ),
+        ("{from: «a/z», to: b/i, budget: 1ms}", "node `a` has no output `z`", "its outputs are `x`"),
+        (
+            "{from: a/x, to: «b/j», budget: 1ms}",
+            "node `b` has no input `j`",
+            "its inputs are `i` and `tick`",
+        ),
+        ("{from: «a», to: b/i, budget: 1ms}", "`a` is no output", "write `<node>/<output>`"),
+        (
+            "{from: c/z, to: «b/i», budget: 1ms}",
+            "no path from `c/z` to `b/i`",
+            "data gets there from `a/x`",
+        ),
+        (
+            "{from: b/y, to: «b/i», budget: 1ms}",
+            "no path from `b/y` to `b/i`",
+            "data gets there from `a/x`",
+        ),
+        (
+            "{from: a/x, to: «b/tick», budget: 1ms}",
+            "no data gets to `b/tick`: a timer feeds it",
+            "name an input",
+        ),
+        ("{from: a/x, to: b/i, budget: «40»}", "expected a duration with its unit", "40ms"),
+        ("«{from: a/x, to: b/i}»", "the field `budget` of a path is missing", "How long data may take"),
+        ("{from: a/x, to: b/i, budget: 1ms, on_miss: «panic»}", "`panic` is not one of `warn`", ""),
+        (
+            "{from: a/x, to: b/i, budget: 1ms}\n  - «{from: a/x, to: b/i, budget: 2ms}»",
+            "there are two budgets from `a/x` to `b/i`",
+            "keep the one that is meant",
+        ),
+    ],
+)
+def test_bad_paths(marked: str, message: str, hint: str) -> None:
+    check(PATHS + marked, message, hint)

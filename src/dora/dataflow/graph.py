@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from dora.dataflow.durations import rate_text
+from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.model import (
     DEFAULT_OPERATOR_ID,
     DEFAULT_QUEUE_SIZE,
@@ -80,6 +80,7 @@ class Edge(msgspec.Struct, frozen=True):
     latched: int = 0  # messages that a receiver gets first if it joins late
     sync: str = ""  # the input that leads its group, and how it matches; "" if it is in no group
     safe_state: bool = False  # the output has one
+    budgets: tuple[str, ...] = ()  # of the paths that end here: "40ms from camera/image"
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -131,6 +132,11 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     latched=_latched(nodes, item),
                     sync=_sync(node, full),
                     safe_state=_has_safe_state(nodes, item),
+                    budgets=tuple(
+                        f"{duration_text(path.budget_ns)} from {path.source}"
+                        for path in dataflow.paths
+                        if path.sink == f"{node.id}/{full}"
+                    ),
                 )
             )
     return Graph((*given.values(), *boxes), tuple(groups), tuple(edges))
@@ -322,6 +328,8 @@ def _edge_label(edge: Edge) -> str:
         words += f", sync {edge.sync}"
     if edge.safe_state:
         words += ", safe state"
+    for budget in edge.budgets:
+        words += f", budget {budget}"
     return words
 
 

@@ -22,6 +22,7 @@ QueuePolicy = Literal["drop_oldest", "latest", "backpressure"]
 MissedTicks = Literal["skip", "coalesce", "burst"]
 SafeStateCondition = Literal["deadline", "failed", "silent"]
 RestartMode = Literal["never", "on-failure", "always"]
+OnMiss = Literal["warn", "event", "stop"]
 ReloadMode = Literal["overlap", "replace", "never"]
 SchedulingPolicyName = Literal["fifo", "rr", "other", "batch", "idle"]
 
@@ -294,6 +295,21 @@ ANY = PortType("", ())
 """The type of an input or output that declares none."""
 
 
+class PathBudget(msgspec.Struct, frozen=True):
+    """How long data may take from an output to an input, and what happens if it takes longer."""
+
+    source: NodeOutput
+    node: str
+    input: str
+    budget_ns: int
+    on_miss: OnMiss = "warn"
+    after: int = 1  # so many messages in a row
+
+    @property
+    def sink(self) -> str:
+        return f"{self.node}/{self.input}"
+
+
 class Types(msgspec.Struct, frozen=True):
     """The types of messages, by ``"<node>/<input>"`` and ``"<node>/<output>"``."""
 
@@ -313,6 +329,7 @@ class Dataflow(msgspec.Struct, frozen=True):
     descriptor: dict[str, Any] = {}  # the document as plain values: `NodeSpec.dataflow_descriptor()`
     programs: tuple[Program, ...] = ()
     types: Types = Types()
+    paths: tuple[PathBudget, ...] = ()
     warnings: tuple[Problem, ...] = ()  # of things that are suspicious but usable
     type_warnings: tuple[Problem, ...] = ()  # of declared types that do not fit together
 

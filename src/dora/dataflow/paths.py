@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from dora.dataflow.model import NodeOutput, NodeSpec
-from dora.wire.trail import MOST_PASSES
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
+from dora.wire.node_config import BudgetConfig, HopConfig
+from dora.wire.trail import MOST_PASSES, origin_id
 
 Vertex = str
 """The id of a node, or "node/operator"."""
@@ -68,6 +69,37 @@ class DataGraph:
 
     def _fed_by(self, output: NodeOutput) -> list[Vertex]:
         return [vertex for vertex, sources in self.feeds.items() if output in sources]
+
+
+def budgets_of(dataflow: Dataflow) -> tuple[dict[str, list[BudgetConfig]], set[NodeOutput]]:
+    """Return the budgets of the paths to each input, and the outputs on any of these paths."""
+    found: dict[str, list[BudgetConfig]] = {}
+    stamped: set[NodeOutput] = set()
+    if not dataflow.paths:
+        return found, stamped
+    graph = DataGraph(dataflow.nodes)
+    for path in dataflow.paths:
+        item = next(item for item in graph.nodes[path.node].inputs if item.id == path.input)
+        assert isinstance(item.source, NodeOutput)
+        between = graph.between(path.source, item.source)
+        stamped |= between
+        hops = [
+            HopConfig(
+                origin_id(str(output)),
+                str(output),
+                [
+                    origin_id(str(other))
+                    for other in sorted(graph.feeds.get(graph.vertex(output), ()), key=str)
+                    if other in between
+                ],
+            )
+            # The output that feeds the input is last.
+            for output in sorted(between, key=lambda each: (each == item.source, str(each)))
+        ]
+        found.setdefault(path.sink, []).append(
+            BudgetConfig(str(path.source), path.budget_ns, hops, path.on_miss, path.after)
+        )
+    return found, stamped
 
 
 def most_passes(nodes: Iterable[NodeSpec]) -> dict[Vertex, int]:

@@ -30,7 +30,7 @@ from dora.dataflow.model import (
     QueuePolicy,
     TimerSource,
 )
-from dora.dataflow.paths import Vertex, most_passes, vertex_of
+from dora.dataflow.paths import Vertex, budgets_of, most_passes, vertex_of
 from dora.wire.correlation import PATTERN_QUEUE_SIZE
 from dora.wire.node_config import (
     ChannelConfig,
@@ -181,6 +181,7 @@ class _Layout:
         self.blocks = {str(block["id"]): block for block in descriptor.get("nodes", ())}
         self.nodes = {node.id: node for node in dataflow.nodes}
         self.most_passes = most_passes(dataflow.nodes)
+        self.budgets, self.stamped = budgets_of(dataflow)
         self.patterned = {node.id for node in dataflow.nodes if node.declares_pattern}
         self.kinds = {
             (node.id, item.id): link_kind(self.nodes, node, item)
@@ -354,6 +355,7 @@ def _output(
         latch=_latch(layout, source),
         origin=origin_id(str(source)),
         most_passes=layout.most_passes.get(layout.vertex(source), MOST_PASSES),
+        stamped=source in layout.stamped,
     )
 
 
@@ -460,6 +462,7 @@ def _input(
         config.interval_ns = item.source.interval_ns
         config.phase_ns, config.missed_ticks = item.phase_ns, item.missed_ticks
         return config
+    config.budgets = layout.budgets.get(f"{node.id}/{item.id}", [])
     declared = layout.dataflow.types.inputs.get(f"{node.id}/{item.id}", ANY)
     config.type, config.shapes = declared.name, list(declared.shapes)
     if isinstance(item.source, NodeOutput):

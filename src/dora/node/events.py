@@ -452,6 +452,22 @@ class DeadlineMet(Event):
         super().__init__(id=id, late=late)
 
 
+class BudgetMissed(Event):
+    """The next message of input ``id`` took longer than a path of the dataflow file allows.
+
+    ``source``: the output at which the time began. ``latency``, ``budget``, ``late``: seconds. ``misses``:
+    how many messages in a row were late. ``slowest_hop``: where most of the time went, and
+    ``slowest_hop_seconds`` how much.
+    """
+
+    __slots__ = ()
+    __match_args__ = ("id", "late")
+    type: ClassVar[str] = "BUDGET_MISSED"
+    if TYPE_CHECKING:
+        id: str
+        late: float
+
+
 class Stop(Event):
     """The node should end. ``id`` is ``"MANUAL"`` or ``"ALL_INPUTS_CLOSED"``.
 

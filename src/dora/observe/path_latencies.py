@@ -11,6 +11,7 @@ from dora._ownership import UnsafeFile, open_own
 from dora._paths import path_records_of
 from dora.transport.board import CLOCK_ERROR, WORDS
 from dora.wire.daemon_protocol import Inspection
+from dora.wire.hops import named
 from dora.wire.path_statistics import MAX_RECORDS, RECORD_BYTES, PathLatency, Record, records
 from dora.wire.trail import origin_id
 
@@ -21,6 +22,7 @@ class PathReader:
     def __init__(self, board: str, words: memoryview) -> None:
         """``board``: the path of the board, beside which the files are; ``words``: its words."""
         self._words = words
+        self._names: dict[int, str] = {}  # of outputs, by number
         self._pattern = glob.escape(path_records_of(board, 0)).removesuffix("0") + "*"
         self._last: dict[tuple[int, int], Record] = {}
         self._shown: dict[tuple[int, int], PathLatency] = {}
@@ -38,7 +40,7 @@ class PathReader:
         for record, ends in self._read(inspection):
             key = record.origin, record.slot
             recent = record.since(self._last.get(key))
-            if recent.messages or key not in self._shown:
+            if recent.messages or recent.missed or key not in self._shown:
                 found = self._named(inspection, recent, ends)
                 shown[key] = structs.replace(found, messages=record.messages)
             else:
@@ -49,16 +51,17 @@ class PathReader:
 
     def _named(self, inspection: Inspection, record: Record, ends: tuple[str, str]) -> PathLatency:
         source, sink = ends
+        latency = named(record, source, sink, self._names)
         machines = {node.id: node.machine for node in inspection.nodes}
         if machines[source.partition("/")[0]] == machines[sink.partition("/")[0]]:
-            return record.latency(source, sink)
+            return latency
         here = inspection.machine
         errors = [
             self._words[link.output_slot * WORDS + CLOCK_ERROR]
             for link in inspection.links
             if machines.get(link.producer.partition("/")[0]) != here
         ]
-        return structs.replace(record.latency(source, sink), clock_error_ms=max(errors, default=0) / 1e6)
+        return structs.replace(latency, clock_error_ms=max(errors, default=0) / 1e6)
 
     def _read(self, inspection: Inspection) -> list[tuple[Record, tuple[str, str]]]:
         sources = {
@@ -66,6 +69,7 @@ class PathReader:
             for node in inspection.nodes
             for name in (f"{node.id}/{output.id}" for output in node.outputs)
         }
+        self._names = sources
         sinks = {link.slot: link.consumer for link in inspection.links}
         found = [
             (record, (sources[record.origin], sinks[record.slot]))

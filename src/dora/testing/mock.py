@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dora.node.events import (
+    BudgetMissed,
     DeadlineMet,
     DeadlineMissed,
     Error,
@@ -53,6 +54,10 @@ class _Input(_Given, Input):
 
 
 class _InputClosed(_Given, InputClosed):
+    pass
+
+
+class _BudgetMissed(_Given, BudgetMissed):
     pass
 
 
@@ -114,6 +119,7 @@ _TYPES: dict[str, Any] = {
     "INPUT": _Input,
     "SYNC": _Synced.of,
     "INPUT_CLOSED": _InputClosed,
+    "BUDGET_MISSED": _BudgetMissed,
     "STOP": _Stop,
     "ERROR": _Error,
     "SAFE_STATE_ENTERED": _SafeStateEntered,

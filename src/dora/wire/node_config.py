@@ -94,6 +94,24 @@ class SafeStateConfig(msgspec.Struct, omit_defaults=True):
     silence_ns: int = 0  # the pause that means "silent"
 
 
+class HopConfig(msgspec.Struct):
+    """An output on a path."""
+
+    output: int  # its number, see `dora.wire.trail`
+    name: str  # "node/output"
+    fed_by: list[int]  # the outputs on the path that its sender gets data from
+
+
+class BudgetConfig(msgspec.Struct, omit_defaults=True):
+    """How long data may take from an output to an input."""
+
+    source: str  # "node/output"
+    budget_ns: int
+    hops: list[HopConfig]  # the source, the output that feeds the input, and those between them
+    on_miss: str = "warn"
+    after: int = 1
+
+
 class InputConfig(msgspec.Struct, omit_defaults=True):
     """One input. ``kind`` decides which of the other fields matter.
 
@@ -126,6 +144,7 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     # In a dataflow on several machines: the revision that added the link; 0: it exists from the start.
     # It keeps links apart that have the same name one after the other.
     generation: int = 0
+    budgets: list[BudgetConfig] = []  # of the paths that end here
     interval_ns: int = 0  # of a `timer`, as what follows
     safe_state: SafeStateConfig | None = None  # of the source (`link`)
     phase_ns: int = 0

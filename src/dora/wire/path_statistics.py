@@ -19,7 +19,11 @@ _UNIT_BITS: Final = 10  # the first bucket has what is below 1,024 ns
 _SUB_BITS: Final = 3  # eight buckets for each power of two
 _OCTAVES: Final = 28
 BUCKETS: Final = 1 + (_OCTAVES << _SUB_BITS)
-RECORD_WORDS: Final = HEAD_WORDS + BUCKETS + 3  # a multiple of 8
+# Of a path with a budget: the budget, the messages that were late, the slowest hop of the last one of them.
+BUDGET_NS: Final = HEAD_WORDS + BUCKETS
+MISSED: Final = BUDGET_NS + 1
+SLOWEST_HOP: Final = BUDGET_NS + 2
+RECORD_WORDS: Final = SLOWEST_HOP + 1  # a multiple of 8
 MAX_RECORDS: Final = 64
 RECORD_BYTES: Final = RECORD_WORDS * 8
 
@@ -35,6 +39,9 @@ class PathLatency(msgspec.Struct, frozen=True, omit_defaults=True):
     worst_ms: float  # since the start
     mean_ms: float = 0.0
     clock_error_ms: float = 0.0  # how wrong the times may be, between two machines
+    budget_ms: float = 0.0  # 0: it has none
+    missed: int = 0  # messages that took longer
+    slowest_hop: str = ""  # of the last one of them
 
 
 def bucket_of(time_ns: int) -> int:
@@ -84,6 +91,9 @@ class Record(msgspec.Struct, frozen=True):
     worst_ns: int
     sum_ns: int
     buckets: tuple[int, ...]
+    budget_ns: int = 0
+    missed: int = 0
+    slowest_hop: int = 0  # see `dora.wire.hops`
 
     def since(self, former: Record | None) -> Record:
         """Return what was counted after ``former``; the worst time stays that since the start."""
@@ -97,6 +107,9 @@ class Record(msgspec.Struct, frozen=True):
             self.worst_ns,
             self.sum_ns - former.sum_ns,
             counts,
+            self.budget_ns,
+            self.missed,
+            self.slowest_hop,
         )
 
     def latency(self, source: str, sink: str) -> PathLatency:
@@ -114,6 +127,8 @@ class Record(msgspec.Struct, frozen=True):
             at_most_worst(0.99),
             worst / 1e6,
             self.sum_ns / max(self.messages, 1) / 1e6,
+            budget_ms=self.budget_ns / 1e6,
+            missed=self.missed,
         )
 
 
@@ -128,4 +143,5 @@ def records(words: Sequence[int]) -> Iterator[Record]:
         path, messages, worst_ns, sum_ns = words[begin : begin + HEAD_WORDS]
         if messages:
             buckets = tuple(words[begin + HEAD_WORDS : begin + HEAD_WORDS + BUCKETS])
-            yield Record(path & 0xFFFF_FFFF, path >> 32, messages, worst_ns, sum_ns, buckets)
+            late = words[begin + BUDGET_NS : begin + SLOWEST_HOP + 1]
+            yield Record(path & 0xFFFF_FFFF, path >> 32, messages, worst_ns, sum_ns, buckets, *late)

@@ -25,6 +25,7 @@ from dora.dataflow.model import (
     SyncSpec,
     Types,
 )
+from dora.dataflow.parser.budgets import budgets_of
 from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
 from dora.dataflow.parser.field_types import Reader, is_unset
 from dora.dataflow.parser.fields import NODE_BLOCK
@@ -538,6 +539,7 @@ def assemble(
     if strict_types or root.get("strict_types"):
         reader.report.problems += (warning._replace(severity="error") for warning in type_warnings)
         reader.report.failed = reader.report.failed or bool(type_warnings)
+    paths = budgets_of(root.get("paths") or (), nodes, reader.report)
     debug = root.get("debug")
     return Dataflow(
         nodes=nodes,
@@ -550,6 +552,7 @@ def assemble(
         descriptor=descriptor,
         programs=tuple(assembler.programs),
         types=types,
+        paths=paths,
         warnings=reader.report.sorted(),
         type_warnings=type_warnings,
     )

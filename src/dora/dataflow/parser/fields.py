@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from dora.dataflow.model import DEFAULT_QUEUE_SIZE, LOG_LEVELS, Source
+from dora.dataflow.parser.budgets import PATHS
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.field_types import (
     DATA,
@@ -525,6 +526,12 @@ DATAFLOW = SchemaBlock(
             Preload(),
             "Installed packages to import before nodes start that have no `preload` of their own: "
             "`[torch]`. `false`: start a new Python for each node.",
+        ),
+        Field(
+            "paths",
+            PATHS,
+            "How long data may take from an output to an input, and what happens if it takes longer: "
+            "`- {from: camera/image, to: motor/command, budget: 40ms}`.",
         ),
         Field("strict_types", FlagType(), "Make errors of types that do not fit together.", default=False),
         Field(

@@ -13,6 +13,7 @@ from typing import Any
 
 from dora.errors import DaemonLost
 from dora.node.events import (
+    BudgetMissed,
     DeadlineMet,
     DeadlineMissed,
     Event,
@@ -173,7 +174,7 @@ class Runtime:
         self._session.close()
 
     def _dispatch(self, event: Event) -> None:
-        if isinstance(event, (InputClosed, InputRecovered, DeadlineMissed, DeadlineMet)):
+        if isinstance(event, (InputClosed, InputRecovered, DeadlineMissed, DeadlineMet, BudgetMissed)):
             input_id = event["id"]
             operator, short, _ = self._routes[input_id]
             event["id"] = short

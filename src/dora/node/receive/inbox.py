@@ -58,6 +58,8 @@ _DAEMON_CHECK_NS: Final = 50_000_000
 class Inbox(Waiter):
     """All inputs of a node. Its methods may be called from any thread, one receives at a time."""
 
+    repeats = False  # its events are those of a recording
+
     def __init__(
         self,
         ports: list[InputPort],

@@ -14,13 +14,17 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from dora._ownership import UnsafeFile, open_own
+from dora.wire.hops import named
 from dora.wire.message import ONE_TRAIL_BYTE, ORIGIN, ORIGIN_NS, Header
 from dora.wire.path_statistics import (
+    BUDGET_NS,
     HEAD_WORDS,
     MAX_RECORDS,
     MESSAGES,
+    MISSED,
     RECORD_BYTES,
     RECORD_WORDS,
+    SLOWEST_HOP,
     SUM_NS,
     WHICH,
     WORST_NS,
@@ -127,12 +131,31 @@ class PathMeter:
             for origin in origins_of(header, trail):
                 self._add(which(origin.output, meter.slot), taken_ns - origin.oldest_ns, weight)
 
-    def _add(self, path: int, time_ns: int, weight: int) -> None:
+    def add(self, path: int, time_ns: int) -> None:
+        """Count one message of a path."""
+        self._add(path, time_ns, 1)
+
+    def note_budget(self, path: int, budget_ns: int, slowest_hop: int | None = None) -> None:
+        """Note a message of a path with a budget. ``slowest_hop``: that of a message that was late."""
+        begin = self._record(path)
+        if begin is None:
+            return
+        words = self._memory.words
+        words[begin + BUDGET_NS] = budget_ns
+        if slowest_hop is not None:
+            words[begin + MISSED] += 1
+            words[begin + SLOWEST_HOP] = slowest_hop
+
+    def _record(self, path: int) -> int | None:
+        """Return where the record of a path is; None if there is no room for it."""
         if self._found is None:
             self._found = dict(self._memory.open())
         if path not in self._found:
             self._found[path] = self._memory.add(path)
-        begin = self._found[path]
+        return self._found[path]
+
+    def _add(self, path: int, time_ns: int, weight: int) -> None:
+        begin = self._record(path)
         if begin is None:
             return
         words = self._memory.words
@@ -149,7 +172,7 @@ class PathMeter:
         if self._memory.words is None:
             return []
         return [
-            record.latency(sources[record.origin], sinks[record.slot])
+            named(record, sources[record.origin], sinks[record.slot], sources)
             for record in records(self._memory.words)
             if record.origin in sources and record.slot in sinks
         ]
@@ -207,9 +230,14 @@ def output_names(descriptor: Mapping[str, Any]) -> list[str]:
     names = []
     for node in descriptor.get("nodes") or ():
         node_id = node.get("id")
-        names += [f"{node_id}/{output}" for output in node.get("outputs") or ()]
+        names += [f"{node_id}/{output}" for output in _names(node.get("outputs"))]
         single = node.get("operator")
         for operator in [*(node.get("operators") or ()), *([single] if single else [])]:
             name = operator.get("id") or "op"
-            names += [f"{node_id}/{name}/{output}" for output in operator.get("outputs") or ()]
+            names += [f"{node_id}/{name}/{output}" for output in _names(operator.get("outputs"))]
     return names
+
+
+def _names(outputs: Any) -> list[str]:
+    """Return the names of outputs, of which an entry with options is a mapping of one name."""
+    return [name for entry in outputs or () for name in (entry if isinstance(entry, dict) else [entry])]

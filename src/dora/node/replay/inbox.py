@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Final
 
 from dora.node.events import (
+    BudgetMissed,
     DeadlineMet,
     DeadlineMissed,
     Event,
@@ -55,6 +56,7 @@ _decode = msgpack_decoder(dict[str, Any])
 
 CLOCK_FILE: Final = "clock"
 EVENT_LOG_SUFFIX: Final = ".order"
+_OF_EVENTS: Final = ("kind", "type")  # keys that each event has
 STEP_POLL_NS: Final = 5_000_000  # between polls for the request of the next step
 # Of an input whose turn is later; then its sender waits.
 _HELD_MOST: Final = 1000  # messages
@@ -81,6 +83,8 @@ def _read(path: str) -> Iterator[Entry]:
 
 class ReplayInbox(Inbox):
     """Gives events in the order of a file."""
+
+    repeats = True
 
     def __init__(
         self,
@@ -290,6 +294,10 @@ class ReplayInbox(Inbox):
                 return DeadlineMissed(input_id, late)
             case {"type": "DEADLINE_MET", "id": input_id, "late": late}:
                 return DeadlineMet(input_id, late)
+            case {"type": "BUDGET_MISSED", "id": _}:
+                return BudgetMissed(
+                    **{key: value for key, value in fields.items() if key not in _OF_EVENTS}
+                )
             case {"type": "NODE_FAILED", "id": node_id, "value": value}:
                 return NodeFailed(node_id, value["error"], value["affected_input_ids"])
             case {"type": "NODE_RESTARTED", "id": node_id}:

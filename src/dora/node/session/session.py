@@ -49,11 +49,14 @@ from dora.wire.node_protocol import (
     SessionFrame,
     Started,
     StartRefused,
+    StopDataflow,
+    ToDaemon,
     ToNode,
 )
 from dora.wire.trail import origin_id
 
 if TYPE_CHECKING:
+    from dora.node.events import BudgetMissed
     from dora.node.interceptors.event_log import EventLog
     from dora.node.interceptors.tracing import Tracer
     from dora.node.interceptors.type_check import FirstMessageCheck
@@ -170,6 +173,7 @@ class Session:
                 inbox.apply_qos(item)
             if item.safe_state is not None:
                 inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
+            self._check_budgets(inbox, item)
         if self.config.syncs:
             inbox.synchronise(self.config.syncs, self.config.inputs)
         return inbox
@@ -242,8 +246,11 @@ class Session:
                 reason = f"output `{frame.output}`: the queue is full, and the node was asked to stop"
         except (DoraError, *BAD_MESSAGE) as error:
             reason = str(error)
+        self._send(PublishResult(frame.ticket, reason))
+
+    def _send(self, message: ToDaemon) -> None:
         try:
-            self.channel.send(PublishResult(frame.ticket, reason))
+            self.channel.send(message)
         except DaemonLost:
             pass  # the next event reports it
 
@@ -335,6 +342,25 @@ class Session:
     def _meter(self, item: InputConfig) -> InputMeter:
         return self.paths.input(item.slot)
 
+    def _check_budgets(self, inbox: Inbox, item: InputConfig) -> None:
+        """Check the budgets of the paths that end at an input. A replay repeats what was found then."""
+        if item.budgets and not inbox.repeats:
+            from dora.node.receive.budget_input import wrap
+
+            wrap(inbox, item, self.paths, _weakly(self._on_budget_missed))
+
+    def _on_budget_missed(self, on_miss: str, miss: BudgetMissed) -> None:
+        """Act on a message that is late, before the program gets it."""
+        from dora.node.receive.budget_input import warning
+
+        misses, node_id = miss["misses"], self.config.node_id
+        text = warning(miss, f"{node_id}/{miss['id']}")
+        if on_miss == "stop" and not self.inbox.is_closing:
+            write_log(node_id, "error", f"{text}; the dataflow is stopped")
+            self._send(StopDataflow())
+        elif on_miss == "warn" and misses & (misses - 1) == 0:  # the 1st, 2nd, 4th, 8th … in a row
+            write_log(node_id, "warn", text)
+
     def path_latencies(self) -> list[PathLatency]:
         """Return how long data took to the inputs of this node."""
         names = output_names(decode_descriptor(self.config.descriptor))
@@ -381,6 +407,7 @@ class Session:
             self.inbox.apply_qos(item)
         if item.safe_state is not None:
             self.inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
+        self._check_budgets(self.inbox, item)
 
     # ------------------------------------------------------------------ outputs
 

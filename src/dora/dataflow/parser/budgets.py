@@ -1,0 +1,150 @@
+"""The paths of a dataflow file: how long data may take from an output to an input."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from dora.dataflow.model import NodeOutput, NodeSpec, OnMiss, PathBudget, TimerSource
+from dora.dataflow.parser.field_types import ChoiceType, DurationType, IntegerType, TextType
+from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
+from dora.dataflow.paths import DataGraph
+from dora.dataflow.problems import MAX_LISTED, ProblemReport, listed
+
+_MOST = 1_000_000
+
+PATH = SchemaBlock(
+    "a path",
+    [
+        Field(
+            "from",
+            TextType("an output", may_be_empty=False),
+            "The output at which the time begins: `node/output`, or `node/operator/output`.",
+            required=True,
+        ),
+        Field(
+            "to",
+            TextType("an input", may_be_empty=False),
+            "The input at which the time ends, when the message is taken: `node/input`, or "
+            "`node/operator/input`.",
+            required=True,
+        ),
+        Field("budget", DurationType(), "How long data may take, for example `40ms`.", required=True),
+        Field(
+            "on_miss",
+            ChoiceType(get_args(OnMiss)),
+            "What happens if it takes longer: a warning in the log, the event `BUDGET_MISSED` before the "
+            "message that is late, or the dataflow is stopped.",
+            default="warn",
+        ),
+        Field(
+            "after",
+            IntegerType(1, _MOST),
+            "After how many late messages in a row it happens.",
+            default=1,
+        ),
+    ],
+    example="{from: camera/image, to: motor/command, budget: 40ms}",
+)
+
+PATHS = BlockList(PATH, "paths", "begin each path with `- from:`")
+
+
+def budgets_of(
+    blocks: tuple[CheckedBlock, ...], nodes: tuple[NodeSpec, ...], report: ProblemReport
+) -> tuple[PathBudget, ...]:
+    """Return the budgets of paths that exist, and report the others."""
+    graph = DataGraph(nodes)
+    found: dict[tuple[NodeOutput, str], PathBudget] = {}
+    for block in blocks:
+        budget = _budget(block, graph, report)
+        if budget is None:
+            continue
+        key = budget.source, budget.sink
+        if key in found:
+            report.error(
+                block.span,
+                f"there are two budgets from `{budget.source}` to `{budget.sink}`",
+                "keep the one that is meant",
+            )
+        found.setdefault(key, budget)
+    return tuple(found.values())
+
+
+def _budget(block: CheckedBlock, graph: DataGraph, report: ProblemReport) -> PathBudget | None:
+    source, sink = _port(block, "from", graph, report), _port(block, "to", graph, report)
+    if source is None or sink is None or block.get("budget") is None:
+        return None
+    output, (node_id, input_id) = NodeOutput(*source), sink
+    item = next(item for item in graph.nodes[node_id].inputs if item.id == input_id)
+    if not isinstance(item.source, NodeOutput):
+        kind = "a timer feeds it" if isinstance(item.source, TimerSource) else "log entries feed it"
+        report.error(
+            block.place("to"),
+            f"no data gets to `{node_id}/{input_id}`: {kind}",
+            "name an input that an output of a node feeds",
+        )
+        return None
+    if not graph.between(output, item.source):
+        report.error(
+            block.place("to"),
+            f"there is no path from `{output}` to `{node_id}/{input_id}`",
+            f"data gets there from {listed(_origins(graph, item.source), MAX_LISTED)}",
+        )
+        return None
+    budget, on_miss, after = block.get("budget"), block.get("on_miss"), block.get("after")
+    return PathBudget(output, node_id, input_id, budget, on_miss, after)
+
+
+def _port(
+    block: CheckedBlock, field: str, graph: DataGraph, report: ProblemReport
+) -> tuple[str, str] | None:
+    """Return the node and the id of the output ``from``, or of the input ``to``, if it exists."""
+    text = block.get(field)
+    if text is None:
+        return None
+    noun = "output" if field == "from" else "input"
+    node_id, slash, port = str(text).partition("/")
+    if not slash:
+        report.error(
+            block.place(field),
+            f"`{text}` is no {noun}",
+            f"write `<node>/<{noun}>`, for example "
+            f"`{'camera/image' if field == 'from' else 'motor/command'}`",
+        )
+        return None
+    node = graph.nodes.get(node_id)
+    if node is None:
+        closest = report.closest(node_id, graph.nodes)
+        hint = (
+            f"did you mean `{closest}`?" if closest else f"its nodes are {listed(graph.nodes, MAX_LISTED)}"
+        )
+        report.error(block.place(field), f"the dataflow has no node `{node_id}`", hint)
+        return None
+    known = node.outputs if field == "from" else tuple(item.id for item in node.inputs)
+    if port not in known and len(node.operators) == 1:
+        port = f"{node.operators[0].id}/{port}"  # as in a source
+    if port not in known:
+        closest = report.closest(port, known)
+        hint = (
+            f"did you mean `{node_id}/{closest}`?"
+            if closest
+            else f"its {noun}s are {listed(known, MAX_LISTED)}"
+        )
+        report.error(
+            block.place(field),
+            f"node `{node_id}` has no {noun} `{port}`",
+            hint if known else f"it has no {noun}s",
+        )
+        return None
+    return node_id, port
+
+
+def _origins(graph: DataGraph, output: NodeOutput) -> list[str]:
+    """Return the outputs from which data gets to an output, itself included, the nearest first."""
+    found, waiting = {output: None}, [output]
+    while waiting:
+        for other in sorted(graph.feeds.get(graph.vertex(waiting.pop(0)), ()), key=str):
+            if other not in found:
+                found[other] = None
+                waiting.append(other)
+    return [str(other) for other in found]

@@ -1,0 +1,134 @@
+"""A port that checks how long the data of its messages took, for paths with a budget."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from dora.node.events import BudgetMissed, Event, Input
+from dora.node.patterns.holding import HoldingInput
+from dora.node.receive.inbox import Inbox
+from dora.node.receive.input_port import LinkPort
+from dora.node.receive.path_meter import PathMeter
+from dora.wire.hops import HopFinder, hop_text
+from dora.wire.message import Header
+from dora.wire.node_config import BudgetConfig, InputConfig
+from dora.wire.path_statistics import which
+from dora.wire.trail import hops_of, origin_id, origins_of
+
+_now = time.time_ns
+
+OnMiss = Callable[[str, BudgetMissed], None]
+"""Acts on a late message: gets the path's ``on_miss`` and the event, before the message is given out."""
+
+
+class BudgetInput(HoldingInput):
+    """Wraps the port of an input at which paths with budgets end."""
+
+    def __init__(
+        self,
+        port: LinkPort,
+        item: InputConfig,
+        meter: PathMeter,
+        on_miss: OnMiss,
+    ) -> None:
+        super().__init__(port, sys.maxsize)
+        self._paths = [
+            _Path(budget, which(origin_id(budget.source), item.slot), meter) for budget in item.budgets
+        ]
+        self._on_miss = on_miss
+        self._late: deque[Event] = deque()  # further events of a late message, and the message
+
+    def _next(self) -> Event | None:
+        if self._late:
+            return self._late.popleft()
+        event = self._port.poll()
+        if not isinstance(event, Input):
+            return event
+        content: Any = event._content
+        if content.header is None:
+            return event
+        now, header, trail = _now(), content.header, content.trail
+        for path in self._paths:
+            miss = path.check(self.id, header, trail, now)
+            if miss is not None:
+                self._on_miss(path.on_miss, miss)
+                if path.on_miss == "event":
+                    self._late.append(miss)
+        if not self._late:
+            return event
+        self._late.append(event)
+        return self._late.popleft()
+
+    @property
+    def open(self) -> bool:
+        return bool(self._late) or super().open
+
+    def ready(self) -> bool:
+        return bool(self._late) or super().ready()
+
+    def close(self) -> None:
+        self._late.clear()
+        super().close()
+
+
+def wrap(inbox: Inbox, item: InputConfig, meter: PathMeter, on_miss: OnMiss) -> None:
+    """Put a `BudgetInput` in the place of the port of an input."""
+    port = inbox.ports[item.id]
+    assert isinstance(port, LinkPort)
+    inbox.replace(BudgetInput(port, item, meter, on_miss))
+
+
+class _Path:
+    """One path that ends at an input."""
+
+    def __init__(self, budget: BudgetConfig, path: int, meter: PathMeter) -> None:
+        self.on_miss = budget.on_miss
+        self._budget = budget
+        self._path = path
+        self._meter = meter
+        self._finder = HopFinder(budget)
+        self._names = {hop.output: hop.name for hop in budget.hops}
+        self._source = origin_id(budget.source)
+        self._misses = 0  # in a row
+
+    def check(self, input_id: str, header: Header, trail: bytes, now_ns: int) -> BudgetMissed | None:
+        """Return the event for a message that is late; None for another one."""
+        origins, hops = origins_of(header, trail), hops_of(header, trail)
+        begun_ns = self._finder.begun_ns(origins, hops)
+        if begun_ns is None:
+            return None  # it follows from other data
+        budget, latency = self._budget, now_ns - begun_ns
+        if all(origin.output != self._source for origin in origins):
+            self._meter.add(self._path, latency)  # else the port has sampled it
+        if latency <= budget.budget_ns:
+            self._misses = 0
+            self._meter.note_budget(self._path, budget.budget_ns)
+            return None
+        self._misses += 1
+        slowest = max(self._finder.find(begun_ns, hops, now_ns), key=lambda hop: hop.time_ns)
+        self._meter.note_budget(self._path, budget.budget_ns, slowest.word)
+        if self._misses < budget.after:
+            return None
+        return BudgetMissed(
+            id=input_id,
+            source=budget.source,
+            budget=budget.budget_ns / 1e9,
+            latency=latency / 1e9,
+            late=(latency - budget.budget_ns) / 1e9,
+            misses=self._misses,
+            slowest_hop=hop_text(slowest.word, self._names.__getitem__),
+            slowest_hop_seconds=slowest.time_ns / 1e9,
+        )
+
+
+def warning(miss: BudgetMissed, sink: str) -> str:
+    """Return the entry of the log about a late message; ``sink``: "node/input"."""
+    return (
+        f"the data from `{miss['source']}` to `{sink}` took {miss['latency'] * 1e3:.1f} ms, and its budget "
+        f"is {miss['budget'] * 1e3:g} ms; most of it, {miss['slowest_hop_seconds'] * 1e3:.1f} ms, was "
+        f"{miss['slowest_hop']}"
+    )
