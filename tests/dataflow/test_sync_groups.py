@@ -125,6 +125,15 @@ def test_equal_timestamps_of_inputs_without_a_common_source_are_warned_of(other:
     assert parsed("{inputs: [left, right]}").warnings == ()
 
 
+def test_a_queue_of_one_place_is_warned_of() -> None:
+    text = TEXT.replace("arm: arm/state", "arm: {{source: arm/state, queue_policy: latest}}")
+    group = "{inputs: [left, arm], tolerance: 5ms}"
+    text = text.format(group=group, other="")
+    (warning,) = parse(text[: text.rindex("      - ")], working_dir="/", environ={}).warnings
+    assert "the queue of `arm` keeps the latest message only" in warning.message
+    assert (warning.line, warning.column) == (LINE, 25)
+
+
 def test_the_plan_has_the_groups_of_operators_under_the_names_of_their_node() -> None:
     flow = parse(
         """

@@ -28,6 +28,7 @@ from dora import (
     ParamUpdate,
     Reload,
     Stop,
+    Synced,
     UndeclaredOutput,
     Unknown,
 )
@@ -104,6 +105,13 @@ def modern() -> None:
                     metadata: dict[str, Any] = event.metadata
                     frame: np.ndarray[Any, Any] = event.numpy()
                     node.send_output("out", frame, metadata)
+                case Synced(lead):
+                    assert_type(lead, str)
+                    assert_type(event.message("arm"), Input)
+                    assert_type(event.history("arm"), list[Input])
+                    assert_type(event.complete, bool)
+                    assert_type(event.missing, list[str])
+                    print(event["inputs"]["left"].value, [item.data for item in event.messages()])
                 case InputClosed(name) | InputRecovered(name):
                     assert_type(name, str)
                 case ParamUpdate(key):

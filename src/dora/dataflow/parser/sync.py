@@ -136,6 +136,7 @@ class SyncChecks:
             self._places[node_id, first + len(groups)] = block.place("inputs")
             for input_id in group.inputs:
                 _check_input(input_id, block, names, seen, report, owner)
+                _check_queue(input_id, block, group, known.get(input_id), report)
             for input_id, frames in group.history.items():
                 _check_history(input_id, frames, block, group, known.get(input_id), report)
             if block.has("tolerance"):
@@ -266,6 +267,17 @@ def _check_input(
             "leave it out of one of them; another input with the same source can be in the other group",
         )
     seen.setdefault(input_id, at)
+
+
+def _check_queue(
+    input_id: str, block: CheckedBlock, group: SyncSpec, known: InputSpec | None, report: ProblemReport
+) -> None:
+    if known is not None and known.queue_policy == "latest" and group.policy != "latest":
+        report.warn(
+            _place_in(block.nodes["inputs"], input_id),
+            f"the queue of `{input_id}` keeps the latest message only, so one that matches is often lost",
+            f"leave out `queue_policy: latest` of `{input_id}`, or write `policy: latest` into the group",
+        )
 
 
 def _check_history(
