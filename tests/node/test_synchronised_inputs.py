@@ -325,3 +325,30 @@ def test_an_operator_gets_sets_also_of_messages_from_another_operator() -> None:
         ("left", ["left", "double", "double"], {"left": 1, "double": [0, 2]}),
         ("left", ["left", "double", "double"], {"left": 2, "double": [2, 4]}),
     ]
+
+
+def test_rules_of_an_input_hold_in_a_group_too() -> None:
+    queues = {"arm": {"deadline": "50ms", "max_age": "200ms"}}
+    with VirtualDataflow(
+        flow_of(("left", "arm"), tolerance="5ms", queues=queues), play=["left", "arm", "fusion"]
+    ) as flow:
+        fusion = flow.node("fusion")
+
+        def send(number: int, age: float) -> None:
+            stamp = fusion.timestamp() - timedelta(seconds=age)
+            for name in ("left", "arm"):
+                flow.node(name).send_output("out", pa.array([number]), {"timestamp": stamp})
+
+        send(1, age=0)
+        assert [event.type for event in drain(fusion)] == ["SYNC"]
+        missed = fusion.next(timeout=0.1)
+        assert (missed["type"], missed["id"]) == ("DEADLINE_MISSED", "arm")
+        flow.advance(1)
+        send(2, age=0.3)
+        send(3, age=0)
+        met, found = drain(fusion)
+        assert (met["type"], met["id"]) == ("DEADLINE_MET", "arm")
+        assert values(found) == {"left": 3, "arm": 3}
+        counts = fusion.statistics()["inputs"]
+        assert (counts["arm"]["expired"], counts["arm"]["missed"], counts["left"]["unmatched"]) == (1, 1, 1)
+

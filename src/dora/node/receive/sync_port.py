@@ -112,6 +112,8 @@ class SyncPort:
         return self._prepared is not None
 
     def _next(self) -> Event | None:
+        if self._passing and (event := self._pass_on()) is not None:
+            return event
         matcher = self._matcher
         match = matcher.next(_NEVER) if self._is_new else None
         if match is None:
@@ -119,6 +121,8 @@ class SyncPort:
             active: Sequence[int] = self._order
             for _ in range(self._rounds):
                 active = self._collect(active)
+                if self._passing and (event := self._pass_on()) is not None:
+                    return event
                 if self._is_new and (match := matcher.next(_NEVER)) is not None:
                     break
                 if not active:
@@ -190,7 +194,7 @@ class SyncPort:
         return len(self._passing) < before
 
     def _pass_on(self) -> Event | None:
-        """Return the next event of an input that is no message, once no set comes before it."""
+        """Return the next event that is no message; a closing only once no set comes before it."""
         for position, (index, event) in enumerate(self._passing):
             if isinstance(event, InputClosed) and not self._matcher.is_done(index):
                 continue

@@ -366,12 +366,7 @@ class ReplayInbox(Inbox):
 
     def _of_set(self, entry: Entry) -> tuple[Event | None, bool]:
         """Return a message of a set, None if it is not there; and whether that is final."""
-        match entry.kind:
-            case EntryKind.MESSAGE:
-                return self._message(entry)
-            case EntryKind.TICK | EntryKind.TEXT | EntryKind.LOCAL:
-                return self._make(entry), True
-        return None, True
+        return self._message(entry) if entry.kind == EntryKind.MESSAGE else (self._make(entry), True)
 
     def _local(self, entry: Entry) -> Event | None:
         """Return the value of an entry: this thread sent it, so it has arrived or never comes."""
