@@ -72,6 +72,7 @@ def test_sets_are_complete_again_after_the_restart_of_a_source(flow: Flow) -> No
     assert report.dropped == 0
 
 
+@pytest.mark.usefixtures("engine")
 def test_an_input_of_a_group_may_be_disconnected_and_connected_again(flow: Flow) -> None:
     sources(flow)
     with Live(flow) as live:

@@ -351,4 +351,3 @@ def test_rules_of_an_input_hold_in_a_group_too() -> None:
         assert values(found) == {"left": 3, "arm": 3}
         counts = fusion.statistics()["inputs"]
         assert (counts["arm"]["expired"], counts["arm"]["missed"], counts["left"]["unmatched"]) == (1, 1, 1)
-
