@@ -30,7 +30,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from dora.errors import DataflowError, DoraError, Problem
 
@@ -44,7 +44,7 @@ __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
 
 QueuePolicy = Literal["drop_oldest", "latest", "backpressure"]
 MissedTicks = Literal["skip", "coalesce", "burst"]
-_POLICIES = ("drop_oldest", "backpressure")
+_POLICIES = get_args(QueuePolicy)
 _Commands = str | list[str]
 _Environment = Mapping[str, str | int | float | bool]
 

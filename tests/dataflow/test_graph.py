@@ -95,6 +95,24 @@ def test_several_operators_are_a_group_and_a_single_one_is_a_box(robot: Graph) -
     assert box(robot, "plan").group is None
 
 
+def test_edges_know_the_qos_of_their_input() -> None:
+    found = graph(
+        """
+        nodes:
+          - {id: a, path: a.py, outputs: [x]}
+          - id: b
+            path: b.py
+            inputs:
+              i: {source: a/x, queue_policy: latest, deadline: 0.05s, max_age: 1500us,
+                  rate: 30Hz, keep: [s, t]}
+        """
+    )
+    (edge,) = found.edges
+    assert (edge.queue_policy, edge.queue_size, edge.keep) == ("latest", 1, ["s", "t"])
+    assert (edge.deadline, edge.max_age, edge.rate) == ("50ms", "1.5ms", "30hz")
+    assert "x → i, latest, deadline 50ms, max age 1.5ms, 30hz, keeps s t" in flowchart(found)
+
+
 def test_edges_know_their_contract(robot: Graph) -> None:
     assert edge(robot, "eyes/resize", "image") == Edge(
         "camera", "image", "eyes/resize", "image", "link", 1, "drop_oldest"

@@ -200,6 +200,48 @@ def test_node(fields: str, message: str, hint: str) -> None:
         ("{i: {source: a/x, queue_size: «-1»}}", "from 0 to 10000000", ""),
         ('{i: {source: a/x, queue_size: «"5"»}}', "whole number", "remove the quotes"),
         ("{i: {source: a/x, queue_policy: «backpresure»}}", "is not one of", "`backpressure`?"),
+        ("{i: {source: a/x, deadline: «50»}}", "expected a duration with its unit", "write `50ms`"),
+        ("{i: {source: a/x, max_age: «1.5»}}", "expected a duration with its unit", "write `1.5ms`"),
+        ("{i: {source: a/x, rate: «10»}}", "expected a rate with its unit", "write `10hz`"),
+        ("{i: {source: a/x, keep: «stop»}}", "expected a list of metadata keys", "write `[stop]`"),
+        (
+            "{i: {source: dora/timer/hz/5, «deadline»: 1s}}",
+            "the input `i` of node `n` is a timer, whose ticks the node makes itself",
+            "leave it out",
+        ),
+        ("{i: {source: dora/timer/hz/5, «rate»: 2hz}}", "`rate` means nothing there", "timer's interval"),
+        ("{i: {source: dora/timer/hz/5, queue_policy: «latest»}}", "a timer, which has no queue", "leave"),
+        ("{i: {source: dora/logs, «keep»: [stop]}}", "log entries, which have no metadata", "leave `keep`"),
+        (
+            "{i: {source: a/x, queue_policy: latest, queue_size: «5»}}",
+            "has `queue_policy: latest`, which has one place",
+            "leave `queue_size` out",
+        ),
+        (
+            "{i: {source: a/x, queue_policy: backpressure, «max_age»: 1s}}",
+            "`max_age` leaves out messages that are too old, and with `queue_policy: backpressure`",
+            "remove `max_age`, or write `queue_policy: drop_oldest`",
+        ),
+        (
+            "{i: {source: a/x, queue_policy: backpressure, «rate»: 5hz}}",
+            "gets every message",
+            "remove `rate`",
+        ),
+        (
+            "{i: {source: a/x, queue_policy: backpressure, «keep»: [k]}}",
+            "is for queues that push messages out",
+            "remove `keep`",
+        ),
+        (
+            "{i: {source: a/x, input_timeout: 2, deadline: «2s»}}",
+            "is never missed, because `input_timeout: 2` closes the input before",
+            "a shorter deadline",
+        ),
+        (
+            "{i: {source: a/x, rate: 10hz, deadline: «100ms»}}",
+            "always misses the deadline of 100ms, because with `rate: 10hz` its messages are 100ms apart",
+            "a longer deadline",
+        ),
         ("{i: 'camera/«imag»'}", "has no output `imag`", "did you mean `camera/image`?"),
         ("{i: &s camera/«imag»}", "has no output `imag`", "did you mean `camera/image`?"),
     ],
@@ -576,3 +618,40 @@ paths:
 )
 def test_bad_paths(marked: str, message: str, hint: str) -> None:
     check(PATHS + marked, message, hint)
+
+
+TIMED = """nodes:
+  - id: source
+    path: s.py
+    inputs: {tick: dora/timer/millis/100MORE}
+    outputs: [x]
+  - id: rt
+    operators:
+      - id: op
+        python: op.py
+        inputs: {tick: dora/timer/hz/5}
+        outputs: [x]
+  - id: n
+    path: n.py
+    inputs:
+      fast: {source: source/x, deadline: 100ms}
+      slow: {source: source/x, deadline: 101ms}
+      other: {source: rt/op/x, deadline: 150ms}
+"""
+
+
+def test_a_deadline_that_is_too_short_for_the_timer_behind_its_source_is_suspicious() -> None:
+    dataflow, _ = warned(TIMED.replace("MORE", ""))
+    fast, other = dataflow.warnings
+    assert (fast.line, fast.column) == (15, 42)
+    assert (
+        "the input `fast` of node `n` may always miss its deadline of 100ms: nothing but the timer "
+        "`dora/timer/millis/100` makes `source/x` send, every 100ms" in fast.message
+    )
+    assert fast.hint == "choose a longer deadline, or a faster timer"
+    assert "the input `other`" in other.message and "every 200ms" in other.message
+
+
+def test_a_source_that_gets_other_messages_too_may_send_more_often_than_its_timer() -> None:
+    dataflow, _ = warned(TIMED.replace("MORE", ", more: rt/op/x"))
+    assert [problem.message[:17] for problem in dataflow.warnings] == ["the input `other`"]

@@ -85,5 +85,6 @@ def _names(directory: Path) -> list[str]:
 def link(result: DataflowResult, name: str) -> LinkReport:
     """Return the report of a link, after checking that every message is accounted for."""
     (report,) = [item for item in result.links if item.link == name]
-    assert report.sent == report.received + report.dropped + report.unread, report
+    left_out = report.expired + report.thinned
+    assert report.sent == report.received + report.dropped + left_out + report.unread, report
     return report

@@ -15,7 +15,20 @@ from dora.errors import DoraError
 from dora.observe import formatting as values
 from dora.observe import latency, rates, topics
 from dora.observe.rates import RateMeter
-from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, TIMED_OUT, WORDS
+from dora.transport.board import (
+    CONNECTED,
+    DROPPED,
+    EXPIRED,
+    FIRST,
+    MISSED,
+    OVERDUE,
+    RECEIVED,
+    SENT,
+    STATE,
+    THINNED,
+    TIMED_OUT,
+    WORDS,
+)
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
@@ -148,6 +161,19 @@ def test_topics_are_found_by_name() -> None:
 
 def board(**_) -> memoryview:
     return memoryview(bytearray(8 * WORDS * 8)).cast("Q")
+
+
+def test_what_qos_left_out_is_not_among_the_received() -> None:
+    words = board()
+    reader = rates.Counters(inspection(), words)
+    words[4 * WORDS + STATE] = CONNECTED
+    before = reader.read()
+    for word, count in ((RECEIVED, 10), (EXPIRED, 3), (THINNED, 2), (MISSED, 4), (OVERDUE, 1)):
+        words[4 * WORDS + word] = count
+    after = msgspec.structs.replace(reader.read(), time_ns=before.time_ns + 10**9)
+    fast, _ = rates.rates(inspection(), before, after)[1]
+    assert (fast.hz, fast.expired, fast.thinned, fast.missed, fast.overdue) == (5.0, 3, 2, 4, True)
+    assert after.links[4].received == 5
 
 
 def test_rates_queues_and_losses_come_from_the_board() -> None:

@@ -447,6 +447,14 @@ def test_latencies_are_columns_where_they_are_measured() -> None:
     assert head[-3:] == ("WAITS", "99 %", "LAST MINUTE")
 
 
+def test_what_qos_counts_is_in_columns_where_there_is_some_and_a_late_input_is_marked() -> None:
+    history = LinkHistory()
+    head, rows = link_table([(link("a/x", expired=3, missed=1, overdue=True), history)], 12)
+    assert head[5:] == ("DROPPED", "EXPIRED", "MISSED")
+    assert [str(cell) for cell in rows[0]][-2:] == ["3", "1"]
+    assert str(rows[0][1]) == "late"
+
+
 def test_an_error_of_a_measurement_ends_the_screen() -> None:
     fault = DoraError("the coordinator has gone")
 

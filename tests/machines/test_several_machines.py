@@ -113,7 +113,7 @@ def test_messages_and_ends_cross_in_order(system: Spread) -> None:
     assert logs.index("INPUT_CLOSED numbers") < logs.index("STOP ALL_INPUTS_CLOSED")
 
 
-def test_requests_are_not_pushed_out_of_a_full_queue_without_a_pattern(system: Spread) -> None:
+def test_requests_and_kept_messages_are_not_pushed_out_of_a_full_queue(system: Spread) -> None:
     system.write(
         {
             "ask.py": """
@@ -122,7 +122,9 @@ def test_requests_are_not_pushed_out_of_a_full_queue_without_a_pattern(system: S
 
                 node = Node()
                 for number in range(600):
-                    metadata = {"request_id": "r"} if number % 7 == 0 else {"number": number}
+                    metadata = {"request_id": "r"} if number % 14 == 0 else {"number": number}
+                    if number % 14 == 7:
+                        metadata = {"stop": True}
                     node.send_output("out", pa.array([number] * (20_000 if number % 2 else 1)), metadata)
                 open("sent", "w").close()
             """,
@@ -142,7 +144,9 @@ def test_requests_are_not_pushed_out_of_a_full_queue_without_a_pattern(system: S
                 print("some dropped", counts["dropped"] > 100)
                 print("counted", counts["received"] - len(got), counts["received"] + counts["dropped"])
             """,
-            "requests.yml": counting(0, 0.0, 0, "queue_size: 3", "late.py").replace("count.py", "ask.py"),
+            "requests.yml": counting(0, 0.0, 0, "queue_size: 3, keep: [stop]", "late.py").replace(
+                "count.py", "ask.py"
+            ),
         }
     )
     dataflow = system.start("requests.yml")

@@ -250,6 +250,23 @@ def test_a_stop_gives_out_the_message_that_is_held(start_flow: StartFlow, clock:
     assert taken(receiver) == ["STOP", 3]
 
 
+def test_after_a_timeout_behind_a_held_message_no_deadline_passes(
+    start_flow: StartFlow, clock: VirtualClock
+) -> None:
+    _, sender, receiver = link(
+        start_flow, period_ns=300 * MILLISECOND, deadline_ns=400 * MILLISECOND, input_timeout=0.5
+    )
+    send(sender, 1)
+    assert taken(receiver) == [1]
+    send(sender, 2)
+    clock.advance(500)
+    assert taken(receiver) == [2]
+    clock.advance(500)
+    assert taken(receiver) == ["INPUT_CLOSED"]
+    clock.advance(1000)
+    assert taken(receiver) == []
+
+
 def test_a_waiting_node_gets_the_held_message_when_it_is_due(start_flow: StartFlow) -> None:
     _, sender, receiver = link(start_flow, period_ns=20 * MILLISECOND)
     send(sender, 1)

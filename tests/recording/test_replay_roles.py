@@ -105,3 +105,30 @@ def test_a_free_replay_in_real_time_keeps_queues_as_they_are(flow: Dataflow) -> 
     image, _ = again.node("detector").inputs
     assert (image.queue_policy, image.queue_size, image.input_timeout) == ("drop_oldest", 1, 2.0)
     assert again.node("detector").env == {"MODEL": "small"}
+
+
+QOS = """
+nodes:
+  - {id: a, path: a.py, outputs: [x]}
+  - id: b
+    path: b.py
+    inputs:
+      newest: {source: a/x, queue_policy: latest, keep: [stop], max_age: 1s, deadline: 2s, rate: 5hz}
+"""
+
+
+def test_a_replay_in_recorded_order_leaves_the_qos_of_inputs_to_the_recording() -> None:
+    flow = parse(QOS, working_dir="/lab", environ={})
+    roles = assign_roles(flow, {"a/x"})
+    made = replay_dataflow(flow, roles, {}, directory="/d", ordered=True, lossless=True)
+    (newest,) = parse(yaml.safe_dump(made), working_dir="/lab", environ={}).node("b").inputs
+    assert (newest.queue_policy, newest.keep) == ("backpressure", ())
+    assert (newest.deadline_ns, newest.max_age_ns, newest.period_ns) == (0, 0, 0)
+
+
+def test_a_free_replay_has_the_qos_of_inputs_except_ages() -> None:
+    flow = parse(QOS, working_dir="/lab", environ={})
+    made = replay_dataflow(flow, assign_roles(flow, {"a/x"}), {})
+    (newest,) = parse(yaml.safe_dump(made), working_dir="/lab", environ={}).node("b").inputs
+    assert (newest.queue_policy, newest.keep) == ("latest", ("stop",))
+    assert (newest.deadline_ns, newest.max_age_ns, newest.period_ns) == (2 * 10**9, 0, 2 * 10**8)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence, Mapping
 from itertools import accumulate
 from typing import Literal
 
@@ -75,7 +75,7 @@ class Edge(msgspec.Struct, frozen=True):
     deadline: str = ""  # as in YAML, like the next three
     max_age: str = ""
     rate: str = ""
-    keep: tuple[str, ...] = ()
+    keep: Sequence[str] = ()
     type: str = ""  # of the messages, for example "std/media/v1/Image"; "" if none is declared
     latched: int = 0  # messages that a receiver gets first if it joins late
     sync: str = ""  # the input that leads its group, and how it matches; "" if it is in no group

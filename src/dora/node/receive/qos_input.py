@@ -37,8 +37,8 @@ class QosInput:
         self.is_data: bool = port.is_data
         self._port = port
         self._next: deque[Event] = deque()  # to be given out before anything else
-        self._rule = Deadline(config.deadline_ns) if config.deadline_ns else None
-        self._deadline = self._rule  # None while the source has ended
+        self._deadline = Deadline(config.deadline_ns) if config.deadline_ns else None
+        self._is_watched = True  # False once the source has ended: then no deadline is missed any more
         self._begins_now = True  # the first pause begins before there is a message
         self._source_node = config.source.partition("/")[0]  # "": it does not come back
         self._stopped = False
@@ -59,7 +59,10 @@ class QosInput:
 
     def poll(self) -> Event | None:
         if self._next:
-            return self._next.popleft()
+            event = self._next.popleft()
+            if self._deadline is not None and isinstance(event, InputClosed):
+                self._pause(self._deadline)
+            return event
         event = self._take() if self._thinning is None else self._take_thinned(self._thinning)
         deadline = self._deadline
         if deadline is None:
@@ -145,6 +148,8 @@ class QosInput:
             if isinstance(event, InputClosed):
                 self._pause(deadline)
             return event
+        if not self._is_watched:
+            return None
         now = _monotonic()
         if self._begins_now:
             self._begins_now = False
@@ -175,18 +180,20 @@ class QosInput:
         self._left_out = False
         if late is None:
             return event
-        first = DeadlineMet(self.id, late * 1e-9) if missed else self._miss(late)
-        if not missed:
-            self._next.append(DeadlineMet(self.id, late * 1e-9))
-        self._next.append(event)
+        self._next.appendleft(event)  # the closing of the input may be there
+        met = DeadlineMet(self.id, late * 1e-9)
+        if missed:
+            self._words[self._overdue] = 0
+            return met
+        self._next.appendleft(met)
+        missing = self._miss(late)
         self._words[self._overdue] = 0
-        return first
+        return missing
 
     def _unwatch(self) -> None:
         """Watch no more: the source has ended, or this node stops."""
-        if self._deadline is not None:
-            self._pause(self._deadline)
-            self._deadline = None
+        self._is_watched = False
+        self._words[self._overdue] = 0
 
     # ------------------------------------------------------------------ the rest of a port
 
@@ -208,7 +215,7 @@ class QosInput:
 
     def wake_at(self) -> int | None:
         times = [self._port.wake_at()]
-        if self._deadline is not None and not self._deadline.missed:
+        if self._deadline is not None and self._is_watched and not self._deadline.missed:
             times.append(self._deadline.due_at)
         if self._thinning is not None:
             times.append(self._thinning.due_at())
@@ -223,9 +230,10 @@ class QosInput:
         self._port.source_closed()
 
     def source_back(self, node_id: str) -> bool:
-        if node_id == self._source_node and self._deadline is None:
-            self._deadline = self._rule
-            self._begins_now = True
+        if node_id == self._source_node and not self._is_watched:
+            self._is_watched = self._begins_now = True
+            if self._deadline is not None:
+                self._deadline.disarm()
         return self._port.source_back(node_id)
 
     @property

@@ -1,0 +1,144 @@
+"""QoS of inputs in virtual time: exact times, on nodes and operators."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pyarrow as pa
+
+from dora import DoraStatus, Node
+from dora.builder import DataflowBuilder, Operator
+from dora.testing import VirtualDataflow, at, run_node, run_operator
+
+START = 1000.0  # of the virtual clock
+
+
+def number(event: Any) -> Any:
+    return event["value"][0].as_py() if event["type"] == "INPUT" else event["type"]
+
+
+def log_of(node: Node) -> list[tuple[float, Any]]:
+    return [(round(time.monotonic() - START, 6), number(event)) for event in node]
+
+
+def test_a_deadline_is_noticed_at_its_moment() -> None:
+    seen: list[tuple[float, Any]] = []
+    lateness: list[float] = []
+
+    def arm(node: Node) -> None:
+        for event in node:
+            seen.append((round(time.monotonic() - START, 6), number(event)))
+            if event["type"].startswith("DEADLINE"):
+                lateness.append(round(event["late"], 6))
+
+    run = run_node(
+        arm,
+        [at(when, "command", pa.array([index])) for index, when in enumerate((0.1, 0.13, 0.5, 0.52))],
+        options={"command": {"deadline": "50ms"}},
+    )
+    assert seen == [
+        (0.05, "DEADLINE_MISSED"),
+        (0.1, "DEADLINE_MET"),
+        (0.1, 0),
+        (0.13, 1),
+        (0.18, "DEADLINE_MISSED"),
+        (0.5, "DEADLINE_MET"),
+        (0.5, 2),
+        (0.52, 3),
+        (0.52, "INPUT_CLOSED"),
+        (0.52, "STOP"),
+    ]
+    assert lateness == [0, 0.05, 0, 0.32]
+    assert run.result.links[0].missed == 2
+
+
+def test_a_rate_gives_the_newest_when_its_time_has_come() -> None:
+    seen: list[tuple[float, Any]] = []
+    run = run_node(
+        lambda node: seen.extend(log_of(node)),
+        [at(index * 0.03, "image", pa.array([index])) for index in range(9)],
+        options={"image": {"rate": "10hz"}},
+    )
+    assert seen[:-2] == [(0.0, 0), (0.1, 3), (0.2, 6), (0.24, 8)]
+    link = run.result.links[0]
+    assert (link.sent, link.received, link.thinned, link.unread) == (9, 4, 5, 0)
+
+
+def test_messages_that_a_busy_node_finds_too_old_are_not_delivered() -> None:
+    got: list[Any] = []
+
+    def busy(node: Node) -> None:
+        for event in node:
+            got.append(number(event))
+            time.sleep(0.35 if event["type"] == "INPUT" else 0)
+
+    run = run_node(
+        busy,
+        [
+            at(index * 0.1, "image", pa.array([index]), {"stop": True} if index == 1 else None)
+            for index in range(5)
+        ],
+        options={"image": {"max_age": "150ms", "keep": ["stop"]}},
+    )
+    assert got == [0, 1, "INPUT_CLOSED", "STOP"]
+    link = run.result.links[0]
+    assert (link.sent, link.received, link.dropped, link.expired, link.unread) == (5, 2, 0, 3, 0)
+
+
+def test_an_operator_has_qos_on_its_inputs() -> None:
+    seen: list[Any] = []
+
+    class Arm:
+        def on_event(self, event: Any, send_output: Any) -> DoraStatus:  # noqa: ARG002
+            seen.append((event.get("id"), number(event)))
+            return DoraStatus.CONTINUE
+
+    run_operator(
+        Arm,
+        [at(0.0, "command", pa.array([1])), at(0.2, "command", pa.array([2]))],
+        outputs=["none"],
+        options={"command": {"deadline": "100ms", "rate": "100hz"}},
+    )
+    assert seen[:4] == [
+        ("command", 1),
+        ("command", "DEADLINE_MISSED"),
+        ("command", "DEADLINE_MET"),
+        ("command", 2),
+    ]
+
+
+def test_messages_between_operators_of_one_process_have_the_same_rules() -> None:
+    got: list[Any] = []
+
+    class Source:
+        def on_event(self, event: Any, send_output: Any) -> DoraStatus:
+            if event["type"] == "INPUT":
+                for index in range(4):
+                    send_output("out", pa.array([index]), {"stop": True} if index == 1 else {})
+            return DoraStatus.CONTINUE
+
+    class Sink:
+        def on_event(self, event: Any, send_output: Any) -> DoraStatus:  # noqa: ARG002
+            got.append(number(event))
+            return DoraStatus.CONTINUE
+
+    builder = DataflowBuilder("test")
+    feeder = builder.add_node("feeder", path="dynamic")
+    go = feeder.add_output("go")
+    runtime = builder.add_node("runtime")
+    source, sink = Operator("source", python="source.py"), Operator("sink", python="sink.py")
+    runtime.add_operator(source).add_operator(sink)
+    source.add_input("go", go)
+    out = source.add_output("out")
+    sink.add_input("in", out, queue_policy="latest", keep=["stop"], deadline="1s", rate="100hz")
+
+    def feed() -> None:
+        with Node() as node:
+            node.send_output("go", pa.array([0]))
+            time.sleep(0.5)
+
+    nodes: dict[str, Any] = {"feeder": feed, "runtime": {"source": Source, "sink": Sink}}
+    with VirtualDataflow(builder, nodes=nodes) as flow:
+        flow.run()
+    assert got[:2] == [1, 3]
