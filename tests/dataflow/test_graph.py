@@ -108,7 +108,7 @@ def test_edges_know_the_qos_of_their_input() -> None:
         """
     )
     (edge,) = found.edges
-    assert (edge.queue_policy, edge.queue_size, edge.keep) == ("latest", 1, ["s", "t"])
+    assert (edge.queue_policy, edge.queue_size, edge.keep) == ("latest", 1, ("s", "t"))
     assert (edge.deadline, edge.max_age, edge.rate) == ("50ms", "1.5ms", "30hz")
     assert "x → i, latest, deadline 50ms, max age 1.5ms, 30hz, keeps s t" in flowchart(found)
 

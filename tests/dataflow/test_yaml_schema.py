@@ -122,7 +122,7 @@ GOOD = [
     "inputs: ",
     "inputs: {a: a/x, b: {source: a/x, queue_size: 0, queue_policy: backpressure, input_timeout: 0.1}}",
     "inputs: {t: dora/timer/hz/5, l: dora/logs}",
-    "inputs: {a: {source: a/x, queue_policy: latest, deadline: 1.5s, max_age: 10us, rate: 1 Hz, keep: [k]}}",
+    "inputs: {a: {source: a/x, queue_policy: latest, deadline: 1.5s, max_age: 9us, rate: 1 Hz, keep: [k]}}",
     "env: {A: 1, B: true, C: x, D: 1.5}",
     "build: [a, b]",
     "min_log_level: WaRn",

@@ -1,4 +1,4 @@
-"""The clocks of two machines differ by an hour, and the times of paths are right all the same."""
+"""The clocks of two machines differ by an hour, and paths and ages are right all the same."""
 
 from __future__ import annotations
 
@@ -38,8 +38,37 @@ FILES = {
             if path["clock_error_ms"]:
                 print("path", path["worst_ms"], path["median_ms"], path["clock_error_ms"], flush=True)
     """,
+    "sensor.py": """
+        import time
+        from datetime import UTC, datetime
+
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        for number, event in enumerate(node):
+            stamp = datetime.fromtimestamp(time.time() - (60 if number % 2 else 0), UTC)
+            if event["type"] == "INPUT":
+                node.send_output("out", pa.array([number]), {"timestamp": stamp})
+    """,
+    "judge.py": """
+        from dora import Node
+
+        for event in Node():
+            if event["type"] == "INPUT":
+                print("fresh", event["value"][0].as_py(), flush=True)
+    """,
     "flow.yml": """
         nodes:
+          - id: sensor
+            path: sensor.py
+            inputs: {tick: dora/timer/hz/20}
+            outputs: [out]
+            deploy: {machine: ahead}
+          - id: judge
+            path: judge.py
+            inputs: {fresh: {source: sensor/out, max_age: 30s, deadline: 20s}}
+            deploy: {machine: here}
           - id: camera
             path: camera.py
             inputs: {tick: dora/timer/hz/20}
@@ -53,7 +82,7 @@ FILES = {
 }
 
 
-def test_the_time_of_a_path_is_right_although_a_clock_is_an_hour_ahead(tmp_path: Path) -> None:
+def test_the_times_of_paths_and_ages_are_right_although_a_clock_is_an_hour_ahead(tmp_path: Path) -> None:
     (tmp_path / "ahead").mkdir()
     (tmp_path / "ahead" / "sitecustomize.py").write_text(AN_HOUR_AHEAD)
     with network("here", "ahead", impaired=True) as hosts:
@@ -80,6 +109,12 @@ def test_the_time_of_a_path_is_right_although_a_clock_is_an_hour_ahead(tmp_path:
             return found if len(lines) > 80 else None
 
         _, median, error = wait_until(measured, "some messages")
+
+        def only_fresh() -> bool:
+            found = re.findall(r"fresh (\w+)", system.logs(dataflow))
+            return len(found) > 20 and all(int(number) % 2 == 0 for number in found[-20:])
+
+        wait_until(only_fresh, "messages older than `max_age` to expire, and no others")
         system.dora("stop", dataflow)
         assert error < 200
         assert abs(median - 20) <= error + 100

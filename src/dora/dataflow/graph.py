@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Literal
 
@@ -75,7 +75,7 @@ class Edge(msgspec.Struct, frozen=True):
     deadline: str = ""  # as in YAML, like the next three
     max_age: str = ""
     rate: str = ""
-    keep: Sequence[str] = ()
+    keep: tuple[str, ...] = ()
     type: str = ""  # of the messages, for example "std/media/v1/Image"; "" if none is declared
     latched: int = 0  # messages that a receiver gets first if it joins late
     sync: str = ""  # the input that leads its group, and how it matches; "" if it is in no group
@@ -127,7 +127,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     queue_size=item.queue_size,
                     queue_policy=item.queue_policy,
                     input_timeout=item.input_timeout,
-                    **qos_of(item),
+                    **{**qos_of(item), "keep": item.keep},
                     type=_type(dataflow, f"{node.id}/{full}", str(item.source)),
                     latched=_latched(nodes, item),
                     sync=_sync(node, full),

@@ -15,7 +15,17 @@ from dora.node.events import DeadlineMet, DeadlineMissed, Event, Input, InputClo
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
 from dora.node.receive.qos import Deadline, Thinning
-from dora.transport.board import DROPPED, EXPIRED, MISSED, OVERDUE, THINNED, WORDS, Board
+from dora.transport.board import (
+    CLOCK_OFFSET,
+    DROPPED,
+    EXPIRED,
+    MISSED,
+    OVERDUE,
+    THINNED,
+    WORDS,
+    Board,
+    signed,
+)
 from dora.wire.correlation import kept_message, kept_metadata
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, as_nanoseconds
@@ -24,9 +34,7 @@ from dora.wire.node_config import InputConfig
 _monotonic = time.monotonic_ns
 _wall = time.time_ns
 _STAMP: Final = b"timestamp"
-_AT_ONCE: Final = (
-    1000  # messages that one poll passes over at most; the sender may be faster than this loop
-)
+_AT_ONCE: Final = 1000  # messages that one poll takes at most; the sender may be faster than this loop
 
 
 class QosInput:
@@ -43,6 +51,8 @@ class QosInput:
         self._source_node = config.source.partition("/")[0]  # "": it does not come back
         self._stopped = False
         self._max_age_ns = config.max_age_ns
+        # How far this machine's clock is ahead of that of the source: the daemon writes it to the board.
+        self._clock = config.output_slot * WORDS + CLOCK_OFFSET if config.machine else None
         self._thinning: Thinning[Input] | None = Thinning(config.period_ns) if config.period_ns else None
         self._keeps_message = kept_message(config.keep)
         self._keeps_metadata = kept_metadata(config.keep)
@@ -59,10 +69,10 @@ class QosInput:
 
     def poll(self) -> Event | None:
         if self._next:
-            event = self._next.popleft()
-            if self._deadline is not None and isinstance(event, InputClosed):
+            waiting = self._next.popleft()
+            if self._deadline is not None and isinstance(waiting, InputClosed):
                 self._pause(self._deadline)
-            return event
+            return waiting
         event = self._take() if self._thinning is None else self._take_thinned(self._thinning)
         deadline = self._deadline
         if deadline is None:
@@ -127,7 +137,10 @@ class QosInput:
                 sent_at = _stamp(content.metadata().get("timestamp"), sent_at)
         except MetadataError:  # the program gets the error when it reads the event
             pass
-        return _wall() - sent_at > self._max_age_ns and not self._is_kept(event)
+        age = _wall() - sent_at
+        if self._clock is not None:
+            age -= signed(self._words[self._clock])
+        return age > self._max_age_ns and not self._is_kept(event)
 
     def _is_kept(self, event: Input) -> bool:
         content = event._content
