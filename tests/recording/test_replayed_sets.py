@@ -87,9 +87,8 @@ def test_a_replay_gives_the_same_sets(folder: Folder) -> None:
     folder.program("operator_.py", OPERATOR)
     report = folder.dora("record", folder.flow(FLOW), "-o", "a.mcap")
     assert "received messages unmatched: they were in no set of `sync`" in report
-    for speed, name in (("0", "b.mcap"), ("1", "c.mcap")):
-        folder.dora("replay", "a.mcap", "--speed", speed, "-o", name)
-        assert "The recordings are equal" in folder.dora("diff", "a.mcap", name, "--metadata")
+    folder.dora("replay", "a.mcap", "--speed", "0", "-o", "b.mcap")
+    assert "The recordings are equal" in folder.dora("diff", "a.mcap", "b.mcap", "--metadata")
     sets = _sets(folder, "a.mcap")
     assert {"left", "tick", "first", "INPUT_CLOSED"} <= {of for of, _ in sets}
     assert folder.recording().topics["runtime/join/out"].messages > 20
