@@ -369,7 +369,7 @@ class DataflowBuilder:
         sink: str,
         budget: str,
         *,
-        on_miss: Literal["warn", "event", "stop"] | None = None,
+        on_miss: Literal["warn", "event", "safe_state", "stop"] | None = None,
         after: int | None = None,
     ) -> DataflowBuilder:
         """Add a budget for the time from an output to the input ``sink``, "node/input"; return the builder.

@@ -98,6 +98,7 @@ def test_the_builder_writes_it() -> None:
         ("value: 0, when: «[]»", "has no condition", "leave out `when`"),
         ("value: 0, when: [«crashed»]", "is not one of", ""),
         ("value: 0, when: [failed, «deadline»]", "no input that the output `command` of", "silence: 50ms"),
+        ("value: 0, when: [«budget»]", "no path with `on_miss: safe_state` ends at an input", "paths: [{"),
         ("value: 0, when: [«silent»]", "needs the time that counts as silence", "add `silence: 100ms`"),
         ("value: 0, when: [failed], «silence»: 1s", "is for the condition `silent`", "[failed, silent]"),
         ("value: 0, silence: «100»", "a duration with its unit", "write `100ms`"),
@@ -133,3 +134,22 @@ def test_an_output_of_synchronised_inputs_has_none() -> None:
     text = FILE.replace("inputs: {command: planner/command}", f"{inputs}, {group}")
     with pytest.raises(DataflowError, match="which is in a `sync` group: a safe value would wait there"):
         parse(text % "value: 0")
+
+
+PATH = "paths: [{from: planner/command, to: motor/command, budget: 40ms, on_miss: safe_state}]\n"
+
+
+def test_a_budget_of_a_path_is_a_condition() -> None:
+    assert safe_state("value: 0", FILE + PATH).when == ("budget", "failed")
+    assert safe_state("value: 0, when: [budget]", FILE + PATH).when == ("budget",)
+
+
+def test_a_path_needs_a_safe_state_for_its_misses() -> None:
+    text = FILE.replace("      - command:\n          safe_state: {%s}\n", "      - command\n") + PATH
+    with pytest.raises(DataflowError) as caught:
+        parse(text)
+    (problem,) = caught.value.problems
+    assert "the output `planner/command`, which feeds `motor/command`, has no safe state" in problem.message
+    assert problem.hint == "give it one: `- command: {safe_state: {value: [0.0]}}`"
+    line = text.splitlines()[problem.line - 1]
+    assert line[problem.column - 1 :].startswith("safe_state}]")

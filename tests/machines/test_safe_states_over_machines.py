@@ -69,7 +69,7 @@ def test_the_receiver_on_another_machine_gets_the_safe_value(system: Spread) -> 
     os.kill(planner, signal.SIGCONT)
     wait_for(system, dataflow, [*stopped, "left"])
     os.kill(planner, signal.SIGKILL)
-    # Which comes first depends on how long the news of its end take.
+    # Which comes first depends on how long the status of its machine takes.
     wait_until(lambda: len(heard(system, dataflow)) == 3, lambda: system.logs(dataflow))
     assert heard(system, dataflow)[-1] in ("safe failed [-1.0]", "safe deadline [-1.0]")
     system.wait_for(dataflow, "Failed")

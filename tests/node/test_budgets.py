@@ -202,3 +202,42 @@ def test_the_graph_shows_a_budget_where_its_path_ends() -> None:
     text = FLOW % "on_miss: warn"
     dataflow = parse(text, file="/w/flow.yml", working_dir="/w", environ={}, shown_file="flow.yml")
     assert "command, queue 100, budget 40ms from camera/image" in flowchart(graph_of(dataflow))
+
+
+SAFE_FLOW = (FLOW % "on_miss: safe_state").replace(
+    "outputs: [command]", "outputs: [{command: {safe_state: {value: -1}}}]"
+)
+
+
+def test_the_safe_value_comes_instead_of_messages_that_are_late() -> None:
+    seen: list[Any] = []
+
+    def motor(node: Node) -> None:
+        for event in node:
+            if event["type"] == "INPUT":
+                seen.append((event["value"][0].as_py(), event["metadata"].get("safe_state", "")))
+            elif event["type"] != "STOP":
+                seen.append(event["type"])
+        counts.append(node.statistics()["inputs"]["command"])
+
+    counts: list[Any] = []
+    chain = {
+        "camera": camera,
+        "detector": working("boxes", lambda number: 0.05 if number in (2, 3) else 0.01),
+        "planner": working("command", lambda _: 0.005),
+    }
+    run_dataflow(SAFE_FLOW, nodes={**chain, "motor": motor})
+    assert seen == [
+        (0, ""),
+        (1, ""),
+        "BUDGET_MISSED",
+        "SAFE_STATE_ENTERED",
+        (-1, "budget"),
+        "SAFE_STATE_LEFT",
+        (4, ""),
+        (5, ""),
+        "SAFE_STATE_ENTERED",
+        (-1, "failed"),
+        "INPUT_CLOSED",
+    ]
+    assert counts == [{"received": 4, "dropped": 2, "safe_states": 2}]

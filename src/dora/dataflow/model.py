@@ -20,9 +20,9 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 QueuePolicy = Literal["drop_oldest", "latest", "backpressure"]
 MissedTicks = Literal["skip", "coalesce", "burst"]
-SafeStateCondition = Literal["deadline", "failed", "silent"]
+SafeStateCondition = Literal["deadline", "budget", "failed", "silent"]
 RestartMode = Literal["never", "on-failure", "always"]
-OnMiss = Literal["warn", "event", "stop"]
+OnMiss = Literal["warn", "event", "safe_state", "stop"]
 ReloadMode = Literal["overlap", "replace", "never"]
 SchedulingPolicyName = Literal["fifo", "rr", "other", "batch", "idle"]
 

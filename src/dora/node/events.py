@@ -383,11 +383,11 @@ class InputRecovered(_EventOfId):
 
 
 class SafeStateEntered(Event):
-    """The safe state of an output begins, because it has missed a deadline, failed, or is silent.
+    """The safe state of an output begins: it has missed a deadline or a budget, failed, or is silent.
 
     A receiver gets it before the safe value: ``id`` is the input, ``sender`` the output that feeds it. The
     sender gets it too, if it is alive: ``id`` is the output, ``receiver`` the input. ``reason``:
-    ``"deadline"``, ``"failed"`` or ``"silent"``.
+    ``"deadline"``, ``"budget"``, ``"failed"`` or ``"silent"``.
     """
 
     __slots__ = ()
@@ -460,9 +460,10 @@ class BudgetMissed(Event):
     ``slowest_hop_seconds`` how much.
     """
 
-    __slots__ = ()
+    __slots__ = ("on_miss",)
     __match_args__ = ("id", "late")
     type: ClassVar[str] = "BUDGET_MISSED"
+    on_miss: str
     if TYPE_CHECKING:
         id: str
         late: float

@@ -89,7 +89,7 @@ class SafeStateConfig(msgspec.Struct, omit_defaults=True):
 
     values: list[Any]
     type: str  # the name of an Arrow type, "float32"
-    when: list[str]  # conditions: "deadline", "failed", "silent"
+    when: list[str]  # conditions: "deadline", "budget", "failed", "silent"
     metadata: dict[str, Any] = {}
     silence_ns: int = 0  # the pause that means "silent"
 

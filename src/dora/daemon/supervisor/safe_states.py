@@ -11,6 +11,7 @@ from dora.wire.node_protocol import SafeStateFrame, SourceFailed
 
 _WHY: Final = {
     "deadline": "has missed the deadline",
+    "budget": "is older than its budget",
     "failed": "has ended",
     "silent": "is silent",
 }

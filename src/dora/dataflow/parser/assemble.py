@@ -535,11 +535,11 @@ def assemble(
     nodes = assembler.nodes(root.get("nodes") or ())
     check_deadlines(assembler.ports, reader.report)
     types, type_warnings = _types(assembler.ports, root, reader, working_dir)
-    nodes = assembler.safe_states.apply(nodes, types)
     if strict_types or root.get("strict_types"):
         reader.report.problems += (warning._replace(severity="error") for warning in type_warnings)
         reader.report.failed = reader.report.failed or bool(type_warnings)
-    paths = budgets_of(root.get("paths") or (), nodes, reader.report)
+    paths = budgets_of(root.get("paths") or (), nodes, reader.report, assembler.safe_states.has)
+    nodes = assembler.safe_states.apply(nodes, types, paths)
     debug = root.get("debug")
     return Dataflow(
         nodes=nodes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import get_args
 
 from dora.dataflow.model import NodeOutput, NodeSpec, OnMiss, PathBudget, TimerSource
@@ -33,7 +34,8 @@ PATH = SchemaBlock(
             "on_miss",
             ChoiceType(get_args(OnMiss)),
             "What happens if it takes longer: a warning in the log, the event `BUDGET_MISSED` before the "
-            "message that is late, or the dataflow is stopped.",
+            "message that is late, the safe state of the input's source instead of it, or the dataflow is "
+            "stopped.",
             default="warn",
         ),
         Field(
@@ -50,13 +52,16 @@ PATHS = BlockList(PATH, "paths", "begin each path with `- from:`")
 
 
 def budgets_of(
-    blocks: tuple[CheckedBlock, ...], nodes: tuple[NodeSpec, ...], report: ProblemReport
+    blocks: tuple[CheckedBlock, ...],
+    nodes: tuple[NodeSpec, ...],
+    report: ProblemReport,
+    has_safe_state: Callable[[NodeOutput], bool],
 ) -> tuple[PathBudget, ...]:
     """Return the budgets of paths that exist, and report the others."""
     graph = DataGraph(nodes)
     found: dict[tuple[NodeOutput, str], PathBudget] = {}
     for block in blocks:
-        budget = _budget(block, graph, report)
+        budget = _budget(block, graph, report, has_safe_state)
         if budget is None:
             continue
         key = budget.source, budget.sink
@@ -70,7 +75,12 @@ def budgets_of(
     return tuple(found.values())
 
 
-def _budget(block: CheckedBlock, graph: DataGraph, report: ProblemReport) -> PathBudget | None:
+def _budget(
+    block: CheckedBlock,
+    graph: DataGraph,
+    report: ProblemReport,
+    has_safe_state: Callable[[NodeOutput], bool],
+) -> PathBudget | None:
     source, sink = _port(block, "from", graph, report), _port(block, "to", graph, report)
     if source is None or sink is None or block.get("budget") is None:
         return None
@@ -91,6 +101,12 @@ def _budget(block: CheckedBlock, graph: DataGraph, report: ProblemReport) -> Pat
             f"data gets there from {listed(_origins(graph, item.source), MAX_LISTED)}",
         )
         return None
+    if block.get("on_miss") == "safe_state" and not has_safe_state(item.source):
+        report.error(
+            block.place("on_miss"),
+            f"the output `{item.source}`, which feeds `{node_id}/{input_id}`, has no safe state",
+            f"give it one: `- {item.source.output}: {{safe_state: {{value: [0.0]}}}}`",
+        )
     budget, on_miss, after = block.get("budget"), block.get("on_miss"), block.get("after")
     return PathBudget(output, node_id, input_id, budget, on_miss, after)
 

@@ -10,6 +10,7 @@ from dora.dataflow.model import (
     NodeOutput,
     NodeSpec,
     OutputOptions,
+    PathBudget,
     SafeState,
     SafeStateCondition,
     Types,
@@ -95,7 +96,8 @@ SAFE_STATE: Final = SchemaBlock(
         Field(
             "when",
             ListType(ChoiceType(_CONDITIONS), "conditions"),
-            "The conditions: `deadline` (an input has missed its deadline), `failed` (the node has ended), "
+            "The conditions: `deadline` (an input has missed its deadline), `budget` (a path with "
+            "`on_miss: safe_state` has), `failed` (the node has ended), "
             "`silent` (no message for as long as `silence` says). Default: all that are possible.",
         ),
         Field("silence", DurationType(), "The pause between messages that counts as `silent`: `100ms`."),
@@ -109,6 +111,8 @@ class SafeStates:
     def __init__(self, report: ProblemReport) -> None:
         self._report = report
         self._blocks: dict[NodeOutput, tuple[CheckedBlock, str]] = {}
+        self._deadlines: set[Any] = set()  # sources of inputs with a deadline
+        self._budgets: set[Any] = set()  # sources of inputs at which a path ends whose miss begins it
 
     def add_outputs(self, checked: CheckedBlock, node: str, prefix: str, owner: str) -> None:
         """Remember the safe states of a program or operator."""
@@ -127,15 +131,25 @@ class SafeStates:
             elif block.get("value") is not None and not block.failed("type"):
                 self._blocks[NodeOutput(node, f"{prefix}{name}")] = (block, what)
 
-    def apply(self, nodes: tuple[NodeSpec, ...], types: Types) -> tuple[NodeSpec, ...]:
+    def has(self, source: NodeOutput) -> bool:
+        """Return whether an output has a safe state."""
+        return source in self._blocks
+
+    def apply(
+        self, nodes: tuple[NodeSpec, ...], types: Types, paths: tuple[PathBudget, ...]
+    ) -> tuple[NodeSpec, ...]:
         """Return the nodes with the safe states of their outputs; report what does not fit."""
         if not self._blocks:
             return nodes
         self._check_groups(nodes)
-        deadlines = {item.source for node in nodes for item in node.inputs if item.deadline_ns}
-        return tuple(self._with_safe_states(node, deadlines, types) for node in nodes)
+        self._deadlines = {item.source for node in nodes for item in node.inputs if item.deadline_ns}
+        sinks = {path.sink for path in paths if path.on_miss == "safe_state"}
+        self._budgets = {
+            item.source for node in nodes for item in node.inputs if f"{node.id}/{item.id}" in sinks
+        }
+        return tuple(self._with_safe_states(node, types) for node in nodes)
 
-    def _with_safe_states(self, node: NodeSpec, deadlines: set[Any], types: Types) -> NodeSpec:
+    def _with_safe_states(self, node: NodeSpec, types: Types) -> NodeSpec:
         options = dict(node.output_options)
         for output in node.outputs:
             source = NodeOutput(node.id, output)
@@ -143,7 +157,7 @@ class SafeStates:
                 continue
             block, what = self._blocks[source]
             kind = self._type(block, what, types, source)
-            when = self._conditions(block, what, has_deadline=source in deadlines)
+            when = self._conditions(block, what, source)
             if kind is None or when is None or not self._fits(block, kind):
                 continue
             former = options.get(output, OutputOptions())
@@ -195,12 +209,17 @@ class SafeStates:
         return given or _type_of(block.get("value"))
 
     def _conditions(
-        self, block: CheckedBlock, what: str, *, has_deadline: bool
+        self, block: CheckedBlock, what: str, source: NodeOutput
     ) -> tuple[SafeStateCondition, ...] | None:
         when: tuple[SafeStateCondition, ...] | None = block.get("when")
         silence = block.get("silence")
+        possible = {
+            "deadline": source in self._deadlines,
+            "budget": source in self._budgets,
+            "failed": True,
+            "silent": bool(silence),
+        }
         if when is None:
-            possible = {"deadline": has_deadline, "failed": True, "silent": bool(silence)}
             return tuple(condition for condition in _CONDITIONS if possible[condition])
         if not when:
             self._report.error(
@@ -208,7 +227,14 @@ class SafeStates:
             )
             return None
         place = _place_of(block, when)
-        if "deadline" in when and not has_deadline:
+        if "budget" in when and not possible["budget"]:
+            self._report.error(
+                place("budget"),
+                f"no path with `on_miss: safe_state` ends at an input that {what} feeds",
+                "give the dataflow one: `paths: [{from: …, to: …, budget: 40ms, on_miss: safe_state}]`",
+            )
+            return None
+        if "deadline" in when and not possible["deadline"]:
             self._report.error(
                 place("deadline"),
                 f"no input that {what} feeds has a `deadline`",

@@ -56,7 +56,8 @@ class BudgetInput(HoldingInput):
             miss = path.check(self.id, header, trail, now)
             if miss is not None:
                 self._on_miss(path.on_miss, miss)
-                if path.on_miss == "event":
+                if path.on_miss in ("event", "safe_state"):
+                    miss.on_miss = path.on_miss
                     self._late.append(miss)
         if not self._late:
             return event

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dora.node.events import (
+    BudgetMissed,
     DeadlineMissed,
     Event,
     Input,
@@ -90,6 +91,7 @@ class SafeStateInput:
         self._on_change = on_change
         self._silence = Silence(config.safe_state.silence_ns) if "silent" in self._when else None
         self._is_new = True  # nothing was polled yet
+        self._exceeds = False  # the next message has taken longer than its path's budget
         self._stopped = False
         self._words = board.words
         self._entered_word = config.slot * WORDS + SAFE_STATES
@@ -106,12 +108,40 @@ class SafeStateInput:
         if self._next:
             return self._next.popleft()
         event = self._port.poll()
-        if event.__class__ is Input:
-            if self._reason:
-                return self._poll_new(event)
+        if event.__class__ is Input and not (self._reason or self._exceeds):
             if self._silence is not None and not self._stopped:
                 self._silence.begin(_monotonic())
             return event
+        for _ in range(_AT_ONCE):
+            if isinstance(event, Input):
+                if (found := self._take(event)) is not None:
+                    return found
+            elif not (isinstance(event, BudgetMissed) and self._exceed(event)):
+                return self._poll_other(event)
+            event = self._port.poll()
+        return None
+
+    def _take(self, event: Input) -> Event | None:
+        """Return what comes of a message in the safe state, or of a late one; None if it is dropped."""
+        if self._exceeds:
+            self._exceeds = False
+            self._count_as_dropped()
+            if self._reason:
+                return None
+            self._enter("budget")
+            return self._next.popleft()
+        if self._is_stale(event):
+            self._count_as_dropped()
+            return None
+        return self._leave(event)
+
+    def _exceed(self, missed: BudgetMissed) -> bool:
+        """Note that the next message is late; return whether nobody has to learn of it any more."""
+        self._exceeds = missed.on_miss == "safe_state" and not self._stopped
+        return self._exceeds and bool(self._reason)
+
+    def _poll_other(self, event: Event | None) -> Event | None:
+        """Return an event that is no message, after what it means for the safe state."""
         if event is None:
             return self._poll_silent() if self._silence is not None else None
         if isinstance(event, DeadlineMissed):
@@ -119,17 +149,6 @@ class SafeStateInput:
         if isinstance(event, InputClosed) and not self._port.open:
             return self._close(event)
         return event
-
-    def _poll_new(self, event: Event | None) -> Event | None:
-        """Return the first event that is no message from before the safe state."""
-        for _ in range(_AT_ONCE):
-            if not isinstance(event, Input):
-                return event
-            if not self._is_stale(event):
-                return self._leave(event)
-            self._count_as_dropped()
-            event = self._port.poll()
-        return None
 
     def _is_stale(self, event: Input) -> bool:
         return 0 < event.sequence <= self._last_stale
@@ -182,6 +201,7 @@ class SafeStateInput:
                 self._count_as_dropped()
             elif isinstance(event, InputClosed):
                 closed = event
+        self._exceeds = False
         self._enter("failed")
         if closed is not None:
             self._next.append(closed)

@@ -171,9 +171,9 @@ class Session:
         for item in self.config.inputs:
             if item.has_qos and item.kind != "timer":
                 inbox.apply_qos(item)
+            self._check_budgets(inbox, item)
             if item.safe_state is not None:
                 inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
-            self._check_budgets(inbox, item)
         if self.config.syncs:
             inbox.synchronise(self.config.syncs, self.config.inputs)
         return inbox
@@ -358,7 +358,9 @@ class Session:
         if on_miss == "stop" and not self.inbox.is_closing:
             write_log(node_id, "error", f"{text}; the dataflow is stopped")
             self._send(StopDataflow())
-        elif on_miss == "warn" and misses & (misses - 1) == 0:  # the 1st, 2nd, 4th, 8th … in a row
+        elif (
+            on_miss in ("warn", "safe_state") and misses & (misses - 1) == 0
+        ):  # the 1st, 2nd, 4th, 8th … in a row
             write_log(node_id, "warn", text)
 
     def path_latencies(self) -> list[PathLatency]:
@@ -405,9 +407,9 @@ class Session:
         self.inbox.add(port)
         if item.has_qos and item.kind != "timer":
             self.inbox.apply_qos(item)
+        self._check_budgets(self.inbox, item)
         if item.safe_state is not None:
             self.inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
-        self._check_budgets(self.inbox, item)
 
     # ------------------------------------------------------------------ outputs
 

@@ -181,7 +181,9 @@ def _output_options(options: OutputOptions) -> dict[str, Any]:
         written["latched"] = msgspec.to_builtins(options.latched)
     if (safe := options.safe_state) is not None:
         # In recorded order, a receiver gets its safe values from the event log.
-        when = [condition for condition in safe.when if condition != "deadline"] or ["failed"]
+        when = [condition for condition in safe.when if condition not in ("deadline", "budget")] or [
+            "failed"
+        ]
         written["safe_state"] = {"value": list(safe.values), "type": safe.type, "when": when}
         if safe.metadata:
             written["safe_state"]["metadata"] = safe.metadata
