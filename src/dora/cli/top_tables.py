@@ -18,7 +18,15 @@ from dora.wire.path_statistics import PathLatency
 
 MINUTE: Final = 60.0  # seconds that a sparkline shows
 STUCK: Final = 5.0  # seconds without a message taken, while some wait, until a link counts as stuck
-NAMES: Final = {"NODE", "STATUS", "MACHINE", "LINK", "PATH", "LAST MINUTE"}  # columns that are no figures
+NAMES: Final = {
+    "NODE",
+    "STATUS",
+    "MACHINE",
+    "LINK",
+    "PATH",
+    "SLOWEST HOP",
+    "LAST MINUTE",
+}  # columns that are no figures
 
 _NODE_HEAD: Final = (
     *("NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "SENT", "BANDWIDTH", "WAITING", "QUIET"),
@@ -166,18 +174,24 @@ def link_table(links: Sequence[tuple[LinkRate, LinkHistory]], width: int) -> Tab
 
 
 def path_table(paths: Sequence[PathLatency]) -> Table:
-    """Return the names of the columns, and a row for each path."""
-    head = ("PATH", "MESSAGES", "MEDIAN", "99 %", "WORST", "CLOCKS")
+    """Return the names of the columns, and a row for each path; those that no path needs are left out."""
+    head = ("PATH", "MESSAGES", "MEDIAN", "99 %", "WORST", "CLOCKS", "BUDGET", "MISSED", "SLOWEST HOP")
     rows = [
         (
             cell(f"{path.source} -> {path.sink}"),
             cell(f"{path.messages:,}"),
             *(cell(f"{time_ms:.1f} ms") for time_ms in (path.median_ms, path.p99_ms, path.worst_ms)),
             cell(f"± {path.clock_error_ms:.1f} ms" if path.clock_error_ms else "-"),
+            cell(f"{path.budget_ms:g} ms" if path.budget_ms else "-"),
+            cell(f"{path.missed:,}" if path.budget_ms else "-", "bold red" if path.missed else ""),
+            cell(path.slowest_hop or "-"),
         )
         for path in paths
     ]
-    return (head, rows) if any(path.clock_error_ms for path in paths) else without((head, rows), "CLOCKS")
+    needless = [] if any(path.clock_error_ms for path in paths) else ["CLOCKS"]
+    if not any(path.budget_ms for path in paths):
+        needless += ["BUDGET", "MISSED", "SLOWEST HOP"]
+    return without((head, rows), *needless)
 
 
 def link_row(rate: LinkRate, stuck_s: float = 0.0) -> tuple[Text, ...]:

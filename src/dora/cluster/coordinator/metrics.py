@@ -177,6 +177,12 @@ _PATH_METRICS: Final[list[tuple[Kind, str, str, Callable[[PathLatency], float]]]
         "Time from an output to an input, the longest so far",
         lambda path: path.worst_ms / 1e3,
     ),
+    (
+        CounterMetricFamily,
+        "budget_missed_messages",
+        "Messages of an input that took longer than the budget of their path",
+        attrgetter("missed"),
+    ),
 ]
 
 

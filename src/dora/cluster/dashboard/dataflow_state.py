@@ -150,6 +150,9 @@ def as_json(state: PageState) -> bytes:
                 "p99": round(path.p99_ms, 3),
                 "worst": round(path.worst_ms, 3),
                 "clock_error": round(path.clock_error_ms, 3),
+                "budget": path.budget_ms or None,
+                "missed": path.missed,
+                "slowest_hop": path.slowest_hop,
             }
             for item in state.nodes
             for path in item.paths
