@@ -174,3 +174,35 @@ def test_info_lists_missing_messages(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "text").write_text("x" * 100)
     assert run_command_line(["info", str(tmp_path / "text")]) == 1
     assert "is no recording" in capsys.readouterr().err
+
+
+@pytest.mark.processes
+def test_info_shows_how_long_data_took_through_a_recorded_dataflow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three images, and boxes of each that follow from it 20 ms later."""
+    flow = """
+nodes:
+  - {id: camera, path: camera.py, outputs: [image]}
+  - {id: detector, path: detector.py, inputs: {image: camera/image}, outputs: [boxes]}
+"""
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    (folder / "flow.yml").write_text(flow)
+    (folder / "camera.py").write_text(
+        "from dora import Node\nnode = Node()\nfor _ in range(3):\n    node.send_output('image', b'x')\n"
+    )
+    (folder / "detector.py").write_text(
+        "import time\nfrom dora import Node\nfor event in (node := Node()):\n"
+        "    if event['type'] == 'INPUT':\n        time.sleep(0.02)\n"
+        "        node.send_output('boxes', b'y')\n"
+    )
+    recording = tmp_path / "run.mcap"
+    assert run_command_line(["record", str(folder / "flow.yml"), "--output", str(recording)]) == 0
+    capsys.readouterr()
+    assert run_command_line(["info", str(recording), "--paths", "-f", "json"]) == 0
+    (path,) = json.loads(capsys.readouterr().out)["paths"]
+    assert (path["source"], path["sink"], path["messages"]) == ("camera/image", "detector/boxes", 3)
+    assert 19 < path["median_ms"] <= path["worst_ms"]
+    assert run_command_line(["info", str(recording), "--paths"]) == 0
+    assert "camera/image  detector/boxes" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import structs
 
 from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.options import allow_incomplete_option
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recording", metavar="RECORDING", type=InputFile())
+@click.option(
+    "--paths", is_flag=True, help="Also read all messages, and show how long data took to each output."
+)
 @format_option("one object, with `complete`, `messages`, `duration`, `topics` and more")
-def info(recording: str, style: str) -> None:
+def info(recording: str, paths: bool, style: str) -> None:
     """Show what is in a recording.
 
     Shows topics with their types, counts and rates, the recorded dataflow, and whether anything is
@@ -30,9 +34,12 @@ def info(recording: str, style: str) -> None:
     """
     from dora.recording.info import facts
     from dora.recording.mcap.reader import Recording
+    from dora.recording.path_times import path_times
 
     with Recording(recording) as opened:
         found = facts(opened)
+        if paths:
+            found["paths"] = [structs.asdict(path) for path in path_times(opened)]
     if style == "json":
         from dora.recording.compare import as_json
 
@@ -74,6 +81,16 @@ def _print_info(found: dict[str, Any]) -> None:
     if rows:
         click.echo()
         print_table(["TOPIC", "TYPE", "MESSAGES", "RATE", "LOST"], rows)
+    if found.get("paths"):
+        click.echo()
+        print_table(
+            ["FROM", "TO", "MESSAGES", "MEDIAN", "99 %", "WORST"], list(map(_path_row, found["paths"]))
+        )
+
+
+def _path_row(path: dict[str, Any]) -> list[str]:
+    times = (f"{path[name]:.1f} ms" for name in ("median_ms", "p99_ms", "worst_ms"))
+    return [path["source"], path["sink"], f"{path['messages']:,}", *times]
 
 
 def _type(topic: dict[str, Any]) -> str:
