@@ -115,8 +115,8 @@ class LinkInput:
         # received, or earlier ones than FIRST. FIRST itself may be numbered, and not sent yet.
         is_new = not (self._joined or in_flight)
         self._taken = self._last if takes_over else self._last - 1 if is_new else 0
-        # What was sent up to here and did not arrive was lost by a restart of this node. Through a network
-        # that is everything before the first message.
+        # Messages sent up to here that did not arrive were lost by a restart of this node. Through a
+        # network that is everything before the first message.
         self._rejoined_at = 0
         self._received_before = self._received
         if not (first_time or takes_over):
