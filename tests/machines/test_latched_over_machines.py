@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 
 import pytest
 from changing_machines import said_by, whole
 from cluster_system import Spread
+from hosts import lives
 from waiting import wait_until
 
 pytestmark = pytest.mark.processes
@@ -95,6 +97,48 @@ def test_receivers_on_another_machine_get_the_newest_messages(system: Spread) ->
     kill(system, dataflow, "late", "listens")
     wait_for(system, dataflow, "late", [["4", "5"], ["4", "5", "6"], ["5", "6"]])
     assert "counts {'received': 7, 'dropped': 0}" in system.dora("logs", dataflow, "-n", "late")
+
+
+VISIT = """
+    from dora import Node
+    with Node("visitor") as node:
+        for event in node:
+            if event["type"] == "INPUT":
+                number = bytes(event["data"]).split(b" ")[0].decode()
+                print("map", number, flush=True)
+                if number == "5":
+                    break
+"""
+
+
+def test_a_node_that_joins_on_another_machine_gets_them_each_time(system: Spread) -> None:
+    system.write({**flow("2"), "visit.py": VISIT})
+    text = (system.folder / "maps.yml").read_text()
+    visitor = "{id: visitor, path: dynamic, deploy: {machine: right}, inputs: {map: server/map}}"
+    system.write({"maps.yml": text.rstrip() + f"\n  - {visitor}\n"})
+    dataflow = system.start("maps.yml")
+    wait_for(system, dataflow, "listener", [["1", "2", "3", "4", "5"]])
+    right = system.hosts["right"]
+    for _ in range(2):
+        printed = right.run([sys.executable, "visit.py"], env=system.env, cwd=system.folder)
+        assert printed.split("\n")[:2] == ["map 4", "map 5"]
+
+
+def test_a_receiver_that_was_restarted_in_a_cut_gets_them_afterwards(system: Spread) -> None:
+    system.write(flow("2"))
+    dataflow = system.start("maps.yml")
+    wait_for(system, dataflow, "listener", [["1", "2", "3", "4", "5"]])
+    process = int(said_by(system, dataflow, "listener", "listens "))
+    right = system.hosts["right"]
+    right.cut()
+    try:
+        os.kill(process, signal.SIGKILL)
+        system.dora("param", "set", "server", "map", "6")
+        wait_until(lambda: not lives(process), "the end of the listener")
+    finally:
+        right.restore()
+    system.wait_for_machines("right")
+    wait_for(system, dataflow, "listener", [["1", "2", "3", "4", "5"], ["5", "6"]])
 
 
 def test_a_restarted_sender_clears_them_for_other_machines(system: Spread) -> None:
