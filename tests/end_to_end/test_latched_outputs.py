@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import signal
@@ -129,8 +130,17 @@ def test_a_node_or_input_that_is_added_gets_the_newest_messages(flow: Flow) -> N
         described = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
         assert re.search(r"^Latched +the newest 3 messages$", described.stdout, re.MULTILINE)
         assert "late/map: 4 taken, 0 dropped" in described.stdout
-    assert counted(live, "server/map -> late/map") == (4, 4, 0)
-    assert counted(live, "server/map -> other/further") == (4, 4, 0)
+        command = [*command[:4], "echo", "server/map", "--count", "4", "--format", "json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as echo:
+            assert echo.stdout is not None
+            shown = [echo.stdout.readline() for _ in range(3)]
+            set_map(live, 7)
+            shown.append(echo.stdout.readline())
+            assert echo.wait(TIMEOUT) == 0
+        first_bytes = [json.loads(line)["data"][0] for line in shown]
+        assert bytes(first_bytes) == b"4567"
+    assert counted(live, "server/map -> late/map") == (5, 5, 0)
+    assert counted(live, "server/map -> other/further") == (5, 5, 0)
 
 
 def test_a_node_that_joins_gets_the_newest_messages(flow: Flow) -> None:
@@ -282,8 +292,6 @@ def latches(live: Live) -> list[str]:
 
 def last_received(flow: Flow, node_id: str) -> dict[str, list[Any]]:
     """Return what the last process of a `SINK` told at its end."""
-    import json
-
     lines = [line for line in flow.printed(node_id) if line.startswith("end ")]
     found: dict[str, list[Any]] = json.loads(lines[-1].removeprefix("end "))
     return found

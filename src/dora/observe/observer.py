@@ -132,6 +132,8 @@ class Observer:
                 case InfoQuery():
                     collector = TopicDescription(inspection, topics[0], taps.words)
             yield Begun()
+            if isinstance(query, EchoQuery):
+                yield from self._latched(taps, collector, inspection.board)
             messages = taps.messages(self.is_over, _EXACT if isinstance(query, InfoQuery) else PERIOD)
             message = None
             complete = False
@@ -151,6 +153,14 @@ class Observer:
         if complete:
             last, self.last = self.last, []
             yield from last
+
+    def _latched(self, taps: TapSession, collector: _Collector, board: str) -> Iterator[Result | None]:
+        """Yield the messages that latched outputs keep for receivers that join late."""
+        for tap in taps.taps:
+            for message in tap.take_latched(board):
+                if self.is_over():
+                    return
+                yield collector.add(tap.topic.name, message)
 
     def _snapshots(self, query: SnapshotQuery) -> Generator[Result | None, None, None]:
         with RunSnapshots([self._run], lambda run: RunSnapshot(run, latency=query.latency)) as snapshots:

@@ -14,6 +14,7 @@ from dora.dataflow.plan import TAP_QUEUE
 from dora.errors import ConnectError, DoraError, TransportError
 from dora.observe.topics import Topic
 from dora.transport.board import BYTES, SENT, TAPPED, WORDS, Board
+from dora.transport.latch import latch_path, read_latch
 from dora.transport.taps import Tap, TapEngine, open_taps
 from dora.wire.daemon_protocol import CloseTaps, Inspect, Inspection, OpenTaps
 from dora.wire.message import Message
@@ -52,6 +53,7 @@ class AdaptiveTap:
         self._sent_word = topic.output.slot * WORDS + SENT
         self._bytes_word = topic.output.slot * WORDS + BYTES
         self._seen = 0  # sequence number of the last message
+        self._latched_to = 0  # sequence number of the last message of the latch
         self._tap: Tap | None = engine.tap(topic.output, self._queue_size())
         self._judged = self._reading()
         self._judge_at = self._judged[0] + _OPEN_NS
@@ -76,6 +78,8 @@ class AdaptiveTap:
         if self._tap is None or self._words[self._sent_word] == self._seen:
             return None
         message = self._tap.receive()
+        while message is not None and message.sequence <= self._latched_to:
+            message = self._tap.receive()
         if message is None:
             return None
         if self._seen and message.sequence > self._seen:
@@ -83,6 +87,18 @@ class AdaptiveTap:
         self._seen = message.sequence
         self.received += 1
         return message
+
+    def take_latched(self, board: str) -> list[Message]:
+        """Return the messages of the latch, if the output has one; `take` skips them from then on.
+
+        ``board``: the path of the board.
+        """
+        if not self.topic.output.latched:
+            return []
+        messages = read_latch(latch_path(board, self.topic.output.slot))
+        if messages:
+            self._seen = self._latched_to = messages[-1].sequence
+        return messages
 
     def adapt(self) -> None:
         """Close the tap on a flood, or open it again, when it is time."""
