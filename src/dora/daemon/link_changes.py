@@ -23,7 +23,6 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Link, Plan, RunContext, plan
 from dora.transport.board import CLOSED, LINKS_VERSION, STATE, UNCONNECTED, Board
 from dora.transport.doorbell import Doorbell
-from dora.transport.latch import latch_path
 from dora.wire.node_config import ChannelConfig, InputConfig, NodeConfig, OutputConfig
 from dora.wire.node_protocol import (
     AttachInput,
@@ -108,6 +107,8 @@ class LinkChanges:
         for config in former.configs.values():
             for output in config.outputs:
                 if output.latch is not None and output.slot not in kept:
+                    from dora.transport.latch import latch_path  # few dataflows need it
+
                     try:
                         os.unlink(latch_path(self._accounting.board.path, output.slot))
                     except OSError:
