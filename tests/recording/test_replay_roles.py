@@ -132,3 +132,21 @@ def test_a_free_replay_has_the_qos_of_inputs_except_ages() -> None:
     (newest,) = parse(yaml.safe_dump(made), working_dir="/lab", environ={}).node("b").inputs
     assert (newest.queue_policy, newest.keep) == ("latest", ("stop",))
     assert (newest.deadline_ns, newest.max_age_ns, newest.period_ns) == (2 * 10**9, 0, 2 * 10**8)
+
+
+def test_the_budgets_of_paths_that_run_again_are_kept() -> None:
+    paths = """
+paths:
+  - {from: camera/image, to: detector/image, budget: 5ms, on_miss: event}
+  - {from: camera/image, to: arm/goal, budget: 40ms, after: 2}
+"""
+    flow = parse(FLOW.replace("    send_stdout_as: log\n", "") + paths, working_dir="/lab", environ={})
+
+    def kept(*replaced: str) -> list[str]:
+        made = replay_dataflow(flow, assign_roles(flow, ALL, list(replaced)), {})
+        again = parse(yaml.safe_dump(made), working_dir="/lab", environ={})
+        return [path.sink for path in again.paths]
+
+    assert kept("camera") == ["detector/image", "arm/goal"]
+    assert kept("camera", "planner") == ["detector/image"]
+    assert kept("camera", "detector") == []

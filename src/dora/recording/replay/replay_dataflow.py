@@ -10,6 +10,7 @@ import msgspec
 
 from dora.dataflow.durations import duration_text
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec, OutputOptions
+from dora.dataflow.paths import DataGraph
 from dora.dataflow.plan import text_outputs
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
@@ -163,8 +164,32 @@ def replay_dataflow(
             nodes.append(
                 _live(written[node.id], directory if ordered else "", room if lossless else _without_ages)
             )
-    root = {key: value for key, value in dataflow.descriptor.items() if key not in (*_PLACES, "nodes")}
+    left_out = (*_PLACES, "nodes", "paths")
+    root = {key: value for key, value in dataflow.descriptor.items() if key not in left_out}
+    if paths := _paths(dataflow, roles):
+        root["paths"] = paths
     return {**root, "exit_when_nodes_finish": True, "nodes": nodes}
+
+
+def _paths(dataflow: Dataflow, roles: ReplayRoles) -> list[dict[str, Any]]:
+    """Return the budgets of the paths on which every node but the first runs again."""
+    graph = DataGraph(dataflow.nodes)
+    kept = []
+    for path in dataflow.paths:
+        item = next(item for item in graph.nodes[path.node].inputs if item.id == path.input)
+        between = graph.between(path.source, item.source) if isinstance(item.source, NodeOutput) else set()
+        nodes = {output.node for output in between if output != path.source} | {path.node}
+        if nodes <= set(roles.live) and path.source.node in {*roles.live, *roles.replaced}:
+            kept.append(
+                {
+                    "from": str(path.source),
+                    "to": path.sink,
+                    "budget": duration_text(path.budget_ns),
+                    "on_miss": path.on_miss,
+                    "after": path.after,
+                }
+            )
+    return kept
 
 
 def _outputs(node: NodeSpec) -> list[Any]:
