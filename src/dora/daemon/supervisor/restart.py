@@ -43,7 +43,8 @@ def back_off(run: RunState, node: NodeState, delay: float, failure: NodeFailure 
     run.disarm_all(node)
     run.arm(node, "restart", delay)
     run.close_receivers(node)
-    source_failed(run, node)
+    if failure is not None:
+        source_failed(run, node)
     reason = failure.message if failure is not None else words
     when = f"in {delay:g} s" if delay else "now"
     limit = node.spec.restart.max_restarts
