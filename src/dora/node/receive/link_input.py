@@ -239,6 +239,10 @@ class LinkInput:
         self._words[self._received_word] = self._received
         self._words[self._base + DROPPED] += 1
 
+    def has_newer(self) -> bool:
+        """Return whether a newer message than the last one was sent."""
+        return self._last < self._words[self._sent_word]
+
     def check_flush(self) -> None:
         """Skip the messages before the last one with ``flush: true``; called when one was sent."""
         to = self._words[self._flush_word]

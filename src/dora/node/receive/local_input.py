@@ -107,6 +107,10 @@ class LocalInput:
         words[base + RECEIVED] -= repeated  # `poll` counts them once more
         self._queue.extendleft(reversed(messages))
 
+    def has_newer(self) -> bool:
+        """Return whether a newer message than the last one was sent."""
+        return bool(self._queue)
+
     def put_text(self, text: str) -> None:
         self.put(Text(text, time.time_ns()))
 

@@ -88,6 +88,14 @@ class Thinning(Generic[T]):
         self.held = None
         return left_out
 
+    def passes(self, now: int) -> bool:
+        """Return whether a message may pass now; if one does, call `begin`."""
+        return now >= self._due_at
+
+    def begin(self, now: int) -> None:
+        """Begin a period: a message passes."""
+        self._due_at = now + self._period_ns
+
     def is_due(self, now: int) -> bool:
         """Return whether the held message may be taken."""
         return self.held is not None and now >= self._due_at

@@ -27,7 +27,7 @@ from dora.transport.board import (
     signed,
 )
 from dora.wire.correlation import kept_message, kept_metadata
-from dora.wire.message import Message
+from dora.wire.message import METADATA_SIZE, TIME_NS, Message
 from dora.wire.metadata import MetadataError, as_nanoseconds
 from dora.wire.node_config import InputConfig
 
@@ -83,7 +83,8 @@ class QosInput:
         due_at = deadline.due_at
         if due_at is not None and now >= due_at:
             return self._give_late(deadline, now, event)
-        deadline.take(now, event._content.time_ns)
+        content = event._content
+        deadline.take(now, content.header[TIME_NS] if content.__class__ is Message else content.time_ns)
         self._dropped_before = self._words[self._dropped]
         self._left_out = False
         return event
@@ -108,6 +109,16 @@ class QosInput:
                     return event
                 self._next.append(event)
                 return thinning.take(_monotonic())
+            if (
+                thinning.held is None
+                and not self._port.has_newer()
+                and thinning.passes(now := _monotonic())
+            ):
+                if self._max_age_ns and self._is_old(event):
+                    self._count(self._expired)
+                    continue
+                thinning.begin(now)
+                return event
             if self._is_kept(event):
                 # The held message is older. After the kept one it would come in the wrong order.
                 self._count(self._thinned, thinning.drop())
@@ -130,8 +141,8 @@ class QosInput:
         content = event._content
         sent_at = content.time_ns
         try:
-            if isinstance(content, Message):
-                if _STAMP in content.metadata:
+            if content.__class__ is Message:
+                if content.header[METADATA_SIZE] and _STAMP in content.metadata:
                     sent_at = _stamp(event["metadata"]["timestamp"], sent_at)
             elif isinstance(content, Reference):
                 sent_at = _stamp(content.metadata().get("timestamp"), sent_at)
