@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from dora import DoraStatus, Input, InputClosed, Node, Stop, Synced
-from dora.builder import DataflowBuilder
+from dora.builder import DataflowBuilder, Operator
 from dora.testing import VirtualDataflow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -298,8 +298,6 @@ class Double:
 def test_an_operator_gets_sets_also_of_messages_from_another_operator() -> None:
     flow_ = DataflowBuilder(exit_when_nodes_finish=True)
     flow_.add_node("left", path="dynamic", outputs=["out"])
-    from dora.builder import Operator
-
     runtime = flow_.add_node("runtime")
     runtime.add_operator(Operator("double", python="x.py", inputs={"in": "left/out"}, outputs=["out"]))
     fusion = Operator(
@@ -351,3 +349,31 @@ def test_rules_of_an_input_hold_in_a_group_too() -> None:
         assert values(found) == {"left": 3, "arm": 3}
         counts = fusion.statistics()["inputs"]
         assert (counts["arm"]["expired"], counts["arm"]["missed"], counts["left"]["unmatched"]) == (1, 1, 1)
+
+
+class OneSet:
+    def on_event(self, event: Any, send_output: Callable[..., None]) -> DoraStatus:
+        if event["type"] != "SYNC":
+            return DoraStatus.CONTINUE
+        send_output("out", pa.array([1]))
+        return DoraStatus.STOP
+
+
+def test_an_operator_may_end_between_two_sets_while_others_go_on() -> None:
+    flow_ = DataflowBuilder(exit_when_nodes_finish=True)
+    flow_.add_node("left", path="dynamic", outputs=["out"])
+    runtime = flow_.add_node("runtime")
+    for name, outputs in (("one", ["out"]), ("fusion", ["count"])):
+        operator = Operator(name, python="x.py", inputs={"a": "left/out", "b": "left/out"}, outputs=outputs)
+        runtime.add_operator(operator.add_sync("a", "b"))
+    Fusion.sets = []
+    with VirtualDataflow(
+        flow_, nodes={"runtime": {"one": OneSet, "fusion": Fusion}}, play=["left"]
+    ) as flow:
+        for time in range(3):
+            flow.node("left").send_output("out", pa.array([time]), at(time))
+            flow.advance(0.1)
+        flow.node("left").close()
+        flow.run()
+        assert len(flow.outputs["runtime/one/out"]) == 1
+        assert len(flow.outputs["runtime/fusion/count"]) == 3

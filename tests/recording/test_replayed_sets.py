@@ -37,7 +37,8 @@ FUSION = """
                        if name != "tick"]
             node.send_output("sets", pa.array(numbers), {"of": event["id"], "missing": event["missing"]})
         elif event["type"] != "STOP":
-            node.send_output("sets", pa.array([[0]]), {"of": event["type"], "id": event["id"]})
+            counts = list(node.statistics()["sync"]["left"].values())
+            node.send_output("sets", pa.array([counts]), {"of": event["type"], "id": event["id"]})
 """
 OPERATOR = """
     from dora import DoraStatus

@@ -115,6 +115,7 @@ class ReplayInbox(Inbox):
         # By input: the messages of the last set, and of the one that is being made; None for one that did
         # not come. The next set may have them again.
         self._of_sets: dict[str, dict[int, Input | None]] = {}
+        self._set_counts: dict[str, dict[str, int]] = {}  # by the input that leads
         self._meters = {
             port.id: port.hand_over_meter() for port in ports if isinstance(port, (LinkInput, LocalInput))
         }
@@ -138,6 +139,11 @@ class ReplayInbox(Inbox):
         del inputs
         self._groups_by_lead = {group.inputs[0]: group for group in groups}
         self._of_sets = {name: {} for group in groups for name in group.inputs}
+        self._set_counts = {name: {"complete": 0, "incomplete": 0} for name in self._groups_by_lead}
+
+    def group_statistics(self) -> dict[str, dict[str, int]]:
+        """Return how many sets of each group were given so far."""
+        return self._set_counts
 
     def _advance(self) -> None:
         self._empty_polls = 0
@@ -362,7 +368,10 @@ class ReplayInbox(Inbox):
             inputs[name] = there if name in group.history else there[-1] if there else None
             if not there:
                 missing.append(name)
-        return (None if group.inputs[0] in missing else Synced(inputs, missing)), True
+        if group.inputs[0] in missing:
+            return None, True
+        self._set_counts[group.inputs[0]]["incomplete" if missing else "complete"] += 1
+        return Synced(inputs, missing), True
 
     def _of_set(self, entry: Entry) -> tuple[Event | None, bool]:
         """Return a message of a set, None if it is not there; and whether that is final."""
