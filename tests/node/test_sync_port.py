@@ -1,0 +1,119 @@
+"""The port of a group, with the ports of real links, against the model of the matcher."""
+
+from __future__ import annotations
+
+import mmap
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from test_sync_matcher import SORTED_MOSTLY, expected, members_of
+
+from dora.node.events import InputClosed, Synced
+from dora.node.receive.link_input import LinkInput
+from dora.node.receive.sync_port import SyncPort
+from dora.node.send.output import OutputPort
+from dora.transport.board import LINE_BYTES, RECEIVED, UNMATCHED, WORDS, Board
+from dora.transport.inprocess import LocalEngine
+from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig, SyncConfig
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PLENTY = 100
+
+
+class Rig:
+    """A group of inputs, and the outputs that feed them."""
+
+    def __init__(self, count: int, tolerance: int) -> None:
+        names = [f"in{index}" for index in range(count)]
+        self.board = board = Board("", mmap.mmap(-1, 16 * LINE_BYTES))
+        engine = LocalEngine()
+        inputs = [
+            InputConfig(
+                name,
+                "link",
+                f"s/{name}",
+                queue_size=PLENTY,
+                service=name,
+                slot=index,
+                output_slot=8 + index,
+            )
+            for index, name in enumerate(names)
+        ]
+        self.ports = [
+            LinkInput(item, engine.receiver(item, lambda: None), board, in_flight=False, joins_late=False)
+            for item in inputs
+        ]
+        self.outputs = []
+        for index, name in enumerate(names):
+            config = OutputConfig(name, name, 8 + index, [LinkConfig(index, 0, "", f"n/{name}")])
+            self.outputs.append(OutputPort(config, engine.sender(config), board, rings=False))
+        self.group = SyncPort(
+            SyncConfig(names, tolerance_ns=tolerance * 1_000_000),
+            {port.id: port for port in self.ports},
+            inputs,
+            board.words,
+            lambda _: None,
+        )
+
+    def send(self, index: int, number: int, time: int) -> None:
+        stamp = START + timedelta(milliseconds=time)
+        self.outputs[index].send(b"", {"timestamp": stamp, "message": [index, number, time]})
+
+
+def members(event: Synced) -> list[Any]:
+    return [tuple(each["metadata"]["message"]) for each in event.messages()]
+
+
+@given(SORTED_MOSTLY, st.integers(0, 8), st.randoms(use_true_random=False))
+def test_whatever_the_order_of_arrival_and_of_polls_the_sets_are_those_of_the_model(
+    streams: list[list[int]], tolerance: int, chance: random.Random
+) -> None:
+    rig = Rig(len(streams), tolerance)
+    pending = [index for index, times in enumerate(streams) for _ in (*times, "the end")]
+    chance.shuffle(pending)
+    next_number = [0] * len(streams)
+    events: list[Any] = []
+    for index in pending:
+        number = next_number[index]
+        next_number[index] += 1
+        if number == len(streams[index]):
+            rig.ports[index].source_closed()
+        else:
+            rig.send(index, number, streams[index][number])
+        polled = [rig.group.poll() if rig.group.open else None for _ in range(chance.choice((0, 0, 1, 4)))]
+        events += [event for event in polled if event is not None]
+    while rig.group.open:
+        ready = rig.group.ready()
+        event = rig.group.poll()
+        assert event is not None, "all inputs have ended, so there is an event until the last closing"
+        assert ready or isinstance(event, (Synced, InputClosed))
+        events.append(event)
+    model = expected(streams, tolerance, "nearest", [None] * len(streams))
+    assert [members(event) for event in events if isinstance(event, Synced)] == model
+    closings = [event["id"] for event in events if isinstance(event, InputClosed)]
+    assert sorted(closings) == sorted(port.id for port in rig.ports)
+    in_sets = members_of(model)
+    for index, times in enumerate(streams):
+        base = index * WORDS
+        assert rig.board.words[base + RECEIVED] == len(times)
+        assert rig.board.words[base + UNMATCHED] == len(times) - sum(item[0] == index for item in in_sets)
+        last = max(
+            (place for place, event in enumerate(events) if _is_new(events, place, index)), default=-1
+        )
+        closed = next(
+            place
+            for place, event in enumerate(events)
+            if isinstance(event, InputClosed) and event["id"] == f"in{index}"
+        )
+        assert last < closed, "a new message of an input after its closing"
+
+
+def _is_new(events: list[Any], place: int, index: int) -> bool:
+    """Return whether an event has a message of an input that no event before has."""
+    if not isinstance(events[place], Synced):
+        return False
+    mine = members(events[place])[index]
+    return all(not isinstance(event, Synced) or members(event)[index] != mine for event in events[:place])
