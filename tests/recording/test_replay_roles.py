@@ -150,3 +150,32 @@ paths:
     assert kept("camera") == ["detector/image", "arm/goal"]
     assert kept("camera", "planner") == ["detector/image"]
     assert kept("camera", "detector") == []
+
+
+def test_a_replay_has_the_safe_states_that_are_possible_in_it() -> None:
+    safe = "{safe_state: {value: [0, 0.5], metadata: {mode: hold}, when: [deadline, budget]}}"
+    flow = parse(
+        f"""
+nodes:
+  - {{id: camera, path: a.py, outputs: [{{image: {safe}}}]}}
+  - id: planner
+    path: b.py
+    inputs: {{i: {{source: camera/image, deadline: 1s}}}}
+    outputs: [{{x: {safe}}}]
+  - {{id: motor, path: c.py, inputs: {{i: {{source: planner/x, deadline: 1s}}}}}}
+paths:
+  - {{from: camera/image, to: planner/i, budget: 1s, on_miss: safe_state}}
+  - {{from: camera/image, to: motor/i, budget: 1s, on_miss: safe_state}}
+""",
+        working_dir="/lab",
+        environ={},
+    )
+    roles = assign_roles(flow, {"camera/image"})
+    assert (roles.replaced, roles.live) == (("camera",), ("planner", "motor"))
+    again = parse(yaml.safe_dump(replay_dataflow(flow, roles, {})), working_dir="/lab", environ={})
+    player = again.node("camera").output_options["image"].safe_state
+    assert player is not None
+    assert (player.values, player.metadata) == ((0, 0.5), {"mode": "hold"})
+    live = again.node("planner").output_options["x"].safe_state
+    assert live is not None
+    assert live.when[-1] == "failed"
