@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow as pa
 from dora import DoraStatus, Node
 from dora.builder import DataflowBuilder, Operator
 from dora.testing import VirtualDataflow, at, run_node, run_operator
+from dora.testing.virtual_time import EPOCH_NS
 
 START = 1000.0  # of the virtual clock
 
@@ -142,3 +144,32 @@ def test_messages_between_operators_of_one_process_have_the_same_rules() -> None
     with VirtualDataflow(builder, nodes=nodes) as flow:
         flow.run()
     assert got[:2] == [1, 3]
+
+
+def test_messages_that_are_too_old_are_in_no_set_and_the_events_of_deadlines_come_beside_sets() -> None:
+    seen: list[tuple[float, Any]] = []
+
+    def fuse(node: Node) -> None:
+        for event in node:
+            found = event["inputs"]["a"]["value"][0].as_py() if event["type"] == "SYNC" else event["type"]
+            seen.append((round(time.monotonic() - START, 6), found))
+
+    def message(seconds: float, number: int, age: float = 0) -> list[Any]:
+        stamp = datetime.fromtimestamp(EPOCH_NS / 1e9 + seconds - age, UTC)
+        return [at(seconds, name, pa.array([number]), {"timestamp": stamp}) for name in ("a", "b")]
+
+    run_node(
+        fuse,
+        [*message(0, 1), *message(0.3, 2), *message(0.6, 3, age=50), *message(0.7, 4)],
+        options={"a": {"deadline": "200ms", "max_age": "5s"}, "b": {"max_age": "5s"}},
+        sync=[{"inputs": ["a", "b"], "tolerance": "5ms"}],
+    )
+    assert seen[:7] == [
+        (0.0, 1),
+        (0.2, "DEADLINE_MISSED"),
+        (0.3, "DEADLINE_MET"),
+        (0.3, 2),
+        (0.5, "DEADLINE_MISSED"),
+        (0.7, "DEADLINE_MET"),
+        (0.7, 4),
+    ]
