@@ -14,10 +14,10 @@ from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import LinkPort
 from dora.node.receive.path_meter import PathMeter
 from dora.wire.hops import HopFinder, hop_text
-from dora.wire.message import Header
+from dora.wire.message import ORIGIN_NS, Header
 from dora.wire.node_config import BudgetConfig, InputConfig
 from dora.wire.path_statistics import which
-from dora.wire.trail import hops_of, origin_id, origins_of
+from dora.wire.trail import hops_of, origin_id, origins_of, output_of
 
 _now = time.time_ns
 
@@ -95,14 +95,23 @@ class _Path:
         self._names = {hop.output: hop.name for hop in budget.hops}
         self._source = origin_id(budget.source)
         self._misses = 0  # in a row
+        self._is_noted = False  # its budget is among the records
 
     def check(self, input_id: str, header: Header, trail: bytes, now_ns: int) -> BudgetMissed | None:
         """Return the event for a message that is late; None for another one."""
+        budget = self._budget
+        if output_of(header) == self._source and now_ns - header[ORIGIN_NS] <= budget.budget_ns:
+            # Most messages: the oldest origin is the one that counts, and nobody wants to know the hops.
+            if not self._is_noted:
+                self._is_noted = True
+                self._meter.note_budget(self._path, budget.budget_ns)
+            self._misses = 0
+            return None
         origins, hops = origins_of(header, trail), hops_of(header, trail)
         begun_ns = self._finder.begun_ns(origins, hops)
         if begun_ns is None:
             return None  # it follows from other data
-        budget, latency = self._budget, now_ns - begun_ns
+        latency = now_ns - begun_ns
         if all(origin.output != self._source for origin in origins):
             self._meter.add(self._path, latency)  # else the port has sampled it
         if latency <= budget.budget_ns:
