@@ -1,8 +1,8 @@
 """Measure the cost of origins, hops and budgets: ``python -m benchmarks.passing_on``.
 
-The figures are the processor time of a message of 100 bytes that one node sends and another one takes, in one
-process, without an engine and without waking anybody. Each is the least of many short runs, so that other
-work on the machine counts little.
+The figures are the processor time of a message of 100 bytes that one node sends and another one takes, in
+one process, without an engine and without waking anybody. Each is the least of many short runs, so that
+other work on the machine counts little.
 """
 
 import mmap

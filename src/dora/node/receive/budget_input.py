@@ -95,15 +95,15 @@ class _Path:
         self._names = {hop.output: hop.name for hop in budget.hops}
         self._source = origin_id(budget.source)
         self._misses = 0  # in a row
-        self._is_noted = False  # its budget is among the records
+        self._is_counted = False  # its budget is among the records
 
     def check(self, input_id: str, header: Header, trail: bytes, now_ns: int) -> BudgetMissed | None:
         """Return the event for a message that is late; None for another one."""
         budget = self._budget
         if output_of(header) == self._source and now_ns - header[ORIGIN_NS] <= budget.budget_ns:
             # Most messages: the oldest origin is the one that counts, and nobody wants to know the hops.
-            if not self._is_noted:
-                self._is_noted = True
+            if not self._is_counted:
+                self._is_counted = True
                 self._meter.note_budget(self._path, budget.budget_ns)
             self._misses = 0
             return None
