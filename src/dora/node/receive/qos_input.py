@@ -141,7 +141,7 @@ class QosInput:
         content = event._content
         sent_at = content.time_ns
         try:
-            if content.__class__ is Message:
+            if isinstance(content, Message):  # one from another machine is of a class of its own
                 if content.header[METADATA_SIZE] and _STAMP in content.metadata:
                     sent_at = _stamp(event["metadata"]["timestamp"], sent_at)
             elif isinstance(content, Reference):
