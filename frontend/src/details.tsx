@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { labelOfLink, Links, nodeOf, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
+import { labelOfLink, Links, nodeOf, sentenceOfPath, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
 import { ParameterList } from "./parameters";
 import type { Live } from "./server";
@@ -84,7 +84,7 @@ function LinkRow(props: DetailsProps & { edge: Edge; name: string; other: string
     <button class="item" onClick={() => props.onSelect({ kind: "edge", edge: props.edge })}>
       <b>{props.name}</b>
       <span>{props.other}</span>
-      {link && <small class={toneOfLink(link)}>{labelOfLink(link)}</small>}
+      {link && <small class={toneOfLink(link, props.edge)}>{labelOfLink(link)}</small>}
     </button>
   );
 }
@@ -97,7 +97,7 @@ function EdgeDetails(props: DetailsProps & { edge: Edge }) {
   return (
     <>
       <h2>{from} → {to}</h2>
-      {link && <p><Chip tone={toneOfLink(link)}>{labelOfLink(link)}</Chip></p>}
+      {link && <p><Chip tone={toneOfLink(link, edge)}>{labelOfLink(link)}</Chip></p>}
       {link && sentences(link).map((line) => <p key={line}>{line}</p>)}
       {contract(edge).map((line) => <p class="quiet" key={line}>{line}</p>)}
       <div class="row">
@@ -113,6 +113,7 @@ function Overall(props: DetailsProps) {
   const links = linksOf(props);
   const losing = props.graph.edges.filter((edge) => (links.of(edge)?.dropped ?? 0) > 0);
   const failed = state?.nodes.filter((node) => node.status === "Failed") ?? [];
+  const paths = state?.paths.filter((path) => path.messages > 0) ?? [];
   return (
     <>
       <h2>Overview</h2>
@@ -128,6 +129,12 @@ function Overall(props: DetailsProps) {
       {failed.length > 0 && <h3>Failed</h3>}
       {failed.map((node) => (
         <button class="item" key={node.id} onClick={() => props.onLogs(node.id)}><b class="bad">{node.id}</b><span>its log</span></button>
+      ))}
+      {paths.length > 0 && <h3>From source to sink</h3>}
+      {paths.map((path) => (
+        <p key={`${path.source} ${path.target}`}>
+          <b class={path.missed ? "warn" : ""}>{path.source} → {path.target}</b> {sentenceOfPath(path)}
+        </p>
       ))}
       {losing.length > 0 && <h3>Losses</h3>}
       {losing.map((edge) => <LinkRow key={ends(edge).join()} {...props} edge={edge} name={ends(edge).join(" → ")} other={`${whole(links.of(edge)!.dropped)} dropped`} />)}

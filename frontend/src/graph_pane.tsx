@@ -70,7 +70,7 @@ export function GraphPane(props: {
       }
       made.noteEdges((edge) => {
         const link = links.current.of(edge);
-        return link ? [labelOfLink(link, true), toneOfLink(link)] : ["", "fine"];
+        return link ? [labelOfLink(link, true), toneOfLink(link, edge)] : ["", "fine"];
       });
     };
     let present = true; // another dataflow may be drawn before this one is laid out

@@ -26,16 +26,38 @@ export interface LinkState {
   bytes_per_second: number | null;
   waiting: number | null;
   queue_size: number;
-  policy: "drop_oldest" | "backpressure";
+  policy: "drop_oldest" | "latest" | "backpressure";
   dropped: number;
   dropping_hz: number;
+  expired: number; // too old to be delivered, since the start
+  thinned: number; // left out by the input's rate
+  missed: number; // how often the input's deadline has passed without a message
+  overdue: boolean; // it has, and no message has come since
+  unmatched: number; // in no set of a sync group
+  safe_states: number; // how often the receiver got the safe value
+  in_safe_state: boolean;
   silent?: boolean; // closed because its input_timeout has passed
   latency: [number, number] | null; // milliseconds: median, 99th percentile
+}
+
+/** How long data takes from the output where it began to an input; milliseconds. */
+export interface PathState {
+  source: string;
+  target: string;
+  messages: number;
+  median: number;
+  p99: number;
+  worst: number;
+  clock_error: number; // of the clocks of two machines
+  budget: number | null;
+  missed: number; // messages over the budget
+  slowest_hop: string; // where most of the time went when it was missed last, "" if it never was
 }
 
 export interface State {
   nodes: NodeState[];
   links: LinkState[];
+  paths: PathState[];
   trouble?: string;
 }
 
@@ -148,8 +170,13 @@ export function endedState(state: State, outcome: Listed): State {
     })),
     links: state.links.map((link) => {
       const report = reports.get(`${link.source} -> ${link.target}`);
-      return { ...link, hz: 0, bytes_per_second: null, waiting: null, dropped: report?.dropped ?? link.dropped, dropping_hz: 0, latency: null };
+      return {
+        ...link,
+        ...{ hz: 0, bytes_per_second: null, waiting: null, dropping_hz: 0, latency: null, overdue: false, in_safe_state: false },
+        dropped: report?.dropped ?? link.dropped,
+      };
     }),
+    paths: state.paths,
   };
 }
 
@@ -168,16 +195,18 @@ export function toneOfNode(node: NodeState): Tone {
   return "fine";
 }
 
-export function toneOfLink(link: LinkState): Tone {
-  if (link.dropping_hz > 0) return "bad";
-  if (link.silent) return "warn";
+/** Return how a link is: red for what goes wrong now, amber for what did, green while a deadline is kept. */
+export function toneOfLink(link: LinkState, edge: Edge): Tone {
+  if (link.dropping_hz > 0 || link.overdue || link.in_safe_state) return "bad";
+  if (link.silent || link.missed || link.expired || link.safe_states) return "warn";
   if (link.waiting !== null && link.queue_size !== undefined && link.queue_size > 1 && link.waiting >= 0.8 * link.queue_size) return "warn";
-  return link.hz > 0 ? "fine" : "rest";
+  if (link.hz > 0) return edge.deadline ? "kept" : "fine";
+  return "rest";
 }
 
 /** Return what the label of an edge says: how often, how late, what is lost; if it is brief, no latency beside a loss. */
 export function labelOfLink(link: LinkState, brief = false): string {
-  const words = [link.silent ? "silent" : rate(link.hz)];
+  const words = [link.in_safe_state ? "safe state" : link.overdue ? "late" : link.silent ? "silent" : rate(link.hz)];
   if (link.latency && !(brief && link.dropping_hz > 0)) words.push(milliseconds(link.latency[0]));
   if (link.dropping_hz > 0) words.push(`−${short(link.dropping_hz)}/s`);
   return words.join(" · ");
@@ -191,7 +220,23 @@ export function sentences(link: LinkState): string[] {
   if (link.latency) lines.push(`Taken after ${milliseconds(link.latency[0])} (99 %: ${milliseconds(link.latency[1])}).`);
   if (link.dropped)
     lines.push(`${whole(link.dropped)} dropped since the start${link.dropping_hz > 0 ? `, ${short(link.dropping_hz)} a second now` : ""}.`);
+  if (link.missed) lines.push(`Deadline missed ${times(link.missed)}${link.overdue ? ", and no message since" : ""}.`);
+  if (link.expired) lines.push(`${whole(link.expired)} expired: too old to be delivered.`);
+  if (link.thinned) lines.push(`${whole(link.thinned)} thinned: left out by its rate.`);
+  if (link.unmatched) lines.push(`${whole(link.unmatched)} unmatched: in no set of synchronised messages.`);
+  if (link.safe_states) lines.push(`Safe state ${times(link.safe_states)}${link.in_safe_state ? ", and now" : ""}.`);
   return lines;
+}
+
+/** Return a sentence about a path. */
+export function sentenceOfPath(path: PathState): string {
+  const exact = path.clock_error ? `, ± ${milliseconds(path.clock_error)} between the clocks` : "";
+  const budget = path.budget === null ? "" : ` Budget ${milliseconds(path.budget)}, missed ${times(path.missed)}${path.slowest_hop ? `, mostly in ${path.slowest_hop}` : ""}.`;
+  return `Median ${milliseconds(path.median)}, 99 % ${milliseconds(path.p99)}, worst ${milliseconds(path.worst)}${exact}.${budget}`;
+}
+
+function times(count: number): string {
+  return count === 1 ? "once" : `${whole(count)} times`;
 }
 
 export function ownWords(edge: Edge): string {

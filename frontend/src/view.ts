@@ -37,7 +37,7 @@ const SMALL = 0.8; // a graph that is shown smaller may fit better in the other 
 const LARGEST = 1.15;
 
 /** How something is at the moment: all right, to be watched, in trouble, or at rest. */
-export type Tone = "fine" | "warn" | "bad" | "rest";
+export type Tone = "fine" | "kept" | "warn" | "bad" | "rest";
 
 /** What a page says about edges that it keeps up to date: room for a label, and more lines in the tip. */
 export interface LiveWords {

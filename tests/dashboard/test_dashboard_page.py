@@ -375,6 +375,31 @@ def test_a_link_that_is_silent_for_too_long(start: Callable[..., Running], visit
     page.wait_for_selector('.remark >> text="silent"', state="attached")
 
 
+def test_deadlines_safe_states_and_paths(start: Callable[..., Running], visit: Any) -> None:
+    running = start(
+        """
+        nodes:
+          - {id: camera, path: camera.py, inputs: {tick: dora/timer/millis/50}, outputs: [image, count]}
+          - id: once
+            path: once.py
+            outputs: [word: {safe_state: {value: [0], when: [deadline]}}]
+          - id: sink
+            path: sink.py
+            inputs:
+              count: {source: camera/count, deadline: 1min}
+              word: {source: once/word, deadline: 100ms}
+        paths:
+          - {from: camera/count, to: sink/count, budget: 1min}
+        """
+    )
+    page = visit(running.address)
+    page.wait_for_selector('.edge[data-tone="kept"]', state="attached")
+    page.wait_for_selector('.edge[data-tone="bad"]', state="attached")
+    page.wait_for_selector('.remark >> text="safe state"', state="attached")
+    page.wait_for_selector('.details >> text="camera/count → sink/count"')
+    page.wait_for_selector(".details >> text=/Median .*Budget 60000 ms, missed 0 times/")
+
+
 def test_fifty_nodes(start: Callable[..., Running], visit: Any) -> None:
     lines = ["nodes:", "  - {id: sink, path: sink.py, inputs: {tick: dora/timer/secs/1}}"]
     for number in range(50):  # which nobody starts
