@@ -233,6 +233,19 @@ def test_object_detection_names_the_missing_camera(example: Path) -> None:
     assert "CAMERA=nothing.mp4 is neither" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("example", ["safe-arm"], indirect=True)
+def test_safe_arm(example: Path) -> None:
+    lines = dora_run(example, FRAMES="75", DELAY="0.5")
+    arm = said(lines, "arm")
+    assert "the arm holds still: deadline" in arm
+    assert any(re.fullmatch(r"the arm moves again after [\d.]+ s", line) for line in arm), arm
+    assert any("over the budget, mostly in" in line for line in arm), arm
+    counts = re.match(r"(\d+) commands, (\d+) over the budget, (\d+) deadlines missed", arm[-2])
+    assert counts, arm
+    assert all(int(count) > 0 for count in counts.groups()), arm
+    assert (example / "out" / "ages.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("example", ["see-with-rerun"], indirect=True)
 def test_see_with_rerun(example: Path) -> None:
     pytest.importorskip("rerun")

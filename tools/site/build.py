@@ -42,6 +42,7 @@ NAVIGATION = {
         "reference/dataflow-yaml",
         "reference/commands",
         "reference/recording-format",
+        "reference/quality-of-service",
         "reference/two-ways-to-start-a-node",
         "reference/differences",
         "reference/public-files",
