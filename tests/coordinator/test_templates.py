@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
 from system import System
-from waiting import wait_until
+from waiting import TIMEOUT, wait_until
+
+from dora.cluster.agent.warm_templates import WarmTemplates
+from dora.daemon.template.client import ANSWER_TIMEOUT
 
 pytestmark = [
     pytest.mark.processes,
@@ -24,6 +32,9 @@ HOLDS_MEMORY = """
 """
 
 
+RUNS = "from dora import Node\nfor event in Node(): pass"
+
+
 def templates(system: System) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(system.dora("status", "-f", "json"))["templates"]
     return found
@@ -35,17 +46,62 @@ def test_status_shows_the_template_processes_of_the_machine(system: System) -> N
     (base,) = templates(system)
     assert (base["machine"], base["interpreter"], base["packages"]) == ("default", sys.executable, [])
     assert base["starts"] == 0 and base["memory"] > 1 << 20
-    system.start(
-        system.dataflow("arm", a="from dora import Node\nfor event in Node(): pass", b=HOLDS_MEMORY)
-    )
-    base, special = templates(system)
-    assert (base["starts"], special["starts"], special["packages"]) == (1, 1, ["yaml"])
-    assert special["since"] > base["since"]
+    system.start(system.dataflow("arm", a=RUNS, b=HOLDS_MEMORY))
+    base, child = templates(system)
+    assert (base["starts"], child["starts"], child["packages"]) == (1, 1, ["yaml"])
+    assert child["since"] > base["since"]
     shown = system.dora("status")
     assert f"✓ Template process {base['pid']} on default: 1 start, " in shown
-    assert f"✓ Template process {special['pid']} on default with yaml: 1 start, " in shown
-    system.start(
-        system.dataflow("leg", a="from dora import Node\nfor event in Node(): pass"), "--no-preload"
-    )
+    assert f"✓ Template process {child['pid']} on default with yaml: 1 start, " in shown
+    system.start(system.dataflow("leg", a=RUNS), "--no-preload")
     assert [template["starts"] for template in templates(system)] == [1, 1]
     wait_until(lambda: system.client.dataflows()[0].memory > 64 << 20, "the memory of forked nodes")
+
+
+def test_a_stopped_template_holds_up_no_dataflow(system: System) -> None:
+    system.dora("up")
+    wait_until(lambda: len(templates(system)) == 1, "the template process")
+    (base,) = templates(system)
+    os.kill(base["pid"], signal.SIGSTOP)
+    started = time.monotonic()
+    system.start(system.dataflow("arm", a=RUNS))
+    assert time.monotonic() - started < ANSWER_TIMEOUT / 2
+    os.kill(base["pid"], signal.SIGCONT)
+
+
+def test_the_nodes_of_a_run_have_its_cores(system: System) -> None:
+    system.dora("up")
+    wait_until(lambda: len(templates(system)) == 1, "the template process")
+    core = min(os.sched_getaffinity(0))
+    file = system.dataflow("arm", a="import os\nprint(os.sched_getaffinity(0))")
+    text = subprocess.run(
+        [sys.executable, "-m", "dora", "run", file],
+        cwd=system.folder,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT,
+    )
+    assert f"{{{core}}}" in text.stdout + text.stderr
+    assert [template["starts"] for template in templates(system)] == [1]
+
+
+@pytest.mark.usefixtures("system")
+def test_daemons_of_one_user_share_a_template() -> None:
+    async def have_two() -> None:
+        first, second = WarmTemplates(), WarmTemplates()
+        try:
+            first.ensure(sys.executable)
+            second.ensure(sys.executable)
+            assert await asyncio.to_thread(second.views) == []
+            await second.close()
+            await asyncio.to_thread(wait_until, first.views, "the template of the first one")
+            await first.close()
+            second.ensure(sys.executable)
+            await asyncio.to_thread(wait_until, second.views, "a template of the second one")
+        finally:
+            await first.close()
+            await second.close()
+
+    asyncio.run(have_two())

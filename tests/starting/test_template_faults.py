@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -82,12 +84,13 @@ class Flow:
         ]
         (folder / "dataflow.yml").write_text(yaml.safe_dump({"nodes": nodes}))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dora", "run", "dataflow.yml", "--progress", "off"],
+            [sys.executable, "-m", "dora", "run", "dataflow.yml", "--progress", "off", "--preload"],
             cwd=folder,
             env={**os.environ, MARK: str(folder)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4000)),
         )
 
     def lines(self, node: str, stream: str = "stdout") -> list[str]:
@@ -183,3 +186,8 @@ def test_nodes_start_plainly_while_the_template_is_stopped(flow: Flow) -> None:
 def test_a_stopped_template_outlives_nothing(flow: Flow) -> None:
     os.kill(flow.template(), signal.SIGSTOP)
     flow.wait_for_start("plain")
+
+
+def test_a_template_may_open_a_file_for_each_node_of_a_large_dataflow(flow: Flow) -> None:
+    limits = Path(f"/proc/{flow.template()}/limits").read_text()
+    assert re.search(r"^Max open files +4000 +4000 ", limits, re.MULTILINE)

@@ -13,11 +13,10 @@ from typing import Final
 import psutil
 
 from dora.cluster.protocol import TemplateView
-from dora.daemon.template.process import start_template, warm_address
+from dora.daemon.template.process import BACKLOG, start_template, warm_address
 from dora.daemon.template.state import ask_states
 from dora.errors import DoraError
 
-_BACKLOG: Final = 64
 _ANSWER_TIMEOUT: Final = 0.8  # seconds
 _MAX_STARTS: Final = 10  # of one template that is killed again and again
 
@@ -31,13 +30,18 @@ class WarmTemplates:
         self._templates: dict[str, _Kept] = {}
 
     def ensure(self, interpreter: str) -> None:
-        """Have a template process for an interpreter, if this system can have one."""
+        """Have a template process for an interpreter, if this system can have one.
+
+        That of another daemon of this user will do.
+        """
         if not sys.platform.startswith("linux"):
             return
         kept = self._templates.get(interpreter)
         if kept is None or not kept.is_there:
             try:
-                self._templates[interpreter] = _Kept(interpreter)
+                address = warm_address(interpreter)
+                if not _is_served(address):
+                    self._templates[interpreter] = _Kept(interpreter, address)
             except (OSError, DoraError) as error:
                 log.warning("no template process can be kept, so nodes start slower: %s", error)
 
@@ -54,10 +58,10 @@ class WarmTemplates:
 class _Kept:
     """One warm template process: started again when it was killed, and not when it was idle too long."""
 
-    def __init__(self, interpreter: str) -> None:
-        """Start it; raises ``OSError`` or `DoraError`."""
+    def __init__(self, interpreter: str, path: str) -> None:
+        """Start it, with its socket at a path; raises ``OSError``."""
         self._interpreter = interpreter
-        self._path = warm_address(interpreter)
+        self._path = path
         self._starts = 0
         self._process = self._start()
         self.is_there = True
@@ -69,7 +73,7 @@ class _Kept:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(self._path)
             os.chmod(self._path, 0o600)
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
             return start_template(listener, self._interpreter)
 
     async def _watch(self) -> None:
@@ -119,6 +123,19 @@ async def _ended(process: subprocess.Popen[bytes]) -> int:
         loop.remove_reader(pidfd)
         os.close(pidfd)
     return process.wait()
+
+
+def _is_served(path: str) -> bool:
+    """Return whether a process accepts connections at a path."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(path)
+        except BlockingIOError:  # so many connect to it now
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def _memory(pid: int) -> int:

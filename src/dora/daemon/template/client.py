@@ -123,6 +123,7 @@ class PendingStart:
         self.passed_to: int | None = None  # another template
         self.importing: int | None = None  # that one, if it imports packages for it
         self.over = False
+        self._given_up = Refused("the template process has ended")
         self._channel: socket.socket | None = None
         self._pipes: tuple[int, int] = (-1, -1)
         self.sent_at = 0.0
@@ -163,6 +164,7 @@ class PendingStart:
         """Have the process started plainly, unless the template has started it already."""
         if self._channel is not None and not self.over:
             # From now on nobody can announce a process. One that was announced before is read.
+            self._given_up = Refused(reason)
             self._channel.shutdown(socket.SHUT_RD)
             self.read()
         if not self.over:
@@ -189,8 +191,7 @@ class PendingStart:
         else:
             self._close()
             self._client.answered(self)
-            gone = Refused("the template process has ended")
-            self.refuse(answer if isinstance(answer, Refused) else gone)
+            self.refuse(answer if isinstance(answer, Refused) else self._given_up)
 
     def _close(self) -> None:
         if self._channel is not None:

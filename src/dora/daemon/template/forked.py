@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from functools import cache
 from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
@@ -31,21 +30,21 @@ _PR_SET_MM_MAP: Final = 14
 
 
 def become(
-    request: ForkRequest, program: PythonProgram, descriptors: Sequence[int], printed: bytes
+    request: ForkRequest,
+    program: PythonProgram,
+    output: int,
+    errors: int,
+    channel: socket.socket,
+    printed: bytes,
 ) -> None:
     """Make this process what the request asks for, and announce it; it ends if that is not possible.
 
-    ``descriptors`` are those of output, errors and channel. ``printed`` is what its packages have printed
-    when they were imported.
+    ``printed`` is what its packages have printed when they were imported.
     """
-    output, errors, number = descriptors
-    channel = socket.socket(fileno=number)
     try:
         os.setpgid(0, 0)
         os.dup2(output, 1)
         os.dup2(errors, 2)
-        os.close(output)
-        os.close(errors)
         os.chdir(request.directory)
         os.umask(request.umask)
         for kind, limits in request.limits.items():
@@ -53,21 +52,23 @@ def become(
                 resource.setrlimit(kind, limits)
         set_scheduling(request.scheduling)
         _show_in_proc(request, program)
-    except (OSError, ValueError) as error:
+        os.environ.clear()
+        for pair in request.environment:
+            name, _, value = pair.partition(b"=")
+            os.environb[name] = value
+        time.tzset()
+        _renew_state()
+        _set_up_interpreter(program)
+    except Exception as error:  # noqa: BLE001 - no fault may end here in the code of the template
         send_answer(channel, Refused(f"a forked process could not be set up: {error}"))
         os._exit(0)
-    os.environ.clear()
-    for pair in request.environment:
-        name, _, value = pair.partition(b"=")
-        os.environb[name] = value
-    time.tzset()
-    _renew_state()
-    _set_up_interpreter(program)
     if not send_answer(channel, Forked(os.getpid())):
         os._exit(0)
-    channel.close()
-    while printed:
-        printed = printed[os.write(1, printed) :]
+    try:
+        while printed:
+            printed = printed[os.write(1, printed) :]
+    except OSError:
+        os._exit(1)  # the daemon has ended
 
 
 def _set_up_interpreter(program: PythonProgram) -> None:

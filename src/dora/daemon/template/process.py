@@ -16,6 +16,7 @@ from dora.daemon.template.context import READ_EARLY, context
 from dora.errors import DoraError
 
 PROGRAM: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+BACKLOG: Final = 64  # connections to a warm template that it has not accepted yet
 # How long idle threads of NumPy spin, see `dora.daemon.processes.launch_spec`.
 _VARIABLES: Final = {"OPENBLAS_THREAD_TIMEOUT": "20"}
 

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from msgspec import structs
+
 from dora.daemon.processes.programs import program_path
 from dora.daemon.template.context import LIMITS, context, umask
 from dora.daemon.template.program import program_of
 from dora.daemon.template.protocol import ForkRequest
-from dora.dataflow.model import Dataflow, NodeSpec, TimerSource
+from dora.dataflow.model import Dataflow, NodeSpec, Scheduling, TimerSource
 
 _ARRAYS: Final = "dora.node.arrays_before_fork"  # by name, because the daemon shares no code with nodes
 
@@ -45,7 +47,7 @@ def fork_request(
         command=tuple(map(os.fsencode, command)),
         environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
         directory=directory,
-        scheduling=node.scheduling,
+        scheduling=_scheduling(node),
         umask=umask(),
         limits={number: resource.getrlimit(number) for number in LIMITS},
         context=context(),
@@ -57,3 +59,10 @@ def fork_request(
 
 def _has_messages(node: NodeSpec) -> bool:
     return bool(node.outputs) or any(not isinstance(item.source, TimerSource) for item in node.inputs)
+
+
+def _scheduling(node: NodeSpec) -> Scheduling:
+    """Return the scheduling of a node, with the cores of this process where it names none."""
+    if node.scheduling.cpu_affinity:
+        return node.scheduling
+    return structs.replace(node.scheduling, cpu_affinity=tuple(os.sched_getaffinity(0)))

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -25,7 +26,7 @@ from dora.daemon.template.context import context
 from dora.daemon.template.forked import become, run
 from dora.daemon.template.imports import Imports, is_loaded, is_of_python, package_names
 from dora.daemon.template.packages import module_file, packages_of
-from dora.daemon.template.process import peer
+from dora.daemon.template.process import BACKLOG, peer
 from dora.daemon.template.program import PythonProgram, program_of
 from dora.daemon.template.protocol import (
     ExitStatus,
@@ -66,7 +67,7 @@ class _InNewProcess(Exception):
         self.becomes = becomes
 
 
-class _Special:
+class _ChildTemplate:
     """A template of more packages, as the base knows it."""
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
@@ -104,7 +105,7 @@ class Template:
         self._connections: dict[int, socket.socket] = {}
         self._channels: dict[int, tuple[socket.socket, int]] = {}  # of processes that have not been reaped
         self._unasked: list[int] = []  # processes that nobody will ask about
-        self._special: dict[tuple[str, ...], _Special] = {}
+        self._child_templates: dict[tuple[str, ...], _ChildTemplate] = {}
         self._unfit: set[tuple[str, ...]] = set()  # packages of those that can fork nothing
         if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             served.setblocking(False)
@@ -144,7 +145,7 @@ class Template:
                 elif descriptor in self._channels:
                     self._on_channel(descriptor)
                 else:
-                    self._on_special(descriptor)
+                    self._on_child_template(descriptor)
 
     def _is_kept(self) -> bool:
         """Return whether this process waits for connections, without any now."""
@@ -200,10 +201,8 @@ class Template:
     def _report(self, connection: socket.socket) -> None:
         """Answer with the states of this template and of those that it has forked."""
         states = [TemplateState(os.getpid(), [], self._starts, self._since)]
-        for packages, special in self._special.items():
-            states.append(
-                TemplateState(special.pid, package_names(packages), special.starts, special.since)
-            )
+        for packages, child in self._child_templates.items():
+            states.append(TemplateState(child.pid, package_names(packages), child.starts, child.since))
         try:
             connection.send(encode_states(states))
         except OSError:
@@ -212,26 +211,23 @@ class Template:
     def _on_request(self, descriptors: list[int]) -> None:
         """Fork a process, have another template do so, or refuse."""
         memory, output, errors, number = descriptors
-        channel = socket.socket(fileno=os.dup(number))
-        try:
-            request = read_request(memory)
-            program = program_of([os.fsdecode(word) for word in request.command])
-            refusal = self._why_refused(request, program)
-            if program is not None and not refusal.reason:
-                named = {f"{name}:": place for name, place in request.preload}
-                missing = self._missing(request, program, named)
-                if not missing:
-                    self._fork(request, program, output, errors, channel)
-                    channel = None  # type: ignore[assignment]
-                    return
-                refusal = self._hand_on(missing, named, descriptors, channel)
+        with socket.socket(fileno=os.dup(number)) as channel:
+            try:
+                request = read_request(memory)
+                program = program_of([os.fsdecode(word) for word in request.command])
+                refusal = self._why_refused(request, program)
+                if program is not None and not refusal.reason:
+                    named = {f"{name}:": place for name, place in request.preload}
+                    if missing := self._missing(request, program, named):
+                        refusal = self._hand_on(missing, named, descriptors, channel)
+                    else:
+                        self._fork(request, program, output, errors, channel)
+            except ValueError as error:
+                refusal = Refused(str(error))
+            except OSError as error:  # this machine has no room for one more process or file
+                refusal = Refused(f"the template process cannot fork: {error.strerror}")
             if refusal.reason:
                 send_answer(channel, refusal)
-        except ValueError as error:
-            send_answer(channel, Refused(str(error)))
-        finally:
-            if channel is not None:
-                channel.close()
 
     def _why_refused(self, request: ForkRequest, program: PythonProgram | None) -> Refused:
         if self._imports.refusal.reason:
@@ -282,12 +278,13 @@ class Template:
         pid = os.fork()
         if pid:
             self._starts += 1
-            channel.setblocking(False)
-            self._channels[channel.fileno()] = (channel, pid)
-            self._poll.register(channel, select.POLLIN)
+            kept = socket.socket(fileno=channel.detach())
+            kept.setblocking(False)
+            self._channels[kept.fileno()] = (kept, pid)
+            self._poll.register(kept, select.POLLIN)
             return
         self._forget_everything()
-        become(request, program, (output, errors, channel.detach()), self._imports.printed)
+        become(request, program, output, errors, channel, self._imports.printed)
         raise _InNewProcess(program)
 
     def _forget_everything(self) -> None:
@@ -296,7 +293,7 @@ class Template:
             *([self._listener] if self._listener is not None else []),
             *self._connections.values(),
             *(channel for channel, _ in self._channels.values()),
-            *(special.connection for special in self._special.values()),
+            *(child.connection for child in self._child_templates.values()),
         ]
         for item in sockets:
             item.close()
@@ -311,44 +308,46 @@ class Template:
         channel: socket.socket,
     ) -> Refused:
         """Pass a request on to the template that has imported more packages."""
-        special = self._special.get(missing) or self._fork_special(missing, named)
-        send_answer(channel, PassedOn(special.pid, importing=not special.ready))  # before its answer
+        child = self._child_templates.get(missing) or self._fork_child_template(missing, named)
+        send_answer(channel, PassedOn(child.pid, importing=not child.ready))  # before its answer
         try:
-            pass_on(special.connection, descriptors)
+            pass_on(child.connection, descriptors)
         except OSError as error:
             return Refused(f"the template of its packages cannot be reached: {error}")
-        special.starts += 1
+        child.starts += 1
         return Refused("")
 
-    def _fork_special(self, packages: tuple[str, ...], named: dict[str, str]) -> _Special:
+    def _fork_child_template(self, packages: tuple[str, ...], named: dict[str, str]) -> _ChildTemplate:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid:
             theirs.close()
-            special = self._special[packages] = _Special(ours, pid)
+            child = self._child_templates[packages] = _ChildTemplate(ours, pid)
             self._poll.register(ours, select.POLLIN)
-            return special
+            return child
         ours.close()
         self._forget_everything()
         raise _InNewProcess(Template(theirs, self._environment, packages, named, self._imports))
 
-    def _on_special(self, descriptor: int) -> None:
-        found = [item for item in self._special.items() if item[1].connection.fileno() == descriptor]
+    def _on_child_template(self, descriptor: int) -> None:
+        found = [
+            item for item in self._child_templates.items() if item[1].connection.fileno() == descriptor
+        ]
         if not found:
             return  # the event was that of an earlier descriptor with this number
-        packages, special = found[0]
+        packages, child = found[0]
         try:
-            answer = special.connection.recv(16)
+            answer = child.connection.recv(16)
         except OSError:
             answer = b""
-        special.ready = bool(answer)
+        child.ready = bool(answer)
         if answer == UNFIT:
             self._unfit.add(packages)
-        if not special.ready:
-            self._poll.unregister(special.connection)
-            special.connection.close()
-            self._unasked.append(special.pid)
-            del self._special[packages]
+        if not child.ready:
+            self._poll.unregister(child.connection)
+            child.connection.close()
+            self._unasked.append(child.pid)
+            del self._child_templates[packages]
 
     # ------------------------------------------------------------------- ends of processes
 
@@ -403,10 +402,15 @@ def serve() -> None:
     The command line names the descriptor of the connection, or of the socket that accepts connections.
     """
     _end_with_parent()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # it holds one file for each node that runs
     if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
         del sys.path[0]
     packages = [name for name in BASE if importlib.util.find_spec(name.partition(".")[0]) is not None]
-    template = Template(socket.socket(fileno=int(sys.argv[1])), dict(os.environb), packages, {})
+    served = socket.socket(fileno=int(sys.argv[1]))
+    if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        served.listen(BACKLOG)  # again: daemons get the id of the process that was the last to call it
+    template = Template(served, dict(os.environb), packages, {})
     while True:
         try:
             template.load()
