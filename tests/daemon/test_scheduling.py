@@ -89,11 +89,12 @@ nodes:
         for line in done.stdout.splitlines()
         if (words := line.partition("found; ")[2]) and (words := ["", *words.split("; ")])
     }
-    mine = f"0:0 nice {os.getpriority(os.PRIO_PROCESS, 0)} on {sorted(os.sched_getaffinity(0))}"
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    mine = f"0:0 nice {nice} on {sorted(os.sched_getaffinity(0))}"
     everywhere = sorted(os.sched_getaffinity(0))
     assert found == {
-        "plain": [f"{os.SCHED_FIFO}:50 nice 0 on {core}"] * 2 + ["True"],
-        "forked": [f"{os.SCHED_RR}:7 nice 0 on {core}"] * 2 + ["True"],
+        "plain": [f"{os.SCHED_FIFO}:50 nice {nice} on {core}"] * 2 + ["True"],
+        "forked": [f"{os.SCHED_RR}:7 nice {nice} on {core}"] * 2 + ["True"],
         "plain_nice": [f"{os.SCHED_BATCH}:0 nice -5 on {everywhere}"] * 2 + ["False"],
         "forked_nice": [f"{os.SCHED_IDLE}:0 nice 7 on {everywhere}"] * 2 + ["False"],
         "plain_without": [mine] * 2 + ["False"],
