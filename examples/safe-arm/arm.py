@@ -3,14 +3,12 @@
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 
 from dora import BudgetMissed, DeadlineMissed, Input, Node, SafeStateEntered, SafeStateLeft
-
-mpl.use("Agg")  # no window
-from matplotlib import pyplot as plt
 
 OUT = Path("out")
 BUDGET = 60  # milliseconds, as in the dataflow file
@@ -19,7 +17,8 @@ BUDGET = 60  # milliseconds, as in the dataflow file
 def draw(ages: list[tuple[float, float]], budget_misses: list[float], safe: list[list[float]]) -> None:
     """Draw ages (seconds since the start, milliseconds), the misses, and the times in the safe state."""
     OUT.mkdir(exist_ok=True)
-    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    figure: Any = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.add_subplot()
     axes.plot(*zip(*ages, strict=True), ".", label="age of the command")
     axes.axhline(BUDGET, color="tab:orange", linestyle="--", label=f"budget of {BUDGET} ms")
     axes.vlines(budget_misses, 0, BUDGET / 4, color="tab:orange", label="budget missed")
@@ -63,6 +62,8 @@ def main() -> None:
                         ages.append((now - start, age.total_seconds() * 1000))
                     else:
                         assert not speeds.any(), "the safe command is to hold still"
+                case _:
+                    pass
     if not ages:
         print("no command came")
         return

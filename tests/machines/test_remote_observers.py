@@ -127,8 +127,9 @@ def test_observers_on_all_machines_show_the_same(system: Spread, flow: str, plac
         assert [item["data"] for item in shown] == [[number, number + 1] for number in numbers]
     both = dora("topic", "echo", "-d", flow, "--duration", "1s")
     assert "camera/numbers\t data=[" in both and "near/numbers\t data=[" in both
-    measured = dora("topic", "hz", "-d", flow, "--duration", "1.5s").splitlines()
-    assert measured[0].startswith("topic\tavg_ms")
+    printed = dora("topic", "hz", "-d", flow, "--duration", "1.5s").splitlines()
+    measured = [line for line in printed if "came faster than they could be read" not in line]
+    assert measured[0].startswith("topic\tavg_ms"), printed
     assert {line.split("\t")[0] for line in measured[1:]} == {"camera/numbers", "near/numbers"}
     assert all(1 < float(line.split("\t")[2]) < 110 for line in measured[1:]), measured
     described = dora("topic", "info", "camera/numbers", "-d", flow, "--duration", "1s")
