@@ -191,7 +191,7 @@ def test_a_failed_operator_is_named():
     write(dataflow__yml=operators, good__py=OPERATOR.format(body="return DoraStatus.CONTINUE"))
     for body in ("raise ValueError('no model')", "return 7"):
         write(bad__py=OPERATOR.format(body=body))
-        done = run("run", "dataflow.yml", "--stop-after", "20")
+        done = run("run", "dataflow.yml", "--stop-after", "1")
         assert done.returncode == 1
         assert "Node `runtime` exited with status 1 in operator `bad`. Its last lines:" in done.stderr
     write(bad__py="import no_such_module\n")

@@ -87,6 +87,7 @@ def test_how_a_dataflow_failed_can_be_read_afterwards(system: System, visit: Any
     file = system.dataflow("unlucky", thinker=FAILS, other=FOREVER)
     system.dora("up")
     dataflow_id = system.dora("start", file, "--detach").split()[-1]
+    wait_until(lambda: "(first failure)" in system.dora("logs", dataflow_id), "the failure of the node")
     system.dora("stop", "--all", status=1)
     page = visit(address(system), ready=".listed")
     page.goto(f"{base(system)}#{dataflow_id}")

@@ -40,6 +40,8 @@ for event in node:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif node.restart_count() == 0 and sent == 20:
         os.kill(os.getpid(), signal.SIGKILL)
+    elif node.restart_count() == 1 and sent == 100:
+        break
 """
 MOTOR = """
 from dora import Node

@@ -35,7 +35,7 @@ SHORT = """
         number = int(file.read()) + 1
         file.seek(0)
         file.write(f"{number:6}")
-    print(number, way, ",".join(sorted(names)), number % 7, os.getppid(), flush=True)
+    print(f"{number} {way} {chr(44).join(sorted(names))} {number % 7} {os.getppid()}", flush=True)
 
     from dora import Node
 
