@@ -68,6 +68,8 @@ nodes:
     outputs: [bbox]
 """
 
+OUTPUTS = 11  # of both nodes
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
@@ -78,10 +80,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def page(running: Running, browser: Any) -> Iterator[Any]:
-    """The page with the outputs of `show`, the same one for all tests."""
+    """The page with the outputs of `show`, the same one for all tests.
+
+    It has seen a message of each, because the first one of an output moves the others on the screen.
+    """
     opened = Opened(browser, WIDE)
     opened.page.goto(running.address)
     opened.page.click('.box[data-id="show"]')
+    seen = opened.page.locator('[data-topic]:not([data-number=""])')
+    wait_until(lambda: seen.count() == OUTPUTS, opened.page, "message of each output")
     yield opened.page
     opened.context.close()
     assert opened.errors == []
