@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dora.node.events import Input
 from dora.node.receive.latched_input import LatchedInput
 from dora.transport.board import DROPPED, FIRST, RECEIVED, REPEATED, SENT, STATE, Board
-from dora.wire.message import Encoding, Message, pack_head
+from dora.wire.message import SEQUENCE, Encoding, Message, pack_head
 from dora.wire.node_config import InputConfig
 
 SENDER, LINK = 0, 1  # lines of the board
@@ -102,7 +102,7 @@ def take(port: LatchedInput, count: int = 1000) -> list[int]:
     found: list[int] = []
     while len(found) < count and (event := port.poll()) is not None:
         assert isinstance(event, Input)
-        found.append(event._content.header[7])  # type: ignore[union-attr]  # a message
+        found.append(event._content.header[SEQUENCE])  # type: ignore[union-attr]  # a message
     return found
 
 

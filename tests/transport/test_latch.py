@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dora.transport import latch as module
 from dora.transport.latch import LatchFile, LatchInMemory, consecutive, latch_path, read_entries, read_latch
-from dora.wire.message import Encoding, pack_head
+from dora.wire.message import BODY_SIZE, Encoding, pack_head
 from dora.wire.node_config import LatchConfig
 
 
@@ -31,7 +31,7 @@ def numbers(path: str) -> list[int]:
     """Return the numbers in a latch, after a look at each message."""
     found = read_latch(path)
     for entry in found:
-        size = entry.header[6]
+        size = entry.header[BODY_SIZE]
         data = dict(read_entries(path))[entry.sequence]
         assert data == message(entry.sequence, size)
     return [entry.sequence for entry in found]

@@ -54,7 +54,8 @@ class Encoding:
     STREAM: Final = 2
 
 
-_HEADER = Struct("<4sBBHIIQQQQQ")
+_BEGINNING: Final = MAGIC + bytes((VERSION,))
+_HEADER = Struct("<5sBHIIQQQQQ")
 _pack = _HEADER.pack
 _ZEROS = tuple(bytes(count) for count in range(ALIGNMENT))
 
@@ -96,8 +97,7 @@ def pack_head(
     return b"".join(
         (
             _pack(
-                MAGIC,
-                VERSION,
+                _BEGINNING,
                 encoding,
                 schema_size,
                 metadata_size,
@@ -117,17 +117,17 @@ def pack_head(
     )
 
 
-Header = tuple[bytes, int, int, int, int, int, int, int, int, int, int]
+Header = tuple[bytes, int, int, int, int, int, int, int, int, int]
 # Places in a header.
-ENCODING: Final = 2
-SCHEMA_SIZE: Final = 3
-METADATA_SIZE: Final = 4
-BODY_OFFSET: Final = 5
-BODY_SIZE: Final = 6
-SEQUENCE: Final = 7
-TIME_NS: Final = 8
-ORIGIN_NS: Final = 9
-ORIGIN: Final = 10  # the last four fields as one number, with the origin in its lowest bits
+ENCODING: Final = 1
+SCHEMA_SIZE: Final = 2
+METADATA_SIZE: Final = 3
+BODY_OFFSET: Final = 4
+BODY_SIZE: Final = 5
+SEQUENCE: Final = 6
+TIME_NS: Final = 7
+ORIGIN_NS: Final = 8
+ORIGIN: Final = 9  # the last four fields as one number, with the origin in its lowest bits
 ONE_PASS: Final = 1 << 32
 ONE_ORIGIN: Final = 1 << 40
 ONE_TRAIL_BYTE: Final = 1 << 48
@@ -158,7 +158,7 @@ class Message:
                 header = unpack_header(head)
             except Exception as error:
                 raise MessageError(f"{len(head)} bytes are too short for a message") from error
-        if header[0] != MAGIC or header[1] != VERSION:
+        if header[0] != _BEGINNING:
             raise MessageError(f"not a dora message of version {VERSION}: it starts with {head[:5]!r}")
         self.head = head
         self.header = header

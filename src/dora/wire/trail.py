@@ -120,7 +120,7 @@ def join(followed: Iterable[Trailed]) -> Trailed:
 def synthetic(origin_ns: int, output: int, passes: int, origins: int, trail_size: int) -> Header:
     """Return a header that has the fields of the origin alone."""
     origin = output + passes * ONE_PASS + origins * ONE_ORIGIN + trail_size * ONE_TRAIL_BYTE
-    return (b"", 0, 0, 0, 0, 0, 0, 0, 0, origin_ns, origin)
+    return (b"", 0, 0, 0, 0, 0, 0, 0, origin_ns, origin)
 
 
 def fit(origin: int, trail: bytes, room: int) -> tuple[int, bytes]:

@@ -117,7 +117,7 @@ class OperatorOutput:
             received = as_received(metadata) if metadata else {}
             now = time_ns()
             origin_ns, origin, trail = port.passed_on(now, current)
-            header: Header = (b"", 0, 0, 0, 0, 0, 0, 0, now, origin_ns, origin)
+            header: Header = (b"", 0, 0, 0, 0, 0, 0, now, origin_ns, origin)
             content = Reference(value, received, now, len(consumers) > 1, (header, trail))
             if FLUSH in received and received[FLUSH] is True:
                 for consumer in consumers:
