@@ -120,6 +120,7 @@ class Inbox(Waiter):
             if timeout is not None:
                 timeout = max(timeout - (_monotonic() - start) * 1e-9, 0.0)
         try:
+            self.current.header = None  # the program has finished the former event
             event = self._poll() if self._interceptors else self._next_event()
             if event is not None:
                 return event
@@ -138,6 +139,7 @@ class Inbox(Waiter):
         if not self._lock.acquire(blocking=False) and not self._contend():
             return None  # another thread is waiting for the next event: it gets it
         try:
+            self.current.header = None
             event = self._poll() if self._interceptors else self._next_event()
             if event is None and self._daemon_may_be_gone():
                 event = self._poll()
@@ -244,8 +246,6 @@ class Inbox(Waiter):
     # ------------------------------------------------------------------ polling the inputs
 
     def _next_event(self) -> Event | None:
-        current = self.current
-        current.header = None  # the program has finished the former event
         if self._words[self._control_word] != self._control_seen:
             self._read_control()
         if self._pending:
@@ -265,11 +265,12 @@ class Inbox(Waiter):
                 self._served_data = port.is_data
                 if event.__class__ is Input:
                     content = event._content
+                    current = self.current
                     header = current.header = content.header
                     if header is not None and header[ORIGIN] >= ONE_TRAIL_BYTE:
                         current.trail = content.trail
                 elif event.__class__ is Synced:
-                    current.follow_set(event)
+                    self.current.follow_set(event)
                 if not port.open:
                     self._remove_closed(port)
                 return event

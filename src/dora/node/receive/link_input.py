@@ -9,7 +9,7 @@ from typing import Final
 
 from dora.node.events import Event, Input, InputClosed, InputRecovered
 from dora.node.receive.deadline import deadline_monitor
-from dora.node.receive.path_meter import NO_METER, InputMeter
+from dora.node.receive.path_meter import InputMeter
 from dora.transport.board import (
     BEGUN,
     CONNECTED,
@@ -80,7 +80,7 @@ class LinkInput:
         sender puts messages that must not be dropped from the queue; "": nowhere. ``meter``: samples the
         latencies of paths.
         """
-        self._meter = meter if meter is not None else NO_METER
+        self._meter = meter
         self._spill_folder = spill_folder
         self._hands_over = False
         self.id = config.id
@@ -110,6 +110,7 @@ class LinkInput:
             memory_fence()  # a sender under back-pressure numbers no message without credit from here on
             words[base + FIRST] = words[self._sent_word]
         self._received = words[self._received_word]
+        self._sample_at = self._received + 1  # the number of the message to sample next
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
         # The queue may hold what is not for this process: messages that the node's former process has
         # received, or earlier ones than FIRST. FIRST itself may be numbered, and not sent yet.
@@ -137,9 +138,10 @@ class LinkInput:
         self._in_flight = in_flight
         self._flight_limit_ns = FLIGHT_LIMIT_NS if in_flight else _SEND_LIMIT_NS
 
-    def hand_over_meter(self) -> InputMeter:
+    def hand_over_meter(self) -> InputMeter | None:
         """Return the meter of this input, which takes no samples any more."""
-        meter, self._meter = self._meter, NO_METER
+        meter, self._meter = self._meter, None
+        self._sample_at = 0
         return meter
 
     def poll(self) -> Event | None:
@@ -156,8 +158,8 @@ class LinkInput:
             self._count_gap(sequence)
         self._received = received = self._received + 1
         self._words[self._received_word] = received
-        if not received & self._meter.mask:
-            self._meter.sample(message)
+        if received == self._sample_at and self._meter is not None:
+            self._sample_at = self._meter.sample(message, received)
         if self._credit is not None:
             self._give_credit()
         if self._deadline is not None:

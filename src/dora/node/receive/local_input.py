@@ -17,7 +17,7 @@ from dora.node.events import (
     Text,
 )
 from dora.node.receive.deadline import deadline_monitor
-from dora.node.receive.path_meter import NO_METER, InputMeter
+from dora.node.receive.path_meter import InputMeter
 from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.board import (
     CONNECTED,
@@ -50,7 +50,7 @@ class LocalInput:
         self.id = config.id
         self.open = True
         self.detached = False
-        self._meter = meter if meter is not None else NO_METER
+        self._meter = meter
         self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
         self._queue: deque[Content] = deque()
@@ -61,6 +61,7 @@ class LocalInput:
         self._words = board.words
         self._base = config.slot * WORDS
         self._words[self._base + STATE] = CONNECTED
+        self._sample_at = self._words[self._base + RECEIVED] + 1  # the number of the message to sample next
         self._deadline = deadline_monitor(config, board)
         self._source_closed = False
 
@@ -130,9 +131,10 @@ class LocalInput:
         except IndexError:  # another thread took it
             return None
 
-    def hand_over_meter(self) -> InputMeter:
+    def hand_over_meter(self) -> InputMeter | None:
         """Return the meter of this input, which takes no samples any more."""
-        meter, self._meter = self._meter, NO_METER
+        meter, self._meter = self._meter, None
+        self._sample_at = 0
         return meter
 
     def poll(self) -> Event | None:
@@ -156,8 +158,8 @@ class LocalInput:
         received = self._words[self._base + RECEIVED] + 1
         self._words[self._base + RECEIVED] = received
         if content.__class__ is Reference:
-            if content.header is not None and not received & self._meter.mask:
-                self._meter.sample(content)
+            if received == self._sample_at and self._meter is not None:
+                self._sample_at = self._meter.sample(content, received)
             return content.make_event(self._template)
         event = Input(self._template)
         event._content = content

@@ -37,8 +37,8 @@ from dora.wire.trail import origins_of, output_of
 
 _now = time.time_ns
 _MOST_SAMPLES: Final = 256  # that wait to be counted
-_WINDOW: Final = 64  # samples of one input
-_FAST_NS: Final = 32_000_000  # a window that is shorter has too many samples
+_WINDOW: Final = 16  # samples of one input
+_FAST_NS: Final = 8_000_000  # a window that is shorter has too many samples
 _SLOW_NS: Final = 4 * _FAST_NS  # one that is longer has room for more
 _LARGEST: Final = 2**64 - 1
 
@@ -123,8 +123,8 @@ class PathMeter:
         """Count the samples that were taken; the program has nothing else to do."""
         samples, self.samples = self.samples, []
         for meter, taken_ns, header, trail in samples:
+            weight = meter.step
             meter.learn(taken_ns)
-            weight = meter.mask + 1
             if not trail:
                 self._add(which(output_of(header), meter.slot), taken_ns - header[ORIGIN_NS], weight)
                 continue
@@ -184,28 +184,31 @@ class PathMeter:
 
 
 class InputMeter:
-    """Takes the samples of one input: of the messages whose number has none of the bits of ``mask``."""
+    """Takes the samples of one input: of every ``step``-th message."""
 
-    __slots__ = ("_begun_ns", "_meter", "_taken", "mask", "slot")
+    __slots__ = ("_begun_ns", "_meter", "_taken", "slot", "step")
 
-    def __init__(self, meter: PathMeter | None, slot: int) -> None:
+    def __init__(self, meter: PathMeter, slot: int) -> None:
         self._meter = meter
         self.slot = slot
-        self.mask = 0 if meter is not None else -1  # no number has none of all bits
-        self._begun_ns = 0
-        self._taken = 0
+        self.step = 1
+        self._begun_ns = 0  # when the window began
+        self._taken = 0  # samples of the window
 
-    def sample(self, content: Carrier, now_ns: int | None = None) -> None:
-        """Take a sample, at this moment or at ``now_ns``."""
+    def sample(self, content: Carrier, number: int, now_ns: int | None = None) -> int:
+        """Take a sample, at this moment or at ``now_ns``; return the number of the message to take next.
+
+        ``number``: of this message on its input.
+        """
         header = content.header
-        meter = self._meter
-        if meter is None or header is None:
-            return
-        meter.samples.append(
-            (self, now_ns or _now(), header, content.trail if header[ORIGIN] >= ONE_TRAIL_BYTE else b"")
-        )
-        if len(meter.samples) >= _MOST_SAMPLES:
-            meter.count()
+        if header is not None:
+            meter = self._meter
+            meter.samples.append(
+                (self, now_ns or _now(), header, content.trail if header[ORIGIN] >= ONE_TRAIL_BYTE else b"")
+            )
+            if len(meter.samples) >= _MOST_SAMPLES:
+                meter.count()
+        return number + self.step
 
     def learn(self, now_ns: int) -> None:
         """Adapt the number of samples to the rate of the messages."""
@@ -214,15 +217,11 @@ class InputMeter:
             return
         elapsed = now_ns - self._begun_ns
         if elapsed < _FAST_NS:
-            self.mask = self.mask << 1 | 1
-        elif elapsed > _SLOW_NS:
-            self.mask >>= 1
+            self.step *= 2
+        elif elapsed > _SLOW_NS and self.step > 1:
+            self.step //= 2
         self._begun_ns = now_ns
         self._taken = 0
-
-
-NO_METER: Final = InputMeter(None, 0)
-"""Takes no samples."""
 
 
 def output_names(descriptor: Mapping[str, Any]) -> list[str]:

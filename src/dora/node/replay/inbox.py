@@ -43,7 +43,6 @@ from dora.node.receive.inbox import Inbox, timed_out
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
-from dora.node.receive.path_meter import NO_METER
 from dora.node.receive.safe_state import OnChange, SafeValue, safe_array
 from dora.node.replay.clock import ReplayClock, ReplayedTime
 from dora.wire import node_config, node_protocol
@@ -117,8 +116,11 @@ class ReplayInbox(Inbox):
         self._of_sets: dict[str, dict[int, Input | None]] = {}
         self._set_counts: dict[str, dict[str, int]] = {}  # by the input that leads
         self._meters = {
-            port.id: port.hand_over_meter() for port in ports if isinstance(port, (LinkInput, LocalInput))
+            port.id: meter
+            for port in ports
+            if isinstance(port, (LinkInput, LocalInput)) and (meter := port.hand_over_meter()) is not None
         }
+        self._sample_at: dict[str, int] = {}  # by input: the number of the message to sample next
         self._closed: set[str] = set()  # inputs on which nothing will come any more
         self._entry: Entry | None = None
         self._empty_polls = 0  # of the present entry, if its kind is NOTHING
@@ -242,9 +244,10 @@ class ReplayInbox(Inbox):
         if content.header is None:
             return
         self.current.trail = content.trail
-        meter = self._meters.get(event["id"], NO_METER)
-        if not content.header[SEQUENCE] & meter.mask:
-            meter.sample(content, self._replayed.stamp())
+        meter = self._meters.get(event["id"])
+        number = content.header[SEQUENCE]
+        if meter is not None and number >= self._sample_at.get(event["id"], 0):
+            self._sample_at[event["id"]] = meter.sample(content, number, self._replayed.stamp())
 
     def _is_due(self, entry: Entry) -> bool:
         now = _monotonic()
