@@ -34,6 +34,7 @@ _pause = time.sleep
 DEFAULT_SPIN_US: Final = 150
 REMOTE_SPIN_US: Final = 600  # where messages of other machines come: see `dora.transport.network.poller`
 _WAKE_COST_NS: Final = 80_000
+_POLLS_A_YIELD: Final = 4  # a poll takes as long as letting others run: half a microsecond
 _MAX_EMPTY_SPINS: Final = 3  # until the node stops spinning
 _END_PAUSE: Final = 0.02  # seconds; for programs that ask on and on after the end
 _BUSY_PAUSE: Final = 0.002  # seconds between polls while another thread receives
@@ -198,9 +199,12 @@ class Waiter(ABC):
     def _spin(self, until: int) -> Event | None:
         """Poll for an event until then; other processes get the processor in between."""
         while True:
-            event = self._poll()
-            if event is not None or self._ending or _monotonic() >= until:
-                return event
+            for _ in range(_POLLS_A_YIELD):
+                event = self._poll()
+                if event is not None or self._ending:
+                    return event
+            if _monotonic() >= until:
+                return None
             yield_cpu()
 
     def _pause_after_end(self) -> None:
