@@ -57,6 +57,10 @@ class AlignedMemory:
         self.address: int = _address_of_bytearray(block) + start
         self.size = size
 
+    def view(self) -> memoryview:
+        """Return a writable view of the bytes."""
+        return memoryview(self._block)[self._start : self._start + self.size]
+
     def content(self) -> bytearray:
         """Return the bytes: the block itself if it contains nothing else, otherwise a copy."""
         if len(self._block) == self.size:
@@ -67,7 +71,7 @@ class AlignedMemory:
 class MemoryLoan:
     """Ordinary memory as a `dora.transport.interface.Loan`."""
 
-    __slots__ = ("_memory", "_put", "address", "size")
+    __slots__ = ("_memory", "_put", "address", "memory", "size")
 
     def __init__(self, output_id: str, size: int, put: Callable[[bytearray, bytes], None]) -> None:
         """Allocate; ``put`` sends the content. Raises `SendError`."""
@@ -78,6 +82,7 @@ class MemoryLoan:
             raise SendError(f"output `{output_id}`: no memory for {size} bytes") from None
         self._put = put
         self.address = self._memory.address
+        self.memory = self._memory.view()
         self.size = size
 
     def send(self, control: bytes = b"") -> None:

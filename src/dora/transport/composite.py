@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from ctypes import string_at
 
 from dora.transport.aligned_memory import MemoryLoan, keep_large_blocks
 from dora.transport.board import TAPPED, WORDS, Board
@@ -23,16 +22,17 @@ from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputCon
 class _SharedLoan:
     """Memory of the engine of the machine; other machines get a copy."""
 
-    __slots__ = ("_loan", "_sender", "address", "size")
+    __slots__ = ("_loan", "_sender", "address", "memory", "size")
 
     def __init__(self, sender: RemoteChannel, loan: Loan) -> None:
         self._sender = sender
         self._loan = loan
         self.address = loan.address
+        self.memory = loan.memory
         self.size = loan.size
 
     def send(self, control: bytes = b"") -> None:
-        copy = string_at(self.address, self.size)
+        copy = self.memory[: self.size].tobytes()
         self._loan.send()
         self._sender.put(copy, control)
 

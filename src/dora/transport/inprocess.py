@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ctypes import string_at
 
 from dora.transport.aligned_memory import AlignedMemory
 from dora.transport.latch import LatchInMemory
@@ -38,18 +37,19 @@ class LocalReceiver:
 
 
 class _Loan:
-    __slots__ = ("_memory", "_sender", "address", "size")
+    __slots__ = ("_aligned", "_sender", "address", "memory", "size")
 
     def __init__(self, sender: LocalSender, size: int) -> None:
         self._sender = sender
-        self._memory = AlignedMemory(size)
-        self.address = self._memory.address
+        self._aligned = AlignedMemory(size)
+        self.address = self._aligned.address
+        self.memory = self._aligned.view()
         self.size = size
 
     def send(self, control: bytes = b"") -> None:  # noqa: ARG002
         """Pass the memory itself to the receivers; it must not be written any more."""
-        offset = int.from_bytes(string_at(self.address + 12, 4), "little")
-        self._sender.deliver(Message(string_at(self.address, offset), self.address, self._memory))
+        offset = int.from_bytes(self.memory[12:16], "little")
+        self._sender.deliver(Message(self.memory[:offset].tobytes(), self.address, self._aligned))
 
     def discard(self) -> None:
         """Nothing to do: the last reference frees the memory."""

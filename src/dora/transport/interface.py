@@ -28,11 +28,15 @@ MAX_QUEUE: Final = 4096
 class Loan(Protocol):
     """Memory for one message: ``size`` writable bytes at ``address``, aligned to 64.
 
+    ``memory`` is a view of these bytes, which may be longer than ``size``: to write a few bytes through it
+    costs a sixth of a copy to an address.
+
     A loan is used once, with `send` or `discard`; one that is garbage-collected is discarded. ``control``
     is as in `Sender.send`.
     """
 
     address: int
+    memory: memoryview
     size: int
 
     def send(self, control: bytes = b"") -> None: ...

@@ -19,7 +19,6 @@ lock. They copy a message and look whether its number is still there.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import mmap
@@ -233,16 +232,17 @@ def messages_of(entries: Iterable[tuple[int, bytes]]) -> list[Message]:
 
 
 class _LatchingLoan:
-    __slots__ = ("_latch", "_loan", "address", "size")
+    __slots__ = ("_latch", "_loan", "address", "memory", "size")
 
     def __init__(self, loan: Loan, latch: Latch) -> None:
         self._loan = loan
         self._latch = latch
         self.address = loan.address
+        self.memory = loan.memory
         self.size = loan.size
 
     def send(self, control: bytes = b"") -> None:
-        message = memoryview((ctypes.c_ubyte * self.size).from_address(self.address)).cast("B")
+        message = self.memory[: self.size]
         self._latch.write(int.from_bytes(message[24:32], "little"), message)
         self._loan.send(control)
 

@@ -47,6 +47,7 @@ from dora.wire.correlation import CONTROL_KEYS, asks_to_flush, control_sections
 from dora.wire.encode import Payload, encode
 from dora.wire.message import (
     HEADER_SIZE,
+    ONE_ORIGIN,
     ONE_PASS,
     ORIGIN,
     ORIGIN_NS,
@@ -128,6 +129,7 @@ class OutputPort:
         self._current = current if current is not None else CurrentEvent()
         self._origin = config.origin
         self._inlined = 0 if config.stamped else config.most_passes * ONE_PASS
+        self._renewed = 0 if config.stamped else ONE_ORIGIN
         self._apply_links()
 
     def _apply_links(self) -> None:
@@ -301,6 +303,8 @@ class OutputPort:
             elif (origin := header[ORIGIN]) < self._inlined:
                 origin_ns = header[ORIGIN_NS]
                 origin += ONE_PASS
+            elif origin < self._renewed:
+                origin_ns, origin = now, self._origin
             else:
                 origin_ns, origin, trail = self.passed_on(now, current)
             if size <= SMALL_BODY:
@@ -343,7 +347,7 @@ class OutputPort:
                     trail,
                 )
                 loan = self._sender.loan(len(head) + size)
-                _move(loan.address, head, len(head))
+                loan.memory[: len(head)] = head
                 payload.copy_to(loan.address + len(head))
                 self._transmit(loan, len(head) + size, sequence, control)
             self._bytes += size
@@ -364,7 +368,7 @@ class OutputPort:
         ``control``: the metadata section if it has control keys, see `dora.wire.correlation`.
         """
         if self._spill is not None and (control or self._spill.pending):
-            self._spill.before_send(sequence, control, partial(ctypes.string_at, loan.address, size))
+            self._spill.before_send(sequence, control, loan.memory[:size].tobytes)
         copies: list[Loan] = []
         if self._overflow_channels:
             copies = [sender.loan(size) for sender in self._overflow_channels.values()]
@@ -418,7 +422,7 @@ class OutputPort:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
             head = self._head_of_loan(loan, schema, section, size, sequence)
-            _move(loan.address, head, len(head))
+            loan.memory[: len(head)] = head
             control = self._control_section(section)
             self._transmit(loan, len(head) + size, sequence, control)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
@@ -460,7 +464,7 @@ class OutputPort:
                 payload.encoding, payload.schema, section, size, sequence, time_ns, b"", *passed
             )
             loan = self._sender.loan(len(head) + size)
-            _move(loan.address, head, len(head))
+            loan.memory[: len(head)] = head
             payload.copy_to(loan.address + len(head))
             self._transmit(loan, len(head) + size, sequence, self._control_section(section))
             self._words[self._bytes_word] = self._bytes = self._bytes + size

@@ -196,11 +196,12 @@ def _release_ended() -> None:
 
 
 class _Loan:
-    __slots__ = ("_sample", "address", "size")
+    __slots__ = ("_sample", "address", "memory", "size")
 
-    def __init__(self, sample: Any, address: int, size: int) -> None:
+    def __init__(self, sample: Any, address: int, memory: memoryview, size: int) -> None:
         self._sample = sample
         self.address = address
+        self.memory = memory
         self.size = size
 
     def send(self, control: bytes = b"") -> None:  # noqa: ARG002
@@ -294,8 +295,8 @@ class IceoryxSender:
         address = sample.payload_ptr
         view = self._views.get(address)
         if view is None or len(view) < size:
-            self._populate(address, size)
-        return _Loan(sample, address, size)
+            view = self._populate(address, size)
+        return _Loan(sample, address, view, size)
 
     def close(self) -> None:
         """Leave the publisher to the next sender of this process; see the docstring of the module."""
@@ -390,7 +391,7 @@ class IceoryxReceiver:
                 offset = header[BODY_OFFSET]
                 size = offset + header[BODY_SIZE]
                 if size <= SMALL_MESSAGE:
-                    return Message(view[:size].tobytes(), header=header)
+                    return Message(view[:size].tobytes(), 0, None, header)  # by name is slower
                 if self.held >= MAX_HELD:
                     self._log_copy(size)
                     return Message(_copy_out(address, size))
