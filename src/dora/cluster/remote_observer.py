@@ -77,7 +77,7 @@ class ObserverConnection:
                 ping_interval=2.0,
                 ping_timeout=4.0,
                 close_timeout=0.5,
-            )
+            ).__enter__()  # a connection without `with` is deprecated; `close` ends it
         except InvalidHandshake:
             client.status()  # raises, with the reason, if it is the token
             raise client.not_a_coordinator() from None

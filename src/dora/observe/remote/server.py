@@ -68,7 +68,7 @@ class ObserverServer:
                 ping_interval=ANSWER_PATIENCE / 2,
                 ping_timeout=ANSWER_PATIENCE,
                 close_timeout=0.5,
-            )
+            ).__enter__()  # a connection without `with` is deprecated; `close` ends it
         except (OSError, HTTPException, WebSocketException) as error:
             raise DoraError(f"the coordinator cannot be reached by the observer: {error}") from None
         self._machine = start.machine
