@@ -94,7 +94,7 @@ def test_a_builder_writes_options() -> None:
         ("[{x: {latched: «0»}}]", "keeps 1 to 1000 messages, not 0", "leave `latched` out"),
         ("[{x: {latched: «-3»}}]", "keeps 1 to 1000 messages, not -3", "leave `latched` out"),
         ("[{x: {latched: {depth: «100000»}}}]", "keeps 1 to 1000 messages", "`latched: 1`"),
-        ("[{x: {latched: «true»}}]", "expected a whole number, found `true`", ""),
+        ("[{x: {latched: «true»}}]", "expected how many messages are kept, found `true`", "write `1`"),
         ("[{x: {latched: {«dept»: 1}}}]", "`latched` has no field `dept`", "`depth`?"),
         ("[{x: {latched: {survive_restart: «1»}}}]", "expected `true` or `false`", "`true`"),
         ("[{x: {«latch»: 1}}]", "an output has no field `latch`", "`latched`?"),

@@ -88,7 +88,7 @@ def test_the_builder_writes_it() -> None:
     ("marked", "message", "hint"),
     [
         ("«type»: uint8", "the field `value` of `safe_state` is missing", ""),
-        ("value: «{x: 1}»", "expected a number, a flag or a text", "`value: [0.0, 0.0]`"),
+        ("value: «{x: 1}»", "expected a finite number, a flag or a text", "`value: [0.0, 0.0]`"),
         ("value: [0, «300»], type: uint8", "`300` is not a value of the type `uint8`", "another `type`"),
         ("value: [«0.5»], type: int32", "`0.5` is not a value of the type `int32`", "another `type`"),
         ("value: [0, «true»]", "`true` is not a value of the type", ""),
@@ -102,6 +102,9 @@ def test_the_builder_writes_it() -> None:
         ("value: 0, when: [«silent»]", "needs the time that counts as silence", "add `silence: 100ms`"),
         ("value: 0, when: [failed], «silence»: 1s", "is for the condition `silent`", "[failed, silent]"),
         ("value: 0, silence: «100»", "a duration with its unit", "write `100ms`"),
+        ("value: [0.0, «.inf»]", "expected a finite number", "`value: [0.0, 0.0]`"),
+        ("value: 0, metadata: {«timestamp»: now}", "`timestamp` is the time", "another name"),
+        ("value: 0, metadata: {a: 1, «safe_state»: hold}", "`safe_state` is the reason", "another name"),
         ("value: 0, metadata: «hold»", "expected a mapping of metadata", "`metadata: {mode: hold}`"),
     ],
 )

@@ -68,6 +68,7 @@ def test_a_group_is_read_with_its_defaults(text: str, group: SyncSpec) -> None:
         ("{inputs: [left, rights]}", "rights", "has no input `rights`", "did you mean `right`?"),
         ("{inputs: [left]}", "[left]", "two inputs or more", "for example `inputs: [left, right]`"),
         ("{inputs: [left, right], tolerance: 5}", "5", "a duration with its unit", "write `5ms`"),
+        ("{inputs: [left, arm], tolerance: 5}", "5", "a duration with its unit", "write `5ms`"),
         ("{inputs: [left, right], timeout: 100}", "100", "a duration with its unit", "write `100ms`"),
         ("{inputs: [left, arm], by: arrival, tolerance: 5ms}", "tolerance", "no timestamps", "leave out"),
         ("{inputs: [left, arm], by: arrival, timeout: 5ms}", "timeout", "nothing waits", "leave out"),

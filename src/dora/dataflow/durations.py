@@ -69,6 +69,7 @@ def rate_text(period_ns: int) -> str:
 
 
 _quantity = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-zµμ]{0,12})").fullmatch
+_fraction = re.compile(r"0\.[0-9]{0,9}[1-9][0-9]{0,9}").fullmatch  # of a second, most likely
 _OTHER_SPELLINGS: Final = {
     "ms": ("", "ms", "msec", "msecs", "millis"),
     "us": ("us", "µs", "μs", "usec", "usecs", "micros"),
@@ -81,11 +82,13 @@ _OTHER_SPELLINGS: Final = {
 def duration_hint(text: str) -> str:
     """Return how to write as a duration what a text may mean.
 
-    >>> duration_hint("50"), duration_hint("20hz")
-    ('write `50ms`', 'write the time from one to the next: `50ms`')
+    >>> duration_hint("50"), duration_hint("20hz"), duration_hint("0.25")
+    ('write `50ms`', 'write the time from one to the next: `50ms`', 'for this many seconds, write `250ms`')
     """
     if period := parse_rate(text):
         return f"write the time from one to the next: `{duration_text(period)}`"
+    if _fraction(text):
+        return f"for this many seconds, write `{float(text) * 1000:g}ms`"
     if match := _quantity(text):
         for unit, spellings in _OTHER_SPELLINGS.items():
             if match[2].lower() in spellings:

@@ -10,10 +10,10 @@ from dora.dataflow.model import NodeOutput
 from dora.wire.node_protocol import SafeStateFrame, SourceFailed
 
 _WHY: Final = {
-    "deadline": "has missed the deadline",
-    "budget": "is older than its budget",
-    "failed": "has ended",
-    "silent": "is silent",
+    "deadline": "`{0}` has missed the deadline",
+    "budget": "the data from `{0}` took longer than the budget of a path",
+    "failed": "the process of node `{0.node}` has ended",
+    "silent": "`{0}` is silent",
 }
 
 
@@ -23,8 +23,8 @@ def changed(run: RunState, node: NodeState, event: SafeStateReported) -> None:
     if not isinstance(source, NodeOutput):  # the input was removed meanwhile
         return
     if event.entered:
-        why = _WHY.get(event.reason, event.reason)
-        run.log("warn", node, f"input `{event.input_id}` gets its safe value: `{source}` {why}")
+        why = _WHY.get(event.reason, event.reason).format(source)
+        run.log("warn", node, f"input `{event.input_id}` gets its safe value: {why}")
     else:
         seconds = f"{event.seconds:.3g} s"
         run.log(

@@ -357,7 +357,7 @@ class DurationType(FieldType[int]):
 
     def read(self, value: YamlNode, reader: Reader) -> int | None:
         text = text_of(value)
-        duration = None if text is None else 0 if self._is_zero(text) else parse_duration(text)
+        duration = None if text is None else 0 if text == "0" else parse_duration(text)
         if duration is None:
             report_expected(
                 value, reader, "a duration with its unit, such as `50ms`", duration_hint(text or "")
@@ -368,9 +368,6 @@ class DurationType(FieldType[int]):
         else:
             return duration
         return None
-
-    def _is_zero(self, text: str) -> bool:
-        return self.zero == "kept" and text == "0"
 
     def schema(self) -> Schema:
         if self.zero == "refused":
@@ -387,7 +384,8 @@ class RateType(FieldType[int]):
         if period is None:
             report_expected(value, reader, "a rate with its unit, such as `10hz`", rate_hint(text or ""))
         elif not 0 < period <= MAX_NS:
-            wanted = "above zero" if period == 0 else "of at least once in 31 years"
+            fast = "above zero and at most 1000000khz"
+            wanted = fast if period == 0 else "of at least once in 31 years"
             reader.report.error(value, f"expected a rate {wanted}, found {shape(value)}")
         else:
             return period

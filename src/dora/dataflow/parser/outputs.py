@@ -36,6 +36,9 @@ class Depth(IntegerType):
     def read(self, value: YamlNode, reader: Reader) -> int | None:
         text = text_of(value)
         number = value.value if isinstance(value, ScalarNode) else None
+        if number is True:
+            report_expected(value, reader, "how many messages are kept", "write `1` for the newest one")
+            return None
         if text is not None and isinstance(number, int) and not self.minimum <= number <= self.maximum:
             reader.report.error(
                 value,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, Final, get_args
 
 import msgspec
@@ -37,6 +38,7 @@ _INTEGERS: Final = {
 }
 _FLOATS: Final = {"float16": 65504.0, "float32": 3.4028234e38, "float64": 1.7976931348623157e308}
 _TYPES: Final = (*_FLOATS, *_INTEGERS, "bool", "string")
+_OF_DORA: Final = {"safe_state": "the reason", "timestamp": "the time at which it is given"}
 _OF_DECLARED: Final = {"Boolean": "bool", "Utf8": "string"}  # the others are the same in lower case
 Scalar = bool | int | float | str
 
@@ -49,9 +51,9 @@ class ValuesType(FieldType[tuple[Scalar, ...]]):
         found: list[Scalar] = []
         for item in items:
             scalar = item.value if isinstance(item, ScalarNode) else None
-            if not isinstance(scalar, Scalar):
+            if not isinstance(scalar, Scalar) or (isinstance(scalar, float) and not isfinite(scalar)):
                 report_expected(
-                    item, reader, "a number, a flag or a text", "for example `value: [0.0, 0.0]`"
+                    item, reader, "a finite number, a flag or a text", "for example `value: [0.0, 0.0]`"
                 )
                 return None
             found.append(scalar)
@@ -69,7 +71,13 @@ class MetadataType(FieldType[dict[str, Any]]):
         if not isinstance(value, MappingNode):
             report_expected(value, reader, "a mapping of metadata", "for example `metadata: {mode: hold}`")
             return None
-        return value.plain()
+        metadata = value.plain()
+        for name, meaning in _OF_DORA.items():
+            if name in metadata:
+                problem = f"in the metadata of a safe value, `{name}` is {meaning}, which dora sets"
+                reader.report.error(value.entries[name][0], problem, "choose another name")
+                return None
+        return metadata
 
     def schema(self) -> Schema:
         return {"type": "object"}
@@ -261,7 +269,7 @@ class SafeStates:
         items = written.items if isinstance(written, SequenceNode) else [written]
         for item, value in zip(items, block.get("value"), strict=True):
             if not _is_of(value, kind):
-                hint = "" if "type" not in block.keys else "or choose another `type`"
+                hint = "" if "type" not in block.keys else "change the value, or choose another `type`"
                 self._report.error(item, f"{shape(item)} is not a value of the type `{kind}`", hint)
                 return False
         return True

@@ -133,7 +133,8 @@ class SyncChecks:
             group = _group(block, report)
             if group is None:
                 continue
-            self._places[node_id, first + len(groups)] = block.place("inputs")
+            if not block.failed("tolerance"):
+                self._places[node_id, first + len(groups)] = block.place("inputs")
             for input_id in group.inputs:
                 _check_input(input_id, block, names, seen, report, owner)
                 _check_queue(input_id, block, group, known.get(input_id), report)
@@ -151,7 +152,8 @@ class SyncChecks:
         for node in nodes if self._places else ():
             sources = {item.id: item.source for item in node.inputs}
             for number, group in enumerate(node.syncs):
-                if group.policy == "latest" or group.tolerance_ns:
+                place = self._places.get((node.id, number))
+                if group.policy == "latest" or group.tolerance_ns or place is None:
                     continue
                 lead, *others = group.inputs
                 first = _origins(sources.get(lead), by_id, origins)
@@ -161,7 +163,7 @@ class SyncChecks:
                     if first and found and (has_ticks or not first & found):
                         names = [name.rpartition("/")[2] for name in (lead, other)]
                         self._report.warn(
-                            self._places[node.id, number],
+                            place,
                             f"`{names[0]}` and `{names[1]}` never share a source, so they hardly ever have "
                             "the same timestamp",
                             "give the group a tolerance, for example `tolerance: 5ms`",
