@@ -32,7 +32,7 @@ from benchmarks.statistics import median
 from dora.node.events import Input, Synced
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.sync_matcher import Matcher
-from dora.node.receive.sync_port import SyncPort, timestamp_of
+from dora.node.receive.sync_port import SyncPort, timestamp_ns
 from dora.node.send.output import OutputPort
 from dora.transport.board import LINE_BYTES, Board
 from dora.transport.inprocess import LocalEngine
@@ -185,7 +185,7 @@ def approximate_time(sets: int) -> tuple[int, float]:
         for index, port in enumerate(rig.ports):
             event = port.poll()
             if isinstance(event, Input):
-                found += matcher.add(index, timestamp_of(event), event) is not None
+                found += matcher.add(index, timestamp_ns(event) // 1000, event) is not None
         return found
 
     return _cost(sets, take, rig)

@@ -1,10 +1,10 @@
-"""The clocks of two machines differ by an hour, and paths and ages are right all the same."""
+"""The clocks of two machines differ by an hour, and all contracts in time hold all the same."""
 
 from __future__ import annotations
 
-import ast
-import re
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_system import Spread
@@ -13,6 +13,7 @@ from waiting import wait_until
 
 pytestmark = pytest.mark.processes
 
+DELAY = 0.05  # seconds, in each direction
 AN_HOUR_AHEAD = """
 import time
 
@@ -20,80 +21,111 @@ real_time, real_time_ns = time.time, time.time_ns
 time.time = lambda: real_time() + 3600
 time.time_ns = lambda: real_time_ns() + 3_600_000_000_000
 """
+SENDS = 30  # messages, then there is a pause
 FILES = {
-    "camera.py": """
-        from dora import Node
-
-        node = Node()
-        for event in node:
-            if event["type"] == "INPUT":
-                node.send_output("image", b"x")
-    """,
-    "motor.py": """
-        from dora import Node
-
-        node = Node()
-        for number, event in enumerate(node):
-            (path, *_) = node.statistics()["paths"] or [{"clock_error_ms": 0.0}]
-            if path["clock_error_ms"]:
-                print("path", path["worst_ms"], path["median_ms"], path["clock_error_ms"], flush=True)
-    """,
-    "sensor.py": """
+    "source.py": f"""
+        import sys
         import time
         from datetime import UTC, datetime
 
-        import pyarrow as pa
         from dora import Node
 
         node = Node()
         for number, event in enumerate(node):
-            stamp = datetime.fromtimestamp(time.time() - (60 if number % 2 else 0), UTC)
-            if event["type"] == "INPUT":
-                node.send_output("out", pa.array([number]), {"timestamp": stamp})
+            if event["type"] != "INPUT":
+                continue
+            made = time.time() - (60 if "old" in sys.argv and number % 2 else 0)
+            true = time.clock_gettime(time.CLOCK_REALTIME)  # nobody has set this clock
+            stamp = {{"timestamp": datetime.fromtimestamp(made, UTC)}} if "stamps" in sys.argv else {{}}
+            node.send_output("out", b"x", {{"number": number, "true": true, **stamp}})
+            if number == {SENDS} and "pauses" in sys.argv:
+                time.sleep(1)
     """,
-    "judge.py": """
+    "detector.py": """
         from dora import Node
 
-        for event in Node():
+        for event in (node := Node()):
             if event["type"] == "INPUT":
-                print("fresh", event["value"][0].as_py(), flush=True)
+                node.send_output("boxes", b"y", event["metadata"])
+    """,
+    "judge.py": """
+        import json
+
+        from dora import Node
+
+        for event in (node := Node()):
+            facts = {key: event[key] for key in ("latency", "slowest_hop", "late") if key in event}
+            if event["type"] == "SYNC":
+                one, other = (each["metadata"] for each in event.messages())
+                numbers = [one["number"], other["number"]]
+                facts = {"numbers": numbers, "apart": abs(one["true"] - other["true"])}
+            elif event["type"] == "INPUT":
+                facts = {"number": event["metadata"]["number"]}
+            facts["paths"] = {path["source"]: path for path in node.statistics()["paths"]}
+            print(json.dumps({"type": event["type"], "id": event.get("id"), **facts}), flush=True)
     """,
     "flow.yml": """
         nodes:
-          - id: sensor
-            path: sensor.py
+          - id: camera
+            path: source.py
+            args: stamps
+            inputs: {tick: dora/timer/hz/20}
+            outputs: [out]
+            deploy: {machine: here}
+          - id: detector
+            path: detector.py
+            inputs: {image: camera/out}
+            outputs: [boxes]
+            deploy: {machine: ahead}
+          - id: matched
+            path: judge.py
+            inputs:
+              image: {source: camera/out, queue_size: 20}
+              boxes: {source: detector/boxes, max_age: 30s}
+            sync: [{inputs: [boxes, image], tolerance: 5ms}]
+            deploy: {machine: here}
+          - id: lidar
+            path: source.py
             inputs: {tick: dora/timer/hz/20}
             outputs: [out]
             deploy: {machine: ahead}
-          - id: judge
+          - id: fused
             path: judge.py
-            inputs: {fresh: {source: sensor/out, max_age: 30s, deadline: 20s}}
+            inputs:
+              image: {source: camera/out, queue_size: 20}
+              scan: lidar/out
+            sync: [{inputs: [image, scan], tolerance: 40ms}]
             deploy: {machine: here}
-          - id: camera
-            path: camera.py
+          - id: sensor
+            path: source.py
+            args: stamps old pauses
             inputs: {tick: dora/timer/hz/20}
-            outputs: [image]
+            outputs: [out]
             deploy: {machine: ahead}
-          - id: motor
-            path: motor.py
-            inputs: {image: camera/image}
+          - id: watch
+            path: judge.py
+            inputs:
+              fresh: {source: sensor/out, max_age: 30s, deadline: 500ms}
+              slow: {source: lidar/out, rate: 5hz}
             deploy: {machine: here}
+        paths:
+          - {from: camera/out, to: matched/boxes, budget: 80ms, on_miss: event}
     """,
 }
 
 
-def test_the_times_of_paths_and_ages_are_right_although_a_clock_is_an_hour_ahead(tmp_path: Path) -> None:
+def test_contracts_in_time_hold_although_a_clock_is_an_hour_ahead(tmp_path: Path) -> None:
     (tmp_path / "ahead").mkdir()
     (tmp_path / "ahead" / "sitecustomize.py").write_text(AN_HOUR_AHEAD)
     with network("here", "ahead", impaired=True) as hosts:
         system = Spread(hosts, tmp_path, {})
         system.write(FILES)
+        hosts["ahead"].impair(delay=DELAY)
         system.start_coordinator()
         system.start_daemon("here")
         env = {"PYTHONPATH": str(tmp_path / "ahead")}
         system.background(hosts["ahead"], "ahead", "daemon", "--machine-id", "ahead", env=env)
         system.wait_for_machines("here", "ahead")
-        hosts["ahead"].impair(delay=0.02)
 
         def clock() -> bool:
             found = system.machines()["ahead"].get("clock_ahead_ms")
@@ -101,20 +133,33 @@ def test_the_times_of_paths_and_ages_are_right_although_a_clock_is_an_hour_ahead
 
         wait_until(clock, "the coordinator to know the clock of the machine")
         dataflow = system.start("flow.yml")
-        system.wait_for_log(dataflow, "path ")
 
-        def measured() -> list[float] | None:
-            lines = re.findall(r"path (\S+) (\S+) (\S+)", system.logs(dataflow))
-            found = [float(ast.literal_eval(text)) for text in lines[-1]]
-            return found if len(lines) > 80 else None
+        def events(node: str, kind: str, name: str | None = None) -> list[dict[str, Any]]:
+            lines = system.dora("logs", dataflow, "--node", node).splitlines()
+            found = [json.loads(line[line.index("{") :]) for line in lines if "{" in line]
+            return [each for each in found if each["type"] == kind and name in (None, each["id"])]
 
-        _, median, error = wait_until(measured, "some messages")
-
-        def only_fresh() -> bool:
-            found = re.findall(r"fresh (\w+)", system.logs(dataflow))
-            return len(found) > 20 and all(int(number) % 2 == 0 for number in found[-20:])
-
-        wait_until(only_fresh, "messages older than `max_age` to expire, and no others")
+        wait_until(lambda: events("watch", "DEADLINE_MET"), "messages after the pause")
+        for node in ("matched", "fused"):
+            wait_until(lambda node=node: len(events(node, "SYNC")) > 20, f"sets of {node}")
         system.dora("stop", dataflow)
-        assert error < 200
-        assert abs(median - 20) <= error + 100
+
+        matched, fused = events("matched", "SYNC"), events("fused", "SYNC")
+        path = matched[-1]["paths"]["camera/out"]
+        error = path["clock_error_ms"] / 1000
+        assert 0 < error < 0.2
+        assert all(one == other for one, other in (each["numbers"] for each in matched))
+        assert all(each["apart"] < 0.04 + error for each in fused)
+        # There and back, a wrong offset of the clocks makes no difference.
+        assert path["median_ms"] > 0.9 * 2 * DELAY * 1000
+        for each in (*matched[-1]["paths"].values(), *fused[-1]["paths"].values()):
+            assert each["worst_ms"] < 60_000
+        late = events("matched", "BUDGET_MISSED")
+        on_a_way = [each for each in late if each["slowest_hop"].startswith("the way from")]
+        assert len(on_a_way) > len(late) / 2 > 10
+        fresh = events("watch", "INPUT", "fresh")
+        assert len(fresh) > 10 and not any(each["number"] % 2 for each in fresh)
+        missed, *_ = events("watch", "DEADLINE_MISSED")
+        assert 0 <= missed["late"] < 10
+        first, *further = events("watch", "INPUT", "slow")
+        assert 4 < len(further) <= (further[-1]["number"] - first["number"]) / 20 * 5 + 5

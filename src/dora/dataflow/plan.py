@@ -233,6 +233,11 @@ class _Layout:
             if kind != "timer"
         }
         self.lines = next(slots)
+        self.other_clocks = {
+            origin_id(str(source)): slot
+            for source, slot in self.output_slots.items()
+            if context.placement.elsewhere(source.node)
+        }
         self.bells = {
             node_id: f"{context.run_dir}/bell-{slot}" for node_id, slot in self.node_slots.items()
         }
@@ -526,6 +531,7 @@ def _node(
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
         zenoh_endpoint=context.zenoh_endpoint,
         remote=context.placement.remote,
+        other_clocks=layout.other_clocks,
         trace=context.trace,
     )
 

@@ -212,6 +212,8 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     exit_when_nodes_finish: bool = False
     zenoh_endpoint: str = ""
     remote: RemoteConfig | None = None  # None: the whole dataflow is on this machine
+    # Outputs of other machines: number, see `dora.wire.trail` → line on the board with the clock's offset
+    other_clocks: dict[int, int] = {}
     trace: TraceConfig | None = None  # None: no tracing
     event_logs: list[WriteEventLog] = []  # that recorders have asked for
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import ReceiveClosed
@@ -80,6 +80,7 @@ class Inbox(Waiter):
         super().__init__(board, node_slot, doorbell, channel.fileno(), spin_us)
         self.ports = {port.id: port for port in ports}
         self.parameters: dict[str, Any] = {}  # as the daemon set them last
+        self.other_clocks: Mapping[int, int] = {}  # as in `NodeConfig`
         # Handlers: for frames that concern more than the inputs; when the daemon, or a sender that flushes,
         # has written the control word; when a disconnected input has given out its last event.
         self.on_frame: Callable[[SessionFrame], None] = lambda _: None
@@ -332,7 +333,8 @@ class Inbox(Waiter):
         from dora.node.receive.sync_port import SyncPort
 
         self._groups = tuple(
-            SyncPort(config, self.ports, inputs, self._words, self._closed_in_group) for config in groups
+            SyncPort(config, self.ports, inputs, self._words, self._closed_in_group, self.other_clocks)
+            for config in groups
         )
         self._group_of = {name: group for group in self._groups for name in group.config.inputs}
         alone = [port for port in self._open_ports if port.id not in self._group_of]
@@ -396,7 +398,7 @@ class Inbox(Waiter):
 
         port = self.ports[item.id]
         assert isinstance(port, LinkInput | LocalInput)
-        wrapped = QosInput(port, item, self._board)
+        wrapped = QosInput(port, item, self._board, self.other_clocks)
         self._looking_ahead = (*self._looking_ahead, wrapped)
         self.replace(wrapped)
 

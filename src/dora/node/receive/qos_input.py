@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Final
 
 from dora.node.events import DeadlineMet, DeadlineMissed, Event, Input, InputClosed, Reference
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
 from dora.node.receive.qos import Deadline, Thinning
+from dora.node.receive.timestamps import timestamps
 from dora.transport.board import (
-    CLOCK_OFFSET,
     DROPPED,
     EXPIRED,
     MISSED,
@@ -24,23 +24,27 @@ from dora.transport.board import (
     THINNED,
     WORDS,
     Board,
-    signed,
 )
 from dora.wire.correlation import kept_message, kept_metadata
-from dora.wire.message import METADATA_SIZE, TIME_NS, Message
-from dora.wire.metadata import MetadataError, as_nanoseconds
+from dora.wire.message import TIME_NS, Message
 from dora.wire.node_config import InputConfig
 
 _monotonic = time.monotonic_ns
 _wall = time.time_ns
-_STAMP: Final = b"timestamp"
 _AT_ONCE: Final = 1000  # messages that one poll takes at most; the sender may be faster than this loop
 
 
 class QosInput:
     """Watches the pauses between messages, and leaves out old ones and those that come too fast."""
 
-    def __init__(self, port: LinkInput | LocalInput, config: InputConfig, board: Board) -> None:
+    def __init__(
+        self,
+        port: LinkInput | LocalInput,
+        config: InputConfig,
+        board: Board,
+        other_clocks: Mapping[int, int] = {},
+    ) -> None:
+        """``other_clocks``: as in `NodeConfig`."""
         self.id: str = port.id
         self.is_data: bool = port.is_data
         self._port = port
@@ -51,8 +55,7 @@ class QosInput:
         self._source_node = config.source.partition("/")[0]  # "": it does not come back
         self._stopped = False
         self._max_age_ns = config.max_age_ns
-        # How far this machine's clock is ahead of that of the source: the daemon writes it to the board.
-        self._clock = config.output_slot * WORDS + CLOCK_OFFSET if config.machine else None
+        self._timestamp_ns = timestamps(config, other_clocks, board.words)
         self._thinning: Thinning[Input] | None = Thinning(config.period_ns) if config.period_ns else None
         self._keeps_message = kept_message(config.keep)
         self._keeps_metadata = kept_metadata(config.keep)
@@ -138,20 +141,7 @@ class QosInput:
         return True
 
     def _is_old(self, event: Input) -> bool:
-        content = event._content
-        sent_at = content.time_ns
-        try:
-            if isinstance(content, Message):  # one from another machine is of a class of its own
-                if content.header[METADATA_SIZE] and _STAMP in content.metadata:
-                    sent_at = _stamp(event["metadata"]["timestamp"], sent_at)
-            elif isinstance(content, Reference):
-                sent_at = _stamp(content.metadata().get("timestamp"), sent_at)
-        except MetadataError:  # the program gets the error when it reads the event
-            pass
-        age = _wall() - sent_at
-        if self._clock is not None:
-            age -= signed(self._words[self._clock])
-        return age > self._max_age_ns and not self._is_kept(event)
+        return _wall() - self._timestamp_ns(event) > self._max_age_ns and not self._is_kept(event)
 
     def _is_kept(self, event: Input) -> bool:
         content = event._content
@@ -282,7 +272,3 @@ class QosInput:
         self._unwatch()
         self._stopped = True  # what is held comes with the next poll
         self._source_node = ""
-
-
-def _stamp(value: object, otherwise: int) -> int:
-    return as_nanoseconds(value) if isinstance(value, datetime) else otherwise

@@ -13,33 +13,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Final
 
 from dora.node.events import Event, Input, InputClosed, InputRecovered, Synced
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.sync_matcher import Match, Matcher
+from dora.node.receive.timestamps import timestamp_ns, timestamps
 from dora.transport.board import UNMATCHED, WORDS
-from dora.wire.message import Message
-from dora.wire.metadata import MetadataError, as_nanoseconds
 from dora.wire.node_config import InputConfig, SyncConfig
 
 _monotonic = time.monotonic_ns
-_STAMP: Final = b"timestamp"
 _NEVER: Final = 0  # a time at which no timeout has passed
-
-
-def timestamp_of(event: Input) -> int:
-    """Return the timestamp of a message in microseconds: that of its metadata, else the time of sending."""
-    content = event._content
-    try:
-        if not isinstance(content, Message) or _STAMP in content.metadata:
-            stamp = event["metadata"]["timestamp"]
-            if isinstance(stamp, datetime):
-                return as_nanoseconds(stamp) // 1000
-    except MetadataError:  # the program gets the error when it reads the event
-        pass
-    return content.time_ns // 1000
 
 
 class SyncPort:
@@ -55,6 +39,7 @@ class SyncPort:
         inputs: Sequence[InputConfig],
         words: memoryview,
         on_closed: Callable[[InputPort], None],
+        other_clocks: Mapping[int, int] = {},
     ) -> None:
         """``words``: those of the board. ``on_closed`` gets the port of an input whose closing the
         program has just got."""
@@ -79,6 +64,12 @@ class SyncPort:
             at_once=not by_timestamp,
         )
         self._by_timestamp = by_timestamp
+        # Equal timestamps are copies of one; with estimated offsets of clocks they would differ.
+        is_exact = config.policy != "latest" and not tolerance
+        self._timestamps = [
+            timestamp_ns if is_exact or name not in known else timestamps(known[name], other_clocks, words)
+            for name in config.inputs
+        ]
         self._arrivals = 0
         self._waits = [name in known and known[name].policy == "backpressure" for name in config.inputs]
         limits = [side.limit for side in self._matcher.sides]
@@ -167,7 +158,7 @@ class SyncPort:
 
     def _add(self, index: int, port: InputPort, event: Input) -> None:
         if self._by_timestamp:
-            stamp = timestamp_of(event)
+            stamp = self._timestamps[index](event) // 1000
         else:
             self._arrivals += 1
             stamp = self._arrivals

@@ -165,6 +165,7 @@ class Session:
             paths=self.paths,
         )
         inbox.parameters = self.config.parameters
+        inbox.other_clocks = self.config.other_clocks
         inbox.epoch_ns = epoch_ns
         inbox.on_frame = _weakly(self._handle)
         inbox.on_detached = _weakly(self._detached)

@@ -1,0 +1,79 @@
+"""The ``timestamp`` of a message, as a time on the clock of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final
+
+from dora.node.events import Input, Reference
+from dora.transport.board import CLOCK_OFFSET, WORDS, signed
+from dora.wire.message import METADATA_SIZE, Message
+from dora.wire.metadata import MetadataError, as_nanoseconds
+from dora.wire.node_config import InputConfig
+from dora.wire.trail import origin_id, output_of
+
+_STAMP: Final = b"timestamp"
+
+Timestamp = Callable[[Input], int]
+"""Returns the timestamp of a message in nanoseconds since the Unix epoch."""
+
+
+def timestamp_ns(event: Input) -> int:
+    """Return the timestamp as it was written: that of the metadata, else the time of sending."""
+    given = _given(event)
+    return event._content.time_ns if given is None else given
+
+
+def timestamps(item: InputConfig, other_clocks: Mapping[int, int], words: memoryview) -> Timestamp:
+    """Return what gives the timestamps of an input's messages on the clock of this machine.
+
+    ``other_clocks``: as in `NodeConfig`. ``words``: of the board.
+    """
+    if not (other_clocks or item.machine):
+        return timestamp_ns
+    return _OtherClocks(item, other_clocks, words).timestamp_ns
+
+
+class _OtherClocks:
+    """Takes the offsets of clocks off timestamps.
+
+    A time of sending is on the clock of the machine that sent the message. Nodes pass the key ``timestamp``
+    on, so that one is on the clock of the machine where the data was made: of the output that is the
+    message's origin.
+    """
+
+    def __init__(self, item: InputConfig, other_clocks: Mapping[int, int], words: memoryview) -> None:
+        self._words = words
+        self._offsets = {output: slot * WORDS + CLOCK_OFFSET for output, slot in other_clocks.items()}
+        self._sender: int | None = None  # the word with the offset of the machine that sends
+        if item.machine:
+            self._sender = item.output_slot * WORDS + CLOCK_OFFSET
+            self._offsets[origin_id(item.source)] = self._sender
+
+    def timestamp_ns(self, event: Input) -> int:
+        content = event._content
+        given = _given(event)
+        if given is None:
+            given, word = content.time_ns, self._sender
+        else:
+            header = content.header
+            word = self._sender if header is None else self._offsets.get(output_of(header))
+        return given if word is None else given + signed(self._words[word])
+
+
+def _given(event: Input) -> int | None:
+    """Return the timestamp of the metadata, if it has one."""
+    content = event._content
+    try:
+        if isinstance(content, Message):
+            if not content.header[METADATA_SIZE] or _STAMP not in content.metadata:
+                return None
+            stamp = event["metadata"]["timestamp"]
+        elif isinstance(content, Reference):
+            stamp = content.metadata().get("timestamp")
+        else:
+            stamp = event["metadata"]["timestamp"]
+    except MetadataError:  # the program gets the error when it reads the event
+        return None
+    return as_nanoseconds(stamp) if isinstance(stamp, datetime) else None
