@@ -17,6 +17,8 @@ from tokens import TOKEN
 from waiting import wait_until
 
 DORA = (sys.executable, "-P", "-m", "dora")
+_LOOK_FOR_RUNS = {"node", "param", "top", "topic"}
+_COMMAND_SERVER = Path(__file__).with_name("command_server.py")
 
 
 class Spread:
@@ -32,6 +34,7 @@ class Spread:
             **env,
         }
         self.processes: dict[str, subprocess.Popen[Any]] = {}
+        self._command_servers: dict[str, subprocess.Popen[str]] = {}  # host → process, gone with the host
 
     def background(
         self, host: Host, name: str, *arguments: str, env: Mapping[str, str] | None = None
@@ -59,15 +62,35 @@ class Spread:
     def dora(self, *arguments: str, status: int | None = 0, host: Host | None = None) -> str:
         """Run a command on a host, the first one by default; returns all that it printed.
 
-        What asks the coordinator only, and not a run on the host itself, needs no process there.
+        What only asks the coordinator runs in the process of the test. What also looks for runs on its host
+        runs there, in one process for all commands that return.
         """
-        if host is not None or arguments[0] in ("node", "param") or needs_a_process(*arguments):
+        if arguments[0] in _LOOK_FOR_RUNS or (host is not None and not needs_a_process(*arguments)):
+            found, printed = self._ask_server(host or self.first, arguments)
+        elif needs_a_process(*arguments):
             host = host or self.first
             return host.run([*DORA, *arguments], env=self.env, status=status, cwd=self.folder)
-        env = self.first.environment(self.env)
-        found, printed = run_command(*arguments, folder=self.folder, env=env)
+        else:
+            env = self.first.environment(self.env)
+            found, printed = run_command(*arguments, folder=self.folder, env=env)
         assert status is None or found == status, f"{arguments}: {printed}"
         return printed
+
+    def _ask_server(self, host: Host, arguments: tuple[str, ...]) -> tuple[int, str]:
+        if (server := self._command_servers.get(host.name)) is None:
+            server = self._command_servers[host.name] = host.popen(
+                [sys.executable, "-P", _COMMAND_SERVER],
+                env=self.env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=self.folder,
+            )
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(json.dumps(arguments) + "\n")
+        server.stdin.flush()
+        found, printed = json.loads(server.stdout.readline())
+        return found, printed
 
     def machines(self) -> dict[str, Any]:
         printed = self.dora("status", "--format", "json", status=None)
