@@ -10,7 +10,7 @@ from clock import MILLISECOND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora.node.events import Event, Input, InputClosed
+from dora.node.events import DeadlineMet, DeadlineMissed, Event, Input, InputClosed
 from dora.node.receive import safe_state
 from dora.node.receive.safe_state import SafeStateInput
 from dora.transport.board import SENT, WORDS
@@ -29,7 +29,10 @@ class _Board:
 
 
 class _Port:
-    """A port with a queue; messages are numbered before they arrive, as those of a real sender."""
+    """A port with a queue; messages are numbered before they arrive, as those of a real sender.
+
+    The deadline is missed when a step says so, and something may happen right behind it.
+    """
 
     def __init__(self) -> None:
         self.id, self.is_data, self.open, self.detached = "in", True, True, False
@@ -37,9 +40,20 @@ class _Port:
         self.on_the_way: deque[int] = deque()
         self.numbered = self.dropped = 0
         self.source_ended = False
+        self.is_late = self.was_late = False
+        self.behind_the_miss = ""
 
     def poll(self) -> Event | None:
+        if self.is_late:
+            self.is_late, self.was_late = False, True
+            if self.behind_the_miss:
+                self.arrive()
+            self.source_ended |= self.behind_the_miss == "close"
+            return DeadlineMissed("in", 0.0)
         if self.queue:
+            if self.was_late:
+                self.was_late = False
+                return DeadlineMet("in", 0.0)
             event = Input({"kind": "dora", "type": "INPUT", "id": "in"})
             event._content = _Content(self.queue.popleft())  # type: ignore[assignment]
             return event
@@ -68,19 +82,22 @@ class _Port:
 
 
 STEPS = st.lists(
-    st.sampled_from(["number", "arrive", "send", "poll", "poll", "poll", "fail", 15, 25]),
+    st.sampled_from(
+        ["number", "arrive", "send", "poll", "poll", "poll", "fail", 15, 25, "miss", "miss, arrive"]
+    ),
     min_size=5,
     max_size=40,
 )
 
 
 @settings(deadline=None, max_examples=200)
-@given(STEPS, STEPS, st.sampled_from([{"failed"}, {"silent"}, {"failed", "silent"}]))
+@given(STEPS, STEPS, st.sets(st.sampled_from(["failed", "silent", "deadline"]), min_size=1))
 def test_the_events_of_a_port_with_a_safe_state_fit_together(
     steps: list[Any], after_the_end: list[Any], when: set[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         _run([*steps, "close", *after_the_end], when, patch)
+        _run([*steps, "miss, close", "poll", *after_the_end], when, patch)
         _run(steps, when, patch)
 
 
@@ -109,7 +126,12 @@ def _run(steps: list[Any], when: set[str], patch: pytest.MonkeyPatch) -> None:
         elif step == "close":
             port.arrive()
             port.source_ended = True
-        elif not port.source_ended:
+        elif port.source_ended:
+            pass
+        elif step.startswith("miss"):
+            if not port.queue:
+                port.is_late, port.behind_the_miss = True, step.partition(", ")[2]
+        else:
             if step != "arrive":
                 port.number()
             if step != "number":
@@ -145,6 +167,8 @@ def _run(steps: list[Any], when: set[str], patch: pytest.MonkeyPatch) -> None:
                     last, delivered = number, delivered + 1
                 else:
                     assert kinds[index - 1] == "SAFE_STATE_ENTERED"
+            case "INPUT_CLOSED":
+                assert is_safe or "failed" not in when
     assert kinds.count("INPUT_CLOSED") == (1 if not port.open else 0)
     assert delivered + port.dropped + len(port.queue) + len(port.on_the_way) == port.numbered
     assert told == [kind == "SAFE_STATE_ENTERED" for kind in kinds if kind.startswith("SAFE_STATE")]

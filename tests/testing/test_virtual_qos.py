@@ -146,6 +146,40 @@ def test_messages_between_operators_of_one_process_have_the_same_rules() -> None
     assert got[:2] == [1, 3]
 
 
+def test_what_a_group_drops_of_an_operator_of_the_same_process_counts_as_dropped() -> None:
+    class Source:
+        def on_event(self, event: Any, send_output: Any) -> DoraStatus:
+            if event["type"] == "INPUT":
+                send_output("out", event["value"], event["metadata"])
+            return DoraStatus.CONTINUE
+
+    class Sink:
+        def on_event(self, event: Any, send_output: Any) -> DoraStatus:  # noqa: ARG002
+            return DoraStatus.CONTINUE
+
+    builder = DataflowBuilder("test")
+    feeder = builder.add_node("feeder", path="dynamic")
+    go, never = feeder.add_output("go"), feeder.add_output("never")
+    source, sink = Operator("source", python="source.py"), Operator("sink", python="sink.py")
+    builder.add_node("runtime").add_operator(source).add_operator(sink)
+    source.add_input("go", go)
+    sink.add_input("in", source.add_output("out"), queue_size=2, deadline="10s")
+    sink.add_input("never", never)
+    sink.add_sync("in", "never", tolerance="5ms")
+
+    def feed() -> None:
+        with Node() as node:
+            for index in range(5):
+                node.send_output("go", pa.array([index]))
+                time.sleep(0.1)
+
+    nodes: dict[str, Any] = {"feeder": feed, "runtime": {"source": Source, "sink": Sink}}
+    with VirtualDataflow(builder, nodes=nodes) as flow:
+        flow.run()
+        (link,) = [link for link in flow.result.links if link.link.endswith("sink/in")]
+    assert (link.received, link.dropped, link.unmatched) == (2, 3, 2)
+
+
 def test_messages_that_are_too_old_are_in_no_set_and_the_events_of_deadlines_come_beside_sets() -> None:
     seen: list[tuple[float, Any]] = []
 

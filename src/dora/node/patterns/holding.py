@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable
 
 from dora.node.events import Event, Input
 from dora.node.receive.inbox import Inbox
-from dora.node.receive.input_port import LinkPort
+from dora.node.receive.input_port import InputPort, WrappingInput
 from dora.wire.correlation import kept_metadata
 from dora.wire.metadata import MetadataError
 
 
-class HoldingInput(ABC):
+class HoldingInput(WrappingInput):
     """Wraps the port of an input. The held events are a queue under the contract of the input."""
 
-    def __init__(self, port: LinkPort, queue_size: int, keep: Iterable[str] = ()) -> None:
+    def __init__(self, port: InputPort, queue_size: int, keep: Iterable[str] = ()) -> None:
         """``queue_size``: messages that are held; of more, the oldest is dropped that need not be kept."""
-        self.id: str = port.id
-        self.is_data: bool = port.is_data
-        self._port = port
+        super().__init__(port)
         self._queue_size = queue_size
         self._is_kept = kept_metadata(keep)
         self._held: deque[Event] = deque()
@@ -37,10 +35,6 @@ class HoldingInput(ABC):
     @property
     def open(self) -> bool:
         return bool(self._held) or self._port.open
-
-    @property
-    def detached(self) -> bool:
-        return self._port.detached
 
     def poll(self) -> Event | None:
         if not self._held:
@@ -72,27 +66,12 @@ class HoldingInput(ABC):
         except MetadataError:  # the program gets the error when it reads the event
             return True
 
-    def count_as_dropped(self) -> None:
-        self._port.count_as_dropped()
-
     def ready(self) -> bool:
         return bool(self._held) or self._port.ready()
-
-    def wake_at(self) -> int | None:
-        return self._port.wake_at()
-
-    def source_closed(self) -> None:
-        self._port.source_closed()
 
     def source_back(self, node_id: str) -> bool:
         was_open = self.open
         return self._port.source_back(node_id) and not was_open
-
-    def stop(self) -> None:
-        self._port.stop()
-
-    def detach(self) -> None:
-        self._port.detach()
 
     def close(self) -> None:
         self._held.clear()

@@ -26,7 +26,7 @@ from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
 from dora.node.events import Event, Input, InputClosed
 from dora.node.patterns.holding import HoldingInput, holding_inputs
 from dora.node.receive.inbox import Inbox
-from dora.node.receive.input_port import LinkPort
+from dora.node.receive.input_port import InputPort
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import GOAL_ID, REQUEST_ID, uuid7
 from dora.wire.metadata import MetadataError
@@ -127,7 +127,7 @@ class Exchange(ABC):
 class ReplyInput(HoldingInput):
     """A port that wraps another one and passes answers to their exchanges; holds the other events."""
 
-    def __init__(self, port: LinkPort, config: InputConfig, replies: Replies) -> None:
+    def __init__(self, port: InputPort, config: InputConfig, replies: Replies) -> None:
         size = sys.maxsize if config.policy == "backpressure" else config.queue_size
         super().__init__(port, size, config.keep)
         self._source_node = config.source.partition("/")[0]
@@ -228,7 +228,6 @@ class Replies:
         for input_id in found:
             if input_id not in self._ports:  # from now on, an exchange may wait for its messages
                 link = self._inbox.ports[input_id]
-                assert isinstance(link, LinkPort)
                 self._ports[input_id] = ReplyInput(link, links[input_id], self)
                 self._inbox.replace(self._ports[input_id])
         return found

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dora.node.events import Event, Input
 from dora.node.patterns.holding import HoldingInput, holding_inputs
 from dora.node.receive.inbox import Inbox
-from dora.node.receive.input_port import LinkPort
+from dora.node.receive.input_port import InputPort
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, NodeConfig
 
@@ -23,7 +23,7 @@ class WatchedInput(HoldingInput):
     receive is no loss, and a sender under back-pressure does not wait for the program.
     """
 
-    def __init__(self, port: LinkPort, config: InputConfig, take: Take) -> None:
+    def __init__(self, port: InputPort, config: InputConfig, take: Take) -> None:
         super().__init__(port, config.queue_size, config.keep)
         self.take = take
 
@@ -59,7 +59,6 @@ class InputWatch:
             watched.take = take_and_wake
             return
         port = self._inbox.ports[input_id]
-        assert isinstance(port, LinkPort)
         self._watched[input_id] = WatchedInput(port, self._configs[input_id], take_and_wake)
         self._inbox.replace(self._watched[input_id])
 

@@ -11,7 +11,7 @@ from typing import Any
 from dora.node.events import BudgetMissed, Event, Input
 from dora.node.patterns.holding import HoldingInput
 from dora.node.receive.inbox import Inbox
-from dora.node.receive.input_port import LinkPort
+from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import PathMeter
 from dora.wire.hops import HopFinder, hop_text
 from dora.wire.message import ORIGIN_NS, Header
@@ -30,7 +30,7 @@ class BudgetInput(HoldingInput):
 
     def __init__(
         self,
-        port: LinkPort,
+        port: InputPort,
         item: InputConfig,
         meter: PathMeter,
         on_miss: OnMiss,
@@ -78,9 +78,7 @@ class BudgetInput(HoldingInput):
 
 def wrap(inbox: Inbox, item: InputConfig, meter: PathMeter, on_miss: OnMiss) -> None:
     """Put a `BudgetInput` in the place of the port of an input."""
-    port = inbox.ports[item.id]
-    assert isinstance(port, LinkPort)
-    inbox.replace(BudgetInput(port, item, meter, on_miss))
+    inbox.replace(BudgetInput(inbox.ports[item.id], item, meter, on_miss))
 
 
 class _Path:

@@ -1,8 +1,9 @@
-"""The interface of the ports of an inbox: one per input, whatever its source."""
+"""The interface of the ports of an inbox: one per input, whatever its source; and of what wraps a port."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Protocol
 
 from dora.node.events import Event
 
@@ -56,10 +57,53 @@ class InputPort(Protocol):
     def close(self) -> None: ...
 
 
-@runtime_checkable
-class LinkPort(InputPort, Protocol):
-    """The port of an input that a link feeds."""
+class WrappingInput(ABC):
+    """A port that takes its events from another port of the same input; the rest is left to that port.
+
+    A subclass that holds events of its own answers for them: in `open`, `ready`, `close` and `poll`.
+    """
+
+    def __init__(self, port: InputPort) -> None:
+        self.id: str = port.id
+        self.is_data: bool = port.is_data
+        self._port = port
+
+    @abstractmethod
+    def poll(self) -> Event | None: ...
+
+    @property
+    def detached(self) -> bool:
+        return self._port.detached
+
+    @property
+    def open(self) -> bool:
+        return self._port.open
+
+    @property
+    def taken(self) -> int:
+        """The number of the last value from an operator of the same process, else 0."""
+        return getattr(self._port, "taken", 0)
+
+    def ready(self) -> bool:
+        return self._port.ready()
+
+    def wake_at(self) -> int | None:
+        return self._port.wake_at()
+
+    def source_closed(self) -> None:
+        self._port.source_closed()
+
+    def source_back(self, node_id: str) -> bool:
+        return self._port.source_back(node_id)
+
+    def stop(self) -> None:
+        self._port.stop()
+
+    def detach(self) -> None:
+        self._port.detach()
 
     def count_as_dropped(self) -> None:
-        """Count a message that was polled here, and dropped before its delivery."""
-        ...
+        self._port.count_as_dropped()
+
+    def close(self) -> None:
+        self._port.close()

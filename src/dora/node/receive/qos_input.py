@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from dora.node.events import DeadlineMet, DeadlineMissed, Event, Input, InputClosed, Reference
+from dora.node.receive.input_port import WrappingInput
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
 from dora.node.receive.qos import Deadline, Thinning
@@ -34,8 +35,10 @@ _wall = time.time_ns
 _AT_ONCE: Final = 1000  # messages that one poll takes at most; the sender may be faster than this loop
 
 
-class QosInput:
+class QosInput(WrappingInput):
     """Watches the pauses between messages, and leaves out old ones and those that come too fast."""
+
+    _port: LinkInput | LocalInput
 
     def __init__(
         self,
@@ -45,9 +48,7 @@ class QosInput:
         other_clocks: Mapping[int, int] = {},
     ) -> None:
         """``other_clocks``: as in `NodeConfig`."""
-        self.id: str = port.id
-        self.is_data: bool = port.is_data
-        self._port = port
+        super().__init__(port)
         self._next: deque[Event] = deque()  # to be given out before anything else
         self._deadline = Deadline(config.deadline_ns) if config.deadline_ns else None
         self._is_watched = True  # False once the source has ended: then no deadline is missed any more
@@ -215,10 +216,6 @@ class QosInput:
     def open(self) -> bool:
         return bool(self._next) or self._port.open
 
-    @property
-    def detached(self) -> bool:
-        return self._port.detached
-
     def look_ahead(self) -> None:
         """Find out whether the next message is given out; `ready` needs that."""
         if not self._next and (event := self.poll()) is not None:
@@ -235,10 +232,6 @@ class QosInput:
             times.append(self._thinning.due_at())
         return min((at for at in times if at is not None), default=None)
 
-    def count_as_dropped(self) -> None:
-        if isinstance(self._port, LinkInput):
-            self._port.count_as_dropped()
-
     def source_closed(self) -> None:
         self._unwatch()
         self._port.source_closed()
@@ -249,11 +242,6 @@ class QosInput:
             if self._deadline is not None:
                 self._deadline.disarm()
         return self._port.source_back(node_id)
-
-    @property
-    def taken(self) -> int:
-        """The number of the last value from an operator of the same process, else 0."""
-        return self._port.taken if isinstance(self._port, LocalInput) else 0
 
     def stop(self) -> None:
         self._end()

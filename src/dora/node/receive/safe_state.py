@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from dora.node.events import (
     BudgetMissed,
+    DeadlineMet,
     DeadlineMissed,
     Event,
     Input,
@@ -24,7 +25,7 @@ from dora.node.events import (
     SafeStateEntered,
     SafeStateLeft,
 )
-from dora.node.receive.input_port import InputPort
+from dora.node.receive.input_port import InputPort, WrappingInput
 from dora.transport.board import IN_SAFE_STATE, SAFE_STATES, SENT, WORDS, Board
 from dora.wire.node_config import InputConfig, SafeStateConfig
 
@@ -73,16 +74,13 @@ class Silence:
         return self.due_at is not None and now >= self.due_at
 
 
-class SafeStateInput:
+class SafeStateInput(WrappingInput):
     """Gives out the safe value of its source while that does not send."""
 
-    def __init__(self, port: Any, config: InputConfig, board: Board, on_change: OnChange) -> None:
+    def __init__(self, port: InputPort, config: InputConfig, board: Board, on_change: OnChange) -> None:
         """``port``: of the link, or one that wraps it."""
         assert config.safe_state is not None
-        self.id: str = port.id
-        self.is_data: bool = port.is_data
-        self._port: InputPort = port
-        self._count_as_dropped: Callable[[], None] = port.count_as_dropped
+        super().__init__(port)
         self._next: deque[Event] = deque()  # to be given out before anything else
         self._config = config.safe_state
         self._when = frozenset(config.safe_state.when)
@@ -125,13 +123,13 @@ class SafeStateInput:
         """Return what comes of a message in the safe state, or of a late one; None if it is dropped."""
         if self._exceeds:
             self._exceeds = False
-            self._count_as_dropped()
+            self.count_as_dropped()
             if self._reason:
                 return None
             self._enter("budget")
             return self._next.popleft()
         if self._is_stale(event):
-            self._count_as_dropped()
+            self.count_as_dropped()
             return None
         return self._leave(event)
 
@@ -146,9 +144,7 @@ class SafeStateInput:
             return self._poll_silent() if self._silence is not None else None
         if isinstance(event, DeadlineMissed):
             return self._miss(event)
-        if isinstance(event, InputClosed) and not self._port.open:
-            return self._close(event)
-        return event
+        return self._close(event) if isinstance(event, InputClosed) else event
 
     def _is_stale(self, event: Input) -> bool:
         return 0 < event.sequence <= self._last_stale
@@ -168,15 +164,23 @@ class SafeStateInput:
 
     def _miss(self, missed: DeadlineMissed) -> Event:
         """Begin the safe state after a missed deadline, unless the late message is there already."""
-        if not (self._reason or self._stopped):
-            if (following := self._port.poll()) is not None:
-                self._next.append(following)
-            else:
-                self._enter("deadline")
+        if self._reason or self._stopped:
+            return missed
+        following = self._port.poll()
+        if isinstance(following, DeadlineMet):
+            self._next.append(following)
+            return missed
+        self._enter("deadline")
+        if isinstance(following, InputClosed):  # it has come at this very moment
+            self._next.appendleft(self._close(following))
+        elif following is not None:
+            self._next.append(following)
         return missed
 
     def _close(self, closed: InputClosed) -> Event:
-        """Give out the safe value before the closing: the sender will send no more."""
+        """Give out the safe value before the closing, if the sender will send no more."""
+        if self._port.open:  # it was closed by its `input_timeout`
+            return closed
         if not self._stopped:
             self._enter("failed")
         self._next.append(closed)
@@ -188,23 +192,21 @@ class SafeStateInput:
         """Begin the safe state because the source has failed; queued messages are older, and dropped."""
         if "failed" not in self._when or self._stopped or self._reason:
             return
-        for waiting in self._next:
-            if isinstance(waiting, Input):
-                self._count_as_dropped()
+        waiting, closed = list(self._next), False
+        while len(waiting) < _AT_ONCE and (event := self._port.poll()) is not None:
+            waiting.append(event)
         self._next.clear()
-        closed: InputClosed | None = None
-        for _ in range(_AT_ONCE):
-            event = self._port.poll()
-            if event is None:
-                break
+        for event in waiting:
             if isinstance(event, Input):
-                self._count_as_dropped()
-            elif isinstance(event, InputClosed):
-                closed = event
+                self.count_as_dropped()
+            elif isinstance(event, InputClosed) and not self._port.open:
+                closed = True
+            elif not isinstance(event, BudgetMissed):  # its message is dropped
+                self._next.append(event)
         self._exceeds = False
         self._enter("failed")
-        if closed is not None:
-            self._next.append(closed)
+        if closed:
+            self._next.append(InputClosed(self.id))
 
     # ------------------------------------------------------------------ the safe state
 
@@ -242,10 +244,6 @@ class SafeStateInput:
     def open(self) -> bool:
         return bool(self._next) or self._port.open
 
-    @property
-    def detached(self) -> bool:
-        return self._port.detached
-
     def ready(self) -> bool:
         if self._next or self._port.ready():
             return True
@@ -255,12 +253,6 @@ class SafeStateInput:
         at = self._port.wake_at()
         due_at = None if self._silence is None else self._silence.due_at
         return at if due_at is None else due_at if at is None else min(at, due_at)
-
-    def count_as_dropped(self) -> None:
-        self._count_as_dropped()
-
-    def source_closed(self) -> None:
-        self._port.source_closed()
 
     def source_back(self, node_id: str) -> bool:
         reopens = self._port.source_back(node_id)
