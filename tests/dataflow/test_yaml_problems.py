@@ -620,6 +620,48 @@ def test_bad_paths(marked: str, message: str, hint: str) -> None:
     check(PATHS + marked, message, hint)
 
 
+ON_THE_WAY = """nodes:
+  - {id: a, path: a.py, outputs: [x]}
+  - {id: b, path: b.py, inputs: {i: a/x, other: a/x}, outputs: [y], sync: [GROUP]}
+  - {id: c, path: c.py, inputs: {i: b/y, back: d/y}, outputs: [y]}
+  - {id: d, path: d.py, inputs: {i: c/y}, outputs: [y]}
+  - {id: e, path: e.py, inputs: {i: {source: d/y, max_age: 30ms}}}
+paths:
+  - {from: a/x, to: e/i, budget: 40ms}
+  - PART
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "part", "warning"),
+    [
+        ("{inputs: [i, other], by: arrival}", "{from: b/y, to: d/i, budget: 40ms}", None),
+        (
+            "{inputs: [i, other], by: arrival}",
+            "{from: c/y, to: d/i, budget: 41ms}",
+            "8:34: the budget of 40ms from `a/x` to `e/i` may be missed although nothing is late on the "
+            "way: 41ms from `c/y` to `d/i` are allowed",
+        ),
+        (
+            "{inputs: [i, other], tolerance: 1ms, timeout: 20ms}",
+            "{from: b/y, to: d/i, budget: 15ms}\n  - {from: d/y, to: e/i, budget: 6ms}",
+            "8:34: the budget of 40ms from `a/x` to `e/i` may be missed although nothing is late on the "
+            "way: 20ms for a set of `b/i`, 15ms from `b/y` to `d/i`, 6ms from `d/y` to `e/i` add up "
+            "to 41ms",
+        ),
+        (
+            "{inputs: [i, other], by: arrival}",
+            "{from: d/y, to: e/i, budget: 30ms}",
+            "9:34: the budget of 30ms from `d/y` to `e/i` is never missed, because the input has "
+            "`max_age: 30ms`, and gets no older messages",
+        ),
+    ],
+)
+def test_a_budget_fits_the_other_times_on_its_path(group: str, part: str, warning: str | None) -> None:
+    text = ON_THE_WAY.replace("GROUP", group).replace("PART", part)
+    assert warned(text)[1] == ([] if warning is None else [warning])
+
+
 TIMED = """nodes:
   - id: source
     path: s.py

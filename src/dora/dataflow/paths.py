@@ -54,7 +54,7 @@ class DataGraph:
         if source == last:
             return {source}
         behind = self.behind()
-        after = _reached(behind, self._fed_by(source))
+        after = _reached(behind, self.fed_by(source))
         before = _reached(_turned(behind), [self.vertex(last)])
         if self.vertex(last) not in after:
             return set()
@@ -63,11 +63,12 @@ class DataGraph:
             for vertex in after & before
             for output in self.outputs.get(vertex, ())
             if output != source
-            and (output == last or any(vertex in before for vertex in self._fed_by(output)))
+            and (output == last or any(vertex in before for vertex in self.fed_by(output)))
         }
         return {source, last, *on_the_way}
 
-    def _fed_by(self, output: NodeOutput) -> list[Vertex]:
+    def fed_by(self, output: NodeOutput) -> list[Vertex]:
+        """Return the vertices that get data from an output directly."""
         return [vertex for vertex, sources in self.feeds.items() if output in sources]
 
 
@@ -109,7 +110,7 @@ def most_passes(nodes: Iterable[NodeSpec]) -> dict[Vertex, int]:
     longest way to the vertex has vertices, each once, has been there before.
     """
     behind = DataGraph(nodes).behind()
-    circles = _circles(behind)
+    circles = circles_of(behind)
     circle_of = {vertex: number for number, circle in enumerate(circles) for vertex in circle}
     before = _turned(behind)
     longest: list[int] = []  # by circle, in the order of data: the vertices on the way to its last vertex
@@ -148,7 +149,7 @@ def _turned(following: Mapping[Vertex, Iterable[Vertex]]) -> dict[Vertex, set[Ve
     return turned
 
 
-def _circles(following: Mapping[Vertex, Iterable[Vertex]]) -> list[list[Vertex]]:
+def circles_of(following: Mapping[Vertex, Iterable[Vertex]]) -> list[list[Vertex]]:
     """Return the strongly connected components, in the order of data (Kosaraju's algorithm)."""
     order: list[Vertex] = []
     seen: set[Vertex] = set()

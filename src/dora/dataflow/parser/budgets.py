@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import get_args
 
 from dora.dataflow.model import NodeOutput, NodeSpec, OnMiss, PathBudget, TimerSource
+from dora.dataflow.parser.budget_times import check_budget_times
 from dora.dataflow.parser.field_types import ChoiceType, DurationType, IntegerType, TextType
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
 from dora.dataflow.paths import DataGraph
@@ -57,9 +58,9 @@ def budgets_of(
     report: ProblemReport,
     has_safe_state: Callable[[NodeOutput], bool],
 ) -> tuple[PathBudget, ...]:
-    """Return the budgets of paths that exist, and report the others."""
+    """Return the budgets of paths that exist; report the others, and warn of times that do not fit."""
     graph = DataGraph(nodes)
-    found: dict[tuple[NodeOutput, str], PathBudget] = {}
+    found: dict[tuple[NodeOutput, str], tuple[PathBudget, CheckedBlock]] = {}
     for block in blocks:
         budget = _budget(block, graph, report, has_safe_state)
         if budget is None:
@@ -71,8 +72,9 @@ def budgets_of(
                 f"there are two budgets from `{budget.source}` to `{budget.sink}`",
                 "keep the one that is meant",
             )
-        found.setdefault(key, budget)
-    return tuple(found.values())
+        found.setdefault(key, (budget, block))
+    check_budget_times(dict(found.values()), graph, report)
+    return tuple(budget for budget, _ in found.values())
 
 
 def _budget(
