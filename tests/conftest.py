@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Each process under test loads a hundred modules. To compile them takes 0.4 s of processor time, so the
+# bytecode is kept, though images of containers often forbid it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # The same examples in each run, however slow the machine is at the moment.
 settings.register_profile("dora", deadline=None, derandomize=True)
 settings.load_profile("dora")

@@ -82,6 +82,7 @@ PROGRAM_CASES = {
         },
         facts=11,
     ),
+    "hash_seed": short("print(hash('text'))\n", env={"PYTHONHASHSEED": "7"}),
     "one_thread_of_blas": Case({"path": "blas_threads.py", "env": {"OMP_NUM_THREADS": "1"}}, facts=2),
     "two_threads_of_blas": Case({"path": "blas_threads.py", "env": {"OPENBLAS_NUM_THREADS": "2"}}, facts=2),
     "large_environment": Case(
