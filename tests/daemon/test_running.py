@@ -177,7 +177,7 @@ def test_nodes_that_do_not_end_after_a_stop_are_named_in_the_log(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dora.daemon.daemon.SLOW_STOP_AFTER", 0.01)
-    first, again = when("up", interrupt), when("waiting for", interrupt)
+    first, again = when("up", interrupt), when("still waiting for", interrupt)
 
     def on_entry(entry: LogEntry) -> None:
         first(entry)

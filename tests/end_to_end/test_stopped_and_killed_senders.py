@@ -46,17 +46,17 @@ for event in node:
 MOTOR = """
 from dora import Node
 
-safe_states = 0
+has_failed = False
 for event in Node():
     if event["type"] == "INPUT":
         reason = event["metadata"].get("safe_state")
         if reason:
             print("safe", reason, event["value"].to_pylist(), event["value"].type)
-        elif safe_states == 2:
-            break
+            has_failed = has_failed or reason == "failed"
     elif event["type"] == "SAFE_STATE_LEFT":
-        safe_states += 1
         print("left")
+        if has_failed:
+            break
 """
 
 

@@ -12,7 +12,8 @@ import pytest
 from flow import Flow, link
 from waiting import TIMEOUT
 
-from dora.daemon.supervisor.result import DataflowResult
+import dora
+from dora.daemon.logs.entry import LogEntry
 
 pytestmark = pytest.mark.processes
 
@@ -173,7 +174,13 @@ def test_a_waiting_sender_receives_the_stop_and_cleans_up(flow: Flow, engine: st
 
 def test_a_stop_releases_a_waiting_sender_and_counts_unsent_messages(flow: Flow) -> None:
     output = make_flow(flow, "a loop without events")
-    result: DataflowResult = flow.run(stop_after=8.0)
+
+    def stop_when_blocked(entry: LogEntry) -> None:
+        flow.entries.append(entry)
+        if (entry.node_id, entry.message) == ("sender", "blocked"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result = dora.run(flow.write(), on_log=stop_when_blocked)
     assert flow.printed("sender")[-1] == "cleaned up"
     assert flow.printed("receiver") == ["received 3"]
     report = link(result, f"{output} -> receiver/in")
