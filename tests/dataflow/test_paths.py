@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
+from dora.dataflow.edit import make_change
+from dora.dataflow.loader import parse
 from dora.dataflow.model import InputSpec, NodeOutput, NodeSpec, OperatorSpec
-from dora.dataflow.paths import DataGraph, most_passes
+from dora.dataflow.paths import DataGraph, budgets_of, most_passes
+from dora.wire.operations import ConnectOperation, DisconnectOperation, RemoveOperation
 
 
 def node(name: str, *sources: str) -> NodeSpec:
@@ -66,3 +71,34 @@ def test_the_outputs_between_two_are_those_of_all_ways() -> None:
     assert {output.node for output in between} == {"camera", "left", "right", "join"}
     assert paths.between(NodeOutput("clock", "out"), NodeOutput("join", "out")) == set()
     assert paths.between(NodeOutput("join", "out"), NodeOutput("camera", "out")) == set()
+
+
+BUDGET = """
+nodes:
+  - {id: a, path: a.py, outputs: [out]}
+  - {id: b, path: b.py, inputs: {in: a/out}, outputs: [out]}
+  - {id: c, path: c.py, inputs: {in: b/out}}
+paths: [{from: a/out, to: c/in, budget: 40ms}]
+"""
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        DisconnectOperation("b/out", "c/in"),
+        DisconnectOperation("a/out", "b/in"),
+        RemoveOperation("a"),
+        RemoveOperation("b"),
+        RemoveOperation("c"),
+    ],
+)
+def test_a_budget_is_without_effect_while_its_path_is_cut(
+    cut: DisconnectOperation | RemoveOperation,
+) -> None:
+    running = parse(BUDGET, working_dir="/w", environ={})
+    assert list(budgets_of(running)[0]) == ["c/in"]
+    cut_off = make_change(cut, running, {}).dataflow
+    assert budgets_of(cut_off) == ({}, set())
+    if isinstance(cut, DisconnectOperation):
+        again = make_change(ConnectOperation(cut.source, cut.target), cut_off, {}).dataflow
+        assert budgets_of(again) == budgets_of(running)

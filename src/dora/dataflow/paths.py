@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec, Source
 from dora.wire.node_config import BudgetConfig, HopConfig
 from dora.wire.trail import MOST_PASSES, origin_id
 
@@ -36,6 +36,11 @@ class DataGraph:
             for item in node.inputs:
                 if isinstance(item.source, NodeOutput) and item.source.node in self.nodes:
                     self.feeds.setdefault(vertex_of(node, item.id), set()).add(item.source)
+
+    def source_of(self, node_id: str, input_id: str) -> Source | None:
+        """Return what feeds an input; None if there is no such input."""
+        node = self.nodes.get(node_id)
+        return next((item.source for item in node.inputs if item.id == input_id), None) if node else None
 
     def vertex(self, output: NodeOutput) -> Vertex:
         """Return the vertex that sends on an output."""
@@ -73,16 +78,19 @@ class DataGraph:
 
 
 def budgets_of(dataflow: Dataflow) -> tuple[dict[str, list[BudgetConfig]], set[NodeOutput]]:
-    """Return the budgets of the paths to each input, and the outputs on any of these paths."""
+    """Return the budgets of the paths to each input, and the outputs on any of these paths.
+
+    A path that a change of the running dataflow has cut has none; it is back with its links.
+    """
     found: dict[str, list[BudgetConfig]] = {}
     stamped: set[NodeOutput] = set()
     if not dataflow.paths:
         return found, stamped
     graph = DataGraph(dataflow.nodes)
     for path in dataflow.paths:
-        item = next(item for item in graph.nodes[path.node].inputs if item.id == path.input)
-        assert isinstance(item.source, NodeOutput)
-        between = graph.between(path.source, item.source)
+        last = graph.source_of(path.node, path.input)
+        if not isinstance(last, NodeOutput) or not (between := graph.between(path.source, last)):
+            continue
         stamped |= between
         hops = [
             HopConfig(
@@ -95,7 +103,7 @@ def budgets_of(dataflow: Dataflow) -> tuple[dict[str, list[BudgetConfig]], set[N
                 ],
             )
             # The output that feeds the input is last.
-            for output in sorted(between, key=lambda each: (each == item.source, str(each)))
+            for output in sorted(between, key=lambda each: (each == last, str(each)))
         ]
         found.setdefault(path.sink, []).append(
             BudgetConfig(str(path.source), path.budget_ns, hops, path.on_miss, path.after)
