@@ -15,7 +15,13 @@ from dora import Node
 from dora.dataflow.model import OutputOptions, SafeState
 from dora.node.receive.safe_state import Silence
 from dora.transport.board import IN_SAFE_STATE, SAFE_STATES, SENT, STATE
-from dora.wire.node_protocol import NodeFailedFrame, SafeStateChanged, SafeStateFrame, SourceFailed
+from dora.wire.node_protocol import (
+    DetachInput,
+    NodeFailedFrame,
+    SafeStateChanged,
+    SafeStateFrame,
+    SourceFailed,
+)
 
 
 @pytest.fixture
@@ -148,6 +154,13 @@ def test_the_safe_value_follows_the_last_message_of_a_sender_that_ends(start_flo
     sender.send_output("out", b"last")
     daemon.close_inputs("b", "in")
     assert types(receiver) == ["INPUT", *IN, "INPUT_CLOSED", "STOP"]
+
+
+def test_the_safe_value_follows_the_last_message_of_a_link_that_is_removed(start_flow: StartFlow) -> None:
+    daemon, sender, receiver = start(start_flow, "failed")
+    sender.send_output("out", b"last")
+    daemon.send("b", DetachInput("in", 0))
+    assert types(receiver) == ["INPUT", *IN, "INPUT_CLOSED"]
 
 
 def test_a_stop_brings_no_safe_value(start_flow: StartFlow, clock: VirtualClock) -> None:

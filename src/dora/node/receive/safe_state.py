@@ -264,10 +264,6 @@ class SafeStateInput(WrappingInput):
         self._end()
         self._port.stop()
 
-    def detach(self) -> None:
-        self._end()
-        self._port.detach()
-
     def close(self) -> None:
         self._end()
         self._next.clear()
@@ -275,7 +271,7 @@ class SafeStateInput(WrappingInput):
         self._port.close()
 
     def _end(self) -> None:
-        """Begin no further safe state: this node stops, or wants no more messages."""
+        """Begin no further safe state: this node stops, or has closed the input."""
         self._stopped = True
         if self._silence is not None:
             self._silence.end()
