@@ -64,7 +64,12 @@ def arm(system: System) -> str:
 
 def test_the_record_follows_and_counts_for_a_restart(system: System, arm: str) -> None:
     assert system.dora("node", "add", "--from-yaml", "c.yml") == f"Node `c` added to dataflow {arm}\n"
-    assert system.dora("node", "connect", "a/out", "b/y", "--queue-size", "3") == "a/out -> b/y\n"
+    options = ("--queue-size", "3", "--rate", "1hz", "--keep", "stop")
+    assert system.dora("node", "connect", "a/out", "b/y", *options) == "a/out -> b/y\n"
+    shown = ("topic", "info", "a/out", "--duration", "0.1s")
+    wait_until(lambda: " thinned" in system.dora(*shown), "the new input to have its rate")
+    refused = system.dora("node", "connect", "a/out", "b/z", "--max-age", "5", status=1)
+    assert "<command line>:1:24: error: expected a duration with its unit, such as `50ms`" in refused
     assert system.dora("node", "disconnect", "a/out", "c/x") == "a/out -x- c/x\n"
     wait_until(lambda: system.client.dataflow(arm).nodes == ["a", "b", "c"], "the record with the new node")
     assert "its input `y` was connected to `a/out`" in system.dora("logs", "arm", "-n", "b")

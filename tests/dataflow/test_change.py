@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,35 @@ def test_a_link_is_added_and_removed(
     back = without_link(change.dataflow, DisconnectOperation(source, target)).dataflow
     assert back.nodes == running.nodes
     agrees(back)
+
+
+def test_a_new_link_may_have_the_options_of_an_input(running: Dataflow) -> None:
+    operation = ConnectOperation(
+        "a/o", "b/j", queue_policy="latest", deadline="50ms", max_age="1s", rate="100hz", keep=("s", "t")
+    )
+    change = with_link(running, operation)
+    fresh = change.dataflow.node("b").inputs[-1]
+    assert fresh.queue_policy == "latest"
+    assert (fresh.deadline_ns, fresh.max_age_ns, fresh.period_ns) == (50_000_000, 10**9, 10_000_000)
+    assert fresh.keep == ("s", "t")
+    agrees(change.dataflow)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deadline": "50"}, r":1:23: error: expected a duration with its unit, such as `50ms`"),
+        ({"queue_size": 3, "rate": "10"}, r":1:34: error: expected a rate with its unit, such as `10hz`"),
+        ({"max_age": "0s"}, r":1:22: error: expected a duration longer than zero"),
+        ({"keep": ("stop", "")}, r":1:31: error: .*a metadata key"),
+        ({"keep": ("stop",), "queue_policy": "backpressure"}, "`keep` is for queues that push messages"),
+    ],
+)
+def test_a_bad_option_of_a_new_link_names_its_place(
+    running: Dataflow, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataflowError, match=message):
+        with_link(running, ConnectOperation("a/o", "b/j", **options))
 
 
 def test_a_timer_may_be_connected(running: Dataflow) -> None:

@@ -155,21 +155,15 @@ def with_link(running: Dataflow, operation: ConnectOperation) -> Change:
                 f"dora node disconnect {item.source} {target}"
             )
     text = f"{source} -> {target}"
-    edit = _Edit(running, text, COMMAND_LINE, {}, operation.strict_types)
+    line, options = _options(operation, text)
+    edit = _Edit(running, line, COMMAND_LINE, {}, operation.strict_types)
     at = TextSpan(0, 0, 0, len(source))
     block = next(known for known in edit.nodes if _id_of(known) == node.id)
     assert isinstance(block, MappingNode)
     owner, short = _input_owner(block, node, input_id)
     link: YamlNode = ScalarNode.of(source, at)
-    fields = {"queue_size": operation.queue_size, "queue_policy": operation.queue_policy}
-    given = {name: value for name, value in fields.items() if value is not None}
-    if given:
-        entries = {"source": (ScalarNode.of("source", at), link)}
-        for name, value in given.items():
-            scalar = ScalarNode.of(str(value), at)
-            scalar.value, scalar.quoted = value, False
-            entries[name] = (ScalarNode.of(name, at), scalar)
-        link = MappingNode.of(entries, at)
+    if options:
+        link = MappingNode.of({"source": (ScalarNode.of("source", at), link), **options}, at)
     inputs = owner.get("inputs")
     if not isinstance(inputs, MappingNode):
         inputs = MappingNode.of({}, at)
@@ -184,6 +178,29 @@ def with_link(running: Dataflow, operation: ConnectOperation) -> Change:
         )
     nodes = tuple(_with_input(known, fresh) if known is node else known for known in running.nodes)
     return msgspec.structs.replace(edit.change(nodes, node.id), added=text)
+
+
+def _options(operation: ConnectOperation, line: str) -> tuple[str, dict[str, tuple[ScalarNode, YamlNode]]]:
+    """Return the options of a new link behind the rest of the command line, and as fields of the input."""
+    entries: dict[str, tuple[ScalarNode, YamlNode]] = {}
+
+    def add(name: str, value: str | int) -> tuple[ScalarNode, ScalarNode]:
+        nonlocal line
+        key = f"--{name.replace('_', '-')}"
+        begin = len(line) + 1
+        middle = begin + len(key) + 1
+        line = f"{line} {key} {value}"
+        scalar = ScalarNode.of(str(value), TextSpan(0, middle, 0, len(line)))
+        scalar.value, scalar.quoted = value, False
+        return ScalarNode.of(name, TextSpan(0, begin, 0, middle - 1)), scalar
+
+    for name in ("queue_size", "queue_policy", "deadline", "max_age", "rate"):
+        if (value := getattr(operation, name)) is not None:
+            entries[name] = add(name, value)
+    if operation.keep:
+        keys = [add("keep", key) for key in operation.keep]
+        entries["keep"] = keys[0][0], SequenceNode.of([key for _, key in keys], keys[0][1])
+    return line, entries
 
 
 def without_link(running: Dataflow, operation: DisconnectOperation) -> Change:

@@ -63,13 +63,17 @@ class ReplaceOperation(msgspec.Struct, frozen=True, tag_field="type", tag="repla
 
 
 class ConnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
-    """Connect an output, ``node/output``, to an input, ``node/input``."""
+    """Connect an output, ``node/output``, to an input, ``node/input``; the options are those of YAML."""
 
     source: str
     target: str
     queue_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     queue_policy: Literal["drop_oldest", "latest", "backpressure"] | None = None
     strict_types: bool = False
+    deadline: str | None = None
+    max_age: str | None = None
+    rate: str | None = None
+    keep: tuple[str, ...] = ()
 
 
 class DisconnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="disconnect"):

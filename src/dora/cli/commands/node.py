@@ -180,6 +180,15 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
     type=click.Choice(["drop_oldest", "latest", "backpressure"]),
     help="Like in a dataflow file [drop_oldest].",
 )
+@click.option("--deadline", metavar="DURATION", help="The longest pause between two messages: 50ms.")
+@click.option("--max-age", metavar="DURATION", help="Do not deliver older messages: 100ms.")
+@click.option("--rate", metavar="RATE", help="Deliver at most so many messages a second: 10hz.")
+@click.option(
+    "--keep",
+    metavar="KEY",
+    multiple=True,
+    help="Never leave out a message that has this metadata key; may be repeated.",
+)
 @_strict_types
 @dataflow_option
 def connect(
@@ -187,16 +196,24 @@ def connect(
     target: str,
     queue_size: int | None,
     queue_policy: QueuePolicy | None,
+    deadline: str | None,
+    max_age: str | None,
+    rate: str | None,
+    keep: tuple[str, ...],
     strict_types: bool,
     dataflow: str | None,
 ) -> None:
     """Connect an output of a running node to a new input of another one.
 
-    The input starts with the next message that is sent.
+    The input starts with the next message that is sent, or with those that are latched. The options are
+    those of an input in a dataflow file.
     """
     from dora.wire.operations import ConnectOperation
 
-    _apply(dataflow, ConnectOperation(source, target, queue_size, queue_policy, strict_types))
+    operation = ConnectOperation(
+        source, target, queue_size, queue_policy, strict_types, deadline, max_age, rate, keep
+    )
+    _apply(dataflow, operation)
     click.echo(f"{source} -> {target}")
 
 
