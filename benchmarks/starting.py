@@ -49,6 +49,7 @@ WAYS: Mapping[str, tuple[str, ...]] = {"plain start": ("--no-preload",), "templa
 PLAIN, UPSTREAM = "plain start", "dora-rs 1.1.0"
 TOKEN = "of-this-benchmark-0123456789abcdef"
 RESTARTS = 5  # of one run
+REST = 0.2  # seconds before a node is added, in which nothing starts
 PATIENCE_S = 60.0
 CHAIN_PATIENCE_S = 1.2  # for each node of a chain
 TEN_IDLE = "idle/with_arrow.yml"
@@ -161,6 +162,7 @@ def added_node(side: Side) -> Figures:
             uuid = client.dataflow("resident").uuid
             for _ in range(RESTARTS):
                 note.unlink(missing_ok=True)
+                time.sleep(REST)
                 ordered_ns = time.monotonic_ns()
                 client.change(uuid, AddOperation(f"{{id: added, path: {folder / 'added.py'}}}"))
                 deadline = time.monotonic() + PATIENCE_S

@@ -7,4 +7,10 @@ from __future__ import annotations
 
 from dora.node.warm_up import warm_up_arrow
 
-warm_up_arrow(receives=True, sends=True)
+
+def warm_up() -> None:
+    """Make them. A process that is forked ahead makes them again, and so copies the memory it writes to."""
+    warm_up_arrow(receives=True, sends=True)
+
+
+warm_up()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from dora.transport.shm.iceoryx2 import load_iceoryx2
+from dora.transport.shm.iceoryx2 import node_builder
 from dora.wire import decode
 from dora.wire.node_config import Address, decode_address, encode_address
 from dora.wire.node_protocol import Started, decode_to_node
 
-# Decoders are made when they are used first.
-decode_address(encode_address(Address("", "", "")))
-decode_to_node(msgspec.msgpack.encode(Started(0)))
-decode.warm_up()
-load_iceoryx2()
+
+def warm_up() -> None:
+    """Make them. A process that is forked ahead makes them again, and so copies the memory it writes to."""
+    decode_address(encode_address(Address("", "", "")))  # decoders are made when they are used first
+    decode_to_node(msgspec.msgpack.encode(Started(0)))
+    decode.warm_up()
+    node_builder("/dev/shm/none", "none")
+
+
+warm_up()

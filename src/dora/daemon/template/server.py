@@ -8,6 +8,7 @@ finds no package loaded that it does not import.
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib.util
 import os
 import re
@@ -19,11 +20,11 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dora.daemon.template.checks import different_variable, is_python_text, shadowed_module
 from dora.daemon.template.context import context
-from dora.daemon.template.forked import become, run
+from dora.daemon.template.forked import become, rehearse, run
 from dora.daemon.template.imports import Imports, is_loaded, is_of_python, package_names
 from dora.daemon.template.packages import module_file, packages_of
 from dora.daemon.template.process import BACKLOG, peer
@@ -52,19 +53,29 @@ BASE: Final = (
     "dora.node.before_fork",
     *("argparse", "dataclasses", "json", "pathlib"),  # by many programs
 )
+# Modules whose function `warm_up` makes what nodes make at their start.
+WARM_UPS: Final = ("dora.node.before_fork", "dora.node.arrays_before_fork")
 READY: Final = b"ready"
 UNFIT: Final = b"unfit"  # it is ready to say why it can fork nothing
 IDLE_TIMEOUT: Final = 600.0  # seconds
 MEMORY_NEEDED: Final = 0.05  # of the memory of the machine has to be available to keep an idle template
+IDLE_BEFORE_SPARE: Final = 0.03  # seconds without a request, so that nodes that start have the processors
 SWEEP: Final = 1.0  # seconds between two looks for ended processes that no daemon asks about
 
 
 class _InNewProcess(Exception):
-    """This is a forked process: it runs a program, or is a template of its own."""
+    """This is a forked process: it waits for the program that it is to run, or is a template of its own."""
 
-    def __init__(self, becomes: PythonProgram | Template) -> None:
+    def __init__(self, becomes: socket.socket | Template) -> None:
         super().__init__()
         self.becomes = becomes
+
+
+class _Spare(NamedTuple):
+    """A process that is forked and waits for the request that says what it runs."""
+
+    connection: socket.socket
+    pid: int
 
 
 class _ChildTemplate:
@@ -107,6 +118,8 @@ class Template:
         self._unasked: list[int] = []  # processes that nobody will ask about
         self._child_templates: dict[tuple[str, ...], _ChildTemplate] = {}
         self._unfit: set[tuple[str, ...]] = set()  # packages of those that can fork nothing
+        self._spare: _Spare | None = None
+        self._wants_spare = True
         if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             served.setblocking(False)
             self._listener = served
@@ -122,6 +135,11 @@ class Template:
         self._connections[connection.fileno()] = connection
         self._poll.register(connection, select.POLLIN)
 
+    @property
+    def printed(self) -> bytes:
+        """The output of its packages while they were imported."""
+        return self._imports.printed
+
     def load(self) -> None:
         """Import the packages; tell the base, if this is another one."""
         self._imports.load(self._packages, self._named)
@@ -135,8 +153,9 @@ class Template:
         """Fork processes until nobody needs this one. Raises `_InNewProcess` in each new process."""
         while self._connections or self._channels or self._is_kept():
             self._reap_unasked()
-            looks = self._unasked or self._listener
-            ready = [descriptor for descriptor, _ in self._poll.poll(SWEEP * 1000 if looks else None)]
+            ready = [descriptor for descriptor, _ in self._poll.poll(self._patience())]
+            if not ready:
+                self._fork_ahead()
             for descriptor in sorted(ready, key=self._connections.__contains__):
                 if self._listener is not None and descriptor == self._listener.fileno():
                     self._accept(self._listener)
@@ -144,8 +163,16 @@ class Template:
                     self._on_connection(self._connections[descriptor])
                 elif descriptor in self._channels:
                     self._on_channel(descriptor)
+                elif self._spare is not None and descriptor == self._spare.connection.fileno():
+                    self._drop_spare()  # somebody has killed it
                 else:
                     self._on_child_template(descriptor)
+
+    def _patience(self) -> float | None:
+        """Return the milliseconds until there is something to do even if nothing happens."""
+        if self._wants_spare:
+            return IDLE_BEFORE_SPARE * 1000
+        return SWEEP * 1000 if self._unasked or self._listener else None
 
     def _is_kept(self) -> bool:
         """Return whether this process waits for connections, without any now."""
@@ -159,6 +186,8 @@ class Template:
             self._poll.unregister(self._listener)
             self._listener.close()
             self._listener = None
+        self._drop_spare()
+        self._wants_spare = False
         if not self._is_base:
             for connection in self._connections.values():
                 self._poll.unregister(connection)
@@ -210,7 +239,7 @@ class Template:
 
     def _on_request(self, descriptors: list[int]) -> None:
         """Fork a process, have another template do so, or refuse."""
-        memory, output, errors, number = descriptors
+        memory, _, _, number = descriptors
         with socket.socket(fileno=os.dup(number)) as channel:
             try:
                 request = read_request(memory)
@@ -221,7 +250,7 @@ class Template:
                     if missing := self._missing(request, program, named):
                         refusal = self._hand_on(missing, named, descriptors, channel)
                     else:
-                        self._fork(request, program, output, errors, channel)
+                        self._fork(descriptors, channel)
             except ValueError as error:
                 refusal = Refused(str(error))
             except OSError as error:  # this machine has no room for one more process or file
@@ -272,20 +301,67 @@ class Template:
         missing = tuple(dict.fromkeys(name for name in names if not is_loaded(name)))
         return missing if any(name in named or not is_of_python(name) for name in missing) else ()
 
-    def _fork(
-        self, request: ForkRequest, program: PythonProgram, output: int, errors: int, channel: socket.socket
-    ) -> None:
-        pid = os.fork()
-        if pid:
-            self._starts += 1
-            kept = socket.socket(fileno=channel.detach())
-            kept.setblocking(False)
-            self._channels[kept.fileno()] = (kept, pid)
-            self._poll.register(kept, select.POLLIN)
-            return
-        self._forget_everything()
-        become(request, program, output, errors, channel, self._imports.printed)
-        raise _InNewProcess(program)
+    # ------------------------------------------------------------------- processes
+
+    def _fork(self, descriptors: list[int], channel: socket.socket) -> None:
+        """Pass a request on to the spare process, or to a fork that is made now; raises ``OSError``."""
+        pid = self._use_spare(descriptors)
+        if pid is None:
+            self._spare = self._fork_spare()
+            pid = self._use_spare(descriptors)
+        if pid is None:
+            raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
+        self._starts += 1
+        self._wants_spare = True
+        kept = socket.socket(fileno=channel.detach())
+        kept.setblocking(False)
+        self._channels[kept.fileno()] = (kept, pid)
+        self._poll.register(kept, select.POLLIN)
+
+    def _fork_ahead(self) -> None:
+        """Fork the process of the next request, which then need not wait for that."""
+        if self._wants_spare:
+            self._wants_spare = False
+            if not self._imports.refusal.reason:
+                try:
+                    self._spare = self._fork_spare()
+                except OSError:
+                    pass  # this machine has no room now; the next request tries again
+
+    def _fork_spare(self) -> _Spare:
+        """Fork a process that waits for a request. Raises `_InNewProcess` there, ``OSError`` here."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            pid = os.fork()
+            if not pid:
+                self._forget_everything()
+                ours.close()
+                raise _InNewProcess(socket.socket(fileno=theirs.detach()))
+            connection = socket.socket(fileno=ours.detach())
+        self._poll.register(connection, select.POLLIN)
+        return _Spare(connection, pid)
+
+    def _use_spare(self, descriptors: list[int]) -> int | None:
+        """Pass a request on to the spare process, and return its id; None if there is none that lives."""
+        if (spare := self._spare) is None:
+            return None
+        self._spare = None
+        self._poll.unregister(spare.connection)
+        with spare.connection:
+            try:
+                pass_on(spare.connection, descriptors)
+            except OSError:
+                self._unasked.append(spare.pid)
+                return None
+        return spare.pid
+
+    def _drop_spare(self) -> None:
+        """Have the spare process end, if there is one: it does at the end of its connection."""
+        if self._spare is not None:
+            self._poll.unregister(self._spare.connection)
+            self._spare.connection.close()
+            self._unasked.append(self._spare.pid)
+            self._spare = None
 
     def _forget_everything(self) -> None:
         """Close, in a forked process, what belongs to the template."""
@@ -294,6 +370,7 @@ class Template:
             *self._connections.values(),
             *(channel for channel, _ in self._channels.values()),
             *(child.connection for child in self._child_templates.values()),
+            *([self._spare.connection] if self._spare is not None else []),
         ]
         for item in sockets:
             item.close()
@@ -417,14 +494,46 @@ def serve() -> None:
             template.serve()
         except _InNewProcess as new:
             new.__traceback__ = None  # its frames hold the template
-            if isinstance(new.becomes, PythonProgram):
-                program = new.becomes
+            if isinstance(new.becomes, socket.socket):
+                connection = new.becomes
                 break
             template = new.becomes
         else:
             os._exit(0)
+    printed = template.printed
     del template
+    program = _wait_for_program(connection, printed)
     run(program, _new_main(program))
+
+
+def _rehearse() -> None:
+    """Do what a node does at its start, in a process that is going to do it later."""
+    rehearse()
+    for name in WARM_UPS:
+        if (module := sys.modules.get(name)) is not None:
+            module.warm_up()
+
+
+def _wait_for_program(connection: socket.socket, printed: bytes) -> PythonProgram:
+    """Become the process that the next request asks for, and return its program; end if none comes."""
+    try:
+        with connection:
+            if not select.select([connection], (), (), 0)[0]:
+                _rehearse()
+            descriptors = receive_descriptors(connection)
+        if not descriptors:
+            os._exit(0)
+        memory, output, errors, number = descriptors
+        request = read_request(memory)
+        program = program_of([os.fsdecode(word) for word in request.command])
+        assert program is not None  # the template has looked
+    except BaseException:  # noqa: BLE001 - no fault may end here in the code of the template
+        os._exit(0)
+    with socket.socket(fileno=number) as channel:
+        become(request, program, output, errors, channel, printed)
+    for descriptor in (memory, output, errors):
+        _close(descriptor)
+    return program
 
 
 def _end_with_parent() -> None:

@@ -124,6 +124,14 @@ def make_node(run_dir: str, prefix: str) -> Any:
     """Create an iceoryx2 node for the run; raises `UnsafeFile` if another user has interfered."""
     check_folder(run_dir)
     refuse_foreign_objects(_SHARED_MEMORY, prefix, _NODE_COUNT)  # what creating a node opens
+    node = node_builder(run_dir, prefix).create(load_iceoryx2().ServiceType.Ipc)
+    refuse_foreign_objects(_SHARED_MEMORY, prefix)  # another user may have been faster
+    _close_to_others(prefix)
+    return node
+
+
+def node_builder(run_dir: str, prefix: str) -> Any:
+    """Return what creates an iceoryx2 node for the run."""
     iox = load_iceoryx2()
     config = iox.config.default()
     config.global_cfg.root_path = iox.Path.new(f"{run_dir}/iox")
@@ -131,15 +139,7 @@ def make_node(run_dir: str, prefix: str) -> Any:
     # By default each new node examines all others; the daemon cleans up (`remove_dead_nodes`).
     config.global_cfg.node.cleanup_dead_nodes_on_creation = False
     config.global_cfg.node.cleanup_dead_nodes_on_destruction = False
-    node = (
-        iox.NodeBuilder.new()
-        .config(config)
-        .signal_handling_mode(iox.SignalHandlingMode.Disabled)
-        .create(iox.ServiceType.Ipc)
-    )
-    refuse_foreign_objects(_SHARED_MEMORY, prefix)  # another user may have been faster
-    _close_to_others(prefix)
-    return node
+    return iox.NodeBuilder.new().config(config).signal_handling_mode(iox.SignalHandlingMode.Disabled)
 
 
 def _close_to_others(prefix: str) -> None:
