@@ -13,8 +13,11 @@ from unittest import mock
 
 from dora.cli.main import run_command_line
 
-# Commands that ask the coordinator and return. The pages of `docs/` run each of them as a process, too.
-WITHOUT_A_PROCESS = {"list", "logs", "node", "param", "restart", "start", "status", "stop"}
+# Commands that return. The pages of `docs/` and the tests of `dora cluster` over ssh run each of them as a
+# process, too.
+WITHOUT_A_PROCESS = {
+    *("cluster", "down", "list", "logs", "node", "param", "restart", "start", "status", "stop", "up"),
+}
 
 
 def needs_a_process(*arguments: str) -> bool:
@@ -38,7 +41,8 @@ def run_command(*arguments: str, folder: Path, env: Mapping[str, str] | None = N
 
     ``env`` replaces the environment.
     """
-    output = io.StringIO()
+    written = io.BytesIO()
+    output = io.TextIOWrapper(written, encoding="utf-8", errors="backslashreplace", write_through=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(folder))
         if env is not None:
@@ -47,4 +51,4 @@ def run_command(*arguments: str, folder: Path, env: Mapping[str, str] | None = N
         stack.enter_context(contextlib.redirect_stdout(output))
         stack.enter_context(contextlib.redirect_stderr(output))
         status = run_command_line(arguments)
-    return status, output.getvalue()
+    return status, written.getvalue().decode()

@@ -48,6 +48,10 @@ STARTS = {
 }
 
 
+# How many times longer than others a test with processes takes, by its folder: it starts daemons.
+COSTS = {"cluster": 4, "coordinator": 2, "machines": 4}
+
+
 class ProcessGuard:
     """Fails each test that starts a process without the mark `processes`.
 
@@ -99,10 +103,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the files that start processes, for a file goes to one worker as a whole: short ones are
-    left for the end, when one worker after the other has nothing to do."""
+    """Begin with the files that take longest, for a file goes to one worker as a whole: short ones are left
+    for the end, when one worker after the other has nothing to do."""
     processes = Counter(item.path for item in items if item.get_closest_marker("processes"))
-    items.sort(key=lambda item: -processes[item.path])
+    items.sort(key=lambda item: -processes[item.path] * COSTS.get(item.path.parent.name, 1))
     if config.getoption("--fast"):
         slow = [item for item in items if item.get_closest_marker("processes")]
         config.hook.pytest_deselected(items=slow)

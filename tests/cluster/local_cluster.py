@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from commands import needs_a_process, run_command
 from ports import free_port
 from waiting import TIMEOUT
 
@@ -27,13 +28,19 @@ class Cluster:
         self.file.write_text(json.dumps({"coordinator": coordinator, "machines": listed}))
 
     def dora(self, *arguments: str, status: int = 0) -> str:
-        done = self.dora_whatever(*arguments)
-        assert done.returncode == status, f"dora cluster {' '.join(arguments)}: {done.stdout}"
-        return done.stdout
+        found, printed = self.try_dora(*arguments)
+        assert found == status, f"dora cluster {' '.join(arguments)}: {printed}"
+        return printed
 
-    def dora_whatever(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command, whatever its exit status."""
-        return subprocess.run(
+    def try_dora(self, *arguments: str) -> tuple[int, str]:
+        """Run a command of `dora cluster`; return its exit status and all that it printed."""
+        if not needs_a_process("cluster", *arguments):
+            return run_command("cluster", *arguments, folder=self.folder)
+        return self.run_process(*arguments)
+
+    def run_process(self, *arguments: str) -> tuple[int, str]:
+        """Do what `try_dora` does, but always with a process for the command."""
+        done = subprocess.run(
             [sys.executable, "-m", "dora", "cluster", *arguments],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -42,12 +49,13 @@ class Cluster:
             text=True,
             timeout=TIMEOUT,
         )
+        return done.returncode, done.stdout
 
     def machines(self) -> dict[str, str]:
         """Return machine → how its daemon is."""
-        done = self.dora_whatever("status", "cluster.yml", "-f", "json")
-        found = {row["machine"]: row["daemon"] for row in map(json.loads, done.stdout.splitlines())}
-        assert done.returncode == (set(found.values()) != {"connected"}), done.stdout
+        status, printed = self.try_dora("status", "cluster.yml", "-f", "json")
+        found = {row["machine"]: row["daemon"] for row in map(json.loads, printed.splitlines())}
+        assert status == (set(found.values()) != {"connected"}), printed
         return found
 
     def pid(self, machine: str) -> int:

@@ -113,8 +113,8 @@ def test_what_keeps_a_cluster_from_tls_is_one_sentence(
     (blocker / "__init__.py").write_text("raise ImportError('blocked')")
     with monkeypatch.context() as without:
         without.setenv("PYTHONPATH", str(blocker.parent))
-        printed = cluster.dora("up", "--tls", "cluster.yml", status=1)
-    assert printed.endswith("not installed: pip install 'dora-dataflow[tls]'\n")
+        status, printed = cluster.run_process("up", "--tls", "cluster.yml")
+    assert status == 1 and printed.endswith("not installed: pip install 'dora-dataflow[tls]'\n")
     assert printed.count("\n") == 1 and not (cluster.folder / "data" / "tls").exists()
 
     certify(cluster.folder, "here", "127.0.0.1")

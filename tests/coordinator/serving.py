@@ -25,11 +25,13 @@ from dora.cluster.http.auth import keys_for
 from dora.cluster.protocol import (
     ChangeRequest,
     ChangeResult,
+    GetTemplates,
     GetUsage,
     Hello,
     RunReport,
     StartRun,
     StopRun,
+    TemplatesResult,
     ToCoordinator,
     ToDaemon,
     Usage,
@@ -154,6 +156,8 @@ class ObedientDaemon:
                         self.say(ChangeResult(ticket, error="it does not want to"))
                     case GetUsage(number=number):
                         self.say(Usage(number, ()))
+                    case GetTemplates(number=number):
+                        self.say(TemplatesResult(number, []))
         except ConnectionClosed:
             pass
 

@@ -120,6 +120,17 @@ def test_down_without_a_coordinator_ends_the_daemon(system: System) -> None:
     wait_until(lambda: not alive(pid), "the end of the daemon")
 
 
+def test_up_starts_a_daemon_while_another_one_is_ending(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([1])
+    monkeypatch.setattr(
+        "dora.cluster.agent.identity.running_daemon", lambda *where: next(found, running_daemon(*where))
+    )
+    assert "started dora daemon" in system.dora("up")
+    assert len(system.client.status().daemons) == 1
+
+
 @pytest.mark.usefixtures("system")
 def test_down_succeeds_while_a_daemon_is_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])

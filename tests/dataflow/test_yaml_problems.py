@@ -694,6 +694,22 @@ def test_a_deadline_that_is_too_short_for_the_timer_behind_its_source_is_suspici
     assert "the input `other`" in other.message and "every 200ms" in other.message
 
 
+def test_a_silence_that_is_too_short_for_the_timer_of_the_node_is_suspicious() -> None:
+    text = (
+        "nodes:\n"
+        "  - id: a\n"
+        "    path: a.py\n"
+        "    inputs: {tick: dora/timer/10hz}\n"
+        "    outputs: [{x: {safe_state: {value: 0, silence: 100ms}}}]\n"
+        "  - {id: b, path: b.py, inputs: {i: a/x}}\n"
+    )
+    (warning,) = warned(text)[0].warnings
+    assert (warning.line, warning.column) == (5, 52)
+    assert "the output `x` of node `a` may come between any two messages" in warning.message
+    assert "every 100ms, and `silence` is 100ms" in warning.message
+    assert not warned(text.replace("silence: 100ms", "silence: 150ms"))[0].warnings
+
+
 def test_a_source_that_gets_other_messages_too_may_send_more_often_than_its_timer() -> None:
     dataflow, _ = warned(TIMED.replace("MORE", ", more: rt/op/x"))
     assert [problem.message[:17] for problem in dataflow.warnings] == ["the input `other`"]

@@ -78,12 +78,12 @@ def up(
         encryption = encryption_options(client, tls_cert, tls_key)
         options = ["--interface", interface, "--port", str(client.port)]
         processes["coordinator"] = Background("coordinator", [*options, *encryption])
+    daemon_options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
+    daemon_options += ["--coordinator-ca", client.authority] if client.authority else []
     if has_daemon:
         click.echo("daemon already running")
     elif running_daemon(client.address, client.port) is None:
-        options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
-        options += ["--coordinator-ca", client.authority] if client.authority else []
-        processes["daemon"] = Background("daemon", options)
+        processes["daemon"] = Background("daemon", daemon_options)
     if "coordinator" in processes:
         try:
             is_ours = wait_for_coordinator(client, processes["coordinator"])
@@ -95,8 +95,8 @@ def up(
         where = f"coordinator already running on {client.where}"
         click.echo("started dora coordinator" if is_ours else where)
     if not has_daemon:
-        _wait_for_daemon(client, processes.get("daemon"))
-        click.echo("started dora daemon" if "daemon" in processes else "daemon already running")
+        is_ours = _wait_for_daemon(client, processes.get("daemon"), daemon_options)
+        click.echo("started dora daemon" if is_ours else "daemon already running")
     click.echo(f"dashboard: {client.dashboard()}")
 
 
@@ -210,18 +210,26 @@ def wait_for_coordinator(client: Client, coordinator: Background) -> bool:
         time.sleep(POLL_INTERVAL)
 
 
-def _wait_for_daemon(client: Client, daemon: Background | None) -> None:
+def _wait_for_daemon(client: Client, daemon: Background | None, options: list[str]) -> bool:
+    """Wait until a daemon is connected; return whether it is ours.
+
+    ``daemon`` is None if one runs already. If that one ends, because it has just been stopped, another is
+    started with these options.
+    """
     from dora.cluster.agent.identity import running_daemon
 
     deadline = time.monotonic() + START_TIMEOUT
     while not _has_daemon(client.status()):
-        # Another `dora up` may have been quicker.
-        if daemon is not None and running_daemon(client.address, client.port) is None:
-            daemon.check()
+        if running_daemon(client.address, client.port) is None:
+            if daemon is None:
+                daemon = Background("daemon", options)
+            else:
+                daemon.check()  # another `dora up` may have been quicker
         if time.monotonic() > deadline:
             where = f"; its log is {daemon.log}" if daemon is not None else ""
             raise DoraError(f"the daemon has not connected to the coordinator{where}")
         time.sleep(POLL_INTERVAL)
+    return daemon is not None
 
 
 @click.command()

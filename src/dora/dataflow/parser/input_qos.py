@@ -97,7 +97,7 @@ def _check_times(block: CheckedBlock, owner: str, report: ProblemReport) -> None
 
 
 def check_deadlines(ports: Iterable[Ports], report: ProblemReport) -> None:
-    """Warn of deadlines that are too short for the timer that alone feeds their source."""
+    """Warn of deadlines, and silences, that are too short for the timer that alone feeds their source."""
     ports = list(ports)
     timers = {
         NodeOutput(item.node, f"{item.prefix}{output}"): fastest
@@ -106,6 +106,7 @@ def check_deadlines(ports: Iterable[Ports], report: ProblemReport) -> None:
         for output in item.outputs
     }
     for item in ports:
+        _check_silences(item, report)
         for each in item.inputs:
             timer = timers.get(each.source) if isinstance(each.source, NodeOutput) else None
             if each.deadline_ns and timer is not None and each.deadline_ns <= timer.interval_ns:
@@ -116,6 +117,21 @@ def check_deadlines(ports: Iterable[Ports], report: ProblemReport) -> None:
                     f"`{each.source}` send, every {duration_text(timer.interval_ns)}",
                     "choose a longer deadline, or a faster timer",
                 )
+
+
+def _check_silences(item: Ports, report: ProblemReport) -> None:
+    timer = _fastest_timer(item.inputs)
+    for name, options in (item.block.get("outputs") or {}).items() if timer is not None else ():
+        safe = options.get("safe_state")
+        silence = safe.get("silence") if safe is not None else None
+        if silence and timer is not None and silence <= timer.interval_ns:
+            report.warn(
+                safe.place("silence"),
+                f"the safe value of the output `{name}` of {item.owner} may come between any two messages: "
+                f"nothing but the timer `{timer}` makes it send, every {duration_text(timer.interval_ns)}, "
+                f"and `silence` is {duration_text(silence)}",
+                "choose a longer silence, or a faster timer",
+            )
 
 
 def _fastest_timer(inputs: tuple[InputSpec, ...]) -> TimerSource | None:
