@@ -7,7 +7,8 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
   copy of an image and not two.
 * Its first field, `HEAD_FIELD`, which no schema declares, is the head of dora's message as it was sent.
   Its last bytes are the body. Head and body together are the message, bit for bit: `restore` gives it back.
-* Both times of an MCAP message are the time of sending: a slow recorder does not shift them.
+* Both times of an MCAP message are the time of sending: a slow recorder does not shift them. Only those
+  that were latched before the recording began have its begin as their ``log_time``.
 * The order in which each node took its events is in channels of its own
 (`dora.recording.replay.event_order`); log entries are in `LOG_TOPIC`.
 * The metadata record `START` describes the recording at the beginning, `END` its result at the end. A file

@@ -187,7 +187,10 @@ _OWN: Final = "dora/"  # topics that are not outputs
 
 
 class RecordedMessage(NamedTuple):
-    """One message. ``time_ns`` is when it was sent, ``sequence`` its number on its output."""
+    """One message. ``time_ns`` is when it was sent, ``sequence`` its number on its output.
+
+    Of a message that was latched before the recording began, ``time_ns`` is this begin.
+    """
 
     topic: str
     sequence: int
@@ -285,6 +288,13 @@ class Recording:
             if stored.time_ns > self.reached_ns:
                 self.reached_ns = stored.time_ns
             yield RecordedMessage(channel.topic, stored.sequence, stored.time_ns, stored.data)
+
+    def latched(self, topics: Collection[str]) -> Iterator[RecordedMessage]:
+        """Yield the messages that were latched before the recording began."""
+        begun_ns = self.start.started
+        for recorded in self.messages(topics, begun_ns, begun_ns + 1):
+            if recorded.message.time_ns < begun_ns:
+                yield recorded
 
     def orders(self) -> Iterator[tuple[str, bytes]]:
         """Yield, by node, the order in which it took its events, in pieces (`dora.wire.event_log`)."""

@@ -70,7 +70,10 @@ class Chunk:
         return self.view[: self.size]
 
     def add(self, channel: int, sequence: int, time_ns: int, prefix: bytes, message: Message) -> None:
-        """Append a message: ``prefix``, then the body. There has to be room (`room_for`)."""
+        """Append a message: ``prefix``, then the body. There has to be room (`room_for`).
+
+        ``time_ns``: its place in the recording, most often the time of sending.
+        """
         body_size = message.body_size
         head = _pack(
             _MESSAGE,
@@ -78,7 +81,7 @@ class Chunk:
             channel,
             sequence & 0xFFFF_FFFF,
             time_ns,
-            time_ns,
+            message.time_ns,
         )
         begin = self.size
         at = begin + 31 + len(prefix)

@@ -54,6 +54,9 @@ class RecordedTopic:
         self.before = 0  # sequence number before the first that has to be in the recording
         # Tapped before anything was sent; otherwise it starts with the first message seen.
         self.from_start = True
+        # Messages up to this number come from the latch, and may have been sent before the recording began.
+        self.latched_to = 0
+        self.begun_ns = 0
         self.unsent: list[int] = []  # numbers that a killed node counted for messages that it never sent
         self.schemas = Schemas()
         self.plain: dict[bytes, tuple[int, Form]] = {}  # schema section → channel of plain values
@@ -178,8 +181,10 @@ class ChunkFiller:
             self._held = topic, message, channel, prefix
             return False
         self._held = None
-        sequence = message.sequence
-        chunk.add(channel, sequence, message.time_ns, prefix, message)
+        sequence, time_ns = message.sequence, message.time_ns
+        if sequence <= topic.latched_to:
+            time_ns = max(time_ns, topic.begun_ns)
+        chunk.add(channel, sequence, time_ns, prefix, message)
         topic.mark_taken(sequence)
         self.messages += 1
         self.bytes += message.body_size

@@ -79,7 +79,12 @@ class Recorder:
         self._control = ControlSocket(self._inspection.run_dir)
         try:
             self._taps = RecorderTaps(
-                run, self._inspection, settings.topics, settings.memory, together=settings.together
+                run,
+                self._inspection,
+                settings.topics,
+                settings.memory,
+                together=settings.together,
+                begun_ns=self._started,
             )
             try:
                 self._begin(text)

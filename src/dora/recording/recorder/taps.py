@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +14,7 @@ from dora.observe.tap_session import TapLease
 from dora.observe.topics import Topic, find_tappable
 from dora.recording.process_folder import make_folder, remove_folder
 from dora.recording.recorder.chunk_filler import RecordedTopic, TappedSource
+from dora.transport.latch import latch_path, read_latch
 from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer
 from dora.transport.taps import Tap
 from dora.wire.daemon_protocol import Inspection
@@ -129,6 +131,25 @@ class RingTaps:
             remove_folder(self.directory)
 
 
+class LatchedTap:
+    """Takes messages from the latch of an output first, and then those of a tap that are newer."""
+
+    def __init__(self, latched: Sequence[Message], tap: TappedSource) -> None:
+        """``latched``: at least one message, read after the tap was opened."""
+        self._first = deque(latched)
+        self._tap = tap
+        self._latched_to = latched[-1].sequence
+
+    def receive(self) -> Message | None:
+        """Take the next message, or return None."""
+        if self._first:
+            return self._first.popleft()
+        while (message := self._tap.receive()) is not None:
+            if message.sequence > self._latched_to:
+                return message
+        return None
+
+
 _SETTLING: Final = 0.01  # seconds until a sender has certainly seen that it is tapped
 
 
@@ -136,16 +157,26 @@ class RecorderTaps:
     """The taps of a recorder, each with as long a queue as there is room for."""
 
     def __init__(
-        self, run: DaemonClient, inspection: Inspection, names: Sequence[str], room: int, *, together: bool
+        self,
+        run: DaemonClient,
+        inspection: Inspection,
+        names: Sequence[str],
+        room: int,
+        *,
+        together: bool,
+        begun_ns: int,
     ) -> None:
         """Tap the topics of these names, or all; raises `DoraError` if one cannot be tapped.
 
         ``room``: bytes that may wait in this process. ``together``: nothing has been sent yet, so
-        everything is expected.
+        everything is expected; otherwise messages that outputs have latched are taken first. ``begun_ns``:
+        the begin of the recording.
         """
         topics = found_here(inspection, names)
         self.topics: list[RecordedTopic] = []
         self._room = room
+        self._board = inspection.board
+        self._begun_ns = begun_ns
         self._lease = TapLease(run, inspection, (topic.output.slot for topic in topics), until_end=True)
         # Zenoh's taps have as long a queue as this process has memory.
         self._ring_buffers = RingTaps(len(topics) if inspection.engine == "iceoryx2" else 0)
@@ -195,6 +226,12 @@ class RecorderTaps:
                 # Messages that were counted so far may have been sent before the tap was open.
                 item.from_start, item.before = False, item.sent
                 item.publish_progress()
+            for item, topic in zip(new, topics, strict=True):
+                if topic.output.latched and (
+                    latched := read_latch(latch_path(self._board, topic.output.slot))
+                ):
+                    item.tap = LatchedTap(latched, item.tap)
+                    item.latched_to, item.begun_ns = latched[-1].sequence, self._begun_ns
 
 
 def found_here(inspection: Inspection, names: Sequence[str]) -> list[Topic]:

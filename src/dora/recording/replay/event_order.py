@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from dora.recording.mcap.format import NotARecording
@@ -80,12 +80,25 @@ Numbers = Callable[[str, int], int]
 class Translation:
     """Translates the entries of one node to those for a replay of a span of time."""
 
-    def __init__(self, numbers: Numbers, begin_ns: int, end_ns: int, *, from_start: bool) -> None:
-        """``from_start``: the recording and the span contain the node's first event."""
+    def __init__(
+        self,
+        numbers: Numbers,
+        begin_ns: int,
+        end_ns: int,
+        *,
+        from_start: bool,
+        latched: Mapping[str, Sequence[int]] = {},
+    ) -> None:
+        """``from_start``: the recording and the span contain the node's first event.
+
+        ``latched``: by input, the numbers of messages that the node may have had before the recording
+        began; it gets them first.
+        """
         self._numbers = numbers
         self._begin_ns = begin_ns
         self._end_ns = end_ns
         self._from_start = from_start
+        self._latched = dict(latched)
         self._inputs: list[str] = []  # sources, by the place of the input
         self._local: dict[int, int] = {}  # input → values before the span
 
@@ -94,10 +107,21 @@ class Translation:
         for entry in entries(data):
             if entry.kind == EntryKind.BEGIN:
                 self._inputs = _sources(entry)
-            elif not self._begin_ns <= entry.time_ns < self._end_ns:
+                yield pack_entry(*entry)
+                yield from self._first(entry)
+                continue
+            if not self._begin_ns <= entry.time_ns < self._end_ns:
                 continue
             if translated := self._translated(entry):
                 yield translated
+
+    def _first(self, begin: Entry) -> Iterator[bytes]:
+        """Yield entries for the messages that were latched, once."""
+        latched, self._latched = self._latched, {}
+        for index, (input_id, source) in enumerate(_decode(begin.content).items()):
+            for sequence in latched.get(input_id, ()):
+                if (number := self._numbers(source, sequence)) > 0:
+                    yield pack_entry(EntryKind.MESSAGE, index, begin.time_ns, number)
 
     def _translated(self, entry: Entry) -> bytes:
         """Return an entry for the replay, b"" if what it names will not be sent."""

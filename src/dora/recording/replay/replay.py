@@ -226,9 +226,34 @@ class Replay:
             if node_id not in self.roles.live:
                 continue
             if node_id not in known:
-                known[node_id] = Translation(numbers, begin_ns, end_ns, from_start=from_start)
+                known[node_id] = Translation(
+                    numbers, begin_ns, end_ns, from_start=from_start, latched=self._latched_for(node_id)
+                )
             with open(os.path.join(directory, node_id + EVENT_LOG_SUFFIX), "ab") as file:
                 file.write(b"".join(known[node_id].of(data)))
+
+    def _latched_for(self, node_id: str) -> dict[str, list[int]]:
+        """Return, by input, the numbers of the messages from players that were latched before the begin.
+
+        In a `sync` group, they come with the sets.
+        """
+        if self._request.begin:
+            return {}
+        node = self.original.node(node_id)
+        grouped = {name for group in node.syncs for name in group.inputs}
+        return {
+            item.id: numbers
+            for item in node.inputs
+            if item.id not in grouped and (numbers := self._latched.get(str(item.source)))
+        }
+
+    @cached_property
+    def _latched(self) -> dict[str, list[int]]:
+        """The numbers of messages that were latched before the recording began, by output of a player."""
+        found: dict[str, list[int]] = {}
+        for recorded in self._recording.latched(self._played()):
+            found.setdefault(recorded.topic, []).append(recorded.sequence)
+        return found
 
     def _numbers(self) -> Numbers:
         """Return the translation of message numbers."""
@@ -263,7 +288,13 @@ class Replay:
         from_the_start = self._recording.start.together and not self._request.begin
         if from_the_start and topic not in self._played():
             return 0
-        for recorded in self._recording.messages([topic], self._begin_ns, None):
+        # A node that runs again does not send again what it had latched before the recording began.
+        begin_ns = (
+            self._begin_ns
+            if topic in self._played()
+            else max(self._begin_ns, self._recording.start.started + 1)
+        )
+        for recorded in self._recording.messages([topic], begin_ns, None):
             return recorded.sequence - 1
         if from_the_start:
             return 0
