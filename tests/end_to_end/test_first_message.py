@@ -276,3 +276,39 @@ def test_arrow_imports_pandas_before_any_message(flow: Flow, monkeypatch: pytest
         assert isinstance(ready, int)
         assert imported < ready
     assert output.count("pandas ") == 2
+
+
+def test_reading_the_first_message_copies_hardly_any_memory_of_the_template(flow: Flow) -> None:
+    """A fork copies a page when it first writes to it; eight and more were copied here before."""
+    flow.node(
+        "sender",
+        """
+        import pyarrow as pa
+        from dora import Node
+
+        Node().send_output("out", pa.array([1, 2, 3]), {"number": 1})
+        """,
+        outputs=["out"],
+    )
+    flow.node(
+        "receiver",
+        """
+        import resource
+        import pyarrow as pa
+        from dora import Node
+
+        def faults():
+            return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+
+        for event in Node():
+            faults()
+            before = faults()
+            if event["type"] == "INPUT":
+                event["value"], event["metadata"]["number"]
+                print("faults", faults() - before)
+        """,
+        inputs={"in": "sender/out"},
+    )
+    found = printed(run(flow, "--preload"), "receiver", "faults")
+    assert isinstance(found, int)
+    assert found <= 5

@@ -10,8 +10,11 @@ import os
 import sys
 from typing import Final
 
+from dora.node.events import Input
 from dora.node.host import REPLAY_DIRECTORY
 from dora.wire import decode, encode
+from dora.wire.message import Message, pack_head
+from dora.wire.metadata import encode_metadata
 from dora.wire.node_config import NodeConfig
 
 RECORD_TO: Final = "DORA_WRITE_EVENTS_TO"
@@ -37,6 +40,24 @@ def warm_up_arrow(*, receives: bool, sends: bool) -> None:
         decode.warm_up()
     if (receives or sends) and "pyarrow" in sys.modules:
         encode.warm_up(numpy=sends)
+        make_and_read_message()
+
+
+def make_and_read_message() -> None:
+    """Make a message, and read it as an event: what a program does with its first one.
+
+    A forked process copies the memory that this writes to, objects and their counts of references, and
+    that takes longer than the work.
+    """
+    import pyarrow as pa
+
+    payload = encode.encode(pa.array([0]))
+    section = encode_metadata({"": 0})
+    body = payload.to_bytes()
+    event = Input.make(
+        "", Message(pack_head(payload.encoding, payload.schema, section, payload.size, 0, 0, body))
+    )
+    event["value"], event["metadata"]
 
 
 def _import_interceptors(config: NodeConfig) -> None:
