@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
 
-from dora.node.events import Input, Reference
+from dora.node.events import Input
 from dora.transport.board import CLOCK_OFFSET, WORDS, signed
-from dora.wire.message import METADATA_SIZE, Message
+from dora.wire.message import METADATA_SIZE, TIME_NS, Message
 from dora.wire.metadata import MetadataError, as_nanoseconds
 from dora.wire.node_config import InputConfig
 from dora.wire.trail import origin_id, output_of
@@ -21,8 +21,11 @@ Timestamp = Callable[[Input], int]
 
 def timestamp_ns(event: Input) -> int:
     """Return the timestamp as it was written: that of the metadata, else the time of sending."""
+    content = event._content
+    if isinstance(content, Message) and not (content.header[METADATA_SIZE] and _STAMP in content.metadata):
+        return content.header[TIME_NS]
     given = _given(event)
-    return event._content.time_ns if given is None else given
+    return content.time_ns if given is None else given
 
 
 def timestamps(item: InputConfig, other_clocks: Mapping[int, int], words: memoryview) -> Timestamp:
@@ -66,14 +69,12 @@ def _given(event: Input) -> int | None:
     """Return the timestamp of the metadata, if it has one."""
     content = event._content
     try:
-        if isinstance(content, Message):
-            if not content.header[METADATA_SIZE] or _STAMP not in content.metadata:
-                return None
-            stamp = event["metadata"]["timestamp"]
-        elif isinstance(content, Reference):
+        if not isinstance(content, Message):
             stamp = content.metadata().get("timestamp")
-        else:
+        elif _STAMP in content.metadata:
             stamp = event["metadata"]["timestamp"]
+        else:
+            return None
     except MetadataError:  # the program gets the error when it reads the event
         return None
     return as_nanoseconds(stamp) if isinstance(stamp, datetime) else None
