@@ -61,6 +61,29 @@ def play(options: str, motor: Callable[[Node], None], **nodes: Any) -> Any:
     return run_dataflow(FLOW % options, nodes={**chain, "motor": motor})
 
 
+def test_messages_stay_in_their_queue_while_the_node_waits_for_an_answer() -> None:
+    taken: list[int] = []
+
+    def motor(node: Node) -> None:
+        node.call("request", b"", timeout=5).wait()
+        while (event := node.next()) is not None and event["type"] != "INPUT_CLOSED":
+            if event["type"] == "INPUT":
+                taken.append(event["value"][0].as_py())
+
+    def server(node: Node) -> None:
+        for event in node:
+            if event["type"] == "INPUT":
+                time.sleep(2)
+                node.send_service_response("answer", b"", event["metadata"])
+
+    answers = "queue_size: 1}, answer: server/answer}\n    outputs: [request]"
+    service = "  - {id: server, path: server.py, inputs: {in: motor/request}, outputs: [answer]}\n"
+    flow = FLOW.replace("queue_size: 100}}", answers).replace("paths:", f"{service}paths:")
+    nodes = {"camera": camera, "detector": working("boxes", lambda _: 0), "motor": motor, "server": server}
+    run_dataflow(flow % "on_miss: event", nodes={**nodes, "planner": working("command", lambda _: 0)})
+    assert taken == [5]
+
+
 def events_of(node: Node) -> list[Any]:
     return [event for event in node if event["type"] in ("INPUT", "BUDGET_MISSED")]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from dora.node.events import BudgetMissed, Event, Input
-from dora.node.patterns.holding import HoldingInput
 from dora.node.receive.inbox import Inbox
-from dora.node.receive.input_port import InputPort
+from dora.node.receive.input_port import InputPort, WrappingInput
 from dora.node.receive.path_meter import PathMeter
 from dora.wire.hops import HopFinder, hop_text
 from dora.wire.message import ORIGIN_NS, Header
@@ -25,7 +23,7 @@ OnMiss = Callable[[str, BudgetMissed], None]
 """Acts on a late message: gets the path's ``on_miss`` and the event, before the message is given out."""
 
 
-class BudgetInput(HoldingInput):
+class BudgetInput(WrappingInput):
     """Wraps the port of an input at which paths with budgets end."""
 
     def __init__(
@@ -35,14 +33,14 @@ class BudgetInput(HoldingInput):
         meter: PathMeter,
         on_miss: OnMiss,
     ) -> None:
-        super().__init__(port, sys.maxsize)
+        super().__init__(port)
         self._paths = [
             _Path(budget, which(origin_id(budget.source), item.slot), meter) for budget in item.budgets
         ]
         self._on_miss = on_miss
         self._late: deque[Event] = deque()  # further events of a late message, and the message
 
-    def _next(self) -> Event | None:
+    def poll(self) -> Event | None:
         if self._late:
             return self._late.popleft()
         event = self._port.poll()
