@@ -156,3 +156,15 @@ def test_a_path_needs_a_safe_state_for_its_misses() -> None:
     assert problem.hint == "give it one: `- command: {safe_state: {value: [0.0]}}`"
     line = text.splitlines()[problem.line - 1]
     assert line[problem.column - 1 :].startswith("safe_state}]")
+
+
+def test_a_path_and_the_conditions_of_the_safe_state_do_not_contradict_each_other() -> None:
+    with pytest.raises(DataflowError) as caught:
+        parse(FILE % "value: 0, when: [failed]" + PATH)
+    (problem,) = caught.value.problems
+    assert problem.message == (
+        "the path from `planner/command` to `motor/command` has `on_miss: safe_state`, but `when` of the "
+        "output `command` of node `planner` lacks `budget`"
+    )
+    assert problem.hint == "write `when: [failed, budget]`, or another `on_miss`"
+    assert (problem.line, problem.column) == (6, 40)

@@ -120,7 +120,7 @@ class SafeStates:
         self._report = report
         self._blocks: dict[NodeOutput, tuple[CheckedBlock, str]] = {}
         self._deadlines: set[Any] = set()  # sources of inputs with a deadline
-        self._budgets: set[Any] = set()  # sources of inputs at which a path ends whose miss begins it
+        self._budgets: dict[Any, PathBudget] = {}  # paths whose miss begins it, by the source of their end
 
     def add_outputs(self, checked: CheckedBlock, node: str, prefix: str, owner: str) -> None:
         """Remember the safe states of a program or operator."""
@@ -151,9 +151,12 @@ class SafeStates:
             return nodes
         self._check_groups(nodes)
         self._deadlines = {item.source for node in nodes for item in node.inputs if item.deadline_ns}
-        sinks = {path.sink for path in paths if path.on_miss == "safe_state"}
+        ends = {path.sink: path for path in paths if path.on_miss == "safe_state"}
         self._budgets = {
-            item.source for node in nodes for item in node.inputs if f"{node.id}/{item.id}" in sinks
+            item.source: ends[sink]
+            for node in nodes
+            for item in node.inputs
+            if (sink := f"{node.id}/{item.id}") in ends
         }
         return tuple(self._with_safe_states(node, types) for node in nodes)
 
@@ -240,6 +243,15 @@ class SafeStates:
                 place("budget"),
                 f"no path with `on_miss: safe_state` ends at an input that {what} feeds",
                 "give the dataflow one: `paths: [{from: …, to: …, budget: 40ms, on_miss: safe_state}]`",
+            )
+            return None
+        if possible["budget"] and "budget" not in when:
+            path = self._budgets[source]
+            self._report.error(
+                block.place("when"),
+                f"the path from `{path.source}` to `{path.sink}` has `on_miss: safe_state`, but `when` of "
+                f"{what} lacks `budget`",
+                f"write `when: [{', '.join((*when, 'budget'))}]`, or another `on_miss`",
             )
             return None
         if "deadline" in when and not possible["deadline"]:
