@@ -172,3 +172,29 @@ def test_nodes_are_forked_without_arrays_if_arrow_imports_what_starts_threads(
     flow.node("a", SHOWS, outputs=["x"], **restarts)
     flow.run(preload=True)
     assert [line for line in flow.printed("a") if line in ("plain", "forked")] == ["plain", "forked"]
+
+
+def test_nodes_that_share_a_template_have_other_random_numbers_of_torch(flow: Flow, packages: Path) -> None:
+    """PyTorch makes and seeds its global generator at its import; this package stands in for it."""
+    (packages / "torch.py").write_text(
+        "import random\n"
+        "class Generator:\n"
+        "    def seed(self):\n"
+        "        self.number = random.SystemRandom().random()\n"
+        "default_generator = Generator()\n"
+        "default_generator.seed()\n"
+    )
+    program = """
+        import sys
+        forked = "torch" in sys.modules
+        import torch
+        from dora import Node
+        print(forked, torch.default_generator.number)
+        Node()
+    """
+    flow.node("one", program, preload=["torch"])
+    flow.node("other", program, preload=["torch"])
+    flow.run()
+    (one,), (other,) = flow.printed("one"), flow.printed("other")
+    assert one.startswith("True ") and other.startswith("True ")
+    assert one != other

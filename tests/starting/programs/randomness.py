@@ -12,6 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from facts import record
 
+try:
+    import torch
+except ImportError:
+    pass
+else:
+    record("random: torch.initial_seed", torch.initial_seed())
+    record("random: torch.rand", float(torch.rand(1)))
+
 record("random: random.random", random.random())
 record("random: state of random", hashlib.sha256(repr(random.getstate()).encode()).hexdigest())
 record("random: numpy.random.random", float(np.random.random()))  # noqa: NPY002

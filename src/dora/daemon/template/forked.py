@@ -113,6 +113,8 @@ def _renew_state() -> None:
         main._set_native_id()
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
+    if (generator := getattr(sys.modules.get("torch"), "default_generator", None)) is not None:
+        generator.seed()  # that of the CPU; those of other devices are made by the program
     if (process := sys.modules.get("multiprocessing.process")) is not None:
         process.ORIGINAL_DIR = os.getcwd()  # type: ignore[attr-defined]
         process.current_process().authkey = os.urandom(32)
