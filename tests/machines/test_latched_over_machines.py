@@ -94,6 +94,7 @@ def test_receivers_on_another_machine_get_the_newest_messages(system: Spread) ->
     kill(system, dataflow, "server", "serves")
     system.dora("param", "set", "server", "map", "6")
     wait_for(system, dataflow, "listener", [at_first, ["4", "5", "6"]])
+    wait_for(system, dataflow, "late", [["4", "5"], ["4", "5", "6"]])
     kill(system, dataflow, "late", "listens")
     wait_for(system, dataflow, "late", [["4", "5"], ["4", "5", "6"], ["5", "6"]])
     assert "counts {'received': 7, 'dropped': 0}" in system.dora("logs", dataflow, "-n", "late")

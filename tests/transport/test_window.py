@@ -5,6 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dora.transport.network.latched_sender import LatchedWindow
+from dora.transport.network.protocol import LATCHED_FLAG
 from dora.transport.network.window import WINDOW, WINDOW_BYTES, Entry, ReceiveWindow, SendWindow
 
 WINDOW_ID = 7
@@ -248,3 +250,23 @@ def test_early_messages_of_one_send_window_are_not_messages_of_the_next() -> Non
     window.keep_early(WINDOW_ID + 1, 1, "known")
     assert window.pop_early() is None
     assert window.arrived == 1
+
+
+def test_a_second_process_gets_only_what_is_in_the_latch_now() -> None:
+    """Even if the first one ended before it acknowledged what was in the latch at its start."""
+    window = LatchedWindow(None, 0)
+
+    def open_with(*latched: int) -> list[tuple[int, bool]]:
+        """Return the sequence numbers that a new process gets, and whether again."""
+        window.put_latched([(number, b"message") for number in latched])
+        window.open = True
+        window.acknowledge(window.last)
+        sent = []
+        while (entry := window.next()) is not None:
+            sent.append((entry[1], bool(entry[2][1] & LATCHED_FLAG)))
+        return sent
+
+    assert open_with(4, 5) == [(4, True), (5, True)]
+    window.put(6, (b"message", 0), 7)
+    window.restart()
+    assert open_with(5, 6) == [(4, False), (5, True), (6, True)]

@@ -32,8 +32,15 @@ class LatchedWindow(SendWindow):
             super().put(sequence, payload, size)
 
     def put_latched(self, latched: list[tuple[int, bytes]]) -> None:
-        """Put the messages of the latch to those that wait, in order."""
-        entries: dict[int, Entry] = {entry[1]: entry for entry in self._waiting}
+        """Put the messages of the latch to those that wait, in order.
+
+        What waits since a former process of the receiver may have left the latch meanwhile. It stays, but
+        only for a receiver whose former processes did not get it.
+        """
+        entries: dict[int, Entry] = {
+            sequence: (number, sequence, (message, flags & ~LATCHED_FLAG), size)
+            for number, sequence, (message, flags), size in self._waiting
+        }
         for sequence, data in latched:
             _, _, (message, flags), size = entries.get(sequence) or (0, 0, (_message(data), 0), len(data))
             entries[sequence] = 0, sequence, (message, flags | LATCHED_FLAG), size
