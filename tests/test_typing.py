@@ -37,8 +37,9 @@ def run(*command: str, folder: Path = ROOT) -> str:
     return done.stdout + done.stderr
 
 
-def mypy(file: str) -> dict[int, str]:
-    """Return the errors by line."""
+@pytest.fixture(scope="module")
+def of_mypy() -> dict[str, dict[int, str]]:
+    """Return the errors of `right.py` and of `wrong.py` by line."""
     pytest.importorskip("mypy")
     out = run(
         "mypy",
@@ -48,16 +49,35 @@ def mypy(file: str) -> dict[int, str]:
         "--config-file=",
         "--follow-imports=silent",
         "--strict-equality",
-        str(HERE / file),
+        *(str(HERE / file) for file in ("right.py", "wrong.py")),
     )
-    found = re.findall(rf"{file}:(\d+): error: (.*)", out)
-    assert found or not out.strip(), out
-    return {int(line): text for line, text in found}
+    errors: dict[str, dict[int, str]] = {"right.py": {}, "wrong.py": {}}
+    for line in out.splitlines():
+        found = re.search(r"(right|wrong)\.py:(\d+): (error|note): (.*)", line)
+        assert found is not None, out
+        if found[3] == "error":
+            errors[f"{found[1]}.py"][int(found[2])] = found[4]
+    return errors
 
 
-def pyright(folder: Path) -> list[tuple[Path, int, str]]:
-    """Return file, line and message of the errors in a folder, in strict mode."""
+Errors = list[tuple[Path, int, str]]  # file, line and message
+
+
+@pytest.fixture(scope="module")
+def of_pyright(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Errors]:
+    """Return the errors in strict mode of right programs, of new projects and of a wrong program."""
     pytest.importorskip("pyright")
+    folder = tmp_path_factory.mktemp("pyright")
+    right, projects, wrong = (folder / name for name in ("right", "projects", "wrong"))
+    for place in (right, projects, wrong):
+        place.mkdir()
+    shutil.copy(HERE / "right.py", right)
+    shutil.copytree(ROOT / "examples", right / "examples", ignore=shutil.ignore_patterns("out"))
+    assert copy_tutorial(right / "tutorial") >= 12
+    for kind in ("dataflow", "node", "operator"):
+        run("dora", "new", "--kind", kind, f"my-{kind}", folder=projects)
+        assert list((projects / f"my-{kind}").rglob("*.py"))
+    shutil.copy(HERE / "wrong.py", wrong)
     project = folder / "pyrightconfig.json"
     project.write_text(
         json.dumps({"include": ["."], "typeCheckingMode": "strict", "pythonVersion": "3.11"})
@@ -65,11 +85,12 @@ def pyright(folder: Path) -> list[tuple[Path, int, str]]:
     out = run("pyright", "--pythonpath", sys.executable, "--outputjson", "-p", str(project))
     report = json.loads(out[out.index("{") :])
     assert report["summary"]["filesAnalyzed"] == len(list(folder.rglob("*.py")))
-    return [
-        (Path(item["file"]).relative_to(folder), item["range"]["start"]["line"] + 1, item["message"])
-        for item in report["generalDiagnostics"]
-        if item["severity"] == "error"
-    ]
+    errors: dict[str, Errors] = {"right": [], "projects": [], "wrong": []}
+    for item in report["generalDiagnostics"]:
+        if item["severity"] == "error":
+            file = Path(item["file"]).relative_to(folder)
+            errors[file.parts[0]].append((file, item["range"]["start"]["line"] + 1, item["message"]))
+    return errors
 
 
 def wrong_lines() -> set[int]:
@@ -93,30 +114,24 @@ def copy_tutorial(folder: Path) -> int:
     return count
 
 
-def test_mypy_accepts_a_right_program() -> None:
-    assert mypy("right.py") == {}
+def test_mypy_accepts_a_right_program(of_mypy: dict[str, dict[int, str]]) -> None:
+    assert of_mypy["right.py"] == {}
 
 
-def test_mypy_rejects_every_mistake() -> None:
-    found = mypy("wrong.py")
-    assert set(found) == wrong_lines(), found
+def test_mypy_rejects_every_mistake(of_mypy: dict[str, dict[int, str]]) -> None:
+    assert set(of_mypy["wrong.py"]) == wrong_lines(), of_mypy["wrong.py"]
 
 
-def test_pyright_accepts_right_programs_the_tutorial_and_the_examples(tmp_path: Path) -> None:
-    shutil.copy(HERE / "right.py", tmp_path)
-    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("out"))
-    assert copy_tutorial(tmp_path / "tutorial") >= 12
-    assert pyright(tmp_path) == []
+def test_pyright_accepts_right_programs_the_tutorial_and_the_examples(
+    of_pyright: dict[str, Errors],
+) -> None:
+    assert of_pyright["right"] == []
 
 
-def test_pyright_accepts_a_new_project(tmp_path: Path) -> None:
-    for kind in ("dataflow", "node", "operator"):
-        run("dora", "new", "--kind", kind, f"my-{kind}", folder=tmp_path)
-        assert list((tmp_path / f"my-{kind}").rglob("*.py"))
-    assert pyright(tmp_path) == []
+def test_pyright_accepts_a_new_project(of_pyright: dict[str, Errors]) -> None:
+    assert of_pyright["projects"] == []
 
 
-def test_pyright_rejects_every_mistake(tmp_path: Path) -> None:
-    shutil.copy(HERE / "wrong.py", tmp_path)
-    found = pyright(tmp_path)
+def test_pyright_rejects_every_mistake(of_pyright: dict[str, Errors]) -> None:
+    found = of_pyright["wrong"]
     assert {line for _, line, _ in found} >= wrong_lines(), found

@@ -199,11 +199,11 @@ def test_a_replay_shows_how_far_it_is_and_the_time_left() -> None:
     )
     Path("lamp.py").write_text(
         "import time\nfrom dora import Node\nnode = Node()\n"
-        "for _ in range(60):\n    node.send_output('light', b'on')\n    time.sleep(0.1)\n"
+        "for _ in range(60):\n    node.send_output('light', b'on')\n    time.sleep(0.01)\n"
     )
     record = [sys.executable, "-m", "dora", "record", "-o", "a.mcap"]
     subprocess.run(record, capture_output=True, timeout=TIMEOUT, check=True)
-    with on_terminal("replay", "a.mcap", "--speed", "2") as command:
+    with on_terminal("replay", "a.mcap", "--speed", "0.1") as command:
         there = r"2 of 2 nodes · ━*─+ [1-9]\d? % of 60 messages · \d+/s · \d s left"
         command.read_until(lambda text: re.search(there, plain(text)))
         command.process.send_signal(signal.SIGINT)

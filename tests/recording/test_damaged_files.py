@@ -168,7 +168,7 @@ def run_mutations(recording: Path, count: int, seed: int) -> None:
 
 @pytest.mark.processes
 def test_no_changed_byte_crashes_a_command(recording: Path) -> None:
-    run_mutations(recording, 150, 1)
+    run_mutations(recording, 50, 1)
 
 
 @pytest.mark.processes

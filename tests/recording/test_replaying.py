@@ -298,10 +298,13 @@ def test_a_node_that_hangs_is_not_waited_for(lab: Lab) -> None:
         while (event := node.next()) is not None and event["type"] != "STOP":
             pass
         node.next()
-        import threading
-        threading.Event().wait(5)
+        import os, time
+        deadline = time.monotonic() + 60
+        while not os.path.exists("ended") and time.monotonic() < deadline:
+            time.sleep(0.01)
         """,
     )
+    lab.program("poller.py", POLLER + "\n    open('ended', 'w').close()\n")
     done = lab.dora("replay", "a.mcap", "--speed", "0", "--patience", "300ms")
     assert "so this node is stopped" in done.stdout
 
