@@ -34,8 +34,8 @@ def top() -> dict[str, dict]:
     }
 
 
-def test_lists_show_topics_and_nodes(running: Running) -> None:
-    running()
+@pytest.mark.usefixtures("arm")
+def test_lists_show_topics_and_nodes() -> None:
     assert dora("topic", "list").stdout.splitlines() == [
         "Node    Name   Subscribers",
         "camera  image  sink/image, hands/a/x",
@@ -93,8 +93,8 @@ def keys_of(value: dict) -> set[str]:
     return found
 
 
-def test_json_has_the_keys_of_dora_rs(running: Running) -> None:
-    running()
+@pytest.mark.usefixtures("arm")
+def test_json_has_the_keys_of_dora_rs() -> None:
     (listed, *_) = counts_of(dora("node", "list", "-f", "json").stdout)
     info = json.loads(dora("node", "info", "camera", "-f", "json").stdout)
     (first, *_) = json.loads(dora("top", "--once", "--refresh-interval", "0.2").stdout)
@@ -345,8 +345,8 @@ def test_a_topic_with_a_large_queue_can_be_observed(running: Running) -> None:
         end(observer)
 
 
-def test_top_once(running: Running) -> None:
-    running()
+@pytest.mark.usefixtures("arm")
+def test_top_once() -> None:
     found = top()
     assert set(found) == {"camera", "sink", "hands"}
     assert found["camera"]["pid"] and found["camera"]["memory_mb"] > 10
@@ -417,9 +417,9 @@ def test_top_names_inputs_that_are_closed_for_silence(running: Running) -> None:
     wait_until(lambda: broken() == all_of_them | {"ears": []}, "a new process, which has heard nothing")
 
 
+@pytest.mark.usefixtures("arm")
 @pytest.mark.parametrize("kind", ["dumb", "nonsense"])
-def test_top_on_a_terminal_that_cannot_be_drawn_on(running: Running, kind: str) -> None:
-    running()
+def test_top_on_a_terminal_that_cannot_be_drawn_on(kind: str) -> None:
     screen, terminal = pty.openpty()
     done = subprocess.run(
         [*DORA, "top"],
@@ -477,9 +477,8 @@ class Screen:
 
 
 @pytest.mark.parametrize("errors_to_terminal", [True, False])
-def test_top_on_a_terminal(running: Running, errors_to_terminal: bool) -> None:
-    running()
-    with Screen(running, errors_to_terminal=errors_to_terminal) as screen:
+def test_top_on_a_terminal(arm: Running, errors_to_terminal: bool) -> None:
+    with Screen(arm, errors_to_terminal=errors_to_terminal) as screen:
         screen.wait_for("camera/image -> sink/image")
         assert "sorted by name" in screen.shown and "RESTARTS" in screen.shown
         os.write(screen.ours, b"c")
@@ -510,9 +509,8 @@ def test_the_keys_of_top_change_a_running_dataflow(running: Running) -> None:
         assert screen.end() == 0
 
 
-def test_a_terminated_top_gives_the_terminal_back(running: Running) -> None:
-    running()
-    with Screen(running) as screen:
+def test_a_terminated_top_gives_the_terminal_back(arm: Running) -> None:
+    with Screen(arm) as screen:
         screen.wait_for("camera/image -> sink/image")
         screen.command.terminate()
         assert screen.end() == 130

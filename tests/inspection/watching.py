@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,23 @@ class Running:
 
     def log(self, name: str = "arm") -> str:
         return (self.directory / f"{name}.log").read_text()
+
+
+@contextmanager
+def dataflows(directory: Path, root: str) -> Iterator[Running]:
+    """Let dataflows run; at the end, end them and check that nothing is left."""
+    running = Running(directory)
+    yield running
+    try:
+        for look in running.looks:
+            look.kill()
+            look.wait()
+        for process in running.processes:
+            end(process)
+        nothing_left(root, directory)
+    finally:
+        for process in running.processes:
+            process.kill()
 
 
 def dora(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:

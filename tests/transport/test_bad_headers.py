@@ -63,6 +63,12 @@ def board(tmp_path: Any) -> Iterator[Board]:
     yield Board.create(str(path), 64)
 
 
+@pytest.fixture(scope="module")
+def one_board(tmp_path_factory: pytest.TempPathFactory) -> Board:
+    """Return a board for many examples: a new file for each would take most of their time."""
+    return Board.create(str(tmp_path_factory.mktemp("board") / "board"), 64)
+
+
 def message(sequence: int, data: Any = b"x", metadata: bytes = b"") -> bytes:
     payload = encode(data)
     head = pack_head(payload.encoding, payload.schema, metadata, payload.size, sequence, 1)
@@ -91,11 +97,10 @@ def message(sequence: int, data: Any = b"x", metadata: bytes = b"") -> bytes:
         max_size=3,
     ),
 )
-def test_no_header_or_probe_raises(
-    tmp_path_factory: Any, headers: list[bytes], probes: list[bytes]
-) -> None:
-    path = tmp_path_factory.mktemp("board") / "board"
-    link = Link(Board.create(str(path), 64))
+def test_no_header_or_probe_raises(one_board: Board, headers: list[bytes], probes: list[bytes]) -> None:
+    for number in range(64 * WORDS):
+        one_board.words[number] = 0
+    link = Link(one_board)
     for header in headers:
         link.receiver.on_message(Payload(message(1)), header)  # type: ignore[arg-type]
     for probe in probes:
