@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora.wire.path_statistics import BUCKETS, Record, bucket_of, quantile, records, which
+from dora.wire.path_statistics import BUCKETS, Record, bucket_of, path_number, quantile, records
 
 TIMES = st.integers(1024, 200_000_000_000)
 
@@ -47,5 +47,5 @@ def test_the_worst_time_is_exact_and_no_quantile_exceeds_it() -> None:
 
 def test_a_file_without_messages_has_no_record() -> None:
     words = [0] * 2000
-    words[0] = which(7, 3)
+    words[0] = path_number(7, 3)
     assert list(records(words)) == []

@@ -13,9 +13,10 @@ from dora.transport.aligned_memory import MemoryLoan, keep_large_blocks
 from dora.transport.board import TAPPED, WORDS, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
 from dora.transport.network.fragments import FragmentedMessage
-from dora.transport.network.links import RemoteLinks, sequence_of
+from dora.transport.network.links import RemoteLinks
 from dora.transport.network.protocol import flags_of
 from dora.transport.network.sender import RemoteSender
+from dora.wire.message import sequence_of
 from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
 
 

@@ -33,7 +33,7 @@ from dora.transport.aligned_memory import message_from_bytes
 from dora.transport.doorbell import memory_fence
 from dora.transport.interface import Loan, Sender
 from dora.wire.decode import BAD_MESSAGE
-from dora.wire.message import Message
+from dora.wire.message import Message, sequence_of
 from dora.wire.node_config import LatchConfig
 
 _SPARE: Final = 2  # places beyond the messages to keep: one is written, one gives readers time
@@ -243,7 +243,7 @@ class _LatchingLoan:
 
     def send(self, control: bytes = b"") -> None:
         message = self.memory[: self.size]
-        self._latch.write(int.from_bytes(message[24:32], "little"), message)
+        self._latch.write(sequence_of(message), message)
         self._loan.send(control)
 
     def discard(self) -> None:
@@ -261,7 +261,7 @@ class LatchingSender:
         self.destroy = sender.destroy
 
     def send(self, message: bytes, control: bytes = b"") -> None:
-        self._latch.write(int.from_bytes(message[24:32], "little"), message)
+        self._latch.write(sequence_of(message), message)
         self._sender.send(message, control)
 
     def loan(self, size: int) -> Loan:

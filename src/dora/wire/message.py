@@ -134,6 +134,11 @@ ONE_TRAIL_BYTE: Final = 1 << 48
 unpack_header: Callable[[bytes | memoryview], Header] = _HEADER.unpack_from
 
 
+def sequence_of(message: bytes | bytearray | memoryview) -> int:
+    """Return the sequence number of a message from its bytes."""
+    return int.from_bytes(message[24:32], "little")
+
+
 class Message:
     """One received message: the head as bytes, the body in memory that ``owner`` keeps alive.
 

@@ -1,9 +1,10 @@
 """How long data takes from its origin to an input: the layout of the counters, and what they say.
 
 Each node has a file of records, one for each output and each of its inputs that data of this output has
-reached. A record has `RECORD_WORDS` unsigned words of 64 bits: the four of the head, then the buckets of a
-histogram. There are eight buckets for each power of two from a microsecond to four minutes, so what is read
-from them is right to 6 %; the worst time is exact. A record without messages is free.
+reached. A record has `RECORD_WORDS` unsigned words of 64 bits: the four of the head, the buckets of a
+histogram, and three about the budget. There are eight buckets for each power of two from a microsecond to
+four minutes, so what is read from them is right to 6 %; the worst time is exact. A record whose path is 0
+is free.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-WHICH, MESSAGES, WORST_NS, SUM_NS = 0, 1, 2, 3
+PATH, MESSAGES, WORST_NS, SUM_NS = 0, 1, 2, 3
 HEAD_WORDS: Final = 4
 _UNIT_BITS: Final = 10  # the first bucket has what is below 1,024 ns
 _SUB_BITS: Final = 3  # eight buckets for each power of two
@@ -132,8 +133,8 @@ class Record(msgspec.Struct, frozen=True):
         )
 
 
-def which(origin: int, slot: int) -> int:
-    """Return the word by which a record says of which path it is."""
+def path_number(origin: int, slot: int) -> int:
+    """Return the number of a path, never 0. ``origin``: the output; ``slot``: the line of the input."""
     return slot << 32 | origin
 
 

@@ -14,7 +14,7 @@ from dora.node.receive.path_meter import PathMeter
 from dora.wire.hops import HopFinder, hop_text
 from dora.wire.message import ORIGIN_NS, Header
 from dora.wire.node_config import BudgetConfig, InputConfig
-from dora.wire.path_statistics import which
+from dora.wire.path_statistics import path_number
 from dora.wire.trail import hops_of, origin_id, origins_of, output_of
 
 _now = time.time_ns
@@ -34,9 +34,7 @@ class BudgetInput(WrappingInput):
         on_miss: OnMiss,
     ) -> None:
         super().__init__(port)
-        self._paths = [
-            _Path(budget, which(origin_id(budget.source), item.slot), meter) for budget in item.budgets
-        ]
+        self._paths = [_Path(budget, item.slot, meter) for budget in item.budgets]
         self._on_miss = on_miss
         self._late: deque[Event] = deque()  # further events of a late message, and the message
 
@@ -82,14 +80,14 @@ def wrap(inbox: Inbox, item: InputConfig, meter: PathMeter, on_miss: OnMiss) -> 
 class _Path:
     """One path that ends at an input."""
 
-    def __init__(self, budget: BudgetConfig, path: int, meter: PathMeter) -> None:
+    def __init__(self, budget: BudgetConfig, slot: int, meter: PathMeter) -> None:
         self.on_miss = budget.on_miss
         self._budget = budget
-        self._path = path
         self._meter = meter
         self._finder = HopFinder(budget)
         self._names = {hop.output: hop.name for hop in budget.hops}
         self._source = origin_id(budget.source)
+        self._path = path_number(self._source, slot)
         self._misses = 0  # in a row
         self._is_counted = False  # its budget is among the records
 

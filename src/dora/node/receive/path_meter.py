@@ -22,16 +22,16 @@ from dora.wire.path_statistics import (
     MAX_RECORDS,
     MESSAGES,
     MISSED,
+    PATH,
     RECORD_BYTES,
     RECORD_WORDS,
     SLOWEST_HOP,
     SUM_NS,
-    WHICH,
     WORST_NS,
     PathLatency,
     bucket_of,
+    path_number,
     records,
-    which,
 )
 from dora.wire.trail import origins_of, output_of
 
@@ -76,9 +76,9 @@ class Records:
         self.words = memoryview(self._mapping if self._mapping is not None else bytearray(size)).cast("Q")
         found = {}
         for begin in range(0, len(self.words), RECORD_WORDS):
-            if not self.words[begin + WHICH]:
+            if not self.words[begin + PATH]:
                 break
-            found[self.words[begin + WHICH]] = begin
+            found[self.words[begin + PATH]] = begin
         self._count = len(found)
         return found
 
@@ -93,7 +93,7 @@ class Records:
             except OSError:
                 return None
         self._count += 1
-        self.words[begin + WHICH] = path
+        self.words[begin + PATH] = path
         return begin
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class PathMeter:
 
     def __init__(self, memory: Records) -> None:
         self._memory = memory
-        self._found: dict[int, int | None] | None = None  # path → where its record is, None: nowhere
+        self._found: dict[int, int | None] | None = None  # path number → its record, None: it has none
         self.samples: list[tuple[InputMeter, int, Header, bytes]] = []
 
     def input(self, slot: int) -> InputMeter:
@@ -126,10 +126,10 @@ class PathMeter:
             weight = meter.step
             meter.learn(taken_ns)
             if not trail:
-                self._add(which(output_of(header), meter.slot), taken_ns - header[ORIGIN_NS], weight)
+                self._add(path_number(output_of(header), meter.slot), taken_ns - header[ORIGIN_NS], weight)
                 continue
             for origin in origins_of(header, trail):
-                self._add(which(origin.output, meter.slot), taken_ns - origin.oldest_ns, weight)
+                self._add(path_number(origin.output, meter.slot), taken_ns - origin.oldest_ns, weight)
 
     def add(self, path: int, time_ns: int) -> None:
         """Count one message of a path."""

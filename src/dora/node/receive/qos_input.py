@@ -185,7 +185,7 @@ class QosInput(WrappingInput):
         return DeadlineMissed(self.id, late * 1e-9)
 
     def _give_late(self, deadline: Deadline, now: int, event: Input) -> Event:
-        """Return what comes first of a message after a long pause: that the deadline was missed, or met."""
+        """Return the message after a long pause, or what comes before it: the miss, or that it is over."""
         sent_at = event._content.time_ns
         missed = deadline.missed
         dropped = self._words[self._dropped]

@@ -114,7 +114,7 @@ class SafeStateInput(WrappingInput):
             if isinstance(event, Input):
                 if (found := self._take(event)) is not None:
                     return found
-            elif not (isinstance(event, BudgetMissed) and self._exceed(event)):
+            elif not (isinstance(event, BudgetMissed) and self._take_miss(event)):
                 return self._poll_other(event)
             event = self._port.poll()
         return None
@@ -133,8 +133,8 @@ class SafeStateInput(WrappingInput):
             return None
         return self._leave(event)
 
-    def _exceed(self, missed: BudgetMissed) -> bool:
-        """Note that the next message is late; return whether nobody has to learn of it any more."""
+    def _take_miss(self, missed: BudgetMissed) -> bool:
+        """Note that the next message is late; return whether the program need not know."""
         self._exceeds = missed.on_miss == "safe_state" and not self._stopped
         return self._exceeds and bool(self._reason)
 

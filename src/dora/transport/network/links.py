@@ -250,8 +250,3 @@ def _wait_until_open(receivers: list[RemoteReceiver], timeout: float) -> None:
         receiver.tick(time.monotonic())
     for receiver in receivers:
         receiver.opened.wait(max(deadline - time.monotonic(), 0.0))
-
-
-def sequence_of(message: bytes | bytearray | memoryview) -> int:
-    """Return the sequence number of a message."""
-    return int.from_bytes(message[24:32], "little")
