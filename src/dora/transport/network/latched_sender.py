@@ -34,8 +34,8 @@ class LatchedWindow(SendWindow):
     def put_latched(self, latched: list[tuple[int, bytes]]) -> None:
         """Put the messages of the latch to those that wait, in order.
 
-        What waits since a former process of the receiver may have left the latch meanwhile. It stays, but
-        only for a receiver whose former processes did not get it.
+        Messages that wait since a former process of the receiver may have left the latch meanwhile. They
+        stay, but only for a receiver whose former processes did not get them.
         """
         entries: dict[int, Entry] = {
             sequence: (number, sequence, (message, flags & ~LATCHED_FLAG), size)
