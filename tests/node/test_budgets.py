@@ -8,20 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from chain import CAMERA_AND_DETECTOR, camera, working
 
 from dora import DoraStatus, Event, Node, SendOutput
 from dora.testing import MockNode, run_dataflow
 
-FLOW = """
-nodes:
-  - id: camera
-    path: camera.py
-    inputs: {tick: dora/timer/millis/100}
-    outputs: [image]
-  - id: detector
-    path: detector.py
-    inputs: {image: camera/image}
-    outputs: [boxes]
+FLOW = (
+    CAMERA_AND_DETECTOR
+    + """
   - id: planner
     path: planner.py
     inputs: {boxes: detector/boxes}
@@ -32,28 +26,12 @@ nodes:
 paths:
   - {from: camera/image, to: motor/command, budget: 40ms, %s}
 """
-
-
-def camera(node: Node) -> None:
-    for number, _ in enumerate(node):
-        if number == 6:
-            return
-        node.send_output("image", pa.array([number]))
-
-
-def working(output: str, seconds: Callable[[int], float]) -> Callable[[Node], None]:
-    def run(node: Node) -> None:
-        for event in node:
-            if event["type"] == "INPUT":
-                time.sleep(seconds(event["value"][0].as_py()))
-                node.send_output(output, event["value"])
-
-    return run
+)
 
 
 def play(options: str, motor: Callable[[Node], None], **nodes: Any) -> Any:
     chain = {
-        "camera": camera,
+        "camera": camera(6),
         "detector": working("boxes", lambda number: 0.05 if number in (2, 3) else 0.01),
         "planner": working("command", lambda _: 0.005),
         **nodes,
@@ -79,7 +57,12 @@ def test_messages_stay_in_their_queue_while_the_node_waits_for_an_answer() -> No
     answers = "queue_size: 1}, answer: server/answer}\n    outputs: [request]"
     service = "  - {id: server, path: server.py, inputs: {in: motor/request}, outputs: [answer]}\n"
     flow = FLOW.replace("queue_size: 100}}", answers).replace("paths:", f"{service}paths:")
-    nodes = {"camera": camera, "detector": working("boxes", lambda _: 0), "motor": motor, "server": server}
+    nodes = {
+        "camera": camera(6),
+        "detector": working("boxes", lambda _: 0),
+        "motor": motor,
+        "server": server,
+    }
     run_dataflow(flow % "on_miss: event", nodes={**nodes, "planner": working("command", lambda _: 0)})
     assert taken == [5]
 
@@ -147,7 +130,7 @@ def test_a_budget_counts_from_an_output_in_the_middle_of_a_path() -> None:
     seen: list[Any] = []
     flow = FLOW.replace("from: camera/image", "from: detector/boxes").replace("40ms", "20ms")
     nodes = {
-        "camera": camera,
+        "camera": camera(6),
         "detector": working("boxes", lambda _: 0.05),
         "planner": working("command", lambda number: 0.03 if number == 1 else 0.0),
         "motor": lambda node: seen.extend(events_of(node)),
@@ -203,7 +186,7 @@ paths:
   - {from: camera/image, to: run/last/in, budget: 40ms, on_miss: event}
 """
     Last.seen.clear()
-    run_dataflow(flow, nodes={"camera": camera, "run": {"relay": Relay, "last": Last}})
+    run_dataflow(flow, nodes={"camera": camera(6), "run": {"relay": Relay, "last": Last}})
     assert Last.seen[:2] == [("BUDGET_MISSED", "in"), ("INPUT", "in")]
 
 
@@ -245,7 +228,7 @@ def test_the_safe_value_comes_instead_of_messages_that_are_late() -> None:
 
     counts: list[Any] = []
     chain = {
-        "camera": camera,
+        "camera": camera(6),
         "detector": working("boxes", lambda number: 0.05 if number in (2, 3) else 0.01),
         "planner": working("command", lambda _: 0.005),
     }

@@ -9,23 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from chain import CAMERA_AND_DETECTOR, camera, working
 
 from dora import DoraStatus, Event, Input, Node, SendOutput
 from dora.testing import VirtualDataflow, run_dataflow
 
-CHAIN = """
-nodes:
-  - id: camera
-    path: camera.py
-    inputs: {tick: dora/timer/millis/100}
-    outputs: [image]
-  - id: detector
-    path: detector.py
-    inputs: {image: camera/image}
-    outputs: [boxes]
+CHAIN = f"""{CAMERA_AND_DETECTOR}
   - id: motor
     path: motor.py
-    inputs: {boxes: detector/boxes}
+    inputs: {{boxes: detector/boxes}}
 """
 
 Found = dict[tuple[str, str], dict[str, Any]]
@@ -33,16 +25,6 @@ Found = dict[tuple[str, str], dict[str, Any]]
 
 def paths_of(node: Node) -> Found:
     return {(path["source"], path["sink"]): path for path in node.statistics()["paths"]}
-
-
-def camera(to: int) -> Callable[[Node], None]:
-    def run(node: Node) -> None:
-        for number, _ in enumerate(node):
-            if number == to:
-                return
-            node.send_output("image", b"image")
-
-    return run
 
 
 def sink(found: Found) -> Callable[[Node], None]:
@@ -54,15 +36,9 @@ def sink(found: Found) -> Callable[[Node], None]:
     return run
 
 
-def slow(node: Node) -> None:
-    for event in node:
-        if event["type"] == "INPUT":
-            time.sleep(0.02)
-            node.send_output("boxes", b"boxes")
-
-
 def test_data_is_as_old_as_all_nodes_on_its_way_took() -> None:
     found: Found = {}
+    slow = working("boxes", lambda _: 0.02)
     run_dataflow(CHAIN, nodes={"camera": camera(5), "detector": slow, "motor": sink(found)})
     assert list(found) == [("camera/image", "motor/boxes")]
     path = found["camera/image", "motor/boxes"]
