@@ -88,6 +88,14 @@ class System:
 
         return marked_processes(dataflow_id)
 
+    def end_dataflows(self) -> None:
+        """End and forget all dataflows; coordinator and daemon stay."""
+        for view in self.client.active():
+            self.client.stop(view.uuid, None, force=True)
+        wait_until(lambda: not self.client.active(), "the end of all dataflows")
+        self.client.clean()
+        self._wait_for_runs()
+
     def clean_up(self) -> None:
         """End everything, and prove that nothing is left."""
         try:
@@ -100,6 +108,9 @@ class System:
                 os.kill(pid, signal.SIGTERM)
         wait_until(lambda: running_daemon("127.0.0.1", self.port) is None, "the end of the daemon")
         wait_until(self._is_down, "the end of the coordinator")
+        self._wait_for_runs()
+
+    def _wait_for_runs(self) -> None:
         root = Path(os.environ["DORA_RUNTIME_DIR"])
         wait_until(lambda: not [path for path in root.glob("*") if path.is_dir()], "the end of all runs")
 

@@ -71,16 +71,15 @@ def test_the_life_of_a_dataflow(system: System) -> None:
     assert system.dora("down").splitlines()[-1] == "Coordinator and daemons destroyed successfully"
 
 
-def test_a_silent_node_has_empty_logs(system: System) -> None:
-    system.dora("up")
+def test_a_silent_node_has_empty_logs(shared: System) -> None:
     silent = "from dora import Node\nfor event in Node():\n    pass\n"
-    system.start(system.dataflow("arm", a=FOREVER, silent=silent))
-    assert system.dora("logs", "arm", "-n", "silent") == ""
+    shared.start(shared.dataflow("arm", a=FOREVER, silent=silent))
+    assert shared.dora("logs", "arm", "-n", "silent") == ""
     for more in ((), ("--follow",)):
-        told = system.dora("logs", "arm", "-n", "silence", *more, status=1)
+        told = shared.dora("logs", "arm", "-n", "silence", *more, status=1)
         assert told == "error: the dataflow has no node `silence`; did you mean `silent`?\n"
-    system.dora("stop", "arm")
-    assert system.dora("logs", "arm", "-n", "silent", "--follow") == ""
+    shared.dora("stop", "arm")
+    assert shared.dora("logs", "arm", "-n", "silent", "--follow") == ""
 
 
 def completed(system: System) -> list[str]:
@@ -89,36 +88,34 @@ def completed(system: System) -> list[str]:
     return done.stdout.split()
 
 
-def test_several_dataflows_at_once(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    system.dora("up")
-    file = system.dataflow("arm", a=FOREVER)
-    first, second = system.start(file), system.start(file)
-    assert [view.name for view in system.client.active()] == ["arm", "arm-2"]
+def test_several_dataflows_at_once(shared: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = shared.dataflow("arm", a=FOREVER)
+    first, second = shared.start(file), shared.start(file)
+    assert [view.name for view in shared.client.active()] == ["arm", "arm-2"]
     with monkeypatch.context() as shell:
         shell.setenv("_DORA_COMPLETE", "bash_complete")
         shell.setenv("COMP_WORDS", "dora stop ar")
         shell.setenv("COMP_CWORD", "2")
-        assert completed(system) == ["plain,arm", "plain,arm-2", "plain,arm.yml"]
-    checked = system.dora("doctor")
-    assert f"  PASS  coordinator at 127.0.0.1:{system.port}: dora " in checked
+        assert completed(shared) == ["plain,arm", "plain,arm-2", "plain,arm.yml"]
+    checked = shared.dora("doctor")
+    assert f"  PASS  coordinator at 127.0.0.1:{shared.port}: dora " in checked
     assert "  PASS  2 dataflows on the coordinator: arm, arm-2\n" in checked
     assert "  PASS  machine `default` is connected\n" in checked
     assert "  PASS  2 nodes run on this machine\n" in checked
-    message = system.dora("stop", status=1)
+    message = shared.dora("stop", status=1)
     assert message.startswith("error: Multiple dataflows running. Specify one by NAME_OR_UUID: arm (")
-    restarted = system.dora("restart", "arm-2")
+    restarted = shared.dora("restart", "arm-2")
     match = re.fullmatch(rf"dataflow restarted: {second} -> ({UUID})\n", restarted)
     assert match
-    assert system.dora("stop", "--all") == "Stopped 2 dataflow(s).\n"
-    assert {system.status_of(run) for run in (first, second, match[1])} == {"Finished"}
+    assert shared.dora("stop", "--all") == "Stopped 2 dataflow(s).\n"
+    assert {shared.status_of(run) for run in (first, second, match[1])} == {"Finished"}
 
 
 def test_two_systems_do_not_see_the_nodes_of_each_other(
-    system: System, monkeypatch: pytest.MonkeyPatch
+    shared: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system.dora("up")
-    system.start(system.dataflow("arm", a=FOREVER))
-    other, ours = str(free_port()), str(system.port)
+    shared.start(shared.dataflow("arm", a=FOREVER))
+    other, ours = str(free_port()), str(shared.port)
     monkeypatch.setenv("DORA_COORDINATOR_PORT", other)
     for command in (
         ("node", "list"),
@@ -127,21 +124,20 @@ def test_two_systems_do_not_see_the_nodes_of_each_other(
         ("topic", "list"),
         ("top", "--once"),
     ):
-        assert "error: no dataflow is running" in system.dora(*command, status=1), command
+        assert "error: no dataflow is running" in shared.dora(*command, status=1), command
         option = ("--coordinator-port", other)
-        assert "error: no dataflow is running" in system.dora(*command, *option, status=1), command
+        assert "error: no dataflow is running" in shared.dora(*command, *option, status=1), command
     option = ("--coordinator-port", ours)
-    assert system.dora("node", "list", "-q", *option) == "a\n"
-    assert system.dora("param", "set", "a", "gain", "1", *option) == "Set `gain` = 1 on node `a`\n"
+    assert shared.dora("node", "list", "-q", *option) == "a\n"
+    assert shared.dora("param", "set", "a", "gain", "1", *option) == "Set `gain` = 1 on node `a`\n"
     monkeypatch.setenv("DORA_COORDINATOR_PORT", ours)
-    assert system.dora("param", "get", "a", "gain") == "1\n"
+    assert shared.dora("param", "get", "a", "gain") == "1\n"
 
 
-def test_a_dynamic_node_chooses_its_dataflow_by_id(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    system.dora("up")
+def test_a_dynamic_node_chooses_its_dataflow_by_id(shared: System, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"id": "visitor", "path": "dynamic", "inputs": {"tick": "dora/timer/millis/50"}}]
-    (system.folder / "arm.yml").write_text(json.dumps({"nodes": nodes}))
-    runs = [system.start("arm.yml", "--name", name) for name in ("left", "right")]
+    (shared.folder / "arm.yml").write_text(json.dumps({"nodes": nodes}))
+    runs = [shared.start("arm.yml", "--name", name) for name in ("left", "right")]
     with pytest.raises(ConnectError, match="set DORA_DATAFLOW to the name or the UUID of one"):
         Node("visitor")
     for wanted, run in zip(("left", runs[1]), runs, strict=True):
@@ -154,9 +150,8 @@ def test_a_dynamic_node_chooses_its_dataflow_by_id(system: System, monkeypatch: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows shared memory as files")
-def test_shared_memory_is_of_the_user_alone(system: System) -> None:
-    system.dora("up")
-    system.start(system.dataflow("arm", a=FOREVER))
+def test_shared_memory_is_of_the_user_alone(shared: System) -> None:
+    shared.start(shared.dataflow("arm", a=FOREVER))
     (run,) = running()
     with run:
         prefix = inspect(run).prefix
@@ -165,12 +160,11 @@ def test_shared_memory_is_of_the_user_alone(system: System) -> None:
         assert [path.name for path in objects if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
-def test_the_options_of_a_run(system: System) -> None:
-    system.dora("up")
-    file = system.dataflow("arm", a="from dora import Node\nNode().send_output('out', b'')")
-    told = system.dora("start", file, "--attach", "--engine", "zenoh", "--strict-outputs", status=1)
+def test_the_options_of_a_run(shared: System) -> None:
+    file = shared.dataflow("arm", a="from dora import Node\nNode().send_output('out', b'')")
+    told = shared.dora("start", file, "--attach", "--engine", "zenoh", "--strict-outputs", status=1)
     assert "output `out` is not declared" in told
-    system.start(system.dataflow("leg", a=FOREVER), "--engine", "zenoh")
+    shared.start(shared.dataflow("leg", a=FOREVER), "--engine", "zenoh")
     engines = {}
     for run in running():
         with run, suppress(ConnectError):  # the one before may still be leaving
@@ -178,15 +172,14 @@ def test_the_options_of_a_run(system: System) -> None:
     assert engines["leg"] == "zenoh"
 
 
-def test_a_dataflow_that_cannot_start_reports_its_reason(system: System) -> None:
-    system.dora("up")
-    told = system.dora(
-        "start", system.dataflow("bad", a="raise SystemExit('no camera')"), "--detach", status=1
+def test_a_dataflow_that_cannot_start_reports_its_reason(shared: System) -> None:
+    told = shared.dora(
+        "start", shared.dataflow("bad", a="raise SystemExit('no camera')"), "--detach", status=1
     )
     assert "Node `a` exited with status 1" in told and "no camera" in told
-    told = system.dora("start", "missing.yml", "--detach", status=1)
+    told = shared.dora("start", "missing.yml", "--detach", status=1)
     assert "missing.yml" in told
-    assert [view.status for view in system.client.dataflows()] == ["Failed"]
+    assert [view.status for view in shared.client.dataflows()] == ["Failed"]
 
 
 def test_a_start_does_not_both_attach_and_detach(system: System) -> None:
@@ -197,10 +190,9 @@ def test_a_start_does_not_both_attach_and_detach(system: System) -> None:
     assert "use either --attach or --detach" in told
 
 
-def test_a_missing_command_is_reported_with_its_line(system: System) -> None:
-    system.dora("up")
-    (system.folder / "flow.yml").write_text("nodes: [{id: a, path: no-camera}]")
-    told = system.dora("start", "flow.yml", "--detach", status=1)
+def test_a_missing_command_is_reported_with_its_line(shared: System) -> None:
+    (shared.folder / "flow.yml").write_text("nodes: [{id: a, path: no-camera}]")
+    told = shared.dora("start", "flow.yml", "--detach", status=1)
     assert "flow.yml:1:23: error: the node `a` cannot be started" in told
 
 
@@ -236,61 +228,57 @@ def test_quiet_wins_over_the_diagnostics_filter(system: System, monkeypatch: pyt
     assert (system.folder / "told").read_text() == ""
 
 
-def test_a_start_writes_the_build_session_file(system: System) -> None:
-    system.dora("up")
-    first = system.start(system.dataflow("noted", waiter=FOREVER))
-    session = system.folder / "out" / "noted.dora-session.yaml"
+def test_a_start_writes_the_build_session_file(shared: System) -> None:
+    first = shared.start(shared.dataflow("noted", waiter=FOREVER))
+    session = shared.folder / "out" / "noted.dora-session.yaml"
     noted = session.read_text()
-    assert f"waiter: {system.folder}" in noted
-    system.dora("restart", first)
+    assert f"waiter: {shared.folder}" in noted
+    shared.dora("restart", first)
     assert session.read_text() == noted
 
 
-def test_a_failed_build_is_reported_and_logged(system: System) -> None:
-    system.dora("up")
-    (system.folder / "b.yml").write_text("nodes: [{id: a, path: a.py, build: 'false'}]")
-    (system.folder / "a.py").write_text(FOREVER)
-    told = system.dora("start", "b.yml", "--detach", status=1)
+def test_a_failed_build_is_reported_and_logged(shared: System) -> None:
+    (shared.folder / "b.yml").write_text("nodes: [{id: a, path: a.py, build: 'false'}]")
+    (shared.folder / "a.py").write_text(FOREVER)
+    told = shared.dora("start", "b.yml", "--detach", status=1)
     assert "failed: " in told and "`a`" in told
-    assert "ERROR" in system.dora("logs", "b")
+    assert "ERROR" in shared.dora("logs", "b")
 
 
-def test_a_stop_during_the_build_ends_it(system: System) -> None:
-    system.dora("up")
-    (system.folder / "slow.yml").write_text("nodes: [{id: a, path: a.py, build: sleep 600}]")
-    (system.folder / "a.py").write_text(FOREVER)
+def test_a_stop_during_the_build_ends_it(shared: System) -> None:
+    (shared.folder / "slow.yml").write_text("nodes: [{id: a, path: a.py, build: sleep 600}]")
+    (shared.folder / "a.py").write_text(FOREVER)
     start = subprocess.Popen(
         [sys.executable, "-m", "dora", "start", "slow.yml", "--detach"],
-        cwd=system.folder,
+        cwd=shared.folder,
         stdout=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: system.client.active(), "the start")
-    system.dora("stop", "slow")
+    wait_until(lambda: shared.client.active(), "the start")
+    shared.dora("stop", "slow")
     start.communicate(timeout=TIMEOUT)
     assert start.returncode == 1
-    assert system.client.dataflow("slow").reason == "it was stopped before its nodes were started"
+    assert shared.client.dataflow("slow").reason == "it was stopped before its nodes were started"
 
 
-def test_a_stop_during_the_start_ends_the_start(system: System) -> None:
-    system.dora("up")
-    file = system.dataflow("slow", a="import time\nprint('is there', flush=True)\ntime.sleep(600)")
+def test_a_stop_during_the_start_ends_the_start(shared: System) -> None:
+    file = shared.dataflow("slow", a="import time\nprint('is there', flush=True)\ntime.sleep(600)")
     start = subprocess.Popen(
         [sys.executable, "-m", "dora", "start", file, "--detach"],
-        cwd=system.folder,
+        cwd=shared.folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wait_until(lambda: system.client.active(), "the start")
-    wait_until(lambda: "is there" in system.dora("logs", "slow"), "the node")
-    system.dora("stop", "slow")
+    wait_until(lambda: shared.client.active(), "the start")
+    wait_until(lambda: "is there" in shared.dora("logs", "slow"), "the node")
+    shared.dora("stop", "slow")
     told = start.communicate(timeout=TIMEOUT)[0]
     assert "does not run: it was stopped before all of its nodes were ready" in told
     assert start.returncode == 1
 
 
-def test_nodes_that_ignore_a_stop_are_killed(system: System) -> None:
+def test_nodes_that_ignore_a_stop_are_killed(shared: System) -> None:
     deaf = """
     import signal
     from dora import Node
@@ -298,22 +286,20 @@ def test_nodes_that_ignore_a_stop_are_killed(system: System) -> None:
     node = Node()
     signal.pause()
     """
-    system.dora("up")
-    file = system.dataflow("deaf", a=deaf)
-    system.start(file)
-    told = system.dora("stop", "--grace-duration", "200ms", status=1)
+    file = shared.dataflow("deaf", a=deaf)
+    shared.start(file)
+    told = shared.dora("stop", "--grace-duration", "200ms", status=1)
     assert "had to be killed: it did not end within the grace duration of 0.2 s" in told
-    system.start(file)
-    system.dora("stop", "-f", status=1)
-    assert not system.client.active()
+    shared.start(file)
+    shared.dora("stop", "-f", status=1)
+    assert not shared.client.active()
 
 
-def test_ctrl_c_in_an_attached_start_stops_the_dataflow(system: System) -> None:
-    system.dora("up")
-    file = system.dataflow("arm", a=FOREVER)
+def test_ctrl_c_in_an_attached_start_stops_the_dataflow(shared: System) -> None:
+    file = shared.dataflow("arm", a=FOREVER)
     attached = subprocess.Popen(
         [sys.executable, "-u", "-m", "dora", "start", file, "--attach"],
-        cwd=system.folder,
+        cwd=shared.folder,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -329,41 +315,39 @@ def test_ctrl_c_in_an_attached_start_stops_the_dataflow(system: System) -> None:
     assert any(line.startswith("dataflow started: ") for line in [*lines, *rest.splitlines()])
     assert "got STOP" in rest
     assert attached.returncode == 0
-    assert system.client.dataflow("arm").status == "Finished"
+    assert shared.client.dataflow("arm").status == "Finished"
 
 
-def test_every_command_finds_a_dataflow_by_name_file_and_node(system: System) -> None:
-    system.dora("up")
-    file = system.dataflow("arm", motor=FOREVER)
-    system.start(file, "--name", "kitchen")
-    system.start(system.dataflow("leg", knee=FOREVER))
+def test_every_command_finds_a_dataflow_by_name_file_and_node(shared: System) -> None:
+    file = shared.dataflow("arm", motor=FOREVER)
+    shared.start(file, "--name", "kitchen")
+    shared.start(shared.dataflow("leg", knee=FOREVER))
     for wanted in ("kitchen", file, f"./{file}", "motor"):
-        wait_until(lambda wanted=wanted: "got INPUT" in system.dora("logs", wanted), wanted)
-        assert system.dora("node", "list", "-q", "-d", wanted) == "motor\n"
-        assert '"kitchen"' in system.dora("top", "--once", "-d", wanted)
-    assert "dataflow restarted: " in system.dora("restart", "motor")
-    assert "dataflow stopped: " in system.dora("stop", file)
-    assert [view.name for view in system.client.active()] == ["leg"]
-    assert "got STOP" in system.dora("logs", file), "the latest of the file"
-    system.start(system.dataflow("foot", knee=FOREVER))
-    shown = system.dora("stop", "knee", status=1)
+        wait_until(lambda wanted=wanted: "got INPUT" in shared.dora("logs", wanted), wanted)
+        assert shared.dora("node", "list", "-q", "-d", wanted) == "motor\n"
+        assert '"kitchen"' in shared.dora("top", "--once", "-d", wanted)
+    assert "dataflow restarted: " in shared.dora("restart", "motor")
+    assert "dataflow stopped: " in shared.dora("stop", file)
+    assert [view.name for view in shared.client.active()] == ["leg"]
+    assert "got STOP" in shared.dora("logs", file), "the latest of the file"
+    shared.start(shared.dataflow("foot", knee=FOREVER))
+    shown = shared.dora("stop", "knee", status=1)
     assert "`knee` fits more than one dataflow:" in shown and "[leg]" in shown and "[foot]" in shown
 
 
-def test_names_files_nodes_and_topics_are_completed(system: System) -> None:
-    (system.folder / "knee.py").write_text(FOREVER)
+def test_names_files_nodes_and_topics_are_completed(shared: System) -> None:
+    (shared.folder / "knee.py").write_text(FOREVER)
     knee = "{id: knee, path: knee.py, inputs: {tick: dora/timer/millis/50}, outputs: [angle]}"
     foot = "{id: foot, path: knee.py, inputs: {angle: knee/angle}}"
-    (system.folder / "leg.yml").write_text(f"nodes:\n- {knee}\n- {foot}\n")
-    system.dora("up")
-    system.start("leg.yml", "--name", "kitchen")
+    (shared.folder / "leg.yml").write_text(f"nodes:\n- {knee}\n- {foot}\n")
+    shared.start("leg.yml", "--name", "kitchen")
 
     def offered(line: str) -> list[str]:
         words = f"dora {line}"
         variables = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         done = subprocess.run(
             [sys.executable, "-m", "dora"],
-            cwd=system.folder,
+            cwd=shared.folder,
             env={**os.environ, **variables, "_DORA_COMPLETE": "bash_complete"},
             capture_output=True,
             text=True,
@@ -391,15 +375,14 @@ while not os.path.exists("go"):
 
 
 def test_a_terminal_shows_a_dataflow_of_the_coordinator_like_one_of_run(
-    system: System, monkeypatch: pytest.MonkeyPatch
+    shared: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
-    system.dora("up")
-    file = system.dataflow("arm", a=SLOW, b=FOREVER)
-    with on_terminal("start", file, cwd=system.folder) as command:
+    file = shared.dataflow("arm", a=SLOW, b=FOREVER)
+    with on_terminal("start", file, cwd=shared.folder) as command:
         command.read_until(lambda text: "starting 2 nodes · waiting for a (" in plain(text))
-        Path(system.folder, "go").touch()
+        Path(shared.folder, "go").touch()
         command.read_until(lambda text: re.search(r"2 of 2 nodes · \d+ messages/s · none", plain(text)))
         assert re.search(r"\x1b\[2K2 nodes are running after \d", plain(command.text))
         command.process.send_signal(signal.SIGINT)
@@ -407,10 +390,9 @@ def test_a_terminal_shows_a_dataflow_of_the_coordinator_like_one_of_run(
     assert re.search(r"\r\nended after \d+(\.\d)? s\r\n$", command.text)
 
 
-def test_an_unknown_name_is_reported(system: System) -> None:
-    system.dora("up")
-    system.start(system.dataflow("arm", a=FOREVER))
-    told = system.dora("stop", "amr", status=1)
+def test_an_unknown_name_is_reported(shared: System) -> None:
+    shared.start(shared.dataflow("arm", a=FOREVER))
+    told = shared.dora("stop", "amr", status=1)
     assert told == "error: no dataflow with name or UUID `amr`; did you mean `arm`?\n"
 
 
@@ -483,41 +465,38 @@ def coordinators(port: int) -> list[int]:
     return found
 
 
-def test_logs_that_are_followed_end_with_the_dataflow(system: System) -> None:
-    system.dora("up")
-    system.start(system.dataflow("arm", a=FOREVER))
+def test_logs_that_are_followed_end_with_the_dataflow(shared: System) -> None:
+    shared.start(shared.dataflow("arm", a=FOREVER))
     follow = subprocess.Popen(
         [sys.executable, "-u", "-m", "dora", "logs", "arm", "-f", "--grep", "GOT", "--log-format", "json"],
-        cwd=system.folder,
+        cwd=shared.folder,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert follow.stdout is not None
     assert json.loads(follow.stdout.readline())["message"] == "got INPUT"
-    system.dora("stop", "arm")
+    shared.dora("stop", "arm")
     rest, _ = follow.communicate(timeout=TIMEOUT)
     assert json.loads(rest.splitlines()[-1])["message"] == "got STOP"
     assert follow.returncode == 0
-    assert "got INPUT" in system.dora("logs", "--local", "--node", "a")
-    assert "did you mean" in system.dora("logs", "arm", "--node", "aa", status=1)
+    assert "got INPUT" in shared.dora("logs", "--local", "--node", "a")
+    assert "did you mean" in shared.dora("logs", "arm", "--node", "aa", status=1)
 
 
-def test_a_failed_dataflow_is_reported_with_its_logs(system: System) -> None:
-    system.dora("up")
-    file = system.dataflow("arm", a="raise SystemExit(3)")
-    run = system.dora("start", file, "--detach", status=1).partition("triggered: ")[2][:36]
+def test_a_failed_dataflow_is_reported_with_its_logs(shared: System) -> None:
+    file = shared.dataflow("arm", a="raise SystemExit(3)")
+    run = shared.dora("start", file, "--detach", status=1).partition("triggered: ")[2][:36]
     fault = f"dataflow arm ({run}) failed: node `a` exited with status 3\n"
-    assert system.dora("logs", "arm").endswith(fault)
-    assert system.dora("logs", "arm", "-f").endswith(fault)
-    assert system.dora("stop", "arm") == f"dataflow had ended already: {run}\n{fault}"
+    assert shared.dora("logs", "arm").endswith(fault)
+    assert shared.dora("logs", "arm", "-f").endswith(fault)
+    assert shared.dora("stop", "arm") == f"dataflow had ended already: {run}\n{fault}"
 
 
-def test_ctrl_c_is_the_usual_end_of_following(system: System) -> None:
-    system.dora("up")
-    system.start(system.dataflow("arm", a=FOREVER))
+def test_ctrl_c_is_the_usual_end_of_following(shared: System) -> None:
+    shared.start(shared.dataflow("arm", a=FOREVER))
     follow = subprocess.Popen(
         [sys.executable, "-u", "-m", "dora", "logs", "arm", "-f"],
-        cwd=system.folder,
+        cwd=shared.folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
