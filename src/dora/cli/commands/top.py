@@ -149,6 +149,8 @@ def _link_json(rate: LinkRate) -> dict[str, Any]:
         "thinned_messages": rate.thinned,
         "missed_deadlines": rate.missed,
         "unmatched_messages": rate.unmatched,
+        "safe_states": rate.safe_states,
+        "in_safe_state": rate.in_safe_state,
         "latency_median_ms": None if rate.latency_ms is None else round(rate.latency_ms[0], 3),
         "latency_p99_ms": None if rate.latency_ms is None else round(rate.latency_ms[1], 3),
     }
