@@ -581,7 +581,7 @@ paths:
     [
         (
             "{from: «d/x», to: b/i, budget: 1ms}",
-            "the dataflow has no node `d`",
+            "the dataflow has no node `d`, where a path begins",
             "its nodes are `a`, `b` and `c`",
         ),
         ("{from: «a/z», to: b/i, budget: 1ms}", "node `a` has no output `z`", "its outputs are `x`"),

@@ -120,7 +120,7 @@ def _port(
     text = block.get(field)
     if text is None:
         return None
-    noun = "output" if field == "from" else "input"
+    noun, here = ("output", "where a path begins") if field == "from" else ("input", "where a path ends")
     node_id, slash, port = str(text).partition("/")
     if not slash:
         report.error(
@@ -136,7 +136,7 @@ def _port(
         hint = (
             f"did you mean `{closest}`?" if closest else f"its nodes are {listed(graph.nodes, MAX_LISTED)}"
         )
-        report.error(block.place(field), f"the dataflow has no node `{node_id}`", hint)
+        report.error(block.place(field), f"the dataflow has no node `{node_id}`, {here}", hint)
         return None
     known = node.outputs if field == "from" else tuple(item.id for item in node.inputs)
     if port not in known and len(node.operators) == 1:
@@ -150,7 +150,7 @@ def _port(
         )
         report.error(
             block.place(field),
-            f"node `{node_id}` has no {noun} `{port}`",
+            f"node `{node_id}` has no {noun} `{port}`, {here}",
             hint if known else f"it has no {noun}s",
         )
         return None
