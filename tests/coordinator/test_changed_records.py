@@ -51,9 +51,13 @@ for event in node:
 
 
 @pytest.fixture
+def system(shared: System) -> System:
+    return shared
+
+
+@pytest.fixture
 def arm(system: System) -> str:
     """The UUID of a running dataflow `arm`: `a`, which sends, and `b`."""
-    system.dora("up")
     file = system.dataflow("arm", a=SOURCE, b=FOREVER)
     text = json.loads((system.folder / file).read_text())
     text["nodes"][0]["outputs"] = ["out"]

@@ -89,25 +89,23 @@ def test_a_dataflow_fails_if_coordinator_and_daemon_are_killed(system: System) -
     assert system.status_of(run) == "Failed"
 
 
-def test_a_killed_run_is_reported(system: System) -> None:
-    system.dora("up")
-    run = system.start(system.dataflow("arm", a=FOREVER), "--no-preload")  # so its parent is the worker
-    other = system.start(system.dataflow("leg", a=FOREVER))
-    pids = system.node_pids(run)
+def test_a_killed_run_is_reported(shared: System) -> None:
+    run = shared.start(shared.dataflow("arm", a=FOREVER), "--no-preload")  # so its parent is the worker
+    other = shared.start(shared.dataflow("leg", a=FOREVER))
+    pids = shared.node_pids(run)
     parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGKILL)
-    view = system.client.wait(run)
+    view = shared.client.wait(run)
     assert view.status == "Failed"
     assert view.reason.startswith("the process that ran it was killed by signal 9")
     wait_until(lambda: not any(alive(pid) for pid in pids), "the end of the nodes")
-    assert system.status_of(other) == "Running"
+    assert shared.status_of(other) == "Running"
 
 
-def test_a_killed_node_is_reported(system: System) -> None:
-    system.dora("up")
-    run = system.start(system.dataflow("arm", a=FOREVER))
-    os.kill(system.node_pids(run)[0], signal.SIGKILL)
-    view = system.client.wait(run)
+def test_a_killed_node_is_reported(shared: System) -> None:
+    run = shared.start(shared.dataflow("arm", a=FOREVER))
+    os.kill(shared.node_pids(run)[0], signal.SIGKILL)
+    view = shared.client.wait(run)
     assert view.result is not None
     assert view.result.failures[0].signal == 9
 
@@ -150,10 +148,9 @@ def test_a_terminated_daemon_stops_its_dataflows_in_good_order(system: System) -
     assert system.dora("logs", run, "--tail", "1").rstrip().endswith("got STOP")
 
 
-def test_a_second_daemon_is_refused(system: System) -> None:
-    system.dora("up")
-    told = system.dora("daemon", status=1)
-    assert f"a daemon of the coordinator at 127.0.0.1:{system.port} is running already" in told
+def test_a_second_daemon_is_refused(shared: System) -> None:
+    told = shared.dora("daemon", status=1)
+    assert f"a daemon of the coordinator at 127.0.0.1:{shared.port} is running already" in told
 
 
 def test_a_broken_store_is_reported(system: System) -> None:
@@ -199,35 +196,32 @@ def ask(system: System, method: str, path: str, body: bytes = b"", **headers: st
         connection.close()
 
 
-def test_requests_that_are_no_good(system: System) -> None:
-    system.dora("up")
+def test_requests_that_are_no_good(shared: System) -> None:
     json_type = "application/json"
-    status, told = ask(system, "POST", "/api/dataflows", b"{", Content_Type=json_type)
+    status, told = ask(shared, "POST", "/api/dataflows", b"{", Content_Type=json_type)
     assert (status, "the request is not understood" in told) == (400, True)
-    status, told = ask(system, "POST", "/api/dataflows", b'{"spec": 7}', Content_Type=json_type)
+    status, told = ask(shared, "POST", "/api/dataflows", b'{"spec": 7}', Content_Type=json_type)
     assert status == 400
     spec = b'{"spec": {"name": "x", "dataflow": {"nodes": 3}}}'
-    assert ask(system, "POST", "/api/dataflows", spec, Content_Type=json_type)[0] == 400
-    assert ask(system, "POST", "/api/dataflows", b"x" * (17 << 20), Content_Type=json_type)[0] == 413
-    assert ask(system, "POST", "/api/down", b"{}", Content_Type="text/plain")[0] == 415
-    assert ask(system, "GET", "/api/dataflows/nothing")[0] == 404
-    assert ask(system, "GET", "/api/dataflows/x/wait?timeout=soon")[0] == 400
-    assert ask(system, "GET", "/nowhere")[0] == 404
-    assert system.client.status().active_dataflows == 0
+    assert ask(shared, "POST", "/api/dataflows", spec, Content_Type=json_type)[0] == 400
+    assert ask(shared, "POST", "/api/dataflows", b"x" * (17 << 20), Content_Type=json_type)[0] == 413
+    assert ask(shared, "POST", "/api/down", b"{}", Content_Type="text/plain")[0] == 415
+    assert ask(shared, "GET", "/api/dataflows/nothing")[0] == 404
+    assert ask(shared, "GET", "/api/dataflows/x/wait?timeout=soon")[0] == 400
+    assert ask(shared, "GET", "/nowhere")[0] == 404
+    assert shared.client.status().active_dataflows == 0
 
 
-def test_a_coordinator_at_another_address_has_the_store(system: System) -> None:
-    system.dora("up")
-    told = system.dora("coordinator", "--interface", "127.0.0.2", status=1)
+def test_a_coordinator_at_another_address_has_the_store(shared: System) -> None:
+    told = shared.dora("coordinator", "--interface", "127.0.0.2", status=1)
     assert "is in use by another coordinator; choose another port" in told
-    told = system.dora("up", "--interface", "127.0.0.2", "--recreate-store", status=1)
+    told = shared.dora("up", "--interface", "127.0.0.2", "--recreate-store", status=1)
     assert "is in use by another coordinator; end it with `dora down`" in told
-    assert "coordinator already running" in system.dora("up")
+    assert "coordinator already running" in shared.dora("up")
 
 
-def test_an_interface_that_is_asked_for_too_late(system: System) -> None:
-    system.dora("up")
-    told = system.dora("up", "--interface", "0.0.0.0", status=1)
+def test_an_interface_that_is_asked_for_too_late(shared: System) -> None:
+    told = shared.dora("up", "--interface", "0.0.0.0", status=1)
     assert "it listens on 127.0.0.1 only; stop it with `dora down`" in told
 
 
@@ -250,23 +244,20 @@ def test_a_daemon_reports_why_the_coordinator_refuses_the_connection(system: Sys
             daemon.communicate(timeout=TIMEOUT)
 
 
-def test_requests_of_foreign_web_pages_are_refused(system: System) -> None:
-    system.dora("up")
-    assert ask(system, "POST", "/api/down", Origin="http://evil.example")[0] == 403
-    assert ask(system, "GET", "/api/status", Host=f"evil.example:{system.port}")[0] == 403
-    assert ask(system, "GET", "/api/status", Origin=f"http://127.0.0.1:{system.port}")[0] == 200
+def test_requests_of_foreign_web_pages_are_refused(shared: System) -> None:
+    assert ask(shared, "POST", "/api/down", Origin="http://evil.example")[0] == 403
+    assert ask(shared, "GET", "/api/status", Host=f"evil.example:{shared.port}")[0] == 403
+    assert ask(shared, "GET", "/api/status", Origin=f"http://127.0.0.1:{shared.port}")[0] == 200
 
 
-def test_versions_that_do_not_fit(system: System) -> None:
-    system.dora("up")
-    status, told = ask(system, "GET", "/api/status", dora_version="99.1.0")
+def test_versions_that_do_not_fit(shared: System) -> None:
+    status, told = ask(shared, "GET", "/api/status", dora_version="99.1.0")
     assert status == 426
     assert "the command is dora 99.1.0 and the coordinator is dora " in told
 
 
-def test_the_openapi_document_lists_every_operation(system: System) -> None:
-    system.dora("up")
-    status, text = ask(system, "GET", "/openapi.json")
+def test_the_openapi_document_lists_every_operation(shared: System) -> None:
+    status, text = ask(shared, "GET", "/openapi.json")
     document = json.loads(text)
     assert status == 200
     assert set(document["paths"]["/api/dataflows"]) == {"get", "post", "delete"}
@@ -315,7 +306,7 @@ def test_the_path_of_the_store_can_be_chosen(system: System, store: str) -> None
     system.dora("up")
     system.start(system.dataflow("arm", a=FOREVER))
     assert (system.folder / "records").exists() == (store != "memory")
-    if store != "memory":
+    if store == "{}/records":
         other = ("coordinator", "--port", str(free_port()), "--store", chosen)
         assert "is in use by another coordinator" in system.dora(*other, status=1)
     coordinator.kill()
@@ -339,16 +330,15 @@ def test_options_of_dora_rs_that_a_daemon_has_no_use_for(system: System) -> None
     assert "does not have --zenoh-peer yet; " in told
 
 
-def test_names_that_cannot_be_used(system: System) -> None:
-    system.dora("up")
-    file = system.dataflow("arm", a=FOREVER)
+def test_names_that_cannot_be_used(shared: System) -> None:
+    file = shared.dataflow("arm", a=FOREVER)
     for name in ("a/b", "a\nb", "a" * 201):
-        assert "a name has at most 200 characters" in system.dora(
+        assert "a name has at most 200 characters" in shared.dora(
             "start", file, "--detach", "--name", name, status=1
         )
-    assert "no dataflow with name or UUID `./arm.yml`" in system.dora("stop", "./arm.yml", status=1)
-    run = system.start(file, "--name", "linker Arm ü%3F?")
-    assert system.dora("stop", "linker Arm ü%3F?") == f"dataflow stopped: {run}\n"
+    assert "no dataflow with name or UUID `./arm.yml`" in shared.dora("stop", "./arm.yml", status=1)
+    run = shared.start(file, "--name", "linker Arm ü%3F?")
+    assert shared.dora("stop", "linker Arm ü%3F?") == f"dataflow stopped: {run}\n"
 
 
 def test_a_running_dataflow_survives_a_lost_store(system: System) -> None:
@@ -363,11 +353,10 @@ def test_a_running_dataflow_survives_a_lost_store(system: System) -> None:
     system.dora("stop", "left")
 
 
-def test_a_run_that_hangs_can_be_killed(system: System) -> None:
-    system.dora("up")
-    run = system.start(system.dataflow("arm", a=FOREVER), "--no-preload")  # so its parent is the worker
-    pids = system.node_pids(run)
+def test_a_run_that_hangs_can_be_killed(shared: System) -> None:
+    run = shared.start(shared.dataflow("arm", a=FOREVER), "--no-preload")  # so its parent is the worker
+    pids = shared.node_pids(run)
     parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGSTOP)
-    assert "was killed by signal 9" in system.dora("stop", "-f", status=1)
+    assert "was killed by signal 9" in shared.dora("stop", "-f", status=1)
     wait_until(lambda: not any(alive(pid) for pid in pids), "the end of the nodes")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from cluster_system import Spread, spread_over
-from hosts import network
+from cluster_system import Spread
 from waiting import wait_until
 
 pytestmark = pytest.mark.processes
@@ -79,38 +77,32 @@ def so_far(system: Spread, dataflow: str, node: str) -> int:
 @pytest.mark.parametrize(
     ("count", "further"), [(200, 0), (1200, 0), pytest.param(2600, 9, marks=pytest.mark.stress)]
 )
-def test_a_cut_to_one_machine_does_not_affect_others(
-    namespaces: None,  # noqa: ARG001
-    tmp_path: Path,
-    count: int,
-    further: int,
-) -> None:
-    with network("left", "right", "third") as hosts, spread_over(hosts, tmp_path) as system:
-        more = [FURTHER.replace("further", f"further-{number}") for number in range(further)]
-        system.write({**NODES, "spread.yml": DATAFLOW + "".join(more)})
-        dataflow = system.start("spread.yml")
+def test_a_cut_to_one_machine_does_not_affect_others(system: Spread, count: int, further: int) -> None:
+    more = [FURTHER.replace("further", f"further-{number}") for number in range(further)]
+    system.write({**NODES, "spread.yml": DATAFLOW + "".join(more)})
+    dataflow = system.start("spread.yml")
 
-        def wait_for_number(node: str, number: int) -> None:
-            wait_until(
-                lambda: so_far(system, dataflow, node) >= number,
-                lambda: f"{number} messages at {node}: {system.logs(dataflow)}",
-            )
+    def wait_for_number(node: str, number: int) -> None:
+        wait_until(
+            lambda: so_far(system, dataflow, node) >= number,
+            lambda: f"{number} messages at {node}: {system.logs(dataflow)}",
+        )
 
-        wait_for_number("second", 200)
-        wait_for_number("third", 200)
-        hosts["right"].cut()
-        try:
-            system.wait_for_log(dataflow, "send/large -> second/large: machine `right` has not answered")
-            wait_for_number("third", so_far(system, dataflow, "third") + count)
-        finally:
-            hosts["right"].restore()
-        system.wait_for_log(dataflow, "send/large -> second/large: machine `right` answers again")
-        (tmp_path / "enough").touch()
-        assert system.wait_for(dataflow, "Finished", "Failed") == "Finished", system.logs(dataflow)
-        logs = system.logs(dataflow)
-        sent = dict(re.findall(r"(small|large): sent (\d+)", logs))
-        tallies = re.findall(r"(second|third): +(small|large): got (\d+) and lost (\d+)", logs)
-        assert sent.keys() == {"small", "large"} and len(tallies) == 4, logs
-        for node, name, got, lost in tallies:
-            assert int(got) + int(lost) == int(sent[name]), logs
-            assert node == "second" or lost == "0", logs
+    wait_for_number("second", 200)
+    wait_for_number("third", 200)
+    system.hosts["right"].cut()
+    try:
+        system.wait_for_log(dataflow, "send/large -> second/large: machine `right` has not answered")
+        wait_for_number("third", so_far(system, dataflow, "third") + count)
+    finally:
+        system.hosts["right"].restore()
+    system.wait_for_log(dataflow, "send/large -> second/large: machine `right` answers again")
+    (system.folder / "enough").touch()
+    assert system.wait_for(dataflow, "Finished", "Failed") == "Finished", system.logs(dataflow)
+    logs = system.logs(dataflow)
+    sent = dict(re.findall(r"(small|large): sent (\d+)", logs))
+    tallies = re.findall(r"(second|third): +(small|large): got (\d+) and lost (\d+)", logs)
+    assert sent.keys() == {"small", "large"} and len(tallies) == 4, logs
+    for node, name, got, lost in tallies:
+        assert int(got) + int(lost) == int(sent[name]), logs
+        assert node == "second" or lost == "0", logs
