@@ -190,12 +190,15 @@ class _Block:
         """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
 
         The options are those of YAML: ``deadline="50ms"``, ``rate="10hz"``, ``keep=["stop"]``.
-        Raises ``ValueError`` for a ``queue_size`` below 1 or an unknown ``queue_policy``.
+        Raises ``ValueError`` for a ``queue_size`` below 1, an unknown ``queue_policy``, or a ``keep`` that
+        is a text.
         """
         if queue_size is not None and queue_size < 1:
             raise ValueError(f"queue_size must be at least 1, not {queue_size}")
         if queue_policy is not None and queue_policy not in _POLICIES:
             raise ValueError(f"queue_policy must be one of {', '.join(_POLICIES)}, not {queue_policy!r}")
+        if isinstance(keep, str):
+            raise ValueError(f"keep must be a list of metadata keys, such as [{keep!r}], not {keep!r}")
         options = {
             "queue_size": queue_size,
             "queue_policy": queue_policy,

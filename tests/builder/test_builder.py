@@ -88,7 +88,7 @@ def test_config_has_the_fields_of_nodes_and_operators() -> None:
     assert Node("c").add_operator(operator).operators == [operator]
 
 
-@pytest.mark.parametrize("options", [{"queue_size": 0}, {"queue_policy": "newest"}])
+@pytest.mark.parametrize("options", [{"queue_size": 0}, {"queue_policy": "newest"}, {"keep": "stop"}])
 def test_wrong_options_of_inputs_are_refused_at_once(options: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
         Node("a").add_input("i", "b/o", **options)

@@ -283,6 +283,12 @@ def test_an_operator_file_and_its_exception(tmp_path: Path) -> None:
         run_operator(file, [("n", b"")], outputs=[])
 
 
+def test_one_group_of_synchronised_inputs_is_a_list_too() -> None:
+    group: Any = {"inputs": ["a", "b"]}
+    with pytest.raises(ValueError, match="sync must be a list of groups"):
+        run_node(lambda: None, [("a", b""), ("b", b"")], sync=group)
+
+
 def test_runs_are_the_same_every_time() -> None:
     def noisy(node: Node) -> None:
         for event in node:

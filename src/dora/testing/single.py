@@ -144,6 +144,8 @@ def _connect(
     messages: list[At],
     sync: Sequence[Mapping[str, Any]],
 ) -> None:
+    if isinstance(sync, Mapping):
+        raise ValueError(f"sync must be a list of groups, not one group: write [{sync!r}]")
     if sync:
         subject.config["sync"] = list(sync)
     matched = {input_id for group in sync for input_id in group.get("inputs", ())}
