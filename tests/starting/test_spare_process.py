@@ -11,10 +11,13 @@ import pytest
 import yaml
 from waiting import TIMEOUT
 
+from dora.daemon.template.client import ANSWER_TIMEOUT
+
 pytestmark = pytest.mark.processes
 
 # Each of its processes prints its id and the way it was started, and then the process that was forked ahead
-# meanwhile. The second one kills that process, the third one the template.
+# meanwhile. The second one kills that process, the third one stops it. So the fourth one starts plainly; it
+# has the stopped one go on, and kills the template.
 NODE = f"""
     import os
     import signal
@@ -38,22 +41,32 @@ NODE = f"""
         except OSError:
             return False
 
-    template = os.getppid()
-    way = "forked" if "dora/daemon/template" in Path(f"/proc/{{template}}/cmdline").read_text() else "plain"
+    def next_of_template():
+        wait_until(lambda: children(template) - {{os.getpid(), stopped}})
+        return (children(template) - {{os.getpid(), stopped}}).pop()
+
+    parent = Path(f"/proc/{{os.getppid()}}/cmdline").read_text()
+    way = "forked" if "dora/daemon/template" in parent else "plain"
+    notes = Path("stopped")
+    template, stopped = map(int, notes.read_text().split()) if notes.exists() else (os.getppid(), 0)
     count = Path("count")
     number = int(count.read_text()) + 1
     count.write_text(str(number))
     print(os.getpid(), way, end=" ")
     Node()
-    wait_until(lambda: children(template) - {{os.getpid()}})
-    spare = (children(template) - {{os.getpid()}}).pop()
+    spare = next_of_template()
     if number == 2:
         os.kill(spare, signal.SIGKILL)
     elif number == 3:
+        os.kill(spare, signal.SIGSTOP)
+        notes.write_text(f"{{template}} {{spare}}")
+    elif number == 4:
+        os.kill(stopped, signal.SIGCONT)
+        wait_until(lambda: not runs(stopped))
         os.kill(template, signal.SIGKILL)
         wait_until(lambda: not runs(spare))
     print(spare)
-    raise SystemExit(number < 3)
+    raise SystemExit(number < 4)
 """
 
 
@@ -69,12 +82,12 @@ def test_the_next_process_is_forked_ahead(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=4 * TIMEOUT,
+        timeout=ANSWER_TIMEOUT,  # a stopped process is noticed earlier
     )
     assert done.returncode == 0, done.stdout + done.stderr
     printed = [line for line in done.stdout.splitlines() if "stdout again:" in line]
     lines = [line.partition("again:")[2].split() for line in printed]
-    (first, way, spare), (second, second_way, killed), (third, third_way, _) = lines
-    assert (way, second_way, third_way) == ("forked", "forked", "forked")
+    assert [way for _, way, _ in lines] == ["forked", "forked", "forked", "plain"]
+    (first, _, spare), (second, _, killed), (third, _, _), _ = lines
     assert second == spare, "it was forked while the first process ran"
     assert third not in {first, second, killed}

@@ -120,7 +120,7 @@ class PendingStart:
         self.request = request
         self._on_started = on_started
         self._on_refused = on_refused
-        self.passed_to: int | None = None  # another template
+        self.passed_to: int | None = None  # the process that has the request, if it is another one
         self.importing: int | None = None  # that one, if it imports packages for it
         self.over = False
         self._given_up = Refused("the template process has ended")
@@ -157,6 +157,7 @@ class PendingStart:
             if isinstance(answer, PassedOn):
                 self.passed_to = answer.pid
                 self.importing = answer.pid if answer.importing else None
+                self.sent_at = time.monotonic()
             else:
                 self._finish(answer)
 

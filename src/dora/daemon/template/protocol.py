@@ -45,7 +45,7 @@ class Forked(msgspec.Struct, frozen=True, tag=True):
 
 
 class PassedOn(msgspec.Struct, frozen=True, tag=True):
-    """Another template has the request, which may have to import its packages first."""
+    """Another process has the request: a template that may have to import packages, or a spare process."""
 
     pid: int
     importing: bool

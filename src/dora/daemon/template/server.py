@@ -305,10 +305,10 @@ class Template:
 
     def _fork(self, descriptors: list[int], channel: socket.socket) -> None:
         """Pass a request on to the spare process, or to a fork that is made now; raises ``OSError``."""
-        pid = self._use_spare(descriptors)
+        pid = self._use_spare(descriptors, channel)
         if pid is None:
             self._spare = self._fork_spare()
-            pid = self._use_spare(descriptors)
+            pid = self._use_spare(descriptors, channel)
         if pid is None:
             raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
         self._starts += 1
@@ -341,13 +341,14 @@ class Template:
         self._poll.register(connection, select.POLLIN)
         return _Spare(connection, pid)
 
-    def _use_spare(self, descriptors: list[int]) -> int | None:
+    def _use_spare(self, descriptors: list[int], channel: socket.socket) -> int | None:
         """Pass a request on to the spare process, and return its id; None if there is none that lives."""
         if (spare := self._spare) is None:
             return None
         self._spare = None
         self._poll.unregister(spare.connection)
         with spare.connection:
+            send_answer(channel, PassedOn(spare.pid, importing=False))  # before its answer
             try:
                 pass_on(spare.connection, descriptors)
             except OSError:
