@@ -79,4 +79,4 @@ def test_a_stopped_and_a_killed_sender_lead_to_the_safe_value(tmp_path: Path) ->
     assert "safe failed [0.0, 0.0] float" in lines
     assert lines.count("left") >= 2
     assert "input `command` gets its safe value: `planner/command` has missed the deadline" in done.stdout
-    assert "input `command` gets its safe value: the process of node `planner` has ended" in done.stdout
+    assert "input `command` gets its safe value: the sender of `planner/command` has ended" in done.stdout

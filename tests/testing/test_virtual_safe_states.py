@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pyarrow as pa
+
 from dora import DoraStatus, Node, Operator
 from dora.builder import DataflowBuilder
 from dora.builder import Operator as OperatorBlock
@@ -94,3 +96,48 @@ def test_an_operator_gets_the_events_of_its_inputs() -> None:
     kinds = [kind for kind, _ in seen]
     assert kinds.count("SAFE_STATE_ENTERED") == 2
     assert ("SAFE_STATE_LEFT", "command") in seen
+
+
+def test_operators_of_one_process_have_safe_states_too() -> None:
+    seen: list[tuple[int, str]] = []
+
+    class Planner(Operator):
+        def on_event(self, event: Any, send_output: Any) -> DoraStatus:
+            if event["type"] == "INPUT":
+                send_output("command", event["value"])
+            return DoraStatus.CONTINUE
+
+    class Motor(Operator):
+        def on_event(self, event: Any, send_output: Any) -> DoraStatus:  # noqa: ARG002
+            number = event["value"][0].as_py() if event["type"] == "INPUT" else event["type"]
+            seen.append((round(time.monotonic() * 1000), number))
+            return DoraStatus.CONTINUE
+
+    def camera(node: Node) -> None:
+        for number in (1, 2):
+            node.send_output("image", pa.array([number]))
+            time.sleep(0.1)
+
+    builder = DataflowBuilder("test")
+    image = builder.add_node("camera", path="dynamic").add_output("image")
+    plans, moves = OperatorBlock("planner", python="p.py"), OperatorBlock("motor", python="m.py")
+    builder.add_node("arm").add_operator(plans).add_operator(moves)
+    plans.add_input("image", image)
+    moves.add_input("command", plans.add_output("command", safe_state={"value": 0, "silence": "20ms"}))
+    operators = {"planner": Planner, "motor": Motor}
+    with VirtualDataflow(builder, nodes={"camera": camera, "arm": operators}) as flow:
+        flow.run()
+        counts = [link.safe_states for link in flow.result.links if link.link.endswith("motor/command")]
+    start = seen[0][0]
+    assert [(at - start, what) for at, what in seen] == [
+        (0, 1),
+        (20, "SAFE_STATE_ENTERED"),
+        (20, 0),
+        (100, "SAFE_STATE_LEFT"),
+        (100, 2),
+        (120, "SAFE_STATE_ENTERED"),
+        (120, 0),
+        (200, "INPUT_CLOSED"),
+        (200, "STOP"),
+    ]
+    assert counts == [2]

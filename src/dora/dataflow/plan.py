@@ -473,6 +473,11 @@ def _input(
     if isinstance(item.source, NodeOutput):
         config.output_slot = outputs[item.source].slot
         config.latched = _latch(layout, item.source) is not None
+        options = layout.nodes[item.source.node].output_options.get(item.source.output)
+        if options is not None and (safe := options.safe_state) is not None:
+            config.safe_state = SafeStateConfig(
+                list(safe.values), safe.type, list(safe.when), safe.metadata, safe.silence_ns
+            )
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
         channel = channels[config.slot]
@@ -482,11 +487,6 @@ def _input(
         # From another machine, the receiver's engine gives credit.
         waits = config.policy == "backpressure" and not config.machine
         config.credit_bell = output.credit_bell if waits else ""
-        options = layout.nodes[item.source.node].output_options.get(item.source.output)
-        if options is not None and (safe := options.safe_state) is not None:
-            config.safe_state = SafeStateConfig(
-                list(safe.values), safe.type, list(safe.when), safe.metadata, safe.silence_ns
-            )
         config.max_queue_size = channel.max_queue_size
         config.max_receivers = channel.max_receivers
     return config

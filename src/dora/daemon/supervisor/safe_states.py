@@ -12,7 +12,7 @@ from dora.wire.node_protocol import SafeStateFrame, SourceFailed
 _WHY: Final = {
     "deadline": "`{0}` has missed the deadline",
     "budget": "the data from `{0}` took longer than the budget of a path",
-    "failed": "the process of node `{0.node}` has ended",
+    "failed": "the sender of `{0}` has ended",
     "silent": "`{0}` is silent",
 }
 

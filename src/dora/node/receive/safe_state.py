@@ -147,7 +147,7 @@ class SafeStateInput(WrappingInput):
         return self._close(event) if isinstance(event, InputClosed) else event
 
     def _is_stale(self, event: Input) -> bool:
-        return 0 < event.sequence <= self._last_stale
+        return 0 < (event.sequence or self.taken) <= self._last_stale
 
     def _poll_silent(self) -> Event | None:
         """Begin the safe state if no message has come for too long."""
