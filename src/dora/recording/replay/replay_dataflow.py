@@ -126,6 +126,7 @@ class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 # Keys that a player keeps of the node it replaces: they decide how receivers see its outputs.
 _KEPT: Final = ("name", "description", "output_types", "send_stdout_as", "send_logs_as")
+_UNCERTAIN_CONDITIONS: Final = frozenset({"deadline", "budget"})  # a replay may have none of them
 _PLACES: Final = ("deploy", "_unstable_deploy")  # a replay is on one machine
 _LOSSY: Final = ("max_age", "rate", "keep")  # rules of inputs that may lose messages
 _TIMED: Final = ("input_timeout", "deadline")  # whose events are recorded
@@ -206,10 +207,9 @@ def _output_options(options: OutputOptions) -> dict[str, Any]:
         written["latched"] = msgspec.to_builtins(options.latched)
     if (safe := options.safe_state) is not None:
         # In recorded order, a receiver gets its safe values from the event log.
-        when = [condition for condition in safe.when if condition not in ("deadline", "budget")] or [
-            "failed"
-        ]
-        written["safe_state"] = {"value": list(safe.values), "type": safe.type, "when": when}
+        written["safe_state"] = {"value": list(safe.values), "type": safe.type}
+        if not _UNCERTAIN_CONDITIONS.intersection(safe.when):
+            written["safe_state"]["when"] = list(safe.when)
         if safe.metadata:
             written["safe_state"]["metadata"] = safe.metadata
         if safe.silence_ns:
@@ -247,7 +247,7 @@ def _with_possible_conditions(written: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(output, dict):
             ((name, options),) = output.items()
             safe = (options or {}).get("safe_state")
-            if isinstance(safe, dict) and {"deadline", "budget"}.intersection(safe.get("when") or ()):
+            if isinstance(safe, dict) and _UNCERTAIN_CONDITIONS.intersection(safe.get("when") or ()):
                 safe = {key: value for key, value in safe.items() if key != "when"}
                 output = {name: {**options, "safe_state": safe}}
         outputs.append(output)
