@@ -43,6 +43,14 @@ def first() -> None:
     print("registered first, called last", threading.active_count(), type(sys.stdout).__name__)
 
 
+alarms: list[int] = []
+
+
+def on_alarm(number: int, _: object) -> None:
+    print("an alarm")
+    alarms.append(number)
+
+
 async def failing_task() -> None:
     async def child() -> None:
         raise ValueError("in a task")
@@ -83,8 +91,9 @@ child = os.fork()
 if child == 0:
     os.execvp("true", ["true"])
 os.waitpid(child, 0)
-signal.signal(signal.SIGALRM, lambda *_: print("an alarm"))
+signal.signal(signal.SIGALRM, on_alarm)
 signal.setitimer(signal.ITIMER_REAL, 0.001)
-signal.pause()
+while not alarms:  # `signal.pause` would wait for ever if the alarm came before it
+    time.sleep(0.001)
 print("the last line of the program")
 at_the_end.set()
