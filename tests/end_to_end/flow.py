@@ -66,7 +66,8 @@ class Flow:
         return [entry.message for entry in self.entries if entry.node_id == node_id]
 
     def assert_nothing_left(self) -> None:
-        assert set(os.listdir(self.root)) <= {"lock"}, "a run left its directory"
+        left = set(os.listdir(self.root)) - {"lock"}
+        assert not left, f"a run left {left}: {[os.listdir(f'{self.root}/{each}') for each in left]}"
         for dataflow_id in _names(self.directory / "out"):
             short = dataflow_id.replace("-", "")[-12:]
             assert glob.glob(f"/dev/shm/*{short}*") == [], "a run left its shared memory"
