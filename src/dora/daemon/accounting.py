@@ -55,6 +55,7 @@ class Accounting:
         self._sent_at_end: dict[int, int] = {}
         self._sent_slots: dict[int, int] = {}
         self._gone: deque[Link] = deque(maxlen=_GONE_LINKS)  # removed while the dataflow ran
+        self._clock_offsets: Mapping[str, ClockOffset] = {}  # by machine
         self._plan = plan
         self._adopt(plan)
 
@@ -71,6 +72,7 @@ class Accounting:
         for link in plan.links:
             self._by_producer.setdefault(link.producer, []).append(link)
         self._sent_slots.update((link.slot, link.output_slot) for link in plan.links)
+        self.set_clocks(self._clock_offsets)
 
     def change(self, plan: Plan) -> None:
         """Change to another plan. Removed links count until their receivers have taken everything."""
@@ -83,6 +85,7 @@ class Accounting:
 
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
         """Write to each output of another machine how far the clock of this one is ahead."""
+        self._clock_offsets = offsets
         for link in self._plan.links:
             if link.source_machine and (clock := offsets.get(link.source_machine)) is not None:
                 self.board.set(link.output_slot, CLOCK_OFFSET, clock.offset_ns & (1 << 64) - 1)

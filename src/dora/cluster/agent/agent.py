@@ -474,6 +474,7 @@ class Agent:
         start = msgspec.structs.replace(start, coordinator=self._where)
         run = self._runs[dataflow_id] = _WorkerProcess(start, process, interpreter)
         run.command(start)
+        self._clock_sync.tell(run)  # before the first message of another machine
         if self._shutting_down:  # a signal has arrived meanwhile
             run.command(StopRun(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)

@@ -25,6 +25,7 @@ class ClockSync:
 
     def __init__(self) -> None:
         self._filter = ClockFilter()
+        self._last: HeartbeatAnswer | None = None
 
     async def send_heartbeats(self, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         """Send a heartbeat whenever nothing else is sent, without end."""
@@ -34,8 +35,13 @@ class ClockSync:
             await asyncio.sleep(HEARTBEAT_INTERVAL)
 
     def take(self, answer: HeartbeatAnswer, runs: Iterable[Run]) -> None:
-        """Learn from an answer, and pass it on to dataflows that run on several machines."""
+        """Learn from an answer, and pass it on to all dataflows."""
         self._filter.add(round_trip(answer.sent_ns, answer.received_ns, answer.answered_ns, time.time_ns()))
+        self._last = answer
         for run in runs:
-            if len(set(run.spec.machines.values())) > 1:
-                run.command(answer)
+            self.tell(run)
+
+    def tell(self, run: Run) -> None:
+        """Pass the differences of the clocks on to a dataflow that runs on several machines."""
+        if self._last is not None and len(set(run.spec.machines.values())) > 1:
+            run.command(self._last)

@@ -44,6 +44,7 @@ class LocalPartition:
         self.generations = start.spec.generations
         self._pending: list[on.Event] = []
         self._daemon: Daemon | None = None
+        self._clocks: Mapping[str, ClockOffset] = {}
 
     def handle(self, message: ToDaemon) -> None:
         """Process a message of the coordinator. Thread-safe."""
@@ -54,7 +55,8 @@ class LocalPartition:
                 case PeerReport(machine=machine, peer_status=peer_status):
                     self._feed(on.PeerStatusReceived(machine, peer_status))
                 case HeartbeatAnswer(clocks=clocks):
-                    self._set_clocks(clocks)
+                    self._clocks = clocks
+                    self._set_clocks()
                 case MachineLost(machine=machine, reason=reason):
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
                     self._feed(on.MachineLost(machine, reason))
@@ -68,11 +70,11 @@ class LocalPartition:
         else:
             daemon.loop.call_threadsafe(lambda: daemon.feed(event))
 
-    def _set_clocks(self, clocks: Mapping[str, ClockOffset]) -> None:
+    def _set_clocks(self) -> None:
         """Note how far the clock of this machine is ahead of the others, for what comes from there."""
-        daemon, here = self._daemon, clocks.get(self.machine)
+        daemon, here = self._daemon, self._clocks.get(self.machine)
         if daemon is not None and here is not None:
-            offsets = {machine: between(clock, here) for machine, clock in clocks.items()}
+            offsets = {machine: between(clock, here) for machine, clock in self._clocks.items()}
             daemon.loop.call_threadsafe(lambda: daemon.set_clocks(offsets))
 
     def set_daemon(self, daemon: Daemon) -> None:
@@ -80,6 +82,7 @@ class LocalPartition:
         with self._lock:
             daemon.peers = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
             self._daemon = daemon
+            self._set_clocks()
             for event in self._pending:
                 self._feed(event)
 
