@@ -39,7 +39,7 @@ _now = time.time_ns
 _MOST_SAMPLES: Final = 256  # that wait to be counted
 _WINDOW: Final = 16  # samples of one input
 _FAST_NS: Final = 8_000_000  # a window that is shorter has too many samples
-_SLOW_NS: Final = 4 * _FAST_NS  # one that is longer has room for more
+_SLOW_NS: Final = 2_000_000  # two samples that are further apart have room for more between them
 _LARGEST: Final = 2**64 - 1
 
 
@@ -113,7 +113,7 @@ class PathMeter:
     def __init__(self, memory: Records) -> None:
         self._memory = memory
         self._found: dict[int, int | None] | None = None  # path number → its record, None: it has none
-        self.samples: list[tuple[InputMeter, int, Header, bytes]] = []
+        self.samples: list[tuple[int, int, int, Header, bytes]] = []  # see `count`
 
     def input(self, slot: int) -> InputMeter:
         """Return the meter of an input, by its line on the board."""
@@ -122,14 +122,12 @@ class PathMeter:
     def count(self) -> None:
         """Count the samples that were taken; the program has nothing else to do."""
         samples, self.samples = self.samples, []
-        for meter, taken_ns, header, trail in samples:
-            weight = meter.step
-            meter.learn(taken_ns)
+        for slot, weight, taken_ns, header, trail in samples:
             if not trail:
-                self._add(path_number(output_of(header), meter.slot), taken_ns - header[ORIGIN_NS], weight)
+                self._add(path_number(output_of(header), slot), taken_ns - header[ORIGIN_NS], weight)
                 continue
             for origin in origins_of(header, trail):
-                self._add(path_number(origin.output, meter.slot), taken_ns - origin.oldest_ns, weight)
+                self._add(path_number(origin.output, slot), taken_ns - origin.oldest_ns, weight)
 
     def add(self, path: int, time_ns: int) -> None:
         """Count one message of a path."""
@@ -184,14 +182,15 @@ class PathMeter:
 
 
 class InputMeter:
-    """Takes the samples of one input: of every ``step``-th message."""
+    """Takes the samples of one input: of every message, or every second, fourth, …"""
 
-    __slots__ = ("_begun_ns", "_meter", "_taken", "slot", "step")
+    __slots__ = ("_begun_ns", "_last_ns", "_meter", "_slot", "_step", "_taken")
 
     def __init__(self, meter: PathMeter, slot: int) -> None:
         self._meter = meter
-        self.slot = slot
-        self.step = 1
+        self._slot = slot
+        self._step = 1
+        self._last_ns = 0  # when the last sample was taken
         self._begun_ns = 0  # when the window began
         self._taken = 0  # samples of the window
 
@@ -202,24 +201,24 @@ class InputMeter:
         """
         header = content.header
         if header is not None:
-            meter = self._meter
-            meter.samples.append(
-                (self, now_ns or _now(), header, content.trail if header[ORIGIN] >= ONE_TRAIL_BYTE else b"")
-            )
+            meter, taken_ns = self._meter, now_ns or _now()
+            trail = content.trail if header[ORIGIN] >= ONE_TRAIL_BYTE else b""
+            meter.samples.append((self._slot, self._step, taken_ns, header, trail))
+            self._adapt(taken_ns)
             if len(meter.samples) >= _MOST_SAMPLES:
                 meter.count()
-        return number + self.step
+        return number + self._step
 
-    def learn(self, now_ns: int) -> None:
+    def _adapt(self, now_ns: int) -> None:
         """Adapt the number of samples to the rate of the messages."""
+        pause_ns, self._last_ns = now_ns - self._last_ns, now_ns
         self._taken += 1
-        if self._taken < _WINDOW:
+        if pause_ns > _SLOW_NS:
+            self._step = max(self._step // 2, 1)
+        elif self._taken < _WINDOW:
             return
-        elapsed = now_ns - self._begun_ns
-        if elapsed < _FAST_NS:
-            self.step *= 2
-        elif elapsed > _SLOW_NS and self.step > 1:
-            self.step //= 2
+        elif now_ns - self._begun_ns < _FAST_NS:
+            self._step *= 2
         self._begun_ns = now_ns
         self._taken = 0
 
