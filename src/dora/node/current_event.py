@@ -23,14 +23,19 @@ Passed = tuple[int, int, bytes]
 
 
 class CurrentEvent:
-    """Header and trail of the current event; the header is None if there is none with an origin."""
+    """Header and trail of the current event; the header is None if there is none with an origin.
 
-    __slots__ = ("header", "taken_ns", "trail")
+    ``is_needed``: there is an output that reads them.
+    """
+
+    __slots__ = ("header", "is_needed", "taken_ns", "trail")
     header: Header | None
+    is_needed: bool
     taken_ns: int
     trail: bytes
 
     def __init__(self) -> None:
+        self.is_needed = False
         self.taken_ns = 0
         self.trail = b""
         self.header = None

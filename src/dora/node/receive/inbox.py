@@ -264,14 +264,15 @@ class Inbox(Waiter):
             if event is not None:
                 self._next_port = position
                 self._served_data = port.is_data
-                if event.__class__ is Input:
-                    content = event._content
-                    current = self.current
-                    header = current.header = content.header
-                    if header is not None and header[ORIGIN] >= ONE_TRAIL_BYTE:
-                        current.trail = content.trail
-                elif event.__class__ is Synced:
-                    self.current.follow_set(event)
+                current = self.current
+                if current.is_needed:
+                    if event.__class__ is Input:
+                        content = event._content
+                        header = current.header = content.header
+                        if header is not None and header[ORIGIN] >= ONE_TRAIL_BYTE:
+                            current.trail = content.trail
+                    elif event.__class__ is Synced:
+                        current.follow_set(event)
                 if not port.open:
                     self._remove_closed(port)
                 return event

@@ -127,6 +127,7 @@ class OutputPort:
         self._spill: SpillWriter | None = None  # if a link may need it
         self._interceptors: tuple[SendInterceptor, ...] = ()  # replaced, never changed
         self._current = current if current is not None else CurrentEvent()
+        self._current.is_needed = True
         self._origin = config.origin
         self._inlined = 0 if config.stamped else config.most_passes * ONE_PASS
         self._renewed = 0 if config.stamped else ONE_ORIGIN
