@@ -100,6 +100,40 @@ def test_a_replay_gives_the_same_sets(folder: Folder) -> None:
     assert len(by_timestamp) > 10
 
 
+STAMPED = """
+    import sys
+    from datetime import UTC, datetime, timedelta
+    import numpy as np
+    from dora import Node
+
+    node = Node()
+    for stamp in map(int, sys.argv[1:]):
+        at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(milliseconds=stamp)
+        node.send_output("out", np.array([stamp]), {"timestamp": at})
+"""
+GAP = """
+    exit_when_nodes_finish: true
+    nodes:
+      - {id: left, path: stamped.py, args: 12 20 30, outputs: [out]}
+      - {id: arm, path: stamped.py, args: 0 3 6 9 12 30, outputs: [out]}
+      - id: fusion
+        path: fusion.py
+        inputs: {left: {source: left/out, queue_size: 50}, arm: {source: arm/out, queue_size: 50}}
+        sync: [{inputs: [left, arm], tolerance: 2ms, history: {arm: [-4, 0]}, timeout: 30s}]
+        outputs: [sets]
+"""
+
+
+def test_a_history_goes_back_beyond_a_set_without_the_input(folder: Folder) -> None:
+    folder.program("stamped.py", STAMPED)
+    folder.program("fusion.py", FUSION)
+    folder.dora("record", folder.flow(GAP), "-o", "a.mcap")
+    sets = [item for of, item in _sets(folder, "a.mcap") if of == "left"]
+    assert [[12], [0, 3, 6, 9, 12]] in sets and [[20], []] in sets and [[30], [3, 6, 9, 12, 30]] in sets
+    folder.dora("replay", "a.mcap", "--speed", "0", "-o", "b.mcap")
+    assert "The recordings are equal" in folder.dora("diff", "a.mcap", "b.mcap", "--metadata")
+
+
 def _sets(folder: Folder, name: str) -> list[tuple[str, object]]:
     with folder.recording(name) as recording:
         return [

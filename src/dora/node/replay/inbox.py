@@ -363,7 +363,8 @@ class ReplayInbox(Inbox):
                     return None, False
                 known[member.number] = event if isinstance(event, Input) else None
             found[name][member.number] = known[member.number]
-        self._of_sets.update(found)
+        # Of an input that is missing here, the next set may have the messages of the one before.
+        self._of_sets.update((name, events) for name, events in found.items() if events)
         inputs: dict[str, Input | list[Input] | None] = {}
         missing = []
         for name, events in found.items():
