@@ -134,7 +134,6 @@ class LocalInput:
     def hand_over_meter(self) -> InputMeter | None:
         """Return the meter of this input, which takes no samples any more."""
         meter, self._meter = self._meter, None
-        self._sample_at = 0
         return meter
 
     def poll(self) -> Event | None:
