@@ -21,6 +21,7 @@ from dora.errors import DaemonLost, DoraError
 from dora.node.log import write_log
 from dora.node.send.output import overflow_channel_of
 from dora.transport.board import CONTROL
+from dora.transport.network.threads import start_thread
 from dora.wire.node_config import InputConfig, OutputConfig, RemoteConfig
 from dora.wire.node_protocol import (
     AttachInput,
@@ -34,8 +35,6 @@ from dora.wire.node_protocol import (
 )
 
 if TYPE_CHECKING:
-    import queue
-
     from dora.node.receive.inbox import Inbox
     from dora.node.send.output import OutputPort
     from dora.node.session.daemon_client import DaemonChannel
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from dora.wire.node_config import NodeConfig
 
 _REMOTE: Final = "remote"  # the channel of an output's links to other machines that came late
-_IDLE: Final = 5.0  # seconds without work after which the background thread ends
 
 
 class RunningSession(Protocol):
@@ -191,21 +189,19 @@ class RemoteTopology:
     """Makes the changes of one session in the background, in order, without keeping the session alive."""
 
     def __init__(self, session: RunningSession) -> None:
-        import queue  # few nodes need it
-
         self._session = weakref.ref(session)
-        self._work: queue.SimpleQueue[tuple[_Work, _OnReceiver | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._running = False
+        self._work: deque[tuple[_Work, _OnReceiver | None]] = deque()
+        self._running = False  # a thread makes the changes; it ends with the last one
         self._ready: deque[tuple[_OnReceiver, Receiver | None, str]] = deque()
 
     def submit(self, work: _Work, on_receiver: _OnReceiver | None = None) -> None:
         """Make a change in the background; the thread that receives events calls ``on_receiver``."""
         with self._lock:
-            self._work.put((work, on_receiver))
+            self._work.append((work, on_receiver))
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._run, name="dora remote links", daemon=True).start()
+                start_thread("dora remote links", self._run)
 
     def finish(self) -> None:
         """Add the inputs that are ready, in the thread that receives events."""
@@ -215,17 +211,12 @@ class RemoteTopology:
             on_receiver(session, receiver, fault)
 
     def _run(self) -> None:
-        import queue
-
         while True:
-            try:
-                work, on_receiver = self._work.get(timeout=_IDLE)
-            except queue.Empty:
-                with self._lock:
-                    if self._work.empty():
-                        self._running = False
-                        return
-                continue
+            with self._lock:
+                if not self._work:
+                    self._running = False
+                    return
+                work, on_receiver = self._work.popleft()
             session = self._session()
             if session is None or session.closed:
                 continue

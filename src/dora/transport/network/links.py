@@ -32,9 +32,10 @@ from dora.transport.board import Board
 from dora.transport.forking import disown_after_fork, leak, refuse
 from dora.transport.network.latched_sender import LatchedRemoteSender
 from dora.transport.network.peer import Peer
-from dora.transport.network.protocol import JOIN_TIMEOUT, TICK, start_thread
+from dora.transport.network.protocol import TICK
 from dora.transport.network.receiver import ReceiverSession, RemoteReceiver
 from dora.transport.network.sender import RemoteSender
+from dora.transport.network.threads import JOIN_TIMEOUT, start_thread
 from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig, RemoteConfig
 
 _FIRST_PAUSE: Final = 0.001  # seconds between probes, doubled up to the longest
@@ -216,16 +217,17 @@ class RemoteLinks:
             self._flush()
         except TransportError:
             pass
-        self._closing.set()
-        for peer in self._peers:
-            peer.close()
-        self._peers = []
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-        if self._ticker is not None:
-            self._ticker.join(JOIN_TIMEOUT)
-            self._ticker = None
+        finally:  # also after Ctrl-C
+            self._closing.set()
+            for peer in self._peers:
+                peer.close()
+            self._peers = []
+            if self._session is not None:
+                self._session.close()
+                self._session = None
+            if self._ticker is not None:
+                self._ticker.join(JOIN_TIMEOUT)
+                self._ticker = None
 
     def _flush(self) -> None:
         since, last_progress = 0.0, [-1]

@@ -15,13 +15,12 @@ from dora.transport.network.protocol import (
     BLOCK,
     CHANNEL_LENGTH,
     DROP,
-    JOIN_TIMEOUT,
     close_session,
     link_name,
-    start_thread,
 )
 from dora.transport.network.send_thread import SendThread
 from dora.transport.network.sessions import Connections, connect
+from dora.transport.network.threads import JOIN_TIMEOUT, start_thread
 from dora.wire.node_config import LinkConfig, NodeConfig, RemoteConfig
 
 _log = logging.getLogger("dora.transport")

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import zenoh
 
-from dora.transport.network.protocol import JOIN_TIMEOUT, start_thread
+from dora.transport.network.threads import JOIN_TIMEOUT, start_thread
 
 _TAKEOVER: Final = 0.005  # seconds without a poll of the node until the background poller takes over
 _POLLS_BEFORE_INTERRUPT: Final = 4  # since the node slept: more than one message and the next sleep take

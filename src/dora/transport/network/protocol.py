@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 import zenoh
 
@@ -14,7 +13,6 @@ from dora.wire.correlation import asks_to_flush
 
 TICK: Final = 0.2  # seconds between the periodic checks of a link
 CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that receives them
-JOIN_TIMEOUT: Final = 2.0  # seconds
 
 # Attached to every fragment of a message: send window, number in this window, sequence number on the
 # output, flags, index of the fragment, number of fragments. Then an acknowledgement for a send window of
@@ -64,13 +62,6 @@ def link_name(consumer: str, generation: int) -> str:
     ('plot/image', 'plot/image~3')
     """
     return f"{consumer}~{generation}" if generation else consumer
-
-
-def start_thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
-    """Start a thread that does not keep the interpreter from exiting."""
-    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-    thread.start()
-    return thread
 
 
 def close_session(session: zenoh.Session) -> None:

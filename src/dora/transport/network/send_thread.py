@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from dora.transport.network.protocol import JOIN_TIMEOUT, start_thread
 from dora.transport.network.sessions import BATCHES
+from dora.transport.network.threads import JOIN_TIMEOUT, start_thread
 
 BATCH: Final = 65_535  # bytes
 ROOM: Final = (BATCHES - 1) * BATCH  # one batch is left for probes

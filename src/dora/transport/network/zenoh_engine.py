@@ -18,8 +18,8 @@ Four properties of Zenoh shape this module:
 * A Zenoh thread that waits for the interpreter's lock can block a sender that holds the lock for ever, and
   the Python threads for its callbacks keep the interpreter from exiting. Each subscriber therefore fills
   a Zenoh channel, which a daemon thread empties. The thread does as little as possible: the receiving
-  thread copies the message into a Python object. The ``atexit`` handler ends the daemon thread before the
-  interpreter finalizes.
+  thread copies the message into a Python object. The interpreter waits for its end before it
+  finalizes (`dora.transport.network.threads`).
 
 Whether a link is up is known only when a probe has arrived. This engine therefore writes ``STATE`` on the
 board itself, and counts a receiver only when it can be reached: otherwise a sender under back-pressure
@@ -56,6 +56,7 @@ from dora.transport.board import (
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import BadMessages
 from dora.transport.network.protocol import BLOCK, close_session
+from dora.transport.network.threads import JOIN_TIMEOUT, start_thread
 from dora.transport.network.zenoh_router import connect
 from dora.transport.queues import DropOldestQueue
 from dora.wire.correlation import kept_message, kept_section
@@ -65,7 +66,6 @@ from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
 
 _INTERRUPTED_TIMEOUT: Final = 0.5  # seconds
 _FLUSH_TIMEOUT: Final = 2.0  # seconds
-_JOIN_TIMEOUT: Final = 2.0  # seconds
 _CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that queues them
 _FIRST_PAUSE: Final = 0.0005  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.02
@@ -159,13 +159,7 @@ class ZenohReceiver:
             self._subscriber = session.declare_subscriber(
                 self.service, zenoh.handlers.FifoChannel(_CHANNEL_LENGTH)
             )
-            self._thread = threading.Thread(
-                target=self._run,
-                args=(self._subscriber.handler,),
-                name=f"dora input {self._input_id}",
-                daemon=True,
-            )
-            self._thread.start()
+            self._thread = start_thread(f"dora input {self._input_id}", self._run, self._subscriber.handler)
 
     def _run(self, samples: Iterable[zenoh.Sample]) -> None:
         """Queue samples until the subscriber or the session is closed."""
@@ -247,7 +241,7 @@ class ZenohReceiver:
     def join(self) -> None:
         """Wait for the end of the thread; the subscriber or the session has to be closed."""
         if self._thread is not None:
-            self._thread.join(_JOIN_TIMEOUT)
+            self._thread.join(JOIN_TIMEOUT)
 
 
 class ZenohEngine:
@@ -367,7 +361,8 @@ class ZenohEngine:
                 self._flush()
             except TransportError:
                 pass  # the router is gone, and with it all receivers
-            close_session(self._session)
+            finally:  # also after Ctrl-C
+                close_session(self._session)
         for receiver in self._receivers:
             receiver.join()
         self._senders.clear()
