@@ -15,10 +15,11 @@ from dora.daemon.guardian import marked_processes
 
 
 class TimeLimit:
-    """Calls ``on_late`` in a thread of its own, unless `met` is called within so many seconds."""
+    """Calls ``on_late``, in a thread of its own or in `met`, unless `met` is called in so many seconds."""
 
     def __init__(self, seconds: float, on_late: Callable[[], None]) -> None:
         self._on_late = on_late
+        self._deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
         self._met = False
         self.late = False
@@ -28,13 +29,15 @@ class TimeLimit:
 
     def met(self) -> None:
         """End the limit; ``late`` is from now on whether the call came too late."""
+        if time.monotonic() > self._deadline:  # on a busy machine the timer may be later than this call
+            self._expire()
         with self._lock:
             self._met = not self.late
         self._timer.cancel()
 
     def _expire(self) -> None:
         with self._lock:
-            if self._met:
+            if self._met or self.late:
                 return
             self.late = True
         self._on_late()
