@@ -13,11 +13,13 @@ from flows import node
 from waiting import TIMEOUT, wait_until
 
 from dora import Event, Node, ReceiveClosed
+from dora.transport.board import SENT
 from dora.wire.node_protocol import (
     Closing,
     InputsClosed,
     NodeFailedFrame,
     NodeRestartedFrame,
+    ReloadFrame,
     StopFrame,
     TextInput,
 )
@@ -213,6 +215,35 @@ def test_messages_sent_after_a_stop_do_not_prolong_the_stream(
     assert event["type"] == "STOP"
     camera.send_output("image", b"after")
     assert [event["data"] for event in plot] == [b"before"]
+
+
+def test_a_message_that_was_being_sent_when_another_process_takes_over_is_still_received(
+    daemon: FakeDaemon, camera: Node, plot: Node
+) -> None:
+    """Its sender may have looked up its receivers before that process was one of them."""
+    camera.send_output("image", b"before")
+    (output,) = [each for each in daemon.plan.configs["camera"].outputs if each.id == "image"]
+    daemon.board.set(output.slot, SENT, 2)  # numbered, and not in the queue yet
+    daemon.send("plot", ReloadFrame(), StopFrame())
+    assert [event["type"] for event in (plot.next(), plot.next(), plot.next()) if event] == [
+        "RELOAD",
+        "STOP",
+        "INPUT",
+    ]
+    assert plot.try_recv() is None
+    daemon.board.set(output.slot, SENT, 1)
+    camera.send_output("image", b"during")
+    assert [event["data"] for event in plot] == [b"during"]
+
+
+def test_a_message_whose_sender_has_ended_does_not_keep_another_process_from_taking_over(
+    daemon: FakeDaemon, camera: Node, plot: Node
+) -> None:
+    (output,) = [each for each in daemon.plan.configs["camera"].outputs if each.id == "image"]
+    daemon.board.set(output.slot, SENT, 1)
+    camera.close()
+    daemon.send("plot", ReloadFrame(), StopFrame())
+    assert rest(plot) == ["RELOAD", "STOP MANUAL"]
 
 
 def test_inputs_that_close_after_a_stop_do_not_stop_again(daemon: FakeDaemon, plot: Node) -> None:

@@ -276,7 +276,7 @@ class Inbox(Waiter):
                 if not port.open:
                     self._remove_closed(port)
                 return event
-        if self._stopping or self._ending:
+        if (self._stopping or self._ending) and not any(link.awaits_rest() for link in self._links):
             self._finish()
         return None
 

@@ -100,6 +100,7 @@ class LinkInput:
         self._is_kept = kept_message(config.keep)
         self._stopped = False
         self._limit = 0  # sequence number of the last message that is still wanted, once stopped
+        self._rest_until = 0  # monotonic nanoseconds, see `awaits_rest`
         if first_time is None:
             first_time = not words[base + STATE]
         self._awaits_first_sequence = engine_begins and joins_late and bool(first_time)
@@ -338,6 +339,8 @@ class LinkInput:
     def wake_at(self) -> int | None:
         if self._source_closed_at is not None and self.open:
             return self._source_closed_at + self._flight_limit_ns
+        if self._rest_until:
+            return self._rest_until
         silent_at = self._deadline.wake_at() if self._deadline is not None else None
         if self._final_at and self._final_sequence > self._last:
             return self._final_at if silent_at is None else min(silent_at, self._final_at)
@@ -365,6 +368,15 @@ class LinkInput:
         # Senders may not know of the stop yet; their messages from now on are not awaited.
         self._limit = self._words[self._sent_word]
         self._receive = self._receive_to_the_limit
+        if self._hands_over and not self._in_flight:
+            self._rest_until = _monotonic() + _SEND_LIMIT_NS
+
+    def awaits_rest(self) -> bool:
+        """Return whether a message is about to come that the process that takes over does not get.
+
+        A sender may have numbered it, and looked up its receivers, before that process was one of them.
+        """
+        return self._last < self._limit and _monotonic() < self._rest_until
 
     def _end_deadline(self) -> None:
         if self._deadline is not None:
