@@ -168,7 +168,10 @@ def test_a_network_may_reach_it_late(
             if is_sent:
                 sender.step()
             else:
+                former = taken[-1:]
                 taken += take(port, 1)
+                missed = range(former[0] + 1, taken[-1]) if former else ()
+                assert not {*missed} & {*sender.kept}, "a message of the latch was left out"
         queue.reached = True
     while board.get(SENDER, SENT) == 0 or sender._begun:
         sender.step()

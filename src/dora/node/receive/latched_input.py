@@ -74,12 +74,22 @@ class LatchedReceiver(ResumingReceiver):
                 return self.receiver.receive()
             if (message := self._take_new()) is not None:
                 self._joined = True
-                return message
+                if message.sequence == self._after + 1 or not self._joining_until:
+                    return message
+                # Those between were sent before this receiver could be reached.
+                self.first.extend(
+                    each for each in self._read() if self._after < each.sequence < message.sequence
+                )
+                self.first.append(message)
+                return self._take_first()
             if self._sent() <= self._after or not self.is_joining:
                 return None
             self.first.extend(message for message in self._read() if message.sequence > self._after)
             if not self.first:
                 return None
+        return self._take_first()
+
+    def _take_first(self) -> Message:
         message = self.first.popleft()
         self._after = max(self._after, message.sequence)
         return message
