@@ -119,7 +119,9 @@ def _is_made_by_dora(folder: str, status: os.stat_result) -> bool:
         return False
     names = os.listdir(folder)
     # Without the text, the lock is that of a process that is just making the folder.
-    return not names or (names == [ROOT_LOCK] and os.lstat(f"{folder}/{ROOT_LOCK}").st_size == 0)
+    if not names or (names == [ROOT_LOCK] and os.lstat(f"{folder}/{ROOT_LOCK}").st_size == 0):
+        return True
+    return has_mark(folder)  # that process may have written it meanwhile
 
 
 def has_mark(folder: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dora import _paths
-from dora._paths import choose_root
+from dora._paths import ROOT_LOCK, ROOT_MARK, choose_root
 from dora.daemon import run_directory as rundir
 from dora.daemon.run_directory import RunDirectory, check_shared_memory, remove_stale, usable_root
 from dora.errors import DoraError, SharedMemoryFull
@@ -67,6 +67,21 @@ def _run_folder(root: str, run_id: str, content: str | None) -> Path:
         (folder / "lock").write_text(content)
         (folder / "lock").chmod(0o600)
     return folder
+
+
+def test_a_folder_that_another_process_makes_at_the_same_time_is_dora_s(
+    runtime_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_folder = os.listdir
+
+    def list_after_the_other_process(folder: str) -> list[str]:
+        lock = Path(folder, ROOT_LOCK)
+        lock.touch(mode=0o600)
+        lock.write_bytes(ROOT_MARK)
+        return list_folder(folder)
+
+    monkeypatch.setattr(os, "listdir", list_after_the_other_process)
+    assert choose_root().path == runtime_root
 
 
 def test_only_a_folder_with_the_lock_of_its_run_is_removed(runtime_root: str, tmp_path: Path) -> None:
