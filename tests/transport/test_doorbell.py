@@ -167,6 +167,18 @@ def test_a_second_descriptor_ends_the_wait_and_is_reported(directory: str) -> No
     os.close(write_end)
 
 
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_a_second_descriptor_that_was_closed_ends_the_wait(directory: str, timeout: float | None) -> None:
+    """Another thread closes the node before this one sleeps."""
+    Doorbell.make(f"{directory}/bell")
+    readable, writable = os.pipe()
+    doorbell = Doorbell(f"{directory}/bell", readable)
+    os.close(readable)
+    os.close(writable)
+    assert doorbell.wait(timeout)
+    doorbell.close()
+
+
 def test_descriptors_beyond_the_limit_of_select_work(directory: str) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

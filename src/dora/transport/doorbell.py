@@ -118,7 +118,10 @@ class Doorbell:
                 return not rung
             ready = [fd for fd, _ in found]
         elif self._selectable:
-            ready = select.select(self._fds, (), (), timeout)[0]
+            try:
+                ready = select.select(self._fds, (), (), timeout)[0]
+            except OSError:  # another thread has closed the node, and with it `also`
+                ready = list(self._fds)
         else:
             ready = [fd for fd, _ in self._poll.poll(timeout * 1000.0)]
         self.rung = self.fd in ready

@@ -83,8 +83,8 @@ class Records:
         return found
 
     def add(self, path: int) -> int | None:
-        """Return where a new record is; None if there is no room."""
-        if self._count >= MAX_RECORDS:
+        """Return where a new record is; None if there is no room, or another thread has closed the node."""
+        if self._count >= MAX_RECORDS or self.words is None:
             return None
         begin = self._count * RECORD_WORDS
         if self._mapping is not None and hasattr(os, "posix_fallocate"):
