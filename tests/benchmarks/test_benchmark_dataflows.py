@@ -113,5 +113,5 @@ def test_the_goal_of_a_start_is_compared_with_the_median_of_its_side() -> None:
     goals = [starting.Goal(0.5, "dora-rs", "run"), starting.Goal(0.4, "dora-rs", "run")]
     assert [results.outcome("ours", "run", goal)[-1] for goal in goals] == ["✓", "✗"]
     assert results.outcome("ours", "node", starting.Goal(15)) == "15 ✗"
-    assert results.outcome("ours", "run", starting.Goal(0.125, "ours", "run")) == "0.125 of ours"
+    assert results.outcome("ours", "node", starting.Goal(1, "ours", "run")) == "the next row ✗"
     assert results.cell("ours", "run", starting.Row("", "s")) == "1 s (1–9)"
