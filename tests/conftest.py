@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 from ports import free_port
+from shared_template import end_template, names_of_others, share_template
 
 if TYPE_CHECKING:
     from system import System
@@ -113,8 +115,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("processes")]
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking at thousands of tests again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def places_of_its_own() -> Iterator[None]:
+def places_of_its_own() -> Iterator[str]:
     """Keep what tests start without saying where away from the user's dataflows and from other processes
     of the suite: commands that look for "the" running dataflow would find theirs."""
     root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's own is too long for sockets
@@ -123,15 +131,23 @@ def places_of_its_own() -> Iterator[None]:
         patch.setenv("DORA_DATA_DIR", f"{root}/data")
         patch.setenv("XDG_CONFIG_HOME", f"{root}/config")
         patch.setenv("DORA_COORDINATOR_PORT", str(free_port()))
-        yield
+        yield f"{root}/run"
     deadline = time.monotonic() + 60
     try:
-        while os.path.exists(f"{root}/run") and not set(os.listdir(f"{root}/run")) <= {"lock"}:
+        while os.path.exists(f"{root}/run") and names_of_others(f"{root}/run"):
             # Of a run that was killed, its guardian removes it.
             assert time.monotonic() < deadline, "a run left its directory"
             time.sleep(0.01)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+        end_template()
+
+
+@pytest.fixture(autouse=True)
+def shared_template(places_of_its_own: str, request: pytest.FixtureRequest) -> None:
+    """Have dataflows that are started without saying where fork their nodes from the shared template."""
+    if request.node.get_closest_marker("processes") is not None and not os.path.exists(places_of_its_own):
+        share_template(places_of_its_own)
 
 
 @pytest.fixture

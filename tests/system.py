@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from commands import needs_a_process, run_command
 from ports import free_port
+from shared_template import share_template
 from waiting import TIMEOUT, wait_until
 
 from dora.cluster.agent.identity import running_daemon
@@ -136,6 +137,7 @@ class System:
 def own_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
     """Choose a port and folders, and end what was started there."""
     root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's is too long for sockets
+    share_template(root)
     monkeypatch.setenv("DORA_RUNTIME_DIR", root)
     monkeypatch.setenv("DORA_DATA_DIR", str(folder / "data"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))

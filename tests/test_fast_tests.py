@@ -44,8 +44,8 @@ def test_nothing():
 
 
 def run_tests(folder: Path, text: str, *options: str) -> str:
-    (folder / "conftest.py").write_text((TESTS / "conftest.py").read_text())
-    (folder / "ports.py").write_text((TESTS / "ports.py").read_text())
+    for name in ("conftest.py", "ports.py", "shared_template.py"):
+        (folder / name).write_text((TESTS / name).read_text())
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = processes\n")
     (folder / "test_some.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-rA", *options, "-p", "no:cacheprovider", "."]

@@ -42,6 +42,7 @@ import pytest
 import yaml
 from local_ssh import write_local_ssh
 from ports import free_port
+from shared_template import share_template
 from waiting import TIMEOUT
 
 from dora._paths import DEFAULT_PORT
@@ -281,6 +282,7 @@ def play(snippet: Snippet, folder: Path) -> None:
     ids=name_of,
 )
 def test_snippets(page: Path, tmp_path: Path) -> None:
+    share_template(RUNTIME)
     try:
         for snippet in snippets(page):
             try:

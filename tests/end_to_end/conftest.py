@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from flow import Flow
+from shared_template import share_template
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -17,6 +18,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def flow(request: pytest.FixtureRequest, tmp_path: Path, runtime_root: str) -> Iterator[Flow]:
+    share_template(runtime_root)
     flow = Flow(tmp_path, runtime_root)
     flow.preload = {"template": True, "plain": False}.get(getattr(request, "param", ""))
     yield flow

@@ -68,7 +68,7 @@ def test_the_first_message_of_a_source_does_not_import_pandas(flow: Flow) -> Non
         """,
         outputs=["out"],
     )
-    flow.run()
+    flow.run(preload=False)  # the template has looked for pandas before
     lines = flow.printed("source")
     assert lines[0] == "pandas is imported"
     assert lines[-2:] == ["ready", "sent"]

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from recording_flows import Folder
+from shared_template import share_template
 from waiting import TIMEOUT
 
 
 @pytest.fixture
 def folder(tmp_path: Path, runtime_root: str) -> Iterator[Folder]:
     """A folder with programs; whatever was started there is ended by the test's end."""
+    share_template(runtime_root)
     folder = Folder(tmp_path, runtime_root)
     yield folder
     try:

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from shared_template import names_of_others
 from waiting import TIMEOUT, all_nodes_run, wait_until
 
 from dora.recording.mcap.reader import Recording
@@ -139,4 +140,4 @@ def numbers(recording: Recording, topic: str) -> list[int]:
 
 
 def _runs(root: str) -> list[str]:
-    return sorted(set(os.listdir(root)) - {"lock"})
+    return sorted(names_of_others(root))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from recording_flows import Folder, end
+from shared_template import names_of_others, share_template
 from waiting import TIMEOUT, wait_until
 
 from dora.recording.mcap.reader import Recording
@@ -154,11 +155,12 @@ def recorded() -> Iterator[Lab]:
     folder = Path(tempfile.mkdtemp(prefix="dora-test-", dir="/tmp"))
     before = os.environ.get("DORA_RUNTIME_DIR")
     os.environ["DORA_RUNTIME_DIR"] = str(folder / "run")
+    share_template(f"{folder}/run")
     lab = Lab(folder)
     try:
         lab.dora("record", "flow.yml", "-o", "a.mcap")
         yield lab
-        assert set(os.listdir(folder / "run")) <= {"lock"}, "a run left its directory"
+        assert not names_of_others(f"{folder}/run"), "a run left its directory"
     finally:
         if before is None:
             del os.environ["DORA_RUNTIME_DIR"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from otlp_collector import Collector
+from shared_template import names_of_others, share_template
 from traced_flow import Flow
 
 
@@ -16,8 +17,9 @@ def flow(tmp_path: Path, runtime_root: str, monkeypatch: pytest.MonkeyPatch) -> 
     for name in list(os.environ):
         if name.startswith(("OTEL_", "DORA_OTLP_", "DORA_JAEGER_", "DORA_TRACE")):
             monkeypatch.delenv(name)
+    share_template(runtime_root)
     yield Flow(tmp_path)
-    assert set(os.listdir(runtime_root)) <= {"lock"}, "a run left its directory"
+    assert not names_of_others(runtime_root), "a run left its directory"
 
 
 @pytest.fixture
