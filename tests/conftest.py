@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 from ports import free_port
-from shared_template import end_template, names_of_others, share_template
+from shared_template import end_template, names_of_others, remember_environment, share_template
 
 if TYPE_CHECKING:
     from system import System
@@ -131,6 +131,7 @@ def places_of_its_own() -> Iterator[str]:
         patch.setenv("DORA_DATA_DIR", f"{root}/data")
         patch.setenv("XDG_CONFIG_HOME", f"{root}/config")
         patch.setenv("DORA_COORDINATOR_PORT", str(free_port()))
+        remember_environment()
         yield f"{root}/run"
     deadline = time.monotonic() + 60
     try:

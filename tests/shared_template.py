@@ -16,8 +16,14 @@ from unittest import mock
 from dora.daemon.run_directory import usable_root
 from dora.daemon.template.process import BACKLOG, start_template, warm_address
 
+_environment: dict[str, str] = {}
 _template: subprocess.Popen[bytes] | None = None
 _socket = ""  # its name tells the environment that nodes have to have
+
+
+def remember_environment() -> None:
+    """Take the present environment for the template: a test may start it that has changed its own."""
+    _environment.update(os.environ)
 
 
 def share_template(root: str) -> None:
@@ -42,12 +48,12 @@ def _start() -> None:
         return
     end_template()
     folder = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
-    with mock.patch.dict(os.environ, DORA_RUNTIME_DIR=folder):
+    with mock.patch.dict(os.environ, {**_environment, "DORA_RUNTIME_DIR": folder}, clear=True):
         _socket = warm_address()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(_socket)
-        listener.listen(BACKLOG)
-        _template = start_template(listener)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(_socket)
+            listener.listen(BACKLOG)
+            _template = start_template(listener)
 
 
 def end_template() -> None:

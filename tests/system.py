@@ -134,10 +134,16 @@ class System:
 
 
 @contextmanager
-def own_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
-    """Choose a port and folders, and end what was started there."""
+def own_system(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, own_template: bool = False
+) -> Iterator[System]:
+    """Choose a port and folders, and end what was started there.
+
+    ``own_template``: the daemon starts a template of its own.
+    """
     root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's is too long for sockets
-    share_template(root)
+    if not own_template:
+        share_template(root)
     monkeypatch.setenv("DORA_RUNTIME_DIR", root)
     monkeypatch.setenv("DORA_DATA_DIR", str(folder / "data"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))

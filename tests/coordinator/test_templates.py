@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from system import System
+from system import System, own_system
 from waiting import TIMEOUT, wait_until
 
 from dora.cluster.agent.warm_templates import WarmTemplates
@@ -30,6 +32,12 @@ HOLDS_MEMORY = """
     for event in Node():
         pass
 """
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    with own_system(tmp_path, monkeypatch, own_template=True) as system:
+        yield system
 
 
 RUNS = "from dora import Node\nfor event in Node(): pass"

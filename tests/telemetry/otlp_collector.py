@@ -66,16 +66,26 @@ class Collector:
 
     def metrics(self) -> dict[str, list[tuple[dict[str, str], float]]]:
         """Return the latest values by the name of the metric."""
-        found: dict[str, list[tuple[dict[str, str], float]]] = {}
+        return dict(self._each_metric())
+
+    def peaks(self, name: str, label: str) -> dict[str, float]:
+        """Return the highest values of a metric, by a label."""
+        found: dict[str, float] = {}
+        for each, values in self._each_metric():
+            for labels, value in values if each == name else []:
+                found[labels[label]] = max(value, found.get(labels[label], 0.0))
+        return found
+
+    def _each_metric(self) -> Iterator[tuple[str, list[tuple[dict[str, str], float]]]]:
         for request in self._requests["/v1/metrics"]:
             for item in request.resource_metrics:
                 for scope in item.scope_metrics:
                     for metric in scope.metrics:
-                        found[metric.name] = [
-                            (attributes(point), point.as_double or float(point.as_int))
-                            for point in metric.sum.data_points
-                        ]
-        return found
+                        points = metric.sum.data_points
+                        yield (
+                            metric.name,
+                            [(attributes(each), each.as_double or float(each.as_int)) for each in points],
+                        )
 
 
 def attributes(holder: Any) -> dict[str, str]:
