@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from running import Bench
-from waiting import alive, wait_until
+from waiting import alive, guardian_of, wait_until
 
 from dora.daemon.guardian import marked_processes
 from dora.daemon.run_directory import remove_stale
@@ -46,19 +46,6 @@ def kill(pid: int) -> None:
 def state_of(pid: int) -> bytes:
     with open(f"/proc/{pid}/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()[0]
-
-
-def guardian_of(pid: int) -> int | None:
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as stat, open(f"/proc/{name}/cmdline", "rb") as line:
-                    parent = int(stat.read().rpartition(b")")[2].split()[1])
-                    if parent == pid and b"guardian.py" in line.read():
-                        return int(name)
-            except OSError:
-                continue
-    return None
 
 
 def nothing_left(bench: Bench, dataflow_id: str, processes: list[int]) -> bool:

@@ -114,7 +114,7 @@ class Folder:
 
     def assert_nothing_left(self) -> None:
         # Of a command that was killed, its guardian removes it.
-        wait_until(lambda: _runs(self.root) == [], "the removal of a run's directory")
+        wait_until(lambda: _runs(self.root) == [], lambda: f"the removal of {_runs(self.root)}")
         for dataflow_id in os.listdir(self.directory / "out") if (self.directory / "out").exists() else []:
             short = dataflow_id.replace("-", "")[-12:]
             assert glob.glob(f"/dev/shm/*{short}*") == [], "a run left its shared memory"
