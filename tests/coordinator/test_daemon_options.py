@@ -19,7 +19,7 @@ from waiting import TIMEOUT, wait_until
 
 from dora.cluster.agent import identity as lock
 from dora.cluster.agent.identity import running_daemon
-from dora.cluster.agent.limits import PRIORITY, become_realtime
+from dora.cluster.agent.limits import PRIORITY, TimeLimit, become_realtime
 from dora.cluster.coordinator.policy import limits_from
 from dora.cluster.protocol import (
     Limits,
@@ -74,6 +74,15 @@ def test_a_build_beyond_the_timeout_fails(system: System, monkeypatch: pytest.Mo
         return {child.pid for child in daemon.children()} <= kept  # a template has a spare process
 
     wait_until(only_templates_run, "the end of what was building")
+
+
+def test_a_time_limit_counts_although_its_timer_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("threading.Timer.start", lambda _: None)
+    failures: list[str] = []
+    limit = TimeLimit(-1.0, lambda: failures.append("late"))
+    limit.met()
+    limit.met()
+    assert limit.late and failures == ["late"]
 
 
 def test_nodes_that_start_too_slowly_fail_the_dataflow(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dora.node.receive.path_meter import InputMeter, PathMeter, Records
 from dora.wire.message import Encoding, Message, pack_head
 
@@ -51,3 +53,11 @@ def test_a_burst_leaves_out_little_of_what_comes_slowly_after_it() -> None:
     run = Run()
     run.receive(1000, 5 * MICROSECOND)
     assert run.receive(300, 10 * MILLISECOND) > 200
+
+
+def test_a_message_taken_while_another_thread_closes_the_node_is_not_counted(tmp_path: Path) -> None:
+    meter = PathMeter(Records(str(tmp_path / "paths")))
+    meter.add(path=1, time_ns=MILLISECOND)
+    meter.close()
+    meter.add(path=2, time_ns=MILLISECOND)
+    assert meter.statistics({}, {}) == []
