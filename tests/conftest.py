@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 from ports import free_port
-from shared_template import end_template, names_of_others, remember_environment, share_template
+from shared_template import end_template, left_by_runs, remember_environment, share_template
 
 if TYPE_CHECKING:
     from system import System
@@ -135,7 +135,7 @@ def places_of_its_own() -> Iterator[str]:
         yield f"{root}/run"
     deadline = time.monotonic() + 60
     try:
-        while os.path.exists(f"{root}/run") and names_of_others(f"{root}/run"):
+        while os.path.exists(f"{root}/run") and left_by_runs(f"{root}/run"):
             # Of a run that was killed, its guardian removes it.
             assert time.monotonic() < deadline, "a run left its directory"
             time.sleep(0.01)

@@ -37,8 +37,8 @@ def share_template(root: str) -> None:
         os.link(_socket, link)
 
 
-def names_of_others(root: str) -> set[str]:
-    """Return the names in such a folder apart from the lock and the template: what runs have left."""
+def left_by_runs(root: str) -> set[str]:
+    """Return what runs have left in such a folder: all but its lock and the shared template."""
     return {name for name in os.listdir(root) if name != "lock" and not name.startswith("template-")}
 
 

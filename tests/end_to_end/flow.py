@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from shared_template import names_of_others
+from shared_template import left_by_runs
 from waiting import TIMEOUT
 
 import dora
@@ -67,7 +67,7 @@ class Flow:
         return [entry.message for entry in self.entries if entry.node_id == node_id]
 
     def assert_nothing_left(self) -> None:
-        left = names_of_others(self.root)
+        left = left_by_runs(self.root)
         assert not left, f"a run left {left}: {[os.listdir(f'{self.root}/{each}') for each in left]}"
         for dataflow_id in _names(self.directory / "out"):
             short = dataflow_id.replace("-", "")[-12:]

@@ -248,7 +248,7 @@ def test_processes_that_are_killed_in_traffic(flow: Flow) -> None:
     flow.node(
         "source",
         TRAFFIC,
-        outputs=[{"out": {"latched": {"depth": 100, "survive_restart": True}}}],  # 50 ms, of a busy machine
+        outputs=[{"out": {"latched": {"depth": 100, "survive_restart": True}}}],  # sent in 50 ms
         restart_policy="on-failure",
     )
     flow.node(

@@ -16,7 +16,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from shared_template import names_of_others
+from shared_template import left_by_runs
 from waiting import TIMEOUT, wait_until
 from watching import DORA, FLOW, Running, dora, end, shared_memory
 
@@ -301,7 +301,7 @@ def test_a_stopped_observer_does_not_hold_up_the_dataflow(running: Running) -> N
     observer.stdout.readline()
     observer.send_signal(signal.SIGSTOP)
     try:
-        (name,) = names_of_others(os.environ["DORA_RUNTIME_DIR"])
+        (name,) = left_by_runs(os.environ["DORA_RUNTIME_DIR"])
         board = Board.open(f"/dev/shm/dora_{name}_board")
         before = board.get(3, SENT)  # after three nodes comes the first output
         wait_until(lambda: board.get(3, SENT) > before + 100, "a hundred images")

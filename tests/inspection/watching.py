@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shared_template import names_of_others, share_template
+from shared_template import left_by_runs, share_template
 from waiting import TIMEOUT, all_nodes_run, wait_until
 
 DORA = [sys.executable, "-m", "dora"]
@@ -132,7 +132,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def nothing_left(root: str, directory: Path) -> None:
-    assert not names_of_others(root), "a run left its directory"
+    assert not left_by_runs(root), "a run left its directory"
     out = directory / "out"
     for dataflow_id in os.listdir(out) if out.exists() else []:
         short = dataflow_id.replace("-", "")[-12:]
@@ -141,5 +141,5 @@ def nothing_left(root: str, directory: Path) -> None:
 
 def shared_memory(root: str) -> set[str]:
     """Return the shared memory of the only dataflow that runs."""
-    (name,) = names_of_others(root)
+    (name,) = left_by_runs(root)
     return set(glob.glob(f"/dev/shm/dora_{name}_*"))

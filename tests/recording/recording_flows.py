@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from shared_template import names_of_others
+from shared_template import left_by_runs
 from waiting import TIMEOUT, all_nodes_run, wait_until
 
 from dora.recording.mcap.reader import Recording
@@ -140,4 +140,4 @@ def numbers(recording: Recording, topic: str) -> list[int]:
 
 
 def _runs(root: str) -> list[str]:
-    return sorted(names_of_others(root))
+    return sorted(left_by_runs(root))

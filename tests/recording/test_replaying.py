@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from recording_flows import Folder, end
-from shared_template import names_of_others, share_template
+from shared_template import left_by_runs, share_template
 from waiting import TIMEOUT, wait_until
 
 from dora.recording.mcap.reader import Recording
@@ -160,7 +160,7 @@ def recorded() -> Iterator[Lab]:
     try:
         lab.dora("record", "flow.yml", "-o", "a.mcap")
         yield lab
-        assert not names_of_others(f"{folder}/run"), "a run left its directory"
+        assert not left_by_runs(f"{folder}/run"), "a run left its directory"
     finally:
         if before is None:
             del os.environ["DORA_RUNTIME_DIR"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from otlp_collector import Collector
-from shared_template import names_of_others, share_template
+from shared_template import left_by_runs, share_template
 from traced_flow import Flow
 
 
@@ -19,7 +19,7 @@ def flow(tmp_path: Path, runtime_root: str, monkeypatch: pytest.MonkeyPatch) -> 
             monkeypatch.delenv(name)
     share_template(runtime_root)
     yield Flow(tmp_path)
-    assert not names_of_others(runtime_root), "a run left its directory"
+    assert not left_by_runs(runtime_root), "a run left its directory"
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""The threads of a node that call Zenoh, and their end."""
+"""The threads of a node that call Zenoh, and their end.
+
+This module does not import Zenoh, because every node imports it and few nodes need Zenoh.
+"""
 
 from __future__ import annotations
 
