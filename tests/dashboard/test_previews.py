@@ -12,6 +12,7 @@ import pytest
 
 from dora.observe.preview import images as pictures
 from dora.observe.preview.render import MAX_CURVE, MAX_POINTS, MAX_ROWS, MAX_TEXT, show
+from dora.wire.array_shape import describe
 
 MEDIA, VISION = "std/media/v1", "std/vision/v1"
 
@@ -51,6 +52,19 @@ def test_pixels_with_their_size_in_the_metadata_are_a_picture(encoding: str | No
     )
     assert opened(preview).shape == (48, 64, 3)
     assert opened(preview)[20, 20, 0] > 220 and opened(preview)[20, 20, 2] < 40
+
+
+@pytest.mark.parametrize(("shape", "colour"), [((48, 64, 3), (0, 0, 250)), ((48, 64), (250, 250, 250))])
+def test_a_numpy_array_in_the_shape_of_a_picture_is_one(
+    shape: tuple[int, ...], colour: tuple[int, ...]
+) -> None:
+    array = np.zeros(shape, np.uint8)
+    array[..., :1] = 250  # the first channel, which is blue in OpenCV's order
+    array[:] = array if array.ndim == 3 else 250
+    preview = shown(array.reshape(-1), describe(array, None))
+    pixels = opened(preview)
+    assert pixels.shape == (48, 64, 3)
+    assert np.abs(pixels[20, 20].astype(int) - colour).max() < 10
 
 
 def test_a_declared_image_is_a_picture() -> None:

@@ -527,9 +527,12 @@ def test_a_loan_is_a_numpy_array(sender: Node, receiver: Node, dtype: Any) -> No
         assert array.dtype == np.dtype(dtype)
         array[:] = np.arange(20).reshape(4, 5)
     event = one(receiver)
-    assert event.numpy().tolist() == list(range(20))
+    assert event.numpy().tolist() == np.arange(20).reshape(4, 5).tolist()
+    assert event["value"].to_pylist() == list(range(20))
     assert event["value"].type == pa.from_numpy_dtype(np.dtype(dtype))
     assert event["metadata"]["a"] == 1
+    assert event["metadata"]["shape"] == [4, 5]
+    assert event["metadata"].get("encoding") == ("mono8" if dtype == "uint8" else None)
 
 
 def test_the_array_of_a_sent_loan_is_read_only(sender: Node, receiver: Node) -> None:

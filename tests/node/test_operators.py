@@ -578,6 +578,47 @@ def test_bytes_and_numpy_between_operators_arrive_as_arrow(bench: Bench, write: 
 
 
 @pytest.mark.processes
+def test_an_array_keeps_its_shape_between_operators_and_to_nodes(bench: Bench, write: Any) -> None:
+    first = write(
+        "first.py",
+        """
+        import numpy as np
+        from dora import DoraStatus
+        class Operator:
+            def on_event(self, dora_event, send_output):
+                if dora_event["type"] == "INPUT":
+                    send_output("out", np.zeros((2, 4, 3), np.uint8), {"a": 1})
+                return DoraStatus.CONTINUE
+        """,
+    )
+    second = write(
+        "second.py",
+        """
+        from dora import DoraStatus
+        class Operator:
+            def on_event(self, dora_event, send_output):
+                if dora_event["type"] == "INPUT":
+                    frame = dora_event.numpy()
+                    assert len(dora_event["value"]) == 24
+                    assert dora_event["metadata"]["width"] == 4
+                    send_output("out", frame[:, :, 0] + 1, dora_event["metadata"])
+                return DoraStatus.CONTINUE
+        """,
+    )
+    bench.start(
+        operator("first", first, inputs={"in": "source/out"}, outputs="out"),
+        operator("second", second, inputs={"in": "host/first/out"}, outputs="out"),
+        sink="host/second/out",
+    )
+    bench.source.send_output("out", b"x")
+    event = bench.next()
+    assert event.numpy().tolist() == [[1] * 4] * 2
+    metadata = event["metadata"]
+    del metadata["timestamp"]
+    assert metadata == {"shape": [2, 4], "a": 1, "width": 4, "height": 2, "encoding": "mono8"}
+
+
+@pytest.mark.processes
 def test_a_chain_of_operators(bench: Bench, write: Any) -> None:
     echo = write("echo.py", ECHO)
     bench.start(

@@ -14,6 +14,7 @@ from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import RecordingWriter
 from dora.recording.recorder.chunk import Chunk, compress, room_for
 from dora.recording.replay.event_order import ORDER_ENCODING, ORDER_TOPIC
+from dora.wire.array_shape import describe
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata
@@ -27,6 +28,8 @@ Sent = tuple[str, float, Any] | tuple[str, float, Any, dict[str, Any]]
 
 def message_of(data: Any, metadata: dict[str, Any], sequence: int, time_ns: int) -> Message:
     payload = encode(data)
+    if payload.array is not None:
+        metadata = describe(payload.array, metadata)
     head = pack_head(
         payload.encoding, payload.schema, encode_metadata(metadata), payload.size, sequence, time_ns
     )

@@ -24,6 +24,7 @@ MESSAGES = [
     ("talk/text", 0.6, pa.array(["again"])),
     ("timer/tick", 0.7, pa.nulls(0)),
     ("camera/image", 0.8, b""),
+    ("camera/image", 0.9, np.zeros((2, 2, 3), np.uint8), {"encoding": "rgb8"}),
 ]
 
 
@@ -44,8 +45,12 @@ def test_parquet(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     ]
     assert pq.read_table(folder / "talk/text.parquet").column("value").to_pylist() == [["hello"], ["again"]]
     images = pq.read_table(folder / "camera/image.parquet")
-    assert images.column("metadata").to_pylist() == ['{"encoding": "bgr8", "width": 2, "height": 2}', "{}"]
-    assert images.column("value").to_pylist() == [bytes(12), b""]
+    assert images.column("metadata").to_pylist()[:2] == [
+        '{"encoding": "bgr8", "width": 2, "height": 2}',
+        "{}",
+    ]
+    assert images.column("value").to_pylist() == [bytes(12), b"", bytes(12)]
+    assert images.column("shape").to_pylist() == [None, None, [2, 2, 3]]
 
 
 def test_a_file_that_exists_is_not_touched(

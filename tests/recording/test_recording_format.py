@@ -29,6 +29,7 @@ from dora.recording.mcap.format import (
 )
 from dora.recording.mcap.schemas import PACKAGES, message_class, schema_data
 from dora.recording.recorder.context import pack_log
+from dora.wire.array_shape import describe
 from dora.wire.decode import decode_arrow
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
@@ -114,6 +115,14 @@ def test_plain_numbers_are_numbers_for_protobuf(value: Any) -> None:
         assert list(found.values) == decode_arrow(sent).to_pylist()
     elif sent.schema == b"C":
         assert found.values == sent.small_body
+
+
+def test_a_numpy_picture_is_an_image_for_viewers() -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    raw = message_of(pixels, describe(pixels, None))
+    image = parsed(raw)
+    assert form_of(raw).schema == "foxglove.RawImage"
+    assert (image.width, image.height, image.encoding, image.data) == (4, 2, "bgr8", pixels.tobytes())
 
 
 def test_images_are_images_for_viewers() -> None:

@@ -38,6 +38,14 @@ def test_events_are_typed_as_real_ones_are() -> None:
     assert isinstance(node.next(), Stop)
 
 
+def test_given_arrays_keep_their_shape() -> None:
+    frame = np.zeros((2, 4, 3), np.uint8)
+    flat = {"type": "INPUT", "id": "flat", "value": frame.reshape(-1), "metadata": {"shape": [2, 4, 3]}}
+    for event in MockNode([("image", frame), flat]):
+        if isinstance(event, Input):
+            assert event.numpy().shape == (2, 4, 3)
+
+
 def test_given_events_are_returned_unchanged() -> None:
     events: list[Any] = [
         {"type": "INPUT", "id": "x", "value": 1, "metadata": {}},

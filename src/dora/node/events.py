@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, overload
 
 from dora.node.contents import Text as Text
 from dora.node.contents import Tick as Tick
+from dora.wire.array_shape import restore_described
 from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy, storage_of
 from dora.wire.encode import as_message
 from dora.wire.message import ENCODING, HEADER_SIZE, METADATA_SIZE, SCHEMA_SIZE, Encoding, Header, Message
@@ -218,16 +219,17 @@ class Input(Event):
         return content.sequence if isinstance(content, Message) else 0
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """Return the value as a one-dimensional NumPy array.
+        """Return the value as a NumPy array, in the shape and dtype of the array that was sent.
 
-        A read-only view of the received memory for numbers without nulls, else what
-        ``value.to_numpy(zero_copy_only=False)`` gives.
+        The shape is `shape` in the message's metadata; a value without, or with one that does not fit,
+        is one-dimensional. A read-only view of the received memory for numbers without nulls, else made
+        from what ``value.to_numpy(zero_copy_only=False)`` gives.
         """
         content = self._content
         if isinstance(content, Message):
             return decode_numpy(content)
-        array: np.ndarray[Any, Any] = self["value"].to_numpy(zero_copy_only=False)
-        return array
+        flat: np.ndarray[Any, Any] = self["value"].to_numpy(zero_copy_only=False)
+        return restore_described(flat, content.metadata())
 
     def extension(self) -> pa.Array[Any]:
         """Return the value with the Arrow extension type that it was sent with, ``value`` if it has none.

@@ -30,6 +30,7 @@ from dora.transport.board import (
     UNMATCHED,
     WORDS,
 )
+from dora.wire.array_shape import describe_shape
 from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
 from dora.wire.node_config import InputConfig, decode_descriptor
@@ -205,14 +206,17 @@ class Node:
         >>> with node.loan("image", (480, 640, 3)) as frame:              # doctest: +SKIP
         ...     camera.read(frame)
 
-        Arrives flat, with the Arrow type of ``dtype`` (integers and floats). Nothing is sent if the
-        block raises. Raises `UndeclaredOutput`, `SharedMemoryFull`, `UnsupportedData` for other dtypes.
+        Arrives as an array that was sent with `send_output`: flat, with the shape in the metadata. The
+        dtypes are integers and floats. Nothing is sent if the block raises. Raises `UndeclaredOutput`,
+        `SharedMemoryFull`, `UnsupportedData` for other dtypes.
         """
         port = self._session.output(output_id)
         dimensions = (shape,) if isinstance(shape, int) else tuple(shape)
         schema, dtype_name, size = plain_format(dtype)
         for length in dimensions:
             size *= length
+        if len(dimensions) != 1:
+            metadata = describe_shape(dimensions, dtype_name, metadata)
         return ArrayLoan(SampleHandler(port, schema, size, metadata), dtype_name, dimensions)
 
     def send_service_request(

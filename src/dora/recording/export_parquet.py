@@ -12,6 +12,7 @@ from typing import Any, Final
 from dora.errors import DoraError
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.reader import RecordedMessage, Recording
+from dora.wire.array_shape import shape_of
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.metadata import MetadataError, decode_metadata
 
@@ -42,16 +43,19 @@ class _Table:
             pa.field("time", pa.timestamp("ns", "UTC")),
             pa.field("sequence", pa.uint64()),
             pa.field("metadata", pa.string()),
+            pa.field("shape", pa.list_(pa.int64())),
             pa.field("value", pa.large_binary() if as_bytes else pa.list_(type_)),
         ]
         self._schema = pa.schema(fields)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=not as_bytes)
-        self._rows: list[tuple[int, int, str, Any]] = []
+        self._rows: list[tuple[int, int, str, tuple[int, ...] | None, Any]] = []
         self._bytes = 0
 
-    def add(self, recorded: RecordedMessage, metadata: str, array: Any) -> None:
-        self._rows.append((recorded.time_ns, recorded.sequence, metadata, array))
+    def add(
+        self, recorded: RecordedMessage, metadata: str, shape: tuple[int, ...] | None, array: Any
+    ) -> None:
+        self._rows.append((recorded.time_ns, recorded.sequence, metadata, shape, array))
         self._bytes += array.nbytes
         self.messages += 1
         if len(self._rows) >= _ROWS or self._bytes >= _BYTES:
@@ -62,7 +66,7 @@ class _Table:
 
         if not self._rows:
             return
-        times, sequences, metadata, arrays = zip(*self._rows, strict=True)
+        times, sequences, metadata, shapes, arrays = zip(*self._rows, strict=True)
         ends = [0]
         for array in arrays:
             ends.append(ends[-1] + len(array))
@@ -77,6 +81,7 @@ class _Table:
             pa.array(times, self._schema.field("time").type),
             pa.array(sequences, pa.uint64()),
             pa.array(metadata, pa.string()),
+            pa.array(shapes, pa.list_(pa.int64())),
             values,
         ]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
@@ -95,9 +100,9 @@ def export_parquet(
 ) -> list[Written]:
     """Write ``<folder>/<node>/<output>.parquet`` for each topic; one that changes its type gets more files.
 
-    Columns: ``time`` (of sending), ``sequence``, ``metadata`` (JSON) and ``value``, a list, or the bytes of
-    a message of uint8. Raises `DoraError` for a type that Parquet does not have, and for a file that
-    exists, unless ``force``.
+    Columns: ``time`` (of sending), ``sequence``, ``metadata`` (JSON), ``shape`` (of a NumPy array, null for
+    a flat one) and ``value``, a list, or the bytes of a message of uint8. Raises `DoraError` for a type
+    that Parquet does not have, and for a file that exists, unless ``force``.
     """
     import pyarrow as pa
 
@@ -108,7 +113,8 @@ def export_parquet(
             try:
                 message = recorded.message
                 array = decode_arrow(message)
-                metadata = _json(decode_metadata(message.metadata))
+                metadata = decode_metadata(message.metadata)
+                text = _json(metadata)
             except (NotARecording, PayloadError, MetadataError) as error:
                 raise DoraError(f"message {recorded.sequence} of `{recorded.topic}`: {error}") from None
             as_bytes = array.type == pa.uint8() and not array.null_count
@@ -121,7 +127,7 @@ def export_parquet(
                         _path(folder, recorded.topic, number, force), array.type, as_bytes=as_bytes
                     )
                     open_tables.callback(_close, table, recorded.topic, array.type, folder)
-                table.add(recorded, metadata, array)
+                table.add(recorded, text, shape_of(metadata, len(array)), array)
     return [Written(table.path, table.messages) for table in tables.values()]
 
 

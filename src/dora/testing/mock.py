@@ -21,6 +21,7 @@ from dora.node.events import (
     Stop,
     Synced,
 )
+from dora.wire.array_shape import restore_described
 from dora.wire.decode import decode_bytes, decode_numpy
 from dora.wire.encode import as_message
 
@@ -50,7 +51,7 @@ class _Input(_Given, Input):
         return super().__missing__(key)
 
     def numpy(self) -> Any:
-        return decode_numpy(as_message(self["value"]))
+        return restore_described(decode_numpy(as_message(self["value"])), self.get("metadata") or {})
 
 
 class _InputClosed(_Given, InputClosed):

@@ -7,11 +7,13 @@ and `decode_bytes` need no pyarrow where the body is plain.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from ctypes import string_at
 from typing import TYPE_CHECKING, Any, Final
 
+from dora.wire.array_shape import describe, restore
 from dora.wire.arrow_formats import ARROW_NAMES, DTYPE_OF_FORMAT, WIDTHS
-from dora.wire.encode import Payload, as_message, last_received
+from dora.wire.encode import Payload, as_message, encode, last_received
 from dora.wire.message import (
     BODY_OFFSET,
     BODY_SIZE,
@@ -250,11 +252,17 @@ def _bit_width(type_: Any) -> int:
 
 
 def decode_numpy(message: Message) -> np.ndarray[Any, Any]:
-    """Return the payload as a one-dimensional NumPy array.
+    """Return the payload as a NumPy array, in the shape and dtype that the metadata tells, else flat.
 
     Plain payloads give a read-only view of the received memory; others go through Arrow's
     ``to_numpy(zero_copy_only=False)``. Raises `PayloadError`.
     """
+    flat = _decode_flat(message)
+    section = message.metadata
+    return restore(flat, section) if section else flat
+
+
+def _decode_flat(message: Message) -> np.ndarray[Any, Any]:
     if message.encoding != Encoding.PLAIN:
         return _decode_numpy_by_arrow(message)
     import numpy as np
@@ -299,16 +307,19 @@ class _ArrayInterface:
         }
 
 
-def as_arrow(data: Any) -> Any:
-    """Return the array that a receiver of ``data`` would get, for a receiver in this process.
+def as_arrow(data: Any, metadata: Mapping[str, Any] | None = None) -> tuple[Any, Mapping[str, Any] | None]:
+    """Return the array and the metadata that a receiver of ``data`` would get, for one in this process.
 
     Arrow arrays are returned as they are; data that the sender could still change is copied. Raises
     ``TypeError`` for data that cannot be sent.
     """
     pa: Any = sys.modules.get("pyarrow")
     if pa is not None and isinstance(data, pa.Array):
-        return data
-    return decode_arrow(as_message(data))
+        return data, metadata
+    payload = encode(data)
+    if payload.array is not None:
+        metadata = describe(payload.array, metadata)
+    return decode_arrow(payload.to_message(b"")), metadata
 
 
 def storage_of(array: Any) -> Any:

@@ -19,8 +19,10 @@ from ctypes import c_ubyte, memmove, string_at
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import UnsupportedData
+from dora.wire.array_shape import describe
 from dora.wire.arrow_formats import ARROW_NAMES, FORMAT_OF_DTYPE, WIDTHS
 from dora.wire.message import MAX_SCHEMA, Encoding, Message, pack_head
+from dora.wire.metadata import encode_metadata
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,12 +40,13 @@ _COPY_THREADS: Final = min(4, os.cpu_count() or 1)
 class Payload:
     """An encoded payload: ``size`` bytes of body at ``address`` (kept alive by ``keep``), or written
     by ``write(target)`` into a writable buffer of that size. ``body`` is set instead of ``address``
-    where the body already is an object with bytes in it.
+    where the body already is an object with bytes in it. ``array``: the NumPy array whose shape or dtype
+    the values alone do not tell, for `dora.wire.array_shape.describe`.
 
     The message path gives the arguments by position: by name, they take twice as long.
     """
 
-    __slots__ = ("address", "body", "encoding", "keep", "schema", "size", "write")
+    __slots__ = ("address", "array", "body", "encoding", "keep", "schema", "size", "write")
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Payload:
         keep: object = None,
         body: bytes | memoryview | None = None,
         write: Callable[[memoryview], None] | None = None,
+        array: np.ndarray[Any, Any] | None = None,
     ) -> None:
         self.encoding = encoding
         self.schema = schema
@@ -62,6 +66,7 @@ class Payload:
         self.body = body
         self.keep = keep
         self.write = write
+        self.array = array
 
     def to_bytes(self) -> bytes:
         """Return the body as bytes (a copy, unless it is one already)."""
@@ -73,6 +78,11 @@ class Payload:
             self.write(memoryview(target))
             return bytes(target)
         return string_at(self.address, self.size)
+
+    def to_message(self, section: bytes) -> Message:
+        """Return a message with a copy of the body, and the metadata ``section``."""
+        head = pack_head(self.encoding, self.schema, section, self.size, 0, 0, self.to_bytes())
+        return Message(head)
 
     def copy_to(self, address: int) -> None:
         """Write the body to ``size`` bytes of memory: one copy."""
@@ -141,30 +151,36 @@ def _encode_buffer(data: Any) -> Payload:
 def _encode_numpy(data: np.ndarray[Any, Any]) -> Payload:
     format_ = FORMAT_OF_DTYPE.get(data.dtype.str)
     if format_ is None:
-        return _encode_numpy_by_arrow(data)
+        payload = _encode_numpy_by_arrow(data)
+        payload.array = data
+        return payload
+    shaped = data if data.ndim != 1 else None
     if not data.flags.c_contiguous:
         import numpy as np
 
         data = np.ascontiguousarray(data)
-    return Payload(Encoding.PLAIN, format_, data.nbytes, data.__array_interface__["data"][0], data)
+    address = data.__array_interface__["data"][0]
+    return Payload(Encoding.PLAIN, format_, data.nbytes, address, data, None, None, shaped)
 
 
 def _encode_numpy_by_arrow(data: np.ndarray[Any, Any]) -> Payload:
-    """Encode booleans, dates, strings, big-endian and structured dtypes by way of Arrow."""
+    """Encode booleans, dates, text, complex numbers, big-endian and structured dtypes by way of Arrow.
+
+    Complex numbers become pairs of floats.
+    """
     import numpy as np
     import pyarrow as pa
 
     if not data.dtype.isnative:
         return encode(data.astype(data.dtype.newbyteorder("=")))
     flat = data.ravel()
-    if flat.dtype.names:
-        names = list(flat.dtype.names)
-        return encode(
-            pa.StructArray.from_arrays(
-                [pa.array(np.ascontiguousarray(flat[name])) for name in names], names
-            )
-        )
+    if flat.dtype.kind == "c" and flat.dtype.itemsize <= 16:
+        return encode(np.ascontiguousarray(flat).view(f"f{flat.dtype.itemsize // 2}"))
     try:
+        if flat.dtype.names:
+            names = list(flat.dtype.names)
+            fields: list[Any] = [pa.array(np.ascontiguousarray(flat[name])) for name in names]
+            return encode(pa.StructArray.from_arrays(fields, names))
         return encode(pa.array(flat))
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise UnsupportedData(
@@ -336,12 +352,14 @@ def _encode_foreign(data: Any) -> Payload:
 
 
 def as_message(data: Any) -> Message:
-    """Return ``data`` as a message without sequence number and metadata.
+    """Return ``data`` as a message without sequence number; its metadata is the shape of a NumPy array.
 
     Raises `UnsupportedData` for data that cannot be sent.
     """
     payload = encode(data)
-    return Message(pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0, payload.to_bytes()))
+    return payload.to_message(
+        b"" if payload.array is None else encode_metadata(describe(payload.array, None))
+    )
 
 
 def warm_up(*, numpy: bool) -> None:

@@ -245,10 +245,10 @@ def export(
 ) -> int:
     """Write a recording as Parquet files, or for Rerun.
 
-    In Parquet, each row is a message: its time, its number, its metadata as JSON, its values as a list
-    (bytes for uint8). In Rerun, messages look like those of the node `dora-rerun`; without a declared
-    form, a few numbers become curves, and texts become logs. A truncated file is exported as far as it
-    can be read; the exit status is 1 then, except with --allow-incomplete.
+    In Parquet, each row is a message: its time, its number, its metadata as JSON, the shape of a NumPy
+    array, its values as a list (bytes for uint8). In Rerun, messages look like those of the node
+    `dora-rerun`; without a declared form, a few numbers become curves, and texts become logs. A truncated
+    file is exported as far as it can be read; the exit status is 1 then, except with --allow-incomplete.
     """
     from dora.recording.info import cut
     from dora.recording.mcap.reader import Recording

@@ -113,7 +113,10 @@ class OperatorOutput:
             port.on_links_changed()
         consumers = self.consumers
         if consumers:
-            value = data if isinstance(data, self._array) else as_arrow(data)
+            if isinstance(data, self._array):
+                value = data
+            else:
+                value, metadata = as_arrow(data, metadata)
             received = as_received(metadata) if metadata else {}
             now = time_ns()
             origin_ns, origin, trail = port.passed_on(now, current)

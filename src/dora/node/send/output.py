@@ -43,6 +43,7 @@ from dora.transport.board import (
 from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
 from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
+from dora.wire.array_shape import describe
 from dora.wire.correlation import CONTROL_KEYS, asks_to_flush, control_sections
 from dora.wire.encode import Payload, encode
 from dora.wire.message import (
@@ -278,6 +279,8 @@ class OutputPort:
         if self._words[self.links_version_word] != self.links_version:
             self.on_links_changed()
         payload = encode(data)
+        if payload.array is not None:
+            metadata = describe(payload.array, metadata)
         section = control = b""
         if metadata:
             section = encode_metadata(metadata)

@@ -53,13 +53,11 @@ def _primitive(event: Input) -> str:
     try:
         primitive_of(event.id, event.metadata)
     except UnknownPrimitive:
-        return _guess(event.value, event.metadata)
+        return _guess(event.value)
     return ""
 
 
-def _guess(value: pa.Array[Any], metadata: Mapping[str, Any]) -> str:
-    if "encoding" in metadata and "width" in metadata and "height" in metadata:
-        return "image"
+def _guess(value: pa.Array[Any]) -> str:
     if pa.types.is_string(value.type) or pa.types.is_large_string(value.type):
         return "text"
     numeric = pa.types.is_integer(value.type) or pa.types.is_floating(value.type)

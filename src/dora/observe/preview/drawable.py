@@ -43,6 +43,8 @@ def primitive_of(input_id: str, metadata: Mapping[str, Any]) -> str:
     'image'
     >>> primitive_of("text_whisper", {})
     'text'
+    >>> primitive_of("frame", {"width": 640, "height": 480, "encoding": "bgr8"})
+    'image'
     """
     named = metadata.get("primitive")
     if named in PRIMITIVES:
@@ -53,6 +55,8 @@ def primitive_of(input_id: str, metadata: Mapping[str, Any]) -> str:
     for word, primitive in _WORDS.items():
         if word in input_id:
             return primitive
+    if {"width", "height", "encoding"} <= metadata.keys():
+        return "image"
     raise UnknownPrimitive(
         f"its metadata has no `primitive`, and its name contains none; there are {listed(PRIMITIVES)}"
     )
