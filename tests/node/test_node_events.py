@@ -156,6 +156,26 @@ def test_update_setdefault_pop_and_deletion_work_as_on_a_dictionary() -> None:
     assert event["extra"] == 1
 
 
+@pytest.mark.parametrize("key", ["value", "metadata"])
+def test_a_removed_entry_is_gone(key: str) -> None:
+    popped, deleted, cleared, taken = an_input(), an_input(), an_input(), an_input()
+    popped.pop(key)
+    del deleted[key]
+    cleared.clear()
+    while len(taken):
+        taken.popitem()
+    for event in (popped, deleted, cleared, taken):
+        assert key not in event and key not in list(event)
+        assert event.get(key) is None and event.pop(key, "nothing") == "nothing"
+        with pytest.raises(KeyError):
+            event[key]
+        assert isinstance(event, Input) and event.type == "INPUT"
+        assert event.send_time.tzinfo is not None
+        assert event.numpy().tolist() == [1, 2, 3]
+    assert len(popped) == len(deleted) == len(KEYS) - 1 and not cleared and not taken
+    assert popped["id"] == "image"
+
+
 def test_a_value_that_was_replaced_stays_replaced() -> None:
     event = an_input()
     event["value"] = "decoded by the program"

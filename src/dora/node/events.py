@@ -228,7 +228,7 @@ class Input(Event):
         content = self._content
         if isinstance(content, Message):
             return decode_numpy(content)
-        flat: np.ndarray[Any, Any] = self["value"].to_numpy(zero_copy_only=False)
+        flat: np.ndarray[Any, Any] = content.value().to_numpy(zero_copy_only=False)
         return restore_described(flat, content.metadata())
 
     def extension(self) -> pa.Array[Any]:
@@ -287,9 +287,28 @@ class Input(Event):
     def copy(self) -> dict[str, Any]:
         return dict(dict.items(self._complete()))
 
+    # An entry that was removed is not made again.
+
     def pop(self, key: str, *default: Any) -> Any:
+        return dict.pop(self._make_plain(), key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        return dict.popitem(self._make_plain())
+
+    def clear(self) -> None:
+        dict.clear(self._make_plain())
+
+    def __delitem__(self, key: str) -> None:
+        dict.__delitem__(self._make_plain(), key)
+
+    def _make_plain(self) -> Input:
+        """Make all entries, and none later; the attributes of the event stay.
+
+        Another class, instead of a mark: a mark would be looked at for each message.
+        """
         self._complete()
-        return dict.pop(self, key, *default)
+        self.__class__ = _PlainInput
+        return self
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -303,6 +322,23 @@ class Input(Event):
 
     def __reduce__(self) -> Any:
         return dict, (self.copy(),)
+
+
+class _PlainInput(Input):
+    """An `Input` from which an entry was removed: it makes none on demand."""
+
+    __slots__ = ()
+
+    def __missing__(self, key: str) -> Any:
+        if key == "data":  # no entry, but made each time
+            return super().__missing__(key)
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return dict.__contains__(self, key) or (key == "data" and hasattr(self, "_content"))
+
+    def _complete(self) -> Input:
+        return self
 
 
 class Synced(Event):
