@@ -54,10 +54,12 @@ def test_a_second_node_in_a_process_is_the_same_node(
 ) -> None:
     first = daemon.node("a")
     with daemon.environment("a"):
-        second, third = Node(), Node("another-name")
+        second = Node()
+        gone = Node()
+        del gone, first
+        gc.collect()
+        third = Node("another-name")
     assert len(daemon.heard("a", Register)) == 1
-    del first
-    gc.collect()
     receiver = daemon.node("b")
     second.send_output("out", b"1")
     third.send_output("out", b"2")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakSet
 
 from msgspec import structs
 
@@ -78,12 +78,13 @@ class Node:
         self._session: Session
         started_as = os.environ.get("DORA_NODE_CONFIG", "")
         place = started_as or f"{node_id} in {os.environ.get('DORA_DATAFLOW', '')}"
-        first = _nodes.get(place)
-        if first is not None and not first._session.closed:
+        nodes = _nodes.setdefault(place, WeakSet())
+        first = next((node for node in nodes if not node._session.closed), None)
+        if first is not None:
             if started_as:
                 first._warn_of_second_node()
                 self.__dict__ = first.__dict__
-                _nodes[place] = self  # the first object may be on its way out
+                nodes.add(self)
                 return
             first.close()
         try:
@@ -102,7 +103,7 @@ class Node:
         self._outputs = self._session.outputs
         self._is_shared = False
         if self._session.owns_process and (started_as or self._config.dynamic):
-            _nodes[place] = self
+            nodes.add(self)
 
     # ------------------------------------------------------------------ receiving
 
@@ -548,7 +549,8 @@ class Node:
 
 _FURTHER_NODE_PAUSE = 0.5  # seconds
 
-_nodes: WeakValueDictionary[str, Node] = WeakValueDictionary()
+# Place in a dataflow → the objects there. All share one session, which lives as long as one of them.
+_nodes: dict[str, WeakSet[Node]] = {}
 """The nodes of this process, by the configuration that it was started with, or by the dynamic node."""
 
 
