@@ -437,13 +437,15 @@ def test_a_block_at_whose_end_an_array_is_alive_sends_nothing_yet(sender: Node, 
 
 def test_a_memoryview_has_to_be_released_before_a_sample_is_sent(sender: Node, receiver: Node) -> None:
     sample = sender.send_output_raw("out", 3)
-    view = sample.as_memoryview()
-    assert sample.as_memoryview() is view
+    view, other = sample.as_memoryview(), sample.as_memoryview()
+    assert other is not view
     view[:] = b"abc"
+    view.release()
+    assert other.tobytes() == b"abc"
     with pytest.raises(RuntimeError, match="view of its buffer is still open"):
         sample.send()
     assert receiver.is_empty()
-    view.release()
+    other.release()
     sample.send()
     assert one(receiver)["data"] == b"abc"
     with pytest.raises(RuntimeError, match="already been sent"):

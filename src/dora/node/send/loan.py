@@ -42,7 +42,6 @@ class SampleHandler:
         self._memory = weakref.ref(memory)
         self._view = _bytes_of(memory)
         self._buffer: SampleBuffer | None = None
-        self._memoryview: memoryview | None = None
 
     def as_buffer(self) -> memoryview:
         """Return the writable memory, one-dimensional, format ``"B"``; each time the same object.
@@ -57,14 +56,11 @@ class SampleHandler:
         return cast("memoryview", self._buffer)
 
     def as_memoryview(self) -> memoryview:
-        """Return a view of the memory, each time the same; `send` requires its ``release()``.
+        """Return a new view of the memory; `send` requires its ``release()``.
 
         Raises `SampleAlreadySent`.
         """
-        view = self.open_view()
-        if self._memoryview is None or _is_released(self._memoryview):
-            self._memoryview = view[:]
-        return self._memoryview
+        return self.open_view()[:]
 
     def open_view(self) -> memoryview:
         """Return this sample's own view of the memory; raises `SampleAlreadySent`."""
@@ -154,14 +150,6 @@ class SampleBuffer:
 
     def _open(self) -> memoryview:
         return memoryview(cast("memoryview", self))
-
-
-def _is_released(view: memoryview) -> bool:
-    try:
-        view.nbytes  # noqa: B018 - a released view has no attributes
-    except ValueError:
-        return True
-    return False
 
 
 def _bytes_of(memory: Any) -> memoryview:
