@@ -328,6 +328,8 @@ def test_options_of_dora_rs_that_a_daemon_has_no_use_for(system: System) -> None
     assert "warning: --local-listen-port has no effect: " in told
     assert "warning: --worker-threads has no effect: " in told
     assert "does not have --zenoh-peer yet; " in told
+    for option in (("--zenoh-no-multicast",), ("--zenoh-config-overlay", "a.json5")):
+        assert f"does not have {option[0]} yet; machines learn" in system.dora("daemon", *option, status=2)
 
 
 def test_names_that_cannot_be_used(shared: System) -> None:

@@ -117,8 +117,9 @@ def test_two_systems_do_not_see_the_nodes_of_each_other(
     shared.start(shared.dataflow("arm", a=FOREVER))
     other, ours = str(free_port()), str(shared.port)
     monkeypatch.setenv("DORA_COORDINATOR_PORT", other)
+    option = ("--coordinator-port", other)
+    assert shared.dora("node", "list", "-q") == shared.dora("node", "list", "-q", *option) == ""
     for command in (
-        ("node", "list"),
         ("node", "stop", "a"),
         ("param", "set", "a", "gain", "1", "-d", "arm"),
         ("topic", "list"),
@@ -489,7 +490,7 @@ def test_a_failed_dataflow_is_reported_with_its_logs(shared: System) -> None:
     fault = f"dataflow arm ({run}) failed: node `a` exited with status 3\n"
     assert shared.dora("logs", "arm").endswith(fault)
     assert shared.dora("logs", "arm", "-f").endswith(fault)
-    assert shared.dora("stop", "arm") == f"dataflow had ended already: {run}\n{fault}"
+    assert shared.dora("stop", "arm", status=1) == f"dataflow had ended already: {run}\n{fault}"
 
 
 def test_ctrl_c_is_the_usual_end_of_following(shared: System) -> None:

@@ -190,7 +190,7 @@ def find_running(wanted: str | None, node_id: str = "") -> RunningDataflow:
 
 
 def find_all_running(wanted: str | None) -> list[RunningDataflow]:
-    """Return all running dataflows, or the one that is meant; raises `DoraError` if there is none."""
+    """Return all running dataflows, or the one that is meant; raises `DoraError` if that does not run."""
     if wanted is not None:
         return [find_running(wanted)]
     found = []
@@ -211,7 +211,7 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
                 found.append(RunningDataflow(None, view))
             except DoraError:
                 continue  # it is just ending, or its machine is disconnected
-    return found or [find_running(None)]
+    return found
 
 
 def find_on_coordinator(wanted: str | None) -> DataflowView | None:

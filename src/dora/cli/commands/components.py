@@ -217,6 +217,8 @@ def _parse_ip_address(text: str) -> str:
 @refused_option("--zenoh-peer", instead=_FROM_COORDINATOR)
 @refused_option("--zenoh-listen", instead=_FROM_COORDINATOR)
 @refused_option("--zenoh-connect", instead=_FROM_COORDINATOR)
+@refused_option("--zenoh-no-multicast", is_flag=True, instead=_FROM_COORDINATOR)
+@refused_option("--zenoh-config-overlay", instead=_FROM_COORDINATOR)
 def daemon(
     client: Client,
     allow_shell_nodes: bool,

@@ -224,9 +224,10 @@ def stop(
     view = client.stop(dataflow_id, grace_duration, force)
     if view.status not in ACTIVE:
         click.echo(f"dataflow had ended already: {view.uuid}")
-        if fault := failure_reason(client.dataflow(view.uuid)):
+        fault = failure_reason(client.dataflow(view.uuid))
+        if fault:
             click.echo(fault, err=True)
-        return 0
+        return 1 if fault else 0
     view = client.wait(dataflow_id)
     click.echo(f"dataflow stopped: {view.uuid}")
     return report_end(view)

@@ -61,7 +61,7 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
         raise DoraError("dora top needs a terminal; use --once for one measurement as JSON")
     if not once:
         _check_terminal()
-    dataflows = [find_running(dataflow)] if latency else find_all_running(dataflow)
+    dataflows = [find_running(dataflow)] if latency else find_all_running(dataflow) or [find_running(None)]
     if not once:
         lower_priority()
     every = min(interval, LONGEST_SAMPLE) if once else interval
