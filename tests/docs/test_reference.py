@@ -70,3 +70,29 @@ def test_environment_variables_are_documented() -> None:
         read |= set(re.findall(r'environ(?:\.get\(|\[)"(DORA_\w+)"', module.read_text()))
     assert "DORA_SPIN_US" in read
     assert sorted(name for name in read if name not in pages) == []
+
+
+def metric_names() -> list[str]:
+    """Return the names of the metrics for OpenTelemetry, and on the page ``/metrics``."""
+    from prometheus_client.core import CounterMetricFamily
+
+    from dora.cluster.coordinator import metrics
+    from dora.observe.telemetry.export import _METRICS
+
+    tables = {
+        "dora_node": metrics._NODE_METRICS,
+        "dora_output": metrics._OUTPUT_METRICS,
+        "dora_link": metrics._LINK_METRICS,
+        "dora_path": metrics._PATH_METRICS,
+    }
+    return [row[0] for row in _METRICS] + [
+        f"{prefix}_{row[1]}" + ("_total" if row[0] is CounterMetricFamily else "")
+        for prefix, table in tables.items()
+        for row in table
+    ]
+
+
+@pytest.mark.parametrize("name", metric_names())
+def test_every_metric_is_on_the_page_about_telemetry(name: str) -> None:
+    page = (ROOT / "docs" / "how-to" / "telemetry.md").read_text()
+    assert f"`{name}`" in page, f"{name} is not in docs/how-to/telemetry.md"
