@@ -16,6 +16,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from on_terminal import on_terminal
 from shared_template import left_by_runs
 from waiting import TIMEOUT, wait_until
 from watching import DORA, FLOW, Running, dora, end, shared_memory
@@ -33,6 +34,19 @@ def top() -> dict[str, dict]:
     return {
         item["node"]: item for item in json.loads(dora("top", "--once", "--refresh-interval", "0.2").stdout)
     }
+
+
+@pytest.mark.usefixtures("arm")
+def test_one_measurement_is_tables_on_a_terminal_and_json_for_scripts() -> None:
+    with on_terminal("top", "--once", "--refresh-interval", "0.2") as command:
+        assert command.end() == 0
+        text = re.sub(r"\x1b\[[0-9;]*m|\r", "", command.text)
+        nodes, links, *_ = text.split("\n\n")
+    assert nodes.split()[:3] == ["NODE", "STATUS", "CPU"] and "\ncamera" in nodes
+    assert links.split()[:2] == ["LINK", "RATE"] and "camera/image -> sink/image" in links
+    assert dora("top", "--once", "-f", "table").stdout.split()[:2] == ["NODE", "STATUS"]
+    refused = dora("top", "--format", "json", status=2)
+    assert "error: --format goes with --once" in refused.stderr
 
 
 @pytest.mark.usefixtures("arm")

@@ -23,7 +23,17 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, RichLog, Static
 from textual.worker import get_current_worker
 
-from dora.cli.top_tables import NAMES, LinkHistory, Table, cell, link_table, node_table, path_table, without
+from dora.cli.top_tables import (
+    NAMES,
+    WIDE,
+    LinkHistory,
+    Table,
+    cell,
+    link_table,
+    node_table,
+    path_table,
+    without,
+)
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.terminal import visible
@@ -43,7 +53,6 @@ _ORDERS: dict[str, Callable[[NodeSnapshot], Any]] = {
 }
 _LOG_STYLES: Final = {"error": "bold red", "warn": "yellow", "debug": "dim", "trace": "dim"}
 
-_WIDE: Final = 120  # characters of a screen that has space for all columns
 _TROUBLE: Final = "bold red"
 _ALL_LOGS: Final = "log of all nodes"
 _NO_OUTPUT: Final = ("", "")
@@ -286,7 +295,7 @@ class TopScreen(App[str]):
         ]
         counts = f"{len(self._node_items)} nodes, {len(self._link_items)} links"
         self._heading.update(visible(f"dora top: {names}   {counts}, sorted by {self._order}"))
-        narrow = self.size.width < _WIDE
+        narrow = self.size.width < WIDE
         table = node_table(self._node_items)
         self._node_rows.show(without(table, "PID") if narrow else table)
         if self._shows_paths:

@@ -18,6 +18,7 @@ from dora.wire.path_statistics import PathLatency
 
 MINUTE: Final = 60.0  # seconds that a sparkline shows
 STUCK: Final = 5.0  # seconds without a message taken, while some wait, until a link counts as stuck
+WIDE: Final = 120  # characters of a terminal that has space for all columns
 NAMES: Final = {
     "NODE",
     "STATUS",

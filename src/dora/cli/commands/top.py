@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,7 +36,15 @@ LONGEST_SAMPLE = 1.0  # seconds that `--once` takes at most
 @click.option(
     "--once",
     is_flag=True,
-    help="Measure once, at most for a second, and print a list with one object per node as JSON.",
+    help="Measure once, at most for a second, and print the result.",
+)
+@click.option(
+    "-f",
+    "--format",
+    "style",
+    type=click.Choice(["table", "json"]),
+    help="Output format of --once [table on a terminal, else json]; json is a list with one object per "
+    "node.",
 )
 @click.option(
     "--latency",
@@ -43,7 +52,7 @@ LONGEST_SAMPLE = 1.0  # seconds that `--once` takes at most
     help="Also show how long messages wait until they are taken, median and 99th percentile; taps every "
     "output of one dataflow.",
 )
-def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> None:
+def top(dataflow: str | None, interval: float, once: bool, style: str | None, latency: bool) -> None:
     """Watch nodes and links: load, rates, queues, losses.
 
     Of all running dataflows, or of one. A link is `silent`, and an input is among the `broken_inputs` of
@@ -57,8 +66,10 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
 
     if interval < 0.1:
         raise click.UsageError("--refresh-interval is at least 100ms")
+    if style is not None and not once:
+        raise click.UsageError("--format goes with --once")
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise DoraError("dora top needs a terminal; use --once for one measurement as JSON")
+        raise DoraError("dora top needs a terminal; use --once for one measurement")
     if not once:
         _check_terminal()
     dataflows = [find_running(dataflow)] if latency else find_all_running(dataflow) or [find_running(None)]
@@ -69,6 +80,9 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
         if once:
             snapshots.watch(every)
             found = snapshots.refresh()
+            if style == "table" or (style is None and sys.stdout.isatty()):
+                _print_tables(found)
+                return
             click.echo(
                 json.dumps(
                     [_node_json(item, links) for _, nodes, links in found for item in nodes], indent=2
@@ -87,6 +101,24 @@ def inspect() -> None:
 
 
 inspect.add_command(top)
+
+
+def _print_tables(found: Sequence[tuple[object, list[NodeSnapshot], list[LinkRate]]]) -> None:
+    from dora.cli.tables import console, print_table
+    from dora.cli.top_tables import WIDE, LinkHistory, Table, link_table, node_table, path_table, without
+
+    nodes = [item for _, items, _ in found for item in items]
+    links = [(rate, LinkHistory()) for _, _, rates in found for rate in rates]
+    needless = ["LAST MINUTE"] if console().width >= WIDE else ["LAST MINUTE", "PID", "BANDWIDTH"]
+    tables: list[Table] = [
+        without(node_table(nodes), *needless),
+        without(link_table(links, 1), *needless),
+        path_table([path for item in nodes for path in item.paths]),
+    ]
+    for number, (head, rows) in enumerate(table for table in tables if table[1]):
+        if number:
+            click.echo()
+        print_table(head, [[cell.plain for cell in row] for row in rows])
 
 
 def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
@@ -169,5 +201,5 @@ def _check_terminal() -> None:
     if not can_draw:
         raise DoraError(
             f"dora top cannot draw on a terminal of the kind `{name}` (TERM); most are TERM=xterm, and "
-            "--once measures once and prints JSON"
+            "--once measures once and prints the result"
         )
