@@ -64,6 +64,23 @@ def test_mermaid(run):
     assert not list(Path().glob("*.html"))
 
 
+def test_a_named_file_is_written_over(run, tmp_path):
+    Path("old.html").write_text("old")
+    assert run("robot.yml", "-o", "old.html") == (
+        0,
+        f"The graph is in {(tmp_path / 'old.html').as_uri()}\n",
+        "",
+    )
+    assert Path("old.html").stat().st_size > 100_000
+    assert run("robot.yml", "--mermaid", "-o", "graph.mmd") == (0, "The flowchart is in graph.mmd\n", "")
+    assert Path("graph.mmd").read_text().startswith("flowchart LR\n")
+    assert not list(Path().glob("robot-graph*"))
+    assert run("robot.yml", "-o", "no/such/graph.html")[::2] == (
+        1,
+        "error: cannot write no/such/graph.html: No such file or directory\n",
+    )
+
+
 def test_open(run, monkeypatch):
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)) or True)

@@ -25,11 +25,19 @@ _HINT = "Paste this at https://mermaid.live, or into a ```mermaid block of a pag
 @dataflow_argument
 @click.option("--mermaid", is_flag=True, help="Print a flowchart for Mermaid instead of writing a page.")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
-def graph(path: str, mermaid: bool, open_page: bool) -> None:
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the page, or the flowchart, to this file.",
+)
+def graph(path: str, mermaid: bool, open_page: bool, output: str | None) -> None:
     """Draw a dataflow as a web page or as a Mermaid flowchart.
 
     FILE is a dataflow file or its URL [dataflow.yml]. The page is written to <name of the
-    file>-graph.html in the current directory; it needs no network. Existing files are not overwritten.
+    file>-graph.html in the current directory; it needs no network. Existing files are not overwritten,
+    except the one that --output names.
     """
     from dora.dataflow.graph import graph_of
 
@@ -42,10 +50,15 @@ def graph(path: str, mermaid: bool, open_page: bool) -> None:
     if mermaid:
         from dora.dataflow.graph import flowchart
 
-        click.echo(flowchart(drawn))
-        click.echo(_HINT, err=True)
+        if output is None:
+            click.echo(flowchart(drawn))
+            click.echo(_HINT, err=True)
+        else:
+            _write_over(output, f"{flowchart(drawn)}\n")
+            click.echo(f"The flowchart is in {output}")
         return
-    page = _write(_stem(path), _page(drawn, _title(path)))
+    text = _page(drawn, _title(path))
+    page = _write(_stem(path), text) if output is None else _write_over(output, text)
     address = page.absolute().as_uri()
     click.echo(f"The graph is in {address}")
     if open_page:
@@ -79,6 +92,15 @@ def _write(stem: str, text: str) -> Path:
             raise DoraError(f"cannot write {page}: {error.strerror}") from None
         return page
     raise AssertionError("numbers do not end")
+
+
+def _write_over(file: str, text: str) -> Path:
+    page = Path(file)
+    try:
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DoraError(f"cannot write {file}: {error.strerror}") from None
+    return page
 
 
 def _page(graph: Graph, title: str) -> str:
