@@ -11,7 +11,6 @@ from typing import cast
 
 import cv2
 import numpy as np
-import pyarrow as pa
 
 from dora import Node
 
@@ -70,12 +69,11 @@ def main() -> None:
         image = read(number)
         if image is None:
             break
-        metadata = {"width": WIDTH, "height": HEIGHT, "encoding": "bgr8", "frame": number}
-        node.send_output("image", pa.array(image.ravel()), metadata)
+        node.send_output("image", image, {"frame": number})
         number += 1
         if number == frames:
             break
-    print(f"camera: {number} frames")
+    print(f"{number} frames")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import cv2
 import cv2.data
 import numpy as np
-import pyarrow as pa
 
 import dora
 from dora import DoraStatus, Event, Input, SendOutput
@@ -23,14 +22,13 @@ class Operator(dora.Operator):
         self.faces = cascade("frontalface_alt2")
         self.eyes = cascade("eye_tree_eyeglasses")
         self.smiles = cascade("smile")
+        self.detect(np.zeros((480, 640), np.uint8))  # the first one takes longer
 
     def on_event(self, dora_event: Event, send_output: SendOutput) -> DoraStatus:
         if isinstance(dora_event, Input):
-            metadata = dora_event.metadata
-            frame = dora_event.numpy().reshape(metadata["height"], metadata["width"], 3)
-            boxes = self.detect(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
+            boxes = self.detect(cv2.cvtColor(dora_event.numpy(), cv2.COLOR_BGR2GRAY))
             # Passing the metadata on keeps the time at which the camera took the picture.
-            send_output("bbox", pa.array(boxes.ravel()), metadata)
+            send_output("bbox", boxes, dora_event.metadata)
         return DoraStatus.CONTINUE
 
     def detect(self, gray: np.ndarray) -> np.ndarray:

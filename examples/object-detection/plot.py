@@ -76,25 +76,24 @@ def main() -> None:
             continue
         metadata = event["metadata"]
         if event["id"] == "image":
-            frame = event["value"].to_numpy().reshape(metadata["height"], metadata["width"], 3)
-            album.waiting[metadata["frame"]] = frame
+            album.waiting[metadata["frame"]] = event.numpy()
         elif event["id"] == "bbox":
             now = datetime.now(UTC)
             arrivals.append(now)
             latencies.append((now - metadata["timestamp"]).total_seconds() * 1000)
-            boxes = event["value"].to_numpy().reshape(-1, 6)
+            boxes = event.numpy()
             found += bool(len(boxes))
             album.detected(metadata["frame"], boxes)
     album.close()
     if len(arrivals) < 2:
-        print(f"plot: {album.written} frames, too few detections to tell a rate")
+        print(f"{album.written} frames, too few detections to tell a rate")
         return
     rate = (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]).total_seconds()
     latencies.sort()
     median, p99 = statistics.median(latencies), latencies[int((len(latencies) - 1) * 0.99)]
-    print(f"plot: {album.written} frames written, {found} of {len(arrivals)} detections found something")
-    print(f"plot: {rate:.1f} frames/s, camera to plot: median {median:.1f} ms, p99 {p99:.1f} ms")
-    print(f"plot: see {OUT / 'detections.png'} and {OUT / 'detections.mp4'}")
+    print(f"{album.written} frames written, {found} of {len(arrivals)} detections found something")
+    print(f"{rate:.1f} frames/s, camera to plot: median {median:.1f} ms, p99 {p99:.1f} ms")
+    print(f"see {OUT / 'detections.png'} and {OUT / 'detections.mp4'}")
 
 
 if __name__ == "__main__":
