@@ -162,7 +162,7 @@ QUESTIONS = {
     "why are messages dropped": "queue_size",
     "how do I use the webcam": "opencv-video-capture",
     "can I run it on a Jetson": "arm64",
-    "how do I pass a numpy image": '"width": width',
+    "how do I pass a numpy image": 'node.send_output("image", frame)',
     "how do I stop after 10 s": "--stop-after 10s",
     "where are the logs": "log_<node>.jsonl",
     "how do I set an environment variable": "env: {",
@@ -179,6 +179,10 @@ QUESTIONS = {
     "fps": "dora topic hz",
     "raspberry pi": "arm64",
     "hot reload": "With --hot-reload",
+    "GPU": '.to("cuda")',
+    "unit test": "MockNode",
+    "CI": "actions/checkout",
+    "install": "python3 -m venv",
 }
 
 

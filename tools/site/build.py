@@ -21,6 +21,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 
+
+def how_to_groups(index: str) -> dict[str, list[str]]:
+    """Return the groups of how-to guides on the first page: their titles and pages."""
+    parts = re.split(r"^###? (.+)$", index, flags=re.MULTILINE)[1:]
+    groups = {
+        title: re.findall(r"\((how-to/[\w-]+)\.md\)", text)
+        for title, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    return {title: pages for title, pages in groups.items() if pages}
+
+
 # What the navigation shows: the title of a part, and its pages. A page that is not here is an error.
 NAVIGATION = {
     "Start": [
@@ -33,7 +44,7 @@ NAVIGATION = {
         "migrating-from-dora-rs",
         "examples/index",
     ],
-    "How to": ["how-to/*"],
+    **how_to_groups((ROOT / "docs" / "index.md").read_text()),
     "Reference": [
         "reference/python-api",
         "reference/api/*",

@@ -221,7 +221,7 @@ class Input(Event):
     def numpy(self) -> np.ndarray[Any, Any]:
         """Return the value as a NumPy array, in the shape and dtype of the array that was sent.
 
-        The shape is `shape` in the message's metadata; a value without, or with one that does not fit,
+        The shape is ``shape`` in the message's metadata; a value without, or with one that does not fit,
         is one-dimensional. A read-only view of the received memory for numbers without nulls, else made
         from what ``value.to_numpy(zero_copy_only=False)`` gives.
         """
