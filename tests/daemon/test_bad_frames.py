@@ -156,6 +156,34 @@ def test_a_grace_that_is_no_number_is_rejected(bench: Bench) -> None:
     assert len([line for line in bench.lines("a") if line.startswith("nodes get from 0 to 86,400 s")]) == 4
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("text", ["\0", "x\0y", "x" * 5000, "\n", "../" * 2000, "/proc/self/mem"])
+def test_event_logs_at_a_strange_path_end_no_node(bench: Bench, text: str) -> None:
+    script = f"""
+        import os
+        from dora import Node
+        from dora.daemon.client import DaemonClient
+        from dora.errors import DoraError
+        from dora.wire.daemon_protocol import GetProgress, StartEventLogs
+        from dora.wire.node_config import decode_address
+        socket = decode_address(os.environ["DORA_NODE_CONFIG"]).socket
+        with Node() as node:
+            for request in (StartEventLogs({text!r}), StartEventLogs("", {text!r})):
+                with DaemonClient(socket) as run:
+                    try:
+                        run.ask(request)
+                        run.ask(GetProgress())
+                    except DoraError:
+                        pass  # the request is refused
+                    for _ in range(5):
+                        assert node.next(10)["type"] == "INPUT"
+        print("alive", flush=True)
+    """
+    result = bench.run(bench.node("a", script, inputs={"tick": "timer"}))
+    assert result.ok, bench.lines("a")
+    assert "alive" in bench.lines("a")
+
+
 class Liar:
     """A server that answers every connection with the same bytes."""
 

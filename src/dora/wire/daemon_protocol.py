@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.wire.decoders import msgpack_decoder
-from dora.wire.node_config import RemoteConfig
+from dora.wire.node_config import FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
 
@@ -138,8 +138,8 @@ class StartEventLogs(msgspec.Struct, tag=True):
     (`dora.transport.shm.ring_buffer`). Either may be "". Answered by `Ok`.
     """
 
-    directory: str = ""
-    ring_buffers: str = ""
+    directory: FilePath = ""
+    ring_buffers: FilePath = ""
 
 
 class Publish(msgspec.Struct, tag=True):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from dora.wire.decoders import json_decoder, msgpack_decoder
+
+
+# The system takes no NUL in a path, and Python raises ``ValueError`` for one instead of ``OSError``.
+FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 
 
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -235,9 +239,9 @@ class WriteEventLog(msgspec.Struct, tag=True):
     may be "".
     """
 
-    path: str = ""
+    path: FilePath = ""
     end: bool = False
-    ring_buffers: str = ""
+    ring_buffers: FilePath = ""
 
 
 decode_address: Callable[[str | bytes], Address] = json_decoder(Address)

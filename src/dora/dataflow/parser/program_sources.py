@@ -174,6 +174,9 @@ def download_of(
             message = f"`path_sha256` of {owner} has no effect, because its `{name}` is no URL"
             report.error(block.keys["path_sha256"], message)
         return None
+    if fault := _url_fault(url):
+        report.error(place, f"this is no address of a file on the web: {fault}")
+        return None
     if block.has("git"):
         report.error(place, f"{owner} comes from `git` as well as from a URL", "keep one of them")
     if url.startswith("http://") and not block.has("path_sha256"):
@@ -184,6 +187,18 @@ def download_of(
         )
     checksum: str | None = block.get("path_sha256")
     return Download(url, checksum and checksum.lower())
+
+
+def _url_fault(url: str) -> str:
+    """Return why a text cannot be a URL, "" if it can."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # checked when it is read
+    except ValueError as error:
+        return str(error)
+    return "" if parts.hostname else "it names no host"
 
 
 def downloaded_path(url: str, ending: str = "") -> str:
