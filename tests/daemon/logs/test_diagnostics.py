@@ -106,3 +106,27 @@ def test_parts_can_be_chosen(folder, monkeypatch):
 def test_a_wrong_value_is_only_a_warning(folder, monkeypatch):
     told = diagnostics(folder, monkeypatch, "loud", "run", "a.yml")
     assert told == [f"warning: RUST_LOG: `loud` is neither a level nor a part of dora; {LEVELS}"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are templates on Linux only")
+@pytest.mark.parametrize(
+    ("directives", "same"),
+    [
+        ("dora.daemon.spawn=debug", True),
+        ("dora_daemon::spawn=debug, dora.build", True),
+        ("debug", False),
+        ("zenoh=debug,dora=debug", False),
+    ],
+)
+def test_a_template_is_shown_by_directives_for_parts_of_dora(
+    directives: str, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora.daemon.template.checks import different_variable
+    from dora.daemon.template.process import warm_address
+
+    monkeypatch.delenv("RUST_LOG", raising=False)
+    before = warm_address()
+    monkeypatch.setenv("RUST_LOG", directives)
+    assert (warm_address() == before) is same
+    differs = different_variable({}, {b"RUST_LOG": directives.encode()}, frozenset())
+    assert differs == ("" if same else "RUST_LOG")

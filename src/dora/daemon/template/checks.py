@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.machinery import all_suffixes
 from typing import Final
 
-from dora.daemon.template.context import READ_EARLY, read_link
+from dora.daemon.template.context import is_read_early, read_link
 from dora.daemon.template.packages import is_installed, site_folders
 
 _OF_THE_RUN: Final = "DORA_"  # a node reads these itself
@@ -25,9 +25,11 @@ def different_variable(
     ``read`` are the names that Python code has read; what compiled code reads is known by its name.
     """
     for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
+        values = {ours.get(name), theirs.get(name)}
+        if len(values) == 2:
             text = os.fsdecode(name)
-            if not text.startswith(_OF_THE_RUN) and (text in read or READ_EARLY.fullmatch(text)):
+            is_early = any(is_read_early(text, os.fsdecode(value)) for value in values if value is not None)
+            if not text.startswith(_OF_THE_RUN) and (text in read or is_early):
                 return text
     return ""
 

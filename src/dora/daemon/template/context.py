@@ -14,6 +14,9 @@ READ_EARLY: Final = re.compile(
     r"|MALLOC|GLIBC|PYTHON|LC|ICEORYX|IOX|RUST|MSGSPEC)_?.*|LANG|LANGUAGE|VIRTUAL_ENV|HOME"
 )
 
+# Of RUST_LOG, directives for parts of dora alone say nothing to a library.
+_OF_DORA: Final = re.compile(r"\s*(dora[\w:.-]*\s*(=\s*\w+\s*)?(,\s*|$))+")
+
 # A process inherits these, and a fork of the template could not have others.
 _STATUS: Final = re.compile(
     r"^(?:Uid|Gid|Groups|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|SigIgn):.*$", re.MULTILINE
@@ -22,6 +25,17 @@ _RESTORED: Final = 0x0000_0000_0100_1000  # SIGPIPE and SIGXFSZ, which Python ig
 
 
 LIMITS: Final = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+
+
+def is_read_early(name: str, value: str) -> bool:
+    """Return whether a library may read this variable, with this value, when it is loaded.
+
+    >>> is_read_early("RUST_LOG", "debug"), is_read_early("RUST_LOG", "dora.daemon.spawn=debug")
+    (True, False)
+    """
+    if name == "RUST_LOG" and _OF_DORA.fullmatch(value):
+        return False
+    return READ_EARLY.fullmatch(name) is not None
 
 
 @cache

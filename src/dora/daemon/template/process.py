@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from dora._paths import runtime_root
 from dora._version import __version__
-from dora.daemon.template.context import READ_EARLY, context
+from dora.daemon.template.context import context, is_read_early
 from dora.errors import DoraError
 
 PROGRAM: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
@@ -131,7 +131,7 @@ def warm_address(interpreter: str = sys.executable) -> str:
 
     The name depends on all that its processes inherit. Raises `DoraError` if the folder is not safe.
     """
-    early = sorted(item for item in os.environ.items() if READ_EARLY.fullmatch(item[0]))
+    early = sorted(item for item in os.environ.items() if is_read_early(*item))
     place = f"{os.path.dirname(interpreter)} {os.path.realpath(interpreter)}"
     parts = (place, __version__, context(), repr(early))
     return f"{runtime_root()}/template-{binascii.crc32(os.fsencode(chr(0).join(parts))):08x}.sock"
