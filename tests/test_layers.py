@@ -18,6 +18,7 @@ WINGS = (
     "_version",
     "errors",
     "_ownership",
+    "_shared_folders",
     "_paths",
     "wire",
     "dataflow",

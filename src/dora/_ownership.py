@@ -8,6 +8,7 @@ connection, which nobody can exchange between the check and the use. Symbolic li
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -45,6 +46,8 @@ def open_own(path: str, flags: int, *, kind: int = stat.S_IFREG) -> int:
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags, 0o600)
+    except ValueError:  # a NUL
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path) from None
     except OSError:
         if os.path.islink(path):
             raise UnsafeFile(f"{path} is a symbolic link, which is not followed. {_hint(path)}") from None
@@ -140,13 +143,14 @@ def close_to_others(path: str) -> None:
 
 def _fault(status: os.stat_result) -> str:
     if status.st_uid != os.getuid():
-        return f"belongs to another user ({_name(status.st_uid)})"
+        return f"belongs to another user ({user_name(status.st_uid)})"
     if status.st_mode & _OTHERS:
         return f"gives other users access (mode {stat.S_IMODE(status.st_mode):o})"
     return ""
 
 
-def _name(user: int) -> str:
+def user_name(user: int) -> str:
+    """Return the name of a user for messages; "user id 1234" if there is none."""
     import pwd  # only for the message
 
     try:

@@ -32,6 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
+from dora._shared_folders import open_file
 from dora.errors import DataflowError, DoraError, Problem
 
 if TYPE_CHECKING:
@@ -394,7 +395,8 @@ class DataflowBuilder:
         text = _dump(self.to_dict())
         if path is None:
             return text
-        with open(path, "w", encoding="utf-8") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with open(open_file(os.fspath(path), flags), "w", encoding="utf-8") as file:
             file.write(text)
         return None
 

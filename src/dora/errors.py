@@ -28,6 +28,7 @@ Existing dora programs catch ``RuntimeError``, so everything derives from it.
 
 from __future__ import annotations
 
+import os
 from typing import Literal, NamedTuple
 
 __all__ = [
@@ -53,6 +54,16 @@ __all__ = [
     "UnsupportedData",
     "WrongProcess",
 ]
+
+
+def system_fault(error: OSError) -> str:
+    """Return a sentence, without a full stop, for an error of the system: what cannot be used, and why.
+
+    >>> system_fault(PermissionError(13, "Permission denied", "/etc/x"))
+    '/etc/x cannot be used: Permission denied'
+    """
+    reason = error.strerror or str(error)
+    return f"{os.fsdecode(error.filename)} cannot be used: {reason}" if error.filename else reason
 
 
 _SHOWN = 180  # characters of a source line

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dora._shared_folders import open_file
 from dora.errors import DoraError
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.reader import RecordedMessage, Recording
@@ -16,6 +17,7 @@ from dora.wire.array_shape import shape_of
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.metadata import MetadataError, decode_metadata
 
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _ROWS: Final = 4096  # of one row group
 _BYTES: Final = 32 << 20  # likewise
 
@@ -31,8 +33,11 @@ class Written:
 class _Table:
     """The file of one topic, or of one of its types."""
 
-    def __init__(self, path: str, type_: Any, *, as_bytes: bool) -> None:
-        """``as_bytes``: a message is one value, a list of its numbers would take ten times as long."""
+    def __init__(self, path: str, folder: str, type_: Any, *, as_bytes: bool) -> None:
+        """``path`` is in ``folder``.
+
+        ``as_bytes``: a message is one value, a list of its numbers would take ten times as long.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -47,8 +52,10 @@ class _Table:
             pa.field("value", pa.large_binary() if as_bytes else pa.list_(type_)),
         ]
         self._schema = pa.schema(fields)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=not as_bytes)
+        self._file = open(open_file(path, _FLAGS, below=folder), "wb")  # noqa: SIM115 - closed by `close`
+        self._writer = pq.ParquetWriter(
+            self._file, self._schema, compression="zstd", use_dictionary=not as_bytes
+        )
         self._rows: list[tuple[int, int, str, tuple[int, ...] | None, Any]] = []
         self._bytes = 0
 
@@ -93,6 +100,7 @@ class _Table:
             self.flush()
         finally:
             self._writer.close()
+            self._file.close()
 
 
 def export_parquet(
@@ -123,9 +131,8 @@ def export_parquet(
                 table = tables.get(key)
                 if table is None:
                     kinds[recorded.topic] = number = kinds.get(recorded.topic, 0) + 1
-                    table = tables[key] = _Table(
-                        _path(folder, recorded.topic, number, force), array.type, as_bytes=as_bytes
-                    )
+                    path = _path(folder, recorded.topic, number, force)
+                    table = tables[key] = _Table(path, folder, array.type, as_bytes=as_bytes)
                     open_tables.callback(_close, table, recorded.topic, array.type, folder)
                 table.add(recorded, text, shape_of(metadata, len(array)), array)
     return [Written(table.path, table.messages) for table in tables.values()]

@@ -9,7 +9,6 @@ import msgspec
 
 from dora.wire.decoders import json_decoder, msgpack_decoder
 
-
 # The system takes no NUL in a path, and Python raises ``ValueError`` for one instead of ``OSError``.
 FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from dora._paths import PACKAGE
+from dora._shared_folders import check_folder_if_there
 from dora.cli.commands.run import run
 from dora.errors import DoraError
 
@@ -34,6 +35,11 @@ def demo(context: click.Context, folder: str, ui: bool, open_page: bool) -> int:
             "pip install 'opencv-python-headless<5' scikit-image"
         )
     target = Path(folder)
+    try:
+        # What is there is run: in a folder like /tmp, another user may have made it.
+        check_folder_if_there(target.name, below=str(target.parent))
+    except OSError as error:
+        raise DoraError(f"cannot run the demo in {target}: {error.strerror}") from None
     if not (target / "dataflow.yml").exists():
         copy_example(target)
     os.chdir(target)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 import msgspec
 
+from dora._shared_folders import open_file
 from dora.api import run_loaded
 from dora.cli.argument_values import NAMES, InputFile
 from dora.cli.completion import dataflow_files
@@ -300,7 +301,8 @@ def _print_roles(recording: Recording, prepared: Replay, as_requested: bool) -> 
 
 def _write_yaml(prepared: Replay, path: str, force: bool) -> int:
     try:
-        with open(path, "w" if force else "x", encoding="utf-8") as file:
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
+        with open(open_file(path, flags), "w", encoding="utf-8") as file:
             file.write(prepared.yaml())
     except FileExistsError:
         raise DoraError(

@@ -15,11 +15,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import msgspec
 
+from dora._shared_folders import open_file
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.protocol import (
     ACTIVE,
@@ -74,7 +75,10 @@ class Store:
         try:
             if path != MEMORY:
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                os.close(open_file(path, os.O_RDWR | os.O_CREAT, mode=0o600))
+                for ending in ("-wal", "-shm"):  # SQLite opens them by their names
+                    with suppress(FileNotFoundError):
+                        os.close(open_file(path + ending, os.O_RDWR))
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -322,7 +326,7 @@ def lock_store(path: str, mend: str) -> int | None:
     """
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = open_file(path, os.O_RDWR | os.O_CREAT, mode=0o600)
     except OSError:
         return None
     deadline = time.monotonic() + LOCK_TIMEOUT

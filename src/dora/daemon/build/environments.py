@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from dora._shared_folders import check_folder_if_there, make_folder
 from dora.daemon.build import own_wheel
 from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
 from dora.daemon.processes.interpreter import find_uv, wheel_path
@@ -62,6 +63,7 @@ class EnvironmentMaker:
         self._processes = processes
         self._log = log
         self._work = Work()
+        self._working_dir = working_dir
         self._wheel = wheel_path(working_dir)
         self._lock = (
             f"{os.path.dirname(os.path.dirname(folder))}/python-locks/{os.path.basename(folder)}.txt"
@@ -78,7 +80,8 @@ class EnvironmentMaker:
         The wheel of dora must exist (`dora.daemon.processes.interpreter.wheel_path`).
         """
         above, name = os.path.split(self.folder)
-        os.makedirs(above, exist_ok=True)
+        make_folder(above, below=self._working_dir)
+        check_folder_if_there(self.folder, below=self._working_dir)
         with _locked(f"{above}/.{name}.lock"):
             if self._stamp() == self._wanted_stamp():
                 return
@@ -116,7 +119,7 @@ class EnvironmentMaker:
         lock = _bytes_of(self._lock).decode("utf-8", "replace")
         if os.path.isfile(self._lock) and not lacking(lock, ours):
             return
-        os.makedirs(os.path.dirname(self._lock), exist_ok=True)
+        make_folder(os.path.dirname(self._lock), below=self._working_dir)
         unfinished = f"{self._lock}.{os.getpid()}"
         if lock:
             shutil.copyfile(self._lock, unfinished)  # uv keeps to the versions that are there
@@ -198,7 +201,7 @@ def _bytes_of(path: str) -> bytes:
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
     """Hold a lock, so that one process at a time makes an environment."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

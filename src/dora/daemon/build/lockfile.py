@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from dora._shared_folders import open_file
 from dora.daemon.build.session_file import GitCommit, fnv1a, git_sources
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.dataflow.parser.files import Unreadable, read_text
@@ -134,8 +135,9 @@ def write_lock(dataflow: Dataflow, sources: Mapping[str, GitCommit], path: str) 
         "git_sources": {node_id: msgspec.to_builtins(sources[node_id]) for node_id in sorted(sources)},
     }
     try:
-        with open(path, "w", encoding="utf-8") as out:
-            yaml.safe_dump(file, out, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(file, sort_keys=False, allow_unicode=True)
+        with open(open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as out:
+            out.write(text)
     except OSError as error:
         raise BuildError(f"the lockfile {path} cannot be written: {error.strerror}") from None
 

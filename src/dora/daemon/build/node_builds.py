@@ -21,6 +21,7 @@ from typing import Final
 
 from packaging.version import Version
 
+from dora._shared_folders import open_file
 from dora.daemon.build.environments import EnvironmentMaker, require_uv
 from dora.daemon.build.inline_script import with_inline_environments
 from dora.daemon.build.own_wheel import NAME, write_wheel
@@ -34,7 +35,7 @@ from dora.daemon.processes.launch_spec import LaunchSpec, launch_spec
 from dora.daemon.processes.programs import why_refused
 from dora.daemon.work import BuildProgress, installer_progress
 from dora.dataflow.model import Dataflow
-from dora.errors import BuildError
+from dora.errors import BuildError, system_fault
 
 _PRINTS_PROGRESS: Final = Version("24.1")  # of pip: the first that knows `--progress-bar raw`
 
@@ -74,6 +75,12 @@ class NodeBuilds:
 
     def run(self) -> None:
         """Build all nodes; raises `BuildError` at the first thing that fails."""
+        try:
+            self._run()
+        except OSError as error:  # a folder that cannot be written, a full disk
+            raise BuildError(f"the build fails: {system_fault(error)}") from error
+
+    def _run(self) -> None:
         uv = self._options.uv
         builds = sum(uv or bool(node.build) or bool(node.python) for node in self.dataflow.nodes)
         self.progress.steps = builds  # corrected when all files are there
@@ -82,7 +89,7 @@ class NodeBuilds:
             self.dataflow = with_inline_environments(self.dataflow)
         if self._options.uv or any(node.python for node in self.dataflow.nodes):
             self._make_folder()
-            write_wheel(wheel_path(self.dataflow.working_dir))
+            write_wheel(wheel_path(self.dataflow.working_dir), below=self.dataflow.working_dir)
         specs = [launch_spec(self.dataflow, node, uv=self._options.uv) for node in self.dataflow.nodes]
         specs = [spec for spec in specs if spec.node.build or spec.interpreter.folder]
         self.progress.steps = self.progress.done + len(specs)
@@ -113,13 +120,14 @@ class NodeBuilds:
 
     def _make_folder(self) -> None:
         """Make the folder of clones and environments, which a repository around it ignores."""
-        folder = f"{self.dataflow.working_dir}/{FOLDER}"
-        os.makedirs(folder, exist_ok=True)
-        ignore = f"{folder}/.gitignore"
-        if not os.path.exists(ignore):
-            with open(ignore, "w", encoding="utf-8") as file:
-                file.write("# Made by dora. Locks are worth keeping with the dataflow, the rest is not.\n")
-                file.write("*\n!.gitignore\n!python-locks/\n!python-locks/*.txt\n")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            ignore = open_file(f"{FOLDER}/.gitignore", flags, below=self.dataflow.working_dir)
+        except FileExistsError:
+            return
+        with open(ignore, "w", encoding="utf-8") as file:
+            file.write("# Made by dora. Locks are worth keeping with the dataflow, the rest is not.\n")
+            file.write("*\n!.gitignore\n!python-locks/\n!python-locks/*.txt\n")
 
     def _fetch(self) -> None:
         """Fetch the repositories and files of nodes; several nodes may share one."""

@@ -13,10 +13,11 @@ import tempfile
 from collections.abc import Mapping
 from typing import IO
 
+from dora._shared_folders import check_folder_if_there, make_folder, open_file
 from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
 from dora.daemon.work import Work, git_progress
 from dora.dataflow.model import Dataflow, Download, GitSource, NodeSpec
-from dora.errors import BuildError
+from dora.errors import BuildError, system_fault
 
 # Protocols of addresses, also of submodules: git has helper programs that run any command. The variable
 # GIT_ALLOW_PROTOCOL takes precedence.
@@ -37,6 +38,7 @@ def ensure_clone(
     """
     assert node.git is not None
     clone = _Clone(dataflow, node, node.git, processes, log)
+    check_folder_if_there(clone.folder, below=dataflow.working_dir)
     if not os.path.isdir(f"{clone.folder}/.git"):
         if offline:
             raise BuildError(f"{clone.what} is not cloned yet, and --offline forbids to fetch it")
@@ -77,7 +79,7 @@ class _Clone:
         source = self._source
         self._work = self._log.begin(f"cloning {source.repository}")
         above = os.path.dirname(self.folder)
-        os.makedirs(above, exist_ok=True)
+        make_folder(above, below=self._beside)
         # If this fails, no half clone may be left where a complete one is expected.
         with tempfile.TemporaryDirectory(prefix=".clone-", dir=above) as unfinished:
             self._git(
@@ -176,7 +178,7 @@ def ensure_download(
     """
     path = os.path.join(dataflow.working_dir, path)
     what = f"{node.place or '<dataflow>'}: {source.url}, which node `{node.id}` runs,"
-    if os.path.exists(path):
+    if _is_there(path, dataflow.working_dir):
         if source.sha256 is not None and _digest(path) == source.sha256:
             return
         if source.sha256 is None and (offline or not update):
@@ -184,21 +186,32 @@ def ensure_download(
     if offline:
         raise BuildError(f"{what} is not downloaded yet, and --offline forbids to fetch it")
     work = log.begin(f"downloading {source.url}")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     unfinished = f"{path}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
-        with open(unfinished, "wb") as file:
+        with open(open_file(unfinished, flags, below=dataflow.working_dir), "wb") as file:
             fetch(source.url, file, work=work)
         found = _digest(unfinished)
         if source.sha256 is not None and found != source.sha256:
             raise BuildError(f"{what} has a wrong checksum: its SHA-256 is {found}")
         os.chmod(unfinished, 0o755)
         os.replace(unfinished, path)
-    except (FetchFailed, OSError) as error:
+    except OSError as error:
+        raise BuildError(f"{what} cannot be downloaded: {system_fault(error)}") from None
+    except FetchFailed as error:
         raise BuildError(f"{what} cannot be downloaded: {error}") from None
     finally:
         if os.path.exists(unfinished):
             os.unlink(unfinished)
+
+
+def _is_there(path: str, working_dir: str) -> bool:
+    """Return whether a file is there; raises ``OSError`` for one that another user may have put there."""
+    try:
+        os.close(open_file(path, os.O_RDONLY, below=working_dir))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class FetchFailed(Exception):

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dora._paths import PACKAGE
+from dora._shared_folders import write_file
 from dora._version import INTERFACE, __version__
 from dora.daemon.build.shadowing import metadata, stand_ins
 from dora.errors import BuildError
@@ -32,10 +33,11 @@ def wheel_name() -> str:
     return f"{_STEM}-py3-none-any.whl"
 
 
-def write_wheel(path: str, *, with_files: bool = False) -> None:
-    """Write the wheel, unless there is the same one already; raises `BuildError`.
+def write_wheel(path: str, *, below: str | None = None, with_files: bool = False) -> None:
+    """Write the wheel, unless there is the same one already; raises `BuildError`, ``OSError``.
 
-    ``with_files``: with all files, also of an editable installation, for another machine.
+    ``below`` as for `dora._shared_folders.write_file`. ``with_files``: with all files, also of an editable
+    installation, for another machine.
     """
     import io
     import zipfile
@@ -54,11 +56,7 @@ def write_wheel(path: str, *, with_files: bool = False) -> None:
                 return
     except OSError:
         pass
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    unfinished = f"{path}.{os.getpid()}"
-    with open(unfinished, "wb") as file:
-        file.write(content.getvalue())
-    os.replace(unfinished, path)
+    write_file(path, content.getvalue(), below=below)
 
 
 def _entry(name: str) -> ZipInfo:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from dora._shared_folders import write_file
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.processes.interpreter import environment_folder
@@ -167,13 +168,4 @@ def _write(path: str, session: SessionFile) -> None:
 
     values = msgspec.to_builtins(session)
     text = yaml.safe_dump({key: values[key] for key in _ORDER}, sort_keys=False, allow_unicode=True)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    unfinished = f"{path}.{uuid7()}"
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(unfinished, path)
-    except OSError:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
-        raise
+    write_file(path, text.encode(), below=os.path.dirname(os.path.dirname(path)))

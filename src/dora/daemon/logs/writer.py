@@ -20,11 +20,14 @@ from typing import Any
 
 import msgspec
 
+from dora._shared_folders import open_file, open_folder, open_in
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import DAEMON_NAME, rfc3339
 from dora.dataflow.model import LogOptions
 
 RETRY_AFTER = 5.0  # seconds between attempts after a failed write
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 _encode = msgspec.json.Encoder().encode
 
@@ -53,6 +56,7 @@ class LogFiles:
     """Write the entries of a dataflow into the files of one directory.
 
     The directory and the files appear with the first entry. Existing files are appended to.
+    ``directory`` is in a folder of dora's (``out``, ``logs``) in a folder of the user's choice.
     ``on_warning`` gets one message when files cannot be written.
     Not thread-safe: use it from one thread.
     """
@@ -130,6 +134,7 @@ class _LogFile:
     ) -> None:
         self.lost = 0
         self._path = path
+        self._base = os.path.dirname(os.path.dirname(os.path.dirname(path)))
         self._limit = options.max_log_size
         self._keep = options.max_rotated_files
         self._on_warning = on_warning
@@ -173,19 +178,36 @@ class _LogFile:
         self._size += written
 
     def _open(self) -> None:
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-        self._descriptor = os.open(self._path, flags, 0o644)
-        self._size = os.fstat(self._descriptor).st_size
+        self._opened(open_file(self._path, _APPEND, below=self._base, mode=0o644))
+
+    def _opened(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
 
     def _rotate(self) -> None:
         self.close()
-        base = self._path.removesuffix(".jsonl")
-        for index in range(self._keep - 1, 0, -1):
-            if os.path.exists(f"{base}.{index}.jsonl"):
-                os.replace(f"{base}.{index}.jsonl", f"{base}.{index + 1}.jsonl")
-        if self._keep > 0:
-            os.replace(self._path, f"{base}.1.jsonl")
-        else:
-            os.unlink(self._path)
-        self._open()
+        directory, name = os.path.split(self._path)
+        folder = open_folder(directory, below=self._base)
+        try:
+            rotate(folder, name, self._keep)
+            self._opened(open_in(folder, name, _APPEND, 0o644))
+        finally:
+            os.close(folder)
+
+
+def rotate(folder: int, name: str, keep: int, newest: str = "") -> None:
+    """Move a file of an open folder out of the way: ``log.txt`` becomes ``log.1.txt``, that ``log.2.txt``.
+
+    At most ``keep`` such files are kept. ``newest`` becomes ``log.1.txt`` instead of the file itself.
+    Raises ``OSError``.
+    """
+    stem, ending = os.path.splitext(name)
+    if keep <= 0:
+        os.unlink(name, dir_fd=folder)
+        return
+    for index in range(keep - 1, -1, -1):
+        before = f"{stem}.{index}{ending}" if index else newest or name
+        try:
+            os.replace(before, f"{stem}.{index + 1}{ending}", src_dir_fd=folder, dst_dir_fd=folder)
+        except FileNotFoundError:
+            pass  # there are not so many yet

@@ -13,6 +13,7 @@ import os
 import time
 from typing import Any
 
+from dora._shared_folders import open_file
 from dora.node.events import Event, Input, InputClosed, Stop, Synced
 from dora.node.interceptors.base import ReceiveInterceptor
 from dora.node.log import write_log
@@ -30,9 +31,9 @@ class InputRecorder(ReceiveInterceptor):
         self._failure: dict[str, Any] | None = None
         self._file: Any = None
         try:
-            os.makedirs(folder, exist_ok=True)
-            path = os.path.join(folder, f"inputs-{node_id}.json")
-            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the node
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            file = open_file(f"inputs-{node_id}.json", flags, below=folder)
+            self._file = open(file, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the node
             self._file.write(f'{{"id": {json.dumps(node_id)}, "events": [')
             self._end_of_events = self._file.tell()
             self._finish()

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dora._shared_folders import open_file, open_folder
 from dora.wire.decoders import json_decoder
 
 PRODUCER: Final = 4  # the kind of a span that sends
@@ -146,6 +147,7 @@ class SpanFile:
 
     def __init__(self, directory: str, node_id: str, max_size: int = MAX_SIZE) -> None:
         self._base = f"{directory}/spans_{node_id}"
+        self._below = os.path.dirname(os.path.dirname(directory))  # of ``out/<dataflow id>``
         self._max_size = max_size
         self._descriptor = -1
         self._broken = False
@@ -159,7 +161,7 @@ class SpanFile:
                 self._open()
             elif os.fstat(self._descriptor).st_size + len(line) > self._max_size:
                 self.close()
-                os.replace(f"{self._base}.jsonl", f"{self._base}.1.jsonl")
+                self._rotate()
                 self._open()
             os.write(self._descriptor, line)
         except OSError as error:
@@ -178,6 +180,13 @@ class SpanFile:
                 pass
 
     def _open(self) -> None:
-        os.makedirs(os.path.dirname(self._base), exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-        self._descriptor = os.open(f"{self._base}.jsonl", flags, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._descriptor = open_file(f"{self._base}.jsonl", flags, below=self._below, mode=0o644)
+
+    def _rotate(self) -> None:
+        directory, name = os.path.split(self._base)
+        folder = open_folder(directory, below=self._below)
+        try:
+            os.replace(f"{name}.jsonl", f"{name}.1.jsonl", src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            os.close(folder)

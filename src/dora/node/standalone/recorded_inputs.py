@@ -13,6 +13,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
+from dora._shared_folders import open_file
 from dora.node.events import Event, Input, InputClosed, Reference, Stop, Synced
 from dora.node.standalone.host import EventSource, Standalone
 from dora.node.standalone.json_format import (
@@ -73,7 +74,8 @@ class _Writer:
 
     def __init__(self, path: str, *, times: bool) -> None:
         try:
-            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the node
+            file = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            self._file = open(file, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the node
         except OSError as error:
             raise RecordingError(f"the outputs cannot be written to {path}: {error.strerror}") from error
         self._times = times

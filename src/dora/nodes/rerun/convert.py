@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import rerun as rr
 
+from dora._shared_folders import open_file
 from dora.errors import DoraError
 from dora.node.events import Input
 from dora.nodes.rerun.settings import ViewerSettings
@@ -28,6 +29,10 @@ def export_rerun(
     """
     if os.path.exists(path) and not force:
         raise DoraError(f"{path} exists already; choose another name, or write over it with --force")
+    try:
+        os.close(open_file(path, os.O_WRONLY | os.O_CREAT))  # Rerun would follow a link of anybody
+    except OSError as error:
+        raise DoraError(f"cannot write {path}: {error.strerror}") from None
     rr.set_strict_mode(True)
     stream = rr.RecordingStream(APPLICATION, recording_id=recording.start.dataflow_id)
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import rerun as rr
 
+from dora._shared_folders import open_file
 from dora.daemon.guardian import RUN_ID
 from dora.errors import DoraError
 from dora.nodes.rerun.settings import DEFAULT_ADDRESS, ViewerSettings, grpc_url, host_and_port
@@ -101,7 +102,12 @@ def _serve(recording: rr.RecordingStream, settings: ViewerSettings) -> Sink:
 
 def _save(recording: rr.RecordingStream, settings: ViewerSettings, dataflow_id: str) -> Sink:
     path = Path(settings.file or f"out/{dataflow_id}/archive-{dataflow_id}.rrd").expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Rerun follows links; a file that belongs to this user is none.
+        below = str(path.parent) if settings.file else "."
+        os.close(open_file(str(path), os.O_WRONLY | os.O_CREAT, below=below))
+    except OSError as error:
+        raise CannotShow(f"{path} cannot be written: {error.strerror}") from None
     recording.save(path)
     return Sink(f"saving to {path}")
 

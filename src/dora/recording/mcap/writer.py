@@ -33,6 +33,7 @@ from mcap.records import (
     SummaryOffset,
 )
 
+from dora._shared_folders import open_file
 from dora._version import __version__
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
@@ -77,7 +78,7 @@ class RecordingWriter:
         self._channels = channels
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if force else os.O_EXCL)
         try:
-            self._fd = os.open(path, flags, 0o666)
+            self._fd = open_file(path, flags)
         except FileExistsError:
             raise DoraError(
                 f"{path} exists already; choose another file, or overwrite it with --force"
