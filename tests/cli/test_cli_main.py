@@ -219,6 +219,25 @@ def test_errors_are_one_sentence_unless_debugging(run, monkeypatch):
         run("validate", "a.yml")
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x/y"),
+            "/x/y cannot be used: Permission denied",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_a_sentence(run, monkeypatch, error, sentence):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("dora.cli.commands.build.load_dataflow", fail)
+    monkeypatch.delenv("DORA_DEBUG", raising=False)
+    assert run("validate", "a.yml")[::2] == (1, f"error: {sentence}\n")
+
+
 @pytest.mark.processes
 def test_a_deleted_current_folder_is_reported(run, monkeypatch, tmp_path):
     (tmp_path / "gone").mkdir()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora._version import INTERFACE, __implementation__
-from dora.errors import DoraError
+from dora.errors import DoraError, system_fault
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -80,6 +80,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     name: entry for commands in GROUPS.values() for name, entry in commands.items()
 }
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _WIDTH = max(map(len, COMMANDS))
 _EXAMPLES = """\b
 Examples:
@@ -248,6 +249,8 @@ def _system_fault(error: Exception) -> str:
             os.getcwd()
         except FileNotFoundError:
             return "the current folder no longer exists; change to another one"
+    if isinstance(error, OSError) and (error.filename or error.errno in _OF_THE_DISK):
+        return system_fault(error)
     return ""
 
 

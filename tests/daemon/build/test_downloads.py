@@ -69,6 +69,20 @@ def test_how_far_a_download_is_can_be_seen(flow, served):
     assert (work.done, work.total) == (3, 3)
 
 
+@pytest.mark.parametrize("path", [".dora", ".dora/downloads", ".dora/.gitignore/x"])
+def test_a_folder_that_cannot_be_made_is_a_sentence(flow, served, path, tmp_path):
+    folder, address = served
+    (folder / "node.py").write_text("one")
+    place = tmp_path / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("in its place")
+    if path.endswith("/x"):
+        build(flow(f"{address}/node.py"))  # a folder in place of the file for git does no harm
+        return
+    with pytest.raises(BuildError, match=rf"{path}(/\S+)? cannot be used: Not a directory"):
+        build(flow(f"{address}/node.py"))
+
+
 def test_a_server_may_give_a_length_that_is_no_number(flow, served, monkeypatch):
     folder, address = served
     (folder / "node.py").write_text("one")

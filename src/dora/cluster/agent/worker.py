@@ -43,7 +43,7 @@ from dora.daemon.options import BuildOptions, LocalRunOptions
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
-from dora.errors import BuildError, DoraError
+from dora.errors import BuildError, DoraError, system_fault
 from dora.observe.telemetry.traced_run import run_observed
 from dora.wire.decoders import DecodeError, from_plain
 
@@ -170,7 +170,7 @@ class Worker:
                 result=result,
                 reason="it was stopped before all of its nodes were ready" if early else "",
             )
-        except (DoraError, DecodeError) as error:
+        except (DoraError, DecodeError, OSError) as error:
             self._close_forwarder()
             if building.late:
                 pass  # it is reported
@@ -178,7 +178,8 @@ class Worker:
                 reason = "it was stopped before its nodes were started"
                 self._reports.update(status="Finished", reason=reason)
             else:
-                self._reports.update(status="Failed", reason=str(error))
+                reason = system_fault(error) if isinstance(error, OSError) else str(error)
+                self._reports.update(status="Failed", reason=reason)
         finally:
             self._commands.done.set()
 
