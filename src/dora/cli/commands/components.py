@@ -32,8 +32,28 @@ auth_option = ignored_option(
 )
 
 
-def _log_to_stderr(quiet: bool) -> None:
+def _begin_log(quiet: bool, file: str) -> None:
+    """Log to standard error, which is the file from now on unless it is ""."""
+    from dora.daemon.logs.limited_lines import limit_lines
+    from dora.daemon.logs.process_log import ProcessLog
+
+    if file:
+        try:
+            ProcessLog(file).watch()
+        except OSError as error:
+            raise DoraError(f"cannot write {file}: {error.strerror}") from None
     configure_diagnostics("error" if quiet else os.environ.get(VARIABLE, ""))
+    limit_lines()
+
+
+_log_file_option = click.option(
+    "--log-file",
+    default="",
+    metavar="FILE",
+    callback=absolute_path,
+    help="Write the log to this file instead of standard error. At 10 MiB a new one begins; the last four "
+    "are kept.",
+)
 
 
 def tls_options(function: _Function) -> _Function:
@@ -89,6 +109,7 @@ def _parse_store(text: str) -> str:
 @auth_option
 @tls_options
 @click.option("--quiet", is_flag=True, help="Log errors only.")
+@_log_file_option
 @click.option(
     "--store",
     type=ParameterValue("store", _parse_store),
@@ -103,6 +124,7 @@ def coordinator(
     tls_cert: str,
     tls_key: str,
     quiet: bool,
+    log_file: str,
     store: str,
 ) -> None:
     """Run the coordinator in the foreground.
@@ -116,7 +138,7 @@ def coordinator(
     from dora.cluster.coordinator.server import serve
     from dora.transport.tls import server_context
 
-    _log_to_stderr(quiet)
+    _begin_log(quiet, log_file)
     _check_unreachable_after(os.environ.get("DORA_UNREACHABLE_AFTER", ""))
     encryption = server_context(tls_cert, tls_key)
     scheme = "http" if encryption is None else "https"
@@ -183,6 +205,7 @@ def _parse_ip_address(text: str) -> str:
 @coordinator_options
 @shell_nodes_option
 @click.option("--quiet", is_flag=True, help="Log errors only.")
+@_log_file_option
 @click.option(
     "--machine-id",
     type=ParameterValue("id", _parse_machine_id),
@@ -223,6 +246,7 @@ def daemon(
     client: Client,
     allow_shell_nodes: bool,
     quiet: bool,
+    log_file: str,
     machine_id: str,
     labels: dict[str, str],
     interface: str,
@@ -241,7 +265,7 @@ def daemon(
     from dora.cluster.agent.identity import Identity, tls_from
     from dora.daemon.options import ALLOW_SHELL
 
-    _log_to_stderr(quiet)
+    _begin_log(quiet, log_file)
     if allow_shell_nodes:
         os.environ[ALLOW_SHELL] = "true"
     token = _token_for(client)

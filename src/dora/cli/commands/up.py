@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from dora._shared_folders import open_file
 from dora.cli.commands.components import auth_option, tls_options
 from dora.cli.coordinator import coordinator_options
 from dora.cluster.client import Client, RequestRefused, Unreachable
@@ -48,7 +49,8 @@ def up(
 ) -> None:
     """Start the coordinator and the daemon in the background.
 
-    Whatever is running already is left alone. Logs go to out/dora-coordinator.txt and out/dora-daemon.txt.
+    Whatever is running already is left alone. Logs go to out/dora-coordinator.txt and out/dora-daemon.txt,
+    and from there to .1.txt and so on when they have 10 MiB.
     """
     from dora._paths import ALL_INTERFACES, LOOPBACK, store_path
     from dora.cluster.agent.identity import running_daemon
@@ -157,14 +159,13 @@ class Background:
         self.name = name
         self.log = os.path.abspath(f"out/dora-{name}.txt")
         try:
-            os.makedirs("out", exist_ok=True)
-            self._begin = os.path.getsize(self.log) if os.path.exists(self.log) else 0
-            output = open(self.log, "ab")  # noqa: SIM115 - closed below
+            file = open_file(self.log, os.O_RDWR | os.O_APPEND | os.O_CREAT, below=os.getcwd())
         except OSError as error:
             raise DoraError(f"cannot write {self.log}: {error.strerror}") from None
-        with output:
+        with open(file, "ab") as output:
+            self._begin = os.fstat(file).st_size
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dora", name, *options],
+                [sys.executable, "-P", "-m", "dora", name, *options, "--log-file", self.log],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,8 @@ from dora.cluster.protocol import MAX_MESSAGE, encode
 from dora.wire.decoders import from_json
 
 BODY_TIMEOUT: Final = 30.0  # seconds until a body is complete
+
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # not of a backslash that stands for itself
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _Body = TypeVar("_Body")
@@ -40,6 +43,8 @@ async def read_body(
     is_empty = optional and not data
     if not is_empty and not request.headers.get("content-type", "").startswith("application/json"):
         raise Refusal(415, "the content type has to be application/json")
+    if _NUL.search(data):  # as in a dataflow file: the system refuses it as a path, argument or variable
+        raise Refusal(400, "the request holds a NUL character, which no program can be given")
     try:
         return from_json(b"{}" if is_empty else bytes(data), kind)
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8

@@ -9,10 +9,16 @@ been idle for longest is closed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 from typing import Any, Final
 
+from h11 import LocalProtocolError
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dora.daemon.logs.limited_lines import BAD_REQUESTS
+
+log = logging.getLogger(BAD_REQUESTS)
 
 REQUEST_TIMEOUT: Final = 10.0  # seconds until the head of a request is complete
 RESERVED_FILES: Final = 64  # file descriptors for other purposes than connections
@@ -71,6 +77,20 @@ class LimitedConnection(H11Protocol):
     def handle_websocket_upgrade(self, event: Any) -> None:
         self._cancel_check()
         super().handle_websocket_upgrade(event)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP.
+
+        A request whose body it is in gets no other answer, and its endpoint learns that the client is gone.
+        """
+        log.warning("%s sent what is no HTTP", self.client[0] if self.client else "a client")
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        try:
+            super().send_400_response(msg)
+        except LocalProtocolError:  # the answer to the request has begun
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         self._requests += 1

@@ -90,7 +90,7 @@ def start_daemon(cluster: Cluster, machine: Machine) -> str:
         "export DORA_AUTH_TOKEN\n"
         f"{_set_tls(cluster, machine)}"
         "cd /\n"
-        f'nohup "$dora" daemon {options} >>{_log(machine)} 2>&1 </dev/null &\n'
+        f'nohup "$dora" daemon {options} --log-file {_log(machine)} >>{_log(machine)} 2>&1 </dev/null &\n'
         f"echo $! >{_pid(machine)}\n"
     )
 
