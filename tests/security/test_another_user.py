@@ -47,6 +47,13 @@ for event in node:
         node.send_output("number", np.zeros(10_000))
 """
 
+# A browser that goes on until the page's file is gone.
+BROWSER = f"""#!{sys.executable} -S
+import os, sys, time
+while os.path.exists(sys.argv[1].removeprefix("file://")):
+    time.sleep(0.1)
+"""
+
 ASKS = """
 import http.client, json, sys
 for port, method, path, headers in json.load(sys.stdin):
@@ -108,7 +115,7 @@ class Running(NamedTuple):
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    """`dora up`, a dataflow of it, and `dora run --ui`; in folders that others may enter."""
+    """`dora up`, a dataflow of it, and `dora run --open`; in folders that others may enter."""
     before = set(os.listdir("/dev/shm"))
     root = Path(tempfile.mkdtemp(prefix="dora-test-", dir="/tmp"))
     root.chmod(0o755)
@@ -123,9 +130,12 @@ def running() -> Iterator[Running]:
         (root / file).write_text(json.dumps(flow))
         system.dora("up")
         system.start(file)
+        (root / "browser").write_text(BROWSER)
+        (root / "browser").chmod(0o755)
         ui = subprocess.Popen(
-            [sys.executable, "-m", "dora", "run", "--ui", file],
+            [sys.executable, "-m", "dora", "run", "--open", file],
             cwd=root,
+            env={**os.environ, "BROWSER": f"{root}/browser %s &"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -247,6 +257,7 @@ def test_every_file_and_socket_is_closed_to_others(running: Running) -> None:
     found = owned_paths(running)
     assert any(stat.S_ISSOCK(os.stat(path).st_mode) for path in found if os.path.exists(path))
     assert any(path.endswith(".sqlite") for path in found)
+    assert any(re.search(r"/run/page-\d+\.html$", path) for path in found)
     told = run_as_another_user(TRIES, given=json.dumps(found))
     assert told == "", "another user can use this"
 
@@ -261,8 +272,9 @@ def test_nothing_listens_beside_files_and_ports(running: Running) -> None:
 
 def test_no_secret_is_on_a_command_line_or_in_a_file_for_all(running: Running) -> None:
     secrets = running.secrets()
-    for process in running.processes():
-        line = " ".join(process.cmdline())
+    lines = [" ".join(process.cmdline()) for process in running.processes()]
+    assert any("/browser file://" in line for line in lines)
+    for line in lines:
         assert not any(secret in line for secret in secrets), line
     for folder, _, files in os.walk(running.root):
         for name in files:

@@ -135,6 +135,10 @@ def _show_dashboard(address: str, open_page: bool) -> None:
     click.echo(f"The dashboard is at {address}", err=True)
     if open_page:
         import webbrowser
+        from pathlib import Path
 
-        if not webbrowser.open(address):
+        from dora.cluster.dashboard.page_file import write_page_file
+
+        # Not the address itself: other users can read the command line of the browser.
+        if not webbrowser.open(Path(write_page_file(address)).as_uri()):
             click.echo("warning: no browser found to open it", err=True)

@@ -78,6 +78,7 @@ class LocalDashboard:
 
     def close(self) -> None:
         """End the process."""
+        port = self._listener.getsockname()[1]
         self._listener.close()
         if self._process is None:
             return
@@ -91,6 +92,10 @@ class LocalDashboard:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.returncode < 0:  # it was killed, and has not removed it
+            from dora.cluster.dashboard.page_file import remove_page_file
+
+            remove_page_file(port)
 
 
 def _listen() -> socket.socket:

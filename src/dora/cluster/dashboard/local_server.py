@@ -26,11 +26,14 @@ from dora._paths import LOOPBACK
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.server import make_server
 from dora.cluster.dashboard.local import LocalRun
+from dora.cluster.dashboard.page_file import remove_page_file
 from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
 from dora.cluster.http.auth import AuthMiddleware, failure, keys_for
 from dora.cluster.http.endpoints import json_response
 from dora.cluster.http.idle_connections import connection_limit
 from dora.cluster.protocol import DataflowView, RunStatus
+from dora.daemon.logs.diagnostics import configure
+from dora.daemon.logs.limited_lines import limit_lines
 from dora.daemon.report import first_cause
 from dora.daemon.supervisor.result import DataflowResult
 from dora.wire.decoders import from_json
@@ -103,6 +106,8 @@ async def _serve(descriptor: int, subject: LocalRun, stdin: BinaryIO) -> None:
         if os.getppid() == run:  # otherwise the run was killed, and this process has another parent
             os.kill(run, signal.SIGINT)
 
+    listener = socket.socket(fileno=descriptor)
+    port = listener.getsockname()[1]
     app, dashboard = make_app(subject, stop)
     server = make_server(app, connection_limit())
     loop = asyncio.get_running_loop()
@@ -120,13 +125,16 @@ async def _serve(descriptor: int, subject: LocalRun, stdin: BinaryIO) -> None:
 
     threading.Thread(target=wait_for_end_of_run, name="dora-run-ended", daemon=True).start()
     try:
-        await server.serve([socket.socket(fileno=descriptor)])
+        await server.serve([listener])
     finally:
+        remove_page_file(port)
         await dashboard.close()
 
 
 def main() -> None:
     """Serve the run that standard input describes."""
+    configure("error")  # the terminal is that of the run
+    limit_lines()
     line = sys.stdin.buffer.readline()
     if line:
         subject = from_json(line, LocalRun)
