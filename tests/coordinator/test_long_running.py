@@ -415,6 +415,39 @@ def test_no_coordinator(system: System) -> None:
     )
 
 
+def test_a_list_without_a_coordinator_that_somebody_has_named(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora.cli.commands.list import list_dataflows
+
+    (port,) = (option for option in list_dataflows.params if option.name == "coordinator_port")
+    monkeypatch.setattr(port, "default", system.port)
+    monkeypatch.delenv("DORA_COORDINATOR_PORT")
+    nothing = (
+        f"No dataflow runs here: there is no coordinator at 127.0.0.1:{system.port}, "
+        "which `dora up` starts, and no `dora run`.\n"
+    )
+    assert nothing in system.dora("list")
+    assert system.dora("list", "-q") == nothing
+    cannot = f"error: cannot connect to coordinator at 127.0.0.1:{system.port}: Connection refused"
+    assert cannot in system.dora("list", "--coordinator-port", str(system.port), status=1)
+    assert cannot in system.dora("list", "--coordinator-addr", "127.0.0.1", status=1)
+    file = system.dataflow("arm", a=FOREVER)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "dora", "run", file],
+        cwd=system.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: system.dora("list").count("Running") == 1, "the run is in the list")
+        assert nothing not in system.dora("list")
+        assert cannot in system.dora("list", "--coordinator-port", str(system.port), status=1)
+    finally:
+        run.send_signal(signal.SIGINT)
+        run.wait(60)
+
+
 def test_the_status_with_a_dataflow_file(system: System) -> None:
     file = system.dataflow("arm", a=FOREVER)
     told = system.dora("status", "--dataflow", file, status=1)

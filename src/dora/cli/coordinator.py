@@ -88,6 +88,16 @@ def coordinator_options(function: _Function) -> _Function:
     return coordinator_address_options(make)(function)
 
 
+def is_coordinator_named() -> bool:
+    """Return whether the options of this command, or the environment, name a coordinator."""
+    from click.core import ParameterSource
+
+    named = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    context = click.get_current_context()
+    options = ("coordinator_addr", "coordinator_port", "coordinator_ca")
+    return any(context.get_parameter_source(option) in named for option in options)
+
+
 def coordinator_client(address: str = "") -> Client:
     """Return a client of the coordinator at an address with a port, or of that in the environment."""
     host, _, port = address.rpartition(":")

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 import click
 
-from dora.cli.coordinator import coordinator_options
+from dora.cli.coordinator import coordinator_options, is_coordinator_named
 from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView
@@ -36,16 +36,23 @@ def list_dataflows(
 
     Those of the coordinator, then those of `dora run` on this machine; the oldest first. CPU, in percent of
     one core, and memory are those of all its processes.
+
+    It is no error that no coordinator runs on this machine, unless the command or the environment
+    (DORA_COORDINATOR_ADDR, DORA_COORDINATOR_PORT) names one.
     """
     from dora.cli.foreground import foreground_views
 
-    local = foreground_views()
+    known: list[DataflowView] = []
+    without = ""
     try:
         known = client.dataflows()
-    except Unreachable:
-        if not local:
+    except Unreachable as error:
+        if not error.refused or is_coordinator_named():
             raise
-        known = []
+        without = f"there is no coordinator at {client.where}, which `dora up` starts"
+    local = foreground_views()
+    if without and not local:
+        click.echo(f"No dataflow runs here: {without}, and no `dora run`.", err=True)
     views = [view for view in [*known, *local] if _is_wanted(view, status, name)]
     if sort_by is not None:
         views.sort(key=lambda view: view.cpu if sort_by == "cpu" else view.memory, reverse=True)
