@@ -196,7 +196,7 @@ def _open_in(folder: int, name: str, flags: int, mode: int, shown: str, readable
 
 
 def _open_checked(folder: int, name: str, flags: int, mode: int, shown: str, owners: set[int]) -> int:
-    # What is there is emptied once it has been checked. A pipe would block without O_NONBLOCK.
+    # A file is checked before it is emptied. A pipe would block without O_NONBLOCK.
     checked = (flags & ~os.O_TRUNC) | os.O_NOFOLLOW | os.O_NONBLOCK
     file = os.open(name, checked, mode, dir_fd=folder)
     try:
@@ -237,8 +237,8 @@ def _own_link(folder: int, name: str, shown: str) -> str | None:
         raise _refused(shown, f"it is a symbolic link of another user ({owner}), which is not followed")
     target = os.readlink(name, dir_fd=folder)
     after = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    # Whoever may write to the folder can put another link in place of this one, for a moment. That changes
-    # the time of the inode, also if the first one comes back.
+    # Another user may put another link in place of this one, for a moment. That changes the time of the
+    # inode, also if the first one comes back.
     if any(getattr(status, item) != getattr(after, item) for item in ("st_dev", "st_ino", "st_ctime_ns")):
         raise _refused(shown, "it was exchanged while it was read")
     return target

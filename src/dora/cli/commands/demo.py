@@ -36,8 +36,10 @@ def demo(context: click.Context, folder: str, ui: bool, open_page: bool) -> int:
         )
     target = Path(folder)
     try:
-        # What is there is run: in a folder like /tmp, another user may have made it.
+        # Its files are run, and in a folder like /tmp another user may have made them.
         check_folder_if_there(target.name, below=str(target.parent))
+    except NotADirectoryError:
+        pass  # `copy_example` reports it
     except OSError as error:
         raise DoraError(f"cannot run the demo in {target}: {error.strerror}") from None
     if not (target / "dataflow.yml").exists():

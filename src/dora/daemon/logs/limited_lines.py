@@ -1,6 +1,6 @@
 """Log lines that others can cause, at most one a second; the others are counted.
 
-Whoever reaches the port of a server can send what is no request. If each were logged, that would fill the
+Anybody who reaches the port of a server can send bytes that are no request. A line for each would fill the
 disk, and hide all other lines.
 """
 

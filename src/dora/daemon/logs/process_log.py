@@ -2,9 +2,9 @@
 
 Coordinator and daemon run for months. Their children, which run the dataflows, have the same standard
 error. So a full file cannot be renamed: the children would go on writing to it. It is copied, and emptied
-(logrotate calls this ``copytruncate``). Every process writes at the end of the file, wherever that is. What
-a child writes between the copy and the emptying, some microseconds, is lost. A pipe to one writer would
-lose nothing, but everything if that process is killed, and the children would then fail.
+(logrotate calls this ``copytruncate``). Every process writes at the end of the file, wherever that is. A
+line that a child writes between the copy and the emptying, some microseconds, is lost. A pipe to one writer
+was rejected: it would lose every line after that process is killed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ProcessLog:
         threading.Thread(target=self._watch, name="dora-log-file", daemon=True).start()
 
     def check(self) -> None:
-        """Begin a new file if this one is full. Without room for the copy, what is in it is lost."""
+        """Begin a new file if this one is full. If no copy can be made, its content is lost."""
         if os.fstat(self._file).st_size <= self._limit:
             return
         with contextlib.suppress(OSError):  # the folder is gone, or the disk is full
