@@ -39,6 +39,7 @@ from dora.daemon.supervisor.state import DEFAULT_GRACE
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.daemon.template.client import TemplateClient
 from dora.daemon.template.process import TemplateConnection
+from dora.daemon.watchdog import Watchdog
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Plan, RunContext, plan
 from dora.dataflow.problems import listed
@@ -60,11 +61,7 @@ if TYPE_CHECKING:
     from dora.daemon.progress import ProgressMeter
     from dora.daemon.reload.watch import HotReload
     from dora.daemon.supervisor.status import Peers
-    from dora.daemon.watchdog import Watchdog
 
-# A run that ends sooner starts no guardian. If its daemon is killed before, the nodes lose their
-# connection and end; a process that does not end is killed at the next start.
-GUARDIAN_AFTER = 0.5  # seconds
 RECORDERS_TIMEOUT = 5.0  # seconds that recorders may take for the last messages
 SLOW_STOP_AFTER = 2.0  # seconds after a stop until the log names the nodes that have not ended
 
@@ -79,6 +76,7 @@ class Daemon:
         context: RunContext,
         run: RunDirectory,
         on_log: Callable[[LogEntry], None],
+        watchdog: Watchdog,
         template: TemplateConnection | None = None,
     ) -> None:
         self.dataflow = dataflow
@@ -158,6 +156,7 @@ class Daemon:
             on_line=lambda node_id, stream, text: self._text.line(node_id, stream, text),
             on_end=self._on_process_ended,
             template=None if template is None else TemplateClient(self.loop, template),
+            watchdog=watchdog,
             on_warning=lambda text: self.write_log("warn", None, text),
         )
         self._nodes = NodeConnections(
@@ -169,12 +168,12 @@ class Daemon:
             feed=self.feed,
             on_closed=self._on_node_disconnected,
         )
-        self._watchdog: Watchdog | None = None
+        self._watchdog = watchdog
 
     def run(self, stop_after: float | None) -> DataflowResult:
         """Run the dataflow to its end. ``stop_after`` is a time on ``time.monotonic``."""
         self.feed(on.Begin())
-        self.loop.call_at(time.monotonic() + GUARDIAN_AFTER, self._start_watchdog)
+        self._watchdog.watch(self.loop, lambda text: self.write_log("warn", None, text))
         _ = self._text  # imported while the nodes start
         if self._hot_reload is not None:
             self._hot_reload.start()
@@ -207,8 +206,6 @@ class Daemon:
 
     def close(self) -> None:
         """Kill the remaining processes and close everything; the caller removes the run's directory."""
-        if self._watchdog is not None:
-            self._watchdog.dismiss()
         self._processes.kill_all()
         if self.supervisor.state.killing:
             kill_run(self._run.run_id)  # also processes that left their process group
@@ -217,8 +214,7 @@ class Daemon:
         self._accounting.close()
         if self._hot_reload is not None:
             self._hot_reload.close()
-        if self._watchdog is not None:
-            self._watchdog.wait()
+        self._watchdog.unwatch()
         self.loop.close()
 
     @property
@@ -379,13 +375,6 @@ class Daemon:
         self.feed(on.InputFailed(node_id, item.id, item.source, reason))
 
     # ----------------------------------------------------------------------- processes
-
-    def _start_watchdog(self) -> None:
-        from dora.daemon.watchdog import Watchdog
-
-        if not self.supervisor.state.done:
-            self._watchdog = Watchdog(self.loop, self._run, lambda text: self.write_log("warn", None, text))
-            self._processes.watch(self._watchdog)
 
     def _watch_code(self) -> HotReload:
         from dora.daemon.reload.watch import HotReload

@@ -1,9 +1,8 @@
 """The guardian: a tiny process that cleans up if the daemon dies.
 
 A daemon that dies, even by SIGKILL, cannot end its nodes and remove its shared memory. So every run has
-a guardian. It waits for the daemon's end of a pipe to close or for the daemon's process to
-end, whichever comes first (a pipe end may live on in a forked child). Then it kills the processes of
-the run and removes its files. On a normal end the daemon dismisses it.
+a guardian, from before its first file and its first process until after its last (`dora.daemon.watchdog`).
+When its pipe ends, the daemon is dead: it kills the processes of the run and removes its files.
 
 Processes are found by the variable ``DORA_RUN_ID`` in their environment, which children inherit, so
 no process is missed that was started while the daemon died; where there is no ``/proc`` (macOS), by
@@ -17,14 +16,12 @@ was killed as well.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
 
 RUN_ID = "DORA_RUN_ID"
-DISMISS = b"go\n"
 KILL_TIMEOUT = 5.0  # seconds
 _HEX = frozenset("0123456789abcdef")
 
@@ -127,38 +124,14 @@ def _try(function: Callable[[str], None], path: str) -> None:
         pass
 
 
-def main(pipe: int, daemon: int, run_id: str, run_dir: str, prefix: str) -> None:
-    """Wait for the end of the daemon, then clean up; return at once when dismissed."""
+def main(run_id: str, run_dir: str, prefix: str, *registered: str) -> None:
+    """Wait for the end of standard input, which tells more process groups, and clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    if hasattr(os, "pidfd_open"):
-        try:
-            poll.register(os.pidfd_open(daemon), select.POLLIN)
-        except ProcessLookupError:
-            pass  # dead already; the pipe says so too
-        except OSError:
-            pass  # an old kernel
-    registered: set[int] = set()
-    received = b""
-    while True:
-        ready = [fd for fd, _ in poll.poll()]
-        if pipe in ready:
-            data = os.read(pipe, 65536)
-            received += data
-            *lines, received = received.split(b"\n")
-            for line in lines:
-                if line + b"\n" == DISMISS:
-                    return
-                registered.add(int(line))
-            if data:
-                continue
-        break
-    kill_run(run_id, registered)
+    kill_run(run_id, [int(group) for group in (*registered, *sys.stdin)])
     remove_run_files(run_dir, prefix)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6])
+    main(*sys.argv[1:])
     os._exit(0)

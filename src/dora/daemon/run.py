@@ -11,11 +11,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from dora._paths import run_path
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import LocalRunOptions, RunOptions, choose_engine
-from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory
+from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory, usable_root
 from dora.daemon.supervisor.result import DataflowResult
+from dora.daemon.watchdog import Watchdog
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Placement, RunContext
 from dora.wire.correlation import uuid7
@@ -44,12 +46,17 @@ def run_dataflow(
     stop_after = None if options.stop_after is None else time.monotonic() + options.stop_after
     engine = choose_engine(options)
     check_shared_memory(ROOM_NEEDED if engine == "iceoryx2" else 1 << 20)
-    run = RunDirectory.create(dataflow_id or uuid7(), run_id=options.run_id)
-    run.name = options.name
+    dataflow_id = dataflow_id or uuid7()
+    run_id = options.run_id or dataflow_id
+    watchdog = Watchdog(run_id, run_path(run_id, usable_root()))
+    run: RunDirectory | None = None
     daemon: Daemon | None = None
     close_router: Callable[[], None] | None = None
-    template = template_for(dataflow, options)
+    template: TemplateConnection | None = None
     try:
+        run = RunDirectory.create(dataflow_id, run_id)
+        run.name = options.name
+        template = template_for(dataflow, options, run_id)
         placement = Placement() if options.join is None else options.join(run.path, dataflow)
         endpoint = ""
         if engine == "zenoh":
@@ -68,7 +75,7 @@ def run_dataflow(
             placement=placement,
             coordinator=options.coordinator,
         )
-        daemon = Daemon(dataflow, options, context, run, on_log, template)
+        daemon = Daemon(dataflow, options, context, run, on_log, watchdog, template)
         if on_daemon is not None:
             on_daemon(daemon)
         with _Interrupts(daemon):
@@ -85,19 +92,23 @@ def run_dataflow(
                 if template is not None:
                     template.close()
             finally:
-                run.remove()
+                try:
+                    if run is not None:
+                        run.remove()
+                finally:
+                    watchdog.dismiss()
     if log_error is not None:
         raise log_error
     return result
 
 
-def template_for(dataflow: Dataflow, options: RunOptions) -> TemplateConnection | None:
+def template_for(dataflow: Dataflow, options: RunOptions, run_id: str) -> TemplateConnection | None:
     """Return a template process for the nodes of a run; None if it can, or shall, have none."""
     if options.preload is False or not sys.platform.startswith("linux"):
         return None
     from dora.daemon.template.process import open_template
 
-    return open_template(start=options.preload or saves_time(dataflow))
+    return open_template(start=options.preload or saves_time(dataflow), run_id=run_id)
 
 
 def saves_time(dataflow: Dataflow) -> bool:

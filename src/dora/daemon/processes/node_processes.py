@@ -48,11 +48,13 @@ class NodeProcesses:
         on_line: Callable[[str, Stream, str], None],
         on_end: Callable[[str, int | None, int | None], None],
         template: TemplateClient | None,
+        watchdog: Watchdog,
         on_warning: Callable[[str], None],
     ) -> None:
         self._on_warning = on_warning
         self._reported: set[str] = set()  # places of packages that cannot be imported
         self._template = template
+        self._watchdog = watchdog
         self._loop = loop
         self._run = run
         self._options = options
@@ -64,7 +66,6 @@ class NodeProcesses:
         self._starts: dict[str, _Start] = {}  # the last one of each node
         self._replacement_starts: dict[str, _Start] = {}
         self._dropped: list[Child] = []  # replacements that were killed, but have not ended yet
-        self._watchdog: Watchdog | None = None
 
     def __iter__(self) -> Iterator[Child]:
         return iter([*self._children.values(), *self._replacements.values(), *self._dropped])
@@ -173,12 +174,6 @@ class NodeProcesses:
         if self._template is not None:
             self._template.close()
 
-    def watch(self, watchdog: Watchdog) -> None:
-        """Register every process with the guardian, those that start later too."""
-        self._watchdog = watchdog
-        for child in self:
-            watchdog.register(child.pid)
-
     def _ended(self, node_id: str, exit_code: int | None, number: int | None) -> None:
         self._children.pop(node_id, None)
         self._on_end(node_id, exit_code, number)
@@ -240,8 +235,7 @@ class NodeProcesses:
         start.pending = None
         start.over = True
         child = Child(self._loop, process, on_line=start.on_line, on_end=start.on_end)
-        if self._watchdog is not None:
-            self._watchdog.register(child.pid)
+        self._watchdog.register(child.pid)
         start.on_started(child)
 
     def _read_answers(self, start: _Start | None) -> None:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from dora._paths import runtime_root
 from dora._version import __version__
+from dora.daemon.guardian import RUN_ID
 from dora.daemon.template.context import context, is_read_early
 from dora.errors import DoraError
 
@@ -37,8 +38,9 @@ class TemplateConnection(Protocol):
 class OwnTemplate:
     """A template process of this one. It ends with this process."""
 
-    def __init__(self) -> None:
-        """Start it; raises ``OSError``."""
+    def __init__(self, run_id: str) -> None:
+        """Start it, marked as a process of a run, "": of none; raises ``OSError``."""
+        self._run_id = run_id
         self._start()
 
     def renew(self) -> None:
@@ -48,7 +50,7 @@ class OwnTemplate:
     def _start(self) -> None:
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._process = start_template(theirs)
+            self._process = start_template(theirs, run_id=self._run_id)
         except OSError:
             self.connection.close()
             raise
@@ -88,35 +90,42 @@ class WarmTemplate:
         self.connection.close()
 
 
-def open_template(*, start: bool) -> TemplateConnection | None:
-    """Return the warm template of the machine if there is one that fits, else with ``start`` a new one."""
+def open_template(*, start: bool, run_id: str = "") -> TemplateConnection | None:
+    """Return the warm template of the machine if there is one that fits, else with ``start`` a new one.
+
+    ``run_id`` marks a new one as a process of that run.
+    """
     try:
         return WarmTemplate()
     except (OSError, DoraError):
         pass
     try:
-        return OwnTemplate() if start else None
+        return OwnTemplate(run_id) if start else None
     except OSError:
         return None
 
 
-def start_template(served: socket.socket, interpreter: str = sys.executable) -> subprocess.Popen[bytes]:
+def start_template(
+    served: socket.socket, interpreter: str = sys.executable, *, run_id: str = ""
+) -> subprocess.Popen[bytes]:
     """Start a template process that serves a connection, or those that a socket accepts.
 
-    It ends when the thread that calls this does. Raises ``OSError``.
+    It ends when the thread that calls this does. With a run's id, the guardian of the run kills it, and the
+    templates that it has forked, also while they are stopped. Raises ``OSError``.
     """
     nowhere, output = os.pipe()  # no file: streams of Python know whether they can seek
     os.close(nowhere)
     try:
-        return _execute(served, interpreter, output)
+        return _execute(served, interpreter, output, run_id)
     finally:
         os.close(output)
 
 
-def _execute(served: socket.socket, interpreter: str, output: int) -> subprocess.Popen[bytes]:
+def _execute(served: socket.socket, interpreter: str, output: int, run_id: str) -> subprocess.Popen[bytes]:
+    mark = {RUN_ID: run_id} if run_id else {}
     return subprocess.Popen(
         [interpreter, "-u", PROGRAM, str(served.fileno())],
-        env={**_VARIABLES, **os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**_VARIABLES, **os.environ, "PYTHONUNBUFFERED": "1", **mark},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
