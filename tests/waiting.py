@@ -57,7 +57,7 @@ def alive(pid: int) -> bool:
 
 
 def guardian_of(pid: int) -> int | None:
-    """Return the guardian that a process with a daemon has started: half a second after its nodes."""
+    """Return the guardian that a process with a daemon has started for its run."""
     for name in os.listdir("/proc"):
         if name.isdecimal():
             try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+import textwrap
 
 import pytest
 from running import Bench
@@ -61,6 +63,78 @@ def test_a_killed_daemon_leaves_neither_processes_nor_files(bench: Bench) -> Non
     wait_until(lambda: guardian_of(driver.pid), "the guardian")
     kill(driver.pid)
     wait_until(lambda: nothing_left(bench, dataflow_id, processes), "the guardian's work")
+
+
+def run_script(bench: Bench, text: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(text)],
+        cwd=bench.directory,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def is_empty(bench: Bench, run_ids: list[str]) -> bool:
+    return os.listdir(bench.root) == ["lock"] and not [
+        name for name in os.listdir("/dev/shm") if any(run_id in name for run_id in run_ids)
+    ]
+
+
+def test_a_forked_child_does_not_keep_a_killed_daemon_s_files(bench: Bench) -> None:
+    """It has a copy of all that its parent had open."""
+    (bench.directory / "node.py").write_text(
+        "from dora import Node\nprint('up')\nfor event in Node(): pass"
+    )
+    (bench.directory / "dataflow.yml").write_text(
+        "nodes: [{id: node, path: node.py, inputs: {tick: dora/timer/millis/10}}]"
+    )
+    daemon = run_script(
+        bench,
+        """
+        import os, signal, dora
+
+        def fork(entry):
+            if entry.message == "up":
+                if not (child := os.fork()):
+                    signal.pause()
+                print(child, flush=True)
+
+        dora.run("dataflow.yml", on_log=fork, log_level="error")
+        """,
+    )
+    assert daemon.stdout is not None
+    child = int(daemon.stdout.readline())
+    run_ids = [name for name in os.listdir(bench.root) if name != "lock"]
+    try:
+        kill(daemon.pid)
+        daemon.wait()
+        wait_until(lambda: is_empty(bench, run_ids), "the guardian's work")
+        assert alive(child)
+    finally:
+        kill(child)
+        daemon.stdout.close()
+
+
+def test_the_run_of_a_node_is_cleaned_up_after_a_kill_of_the_run_around_it(bench: Bench) -> None:
+    (bench.directory / "leaf.py").write_text(
+        "from dora import Node\nprint('up')\nfor event in Node(): pass"
+    )
+    (bench.directory / "outer.py").write_text("import dora\ndora.run('inner.yml')")
+    tick = "inputs: {tick: dora/timer/millis/10}"
+    for name, program in (("inner", "leaf"), ("outer", "outer")):
+        (bench.directory / f"{name}.yml").write_text(
+            f"nodes: [{{id: {name}, path: {program}.py, {tick if name == 'inner' else ''}}}]"
+        )
+    daemon = run_script(bench, "import dora\ndora.run('outer.yml')")
+    assert daemon.stdout is not None
+    while "up" not in (line := daemon.stdout.readline()):
+        assert line, "the run ended too early"
+    run_ids = [name for name in os.listdir(bench.root) if name != "lock"]
+    assert len(run_ids) == 2
+    kill(daemon.pid)
+    daemon.wait()
+    daemon.stdout.close()
+    wait_until(lambda: is_empty(bench, run_ids), "the work of both guardians")
 
 
 def test_a_killed_guardian_is_replaced(bench: Bench) -> None:

@@ -77,7 +77,9 @@ def test_a_run_that_is_killed_before_any_step_leaves_nothing(
     command = ("run", flow.write(), way)
     steps, mark = run_and_kill(flow, 0, *command)
     assert left_by(flow, steps, mark) == []
-    starts = [number for number, step in enumerate(steps, 1) if "remove" not in step and "rmdir" not in step]
+    starts = [
+        number for number, step in enumerate(steps, 1) if "remove" not in step and "rmdir" not in step
+    ]
     ends = sorted(set(range(1, len(steps) + 1)) - set(starts))
     programs = [step for step in steps if step.startswith("subprocess.Popen")]
     assert "guardian.py" in programs[0]
@@ -87,5 +89,7 @@ def test_a_run_that_is_killed_before_any_step_leaves_nothing(
         done, mark = run_and_kill(flow, step, *command)
         wait_until(
             lambda done=done, mark=mark: not left_by(flow, done, mark),
-            lambda done=done, mark=mark: f"the end of {left_by(flow, done, mark)}, killed after {done[-1:]}",
+            lambda done=done, mark=mark: (
+                f"the end of {left_by(flow, done, mark)}, killed after {done[-1:]}"
+            ),
         )

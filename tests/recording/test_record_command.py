@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from recording_flows import CAMERA, FAST, FLOW, Folder, end, numbers, said
-from waiting import guardian_of, wait_until
+from waiting import wait_until
 
 from dora.errors import DoraError
 from dora.transport.shm.ring_buffer import _READ as READ
@@ -290,7 +290,6 @@ def test_ctrl_c_ends_a_recording_and_its_dataflow(folder: Folder) -> None:
 def test_a_killed_command_leaves_a_whole_file(folder: Folder) -> None:
     command = folder.start("record", folder.flow(), "-o", "a.mcap")
     wait_until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
-    wait_until(lambda: guardian_of(command.pid), "the guardian")  # else the next run removes the directory
     command.kill()
     command.communicate()
     wait_until(lambda: not _in_use(folder), "the end of the recorder")

@@ -19,6 +19,8 @@ import yaml
 from two_ways import marked
 from waiting import TIMEOUT, alive, wait_until
 
+from dora.daemon.run_directory import usable_root
+
 pytestmark = pytest.mark.processes
 
 MARK = "TWO_WAYS"
@@ -186,6 +188,83 @@ def test_nodes_start_plainly_while_the_template_is_stopped(flow: Flow) -> None:
 def test_a_stopped_template_outlives_nothing(flow: Flow) -> None:
     os.kill(flow.template(), signal.SIGSTOP)
     flow.wait_for_start("plain")
+
+
+# The parent of processes whose own one has ended, as a container or a session of a desktop may have.
+ADOPTING = """
+import ctypes, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+run = subprocess.Popen(sys.argv[1:])
+print(run.pid, flush=True)
+run.wait()
+print("ended", flush=True)
+sys.stdin.read()
+"""
+
+
+def kill_with_stopped_templates(folder: Path, templates: int, *command: str) -> None:
+    """Run a command, stop its template processes once there are so many, and kill it; nothing is left.
+
+    The kernel continues no stopped process whose own parent has ended if it gets another one.
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ADOPTING, sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, MARK: str(folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def found() -> list[int]:
+        pids = [pid for pid, command in marked(str(folder)).items() if "/daemon/template/" in command]
+        return pids if len(pids) >= templates else []
+
+    try:
+        assert parent.stdout is not None
+        victim = int(parent.stdout.readline())
+        for pid in wait_until(found, "the template processes"):
+            os.kill(pid, signal.SIGSTOP)
+        os.kill(victim, signal.SIGKILL)
+        assert parent.stdout.readline() == "ended\n"
+        wait_until(
+            lambda: set(marked(str(folder))) <= {parent.pid}, lambda: f"the end of {marked(str(folder))}"
+        )
+    finally:
+        parent.communicate("")
+        for pid in marked(str(folder)):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_stopped_template_ends_with_a_run_that_is_killed(tmp_path: Path, runtime_root: str) -> None:
+    (tmp_path / "node.py").write_text(
+        "import yaml\nfrom dora import Node\nfor event in Node():\n    pass\n"
+    )
+    tick = {"inputs": {"tick": "dora/timer/millis/10"}}
+    (tmp_path / "dataflow.yml").write_text(
+        yaml.safe_dump({"nodes": [{"id": "a", "path": "node.py", **tick}]})
+    )
+    # The base, the template with `yaml`, and a process that each of them has forked ahead.
+    kill_with_stopped_templates(tmp_path, 4, "-m", "dora", "run", "dataflow.yml", "--preload")
+    assert os.listdir(runtime_root) == ["lock"]
+
+
+KEEPER = """
+import asyncio, sys
+from dora.cluster.agent.warm_templates import WarmTemplates
+
+async def keep():
+    WarmTemplates().ensure(sys.executable)
+    await asyncio.Event().wait()
+
+asyncio.run(keep())
+"""
+
+
+@pytest.mark.usefixtures("runtime_root")
+def test_a_stopped_template_ends_with_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    usable_root()
+    kill_with_stopped_templates(tmp_path, 1, "-c", KEEPER)
 
 
 def test_a_template_may_open_a_file_for_each_node_of_a_large_dataflow(flow: Flow) -> None:

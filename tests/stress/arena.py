@@ -84,6 +84,7 @@ def programs_of(pid: int) -> list[int]:
 
 def kill(pid: int) -> bool:
     """Kill a process; False if it was gone already."""
+    assert pid > 0, "there is no such process"
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -152,6 +153,20 @@ class Arena:
         ended = self.seen - set(but)
         found += [name for name in os.listdir(SHM) if any(short in name for short in ended)]
         found += [f"{pid}: {command_of(pid)}" for short in ended for pid in marked_processes(short)]
+        return found
+
+    def processes(self) -> list[str]:
+        """Return all processes that have anything to do with this arena, templates included."""
+        wanted = f"TMPDIR={self.temp}".encode()
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdecimal() and int(name) != os.getpid():
+                try:
+                    variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if wanted in variables:
+                    found.append(f"{name}: {command_of(int(name))}")
         return found
 
     def clean_up(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -133,8 +134,29 @@ def test_a_node_is_killed(ring: Arena, victim: str, figure: Figure) -> None:
     figure(f"kill {victim}: {moments.total()} kills ({counts(moments)}) in {seconds:.0f} s")
 
 
+@pytest.mark.parametrize("command", ["run", "record"])
+def test_a_command_is_killed_in_its_first_second(ring: Arena, command: str, figure: Figure) -> None:
+    """Its guardian is there before anything that it could leave."""
+    started, slowest = time.monotonic(), 0.0
+    steps = max(ROUNDS * 2 // 5, 1)
+    for number in range(steps):
+        run = ring.start(command=command)
+        time.sleep(number / steps)
+        ring.run_ids()
+        kill(run.process.pid)
+        killed = time.monotonic()
+        assert run.wait() == -signal.SIGKILL
+        wait_until(lambda: not ring.remains(), "the guardian's work")
+        wait_until(lambda: not ring.processes(), "the end of all processes")
+        slowest = max(slowest, time.monotonic() - killed)
+    figure(
+        f"kill dora {command} in its first second, {steps} times: all gone after {slowest:.2f} s at most, "
+        f"in {time.monotonic() - started:.0f} s"
+    )
+
+
 def test_dora_run_is_killed(ring: Arena, figure: Figure) -> None:
-    """Half of the times its guardian dies with it, if it has one yet."""
+    """Half of the times its guardian dies with it."""
     random, outcome = generator("dora run"), Counter[str]()
     started = time.monotonic()
     slowest = 0.0
@@ -150,20 +172,17 @@ def test_dora_run_is_killed(ring: Arena, figure: Figure) -> None:
             time.sleep(random.uniform(0.0, 0.6))
         else:
             time.sleep(random.uniform(0.0, 0.4))
-        guardian = run.guardian()
-        both = bool(guardian) and number % 2 == 0
-        if both:
-            kill(guardian)
+        if both := number % 2 == 0:
+            kill(run.guardian())
         kill(run.process.pid)
         killed = time.monotonic()
         run.wait()
-        if guardian and not both:
+        if not both:
             wait_until(lambda: not ring.remains(), "the guardian's work")
             slowest = max(slowest, time.monotonic() - killed)
             outcome["guardian cleaned up"] += 1
         else:
-            what = "guardian killed too" if both else "no guardian yet"
-            outcome[what] += 1
+            outcome["guardian killed too"] += 1
     last = ring.start("--stop-after", "0s")
     last.wait()
     wait_until(lambda: not ring.remains(), "an empty place after the next start", TIMEOUT)

@@ -77,9 +77,8 @@ def test_a_kill_while_recording(flow: Arena, victim: str, figure: Figure) -> Non
             wait_until(lambda run=run: "the recorder was killed" in "\n".join(run.output), "a warning")
             run.process.send_signal(signal.SIGINT)
         else:
-            guardian = run.guardian()
-            if victim == "dora record and guardian" and guardian:
-                kill(guardian)
+            if victim == "dora record and guardian":
+                kill(run.guardian())
             kill(run.process.pid)
         status = run.wait()
         text = "\n".join(run.output)

@@ -8,10 +8,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from arena import Arena, Running, command_of, counts, is_template, kill, programs_of, wait_until
+from arena import Arena, Running, counts, is_template, kill, programs_of, wait_until
 from rounds import FEW, ROUNDS, generator
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(3600)]
@@ -73,21 +72,6 @@ def templates_of(run: Running) -> list[int]:
     return [pid for pid in programs_of(run.process.pid) if is_template(pid)]
 
 
-def processes_in(arena: Arena) -> list[str]:
-    """Return all processes that have anything to do with an arena, templates included."""
-    wanted = f"TMPDIR={arena.temp}".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) != os.getpid():
-            try:
-                variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if wanted in variables:
-                found.append(f"{name}: {command_of(int(name))}")
-    return found
-
-
 def received(run: Running) -> int:
     lines = [line for line in run.printed("receiver") if line.startswith("received")]
     return int(lines[-1].split()[1]) if lines else 0
@@ -124,7 +108,7 @@ def check(run: Running, arena: Arena) -> Counter[str]:
         ways.update(match[1] for match in starts)
         assert {match[2] for match in starts} <= {"0,1,2"}, text
     wait_until(lambda: not arena.remains(), "an empty place")
-    wait_until(lambda: not processes_in(arena), "the end of all processes")
+    wait_until(lambda: not arena.processes(), "the end of all processes")
     return ways
 
 
@@ -211,16 +195,16 @@ def test_the_template_is_killed_with_others(flow: Arena, others: str, figure: Fi
             for template in templates:
                 os.kill(template, signal.SIGSTOP)
         victims = [run.process.pid, *(templates if "stopped" not in others else ())]
-        victims += [guardian] if "guardian" in others and guardian else []
+        victims += [guardian] if "guardian" in others else []
         numbers.shuffle(victims)
         for victim in victims:
             kill(victim)
         killed = time.monotonic()
         run.wait()
-        if not guardian or guardian in victims:
+        if "guardian" in others:
             flow.start("--stop-after", "0s").wait()
         wait_until(lambda: not flow.remains(), "an empty place")
-        wait_until(lambda: not processes_in(flow), "the end of all processes")
+        wait_until(lambda: not flow.processes(), "the end of all processes")
         slowest = max(slowest, time.monotonic() - killed)
     figure(
         f"kill the template and {others}: {FEW} rounds (all gone after {slowest:.1f} s at most) in "

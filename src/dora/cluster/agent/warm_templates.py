@@ -12,10 +12,13 @@ from typing import Final
 
 import psutil
 
+from dora._paths import run_path
 from dora.cluster.protocol import TemplateView
 from dora.daemon.template.process import BACKLOG, start_template, warm_address
 from dora.daemon.template.state import ask_states
+from dora.daemon.watchdog import Watchdog
 from dora.errors import DoraError
+from dora.wire.correlation import uuid7
 
 _ANSWER_TIMEOUT: Final = 0.8  # seconds
 _MAX_STARTS: Final = 10  # of one template that is killed again and again
@@ -24,10 +27,15 @@ log = logging.getLogger("dora.daemon")
 
 
 class WarmTemplates:
-    """Starts the template process of an interpreter, and again when it was killed."""
+    """Starts the template process of an interpreter, and again when it was killed.
+
+    They have a guardian, as a run has: a stopped one would outlive a daemon that was killed.
+    """
 
     def __init__(self) -> None:
         self._templates: dict[str, _Kept] = {}
+        self._mark = uuid7()
+        self._watchdog: Watchdog | None = None
 
     def ensure(self, interpreter: str) -> None:
         """Have a template process for an interpreter, if this system can have one.
@@ -41,7 +49,9 @@ class WarmTemplates:
             try:
                 address = warm_address(interpreter)
                 if not _is_served(address):
-                    self._templates[interpreter] = _Kept(interpreter, address)
+                    if self._watchdog is None:
+                        self._watchdog = Watchdog(self._mark, run_path(self._mark))
+                    self._templates[interpreter] = _Kept(interpreter, address, self._mark)
             except (OSError, DoraError) as error:
                 log.warning("no template process can be kept, so nodes start slower: %s", error)
 
@@ -53,14 +63,18 @@ class WarmTemplates:
         """End the template processes."""
         for kept in self._templates.values():
             await kept.close()
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
+            self._watchdog = None
 
 
 class _Kept:
     """One warm template process: started again when it was killed, and not when it was idle too long."""
 
-    def __init__(self, interpreter: str, path: str) -> None:
-        """Start it, with its socket at a path; raises ``OSError``."""
+    def __init__(self, interpreter: str, path: str, mark: str) -> None:
+        """Start it, with its socket at a path, marked for its guardian; raises ``OSError``."""
         self._interpreter = interpreter
+        self._mark = mark
         self._path = path
         self._starts = 0
         self._process = self._start()
@@ -74,7 +88,7 @@ class _Kept:
             listener.bind(self._path)
             os.chmod(self._path, 0o600)
             listener.listen(BACKLOG)
-            return start_template(listener, self._interpreter)
+            return start_template(listener, self._interpreter, run_id=self._mark)
 
     async def _watch(self) -> None:
         while True:
