@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import jsonschema
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +19,20 @@ from serving import ObedientDaemon, Serving, serving
 from tokens import TOKEN
 
 from dora.cluster.coordinator.openapi import OPERATIONS, document
+from dora.cluster.coordinator.policy import Refusal, dataflow_of
 from dora.cluster.coordinator.store import Store
+from dora.cluster.protocol import RunSpec
+from dora.dataflow.describe import describe
+from dora.dataflow.edit import TopologyOperation, make_change
+from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
+from dora.errors import DoraError
+from dora.wire.operations import (
+    AddOperation,
+    ConnectOperation,
+    DisconnectOperation,
+    RemoveOperation,
+    ReplaceOperation,
+)
 
 pytestmark = pytest.mark.processes
 
@@ -93,6 +108,61 @@ def test_nothing_is_left_that_cannot_be_listed(served: Serving) -> None:
     status, text = served.ask("GET", "/api/dataflows")
     assert status == 200
     assert {view["status"] for view in json.loads(text)} <= {"Starting", "Running", "Finished"}
+
+
+@pytest.mark.parametrize("tag", [{}, {"type": "node"}, {"type": "timer"}, {"type": 1}])
+def test_the_document_requires_the_tags_that_the_api_requires(tag: dict[str, Any]) -> None:
+    source = {**tag, "node": "a", "output": "o"}
+    node = NodeSpec("a", outputs=("o",), inputs=(InputSpec("i", NodeOutput("a", "o")),))
+    path = {"source": source, "node": "a", "input": "i", "budget_ns": 1}
+    dataflow = {**json.loads(msgspec.json.encode(Dataflow((node,), "/"))), "paths": [path]}
+    schema = {"$ref": "#/components/schemas/Dataflow", "components": DOCUMENT["components"]}
+    is_valid = jsonschema.Draft202012Validator(schema).is_valid(dataflow)
+    try:
+        dataflow_of(RunSpec(name="arm", dataflow=dataflow))
+    except Refusal:
+        assert not is_valid
+    else:
+        assert is_valid
+
+
+documents = st.recursive(
+    scalars | st.just("a") | st.lists(st.just({"id": "a"})),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["nodes", "id", "inputs", "outputs", "operator", "operators", "env"]), inner
+        )
+        | st.dictionaries(texts, inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+operations = (
+    st.builds(AddOperation, st.sampled_from(["", "id: b", "{id: b, path: b.py}", "[]"]))
+    | st.builds(ReplaceOperation, st.just("a"), st.sampled_from(["", "path: b.py", "id: a"]))
+    | st.just(RemoveOperation("a"))
+    | st.just(ConnectOperation("a/o", "a/j"))
+    | st.just(DisconnectOperation("a/o", "a/i"))
+)
+
+
+@settings(max_examples=500, derandomize=True, deadline=None, database=None)
+@given(documents | st.fixed_dictionaries({"nodes": documents}), operations)
+def test_a_dataflow_with_any_document_can_be_changed_or_the_change_is_refused(
+    descriptor: Any, operation: TopologyOperation
+) -> None:
+    node = NodeSpec("a", outputs=("o",), inputs=(InputSpec("i", NodeOutput("a", "o")),))
+    dataflow = {**msgspec.to_builtins(Dataflow((node,), "/")), "descriptor": descriptor}
+    spec = RunSpec(name="arm", dataflow=dataflow)
+    try:
+        running = dataflow_of(spec)
+    except Refusal:
+        return  # it does not start
+    describe(running)
+    try:
+        make_change(operation, running, {})
+    except DoraError as error:
+        assert str(error)
 
 
 @pytest.mark.fuzz

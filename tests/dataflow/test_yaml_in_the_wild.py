@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import dora.dataflow
+from dora.dataflow.describe import document_fault
 from dora.dataflow.model import Dataflow
 from dora.errors import DataflowError
 
@@ -28,6 +29,7 @@ def test_accepted(path: Path) -> None:
     dataflow = dora.dataflow.load(path, environ={"HOME": "/home/me"})
     assert [warning.message for warning in dataflow.warnings] == expected
     assert not dataflow.type_warnings
+    assert document_fault(dataflow) == ""  # a coordinator takes it
 
 
 def test_older_fields_mean_the_present_ones() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from damaged_files import replaced, without_checksums
+from damaged_files import faults, replaced, without_checksums
 from recorded_files import T0, write_recording
 
 from dora.cli.main import run_command_line
@@ -90,6 +90,16 @@ def test_wild_offsets_are_a_sentence_and_no_crash(recording: Path, name: str, co
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "the payload of a message cannot be decoded" in done.stdout + done.stderr
+
+
+def test_a_time_after_the_end_of_all_clocks_is_a_sentence(recording: Path, tmp_path: Path) -> None:
+    late = write_recording(
+        tmp_path / "late.mcap", [*MESSAGES, ("talk/text", 1e10, pa.array(["late"]))], dataflow=FLOW
+    )
+    assert faults(tmp_path, recording, late) == []
+    with Recording(str(late)) as opened:
+        assert len(list(opened.messages())) < len(MESSAGES) + 1
+        assert "a message claims to be from after the year 2262" in trouble(opened)
 
 
 def test_a_player_sends_no_wild_offsets(recording: Path) -> None:

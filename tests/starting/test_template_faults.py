@@ -249,7 +249,7 @@ def test_a_stopped_template_ends_with_a_run_that_is_killed(tmp_path: Path, runti
     assert os.listdir(runtime_root) == ["lock"]
 
 
-KEEPER = """
+WARM = """
 import asyncio, sys
 from dora.cluster.agent.warm_templates import WarmTemplates
 
@@ -264,7 +264,7 @@ asyncio.run(keep())
 @pytest.mark.usefixtures("runtime_root")
 def test_a_stopped_template_ends_with_a_daemon_that_is_killed(tmp_path: Path) -> None:
     usable_root()
-    kill_with_stopped_templates(tmp_path, 1, "-c", KEEPER)
+    kill_with_stopped_templates(tmp_path, 1, "-c", WARM)
 
 
 def test_a_template_may_open_a_file_for_each_node_of_a_large_dataflow(flow: Flow) -> None:

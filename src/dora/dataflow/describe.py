@@ -7,9 +7,9 @@ Numbers, texts and fields that only this dora has stay as they are in the docume
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
-from dora.dataflow.model import Dataflow, LogSource, Source, TimerSource
+from dora.dataflow.model import DEFAULT_OPERATOR_ID, Dataflow, LogSource, NodeSpec, Source, TimerSource
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.field_types import byte_size
 from dora.dataflow.parser.fields import DEBUG, NODE_BLOCK
@@ -41,6 +41,43 @@ def describe(dataflow: Dataflow) -> Block:
         if (spec := nodes.get(str(node.get("id")))) is not None:
             _expand(node, spec.env)
     return described
+
+
+def document_fault(dataflow: Dataflow) -> str:
+    """Return why the document of a dataflow does not belong to its nodes; "" if it does, or there is none.
+
+    The document of a loaded file always does; clients of the coordinator may send anything.
+    """
+    if not dataflow.descriptor:
+        return ""
+    blocks = dataflow.descriptor.get("nodes")
+    if not _are_mappings(blocks):
+        return "its `descriptor` has no list of `nodes`"
+    found = {str(block.get("id")): block for block in blocks}
+    if len(found) < len(blocks) or found.keys() != {node.id for node in dataflow.nodes}:
+        return "its `descriptor` has other nodes"
+    return next(filter(None, (_block_fault(node, found[node.id]) for node in dataflow.nodes)), "")
+
+
+def _block_fault(node: NodeSpec, block: Block) -> str:
+    operators = block.get("operator") or block.get("operators") or []
+    operators = operators if isinstance(operators, list) else [operators]
+    if not _are_mappings(operators):
+        return f"the operators of node `{node.id}` are no mappings in its `descriptor`"
+    found: set[str] = set()
+    owners = [("", block), *((f"{each.get('id') or DEFAULT_OPERATOR_ID}/", each) for each in operators)]
+    for prefix, owner in owners:
+        outputs, inputs = owner.get("outputs") or [], owner.get("inputs") or {}
+        if not isinstance(outputs, list) or not all(outputs) or not isinstance(inputs, dict):
+            return f"the inputs or outputs of node `{node.id}` are none in its `descriptor`"
+        found.update(f"{prefix}{name}" for name in inputs)
+    if missing := {item.id for item in node.inputs} - found:
+        return f"its `descriptor` does not have the input `{min(missing)}` of node `{node.id}`"
+    return ""
+
+
+def _are_mappings(value: Any) -> TypeGuard[list[Block]]:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def with_defaults(document: Mapping[str, Any]) -> Block:

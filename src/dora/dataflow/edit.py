@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from dora.dataflow.describe import document_fault
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, Program
 from dora.dataflow.parser.assemble import assemble
 from dora.dataflow.parser.field_types import Reader
@@ -127,8 +128,8 @@ def without_node(running: Dataflow, node_id: str) -> Dataflow:
         for node in running.nodes
         if node.id != node_id
     )
-    descriptor = _copied(running.descriptor)
-    descriptor["nodes"] = [block for block in descriptor["nodes"] if block["id"] != node_id]
+    descriptor = _document(running)
+    descriptor["nodes"] = [block for block in descriptor["nodes"] if str(block["id"]) != node_id]
     for node in running.nodes:
         for item in node.inputs:
             if isinstance(item.source, NodeOutput) and item.source.node == node_id != node.id:
@@ -223,7 +224,7 @@ def without_link(running: Dataflow, operation: DisconnectOperation) -> Change:
             f"while it runs; change the file and use `dora node replace {node.id}`"
         )
     nodes = tuple(_without_inputs(known, {input_id}) if known is node else known for known in running.nodes)
-    descriptor = _copied(running.descriptor)
+    descriptor = _document(running)
     _drop_input(descriptor, node, input_id)
     dataflow = msgspec.structs.replace(
         running, nodes=nodes, descriptor=descriptor, types=_types(running, nodes)
@@ -242,10 +243,13 @@ def find_node(dataflow: Dataflow, node_id: str) -> NodeSpec:
 # --------------------------------------------------------------------------- the document
 
 
-def _tree(descriptor: Mapping[str, Any]) -> MappingNode:
-    text = json.dumps(descriptor, ensure_ascii=False)
-    root = compose(text, ProblemReport(text, RUNNING))
-    assert isinstance(root, MappingNode)
+def _tree(running: Dataflow) -> MappingNode:
+    """Return the tree of a dataflow's document; raises `DoraError` if it has none that can be changed."""
+    text = json.dumps(_document(running), ensure_ascii=False)
+    report = ProblemReport(text, RUNNING)
+    root = compose(text, report)
+    if report.failed or not isinstance(root, MappingNode):
+        raise DataflowError(problems=report.sorted())
     return root.copied(Origin(text, RUNNING))
 
 
@@ -262,7 +266,7 @@ class _Edit:
         self._running = running
         self._reader = Reader(self.report, environ)
         self._strict_types = strict_types
-        self._root = _tree(running.descriptor)
+        self._root = _tree(running)
         nodes = self._root.get("nodes")
         assert isinstance(nodes, SequenceNode)
         self.nodes = nodes.items
@@ -271,14 +275,15 @@ class _Edit:
     def check(self) -> None:
         """Check the document as if it were a file; raises `DataflowError` with the errors of the change."""
         former = Reader(ProblemReport("", RUNNING), self._reader.environ)
-        before = self._read(_tree(self._running.descriptor), former, strict_types=False)
+        before = self._read(_tree(self._running), former, strict_types=False)
         self._known = {problem.message for problem in former.report.problems}
         if before is not None:
             self._known |= {problem.message for problem in before.type_warnings}
         after = self._read(self._root, self._reader, self._strict_types)
         if errors := self._new(p for p in self.report.sorted() if p.severity == "error"):
             raise DataflowError(problems=errors)
-        assert after is not None
+        if after is None:  # a client of the coordinator has sent a document with errors
+            raise DataflowError(problems=self.report.sorted())
         self.checked = after
 
     def change(self, nodes: tuple[NodeSpec, ...], node_id: str) -> Change:
@@ -395,7 +400,7 @@ def _input_owner(block: MappingNode, node: NodeSpec, input_id: str) -> tuple[Map
 
 
 def _drop_input(descriptor: dict[str, Any], node: NodeSpec, input_id: str) -> None:
-    block = next(known for known in descriptor["nodes"] if known["id"] == node.id)
+    block = next(known for known in descriptor["nodes"] if str(known["id"]) == node.id)
     short = input_id
     if node.is_runtime:
         operator_id, _, short = input_id.partition("/")
@@ -457,8 +462,14 @@ def _types(running: Dataflow, nodes: tuple[NodeSpec, ...]) -> Any:
     )
 
 
-def _copied(descriptor: dict[str, Any]) -> dict[str, Any]:
-    copy: dict[str, Any] = json.loads(json.dumps(descriptor))
+def _document(running: Dataflow) -> dict[str, Any]:
+    """Return a copy of the document of a dataflow; raises `DoraError` if it has none that can be changed.
+
+    A client of the coordinator may have sent the dataflow, and any document with it, or none.
+    """
+    if fault := document_fault(running) or ("" if running.descriptor else "it came without a `descriptor`"):
+        raise DoraError(f"the running dataflow cannot be changed: {fault}")
+    copy: dict[str, Any] = json.loads(json.dumps(running.descriptor))
     return copy
 
 

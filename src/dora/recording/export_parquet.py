@@ -159,7 +159,14 @@ def _explain_failure(topic: str, type_: Any, folder: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DoraError(f"cannot write to {folder}: {error.strerror or error}") from None
-    except (pa.ArrowException, NotImplementedError, MemoryError, TypeError, ValueError) as error:
+    except (
+        pa.ArrowException,
+        NotImplementedError,
+        MemoryError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ) as error:
         raise DoraError(
             f"Parquet cannot hold the messages of `{topic}`, which are {type_}: {error}; choose others "
             "with --topics"

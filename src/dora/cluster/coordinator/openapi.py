@@ -152,6 +152,9 @@ def document() -> dict[str, Any]:
     *found, dataflow, failure = schemas
     components["RunSpec"]["properties"]["dataflow"] = dataflow  # decoded when it is started
     components["Dataflow"]["properties"]["working_dir"]["pattern"] = "^/"
+    for component in list(components.values()):
+        for name, schema in component.get("properties", {}).items():
+            component["properties"][name] = _without_tag(schema, components)
     schema_of = iter(found)
     paths: dict[str, Any] = {}
     for item in OPERATIONS:
@@ -179,6 +182,14 @@ def document() -> dict[str, Any]:
         },
         "security": [{"token": []}],
     }
+
+
+def _without_tag(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field: if it can have one type only, the tag of it may be missing."""
+    tagged = components.get(schema.get("$ref", "").rpartition("/")[2], {})
+    if tagged.get("properties", {}).get("type", {}).keys() != {"enum"}:
+        return schema
+    return {**tagged, "required": [name for name in tagged["required"] if name != "type"]}
 
 
 def _is_all_optional(body: Any) -> bool:

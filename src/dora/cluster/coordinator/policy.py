@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dora.cluster.protocol import ACTIVE, DataflowView, Limits, RunReport, RunSpec
+from dora.dataflow.describe import document_fault
 from dora.dataflow.model import Dataflow, NodeOutput
 from dora.dataflow.names import node_id_fault
 from dora.dataflow.plan import text_outputs
@@ -138,7 +139,11 @@ def _fault(dataflow: Dataflow) -> str:
                 return (
                     f"there is no output `{source}`, which the input `{item.id}` of node `{node.id}` names"
                 )
-    return ""
+    inputs = {f"{node.id}/{item.id}" for node in dataflow.nodes for item in node.inputs}
+    for path in dataflow.paths:
+        if path.source.output not in outputs.get(path.source.node, ()) or path.sink not in inputs:
+            return f"there is no path from `{path.source}` to `{path.sink}`"
+    return document_fault(dataflow)
 
 
 def first_view(dataflow_id: str, spec: RunSpec, now: float) -> DataflowView:

@@ -114,7 +114,10 @@ def check_summary(file: BinaryIO) -> None:
 def messages_in(
     contents: bytes, channels: Collection[int] | None, begin_ns: int, end_ns: int, order: int
 ) -> Iterator[Stored]:
-    """Yield the messages of a chunk; ``order`` is the number of the first one."""
+    """Yield the messages of a chunk; ``order`` is the number of the first one.
+
+    ``end_ns`` is at most the end of time, which is checked here.
+    """
     position, end = 0, len(contents)
     unpack_record, unpack_message = _RECORD.unpack_from, _MESSAGE.unpack_from
     while position < end:
@@ -129,6 +132,8 @@ def messages_in(
                 data = contents[position + _MESSAGE.size : after]
                 yield Stored(time_ns, order, channel, sequence, data)
                 order += 1
+            elif time_ns >= _END_OF_TIME:
+                raise McapError("a message claims to be from after the year 2262")
         position = after
 
 
@@ -182,7 +187,7 @@ def _read(file: BinaryIO, index: ChunkIndex) -> bytes:
 
 
 _MAGIC: Final = b"\x89MCAP0\r\n"
-_END_OF_TIME: Final = 2**64
+_END_OF_TIME: Final = 2**63  # nanoseconds: clocks, Arrow and Rerun count them in 63 bits
 _OWN: Final = "dora/"  # topics that are not outputs
 
 
