@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast coverage coverage-all lint docs commands changelog release bench compatibility stress fuzz rerun clean
+.PHONY: demo test test-fast coverage coverage-all lint docs commands changelog release bench compatibility stress fuzz packages smoke rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -21,9 +21,10 @@ help:
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make compatibility  compare the behaviour with dora-rs, in a venv of its own (an hour)"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
-	@echo "make stress  kill, stop, fill, cut and soak everything for half an hour"
+	@echo "make stress  kill, stop, fill, cut and soak everything for half an hour; ROUNDS=10 for less"
 	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
 	@echo "make packages  install published node packages from PyPI and run them"
+	@echo "make smoke   run stress, fuzz and packages in small: ten minutes"
 	@echo "make clean   remove .venv and everything that was generated"
 	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer)"
 
@@ -75,8 +76,12 @@ bench: $(VENV)/.dev
 compatibility: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.compatibility --files examples --files tests/dataflow
 
+# How much the long tests do. They read it in tests/rounds.py.
+ROUNDS := 100
+LONG_TEST := DORA_TEST_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest
+
 stress: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/stress tests/coordinator tests/machines -m stress
+	$(LONG_TEST) tests/stress tests/coordinator tests/machines -m stress
 
 rerun: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[rerun]'
@@ -84,11 +89,22 @@ rerun: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check "schemathesis>=4.32,<5"
-	$(BIN)/python -m pytest tests/coordinator tests/recording -m fuzz
-	DORA_FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest tests/wire/test_decoders.py --timeout 3600
+	@status=0; \
+	$(LONG_TEST) tests/coordinator tests/recording -m fuzz || status=1; \
+	$(LONG_TEST) tests/wire/test_decoders.py --timeout 3600 || status=1; \
+	exit $$status
 
+# PACKAGES chooses among them, like -k of pytest.
 packages: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/packages tests/tools -m packages
+	$(LONG_TEST) tests/packages tests/tools -m packages -k "$(PACKAGES)"
+
+# Each long test for a moment, so that none of them rots. All of them run, and a failure is reported at the end.
+smoke: $(VENV)/.dev
+	@failed=""; \
+	$(MAKE) stress ROUNDS=2 || failed="$$failed stress"; \
+	$(MAKE) fuzz ROUNDS=2 || failed="$$failed fuzz"; \
+	$(MAKE) packages PACKAGES="pyarrow_assert or every_kind_of_node" || failed="$$failed packages"; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 clean:
 	rm -rf $(VENV) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from commands import needs_a_process, run_command
 from ports import free_port
@@ -88,6 +89,14 @@ class System:
         from dora.daemon.guardian import marked_processes
 
         return marked_processes(dataflow_id)
+
+    def worker(self, dataflow_id: str) -> int:
+        """Return the process of a dataflow: the child of the daemon that has the guardian of its run."""
+        for worker in psutil.Process(self.daemon()).children():
+            for child in worker.children():
+                if dataflow_id in child.cmdline():  # an argument of the guardian
+                    return int(worker.pid)
+        raise AssertionError(f"there is no process of {dataflow_id}")
 
     def end_dataflows(self) -> None:
         """End and forget all dataflows; coordinator and daemon stay."""

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rounds import ROUNDS
 from serving import ObedientDaemon, Serving, serving
 from tokens import TOKEN
 
@@ -169,7 +170,7 @@ def test_a_dataflow_with_any_document_can_be_changed_or_the_change_is_refused(
 @pytest.mark.timeout(900)
 def test_schemathesis(tmp_path: Path) -> None:
     """What reads the document finds no answer that is not in it."""
-    (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
+    (tmp_path / "schemathesis.toml").write_text(CONFIGURATION.format(examples=ROUNDS))
     with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
         daemon = ObedientDaemon(served)
         body = b'{"spec": {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/"}}}'
@@ -199,7 +200,7 @@ seed = 1
 continue-on-failure = true
 
 [generation]
-max-examples = 100
+max-examples = {examples}
 
 [[operations]]
 include-path = "/api/down"
@@ -207,17 +208,17 @@ enabled = false
 
 # `arm` is not what a sequence of requests has just made, and may have been removed by another one.
 [[operations]]
-include-path = "/api/dataflows/{dataflow}/wait"
-parameters = { dataflow = "arm", timeout = 0.01 }
-checks = { ensure_resource_availability = { enabled = false } }
+include-path = "/api/dataflows/{{dataflow}}/wait"
+parameters = {{ dataflow = "arm", timeout = 0.01 }}
+checks = {{ ensure_resource_availability = {{ enabled = false }} }}
 
 [[operations]]
 include-path-regex = "/(stop|restart)$"
-parameters = { dataflow = "arm" }
-checks = { ensure_resource_availability = { enabled = false } }
+parameters = {{ dataflow = "arm" }}
+checks = {{ ensure_resource_availability = {{ enabled = false }} }}
 
 # A dataflow is refused whose inputs name no output; a schema cannot say so.
 [[operations]]
 include-path-regex = "^/api/dataflows$|/changes$"
-checks = { positive_data_acceptance = { enabled = false } }
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 """

@@ -190,7 +190,7 @@ def test_an_event_is_a_mapping() -> None:
 
 def test_an_event_is_equal_to_the_dictionary_of_its_keys() -> None:
     event = an_input(metadata={"a": 1})
-    assert event == event
+    assert event == an_input(metadata={"a": 1})
     assert event == dict(event)
     assert dict(event) == event
     assert (event != dict(event)) is False

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from damaged_files import faults, replaced, without_checksums
 from recorded_files import T0, write_recording
+from rounds import ROUNDS
 
 from dora.cli.main import run_command_line
 from dora.recording.info import trouble
@@ -186,7 +187,7 @@ def test_no_changed_byte_crashes_a_command(recording: Path) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(2, 10))
 def test_no_changed_byte_crashes_a_command_for_long(recording: Path, seed: int) -> None:
-    run_mutations(recording, 2000, seed)
+    run_mutations(recording, 20 * ROUNDS, seed)
 
 
 # ----------------------------------------------------------------------------- cut off

@@ -119,7 +119,8 @@ MOMENTS = ("while it starts", "under traffic", "with all others", "at the stop")
 def test_the_template_is_killed(flow: Arena, moment: str, figure: Figure) -> None:
     numbers, ways, kills = generator(f"template {moment}"), Counter[str](), Counter[str]()
     started = time.monotonic()
-    for _ in range(ROUNDS // len(MOMENTS)):
+    rounds = max(ROUNDS // len(MOMENTS), 1)
+    for _ in range(rounds):
         run = flow.start()
         if moment == "while it starts":
             wait_until(lambda run=run: templates_of(run), "a template")
@@ -142,7 +143,7 @@ def test_the_template_is_killed(flow: Arena, moment: str, figure: Figure) -> Non
         run.wait()
         ways += check(run, flow)
     figure(
-        f"kill the template {moment}: {ROUNDS // len(MOMENTS)} rounds ({counts(kills)}; starts: "
+        f"kill the template {moment}: {rounds} rounds ({counts(kills)}; starts: "
         f"{counts(ways)}) in {time.monotonic() - started:.0f} s"
     )
 

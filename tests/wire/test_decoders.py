@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounds import EXAMPLES
 
 import dora
 from dora.cluster import protocol
@@ -37,7 +37,6 @@ from dora.wire.framing import FrameBuffer, FrameError
 from dora.wire.message import Message, MessageError, pack_head
 from dora.wire.metadata import MetadataError, decode_metadata, encode_metadata
 
-EXAMPLES = int(os.environ.get("DORA_FUZZ_EXAMPLES", "150"))
 quickly = settings(max_examples=EXAMPLES, derandomize=EXAMPLES < 1000, deadline=None)
 
 METADATA = encode_metadata({"a": [1, 2.5, "ä", None, b"q", {"z": [1]}], "t": datetime.now(UTC)})
