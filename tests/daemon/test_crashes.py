@@ -60,7 +60,6 @@ def nothing_left(bench: Bench, dataflow_id: str, processes: list[int]) -> bool:
 
 def test_a_killed_daemon_leaves_neither_processes_nor_files(bench: Bench) -> None:
     driver, dataflow_id, processes = start(bench)
-    wait_until(lambda: guardian_of(driver.pid), "the guardian")
     kill(driver.pid)
     wait_until(lambda: nothing_left(bench, dataflow_id, processes), "the guardian's work")
 
@@ -139,7 +138,6 @@ def test_the_run_of_a_node_is_cleaned_up_after_a_kill_of_the_run_around_it(bench
 
 def test_a_killed_guardian_is_replaced(bench: Bench) -> None:
     driver, dataflow_id, processes = start(bench)
-    wait_until(lambda: guardian_of(driver.pid), "the guardian")
     first = guardian_of(driver.pid)
     assert first is not None
     kill(first)
@@ -150,7 +148,6 @@ def test_a_killed_guardian_is_replaced(bench: Bench) -> None:
 
 def test_the_next_start_cleans_up_after_a_killed_daemon_and_guardian(bench: Bench) -> None:
     driver, dataflow_id, processes = start(bench)
-    wait_until(lambda: guardian_of(driver.pid), "the guardian")
     guardian = guardian_of(driver.pid)
     assert guardian is not None
     os.kill(driver.pid, signal.SIGSTOP)  # else it would start another
@@ -177,7 +174,6 @@ def test_a_run_that_lives_is_not_cleaned_up(bench: Bench) -> None:
 
 def test_a_third_signal_ends_the_daemon_itself(bench: Bench) -> None:
     driver, dataflow_id, processes = start(bench)
-    wait_until(lambda: guardian_of(driver.pid), "the guardian")
     os.kill(driver.pid, signal.SIGSTOP)
     wait_until(lambda: state_of(driver.pid) == b"T", "the daemon to stop")  # else it takes them one by one
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # pending together

@@ -67,6 +67,30 @@ def left_by(flow: Flow, steps: list[str], mark: str) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("command", ["run", "build"])
+def test_a_build_command_ends_with_a_command_that_is_killed(
+    runtime_root: str, tmp_path: Path, command: str
+) -> None:
+    flow = Flow(tmp_path, runtime_root)
+    flow.node(
+        "slow", SINK, build="sh -c 'echo begun; sleep 1000'", inputs={"tick": "dora/timer/millis/100"}
+    )
+    mark = f"KILLED={uuid7()}"
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "dora", command, flow.write()],
+        env={**os.environ, "KILLED": mark.partition("=")[2]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert killed.stdout is not None
+    while "begun" not in (line := killed.stdout.readline()) or "sleep" in line:
+        assert line, "it has ended"
+    killed.kill()
+    killed.communicate()
+    wait_until(lambda: not left_by(flow, [], mark), lambda: f"the end of {left_by(flow, [], mark)}")
+
+
 @pytest.mark.parametrize("way", ["--preload", "--no-preload"])
 def test_a_run_that_is_killed_before_any_step_leaves_nothing(
     runtime_root: str, tmp_path: Path, way: str

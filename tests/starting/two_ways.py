@@ -279,10 +279,6 @@ class Run:
         entries = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         return [entry["msg"] for entry in entries if entry["stream"] == stream]
 
-    def guardian(self) -> int:
-        """Return the process that cleans up if the daemon is killed, 0 if it has not been started yet."""
-        return next((pid for pid in children(self.process.pid) if "guardian.py" in command_of(pid)), 0)
-
     def wait(self) -> int:
         """Wait for its end; return the exit status."""
         status = self.process.wait(PATIENCE)
@@ -383,7 +379,6 @@ def _killed(folder: Path, facts: Path, way: Way, mark: str) -> dict[str, NodeRec
             "the children",
             PATIENCE,
         )
-        wait_until(run.guardian, "the guardian", PATIENCE)
         run.process.kill()
     finally:
         run.close()

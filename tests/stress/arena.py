@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from waiting import TIMEOUT
 
 import dora
 from dora.daemon.guardian import marked_processes
@@ -27,7 +27,6 @@ from dora.daemon.supervisor.result import DataflowResult, LinkReport
 from dora.errors import DoraError
 from dora.recording.mcap.reader import Recording
 
-TIMEOUT = 30.0  # seconds until something counts as hanging
 SHM = "/dev/shm"
 
 # A node that says which events come beside the messages.
@@ -37,14 +36,6 @@ SINK = """
         if event["type"] != "INPUT":
             print(event["type"], event["id"], flush=True)
 """
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
-    """Wait for a condition, within a bound."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.002)
 
 
 def command_of(pid: int) -> list[str]:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from arena import SINK, Arena, account, check_recording, counts, kill, rings_of, wait_until
+from arena import SINK, Arena, account, check_recording, counts, kill, rings_of
 from rounds import FEW, ROUNDS, generator
+from waiting import wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
 

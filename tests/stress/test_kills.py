@@ -9,8 +9,9 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from arena import TIMEOUT, Arena, Running, counts, kill, wait_until
+from arena import Arena, Running, counts, kill
 from rounds import ROUNDS, generator
+from waiting import TIMEOUT, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
 

@@ -20,9 +20,9 @@ from arena import (
     programs_of,
     rings_of,
     script_of,
-    wait_until,
 )
 from rounds import FEW, generator
+from waiting import wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
 
@@ -236,7 +236,6 @@ def test_an_end_while_a_process_is_stopped(flow: Arena, victim: str, end: str, f
         run = flow.start("--grace-duration", "1s")
         wait_for_traffic(run)
         flow.run_ids()
-        wait_until(lambda run=run: run.guardian(), "the guardian")
         pid = run.pid_of(victim)
         os.kill(pid, signal.SIGSTOP)
         time.sleep(random.uniform(0.0, 0.3))

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from arena import TIMEOUT, Arena, account, kill, programs_of, script_of, wait_until, watch_memory
+from arena import Arena, account, kill, programs_of, script_of, watch_memory
 from rounds import SECONDS, generator
+from waiting import TIMEOUT, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(900)]
 

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from arena import Arena, Running, counts, is_template, kill, programs_of, wait_until
+from arena import Arena, Running, counts, is_template, kill, programs_of
 from rounds import FEW, ROUNDS, generator
+from waiting import wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(3600)]
 

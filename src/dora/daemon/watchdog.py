@@ -38,8 +38,8 @@ class Watchdog:
     that, and a child that has not executed its program yet has one, so no child comes too late to be found.
     """
 
-    def __init__(self, run_id: str, run_dir: str) -> None:
-        """``run_id`` marks the processes of the run, which is going to make the directory ``run_dir``."""
+    def __init__(self, run_id: str, run_dir: str = "") -> None:
+        """``run_id`` marks the processes. ``run_dir`` is the directory to be, "": there are no files."""
         self._arguments = (run_id, run_dir, prefix_of(run_dir))
         self._registered: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None

@@ -12,7 +12,6 @@ from typing import Final
 
 import psutil
 
-from dora._paths import run_path
 from dora.cluster.protocol import TemplateView
 from dora.daemon.template.process import BACKLOG, start_template, warm_address
 from dora.daemon.template.state import ask_states
@@ -50,7 +49,7 @@ class WarmTemplates:
                 address = warm_address(interpreter)
                 if not _is_served(address):
                     if self._watchdog is None:
-                        self._watchdog = Watchdog(self._mark, run_path(self._mark))
+                        self._watchdog = Watchdog(self._mark)
                     self._templates[interpreter] = _Kept(interpreter, address, self._mark)
             except (OSError, DoraError) as error:
                 log.warning("no template process can be kept, so nodes start slower: %s", error)

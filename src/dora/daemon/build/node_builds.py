@@ -58,6 +58,7 @@ class NodeBuilds:
         self._options = options
         self._stack = ExitStack()
         self._processes = Processes(options.parallel)
+        self._stack.callback(self._processes.close)
         self._guard = threading.Lock()
         # Two installers must not change the same environment at once.
         self._installing: dict[str | None, threading.Lock] = {}

@@ -12,13 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from dora.daemon.guardian import RUN_ID
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry, Stream
 from dora.daemon.processes.process import why_not_started
 from dora.daemon.supervisor.exits import describe_exit
+from dora.daemon.watchdog import Watchdog
 from dora.daemon.work import BuildProgress, ReadLine, Work
 from dora.dataflow.model import LogLevel
 from dora.errors import BuildError
+from dora.wire.correlation import uuid7
 
 TAIL_LINES = 20
 """How many of the last lines of its output are repeated when a command fails."""
@@ -76,7 +79,8 @@ class Processes:
     ``parallel``: several run at the same time. Their output is mixed, so the error of a failed program
     repeats all that it printed, otherwise only the end. Each program is a process group and ends with the
     processes that it started: a compiler that lives on would keep its output, and so the build, open. A
-    single program stays in the terminal's group, because it may ask there for a passphrase.
+    single program stays in the terminal's group, because it may ask there for a passphrase. A guardian
+    ends all of them if this process is killed.
     """
 
     def __init__(self, parallel: bool = False) -> None:
@@ -84,6 +88,13 @@ class Processes:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
+        self._mark = uuid7()
+        self._watchdog: Watchdog | None = None
+
+    def close(self) -> None:
+        """End the guardian; no program runs any more."""
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
 
     def stop(self) -> None:
         """End all running programs; none can be started afterwards."""
@@ -120,10 +131,12 @@ class Processes:
             with self._lock:
                 if self._stopped:
                     raise Stopped
+                if self._watchdog is None:
+                    self._watchdog = Watchdog(self._mark)
                 process = subprocess.Popen(
                     words,
                     cwd=cwd,
-                    env=env,
+                    env={**env, RUN_ID: self._mark},
                     stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
