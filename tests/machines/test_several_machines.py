@@ -16,6 +16,7 @@ import pytest
 from certificates import certify
 from cluster_system import Spread, spread_over
 from hosts import Host, network
+from rounds import SECONDS
 from waiting import wait_until
 
 pytestmark = pytest.mark.processes
@@ -353,7 +354,7 @@ def enough(system: Spread, dataflow: str) -> int:
     return int(found[1])
 
 
-@pytest.mark.parametrize("seconds", [0.0, pytest.param(60.0, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(SECONDS, marks=pytest.mark.stress)])
 def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float) -> None:
     steady = """
         import os, time

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 from arena import Arena, account, private_memory, watch_memory
 from rounds import ROUNDS, generator
+from waiting import TIMEOUT
 
 import dora
 from dora.daemon.logs.entry import LogEntry
@@ -52,8 +53,13 @@ SLOW_RECEIVER = """
 """
 
 
+def share_of(count: int) -> int:
+    """Return how many of so many messages are sent: a tenth is the least, or no queue is ever full."""
+    return max(count * ROUNDS // 100, count // 10)
+
+
 @pytest.mark.parametrize(
-    ("policy", "queue_size", "count", "size", "work"),
+    ("policy", "queue_size", "usual_count", "size", "work"),
     [
         ("drop_oldest", 10, 1_000_000, 8, 1000),
         ("drop_oldest", 10_000, 1_000_000, 8, 1000),
@@ -63,8 +69,9 @@ SLOW_RECEIVER = """
     ],
 )
 def test_every_message_is_accounted_for_and_memory_is_flat(
-    arena: Arena, figure: Figure, policy: str, queue_size: int, count: int, size: int, work: int
+    arena: Arena, figure: Figure, policy: str, queue_size: int, usual_count: int, size: int, work: int
 ) -> None:
+    count = share_of(usual_count)
     arena.node("sender", SENDER, args=f"{count} {size}", outputs=["out"])
     arena.node(
         "receiver",
@@ -130,7 +137,7 @@ OTHER = """
 
 
 def test_a_receiver_that_keeps_everything(arena: Arena, figure: Figure) -> None:
-    count, size = 500, 1 << 20
+    count, size = share_of(500), 1 << 20
     pressed = {"source": "sender/out", "queue_size": 10, "queue_policy": "backpressure"}
     arena.node("sender", SENDER, args=f"{count} {size}", outputs=["out"])
     arena.node("keeper", KEEPER, inputs={"in": pressed})
@@ -145,7 +152,7 @@ def test_a_receiver_that_keeps_everything(arena: Arena, figure: Figure) -> None:
     (said,) = arena.lines("other")
     received, slowest = said.split()
     assert int(received) == count
-    assert float(slowest) < 2.0, "the other receiver stalled"
+    assert float(slowest) < TIMEOUT, "the other receiver stalled"
     kept = count * size / 2**20
     shared, keeper = max(memory.shared), max(memory.nodes["keeper"])
     assert shared < 80, "32 held and 10 queued samples and their margin"
