@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from system import System, own_system
-from waiting import TIMEOUT, wait_until
+from waiting import TIMEOUT, alive, wait_until
 
 from dora.cluster.agent.warm_templates import WarmTemplates
 from dora.daemon.template.client import ANSWER_TIMEOUT
@@ -48,13 +48,23 @@ def templates(system: System) -> list[dict[str, Any]]:
     return found
 
 
+def named_packages(file: Path, **packages: list[str]) -> str:
+    """Name packages for the nodes of a dataflow file, and return its name."""
+    dataflow = json.loads(file.read_text())
+    for node in dataflow["nodes"]:
+        node |= {"preload": packages[node["id"]]} if node["id"] in packages else {}
+    file.write_text(json.dumps(dataflow))
+    return file.name
+
+
 def test_status_shows_the_template_processes_of_the_machine(system: System) -> None:
     system.dora("up")
     wait_until(lambda: len(templates(system)) == 1, "the template process")
     (base,) = templates(system)
     assert (base["machine"], base["interpreter"], base["packages"]) == ("default", sys.executable, [])
     assert base["starts"] == 0 and base["memory"] > 1 << 20
-    system.start(system.dataflow("arm", a=RUNS, b=HOLDS_MEMORY))
+    system.dataflow("arm", a=RUNS, b=HOLDS_MEMORY)
+    system.start(named_packages(system.folder / "arm.yml", b=["yaml"]))
     base, child = templates(system)
     assert (base["starts"], child["starts"], child["packages"]) == (1, 1, ["yaml"])
     assert child["since"] > base["since"]
@@ -64,6 +74,28 @@ def test_status_shows_the_template_processes_of_the_machine(system: System) -> N
     system.start(system.dataflow("leg", a=RUNS), "--no-preload")
     assert [template["starts"] for template in templates(system)] == [1, 1]
     wait_until(lambda: system.client.dataflows()[0].memory > 64 << 20, "the memory of forked nodes")
+
+
+def test_a_new_template_takes_the_place_of_one_whose_packages_have_changed(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a dataflow runs whose nodes the old one has forked."""
+    packages = system.folder / "site-packages"
+    packages.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(packages), prepend=os.pathsep)
+    system.dora("up")
+    wait_until(lambda: len(templates(system)) == 1, "the template process")
+    (old,) = templates(system)
+    first = system.start(system.dataflow("arm", a=RUNS))
+    (packages / "new.py").write_text("")
+    system.start(system.dataflow("leg", a=RUNS))
+    wait_until(lambda: templates(system), "another template process")
+    (new,) = templates(system)
+    assert new["pid"] != old["pid"] and system.status_of(first) == "Running"
+    system.start(system.dataflow("eye", a=RUNS))
+    assert [template["starts"] for template in templates(system)] == [1]
+    system.dora("stop", first)
+    wait_until(lambda: not alive(old["pid"]), "the end of the old one, with its last node")
 
 
 def test_a_stopped_template_holds_up_no_dataflow(system: System) -> None:

@@ -41,14 +41,13 @@ RECEIVER = """
         else:
             print(event["type"], flush=True)
 """
-# Is restarted again and again; cv2, where it is installed, makes it a node of a second template.
+# Is restarted again and again; one that names a package is a node of a child template.
 SHORT = """
     import os
     import sys
-    {extra}
-    with open(f"/proc/{{os.getppid()}}/cmdline") as file:
+    with open(f"/proc/{os.getppid()}/cmdline") as file:
         way = "forked" if "dora/daemon/template" in file.read() else "plain"
-    open_now = [name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{{name}}")]
+    open_now = [name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
     status = os.getpid() % 5
     print("start", way, ",".join(sorted(open_now)), status, flush=True)
     from dora import Node
@@ -63,8 +62,8 @@ def flow(arena: Arena) -> Arena:
     again = {"restart_policy": "always", "restart_delay": 0.01, "max_restart_delay": 0.05}
     arena.node("sender", SENDER, outputs=["out"])
     arena.node("receiver", RECEIVER, inputs={"in": {"source": "sender/out", "queue_size": 1000}})
-    arena.node("short", SHORT.format(extra=""), **again)
-    arena.node("other", SHORT.format(extra="import scipy.linalg"), **again)
+    arena.node("short", SHORT, **again)
+    arena.node("other", SHORT, preload=["yaml"], **again)
     return arena
 
 

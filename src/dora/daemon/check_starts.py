@@ -16,7 +16,6 @@ import msgspec
 from dora.daemon.event_loop import Loop
 from dora.daemon.processes.launch_spec import CannotSpawn, launch_spec
 from dora.daemon.template.client import ForkedProcess, TemplateClient
-from dora.daemon.template.packages import module_file
 from dora.daemon.template.process import open_template
 from dora.daemon.template.program import INTERPRETER_OPTION, program_of
 from dora.daemon.template.protocol import ForkRequest, Refused
@@ -72,7 +71,7 @@ def _ask(client: TemplateClient, dataflow: Dataflow, node: NodeSpec, found: Foun
         found[node.id] = Refused(reason)
         return False
     address = Address("", node.id, "", 0, data_inputs=False)
-    request = fork_request(dataflow, node, command, spec.process_environment(address), spec.directory)
+    request = fork_request(node, command, spec.process_environment(address), spec.directory)
 
     def on_started(process: ForkedProcess) -> None:
         process.close()
@@ -89,7 +88,6 @@ def _of_empty_program(request: ForkRequest) -> ForkRequest:
     """Return the request for a process that has the same packages, and ends at once."""
     program = program_of([os.fsdecode(word) for word in request.command])
     assert program is not None
-    main = program.script or module_file(program.module)
     command = (sys.executable, INTERPRETER_OPTION, "-m", _EMPTY_PROGRAM)
     return msgspec.structs.replace(
         request,
@@ -98,5 +96,4 @@ def _of_empty_program(request: ForkRequest) -> ForkRequest:
         directory=os.path.dirname(os.path.realpath(program.script))
         if program.script
         else request.directory,
-        sources=(main, *request.sources) if main else request.sources,
     )

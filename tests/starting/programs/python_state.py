@@ -79,6 +79,10 @@ record(
     [logging.root.handlers, logging.root.level, logging.raiseExceptions, logging.lastResort.level],
 )
 record("logging captures warnings", logging._warnings_showwarning is not None)
+with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+    started = int(stat.read().rpartition(")")[2].split()[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    age = float(uptime.read().split()[0]) - started
+record("log records count from the start", logging.makeLogRecord({}).relativeCreated / 1000 < age + 0.05)
 record("loggers", sorted(logging.root.manager.loggerDict))
 record("context", [len(contextvars.copy_context()), repr(decimal.getcontext())])
 record("sockets", socket.getdefaulttimeout())

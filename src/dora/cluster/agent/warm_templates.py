@@ -20,7 +20,7 @@ from dora.errors import DoraError
 from dora.wire.correlation import uuid7
 
 _ANSWER_TIMEOUT: Final = 0.8  # seconds
-_MAX_STARTS: Final = 10  # of one template that is killed again and again
+_MAX_KILLS: Final = 10  # of a template that is killed again and again
 
 log = logging.getLogger("dora.daemon")
 
@@ -68,36 +68,54 @@ class WarmTemplates:
 
 
 class _Kept:
-    """One warm template process: started again when it was killed, and not when it was idle too long."""
+    """One warm template process: started again when it was killed, and not when it was idle too long.
+
+    When an installed package has changed, a new process takes its place at once. The old one stays for the
+    nodes that it has forked.
+    """
 
     def __init__(self, interpreter: str, path: str, mark: str) -> None:
         """Start it, with its socket at a path, marked for its guardian; raises ``OSError``."""
         self._interpreter = interpreter
         self._mark = mark
         self._path = path
-        self._starts = 0
-        self._process = self._start()
+        self._old: list[subprocess.Popen[bytes]] = []
+        self._start()
         self.is_there = True
         self._watching = asyncio.create_task(self._watch())
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._starts += 1
+    def _start(self) -> None:
         _remove(self._path)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(self._path)
-            os.chmod(self._path, 0o600)
-            listener.listen(BACKLOG)
-            return start_template(listener, self._interpreter, run_id=self._mark)
+        self._retired, theirs = os.pipe()
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+                listener.bind(self._path)
+                os.chmod(self._path, 0o600)
+                listener.listen(BACKLOG)
+                self._process = start_template(listener, self._interpreter, [theirs], run_id=self._mark)
+        except OSError:
+            os.close(self._retired)
+            raise
+        finally:
+            os.close(theirs)
 
     async def _watch(self) -> None:
+        kills = 0
         while True:
             process = self._process
-            status = await _ended(process)
-            if not status or self._starts == _MAX_STARTS:
-                break
-            log.warning("template process %d ended with status %d; a new one starts", process.pid, status)
+            if await _retires(self._retired):
+                self._old = [one for one in [*self._old, process] if one.poll() is None]
+                log.info("an installed package has changed, so a new template process starts")
+            else:
+                status = process.wait()
+                kills += 1
+                if not status or kills == _MAX_KILLS:
+                    break
+                log.warning(
+                    "template process %d ended with status %d; a new one starts", process.pid, status
+                )
             try:
-                self._process = self._start()
+                self._start()
             except OSError as error:
                 log.warning("no template process can be started: %s", error)
                 break
@@ -119,23 +137,26 @@ class _Kept:
 
     async def close(self) -> None:
         self._watching.cancel()
-        self._process.kill()
-        self._process.wait()
+        for process in [*self._old, self._process]:
+            process.kill()
+            process.wait()
         _remove(self._path)
 
 
-async def _ended(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit status of a process once it has ended."""
+async def _retires(pipe: int) -> bool:
+    """Wait until a template process accepts no more nodes, or ends, and return whether it lives on.
+
+    ``pipe`` is the one in which it says so; it is closed then.
+    """
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    pidfd = os.pidfd_open(process.pid)
-    loop.add_reader(pidfd, ended.set)
+    written = asyncio.Event()
+    loop.add_reader(pipe, written.set)
     try:
-        await ended.wait()
+        await written.wait()
+        return bool(os.read(pipe, 1))
     finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-    return process.wait()
+        loop.remove_reader(pipe)
+        os.close(pipe)
 
 
 def _is_served(path: str) -> bool:

@@ -226,7 +226,7 @@ class NodeProcesses:
             start_plainly(Refused(reason))
         else:
             start.pending = self._template.start(
-                fork_request(start.dataflow, node, command, environment, spec.directory),
+                fork_request(node, command, environment, spec.directory),
                 lambda process: self._started(start, process),
                 start_plainly,
             )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import random
 import re
+import resource
 import sys
+import sysconfig
 import time
 import tokenize
 from collections.abc import Mapping
 from importlib.machinery import all_suffixes
 from typing import Final
 
-from dora.daemon.template.context import is_read_early, read_link
-from dora.daemon.template.packages import is_installed, site_folders
+import dora
+from dora.daemon.template.context import LIMITS, is_read_early, read_link, umask
 
-_OF_THE_RUN: Final = "DORA_"  # a node reads these itself
+_OF_THE_RUN: Final = b"DORA_"  # a node reads these itself
 
 
 def different_variable(
@@ -29,9 +33,14 @@ def different_variable(
         if len(values) == 2:
             text = os.fsdecode(name)
             is_early = any(is_read_early(text, os.fsdecode(value)) for value in values if value is not None)
-            if not text.startswith(_OF_THE_RUN) and (text in read or is_early):
+            if not is_of_the_run(name) and (text in read or is_early):
                 return text
     return ""
+
+
+def is_of_the_run(variable: bytes) -> bool:
+    """Return whether a variable is one by which dora tells a node about its run."""
+    return variable.startswith(_OF_THE_RUN)
 
 
 def shadowed_module(folder: str) -> str:
@@ -79,6 +88,21 @@ def is_python_text(path: str) -> bool:
 LOOK_EVERY: Final = 0.2
 
 
+def _site_folders() -> list[str]:
+    """Return the folders of installed packages on ``sys.path``."""
+    return [folder for folder in sys.path if folder.endswith(("site-packages", "dist-packages"))]
+
+
+_INSTALLED: Final = tuple(
+    os.path.join(folder, "")
+    for folder in {
+        *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")),
+        *_site_folders(),
+        os.path.dirname(dora.__file__),
+    }
+)
+
+
 class PackageFiles:
     """The files of what was imported, to notice that a package was installed or changed since."""
 
@@ -99,7 +123,7 @@ class PackageFiles:
     def _now(self) -> dict[str, int]:
         files = {file for module in list(sys.modules.values()) if (file := _file_of(module))}
         # A package that is installed, removed or upgraded changes the folder.
-        return {path: _time(path) for path in [*site_folders(), *files]}
+        return {path: _time(path) for path in [*_site_folders(), *files]}
 
 
 def _file_of(module: object) -> str | None:
@@ -107,7 +131,8 @@ def _file_of(module: object) -> str | None:
     if not isinstance(file, str):
         return None
     # Those of Python itself do not change below a running system.
-    return file if "site-packages" in file or "dist-packages" in file or not is_installed(file) else None
+    is_installed = os.path.abspath(file).startswith(_INSTALLED)
+    return file if "site-packages" in file or "dist-packages" in file or not is_installed else None
 
 
 def _time(path: str) -> int:
@@ -118,7 +143,7 @@ def _time(path: str) -> int:
 
 
 class Traces:
-    """Threads and descriptors of this process: what an import may leave, and a fork would not copy well.
+    """What an import may leave in this process, and a fork would lose, share with others or copy badly.
 
     The threads of OpenBLAS are fine: it ends them before a fork, and starts them again.
     """
@@ -127,19 +152,60 @@ class Traces:
         self._threads = len(os.listdir("/proc/self/task"))
         self._descriptors = _descriptors()
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-            self._openblas = frozenset(re.findall(r"/\S*openblas\S*", file.read()))
+            maps = file.read()
+        self._openblas = frozenset(re.findall(r"/\S*openblas\S*", maps))
+        self._shared = frozenset(re.findall(r"^\S+ rw.s .*", maps, re.MULTILINE))
+        self._generators = _generators()
+        self._settings = _settings()
 
     def left_since(self, before: Traces) -> str:
-        """Return what was added since, as half a sentence; "" if nothing was."""
+        """Return what was added or changed since, as half a sentence; "" if nothing was."""
         for descriptor, target in self._descriptors.items():
             if before._descriptors.get(descriptor) != target:
                 return f"opens {target}"
         libraries = len(self._openblas - before._openblas)
         fine = libraries * (os.cpu_count() or 1)
-        return "starts threads" if self._threads > before._threads + fine else ""
+        if self._threads > before._threads + fine:
+            return "starts threads"
+        if self._shared - before._shared:
+            return "makes shared memory"
+        if self._generators > before._generators:
+            return "makes a generator of random numbers"
+        changed = [name for name, value in self._settings.items() if before._settings[name] != value]
+        return f"changes the {changed[0]} of the process" if changed else ""
 
 
 def _descriptors() -> dict[int, str]:
     folder = "/proc/self/fd"
     targets = {int(name): read_link(f"{folder}/{name}") for name in os.listdir(folder)}
     return {descriptor: target for descriptor, target in targets.items() if target}
+
+
+def _generators() -> int:
+    """Return how many generators of random numbers there are: all forks would get the same numbers.
+
+    The global ones of ``random`` and NumPy are left out, since each fork seeds them again, and objects of
+    earlier imports, which are exempt from garbage collection.
+    """
+    kinds: tuple[type, ...] = (random.Random,)
+    renewed = {id(random._inst)}
+    if (numpy := sys.modules.get("numpy.random")) is not None:
+        kinds = (*kinds, numpy.BitGenerator)
+        renewed.add(id(numpy.mtrand._rand._bit_generator))
+    return sum(
+        issubclass(type(item), kinds)
+        and not issubclass(type(item), random.SystemRandom)
+        and id(item) not in renewed
+        for item in gc.get_objects()
+    )
+
+
+def _settings() -> dict[str, object]:
+    """Return what a start sets, so that a change by an import would be lost."""
+    return {
+        "working folder": os.getcwd(),
+        "umask": umask(),
+        "limits": [resource.getrlimit(number) for number in LIMITS],
+        "priority": (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)),
+        "processors": os.sched_getaffinity(0),
+    }

@@ -5,25 +5,28 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from traceback import format_exception
 from types import TracebackType
 
 from dora.daemon.template.checks import PackageFiles, Traces
+from dora.daemon.template.children import kill_descendants
 from dora.daemon.template.forked import memory_layout, remember_modules
 from dora.daemon.template.protocol import Refused
+from dora.daemon.template.variables import Variables, variables
 
 
 class Imports:
     """The packages that a template has imported, and the traces of that in the process.
 
-    ``reads`` are the variables that were read meanwhile, ``printed`` is what was printed, ``files`` notice
-    changes of packages, and ``refusal`` says why no process can be forked after these imports, if so.
+    ``reads`` are the variables that were read meanwhile, ``changes`` the variables that were changed,
+    ``printed`` is what was printed, ``files`` notice changes of packages, and ``refusal`` says why no
+    process can be forked after these imports, if so.
     """
 
     def __init__(self) -> None:
         self.reads: frozenset[str] = frozenset()
+        self.changes = Variables({}, {})
         self.printed = b""
         self.refusal = Refused("")
         self.files: PackageFiles  # after the first ones
@@ -31,18 +34,21 @@ class Imports:
     def load(self, names: Sequence[str], named: Mapping[str, str]) -> None:
         """Import packages; ``named`` are those that a dataflow names, and where."""
         name = ""
-        before = Traces()
+        before, variables_before = Traces(), variables()
         record = _Output()
         with _ReadVariables() as read:
             try:
                 for name in names:
-                    _import(name)
+                    importlib.import_module(name)
             except BaseException as error:  # noqa: BLE001 - a package may raise anything
-                self.refusal = _failed_import(name, error, named.get(name, ""))
+                self.refusal = _failed_import(name, error, named)
         self.printed += record.finish()
         self.reads |= read.names
-        if not self.refusal.reason and (left := Traces().left_since(before)):
-            self.refusal = Refused(f"importing {_shown(names)} {left}")
+        new = variables().since(variables_before)
+        self.changes = Variables(self.changes.python | new.python, self.changes.compiled | new.compiled)
+        left = "starts processes" if kill_descendants(os.getpid()) else Traces().left_since(before)
+        if left and not self.refusal.reason:
+            self.refusal = fault_of(names, left, named)
         self.files = PackageFiles()
         remember_modules()
         memory_layout()
@@ -50,38 +56,22 @@ class Imports:
         gc.freeze()
 
 
-def _import(name: str) -> None:
-    """Import what "module:name" says, as ``from module import name`` does."""
-    module, _, attribute = name.partition(":")
-    imported = importlib.import_module(module)
-    if attribute and attribute != "*" and not hasattr(imported, attribute):
-        try:
-            importlib.import_module(f"{module}.{attribute}")
-        except ModuleNotFoundError as error:
-            if error.name != f"{module}.{attribute}":
-                raise
+def fault_of(names: Sequence[str], what: str, named: Mapping[str, str]) -> Refused:
+    """Return that importing modules does something, with the place of the first that the dataflow names."""
+    place = next((named[name] for name in names if name in named), "")
+    return Refused(f"importing {', '.join(package_names(names) or names)} {what}", place)
 
 
-def is_loaded(name: str) -> bool:
-    module, _, attribute = name.partition(":")
-    if (loaded := sys.modules.get(module)) is None:
-        return False
-    return attribute in ("", "*") or hasattr(loaded, attribute)
-
-
-def is_of_python(name: str) -> bool:
-    return name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names
-
-
-def _failed_import(name: str, error: BaseException, place: str) -> Refused:
+def _failed_import(name: str, error: BaseException, named: Mapping[str, str]) -> Refused:
     """Return why an import has failed; with the traceback if the dataflow names the package."""
-    reason = f"importing {_shown([name])} fails: {type(error).__name__}: {error}"
-    if not place:
-        return Refused(reason)
+    refused = fault_of([name], f"fails: {type(error).__name__}: {error}", named)
+    if not refused.place:
+        return refused
     traceback = error.__traceback__
     while traceback is not None and not _is_of_a_package(traceback):
         traceback = traceback.tb_next
-    return Refused(reason, place, "".join(format_exception(type(error), error, traceback)))
+    fault = "".join(format_exception(type(error), error, traceback))
+    return Refused(refused.reason, refused.place, fault)
 
 
 def _is_of_a_package(traceback: TracebackType) -> bool:
@@ -90,13 +80,9 @@ def _is_of_a_package(traceback: TracebackType) -> bool:
     return file != __file__ and not file.startswith("<frozen importlib") and "importlib" not in file
 
 
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(package_names(names) or names)
-
-
 def package_names(modules: Iterable[str]) -> list[str]:
     """Return the packages of modules, other than dora."""
-    names = dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in modules)
+    names = dict.fromkeys(name.partition(".")[0] for name in modules)
     return [name for name in names if name != "dora"]
 
 

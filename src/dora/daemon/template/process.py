@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from dora._paths import runtime_root
@@ -41,10 +42,12 @@ class OwnTemplate:
     def __init__(self, run_id: str) -> None:
         """Start it, marked as a process of a run, "": of none; raises ``OSError``."""
         self._run_id = run_id
+        self._before: list[subprocess.Popen[bytes]] = []  # they may have processes whose ends they tell
         self._start()
 
     def renew(self) -> None:
-        self.close()
+        self.connection.close()
+        self._before.append(self._process)
         self._start()
 
     def _start(self) -> None:
@@ -60,8 +63,9 @@ class OwnTemplate:
 
     def close(self) -> None:
         self.connection.close()
-        self._process.kill()
-        self._process.wait()
+        for process in [*self._before, self._process]:
+            process.kill()
+            process.wait()
 
 
 class WarmTemplate:
@@ -106,30 +110,37 @@ def open_template(*, start: bool, run_id: str = "") -> TemplateConnection | None
 
 
 def start_template(
-    served: socket.socket, interpreter: str = sys.executable, *, run_id: str = ""
+    served: socket.socket,
+    interpreter: str = sys.executable,
+    retired: Sequence[int] = (),
+    *,
+    run_id: str = "",
 ) -> subprocess.Popen[bytes]:
     """Start a template process that serves a connection, or those that a socket accepts.
 
-    It ends when the thread that calls this does. With a run's id, the guardian of the run kills it, and the
-    templates that it has forked, also while they are stopped. Raises ``OSError``.
+    It ends when the thread that calls this does. Into the pipe ``retired``, if any, it writes a byte when
+    it accepts no more connections, because a package was changed. With a run's id, the guardian of the run
+    kills it, and the templates that it has forked, also while they are stopped. Raises ``OSError``.
     """
     nowhere, output = os.pipe()  # no file: streams of Python know whether they can seek
     os.close(nowhere)
     try:
-        return _execute(served, interpreter, output, run_id)
+        return _execute(interpreter, [served.fileno(), *retired], output, run_id)
     finally:
         os.close(output)
 
 
-def _execute(served: socket.socket, interpreter: str, output: int, run_id: str) -> subprocess.Popen[bytes]:
+def _execute(
+    interpreter: str, descriptors: Sequence[int], output: int, run_id: str
+) -> subprocess.Popen[bytes]:
     mark = {RUN_ID: run_id} if run_id else {}
     return subprocess.Popen(
-        [interpreter, "-u", PROGRAM, str(served.fileno())],
+        [interpreter, "-u", PROGRAM, *map(str, descriptors)],
         env={**_VARIABLES, **os.environ, "PYTHONUNBUFFERED": "1", **mark},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        pass_fds=(served.fileno(),),
+        pass_fds=descriptors,
         process_group=0,
         cwd="/",
     )

@@ -18,6 +18,7 @@ from dora.dataflow.model import Scheduling
 from dora.wire.decoders import DecodeError, msgpack_decoder
 
 DESCRIPTORS: Final = 4
+CHANNEL: Final = 3  # its place among them
 MAX_ANSWER: Final = 1 << 16  # bytes
 STATE: Final = b"state"  # sent without descriptors: the template answers with `TemplateState` of each
 REAP: Final = b"reap"  # sent on the channel: the daemon has killed the process group
@@ -33,7 +34,6 @@ class ForkRequest(msgspec.Struct, frozen=True):
     umask: int
     limits: dict[int, tuple[int, int]]  # resource → soft and hard limit
     context: str  # of the daemon, see `dora.daemon.template.checks.context`
-    sources: tuple[str, ...]  # the user's files that the process is going to run
     modules: tuple[str, ...]  # of dora, that the process is going to need beside those of every node
     preload: tuple[tuple[str, str], ...]  # packages that the dataflow names, and their places in its file
 
@@ -122,7 +122,7 @@ def read_request(memory: int) -> ForkRequest:
 
 
 def send_answer(channel: socket.socket, answer: Answer) -> bool:
-    """Send an answer; return False if the daemon has given up the start."""
+    """Send an answer; return False if nobody wants it any more."""
     try:
         channel.send(_encode(answer))
     except OSError:

@@ -10,11 +10,10 @@ from typing import Final
 
 from msgspec import structs
 
-from dora.daemon.processes.programs import program_path
 from dora.daemon.template.context import LIMITS, context, umask
 from dora.daemon.template.program import program_of
 from dora.daemon.template.protocol import ForkRequest
-from dora.dataflow.model import Dataflow, NodeSpec, Scheduling, TimerSource
+from dora.dataflow.model import NodeSpec, Scheduling, TimerSource
 
 _ARRAYS: Final = "dora.node.arrays_before_fork"  # by name, because the daemon shares no code with nodes
 
@@ -33,16 +32,12 @@ def why_plain(node: NodeSpec, command: Sequence[str]) -> str:
 
 
 def fork_request(
-    dataflow: Dataflow,
     node: NodeSpec,
     command: Sequence[str],
     environment: Mapping[str, str],
     directory: str,
 ) -> ForkRequest:
     """Return the request for the process of a node."""
-    sources = [
-        program_path(dataflow, node, operator.python) for operator in node.operators if operator.python
-    ]
     return ForkRequest(
         command=tuple(map(os.fsencode, command)),
         environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
@@ -51,7 +46,6 @@ def fork_request(
         umask=umask(),
         limits={number: resource.getrlimit(number) for number in LIMITS},
         context=context(),
-        sources=tuple(sources),
         modules=(_ARRAYS,) if _has_messages(node) else (),
         preload=tuple((package.name, package.place) for package in node.preload or ()),
     )

@@ -1,33 +1,36 @@
 """The template process: a server that forks nodes.
 
-The *base* template has imported dora and what nearly every node needs. A program that imports further
-packages is forked by a template of its own, a fork of the base that has imported just these. So a node
-finds no package loaded that it does not import.
+The *base* template has imported dora and what nearly every node needs. Nodes for which the dataflow names
+further packages are forked by a *child template*, a fork of the base that has imported these. So a node
+finds no package loaded that the dataflow does not name for it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import importlib.util
 import os
 import re
-import resource
 import select
-import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from types import ModuleType
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
-from dora.daemon.template.checks import different_variable, is_python_text, shadowed_module
+from dora.daemon.template.checks import different_variable, is_of_the_run, is_python_text, shadowed_module
+from dora.daemon.template.children import (
+    MAX_CHILDREN,
+    ChildTemplate,
+    Wanted,
+    adopt_orphans,
+    close_all,
+    crash_of,
+    end_with_parent,
+    kill_with_descendants,
+)
 from dora.daemon.template.context import context
-from dora.daemon.template.forked import become, rehearse, run
-from dora.daemon.template.imports import Imports, is_loaded, is_of_python, package_names
-from dora.daemon.template.packages import module_file, packages_of
-from dora.daemon.template.process import BACKLOG, peer
+from dora.daemon.template.imports import Imports, fault_of, package_names
+from dora.daemon.template.process import peer
 from dora.daemon.template.program import PythonProgram, program_of
 from dora.daemon.template.protocol import (
     ExitStatus,
@@ -36,34 +39,20 @@ from dora.daemon.template.protocol import (
     Refused,
     pass_on,
     read_request,
+    receive_answer,
     receive_descriptors,
     send_answer,
 )
 from dora.daemon.template.state import TemplateState, encode_states
+from dora.daemon.template.variables import change_variables, set_variables
 
-# `dora.Node` and the first messages load these. By name, because the daemon shares no code with nodes.
-BASE: Final = (
-    "dora",
-    "dora.node.node",
-    "numpy",
-    "numpy.ma",  # by the first array that is made of NumPy's
-    "pyarrow",
-    "iceoryx2",
-    "dora.transport.shm.iceoryx2",
-    "dora.node.before_fork",
-    *("argparse", "dataclasses", "json", "pathlib"),  # by many programs
-)
-# Modules whose function `warm_up` makes what nodes make at their start.
-WARM_UPS: Final = ("dora.node.before_fork", "dora.node.arrays_before_fork")
-READY: Final = b"ready"
-UNFIT: Final = b"unfit"  # it is ready to say why it can fork nothing
 IDLE_TIMEOUT: Final = 600.0  # seconds
 MEMORY_NEEDED: Final = 0.05  # of the memory of the machine has to be available to keep an idle template
 IDLE_BEFORE_SPARE: Final = 0.03  # seconds without a request, so that nodes that start have the processors
 SWEEP: Final = 1.0  # seconds between two looks for ended processes that no daemon asks about
 
 
-class _InNewProcess(Exception):
+class InNewProcess(Exception):
     """This is a forked process: it waits for the program that it is to run, or is a template of its own."""
 
     def __init__(self, becomes: socket.socket | Template) -> None:
@@ -78,37 +67,29 @@ class _Spare(NamedTuple):
     pid: int
 
 
-class _ChildTemplate:
-    """A template of more packages, as the base knows it."""
-
-    def __init__(self, connection: socket.socket, pid: int) -> None:
-        self.connection = connection
-        self.pid = pid
-        self.ready = False  # it has imported its packages
-        self.starts = 0
-        self.since = time.time()
-
-
 class Template:
     """One template process.
 
     ``served`` brings requests, or connections that do. The process ends with the connection, when its
     processes have ended or nobody asks about them; one that accepts connections ends when it was idle for a
-    while. ``packages`` are those that it imports, ``named`` those of them that a dataflow names, and where.
-    ``before`` are the imports of the template that has forked this one; the base has none.
+    while. ``environment`` is the one in which it imports ``wanted``; ``named`` are those modules of it that
+    a dataflow names, with their places. ``before`` are the imports of the base, in a child template.
+    ``retired`` is the pipe, if any, in which the base says that it accepts no more connections.
     """
 
     def __init__(
         self,
         served: socket.socket,
         environment: dict[bytes, bytes],
-        packages: Sequence[str],
+        wanted: Wanted,
         named: Mapping[str, str],
         before: Imports | None = None,
+        retired: Sequence[int] = (),
     ) -> None:
         self._environment = environment
-        self._packages = packages
+        self._wanted = wanted
         self._named = named
+        self._retired = retired
         self._is_base = before is None
         self._imports = before or Imports()
         self._listener: socket.socket | None = None
@@ -116,8 +97,7 @@ class Template:
         self._connections: dict[int, socket.socket] = {}
         self._channels: dict[int, tuple[socket.socket, int]] = {}  # of processes that have not been reaped
         self._unasked: list[int] = []  # processes that nobody will ask about
-        self._child_templates: dict[tuple[str, ...], _ChildTemplate] = {}
-        self._unfit: set[tuple[str, ...]] = set()  # packages of those that can fork nothing
+        self._children: dict[Wanted, ChildTemplate] = {}  # the one that was used last comes last
         self._spare: _Spare | None = None
         self._wants_spare = True
         if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -136,23 +116,37 @@ class Template:
         self._poll.register(connection, select.POLLIN)
 
     @property
-    def printed(self) -> bytes:
-        """The output of its packages while they were imported."""
-        return self._imports.printed
+    def imports(self) -> Imports:
+        """What it has imported."""
+        return self._imports
 
     def load(self) -> None:
-        """Import the packages; tell the base, if this is another one."""
-        self._imports.load(self._packages, self._named)
+        """Import what is wanted. One that is not the base tells it, and ends if it can fork nothing."""
+        adopt_orphans(True)  # of the processes that packages start, to find all of them
+        try:
+            if self._wanted.directory:
+                set_variables(self._wanted.environment)
+                change_variables(self._imports.changes)
+                time.tzset()
+                os.chdir(self._wanted.directory)
+            self._imports.load(self._wanted.modules, self._named)
+            os.chdir("/")
+        except OSError as error:
+            self._imports.refusal = Refused(f"{self._wanted.directory} cannot be used: {error.strerror}")
+        adopt_orphans(False)
         if not self._is_base:
-            for connection in self._connections.values():
-                connection.send(UNFIT if self._imports.refusal.reason else READY)
+            (connection,) = self._connections.values()
+            if not send_answer(connection, self._imports.refusal) or self._imports.refusal.reason:
+                os._exit(0)
+            end_with_parent(False)
 
     # ------------------------------------------------------------------- the loop
 
     def serve(self) -> None:
-        """Fork processes until nobody needs this one. Raises `_InNewProcess` in each new process."""
+        """Fork processes until nobody needs this one. Raises `InNewProcess` in each new process."""
         while self._connections or self._channels or self._is_kept():
             self._reap_unasked()
+            self._end_hung_imports()
             ready = [descriptor for descriptor, _ in self._poll.poll(self._patience())]
             if not ready:
                 self._fork_ahead()
@@ -166,13 +160,14 @@ class Template:
                 elif self._spare is not None and descriptor == self._spare.connection.fileno():
                     self._drop_spare()  # somebody has killed it
                 else:
-                    self._on_child_template(descriptor)
+                    self._on_child(descriptor)
 
     def _patience(self) -> float | None:
         """Return the milliseconds until there is something to do even if nothing happens."""
         if self._wants_spare:
             return IDLE_BEFORE_SPARE * 1000
-        return SWEEP * 1000 if self._unasked or self._listener else None
+        is_importing = any(child.is_importing for child in self._children.values())
+        return SWEEP * 1000 if self._unasked or self._listener or is_importing else None
 
     def _is_kept(self) -> bool:
         """Return whether this process waits for connections, without any now."""
@@ -181,18 +176,21 @@ class Template:
         return time.monotonic() - self._busy < IDLE_TIMEOUT
 
     def _retire(self) -> None:
-        """Accept no more. The daemon of the machine starts a new base, the base one of more packages."""
-        if self._listener is not None:
-            self._poll.unregister(self._listener)
-            self._listener.close()
-            self._listener = None
+        """Take no more requests; end when the processes that were forked have ended.
+
+        Whoever has a connection then asks a new template. The daemon of the machine starts one at once.
+        """
+        for pipe in self._retired:
+            os.write(pipe, b"r")
+        for item in [*self._connections.values(), *([self._listener] if self._listener else [])]:
+            self._poll.unregister(item)
+            item.close()
+        self._connections.clear()
+        self._listener = None
+        for wanted in list(self._children):
+            self._drop_child(wanted)
         self._drop_spare()
         self._wants_spare = False
-        if not self._is_base:
-            for connection in self._connections.values():
-                self._poll.unregister(connection)
-                connection.close()
-            self._connections.clear()
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -224,14 +222,15 @@ class Template:
         try:
             self._on_request(descriptors)
         finally:
-            for descriptor in descriptors:
-                _close(descriptor)
+            close_all(descriptors)
 
     def _report(self, connection: socket.socket) -> None:
         """Answer with the states of this template and of those that it has forked."""
         states = [TemplateState(os.getpid(), [], self._starts, self._since)]
-        for packages, child in self._child_templates.items():
-            states.append(TemplateState(child.pid, package_names(packages), child.starts, child.since))
+        for wanted, child in self._children.items():
+            if not child.refusal.reason:
+                names = package_names(wanted.modules)
+                states.append(TemplateState(child.pid, names, child.starts, child.since))
         try:
             connection.send(encode_states(states))
         except OSError:
@@ -246,9 +245,9 @@ class Template:
                 program = program_of([os.fsdecode(word) for word in request.command])
                 refusal = self._why_refused(request, program)
                 if program is not None and not refusal.reason:
-                    named = {f"{name}:": place for name, place in request.preload}
-                    if missing := self._missing(request, program, named):
-                        refusal = self._hand_on(missing, named, descriptors, channel)
+                    wanted = self._wanted_by(request)
+                    if wanted.modules:
+                        refusal = self._hand_on(wanted, dict(request.preload), descriptors, channel)
                     else:
                         self._fork(descriptors, channel)
             except ValueError as error:
@@ -283,23 +282,19 @@ class Template:
             return Refused(f"a file in its folder has the name of the module `{name}`")
         return Refused("")
 
-    def _missing(
-        self, request: ForkRequest, program: PythonProgram, named: Iterable[str]
-    ) -> tuple[str, ...]:
-        """Return what has to be imported before the program can be forked.
-
-        That is nothing for modules of Python alone: the program imports them faster than one more template.
-        """
+    def _wanted_by(self, request: ForkRequest) -> Wanted:
+        """Return what has to be imported before the process can be forked; no modules if nothing has."""
         if not self._is_base:
-            return ()
-        script = os.path.join(request.directory, program.script)
-        main = module_file(program.module) if program.module else script
-        sources = [main, *request.sources] if main else request.sources
-        # Without what dora needs, the process imports it by itself: a fork all the same.
-        modules = [name for name in request.modules if (name,) not in self._unfit]
-        names = [*modules, *packages_of(sources, [request.directory]), *named]
-        missing = tuple(dict.fromkeys(name for name in names if not is_loaded(name)))
-        return missing if any(name in named or not is_of_python(name) for name in missing) else ()
+            return Wanted(())
+        modules = tuple(name for name in request.modules if name not in sys.modules)
+        refused = self._children.get(Wanted(modules))
+        if refused is not None and refused.refusal.reason:
+            modules = ()  # without what dora needs, the process imports it by itself: a fork all the same
+        named = [name for name, _ in request.preload if name not in sys.modules]
+        if not named:
+            return Wanted(modules)
+        environment = [pair for pair in request.environment if not is_of_the_run(pair)]
+        return Wanted(tuple(dict.fromkeys([*modules, *named])), tuple(environment), request.directory)
 
     # ------------------------------------------------------------------- processes
 
@@ -329,14 +324,14 @@ class Template:
                     pass  # this machine has no room now; the next request tries again
 
     def _fork_spare(self) -> _Spare:
-        """Fork a process that waits for a request. Raises `_InNewProcess` there, ``OSError`` here."""
+        """Fork a process that waits for a request. Raises `InNewProcess` there, ``OSError`` here."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             pid = os.fork()
             if not pid:
                 self._forget_everything()
                 ours.close()
-                raise _InNewProcess(socket.socket(fileno=theirs.detach()))
+                raise InNewProcess(socket.socket(fileno=theirs.detach()))
             connection = socket.socket(fileno=ours.detach())
         self._poll.register(connection, select.POLLIN)
         return _Spare(connection, pid)
@@ -370,62 +365,80 @@ class Template:
             *([self._listener] if self._listener is not None else []),
             *self._connections.values(),
             *(channel for channel, _ in self._channels.values()),
-            *(child.connection for child in self._child_templates.values()),
             *([self._spare.connection] if self._spare is not None else []),
         ]
         for item in sockets:
             item.close()
+        for child in self._children.values():
+            child.close()
+        close_all(self._retired)
 
     # ------------------------------------------------------------------- templates of more packages
 
     def _hand_on(
-        self,
-        missing: tuple[str, ...],
-        named: dict[str, str],
-        descriptors: list[int],
-        channel: socket.socket,
+        self, wanted: Wanted, named: dict[str, str], descriptors: list[int], channel: socket.socket
     ) -> Refused:
-        """Pass a request on to the template that has imported more packages."""
-        child = self._child_templates.get(missing) or self._fork_child_template(missing, named)
-        send_answer(channel, PassedOn(child.pid, importing=not child.ready))  # before its answer
-        try:
-            pass_on(child.connection, descriptors)
-        except OSError as error:
-            return Refused(f"the template of its packages cannot be reached: {error}")
-        child.starts += 1
-        return Refused("")
+        """Pass a request on to the template that imports what it wants."""
+        child = self._children.pop(wanted, None) or self._fork_child(wanted, named)
+        self._children[wanted] = child
+        if child.refusal.reason:
+            return child.refusal
+        send_answer(channel, PassedOn(child.pid, importing=child.is_importing))  # before its answer
+        return child.take(descriptors)
 
-    def _fork_child_template(self, packages: tuple[str, ...], named: dict[str, str]) -> _ChildTemplate:
+    def _fork_child(self, wanted: Wanted, named: dict[str, str]) -> ChildTemplate:
+        if len(self._children) >= MAX_CHILDREN:
+            self._drop_child(next(iter(self._children)))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid:
             theirs.close()
-            child = self._child_templates[packages] = _ChildTemplate(ours, pid)
             self._poll.register(ours, select.POLLIN)
-            return child
+            return ChildTemplate(ours, pid, named)
         ours.close()
         self._forget_everything()
-        raise _InNewProcess(Template(theirs, self._environment, packages, named, self._imports))
+        end_with_parent(True)  # until it has imported them; then it stays for its nodes
+        pairs = dict(pair.partition(b"=")[::2] for pair in wanted.environment)
+        raise InNewProcess(Template(theirs, pairs or self._environment, wanted, named, self._imports))
 
-    def _on_child_template(self, descriptor: int) -> None:
-        found = [
-            item for item in self._child_templates.items() if item[1].connection.fileno() == descriptor
-        ]
+    def _on_child(self, descriptor: int) -> None:
+        """Take the answer of a template that has imported its packages, or notice its end."""
+        found = [item for item in self._children.items() if item[1].connection.fileno() == descriptor]
         if not found:
             return  # the event was that of an earlier descriptor with this number
-        packages, child = found[0]
+        wanted, child = found[0]
         try:
-            answer = child.connection.recv(16)
-        except OSError:
-            answer = b""
-        child.ready = bool(answer)
-        if answer == UNFIT:
-            self._unfit.add(packages)
-        if not child.ready:
+            answer = receive_answer(child.connection)
+        except BlockingIOError:
+            return
+        if isinstance(answer, Refused) and not answer.reason:
+            child.has_imported()
+        elif isinstance(answer, Refused):
+            self._end_child(child, answer)
+        elif child.is_importing and (crash := crash_of(child.pid)):
+            self._end_child(child, fault_of(wanted.modules, f"ends the process: {crash}", child.named))
+        else:
+            self._drop_child(wanted)
+
+    def _end_hung_imports(self) -> None:
+        for wanted, child in self._children.items():
+            if lateness := child.lateness:
+                kill_with_descendants(child.pid)
+                self._end_child(child, fault_of(wanted.modules, lateness, child.named))
+
+    def _drop_child(self, wanted: Wanted) -> None:
+        """Forget a template of more packages. It ends when its nodes have ended."""
+        child = self._children.pop(wanted)
+        if child.is_importing:
+            kill_with_descendants(child.pid)
+        self._end_child(child, Refused("the template of its packages has ended"))
+
+    def _end_child(self, child: ChildTemplate, refusal: Refused) -> None:
+        if not child.refusal.reason:
             self._poll.unregister(child.connection)
-            child.connection.close()
+            child.refusal = refusal
+            child.end(refusal)
             self._unasked.append(child.pid)
-            del self._child_templates[packages]
 
     # ------------------------------------------------------------------- ends of processes
 
@@ -462,104 +475,3 @@ def memory_is_short() -> bool:
     with open("/proc/meminfo", encoding="ascii") as file:
         found = dict(re.findall(r"^(MemTotal|MemAvailable): *(\d+)", file.read(), re.MULTILINE))
     return int(found["MemAvailable"]) < MEMORY_NEEDED * int(found["MemTotal"])
-
-
-def _close(descriptor: int) -> None:
-    try:
-        os.close(descriptor)
-    except OSError:
-        pass
-
-
-# --------------------------------------------------------------------------- the process
-
-
-def serve() -> None:
-    """Be a template process until nobody needs it; in a forked process, run its program.
-
-    The command line names the descriptor of the connection, or of the socket that accepts connections.
-    """
-    _end_with_parent()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # it holds one file for each node that runs
-    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
-        del sys.path[0]
-    packages = [name for name in BASE if importlib.util.find_spec(name.partition(".")[0]) is not None]
-    served = socket.socket(fileno=int(sys.argv[1]))
-    if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        served.listen(BACKLOG)  # again: daemons get the id of the process that was the last to call it
-    template = Template(served, dict(os.environb), packages, {})
-    while True:
-        try:
-            template.load()
-            template.serve()
-        except _InNewProcess as new:
-            new.__traceback__ = None  # its frames hold the template
-            if isinstance(new.becomes, socket.socket):
-                connection = new.becomes
-                break
-            template = new.becomes
-        else:
-            os._exit(0)
-    printed = template.printed
-    del template
-    program = _wait_for_program(connection, printed)
-    run(program, _new_main(program))
-
-
-def _rehearse() -> None:
-    """Do what a node does at its start, in a process that is going to do it later."""
-    rehearse()
-    for name in WARM_UPS:
-        if (module := sys.modules.get(name)) is not None:
-            module.warm_up()
-
-
-def _wait_for_program(connection: socket.socket, printed: bytes) -> PythonProgram:
-    """Become the process that the next request asks for, and return its program; end if none comes."""
-    try:
-        with connection:
-            if not select.select([connection], (), (), 0)[0]:
-                _rehearse()
-            descriptors = receive_descriptors(connection)
-        if not descriptors:
-            os._exit(0)
-        memory, output, errors, number = descriptors
-        request = read_request(memory)
-        program = program_of([os.fsdecode(word) for word in request.command])
-        assert program is not None  # the template has looked
-    except BaseException:  # noqa: BLE001 - no fault may end here in the code of the template
-        os._exit(0)
-    with socket.socket(fileno=number) as channel:
-        become(request, program, output, errors, channel, printed)
-    for descriptor in (memory, output, errors):
-        _close(descriptor)
-    return program
-
-
-def _end_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it dies."""
-    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG; forks do not inherit it
-    if os.getppid() == 1:
-        os._exit(0)
-
-
-def _new_main(program: PythonProgram) -> dict[str, Any]:
-    """Return the namespace of a new module ``__main__``, as it is before a script runs.
-
-    The old one is exempt from garbage collection.
-    """
-    old = vars(sys.modules["__main__"])
-    main = sys.modules["__main__"] = ModuleType("__main__")
-    namespace = vars(main)
-    namespace.update({name: value for name, value in old.items() if name.startswith("__")})
-    path = os.path.join(os.getcwd(), program.script) if program.script else old["__file__"]
-    loader = type(old["__loader__"])
-    namespace.update(
-        __name__="__main__",
-        __doc__=None,
-        __annotations__={},
-        __file__=path,
-        __loader__=loader("__main__", path),
-    )
-    return namespace

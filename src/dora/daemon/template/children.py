@@ -1,0 +1,181 @@
+"""Templates of more packages, as the base template knows them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
+
+from dora.daemon.template.protocol import CHANNEL, Refused, pass_on, send_answer
+
+IMPORT_TIMEOUT: Final = 100.0  # seconds; PyTorch takes a minute from a slow SD card
+MAX_CHILDREN: Final = 16  # more have to end: each may hold hundreds of megabytes
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_END_TIMEOUT: Final = 1.0  # seconds between the end of a connection and of its process
+_KILL_TIMEOUT: Final = 2.0  # seconds; a process that waits for a broken disk cannot be killed
+
+
+class Wanted(NamedTuple):
+    """What such a template imports. Nodes that want the same share one.
+
+    The environment and the folder are those of the nodes, because packages may look at both when they are
+    imported. They are empty where only dora asks for modules: these do not.
+    """
+
+    modules: tuple[str, ...]
+    environment: tuple[bytes, ...] = ()  # "NAME=value"
+    directory: str = ""
+
+
+class ChildTemplate:
+    """A template of more packages: it imports them and forks nodes, or has a reason why it cannot."""
+
+    def __init__(self, connection: socket.socket, pid: int, named: Mapping[str, str]) -> None:
+        self.connection = connection
+        self.pid = pid
+        self.named = named  # by the dataflow, with the places in its file
+        self.deadline: float | None = time.monotonic() + IMPORT_TIMEOUT  # of its imports
+        self.refusal = Refused("")
+        self.starts = 0
+        self.since = time.time()
+        self._waiting: list[list[int]] = []  # descriptors of requests, while it imports
+
+    @property
+    def is_importing(self) -> bool:
+        return self.deadline is not None
+
+    @property
+    def lateness(self) -> str:
+        """That its imports take too long, as half a sentence; "" if they do not."""
+        is_late = self.deadline is not None and time.monotonic() > self.deadline
+        return f"takes longer than {IMPORT_TIMEOUT:.0f} s" if is_late else ""
+
+    def take(self, descriptors: list[int]) -> Refused:
+        """Pass a request on; while it imports, keep it."""
+        self.starts += 1
+        if self.is_importing:
+            self._waiting.append([os.dup(descriptor) for descriptor in descriptors])
+            return Refused("")
+        return self._pass_on(descriptors)
+
+    def has_imported(self) -> None:
+        """Pass on the requests that have waited."""
+        self.deadline = None
+        self._answer_waiting(self._pass_on)
+
+    def end(self, refusal: Refused) -> None:
+        """Take no more requests, and refuse those that wait."""
+        self.deadline = None
+        self.connection.close()
+        self._answer_waiting(lambda _: refusal)
+
+    def close(self) -> None:
+        """Close, in a forked process, what belongs to the base."""
+        self.connection.close()
+        for descriptors in self._waiting:
+            close_all(descriptors)
+
+    def _pass_on(self, descriptors: list[int]) -> Refused:
+        try:
+            pass_on(self.connection, descriptors)
+        except OSError as error:
+            return Refused(f"the template of its packages cannot be reached: {error.strerror}")
+        return Refused("")
+
+    def _answer_waiting(self, answer: Callable[[list[int]], Refused]) -> None:
+        waiting, self._waiting = self._waiting, []
+        for descriptors in waiting:
+            if (refusal := answer(descriptors)).reason:
+                with socket.socket(fileno=os.dup(descriptors[CHANNEL])) as channel:
+                    send_answer(channel, refusal)
+            close_all(descriptors)
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass
+
+
+def crash_of(pid: int) -> str:
+    """Return how a child of this process has ended, "" if somebody has killed it. It is not reaped.
+
+    It has closed its connection; one that lives nevertheless is killed.
+    """
+    pidfd = os.pidfd_open(pid)
+    if not select.select([pidfd], [], [], _END_TIMEOUT)[0]:
+        kill_with_descendants(pid)
+    os.close(pidfd)
+    end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    if end is None or end.si_status in (signal.SIGKILL, signal.SIGTERM):
+        return ""
+    is_exit = end.si_code == os.CLD_EXITED
+    return f"exit status {end.si_status}" if is_exit else signal.Signals(end.si_status).name
+
+
+def end_with_parent(it_does: bool) -> None:
+    """Have the kernel kill this process when the one that started it dies. Forks do not inherit that."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL) if it_does else 0, 0, 0, 0)
+    if it_does and os.getppid() == 1:
+        os._exit(0)
+
+
+def adopt_orphans(it_does: bool) -> None:
+    """Make this process the parent of orphans among its descendants. Forks do not inherit that."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(it_does), 0, 0, 0)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the living processes that a process has started, and those that these have."""
+    found = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                for child in map(int, file.read().split()):
+                    if not _has_ended(child):
+                        found += [child, *descendants(child)]
+    except OSError:
+        pass  # it has ended meanwhile
+    return found
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+def kill_descendants(pid: int) -> bool:
+    """Kill all processes that a process has started; return whether there were any."""
+    deadline = time.monotonic() + _KILL_TIMEOUT
+    killed = False
+    while (found := descendants(pid)) and time.monotonic() < deadline:
+        killed = True
+        for child in found:
+            kill(child)
+        time.sleep(0.001)  # until they have ended, and others that they have started meanwhile are seen
+    return killed
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass
+
+
+def kill_with_descendants(pid: int) -> None:
+    """Kill a process and all that it has started. It is stopped before, so that it starts no more."""
+    kill(pid, signal.SIGSTOP)
+    kill_descendants(pid)
+    kill(pid)
