@@ -232,6 +232,7 @@ def _unusual() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does in the background; `dora run` handles it
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 
 

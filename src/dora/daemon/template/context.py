@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import signal
 from functools import cache
 from typing import Final
 
@@ -19,9 +20,9 @@ _OF_DORA: Final = re.compile(r"\s*(dora[\w:.-]*\s*(=\s*\w+\s*)?(,\s*|$))+")
 
 # A process inherits these, and a fork of the template could not have others.
 _STATUS: Final = re.compile(
-    r"^(?:Uid|Gid|Groups|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|SigIgn):.*$", re.MULTILINE
+    r"^(?:Uid|Gid|Groups|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):.*$", re.MULTILINE
 )
-_RESTORED: Final = 0x0000_0000_0100_1000  # SIGPIPE and SIGXFSZ, which Python ignores itself
+_OF_PYTHON: Final = {signal.SIGPIPE, signal.SIGXFSZ}  # it ignores these itself
 
 
 LIMITS: Final = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
@@ -42,11 +43,11 @@ def is_read_early(name: str, value: str) -> bool:
 def context() -> str:
     """Return what a process inherits from the one that starts it, apart from what a request says.
 
-    These are user, groups, capabilities, ignored signals, namespaces, control group, priority, scheduling,
-    hard limits, root folder and the score by which processes are killed when memory is short.
+    These are user, groups, capabilities, namespaces, control group, priority, scheduling, hard limits, root
+    folder and the score by which processes are killed when memory is short.
     """
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-        lines = [_without_restored(line) for line in _STATUS.findall(file.read())]
+        lines = _STATUS.findall(file.read())
     spaces = [read_link(f"/proc/self/ns/{name}") for name in sorted(os.listdir("/proc/self/ns"))]
     with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
         group = file.read()
@@ -59,9 +60,12 @@ def context() -> str:
     )
 
 
-def _without_restored(line: str) -> str:
-    name, _, value = line.partition(":")
-    return f"{name}: {int(value, 16) & ~_RESTORED:x}" if name == "SigIgn" else line
+def ignored_signals() -> frozenset[int]:
+    """Return the signals that this process ignores, so that a process that it starts does, too."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        found = re.search(r"^SigIgn:\s*([0-9a-f]+)", file.read(), re.MULTILINE)
+    mask = int(found[1], 16) if found is not None else 0
+    return frozenset(number for number in range(1, 65) if mask >> (number - 1) & 1) - _OF_PYTHON
 
 
 def read_link(path: str) -> str:

@@ -12,6 +12,7 @@ import mmap
 import os
 import resource
 import runpy
+import signal
 import socket
 import sys
 import threading
@@ -21,6 +22,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
 from dora.daemon.processes.scheduling import set_scheduling
+from dora.daemon.template.context import ignored_signals
 from dora.daemon.template.program import PythonProgram
 from dora.daemon.template.protocol import Forked, ForkRequest, Refused, send_answer
 from dora.daemon.template.variables import Variables, change_variables, set_variables
@@ -54,6 +56,7 @@ def become(
         for kind, limits in request.limits.items():
             if resource.getrlimit(kind) != limits:
                 resource.setrlimit(kind, limits)
+        _set_ignored_signals(request.ignored)
         set_scheduling(request.scheduling)
         _show_in_proc(request, program)
         set_variables(request.environment)
@@ -87,6 +90,27 @@ def rehearse() -> None:
     except OSError:
         return  # `become` reports it
     set_variables(variables)
+
+
+_ignored: frozenset[int] = frozenset()  # signals
+
+
+def remember_ignored_signals() -> None:
+    """Remember, in the template, the signals that it ignores before it has imported anything."""
+    global _ignored
+    _ignored = ignored_signals()
+
+
+def _set_ignored_signals(ignored: frozenset[int]) -> None:
+    """Ignore what the daemon ignores now: it handles signals that were ignored when the template began.
+
+    What packages do with a signal stays, unless the daemon and the template differ in it.
+    """
+    for number in ignored - _ignored:
+        signal.signal(number, signal.SIG_IGN)
+    for number in _ignored - ignored:
+        is_interrupt = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 
 def _set_up_interpreter(program: PythonProgram) -> None:

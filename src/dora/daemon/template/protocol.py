@@ -33,6 +33,7 @@ class ForkRequest(msgspec.Struct, frozen=True):
     scheduling: Scheduling
     umask: int
     limits: dict[int, tuple[int, int]]  # resource → soft and hard limit
+    ignored: frozenset[int]  # signals that the daemon ignores
     context: str  # of the daemon, see `dora.daemon.template.checks.context`
     modules: tuple[str, ...]  # of dora, that the process is going to need beside those of every node
     preload: tuple[tuple[str, str], ...]  # packages that the dataflow names, and their places in its file

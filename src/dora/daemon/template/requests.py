@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import structs
 
-from dora.daemon.template.context import LIMITS, context, umask
+from dora.daemon.template.context import LIMITS, context, ignored_signals, umask
 from dora.daemon.template.program import program_of
 from dora.daemon.template.protocol import ForkRequest
 from dora.dataflow.model import NodeSpec, Scheduling, TimerSource
@@ -45,6 +45,7 @@ def fork_request(
         scheduling=_scheduling(node),
         umask=umask(),
         limits={number: resource.getrlimit(number) for number in LIMITS},
+        ignored=ignored_signals(),
         context=context(),
         modules=(_ARRAYS,) if _has_messages(node) else (),
         preload=tuple((package.name, package.place) for package in node.preload or ()),

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from dora.daemon.template.children import Wanted, close_all, end_with_parent
-from dora.daemon.template.forked import become, rehearse, run
+from dora.daemon.template.forked import become, rehearse, remember_ignored_signals, run
 from dora.daemon.template.imports import Imports
 from dora.daemon.template.process import BACKLOG
 from dora.daemon.template.program import PythonProgram, program_of
@@ -44,6 +44,7 @@ def serve() -> None:
     that of a pipe in which the process says that it accepts no more.
     """
     end_with_parent(True)
+    remember_ignored_signals()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # it holds one file for each node that runs
     if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
