@@ -176,6 +176,19 @@ def test_a_node_imports_itself_what_a_fork_would_not_have(
     )
 
 
+def test_a_package_that_makes_names_of_temporary_files_is_forked(flow: Flow, packages: Path) -> None:
+    """Its generator renews itself after a fork, as that of `tempfile`."""
+    (packages / "heavy.py").write_text(
+        "import tempfile\nnames = tempfile._RandomNameSequence()\nnext(names)\n"
+        "def show(): print(next(names))\n"
+    )
+    for node in ("one", "other"):
+        flow.node(node, SHOWS, preload=["heavy"])
+    flow.run()
+    one, other = flow.printed("one"), flow.printed("other")
+    assert one[0] == other[0] == "forked" and one[1] != other[1]
+
+
 def test_generators_that_packages_make_differ_between_nodes(flow: Flow, packages: Path) -> None:
     (packages / "heavy.py").write_text(
         "import random, numpy.random\n"

@@ -161,7 +161,7 @@ class Traces:
     def left_since(self, before: Traces) -> str:
         """Return what was added or changed since, as half a sentence; "" if nothing was."""
         for descriptor, target in self._descriptors.items():
-            if before._descriptors.get(descriptor) != target:
+            if before._descriptors.get(descriptor) != target and target != os.devnull:
                 return f"opens {target}"
         libraries = len(self._openblas - before._openblas)
         fine = libraries * (os.cpu_count() or 1)
@@ -184,20 +184,22 @@ def _descriptors() -> dict[int, str]:
 def _generators() -> int:
     """Return how many generators of random numbers there are: all forks would get the same numbers.
 
-    The global ones of ``random`` and NumPy are left out, since each fork seeds them again, and objects of
-    earlier imports, which are exempt from garbage collection.
+    The global ones of ``random`` and NumPy and those of ``tempfile`` are left out, because each fork renews
+    them, and objects of earlier imports, which are exempt from garbage collection.
     """
     kinds: tuple[type, ...] = (random.Random,)
     renewed = {id(random._inst)}
     if (numpy := sys.modules.get("numpy.random")) is not None:
         kinds = (*kinds, numpy.BitGenerator)
         renewed.add(id(numpy.mtrand._rand._bit_generator))
-    return sum(
-        issubclass(type(item), kinds)
-        and not issubclass(type(item), random.SystemRandom)
-        and id(item) not in renewed
-        for item in gc.get_objects()
-    )
+    found = set()
+    for item in gc.get_objects():
+        kind = type(item)
+        if issubclass(kind, kinds) and not issubclass(kind, random.SystemRandom):
+            found.add(id(item))
+        elif kind.__module__ == "tempfile" and kind.__name__ == "_RandomNameSequence":
+            renewed.add(id(vars(item).get("_rng")))
+    return len(found - renewed)
 
 
 def _settings() -> dict[str, object]:
