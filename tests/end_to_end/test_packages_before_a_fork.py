@@ -64,8 +64,11 @@ def shown_by(flow: Flow, packages: Path, text: str, **fields: Any) -> dict[str, 
 # --------------------------------------------------------------------------- the environment
 
 
-def test_what_a_package_sets_in_the_environment_is_there(flow: Flow, packages: Path) -> None:
+def test_what_a_package_sets_in_the_environment_is_there(
+    flow: Flow, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The Qt of opencv-python finds its plug-ins by a variable that `import cv2` sets."""
+    monkeypatch.setenv("TO_REMOVE", "there")
     text = """
         import ctypes, os, subprocess
         os.environ["FROM_PYTHON"] = "set"
@@ -76,7 +79,7 @@ def test_what_a_package_sets_in_the_environment_is_there(flow: Flow, packages: P
             print(*(os.environ.get(name) for name in names))
             print(subprocess.getoutput("echo $FROM_PYTHON $TO_REMOVE $FROM_C"))
     """
-    found = shown_by(flow, packages, text, env={"TO_REMOVE": "there"})
+    found = shown_by(flow, packages, text)
     assert found["named"].pop(0) == "forked"
     assert found == {way: ["set None None", "set set"] for way in WAYS}
 
@@ -92,7 +95,7 @@ def test_variables_of_a_node_reach_the_code_of_its_packages(flow: Flow, packages
             print(*level)
     """
     found = shown_by(flow, packages, text, env={"HEAVY_LOG_LEVEL": "silent", "HEAVY_MODE": "fast"})
-    assert found["named"].pop(0) == "forked"
+    assert found["named"].pop(0) == "plain"
     assert found == {way: ["b'silent' fast"] for way in WAYS}
 
 
@@ -107,6 +110,19 @@ def test_a_node_with_a_variable_that_numpy_or_arrow_reads_starts_plainly(
     flow.node("a", SHOWS, env={name: "system"}, preload=["heavy"])
     flow.run(preload=True)
     assert flow.printed("a") == ["plain"]
+
+
+def test_nodes_with_variables_of_their_own_share_a_template(flow: Flow, packages: Path) -> None:
+    imports = flow.directory / "imports"
+    (packages / "heavy.py").write_text(
+        f"with open({str(imports)!r}, 'a') as file: file.write('one ')\n"
+        "import os\ndef show(): print(os.environ['CAMERA'])\n"
+    )
+    for number in range(3):
+        flow.node(f"n{number}", SHOWS, preload=["heavy"], env={"CAMERA": number})
+    flow.run()
+    assert [flow.printed(f"n{number}") for number in range(3)] == [["forked", str(n)] for n in range(3)]
+    assert imports.read_text() == "one "
 
 
 # --------------------------------------------------------------------------- folder, arguments

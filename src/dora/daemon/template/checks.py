@@ -18,7 +18,8 @@ from typing import Final
 import dora
 from dora.daemon.template.context import LIMITS, is_read_early, read_link, umask
 
-_OF_THE_RUN: Final = b"DORA_"  # a node reads these itself
+_OF_THE_RUN: Final = "DORA_"  # a node reads these itself
+_OF_PYTHON: Final = frozenset(map(str.upper, sys.stdlib_module_names))
 
 
 def different_variable(
@@ -26,21 +27,19 @@ def different_variable(
 ) -> str:
     """Return a variable that has another value than at the imports, and was read there; "" if none has.
 
-    ``read`` are the names that Python code has read; what compiled code reads is known by its name.
+    ``read`` are the names that Python code has read. What compiled code reads is known by its name: it is
+    in a list, or begins with the name of a package that was imported.
     """
+    packages = {module.partition(".")[0].upper() for module in sys.modules} - _OF_PYTHON
     for name in sorted(ours.keys() | theirs.keys()):
         values = {ours.get(name), theirs.get(name)}
         if len(values) == 2:
             text = os.fsdecode(name)
             is_early = any(is_read_early(text, os.fsdecode(value)) for value in values if value is not None)
-            if not is_of_the_run(name) and (text in read or is_early):
+            is_read = text in read or is_early or text.partition("_")[0] in packages
+            if is_read and not text.startswith(_OF_THE_RUN):
                 return text
     return ""
-
-
-def is_of_the_run(variable: bytes) -> bool:
-    """Return whether a variable is one by which dora tells a node about its run."""
-    return variable.startswith(_OF_THE_RUN)
 
 
 def shadowed_module(folder: str) -> str:

@@ -24,12 +24,11 @@ _KILL_TIMEOUT: Final = 2.0  # seconds; a process that waits for a broken disk ca
 class Wanted(NamedTuple):
     """What such a template imports. Nodes that want the same share one.
 
-    The environment and the folder are those of the nodes, because packages may look at both when they are
-    imported. They are empty where only dora asks for modules: these do not.
+    The folder is that of the nodes, because packages may look for files there when they are imported. It is
+    empty where only dora asks for modules: these do not.
     """
 
     modules: tuple[str, ...]
-    environment: tuple[bytes, ...] = ()  # "NAME=value"
     directory: str = ""
 
 

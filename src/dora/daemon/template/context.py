@@ -9,10 +9,14 @@ import signal
 from functools import cache
 from typing import Final
 
-# Libraries read these when they are loaded, Python when it starts.
+# Libraries read these when they are loaded, Python when it starts: those of every node first, and then
+# those of packages of robotics and AI whose variables do not begin with the name of their module.
 READ_EARLY: Final = re.compile(
-    r"(OMP|GOMP|KMP|OPENBLAS|GOTO|MKL|BLIS|VECLIB|NUMEXPR|NPY|NUMPY|ARROW|CUDA|CUDNN|NVIDIA|HIP|ROCR|LD"
-    r"|MALLOC|GLIBC|PYTHON|LC|ICEORYX|IOX|RUST|MSGSPEC)_?.*|LANG|LANGUAGE|VIRTUAL_ENV|HOME"
+    r"(OMP|GOMP|KMP|OPENBLAS|GOTO|MKL|BLIS|VECLIB|NUMEXPR|NPY|NUMPY|ARROW|JE_ARROW|MIMALLOC|OPENSSL|LD"
+    r"|MALLOC|GLIBC|PYTHON|LC|ICEORYX|IOX|RUST|MSGSPEC"
+    r"|CUDA|CUDNN|NVIDIA|HIP|ROCR|NCCL|XLA|TF|PYTORCH|KINETO|GLOG|RAYON|TOKENIZERS|FFMPEG"
+    r"|OPENCV|QT|QML|SDL|EGL|LIBGL|MESA|GALLIUM|__GL|GST|ALSA|PULSE|LIBUSB)_?.*"
+    r"|LANG|LANGUAGE|VIRTUAL_ENV|HOME"
 )
 
 # Of RUST_LOG, directives for parts of dora alone say nothing to a library.

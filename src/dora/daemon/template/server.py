@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from dora.daemon.template.checks import different_variable, is_of_the_run, is_python_text, shadowed_module
+from dora.daemon.template.checks import different_variable, is_python_text, shadowed_module
 from dora.daemon.template.children import (
     MAX_CHILDREN,
     ChildTemplate,
@@ -44,7 +44,6 @@ from dora.daemon.template.protocol import (
     send_answer,
 )
 from dora.daemon.template.state import TemplateState, encode_states
-from dora.daemon.template.variables import change_variables, set_variables
 
 IDLE_TIMEOUT: Final = 600.0  # seconds
 MEMORY_NEEDED: Final = 0.05  # of the memory of the machine has to be available to keep an idle template
@@ -125,9 +124,6 @@ class Template:
         adopt_orphans(True)  # of the processes that packages start, to find all of them
         try:
             if self._wanted.directory:
-                set_variables(self._wanted.environment)
-                change_variables(self._imports.changes)
-                time.tzset()
                 os.chdir(self._wanted.directory)
             self._imports.load(self._wanted.modules, self._named)
             os.chdir("/")
@@ -293,8 +289,7 @@ class Template:
         named = [name for name, _ in request.preload if name not in sys.modules]
         if not named:
             return Wanted(modules)
-        environment = [pair for pair in request.environment if not is_of_the_run(pair)]
-        return Wanted(tuple(dict.fromkeys([*modules, *named])), tuple(environment), request.directory)
+        return Wanted(tuple(dict.fromkeys([*modules, *named])), request.directory)
 
     # ------------------------------------------------------------------- processes
 
@@ -398,8 +393,7 @@ class Template:
         ours.close()
         self._forget_everything()
         end_with_parent(True)  # until it has imported them; then it stays for its nodes
-        pairs = dict(pair.partition(b"=")[::2] for pair in wanted.environment)
-        raise InNewProcess(Template(theirs, pairs or self._environment, wanted, named, self._imports))
+        raise InNewProcess(Template(theirs, self._environment, wanted, named, self._imports))
 
     def _on_child(self, descriptor: int) -> None:
         """Take the answer of a template that has imported its packages, or notice its end."""
