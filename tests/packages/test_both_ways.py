@@ -183,7 +183,8 @@ def _found(
         result.skipped = "its nodes have not come to their end in time"
         return result
     for way in ("default", "named"):
-        forked, usual_forked = facts[way], usual["default"]
+        forked = facts[way]
+        usual_forked = usual["plain" if forked is not None and forked["way"] == "plain" else "default"]
         if forked is None or plain is None or usual_forked is None or usual_plain is None:
             lines = [line for line in output.splitlines() if f"{package.requirement}-" in line]
             result.differences.append(f"{way}: only one way came to its end: {lines[-5:]}")

@@ -43,6 +43,7 @@ PRELOADED = "What the template has imported is loaded"
 PARENT = "The parent process is the template"
 FROZEN = "Objects of the template are exempt from garbage collection"
 SIGNAL_OF_C = "glibc catches its own signal 33"
+HASHES = "The seed of `hash()` is that of the template"
 
 ALLOWED = (
     Allowed("*", "outside: child of its daemon", PARENT),
@@ -58,6 +59,7 @@ ALLOWED = (
     Allowed("*", "fact: frozen objects", FROZEN),
     Allowed("*", "outside: status", SIGNAL_OF_C, without_internal_signal),
     Allowed("*", "fact: signals", SIGNAL_OF_C, without_internal_signal),
+    Allowed("twin_?", "fact: hash of a text", HASHES),
 )
 
 # Node → why no template can start it, as the daemon's debug log says.

@@ -51,8 +51,8 @@ PROGRAM_CASES = {
     "signals_of_node": Case({}, facts=8),
     "children_of_node": Case({}, facts=18),
     "arrays": Case({}, facts=12),
-    "twin_a": Case({"path": "randomness.py"}, facts=17),
-    "twin_b": Case({"path": "randomness.py"}, facts=17),
+    "twin_a": Case({"path": "randomness.py"}, facts=18),
+    "twin_b": Case({"path": "randomness.py"}, facts=18),
     "shadowed": Case({"path": "shadowing/shadowed.py"}, facts=4),
     "changed": Case({"restart_delay": 0.01, "max_restarts": 2}, end="", facts=2),
     "console_script": Case(

@@ -95,7 +95,8 @@ shell_nodes_option = click.option(
 preload_option = click.option(
     "--preload/--no-preload",
     default=None,
-    help="Start nodes as copies of a process that has imported their packages [where it saves time].",
+    help="Start nodes as copies of a process that has imported NumPy, pyarrow and named packages [where it "
+    "saves time].",
 )
 
 uv_option = click.option("--uv", is_flag=True, help="Build and run nodes with uv.")

@@ -89,8 +89,8 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
 @click.option(
     "--preload/--no-preload",
     default=None,
-    help="With FILE: start nodes as copies of a process that has imported their packages [where it saves "
-    "time].",
+    help="With FILE: start nodes as copies of a process that has imported NumPy, pyarrow and named "
+    "packages [where it saves time].",
 )
 @ignored_option("--proxy", is_flag=True, why="recording a running dataflow needs no proxy")
 @refused_option(

@@ -406,8 +406,8 @@ NODE_BLOCK = SchemaBlock(
         Field(
             "preload",
             Preload(),
-            "Installed packages to import before the node starts, beside those that its program imports: "
-            "`[torch]`. `false`: start a new Python. Instead of the dataflow's.",
+            "Installed packages that a template process imports before the node starts, beside NumPy and "
+            "pyarrow: `[torch]`. `false`: start a new Python. Instead of the dataflow's.",
             on_runtime=True,
             on_module=True,
         ),
