@@ -181,6 +181,7 @@ def test_schemathesis(tmp_path: Path) -> None:
                 "-m",
                 "schemathesis.cli",
                 "run",
+                "--suppress-health-check=too_slow",  # which a busy machine would be
                 "--header",
                 f"Authorization: Bearer {TOKEN}",
                 f"http://127.0.0.1:{served.port}/openapi.json",

@@ -114,10 +114,17 @@ def test_recovery_times_after_faults(system: System, figure: Callable[[str], Non
         os.kill(coordinator, signal.SIGKILL)
         system.dora("up")
 
+    def kill_source(run: str) -> None:
+        """Kill the node whose end is the end of the dataflow."""
+        (source,) = [
+            pid for pid in system.node_pids(run) if "source.py" in psutil.Process(pid).cmdline()[-1]
+        ]
+        os.kill(source, signal.SIGKILL)
+
     faults: list[tuple[str, Callable[[str], None], Callable[[str], bool]]] = [
         ("coordinator, then dora up", kill_coordinator, is_known),
         ("process of the dataflow", lambda run: os.kill(system.worker(run), 9), failed),
-        ("node", lambda run: os.kill(system.node_pids(run)[0], 9), failed),
+        ("node", kill_source, failed),
     ]
     run = system.start(other)
     for _ in range(FAULTS):

@@ -568,7 +568,7 @@ def _reason(error: Exception) -> str:
 
 
 def _remove_stale_runs() -> None:
-    """Remove the files of runs that were killed before they had a guardian."""
+    """Remove the files of runs that were killed together with their guardians."""
     try:
         remove_stale()
     except (DoraError, OSError) as error:
