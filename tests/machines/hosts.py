@@ -141,15 +141,31 @@ class Host:
         _check(["tc", "qdisc", "del", "dev", self.port, "root"])
         _check(["ip", "netns", "exec", self._namespace, "tc", "qdisc", "del", "dev", "eth0", "root"])
 
-    def impair(self, *, delay: float = 0.0, loss: float = 0.0, jitter: float = 0.0) -> None:
-        """Delay every frame, in each direction, by ``delay`` seconds, and drop the share ``loss`` of them.
+    def impair(
+        self,
+        *,
+        delay: float = 0.0,
+        loss: float = 0.0,
+        jitter: float = 0.0,
+        rate: float = 0.0,
+        queue: int = 256 << 10,
+    ) -> None:
+        """Make the link slow or bad, in each direction; only in networks with ``impaired=True``.
 
-        Up to ``jitter`` seconds more, by chance, make frames overtake each other. The frames on the way
-        keep the delay they had. Only in networks with ``impaired=True``.
+        Every frame takes ``delay`` seconds, and the share ``loss`` of them is dropped. Up to ``jitter``
+        seconds more, by chance, make frames overtake each other. ``rate`` is in bit/s, 0 for any; frames
+        that wait for it are in a queue of ``queue`` bytes, and what does not fit is dropped. The frames on
+        the way keep the delay they had.
         """
         assert self._wire is not None and self._wire.stdin is not None, "not in this network"
-        self._wire.stdin.write(f"{delay} {loss} {jitter}\n")
+        self._wire.stdin.write(f"{delay} {loss} {jitter} {rate} {queue}\n")
         self._wire.stdin.flush()
+
+    def use_congestion_control(self, name: str) -> None:
+        """Use this algorithm for all connections to other hosts: ``cubic``, ``bbr``."""
+        network = f"{self.address.rpartition('.')[0]}.0/24"
+        inside = ("-n", self._namespace)
+        _ip(*inside, "route", "replace", network, "dev", "eth0", "src", self.address, "congctl", name)
 
     def plug_in(self, bridge: str, prefix: int, impaired: bool) -> None:
         """Make the namespace and its link to the bridge."""

@@ -1,7 +1,9 @@
-"""A cable with delay and loss: carries frames between two network interfaces (descriptors of TAP devices).
+"""A cable that is slow or bad: carries frames between two network interfaces (descriptors of TAP devices).
 
-Reads lines ``delay loss jitter`` (seconds, share, seconds) from its standard input, and ends with it. Each
-frame takes up to ``jitter`` longer than ``delay``, so frames overtake each other.
+Reads lines ``delay loss jitter rate queue`` (seconds, share, seconds, bit/s with 0 for any, bytes) from its
+standard input, and ends with it. In each direction, frames leave one after the other at the rate; those
+that wait for it are in a queue, and what does not fit is lost, as in a router. Each frame takes up to
+``jitter`` longer than ``delay``, so frames overtake each other.
 """
 
 from __future__ import annotations
@@ -13,16 +15,18 @@ import select
 import sys
 import time
 
-MAX_SESSIONS = 20_000  # frames on the way; what comes then is lost, as in a switch
+MAX_FRAMES = 20_000  # on the way; what comes then is lost, as in a switch
 
 
 def carry(left: int, right: int) -> None:
     """Carry frames between two descriptors until the end of the standard input."""
-    delay = loss = jitter = 0.0
+    delay = loss = jitter = rate = 0.0
+    queue = 0.0
     chance = random.Random(1)
     waiting: list[tuple[float, int, int, bytes]] = []  # due, order, where to, frame
     order = 0
     other = {left: right, right: left}
+    free_at = {left: 0.0, right: 0.0}  # when the last frame from there has left
     for descriptor in other:
         os.set_blocking(descriptor, False)
     while True:
@@ -32,17 +36,24 @@ def carry(left: int, right: int) -> None:
             line = os.read(0, 4096)
             if not line:
                 return
-            delay, loss, jitter = map(float, line.decode().splitlines()[-1].split())
+            delay, loss, jitter, rate, queue = map(float, line.decode().splitlines()[-1].split())
         for descriptor in (left, right):
             while descriptor in readable:
                 try:
                     frame = os.read(descriptor, 65536)
                 except OSError:  # nothing more, or the interface is down
                     break
-                if len(waiting) < MAX_SESSIONS and not (loss and chance.random() < loss):
-                    order += 1
-                    due = time.monotonic() + delay + jitter * chance.random()
-                    heapq.heappush(waiting, (due, order, other[descriptor], frame))
+                if len(waiting) >= MAX_FRAMES or (loss and chance.random() < loss):
+                    continue
+                due = now = time.monotonic()
+                if rate:
+                    begins = max(free_at[descriptor], now)
+                    if (begins - now) * rate / 8 + len(frame) > queue:
+                        continue
+                    due = free_at[descriptor] = begins + len(frame) * 8 / rate
+                order += 1
+                due += delay + jitter * chance.random()
+                heapq.heappush(waiting, (due, order, other[descriptor], frame))
         now = time.monotonic()
         while waiting and waiting[0][0] <= now:
             _, _, descriptor, frame = heapq.heappop(waiting)

@@ -13,7 +13,7 @@ import zenoh
 from waiting import TIMEOUT
 
 from dora.transport.network.fragments import RETRANSMIT_BYTES, FragmentedMessage
-from dora.transport.network.protocol import ACK, DATA_HEADER
+from dora.transport.network.protocol import ACK, ACK_FLAG, DATA_HEADER, PING
 from dora.transport.network.send_thread import BATCH, ROOM, SendThread, queue_space
 from dora.transport.network.sender import RemoteSender
 from dora.transport.network.window import WINDOW
@@ -30,21 +30,38 @@ class Network:
         self.opened = threading.Event()
         self.opened.set()
         self.sent: list[tuple[str, int, int]] = []  # thread, number, size of the fragment
+        self.sequences: list[int] = []
+        self.flags: list[int] = []
+        self.fast: list[tuple[int, int]] = []  # number, size of the fragment; on the fast path
         self.changed = threading.Condition()
         self.count = 0
+        self.is_fast = True
+        self.pinged: bytes | None = None
         self.faults = 0  # times that the send thread cannot send
         self.board: Any = SimpleNamespace(words=[0] * 256)
 
     def publishers(self, _: str) -> Any:
-        """Replaces `PeerConnection.publishers`. Pings get no answer, so the fast path stays closed."""
+        """Replaces `PeerConnection.publishers`. Pings get no answer unless `open_fast_path` is called."""
         return SimpleNamespace(
             send_thread=self.send_thread,
             put_express=self.take,
             put_batched=self.take,
-            put_fast=self.take,
+            put_fast=self.take_fast,
             put=self.put,
-            ping=lambda _: None,
+            ping=self.ping,
         )
+
+    def ping(self, data: bytes) -> None:
+        self.pinged = data
+
+    def open_fast_path(self, sender: RemoteSender) -> None:
+        assert self.pinged is not None
+        (ping,) = PING.unpack(self.pinged)
+        self.count += 1
+        sender.on_ack(ACK.pack(self.count, 7, sender.window_id, 0, 0, ping, 1, False))
+
+    def take_fast(self, fragment: Any, attachment: bytes) -> None:
+        self.fast.append((DATA_HEADER.unpack(attachment)[1], len(fragment)))
 
     def put(self, payload: Any, attachment: bytes | None = None, *, express: bool = True) -> None:  # noqa: ARG002
         if attachment is not None:
@@ -59,16 +76,20 @@ class Network:
                 self.faults -= 1
                 self.changed.notify_all()
                 raise zenoh.ZError("no")
-            self.sent.append((here, DATA_HEADER.unpack(attachment)[1], len(fragment)))
+            _, number, sequence, flags, *_ = DATA_HEADER.unpack(attachment)
+            self.sent.append((here, number, len(fragment)))
+            self.sequences.append(sequence)
+            self.flags.append(flags)
             self.changed.notify_all()
 
-    def sender(self, slot: int = 1, queue_size: int = 10) -> RemoteSender:
+    def sender(self, slot: int = 1, queue_size: int = 10, *, loses_nothing: bool = False) -> RemoteSender:
         link = LinkConfig(
             slot=slot,
             consumer=f"plot/in{slot}",
             node_slot=0,
             bell="",
             queue_size=queue_size,
+            policy="backpressure" if loses_nothing else "drop_oldest",
             machine="desk",
         )
         output = OutputConfig(id="out", service="", slot=0, links=[link])
@@ -78,7 +99,16 @@ class Network:
         for each in self.senders:
             each.siblings = tuple(other for other in self.senders if other is not each)
         self.acknowledge(sender, 0)
+        if self.is_fast:
+            self.measure(sender, 1e9)
         return sender
+
+    def measure(self, sender: RemoteSender, rate: float) -> None:
+        """Let a link know the rate of the network, in bytes a second."""
+        limit = sender._window.limit
+        limit.begin(0.0)
+        assert limit.measure(1)
+        limit.on_ack(1, int(rate), 1.0, is_full=True)
 
     def acknowledge(self, sender: RemoteSender, arrived: int, *, missing: bool = False) -> None:
         self.count += 1
@@ -180,9 +210,9 @@ def test_a_failed_transmission_does_not_end_the_link(network: Network) -> None:
     assert set(network.by("send thread")) == {1}
 
 
-def test_nothing_is_transmitted_on_a_new_connection_before_an_acknowledgement(network: Network) -> None:
+def cut(network: Network, sender: RemoteSender) -> None:
+    """Send ten messages into a network that is cut, and one more on the new connection."""
     network.opened.clear()
-    sender = network.sender(queue_size=100)
     for number in range(1, 11):
         send(sender, number, 100_000)
     former, network.send_thread = network.send_thread, SendThread("send thread")
@@ -192,14 +222,83 @@ def test_nothing_is_transmitted_on_a_new_connection_before_an_acknowledgement(ne
     at_once = network.by(HERE)
     assert 0 < len(at_once) < 11
     network.opened.set()
-    former.close()
-    network.wait(
-        lambda: len(network.sent) <= len(at_once) + 1
-    )  # at most the message that the former thread was sending
+    former.close()  # at most after the message that it was sending
+    assert len(network.sent) <= len(at_once) + 1
     network.sent.clear()
+    network.sequences.clear()
+
+
+def test_nothing_is_transmitted_on_a_new_connection_before_an_acknowledgement(network: Network) -> None:
+    sender = network.sender(queue_size=100, loses_nothing=True)
+    cut(network, sender)
     network.acknowledge(sender, 2)
+    network.wait(lambda: len(network.sent) == 8)
+    network.acknowledge(sender, 10)
     network.wait(lambda: len(network.sent) == 9)
-    assert [number for _, number, _ in network.sent] == list(range(3, 12))
+    assert network.sequences == list(range(3, 12))
+
+
+def test_after_a_cut_only_the_newest_messages_are_sent(network: Network) -> None:
+    sender = network.sender(queue_size=3)
+    cut(network, sender)
+    network.acknowledge(sender, 0)
+    for count in (1, 2, 3):
+        network.wait(lambda count=count: len(network.sent) >= count)  # type: ignore[misc]
+        network.acknowledge(sender, count)
+    assert network.sequences == [9, 10, 11]
+    assert sender.is_idle
+
+
+def test_on_a_slow_network_one_message_is_in_flight(network: Network) -> None:
+    network.is_fast = False
+    sender = network.sender(queue_size=1)
+    network.measure(sender, 1e6)
+    for number in range(1, 6):
+        send(sender, number, 100_000)
+    assert network.sequences == [1]
+    assert network.flags[0] & ACK_FLAG, "the next one waits for its acknowledgement"
+    network.acknowledge(sender, 1)
+    assert network.sequences == [1, 5]
+
+
+def test_a_small_message_does_not_wait_for_a_large_one(network: Network) -> None:
+    network.is_fast = False
+    control, camera = network.sender(1), network.sender(2, queue_size=1)
+    network.measure(camera, 1e6)
+    network.open_fast_path(control)
+    network.opened.clear()
+    for number in range(1, 4):
+        send(camera, number, 1 << 20)  # the send thread waits for room
+    for number in range(1, 11):
+        send(control, number, 64)
+    assert network.fast == [(number, 64) for number in range(1, 11)]
+
+
+def test_a_small_message_that_would_wait_is_sent_with_the_next_acknowledgement(network: Network) -> None:
+    network.is_fast = False
+    control, camera = network.sender(1), network.sender(2, queue_size=1)
+    network.measure(camera, 1e6)
+    send(control, 1, 64)
+    assert network.flags == [ACK_FLAG], "the fast path opens soon"
+    network.open_fast_path(control)
+    send(camera, 1, 500_000)
+    network.pinged = None
+    send(control, 2, 64)  # it must not overtake the first
+    assert network.pinged is not None
+    assert network.fast == []
+    network.acknowledge(control, 1)
+    assert network.fast == [(2, 64)]
+
+
+def test_a_picture_on_a_slow_network_leaves_the_fast_path_to_small_messages(network: Network) -> None:
+    network.is_fast = False
+    slow, fast = network.sender(1), network.sender(2)
+    for sender, rate in ((slow, 1e6), (fast, 1e9)):
+        network.measure(sender, rate)
+        network.open_fast_path(sender)
+        send(sender, 1, 64_000)
+    assert network.fast == [(1, 64_000)]
+    assert network.flags == [ACK_FLAG], "each one measures the network again"
 
 
 def test_a_piggyback_acknowledgement_leaves_transmission_to_the_send_thread(network: Network) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dora.transport.network.in_flight import MAX_IN_FLIGHT, MIN_IN_FLIGHT
 from dora.transport.network.latched_sender import LatchedWindow
 from dora.transport.network.protocol import LATCHED_FLAG
-from dora.transport.network.window import WINDOW, WINDOW_BYTES, Entry, ReceiveWindow, SendWindow
+from dora.transport.network.window import WINDOW, Entry, ReceiveWindow, SendWindow
 
 WINDOW_ID = 7
 
@@ -41,7 +42,7 @@ class Network:
 
     def acknowledge(self) -> None:
         missing = self.receiver.missing
-        self.sender.acknowledge(self.receiver.arrived)
+        self.sender.acknowledge(self.receiver.arrived, 0.0)
         self.receiver.on_ack_sent()
         if missing:
             self.sender.retransmit()
@@ -97,7 +98,7 @@ def test_the_last_transmitted_message_is_known_at_any_time() -> None:
     window.next()
     window.undo_next()  # there was no room for it
     numbers.append(window.last_transmitted)
-    window.acknowledge(1)
+    window.acknowledge(1, 0.0)
     numbers.append(window.last_transmitted)
     window.next()
     window.next()
@@ -109,7 +110,7 @@ def test_the_last_transmitted_message_is_known_at_any_time() -> None:
 
 def test_a_message_larger_than_the_window_is_in_flight_alone() -> None:
     network = opened(10)
-    network.send(WINDOW_BYTES * 3)
+    network.send(MAX_IN_FLIGHT * 3)
     network.send(10)
     assert [entry[1] for entry in network.in_flight] == [1]
     network.probe()
@@ -206,7 +207,7 @@ def test_every_message_arrives_once_and_in_order(steps: list[str], capacity: int
             case "send":
                 network.send()
             case "large":
-                network.send(WINDOW_BYTES // 2)
+                network.send(MIN_IN_FLIGHT // 2)
             case "deliver":
                 network.deliver()
             case "lose":
@@ -260,7 +261,7 @@ def test_a_second_process_gets_only_what_is_in_the_latch_now() -> None:
         """Return the sequence numbers that a new process gets, and whether again."""
         window.put_latched([(number, b"message") for number in latched])
         window.open = True
-        window.acknowledge(window.last)
+        window.acknowledge(window.last, 0.0)
         sent = []
         while (entry := window.next()) is not None:
             sent.append((entry[1], bool(entry[2][1] & LATCHED_FLAG)))

@@ -16,7 +16,9 @@ from dora.errors import TransportError
 from dora.transport.board import CLOSED, CONNECTED, CREDIT_WAITING, RECEIVED, SENT, STATE, WORDS, Board
 from dora.transport.doorbell import Bell
 from dora.transport.forking import RefusingLock
+from dora.transport.network.fast_path import ACK_FROM, SHORT, SMALL, FastPath
 from dora.transport.network.fragments import FragmentedMessage
+from dora.transport.network.in_flight import InFlightLimit
 from dora.transport.network.peer import Peer, Publishers
 from dora.transport.network.protocol import (
     ACK,
@@ -24,7 +26,6 @@ from dora.transport.network.protocol import (
     DATA_HEADER,
     KEEP_FLAG,
     NO_ACK,
-    PING,
     PROBE,
     TICK,
     PiggybackAck,
@@ -37,68 +38,6 @@ from dora.transport.network.window import Entry, SendWindow
 from dora.wire.correlation import kept_section
 from dora.wire.message import MAX_SEQUENCE
 from dora.wire.node_config import LinkConfig, OutputConfig
-
-MAX_MESSAGE: Final = 200_000  # bytes; for a larger message, copies cost more than waking a thread
-# They fit into `sessions.FAST_PATH_BUFFER` with what the system adds.
-FAST_PATH_BYTES: Final = 320_000  # in flight
-ACK_FROM: Final = FAST_PATH_BYTES // 2  # bytes in flight from which the receiver acknowledges at once
-MAX_IN_FLIGHT: Final = 32  # messages
-
-
-class FastPath:
-    """Decides which messages of a link take the second connection; not safe for several threads.
-
-    Zenoh's regular transport passes messages to a thread that has to be woken. Its low-latency transport
-    writes in the sending thread, but accepts at most 64 KiB (`dora.transport.network.fragments`) and blocks
-    while the network is congested. The fast path is therefore for single messages of moderate size, as
-    many as fit into the buffers of the system. A message does not take it while an earlier one is in flight
-    on the regular path, because the receiver would have to wait for that one.
-
-    The fast path opens once the receiver has acknowledged a ping on it, and closes after a loss. ``ping``
-    sends a ping.
-    """
-
-    def __init__(self, ping: Callable[[bytes], None]) -> None:
-        self._ping = ping
-        self._nonce = nonce()  # the content of the ping
-        self._open = False
-        self._last_regular = 0  # the number of the last message on the regular path
-        self._arrived = 0
-
-    def accepts(self, number: int, size: int, in_flight_bytes: int, *, alone: bool) -> bool:
-        """Return whether a message takes the fast path; otherwise count it for the regular one.
-
-        ``in_flight_bytes`` include the message itself. ``alone``: it was not sent close to another one.
-        """
-        arrived = self._arrived
-        fits = (
-            alone
-            and size <= MAX_MESSAGE
-            and in_flight_bytes <= FAST_PATH_BYTES
-            and number - arrived <= MAX_IN_FLIGHT
-        )
-        if self._open and fits and self._last_regular <= arrived:
-            return True
-        self._last_regular = number
-        return False
-
-    def on_ack(self, arrived: int, last_ping: int) -> None:
-        """Process an acknowledgement; ``last_ping`` is the last ping that has reached the receiver."""
-        self.on_arrived(arrived)
-        if not self._open:
-            self._open = last_ping == self._nonce
-            if not self._open:
-                self._ping(PING.pack(self._nonce))
-
-    def on_arrived(self, arrived: int) -> None:
-        """Record that at least the messages up to this number have arrived."""
-        self._arrived = max(self._arrived, arrived)
-
-    def close(self) -> None:
-        """Use the regular path until a new ping is acknowledged."""
-        self._nonce = nonce()
-        self._open = False
-
 
 NO_ANSWER_AFTER: Final = 2.0  # seconds without an acknowledgement until an error is logged
 _APART_NS: Final = 100_000  # a message this long after the last one is sent alone, not in a batch
@@ -143,8 +82,9 @@ class RemoteSender:
         self._retransmitted_after = 0  # the number of the last message that had arrived then
         self._retransmit_pause = TICK
         self._transmitted_ns = 0  # monotonic
-        self._queued: deque[tuple[int, int]] = deque()  # maybe in Zenoh's queue: numbers, and their space
+        self._queued: deque[tuple[int, int, int]] = deque()  # maybe in Zenoh's queue: number, space, size
         self.queued_bytes = 0  # the sum of the space
+        self._large_bytes = 0  # the sum of the sizes of those that are not small
         self.progress = 0  # grows with everything that is sent and acknowledged
         self._deferred = False  # the send thread transmits what is ready
         self._probe_deferred = False  # it sends a probe, too
@@ -176,9 +116,9 @@ class RemoteSender:
         return self._window.is_idle or self._words[self._base + STATE] == CLOSED
 
     @property
-    def in_flight_bytes(self) -> int:
-        """The size of all messages in flight."""
-        return self._window.in_flight_bytes
+    def fast_bytes(self) -> int:
+        """The size of all messages in flight on the fast path."""
+        return self._fast_path.bytes
 
     @property
     def is_blocked(self) -> bool:
@@ -197,6 +137,8 @@ class RemoteSender:
         with self._lock:
             self._window.put(sequence, (message, flags), size)
             self._transmit_ready()
+            if self._window.is_ready and not self._deferred and self._fast_path.is_open:
+                self._fast_path.ping()  # it is held: ask for the acknowledgement that it waits for
             if self._window.has_backlog:  # another thread transmits it, when the memory may be reused
                 message.zbytes()
 
@@ -206,12 +148,48 @@ class RemoteSender:
             return
         window = self._window
         while (entry := window.next()) is not None:
+            if self._is_held(entry):
+                window.undo_next()
+                return
             transmission = self._prepare(entry, may_block=False)
             if transmission is None:
                 window.undo_next()
                 self._defer()
                 return
             self._transmit(transmission)
+
+    def _is_held(self, entry: Entry) -> bool:
+        """Return whether a message waits for an acknowledgement, and takes the fast path then.
+
+        On the regular path it would be behind large messages of other links. It cannot take the fast path
+        while an earlier one is on the regular path, or while it has no room there.
+        """
+        number, _, _, size = entry
+        path = self._fast_path
+        return (
+            size <= SMALL
+            and path.is_open
+            and number > self._arrived + 1
+            and self._is_behind_large()
+            and not path.would_accept(size, self._fast_bytes_of_all())
+        )
+
+    def _is_behind_large(self) -> bool:
+        """Return whether a message would wait for large ones of other links on the regular path."""
+        siblings = self.siblings
+        return bool(siblings) and any(sibling.keeps_waiting for sibling in siblings)
+
+    @property
+    def keeps_waiting(self) -> bool:
+        """Whether messages of other links would have to wait for large ones of this link."""
+        rate = self._window.limit.rate
+        return self._large_bytes > rate * SHORT
+
+    def _fast_bytes_of_all(self) -> int:
+        total = self._fast_path.bytes
+        for sibling in self.siblings:
+            total += sibling.fast_bytes
+        return total
 
     def _defer(self) -> None:
         """Leave what is ready to the send thread. The lock has to be held."""
@@ -225,6 +203,9 @@ class RemoteSender:
             if publishers is not self.publishers:
                 return
             entry = self._window.next()
+            if entry is not None and self._is_held(entry):
+                self._window.undo_next()
+                entry = None
             transmission = self._prepare(entry, may_block=True) if entry is not None else None
             self._deferred = transmission is not None
         if transmission is None:
@@ -243,24 +224,41 @@ class RemoteSender:
         number, sequence, (message, flags), size = entry
         now = time.monotonic_ns()
         alone = now - self._transmitted_ns > _APART_NS
-        in_flight_bytes = self._window.in_flight_bytes
-        for sibling in self.siblings:
-            in_flight_bytes += sibling.in_flight_bytes
-        if self._fast_path.accepts(number, size, in_flight_bytes, alone=alone):
-            put, fragments = self.publishers.put_fast, message.fragments()
-            if in_flight_bytes > ACK_FROM:
+        window, limit, path = self._window, self._window.limit, self._fast_path
+        publishers = self.publishers
+        if window.in_flight_bytes == size:
+            limit.begin(now / 1e9)
+        is_quick = size <= SMALL or size <= limit.rate * SHORT
+        needs_sample = window.in_flight_bytes > limit.bytes // 2
+        fast_bytes = self._fast_bytes_of_all()
+        if (
+            is_quick
+            and (alone or (size <= SMALL and (publishers.send_thread.busy or self._is_behind_large())))
+            and path.accepts(number, size, fast_bytes)
+        ):
+            put, fragments = publishers.put_fast, message.fragments()
+            if fast_bytes > ACK_FROM:
                 flags |= ACK_FLAG
         else:
             space = queue_space(size, alone=alone)
             if not (may_block or self._has_room(space)):
                 return None
-            self._queued.append((number, space))
+            path.on_regular(number)
+            self._queued.append((number, space, size))
             self.queued_bytes += space
+            if size > SMALL:
+                self._large_bytes += size
             put = self._regular_put(alone=alone)
-            if self._window.is_retransmission():
+            if window.is_retransmission():
                 fragments = message.retransmit_fragments()
+                needs_sample = False
             else:
                 fragments = [message.zbytes()]
+                needs_sample = needs_sample or not is_quick
+                if not path.is_open:  # the fast path opens with the acknowledgement
+                    flags |= ACK_FLAG
+        if needs_sample and limit.measure(number):
+            flags |= ACK_FLAG
         self._transmitted_ns = now
         return put, fragments, (self.window_id, number, sequence, flags), self._piggyback_ack()
 
@@ -298,12 +296,15 @@ class RemoteSender:
         with self._lock:
             if window_id != self.window_id or not self._window.open:
                 return
-            self._acknowledged_at = time.monotonic()
+            self._acknowledged_at = now = time.monotonic()
             words[received] = max(words[received], taken)
             self._fast_path.on_arrived(arrived)
-            self._acknowledge(arrived)
+            self._acknowledge(arrived, now)
             if self._window.is_ready:
-                self._defer()  # this thread has messages to receive
+                if self.publishers.send_thread.busy:  # it may wait for room for a large message
+                    self._transmit_ready()
+                else:
+                    self._defer()  # this thread has messages to receive
         self._after_ack()
 
     def on_ack(self, data: bytes) -> None:
@@ -319,16 +320,15 @@ class RemoteSender:
             self._ack_count, self._acknowledged_at, self._awaits_ack = count, now, False
             if receiver != self._receiver:
                 if self._receiver:
-                    self._window.restart()
                     self._clear_queued()
-                    self.window_id = nonce()  # its numbers are assigned anew
-                    self._arrived = self._arrived_before = 0
                     self._fast_path.close()
+                    self._restart_window()
                 self._receiver = receiver
             if state == CLOSED:
                 words[base + STATE] = CLOSED
                 self._window.abandon()
                 self._clear_queued()
+                self._fast_path.close()
             elif window_id == self.window_id:
                 words[base + RECEIVED] = taken
                 if not self._window.open:
@@ -337,8 +337,10 @@ class RemoteSender:
                     self._on_open()
                     if self._may_be_absent:
                         self.probe()  # earlier messages were not sent to it, so none of them is missing
-                self._fast_path.on_ack(arrived, last_ping)
-                self._acknowledge(arrived)
+                round_trip = self._fast_path.on_ack(arrived, last_ping)
+                if round_trip is not None:
+                    self._window.limit.on_round_trip(round_trip)
+                self._acknowledge(arrived, now)
                 if missing:
                     self._retransmit(arrived, now)
                 self._transmit_ready()
@@ -346,18 +348,26 @@ class RemoteSender:
                 self.probe()
         self._after_ack()
 
-    def _acknowledge(self, arrived: int) -> None:
+    def _acknowledge(self, arrived: int, now: float) -> None:
         self._arrived = max(self._arrived, arrived)
         queued, in_flight_bytes = self._queued, self._window.in_flight_bytes
         while queued and queued[0][0] <= arrived:
-            self.queued_bytes -= queued.popleft()[1]
-        self._window.acknowledge(arrived)
+            _, space, size = queued.popleft()
+            self.queued_bytes -= space
+            if size > SMALL:
+                self._large_bytes -= size
+        self._window.acknowledge(arrived, now)
         if self._window.in_flight_bytes != in_flight_bytes:
             self.progress += 1
 
+    def _restart_window(self) -> None:
+        self._window.restart()
+        self.window_id = nonce()  # its numbers are assigned anew
+        self._arrived = self._arrived_before = 0
+
     def _clear_queued(self) -> None:
         self._queued.clear()
-        self.queued_bytes = 0
+        self.queued_bytes = self._large_bytes = 0
 
     def _retransmit(self, arrived: int, now: float) -> None:
         """Retransmit all messages in flight, unless that was done recently. The lock has to be held."""
@@ -385,7 +395,7 @@ class RemoteSender:
         ``express``: in a batch of its own; not for probes that are repeated without an answer.
         """
         send_thread = self.publishers.send_thread
-        if not send_thread.busy:
+        if not send_thread.busy or (self._fast_path.is_open and not self._queued):
             self._send_probe(express=express)
         elif not self._probe_deferred:
             self._probe_deferred = True
@@ -405,6 +415,9 @@ class RemoteSender:
             self.window_id, window.last_transmitted, window.last_sequence, sent, self._receiver
         )
         publishers = self.publishers
+        if self._fast_path.is_open and not self._queued:
+            publishers.ping(data)  # behind the last message, not behind large ones of other links
+            return
         try:
             publishers.put(data, express=express)
         except zenoh.ZError as error:
@@ -414,21 +427,28 @@ class RemoteSender:
     def renew(self, publishers: Publishers) -> None:
         """Send on a new connection from now on.
 
-        Messages in flight are retransmitted there once the receiver has acknowledged a probe.
+        Messages in flight are retransmitted there once the receiver has acknowledged a probe. Those that
+        may be dropped wait again with the others until then, so only the newest of all are sent.
         """
         with self._lock:
             self.publishers = publishers
             self._deferred = self._probe_deferred = False
             self._awaits_ack = True
-            self._arrived_before = self._arrived
             self._fast_path.close()
             self._clear_queued()
-            self._window.retransmit()
+            self._window.limit = InFlightLimit()
+            if self._credit is None:
+                self._restart_window()
+            else:  # a new window would count messages as taken that are in the queue of the receiver
+                self._arrived_before = self._arrived
+                self._window.retransmit()
 
     def tick(self, now: float) -> None:
         """Probe a receiver that does not answer; to be called periodically."""
         if self.is_missing:
             self.probe()
+        if self._window.has_backlog and self._fast_path.is_open:
+            self._fast_path.ping()  # the first ones may have been behind other messages
         if self.is_idle and not self._waits_for_credit():
             self._acknowledged_at = now
         if now - self._acknowledged_at < TICK:

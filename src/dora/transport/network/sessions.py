@@ -161,7 +161,7 @@ def connect(endpoint: str, remote: RemoteConfig, *, low_latency: bool = False) -
     """Connect to a node of another machine; raises ``zenoh.ZError``.
 
     Returns at once: Zenoh connects, and reconnects, in the background. ``low_latency``: with Zenoh's
-    low-latency transport, see `dora.transport.network.sender.FastPath`.
+    low-latency transport, see `dora.transport.network.fast_path.FastPath`.
     """
     return _open(
         remote,

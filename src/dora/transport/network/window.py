@@ -1,7 +1,8 @@
 """The two ends of a link between machines, without the network: send window and receive window.
 
 A network can be slow, or cut for a minute. A sender therefore has only a bounded number of messages in
-flight, that is, transmitted or about to be and not acknowledged. Further messages wait in the process of
+flight, that is, transmitted or about to be and not acknowledged: one message, or as many as the network
+carries in a short time (`dora.transport.network.in_flight`). Further messages wait in the process of
 the sender, under the contract of the link: under ``drop_oldest`` the newest ``queue_size`` of them, and
 those that must not be dropped.
 Messages in flight are kept until they are acknowledged, so that they can be retransmitted after a cut, and
@@ -17,10 +18,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from dora.transport.network.in_flight import MAX_IN_FLIGHT, InFlightLimit
 from dora.transport.queues import DropOldestQueue
 
 WINDOW: Final = 256  # messages
-WINDOW_BYTES: Final = 8 << 20  # a single message may be larger
 
 Entry = tuple[int, int, Any, int]
 """Number in the window (0: it waits), sequence number on the output, payload, size in bytes."""
@@ -42,6 +43,7 @@ class SendWindow:
         self._retransmit = 0  # how many of those in flight were transmitted before
         self._waiting: DropOldestQueue[Entry] = DropOldestQueue(capacity, lambda entry: is_kept(entry[2]))
         self.in_flight_bytes = 0
+        self.limit = InFlightLimit()
         self.last = 0  # the number of the last message in the window
         self.last_sequence = sequence  # and its sequence number on the output
         self._acknowledged = sequence  # the sequence number of the last message that has arrived
@@ -96,9 +98,9 @@ class SendWindow:
             return
         self._waiting.put(entry)
 
-    def acknowledge(self, number: int) -> None:
+    def acknowledge(self, number: int, now: float) -> None:
         """Remove all messages up to ``number`` from the window, and admit those that have room now."""
-        in_flight = self._in_flight
+        in_flight, before = self._in_flight, self.in_flight_bytes
         while in_flight and in_flight[0][0] <= number:
             _, self._acknowledged, _, size = in_flight.popleft()
             self.in_flight_bytes -= size
@@ -106,18 +108,24 @@ class SendWindow:
                 self._transmitted -= 1
             if self._retransmit:
                 self._retransmit -= 1
+        waiting = self._waiting
+        if before != self.in_flight_bytes:
+            self.limit.on_ack(number, before - self.in_flight_bytes, now, is_full=len(waiting) > 0)
         if self.open:
-            waiting = self._waiting
             while waiting and self._has_room(waiting[0][3]):
                 self._admit(waiting.popleft())
 
     def retransmit(self) -> None:
         """Transmit all messages in flight again: they were lost."""
+        self.limit.forget_sample()
         self._retransmit = max(self._retransmit, self._transmitted)
         self._transmitted = 0
 
     def restart(self) -> None:
-        """Begin with a new receiving process, which gets all messages that are not acknowledged."""
+        """Begin anew with all messages that are not acknowledged, as many as may wait.
+
+        They go to a new receiving process, or to the same one on a new connection.
+        """
         self.last -= len(self._in_flight)
         self.last_sequence = self._acknowledged
         waiting = [*self._in_flight, *self._waiting]
@@ -133,13 +141,16 @@ class SendWindow:
         self._clear()
 
     def _clear(self) -> None:
+        self.limit.forget_sample()
         self._in_flight.clear()
         self.in_flight_bytes = self._transmitted = self._retransmit = 0
         self.open = False
 
     def _has_room(self, size: int) -> bool:
         in_flight = self._in_flight
-        return not in_flight or (len(in_flight) < WINDOW and self.in_flight_bytes + size <= WINDOW_BYTES)
+        return not in_flight or (
+            len(in_flight) < WINDOW and self.in_flight_bytes + size <= self.limit.bytes
+        )
 
     def _admit(self, entry: Entry) -> None:
         self.last += 1
@@ -195,7 +206,7 @@ class ReceiveWindow:
 
     def is_ack_due(self) -> bool:
         """Return whether the sender should get an acknowledgement now."""
-        return self.arrived - self._acknowledged >= WINDOW // 8 or self._bytes >= WINDOW_BYTES // 8
+        return self.arrived - self._acknowledged >= WINDOW // 8 or self._bytes >= MAX_IN_FLIGHT // 8
 
     def has_unacknowledged(self) -> bool:
         """Return whether the state differs from the last acknowledgement."""

@@ -1,0 +1,87 @@
+"""How much a link between machines may have in flight: what the network carries in a short time.
+
+What is in flight cannot be dropped any more, and the messages behind it wait. On a slow network a fixed
+number of bytes is therefore either too much, so that pictures arrive seconds old, or too little for a fast
+one. A link measures how fast its bytes arrive, and how long the way there and back takes without a queue.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIN_IN_FLIGHT: Final = 65_536  # bytes: small messages are not worth a measurement
+MAX_IN_FLIGHT: Final = 8 << 20  # bytes; a single message may be larger
+# Seconds of the measured rate. Two round trips keep a distant network busy while acknowledgements are on
+# their way. The other one does so where the round trip is shorter than a pause of either program.
+_ROUND_TRIPS: Final = 2
+_SHORTEST: Final = 0.02
+# The rate is the highest of this period (seconds) and the one before. A slow sample may be a pause of a
+# busy program; a mean of all samples would throttle the link after each one.
+_PERIOD: Final = 2.0
+
+
+class InFlightLimit:
+    """Measures a link, and derives how many bytes may be in flight. Not safe for several threads.
+
+    A sample is the time from one acknowledgement to another, in which the receiver has acknowledged a known
+    number of bytes. The second is the acknowledgement of a message which asks for one at once, as others
+    come up to 0.2 s late. All times are in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = MIN_IN_FLIGHT
+        self.rate = 0.0  # bytes a second; 0: not known yet
+        self._highest, self._highest_before = 0.0, 0.0
+        self._period_began = 0.0
+        self._round_trip = 0.0
+        self._since = 0.0  # of the last acknowledgement, or when the first message in flight was sent
+        self._delivered = 0  # bytes acknowledged since then
+        self._number = 0  # of the message that ends the sample; 0: there is none
+        self._began = 0.0
+
+    def begin(self, now: float) -> None:
+        """Record that a message is sent while none is in flight."""
+        self._since = now
+
+    def measure(self, number: int) -> bool:
+        """Begin a sample that ends with this message, unless there is one; return whether it begins."""
+        if self._number:
+            return False
+        self._number, self._began, self._delivered = number, self._since, 0
+        return True
+
+    def on_ack(self, arrived: int, size: int, now: float, *, is_full: bool) -> None:
+        """Record that the messages up to ``arrived`` are acknowledged, ``size`` bytes more than before.
+
+        ``is_full``: messages waited for room. Otherwise the program may send less than the network carries.
+        """
+        self._since = now
+        self._delivered += size
+        if not 0 < self._number <= arrived:
+            return
+        self._number = 0
+        rate = self._delivered / max(now - self._began, 1e-6)
+        if is_full or rate > self.rate:
+            if now - self._period_began > _PERIOD:
+                self._highest, self._highest_before, self._period_began = 0.0, self._highest, now
+            self._highest = max(self._highest, rate)
+            self.rate = max(self._highest, self._highest_before)
+            self._update()
+
+    def on_round_trip(self, seconds: float) -> None:
+        """Record how long a ping and its acknowledgement took; the shortest time counts.
+
+        It is never forgotten: later pings may all wait behind what this link itself has in flight, and a
+        limit that follows them would grow with every one.
+        """
+        self._round_trip = min(self._round_trip or seconds, seconds)
+        self._update()
+
+    def forget_sample(self) -> None:
+        """End the sample without a result: its messages were lost."""
+        self._number = 0
+
+    def _update(self) -> None:
+        if self.rate:
+            seconds = max(_ROUND_TRIPS * self._round_trip, _SHORTEST)
+            self.bytes = min(max(int(self.rate * seconds), MIN_IN_FLIGHT), MAX_IN_FLIGHT)
