@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 from certificates import certify
 from local_cluster import Cluster
@@ -190,6 +192,104 @@ def test_down_without_a_coordinator(cluster: Cluster) -> None:
 
 
 def test_failing_machines_are_reported_and_the_others_run(cluster: Cluster) -> None:
+    cluster.write("right")
+    cluster.dora("up", "cluster.yml")
+    write_failing_machines(cluster)
+    printed = cluster.dora("up", "cluster.yml", status=1)
+    assert "left: started dora daemon" in printed
+    assert "no daemon on 2 of 3 machine(s)" in printed
+    assert "lost: there is no command `~/nowhere/dora` on 127.0.0.3" in printed
+    assert "broken: the daemon could not be started: the moon is full" in printed
+    assert alive(cluster.pid("left")) and alive(cluster.pid("right"))
+
+
+def test_an_up_that_fails_leaves_nothing_running(cluster: Cluster) -> None:
+    write_failing_machines(cluster)
+    printed = cluster.dora("up", "cluster.yml", status=1)
+    assert "left: started dora daemon" in printed
+    assert "no daemon on 2 of 3 machine(s)" in printed
+    assert processes(cluster) == []
+    # Nothing is in the way of the next one.
+    cluster.write("left")
+    assert "left: started dora daemon" in cluster.dora("up", "cluster.yml")
+
+
+def test_an_up_that_fails_stops_nothing_that_ran_before(cluster: Cluster) -> None:
+    cluster.dora("up", "cluster.yml")
+    pids = [cluster.pid(machine) for machine in ("left", "right")]
+    os.kill(Client("127.0.0.1", cluster.port).status().pid, signal.SIGKILL)
+    write_failing_machines(cluster)
+    cluster.dora("up", "cluster.yml", status=1)
+    assert all(map(alive, pids)), "whether they had reached the new coordinator or not"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["coordinator", "daemons", "connecting"])
+def test_an_up_that_is_interrupted_leaves_nothing_running(
+    cluster: Cluster, moment: str, number: signal.Signals
+) -> None:
+    reached = cluster.folder / "reached"
+    if moment == "daemons":  # this one waits, before or after it has started a daemon
+        (cluster.folder / "bin" / "waits").write_text(f'#!/bin/sh\ntouch "{reached}"\nexec sleep 60\n')
+    elif moment == "connecting":  # a daemon that will never connect
+        (cluster.folder / "bin" / "waits").write_text(
+            f'#!/bin/sh\ntouch "{reached}"\nexec dora "$@" --coordinator-port 1\n'
+        )
+    if moment != "coordinator":
+        (cluster.folder / "bin" / "waits").chmod(0o755)
+        cluster.write("left", "right", dora="waits")
+    with subprocess.Popen(
+        [sys.executable, "-m", "dora", "cluster", "up", "cluster.yml"],
+        cwd=cluster.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as command:
+        wait_until(
+            lambda: reached.exists() if moment != "coordinator" else processes(cluster),
+            lambda: f"{moment}: {processes(cluster)}",
+        )
+        os.killpg(command.pid, number)  # as a terminal does: ssh gets it too
+        printed, _ = command.communicate(timeout=TIMEOUT)
+    assert command.returncode in (130, 1), printed
+    assert "Traceback" not in printed
+    wait_until(lambda: processes(cluster) == [], lambda: f"the end: {processes(cluster)}, {printed}")
+
+
+def test_an_up_with_an_unfit_certificate_leaves_nothing_running(cluster: Cluster) -> None:
+    other = cluster.folder / "other"
+    other.mkdir()
+    certify(cluster.folder, "here", "127.0.0.1")
+    certify(other, "here", "127.0.0.1")
+    cluster.tls = {"tls_cert": "here.pem", "tls_key": "here.key", "tls_ca": "other/ca.pem"}
+    cluster.write("left")
+    printed = cluster.dora("up", "cluster.yml", status=1)
+    assert "certificate" in printed
+    assert processes(cluster) == []
+    cluster.tls = {}
+
+
+def test_an_up_at_a_port_in_use_leaves_nothing_running(cluster: Cluster) -> None:
+    with socket.create_server(("127.0.0.1", cluster.port)):
+        printed = cluster.dora("up", "cluster.yml", status=1)
+    assert "Traceback" not in printed
+    assert processes(cluster) == []
+
+
+def processes(cluster: Cluster) -> list[str]:
+    """Return the command lines of the components of a cluster."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if str(cluster.port) in words and {"coordinator", "daemon"} & set(words):
+            found.append(" ".join(words))
+    return found
+
+
+def write_failing_machines(cluster: Cluster) -> None:
+    """Write a cluster file of the machine `left`, and two on which no daemon starts."""
     machines = [
         {"id": "left", "host": "localhost"},
         {"id": "lost", "host": "127.0.0.3", "dora": "~/nowhere/dora"},
@@ -199,11 +299,6 @@ def test_failing_machines_are_reported_and_the_others_run(cluster: Cluster) -> N
     cluster.file.write_text(json.dumps({"coordinator": coordinator, "machines": machines}))
     (cluster.folder / "bin" / "false").write_text("#!/bin/sh\necho 'error: the moon is full' >&2; exit 1\n")
     (cluster.folder / "bin" / "false").chmod(0o755)
-    printed = cluster.dora("up", "cluster.yml", status=1)
-    assert "left: started dora daemon" in printed
-    assert "no daemon on 2 of 3 machine(s)" in printed
-    assert "lost: there is no command `~/nowhere/dora` on 127.0.0.3" in printed
-    assert "broken: the daemon could not be started: the moon is full" in printed
 
 
 def test_a_coordinator_for_this_machine_only_is_in_the_way(cluster: Cluster) -> None:
@@ -274,9 +369,8 @@ def test_a_service_has_the_certificate_of_its_machine_until_it_is_removed(cluste
 
 def test_daemons_as_services(cluster: Cluster) -> None:
     stand_in_for_systemd(cluster)
-    assert "cannot connect to coordinator" in cluster.dora("install", "cluster.yml", status=1)
-    cluster.dora("up", "cluster.yml")
     printed = cluster.dora("install", "cluster.yml")
+    assert "started dora coordinator" in printed
     assert "left: installed dora-daemon-left.service, which runs" in printed
     units = cluster.folder / "config" / "systemd" / "user"
     assert sorted(path.name for path in units.iterdir()) == [

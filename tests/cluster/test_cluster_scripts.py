@@ -17,7 +17,7 @@ CLUSTER = Cluster(address="10.0.0.1", port=6013, machines=(ROBOT,), file="cluste
 ENCRYPTED = msgspec.structs.replace(CLUSTER, authority="/etc/ca.pem")
 CERTIFIED = msgspec.structs.replace(ENCRYPTED, own_authority=True)
 ALL = {
-    "start": scripts.start_daemon(CLUSTER, ROBOT),
+    "start": scripts.start_daemon(CLUSTER, ROBOT, "stamp"),
     "end": scripts.end_daemon(ROBOT),
     "last": scripts.last_log_line(ROBOT),
     "look": scripts.log_of_ended_daemon(ROBOT),
@@ -26,9 +26,10 @@ ALL = {
     "copies": scripts.list_copies(ROBOT, remove=True),
     "uninstall": scripts.uninstall(ROBOT),
     "wheel": scripts.install_wheel(ROBOT, "dora-1-py3-none-any.whl"),
-    "start with TLS": scripts.start_daemon(ENCRYPTED, ROBOT),
+    "end what was started": scripts.end_started_daemon(ROBOT, "stamp"),
+    "start with TLS": scripts.start_daemon(ENCRYPTED, ROBOT, "stamp"),
     "install with TLS": scripts.install(ENCRYPTED, ROBOT),
-    "start with certificates": scripts.start_daemon(CERTIFIED, ROBOT),
+    "start with certificates": scripts.start_daemon(CERTIFIED, ROBOT, "stamp"),
     "install with certificates": scripts.install(CERTIFIED, ROBOT),
     "state": scripts.machine_state(CERTIFIED, ROBOT),
     "receive a key": scripts.receive_bundle(ROBOT),

@@ -142,7 +142,6 @@ def test_what_keeps_a_cluster_from_tls_is_one_sentence(
     printed = cluster.dora("up", "cluster.yml", status=1)
     assert f"cannot use {key}: " in printed and "makes another authority" in printed
     assert "Traceback" not in printed
-    cluster.dora("down", "cluster.yml")
     remove_authority(load_cluster(cluster.file))
 
 

@@ -110,7 +110,21 @@ def test_failed_logins_are_reported_with_a_remedy(cluster: Cluster) -> None:
     (cluster.keys.folder / "was.pub").rename(cluster.keys.folder / "client.pub")
     printed = cluster.dora("cluster", "up", "cluster.yml", status=1)
     assert "it wants more than your ssh keys" in printed
-    cluster.dora("cluster", "down", "--coordinator-addr", cluster.desk.address)
+    assert not any(" coordinator " in line or " daemon " in line for line in _programs(cluster.desk))
+
+
+def test_an_up_that_fails_on_one_machine_leaves_nothing_running(cluster: Cluster) -> None:
+    cluster.machines[1]["port"] = 23
+    cluster.write()
+    printed = cluster.dora("cluster", "up", "cluster.yml", status=1)
+    assert "desk: started dora daemon" in printed
+    assert "no daemon on 1 of 2 machine(s)" in printed
+    for host in cluster.hosts.values():
+        assert not any(" coordinator " in line or " daemon " in line for line in _programs(host))
+    del cluster.machines[1]["port"]
+    cluster.write()
+    cluster.dora("cluster", "up", "cluster.yml")
+    cluster.dora("cluster", "down", "cluster.yml")
 
 
 def test_a_new_version_is_installed_where_the_command_belongs(cluster: Cluster, tmp_path: Path) -> None:

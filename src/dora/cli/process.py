@@ -101,16 +101,22 @@ def _connect_to_null(descriptor: int) -> None:
 
 
 @contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM raise ``KeyboardInterrupt`` in this block. Only for the main thread.
+def termination_as_interrupt(*more: signal.Signals) -> Iterator[None]:
+    """Make SIGTERM, and ``more`` signals, raise ``KeyboardInterrupt`` in this block.
 
-    While a dataflow runs, the daemon handles the signal instead.
+    Only for the main thread. A signal that is ignored stays ignored (``nohup``). While a dataflow runs, the
+    daemon handles SIGTERM instead.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, *more)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -16,6 +18,7 @@ from dora.cli.commands.start import restart_and_wait, start_and_wait, start_opti
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup, RunCommand
+from dora.cli.process import termination_as_interrupt
 from dora.cli.progress_bar import progress_mode, progress_option, showing
 from dora.cli.running_options import dataflow_names
 from dora.cli.tables import format_option, print_table
@@ -23,9 +26,9 @@ from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView, RunSpec
 from dora.errors import DoraError
 from dora.observe.formatting import file_size
-from dora.transport.proof import no_token
 
 if TYPE_CHECKING:
+    from dora.cli.commands.up import Background
     from dora.cluster.ssh.file import Cluster
     from dora.cluster.ssh.ssh import MachineFault
     from dora.transport.tokens import Token
@@ -60,13 +63,6 @@ def _client(found: Cluster, token: Token | None = None) -> Client:
     return Client(found.address, found.port, starter, authority=found.authority, token=token)
 
 
-def _token_of(client: Client) -> str:
-    """Return the token for the daemons of a coordinator; raises `DoraError`."""
-    if (token := client.token()) is None:
-        raise DoraError(no_token(client.where))
-    return token.value
-
-
 def _connected(client: Client) -> set[str]:
     """Return the machines whose daemons are connected; raises `Unreachable`."""
     return {machine.id for machine in client.status().machines if machine.away_since is None}
@@ -89,13 +85,12 @@ def _raise_if_any(faults: list[MachineFault], what: str, total: int) -> None:
 def up(file: str, tls: bool | None) -> None:
     """Start the coordinator on this machine and a daemon on each machine of the file.
 
-    Whatever is running already is left alone. The exit status is 1 if a machine is missing in the end.
+    Whatever is running already is left alone. If a machine is missing in the end, the exit status is 1, and
+    if nothing of the cluster ran before, nothing is left running.
 
     --tls makes a certificate authority and certificates, and gives each machine its own. Run it again to
     renew those that expire within 30 days.
     """
-    from dora.cluster.ssh.certificates import provide_all
-    from dora.cluster.ssh.daemons import start as start_daemons
     from dora.transport.tokens import make_token
 
     found = _load(file)
@@ -103,7 +98,48 @@ def up(file: str, tls: bool | None) -> None:
     if tls is not None:
         found = _switch_tls(found, token, tls)
     client = _client(found, token)
-    _start_coordinator(found, client, _renew_certificate(found))
+    stamp = os.urandom(8).hex()
+    with _coordinator(found, client, stamp) as is_new:
+        if not is_new:
+            click.echo(f"coordinator already running on {client.where}")
+        _start_machines(found, client, token, stamp)
+
+
+@contextmanager
+def _coordinator(found: Cluster, client: Client, stamp: str = "") -> Iterator[bool]:
+    """Run a block with the coordinator, which is started unless it runs.
+
+    Yields whether it was started. If the block fails, also by Ctrl-C or a signal, what was started is
+    stopped: daemons with this stamp, and the coordinator, unless daemons that ran before are connected.
+    """
+    with termination_as_interrupt(signal.SIGHUP):
+        started = _start_coordinator(found, client, _renew_certificate(found))
+        try:
+            yield started is not None
+        except BaseException:
+            if started is not None:
+                _stop_started(found, client, started, stamp)
+            raise
+
+
+def _stop_started(found: Cluster, client: Client, coordinator: Background, stamp: str) -> None:
+    from dora.cluster.ssh.daemons import end_started
+
+    ended = end_started(found.machines, stamp) if stamp else set()
+    try:
+        others = _connected(client) - ended
+    except DoraError:
+        others = set()
+    if not others:
+        coordinator.stop()
+        click.echo("stopped what was started", err=True)
+
+
+def _start_machines(found: Cluster, client: Client, token: Token, stamp: str) -> None:
+    """Start a daemon on each machine without one; raises `DoraError` if one is missing in the end."""
+    from dora.cluster.ssh.certificates import provide_all
+    from dora.cluster.ssh.daemons import start as start_daemons
+
     there = {machine.id: machine for machine in client.status().machines if machine.away_since is None}
     running = [machine for machine in found.machines if machine.id in there]
     for machine in running:
@@ -111,7 +147,7 @@ def up(file: str, tls: bool | None) -> None:
     faults = provide_all(found, running, click.echo)
     faults += _not_encrypted(found, there)
     missing = [machine for machine in found.machines if machine.id not in there]
-    faults += start_daemons(found, missing, token.value, lambda: _connected(client), click.echo)
+    faults += start_daemons(found, missing, token.value, lambda: _connected(client), click.echo, stamp)
     if found.own_authority:
         click.echo(f"TLS: on; for other commands: export {AUTHORITY_VARIABLE}={found.authority}")
     what = "no daemon, or not encrypted," if found.own_authority else "no daemon"
@@ -167,7 +203,8 @@ def _not_encrypted(found: Cluster, there: Mapping[str, MachineView]) -> list[Mac
     return [MachineFault(machine, reason) for machine in bare]
 
 
-def _start_coordinator(found: Cluster, client: Client, renewed: bool) -> None:
+def _start_coordinator(found: Cluster, client: Client, renewed: bool) -> Background | None:
+    """Start the coordinator unless it runs; return it if it was started."""
     from dora.cli.commands.up import Background, encryption_options, wait_for_coordinator
 
     try:
@@ -178,10 +215,14 @@ def _start_coordinator(found: Cluster, client: Client, renewed: bool) -> None:
         options = ["--interface", client.address, "--port", str(client.port)]
         options += encryption_options(client, found.certificate, found.key)
         process = Background("coordinator", options)
-        if wait_for_coordinator(client, process):
-            click.echo(f"started dora coordinator on {client.where}")
-            return
-    click.echo(f"coordinator already running on {client.where}")
+        try:
+            if wait_for_coordinator(client, process):
+                click.echo(f"started dora coordinator on {client.where}")
+                return process
+        except BaseException:
+            process.stop()
+            raise
+    return None
 
 
 def _await_renewal(client: Client) -> None:
@@ -359,16 +400,17 @@ def install(file: str) -> None:
     """Install the daemons as systemd services, which start with their machines.
 
     For root these are services of the machine, for others services of the user. Running daemons are stopped
-    first, with their dataflows.
+    first, with their dataflows. The coordinator is started unless it runs.
     """
     from dora.cluster.ssh.daemons import install as install_daemons
+    from dora.transport.tokens import make_token
 
     found = _load(file)
-    client = _client(found)
-    client.status()  # the daemons have to connect to it
-    token = _token_of(client)
-    faults = install_daemons(found, found.machines, token, lambda: _connected(client), click.echo)
-    _raise_if_any(faults, "not installed", len(found.machines))
+    token = make_token()
+    client = _client(found, token)
+    with _coordinator(found, client):  # the daemons have to connect to it
+        faults = install_daemons(found, found.machines, token.value, lambda: _connected(client), click.echo)
+        _raise_if_any(faults, "not installed", len(found.machines))
 
 
 @cluster.command()
@@ -402,10 +444,12 @@ def upgrade(file: str, wheel: str | None, force: bool, progress: str) -> None:
     from dora.cluster.ssh.daemons import upgrade as upgrade_daemon
     from dora.daemon.build.own_wheel import wheel_name, write_wheel
     from dora.daemon.work import Work
+    from dora.transport.tokens import make_token
 
     found = _load(file)
-    client = _client(found)
-    with tempfile.TemporaryDirectory(prefix="dora-") as folder:
+    token = make_token()
+    client = _client(found, token)
+    with _coordinator(found, client), tempfile.TemporaryDirectory(prefix="dora-") as folder:
         if wheel is None:
             wheel = f"{folder}/{wheel_name()}"
             write_wheel(wheel, with_files=True)
@@ -418,7 +462,7 @@ def upgrade(file: str, wheel: str | None, force: bool, progress: str) -> None:
             work = Work()
             with showing(progress_mode(progress), f"upgrading {machine.id}", work) as say:
                 faults = upgrade_daemon(
-                    found, machine, wheel, _token_of(client), lambda: _connected(client), say, work
+                    found, machine, wheel, token.value, lambda: _connected(client), say, work
                 )
             if faults:
                 raise DoraError(f"{faults[0]} ({done} of {len(found.machines)} machine(s) done)")

@@ -180,6 +180,15 @@ class Background:
     def terminate(self) -> None:
         self._process.terminate()
 
+    def stop(self) -> None:
+        """Terminate it and wait for its end, at most `STOP_TIMEOUT`; then kill it."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
     def check(self) -> None:
         """Raise `DoraError` if it has ended."""
         if self._process.poll() is not None:

@@ -27,14 +27,22 @@ Report = Callable[[str], None]
 
 
 def start(
-    cluster: Cluster, machines: Sequence[Machine], token: str, connected: Connected, report: Report
+    cluster: Cluster,
+    machines: Sequence[Machine],
+    token: str,
+    connected: Connected,
+    report: Report,
+    stamp: str = "",
 ) -> list[MachineFault]:
-    """Start daemons and wait until they are connected; return what went wrong."""
+    """Start daemons and wait until they are connected; return what went wrong.
+
+    `end_started` ends those that were started with the same ``stamp``.
+    """
     faults = provide_all(cluster, machines, report)
     stdin = _secrets(cluster, token)
     results = on_all(
         _without(machines, faults),
-        lambda machine: run(machine, scripts.start_daemon(cluster, machine), stdin=stdin),
+        lambda machine: run(machine, scripts.start_daemon(cluster, machine, stamp), stdin=stdin),
     )
     faults += _faults(result for _, result in results)
     return faults + await_daemons(
@@ -73,6 +81,15 @@ def end(machines: Sequence[Machine], report: Report) -> list[MachineFault]:
         if not isinstance(output, MachineFault):
             report(f"{machine.id}: {'ended dora daemon' if output else 'no daemon ran'}")
     return _faults(result for _, result in results)
+
+
+def end_started(machines: Sequence[Machine], stamp: str) -> set[str]:
+    """End the daemons that were started with a stamp; return the ids of their machines.
+
+    A machine that cannot be reached could not be reached before, and has none.
+    """
+    results = on_all(machines, lambda machine: run(machine, scripts.end_started_daemon(machine, stamp)))
+    return {machine.id for machine, output in results if not isinstance(output, MachineFault) and output}
 
 
 def install(

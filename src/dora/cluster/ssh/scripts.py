@@ -74,8 +74,11 @@ def _log(machine: Machine) -> str:
     return f'"$folder"/daemon-{machine.id}.txt'
 
 
-def start_daemon(cluster: Cluster, machine: Machine) -> str:
-    """Return the script that starts a daemon in the background, unless it runs."""
+def start_daemon(cluster: Cluster, machine: Machine, stamp: str) -> str:
+    """Return the script that starts a daemon in the background, unless it runs.
+
+    ``stamp`` tells whose daemon it is, for `end_started_daemon`.
+    """
     options = shlex.join(daemon_options(cluster, machine))
     return (
         f"{_BEGIN}{_find(machine)}{_service(machine)}"
@@ -90,6 +93,7 @@ def start_daemon(cluster: Cluster, machine: Machine) -> str:
         "export DORA_AUTH_TOKEN\n"
         f"{_set_tls(cluster, machine)}"
         "cd /\n"
+        f"echo {shlex.quote(stamp)} >{_stamp(machine)}\n"
         f'nohup "$dora" daemon {options} --log-file {_log(machine)} >>{_log(machine)} 2>&1 </dev/null &\n'
         f"echo $! >{_pid(machine)}\n"
     )
@@ -173,6 +177,22 @@ def end_daemon(machine: Machine) -> str:
     )
 
 
+def end_started_daemon(machine: Machine, stamp: str) -> str:
+    """Return the script that does what `end_daemon` does, if `start_daemon` started it with this stamp.
+
+    A daemon that ran before, and may have dataflows, stays. So does a service.
+    """
+    return (
+        f"{_BEGIN}{_service(machine)}"
+        '[ -z "$service" ] || exit 0\n'
+        f'[ "$(cat {_stamp(machine)} 2>/dev/null)" = {shlex.quote(stamp)} ] || exit 0\n'
+        f"{_find_process(machine)}"
+        '[ -n "$pid" ] || exit 0\n'
+        'kill "$pid" && echo ended\n'
+        f"{_AWAIT_END}"
+    )
+
+
 def log_of_ended_daemon(machine: Machine) -> str:
     """Return the script that prints the last lines of the log of a daemon, if it has ended."""
     return (
@@ -213,6 +233,10 @@ def _service(machine: Machine) -> str:
 
 def _pid(machine: Machine) -> str:
     return f'"$folder"/daemon-{machine.id}.pid'
+
+
+def _stamp(machine: Machine) -> str:
+    return f'"$folder"/daemon-{machine.id}.stamp'
 
 
 def _authority(machine: Machine) -> str:
