@@ -14,7 +14,7 @@ import pytest
 
 from dora._version import __version__
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.fleet import DaemonConnection
+from dora.cluster.coordinator.fleet import FORGET_AFTER, DaemonConnection
 from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
@@ -24,6 +24,7 @@ from dora.cluster.protocol import (
     DropRecords,
     Hello,
     LogBatch,
+    MachineLost,
     RunReport,
     RunSpec,
     StopRun,
@@ -36,6 +37,11 @@ from dora.wire.node_protocol import PROTOCOL_VERSION
 NODE = {"id": "a", "deploy": {"machine": "far"}}
 SPEC = RunSpec(name="arm", dataflow={"nodes": [NODE], "working_dir": "/tmp"})
 OTHER = msgspec.structs.replace(SPEC, name="leg")
+SPREAD = msgspec.structs.replace(
+    SPEC,
+    dataflow={"nodes": [NODE, {"id": "b", "deploy": {"machine": "near"}}], "working_dir": "/tmp"},
+    machines={"a": "far", "b": "near"},
+)
 
 
 @pytest.fixture(autouse=True)
@@ -230,6 +236,118 @@ def test_a_stop_on_a_disconnected_machine_is_refused(data_folder: Path) -> None:
             heard: list[ToDaemon] = []
             join(coordinator, "far", heard.append, running)
             assert not any(isinstance(message, StopRun) for message in heard)
+
+    asyncio.run(stop())
+
+
+class Clock:
+    """Runs the timers of an event loop without waiting for them."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.ahead = 0.0
+        real = self.loop.time
+        self.loop.time = lambda: real() + self.ahead  # type: ignore[method-assign]
+
+    async def advance(self, seconds: float) -> None:
+        for _ in range(100):
+            self.ahead += seconds / 100
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+
+def test_a_machine_that_is_out_of_reach_is_not_lost(data_folder: Path) -> None:
+    async def wait() -> None:
+        async with coordinating(data_folder) as coordinator:
+            clock = Clock()
+            near: list[ToDaemon] = []
+            links = {"far": join(coordinator, "far", lambda _: None)}
+            links["near"] = join(coordinator, "near", near.append)
+            running = RunReport(coordinator.start(SPREAD).uuid, "Running")
+            for link in links.values():
+                coordinator.handle(link, running)
+            coordinator.fleet.disconnect(links["far"], silent=True)
+            await clock.advance(86_400.0)
+            assert coordinator.dataflow("arm").status == "Running"
+            assert [machine.id for machine in coordinator.fleet.views()] == ["far", "near"]
+            assert not any(isinstance(message, MachineLost) for message in near)
+            heard: list[ToDaemon] = []
+            links["far"] = join(coordinator, "far", heard.append, running)
+            assert not any(isinstance(message, StopRun) for message in heard)
+            ended = RunReport(running.dataflow_id, "Finished")
+            for link in links.values():
+                coordinator.handle(link, ended)
+            assert coordinator.dataflow("arm").status == "Finished"
+            # One without nodes is forgotten, so that a machine that was put away is not shown for ever.
+            coordinator.fleet.disconnect(links["far"], silent=True)
+            await clock.advance(2 * FORGET_AFTER)
+            assert [machine.id for machine in coordinator.fleet.views()] == ["near"]
+
+    asyncio.run(wait())
+
+
+def test_a_new_coordinator_waits_for_a_machine_that_is_out_of_reach(data_folder: Path) -> None:
+    async def wait() -> None:
+        async with coordinating(data_folder) as coordinator:
+            link = join(coordinator, "far", lambda _: None)
+            running = RunReport(coordinator.start(SPEC).uuid, "Running")
+            coordinator.handle(link, running)
+        async with coordinating(data_folder) as coordinator:
+            await Clock().advance(86_400.0)
+            assert coordinator.dataflow("arm").status == "Running"
+            heard: list[ToDaemon] = []
+            join(coordinator, "far", heard.append, running)
+            assert not any(isinstance(message, StopRun) for message in heard)
+
+    asyncio.run(wait())
+
+
+def test_a_machine_out_of_reach_is_lost_after_the_limit_that_is_set(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DORA_UNREACHABLE_AFTER", "60")
+
+    async def wait() -> None:
+        async with coordinating(data_folder) as coordinator:
+            clock = Clock()
+            link = join(coordinator, "far", lambda _: None)
+            coordinator.handle(link, RunReport(coordinator.start(SPEC).uuid, "Running"))
+            coordinator.fleet.disconnect(link, silent=True)
+            await clock.advance(50.0)
+            assert coordinator.dataflow("arm").status == "Running"
+            await clock.advance(20.0)
+            view = coordinator.dataflow("arm")
+            assert (view.status, view.reason) == ("Failed", "it has not answered for 60 s")
+
+    asyncio.run(wait())
+
+
+def test_a_machine_that_comes_back_with_another_daemon_has_lost_its_nodes(data_folder: Path) -> None:
+    async def wait() -> None:
+        async with coordinating(data_folder) as coordinator:
+            link = join(coordinator, "far", lambda _: None)
+            coordinator.handle(link, RunReport(coordinator.start(SPEC).uuid, "Running"))
+            coordinator.fleet.disconnect(link, silent=True)
+            await Clock().advance(3600.0)
+            join(coordinator, "far", lambda _: None)  # it was switched off and on
+            assert coordinator.dataflow("arm").status == "Failed"
+
+    asyncio.run(wait())
+
+
+def test_a_user_gives_up_a_machine_that_is_out_of_reach(data_folder: Path) -> None:
+    async def stop() -> None:
+        async with coordinating(data_folder) as coordinator:
+            link = join(coordinator, "far", lambda _: None)
+            running = RunReport(coordinator.start(SPEC).uuid, "Running")
+            coordinator.handle(link, running)
+            coordinator.fleet.disconnect(link, silent=True)
+            coordinator.stop("arm", None, True)
+            view = coordinator.dataflow("arm")
+            assert view.status == "Finished" and "it is out of reach" in view.reason
+            heard: list[ToDaemon] = []
+            join(coordinator, "far", heard.append, running)
+            assert StopRun(running.dataflow_id, force=True) in heard
 
     asyncio.run(stop())
 

@@ -133,7 +133,7 @@ def coordinator(
 
     Environment variables limit how long it waits for a machine, in seconds: until its nodes are built
     (DORA_BUILD_RESULT_TIMEOUT_SECS [1200]) and their processes started (DORA_SPAWN_RESULT_TIMEOUT_SECS
-    [60]), and until one that does not answer is given up (DORA_UNREACHABLE_AFTER [180]).
+    [60]), and until one that does not answer counts as lost (DORA_UNREACHABLE_AFTER [never]).
     """
     from dora.cluster.coordinator.server import serve
     from dora.transport.tls import server_context

@@ -177,8 +177,26 @@ _stop_options = all_of(
         metavar="DURATION",
         help="Time for a node to end before SIGTERM; SIGKILL follows after half of it [10s].",
     ),
-    click.option("-f", "--force", is_flag=True, help="Kill the nodes at once."),
+    click.option(
+        "-f",
+        "--force",
+        is_flag=True,
+        help="Kill the nodes at once; give up machines that are out of reach.",
+    ),
 )
+
+
+def _name_machines_out_of_reach(client: Client, view: DataflowView) -> None:
+    """Say which machines a dataflow waits for that is being stopped, if they are out of reach."""
+    if len(view.machines) < 2 or view.status not in ACTIVE:
+        return
+    for machine in client.status().machines:
+        if machine.id in view.machines and machine.away_since is not None:
+            click.echo(
+                f"machine `{machine.id}` is out of reach; its nodes end when it is back; "
+                "`dora stop --force` does not wait for it",
+                err=True,
+            )
 
 
 @click.command()
@@ -203,7 +221,7 @@ def stop(
             raise click.UsageError("--all cannot be combined with the name of a dataflow")
         running = client.active()
         for view in running:
-            client.stop(view.uuid, grace_duration, force)
+            _name_machines_out_of_reach(client, client.stop(view.uuid, grace_duration, force))
         statuses = [report_end(client.wait(view.uuid)) for view in running]
         click.echo(f"Stopped {len(running)} dataflow(s).")
         return max(statuses, default=0)
@@ -222,6 +240,7 @@ def stop(
             click.echo("No dataflows are running.")
         return 0
     view = client.stop(dataflow_id, grace_duration, force)
+    _name_machines_out_of_reach(client, view)
     if view.status not in ACTIVE:
         click.echo(f"dataflow had ended already: {view.uuid}")
         fault = failure_reason(client.dataflow(view.uuid))

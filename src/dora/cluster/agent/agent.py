@@ -23,10 +23,11 @@ from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketExcept
 
 from dora._paths import AUTHORITY_VARIABLE, data_folder
 from dora.cluster.agent.clock_sync import ClockSync
-from dora.cluster.agent.identity import Identity, daemon_lock, run_id, socket_of
+from dora.cluster.agent.identity import Identity, daemon_lock
 from dora.cluster.agent.limits import UsageMeter
 from dora.cluster.agent.observers import Observers
 from dora.cluster.agent.warm_templates import WarmTemplates
+from dora.cluster.agent.worker_process import WorkerProcess
 from dora.cluster.agent.worker_reports import LogOutbox
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.heartbeat import HeartbeatAnswer
@@ -101,43 +102,6 @@ _CONNECTION_ERRORS = (
 )
 
 
-class _WorkerProcess:
-    """The worker process of one dataflow."""
-
-    def __init__(self, start: StartRun, process: asyncio.subprocess.Process, interpreter: str) -> None:
-        self.dataflow_id = start.dataflow_id
-        self.socket = socket_of(start)
-        self.run_id = run_id(start) or start.dataflow_id
-        self.interpreter = interpreter
-        self.spec = start.spec
-        self.redefined: DataflowChanged | None = None  # the last change, None if there was none
-        self.parameters: dict[str, ParametersSet] = {}  # node → parameters set since the last change
-        self.process = process
-
-    def redefine(self, message: DataflowChanged) -> None:
-        """Follow a changed dataflow. On one machine the message contains the present parameters."""
-        nodes = {node["id"] for node in message.dataflow["nodes"]} if message.revision else set()
-        self.parameters = {key: value for key, value in self.parameters.items() if key in nodes}
-        self.redefined = message
-        self.spec = self.spec.after(message)
-        for values in self.parameters.values():
-            self.set_parameters(values)
-
-    def set_parameters(self, message: ParametersSet) -> None:
-        self.parameters[message.node] = message
-        self.spec = self.spec.with_parameters(message.node, message.parameters)
-
-    def command(self, message: ToDaemon) -> None:
-        assert self.process.stdin is not None
-        if not self.process.stdin.is_closing():
-            self.process.stdin.write(encode(message) + b"\n")
-
-    def kill(self) -> None:
-        """Kill the process if it still runs; its guardian kills the nodes."""
-        if self.process.returncode is None:
-            self.process.kill()
-
-
 class Agent:
     """Serves one coordinator, on one machine."""
 
@@ -165,7 +129,7 @@ class Agent:
         self._observers = Observers(self._url, token.value, identity.machine, authority)
         self._token = token
         self._id = uuid7()
-        self._runs: dict[str, _WorkerProcess] = {}
+        self._runs: dict[str, WorkerProcess] = {}
         self._reports: dict[str, RunReport] = {}  # of active runs, and ends that are not acknowledged
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
@@ -217,7 +181,14 @@ class Agent:
             log.info("stopping %d dataflow(s)", len(self._runs))
             for run in self._runs.values():
                 run.command(StopRun(run.dataflow_id))
+            self._end_alone()
         self._changed.set()
+
+    def _end_alone(self) -> None:
+        """If this daemon ends without a connection, do not wait for reports of other machines."""
+        if self._shutting_down and self._connection is None:
+            for run in self._runs.values():
+                run.lose_others(self._identity.machine, self._no_connection)
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + DRAIN_TIMEOUT
@@ -349,6 +320,7 @@ class Agent:
                 await self._take(message)
         finally:
             self._connection = None
+            self._end_alone()
             sender.cancel()
             heartbeats.cancel()
 
@@ -472,7 +444,7 @@ class Agent:
         if start.partition is not None:
             start = msgspec.structs.replace(start, partition=self._with_local_facts(start.partition))
         start = msgspec.structs.replace(start, coordinator=self._where)
-        run = self._runs[dataflow_id] = _WorkerProcess(start, process, interpreter)
+        run = self._runs[dataflow_id] = WorkerProcess(start, process, interpreter)
         run.command(start)
         self._clock_sync.tell(run)  # before the first message of another machine
         if self._shutting_down:  # a signal has arrived meanwhile
@@ -496,7 +468,7 @@ class Agent:
         async with self._releasing:  # one at a time
             await asyncio.to_thread(release, dataflow_ids, self._identity.machine)
 
-    async def _watch(self, run: _WorkerProcess) -> None:
+    async def _watch(self, run: WorkerProcess) -> None:
         """Forward the reports of a worker until it ends."""
         assert run.process.stdout is not None
         try:

@@ -315,13 +315,18 @@ class Coordinator:
     def stop(self, wanted: str, grace: float | None, force: bool) -> DataflowView:
         """Stop a running dataflow; returns at once. Raises `Refusal`, also if no machine is connected.
 
-        A disconnected machine stops its partition when it is back.
+        A disconnected machine stops its partition when it is back; ``force`` does not wait for that.
         """
-        self._check_daemons()
+        if not force:
+            self._check_daemons()
         view = find(self._store.views(), wanted)
         if view.status in ACTIVE and (missing := self.fleet.stop(view.uuid, grace, force)):
             names = ", ".join(f"`{machine}`" for machine in missing)
-            raise Refusal(503, f"`{view.name}` runs on machine {names}, which is not connected now")
+            raise Refusal(
+                503,
+                f"`{view.name}` runs on machine {names}, which is not connected now; "
+                "to give it up, use `dora stop --force`",
+            )
         return view
 
     async def change(self, wanted: str, operation: Operation) -> OperationResult:

@@ -95,6 +95,13 @@ class DistributedRun:
         where = f"machine `{machine}`: " if self.is_distributed else ""
         self.reports[machine] = RunReport(self.dataflow_id, "Failed", reason=where + reason)
 
+    def give_up(self, machine: str, reason: str) -> None:
+        """Record that a user does not wait for a machine that is out of reach: its part has ended."""
+        self.lost[machine] = reason
+        self.reports[machine] = RunReport(
+            self.dataflow_id, "Finished", reason=f"machine `{machine}`: {reason}"
+        )
+
     def daemons_after(self, machines: Iterable[str], daemon_of: Callable[[str], str]) -> dict[str, str]:
         """Return ``daemons`` for the time when exactly these machines have nodes.
 

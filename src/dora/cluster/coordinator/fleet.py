@@ -1,10 +1,12 @@
 """The machines: which are connected, what their daemons report, and which are lost.
 
 The report of a daemon is the truth. A daemon whose connection ended has `LOST_AFTER` to come back: most
-likely its process has ended, and all its nodes with it. A silent daemon may be behind a network cut, with
-nodes that go on; it counts as lost after `UNREACHABLE_AFTER`. A dataflow on several machines has one
-record. `DistributedRun` combines the reports of its machines, and the fleet forwards to each machine what
-it needs of the others.
+likely its process has ended, and all its nodes with it. A silent daemon is out of reach: its nodes go on,
+and their links to other machines may work. It is never lost for that alone. It is lost when its machine
+comes back with another daemon, when a user gives it up, or after ``DORA_UNREACHABLE_AFTER`` if that is set.
+
+A dataflow on several machines has one record. `DistributedRun` combines the reports of its machines, and
+the fleet forwards to each machine what it needs of the others.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ from dora.wire.operations import ProposedChange
 
 LOST_AFTER = 5.0  # seconds after which the dataflows of a disconnected daemon count as lost
 FIRST_REPORT_AFTER = 10.0  # the same, after the start of the coordinator
-UNREACHABLE_AFTER = 180.0  # the same, for a silent machine
+FORGET_AFTER = 180.0  # seconds after which a silent machine is no longer shown, unless it runs nodes
 REWRITE_AFTER = 2.0  # seconds between attempts to write to a full disk
 
 log = logging.getLogger("dora.coordinator")
@@ -108,9 +110,10 @@ class Fleet:
         self._rewrite: asyncio.TimerHandle | None = None  # the next attempt to write to a full disk
         machines = {machine for run in self._runs.values() for machine in run.daemons}
         for machine in machines | {DEFAULT_MACHINE}:
-            self._declare_lost_after(
-                machine, FIRST_REPORT_AFTER if machine == DEFAULT_MACHINE else _unreachable_after()
-            )
+            if machine == DEFAULT_MACHINE:
+                self._declare_lost_after(machine, FIRST_REPORT_AFTER)
+            else:
+                self._wait_for_silent(machine)
 
     def views(self) -> list[MachineView]:
         """Return the machines that are connected or waited for, in the order of their ids."""
@@ -202,15 +205,35 @@ class Fleet:
         self._views = None
         how = "does not answer" if silent else "its daemon is gone"
         log.warning("machine `%s`: %s", connection.machine, how)
-        self._declare_lost_after(connection.machine, _unreachable_after() if silent else LOST_AFTER)
+        if silent:
+            self._wait_for_silent(connection.machine)
+        else:
+            self._declare_lost_after(connection.machine, LOST_AFTER)
         self._on_change()
 
-    def _declare_lost_after(self, machine: str, seconds: float) -> None:
+    def _wait_for_silent(self, machine: str) -> None:
+        """Wait for a machine that is out of reach, without end if it runs nodes and no limit is set."""
+        if (limit := _unreachable_after()) is not None:
+            self._declare_lost_after(machine, limit, f"it has not answered for {limit:g} s")
+        else:
+            self._loss_timers[machine] = asyncio.get_running_loop().call_later(
+                FORGET_AFTER, self._forget_silent, machine
+            )
+
+    def _forget_silent(self, machine: str) -> None:
+        if any(run.is_active_on(machine) for run in self._runs.values()):
+            self._wait_for_silent(machine)
+        else:
+            self._declare_lost(machine, "")
+
+    def _declare_lost_after(
+        self, machine: str, seconds: float, reason: str = "its daemon is gone, and all nodes with it"
+    ) -> None:
         self._loss_timers[machine] = asyncio.get_running_loop().call_later(
-            seconds, self._declare_lost, machine
+            seconds, self._declare_lost, machine, reason
         )
 
-    def _declare_lost(self, machine: str) -> None:
+    def _declare_lost(self, machine: str, reason: str) -> None:
         self._loss_timers.pop(machine, None)
         if machine in self.connections:
             return
@@ -218,7 +241,7 @@ class Fleet:
         self._views = None
         for run in list(self._runs.values()):
             if run.is_active_on(machine):
-                self._lose(run, machine, "its daemon is gone, and all nodes with it")
+                self._lose(run, machine, reason)
         self._on_change()
 
     # ----------------------------------------------------------------------- dataflows
@@ -249,16 +272,29 @@ class Fleet:
     def stop(self, dataflow_id: str, grace: float | None, force: bool) -> list[str]:
         """Stop a dataflow on its machines; a disconnected one stops it when it is back.
 
-        If none of its machines is connected, nothing is done, and all of them are returned.
+        ``force`` gives up the disconnected ones: the dataflow does not wait for them. Otherwise, if none of
+        its machines is connected, nothing is done, and all of them are returned.
         """
         run = self._runs[dataflow_id]
         waited_for = [machine for machine in run.daemons if run.is_active_on(machine)]
-        if not any(machine in self.connections for machine in waited_for):
+        if force:
+            for machine in waited_for:
+                if machine not in self.connections:
+                    self._give_up(run, machine)
+        elif not any(machine in self.connections for machine in waited_for):
             return waited_for
         run.stop_sent = StopRun(dataflow_id, grace, force)
         for machine in waited_for:
             self._send(machine, run.stop_sent)
         return []
+
+    def _give_up(self, run: DistributedRun, machine: str) -> None:
+        """End the part of a machine that is out of reach, as a user wishes."""
+        reason = "it is out of reach; its nodes are killed when it is back"
+        log.warning("dataflow %s: machine `%s` is given up: %s", run.dataflow_id, machine, reason)
+        run.give_up(machine, reason)
+        self._store_state(run)
+        self._on_change()
 
     def drop(self, view: DataflowView) -> None:
         """Drop what machines store for a dataflow whose record is removed; now, or when they are back."""
@@ -271,14 +307,15 @@ class Fleet:
         run = self._runs.get(report.dataflow_id)
         if run is None:
             view = self._store.find(report.dataflow_id)
-            is_all = view is not None and view.machines == [machine]
+            # "Finished": it was given up by a user (`stop`).
+            is_all = view is not None and view.machines == [machine] and view.status != "Finished"
             if view is None or not (is_all or report.status in ACTIVE):
                 connection.send(AckEnd(report.dataflow_id))
                 return
             if not is_all:
                 connection.send(
                     StopRun(report.dataflow_id, force=True)
-                )  # the other machines have gone on without it
+                )  # the other machines have gone on without it, or a user has given it up
                 return
             # The report of a daemon counts, also about a run that was lost before the daemon came back.
             self.add(
@@ -543,9 +580,9 @@ class Fleet:
             self._rewrite.cancel()
 
 
-def _unreachable_after() -> float:
-    """Return ``DORA_UNREACHABLE_AFTER``: seconds after which a silent machine counts as lost."""
+def _unreachable_after() -> float | None:
+    """Return ``DORA_UNREACHABLE_AFTER``: seconds until a silent machine counts as lost; None: never."""
     try:
         return max(float(os.environ.get("DORA_UNREACHABLE_AFTER", "")), 0.0)
     except ValueError:
-        return UNREACHABLE_AFTER
+        return None
