@@ -23,7 +23,7 @@ from dora.daemon.logs.display import (
 from dora.daemon.logs.entry import LogFilter, is_of_node, nodes_are_quiet, parse_level
 from dora.daemon.logs.formats import LOG_FORMATS
 from dora.daemon.options import BuildOptions, LocalRunOptions, check_spin_from_environment
-from dora.daemon.report import RunOutcome, failure_report, loss_report, shown_file
+from dora.daemon.report import RunOutcome, failure_report, last_line, loss_report, shown_file
 from dora.errors import DataflowFailed, DoraError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(
     exit_when_nodes_finish: bool | None = None,
     allow_shell_nodes: bool = False,
     engine: Engine | None = None,
-    strict_outputs: bool = False,
+    strict: bool = False,
     hot_reload: bool = False,
     preload: bool | None = None,
     log_level: LogLevel = "stdout",
@@ -87,7 +87,7 @@ def run(
         grace=grace,
         allow_shell_nodes=allow_shell_nodes,
         engine=engine,
-        strict_outputs=strict_outputs,
+        strict=strict,
         hot_reload=hot_reload,
         preload=preload,
     )
@@ -101,12 +101,14 @@ def run(
         on_log=on_log,
         on_warning=_warn,
     )
-    losses = loss_report(outcome.result)
-    if losses:
-        _warn(f"\n{losses}")
-    if not outcome.result.ok:
-        raise DataflowFailed(failure_report(outcome.result, outcome.log_directory, outcome.name))
-    return outcome.result
+    result = outcome.result
+    last = last_line(result, outcome.name)
+    for text in (loss_report(result), last if result.ok else ""):
+        if text:
+            _warn(f"\n{text}")
+    if not result.ok:
+        raise DataflowFailed(failure_report(result, outcome.log_directory, outcome.name) or last)
+    return result
 
 
 def build(
@@ -140,36 +142,13 @@ def run_to_end(
     stream: TextIO,
     env: Mapping[str, str] | None = None,
     exit_when_nodes_finish: bool | None = None,
-    lock: Lock | None = None,
     on_log: Callable[[LogEntry], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
-    on_daemon: Callable[[Daemon], None] | None = None,
-    on_dashboard: Callable[[str], None] | None = None,
-    on_console: Callable[[Console], None] | None = None,
-    on_build: Callable[[BuildProgress], None] | None = None,
 ) -> RunOutcome:
-    """Load, build and run a dataflow from a file or a URL; return how it went.
-
-    Log entries go to ``stream`` in the form of ``display``, and each one to ``on_log`` (on the daemon's
-    thread, unfiltered). With ``on_dashboard``, a dashboard is served, and the function gets its address.
-    ``on_daemon``, ``on_console`` and ``on_build`` as in `run_loaded`.
-    Raises `DataflowError` and `BuildError`; failed nodes are in the result.
-    """
+    """Load, build and run a dataflow from a file or a URL, as `run_loaded` does; return how it went."""
     dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, uv=options.uv)
     check_one_machine(dataflow)
-    return run_loaded(
-        dataflow,
-        options,
-        display,
-        stream=stream,
-        lock=lock,
-        on_log=on_log,
-        on_warning=on_warning,
-        on_daemon=on_daemon,
-        on_dashboard=on_dashboard,
-        on_console=on_console,
-        on_build=on_build,
-    )
+    return run_loaded(dataflow, options, display, stream=stream, on_log=on_log, on_warning=on_warning)
 
 
 def run_loaded(
@@ -187,11 +166,13 @@ def run_loaded(
     on_console: Callable[[Console], None] | None = None,
     on_build: Callable[[BuildProgress], None] | None = None,
 ) -> RunOutcome:
-    """Build and run a loaded dataflow like `run_to_end`.
+    """Build and run a loaded dataflow; return how it went.
 
+    Log entries go to ``stream`` in the form of ``display``, and each one to ``on_log`` (on the daemon's
+    thread, unfiltered). With ``on_dashboard``, a dashboard is served, and the function gets its address.
     ``session``: record the build in the session file. ``on_console`` gets what shows the log entries before
     there is one, ``on_build`` the progress of the build, if there is anything to build, and ``on_daemon``
-    the daemon before it starts.
+    the daemon before it starts. Raises `DataflowError` and `BuildError`; failed nodes are in the result.
     """
     from dora.observe.telemetry.traced_run import run_observed
     from dora.wire.correlation import uuid7

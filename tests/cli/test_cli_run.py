@@ -152,7 +152,11 @@ def test_a_failed_node_is_reported_with_its_last_lines(folder):
     assert report[0] == "dataflow.yml failed:"
     assert "Node `only` exited with status 1. Its last lines:" in report
     assert "    ValueError: no more film" in report
-    assert report[-1] == f"Logs: out/{directory.name}"
+    assert report[-3:] == [
+        f"Logs: out/{directory.name}",
+        "",
+        "error: dataflow.yml: node `only` exited with status 1",
+    ]
 
 
 @pytest.mark.usefixtures("folder")

@@ -61,7 +61,7 @@ def test_a_new_project_runs_and_passes_its_tests(run, kind: str, node: str, said
     assert out.startswith(f"Created the {kind} `My-thing.2`. Next:\n\n  cd My-thing.2\n")
 
     assert "passed" in python("-m", "pytest", "-p", "no:cacheprovider", folder="My-thing.2")
-    lines = python("-m", "dora", "run", "dataflow.yml", folder="My-thing.2").splitlines()
+    lines = python("-m", "dora", "run", "--strict", folder="My-thing.2").splitlines()
     heard = [line.partition(f"{node}:")[2].strip() for line in lines if f" {node}:" in line]
     assert heard[: len(said)] == said
     if find_spec("ruff"):

@@ -164,10 +164,10 @@ def test_variables_of_the_node_override_those_of_the_dataflow_except_for_those_o
     dataflow = Dataflow((node,), "/", env={"A": "dataflow", "B": "dataflow"})
     base = {"A": "base", "B": "base", "C": "base", "DORA_NODE_CONFIG": "old"}
     spec = launch_spec(dataflow, node, uv=False, base=base)
-    env = spec.process_environment(ADDRESS, strict_outputs=True)
+    env = spec.process_environment(ADDRESS, strict=True)
     assert (env["A"], env["B"], env["C"]) == ("node", "dataflow", "base")
     assert env["DORA_RUN_ID"] == "id"
-    assert env["DORA_STRICT_OUTPUTS"] == "1"
+    assert env["DORA_STRICT"] == "1"
     assert '"socket":"/s"' in env["DORA_NODE_CONFIG"]
 
 

@@ -355,7 +355,7 @@ def test_undeclared_outputs_are_in_the_result(flow: Flow) -> None:
     (warning,) = [entry for entry in flow.entries if entry.level == "warn"]
     assert "did you mean `image`?" in warning.message
     with pytest.raises(DataflowFailed, match="did you mean `image`"):
-        flow.run(strict_outputs=True)
+        flow.run(strict=True)
 
 
 def test_the_bridge_of_logging_keeps_levels(flow: Flow) -> None:

@@ -298,7 +298,7 @@ def test_the_daemon_gets_the_counts_of_messages_to_undeclared_outputs(
 def test_an_undeclared_output_raises_where_that_is_wanted(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DORA_STRICT_OUTPUTS", "1")
+    monkeypatch.setenv("DORA_STRICT", "1")
     with pytest.raises(UndeclaredOutput, match="did you mean `out`"):
         daemon.node("a").send_output("ouut", b"x")
 

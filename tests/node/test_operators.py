@@ -726,11 +726,9 @@ def test_an_undeclared_output_of_an_operator(bench: Bench, write: Any) -> None:
 
 
 @pytest.mark.processes
-def test_strict_outputs_fail_the_operator(bench: Bench, write: Any) -> None:
+def test_strict_fail_the_operator(bench: Bench, write: Any) -> None:
     file = write("op.py", ECHO.replace('"out"', '"ouut"'))
-    host = bench.start(
-        operator("op", file, inputs={"in": "source/out"}, outputs="out"), DORA_STRICT_OUTPUTS="1"
-    )
+    host = bench.start(operator("op", file, inputs={"in": "source/out"}, outputs="out"), DORA_STRICT="1")
     bench.source.send_output("out", b"x")
     status, _, err = finish(host)
     assert status == 1

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import resource
 import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
 from recording_flows import CAMERA, FAST, FLOW, Folder, end, numbers, said
-from waiting import wait_until
+from tokens import bearer
+from waiting import TIMEOUT, all_nodes_run, wait_until
 
 from dora.errors import DoraError
 from dora.transport.shm.ring_buffer import _READ as READ
@@ -469,3 +473,27 @@ def test_a_full_disk_is_reported_while_the_dataflow_goes_on(folder: Folder, smal
     _wait_until_it_says(command, "no room left on its disk; the dataflow goes on unrecorded")
     assert command.poll() is None
     assert "INCOMPLETE" in end(command, status=1)
+
+
+def test_a_recording_and_a_replay_show_the_dashboard(folder: Folder) -> None:
+    file = folder.flow()
+    for command in (("record", file, "-o", "a.mcap"), ("replay", "a.mcap", "--loop")):
+        process = folder.start(*command, "--ui")
+        assert process.stderr is not None
+        found = next(
+            match for line in process.stderr if (match := re.search(r"(\S+/)open\?ticket=(\S+)", line))
+        )
+        asked = urllib.request.Request(f"{found[1]}api/dataflows", headers=bearer(found[2]))
+        with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
+            (dataflow,) = json.load(answer)
+        assert (dataflow["name"], dataflow["status"]) == ("lab", "Running")
+        wait_until(lambda: all_nodes_run("lab"), "all nodes")
+        end(process)
+
+
+def test_the_options_of_a_run_are_refused_for_what_runs_already(folder: Folder) -> None:
+    folder.run()
+    told = folder.dora("record", "-d", "lab", "--ui", "--strict", status=2)
+    assert told.startswith(
+        "error: `--strict` and `--ui` are for a dataflow that this command runs, but lab is running already"
+    )

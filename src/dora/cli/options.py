@@ -78,10 +78,13 @@ engine_option = click.option(
     help="Transport of messages between nodes [iceoryx2 where it is installed].",
 )
 
-strict_outputs_option = click.option(
-    "--strict-outputs",
+strict_option = click.option(
+    "--strict",
     is_flag=True,
-    help="Make a node fail if it sends to an output that it does not declare.",
+    envvar="DORA_STRICT",
+    show_envvar=True,
+    help="Make an error of messages to undeclared outputs, of links that lose most messages, and of nodes "
+    "that do not end at STOP.",
 )
 
 hot_reload_option = click.option(
@@ -114,16 +117,15 @@ environment_option = click.option(
     help="Environment variable for all nodes; the `env` of a node overrides it. Repeatable.",
 )
 
-dataflow_options = all_of(
-    environment_option,
-    click.option(
-        "--exit-when-nodes-finish",
-        type=click.BOOL,
-        default=None,
-        metavar="[=BOOL]",
-        help="Whether a node finishes once all its inputs except timers are closed; overrides the file.",
-    ),
+exit_option = click.option(
+    "--exit-when-nodes-finish",
+    type=click.BOOL,
+    default=None,
+    metavar="[=BOOL]",
+    help="Whether a node finishes once all its inputs except timers are closed; overrides the file.",
 )
+
+dataflow_options = all_of(environment_option, exit_option)
 """The options that override the dataflow file: ``env`` and ``exit_when_nodes_finish``."""
 
 

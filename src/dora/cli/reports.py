@@ -13,6 +13,7 @@ from dora.daemon.report import (
     RunOutcome,
     failure_report,
     first_cause,
+    last_line,
     loss_report,
     shorter_path,
     shown_file,
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
 def report_outcome(outcome: RunOutcome, reporter: RunReporter) -> int:
     """Print the losses and failures of a dataflow that ran in this process; return the exit status."""
     directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
-    _report(outcome.result, directory, outcome.name, reporter.was_shown)
-    if line := reporter.end_line(outcome):
-        click.echo(f"\n{line}", err=True)
+    _report(outcome.result, directory, outcome.name, reporter.was_shown, reporter.end_line(outcome))
     return 0 if outcome.result.ok else 1
 
 
@@ -41,11 +40,13 @@ def _report(
     directory: str | None,
     name: str,
     was_shown: Callable[[NodeFailure], bool] = lambda _: False,
+    end: str = "",
 ) -> None:
+    """Print losses, failures, ``end`` (a line about the end), and last what went wrong in one line."""
     failures = failure_report(result, directory, name, was_shown=was_shown)
-    for report in (loss_report(result), failures):
-        if report:
-            click.echo(f"\n{report}", err=True)
+    last = "\n".join(filter(None, [end, last_line(result, name)]))
+    for text in filter(None, [loss_report(result), failures, last]):
+        click.echo(f"\n{text}", err=True)
 
 
 def failure_reason(view: DataflowView) -> str:

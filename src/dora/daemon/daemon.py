@@ -195,7 +195,9 @@ class Daemon:
         result = self.supervisor.result(self._run.dataflow_id)
         self._finish_recorders([failure.node_id for failure in result.failures])
         links = self._accounting.report(self._text.sent, self._text.dropped)
-        return msgspec.structs.replace(result, links=links, unlogged=self._log_files.statistics())
+        return msgspec.structs.replace(
+            result, links=links, unlogged=self._log_files.statistics(), strict=self.options.strict
+        )
 
     def _finish_recorders(self, failed: list[str]) -> None:
         """Wait until recorders have taken the last messages; these go with the shared memory."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
-from dora.dataflow.model import DEFAULT_QUEUE_SIZE
+from dora.dataflow.model import asks_for_drops
 from dora.dataflow.problems import listed
 from dora.wire.excerpt import error_line
 
@@ -35,7 +35,7 @@ def failure_report(
     Nodes that were stopped because of another one share a line. ``name`` is that of the dataflow or of its
     file (default: its UUID), ``log_directory`` is named at the end.
     """
-    if result.ok:
+    if not result.failures:
         return ""
     culprits = [failure for failure in result.failures if failure.kind != "cascading"]
     fallen = [failure.node_id for failure in result.failures if failure.kind == "cascading"]
@@ -57,11 +57,59 @@ def first_cause(result: DataflowResult) -> str:
 
     >>> first_cause(DataflowResult("id", (NodeFailure("a", "exit", exit_code=3),)))
     'node `a` exited with status 3'
+    >>> first_cause(DataflowResult("id", overdue=("a",), strict=True))
+    '`a` did not end at STOP and had to be ended by SIGTERM (--strict)'
     """
     if result.ok:
         return ""
+    if not result.failures:
+        return f"{troubles(result)[0]} (--strict)"
     failure = next((item for item in result.failures if item.kind != "cascading"), result.failures[0])
     return f"node `{failure.node_id}` {failure.message or _ending(failure)}"
+
+
+def troubles(result: DataflowResult) -> list[str]:
+    """Return what went wrong although no node failed, each as half a sentence.
+
+    >>> lossy = LinkReport("cam/image -> eye/image", "drop_oldest", 10, sent=90, received=20, dropped=70)
+    >>> troubles(DataflowResult("id", links=(lossy,), undeclared={"cam": {"imge": 3}}, overdue=("eye",)))
+    ... # doctest: +NORMALIZE_WHITESPACE
+    ['`cam` sent to `imge`, which is not declared',
+     '`eye/image` lost 70 of 90 messages',
+     '`eye` did not end at STOP and had to be ended by SIGTERM']
+    """
+    found = [
+        f"`{node_id}` sent to {listed(sorted(outputs))}, which {'is' if len(outputs) == 1 else 'are'} "
+        "not declared"
+        for node_id, outputs in sorted(result.undeclared.items())
+    ]
+    found += [
+        f"`{_input(link)}` lost {link.overflowed:,} of {link.sent:,} messages"
+        for link in result.links
+        if link.mostly_lost
+    ]
+    if result.overdue:
+        found.append(f"{listed(result.overdue)} did not end at STOP and had to be ended by SIGTERM")
+    return found
+
+
+def last_line(result: DataflowResult, name: str = "") -> str:
+    """Return the last line about a run that failed or in which something went wrong; "" for any other.
+
+    >>> last_line(DataflowResult("id", overdue=("eye",)), "robot.yml")
+    'warning: robot.yml: `eye` did not end at STOP and had to be ended by SIGTERM (an error with --strict)'
+    >>> last_line(DataflowResult("id", overdue=("eye",), strict=True), "robot.yml")
+    'error: robot.yml: `eye` did not end at STOP and had to be ended by SIGTERM (--strict)'
+    """
+    who = name or f"dataflow {result.dataflow_id}"
+    if result.failures:
+        return f"error: {who}: {first_cause(result)}"
+    if not result.troubled:
+        return ""
+    what = "; ".join(troubles(result))
+    if result.strict:
+        return f"error: {who}: {what} (--strict)"
+    return f"warning: {who}: {what} (an error with --strict)"
 
 
 def _stopped(fallen: Sequence[str]) -> str:
@@ -115,15 +163,15 @@ def _ending(failure: NodeFailure) -> str:
 def loss_report(result: DataflowResult) -> str:
     """Return what the links and the log files lost and what was sent to undeclared outputs; "" if nothing.
 
-    Expected losses (a queue size set by the user, a stop) take one line per link. The table and the keys to
-    change are for surprises: full queues of the default size, and messages that a receiver left unread
-    although it ended by itself.
+    Expected losses (a short queue, a stop) take one line per link. The table and the keys to change are for
+    surprises: full queues of which the user has not asked for drops, and messages that a receiver left
+    unread although it ended by itself.
     """
     parts = []
     lossy = [
         link
         for link in result.links
-        if _dropped(link) or link.unread or link.expired or link.thinned or link.missed
+        if link.overflowed or link.unread or link.expired or link.thinned or link.missed
     ]
     surprising = [link for link in lossy if _is_surprise(link, result)]
     if surprising:
@@ -149,14 +197,9 @@ def loss_report(result: DataflowResult) -> str:
 
 
 def _is_surprise(link: LinkReport, result: DataflowResult) -> bool:
-    if _dropped(link) and (link.policy == "backpressure" or link.queue_size == DEFAULT_QUEUE_SIZE):
+    if link.overflowed and not asks_for_drops(link.policy, link.queue_size):
         return True
-    return bool(link.unread) and not (_why_ended(link, result) or _dropped(link))
-
-
-def _dropped(link: LinkReport) -> int:
-    """Return how many messages were dropped while the receiver ran."""
-    return link.dropped - link.restart_loss
+    return bool(link.unread) and not (_why_ended(link, result) or link.overflowed)
 
 
 def _why_ended(link: LinkReport, result: DataflowResult) -> str:
@@ -174,9 +217,9 @@ def _line(link: LinkReport, result: DataflowResult) -> str:
     'cam/image -> eye/image: 101 of 120 messages received, 18 dropped (queue_size: 1), 1 unread'
     """
     parts = [f"{link.link}: {link.received} of {link.sent} messages received"]
-    if _dropped(link):
+    if link.overflowed:
         why = "queue_policy: latest" if link.policy == "latest" else f"queue_size: {link.queue_size}"
-        parts.append(f"{_dropped(link)} dropped ({why})")
+        parts.append(f"{link.overflowed} dropped ({why})")
     parts += _left_out(link)
     if link.unread:
         why = _why_ended(link, result)
@@ -238,7 +281,7 @@ def _table(links: Sequence[LinkReport]) -> str:
     columns: dict[str, Callable[[LinkReport], int]] = {
         "sent": lambda link: link.sent,
         "received": lambda link: link.received,
-        "dropped": _dropped,
+        "dropped": lambda link: link.overflowed,
         "expired": lambda link: link.expired,
         "thinned": lambda link: link.thinned,
         "unread": lambda link: link.unread,
@@ -261,7 +304,7 @@ def _table(links: Sequence[LinkReport]) -> str:
 def _hints(links: Sequence[LinkReport]) -> list[str]:
     """Say which YAML key changes each kind of loss, naming the inputs it concerns."""
     hints = []
-    dropped = [link for link in links if _dropped(link) and link.policy == "drop_oldest"]
+    dropped = [link for link in links if link.overflowed and link.policy == "drop_oldest"]
     if dropped:
         inputs = ", ".join(f"`{_input(link)}` (queue_size: {link.queue_size})" for link in dropped)
         hints.append(

@@ -30,6 +30,17 @@ DEFAULT_QUEUE_SIZE = 10
 DEFAULT_OPERATOR_ID = "op"
 
 
+def asks_for_drops(policy: str, queue_size: int) -> bool:
+    """Return whether an input says that it does without older messages.
+
+    It does by `latest`, or by a queue that is shorter than the default. A longer queue says the opposite.
+
+    >>> asks_for_drops("drop_oldest", 1), asks_for_drops("latest", 1), asks_for_drops("drop_oldest", 100)
+    (True, True, False)
+    """
+    return policy == "latest" or (policy == "drop_oldest" and queue_size < DEFAULT_QUEUE_SIZE)
+
+
 class NodeOutput(msgspec.Struct, frozen=True, tag="node"):
     """The source of an input: output ``output`` of node ``node``.
 

@@ -174,7 +174,7 @@ class Node:
         sent, and counted as ``unsent``.
 
         An output that is not declared is warned about once, counted and dropped; with
-        ``DORA_STRICT_OUTPUTS=1`` it raises `UndeclaredOutput`. Raises `UnsupportedData` for data that
+        ``DORA_STRICT=1`` it raises `UndeclaredOutput`. Raises `UnsupportedData` for data that
         cannot be sent, `SharedMemoryFull`, `SendError` after `close`.
         """
         port = self._outputs.get(output_id)

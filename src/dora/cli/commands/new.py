@@ -33,8 +33,7 @@ _ELSEWHERE = {"rust", "c", "cxx"}
 def new(name: str, kind: str, lang: str) -> None:
     """Create a folder with a new dataflow, node or operator.
 
-    The folder NAME must not exist yet. Its content runs with `dora run dataflow.yml` and has tests for
-    pytest.
+    The folder NAME must not exist yet. Its content runs with `dora run --strict` and has tests for pytest.
     """
     if lang != "python":
         hint = "; dora-rs has templates for it" if lang in _ELSEWHERE else ""
@@ -46,7 +45,7 @@ def new(name: str, kind: str, lang: str) -> None:
     click.echo(
         f"Created the {kind} `{name}`. Next:\n\n"
         f"  cd {name}\n"
-        "  dora run dataflow.yml    # run it\n"
+        "  dora run --strict        # run it; what goes wrong is an error\n"
         "  python -m pytest         # test it"
     )
 

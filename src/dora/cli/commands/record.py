@@ -11,26 +11,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.argument_values import NAMES
+from dora.cli.command_run import CommandRun, given_options, run_options
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.completion import dataflow_files
 from dora.cli.dataflow_file import DEFAULT_FILE, chosen_file
-from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
-from dora.cli.progress_bar import progress_option
+from dora.cli.options import DURATION, RunCommand
 from dora.cli.reports import describe_saved, report_outcome, report_saved
 from dora.cli.run_reporter import reporter_for
 from dora.cli.running_options import running_dataflows
 from dora.cli.select import NoRunningDataflow, find_run
 from dora.cli.tables import counted
-from dora.daemon.logs.entry import LogFilter
+from dora.dataflow.problems import listed
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
-    from dora.cli.run_reporter import RunReporter
     from dora.daemon.daemon import Daemon
-    from dora.daemon.logs.display import Display
-    from dora.daemon.logs.formats import LogFormat
-    from dora.daemon.options import LocalRunOptions
-    from dora.dataflow.model import Dataflow, LogLevel
+    from dora.dataflow.model import Dataflow
     from dora.recording.recorder.options import RecordingOptions, Saved
     from dora.recording.recorder.recorder import Recorder
 
@@ -75,28 +71,14 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
     metavar="N",
     help="With FILE: messages per output that may wait for the recorder in shared memory [256].",
 )
-@click.option("--uv", is_flag=True, help="With FILE: build and run nodes with uv.")
-@click.option(
-    "--stop-after",
-    type=DURATION,
-    metavar="DURATION",
-    help="With FILE: stop after this time, like Ctrl-C.",
-)
-@display_options("--log-level")
-@dataflow_options
-@progress_option
-@click.option("--allow-shell-nodes", is_flag=True, help="With FILE: allow nodes with `path: shell`.")
-@click.option(
-    "--preload/--no-preload",
-    default=None,
-    help="With FILE: start nodes as copies of a process that has imported NumPy, pyarrow and named "
-    "packages [where it saves time].",
-)
+@run_options()
 @ignored_option("--proxy", is_flag=True, why="recording a running dataflow needs no proxy")
 @refused_option(
     "--output-yaml", instead="recording adds no node to the dataflow; use `dora record FILE`", is_flag=True
 )
+@click.pass_context
 def record(
+    context: click.Context,
     path: str | None,
     dataflow: str | None,
     output: str | None,
@@ -107,24 +89,14 @@ def record(
     save: bool,
     stop: bool,
     queue_size: int | None,
-    uv: bool,
-    stop_after: float | None,
-    log_level: LogLevel,
-    log_format: LogFormat,
-    log_filter: dict[str, LogLevel] | None,
-    env: dict[str, str],
-    exit_when_nodes_finish: bool | None,
-    progress: str,
-    allow_shell_nodes: bool,
-    preload: bool | None,
+    command_run: CommandRun,
 ) -> int:
     """Record the messages of a dataflow into an MCAP file.
 
-    With FILE, runs this dataflow file like `dora run` and records from the first message on. Without
-    FILE, records a running dataflow until it ends or until Ctrl-C; its nodes are not disturbed. If none is
-    running, FILE is dataflow.yml. A second
-    Ctrl-C does not wait until everything is written (exit status 130). The exit status is 1 if messages are
-    missing, or if a node of FILE failed.
+    With FILE, runs this dataflow file like `dora run`, with its options, and records from the first message
+    on. Without FILE, records a running dataflow until it ends or until Ctrl-C; its nodes are not disturbed.
+    If none is running, FILE is dataflow.yml. A second Ctrl-C does not wait until everything is written, and
+    the exit status is 130. The exit status is 1 if messages are missing, or if a node of FILE failed.
     """
     if path is not None and dataflow is not None:
         raise click.UsageError("give either a dataflow file to run, or -d for a running dataflow")
@@ -143,27 +115,19 @@ def record(
     )
     if path is None:
         try:
-            return _record_running(dataflow, settings)
+            return _record_running(dataflow, settings, given_options(context))
         except NoRunningDataflow:
             if dataflow is not None or not os.path.exists(DEFAULT_FILE):
                 raise
         _print(f"no dataflow is running, so this runs {DEFAULT_FILE}")
     path = chosen_file(path)
     from dora.daemon.load_dataflow import check_one_machine, load_for_run
-    from dora.daemon.logs.display import Display
-    from dora.daemon.options import LocalRunOptions
 
-    dataflow_to_run = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, uv=uv)
-    check_one_machine(dataflow_to_run)
-    options = LocalRunOptions(
-        uv=uv,
-        stop_after=stop_after,
-        allow_shell_nodes=allow_shell_nodes,
-        preload=preload,
-        tap_queue=queue_size or QUEUE_SIZE,
+    dataflow_to_run = load_for_run(
+        path, command_run.env, exit_when_nodes_finish=command_run.exit_when_nodes_finish, uv=command_run.uv
     )
-    display = Display(log_format, LogFilter(log_level, log_filter or {}))
-    return _record_run(dataflow_to_run, options, display, settings, reporter_for(progress))
+    check_one_machine(dataflow_to_run)
+    return _record_run(dataflow_to_run, command_run, settings, queue_size or QUEUE_SIZE)
 
 
 def _writable(path: str, force: bool) -> str:
@@ -179,16 +143,11 @@ def _writable(path: str, force: bool) -> str:
 
 
 def _record_run(
-    dataflow: Dataflow,
-    options: LocalRunOptions,
-    display: Display,
-    settings: RecordingOptions,
-    reporter: RunReporter,
+    dataflow: Dataflow, command_run: CommandRun, settings: RecordingOptions, queue_size: int
 ) -> int:
-    from dora.api import run_loaded
-    from dora.cli.process import termination_as_interrupt
     from dora.recording.recorder.process import BackgroundRecorder
 
+    reporter = reporter_for(command_run.progress)
     recorder = BackgroundRecorder()  # imports its modules while the dataflow is built
 
     def begin(daemon: Daemon) -> None:
@@ -196,17 +155,7 @@ def _record_run(
         reporter.watch(daemon)
 
     try:
-        with termination_as_interrupt():
-            outcome = run_loaded(
-                dataflow,
-                options,
-                display,
-                stream=sys.stdout,
-                on_warning=lambda text: click.echo(text, err=True),
-                on_daemon=begin,
-                on_console=reporter.attach,
-                on_build=reporter.watch_build,
-            )
+        outcome = command_run.run(dataflow, reporter, on_daemon=begin, tap_queue=queue_size)
         result = recorder.wait()
     except BaseException:
         recorder.abandon()
@@ -219,7 +168,8 @@ def _record_run(
     return status
 
 
-def _record_running(dataflow: str | None, settings: RecordingOptions) -> int:
+def _record_running(dataflow: str | None, settings: RecordingOptions, refused: list[str]) -> int:
+    """Record a running dataflow; ``refused``: options that the command line gives for one to run."""
     from dora.daemon.client import name_of
     from dora.recording.recorder.recorder import Recorder
 
@@ -230,6 +180,12 @@ def _record_running(dataflow: str | None, settings: RecordingOptions) -> int:
         _print(*describe_saved(item))
 
     with find_run(dataflow) as run:
+        if refused:
+            raise click.UsageError(
+                f"{listed(refused)} {'is' if len(refused) == 1 else 'are'} for a dataflow that this "
+                f"command runs, but {name_of(run.description)} is running already; "
+                "to run another one, give its file"
+            )
         _ignore_suspend()
         sys.setswitchinterval(_SWITCH_INTERVAL)
         recorder = Recorder(run, settings, on_saved)

@@ -14,35 +14,20 @@ import click
 import msgspec
 
 from dora._shared_folders import open_file
-from dora.api import run_loaded
 from dora.cli.argument_values import NAMES, InputFile
+from dora.cli.command_run import CommandRun, run_options
 from dora.cli.completion import dataflow_files
-from dora.cli.options import (
-    DURATION,
-    allow_incomplete_option,
-    display_options,
-    environment_option,
-    preload_option,
-    shell_nodes_option,
-    uv_option,
-)
-from dora.cli.process import termination_as_interrupt
-from dora.cli.progress_bar import progress_option
+from dora.cli.options import DURATION, allow_incomplete_option
 from dora.cli.reports import report_outcome, report_saved, report_truncation
 from dora.cli.run_reporter import reporter_for
-from dora.daemon.logs.display import Display
-from dora.daemon.logs.entry import LogFilter
-from dora.daemon.options import LocalRunOptions
 from dora.errors import DataflowError, DoraError
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
 from dora.recording.mcap.reader import RecordedMessage
 from dora.wire.decode import PayloadError, decode_arrow
 
 if TYPE_CHECKING:
-    from dora.cli.run_reporter import RunReporter
     from dora.daemon.daemon import Daemon
-    from dora.daemon.logs.formats import LogFormat
-    from dora.dataflow.model import Dataflow, LogLevel
+    from dora.dataflow.model import Dataflow
     from dora.recording.mcap.reader import Recording
     from dora.recording.recorder.options import RecordingOptions
     from dora.recording.replay.replay import Replay
@@ -96,14 +81,8 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Write the dataflow with its players to a file instead of running it.",
 )
-@uv_option
-@click.option("--stop-after", type=DURATION, metavar="DURATION", help="Stop after this time, like Ctrl-C.")
 @allow_incomplete_option
-@display_options("--log-level")
-@progress_option
-@environment_option
-@shell_nodes_option
-@preload_option
+@run_options("exit_when_nodes_finish", "hot_reload")
 def replay(
     recording: str,
     path: str | None,
@@ -118,16 +97,8 @@ def replay(
     output: str | None,
     force: bool,
     output_yaml: str | None,
-    uv: bool,
-    stop_after: float | None,
     allow_incomplete: bool,
-    log_level: LogLevel,
-    log_format: LogFormat,
-    log_filter: dict[str, LogLevel] | None,
-    progress: str,
-    env: dict[str, str],
-    allow_shell_nodes: bool,
-    preload: bool | None,
+    command_run: CommandRun,
 ) -> int:
     """Run a dataflow again with its recorded sources.
 
@@ -140,7 +111,6 @@ def replay(
     """
     from dora.recording.info import trouble
     from dora.recording.mcap.reader import Recording
-    from dora.recording.recorder.options import QUEUE_SIZE
     from dora.recording.replay.replay import Replay, ReplayRequest
 
     if not (0 <= speed < math.inf):
@@ -165,23 +135,14 @@ def replay(
             step=step,
             patience=patience,
             recorded=output is not None,
-            env=env,
+            env=command_run.env,
         )
         prepared = Replay(opened, request)
         if output_yaml:
             return _write_yaml(prepared, output_yaml, force)
         _print_roles(opened, prepared, free or loop)
         settings = _settings(output, force, prepared) if output else None
-        options = LocalRunOptions(
-            uv=uv,
-            stop_after=stop_after,
-            allow_shell_nodes=allow_shell_nodes,
-            preload=preload,
-            tap_queue=QUEUE_SIZE if output is not None else 0,
-        )
-        display = Display(log_format, LogFilter(log_level, log_filter or {}))
-        reporter = reporter_for("off" if step else progress)
-        status, cut = _run(prepared, options, display, reporter, step=step, settings=settings)
+        status, cut = _run(prepared, command_run, step=step, settings=settings)
         return report_truncation(recording, cut, allow_incomplete) or status
 
 
@@ -193,17 +154,17 @@ def _settings(output: str, force: bool, prepared: Replay) -> RecordingOptions:
 
 def _run(
     prepared: Replay,
-    options: LocalRunOptions,
-    display: Display,
-    reporter: RunReporter,
+    command_run: CommandRun,
     *,
     step: bool,
     settings: RecordingOptions | None,
 ) -> tuple[int, str]:
     """Run a replay; return the exit status, and where reading the recording stopped ("": at its end)."""
+    from dora.recording.recorder.options import QUEUE_SIZE
     from dora.recording.replay.replay import EndDetection
 
-    with termination_as_interrupt(), _folder() as folder:
+    reporter = reporter_for("off" if step else command_run.progress)
+    with _folder() as folder:
         dataflow = _prepare(prepared, folder)
         recorder = None
         if settings is not None:
@@ -222,15 +183,13 @@ def _run(
                 reporter.goal = prepared.message_count()
                 reporter.watch(daemon, prepared.roles.replaced)
 
-            outcome = run_loaded(
+            outcome = command_run.run(
                 dataflow,
-                options,
-                display,
-                stream=sys.stdout,
-                session=False,
+                reporter,
                 on_daemon=begin,
-                on_console=reporter.attach,
-                on_build=reporter.watch_build,
+                session=False,
+                warn=False,
+                tap_queue=0 if settings is None else QUEUE_SIZE,
             )
             saved = recorder.wait() if recorder is not None else None
             cut = prepared.cut(folder)

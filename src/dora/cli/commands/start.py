@@ -20,7 +20,7 @@ from dora.cli.options import (
     hot_reload_option,
     preload_option,
     shell_nodes_option,
-    strict_outputs_option,
+    strict_option,
     trace_option,
     uv_option,
 )
@@ -68,7 +68,7 @@ def wants_to_attach(attach: bool, detach: bool) -> bool:
 @click.command(cls=RunCommand)
 @dataflow_argument
 @engine_option
-@strict_outputs_option
+@strict_option
 @debug_option
 @start_options
 @progress_option
@@ -82,7 +82,7 @@ def start(
     uv: bool,
     allow_shell_nodes: bool,
     engine: Literal["iceoryx2", "zenoh"] | None,
-    strict_outputs: bool,
+    strict: bool,
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
     trace: bool,
@@ -115,7 +115,7 @@ def start(
         hot_reload=hot_reload,
         allow_shell_nodes=allow_shell_nodes,
         engine=engine,
-        strict_outputs=strict_outputs,
+        strict=strict,
         trace=trace,
         preload=preload,
     )

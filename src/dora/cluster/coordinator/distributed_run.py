@@ -175,4 +175,6 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
         undeclared=undeclared,
         unlogged=unlogged,
         stopped=any(result.stopped for result in ordered),
+        overdue=tuple(node_id for result in ordered for node_id in result.overdue),
+        strict=ordered[0].strict,
     )

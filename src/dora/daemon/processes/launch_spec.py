@@ -102,7 +102,7 @@ class LaunchSpec(msgspec.Struct, frozen=True):
         address: Address,
         *,
         run_id: str = "",
-        strict_outputs: bool = False,
+        strict: bool = False,
         allow_shell: bool = False,
     ) -> dict[str, str]:
         """Return the environment of the node's process. ``run_id`` marks it; "": the dataflow's id."""
@@ -112,8 +112,8 @@ class LaunchSpec(msgspec.Struct, frozen=True):
         env[RUN_ID] = run_id or address.dataflow_id
         if record := env.get("DORA_WRITE_EVENTS_TO"):
             env["DORA_WRITE_EVENTS_TO"] = os.path.abspath(record)  # nodes run in another folder
-        if strict_outputs:
-            env["DORA_STRICT_OUTPUTS"] = "1"
+        if strict:
+            env["DORA_STRICT"] = "1"
         if allow_shell:
             env[ALLOW_SHELL] = "true"
         return env

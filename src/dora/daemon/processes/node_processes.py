@@ -198,7 +198,7 @@ class NodeProcesses:
         environment = spec.process_environment(
             address,
             run_id=self._run.run_id,
-            strict_outputs=self._options.strict_outputs,
+            strict=self._options.strict,
             allow_shell=allow_shell,
         )
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from dora.dataflow.model import asks_for_drops
+
 FailureKind = Literal[
     "exit",  # ended by itself with a non-zero status or by a signal
     "spawn",  # could not be started
@@ -53,6 +55,16 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     thinned: int = 0  # left out for the input's `rate`
     missed: int = 0  # how often the input's `deadline` has passed without a message
 
+    @property
+    def overflowed(self) -> int:
+        """How many messages were dropped while the receiver ran."""
+        return self.dropped - self.restart_loss
+
+    @property
+    def mostly_lost(self) -> bool:
+        """Whether most messages were dropped, and nobody asked for it."""
+        return not asks_for_drops(self.policy, self.queue_size) and 2 * self.overflowed > self.sent
+
 
 def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
     """Merge the reports of the machines of a sender and of a receiver about the same link.
@@ -80,7 +92,15 @@ class DataflowResult(msgspec.Struct, frozen=True):
     undeclared: dict[str, dict[str, int]] = {}  # node id → output id → messages dropped
     unlogged: dict[str, int] = {}  # node id → log entries that could not be written to its file
     stopped: bool = False  # by a user or a program, before it ended by itself
+    overdue: tuple[str, ...] = ()  # nodes that did not end within the grace duration, but at SIGTERM
+    strict: bool = False  # trouble is a failure
+
+    @property
+    def troubled(self) -> bool:
+        """Whether something went wrong although no node failed, see `dora.daemon.report.troubles`."""
+        return bool(self.undeclared or self.overdue) or any(link.mostly_lost for link in self.links)
 
     @property
     def ok(self) -> bool:
-        return not self.failures
+        """Whether no node failed, and with ``strict`` nothing went wrong either."""
+        return not (self.failures or (self.strict and self.troubled))

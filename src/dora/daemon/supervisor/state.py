@@ -111,6 +111,7 @@ class NodeState(msgspec.Struct):
     # It was refused at the start; its exit status says nothing about itself then.
     refused: Literal["", "broken", "stopped"] = ""
     kill_reason: tuple[FailureKind, str] | None = None
+    overdue: bool = False  # it got SIGTERM, because it had not ended within the grace duration of a stop
     failed_operator: str = ""  # whose code has raised an error in this process
     failure: NodeFailure | None = None  # of the process that is to be followed by another
     outputs_done: set[str] = set()  # the node closed them

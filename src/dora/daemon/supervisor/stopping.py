@@ -70,6 +70,7 @@ def run_deadline_expired(run: RunState, name: DeadlineName) -> None:
                     run.signal(node, signal.SIGTERM, "the dataflow could not start")
         case "term":
             for node in run.processes():
+                node.overdue = run.stopping
                 run.signal(node, signal.SIGTERM, f"has not ended within {run.grace:g} s")
             run.arm(None, "kill", run.grace / 2)
         case "kill":

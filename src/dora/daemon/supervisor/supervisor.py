@@ -131,11 +131,13 @@ class Supervisor:
     def result(self, dataflow_id: str) -> DataflowResult:
         """Return how the run ended so far; root causes come first, nodes that others pulled down last."""
         run = self.state
+        failed = {failure.node_id for failure in run.failures}
         return DataflowResult(
             dataflow_id=dataflow_id,
             failures=tuple(sorted(run.failures, key=lambda failure: failure.kind == "cascading")),
             undeclared={key: node.undeclared for key, node in run.nodes.items() if node.undeclared},
             stopped=run.stopping,
+            overdue=tuple(key for key, node in run.nodes.items() if node.overdue and key not in failed),
         )
 
     def status(self) -> PeerStatus:

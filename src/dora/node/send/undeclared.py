@@ -1,7 +1,7 @@
 """Messages to outputs that the dataflow does not declare: refused, or counted and dropped.
 
 Published nodes send to more outputs than a dataflow may use, so by default such a message is dropped,
-with one warning for each output. With ``DORA_STRICT_OUTPUTS=1`` it is an error.
+with one warning for each output. With ``DORA_STRICT=1`` it is an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class UndeclaredOutputs:
         self._operators = list(operators)
         self._words = board.words
         self._word = node_slot * WORDS + UNDECLARED
-        self._strict = os.environ.get("DORA_STRICT_OUTPUTS", "").lower() in ("1", "true", "yes", "on")
+        self._strict = os.environ.get("DORA_STRICT", "").lower() in ("1", "true", "yes", "on")
         self._lock = threading.Lock()
 
     @property

@@ -1,0 +1,192 @@
+"""Run a dataflow in the process of a command: its options, which several commands share, and the run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from dora.cli.options import (
+    DURATION,
+    all_of,
+    display_options,
+    engine_option,
+    environment_option,
+    exit_option,
+    hot_reload_option,
+    preload_option,
+    shell_nodes_option,
+    strict_option,
+    trace_option,
+    uv_option,
+)
+from dora.cli.process import termination_as_interrupt
+from dora.cli.progress_bar import progress_option
+from dora.daemon.logs.entry import LogFilter
+
+if TYPE_CHECKING:
+    from dora.cli.run_reporter import RunReporter
+    from dora.daemon.build.lockfile import Lock
+    from dora.daemon.daemon import Daemon
+    from dora.daemon.logs.formats import LogFormat
+    from dora.daemon.options import Engine
+    from dora.daemon.report import RunOutcome
+    from dora.dataflow.model import Dataflow, LogLevel
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Values of the options of `run_options`; times are in seconds."""
+
+    uv: bool
+    stop_after: float | None
+    grace_duration: float | None
+    log_level: LogLevel
+    log_format: LogFormat
+    log_filter: dict[str, LogLevel] | None
+    env: dict[str, str]
+    exit_when_nodes_finish: bool | None = None
+    allow_shell_nodes: bool
+    engine: Engine | None
+    strict: bool
+    hot_reload: bool = False
+    trace: bool
+    preload: bool | None
+    ui: bool
+    open_page: bool
+    progress: str
+
+    def run(
+        self,
+        dataflow: Dataflow,
+        reporter: RunReporter,
+        *,
+        on_daemon: Callable[[Daemon], None],
+        lock: Lock | None = None,
+        session: bool = True,
+        warn: bool = True,
+        tap_queue: int = 0,
+    ) -> RunOutcome:
+        """Build and run a loaded dataflow; return how it went.
+
+        ``lock``, ``session`` and ``on_daemon`` as in `dora.api.run_loaded`, ``tap_queue`` as in
+        `LocalRunOptions`. ``warn``: print warnings about the dataflow.
+        """
+        from dora.api import run_loaded
+        from dora.daemon.logs.display import Display
+        from dora.daemon.options import LocalRunOptions
+
+        options = LocalRunOptions(
+            uv=self.uv,
+            stop_after=self.stop_after,
+            grace=self.grace_duration,
+            allow_shell_nodes=self.allow_shell_nodes,
+            engine=self.engine,
+            strict=self.strict,
+            hot_reload=self.hot_reload,
+            trace=self.trace,
+            preload=self.preload,
+            tap_queue=tap_queue,
+        )
+
+        def show_page(address: str) -> None:
+            reporter.page = address
+            _show_dashboard(address, self.open_page)
+
+        return run_loaded(
+            dataflow,
+            options,
+            Display(self.log_format, LogFilter(self.log_level, self.log_filter or {})),
+            stream=sys.stdout,
+            lock=lock,
+            session=session,
+            on_warning=(lambda text: click.echo(text, err=True)) if warn else None,
+            on_daemon=on_daemon,
+            on_dashboard=show_page if self.ui or self.open_page else None,
+            on_console=reporter.attach,
+            on_build=reporter.watch_build,
+        )
+
+
+_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "uv": uv_option,
+    "stop_after": click.option(
+        "--stop-after",
+        type=DURATION,
+        metavar="DURATION",
+        help="Stop this long after the build, like Ctrl-C (30, 10s, 1h30m).",
+    ),
+    "grace_duration": click.option(
+        "--grace-duration",
+        type=DURATION,
+        metavar="DURATION",
+        help="Time for a stopped node to end before SIGTERM; SIGKILL follows after half of it [10s].",
+    ),
+    "log": display_options("--log-level"),
+    "env": environment_option,
+    "exit_when_nodes_finish": exit_option,
+    "allow_shell_nodes": shell_nodes_option,
+    "engine": engine_option,
+    "strict": strict_option,
+    "hot_reload": hot_reload_option,
+    "trace": trace_option,
+    "preload": preload_option,
+    "ui": click.option(
+        "--ui", is_flag=True, help="Serve the dashboard as a web page and print its address."
+    ),
+    "open_page": click.option(
+        "--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser."
+    ),
+    "progress": progress_option,
+}
+
+
+def run_options(*left_out: str) -> Callable[[_Function], _Function]:
+    """Declare the options of a run in the process of a command, which gets them as ``command_run``.
+
+    ``left_out`` names fields of `CommandRun` whose options make no sense for the command. SIGTERM ends the
+    command as Ctrl-C does.
+    """
+
+    def declare(function: _Function) -> _Function:
+        @wraps(function)
+        def command(*args: Any, **values: Any) -> Any:
+            fields = {name: values.pop(name) for name in CommandRun.__struct_fields__ if name in values}
+            with termination_as_interrupt():
+                return function(*args, command_run=CommandRun(**fields), **values)
+
+        declarations = (option for name, option in _OPTIONS.items() if name not in left_out)
+        declared: _Function = all_of(*declarations)(command)
+        return declared
+
+    return declare
+
+
+def given_options(context: click.Context) -> list[str]:
+    """Return the options of `run_options` that the command line gives, as it spells them."""
+    from click.core import ParameterSource
+
+    return [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name in CommandRun.__struct_fields__
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+
+
+def _show_dashboard(address: str, open_page: bool) -> None:
+    click.echo(f"The dashboard is at {address}", err=True)
+    if open_page:
+        import webbrowser
+        from pathlib import Path
+
+        from dora.cluster.dashboard.page_file import write_page_file
+
+        # Not the address itself: other users can read the command line of the browser.
+        if not webbrowser.open(Path(write_page_file(address)).as_uri()):
+            click.echo("warning: no browser found to open it", err=True)
