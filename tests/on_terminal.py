@@ -7,7 +7,7 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +17,17 @@ from waiting import TIMEOUT, wait_until
 class OnTerminal:
     """A command on a terminal of its own; ``text`` is all that it has written so far."""
 
-    def __init__(self, *arguments: str, cwd: str | Path | None = None) -> None:
+    def __init__(
+        self, *arguments: str, cwd: str | Path | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dora", *arguments], stdin=slave, stdout=slave, stderr=slave, cwd=cwd
+            [sys.executable, "-m", "dora", *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=cwd,
+            env=env,
         )
         os.close(slave)
         os.set_blocking(self._master, False)
@@ -37,6 +44,9 @@ class OnTerminal:
             pass
         return self.text
 
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
     def end(self) -> int:
         status = self.process.wait(TIMEOUT)
         self._read()
@@ -49,9 +59,11 @@ class OnTerminal:
 
 
 @contextmanager
-def on_terminal(*arguments: str, cwd: str | Path | None = None) -> Iterator[OnTerminal]:
+def on_terminal(
+    *arguments: str, cwd: str | Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[OnTerminal]:
     """Run a command; it is killed at the end of the block."""
-    command = OnTerminal(*arguments, cwd=cwd)
+    command = OnTerminal(*arguments, cwd=cwd, env=env)
     try:
         yield command
     finally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from on_terminal import on_terminal
 from ports import free_port
 from waiting import TIMEOUT, wait_until
 
@@ -33,10 +35,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def dora(tmp_path: Path, environment: dict[str, str]) -> Dora:
     """Run a command; return its exit status and all that it prints."""
 
-    def run(*arguments: str) -> tuple[int, str]:
+    def run(*arguments: str, folder: Path = tmp_path) -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, "-m", "dora", *arguments],
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -71,7 +73,7 @@ def arm(tmp_path: Path, environment: dict[str, str], dora: Dora) -> Iterator[sub
 
 @pytest.mark.parametrize("wanted", ["arm", "arm.yml", "joint"])
 def test_a_dataflow_is_stopped_by_its_name_its_file_or_a_node(
-    dora: Dora, arm: subprocess.Popen[str], wanted: str
+    dora: Dora, arm: subprocess.Popen[str], wanted: str, tmp_path: Path
 ) -> None:
     status, text = dora("list", "--format", "json")
     assert status == 0, text
@@ -79,7 +81,7 @@ def test_a_dataflow_is_stopped_by_its_name_its_file_or_a_node(
     assert (listed["name"], listed["status"], listed["nodes"]) == ("arm", "Running", 1)
     assert listed["memory"] > 0
     assert "joint" in dora("node", "list", "-d", wanted)[1]
-    assert dora("stop", wanted) == (0, f"dataflow stopped: {listed['uuid']}\n")
+    assert dora("stop", wanted) == (0, f"dataflow stopped: {listed['uuid']} (arm in {tmp_path})\n")
     assert arm.wait(TIMEOUT) == 0
     status, text = dora("stop", wanted)
     assert status == 1
@@ -99,3 +101,43 @@ def test_the_only_dataflow_is_stopped_without_a_name_beside_a_coordinator(
         assert dora("stop", "arm")[0] == 1
     finally:
         dora("down")
+
+
+def test_a_dataflow_of_another_folder_is_stopped_only_if_the_user_names_it(
+    dora: Dora, arm: subprocess.Popen[str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    uuid = dora("list", "--quiet")[1].strip()
+    assert dora("stop", folder=elsewhere) == (
+        1,
+        "error: No dataflow of this folder is running. Specify one by NAME_OR_UUID:\n"
+        f"  {uuid}  arm in {tmp_path}\n",
+    )
+    assert arm.poll() is None
+    with on_terminal("stop", cwd=elsewhere, env=environment) as command:
+        command.read_until(lambda text: "Which dataflow" in text)
+        assert "No dataflow of this folder is running, but others are:" in command.text
+        command.type("1\n")
+        assert command.end() == 0
+    assert f"dataflow stopped: {uuid} (arm in {tmp_path})" in command.text
+    assert arm.wait(TIMEOUT) == 0
+
+
+def test_a_dataflow_below_this_folder_is_stopped_beside_one_elsewhere(
+    dora: Dora, arm: subprocess.Popen[str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    below = tmp_path / "project" / "flows"
+    below.mkdir(parents=True)
+    for name in ("joint.py", "arm.yml"):
+        shutil.copy(tmp_path / name, below)
+    second = subprocess.Popen([sys.executable, "-m", "dora", "run", "arm.yml"], cwd=below, env=environment)
+    try:
+        wait_until(lambda: dora("list", "--quiet")[1].count("\n") == 2, "two dataflows")
+        status, text = dora("stop", folder=below.parent)
+        assert (status, text.endswith(f"(arm in {below})\n")) == (0, True), text
+        assert second.wait(TIMEOUT) == 0
+        assert arm.poll() is None
+    finally:
+        second.kill()
+        second.wait()

@@ -54,7 +54,7 @@ def test_the_life_of_a_dataflow(system: System) -> None:
     wait_until(lambda: "got INPUT" in system.dora("logs", "left", "-n", "a"), "an entry of `a`")
     refused = system.dora("down", status=1)
     assert f"1 dataflow(s) still running\n  - [left] {dataflow_id}" in refused
-    assert system.dora("stop", "left") == f"dataflow stopped: {dataflow_id}\n"
+    assert system.dora("stop", "left") == f"dataflow stopped: {dataflow_id} (left in {system.folder})\n"
     listed = json.loads(system.dora("list", "-f", "json"))
     assert listed == {
         "uuid": dataflow_id,
@@ -103,7 +103,10 @@ def test_several_dataflows_at_once(shared: System, monkeypatch: pytest.MonkeyPat
     assert "  PASS  machine `default` is connected\n" in checked
     assert "  PASS  2 nodes run on this machine\n" in checked
     message = shared.dora("stop", status=1)
-    assert message.startswith("error: Multiple dataflows running. Specify one by NAME_OR_UUID: arm (")
+    named = "".join(
+        f"  {run}  {name} in {shared.folder}\n" for run, name in ((first, "arm"), (second, "arm-2"))
+    )
+    assert message == f"error: Multiple dataflows running. Specify one by NAME_OR_UUID:\n{named}"
     restarted = shared.dora("restart", "arm-2")
     match = re.fullmatch(rf"dataflow restarted: {second} -> ({UUID})\n", restarted)
     assert match
@@ -163,7 +166,7 @@ def test_shared_memory_is_of_the_user_alone(shared: System) -> None:
 
 def test_the_options_of_a_run(shared: System) -> None:
     file = shared.dataflow("arm", a="from dora import Node\nNode().send_output('out', b'')")
-    told = shared.dora("start", file, "--attach", "--engine", "zenoh", "--strict-outputs", status=1)
+    told = shared.dora("start", file, "--attach", "--engine", "zenoh", "--strict", status=1)
     assert "output `out` is not declared" in told
     shared.start(shared.dataflow("leg", a=FOREVER), "--engine", "zenoh")
     engines = {}

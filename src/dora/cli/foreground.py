@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from dora.cli.of_folder import named, stopped
 from dora.cli.select import foreground_runs
 from dora.cluster.protocol import DataflowView
 from dora.errors import ConnectError, DoraError
 
+if TYPE_CHECKING:
+    from dora.wire.daemon_protocol import Description
+
 _MEASURE = 0.2  # seconds in which the processor time is measured
 
 
-def stop_foreground(wanted: str | None, grace: float | None, force: bool) -> bool:
+def stop_foreground(wanted: str, grace: float | None, force: bool) -> bool:
     """Stop the dataflow that is meant, and wait until it has ended; return False if there is none.
 
     Raises `DoraError` if several are meant.
@@ -26,27 +32,37 @@ def stop_foreground(wanted: str | None, grace: float | None, force: bool) -> boo
         if not runs:
             return False
         if len(runs) > 1:
-            names = ", ".join(f"{name_of(run.description)} ({run.description.dataflow_id})" for run in runs)
-            raise DoraError(f"Multiple dataflows running. Specify one by NAME_OR_UUID: {names}")
+            found = (run.description for run in runs)
+            lines = "".join(f"\n  {one.dataflow_id}  {named(name_of(one), one.file)}" for one in found)
+            raise DoraError(f"`{wanted}` matches more than one dataflow. Specify one by its UUID:{lines}")
         run = runs[0]
         try:
             run.ask(Interrupt(grace, force))
             run.wait_for_end()
         except ConnectError:
             pass  # it has just ended
-        click.echo(f"dataflow stopped: {run.description.dataflow_id}")
+        description = run.description
+        click.echo(stopped(description.dataflow_id, name_of(description), description.file))
         return True
     finally:
         for run in runs:
             run.close()
 
 
+def foreground_dataflows() -> list[DataflowView]:
+    """Return the dataflows as a coordinator would describe them, without their use of the machine."""
+    found = []
+    for run in foreground_runs():
+        with run:
+            found.append(_view(run.description))
+    return found
+
+
 def foreground_views() -> list[DataflowView]:
-    """Return the dataflows as a coordinator would describe them."""
+    """Return the dataflows as a coordinator would describe them; takes 0.2 s if there are any."""
     runs = foreground_runs()
     if not runs:
         return []
-    from dora.daemon.client import name_of
     from dora.observe.load import LoadMeter
     from dora.observe.tap_session import inspect
 
@@ -64,13 +80,22 @@ def foreground_views() -> list[DataflowView]:
     time.sleep(_MEASURE)
     loads = meter.measure(everything)
     return [
-        DataflowView(
-            uuid=description.dataflow_id,
-            name=name_of(description),
-            status="Running",
-            nodes=description.nodes,
+        msgspec.structs.replace(
+            _view(description),
             cpu=sum(loads[pid].cpu_percent for pid in pids if pid in loads),
             memory=sum(loads[pid].memory for pid in pids if pid in loads),
         )
         for description, pids in found
     ]
+
+
+def _view(description: Description) -> DataflowView:
+    from dora.daemon.client import name_of
+
+    return DataflowView(
+        uuid=description.dataflow_id,
+        name=name_of(description),
+        status="Running",
+        nodes=description.nodes,
+        file=description.file,
+    )

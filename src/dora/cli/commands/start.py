@@ -9,8 +9,9 @@ import click
 
 from dora.cli.argument_values import ParameterValue, parse_duration
 from dora.cli.attach import attach_to, following
-from dora.cli.coordinator import choose_dataflow, coordinator_options
+from dora.cli.coordinator import coordinator_options
 from dora.cli.dataflow_file import dataflow_argument
+from dora.cli.of_folder import choose_of_folder, stopped
 from dora.cli.options import (
     RunCommand,
     all_of,
@@ -151,15 +152,23 @@ def _wait_for_start(client: Client, view: DataflowView, sentence: str, reporter:
     return 0
 
 
-def _find_uuid(client: Client, wanted: str | None, name: str | None) -> str | None:
-    """Return the UUID of the dataflow that is meant; None: none was named, and none is running."""
+def _only_name(wanted: str | None, name: str | None) -> str | None:
     if wanted is not None and name is not None:
         raise click.UsageError("use either NAME_OR_UUID or --name")
-    named = wanted if wanted is not None else name
-    if named is not None:
-        return client.dataflow(named).uuid
-    view = choose_dataflow(client.active(), "by NAME_OR_UUID")
-    return view.uuid if view is not None else None
+    return wanted if wanted is not None else name
+
+
+def _running(client: Client) -> list[DataflowView]:
+    """Return the running dataflows of the coordinator and of `dora run`; raises `Unreachable`."""
+    from dora.cli.foreground import foreground_dataflows
+
+    local = foreground_dataflows()
+    try:
+        return [*client.active(), *local]
+    except Unreachable:
+        if not local:
+            raise
+        return local
 
 
 def _parse_grace(text: str) -> float:
@@ -213,11 +222,13 @@ def stop(
 ) -> int:
     """Stop a dataflow and wait until it has ended.
 
-    Without NAME_OR_UUID, the only one that is running. The exit status is 1 if a node failed. A dataflow of
-    `dora run` is stopped like with Ctrl-C; --all leaves those alone.
+    Without NAME_OR_UUID, the running one whose file is in this folder or below. If there is none or more
+    than one, asks on a terminal, and fails with a list elsewhere. The exit status is 1 if a node failed. A
+    dataflow of `dora run` is stopped like with Ctrl-C; --all leaves those alone.
     """
+    wanted = _only_name(wanted, name)
     if everything:
-        if wanted is not None or name is not None:
+        if wanted is not None:
             raise click.UsageError("--all cannot be combined with the name of a dataflow")
         running = client.active()
         for view in running:
@@ -227,18 +238,20 @@ def stop(
         return max(statuses, default=0)
     from dora.cli.foreground import stop_foreground
 
+    if wanted is None:
+        chosen = choose_of_folder(_running(client))
+        if chosen is None:
+            click.echo("No dataflows are running.")
+            return 0
+        wanted = chosen.uuid
     try:
-        dataflow_id = _find_uuid(client, wanted, name)
+        dataflow_id = client.dataflow(wanted).uuid
     except (Unreachable, RequestRefused) as error:
         if isinstance(error, RequestRefused) and error.status != 404:
             raise
-        if stop_foreground(wanted or name, grace_duration, force):
+        if stop_foreground(wanted, grace_duration, force):
             return 0
         raise
-    if dataflow_id is None:
-        if not stop_foreground(None, grace_duration, force):
-            click.echo("No dataflows are running.")
-        return 0
     view = client.stop(dataflow_id, grace_duration, force)
     _name_machines_out_of_reach(client, view)
     if view.status not in ACTIVE:
@@ -248,7 +261,7 @@ def stop(
             click.echo(fault, err=True)
         return 1 if fault else 0
     view = client.wait(dataflow_id)
-    click.echo(f"dataflow stopped: {view.uuid}")
+    click.echo(stopped(view.uuid, view.name, view.file))
     return report_end(view)
 
 
@@ -260,13 +273,15 @@ def restart(
 ) -> int:
     """Stop a dataflow and start it again with the same options.
 
-    Without NAME_OR_UUID, the only one that is running. A dataflow that has ended is started again. Changes
-    of nodes, links and parameters made at run time are kept; changes of the dataflow file are ignored.
+    Without NAME_OR_UUID, the running one of this folder, as for `dora stop`. A dataflow that has ended is
+    started again. Changes of nodes, links and parameters made at run time are kept; changes of the dataflow
+    file are ignored.
     """
-    dataflow_id = _find_uuid(client, wanted, name)
-    if dataflow_id is None:
+    wanted = _only_name(wanted, name)
+    view = choose_of_folder(client.active()) if wanted is None else client.dataflow(wanted)
+    if view is None:
         raise DoraError("no dataflow is running; name the one to start again (`dora list` shows them)")
-    return restart_and_wait(client, dataflow_id, grace_duration, force)
+    return restart_and_wait(client, view.uuid, grace_duration, force)
 
 
 def restart_and_wait(
