@@ -12,7 +12,7 @@ none, ``yaml``            reads it as a whole dataflow
                           comment ends in ``, with a mistake``)
 ``<!-- node: name -->``   writes the YAML of one node to that file
 ``<!-- run -->``          runs the lines that begin with ``$`` and looks for the other lines, in
-                          order, in the output; dates, times and UUIDs are ignored, and
+                          order, in the output; dates, times, UUIDs and folders are ignored, and
                           ``--stop-after`` stops when they are there
 ``<!-- run: fails -->``   the same, expecting exit status 1
 ``<!-- in a node -->``    runs it in a node, where ``node = Node()`` is given, of a small dataflow of
@@ -58,7 +58,10 @@ FENCE = re.compile(
     r"^(?:<!-- (?P<comment>[^\n]*?) -->\n\n?)?^```(?P<language>python|yaml|console)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-VARYING = re.compile(r"\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d(\.\d{3})?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+VARYING = re.compile(
+    r"\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d(\.\d{3})?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|(?<= in )/\S+(?=\))"
+)
 
 FEEDER = """
 import pyarrow as pa

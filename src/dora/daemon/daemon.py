@@ -403,7 +403,19 @@ class Daemon:
         self._nodes.process_ended(node_id)
         self._text.end_traceback(node_id)
         self._clean_up_after(node_id)
-        self.feed(on.ProcessEnded(node_id, exit_code, number, self._text.last_lines(node_id)))
+        lines = self._text.last_lines(node_id)
+        remedy = self._remedy(node_id, lines, number) if exit_code or number else ""
+        self.feed(on.ProcessEnded(node_id, exit_code, number, lines, remedy))
+
+    def _remedy(self, node_id: str, lines: tuple[str, ...], number: int | None) -> str:
+        from dora.daemon.processes.interpreter import interpreter_of
+        from dora.daemon.remedies import failed_program, remedy
+
+        node = next((node for node in self.dataflow.nodes if node.id == node_id), None)
+        if node is None or node.is_shell:
+            return ""
+        interpreter = interpreter_of(self.dataflow, node, uv=self.options.uv)
+        return remedy(lines, number, failed_program(self.dataflow, node, interpreter))
 
     def _clean_up_after(self, node_id: str) -> None:
         if self.context.engine == "iceoryx2":

@@ -6,7 +6,6 @@ Pure functions from a `DataflowResult` to text, which is empty for a run without
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -17,8 +16,6 @@ from dora.dataflow.problems import listed
 from dora.wire.excerpt import error_line
 
 _INDENT = "    "
-_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-_CRASH_HINT = "hint: `--env PYTHONFAULTHANDLER=1` shows the Python lines in which a library crashed"
 
 
 def failure_report(
@@ -143,13 +140,8 @@ def _culprit(failure: NodeFailure, *, first: bool, brief: bool) -> str:
     if failure.restarts:
         head += f" (after {failure.restarts} restart{'s' if failure.restarts > 1 else ''})"
     lines = [] if brief else [f"{_INDENT}{line}".rstrip() for line in failure.last_lines]
-    hint = [f"{_INDENT}{_CRASH_HINT}"] if _is_crash(failure) else []
+    hint = [f"{_INDENT}hint: {failure.remedy}"] if failure.remedy and not brief else []
     return "\n".join([f"{head}. Its last lines:" if lines else head, *lines, *hint])
-
-
-def _is_crash(failure: NodeFailure) -> bool:
-    """Return whether compiled code crashed, and Python has not shown where."""
-    return failure.signal in _CRASHES and "Fatal Python error" not in "\n".join(failure.last_lines)
 
 
 def _ending(failure: NodeFailure) -> str:

@@ -44,6 +44,7 @@ class ProcessEnded(msgspec.Struct, frozen=True):
     exit_code: int | None = None
     signal: int | None = None
     last_lines: tuple[str, ...] = ()
+    remedy: str = ""  # see `dora.daemon.remedies`
 
 
 class CodeChanged(msgspec.Struct, frozen=True):

@@ -61,5 +61,6 @@ def failure_of(node: NodeState, end: ProcessEnded, *, stopping: bool, opened: bo
         signal=end.signal,
         message=message,
         last_lines=end.last_lines,
+        remedy=end.remedy,
         restarts=len(node.restarts),
     )

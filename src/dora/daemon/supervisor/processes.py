@@ -93,6 +93,8 @@ def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
     run.trace(node, f"its process {words}")
     asked_to_end = run.stopping or node.draining or node.operation is not None
     failure = failure_of(node, end, stopping=asked_to_end, opened=run.opened)
+    if failure is not None and failure.remedy:
+        run.log("error", node, f"hint: {failure.remedy}")
     if node.operation is not None:
         finish_operation(run, node, node.operation, failure)
         return

@@ -29,6 +29,7 @@ class NodeFailure(msgspec.Struct, frozen=True):
     signal: int | None = None
     message: str = ""  # one sentence for the user
     last_lines: tuple[str, ...] = ()  # of stderr (or stdout), those that explain it
+    remedy: str = ""  # what to do about it, see `dora.daemon.remedies`; "": nothing is known
     restarts: int = 0
     follows: str = ""  # its root cause: the node that failed first and feeds this one; "": itself
 

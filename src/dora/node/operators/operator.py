@@ -212,7 +212,7 @@ class HostedOperator:
         source = self.config.source
         make = getattr(module, "Operator", None)
         if make is None or make is Operator:  # the base alone was imported
-            raise OperatorError(f"operator `{self.id}`: {source} has no class `Operator`")
+            raise OperatorError(f"operator `{self.id}`: {source} has no class `Operator`{_meant(module)}")
         try:
             operator = make()
         except TypeError as error:
@@ -248,3 +248,17 @@ class HostedOperator:
                 f"operator `{self.id}`: on_event must return a DoraStatus, not {answer!r} "
                 "(write `return DoraStatus.CONTINUE`)"
             ) from None
+
+
+def _meant(module: ModuleType) -> str:
+    """Return the end of a sentence that names a class of the module whose name is nearly `Operator`."""
+    import difflib
+
+    own = [
+        name
+        for name, item in vars(module).items()
+        if isinstance(item, type) and item.__module__ == module.__name__
+    ]
+    lowered = {name.lower(): name for name in own}
+    close = difflib.get_close_matches("operator", lowered, 1)
+    return f"; it has `{lowered[close[0]]}`: did you mean `Operator`?" if close else ""
