@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from waiting import TIMEOUT, alive
 
 import dora
 from dora import DataflowFailed, Node
+from dora.daemon import mutual_waits
+from dora.daemon.logs.entry import LogEntry
 from dora.daemon.report import loss_report
 
 pytestmark = pytest.mark.processes
@@ -608,3 +611,31 @@ def test_nothing_survives_the_death_of_dora_run(flow: Flow) -> None:
     while left_by_runs(flow.root):
         assert time.monotonic() < deadline, "the guardian leaves files"
         time.sleep(0.005)
+
+
+ECHO = """
+from dora import Node
+node = Node()
+for event in node:
+    if event["type"] == "INPUT":
+        node.send_output("out", event["value"])
+"""
+
+
+def test_nodes_that_wait_for_each_other_are_named(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutual_waits, "AFTER", 0.2)
+    flow.node("ping", ECHO, inputs={"in": "pong/out"}, outputs=["out"])
+    flow.node("pong", ECHO, inputs={"in": "ping/out"}, outputs=["out"])
+    flow.node("sink", ECHO, inputs={"in": "ping/out"})
+
+    def stop(entry: LogEntry) -> None:
+        flow.entries.append(entry)
+        if "wait for each other" in entry.message:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    dora.run(flow.write(), on_log=stop)
+    (warning,) = [entry.message for entry in flow.entries if entry.level == "warn"]
+    assert warning == (
+        "`ping` and `pong` wait for each other's first message: their inputs come from each other only, "
+        "and none of them has sent anything; one has to send first, before its loop or at a timer"
+    )

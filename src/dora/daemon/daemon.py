@@ -184,6 +184,7 @@ class Daemon:
         if stop_after is not None:
             self.loop.call_at(stop_after, self._stop_in_time)
         self._health.watch(self.dataflow)
+        self.loop.call_at(time.monotonic() + 1.0, self._watch_circles)
         while not self.supervisor.state.done:
             self.loop.run_once(self.supervisor.next_deadline())
             deadline = self.supervisor.next_deadline()
@@ -198,6 +199,14 @@ class Daemon:
         return msgspec.structs.replace(
             result, links=links, unlogged=self._log_files.statistics(), strict=self.options.strict
         )
+
+    def _watch_circles(self) -> None:
+        from dora.daemon.mutual_waits import MutualWaits
+
+        state, accounting = self.supervisor.state, self._accounting
+        MutualWaits(
+            self.dataflow, self.loop, state, accounting, lambda text: self.write_log("warn", None, text)
+        ).watch()
 
     def _finish_recorders(self, failed: list[str]) -> None:
         """Wait until recorders have taken the last messages; these go with the shared memory."""

@@ -1,0 +1,132 @@
+"""Names nodes that wait for each other's first message: nothing happens, and nothing else says why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from dora.daemon.accounting import Accounting
+from dora.daemon.event_loop import Loop
+from dora.daemon.supervisor.state import RunState
+from dora.dataflow.model import Dataflow, NodeOutput
+from dora.dataflow.problems import listed
+
+AFTER: Final = 5.0  # seconds in which all nodes run, and these neither send nor receive anything
+_EVERY: Final = 1.0  # seconds
+
+
+class MutualWaits:
+    """Looks at the circles of a dataflow once all nodes run, until each of them has sent something."""
+
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        loop: Loop,
+        state: RunState,
+        accounting: Accounting,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._circles = circles(inputs_of(dataflow))
+        self._loop = loop
+        self._state = state
+        self._accounting = accounting
+        self._warn = warn
+        self._since: dict[str, float] = {}  # first node of a circle → since when all of it waits
+
+    def watch(self) -> None:
+        """Look now, and again as long as there is something to look at."""
+        now = time.monotonic()
+        left = []
+        for circle in self._circles:
+            if self._has_begun(circle):
+                continue
+            if not self._wait(circle):
+                self._since[circle[0]] = now
+            elif now - self._since.setdefault(circle[0], now) >= AFTER:
+                self._warn(_sentence(circle))
+                continue
+            left.append(circle)
+        self._circles = left
+        if left:
+            self._loop.call_at(now + _EVERY, self.watch)
+
+    def _wait(self, circle: list[str]) -> bool:
+        """Return whether all nodes of a circle wait for events."""
+        nodes = self._state.nodes
+        return all(node_id in nodes and nodes[node_id].present for node_id in circle) and all(
+            self._accounting.activity(node_id)[0] for node_id in circle
+        )
+
+    def _has_begun(self, circle: list[str]) -> bool:
+        """Return whether one of the nodes has sent something, or has gone."""
+        nodes = self._state.nodes
+        return any(
+            node_id not in nodes
+            or nodes[node_id].phase == "ended"
+            or any(self._accounting.activity(node_id)[1])
+            for node_id in circle
+        )
+
+
+def inputs_of(dataflow: Dataflow) -> dict[str, set[str] | None]:
+    """Return the nodes that feed each node; None for one that may send by itself.
+
+    Those are sources, nodes with timers or log inputs, dynamic nodes and nodes of other machines.
+    """
+    found: dict[str, set[str] | None] = {}
+    for node in dataflow.nodes:
+        sources = [item.source for item in node.inputs]
+        waits = sources and not (node.is_dynamic or node.is_shell)
+        feeding = {source.node for source in sources if isinstance(source, NodeOutput)}
+        only_nodes = all(isinstance(source, NodeOutput) for source in sources)
+        found[node.id] = feeding if waits and only_nodes else None
+    return found
+
+
+def circles(inputs: Mapping[str, set[str] | None]) -> list[list[str]]:
+    """Return the groups of nodes that can only be woken by each other, in the order of the mapping.
+
+    >>> circles({"a": {"b"}, "b": {"a"}, "c": {"b"}})
+    [['a', 'b']]
+    >>> circles({"a": {"b"}, "b": {"a", "clock"}, "clock": None})
+    []
+    """
+    fed: dict[str, list[str]] = {}
+    for node, feeding in inputs.items():
+        for source in feeding or ():
+            fed.setdefault(source, []).append(node)
+    woken: set[str] = set()
+    left = [node for node, feeding in inputs.items() if feeding is None]
+    while left:
+        new = [node for node in fed.get(left.pop(), ()) if node not in woken]
+        woken.update(new)
+        left += new
+    waiting = {node: feeding for node, feeding in inputs.items() if feeding and node not in woken}
+    found: list[list[str]] = []
+    above = {node: _above(node, waiting) for node in waiting}
+    for node in waiting:
+        circle = [other for other in waiting if other in above[node] and node in above[other]]
+        # What is above the circle is a circle, too, and that one is the reason.
+        if len(circle) > 1 and circle not in found and above[node] == set(circle):
+            found.append(circle)
+    return found
+
+
+def _above(node: str, feeding: Mapping[str, set[str]]) -> set[str]:
+    """Return the nodes that a node gets messages of, directly or through others."""
+    found: set[str] = set()
+    left = [node]
+    while left:
+        new = feeding[left.pop()] - found
+        found |= new
+        left += new
+    return found
+
+
+def _sentence(circle: list[str]) -> str:
+    names = listed(circle)
+    return (
+        f"{names} wait for each other's first message: their inputs come from each other only, "
+        "and none of them has sent anything; one has to send first, before its loop or at a timer"
+    )
