@@ -156,6 +156,8 @@ nodes:
             ["fusion/left", "fusion/right"], "nearest", tolerance_ns=1_000_000, history={"fusion/right": 2}
         )
     ]
+    kept = {item.id: item.kept_by_sync for item in configs["runtime"].inputs}
+    assert kept == {"fusion/left": 10, "fusion/right": 12}
     edges = graph_of(flow).edges
     assert {edge.sync for edge in edges} == {"left: nearest within 1ms"}
 

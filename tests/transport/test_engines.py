@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from linking import HAS_ICEORYX, LIMIT, Bench, OutputPort, make_engine, until
+from msgspec.structs import replace
 
 from dora.errors import ConnectError, SharedMemoryFull, TransportError
 from dora.transport.board import (
@@ -28,6 +29,7 @@ from dora.transport.board import (
 )
 from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import Message
+from dora.wire.node_config import InputConfig
 
 # --------------------------------------------------------------------------- iceoryx2
 
@@ -47,11 +49,21 @@ def test_arrays_beyond_the_budget_are_copied_with_one_log_entry(
             kept.append(decode_arrow(port.take()))
             assert receiver.held == min(index + 1, MAX_HELD)
     (record,) = caplog.records
-    assert f"keeps {MAX_HELD} messages" in record.getMessage()
+    assert f"{MAX_HELD} messages are kept by the program, for example" in record.getMessage()
     assert port.config.id in record.getMessage()
     kept.clear()
     gc.collect()
     assert receiver.held == 0
+
+
+def test_who_may_keep_messages_is_named() -> None:
+    from dora.transport.shm.iceoryx2 import MAX_QUEUE, keepers
+
+    item = InputConfig("left", "link", "camera/left")
+    assert keepers(item) == "the program, for example as arrays in a list"
+    assert keepers(replace(item, kept_by_sync=18)) == "`sync` (up to 18) and the program"
+    long = replace(item, queue_size=MAX_QUEUE + 1)
+    assert keepers(long) == f"the queue (`queue_size: {MAX_QUEUE + 1}`) and the program"
 
 
 def test_small_messages_are_never_held(iceoryx_bench: Bench) -> None:

@@ -271,6 +271,11 @@ class NodeSpec(msgspec.Struct, frozen=True):
     def is_runtime(self) -> bool:
         return self.path is None
 
+    def kept_by_sync(self, item: InputSpec) -> int:
+        """Return how many messages of an input its group may keep; 0 for an input in no group."""
+        groups = (group for group in self.syncs if item.id in group.inputs)
+        return sum(item.queue_size + group.history.get(item.id, 0) for group in groups)
+
     @property
     def declares_pattern(self) -> bool:
         """Whether it, or one of its operators, declares a pattern."""

@@ -460,6 +460,7 @@ def _input(
         engine_queue_size=layout.engine_queue_size(item.source, node, item)
         if isinstance(item.source, NodeOutput)
         else 0,
+        kept_by_sync=node.kept_by_sync(item),
         late=layout.is_late(node.id, item.id),
         generation=layout.generation(node.id, item.id),
     )

@@ -143,6 +143,7 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     output_slot: int = 0  # the source output's line on the board (`link`)
     max_queue_size: int = 1
     max_receivers: int = 1
+    kept_by_sync: int = 0  # messages that its `sync` group may keep; 0: it is in none
     late: bool = False  # added to the running dataflow: it gets no earlier messages
     # In a dataflow on several machines: the revision that added the link; 0: it exists from the start.
     # It keeps links apart that have the same name one after the other.

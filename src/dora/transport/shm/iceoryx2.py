@@ -355,7 +355,7 @@ class IceoryxReceiver:
     """The subscriber of one input."""
 
     def __init__(self, service: Any, item: InputConfig) -> None:
-        self._input_id = item.id
+        self._item = item
         self._bad = BadMessages(item.id)
         self._subscriber = (
             service.subscriber_builder().buffer_size(min(item.queue_size, MAX_QUEUE)).create()
@@ -404,10 +404,11 @@ class IceoryxReceiver:
         if not self._copy_logged:
             self._copy_logged = True
             _log.warning(
-                "input `%s`: the program keeps %d messages; further ones are copied out of shared memory "
+                "input `%s`: %d messages are kept by %s; further ones are copied out of shared memory "
                 "(this one: %d bytes)",
-                self._input_id,
+                self._item.id,
                 self.held,
+                keepers(self._item),
                 size,
             )
 
@@ -421,6 +422,15 @@ class IceoryxReceiver:
         self._receive = lambda: None
         self.has_messages = lambda: False
         self._subscriber.delete()
+
+
+def keepers(item: InputConfig) -> str:
+    """Return who may keep the messages of an input."""
+    if item.kept_by_sync:
+        return f"`sync` (up to {item.kept_by_sync}) and the program"
+    if item.queue_size > MAX_QUEUE:
+        return f"the queue (`queue_size: {item.queue_size}`) and the program"
+    return "the program, for example as arrays in a list"
 
 
 class IceoryxEngine:
