@@ -96,7 +96,7 @@ def test_after_the_build_everything_has_to_be_there(tmp_path: Path) -> None:
     assert messages[0].startswith("the node `a` cannot be started")
     assert messages[1:] == [
         f"the node `b` cannot be started: there is no file {tmp_path}/made.py",
-        f"the operator `op` of the node `c` cannot be started: there is no file {tmp_path}/op.py",
+        f"the operator of the node `c` cannot be started: there is no file {tmp_path}/op.py",
     ]
     for name in ("made.py", "op.py"):
         (tmp_path / name).touch()

@@ -115,7 +115,7 @@ def test_a_latched_output_has_no_receiver_that_makes_it_wait() -> None:
         "  - {id: a, operator: {python: a.py, outputs: [{map: {latched: 1}}]}}\n"
         "  - id: b\n    path: b.py\n    inputs:\n"
         "      map: {source: a/map, queue_policy: «backpressure»}\n",
-        "the input `map` of node `b` makes its sender wait, but `a/op/map` is latched",
+        "the input `map` of node `b` makes its sender wait, but `a/map` is latched",
         "remove `queue_policy: backpressure`",
     )
 

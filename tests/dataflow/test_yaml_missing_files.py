@@ -52,7 +52,7 @@ def test_each_missing_file_is_shown_where_it_is_named(tmp_path: Path) -> None:
     assert first.hint == "did you mean `src/camera.py`?"
     assert first.message == f"there is no file `{tmp_path}/src/camra.py`, which the node `a` runs"
     assert (second.line, second.column) == (5, 24)
-    assert "the operator `op` of the node `b`" in second.message
+    assert "the operator of the node `b`" in second.message
     assert "relative to the folder of the dataflow file" in second.hint
     assert (third.line, third.column) == (11, 19)
     assert first.file == str(tmp_path / "flow.yml")

@@ -54,11 +54,11 @@ nodes:
     assert cam.inputs == (InputSpec("tick", TimerSource(50_000_000, "dora/timer/millis/50")),)
     assert cam.outputs == ("image",)
     assert cam.place == "<dataflow>:3:5"
-    assert det.is_runtime and det.outputs == ("op/bbox",)
-    assert det.inputs == (InputSpec("op/image", NodeOutput("cam", "image"), queue_size=1),)
+    assert det.is_runtime and det.outputs == ("bbox",)
+    assert det.inputs == (InputSpec("image", NodeOutput("cam", "image"), queue_size=1),)
     assert det.operators[0].inputs[0].id == "image"
     assert plot.is_dynamic
-    assert plot.inputs[1].source == NodeOutput("det", "op/bbox")
+    assert plot.inputs[1].source == NodeOutput("det", "bbox")
     assert dataflow.warnings == ()
     assert dataflow.descriptor["nodes"][1]["operator"]["inputs"]["image"]["queue_size"] == 1
 
@@ -390,7 +390,7 @@ def test_the_model_can_be_planned() -> None:
         "nodes: [{id: a, operator: {python: a.py, inputs: {i: b/o}}}, {id: b, path: b, outputs: [o]}]"
     )
     found = plan(dataflow, RunContext("id", "/run", "p_", "/board"))
-    assert [str(link) for link in found.links] == ["b/o -> a/op/i"]
+    assert [str(link) for link in found.links] == ["b/o -> a/i"]
 
 
 def test_ids_may_be_longer_than_the_name_of_a_channel() -> None:

@@ -273,8 +273,8 @@ def test_inputs(inputs: str, message: str, hint: str) -> None:
     ("node", "message", "hint"),
     [
         ("operator: «o.py»", "expected a mapping for an operator", "{id: detect, python: detect.py}"),
-        ("operator: «{inputs: {}}»", "the operator `op` of the node `o` does not say", "`python:`"),
-        ("operator: {«python»: }", "the operator `op` of the node `o` does not say", "`python:`"),
+        ("operator: «{inputs: {}}»", "the operator of the node `o` does not say", "`python:`"),
+        ("operator: {«python»: }", "the operator of the node `o` does not say", "`python:`"),
         ("operator: {python: «[]»}", "expected the path of a Python file", ""),
         ("operator: {python: «{conda_env: x}»}", "the field `source` of the operator's `python`", "file"),
         ("operator: {«pyton»: o.py}", "an operator has no field `pyton`", "`python`?"),
@@ -282,7 +282,7 @@ def test_inputs(inputs: str, message: str, hint: str) -> None:
         ("operator: {shared-library: «o»}", "does not support operators in shared libraries", "Python"),
         (
             "operator: {python: o.py, send_logs_as: «l»}",
-            "not an output of operator `op` of node `o`",
+            "not an output of the operator of node `o`",
             "[l]",
         ),
         ("operators: «{id: p, python: o.py}»", "expected a list of operators", "`operator:`"),

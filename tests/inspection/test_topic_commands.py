@@ -532,3 +532,40 @@ def test_a_terminated_top_gives_the_terminal_back(arm: Running) -> None:
         screen.wait_for("camera/image -> sink/image")
         screen.command.terminate()
         assert screen.end() == 130
+
+
+def test_an_operator_without_an_id_has_the_ports_of_its_node(running: Running) -> None:
+    running.program(
+        "stereo.py",
+        """
+        from dora import DoraStatus
+
+        class Operator:
+            def on_event(self, dora_event, send_output):
+                if dora_event["type"] == "INPUT":
+                    send_output("speed", b"fast")
+                    send_output("sped", b"typo")
+                return DoraStatus.CONTINUE
+        """,
+    )
+    running.program("sink.py", "from dora import Node\nfor event in Node(): pass\n")
+    running(
+        """
+        nodes:
+          - id: stereo
+            operator: {python: stereo.py, inputs: {tick: dora/timer/millis/20}, outputs: [speed]}
+          - id: sink
+            path: sink.py
+            inputs: {speed: stereo/speed, again: stereo/op/speed}
+        """
+    )
+    assert dora("topic", "list").stdout.splitlines() == [
+        "Node    Name   Subscribers",
+        "stereo  speed  sink/speed, sink/again",
+    ]
+    for name in ("stereo/speed", "stereo/op/speed"):  # dora-rs writes the second
+        (shown,) = dora("topic", "echo", name, "--count", "1").stdout.splitlines()
+        assert shown.startswith("stereo/speed\t")
+    wait_until(lambda: "sped" in running.log(), "the warning")
+    assert "output `sped` is not declared for node `stereo`, did you mean `speed`?" in running.log()
+    assert "`op`" not in running.log()

@@ -57,13 +57,13 @@ def test_arrays_beyond_the_budget_are_copied_with_one_log_entry(
 
 
 def test_who_may_keep_messages_is_named() -> None:
-    from dora.transport.shm.iceoryx2 import MAX_QUEUE, keepers
+    from dora.transport.shm.iceoryx2 import MAX_QUEUE, who_keeps
 
     item = InputConfig("left", "link", "camera/left")
-    assert keepers(item) == "the program, for example as arrays in a list"
-    assert keepers(replace(item, kept_by_sync=18)) == "`sync` (up to 18) and the program"
+    assert who_keeps(item) == "the program, for example as arrays in a list"
+    assert who_keeps(replace(item, kept_by_sync=18)) == "`sync` (up to 18) and the program"
     long = replace(item, queue_size=MAX_QUEUE + 1)
-    assert keepers(long) == f"the queue (`queue_size: {MAX_QUEUE + 1}`) and the program"
+    assert who_keeps(long) == f"the queue (`queue_size: {MAX_QUEUE + 1}`) and the program"
 
 
 def test_small_messages_are_never_held(iceoryx_bench: Bench) -> None:

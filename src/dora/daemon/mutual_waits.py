@@ -107,7 +107,7 @@ def circles(inputs: Mapping[str, set[str] | None]) -> list[list[str]]:
     above = {node: _above(node, waiting) for node in waiting}
     for node in waiting:
         circle = [other for other in waiting if other in above[node] and node in above[other]]
-        # What is above the circle is a circle, too, and that one is the reason.
+        # A circle above this one would be the reason for both.
         if len(circle) > 1 and circle not in found and above[node] == set(circle):
             found.append(circle)
     return found

@@ -21,7 +21,7 @@ from dora.dataflow.model import Dataflow, NodeSpec
 
 _CRASHES: Final = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
-# What is imported by another name than it is installed by.
+# Modules whose package on PyPI has another name.
 _DISTRIBUTIONS: Final = {
     "Crypto": "pycryptodome",
     "OpenGL": "PyOpenGL",

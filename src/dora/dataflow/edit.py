@@ -372,8 +372,8 @@ def _split_target(running: Dataflow, target: str) -> tuple[NodeSpec, str]:
         return node, input_id
     names = [operator.id for operator in node.operators]
     operator, slash, short = input_id.partition("/")
-    if not slash and len(names) == 1:
-        return node, f"{names[0]}/{operator}"
+    if len(names) == 1 and (not slash or operator == names[0]):
+        return node, f"{node.operators[0].prefix}{short or operator}"
     if not slash or not short:
         raise DoraError(
             f"`{target}` does not say which operator is meant; write {node_id}/<operator>/<input>"
@@ -388,7 +388,7 @@ def _input_owner(block: MappingNode, node: NodeSpec, input_id: str) -> tuple[Map
     """Return the block that lists an input, the node's or the operator's, and the id there."""
     if not node.is_runtime:
         return block, input_id
-    operator_id, _, short = input_id.partition("/")
+    operator_id, short = node.split_port(input_id)
     single = block.get("operator")
     if isinstance(single, MappingNode):
         return single, short
@@ -403,7 +403,7 @@ def _drop_input(descriptor: dict[str, Any], node: NodeSpec, input_id: str) -> No
     block = next(known for known in descriptor["nodes"] if str(known["id"]) == node.id)
     short = input_id
     if node.is_runtime:
-        operator_id, _, short = input_id.partition("/")
+        operator_id, short = node.split_port(input_id)
         block = block.get("operator") or next(
             known for known in block["operators"] if known["id"] == operator_id
         )
@@ -418,15 +418,16 @@ def _short_source(running: Dataflow, item: InputSpec) -> str:
     if isinstance(source, NodeOutput):
         node = next((node for node in running.nodes if node.id == source.node), None)
         if node is not None and len(node.operators) == 1:
-            return f"{source.node}/{source.output.partition('/')[2]}"
+            return f"{source.node}/{source.output.removeprefix(node.operators[0].prefix)}"
     return str(source)
 
 
 def _with_input(node: NodeSpec, fresh: InputSpec) -> NodeSpec:
-    short = msgspec.structs.replace(fresh, id=fresh.id.partition("/")[2])
+    owner, name = node.split_port(fresh.id) if node.is_runtime else ("", "")
+    short = msgspec.structs.replace(fresh, id=name)
     operators = tuple(
         msgspec.structs.replace(operator, inputs=(*operator.inputs, short))
-        if fresh.id.startswith(f"{operator.id}/")
+        if operator.id == owner
         else operator
         for operator in node.operators
     )
@@ -442,7 +443,7 @@ def _without_inputs(node: NodeSpec, gone: set[str]) -> NodeSpec:
         operators=tuple(
             msgspec.structs.replace(
                 operator,
-                inputs=tuple(item for item in operator.inputs if f"{operator.id}/{item.id}" not in gone),
+                inputs=tuple(item for item in operator.inputs if f"{operator.prefix}{item.id}" not in gone),
             )
             for operator in node.operators
         ),

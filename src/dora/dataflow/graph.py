@@ -15,7 +15,6 @@ import msgspec
 
 from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.model import (
-    DEFAULT_OPERATOR_ID,
     DEFAULT_QUEUE_SIZE,
     Dataflow,
     InputSpec,
@@ -158,7 +157,7 @@ def _short(id: str, module: str) -> str:
 
 
 def _stands_alone(node: NodeSpec) -> bool:
-    return len(node.operators) == 1 and node.operators[0].id == DEFAULT_OPERATOR_ID
+    return len(node.operators) == 1 and node.operators[0].alone
 
 
 def _box_id(node: NodeSpec, operator_id: str) -> str:
@@ -202,7 +201,7 @@ def _outputs(node: NodeSpec) -> Iterator[tuple[str, str, str]]:
             yield node.id, output, output
     for operator in node.operators:
         for output in operator.outputs:
-            yield _box_id(node, operator.id), output, f"{operator.id}/{output}"
+            yield _box_id(node, operator.id), output, f"{operator.prefix}{output}"
 
 
 def _inputs(node: NodeSpec) -> Iterator[tuple[str, str, str, InputSpec]]:
@@ -212,7 +211,7 @@ def _inputs(node: NodeSpec) -> Iterator[tuple[str, str, str, InputSpec]]:
             yield node.id, item.id, item.id, item
     for operator in node.operators:
         for item in operator.inputs:
-            yield _box_id(node, operator.id), item.id, f"{operator.id}/{item.id}", item
+            yield _box_id(node, operator.id), item.id, f"{operator.prefix}{item.id}", item
 
 
 def _type(dataflow: Dataflow, input_id: str, output_id: str) -> str:

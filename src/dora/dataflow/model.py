@@ -44,7 +44,8 @@ def asks_for_drops(policy: str, queue_size: int) -> bool:
 class NodeOutput(msgspec.Struct, frozen=True, tag="node"):
     """The source of an input: output ``output`` of node ``node``.
 
-    For the output of an operator, ``output`` is ``"<operator id>/<output id>"``.
+    For the output of an operator, ``output`` is ``"<operator id>/<output id>"``, or without an id
+    ``"<output id>"``.
     """
 
     node: str
@@ -178,6 +179,12 @@ class OperatorSpec(msgspec.Struct, frozen=True):
     pattern: str | None = None
     name: str | None = None
     description: str | None = None
+    alone: bool = False  # the only one of its node, and nobody has given it an id
+
+    @property
+    def prefix(self) -> str:
+        """Return what its inputs and outputs begin with in the node."""
+        return "" if self.alone else f"{self.id}/"
 
 
 class PythonEnvironment(msgspec.Struct, frozen=True):
@@ -220,7 +227,8 @@ class NodeSpec(msgspec.Struct, frozen=True):
     """One process of the dataflow: a program (``path``) or a runtime for ``operators``.
 
     For a runtime, ``inputs`` and ``outputs`` are those of its operators, with ids
-    ``"<operator id>/<input id>"``; the operators' own lists keep the short ids.
+    ``"<operator id>/<input id>"``; the operators' own lists keep the short ids. The only operator of a node
+    may have no id of its own: then the node's ids are the short ones.
 
     For ``path: shell``, ``args`` is one entry: the command line exactly as written.
     """
@@ -270,6 +278,13 @@ class NodeSpec(msgspec.Struct, frozen=True):
     @property
     def is_runtime(self) -> bool:
         return self.path is None
+
+    def split_port(self, port: str) -> tuple[str, str]:
+        """Return the operator's id of an input or an output of a runtime, and what it is called there."""
+        if self.operators[0].alone:
+            return self.operators[0].id, port
+        operator_id, _, short = port.partition("/")
+        return operator_id, short
 
     def kept_by_sync(self, item: InputSpec) -> int:
         """Return how many messages of an input its group may keep; 0 for an input in no group."""

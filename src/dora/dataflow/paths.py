@@ -18,9 +18,9 @@ Vertex = str
 def vertex_of(node: NodeSpec, port: str) -> Vertex:
     """Return the vertex that an input or output of a node belongs to.
 
-    ``port`` is its id; in a runtime it begins with that of the operator.
+    ``port`` is its id; in a runtime it begins with that of the operator, if that has one.
     """
-    return f"{node.id}/{port.partition('/')[0]}" if node.is_runtime else node.id
+    return f"{node.id}/{node.split_port(port)[0]}" if node.is_runtime else node.id
 
 
 class DataGraph:

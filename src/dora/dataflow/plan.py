@@ -517,6 +517,7 @@ def _node(
                 source=os.path.join(dataflow.home_of(node), operator.python),
                 inputs=[item.id for item in operator.inputs],
                 outputs=list(operator.outputs),
+                alone=operator.alone,
             )
             for operator in node.operators
         ],

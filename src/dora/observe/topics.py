@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from dora.dataflow.model import DEFAULT_OPERATOR_ID
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
 from dora.wire.daemon_protocol import Inspection, LinkView, OutputView
@@ -47,9 +48,11 @@ def find_topics(inspection: Inspection, names: Iterable[str]) -> list[Topic]:
     """Return the topics of these names, each once; raises `DoraError` for one that is not there."""
     known = {topic.name: topic for topic in topics_of(inspection)}
     found: dict[str, Topic] = {}
-    for name in names:
+    for given in names:
+        # dora-rs names the output of a node's only operator with an id that nobody has written.
+        name = given if given in known else given.replace(f"/{DEFAULT_OPERATOR_ID}/", "/", 1)
         if name not in known:
-            raise DoraError(_missing(name, inspection, known))
+            raise DoraError(_missing(given, inspection, known))
         found[name] = known[name]
     return list(found.values())
 

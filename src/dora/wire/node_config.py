@@ -177,8 +177,14 @@ class SyncConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 class OperatorConfig(msgspec.Struct, omit_defaults=True):
     id: str
     source: str  # absolute path of the Python file
-    inputs: list[str] = []  # short ids; the node's inputs are "<operator id>/<input id>"
+    inputs: list[str] = []  # short ids
     outputs: list[str] = []
+    alone: bool = False  # its inputs and outputs have the same ids in the node
+
+    @property
+    def prefix(self) -> str:
+        """Return what its inputs and outputs begin with in the node."""
+        return "" if self.alone else f"{self.id}/"
 
 
 class TraceConfig(msgspec.Struct, frozen=True):

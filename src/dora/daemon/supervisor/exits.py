@@ -52,7 +52,8 @@ def failure_of(node: NodeState, end: ProcessEnded, *, stopping: bool, opened: bo
         stopping and (end.signal in _STOP_SIGNALS or end.exit_code in _STOP_CODES)
     ):
         return None
-    if node.failed_operator and end.exit_code and message == describe_exit(end.exit_code, None):
+    has_id = not any(operator.alone for operator in node.spec.operators)
+    if node.failed_operator and has_id and end.exit_code and message == describe_exit(end.exit_code, None):
         message += f" in operator `{node.failed_operator}`"
     return NodeFailure(
         node_id=node.id,

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 
 import msgspec
 
-from dora.dataflow.model import DEFAULT_OPERATOR_ID
 from dora.dataflow.parser.assemble import Assembler
 from dora.dataflow.parser.field_types import DATA, ListType, Reader, TextType
 from dora.dataflow.parser.fields import BUILD, NODES
@@ -297,5 +296,6 @@ def _outputs(
             yield output, f"{name}/{output}"
         for operator in (node.get("operator"), *(node.get("operators") or ())):
             if operator is not None:
+                owner = f"{name}/{operator.get('id')}" if operator.get("id") else name
                 for output in operator.get("outputs") or ():
-                    yield output, f"{name}/{operator.get('id') or DEFAULT_OPERATOR_ID}/{output}"
+                    yield output, f"{owner}/{output}"

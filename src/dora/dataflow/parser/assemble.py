@@ -72,6 +72,19 @@ class _Draft:
         self.single = checked.has("operator")
         self.module = checked.has("module")
 
+    @property
+    def has_one_alone(self) -> bool:
+        """Whether there is one operator, to which nobody has given an id."""
+        return self.single and not any(operator.get("id") for _, operator in self.operators)
+
+    def prefix(self, operator_id: str) -> str:
+        """Return what the inputs and outputs of an operator begin with in the node."""
+        return "" if self.has_one_alone else f"{operator_id}/"
+
+    def named(self, operator_id: str, article: str = "") -> str:
+        """Return an operator for messages."""
+        return "the operator" if self.has_one_alone else f"{article}operator `{operator_id}`"
+
 
 class Assembler:
     """Builds the nodes of one dataflow."""
@@ -214,7 +227,7 @@ class Assembler:
             ):
                 self.report.error(
                     operator.keys.get("python", operator.span),
-                    f"the operator `{operator_id}` of {_named(draft)} does not say what to run",
+                    f"{draft.named(operator_id, 'the ')} of {_named(draft)} does not say what to run",
                     "add `python:` with the file that holds `class Operator`",
                 )
 
@@ -228,7 +241,7 @@ class Assembler:
         if not all(names) or any(operator.failed("outputs") for _, operator in draft.operators):
             return OfferedOutputs(None, names, draft.single)
         outputs = tuple(
-            f"{operator_id}/{output}"
+            f"{draft.prefix(operator_id)}{output}"
             for operator_id, operator in draft.operators
             for output in operator.get("outputs") or ()
         )
@@ -275,9 +288,10 @@ class Assembler:
         options: dict[str, OutputOptions] = {}
         build: list[str] = []
         for operator_id, checked in draft.operators:
-            name = f"operator `{operator_id}` of node `{draft.id}`"
+            prefix = draft.prefix(operator_id)
+            name = f"{draft.named(operator_id)} of node `{draft.id}`"
             python = checked.get("python")
-            owner = f"the operator `{operator_id}` of the node `{draft.id}`"
+            owner = f"{draft.named(operator_id, 'the ')} of the node `{draft.id}`"
             download = download_of(checked, self.report, owner, python) if python else None
             path = self._path(python, "source") if python else None
             if download is not None:
@@ -298,13 +312,14 @@ class Assembler:
                 pattern=checked.get("pattern"),
                 name=checked.get("name"),
                 description=checked.get("description"),
+                alone=draft.has_one_alone,
             )
-            self._carries(name, draft, checked, operator.inputs, prefix=f"{operator_id}/")
+            self._carries(name, draft, checked, operator.inputs, prefix=prefix)
             operators.append(operator)
-            inputs += (msgspec.structs.replace(i, id=f"{operator_id}/{i.id}") for i in operator.inputs)
-            syncs += (within(operator_id, group) for group in operator.syncs)
-            outputs += (f"{operator_id}/{output}" for output in operator.outputs)
-            options |= options_of(checked.get("outputs") or {}, f"{operator_id}/")
+            inputs += (msgspec.structs.replace(i, id=f"{prefix}{i.id}") for i in operator.inputs)
+            syncs += (within(prefix, group) for group in operator.syncs)
+            outputs += (f"{prefix}{output}" for output in operator.outputs)
+            options |= options_of(checked.get("outputs") or {}, prefix)
             build += operator.build
         self._one_environment(draft)
         return NodeSpec(
@@ -484,8 +499,8 @@ class Assembler:
                     continue
                 value = checked.get(name)
                 if name.startswith("send_") and operator_id:
-                    self._sent_as(checked, name, f"operator `{operator_id}` of node `{draft.id}`")
-                    value = f"{operator_id}/{value}"
+                    self._sent_as(checked, name, f"{draft.named(operator_id)} of node `{draft.id}`")
+                    value = f"{draft.prefix(operator_id)}{value}"
                 if value is not None:
                     merged[name] = value
         return LogOptions(**merged)

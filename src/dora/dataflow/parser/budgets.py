@@ -139,8 +139,9 @@ def _port(
         report.error(block.place(field), f"the dataflow has no node `{node_id}`, {here}", hint)
         return None
     known = node.outputs if field == "from" else tuple(item.id for item in node.inputs)
-    if port not in known and len(node.operators) == 1:
-        port = f"{node.operators[0].id}/{port}"  # as in a source
+    if port not in known and len(node.operators) == 1:  # as in a source
+        only = node.operators[0]
+        port = f"{only.prefix}{port.removeprefix(f'{only.id}/')}"
     if port not in known:
         closest = report.closest(port, known)
         hint = (

@@ -18,7 +18,7 @@ class OfferedOutputs(msgspec.Struct, frozen=True):
     ``outputs`` None: they could not be read, so every reference counts as good.
     """
 
-    outputs: tuple[str, ...] | None  # of a runtime: "<operator id>/<output id>"
+    outputs: tuple[str, ...] | None  # of a runtime: "<operator id>/<output id>", if the operator has an id
     operators: tuple[str, ...] = ()
     single: bool = False  # one operator, whose id may be left out in references
 
@@ -89,8 +89,10 @@ class InputResolver:
             outputs = self._outputs[source.node] = frozenset(offer.outputs)
         if source.output in outputs:
             return source
-        if offer.single and f"{offer.operators[0]}/{source.output}" in outputs:
-            return NodeOutput(source.node, f"{offer.operators[0]}/{source.output}")
+        if offer.single:
+            for name in _only_operator(offer.operators[0], source.output):
+                if name in outputs:
+                    return NodeOutput(source.node, name)
         self._missing(source, offer, span, wanted_by)
         return None
 
@@ -149,7 +151,7 @@ class InputResolver:
             )
             return
         if offer.single:
-            outputs = tuple(name.partition("/")[2] for name in outputs)
+            outputs = tuple(name.removeprefix(f"{offer.operators[0]}/") for name in outputs)
         found = self.report.closest(source.output, outputs)
         if found:
             hint = f"did you mean `{source.node}/{found}`?"
@@ -164,3 +166,8 @@ class InputResolver:
             source.output,
             last=True,
         )
+
+
+def _only_operator(operator_id: str, output: str) -> tuple[str, str]:
+    """Return both ids that an output of the only operator may have: with the operator's, and without."""
+    return f"{operator_id}/{output}", output.removeprefix(f"{operator_id}/")

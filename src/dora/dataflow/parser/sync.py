@@ -171,12 +171,12 @@ class SyncChecks:
                         break
 
 
-def within(operator_id: str, group: SyncSpec) -> SyncSpec:
+def within(prefix: str, group: SyncSpec) -> SyncSpec:
     """Return the group of an operator with the ids that its node has for the inputs."""
     return structs.replace(
         group,
-        inputs=tuple(f"{operator_id}/{name}" for name in group.inputs),
-        history={f"{operator_id}/{name}": frames for name, frames in group.history.items()},
+        inputs=tuple(f"{prefix}{name}" for name in group.inputs),
+        history={f"{prefix}{name}": frames for name, frames in group.history.items()},
     )
 
 

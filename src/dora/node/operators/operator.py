@@ -136,6 +136,8 @@ class HostedOperator:
 
     def __init__(self, config: OperatorConfig) -> None:
         self.id = config.id
+        self.name = "the operator" if config.alone else f"operator `{config.id}`"
+        self._who = "" if config.alone else f"{self.name}: "
         self.config = config
         self.ended = False
         self.open_inputs: set[str] = set()
@@ -186,7 +188,7 @@ class HostedOperator:
     def _import(self) -> ModuleType:
         source = self.config.source
         if not os.path.isfile(source):
-            raise OperatorError(f"operator `{self.id}`: the file {source} does not exist")
+            raise OperatorError(f"{self._who}the file {source} does not exist")
         directory = os.path.dirname(os.path.abspath(source))
         if directory not in sys.path:
             sys.path.append(directory)
@@ -194,7 +196,7 @@ class HostedOperator:
         # Two operators may come from one file: each gets a module of its own.
         spec = importlib.util.spec_from_file_location(name, source)
         if spec is None or spec.loader is None:
-            raise OperatorError(f"operator `{self.id}`: {source} is not a Python file")
+            raise OperatorError(f"{self._who}{source} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         before = sys.modules.get(name)
         if before is None or before is self._module:
@@ -212,14 +214,14 @@ class HostedOperator:
         source = self.config.source
         make = getattr(module, "Operator", None)
         if make is None or make is Operator:  # the base alone was imported
-            raise OperatorError(f"operator `{self.id}`: {source} has no class `Operator`{_meant(module)}")
+            raise OperatorError(f"{self._who}{source} has no class `Operator`{_meant(module)}")
         try:
             operator = make()
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
                 raise  # it comes from inside
             raise OperatorError(
-                f"operator `{self.id}`: class `Operator` in {source} is made without arguments: {error}"
+                f"{self._who}class `Operator` in {source} is made without arguments: {error}"
             ) from None
         initial = dict(getattr(operator, "__dict__", {}))
         operator.dataflow_descriptor = self._descriptor
@@ -228,7 +230,7 @@ class HostedOperator:
         on_event = getattr(operator, "on_event", None)
         if not callable(on_event):
             raise OperatorError(
-                f"operator `{self.id}`: class `Operator` in {source} has no method "
+                f"{self._who}class `Operator` in {source} has no method "
                 "`on_event(self, dora_event, send_output)`"
             )
         return operator, initial, on_event
@@ -245,7 +247,7 @@ class HostedOperator:
             return DoraStatus(answer.value)
         except (AttributeError, ValueError):
             raise OperatorError(
-                f"operator `{self.id}`: on_event must return a DoraStatus, not {answer!r} "
+                f"{self._who}on_event must return a DoraStatus, not {answer!r} "
                 "(write `return DoraStatus.CONTINUE`)"
             ) from None
 

@@ -82,8 +82,8 @@ class Runtime:
             self._operators[item.id] = operator
         for source in config.inputs:
             if source.kind != "timer" or not config.exit_when_nodes_finish:
-                operator_id, _, short = source.id.partition("/")
-                self._operators[operator_id].open_inputs.add(short)
+                owner, short = self._owner(source.id)
+                owner.open_inputs.add(short)
 
     def _make_outputs(self, config: NodeConfig) -> dict[str, OperatorOutput]:
         consumers: dict[str, list[LocalInput]] = {}
@@ -100,17 +100,23 @@ class Runtime:
         self._session.intercept_sends(outputs)
         return outputs
 
+    def _owner(self, port: str) -> tuple[HostedOperator, str]:
+        """Return the operator of an input or an output of the node, and the id that it has there."""
+        first = next(iter(self._operators.values()))
+        if first.config.alone:
+            return first, port
+        operator_id, _, short = port.partition("/")
+        return self._operators[operator_id], short
+
     def _make_sender(self, operator_id: str) -> SendOutput:
-        outputs = {
-            output: self._outputs[f"{operator_id}/{output}"]
-            for output in self._operators[operator_id].config.outputs
-        }
         operator = self._operators[operator_id]
+        prefix = operator.config.prefix
+        outputs = {output: self._outputs[f"{prefix}{output}"] for output in operator.config.outputs}
 
         def send_output(output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None:
             output = outputs.get(output_id)
             if output is None or operator.ended:
-                self._session.send(f"{operator_id}/{output_id}", data, metadata)
+                self._session.send(f"{prefix}{output_id}", data, metadata)
                 return
             output.send(data, metadata)
             if output.consumers and self._words[self._asleep_word]:
@@ -119,20 +125,19 @@ class Runtime:
         return send_output
 
     def _publish(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
-        operator_id, _, short = output_id.partition("/")
-        self._senders[operator_id](short, data, metadata)
+        operator, short = self._owner(output_id)
+        self._senders[operator.id](short, data, metadata)
 
     def _make_route(self, input_id: str) -> tuple[HostedOperator, str, SendOutput]:
         """Return the operator of an input, its name there, and the operator's send function."""
-        operator_id, _, short = input_id.partition("/")
-        return self._operators[operator_id], short, self._senders[operator_id]
+        operator, short = self._owner(input_id)
+        return operator, short, self._senders[operator.id]
 
     def _accept_input(self, item: InputConfig) -> str:
         """Add an input to an operator; return why that is impossible, or ""."""
-        operator_id, _, short = item.id.partition("/")
-        operator = self._operators[operator_id]
+        operator, short = self._owner(item.id)
         if operator.ended:
-            return f"operator `{operator_id}` has ended"
+            return f"{operator.name} has ended"
         if short not in operator.config.inputs:
             operator.config.inputs.append(short)
         operator.open_inputs.add(short)
@@ -194,12 +199,12 @@ class Runtime:
             self._reload(event)
             return
         if isinstance(event, (SafeStateEntered, SafeStateLeft)):
-            operator_id, _, event["id"] = event["id"].partition("/")
-            self._deliver(self._operators[operator_id], event)
+            operator, event["id"] = self._owner(event["id"])
+            self._deliver(operator, event)
             return
         for operator in list(self._operators.values()):
             if isinstance(event, NodeFailed):
-                prefix = f"{operator.id}/"
+                prefix = operator.config.prefix
                 affected = event["value"]["affected_input_ids"]
                 mine = [item.removeprefix(prefix) for item in affected if item.startswith(prefix)]
                 if mine:
@@ -213,7 +218,7 @@ class Runtime:
     def _deliver_set(self, event: Synced) -> None:
         """Deliver a set under the ids that its operator has for the inputs."""
         operator = self._routes[event["id"]][0]
-        prefix = f"{operator.id}/"
+        prefix = operator.config.prefix
         inputs: dict[str, Any] = {}
         for input_id, found in event["inputs"].items():
             inputs[input_id.removeprefix(prefix)] = found
@@ -225,7 +230,7 @@ class Runtime:
         return [
             item
             for item in operator.config.inputs
-            if self._sources[f"{operator.id}/{item}"].partition("/")[0] == node_id
+            if self._sources[f"{operator.config.prefix}{item}"].partition("/")[0] == node_id
         ]
 
     def _deliver(self, operator: HostedOperator, event: Event) -> None:
@@ -255,10 +260,10 @@ class Runtime:
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's operator may raise anything
                 print_traceback_of_program(error)
                 text = error_line("".join(traceback.format_exception(error)).splitlines())
-                self._log("error", f"operator `{operator.id}`: the old code goes on: {text}")
+                self._log("error", f"{operator.name}: the old code goes on: {text}")
             else:
                 done += 1
-                self._log("info", f"operator `{operator.id}` runs its new code")
+                self._log("info", f"{operator.name} runs its new code")
                 self._apply_status(operator, status)
         if done < len(operators):
             modules.put_back(everything=not done)
@@ -276,8 +281,9 @@ class Runtime:
             return
         operator.ended = True
         self._running -= 1
-        self._inbox.close_inputs([f"{operator.id}/{item}" for item in operator.config.inputs])
-        names = [f"{operator.id}/{output}" for output in operator.config.outputs]
+        prefix = operator.config.prefix
+        self._inbox.close_inputs([f"{prefix}{item}" for item in operator.config.inputs])
+        names = [f"{prefix}{output}" for output in operator.config.outputs]
         for name in names:
             output = self._outputs[name]
             output.port.close()

@@ -231,8 +231,8 @@ def output_names(descriptor: Mapping[str, Any]) -> list[str]:
         names += [f"{node_id}/{output}" for output in _names(node.get("outputs"))]
         single = node.get("operator")
         for operator in [*(node.get("operators") or ()), *([single] if single else [])]:
-            name = operator.get("id") or "op"
-            names += [f"{node_id}/{name}/{output}" for output in _names(operator.get("outputs"))]
+            owner = f"{node_id}/{operator['id']}" if operator.get("id") else node_id
+            names += [f"{owner}/{output}" for output in _names(operator.get("outputs"))]
     return names
 
 

@@ -119,7 +119,7 @@ class Session:
             self.outputs,
             self.board,
             config.node_slot,
-            [operator.id for operator in config.operators],
+            [operator.id for operator in config.operators if not operator.alone],
         )
         doorbell = host.doorbell(config.bell, self.channel.fileno())
         self.paths = PathMeter(host.path_records())

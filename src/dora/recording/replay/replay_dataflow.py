@@ -223,7 +223,7 @@ def _latched_sources(node: NodeSpec) -> Iterator[str]:
         if options.latched:
             yield f"{node.id}/{name}"
             if len(node.operators) == 1:
-                yield f"{node.id}/{name.partition('/')[2]}"
+                yield f"{node.id}/{name.removeprefix(node.operators[0].prefix)}"
 
 
 def _live(

@@ -408,7 +408,7 @@ class IceoryxReceiver:
                 "(this one: %d bytes)",
                 self._item.id,
                 self.held,
-                keepers(self._item),
+                who_keeps(self._item),
                 size,
             )
 
@@ -424,7 +424,7 @@ class IceoryxReceiver:
         self._subscriber.delete()
 
 
-def keepers(item: InputConfig) -> str:
+def who_keeps(item: InputConfig) -> str:
     """Return who may keep the messages of an input."""
     if item.kept_by_sync:
         return f"`sync` (up to {item.kept_by_sync}) and the program"
