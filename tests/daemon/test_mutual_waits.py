@@ -18,13 +18,17 @@ CIRCLE = {"ping": {"pong"}, "pong": {"ping"}}
 class Run:
     """A run of two nodes that feed each other; ``counted`` are their messages."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, machine: str = "") -> None:
+        """``machine``: the other one that `pong` is on."""
         self.now = 100.0
         self.due: list[tuple[float, Callable[[], None]]] = []
         self.warnings: list[str] = []
         self.asleep = {"ping": True, "pong": True}
         self.counted = {"ping": 0, "pong": 0}
-        self.nodes = {name: SimpleNamespace(present=True, phase="running") for name in CIRCLE}
+        self.nodes = {
+            name: SimpleNamespace(id=name, machine="", present=True, phase="running") for name in CIRCLE
+        }
+        self.nodes["pong"].machine = machine
         monkeypatch.setattr(mutual_waits, "time", SimpleNamespace(monotonic=lambda: self.now))
         nodes = tuple(
             NodeSpec(
@@ -82,6 +86,12 @@ def test_nodes_that_have_not_all_started_are_waited_for(monkeypatch: pytest.Monk
     assert run.after(60) == []
     run.nodes["pong"].phase = "ended"
     run.after(2)
+    assert run.due == []
+
+
+def test_nodes_of_other_machines_are_not_known_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch, machine="robot")
+    assert run.after(60) == []
     assert run.due == []
 
 

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from dora.daemon.supervisor.status import Peers
 
 RECORDERS_TIMEOUT = 5.0  # seconds that recorders may take for the last messages
+CIRCLES_AFTER = 1.0  # seconds until the first look at nodes that wait for each other
 SLOW_STOP_AFTER = 2.0  # seconds after a stop until the log names the nodes that have not ended
 
 
@@ -184,7 +185,7 @@ class Daemon:
         if stop_after is not None:
             self.loop.call_at(stop_after, self._stop_in_time)
         self._health.watch(self.dataflow)
-        self.loop.call_at(time.monotonic() + 1.0, self._watch_circles)
+        self.loop.call_at(time.monotonic() + CIRCLES_AFTER, self._watch_circles)
         while not self.supervisor.state.done:
             self.loop.run_once(self.supervisor.next_deadline())
             deadline = self.supervisor.next_deadline()

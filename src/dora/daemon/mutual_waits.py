@@ -27,7 +27,10 @@ class MutualWaits:
         accounting: Accounting,
         warn: Callable[[str], None],
     ) -> None:
-        self._circles = circles(inputs_of(dataflow))
+        elsewhere = {node.id for node in state.nodes.values() if node.machine}
+        self._circles = circles(
+            {node: None if node in elsewhere else fed for node, fed in inputs_of(dataflow).items()}
+        )
         self._loop = loop
         self._state = state
         self._accounting = accounting
@@ -72,7 +75,7 @@ class MutualWaits:
 def inputs_of(dataflow: Dataflow) -> dict[str, set[str] | None]:
     """Return the nodes that feed each node; None for one that may send by itself.
 
-    Those are sources, nodes with timers or log inputs, dynamic nodes and nodes of other machines.
+    Those are sources, nodes with timers or log inputs, and dynamic nodes.
     """
     found: dict[str, set[str] | None] = {}
     for node in dataflow.nodes:

@@ -40,7 +40,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     hot_reload: bool = False
     allow_shell_nodes: bool = False
     engine: Engine | None = None
-    strict: bool = False
+    strict: bool = False  # trouble is an error, see `DataflowResult.troubled`
     trace: bool = False  # nodes write spans
     # Nodes are forked by a template process where that is possible; None: where that saves time.
     preload: bool | None = None

@@ -59,6 +59,7 @@ class FailedProgram(NamedTuple):
     """Where a program has looked for modules."""
 
     python: str  # the interpreter
+    install: str  # the command that installs a package for it
     folders: tuple[str, ...]  # of its own files, which come before installed packages
     project: str  # the folder of the dataflow file
 
@@ -71,7 +72,15 @@ def failed_program(dataflow: Dataflow, node: NodeSpec, interpreter: Interpreter)
     if node.path is None:
         folders.insert(0, directory)  # `python -m` puts its own folder first
     python = interpreter.python[-1]
-    return FailedProgram(python, tuple(dict.fromkeys(folders)), dataflow.working_dir)
+    install = f"{shlex.quote(python)} -m pip install"
+    if environment := next((each.conda_env for each in node.operators if each.conda_env), ""):
+        python = f"the conda environment {environment}"
+        install = f"conda run -n {environment} python -m pip install"
+    elif interpreter.wrapper:
+        python, install = "`uv run`", "uv add"
+    elif not _has_pip(python):
+        install = f"uv pip install --python {shlex.quote(python)}"
+    return FailedProgram(python, install, tuple(dict.fromkeys(folders)), dataflow.working_dir)
 
 
 def remedy(lines: Sequence[str], number: int | None, program: FailedProgram) -> str:
@@ -122,11 +131,8 @@ def _missing(match: re.Match[str], program: FailedProgram) -> str:
                 f"`{name}` is in {folder}, where this program does not look: "
                 f"add `env: {{PYTHONPATH: {folder}}}` to the node"
             )
-    install = f"{shlex.quote(python)} -m pip install"
-    if not _has_pip(python):
-        install = f"uv pip install --python {shlex.quote(python)}"
     package = _DISTRIBUTIONS.get(name, name)
-    return f"`{name}` is not installed for {python}, which ran this: {install} {package}"
+    return f"`{name}` is not installed for {python}, which ran this: {program.install} {package}"
 
 
 def _is_module(folder: str, name: str) -> bool:
@@ -134,8 +140,6 @@ def _is_module(folder: str, name: str) -> bool:
 
 
 def _has_pip(python: str) -> bool:
-    if not os.path.isabs(python):
-        return False  # `uv run python`
     prefix = escape(os.path.dirname(os.path.dirname(python)))
     return bool(glob(f"{prefix}/lib/python*/*-packages/pip"))
 
