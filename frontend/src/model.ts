@@ -116,12 +116,10 @@ export const LEVELS = ["error", "warn", "info", "debug", "trace", "stdout"] as c
 
 const STOPPED = "Stopped";
 const FAILED = "Failed";
-const DEFAULT_OPERATOR = "op"; // the id of an operator that stands alone in its node
 
 /** Return the name that the server has for an output or input of a box. */
 export function fullName(box: Box, port: string): string {
-  const alone = box.kind === "operator" && !box.id.includes("/");
-  return alone ? `${box.id}/${DEFAULT_OPERATOR}/${port}` : `${box.id}/${port}`;
+  return `${box.id}/${port}`;
 }
 
 /** Return the node whose process a box is, or is in. */
