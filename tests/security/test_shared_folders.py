@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from second_user import ATTACKER, needs_second_user
 
+import dora as dora_package
 from dora._shared_folders import check_folder_if_there, make_folder, open_file, write_file
 
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -287,3 +289,58 @@ def test_no_code_is_run_that_another_user_has_put_in_place_of_a_clone(
     status, printed = dora(project, "run", "flow.yml")
     assert status == 1
     assert "this folder belongs to another user" in printed and "planted" not in printed
+
+
+# --------------------------------------------------------------------------- the code
+
+OPENED = {"open_file", "open_in", "open_own"}
+MAKES = {"copyfile", "copytree", "makedirs", "mkdir", "mkfifo", "symlink", "write_bytes"}
+ELSEWHERE = {
+    "_shared_folders.py": "makes them",
+    "cli/commands/demo.py": "in a folder that has been checked",
+    "cli/commands/doctor.py": "in a temporary folder",
+    "cli/commands/new.py": "in a folder that is new",
+    "cluster/coordinator/store.py": "the folder of the user's data",
+    "cluster/ssh": "the folder of the user's data",
+    "daemon/build/environments.py": "in folders that have been checked",
+    "daemon/build/node_sources.py": "in folders that have been checked",
+    "daemon/build/shadowing.py": "in a temporary folder",
+    "daemon/run_directory.py": "the folder of a run",
+    "dataflow/json_schema.py": "for those who change dora",
+    "node/saved_state.py": "the folder of a run",
+    "recording/recorder/process.py": "a folder for recordings, each of which must be new",
+    "recording/replay": "a temporary folder of a replay",
+    "transport": "the folder of a run, shared memory, and the token, which has checks of its own",
+}
+
+
+def makes_a_file(call: ast.Call, module: str) -> bool:
+    """Return whether a call makes a file or a folder by a path, unless `dora._shared_folders` does."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if name == "write_text":
+        return isinstance(call.func, ast.Attribute)
+    if name != "open" or not call.args:
+        return name in MAKES
+    words = {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
+    if isinstance(call.func, ast.Attribute):
+        return "O_CREAT" in words
+    mode = call.args[1].value if len(call.args) > 1 and isinstance(call.args[1], ast.Constant) else "r"
+    if not set(str(mode)) & set("wax+"):
+        return False
+    file = call.args[0]
+    if isinstance(file, ast.Call):
+        return getattr(file.func, "attr", getattr(file.func, "id", "")) not in OPENED
+    return not (isinstance(file, ast.Name) and f"{file.id} = open_" in module)
+
+
+def test_every_file_is_made_where_it_is_checked() -> None:
+    found = set()
+    package = Path(dora_package.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text()
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        if any(makes_a_file(call, text) for call in calls):
+            found.add(str(path.relative_to(package)))
+    left_out = {place for place in ELSEWHERE if any(name.startswith(place) for name in found)}
+    assert left_out == set(ELSEWHERE), "these places make no files any more"
+    assert [name for name in sorted(found) if not name.startswith(tuple(ELSEWHERE))] == []

@@ -36,8 +36,8 @@ def wheel_name() -> str:
 def write_wheel(path: str, *, below: str | None = None, with_files: bool = False) -> None:
     """Write the wheel, unless there is the same one already; raises `BuildError`, ``OSError``.
 
-    ``below`` as for `dora._shared_folders.write_file`. ``with_files``: with all files, also of an editable
-    installation, for another machine.
+    ``below`` as for `dora._shared_folders.write_file`; by default the folder of the wheel. ``with_files``:
+    with all files, also of an editable installation, for another machine.
     """
     import io
     import zipfile
@@ -56,7 +56,7 @@ def write_wheel(path: str, *, below: str | None = None, with_files: bool = False
                 return
     except OSError:
         pass
-    write_file(path, content.getvalue(), below=below)
+    write_file(path, content.getvalue(), below=below or os.path.dirname(path))
 
 
 def _entry(name: str) -> ZipInfo:
