@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import random
 import re
 import resource
 import sys
@@ -16,6 +14,7 @@ from importlib.machinery import all_suffixes
 from typing import Final
 
 import dora
+from dora.daemon.template import generators
 from dora.daemon.template.context import LIMITS, is_read_early, read_link, umask
 
 _OF_THE_RUN: Final = "DORA_"  # a node reads these itself
@@ -27,8 +26,8 @@ def different_variable(
 ) -> str:
     """Return a variable that has another value than at the imports, and was read there; "" if none has.
 
-    ``read`` are the names that Python code has read. What compiled code reads is known by its name: it is
-    in a list, or begins with the name of a package that was imported.
+    ``read`` are the names that Python code has read. A variable of compiled code is known by its name: it
+    is in a list, or begins with the name of a package that was imported.
     """
     packages = {module.partition(".")[0].upper() for module in sys.modules} - _OF_PYTHON
     for name in sorted(ours.keys() | theirs.keys()):
@@ -142,7 +141,7 @@ def _time(path: str) -> int:
 
 
 class Traces:
-    """What an import may leave in this process, and a fork would lose, share with others or copy badly.
+    """Traces of an import in this process that a fork would lose, share with others or copy badly.
 
     The threads of OpenBLAS are fine: it ends them before a fork, and starts them again.
     """
@@ -154,7 +153,7 @@ class Traces:
             maps = file.read()
         self._openblas = frozenset(re.findall(r"/\S*openblas\S*", maps))
         self._shared = frozenset(re.findall(r"^\S+ rw.s .*", maps, re.MULTILINE))
-        self._generators = _generators()
+        self._generators = generators.of_numpy()
         self._settings = _settings()
 
     def left_since(self, before: Traces) -> str:
@@ -169,7 +168,7 @@ class Traces:
         if self._shared - before._shared:
             return "makes shared memory"
         if self._generators > before._generators:
-            return "makes a generator of random numbers"
+            return "makes a generator of random numbers of NumPy"
         changed = [name for name, value in self._settings.items() if before._settings[name] != value]
         return f"changes the {changed[0]} of the process" if changed else ""
 
@@ -178,27 +177,6 @@ def _descriptors() -> dict[int, str]:
     folder = "/proc/self/fd"
     targets = {int(name): read_link(f"{folder}/{name}") for name in os.listdir(folder)}
     return {descriptor: target for descriptor, target in targets.items() if target}
-
-
-def _generators() -> int:
-    """Return how many generators of random numbers there are: all forks would get the same numbers.
-
-    The global ones of ``random`` and NumPy and those of ``tempfile`` are left out, because each fork renews
-    them, and objects of earlier imports, which are exempt from garbage collection.
-    """
-    kinds: tuple[type, ...] = (random.Random,)
-    renewed = {id(random._inst)}
-    if (numpy := sys.modules.get("numpy.random")) is not None:
-        kinds = (*kinds, numpy.BitGenerator)
-        renewed.add(id(numpy.mtrand._rand._bit_generator))
-    found = set()
-    for item in gc.get_objects():
-        kind = type(item)
-        if issubclass(kind, kinds) and not issubclass(kind, random.SystemRandom):
-            found.add(id(item))
-        elif kind.__module__ == "tempfile" and kind.__name__ == "_RandomNameSequence":
-            renewed.add(id(vars(item).get("_rng")))
-    return len(found - renewed)
 
 
 def _settings() -> dict[str, object]:

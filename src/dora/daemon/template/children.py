@@ -17,12 +17,12 @@ IMPORT_TIMEOUT: Final = 100.0  # seconds; PyTorch takes a minute from a slow SD 
 MAX_CHILDREN: Final = 16  # more have to end: each may hold hundreds of megabytes
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_END_TIMEOUT: Final = 1.0  # seconds between the end of a connection and of its process
+_END_TIMEOUT: Final = 5.0  # seconds between the end of a connection and of its process, on a busy machine
 _KILL_TIMEOUT: Final = 2.0  # seconds; a process that waits for a broken disk cannot be killed
 
 
-class Wanted(NamedTuple):
-    """What such a template imports. Nodes that want the same share one.
+class PackageSet(NamedTuple):
+    """The packages of such a template. Nodes that want the same share one.
 
     The folder is that of the nodes, because packages may look for files there when they are imported. It is
     empty where only dora asks for modules: these do not.

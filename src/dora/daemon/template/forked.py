@@ -22,6 +22,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
 from dora.daemon.processes.scheduling import set_scheduling
+from dora.daemon.template import generators
 from dora.daemon.template.context import ignored_signals
 from dora.daemon.template.program import PythonProgram
 from dora.daemon.template.protocol import Forked, ForkRequest, Refused, send_answer
@@ -104,7 +105,7 @@ def remember_ignored_signals() -> None:
 def _set_ignored_signals(ignored: frozenset[int]) -> None:
     """Ignore what the daemon ignores now: it handles signals that were ignored when the template began.
 
-    What packages do with a signal stays, unless the daemon and the template differ in it.
+    A package may set a signal at its import; that stays, unless the daemon and the template differ in it.
     """
     for number in ignored - _ignored:
         signal.signal(number, signal.SIG_IGN)
@@ -131,10 +132,7 @@ def _renew_state() -> None:
     if (logging := sys.modules.get("logging")) is not None:  # it counts from its import
         now = time.time_ns() if isinstance(logging._startTime, int) else time.time()  # since Python 3.13
         logging._startTime = now  # type: ignore[attr-defined]
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()
-    if (generator := getattr(sys.modules.get("torch"), "default_generator", None)) is not None:
-        generator.seed()  # that of the CPU; those of other devices are made by the program
+    generators.renew()
     if (process := sys.modules.get("multiprocessing.process")) is not None:
         process.ORIGINAL_DIR = os.getcwd()  # type: ignore[attr-defined]
         process.current_process().authkey = os.urandom(32)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from traceback import format_exception
 from types import TracebackType
 
+from dora.daemon.template import generators
 from dora.daemon.template.checks import PackageFiles, Traces
 from dora.daemon.template.children import kill_descendants
 from dora.daemon.template.forked import memory_layout, remember_modules
@@ -36,7 +37,7 @@ class Imports:
         name = ""
         before, variables_before = Traces(), variables()
         record = _Output()
-        with _ReadVariables() as read:
+        with _ReadVariables() as read, generators.recorded():
             try:
                 for name in names:
                     importlib.import_module(name)

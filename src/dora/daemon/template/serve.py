@@ -11,7 +11,7 @@ import sys
 from types import ModuleType
 from typing import Any, Final
 
-from dora.daemon.template.children import Wanted, close_all, end_with_parent
+from dora.daemon.template.children import PackageSet, close_all, end_with_parent
 from dora.daemon.template.forked import become, rehearse, remember_ignored_signals, run
 from dora.daemon.template.imports import Imports
 from dora.daemon.template.process import BACKLOG
@@ -59,7 +59,7 @@ def serve() -> None:
     modules = [name for name in BASE if importlib.util.find_spec(name.partition(".")[0]) is not None]
     if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         served.listen(BACKLOG)  # again: daemons get the id of the process that was the last to call it
-    template = Template(served, dict(os.environb), Wanted(tuple(modules)), {}, retired=retired)
+    template = Template(served, dict(os.environb), PackageSet(tuple(modules)), {}, retired=retired)
     while True:
         try:
             template.load()

@@ -21,7 +21,7 @@ from dora.daemon.template.checks import different_variable, is_python_text, shad
 from dora.daemon.template.children import (
     MAX_CHILDREN,
     ChildTemplate,
-    Wanted,
+    PackageSet,
     adopt_orphans,
     close_all,
     crash_of,
@@ -80,7 +80,7 @@ class Template:
         self,
         served: socket.socket,
         environment: dict[bytes, bytes],
-        wanted: Wanted,
+        wanted: PackageSet,
         named: Mapping[str, str],
         before: Imports | None = None,
         retired: Sequence[int] = (),
@@ -96,7 +96,7 @@ class Template:
         self._connections: dict[int, socket.socket] = {}
         self._channels: dict[int, tuple[socket.socket, int]] = {}  # of processes that have not been reaped
         self._unasked: list[int] = []  # processes that nobody will ask about
-        self._children: dict[Wanted, ChildTemplate] = {}  # the one that was used last comes last
+        self._children: dict[PackageSet, ChildTemplate] = {}  # the one that was used last comes last
         self._spare: _Spare | None = None
         self._wants_spare = True
         if served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -116,7 +116,7 @@ class Template:
 
     @property
     def imports(self) -> Imports:
-        """What it has imported."""
+        """The imports that it has made."""
         return self._imports
 
     def load(self) -> None:
@@ -174,7 +174,7 @@ class Template:
     def _retire(self) -> None:
         """Take no more requests; end when the processes that were forked have ended.
 
-        Whoever has a connection then asks a new template. The daemon of the machine starts one at once.
+        A run that has a connection asks a new template then. The daemon of the machine starts one at once.
         """
         for pipe in self._retired:
             os.write(pipe, b"r")
@@ -278,18 +278,18 @@ class Template:
             return Refused(f"a file in its folder has the name of the module `{name}`")
         return Refused("")
 
-    def _wanted_by(self, request: ForkRequest) -> Wanted:
+    def _wanted_by(self, request: ForkRequest) -> PackageSet:
         """Return what has to be imported before the process can be forked; no modules if nothing has."""
         if not self._is_base:
-            return Wanted(())
+            return PackageSet(())
         modules = tuple(name for name in request.modules if name not in sys.modules)
-        refused = self._children.get(Wanted(modules))
+        refused = self._children.get(PackageSet(modules))
         if refused is not None and refused.refusal.reason:
             modules = ()  # without what dora needs, the process imports it by itself: a fork all the same
         named = [name for name, _ in request.preload if name not in sys.modules]
         if not named:
-            return Wanted(modules)
-        return Wanted(tuple(dict.fromkeys([*modules, *named])), request.directory)
+            return PackageSet(modules)
+        return PackageSet(tuple(dict.fromkeys([*modules, *named])), request.directory)
 
     # ------------------------------------------------------------------- processes
 
@@ -371,7 +371,7 @@ class Template:
     # ------------------------------------------------------------------- templates of more packages
 
     def _hand_on(
-        self, wanted: Wanted, named: dict[str, str], descriptors: list[int], channel: socket.socket
+        self, wanted: PackageSet, named: dict[str, str], descriptors: list[int], channel: socket.socket
     ) -> Refused:
         """Pass a request on to the template that imports what it wants."""
         child = self._children.pop(wanted, None) or self._fork_child(wanted, named)
@@ -381,7 +381,7 @@ class Template:
         send_answer(channel, PassedOn(child.pid, importing=child.is_importing))  # before its answer
         return child.take(descriptors)
 
-    def _fork_child(self, wanted: Wanted, named: dict[str, str]) -> ChildTemplate:
+    def _fork_child(self, wanted: PackageSet, named: dict[str, str]) -> ChildTemplate:
         if len(self._children) >= MAX_CHILDREN:
             self._drop_child(next(iter(self._children)))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -420,7 +420,7 @@ class Template:
                 kill_with_descendants(child.pid)
                 self._end_child(child, fault_of(wanted.modules, lateness, child.named))
 
-    def _drop_child(self, wanted: Wanted) -> None:
+    def _drop_child(self, wanted: PackageSet) -> None:
         """Forget a template of more packages. It ends when its nodes have ended."""
         child = self._children.pop(wanted)
         if child.is_importing:
