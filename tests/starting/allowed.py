@@ -45,6 +45,8 @@ FROZEN = "Objects of the template are exempt from garbage collection"
 SIGNAL_OF_C = "glibc catches its own signal 33"
 HASHES = "The seed of `hash()` is that of the template"
 
+LATE = "NumPy and pyarrow are loaded before the program runs"
+
 ALLOWED = (
     Allowed("*", "outside: child of its daemon", PARENT),
     Allowed("*", "fact: filters of warnings", PRELOADED, of_python),
@@ -60,6 +62,7 @@ ALLOWED = (
     Allowed("*", "outside: status", SIGNAL_OF_C, without_internal_signal),
     Allowed("*", "fact: signals", SIGNAL_OF_C, without_internal_signal),
     Allowed("twin_?", "fact: hash of a text", HASHES),
+    Allowed("late_variable", "fact: threads of OpenBLAS", LATE),
 )
 
 # Node → why no template can start it, as the daemon's debug log says.

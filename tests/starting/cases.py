@@ -84,6 +84,7 @@ PROGRAM_CASES = {
     ),
     "hash_seed": short("print(hash('text'))\n", env={"PYTHONHASHSEED": "7"}),
     "one_thread_of_blas": Case({"path": "blas_threads.py", "env": {"OMP_NUM_THREADS": "1"}}, facts=2),
+    "late_variable": Case({"path": "late_variable.py"}, facts=1),
     "two_threads_of_blas": Case({"path": "blas_threads.py", "env": {"OPENBLAS_NUM_THREADS": "2"}}, facts=2),
     "large_environment": Case(
         {"path": "variables.py", "env": {f"LARGE_{number}": "x" * 60_000 for number in range(15)}}, facts=11

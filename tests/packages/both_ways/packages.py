@@ -10,11 +10,15 @@ from typing import NamedTuple
 
 
 class Package(NamedTuple):
-    """A package: what pip calls it, the module that is imported, and an expression that uses it."""
+    """A package: what pip calls it, the module that is imported, and an expression that uses it.
+
+    ``differs`` are facts that differ by a difference that the manual lists.
+    """
 
     requirement: str
     module: str
     use: str = ""
+    differs: tuple[str, ...] = ()
 
 
 PICTURE = "np.arange(12288, dtype='uint8').reshape(64, 64, 3)"
@@ -36,7 +40,8 @@ ENVIRONMENTS: dict[str, tuple[Package, ...]] = {
     "torch": (
         Package("torch", "torch", "float((module.ones(300, 300) @ module.ones(300, 300)).sum())"),
         Package("torchvision", "torchvision", "module.ops.nms.__name__"),
-        Package("ultralytics", "ultralytics", "module.YOLO.__name__"),
+        # It sets OMP_NUM_THREADS before it imports NumPy.
+        Package("ultralytics", "ultralytics", "module.YOLO.__name__", ("threads of OpenMP and BLAS",)),
     ),
     "many": (
         Package("scipy", "scipy.linalg", f"float(module.svdvals({MATRIX})[0].round(6))"),
