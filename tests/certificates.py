@@ -1,4 +1,4 @@
-"""Certificates of a test's own authority, made by openssl."""
+"""Certificates of a test's own authority, made by the commands of the manual."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from pathlib import Path
 
 import pytest
 
+PAGE = Path(__file__).parent.parent / "docs/how-to/several-machines.md"
+
+
+def recipe() -> list[str]:
+    """Return the commands of the manual: one makes the authority, the others the certificate of `robot`."""
+    text = PAGE.read_text()
+    start = text.index("openssl req -x509")
+    return text[start : text.index("```", start)].splitlines()
+
 
 def certify(folder: Path, name: str, address: str, authority: str = "ca") -> None:
     """Make ``<name>.pem`` and ``<name>.key`` for a host, signed by ``<authority>.pem`` of this folder.
@@ -16,17 +25,15 @@ def certify(folder: Path, name: str, address: str, authority: str = "ca") -> Non
     """
     if shutil.which("openssl") is None:
         pytest.skip("openssl makes the certificates, and is not there")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
+    make_authority, *commands = recipe()
     if not (folder / f"{authority}.pem").exists():
-        files = ("-keyout", f"{authority}.key", "-out", f"{authority}.pem", "-days", "2")
-        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={authority}", *files)
-    files = ("-keyout", f"{name}.key", "-out", f"{name}.csr")
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", *files)
-    (folder / "extensions").write_text(f"subjectAltName=IP:{address}\n")
-    signed = ("-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-CAcreateserial", "-days", "2")
-    openssl(
-        *("x509", "-req", "-in", f"{name}.csr", *signed, "-extfile", "extensions", "-out", f"{name}.pem")
-    )
+        commands.insert(0, make_authority)
+    for command in commands:
+        for shown, wanted in (
+            ("192.168.1.11", address),
+            ("robot", name),
+            ("/CN=authority", f"/CN={authority}"),
+            *((f"ca.{end}", f"{authority}.{end}") for end in ("key", "pem")),
+        ):
+            command = command.replace(shown, wanted)
+        subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True)

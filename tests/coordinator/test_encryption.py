@@ -8,7 +8,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from certificates import certify
+from certificates import certify, recipe
 from serving import Serving
 from system import FOREVER, System
 from tokens import TOKEN
@@ -136,6 +136,37 @@ def test_a_certificate_of_another_host_is_refused(certificates: Path, tmp_path: 
         served.join()
     with pytest.raises(Unreachable):
         client.status()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("authority", "fault"),
+    [("", ""), ("-addext keyUsage=critical,keyCertSign,cRLSign", "CA cert does not include key usage")],
+    ids=["as the manual shows", "without a usage of its key"],
+)
+def test_strict_pythons_accept_the_certificates_of_the_manual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: str, fault: str
+) -> None:
+    commands = [command.replace(authority, "") if authority else command for command in recipe()]
+    monkeypatch.setattr("certificates.recipe", lambda: commands)
+    certify(tmp_path, "here", "127.0.0.1")
+    here = server_context(str(tmp_path / "here.pem"), str(tmp_path / "here.key"))
+    of_client = client_context(str(tmp_path / "ca.pem"))
+    assert of_client is not None
+    of_client.verify_flags |= ssl.VERIFY_X509_STRICT  # the default since Python 3.13
+    monkeypatch.setattr(ssl, "create_default_context", lambda **_: of_client)
+    served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), 100, here)
+    try:
+        client = Client(
+            "127.0.0.1", served.port, authority=str(tmp_path / "ca.pem"), token=Token(TOKEN, "the test")
+        )
+        if fault:
+            with pytest.raises(DoraError, match=rf"Python 3\.13 and newer .*: {fault}.*; make the auth"):
+                client.status()
+        else:
+            assert client.status().daemons == []
+    finally:
+        served.join()
 
 
 def test_a_connection_that_is_reset_is_no_fault_of_tls() -> None:

@@ -40,7 +40,11 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["for", "\0", "-" * 5000 + "1"], ids=["syntax", "zero", "nesting"])
+@pytest.mark.parametrize(
+    "text",
+    ["for", "\0", "-" * 200_000 + "1", "x" + ".x" * 200_000],
+    ids=["syntax", "zero", "MemoryError", "RecursionError"],
+)
 def test_a_file_that_cannot_be_read_imports_nothing(project: Project, text: str) -> None:
     project.write(main="import helper", helper=text)
     assert project.names(project.program().files) == {"main.py", "helper.py"}

@@ -24,6 +24,9 @@ from dora.wire.node_config import TlsFiles
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, and those of names.
 _OUT_OF_TIME: Final = (9, 10)
 _OTHER_NAME: Final = (62, 64)
+# From X509_V_ERR_PATHLEN_INVALID_FOR_NON_CA to X509_V_ERR_EXTENSIONS_REQUIRE_VERSION_3: only the flag
+# VERIFY_X509_STRICT finds them, which Python sets since 3.13.
+_NOT_STRICT: Final = range(80, 94)
 
 
 def authority_from_environment() -> str:
@@ -108,6 +111,12 @@ def tls_fault(error: ssl.SSLError, where: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code in _OUT_OF_TIME:
             return f"the certificate of the coordinator at {where} {_out_of_time(error)}"
+        if error.verify_code in _NOT_STRICT:
+            return (
+                f"the certificate of the coordinator at {where} is refused, because Python 3.13 and newer "
+                f"check certificates more strictly: {error.verify_message.rstrip('.')}; make the authority "
+                "and its certificates again, by `dora cluster up --tls` or as the manual shows"
+            )
         return (
             f"the certificate of the coordinator at {where} is not trusted: "
             f"{error.verify_message.rstrip('.')}; set {AUTHORITY_VARIABLE} or --coordinator-ca to the "
