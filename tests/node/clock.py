@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 MILLISECOND = 1_000_000  # nanoseconds
 
 
 class VirtualClock:
-    """Stands in for CLOCK_MONOTONIC wherever a node reads it."""
+    """Stands in for CLOCK_MONOTONIC wherever a node reads it, and for the time in messages that are sent."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000 * MILLISECOND
+        wall = time.time_ns() - self.now
+        monkeypatch.setattr("dora.node.send.output._now", lambda: wall + self.now)
         for module in (
             "dora.node.receive.link_input",
             "dora.node.receive.local_input",
