@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from flow import Flow, link
@@ -150,15 +151,18 @@ def make_flow(flow: Flow, kind: str) -> str:
 def test_a_waiting_sender_receives_the_stop_and_cleans_up(flow: Flow, engine: str, kind: str) -> None:
     output = make_flow(flow, kind)
     command = [sys.executable, "-m", "dora", "run", flow.write(), "--log-format", "compact"]
+    command += ["--grace-duration", f"{TIMEOUT}s"]  # SIGTERM comes too late for this test
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, text=True, **streams) as run:  # type: ignore[call-overload]
         lines = []
         for line in run.stdout:
             lines.append(line)
             if line.endswith("sender: blocked\n"):
+                stopped_at = time.monotonic()
                 run.send_signal(signal.SIGINT)
         assert run.wait(TIMEOUT) == 0, lines
     text = "".join(lines)
+    assert time.monotonic() - stopped_at < TIMEOUT, text
     assert "sender: cleaned up\n" in text, text
     received = re.search(r"receiver: received (\d)", text)
     unread = re.search(r"(\d) unread when the dataflow was stopped", text)
@@ -166,7 +170,6 @@ def test_a_waiting_sender_receives_the_stop_and_cleans_up(flow: Flow, engine: st
     # Zenoh may still be delivering when the stop ends the receiver's stream: what is left is reported.
     assert unread is None or engine == "zenoh", text
     assert int(received[1]) + (int(unread[1]) if unread else 0) == 3, text
-    assert "SIGTERM" not in text, text
     (told,) = [line for line in lines if "not sent: a queue was full" in line]
     assert told.startswith(f"{output} -> receiver/in: "), told
     assert "asked to stop" in told
@@ -180,7 +183,7 @@ def test_a_stop_releases_a_waiting_sender_and_counts_unsent_messages(flow: Flow)
         if (entry.node_id, entry.message) == ("sender", "blocked"):
             os.kill(os.getpid(), signal.SIGINT)
 
-    result = dora.run(flow.write(), on_log=stop_when_blocked)
+    result = dora.run(flow.write(), on_log=stop_when_blocked, grace=TIMEOUT)
     assert flow.printed("sender")[-1] == "cleaned up"
     assert flow.printed("receiver") == ["received 3"]
     report = link(result, f"{output} -> receiver/in")

@@ -10,7 +10,7 @@ MILLISECOND = 1_000_000  # nanoseconds
 
 
 class VirtualClock:
-    """Stands in for CLOCK_MONOTONIC wherever a node reads it, and for the time in messages that are sent."""
+    """Stands in for CLOCK_MONOTONIC wherever a node reads it, and for the time of sending in messages."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000 * MILLISECOND
