@@ -130,7 +130,7 @@ def test_a_run_reports_its_dataflow(bench: Bench) -> None:
 def test_an_unknown_request_closes_its_connection_only(bench: Bench) -> None:
     request = encode_frame(SetParameter("a", "deep", None))[4:]
     assert request.endswith(b"\xc0")
-    deep = request[:-1] + b"\x91" * 5000 + b"\xc0"  # a list in a list in a list …
+    deep = request[:-1] + b"\x91" * 100_000 + b"\xc0"  # a list in a list in a list …
 
     def check(run: DaemonClient) -> None:
         for body in (deep, b"\xff", b""):

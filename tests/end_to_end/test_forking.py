@@ -19,6 +19,10 @@ COUNTER = """
 """
 
 
+# Since 3.12, Python warns on stderr of a fork beside other threads, which Zenoh has.
+QUIET = 'import warnings; warnings.filterwarnings("ignore", "This process .* is multi-threaded")'
+
+
 def add_counter(flow: Flow, source: str = "forker/out") -> None:
     options = {"source": source, "queue_size": 4000, "queue_policy": "backpressure"}
     flow.node("counter", COUNTER, inputs={"in": options})
@@ -73,6 +77,7 @@ def test_every_use_of_the_node_in_a_forked_child_raises_an_error(flow: Flow, end
     flow.node(
         "forker",
         f"""
+        {QUIET}
         import asyncio
         import gc
         import os
@@ -282,7 +287,8 @@ def test_a_sender_and_a_receiver_that_fork_meanwhile_lose_nothing(flow: Flow) ->
     """Their children end in order, with finalizers, and let go of large messages."""
     flow.node(
         "forker",
-        """
+        f"""
+        {QUIET}
         import os
         import sys
 
@@ -305,7 +311,8 @@ def test_a_sender_and_a_receiver_that_fork_meanwhile_lose_nothing(flow: Flow) ->
     )
     flow.node(
         "counter",
-        """
+        f"""
+        {QUIET}
         import os
         import sys
 
