@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 
-.PHONY: demo test test-fast coverage coverage-all lint docs commands changelog release bench compatibility stress fuzz packages smoke rerun clean
+.PHONY: demo test test-fast test-lowest coverage coverage-all lint docs commands changelog release bench compatibility stress fuzz packages smoke rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -12,6 +13,7 @@ help:
 	@echo "make demo    set up .venv and run the main example (examples/object-detection)"
 	@echo "make test    set up .venv and run the tests"
 	@echo "make test-fast  run the tests that start no process, in less than a minute"
+	@echo "make test-lowest  run the tests with the lowest versions of packages that pyproject.toml allows"
 	@echo "make lint    check style and types"
 	@echo "make docs    build the documentation site in site/"
 	@echo "make commands  write docs/reference/commands.md from the commands"
@@ -26,7 +28,8 @@ help:
 	@echo "make packages  install published node packages from PyPI and run them"
 	@echo "make smoke   run stress, fuzz and packages in small: ten minutes"
 	@echo "make clean   remove .venv and everything that was generated"
-	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer)"
+	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer); VENV=... another folder than .venv"
+	@echo "ARGS=...     options of pytest for test, test-fast and test-lowest: ARGS=\"tests/wire -k name\""
 
 demo: $(VENV)/.examples
 	cd examples/object-detection && $(CURDIR)/$(BIN)/dora run dataflow.yml
@@ -36,11 +39,15 @@ demo: $(VENV)/.examples
 # shared memory of its own; those of one file stay in a row, they may share a fixture. tests/conftest.py says
 # which files come first.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # A test that starts a process without the mark `processes` fails here: tests/conftest.py.
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest --fast -n logical --dist worksteal
+	$(BIN)/python -m pytest --fast -n logical --dist worksteal $(ARGS)
+
+# With Python 3.11: NumPy 1.24 and others have no wheels for later ones.
+test-lowest: $(LOWEST)/.lowest
+	$(LOWEST)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -107,7 +114,7 @@ smoke: $(VENV)/.dev
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 clean:
-	rm -rf $(VENV) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) $(LOWEST) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	rm -rf out examples/*/out site htmlcov .coverage .coverage.*
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -121,6 +128,13 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/pip
 	@echo "Installing dora and the packages of its tests into $(VENV)"
 	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.examples
+
+# The second command takes back what only the packages of the tests ask for.
+$(LOWEST)/.lowest: pyproject.toml | $(VENV)/.dev
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --python $(LOWEST) --resolution lowest-direct --editable '.[dev]'
+	$(BIN)/uv pip install --python $(LOWEST) --resolution lowest-direct --upgrade --editable .
+	@touch $@
 
 $(BIN)/pip:
 	@command -v $(PYTHON) > /dev/null || { \

@@ -42,7 +42,7 @@ def test_ci_tests_every_supported_python() -> None:
 def test_ci_runs_commands_that_exist() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     commands = {step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step}
-    known = {".ci/run"} | {f"make {target}" for target in make_targets()}
+    known = {".ci/run python3"} | {f"make {target}" for target in make_targets()}
     assert commands <= known
 
 

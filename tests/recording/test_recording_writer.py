@@ -96,7 +96,7 @@ def test_messages_of_a_topic_can_be_limited_to_a_time_range(tmp_path: Path) -> N
     path = tmp_path / "a.mcap"
     write(path, 3).finish(END)
     with path.open("rb") as file:
-        found = make_reader(file).iter_messages(["a/x"], starting_at=1002, ending_before=1005)
+        found = make_reader(file).iter_messages(["a/x"], 1002, 1005)
         assert [message.sequence for _, _, message in found] == [2, 3, 4]
 
 
