@@ -22,10 +22,10 @@ Dora = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(tmp_path: Path, runtime_root: str) -> dict[str, str]:
     return {
         **os.environ,
-        "DORA_RUNTIME_DIR": str(tmp_path / "run"),
+        "DORA_RUNTIME_DIR": runtime_root,
         "DORA_DATA_DIR": str(tmp_path / "data"),
         "DORA_COORDINATOR_PORT": str(free_port()),
     }

@@ -21,6 +21,7 @@ from system import FOREVER, System
 from waiting import TIMEOUT, wait_until
 
 from dora import ConnectError, Node
+from dora.cli.commands.up import _wait_for_daemon
 from dora.daemon.client import name_of, running
 from dora.observe.tap_session import inspect
 
@@ -488,18 +489,29 @@ def test_two_cold_starts_at_once(system: System) -> None:
     ]
     assert 0 in [up.wait(TIMEOUT) for up in ups]
     assert len(system.client.status().daemons) == 1
-    # A second coordinator that was still starting would take over once the first one ends.
-    wait_until(lambda: len(coordinators(system.port)) == 1, "one coordinator")
+    # A second one that was still starting would take over once the first one ends.
+    for name in ("coordinator", "daemon"):
+        wait_until(lambda name=name: len(processes_of(name, system.port)) == 1, f"one {name}")  # type: ignore[misc]
 
 
-def coordinators(port: int) -> list[int]:
-    """Return the processes that are, or want to be, the coordinator at a port."""
+def processes_of(name: str, port: int) -> list[int]:
+    """Return the processes that are, or want to be, the coordinator at a port or its daemon."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = process.info["cmdline"] or []
-        if "coordinator" in command and command[-2:] == ["--port", str(port)]:
+        if name in command and command[-1] == str(port):
             found.append(process.info["pid"])
     return found
+
+
+def test_a_daemon_that_starts_slowly_does_not_wait_for_the_end_of_a_quicker_one(system: System) -> None:
+    system.dora("up")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as slow:
+        try:
+            assert not _wait_for_daemon(system.client, slow, [])  # type: ignore[arg-type]
+            assert slow.wait(TIMEOUT) == -signal.SIGTERM
+        finally:
+            slow.kill()
 
 
 def test_logs_that_are_followed_end_with_the_dataflow(shared: System) -> None:

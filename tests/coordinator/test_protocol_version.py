@@ -81,7 +81,7 @@ class UnknownMessage(msgspec.Struct, tag=True):
     ids=["without a number", "newer", "unreadable"],
 )
 def test_a_daemon_ends_if_the_coordinator_has_another_protocol_version(
-    served: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, welcome: Any, sentence: str
+    served: Serving, monkeypatch: pytest.MonkeyPatch, runtime_root: str, welcome: Any, sentence: str
 ) -> None:
     monkeypatch.setattr(fleet, "Welcome", lambda *_: welcome)
     daemon = subprocess.run(
@@ -90,7 +90,7 @@ def test_a_daemon_ends_if_the_coordinator_has_another_protocol_version(
             **os.environ,
             "DORA_COORDINATOR_PORT": str(served.port),
             "DORA_AUTH_TOKEN": TOKEN,
-            "DORA_RUNTIME_DIR": str(tmp_path / "run"),
+            "DORA_RUNTIME_DIR": runtime_root,
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,8 +143,8 @@ def test_an_unknown_request_closes_its_connection_only(bench: Bench) -> None:
     Live(bench).during(check)
 
 
-def test_a_daemon_of_another_version(tmp_path: Path) -> None:
-    path = str(tmp_path / "daemon.sock")
+def test_a_daemon_of_another_version(runtime_root: str) -> None:
+    path = f"{runtime_root}/daemon.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
         listener.listen()

@@ -31,8 +31,8 @@ BOARD_BYTES = MAX_LINES * LINE_BYTES
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "0123456789ab"
+def folder(runtime_root: str) -> Path:
+    folder = Path(runtime_root, "0123456789ab")
     folder.mkdir(mode=0o700)
     return folder
 

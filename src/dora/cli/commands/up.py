@@ -93,6 +93,8 @@ def up(
             if not _answers_soon(client):
                 for process in processes.values():
                     process.terminate()
+            elif "daemon" in processes:
+                _end_unless_it_serves(client, processes["daemon"])
             raise
         where = f"coordinator already running on {client.where}"
         click.echo("started dora coordinator" if is_ours else where)
@@ -223,7 +225,7 @@ def wait_for_coordinator(client: Client, coordinator: Background) -> bool:
 def _wait_for_daemon(client: Client, daemon: Background | None, options: list[str]) -> bool:
     """Wait until a daemon is connected; return whether it is ours.
 
-    ``daemon`` is None if one runs already. If that one ends, because it has just been stopped, another is
+    If another one was quicker, ours is stopped. ``daemon`` is None if one runs already. If that one ends, because it has just been stopped, another is
     started with these options.
     """
     from dora.cluster.agent.identity import running_daemon
@@ -239,7 +241,20 @@ def _wait_for_daemon(client: Client, daemon: Background | None, options: list[st
             where = f"; its log is {daemon.log}" if daemon is not None else ""
             raise DoraError(f"the daemon has not connected to the coordinator{where}")
         time.sleep(POLL_INTERVAL)
-    return daemon is not None
+    return daemon is not None and _end_unless_it_serves(client, daemon)
+
+
+def _end_unless_it_serves(client: Client, daemon: Background) -> bool:
+    """Stop a daemon unless it is the one that serves this coordinator; return whether it is.
+
+    One that is still starting would take over once the other one ends, and nobody would stop it.
+    """
+    from dora.cluster.agent.identity import running_daemon
+
+    serves = running_daemon(client.address, client.port) == daemon.pid
+    if not serves:
+        daemon.terminate()
+    return serves
 
 
 @click.command()
