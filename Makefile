@@ -31,9 +31,10 @@ help:
 	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer); VENV=... another folder than .venv"
 	@echo "ARGS=...     options of pytest for test, test-fast and test-lowest: ARGS=\"tests/wire -k name\""
 
+# With a display, the page of the running dataflow opens in the browser.
+DISPLAYED := $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname))
 demo: $(VENV)/.examples
-	cd examples/object-detection && $(CURDIR)/$(BIN)/dora run dataflow.yml
-	@echo "open $(CURDIR)/examples/object-detection/out/detections.png"
+	@$(BIN)/dora demo examples/object-detection $(if $(DISPLAYED),--open)
 
 # Most of the time tests wait for processes, so four at a time fill two cores. Each has folders, ports and
 # shared memory of its own; those of one file stay in a row, they may share a fixture. tests/conftest.py says
@@ -118,15 +119,20 @@ clean:
 	rm -rf out examples/*/out site htmlcov .coverage .coverage.*
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# uv is a dependency of dora. It shows one bar for all packages and takes seconds; pip has one bar for each, and
+# takes minutes.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.5,<1' && \
+	$(BIN)/uv pip install --python $(BIN)/python --editable
+
 # One file for each set of packages remembers that it is installed; pyproject.toml makes it old.
 $(VENV)/.examples: pyproject.toml | $(BIN)/pip
 	@echo "Installing dora and the packages of its examples into $(VENV)"
-	$(BIN)/pip install --disable-pip-version-check --editable '.[examples]'
+	@$(INSTALL) '.[examples]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/pip
 	@echo "Installing dora and the packages of its tests into $(VENV)"
-	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
+	@$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.examples
 
 # The second command takes back what only the packages of the tests ask for.

@@ -31,6 +31,7 @@ def test_the_demo_copies_its_files_runs_them_and_keeps_what_was_changed(tmp_path
     assert first.returncode == 0, first.stderr
     assert first.stdout.endswith(
         "Open mine/out/detections.png; change the files in mine and run it again.\n"
+        "To watch it run in the browser: dora demo mine --open\n"
     )
     assert (tmp_path / "mine/out/detections.png").stat().st_size > 10_000
     (tmp_path / "mine/camera.py").write_text("raise SystemExit('changed')")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def demo(context: click.Context, folder: str, ui: bool, open_page: bool) -> int:
     """Run an example: a camera, a detector and a plot.
 
     Its files are copied into FOLDER [dora-demo], where they are yours to change, and run there. Files that
-    are there already run as they are. It takes four seconds; `FRAMES=3000 dora demo --open` takes longer,
-    and `CAMERA=0 dora demo` uses a real camera.
+    are there already run as they are. It takes four seconds, with the page half a minute;
+    `FRAMES=3000 dora demo` takes longer, and `CAMERA=0 dora demo` uses a real camera.
     """
     if any(find_spec(name) is None for name in _PACKAGES):
         raise DoraError(
@@ -44,11 +45,23 @@ def demo(context: click.Context, folder: str, ui: bool, open_page: bool) -> int:
         raise DoraError(f"cannot run the demo in {target}: {error.strerror}") from None
     if not (target / "dataflow.yml").exists():
         copy_example(target)
+    if ui or open_page:
+        os.environ.setdefault("FRAMES", "900")  # time to look at the page
+    again = f"{_this_program()} demo {folder} --open"
     os.chdir(target)
     status: int = context.invoke(run, path="dataflow.yml", ui=ui, open_page=open_page)
     if not status:
         click.echo(f"Open {target / 'out/detections.png'}; change the files in {target} and run it again.")
+        if not (ui or open_page):
+            click.echo(f"To watch it run in the browser: {again}")
     return status
+
+
+def _this_program() -> str:
+    """Return how to call this command again: by its name, or by its path if it is not on ``PATH``."""
+    path = os.path.abspath(sys.argv[0])
+    is_on_path = os.path.basename(path) != "dora" or shutil.which("dora") == path
+    return "dora" if is_on_path else os.path.relpath(path)
 
 
 def copy_example(target: Path) -> None:

@@ -225,8 +225,8 @@ def wait_for_coordinator(client: Client, coordinator: Background) -> bool:
 def _wait_for_daemon(client: Client, daemon: Background | None, options: list[str]) -> bool:
     """Wait until a daemon is connected; return whether it is ours.
 
-    If another one was quicker, ours is stopped. ``daemon`` is None if one runs already. If that one ends, because it has just been stopped, another is
-    started with these options.
+    If another one was quicker, ours is stopped. ``daemon`` is None if one runs already. If that one ends,
+    because it has just been stopped, another is started with these options.
     """
     from dora.cluster.agent.identity import running_daemon
 
