@@ -20,6 +20,7 @@ that, and no link is followed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -38,8 +39,8 @@ def open_file(path: str, flags: int, *, below: str | None = None, mode: int = 0o
 
     ``path`` is relative to ``below``, or absolute and in it; that folder is the user's choice. With
     ``O_CREAT``, it and the folders on the way are made. None: the folder of the file, which must be there.
-    ``flags`` and ``mode`` as for ``os.open``.
-    Raises ``OSError``, also for what another user has put there; its ``strerror`` says so.
+    ``flags`` and ``mode`` as for ``os.open``. Raises ``OSError``, also for what another user has put there:
+    its ``strerror`` says so.
     """
     base, names = _split(path, below)
     folder = _open_folder(base, names[:-1], make=below is not None and bool(flags & os.O_CREAT))
@@ -82,7 +83,8 @@ def write_file(path: str, data: bytes, *, below: str | None = None, mode: int = 
                 opened.write(data)
             os.rename(unfinished, names[-1], src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
-            os.unlink(unfinished, dir_fd=folder)
+            with contextlib.suppress(OSError):
+                os.unlink(unfinished, dir_fd=folder)
             raise
     finally:
         os.close(folder)

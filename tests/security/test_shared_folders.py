@@ -16,6 +16,7 @@ from second_user import ATTACKER, needs_second_user
 
 import dora as dora_package
 from dora._shared_folders import check_folder_if_there, make_folder, open_file, write_file
+from dora.errors import DoraError
 
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 FORCE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -289,6 +290,36 @@ def test_no_code_is_run_that_another_user_has_put_in_place_of_a_clone(
     status, printed = dora(project, "run", "flow.yml")
     assert status == 1
     assert "this folder belongs to another user" in printed and "planted" not in printed
+
+
+@needs_second_user
+@pytest.mark.parametrize("planted", ["dataflows", "dataflows/arm", "tls"])
+def test_no_copy_and_no_authority_is_made_in_a_folder_of_another_user(
+    planted: str, open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    from dora.cluster.ssh.authority import Authority
+    from dora.cluster.ssh.file import Cluster, Machine
+    from dora.cluster.ssh.folder import locked
+
+    data = open_folder / "data"
+    data.mkdir()
+    for folder in (data, data / "dataflows"):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o1777)
+    monkeypatch.setenv("DORA_DATA_DIR", str(data))
+    (data / planted).mkdir(exist_ok=True)
+    os.chown(data / planted, ATTACKER, ATTACKER)
+    if planted == "tls":
+        machines = (Machine(id="robot", host="robot.local"),)
+        cluster = Cluster(address="10.0.0.1", port=6013, machines=machines, file="cluster.yml")
+        with pytest.raises(DoraError, match="this folder belongs to another user"):
+            Authority(cluster)
+    else:
+        copy = locked(f"{data}/dataflows/arm")
+        with pytest.raises(OSError, match="this folder belongs to another user"), copy:
+            pass
+    assert os.listdir(data / planted) == []
 
 
 # --------------------------------------------------------------------------- the code

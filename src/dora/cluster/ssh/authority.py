@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from dora._paths import data_folder
+from dora._shared_folders import check_folder_if_there, open_file
 from dora.cluster.ssh.file import Cluster, Machine
 from dora.errors import DoraError
 
@@ -200,9 +201,10 @@ class Authority:
     def _locked(self) -> Iterator[None]:
         """Keep out other commands, which would make an authority at the same time."""
         try:
+            check_folder_if_there(self._folder, below=data_folder())
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             os.chmod(self._folder, 0o700)
-            lock = os.open(f"{self._folder}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_file(f"{self._folder}/lock", os.O_RDWR | os.O_CREAT, mode=0o600)
         except OSError as error:
             raise DoraError(f"cannot write {self._folder}: {error.strerror}") from None
         try:

@@ -15,6 +15,7 @@ from typing import IO, Final
 import msgspec
 
 from dora._paths import data_folder
+from dora._shared_folders import check_folder_if_there
 from dora.errors import DoraError
 from dora.wire.decoders import from_json
 
@@ -150,6 +151,7 @@ def locked(folder: str, *, wait: bool = True) -> Iterator[None]:
 
 
 def _lock(folder: str, wait: bool) -> IO[bytes] | None:
+    check_folder_if_there(folder, below=os.path.dirname(os.path.dirname(folder)))
     os.makedirs(folder, mode=0o700, exist_ok=True)
     path = os.path.join(folder, LOCK)
     names = os.listdir(folder)
