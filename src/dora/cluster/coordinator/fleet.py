@@ -289,7 +289,7 @@ class Fleet:
         return []
 
     def _give_up(self, run: DistributedRun, machine: str) -> None:
-        """End the part of a machine that is out of reach, as a user wishes."""
+        """End the part of a machine that is out of reach, because a user gives it up."""
         reason = "it is out of reach; its nodes are killed when it is back"
         log.warning("dataflow %s: machine `%s` is given up: %s", run.dataflow_id, machine, reason)
         run.give_up(machine, reason)

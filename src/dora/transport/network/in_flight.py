@@ -1,8 +1,8 @@
 """How much a link between machines may have in flight: what the network carries in a short time.
 
-What is in flight cannot be dropped any more, and the messages behind it wait. On a slow network a fixed
-number of bytes is therefore either too much, so that pictures arrive seconds old, or too little for a fast
-one. A link measures how fast its bytes arrive, and how long the way there and back takes without a queue.
+A message in flight cannot be dropped any more, and the messages behind it wait. So a fixed number of bytes
+is too much for a slow network, whose pictures arrive seconds old, or too little for a fast one. A link
+measures how fast its bytes arrive, and how long the way there and back takes without a queue.
 """
 
 from __future__ import annotations

@@ -228,11 +228,11 @@ class RemoteSender:
         publishers = self.publishers
         if window.in_flight_bytes == size:
             limit.begin(now / 1e9)
-        is_quick = size <= SMALL or size <= limit.rate * SHORT
+        is_short = size <= SMALL or size <= limit.rate * SHORT
         needs_sample = window.in_flight_bytes > limit.bytes // 2
         fast_bytes = self._fast_bytes_of_all()
         if (
-            is_quick
+            is_short
             and (alone or (size <= SMALL and (publishers.send_thread.busy or self._is_behind_large())))
             and path.accepts(number, size, fast_bytes)
         ):
@@ -254,7 +254,7 @@ class RemoteSender:
                 needs_sample = False
             else:
                 fragments = [message.zbytes()]
-                needs_sample = needs_sample or not is_quick
+                needs_sample = needs_sample or not is_short
                 if not path.is_open:  # the fast path opens with the acknowledgement
                     flags |= ACK_FLAG
         if needs_sample and limit.measure(number):
