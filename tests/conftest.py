@@ -109,6 +109,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for the end, when one worker after the other has nothing to do."""
     processes = Counter(item.path for item in items if item.get_closest_marker("processes"))
     items.sort(key=lambda item: -processes[item.path] * COSTS.get(item.path.parent.name, 1))
+    if not sys.platform.startswith("linux"):
+        for item in items:
+            if item.get_closest_marker("stress"):
+                item.add_marker(pytest.mark.skip(reason="it looks into /proc and /dev/shm"))
     if config.getoption("--fast"):
         slow = [item for item in items if item.get_closest_marker("processes")]
         config.hook.pytest_deselected(items=slow)

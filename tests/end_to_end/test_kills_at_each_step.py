@@ -14,7 +14,11 @@ from waiting import TIMEOUT, wait_until
 
 from dora.wire.correlation import uuid7
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it looks into /proc and /dev/shm"),
+]
 
 SOURCE = """
     import subprocess
