@@ -27,7 +27,7 @@ from dora.daemon.health import Health
 from dora.daemon.link_changes import LinkChanges, prepare_plan
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.node_connections import NodeConnections
-from dora.daemon.options import LocalRunOptions, finish_grace_from_environment
+from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.node_processes import NodeProcesses
 from dora.daemon.processes.scheduling import check_scheduling
 from dora.daemon.requests import RequestHandler, SupervisorRequest, event_of_request
@@ -78,6 +78,7 @@ class Daemon:
         run: RunDirectory,
         on_log: Callable[[LogEntry], None],
         watchdog: Watchdog,
+        finish_grace: float | None,
         template: TemplateConnection | None = None,
     ) -> None:
         self.dataflow = dataflow
@@ -88,7 +89,7 @@ class Daemon:
         self.supervisor = Supervisor(
             dataflow,
             grace=self._grace,
-            finish_grace=finish_grace_from_environment(),
+            finish_grace=finish_grace,
             watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
             elsewhere={
                 n.id: machine for n in dataflow.nodes if (machine := context.placement.elsewhere(n.id))

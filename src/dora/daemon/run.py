@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dora._paths import run_path
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.options import LocalRunOptions, RunOptions, choose_engine
+from dora.daemon.options import LocalRunOptions, RunOptions, choose_engine, finish_grace_from_environment
 from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory, usable_root
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.watchdog import Watchdog
@@ -46,6 +46,7 @@ def run_dataflow(
     stop_after = None if options.stop_after is None else time.monotonic() + options.stop_after
     engine = choose_engine(options)
     check_shared_memory(ROOM_NEEDED if engine == "iceoryx2" else 1 << 20)
+    finish_grace = finish_grace_from_environment()
     dataflow_id = dataflow_id or uuid7()
     run_id = options.run_id or dataflow_id
     watchdog = Watchdog(run_id, run_path(run_id, usable_root()))
@@ -75,7 +76,7 @@ def run_dataflow(
             placement=placement,
             coordinator=options.coordinator,
         )
-        daemon = Daemon(dataflow, options, context, run, on_log, watchdog, template)
+        daemon = Daemon(dataflow, options, context, run, on_log, watchdog, finish_grace, template)
         if on_daemon is not None:
             on_daemon(daemon)
         with _Interrupts(daemon):
