@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from dora.daemon.template.protocol import CHANNEL, Refused, pass_on, send_answer
 
-IMPORT_TIMEOUT: Final = 100.0  # seconds; PyTorch takes a minute from a slow SD card
+IMPORT_TIMEOUT: Final = 300.0  # seconds; PyTorch may take a minute from an SD card, or on a busy machine
 MAX_CHILDREN: Final = 16  # more have to end: each may hold hundreds of megabytes
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
