@@ -4,7 +4,7 @@ One output is one iceoryx2 service with one publisher. Each of its links is a su
 queue of the link, with *safe overflow*: a new message replaces the oldest. The memory pool of a publisher
 is sparse: it takes memory only for messages in flight.
 
-Four properties of iceoryx2 0.10 shape this module:
+Three properties of iceoryx2 0.10 shape this module:
 
 * A publisher that is destroyed destroys its undelivered samples too; one whose process ends does not.
   Publishers are therefore never destroyed: a closed one is leaked on purpose, and the daemon removes what
@@ -16,8 +16,6 @@ Four properties of iceoryx2 0.10 shape this module:
   SIGBUS. Each chunk is therefore populated once with ``madvise(MADV_POPULATE_WRITE)``, which reports the
   same condition as an error. iceoryx2 itself touches the first page of a new chunk, so a chunk that would
   take the last free memory is refused and its pages are freed.
-* Importing the package imports flatbuffers, which imports NumPy: 80 ms and 20 MB for something that is not
-  used here. `_import_iceoryx2` postpones it to the first use.
 """
 
 from __future__ import annotations
@@ -28,9 +26,7 @@ import gc
 import logging
 import operator
 import os
-import sys
 import time
-import types
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -40,6 +36,7 @@ from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import SpilloverQueue
+from dora.transport.shm.lazy_flatbuffers import import_iceoryx2
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
 from dora.wire.node_config import InputConfig, OutputConfig
 
@@ -73,40 +70,6 @@ _assume_init = operator.methodcaller("__assume_init")
 _log = logging.getLogger("dora.transport")
 
 
-def _import_iceoryx2() -> Any:
-    """Import iceoryx2 with a replacement for flatbuffers that loads the real one on first use."""
-    if "iceoryx2" in sys.modules or "flatbuffers" in sys.modules:
-        import iceoryx2
-
-        return iceoryx2
-
-    class LazyFlatbuffers(types.ModuleType):
-        class Builder:  # named in annotations that are evaluated at import
-            def __new__(cls, *args: Any) -> Any:
-                return LazyFlatbuffers.load().Builder(*args)
-
-        @staticmethod
-        def load() -> Any:
-            import importlib
-
-            if isinstance(sys.modules.get("flatbuffers"), LazyFlatbuffers):
-                del sys.modules["flatbuffers"]
-            return importlib.import_module("flatbuffers")
-
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return getattr(self.load(), name)
-
-    sys.modules["flatbuffers"] = LazyFlatbuffers("flatbuffers")
-    try:
-        import iceoryx2
-    finally:
-        if isinstance(sys.modules.get("flatbuffers"), LazyFlatbuffers):
-            del sys.modules["flatbuffers"]
-    return iceoryx2
-
-
 _SHARED_MEMORY: Final = "/dev/shm"
 _iox: Any = None
 
@@ -115,7 +78,7 @@ def load_iceoryx2() -> Any:
     """Return the package, which the first call imports."""
     global _iox
     if _iox is None:
-        _iox = _import_iceoryx2()
+        _iox = import_iceoryx2()
         _iox.set_log_level(_iox.LogLevel.Fatal)
     return _iox
 
