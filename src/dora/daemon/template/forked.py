@@ -5,9 +5,7 @@ It runs in the new process, before any code of the user.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import gc
 import mmap
 import os
 import resource
@@ -18,12 +16,13 @@ import sys
 import threading
 import time
 from functools import cache
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, Final, NoReturn
 
 from dora.daemon.processes.scheduling import set_scheduling
 from dora.daemon.template import generators
 from dora.daemon.template.context import ignored_signals
+from dora.daemon.template.ending import end_as_plain
 from dora.daemon.template.program import PythonProgram
 from dora.daemon.template.protocol import Forked, ForkRequest, Refused, send_answer
 from dora.daemon.template.variables import Variables, change_variables, set_variables
@@ -65,6 +64,7 @@ def become(
         time.tzset()
         _renew_state()
         _set_up_interpreter(program)
+        end_as_plain()
     except Exception as error:  # noqa: BLE001 - no fault may end here in the code of the template
         send_answer(channel, Refused(f"a forked process could not be set up: {error}"))
         os._exit(0)
@@ -214,34 +214,6 @@ def show(arguments: bytes, variables: bytes) -> None:
     _shown = shown
 
 
-# --------------------------------------------------------------------------- the end of the process
-
-_of_template: list[str] = []  # names of modules
-_kept: list[ModuleType] = []  # this list is never destroyed
-
-
-def remember_modules() -> None:
-    """Remember, in the template, the modules that it has imported, for `_keep_modules` in its forks."""
-    _of_template[:] = sys.modules.keys() - {"__main__", "builtins", "sys"}
-
-
-def _keep_modules() -> None:
-    """Have the interpreter leave the modules of the template alone when it ends.
-
-    It would empty all modules, and so copy nearly all memory that this process shares with the template:
-    10 ms. Those that the program has imported are emptied as usual.
-    """
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
-
-    def keep(phase: str, _: dict[str, int]) -> None:
-        # The interpreter collects garbage after the last function of `atexit`, and then empties modules.
-        if phase == "stop" and sys.is_finalizing():
-            found = (sys.modules.pop(name, None) for name in _of_template)
-            _kept.extend(module for module in found if module is not None)
-
-    atexit.register(gc.callbacks.append, keep)
-
-
 # --------------------------------------------------------------------------- running the program
 
 
@@ -251,7 +223,6 @@ def run(program: PythonProgram, namespace: dict[str, Any]) -> None:
     Tracebacks begin with the program. Raises ``SystemExit`` and ``KeyboardInterrupt`` for the interpreter,
     which ends the process.
     """
-    _keep_modules()
     try:
         if program.module:
             runpy._run_module_as_main(program.module)  # type: ignore[attr-defined]

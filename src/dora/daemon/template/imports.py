@@ -12,7 +12,8 @@ from types import TracebackType
 from dora.daemon.template import generators
 from dora.daemon.template.checks import PackageFiles, Traces
 from dora.daemon.template.children import kill_descendants
-from dora.daemon.template.forked import memory_layout, remember_modules
+from dora.daemon.template.ending import remember_modules
+from dora.daemon.template.forked import memory_layout
 from dora.daemon.template.protocol import Refused
 from dora.daemon.template.variables import Variables, variables
 

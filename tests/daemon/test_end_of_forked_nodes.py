@@ -1,0 +1,117 @@
+"""A forked process leaves its end to the interpreter if it would be noticed that it does not."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import io
+import logging
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dora.daemon.template import ending
+from dora.daemon.template.ending import _end_is_noticed, _left
+from dora.transport.shm.iceoryx2 import load_iceoryx2
+
+
+class Plain:
+    pass
+
+
+class Finalized(Plain):
+    def __del__(self) -> None:
+        pass
+
+
+class Config(msgspec.Struct):
+    pass
+
+
+class Slots:
+    __slots__ = ("one",)
+
+
+key = Plain()
+table = weakref.WeakKeyDictionary({key: 1})
+
+
+def suspended() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {},
+        [1],
+        "text",
+        3,
+        None,
+        Plain(),
+        Plain,
+        Slots(),
+        suspended,
+        threading.Lock(),
+        threading.RLock(),
+        weakref.ref(Plain),
+        *weakref.getweakrefs(key),
+        re.compile("x"),
+        logging.NullHandler(),
+        memoryview(b"x"),
+        np.arange(3),
+        np.float64(1),
+        pa.array([1]),
+        pa.table({"x": [1]}),
+        pa.int64(),
+        type("Derived", (np.ndarray,), {})(3),
+        load_iceoryx2().FileName.new("x"),
+        pytest.importorskip("zenoh").Priority.REAL_TIME,
+        Config(),
+    ],
+    ids=lambda item: type(item).__name__,
+)
+def test_nobody_notices_the_end_of_what_only_holds_memory(item: object) -> None:
+    assert not _end_is_noticed(item)
+
+
+def test_a_finalizer_a_callback_and_an_unknown_compiled_type_are_noticed(tmp_path: Path) -> None:
+    generator = suspended()
+    next(generator)
+    kept = Plain()
+    found: list[Any] = [
+        Finalized(),
+        type("Derived", (Finalized,), {})(),
+        open(tmp_path / "file", "w"),  # noqa: SIM115
+        io.StringIO(),
+        generator,
+        weakref.ref(kept, lambda _: None),
+        weakref.ref(kept, functools.partial(print)),
+        pa.OSFile(str(tmp_path / "arrow"), "w"),
+        pa.ipc.new_stream(pa.BufferOutputStream(), pa.schema([])),
+    ]
+    for item in found:
+        assert _end_is_noticed(item), item
+    cv2 = pytest.importorskip("cv2")
+    assert _end_is_noticed(cv2.VideoWriter())
+
+
+def test_an_object_that_the_collector_does_not_know_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2")
+    video = cv2.VideoWriter()
+    holder = Plain()
+    holder.items = {"video": video}  # type: ignore[attr-defined]
+    assert not gc.is_tracked(video) and not gc.is_tracked(holder.items)  # type: ignore[attr-defined]
+    only_holder: Callable[[], list[object]] = lambda: [holder]  # noqa: E731
+    monkeypatch.setattr(ending.gc, "get_objects", only_holder)
+    found = _left()
+    monkeypatch.undo()
+    assert any(item is video for item in found)
