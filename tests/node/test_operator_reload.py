@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -202,3 +203,69 @@ def test_a_module_that_fails_to_import_again_is_restored(package: Path, text: st
 
     assert part is before
     assert sys.modules["a_package.part"] is before
+
+
+# ----------------------------------------------------------------------------- the end of the old code
+
+
+def test_old_code_ends_at_a_reload_and_loses_nothing(hosted: Hosted, tmp_path: Path) -> None:
+    text = f"""
+        from dora import DoraStatus
+
+        log = open({str(tmp_path / "log 1")!r}, "w")
+        log.write("of the module")
+
+        class Operator:
+            def __init__(self):
+                self.file = open({str(tmp_path / "file 1")!r}, "w")
+                self.file.write("of the operator")
+
+            def on_event(self, event, send_output):
+                return DoraStatus.CONTINUE
+
+            def on_reload(self, old):
+                pass
+
+            def __del__(self):
+                self.file.write(", to its end")
+    """
+    hosted.load(text)
+    hosted.reload(text.replace("log 1", "log 2").replace("file 1", "file 2"))
+    assert (tmp_path / "file 1").read_text() == "of the operator, to its end"
+    gc.collect()
+    assert (tmp_path / "log 1").read_text() == "of the module"
+
+
+def test_an_operator_ends_when_it_is_released(hosted: Hosted, tmp_path: Path) -> None:
+    hosted.load(
+        f"""
+        from dora import DoraStatus
+
+        class Operator:
+            def __init__(self):
+                self.file = open({str(tmp_path / "file")!r}, "w")
+                self.file.write("of the operator")
+                self.handlers = {{"INPUT": self.on_event}}  # a cycle
+
+            def on_event(self, event, send_output):
+                return DoraStatus.CONTINUE
+        """
+    )
+    hosted.host.release()
+    gc.collect()
+    assert (tmp_path / "file").read_text() == "of the operator"
+
+
+def test_two_operators_of_one_file_have_modules_that_stay(hosted: Hosted) -> None:
+    other = HostedOperator(OperatorConfig("other", str(hosted.file)))
+    hosted.load(COUNTER)
+    other.load({"nodes": []}, {})
+    modules = {name: module for name, module in sys.modules.items() if name.startswith("an_operator")}
+    assert list(modules) == ["an_operator", "an_operator of other"]
+    hosted.reload(COUNTER)
+    other.reload(hosted.send)
+    assert [sys.modules[name] is module for name, module in modules.items()] == [False, False]
+    with pytest.raises(SyntaxError):
+        hosted.write("class")
+        other.reload(hosted.send)
+    assert sys.modules["an_operator of other"].Operator is not sys.modules["an_operator"].Operator

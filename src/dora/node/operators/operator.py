@@ -15,6 +15,7 @@ A file with a ``class Operator``::
 from __future__ import annotations
 
 import enum
+import gc
 import importlib.util
 import os
 import sys
@@ -71,6 +72,10 @@ class Operator:
 
 
 OnEvent = Callable[[Event, SendOutput], Any]
+
+
+def _ignore(event: Event, send_output: SendOutput) -> DoraStatus:  # noqa: ARG001
+    return DoraStatus.STOP
 
 
 class OperatorError(DoraError):
@@ -144,7 +149,7 @@ class HostedOperator:
         self._descriptor: dict[str, Any]
         self._parameters: Mapping[str, Any]
         self._module: ModuleType | None = None
-        self._operator: Any
+        self._operator: Any = None
         self._initial: dict[str, Any]  # what `__init__` set
         self.on_event: OnEvent
 
@@ -179,11 +184,25 @@ class HostedOperator:
             take_over(operator, self._operator, self._initial)
             status = self.status(on_event(Reload(self.id), send_output))
         except BaseException:
-            if old is not None and sys.modules.get(module.__name__) is module:
-                sys.modules[module.__name__] = old
+            if old is not None:
+                for name in [name for name, found in sys.modules.items() if found is module]:
+                    sys.modules[name] = old
             raise
+        gc.collect(1)  # the old module ends as garbage, see `release`
         self._module, self._operator, self._initial, self.on_event = module, operator, initial, on_event
         return status
+
+    def release(self) -> None:
+        """Drop the user's object, as nothing is delivered to it any more; its module stays.
+
+        Without a cycle of its own the object ends now. The runtime is full of cycles, and would take it
+        along as garbage. Files in garbage are finalized in the order of the collector's list: sorted by who
+        refers to whom, if they have survived a collection; else by age, and then the raw file is closed
+        before the buffer is flushed. So objects with a cycle of their own survive a collection first.
+        """
+        if self._operator is not None:
+            gc.collect(1)  # older objects have survived one
+            self._operator, self._initial, self.on_event = None, {}, _ignore
 
     def _import(self) -> ModuleType:
         source = self.config.source
@@ -193,14 +212,16 @@ class HostedOperator:
         if directory not in sys.path:
             sys.path.append(directory)
         name = os.path.splitext(os.path.basename(source))[0]
-        # Two operators may come from one file: each gets a module of its own.
         spec = importlib.util.spec_from_file_location(name, source)
         if spec is None or spec.loader is None:
             raise OperatorError(f"{self._who}{source} is not a Python file")
         module = importlib.util.module_from_spec(spec)
+        if name in sys.modules and sys.modules[name] is not self._module:
+            # Two operators may come from one file: each gets a module of its own. It is registered as well,
+            # so that it ends with all other modules, and not as garbage: see `release`.
+            name = f"{name} of {self.id}"
         before = sys.modules.get(name)
-        if before is None or before is self._module:
-            sys.modules[name] = module
+        sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
         except BaseException:

@@ -155,6 +155,9 @@ class Runtime:
             if self._session.tracer is not None:
                 self._session.tracer.fail(error)
             raise
+        finally:
+            for operator in self._operators.values():
+                operator.release()
 
     def _feed(self) -> None:
         stop: Stop | None = None
@@ -280,6 +283,7 @@ class Runtime:
         if operator.ended:
             return
         operator.ended = True
+        operator.release()
         self._running -= 1
         prefix = operator.config.prefix
         self._inbox.close_inputs([f"{prefix}{item}" for item in operator.config.inputs])
