@@ -98,6 +98,11 @@ def test_expected_losses_take_one_line_per_link():
     ]
 
 
+def test_a_loss_in_a_queue_that_was_made_longer_is_a_surprise():
+    report = loss_report(DataflowResult("id", links=(link("a/out -> b/in", size=100, dropped=18),)))
+    assert "Messages that were not received:" in report and "`b/in` (queue_size: 100)" in report
+
+
 def test_messages_unread_at_a_stop_are_not_reported():
     report = loss_report(DataflowResult("id", links=(link(unread=2),), stopped=True))
     assert report == (

@@ -23,6 +23,7 @@ from dora.dataflow.model import (
     NodeSpec,
     QueuePolicy,
     TimerSource,
+    asks_for_drops,
 )
 from dora.dataflow.parser.sync import described
 from dora.dataflow.plan import LinkKind, link_kind, qos_of
@@ -79,6 +80,7 @@ class Edge(msgspec.Struct, frozen=True):
     latched: int = 0  # messages that a receiver gets first if it joins late
     sync: str = ""  # the input that leads its group, and how it matches; "" if it is in no group
     safe_state: bool = False  # the output has one
+    asks_for_drops: bool = False  # the input does without older messages
     budgets: tuple[str, ...] = ()  # of the paths that end here: "40ms from camera/image"
 
 
@@ -131,6 +133,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     latched=_latched(nodes, item),
                     sync=_sync(node, full),
                     safe_state=_has_safe_state(nodes, item),
+                    asks_for_drops=asks_for_drops(item.queue_policy, item.queue_size),
                     budgets=tuple(
                         f"{duration_text(path.budget_ns)} from {path.source}"
                         for path in dataflow.paths
