@@ -12,7 +12,6 @@ from dora.cli.tables import counted
 from dora.daemon.report import (
     RunOutcome,
     failure_report,
-    first_cause,
     last_line,
     loss_report,
     shorter_path,
@@ -53,8 +52,7 @@ def failure_reason(view: DataflowView) -> str:
     """Return one sentence that says why a dataflow failed; "" if it did not."""
     if view.status != "Failed":
         return ""
-    cause = (first_cause(view.result) if view.result is not None else "") or view.reason
-    return f"dataflow {view.name} ({view.uuid}) failed: {cause}"
+    return f"dataflow {view.name} ({view.uuid}) failed: {view.reason}"
 
 
 def report_end(view: DataflowView, reporter: RunReporter | None = None) -> int:

@@ -461,7 +461,7 @@ class DataflowView(msgspec.Struct, frozen=True, kw_only=True):
     cpu: float = 0.0  # percent of one core
     memory: int = 0  # bytes
     machines: list[str] = []  # that run a part of it
-    reason: str = ""
+    reason: str = ""  # why it has failed or has not run, as half a sentence
     result: DataflowResult | None = None
 
 

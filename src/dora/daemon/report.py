@@ -13,7 +13,6 @@ import msgspec
 from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
 from dora.dataflow.model import asks_for_drops
 from dora.dataflow.problems import listed
-from dora.wire.excerpt import error_line
 
 _INDENT = "    "
 
@@ -49,20 +48,24 @@ def failure_report(
     return "\n\n".join(parts)
 
 
-def first_cause(result: DataflowResult) -> str:
+def first_cause(result: DataflowResult, folder: str = "") -> str:
     """Return the first cause of a failure as half a sentence; "" if nothing failed.
+
+    Paths below ``folder`` are shortened.
 
     >>> first_cause(DataflowResult("id", (NodeFailure("a", "exit", exit_code=3),)))
     'node `a` exited with status 3'
     >>> first_cause(DataflowResult("id", overdue=("a",), strict=True))
     '`a` did not end at STOP and had to be ended by SIGTERM (--strict)'
     """
+    from dora.daemon.supervisor.exits import why_failed
+
     if result.ok:
         return ""
     if not result.failures:
         return f"{troubles(result)[0]} (--strict)"
     failure = next((item for item in result.failures if item.kind != "cascading"), result.failures[0])
-    return f"node `{failure.node_id}` {failure.message or _ending(failure)}"
+    return f"node `{failure.node_id}` {why_failed(failure, folder)}"
 
 
 def troubles(result: DataflowResult) -> list[str]:
@@ -131,10 +134,11 @@ def _names(node_ids: Sequence[str]) -> str:
 
 
 def _culprit(failure: NodeFailure, *, first: bool, brief: bool) -> str:
+    from dora.daemon.supervisor.exits import how_failed, why_failed
+
     who = "First cause: node" if first else "Node"
-    head = f"{who} `{failure.node_id}` {failure.message or _ending(failure)}"
-    if brief and failure.exit_code and (error := error_line(failure.last_lines)):
-        head += f": {error.replace(f'{os.getcwd()}/', '')}"
+    why = why_failed(failure, os.getcwd()) if brief else how_failed(failure)
+    head = f"{who} `{failure.node_id}` {why}"
     if failure.follows:
         head += f", after the failure of `{failure.follows}`, which feeds it"
     if failure.restarts:
@@ -142,14 +146,6 @@ def _culprit(failure: NodeFailure, *, first: bool, brief: bool) -> str:
     lines = [] if brief else [f"{_INDENT}{line}".rstrip() for line in failure.last_lines]
     hint = [f"{_INDENT}hint: {failure.remedy}"] if failure.remedy and not brief else []
     return "\n".join([f"{head}. Its last lines:" if lines else head, *lines, *hint])
-
-
-def _ending(failure: NodeFailure) -> str:
-    from dora.daemon.supervisor.exits import describe_exit
-
-    if failure.exit_code is None and failure.signal is None:
-        return f"failed ({failure.kind})"
-    return describe_exit(failure.exit_code, failure.signal)
 
 
 def loss_report(result: DataflowResult) -> str:

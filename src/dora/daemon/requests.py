@@ -19,6 +19,7 @@ from dora.daemon.control_server import Connection
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import refusals
 from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow
@@ -34,6 +35,7 @@ from dora.wire.daemon_protocol import (
     DataflowText,
     DescribeDataflow,
     Description,
+    FailureView,
     GetDataflow,
     GetGraph,
     GetModel,
@@ -382,12 +384,22 @@ class RequestHandler:
     # ----------------------------------------------------------------------- views
 
     def _status(self, node: NodeState) -> str:
-        failed = {failure.node_id for failure in self._state.failures}
-        if node.phase == "ended" and node.spec.id in failed:
+        if self._failure(node) is not None:
             return "Failed"
         if node.phase == "dormant" and node.spec.is_dynamic:
             return "Not connected"
         return _STATUS[node.phase]
+
+    def _failure(self, node: NodeState) -> FailureView | None:
+        """Return why a node has failed, None if it has not."""
+        if node.phase != "ended":
+            return None
+        numbered = enumerate(self._state.failures, 1)
+        of_node = [(number, failure) for number, failure in numbered if failure.node_id == node.spec.id]
+        if not of_node:
+            return None
+        number, failure = of_node[-1]  # it may have been started again
+        return FailureView(number, why_failed(failure, self._dataflow.working_dir))
 
     def _run_view(self) -> Inspection:
         return Inspection(
@@ -424,6 +436,7 @@ class RequestHandler:
             status=self._status(node),
             pid=node.pid if node.alive else member.pid if member is not None else None,
             restarts=len(node.restarts),
+            failure=self._failure(node),
             name=spec.name,
             description=spec.description,
             path=spec.path,

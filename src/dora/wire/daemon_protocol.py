@@ -42,11 +42,17 @@ class LinkView(msgspec.Struct, omit_defaults=True):
     kind: Literal["link", "text", "local"] = "link"
 
 
+class FailureView(msgspec.Struct, frozen=True):
+    number: int  # in the order of the failures; the first cause is 1
+    reason: str  # half a sentence without the name of the node: "exited with status 1: …"
+
+
 class NodeView(msgspec.Struct, omit_defaults=True):
     id: str
     status: str  # for the user, in the words of dora-rs where it has one: "Running", "Stopped", …
     pid: int | None = None
     restarts: int = 0
+    failure: FailureView | None = None  # why it has failed, None if it has not
     name: str | None = None
     description: str | None = None
     path: str | None = None

@@ -31,6 +31,7 @@ from dora.cluster.protocol import (
     RunSpec,
     encode,
 )
+from dora.daemon.report import first_cause
 from dora.daemon.supervisor.result import DataflowResult
 from dora.errors import DoraError
 from dora.wire.decoders import from_json, from_plain
@@ -184,7 +185,7 @@ class Store:
         self._views[view.uuid] = msgspec.structs.replace(
             view,
             status=report.status,
-            reason=report.reason,
+            reason=_reason(report, view.file),
             ended=time.time() if over else None,
             machines=sorted(daemons),
         )
@@ -219,7 +220,7 @@ class Store:
             "WHERE uuid = ?",
             (
                 report.status,
-                report.reason,
+                self._views[report.dataflow_id].reason,
                 result,
                 self._views[report.dataflow_id].ended,
                 encode(daemons).decode(),
@@ -308,6 +309,13 @@ def _is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOSPC
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
+def _reason(report: RunReport, file: str | None) -> str:
+    """Return why a run failed: what the report says, or else the first cause among its nodes."""
+    if report.reason or report.result is None:
+        return report.reason
+    return first_cause(report.result, os.path.dirname(file or ""))
 
 
 def _view(row: Iterable[Any], daemons: Iterable[str]) -> DataflowView:

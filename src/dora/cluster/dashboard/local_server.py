@@ -59,8 +59,13 @@ def view_of(run: LocalRun) -> DataflowView:
 def ended_view(run: LocalRun, result: DataflowResult) -> DataflowView:
     """Return the record of a run that has just ended."""
     status: RunStatus = "Finished" if result.ok else "Failed"
+    reason = first_cause(result, os.path.dirname(run.file or ""))
     return msgspec.structs.replace(
-        view_of(run), status=status, ended=time.time(), reason=first_cause(result), result=result
+        view_of(run),
+        status=status,
+        ended=time.time(),
+        reason=reason,
+        result=result,
     )
 
 

@@ -7,12 +7,12 @@ from typing import Literal
 import msgspec
 
 from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.handover import end_handover, renew_replacements
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.topology import apply_dataflow
 from dora.wire.daemon_protocol import Done
-from dora.wire.excerpt import error_line
 from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
@@ -188,9 +188,7 @@ def with_root_cause(run: RunState, failure: NodeFailure) -> NodeFailure:
 
 def _failure_note(run: RunState, failure: NodeFailure) -> do.Log:
     """Return the log entry of a failure: the exit, the error message, and the root cause."""
-    text = failure.message
-    if (error := error_line(failure.last_lines)) and failure.exit_code:
-        text += f": {error.replace(f'{run.dataflow.working_dir}/', '')}"
+    text = why_failed(failure, run.dataflow.working_dir)
     if not run.failures[:-1]:
         return do.Log("error", failure.node_id, f"{text} (first failure)", {"cause": "first"})
     if failure.follows:

@@ -7,6 +7,7 @@ import signal
 from dora.daemon.supervisor.events import ProcessEnded
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.state import NodeState
+from dora.wire.excerpt import error_line
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STOP_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -29,6 +30,27 @@ def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
     except ValueError:
         name = f"signal {signal_number}"
     return f"was killed by {name}"
+
+
+def how_failed(failure: NodeFailure) -> str:
+    """Return how a node ended when it failed, as half a sentence without its name."""
+    if failure.message:
+        return failure.message
+    if failure.exit_code is None and failure.signal is None:
+        return f"failed ({failure.kind})"
+    return describe_exit(failure.exit_code, failure.signal)
+
+
+def why_failed(failure: NodeFailure, folder: str = "") -> str:
+    """Return `how_failed` with the error that the node has printed. Paths below ``folder`` are shortened.
+
+    >>> why_failed(NodeFailure("a", "exit", exit_code=1, last_lines=("ValueError: no",)))
+    'exited with status 1: ValueError: no'
+    """
+    error = error_line(failure.last_lines) if failure.exit_code else ""
+    if folder:
+        error = error.replace(f"{folder}/", "")
+    return f"{how_failed(failure)}: {error}" if error else how_failed(failure)
 
 
 def failure_of(node: NodeState, end: ProcessEnded, *, stopping: bool, opened: bool) -> NodeFailure | None:
