@@ -8,6 +8,7 @@ import dora
 from dora import DoraStatus, Event, Input, SendOutput
 
 FACE, EYE, SMILE = 0, 1, 2
+NAMES = ["face", "eye", "smile"]
 
 
 def cascade(name: str) -> cv2.CascadeClassifier:
@@ -28,7 +29,7 @@ class Operator(dora.Operator):
         if isinstance(dora_event, Input):
             boxes = self.detect(cv2.cvtColor(dora_event.numpy(), cv2.COLOR_BGR2GRAY))
             # Passing the metadata on keeps the time at which the camera took the picture.
-            send_output("bbox", boxes, dora_event.metadata)
+            send_output("bbox", boxes, {**dora_event.metadata, "class_names": NAMES})
         return DoraStatus.CONTINUE
 
     def detect(self, gray: np.ndarray) -> np.ndarray:

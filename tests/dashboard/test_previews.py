@@ -146,7 +146,10 @@ def test_boxes_of_published_nodes() -> None:
         [{"bbox": [10.0, 20, 30, 60, 0, 0, 4, 4], "conf": [0.9, 0.5], "labels": ["cat", "dog"]}]
     )
     preview = shown(value, {"format": "xyxy", "primitive": "boxes2d"})
-    assert preview.head["boxes"] == [[10, 20, 20, 40, "cat 90%"], [0, 0, 4, 4, "dog 50%"]]
+    assert preview.head["boxes"] == [
+        [10, 20, 20, 40, "cat 90%", "cat", ""],
+        [0, 0, 4, 4, "dog 50%", "dog", ""],
+    ]
     assert shown(value, name="yolo/bbox").head["boxes"] == preview.head["boxes"]  # by its name
 
 
@@ -154,7 +157,12 @@ def test_detections_in_rows_of_six() -> None:
     # As many numbers as three boxes of four.
     value = pa.array([10.0, 20, 30, 60, 0.9, 2, 0, 0, 4, 4, 0.5, 0], pa.float32())
     preview = shown(value, name="detector/op/bbox")
-    assert preview.head["boxes"] == [[10, 20, 20, 40, "2 90%"], [0, 0, 4, 4, "0 50%"]]
+    assert preview.head["boxes"] == [
+        [10, 20, 20, 40, "2 90%", "2", ""],
+        [0, 0, 4, 4, "0 50%", "0", ""],
+    ]
+    named = shown(value, {"class_names": ["cup", "saucer", "spoon"]}, name="detector/op/bbox").head["boxes"]
+    assert [box[4:6] for box in named] == [["spoon 90%", "spoon"], ["cup 50%", "cup"]]
     said = shown(value, {"format": "xyxy"}, name="detector/op/bbox").head["boxes"]
     assert len(said) == 3, "what the sender says counts"
     pixels = pa.array([10.0, 20, 30, 60, 70, 80, 90, 99, 15, 25, 35, 65], pa.float32())
@@ -163,9 +171,15 @@ def test_detections_in_rows_of_six() -> None:
 
 def test_boxes_by_declared_type() -> None:
     box = {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0, "confidence": 0.25, "label": "arm"}
-    wanted = [[1, 2, 3, 4, "arm 25%"]]
+    wanted = [[1, 2, 3, 4, "arm 25%", "arm", ""]]
     assert shown([box], declared=f"{VISION}/BoundingBox").head["boxes"] == wanted
     assert shown([{"boxes": [box]}], declared=f"{VISION}/Detection").head["boxes"] == wanted
+
+
+def test_boxes_keep_the_colours_of_their_sender() -> None:
+    value = {"bbox": [10.0, 20.0, 30.0, 60.0], "labels": ["cat"], "colors": [255, 128, 0]}
+    (box,) = shown([value], {"format": "xyxy", "primitive": "boxes2d"}).head["boxes"]
+    assert box[4:] == ["cat", "cat", "#ff8000"]
 
 
 # ------------------------------------------------------------------------------ numbers, tables
@@ -173,10 +187,13 @@ def test_boxes_by_declared_type() -> None:
 
 def test_boxes_are_recognised_by_their_fields() -> None:
     place = {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0}
-    assert shown([place]).head["boxes"] == [[1, 2, 3, 4, ""]]
+    assert shown([place]).head["boxes"] == [[1, 2, 3, 4, "", "", ""]]
     full = {**place, "confidence": 0.5, "label": "cat"}
-    assert shown([full, full], {"width": 640, "height": 480}).head["boxes"] == [[1, 2, 3, 4, "cat 50%"]] * 2
-    assert shown([{"boxes": [full]}]).head["boxes"] == [[1, 2, 3, 4, "cat 50%"]]
+    assert (
+        shown([full, full], {"width": 640, "height": 480}).head["boxes"]
+        == [[1, 2, 3, 4, "cat 50%", "cat", ""]] * 2
+    )
+    assert shown([{"boxes": [full]}]).head["boxes"] == [[1, 2, 3, 4, "cat 50%", "cat", ""]]
     assert shown([{"x": 1.0, "y": 2.0, "width": 3.0}]).kind == "table"
     assert shown([{**place, "x": "left"}]).kind == "table"
 

@@ -252,14 +252,15 @@ def labelled_masks(message: DrawableMessage) -> npt.NDArray[np.uint16] | None:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes by their middles and half their sizes; labels and colours for all of them or none.
+    """Boxes by their middles and half their sizes; labels, classes and colours for all of them or none.
 
-    An empty list, unlike None, takes away what earlier boxes had.
+    A label is the class with its confidence. An empty list, unlike None, takes away what earlier boxes had.
     """
 
     centers: Floats
     half_sizes: Floats
     labels: list[str]
+    classes: list[str]
     colors: npt.NDArray[np.uint8]
 
 
@@ -291,14 +292,23 @@ def boxes2d(message: DrawableMessage) -> Boxes:
     """Return boxes in ``format`` ``xyxy`` (two corners) or ``xywh`` (the middle and the size).
 
     Without a format, rows of six numbers as detectors send them are recognised: two corners, a
-    confidence from 0 to 1, the number of a class.
+    confidence from 0 to 1, the number of a class. The metadata ``class_names`` names the classes, in the
+    order of their numbers.
     """
     detections = None if "format" in message.metadata else _detections(message.value)
     if detections is None:
         return _boxes(message, 2, "xyxy", _FORMS_2D)
     centers, half_sizes = _corners(detections[:, :2], detections[:, 2:4])
-    labels = [f"{int(kind)} {confidence:.0%}" for confidence, kind in detections[:, 4:]]
-    return Boxes(centers, half_sizes, labels, _colors(message, len(detections)))
+    names = _class_names(message.metadata)
+    classes = [names.get(int(kind), str(int(kind))) for kind in detections[:, 5]]
+    confidences = detections[:, 4]
+    labels = [f"{name} {confidence:.0%}" for name, confidence in zip(classes, confidences, strict=True)]
+    return Boxes(centers, half_sizes, labels, classes, _colors(message, len(detections)))
+
+
+def _class_names(metadata: Mapping[str, Any]) -> dict[int, str]:
+    names = metadata.get("class_names")
+    return {number: str(name) for number, name in enumerate(names)} if isinstance(names, list) else {}
 
 
 def _detections(value: pa.Array[Any]) -> Floats | None:
@@ -326,11 +336,13 @@ def _boxes(message: DrawableMessage, dimensions: int, default: str, forms: Mappi
             raise NotDrawable(f"boxes in a struct need the field `bbox`, and it has {_fields(value)}")
         value = found
     pairs = rows(value, 2 * dimensions, f"boxes in {name}")
+    labels, classes = _labels(message.value, len(pairs))
     centers, half_sizes = forms[name](pairs[:, :dimensions], pairs[:, dimensions:])
     return Boxes(
         centers=centers,
         half_sizes=half_sizes,
-        labels=_labels(message.value, len(pairs)),
+        labels=labels,
+        classes=classes,
         colors=_colors(message, len(pairs)),
     )
 
@@ -339,16 +351,17 @@ def _fields(value: pa.Array[Any]) -> str:
     return listed(field.name for field in value.type) or "none"
 
 
-def _labels(value: pa.Array[Any], count: int) -> list[str]:
+def _labels(value: pa.Array[Any], count: int) -> tuple[list[str], list[str]]:
+    """Return labels and classes of so many boxes."""
     names, confidences = field(value, "labels", "label"), field(value, "conf", "confidence")
-    texts = strings(names) if names is not None else []
+    classes = texts = strings(names) if names is not None else []
     if confidences is not None:
         percents = [f"{confidence:.0%}" for confidence in numbers(confidences)]
         if not texts:
             texts = percents
         elif len(percents) == len(texts):
             texts = [f"{text} {percent}" for text, percent in zip(texts, percents, strict=True)]
-    return texts if len(texts) == count else []
+    return texts if len(texts) == count else [], classes if len(classes) == count else []
 
 
 def _colors(message: DrawableMessage, count: int) -> npt.NDArray[np.uint8]:

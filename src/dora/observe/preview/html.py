@@ -40,7 +40,7 @@ def _drawn(head: dict[str, Any], body: bytes, series: dict[str, Curve], seconds:
         case "points":
             return _points(np.frombuffer(body, np.float32).reshape(-1, 3))
         case "boxes":
-            return _table(["x", "y", "width", "height", "label"], head["boxes"])
+            return _table(["x", "y", "width", "height", "label"], [box[:5] for box in head["boxes"]])
         case "table":
             return _table(head["columns"], head["rows"])
         case "text":

@@ -102,7 +102,12 @@ def _box_type(message: DrawableMessage) -> RenderedPreview:
     listed = drawable.field(message.value, "boxes")
     rows: Any = message.value if listed is None else drawable.flattened(listed)
     boxes = [
-        [*(float(row[side]) for side in _SIDES), _label(row.get("label"), row.get("confidence"))]
+        [
+            *(float(row[side]) for side in _SIDES),
+            _label(row.get("label"), row.get("confidence")),
+            row.get("label") or "",
+            "",
+        ]
         for row in rows.slice(0, MAX_BOXES).to_pylist()
     ]
     return RenderedPreview("boxes", {"boxes": boxes, "count": len(rows)})
@@ -268,10 +273,12 @@ def _pixels(image: images.Image) -> RenderedPreview:
 def _boxes(message: DrawableMessage) -> RenderedPreview:
     found = drawable.boxes2d(message)
     corners = found.centers - found.half_sizes
-    labels = found.labels or [""] * len(corners)
+    none = [""] * len(corners)
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in found.colors]
+    words = zip(found.labels or none, found.classes or none, colors or none, strict=True)
     boxes = [
-        [*map(float, corner), *map(float, 2 * half), label]
-        for corner, half, label in zip(corners, found.half_sizes, labels, strict=True)
+        [*map(float, corner), *map(float, 2 * half), *some]
+        for corner, half, some in zip(corners, found.half_sizes, words, strict=True)
     ][:MAX_BOXES]
     return RenderedPreview("boxes", {"boxes": boxes, "count": len(corners)})
 
