@@ -80,9 +80,10 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
 class RunReport(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
     """The state of a run, or how it ended; in a dataflow on several machines, of one partition.
 
-    ``reason`` says why the run failed if no node did. ``ports`` are the ports at which nodes listen for
-    other machines, None until they are chosen. ``peer_status`` is for the other machines. ``secret`` is
-    that of the `Partition`: a restarted coordinator learns it here, and gives it to machines that join.
+    ``reason`` says why the run failed if no node did, and while it runs which node failed first. ``ports``
+    are the ports at which nodes listen for other machines, None until they are chosen. ``peer_status`` is
+    for the other machines. ``secret`` is that of the `Partition`: a restarted coordinator learns it here,
+    and gives it to machines that join.
     """
 
     dataflow_id: str
@@ -461,7 +462,7 @@ class DataflowView(msgspec.Struct, frozen=True, kw_only=True):
     cpu: float = 0.0  # percent of one core
     memory: int = 0  # bytes
     machines: list[str] = []  # that run a part of it
-    reason: str = ""  # why it has failed or has not run, as half a sentence
+    reason: str = ""  # why it, or while it runs its first node, has failed; or why it has not run
     result: DataflowResult | None = None
 
 

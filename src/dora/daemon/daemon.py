@@ -101,6 +101,7 @@ class Daemon:
         self.log_error: BaseException | None = None  # an exception of ``on_log``
         self._meter: ProgressMeter | None = None  # once somebody asks
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
+        self.on_failure: Callable[[DataflowResult], None] | None = None  # called with all failures so far
         self.on_changed: Callable[[Dataflow], None] | None = None  # called with the changed dataflow
         # Called with a node and its parameters after they were changed.
         self.on_parameters: Callable[[str, dict[str, Any]], None] = lambda *_: None
@@ -187,6 +188,7 @@ class Daemon:
             self.loop.call_at(stop_after, self._stop_in_time)
         self._health.watch(self.dataflow)
         self.loop.call_at(time.monotonic() + CIRCLES_AFTER, self._watch_circles)
+        failures = 0
         while not self.supervisor.state.done:
             self.loop.run_once(self.supervisor.next_deadline())
             deadline = self.supervisor.next_deadline()
@@ -195,6 +197,10 @@ class Daemon:
             if self.supervisor.state.opened and self.on_running is not None:
                 on_running, self.on_running = self.on_running, None
                 on_running()
+            if len(self.supervisor.state.failures) > failures:
+                failures = len(self.supervisor.state.failures)
+                if self.on_failure is not None:
+                    self.on_failure(self.supervisor.result(self._run.dataflow_id))
         result = self.supervisor.result(self._run.dataflow_id)
         self._finish_recorders([failure.node_id for failure in result.failures])
         links = self._accounting.report(self._text.sent, self._text.dropped)

@@ -40,6 +40,7 @@ from dora.daemon.logs.diagnostics import VARIABLE, configure
 from dora.daemon.logs.entry import LogEntry, is_of_node, nodes_are_quiet
 from dora.daemon.logs.writer import LogFiles
 from dora.daemon.options import BuildOptions, LocalRunOptions
+from dora.daemon.report import first_cause
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
@@ -219,6 +220,9 @@ class Worker:
 
     def _set_daemon(self, daemon: Daemon) -> None:
         daemon.on_running = self._on_running
+        daemon.on_failure = lambda result: self._reports.update(
+            reason=first_cause(result, daemon.dataflow.working_dir)
+        )
         daemon.on_parameters = self._reports.parameters_set
         self._changes.set_daemon(daemon)
         if self._partition is not None:

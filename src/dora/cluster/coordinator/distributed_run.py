@@ -138,7 +138,8 @@ class DistributedRun:
         reports = list(self.reports.values())
         if any(report.status in ACTIVE for report in reports):
             starting = any(report.status == "Starting" for report in reports)
-            return RunReport(self.dataflow_id, "Starting" if starting else "Running")
+            reason = next((report.reason for report in reports if report.reason), "")  # all know the first
+            return RunReport(self.dataflow_id, "Starting" if starting else "Running", reason=reason)
         reports = [*self.departed, *reports]
         failed = any(report.status == "Failed" for report in reports)
         reasons = [report.reason for report in reports if report.reason]
