@@ -7,15 +7,16 @@ import { DetailsPane } from "./details";
 import type { Graph } from "./graph";
 import { GraphPane } from "./graph_pane";
 import { HomePane, TONES } from "./home";
-import { Chip, ConfirmButton, IconButton, Splitter, useLive, useNarrow, useStored } from "./hooks";
+import { Chip, ConfirmButton, IconButton, Splitter, useClock, useLive, useNarrow, useStored } from "./hooks";
 import { logIn, LoginPane } from "./login";
 import { LogPane } from "./logs";
-import { duration, type Listed, lostOn, whole } from "./model";
+import { duration, failedNodes, folderOf, linkName, type Listed, lostOn, shownName, titleOf, whole } from "./model";
 import { MinutePane } from "./minute";
 import { NodesPane } from "./nodes";
 import { Recordings } from "./recordings";
-import { about, type About, ask, dataflows, keep, Live, Refused } from "./server";
+import { about, type About, ask, dataflows, keep, Live, Refused, serverTime } from "./server";
 import { SourcePane } from "./source";
+import { say, ToastPlace } from "./toasts";
 import type { Selected } from "./view";
 
 const POLL = 2000; // milliseconds between looks at the list
@@ -80,7 +81,7 @@ function App() {
     <>
       <header>
         <h1>dora</h1>
-        <p class="quiet">{problem || "dataflows of this coordinator"}</p>
+        <p class="said quiet">{problem || "dataflows of this coordinator"}</p>
         <nav><ThemeButton /></nav>
       </header>
       <HomePane dataflows={list} onOpen={open} />
@@ -98,7 +99,9 @@ const TABS: [Tab, string][] = [
   ["source", "YAML"],
   ["logs", "Logs"],
 ];
-const SPLITS = { left: 40, graph: 54, data: 58 }; // percent of the panes before the borders
+const SPLITS = { graph: 0, left: 30, data: 53 }; // percent of the panes before the borders; 0: as the graph needs
+const LEAST = 24; // percent that the graph takes by itself
+const MOST = 42;
 
 function Dataflow(props: {
   uuid: string;
@@ -114,15 +117,19 @@ function Dataflow(props: {
   const [tab, setTab] = useState<Tab>("data"); // on a phone; where there is room, only for the pane below the graph
   const [selected, setSelected] = useState<Selected>(null);
   const [node, setNode] = useState(""); // of the log
-  const [splits, setSplits] = useStored("splits", SPLITS);
+  const [splits, setSplits] = useStored("borders", SPLITS);
   const [latency, setLatency] = useStored("latency", false, sessionStorage); // a page that is loaded again goes on
   const narrow = useNarrow();
+  const [need, setNeed] = useState(LEAST); // percent that would show the graph
+  const [large, setLarge] = useState(false); // the graph has the room of all panes
   const live = useMemo(() => new Live(uuid), [uuid]);
   const recorded = listed !== null && (listed.status === "Finished" || listed.status === "Failed");
   const ended = recorded || live.outcome !== null;
+  const title = listed ? titleOf(listed) : "dora";
   useEffect(() => () => live.close(), [live]);
   useLive(live, "connection");
   useLive(live, "graph");
+  useLive(live, "state");
   useEffect(() => live.measureLatency(latency), [live, latency]);
   useEffect(() => {
     about(uuid).then(setTold, (error: Error) => setProblem(error.message));
@@ -135,8 +142,8 @@ function Dataflow(props: {
     if (live.gone) props.onGone();
   }, [live.gone]);
   useEffect(() => {
-    document.title = `${told?.name ?? "dora"} · dora`;
-  }, [told?.name]);
+    document.title = `${title} · dora`;
+  }, [title]);
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => event.key === "Escape" && setSelected(null);
     addEventListener("keydown", onKey);
@@ -160,23 +167,31 @@ function Dataflow(props: {
       const answer = await ask<{ new?: Listed }>("POST", `/api/dataflows/${uuid}/${action}`, {});
       if (answer.new) props.onOpen(answer.new.uuid);
     } catch (error) {
-      setProblem((error as Error).message);
+      say({ text: (error as Error).message, bad: true });
     }
   };
   const status = ended ? (live.outcome ?? listed!).status : live.connection === "ended" ? "Finished" : (listed?.status ?? "Starting");
   const lost = live.connection === "lost" && !ended;
+  const failed = ended ? [] : failedNodes(live.state); // at the end, it is said below the header
   const nodeOfSelection = selected?.kind === "box" ? selected.id.split("/")[0]! : selected?.kind === "edge" ? selected.edge.target.split("/")[0]! : null;
   const said = problem || (ended ? "" : lost && props.problem !== ANOTHER_START ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : props.problem);
   const side = tab === "nodes" || tab === "source" ? tab : "details";
+  const graphHeight = splits.graph || Math.max(LEAST, Math.min(MOST, Math.ceil(need)));
   const split = (name: keyof typeof SPLITS) => (size: number) => setSplits({ ...splits, [name]: size });
 
   return (
     <>
       <header>
         {props.onHome && <IconButton path="M10 3 5 8l5 5" label="All dataflows" onClick={props.onHome} />}
-        <h1 title={told?.file ?? ""}>{told?.name ?? listed?.name ?? "dora"}</h1>
-        <Chip tone={lost ? "bad" : TONES[status]}>{lost ? "no connection" : status}</Chip>
-        <p class="quiet">{listed?.reason}</p>
+        <h1 title={told?.file ?? ""}>{title}</h1>
+        <Chip tone={lost || failed.length ? "bad" : TONES[status]}>{lost ? "no connection" : failed.length ? `${status} · ${failed.length} failed` : status}</Chip>
+        {failed[0] && (
+          <button class="reason" title={`${failed[0].id} ${failed[0].failure!.reason}`} onClick={() => showLog(failed[0]!.id)}>
+            {failed[0].id} {failed[0].failure!.reason}
+          </button>
+        )}
+        {listed && <Facts listed={listed} machines={told?.machines ?? []} />}
+        <ToastPlace />
         <nav>
           {running && <IconButton path="M8 4.500V8l2.500 1.500M8 1.500a6.500 6.500 0 1 0 .01 0z" label="Measure latencies" pressed={latency} onClick={() => setLatency(!latency)} />}
           <ThemeButton />
@@ -187,54 +202,76 @@ function Dataflow(props: {
       </header>
       {said && <p class="banner" role="alert">{said}</p>}
       {told?.running && !told.here && !live.state && <p class="banner">It is being built: there is nothing to be seen yet.</p>}
-      {live.outcome && <Ending record={live.outcome} onLogs={showLog} />}
+      {live.outcome && <Ending record={live.outcome} graph={graph} onLogs={showLog} />}
       <main
         class="dataflow"
         data-tab={tab}
         data-stale={lost}
-        style={{ "--left": `${splits.left}%`, "--graph": `${splits.graph}%`, "--data": `${splits.data}%` }}
+        data-large={large}
+        style={{ "--left": `${splits.left}%`, "--graph": `${graphHeight}%`, "--data": `${splits.data}%` }}
       >
-        <div class="column left">
-          {graph ? <GraphPane live={live} graph={graph} selected={selected} onSelect={select} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>}
-          <Splitter label="Height of the graph" axis="y" size={splits.graph} onSize={split("graph")} />
-          <div class="tabs" role="tablist" aria-label="Panes">
-            {TABS.map(([name, label]) => (
-              <button key={name} role="tab" class="tab" data-name={name} aria-selected={(narrow ? tab : side) === name} onClick={() => setTab(name)}>{label}</button>
-            ))}
+        {graph ? <GraphPane live={live} graph={graph} several={(told?.machines.length ?? 1) > 1} selected={selected} onSelect={select} large={large} onLarge={setLarge} highest={splits.graph ? 0 : MOST} onNeed={setNeed} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>}
+        <Splitter label="Height of the graph" axis="y" size={graphHeight} onSize={split("graph")} />
+        <div class="lower">
+          <div class="column left">
+            <div class="tabs" role="tablist" aria-label="Panes">
+              {TABS.map(([name, label]) => (
+                <button key={name} role="tab" class="tab" data-name={name} aria-selected={(narrow ? tab : side) === name} onClick={() => setTab(name)}>{label}</button>
+              ))}
+            </div>
+            {graph && side === "details" && (
+              <DetailsPane uuid={uuid} live={live} graph={graph} selected={selected} running={running} onSelect={setSelected} onLogs={showLog} />
+            )}
+            {graph && side === "nodes" && <NodesPane live={live} graph={graph} onSelect={(chosen) => { setSelected(chosen); setTab("details"); }} />}
+            {side === "source" && <SourcePane file={told?.file ?? null} source={told?.source ?? null} node={nodeOfSelection} />}
           </div>
-          {graph && side === "details" && (
-            <DetailsPane uuid={uuid} live={live} graph={graph} selected={selected} running={running} onSelect={setSelected} onLogs={showLog} />
-          )}
-          {graph && side === "nodes" && <NodesPane live={live} graph={graph} onSelect={(chosen) => { setSelected(chosen); setTab("details"); }} />}
-          {side === "source" && <SourcePane file={told?.file ?? null} source={told?.source ?? null} node={nodeOfSelection} />}
-        </div>
-        <Splitter label="Width of the graph" axis="x" size={splits.left} onSize={split("left")} />
-        <div class="column right">
-          {graph && told ? <DataPane live={live} graph={graph} name={told.name} selected={selected} ended={!running && live.connection !== "opening"} /> : <section class="pane data" />}
-          <Splitter label="Height of the data" axis="y" size={splits.data} onSize={split("data")} />
-          {graph ? <MinutePane live={live} graph={graph} selected={selected} latency={latency} onLatency={setLatency} /> : <section class="pane minute" />}
-          <LogPane live={live} nodes={listed?.nodes ?? []} node={node} onNode={setNode} />
+          <Splitter label="Width of the details" axis="x" size={splits.left} onSize={split("left")} />
+          <div class="column right">
+            {graph && told ? <DataPane live={live} graph={graph} name={told.file ?? told.name} selected={selected} ended={!running && live.connection !== "opening"} /> : <section class="pane data" />}
+            <Splitter label="Height of the data" axis="y" size={splits.data} onSize={split("data")} />
+            {graph ? <MinutePane live={live} graph={graph} selected={selected} latency={latency} onLatency={setLatency} /> : <section class="pane minute" />}
+            <LogPane live={live} nodes={listed?.nodes ?? []} node={node} onNode={setNode} />
+          </div>
         </div>
       </main>
     </>
   );
 }
 
-/** How the dataflow ended: after which time, what failed, and what was lost. */
-function Ending({ record, onLogs }: { record: Listed; onLogs: (node: string) => void }) {
+/** Where the dataflow is: its folder, its machines, and for how long it has run. */
+function Facts({ listed, machines }: { listed: Listed; machines: string[] }) {
+  useClock();
+  const over = listed.ended !== null;
+  const time = duration(Math.max(0, (listed.ended ?? serverTime()) - listed.created));
+  return (
+    <p class="facts-of-run quiet">
+      <span class="folder" title={folderOf(listed)}>{`\u200e${folderOf(listed)}\u200e`}</span>
+      {machines.length > 0 && <span>{machines.join(", ")}</span>}
+      <span>{over ? `ran ${time}` : `up ${time}`}</span>
+    </p>
+  );
+}
+
+/** How the dataflow ended: after which time, what failed, and what was lost although the inputs did not ask for it. */
+function Ending({ record, graph, onLogs }: { record: Listed; graph: Graph | null; onLogs: (node: string) => void }) {
   const { result } = record;
   const failures = result?.failures ?? [];
-  const losses = (result?.links ?? []).map((report) => ({ ...report, lost: lostOn(report, result!) })).filter(({ lost }) => lost > 0);
+  const boxes = new Map(graph?.boxes.map((box) => [box.id, box]));
+  const asking = new Set(graph?.edges.filter((edge) => edge.asks_for_drops).map((edge) => linkName(edge, boxes)?.replace(" ", " -> ")));
+  const losses = (result?.links ?? []).map((report) => ({ ...report, lost: lostOn(report, asking.has(report.link), result!) })).filter(({ lost }) => lost > 0);
+  const asked = (result?.links ?? []).reduce((sum, { link, dropped }) => sum + (asking.has(link) ? dropped : 0), 0);
   losses.sort((a, b) => b.lost - a.lost);
   const total = losses.reduce((sum, { lost }) => sum + lost, 0);
-  const worst = losses.slice(0, 2).map(({ link, lost }) => (losses.length > 1 ? `${link.replace("->", "→")} (${whole(lost)})` : link.replace("->", "→")));
+  const named = (link: string) => link.split(" -> ").map((end) => (graph ? shownName(graph, end) : end)).join(" → ");
+  const worst = losses.slice(0, 2).map(({ link, lost }) => (losses.length > 1 ? `${named(link)} (${whole(lost)})` : named(link)));
   const lost = total ? `${whole(total)} message${total > 1 ? "s" : ""} lost on ${worst.join(", ")}${losses.length > 2 ? ` and ${losses.length - 2} more links` : ""}` : "no message lost";
   return (
     <section class={failures.length ? "outcome failed" : "outcome"} aria-label="End">
       <p>
         {result?.stopped ? "Stopped" : "Ended"} after {duration((record.ended ?? record.created) - record.created)}
-        {result && <>, <span class={total ? "warn" : ""}>{lost}</span></>}
-        {!result && record.reason && `: ${record.reason}`}
+        {result && <>, <span class={total ? "bad" : ""}>{lost}</span></>}
+        {asked > 0 && <span class="quiet">; {whole(asked)} dropped, as the inputs ask</span>}
+        {failures.length === 0 && record.reason && <span class={record.status === "Failed" ? "bad" : ""}>: {record.reason}</span>}
       </p>
       {failures.map((failure, index) => (
         <p class="bad" key={failure.node_id}>

@@ -3,11 +3,13 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { type Edge, type Graph, isGiven } from "./graph";
 import { Icon, IconButton, useLive, useStored } from "./hooks";
-import { fullName } from "./model";
-import { chooseOutputs, columnsFor, GAP, type Panel, ROW, rowsFor, topicsOf, topicsOfGraph } from "./panels";
+import { fullName, shownName } from "./model";
+import { chooseOutputs, columnsFor, GAP, LOWEST, type Panel, ROW, rowsFor, topicsOf, topicsOfGraph } from "./panels";
 import { PreviewBody, PreviewFacts } from "./preview";
 import type { Live } from "./server";
 import type { Selected } from "./view";
+
+const PADDING = 12; // pixels below the grid, as in dashboard.css
 
 export function DataPane(props: { live: Live; graph: Graph; name: string; selected: Selected; ended: boolean }) {
   const { live, graph, selected } = props;
@@ -36,9 +38,9 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
 
   const columns = columnsFor(room.width, shown.length);
   const column = (room.width - GAP * (columns - 1)) / columns;
-  const most = Math.max(6, Math.floor((room.height + GAP) / ROW));
+  const most = Math.max(LOWEST, Math.floor((room.height + GAP) / ROW));
   const sizeOf = (panel: Panel): Panel => {
-    if (panel === large) return { ...panel, wide: 1, high: most };
+    if (panel === large) return { ...panel, wide: 1, high: 1 };
     const wide = Math.min(panel.wide, columns);
     const width = column * wide + GAP * (wide - 1);
     return { ...panel, wide, high: panel.high || rowsFor(live.previews.get(panel.topic)?.head, width, most) };
@@ -69,7 +71,7 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
             }}
           >
             <option value="">Add …</option>
-            {missing.map((topic) => <option key={topic} value={topic}>{topic}</option>)}
+            {missing.map((topic) => <option key={topic} value={topic}>{shownName(graph, topic)}</option>)}
           </select>
         )}
         {arranged && <button class="button" title="Show the most informative outputs again" onClick={() => setArranged(null)}>Reset</button>}
@@ -80,7 +82,7 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
         {shown.length === 0 && (
           <p class="quiet waiting">{topics.length === 0 ? "No node has an output." : arranged ? "No preview is chosen." : props.ended ? "Nothing was shown before the end." : "Waiting for the first message …"}</p>
         )}
-        <div class="grid" ref={grid} style={{ gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))` }}>
+        <div class="grid" ref={grid} style={{ gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))`, gridAutoRows: large ? `${room.height}px` : undefined }}>
           {shown.map((panel) => (
             <PanelCard
               key={panel.topic}
@@ -130,6 +132,7 @@ function PanelCard(props: PanelProps) {
   const { live, panel } = props;
   const card = useRef<HTMLElement>(null);
   const { topic } = panel;
+  const name = shownName(props.graph, topic);
   useLookWhileVisible(live, topic, card);
   useLive(live, `preview ${topic}`);
   const preview = live.previews.get(topic);
@@ -143,7 +146,7 @@ function PanelCard(props: PanelProps) {
     const { x, y, wide, high } = from.current;
     const size = {
       wide: Math.max(1, Math.round(wide + (event.clientX - x) / (props.column + GAP))),
-      high: Math.max(3, Math.round(high + (event.clientY - y) / ROW)),
+      high: Math.max(LOWEST, Math.round(high + (event.clientY - y) / ROW)),
     };
     if (size.wide !== panel.wide || size.high !== panel.high) props.onSize(size);
   };
@@ -159,10 +162,10 @@ function PanelCard(props: PanelProps) {
     props.onStep(step);
   };
   const onSizeKey = (event: KeyboardEvent) => {
-    const [wide, high] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+    const [wide, high] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -2], ArrowDown: [0, 2] }[event.key] ?? [0, 0];
     if (!wide && !high) return;
     event.preventDefault();
-    props.onSize({ wide: Math.max(1, panel.wide + wide!), high: Math.max(3, panel.high + high!) });
+    props.onSize({ wide: Math.max(1, panel.wide + wide!), high: Math.max(LOWEST, panel.high + high!) });
   };
   const style = { gridColumn: `span ${panel.wide}`, gridRow: `span ${panel.high}` };
   return (
@@ -176,7 +179,7 @@ function PanelCard(props: PanelProps) {
       <header>
         <button
           class="grip"
-          aria-label={`Move ${topic}`}
+          aria-label={`Move ${name}`}
           title="Drag, or press an arrow key"
           disabled={props.passing || props.large}
           onKeyDown={onMoveKey}
@@ -184,24 +187,24 @@ function PanelCard(props: PanelProps) {
           onPointerMove={(event) => held(event) && props.onDrag(under(event), false)}
           onPointerUp={(event) => held(event) && props.onDrag(under(event), true)}
         >
-          <h3>{topic}</h3>
+          <h3>{name}</h3>
         </button>
-        <button class="pin" aria-label={`${props.large ? "Shrink" : "Enlarge"} ${topic}`} title={props.large ? "All previews" : "Enlarge"} onClick={props.onLarge}>
+        <button class="pin" aria-label={`${props.large ? "Shrink" : "Enlarge"} ${name}`} title={props.large ? "All previews" : "Enlarge"} onClick={props.onLarge}>
           <Icon path={props.large ? "M6 2.500V6H2.500M13.500 6H10V2.500M10 13.500V10h3.500M2.500 10H6v3.500" : "M3 6V3h3M10 3h3v3M13 10v3h-3M6 13H3v-3"} />
         </button>
         {props.passing ? (
           <button class="pin" onClick={props.onKeep}>Keep</button>
         ) : (
-          <button class="pin" aria-label={`Close ${topic}`} title="Close" onClick={props.onClose}><Icon path="M4 4l8 8M12 4l-8 8" /></button>
+          <button class="pin" aria-label={`Close ${name}`} title="Close" onClick={props.onClose}><Icon path="M4 4l8 8M12 4l-8 8" /></button>
         )}
       </header>
       <div class="content">
-        {preview ? <PreviewBody live={live} topic={topic} backdrops={backdrops(props.graph, topic)} preview={preview} /> : <p class="quiet">Waiting for a message …</p>}
+        {preview ? <PreviewBody live={live} topic={topic} backdrops={backdrops(props.graph, topic)} nameOf={(other) => shownName(props.graph, other)} preview={preview} /> : <p class="quiet">Waiting for a message …</p>}
       </div>
       {preview && <PreviewFacts head={preview.head} />}
       {!props.large && <button
         class="resize"
-        aria-label={`Resize ${topic}`}
+        aria-label={`Resize ${name}`}
         title="Drag, or press an arrow key"
         onKeyDown={onSizeKey}
         onPointerDown={grab}
@@ -216,17 +219,21 @@ function topicOf(graph: Graph, edge: Edge): string[] {
   return box && !isGiven(box) && edge.kind !== "text" ? [fullName(box, edge.output)] : [];
 }
 
-/** Return the topics that come before one, the nearest first and of those what sounds like images. */
+const IMAGE = /image|frame|color|rgb|picture/i;
+
+/** Return the topics that come before one, the nearest first and of those what sounds like images; then the images of its own node. */
 function backdrops(graph: Graph, topic: string): string[] {
   const found: string[] = [];
-  let level = graph.boxes.filter((box) => box.outputs.some((output) => fullName(box, output) === topic)).map((box) => box.id);
+  const own = graph.boxes.filter((box) => box.outputs.some((output) => fullName(box, output) === topic));
+  let level = own.map((box) => box.id);
   for (let steps = 0; steps < 4 && level.length; steps++) {
     const edges = graph.edges.filter((edge) => level.includes(edge.target) && !found.includes(topicOf(graph, edge)[0] ?? topic));
-    const topics = edges.flatMap((edge) => topicOf(graph, edge).map((name) => [name, /image|frame|color|rgb|picture/i.test(name + edge.type)] as const));
+    const topics = edges.flatMap((edge) => topicOf(graph, edge).map((name) => [name, IMAGE.test(name + edge.type)] as const));
     found.push(...new Set([...topics].sort((a, b) => Number(b[1]) - Number(a[1])).map(([name]) => name)));
     level = edges.map((edge) => edge.source);
   }
-  return found;
+  const beside = own.flatMap((box) => box.outputs.map((output) => fullName(box, output))).filter((name) => name !== topic && IMAGE.test(name));
+  return [...new Set([...found, ...beside])];
 }
 
 /** Look at topics as long as they are in the list. */
@@ -261,7 +268,7 @@ function useSize(element: { current: HTMLElement | null }): { width: number; hei
   useLayoutEffect(() => {
     const outer = element.current!.parentElement!;
     const measure = () => {
-      if (element.current && outer.clientWidth) setSize({ width: element.current.clientWidth, height: outer.clientHeight });
+      if (element.current && outer.clientWidth) setSize({ width: element.current.clientWidth, height: outer.clientHeight - PADDING });
     };
     measure();
     const watch = new ResizeObserver(measure);

@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { labelOfLink, Links, nodeOf, sentenceOfPath, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
+import { failedNodes, labelOfLink, Links, nodeOf, rate, sentenceOfPath, sentences, shownName, short, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
 import { ParameterList } from "./parameters";
 import type { Live } from "./server";
@@ -47,6 +47,7 @@ function NodeDetails(props: DetailsProps & { id: string }) {
       <p class="quiet">
         {box.label === box.id ? box.kind : `${box.kind} ${box.id}`} {node && <Chip tone={toneOfNode(node)}>{node.status}</Chip>}
       </p>
+      {node?.failure && <p class="bad">{node.failure.reason}</p>}
       {box.description && <p>{box.description}</p>}
       {box.program && <code class="program">{box.program}</code>}
       {node && (
@@ -56,7 +57,7 @@ function NodeDetails(props: DetailsProps & { id: string }) {
           <Figure name="Restarts">{node.restarts}</Figure>
           {node.machine && <Figure name="Machine">{node.machine}</Figure>}
           <Figure name="Process">{node.pid ?? "–"}</Figure>
-          <Figure name="Sends">{short(node.sent_hz)} Hz</Figure>
+          <Figure name="Sends">{rate(node.sent_hz)}</Figure>
           <Figure name="Dropped">{whole(node.dropped)}</Figure>
           <Figure name="Waiting">{whole(node.waiting)}</Figure>
           <Figure name="Quiet">{node.quiet === null ? "–" : `${short(node.quiet)} s`}</Figure>
@@ -111,8 +112,8 @@ function EdgeDetails(props: DetailsProps & { edge: Edge }) {
 function Overall(props: DetailsProps) {
   const { state } = props.live;
   const links = linksOf(props);
-  const losing = props.graph.edges.filter((edge) => (links.of(edge)?.dropped ?? 0) > 0);
-  const failed = state?.nodes.filter((node) => node.status === "Failed") ?? [];
+  const losing = props.graph.edges.filter((edge) => !edge.asks_for_drops && (links.of(edge)?.dropped ?? 0) > 0);
+  const failed = failedNodes(state);
   const paths = state?.paths.filter((path) => path.messages > 0) ?? [];
   return (
     <>
@@ -123,17 +124,17 @@ function Overall(props: DetailsProps) {
           <Figure name="Nodes">{state.nodes.length}</Figure>
           <Figure name="CPU">{sum(state.nodes.map((node) => node.cpu)).toFixed(0)} %</Figure>
           <Figure name="Memory">{size(sum(state.nodes.map((node) => node.memory)))}</Figure>
-          <Figure name="Taken">{short(sum(state.links.map((link) => link.hz)))} Hz</Figure>
+          <Figure name="Taken">{rate(sum(state.links.map((link) => link.hz)))}</Figure>
         </dl>
       )}
       {failed.length > 0 && <h3>Failed</h3>}
       {failed.map((node) => (
-        <button class="item" key={node.id} onClick={() => props.onLogs(node.id)}><b class="bad">{node.id}</b><span>its log</span></button>
+        <button class="item" key={node.id} onClick={() => props.onLogs(node.id)}><b class="bad">{node.id}</b><span>its log</span><small class="bad">{node.failure!.reason}</small></button>
       ))}
       {paths.length > 0 && <h3>From source to sink</h3>}
       {paths.map((path) => (
         <p key={`${path.source} ${path.target}`}>
-          <b class={path.missed ? "warn" : ""}>{path.source} → {path.target}</b> {sentenceOfPath(path)}
+          <b class={path.missed ? "warn" : ""}>{shownName(props.graph, path.source)} → {shownName(props.graph, path.target)}</b> {sentenceOfPath(path)}
         </p>
       ))}
       {losing.length > 0 && <h3>Losses</h3>}

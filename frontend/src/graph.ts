@@ -36,6 +36,7 @@ export interface Edge {
   latched: number; // messages that a late receiver gets first
   sync: string; // "" if the input is in no group
   safe_state: boolean;
+  asks_for_drops: boolean; // the input does without older messages
 }
 
 export interface Graph {

@@ -2,7 +2,7 @@
 
 import ELK from "elkjs/lib/elk-api";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { type Box, type Graph, isGiven } from "./graph";
+import type { Box, Graph } from "./graph";
 import { IconButton, useNarrow } from "./hooks";
 import { labelOfLink, Links, nodeOf, type NodeState, sentences, size, toneOfLink, toneOfNode } from "./model";
 import type { Live } from "./server";
@@ -13,29 +13,30 @@ import { GraphView, type Selected } from "./view";
 const engine = new ELK({ workerFactory: () => new Worker("/assets/elk.js") });
 
 const ROOM = "9999 Hz · 99.9 ms"; // what the label of an edge may say
-const MANY = 16; // nodes and operators of which only the titles are readable
-const SMALLEST = 0.3; // the pane is one of several, and its nodes have to be seen
-const SMALLEST_ALONE = 0.5; // on a phone it has the whole screen
-const TOOLS = 52; // pixels, the height of the buttons over the graph
-const STATUS = "machine: 100 % · 9999 MB"; // the same for a node
+const TOOLS = { wide: { right: 52, bottom: 0 }, narrow: { right: 0, bottom: 58 } }; // pixels that the buttons cover
+const STATUS = "100 % · 9999 MB"; // the same for a node
 
 export function GraphPane(props: {
   live: Live;
   graph: Graph;
+  several: boolean; // the dataflow is on several machines
   selected: Selected;
   onSelect: (selected: Selected) => void;
+  large: boolean; // it has the room of all panes
+  onLarge: (large: boolean) => void;
+  highest: number; // percent of the panes that it may take; 0: it has a height of its own
+  onNeed: (percent: number) => void; // how much it would take
 }) {
   const place = useRef<HTMLDivElement>(null);
   const view = useRef<GraphView | null>(null);
   const redraw = useRef((_?: Direction) => {});
   const links = useRef(new Links(null, new Map()));
   const [problem, setProblem] = useState("");
-  const [wanted, setWanted] = useState<boolean | null>(null); // null: as the number of nodes requires
+  const [wanted, setWanted] = useState<boolean | null>(null); // null: as there is room
+  const [compact, setCompact] = useState(false);
   const [laidOut, setLaidOut] = useState(false);
   const { live, graph } = props;
   const narrow = useNarrow();
-
-  const compact = wanted ?? graph.boxes.filter((box) => !isGiven(box)).length > MANY;
 
   useEffect(() => {
     const boxes = new Map(graph.boxes.map((box) => [box.id, box]));
@@ -43,7 +44,7 @@ export function GraphPane(props: {
     const alone = (box: Box) => !box.id.includes("/");
     const shown = {
       ...graph,
-      boxes: graph.boxes.map((box) => ({ ...box, program: alone(box) ? STATUS : "" })),
+      boxes: graph.boxes.map((box) => ({ ...box, program: alone(box) ? (props.several ? `machine: ${STATUS}` : STATUS) : "" })),
     };
     const made = new GraphView(place.current!, shown, engine, props.onSelect, {
       room: (edge) => (edge.kind === "timer" ? "" : ROOM),
@@ -52,9 +53,10 @@ export function GraphPane(props: {
         return link ? sentences(link) : [];
       },
     });
-    made.covered = TOOLS;
-    made.compact = compact;
-    made.smallest = narrow ? SMALLEST_ALONE : SMALLEST;
+    made.covered = narrow ? TOOLS.narrow : TOOLS.wide;
+    made.wantsCompact = wanted;
+    const panes = place.current!.closest("main")!;
+    made.highest = (panes.clientHeight * props.highest) / 100;
     view.current = made;
     const refresh = () => {
       links.current = new Links(live.state, boxes);
@@ -75,10 +77,12 @@ export function GraphPane(props: {
     };
     let present = true; // another dataflow may be drawn before this one is laid out
     redraw.current = (direction) =>
-      void made.draw(direction).then(
+      void made.draw(direction ?? made.naturalDirection).then(
         () => {
           if (!present) return;
           refresh();
+          setCompact(made.compact);
+          props.onNeed((100 * made.neededHeight) / panes.clientHeight);
           setLaidOut(true);
           document.body.classList.add("ready");
         },
@@ -94,7 +98,7 @@ export function GraphPane(props: {
       off();
       place.current?.replaceChildren();
     };
-  }, [live, graph, compact, narrow]);
+  }, [live, graph, props.several, wanted, narrow, props.large]);
 
   useEffect(() => view.current?.highlightOnly(props.selected), [props.selected, graph, laidOut]);
 
@@ -112,6 +116,7 @@ export function GraphPane(props: {
         <IconButton path="M3 8h10" label="Smaller" onClick={() => view.current?.scaleBy(1 / 1.3)} />
         <IconButton path="M3 8h10M8 3v10" label="Larger" onClick={() => view.current?.scaleBy(1.3)} />
         <IconButton path="M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4" label="Show all" onClick={() => view.current?.fit(true)} />
+        {!narrow && <IconButton path="M2 3h12v10H2zM2 9h12" label="Only the graph" pressed={props.large} onClick={() => props.onLarge(!props.large)} />}
       </div>
     </section>
   );

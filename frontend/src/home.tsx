@@ -1,7 +1,8 @@
 // The dataflows of a coordinator, running and ended.
 
 import { Chip } from "./hooks";
-import { duration, type Listed, size } from "./model";
+import { duration, folderOf, type Listed, size, titleOf } from "./model";
+import { serverTime } from "./server";
 
 export const TONES = { Starting: "warn", Running: "fine", Finished: "rest", Failed: "bad" };
 
@@ -14,13 +15,14 @@ export function HomePane(props: { dataflows: Listed[] | null; onOpen: (uuid: str
       {ordered.length === 0 && <p class="hint">No dataflow was started yet: <code>dora start dataflow.yml</code></p>}
       {ordered.map((item) => (
         <button class="card listed" key={item.uuid} data-uuid={item.uuid} onClick={() => props.onOpen(item.uuid)}>
-          <b>{item.name}</b>
-          <Chip tone={TONES[item.status]}>{item.status}</Chip>
+          <b>{titleOf(item)}</b>
+          <Chip tone={item.reason && active(item) ? "bad" : TONES[item.status]}>{item.status}</Chip>
           <span class="quiet">
             {item.nodes.length} node{item.nodes.length === 1 ? "" : "s"} · {when(item)}
             {active(item) && item.memory ? ` · ${item.cpu.toFixed(0)} % · ${size(item.memory)}` : ""}
           </span>
           {item.reason && <span class="bad">{item.reason}</span>}
+          <code class="quiet">{folderOf(item)}</code>
           <code class="quiet">{item.uuid}</code>
         </button>
       ))}
@@ -29,7 +31,7 @@ export function HomePane(props: { dataflows: Listed[] | null; onOpen: (uuid: str
 }
 
 function when(item: Listed): string {
-  const now = Date.now() / 1000;
+  const now = serverTime();
   if (item.ended !== null) return `ended ${duration(Math.max(0, now - item.ended))} ago`;
   return `for ${duration(Math.max(0, now - item.created))}`;
 }

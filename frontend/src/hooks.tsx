@@ -23,6 +23,15 @@ export function useNarrow(): boolean {
   return narrow;
 }
 
+/** Draw again each second, for times that go on. */
+export function useClock(): void {
+  const [, again] = useReducer((count: number) => count + 1, 0);
+  useEffect(() => {
+    const timer = setInterval(() => document.hidden || again(undefined as never), 1000);
+    return () => clearInterval(timer);
+  }, []);
+}
+
 /** A state that the browser remembers, or with `sessionStorage` the tab. What cannot be stored or read is as if it had not been stored. */
 export function useStored<T>(key: string, initial: T, storage = localStorage): [T, (value: T) => void] {
   const [value, setValue] = useState<T>(() => {

@@ -45,6 +45,7 @@ export interface PlacedEdge {
 
 export interface Layout extends Area {
   direction: Direction;
+  compact: boolean; // boxes are their titles only
   boxes: PlacedBox[];
   groups: PlacedGroup[];
   edges: PlacedEdge[];
@@ -81,6 +82,9 @@ const DENSE: LayoutOptions = {
   "elk.layered.spacing.edgeEdgeBetweenLayers": "5",
   "elk.padding": "[top=12,left=12,bottom=12,right=12]",
 };
+
+/** Where every edge has a label, which is a layer of its own. */
+const LABELLED: LayoutOptions = { "elk.layered.spacing.nodeNodeBetweenLayers": "28", "elk.padding": "[top=16,left=16,bottom=16,right=16]" };
 
 const ROOT: LayoutOptions = {
   ...SPACING,
@@ -170,7 +174,7 @@ class Drawing {
       id: "",
       layoutOptions: {
         ...ROOT,
-        ...(this.compact ? DENSE : {}),
+        ...(this.compact ? DENSE : this.label === remarks ? {} : LABELLED),
         ...PLACEMENT[this.boxes.size + labels.length > LARGE ? "large" : "small"],
         "elk.direction": this.direction,
       },
@@ -285,6 +289,7 @@ class Drawing {
       width: root.width!,
       height: root.height!,
       direction: this.direction,
+      compact: this.compact,
       boxes,
       groups,
       edges: root.edges!.map((edge, index) => this.readEdge(edge, index)),

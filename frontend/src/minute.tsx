@@ -2,14 +2,19 @@
 
 import type { ComponentChildren } from "preact";
 import { ends, type Graph } from "./graph";
-import { useState } from "preact/hooks";
-import { useLive } from "./hooks";
-import { linkName, milliseconds, nodeOf, rate, short } from "./model";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLive, useNarrow } from "./hooks";
+import { linkName, milliseconds, nodeOf, rate } from "./model";
 import { COLOURS, Plot } from "./plot";
 import { type Live, MINUTE, type Sample } from "./server";
 import type { Selected } from "./view";
 
-const MOST = 5; // curves in a chart: those with the greatest values
+// The legend of a chart takes little of it, so that most of it is curves.
+const SHARE = 0.36;
+const LINE = 15; // pixels, the height of a line of the legend
+const COLUMN = 150; // pixels: a name and a figure
+const GAP = 14; // pixels between two charts
+const HIGH = 190; // pixels of a chart on a phone; all as in dashboard.css
 
 interface Curve {
   name: string;
@@ -22,6 +27,8 @@ export function MinutePane(props: { live: Live; graph: Graph; selected: Selected
   const { live, graph, selected } = props;
   useLive(live, "samples");
   const { history } = live;
+  const pane = useRef<HTMLElement>(null);
+  const legend = useLegend(pane, useNarrow());
   const boxes = new Map(graph.boxes.map((box) => [box.id, box]));
   const box = selected?.kind === "box" ? boxes.get(selected.id) : undefined;
   const edges = graph.edges.filter((edge) => (selected?.kind === "edge" ? edge === selected.edge : !selected || edge.source === selected.id || edge.target === selected.id));
@@ -41,23 +48,45 @@ export function MinutePane(props: { live: Live; graph: Graph; selected: Selected
     .filter(({ name }) => !box || name === nodeOf(box));
   const latency = links(1);
   return (
-    <section class="pane minute" id="minute" aria-label="Last minute">
-      <Chart title="Rates" history={history} curves={links(0)} unit={rate} empty="no link" />
+    <section class="pane minute" id="minute" aria-label="Last minute" ref={pane}>
+      <Chart title="Rates" legend={legend} history={history} curves={links(0)} unit={rate} empty="no link" />
       <Chart
         title="Latencies"
+        legend={legend}
         history={history}
         curves={latency}
         unit={milliseconds}
         empty={props.latency ? "nothing measured yet" : <button class="button" onClick={() => props.onLatency(true)}>Measure</button>}
       />
-      <Chart title="Drops" history={history} curves={links(2)} unit={(value) => `${short(value)}/s`} empty="none" positive />
-      <Chart title="CPU" history={history} curves={cpu} unit={(value) => `${value.toFixed(0)} %`} empty="no process" />
+      <Chart title="Drops" legend={legend} history={history} curves={links(2)} unit={rate} empty="none" positive />
+      <Chart title="CPU" legend={legend} history={history} curves={cpu} unit={(value) => `${value.toFixed(0)} %`} empty="no process" />
     </section>
   );
 }
 
+interface Legend {
+  columns: number;
+  lines: number;
+}
+
+/** Return the size of the legend of a chart, for which all charts have the same room. */
+function useLegend(pane: { current: HTMLElement | null }, narrow: boolean): Legend {
+  const [legend, setLegend] = useState<Legend>({ columns: 1, lines: 4 });
+  useLayoutEffect(() => {
+    const watch = new ResizeObserver(() => {
+      const { clientWidth, clientHeight } = pane.current!;
+      const [width, height] = narrow ? [clientWidth, HIGH] : [clientWidth / 4 - GAP, clientHeight - 12];
+      if (clientWidth > 0) setLegend({ columns: width >= 2 * COLUMN ? 2 : 1, lines: Math.max(2, Math.floor((SHARE * height) / LINE)) });
+    });
+    watch.observe(pane.current!);
+    return () => watch.disconnect();
+  }, [narrow]);
+  return legend;
+}
+
 function Chart(props: {
   title: string;
+  legend: Legend;
   history: Sample[];
   curves: Curve[];
   unit: (value: number) => string;
@@ -67,7 +96,8 @@ function Chart(props: {
   const [pointed, setPointed] = useState<number | null>(null); // the sample under the pointer, in any of the charts
   const greatest = (curve: Curve) => Math.max(-1, ...curve.values.map((value) => value ?? -1));
   const all = props.curves.filter((curve) => greatest(curve) > (props.positive ? 0 : -1));
-  const most = new Set([...all].sort((a, b) => greatest(b) - greatest(a)).slice(0, MOST));
+  const room = props.legend.lines * props.legend.columns;
+  const most = new Set([...all].sort((a, b) => greatest(b) - greatest(a)).slice(0, room));
   const curves = all.filter((curve) => most.has(curve)); // in an order that stays
   const colours = distinctColours(curves);
   const { history } = props;
@@ -79,13 +109,13 @@ function Chart(props: {
   return (
     <figure class={curves.length ? "chart" : "chart empty"} data-chart={props.title} aria-label={`${props.title} of the last ${seconds} s`}>
       <figcaption>
-        {props.title} <span class="quiet">{[all.length > MOST && `${MOST} of ${all.length}`, ago].filter(Boolean).join(" · ")}</span>
+        {props.title} <span class="quiet">{[all.length > room && `${room} of ${all.length}`, ago].filter(Boolean).join(" · ")}</span>
       </figcaption>
       {curves.length === 0 && <p class="quiet">{props.empty}</p>}
       {curves.length > 0 && (
         <>
           <Plot data={data} names={curves.map(({ name }) => name)} colours={colours} time window={MINUTE} onPoint={setPointed} />
-          <ul>
+          <ul style={{ gridTemplateColumns: `repeat(${props.legend.columns}, minmax(0, 1fr))` }}>
             {curves.map(({ name, title, values }, index) => {
               const value = values[shown];
               return (

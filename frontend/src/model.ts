@@ -1,11 +1,12 @@
 // What the server says about a dataflow, and the words and colours for it.
 
-import { type Box, type Edge, ends, isGiven } from "./graph";
+import { type Box, type Edge, ends, type Graph, isGiven } from "./graph";
 import type { Tone } from "./view";
 
 export interface NodeState {
   id: string;
   status: string;
+  failure: { number: number; reason: string } | null; // the first cause is number 1
   machine: string; // "" while all nodes are on one
   pid: number | null;
   restarts: number;
@@ -27,6 +28,7 @@ export interface LinkState {
   waiting: number | null;
   queue_size: number;
   policy: "drop_oldest" | "latest" | "backpressure";
+  asks_for_drops: boolean; // the input does without older messages
   dropped: number;
   dropping_hz: number;
   expired: number; // too old to be delivered, since the start
@@ -78,6 +80,7 @@ export interface Listed {
   nodes: string[];
   file: string | null;
   log_directory: string;
+  machines: string[];
   created: number;
   ended: number | null;
   cpu: number;
@@ -122,6 +125,13 @@ export function fullName(box: Box, port: string): string {
   return `${box.id}/${port}`;
 }
 
+/** Return an output as the dataflow file calls it: without the operator id that nobody wrote. */
+export function shownName(graph: Graph, topic: string): string {
+  const [node, operator, ...rest] = topic.split("/");
+  const alone = operator === DEFAULT_OPERATOR && rest.length > 0 && graph.boxes.some((box) => box.id === node && box.kind === "operator");
+  return alone ? [node, ...rest].join("/") : topic;
+}
+
 /** Return the node whose process a box is, or is in. */
 export function nodeOf(box: Box): string {
   return box.id.split("/")[0]!;
@@ -152,18 +162,46 @@ export class Links {
 }
 
 /** Return how many messages of a link its receiver should have got, and did not: a stop leaves some unread. */
-export function lostOn(report: LinkReport, outcome: Outcome): number {
-  return report.dropped + (outcome.stopped ? 0 : report.unread);
+export function lostOn(report: LinkReport, asksForDrops: boolean, outcome: Outcome): number {
+  return (asksForDrops ? 0 : report.dropped) + (outcome.stopped ? 0 : report.unread);
+}
+
+/** Return the name of a dataflow for a heading. Most files are called dataflow.yml, and then the folder says more. */
+export function titleOf(listed: Listed): string {
+  return listed.name === "dataflow" ? folderOf(listed).split("/").pop() || listed.name : listed.name;
+}
+
+/** Return the folder of the dataflow file; without a file, the one below which the logs are written. */
+export function folderOf(listed: Listed): string {
+  const levels = listed.file && !listed.file.includes("://") ? 1 : 2;
+  return (levels === 1 ? listed.file! : listed.log_directory).split("/").slice(0, -levels).join("/");
+}
+
+/** Return the nodes that have failed, the first cause first. */
+export function failedNodes(state: State | null): NodeState[] {
+  const failed = state?.nodes.filter((node) => node.failure !== null) ?? [];
+  return failed.sort((a, b) => a.failure!.number - b.failure!.number);
+}
+
+/** Return how many messages a node has lost although its inputs did not ask for it. */
+export function lostBy(node: NodeState, state: State): number {
+  const own = state.links.filter((link) => link.target.startsWith(`${node.id}/`) && !link.asks_for_drops);
+  return own.reduce((sum, link) => sum + link.dropped, 0);
 }
 
 /** Return the last state of a dataflow that has ended. */
 export function endedState(state: State, outcome: Listed): State {
-  const failed = new Set(outcome.result?.failures.map((failure) => failure.node_id));
+  const failures = outcome.result?.failures ?? [];
+  const failureOf = (node: NodeState) => {
+    const index = failures.findIndex((failure) => failure.node_id === node.id);
+    return node.failure ?? (index < 0 ? null : { number: index + 1, reason: failures[index]!.message });
+  };
   const reports = new Map(outcome.result?.links.map((report) => [report.link, report]));
   return {
     nodes: state.nodes.map((node) => ({
       ...node,
-      status: failed.has(node.id) ? FAILED : STOPPED,
+      status: failureOf(node) ? FAILED : STOPPED,
+      failure: failureOf(node),
       ...{ pid: null, cpu: null, memory: null, sent_hz: 0, bytes_per_second: 0, waiting: 0 },
     })),
     links: state.links.map((link) => {
@@ -193,9 +231,9 @@ export function toneOfNode(node: NodeState): Tone {
   return "fine";
 }
 
-/** Return how a link is: red for what goes wrong now, amber for what did, green while a deadline is kept. */
+/** Return how a link is: red for what goes wrong now, amber for what did, green while a deadline is kept. Losses that the input asks for are not wrong. */
 export function toneOfLink(link: LinkState, edge: Edge): Tone {
-  if (link.dropping_hz > 0 || link.overdue || link.in_safe_state) return "bad";
+  if ((link.dropping_hz > 0 && !link.asks_for_drops) || link.overdue || link.in_safe_state) return "bad";
   if (link.silent || link.missed || link.expired || link.safe_states) return "warn";
   if (link.waiting !== null && link.queue_size !== undefined && link.queue_size > 1 && link.waiting >= 0.8 * link.queue_size) return "warn";
   if (link.hz > 0) return edge.deadline ? "kept" : "fine";
@@ -206,7 +244,7 @@ export function toneOfLink(link: LinkState, edge: Edge): Tone {
 export function labelOfLink(link: LinkState, brief = false): string {
   const words = [link.in_safe_state ? "safe state" : link.overdue ? "late" : link.silent ? "silent" : rate(link.hz)];
   if (link.latency && !(brief && link.dropping_hz > 0)) words.push(milliseconds(link.latency[0]));
-  if (link.dropping_hz > 0) words.push(`−${short(link.dropping_hz)}/s`);
+  if (link.dropping_hz > 0) words.push(`−${rate(link.dropping_hz)}`);
   return words.join(" · ");
 }
 
@@ -217,7 +255,7 @@ export function sentences(link: LinkState): string[] {
   if (link.waiting !== null && link.queue_size !== undefined) lines.push(`${whole(link.waiting)} of ${whole(link.queue_size)} places in the queue are taken.`);
   if (link.latency) lines.push(`Taken after ${milliseconds(link.latency[0])} (99 %: ${milliseconds(link.latency[1])}).`);
   if (link.dropped)
-    lines.push(`${whole(link.dropped)} dropped since the start${link.dropping_hz > 0 ? `, ${short(link.dropping_hz)} a second now` : ""}.`);
+    lines.push(`${whole(link.dropped)} dropped since the start${link.dropping_hz > 0 ? `, ${rate(link.dropping_hz)} now` : ""}${link.asks_for_drops ? ", as the input asks" : ""}.`);
   if (link.missed) lines.push(`Deadline missed ${times(link.missed)}${link.overdue ? ", and no message since" : ""}.`);
   if (link.expired) lines.push(`${whole(link.expired)} expired: too old to be delivered.`);
   if (link.thinned) lines.push(`${whole(link.thinned)} thinned: left out by its rate.`);

@@ -2,7 +2,7 @@
 
 import type { Graph } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { short, size, toneOfNode, whole } from "./model";
+import { lostBy, rate, short, size, toneOfNode, whole } from "./model";
 import type { Live } from "./server";
 import type { Selected } from "./view";
 
@@ -22,7 +22,7 @@ export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected
       <table>
         <thead>
           <tr>
-            {["Node", "Status", "CPU", "Memory", "Sends", "Dropped"].map((name) => <th key={name} scope="col">{name}</th>)}
+            {["Node", "Status", "CPU", "Memory", "Sends", "Dropped"].map((name) => <th key={name} scope="col" class={name === "Sends" ? "rate" : ""}>{name}</th>)}
             {["Waiting", "Restarts"].map((name) => <th key={name} scope="col" class="spare">{name}</th>)}
           </tr>
         </thead>
@@ -33,8 +33,8 @@ export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected
               <td><Chip tone={toneOfNode(node)}>{node.status}</Chip></td>
               <td>{node.cpu === null ? "–" : `${node.cpu.toFixed(0)} %`}</td>
               <td>{node.memory === null ? "–" : size(node.memory)}</td>
-              <td>{short(node.sent_hz)} Hz</td>
-              <td class={node.dropped ? "warn" : ""}>{short(node.dropped)}</td>
+              <td class="rate">{rate(node.sent_hz)}</td>
+              <td class={lostBy(node, props.live.state!) ? "bad" : ""}>{short(node.dropped)}</td>
               <td class="spare">{whole(node.waiting)}</td>
               <td class="spare">{node.restarts}</td>
             </tr>

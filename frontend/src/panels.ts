@@ -11,7 +11,8 @@ export interface Panel {
   high: number;
 }
 
-export const ROW = 52; // pixels of a row with its gap, as in dashboard.css
+export const ROW = 26; // pixels of a row with its gap, as in dashboard.css
+export const LOWEST = 6; // rows of a panel
 export const GAP = 8;
 const NARROWEST = 280; // pixels of a column
 const SHOWN = 6; // that are chosen without a user
@@ -65,7 +66,7 @@ export function columnsFor(width: number, panels: number): number {
 
 /** Return the rows that a panel takes by itself: a picture is shown whole, and nothing is higher than the pane. */
 export function rowsFor(head: Head | undefined, width: number, most: number): number {
-  return Math.max(3, Math.min(most, contentRows(head, width)));
+  return Math.max(LOWEST, Math.min(most, contentRows(head, width)));
 }
 
 function contentRows(head: Head | undefined, width: number): number {
@@ -80,11 +81,11 @@ function contentRows(head: Head | undefined, width: number): number {
       return rows(Math.min(width - 22, 340) + around);
     case "series":
     case "curve":
-      return 5;
+      return 10;
     case "table":
       return rows(24 * (head.rows.length + 1) + around);
     case "text":
-      return Math.min(5, rows(18 * head.texts.length + around));
+      return Math.min(10, rows(18 * head.texts.length + around));
   }
-  return 3;
+  return LOWEST;
 }

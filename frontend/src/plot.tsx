@@ -5,12 +5,12 @@ import uPlot from "uplot";
 
 export const COLOURS = ["#3b82f6", "#f97316", "#22c55e", "#d946ef", "#eab308", "#06b6d4", "#ef4444", "#84cc16"];
 
-/** Return the size of a plot that fills an element, without its legend. */
-function roomIn(place: HTMLElement, legend = 0): { width: number; height: number } {
-  return { width: place.clientWidth || 300, height: Math.max(60, place.clientHeight - legend) };
+/** Return the size of a plot that fills an element. */
+function roomIn(place: HTMLElement): { width: number; height: number } {
+  return { width: place.clientWidth || 300, height: Math.max(60, place.clientHeight) };
 }
 
-/** Draw curves: the first of `data` is for the axis, each other one is a curve. `window`: the last seconds, from zero upward, without a legend; `onPoint` hears which value is pointed at, here or in another such plot. */
+/** Draw curves: the first of `data` is for the axis, each other one is a curve. `window`: the last seconds, from zero upward; `onPoint` hears which value is pointed at, here or in another such plot. */
 export function Plot(props: { data: (number | null)[][]; names: string[]; time: boolean; colours?: string[]; window?: number; onPoint?: (index: number | null) => void }) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
@@ -32,7 +32,8 @@ export function Plot(props: { data: (number | null)[][]; names: string[]; time: 
           : [{ ...axis, size: 26 }, { ...axis, size: 52 }],
         cursor: { drag: { x: false, y: false }, ...(window ? { sync: { key: "window" }, y: false } : {}) },
         hooks: { setCursor: [({ cursor }) => props.onPoint?.(cursor.idx ?? null)] },
-        legend: { show: !window && props.names.length > 1, live: false },
+        ...(window ? { padding: [4, 26, 0, 0] as uPlot.Padding } : {}),
+        legend: { show: false }, // the names are with the figures, above or below the plot
         series: [
           props.time ? { value: "{HH}:{mm}:{ss}" } : {},
           ...props.names.map((label, index) => ({
@@ -47,7 +48,7 @@ export function Plot(props: { data: (number | null)[][]; names: string[]; time: 
       place.current!,
     );
     plot.current = made;
-    const fill = () => place.current && made.setSize(roomIn(place.current, made.root.querySelector<HTMLElement>(".u-legend")?.offsetHeight));
+    const fill = () => place.current && made.setSize(roomIn(place.current));
     fill();
     const watch = new ResizeObserver(fill);
     watch.observe(place.current!);

@@ -4,11 +4,11 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Cloud } from "./cloud";
 import { useLive } from "./hooks";
 import { asText, rounded, size, whole } from "./model";
-import { Plot } from "./plot";
+import { COLOURS, Plot } from "./plot";
 import type { Head, Live, Preview } from "./server";
 
 /** Draw what a topic carries. `backdrops`: topics that may be the image which boxes belong to, the most likely first. */
-export function PreviewBody(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
+export function PreviewBody(props: { live: Live; topic: string; backdrops: string[]; nameOf: (topic: string) => string; preview: Preview }) {
   const { head, body } = props.preview;
   switch (head.kind) {
     case "image":
@@ -101,21 +101,48 @@ function paint(canvas: HTMLCanvasElement, image: ImageBitmap, head: Head, boxes:
   image.close();
 }
 
+// Light enough for dark letters on them, and far apart on any picture.
+const CLASS_COLOURS = ["#4ade80", "#fb923c", "#38bdf8", "#f472b6", "#facc15", "#a78bfa", "#2dd4bf", "#f87171", "#a3e635", "#e879f9", "#93c5fd", "#fdba74"];
+const coloured = new Map<string, number>(); // class → index of its colour, the same in all previews
+
+/** Return the colour of a class: by its name, so that it stays, or the next one that no other class has. */
+export function colourOf(name: string): string {
+  let index = coloured.get(name);
+  if (index === undefined) {
+    index = [...name].reduce((hash, letter) => (hash * 31 + letter.codePointAt(0)!) % 65521, 0) % CLASS_COLOURS.length;
+    const taken = new Set(coloured.values());
+    for (let tries = 0; taken.has(index) && tries < CLASS_COLOURS.length; tries++) index = (index + 1) % CLASS_COLOURS.length;
+    coloured.set(name, index);
+  }
+  return CLASS_COLOURS[index]!;
+}
+
+/** Return black or white, which is read better on a colour like "#ff8800". */
+function inkOn(colour: string): string {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  return 0.299 * red! + 0.587 * green! + 0.114 * blue! > 110 ? "#0b1220" : "#ffffff";
+}
+
 function drawBoxes(context: CanvasRenderingContext2D, boxes: Box[], scale: number): void {
   const unit = Math.max(1, context.canvas.width / 400);
   context.lineWidth = 2 * unit;
-  context.font = `${11 * unit}px system-ui`;
+  context.font = `600 ${11 * unit}px system-ui`;
   context.textBaseline = "bottom";
-  for (const [x, y, width, height, label] of boxes) {
-    context.strokeStyle = "#22c55e";
+  // All boxes first, so that none is drawn over the words of another.
+  const drawn = boxes.map(([x, y, width, height, label, name, own]) => {
+    const colour = own || colourOf(name);
+    context.strokeStyle = colour;
     context.strokeRect(x * scale, y * scale, width * scale, height * scale);
+    return { label, colour, left: x * scale - unit, top: Math.max(y * scale, 15 * unit) };
+  });
+  for (const { label, colour, left, top } of drawn) {
     if (!label) continue;
     const room = context.measureText(label).width + 8 * unit;
-    const top = Math.max(y * scale, 15 * unit);
-    context.fillStyle = "#22c55e";
-    context.fillRect(x * scale - unit, top - 15 * unit, room, 15 * unit);
-    context.fillStyle = "#052e16";
-    context.fillText(label, x * scale + 3 * unit, top - unit);
+    const begin = Math.max(0, Math.min(left, context.canvas.width - room));
+    context.fillStyle = colour;
+    context.fillRect(begin, top - 15 * unit, room, 15 * unit);
+    context.fillStyle = inkOn(colour);
+    context.fillText(label, begin + 4 * unit, top - unit);
   }
 }
 
@@ -135,7 +162,7 @@ export function matched(boxes: Preview[], frames: Preview[]): { boxes?: Preview;
   return { boxes: newest, frame: before[before.length - 1] ?? frames[0], own: false };
 }
 
-function Boxes(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
+function Boxes(props: { live: Live; topic: string; backdrops: string[]; nameOf: (topic: string) => string; preview: Preview }) {
   const { live, backdrops } = props;
   const [chosen, setChosen] = useState(backdrops[0] ?? "");
   useEffect(() => (chosen ? live.look(chosen) : undefined), [live, chosen]);
@@ -154,7 +181,7 @@ function Boxes(props: { live: Live; topic: string; backdrops: string[]; preview:
           over{" "}
           <select value={chosen} onChange={(event) => setChosen(event.currentTarget.value)}>
             {backdrops.map((topic) => (
-              <option key={topic} value={topic}>{topic}</option>
+              <option key={topic} value={topic}>{props.nameOf(topic)}</option>
             ))}
             <option value="">nothing</option>
           </select>
@@ -181,7 +208,14 @@ function Series(props: { live: Live; topic: string; head: Head }) {
   const last = steps[steps.length - 1]?.[1] ?? [];
   return (
     <>
-      <p class="numbers">{last.map((value) => (value === null ? "NaN" : rounded(value))).join("  ")}</p>
+      <p class="numbers">
+        {last.map((value, index) => (
+          <span key={index} title={names[index]}>
+            {count > 1 && <i style={{ background: COLOURS[index % COLOURS.length] }} />}
+            {props.head.names[index] && <><small class="quiet">{props.head.names[index]}</small> </>}{value === null ? "NaN" : rounded(value)}
+          </span>
+        ))}
+      </p>
       <Plot data={data} names={names} time />
     </>
   );

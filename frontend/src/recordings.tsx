@@ -3,6 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { whole } from "./model";
 import { ask } from "./server";
+import { say } from "./toasts";
 
 interface Recorder {
   pid: number;
@@ -23,7 +24,6 @@ export function Recordings({ uuid }: { uuid: string }) {
   const path = `/dashboard/${uuid}/recordings`;
   const [recorders, setRecorders] = useState<Recorder[]>([]);
   const [busy, setBusy] = useState(false);
-  const [told, setTold] = useState("");
 
   const load = () => ask<Recorder[]>("GET", path).then(setRecorders, () => setRecorders([]));
   useEffect(() => {
@@ -34,13 +34,14 @@ export function Recordings({ uuid }: { uuid: string }) {
 
   const act = async (request: Promise<unknown>) => {
     setBusy(true);
-    setTold("");
     try {
       const outcome = (await request) as Partial<Outcome>;
-      if (outcome.lost !== undefined)
-        setTold(`${whole(outcome.messages ?? 0)} messages are in ${outcome.path}${outcome.lost ? `; INCOMPLETE: ${whole(outcome.lost)} are missing` : ""}`);
+      if (outcome.lost !== undefined) {
+        const missing = outcome.lost ? ` (INCOMPLETE: ${whole(outcome.lost)} are missing)` : "";
+        say({ text: `${whole(outcome.messages ?? 0)} messages${missing} are in`, recording: outcome.path, bad: outcome.lost > 0 });
+      }
     } catch (error) {
-      setTold((error as Error).message);
+      say({ text: (error as Error).message, bad: true });
     }
     setBusy(false);
     await load();
@@ -62,11 +63,6 @@ export function Recordings({ uuid }: { uuid: string }) {
         <button class="button" disabled={busy} onClick={() => act(ask("POST", path, {}))}>
           Record
         </button>
-      )}
-      {told && (
-        <span class="note" role="status">
-          {told} <button class="link" onClick={() => setTold("")}>OK</button>
-        </span>
       )}
     </>
   );

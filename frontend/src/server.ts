@@ -15,6 +15,7 @@ export class Refused extends Error {
 export interface About {
   uuid: string;
   name: string;
+  machines: string[]; // by their ids, or this computer by its name
   file: string | null;
   running: boolean;
   here: boolean;
@@ -28,6 +29,11 @@ const KEY = "page"; // of this origin alone, while a cookie goes to every port o
 export const keep = (key: string) => localStorage.setItem(KEY, key);
 const kept = () => localStorage.getItem(KEY) ?? "";
 
+let ahead = 0; // milliseconds between the clock of the server and the clock here
+
+/** The time by the clock of the server, in seconds since the Unix epoch: the browser may be on another machine. */
+export const serverTime = () => (Date.now() + ahead) / 1000;
+
 /** Ask the server; throws `Refused` with its sentence, or `TypeError` if it is not there. */
 export async function ask<T>(method: string, path: string, body?: unknown): Promise<T> {
   const response = await fetch(path, {
@@ -35,6 +41,9 @@ export async function ask<T>(method: string, path: string, body?: unknown): Prom
     headers: { "X-Dora-Page": kept(), ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
+  const date = Date.parse(response.headers.get("Date") ?? "");
+  // The header has whole seconds, so a clock that is right seems to be up to a second ahead.
+  if (Math.abs(date - Date.now()) > 2000) ahead = date - Date.now();
   if (!response.ok) {
     const told = await response.json().catch(() => ({ error: response.statusText }));
     throw new Refused(response.status, told.error);
@@ -60,7 +69,7 @@ export interface Head {
   height: number;
   media_type: string;
   shown: [number, number];
-  boxes: [number, number, number, number, string][];
+  boxes: [x: number, y: number, width: number, height: number, label: string, name: string, colour: string][]; // name: the class
   count: number;
   names: string[];
   steps: [number, (number | null)[]][];

@@ -31,10 +31,10 @@ const FONTS: Record<Font, string> = {
 };
 // Scales: a graph that would be shown smaller than the first opens at the second, to be moved around;
 // a small graph is not blown up beyond the third.
-const SMALLEST_READABLE = 0.5;
-const READABLE = 0.75;
-const SMALL = 0.8; // a graph that is shown smaller may fit better in the other direction
+const SMALLEST_READABLE = 0.7;
+const READABLE = 0.8;
 const LARGEST = 1.15;
+const MANY = 16; // nodes and operators that are not laid out in full to learn that they have no room
 
 /** How something is at the moment: all right, to be watched, in trouble, or at rest. */
 export type Tone = "fine" | "kept" | "warn" | "bad" | "rest";
@@ -60,12 +60,12 @@ export class GraphView {
   private groups = new Map<string, SVGGElement>(); // by id
   private selected: Selected = null;
   private moved = false; // by the user
-  /** Pixels at the bottom that something else covers. */
-  covered = 0;
-  /** A graph that would be shown smaller than this opens at its beginning. */
-  smallest = SMALLEST_READABLE;
-  /** Show boxes as their titles only, and edges without labels, so that many have room. */
-  compact = false;
+  /** Pixels at the right and at the bottom that something else covers. */
+  covered = { right: 0, bottom: 0 };
+  /** Pixels that its element may become high, if that is more than now; for the choice of `wantsCompact`. */
+  highest = 0;
+  /** Show boxes as their titles only, and edges without labels; null: if all of them are readable only so. */
+  wantsCompact: boolean | null = false;
 
   constructor(
     private element: HTMLElement,
@@ -103,9 +103,14 @@ export class GraphView {
     return this.layout?.direction ?? this.naturalDirection;
   }
 
-  /** Lay the graph out, in the direction that fits best if none is given, and draw it; throws what the engine throws. */
-  async draw(direction?: Direction): Promise<void> {
-    const layout = direction ? await this.place(direction) : await this.placeBest();
+  /** Whether boxes are shown as their titles only. */
+  get compact(): boolean {
+    return this.layout?.compact ?? false;
+  }
+
+  /** Lay the graph out and draw it; throws what the engine throws. */
+  async draw(direction: Direction): Promise<void> {
+    const layout = await this.place(direction);
     this.layout = layout;
     this.boxes.clear();
     this.edges.clear();
@@ -122,21 +127,33 @@ export class GraphView {
     this.fit();
   }
 
-  private place(direction: Direction): Promise<Layout> {
-    return place(this.graph, this.engine, measure, direction, this.live?.room, this.compact);
+  private async place(direction: Direction): Promise<Layout> {
+    const placed = (compact: boolean) => place(this.graph, this.engine, measure, direction, this.live?.room, compact);
+    if (this.wantsCompact !== null) return placed(this.wantsCompact);
+    if (this.graph.boxes.filter((box) => !isGiven(box)).length > MANY) return placed(true);
+    const full = await placed(false);
+    const readable = (layout: Layout) => this.scaleOf(layout, Math.max(this.room[1], this.highest)) >= SMALLEST_READABLE;
+    if (readable(full)) return full;
+    const compact = await placed(true);
+    return readable(compact) ? compact : full;
   }
 
-  private async placeBest(): Promise<Layout> {
-    const natural = await this.place(this.naturalDirection);
-    if (this.scaleOf(natural) >= SMALL) return natural;
-    const other = await this.place(natural.direction === "RIGHT" ? "DOWN" : "RIGHT");
-    // A graph of which only a part is shown goes on in the natural direction.
-    return this.scaleOf(other) > this.scaleOf(natural) && this.scaleOf(other) >= this.smallest ? other : natural;
+  /** The height that shows the graph in the size in which its width fits, in pixels. */
+  get neededHeight(): number {
+    if (!this.layout) return 0;
+    const scale = Math.min(LARGEST, this.room[0] / this.layout.width);
+    return this.layout.height * Math.max(scale, SMALLEST_READABLE) + this.covered.bottom;
+  }
+
+  /** The width and height that nothing else covers. */
+  private get room(): [number, number] {
+    return [this.element.clientWidth - this.covered.right, this.element.clientHeight - this.covered.bottom];
   }
 
   /** Return the scale at which all of a layout is seen. */
-  private scaleOf({ width, height }: Layout): number {
-    return Math.min(this.element.clientWidth / width, (this.element.clientHeight - this.covered) / height);
+  private scaleOf({ width, height }: Layout, h = this.room[1]): number {
+    const [w] = this.room;
+    return Math.min(w / width, h / height);
   }
 
   /** Fit again into an element whose size has changed, unless the user has moved the graph. */
@@ -148,13 +165,24 @@ export class GraphView {
   fit(whole = false): void {
     if (!this.layout) return;
     const { width, height } = this.layout;
-    const [w, h] = [this.element.clientWidth, this.element.clientHeight - this.covered];
+    const [w, h] = this.room;
     const all = this.scaleOf(this.layout);
-    const scale = Math.min(LARGEST, whole || all >= this.smallest ? all : READABLE);
-    // Centred where it fits, otherwise from where the dataflow begins.
-    const x = width * scale <= w ? (w - width * scale) / 2 : 0;
-    const y = height * scale <= h ? (h - height * scale) / 2 : 0;
+    const scale = Math.min(LARGEST, whole || all >= SMALLEST_READABLE ? all : READABLE);
+    // Centred where it fits, otherwise around the boxes where the dataflow begins.
+    const begin = this.beginning(this.layout);
+    const shift = (size: number, room: number, middle: number) =>
+      size * scale <= room ? (room - size * scale) / 2 : Math.max(room - size * scale, Math.min(0, room / 2 - middle * scale));
+    const [x, y] = [shift(width, w, begin.x), shift(height, h, begin.y)];
     this.surface.call(this.zoom.transform, zoomIdentity.translate(x, y).scale(scale));
+  }
+
+  /** Return the middle of the boxes of the first layer. */
+  private beginning({ boxes, direction }: Layout): Point {
+    const along = (box: PlacedBox) => (direction === "RIGHT" ? box.x : box.y);
+    const first = Math.min(...boxes.map(along));
+    const layer = boxes.filter((box) => along(box) <= first + 1);
+    const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / (values.length || 1);
+    return { x: mean(layer.map((box) => box.x + box.width / 2)), y: mean(layer.map((box) => box.y + box.height / 2)) };
   }
 
   /** Enlarge around the middle. */

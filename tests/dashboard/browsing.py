@@ -40,12 +40,14 @@ class Opened:
 class Running:
     """``dora run --ui`` in a folder."""
 
-    def __init__(self, folder: Path, programs: Mapping[str, str], flow: str, *options: str) -> None:
+    def __init__(
+        self, folder: Path, programs: Mapping[str, str], flow: str, *options: str, file: str = "robot.yml"
+    ) -> None:
         for name, text in programs.items():
             (folder / name).write_text(textwrap.dedent(text))
-        (folder / "robot.yml").write_text(flow)
+        (folder / file).write_text(flow)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dora", "run", "--ui", "robot.yml", *options],
+            [sys.executable, "-m", "dora", "run", "--ui", file, *options],
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -79,6 +81,14 @@ class Running:
 
 def wait_for_line(page: Any, text: str) -> None:
     page.locator(".entry .message", has_text=text).wait_for()
+
+
+def overlap(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Return whether two boxes on the screen (`bounding_box`) cover each other, if only in part."""
+    return all(
+        one[start] < other[start] + other[size] and other[start] < one[start] + one[size]
+        for start, size in (("x", "width"), ("y", "height"))
+    )
 
 
 def wait_until(condition: Any, page: Any, what: str) -> None:

@@ -88,8 +88,16 @@ def test_how_a_dataflow_failed_can_be_read_afterwards(system: System, visit: Any
     system.dora("up")
     dataflow_id = system.dora("start", file, "--detach").split()[-1]
     wait_until(lambda: "(first failure)" in system.dora("logs", dataflow_id), "the failure of the node")
-    system.dora("stop", "--all", status=1)
     page = visit(address(system), ready=".listed")
+    reason = page.locator(
+        ".listed .bad", has_text="node `thinker` exited with status 1: ValueError: out of ideas ("
+    )
+    reason.wait_for()
+    page.wait_for_selector('.listed .chip.bad >> text="Running"')
+    system.dora("stop", "--all", status=1)
+    page.wait_for_selector('.listed .chip.bad >> text="Failed"')
+    reason.wait_for()
+    assert str(system.folder) in page.locator(".listed").inner_text()
     page.goto(f"{base(system)}#{dataflow_id}")
     outcome = page.locator(".outcome")
     outcome.wait_for()

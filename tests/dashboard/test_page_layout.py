@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import NEEDS_CHROMIUM, PHONE, Running, wait_until
+from browsing import NEEDS_CHROMIUM, PHONE, Running, overlap, wait_until
 
 pytestmark = [pytest.mark.processes, NEEDS_CHROMIUM]
 
@@ -149,16 +149,16 @@ def test_an_arrangement_is_remembered(running: Running, visit: Any) -> None:
 
 def test_a_border_is_moved_and_stays(running: Running, visit: Any) -> None:
     page = visit(running.address)
-    border = page.get_by_role("separator", name="Width of the graph")
+    border = page.get_by_role("separator", name="Width of the details")
     before = border.bounding_box()["x"]
     border.focus()
     for _ in range(5):
         page.keyboard.press("ArrowRight")
-    wait_until(lambda: border.bounding_box()["x"] > before + 80, page, "a wider graph")
+    wait_until(lambda: border.bounding_box()["x"] > before + 80, page, "wider details")
     moved = border.bounding_box()["x"]
     page.reload()
     page.wait_for_selector("body.ready")
-    assert abs(page.get_by_role("separator", name="Width of the graph").bounding_box()["x"] - moved) < 1
+    assert abs(page.get_by_role("separator", name="Width of the details").bounding_box()["x"] - moved) < 1
 
 
 def test_numbers_are_rounded(running: Running, visit: Any) -> None:
@@ -223,7 +223,8 @@ def test_nothing_is_cut_off(running: Running, visit: Any, width: int) -> None:
     for box in page.locator(".box").all():
         area = box.bounding_box()
         assert pane["x"] <= area["x"] and area["x"] + area["width"] <= pane["x"] + pane["width"]
-        assert pane["y"] <= area["y"] and area["y"] + area["height"] <= tools["y"]
+        assert pane["y"] <= area["y"] and area["y"] + area["height"] <= pane["y"] + pane["height"]
+        assert not overlap(area, tools)
 
 
 SQUARE = """() => {

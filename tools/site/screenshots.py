@@ -1,7 +1,8 @@
 """Take the pictures of the dashboard and of `dora top` in docs/images.
 
 ``.venv/bin/python tools/site/screenshots.py [NAME …]``; without names, all. Runs examples/object-detection
-and looks at its page with Chromium (Debian: apt install chromium).
+and looks at its page with Chromium (Debian: apt install chromium). The machine should be idle: the pictures
+show rates, losses and latencies.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "object-detection"
+PLACE = Path("/tmp") / EXAMPLE.name  # a copy of it, since the page shows the folder
 IMAGES = ROOT / "docs" / "images"
 PICTURES: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
     "dashboard-light": ((1440, 900), "light"),
@@ -85,7 +87,11 @@ def main() -> None:
         raise SystemExit(f"error: no picture is called {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as directory:
         os.environ["DORA_RUNTIME_DIR"] = directory  # `dora top` sees the run of this script, and no other
-        _take(names)
+        shutil.copytree(EXAMPLE, PLACE, ignore=shutil.ignore_patterns("out", "__pycache__"))
+        try:
+            _take(names)
+        finally:
+            shutil.rmtree(PLACE)
 
 
 def _take(names: list[str]) -> None:
@@ -94,7 +100,7 @@ def _take(names: list[str]) -> None:
         raise SystemExit("error: there is no Chromium here (Debian: apt install chromium)")
     run = subprocess.Popen(
         [sys.executable, "-m", "dora", "run", "--ui", "dataflow.yml"],
-        cwd=EXAMPLE,
+        cwd=PLACE,
         env={**os.environ, "FRAMES": "1000000"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from dora.dataflow.model import asks_for_drops
 from dora.observe.preview.protocol import State
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, merge
@@ -101,6 +102,7 @@ def as_json(state: PageState) -> bytes:
             {
                 "id": item.node.id,
                 "status": item.node.status,
+                "failure": item.node.failure,
                 "machine": item.node.machine,
                 "pid": item.node.pid,
                 "restarts": item.node.restarts,
@@ -127,6 +129,7 @@ def as_json(state: PageState) -> bytes:
                 "waiting": rate.waiting,
                 "queue_size": rate.link.queue_size,
                 "policy": rate.link.policy,
+                "asks_for_drops": asks_for_drops(rate.link.policy, rate.link.queue_size),
                 "dropped": rate.dropped,
                 "dropping_hz": round(rate.dropping_hz, 2),
                 "expired": rate.expired,

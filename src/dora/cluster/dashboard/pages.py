@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from socket import gethostname
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -73,6 +74,11 @@ class Subject(msgspec.Struct, frozen=True):
     machines: tuple[str, ...] = ()
     placed: dict[str, str] = {}
     here: str = ""
+
+    @property
+    def shown_machines(self) -> list[str]:
+        """All its machines by their ids; this computer, which has none, by its own name."""
+        return [gethostname() if machine == self.here else machine for machine in self.machines or ("",)]
 
     @property
     def remote_machines(self) -> tuple[str, ...]:
@@ -206,6 +212,7 @@ class Dashboard:
         about = {
             "uuid": subject.dataflow_id,
             "name": subject.name,
+            "machines": subject.shown_machines,
             "file": subject.file,
             "running": subject.running,
             "here": subject.running and os.path.exists(_socket(subject)),
