@@ -133,16 +133,23 @@ function drawBoxes(context: CanvasRenderingContext2D, boxes: Box[], scale: numbe
     const colour = own || colourOf(name);
     context.strokeStyle = colour;
     context.strokeRect(x * scale, y * scale, width * scale, height * scale);
-    return { label, colour, left: x * scale - unit, top: Math.max(y * scale, 15 * unit) };
+    return { label, colour, left: x * scale - unit, above: y * scale, below: (y + height) * scale };
   });
-  for (const { label, colour, left, top } of drawn) {
+  const line = 15 * unit;
+  const words: { left: number; right: number; bottom: number }[] = [];
+  for (const { label, colour, left, above, below } of drawn) {
     if (!label) continue;
     const room = context.measureText(label).width + 8 * unit;
     const begin = Math.max(0, Math.min(left, context.canvas.width - room));
+    // Above the box, or below it if other words are there.
+    const isFree = (bottom: number) => !words.some((other) => begin < other.right && other.left < begin + room && Math.abs(bottom - other.bottom) < line);
+    const places = [Math.max(above, line), Math.min(below + line, context.canvas.height)];
+    const bottom = places.find(isFree) ?? places[0]!;
+    words.push({ left: begin, right: begin + room, bottom });
     context.fillStyle = colour;
-    context.fillRect(begin, top - 15 * unit, room, 15 * unit);
+    context.fillRect(begin, bottom - line, room, line);
     context.fillStyle = inkOn(colour);
-    context.fillText(label, begin + 4 * unit, top - unit);
+    context.fillText(label, begin + 4 * unit, bottom - unit);
   }
 }
 

@@ -115,7 +115,7 @@ def test_edges_know_the_qos_of_their_input() -> None:
 
 def test_edges_know_their_contract(robot: Graph) -> None:
     assert edge(robot, "eyes/resize", "image") == Edge(
-        "camera", "image", "eyes/resize", "image", "link", 1, "drop_oldest"
+        "camera", "image", "eyes/resize", "image", "link", 1, "drop_oldest", asks_for_drops=True
     )
     assert edge(robot, "ui", "command") == Edge(
         "plan", "command", "ui", "command", "link", 10, "backpressure", 2.5
