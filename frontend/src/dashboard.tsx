@@ -10,7 +10,7 @@ import { HomePane, TONES } from "./home";
 import { Chip, ConfirmButton, IconButton, Splitter, useClock, useLive, useNarrow, useStored } from "./hooks";
 import { logIn, LoginPane } from "./login";
 import { LogPane } from "./logs";
-import { duration, failedNodes, folderOf, linkName, type Listed, lostOn, shownName, titleOf, whole } from "./model";
+import { duration, failedNodes, folderOf, linkName, type Listed, lostOn, titleOf, whole } from "./model";
 import { MinutePane } from "./minute";
 import { NodesPane } from "./nodes";
 import { Recordings } from "./recordings";
@@ -262,7 +262,7 @@ function Ending({ record, graph, onLogs }: { record: Listed; graph: Graph | null
   const asked = (result?.links ?? []).reduce((sum, { link, dropped }) => sum + (asking.has(link) ? dropped : 0), 0);
   losses.sort((a, b) => b.lost - a.lost);
   const total = losses.reduce((sum, { lost }) => sum + lost, 0);
-  const named = (link: string) => link.split(" -> ").map((end) => (graph ? shownName(graph, end) : end)).join(" → ");
+  const named = (link: string) => link.replace(" -> ", " → ");
   const worst = losses.slice(0, 2).map(({ link, lost }) => (losses.length > 1 ? `${named(link)} (${whole(lost)})` : named(link)));
   const lost = total ? `${whole(total)} message${total > 1 ? "s" : ""} lost on ${worst.join(", ")}${losses.length > 2 ? ` and ${losses.length - 2} more links` : ""}` : "no message lost";
   return (

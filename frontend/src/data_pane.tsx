@@ -3,7 +3,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { type Edge, type Graph, isGiven } from "./graph";
 import { Icon, IconButton, useLive, useStored } from "./hooks";
-import { fullName, shownName } from "./model";
+import { fullName } from "./model";
 import { chooseOutputs, columnsFor, GAP, LOWEST, type Panel, ROW, rowsFor, topicsOf, topicsOfGraph } from "./panels";
 import { PreviewBody, PreviewFacts } from "./preview";
 import type { Live } from "./server";
@@ -71,7 +71,7 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
             }}
           >
             <option value="">Add …</option>
-            {missing.map((topic) => <option key={topic} value={topic}>{shownName(graph, topic)}</option>)}
+            {missing.map((topic) => <option key={topic} value={topic}>{topic}</option>)}
           </select>
         )}
         {arranged && <button class="button" title="Show the most informative outputs again" onClick={() => setArranged(null)}>Reset</button>}
@@ -132,7 +132,6 @@ function PanelCard(props: PanelProps) {
   const { live, panel } = props;
   const card = useRef<HTMLElement>(null);
   const { topic } = panel;
-  const name = shownName(props.graph, topic);
   useLookWhileVisible(live, topic, card);
   useLive(live, `preview ${topic}`);
   const preview = live.previews.get(topic);
@@ -179,7 +178,7 @@ function PanelCard(props: PanelProps) {
       <header>
         <button
           class="grip"
-          aria-label={`Move ${name}`}
+          aria-label={`Move ${topic}`}
           title="Drag, or press an arrow key"
           disabled={props.passing || props.large}
           onKeyDown={onMoveKey}
@@ -187,24 +186,24 @@ function PanelCard(props: PanelProps) {
           onPointerMove={(event) => held(event) && props.onDrag(under(event), false)}
           onPointerUp={(event) => held(event) && props.onDrag(under(event), true)}
         >
-          <h3>{name}</h3>
+          <h3>{topic}</h3>
         </button>
-        <button class="pin" aria-label={`${props.large ? "Shrink" : "Enlarge"} ${name}`} title={props.large ? "All previews" : "Enlarge"} onClick={props.onLarge}>
+        <button class="pin" aria-label={`${props.large ? "Shrink" : "Enlarge"} ${topic}`} title={props.large ? "All previews" : "Enlarge"} onClick={props.onLarge}>
           <Icon path={props.large ? "M6 2.500V6H2.500M13.500 6H10V2.500M10 13.500V10h3.500M2.500 10H6v3.500" : "M3 6V3h3M10 3h3v3M13 10v3h-3M6 13H3v-3"} />
         </button>
         {props.passing ? (
           <button class="pin" onClick={props.onKeep}>Keep</button>
         ) : (
-          <button class="pin" aria-label={`Close ${name}`} title="Close" onClick={props.onClose}><Icon path="M4 4l8 8M12 4l-8 8" /></button>
+          <button class="pin" aria-label={`Close ${topic}`} title="Close" onClick={props.onClose}><Icon path="M4 4l8 8M12 4l-8 8" /></button>
         )}
       </header>
       <div class="content">
-        {preview ? <PreviewBody live={live} topic={topic} backdrops={backdrops(props.graph, topic)} nameOf={(other) => shownName(props.graph, other)} preview={preview} /> : <p class="quiet">Waiting for a message …</p>}
+        {preview ? <PreviewBody live={live} topic={topic} backdrops={backdrops(props.graph, topic)} preview={preview} /> : <p class="quiet">Waiting for a message …</p>}
       </div>
       {preview && <PreviewFacts head={preview.head} />}
       {!props.large && <button
         class="resize"
-        aria-label={`Resize ${name}`}
+        aria-label={`Resize ${topic}`}
         title="Drag, or press an arrow key"
         onKeyDown={onSizeKey}
         onPointerDown={grab}

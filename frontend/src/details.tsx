@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { failedNodes, labelOfLink, Links, nodeOf, rate, sentenceOfPath, sentences, shownName, short, size, toneOfLink, toneOfNode, whole } from "./model";
+import { failedNodes, labelOfLink, Links, nodeOf, rate, sentenceOfPath, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
 import { ParameterList } from "./parameters";
 import type { Live } from "./server";
@@ -134,7 +134,7 @@ function Overall(props: DetailsProps) {
       {paths.length > 0 && <h3>From source to sink</h3>}
       {paths.map((path) => (
         <p key={`${path.source} ${path.target}`}>
-          <b class={path.missed ? "warn" : ""}>{shownName(props.graph, path.source)} → {shownName(props.graph, path.target)}</b> {sentenceOfPath(path)}
+          <b class={path.missed ? "warn" : ""}>{path.source} → {path.target}</b> {sentenceOfPath(path)}
         </p>
       ))}
       {losing.length > 0 && <h3>Losses</h3>}

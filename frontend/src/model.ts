@@ -1,6 +1,6 @@
 // What the server says about a dataflow, and the words and colours for it.
 
-import { type Box, type Edge, ends, type Graph, isGiven } from "./graph";
+import { type Box, type Edge, ends, isGiven } from "./graph";
 import type { Tone } from "./view";
 
 export interface NodeState {
@@ -123,13 +123,6 @@ const FAILED = "Failed";
 /** Return the name that the server has for an output or input of a box. */
 export function fullName(box: Box, port: string): string {
   return `${box.id}/${port}`;
-}
-
-/** Return an output as the dataflow file calls it: without the operator id that nobody wrote. */
-export function shownName(graph: Graph, topic: string): string {
-  const [node, operator, ...rest] = topic.split("/");
-  const alone = operator === DEFAULT_OPERATOR && rest.length > 0 && graph.boxes.some((box) => box.id === node && box.kind === "operator");
-  return alone ? [node, ...rest].join("/") : topic;
 }
 
 /** Return the node whose process a box is, or is in. */

@@ -8,7 +8,7 @@ import { COLOURS, Plot } from "./plot";
 import type { Head, Live, Preview } from "./server";
 
 /** Draw what a topic carries. `backdrops`: topics that may be the image which boxes belong to, the most likely first. */
-export function PreviewBody(props: { live: Live; topic: string; backdrops: string[]; nameOf: (topic: string) => string; preview: Preview }) {
+export function PreviewBody(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
   const { head, body } = props.preview;
   switch (head.kind) {
     case "image":
@@ -169,7 +169,7 @@ export function matched(boxes: Preview[], frames: Preview[]): { boxes?: Preview;
   return { boxes: newest, frame: before[before.length - 1] ?? frames[0], own: false };
 }
 
-function Boxes(props: { live: Live; topic: string; backdrops: string[]; nameOf: (topic: string) => string; preview: Preview }) {
+function Boxes(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
   const { live, backdrops } = props;
   const [chosen, setChosen] = useState(backdrops[0] ?? "");
   useEffect(() => (chosen ? live.look(chosen) : undefined), [live, chosen]);
@@ -188,7 +188,7 @@ function Boxes(props: { live: Live; topic: string; backdrops: string[]; nameOf: 
           over{" "}
           <select value={chosen} onChange={(event) => setChosen(event.currentTarget.value)}>
             {backdrops.map((topic) => (
-              <option key={topic} value={topic}>{props.nameOf(topic)}</option>
+              <option key={topic} value={topic}>{topic}</option>
             ))}
             <option value="">nothing</option>
           </select>
