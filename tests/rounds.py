@@ -10,7 +10,7 @@ import random
 
 ROUNDS = int(os.environ.get("DORA_TEST_ROUNDS", "100"))  # kills of each kind
 FEW = max(ROUNDS // 5, 1)  # of what takes seconds each
-SECONDS = max(0.6 * ROUNDS, 8.0)  # of what runs for a time
+SECONDS = max(0.6 * ROUNDS, 20.0)  # of what runs for a time
 # Examples of a search for faults; those that `make test` runs, too, have so few there.
 EXAMPLES = 50 * ROUNDS if "DORA_TEST_ROUNDS" in os.environ else 150
 SEED = int(os.environ.get("DORA_TEST_SEED", "1"))
