@@ -17,8 +17,7 @@ import dora
 from dora.daemon.template import generators
 from dora.daemon.template.context import LIMITS, is_read_early, read_link, umask
 
-_OF_THE_RUN: Final = "DORA_"  # a node reads these itself
-_OF_PYTHON: Final = frozenset(map(str.upper, sys.stdlib_module_names))
+_OF_THE_RUN: Final = b"DORA_"  # a node reads these itself
 
 
 def different_variable(
@@ -29,16 +28,21 @@ def different_variable(
     ``read`` are the names that Python code has read. A variable of compiled code is known by its name: it
     is in a list, or begins with the name of a package that was imported.
     """
-    packages = {module.partition(".")[0].upper() for module in sys.modules} - _OF_PYTHON
     for name in sorted(ours.keys() | theirs.keys()):
         values = {ours.get(name), theirs.get(name)}
-        if len(values) == 2:
+        if len(values) == 2 and not name.startswith(_OF_THE_RUN):
             text = os.fsdecode(name)
             is_early = any(is_read_early(text, os.fsdecode(value)) for value in values if value is not None)
-            is_read = text in read or is_early or text.partition("_")[0] in packages
-            if is_read and not text.startswith(_OF_THE_RUN):
+            if text in read or is_early or _is_named_after_package(text):
                 return text
     return ""
+
+
+def _is_named_after_package(variable: str) -> bool:
+    """Return whether a variable begins with the name of a package that was imported: ``JAX_PLATFORMS``."""
+    first = variable.partition("_")[0]
+    loaded = {first, first.lower()} & sys.modules.keys()
+    return bool(loaded - sys.stdlib_module_names)
 
 
 def shadowed_module(folder: str) -> str:
