@@ -184,9 +184,27 @@ def test_the_page_is_as_high_as_its_window_and_does_not_move(
     assert page.locator("#app > header").bounding_box() == top
 
 
+MANY_LINKS = "\n".join(
+    [
+        *FLOW.splitlines()[:6],
+        *(
+            f"  - {{id: s{number}, path: latest.py, inputs: {{number: camera/number}}}}"
+            for number in range(6)
+        ),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def many_links(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("links"), PROGRAMS, MANY_LINKS)
+    yield running
+    running.end()
+
+
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_most_of_each_chart_is_curves(running: Running, visit: Any, width: int, height: int) -> None:
-    page = visit(running.address, {"width": width, "height": height})
+def test_most_of_each_chart_is_curves(many_links: Running, visit: Any, width: int, height: int) -> None:
+    page = visit(many_links.address, {"width": width, "height": height})
     if width == PHONE["width"]:
         page.get_by_role("tab", name="Rates").click()
     for name in ("Rates", "Drops", "CPU"):
