@@ -45,8 +45,8 @@ def run_command(*arguments: str, folder: Path, env: Mapping[str, str] | None = N
     output = io.TextIOWrapper(written, encoding="utf-8", errors="backslashreplace", write_through=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(folder))
-        if env is not None:
-            stack.enter_context(mock.patch.dict(os.environ, env, clear=True))
+        # A command may set variables, for what it calls.
+        stack.enter_context(mock.patch.dict(os.environ, env or {}, clear=env is not None))
         stack.enter_context(mock.patch.object(sys, "stdin", io.StringIO()))
         stack.enter_context(contextlib.redirect_stdout(output))
         stack.enter_context(contextlib.redirect_stderr(output))

@@ -155,7 +155,7 @@ def test_a_failed_node_is_reported_with_its_last_lines(folder):
     assert report[-3:] == [
         f"Logs: out/{directory.name}",
         "",
-        "error: dataflow.yml: node `only` exited with status 1",
+        "error: dataflow.yml: node `only` exited with status 1: ValueError: no more film (only.py:3)",
     ]
 
 

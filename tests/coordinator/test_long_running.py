@@ -499,7 +499,7 @@ def processes_of(name: str, port: int) -> list[int]:
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = process.info["cmdline"] or []
-        if name in command and command[-1] == str(port):
+        if name in command and str(port) in command:
             found.append(process.info["pid"])
     return found
 

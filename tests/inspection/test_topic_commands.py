@@ -235,7 +235,7 @@ def test_pub_refuses_invalid_data(running: Running) -> None:
 
 
 def test_unknown_names_and_dataflows_are_refused(running: Running) -> None:
-    for arguments in (["topic", "list"], ["topic", "echo"], ["node", "list"], ["top", "--once"]):
+    for arguments in (["topic", "list"], ["topic", "echo"], ["top", "--once"]):
         assert dora(*arguments, status=1).stderr == (
             "error: no dataflow is running; start one with `dora run FILE`\n"
         )

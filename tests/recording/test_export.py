@@ -53,6 +53,14 @@ def test_parquet(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert images.column("shape").to_pylist() == [None, None, [2, 2, 3]]
 
 
+def test_a_folder_relative_to_the_working_folder(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command_line(["export", str(recording), "--parquet", "tables/new"]) == 0
+    assert (tmp_path / "tables/new/camera/image.parquet").is_file()
+
+
 def test_a_file_that_exists_is_not_touched(
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,7 +103,7 @@ def last_line(result: DataflowResult, name: str = "") -> str:
     """
     who = name or f"dataflow {result.dataflow_id}"
     if result.failures:
-        return f"error: {who}: {first_cause(result)}"
+        return f"error: {who}: {first_cause(result, os.getcwd())}"
     if not result.troubled:
         return ""
     what = "; ".join(troubles(result))

@@ -52,7 +52,8 @@ class _Table:
             pa.field("value", pa.large_binary() if as_bytes else pa.list_(type_)),
         ]
         self._schema = pa.schema(fields)
-        self._file = open(open_file(path, _FLAGS, below=folder), "wb")  # noqa: SIM115 - closed by `close`
+        file = open_file(os.path.relpath(path, folder), _FLAGS, below=folder)
+        self._file = open(file, "wb")  # noqa: SIM115 - closed by `close`
         self._writer = pq.ParquetWriter(
             self._file, self._schema, compression="zstd", use_dictionary=not as_bytes
         )
