@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from on_terminal import on_terminal
-from ports import free_port
 from waiting import TIMEOUT, wait_until
 
 pytestmark = pytest.mark.processes
@@ -23,12 +22,9 @@ Dora = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def environment(tmp_path: Path, runtime_root: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "DORA_RUNTIME_DIR": runtime_root,
-        "DORA_DATA_DIR": str(tmp_path / "data"),
-        "DORA_COORDINATOR_PORT": str(free_port()),
-    }
+    # Without the port of a coordinator: `dora list` fails if one that is named is not there.
+    others = {name: value for name, value in os.environ.items() if name != "DORA_COORDINATOR_PORT"}
+    return {**others, "DORA_RUNTIME_DIR": runtime_root, "DORA_DATA_DIR": str(tmp_path / "data")}
 
 
 @pytest.fixture

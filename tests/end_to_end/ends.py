@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -355,8 +357,14 @@ def run_plainly(folder: Path, programs: dict[str, Program]) -> dict[str, Left]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
-    return {name: _left(folder / name, process.wait(TIMEOUT)) for name, process in running.items()}
+    try:
+        return {name: _left(folder / name, process.wait(TIMEOUT)) for name, process in running.items()}
+    finally:
+        for process in running.values():
+            with suppress(ProcessLookupError):  # plain Python leaves children of a program that is killed
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_as_nodes(flow: Flow, programs: dict[str, Program]) -> dict[str, Left]:

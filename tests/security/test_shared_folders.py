@@ -52,7 +52,8 @@ def precious(open_folder: Path) -> Iterator[Path]:
     path.write_text(SECRET)
     yield path
     assert path.read_text() == SECRET
-    assert os.listdir(open_folder / "elsewhere") == [] if (open_folder / "elsewhere").exists() else True
+    elsewhere = open_folder / "elsewhere"
+    assert not elsewhere.exists() or os.listdir(elsewhere) == []
 
 
 def planted_link(path: Path, target: Path) -> None:

@@ -231,9 +231,9 @@ def kill_with_stopped_templates(folder: Path, templates: int, *command: str) -> 
             lambda: set(marked(str(folder))) <= {parent.pid}, lambda: f"the end of {marked(str(folder))}"
         )
     finally:
-        parent.communicate("")
-        for pid in marked(str(folder)):
+        for pid in set(marked(str(folder))) - {parent.pid}:
             os.kill(pid, signal.SIGKILL)
+        parent.communicate("")
 
 
 def test_a_stopped_template_ends_with_a_run_that_is_killed(tmp_path: Path, runtime_root: str) -> None:
@@ -242,7 +242,7 @@ def test_a_stopped_template_ends_with_a_run_that_is_killed(tmp_path: Path, runti
     )
     tick = {"inputs": {"tick": "dora/timer/millis/10"}}
     (tmp_path / "dataflow.yml").write_text(
-        yaml.safe_dump({"nodes": [{"id": "a", "path": "node.py", **tick}]})
+        yaml.safe_dump({"nodes": [{"id": "a", "path": "node.py", "preload": ["yaml"], **tick}]})
     )
     # The base, the template with `yaml`, and a process that each of them has forked ahead.
     kill_with_stopped_templates(tmp_path, 4, "-m", "dora", "run", "dataflow.yml", "--preload")

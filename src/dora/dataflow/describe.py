@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from dora.dataflow.model import DEFAULT_OPERATOR_ID, Dataflow, LogSource, NodeSpec, Source, TimerSource
+from dora.dataflow.model import Dataflow, LogSource, NodeSpec, Source, TimerSource
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.field_types import byte_size
 from dora.dataflow.parser.fields import DEBUG, NODE_BLOCK
@@ -65,7 +65,7 @@ def _block_fault(node: NodeSpec, block: Block) -> str:
     if not _are_mappings(operators):
         return f"the operators of node `{node.id}` are no mappings in its `descriptor`"
     found: set[str] = set()
-    owners = [("", block), *((f"{each.get('id') or DEFAULT_OPERATOR_ID}/", each) for each in operators)]
+    owners = [("", block), *((f"{each['id']}/" if each.get("id") else "", each) for each in operators)]
     for prefix, owner in owners:
         outputs, inputs = owner.get("outputs") or [], owner.get("inputs") or {}
         if not isinstance(outputs, list) or not all(outputs) or not isinstance(inputs, dict):

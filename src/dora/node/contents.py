@@ -1,8 +1,11 @@
-"""The contents of events that are no message: the tick of a timer, and a line of text."""
+"""The contents of events that are no message: a tick, a line of text, and a value of the same process."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+from dora.wire.decode import storage_of
+from dora.wire.message import Header
 
 
 class Tick:
@@ -46,3 +49,42 @@ class Text:
 
     def metadata(self) -> dict[str, Any]:
         return {}
+
+
+class Reference:
+    """A value passed by reference between operators of one runtime."""
+
+    __slots__ = ("_metadata", "_shared", "_value", "header", "original", "time_ns", "trail")
+
+    def __init__(
+        self,
+        value: Any,
+        metadata: dict[str, Any],
+        time_ns: int,
+        shared: bool = True,
+        trailed: tuple[Header | None, bytes] = (None, b""),
+    ) -> None:
+        """``shared``: there may be several consumers. ``trailed``: see `dora.wire.trail`."""
+        self.header, self.trail = trailed
+        self._value = storage_of(value)
+        self.original = value
+        self._metadata = metadata
+        self._shared = shared
+        self.time_ns = time_ns
+
+    def value(self) -> Any:
+        return self._value
+
+    def metadata(self) -> dict[str, Any]:
+        # Each consumer may change its dictionary.
+        return dict(self._metadata)
+
+    def entries(self) -> dict[str, Any]:
+        """Return the entries of an event that are there already.
+
+        To store them costs less than to be asked for them later.
+        """
+        metadata = self._metadata
+        if "timestamp" not in metadata:
+            return {"value": self._value}
+        return {"value": self._value, "metadata": dict(metadata) if self._shared else metadata}

@@ -19,12 +19,13 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, overload
 
+from dora.node.contents import Reference as Reference
 from dora.node.contents import Text as Text
 from dora.node.contents import Tick as Tick
 from dora.wire.array_shape import restore_described
 from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy, storage_of
 from dora.wire.encode import as_message
-from dora.wire.message import ENCODING, HEADER_SIZE, METADATA_SIZE, SCHEMA_SIZE, Encoding, Header, Message
+from dora.wire.message import ENCODING, HEADER_SIZE, METADATA_SIZE, SCHEMA_SIZE, Encoding, Message
 from dora.wire.metadata import as_datetime, decode_metadata
 
 if TYPE_CHECKING:
@@ -67,50 +68,6 @@ class Event(dict[str, Any]):
     def __repr__(self) -> str:
         fields = ", ".join(f"{key}={self[key]!r}" for key in self if key not in ("kind", "type"))
         return f"{type(self).__name__}({fields})"
-
-
-class Reference:
-    """A value passed by reference between operators of one runtime."""
-
-    __slots__ = ("_metadata", "_shared", "_value", "header", "original", "time_ns", "trail")
-
-    def __init__(
-        self,
-        value: Any,
-        metadata: dict[str, Any],
-        time_ns: int,
-        shared: bool = True,
-        trailed: tuple[Header | None, bytes] = (None, b""),
-    ) -> None:
-        """``shared``: there may be several consumers. ``trailed``: see `dora.wire.trail`."""
-        self.header, self.trail = trailed
-        self._value = storage_of(value)
-        self.original = value
-        self._metadata = metadata
-        self._shared = shared
-        self.time_ns = time_ns
-
-    def value(self) -> Any:
-        return self._value
-
-    def metadata(self) -> dict[str, Any]:
-        # Each consumer may change its dictionary.
-        return dict(self._metadata)
-
-    def make_event(self, template: dict[str, Any]) -> Input:
-        """Make an event of this content.
-
-        The value is there already, so it costs less to store it than to be asked for it later.
-        """
-        metadata = self._metadata
-        if "timestamp" in metadata:
-            if self._shared:
-                metadata = dict(metadata)
-            event = Input(template, value=self._value, metadata=metadata)
-        else:
-            event = Input(template, value=self._value)
-        event._content = self
-        return event
 
 
 Content = Message | Tick | Text | Reference
@@ -160,6 +117,12 @@ class Input(Event):
     @classmethod
     def make(cls, input_id: str, content: Content) -> Input:
         event: Input = cls(cls.template(input_id))
+        event._content = content
+        return event
+
+    @classmethod
+    def of_reference(cls, template: dict[str, Any], content: Reference) -> Input:
+        event: Input = cls(template, **content.entries())
         event._content = content
         return event
 

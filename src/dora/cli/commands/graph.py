@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dora._paths import PACKAGE
+from dora._shared_folders import write_file
 from dora.cli.dataflow_file import dataflow_argument
 from dora.cli.tables import counted
 from dora.daemon.load_dataflow import is_url, load_dataflow
@@ -95,12 +96,11 @@ def _write(stem: str, text: str) -> Path:
 
 
 def _write_over(file: str, text: str) -> Path:
-    page = Path(file)
     try:
-        page.write_text(text, encoding="utf-8")
+        write_file(file, text.encode())
     except OSError as error:
         raise DoraError(f"cannot write {file}: {error.strerror}") from None
-    return page
+    return Path(file)
 
 
 def _page(graph: Graph, title: str) -> str:

@@ -159,7 +159,7 @@ class LocalInput:
         if content.__class__ is Reference:
             if received == self._sample_at and self._meter is not None:
                 self._sample_at = self._meter.sample(content, received)
-            return content.make_event(self._template)
+            return Input.of_reference(self._template, content)
         event = Input(self._template)
         event._content = content
         return event
