@@ -138,8 +138,8 @@ def coordinator(
     from dora.cluster.coordinator.server import serve
     from dora.transport.tls import server_context
 
-    _begin_log(quiet, log_file)
     _check_unreachable_after(os.environ.get("DORA_UNREACHABLE_AFTER", ""))
+    _begin_log(quiet, log_file)
     encryption = server_context(tls_cert, tls_key)
     scheme = "http" if encryption is None else "https"
     where = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(interface, interface)
