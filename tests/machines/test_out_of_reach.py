@@ -12,6 +12,7 @@ import psutil
 import pytest
 from cluster_system import DORA, Spread, spread_over
 from hosts import network
+from rounds import ROUNDS
 from waiting import wait_until
 
 from dora.cluster.agent.agent import PING_TIMEOUT
@@ -116,7 +117,9 @@ def wait_for_the_daemons_to_notice(system: Spread) -> None:
     [
         PING_TIMEOUT + SILENCE_TIMEOUT + LOST_AFTER,
         pytest.param(
-            FORGET_AFTER + 30.0, marks=[pytest.mark.stress, pytest.mark.timeout(900)], id="longest"
+            min(FORGET_AFTER + 30.0, max(3.0 * ROUNDS, 20.0)),
+            marks=[pytest.mark.stress, pytest.mark.timeout(900)],
+            id="longest",
         ),
     ],
 )

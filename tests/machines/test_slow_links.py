@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cluster_system import Spread, spread_over
 from hosts import network
+from rounds import ROUNDS
 
 pytestmark = pytest.mark.processes
 
@@ -146,7 +147,7 @@ def test_control_does_not_wait_for_pictures(system: Spread, link: Any, figure: F
 def test_control_does_not_wait_for_pictures_on_any_link(system: Spread, figure: Figure) -> None:
     for congestion in ("cubic", "bbr"):
         for link in (CAMERA, SMALL_CAMERA, {**CAMERA, "loss": 0.002}, {**CAMERA, "loss": 0.02}):
-            found = run(system, congestion, 12.0, **link)
+            found = run(system, congestion, max(0.12 * ROUNDS, 3.0), **link)
             figure(f"{congestion}, {link['rate'] / 1e6:g} Mbit/s, loss {link.get('loss', 0):.1%}: {found}")
             if "loss" not in link:
                 assert found.inputs["control"]["dropped"] == 0
