@@ -121,9 +121,22 @@ def termination_as_interrupt(*more: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Delay Ctrl-C and SIGTERM to the end of this block, which must be short."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Delay Ctrl-C, SIGTERM and SIGHUP to the end of this block, which must be short.
+
+    A process that is started in the block is then known to who has to stop it. Blocking the signals would
+    not do: the process would inherit that. Only for the main thread.
+    """
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [
+        (number, signal.signal(number, lambda got, _: held.append(got)))
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for each, handler in before:
+            signal.signal(each, handler)
+        for got in held:
+            signal.raise_signal(got)

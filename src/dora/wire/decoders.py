@@ -20,9 +20,9 @@ _ESCAPING: Final = (ValueError, RecursionError, OverflowError, MemoryError, Type
 def msgpack_decoder(kind: Any = Any) -> Callable[[bytes | memoryview], Any]:
     """Return a decoder of msgpack for a type, which raises `DecodeError` only.
 
-    >>> msgpack_decoder(str)(b"\\xa1\\xff")
+    >>> msgpack_decoder(str)(b"\\xa1\\xff")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    msgspec.DecodeError: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte
+    msgspec.DecodeError: ...
     """
     return _strict(lambda: msgspec.msgpack.Decoder(kind).decode)
 

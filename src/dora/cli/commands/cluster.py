@@ -18,7 +18,7 @@ from dora.cli.commands.start import restart_and_wait, start_and_wait, start_opti
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import CommandGroup, RunCommand
-from dora.cli.process import termination_as_interrupt
+from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cli.progress_bar import progress_mode, progress_option, showing
 from dora.cli.running_options import dataflow_names
 from dora.cli.tables import format_option, print_table
@@ -214,13 +214,16 @@ def _start_coordinator(found: Cluster, client: Client, renewed: bool) -> Backgro
         _check_no_other(client)
         options = ["--interface", client.address, "--port", str(client.port)]
         options += encryption_options(client, found.certificate, found.key)
-        process = Background("coordinator", options)
+        process = None
         try:
+            with interrupts_held():
+                process = Background("coordinator", options)
             if wait_for_coordinator(client, process):
                 click.echo(f"started dora coordinator on {client.where}")
                 return process
         except BaseException:
-            process.stop()
+            if process is not None:
+                process.stop()
             raise
     return None
 
