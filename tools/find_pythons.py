@@ -27,8 +27,9 @@ def named_versions(pyproject: Path = PYPROJECT) -> list[tuple[int, int]]:
 def find(folders: list[str], versions: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
     """Return an interpreter for each version that there is, from the first folder that has one."""
     found: dict[tuple[int, int], str] = {}
-    for folder in folders:
-        for name in ("python3", *(f"python{major}.{minor}" for major, minor in versions)):
+    # `python3` of all folders first: users have the Python of their system, under this name.
+    for name in ("python3", *(f"python{major}.{minor}" for major, minor in versions)):
+        for folder in folders:
             path = os.path.join(folder, name)
             version = version_of(path) if os.path.exists(path) else None
             if version in versions:
