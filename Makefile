@@ -26,7 +26,7 @@ help:
 	@echo "make stress  kill, stop, fill, cut and soak everything for half an hour; ROUNDS=10 for less"
 	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
 	@echo "make packages  install published node packages from PyPI and run them"
-	@echo "make smoke   run stress, fuzz and packages in small: ten minutes"
+	@echo "make smoke   run stress, fuzz and packages in small: about eleven minutes"
 	@echo "make clean   remove .venv and everything that was generated"
 	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer); VENV=... another folder than .venv"
 	@echo "ARGS=...     options of pytest for test, test-fast and test-lowest: ARGS=\"tests/wire -k name\""
