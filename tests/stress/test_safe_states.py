@@ -32,9 +32,9 @@ PLANNER = """
 
     node = Node()
     for event in node:
-        if event["type"] == "INPUT":
+        if event["id"] == "tick":
             node.send_output("command", pa.array([time.monotonic_ns(), os.getpid()], pa.int64()))
-        elif event["type"] == "STOP":
+        elif event["id"] == "done" or event["type"] == "STOP":
             break
 """
 
@@ -68,6 +68,7 @@ VILLAIN = """
         done.append([how.name, reason, at, entered, last])
         if how == signal.SIGSTOP:
             os.kill(planner, signal.SIGCONT)
+    next_of(["well"])
     print("faults", json.dumps(done))
     node.send_output("done", b"")
 """
@@ -113,7 +114,9 @@ nodes:
   - id: planner
     path: planner.py
     restart_policy: on-failure
-    inputs: {tick: dora/timer/200hz}
+    inputs:
+      tick: dora/timer/200hz
+      %s
     outputs:
       - command: {safe_state: {value: [-1, -1], type: int64%s}}
   - id: motor
@@ -171,7 +174,8 @@ def test_a_fault_of_the_sender_leads_to_the_safe_value_in_time(
     inputs: {{seen: {{source: motor/seen, queue_size: 1000}}}}
     outputs: [done]
 """
-    text = DATAFLOW % (options, source, "done: villain/done") + villain
+    done = "done: villain/done"
+    text = DATAFLOW % (done, options, source, done) + villain
     found = run(tmp_path, text, stop_after=TIMEOUT + FAULTS)
     stale, safe_states, _ = found["motor"]
     faults = found["faults"]
@@ -189,7 +193,7 @@ def test_a_fault_of_the_sender_leads_to_the_safe_value_in_time(
 
 def test_no_safe_value_comes_while_all_is_well(tmp_path: Path) -> None:
     """Each safe state has its pause between two messages, by the sender's own clock."""
-    text = DATAFLOW % (", silence: 20ms", "planner/command", "")
+    text = DATAFLOW % ("", ", silence: 20ms", "planner/command", "")
     _, safe_states, pauses = run(tmp_path, text, stop_after=SECONDS)["motor"]
     print(
         f"\n{SECONDS:g} s at 200 Hz: {safe_states} safe states, {pauses} pauses of the sender above 20 ms"
