@@ -49,9 +49,14 @@ def all_nodes_run(name: str) -> bool:
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process exists and is no zombie."""
+    """Return whether a process exists and is no zombie.
+
+    A process that is killed keeps its sockets until its last thread has ended; the first one may be a
+    zombie before.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0] != "Z" or int(fields[17]) > 1  # its threads: proc(5)
     except OSError:
         return False
 

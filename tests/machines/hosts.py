@@ -29,6 +29,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from waiting import alive
+
 MAX_NETWORKS = 200
 _ROOT = Path("/run/dora-hosts")  # of root's own, and short: sockets are below it
 _WIRE = Path(__file__).with_name("wire.py")
@@ -260,7 +262,7 @@ def _remove_namespace(namespace: str) -> None:
     deadline = time.monotonic() + _TIMEOUT
     while True:
         found = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True)
-        pids = [int(pid) for pid in found.stdout.split() if lives(int(pid))]
+        pids = [int(pid) for pid in found.stdout.split() if alive(int(pid))]
         if not pids or time.monotonic() > deadline:
             break
         for pid in pids:
@@ -270,14 +272,6 @@ def _remove_namespace(namespace: str) -> None:
                 pass
         time.sleep(0.005)
     subprocess.run(["ip", "netns", "del", namespace], capture_output=True)
-
-
-def lives(pid: int) -> bool:
-    """Return whether a process is there, and more than a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _tap(name: str) -> IO[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -12,8 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hosts import Host, lives, network
-from waiting import TIMEOUT
+from hosts import Host, network
+from waiting import TIMEOUT, alive
 
 pytestmark = pytest.mark.processes
 
@@ -121,7 +122,10 @@ def test_leftovers_of_a_killed_run_are_removed(namespaces: None) -> None:  # noq
         "    process.wait()\n"
     )
     owner = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert owner.stdout is not None
     folder, left_over = owner.stdout.readline().split()
@@ -133,7 +137,7 @@ def test_leftovers_of_a_killed_run_are_removed(namespaces: None) -> None:  # noq
             stack.enter_context(network("next"))
             if not Path(folder).exists():
                 break
-        assert not Path(folder).exists() and not lives(int(left_over))
+        assert not Path(folder).exists() and not alive(int(left_over))
 
 
 def _echo_seconds(connection: socket.socket, size: int) -> float:

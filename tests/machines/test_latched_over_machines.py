@@ -10,8 +10,7 @@ import sys
 import pytest
 from changing_machines import said_by, whole
 from cluster_system import Spread
-from hosts import lives
-from waiting import wait_until
+from waiting import alive, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -135,7 +134,7 @@ def test_a_receiver_that_was_restarted_in_a_cut_gets_them_afterwards(system: Spr
     try:
         os.kill(process, signal.SIGKILL)
         system.dora("param", "set", "server", "map", "6")
-        wait_until(lambda: not lives(process), "the end of the listener")
+        wait_until(lambda: not alive(process), "the end of the listener")
     finally:
         right.restore()
     system.wait_for_machines("right")

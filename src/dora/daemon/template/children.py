@@ -146,10 +146,15 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+_NUM_THREADS: Final = 20 - 3  # its place behind the name in /proc/PID/stat, see proc(5)
+
+
 def _has_ended(pid: int) -> bool:
+    """Return whether a process has ended with all its threads; the first may have ended before others."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+            fields = file.read().rpartition(b")")[2].split()
+        return fields[0] in (b"Z", b"X") and int(fields[_NUM_THREADS]) <= 1
     except OSError:
         return True
 
