@@ -22,6 +22,7 @@ from waiting import TIMEOUT, wait_until
 
 from dora import ConnectError, Node
 from dora.cli.commands.up import _wait_for_daemon
+from dora.cluster.agent.identity import daemon_lock
 from dora.daemon.client import name_of, running
 from dora.observe.tap_session import inspect
 
@@ -494,6 +495,29 @@ def test_two_cold_starts_at_once(system: System) -> None:
         wait_until(lambda name=name: len(processes_of(name, system.port)) == 1, f"one {name}")  # type: ignore[misc]
 
 
+def test_an_up_that_fails_leaves_no_coordinator(system: System) -> None:
+    (system.folder / "out" / "dora-daemon.txt").mkdir(parents=True)
+    assert "cannot write" in system.dora("up", status=1)
+    assert not processes_of("coordinator", system.port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_up_that_is_interrupted_leaves_no_coordinator(system: System, number: signal.Signals) -> None:
+    with daemon_lock("127.0.0.1", system.port):  # it waits for the daemon that seems to be there
+        up = subprocess.Popen(
+            [sys.executable, "-u", "-m", "dora", "up"],
+            cwd=system.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert up.stdout is not None and up.stdout.readline() == "started dora coordinator\n"
+        up.send_signal(number)
+        _, told = up.communicate(timeout=TIMEOUT)
+    assert up.returncode == 130 and "Traceback" not in told
+    assert not processes_of("coordinator", system.port)
+
+
 def processes_of(name: str, port: int) -> list[int]:
     """Return the processes that are, or want to be, the coordinator at a port or its daemon."""
     found = []
@@ -508,7 +532,7 @@ def test_a_daemon_that_starts_slowly_does_not_wait_for_the_end_of_a_quicker_one(
     system.dora("up")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as slow:
         try:
-            assert not _wait_for_daemon(system.client, slow, [])  # type: ignore[arg-type]
+            assert not _wait_for_daemon(system.client, {"daemon": slow}, [])  # type: ignore[dict-item]
             assert slow.wait(TIMEOUT) == -signal.SIGTERM
         finally:
             slow.kill()

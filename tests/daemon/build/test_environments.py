@@ -90,6 +90,15 @@ def test_an_environment_has_the_requirements_of_its_node_and_this_dora(flow, ind
 
 @needs_uv
 @pytest.mark.processes
+def test_the_levels_of_the_log_are_for_dora_alone(flow, index, monkeypatch):
+    monkeypatch.setenv("RUST_LOG", "dora[")  # uv refuses to start with it
+    offer(index, "tool", "1.5")
+    folder, _ = build(flow("python: {requirements: [tool]}"))
+    assert ask(folder, "import tool; print(tool.version)") == "1.5"
+
+
+@needs_uv
+@pytest.mark.processes
 def test_the_lock_keeps_the_versions(flow, index, tmp_path):
     offer(index, "tool", "1.0")
     folder, _ = build(flow("python: {requirements: [tool]}"))

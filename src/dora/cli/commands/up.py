@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import click
 from dora._shared_folders import open_file
 from dora.cli.commands.components import auth_option, tls_options
 from dora.cli.coordinator import coordinator_options
+from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import DEFAULT_MACHINE, SystemStatus
 from dora.errors import DoraError
@@ -52,9 +54,7 @@ def up(
     Whatever is running already is left alone. Logs go to out/dora-coordinator.txt and out/dora-daemon.txt,
     and from there to .1.txt and so on when they have 10 MiB.
     """
-    from dora._paths import ALL_INTERFACES, LOOPBACK, store_path
-    from dora.cluster.agent.identity import running_daemon
-    from dora.cluster.coordinator.store import back_up_store
+    from dora._paths import ALL_INTERFACES, LOOPBACK
     from dora.transport.tokens import make_token
 
     address = client.address
@@ -62,6 +62,28 @@ def up(
         address = interface  # it does not listen on loopback then
     client = Client(address, client.port, authority=client.authority, token=make_token())
     processes: dict[str, Background] = {}
+    with termination_as_interrupt(signal.SIGHUP):
+        try:
+            _start_what_is_missing(client, interface, tls_cert, tls_key, recreate_store, processes)
+        except BaseException:
+            _stop_what_was_started(client, processes)
+            raise
+    click.echo(f"dashboard: {client.dashboard()}")
+
+
+def _start_what_is_missing(
+    client: Client,
+    interface: str,
+    tls_cert: str,
+    tls_key: str,
+    recreate_store: bool,
+    processes: dict[str, Background],
+) -> None:
+    """Start what does not run yet, and wait until it works; what is started is put into ``processes``."""
+    from dora._paths import ALL_INTERFACES, store_path
+    from dora.cluster.agent.identity import running_daemon
+    from dora.cluster.coordinator.store import back_up_store
+
     try:
         status = client.status()
         click.echo(f"coordinator already running on {client.where}")
@@ -79,29 +101,37 @@ def up(
             click.echo(f"moved the store to {backup}")
         encryption = encryption_options(client, tls_cert, tls_key)
         options = ["--interface", interface, "--port", str(client.port)]
-        processes["coordinator"] = Background("coordinator", [*options, *encryption])
+        with interrupts_held():
+            processes["coordinator"] = Background("coordinator", [*options, *encryption])
     daemon_options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
     daemon_options += ["--coordinator-ca", client.authority] if client.authority else []
     if has_daemon:
         click.echo("daemon already running")
     elif running_daemon(client.address, client.port) is None:
-        processes["daemon"] = Background("daemon", daemon_options)
+        with interrupts_held():
+            processes["daemon"] = Background("daemon", daemon_options)
     if "coordinator" in processes:
-        try:
-            is_ours = wait_for_coordinator(client, processes["coordinator"])
-        except DoraError:
-            if not _answers_soon(client):
-                for process in processes.values():
-                    process.terminate()
-            elif "daemon" in processes:
-                _end_unless_it_serves(client, processes["daemon"])
-            raise
+        is_ours = wait_for_coordinator(client, processes["coordinator"])
         where = f"coordinator already running on {client.where}"
         click.echo("started dora coordinator" if is_ours else where)
     if not has_daemon:
-        is_ours = _wait_for_daemon(client, processes.get("daemon"), daemon_options)
+        is_ours = _wait_for_daemon(client, processes, daemon_options)
         click.echo("started dora daemon" if is_ours else "daemon already running")
-    click.echo(f"dashboard: {client.dashboard()}")
+
+
+def _stop_what_was_started(client: Client, processes: dict[str, Background]) -> None:
+    """Stop the coordinator and the daemon, but not a daemon that serves another coordinator.
+
+    Another `dora up` may have been quicker with the coordinator, and use our daemon.
+    """
+    coordinator, daemon = processes.get("coordinator"), processes.get("daemon")
+    if coordinator is not None:
+        coordinator.stop()
+    if daemon is None:
+        return
+    if (coordinator is None or _answers_soon(client)) and _serves(client, daemon):
+        return
+    daemon.stop()
 
 
 def _check_reachable(client: Client, interface: str) -> None:
@@ -222,39 +252,40 @@ def wait_for_coordinator(client: Client, coordinator: Background) -> bool:
         time.sleep(POLL_INTERVAL)
 
 
-def _wait_for_daemon(client: Client, daemon: Background | None, options: list[str]) -> bool:
+def _wait_for_daemon(client: Client, processes: dict[str, Background], options: list[str]) -> bool:
     """Wait until a daemon is connected; return whether it is ours.
 
-    If another one was quicker, ours is stopped. ``daemon`` is None if one runs already. If that one ends,
-    because it has just been stopped, another is started with these options.
+    If another one was quicker, ours is stopped: it would take over once that one ends, and nobody would
+    stop it. Without one in ``processes``, one runs already. If that one ends, because it has just been
+    stopped, another is started with these options.
     """
     from dora.cluster.agent.identity import running_daemon
 
     deadline = time.monotonic() + START_TIMEOUT
     while not _has_daemon(client.status()):
         if running_daemon(client.address, client.port) is None:
-            if daemon is None:
-                daemon = Background("daemon", options)
+            if "daemon" in processes:
+                processes["daemon"].check()  # another `dora up` may have been quicker
             else:
-                daemon.check()  # another `dora up` may have been quicker
+                with interrupts_held():
+                    processes["daemon"] = Background("daemon", options)
         if time.monotonic() > deadline:
-            where = f"; its log is {daemon.log}" if daemon is not None else ""
+            where = f"; its log is {processes['daemon'].log}" if "daemon" in processes else ""
             raise DoraError(f"the daemon has not connected to the coordinator{where}")
         time.sleep(POLL_INTERVAL)
-    return daemon is not None and _end_unless_it_serves(client, daemon)
+    if "daemon" not in processes:
+        return False
+    is_ours = _serves(client, processes["daemon"])
+    if not is_ours:
+        processes["daemon"].terminate()
+    return is_ours
 
 
-def _end_unless_it_serves(client: Client, daemon: Background) -> bool:
-    """Stop a daemon unless it is the one that serves this coordinator; return whether it is.
-
-    One that is still starting would take over once the other one ends, and nobody would stop it.
-    """
+def _serves(client: Client, daemon: Background) -> bool:
+    """Return whether this is the daemon of this machine that serves the coordinator."""
     from dora.cluster.agent.identity import running_daemon
 
-    serves = running_daemon(client.address, client.port) == daemon.pid
-    if not serves:
-        daemon.terminate()
-    return serves
+    return running_daemon(client.address, client.port) == daemon.pid
 
 
 @click.command()
@@ -302,8 +333,6 @@ def stop_coordinator(client: Client, force: bool) -> None:
 
 def _stop_daemon(client: Client) -> bool:
     """Stop a daemon whose coordinator is gone; return whether there was one."""
-    import signal
-
     from dora.cluster.agent.identity import running_daemon
 
     pid = running_daemon(client.address, client.port)
