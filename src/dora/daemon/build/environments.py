@@ -68,8 +68,8 @@ class EnvironmentMaker:
         self._lock = (
             f"{os.path.dirname(os.path.dirname(folder))}/python-locks/{os.path.basename(folder)}.txt"
         )
-        # Neither a project around the dataflow nor an activated environment may change the result. RUST_LOG is
-        # meant for dora; uv reads it, too, and refuses what it does not understand.
+        # Neither a project around the dataflow nor an activated environment may change the result. RUST_LOG
+        # is meant for dora; uv reads it, too, and refuses what it does not understand.
         self._env = {**environ, "UV_NO_PROGRESS": "1"}
         for name in ("VIRTUAL_ENV", "RUST_LOG"):
             self._env.pop(name, None)
