@@ -137,7 +137,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/pip
 
 # The second command takes back what only the packages of the tests ask for.
 $(LOWEST)/.lowest: pyproject.toml | $(VENV)/.dev
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv venv --quiet --clear --seed --python $(BIN)/python $(LOWEST)
 	$(BIN)/uv pip install --python $(LOWEST) --resolution lowest-direct --editable '.[dev]'
 	$(BIN)/uv pip install --python $(LOWEST) --resolution lowest-direct --upgrade --editable .
 	@touch $@
