@@ -18,11 +18,11 @@ import pytest
 from on_terminal import on_terminal, plain
 from ports import free_port
 from system import FOREVER, System
-from waiting import TIMEOUT, wait_until
+from waiting import TIMEOUT, alive, wait_until
 
 from dora import ConnectError, Node
-from dora.cli.commands.up import _wait_for_daemon
-from dora.cluster.agent.identity import daemon_lock
+from dora.cli.commands.up import Background, _stop_what_was_started, _wait_for_daemon
+from dora.cluster.agent.identity import daemon_lock, running_daemon
 from dora.daemon.client import name_of, running
 from dora.observe.tap_session import inspect
 
@@ -516,6 +516,19 @@ def test_an_up_that_is_interrupted_leaves_no_coordinator(system: System, number:
         _, told = up.communicate(timeout=TIMEOUT)
     assert up.returncode == 130 and "Traceback" not in told
     assert not processes_of("coordinator", system.port)
+
+
+def test_an_up_that_is_interrupted_leaves_no_daemon(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.dora("up")
+    os.kill(daemon := system.daemon(), signal.SIGKILL)
+    wait_until(lambda: not alive(daemon), "the end of the daemon")
+    monkeypatch.chdir(system.folder)
+    started = Background("daemon", ["--coordinator-port", str(system.port)])
+    wait_until(lambda: running_daemon("127.0.0.1", system.port) == started.pid, "the new daemon")
+    _stop_what_was_started(system.client, {"daemon": started})
+    assert not alive(started.pid)
 
 
 def processes_of(name: str, port: int) -> list[int]:

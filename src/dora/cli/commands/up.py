@@ -51,8 +51,8 @@ def up(
 ) -> None:
     """Start the coordinator and the daemon in the background.
 
-    Whatever is running already is left alone. Logs go to out/dora-coordinator.txt and out/dora-daemon.txt,
-    and from there to .1.txt and so on when they have 10 MiB.
+    Whatever is running already is left alone. Logs go to out/dora-coordinator.txt and out/dora-daemon.txt.
+    A log of 10 MiB is moved to .1.txt; four are kept.
     """
     from dora._paths import ALL_INTERFACES, LOOPBACK
     from dora.transport.tokens import make_token
@@ -120,18 +120,18 @@ def _start_what_is_missing(
 
 
 def _stop_what_was_started(client: Client, processes: dict[str, Background]) -> None:
-    """Stop the coordinator and the daemon, but not a daemon that serves another coordinator.
+    """Stop the coordinator and the daemon; but not a daemon that another coordinator uses.
 
-    Another `dora up` may have been quicker with the coordinator, and use our daemon.
+    That is so if another `dora up` has started a coordinator at the same moment, and was quicker.
     """
     coordinator, daemon = processes.get("coordinator"), processes.get("daemon")
-    if coordinator is not None:
-        coordinator.stop()
-    if daemon is None:
-        return
-    if (coordinator is None or _answers_soon(client)) and _serves(client, daemon):
-        return
-    daemon.stop()
+    with interrupts_held():  # a second Ctrl-C would leave the rest
+        if coordinator is not None:
+            coordinator.stop()
+        if daemon is not None:
+            if coordinator is not None and _answers_soon(client) and _serves(client, daemon):
+                return
+            daemon.stop()
 
 
 def _check_reachable(client: Client, interface: str) -> None:
