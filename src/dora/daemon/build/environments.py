@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dora._shared_folders import check_folder_if_there, make_folder
 from dora.daemon.build import own_wheel
 from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
-from dora.daemon.processes.interpreter import find_uv, wheel_path
+from dora.daemon.processes.interpreter import find_uv, uv_environment, wheel_path
 from dora.daemon.processes.launch_spec import LaunchSpec
 from dora.daemon.work import Work, installer_progress
 from dora.errors import BuildError
@@ -68,11 +68,9 @@ class EnvironmentMaker:
         self._lock = (
             f"{os.path.dirname(os.path.dirname(folder))}/python-locks/{os.path.basename(folder)}.txt"
         )
-        # Neither a project around the dataflow nor an activated environment may change the result. RUST_LOG
-        # is meant for dora; uv reads it, too, and refuses what it does not understand.
-        self._env = {**environ, "UV_NO_PROGRESS": "1"}
-        for name in ("VIRTUAL_ENV", "RUST_LOG"):
-            self._env.pop(name, None)
+        # Neither a project around the dataflow nor an activated environment may change the result.
+        self._env = uv_environment(environ) | {"UV_NO_PROGRESS": "1"}
+        self._env.pop("VIRTUAL_ENV", None)
         if offline:
             self._env["UV_OFFLINE"] = "1"
 

@@ -30,7 +30,7 @@ from dora.daemon.build.shadowing import has_upstream, installer_environment, men
 from dora.daemon.build.subprocesses import BuildLog, Processes, Stopped
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import BuildOptions
-from dora.daemon.processes.interpreter import FOLDER, Interpreter, find_uv, wheel_path
+from dora.daemon.processes.interpreter import FOLDER, Interpreter, find_uv, uv_environment, wheel_path
 from dora.daemon.processes.launch_spec import LaunchSpec, launch_spec
 from dora.daemon.processes.programs import why_refused
 from dora.daemon.work import BuildProgress, installer_progress
@@ -197,8 +197,10 @@ class NodeBuilds:
             words = [*spec.interpreter.python, *words[1:]]
         work = log.begin(f"running `{command}`")
         environment = spec.build_environment() | self._for_installers
-        if pip is not None and self._pip_prints_progress:
-            environment = {"PIP_PROGRESS_BAR": "raw"} | environment
+        if pip is not None:
+            environment = uv_environment(environment)
+            if self._pip_prints_progress:
+                environment = {"PIP_PROGRESS_BAR": "raw"} | environment
         if self._options.offline:
             environment |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
         if environment_folder is None and self._faults_before is None:

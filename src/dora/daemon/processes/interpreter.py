@@ -68,6 +68,14 @@ def find_uv() -> str | None:
     return shutil.which("uv") or shutil.which("uv", path=os.path.dirname(sys.executable))
 
 
+def uv_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of the environment for uv: without ``RUST_LOG``, which is meant for dora.
+
+    uv reads it, too, and refuses to start if it does not understand it.
+    """
+    return {name: value for name, value in environ.items() if name != "RUST_LOG"}
+
+
 def project_above(directory: str) -> bool:
     """Return whether uv would find a Python project in a directory or above it."""
     while True:
