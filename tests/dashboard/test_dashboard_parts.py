@@ -172,6 +172,11 @@ def test_half_a_token_opens_nothing(guard: AuthMiddleware) -> None:
         assert answer(guard, "/api/dataflows", host=HOST, authorization=wrong) == 401, wrong
 
 
+def test_a_public_page_is_no_public_websocket(guard: AuthMiddleware) -> None:
+    assert answer(guard, "/assets/page.js", host=HOST) == 200
+    assert answer(guard, "/assets/page.js", "websocket", host=HOST) == 1008
+
+
 def test_a_browser_needs_its_cookie_and_the_key_of_the_page(guard: AuthMiddleware) -> None:
     cookie, key = f"a=b; {cookie_of(HOST)}={KEYS.session}", KEYS.page
     assert answer(guard, "/api/dataflows", host=HOST, cookie=cookie, x_dora_page=key) == 200

@@ -21,6 +21,10 @@ PROGRAMS = {
         cloud = np.stack([*np.meshgrid(side, side), np.zeros((40, 40))], axis=-1).astype(np.float32)
         wave = np.sin(np.arange(5000) / 5000 * 4 * np.pi)
         wave[1234] = 9.0  # one value that no thinning may lose
+        # Explicit, since older pyarrow sorts the fields of what it infers.
+        PERSON = pa.struct({"name": pa.string(), "age": pa.int64(), "likes": pa.list_(pa.string())})
+        LINEAR = pa.struct({"x": pa.float64(), "y": pa.float64()})
+        TWIST = pa.struct({"linear": LINEAR, "angular": pa.struct({"z": pa.float64()})})
         people = [{"name": "<b>Ada</b>", "age": 36, "likes": ["tea", "maps"]}] * 60
         picture = np.full((120, 160, 3), 40, np.uint8)
         depth = np.tile(np.linspace(0.5, 4.0, 64, dtype=np.float32), 48)
@@ -35,7 +39,7 @@ PROGRAMS = {
             count += 1
             send = node.send_output
             send("cloud", cloud.reshape(-1), {"primitive": "points3d"})
-            send("people", pa.array(people))
+            send("people", pa.array(people, PERSON))
             send("text", pa.array([f"line {count}", "<i>not slanted</i>"]))
             send("numbers", np.array([float(count), -2.5, float("nan")]))
             send("wave", wave)
@@ -43,7 +47,7 @@ PROGRAMS = {
             send("depth", depth, {"primitive": "depth", "width": 64, "height": 48})
             send("masks", masks.reshape(-1), {"primitive": "masks", "width": 64, "height": 48})
             send("bytes", pa.array([None, 1, 2]))
-            send("twist", pa.array([{"linear": {"x": 0.5, "y": 0.0}, "angular": {"z": -1.0}}]))
+            send("twist", pa.array([{"linear": {"x": 0.5, "y": 0.0}, "angular": {"z": -1.0}}], TWIST))
         """,
     "find.py": """
         import numpy as np

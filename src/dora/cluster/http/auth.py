@@ -75,7 +75,8 @@ def secrets_equal(shown: str, wanted: str) -> bool:
 class AuthMiddleware:
     """Passes on requests that show the token or a session, and refuses all others.
 
-    Requests to ``public_paths`` need neither; a path that ends with ``*`` stands for all that begin so.
+    Requests to ``public_paths`` need neither, but websockets do; a path that ends with ``*`` stands for all
+    that begin so.
     ``hosts`` are the names of this host for a server on loopback, and empty for other servers.
     ``unauthorized_text`` is the message for a request without a token.
     """
@@ -101,7 +102,8 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        fault = self._fault(headers, scope["path"])
+        is_public = scope["type"] == "http" and self._is_public(scope["path"])
+        fault = self._fault(headers, is_public)
         if fault is not None:
             log.debug("a %s request from %s is refused: %s", scope["type"], scope.get("client"), fault[1])
         if fault is None:
@@ -111,14 +113,14 @@ class AuthMiddleware:
         else:
             await send({"type": "websocket.close", "code": 1008, "reason": fault[1]})
 
-    def _fault(self, headers: dict[str, str], path: str) -> tuple[int, str] | None:
+    def _fault(self, headers: dict[str, str], is_public: bool) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if self._hosts and host.rsplit(":", 1)[0].strip("[]") not in self._hosts:
             return 403, f"`{host}` is not a name of this coordinator"
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return 403, f"requests of pages from {origin} are not allowed"
-        if not (self._is_public(path) or self._has_token(headers) or self._has_session(headers, host)):
+        if not (is_public or self._has_token(headers) or self._has_session(headers, host)):
             shown = "and was shown another one" if "authorization" in headers else "and was shown none"
             return 401, self._unauthorized_text.format(shown=shown)
         return None
