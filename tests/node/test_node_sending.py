@@ -250,6 +250,23 @@ def test_forwarded_metadata_keeps_the_time_of_the_source(start_flow: StartFlow) 
     assert event.send_time >= event["metadata"]["timestamp"]
 
 
+@pytest.mark.parametrize("shape", [(2,), (1, 2)])
+def test_a_receiver_sees_the_array_that_was_sent_with_the_metadata_of_another_one(
+    sender: Node, receiver: Node, shape: tuple[int, ...]
+) -> None:
+    sender.send_output("out", np.ones((2, 2), np.complex64), {"mine": 1})
+    received = one(receiver)["metadata"]
+    lengths = np.arange(2, dtype=np.float32).reshape(shape)
+    sender.send_output("out", lengths, received)
+    with sender.loan("out", shape, "float32", received) as loaned:
+        loaned[:] = lengths
+    for event in receiver.drain():
+        assert isinstance(event, Input)
+        assert event.numpy().dtype == lengths.dtype
+        assert event.numpy().tolist() == lengths.tolist()
+        assert event["metadata"]["mine"] == 1
+
+
 def test_large_metadata(sender: Node, receiver: Node) -> None:
     text = "x" * 100_000
     sender.send_output("out", b"y", {"text": text})

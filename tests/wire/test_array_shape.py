@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dora.wire.array_shape import describe, restore_described, shape_of
-from dora.wire.decode import decode_arrow, decode_numpy
+from dora.wire.array_shape import restore_described, shape_of
+from dora.wire.decode import as_arrow, decode_arrow, decode_numpy
 from dora.wire.encode import as_message, encode
 from dora.wire.metadata import decode_metadata, encode_metadata
 
@@ -19,8 +19,7 @@ RECORDS = np.array([(1.5, 2), (2.5, 3)], [("x", "<f4"), ("n", "<i2")])
 
 def sent(array: np.ndarray, metadata: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the metadata that receivers of an array get."""
-    payload = encode(array)
-    return dict(metadata or {}) if payload.array is None else describe(payload.array, metadata)
+    return dict(as_arrow(array, metadata)[1] or {})
 
 
 @pytest.mark.parametrize(
@@ -108,6 +107,57 @@ def test_metadata_that_is_passed_on_describes_the_new_picture() -> None:
     grey = sent(FRAME[:, :, 0], received)
     assert (grey["shape"], grey["encoding"]) == ([2, 4], "mono8")
     assert sent(FRAME[:1], received | {"encoding": "rgb8"})["encoding"] == "rgb8"
+
+
+PICTURE_SIZE = {"width": 4, "height": 2, "encoding": "bgr8"}
+
+
+@pytest.mark.parametrize(
+    ("array", "left"),
+    [
+        (np.arange(24, dtype=np.float32), {}),
+        (np.arange(24, dtype=np.float32).reshape(2, 4, 3), {"shape": [2, 4, 3]}),
+        (np.zeros((2, 4), bool), {"shape": [2, 4]}),
+        (np.zeros((5, 6), np.float32), {"shape": [5, 6]}),
+        (np.arange(23, dtype=np.uint8), {}),
+        (FRAME.reshape(-1), PICTURE_SIZE),  # the pixels of such a picture, as dora-rs sends them
+        (np.array(["text"]), {"dtype": "<U4"}),
+    ],
+    ids=lambda item: f"{item.dtype.str}{list(item.shape)}" if isinstance(item, np.ndarray) else "",
+)
+def test_the_description_of_a_received_picture_does_not_stay_on_another_array(
+    array: np.ndarray, left: dict[str, Any]
+) -> None:
+    assert sent(array, sent(FRAME) | {"mine": 1}) == left | {"mine": 1}
+
+
+@pytest.mark.parametrize(
+    "received",
+    [np.array([1 + 2j, 3], np.complex64), np.array(["12", "345"]), RECORDS, np.ones((1, 2), "c8")],
+)
+@pytest.mark.parametrize("array", [np.array([2.0, 3.0], np.float32), np.ones((2, 3)), np.array([2, 3])])
+def test_the_dtype_of_a_received_array_does_not_stay_on_another_one(
+    received: np.ndarray, array: np.ndarray
+) -> None:
+    metadata = sent(received)
+    assert "dtype" in metadata
+    flat, passed_on = as_arrow(array, metadata)
+    again = restore_described(flat.to_numpy(zero_copy_only=False), passed_on or {})
+    assert (again.dtype, again.tolist()) == (array.dtype, array.tolist())
+
+
+def test_arrow_data_has_the_description_that_its_sender_gives() -> None:
+    metadata = {"shape": [1, 2], "dtype": "<c8", **PICTURE_SIZE}
+    assert as_arrow(pa.array([1.5, 2]), metadata)[1] == metadata
+    assert as_arrow(b"ab", metadata)[1] == metadata
+
+
+def test_a_word_of_the_sender_about_the_type_stays() -> None:
+    assert sent(np.arange(3), {"dtype": "float16", "encoding": "jpeg", "width": 4}) == {
+        "dtype": "float16",
+        "encoding": "jpeg",
+        "width": 4,
+    }
 
 
 def test_a_shape_that_does_not_fit_is_ignored() -> None:

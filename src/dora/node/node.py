@@ -216,7 +216,7 @@ class Node:
         schema, dtype_name, size = plain_format(dtype)
         for length in dimensions:
             size *= length
-        if len(dimensions) != 1:
+        if metadata or len(dimensions) != 1:
             metadata = describe_shape(dimensions, dtype_name, metadata)
         return ArrayLoan(SampleHandler(port, schema, size, metadata), dtype_name, dimensions)
 

@@ -7,10 +7,15 @@ bytes, complex numbers (their values are pairs of floats), and structured types.
 
 A picture, ``uint8`` of (H, W), (H, W, 1) or (H, W, 3), also gets the keys that published nodes read:
 ``width``, ``height`` and ``encoding``.
+
+Programs often pass on the metadata of what they have received. A NumPy array describes itself, so entries
+that describe the received array are replaced, or removed if the new one needs none. Arrow data says nothing
+of a shape: there, the sender's entries stay.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
 SHAPE: Final = "shape"
 DTYPE: Final = "dtype"
+DESCRIBING: Final = frozenset((SHAPE, DTYPE))  # metadata without these keys describes no array
 _MARKS: Final = (b"\xa5shape", b"\xa5dtype")  # the keys in msgpack
 _RESTORED: Final = "USc"  # kinds of dtypes that Arrow changes
 _MAX_ITEM: Final = 1 << 16  # bytes of a text: a foreign message may claim any number
@@ -43,12 +49,21 @@ def picture_channels(shape: Sequence[int]) -> int:
     return channels if channels in _DEFAULT_ENCODING else 0
 
 
-def describe(array: np.ndarray[Any, Any], metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the metadata with which an array is sent: see `describe_shape`, and its ``dtype``."""
-    described = dict(metadata or {})
-    if array.ndim != 1:
-        described = describe_shape(array.shape, array.dtype.str, described)
-    dtype = _dtype_in_metadata(array.dtype)
+def describe(data: object, metadata: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the metadata with which data is sent: see `describe_shape`, and its ``dtype``.
+
+    Data that is no NumPy array has the sender's metadata. Metadata that is no mapping is returned as it is:
+    it is refused where it is encoded.
+    """
+    numpy = sys.modules.get("numpy")
+    if (
+        numpy is None
+        or not isinstance(data, numpy.ndarray)
+        or not (metadata is None or isinstance(metadata, Mapping))
+    ):
+        return metadata
+    described = describe_shape(data.shape, data.dtype.str, metadata)
+    dtype = _dtype_in_metadata(data.dtype)
     if dtype is not None:
         described[DTYPE] = dtype
     return described
@@ -57,32 +72,50 @@ def describe(array: np.ndarray[Any, Any], metadata: Mapping[str, Any] | None) ->
 def describe_shape(shape: Sequence[int], dtype: str, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return metadata with ``shape``, and for a picture ``width``, ``height`` and ``encoding``.
 
-    ``dtype``: NumPy's name with the byte order, such as ``"|u1"``.
+    ``dtype``: NumPy's name with the byte order, such as ``"|u1"``. One dimension needs no ``shape``.
 
-    The sender's own entries stay: a ``shape`` that is no list of integers, and the size and encoding of
-    pixels in another layout. Programs often pass on the metadata of what they have received; entries that
-    describe the received picture are replaced.
+    Entries that describe a received array go. The sender's own stay: a ``shape`` that is no list of
+    integers, a ``dtype`` that `describe` does not write, and the size and encoding of pixels in another
+    layout.
     """
     described = dict(metadata or {})
-    old = described.get(SHAPE, [])
-    if not _is_shape(old):
+    if DTYPE in described and _dtype_of(described[DTYPE]) is not None:
+        del described[DTYPE]
+    received = described.get(SHAPE, [])
+    if not _is_shape(received):
         return described
-    described[SHAPE] = list(shape)
+    described.pop(SHAPE, None)
+    if len(shape) != 1:
+        described[SHAPE] = list(shape)
+    if described.get("primitive", "image") != "image":
+        return described
     channels = picture_channels(shape) if dtype == "|u1" else 0
-    if not channels or described.get("primitive", "image") != "image":
-        return described
-    size = {"height": shape[0], "width": shape[1]}
+    size = {"height": shape[0], "width": shape[1]} if channels else {}
     encoding = described.get("encoding")
-    if picture_channels(old) and [described.get(key) for key in size] == list(old[:2]):
-        described |= size  # it was the size of the received picture
-        if _CHANNELS.get(str(encoding)) == picture_channels(old) != channels:
-            encoding = None
-    if all(described.get(key, extent) == extent for key, extent in size.items()) and (
-        encoding is None or _CHANNELS.get(str(encoding)) == channels
+    if _describes_picture(described, received):
+        same_encoding = _CHANNELS.get(str(encoding)) == picture_channels(received)
+        if channels:
+            described |= size
+            if same_encoding and picture_channels(received) != channels:
+                encoding = None
+        elif same_encoding and (dtype, list(shape)) != ("|u1", [prod(received)]):
+            # All but the pixels of such a picture, flat: existing receivers take these by width and height.
+            for key in ("height", "width", "encoding"):
+                del described[key]
+    if (
+        channels
+        and all(described.get(key, extent) == extent for key, extent in size.items())
+        and (encoding is None or _CHANNELS.get(str(encoding)) == channels)
     ):
         described |= size
         described["encoding"] = encoding or _DEFAULT_ENCODING[channels]
     return described
+
+
+def _describes_picture(metadata: Mapping[str, Any], shape: Sequence[int]) -> bool:
+    """Return whether width and height are those of a picture of this shape."""
+    size = [metadata.get("height"), metadata.get("width")]
+    return bool(picture_channels(shape)) and size == list(shape[:2])
 
 
 def shape_of(metadata: Mapping[str, Any], count: int) -> tuple[int, ...] | None:

@@ -317,8 +317,8 @@ def as_arrow(data: Any, metadata: Mapping[str, Any] | None = None) -> tuple[Any,
     if pa is not None and isinstance(data, pa.Array):
         return data, metadata
     payload = encode(data)
-    if payload.array is not None:
-        metadata = describe(payload.array, metadata)
+    if payload.array is not None or metadata:
+        metadata = describe(data, metadata)
     return decode_arrow(payload.to_message(b"")), metadata
 
 

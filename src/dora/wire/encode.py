@@ -357,9 +357,8 @@ def as_message(data: Any) -> Message:
     Raises `UnsupportedData` for data that cannot be sent.
     """
     payload = encode(data)
-    return payload.to_message(
-        b"" if payload.array is None else encode_metadata(describe(payload.array, None))
-    )
+    metadata = describe(data, None) if payload.array is not None else None
+    return payload.to_message(encode_metadata(metadata) if metadata else b"")
 
 
 def warm_up(*, numpy: bool) -> None:

@@ -43,7 +43,7 @@ from dora.transport.board import (
 from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
 from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
-from dora.wire.array_shape import describe
+from dora.wire.array_shape import DESCRIBING, describe
 from dora.wire.correlation import CONTROL_KEYS, asks_to_flush, control_sections
 from dora.wire.encode import Payload, encode
 from dora.wire.message import (
@@ -280,10 +280,13 @@ class OutputPort:
             self.on_links_changed()
         payload = encode(data)
         if payload.array is not None:
-            metadata = describe(payload.array, metadata)
+            metadata = describe(data, metadata)
         section = control = b""
         if metadata:
             section = encode_metadata(metadata)
+            if payload.array is None and not DESCRIBING.isdisjoint(metadata):  # passed on, maybe
+                metadata = describe(data, metadata)
+                section = encode_metadata(metadata) if metadata else b""
             if not self._control_keys.isdisjoint(metadata):
                 control = section
         if not (self.has_links or self.is_tapped()):  # no receiver: nothing to copy
