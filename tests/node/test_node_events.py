@@ -176,6 +176,29 @@ def test_a_removed_entry_is_gone(key: str) -> None:
     assert popped["id"] == "image"
 
 
+class OwnInput(Input):
+    """An input of a program, with attributes of its own."""
+
+
+class SlottedInput(Input):
+    __slots__ = ("own",)
+    own: str
+
+
+@pytest.mark.parametrize("kind", [OwnInput, SlottedInput])
+def test_an_entry_of_a_programs_own_input_can_be_removed(kind: type[OwnInput] | type[SlottedInput]) -> None:
+    event = kind.make("image", message())
+    event.own = "kept"  # type: ignore[union-attr]
+    assert event.pop("value").to_pylist() == [1, 2, 3]
+    del event["metadata"]
+    assert "value" not in event and list(event) == ["kind", "type", "id"]
+    assert isinstance(event, kind) and event.own == "kept"
+    assert event.data == b"\1\2\3" and event.numpy().tolist() == [1, 2, 3]
+    given = kind({"id": "image", "value": 1})
+    del given["id"]
+    assert given == {"value": 1}
+
+
 def test_a_value_that_was_replaced_stays_replaced() -> None:
     event = an_input()
     event["value"] = "decoded by the program"

@@ -46,6 +46,14 @@ def test_given_arrays_keep_their_shape() -> None:
             assert event.numpy().shape == (2, 4, 3)
 
 
+def test_entries_of_an_event_can_be_removed() -> None:
+    first, second, _ = MockNode([("a", 1), ("b", pa.array([2], pa.uint8()))])
+    assert first.pop("value") == 1 and first == {"type": "INPUT", "id": "a", "metadata": {}}
+    del second["id"]
+    assert "id" not in second and second["kind"] == "dora" and second.data == b"\2"
+    assert isinstance(second, Input)
+
+
 def test_given_events_are_returned_unchanged() -> None:
     events: list[Any] = [
         {"type": "INPUT", "id": "x", "value": 1, "metadata": {}},

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, overload
 
 from dora.node.contents import Reference as Reference
@@ -270,7 +271,7 @@ class Input(Event):
         Another class, instead of a mark: a mark would be looked at for each message.
         """
         self._complete()
-        self.__class__ = _PlainInput
+        self.__class__ = _plain(self.__class__)
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -287,21 +288,32 @@ class Input(Event):
         return dict, (self.copy(),)
 
 
-class _PlainInput(Input):
-    """An `Input` from which an entry was removed: it makes none on demand."""
+@cache
+def _plain(kind: type[Input]) -> type[Input]:
+    """Return the class of events of a kind from which an entry was removed: none is made on demand.
 
-    __slots__ = ()
+    An object can only get a class with its own layout, so each subclass of `Input` has another one.
+    """
 
-    def __missing__(self, key: str) -> Any:
-        if key == "data":  # no entry, but made each time
-            return super().__missing__(key)
-        raise KeyError(key)
+    class Plain(kind):  # type: ignore[misc, valid-type]
+        __slots__ = ()
 
-    def __contains__(self, key: object) -> bool:
-        return dict.__contains__(self, key) or (key == "data" and hasattr(self, "_content"))
+        def __missing__(self, key: str) -> Any:
+            if key in ("value", "metadata"):
+                raise KeyError(key)
+            return super().__missing__(key)  # `data` is no entry, but made each time
 
-    def _complete(self) -> Input:
-        return self
+        def __contains__(self, key: object) -> bool:
+            return dict.__contains__(self, key) or (key == "data" and hasattr(self, "_content"))
+
+        def _complete(self) -> Input:
+            return self
+
+        def _make_plain(self) -> Input:
+            return self
+
+    Plain.__name__ = kind.__name__
+    return Plain
 
 
 class Synced(Event):
