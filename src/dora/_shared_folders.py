@@ -68,13 +68,14 @@ def check_folder_if_there(path: str, *, below: str) -> None:
         pass
 
 
-def write_file(path: str, data: bytes, *, below: str | None = None, mode: int = 0o666) -> None:
-    """Write a file, or replace one, at once: it is never there in part.
+def write_file(path: str, data: bytes, *, below: str, mode: int = 0o666) -> None:
+    """Write a file of dora, or replace one, at once: it is never there in part.
 
-    ``path`` and ``below`` as for `open_file`. Raises ``OSError``.
+    Not for a file that the user names: a link or a device there would be replaced, too. ``path`` and
+    ``below`` as for `open_file`. Raises ``OSError``.
     """
     base, names = _split(path, below)
-    folder = _open_folder(base, names[:-1], make=below is not None)
+    folder = _open_folder(base, names[:-1], make=True)
     try:
         unfinished = f"{names[-1]}.{os.urandom(4).hex()}"
         file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -79,6 +80,31 @@ def test_a_named_file_is_written_over(run, tmp_path):
         1,
         "error: cannot write no/such/graph.html: No such file or directory\n",
     )
+
+
+def test_a_named_link_or_device_is_written_to_and_stays(run):
+    Path("shared").mkdir()
+    Path("graph.html").symlink_to("shared/graph.html")
+    assert run("robot.yml", "-o", "graph.html")[0] == 0
+    assert Path("graph.html").is_symlink()
+    assert Path("shared/graph.html").stat().st_size > 100_000
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("robot.yml", "--mermaid", "-o", "pipe")[0] == 0
+        assert Path("pipe").is_fifo()
+        assert os.read(reader, 1000).startswith(b"flowchart LR\n")
+    finally:
+        os.close(reader)
+
+
+def test_a_dash_is_the_standard_output(run):
+    status, out, err = run("robot.yml", "-o", "-")
+    assert (status, out[:15], err) == (0, "<!doctype html>", "") and out.endswith("</html>\n")
+    assert run("robot.yml", "--mermaid", "-o", "-") == (0, run("robot.yml", "--mermaid")[1], "")
+    assert [str(path) for path in Path().iterdir()] == ["robot.yml"]
+    status, _, err = run("robot.yml", "-o", "-", "--open")
+    assert status == 2 and "-o - writes no file that --open could show" in err
 
 
 def test_open(run, monkeypatch):

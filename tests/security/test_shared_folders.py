@@ -139,7 +139,7 @@ def test_a_link_of_the_user_is_followed(shared: Path, open_folder: Path) -> None
 @needs_second_user
 def test_a_file_is_replaced_and_what_it_led_to_stays(shared: Path, precious: Path) -> None:
     planted_link(shared / "session.yaml", precious)
-    write_file(str(shared / "session.yaml"), b"new")
+    write_file("session.yaml", b"new", below=str(shared))
     assert not (shared / "session.yaml").is_symlink()
     assert (shared / "session.yaml").read_bytes() == b"new"
     assert os.listdir(shared) == ["session.yaml"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dora._paths import PACKAGE
-from dora._shared_folders import write_file
+from dora._shared_folders import open_file
 from dora.cli.dataflow_file import dataflow_argument
 from dora.cli.tables import counted
 from dora.daemon.load_dataflow import is_url, load_dataflow
@@ -29,9 +29,9 @@ _HINT = "Paste this at https://mermaid.live, or into a ```mermaid block of a pag
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=click.Path(dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Write the page, or the flowchart, to this file.",
+    help="Write the page, or the flowchart, to this file; - is the standard output.",
 )
 def graph(path: str, mermaid: bool, open_page: bool, output: str | None) -> None:
     """Draw a dataflow as a web page or as a Mermaid flowchart.
@@ -44,6 +44,8 @@ def graph(path: str, mermaid: bool, open_page: bool, output: str | None) -> None
 
     if mermaid and open_page:
         raise click.UsageError("--mermaid writes no page that --open could show; use one of them")
+    if output == "-" and open_page:
+        raise click.UsageError("-o - writes no file that --open could show; use one of them")
     dataflow = load_dataflow(path)
     for warning in dataflow.warnings:
         click.echo(str(warning), err=True)
@@ -51,14 +53,19 @@ def graph(path: str, mermaid: bool, open_page: bool, output: str | None) -> None
     if mermaid:
         from dora.dataflow.graph import flowchart
 
-        if output is None:
-            click.echo(flowchart(drawn))
-            click.echo(_HINT, err=True)
+        text = f"{flowchart(drawn)}\n"
+        if output in (None, "-"):
+            click.echo(text, nl=False)
+            if output is None:
+                click.echo(_HINT, err=True)
         else:
-            _write_over(output, f"{flowchart(drawn)}\n")
+            _write_over(output, text)
             click.echo(f"The flowchart is in {output}")
         return
     text = _page(drawn, _title(path))
+    if output == "-":
+        click.echo(text, nl=False)
+        return
     page = _write(_stem(path), text) if output is None else _write_over(output, text)
     address = page.absolute().as_uri()
     click.echo(f"The graph is in {address}")
@@ -96,8 +103,12 @@ def _write(stem: str, text: str) -> Path:
 
 
 def _write_over(file: str, text: str) -> Path:
+    """Write into what the user names, which may be a device or a link; return it."""
     try:
-        write_file(file, text.encode())
+        # Emptied instead of replaced: the rename of a new file would take the place of the device or link.
+        opened = open_file(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with open(opened, "w", encoding="utf-8") as page:
+            page.write(text)
     except OSError as error:
         raise DoraError(f"cannot write {file}: {error.strerror}") from None
     return Path(file)
