@@ -1,4 +1,4 @@
-"""Who has started whom, as a template finds out before it forks and when it ends."""
+"""Who has started whom and how it has ended, as a template finds out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 from waiting import wait_until
 
-from dora.daemon.template.children import descendants
+from dora.daemon.template.children import crash_of, descendants
 
 pytestmark = [
     pytest.mark.processes,
@@ -37,3 +37,21 @@ def test_a_process_whose_first_thread_has_ended_is_alive() -> None:
             assert process.pid in descendants(os.getpid())
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("end", "crash"),
+    [
+        ("os._exit(0)", "exit status 0"),
+        ("os._exit(9)", "exit status 9"),
+        ("os._exit(15)", "exit status 15"),
+        ("os.kill(os.getpid(), signal.SIGABRT)", "SIGABRT"),
+        ("os.kill(os.getpid(), 37)", "signal 37"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", ""),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ""),
+    ],
+)
+def test_a_child_that_nobody_has_killed_has_crashed(end: str, crash: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", f"import os, signal; {end}"]) as process:
+        assert crash_of(process.pid) == crash
+        assert process.wait() != 0 or crash == "exit status 0"  # it had not been reaped

@@ -114,10 +114,16 @@ def crash_of(pid: int) -> str:
         kill_with_descendants(pid)
     os.close(pidfd)
     end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    if end is None or end.si_status in (signal.SIGKILL, signal.SIGTERM):
+    if end is None:
         return ""
-    is_exit = end.si_code == os.CLD_EXITED
-    return f"exit status {end.si_status}" if is_exit else signal.Signals(end.si_status).name
+    if end.si_code == os.CLD_EXITED:  # before any look at the number: an exit status is no signal
+        return f"exit status {end.si_status}"
+    if end.si_status in (signal.SIGKILL, signal.SIGTERM):
+        return ""
+    try:
+        return signal.Signals(end.si_status).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {end.si_status}"
 
 
 def end_with_parent(it_does: bool) -> None:
