@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from signal import SIGKILL, SIGSEGV
 
 import pytest
@@ -27,27 +28,61 @@ def test_the_package_of_a_module_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "interpreter", "installs"),
+    ("node", "interpreter", "command", "installs"),
     [
         (
             NodeSpec("a", path="a.py"),
             Interpreter(("/nowhere/bin/python",)),
+            ("/nowhere/bin/python", "-u", "a.py"),
             "uv pip install --python /nowhere/bin/python",
         ),
-        (NodeSpec("a", path="a.py"), Interpreter(("uv", "run", "python"), ("uv", "run")), "uv add"),
+        (
+            NodeSpec("a", path="a.py"),
+            Interpreter(("uv", "run", "python"), ("uv", "run")),
+            ("uv", "run", "python", "-u", "a.py"),
+            "uv add",
+        ),
         (
             NodeSpec("a", operators=(OperatorSpec("o", "o.py", conda_env="vision"),)),
             Interpreter(),
+            ("conda", "run", "-n", "vision", "python", "-u", "-m", "dora.runtime"),
             "conda run -n vision python -m pip install",
         ),
     ],
     ids=["uv's environment", "uv run", "conda"],
 )
 def test_a_package_is_installed_where_the_node_ran(
-    node: NodeSpec, interpreter: Interpreter, installs: str
+    node: NodeSpec, interpreter: Interpreter, command: tuple[str, ...], installs: str
 ) -> None:
-    program = failed_program(Dataflow((node,), "/lab"), node, interpreter)
+    program = failed_program(Dataflow((node,), "/lab"), node, interpreter, command)
     assert remedy(MISSING, None, program).endswith(f": {installs} opencv-python")
+
+
+def test_only_the_python_that_has_run_a_program_is_named(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.touch()
+    (tmp_path / "bin" / "python3").symlink_to("python")
+    tool = tmp_path / "tool"
+    node = NodeSpec("a", path="tool")
+
+    def remedy_of(first_line: str, interpreter: Interpreter, *words: str) -> str:
+        tool.write_text(f"{first_line}\n")
+        command = (*words, str(tool))
+        return remedy(MISSING, None, failed_program(Dataflow((node,), "/lab"), node, interpreter, command))
+
+    own = Interpreter((str(python),))
+    assert f"not installed for {python}, which ran this" in remedy_of(f"#!{python}", own)
+    assert f"not installed for {python}, which ran this" in remedy_of(f"#!{python}3", own)
+    for line in ("#!/usr/bin/python3", "#!/usr/bin/env python3", "#!/bin/sh", "\x7fELF"):
+        assert remedy_of(line, own) == ""
+    uv_run = Interpreter(("uv", "run", "python"), ("uv", "run"))
+    assert remedy_of("#!/usr/bin/python3", uv_run, "uv", "run") == ""
+
+
+@pytest.mark.parametrize("module", ["dora", "google"])
+def test_no_package_is_guessed_for_a_module(module: str) -> None:
+    assert remedy((f"ModuleNotFoundError: No module named '{module}'",), None, PROGRAM) == ""
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,15 @@ def test_a_crash_of_a_library_has_a_hint_unless_python_shows_the_lines(tmp_path:
     assert "hint" not in str(failed.entries) + str(failed.report)
 
 
+def test_a_program_with_a_python_of_its_own_has_no_hint_about_that_of_dora(tmp_path: Path) -> None:
+    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    (tmp_path / "tool").write_text(f"#!{base} -I\nimport nothing_of_that_name\n")
+    (tmp_path / "tool").chmod(0o755)
+    failed = Failed(tmp_path, {"id": "tool", "path": "tool"})
+    assert "ModuleNotFoundError" in str(failed.entries)
+    assert "hint" not in str(failed.entries) + str(failed.report)
+
+
 def test_other_errors_of_the_same_kind_have_no_hint(tmp_path: Path) -> None:
     (tmp_path / "helper.py").touch()  # hides nothing
     (tmp_path / "faulty.py").write_text(

@@ -425,14 +425,18 @@ class Daemon:
         self.feed(on.ProcessEnded(node_id, exit_code, number, lines, remedy))
 
     def _remedy(self, node_id: str, lines: tuple[str, ...], number: int | None) -> str:
-        from dora.daemon.processes.interpreter import interpreter_of
+        from dora.daemon.processes.launch_spec import CannotSpawn, launch_spec
         from dora.daemon.remedies import failed_program, remedy
 
         node = next((node for node in self.dataflow.nodes if node.id == node_id), None)
         if node is None or node.is_shell:
             return ""
-        interpreter = interpreter_of(self.dataflow, node, uv=self.options.uv)
-        return remedy(lines, number, failed_program(self.dataflow, node, interpreter))
+        spec = launch_spec(self.dataflow, node, uv=self.options.uv)
+        try:
+            command = spec.command(allow_shell=False)
+        except CannotSpawn:  # its file has been removed meanwhile
+            return ""
+        return remedy(lines, number, failed_program(self.dataflow, node, spec.interpreter, command))
 
     def _clean_up_after(self, node_id: str) -> None:
         if self.context.engine == "iceoryx2":

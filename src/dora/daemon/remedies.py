@@ -31,12 +31,10 @@ _DISTRIBUTIONS: Final = {
     "can": "python-can",
     "cv2": "opencv-python",
     "dateutil": "python-dateutil",
-    "dora": "dora-dataflow",
     "dotenv": "python-dotenv",
     "dynamixel_sdk": "dynamixel-sdk",
     "git": "GitPython",
     "gi": "PyGObject",
-    "google": "protobuf",
     "grpc": "grpcio",
     "mpl_toolkits": "matplotlib",
     "paho": "paho-mqtt",
@@ -54,18 +52,23 @@ _DISTRIBUTIONS: Final = {
     "zmq": "pyzmq",
 }
 
+# The packages of this name on PyPI have nothing to do with the module, or many packages have a part of it.
+_NO_DISTRIBUTION: Final = ("dora", "google")
+
 
 class FailedProgram(NamedTuple):
     """Where a program has looked for modules."""
 
-    python: str  # the interpreter
+    python: str  # the interpreter, "" if it is not known
     install: str  # the command that installs a package for it
     folders: tuple[str, ...]  # of its own files, which come before installed packages
     project: str  # the folder of the dataflow file
 
 
-def failed_program(dataflow: Dataflow, node: NodeSpec, interpreter: Interpreter) -> FailedProgram:
-    """Return the program of a node; ``interpreter`` is what ran it."""
+def failed_program(
+    dataflow: Dataflow, node: NodeSpec, interpreter: Interpreter, command: Sequence[str]
+) -> FailedProgram:
+    """Return the program of a node. ``interpreter`` runs its Python files, ``command`` has started it."""
     directory = dataflow.directory_of(node)
     files = [node.path] if node.path is not None else [operator.python for operator in node.operators]
     folders = [os.path.dirname(os.path.join(directory, file)) for file in files if file]
@@ -76,11 +79,30 @@ def failed_program(dataflow: Dataflow, node: NodeSpec, interpreter: Interpreter)
     if environment := next((each.conda_env for each in node.operators if each.conda_env), ""):
         python = f"the conda environment {environment}"
         install = f"conda run -n {environment} python -m pip install"
+    elif not _runs(python, interpreter, command):
+        python = install = ""
     elif interpreter.wrapper:
         python, install = "`uv run`", "uv add"
     elif not _has_pip(python):
         install = f"uv pip install --python {shlex.quote(python)}"
     return FailedProgram(python, install, tuple(dict.fromkeys(folders)), dataflow.working_dir)
+
+
+def _runs(python: str, interpreter: Interpreter, command: Sequence[str]) -> bool:
+    """Return whether a command runs the interpreter, itself or as a script that pip has made for it."""
+    if tuple(command[: len(interpreter.python)]) == interpreter.python:
+        return True
+    try:
+        with open(command[0], "rb") as file:
+            first = os.fsdecode(file.readline(1024)).strip()
+    except OSError:
+        return False
+    script_python = first.removeprefix("#!")
+    return (
+        first != script_python
+        and os.path.dirname(script_python) == os.path.dirname(python)
+        and os.path.realpath(script_python) == os.path.realpath(python)  # `python` is `python3.11` there
+    )
 
 
 def remedy(lines: Sequence[str], number: int | None, program: FailedProgram) -> str:
@@ -122,7 +144,7 @@ def _missing(match: re.Match[str], program: FailedProgram) -> str:
     if "." in name:  # the package is there, in another version
         return ""
     python = program.python
-    if name in sys.stdlib_module_names:
+    if python and name in sys.stdlib_module_names:
         return f"`{name}` is a part of Python that {python} lacks: the system has a package for it"
     for folder in (program.project, *glob(f"{escape(program.project)}/*/")):
         folder = folder.rstrip("/")
@@ -131,6 +153,8 @@ def _missing(match: re.Match[str], program: FailedProgram) -> str:
                 f"`{name}` is in {folder}, where this program does not look: "
                 f"add `env: {{PYTHONPATH: {folder}}}` to the node"
             )
+    if not python or name in _NO_DISTRIBUTION:
+        return ""
     package = _DISTRIBUTIONS.get(name, name)
     return f"`{name}` is not installed for {python}, which ran this: {program.install} {package}"
 
