@@ -6,10 +6,9 @@ So every name is looked up in a folder that is open already (``openat``), where 
 has been checked:
 
 * a symbolic link is followed only if it belongs to this user or to root;
-* a folder belongs to this user, to root, or to the owner of the folder where the search begins, whose
-  programs are run anyway;
-* a file is a regular file, and has no second name (a hard link to a file elsewhere). It belongs to this
-  user; one that is only read may belong to root or that owner, too.
+* a folder belongs to this user, to root, or to the owner of the folder where the search begins. That user's
+  programs are run anyway: with the rights of root, for example, in a folder that a container has mounted;
+* a file is a regular file of one of these users, and has no second name (a hard link to a file elsewhere).
 
 Of this, only the owner of links is checked in a folder to which nobody but this user and root can write.
 There, and behind a link of its own, the user has made what is found.
@@ -99,7 +98,7 @@ def open_folder(path: str, *, below: str) -> int:
 
 def open_in(folder: int, name: str, flags: int, mode: int = 0o666) -> int:
     """Open a file in a folder of `open_folder`; raises like `open_file`."""
-    return _open_in(folder, name, flags, mode, name, {os.getuid()})
+    return _open_in(folder, name, flags, mode, name, _owners(folder))
 
 
 def _split(path: str, below: str | None) -> tuple[str, list[str]]:
@@ -136,7 +135,7 @@ def _open_folder(base: str, names: list[str], *, make: bool) -> int:
 
 
 def _owners(base: int | str) -> set[int]:
-    """Return the users whose folders below a folder are used, and whose programs in there are run."""
+    """Return the users whose files and folders below a folder are used, and whose programs are run."""
     return {os.getuid(), 0, os.stat(base).st_uid}
 
 
@@ -176,8 +175,7 @@ def _enter(above: int, name: str, owners: set[int], make: bool, shown: str) -> i
     return folder
 
 
-def _open_in(folder: int, name: str, flags: int, mode: int, shown: str, readable: set[int]) -> int:
-    owners = readable if flags & os.O_ACCMODE == os.O_RDONLY else {os.getuid()}
+def _open_in(folder: int, name: str, flags: int, mode: int, shown: str, owners: set[int]) -> int:
     flags |= os.O_CLOEXEC
     above = os.dup(folder)
     try:

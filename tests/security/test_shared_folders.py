@@ -83,9 +83,14 @@ def test_a_link_of_another_user_is_not_followed(flags: int, shared: Path, precio
 
 
 @needs_second_user
-def test_a_file_of_another_user_is_not_written(shared: Path) -> None:
+def test_a_file_of_another_user_is_written_only_if_the_folder_is_that_users(shared: Path) -> None:
     planted_file(shared / "log.txt")
     (shared / "log.txt").chmod(0o666)
+    if os.stat(shared).st_uid == ATTACKER:  # it is that user's dataflow that is run
+        for flags in (APPEND, FORCE):
+            os.close(open_file(str(shared / "log.txt"), flags))
+        assert (shared / "log.txt").stat().st_uid == ATTACKER
+        return
     for flags in (APPEND, FORCE):
         with pytest.raises(OSError, match="it belongs to another user"):
             open_file(str(shared / "log.txt"), flags)
@@ -105,6 +110,22 @@ def test_a_folder_of_another_user_is_used_only_if_all_around_it_is_that_users(sh
     with pytest.raises(OSError, match="this folder belongs to another user"):
         open_file("out/log.txt", APPEND, below=str(shared))
     assert os.listdir(shared / "out") == []
+
+
+@needs_second_user
+@pytest.mark.processes
+def test_root_writes_over_the_files_of_a_user_in_the_folder_of_that_user(open_folder: Path) -> None:
+    flow = open_folder / "robot.yml"
+    flow.write_text(f"nodes:\n- {{id: one, path: one.py, outputs: [x], build: '{sys.executable} -V'}}\n")
+    (open_folder / "one.py").write_text(NODE)
+    lockfile = open_folder / "robot.dora-lock.yaml"
+    lockfile.write_text("of the user")
+    for path in (open_folder, flow, lockfile):
+        os.chown(path, ATTACKER, ATTACKER)
+    command = [sys.executable, "-m", "dora", "build", "robot.yml", "--write-lockfile"]
+    done = subprocess.run(command, cwd=open_folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "of the user" not in lockfile.read_text()
 
 
 def test_a_second_name_of_a_file_is_not_written(shared: Path, precious: Path) -> None:
