@@ -46,6 +46,20 @@ def test_given_arrays_keep_their_shape() -> None:
             assert event.numpy().shape == (2, 4, 3)
 
 
+def test_inputs_have_the_metadata_of_their_arrays() -> None:
+    frame = np.zeros((4, 6, 3), np.uint8)
+    picture = {"shape": [4, 6, 3], "width": 6, "height": 4, "encoding": "bgr8"}
+    whole = {"type": "INPUT", "id": "whole", "value": frame, "metadata": {}}
+    both = {"type": "SYNC", "inputs": {"left": frame, "right": whole}}
+    node = MockNode([("image", frame), both, whole], {"mine": 1}, service_responses={"ask": [frame]})
+    request_id = node.send_service_request("ask", 1)
+    image, pair, unchanged, answer, _ = node
+    assert image["metadata"] == picture | {"mine": 1}
+    assert pair.message("left")["metadata"] == picture
+    assert pair.message("right") == unchanged == whole
+    assert answer["metadata"] == picture | {"request_id": request_id}
+
+
 def test_entries_of_an_event_can_be_removed() -> None:
     first, second, _ = MockNode([("a", 1), ("b", pa.array([2], pa.uint8()))])
     assert first.pop("value") == 1 and first == {"type": "INPUT", "id": "a", "metadata": {}}

@@ -21,7 +21,7 @@ from dora.node.events import (
     Stop,
     Synced,
 )
-from dora.wire.array_shape import restore_described
+from dora.wire.array_shape import describe, restore_described
 from dora.wire.decode import decode_bytes, decode_numpy
 from dora.wire.encode import as_message
 
@@ -83,9 +83,17 @@ class _Synced(_Given, Synced):
 
 
 def _message(input_id: str, given: Any) -> _Input:
-    event = given if isinstance(given, dict) and "value" in given else {"value": given, "metadata": {}}
-    found: _Input = _Input({"type": "INPUT", "id": input_id} | event)
+    """Return a message of a set: a whole event, which stays as it is, or a value alone."""
+    if not (isinstance(given, dict) and "value" in given):
+        return _input(input_id, given)
+    found: _Input = _Input({"type": "INPUT", "id": input_id} | given)
     return found
+
+
+def _input(input_id: str, value: Any, metadata: Mapping[str, Any] | None = None) -> _Input:
+    """Return the message that a receiver of a value gets, with the metadata of its shape and dtype."""
+    described = dict(describe(value, metadata) or {})
+    return _Input(type="INPUT", id=input_id, value=value, metadata=described)
 
 
 class _Stop(_Given, Stop):
@@ -140,7 +148,8 @@ class MockNode(_Base):
     >>> node.outputs
     {'double': [4, 6]}
 
-    Events are equal to plain dictionaries. Values are passed on as they are given. There is no time: see
+    Events are equal to plain dictionaries. Values are passed on as they are given; metadata tells the shape
+    of NumPy arrays, as in a dataflow. There is no time: see
     `run_node` and `VirtualDataflow` for timers, queues and several nodes. Methods that need a running
     dataflow raise ``NotImplementedError``. A type checker takes it for a `dora.Node`.
     """
@@ -180,9 +189,7 @@ class MockNode(_Base):
                 self._events.append(_TYPES.get(item.get("type", ""), _Other)(item))
             else:
                 input_id, value = item
-                self._events.append(
-                    _Input(type="INPUT", id=input_id, value=value, metadata=dict(metadata or {}))
-                )
+                self._events.append(_input(input_id, value, metadata))
         if not any(event.get("type") == "STOP" for event in self._events):
             self._events.append(_Stop(type="STOP", id="ALL_INPUTS_CLOSED"))
 
@@ -261,9 +268,7 @@ class MockNode(_Base):
             }
         )
         if answers := self._responses.get(output_id):
-            answer = _Input(
-                type="INPUT", id=output_id, value=answers.popleft(), metadata={"request_id": request_id}
-            )
+            answer = _input(output_id, answers.popleft(), {"request_id": request_id})
             position = next(
                 (index for index, event in enumerate(self._events) if event.get("type") == "STOP"),
                 len(self._events),
