@@ -25,6 +25,7 @@ from dora.daemon.logs.formats import LOG_FORMATS
 from dora.daemon.options import BuildOptions, LocalRunOptions, check_spin_from_environment
 from dora.daemon.report import RunOutcome, failure_report, last_line, loss_report, shown_file
 from dora.errors import DataflowFailed, DoraError
+from dora.node.send.undeclared import is_strict
 
 if TYPE_CHECKING:
     from dora.daemon.build.lockfile import Lock
@@ -48,7 +49,7 @@ def run(
     exit_when_nodes_finish: bool | None = None,
     allow_shell_nodes: bool = False,
     engine: Engine | None = None,
-    strict: bool = False,
+    strict: bool | None = None,
     hot_reload: bool = False,
     preload: bool | None = None,
     log_level: LogLevel = "stdout",
@@ -57,7 +58,8 @@ def run(
 ) -> DataflowResult:
     """Build and run a dataflow to its end, like ``dora run``; return how it went.
 
-    ``dataflow_path`` is a YAML file or its URL, ``stop_after`` and ``grace`` are seconds. Log entries
+    ``dataflow_path`` is a YAML file or its URL, ``stop_after`` and ``grace`` are seconds. ``strict`` None:
+    as ``DORA_STRICT`` says. Log entries
     are printed to ``sys.stdout``; ``on_log`` gets each of them too, unfiltered, on the thread that
     calls this function, and has to be quick. May be called any number of times, from any thread, also
     in a process that is a node itself; signals are handled only when called from the main thread.
@@ -87,7 +89,7 @@ def run(
         grace=grace,
         allow_shell_nodes=allow_shell_nodes,
         engine=engine,
-        strict=strict,
+        strict=is_strict() if strict is None else strict,
         hot_reload=hot_reload,
         preload=preload,
     )

@@ -126,3 +126,7 @@ def test_a_strict_run_from_python_raises(tmp_path: Path, monkeypatch: pytest.Mon
     assert dora.run("dataflow.yml", grace=GRACE, on_log=interrupt).overdue == ("camera",)
     with pytest.raises(DataflowFailed, match="`camera` did not end at STOP"):
         dora.run("dataflow.yml", strict=True, grace=GRACE, on_log=interrupt)
+    monkeypatch.setenv("DORA_STRICT", "1")
+    with pytest.raises(DataflowFailed, match="`camera` did not end at STOP"):
+        dora.run("dataflow.yml", grace=GRACE, on_log=interrupt)
+    assert dora.run("dataflow.yml", strict=False, grace=GRACE, on_log=interrupt).overdue == ("camera",)

@@ -15,6 +15,11 @@ from dora.node.log import write_log
 from dora.transport.board import UNDECLARED, WORDS, Board
 
 
+def is_strict() -> bool:
+    """Return whether the environment asks for strictness, with ``DORA_STRICT``."""
+    return os.environ.get("DORA_STRICT", "").lower() in ("1", "true", "yes", "on")
+
+
 class UndeclaredOutputs:
     """Safe to use from several threads. ``sent`` counts what was dropped, per output."""
 
@@ -33,7 +38,7 @@ class UndeclaredOutputs:
         self._operators = list(operators)
         self._words = board.words
         self._word = node_slot * WORDS + UNDECLARED
-        self._strict = os.environ.get("DORA_STRICT", "").lower() in ("1", "true", "yes", "on")
+        self._strict = is_strict()
         self._lock = threading.Lock()
 
     @property
