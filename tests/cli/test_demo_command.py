@@ -54,6 +54,17 @@ def test_the_demo_leaves_other_folders_alone(
     assert [path.name for path in Path("full").iterdir()] == ["a.txt"]
 
 
+@pytest.mark.parametrize("folder", ["..", ".", "../..", "sub/../..", "/"])
+def test_the_demo_takes_any_folder(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "above" / "here"
+    (here / "sub").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert run_command_line(("demo", folder)) == 1
+    assert f"`{os.path.normpath(folder)}` has other files; name another folder" in capsys.readouterr().err
+
+
 def test_the_demo_names_the_packages_it_needs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

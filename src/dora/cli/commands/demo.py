@@ -35,10 +35,11 @@ def demo(context: click.Context, folder: str, ui: bool, open_page: bool) -> int:
             "the demo needs OpenCV and scikit-image; install them: "
             "pip install 'opencv-python-headless<5' scikit-image"
         )
-    target = Path(folder)
+    target = Path(os.path.normpath(folder))
+    above, name = os.path.split(os.path.abspath(folder))  # `.` and `..` are folders in another one, too
     try:
         # Its files are run, and in a folder like /tmp another user may have made them.
-        check_folder_if_there(target.name, below=str(target.parent))
+        check_folder_if_there(name, below=above)
     except NotADirectoryError:
         pass  # `copy_example` reports it
     except OSError as error:
