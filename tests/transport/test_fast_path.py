@@ -51,6 +51,14 @@ def test_a_ping_measures_the_round_trip_once() -> None:
     assert receiver.acknowledge(0) == pytest.approx(0.03, abs=0.001)
 
 
+def test_a_ping_from_another_clock_opens_nothing() -> None:
+    receiver = Receiver()
+    assert receiver.path.on_ack(0, 895 * 10**9) is None
+    assert not receiver.path.accepts(1, 8, 0)
+    assert receiver.acknowledge(0) == pytest.approx(0, abs=0.001)
+    assert receiver.path.accepts(2, 8, 0)
+
+
 def test_the_fast_path_is_for_messages_of_moderate_size() -> None:
     assert opened().path.accepts(1, MAX_MESSAGE, 0)
     assert not opened().path.accepts(1, MAX_MESSAGE + 1, 0)

@@ -72,9 +72,12 @@ class FastPath:
         """
         self.on_arrived(arrived)
         round_trip = None
-        if last_ping > max(self._last_ping, self._closed_at):
+        now = self._clock()
+        # A receiver keeps the last ping of a sender that was restarted elsewhere: one from another clock,
+        # which says nothing about this path, may be in the future here.
+        if max(self._last_ping, self._closed_at) < last_ping <= now:
             self._last_ping, self.is_open = last_ping, True
-            round_trip = (self._clock() - last_ping) / 1e9
+            round_trip = (now - last_ping) / 1e9
         elif not self.is_open:
             self.ping()
         return round_trip
