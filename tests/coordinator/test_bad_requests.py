@@ -15,7 +15,7 @@ import pytest
 from system import System
 from waiting import wait_until
 
-from dora.daemon.logs.limited_lines import BAD_REQUESTS, LimitedLines
+from dora.daemon.logs.limited_lines import BAD_REQUESTS, LimitedLines, limit_lines
 from dora.daemon.logs.process_log import LIMIT
 from dora.transport.tokens import find_token
 
@@ -131,6 +131,23 @@ def test_a_log_file_stays_bounded_when_no_copy_can_be_made(tmp_path: Path) -> No
     script = WRITER.replace("log = ", "import shutil; log = ").replace('os.unlink("log.txt")', "pass")
     script = script.replace("os.rmdir(os.getcwd())", "shutil.rmtree(os.getcwd())")
     subprocess.run([sys.executable, "-c", script, "gone"], cwd=folder, check=True)
+
+
+def test_all_handlers_write_the_lines_that_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, str]] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            written.append((handlers.index(self), record.getMessage()))
+
+    handlers: list[logging.Handler] = [Handler(), Handler()]
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
+    monkeypatch.setattr("dora.daemon.logs.limited_lines._call_in_thread", lambda _, report: report())
+    limit_lines()
+    logging.getLogger(BAD_REQUESTS).warning("bad")
+    logging.getLogger(BAD_REQUESTS).warning("bad again")
+    count = "1 more such line within a second"
+    assert written == [(0, "bad"), (1, "bad"), (0, count), (1, count)]
 
 
 def test_lines_that_others_cause_are_counted() -> None:

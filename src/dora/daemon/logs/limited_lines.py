@@ -22,7 +22,7 @@ _PERIOD: Final = 1.0  # seconds
 class LimitedLines(logging.Filter):
     """Lets one record a second of each of these loggers through, and reports the number of the others.
 
-    For a handler that writes for all loggers.
+    For handlers that write for all loggers: each writes the same records.
     """
 
     def __init__(
@@ -42,6 +42,12 @@ class LimitedLines(logging.Filter):
         """Return whether a record is written."""
         if not _is_limited(record.name) or hasattr(record, "is_count"):
             return True
+        attributes = vars(record)
+        if "passes_limit" not in attributes:  # the first handler decides for all
+            attributes["passes_limit"] = self._passes(record)
+        return bool(attributes["passes_limit"])
+
+    def _passes(self, record: logging.LogRecord) -> bool:
         name = record.name
         with self._lock:
             now = self._clock()
