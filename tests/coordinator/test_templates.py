@@ -145,3 +145,17 @@ def test_daemons_of_one_user_share_a_template() -> None:
             await second.close()
 
     asyncio.run(have_two())
+
+
+def test_a_daemon_says_that_its_templates_have_no_guardian(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sh").touch()  # which cannot be executed
+    monkeypatch.setattr("dora.daemon.watchdog._SHELL", str(tmp_path / "sh"))
+    monkeypatch.setattr("dora.cluster.agent.warm_templates._is_served", lambda _: False)
+    monkeypatch.setattr("dora.cluster.agent.warm_templates._Kept", lambda *_: None)
+    WarmTemplates().ensure(sys.executable)
+    assert [record.getMessage() for record in caplog.records] == [
+        "template processes: no guardian can be started (Permission denied); "
+        "a crash would leave processes behind"
+    ]

@@ -48,14 +48,15 @@ class Watchdog:
         self._starts = 0
         self._loop: Loop | None = None
         self._on_warning: Callable[[str], None] = lambda _: None
-        self._fault = ""
+        self.fault = ""
+        """Why no guardian runs. Who does not `watch` has to tell it."""
         self._start()
 
     def watch(self, loop: Loop, on_warning: Callable[[str], None]) -> None:
         """From now on start a new guardian if one is killed; ``on_warning`` gets a message if none runs."""
         self._loop, self._on_warning = loop, on_warning
-        if self._fault:
-            on_warning(self._fault)
+        if self.fault:
+            on_warning(self.fault)
         self._watch_process()
 
     def unwatch(self) -> None:
@@ -97,8 +98,9 @@ class Watchdog:
             )
         except OSError as error:
             self._close_pipe()
-            self._fault = f"the guardian of this run could not be started: {error.strerror}"
-            self._on_warning(self._fault)
+            why = f"no guardian can be started ({error.strerror})"
+            self.fault = f"{why}; a crash would leave processes behind"
+            self._on_warning(self.fault)
             return
         finally:
             os.close(read)
@@ -125,7 +127,7 @@ class Watchdog:
             self._start()
         else:
             self._on_warning(
-                "the guardian of this run ended again and again; a crash would leave files behind"
+                "the guardian of this run ended again and again; a crash would leave processes behind"
             )
 
     def _write(self, data: bytes) -> None:

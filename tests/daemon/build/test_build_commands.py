@@ -63,6 +63,18 @@ def test_output_of_a_command_is_logged_as_entries_of_the_node(tmp_path):
 
 
 @pytest.mark.processes
+def test_a_build_without_a_guardian_says_so_once(tmp_path, monkeypatch):
+    (tmp_path / "sh").touch()  # which cannot be executed
+    monkeypatch.setattr("dora.daemon.watchdog._SHELL", str(tmp_path / "sh"))
+    entries = []
+    build_dataflow(dataflow(tmp_path, python("print(1)"), python("print(2)")), entries.append)
+    assert [entry.message for entry in entries if entry.level == "warn"] == [
+        "no guardian can be started (Permission denied); a crash would leave processes behind"
+    ]
+    assert [entry.message for entry in entries if entry.level == "stdout"] == ["1", "2"]
+
+
+@pytest.mark.processes
 def test_the_first_failure_ends_the_build_and_shows_the_end_of_its_output(tmp_path):
     flow = dataflow(
         tmp_path,

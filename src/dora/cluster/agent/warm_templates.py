@@ -50,6 +50,8 @@ class WarmTemplates:
                 if not _is_served(address):
                     if self._watchdog is None:
                         self._watchdog = Watchdog(self._mark)
+                        if self._watchdog.fault:
+                            log.warning("template processes: %s", self._watchdog.fault)
                     self._templates[interpreter] = _Kept(interpreter, address, self._mark)
             except (OSError, DoraError) as error:
                 log.warning("no template process can be kept, so nodes start slower: %s", error)

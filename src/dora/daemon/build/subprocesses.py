@@ -90,6 +90,7 @@ class Processes:
         self._stopped = False
         self._mark = uuid7()
         self._watchdog: Watchdog | None = None
+        self._untold = ""  # why no guardian runs, until a log can be told
 
     def close(self) -> None:
         """End the guardian; no program runs any more."""
@@ -133,6 +134,10 @@ class Processes:
                     raise Stopped
                 if self._watchdog is None:
                     self._watchdog = Watchdog(self._mark)
+                    self._untold = self._watchdog.fault
+                if log is not None and self._untold:
+                    log.write(self._untold, "warn")
+                    self._untold = ""
                 process = subprocess.Popen(
                     words,
                     cwd=cwd,
