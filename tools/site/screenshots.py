@@ -25,7 +25,6 @@ from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "object-detection"
-PLACE = Path("/tmp") / EXAMPLE.name  # a copy of it, since the page shows the folder
 IMAGES = ROOT / "docs" / "images"
 PICTURES: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
     "dashboard-light": ((1440, 900), "light"),
@@ -85,22 +84,20 @@ def main() -> None:
     names = sys.argv[1:] or [TOP, *PICTURES]
     if unknown := set(names) - {TOP, *PICTURES}:
         raise SystemExit(f"error: no picture is called {', '.join(sorted(unknown))}")
-    with tempfile.TemporaryDirectory() as directory:
-        os.environ["DORA_RUNTIME_DIR"] = directory  # `dora top` sees the run of this script, and no other
-        shutil.copytree(EXAMPLE, PLACE, ignore=shutil.ignore_patterns("out", "__pycache__"))
-        try:
-            _take(names)
-        finally:
-            shutil.rmtree(PLACE)
+    with tempfile.TemporaryDirectory() as runtime, tempfile.TemporaryDirectory() as above:
+        os.environ["DORA_RUNTIME_DIR"] = runtime  # `dora top` sees the run of this script, and no other
+        place = Path(above, EXAMPLE.name)  # a copy, since the page shows the name of the folder
+        shutil.copytree(EXAMPLE, place, ignore=shutil.ignore_patterns("out", "__pycache__"))
+        _take(names, place)
 
 
-def _take(names: list[str]) -> None:
+def _take(names: list[str], place: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise SystemExit("error: there is no Chromium here (Debian: apt install chromium)")
     run = subprocess.Popen(
         [sys.executable, "-m", "dora", "run", "--ui", "dataflow.yml"],
-        cwd=PLACE,
+        cwd=place,
         env={**os.environ, "FRAMES": "1000000"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
