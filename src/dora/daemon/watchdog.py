@@ -15,7 +15,8 @@ from dora.daemon.event_loop import READ, Loop
 MAX_STARTS: Final = 10
 _HAS_PROC: Final = os.path.isdir("/proc/self")
 # A shell waits, and Python cleans up. A waiting Python would take 11 ms of a processor at the start of
-# each run, and 5 MB; the shell takes 1 ms and 0.3 MB. Further arguments are the groups from the pipe.
+# each run, and 5 MB; the shell takes less than a millisecond and 0.3 MB. Further arguments are the groups
+# from the pipe.
 _SHELL: Final = "/bin/sh"
 _WAIT: Final = """trap '' HUP INT TERM; while read -r group; do set -- "$@" "$group"; done; exec "$@" """
 
@@ -49,7 +50,7 @@ class Watchdog:
         self._loop: Loop | None = None
         self._on_warning: Callable[[str], None] = lambda _: None
         self.fault = ""
-        """Why no guardian runs. Who does not `watch` has to tell it."""
+        """Why no guardian runs. It has to be told where nothing is watched."""
         self._start()
 
     def watch(self, loop: Loop, on_warning: Callable[[str], None]) -> None:

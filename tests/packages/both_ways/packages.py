@@ -76,7 +76,6 @@ ENVIRONMENTS: dict[str, tuple[Package, ...]] = {
         Package("sympy", "sympy", "str(module.integrate('x'))"),
         Package("pygame", "pygame", "module.Surface((9, 9)).get_size()"),
         Package("av", "av", "'h264' in module.codecs_available"),
-        Package("sounddevice", "sounddevice", "module.get_portaudio_version()[0]"),
         Package("soundfile", "soundfile", "'WAV' in module.available_formats()"),
         Package("librosa", "librosa", "float(module.hz_to_mel(440.0))"),
         Package("pyserial", "serial", "module.Serial().is_open"),

@@ -440,7 +440,7 @@ def upgrade(file: str, wheel: str | None, force: bool, progress: str) -> None:
     """Install this dora on all machines, one after the other, and restart their daemons.
 
     dora is copied to the machines; its dependencies come from their package index. Stops at the first
-    machine that fails.
+    machine that fails. The coordinator is started unless it runs.
     """
     import tempfile
 
