@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { failedNodes, labelOfLink, Links, nodeOf, rate, sentenceOfPath, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
+import { failedNodes, labelOfLink, linksOf, nodeOf, rate, sentenceOfPath, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
 import { ParameterList } from "./parameters";
 import type { Live } from "./server";
@@ -80,7 +80,7 @@ function NodeDetails(props: DetailsProps & { id: string }) {
 }
 
 function LinkRow(props: DetailsProps & { edge: Edge; name: string; other: string }) {
-  const link = linksOf(props).of(props.edge);
+  const link = linksOf(props.live.state, props.graph).of(props.edge);
   return (
     <button class="item" onClick={() => props.onSelect({ kind: "edge", edge: props.edge })}>
       <b>{props.name}</b>
@@ -93,13 +93,13 @@ function LinkRow(props: DetailsProps & { edge: Edge; name: string; other: string
 function EdgeDetails(props: DetailsProps & { edge: Edge }) {
   const { edge } = props;
   const [from, to] = ends(edge);
-  const link = linksOf(props).of(edge);
+  const link = linksOf(props.live.state, props.graph).of(edge);
   const source = boxOf(props.graph, edge.source);
   return (
     <>
       <h2>{from} → {to}</h2>
       {link && <p><Chip tone={toneOfLink(link, edge)}>{labelOfLink(link)}</Chip></p>}
-      {link && sentences(link).map((line) => <p key={line}>{line}</p>)}
+      {link && sentences(link, edge).map((line) => <p key={line}>{line}</p>)}
       {contract(edge).map((line) => <p class="quiet" key={line}>{line}</p>)}
       <div class="row">
         {source && !isGiven(source) && <button class="button" onClick={() => props.onSelect({ kind: "box", id: edge.source })}>{edge.source}</button>}
@@ -111,7 +111,7 @@ function EdgeDetails(props: DetailsProps & { edge: Edge }) {
 
 function Overall(props: DetailsProps) {
   const { state } = props.live;
-  const links = linksOf(props);
+  const links = linksOf(props.live.state, props.graph);
   const losing = props.graph.edges.filter((edge) => !edge.asks_for_drops && (links.of(edge)?.dropped ?? 0) > 0);
   const failed = failedNodes(state);
   const paths = state?.paths.filter((path) => path.messages > 0) ?? [];
@@ -154,10 +154,6 @@ function Figure(props: { name: string; children: ComponentChildren }) {
 
 function sum(values: (number | null)[]): number {
   return values.reduce<number>((total, value) => total + (value ?? 0), 0);
-}
-
-function linksOf(props: { live: Live; graph: Graph }): Links {
-  return new Links(props.live.state, new Map(props.graph.boxes.map((box) => [box.id, box])));
 }
 
 function boxOf(graph: Graph, id: string): Box | undefined {

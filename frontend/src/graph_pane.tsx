@@ -50,7 +50,7 @@ export function GraphPane(props: {
       room: (edge) => (edge.kind === "timer" ? "" : ROOM),
       more: (edge) => {
         const link = links.current.of(edge);
-        return link ? sentences(link) : [];
+        return link ? sentences(link, edge) : [];
       },
     });
     made.covered = narrow ? TOOLS.narrow : TOOLS.wide;

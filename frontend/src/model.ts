@@ -1,6 +1,6 @@
 // What the server says about a dataflow, and the words and colours for it.
 
-import { type Box, type Edge, ends, isGiven } from "./graph";
+import { type Box, type Edge, ends, type Graph, isGiven } from "./graph";
 import type { Tone } from "./view";
 
 export interface NodeState {
@@ -28,7 +28,6 @@ export interface LinkState {
   waiting: number | null;
   queue_size: number;
   policy: "drop_oldest" | "latest" | "backpressure";
-  asks_for_drops: boolean; // the input does without older messages
   dropped: number;
   dropping_hz: number;
   expired: number; // too old to be delivered, since the start
@@ -154,6 +153,10 @@ export class Links {
   }
 }
 
+export function linksOf(state: State | null, graph: Graph): Links {
+  return new Links(state, new Map(graph.boxes.map((box) => [box.id, box])));
+}
+
 /** Return how many messages of a link its receiver should have got, and did not: a stop leaves some unread. */
 export function lostOn(report: LinkReport, asksForDrops: boolean, outcome: Outcome): number {
   return (asksForDrops ? 0 : report.dropped) + (outcome.stopped ? 0 : report.unread);
@@ -177,9 +180,9 @@ export function failedNodes(state: State | null): NodeState[] {
 }
 
 /** Return how many messages a node has lost although its inputs did not ask for it. */
-export function lostBy(node: NodeState, state: State): number {
-  const own = state.links.filter((link) => link.target.startsWith(`${node.id}/`) && !link.asks_for_drops);
-  return own.reduce((sum, link) => sum + link.dropped, 0);
+export function lostBy(node: NodeState, graph: Graph, links: Links): number {
+  const own = graph.edges.filter((edge) => edge.target.split("/")[0] === node.id && !edge.asks_for_drops);
+  return own.reduce((sum, edge) => sum + (links.of(edge)?.dropped ?? 0), 0);
 }
 
 /** Return the last state of a dataflow that has ended. */
@@ -226,7 +229,7 @@ export function toneOfNode(node: NodeState): Tone {
 
 /** Return how a link is: red for what goes wrong now, amber for what did, green while a deadline is kept. Losses that the input asks for are not wrong. */
 export function toneOfLink(link: LinkState, edge: Edge): Tone {
-  if ((link.dropping_hz > 0 && !link.asks_for_drops) || link.overdue || link.in_safe_state) return "bad";
+  if ((link.dropping_hz > 0 && !edge.asks_for_drops) || link.overdue || link.in_safe_state) return "bad";
   if (link.silent || link.missed || link.expired || link.safe_states) return "warn";
   if (link.waiting !== null && link.queue_size !== undefined && link.queue_size > 1 && link.waiting >= 0.8 * link.queue_size) return "warn";
   if (link.hz > 0) return edge.deadline ? "kept" : "fine";
@@ -241,14 +244,14 @@ export function labelOfLink(link: LinkState, brief = false): string {
   return words.join(" · ");
 }
 
-/** Return sentences about a link at the moment. */
-export function sentences(link: LinkState): string[] {
+/** Return sentences about the link of an edge at the moment. */
+export function sentences(link: LinkState, edge: Edge): string[] {
   const lines = [`${rate(link.hz)}${link.bytes_per_second ? `, ${size(link.bytes_per_second)}/s` : ""}`];
   if (link.silent) lines.push("Closed: nothing has come for as long as its input_timeout.");
   if (link.waiting !== null && link.queue_size !== undefined) lines.push(`${whole(link.waiting)} of ${whole(link.queue_size)} places in the queue are taken.`);
   if (link.latency) lines.push(`Taken after ${milliseconds(link.latency[0])} (99 %: ${milliseconds(link.latency[1])}).`);
   if (link.dropped)
-    lines.push(`${whole(link.dropped)} dropped since the start${link.dropping_hz > 0 ? `, ${rate(link.dropping_hz)} now` : ""}${link.asks_for_drops ? ", as the input asks" : ""}.`);
+    lines.push(`${whole(link.dropped)} dropped since the start${link.dropping_hz > 0 ? `, ${rate(link.dropping_hz)} now` : ""}${edge.asks_for_drops ? ", as the input asks" : ""}.`);
   if (link.missed) lines.push(`Deadline missed ${times(link.missed)}${link.overdue ? ", and no message since" : ""}.`);
   if (link.expired) lines.push(`${whole(link.expired)} expired: too old to be delivered.`);
   if (link.thinned) lines.push(`${whole(link.thinned)} thinned: left out by its rate.`);

@@ -2,13 +2,14 @@
 
 import type { Graph } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { lostBy, rate, short, size, toneOfNode, whole } from "./model";
+import { linksOf, lostBy, rate, short, size, toneOfNode, whole } from "./model";
 import type { Live } from "./server";
 import type { Selected } from "./view";
 
 export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected: Selected) => void }) {
   useLive(props.live, "state");
   const nodes = props.live.state?.nodes ?? [];
+  const links = linksOf(props.live.state, props.graph);
   // A runtime with several operators is a frame in the graph; its first operator stands for it.
   const boxOf = (id: string) =>
     props.graph.boxes.find((box) => box.id === id)?.id ?? props.graph.boxes.find((box) => box.id.startsWith(`${id}/`))?.id;
@@ -34,7 +35,7 @@ export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected
               <td>{node.cpu === null ? "–" : `${node.cpu.toFixed(0)} %`}</td>
               <td>{node.memory === null ? "–" : size(node.memory)}</td>
               <td class="rate">{rate(node.sent_hz)}</td>
-              <td class={lostBy(node, props.live.state!) ? "bad" : ""}>{short(node.dropped)}</td>
+              <td class={lostBy(node, props.graph, links) ? "bad" : ""}>{short(node.dropped)}</td>
               <td class="spare">{whole(node.waiting)}</td>
               <td class="spare">{node.restarts}</td>
             </tr>

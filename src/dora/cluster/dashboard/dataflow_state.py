@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-from dora.dataflow.model import asks_for_drops
 from dora.observe.preview.protocol import State
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, merge
@@ -129,7 +128,6 @@ def as_json(state: PageState) -> bytes:
                 "waiting": rate.waiting,
                 "queue_size": rate.link.queue_size,
                 "policy": rate.link.policy,
-                "asks_for_drops": asks_for_drops(rate.link.policy, rate.link.queue_size),
                 "dropped": rate.dropped,
                 "dropping_hz": round(rate.dropping_hz, 2),
                 "expired": rate.expired,
