@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dora._paths import is_chosen
 from dora.cli.coordinator import ask_which
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
 
 NICENESS = 10  # of 19; with this, a tenth of a processor is left to a command beside a busy node
+
+
+NOTHING_RUNS: Final = "no dataflow is running; start one with `dora run FILE`"
 
 
 class NoRunningDataflow(DoraError):
@@ -97,7 +100,7 @@ def _selection_fault(
     wanted: str | None, how: str, runs: list[DaemonClient], found: list[DaemonClient]
 ) -> str:
     if not runs:
-        return "no dataflow is running; start one with `dora run FILE`"
+        return NOTHING_RUNS
     if not found:
         return f"no running dataflow is called `{wanted}`; these are running:\n{_listed(runs)}"
     which = (

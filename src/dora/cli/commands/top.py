@@ -13,7 +13,7 @@ from msgspec import structs
 
 from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option
-from dora.cli.select import lower_priority
+from dora.cli.select import NOTHING_RUNS, NoRunningDataflow, lower_priority
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def top(dataflow: str | None, interval: float, once: bool, style: str | None, la
         raise DoraError("dora top needs a terminal; use --once for one measurement")
     if not once:
         _check_terminal()
-    dataflows = [find_running(dataflow)] if latency else find_all_running(dataflow) or [find_running(None)]
+    dataflows = [find_running(dataflow)] if latency else find_all_running(dataflow)
+    if not dataflows:
+        raise NoRunningDataflow(NOTHING_RUNS)
     if not once:
         lower_priority()
     every = min(interval, LONGEST_SAMPLE) if once else interval
