@@ -63,6 +63,11 @@ def interrupt(_: str = "") -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def terminate(_: str = "") -> None:
+    """Send a second signal: another one than `interrupt`, so that it is none that arrived twice."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_two_nodes_start_together_and_end_in_order(bench: Bench) -> None:
     result = bench.run(
         bench.node("a", QUICK, outputs=("x",)), bench.node("b", RECEIVER, inputs={"x": "a/x"})
@@ -157,10 +162,24 @@ def test_one_interrupt_stops_gently_and_the_old_handler_is_restored(bench: Bench
 def test_a_second_interrupt_kills(bench: Bench) -> None:
     def twice(_: str) -> None:
         interrupt()
-        interrupt()
+        terminate()
 
     result = bench.run(bench.node("a", STUBBORN), on_entry=when("up", twice))
-    assert [(failure.node_id, failure.kind) for failure in result.failures] == [("a", "grace")]
+    (failure,) = result.failures
+    assert (failure.node_id, failure.kind) == ("a", "grace")
+    assert failure.message == "was killed because the dataflow was interrupted twice"
+
+
+def test_a_signal_that_arrives_twice_at_once_is_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`timeout` sends its signal to the child, and then to the process group of the child."""
+    monkeypatch.setattr("dora.daemon.signals.ECHO", TIMEOUT)
+
+    def twice(_: str) -> None:
+        interrupt()
+        interrupt()
+
+    assert bench.run(bench.node("a", PATIENT), on_entry=when("up", twice)).ok
+    assert bench.lines("a")[1:] == ["StopFrame()"]
 
 
 def test_a_node_that_ignores_everything_is_killed_after_the_grace(bench: Bench) -> None:
@@ -177,7 +196,7 @@ def test_nodes_that_do_not_end_after_a_stop_are_named_in_the_log(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dora.daemon.daemon.SLOW_STOP_AFTER", 0.01)
-    first, again = when("up", interrupt), when("still waiting for", interrupt)
+    first, again = when("up", interrupt), when("still waiting for", terminate)
 
     def on_entry(entry: LogEntry) -> None:
         first(entry)
@@ -193,7 +212,7 @@ def test_a_node_that_sends_on_after_a_stop_is_told_how_to_end(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dora.daemon.daemon.SLOW_STOP_AFTER", 0.5)
-    first, again = when("up", interrupt), when("still waiting for", interrupt)
+    first, again = when("up", interrupt), when("still waiting for", terminate)
 
     def on_entry(entry: LogEntry) -> None:
         first(entry)

@@ -244,7 +244,11 @@ class Daemon:
     def interrupt(self, count: int) -> None:
         """Stop the dataflow at the first signal, kill it at the second. Safe in signal handlers."""
         self.loop.call_threadsafe(
-            lambda: self._stop("interrupted") if count == 1 else self.feed(on.KillRequested())
+            lambda: (
+                self._stop("interrupted")
+                if count == 1
+                else self.feed(on.KillRequested("was interrupted twice"))
+            )
         )
 
     def stop(self, reason: str, grace: float | None = None) -> None:

@@ -141,7 +141,7 @@ def event_of_request(
         case Interrupt():
             client.send(Ok())
             if request.force:
-                return on.KillRequested()
+                return on.KillRequested("was stopped with `--force`")
             return on.StopRequested("stopped by `dora stop`", request.grace)
         case CheckChange() | ApplyChange():
             return _change_event(daemon, client, request)

@@ -16,6 +16,7 @@ from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import LocalRunOptions, RunOptions, choose_engine, finish_grace_from_environment
 from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory, usable_root
+from dora.daemon.signals import SignalEchoes
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.watchdog import Watchdog
 from dora.dataflow.model import Dataflow
@@ -39,9 +40,10 @@ def run_dataflow(
 
     May be called any number of times, also at once from several threads. Called in the main thread
     it takes SIGINT, SIGTERM and SIGHUP meanwhile: the first stops the dataflow, the second kills its
-    nodes, the third ends this process. ``on_log`` gets every log entry, in the calling thread; if it
-    raises, the dataflow is stopped and the exception raised again. ``on_daemon`` gets the daemon before
-    anything starts, to command it from another thread. Raises `DoraError` if the run cannot even begin.
+    nodes, the third ends this process; one that arrives twice at once counts once. ``on_log`` gets
+    every log entry, in the calling thread; if it raises, the dataflow is stopped and the exception
+    raised again. ``on_daemon`` gets the daemon before anything starts, to command it from another
+    thread. Raises `DoraError` if the run cannot even begin.
     """
     stop_after = None if options.stop_after is None else time.monotonic() + options.stop_after
     engine = choose_engine(options)
@@ -128,6 +130,7 @@ class _Interrupts:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._count = 0
+        self._echoes = SignalEchoes()
         self._before: dict[int, Any] = {}
         self._wakeup = -1
 
@@ -148,6 +151,8 @@ class _Interrupts:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._echoes.is_echo(number):
+            return
         self._count += 1
         if self._count >= 3:
             self._daemon.kill_hard()

@@ -78,6 +78,17 @@ def test_a_second_request_kills_at_once() -> None:
     run.end("a", signal=SIGKILL)
     run.end("b", signal=SIGKILL)
     assert run.state.done
+
+
+def test_a_killed_node_is_no_cause_of_the_other_kills() -> None:
+    run = Supervised(node("a", outputs=("x",)), node("b", inputs=("a/x",)))
+    run.start()
+    run(on.KillRequested("was interrupted twice"))
+    run.end("a", signal=SIGKILL)
+    run.end("b", signal=SIGKILL)
+    message = "was killed because the dataflow was interrupted twice"
+    failures = run.supervisor.result("id").failures
+    assert [(failure.message, failure.follows) for failure in failures] == [(message, "")] * 2
     assert run.failures == [("a", "grace"), ("b", "grace")]
 
 

@@ -21,6 +21,7 @@ from dora.cli.run_reporter import reporter_for
 from dora.cli.running_options import running_dataflows
 from dora.cli.select import NoRunningDataflow, find_run
 from dora.cli.tables import counted
+from dora.daemon.signals import SignalEchoes
 from dora.dataflow.problems import listed
 from dora.errors import DoraError
 
@@ -209,9 +210,12 @@ def _record_running(dataflow: str | None, settings: RecordingOptions, refused: l
 def _handle_input(recorder: Recorder) -> None:
     """Connect signals and Enter to the recorder."""
     stopping = False
+    echoes = SignalEchoes()
 
-    def stop(*_: object) -> None:
+    def stop(number: int, _: object) -> None:
         nonlocal stopping
+        if echoes.is_echo(number):
+            return
         if stopping:  # most likely the disk does not accept the rest
             os.write(2, b"\naborted; the recording can be read up to here\n")
             os._exit(_ABORTED)

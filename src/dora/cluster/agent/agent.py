@@ -78,6 +78,7 @@ from dora.cluster.protocol import (
 )
 from dora.cluster.ssh.retention import release, retain, retained_for
 from dora.daemon.run_directory import remove_stale
+from dora.daemon.signals import SignalEchoes
 from dora.errors import DoraError
 from dora.transport.proof import UnprovenServerError, proven_socket
 from dora.transport.tls import client_context, is_tls_fault, tls_fault
@@ -138,6 +139,7 @@ class Agent:
         self._logs = LogOutbox()
         self._changed = asyncio.Event()  # a run has ended, or its end was recorded
         self._shutting_down = False
+        self._echoes = SignalEchoes()
         self._meter = UsageMeter()
         self._clock_sync = ClockSync()
         self._welcomed = False
@@ -149,7 +151,7 @@ class Agent:
         """Shut down cleanly on SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._on_signal, number)
 
     async def serve(self) -> None:
         """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
@@ -168,7 +170,9 @@ class Agent:
             connecting.cancel()
             await self._end_all()
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int) -> None:
+        if self._echoes.is_echo(number):
+            return
         if self._shutting_down:
             for run in self._runs.values():
                 run.command(StopRun(run.dataflow_id, force=True))

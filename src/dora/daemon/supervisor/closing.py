@@ -180,6 +180,8 @@ def with_root_cause(run: RunState, failure: NodeFailure) -> NodeFailure:
     """Return a failure with its root cause: the first failed node, if that feeds this one."""
     if not run.failures or failure.kind == "cascading":
         return failure
+    if run.killing and failure.kind == "grace":  # it was killed with the first one, not because of it
+        return failure
     first = run.failures[0].node_id
     if not run.graph.feeds(first, failure.node_id):
         return failure

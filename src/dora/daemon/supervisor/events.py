@@ -180,7 +180,9 @@ class StopRequested(msgspec.Struct, frozen=True):
 
 
 class KillRequested(msgspec.Struct, frozen=True):
-    """The dataflow has to end at once: the second Ctrl-C."""
+    """The dataflow has to end at once: the second Ctrl-C. ``reason`` follows "because the dataflow"."""
+
+    reason: str = "had to end at once"
 
 
 class PeerStatusReceived(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ def take_status(run: RunState, machine: str, status: PeerStatus) -> None:
     if status.opened and not (run.opened or run.broken_by or run.stopping):
         open_barrier(run)
     if status.killing and not run.killing:
-        kill(run)
+        kill(run, "had to end at once")
     elif status.stopping:
         stop(run, f"machine `{machine}` stops")
     for node_id, item in status.nodes.items():

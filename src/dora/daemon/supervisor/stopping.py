@@ -41,14 +41,14 @@ def stop(run: RunState, reason: str, grace: float | None = None) -> None:
     try_finish(run)
 
 
-def kill(run: RunState) -> None:
-    """End the dataflow at once."""
+def kill(run: RunState, reason: str) -> None:
+    """End the dataflow at once. ``reason`` follows "because the dataflow"."""
     stop(run, "at once")
     run.killing = True
     if run.only_dynamic_left:
         finish(run)
         return
-    _kill_all(run, "was killed because the dataflow had to end at once")
+    _kill_all(run, f"was killed because the dataflow {reason}")
     try_finish(run)  # perhaps no process is left here
 
 

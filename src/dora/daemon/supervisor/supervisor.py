@@ -175,8 +175,8 @@ class Supervisor:
                 changes.client_disconnected(run, connection)
             case on.StopRequested(reason=reason, grace=grace):
                 stopping.stop(run, reason, grace)
-            case on.KillRequested():
-                stopping.kill(run)
+            case on.KillRequested(reason=reason):
+                stopping.kill(run, reason)
             case on.PeerStatusReceived(machine=machine, status=status):
                 peers.take_status(run, machine, status)
             case on.MachineLost(machine=machine, reason=reason):
