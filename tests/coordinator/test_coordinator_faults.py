@@ -19,6 +19,7 @@ from system import FOREVER, System
 from tokens import TOKEN, bearer
 from waiting import TIMEOUT, alive, wait_until
 
+from dora.cli.commands.list import list_dataflows
 from dora.cli.commands.up import down, stop_coordinator
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import RequestRefused
@@ -43,6 +44,25 @@ def test_a_killed_coordinator_stops_nothing_and_forgets_nothing(system: System) 
     wait_until(lambda: system.status_of(over) == "Failed", "the record of the end")
     system.dora("stop", "second")
     assert not any(alive(pid) for pid in pids)
+
+
+def test_a_list_without_the_coordinator_of_a_running_daemon(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (port,) = (option for option in list_dataflows.params if option.name == "coordinator_port")
+    system.dora("up")
+    run = system.start(system.dataflow("arm", a=FOREVER))
+    os.kill(system.coordinator(), signal.SIGKILL)
+    wait_until(lambda: not system.client.is_reachable(), "the end of the coordinator")
+    with monkeypatch.context() as unnamed:
+        unnamed.setattr(port, "default", system.port)
+        unnamed.delenv("DORA_COORDINATOR_PORT")
+        assert system.dora("list", "-q") == (
+            "Dataflows of the daemon are not shown: there is no coordinator at "
+            f"127.0.0.1:{system.port}, which `dora up` starts. They go on running.\n"
+        )
+    system.dora("up")
+    assert system.dora("list", "-q") == f"{run}\n"
 
 
 def test_nodes_end_with_their_killed_daemon(system: System) -> None:

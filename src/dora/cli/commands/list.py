@@ -43,15 +43,21 @@ def list_dataflows(
     from dora.cli.foreground import foreground_views
 
     known: list[DataflowView] = []
-    without = ""
+    without = unseen = ""
     try:
         known = client.dataflows()
     except Unreachable as error:
         if not error.refused or is_coordinator_named():
             raise
+        from dora.cluster.agent.identity import running_daemon
+
         without = f"there is no coordinator at {client.where}, which `dora up` starts"
+        if running_daemon(client.address, client.port) is not None:
+            unseen = f"Dataflows of the daemon are not shown: {without}. They go on running."
     local = foreground_views()
-    if without and not local:
+    if unseen:
+        click.echo(unseen, err=True)
+    elif without and not local:
         click.echo(f"No dataflow runs here: {without}, and no `dora run`.", err=True)
     views = [view for view in [*known, *local] if _is_wanted(view, status, name)]
     if sort_by is not None:
