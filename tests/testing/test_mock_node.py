@@ -25,6 +25,11 @@ def test_inputs_become_plain_events_and_a_stop_follows() -> None:
     assert (node.next(), node.try_recv(), node.is_empty(), node.drain()) == (None, None, True, [])
 
 
+def test_an_input_may_have_metadata_of_its_own_as_with_run_node() -> None:
+    node = MockNode([("a", 1, {"n": 7}), ("b", 2)], metadata={"n": 1, "k": 2})
+    assert [event["metadata"] for event in node.drain()[:2]] == [{"n": 7, "k": 2}, {"n": 1, "k": 2}]
+
+
 def test_events_are_typed_as_real_ones_are() -> None:
     node = MockNode([("image", pa.array([1, 2], pa.uint8()))])
     match node.next():

@@ -156,7 +156,7 @@ class MockNode(_Base):
 
     def __init__(
         self,
-        inputs: Sequence[tuple[str, Any] | dict[str, Any]],
+        inputs: Sequence[tuple[str, Any] | tuple[str, Any, Mapping[str, Any]] | dict[str, Any]],
         metadata: dict[str, Any] | None = None,
         *,
         dataflow_descriptor: dict[str, Any] | None = None,
@@ -166,7 +166,9 @@ class MockNode(_Base):
         restart_count: int = 0,
         service_responses: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
-        """``inputs``: ``(id, value)`` or whole events as dictionaries; ``metadata`` is that of the former.
+        """``inputs``: ``(id, value)``, ``(id, value, metadata)``, or whole events as dictionaries.
+
+        ``metadata`` is for all inputs; that of an input itself adds to it.
 
         The messages of a set are events or values: ``{"type": "SYNC", "inputs": {"left": 1, "arm": [2]}}``.
         A ``STOP`` follows unless there is one. ``service_responses``: output → payloads, one for each
@@ -188,8 +190,8 @@ class MockNode(_Base):
             if isinstance(item, dict):
                 self._events.append(_TYPES.get(item.get("type", ""), _Other)(item))
             else:
-                input_id, value = item
-                self._events.append(_input(input_id, value, metadata))
+                input_id, value, own = item if len(item) == 3 else (*item, {})
+                self._events.append(_input(input_id, value, {**(metadata or {}), **own}))
         if not any(event.get("type") == "STOP" for event in self._events):
             self._events.append(_Stop(type="STOP", id="ALL_INPUTS_CLOSED"))
 
