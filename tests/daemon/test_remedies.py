@@ -85,6 +85,15 @@ def test_no_package_is_guessed_for_a_module(module: str) -> None:
     assert remedy((f"ModuleNotFoundError: No module named '{module}'",), None, PROGRAM) == ""
 
 
+def test_what_opencv_5_no_longer_has_is_in_opencv_4() -> None:
+    line = "AttributeError: module 'cv2' has no attribute '{}'"
+    assert remedy((line.format("CascadeClassifier"),), None, PROGRAM) == (
+        "OpenCV 5 has no `cv2.CascadeClassifier`, OpenCV 4 has: "
+        "/usr/bin/python3 -m pip install 'opencv-python<5'"
+    )
+    assert remedy((line.format("imred"),), None, PROGRAM) == ""
+
+
 @pytest.mark.parametrize(
     "line",
     [

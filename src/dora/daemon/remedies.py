@@ -159,6 +159,10 @@ def _missing(match: re.Match[str], program: FailedProgram) -> str:
     return f"`{name}` is not installed for {python}, which ran this: {program.install} {package}"
 
 
+def _opencv_4(match: re.Match[str], program: FailedProgram) -> str:
+    return f"OpenCV 5 has no `cv2.{match[1]}`, OpenCV 4 has: {program.install} 'opencv-python<5'"
+
+
 def _is_module(folder: str, name: str) -> bool:
     return os.path.isfile(f"{folder}/{name}.py") or os.path.isfile(f"{folder}/{name}/__init__.py")
 
@@ -185,6 +189,13 @@ _TABLE: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], FailedProgra
         _shadowing,
     ),
     (re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE), _missing),
+    (
+        re.compile(
+            r"^AttributeError: module 'cv2' has no attribute '(CascadeClassifier|HOGDescriptor|ml)'",
+            re.MULTILINE,
+        ),
+        _opencv_4,
+    ),
     (
         # The line of the program, perhaps with a line of carets, and the error.
         re.compile(r"""\[["']value["']\].*\n(?: +[~^]+ *\n)?KeyError: 'value'$""", re.MULTILINE),
