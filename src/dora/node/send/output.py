@@ -287,7 +287,7 @@ class OutputPort:
             if payload.array is None and not DESCRIBING.isdisjoint(metadata):  # passed on, maybe
                 metadata = describe(data, metadata)
                 section = encode_metadata(metadata) if metadata else b""
-            if not self._control_keys.isdisjoint(metadata):
+            if metadata and not self._control_keys.isdisjoint(metadata):
                 control = section
         if not (self.has_links or self.is_tapped()):  # no receiver: nothing to copy
             self._count_without_receivers()
