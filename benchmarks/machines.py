@@ -36,7 +36,7 @@ from benchmarks.runner import (
 )
 from benchmarks.statistics import Figure, Spread
 
-sys.path.insert(0, str(REPOSITORY / "tests" / "machines"))
+sys.path[:0] = [str(REPOSITORY / "tests" / "machines"), str(REPOSITORY / "tests")]
 from hosts import Host, missing, network
 
 MARKERS = ("<!-- machines -->", "<!-- /machines -->")
