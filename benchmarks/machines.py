@@ -36,7 +36,8 @@ from benchmarks.runner import (
 )
 from benchmarks.statistics import Figure, Spread
 
-sys.path[:0] = [str(REPOSITORY / "tests" / "machines"), str(REPOSITORY / "tests")]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(REPOSITORY / "tests" / "machines"))
 from hosts import Host, missing, network
 
 MARKERS = ("<!-- machines -->", "<!-- /machines -->")
