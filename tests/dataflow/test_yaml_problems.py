@@ -472,6 +472,16 @@ def test_outputs_that_could_not_be_read_do_not_also_seem_missing() -> None:
     assert "`y z`" in problem.message
 
 
+@pytest.mark.parametrize(
+    "node",
+    ["path: a.py, «ouputs»: [x]", "operator: {python: a.py, «ouputs»: [x]}"],
+    ids=["node", "operator"],
+)
+def test_outputs_with_a_misspelt_key_do_not_also_seem_missing(node: str) -> None:
+    receiver = "  - {id: b, path: b.py, inputs: {i: a/x}}\n"
+    check(f"nodes:\n  - {{id: a, {node}}}\n{receiver}", "has no field `ouputs`", "did you mean `outputs`?")
+
+
 def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
     text = """nodes:
   - id: camera

@@ -53,8 +53,8 @@ class CheckedBlock:
         return name in self.nodes
 
     def failed(self, name: str) -> bool:
-        """Return whether the field is set to an invalid value."""
-        return name in self.nodes and name not in self.values
+        """Return whether the field is set to an invalid value, or its name is probably misspelt."""
+        return (name in self.nodes and name not in self.values) or name in self.suggested
 
     def place(self, name: str, key: str = "", *, of_key: bool = False) -> TextSpan:
         """Return the place of a field's value; that of the block if it has no such field.
