@@ -242,6 +242,7 @@ def test_unknown_names_and_dataflows_are_refused(running: Running) -> None:
     running()
     for name, says in [
         ("camera/imge", "this dataflow has no output `camera/imge`; did you mean `camera/image`?"),
+        ("spare", "this dataflow has no output `spare`; did you mean `camera/spare`?"),
         ("camera", "`camera` is a node; its outputs are `camera/image` and `camera/spare`"),
         ("dora/timer/millis/20", "`dora/timer/millis/20` is generated inside each node that uses it"),
         ("xyz/q", "this dataflow has no output `xyz/q`; `dora topic list` shows them all"),

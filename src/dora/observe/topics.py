@@ -86,5 +86,7 @@ def _missing(name: str, inspection: Inspection, known: Iterable[str]) -> str:
     outputs = [f"{name}/{item.id}" for node in inspection.nodes if node.id == name for item in node.outputs]
     if outputs:
         return f"`{name}` is a node; its outputs are {listed(outputs)}"
-    hint = did_you_mean(name, known)
+    topics = list(known)
+    same = [topic for topic in topics if topic.endswith(f"/{name}")]
+    hint = f"did you mean `{same[0]}`?" if len(same) == 1 else did_you_mean(name, topics)
     return f"this dataflow has no output `{name}`; {hint or '`dora topic list` shows them all'}"
