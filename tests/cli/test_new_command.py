@@ -59,6 +59,9 @@ def test_a_new_project_runs_and_passes_its_tests(run, kind: str, node: str, said
     status, out, err = run("My-thing.2", "--kind", kind)
     assert (status, err) == (0, "")
     assert out.startswith(f"Created the {kind} `My-thing.2`. Next:\n\n  cd My-thing.2\n")
+    assert (
+        "(pip install pytest)" in out and "(pip install pytest)" in Path("My-thing.2/README.md").read_text()
+    )
 
     assert "passed" in python("-m", "pytest", "-p", "no:cacheprovider", folder="My-thing.2")
     lines = python("-m", "dora", "run", "--strict", folder="My-thing.2").splitlines()

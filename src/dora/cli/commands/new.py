@@ -46,7 +46,7 @@ def new(name: str, kind: str, lang: str) -> None:
         f"Created the {kind} `{name}`. Next:\n\n"
         f"  cd {name}\n"
         "  dora run --strict        # run it; what goes wrong is an error\n"
-        "  python -m pytest         # test it"
+        "  python -m pytest         # test it (pip install pytest)"
     )
 
 
