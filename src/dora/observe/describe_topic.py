@@ -23,6 +23,7 @@ from dora.transport.board import (
     UNMATCHED,
     WORDS,
 )
+from dora.wire.array_shape import shape_of
 from dora.wire.daemon_protocol import Inspection, LinkView
 from dora.wire.message import Message
 
@@ -38,6 +39,7 @@ class TopicDescription:
         self._before = self._counts()
         self._started = time.monotonic()
         self._arrow_type = ""
+        self._shape: tuple[int, ...] | None = None  # of the NumPy array that came first
 
     def add(self, topic: str, message: Message | None) -> None:  # noqa: ARG002 - there is one
         """Add a message of the topic, or None after each poll."""
@@ -46,7 +48,9 @@ class TopicDescription:
                 latency.add_sent(message.sequence, message.time_ns)
             latency.poll()
         if message is not None and not self._arrow_type:
-            self._arrow_type = FormattedValue(message, full=False).type
+            value = FormattedValue(message, full=False)
+            self._arrow_type = value.type
+            self._shape = shape_of(value.metadata, value.length)
 
     def last(self) -> list[Result]:
         """Return the description so far."""
@@ -57,6 +61,7 @@ class TopicDescription:
         pairs = [
             ("Topic", topic.name),
             ("Type", _type(self._arrow_type, topic.output.type)),
+            *([("Shape", " × ".join(map(str, self._shape)))] if self._shape is not None else []),
             ("Publisher", f"{self._publisher.id} ({self._publisher.status})"),
             *([("Latched", _latched(topic.output.latched))] if topic.output.latched else []),
             (

@@ -250,7 +250,7 @@ def _rate_cells(rate: MeasuredRate | None) -> list[str]:
 @dataflow_option
 @_duration_option("How long to measure [5s].")
 def info(name: str, dataflow: str | None, duration: float | None) -> None:
-    """Show type, sender, receivers, rate and latencies of an output."""
+    """Show type, shape, sender, receivers, rate and latencies of an output."""
     from dora.cli.running import find_running
     from dora.observe.queries import InfoQuery, TextResult
     from dora.observe.topics import find_tappable, node_of

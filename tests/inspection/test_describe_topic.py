@@ -1,0 +1,34 @@
+"""``dora topic info``: the form of the messages that came."""
+
+from __future__ import annotations
+
+from array import array
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dora.observe.describe_topic import TopicDescription
+from dora.transport.board import WORDS
+from dora.wire.encode import as_message
+
+
+@pytest.mark.parametrize(
+    ("sent", "lines"),
+    [
+        (np.zeros((240, 320, 3), np.uint8), ["Type         uint8", "Shape        240 × 320 × 3"]),
+        (np.zeros((2, 2)), ["Type         double", "Shape        2 × 2"]),
+        (np.zeros(4), ["Type         double"]),
+    ],
+)
+def test_the_shape_of_a_numpy_array_is_shown_beside_its_type(sent: Any, lines: list[str]) -> None:
+    inspection: Any = SimpleNamespace(nodes=[SimpleNamespace(id="camera", status="Running")])
+    output = SimpleNamespace(slot=0, type="", latched=0)
+    topic: Any = SimpleNamespace(node_id="camera", name="camera/image", links=(), output=output)
+    described = TopicDescription(inspection, topic, memoryview(array("Q", [0] * WORDS)))
+    described.add("camera/image", as_message(sent))
+    described.add("camera/image", None)
+    (result,) = described.last()
+    shown: list[str] = result.text.splitlines()  # type: ignore[union-attr]
+    assert [line for line in shown if line.startswith(("Type", "Shape"))] == lines
