@@ -101,6 +101,34 @@ def open_in(folder: int, name: str, flags: int, mode: int = 0o666) -> int:
     return _open_in(folder, name, flags, mode, name, _owners(folder))
 
 
+def rotate_file(path: str, keep: int, *, below: str) -> None:
+    """Move a file out of the way like `rotate`; ``path`` and ``below`` as for `open_file`."""
+    folder_path, name = os.path.split(path)
+    folder = open_folder(folder_path, below=below)
+    try:
+        rotate(folder, name, keep)
+    finally:
+        os.close(folder)
+
+
+def rotate(folder: int, name: str, keep: int, newest: str = "") -> None:
+    """Move a file of an open folder out of the way: ``log.txt`` becomes ``log.1.txt``, that ``log.2.txt``.
+
+    At most ``keep`` such files are kept. ``newest`` becomes ``log.1.txt`` instead of the file itself.
+    Raises ``OSError``.
+    """
+    stem, ending = os.path.splitext(name)
+    if keep <= 0:
+        os.unlink(name, dir_fd=folder)
+        return
+    for index in range(keep - 1, -1, -1):
+        before = f"{stem}.{index}{ending}" if index else newest or name
+        try:
+            os.replace(before, f"{stem}.{index + 1}{ending}", src_dir_fd=folder, dst_dir_fd=folder)
+        except FileNotFoundError:
+            pass  # there are not so many yet
+
+
 def _split(path: str, below: str | None) -> tuple[str, list[str]]:
     """Return the folder to begin with, and the names on the way from there."""
     if "\0" in path or "\0" in (below or ""):

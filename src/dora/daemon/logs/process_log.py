@@ -15,8 +15,7 @@ import threading
 import time
 from typing import Final
 
-from dora._shared_folders import open_file, open_folder, open_in
-from dora.daemon.logs.writer import rotate
+from dora._shared_folders import open_file, open_folder, open_in, rotate
 
 LIMIT: Final = 10 << 20  # bytes
 KEPT: Final = 4  # files beside the one that is written

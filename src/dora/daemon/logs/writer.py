@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from dora._shared_folders import open_file, open_folder, open_in
+from dora._shared_folders import open_file, rotate_file
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import DAEMON_NAME, rfc3339
 from dora.dataflow.model import LogOptions
@@ -169,7 +169,9 @@ class _LogFile:
         if self._descriptor < 0:
             self._open()
         if self._limit is not None and self._size and self._size + len(line) > self._limit:
-            self._rotate()
+            self.close()
+            rotate_file(self._path, self._keep, below=self._base)
+            self._open()
         written = os.write(self._descriptor, line)
         if written < len(line):
             # A disk that fills up takes a part of the line: cut it off, so that every line stays whole.
@@ -178,36 +180,5 @@ class _LogFile:
         self._size += written
 
     def _open(self) -> None:
-        self._opened(open_file(self._path, _APPEND, below=self._base, mode=0o644))
-
-    def _opened(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
-
-    def _rotate(self) -> None:
-        self.close()
-        directory, name = os.path.split(self._path)
-        folder = open_folder(directory, below=self._base)
-        try:
-            rotate(folder, name, self._keep)
-            self._opened(open_in(folder, name, _APPEND, 0o644))
-        finally:
-            os.close(folder)
-
-
-def rotate(folder: int, name: str, keep: int, newest: str = "") -> None:
-    """Move a file of an open folder out of the way: ``log.txt`` becomes ``log.1.txt``, that ``log.2.txt``.
-
-    At most ``keep`` such files are kept. ``newest`` becomes ``log.1.txt`` instead of the file itself.
-    Raises ``OSError``.
-    """
-    stem, ending = os.path.splitext(name)
-    if keep <= 0:
-        os.unlink(name, dir_fd=folder)
-        return
-    for index in range(keep - 1, -1, -1):
-        before = f"{stem}.{index}{ending}" if index else newest or name
-        try:
-            os.replace(before, f"{stem}.{index + 1}{ending}", src_dir_fd=folder, dst_dir_fd=folder)
-        except FileNotFoundError:
-            pass  # there are not so many yet
+        self._descriptor = open_file(self._path, _APPEND, below=self._base, mode=0o644)
+        self._size = os.fstat(self._descriptor).st_size

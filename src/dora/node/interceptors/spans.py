@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dora._shared_folders import open_file, open_folder
+from dora._shared_folders import open_file, rotate_file
 from dora.wire.decoders import json_decoder
 
 PRODUCER: Final = 4  # the kind of a span that sends
@@ -161,7 +161,7 @@ class SpanFile:
                 self._open()
             elif os.fstat(self._descriptor).st_size + len(line) > self._max_size:
                 self.close()
-                self._rotate()
+                rotate_file(f"{self._base}.jsonl", 1, below=self._below)
                 self._open()
             os.write(self._descriptor, line)
         except OSError as error:
@@ -182,11 +182,3 @@ class SpanFile:
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._descriptor = open_file(f"{self._base}.jsonl", flags, below=self._below, mode=0o644)
-
-    def _rotate(self) -> None:
-        directory, name = os.path.split(self._base)
-        folder = open_folder(directory, below=self._below)
-        try:
-            os.replace(f"{name}.jsonl", f"{name}.1.jsonl", src_dir_fd=folder, dst_dir_fd=folder)
-        finally:
-            os.close(folder)
