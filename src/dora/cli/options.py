@@ -83,8 +83,8 @@ strict_option = click.option(
     is_flag=True,
     envvar="DORA_STRICT",
     show_envvar=True,
-    help="Make an error of messages to undeclared outputs, of links that lose most messages, and of nodes "
-    "that do not end at STOP.",
+    help="Fail if a node sends to an undeclared output, if a link drops more than half of its messages, or "
+    "if a node does not end at STOP.",
 )
 
 hot_reload_option = click.option(

@@ -222,8 +222,8 @@ def stop(
 ) -> int:
     """Stop a dataflow and wait until it has ended.
 
-    Without NAME_OR_UUID, the running one whose file is in this folder or below. If there is none or more
-    than one, asks on a terminal, and fails with a list elsewhere. The exit status is 1 if a node failed. A
+    Without NAME_OR_UUID, stops the only dataflow whose file is in this folder or below. With none or
+    several: asks on a terminal; otherwise fails and lists them. The exit status is 1 if a node failed. A
     dataflow of `dora run` is stopped like with Ctrl-C; --all leaves those alone.
     """
     wanted = _only_name(wanted, name)
@@ -273,9 +273,9 @@ def restart(
 ) -> int:
     """Stop a dataflow and start it again with the same options.
 
-    Without NAME_OR_UUID, the running one of this folder, as for `dora stop`. A dataflow that has ended is
-    started again. Changes of nodes, links and parameters made at run time are kept; changes of the dataflow
-    file are ignored.
+    Without NAME_OR_UUID, restarts the running one of this folder, as `dora stop` finds it. A dataflow that
+    has ended is started again. Changes of nodes, links and parameters made at run time are kept; changes of
+    the dataflow file are ignored.
     """
     wanted = _only_name(wanted, name)
     view = choose_of_folder(client.active()) if wanted is None else client.dataflow(wanted)
