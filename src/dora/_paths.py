@@ -118,7 +118,7 @@ def _is_made_by_dora(folder: str, status: os.stat_result) -> bool:
     if status.st_mode & 0o077:
         return False
     names = os.listdir(folder)
-    # Without the text, the lock is that of a process that is just making the folder.
+    # Without the text, the lock belongs to a process that is just making the folder.
     if not names or (names == [ROOT_LOCK] and os.lstat(f"{folder}/{ROOT_LOCK}").st_size == 0):
         return True
     return has_mark(folder)  # that process may have written it meanwhile
@@ -137,7 +137,7 @@ def has_mark(folder: str) -> bool:
 
 
 def is_run_name(name: str) -> bool:
-    """Return whether a folder may be that of a run by its name: the last 12 digits of an id."""
+    """Return whether a folder may belong to a run by its name: the last 12 digits of an id."""
     return re.fullmatch(_RUN_NAME, name) is not None
 
 

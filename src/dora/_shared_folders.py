@@ -10,8 +10,8 @@ has been checked:
   programs are run anyway: with the rights of root, for example, in a folder that a container has mounted;
 * a file is a regular file of one of these users, and has no second name (a hard link to a file elsewhere).
 
-Of this, only the owner of links is checked in a folder to which nobody but this user and root can write.
-There, and behind a link of its own, the user has made what is found.
+If only this user and root can write to a folder, only the owner of links is checked. The rest was made by
+the user.
 
 `dora._ownership` has the stricter checks of what belongs to a running dataflow: no other user can even read
 that, and no link is followed.

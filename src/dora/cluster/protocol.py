@@ -462,7 +462,7 @@ class DataflowView(msgspec.Struct, frozen=True, kw_only=True):
     cpu: float = 0.0  # percent of one core
     memory: int = 0  # bytes
     machines: list[str] = []  # that run a part of it
-    reason: str = ""  # why it, or while it runs its first node, has failed; or why it has not run
+    reason: str = ""  # why it failed, or did not start; while it runs, its first failure
     result: DataflowResult | None = None
 
 

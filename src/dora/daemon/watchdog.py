@@ -92,7 +92,7 @@ class Watchdog:
                 stdin=read,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                # In a node that runs a dataflow itself, the mark is that of the run around it.
+                # A node that runs a dataflow itself has the mark of the run around it.
                 env={name: value for name, value in os.environ.items() if name != guardian.RUN_ID},
                 start_new_session=True,
                 cwd="/",

@@ -18,7 +18,7 @@ Vertex = str
 def vertex_of(node: NodeSpec, port: str) -> Vertex:
     """Return the vertex that an input or output of a node belongs to.
 
-    ``port`` is its id; in a runtime it begins with that of the operator, if that has one.
+    ``port`` is its id; in a runtime it begins with the id of the operator, if the operator has one.
     """
     return f"{node.id}/{node.split_port(port)[0]}" if node.is_runtime else node.id
 

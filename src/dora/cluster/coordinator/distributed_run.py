@@ -138,7 +138,8 @@ class DistributedRun:
         reports = list(self.reports.values())
         if any(report.status in ACTIVE for report in reports):
             starting = any(report.status == "Starting" for report in reports)
-            reason = next((report.reason for report in reports if report.reason), "")  # all know the first
+            # Each machine reports the same first failure.
+            reason = next((report.reason for report in reports if report.reason), "")
             return RunReport(self.dataflow_id, "Starting" if starting else "Running", reason=reason)
         reports = [*self.departed, *reports]
         failed = any(report.status == "Failed" for report in reports)

@@ -138,7 +138,7 @@ async def _serve(descriptor: int, subject: LocalRun, stdin: BinaryIO) -> None:
 
 def main() -> None:
     """Serve the run that standard input describes."""
-    configure("error")  # the terminal is that of the run
+    configure("error")  # the run has the terminal
     limit_lines()
     line = sys.stdin.buffer.readline()
     if line:

@@ -79,9 +79,9 @@ class LimitedConnection(H11Protocol):
         super().handle_websocket_upgrade(event)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP.
+        """Answer 400 to bytes that are not HTTP.
 
-        A request whose body it is in gets no other answer, and its endpoint learns that the client is gone.
+        If a request's body is being read, its endpoint is told that the client has left.
         """
         log.warning("%s sent what is no HTTP", self.client[0] if self.client else "a client")
         if self.cycle is not None:

@@ -1,4 +1,4 @@
-"""Log lines that others can cause, at most one a second; the others are counted.
+"""Limit log lines that a stranger can cause to one a second, and count the rest.
 
 Anybody who reaches the port of a server can send bytes that are no request. A line for each would fill the
 disk, and hide all other lines.

@@ -24,8 +24,8 @@ _KILL_TIMEOUT: Final = 2.0  # seconds; a process that waits for a broken disk ca
 class PackageSet(NamedTuple):
     """The packages of such a template. Nodes that want the same share one.
 
-    The folder is that of the nodes, because packages may look for files there when they are imported. It is
-    empty where only dora asks for modules: these do not.
+    ``directory``: where the packages are imported, since some read files there. Empty for dora's own
+    modules.
     """
 
     modules: tuple[str, ...]
@@ -51,7 +51,7 @@ class ChildTemplate:
 
     @property
     def lateness(self) -> str:
-        """That its imports take too long, as half a sentence; "" if they do not."""
+        """Return why the import is too late, or ""."""
         is_late = self.deadline is not None and time.monotonic() > self.deadline
         return f"takes longer than {IMPORT_TIMEOUT:.0f} s" if is_late else ""
 
@@ -139,7 +139,7 @@ def adopt_orphans(it_does: bool) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the living processes that a process has started, and those that these have."""
+    """Return the living processes that a process has started, and in turn their own."""
     found = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):

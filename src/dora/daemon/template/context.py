@@ -9,8 +9,8 @@ import signal
 from functools import cache
 from typing import Final
 
-# Libraries read these when they are loaded, Python when it starts: those of every node first, and then
-# those of packages of robotics and AI whose variables do not begin with the name of their module.
+# Libraries read these when they are loaded, Python when it starts: first what every node loads, then
+# packages of robotics and AI whose variables do not begin with the name of their module.
 READ_EARLY: Final = re.compile(
     r"(OMP|GOMP|KMP|OPENBLAS|GOTO|MKL|BLIS|VECLIB|NUMEXPR|NPY|NUMPY|ARROW|JE_ARROW|MIMALLOC|OPENSSL|LD"
     r"|MALLOC|GLIBC|PYTHON|LC|ICEORYX|IOX|RUST|MSGSPEC"

@@ -34,8 +34,8 @@ class ForkRequest(msgspec.Struct, frozen=True):
     umask: int
     limits: dict[int, tuple[int, int]]  # resource → soft and hard limit
     ignored: frozenset[int]  # signals that the daemon ignores
-    context: str  # of the daemon, see `dora.daemon.template.checks.context`
-    modules: tuple[str, ...]  # of dora, that the process is going to need beside those of every node
+    context: str  # of the daemon, see `dora.daemon.template.context.context`
+    modules: tuple[str, ...]  # of dora, that the process is going to need beside what every node has
     preload: tuple[tuple[str, str], ...]  # packages that the dataflow names, and their places in its file
 
 

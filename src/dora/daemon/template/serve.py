@@ -40,8 +40,8 @@ WARM_UPS: Final = ("dora.node.before_fork", "dora.node.arrays_before_fork")
 def serve() -> None:
     """Be a template process until nobody needs it; in a forked process, run its program.
 
-    The command line names the descriptor of the connection, or of the socket that accepts connections, and
-    that of a pipe in which the process says that it accepts no more.
+    The command line has two descriptors: of the connection, or of the socket that accepts connections, and
+    of a pipe in which the process says that it accepts no more.
     """
     end_with_parent(True)
     remember_ignored_signals()
@@ -110,7 +110,7 @@ def _wait_for_program(connection: socket.socket, imports: Imports) -> PythonProg
 def _new_main(program: PythonProgram, ours: ModuleType) -> dict[str, Any]:
     """Return the namespace of a new module ``__main__``, as it is before a script runs.
 
-    ``ours`` is that of the template. It is exempt from garbage collection.
+    ``ours``: the module of the template, which is exempt from garbage collection.
     """
     old = vars(ours)
     main = sys.modules["__main__"] = ModuleType("__main__")

@@ -399,7 +399,7 @@ class Template:
         """Take the answer of a template that has imported its packages, or notice its end."""
         found = [item for item in self._children.items() if item[1].connection.fileno() == descriptor]
         if not found:
-            return  # the event was that of an earlier descriptor with this number
+            return  # the event belongs to an earlier descriptor with this number
         wanted, child = found[0]
         try:
             answer = receive_answer(child.connection)
@@ -441,7 +441,7 @@ class Template:
         channel, pid = self._channels[descriptor]
         try:
             asked = channel.recv(16)
-        except BlockingIOError:  # the event was that of an earlier descriptor with this number
+        except BlockingIOError:  # the event belongs to an earlier descriptor with this number
             return
         except OSError:
             asked = b""
