@@ -73,6 +73,15 @@ class DoraError(RuntimeError):
     """Base of every error that dora raises on purpose. ``str(error)`` is meant for users."""
 
 
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> DoraError:
+    """Return the error about a file that cannot be written; an error of the system need not name it.
+
+    >>> cannot_write("page.html", OSError(28, "No space left on device"))
+    DoraError('cannot write page.html: No space left on device')
+    """
+    return DoraError(f"cannot write {os.fsdecode(path)}: {error.strerror or error}")
+
+
 class Problem(NamedTuple):
     """An error or a warning about a dataflow file.
 

@@ -18,7 +18,7 @@ from dora.cli.main import configure_diagnostics
 from dora.cli.options import shell_nodes_option
 from dora.cluster.client import Client
 from dora.daemon.logs.diagnostics import VARIABLE
-from dora.errors import DoraError
+from dora.errors import DoraError, cannot_write
 from dora.transport.proof import no_token
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _begin_log(quiet: bool, file: str) -> None:
         try:
             ProcessLog(file).watch()
         except OSError as error:
-            raise DoraError(f"cannot write {file}: {error.strerror}") from None
+            raise cannot_write(file, error) from None
     configure_diagnostics("error" if quiet else os.environ.get(VARIABLE, ""))
     limit_lines()
 

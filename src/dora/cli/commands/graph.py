@@ -14,7 +14,7 @@ from dora._shared_folders import open_file
 from dora.cli.dataflow_file import dataflow_argument
 from dora.cli.tables import counted
 from dora.daemon.load_dataflow import is_url, load_dataflow
-from dora.errors import DoraError
+from dora.errors import DoraError, cannot_write
 
 if TYPE_CHECKING:
     from dora.dataflow.graph import Graph
@@ -97,7 +97,7 @@ def _write(stem: str, text: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise DoraError(f"cannot write {page}: {error.strerror}") from None
+            raise cannot_write(page, error) from None
         return page
     raise AssertionError("numbers do not end")
 
@@ -110,7 +110,7 @@ def _write_over(file: str, text: str) -> Path:
         with open(opened, "w", encoding="utf-8") as page:
             page.write(text)
     except OSError as error:
-        raise DoraError(f"cannot write {file}: {error.strerror}") from None
+        raise cannot_write(file, error) from None
     return Path(file)
 
 

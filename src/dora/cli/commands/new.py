@@ -12,7 +12,7 @@ import click
 
 from dora._paths import PACKAGE
 from dora._version import __version__
-from dora.errors import DoraError
+from dora.errors import DoraError, cannot_write
 
 KINDS = ("dataflow", "node", "operator")
 TEMPLATES = Path(PACKAGE, "templates")
@@ -96,6 +96,7 @@ def create(name: str, kind: str) -> None:
         return re.sub("@(name|module|version)@", lambda found: words[found[1]], text)
 
     template = TEMPLATES / kind
+    file = target
     try:
         for source in sorted(template.rglob("*.in")):
             file = target / filled(str(source.relative_to(template)).removesuffix(".in"))
@@ -103,4 +104,4 @@ def create(name: str, kind: str) -> None:
             file.write_text(filled(source.read_text(encoding="utf-8")), encoding="utf-8")
     except OSError as error:
         shutil.rmtree(target, ignore_errors=True)
-        raise DoraError(f"cannot write {error.filename}: {error.strerror}") from None
+        raise cannot_write(file, error) from None

@@ -20,7 +20,7 @@ from dora.cli.completion import dataflow_files
 from dora.cli.options import DURATION, allow_incomplete_option
 from dora.cli.reports import report_outcome, report_saved, report_truncation
 from dora.cli.run_reporter import reporter_for
-from dora.errors import DataflowError, DoraError
+from dora.errors import DataflowError, DoraError, cannot_write
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
 from dora.recording.mcap.reader import RecordedMessage
 from dora.wire.decode import PayloadError, decode_arrow
@@ -268,7 +268,7 @@ def _write_yaml(prepared: Replay, path: str, force: bool) -> int:
             f"{path} exists already; choose another file, or overwrite it with --force"
         ) from None
     except OSError as error:
-        raise DoraError(f"cannot write {path}: {error.strerror}") from None
+        raise cannot_write(path, error) from None
     click.echo(f"{path} plays the recording with `dora run`; nodes get their inputs as they come")
     return 0
 

@@ -21,7 +21,7 @@ import msgspec
 from dora._paths import data_folder
 from dora._shared_folders import check_folder_if_there, open_file
 from dora.cluster.ssh.file import Cluster, Machine
-from dora.errors import DoraError
+from dora.errors import DoraError, cannot_write
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -195,7 +195,7 @@ class Authority:
                 file.write(text)
             os.replace(f"{path}.new", path)
         except OSError as error:
-            raise DoraError(f"cannot write {path}: {error.strerror}") from None
+            raise cannot_write(path, error) from None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -206,7 +206,7 @@ class Authority:
             os.chmod(self._folder, 0o700)
             lock = open_file(f"{self._folder}/lock", os.O_RDWR | os.O_CREAT, mode=0o600)
         except OSError as error:
-            raise DoraError(f"cannot write {self._folder}: {error.strerror}") from None
+            raise cannot_write(self._folder, error) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

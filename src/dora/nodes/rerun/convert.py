@@ -10,7 +10,7 @@ import pyarrow as pa
 import rerun as rr
 
 from dora._shared_folders import open_file
-from dora.errors import DoraError
+from dora.errors import DoraError, cannot_write
 from dora.node.events import Input
 from dora.nodes.rerun.settings import ViewerSettings
 from dora.nodes.rerun.show import APPLICATION, Canvas
@@ -32,7 +32,7 @@ def export_rerun(
     try:
         os.close(open_file(path, os.O_WRONLY | os.O_CREAT))  # Rerun would follow a link of anybody
     except OSError as error:
-        raise DoraError(f"cannot write {path}: {error.strerror}") from None
+        raise cannot_write(path, error) from None
     rr.set_strict_mode(True)
     stream = rr.RecordingStream(APPLICATION, recording_id=recording.start.dataflow_id)
     try:
