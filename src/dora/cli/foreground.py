@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from dora.cli.of_folder import named, stopped
+from dora.cli.dataflow_here import named, stopped
 from dora.cli.select import foreground_runs
 from dora.cluster.protocol import DataflowView
 from dora.errors import ConnectError, DoraError

@@ -80,7 +80,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     name: entry for commands in GROUPS.values() for name, entry in commands.items()
 }
 
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _WIDTH = max(map(len, COMMANDS))
 _EXAMPLES = """\b
 Examples:
@@ -249,7 +249,7 @@ def _system_fault(error: Exception) -> str:
             os.getcwd()
         except FileNotFoundError:
             return "the current folder no longer exists; change to another one"
-    if isinstance(error, OSError) and (error.filename or error.errno in _OF_THE_DISK):
+    if isinstance(error, OSError) and (error.filename or error.errno in _DISK_ERRORS):
         return system_fault(error)
     return ""
 

@@ -11,7 +11,7 @@ from dora.cli.argument_values import ParameterValue, parse_duration
 from dora.cli.attach import attach_to, following
 from dora.cli.coordinator import coordinator_options
 from dora.cli.dataflow_file import dataflow_argument
-from dora.cli.of_folder import choose_of_folder, stopped
+from dora.cli.dataflow_here import choose_here, stopped
 from dora.cli.options import (
     RunCommand,
     all_of,
@@ -239,7 +239,7 @@ def stop(
     from dora.cli.foreground import stop_foreground
 
     if wanted is None:
-        chosen = choose_of_folder(_running(client))
+        chosen = choose_here(_running(client))
         if chosen is None:
             click.echo("No dataflows are running.")
             return 0
@@ -278,7 +278,7 @@ def restart(
     the dataflow file are ignored.
     """
     wanted = _only_name(wanted, name)
-    view = choose_of_folder(client.active()) if wanted is None else client.dataflow(wanted)
+    view = choose_here(client.active()) if wanted is None else client.dataflow(wanted)
     if view is None:
         raise DoraError("no dataflow is running; name the one to start again (`dora list` shows them)")
     return restart_and_wait(client, view.uuid, grace_duration, force)

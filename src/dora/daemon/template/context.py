@@ -20,13 +20,13 @@ READ_EARLY: Final = re.compile(
 )
 
 # Of RUST_LOG, directives for parts of dora alone say nothing to a library.
-_OF_DORA: Final = re.compile(r"\s*(dora[\w:.-]*\s*(=\s*\w+\s*)?(,\s*|$))+")
+_DORA_DIRECTIVES: Final = re.compile(r"\s*(dora[\w:.-]*\s*(=\s*\w+\s*)?(,\s*|$))+")
 
 # A process inherits these, and a fork of the template could not have others.
 _STATUS: Final = re.compile(
     r"^(?:Uid|Gid|Groups|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):.*$", re.MULTILINE
 )
-_OF_PYTHON: Final = {signal.SIGPIPE, signal.SIGXFSZ}  # it ignores these itself
+_IGNORED_BY_PYTHON: Final = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
 LIMITS: Final = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
@@ -38,7 +38,7 @@ def is_read_early(name: str, value: str) -> bool:
     >>> is_read_early("RUST_LOG", "debug"), is_read_early("RUST_LOG", "dora.daemon.spawn=debug")
     (True, False)
     """
-    if name == "RUST_LOG" and _OF_DORA.fullmatch(value):
+    if name == "RUST_LOG" and _DORA_DIRECTIVES.fullmatch(value):
         return False
     return READ_EARLY.fullmatch(name) is not None
 
@@ -69,7 +69,7 @@ def ignored_signals() -> frozenset[int]:
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         found = re.search(r"^SigIgn:\s*([0-9a-f]+)", file.read(), re.MULTILINE)
     mask = int(found[1], 16) if found is not None else 0
-    return frozenset(number for number in range(1, 65) if mask >> (number - 1) & 1) - _OF_PYTHON
+    return frozenset(number for number in range(1, 65) if mask >> (number - 1) & 1) - _IGNORED_BY_PYTHON
 
 
 def read_link(path: str) -> str:

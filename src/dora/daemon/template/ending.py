@@ -99,7 +99,7 @@ _ONLY_MEMORY: Final = {
     "numpy": ("ndarray", "generic", "dtype", "ufunc"),
     "pyarrow.lib": ("Array", "ChunkedArray", "Buffer", "DataType", "Field", "Scalar", "Schema", "_Tabular"),
 }
-_OF_SHARED_MEMORY: Final = "iceoryx2._iceoryx2"  # dora keeps some of its objects to the end of the process
+_ICEORYX2_MODULE: Final = "iceoryx2._iceoryx2"  # dora keeps some of its objects to the end of the process
 
 
 def _left() -> list[object]:
@@ -158,7 +158,7 @@ def _frees_only_memory(kind: type) -> bool:
     """Return whether a compiled type is known to do no more; ``__del__`` would show what it does else."""
     module = kind.__module__
     if module == "builtins" and kind.__flags__ & _IS_ON_THE_HEAP:  # of a package in Rust
-        return vars(sys.modules[_OF_SHARED_MEMORY]).get(kind.__name__) is kind
+        return vars(sys.modules[_ICEORYX2_MODULE]).get(kind.__name__) is kind
     if _is_of_python(module) or _dealloc(kind) == _dealloc(object):
         return True
     return any(

@@ -38,7 +38,7 @@ _INTEGERS: Final = {
 }
 _FLOATS: Final = {"float16": 65504.0, "float32": 3.4028234e38, "float64": 1.7976931348623157e308}
 _TYPES: Final = (*_FLOATS, *_INTEGERS, "bool", "string")
-_OF_DORA: Final = {"safe_state": "the reason", "timestamp": "the time at which it is given"}
+_KEYS_OF_DORA: Final = {"safe_state": "the reason", "timestamp": "the time at which it is given"}
 _OF_DECLARED: Final = {"Boolean": "bool", "Utf8": "string"}  # the others are the same in lower case
 Scalar = bool | int | float | str
 
@@ -72,7 +72,7 @@ class MetadataType(FieldType[dict[str, Any]]):
             report_expected(value, reader, "a mapping of metadata", "for example `metadata: {mode: hold}`")
             return None
         metadata = value.plain()
-        for name, meaning in _OF_DORA.items():
+        for name, meaning in _KEYS_OF_DORA.items():
             if name in metadata:
                 problem = f"in the metadata of a safe value, `{name}` is {meaning}, which dora sets"
                 reader.report.error(value.entries[name][0], problem, "choose another name")

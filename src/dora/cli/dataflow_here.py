@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dora.cluster.protocol import DataflowView
 
 
-def choose_of_folder(views: Sequence[DataflowView]) -> DataflowView | None:
+def choose_here(views: Sequence[DataflowView]) -> DataflowView | None:
     """Return the only running dataflow whose file is in this folder or below; None if ``views`` is empty.
 
     If there is none or more than one, asks on a terminal, and raises `DoraError` with a list elsewhere:
