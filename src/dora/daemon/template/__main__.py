@@ -1,6 +1,6 @@
 """The program of a template process."""
 
-import dora.daemon.template.serve as template
+import dora.daemon.template.entry as template
 
 __name__ = "dora.daemon.template"  # not that of the program: warnings may be about its caller
 template.serve()

@@ -126,16 +126,16 @@ def crash_of(pid: int) -> str:
         return f"signal {end.si_status}"
 
 
-def end_with_parent(it_does: bool) -> None:
+def end_with_parent(enabled: bool) -> None:
     """Have the kernel kill this process when the one that started it dies. Forks do not inherit that."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL) if it_does else 0, 0, 0, 0)
-    if it_does and os.getppid() == 1:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL) if enabled else 0, 0, 0, 0)
+    if enabled and os.getppid() == 1:
         os._exit(0)
 
 
-def adopt_orphans(it_does: bool) -> None:
+def adopt_orphans(enabled: bool) -> None:
     """Make this process the parent of orphans among its descendants. Forks do not inherit that."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(it_does), 0, 0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0)
 
 
 def descendants(pid: int) -> list[int]:
