@@ -59,10 +59,10 @@ def run(
     """Build and run a dataflow to its end, like ``dora run``; return how it went.
 
     ``dataflow_path`` is a YAML file or its URL, ``stop_after`` and ``grace`` are seconds. ``strict`` None:
-    as ``DORA_STRICT`` says. Log entries
-    are printed to ``sys.stdout``; ``on_log`` gets each of them too, unfiltered, on the thread that
-    calls this function, and has to be quick. May be called any number of times, from any thread, also
-    in a process that is a node itself; signals are handled only when called from the main thread.
+    as ``DORA_STRICT`` says. Log entries are printed to ``sys.stdout``; ``on_log`` gets each of them too,
+    unfiltered, on the thread that calls this function, and has to be quick. May be called any number of
+    times, from any thread, also in a process that is a node itself; signals are handled only when called
+    from the main thread.
 
     Raises `DataflowFailed` (with the report) if a node failed, `DataflowError` for a file that cannot
     be used, `BuildError` for a build command that failed.

@@ -92,6 +92,8 @@ def _runs(python: str, interpreter: Interpreter, command: Sequence[str]) -> bool
     """Return whether a command runs the interpreter, itself or as a script that pip has made for it."""
     if tuple(command[: len(interpreter.python)]) == interpreter.python:
         return True
+    if interpreter.wrapper:
+        return False  # uv takes a program of any environment
     try:
         with open(command[0], "rb") as file:
             first = os.fsdecode(file.readline(1024)).strip()

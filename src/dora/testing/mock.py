@@ -92,10 +92,9 @@ def _message(input_id: str, given: Any) -> _Input:
 
 def _input(input_id: str, value: Any, metadata: Mapping[str, Any] | None = None) -> _Input:
     """Return the message that a receiver of a value gets, with the metadata of its shape and dtype."""
-    event: _Input = _Input(
-        type="INPUT", id=input_id, value=value, metadata=dict(describe(value, metadata) or {})
-    )
-    return event
+    described = dict(describe(value, metadata) or {})
+    found: _Input = _Input(type="INPUT", id=input_id, value=value, metadata=described)
+    return found
 
 
 class _Stop(_Given, Stop):

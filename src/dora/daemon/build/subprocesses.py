@@ -135,9 +135,6 @@ class Processes:
                 if self._watchdog is None:
                     self._watchdog = Watchdog(self._mark)
                     self._untold = self._watchdog.fault
-                if log is not None and self._untold:
-                    log.write(self._untold, "warn")
-                    self._untold = ""
                 process = subprocess.Popen(
                     words,
                     cwd=cwd,
@@ -154,6 +151,9 @@ class Processes:
         lines: list[str] = []
         with process:
             try:
+                if log is not None and self._untold:
+                    fault, self._untold = self._untold, ""
+                    log.write(fault, "warn")
                 if process.stdin is not None and stdin is not None:
                     process.stdin.write(stdin.encode())
                     process.stdin.close()

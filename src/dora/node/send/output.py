@@ -285,7 +285,7 @@ class OutputPort:
         if metadata:
             section = encode_metadata(metadata)
             if payload.array is None and not DESCRIBING.isdisjoint(metadata):  # passed on, maybe
-                metadata = describe(data, metadata)
+                metadata = describe(data, metadata) or {}
                 section = encode_metadata(metadata) if metadata else b""
             if metadata and not self._control_keys.isdisjoint(metadata):
                 control = section
