@@ -92,14 +92,14 @@ def describe_shape(shape: Sequence[int], dtype: str, metadata: Mapping[str, Any]
     channels = picture_channels(shape) if dtype == "|u1" else 0
     size = {"height": shape[0], "width": shape[1]} if channels else {}
     encoding = described.get("encoding")
-    if _describes_picture(described, received):
+    if received and _describes_picture(described, received):
         same_encoding = _CHANNELS.get(str(encoding)) == picture_channels(received)
         if channels:
             described |= size
             if same_encoding and picture_channels(received) != channels:
                 encoding = None
         elif same_encoding and (dtype, list(shape)) != ("|u1", [prod(received)]):
-            # All but the pixels of such a picture, flat: existing receivers take these by width and height.
+            # The flat pixels of such a picture keep its size: existing receivers read it there.
             for key in ("height", "width", "encoding"):
                 del described[key]
     if (
