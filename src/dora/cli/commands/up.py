@@ -18,7 +18,7 @@ from dora.cli.coordinator import coordinator_options
 from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import DEFAULT_MACHINE, SystemStatus
-from dora.errors import DoraError
+from dora.errors import DoraError, cannot_write
 
 START_TIMEOUT: Final = 15.0  # seconds
 STOP_TIMEOUT: Final = 5.0
@@ -193,7 +193,7 @@ class Background:
         try:
             file = open_file(self.log, os.O_RDWR | os.O_APPEND | os.O_CREAT, below=os.getcwd())
         except OSError as error:
-            raise DoraError(f"cannot write {self.log}: {error.strerror}") from None
+            raise cannot_write(self.log, error) from None
         with open(file, "ab") as output:
             self._begin = os.fstat(file).st_size
             self._process = subprocess.Popen(
