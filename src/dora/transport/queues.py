@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.wire.correlation import MAX_KEPT
 from dora.wire.message import Message
+from dora.wire.node_config import InputConfig
 
 _SPILL_PERIOD: Final = 0.005  # seconds; at 200,000 messages/s a thousand arrive in that time
 _SPILL_FROM: Final = MAX_QUEUE // 8  # messages that stay with the engine; its other places are for bursts
@@ -166,3 +167,12 @@ class SpilloverQueue:
                 with self._lock:
                     if not self._closed.is_set():
                         self._spill()
+
+
+def who_keeps(item: InputConfig) -> str:
+    """Return who may keep the messages of an input."""
+    if item.kept_by_sync:
+        return f"`sync` (up to {item.kept_by_sync}) and the program"
+    if item.queue_size > MAX_QUEUE:
+        return f"the queue (`queue_size: {item.queue_size}`) and the program"
+    return "the program, for example as arrays in a list"

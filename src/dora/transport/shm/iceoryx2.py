@@ -35,8 +35,9 @@ from dora.errors import SharedMemoryFull, TransportError, WrongProcess
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
-from dora.transport.queues import SpilloverQueue
+from dora.transport.queues import SpilloverQueue, who_keeps
 from dora.transport.shm.lazy_flatbuffers import import_iceoryx2
+from dora.transport.shm.room import RESERVE, free_bytes, full, no_room_to_start
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
 from dora.wire.node_config import InputConfig, OutputConfig
 
@@ -49,7 +50,6 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MADV_POPULATE_WRITE: Final = 23
 _MADV_REMOVE: Final = 9
 _NODE_COUNT: Final = ".global_mgmt"  # ends the name of the file in which iceoryx2 counts its nodes
-_RESERVE: Final = 1 << 20  # bytes of /dev/shm that stay free
 
 # Chunks are reused, so a view of each is created once: a call through ctypes costs three times as much, and
 # much more with cold caches.
@@ -292,9 +292,9 @@ class IceoryxSender:
             return TransportError(
                 f"output `{self._output_id}` has {_MAX_LOANS} loans that were neither sent nor discarded"
             )
-        free = _free_bytes()
+        free = free_bytes()
         if free is not None and free < size:
-            return _full(self._output_id, size, free)
+            return full(self._output_id, size, free)
         return TransportError(f"output `{self._output_id}`: no memory for {size} bytes: {error!r}")
 
 
@@ -385,15 +385,6 @@ class IceoryxReceiver:
         self._receive = lambda: None
         self.has_messages = lambda: False
         self._subscriber.delete()
-
-
-def who_keeps(item: InputConfig) -> str:
-    """Return who may keep the messages of an input."""
-    if item.kept_by_sync:
-        return f"`sync` (up to {item.kept_by_sync}) and the program"
-    if item.queue_size > MAX_QUEUE:
-        return f"the queue (`queue_size: {item.queue_size}`) and the program"
-    return "the program, for example as arrays in a list"
 
 
 class IceoryxEngine:
@@ -490,36 +481,13 @@ def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) 
             time.sleep(0.002)
 
 
-def _full(what: str, needed: int, free: int) -> SharedMemoryFull:
-    return SharedMemoryFull(
-        f"output `{what}`: the message needs {_megabytes(needed)} of shared memory, but /dev/shm has only "
-        f"{_megabytes(free)} left; enlarge it (mount -o remount,size=… /dev/shm; docker run --shm-size=…) "
-        "or send smaller messages"
-    )
-
-
 def _setup_failed(what: str, error: Exception) -> Exception:
     if isinstance(error, (SharedMemoryFull, TransportError, UnsafeFile)):
         return error
-    free = _free_bytes()
+    free = free_bytes()
     if free is not None and free < 1 << 20:
-        return SharedMemoryFull(
-            f"{what}: no room in /dev/shm ({_megabytes(free)} left; 16 MB are enough to start)"
-        )
+        return no_room_to_start(what, free)
     return TransportError(f"{what}: iceoryx2 cannot set it up: {error!r}")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
-
-
-def _free_bytes() -> int | None:
-    """Return the free bytes of the shared memory file system; None where there is none."""
-    try:
-        status = os.statvfs(_SHARED_MEMORY)
-    except OSError:
-        return None
-    return status.f_bavail * status.f_frsize
 
 
 _madvise: Any = None
@@ -532,23 +500,23 @@ def _populate_pages(address: int, size: int, what: str) -> None:
         _madvise = ctypes.CDLL(None, use_errno=True).madvise
         _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     start = address & -_PAGE
-    before = _free_bytes()
+    before = free_bytes()
     if before is not None and before < size:  # trying would take the rest from other processes
-        raise _full(what, size, before)
+        raise full(what, size, before)
     if _madvise(start, address + size - start, _MADV_POPULATE_WRITE) == 0:
-        free = _free_bytes()
-        if free is None or before is None or free >= min(before, _RESERVE):
+        free = free_bytes()
+        if free is None or before is None or free >= min(before, RESERVE):
             return
         _free_pages(address, size)
-        raise _full(what, size + _RESERVE, _free_bytes() or 0)
+        raise full(what, size + RESERVE, free_bytes() or 0)
     code = ctypes.get_errno()
     if code in (errno.EFAULT, errno.ENOMEM):
         _free_pages(address, size)
-        raise _full(what, size, _free_bytes() or 0)
+        raise full(what, size, free_bytes() or 0)
     # EINVAL: a kernel before 5.14, or macOS. Only the number of free bytes is known then.
-    free = _free_bytes()
+    free = free_bytes()
     if free is not None and free < size:
-        raise _full(what, size, free)
+        raise full(what, size, free)
 
 
 def _free_pages(address: int, size: int) -> None:

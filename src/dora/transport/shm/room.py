@@ -1,0 +1,40 @@
+"""Room in /dev/shm: how much is left, and the errors where there is too little."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from dora._paths import SHARED_MEMORY
+from dora.errors import SharedMemoryFull
+
+RESERVE: Final = 1 << 20  # bytes of /dev/shm that stay free
+
+
+def free_bytes() -> int | None:
+    """Return the free bytes of the shared memory file system; None where there is none."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def full(output_id: str, needed: int, free: int) -> SharedMemoryFull:
+    """Return the error for a message that does not fit."""
+    return SharedMemoryFull(
+        f"output `{output_id}`: the message needs {megabytes(needed)} of shared memory, but /dev/shm has "
+        f"only {megabytes(free)} left; enlarge it (mount -o remount,size=… /dev/shm; "
+        "docker run --shm-size=…) or send smaller messages"
+    )
+
+
+def no_room_to_start(what: str, free: int) -> SharedMemoryFull:
+    """Return the error for something that has to be there before the first message."""
+    return SharedMemoryFull(
+        f"{what}: no room in /dev/shm ({megabytes(free)} left; 16 MB are enough to start)"
+    )
