@@ -189,11 +189,12 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
         yield system
 
 
-@pytest.fixture(params=["iceoryx2", "zenoh"])
+@pytest.fixture(params=["iceoryx2", "shm", "zenoh"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test once with each engine."""
     name: str = request.param
-    pytest.importorskip(name)
+    if name != "shm":
+        pytest.importorskip(name)
     monkeypatch.setenv("DORA_ENGINE", name)
     return name
 

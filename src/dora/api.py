@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from dora.daemon.logs.console import Console
     from dora.daemon.logs.entry import LogEntry
     from dora.daemon.logs.formats import LogFormat
-    from dora.daemon.options import Engine
     from dora.daemon.supervisor.result import DataflowResult
     from dora.daemon.work import BuildProgress
     from dora.dataflow.model import Dataflow, LogLevel
+    from dora.wire.node_config import EngineName
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
     env: Mapping[str, str] | None = None,
     exit_when_nodes_finish: bool | None = None,
     allow_shell_nodes: bool = False,
-    engine: Engine | None = None,
+    engine: EngineName | None = None,
     strict: bool | None = None,
     hot_reload: bool = False,
     preload: bool | None = None,

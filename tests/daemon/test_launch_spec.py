@@ -6,6 +6,7 @@ import os
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,21 +189,29 @@ def test_the_engine_is_forced_by_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DORA_ENGINE", "zenoh")
     assert choose_engine(LocalRunOptions(engine="iceoryx2")) == "zenoh"
     monkeypatch.setenv("DORA_ENGINE", "pigeon")
-    with pytest.raises(DoraError, match="iceoryx2 or zenoh"):
+    with pytest.raises(DoraError, match="iceoryx2, shm or zenoh"):
         choose_engine(LocalRunOptions())
 
 
-def test_without_iceoryx2_zenoh_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_iceoryx2_memory_is_shared_in_python_or_else_zenoh_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from importlib.machinery import PathFinder
+
+    from dora.transport.shm import support
 
     monkeypatch.delenv("DORA_ENGINE", raising=False)
     real = PathFinder.find_spec
 
-    def without(name: str) -> object:
-        return None if name == "iceoryx2" else real(name)
+    def without(name: str, *place: Any) -> object:
+        return None if name == "iceoryx2" else real(name, *place)
 
     monkeypatch.setattr(PathFinder, "find_spec", without)
+    assert choose_engine(LocalRunOptions()) == "shm"
+    monkeypatch.setattr(support, "fault", lambda: "needs Linux")
     assert choose_engine(LocalRunOptions()) == "zenoh"
+    with pytest.raises(DoraError, match="the engine shm does not work here: it needs Linux"):
+        choose_engine(LocalRunOptions(engine="shm"))
     with pytest.raises(DoraError, match="pip install iceoryx2"):
         choose_engine(LocalRunOptions(engine="iceoryx2"))
 

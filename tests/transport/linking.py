@@ -216,7 +216,10 @@ class Bench:
         self.close_router()
         shutil.rmtree(self.run_dir, ignore_errors=True)
         for path in glob.glob(f"/dev/shm/{self.prefix}*"):
-            os.unlink(path)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
 
 
 def make_engine(name: str, run_dir: str, prefix: str, endpoint: str, board: Board) -> Engine:
@@ -224,6 +227,10 @@ def make_engine(name: str, run_dir: str, prefix: str, endpoint: str, board: Boar
         from dora.transport.shm.iceoryx2 import IceoryxEngine
 
         return IceoryxEngine(run_dir, prefix, board)
+    if name == "shm":
+        from dora.transport.shm.engine import ShmEngine
+
+        return ShmEngine(prefix, board)
     if name == "zenoh":
         from dora.transport.network.zenoh_engine import ZenohEngine
 

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import pytest
-from linking import HAS_ICEORYX, LIMIT, Bench, OutputPort, make_engine, until
+from linking import LIMIT, Bench, InputPort, OutputPort, make_engine, until
 from msgspec.structs import replace
 
 from dora.errors import ConnectError, SharedMemoryFull, TransportError
@@ -31,33 +31,40 @@ from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig
 
-# --------------------------------------------------------------------------- iceoryx2
+# --------------------------------------------------------------------------- shared memory
+
+
+def held(port: InputPort) -> int:
+    """Return how many messages the program holds in shared memory."""
+    from dora.transport.shm.engine import ShmReceiver
+    from dora.transport.shm.iceoryx2 import IceoryxReceiver
+
+    assert isinstance(port.receiver, (ShmReceiver, IceoryxReceiver))
+    return port.receiver.held
 
 
 def test_arrays_beyond_the_budget_are_copied_with_one_log_entry(
-    iceoryx_bench: Bench, caplog: pytest.LogCaptureFixture
+    memory_bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dora.transport.shm.iceoryx2 import MAX_HELD, IceoryxReceiver
+    from dora.transport.shm.iceoryx2 import MAX_HELD
 
-    output_port, (port,) = iceoryx_bench.link(10)
-    receiver = port.receiver
-    assert isinstance(receiver, IceoryxReceiver)
+    output_port, (port,) = memory_bench.link(10)
     kept: list[Any] = []
     with caplog.at_level(logging.WARNING, "dora.transport"):
         for index in range(MAX_HELD + 20):
             output_port.send(bytes([index]) * 10_000)
             kept.append(decode_arrow(port.take()))
-            assert receiver.held == min(index + 1, MAX_HELD)
+            assert held(port) == min(index + 1, MAX_HELD)
     (record,) = caplog.records
     assert f"{MAX_HELD} messages are kept by the program, for example" in record.getMessage()
     assert port.config.id in record.getMessage()
     kept.clear()
     gc.collect()
-    assert receiver.held == 0
+    assert held(port) == 0
 
 
 def test_who_may_keep_messages_is_named() -> None:
-    from dora.transport.shm.iceoryx2 import MAX_QUEUE, who_keeps
+    from dora.transport.queues import MAX_QUEUE, who_keeps
 
     item = InputConfig("left", "link", "camera/left")
     assert who_keeps(item) == "the program, for example as arrays in a list"
@@ -66,20 +73,17 @@ def test_who_may_keep_messages_is_named() -> None:
     assert who_keeps(long) == f"the queue (`queue_size: {MAX_QUEUE + 1}`) and the program"
 
 
-def test_small_messages_are_never_held(iceoryx_bench: Bench) -> None:
-    from dora.transport.shm.iceoryx2 import IceoryxReceiver
-
-    output_port, (port,) = iceoryx_bench.link(10)
-    assert isinstance(port.receiver, IceoryxReceiver)
+def test_small_messages_are_never_held(memory_bench: Bench) -> None:
+    output_port, (port,) = memory_bench.link(10)
     kept = []
     for _ in range(200):
         output_port.send(bytes(1000))
         kept.append(decode_arrow(port.take()))
-    assert port.receiver.held == 0
+    assert held(port) == 0
 
 
-def test_received_bodies_are_aligned_in_shared_memory(iceoryx_bench: Bench) -> None:
-    output_port, (port,) = iceoryx_bench.link(10)
+def test_received_bodies_are_aligned_in_shared_memory(memory_bench: Bench) -> None:
+    output_port, (port,) = memory_bench.link(10)
     for size in (9000, 100_000, 1 << 20):
         output_port.send(bytes(size))
         assert decode_arrow(port.take()).buffers()[1].address % 64 == 0
@@ -98,8 +102,8 @@ def test_freed_memory_does_not_count_as_populated(iceoryx_bench: Bench) -> None:
         assert all(len(view) >= size for view in sender._views.values())
 
 
-def test_too_many_loans_are_a_clear_error(iceoryx_bench: Bench) -> None:
-    output_port, _ = iceoryx_bench.link(10)
+def test_too_many_loans_are_a_clear_error(memory_bench: Bench) -> None:
+    output_port, _ = memory_bench.link(10)
     with pytest.raises(TransportError, match="loans that were neither sent nor discarded"):
         kept = [output_port.sender.loan(100) for _ in range(100)]
     kept = []
@@ -108,20 +112,22 @@ def test_too_many_loans_are_a_clear_error(iceoryx_bench: Bench) -> None:
     output_port.send(b"goes on")
 
 
-def test_a_message_larger_than_shared_memory_is_refused_with_its_size(iceoryx_bench: Bench) -> None:
-    output_port, (port,) = iceoryx_bench.link(10)
+def test_a_message_larger_than_shared_memory_is_refused_with_its_size(memory_bench: Bench) -> None:
+    output_port, (port,) = memory_bench.link(10)
     with pytest.raises(SharedMemoryFull, match=r"needs 100000000\.0 MB of shared memory"):
         output_port.sender.loan(100_000_000_000_000)
     output_port.send(b"goes on")
     assert decode_bytes(port.take()) == b"goes on"
 
 
-@pytest.mark.skipif(not HAS_ICEORYX, reason="iceoryx2 is not available here")
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
-def test_ended_runs_keep_no_files_open() -> None:
+@pytest.mark.parametrize("name", ["iceoryx2", "shm"])
+def test_ended_runs_keep_no_files_open(name: str) -> None:
+    if name == "iceoryx2":
+        pytest.importorskip(name)
     open_files = []
     for _ in range(4):
-        bench = Bench("iceoryx2")
+        bench = Bench(name)
         output_port, (port,) = bench.link(10)
         output_port.send(b"x")
         port.take()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,44 +50,53 @@ def test_messages_of_a_sender_that_ends_at_once_arrive(
 
 @pytest.mark.parametrize(("script", "status"), [("_exit", 0), ("kill", -9)])
 def test_shared_memory_keeps_the_messages_of_a_killed_sender(
-    iceoryx_bench: Bench, script: str, status: int
+    memory_bench: Bench, script: str, status: int
 ) -> None:
-    _receive_from_process(iceoryx_bench, script, status)
+    _receive_from_process(memory_bench, script, status)
 
 
-def test_messages_stay_valid_when_a_dead_sender_is_cleaned_up(iceoryx_bench: Bench) -> None:
-    from dora.transport.shm.iceoryx2 import remove_dead_nodes
+def _remove_dead_processes(bench: Bench) -> None:
+    """Remove what dead processes have left, as the daemon does."""
+    if bench.name == "shm":
+        from dora.transport.shm.channel import remove_dead_processes
 
-    messages = _receive_from_process(iceoryx_bench, "kill", -9)
+        assert remove_dead_processes(bench.prefix)
+    else:
+        from dora.transport.shm.iceoryx2 import remove_dead_nodes
+
+        remove_dead_nodes(bench.run_dir, bench.prefix)
+
+
+def test_messages_stay_valid_when_a_dead_sender_is_cleaned_up(memory_bench: Bench) -> None:
+    messages = _receive_from_process(memory_bench, "kill", -9)
     array = decode_arrow(messages[1])
-    before = _shared_memory(iceoryx_bench)
-    remove_dead_nodes(iceoryx_bench.run_dir, iceoryx_bench.prefix)
-    assert _shared_memory(iceoryx_bench) < before
+    before = _shared_memory(memory_bench)
+    _remove_dead_processes(memory_bench)
+    assert _shared_memory(memory_bench) < before
     assert array.buffers()[1].to_pybytes() == LARGE
 
 
-def test_a_new_node_leaves_the_messages_of_an_ended_sender_in_their_queues(iceoryx_bench: Bench) -> None:
-    """Before: iceoryx2 cleaned up after all dead processes whenever a process joined the run."""
-    output, (config,) = iceoryx_bench.describe(10)
-    port = iceoryx_bench.port(config)
-    assert iceoryx_bench.start_sender("kill", output).wait(LIMIT) == -9
-    before = _shared_memory(iceoryx_bench)
-    iceoryx_bench.engine()
-    assert _shared_memory(iceoryx_bench) >= before
+def test_a_new_node_leaves_the_messages_of_an_ended_sender_in_their_queues(memory_bench: Bench) -> None:
+    output, (config,) = memory_bench.describe(10)
+    port = memory_bench.port(config)
+    assert memory_bench.start_sender("kill", output).wait(LIMIT) == -9
+    before = _shared_memory(memory_bench)
+    memory_bench.engine()
+    assert _shared_memory(memory_bench) >= before
     assert sequences([port.take(), port.take()]) == [1, 2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel counts the reads of a process")
-def test_a_new_node_reads_nothing_of_the_others(iceoryx_bench: Bench) -> None:
+def test_a_new_node_reads_nothing_of_the_others(memory_bench: Bench) -> None:
     def reads() -> int:
         counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
         return int(counts["syscr"])
 
-    iceoryx_bench.engine()  # imports
+    memory_bench.engine()  # imports
     used = []
     for _ in range(20):
         before = reads()
-        iceoryx_bench.engine()
+        memory_bench.engine()
         used.append(reads() - before)
     assert used[-1] == used[0]
 
@@ -179,7 +189,13 @@ def test_two_processes_may_open_the_same_channel_at_once(process_bench: Bench) -
 
 
 def _shared_memory(bench: Bench) -> int:
-    return sum(name.startswith(bench.prefix) for name in os.listdir("/dev/shm"))
+    """Return how many files there are in the shared memory of a run."""
+    return sum(len(files) for place in Path("/dev/shm").glob(f"{bench.prefix}*") for files in _files(place))
+
+
+def _files(place: Path) -> Iterator[list[str]]:
+    yield [place.name]
+    yield from (files for _, _, files in os.walk(place))
 
 
 # --------------------------------------------------------------------------- full shared memory
@@ -196,9 +212,9 @@ def _can_mount() -> bool:
 
 
 @pytest.mark.skipif(not _can_mount(), reason="needs root and a private mount namespace")
-def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(iceoryx_bench: Bench) -> None:
-    output, _ = iceoryx_bench.describe()
-    sender = iceoryx_bench.start_sender("fill", output, "unshare", "-m", "sh", "-c", _SMALL_SHM, "sh")
+def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(memory_bench: Bench) -> None:
+    output, _ = memory_bench.describe()
+    sender = memory_bench.start_sender("fill", output, "unshare", "-m", "sh", "-c", _SMALL_SHM, "sh")
     printed, _ = sender.communicate(timeout=LIMIT)
     assert sender.returncode == 0, printed
     size, sentence = printed.splitlines()[0].split(" ", 1)
@@ -210,8 +226,8 @@ def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(iceor
     assert printed.splitlines()[1] == "alive"
 
 
-def test_a_message_of_300_megabytes_arrives(iceoryx_bench: Bench) -> None:
-    output_port, (port,) = iceoryx_bench.link(1)
+def test_a_message_of_300_megabytes_arrives(memory_bench: Bench) -> None:
+    output_port, (port,) = memory_bench.link(1)
     status = os.statvfs("/dev/shm")
     if status.f_bavail * status.f_frsize < 400_000_000:
         pytest.skip("/dev/shm is too small here")

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from dora.daemon.build.lockfile import Lock
     from dora.daemon.daemon import Daemon
     from dora.daemon.logs.formats import LogFormat
-    from dora.daemon.options import Engine
     from dora.daemon.report import RunOutcome
     from dora.dataflow.model import Dataflow, LogLevel
+    from dora.wire.node_config import EngineName
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -52,7 +52,7 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     exit_when_nodes_finish: bool | None = None
     allow_shell_nodes: bool
-    engine: Engine | None
+    engine: EngineName | None
     strict: bool
     hot_reload: bool = False
     trace: bool

@@ -73,9 +73,9 @@ trace_option = click.option(
 
 engine_option = click.option(
     "--engine",
-    type=click.Choice(["iceoryx2", "zenoh"]),
+    type=click.Choice(["iceoryx2", "shm", "zenoh"]),
     default=None,
-    help="Transport of messages between nodes [iceoryx2 where it is installed].",
+    help="Transport of messages between nodes [iceoryx2 where it is installed, else shm].",
 )
 
 strict_option = click.option(

@@ -14,7 +14,7 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import MAX_TAPS, RECORDER_QUEUE, SPARE_RECEIVERS, Plan, RunContext, plan
 from dora.errors import DoraError
 from dora.transport.open_files import allow_files, files_of, hard_limit
-from dora.wire.node_config import NodeConfig
+from dora.wire.node_config import EngineName, NodeConfig
 
 # Of the daemon: two pipes, a socket, a process and a doorbell of each node, one more for a node from a
 # template; and what it needs for itself.
@@ -29,6 +29,8 @@ _HELD: Final = 34
 _MOST_PLACES: Final = 4096  # longer queues are in the receiver's own memory
 _OUTPUT_BYTES: Final = 48 << 10
 _NODE_BYTES: Final = 8 << 10
+_SHM_OUTPUT_BYTES: Final = 64 << 10  # of the engine shm: the first small blocks, and those that follow soon
+_PAGE: Final = 4 << 10
 NODE_MEMORY: Final = 25 << 20  # of a node that has imported pyarrow
 
 
@@ -55,7 +57,7 @@ def needs_of(planned: Plan, context: RunContext, dynamic: frozenset[str] = froze
         node_files=0 if largest is None else files_of(largest),
         node="" if largest is None else largest.node_id,
         threads=len(started) * (_THREADS + (os.cpu_count() or 1)),
-        shared_memory=sum(map(_shared_memory_of, here)) if context.engine == "iceoryx2" else 0,
+        shared_memory=sum(_shared_memory_of(config, context.engine) for config in here),
     )
 
 
@@ -69,8 +71,15 @@ def dynamic_nodes(dataflow: Dataflow) -> frozenset[str]:
     return frozenset(node.id for node in dataflow.nodes if node.is_dynamic)
 
 
-def _shared_memory_of(config: NodeConfig) -> int:
+def _shared_memory_of(config: NodeConfig, engine: EngineName) -> int:
+    if engine == "zenoh":
+        return 0
     links = [item for item in config.inputs if item.kind == "link" and not item.machine]
+    if engine == "shm":
+        from dora.transport.shm.ring import ring_bytes  # with what it imports, for this engine only
+
+        rings = sum(ring_bytes(min(item.queue_size, _MOST_PLACES)) + _PAGE for item in links)
+        return _SHM_OUTPUT_BYTES * len(config.outputs) + rings
     return (
         _NODE_BYTES
         + _OUTPUT_BYTES * len(config.outputs)

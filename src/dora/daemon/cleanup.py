@@ -9,6 +9,7 @@ from dora.daemon.accounting import Accounting
 from dora.daemon.event_loop import Loop
 from dora.daemon.run_directory import RunDirectory
 from dora.errors import TransportError
+from dora.wire.node_config import EngineName
 
 CLEAN_UP_AFTER = 0.25  # seconds after the end of a node; a run that ends sooner needs no clean-up
 RETRY_EVERY = 0.1
@@ -29,6 +30,7 @@ class Cleanup:
         self,
         loop: Loop,
         run: RunDirectory,
+        engine: EngineName,
         accounting: Accounting,
         *,
         is_recorded: Callable[[str], bool],
@@ -38,6 +40,7 @@ class Cleanup:
     ) -> None:
         self._loop = loop
         self._run = run
+        self._engine = engine
         self._accounting = accounting
         self._is_recorded = is_recorded
         self._is_over = is_over
@@ -86,12 +89,22 @@ class Cleanup:
         return time.monotonic() > self._recorders_until or self._is_recorded(node_id)
 
     def _clean_up(self) -> None:
-        from dora.transport.shm.iceoryx2 import remove_dead_nodes
-
         self._nodes.clear()
         self._taps = False
         self._on_cleaned()
         try:
-            remove_dead_nodes(self._run.path, self._run.prefix)
+            if not self._remove_dead_processes():
+                self.add_tap()  # again, soon
         except TransportError as error:
             self._on_warning(str(error))
+
+    def _remove_dead_processes(self) -> bool:
+        """Return False if something is left; raises `TransportError`."""
+        if self._engine == "shm":
+            from dora.transport.shm.channel import remove_dead_processes
+
+            return remove_dead_processes(self._run.prefix)
+        from dora.transport.shm.iceoryx2 import remove_dead_nodes
+
+        remove_dead_nodes(self._run.path, self._run.prefix)
+        return True

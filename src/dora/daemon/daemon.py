@@ -94,7 +94,7 @@ class Daemon:
             elsewhere={
                 n.id: machine for n in dataflow.nodes if (machine := context.placement.elsewhere(n.id))
             },
-            standby=context.engine == "iceoryx2",
+            standby=context.engine != "zenoh",
             generations=placement.generations,
         )
         self.peers: Peers | None = None  # the supervisors of the other machines
@@ -121,6 +121,7 @@ class Daemon:
         self._cleanup = Cleanup(
             self.loop,
             run,
+            context.engine,
             self._accounting,
             is_recorded=lambda node_id: self._accounting.recorded(node_id, self._requests.recorded_slots()),
             is_over=lambda: self.supervisor.state.done,
@@ -443,7 +444,7 @@ class Daemon:
         return remedy(lines, number, failed_program(self.dataflow, node, spec.interpreter, command))
 
     def _clean_up_after(self, node_id: str) -> None:
-        if self.context.engine == "iceoryx2":
+        if self.context.engine != "zenoh":
             self._cleanup.add(node_id)
 
     # ----------------------------------------------------------------------- connections

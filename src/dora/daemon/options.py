@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
 from dora.errors import DoraError
-from dora.wire.node_config import TraceConfig
+from dora.wire.node_config import EngineName, TraceConfig
 
 if TYPE_CHECKING:
     from dora.dataflow.model import Dataflow
     from dora.dataflow.plan import Placement
 
-Engine = Literal["iceoryx2", "zenoh"]
-ENGINES: tuple[Engine, ...] = ("iceoryx2", "zenoh")
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+_PACKAGES = {"iceoryx2": "iceoryx2", "zenoh": "eclipse-zenoh"}
 ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
 
 
@@ -32,14 +32,14 @@ class BuildOptions(msgspec.Struct, frozen=True):
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options of a run that users choose, in a terminal or on a coordinator.
 
-    ``engine`` None: iceoryx2 where it is installed, else Zenoh; the environment variable ``DORA_ENGINE``
-    forces one.
+    ``engine`` None: iceoryx2 where it is installed, else shm where it works, else Zenoh; the environment
+    variable ``DORA_ENGINE`` forces one.
     """
 
     uv: bool = False  # build and run nodes with uv
     hot_reload: bool = False
     allow_shell_nodes: bool = False
-    engine: Engine | None = None
+    engine: EngineName | None = None
     strict: bool = False  # trouble is an error, see `DataflowResult.troubled`
     trace: bool = False  # nodes write spans
     # Nodes are forked by a template process where that is possible; None: where that saves time.
@@ -73,30 +73,34 @@ def shell_nodes_allowed(options: RunOptions) -> bool:
     return options.allow_shell_nodes or os.environ.get(ALLOW_SHELL) == "true"
 
 
-def choose_engine(options: RunOptions) -> Engine:
+def choose_engine(options: RunOptions) -> EngineName:
     """Return the transport engine for a run; raises `DoraError` for an unknown or missing one."""
     # Not importlib.util, which takes 5 ms to import.
     from importlib.machinery import PathFinder
 
+    from dora.transport.shm.support import fault
+
     find_spec = PathFinder.find_spec
-    wanted: Engine
+    wanted: EngineName
     if forced := os.environ.get("DORA_ENGINE"):
         wanted = _engine("DORA_ENGINE", forced)
     elif options.engine is not None:
         wanted = _engine("engine", options.engine)
     else:
-        wanted = "iceoryx2" if find_spec("iceoryx2") is not None else "zenoh"
-    if find_spec(wanted) is None:
-        package = {"iceoryx2": "iceoryx2", "zenoh": "eclipse-zenoh"}[wanted]
-        raise DoraError(f"the engine {wanted} is not installed here; try: pip install {package}")
+        wanted = "iceoryx2" if find_spec("iceoryx2") is not None else "zenoh" if fault() else "shm"
+    if wanted == "shm":
+        if why := fault():
+            raise DoraError(f"the engine shm does not work here: it {why}")
+    elif find_spec(wanted) is None:
+        raise DoraError(f"the engine {wanted} is not installed here; try: pip install {_PACKAGES[wanted]}")
     return wanted
 
 
-def _engine(name: str, text: str) -> Engine:
+def _engine(name: str, text: str) -> EngineName:
     for engine in ENGINES:
         if text == engine:
             return engine
-    raise DoraError(f"{name} is `{text}`; it can be {' or '.join(ENGINES)}")
+    raise DoraError(f"{name} is `{text}`; it can be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
 
 
 def finish_grace_from_environment() -> float | None:

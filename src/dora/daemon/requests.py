@@ -307,7 +307,7 @@ class RequestHandler:
         """Drop everything that a client had requested for the time of its connection."""
         self.event_logs.end(client.number)
         slots = self._remove_taps(client.number)
-        if slots and self._context.engine == "iceoryx2":  # Zenoh's router removes dead clients by itself
+        if slots and self._context.engine != "zenoh":  # Zenoh's router removes dead clients by itself
             self._lost.append(slots)
             self._on_lost_tap()
 

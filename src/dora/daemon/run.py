@@ -47,7 +47,7 @@ def run_dataflow(
     """
     stop_after = None if options.stop_after is None else time.monotonic() + options.stop_after
     engine = choose_engine(options)
-    check_shared_memory(ROOM_NEEDED if engine == "iceoryx2" else 1 << 20)
+    check_shared_memory(1 << 20 if engine == "zenoh" else ROOM_NEEDED)
     finish_grace = finish_grace_from_environment()
     dataflow_id = dataflow_id or uuid7()
     run_id = options.run_id or dataflow_id

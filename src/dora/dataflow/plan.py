@@ -35,6 +35,7 @@ from dora.wire.correlation import PATTERN_QUEUE_SIZE
 from dora.wire.node_config import (
     ChannelConfig,
     DoorbellConfig,
+    EngineName,
     InputConfig,
     LatchConfig,
     LinkConfig,
@@ -96,7 +97,7 @@ class RunContext(msgspec.Struct, frozen=True):
     run_dir: str  # absolute; doorbells, sockets
     prefix: str  # of the shared-memory objects
     board: str  # path of the board
-    engine: Literal["iceoryx2", "zenoh"] = "iceoryx2"
+    engine: EngineName = "iceoryx2"
     zenoh_endpoint: str = ""
     tap_queue: int = 0  # messages that the tap of a recorder holds; 0: no recorder is expected
     trace: TraceConfig | None = None  # None: nothing is traced
@@ -416,7 +417,7 @@ def _place(
         fitting = [
             name
             for name, channel in by_name.items()
-            if layout.context.engine == "zenoh"  # whose channels have no limits
+            if layout.context.engine != "iceoryx2"  # the channels of others have no limits
             or (room[name] > 0 and channel.max_queue_size >= _length(link))
         ]
         if fitting:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.machinery import PathFinder
+
 import msgspec
 
 from dora.transport.shm.iceoryx2 import node_builder
@@ -15,7 +17,8 @@ def warm_up() -> None:
     decode_address(encode_address(Address("", "", "")))  # decoders are made when they are used first
     decode_to_node(msgspec.msgpack.encode(Started(0)))
     decode.warm_up()
-    node_builder("/dev/shm/none", "none")
+    if PathFinder.find_spec("iceoryx2") is not None:
+        node_builder("/dev/shm/none", "none")
 
 
 warm_up()

@@ -68,6 +68,10 @@ class Host:
             from dora.transport.network.zenoh_engine import ZenohEngine
 
             return ZenohEngine(self.config.zenoh_endpoint, self.config.dataflow_id, self.board)
+        if self.config.engine == "shm":
+            from dora.transport.shm.engine import ShmEngine
+
+            return ShmEngine(self.config.prefix, self.board)
         from dora.transport.shm.iceoryx2 import IceoryxEngine
 
         return IceoryxEngine(self.config.run_dir, self.config.prefix, self.board)

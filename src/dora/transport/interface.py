@@ -1,8 +1,9 @@
 """The interface of a transport engine: senders and receivers of messages.
 
 An engine moves the bytes of messages (`dora.wire.message`) over links; it does not know events, timers
-or operators. There are three: `shm.iceoryx2` (shared memory), `network.zenoh_engine` (network) and
-`inprocess`. `composite` adds links to other machines to one of them. All pass the same conformance tests.
+or operators. There are four: `shm.iceoryx2` and `shm.engine` (shared memory), `network.zenoh_engine`
+(network) and `inprocess`. `composite` adds links to other machines to one of them. All pass the same
+conformance tests.
 
 Receiving never blocks; a node waits on its doorbell. Usually the *user* of a sender rings it
 (`dora.node.send.output`). An engine whose messages arrive from the network calls the ``arrived`` callback

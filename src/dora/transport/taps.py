@@ -62,6 +62,8 @@ def open_taps(inspection: Inspection) -> TapEngine:
     """Return the tap engine for a dataflow; raises `ConnectError`, `TransportError`."""
     if inspection.engine == "zenoh":
         return _ZenohTaps(inspection.zenoh_endpoint)
+    if inspection.engine == "shm":
+        return _ShmTaps(inspection.prefix)
     return _IceoryxTaps(inspection.run_dir, inspection.prefix)
 
 
@@ -119,6 +121,43 @@ class _IceoryxTaps:
         self._taps.clear()
         self._channels.clear()
         self._node = None
+
+
+class _ShmTaps:
+    def __init__(self, prefix: str) -> None:
+        from dora.transport.shm.channel import links_folder
+        from dora.transport.shm.engine import join
+
+        self._folder = links_folder(prefix)
+        self._presence = join(self._folder, "a tap on this dataflow")
+        self._taps: list[Tap] = []
+
+    def tap(self, output: OutputView, queue_size: int) -> Tap:
+        from dora.transport.shm.engine import open_port
+
+        config = InputConfig(
+            output.id,
+            "link",
+            "",
+            queue_size=min(queue_size, output.max_queue_size),
+            output_slot=output.slot,
+        )
+        tap = open_port(self._presence, self._folder, config, tap=True)
+        self._taps.append(tap)
+        return tap
+
+    def buffered_tap(self, output: OutputView, room: int) -> Tap:  # noqa: ARG002 - the ring has the queue
+        return self.tap(output, output.max_queue_size)
+
+    def close_tap(self, tap: Tap) -> None:
+        self._taps.remove(tap)
+        tap.close()
+
+    def close(self) -> None:
+        for tap in self._taps:
+            tap.close()
+        self._taps.clear()
+        self._presence.leave()
 
 
 class _ZenohTap:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.wire.decoders import msgpack_decoder
-from dora.wire.node_config import FilePath, RemoteConfig
+from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
 
@@ -68,7 +68,7 @@ class Inspection(msgspec.Struct, tag=True):
 
     dataflow_id: str
     file: str | None
-    engine: Literal["iceoryx2", "zenoh"]
+    engine: EngineName
     run_dir: str
     prefix: str  # of the shared-memory objects
     board: str

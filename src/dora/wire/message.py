@@ -131,7 +131,8 @@ ORIGIN: Final = 9  # the last four fields as one number, with the origin in its 
 ONE_PASS: Final = 1 << 32
 ONE_ORIGIN: Final = 1 << 40
 ONE_TRAIL_BYTE: Final = 1 << 48
-unpack_header: Callable[[bytes | memoryview], Header] = _HEADER.unpack_from
+# Takes a buffer, and where the message begins in it (default: 0).
+unpack_header: Callable[..., Header] = _HEADER.unpack_from
 
 
 def sequence_of(message: bytes | bytearray | memoryview) -> int:

@@ -13,6 +13,10 @@ from dora.wire.decoders import json_decoder, msgpack_decoder
 FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 
 
+# How messages travel between the nodes of a machine.
+EngineName = Literal["iceoryx2", "shm", "zenoh"]
+
+
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
     """Paths of the PEM files with which machines authenticate each other."""
 
@@ -202,7 +206,7 @@ decode_descriptor: Callable[[msgspec.Raw], dict[str, Any]] = msgpack_decoder()
 class NodeConfig(msgspec.Struct, omit_defaults=True):
     dataflow_id: str
     node_id: str
-    engine: Literal["iceoryx2", "zenoh"]
+    engine: EngineName
     run_dir: str
     prefix: str  # of every shared-memory object of this dataflow
     board: str  # path of the board file

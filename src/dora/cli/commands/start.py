@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -33,6 +33,9 @@ from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView, RunSpec
 from dora.errors import DoraError
 from dora.wire.operations import MAX_GRACE
+
+if TYPE_CHECKING:
+    from dora.wire.node_config import EngineName
 
 start_options = all_of(
     click.option(
@@ -82,7 +85,7 @@ def start(
     hot_reload: bool,
     uv: bool,
     allow_shell_nodes: bool,
-    engine: Literal["iceoryx2", "zenoh"] | None,
+    engine: EngineName | None,
     strict: bool,
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,

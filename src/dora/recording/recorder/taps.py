@@ -179,7 +179,7 @@ class RecorderTaps:
         self._begun_ns = begun_ns
         self._lease = TapLease(run, inspection, (topic.output.slot for topic in topics), until_end=True)
         # Zenoh's taps have as long a queue as this process has memory.
-        self._ring_buffers = RingTaps(len(topics) if inspection.engine == "iceoryx2" else 0)
+        self._ring_buffers = RingTaps(len(topics) if inspection.engine != "zenoh" else 0)
         try:
             self._tap(topics, together)
         except BaseException:

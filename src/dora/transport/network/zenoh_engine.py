@@ -1,4 +1,4 @@
-"""The engine where iceoryx2 has no wheel: links over Zenoh.
+"""The engine where there is no shared memory: links over Zenoh.
 
 Every node is a client of the router in the process of its daemon (`zenoh_router`). One output is one key,
 and a message is put under it byte for byte; with a mark if a full queue must not drop it. Sending is

@@ -1,0 +1,132 @@
+"""All that may happen between the ends of a ring, on a processor that reorders, with a kill at each step.
+
+What is explored is in `ring_model`: messages arrive whole, in order and once; a queue drops only what is
+older than its newest messages; each block comes back exactly once, also from a receiver that was killed.
+"""
+
+from __future__ import annotations
+
+import pytest
+from ring_model import Explorer, Receiver, Sender, Violation
+
+from dora.transport.shm.ring import BLOCK, FIRST, SLOT_BYTES, RingReader, RingWriter
+
+HOLDING = ("receive", "let_go")
+
+
+def explore(queue_size: int, cells: int, messages: int, receives: int, **more: object) -> Explorer:
+    script = HOLDING * receives if cells else ("receive",) * receives
+    explorer = Explorer(queue_size, cells, (("send",) * messages, script), **more)  # type: ignore[arg-type]
+    explorer.run()
+    return explorer
+
+
+KILLED = pytest.mark.parametrize("kill", [None, 0, 1], ids=["", "sender killed", "receiver killed"])
+
+
+@KILLED
+@pytest.mark.parametrize(
+    ("queue_size", "cells", "messages", "receives"), [(1, 0, 3, 2), (2, 0, 3, 2), (1, 1, 2, 2)]
+)
+def test_whatever_happens_messages_arrive_whole_and_in_order(
+    queue_size: int, cells: int, messages: int, receives: int, kill: int | None
+) -> None:
+    explorer = explore(queue_size, cells, messages, receives, kill=kill)
+    everything = tuple(range(1, messages + 1))
+    newest = everything[-queue_size:]
+    assert {everything, newest} <= explorer.outcomes, "the model reaches both ends"
+
+
+def test_held_memory_is_not_written_until_it_is_given_back() -> None:
+    explorer = explore(1, 1, 4, 2, weak=False)
+    assert (1, 2, 4) in explorer.outcomes
+
+
+@pytest.mark.stress
+@KILLED
+@pytest.mark.parametrize(
+    ("queue_size", "cells", "messages", "receives"),
+    [(1, 1, 4, 2), (2, 1, 4, 2), (1, 2, 4, 3), (2, 0, 5, 2)],
+)
+def test_whatever_happens_with_more_messages(
+    queue_size: int, cells: int, messages: int, receives: int, kill: int | None
+) -> None:
+    explorer = explore(queue_size, cells, messages, receives, kill=kill)
+    assert explorer.states > 10_000
+
+
+# --------------------------------------------------------------------------- the model finds faults
+
+
+class FirstFound(RingReader):
+    """Takes the message that it finds first, though there may be an older one."""
+
+    def _take_oldest(self, slot: int) -> int:
+        word = FIRST + slot * (SLOT_BYTES // 8)
+        self._next = self.words[word] + 1
+        return word
+
+
+class OutOfOrder(RingWriter[int]):
+    """Accounts for what came back in the order in which it finds it."""
+
+    def _clear(self, last: int) -> None:
+        for slot in list(self._out):
+            if self._numbers[slot] <= last:
+                if self._take_free[slot](False):
+                    self._out.remove(slot)
+                    self._account_for(slot)
+                elif self._take_full[slot](False):
+                    self._out.remove(slot)
+                    self._release(self._taken_from(slot))
+
+
+class PostsFirst(RingWriter[int]):
+    """Passes a slot on before its words are written."""
+
+    def push(self, block: int, code: int) -> bool:
+        slot = self._position % self._slots
+        self._post_full[slot]()
+        return super().push(block, code)
+
+
+class ReceiverThatTakesFirstFound(Receiver):
+    ring_type = FirstFound
+
+
+class ReceiverThatReadsTooLate(Receiver):
+    """Reads the message when it has given the slot back."""
+
+    def receive(self) -> None:
+        word = self.ring.take()
+        if word >= 0:
+            block = self.ring.words[word + BLOCK]
+            number = self._read(block)
+            self.ring.give_back(word)
+            self._check(block, number)
+            self.received.append(number)
+
+
+class SenderOutOfOrder(Sender):
+    ring_type = OutOfOrder
+
+
+class SenderThatPostsFirst(Sender):
+    ring_type = PostsFirst
+
+
+@pytest.mark.parametrize(
+    ("types", "queue_size", "cells", "messages", "receives"),
+    [
+        ((Sender, ReceiverThatTakesFirstFound), 2, 0, 3, 2),
+        ((Sender, ReceiverThatReadsTooLate), 1, 0, 3, 2),
+        ((SenderOutOfOrder, Receiver), 1, 1, 4, 2),
+        ((SenderThatPostsFirst, Receiver), 1, 0, 2, 1),
+    ],
+)
+def test_the_model_finds_a_ring_that_breaks_a_rule(
+    types: tuple[type[Sender], type[Receiver]], queue_size: int, cells: int, messages: int, receives: int
+) -> None:
+    # One of them needs no memory that reorders, and would take the longest.
+    with pytest.raises(Violation):
+        explore(queue_size, cells, messages, receives, types=types, weak=types[0] is not SenderOutOfOrder)

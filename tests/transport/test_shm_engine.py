@@ -1,0 +1,290 @@
+"""What is particular to the engine ``shm``: its files, its memory, processes that die or are stopped."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from linking import LIMIT, Bench, OutputPort, sequences
+
+from dora._ownership import UnsafeFile
+from dora.errors import SharedMemoryFull, TransportError, WrongProcess
+from dora.transport.shm.channel import remove_dead_processes
+from dora.transport.shm.engine import ShmReceiver, ShmSender
+from dora.transport.shm.pool import SMALL, block_size
+from dora.wire.decode import decode_arrow, decode_bytes
+
+
+def folder(bench: Bench) -> Path:
+    return Path(f"/dev/shm/{bench.prefix}links")
+
+
+def names(bench: Bench, kind: str) -> list[str]:
+    """Return the names of the files of a kind: p, r, c or s."""
+    return sorted(path.name for path in folder(bench).rglob(f"{kind}.*"))
+
+
+def occupied(bench: Bench) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder(bench).rglob("s.*"))
+
+
+def sender_of(port: OutputPort) -> ShmSender:
+    assert isinstance(port.sender, ShmSender)
+    return port.sender
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def test_a_block_is_at_most_an_eighth_larger_than_its_message() -> None:
+    for size in [0, 1, SMALL, SMALL + 1, 65_536, 65_537, (1 << 20) + 64, 5_000_000, (1 << 30) + 64]:
+        assert size <= block_size(size) <= max(SMALL, size * 9 // 8 + 64)
+
+
+def test_memory_follows_use(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(20)
+    for _ in range(20):
+        output_port.send(bytes(1 << 20))
+    assert occupied(shm_bench) > 20 << 20
+    port.take_all()
+    for _ in range(600):
+        output_port.send(bytes(100_000))
+        port.take()
+    assert occupied(shm_bench) < 2 << 20
+
+
+def test_a_block_that_came_back_is_used_next(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    for _ in range(100):
+        output_port.send(bytes(1 << 20))
+        decode_arrow(port.take())
+    assert len(names(shm_bench, "s")) <= 2
+
+
+def test_a_burst_of_small_messages_is_forgotten(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(1000)
+    for _ in range(1000):
+        output_port.send(b"x")
+    burst = occupied(shm_bench)
+    port.take_all()
+    for _ in range(40_000):
+        output_port.send(b"x")
+        port.receiver.receive()
+    assert occupied(shm_bench) < burst / 4
+
+
+def test_without_room_messages_are_refused_until_there_is_some(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora.transport.shm import pool
+
+    output_port, (port,) = shm_bench.link(100)
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "free_bytes", lambda: 0)
+        output_port.sender.prepare()  # never fails
+        with pytest.raises(SharedMemoryFull, match="the message needs"):
+            output_port.sender.send(output_port.message(b"lost"))
+        with pytest.raises(
+            SharedMemoryFull, match=r"needs 0\.1 MB of shared memory, but /dev/shm has only 0\.0"
+        ):
+            output_port.sender.loan(100_000)
+    output_port.send(b"goes on")
+    assert decode_bytes(port.take()) == b"goes on"
+
+
+def test_idle_memory_makes_room_for_a_larger_message(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora.transport.shm import pool
+
+    output_port, (port,) = shm_bench.link(10)
+    for _ in range(10):
+        output_port.send(bytes(1 << 20))
+    port.take_all()
+    room = 20 << 20  # bytes of a /dev/shm of our own
+    monkeypatch.setattr(pool, "free_bytes", lambda: room - occupied(shm_bench))
+    output_port.send(bytes(16 << 20))
+    assert port.take().body_size == 16 << 20
+    with pytest.raises(SharedMemoryFull):
+        output_port.send(bytes(32 << 20))
+
+
+# --------------------------------------------------------------------------- ends
+
+
+def test_what_a_closed_receiver_holds_is_not_written(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    output_port.send(b"1" * 50_000)
+    array = decode_arrow(port.take())
+    port.receiver.close()
+    for engine in shm_bench.engines:
+        engine.close()
+    for _ in range(50):
+        output_port.send(b"2" * 50_000)
+    assert array.buffers()[1].to_pybytes() == b"1" * 50_000
+    ring_files = names(shm_bench, "c")
+    del array
+    gc.collect()
+    output_port.send(b"2" * 50_000)
+    output_port.send(b"2" * 50_000)
+    assert len(ring_files) == 1
+    assert names(shm_bench, "c") == []
+
+
+@pytest.mark.processes
+def test_a_killed_receiver_gives_everything_back(shm_bench: Bench) -> None:
+    output, (config,) = shm_bench.describe(10)
+    receiver = shm_bench.start_receiver("end", config)
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "listening\n"
+    output_port = OutputPort(output, shm_bench.engine(), shm_bench.board)
+    receiver.send_signal(signal.SIGSTOP)
+    for _ in range(50):
+        output_port.send(bytes(100_000))
+    receiver.kill()
+    receiver.wait(LIMIT)
+    assert remove_dead_processes(shm_bench.prefix)
+    output_port.send(b"x")
+    assert not names(shm_bench, "c")
+    assert not names(shm_bench, "r")
+    pool = sender_of(output_port).pool
+    assert {size: len(idle) for size, idle in pool._idle.items()} == pool._total
+
+
+@pytest.mark.processes
+def test_a_stopped_receiver_holds_nobody_up(shm_bench: Bench) -> None:
+    output, inputs = shm_bench.describe(3, 3)
+    receiver = shm_bench.start_receiver("end", inputs[0])
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "listening\n"
+    other = shm_bench.port(inputs[1])
+    output_port = OutputPort(output, shm_bench.engine(), shm_bench.board)
+    receiver.send_signal(signal.SIGSTOP)
+    for number in range(1, 1000):
+        output_port.send(bytes(10_000))
+        assert other.take().sequence == number
+    assert len(names(shm_bench, "s")) <= 6
+
+
+@pytest.mark.processes
+def test_unread_messages_of_a_killed_sender_are_not_cleaned_away(shm_bench: Bench) -> None:
+    output, (config,) = shm_bench.describe(10)
+    port = shm_bench.port(config)
+    assert shm_bench.start_sender("kill", output).wait(LIMIT) == -9
+    assert not remove_dead_processes(shm_bench.prefix)
+    assert sequences([port.take(), port.take()]) == [1, 2]
+    assert remove_dead_processes(shm_bench.prefix)
+    assert not names(shm_bench, "s")
+    assert port.receiver.receive() is None
+
+
+@pytest.mark.processes
+def test_a_tap_that_nobody_reads_does_not_keep_the_files_of_the_dead(shm_bench: Bench) -> None:
+    output, (config,) = shm_bench.describe(10)
+    engine = shm_bench.engine()
+    presence = engine._own_presence()  # type: ignore[attr-defined]
+    tap = ShmReceiver(presence, str(folder(shm_bench)), config, tap=True)
+    assert shm_bench.start_sender("kill", output).wait(LIMIT) == -9
+    assert remove_dead_processes(shm_bench.prefix)
+    assert not names(shm_bench, "s")
+    tap.close()
+
+
+# --------------------------------------------------------------------------- forks
+
+
+@pytest.mark.processes
+def test_a_forked_child_neither_uses_nor_frees_what_its_parent_has(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    output_port.send(b"1" * 50_000)
+    array = decode_arrow(port.take())
+    loan = output_port.sender.loan(100)
+
+    def in_child() -> int:
+        for use in (
+            lambda: output_port.sender.send(b"x" * 100),
+            lambda: output_port.sender.loan(100_000),
+            loan.send,
+            port.receiver.receive,
+            lambda: shm_bench.engines[0].sender(output_port.config),
+        ):
+            try:
+                use()
+            except WrongProcess:
+                continue
+            return 1
+        nonlocal array
+        array = None
+        gc.collect()
+        return 0
+
+    child = os.fork()
+    if not child:
+        status = 2
+        try:
+            status = in_child()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for _ in range(20):
+        output_port.send(b"2" * 50_000)
+        port.take()
+    assert array.buffers()[1].to_pybytes() == b"1" * 50_000
+    loan.discard()
+
+
+# --------------------------------------------------------------------------- what others may have done
+
+
+def test_a_foreign_file_in_the_way_is_named(shm_bench: Bench) -> None:
+    folder(shm_bench).touch()
+    with pytest.raises(UnsafeFile, match=re.escape(f"{folder(shm_bench)} is not a folder")):
+        shm_bench.engine()
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(shm_bench: Bench) -> None:
+    folder(shm_bench).mkdir()
+    folder(shm_bench).chmod(0o777)
+    with pytest.raises(UnsafeFile, match="gives other users access"):
+        shm_bench.engine()
+
+
+def test_files_of_another_version_are_not_used(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    sender_of(output_port)._channel.changes[1] = 99
+    for make in (
+        lambda: shm_bench.engines[0].sender(output_port.config),
+        lambda: shm_bench.engines[0].receiver(port.config, lambda: None),
+    ):
+        with pytest.raises(TransportError, match="was made by another version of dora"):
+            make()
+
+
+def test_a_ring_of_another_version_is_not_used(shm_bench: Bench) -> None:
+    _, (port,) = shm_bench.link(10)
+    (ring,) = folder(shm_bench).rglob("c.*")
+    with ring.open("r+b") as file:
+        file.write(b"\xff")
+    with pytest.raises(TransportError, match="its source runs another version of dora"):
+        port.receiver.receive()
+
+
+def test_a_damaged_message_is_dropped_and_the_next_one_arrives(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    output_port.sender.send(b"rubbish" * 20)
+    huge = output_port.message(b"")[:16] + (1 << 40).to_bytes(8, "little") + bytes(40)
+    output_port.sender.send(huge)
+    output_port.send(b"good")
+    assert decode_bytes(port.take()) == b"good"
+
+
+def test_all_files_are_for_this_user_only(shm_bench: Bench) -> None:
+    output_port, _ = shm_bench.link(10)
+    output_port.send(bytes(100_000))
+    modes = {oct(path.stat().st_mode & 0o777) for path in folder(shm_bench).rglob("*") if path.is_file()}
+    assert modes == {"0o600"}
+    assert folder(shm_bench).stat().st_mode & 0o777 == 0o700
