@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
+from dora._strict import is_strict
 from dora.daemon.build.build import Built
 from dora.daemon.build.build import build as build_loaded
 from dora.daemon.load_dataflow import check_one_machine, load_dataflow, load_for_run
@@ -25,7 +26,6 @@ from dora.daemon.logs.formats import LOG_FORMATS
 from dora.daemon.options import BuildOptions, LocalRunOptions, check_spin_from_environment
 from dora.daemon.report import RunOutcome, failure_report, last_line, loss_report, shown_file
 from dora.errors import DataflowFailed, DoraError
-from dora.node.send.undeclared import is_strict
 
 if TYPE_CHECKING:
     from dora.daemon.build.lockfile import Lock

@@ -265,7 +265,7 @@ def test_an_import_that_hangs_is_given_up(
     impatient = flow.directory / "dora" / "daemon" / "template" / "impatient.py"
     impatient.parent.mkdir(parents=True)
     impatient.write_text(
-        "from dora.daemon.template import children, serve\nchildren.IMPORT_TIMEOUT = 1.0\nserve.serve()\n"
+        "from dora.daemon.template import children, entry\nchildren.IMPORT_TIMEOUT = 1.0\nentry.serve()\n"
     )
     monkeypatch.setattr(template_process, "PROGRAM", str(impatient))
     imports = flow.directory / "imports"

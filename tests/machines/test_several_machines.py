@@ -226,12 +226,14 @@ def test_a_stop_releases_a_sender_that_waits_for_another_machine(system: Spread)
                 from dora import Node
 
                 node = Node()
+                sent = 0
 
                 def watch(thread_id):
                     while True:
                         frame = sys._current_frames()[thread_id]
                         while frame is not None:
-                            if frame.f_code.co_name == "wait_for_credit":
+                            # Before that it may wait for a moment, until the other machine has got one.
+                            if frame.f_code.co_name == "wait_for_credit" and sent == 3:
                                 print("is blocked", flush=True)
                                 return
                             frame = frame.f_back
@@ -241,6 +243,7 @@ def test_a_stop_releases_a_sender_that_waits_for_another_machine(system: Spread)
                 for event in node:
                     if event["type"] == "INPUT":
                         node.send_output("out", b"data")
+                        sent += 1
                     else:
                         print("cleaned up at", event["type"], flush=True)
                         open("cleaned-up", "w").close()

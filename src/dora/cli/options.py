@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dora._strict import STRICT_VARIABLE
 from dora.cli.argument_values import ParameterValue, parse_duration, parse_environment
 from dora.cli.compat import hub_option, ignored_option
 from dora.cli.completion import node_levels
@@ -81,7 +82,7 @@ engine_option = click.option(
 strict_option = click.option(
     "--strict",
     is_flag=True,
-    envvar="DORA_STRICT",
+    envvar=STRICT_VARIABLE,
     show_envvar=True,
     help="Fail if a node sends to an undeclared output, if a link drops more than half of its messages, or "
     "if a node does not end at STOP.",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from dora._strict import STRICT_VARIABLE
 from dora.daemon.guardian import RUN_ID
 from dora.daemon.options import ALLOW_SHELL
 from dora.daemon.processes.interpreter import Interpreter, interpreter_of
@@ -113,7 +114,7 @@ class LaunchSpec(msgspec.Struct, frozen=True):
         if record := env.get("DORA_WRITE_EVENTS_TO"):
             env["DORA_WRITE_EVENTS_TO"] = os.path.abspath(record)  # nodes run in another folder
         if strict:
-            env["DORA_STRICT"] = "1"
+            env[STRICT_VARIABLE] = "1"
         if allow_shell:
             env[ALLOW_SHELL] = "true"
         return env

@@ -6,18 +6,13 @@ with one warning for each output. With ``DORA_STRICT=1`` it is an error.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable
 
+from dora._strict import is_strict
 from dora.errors import UndeclaredOutput, UnsupportedData
 from dora.node.log import write_log
 from dora.transport.board import UNDECLARED, WORDS, Board
-
-
-def is_strict() -> bool:
-    """Return whether the environment asks for strictness, with ``DORA_STRICT``."""
-    return os.environ.get("DORA_STRICT", "").lower() in ("1", "true", "yes", "on")
 
 
 class UndeclaredOutputs:
