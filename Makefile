@@ -89,7 +89,7 @@ ROUNDS := 100
 LONG_TEST := DORA_TEST_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest
 
 stress: $(VENV)/.dev
-	$(LONG_TEST) tests/stress tests/coordinator tests/machines -m stress
+	$(LONG_TEST) tests/stress tests/coordinator tests/machines tests/transport -m stress
 
 rerun: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[rerun]'

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from linking import HERE, LIMIT, Bench, encode_config, until
+from rounds import ROUNDS
 
 from dora.transport.board import SENT
 from dora.transport.shm.channel import remove_dead_processes
@@ -36,7 +37,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "kills", [15, pytest.param(1000, marks=[pytest.mark.stress, pytest.mark.timeout(3000)])]
+    "kills", [15, pytest.param(10 * ROUNDS, marks=[pytest.mark.stress, pytest.mark.timeout(3000)])]
 )
 def test_kills_at_any_moment_harm_nobody_else(shm_bench: Bench, kills: int) -> None:
     bench, choice = shm_bench, random.Random(kills)
