@@ -46,6 +46,7 @@ def test_held_memory_is_not_written_until_it_is_given_back() -> None:
 MORE = [(1, 1, 4, 2), (2, 1, 4, 2), (1, 2, 4, 3), (2, 0, 5, 2)] if ROUNDS >= 100 else [(2, 1, 3, 2)]
 
 
+@pytest.mark.processes  # it starts none, but takes minutes
 @pytest.mark.stress
 @pytest.mark.timeout(1800)
 @KILLED
