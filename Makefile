@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-fast test-lowest coverage coverage-all lint docs commands changelog release bench compatibility stress fuzz packages smoke rerun clean
+.PHONY: demo test test-fast test-lowest coverage coverage-all lint docs commands changelog release bench compatibility stress fuzz packages smoke rerun arm64 clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -23,13 +23,14 @@ help:
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make compatibility  compare the behaviour with dora-rs, in a venv of its own (an hour)"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
+	@echo "make arm64   run tests of the transport on Debian for arm64, emulated (as root; 0.7 GB, ten minutes)"
 	@echo "make stress  kill, stop, fill, cut and soak everything for half an hour; ROUNDS=10 for less"
 	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
 	@echo "make packages  install published node packages from PyPI and run them"
 	@echo "make smoke   run stress, fuzz and packages in small: about eleven minutes"
 	@echo "make clean   remove .venv and everything that was generated"
 	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer); VENV=... another folder than .venv"
-	@echo "ARGS=...     options of pytest for test, test-fast and test-lowest: ARGS=\"tests/wire -k name\""
+	@echo "ARGS=...     options of pytest for test, test-fast, test-lowest and arm64: ARGS=\"tests/wire -k name\""
 
 # With a display, the page of the running dataflow opens in the browser.
 DISPLAYED := $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname))
@@ -101,6 +102,10 @@ fuzz: $(VENV)/.dev
 	$(LONG_TEST) tests/coordinator tests/recording -m fuzz || status=1; \
 	$(LONG_TEST) tests/wire/test_decoders.py --timeout 3600 || status=1; \
 	exit $$status
+
+# ARGS are options of pytest, instead of `tests/transport -k shm`. The Debian stays for the next time.
+arm64:
+	@tools/arm64.sh $(ARGS)
 
 # PACKAGES chooses among them, like -k of pytest.
 packages: $(VENV)/.dev
