@@ -153,6 +153,12 @@ def test_a_malformed_dataflow_leaves_no_record(served: Serving, dataflow: object
     daemon.close()
 
 
+def test_a_field_that_is_not_known_may_hold_a_nul(served: Serving) -> None:
+    body = json.dumps({"note": "\0"}).encode()
+    status, told = served.ask("POST", "/api/dataflows/x/stop", body, content_type="application/json")
+    assert status != 400 and "NUL" not in told
+
+
 @pytest.mark.parametrize("place", ["id", "path", "working_dir"])
 def test_a_dataflow_with_a_nul_leaves_no_record(served: Serving, place: str) -> None:
     texts = {"id": "a", "path": "a.py", "working_dir": "/a"}

@@ -474,12 +474,14 @@ def test_outputs_that_could_not_be_read_do_not_also_seem_missing() -> None:
 
 @pytest.mark.parametrize(
     "node",
-    ["path: a.py, «ouputs»: [x]", "operator: {python: a.py, «ouputs»: [x]}"],
+    ["path: a.py, «outputss»: [x]", "operator: {python: a.py, «outputss»: [x]}"],
     ids=["node", "operator"],
 )
 def test_outputs_with_a_misspelt_key_do_not_also_seem_missing(node: str) -> None:
     receiver = "  - {id: b, path: b.py, inputs: {i: a/x}}\n"
-    check(f"nodes:\n  - {{id: a, {node}}}\n{receiver}", "has no field `ouputs`", "did you mean `outputs`?")
+    check(
+        f"nodes:\n  - {{id: a, {node}}}\n{receiver}", "has no field `outputss`", "did you mean `outputs`?"
+    )
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
