@@ -20,6 +20,7 @@ WINGS = (
     "_ownership",
     "_shared_folders",
     "_paths",
+    "_strict",
     "wire",
     "dataflow",
     "transport",
