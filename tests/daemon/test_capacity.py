@@ -75,7 +75,7 @@ def test_too_little_shared_memory_is_told_before_the_start(
 ) -> None:
     needs = needs_of_file(load(write(100)))
     assert 20 << 20 < needs.shared_memory < 40 << 20
-    monkeypatch.setattr(capacity, "free_shared_memory", lambda: 30 << 20)
+    monkeypatch.setattr(capacity, "free_bytes", lambda: 30 << 20)
     with pytest.raises(DoraError, match=r"its links need about \d+ MiB of /dev/shm, and 30 MiB are free"):
         prepare_limits(needs)
 

@@ -14,6 +14,7 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import MAX_TAPS, RECORDER_QUEUE, SPARE_RECEIVERS, Plan, RunContext, plan
 from dora.errors import DoraError
 from dora.transport.open_files import allow_files, files_of, hard_limit
+from dora.transport.shm.room import free_bytes
 from dora.wire.node_config import EngineName, NodeConfig
 
 # Of the daemon: two pipes, a socket, a process and a doorbell of each node, one more for a node from a
@@ -109,7 +110,7 @@ def shortages(needs: Needs) -> Iterator[str]:
             f"{needs.nodes:,} nodes need about {needs.threads:,} threads, and this machine allows "
             f"{limit:,}, of which {used:,} are in use; {mend}"
         )
-    free = free_shared_memory()
+    free = free_bytes()
     if free is not None and needs.shared_memory + ROOM_NEEDED > free > ROOM_NEEDED:
         wanted = (needs.shared_memory + ROOM_NEEDED) / 2**20
         yield (
@@ -124,15 +125,6 @@ def prepare_limits(needs: Needs) -> None:
     for sentence in shortages(needs):
         raise DoraError(f"the dataflow is too large for the limits of this machine: {sentence}")
     allow_files(needs.daemon_files)
-
-
-def free_shared_memory() -> int | None:
-    """Return the free bytes of /dev/shm; None where there is none."""
-    try:
-        status = os.statvfs(SHARED_MEMORY)
-    except OSError:
-        return None
-    return status.f_bavail * status.f_frsize
 
 
 def _thread_limit() -> tuple[int | None, int, str]:
@@ -189,7 +181,7 @@ def room() -> tuple[int, str]:
     if limit is not None:
         each = _THREADS + (os.cpu_count() or 1)
         found.append(((limit - used) // each, f"{limit - used:,} threads, {each} for each"))
-    if (free := free_shared_memory()) is not None:
+    if (free := free_bytes()) is not None:
         each = _link_bytes(1 + SPARE_RECEIVERS + MAX_TAPS, RECORDER_QUEUE) + _OUTPUT_BYTES + _NODE_BYTES
         found.append(((free - ROOM_NEEDED) // each, f"{free >> 20:,} MiB in {SHARED_MEMORY}"))
     if (memory := _available_memory()) is not None:
