@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections import deque
@@ -17,6 +18,7 @@ _SPILL_PERIOD: Final = 0.005  # seconds; at 200,000 messages/s a thousand arrive
 _SPILL_FROM: Final = MAX_QUEUE // 8  # messages that stay with the engine; its other places are for bursts
 
 T = TypeVar("T")
+_log = logging.getLogger("dora.transport")
 
 
 class DropOldestQueue(deque[T]):
@@ -176,3 +178,24 @@ def who_keeps(item: InputConfig) -> str:
     if item.queue_size > MAX_QUEUE:
         return f"the queue (`queue_size: {item.queue_size}`) and the program"
     return "the program, for example as arrays in a list"
+
+
+class CopyWarning:
+    """Warns once that an input copies messages, because the program keeps so many."""
+
+    def __init__(self, item: InputConfig) -> None:
+        self._item = item
+        self._logged = False
+
+    def give(self, size: int, kept: int) -> None:
+        """Warn that a message of ``size`` bytes is copied while ``kept`` messages are in use."""
+        if not self._logged:
+            self._logged = True
+            _log.warning(
+                "input `%s`: %d messages are kept by %s; further ones are copied out of shared memory "
+                "(this one: %d bytes)",
+                self._item.id,
+                kept,
+                who_keeps(self._item),
+                size,
+            )

@@ -12,7 +12,6 @@ sent, and the daemon removes the files then (`remove_dead_processes`).
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import struct
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from dora.errors import SharedMemoryFull, TransportError
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import disown_after_fork, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
-from dora.transport.queues import SpilloverQueue, who_keeps
+from dora.transport.queues import CopyWarning, SpilloverQueue
 from dora.transport.shm import support
 from dora.transport.shm.channel import Channel, Presence, is_dead, links_folder, make_folder, setup_failed
 from dora.transport.shm.mapping import Mapping, attach, make
@@ -45,7 +44,6 @@ _MAX_LOANS: Final = 8
 _MOST_SEGMENTS: Final = 512  # of a sender, that a receiver keeps mapped
 
 _numbers = itertools.count()  # of the ports of this process
-_log = logging.getLogger("dora.transport")
 
 
 class _Loan:
@@ -281,7 +279,7 @@ class ShmReceiver:
         self._changes = self._channel.changes
         self._seen = -1
         self._incoming: list[_Incoming] = []  # the oldest sender first
-        self._copy_logged = False
+        self._copy_warning = CopyWarning(item)
         number = next(_numbers)
         self._own = f"{presence.id}.{number}"
         self._name = f"r.{self._own}.{min(item.queue_size, MAX_QUEUE)}{'.tap' if tap else ''}"
@@ -352,7 +350,7 @@ class ShmReceiver:
             if end > segment.size:
                 raise MessageError(f"{size} bytes are more than its memory has")
             if not ring.cells:
-                self._log_copy(size)
+                self._copy_warning.give(size, MAX_HELD)
                 return Message(view[begin:end].tobytes())
             head = view[begin : begin + offset].tobytes()
             cell = ring.cells.pop()
@@ -388,18 +386,6 @@ class ShmReceiver:
             found.append(incoming)
         self._incoming = [*former, *found]
         self._seen = seen
-
-    def _log_copy(self, size: int) -> None:
-        if not self._copy_logged:
-            self._copy_logged = True
-            _log.warning(
-                "input `%s`: %d messages are kept by %s; further ones are copied out of shared memory "
-                "(this one: %d bytes)",
-                self._item.id,
-                MAX_HELD,
-                who_keeps(self._item),
-                size,
-            )
 
 
 class ShmEngine:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
-import logging
 import operator
 import os
 import time
@@ -35,7 +34,7 @@ from dora.errors import SharedMemoryFull, TransportError, WrongProcess
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
-from dora.transport.queues import SpilloverQueue, who_keeps
+from dora.transport.queues import CopyWarning, SpilloverQueue
 from dora.transport.shm.lazy_flatbuffers import import_iceoryx2
 from dora.transport.shm.room import RESERVE, free_bytes, full, no_room_to_start
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
@@ -66,8 +65,6 @@ def _view(address: int, size: int) -> memoryview:
 
 # By name: inside a class, a leading double underscore would be mangled.
 _assume_init = operator.methodcaller("__assume_init")
-
-_log = logging.getLogger("dora.transport")
 
 
 _SHARED_MEMORY: Final = "/dev/shm"
@@ -328,7 +325,7 @@ class IceoryxReceiver:
         self._views: dict[int, memoryview] = {}  # address → the first bytes of a chunk
         self.held = 0
         self.inherited = False  # this process was forked from the owner
-        self._copy_logged = False
+        self._copy_warning = CopyWarning(item)
         disown_after_fork(self)
 
     def disown(self) -> None:
@@ -356,24 +353,12 @@ class IceoryxReceiver:
                 if size <= SMALL_MESSAGE:
                     return Message(view[:size].tobytes(), 0, None, header)  # by name is slower
                 if self.held >= MAX_HELD:
-                    self._log_copy(size)
+                    self._copy_warning.give(size, self.held)
                     return Message(_copy_out(address, size))
                 head = view[:offset].tobytes() if offset <= SMALL_MESSAGE else _copy_out(address, offset)
                 return Message(head, address, _Held(sample, self), header)
             except MessageError as error:  # from a process that is not a node, or damaged
                 self._bad.add(error)
-
-    def _log_copy(self, size: int) -> None:
-        if not self._copy_logged:
-            self._copy_logged = True
-            _log.warning(
-                "input `%s`: %d messages are kept by %s; further ones are copied out of shared memory "
-                "(this one: %d bytes)",
-                self._item.id,
-                self.held,
-                who_keeps(self._item),
-                size,
-            )
 
     def release(self) -> None:
         """Nothing to do: the next process has a queue of its own already."""
