@@ -13,7 +13,7 @@ from dora.recording.recorder.taps import RingTap, RingTaps
 from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer, RingBufferWriter
 from dora.wire.message import Encoding, Message, MessageError, pack_head
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="ring buffers need an order of writes that is known")
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="ring buffers need Linux and a fence")
 SIZE = 8192
 
 

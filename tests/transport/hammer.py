@@ -8,7 +8,8 @@ import time
 from linking import LIMIT
 
 from dora.transport.board import ASLEEP, Board
-from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence
+from dora.transport.doorbell import Bell, Doorbell
+from dora.transport.fence import FENCED, fence
 
 NUMBER = 1  # the word of a player's line that it counts in
 LAST = 2  # the word of the first player's line with the number that ends the game
@@ -27,7 +28,7 @@ def play(directory: str, mine: int) -> int:
         awaited = number - 1 + mine
         while board.get(other, NUMBER) < awaited:
             board.set(mine, ASLEEP, 1)
-            memory_fence()
+            fence()
             if board.get(other, NUMBER) < awaited:
                 slept += 1
                 start = time.monotonic()
@@ -38,7 +39,7 @@ def play(directory: str, mine: int) -> int:
         if mine == 0 and time.monotonic() > end:
             board.set(0, LAST, number)
         board.set(mine, NUMBER, number)
-        memory_fence()
+        fence()
         if not FENCED or board.get(other, ASLEEP):
             bell.ring()
     while board.get(other, NUMBER) < number:

@@ -18,6 +18,7 @@ from linking import LIMIT, until
 
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
+from dora.transport.fence import begin_fence, fence
 
 
 @pytest.fixture
@@ -267,3 +268,12 @@ def test_no_ring_is_lost_between_two_processes_that_hammer_each_other(directory:
     assert board.get(0, hammer.NUMBER) == board.get(1, hammer.NUMBER) == last
     assert slept > 100, "the players never slept: nothing was tested"
     board.close()
+
+
+def test_an_exception_within_a_fence_blocks_no_later_one() -> None:
+    begin_fence()  # a signal handler raises here
+    done = threading.Thread(target=fence, daemon=True)
+    done.start()
+    done.join(LIMIT)
+    assert not done.is_alive()
+    fence()

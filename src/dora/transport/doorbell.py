@@ -4,38 +4,25 @@ Each node has one named pipe, its doorbell. A sender rings it, with one byte, on
 of the receiving node on the board is set. A busy receiver costs its senders one memory read.
 
 A flag like that can lose wake-ups: the receiver sets the flag and polls its queues once more, the sender
-fills a queue and reads the flag, and each may miss the write of the other while that is in a store
-buffer. Both sides therefore put a full memory fence between their write and their read. CPython offers no
-fence, but acquiring and releasing a lock executes a locked instruction, which is one on x86-64. On other
-processors a sender always rings: a write to a pipe costs about 2 µs.
+fills a queue and reads the flag, and each may miss the write of the other while the processor still holds
+it back. Both sides therefore put a fence (`dora.transport.fence`) between their write and their read.
+Where there is none (`FENCED`), a sender always rings: a write to a pipe costs about 2 µs.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import select
 import stat
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
 from dora._ownership import UnsafeFile, open_own
 
-FENCED: Final = platform.machine() in ("x86_64", "AMD64")
-
-fence: Final = threading.Lock()  # never held for longer than in `memory_fence`
-
 # Runs another thread or process first that waits for this processor.
 yield_cpu: Final[Callable[[], None]] = getattr(os, "sched_yield", lambda: time.sleep(0))
-
-
-def memory_fence() -> None:
-    """Order all earlier writes of this thread before all its later reads (x86-64)."""
-    fence.acquire()
-    fence.release()
 
 
 class Bell:

@@ -30,7 +30,7 @@ from typing import Final, Protocol, TypeVar
 
 from dora._ownership import UnsafeFile, open_own
 from dora.transport.aligned_memory import message_from_bytes
-from dora.transport.doorbell import memory_fence
+from dora.transport.fence import fence
 from dora.transport.interface import Loan, Sender
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import Message, sequence_of
@@ -93,12 +93,12 @@ class _Places:
         """Write a message; raises ``OSError``."""
         words, place = self._words, sequence % self._count
         words[2 + 2 * place] = 0
-        memory_fence()
+        fence()
         # Not through the mapping: where there is no room, a write is an error, and not a SIGBUS.
         if os.pwrite(self._fd, message, self._begin + place * self.size) < len(message):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         words[3 + 2 * place] = len(message)
-        memory_fence()
+        fence()
         words[2 + 2 * place] = sequence
 
     def close(self) -> None:
@@ -178,10 +178,11 @@ def _read_places(fd: int, found: dict[int, bytes]) -> int:
     with mmap.mmap(fd, begin, access=mmap.ACCESS_READ) as header, memoryview(header).cast("Q") as words:
         for _ in range(_ATTEMPTS):
             numbers = [words[2 + 2 * place] for place in range(places)]
+            fence()
             for place, sequence in enumerate(numbers):
                 if sequence and sequence not in found:
                     message = os.pread(fd, words[3 + 2 * place], begin + place * capacity)
-                    memory_fence()
+                    fence()
                     if words[2 + 2 * place] == sequence:
                         found[sequence] = message
             if all(not sequence or sequence in found for sequence in numbers):

@@ -25,7 +25,8 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.board import CLOSED as LINK_CLOSED
-from dora.transport.doorbell import Bell, memory_fence
+from dora.transport.doorbell import Bell
+from dora.transport.fence import fence
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.spill import ResumingReceiver, take_spilled
 from dora.wire.correlation import kept_message
@@ -108,7 +109,7 @@ class LinkInput:
         if not in_flight:  # else the engine sets it when the link is up
             words[base + STATE] = CONNECTED
         if not self._joined:
-            memory_fence()  # a sender under back-pressure numbers no message without credit from here on
+            fence()  # a sender under back-pressure numbers no message without credit from here on
             words[base + FIRST] = words[self._sent_word]
         self._received = words[self._received_word]
         self._sample_at = self._received + 1  # the number of the message to sample next
@@ -277,7 +278,7 @@ class LinkInput:
 
     def _give_credit(self) -> None:
         """Wake a sender that waits, once half the queue is free again."""
-        memory_fence()
+        fence()
         words = self._words
         if words[self._waiting_word] and words[self._sent_word] - self._last <= self._half:
             assert self._credit is not None

@@ -24,7 +24,8 @@ from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import PathMeter
 from dora.node.receive.prewake import Prewake
 from dora.transport.board import ASLEEP, PREWAKE, WORDS, Board
-from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
+from dora.transport.doorbell import Doorbell, yield_cpu
+from dora.transport.fence import fence
 from dora.transport.forking import RefusingLock
 from dora.wire.decode import prepare
 
@@ -178,7 +179,7 @@ class Waiter(ABC):
         words = self._words
         self._doorbell.rearm()
         words[self._asleep] = 1
-        memory_fence()
+        fence()
         try:
             event = self._poll()
             if event is not None or self._ending:
@@ -260,7 +261,7 @@ class Waiter(ABC):
             self._doorbell.clear()
             self._words[self._prewake_word] = 0  # a task cannot stay awake
             self._words[self._asleep] = 1
-            memory_fence()
+            fence()
             self._read_control()
             return True, self._poll()
         finally:
@@ -375,7 +376,7 @@ class Waiter(ABC):
         self._doorbell.rearm()
         self._words[self._prewake_word] = 0  # it is no event that is awaited
         self._words[self._asleep] = 1
-        memory_fence()
+        fence()
         try:
             self._poll_condition(poll)
             if ready() or self._contenders:  # `rearm` may have taken the ring of a contender
@@ -418,7 +419,7 @@ class Waiter(ABC):
                         self._doorbell.clear()
                         self._words[self._prewake_word] = 0
                         self._words[self._asleep] = 1
-                        memory_fence()
+                        fence()
                         self._read_control()
                         poll()
                     finally:

@@ -40,7 +40,8 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
-from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
+from dora.transport.doorbell import Bell, Doorbell, yield_cpu
+from dora.transport.fence import FENCED, begin_fence, end_fence, fence
 from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.array_shape import DESCRIBING, describe
@@ -501,8 +502,8 @@ class OutputPort:
         """Wake the receivers that sleep; return whether there were any, so that there is time to spare."""
         rung = not FENCED
         if FENCED:
-            fence.acquire()  # `memory_fence()`, without the call: receivers wait for this
-            fence.release()
+            begin_fence()  # `fence()`, without the call: receivers wait for this
+            end_fence()
             words = self._words
             for asleep_word, bell in self._bells:
                 if words[asleep_word]:
@@ -544,7 +545,7 @@ class OutputPort:
         words = self._words
         words[self._waiting_word] = 1
         try:
-            memory_fence()
+            fence()
             while not self._has_credit() and not self._closed:
                 seconds = self._seconds_to_wait()
                 if seconds <= 0:

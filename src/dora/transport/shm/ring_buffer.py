@@ -11,8 +11,8 @@ queue.
 
 Layout: words of 8 bytes (`_WRITTEN` and so on), then the entries: the size, the message, zeros up to the
 next multiple of 8. A size of 0 means that the next entry is at the start of the ring. A position is the
-number of bytes ever written or read. Data is written before the position that publishes it. Other
-processes see the two writes in this order on x86-64 (`AVAILABLE`); Python cannot ensure it elsewhere.
+number of bytes ever written or read. Data is written before the position that publishes it, and read after
+it. Where the processor does not keep this order by itself, a fence does (`dora.transport.fence`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Final
 
 from dora._ownership import UnsafeFile, check_folder, open_own
 from dora._paths import SHARED_MEMORY
-from dora.transport.doorbell import FENCED
+from dora.transport.fence import FENCED, ORDERED, fence
 from dora.wire.message import Message, MessageError
 
 AVAILABLE: Final = FENCED and sys.platform == "linux"
@@ -85,12 +85,16 @@ class RingBufferWriter:
             if after > self._limit:
                 self.skip()
                 return
+            if not ORDERED:
+                fence()
         if wrap:
             self._words[_HEAD + at >> 3] = 0
             at = 0
         begin = _HEAD + at
         self._words[begin >> 3] = size
         self._view[begin + 8 : begin + 8 + size] = message
+        if not ORDERED:
+            fence()
         self._written = self._words[_WRITTEN] = after
 
     def skip(self) -> None:
@@ -141,6 +145,8 @@ class RingBuffer:
             self._written = self._words[_WRITTEN]
             if read == self._written:
                 return None
+            if not ORDERED:
+                fence()
         at = read % self._room
         size = self._words[_HEAD + at >> 3]
         if not size:
@@ -157,6 +163,8 @@ class RingBuffer:
         return message
 
     def _free_read(self) -> None:
+        if not ORDERED:
+            fence()
         self._freed = self._words[_READ] = self._read
 
     def close(self) -> None:
