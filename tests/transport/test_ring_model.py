@@ -43,7 +43,7 @@ def test_held_memory_is_not_written_until_it_is_given_back() -> None:
     assert (1, 2, 4) in explorer.outcomes
 
 
-MORE = [(1, 1, 4, 2), (2, 1, 4, 2), (1, 2, 4, 3), (2, 0, 5, 2)] if ROUNDS >= 100 else [(2, 1, 3, 2)]
+MORE = [(1, 1, 4, 2), (2, 1, 4, 2), (1, 2, 4, 3), (2, 0, 4, 2)] if ROUNDS >= 100 else [(2, 1, 3, 2)]
 
 
 @pytest.mark.processes  # it starts none, but takes minutes

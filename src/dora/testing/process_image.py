@@ -134,7 +134,9 @@ class _Switch(io.TextIOBase):
         return count
 
     def flush(self) -> None:
-        self._target().flush()
+        target = self._target()
+        if not target.closed:  # the original one may be, when the collector finds this object
+            target.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target(), name)
