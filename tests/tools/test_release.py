@@ -49,6 +49,7 @@ def test_the_address_of_the_repository_is_checked(address: str, monkeypatch: pyt
 
 @pytest.mark.packages
 @pytest.mark.processes
+@pytest.mark.timeout(1200)  # it installs two environments
 def test_a_release_is_built_checked_and_tried() -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "build>=1.2,<2", "twine>=6,<7"]
     subprocess.run(command, check=True)
