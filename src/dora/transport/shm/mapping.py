@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 from dora._ownership import open_own
@@ -43,13 +44,17 @@ class _Unmap:
 
     __slots__ = ("_address", "_munmap", "_size")
 
-    def __init__(self, address: int, size: int) -> None:
+    def __init__(self, address: int, size: int, munmap: Callable[[int, int], int]) -> None:
+        """``munmap`` is kept, because the module may be gone at the end of the process."""
         self._address = address
         self._size = size
-        self._munmap = libc().munmap  # at the end of the process, the module may be gone
+        self._munmap = munmap
 
     def __del__(self) -> None:
-        self._munmap(self._address, self._size)
+        try:
+            self._munmap(self._address, self._size)
+        except AttributeError:
+            pass  # a signal handler has raised an exception in `__init__`
 
 
 class Mapping:
@@ -65,7 +70,7 @@ class Mapping:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         array = (ctypes.c_ubyte * size).from_address(address)
-        array.unmap = _Unmap(address, size)  # type: ignore[attr-defined]  # lives as long as the array
+        array.unmap = _Unmap(address, size, libc().munmap)  # type: ignore[attr-defined]  # lives as long as the array
         self.address: int = address
         self.size = size
         self.view = memoryview(array).cast("B")
