@@ -18,7 +18,8 @@ from typing import Any, Final
 from dora._ownership import open_own
 
 _FAILED: Final = ctypes.c_void_p(-1).value
-_MAP_POPULATE: Final = 0x8000  # Linux, all processors that dora runs on
+_MAP_FIXED: Final = 0x10  # Linux, all processors that dora runs on
+_MAP_POPULATE: Final = 0x8000
 _libc: Any = None
 
 
@@ -76,8 +77,14 @@ class Mapping:
         self.view = memoryview(array).cast("B")
 
     def free_pages(self) -> None:
-        """Give the memory back to the system, also if other processes still map it; it must be unused."""
+        """Give the memory back to the system, also if other processes still map it; it must be unused.
+
+        A program may still look at a loan that it has sent. It sees zeros then, in memory of this process:
+        a page of the file would have to be allocated again, and without room that is a SIGBUS.
+        """
         libc().madvise(self.address, self.size, getattr(mmap, "MADV_REMOVE", 9))
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        libc().mmap(self.address, self.size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
 
 
 def make(path: str, size: int) -> Mapping:
