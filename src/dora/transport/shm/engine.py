@@ -19,14 +19,21 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
-from dora._ownership import UnsafeFile, open_own
+from dora._ownership import UnsafeFile, check_folder, open_own
 from dora.errors import SharedMemoryFull, TransportError
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import disown_after_fork, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import SpilloverQueue, who_keeps
 from dora.transport.shm import support
-from dora.transport.shm.channel import Channel, Presence, is_dead, links_folder, make_folder, setup_failed
+from dora.transport.shm.channel import (
+    Channel,
+    Presence,
+    is_dead,
+    is_receiver,
+    links_folder,
+    setup_failed,
+)
 from dora.transport.shm.mapping import Mapping, attach, make
 from dora.transport.shm.pool import SMALL, Block, Pool
 from dora.transport.shm.ring import (
@@ -102,7 +109,7 @@ class ShmSender:
         self._presence: Presence | None = presence
         self._folder = folder
         self._output_id = output.id
-        self._channel = Channel(folder, output.slot)
+        self._channel = Channel(folder, output.slot, presence.id)
         self._changes = self._channel.changes
         self._seen = -1  # the value of `_changes` at the last look; -1: the account may be wrong
         self._own = f"{presence.id}.{next(_numbers)}"
@@ -213,15 +220,16 @@ class ShmSender:
         if self._seen < 0:
             self._put_in_order()
         seen = self._changes[0]
-        there = {name for name in self._channel.names() if name.startswith("r.")}
-        for name in self._rings.keys() - there:
-            self._former[name] = _Former(self._ring_name(name), self._rings[name])
-            del self._rings[name]
-        self._targets = list(self._rings.values())
-        self._check_former()
-        for name in there - self._rings.keys():
-            self._connect(name)
-        self._targets = list(self._rings.values())
+        if (names := self._channel.names()) is not None:
+            there = {name for name in names if is_receiver(name)}
+            for name in self._rings.keys() - there:
+                self._former[name] = _Former(self._ring_name(name), self._rings[name])
+                del self._rings[name]
+            self._targets = list(self._rings.values())
+            self._check_former()
+            for name in there - self._rings.keys():
+                self._connect(name)
+            self._targets = list(self._rings.values())
         self._seen = seen
 
     def _connect(self, receiver: str) -> None:
@@ -336,7 +344,7 @@ class ShmReceiver:
         self._presence: Presence | None = presence
         self._item = item
         self._bad = BadMessages(item.id)
-        self._channel = Channel(folder, item.output_slot)
+        self._channel = Channel(folder, item.output_slot, presence.id)
         self._changes = self._channel.changes
         self._seen = -1
         self._incoming: list[_Incoming] = []  # the oldest sender first
@@ -409,10 +417,10 @@ class ShmReceiver:
             offset = header[BODY_OFFSET]
             size = offset + header[BODY_SIZE]
             end = begin + size
-            if size <= SMALL:
-                return Message(view[begin:end].tobytes(), 0, None, header)
             if end > segment.size:
                 raise MessageError(f"{size} bytes are more than its memory has")
+            if size <= SMALL:
+                return Message(view[begin:end].tobytes(), 0, None, header)
             if not ring.cells:
                 self._log_copy(size)
                 return Message(view[begin:end].tobytes())
@@ -426,11 +434,10 @@ class ShmReceiver:
         for each in self._incoming:
             each.ring.put_back()
         seen = self._changes[0]
-        there = [
-            name
-            for name in self._channel.names()
-            if name.startswith("c.") and name.endswith(f".{self._own}")
-        ]
+        if (names := self._channel.names()) is None:
+            self._seen = seen
+            return
+        there = [name for name in names if name.startswith("c.") and name.endswith(f".{self._own}")]
         known = {incoming.name: incoming for incoming in self._incoming}
         former = [each for name, each in known.items() if name not in there and each.ring.has_messages()]
         found = []
@@ -523,7 +530,7 @@ def join(folder: str, what: str) -> Presence:
     if fault := support.fault():
         raise TransportError(f"the engine shm {fault}")
     try:
-        make_folder(folder)
+        check_folder(folder)
         return Presence(folder)
     except OSError as error:
         raise setup_failed(what, error) from error

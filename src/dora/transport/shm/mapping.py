@@ -10,6 +10,7 @@ when the memory is touched.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 from collections.abc import Callable
@@ -100,12 +101,13 @@ def make(path: str, size: int) -> Mapping:
         os.close(fd)
 
 
-def attach(path: str, size: int = 0) -> Mapping:
-    """Map an existing file, or make one of ``size`` zero bytes; raises ``OSError``, `UnsafeFile`."""
-    fd = open_own(path, os.O_RDWR | os.O_CREAT if size else os.O_RDWR)
+def attach(path: str) -> Mapping:
+    """Map an existing file; raises ``OSError``, `UnsafeFile`."""
+    fd = open_own(path, os.O_RDWR)
     try:
-        if size:
-            os.posix_fallocate(fd, 0, size)  # changes nothing where another process has done it
-        return Mapping(fd, size or os.fstat(fd).st_size)
+        size = os.fstat(fd).st_size
+        if not size:
+            raise OSError(errno.EINVAL, f"{path} is empty", path)
+        return Mapping(fd, size)
     finally:
         os.close(fd)

@@ -15,7 +15,7 @@ from typing import Final
 
 from dora.errors import SharedMemoryFull, TransportError
 from dora.transport.shm.mapping import Mapping, make
-from dora.transport.shm.room import RESERVE, free_bytes, full
+from dora.transport.shm.room import RESERVE, free_bytes, full, missing
 from dora.wire.message import ALIGNMENT
 
 SMALL: Final = 8192  # bytes of the smallest block
@@ -188,11 +188,13 @@ class Pool:
         try:
             mapping = make(path, length)
         except (OSError, OverflowError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise missing(f"output `{self._output_id}`", os.path.dirname(path)) from error
             code = error.errno if isinstance(error, OSError) else errno.EFBIG
             if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise full(self._output_id, size, free_bytes() or 0) from error
             raise TransportError(
-                f"output `{self._output_id}`: no memory for {size} bytes: {os.strerror(code or 0)}"
+                f"output `{self._output_id}`: {path} cannot be made: {os.strerror(code or 0)}"
             ) from error
         segment = Segment(number, path, mapping)
         segment.blocks = [Block(segment, number, at * wanted, wanted) for at in range(count)]

@@ -115,7 +115,7 @@ def open_ring(view: memoryview, address: int) -> RingMemory:
         raise WrongVersion
     words = view.cast("Q")
     slots = words[SLOTS]
-    if words[VERSION] != _VERSION or ring_bytes(slots - 1) > len(view):
+    if words[VERSION] != _VERSION or slots < 2 or ring_bytes(slots - 1) > len(view):
         raise WrongVersion
     return _memory(words, address, slots)
 
