@@ -199,6 +199,16 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return name
 
 
+@pytest.fixture(params=["iceoryx2", "shm"])
+def memory_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once with each engine that moves messages through shared memory."""
+    name: str = request.param
+    if name != "shm":
+        pytest.importorskip(name)
+    monkeypatch.setenv("DORA_ENGINE", name)
+    return name
+
+
 _figures: list[str] = []
 
 

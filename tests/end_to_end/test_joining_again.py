@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -49,10 +48,8 @@ assert all(event.data == bytes(100_000) for event in kept)
 """
 
 
-@pytest.mark.parametrize("engine", ["iceoryx2", "zenoh"])
-def test_a_node_replaces_the_one_before_in_its_process(flow: Flow, engine: str) -> None:
-    if engine == "iceoryx2":
-        pytest.importorskip("iceoryx2")
+@pytest.mark.usefixtures("engine")
+def test_a_node_replaces_the_one_before_in_its_process(flow: Flow) -> None:
     flow.node(
         "talker", TALKER, inputs={"tick": "dora/timer/millis/10", "say": "visitor/say"}, outputs=["image"]
     )
@@ -63,7 +60,6 @@ def test_a_node_replaces_the_one_before_in_its_process(flow: Flow, engine: str) 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "DORA_ENGINE": engine},
     )
     try:
         assert dataflow.stdout is not None

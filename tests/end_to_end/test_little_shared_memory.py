@@ -9,7 +9,6 @@ import pytest
 from flow import Flow
 from waiting import TIMEOUT
 
-pytest.importorskip("iceoryx2")
 PRIVATE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 SENDER = """
@@ -44,6 +43,7 @@ def can_mount() -> bool:
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(not can_mount(), reason="file systems cannot be mounted here"),
+    pytest.mark.usefixtures("memory_engine"),
 ]
 
 

@@ -6,6 +6,7 @@ belongs into `OPEN`, with its reason.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -113,15 +114,18 @@ class Running(NamedTuple):
         return [token, *tickets]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
+@pytest.fixture(scope="module", params=["iceoryx2", "shm"])
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     """`dora up`, a dataflow of it, and `dora run --open`; in folders that others may enter."""
+    if request.param != "shm":
+        pytest.importorskip(request.param)
     before = set(os.listdir("/dev/shm"))
     root = Path(tempfile.mkdtemp(prefix="dora-test-", dir="/tmp"))
     root.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch, own_system(root, patch) as system:
         shutil.rmtree(os.environ["DORA_RUNTIME_DIR"])
         patch.setenv("DORA_RUNTIME_DIR", str(root / "run"))
+        patch.setenv("DORA_ENGINE", request.param)
         patch.delenv("DORA_AUTH_TOKEN", raising=False)
         file = system.dataflow("robot", arm=TICKING, leg=TICKING)
         flow = json.loads((root / file).read_text())
@@ -249,7 +253,7 @@ def owned_paths(running: Running) -> list[str]:
         except FileNotFoundError:
             continue
         if mine and name.startswith(("dora", "iox2")):
-            found.append(path)
+            found += [path, *glob.glob(f"{path}/**", recursive=True)]
     return sorted(set(found))
 
 

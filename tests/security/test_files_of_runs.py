@@ -20,7 +20,7 @@ from waiting import TIMEOUT
 pytestmark = [pytest.mark.processes, needs_second_user]
 
 TRY_ALL = """
-import json, os, socket, sys
+import fcntl, json, os, socket, sys
 reached = []
 for path in json.load(sys.stdin):
     for flags in (os.O_RDONLY, os.O_WRONLY):
@@ -29,7 +29,20 @@ for path in json.load(sys.stdin):
             reached.append(path)
         except OSError:
             pass
-    for use in (os.unlink, os.listdir, lambda path: socket.socket(socket.AF_UNIX).connect(path)):
+    for use in (
+        os.unlink,
+        os.rmdir,
+        os.listdir,
+        lambda path: os.rename(path, path + "-taken"),
+        lambda path: os.chmod(path, 0o777),
+        lambda path: os.truncate(path, 0),
+        lambda path: os.utime(path),
+        lambda path: os.mkdir(path + "/planted"),
+        lambda path: os.symlink("/", path + "/planted"),
+        lambda path: os.mkfifo(path + "/planted"),
+        lambda path: fcntl.flock(os.open(path, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX),
+        lambda path: socket.socket(socket.AF_UNIX).connect(path),
+    ):
         try:
             use(path)
             reached.append(path)
@@ -44,13 +57,12 @@ def _files(root: str) -> list[str]:
     for folder, folders, names in os.walk(root):
         found += [os.path.join(folder, name) for name in (*folders, *names)]
         if os.path.basename(folder).isalnum() and len(os.path.basename(folder)) == 12:
-            found += glob.glob(f"/dev/shm/dora_{os.path.basename(folder)}_*")
+            for path in glob.glob(f"/dev/shm/dora_{os.path.basename(folder)}_*"):
+                found += [path, *glob.glob(f"{path}/**", recursive=True)]
     return found
 
 
-@pytest.mark.parametrize("engine", ["iceoryx2", "zenoh"])
 def test_another_user_reaches_no_file_of_a_running_dataflow(engine: str, tmp_path: Path) -> None:
-    pytest.importorskip(engine)
     programs = {
         "a.py": "for event in node: node.send_output('x', b'text')",
         "b.py": "for event in node: open('got', 'w').close()",
@@ -77,6 +89,9 @@ def test_another_user_reaches_no_file_of_a_running_dataflow(engine: str, tmp_pat
             files = _files(root)
             kinds = {os.path.basename(path).rpartition("_")[2].partition("-")[0] for path in files}
             assert {"run", "lock", "daemon.sock", "bell", "credit", "board"} <= kinds
+            if engine == "shm":
+                names = {os.path.basename(path).split(".")[0] for path in files if "_links/" in path}
+                assert {"p", "r", "c", "s", "changes"} <= names
             reached = run(ATTACKER, "-c", TRY_ALL, env=environment(), text=json.dumps(files))
             assert json.loads(reached.stdout) == []
         finally:

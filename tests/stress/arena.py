@@ -295,10 +295,11 @@ def watch_memory(arena: Arena, every: float = 0.1) -> Iterator[Memory]:
 def shared_memory(short: str) -> float:
     """Return what a run occupies in shared memory, in MiB."""
     occupied = 0
-    for name in os.listdir(SHM):
-        if short in name:
+    for place in (f"{SHM}/{name}" for name in os.listdir(SHM) if short in name):
+        files = (f"{folder}/{name}" for folder, _, names in os.walk(place) for name in names)
+        for path in (place, *files):
             try:
-                occupied += os.stat(f"{SHM}/{name}").st_blocks * 512
+                occupied += os.stat(path).st_blocks * 512
             except OSError:
                 continue
     return occupied / 2**20

@@ -105,6 +105,7 @@ class Bench:
         self.name = engine
         self.run_dir = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
         self.prefix = f"{os.path.basename(self.run_dir).replace('-', '_')}_"
+        os.mkdir(f"/dev/shm/{self.prefix}links", 0o700)
         self.board = Board.create(f"{self.run_dir}/board", LINES)
         self.endpoint = ""
         self._slots = iter(range(LINES))
@@ -216,7 +217,7 @@ class Bench:
         self.close_router()
         shutil.rmtree(self.run_dir, ignore_errors=True)
         for path in glob.glob(f"/dev/shm/{self.prefix}*"):
-            if os.path.isdir(path):
+            if os.path.isdir(path) and not os.path.islink(path):
                 shutil.rmtree(path)
             else:
                 os.unlink(path)

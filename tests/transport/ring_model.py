@@ -11,16 +11,22 @@ process to the one that takes it (release and acquire, which POSIX promises at l
 fail although there is one, for it looks with a plain read first; but the next try sees it, because nothing
 stays invisible for ever. ``HEAD`` is only a hint, which may be visible too early as well: reading it may
 return any number.
+
+A signal handler may raise an exception in an operation whose name begins with ``interrupted``, once.
+CPython runs handlers after calls and at the beginning of functions. Here that may be before each plain
+read, after each post and each look at a semaphore, and before a block is released; but not between taking a
+semaphore and what the code does next.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dora.transport.shm.ring import BLOCK, HEAD, RingMemory, RingReader, RingWriter
+from dora.transport.shm.ring import BLOCK, CELL, HEAD, RingMemory, RingReader, RingWriter
 
 Access = tuple[Any, ...]  # what is done, the place, and the value that is written
 View = dict[Any, int]
@@ -34,14 +40,42 @@ class Violation(AssertionError):
     """The ring broke one of its promises; the message has the steps that led there."""
 
 
+class Signal(BaseException):
+    """What a signal handler raises."""
+
+
 class Replay:
     """What the running operation finds in the memory."""
 
     def __init__(self) -> None:
         self.found: tuple[Any, ...] = ()
         self.at = 0
+        self.interrupts = False
 
     def access(self, *access: Any) -> Any:
+        if access[0] == "read":
+            self.check_signals()
+        found = self._access(*access)
+        if access[0] in ("post", "zero"):
+            self.check_signals()
+        return found
+
+    def check_signals(self) -> None:
+        if self.interrupts and self._access("signal", None):
+            self.interrupts = False
+            raise Signal
+
+    @contextmanager
+    def interrupted(self, recover: Callable[[], None]) -> Iterator[None]:
+        self.interrupts = True
+        try:
+            yield
+        except Signal:
+            recover()
+        finally:
+            self.interrupts = False
+
+    def _access(self, *access: Any) -> Any:
         if self.at == len(self.found):
             raise Pause(access)
         self.at += 1
@@ -89,13 +123,16 @@ class Sender:
         self.idle: list[int] = []
         self.blocks = 0
         self.sent = 0
+        self.unsent: list[int] = []  # perhaps
 
     def _release(self, block: int) -> None:
+        self._replay.check_signals()
         if block in self.idle:
             raise Violation(f"block {block} came back twice")
         self.idle.append(block)
 
     def send(self) -> None:
+        self.sent += 1
         if not self.idle:
             self.ring.reclaim()
         if self.idle:
@@ -103,10 +140,18 @@ class Sender:
         else:
             block = self.blocks
             self.blocks += 1
-        self.sent += 1
         self._replay.access("write", ("block", block), self.sent)
         if not self.ring.push(block, block):
             raise Violation("no slot was left")
+
+    def interrupted_send(self) -> None:
+        with self._replay.interrupted(self._put_in_order):
+            self.send()
+
+    def _put_in_order(self) -> None:
+        self.unsent.append(self.sent)
+        self.ring.recover()
+        self.idle = [block for block in range(self.blocks) if block not in self.ring.blocks()]
 
     def end(self) -> None:
         """Take back what a receiver that lives does not have."""
@@ -131,6 +176,7 @@ class Receiver:
         self.ring = self.ring_type(memory(replay, queue_size, cells))
         self.received: list[int] = []
         self.held: list[tuple[int, int, int]] = []  # block, number, cell
+        self.lost: list[int] = []  # perhaps
 
     def receive(self) -> None:
         word = self.ring.take()
@@ -138,16 +184,29 @@ class Receiver:
             return
         block = self.ring.words[word + BLOCK]
         number = self._read(block)
-        if self.ring.cells:
-            cell = self.ring.cells.pop()
-            self.ring.give_back(word, cell)
-            self.held.append((block, number, cell))
-        else:
-            self._check(block, number)
+        cell = -1
+        try:
+            if self.ring.cells:
+                cell = self.ring.cells[-1]
+                del self.ring.cells[-1]
+                self.ring.words[word + CELL] = cell + 1
+            else:
+                self._check(block, number)
             self.ring.give_back(word)
+        except Signal:
+            self.lost.append(number)
+            if cell >= 0:  # the program lets go of what it never got
+                self.ring.return_cell(cell)
+            raise
+        if cell >= 0:
+            self.held.append((block, number, cell))
         if self.received and number <= self.received[-1]:
             raise Violation(f"{number} came after {self.received}")
         self.received.append(number)
+
+    def interrupted_receive(self) -> None:
+        with self._replay.interrupted(self.ring.put_back):
+            self.receive()
 
     def let_go(self) -> None:
         """Give back the block that is held for the longest time."""
@@ -179,7 +238,7 @@ def _snapshot(thing: Any) -> tuple[Any, ...]:
 
 def _is_state(value: Any) -> bool:
     if isinstance(value, list):
-        return not any(map(callable, value))
+        return all(each is None or isinstance(each, (int, tuple)) for each in value)
     return isinstance(value, (int, dict, deque))
 
 
@@ -311,7 +370,10 @@ class Explorer:
         newest = len(history) - 1
         oldest = view.get(place, 0) if self.weak else newest
         value, handed_on = history[newest]
-        if kind == "read" and place == HEAD and self.weak:
+        if kind == "signal":
+            yield False, state.histories, process.view
+            yield True, state.histories, process.view
+        elif kind == "read" and place == HEAD and self.weak:
             for number in range(len(self.scripts[0]) + 2):
                 yield number, state.histories, process.view
         elif kind == "read":
@@ -370,7 +432,9 @@ class Explorer:
                 raise Violation(f"{received} of {sent}")
             return
         sent = sender.at
-        lost = set(range(1, sent + 1)) - set(received)
+        lost = set(range(1, sent + 1)) - set(received) - set(self._things[1].lost)
+        _restore(self._things[0], sender.snapshot)
+        lost -= set(self._things[0].unsent)
         if any(number + self.queue_size > sent for number in lost):
             raise Violation(f"of {sent} only {received} arrived")
         known = _frozen_view({place: len(history) - 1 for place, history in state.histories})

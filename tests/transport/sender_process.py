@@ -24,6 +24,8 @@ def main() -> None:
     script, place, config = sys.argv[1:]
     name, run_dir, prefix, endpoint, board_path = json.loads(place)
     board = Board.open(board_path)
+    if script == "fill" and name == "shm":  # in a /dev/shm of its own
+        os.mkdir(f"/dev/shm/{prefix}links", 0o700)
     engine = make_engine(name, run_dir, prefix, endpoint, board)
     output_port = OutputPort(msgspec.json.decode(config, type=OutputConfig), engine, board)
     engine.connect(LIMIT)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from linking import LIMIT, Bench, OutputPort, sequences, until
+from own_shm import needs_own_shm, within_own_shm
 from sender_process import LARGE, SMALL
 
 from dora.transport.board import CLOSED, SENT, STATE
@@ -200,21 +199,11 @@ def _files(place: Path) -> Iterator[list[str]]:
 
 # --------------------------------------------------------------------------- full shared memory
 
-_SMALL_SHM = 'mount -t tmpfs -o size=8m none /dev/shm && exec "$@"'
 
-
-def _can_mount() -> bool:
-    """Whether this machine lets us have a /dev/shm of our own."""
-    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None:
-        return False
-    command = ["unshare", "-m", "sh", "-c", _SMALL_SHM, "sh", "true"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.skipif(not _can_mount(), reason="needs root and a private mount namespace")
+@needs_own_shm
 def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(memory_bench: Bench) -> None:
     output, _ = memory_bench.describe()
-    sender = memory_bench.start_sender("fill", output, "unshare", "-m", "sh", "-c", _SMALL_SHM, "sh")
+    sender = memory_bench.start_sender("fill", output, *within_own_shm("8m"))
     printed, _ = sender.communicate(timeout=LIMIT)
     assert sender.returncode == 0, printed
     size, sentence = printed.splitlines()[0].split(" ", 1)

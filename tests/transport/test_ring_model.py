@@ -43,6 +43,25 @@ def test_held_memory_is_not_written_until_it_is_given_back() -> None:
     assert (1, 2, 4) in explorer.outcomes
 
 
+@pytest.mark.parametrize(
+    ("sends", "receives"),
+    [
+        (("send", "interrupted_send"), ("receive", "receive")),
+        (("interrupted_send", "send"), ("receive", "receive")),
+        (("send", "send"), ("interrupted_receive", "receive")),
+        (("send", "send"), ("receive", "interrupted_receive")),
+    ],
+)
+@pytest.mark.parametrize("cells", [0, 1])
+def test_an_exception_at_any_moment_loses_no_slot_and_no_block(
+    cells: int, sends: tuple[str, ...], receives: tuple[str, ...]
+) -> None:
+    """It may lose the message of the operation in which it is raised, and no other one."""
+    explorer = Explorer(1, cells, (sends, receives))
+    explorer.run()
+    assert (1, 2) in explorer.outcomes
+
+
 MORE = [(1, 1, 4, 2), (2, 1, 4, 2), (1, 2, 4, 3), (2, 0, 4, 2)] if ROUNDS >= 100 else [(2, 1, 3, 2)]
 
 
@@ -76,12 +95,14 @@ class OutOfOrder(RingWriter[int]):
     def _clear(self, last: int) -> None:
         for slot in list(self._out):
             if self._numbers[slot] <= last:
-                if self._take_free[slot](False):
+                if next(self._try_free[slot]):
                     self._out.remove(slot)
                     self._account_for(slot)
-                elif self._take_full[slot](False):
+                elif next(self._try_full[slot]):
                     self._out.remove(slot)
-                    self._release(self._taken_from(slot))
+                    block, self._blocks[slot] = self._blocks[slot], None
+                    assert block is not None
+                    self._release(block)
 
 
 class PostsFirst(RingWriter[int]):
@@ -110,6 +131,21 @@ class ReceiverThatReadsTooLate(Receiver):
             self.received.append(number)
 
 
+class ReceiverThatForgets(Receiver):
+    """Does not put back what it has taken when it is interrupted."""
+
+    def interrupted_receive(self) -> None:
+        with self._replay.interrupted(lambda: None):
+            self.receive()
+
+
+class SenderThatForgets(Sender):
+    """Does not look what was interrupted."""
+
+    def _put_in_order(self) -> None:
+        self.unsent.append(self.sent)
+
+
 class SenderOutOfOrder(Sender):
     ring_type = OutOfOrder
 
@@ -133,3 +169,17 @@ def test_the_model_finds_a_ring_that_breaks_a_rule(
     # One of them needs no memory that reorders, and would take the longest.
     with pytest.raises(Violation):
         explore(queue_size, cells, messages, receives, types=types, weak=types[0] is not SenderOutOfOrder)
+
+
+@pytest.mark.parametrize(
+    ("types", "sends", "receives"),
+    [
+        ((Sender, ReceiverThatForgets), ("send", "send"), ("interrupted_receive", "receive")),
+        ((SenderThatForgets, Receiver), ("interrupted_send", "send"), ("receive", "receive")),
+    ],
+)
+def test_the_model_finds_what_an_exception_loses(
+    types: tuple[type[Sender], type[Receiver]], sends: tuple[str, ...], receives: tuple[str, ...]
+) -> None:
+    with pytest.raises(Violation):
+        Explorer(1, 0, (sends, receives), types=types, weak=False).run()

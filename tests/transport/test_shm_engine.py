@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import signal
 from pathlib import Path
 
 import pytest
 from linking import LIMIT, Bench, OutputPort, sequences
 
-from dora._ownership import UnsafeFile
 from dora.errors import SharedMemoryFull, TransportError, WrongProcess
 from dora.transport.shm.channel import remove_dead_processes
 from dora.transport.shm.engine import ShmReceiver, ShmSender
@@ -238,19 +236,6 @@ def test_a_forked_child_neither_uses_nor_frees_what_its_parent_has(shm_bench: Be
 
 
 # --------------------------------------------------------------------------- what others may have done
-
-
-def test_a_foreign_file_in_the_way_is_named(shm_bench: Bench) -> None:
-    folder(shm_bench).touch()
-    with pytest.raises(UnsafeFile, match=re.escape(f"{folder(shm_bench)} is not a folder")):
-        shm_bench.engine()
-
-
-def test_a_folder_that_others_may_write_to_is_not_used(shm_bench: Bench) -> None:
-    folder(shm_bench).mkdir()
-    folder(shm_bench).chmod(0o777)
-    with pytest.raises(UnsafeFile, match="gives other users access"):
-        shm_bench.engine()
 
 
 def test_files_of_another_version_are_not_used(shm_bench: Bench) -> None:

@@ -93,17 +93,29 @@ def remove_run_files(run_dir: str, prefix: str) -> None:
 
 
 def remove_shared_memory(prefix: str) -> None:
-    """Remove the shared memory objects of a run, and its folder among them."""
+    """Remove the shared memory objects of a run, and its folders among them.
+
+    A folder that another user has put there under such a name stays: its links might lead root elsewhere.
+    """
     if os.path.isdir("/dev/shm"):
         objects = [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]
         # The board goes last: while it exists, the files of a dead run can be found.
         for name in sorted(objects, key=lambda name: name.endswith("board")):
             path = f"/dev/shm/{name}"
+            if not _is_own(path):
+                continue
             if os.path.isdir(path) and not os.path.islink(path):
                 _empty(path)
                 _try(os.rmdir, path)
             else:
                 _try(os.unlink, path)
+
+
+def _is_own(path: str) -> bool:
+    try:
+        return os.lstat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _empty(folder: str, keep: str = "") -> None:

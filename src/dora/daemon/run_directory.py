@@ -9,7 +9,8 @@
             daemon.sock
             bell-0, credit-0, …     doorbells
             iox                     a link to the folder of iceoryx2's own files
-    /dev/shm/dora_8c3f0a6d91b2_*    its shared memory, the board and the folder of iceoryx2 among it
+    /dev/shm/dora_8c3f0a6d91b2_*    its shared memory: the board, the links of the engine shm
+                                    (`dora.transport.shm.channel`), the folder of iceoryx2, …
 
 iceoryx2 waits until the disk has each of its files: milliseconds for each node and link. Nobody needs them
 after a crash of the machine, and in shared memory there is no disk to wait for.
@@ -112,9 +113,14 @@ class RunDirectory:
                 path = run_path(run_id, root)
                 os.mkdir(path, 0o700)
                 lock = _open_lock(f"{path}/lock")
-                os.write(lock, run_id.encode())
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                _make_folder_of_iceoryx2(path)
+                try:
+                    os.write(lock, run_id.encode())
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    _make_shared_folders(path)
+                except BaseException:
+                    remove_run_files(path, prefix_of(path))
+                    os.close(lock)
+                    raise
             finally:
                 os.close(root_lock)
         except OSError as error:
@@ -145,12 +151,21 @@ def remove_stale(root: str | None = None) -> None:
         os.close(lock)
 
 
-def _make_folder_of_iceoryx2(run_dir: str) -> None:
-    """Make the folder in shared memory, and the link to it; without /dev/shm, iceoryx2 makes a folder."""
-    if os.path.isdir(SHARED_MEMORY):
-        folder = f"{SHARED_MEMORY}/{prefix_of(run_dir)}iox"
-        os.mkdir(folder, 0o700)
-        os.symlink(folder, f"{run_dir}/iox")
+def _make_shared_folders(run_dir: str) -> None:
+    """Make the folders in shared memory, and a link to iceoryx2's; without /dev/shm, that makes a folder.
+
+    They are made before anything else there shows other users the name of this run.
+    """
+    if not os.path.isdir(SHARED_MEMORY):
+        return
+    for name in ("links", "iox"):
+        folder = f"{SHARED_MEMORY}/{prefix_of(run_dir)}{name}"
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            check_folder(folder)  # names another user
+            raise
+    os.symlink(folder, f"{run_dir}/iox")
 
 
 def _open_lock(path: str) -> int:

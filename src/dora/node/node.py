@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from msgspec import structs
 
-from dora.errors import ConnectError, NotInDataflow
+from dora.errors import DoraError, NotInDataflow
 from dora.node.current_event import current_of
 from dora.node.events import Event, Input
 from dora.node.log import write_log
@@ -89,7 +89,7 @@ class Node:
             first.close()
         try:
             self._session = Session(node_id)
-        except (NotInDataflow, ConnectError) as error:
+        except DoraError as error:
             show_without_traceback(error)
             raise
         if self._session.owns_process:

@@ -407,11 +407,12 @@ class OutputPort:
     def _loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> Lent:
         self.apply_link_changes()
         section = encode_metadata(metadata) if metadata else b""
-        if self._closed:
-            raise SendError(f"output `{self.id}` is closed")
         trail = self.passed_on(0)[-1]
         offset = body_offset(len(schema), len(section), len(trail))
-        return self._sender.loan(offset + size), offset, section
+        with self._lock:  # another thread may be sending: a sender is for one at a time
+            if self._closed:
+                raise SendError(f"output `{self.id}` is closed")
+            return self._sender.loan(offset + size), offset, section
 
     def send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
         """Send memory that `loan` returned, once it is filled."""

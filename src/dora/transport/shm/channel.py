@@ -32,9 +32,9 @@ from dora._ownership import UnsafeFile, check_folder, open_own
 from dora._paths import SHARED_MEMORY
 from dora.errors import TransportError
 from dora.transport.forking import disown_after_fork
-from dora.transport.shm.mapping import attach
+from dora.transport.shm.mapping import attach, make
 from dora.transport.shm.ring import WrongVersion, open_ring
-from dora.transport.shm.room import free_bytes, no_room_to_start
+from dora.transport.shm.room import free_bytes, missing, no_room_to_start
 
 _CHANGES: Final = "changes"
 _VERSION: Final = 1  # of the files in this folder and of their names
@@ -45,18 +45,10 @@ def links_folder(prefix: str) -> str:
     return f"{SHARED_MEMORY}/{prefix}links"
 
 
-def make_folder(path: str) -> None:
-    """Make a folder unless it exists; raises ``OSError``, `UnsafeFile` if it is not this user's."""
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        check_folder(path)
-
-
-def setup_failed(what: str, error: Exception) -> Exception:
+def setup_failed(what: str, error: OSError) -> Exception:
     """Return what to raise instead of an error while a port is made."""
-    if not isinstance(error, OSError):
-        return error
+    if isinstance(error, FileNotFoundError):
+        return missing(what, error.filename)
     free = free_bytes()
     if error.errno == errno.ENOSPC or (free is not None and free < 1 << 20):
         return no_room_to_start(what, free or 0)
@@ -106,7 +98,7 @@ def is_dead(folder: str, process: str) -> bool:
     try:
         fd = open_own(f"{folder}/p.{process}", os.O_RDWR)
     except FileNotFoundError:
-        return True
+        return os.path.exists(folder)  # else somebody has removed everything
     except (OSError, UnsafeFile):
         return False
     try:
@@ -121,18 +113,36 @@ def is_dead(folder: str, process: str) -> bool:
 class Channel:
     """The folder of one output."""
 
-    def __init__(self, folder: str, slot: int) -> None:
-        """Make it, unless it exists; raises ``OSError``, `UnsafeFile`, `TransportError`."""
+    def __init__(self, folder: str, slot: int, maker: str) -> None:
+        """Make it, unless it exists; ``maker``: the process that does.
+
+        Raises ``OSError``, `UnsafeFile`, `TransportError`.
+        """
         self.folder = f"{folder}/{slot}"
-        make_folder(self.folder)
-        self.changes = attach(f"{self.folder}/{_CHANGES}", os.sysconf("SC_PAGE_SIZE")).view.cast("Q")
-        if not self.changes[1]:
-            self.changes[1] = _VERSION
-        if self.changes[1] != _VERSION:
+        try:
+            check_folder(self.folder)
+        except FileNotFoundError:
+            self._make(f"{folder}/t.{maker}.{slot}")
+        view = attach(f"{self.folder}/{_CHANGES}").view
+        words = view[: len(view) & -8].cast("Q")
+        if len(words) < 2 or words[1] != _VERSION:
             raise TransportError(
-                f"{self.folder} was made by another version of dora; all nodes of a dataflow have to run "
-                "the same one"
+                f"{self.folder} was made by another version of dora, or is damaged; all nodes of a "
+                "dataflow have to run the same version"
             )
+        self.changes = words
+
+    def _make(self, making: str) -> None:
+        """Make the folder under another name, so that nobody finds it without its file."""
+        os.mkdir(making, 0o700)
+        try:
+            make(f"{making}/{_CHANGES}", os.sysconf("SC_PAGE_SIZE")).view.cast("Q")[1] = _VERSION
+            os.rename(making, self.folder)
+        except OSError as error:
+            _remove(f"{making}/{_CHANGES}")
+            os.rmdir(making)
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another process was faster
+                raise
 
     def announce(self) -> None:
         """Make all senders and receivers look into the folder.
@@ -142,12 +152,12 @@ class Channel:
         """
         self.changes[0] = time.monotonic_ns()
 
-    def names(self) -> list[str]:
-        """Return the names of the files, sorted; none if the run is over."""
+    def names(self) -> list[str] | None:
+        """Return the names of the files, sorted; None if the folder was removed: what is mapped goes on."""
         try:
             return sorted(os.listdir(self.folder))
         except FileNotFoundError:
-            return []
+            return None
 
     def remove(self, name: str) -> None:
         _remove(f"{self.folder}/{name}")
@@ -167,6 +177,7 @@ def remove_dead_processes(prefix: str) -> bool:
 
 
 def _remove_dead_processes(folder: str) -> bool:
+    check_folder(folder)
     names = os.listdir(folder)
     dead = {name[2:] for name in names if name.startswith("p.") and is_dead(folder, name[2:])}
     channels = [f"{folder}/{name}" for name in names if name.isdecimal()]
@@ -175,7 +186,26 @@ def _remove_dead_processes(folder: str) -> bool:
         for channel in channels:
             _remove_files(channel, process)
         _remove(f"{folder}/p.{process}")
+    for name in names:
+        if name.startswith("t."):
+            _remove_unfinished(folder, name, dead)
     return not unread
+
+
+def _remove_unfinished(folder: str, name: str, dead: set[str]) -> None:
+    """Remove what a process was making when it died: its own file, or the folder of an output."""
+    process, _, slot = name[2:].partition(".")
+    if slot:
+        if process in dead:
+            _remove(f"{folder}/{name}/{_CHANGES}")
+            os.rmdir(f"{folder}/{name}")
+        return
+    try:
+        os.kill(int(process.rpartition("-")[2], 16), 0)  # it may not have the lock yet
+    except ProcessLookupError:
+        _remove(f"{folder}/{name}")
+    except (OSError, ValueError):
+        pass
 
 
 def _unread(channel: str, dead: set[str]) -> set[str]:
@@ -196,8 +226,13 @@ def _unread(channel: str, dead: set[str]) -> set[str]:
     return found
 
 
+def is_receiver(name: str) -> bool:
+    kind, *parts = name.split(".")
+    return kind == "r" and len(parts) >= 3 and parts[2].isdecimal()
+
+
 def _is_node_port(name: str) -> bool:
-    return name.startswith("r.") and not name.endswith(".tap")
+    return is_receiver(name) and not name.endswith(".tap")
 
 
 def _remove_files(channel: str, process: str) -> None:
@@ -208,10 +243,10 @@ def _remove_files(channel: str, process: str) -> None:
         if len(parts) > 2 and parts[1] == process:
             _remove(f"{channel}/{name}")
             concerned = True
-        elif parts[0] == "c" and parts[3] == process:  # its sender takes back what the process had
+        elif parts[0] == "c" and parts[3:4] == [process]:  # its sender takes back what the process had
             concerned = True
     if concerned:
-        Channel(os.path.dirname(channel), int(os.path.basename(channel))).announce()
+        Channel(os.path.dirname(channel), int(os.path.basename(channel)), process).announce()
 
 
 def _remove(path: str) -> None:

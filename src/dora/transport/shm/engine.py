@@ -14,21 +14,30 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
-from dora._ownership import UnsafeFile, open_own
+from dora._ownership import UnsafeFile, check_folder, open_own
 from dora.errors import SharedMemoryFull, TransportError
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import disown_after_fork, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import CopyWarning, SpilloverQueue
 from dora.transport.shm import support
-from dora.transport.shm.channel import Channel, Presence, is_dead, links_folder, make_folder, setup_failed
+from dora.transport.shm.channel import (
+    Channel,
+    Presence,
+    is_dead,
+    is_receiver,
+    links_folder,
+    setup_failed,
+)
 from dora.transport.shm.mapping import Mapping, attach, make
 from dora.transport.shm.pool import SMALL, Block, Pool
 from dora.transport.shm.ring import (
     BLOCK,
+    CELL,
     MAX_HELD,
     RingReader,
     RingWriter,
@@ -49,31 +58,31 @@ _numbers = itertools.count()  # of the ports of this process
 class _Loan:
     """Memory for one message, see `dora.transport.interface.Loan`."""
 
-    __slots__ = ("_block", "_sender", "address", "memory", "size")
+    __slots__ = ("_sender", "address", "block", "memory", "size")
 
     def __init__(self, sender: ShmSender, block: Block, size: int) -> None:
         self._sender = sender
-        self._block: Block | None = block
+        self.block: Block | None = block
         self.address = block.address
         self.memory = block.view
         self.size = size
+        sender.lent.add(block)
 
     def send(self, control: bytes = b"") -> None:  # noqa: ARG002
-        block, self._block = self._block, None
-        assert block is not None
-        self._sender.end_loan()
-        self._sender.find_receivers()  # those that have come since the loan was made
-        self._sender.publish(block)
+        self._sender.send_loan(self)
 
     def discard(self) -> None:
-        block, self._block = self._block, None
+        """Give the memory back; another thread may be sending."""
+        block, self.block = self.block, None
         if block is not None:
-            self._sender.end_loan()
-            self._sender.pool.put(block)
+            self._sender.discarded.append(block)
 
     def __del__(self) -> None:
-        if self._block is not None:
-            self.discard()
+        try:
+            if self.block is not None:
+                self.discard()
+        except AttributeError:
+            pass  # a signal handler has raised an exception before there was a block
 
 
 class _Former:
@@ -88,22 +97,27 @@ class _Former:
 
 
 class ShmSender:
-    """The sending end of one output. Not for use by several threads at once."""
+    """The sending end of one output. Not for use by several threads at once, except `Loan.discard`.
+
+    A signal handler may raise an exception anywhere in it. Then `_seen` is reset, and the next message puts
+    the account in order: a block that no ring and no loan has is idle.
+    """
 
     def __init__(self, presence: Presence, folder: str, output: OutputConfig) -> None:
         self._presence: Presence | None = presence
         self._folder = folder
         self._output_id = output.id
-        self._channel = Channel(folder, output.slot)
+        self._channel = Channel(folder, output.slot, presence.id)
         self._changes = self._channel.changes
-        self._seen = -1
+        self._seen = -1  # the value of `_changes` at the last look; -1: the account may be wrong
         self._own = f"{presence.id}.{next(_numbers)}"
         self.pool = Pool(f"{self._channel.folder}/s.{self._own}.", output.id, self._reclaim)
         self._rings: dict[str, RingWriter[Block]] = {}  # by the names of the receivers
         self._targets: list[RingWriter[Block]] = []  # the same
-        self._former: list[_Former] = []
+        self._former: dict[str, _Former] = {}  # by the names of the receivers
         self._ready: Block | None = None  # see `prepare`
-        self._loans = 0
+        self.lent: set[Block] = set()  # of loans that were neither sent nor discarded
+        self.discarded: deque[Block] = deque()  # of `lent`, by any thread
         self._inherited = False  # this process was forked from the owner
         while self._seen != self._changes[0]:
             self._find_receivers()
@@ -117,16 +131,20 @@ class ShmSender:
         self.prepare = lambda: None  # type: ignore[method-assign]  # it would take what came back to the parent
 
     def send(self, message: bytes, control: bytes = b"") -> None:  # noqa: ARG002
-        if self._changes[0] != self._seen:
-            self._find_receivers()
-        size = len(message)
-        block = self._ready
-        if block is None or size > SMALL:
-            block = self.pool.take(size)
-        else:
-            self._ready = None
-        block.view[:size] = message
-        self.publish(block)
+        try:
+            if self._changes[0] != self._seen:
+                self._find_receivers()
+            size = len(message)
+            block = self._ready
+            if block is None or size > SMALL:
+                block = self.pool.take(size)
+            else:
+                self._ready = None
+            block.view[:size] = message
+            self._publish(block)
+        except BaseException:
+            self._seen = -1
+            raise
 
     def prepare(self) -> None:
         """Reserve memory for the next small message."""
@@ -135,22 +153,39 @@ class ShmSender:
                 self._ready = self.pool.take_small()
             except (SharedMemoryFull, TransportError):
                 pass  # the next message raises the error, if it does not fit either
+            except BaseException:
+                self._seen = -1
+                raise
 
     def loan(self, size: int) -> _Loan:
-        if self._changes[0] != self._seen:
-            self._find_receivers()
-        if self._loans >= _MAX_LOANS:
-            raise TransportError(
-                f"output `{self._output_id}` has {_MAX_LOANS} loans that were neither sent nor discarded"
-            )
-        block = self.pool.take(size)
-        self._loans += 1
-        return _Loan(self, block, size)
+        try:
+            if self._changes[0] != self._seen:
+                self._find_receivers()
+            if len(self.lent) >= _MAX_LOANS:
+                self._take_discarded()
+                if len(self.lent) >= _MAX_LOANS:
+                    raise TransportError(
+                        f"output `{self._output_id}` has {_MAX_LOANS} loans that were neither sent nor "
+                        "discarded"
+                    )
+            return _Loan(self, self.pool.take(size), size)
+        except BaseException:
+            self._seen = -1
+            raise
 
-    def end_loan(self) -> None:
-        self._loans -= 1
+    def send_loan(self, loan: _Loan) -> None:
+        try:
+            if self._changes[0] != self._seen:  # receivers may have come since the loan was made
+                self._find_receivers()
+            block, loan.block = loan.block, None
+            assert block is not None
+            self.lent.discard(block)
+            self._publish(block)
+        except BaseException:
+            self._seen = -1
+            raise
 
-    def publish(self, block: Block) -> None:
+    def _publish(self, block: Block) -> None:
         """Pass a block with a message to all receivers."""
         targets = self._targets
         block.uses = len(targets)
@@ -174,27 +209,25 @@ class ShmSender:
 
     # ------------------------------------------------------------------ receivers
 
-    def find_receivers(self) -> None:
-        """Look for changes among the receivers."""
-        if self._changes[0] != self._seen:
-            self._find_receivers()
-
     def _ring_name(self, receiver: str) -> str:
         _, process, number, *_ = receiver.split(".")
         return f"c.{self._own}.{process}.{number}"
 
     def _find_receivers(self) -> None:
         """Make a ring for each receiver that has come, and take back the blocks of those that have gone."""
+        if self._seen < 0:
+            self._put_in_order()
         seen = self._changes[0]
-        there = {name for name in self._channel.names() if name.startswith("r.")}
-        for name in self._rings.keys() - there:
-            ring = self._rings.pop(name)
-            self._targets.remove(ring)
-            ring.end()
-            self._former.append(_Former(self._ring_name(name), ring))
-        self._check_former()
-        for name in there - self._rings.keys():
-            self._connect(name)
+        if (names := self._channel.names()) is not None:
+            there = {name for name in names if is_receiver(name)}
+            for name in self._rings.keys() - there:
+                self._former[name] = _Former(self._ring_name(name), self._rings[name])
+                del self._rings[name]
+            self._targets = list(self._rings.values())
+            self._check_former()
+            for name in there - self._rings.keys():
+                self._connect(name)
+            self._targets = list(self._rings.values())
         self._seen = seen
 
     def _connect(self, receiver: str) -> None:
@@ -205,11 +238,14 @@ class ShmSender:
         try:
             mapping = make(making, ring_bytes(queue_size))
             ring = RingWriter(make_ring(mapping.view, mapping.address, queue_size), self.pool.release)
+            self._rings[receiver] = ring
             os.rename(making, f"{self._channel.folder}/{name}")
-        except OSError as error:
-            raise setup_failed(f"output `{self._output_id}`", error) from error
-        self._rings[receiver] = ring
-        self._targets = [*self._targets, ring]
+        except BaseException as error:
+            if os.path.exists(making):  # else the receiver uses the ring
+                self._rings.pop(receiver, None)
+            if isinstance(error, OSError):
+                raise setup_failed(f"output `{self._output_id}`", error) from error
+            raise
         self._channel.announce()
 
     def _reclaim(self) -> None:
@@ -217,16 +253,38 @@ class ShmSender:
             ring.reclaim()
         if self._former:
             self._check_former()
+        if self.discarded:
+            self._take_discarded()
+
+    def _take_discarded(self) -> None:
+        while self.discarded:
+            block = self.discarded[0]
+            self.lent.discard(block)
+            del self.discarded[0]
+            self.pool.put(block)
 
     def _check_former(self) -> None:
         """Forget the rings of former receivers of which nothing is out any more."""
-        for former in tuple(self._former):
+        for name, former in tuple(self._former.items()):
             former.ring.end()
             if former.ring.is_out and is_dead(self._folder, former.process):
                 former.ring.take_all()
             if not former.ring.is_out:
-                self._former.remove(former)
                 self._channel.remove(former.name)
+                del self._former[name]
+
+    def _put_in_order(self) -> None:
+        """Find out anew who has which block, after an exception in the middle of a method."""
+        while self.discarded:
+            self.lent.discard(self.discarded[0])
+            del self.discarded[0]
+        used = Counter(self.lent)
+        for ring in {*self._rings.values(), *(former.ring for former in self._former.values())}:
+            ring.recover()
+            used.update(ring.blocks())
+        if self._ready is not None:
+            used[self._ready] += 1
+        self.pool.recount(used)
 
 
 class _Incoming:
@@ -258,14 +316,23 @@ class _Held:
 
     __slots__ = ("_cell", "_incoming", "_view")
 
-    def __init__(self, incoming: _Incoming, view: memoryview, cell: int) -> None:
+    def __init__(self, incoming: _Incoming, view: memoryview, word: int) -> None:
+        """``word``: the first one of the slot that has the block. A cell must be free."""
         self._incoming = incoming
         self._view = view  # keeps the memory mapped
-        self._cell = cell
+        # No call from here on: a signal handler may raise an exception there.
+        ring = incoming.ring
+        self._cell = cell = ring.cells[-1]
+        del ring.cells[-1]
+        ring.words[word + CELL] = cell + 1
 
     def __del__(self) -> None:
+        try:
+            cell = self._cell
+        except AttributeError:
+            return  # a signal handler has raised an exception before there was one
         if not self._incoming.presence.inherited:
-            self._incoming.ring.return_cell(self._cell)
+            self._incoming.ring.return_cell(cell)
 
 
 class ShmReceiver:
@@ -275,7 +342,7 @@ class ShmReceiver:
         self._presence: Presence | None = presence
         self._item = item
         self._bad = BadMessages(item.id)
-        self._channel = Channel(folder, item.output_slot)
+        self._channel = Channel(folder, item.output_slot, presence.id)
         self._changes = self._channel.changes
         self._seen = -1
         self._incoming: list[_Incoming] = []  # the oldest sender first
@@ -299,15 +366,19 @@ class ShmReceiver:
         return sum(MAX_HELD - len(incoming.ring.cells) for incoming in self._incoming)
 
     def receive(self) -> Message | None:
-        if self._changes[0] != self._seen:
-            self._find_senders()
-        for incoming in self._incoming:
-            while (word := incoming.ring.take()) >= 0:
-                try:
-                    return self._message(incoming, word)
-                except (MessageError, struct.error) as error:  # damaged, or from another program
-                    self._bad.add(error)
-        return None
+        try:
+            if self._changes[0] != self._seen:
+                self._find_senders()
+            for incoming in self._incoming:
+                while (word := incoming.ring.take()) >= 0:
+                    try:
+                        return self._message(incoming, word)
+                    except (MessageError, struct.error) as error:  # damaged, or from another program
+                        self._bad.add(error)
+            return None
+        except BaseException:  # from a signal handler, maybe
+            self._seen = -1  # `_find_senders` puts the message back
+            raise
 
     def has_messages(self) -> bool:
         if self._changes[0] != self._seen:
@@ -335,7 +406,6 @@ class ShmReceiver:
     def _message(self, incoming: _Incoming, word: int) -> Message:
         """Make a message of the block in a slot, and give the slot back; raises `MessageError`."""
         ring = incoming.ring
-        cell = -1
         try:
             code = ring.words[word + BLOCK]
             segment = incoming.segments.get(code >> 32) or incoming.segment(code >> 32)
@@ -345,27 +415,27 @@ class ShmReceiver:
             offset = header[BODY_OFFSET]
             size = offset + header[BODY_SIZE]
             end = begin + size
-            if size <= SMALL:
-                return Message(view[begin:end].tobytes(), 0, None, header)
             if end > segment.size:
                 raise MessageError(f"{size} bytes are more than its memory has")
+            if size <= SMALL:
+                return Message(view[begin:end].tobytes(), 0, None, header)
             if not ring.cells:
                 self._copy_warning.give(size, MAX_HELD)
                 return Message(view[begin:end].tobytes())
             head = view[begin : begin + offset].tobytes()
-            cell = ring.cells.pop()
-            return Message(head, segment.address + begin, _Held(incoming, view, cell), header)
+            return Message(head, segment.address + begin, _Held(incoming, view, word), header)
         finally:
-            ring.give_back(word, cell)
+            ring.give_back(word)
 
     def _find_senders(self) -> None:
         """Open the rings that are new, and forget those whose sender is gone and that are empty."""
+        for each in self._incoming:
+            each.ring.put_back()
         seen = self._changes[0]
-        there = [
-            name
-            for name in self._channel.names()
-            if name.startswith("c.") and name.endswith(f".{self._own}")
-        ]
+        if (names := self._channel.names()) is None:
+            self._seen = seen
+            return
+        there = [name for name in names if name.startswith("c.") and name.endswith(f".{self._own}")]
         known = {incoming.name: incoming for incoming in self._incoming}
         former = [each for name, each in known.items() if name not in there and each.ring.has_messages()]
         found = []
@@ -446,7 +516,7 @@ def join(folder: str, what: str) -> Presence:
     if fault := support.fault():
         raise TransportError(f"the engine shm {fault}")
     try:
-        make_folder(folder)
+        check_folder(folder)
         return Presence(folder)
     except OSError as error:
         raise setup_failed(what, error) from error

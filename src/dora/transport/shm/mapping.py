@@ -10,14 +10,17 @@ when the memory is touched.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 from dora._ownership import open_own
 
 _FAILED: Final = ctypes.c_void_p(-1).value
-_MAP_POPULATE: Final = 0x8000  # Linux, all processors that dora runs on
+_MAP_FIXED: Final = 0x10  # Linux, all processors that dora runs on
+_MAP_POPULATE: Final = 0x8000
 _libc: Any = None
 
 
@@ -43,13 +46,17 @@ class _Unmap:
 
     __slots__ = ("_address", "_munmap", "_size")
 
-    def __init__(self, address: int, size: int) -> None:
+    def __init__(self, address: int, size: int, munmap: Callable[[int, int], int]) -> None:
+        """``munmap`` is kept, because the module may be gone at the end of the process."""
         self._address = address
         self._size = size
-        self._munmap = libc().munmap  # at the end of the process, the module may be gone
+        self._munmap = munmap
 
     def __del__(self) -> None:
-        self._munmap(self._address, self._size)
+        try:
+            self._munmap(self._address, self._size)
+        except AttributeError:
+            pass  # a signal handler has raised an exception in `__init__`
 
 
 class Mapping:
@@ -65,14 +72,20 @@ class Mapping:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         array = (ctypes.c_ubyte * size).from_address(address)
-        array.unmap = _Unmap(address, size)  # type: ignore[attr-defined]  # lives as long as the array
+        array.unmap = _Unmap(address, size, libc().munmap)  # type: ignore[attr-defined]  # lives as long as the array
         self.address: int = address
         self.size = size
         self.view = memoryview(array).cast("B")
 
     def free_pages(self) -> None:
-        """Give the memory back to the system, also if other processes still map it; it must be unused."""
+        """Give the memory back to the system, also if other processes still map it; it must be unused.
+
+        A program may still look at a loan that it has sent. It sees zeros then, in memory of this process:
+        a page of the file would have to be allocated again, and without room that is a SIGBUS.
+        """
         libc().madvise(self.address, self.size, getattr(mmap, "MADV_REMOVE", 9))
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        libc().mmap(self.address, self.size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
 
 
 def make(path: str, size: int) -> Mapping:
@@ -88,12 +101,13 @@ def make(path: str, size: int) -> Mapping:
         os.close(fd)
 
 
-def attach(path: str, size: int = 0) -> Mapping:
-    """Map an existing file, or make one of ``size`` zero bytes; raises ``OSError``, `UnsafeFile`."""
-    fd = open_own(path, os.O_RDWR | os.O_CREAT if size else os.O_RDWR)
+def attach(path: str) -> Mapping:
+    """Map an existing file; raises ``OSError``, `UnsafeFile`."""
+    fd = open_own(path, os.O_RDWR)
     try:
-        if size:
-            os.posix_fallocate(fd, 0, size)  # changes nothing where another process has done it
-        return Mapping(fd, size or os.fstat(fd).st_size)
+        size = os.fstat(fd).st_size
+        if not size:
+            raise OSError(errno.EINVAL, f"{path} is empty", path)
+        return Mapping(fd, size)
     finally:
         os.close(fd)

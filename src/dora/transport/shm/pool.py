@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 from dora.errors import SharedMemoryFull, TransportError
 from dora.transport.shm.mapping import Mapping, make
-from dora.transport.shm.room import RESERVE, free_bytes, full
+from dora.transport.shm.room import RESERVE, free_bytes, full, missing
 from dora.wire.message import ALIGNMENT
 
 SMALL: Final = 8192  # bytes of the smallest block
@@ -44,9 +45,10 @@ def code_of(segment: int, offset: int) -> int:
 class Segment:
     """A file with blocks of one size."""
 
-    __slots__ = ("blocks", "idle", "mapping", "path")
+    __slots__ = ("blocks", "idle", "mapping", "number", "path")
 
-    def __init__(self, path: str, mapping: Mapping) -> None:
+    def __init__(self, number: int, path: str, mapping: Mapping) -> None:
+        self.number = number
         self.path = path
         self.mapping = mapping
         self.blocks: list[Block] = []
@@ -75,6 +77,7 @@ class Pool:
         self._output_id = output_id
         self._reclaim = reclaim
         self._made = 0  # segments so far
+        self._segments: dict[int, Segment] = {}  # by number, those that are there
         self._idle: dict[int, list[Block]] = {SMALL: []}  # by size; the last one is used first
         self._small = self._idle[SMALL]
         self._total: dict[int, int] = {}  # blocks, by size
@@ -111,6 +114,30 @@ class Pool:
         if not block.uses:
             block.segment.idle += 1
             self._idle[len(block.view)].append(block)
+
+    def recount(self, used: Counter[Block]) -> None:
+        """Count anew which blocks are idle, after an exception in the middle of any method.
+
+        ``used``: how many receivers and loans have a block.
+        """
+        for idle in self._idle.values():
+            idle.clear()
+        self._total.clear()
+        for segment in self._segments.values():
+            segment.idle = 0
+            for block in segment.blocks:
+                size = len(block.view)
+                self._total[size] = self._total.get(size, 0) + 1
+                block.uses = used[block]
+                if not block.uses:
+                    self._idle.setdefault(size, [])
+                    self.put(block)
+        folder, prefix = os.path.split(self._path)
+        files = os.listdir(folder) if os.path.isdir(folder) else []
+        mine = {f"{prefix}{number}" for number in self._segments}
+        for name in files:
+            if name.startswith(prefix) and name not in mine:  # it was being made, or removed
+                _remove(f"{folder}/{name}")
 
     def close(self) -> None:
         """Remove all files. Receivers that have them mapped keep what they have."""
@@ -155,20 +182,24 @@ class Pool:
             if free < wanted + RESERVE:
                 raise full(self._output_id, size if free < size else size + RESERVE, free)
         length = -(-wanted * count // _PAGE) * _PAGE
-        path = f"{self._path}{self._made}"
+        number = self._made
+        self._made += 1
+        path = f"{self._path}{number}"
         try:
             mapping = make(path, length)
         except (OSError, OverflowError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise missing(f"output `{self._output_id}`", os.path.dirname(path)) from error
             code = error.errno if isinstance(error, OSError) else errno.EFBIG
             if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise full(self._output_id, size, free_bytes() or 0) from error
             raise TransportError(
-                f"output `{self._output_id}`: no memory for {size} bytes: {os.strerror(code or 0)}"
+                f"output `{self._output_id}`: {path} cannot be made: {os.strerror(code or 0)}"
             ) from error
-        segment = Segment(path, mapping)
-        segment.blocks = [Block(segment, self._made, at * wanted, wanted) for at in range(count)]
+        segment = Segment(number, path, mapping)
+        segment.blocks = [Block(segment, number, at * wanted, wanted) for at in range(count)]
         segment.idle = count
-        self._made += 1
+        self._segments[number] = segment
         self._count[wanted] = 2 * count
         self._total[wanted] = self._total.get(wanted, 0) + count
         self._idle.setdefault(wanted, []).extend(segment.blocks)
@@ -182,19 +213,21 @@ class Pool:
             # Small blocks are not reclaimed each time: with twice as many as are in use, that is rare.
             spare = max(_FEWEST, self._total.get(SMALL, 0) - fewest) if size == SMALL else 1
             surplus = fewest - (spare if size in self._fewest else 0)
-            gone = []
+            gone = set()
             for segment in dict.fromkeys(block.segment for block in idle):
                 if segment.idle == len(segment.blocks) and segment.idle <= surplus:
                     surplus -= segment.idle
-                    gone.append(segment)
+                    gone.add(segment)
+            if gone:
+                self._count[size] = _FEWEST if size == SMALL else 1
+                # Out of use first: a signal handler may raise an exception in between.
+                idle[:] = [block for block in idle if block.segment not in gone]
             for segment in gone:
                 self._total[size] -= segment.idle
+                del self._segments[segment.number]
                 _remove(segment.path)
                 segment.mapping.free_pages()
                 segment.blocks = []  # a circle would keep the mapping until the next garbage collection
-            if gone:
-                idle[:] = [block for block in idle if block.segment.blocks]
-                self._count[size] = _FEWEST if size == SMALL else 1
         self._fewest.clear()
 
 

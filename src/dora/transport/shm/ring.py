@@ -27,21 +27,27 @@ slot.
 ``HEAD`` is where the sender will write next. It tells the receiver how far to look, and nothing else
 depends on it: read too early, it makes the receiver look at a slot that has no message yet.
 
-A receiver may *hold* a block: it writes the number of a *cell* into the slot, and posts ``FREE`` for the
-slot at once, and ``RETURNED`` of the cell when it needs the block no more. Only the sender knows which
-blocks are where; so it takes all of them back if the receiver dies.
+A receiver may *hold* a block: it writes the number of a *cell* into the word ``CELL`` of the slot, and
+posts ``FREE`` for the slot at once, and ``RETURNED`` of the cell when it needs the block no more. Only the
+sender knows which blocks are where; so it takes all of them back if the receiver dies.
 
-`tests/transport/test_ring_model.py` explores all interleavings of both sides, with a kill at each step,
-in a memory that shows old values as long as it may.
+A signal handler of the program may raise an exception in the middle of all this. CPython runs handlers
+after calls, and at the beginning of functions. So no call is between the moment at which a slot becomes
+ours and the assignment that remembers it: a semaphore is taken by going on with an iterator (`_tries`).
+`RingReader.put_back` and `RingWriter.recover` then finish what was interrupted.
+
+`tests/transport/test_ring_model.py` explores all interleavings of both sides, with a kill or an exception
+at each step, in a memory that shows old values as long as it may.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import Final, Generic, Protocol, TypeVar
 
-from dora.transport.shm.semaphores import SIZE, Post, Semaphore, Take, initialise
+from dora.transport.shm.semaphores import SIZE, Post, Semaphore, initialise
 
 MAX_HELD: Final = 32  # blocks that a receiver may hold
 
@@ -109,7 +115,7 @@ def open_ring(view: memoryview, address: int) -> RingMemory:
         raise WrongVersion
     words = view.cast("Q")
     slots = words[SLOTS]
-    if words[VERSION] != _VERSION or ring_bytes(slots - 1) > len(view):
+    if words[VERSION] != _VERSION or slots < 2 or ring_bytes(slots - 1) > len(view):
         raise WrongVersion
     return _memory(words, address, slots)
 
@@ -131,6 +137,11 @@ def _memory(words: memoryview, address: int, slots: int) -> RingMemory:
     )
 
 
+def _tries(semaphores: Iterable[Semaphore]) -> list[Iterator[bool]]:
+    """Return an iterator for each semaphore: each step tries to take it, and tells whether it did."""
+    return [map(each.take, repeat(False)) for each in semaphores]
+
+
 class RingWriter(Generic[B]):
     """The sender's side. Not for use by several threads at once."""
 
@@ -138,15 +149,16 @@ class RingWriter(Generic[B]):
         """``release`` is called with each block that comes back, or was dropped."""
         self._words = memory.words
         self._post_full: list[Post] = [each.post for each in memory.full]
-        self._take_full: list[Take] = [each.take for each in memory.full]
-        self._take_free: list[Take] = [each.take for each in memory.free]
-        self._take_returned: list[Take] = [each.take for each in memory.returned]
+        self._try_full = _tries(memory.full)
+        self._try_free = _tries(memory.free)
+        self._try_returned = _tries(memory.returned)
         self._slots = len(memory.full)
         self._queue_size = self._slots - 1
         self._release = release
         self._out: deque[int] = deque()  # slots that are not ours, in the order of their messages
         self._blocks: list[B | None] = [None] * self._slots  # of these slots
         self._numbers = [0] * self._slots  # of their messages
+        self._back = [False] * self._slots  # ``FREE`` was taken, and nothing else was done yet
         self._held: dict[int, B] = {}  # cell → block
         self._number = 0  # of the next message
         self._position = 0  # of the next message
@@ -154,8 +166,8 @@ class RingWriter(Generic[B]):
     def push(self, block: B, code: int) -> bool:
         """Append a block; ``code`` is what the receiver gets. The oldest one of a full queue is dropped.
 
-        Returns False, and leaves the block to the caller, if the receiver has lost slots: a signal handler
-        of its program has raised an exception while it had one in hand.
+        Returns False, and leaves the block to the caller, if the receiver has all slots in hand: it does
+        not keep the rules.
         """
         out, slots, position = self._out, self._slots, self._position
         if len(out) >= self._queue_size:
@@ -177,23 +189,57 @@ class RingWriter(Generic[B]):
         word = FIRST + slot * _SLOT_WORDS
         words[word] = position
         words[word + BLOCK] = code
-        self._blocks[slot] = block
-        self._numbers[slot] = self._number
-        out.append(slot)
-        self._post_full[slot]()
-        self._number += 1
         self._position = position = position + 1
         words[HEAD] = position
+        # No call before the slot is passed on: it is out if, and only if, it has a block.
+        self._numbers[slot] = self._number
+        self._number += 1
+        self._blocks[slot] = block
+        self._post_full[slot]()
+        out.append(slot)
         return True
 
     def reclaim(self) -> None:
         """Take back what the receiver has given back."""
-        out = self._out
-        while out and self._take_free[out[0]](False):
-            self._account_for(out.popleft())
-        for cell in tuple(self._held):
-            if self._take_returned[cell](False):
-                self._release(self._held.pop(cell))
+        out, back, blocks = self._out, self._back, self._blocks
+        while out:
+            slot = out[0]
+            for taken in self._try_free[slot]:
+                back[slot] = taken
+                break
+            if not taken:
+                break
+            del out[0]
+            if self._words[FIRST + slot * _SLOT_WORDS + CELL]:
+                self._account_for(slot)
+            else:  # as there, without a call, for most messages
+                block = blocks[slot]
+                assert block is not None
+                blocks[slot], back[slot] = None, False
+                self._release(block)
+        held = self._held
+        for cell in tuple(held):
+            for taken in self._try_returned[cell]:
+                if taken:
+                    block = held[cell]
+                    del held[cell]
+                    self._release(block)
+                break
+
+    def recover(self) -> None:
+        """Put this account in order after an exception in the middle of any method."""
+        out = [slot for slot, block in enumerate(self._blocks) if block is not None]
+        out.sort(key=self._numbers.__getitem__)
+        self._out.clear()
+        self._out.extend(out)
+        for slot in out:
+            if self._is_back(slot):
+                self._out.remove(slot)
+                self._account_for(slot)
+
+    def blocks(self) -> list[B]:
+        """Return the blocks that the receiver may read."""
+        return [*(block for block in self._blocks if block is not None), *self._held.values()]
 
     def end(self) -> None:
         """Take back everything, except what a receiver that lives still has; it takes no more."""
@@ -207,11 +253,10 @@ class RingWriter(Generic[B]):
 
     def take_all(self) -> None:
         """Take back everything: the receiver is dead."""
-        for slot in self._out:
-            self._release(self._taken_from(slot))
-        self._out.clear()
-        for block in self._held.values():
+        for block in self.blocks():
             self._release(block)
+        self._blocks = [None] * self._slots
+        self._out.clear()
         self._held.clear()
 
     def _make_room(self) -> None:
@@ -222,42 +267,55 @@ class RingWriter(Generic[B]):
         """Take back the slots of the messages up to this number; drop those that were not received."""
         out, index = self._out, 0
         while index < len(out) and self._numbers[slot := out[index]] <= last:
-            if self._take_free[slot](False):
+            if self._is_back(slot):
                 # The receiver gives back in the order of the messages. An older slot may have been in hand
                 # a moment ago; it is accounted for first: this one may use the same cell again.
                 for older in [out[each] for each in range(index)]:
-                    if self._take_free[older](False):
+                    if self._is_back(older):
                         out.remove(older)
                         self._account_for(older)
                 out.remove(slot)
                 self._account_for(slot)
                 index = 0
-            elif self._take_full[slot](False):
-                del out[index]
-                self._release(self._taken_from(slot))
-            else:
-                index += 1
+                continue
+            for taken in self._try_full[slot]:
+                if taken:
+                    dropped, self._blocks[slot] = self._blocks[slot], None
+                    del out[index]
+                    assert dropped is not None
+                    self._release(dropped)
+                else:
+                    index += 1
+                break
 
-    def _taken_from(self, slot: int) -> B:
-        block, self._blocks[slot] = self._blocks[slot], None
-        assert block is not None
-        return block
+    def _is_back(self, slot: int) -> bool:
+        """Take ``FREE`` of a slot if the receiver has given it back; return whether it has."""
+        if not self._back[slot]:
+            for taken in self._try_free[slot]:
+                self._back[slot] = taken
+                break
+        return self._back[slot]
 
     def _account_for(self, slot: int) -> None:
         """Account for the block of a slot that the receiver has given back."""
-        block = self._taken_from(slot)
         word = FIRST + slot * _SLOT_WORDS + CELL
-        cell = self._words[word] - 1
-        if cell < 0:
-            self._release(block)
-            return
-        self._words[word] = 0
-        if cell in self._held:
-            # The receiver returned the block of this cell before it used the cell again.
-            is_returned = self._take_returned[cell](False)
-            assert is_returned
-            self._release(self._held.pop(cell))
-        self._held[cell] = block
+        cell, held = self._words[word] - 1, self._held
+        block = back = self._blocks[slot]
+        assert block is not None
+        if cell >= 0:
+            back = None
+            if cell in held:
+                # The receiver returned the block of this cell before it used the cell again.
+                for is_returned in self._try_returned[cell]:
+                    assert is_returned
+                    back = held[cell]
+                    break
+            held[cell] = block
+            self._words[word] = 0
+        self._blocks[slot] = None
+        self._back[slot] = False
+        if back is not None:
+            self._release(back)
 
 
 class RingReader:
@@ -265,13 +323,14 @@ class RingReader:
 
     def __init__(self, memory: RingMemory) -> None:
         self.words = memory.words
-        self._take_full: list[Take] = [each.take for each in memory.full]
+        self._try_full = _tries(memory.full)
         self._post_full: list[Post] = [each.post for each in memory.full]
         self._is_empty = [each.is_zero for each in memory.full]
         self.post_free: list[Post] = [each.post for each in memory.free]  # gives a slot back
         self._post_returned: list[Post] = [each.post for each in memory.returned]
         self._slots = len(memory.full)
         self._next = 0  # the position after the last message
+        self._hand = -1  # the first word of the slot that is ours
         self.cells = list(range(len(memory.returned)))  # that hold no block
 
     def take(self) -> int:
@@ -287,8 +346,10 @@ class RingReader:
         slots = self._slots
         for at in range(max(position, head - slots), head):
             slot = at % slots
-            if self._take_full[slot](False):
-                word = FIRST + slot * _SLOT_WORDS
+            for taken in self._try_full[slot]:
+                if not taken:
+                    break
+                self._hand = word = FIRST + slot * _SLOT_WORDS
                 found = words[word]
                 if found == position:
                     self._next = found + 1
@@ -307,9 +368,13 @@ class RingReader:
                 self._next = found + 1
                 return word
             # Back first: with two slots in hand, the sender might find none.
+            self._hand = -1
             self._post_full[slot]()
-            if not self._take_full[older](False):  # the sender has just dropped it
-                return self.take()
+            for taken in self._try_full[older]:
+                if not taken:  # the sender has just dropped it
+                    return self.take()
+                self._hand = FIRST + older * _SLOT_WORDS
+                break
             slot = older
 
     def _older(self, found: int, mine: int) -> int:
@@ -328,11 +393,26 @@ class RingReader:
                     oldest, result = position, slot
         return result
 
-    def give_back(self, word: int, cell: int = -1) -> None:
-        """Give a slot back; ``cell``: and hold its block in this cell, until `return_cell`."""
-        if cell >= 0:
-            self.words[word + CELL] = cell + 1
+    def give_back(self, word: int) -> None:
+        """Give a slot back."""
+        self._hand = -1
         self.post_free[(word - FIRST) // _SLOT_WORDS]()
+
+    def put_back(self) -> None:
+        """Undo `take` after an exception in the middle of it, or before `give_back`.
+
+        The message is the next one again. If the program holds its block, it is lost.
+        """
+        word = self._hand
+        if word < 0:
+            return
+        if self.words[word + CELL]:
+            self.give_back(word)
+        else:
+            self._next = self.words[word]
+            slot = (word - FIRST) // _SLOT_WORDS
+            self._hand = -1
+            self._post_full[slot]()
 
     def return_cell(self, cell: int) -> None:
         """Give back the block that a cell holds; the cell is free then."""

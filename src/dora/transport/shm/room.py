@@ -1,4 +1,4 @@
-"""Room in /dev/shm: how much is left, and the errors where there is too little."""
+"""Room in /dev/shm: how much is left, and the errors where there is too little, or a file is missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import Final
 
 from dora._paths import SHARED_MEMORY
-from dora.errors import SharedMemoryFull
+from dora.errors import SharedMemoryFull, TransportError
 
 RESERVE: Final = 1 << 20  # bytes of /dev/shm that stay free
 
@@ -37,4 +37,12 @@ def no_room_to_start(what: str, free: int) -> SharedMemoryFull:
     """Return the error for something that has to be there before the first message."""
     return SharedMemoryFull(
         f"{what}: no room in /dev/shm ({megabytes(free)} left; 16 MB are enough to start)"
+    )
+
+
+def missing(what: str, path: str) -> TransportError:
+    """Return the error for a file or folder that has to be there while a dataflow runs."""
+    return TransportError(
+        f"{what}: {path} is missing; the dataflow has ended, or somebody has removed its files from "
+        "shared memory"
     )
