@@ -44,8 +44,9 @@ def doctor(dataflow: str | None, client: Client) -> int:
     """Check the installation and this machine.
 
     Checks versions and libraries, shared memory, uv, the coordinator and its machines, and the nodes that
-    run here; and runs a dataflow of two nodes. The exit status is 1 if a check failed. A warning is about
-    something that only some dataflows need.
+    run here; and runs a dataflow of two nodes. Shows the temperature of a board, and whether it is slowed
+    down by heat or lack of power. The exit status is 1 if a check failed. A warning is about something that
+    only some dataflows need.
     """
     failed = 0
     checks: list[Callable[[], Iterator[Finding]]] = [
@@ -55,6 +56,7 @@ def doctor(dataflow: str | None, client: Client) -> int:
         _engines,
         _node_packages,
         _folders,
+        _hardware,
         _installers,
         lambda: _coordinator(client),
         _nodes,
@@ -165,6 +167,14 @@ def _folders() -> Iterator[Finding]:
         yield Finding("PASS", f"sockets and locks in {usable_root()}, because {reason}")
     except DoraError as error:
         yield Finding("FAIL", str(error))
+
+
+def _hardware() -> Iterator[Finding]:
+    """Show temperature, throttling and power, as far as this machine does."""
+    from dora.daemon.hardware import read_hardware
+
+    for text, remedy in read_hardware():
+        yield Finding("WARN", f"{text}; {remedy}") if remedy else Finding("PASS", text)
 
 
 def _installers() -> Iterator[Finding]:
