@@ -26,7 +26,7 @@ from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import SpilloverQueue, who_keeps
 from dora.transport.shm import support
 from dora.transport.shm.channel import Channel, Presence, is_dead, links_folder, make_folder, setup_failed
-from dora.transport.shm.mapping import Mapping, attach, make
+from dora.transport.shm.mapping import Mapping, attach, libc, make
 from dora.transport.shm.pool import SMALL, Block, Pool
 from dora.transport.shm.ring import (
     BLOCK,
@@ -453,6 +453,11 @@ def open_port(presence: Presence, folder: str, item: InputConfig, *, tap: bool =
         return ShmReceiver(presence, folder, item, tap=tap)
     except OSError as error:
         raise setup_failed(f"{'output' if tap else 'input'} `{item.id}`", error) from error
+
+
+def warm_up() -> None:
+    """Make what every node makes at its start, for processes that are forked then."""
+    libc()
 
 
 def join(folder: str, what: str) -> Presence:
