@@ -25,7 +25,15 @@ from dora.transport.forking import disown_after_fork, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import SpilloverQueue, who_keeps
 from dora.transport.shm import support
-from dora.transport.shm.channel import Channel, Presence, is_dead, links_folder, make_folder, setup_failed
+from dora.transport.shm.channel import (
+    TAP,
+    Channel,
+    Presence,
+    is_dead,
+    links_folder,
+    make_folder,
+    setup_failed,
+)
 from dora.transport.shm.mapping import Mapping, attach, libc, make
 from dora.transport.shm.pool import SMALL, Block, Pool
 from dora.transport.shm.ring import (
@@ -61,10 +69,12 @@ class _Loan:
         self.size = size
 
     def send(self, control: bytes = b"") -> None:  # noqa: ARG002
-        block, self._block = self._block, None
+        block = self._block
         assert block is not None
+        # Those that have come since the loan was made. If there is no room for one, the loan is as before.
+        self._sender.find_receivers()
+        self._block = None
         self._sender.end_loan()
-        self._sender.find_receivers()  # those that have come since the loan was made
         self._sender.publish(block)
 
     def discard(self) -> None:
@@ -100,7 +110,9 @@ class ShmSender:
         self._changes = self._channel.changes
         self._seen = -1
         self._own = f"{presence.id}.{next(_numbers)}"
-        self.pool = Pool(f"{self._channel.folder}/s.{self._own}.", output.id, self._reclaim)
+        self.pool = Pool(
+            f"{self._channel.folder}/s.{self._own}.", output.id, self._reclaim, self._reclaim_from_taps
+        )
         self._rings: dict[str, RingWriter[Block]] = {}  # by the names of the receivers
         self._targets: list[RingWriter[Block]] = []  # the same
         self._former: list[_Former] = []
@@ -209,6 +221,8 @@ class ShmSender:
             ring = RingWriter(make_ring(mapping.view, mapping.address, queue_size), self.pool.release)
             os.rename(making, f"{self._channel.folder}/{name}")
         except OSError as error:
+            if receiver.endswith(TAP):
+                return  # an observer harms no sender: it gets nothing until files change again
             raise setup_failed(f"output `{self._output_id}`", error) from error
         self._rings[receiver] = ring
         self._targets = [*self._targets, ring]
@@ -219,6 +233,11 @@ class ShmSender:
             ring.reclaim()
         if self._former:
             self._check_former()
+
+    def _reclaim_from_taps(self) -> None:
+        for name, ring in self._rings.items():
+            if name.endswith(TAP):
+                ring.end()
 
     def _check_former(self) -> None:
         """Forget the rings of former receivers of which nothing is out any more."""
@@ -284,7 +303,7 @@ class ShmReceiver:
         self._copy_logged = False
         number = next(_numbers)
         self._own = f"{presence.id}.{number}"
-        self._name = f"r.{self._own}.{min(item.queue_size, MAX_QUEUE)}{'.tap' if tap else ''}"
+        self._name = f"r.{self._own}.{min(item.queue_size, MAX_QUEUE)}{TAP if tap else ''}"
         os.close(open_own(f"{self._channel.folder}/{self._name}", os.O_RDWR | os.O_CREAT | os.O_EXCL))
         self._channel.announce()
         disown_after_fork(self)

@@ -196,7 +196,7 @@ class RingWriter(Generic[B]):
                 self._release(self._held.pop(cell))
 
     def end(self) -> None:
-        """Take back everything, except what a receiver that lives still has; it takes no more."""
+        """Take back everything, except what a receiver that lives still has."""
         self._clear(self._number)
         self.reclaim()
 
