@@ -23,7 +23,7 @@ help:
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make compatibility  compare the behaviour with dora-rs, in a venv of its own (an hour)"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
-	@echo "make arm64   run tests of the transport on Debian for arm64, emulated (as root; 0.7 GB, ten minutes)"
+	@echo "make arm64   run a dataflow and the fast tests on Debian for arm64, emulated (as root; 1.5 GB, an hour)"
 	@echo "make stress  kill, stop, fill, cut and soak everything for half an hour; ROUNDS=10 for less"
 	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
 	@echo "make packages  install published node packages from PyPI and run them"
@@ -103,7 +103,7 @@ fuzz: $(VENV)/.dev
 	$(LONG_TEST) tests/wire/test_decoders.py --timeout 3600 || status=1; \
 	exit $$status
 
-# ARGS are options of pytest, instead of `tests/transport -k shm`. The Debian stays for the next time.
+# ARGS are options of pytest, instead of all that it runs. The Debian stays for the next time.
 arm64:
 	@tools/arm64.sh $(ARGS)
 

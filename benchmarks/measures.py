@@ -112,6 +112,10 @@ def _idle_with_arrow(scenario: Scenario, run: Run) -> dict[str, Figure]:
     return _only(scenario, _memory(run))
 
 
+def _idle_with_links(_: Scenario, run: Run) -> dict[str, Figure]:
+    return {"idle-links-cpu": Figure(run.cpu_s), "idle-links-memory": _memory(run)}
+
+
 def _memory(run: Run) -> Figure:
     return Figure(median([node["pss_kib"] / KIB for node in run.results("idle*")]))
 
@@ -262,6 +266,17 @@ SCENARIOS: tuple[Scenario, ...] = (
             ),
         ),
         evaluate=_idle_with_arrow,
+        arguments=("--stop-after", "10s"),
+    ),
+    Scenario(
+        dataflow="idle/linked.yml",
+        measures=(
+            Measure(
+                "idle-links-cpu", "ten nodes in a row, one message a second, CPU in 10 s", "s", 1 / 0.8
+            ),
+            Measure("idle-links-memory", "memory (PSS) of each of these", "MiB", 1 / 0.6),
+        ),
+        evaluate=_idle_with_links,
         arguments=("--stop-after", "10s"),
     ),
 )

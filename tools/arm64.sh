@@ -1,7 +1,8 @@
 #!/bin/sh
-# Try this working tree on Debian for arm64, under emulation: `dora doctor`, and the tests of the transport
-# with the engine `shm`. Without a board it shows what is wrong on another processor with other wheels; its
-# order of memory accesses it does not show, for an emulated program has at least that of the machine.
+# Try this working tree on Debian for arm64, under emulation: `dora doctor`, a dataflow of ten nodes, the
+# tests that every engine has to pass, and all tests that start no process. Without a board it shows what is
+# wrong on another processor with other wheels; its order of memory accesses it does not show, for an emulated
+# program has at least that of the machine.
 #
 #     tools/arm64.sh [OPTION OF PYTEST | TEST]...
 #
@@ -14,6 +15,9 @@ FOLDER=${FOLDER:-/var/tmp/dora-arm64}
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
 SUITE=${SUITE:-trixie}
 MADE=.made-for-dora  # marks a folder that this script may change
+# Those of the extra `dev` that the tests import, and not the tools around them.
+TEST_PACKAGES="foxglove-schemas-protobuf hatchling hypothesis ipykernel jsonschema nbclient pytest
+    pytest-timeout pytest-xdist"
 RULES=/usr/lib/binfmt.d/qemu-aarch64.conf  # how the kernel knows a program for arm64
 
 refuse() {
@@ -52,7 +56,9 @@ if [ ! -e "$FOLDER/$MADE" ]; then
     mv "$FOLDER.part" "$FOLDER"
 fi
 
-# A /dev/shm of its own, so nothing of this machine's is in it.
+# A mount point, so tests may mount file systems in it; a /dev/shm of its own, so nothing of this machine's
+# is in it.
+mount --bind "$FOLDER" "$FOLDER"
 mount -t proc proc "$FOLDER/proc"
 mount --rbind /sys "$FOLDER/sys"
 mount --rbind /dev "$FOLDER/dev"
@@ -69,8 +75,19 @@ if [ ! -e "$FOLDER/opt/venv/bin/uv" ]; then
     inside pip install --quiet --disable-pip-version-check uv
 fi
 inside uv pip install --quiet --python /opt/venv/bin/python --reinstall-package dora-dataflow \
-    /src pytest pytest-timeout pytest-xdist hypothesis
+    "/src[examples,telemetry,tls]" $TEST_PACKAGES
+
+tests() {
+    inside DORA_TEST_SLOWDOWN=10 sh -c 'cd /src && exec python -m pytest -n logical --dist worksteal --timeout 3000 "$@"' pytest "$@"
+}
 
 inside dora doctor
-[ $# -gt 0 ] || set -- tests/transport -k shm
-inside sh -c 'cd /src && exec python -m pytest -n 2 --dist worksteal "$@"' pytest "$@"
+if [ $# -gt 0 ]; then
+    tests "$@"
+    exit
+fi
+status=0
+tests tests/end_to_end/test_little_shared_memory.py -k ten_nodes || status=1
+tests tests/transport -k shm || status=1
+tests --fast || status=1
+exit $status

@@ -11,6 +11,7 @@ import pytest
 import dora
 from dora.cli.main import run_command_line
 from dora.daemon.build.pip import Fault
+from dora.daemon.hardware import Condition
 from dora.errors import SharedMemoryFull
 
 
@@ -73,6 +74,16 @@ def test_the_folder_of_sockets_is_named_with_the_reason(doctor, monkeypatch):
         assert any(line.startswith(f"  FAIL  {where} gives other users access") for line in out)
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.mark.usefixtures("no_run")
+def test_a_board_that_is_slowed_down_is_a_warning_with_the_remedy(doctor, monkeypatch):
+    conditions = [Condition("temperature: 81 °C"), Condition("the processor is throttled", "give it a fan")]
+    monkeypatch.setattr("dora.daemon.hardware.read_hardware", lambda: iter(conditions))
+    status, out, _ = doctor()
+    assert status == 0
+    assert "  PASS  temperature: 81 °C" in out
+    assert "  WARN  the processor is throttled; give it a fan" in out
 
 
 @pytest.mark.usefixtures("no_run")

@@ -14,9 +14,10 @@ import pytest
 from waiting import TIMEOUT
 
 from dora.daemon import capacity
-from dora.daemon.capacity import needs_of_file, prepare_limits, shortages
+from dora.daemon.capacity import needs_of_file, prepare_limits, room, shortages
 from dora.dataflow import load
 from dora.errors import DoraError
+from dora.transport.engines import ENGINES
 
 SENDER = "from dora import Node\nNode().send_output('out', b'x')\n"
 RECEIVER = "from dora import Node\nprint(sum(event['type'] == 'INPUT' for event in Node()))\n"
@@ -73,11 +74,25 @@ def test_too_many_open_files_are_told_before_the_start(
 def test_too_little_shared_memory_is_told_before_the_start(
     write: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs = needs_of_file(load(write(100)))
-    assert 20 << 20 < needs.shared_memory < 40 << 20
+    needs = needs_of_file(load(write(100)), "iceoryx2")
+    assert 36 << 20 < needs.shared_memory < 56 << 20
     monkeypatch.setattr(capacity, "free_bytes", lambda: 30 << 20)
     with pytest.raises(DoraError, match=r"its links need about \d+ MiB of /dev/shm, and 30 MiB are free"):
         prepare_limits(needs)
+    prepare_limits(needs_of_file(load(write(100)), "shm"))
+    prepare_limits(needs_of_file(load(write(100)), "zenoh"))
+
+
+def test_room_is_counted_for_the_engine_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("hard_limit", "_available_memory"):
+        monkeypatch.setattr(capacity, limit, lambda: None)
+    monkeypatch.setattr(capacity, "_thread_limit", lambda: (None, 0, ""))
+    monkeypatch.setattr(capacity, "free_bytes", lambda: 64 << 20)
+    nodes = {engine: room(engine)[0] for engine in ENGINES}
+    assert 100 < nodes["iceoryx2"] < 400 < nodes["shm"]
+    assert room("shm")[1] == "64 MiB in /dev/shm"
+    monkeypatch.setattr(capacity, "free_bytes", lambda: 4 << 20)
+    assert (room("iceoryx2")[0], room("shm")[0] > 10) == (0, True)
 
 
 def test_too_few_threads_are_told_before_the_start(
@@ -86,5 +101,5 @@ def test_too_few_threads_are_told_before_the_start(
     (tmp_path / "pids.max").write_text("12\n")
     (tmp_path / "pids.current").write_text("10\n")
     monkeypatch.setattr(capacity, "_process_groups", lambda: iter([str(tmp_path)]))
-    (sentence,) = shortages(needs_of_file(load(write(1))))
+    (sentence,) = shortages(needs_of_file(load(write(1)), "shm"))
     assert "this machine allows 12, of which 10 are in use; raise pids.max of its cgroup" in sentence

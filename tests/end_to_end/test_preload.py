@@ -10,6 +10,8 @@ from flow import Flow
 
 import dora
 from dora.daemon.template.checks import LOOK_EVERY
+from dora.transport.engines import ENGINES
+from dora.wire.node_config import EngineName
 
 pytestmark = [
     pytest.mark.processes,
@@ -205,3 +207,24 @@ def test_nodes_that_share_a_template_have_other_random_numbers_of_torch(flow: Fl
     (one,), (other,) = flow.printed("one"), flow.printed("other")
     assert one.startswith("True ") and other.startswith("True ")
     assert one != other
+
+
+# Prints which engines are in memory before the node asks for one.
+SHOWS_ENGINES = """
+    import sys
+    print(*[name for name in ("iceoryx2", "dora.transport.shm.engine") if name in sys.modules])
+    from dora import Node
+    Node()
+"""
+
+
+@pytest.mark.usefixtures("packages")  # so that the run has a template of its own
+@pytest.mark.parametrize(
+    ("engine", "loaded"), [("shm", "dora.transport.shm.engine"), ("iceoryx2", "iceoryx2")]
+)
+def test_a_template_loads_the_engine_of_its_run(flow: Flow, engine: EngineName, loaded: str) -> None:
+    if why := ENGINES[engine].fault():
+        pytest.skip(f"the engine {engine} {why}")
+    flow.node("a", SHOWS_ENGINES)
+    flow.run(preload=True, engine=engine)
+    assert flow.printed("a") == [loaded]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import resource
@@ -20,10 +21,12 @@ from mcap.records import Channel
 from mcap.records import Message as McapMessage
 from mcap.stream_reader import StreamReader
 from recorded_files import message_of
+from waiting import wait_until
 
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
 from dora.recording.mcap.format import End, RecordingStart, from_record, restore
+from dora.recording.mcap.reader import Recording
 from dora.recording.mcap.writer import DiskFull, RecordingWriter
 from dora.recording.recorder.chunk import (
     CHUNK_SIZE,
@@ -204,6 +207,67 @@ def test_nothing_is_left_of_a_recording_that_cannot_begin(tmp_path: Path) -> Non
     with room(100), pytest.raises(DiskFull):
         FileSink(RecordingOptions(path=str(path)), ChannelTable(), ChunkPool(1), START, b"{}")
     assert not path.exists()
+
+
+class Disk:
+    """Keeps what the system was asked to write to the disk: all that a loss of power leaves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.content = b""
+        self.fault = 0
+        monkeypatch.setattr("dora.recording.mcap.writer._sync_data", self._sync)
+        monkeypatch.setattr("dora.recording.recorder.disk_sync.EVERY", 0.001)
+
+    def _sync(self, fd: int) -> None:
+        if self.fault:
+            raise OSError(self.fault, os.strerror(self.fault))
+        self.content = Path(f"/proc/self/fd/{fd}").read_bytes()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("finds the path of a file in /proc")
+    return Disk(monkeypatch)
+
+
+def sink_with_a_chunk(path: Path) -> FileSink:
+    channels = ChannelTable()
+    sink = FileSink(RecordingOptions(path=str(path)), channels, ChunkPool(1 << 30), START, b"{}")
+    sink.write_thread.put(chunk_of(channels, [b"a" * 500, b"b" * 500, b"c" * 500]))
+    return sink
+
+
+def test_a_loss_of_power_leaves_what_was_recorded_until_shortly_before(tmp_path: Path, disk: Disk) -> None:
+    sink = sink_with_a_chunk(tmp_path / "a.mcap")
+    wait_until(lambda: len(disk.content) == sink._writer.size > 1000, "the disk has the chunk")
+    left = tmp_path / "after power.mcap"
+    left.write_bytes(disk.content)
+    with Recording(str(left)) as recording:
+        assert [message.sequence for message in recording.messages()] == [1, 2, 3]
+        assert recording.end is None
+    sink.finish("asked", {}, [])
+
+
+def test_a_recording_that_has_ended_is_on_the_disk(tmp_path: Path, disk: Disk) -> None:
+    path = tmp_path / "a.mcap"
+    sink_with_a_chunk(path).finish("asked", {}, [])
+    assert disk.content == path.read_bytes()
+
+
+def test_a_disk_that_loses_data_ends_the_recording_with_the_reason(tmp_path: Path, disk: Disk) -> None:
+    disk.fault = errno.EIO
+    sink = sink_with_a_chunk(tmp_path / "a.mcap")
+    wait_until(lambda: sink.write_thread.failure is not None, "the failure is noticed")
+    saved = sink.finish("asked", {}, [])
+    assert saved.problem.endswith("a.mcap cannot be written to its disk: Input/output error")
+    assert not saved.complete
+
+
+def test_a_pipe_has_no_disk_to_wait_for(tmp_path: Path, disk: Disk) -> None:
+    disk.fault = errno.EINVAL
+    saved = sink_with_a_chunk(tmp_path / "a.mcap").finish("asked", {}, [])
+    assert (saved.complete, saved.problem) == (True, "")
 
 
 def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:

@@ -431,8 +431,13 @@ class Explorer:
             if received and received[-1] > sent:
                 raise Violation(f"{received} of {sent}")
             return
-        sent = sender.at
-        lost = set(range(1, sent + 1)) - set(received) - set(self._things[1].lost)
+        done = self.scripts[0][: sender.at]
+        ends = [at for at, operation in enumerate(done) if operation == "end"]
+        sent, dropped = (
+            sum(operation.endswith("send") for operation in part)  # dropped on purpose
+            for part in (done, done[: ends[-1]] if ends else ())
+        )
+        lost = set(range(dropped + 1, sent + 1)) - set(received) - set(self._things[1].lost)
         _restore(self._things[0], sender.snapshot)
         lost -= set(self._things[0].unsent)
         if any(number + self.queue_size > sent for number in lost):

@@ -38,6 +38,15 @@ def test_whatever_happens_messages_arrive_whole_and_in_order(
     assert {everything, newest} <= explorer.outcomes, "the model reaches both ends"
 
 
+@KILLED
+@pytest.mark.parametrize(("queue_size", "cells"), [(1, 0), (2, 0), (1, 1)])
+def test_a_sender_may_take_everything_back_and_go_on(queue_size: int, cells: int, kill: int | None) -> None:
+    receives = HOLDING if cells else ("receive", "receive")
+    explorer = Explorer(queue_size, cells, (("send", "send", "end", "send"), receives), kill=kill)
+    explorer.run()
+    assert {(3,), (2, 3)} <= explorer.outcomes
+
+
 def test_held_memory_is_not_written_until_it_is_given_back() -> None:
     explorer = explore(1, 1, 4, 2, weak=False)
     assert (1, 2, 4) in explorer.outcomes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from linking import LIMIT, Bench, OutputPort, sequences
+from msgspec.structs import replace
 
 from dora.errors import SharedMemoryFull, TransportError, WrongProcess
 from dora.transport.shm.channel import remove_dead_processes
@@ -90,6 +92,76 @@ def test_without_room_messages_are_refused_until_there_is_some(
             SharedMemoryFull, match=r"needs 0\.1 MB of shared memory, but /dev/shm has only 0\.0"
         ):
             output_port.sender.loan(100_000)
+    output_port.send(b"goes on")
+    assert decode_bytes(port.take()) == b"goes on"
+
+
+def no_room(path: str, size: int) -> None:  # noqa: ARG001 - instead of `mapping.make`
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_observer_without_room_harms_no_sender(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    presence = sender_of(output_port)._presence
+    assert presence is not None
+    config = port.config
+    with monkeypatch.context() as patch:
+        patch.setattr("dora.transport.shm.engine.make", no_room)
+        tap = ShmReceiver(presence, str(folder(shm_bench)), config, tap=True)
+        output_port.send(b"1")
+    assert decode_bytes(port.take()) == b"1"
+    assert tap.receive() is None
+    other = ShmReceiver(presence, str(folder(shm_bench)), config, tap=True)
+    output_port.send(b"2")
+    for each in (tap, other):
+        message = each.receive()
+        assert message is not None and decode_bytes(message) == b"2"
+        each.close()
+
+
+def test_where_memory_is_short_observers_lose_messages_and_nodes_do_not(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    presence = sender_of(output_port)._presence
+    assert presence is not None
+    tap = ShmReceiver(presence, str(folder(shm_bench)), replace(port.config, queue_size=256), tap=True)
+    for _ in range(20):
+        output_port.send(bytes(100_000))
+    port.take_all()
+    before = occupied(shm_bench)
+    assert before > 2 << 20
+    monkeypatch.setattr("dora.transport.shm.pool.is_short", lambda _: True)
+    for _ in range(50):
+        output_port.send(bytes(100_000))
+        assert port.take().body_size == 100_000
+    assert occupied(shm_bench) <= before
+    received = []
+    while (message := tap.receive()) is not None:
+        received.append(message.sequence)
+    assert received and received == list(range(received[0], 71)), "the newest, without a gap"
+    tap.close()
+
+
+def test_a_loan_that_cannot_be_sent_gives_its_memory_back(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    sender = sender_of(output_port)
+    presence = sender._presence
+    assert presence is not None
+    for _ in range(20):  # more than there may be loans
+        loan = sender.loan(1000)
+        with monkeypatch.context() as patch:
+            patch.setattr("dora.transport.shm.engine.make", no_room)
+            receiver = ShmReceiver(presence, str(folder(shm_bench)), port.config)
+            with pytest.raises(SharedMemoryFull, match=r"no room in /dev/shm .* are enough to start"):
+                loan.send()
+        receiver.close()
+        loan.discard()
+    assert occupied(shm_bench) == 4 * SMALL, "the first segment is sufficient"
     output_port.send(b"goes on")
     assert decode_bytes(port.take()) == b"goes on"
 

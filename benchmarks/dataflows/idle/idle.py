@@ -1,7 +1,8 @@
 """Do nothing at every tick; once, when all have settled, write when it was ready and the memory it has.
 
 Times are those of the monotonic clock, in nanoseconds. Memory is the proportional set size, and the pages
-that no other process shares, in KiB. With BENCHMARK_ENDS the node then ends by itself.
+that no other process shares, in KiB. With BENCHMARK_ENDS the node then ends by itself. A message is passed
+on; with BEGINS, one is sent each second.
 """
 
 import importlib
@@ -21,8 +22,12 @@ node = Node()
 found = {"ready_ns": time.monotonic_ns(), "pss_kib": 0, "own_kib": 0}
 ticks = 0
 for event in node:
-    if event["type"] == "INPUT":
+    if event["type"] == "INPUT" and event["id"] == "message":
+        node.send_output("message", event["value"])
+    elif event["type"] == "INPUT":
         ticks += 1
+        if "BEGINS" in os.environ and ticks % 10 == 0:
+            node.send_output("message", b"one second")
         if ticks == WHEN:
             rollup = Path("/proc/self/smaps_rollup")
             if rollup.exists():

@@ -9,13 +9,13 @@ from typing import Final
 import msgspec
 
 from dora._paths import SHARED_MEMORY
-from dora.daemon.run_directory import ROOM_NEEDED
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import MAX_TAPS, RECORDER_QUEUE, SPARE_RECEIVERS, Plan, RunContext, plan
 from dora.errors import DoraError
-from dora.transport.open_files import allow_files, files_of, hard_limit
+from dora.transport.engines import ENGINES, files_of
+from dora.transport.open_files import allow_files, hard_limit
 from dora.transport.shm.room import free_bytes
-from dora.wire.node_config import EngineName, NodeConfig
+from dora.wire.node_config import EngineName, InputConfig, NodeConfig, OutputConfig
 
 # Of the daemon: two pipes, a socket, a process and a doorbell of each node, one more for a node from a
 # template; and what it needs for itself.
@@ -23,15 +23,6 @@ _FILES_PER_NODE: Final = 6
 _DAEMON_FILES: Final = 64
 # Of a node that has imported NumPy and pyarrow, besides those of OpenBLAS: one for each processor.
 _THREADS: Final = 2
-# Shared memory of a link: iceoryx2 has 256 segments, and keeps a byte for each place of a message in each.
-# A receiver has places for its queue, and for 34 messages that its program holds.
-_SEGMENTS: Final = 256
-_HELD: Final = 34
-_MOST_PLACES: Final = 4096  # longer queues are in the receiver's own memory
-_OUTPUT_BYTES: Final = 48 << 10
-_NODE_BYTES: Final = 8 << 10
-_SHM_OUTPUT_BYTES: Final = 64 << 10  # of the engine shm: the first small blocks, and those that follow soon
-_PAGE: Final = 4 << 10
 NODE_MEMORY: Final = 25 << 20  # of a node that has imported pyarrow
 
 
@@ -43,11 +34,12 @@ class Needs(msgspec.Struct, frozen=True):
     node_files: int  # of the node with the most links
     node: str  # its id
     threads: int  # of all nodes
-    shared_memory: int  # bytes, before the first large message
+    shared_memory: int  # bytes of the whole run, before the first large message
 
 
 def needs_of(planned: Plan, context: RunContext, dynamic: frozenset[str] = frozenset()) -> Needs:
     """Return what a planned run needs on this machine. ``dynamic``: the nodes that dora does not start."""
+    engine = ENGINES[context.engine]
     here = [c for name, c in planned.configs.items() if not context.placement.elsewhere(name)]
     started = [config for config in here if config.node_id not in dynamic]
     largest = max(here, key=files_of, default=None)
@@ -58,39 +50,18 @@ def needs_of(planned: Plan, context: RunContext, dynamic: frozenset[str] = froze
         node_files=0 if largest is None else files_of(largest),
         node="" if largest is None else largest.node_id,
         threads=len(started) * (_THREADS + (os.cpu_count() or 1)),
-        shared_memory=sum(_shared_memory_of(config, context.engine) for config in here),
+        shared_memory=engine.memory_to_start + sum(map(engine.shared_memory_of, here)),
     )
 
 
-def needs_of_file(dataflow: Dataflow) -> Needs:
-    """Return what a dataflow needs if all its nodes run on this machine."""
-    context = RunContext(dataflow_id="0" * 36, run_dir="", prefix="", board="")
+def needs_of_file(dataflow: Dataflow, engine: EngineName) -> Needs:
+    """Return what a dataflow needs if all its nodes run on this machine, with an engine."""
+    context = RunContext(dataflow_id="0" * 36, run_dir="", prefix="", board="", engine=engine)
     return needs_of(plan(dataflow, context), context, dynamic_nodes(dataflow))
 
 
 def dynamic_nodes(dataflow: Dataflow) -> frozenset[str]:
     return frozenset(node.id for node in dataflow.nodes if node.is_dynamic)
-
-
-def _shared_memory_of(config: NodeConfig, engine: EngineName) -> int:
-    if engine == "zenoh":
-        return 0
-    links = [item for item in config.inputs if item.kind == "link" and not item.machine]
-    if engine == "shm":
-        from dora.transport.shm.ring import ring_bytes  # with what it imports, for this engine only
-
-        rings = sum(ring_bytes(min(item.queue_size, _MOST_PLACES)) + _PAGE for item in links)
-        return _SHM_OUTPUT_BYTES * len(config.outputs) + rings
-    return (
-        _NODE_BYTES
-        + _OUTPUT_BYTES * len(config.outputs)
-        + sum(_link_bytes(item.max_receivers, item.max_queue_size) for item in links)
-    )
-
-
-def _link_bytes(receivers: int, queue_size: int) -> int:
-    """Return the shared memory of a link, on a channel with room for so many receivers."""
-    return _SEGMENTS * receivers * (min(queue_size, _MOST_PLACES) + _HELD)
 
 
 def shortages(needs: Needs) -> Iterator[str]:
@@ -111,8 +82,8 @@ def shortages(needs: Needs) -> Iterator[str]:
             f"{limit:,}, of which {used:,} are in use; {mend}"
         )
     free = free_bytes()
-    if free is not None and needs.shared_memory + ROOM_NEEDED > free > ROOM_NEEDED:
-        wanted = (needs.shared_memory + ROOM_NEEDED) / 2**20
+    if free is not None and free < needs.shared_memory:
+        wanted = needs.shared_memory / 2**20
         yield (
             f"its links need about {wanted:,.0f} MiB of {SHARED_MEMORY}, and {free / 2**20:,.0f} MiB are "
             f"free; enlarge it (mount -o remount,size={2 * wanted:.0f}M {SHARED_MEMORY}; "
@@ -172,8 +143,8 @@ def _number(path: str) -> int | None:
         return None
 
 
-def room() -> tuple[int, str]:
-    """Return how many nodes in a chain could run here, and which limit that is."""
+def room(engine: EngineName) -> tuple[int, str]:
+    """Return how many nodes in a chain could run here with an engine, and which limit that is."""
     found: list[tuple[int, str]] = []
     if (hard := hard_limit()) is not None:
         found.append(((hard - _DAEMON_FILES) // _FILES_PER_NODE, f"{hard:,} open files (ulimit -Hn)"))
@@ -182,14 +153,21 @@ def room() -> tuple[int, str]:
         each = _THREADS + (os.cpu_count() or 1)
         found.append(((limit - used) // each, f"{limit - used:,} threads, {each} for each"))
     if (free := free_bytes()) is not None:
-        each = _link_bytes(1 + SPARE_RECEIVERS + MAX_TAPS, RECORDER_QUEUE) + _OUTPUT_BYTES + _NODE_BYTES
-        found.append(((free - ROOM_NEEDED) // each, f"{free >> 20:,} MiB in {SHARED_MEMORY}"))
+        needs = ENGINES[engine]
+        if each := needs.shared_memory_of(_node_of_a_chain(engine)):
+            found.append(((free - needs.memory_to_start) // each, f"{free >> 20:,} MiB in {SHARED_MEMORY}"))
     if (memory := _available_memory()) is not None:
         found.append(
             (memory // NODE_MEMORY, f"{memory >> 20:,} MiB of memory, {NODE_MEMORY >> 20} for each")
         )
     number, reason = min(found, default=(0, ""))
     return max(0, number), reason
+
+
+def _node_of_a_chain(engine: EngineName) -> NodeConfig:
+    receivers = 1 + SPARE_RECEIVERS + MAX_TAPS
+    link = InputConfig("in", "link", "", max_queue_size=RECORDER_QUEUE, max_receivers=receivers)
+    return NodeConfig("", "", engine, "", "", "", 0, "", inputs=[link], outputs=[OutputConfig("out")])
 
 
 def _available_memory() -> int | None:

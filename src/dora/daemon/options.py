@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dora.errors import DoraError
+from dora.transport.engines import ENGINES, best_engine
 from dora.wire.node_config import EngineName, TraceConfig
 
 if TYPE_CHECKING:
     from dora.dataflow.model import Dataflow
     from dora.dataflow.plan import Placement
 
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-_PACKAGES = {"iceoryx2": "iceoryx2", "zenoh": "eclipse-zenoh"}
 ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
 
 
@@ -75,24 +74,15 @@ def shell_nodes_allowed(options: RunOptions) -> bool:
 
 def choose_engine(options: RunOptions) -> EngineName:
     """Return the transport engine for a run; raises `DoraError` for an unknown or missing one."""
-    # Not importlib.util, which takes 5 ms to import.
-    from importlib.machinery import PathFinder
-
-    from dora.transport.shm.support import fault
-
-    find_spec = PathFinder.find_spec
     wanted: EngineName
     if forced := os.environ.get("DORA_ENGINE"):
         wanted = _engine("DORA_ENGINE", forced)
     elif options.engine is not None:
         wanted = _engine("engine", options.engine)
     else:
-        wanted = "iceoryx2" if find_spec("iceoryx2") is not None else "zenoh" if fault() else "shm"
-    if wanted == "shm":
-        if why := fault():
-            raise DoraError(f"the engine shm does not work here: it {why}")
-    elif find_spec(wanted) is None:
-        raise DoraError(f"the engine {wanted} is not installed here; try: pip install {_PACKAGES[wanted]}")
+        wanted = best_engine()
+    if why := ENGINES[wanted].fault():
+        raise DoraError(f"the engine {wanted} {why}")
     return wanted
 
 
@@ -100,7 +90,8 @@ def _engine(name: str, text: str) -> EngineName:
     for engine in ENGINES:
         if text == engine:
             return engine
-    raise DoraError(f"{name} is `{text}`; it can be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+    *others, last = ENGINES
+    raise DoraError(f"{name} is `{text}`; it can be {', '.join(others)} or {last}")
 
 
 def finish_grace_from_environment() -> float | None:

@@ -15,13 +15,15 @@ from dora._paths import run_path
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import LocalRunOptions, RunOptions, choose_engine, finish_grace_from_environment
-from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory, usable_root
+from dora.daemon.run_directory import RunDirectory, check_shared_memory, usable_root
 from dora.daemon.signals import SignalEchoes
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.watchdog import Watchdog
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Placement, RunContext
+from dora.transport.engines import ENGINES
 from dora.wire.correlation import uuid7
+from dora.wire.node_config import EngineName
 
 if TYPE_CHECKING:
     from dora.daemon.template.process import TemplateConnection
@@ -47,7 +49,7 @@ def run_dataflow(
     """
     stop_after = None if options.stop_after is None else time.monotonic() + options.stop_after
     engine = choose_engine(options)
-    check_shared_memory(1 << 20 if engine == "zenoh" else ROOM_NEEDED)
+    check_shared_memory(ENGINES[engine].memory_to_start)
     finish_grace = finish_grace_from_environment()
     dataflow_id = dataflow_id or uuid7()
     run_id = options.run_id or dataflow_id
@@ -59,7 +61,7 @@ def run_dataflow(
     try:
         run = RunDirectory.create(dataflow_id, run_id)
         run.name = options.name
-        template = template_for(dataflow, options, run_id)
+        template = template_for(dataflow, options, run_id, engine)
         placement = Placement() if options.join is None else options.join(run.path, dataflow)
         endpoint = ""
         if engine == "zenoh":
@@ -105,13 +107,15 @@ def run_dataflow(
     return result
 
 
-def template_for(dataflow: Dataflow, options: RunOptions, run_id: str) -> TemplateConnection | None:
+def template_for(
+    dataflow: Dataflow, options: RunOptions, run_id: str, engine: EngineName
+) -> TemplateConnection | None:
     """Return a template process for the nodes of a run; None if it can, or shall, have none."""
     if options.preload is False or not sys.platform.startswith("linux"):
         return None
     from dora.daemon.template.process import open_template
 
-    return open_template(start=options.preload or saves_time(dataflow), run_id=run_id)
+    return open_template(start=options.preload or saves_time(dataflow), run_id=run_id, engine=engine)
 
 
 def saves_time(dataflow: Dataflow) -> bool:

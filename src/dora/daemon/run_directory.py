@@ -44,7 +44,6 @@ from dora._paths import (
 from dora.daemon.guardian import kill_run, remove_run_files, remove_shared_memory
 from dora.errors import DoraError, SharedMemoryFull
 
-ROOM_NEEDED = 16 << 20  # bytes of shared memory, to start with
 _RUN_ID = re.compile(r"[0-9a-f-]{12,64}")
 _LONGEST_ID = 64
 _FRESH = 60.0  # seconds
@@ -229,7 +228,7 @@ def _remove_stale_boards() -> None:
             os.close(board)
 
 
-def check_shared_memory(room: int = ROOM_NEEDED) -> None:
+def check_shared_memory(room: int) -> None:
     """Check that a /dev/shm, where there is one, can be used.
 
     Raises `SharedMemoryFull` if it has less than ``room`` bytes left, `DoraError` if this user may not

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.machinery import PathFinder
+import os
+from importlib import import_module
 
 import msgspec
 
-from dora.transport.shm.iceoryx2 import node_builder
+from dora.transport.engines import ENGINES, EngineEntry, best_engine
 from dora.wire import decode
 from dora.wire.node_config import Address, decode_address, encode_address
 from dora.wire.node_protocol import Started, decode_to_node
@@ -17,8 +18,15 @@ def warm_up() -> None:
     decode_address(encode_address(Address("", "", "")))  # decoders are made when they are used first
     decode_to_node(msgspec.msgpack.encode(Started(0)))
     decode.warm_up()
-    if PathFinder.find_spec("iceoryx2") is not None:
-        node_builder("/dev/shm/none", "none")
+    if (engine := _engine()).module and not engine.fault():
+        import_module(engine.module).warm_up()
+
+
+def _engine() -> EngineEntry:
+    """Return the engine of the processes that are going to be forked, as far as it is known."""
+    # From `environb`, so that it does not count as a variable that packages read: nodes may have another.
+    name = os.environb.get(b"DORA_ENGINE", b"").decode(errors="replace")
+    return next((entry for engine, entry in ENGINES.items() if engine == name), ENGINES[best_engine()])
 
 
 warm_up()

@@ -23,8 +23,9 @@ from dora.node.send.output import OutputPort, overflow_channel_of
 from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
+from dora.transport.engines import files_of
 from dora.transport.interface import Engine, Sender
-from dora.transport.open_files import allow_files, files_of
+from dora.transport.open_files import allow_files
 from dora.transport.spill import SpillWriter
 from dora.wire.node_config import LatchConfig, NodeConfig, OutputConfig
 

@@ -135,6 +135,7 @@ def validate(path: str | None, strict_types: bool, node_manifest: str | None) ->
     """
     from dora.daemon.build.build import missing
     from dora.daemon.capacity import needs_of_file, shortages
+    from dora.daemon.options import RunOptions, choose_engine
     from dora.daemon.processes.scheduling import refusals
     from dora.dataflow import check_manifest
 
@@ -150,7 +151,7 @@ def validate(path: str | None, strict_types: bool, node_manifest: str | None) ->
     dataflow = load_dataflow(path, strict_types=strict_types)
     for warning in (*dataflow.warnings, *(p._replace(severity="warning") for p in missing(dataflow))):
         click.echo(str(warning), err=True)
-    for shortage in shortages(needs_of_file(dataflow)):
+    for shortage in shortages(needs_of_file(dataflow, choose_engine(RunOptions()))):
         click.echo(f"warning: too large for the limits of this machine: {shortage}", err=True)
     for refusal in refusals(dataflow, lambda node_id: dataflow.node(node_id).deploy.machine):
         click.echo(f"warning: {refusal}", err=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import click
 
@@ -22,6 +21,11 @@ from dora.errors import DoraError
 
 if TYPE_CHECKING:
     from dora.dataflow.model import Dataflow
+
+
+_LONGEST_RUN: Final = 180.0  # seconds, of two nodes; a slow core that others use takes a minute
+_PICTURE: Final = 1920 * 1080 * 3  # bytes
+_PLENTY: Final = 128 << 20  # of shared memory: two full queues of such pictures
 
 
 class Finding(NamedTuple):
@@ -44,8 +48,9 @@ def doctor(dataflow: str | None, client: Client) -> int:
     """Check the installation and this machine.
 
     Checks versions and libraries, shared memory, uv, the coordinator and its machines, and the nodes that
-    run here; and runs a dataflow of two nodes. The exit status is 1 if a check failed. A warning is about
-    something that only some dataflows need.
+    run here; and runs a dataflow of two nodes. Shows the temperature of a board, and whether it is slowed
+    down by heat or lack of power. The exit status is 1 if a check failed. A warning is about something that
+    only some dataflows need.
     """
     failed = 0
     checks: list[Callable[[], Iterator[Finding]]] = [
@@ -55,6 +60,7 @@ def doctor(dataflow: str | None, client: Client) -> int:
         _engines,
         _node_packages,
         _folders,
+        _hardware,
         _installers,
         lambda: _coordinator(client),
         _nodes,
@@ -149,22 +155,49 @@ def _node_packages() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    from dora._paths import SHARED_MEMORY, choose_root
+    from dora._paths import choose_root
     from dora.daemon.capacity import room
+    from dora.daemon.options import RunOptions, choose_engine
     from dora.daemon.run_directory import check_shared_memory, usable_root
+    from dora.transport.engines import ENGINES
 
     try:
-        check_shared_memory()
-        if os.path.isdir(SHARED_MEMORY):
-            status = os.statvfs(SHARED_MEMORY)
-            free = status.f_bavail * status.f_frsize
-            yield Finding("PASS", f"shared memory: {free / 2**20:.0f} MiB free in {SHARED_MEMORY}")
-        nodes, limit = room()
+        engine = choose_engine(RunOptions())
+        check_shared_memory(ENGINES[engine].memory_to_start)
+        yield from _shared_memory()
+        nodes, limit = room(engine)
         yield Finding("PASS", f"room for about {nodes:,} more nodes, limited by {limit}")
         reason = choose_root().reason
         yield Finding("PASS", f"sockets and locks in {usable_root()}, because {reason}")
     except DoraError as error:
         yield Finding("FAIL", str(error))
+
+
+def _shared_memory() -> Iterator[Finding]:
+    """Show how much shared memory is free and, where that is little, how many large pictures fit."""
+    from dora._paths import SHARED_MEMORY
+    from dora.transport.shm.room import RESERVE, free_bytes
+
+    free = free_bytes()
+    if free is None:
+        return
+    yield Finding("PASS", f"shared memory: {free / 2**20:.0f} MiB free in {SHARED_MEMORY}")
+    if free < _PLENTY:
+        pictures = max(0, free - RESERVE) // _PICTURE
+        yield Finding(
+            "WARN",
+            f"that is room for {counted(pictures, 'picture')} of 1920 × 1080 (6.2 MB), and a queue holds "
+            f"ten; enlarge {SHARED_MEMORY} (mount -o remount,size=1G {SHARED_MEMORY}; docker run "
+            "--shm-size=1g), or shorten the queues of large messages with `queue_size`",
+        )
+
+
+def _hardware() -> Iterator[Finding]:
+    """Show temperature, throttling and power, as far as this machine does."""
+    from dora.daemon.hardware import read_hardware
+
+    for text, remedy in read_hardware():
+        yield Finding("WARN", f"{text}; {remedy}") if remedy else Finding("PASS", text)
 
 
 def _installers() -> Iterator[Finding]:
@@ -214,7 +247,7 @@ def _round_trip() -> Iterator[Finding]:
             Path(folder, name).write_text(text)
         begun = time.monotonic()
         try:
-            options = LocalRunOptions(stop_after=30)
+            options = LocalRunOptions(stop_after=_LONGEST_RUN)
             outcome = run_to_end(f"{folder}/dataflow.yml", options, Display(), stream=io.StringIO())
         except DoraError as error:
             yield Finding("FAIL", f"a dataflow of two nodes cannot be run: {error}")
@@ -223,7 +256,7 @@ def _round_trip() -> Iterator[Finding]:
     if result.ok and not result.stopped:
         yield Finding("PASS", f"a dataflow of two nodes ran in {time.monotonic() - begun:.2f} s")
     else:
-        report = failure_report(result) or "it did not end within 30 s"
+        report = failure_report(result) or f"it did not end within {_LONGEST_RUN:.0f} s"
         yield Finding("FAIL", f"a dataflow of two nodes failed: {report}")
 
 
@@ -284,10 +317,12 @@ def _dataflow(path: str) -> Iterator[Finding]:
     from dora.daemon.build.build import missing
     from dora.daemon.capacity import needs_of_file, shortages
     from dora.daemon.load_dataflow import load_dataflow
+    from dora.daemon.options import RunOptions, choose_engine
     from dora.daemon.processes.scheduling import refusals
 
     try:
         dataflow = load_dataflow(path)
+        engine = choose_engine(RunOptions())
     except DoraError as error:
         yield Finding("FAIL", f"{path} cannot be used:\n{error}")
         return
@@ -295,7 +330,7 @@ def _dataflow(path: str) -> Iterator[Finding]:
         yield Finding("WARN", str(warning))
     problems = [
         *map(str, missing(dataflow)),
-        *shortages(needs_of_file(dataflow)),
+        *shortages(needs_of_file(dataflow, engine)),
         *refusals(dataflow, lambda node_id: dataflow.node(node_id).deploy.machine),
     ]
     for problem in problems:

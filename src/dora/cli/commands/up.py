@@ -20,7 +20,9 @@ from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import DEFAULT_MACHINE, SystemStatus
 from dora.errors import DoraError, cannot_write
 
-START_TIMEOUT: Final = 15.0  # seconds
+# Seconds. Both import a web server, which takes a minute on a slow core that others use. A process that
+# ends is noticed at once.
+START_TIMEOUT: Final = 180.0
 STOP_TIMEOUT: Final = 5.0
 POLL_INTERVAL: Final = 0.02
 

@@ -18,7 +18,7 @@ from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.protocol import CLOSE_WITH_REASON
 
 MAX_SESSIONS: Final = 64  # sessions with one machine at a time
-START_TIMEOUT: Final = 15.0  # seconds until an observer must be connected
+START_TIMEOUT: Final = 60.0  # seconds until an observer must be connected, from a slow machine as well
 CLOSE_TIMEOUT: Final = 2.0  # seconds for the last frames
 QUEUE_SIZE: Final = 4  # frames
 MAX_FRAME: Final = 8 << 20  # bytes

@@ -17,7 +17,7 @@ from dora.cluster.ssh.ssh import MachineFault, on_all, run, send_file
 from dora.daemon.work import Work
 from dora.errors import DoraError
 
-START_TIMEOUT: Final = 30.0  # seconds until a daemon is connected
+START_TIMEOUT: Final = 180.0  # seconds until a daemon is connected; one that has ended is noticed sooner
 INSTALL_TIMEOUT: Final = 600.0
 _POLL_INTERVAL: Final = 0.05
 _SSH_POLL_INTERVAL: Final = 2.0  # by ssh

@@ -28,9 +28,7 @@ BASE: Final = (
     "numpy",
     "numpy.ma",  # by the first array that is made of NumPy's
     "pyarrow",
-    "iceoryx2",
-    "dora.transport.shm.iceoryx2",
-    "dora.node.before_fork",
+    "dora.node.before_fork",  # with the engine
     *("argparse", "dataclasses", "json", "pathlib"),  # by many programs
 )
 # Modules whose function `warm_up` makes what nodes make at their start.

@@ -39,9 +39,10 @@ class TemplateConnection(Protocol):
 class OwnTemplate:
     """A template process of this one. It ends with this process."""
 
-    def __init__(self, run_id: str) -> None:
-        """Start it, marked as a process of a run, "": of none; raises ``OSError``."""
+    def __init__(self, run_id: str, engine: str) -> None:
+        """Start it, marked as a process of a run, "": of none; for its engine. Raises ``OSError``."""
         self._run_id = run_id
+        self._engine = engine
         self._before: list[subprocess.Popen[bytes]] = []  # they may have processes whose ends they tell
         self._start()
 
@@ -53,7 +54,7 @@ class OwnTemplate:
     def _start(self) -> None:
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._process = start_template(theirs, run_id=self._run_id)
+            self._process = start_template(theirs, run_id=self._run_id, engine=self._engine)
         except OSError:
             self.connection.close()
             raise
@@ -94,17 +95,17 @@ class WarmTemplate:
         self.connection.close()
 
 
-def open_template(*, start: bool, run_id: str = "") -> TemplateConnection | None:
+def open_template(*, start: bool, run_id: str = "", engine: str = "") -> TemplateConnection | None:
     """Return the warm template of the machine if there is one that fits, else with ``start`` a new one.
 
-    ``run_id`` marks a new one as a process of that run.
+    ``run_id`` marks a new one as a process of that run, which has loaded the engine.
     """
     try:
         return WarmTemplate()
     except (OSError, DoraError):
         pass
     try:
-        return OwnTemplate(run_id) if start else None
+        return OwnTemplate(run_id, engine) if start else None
     except OSError:
         return None
 
@@ -115,28 +116,32 @@ def start_template(
     retired: Sequence[int] = (),
     *,
     run_id: str = "",
+    engine: str = "",
 ) -> subprocess.Popen[bytes]:
     """Start a template process that serves a connection, or those that a socket accepts.
 
     It ends when the thread that calls this does. Into the pipe ``retired``, if any, it writes a byte when
     it accepts no more connections, because a package was changed. With a run's id, the guardian of the run
-    kills it, and the templates that it has forked, also while they are stopped. Raises ``OSError``.
+    kills it, and the templates that it has forked, also while they are stopped. It loads an engine, "": the
+    usual one; nodes of other engines load theirs themselves. Raises ``OSError``.
     """
     nowhere, output = os.pipe()  # no file: streams of Python know whether they can seek
     os.close(nowhere)
     try:
-        return _execute(interpreter, [served.fileno(), *retired], output, run_id)
+        return _execute(interpreter, [served.fileno(), *retired], output, run_id, engine)
     finally:
         os.close(output)
 
 
 def _execute(
-    interpreter: str, descriptors: Sequence[int], output: int, run_id: str
+    interpreter: str, descriptors: Sequence[int], output: int, run_id: str, engine: str
 ) -> subprocess.Popen[bytes]:
-    mark = {RUN_ID: run_id} if run_id else {}
+    ours = {RUN_ID: run_id} if run_id else {}
+    if engine:
+        ours["DORA_ENGINE"] = engine
     return subprocess.Popen(
         [interpreter, "-u", PROGRAM, *map(str, descriptors)],
-        env={**_VARIABLES, **os.environ, "PYTHONUNBUFFERED": "1", **mark},
+        env={**_VARIABLES, **os.environ, "PYTHONUNBUFFERED": "1", **ours},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

@@ -52,6 +52,8 @@ from dora.recording.recorder.chunk import CompressedChunk
 
 MAGIC: Final = bytes((137, 77, 67, 65, 80, 48, 13, 10))
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_DISK: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of a pipe, or a file system in memory
+_sync_data: Final = getattr(os, "fdatasync", os.fsync)  # macOS has the second one only
 
 
 class RecordingFailed(DoraError):
@@ -86,6 +88,7 @@ class RecordingWriter:
         except OSError as error:
             raise DoraError(f"{path} cannot be written: {error.strerror}") from None
         self.size = 0  # bytes
+        self._synced = 0  # of them, on the disk
         self._chunks: list[_Written] = []
         self._defined: dict[int, Channel] = {}
         self._schemas: dict[str, Schema] = {}
@@ -167,7 +170,22 @@ class RecordingWriter:
         except RecordingFailed:
             self._metadata.pop()
             raise
+        self.sync()
         self.close()
+
+    def sync(self) -> None:
+        """Return once the disk has everything that was written; raises `RecordingFailed`."""
+        size = self.size
+        if size == self._synced:
+            return  # nothing new: a card wears out with each write
+        try:
+            _sync_data(self._fd)
+        except OSError as error:
+            if error.errno not in _NO_DISK:
+                raise RecordingFailed(
+                    f"{self.path} cannot be written to its disk: {error.strerror}"
+                ) from None
+        self._synced = size
 
     def close(self) -> None:
         """Close the file as it is; it is readable without its end, too."""

@@ -22,7 +22,7 @@ from dora.wire.decoders import from_json
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
-_START_PATIENCE: Final = 20.0  # seconds
+_START_PATIENCE: Final = 120.0  # seconds; a slow core that others use takes half a minute for the imports
 
 
 class RecorderStart(msgspec.Struct):

@@ -17,6 +17,7 @@ from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import DiskFull, RecordingFailed, RecordingWriter
 from dora.recording.recorder.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, detached
 from dora.recording.recorder.chunk_filler import spans_of
+from dora.recording.recorder.disk_sync import DiskSync
 from dora.recording.recorder.options import (
     RecordingOptions,
     Saved,
@@ -113,10 +114,14 @@ class FileSink:
             raise
         self._spans: list[dict[str, ChunkSpan]] = []  # of each chunk in the file
         self.write_thread = WriteThread(pool, settings.compression, self._write)
+        self._disk_sync = DiskSync(self._writer.sync, self._fail)
 
     @property
     def path(self) -> str:
         return self._writer.path
+
+    def _fail(self, error: DoraError) -> None:
+        self.write_thread.failure = self.write_thread.failure or error
 
     def _write(self, chunk: CompressedChunk) -> None:
         self._writer.write(chunk)
@@ -125,6 +130,7 @@ class FileSink:
     def finish(self, reason: Reason, expected: dict[str, Expected], failed: Iterable[str]) -> Saved:
         """Wait until all chunks are written, and finish the file; problems are in the result."""
         self.write_thread.close()
+        self._disk_sync.close()
         problem = self.write_thread.failure
         if isinstance(problem, DiskFull):
             reason = "disk full"

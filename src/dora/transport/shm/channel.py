@@ -31,12 +31,14 @@ from typing import Final
 from dora._ownership import UnsafeFile, check_folder, open_own
 from dora._paths import SHARED_MEMORY
 from dora.errors import TransportError
+from dora.transport.engines import ENGINES
 from dora.transport.forking import disown_after_fork
 from dora.transport.shm.mapping import attach, make
 from dora.transport.shm.ring import WrongVersion, open_ring
 from dora.transport.shm.room import free_bytes, missing, no_room_to_start
 
 _CHANGES: Final = "changes"
+TAP: Final = ".tap"  # ends the name of a receiver that is a tap
 _VERSION: Final = 1  # of the files in this folder and of their names
 
 
@@ -51,7 +53,7 @@ def setup_failed(what: str, error: OSError) -> Exception:
         return missing(what, error.filename)
     free = free_bytes()
     if error.errno == errno.ENOSPC or (free is not None and free < 1 << 20):
-        return no_room_to_start(what, free or 0)
+        return no_room_to_start(what, free or 0, ENGINES["shm"].memory_to_start)
     return TransportError(f"{what}: its shared memory cannot be set up: {error.strerror}")
 
 
@@ -232,7 +234,7 @@ def is_receiver(name: str) -> bool:
 
 
 def _is_node_port(name: str) -> bool:
-    return is_receiver(name) and not name.endswith(".tap")
+    return is_receiver(name) and not name.endswith(TAP)
 
 
 def _remove_files(channel: str, process: str) -> None:

@@ -26,6 +26,7 @@ from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import CopyWarning, SpilloverQueue
 from dora.transport.shm import support
 from dora.transport.shm.channel import (
+    TAP,
     Channel,
     Presence,
     is_dead,
@@ -33,7 +34,7 @@ from dora.transport.shm.channel import (
     links_folder,
     setup_failed,
 )
-from dora.transport.shm.mapping import Mapping, attach, make
+from dora.transport.shm.mapping import Mapping, attach, libc, make
 from dora.transport.shm.pool import SMALL, Block, Pool
 from dora.transport.shm.ring import (
     BLOCK,
@@ -111,7 +112,9 @@ class ShmSender:
         self._changes = self._channel.changes
         self._seen = -1  # the value of `_changes` at the last look; -1: the account may be wrong
         self._own = f"{presence.id}.{next(_numbers)}"
-        self.pool = Pool(f"{self._channel.folder}/s.{self._own}.", output.id, self._reclaim)
+        self.pool = Pool(
+            f"{self._channel.folder}/s.{self._own}.", output.id, self._reclaim, self._reclaim_from_taps
+        )
         self._rings: dict[str, RingWriter[Block]] = {}  # by the names of the receivers
         self._targets: list[RingWriter[Block]] = []  # the same
         self._former: dict[str, _Former] = {}  # by the names of the receivers
@@ -243,9 +246,11 @@ class ShmSender:
         except BaseException as error:
             if os.path.exists(making):  # else the receiver uses the ring
                 self._rings.pop(receiver, None)
-            if isinstance(error, OSError):
-                raise setup_failed(f"output `{self._output_id}`", error) from error
-            raise
+            if not isinstance(error, OSError):
+                raise
+            if receiver.endswith(TAP):
+                return  # an observer harms no sender: it gets nothing until files change again
+            raise setup_failed(f"output `{self._output_id}`", error) from error
         self._channel.announce()
 
     def _reclaim(self) -> None:
@@ -262,6 +267,11 @@ class ShmSender:
             self.lent.discard(block)
             del self.discarded[0]
             self.pool.put(block)
+
+    def _reclaim_from_taps(self) -> None:
+        for name, ring in self._rings.items():
+            if name.endswith(TAP):
+                ring.end()
 
     def _check_former(self) -> None:
         """Forget the rings of former receivers of which nothing is out any more."""
@@ -349,7 +359,7 @@ class ShmReceiver:
         self._copy_warning = CopyWarning(item)
         number = next(_numbers)
         self._own = f"{presence.id}.{number}"
-        self._name = f"r.{self._own}.{min(item.queue_size, MAX_QUEUE)}{'.tap' if tap else ''}"
+        self._name = f"r.{self._own}.{min(item.queue_size, MAX_QUEUE)}{TAP if tap else ''}"
         os.close(open_own(f"{self._channel.folder}/{self._name}", os.O_RDWR | os.O_CREAT | os.O_EXCL))
         self._channel.announce()
         disown_after_fork(self)
@@ -509,6 +519,11 @@ def open_port(presence: Presence, folder: str, item: InputConfig, *, tap: bool =
         return ShmReceiver(presence, folder, item, tap=tap)
     except OSError as error:
         raise setup_failed(f"{'output' if tap else 'input'} `{item.id}`", error) from error
+
+
+def warm_up() -> None:
+    """Make what every node makes at its start, for processes that are forked then."""
+    libc()
 
 
 def join(folder: str, what: str) -> Presence:

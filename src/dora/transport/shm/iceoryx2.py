@@ -32,6 +32,7 @@ from typing import Any, Final
 from dora._ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
 from dora.errors import SharedMemoryFull, TransportError, WrongProcess
 from dora.transport.board import SENT, WORDS, Board
+from dora.transport.engines import ENGINES
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import CopyWarning, SpilloverQueue
@@ -100,6 +101,11 @@ def node_builder(run_dir: str, prefix: str) -> Any:
     config.global_cfg.node.cleanup_dead_nodes_on_creation = False
     config.global_cfg.node.cleanup_dead_nodes_on_destruction = False
     return iox.NodeBuilder.new().config(config).signal_handling_mode(iox.SignalHandlingMode.Disabled)
+
+
+def warm_up() -> None:
+    """Load the package and make what every node makes at its start, for processes that are forked then."""
+    node_builder(f"{_SHARED_MEMORY}/none", "none")
 
 
 def _close_to_others(prefix: str) -> None:
@@ -471,7 +477,7 @@ def _setup_failed(what: str, error: Exception) -> Exception:
         return error
     free = free_bytes()
     if free is not None and free < 1 << 20:
-        return no_room_to_start(what, free)
+        return no_room_to_start(what, free, ENGINES["iceoryx2"].memory_to_start)
     return TransportError(f"{what}: iceoryx2 cannot set it up: {error!r}")
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from dora.errors import SharedMemoryFull, TransportError
 from dora.transport.shm.mapping import Mapping, make
-from dora.transport.shm.room import RESERVE, free_bytes, full, missing
+from dora.transport.shm.room import RESERVE, free_bytes, full, is_short, missing
 from dora.wire.message import ALIGNMENT
 
 SMALL: Final = 8192  # bytes of the smallest block
@@ -71,11 +71,17 @@ class Block:
 class Pool:
     """The blocks of one output."""
 
-    def __init__(self, path: str, output_id: str, reclaim: Callable[[], None]) -> None:
-        """``path``: what the paths of the segments begin with. ``reclaim`` lets blocks come back."""
+    def __init__(
+        self, path: str, output_id: str, reclaim: Callable[[], None], reclaim_from_taps: Callable[[], None]
+    ) -> None:
+        """``path``: what the paths of the segments begin with. ``reclaim`` lets blocks come back.
+
+        ``reclaim_from_taps`` also lets those come back that wait for observers, which lose them.
+        """
         self._path = path
         self._output_id = output_id
         self._reclaim = reclaim
+        self._reclaim_from_taps = reclaim_from_taps
         self._made = 0  # segments so far
         self._segments: dict[int, Segment] = {}  # by number, those that are there
         self._idle: dict[int, list[Block]] = {SMALL: []}  # by size; the last one is used first
@@ -166,6 +172,10 @@ class Pool:
         larger = [each for each, idle in self._idle.items() if wanted < each <= 2 * wanted and idle]
         if larger:
             return min(larger)
+        if is_short(wanted):  # a slow recorder must not take the memory of the nodes
+            self._reclaim_from_taps()
+            if self._idle.get(wanted):
+                return wanted
         try:
             return self._add_segment(wanted, size)
         except SharedMemoryFull:

@@ -242,7 +242,7 @@ class RingWriter(Generic[B]):
         return [*(block for block in self._blocks if block is not None), *self._held.values()]
 
     def end(self) -> None:
-        """Take back everything, except what a receiver that lives still has; it takes no more."""
+        """Take back everything, except what a receiver that lives still has."""
         self._clear(self._number)
         self.reclaim()
 

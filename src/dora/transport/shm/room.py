@@ -20,6 +20,15 @@ def free_bytes() -> int | None:
     return status.f_bavail * status.f_frsize
 
 
+def is_short(needed: int) -> bool:
+    """Return whether less than a quarter of shared memory would be free if so many bytes were taken."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return False
+    return 4 * (status.f_bavail - needed // status.f_frsize) < status.f_blocks
+
+
 def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
@@ -33,10 +42,14 @@ def full(output_id: str, needed: int, free: int) -> SharedMemoryFull:
     )
 
 
-def no_room_to_start(what: str, free: int) -> SharedMemoryFull:
-    """Return the error for something that has to be there before the first message."""
+def no_room_to_start(what: str, free: int, enough: int) -> SharedMemoryFull:
+    """Return the error for something that has to be there before the first message.
+
+    ``enough``: the bytes that a run of this engine needs to start with.
+    """
     return SharedMemoryFull(
-        f"{what}: no room in /dev/shm ({megabytes(free)} left; 16 MB are enough to start)"
+        f"{what}: no room in /dev/shm ({megabytes(free)} left; {megabytes(enough)} are enough to start); "
+        "enlarge it (mount -o remount,size=… /dev/shm; docker run --shm-size=…)"
     )
 
 

@@ -1,0 +1,140 @@
+"""The engines between the processes of a machine: whether each works here, and what it takes.
+
+One entry for each engine, so that nobody else asks which one it is. The ports of the engines are in modules
+of their own, which only the processes import that use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from dora.wire.node_config import EngineName, InputConfig, NodeConfig
+
+_MOST_PLACES: Final = 4096  # longer queues are in the receiver's own memory (`dora.transport.interface`)
+_PROGRAM: Final = 56  # open files of a program's own
+_PAGE: Final = 4 << 10
+# iceoryx2 has 256 segments for each link, and keeps a byte for each place of a message in each. A receiver
+# has places for its queue, and for 34 messages that its program holds.
+_SEGMENTS: Final = 256
+_HELD: Final = 34
+_ICEORYX2_OUTPUT: Final = 48 << 10
+_ICEORYX2_NODE: Final = 8 << 10
+# Of the engine shm: the first two segments of small blocks, and the file that tells of changes.
+_SHM_OUTPUT: Final = (32 << 10) + (64 << 10) + _PAGE
+
+
+class OpenFiles(NamedTuple):
+    """Open files of a node: its own, of each input, of each output, of each receiver of an output."""
+
+    node: int
+    input: int
+    output: int
+    link: int
+
+
+class EngineEntry(NamedTuple):
+    """One engine.
+
+    ``fault`` returns why it does not work here, as the end of a sentence, "" if it does. ``module`` has its
+    function `warm_up`, which does what each process of the engine has to do at its start; "" if a process
+    must not do it before it is forked. ``memory_to_start`` is the shared memory, in bytes, that a run needs
+    to start with; ``shared_memory_of`` returns the part of the links of one node, before the first large
+    message.
+    """
+
+    fault: Callable[[], str]
+    module: str
+    open_files: OpenFiles
+    memory_to_start: int
+    shared_memory_of: Callable[[NodeConfig], int]
+
+
+def files_of(config: NodeConfig) -> int:
+    """Return how many files a node has open for its links, and those that its program may need."""
+    files = ENGINES[config.engine].open_files
+    links = sum(len(output.links) for output in config.outputs)
+    latches = sum(output.latch is not None for output in config.outputs)
+    return (
+        files.node
+        + _PROGRAM
+        + files.input * len(config.inputs)
+        + files.output * len(config.outputs)
+        + files.link * links
+        + latches
+    )
+
+
+def best_engine() -> EngineName:
+    """Return the first engine that works here; the last one if none does."""
+    *others, last = ENGINES
+    return next((engine for engine in others if not ENGINES[engine].fault()), last)
+
+
+def _local_inputs(config: NodeConfig) -> list[InputConfig]:
+    """Return the inputs whose messages come from a node of this machine."""
+    return [item for item in config.inputs if item.kind == "link" and not item.machine]
+
+
+def _is_missing(module: str, package: str) -> str:
+    from importlib.machinery import PathFinder  # not importlib.util, which takes 5 ms to import
+
+    found = PathFinder.find_spec(module) is not None
+    return "" if found else f"is not installed here; try: pip install {package}"
+
+
+def _iceoryx2_fault() -> str:
+    return _is_missing("iceoryx2", "iceoryx2")
+
+
+def _iceoryx2_memory(config: NodeConfig) -> int:
+    links = sum(
+        _SEGMENTS * item.max_receivers * (min(item.max_queue_size, _MOST_PLACES) + _HELD)
+        for item in _local_inputs(config)
+    )
+    return _ICEORYX2_NODE + _ICEORYX2_OUTPUT * len(config.outputs) + links
+
+
+def _shm_fault() -> str:
+    from dora.transport.shm import support
+
+    why = support.fault()
+    return why and f"does not work here: it {why}"
+
+
+def _shm_memory(config: NodeConfig) -> int:
+    from dora.transport.shm.ring import ring_bytes
+
+    rings = (ring_bytes(min(item.queue_size, _MOST_PLACES)) for item in _local_inputs(config))
+    return _SHM_OUTPUT * len(config.outputs) + sum(-(-size // _PAGE) * _PAGE for size in rings)
+
+
+def _zenoh_fault() -> str:
+    return _is_missing("zenoh", "eclipse-zenoh")
+
+
+# The best one first. Open files as measured (docs/performance.md). In ``memory_to_start`` are 1 MiB that
+# stays free (`dora.transport.shm.room`), and what a run needs besides its links, such as the board.
+ENGINES: Final[dict[EngineName, EngineEntry]] = {
+    "iceoryx2": EngineEntry(
+        _iceoryx2_fault,
+        "dora.transport.shm.iceoryx2",
+        OpenFiles(node=12, input=6, output=5, link=2),
+        16 << 20,
+        _iceoryx2_memory,
+    ),
+    "shm": EngineEntry(
+        _shm_fault,
+        "dora.transport.shm.engine",
+        OpenFiles(node=9, input=1, output=1, link=1),
+        2 << 20,
+        _shm_memory,
+    ),
+    "zenoh": EngineEntry(
+        _zenoh_fault,
+        "",  # its threads do not survive a fork
+        OpenFiles(node=21, input=1, output=1, link=0),
+        1 << 20,
+        lambda _: 0,
+    ),
+}
