@@ -33,6 +33,7 @@ class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     secret: str
     passwords: str  # path of the file by which listeners know the secret
     tls: TlsFiles | None = None
+    dscp: int = 0  # marks the packets of messages that go before others; 0: nothing is marked
 
 
 class LinkConfig(msgspec.Struct, omit_defaults=True):
