@@ -208,10 +208,18 @@ def test_after_a_cut_no_old_picture_comes(system: Spread, congestion: str, figur
     robot = system.hosts["robot"]
     back = 0.0
 
+    def attempts() -> set[str]:
+        """Return the addresses from which the robot tries to connect to the desk's node."""
+        listed = robot.run(["ss", "--tcp", "--numeric", "--no-header", "state", "syn-sent"])
+        lines = [line.split() for line in listed.splitlines()]
+        return {own for *_, own, other in lines if not other.endswith(":6013")}
+
     def cut() -> None:
         nonlocal back
         robot.cut()
-        time.sleep(5.0)  # the length of the cut
+        first = wait_until(attempts, "an attempt to connect")
+        # The system repeats the first packet of an attempt more and more rarely.
+        wait_until(lambda: not first & attempts(), "new attempts", timeout=7.0)
         robot.restore()
         back = time.monotonic()
 
@@ -224,8 +232,7 @@ def test_after_a_cut_no_old_picture_comes(system: Spread, congestion: str, figur
         f"{name} {received - back:.2f} s after the network, {received - sent:.2f} s old"
         for name, (sent, received) in first.items()
     ]
-    figure(f"{congestion}, cut of 5 s: {'; '.join(said)}; {found}")
+    figure(f"{congestion}, cut: {'; '.join(said)}; {found}")
     sent, received = first["picture"]
     assert received - sent < 1.0
-    # After several failed attempts to connect, the system waits for seconds before the next one.
-    assert max(received for _, received in first.values()) - back < 15.0
+    assert max(received for _, received in first.values()) - back < 8.0  # on a busy machine

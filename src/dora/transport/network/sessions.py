@@ -29,6 +29,9 @@ PORTS: Final = "DORA_LINK_PORTS"
 DSCP: Final = "DORA_LINK_DSCP"
 _DEFAULT_PORTS: Final = (20_000, 29_999)  # below those that systems give to outgoing connections
 _LEASE_MS: Final = 3000  # without a sign of life from a machine, after which it is cut off
+# Until a connection is attempted again. The system repeats the first packet of an attempt after one second,
+# and later after two, four, eight and more. With Zenoh's 10 s, a link was back up to 4 s after the network.
+_OPEN_TIMEOUT_MS: Final = 3000
 _RETRY: Final = {"period_init_ms": 50, "period_max_ms": 500, "period_increase_factor": 2}
 # Connections that do not authenticate must not keep out those that do.
 _MAX_UNAUTHENTICATED: Final = 600
@@ -122,6 +125,7 @@ def _open(remote: RemoteConfig, **options: Any) -> zenoh.Session:
             transport__auth__usrpwd__password=remote.secret,
             transport__unicast__qos__enabled=False,  # it would exclude low latency
             transport__link__tx__lease=_LEASE_MS,
+            transport__unicast__open_timeout=_OPEN_TIMEOUT_MS,
             transport__link__tx__queue__size__data=BATCHES,
             transport__link__rx__buffer_size=_READ_BUFFER,
             **{
