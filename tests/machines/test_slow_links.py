@@ -80,7 +80,8 @@ DATAFLOW = """
 @pytest.fixture(scope="module")
 def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:  # noqa: ARG001
     folder = tmp_path_factory.mktemp("slow")
-    with network("desk", "robot", impaired=True) as hosts, spread_over(hosts, folder) as system:
+    marked = {"DORA_LINK_DSCP": "46"}
+    with network("desk", "robot", impaired=True) as hosts, spread_over(hosts, folder, marked) as system:
         system.write(NODES)
         yield system
 
@@ -180,6 +181,17 @@ def test_control_does_not_wait_for_pictures_on_any_link(system: Spread, figure: 
             if "loss" not in link:
                 assert found.inputs["control"]["dropped"] == 0
                 assert found.age("control", 0.5) < 60
+
+
+def test_the_connection_of_control_messages_is_marked(system: Spread) -> None:
+    marks = []
+
+    def look() -> None:
+        listed = system.hosts["robot"].run(["ss", "--tcp", "--numeric", "--no-header", "--tos"])
+        marks.extend(line.count("tos:0xb8") for line in listed.splitlines() if ":6013" not in line)
+
+    run(system, "cubic", FAST, 1.0, 64, while_running=look)
+    assert sum(marks) == 1 < len(marks), "that of other messages is not"
 
 
 def test_bulk_goes_behind_other_large_messages(system: Spread, figure: Figure) -> None:
