@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -160,7 +160,7 @@ def run_between(side: Implementation, scenario: Scenario) -> Run:
     ):
         folder = Path(temporary)
         file = write_dataflow(folder, scenario)
-        with _system(side, hosts, folder) as dora:
+        with running_system(side, hosts, folder) as dora:
             started = time.perf_counter()
             printed = dora("start", file.name, "--attach")
             wall_s = time.perf_counter() - started
@@ -193,8 +193,11 @@ def run_floor(kind: str, scenario: Scenario) -> Run:
         return Run(wall_s, 0.0, files, f"it printed: {printed}")
 
 
-def write_dataflow(folder: Path, scenario: Scenario) -> Path:
-    """Write the scenario's dataflow with its first node on one machine and its second on the other."""
+def write_dataflow(folder: Path, scenario: Scenario, more: Mapping[str, str] = {}) -> Path:
+    """Write the scenario's dataflow with its first node on one machine and its second on the other.
+
+    ``more``: further environment variables of the nodes.
+    """
     import yaml
 
     original = DATAFLOWS / scenario.dataflow
@@ -204,6 +207,7 @@ def write_dataflow(folder: Path, scenario: Scenario) -> Path:
         "BENCHMARK_WARM_UP": str(scenario.warm_up),
         "BENCHMARK_BYTES": str(scenario.size),
         "BENCHMARK_RESULTS": str(folder),
+        **more,
     }
     for node, machine in zip(document["nodes"], (FIRST, SECOND), strict=True):
         node["path"] = str(original.parent / node["path"])
@@ -215,7 +219,9 @@ def write_dataflow(folder: Path, scenario: Scenario) -> Path:
 
 
 @contextmanager
-def _system(side: Implementation, hosts: dict[str, Host], folder: Path) -> Iterator[Callable[..., str]]:
+def running_system(
+    side: Implementation, hosts: dict[str, Host], folder: Path
+) -> Iterator[Callable[..., str]]:
     """Run a coordinator and two daemons; yield how to give commands on the first machine."""
     first = hosts[FIRST]
     address = first.address

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from dora.daemon.supervisor.result import DataflowResult
     from dora.dataflow.model import Dataflow
+    from dora.wire.node_config import Priority
 
 __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
 
@@ -155,16 +156,18 @@ class _Block:
         output_id: str,
         *,
         latched: int | Mapping[str, Any] | None = None,
+        priority: Priority | None = None,
         safe_state: Mapping[str, Any] | None = None,
     ) -> Output:
         """Declare an output and return it, as a source for inputs.
 
         ``latched``: how many of its newest messages a receiver gets that joins late, or
-        ``{"depth": 1, "survive_restart": True}``. ``safe_state``: the value that receivers get while this
+        ``{"depth": 1, "survive_restart": True}``. ``priority``: which messages go first between machines,
+        by default a matter of their size. ``safe_state``: the value that receivers get while this
         node does not send, such as ``{"value": [0.0, 0.0], "when": ["failed"]}``.
         """
         outputs = self.config["outputs"] = list(self.config.get("outputs", ()))
-        given = {"latched": latched, "safe_state": safe_state}
+        given = {"latched": latched, "priority": priority, "safe_state": safe_state}
         options = {name: value for name, value in given.items() if value is not None}
         names = [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in outputs]
         if output_id not in names:

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks import dashboard, looking, machines, starting
+from benchmarks import dashboard, looking, machines, slow_networks, starting
 from benchmarks.looking import LINKS
 from benchmarks.measures import SCENARIOS, Scenario, chosen
 from benchmarks.recording import TOGETHER, WITH_NODE
@@ -38,7 +38,9 @@ def test_every_dataflow_is_measured() -> None:
     recorded = {DATAFLOWS / "recording" / name for name in (TOGETHER, WITH_NODE)}
     started = {path for path in FILES if path.parent.name == "starting"}
     assert all(path.name in Path(starting.__file__).read_text() for path in started)
-    measured = {DATAFLOWS / scenario.dataflow for scenario in SCENARIOS}
+    measured = {DATAFLOWS / scenario.dataflow for scenario in SCENARIOS} | {
+        DATAFLOWS / slow_networks.DATAFLOW
+    }
     assert measured | looked_at | recorded | started == set(FILES)
 
 

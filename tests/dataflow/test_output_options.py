@@ -76,16 +76,43 @@ def test_a_graph_shows_latched_outputs() -> None:
     assert "map, latched 2" in flowchart(graph)
 
 
+def test_an_output_has_a_priority_between_machines() -> None:
+    dataflow = parsed(
+        "nodes:\n"
+        "  - id: a\n    path: a.py\n"
+        "    outputs: [{stop: {priority: control}}, {map: {latched: 1, priority: bulk}}, x]\n"
+        "  - {id: rt, operators: [{id: one, python: 1.py, outputs: [{box: {priority: normal}}]}]}\n"
+    )
+    outputs = plan(dataflow, CONTEXT).configs["a"].outputs
+    assert {output.id: output.priority for output in outputs} == {
+        "stop": "control",
+        "map": "bulk",
+        "x": None,
+    }
+    assert outputs[1].latch is not None
+    assert plan(dataflow, CONTEXT).configs["rt"].outputs[0].priority == "normal"
+
+
+def test_a_sender_knows_the_greatest_age_at_its_receivers() -> None:
+    dataflow = parsed(
+        "nodes:\n"
+        "  - {id: a, path: a.py, outputs: [x]}\n"
+        "  - {id: b, path: b.py, inputs: {x: {source: a/x, max_age: 100ms}, y: a/x}}\n"
+    )
+    links = plan(dataflow, CONTEXT).configs["a"].outputs[0].links
+    assert {link.consumer: link.max_age_ns for link in links} == {"b/x": 100_000_000, "b/y": 0}
+
+
 def test_a_builder_writes_options() -> None:
     builder = DataflowBuilder()
     node = builder.add_node("a", path="a.py")
     node.add_output("map", latched=1)
     node.add_output("limits")
-    node.add_output("limits", latched={"depth": 2, "survive_restart": True})
+    node.add_output("limits", latched={"depth": 2, "survive_restart": True}, priority="bulk")
     assert str(node.add_output("limits")) == "a/limits"
     (found,) = parsed(builder.to_yaml() or "").nodes
     assert found.outputs == ("map", "limits")
-    assert found.output_options["limits"].latched == LatchSpec(2, survive_restart=True)
+    assert found.output_options["limits"] == OutputOptions(LatchSpec(2, survive_restart=True), "bulk")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +124,8 @@ def test_a_builder_writes_options() -> None:
         ("[{x: {latched: «true»}}]", "expected how many messages are kept, found `true`", "write `1`"),
         ("[{x: {latched: {«dept»: 1}}}]", "`latched` has no field `dept`", "`depth`?"),
         ("[{x: {latched: {survive_restart: «1»}}}]", "expected `true` or `false`", "`true`"),
+        ("[{x: {priority: «bulky»}}]", "`bulky` is not one of", "`bulk`?"),
+        ("[{x: {priority: «1»}}]", "`1` is not one of `control`, `normal`", ""),
         ("[{x: {«latch»: 1}}]", "an output has no field `latch`", "`latched`?"),
         ("[{x: «1»}]", "expected a mapping for an output", "{latched: 1}"),
         ("[«{x: }»]", "expected the id of an input or output", "write `x`"),

@@ -11,6 +11,7 @@ import pytest
 
 from dora.observe.describe_topic import TopicDescription
 from dora.transport.board import WORDS
+from dora.wire.daemon_protocol import LinkView, OutputView
 from dora.wire.encode import as_message
 
 
@@ -23,8 +24,8 @@ from dora.wire.encode import as_message
     ],
 )
 def test_the_shape_of_a_numpy_array_is_shown_beside_its_type(sent: Any, lines: list[str]) -> None:
-    inspection: Any = SimpleNamespace(nodes=[SimpleNamespace(id="camera", status="Running")])
-    output = SimpleNamespace(slot=0, type="", latched=0)
+    inspection: Any = SimpleNamespace(nodes=[SimpleNamespace(id="camera", status="Running", machine="")])
+    output = OutputView("image", slot=0)
     topic: Any = SimpleNamespace(node_id="camera", name="camera/image", links=(), output=output)
     described = TopicDescription(inspection, topic, memoryview(array("Q", [0] * WORDS)))
     described.add("camera/image", as_message(sent))
@@ -32,3 +33,28 @@ def test_the_shape_of_a_numpy_array_is_shown_beside_its_type(sent: Any, lines: l
     (result,) = described.last()
     shown: list[str] = result.text.splitlines()  # type: ignore[union-attr]
     assert [line for line in shown if line.startswith(("Type", "Shape"))] == lines
+
+
+@pytest.mark.parametrize(
+    ("priority", "machine", "line"),
+    [
+        (None, "robot", []),
+        (None, "desk", ["Priority     control up to 8 KiB, normal above"]),
+        ("bulk", "desk", ["Priority     bulk"]),
+    ],
+)
+def test_the_priority_of_an_output_is_shown_where_it_matters(
+    priority: Any, machine: str, line: list[str]
+) -> None:
+    nodes = [
+        SimpleNamespace(id="camera", status="Running", machine="robot"),
+        SimpleNamespace(id="plot", status="Running", machine=machine),
+    ]
+    inspection: Any = SimpleNamespace(nodes=nodes)
+    output = OutputView("image", slot=0, priority=priority)
+    links = (LinkView(1, 0, "camera/image", "plot/image", kind="text"),)
+    topic: Any = SimpleNamespace(node_id="camera", name="camera/image", links=links, output=output)
+    described = TopicDescription(inspection, topic, memoryview(array("Q", [0] * 2 * WORDS)))
+    (result,) = described.last()
+    shown: list[str] = result.text.splitlines()  # type: ignore[union-attr]
+    assert [each for each in shown if each.startswith("Priority")] == line

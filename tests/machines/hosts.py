@@ -151,16 +151,17 @@ class Host:
         jitter: float = 0.0,
         rate: float = 0.0,
         queue: int = 256 << 10,
+        in_order: bool = False,
     ) -> None:
         """Make the link slow or bad, in each direction; only in networks with ``impaired=True``.
 
         Every frame takes ``delay`` seconds, and the share ``loss`` of them is dropped. Up to ``jitter``
-        seconds more, by chance, make frames overtake each other. ``rate`` is in bit/s, 0 for any; frames
-        that wait for it are in a queue of ``queue`` bytes, and what does not fit is dropped. The frames on
-        the way keep the delay they had.
+        seconds more make frames overtake each other by chance, unless they are kept ``in_order``. ``rate``
+        is in bit/s, 0 for any; frames that wait for it are in a queue of ``queue`` bytes, and what does not
+        fit is dropped. The frames on the way keep the delay they had.
         """
         assert self._wire is not None and self._wire.stdin is not None, "not in this network"
-        self._wire.stdin.write(f"{delay} {loss} {jitter} {rate} {queue}\n")
+        self._wire.stdin.write(f"{delay} {loss} {jitter} {rate} {queue} {in_order:d}\n")
         self._wire.stdin.flush()
 
     def use_congestion_control(self, name: str) -> None:

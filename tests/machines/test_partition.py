@@ -10,7 +10,7 @@ import pytest
 from certificates import certify
 
 from dora.cluster.agent.identity import parse_labels, tls_from
-from dora.cluster.agent.partition import only_local_nodes, with_local_folder
+from dora.cluster.agent.partition import LocalPartition, only_local_nodes, with_local_folder
 from dora.cluster.agent.worker_reports import LogForwarder, Reports
 from dora.cluster.protocol import MAX_MESSAGE, LogBatch, Partition, RunSpec, StartRun, decode_to_coordinator
 from dora.daemon.logs.entry import LogEntry
@@ -47,6 +47,15 @@ def test_a_missing_folder_is_an_error_if_a_node_runs_in_it(
         DoraError, match="machine `arm` has no folder /not/here, in which node `a` is to run"
     ):
         with_local_folder(dataflow, start(dataflow, machines, "arm"))
+
+
+def test_nodes_mark_packets_as_their_daemon_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
+    given = start(dataflow, {"a": "arm", "b": "desk"}, "desk")
+    partition = LocalPartition(given, Reports(-1, "id"), lambda: False)  # reports nothing here
+    assert partition.remote({}).dscp == 0
+    monkeypatch.setenv("DORA_LINK_DSCP", "46")
+    assert partition.remote({}).dscp == 46
 
 
 def test_labels() -> None:

@@ -1,9 +1,10 @@
 """A cable that is slow or bad: carries frames between two network interfaces (descriptors of TAP devices).
 
-Reads lines ``delay loss jitter rate queue`` (seconds, share, seconds, bit/s with 0 for any, bytes) from its
-standard input, and ends with it. In each direction, frames leave one after the other at the rate; those
-that wait for it are in a queue, and what does not fit is lost, as in a router. Each frame takes up to
-``jitter`` longer than ``delay``, so frames overtake each other.
+Reads lines ``delay loss jitter rate queue in_order`` (seconds, share, seconds, bit/s with 0 for any, bytes,
+0 or 1) from its standard input, and ends with it. In each direction, frames leave one after the other at
+the rate; those that wait for it are in a queue, and what does not fit is lost, as in a router. Each frame
+takes up to ``jitter`` longer than ``delay``, so frames overtake each other, unless they are kept
+``in_order``, as Wi-Fi does.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ MAX_FRAMES = 20_000  # on the way; what comes then is lost, as in a switch
 def carry(left: int, right: int) -> None:
     """Carry frames between two descriptors until the end of the standard input."""
     delay = loss = jitter = rate = 0.0
-    queue = 0.0
+    queue = in_order = 0.0
     chance = random.Random(1)
     waiting: list[tuple[float, int, int, bytes]] = []  # due, order, where to, frame
     order = 0
     other = {left: right, right: left}
     free_at = {left: 0.0, right: 0.0}  # when the last frame from there has left
+    last_due = {left: 0.0, right: 0.0}  # when it arrives
     for descriptor in other:
         os.set_blocking(descriptor, False)
     while True:
@@ -36,7 +38,7 @@ def carry(left: int, right: int) -> None:
             line = os.read(0, 4096)
             if not line:
                 return
-            delay, loss, jitter, rate, queue = map(float, line.decode().splitlines()[-1].split())
+            delay, loss, jitter, rate, queue, in_order = map(float, line.decode().splitlines()[-1].split())
         for descriptor in (left, right):
             while descriptor in readable:
                 try:
@@ -53,6 +55,8 @@ def carry(left: int, right: int) -> None:
                     due = free_at[descriptor] = begins + len(frame) * 8 / rate
                 order += 1
                 due += delay + jitter * chance.random()
+                if in_order:
+                    due = last_due[descriptor] = max(due, last_due[descriptor])
                 heapq.heappush(waiting, (due, order, other[descriptor], frame))
         now = time.monotonic()
         while waiting and waiting[0][0] <= now:

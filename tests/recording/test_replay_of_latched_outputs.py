@@ -50,7 +50,7 @@ FLOW: dict[str, object] = {
             "id": "server",
             "path": "server.py",
             "inputs": {"tick": "dora/timer/millis/20"},
-            "outputs": [{"map": {"latched": {"depth": 2}}}],
+            "outputs": [{"map": {"latched": {"depth": 2}, "priority": "bulk"}}],
         },
         {
             "id": "listener",
@@ -78,7 +78,8 @@ def test_a_replay_latches_and_goes_on_after_repeated_messages(tmp_path: Path, ru
     assert replayed == list(range(1, 21)), "nothing is repeated for a node that is not restarted"
     lab.dora("replay", "a.mcap", "--output-yaml", "replay.yml")
     written = yaml.safe_load((tmp_path / "replay.yml").read_text())
-    assert {"map": {"latched": {"depth": 2, "survive_restart": False}}} in written["nodes"][0]["outputs"]
+    latched = {"depth": 2, "survive_restart": False}
+    assert {"map": {"latched": latched, "priority": "bulk"}} in written["nodes"][0]["outputs"]
 
 
 MAP_SERVER = """

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,8 +33,10 @@ class Sender:
         self.link = SimpleNamespace(consumer="plot/image", generation=0, slot=1)
         self.key = KEY
         self.publishers = peer.publishers(KEY)
-        self.siblings: tuple[Any, ...] = ()
         self.acks: list[bytes] = []
+
+    def set_siblings(self, senders: Iterable[Any]) -> None:
+        """Replaces `RemoteSender.set_siblings`."""
 
     def renew(self, publishers: Publishers) -> None:
         self.publishers = publishers

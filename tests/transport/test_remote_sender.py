@@ -17,7 +17,7 @@ from dora.transport.network.protocol import ACK, ACK_FLAG, DATA_HEADER, PING
 from dora.transport.network.send_thread import BATCH, ROOM, SendThread, queue_space
 from dora.transport.network.sender import RemoteSender
 from dora.transport.network.window import WINDOW
-from dora.wire.node_config import LinkConfig, OutputConfig
+from dora.wire.node_config import LinkConfig, OutputConfig, Priority
 
 
 class Network:
@@ -82,7 +82,15 @@ class Network:
             self.flags.append(flags)
             self.changed.notify_all()
 
-    def sender(self, slot: int = 1, queue_size: int = 10, *, loses_nothing: bool = False) -> RemoteSender:
+    def sender(
+        self,
+        slot: int = 1,
+        queue_size: int = 10,
+        *,
+        loses_nothing: bool = False,
+        priority: Priority | None = None,
+        max_age_ns: int = 0,
+    ) -> RemoteSender:
         link = LinkConfig(
             slot=slot,
             consumer=f"plot/in{slot}",
@@ -91,13 +99,14 @@ class Network:
             queue_size=queue_size,
             policy="backpressure" if loses_nothing else "drop_oldest",
             machine="desk",
+            max_age_ns=max_age_ns,
         )
-        output = OutputConfig(id="out", service="", slot=0, links=[link])
+        output = OutputConfig(id="out", service="", slot=0, links=[link], priority=priority)
         peer: Any = self
         sender = RemoteSender(peer, output, link, self.board)
         self.senders.append(sender)
         for each in self.senders:
-            each.siblings = tuple(other for other in self.senders if other is not each)
+            each.set_siblings(self.senders)
         self.acknowledge(sender, 0)
         if self.is_fast:
             self.measure(sender, 1e9)
@@ -299,6 +308,80 @@ def test_a_picture_on_a_slow_network_leaves_the_fast_path_to_small_messages(netw
         send(sender, 1, 64_000)
     assert network.fast == [(1, 64_000)]
     assert network.flags == [ACK_FLAG], "each one measures the network again"
+
+
+def test_a_message_of_control_takes_the_fast_path_at_any_size(network: Network) -> None:
+    network.is_fast = False
+    slow = network.sender(1, priority="control")
+    network.measure(slow, 1e6)
+    network.open_fast_path(slow)
+    send(slow, 1, 50_000)  # the network needs 50 ms for it
+    assert sum(size for _, size in network.fast) == 50_000
+
+
+def test_a_small_message_of_normal_priority_or_bulk_is_not_urgent(network: Network) -> None:
+    camera = network.sender(1, queue_size=1)
+    network.measure(camera, 1e6)
+    priorities: list[Priority] = ["normal", "bulk"]
+    others = [network.sender(2 + index, priority=each) for index, each in enumerate(priorities)]
+    for sender in others:
+        network.open_fast_path(sender)
+    send(camera, 1, 500_000)
+    for sender in others:
+        send(sender, 1, 64)
+        send(sender, 2, 64)  # not alone
+    (first, size), *more = network.fast
+    assert (first, size) == (1, 64), "a single short message takes the fast path, unless it is bulk"
+    assert not more
+
+
+def test_bulk_waits_while_another_link_has_a_backlog(network: Network) -> None:
+    network.is_fast = False
+    bulk = network.sender(1, queue_size=1, priority="bulk")
+    camera = network.sender(2, queue_size=5)
+    network.measure(camera, 1e6)
+    for number in (1, 2):
+        send(camera, number, 100_000)  # the second one waits for the first
+    network.sequences.clear()
+    for number in range(11, 14):
+        send(bulk, number, 100_000)
+    assert network.sequences == []
+    network.acknowledge(camera, 1)
+    network.wait(lambda: len(network.sequences) == 2)
+    assert network.sequences == [2, 13], "only the newest of those that waited"
+    assert bulk._window.dropped == 2
+
+
+def test_links_of_equal_priority_do_not_wait_for_each_other(network: Network) -> None:
+    network.is_fast = False
+    first = network.sender(1, queue_size=5, priority="bulk")
+    second = network.sender(2, queue_size=5, priority="bulk")
+    for sender in (first, second):
+        network.measure(sender, 1e6)
+        for number in (1, 2):
+            send(sender, number, 100_000)
+    assert network.sequences == [1, 1]
+
+
+def test_a_link_whose_receiver_is_not_there_holds_no_other_up(network: Network) -> None:
+    network.is_fast = False
+    absent = network.sender(1, priority="control")
+    bulk = network.sender(2, priority="bulk")
+    absent.renew(network.publishers(absent.key))
+    send(absent, 1, 64)
+    send(bulk, 7, 64)
+    assert network.sequences == [7]
+
+
+def test_messages_that_grow_too_old_before_they_are_sent_are_dropped(network: Network) -> None:
+    network.is_fast = False
+    sender = network.sender(queue_size=10, max_age_ns=1)
+    network.measure(sender, 1e6)
+    for number in range(1, 5):
+        send(sender, number, 100_000)
+    network.acknowledge(sender, 1)
+    assert network.sequences == [1, 4], "by the newest one, the receiver counts the others"
+    assert sender._window.dropped == 2
 
 
 def test_a_piggyback_acknowledgement_leaves_transmission_to_the_send_thread(network: Network) -> None:

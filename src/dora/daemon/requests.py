@@ -454,6 +454,7 @@ class RequestHandler:
                     type=output.type,
                     text=output.id in texts,
                     latched=output.latch.depth if output.latch is not None else 0,
+                    priority=output.priority,
                 )
                 for output in self._plan.configs[spec.id].outputs
             ],

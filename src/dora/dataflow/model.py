@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from dora.errors import Problem
+from dora.wire.node_config import Priority
 
 LogLevel = Literal["error", "warn", "info", "debug", "trace", "stdout"]
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
@@ -112,6 +113,7 @@ class SafeState(msgspec.Struct, frozen=True):
 
 class OutputOptions(msgspec.Struct, frozen=True):
     latched: LatchSpec | None = None
+    priority: Priority | None = None  # between machines; None: by the size of each message
     safe_state: SafeState | None = None
 
 

@@ -27,6 +27,7 @@ from dora.dataflow.model import (
     LogSource,
     NodeOutput,
     NodeSpec,
+    OutputOptions,
     QueuePolicy,
     TimerSource,
 )
@@ -122,6 +123,7 @@ class Link(msgspec.Struct, frozen=True):
     target_machine: str = ""
     generation: int = 0  # as in `InputConfig`
     keep: tuple[str, ...] = ()
+    max_age_ns: int = 0
 
     @property
     def crosses_late(self) -> bool:
@@ -287,6 +289,7 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     target_machine=layout.context.placement.elsewhere(node.id),
                     generation=layout.generation(node.id, item.id),
                     keep=item.keep,
+                    max_age_ns=item.max_age_ns,
                 )
 
 
@@ -348,6 +351,7 @@ def _output(
                 machine=link.target_machine,
                 engine_queue_size=link.engine_queue_size,
                 generation=link.generation,
+                max_age_ns=link.max_age_ns,
             )
             for link in links
         ],
@@ -359,6 +363,7 @@ def _output(
         type=declared.name,
         shapes=list(declared.shapes),
         latch=_latch(layout, source),
+        priority=_options(layout, source).priority,
         origin=origin_id(str(source)),
         most_passes=layout.most_passes.get(layout.vertex(source), MOST_PASSES),
         stamped=source in layout.stamped,
@@ -366,10 +371,12 @@ def _output(
 
 
 def _latch(layout: _Layout, source: NodeOutput) -> LatchConfig | None:
-    options = layout.nodes[source.node].output_options.get(source.output)
-    if options is None or options.latched is None:
-        return None
-    return LatchConfig(options.latched.depth, options.latched.survive_restart)
+    latched = _options(layout, source).latched
+    return LatchConfig(latched.depth, latched.survive_restart) if latched is not None else None
+
+
+def _options(layout: _Layout, source: NodeOutput) -> OutputOptions:
+    return layout.nodes[source.node].output_options.get(source.output) or OutputOptions()
 
 
 def _prewake(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
@@ -475,8 +482,7 @@ def _input(
     if isinstance(item.source, NodeOutput):
         config.output_slot = outputs[item.source].slot
         config.latched = _latch(layout, item.source) is not None
-        options = layout.nodes[item.source.node].output_options.get(item.source.output)
-        if options is not None and (safe := options.safe_state) is not None:
+        if (safe := _options(layout, item.source).safe_state) is not None:
             config.safe_state = SafeStateConfig(
                 list(safe.values), safe.type, list(safe.when), safe.metadata, safe.silence_ns
             )

@@ -34,7 +34,8 @@ class TopicDescription:
     def __init__(self, inspection: Inspection, topic: Topic, words: memoryview) -> None:
         self._topic = topic
         self._words = words
-        self._publisher = next(node for node in inspection.nodes if node.id == topic.node_id)
+        self._nodes = inspection.nodes
+        self._publisher = next(node for node in self._nodes if node.id == topic.node_id)
         self._latencies = [LatencyMeter(link, words) for link in topic.links if link.kind == "link"]
         self._before = self._counts()
         self._started = time.monotonic()
@@ -64,6 +65,7 @@ class TopicDescription:
             *([("Shape", " × ".join(map(str, self._shape)))] if self._shape is not None else []),
             ("Publisher", f"{self._publisher.id} ({self._publisher.status})"),
             *([("Latched", _latched(topic.output.latched))] if topic.output.latched else []),
+            *([("Priority", priority)] if (priority := self._priority()) else []),
             (
                 "Subscribers",
                 "\n".join(_link(link, words, found.get(link.slot)) for link in topic.links) or "none",
@@ -73,6 +75,16 @@ class TopicDescription:
             ("Bandwidth", bandwidth(size / seconds)),
         ]
         return [TextResult(fields(pairs))]
+
+    def _priority(self) -> str:
+        """Return the priority between machines; "" if it is not declared and no link needs one."""
+        if (declared := self._topic.output.priority) is not None:
+            return declared
+        receivers = {link.consumer.partition("/")[0] for link in self._topic.links}
+        crosses = any(
+            node.machine != self._publisher.machine for node in self._nodes if node.id in receivers
+        )
+        return "control up to 8 KiB, normal above" if crosses else ""
 
     def _counts(self) -> tuple[int, int]:
         base = self._topic.output.slot * WORDS

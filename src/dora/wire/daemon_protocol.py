@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.wire.decoders import msgpack_decoder
-from dora.wire.node_config import EngineName, FilePath, RemoteConfig
+from dora.wire.node_config import EngineName, FilePath, Priority, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
 
@@ -30,6 +30,7 @@ class OutputView(msgspec.Struct, omit_defaults=True):
     type: str = ""  # the declared type of its messages
     text: bool = False  # the daemon delivers its lines: it has no channel to tap
     latched: int = 0  # messages that a late receiver gets first
+    priority: Priority | None = None  # None: by the size of each message
 
 
 class LinkView(msgspec.Struct, omit_defaults=True):

@@ -15,6 +15,8 @@ FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 
 # How messages travel between the nodes of a machine.
 EngineName = Literal["iceoryx2", "shm", "zenoh"]
+# Which messages go first between two machines.
+Priority = Literal["control", "normal", "bulk"]
 
 
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -33,6 +35,7 @@ class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     secret: str
     passwords: str  # path of the file by which listeners know the secret
     tls: TlsFiles | None = None
+    dscp: int = 0  # marks the packets of messages that go before others; 0: nothing is marked
 
 
 class LinkConfig(msgspec.Struct, omit_defaults=True):
@@ -49,6 +52,7 @@ class LinkConfig(msgspec.Struct, omit_defaults=True):
     machine: str = ""  # where the consumer is; "": on this machine
     engine_queue_size: int = 0  # as in `InputConfig`
     generation: int = 0  # as in `InputConfig`
+    max_age_ns: int = 0  # as in `InputConfig`
 
 
 class DoorbellConfig(msgspec.Struct):
@@ -88,6 +92,7 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     latch: LatchConfig | None = None
     origin: int = 0  # its number, see `dora.wire.trail`
     most_passes: int = 255  # a message that was passed on so often is an origin: it goes in a circle
+    priority: Priority | None = None  # None: by the size of each message
     stamped: bool = False  # its messages carry their hops: it is on a path with a budget
 
 

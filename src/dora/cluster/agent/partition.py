@@ -129,14 +129,21 @@ class LocalPartition:
         self._reports.update(ports=self._ports)
 
     def remote(self, endpoints: dict[str, str]) -> RemoteConfig:
-        """Return the configuration of links to other machines, from the endpoints of their nodes."""
+        """Return the configuration of links to other machines, from the endpoints of their nodes.
+
+        Raises `DoraError`.
+        """
+        from dora.transport.network.sessions import dscp_from_environment
+
         partition = self._partition
         tls = partition.tls is not None
         listen = {
             node_id: link_endpoint(partition.interface, port, tls=tls)
             for node_id, port in self._ports.items()
         }
-        return RemoteConfig(listen, endpoints, partition.secret, self._passwords, partition.tls)
+        return RemoteConfig(
+            listen, endpoints, partition.secret, self._passwords, partition.tls, dscp_from_environment()
+        )
 
 
 def receives_from_others(node: NodeSpec, machines: Mapping[str, str], machine: str) -> bool:

@@ -9,9 +9,12 @@ An entry of ``outputs`` is a name, or a mapping of one name to options::
 
 from __future__ import annotations
 
+from typing import get_args
+
 from dora.dataflow.model import LatchSpec, NodeOutput, OutputOptions
 from dora.dataflow.parser.field_types import (
     DATA,
+    ChoiceType,
     FieldType,
     FlagType,
     IntegerType,
@@ -26,6 +29,7 @@ from dora.dataflow.parser.safe_state import SAFE_STATE
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import ProblemReport, TextSpan
+from dora.wire.node_config import Priority
 
 MAX_DEPTH = 1000
 
@@ -72,6 +76,13 @@ OUTPUT = SchemaBlock(
             ShortForm(LATCHED, "depth"),
             "A receiver that joins late first gets the newest messages, so many as this says: `1`, or "
             "`{depth: 1, survive_restart: true}`.",
+        ),
+        Field(
+            "priority",
+            ChoiceType(get_args(Priority)),
+            "Which messages go first where they share a network to another machine: `control`, then "
+            "`normal`, then `bulk`. Without it, messages of at most 8 KiB are `control`, and others are "
+            "`normal`.",
         ),
         Field(
             "safe_state",
@@ -146,13 +157,17 @@ class Outputs(FieldType[dict[str, CheckedBlock]]):
 
 def options_of(outputs: dict[str, CheckedBlock], prefix: str = "") -> dict[str, OutputOptions]:
     """Return the options of the outputs that have any; ``prefix`` comes before their names."""
-    return {
-        f"{prefix}{name}": OutputOptions(
-            latched=LatchSpec(latched.get("depth"), latched.get("survive_restart"))
-        )
-        for name, block in outputs.items()
-        if (latched := block.get("latched")) is not None
-    }
+    found: dict[str, OutputOptions] = {}
+    for name, block in outputs.items():
+        latched, priority = block.get("latched"), block.get("priority")
+        if latched is not None or priority is not None:
+            found[f"{prefix}{name}"] = OutputOptions(
+                LatchSpec(latched.get("depth"), latched.get("survive_restart"))
+                if latched is not None
+                else None,
+                priority,
+            )
+    return found
 
 
 class LatchChecks:

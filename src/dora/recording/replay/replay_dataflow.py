@@ -194,7 +194,7 @@ def _paths(dataflow: Dataflow, roles: ReplayRoles) -> list[dict[str, Any]]:
 
 
 def _outputs(node: NodeSpec) -> list[Any]:
-    """Return the outputs of a player; those that were latched, or had a safe state, are so again."""
+    """Return the outputs of a player, with the options that they had."""
     return [
         {name: _output_options(options)} if (options := node.output_options.get(name)) else name
         for name in node.outputs
@@ -205,6 +205,8 @@ def _output_options(options: OutputOptions) -> dict[str, Any]:
     written: dict[str, Any] = {}
     if options.latched:
         written["latched"] = msgspec.to_builtins(options.latched)
+    if options.priority:
+        written["priority"] = options.priority
     if (safe := options.safe_state) is not None:
         # In recorded order, a receiver gets its safe values from the event log.
         written["safe_state"] = {"value": list(safe.values), "type": safe.type}

@@ -6,6 +6,7 @@ slightly larger than one fragment would take almost twice as long as one that fi
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import zenoh
@@ -17,9 +18,10 @@ RETRANSMIT_BYTES: Final = 262_144  # of a retransmitted fragment: slow networks 
 class FragmentedMessage:
     """An outgoing message, as one piece or in fragments. Its memory may be reused after `detach` only."""
 
-    __slots__ = ("_data", "_fragments", "_zbytes")
+    __slots__ = ("_data", "_fragments", "_zbytes", "sent_ns")
 
     def __init__(self, message: bytes | bytearray) -> None:
+        self.sent_ns = time.monotonic_ns()  # by the program
         self._data: bytes | bytearray | None = message
         self._zbytes: zenoh.ZBytes | None = None
         self._fragments: list[zenoh.ZBytes] | None = None

@@ -8,6 +8,7 @@ skips them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from dora.transport.board import Board
@@ -23,8 +24,12 @@ from dora.wire.node_config import LinkConfig, OutputConfig
 class LatchedWindow(SendWindow):
     """A send window into which the messages of a latch are put, each once."""
 
-    def __init__(self, capacity: int | None, sequence: int) -> None:
-        super().__init__(capacity, sequence, lambda payload: payload[1] & (KEEP_FLAG | LATCHED_FLAG))
+    def __init__(
+        self, capacity: int | None, sequence: int, is_old: Callable[[Any], bool] = lambda _: False
+    ) -> None:
+        super().__init__(
+            capacity, sequence, lambda payload: payload[1] & (KEEP_FLAG | LATCHED_FLAG), is_old
+        )
         self._latched_to = 0  # messages up to here were put with those of the latch
 
     def put(self, sequence: int, payload: Any, size: int) -> None:
@@ -65,7 +70,7 @@ class LatchedRemoteSender(RemoteSender):
         super().__init__(peer, output, link, board)
 
     def _make_window(self, capacity: int | None, sequence: int) -> LatchedWindow:
-        return LatchedWindow(capacity, sequence)
+        return LatchedWindow(capacity, sequence, self._is_old)
 
     def _on_open(self) -> None:
         # A message that another thread sends now is in the latch: it is written before it is put.

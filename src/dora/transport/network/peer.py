@@ -128,7 +128,9 @@ class LinkSender(Protocol):
     link: LinkConfig
     key: str
     publishers: Publishers
-    siblings: tuple[Any, ...]
+
+    def set_siblings(self, senders: Iterable[Any]) -> None:
+        """Set the senders to the same node, of which this is one."""
 
     def renew(self, publishers: Publishers) -> None:
         """Send on a new connection from now on."""
@@ -185,7 +187,7 @@ class Peer:
     def _update_siblings(self) -> None:
         senders = self.senders.values()
         for sender in senders:
-            sender.siblings = tuple(each for each in senders if each is not sender)
+            sender.set_siblings(senders)
 
     def subscribe(self) -> None:
         """Start to receive acknowledgements."""

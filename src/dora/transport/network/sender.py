@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, cast
 
@@ -16,7 +16,7 @@ from dora.errors import TransportError
 from dora.transport.board import CLOSED, CONNECTED, CREDIT_WAITING, RECEIVED, SENT, STATE, WORDS, Board
 from dora.transport.doorbell import Bell
 from dora.transport.forking import RefusingLock
-from dora.transport.network.fast_path import ACK_FROM, SHORT, SMALL, FastPath
+from dora.transport.network.fast_path import ACK_FROM, MAX_MESSAGE, SHORT, SMALL, FastPath
 from dora.transport.network.fragments import FragmentedMessage
 from dora.transport.network.in_flight import InFlightLimit
 from dora.transport.network.peer import Peer, Publishers
@@ -41,6 +41,9 @@ from dora.wire.node_config import LinkConfig, OutputConfig
 
 NO_ANSWER_AFTER: Final = 2.0  # seconds without an acknowledgement until an error is logged
 _APART_NS: Final = 100_000  # a message this long after the last one is sent alone, not in a batch
+# Messages of a class wait while messages of a lower one do.
+_CLASSES: Final = {"control": 0, "normal": 1, "bulk": 2}
+_URGENT_BYTES: Final = {None: SMALL, "control": MAX_MESSAGE, "normal": 0, "bulk": 0}
 _MAX_RETRANSMIT_PAUSE: Final = 10.0  # seconds between retransmissions of which nothing arrives
 
 Transmission = tuple[Callable[..., None], list[zenoh.ZBytes], tuple[int, int, int, int], PiggybackAck]
@@ -58,6 +61,10 @@ class RemoteSender:
         self.node = link.consumer.partition("/")[0]  # that receives
         self.key = f"{peer.dataflow_id}/to/{link_name(link.consumer, link.generation)}"
         self.publishers = peer.publishers(self.key)
+        self._class = _CLASSES[output.priority or "normal"]
+        # Messages up to this size do not wait behind larger ones of other links.
+        self._urgent_bytes = _URGENT_BYTES[output.priority]
+        self._may_take_fast_path = output.priority != "bulk"
         self._fast_path = FastPath(lambda data: self.publishers.ping(data))
         self._awaits_ack = False  # the connection is new: nothing is transmitted before an acknowledgement
         self._arrived = 0  # the number of the last acknowledged message
@@ -89,13 +96,31 @@ class RemoteSender:
         self._deferred = False  # the send thread transmits what is ready
         self._probe_deferred = False  # it sends a probe, too
         self.siblings: tuple[RemoteSender, ...] = ()  # the other senders to the same node
+        # Those whose messages go before the messages of this link, and those for which it is vice versa.
+        self._before: tuple[RemoteSender, ...] = ()
+        self._after: tuple[RemoteSender, ...] = ()
         self._no_answer_since = 0.0  # wall clock; 0: the receiver answers
 
     def _make_window(self, capacity: int | None, sequence: int) -> SendWindow:
-        return SendWindow(capacity, sequence, lambda payload: payload[1] & KEEP_FLAG)
+        return SendWindow(capacity, sequence, lambda payload: payload[1] & KEEP_FLAG, self._is_old)
+
+    def _is_old(self, payload: tuple[FragmentedMessage, int]) -> bool:
+        """Return whether a message has waited here for longer than the `max_age` of its input.
+
+        The receiver measures from the time stamp of the message, which is earlier.
+        """
+        max_age_ns = self.link.max_age_ns  # 0 under back-pressure: such a link loses no message
+        return max_age_ns > 0 and time.monotonic_ns() - payload[0].sent_ns > max_age_ns
 
     def _on_open(self) -> None:
         """Called with the lock held when the receiver is there, before anything is transmitted to it."""
+
+    def set_siblings(self, senders: Iterable[RemoteSender]) -> None:
+        """Set the senders to the same node, of which this is one."""
+        self.siblings = tuple(each for each in senders if each is not self)
+        self._before = tuple(each for each in self.siblings if each._class < self._class)
+        self._after = tuple(each for each in self.siblings if each._class > self._class)
+        self._window.is_held = self._is_behind_others if self._before else None
 
     @property
     def is_missing(self) -> bool:
@@ -141,6 +166,8 @@ class RemoteSender:
                 self._fast_path.ping()  # it is held: ask for the acknowledgement that it waits for
             if self._window.has_backlog:  # another thread transmits it, when the memory may be reused
                 message.zbytes()
+        if self._after:
+            self._resume_others()
 
     def _transmit_ready(self) -> None:
         """Transmit what is ready, as long as that cannot block. The lock has to be held."""
@@ -158,6 +185,11 @@ class RemoteSender:
                 return
             self._transmit(transmission)
 
+    @property
+    def has_backlog(self) -> bool:
+        """Whether a message waits that the receiver could get. Other threads may read this."""
+        return self._window.open and self._window.has_backlog and not self._awaits_ack
+
     def _is_held(self, entry: Entry) -> bool:
         """Return whether a message waits for an acknowledgement, and takes the fast path then.
 
@@ -167,12 +199,31 @@ class RemoteSender:
         number, _, _, size = entry
         path = self._fast_path
         return (
-            size <= SMALL
+            size <= self._urgent_bytes
             and path.is_open
             and number > self._arrived + 1
             and self._is_behind_large()
             and not path.would_accept(size, self._fast_bytes_of_all())
         )
+
+    def _is_behind_others(self) -> bool:
+        """Return whether a message of a link that goes before this one waits.
+
+        Then no message enters the window, where it could not be dropped any more.
+        """
+        return any(sender.has_backlog for sender in self._before)
+
+    def _resume_others(self) -> None:
+        """Transmit the messages that were held for those of this link. No lock may be held."""
+        if not self.has_backlog:
+            for sender in self._after:
+                sender.resume()
+
+    def resume(self) -> None:
+        """Transmit, in the send thread, what need not wait any more."""
+        with self._lock:  # who holds it may be about to find that a message has to wait
+            self._window.admit_waiting()
+            self._defer()
 
     def _is_behind_large(self) -> bool:
         """Return whether a message would wait for large ones of other links on the regular path."""
@@ -209,6 +260,7 @@ class RemoteSender:
             transmission = self._prepare(entry, may_block=True) if entry is not None else None
             self._deferred = transmission is not None
         if transmission is None:
+            self._resume_others()
             return
         try:
             self._transmit(transmission)
@@ -231,9 +283,11 @@ class RemoteSender:
         is_short = size <= SMALL or size <= limit.rate * SHORT
         needs_sample = window.in_flight_bytes > limit.bytes // 2
         fast_bytes = self._fast_bytes_of_all()
+        is_urgent = size <= self._urgent_bytes
         if (
-            is_short
-            and (alone or (size <= SMALL and (publishers.send_thread.busy or self._is_behind_large())))
+            (is_short or is_urgent)
+            and self._may_take_fast_path
+            and (alone or (is_urgent and (publishers.send_thread.busy or self._is_behind_large())))
             and path.accepts(number, size, fast_bytes)
         ):
             put, fragments = publishers.put_fast, message.fragments()
@@ -383,7 +437,8 @@ class RemoteSender:
             self._defer()
 
     def _after_ack(self) -> None:
-        """Log that the receiver answers again, and wake a program that waits for credit."""
+        """Resume other links and a program that waits for credit; log that the receiver answers again."""
+        self._resume_others()
         if self._no_answer_since:
             self._log_answer()
         if self._credit is not None and self._words[self._waiting_word]:
@@ -449,6 +504,7 @@ class RemoteSender:
             self.probe()
         if self._window.has_backlog and self._fast_path.is_open:
             self._fast_path.ping()  # the first ones may have been behind other messages
+        self.resume()
         if self.is_idle and not self._waits_for_credit():
             self._acknowledged_at = now
         if now - self._acknowledged_at < TICK:

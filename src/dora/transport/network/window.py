@@ -32,12 +32,21 @@ class SendWindow:
 
     The user transmits what `next` returns. ``capacity`` is the number of messages that may wait; None:
     something else bounds it, credit. ``sequence`` is the sequence number of the last message before.
-    ``is_kept`` tells by its payload whether a message must not be dropped.
+    ``is_kept`` tells by its payload whether a message must not be dropped, ``is_old`` whether the receiver
+    would leave it out. An old message is dropped before it is sent, unless it is the newest one: by
+    its number the receiver counts the others.
     """
 
     def __init__(
-        self, capacity: int | None, sequence: int = 0, is_kept: Callable[[Any], bool] = lambda _: False
+        self,
+        capacity: int | None,
+        sequence: int = 0,
+        is_kept: Callable[[Any], bool] = lambda _: False,
+        is_old: Callable[[Any], bool] = lambda _: False,
     ) -> None:
+        self._is_kept, self._is_old = is_kept, is_old
+        # Whether all messages have to wait, for those of other links; None: they never have to.
+        self.is_held: Callable[[], bool] | None = None
         self._in_flight: deque[Entry] = deque()
         self._transmitted = 0  # how many of those in flight
         self._retransmit = 0  # how many of those in flight were transmitted before
@@ -51,7 +60,7 @@ class SendWindow:
 
     @property
     def dropped(self) -> int:
-        """The number of messages that were dropped to make room."""
+        """The number of messages that were dropped to make room, or because they were too old."""
         return self._waiting.dropped
 
     @property
@@ -111,9 +120,18 @@ class SendWindow:
         waiting = self._waiting
         if before != self.in_flight_bytes:
             self.limit.on_ack(number, before - self.in_flight_bytes, now, is_full=len(waiting) > 0)
+        self.admit_waiting()
+
+    def admit_waiting(self) -> None:
+        """Admit the messages that wait, as long as there is room for them."""
+        waiting = self._waiting
         if self.open:
             while waiting and self._has_room(waiting[0][3]):
-                self._admit(waiting.popleft())
+                entry = waiting.popleft()
+                if waiting and self._is_old(entry[2]) and not self._is_kept(entry[2]):
+                    waiting.dropped += 1
+                else:
+                    self._admit(entry)
 
     def retransmit(self) -> None:
         """Transmit all messages in flight again: they were lost."""
@@ -148,6 +166,8 @@ class SendWindow:
 
     def _has_room(self, size: int) -> bool:
         in_flight = self._in_flight
+        if self.is_held is not None and self.is_held():
+            return False
         return not in_flight or (
             len(in_flight) < WINDOW and self.in_flight_bytes + size <= self.limit.bytes
         )
