@@ -6,9 +6,9 @@ write and a later read change places; on arm64 any two accesses may. CPython off
 takes it again (``sem_trywait``).
 
 - On x86-64 each of the two is a locked instruction, which is a full fence.
-- On arm64 the first one is a write that releases, and the second one a read that acquires. Accesses before a
-  release stay before it, a release stays before an acquire that follows it, and accesses after an acquire
-  stay after it (Arm Architecture Reference Manual, B2.3, "barrier-ordered-before").
+- On arm64 the first one is a write that releases, and the second one a read that acquires. Accesses
+  before a release stay before it, a release stays before an acquire that follows it, and accesses after an
+  acquire stay after it (Arm Architecture Reference Manual, B2.3, "barrier-ordered-before").
 
 A lock would do on x86-64. But a signal handler that raises an exception between `acquire` and `release`
 leaves it locked, and so does a fork in another thread; a semaphore is only one too high then, which harms
