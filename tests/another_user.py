@@ -16,7 +16,8 @@ USER = 54321
 @cache
 def interpreter() -> str:
     """Return a Python that this user may run, "" if there is none. Its standard library is enough."""
-    for program in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+    outside = os.path.realpath(sys.executable)  # of a virtual environment in a folder of root
+    for program in (sys.executable, outside, "/usr/bin/python3", "/usr/local/bin/python3"):
         try:
             subprocess.run([program, "-c", ""], check=True, capture_output=True, **identity())
         except (OSError, subprocess.CalledProcessError):

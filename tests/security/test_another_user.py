@@ -108,6 +108,9 @@ class Running(NamedTuple):
                 continue  # it has just ended
         return [process for process in found if process.pid != os.getpid()]
 
+    def command_lines(self) -> list[str]:
+        return [" ".join(process.cmdline()) for process in self.processes()]
+
     def secrets(self) -> list[str]:
         token = (self.root / "config" / "dora" / ".dora-token").read_text().strip()
         tickets = [url.partition("ticket=")[2] for url in (self.address, self.system.client.dashboard())]
@@ -147,7 +150,9 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
         assert ui.stderr is not None
         try:
             found = next(filter(None, (re.search(r"http://\S+", line) for line in ui.stderr)))
-            yield Running(system, root, found[0], before)
+            running = Running(system, root, found[0], before)
+            wait_until(lambda: "/browser file://" in " ".join(running.command_lines()), "the browser")
+            yield running
         finally:
             ui.send_signal(signal.SIGINT)
             ui.communicate(timeout=60)
@@ -276,7 +281,7 @@ def test_nothing_listens_beside_files_and_ports(running: Running) -> None:
 
 def test_no_secret_is_on_a_command_line_or_in_a_file_for_all(running: Running) -> None:
     secrets = running.secrets()
-    lines = [" ".join(process.cmdline()) for process in running.processes()]
+    lines = running.command_lines()
     assert any("/browser file://" in line for line in lines)
     for line in lines:
         assert not any(secret in line for secret in secrets), line

@@ -6,18 +6,20 @@ The page `docs/reference/two-ways-to-start-a-node.md` has the same reasons.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from two_ways import Allowed
 
 FRAME = re.compile(r"^\s*(File \")?\S*/dora/daemon/template/\w+\.py\b.*$", re.MULTILINE)
+OF_DUMP = re.compile(r"Extension modules:|  Binary file |  <truncated rest of calls>")
 OF_NUMPY = ("numpy.", "RankWarning")
 
 
 def without_frame(lines: list[Any]) -> list[Any]:
-    """Return lines, or frames, without the frame of the template, nor lists of extension modules."""
+    """Return lines, or frames, without frames of the template and of C, nor lists of extension modules."""
     texts = [str(line) for line in lines if line]
-    return [text for text in texts if not FRAME.search(text) and "Extension modules:" not in text]
+    return [text for text in texts if not FRAME.search(text) and not OF_DUMP.match(text)]
 
 
 def without_depth(value: object) -> str:
@@ -38,6 +40,13 @@ def without_internal_signal(status: dict[str, str]) -> dict[str, str]:
     return {**status, "SigCgt": f"{int(status['SigCgt'], 16) & ~(1 << 32):x}"}
 
 
+def without_libffi(descriptors: dict[str, str]) -> dict[str, str]:
+    """Return descriptors without the one that libffi, which ctypes uses, holds to its own file."""
+    return {
+        number: path for number, path in descriptors.items() if not Path(path).name.startswith("libffi.so.")
+    }
+
+
 FRAMES = "Frames of dora are below the program"
 PRELOADED = "What the template has imported is loaded"
 PARENT = "The parent process is the template"
@@ -54,6 +63,7 @@ ALLOWED = (
     Allowed("*", "fact: loggers", PRELOADED),
     Allowed("*", "fact: packages at first", PRELOADED),
     Allowed("loaded_modules", "stdout", PRELOADED),
+    Allowed("*", "outside: descriptors", PRELOADED, without_libffi),
     Allowed("*", "stderr", FRAMES, without_frame),
     Allowed("*", "fact: stack", FRAMES, without_frame),
     Allowed("recursion", "stderr", FRAMES, without_depth),

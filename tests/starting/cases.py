@@ -127,10 +127,12 @@ SOURCE_CASES = {
     ),
     "no_future": short(
         """
+        import __main__
         x: int = 1
-        print(__annotations__)
+        print(__main__.__annotations__)
         try:
             y: undefined = 1
+            __annotate__(1)  # since Python 3.14, annotations are evaluated when they are read
         except NameError as e:
             print(e)
         """

@@ -30,7 +30,12 @@ SHORT = """
     import os
     import sys
 
-    names = [name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
+    names = [
+        name
+        for name in os.listdir("/proc/self/fd")
+        if os.path.exists(path := f"/proc/self/fd/{name}")
+        and "/libffi.so." not in os.readlink(path)  # which the template has loaded, with ctypes
+    ]
     with open(f"/proc/{os.getppid()}/cmdline") as file:
         way = "forked" if "dora/daemon/template" in file.read() else "plain"
     with open("count", "r+") as file:

@@ -48,7 +48,7 @@ def function() -> None:
 
 main = sys.modules["__main__"]
 record("names at first", at_first)
-record("annotations", repr(__annotations__))
+record("annotations", repr(main.__annotations__))
 record("doc", __doc__)
 record("file", __file__)
 record("spec", repr(__spec__))

@@ -119,8 +119,9 @@ def _new_main(program: PythonProgram, ours: ModuleType) -> dict[str, Any]:
     namespace.update(
         __name__="__main__",
         __doc__=None,
-        __annotations__={},
         __file__=path,
         __loader__=loader("__main__", path),
     )
+    if sys.version_info < (3, 14):  # newer ones make it when it is first read
+        namespace["__annotations__"] = {}
     return namespace
