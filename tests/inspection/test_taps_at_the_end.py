@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dora.daemon.guardian import remove_run_files
 from dora.observe import tap_session
 from dora.transport.board import Board
 from dora.wire.daemon_protocol import Inspection
@@ -39,3 +40,4 @@ def test_a_tap_leaves_nothing_of_a_run_that_was_removed_meanwhile(
     (directory / "lock").touch()
     tap_session.TapLease(Run(), inspection, []).close()  # type: ignore[arg-type]
     assert (directory / "lock").exists() and (directory / "iox").exists()
+    remove_run_files(str(directory), inspection.prefix)  # as the daemon does
