@@ -9,10 +9,11 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-PERIOD_S = {"control": 0.01, "picture": 1 / 30}
+from benchmarks.dataflows.slow_network.paced import send_paced
 
 
 def open_session(role: str, address: str, port: int) -> Any:
@@ -54,22 +55,13 @@ def send(session: Any, sizes: dict[str, int], seconds: float, results: Path) -> 
         if time.monotonic() > deadline:
             raise TimeoutError("nobody subscribes")
         time.sleep(0.01)
-    data = {name: bytes(size - 8) for name, size in sizes.items()}
-    sent = dict.fromkeys(data, 0)
-    longest_ns = 0
-    began = time.monotonic()
-    due = dict.fromkeys(data, began)
-    while (now := time.monotonic()) < began + seconds:
-        for name, at in due.items():
-            if at <= now:
-                due[name] += PERIOD_S[name]
-                sent[name] += 1
-                started_ns = time.monotonic_ns()
-                publishers[name].put(started_ns.to_bytes(8, "little") + data[name])
-                longest_ns = max(longest_ns, time.monotonic_ns() - started_ns)
-        time.sleep(max(0.0, min(due.values()) - time.monotonic()))
+
+    def send_one(name: str, rest: bytes, now_ns: int) -> None:
+        publishers[name].put(now_ns.to_bytes(8, "little") + rest)
+
+    senders = {name: partial(send_one, name, bytes(size - 8)) for name, size in sizes.items()}
+    send_paced(seconds, senders, results)
     time.sleep(2.0)  # for what is still on the way
-    (results / "robot.json").write_text(json.dumps({"sent": sent, "longest_ns": longest_ns}))
 
 
 def receive(session: Any, results: Path) -> None:
