@@ -29,8 +29,9 @@ def test_every_dataflow_is_valid(path: Path) -> None:
 )
 def test_every_script_compiles_and_is_used(path: Path) -> None:
     compile(path.read_text(), str(path), "exec")
-    texts = [file.read_text() for file in path.parent.glob("*.yml")]
-    assert any(path.name in text for text in [*texts, Path(starting.__file__).read_text()])
+    others = [file for kind in ("*.yml", "*.py") for file in path.parent.glob(kind) if file != path]
+    texts = [file.read_text() for file in [*others, Path(starting.__file__)]]
+    assert any(path.name in text or f"from {path.stem} import" in text for text in texts)
 
 
 def test_every_dataflow_is_measured() -> None:

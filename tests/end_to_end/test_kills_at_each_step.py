@@ -71,6 +71,14 @@ def left_by(flow: Flow, steps: list[str], mark: str) -> list[str]:
     return found
 
 
+def wait_for_nothing_left(flow: Flow, steps: list[str], mark: str) -> None:
+    """Processes whose parent has ended are killed by the kernel, a moment later."""
+    wait_until(
+        lambda: not left_by(flow, steps, mark),
+        lambda: f"the end of {left_by(flow, steps, mark)}, after {steps[-1:]}",
+    )
+
+
 @pytest.mark.parametrize("command", ["run", "build"])
 def test_a_build_command_ends_with_a_command_that_is_killed(
     runtime_root: str, tmp_path: Path, command: str
@@ -92,7 +100,7 @@ def test_a_build_command_ends_with_a_command_that_is_killed(
         assert line, "it has ended"
     killed.kill()
     killed.communicate()
-    wait_until(lambda: not left_by(flow, [], mark), lambda: f"the end of {left_by(flow, [], mark)}")
+    wait_for_nothing_left(flow, [], mark)
 
 
 @pytest.mark.parametrize("way", ["--preload", "--no-preload"])
@@ -104,7 +112,7 @@ def test_a_run_that_is_killed_before_any_step_leaves_nothing(
     flow.node("sink", SINK, inputs={"in": "source/out"})
     command = ("run", flow.write(), way)
     steps, mark = run_and_kill(flow, 0, *command)
-    assert left_by(flow, steps, mark) == []
+    wait_for_nothing_left(flow, steps, mark)
     starts = [
         number for number, step in enumerate(steps, 1) if "remove" not in step and "rmdir" not in step
     ]
@@ -115,9 +123,4 @@ def test_a_run_that_is_killed_before_any_step_leaves_nothing(
     assert steps.index(programs[0]) < steps.index(first_file)
     for step in [*starts, *ends[:: len(ends) // ENDS]]:
         done, mark = run_and_kill(flow, step, *command)
-        wait_until(
-            lambda done=done, mark=mark: not left_by(flow, done, mark),
-            lambda done=done, mark=mark: (
-                f"the end of {left_by(flow, done, mark)}, killed after {done[-1:]}"
-            ),
-        )
+        wait_for_nothing_left(flow, done, mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -191,7 +192,7 @@ def test_the_connection_of_control_messages_is_marked(system: Spread) -> None:
         marks.extend(line.count("tos:0xb8") for line in listed.splitlines() if ":6013" not in line)
 
     run(system, "cubic", FAST, 1.0, 64, while_running=look)
-    assert sum(marks) == 1 < len(marks), "that of other messages is not"
+    assert sum(marks) == 1 < len(marks), "the connection of other messages is not marked"
 
 
 def test_bulk_goes_behind_other_large_messages(system: Spread, figure: Figure) -> None:
@@ -201,8 +202,9 @@ def test_bulk_goes_behind_other_large_messages(system: Spread, figure: Figure) -
     def look() -> None:
         for name in ("control", "picture"):
             described = system.dora("topic", "info", f"robot/{name}", "--duration", "0.1")
-            (line,) = [line for line in described.splitlines() if line.startswith("Priority")]
-            shown[name] = line.removeprefix("Priority").strip()
+            found = re.search(r"^Priority +(.+)$", described, re.MULTILINE)
+            assert found is not None, described
+            shown[name] = found[1]
 
     for priority in ("normal", "bulk"):
         options: dict[str, Any] = {"map_size": 100_000, "priority": priority, "while_running": look}

@@ -71,7 +71,7 @@ def test_an_exception_at_any_moment_loses_no_slot_and_no_block(
     assert (1, 2) in explorer.outcomes
 
 
-MORE = [(1, 1, 4, 2), (2, 1, 4, 2), (1, 2, 4, 3), (2, 0, 4, 2)] if ROUNDS >= 100 else [(2, 1, 3, 2)]
+MORE = [(1, 1, 4, 2), (2, 1, 3, 3), (1, 2, 3, 3), (2, 0, 4, 2)] if ROUNDS >= 100 else [(2, 1, 3, 2)]
 
 
 @pytest.mark.processes  # it starts none, but takes minutes
