@@ -1,8 +1,8 @@
 #!/bin/sh
 # Try this working tree on Debian for arm64, under emulation: `dora doctor`, a dataflow of ten nodes, the
 # tests that every engine has to pass, and all tests that start no process. Without a board it shows what is
-# wrong on another processor with other wheels; its order of memory accesses it does not show, for an emulated
-# program has at least that of the machine.
+# wrong on another processor with other wheels. It does not show faults in the order of memory accesses: an
+# emulated program keeps the stricter order of the machine that emulates it.
 #
 #     tools/arm64.sh [OPTION OF PYTEST | TEST]...
 #

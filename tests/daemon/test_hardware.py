@@ -34,7 +34,7 @@ PI_5 = {
     THROTTLED: "0",
 }
 
-# JetPack 6 on a Jetson Orin: many sensors, of which that of a switched-off part cannot be read.
+# JetPack 6 on a Jetson Orin: many sensors; one belongs to a part that is switched off, and cannot be read.
 ORIN = {
     f"{ZONE}0/type": "cpu-thermal",
     f"{ZONE}0/temp": "48562",

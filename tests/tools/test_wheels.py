@@ -39,7 +39,7 @@ def resolve(tmp_path: Path, version: str, wanted: list[str]) -> tuple[list[str],
 
 
 def requirements(*extras: str) -> list[str]:
-    """Return the requirements of extras, "" for those of dora itself; extras of extras are resolved."""
+    """Return the requirements of an extra, and of the extras that it names; "" stands for dora itself."""
     found: list[str] = []
     for extra in extras:
         for text in PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]:

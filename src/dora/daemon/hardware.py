@@ -138,7 +138,7 @@ def _raspberry_pi(root: str) -> Iterator[Condition]:
             elif bits >> (bit + _SINCE_START) & 1:
                 yield Condition(f"Raspberry Pi: not now, but since its start: {fault}", remedy)
         return
-    for folder in _paths(root, "sys/class/hwmon/hwmon*"):  # kernels other than that of Raspberry Pi OS
+    for folder in _paths(root, "sys/class/hwmon/hwmon*"):  # not in the kernel of Raspberry Pi OS
         if _text(f"{folder}/name") == "rpi_volt" and _number(f"{folder}/in0_lcrit_alarm"):
             fault, remedy = _RASPBERRY_PI[0]
             yield Condition(f"Raspberry Pi: {fault}", remedy)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from dora.transport.interface import MAX_QUEUE
 from dora.wire.node_config import EngineName, InputConfig, NodeConfig
 
-_MOST_PLACES: Final = 4096  # longer queues are in the receiver's own memory (`dora.transport.interface`)
 _PROGRAM: Final = 56  # open files of a program's own
 _PAGE: Final = 4 << 10
 # iceoryx2 has 256 segments for each link, and keeps a byte for each place of a message in each. A receiver
@@ -89,7 +89,7 @@ def _iceoryx2_fault() -> str:
 
 def _iceoryx2_memory(config: NodeConfig) -> int:
     links = sum(
-        _SEGMENTS * item.max_receivers * (min(item.max_queue_size, _MOST_PLACES) + _HELD)
+        _SEGMENTS * item.max_receivers * (min(item.max_queue_size, MAX_QUEUE) + _HELD)
         for item in _local_inputs(config)
     )
     return _ICEORYX2_NODE + _ICEORYX2_OUTPUT * len(config.outputs) + links
@@ -105,7 +105,7 @@ def _shm_fault() -> str:
 def _shm_memory(config: NodeConfig) -> int:
     from dora.transport.shm.ring import ring_bytes
 
-    rings = (ring_bytes(min(item.queue_size, _MOST_PLACES)) for item in _local_inputs(config))
+    rings = (ring_bytes(min(item.queue_size, MAX_QUEUE)) for item in _local_inputs(config))
     return _SHM_OUTPUT * len(config.outputs) + sum(-(-size // _PAGE) * _PAGE for size in rings)
 
 

@@ -214,7 +214,7 @@ class RemoteSender:
         return any(sender.has_backlog for sender in self._before)
 
     def _resume_others(self) -> None:
-        """Transmit the messages that were held for those of this link. No lock may be held."""
+        """Transmit the messages of other links that waited for this link. No lock may be held."""
         if not self.has_backlog:
             for sender in self._after:
                 sender.resume()

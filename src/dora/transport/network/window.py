@@ -45,7 +45,7 @@ class SendWindow:
         is_old: Callable[[Any], bool] = lambda _: False,
     ) -> None:
         self._is_kept, self._is_old = is_kept, is_old
-        # Whether all messages have to wait, for those of other links; None: they never have to.
+        # Tells whether messages of other links go first now; None: they never do.
         self.is_held: Callable[[], bool] | None = None
         self._in_flight: deque[Entry] = deque()
         self._transmitted = 0  # how many of those in flight
