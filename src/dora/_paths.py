@@ -169,7 +169,7 @@ def router_of(run_dir: str) -> str:
 
 
 def link_endpoint(address: str, port: int, *, tls: bool) -> str:
-    """Return the endpoint of a node for other machines; see `dora.transport.network.sessions`.
+    """Return the endpoint of a gateway for other machines; see `dora.gateway.meeting`.
 
     >>> link_endpoint("10.0.0.2", 7000, tls=False), link_endpoint("fd00::2", 7000, tls=True)
     ('tcp/10.0.0.2:7000', 'tls/[fd00::2]:7000')

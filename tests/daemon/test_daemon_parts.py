@@ -16,8 +16,9 @@ from dora.daemon.event_loop import READ, Loop
 from dora.daemon.processes.child import LineSplitter
 from dora.daemon.processes.launch_spec import CannotSpawn
 from dora.daemon.processes.process import PlainProcess
+from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import plan
 from dora.transport.board import (
     CLOSED,
     CONNECTED,

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
 from dora.daemon.supervisor.result import LinkReport
-from dora.dataflow.plan import Link, Plan
+from dora.dataflow.layout import Link, Plan
 from dora.transport.board import (
     ASLEEP,
     CLOCK_ERROR,
@@ -17,6 +17,7 @@ from dora.transport.board import (
     DROPPED,
     EXPIRED,
     FIRST,
+    FORWARDED,
     IN_SAFE_STATE,
     MISSED,
     OVERDUE,
@@ -39,6 +40,7 @@ from dora.transport.doorbell import Bell
 from dora.wire.clock import ClockOffset
 from dora.wire.node_protocol import StopFrame, ToNode
 
+GATEWAY = ""  # in place of a node: the gateway, which sends the outputs of other machines here
 _GONE_LINKS = 1000  # removed links whose counts are kept for the report
 
 
@@ -156,15 +158,21 @@ class Accounting:
 
     def drained(self, node_id: str) -> bool:
         """Return whether the receivers that still read have taken everything that a node sent."""
-        gone = [link for link in self._gone if link.producer == node_id]
-        for link in (*gone, *self._by_producer.get(node_id, ())):
-            if link.kind != "link" or link.target_machine:
+        get = self.board.get
+        if node_id == GATEWAY:
+            links = [link for link in (*self._gone, *self._plan.links) if link.source_machine]
+        else:
+            gone = [link for link in self._gone if link.producer == node_id]
+            links = [*gone, *self._by_producer.get(node_id, ())]
+        for link in links:
+            if link.kind != "link" or get(link.slot, STATE) in (UNCONNECTED, CLOSED):
                 continue
-            get = self.board.get
-            if get(link.slot, STATE) in (UNCONNECTED, CLOSED):
+            if link.target_machine:  # the gateway reads
+                if get(link.output_slot, FORWARDED) < get(link.output_slot, SENT):
+                    return False
                 continue
             known = get(link.slot, FIRST) + get(link.slot, RECEIVED) + get(link.slot, DROPPED)
-            if known < get(link.output_slot, SENT):
+            if known < get(link.output_slot, FORWARDED if link.source_machine else SENT):
                 return False
         return True
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from dora.daemon.accounting import Accounting
+from dora.daemon.accounting import GATEWAY, Accounting
 from dora.daemon.capacity import dynamic_nodes, needs_of, prepare_limits
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.control_server import Connection, ControlServer
@@ -40,8 +40,9 @@ from dora.daemon.supervisor.supervisor import Supervisor
 from dora.daemon.template.client import TemplateClient
 from dora.daemon.template.process import TemplateConnection
 from dora.daemon.watchdog import Watchdog
+from dora.dataflow.layout import Plan, RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Plan, RunContext, plan
+from dora.dataflow.plan import plan
 from dora.dataflow.problems import listed
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
@@ -56,6 +57,7 @@ from dora.wire.node_protocol import (
 )
 
 if TYPE_CHECKING:
+    from dora.daemon.gateway_process import GatewayProcess
     from dora.daemon.logs.router import TextRouter
     from dora.daemon.logs.writer import LogFiles
     from dora.daemon.progress import ProgressMeter
@@ -173,9 +175,11 @@ class Daemon:
             on_closed=self._on_node_disconnected,
         )
         self._watchdog = watchdog
+        self._gateway: GatewayProcess | None = None  # once there may be links to other machines
 
     def run(self, stop_after: float | None) -> DataflowResult:
         """Run the dataflow to its end. ``stop_after`` is a time on ``time.monotonic``."""
+        self._apply_gateway()
         self.feed(on.Begin())
         self._watchdog.watch(self.loop, lambda text: self.write_log("warn", None, text))
         _ = self._text  # imported while the nodes start
@@ -227,6 +231,8 @@ class Daemon:
     def close(self) -> None:
         """Kill the remaining processes and close everything; the caller removes the run's directory."""
         self._processes.kill_all()
+        if self._gateway is not None:
+            self._gateway.close()
         if self.supervisor.state.killing:
             kill_run(self._run.run_id)  # also processes that left their process group
         self._server.close()
@@ -386,6 +392,7 @@ class Daemon:
         self._text.change(dataflow, self._plan.links)
         self._log_options.update((node.id, node.log) for node in dataflow.nodes)
         self._health.watch(dataflow)
+        self._apply_gateway()
         if self._hot_reload is not None:
             self._hot_reload.follow(dataflow)
             self.supervisor.watch(self._hot_reload.nodes)
@@ -394,6 +401,25 @@ class Daemon:
         )
         if self.on_changed is not None:
             self.on_changed(dataflow)
+
+    def _apply_gateway(self) -> None:
+        """Give the plan to the gateway; the first one with other machines starts it."""
+        if (config := self._plan.gateway) is None:
+            return
+        if self._gateway is None:
+            from dora.daemon.gateway_process import GatewayProcess  # most dataflows have none
+
+            self._gateway = GatewayProcess(
+                self.loop,
+                self._run.run_id,
+                lambda level, text: self.write_log(level, None, text),
+                on_ended=self._on_gateway_ended,
+            )
+        self._gateway.apply(config)
+
+    def _on_gateway_ended(self) -> None:
+        self._clean_up_after(GATEWAY)
+        self._cleanup.make_room(GATEWAY)
 
     def _on_input_failed(self, node_id: str, item: InputConfig, reason: str) -> None:
         self.feed(on.InputFailed(node_id, item.id, item.source, reason))

@@ -22,8 +22,9 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.supervisor import Supervisor
+from dora.dataflow.layout import Placement, Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import SPARE_RECEIVERS, Placement, Plan, RunContext, text_outputs
+from dora.dataflow.plan import SPARE_RECEIVERS
 from dora.dataflow.problems import no_node
 from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (

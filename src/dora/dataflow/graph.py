@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from dora.dataflow.durations import duration_text, rate_text
+from dora.dataflow.layout import LinkKind, link_kind
 from dora.dataflow.model import (
     DEFAULT_QUEUE_SIZE,
     Dataflow,
@@ -26,7 +27,7 @@ from dora.dataflow.model import (
     asks_for_drops,
 )
 from dora.dataflow.parser.sync import described
-from dora.dataflow.plan import LinkKind, link_kind, qos_of
+from dora.dataflow.plan import qos_of
 
 BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
 GroupKind = Literal["runtime", "module"]

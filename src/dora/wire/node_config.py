@@ -28,12 +28,11 @@ class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The endpoints of nodes of other machines and of this one, see `dora.transport.network.sessions`."""
+    """Where the gateways of a dataflow listen, and how they know each other, see `dora.gateway`."""
 
-    listen: dict[str, str]  # node of this machine → the endpoint at which it listens
-    reach: dict[str, str]  # node of another machine → its endpoint
+    listen: str  # address and port of this machine
+    reach: dict[str, str]  # other machine → its address and port, where one is known
     secret: str
-    passwords: str  # path of the file by which listeners know the secret
     tls: TlsFiles | None = None
     dscp: int = 0  # marks the packets of messages that go before others; 0: nothing is marked
 
@@ -49,7 +48,9 @@ class LinkConfig(msgspec.Struct, omit_defaults=True):
     policy: Literal["drop_oldest", "latest", "backpressure"] = "drop_oldest"
     keep: tuple[str, ...] = ()  # as in `InputConfig`
     dynamic: bool = False  # the consumer is a dynamic node: it may not be there
-    machine: str = ""  # where the consumer is; "": on this machine
+    # Where the consumer is; "": on this machine. Else node, bell and stream are those of the gateway.
+    machine: str = ""
+    stream_slot: int = 0  # index of the line on the board with which the gateway receives
     engine_queue_size: int = 0  # as in `InputConfig`
     generation: int = 0  # as in `InputConfig`
     max_age_ns: int = 0  # as in `InputConfig`
@@ -230,11 +231,32 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     standby: bool = False  # the former process still runs; this one takes over without a gap
     exit_when_nodes_finish: bool = False
     zenoh_endpoint: str = ""
-    remote: RemoteConfig | None = None  # None: the whole dataflow is on this machine
     # Outputs of other machines: number, see `dora.wire.trail` → line on the board with the clock's offset
     other_clocks: dict[int, int] = {}
     trace: TraceConfig | None = None  # None: no tracing
     event_logs: list[WriteEventLog] = []  # that recorders have asked for
+
+
+class StreamConfig(msgspec.Struct, omit_defaults=True):
+    """The messages of an output for another machine, once for all receivers there."""
+
+    name: str  # of the output, between machines
+    machine: str  # the other one
+    item: InputConfig  # with which the gateway receives it
+    links: list[LinkConfig]
+    credit_bell: str = ""  # of the output
+    priority: Priority | None = None
+    latch: LatchConfig | None = None
+
+
+class GatewayConfig(msgspec.Struct, omit_defaults=True):
+    """The gateway of a dataflow on one machine, see `dora.gateway`."""
+
+    machine: str
+    remote: RemoteConfig
+    node: NodeConfig  # its ports: the inputs of ``streams``, and outputs of other machines
+    streams: list[StreamConfig]
+    sources: dict[str, str]  # name of an output of another machine → that machine
 
 
 class Address(msgspec.Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -16,8 +16,8 @@ from dora.cluster.protocol import Endpoints, MachineLost, PeerReport, ReleasePar
 from dora.daemon.daemon import Daemon
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.status import Peers
-from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
-from dora.dataflow.plan import Placement
+from dora.dataflow.layout import Placement
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError
 from dora.wire.clock import ClockOffset, between
 from dora.wire.node_config import RemoteConfig
@@ -37,8 +37,7 @@ class LocalPartition:
         self._lock = threading.Lock()
         self._endpoints: dict[str, str] | None = None
         self._fault = ""  # why the start cannot go on
-        self._ports: dict[str, int] = {}
-        self._passwords = ""
+        self._port = 0  # at which the gateway listens; 0: none is chosen yet
         self.machine = start.partition.machine
         self.revision = start.spec.revision  # the last change that was applied
         self.generations = start.spec.generations
@@ -86,14 +85,11 @@ class LocalPartition:
             for event in self._pending:
                 self._feed(event)
 
-    def join(self, run_dir: str, dataflow: Dataflow) -> Placement:
-        """Choose ports, and wait until the other machines have chosen theirs; raises `DoraError`."""
+    def join(self) -> Placement:
+        """Choose a port, and wait until the other machines have chosen theirs; raises `DoraError`."""
         partition, machines = self._partition, self._start.spec.machines
         self._check_certificate()
-        self.write_passwords(run_dir)
-        self.choose_ports(
-            node.id for node in dataflow.nodes if receives_from_others(node, machines, self.machine)
-        )
+        self.choose_port()
         pause = threading.Event()
         while self._endpoints is None:
             if self._fault or self._stopped():
@@ -109,49 +105,30 @@ class LocalPartition:
             interface = self._partition.interface
             check_machine_certificate(files, "" if interface in ALL_INTERFACES else interface)
 
-    def write_passwords(self, run_dir: str) -> None:
-        """Write the file with the password that nodes of other machines show."""
-        from dora.transport.network.sessions import write_passwords
+    def choose_port(self) -> None:
+        """Choose the port of this machine, and report it; raises `DoraError`."""
+        from dora.gateway.meeting import find_free_port
 
-        self._passwords = f"{run_dir}/passwords"
-        write_passwords(self._passwords, self._partition.secret)
-
-    def choose_ports(self, node_ids: Iterable[str], anew: Container[str] = ()) -> None:
-        """Choose ports for nodes that have none, or need one ``anew``, and report them.
-
-        Raises `DoraError`.
-        """
-        from dora.transport.network.sessions import find_free_ports
-
-        nodes = [node_id for node_id in node_ids if node_id not in self._ports or node_id in anew]
-        ports = find_free_ports(self._partition.interface, len(nodes))
-        self._ports = {**self._ports, **dict(zip(nodes, ports, strict=True))}
-        self._reports.update(ports=self._ports)
+        if not self._port:
+            self._port = find_free_port(self._partition.interface)
+        self._reports.update(ports={self.machine: self._port})
 
     def remote(self, endpoints: dict[str, str]) -> RemoteConfig:
-        """Return the configuration of links to other machines, from the endpoints of their nodes.
+        """Return the configuration of links to other machines, from the endpoints of these.
 
         Raises `DoraError`.
         """
-        from dora.transport.network.sessions import dscp_from_environment
+        from dora.gateway.meeting import dscp_from_environment
 
         partition = self._partition
-        tls = partition.tls is not None
-        listen = {
-            node_id: link_endpoint(partition.interface, port, tls=tls)
-            for node_id, port in self._ports.items()
-        }
+        own = link_endpoint(partition.interface, self._port, tls=False)
         return RemoteConfig(
-            listen, endpoints, partition.secret, self._passwords, partition.tls, dscp_from_environment()
+            own.partition("/")[2],
+            {machine: endpoint.partition("/")[2] for machine, endpoint in endpoints.items()},
+            partition.secret,
+            partition.tls,
+            dscp_from_environment(),
         )
-
-
-def receives_from_others(node: NodeSpec, machines: Mapping[str, str], machine: str) -> bool:
-    """Return whether a node is on a machine and receives from nodes on other machines."""
-    return machines.get(node.id) == machine and any(
-        isinstance(item.source, NodeOutput) and machines.get(item.source.node) != machine
-        for item in node.inputs
-    )
 
 
 def with_local_folder(dataflow: Dataflow, start: StartRun) -> Dataflow:

@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 
-from dora.transport.network.in_flight import MAX_IN_FLIGHT, MIN_IN_FLIGHT, InFlightLimit
+from dora.gateway.in_flight import MAX_IN_FLIGHT, MIN_IN_FLIGHT, InFlightLimit
 
 
 class Network:
