@@ -28,11 +28,10 @@ from dora.transport.board import (
     SENT,
     STATE,
     STOPPED,
-    TIMED_OUT,
-    UNSENT,
     Board,
 )
 from dora.transport.doorbell import Doorbell
+from dora.wire.counters import SILENT, UNSENT
 from dora.wire.excerpt import failure_lines
 from dora.wire.node_protocol import ReloadFrame, StopFrame
 
@@ -194,10 +193,10 @@ def test_closing_a_dead_receivers_links_wakes_its_senders(accounting: Accounting
     accounting.close_receivers("b")
     assert not rings(credit)  # it never connected: nobody waits for it
     accounting.board.set(link.slot, STATE, CONNECTED)
-    accounting.board.set(link.slot, TIMED_OUT, 1)
+    accounting.board.set(link.slot, SILENT.word, 1)
     accounting.close_receivers("b")
     assert accounting.board.get(link.slot, STATE) == CLOSED
-    assert accounting.board.get(link.slot, TIMED_OUT) == 0
+    assert accounting.board.get(link.slot, SILENT.word) == 0
     assert rings(credit)
     credit.close()
     accounting.close()
@@ -227,9 +226,9 @@ def test_unsent_messages_are_reported_apart(accounting: Accounting) -> None:
     accounting.board.set(link.slot, STATE, CONNECTED)
     accounting.board.set(link.output_slot, SENT, 5)
     accounting.board.set(link.slot, RECEIVED, 5)
-    accounting.board.set(link.slot, UNSENT, 2)
+    accounting.board.set(link.slot, UNSENT.word, 2)
     (report,) = accounting.report({}, {})
-    assert (report.sent, report.received, report.unread, report.unsent) == (5, 5, 0, 2)
+    assert (report.sent, report.received, report.unread, report.count(UNSENT)) == (5, 5, 0, 2)
     accounting.close()
 
 

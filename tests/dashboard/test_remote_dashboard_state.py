@@ -19,7 +19,7 @@ def node(name: str, sent_hz: float, machine: str = "") -> NodeSnapshot:
 
 
 def link(source: str, target: str, hz: float) -> LinkRate:
-    return LinkRate(LinkView(0, 0, source, f"{target}/in"), hz, None, 0, 0, 0.0, False)
+    return LinkRate(LinkView(0, 0, source, f"{target}/in"), hz, None, 0, 0, 0.0)
 
 
 def state(hz: float, trouble: str = "", machine: str = "") -> State:

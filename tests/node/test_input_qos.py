@@ -15,7 +15,7 @@ from flows import node, operator, runtime
 from waiting import TIMEOUT
 
 from dora import DeadlineMet, DeadlineMissed, Input, Node
-from dora.transport.board import OVERDUE
+from dora.wire.counters import OVERDUE
 from dora.wire.node_protocol import NodeRestartedFrame
 
 
@@ -51,7 +51,7 @@ def counts(receiver: Node) -> dict[str, int]:
 
 
 def is_overdue(daemon: FakeDaemon) -> bool:
-    return bool(daemon.board.get(daemon.plan.configs["b"].inputs[0].slot, OVERDUE))
+    return bool(daemon.board.get(daemon.plan.configs["b"].inputs[0].slot, OVERDUE.word))
 
 
 # ------------------------------------------------------------------ deadline

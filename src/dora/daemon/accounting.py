@@ -15,28 +15,21 @@ from dora.transport.board import (
     CLOSED,
     CONTROL,
     DROPPED,
-    EXPIRED,
     FIRST,
-    IN_SAFE_STATE,
-    MISSED,
-    OVERDUE,
     RECEIVED,
     RECORDED,
     REPEATED,
-    RESTART_LOSS,
-    SAFE_STATES,
     SENT,
     STATE,
     STOPPED,
-    THINNED,
-    TIMED_OUT,
     UNCONNECTED,
-    UNMATCHED,
-    UNSENT,
     Board,
+    delivered,
+    link_counts,
 )
 from dora.transport.doorbell import Bell
 from dora.wire.clock import ClockOffset
+from dora.wire.counters import LINK_FLAGS, RESTART_LOSS
 from dora.wire.node_protocol import StopFrame, ToNode
 
 _GONE_LINKS = 1000  # removed links whose counts are kept for the report
@@ -110,9 +103,8 @@ class Accounting:
                 self.close_link(slot)
         for item in self._plan.configs[node_id].inputs:
             if item.kind != "timer":
-                self.board.set(item.slot, TIMED_OUT, 0)
-                self.board.set(item.slot, IN_SAFE_STATE, 0)
-                self.board.set(item.slot, OVERDUE, 0)
+                for flag in LINK_FLAGS:
+                    self.board.set(item.slot, flag.word, 0)
 
     def close_link(self, slot: int) -> None:
         """Close a link, and wake a sender that waits for its receiver."""
@@ -190,12 +182,11 @@ class Accounting:
         get = self.board.get
         gone = [link for link in self._gone if link.kind == "text" or get(link.slot, STATE) != UNCONNECTED]
         for link in (*gone, *self._plan.links):
-            unsent = get(link.slot, UNSENT)
+            counts = link_counts(self.board.words, link.slot)
             if link.target_machine:  # the other machine counts the rest
-                if unsent:
-                    reports.append(LinkReport(str(link), link.policy, link.queue_size, unsent=unsent))
+                if counts:
+                    reports.append(LinkReport(str(link), link.policy, link.queue_size, counts=counts))
                 continue
-            expired, thinned = get(link.slot, EXPIRED), get(link.slot, THINNED)
             received, dropped = get(link.slot, RECEIVED), get(link.slot, DROPPED)
             if link.kind == "text":
                 sent = text_sent.get(link.slot, 0)
@@ -208,23 +199,18 @@ class Accounting:
                 if link.policy != "backpressure":
                     # The receiver notices a loss with the next message that it takes, if it takes one.
                     dropped = max(dropped, sent - received - max(link.queue_size, link.engine_queue_size))
-            repeated = get(link.slot, REPEATED)  # sent again by the latch, and received again
+            if RESTART_LOSS.name in counts:
+                counts[RESTART_LOSS.name] = min(counts[RESTART_LOSS.name], dropped)
             reports.append(
                 LinkReport(
                     link=str(link),
                     policy=link.policy,
                     queue_size=link.queue_size,
-                    sent=sent + repeated,
-                    received=max(0, received + repeated - expired - thinned),
+                    sent=sent + get(link.slot, REPEATED),  # by the latch
+                    received=delivered(self.board.words, link.slot, counts),
                     dropped=dropped,
-                    expired=expired,
-                    thinned=thinned,
-                    missed=get(link.slot, MISSED),
                     unread=max(0, sent - received - dropped),
-                    unsent=unsent,
-                    restart_loss=min(get(link.slot, RESTART_LOSS), dropped),
-                    unmatched=get(link.slot, UNMATCHED),
-                    safe_states=get(link.slot, SAFE_STATES),
+                    counts=counts,
                 )
             )
         return tuple(reports)

@@ -19,20 +19,11 @@ from dora.node.log import write_log
 from dora.node.process import end_tracebacks_at_the_program, freeze_gc, show_without_traceback
 from dora.node.send.loan import ArrayLoan, SampleHandler
 from dora.node.session.session import Session
-from dora.transport.board import (
-    DROPPED,
-    EXPIRED,
-    MISSED,
-    RECEIVED,
-    REPEATED,
-    SAFE_STATES,
-    THINNED,
-    UNMATCHED,
-    WORDS,
-)
+from dora.transport.board import DROPPED, WORDS, delivered, link_counts
 from dora.wire.array_shape import describe_shape
 from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
+from dora.wire.counters import LINK_COUNTERS
 from dora.wire.node_config import InputConfig, decode_descriptor
 
 if TYPE_CHECKING:
@@ -454,21 +445,10 @@ class Node:
         """
         words = self._session.board.words
         groups = self._session.inbox.group_statistics()
-        matched = {name for sync in self._config.syncs for name in sync.inputs}
         return {
             "outputs": {port.id: port.statistics() for port in self._outputs.values()},
             "inputs": {
-                item.id: {
-                    **_counts(item, words),
-                    **({"unmatched": words[item.slot * WORDS + UNMATCHED]} if item.id in matched else {}),
-                    **(
-                        {}
-                        if item.safe_state is None
-                        else {"safe_states": words[item.slot * WORDS + SAFE_STATES]}
-                    ),
-                }
-                for item in self._config.inputs
-                if item.kind != "timer"
+                item.id: _counts(item, words) for item in self._config.inputs if item.kind != "timer"
             },
             "undeclared": self._session.undeclared.total,
             **({"timers": timers} if (timers := self._session.inbox.tick_statistics()) else {}),
@@ -568,14 +548,13 @@ freeze_gc()
 
 def _counts(item: InputConfig, words: memoryview) -> dict[str, int]:
     """Return what an input has received and lost."""
-    base = item.slot * WORDS
-    expired, thinned = words[base + EXPIRED], words[base + THINNED]  # before what they are a part of
-    received = words[base + RECEIVED] - expired - thinned + words[base + REPEATED]
-    counts = {"received": received, "dropped": words[base + DROPPED]}
-    if item.max_age_ns:
-        counts["expired"] = expired
-    if item.period_ns:
-        counts["thinned"] = thinned
-    if item.deadline_ns:
-        counts["missed"] = words[base + MISSED]
-    return counts
+    counts = link_counts(words, item.slot)
+    return {
+        "received": delivered(words, item.slot, counts),
+        "dropped": words[item.slot * WORDS + DROPPED],
+        **{
+            counter.name: counts.get(counter.name, 0)
+            for counter in LINK_COUNTERS
+            if counter.rule and getattr(item, counter.rule)
+        },
+    }

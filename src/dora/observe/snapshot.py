@@ -186,7 +186,11 @@ class RunSnapshot:
                 self._active_ns[self._touched[slot]] = now.time_ns
         for slot, link in now.links.items():
             before = self._seen.links[slot]
-            if (link.taken, link.dropped) != (before.taken, before.dropped):
+            if (link.received, link.dropped, link.counts) != (
+                before.received,
+                before.dropped,
+                before.counts,
+            ):
                 self._active_ns[self._touched[slot]] = now.time_ns
         self._seen = now
 

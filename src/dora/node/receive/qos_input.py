@@ -19,14 +19,11 @@ from dora.node.receive.qos import Deadline, Thinning
 from dora.node.receive.timestamps import timestamps
 from dora.transport.board import (
     DROPPED,
-    EXPIRED,
-    MISSED,
-    OVERDUE,
-    THINNED,
     WORDS,
     Board,
 )
 from dora.wire.correlation import kept_message, kept_metadata
+from dora.wire.counters import EXPIRED, MISSED, OVERDUE, THINNED
 from dora.wire.message import TIME_NS, Message
 from dora.wire.node_config import InputConfig
 
@@ -64,8 +61,8 @@ class QosInput(WrappingInput):
         base = config.slot * WORDS
         self._dropped = base + DROPPED
         self._dropped_before = self._words[self._dropped]  # at the last message
-        self._expired, self._thinned = base + EXPIRED, base + THINNED
-        self._missed, self._overdue = base + MISSED, base + OVERDUE
+        self._expired, self._thinned = base + EXPIRED.word, base + THINNED.word
+        self._missed, self._overdue = base + MISSED.word, base + OVERDUE.word
         self._words[self._overdue] = 0  # of the former process
         self._left_out = False  # a message was left out since the last one
 

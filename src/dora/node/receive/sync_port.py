@@ -19,7 +19,8 @@ from dora.node.events import Event, Input, InputClosed, InputRecovered, Synced
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.sync_matcher import Match, Matcher
 from dora.node.receive.timestamps import timestamp_ns, timestamps
-from dora.transport.board import UNMATCHED, WORDS
+from dora.transport.board import WORDS
+from dora.wire.counters import UNMATCHED
 from dora.wire.node_config import InputConfig, SyncConfig
 
 _monotonic = time.monotonic_ns
@@ -77,7 +78,9 @@ class SyncPort:
         # By arrival, the last of the messages that have arrived is the newest.
         self._takes = [1 if by_timestamp or not index else limit + 1 for index, limit in enumerate(limits)]
         self._words_of = [
-            known[name].slot * WORDS + UNMATCHED if name in known and known[name].kind != "timer" else -1
+            known[name].slot * WORDS + UNMATCHED.word
+            if name in known and known[name].kind != "timer"
+            else -1
             for name in config.inputs
         ]
         self._counted = [0] * len(config.inputs)
