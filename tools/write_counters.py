@@ -31,8 +31,10 @@ expired + thinned + unread* holds for each link at the end.
 
 
 def page() -> str:
-    counters = [f"| `{item.name}` | {item.title} | `{item.metric_name}` |" for item in LINK_COUNTERS]
-    flags = [f"| `{flag.name}` | {flag.title} | {flag.label} |" for flag in LINK_FLAGS]
+    counters = [
+        f"| `{item.name}` | {item.title} | `{item.metric_name}` | {item.word} |" for item in LINK_COUNTERS
+    ]
+    flags = [f"| `{flag.name}` | {flag.title} | {flag.label} | {flag.word} |" for flag in LINK_FLAGS]
     return "\n".join(
         [
             INTRODUCTION,
@@ -42,16 +44,17 @@ def page() -> str:
             "the page and the report at the end show these where they are not 0. `node.statistics()` has a "
             "counter if the input has the rule that it belongs to.",
             "",
-            "| counter | what it counts | in `dora top --format json` |",
-            "| --- | --- | --- |",
+            "| counter | what it counts | in `dora top --format json` | word on the board |",
+            "| --- | --- | --- | --- |",
             *counters,
             "",
             "## States of an input",
             "",
-            "`dora top`, `dora topic info` and the page show them while they last.",
+            "`dora top`, `dora topic info` and the page show them while they last. Counters and states are "
+            "on the [board](../wire-format.md#the-board) of the dataflow.",
             "",
-            "| name | what it means | shown as |",
-            "| --- | --- | --- |",
+            "| name | what it means | shown as | word on the board |",
+            "| --- | --- | --- | --- |",
             *flags,
             "",
             "## Metrics",

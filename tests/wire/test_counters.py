@@ -27,7 +27,6 @@ from dora.wire.node_config import InputConfig
 SLOT = 1
 LINK = LinkView(SLOT, 0, "camera/image", "sink/in")
 CAMERA = NodeView("camera", "Running", outputs=[OutputView("image", 0)])
-FIELDS_OF_LINKS = ("RECEIVED", "DROPPED", "FIRST", "STATE", "PROBED", "REPEATED")
 
 
 @pytest.fixture
@@ -64,13 +63,6 @@ def described(words: memoryview, inspection: Inspection) -> str:
 def on_page(rate: LinkRate) -> dict[str, object]:
     (link,) = json.loads(as_json(PageState([], [rate], "")))["links"]
     return dict(link)
-
-
-def test_no_two_share_a_word_of_the_board() -> None:
-    used = [getattr(board, name) for name in FIELDS_OF_LINKS]
-    used += [item.word for item in (*LINK_COUNTERS, *LINK_FLAGS)]
-    assert len(set(used)) == len(used)
-    assert max(used) < board.WORDS
 
 
 @pytest.mark.parametrize("counter", LINK_COUNTERS, ids=lambda counter: counter.name)

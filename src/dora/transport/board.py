@@ -1,9 +1,9 @@
 """The board: one small shared file with the counters and flags of a running dataflow.
 
-Every node of a dataflow and its daemon map the same file. It consists of 128-byte lines (two cache lines
-each, so that two writers never share one) of sixteen unsigned 64-bit words; what changes with every message
-is in the first eight. A word has exactly one writer, except where the table says otherwise; every process
-may read. The words live outside the processes, so the counters survive a SIGKILL of their writer.
+Every node of a dataflow and its daemon map the same file. It consists of 256-byte lines (four cache lines
+each, so that two writers never share one) of 32 unsigned 64-bit words; what changes with every message is
+in the first eight. A word has exactly one writer, except where the table says otherwise; every process may
+read. The words live outside the processes, so the counters survive a SIGKILL of their writer.
 
 ==========  =====================  =========================================================
 line        word                   meaning
@@ -57,7 +57,7 @@ from collections.abc import Mapping
 from dora._ownership import UnsafeFile, open_own
 from dora.wire.counters import LEFT_OUT, LINK_COUNTERS, LINK_FLAGS
 
-WORDS = 16
+WORDS = 32
 LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
