@@ -227,7 +227,7 @@ export function toneOfLink(link: LinkState, edge: Edge): Tone {
   if ((link.dropping_hz > 0 && !edge.asks_for_drops) || link.flags.some((name) => FLAGS[name].isRed)) return "bad";
   if (link.flags.length || counted(link).some(({ isAmber }) => isAmber)) return "warn";
   if (link.waiting !== null && link.queue_size !== undefined && link.queue_size > 1 && link.waiting >= 0.8 * link.queue_size) return "warn";
-  if (link.hz > 0) return edge.deadline ? "kept" : "fine";
+  if (link.hz > 0) return edge.rules.some(({ name }) => name === "deadline") ? "kept" : "fine";
   return "rest";
 }
 

@@ -163,7 +163,7 @@ def make_accounting(tmp_path: Path, policy: Literal["drop_oldest", "backpressure
     flow = Dataflow(
         (
             NodeSpec("a", path="a.py", outputs=("x",)),
-            NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x"), 10, policy),)),
+            NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x"), queue_policy=policy),)),
         ),
         "/",
     )

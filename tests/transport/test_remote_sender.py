@@ -97,7 +97,7 @@ class Network:
             node_slot=0,
             bell="",
             queue_size=queue_size,
-            policy="backpressure" if loses_nothing else "drop_oldest",
+            queue_policy="backpressure" if loses_nothing else "drop_oldest",
             machine="desk",
             max_age_ns=max_age_ns,
         )

@@ -185,7 +185,7 @@ class Accounting:
             counts = link_counts(self.board.words, link.slot)
             if link.target_machine:  # the other machine counts the rest
                 if counts:
-                    reports.append(LinkReport(str(link), link.policy, link.queue_size, counts=counts))
+                    reports.append(LinkReport(str(link), link.queue_policy, link.queue_size, counts=counts))
                 continue
             received, dropped = get(link.slot, RECEIVED), get(link.slot, DROPPED)
             if link.kind == "text":
@@ -196,7 +196,7 @@ class Accounting:
             else:
                 at_end = self._sent_at_end.get(link.slot, get(link.output_slot, SENT))
                 sent = max(at_end - get(link.slot, FIRST), received + dropped)
-                if link.policy != "backpressure":
+                if link.queue_policy != "backpressure":
                     # The receiver notices a loss with the next message that it takes, if it takes one.
                     dropped = max(dropped, sent - received - max(link.queue_size, link.engine_queue_size))
             if RESTART_LOSS.name in counts:
@@ -204,7 +204,7 @@ class Accounting:
             reports.append(
                 LinkReport(
                     link=str(link),
-                    policy=link.policy,
+                    policy=link.queue_policy,
                     queue_size=link.queue_size,
                     sent=sent + get(link.slot, REPEATED),  # by the latch
                     received=delivered(self.board.words, link.slot, counts),

@@ -17,22 +17,20 @@ from typing import Any, Literal
 
 import msgspec
 
-from dora.dataflow.describe import canonical, describe
-from dora.dataflow.durations import duration_text, rate_text
+from dora.dataflow.describe import canonical, describe, rules_in_yaml
 from dora.dataflow.model import (
     ANY,
-    DEFAULT_QUEUE_SIZE,
     Dataflow,
     InputSpec,
     LogSource,
     NodeOutput,
     NodeSpec,
     OutputOptions,
-    QueuePolicy,
     TimerSource,
 )
 from dora.dataflow.paths import Vertex, budgets_of, most_passes, vertex_of
 from dora.wire.correlation import PATTERN_QUEUE_SIZE
+from dora.wire.input_rules import InputRules, rules_of
 from dora.wire.node_config import (
     ChannelConfig,
     DoorbellConfig,
@@ -106,24 +104,20 @@ class RunContext(msgspec.Struct, frozen=True):
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
 
 
-class Link(msgspec.Struct, frozen=True):
-    """One edge of the graph with its line on the board."""
+class Link(InputRules, frozen=True):  # type: ignore[misc]  # as `InputSpec`
+    """One edge of the graph with its line on the board, and the rules of its input."""
 
     slot: int
     producer: str  # node id
     output: str
     consumer: str  # node id
     input: str
-    policy: QueuePolicy
-    queue_size: int
     kind: Literal["link", "text", "local"]
     output_slot: int
     engine_queue_size: int = 0  # as in `InputConfig`
     source_machine: str = ""  # "": this one
     target_machine: str = ""
     generation: int = 0  # as in `InputConfig`
-    keep: tuple[str, ...] = ()
-    max_age_ns: int = 0
 
     @property
     def crosses_late(self) -> bool:
@@ -280,16 +274,13 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     output=item.source.output,
                     consumer=node.id,
                     input=item.id,
-                    policy=item.queue_policy,
-                    queue_size=item.queue_size,
                     kind=kind,
                     output_slot=layout.output_slots[item.source],
                     engine_queue_size=layout.engine_queue_size(item.source, node, item),
                     source_machine=layout.context.placement.elsewhere(item.source.node),
                     target_machine=layout.context.placement.elsewhere(node.id),
                     generation=layout.generation(node.id, item.id),
-                    keep=item.keep,
-                    max_age_ns=item.max_age_ns,
+                    **rules_of(item),
                 )
 
 
@@ -312,7 +303,7 @@ def _output(
     """Lay out an output; ``channels`` gets the channel of each of its links, by slot."""
     known = layout.former_outputs.get(source)
     declared = layout.dataflow.types.outputs.get(str(source), ANY)
-    waits = any(link.policy == "backpressure" for link in links) or (known and known.credit_bell)
+    waits = any(link.queue_policy == "backpressure" for link in links) or (known and known.credit_bell)
     slot = layout.output_slots[source]
     if known is not None:
         first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
@@ -344,14 +335,11 @@ def _output(
                 node_slot=layout.node_slots[link.consumer],
                 bell=layout.bells[link.consumer],
                 consumer=f"{link.consumer}/{link.input}",
-                queue_size=link.queue_size,
-                policy=link.policy,
-                keep=link.keep,
                 dynamic=layout.nodes[link.consumer].is_dynamic,
                 machine=link.target_machine,
                 engine_queue_size=link.engine_queue_size,
                 generation=link.generation,
-                max_age_ns=link.max_age_ns,
+                **rules_of(link),
             )
             for link in links
         ],
@@ -457,13 +445,6 @@ def _input(
         id=item.id,
         kind=layout.kinds[node.id, item.id],
         source=str(item.source),
-        queue_size=item.queue_size,
-        policy=item.queue_policy,
-        keep=item.keep,
-        deadline_ns=item.deadline_ns,
-        max_age_ns=item.max_age_ns,
-        period_ns=item.period_ns,
-        input_timeout=item.input_timeout,
         slot=layout.input_slots.get((node.id, item.id), 0),
         engine_queue_size=layout.engine_queue_size(item.source, node, item)
         if isinstance(item.source, NodeOutput)
@@ -471,10 +452,10 @@ def _input(
         kept_by_sync=node.kept_by_sync(item),
         late=layout.is_late(node.id, item.id),
         generation=layout.generation(node.id, item.id),
+        **rules_of(item),
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns
-        config.phase_ns, config.missed_ticks = item.phase_ns, item.missed_ticks
         return config
     config.budgets = layout.budgets.get(f"{node.id}/{item.id}", [])
     declared = layout.dataflow.types.inputs.get(f"{node.id}/{item.id}", ANY)
@@ -493,7 +474,7 @@ def _input(
         crosses_late = config.generation and (config.machine or layout.context.placement.elsewhere(node.id))
         config.service = "" if crosses_late else channel.service
         # From another machine, the receiver's engine gives credit.
-        waits = config.policy == "backpressure" and not config.machine
+        waits = config.queue_policy == "backpressure" and not config.machine
         config.credit_bell = output.credit_bell if waits else ""
         config.max_queue_size = channel.max_queue_size
         config.max_receivers = channel.max_receivers
@@ -560,20 +541,6 @@ def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) ->
             return "link"
 
 
-def qos_of(item: InputSpec) -> dict[str, Any]:
-    """Return the QoS of an input as YAML has it: `deadline`, `max_age`, `rate`, `keep`."""
-    qos: dict[str, Any] = {}
-    if item.deadline_ns:
-        qos["deadline"] = duration_text(item.deadline_ns)
-    if item.max_age_ns:
-        qos["max_age"] = duration_text(item.max_age_ns)
-    if item.period_ns:
-        qos["rate"] = rate_text(item.period_ns)
-    if item.keep:
-        qos["keep"] = list(item.keep)
-    return qos
-
-
 def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `Node.node_config()` promises: short sources, or mappings where an option is set.
 
@@ -581,18 +548,7 @@ def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
     """
     inputs: dict[str, Any] = {}
     for item in sorted(node.inputs, key=lambda item: item.id):
-        options: dict[str, Any] = {}
-        if item.queue_size != DEFAULT_QUEUE_SIZE and item.queue_policy != "latest":
-            options["queue_size"] = item.queue_size
-        if item.queue_policy != "drop_oldest":
-            options["queue_policy"] = item.queue_policy
-        if item.input_timeout is not None:
-            options["input_timeout"] = item.input_timeout
-        if item.phase_ns:
-            options["phase"] = duration_text(item.phase_ns)
-        if item.missed_ticks != "skip":
-            options["missed_ticks"] = item.missed_ticks
-        options.update(qos_of(item))
+        options = rules_in_yaml(item)
         source = canonical(item.source)
         inputs[item.id] = {"source": source, **options} if options else source
     further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}

@@ -72,7 +72,9 @@ class SyncPort:
             for name in config.inputs
         ]
         self._arrivals = 0
-        self._waits = [name in known and known[name].policy == "backpressure" for name in config.inputs]
+        self._waits = [
+            name in known and known[name].queue_policy == "backpressure" for name in config.inputs
+        ]
         limits = [side.limit for side in self._matcher.sides]
         self._rounds = max(limits) + 1
         # By arrival, the last of the messages that have arrived is the newest.

@@ -150,7 +150,7 @@ class OutputPort:
         pressure = [
             (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
             for link in links
-            if link.policy == "backpressure"
+            if link.queue_policy == "backpressure"
         ]
         if pressure and self._credit_bell is None:
             self._credit_bell = self._make_doorbell(self._config.credit_bell)

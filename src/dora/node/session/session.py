@@ -331,7 +331,7 @@ class Session:
             first_time=first_time,
             engine_begins=bool(item.machine) and item.generation > 0,
             spill_folder=""
-            if in_flight or item.policy == "backpressure" or item.engine_queue_size
+            if in_flight or item.queue_policy == "backpressure" or item.engine_queue_size
             else spill_folder(self.config.run_dir, item.slot),
             meter=self._meter(item),
         )

@@ -163,7 +163,7 @@ class RemoteReceiver:
         self._output = item.output_slot * WORDS
         self._control = node_slot * WORDS + CONTROL
         self._asleep = node_slot * WORDS + ASLEEP
-        backpressure = item.policy == "backpressure"
+        backpressure = item.queue_policy == "backpressure"
         self._queue: DropOldestQueue[tuple[int, int, Content]] = DropOldestQueue(
             None if backpressure else item.queue_size,
             lambda entry: entry[1] & (KEEP_FLAG | LATCHED_FLAG) != 0,

@@ -75,10 +75,12 @@ class RemoteSender:
         self._base = link.slot * WORDS
         self._sent_word = output.slot * WORDS + SENT
         self._waiting_word = output.slot * WORDS + CREDIT_WAITING
-        self._credit = Bell(output.credit_bell) if link.policy == "backpressure" else None
+        self._credit = Bell(output.credit_bell) if link.queue_policy == "backpressure" else None
         self._lock = threading.Lock()
         self.window_id = nonce()
-        capacity = None if link.policy == "backpressure" else max(link.queue_size, link.engine_queue_size)
+        capacity = (
+            None if link.queue_policy == "backpressure" else max(link.queue_size, link.engine_queue_size)
+        )
         self._window = self._make_window(capacity, self._words[self._sent_word])
         # Of this node, for outputs of the receiving node: messages carry their acknowledgements.
         self.reverse_receivers: list[RemoteReceiver] = []
