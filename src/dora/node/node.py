@@ -555,6 +555,6 @@ def _counts(item: InputConfig, words: memoryview) -> dict[str, int]:
         **{
             counter.name: counts.get(counter.name, 0)
             for counter in LINK_COUNTERS
-            if counter.rule and getattr(item, counter.rule)
+            if any(getattr(item, rule) for rule in counter.rules)
         },
     }

@@ -25,7 +25,7 @@ class LinkCounter(NamedTuple):
     title: str  # what it counts
     sentence: str
     is_left_out: bool = False  # it counts messages that the receiver took and did not give to the program
-    rule: str = ""  # a field of `InputConfig`: without it, the receiver counts nothing; "": no such field
+    rules: tuple[str, ...] = ()  # fields of `InputConfig`: without one of them, the receiver counts nothing
     is_amber: bool = False  # on the page, if it is not 0
     unit: str = "message"
     metric: str = ""  # of Prometheus and ``dora top --format json``; "": NAME_messages
@@ -84,7 +84,7 @@ EXPIRED: Final = LinkCounter(
     "Messages older than the max_age of an input, and not delivered",
     "{count} expired",
     is_left_out=True,
-    rule="max_age_ns",
+    rules=("max_age_ns",),
     is_amber=True,
 )
 THINNED: Final = LinkCounter(
@@ -93,14 +93,14 @@ THINNED: Final = LinkCounter(
     "Messages left out for the rate of an input",
     "{count} thinned",
     is_left_out=True,
-    rule="period_ns",
+    rules=("period_ns",),
 )
 MISSED: Final = LinkCounter(
     "missed",
     10,
     "How often the deadline of an input has passed without a message",
     "missed its deadline {times}",
-    rule="deadline_ns",
+    rules=("deadline_ns",),
     is_amber=True,
     unit="deadline",
     metric="missed_deadlines",
@@ -110,14 +110,14 @@ UNMATCHED: Final = LinkCounter(
     13,
     "Received messages that were in no set of a sync group",
     "{count} unmatched: in no set of `sync`",
-    rule="kept_by_sync",
+    rules=("kept_by_sync",),
 )
 SAFE_STATES: Final = LinkCounter(
     "safe_states",
     14,
     "How often an input has begun the safe state of its source",
     "in its safe state {times}",
-    rule="safe_state",
+    rules=("safe_state",),
     is_amber=True,
     unit="state",
     metric="safe_states",

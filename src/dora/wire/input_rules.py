@@ -33,6 +33,11 @@ class InputRules(msgspec.Struct, kw_only=True, omit_defaults=True):
     phase_ns: int = 0  # of a timer
     missed_ticks: MissedTicks = "skip"  # of a timer
 
+    @property
+    def has_qos(self) -> bool:
+        """Whether the node watches the pauses between messages, or leaves messages out."""
+        return bool(self.deadline_ns or self.max_age_ns or self.period_ns)
+
 
 class InputOptions(msgspec.Struct, kw_only=True):
     """The rules of an input of messages as YAML has them; None, or no key to keep: not given."""

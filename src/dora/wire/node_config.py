@@ -154,11 +154,6 @@ class InputConfig(InputRules, omit_defaults=True):
     type: str = ""  # as for outputs
     shapes: list[Any] = []
 
-    @property
-    def has_qos(self) -> bool:
-        """Whether its port watches the pauses between messages, or leaves messages out, by the clock."""
-        return bool(self.deadline_ns or self.max_age_ns or self.period_ns)
-
 
 class SyncConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     """A group of inputs whose messages are given in sets, see `dora.node.receive.sync_matcher`."""
