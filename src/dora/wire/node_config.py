@@ -148,7 +148,7 @@ class InputConfig(InputRules, omit_defaults=True):
     # It keeps links apart that have the same name one after the other.
     generation: int = 0
     budgets: list[BudgetConfig] = []  # of the paths that end here
-    interval_ns: int = 0  # of a `timer`, as what follows
+    interval_ns: int = 0  # of a `timer`
     safe_state: SafeStateConfig | None = None  # of the source (`link`, `local`)
     latched: bool = False  # its source is
     type: str = ""  # as for outputs
