@@ -432,14 +432,13 @@ class Node:
         """Return what was sent, received and lost so far.
 
         ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
-        "undeclared": n}``. Of an input with a ``max_age`` also ``"expired"``, with a ``rate``
-        ``"thinned"``, with a ``deadline`` how often it was ``"missed"``; ``"unsent": n`` for an output if
+        "undeclared": n}``. An input also has the counters of its rules (`dora.wire.counters`), such as
+        ``"expired"`` with a ``max_age``. An output has ``"unsent": n`` if
         messages were not sent because a queue was full at a stop; of a node that calls or serves also
         ``"replies": {"pending", "answered", "late", "duplicates"}``. Of a node with timers also
         ``"timers": {id: {"ticks", "missed", "lateness", "jitter"}}``: how late ticks were taken, and how
         much that differed from one to the next, each as ``{"median_ms", "p99_ms", "worst_ms"}``. With
-        ``sync`` also ``"sync": {lead: {"complete": n, "incomplete": n}}``, and ``"unmatched": n`` of each
-        input in a group: those of the received messages that were in no set. ``"paths"``: for each
+        ``sync`` also ``"sync": {lead: {"complete": n, "incomplete": n}}``. ``"paths"``: for each
         output whose data has reached an input, a dictionary with ``source``, ``sink``, ``messages``, and in
         milliseconds ``median_ms``, ``p99_ms``, ``worst_ms``, ``mean_ms``.
         """
