@@ -188,6 +188,7 @@ class _Block:
         deadline: str | None = None,
         max_age: str | None = None,
         rate: str | None = None,
+        every: int | None = None,
         keep: Sequence[str] | None = None,
     ) -> Self:
         """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
@@ -211,6 +212,7 @@ class _Block:
             "deadline": deadline,
             "max_age": max_age,
             "rate": rate,
+            "every": every,
             "keep": None if keep is None else list(keep),
         }
         given = {key: value for key, value in options.items() if value is not None}

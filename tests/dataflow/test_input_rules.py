@@ -17,6 +17,7 @@ from dora.dataflow.graph import flowchart, graph_of
 from dora.dataflow.model import Dataflow, InputSpec
 from dora.dataflow.parser.fields import INPUT
 from dora.dataflow.plan import Link, RunContext, plan
+from dora.errors import DataflowError
 from dora.wire.input_rules import INPUT_RULES, InputOptions, InputRule, InputRules
 from dora.wire.node_config import InputConfig, LinkConfig
 from dora.wire.operations import ConnectOperation
@@ -105,6 +106,28 @@ def test_a_link_that_is_added_later_may_have_a_rule(rule: InputRule) -> None:
     (item,) = with_link(parsed(text), operation).dataflow.node("b").inputs
     assert rules_in_yaml(item) == {rule.name: value_of(rule)}
     assert f"--{rule.name.replace('_', '-')}" in [name for item in connect.params for name in item.opts]
+
+
+@pytest.mark.parametrize("rule", [rule for rule in INPUT_RULES if rule.loses], ids=lambda rule: rule.name)
+def test_a_rule_that_loses_messages_contradicts_back_pressure(rule: InputRule) -> None:
+    builder = DataflowBuilder()
+    builder.add_node("a", path="a.py").add_output("x")
+    receiver = builder.add_node("b", path="b.py")
+    receiver.add_input("i", "a/x", queue_policy="backpressure", **{rule.name: value_of(rule)})
+    with pytest.raises(DataflowError, match=f"`{rule.name}` .*gets every message"):
+        parsed(builder.to_yaml() or "")
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in INPUT_RULES if rule.source != "any"], ids=lambda rule: rule.name
+)
+def test_a_rule_is_refused_at_a_source_that_it_is_not_for(rule: InputRule) -> None:
+    builder = DataflowBuilder()
+    builder.add_node("a", path="a.py").add_output("x")
+    source = "a/x" if rule.source == "timer" else "dora/timer/millis/50"
+    builder.add_node("b", path="b.py").add_input("i", source, **{rule.name: value_of(rule)})
+    with pytest.raises(DataflowError, match=f"`{rule.name}`"):
+        parsed(builder.to_yaml() or "")
 
 
 @rules

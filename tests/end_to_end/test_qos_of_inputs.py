@@ -82,10 +82,14 @@ def test_old_and_frequent_messages_are_counted_beside_the_dropped(flow: Flow, en
         inputs={
             "aged": {"source": "sender/out", "queue_size": 100, "max_age": "10min"},
             "thin": {"source": "sender/out", "queue_size": 100, "rate": "20hz"},
+            "third": {"source": "sender/out", "queue_size": 100, "every": 3},
         },
     )
     result = flow.run()
-    aged, thin = (link(result, f"sender/out -> receiver/{name}") for name in ("aged", "thin"))
+    aged, thin, third = (
+        link(result, f"sender/out -> receiver/{name}") for name in ("aged", "thin", "third")
+    )
+    assert (third.sent, third.received, third.count(THINNED)) == (40, 14, 26)
     assert (aged.sent, aged.received, aged.count(EXPIRED)) == (40, 30, 10)
     assert thin.sent == thin.received + thin.count(THINNED) == 40
     assert thin.count(THINNED) > 10

@@ -90,10 +90,10 @@ EXPIRED: Final = LinkCounter(
 THINNED: Final = LinkCounter(
     "thinned",
     9,
-    "Messages left out for the rate of an input",
+    "Messages left out for the rate or the every of an input",
     "{count} thinned",
     is_left_out=True,
-    rules=("period_ns",),
+    rules=("period_ns", "every"),
 )
 MISSED: Final = LinkCounter(
     "missed",

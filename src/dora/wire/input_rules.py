@@ -29,6 +29,7 @@ class InputRules(msgspec.Struct, kw_only=True, omit_defaults=True):
     deadline_ns: int = 0  # the longest pause between messages
     max_age_ns: int = 0  # older messages are not delivered
     period_ns: int = 0  # of its `rate`: the least time between two messages
+    every: int = 0  # of this many messages one is delivered
     keep: tuple[str, ...] = ()  # metadata keys of messages that newer ones never push out
     phase_ns: int = 0  # of a timer
     missed_ticks: MissedTicks = "skip"  # of a timer
@@ -36,7 +37,7 @@ class InputRules(msgspec.Struct, kw_only=True, omit_defaults=True):
     @property
     def has_qos(self) -> bool:
         """Whether the node watches the pauses between messages, or leaves messages out."""
-        return bool(self.deadline_ns or self.max_age_ns or self.period_ns)
+        return bool(self.deadline_ns or self.max_age_ns or self.period_ns or self.every)
 
 
 class InputOptions(msgspec.Struct, kw_only=True):
@@ -48,6 +49,7 @@ class InputOptions(msgspec.Struct, kw_only=True):
     deadline: str | None = None
     max_age: str | None = None
     rate: str | None = None
+    every: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep: tuple[str, ...] = ()
 
 
@@ -138,6 +140,17 @@ INPUT_RULES: Final = (
         "{}",
         "At most {}.",
         loses="leaves out messages that come too fast",
+    ),
+    InputRule(
+        "every",
+        "every",
+        "integer",
+        "The node gets the first message and then each one after so many: of `every: 3`, the first, the "
+        "fourth, the seventh; the others are counted as thinned.",
+        "1 of {}",
+        "One of {} messages.",
+        minimum=1,
+        loses="leaves out messages",
     ),
     InputRule(
         "keep",

@@ -54,6 +54,8 @@ class QosInput(WrappingInput):
         self._stopped = False
         self._max_age_ns = config.max_age_ns
         self._timestamp_ns = timestamps(config, other_clocks, board.words)
+        self._every = config.every
+        self._to_skip = 0  # messages, until the next one is given out
         self._thinning: Thinning[Input] | None = Thinning(config.period_ns) if config.period_ns else None
         self._keeps_message = kept_message(config.keep)
         self._keeps_metadata = kept_metadata(config.keep)
@@ -90,10 +92,23 @@ class QosInput(WrappingInput):
         self._left_out = False
         return event
 
+    def _poll(self) -> Event | None:
+        """Return the next event that `every` lets pass. Kept messages pass, and are not counted."""
+        for _ in range(_AT_ONCE):
+            event = self._port.poll()
+            if event.__class__ is not Input or not self._every or self._is_kept(event):
+                return event
+            if not self._to_skip:
+                self._to_skip = self._every - 1
+                return event
+            self._to_skip -= 1
+            self._count(self._thinned)
+        return None
+
     def _take(self) -> Event | None:
         """Return the next event that is not too old."""
         for _ in range(_AT_ONCE):
-            event = self._port.poll()
+            event = self._poll()
             if event.__class__ is not Input or not self._max_age_ns or not self._is_old(event):
                 return event
             self._count(self._expired)
@@ -102,7 +117,7 @@ class QosInput(WrappingInput):
     def _take_thinned(self, thinning: Thinning[Input]) -> Event | None:
         """Return the newest message if one is due. Kept messages, and other events, pass at once."""
         for _ in range(_AT_ONCE):
-            event = self._port.poll()
+            event = self._poll()
             if event is None:
                 break
             if not isinstance(event, Input):
