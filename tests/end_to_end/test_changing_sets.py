@@ -106,7 +106,7 @@ def test_topic_info_and_top_show_how_many_messages_are_in_no_set(flow: Flow) -> 
         def shown() -> bool:
             info = dora("topic", "info", "a/out", "--duration", "0.2")
             (line,) = [line for line in info.splitlines() if "fusion/a:" in line]
-            return " unmatched," in line
+            return " unmatched: in no set" in line
 
         wait_until(shown, "unmatched messages of an input that is faster than its timer")
         nodes = json.loads(dora("top", "--once", "--refresh-interval", "0.2"))
