@@ -432,7 +432,7 @@ class Node:
         """Return what was sent, received and lost so far.
 
         ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
-        "undeclared": n}``. An input also has the counters of its rules (`dora.wire.counters`), such as
+        "undeclared": n}``. An input also has the counters of its rules, such as
         ``"expired"`` with a ``max_age``. An output has ``"unsent": n`` if
         messages were not sent because a queue was full at a stop; of a node that calls or serves also
         ``"replies": {"pending", "answered", "late", "duplicates"}``. Of a node with timers also
