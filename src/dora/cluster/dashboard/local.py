@@ -98,6 +98,13 @@ class LocalDashboard:
             remove_page_file(port)
 
 
+def free_port() -> int:
+    """Return a port for a page of another machine, which ssh is going to listen at."""
+    with _listen() as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
 def _listen() -> socket.socket:
     for port in (*range(FIRST_PORT, FIRST_PORT + PORTS), 0):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
