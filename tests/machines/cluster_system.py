@@ -34,6 +34,7 @@ class Spread:
             **env,
         }
         self.processes: dict[str, subprocess.Popen[Any]] = {}
+        self._addresses = 0  # that hosts got later
         self._command_servers: dict[str, subprocess.Popen[str]] = {}  # host → process, gone with the host
 
     def background(
@@ -55,6 +56,11 @@ class Spread:
 
     def start_daemon(self, machine: str, *more: str) -> None:
         self.background(self.hosts[machine], machine, "daemon", "--machine-id", machine, *more)
+
+    def another_address(self) -> str:
+        """Return an address in the network that no host has had."""
+        self._addresses += 1
+        return f"{self.first.address.rpartition('.')[0]}.{100 + self._addresses}"
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.txt").read_text(errors="replace")

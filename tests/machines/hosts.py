@@ -132,6 +132,23 @@ class Host:
         """Put the plug in again."""
         _ip("link", "set", self.port, "up")
 
+    def add_address(self, address: str) -> None:
+        """Give the host a further address in the network."""
+        _ip("-n", self._namespace, "addr", "add", f"{address}/24", "dev", "eth0")
+
+    def drop_address(self, address: str) -> None:
+        """Take an address from the host. Connections from and to it do not notice until they time out."""
+        # Otherwise the addresses that were added later would go with the first one.
+        setting = "net.ipv4.conf.eth0.promote_secondaries=1"
+        _check(["ip", "netns", "exec", self._namespace, "sysctl", "-q", "-w", setting])
+        _ip("-n", self._namespace, "addr", "del", f"{address}/24", "dev", "eth0")
+
+    def move(self, address: str) -> None:
+        """Change the address of the host, as another access point or DHCP does."""
+        self.add_address(address)
+        self.drop_address(self.address)
+        self.address = address
+
     def limit(self, rate: str) -> None:
         """Limit both directions of the link, for example to ``20mbit`` (see tc(8) for the units)."""
         shape = ("root", "tbf", "rate", rate, "burst", "64kb", "latency", "100ms")
