@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from changing_machines import DATAFLOW, NODES
 from cluster_system import Spread
+from counted_links import FILES, Counted
 from hosts import network
 from waiting import wait_until
 
@@ -18,8 +18,33 @@ pytestmark = pytest.mark.processes
 def system(namespaces: None, tmp_path: Path) -> Iterator[Spread]:  # noqa: ARG001
     with network("desk", "left", "right") as hosts:
         system = Spread(hosts, tmp_path, {})
-        system.write({**NODES, "flow.yml": DATAFLOW})
+        system.write(FILES)
         yield system
+
+
+@pytest.fixture
+def counted(system: Spread) -> Counted:
+    """Start a dataflow whose messages go from `left` to `right` and back."""
+    system.start_coordinator()
+    for name in system.hosts:
+        system.start_daemon(name)
+    system.wait_for_machines(*system.hosts)
+    return Counted(system)
+
+
+@pytest.mark.parametrize(
+    "changes", [2, pytest.param(10, marks=[pytest.mark.stress, pytest.mark.timeout(600)])]
+)
+def test_links_follow_machines_that_change_their_addresses(counted: Counted, changes: int) -> None:
+    system = counted.system
+    for number in range(changes):
+        name = ("right", "left")[number % 2]
+        system.hosts[name].move(system.another_address())
+        counted.goes_on()
+    system.wait_for_machines("left", "right")
+    for name in ("left", "right"):
+        assert system.machines()[name]["address"] == system.hosts[name].address
+    counted.loses_nothing()
 
 
 def test_a_daemon_tries_all_addresses_of_its_coordinator(system: Spread) -> None:

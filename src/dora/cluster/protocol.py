@@ -287,7 +287,10 @@ class StartRun(msgspec.Struct, frozen=True, tag=True):
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag=True):
-    """All machines of a dataflow are prepared. ``endpoints``: node → where other machines reach it."""
+    """All machines of a dataflow are prepared. ``endpoints``: node → where other machines reach it.
+
+    It is sent again when an endpoint changes.
+    """
 
     dataflow_id: str
     endpoints: dict[str, str]
@@ -299,6 +302,12 @@ class PeerReport(msgspec.Struct, frozen=True, tag=True):
     dataflow_id: str
     machine: str
     peer_status: PeerStatus
+
+
+class AddressChanged(msgspec.Struct, frozen=True, tag=True):
+    """This machine has another address: its nodes listen there. From the daemon to its workers."""
+
+    address: str
 
 
 class MachineLost(msgspec.Struct, frozen=True, tag=True):
@@ -427,6 +436,7 @@ ToDaemon = (
     | StartRun
     | Endpoints
     | PeerReport
+    | AddressChanged
     | MachineLost
     | ReleasePartition
     | StopRun

@@ -47,7 +47,7 @@ from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.clock import ClockOffset
 from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, RunProgress, SentCounts
-from dora.wire.node_config import InputConfig
+from dora.wire.node_config import InputConfig, RemoteConfig
 from dora.wire.node_protocol import (
     Register,
     TextInput,
@@ -277,6 +277,16 @@ class Daemon:
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
         """Note how far this machine's clock is ahead of others. For the daemon's thread only."""
         self._accounting.set_clocks(offsets)
+
+    def set_remote(self, remote: RemoteConfig) -> None:
+        """Give nodes that are started from now on other endpoints. For the daemon's thread only.
+
+        Nodes that run read them from a file, see `dora.transport.network.endpoints`.
+        """
+        placement = msgspec.structs.replace(self.context.placement, remote=remote)
+        self.context = msgspec.structs.replace(self.context, placement=placement)
+        for config in self._plan.configs.values():
+            config.remote = remote
 
     def progress(self) -> RunProgress:
         """Return how far the run is. For the daemon's thread only."""

@@ -36,6 +36,7 @@ class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     passwords: str  # path of the file by which listeners know the secret
     tls: TlsFiles | None = None
     dscp: int = 0  # marks the packets of messages that go before others; 0: nothing is marked
+    endpoints: str = ""  # path of the file with the present ones, see `dora.transport.network.endpoints`
 
 
 class LinkConfig(msgspec.Struct, omit_defaults=True):

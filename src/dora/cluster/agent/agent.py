@@ -35,6 +35,7 @@ from dora.cluster.protocol import (
     MAX_MESSAGE,
     AckEnd,
     AckLogs,
+    AddressChanged,
     Apply,
     ChangeRequest,
     ChangeResult,
@@ -214,7 +215,11 @@ class Agent:
         self._logs.send_again()
         local = str(connection.local_address[0])
         # On the coordinator's own machine the local address is loopback, which others cannot reach.
-        self._interface = identity.address or ("0.0.0.0" if is_loopback(local) else local)
+        address = identity.address or ("0.0.0.0" if is_loopback(local) else local)
+        if address != self._interface:
+            self._interface = address
+            for run in self._runs.values():
+                run.command(AddressChanged(address))
         self._connection = connection
         self._send_logs()
         sender = asyncio.create_task(self._send_all(connection, self._outgoing))

@@ -188,6 +188,7 @@ class Fleet:
         for run in list(self._runs.values()):
             if run.dataflow_id in reported:
                 self._catch_up(run, connection)
+                self._send_endpoints_to_others(run, machine)  # its address may be another one
             elif run.is_active_on(machine):
                 was_with = run.daemons[machine]
                 self._lose(run, machine, lost_report(run.dataflow_id, was_with, hello.daemon_id).reason)
@@ -334,6 +335,7 @@ class Fleet:
             text = f"{report.status} on machine `{machine}`{reason}"
             log.info("dataflow %s: %s", report.dataflow_id, text)
         has_changed = report.revision > run.reports[machine].revision
+        has_other_ports = report.ports != run.reports[machine].ports
         peer_status = run.record(machine, report)
         if run.is_idle(machine):
             self._release(run, machine, report)
@@ -341,6 +343,8 @@ class Fleet:
             self._forward_status(run, machine, report, peer_status)
         if has_changed:  # earlier losses may concern nodes that are new to it
             self._send_losses(run, machine)
+        if has_other_ports:
+            self._send_endpoints_to_others(run, machine)
         self._send_endpoints_when_prepared(run)
         self._store_state(run)
         self._on_change()
@@ -521,6 +525,11 @@ class Fleet:
                 generations=spec.generations,
             )
             self._send(machine, self.apply_message(run.dataflow_id, machine, NO_TICKET, proposal, {}))
+
+    def _send_endpoints_to_others(self, run: DistributedRun, machine: str) -> None:
+        if run.endpoints_sent:
+            for other in run.others(machine):
+                self._send_endpoints(run, other)
 
     def _send_endpoints(self, run: DistributedRun, target: str) -> None:
         self._send(target, Endpoints(run.dataflow_id, self._endpoints(run, target)))

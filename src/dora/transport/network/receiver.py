@@ -48,6 +48,7 @@ from dora.transport.network.protocol import (
     nonce,
 )
 from dora.transport.network.sessions import Connections, listen
+from dora.transport.network.threads import start_thread
 from dora.transport.network.window import ReceiveWindow
 from dora.transport.queues import DropOldestQueue
 from dora.wire.decode import BAD_MESSAGE
@@ -68,6 +69,8 @@ class ReceiverSession:
         """Open the session; raises `ConnectError`."""
         self.dataflow_id = config.dataflow_id
         self.node_id = config.node_id
+        self._endpoint = remote.listen.get(config.node_id, "")
+        self._moving: RemoteConfig | None = None  # it is to listen at another endpoint
         self.receivers: dict[str, RemoteReceiver] = {}  # by key
         try:
             self._session = listen(config.node_id, remote)
@@ -94,10 +97,31 @@ class ReceiverSession:
             return
         if len(self.receivers) == 1:
             (self._only,) = self.receivers.values()
+        self._start_receiving()
+
+    def _start_receiving(self) -> None:
         self._subscriber = self._session.declare_subscriber(
             f"{self.dataflow_id}/to/{self.node_id}/**", zenoh.handlers.FifoChannel(CHANNEL_LENGTH)
         )
         self._poller.start(self._subscriber.handler, f"dora {self.node_id} inputs")
+
+    def move(self, remote: RemoteConfig) -> None:
+        """Listen at the present endpoint of this node from the next tick on."""
+        self._moving = remote if remote.listen.get(self.node_id) not in (None, self._endpoint) else None
+
+    def _listen_anew(self, remote: RemoteConfig) -> None:
+        """Replace the session; what was in the old one is not acknowledged, and is sent again."""
+        try:
+            fresh = listen(self.node_id, remote)
+        except zenoh.ZError as error:
+            _log.debug("node `%s` cannot listen yet: %s", self.node_id, error)
+            return
+        old, self._session, self._moving = self._session, fresh, None
+        self._endpoint = remote.listen[self.node_id]
+        self._connections = Connections(fresh)
+        if self._subscriber is not None:
+            self._start_receiving()
+        start_thread(f"dora {self.node_id} moves", close_session, old)
 
     def _deliver(self, sample: zenoh.Sample) -> bool:
         header, payload = sample.attachment, sample.payload
@@ -127,6 +151,8 @@ class ReceiverSession:
 
     def tick(self, now: float) -> None:
         """Check connections and receivers; to be called periodically."""
+        if self._moving is not None:
+            self._listen_anew(self._moving)
         self._connections.check()
         for receiver in tuple(self.receivers.values()):
             receiver.tick(now)
