@@ -173,7 +173,12 @@ def _source(text: Any) -> Any:
 def _deploy(deploy: Any) -> Block | None:
     if not isinstance(deploy, dict):
         return None
-    described = {"machine": None, "working_dir": None, **DEPLOY.defaults, **deploy}
+    described = {
+        "machine": None,
+        "working_dir": None,
+        "distribute": DEPLOY.defaults["distribute"],  # the only default that dora-rs has
+        **deploy,
+    }
     if isinstance(labels := deploy.get("labels"), dict):
         texts = {True: "true", False: "false"}
         described["labels"] = {

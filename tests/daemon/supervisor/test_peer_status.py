@@ -10,7 +10,7 @@ from supervision import Supervised, node
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.status import PeerStatus
-from dora.dataflow.model import NodeSpec, RestartOptions
+from dora.dataflow.model import Deploy, NodeSpec, RestartOptions
 from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
@@ -191,6 +191,16 @@ def test_a_lost_machine_fails_with_its_nodes() -> None:
     run.end("a")
     run.end("c")
     assert run.runs["left"].state.done
+    assert run.runs["left"].failures == [("b", "machine")]
+
+
+def test_a_dataflow_stops_with_a_machine_if_a_node_there_says_so() -> None:
+    needed = msgspec.structs.replace(B, deploy=Deploy("right", on_machine_lost="stop"))
+    run = Machines(A, needed, C)
+    run.start()
+    run.received("a")
+    run("left", on.MachineLost("right", "its daemon is gone"))
+    assert run.received("a") == [StopFrame()]
     assert run.runs["left"].failures == [("b", "machine")]
 
 

@@ -109,14 +109,17 @@ def _mirror_closed_outputs(run: RunState, node: NodeState, status: NodeStatus) -
 
 
 def lose_machine(run: RunState, machine: str, reason: str) -> None:
-    """End the nodes of a machine that is lost."""
+    """End the nodes of a machine that is lost; stop if one of them says so."""
     lost = [node for node in run.nodes.values() if node.machine == machine and node.phase != "ended"]
     if not lost:
         return
     message = f"machine `{machine}` is lost: {reason}"
     run.emit(do.Log("error", None, message))
+    stops = run.opened and any(node.spec.deploy.on_machine_lost == "stop" for node in lost)
     for node in lost:
         # A dynamic node that had not joined has nothing to fail with.
         failed = not (node.spec.is_dynamic and node.phase == "dormant")
         failure = NodeFailure(node.id, "machine", message=message, restarts=len(node.restarts))
         end_node(run, node, failure if failed else None)
+    if stops:
+        stop(run, message)
