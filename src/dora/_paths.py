@@ -275,6 +275,11 @@ def data_folder() -> str:
     return os.path.join(base, "dora")
 
 
+def state_folder(dataflow_id: str, machine: str) -> str:
+    """Return where the nodes of a machine save their state in a dataflow that outlives the machine."""
+    return os.path.join(data_folder(), "state", dataflow_id, machine)
+
+
 def store_path(port: int) -> str:
     """Return the file of the store; coordinators at other ports have others."""
     name = "coordinator" if port == DEFAULT_PORT else f"coordinator-{port}"

@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from dora._version import __version__
+from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.fleet import FORGET_AFTER, DaemonConnection
+from dora.cluster.coordinator.fleet import FORGET_AFTER
 from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store

@@ -124,6 +124,22 @@ class Host:
         found = subprocess.run(["ip", "netns", "pids", self._namespace], capture_output=True, text=True)
         return [int(pid) for pid in found.stdout.split()]
 
+    def kill_all(self) -> None:
+        """Kill all processes of the host at once, and empty its shared memory: a loss of power."""
+        anchor = self._anchor
+        assert anchor is not None
+        for pid in self.pids():
+            if pid != anchor.pid:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        deadline = time.monotonic() + _TIMEOUT
+        while any(alive(pid) for pid in self.pids() if pid != anchor.pid) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self.run(["sh", "-c", "rm -rf /dev/shm/*"])
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+
     def cut(self) -> None:
         """Pull the plug. Connections do not notice until they time out."""
         _ip("link", "set", self.port, "down")

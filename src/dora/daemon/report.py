@@ -167,6 +167,7 @@ def loss_report(result: DataflowResult) -> str:
     if len(surprising) < len(lossy):
         parts.append("\n".join(_line(link, result) for link in lossy if link not in surprising))
     parts += [_restart_loss(link) for link in result.links if link.restart_loss]
+    parts += [_machine_loss(name, count) for name, count in sorted(result.machine_losses.items())]
     parts += [_safe_states(link) for link in result.links if link.safe_states]
     parts += [_unsent(link) for link in result.links if link.unsent]
     if unmatched := [link for link in result.links if link.unmatched]:
@@ -234,6 +235,21 @@ def _restart_loss(link: LinkReport) -> str:
     plural = "s" if link.restart_loss != 1 else ""
     receiver = _input(link).partition("/")[0]
     return f"{link.link}: {link.restart_loss} message{plural} lost while `{receiver}` was restarting"
+
+
+def _machine_loss(machine: str, count: int) -> str:
+    """
+    >>> print(_machine_loss("robot", 2))
+    Machine `robot` was lost 2 times.
+      Messages of its nodes that no other machine had got by then are in no count.
+      Links to its nodes count from the last message that the sender knows to be taken.
+    """
+    times = "" if count == 1 else f" {count} times"
+    return (
+        f"Machine `{machine}` was lost{times}.\n"
+        "  Messages of its nodes that no other machine had got by then are in no count.\n"
+        "  Links to its nodes count from the last message that the sender knows to be taken."
+    )
 
 
 def _safe_states(link: LinkReport) -> str:

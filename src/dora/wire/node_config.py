@@ -236,6 +236,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     other_clocks: dict[int, int] = {}
     trace: TraceConfig | None = None  # None: no tracing
     event_logs: list[WriteEventLog] = []  # that recorders have asked for
+    state_file: FilePath = ""  # for `Node.save_state`; "": in the directory of the run
 
 
 class Address(msgspec.Struct):

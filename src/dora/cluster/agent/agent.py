@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection
 
 from dora._paths import data_folder
 from dora.cluster.agent.clock_sync import ClockSync
-from dora.cluster.agent.connection import Coordinator, Rejected
+from dora.cluster.agent.connection import CoordinatorConnection, DaemonRefused
 from dora.cluster.agent.identity import Identity, daemon_lock
 from dora.cluster.agent.limits import UsageMeter
 from dora.cluster.agent.observers import Observers
@@ -30,6 +30,7 @@ from dora.cluster.agent.worker_process import WorkerProcess
 from dora.cluster.agent.worker_reports import LogOutbox
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.heartbeat import HeartbeatAnswer
+from dora.cluster.message_log import log_message
 from dora.cluster.protocol import (
     ACTIVE,
     MAX_MESSAGE,
@@ -72,7 +73,6 @@ from dora.cluster.protocol import (
     decode_to_coordinator,
     decode_to_daemon,
     encode,
-    log_message,
     welcome_fault,
 )
 from dora.cluster.ssh.retention import release, retain, retained_for
@@ -108,7 +108,7 @@ class Agent:
         self._run_options = run_options
         self._identity = identity
         self._interface = identity.address
-        self._coordinator = Coordinator(addresses, port, token, authority)
+        self._coordinator = CoordinatorConnection(addresses, port, token, authority)
         self._observers = Observers(token.value, identity.machine, authority)
         self._id = uuid7()
         self._runs: dict[str, WorkerProcess] = {}
@@ -245,12 +245,12 @@ class Agent:
         match message:
             case Welcome():
                 if fault := welcome_fault(message):
-                    raise Rejected(fault)
+                    raise DaemonRefused(fault)
                 self._coordinator.on_welcome()
             case HeartbeatAnswer():
                 self._clock_sync.take(message, self._runs.values())
             case DaemonRejected(reason=reason):
-                raise Rejected(reason)
+                raise DaemonRefused(reason)
             case StartRun():
                 await self._start(message)
             case StopRun() | Endpoints() | PeerReport() | MachineLost() | ReleasePartition():
@@ -418,6 +418,7 @@ class Agent:
                 "Failed",
                 reason=f"the process that ran it {how}, and all nodes ended with it; the log of the daemon "
                 "may say why",
+                crashed=True,
             )
         del self._runs[run.dataflow_id]
         self._report(report)

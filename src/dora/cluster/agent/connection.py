@@ -33,17 +33,17 @@ ADDRESS_INTERVAL: Final = 0.5  # seconds between looks whether the machine has c
 log = logging.getLogger("dora.daemon")
 
 
-class Rejected(Exception):
+class DaemonRefused(Exception):
     """The coordinator rejects this daemon."""
 
 
 _CONNECTION_ERRORS = (
-    *(UnprovenServerError, Rejected, OSError, WebSocketException, TimeoutError, HTTPException),
+    *(UnprovenServerError, DaemonRefused, OSError, WebSocketException, TimeoutError, HTTPException),
     msgspec.DecodeError,
 )
 
 
-class Coordinator:
+class CoordinatorConnection:
     """The coordinator of a daemon, as the daemon reaches it.
 
     ``name`` stands for it in files of this machine, and stays the same with any of its addresses.
@@ -145,7 +145,7 @@ class Coordinator:
         match error:
             case UnprovenServerError():
                 return str(error), True
-            case Rejected():
+            case DaemonRefused():
                 return f"the coordinator at {where} does not accept this daemon: {error}", True
             case msgspec.DecodeError():
                 return f"the coordinator at {where} sent an unknown message: {error}; {SAME_VERSION}", True

@@ -23,7 +23,7 @@ from dora.cluster.protocol import (
 )
 from dora.daemon.daemon import Daemon
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.status import Peers
+from dora.daemon.supervisor.status import FormerPart, Peers
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.dataflow.plan import Placement
 from dora.errors import DoraError
@@ -52,7 +52,8 @@ class LocalPartition:
         self.machine = start.partition.machine
         self.revision = start.spec.revision  # the last change that was applied
         self.generations = start.spec.generations
-        self._pending: list[on.Event] = []
+        self._pending: list[Callable[[Daemon], None]] = []
+        self._lost: dict[str, tuple[str, FormerPart]] = {}  # machine → its last loss, and what is known
         self._daemon: Daemon | None = None
         self._clocks: Mapping[str, ClockOffset] = {}
 
@@ -69,9 +70,11 @@ class LocalPartition:
                 case HeartbeatAnswer(clocks=clocks):
                     self._clocks = clocks
                     self._set_clocks()
-                case MachineLost(machine=machine, reason=reason):
+                case MachineLost(machine=machine, reason=reason, loss=loss):
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
-                    self._feed(on.MachineLost(machine, reason))
+                    self._feed(on.MachineLost(machine, reason, may_return=bool(loss)))
+                    if loss:
+                        self._call(lambda daemon: self._report_lost(machine, loss, daemon.part_of(machine)))
                 case ReleasePartition():
                     self._fault = self._fault or "it has no nodes any more"
                     self._feed(on.Released())
@@ -84,7 +87,7 @@ class LocalPartition:
                 self._publish_endpoints()
 
     def _change_address(self, address: str) -> None:
-        """Let the nodes of this machine listen at its present address, at other ports."""
+        """Move the nodes of this machine to its present address, and to other ports."""
         self._partition = msgspec.structs.replace(self._partition, interface=address)
         try:
             self._check_certificate()
@@ -95,7 +98,7 @@ class LocalPartition:
         self._publish_endpoints()
 
     def _publish_endpoints(self) -> None:
-        """Tell the nodes that run, and those that are started later; nothing before the first ones run."""
+        """Inform the nodes that run, and those that are started later, once there is a run."""
         if not self._run_dir or self._endpoints is None:
             return
         remote = self.remote(self._endpoints)
@@ -111,11 +114,19 @@ class LocalPartition:
         if (daemon := self._daemon) is not None:
             daemon.loop.call_threadsafe(lambda: daemon.write_log("warn", None, text))
 
+    def _report_lost(self, machine: str, loss: str, part: FormerPart) -> None:
+        self._lost[machine] = loss, part
+        self._reports.update(lost=dict(self._lost.values()))
+
     def _feed(self, event: on.Event) -> None:
+        self._call(lambda daemon: daemon.feed(event))
+
+    def _call(self, work: Callable[[Daemon], None]) -> None:
+        """Do something in the daemon's thread, once there is one."""
         if (daemon := self._daemon) is None:
-            self._pending.append(event)
+            self._pending.append(work)
         else:
-            daemon.loop.call_threadsafe(lambda: daemon.feed(event))
+            daemon.loop.call_threadsafe(lambda: work(daemon))
 
     def _set_clocks(self) -> None:
         """Note how far the clock of this machine is ahead of the others, for what comes from there."""
@@ -131,8 +142,8 @@ class LocalPartition:
             self._daemon = daemon
             self._publish_endpoints()  # they may have changed since `join`
             self._set_clocks()
-            for event in self._pending:
-                self._feed(event)
+            for work in self._pending:
+                self._call(work)
 
     def join(self, run_dir: str, dataflow: Dataflow) -> Placement:
         """Choose ports, and wait until the other machines have chosen theirs; raises `DoraError`."""
@@ -149,7 +160,8 @@ class LocalPartition:
             pause.wait(_POLL_INTERVAL)
         with self._lock:
             self._publish_endpoints()
-            return Placement(partition.machine, machines, self.generations, self.remote(self._endpoints))
+            remote = self.remote(self._endpoints)
+            return Placement(partition.machine, machines, self.generations, remote, self.revision)
 
     def _check_certificate(self) -> None:
         """Raise `DoraError` if the certificate cannot be used (any more)."""

@@ -19,6 +19,7 @@ from dora.transport.board import (
     CONNECTED,
     CONTROL,
     DROPPED,
+    FENCE,
     FIRST,
     FLUSH,
     RECEIVED,
@@ -187,6 +188,8 @@ class RemoteReceiver:
         # The link was added while the dataflow ran, and starts with the first message that arrives.
         self.starts_late = item.generation > 0 and not self._words[self._base + STATE]
         self._output = item.output_slot * WORDS
+        self._fence = self._words[self._output + FENCE]
+        self._refused = 0  # the send window of a former process of a machine that was lost
         self._control = node_slot * WORDS + CONTROL
         self._asleep = node_slot * WORDS + ASLEEP
         backpressure = item.policy == "backpressure"
@@ -264,6 +267,9 @@ class RemoteReceiver:
         with self._lock:
             if self._closed or self._released:
                 return False
+            if self._words[self._output + FENCE] != self._fence:
+                self._leave_window()
+                return False
             payload: Content = fragment
             if count > 1:
                 if not window.expects(window_id, number):
@@ -321,6 +327,10 @@ class RemoteReceiver:
             return
         words = self._words
         with self._lock:
+            if words[self._output + FENCE] != self._fence:
+                self._leave_window()
+            if window_id == self._refused:
+                return
             if not self._closed and sent > words[self._output + SENT]:
                 words[self._output + SENT] = sent
             if not self._closed and self._window.open(window_id, last):
@@ -333,6 +343,14 @@ class RemoteReceiver:
             if self.starts_late and not last:
                 self._start_after(sent)
         self._send_ack()
+
+    def _leave_window(self) -> None:
+        """Refuse what is still on its way from a machine that was lost; what came before is counted."""
+        self._fence = self._words[self._output + FENCE]
+        if self._window.window_id:
+            self._refused = self._window.window_id
+        self._window = ReceiveWindow()
+        self._reassembler = Reassembler()
 
     def _start_after(self, sequence: int) -> None:
         """Record that messages up to this one are not meant for this link."""
