@@ -110,14 +110,20 @@ class Accounting:
     def part_of(self, machine: str, status: PeerStatus) -> FormerPart:
         """Return what is known of the part of a lost machine, and let nothing change that any more."""
         get = self.board.get
-        sent, taken = {}, {}
-        for link in self._plan.links:
-            if link.kind == "link" and link.source_machine == machine:
-                self.board.set(link.output_slot, FENCE, get(link.output_slot, FENCE) + 1)
-                sent[f"{link.producer}/{link.output}"] = get(link.output_slot, SENT)
-            elif link.kind == "link" and link.target_machine == machine and get(link.slot, STATE):
-                taken[f"{link.consumer}/{link.input}"] = get(link.slot, RECEIVED)
-        return FormerPart(status, sent, taken)
+        links = [link for link in self._plan.links if link.kind == "link"]
+        outputs = {
+            f"{link.producer}/{link.output}": link.output_slot
+            for link in links
+            if link.source_machine == machine and not link.target_machine
+        }
+        for slot in outputs.values():
+            self.board.set(slot, FENCE, get(slot, FENCE) + 1)
+        taken = {
+            f"{link.consumer}/{link.input}": get(link.slot, RECEIVED)
+            for link in links
+            if link.target_machine == machine and not link.source_machine and get(link.slot, STATE)
+        }
+        return FormerPart(status, {name: get(slot, SENT) for name, slot in outputs.items()}, taken)
 
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
         """Write to each output of another machine how far the clock of this one is ahead."""
