@@ -1,7 +1,8 @@
 """The connection of a daemon to its coordinator, which may have several addresses.
 
 They are tried in turn, the one that worked last first. A machine may change its network: then the
-connection is lost, and another address may be the right one.
+connection is lost, and another address may be the right one. All at once would be quicker, but each costs
+the coordinator a proof, and a daemon may try for days.
 """
 
 from __future__ import annotations
@@ -176,9 +177,10 @@ async def _watch_local_address(connection: ClientConnection) -> None:
 
     The system would keep it, and it would be noticed seconds later, by a ping without an answer.
     """
-    while has_address(connection.local_address):
+    address = connection.local_address
+    while has_address(address):
         await asyncio.sleep(ADDRESS_INTERVAL)
-    log.warning("this machine has lost its address %s", connection.local_address[0])
+    log.warning("this machine has lost its address %s", address[0])
     connection.transport.abort()
 
 
