@@ -127,6 +127,18 @@ def test_a_machine_comes_back_to_a_coordinator_that_was_restarted(system: Spread
     ends_with_exact_counts(counted, 1)
 
 
+def test_the_machine_of_the_coordinator_reboots(system: Spread) -> None:
+    system.write({"desk.yml": RESTARTED.replace("machine: right", "machine: desk")})
+    counted = Counted(system, "desk.yml")
+    system.first.kill_all()
+    for name in ("coordinator", "desk"):
+        system.processes[name].wait()
+    system.start_coordinator()
+    system.start_daemon("desk")
+    counted.goes_on()
+    ends_with_exact_counts(counted, 1)
+
+
 def test_a_machine_that_was_given_up_starts_its_nodes_again(namespaces: None, tmp_path: Path) -> None:  # noqa: ARG001
     """Its former part, which goes on without the coordinator, is ended first."""
     limit = {"DORA_UNREACHABLE_AFTER": "0.5"}
