@@ -69,6 +69,25 @@ def test_a_machine_that_reboots_starts_its_nodes_again(system: Spread, reboots: 
     assert note in loss_report(system.result(counted.dataflow))
 
 
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+def test_reboots_on_a_slow_network_leave_exact_counts(namespaces: None, tmp_path: Path) -> None:  # noqa: ARG001
+    """Messages of the former part are still on their way when the next one sends."""
+    large = RESTARTED.replace("path: count.py,", "path: count.py, env: {REST: 8000},")
+    with (
+        network("desk", "left", "right", impaired=True) as hosts,
+        spread_over(hosts, tmp_path) as system,
+    ):
+        system.write({**FILES, "large.yml": large})
+        for name in ("left", "right"):
+            hosts[name].impair(delay=0.01, rate=10e6, loss=0.002, queue=256 << 10)
+        counted = Counted(system, "large.yml")
+        for _ in range(FEW):
+            reboot(system, "right")
+            counted.goes_on()
+        ends_with_exact_counts(counted, FEW)
+
+
 def test_what_a_rebooted_machine_missed_is_counted(system: Spread) -> None:
     """It counts from the last message of which the other machine knows that it was taken."""
     counted = Counted(system, "restarted.yml")
