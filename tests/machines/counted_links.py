@@ -48,7 +48,8 @@ _NODES = {
         for event in node:
             if event["type"] == "INPUT":
                 item, number = event["id"], event["value"][0].as_py()
-                assert number > last.get(item, -1), (item, number, last)
+                if number <= last.get(item, -1):  # a former process of `relay` had it already
+                    print(item, "goes back to", number, flush=True)
                 last[item] = number
                 got[item] += 1
                 if time.monotonic() - written > 0.05:
@@ -58,8 +59,6 @@ _NODES = {
                     os.replace("progress.new", "progress")
             else:
                 print(event["type"], event.get("id") or "", flush=True)
-                if event["type"] == "NODE_RESTARTED":
-                    last.clear()  # `relay` may have got again what its former process had
         for name, count in got.items():
             counted = node.statistics()["inputs"][name]
             assert count == counted["received"], (count, counted)
@@ -118,6 +117,7 @@ class Counted:
     def loses_nothing(self) -> None:
         """Let the source end, and check that each message has arrived, or was dropped and counted."""
         logs = self.end()
+        assert "goes back" not in logs
         (sent,) = (int(number) for number in re.findall(r"sent (\d+)", logs))
         found = {
             name: (int(got), int(lost))

@@ -171,6 +171,33 @@ def test_a_machine_that_was_given_up_starts_its_nodes_again(namespaces: None, tm
         ends_with_exact_counts(counted, 1)
 
 
+SOURCE = f"""
+    nodes:
+      - {{id: count, path: count.py, outputs: [sure, newest], deploy: {{machine: right}}, {POLICY}}}
+      - id: take
+        path: take.py
+        deploy: {{machine: left}}
+        inputs:
+          sure: {{source: count/sure, queue_size: 100, queue_policy: backpressure}}
+          newest: {{source: count/newest, queue_size: 10}}
+"""
+
+
+def test_a_part_that_was_given_up_sends_nothing_more(namespaces: None, tmp_path: Path) -> None:  # noqa: ARG001
+    """Its links work, so it goes on. The numbers of its last messages are used again after it."""
+    limit = {"DORA_UNREACHABLE_AFTER": "0.5"}
+    with network("desk", "left", "right") as hosts, spread_over(hosts, tmp_path, limit) as system:
+        system.write({**FILES, "source.yml": SOURCE})
+        counted = Counted(system, "source.yml")
+        route = ["blackhole", system.first.address]
+        hosts["right"].run(["ip", "route", "add", *route])
+        system.wait_for_log(counted.dataflow, "machine `right` is lost: it has not answered for 0.5 s")
+        hosts["right"].run(["ip", "route", "del", *route])
+        counted.goes_on()
+        logs = counted.end()
+        assert re.findall(r"(\w+) goes back to (\d+)", logs) == [("sure", "0"), ("newest", "0")], logs
+
+
 SERVE = """
     from dora import Node
     node = Node()
