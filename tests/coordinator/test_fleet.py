@@ -361,8 +361,8 @@ async def spread(
         heard: list[ToDaemon] = []
         far, near = join(coordinator, "far", lambda _: None), join(coordinator, "near", heard.append)
         running = RunReport(coordinator.start(SPREAD).uuid, "Running", ports={})
-        for link in (far, near):
-            coordinator.handle(link, running)
+        coordinator.handle(far, msgspec.structs.replace(running, ports={"a": 20000}))
+        coordinator.handle(near, running)
         coordinator.fleet.disconnect(far)
         yield coordinator, running, near, heard
 
@@ -382,6 +382,24 @@ def test_a_part_is_started_again_once_all_others_have_said_what_they_know(data_f
             assert coordinator.dataflow("arm").status == "Running"
             coordinator.handle(near, msgspec.structs.replace(running, lost={lost.loss: PART}))
             assert starts_of(back) == [PART]
+
+    asyncio.run(reboot())
+
+
+def test_nodes_of_a_lost_machine_keep_their_endpoints(data_folder: Path) -> None:
+    """Others that are started meanwhile, and send to them, need one."""
+
+    async def reboot() -> None:
+        async with spread(data_folder) as (coordinator, running, near, heard):
+            join(coordinator, "far", lambda _: None)
+            loss = lost_of(heard)[0].loss
+            known = msgspec.structs.replace(running, lost={loss: PART}, ports={})
+            coordinator.fleet.disconnect(near)
+            heard.clear()
+            join(coordinator, "near", heard.append, known)
+            assert [each.endpoints for each in heard if isinstance(each, Endpoints)][-1] == {
+                "a": "tcp/10.0.0.2:20000"
+            }
 
     asyncio.run(reboot())
 

@@ -15,6 +15,7 @@ from cluster_system import Spread, spread_over
 from counted_links import FILES, Counted
 from hosts import network
 from rounds import FEW
+from waiting import wait_until
 
 from dora.daemon.report import loss_report
 
@@ -130,6 +131,25 @@ def test_a_daemon_that_is_killed_and_started_again_starts_its_nodes_again(system
     system.start_daemon("right")
     counted.goes_on()
     ends_with_exact_counts(counted, 1)
+
+
+def test_nodes_that_are_restarted_meanwhile_find_the_machine_when_it_is_back(system: Spread) -> None:
+    again = RESTARTED.replace("path: count.py,", "path: count.py, restart_policy: on-failure,")
+    system.write({"again.yml": again})
+    counted = Counted(system, "again.yml")
+    system.hosts["right"].kill_all()
+    system.wait_for_log(counted.dataflow, "machine `right` is lost")
+    left = system.hosts["left"]
+    left.move(system.another_address())  # the endpoints are sent again
+    wait_until(lambda: system.machines()["left"]["address"] == left.address, "the other address")
+    for pid in left.pids():
+        if any(word.endswith("count.py") for word in psutil.Process(pid).cmdline()):
+            os.kill(pid, signal.SIGKILL)
+    system.wait_for_log(counted.dataflow, "was killed by SIGKILL; restarting now")
+    system.start_daemon("right")
+    counted.goes_on()
+    logs = counted.end()
+    assert len(re.findall("restarting now", logs)) == 1, logs
 
 
 def test_a_machine_comes_back_to_a_coordinator_that_was_restarted(system: Spread) -> None:

@@ -80,8 +80,13 @@ class LocalPartition:
                     self._feed(on.Released())
 
     def set_endpoints(self, endpoints: dict[str, str]) -> None:
-        """Reach the nodes of other machines at these endpoints."""
+        """Reach the nodes of other machines at these endpoints.
+
+        A node that is missing, as the coordinator does not know its machine, stays where it was: another
+        one that is started meanwhile, and sends to it, needs some endpoint.
+        """
         with self._lock:
+            endpoints = {**(self._endpoints or {}), **endpoints}
             if endpoints != self._endpoints:
                 self._endpoints = endpoints
                 self._publish_endpoints()
