@@ -16,18 +16,21 @@ from dora.daemon.event_loop import READ, Loop
 from dora.daemon.processes.child import LineSplitter
 from dora.daemon.processes.launch_spec import CannotSpawn
 from dora.daemon.processes.process import PlainProcess
+from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import Placement, RunContext, plan
 from dora.transport.board import (
     CLOSED,
     CONNECTED,
     CONTROL,
     DROPPED,
+    FENCE,
     FIRST,
     RECEIVED,
     SENT,
     STATE,
     STOPPED,
+    UNCONNECTED,
     Board,
 )
 from dora.transport.doorbell import Doorbell
@@ -219,6 +222,45 @@ def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(accounting: 
     assert accounting.board.get(config.node_slot, STOPPED) == 0
     credit.close()
     accounting.close()
+
+
+def spread(tmp_path: Path, machine: str) -> Accounting:
+    """Return the accounting of `left`, with `a` and `c`, or of `right`, with `b`."""
+    flow = Dataflow(
+        (
+            NodeSpec("a", path="a.py", outputs=("x",)),
+            NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x")),), outputs=("y", "z")),
+            NodeSpec("c", path="c.py", inputs=(InputSpec("y", NodeOutput("b", "y")),)),
+            NodeSpec("d", path="d.py", inputs=(InputSpec("y", NodeOutput("b", "y")),)),
+        ),
+        "/",
+    )
+    placement = Placement(machine, {"a": "left", "b": "right", "c": "left", "d": "right"})
+    board = str(tmp_path / machine)
+    layout = plan(flow, RunContext("id", str(tmp_path), "p_", board, placement=placement))
+    return Accounting(Board.create(board, layout.lines), layout)
+
+
+def test_a_part_that_is_started_again_goes_on_counting(tmp_path: Path) -> None:
+    left, right = spread(tmp_path, "left"), spread(tmp_path, "right")
+    links = {str(link): link for link in left._plan.links}
+    left.board.set(links["b/y -> c/y"].output_slot, SENT, 70)
+    left.board.set(links["a/x -> b/x"].slot, STATE, CONNECTED)
+    left.board.set(links["a/x -> b/x"].slot, RECEIVED, 50)
+    part = left.part_of("right", PeerStatus({}))
+    assert (part.sent, part.taken) == ({"b/y": 70}, {"b/x": 50})
+    assert left.board.get(links["b/y -> c/y"].output_slot, FENCE) == 1
+    assert left.board.get(links["a/x -> b/x"].output_slot, FENCE) == 0
+    right.resume(part)
+    links = {str(link): link for link in right._plan.links}
+    assert right.sent("b") == {"y": 70, "z": 0}
+    remote, inside = links["a/x -> b/x"], links["b/y -> d/y"]
+    assert [right.board.get(remote.slot, word) for word in (FIRST, STATE)] == [50, CLOSED]
+    assert [right.board.get(inside.slot, word) for word in (FIRST, STATE)] == [70, UNCONNECTED]
+    reports = {report.link: report for report in right.report({}, {})}
+    assert (reports["a/x -> b/x"].sent, reports["b/y -> d/y"].sent) == (0, 0)
+    left.close()
+    right.close()
 
 
 def test_unsent_messages_are_reported_apart(accounting: Accounting) -> None:

@@ -38,7 +38,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(receiver_module.BackgroundPoller, "start", lambda *_: None)
     config: Any = SimpleNamespace(dataflow_id="flow", node_id="plot", node_slot=0)
     board: Any = SimpleNamespace(words=[0] * 8)
-    remote: Any = None
+    remote: Any = SimpleNamespace(listen={})
     return ReceiverSession(config, remote, board)
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
 from dora.daemon.supervisor.result import LinkReport
+from dora.daemon.supervisor.status import FormerPart, PeerStatus
 from dora.dataflow.plan import Link, Plan
 from dora.transport.board import (
     ASLEEP,
@@ -15,6 +16,7 @@ from dora.transport.board import (
     CLOSED,
     CONTROL,
     DROPPED,
+    FENCE,
     FIRST,
     RECEIVED,
     RECORDED,
@@ -75,6 +77,46 @@ class Accounting:
                 self._gone.append(link)
                 self._sent_at_end.setdefault(link.slot, self.board.get(link.output_slot, SENT))
         self._adopt(plan)
+
+    def resume(self, former: FormerPart) -> None:
+        """Begin where the former part of this machine has ended, which is lost, as far as others know.
+
+        A message that nobody else got is not known: its number is used again. Messages that had arrived
+        here, and were not taken, are lost like the queue of a process that is killed.
+        """
+        board, plan = self.board, self._plan
+        for node_id, config in plan.configs.items():
+            for output in config.outputs:
+                board.set(output.slot, SENT, former.sent.get(f"{node_id}/{output.id}", 0))
+        for link in plan.links:
+            name = f"{link.consumer}/{link.input}"
+            if link.kind != "link" or link.target_machine:
+                continue
+            if not link.source_machine:
+                board.set(link.slot, FIRST, board.get(link.output_slot, SENT))
+            elif name in former.taken:
+                board.set(link.slot, FIRST, former.taken[name])
+                board.set(link.slot, STATE, CLOSED)  # not for the first time
+                sent = max(board.get(link.output_slot, SENT), former.taken[name])
+                board.set(link.output_slot, SENT, sent)
+
+    def part_of(self, machine: str, status: PeerStatus) -> FormerPart:
+        """Return what is known of the part of a lost machine, and let nothing change that any more."""
+        get = self.board.get
+        links = [link for link in self._plan.links if link.kind == "link"]
+        outputs = {
+            f"{link.producer}/{link.output}": link.output_slot
+            for link in links
+            if link.source_machine == machine and not link.target_machine
+        }
+        for slot in outputs.values():
+            self.board.set(slot, FENCE, get(slot, FENCE) + 1)
+        taken = {
+            f"{link.consumer}/{link.input}": get(link.slot, RECEIVED)
+            for link in links
+            if link.target_machine == machine and not link.source_machine and get(link.slot, STATE)
+        }
+        return FormerPart(status, {name: get(slot, SENT) for name, slot in outputs.items()}, taken)
 
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
         """Write to each output of another machine how far the clock of this one is ahead."""

@@ -47,7 +47,7 @@ from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.clock import ClockOffset
 from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, RunProgress, SentCounts
-from dora.wire.node_config import InputConfig
+from dora.wire.node_config import InputConfig, RemoteConfig
 from dora.wire.node_protocol import (
     Register,
     TextInput,
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from dora.daemon.logs.writer import LogFiles
     from dora.daemon.progress import ProgressMeter
     from dora.daemon.reload.watch import HotReload
-    from dora.daemon.supervisor.status import Peers
+    from dora.daemon.supervisor.status import FormerPart, Peers
 
 RECORDERS_TIMEOUT = 5.0  # seconds that recorders may take for the last messages
 CIRCLES_AFTER = 1.0  # seconds until the first look at nodes that wait for each other
@@ -96,6 +96,8 @@ class Daemon:
             },
             standby=context.engine != "zenoh",
             generations=placement.generations,
+            revision=placement.revision,
+            former=None if options.former is None else options.former.status,
         )
         self.peers: Peers | None = None  # the supervisors of the other machines
         self.log_error: BaseException | None = None  # an exception of ``on_log``
@@ -116,6 +118,8 @@ class Daemon:
         for path in self._plan.bells:
             Doorbell.make(path)
         self._accounting = Accounting(Board.create(run.board, self._plan.lines), self._plan)
+        if options.former is not None:
+            self._accounting.resume(options.former)
         handle = traced(self.supervisor.handle)
         self._executor = Executor(self.supervisor, self, self._accounting, time.monotonic, handle)
         self._cleanup = Cleanup(
@@ -277,6 +281,20 @@ class Daemon:
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
         """Note how far this machine's clock is ahead of others. For the daemon's thread only."""
         self._accounting.set_clocks(offsets)
+
+    def set_remote(self, remote: RemoteConfig) -> None:
+        """Give nodes that are started from now on other endpoints. For the daemon's thread only.
+
+        Nodes that run read them from a file, see `dora.transport.network.endpoints`.
+        """
+        placement = msgspec.structs.replace(self.context.placement, remote=remote)
+        self.context = msgspec.structs.replace(self.context, placement=placement)
+        for config in self._plan.configs.values():
+            config.remote = remote
+
+    def part_of(self, machine: str) -> FormerPart:
+        """Return what is known here of the part of a lost machine. For the daemon's thread only."""
+        return self._accounting.part_of(machine, self.supervisor.known_status(machine))
 
     def progress(self) -> RunProgress:
         """Return how far the run is. For the daemon's thread only."""

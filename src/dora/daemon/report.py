@@ -163,6 +163,7 @@ def loss_report(result: DataflowResult) -> str:
     lines = [_line(link, result, in_table=link in surprising) for link in result.links]
     if any(lines):
         parts.append("\n".join(filter(None, lines)))
+    parts += [_machine_loss(name, count) for name, count in sorted(result.machine_losses.items())]
     for node_id, outputs in sorted(result.undeclared.items()):
         for output, count in sorted(outputs.items()):
             plural = "s" if count != 1 else ""
@@ -215,6 +216,21 @@ def _line(link: LinkReport, result: DataflowResult, *, in_table: bool = False) -
         if (count := link.count(counter)) and not (in_table and counter in LEFT_OUT)
     ]
     return f"{link.link}: {', '.join(parts)}" if parts else ""
+
+
+def _machine_loss(machine: str, count: int) -> str:
+    """
+    >>> print(_machine_loss("robot", 2))
+    Machine `robot` was lost 2 times.
+      Messages of its nodes that no other machine had got by then are in no count.
+      Links to its nodes count from the last message that the sender knows to be taken.
+    """
+    times = "" if count == 1 else f" {count} times"
+    return (
+        f"Machine `{machine}` was lost{times}.\n"
+        "  Messages of its nodes that no other machine had got by then are in no count.\n"
+        "  Links to its nodes count from the last message that the sender knows to be taken."
+    )
 
 
 def _table(links: Sequence[LinkReport]) -> str:

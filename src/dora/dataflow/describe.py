@@ -26,6 +26,8 @@ _SECONDS = (
     "startup_timeout",
 )
 
+_ALSO_IN_NODE_CONFIG = ("sync", "output_types", "input_types", "output_framing", "shared_memory_pool_size")
+
 Block = dict[str, Any]
 
 
@@ -175,7 +177,12 @@ def _source(text: Any) -> Any:
 def _deploy(deploy: Any) -> Block | None:
     if not isinstance(deploy, dict):
         return None
-    described = {"machine": None, "working_dir": None, **DEPLOY.defaults, **deploy}
+    described = {
+        "machine": None,
+        "working_dir": None,
+        "distribute": DEPLOY.defaults["distribute"],  # the only default that dora-rs has
+        **deploy,
+    }
     if isinstance(labels := deploy.get("labels"), dict):
         texts = {True: "true", False: "false"}
         described["labels"] = {
@@ -219,3 +226,17 @@ def rules_in_yaml(item: InputRules) -> dict[str, Any]:
     if item.queue_policy == "latest":
         given.pop("queue_size", None)  # it has one place
     return given
+
+
+def run_config_of(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `Node.node_config()` promises: short sources, or mappings where an option is set.
+
+    ``block``: the node in the descriptor.
+    """
+    inputs: dict[str, Any] = {}
+    for item in sorted(node.inputs, key=lambda item: item.id):
+        options = rules_in_yaml(item)
+        source = canonical(item.source)
+        inputs[item.id] = {"source": source, **options} if options else source
+    further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}
+    return {"inputs": inputs, "outputs": sorted(node.outputs), **further}

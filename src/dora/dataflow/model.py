@@ -22,6 +22,7 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 SafeStateCondition = Literal["deadline", "budget", "failed", "silent"]
 RestartMode = Literal["never", "on-failure", "always"]
+OnMachineLost = Literal["keep", "stop"]
 OnMiss = Literal["warn", "event", "safe_state", "stop"]
 ReloadMode = Literal["overlap", "replace", "never"]
 SchedulingPolicyName = Literal["fifo", "rr", "other", "batch", "idle"]
@@ -203,6 +204,12 @@ class Deploy(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}  # that the machine must have
     working_dir: str | None = None  # on that machine, relative to that of the dataflow; None: the same
     is_sent: bool = False  # its files are not there before `dora cluster start` copies them
+    on_machine_lost: OnMachineLost = "keep"  # whether the dataflow goes on without the machine
+
+    @property
+    def names_place(self) -> bool:
+        """Whether it says where the node, or its files, are."""
+        return bool(self.machine or self.labels or self.working_dir or self.is_sent)
 
 
 HERE = Deploy()

@@ -13,11 +13,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from dora.dataflow.describe import canonical, describe, rules_in_yaml
+from dora.dataflow.describe import describe, run_config_of
 from dora.dataflow.model import (
     ANY,
     Dataflow,
@@ -70,8 +70,6 @@ RECORDER_QUEUE = 32
 _OVERFLOW_LINKS = 8
 _MAX_PREWAKE = 4  # nodes beyond its receivers that a sender may wake early
 
-_ALSO_IN_NODE_CONFIG = ("sync", "output_types", "input_types", "output_framing", "shared_memory_pool_size")
-
 LinkKind = Literal["link", "timer", "text", "local"]
 
 
@@ -82,6 +80,7 @@ class Placement(msgspec.Struct, frozen=True):
     machines: dict[str, str] = {}  # node id → its machine
     generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
     remote: RemoteConfig | None = None
+    revision: int = 0  # the number of changes so far
 
     def elsewhere(self, node_id: str) -> str:
         """Return the machine of a node that is on another machine, "" for one of this machine."""
@@ -102,6 +101,7 @@ class RunContext(msgspec.Struct, frozen=True):
     trace: TraceConfig | None = None  # None: nothing is traced
     placement: Placement = Placement()
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
+    state_directory: str = ""  # as in `dora.daemon.options.LocalRunOptions`
 
 
 class Link(InputRules, frozen=True):  # type: ignore[misc]  # as `InputSpec`
@@ -515,7 +515,7 @@ def _node(
         ],
         parameters=node.parameters,
         descriptor=layout.descriptor,
-        run_config=_run_config(node, layout.blocks.get(node.id, {})),
+        run_config=run_config_of(node, layout.blocks.get(node.id, {})),
         dynamic=node.is_dynamic,
         lock_memory=node.lock_memory and not node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
@@ -523,7 +523,16 @@ def _node(
         remote=context.placement.remote,
         other_clocks=layout.other_clocks,
         trace=context.trace,
+        state_file=_state_file(context, node),
     )
+
+
+def _state_file(context: RunContext, node: NodeSpec) -> str:
+    if not context.state_directory:
+        return ""
+    # Another node of the same name is not to find the state of the former one.
+    generation = context.placement.generations.get(node.id, 0)
+    return f"{context.state_directory}/{node.id}-{generation}"
 
 
 def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> LinkKind:
@@ -539,17 +548,3 @@ def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) ->
             if source == node.id and node.is_runtime:
                 return "local"
             return "link"
-
-
-def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `Node.node_config()` promises: short sources, or mappings where an option is set.
-
-    ``block``: the node in the descriptor.
-    """
-    inputs: dict[str, Any] = {}
-    for item in sorted(node.inputs, key=lambda item: item.id):
-        options = rules_in_yaml(item)
-        source = canonical(item.source)
-        inputs[item.id] = {"source": source, **options} if options else source
-    further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}
-    return {"inputs": inputs, "outputs": sorted(node.outputs), **further}

@@ -415,8 +415,9 @@ class Node:
     def save_state(self, state: bytes | bytearray | memoryview) -> None:
         """Leave something for the next process of this node, instead of what was left before.
 
-        After a restart or a hot reload, that process gets it from `load_state`. Any size; kept in the
-        directory of the run, thus until the dataflow ends. Raises `SendError` if there is no room.
+        After a restart or a hot reload, that process gets it from `load_state`. Any size; kept until the
+        dataflow ends, and in a dataflow on several machines also when this machine reboots. Raises
+        `SendError` if there is no room.
         """
         self._session.state.save(state)
 

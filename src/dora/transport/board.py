@@ -31,6 +31,8 @@ output      ``RECORDED``           number of the last message that a recorder to
 output      ``CLOCK_OFFSET``       of another machine's output: nanoseconds by which the clock of this
                                    machine is ahead of that one, see `signed` (daemon)
 output      ``CLOCK_ERROR``        by how much that may be wrong (daemon)
+output      ``FENCE``              of another machine's output: how often that machine was lost; what its
+                                   former process has sent is refused from then on (daemon)
 link        ``RECEIVED``           messages that the receiver took from the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
@@ -62,7 +64,7 @@ LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
-CLOCK_OFFSET, CLOCK_ERROR = 8, 9
+CLOCK_OFFSET, CLOCK_ERROR, FENCE = 8, 9, 10
 RECEIVED, DROPPED, FIRST, STATE, PROBED, REPEATED = 0, 1, 2, 3, 4, 12
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2

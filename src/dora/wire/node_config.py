@@ -37,6 +37,7 @@ class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     passwords: str  # path of the file by which listeners know the secret
     tls: TlsFiles | None = None
     dscp: int = 0  # marks the packets of messages that go before others; 0: nothing is marked
+    endpoints: str = ""  # path of the file with the present ones, see `dora.transport.network.endpoints`
 
 
 class LinkConfig(InputRules, omit_defaults=True):
@@ -218,6 +219,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     other_clocks: dict[int, int] = {}
     trace: TraceConfig | None = None  # None: no tracing
     event_logs: list[WriteEventLog] = []  # that recorders have asked for
+    state_file: FilePath = ""  # for `Node.save_state`; "": in the directory of the run
 
 
 class Address(msgspec.Struct):

@@ -93,6 +93,7 @@ class PartitionChanges:
         with self._lock:
             if proposal.revision > partition.revision:
                 _, local = self._local(run, proposal)
+                partition.set_endpoints(message.endpoints)
                 request = ApplyChange(
                     local, partition.machine, partition.remote(message.endpoints), message.sent
                 )
@@ -244,7 +245,7 @@ class ChangeRunner:
         local_partition = LocalPartition(
             msgspec.structs.replace(self._start, partition=partition), self._reports, lambda: False
         )
-        local_partition.write_passwords(daemon.context.run_dir)
+        local_partition.write_run_files(daemon.context.run_dir)
         answer: Answer = Conflict()
         while isinstance(answer, Conflict):  # another change came first
             model, _ = running_dataflow(run)

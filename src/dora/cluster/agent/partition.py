@@ -12,13 +12,22 @@ import msgspec
 from dora._paths import ALL_INTERFACES, data_folder, link_endpoint
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.heartbeat import HeartbeatAnswer
-from dora.cluster.protocol import Endpoints, MachineLost, PeerReport, ReleasePartition, StartRun, ToDaemon
+from dora.cluster.protocol import (
+    AddressChanged,
+    Endpoints,
+    MachineLost,
+    PeerReport,
+    ReleasePartition,
+    StartRun,
+    ToDaemon,
+)
 from dora.daemon.daemon import Daemon
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.status import Peers
+from dora.daemon.supervisor.status import FormerPart, Peers
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.dataflow.plan import Placement
 from dora.errors import DoraError
+from dora.transport.network.endpoints import LinkEndpoints, write_endpoints
 from dora.wire.clock import ClockOffset, between
 from dora.wire.node_config import RemoteConfig
 
@@ -34,15 +43,17 @@ class LocalPartition:
         self._partition = start.partition
         self._reports = reports
         self._stopped = stopped
-        self._lock = threading.Lock()
-        self._endpoints: dict[str, str] | None = None
+        self._lock = threading.RLock()
+        self._endpoints: dict[str, str] | None = None  # of nodes of other machines
+        self._run_dir = ""
         self._fault = ""  # why the start cannot go on
         self._ports: dict[str, int] = {}
         self._passwords = ""
         self.machine = start.partition.machine
         self.revision = start.spec.revision  # the last change that was applied
         self.generations = start.spec.generations
-        self._pending: list[on.Event] = []
+        self._pending: list[Callable[[Daemon], None]] = []
+        self._lost: dict[str, tuple[str, FormerPart]] = {}  # machine → its last loss, and what is known
         self._daemon: Daemon | None = None
         self._clocks: Mapping[str, ClockOffset] = {}
 
@@ -51,24 +62,76 @@ class LocalPartition:
         with self._lock:
             match message:
                 case Endpoints(endpoints=endpoints):
-                    self._endpoints = endpoints if self._endpoints is None else self._endpoints
+                    self.set_endpoints(endpoints)
+                case AddressChanged(address=address):
+                    self._change_address(address)
                 case PeerReport(machine=machine, peer_status=peer_status):
                     self._feed(on.PeerStatusReceived(machine, peer_status))
                 case HeartbeatAnswer(clocks=clocks):
                     self._clocks = clocks
                     self._set_clocks()
-                case MachineLost(machine=machine, reason=reason):
+                case MachineLost(machine=machine, reason=reason, loss=loss):
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
-                    self._feed(on.MachineLost(machine, reason))
+                    self._feed(on.MachineLost(machine, reason, may_return=bool(loss)))
+                    if loss:
+                        self._call(lambda daemon: self._report_lost(machine, loss, daemon.part_of(machine)))
                 case ReleasePartition():
                     self._fault = self._fault or "it has no nodes any more"
                     self._feed(on.Released())
 
+    def set_endpoints(self, endpoints: dict[str, str]) -> None:
+        """Reach the nodes of other machines at these endpoints.
+
+        A node that is missing, as the coordinator does not know its machine, stays where it was: another
+        one that is started meanwhile, and sends to it, needs some endpoint.
+        """
+        with self._lock:
+            endpoints = {**(self._endpoints or {}), **endpoints}
+            if endpoints != self._endpoints:
+                self._endpoints = endpoints
+                self._publish_endpoints()
+
+    def _change_address(self, address: str) -> None:
+        """Move the nodes of this machine to its present address, and to other ports."""
+        self._partition = msgspec.structs.replace(self._partition, interface=address)
+        try:
+            self._check_certificate()
+            if self._ports:
+                self.choose_ports(self._ports, anew=self._ports)
+        except DoraError as error:
+            self._warn(f"this machine has got the address {address}: {error}")
+        self._publish_endpoints()
+
+    def _publish_endpoints(self) -> None:
+        """Inform the nodes that run, and those that are started later, once there is a run."""
+        if not self._run_dir or self._endpoints is None:
+            return
+        remote = self.remote(self._endpoints)
+        found = LinkEndpoints(self._partition.interface, remote.listen, remote.reach)
+        try:
+            write_endpoints(remote.endpoints, found)
+        except OSError as error:
+            self._warn(f"the nodes cannot be told their endpoints: {error}")
+        if (daemon := self._daemon) is not None:
+            daemon.loop.call_threadsafe(lambda: daemon.set_remote(remote))
+
+    def _warn(self, text: str) -> None:
+        if (daemon := self._daemon) is not None:
+            daemon.loop.call_threadsafe(lambda: daemon.write_log("warn", None, text))
+
+    def _report_lost(self, machine: str, loss: str, part: FormerPart) -> None:
+        self._lost[machine] = loss, part
+        self._reports.update(lost=dict(self._lost.values()))
+
     def _feed(self, event: on.Event) -> None:
+        self._call(lambda daemon: daemon.feed(event))
+
+    def _call(self, work: Callable[[Daemon], None]) -> None:
+        """Do something in the daemon's thread, once there is one."""
         if (daemon := self._daemon) is None:
-            self._pending.append(event)
+            self._pending.append(work)
         else:
-            daemon.loop.call_threadsafe(lambda: daemon.feed(event))
+            daemon.loop.call_threadsafe(lambda: work(daemon))
 
     def _set_clocks(self) -> None:
         """Note how far the clock of this machine is ahead of the others, for what comes from there."""
@@ -82,15 +145,16 @@ class LocalPartition:
         with self._lock:
             daemon.peers = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
             self._daemon = daemon
+            self._publish_endpoints()  # they may have changed since `join`
             self._set_clocks()
-            for event in self._pending:
-                self._feed(event)
+            for work in self._pending:
+                self._call(work)
 
     def join(self, run_dir: str, dataflow: Dataflow) -> Placement:
         """Choose ports, and wait until the other machines have chosen theirs; raises `DoraError`."""
         partition, machines = self._partition, self._start.spec.machines
         self._check_certificate()
-        self.write_passwords(run_dir)
+        self.write_run_files(run_dir)
         self.choose_ports(
             node.id for node in dataflow.nodes if receives_from_others(node, machines, self.machine)
         )
@@ -99,7 +163,10 @@ class LocalPartition:
             if self._fault or self._stopped():
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_POLL_INTERVAL)
-        return Placement(partition.machine, machines, self.generations, self.remote(self._endpoints))
+        with self._lock:
+            self._publish_endpoints()
+            remote = self.remote(self._endpoints)
+            return Placement(partition.machine, machines, self.generations, remote, self.revision)
 
     def _check_certificate(self) -> None:
         """Raise `DoraError` if the certificate cannot be used (any more)."""
@@ -109,10 +176,11 @@ class LocalPartition:
             interface = self._partition.interface
             check_machine_certificate(files, "" if interface in ALL_INTERFACES else interface)
 
-    def write_passwords(self, run_dir: str) -> None:
-        """Write the file with the password that nodes of other machines show."""
+    def write_run_files(self, run_dir: str) -> None:
+        """Write the file with the password that nodes of other machines show, and those like it."""
         from dora.transport.network.sessions import write_passwords
 
+        self._run_dir = run_dir
         self._passwords = f"{run_dir}/passwords"
         write_passwords(self._passwords, self._partition.secret)
 
@@ -123,10 +191,11 @@ class LocalPartition:
         """
         from dora.transport.network.sessions import find_free_ports
 
-        nodes = [node_id for node_id in node_ids if node_id not in self._ports or node_id in anew]
-        ports = find_free_ports(self._partition.interface, len(nodes))
-        self._ports = {**self._ports, **dict(zip(nodes, ports, strict=True))}
-        self._reports.update(ports=self._ports)
+        with self._lock:
+            nodes = [node_id for node_id in node_ids if node_id not in self._ports or node_id in anew]
+            ports = find_free_ports(self._partition.interface, len(nodes))
+            self._ports = {**self._ports, **dict(zip(nodes, ports, strict=True))}
+            self._reports.update(ports=self._ports)
 
     def remote(self, endpoints: dict[str, str]) -> RemoteConfig:
         """Return the configuration of links to other machines, from the endpoints of their nodes.
@@ -142,7 +211,13 @@ class LocalPartition:
             for node_id, port in self._ports.items()
         }
         return RemoteConfig(
-            listen, endpoints, partition.secret, self._passwords, partition.tls, dscp_from_environment()
+            listen,
+            endpoints,
+            partition.secret,
+            self._passwords,
+            partition.tls,
+            dscp_from_environment(),
+            f"{self._run_dir}/endpoints",
         )
 
 

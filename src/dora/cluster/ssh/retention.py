@@ -27,7 +27,7 @@ from typing import Final
 
 import msgspec
 
-from dora._paths import data_folder
+from dora._paths import data_folder, state_folder
 from dora.cluster.coordinator.log_store import remove_logs
 from dora.cluster.ssh.folder import (
     LOCK,
@@ -109,11 +109,12 @@ def coordinators_of(machine: str) -> set[str]:
 
 
 def release(dataflow_ids: Iterable[str], machine: str) -> None:
-    """Remove what is kept for dataflows without a record: log files, and copies that nobody else uses."""
+    """Remove what is kept for dataflows without a record: log files, states of nodes, unused copies."""
     for dataflow_id in filter(_UUID.fullmatch, dataflow_ids):  # another machine says which
         if (retained := _retained(dataflow_id, machine)) is None:
             continue
         remove_logs(os.path.join(data_folder(), "out", dataflow_id))
+        shutil.rmtree(state_folder(dataflow_id, machine), ignore_errors=True)
         for copy in retained.copies:
             _unlink(_use(copy, dataflow_id, machine))
             remove_if_unused(copy)

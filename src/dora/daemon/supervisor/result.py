@@ -113,6 +113,7 @@ class DataflowResult(msgspec.Struct, frozen=True):
     unlogged: dict[str, int] = {}  # node id → log entries that could not be written to its file
     stopped: bool = False  # by a user or a program, before it ended by itself
     overdue: tuple[str, ...] = ()  # nodes that did not end within the grace duration, but at SIGTERM
+    machine_losses: dict[str, int] = {}  # machine → how often it was lost, with the counts of its nodes
     strict: bool = False  # trouble is a failure
 
     @property

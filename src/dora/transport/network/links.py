@@ -27,9 +27,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
 from dora.transport.forking import disown_after_fork, leak, refuse
+from dora.transport.network.endpoints import EndpointsFile, LinkEndpoints
 from dora.transport.network.latched_sender import LatchedRemoteSender
 from dora.transport.network.peer import Peer
 from dora.transport.network.protocol import TICK
@@ -60,6 +63,8 @@ class RemoteLinks:
         self._closing = threading.Event()
         self._inherited = False  # this process was forked from the owner
         self._ticker: threading.Thread | None = None
+        self._endpoints = EndpointsFile(config.remote.endpoints if config.remote is not None else "")
+        self._address = ""  # of this machine
         atexit.register(self.close)
         disown_after_fork(self)
 
@@ -198,6 +203,8 @@ class RemoteLinks:
     def _run_ticker(self) -> None:
         while not self._closing.wait(TICK):
             now = time.monotonic()
+            if (endpoints := self._endpoints.poll()) is not None:
+                self._move(endpoints)
             for sender in self._senders:
                 try:
                     sender.tick(now)
@@ -207,6 +214,17 @@ class RemoteLinks:
                 peer.tick()
             if self._session is not None:
                 self._session.tick(now)
+
+    def _move(self, endpoints: LinkEndpoints) -> None:
+        """Use the present endpoints. A connection from a former address of this machine is replaced."""
+        remote = msgspec.structs.replace(self._remote, listen=endpoints.listen, reach=endpoints.reach)
+        self._config.remote = remote
+        has_moved = self._address not in ("", endpoints.address)
+        self._address = endpoints.address
+        for peer in self._peers:
+            peer.move(remote, anew=has_moved)
+        if self._session is not None:
+            self._session.move(remote)
 
     def close(self) -> None:
         """Wait until all messages have arrived, as long as there is progress; then close the sessions."""

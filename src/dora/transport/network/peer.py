@@ -156,6 +156,7 @@ class Peer:
         except (zenoh.ZError, KeyError) as error:
             raise ConnectError(f"node `{consumer}` cannot be reached: {error}") from error
         self._subscribed = False
+        self._moved = False  # the connection is one to or from a former address
         self._closed = False
         self._lock = threading.Lock()
         self._closers: list[threading.Thread] = []  # of former connections
@@ -205,9 +206,20 @@ class Peer:
             except TransportError:
                 pass  # the session is being closed
 
+    def move(self, remote: RemoteConfig, *, anew: bool) -> None:
+        """Reach the node at its present endpoint from the next tick on.
+
+        ``anew``: with a new connection, even if the endpoint is the same.
+        """
+        self._remote = remote
+        endpoint = remote.reach.get(self.consumer, self.endpoint)
+        if anew or endpoint != self.endpoint:
+            self.endpoint = endpoint
+            self._moved = True
+
     def tick(self) -> None:
-        """Replace the connection if it broke; to be called periodically."""
-        if self._connection.is_broken():
+        """Replace the connection if it broke, or an address has changed; to be called periodically."""
+        if self._moved or self._connection.is_broken():
             with self._lock:
                 if not self._closed:
                     self._reconnect()
@@ -228,6 +240,7 @@ class Peer:
             fresh.close()
             return
         old, self._connection = self._connection, fresh
+        self._moved = False
         for sender, publishers in renewed:
             sender.renew(publishers)
         # In a thread, because closing waits for the threads that wait for room on the connection.

@@ -52,12 +52,13 @@ class BackgroundPoller:
         self._node_polls = False  # the background thread stands back
         self._polls = 0
         self._node_stopped = threading.Event()  # the node does not poll any more
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def start(self, channel: Any, name: str) -> None:
-        """Start the background thread."""
+        """Start a background thread. That of a former channel ends when its session is closed."""
         self._channel = channel
-        self._thread = start_thread(name, self._run)
+        self._threads = [each for each in self._threads if each.is_alive()]
+        self._threads.append(start_thread(name, self._run, channel))
 
     def poll(self) -> None:
         """Deliver what is in the channel, in this thread. Never blocks."""
@@ -86,7 +87,7 @@ class BackgroundPoller:
             finally:
                 self._receiving.release()
 
-    def _run(self) -> None:
+    def _run(self, channel: Any) -> None:
         while True:
             while self._node_polls:
                 polls = self._polls
@@ -95,7 +96,7 @@ class BackgroundPoller:
                     self._node_polls = False
             self._blocked = True
             try:
-                sample = self._channel.recv()
+                sample = channel.recv()
             except zenoh.ZError:
                 return  # the session is closed
             self._blocked = False
@@ -106,6 +107,6 @@ class BackgroundPoller:
                 self._node_polls = False
 
     def join(self) -> None:
-        """Wait for the end of the background thread, once the session is closed."""
-        if self._thread is not None:
-            self._thread.join(JOIN_TIMEOUT)
+        """Wait for the end of the background threads, once the sessions are closed."""
+        for thread in self._threads:
+            thread.join(JOIN_TIMEOUT)

@@ -19,6 +19,7 @@ from dora.transport.board import (
     CONNECTED,
     CONTROL,
     DROPPED,
+    FENCE,
     FIRST,
     FLUSH,
     RECEIVED,
@@ -48,6 +49,7 @@ from dora.transport.network.protocol import (
     nonce,
 )
 from dora.transport.network.sessions import Connections, listen
+from dora.transport.network.threads import start_thread
 from dora.transport.network.window import ReceiveWindow
 from dora.transport.queues import DropOldestQueue
 from dora.wire.decode import BAD_MESSAGE
@@ -68,6 +70,8 @@ class ReceiverSession:
         """Open the session; raises `ConnectError`."""
         self.dataflow_id = config.dataflow_id
         self.node_id = config.node_id
+        self._endpoint = remote.listen.get(config.node_id, "")
+        self._moving: RemoteConfig | None = None  # it is to listen at another endpoint
         self.receivers: dict[str, RemoteReceiver] = {}  # by key
         try:
             self._session = listen(config.node_id, remote)
@@ -94,10 +98,31 @@ class ReceiverSession:
             return
         if len(self.receivers) == 1:
             (self._only,) = self.receivers.values()
+        self._start_receiving()
+
+    def _start_receiving(self) -> None:
         self._subscriber = self._session.declare_subscriber(
             f"{self.dataflow_id}/to/{self.node_id}/**", zenoh.handlers.FifoChannel(CHANNEL_LENGTH)
         )
         self._poller.start(self._subscriber.handler, f"dora {self.node_id} inputs")
+
+    def move(self, remote: RemoteConfig) -> None:
+        """Listen at the present endpoint of this node from the next tick on."""
+        self._moving = remote if remote.listen.get(self.node_id) not in (None, self._endpoint) else None
+
+    def _listen_anew(self, remote: RemoteConfig) -> None:
+        """Replace the session; what was in the old one is not acknowledged, and is sent again."""
+        try:
+            fresh = listen(self.node_id, remote)
+        except zenoh.ZError as error:
+            _log.debug("node `%s` cannot listen yet: %s", self.node_id, error)
+            return
+        old, self._session, self._moving = self._session, fresh, None
+        self._endpoint = remote.listen[self.node_id]
+        self._connections = Connections(fresh)
+        if self._subscriber is not None:
+            self._start_receiving()
+        start_thread(f"dora {self.node_id} moves", close_session, old)
 
     def _deliver(self, sample: zenoh.Sample) -> bool:
         header, payload = sample.attachment, sample.payload
@@ -127,6 +152,8 @@ class ReceiverSession:
 
     def tick(self, now: float) -> None:
         """Check connections and receivers; to be called periodically."""
+        if self._moving is not None:
+            self._listen_anew(self._moving)
         self._connections.check()
         for receiver in tuple(self.receivers.values()):
             receiver.tick(now)
@@ -161,6 +188,8 @@ class RemoteReceiver:
         # The link was added while the dataflow ran, and starts with the first message that arrives.
         self.starts_late = item.generation > 0 and not self._words[self._base + STATE]
         self._output = item.output_slot * WORDS
+        self._fence = self._words[self._output + FENCE]
+        self._refused = 0  # the send window of a former process of a machine that was lost
         self._control = node_slot * WORDS + CONTROL
         self._asleep = node_slot * WORDS + ASLEEP
         backpressure = item.queue_policy == "backpressure"
@@ -238,6 +267,9 @@ class RemoteReceiver:
         with self._lock:
             if self._closed or self._released:
                 return False
+            if self._words[self._output + FENCE] != self._fence:
+                self._leave_window()
+                return False
             payload: Content = fragment
             if count > 1:
                 if not window.expects(window_id, number):
@@ -295,6 +327,10 @@ class RemoteReceiver:
             return
         words = self._words
         with self._lock:
+            if words[self._output + FENCE] != self._fence:
+                self._leave_window()
+            if window_id == self._refused:
+                return
             if not self._closed and sent > words[self._output + SENT]:
                 words[self._output + SENT] = sent
             if not self._closed and self._window.open(window_id, last):
@@ -307,6 +343,14 @@ class RemoteReceiver:
             if self.starts_late and not last:
                 self._start_after(sent)
         self._send_ack()
+
+    def _leave_window(self) -> None:
+        """Refuse what is still on its way from a machine that was lost; what came before is counted."""
+        self._fence = self._words[self._output + FENCE]
+        if self._window.window_id:
+            self._refused = self._window.window_id
+        self._window = ReceiveWindow()
+        self._reassembler = Reassembler()
 
     def _start_after(self, sequence: int) -> None:
         """Record that messages up to this one are not meant for this link."""

@@ -84,6 +84,7 @@ class RemoteSender:
         self._window = self._make_window(capacity, self._words[self._sent_word])
         # Of this node, for outputs of the receiving node: messages carry their acknowledgements.
         self.reverse_receivers: list[RemoteReceiver] = []
+        self._skipped = 0  # the sequence number of the last message for which there was no receiver
         self._receiver = 0
         self._ack_count = 0  # of the last acknowledgement
         self._acknowledged_at = time.monotonic()
@@ -160,6 +161,7 @@ class RemoteSender:
         """Send a message, or keep it until the network has room."""
         state = self._words[self._base + STATE]
         if state == CLOSED or (state != CONNECTED and self._may_be_absent):
+            self._skipped = sequence
             return
         with self._lock:
             self._window.put(sequence, (message, flags), size)
@@ -400,6 +402,8 @@ class RemoteSender:
                 if missing:
                     self._retransmit(arrived, now)
                 self._transmit_ready()
+                if self._credit is not None and self._window.is_idle:
+                    self._skip()
             else:  # the receiver does not know this send window yet
                 self.probe()
         self._after_ack()
@@ -420,6 +424,17 @@ class RemoteSender:
         self._window.restart()
         self.window_id = nonce()  # its numbers are assigned anew
         self._arrived = self._arrived_before = 0
+
+    def _skip(self) -> None:
+        """Begin a window behind the messages that were sent while the receiver was restarted.
+
+        The receiver would learn of them from the next message, for which there may be no credit. The lock
+        has to be held, and the window has to be idle.
+        """
+        if self._skipped > self._window.last_sequence:
+            self._window.skip_to(self._skipped)
+            self._restart_window()
+            self.probe()
 
     def _clear_queued(self) -> None:
         self._queued.clear()

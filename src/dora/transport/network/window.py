@@ -152,6 +152,10 @@ class SendWindow:
         for entry in waiting:
             self._waiting.put(entry)
 
+    def skip_to(self, sequence: int) -> None:
+        """Count messages that were not put as acknowledged; the window is idle, and restarted then."""
+        self._acknowledged = sequence
+
     def abandon(self) -> None:
         """Discard all messages: the receiver has closed."""
         self._waiting.clear()
