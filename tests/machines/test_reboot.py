@@ -18,6 +18,7 @@ from rounds import FEW
 from waiting import wait_until
 
 from dora.daemon.report import loss_report
+from dora.wire.counters import RESTART_LOSS
 
 pytestmark = pytest.mark.processes
 
@@ -102,7 +103,7 @@ def test_what_a_rebooted_machine_missed_is_counted(system: Spread) -> None:
     (sent,) = re.findall(r"sent (\d+)\b", logs)
     assert link.sent == int(sent) - (first - lost), (link, logs)
     assert link.received + link.dropped == link.sent
-    assert link.restart_loss == lost
+    assert link.count(RESTART_LOSS) == lost
 
 
 def test_a_dataflow_stops_with_a_machine_if_the_file_says_so(system: Spread) -> None:
