@@ -26,8 +26,7 @@ from dora.dataflow.model import (
     asks_for_drops,
 )
 from dora.dataflow.parser.sync import described
-from dora.dataflow.plan import LinkKind, link_kind
-from dora.dataflow.run_config import qos_of
+from dora.dataflow.plan import LinkKind, link_kind, qos_of
 
 BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
 GroupKind = Literal["runtime", "module"]

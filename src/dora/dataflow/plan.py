@@ -13,13 +13,15 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from dora.dataflow.describe import describe
+from dora.dataflow.describe import canonical, describe
+from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.model import (
     ANY,
+    DEFAULT_QUEUE_SIZE,
     Dataflow,
     InputSpec,
     LogSource,
@@ -30,7 +32,6 @@ from dora.dataflow.model import (
     TimerSource,
 )
 from dora.dataflow.paths import Vertex, budgets_of, most_passes, vertex_of
-from dora.dataflow.run_config import run_config_of
 from dora.wire.correlation import PATTERN_QUEUE_SIZE
 from dora.wire.node_config import (
     ChannelConfig,
@@ -71,6 +72,8 @@ RECORDER_QUEUE = 32
 _OVERFLOW_LINKS = 8
 _MAX_PREWAKE = 4  # nodes beyond its receivers that a sender may wake early
 
+_ALSO_IN_NODE_CONFIG = ("sync", "output_types", "input_types", "output_framing", "shared_memory_pool_size")
+
 LinkKind = Literal["link", "timer", "text", "local"]
 
 
@@ -81,7 +84,6 @@ class Placement(msgspec.Struct, frozen=True):
     machines: dict[str, str] = {}  # node id → its machine
     generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
     remote: RemoteConfig | None = None
-    revision: int = 0  # the number of changes so far
 
     def elsewhere(self, node_id: str) -> str:
         """Return the machine of a node that is on another machine, "" for one of this machine."""
@@ -102,7 +104,6 @@ class RunContext(msgspec.Struct, frozen=True):
     trace: TraceConfig | None = None  # None: nothing is traced
     placement: Placement = Placement()
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
-    state_directory: str = ""  # as in `dora.daemon.options.LocalRunOptions`
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -533,7 +534,7 @@ def _node(
         ],
         parameters=node.parameters,
         descriptor=layout.descriptor,
-        run_config=run_config_of(node, layout.blocks.get(node.id, {})),
+        run_config=_run_config(node, layout.blocks.get(node.id, {})),
         dynamic=node.is_dynamic,
         lock_memory=node.lock_memory and not node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
@@ -541,16 +542,7 @@ def _node(
         remote=context.placement.remote,
         other_clocks=layout.other_clocks,
         trace=context.trace,
-        state_file=_state_file(context, node),
     )
-
-
-def _state_file(context: RunContext, node: NodeSpec) -> str:
-    if not context.state_directory:
-        return ""
-    # Another node of the same name is not to find the state of the former one.
-    generation = context.placement.generations.get(node.id, 0)
-    return f"{context.state_directory}/{node.id}-{generation}"
 
 
 def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> LinkKind:
@@ -566,3 +558,42 @@ def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) ->
             if source == node.id and node.is_runtime:
                 return "local"
             return "link"
+
+
+def qos_of(item: InputSpec) -> dict[str, Any]:
+    """Return the QoS of an input as YAML has it: `deadline`, `max_age`, `rate`, `keep`."""
+    qos: dict[str, Any] = {}
+    if item.deadline_ns:
+        qos["deadline"] = duration_text(item.deadline_ns)
+    if item.max_age_ns:
+        qos["max_age"] = duration_text(item.max_age_ns)
+    if item.period_ns:
+        qos["rate"] = rate_text(item.period_ns)
+    if item.keep:
+        qos["keep"] = list(item.keep)
+    return qos
+
+
+def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `Node.node_config()` promises: short sources, or mappings where an option is set.
+
+    ``block``: the node in the descriptor.
+    """
+    inputs: dict[str, Any] = {}
+    for item in sorted(node.inputs, key=lambda item: item.id):
+        options: dict[str, Any] = {}
+        if item.queue_size != DEFAULT_QUEUE_SIZE and item.queue_policy != "latest":
+            options["queue_size"] = item.queue_size
+        if item.queue_policy != "drop_oldest":
+            options["queue_policy"] = item.queue_policy
+        if item.input_timeout is not None:
+            options["input_timeout"] = item.input_timeout
+        if item.phase_ns:
+            options["phase"] = duration_text(item.phase_ns)
+        if item.missed_ticks != "skip":
+            options["missed_ticks"] = item.missed_ticks
+        options.update(qos_of(item))
+        source = canonical(item.source)
+        inputs[item.id] = {"source": source, **options} if options else source
+    further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}
+    return {"inputs": inputs, "outputs": sorted(node.outputs), **further}
