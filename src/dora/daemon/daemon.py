@@ -96,7 +96,7 @@ class Daemon:
             },
             standby=context.engine != "zenoh",
             generations=placement.generations,
-            revision=placement.revision,
+            revision=options.revision,
             former=None if options.former is None else options.former.status,
         )
         self.peers: Peers | None = None  # the supervisors of the other machines
@@ -173,6 +173,7 @@ class Daemon:
             self._accounting,
             self._link_changes,
             self._requests,
+            options.state_directory,
             feed=self.feed,
             on_closed=self._on_node_disconnected,
         )

@@ -63,6 +63,7 @@ class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
     state_directory: str = ""  # of nodes; "": with the files of the run, which do not outlive a reboot
+    revision: int = 0  # the changes of the dataflow so far, if it runs on several machines
     former: FormerPart | None = None  # this machine has lost its part, and starts it again
 
     @classmethod

@@ -79,7 +79,6 @@ def run_dataflow(
             trace=options.trace_config,
             placement=placement,
             coordinator=options.coordinator,
-            state_directory=options.state_directory,
         )
         daemon = Daemon(dataflow, options, context, run, on_log, watchdog, finish_grace, template)
         if on_daemon is not None:

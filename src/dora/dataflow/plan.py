@@ -70,6 +70,7 @@ RECORDER_QUEUE = 32
 _OVERFLOW_LINKS = 8
 _MAX_PREWAKE = 4  # nodes beyond its receivers that a sender may wake early
 
+
 LinkKind = Literal["link", "timer", "text", "local"]
 
 
@@ -80,7 +81,6 @@ class Placement(msgspec.Struct, frozen=True):
     machines: dict[str, str] = {}  # node id → its machine
     generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
     remote: RemoteConfig | None = None
-    revision: int = 0  # the number of changes so far
 
     def elsewhere(self, node_id: str) -> str:
         """Return the machine of a node that is on another machine, "" for one of this machine."""
@@ -101,7 +101,6 @@ class RunContext(msgspec.Struct, frozen=True):
     trace: TraceConfig | None = None  # None: nothing is traced
     placement: Placement = Placement()
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
-    state_directory: str = ""  # as in `dora.daemon.options.LocalRunOptions`
 
 
 class Link(InputRules, frozen=True):  # type: ignore[misc]  # as `InputSpec`
@@ -523,16 +522,7 @@ def _node(
         remote=context.placement.remote,
         other_clocks=layout.other_clocks,
         trace=context.trace,
-        state_file=_state_file(context, node),
     )
-
-
-def _state_file(context: RunContext, node: NodeSpec) -> str:
-    if not context.state_directory:
-        return ""
-    # Another node of the same name is not to find the state of the former one.
-    generation = context.placement.generations.get(node.id, 0)
-    return f"{context.state_directory}/{node.id}-{generation}"
 
 
 def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> LinkKind:

@@ -166,7 +166,7 @@ class LocalPartition:
         with self._lock:
             self._publish_endpoints()
             remote = self.remote(self._endpoints)
-            return Placement(partition.machine, machines, self.generations, remote, self.revision)
+            return Placement(partition.machine, machines, self.generations, remote)
 
     def _check_certificate(self) -> None:
         """Raise `DoraError` if the certificate cannot be used (any more)."""

@@ -233,6 +233,7 @@ class Worker:
             join=None if self._partition is None else self._partition.join,
             run_id=run_id(start),
             state_directory="" if self._partition is None else self._state_folder,
+            revision=start.spec.revision,
             former=None if start.partition is None else start.partition.former,
         )
         return run_observed(dataflow, options, self._log, start.dataflow_id, self._set_daemon)
