@@ -124,7 +124,7 @@ class BadMessages:
         self.count += 1
         if self.count & (self.count - 1) == 0:
             total = f" ({self.count:,} so far)" if self.count > 1 else ""
-            import logging  # not for processes that only need to know how long queues are
+            import logging  # not for processes that only read a constant of this module
 
             log = logging.getLogger("dora.transport")
             log.warning("input `%s`: a bad message was dropped%s: %s", self._input_id, total, error)

@@ -4,6 +4,9 @@ The board, ``Node.statistics``, ``dora top``, ``dora topic info``, the report at
 OpenTelemetry and Prometheus read these tables. A new counter takes its entry, the line that counts, and a
 test.
 
+Counts travel as dictionaries of those that are not 0. Arrays in the order of the table would be shorter,
+but a reader of another version would take one counter for another.
+
 How many messages a link has received and dropped, and how many wait, is no entry: that follows from several
 words of the board, see `dora.transport.board`.
 """
