@@ -22,6 +22,7 @@ _MARK: Final = "dora "  # begins each line of an answer: what a shell prints at 
 _READY: Final = f"{_MARK}ready"
 _STAY: Final = f"\necho {_READY}\nexec cat >/dev/null 2>&1\n"
 _END_TIMEOUT: Final = 5.0  # seconds; all commands that use the connection have ended before
+_LOSS_TIMEOUT: Final = 2.0  # seconds: if the connection is lost, ssh may end after what runs over it
 # Short: with the 17 characters that ssh adds for a moment, it has to fit behind the longest root.
 _SOCKET: Final = "s{:x}"
 
@@ -82,7 +83,9 @@ class SshConnection:
 
     def fault(self) -> MachineFault:
         """Return the error for a run on the machine that has ended without an exit status."""
-        if self._process.poll() is None:
+        try:
+            self._process.wait(_LOSS_TIMEOUT)
+        except subprocess.TimeoutExpired:
             return MachineFault(self.machine, "the dora there was killed, and the dataflow with it")
         return MachineFault(
             self.machine, "the connection is lost; what runs there is stopped within half a minute"
