@@ -90,7 +90,7 @@ def _values(array: Any) -> list[Any]:
 
     try:
         values: list[Any] = array.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError):  # a time that Python cannot represent
+    except (pa.ArrowException, ValueError, ArithmeticError):  # a time or decimal beyond those of Python
         values = [str(scalar) for scalar in array]
     return values
 
