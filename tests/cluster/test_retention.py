@@ -23,12 +23,12 @@ from dora.cluster.ssh.retention import (
     RetainedCopies,
     coordinators_of,
     copies,
-    in_use,
     release,
     remove_if_unused,
     remove_unused,
     retain,
     retained_for,
+    running_in,
 )
 from dora.errors import DoraError
 
@@ -150,7 +150,7 @@ def test_the_coordinators_of_a_machine_are_known() -> None:
 
 def test_a_copy_stays_while_dora_run_uses_it_and_some_time_longer() -> None:
     copy = copied()
-    with in_use(str(copy)), in_use(str(copy)):
+    with running_in(str(copy)), running_in(str(copy)):
         os.utime(copy / ".dora-copy.new", (0, 0))
         remove_unused()
         assert not remove_if_unused(str(copy), wholly=True)

@@ -33,6 +33,7 @@ from dora.cluster.protocol import RunSpec
 from dora.cluster.ssh.ssh import MachineFault, piped
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.entry import LogFilter
+from dora.daemon.processes.ending import end_by_stdin
 from dora.dataflow.model import HERE, Dataflow, Deploy
 from dora.errors import DoraError
 from dora.transport.tokens import TOKEN_VARIABLE, Token
@@ -255,13 +256,4 @@ class _Process:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass
-        try:
-            self._process.wait(_END_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_by_stdin(self._process, _END_TIMEOUT)

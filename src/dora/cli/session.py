@@ -33,7 +33,7 @@ from dora.cli.command_run import CommandRun
 from dora.cli.process import termination_as_interrupt
 from dora.cluster.agent.identity import lock_path, running_daemon
 from dora.cluster.ssh.kept_environments import held, write_command
-from dora.cluster.ssh.retention import coordinators_of, in_use, release, retained_for
+from dora.cluster.ssh.retention import coordinators_of, release, retained_for, running_in
 from dora.daemon.build.lockfile import Lock
 from dora.wire.decoders import from_json
 
@@ -53,7 +53,7 @@ LOCALHOST: Final = "127.0.0.1"
 class Component(msgspec.Struct, frozen=True):
     """A daemon of a run with nodes on both machines, or its coordinator (``machine`` "").
 
-    ``port`` is that of the coordinator on this machine, to which ssh may lead. ``address`` is where the
+    At ``port`` of this machine is the coordinator, or the end of ssh's way to it. ``address`` is where the
     other machine reaches this one.
     """
 
@@ -113,7 +113,7 @@ def serve(mark: str) -> int:
         return _run_component(order.component)
     os.environ.pop("XDG_RUNTIME_DIR", None)  # it would end with the last session of the user
     os.chdir(order.folder)
-    with held(), in_use(order.folder):
+    with held(), running_in(order.folder):
         if order.component is not None:
             return _run_component(order.component)
         return _detach(order, write_command()) if order.detach else _run(order, mark)

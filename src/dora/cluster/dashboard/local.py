@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from dora.daemon.processes.ending import end_by_stdin
 from dora.dataflow.model import Dataflow
 
 if TYPE_CHECKING:
@@ -82,16 +83,7 @@ class LocalDashboard:
         self._listener.close()
         if self._process is None:
             return
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass
-        try:
-            self._process.wait(END_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_by_stdin(self._process, END_TIMEOUT)
         if self._process.returncode < 0:  # it was killed, and has not removed it
             from dora.cluster.dashboard.page_file import remove_page_file
 

@@ -16,6 +16,7 @@ import msgspec
 
 from dora.cluster.ssh.file import Machine
 from dora.cluster.ssh.ssh import COMMAND_TIMEOUT, MachineFault, login, piped, reason
+from dora.daemon.processes.ending import end_by_stdin
 from dora.daemon.run_directory import usable_root
 
 _MARK: Final = "dora "  # begins each line of an answer: what a shell prints at its start is none
@@ -113,16 +114,8 @@ class SshConnection:
 
     def close(self) -> None:
         """End the connection, and with it all commands that still use it."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass
-        try:
-            self._process.wait(_END_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        assert self._process.stdout is not None
+        end_by_stdin(self._process, _END_TIMEOUT)
         self._process.stdout.close()
         self._listener.join()
         try:

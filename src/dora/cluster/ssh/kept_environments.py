@@ -14,7 +14,6 @@ it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -24,6 +23,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from dora._shared_folders import write_file
+from dora.cluster.ssh.use_lock import in_use, is_in_use
 from dora.errors import DoraError
 
 KEPT: Final = 2  # environments that stay though nothing runs in them; each has 400 MB
@@ -51,13 +51,9 @@ def held() -> Iterator[None]:
     if not link:
         yield
         return
-    lock = os.open(os.path.join(sys.prefix, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with in_use(os.path.join(sys.prefix, _LOCK)):
         os.utime(link, follow_symlinks=False)
         yield
-    finally:
-        os.close(lock)
 
 
 def _link() -> str:
@@ -76,7 +72,7 @@ def write_command() -> str:
     script = f'#!/bin/sh\nunset XDG_RUNTIME_DIR\nexec {shlex.quote(link)}/bin/dora "$@"\n'
     write_file(path, script.encode(), below=os.path.dirname(path), mode=0o700)
     home = os.path.expanduser("~")
-    # The user's own shell must not expand it, and that of this machine must.
+    # The shell of the user's machine must not expand it, and the shell of this machine must.
     return f"'~{path.removeprefix(home)}'" if path.startswith(f"{home}/") else shlex.quote(path)
 
 
@@ -85,28 +81,14 @@ def remove_old(folder: str) -> None:
     paths = [os.path.join(folder, name) for name in os.listdir(folder)]
     links = sorted(filter(os.path.islink, paths), key=lambda path: os.lstat(path).st_mtime, reverse=True)
     for link in links[KEPT:]:
-        if not _is_in_use(os.path.realpath(link)):
+        if not is_in_use(os.path.join(os.path.realpath(link), _LOCK)):
             os.unlink(link)
     complete = {os.path.realpath(link) for link in links if os.path.islink(link)}
     for path in paths:
         if os.path.islink(path) or os.path.realpath(path) in complete:
             continue
-        if not (_is_being_made(path) or _is_in_use(path)):
+        if not (_is_being_made(path) or is_in_use(os.path.join(path, _LOCK))):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_in_use(environment: str) -> bool:
-    try:
-        lock = os.open(os.path.join(environment, _LOCK), os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def _is_being_made(path: str) -> bool:

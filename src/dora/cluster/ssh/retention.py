@@ -16,7 +16,6 @@ expected to be used again for some time, so that the next run finds it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -40,6 +39,7 @@ from dora.cluster.ssh.folder import (
     locked,
     remove_file,
 )
+from dora.cluster.ssh.use_lock import in_use, is_in_use
 from dora.errors import DoraError
 from dora.wire.decoders import from_json
 
@@ -137,33 +137,11 @@ def _expect(folder: str) -> None:
 
 
 @contextmanager
-def in_use(folder: str) -> Iterator[None]:
-    """Keep a copy from removal while this block runs, in which a dataflow runs there; raises ``OSError``.
-
-    However this process ends, the kernel frees the lock.
-    """
-    lock = os.open(os.path.join(folder, _RUN), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+def running_in(folder: str) -> Iterator[None]:
+    """Keep a copy from removal while a dataflow runs in it, in this block; raises ``OSError``."""
+    with in_use(os.path.join(folder, _RUN)):
         yield
         _expect(folder)
-    finally:
-        os.close(lock)
-
-
-def _is_running(copy: str) -> bool:
-    """Return whether a `dora run` uses a copy."""
-    try:
-        lock = os.open(os.path.join(copy, _RUN), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def _use(copy: str, dataflow_id: str, machine: str) -> str:
@@ -208,7 +186,7 @@ def _copy(folder: str) -> Copy | None:
             dataflows=_users(folder),
             expected=_is_expected(folder),
             left_over=_is_left_over(folder),
-            running=_is_running(folder),
+            running=is_in_use(os.path.join(folder, _RUN)),
         )
     except FileNotFoundError:
         return None  # another machine of this host has just removed it
@@ -242,7 +220,7 @@ def remove_if_unused(folder: str, *, wholly: bool = False) -> bool:
 
 
 def _is_used(folder: str) -> bool:
-    return bool(_users(folder)) or _is_expected(folder) or _is_running(folder)
+    return bool(_users(folder)) or _is_expected(folder) or is_in_use(os.path.join(folder, _RUN))
 
 
 def _remove(folder: str, wholly: bool) -> None:
