@@ -80,7 +80,7 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
 
     ``reason`` says why the run failed if no node did, and while it runs which node failed first.
     ``crashed``: the process that ran it was killed. ``ports`` are the ports at which nodes listen for other
-    machines, None until they are chosen. ``peer_status`` is for the other machines. ``secret`` is that of
+    machines, None until they are chosen. ``peer_status`` is for the other machines. ``secret`` comes from
     the `Partition`: a restarted coordinator learns it here, and gives it to machines that join. ``lost``:
     the ``loss`` of a `MachineLost` → what this partition knows of the part of that machine.
     """

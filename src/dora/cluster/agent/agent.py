@@ -100,9 +100,9 @@ class Agent:
         authority: str = "",
         run_options: Sequence[str] = (),
     ) -> None:
-        """``addresses`` are those of one coordinator. Raises `DoraError`.
+        """``addresses`` all lead to one coordinator. Raises `DoraError`.
 
-        ``authority`` is the CA file of a coordinator with TLS. ``run_options`` are those of
+        ``authority`` is the CA file of a coordinator with TLS. ``run_options`` go to each
         `dora.cluster.agent.worker`.
         """
         self._run_options = run_options

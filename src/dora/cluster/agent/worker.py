@@ -197,7 +197,7 @@ class Worker:
         """Remove what nodes have saved, when the dataflow has ended here. After a crash it stays."""
         shutil.rmtree(self._state_folder, ignore_errors=True)
         of_dataflow = os.path.dirname(self._state_folder)
-        with suppress(OSError):  # there are those of other dataflows, or of other machines of this host
+        with suppress(OSError):  # states of other dataflows, or of other machines of this host, are there
             os.rmdir(of_dataflow)
             os.rmdir(os.path.dirname(of_dataflow))
 

@@ -63,7 +63,7 @@ def name_of_environment() -> str:
 
 
 def look(name: str) -> str:
-    """Return the script that prints what `found_in` reads; ``name`` is that of the environment."""
+    """Return the script that prints what `found_in` reads; ``name`` names the environment."""
     names = " ".join(["python3", *(f"python3.{minor}" for minor in (13, 12, 11, 14)), "python"])
     return (
         f"{_BEGIN}"

@@ -23,7 +23,7 @@ _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?"
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """A machine that ssh reaches. ``port`` is that of ssh; ``dora`` is the command on that machine."""
+    """A machine that ssh reaches at ``port``. ``dora`` is the command on that machine."""
 
     id: str
     host: str

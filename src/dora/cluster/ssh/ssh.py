@@ -59,7 +59,7 @@ def login(machine: Machine) -> list[str]:
 def command_line(machine: Machine, script: str, *, options: Sequence[str] = ("-T",)) -> list[str]:
     """Return the command that runs a script (POSIX sh) on a machine, whatever the user's shell is there.
 
-    ``options`` are those of ssh, by default for pipes instead of a terminal.
+    ``options`` go to ssh; the default ones are for pipes instead of a terminal.
     """
     settings = ("BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT}", "ServerAliveInterval=5")
     words = [word for setting in settings for word in ("-o", setting)]

@@ -77,14 +77,14 @@ class Supervisor:
     ) -> None:
         """Prepare a run; `handle` of a `Begin` starts it.
 
-        ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a
-        node may go on after all its inputs closed and all other nodes are done (None: for ever); a
-        node's own setting wins. ``watched`` are the nodes whose code may change (hot reload).
-        ``standby``: replacements can prepare while the old process runs. ``elsewhere`` gives the
-        machine of a node on another machine. ``generations`` are those of a
-        `dora.dataflow.plan.Placement`, and ``revision`` that of the dataflow, if it has run without this
-        machine. ``former`` is the status of this machine's nodes as the others know it, if this machine has
-        lost them: it starts those again that have not ended.
+        ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may go
+        on after all its inputs closed and all other nodes are done (None: for ever); a node's own setting
+        wins. ``watched`` are the nodes whose code may change (hot reload). ``standby``: replacements can
+        prepare while the old process runs. ``elsewhere`` gives the machine of a node on another machine.
+        ``generations`` are as in `dora.dataflow.plan.Placement`. ``revision`` counts the changes of the
+        dataflow so far, if it has run without this machine. ``former`` is the status of this machine's
+        nodes as the others know it, if this machine has lost them: it starts those again that have not
+        ended.
         """
         self.state = RunState(
             dataflow,

@@ -15,7 +15,7 @@ from dora.wire.decoders import DecodeError, from_json
 
 
 class LinkEndpoints(msgspec.Struct, frozen=True):
-    """``address`` is that of this machine. The others are as in `dora.wire.node_config.RemoteConfig`."""
+    """``address`` is this machine's. The others are as in `dora.wire.node_config.RemoteConfig`."""
 
     address: str
     listen: dict[str, str]
