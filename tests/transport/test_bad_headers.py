@@ -4,52 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from receiving_end import Payload, ReceivingEnd
 
 from dora.transport.board import DROPPED, FIRST, RECEIVED, SENT, WORDS, Board
 from dora.transport.network.protocol import DATA_HEADER, PROBE
-from dora.transport.network.receiver import RemoteReceiver
 from dora.transport.network.window import WINDOW
 from dora.wire.encode import encode
 from dora.wire.message import MAX_SEQUENCE, pack_head
 from dora.wire.metadata import encode_metadata
-from dora.wire.node_config import InputConfig
 
 WINDOW_ID = 5
 HIGHEST = 2**64 - 1
 NUMBERS = st.one_of(st.integers(0, 70), st.sampled_from([2**32, 2**62, 2**63, HIGHEST]))
 
 
-class Payload(bytes):
-    def to_bytes(self) -> bytes:
-        return bytes(self)
-
-
-class Link:
-    """The receiving end of a link, without a network."""
-
+class Link(ReceivingEnd):
     def __init__(self, board: Board) -> None:
+        super().__init__(board)
         self.board = board
-        self.acks: list[bytes] = []
-        session: Any = SimpleNamespace(
-            dataflow_id="flow",
-            node_id="plot",
-            poll=lambda: None,
-            put=lambda _, data: self.acks.append(data),
-            on_piggyback_ack=None,
-        )
-        item = InputConfig("image", "link", "camera/image", slot=1, output_slot=2)
-        self.receiver = RemoteReceiver(session, item, lambda: None, board, 3)
-        self.receiver.on_probe(PROBE.pack(WINDOW_ID, 0, 0, 0, 0))
+        self.probe(WINDOW_ID)
 
     def send(self, number: int, payload: bytes, sequence: int | None = None) -> None:
-        header = DATA_HEADER.pack(WINDOW_ID, number, sequence or number, 0, 0, 1, 0, 0, 0)
-        self.receiver.on_message(Payload(payload), header)  # type: ignore[arg-type]
+        self.takes(WINDOW_ID, number, sequence or number, payload)
 
     @property
     def words(self) -> list[int]:
