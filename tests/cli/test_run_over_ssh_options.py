@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import run_command
 
+from dora.cli.run_on_both import run_on_both
 from dora.cli.run_over_ssh import MarkedOutput
+from dora.cluster.ssh.environment import MachineFacts
+from dora.cluster.ssh.file import Machine
+from dora.errors import DoraError
 
 
 def printed_by(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -90,3 +95,10 @@ def test_marked_lines_are_taken_out_of_the_output(size: int) -> None:
         output.feed(stream[begin : begin + size])
     output.end()
     assert shown == b"onetwo\0mar\0other\n\0mark" and lines == [["ready"], ["page", "1", "x"]]
+
+
+def test_a_machine_that_is_this_one_needs_no_node_for_the_local_machine() -> None:
+    found = MachineFacts(here="127.0.0.1", there="127.0.0.1")
+    unused: Any = None
+    with pytest.raises(DoraError, match="localhost is this machine, so no node needs `machine: local`"):
+        run_on_both(unused, Machine(id="localhost", host="localhost"), found, "", unused, unused)

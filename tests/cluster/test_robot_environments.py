@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from waiting import TIMEOUT
 
-from dora.cluster.ssh.environment import MachineFacts, found_in, installer
+from dora.cluster.ssh.environment import MachineFacts, found_in, install, installer
 from dora.cluster.ssh.file import Machine, parse_machine
 from dora.cluster.ssh.kept_environments import publish, remove_old
 from dora.cluster.ssh.ssh import MachineFault
@@ -131,3 +134,33 @@ def test_the_last_environment_of_a_dora_replaces_the_one_before(tmp_path: Path) 
     assert (tmp_path / "dora").resolve() == after and not before.exists()
     with pytest.raises(DoraError, match=r"cannot write .*/nowhere/dora"):
         publish(str(tmp_path / "nowhere" / "dora.1"), str(tmp_path / "nowhere" / "dora"))
+
+
+READS_AHEAD = """#!{python}
+import sys
+size = int(sys.argv[2])
+file = open(sys.argv[3], "rb") if sys.argv[3:] else sys.stdin.buffer
+sys.stdout.buffer.write(file.read(size))
+"""
+
+
+@pytest.mark.processes
+def test_wheels_arrive_where_head_reads_more_than_it_gives_out(tmp_path: Path) -> None:
+    """As in BusyBox, BSD and macOS."""
+    (tmp_path / "bin").mkdir()
+    head = tmp_path / "bin" / "head"
+    head.write_text(READS_AHEAD.format(python=sys.executable))
+    head.chmod(0o755)
+    wheels = {"dora": b"d" * 5000, "pip": b"p" * 3000}
+    about = {name: (f"{name}.whl", len(data)) for name, data in wheels.items()}
+    installing = f'cp "$dora" "$pip" {tmp_path}\nexit 1\n'
+    environment = {"HOME": str(tmp_path), "PATH": f"{head.parent}:{os.environ['PATH']}"}
+    script = subprocess.Popen(
+        ["sh", "-c", install("name", installing, about)], stdin=subprocess.PIPE, env=environment
+    )
+    assert script.stdin is not None
+    script.stdin.write(b"".join(wheels.values()))
+    script.stdin.flush()  # and it stays open, as when ssh leads it
+    assert script.wait(TIMEOUT) == 1
+    script.stdin.close()
+    assert {name: (tmp_path / f"{name}.whl").read_bytes() for name in wheels} == wheels

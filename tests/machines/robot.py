@@ -17,7 +17,7 @@ from hosts import Host
 from sshd import Keys
 from waiting import wait_until
 
-_TOOLS = ("sh", "cat", "env", "head", "mkdir", "rm", "uname")
+_TOOLS = ("sh", "cat", "env", "head", "mkdir", "rm", "tail", "uname")
 _DORA = ("dora", "pip", "__editable__", "_editable")
 PYTHON = f'exec {sys._base_executable} "$@"'  # type: ignore[attr-defined]
 TIMEOUT = 240.0  # seconds for a command: pip takes its time on a busy machine

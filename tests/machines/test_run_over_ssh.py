@@ -282,9 +282,12 @@ def test_nodes_for_the_local_machine_run_on_the_desk(robot: Robot, tmp_path: Pat
     folder = tmp_path / "both"
     where = 'import os\nprint("runs at", os.environ["HOME"])\n'
     local = {"deploy": {"machine": "local"}}
-    write_dataflow(folder, {"source.py": SOURCE, "sink.py": where + SINK}, [TWO[0], {**TWO[1], **local}])
+    programs = {"source.py": where + SOURCE, "sink.py": where + SINK}
+    write_dataflow(folder, programs, [TWO[0], {**TWO[1], **local}])
     printed = robot.dora(folder)
-    assert f"runs at {robot.desk.folder}" in printed and "got [0, 1, 2]" in printed
+    assert f"source: runs at {robot.host.folder}" in " ".join(printed.split())
+    assert f"sink: runs at {robot.desk.folder}" in " ".join(printed.split())
+    assert "got [0, 1, 2]" in printed
     robot.wait_until_nothing_is_left()
     printed = robot.dora(folder, "--detach", status=1)
     assert printed.startswith("error: node `sink` runs here") and printed.count("\n") == 1

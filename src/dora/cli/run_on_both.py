@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 
 LOCAL: Final = "local"
 """The machine in `deploy` of a node that runs where the command is given."""
-_ROBOT: Final = "robot"
+# The machines of the run. Users call none so: a daemon removes what an earlier one of its name has left.
+_ROBOT: Final = "run-on-robot"
+_HERE: Final = "run-on-local"
 START_TIMEOUT: Final = 60.0  # seconds until a component works; one that has ended is noticed at once
 _TRIES: Final = 5  # ports
 _POLL: Final = 0.02  # seconds
@@ -68,6 +70,8 @@ def run_on_both(
     ``copy`` is the copy of the dataflow's folder on the machine. Raises `DoraError` if a component does not
     start, or if the connection is lost.
     """
+    if found.here == found.there:
+        raise DoraError(f"{machine.id} is this machine, so no node needs `machine: {LOCAL}`; leave it out")
     for address in (found.here, found.there):
         if address.lower().startswith("fe80:"):
             raise DoraError(
@@ -92,9 +96,9 @@ def run_on_both(
             return stack.enter_context(process)
 
         coordinator = start("the coordinator", Component(port), DORA_DATA_DIR=logs)
-        # Before, ssh would accept the connection of a daemon, which would find no coordinator behind it.
-        _wait_until(client.is_reachable, coordinator.check)
-        here = Component(port, LOCAL, found.here)
+        # It comes first: ssh accepts a daemon's connection even if nothing listens behind the port.
+        _wait_until(client.is_reachable, coordinator.check, "the coordinator does not answer")
+        here = Component(port, _HERE, found.here)
         there = Component(port, _ROBOT, found.there)
         processes = [
             coordinator,
@@ -106,7 +110,8 @@ def run_on_both(
             for process in processes:
                 process.check()
 
-        _wait_until(lambda: _connected(client) >= {LOCAL, _ROBOT}, check)
+        unconnected = "the daemons have not connected to the coordinator"
+        _wait_until(lambda: _connected(client) >= {_HERE, _ROBOT}, check, unconnected)
         if command_run.ui or command_run.open_page:
             address = client.dashboard()
             click.echo(f"The dashboard is at {address}", err=True)
@@ -128,7 +133,7 @@ def _spec(dataflow: Dataflow, copy: str, command_run: CommandRun) -> RunSpec:
     nodes = [
         msgspec.structs.replace(node, deploy=Deploy(machine=_ROBOT, working_dir=copy))
         if node.deploy == HERE
-        else msgspec.structs.replace(node, deploy=Deploy(machine=LOCAL))
+        else msgspec.structs.replace(node, deploy=Deploy(machine=_HERE))
         for node in dataflow.nodes
     ]
     return RunSpec(
@@ -151,12 +156,12 @@ def _connected(client: Client) -> set[str]:
         return set()
 
 
-def _wait_until(condition: Callable[[], bool], check: Callable[[], None]) -> None:
+def _wait_until(condition: Callable[[], bool], check: Callable[[], None], fault: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while not condition():
         check()
         if time.monotonic() > deadline:
-            raise DoraError(f"the daemons have not connected to the coordinator in {START_TIMEOUT:.0f} s")
+            raise DoraError(f"{fault} after {START_TIMEOUT:.0f} s")
         time.sleep(_POLL)
 
 

@@ -136,7 +136,7 @@ def _check_nodes(machine: Machine, dataflow: Dataflow) -> list[NodeSpec]:
     here = []
     for node in dataflow.nodes:
         where = f" ({node.place})" if node.place else ""
-        if node.deploy in (_LOCAL, msgspec.structs.replace(_LOCAL, is_sent=True)):
+        if msgspec.structs.replace(node.deploy, is_sent=False) == _LOCAL:  # everything is copied anyway
             here.append(node)
             continue
         if node.deploy != HERE:

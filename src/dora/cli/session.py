@@ -12,6 +12,7 @@ it by chance. It can be anywhere in the output.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -133,11 +134,18 @@ def _run_component(component: Component) -> int:
         address, _, its_port = coordinator.rpartition(":")
         if address == LOCALHOST and running_daemon(LOCALHOST, int(its_port), machine) is None:
             release(retained_for(machine, coordinator), machine)
+            _unlink(lock_path(LOCALHOST, int(its_port), machine))
     try:
         return run_command_line(["daemon", *options])
     finally:  # nobody else would: its coordinator ends too, and the next one has another port
         release(retained_for(machine, f"{LOCALHOST}:{port}"), machine)
-        os.unlink(lock_path(LOCALHOST, port, machine))
+        _unlink(lock_path(LOCALHOST, port, machine))
+
+
+def _unlink(path: str) -> None:
+    """Remove a lock file; a daemon that ended early has made none."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _run(order: Order, mark: str) -> int:

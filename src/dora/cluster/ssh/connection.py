@@ -1,6 +1,6 @@
 """One ssh connection to a machine that several commands use, so that it is made and checked only once.
 
-ssh calls it a control master. Its standard input is a pipe from this process, and it ends with that: a
+ssh calls it a control master. It ends when its standard input ends, which is a pipe from this process: a
 process that was killed leaves no connection open, on neither side.
 """
 
@@ -114,10 +114,11 @@ class SshConnection:
 
     def close(self) -> None:
         """End the connection, and with it all commands that still use it."""
-        assert self._process.stdout is not None
+        assert self._process.stdout is not None and self._process.stderr is not None
         end_by_stdin(self._process, _END_TIMEOUT)
         self._process.stdout.close()
         self._listener.join()
+        self._process.stderr.close()
         try:
             os.unlink(self._socket)  # ssh was killed
         except FileNotFoundError:
@@ -131,7 +132,7 @@ class SshConnection:
 
 
 def _remove_old_sockets(root: str) -> None:
-    """Remove the sockets of processes that have ended: theirs were killed together with ssh."""
+    """Remove the sockets that were left when a process was killed together with its ssh."""
     for name in os.listdir(root):
         found = re.fullmatch("s([0-9a-f]{1,8})", name)
         if found is None or int(found[1], 16) == os.getpid():

@@ -1,8 +1,8 @@
 """A Python environment with this very dora on another machine: found in a folder there, or made.
 
 It is in ``~/.cache/dora/environments``, by a name that follows from the files of this dora: a machine has
-one for each version, and the newest few stay. It sees the packages of the system (the driver of a camera,
-the PyTorch of a Jetson). This machine sends a wheel of its dora, and one of pip, which many systems lack.
+one for each version, and the newest few stay. It sees the packages of the Python that it is made from (the
+driver of a camera). This machine sends a wheel of its dora, and one of pip, which many systems lack.
 Everything else comes from the package index that pip or uv uses there.
 """
 
@@ -49,8 +49,8 @@ class MachineFacts(msgspec.Struct, frozen=True):
     processor: str = ""
     has_environment: bool = False
     folder: str = ""  # of all environments
-    here: str = ""  # the address of this machine, as that one sees it
-    there: str = ""  # and of that one
+    here: str = ""  # address of the user's machine, as the robot sees it
+    there: str = ""  # address of the robot, as ssh reaches it
     pythons: tuple[tuple[str, bool, str], ...] = ()
     uv: str = ""
 
@@ -72,7 +72,7 @@ def look(name: str) -> str:
         'echo "dora folder $folder"\n'
         f'python="$folder"/{name}/bin/python\n'
         # The Python that it was made with may be gone.
-        "if \"$python\" -c 'import dora._version' 2>/dev/null; then\n"
+        "if \"$python\" -P -c 'import dora._version' 2>/dev/null; then\n"
         "    echo dora environment\n"
         "else\n"
         f"    for name in {names}; do\n"
@@ -160,10 +160,13 @@ def install(name: str, installing: str, wheels: dict[str, tuple[str, int]]) -> s
     ``wheels``: the variables of `installer`, each with the name of its file and the size. When its input
     ends before the script does, it ends as well and removes what it has made.
     """
-    received = "".join(
-        f'{variable}="$wheels"/{shlex.quote(file)}; head -c {size} >"${variable}" || exit 1\n'
-        for variable, (file, size) in wheels.items()
-    )
+    # One `head` takes everything: the ones of BusyBox and BSD read more of the input than they give out.
+    received = f'head -c {sum(size for _, size in wheels.values())} >"$wheels"/all || exit 1\n'
+    begin = 1
+    for variable, (file, size) in wheels.items():
+        received += f'{variable}="$wheels"/{shlex.quote(file)}; '
+        received += f'tail -c +{begin} "$wheels"/all | head -c {size} >"${variable}" || exit 1\n'
+        begin += size
     return (
         f"{_BEGIN}"
         # The process number tells whether one that is not complete is still being made.

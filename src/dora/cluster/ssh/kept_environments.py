@@ -6,7 +6,7 @@
         dora-1.2.0-5f1c0a9d7e21         a link to the environment with this dora
         dora-1.2.0-5f1c0a9d7e21.4711    the environment, made by a process of this number
             .dora-lock                  locked by everything that runs in it
-    ~/.cache/dora/dora                  a command, for users: the dora that was used last
+    ~/.cache/dora/dora                  a command, for users: the dora of the last run with --detach
 
 An environment is complete when a link leads to it. Its own name never changes, since its programs contain
 it.
@@ -73,7 +73,9 @@ def write_command() -> str:
     write_file(path, script.encode(), below=os.path.dirname(path), mode=0o700)
     home = os.path.expanduser("~")
     # The shell of the user's machine must not expand it, and the shell of this machine must.
-    return f"'~{path.removeprefix(home)}'" if path.startswith(f"{home}/") else shlex.quote(path)
+    if path.startswith(f"{home}/"):
+        return f"'~{path.removeprefix(home)}'"
+    return shlex.quote(shlex.quote(path))  # once for each of the two shells
 
 
 def remove_old(folder: str) -> None:

@@ -140,8 +140,10 @@ def _expect(folder: str) -> None:
 def running_in(folder: str) -> Iterator[None]:
     """Keep a copy from removal while a dataflow runs in it, in this block; raises ``OSError``."""
     with in_use(os.path.join(folder, _RUN)):
-        yield
-        _expect(folder)
+        try:
+            yield
+        finally:
+            _expect(folder)
 
 
 def _use(copy: str, dataflow_id: str, machine: str) -> str:
