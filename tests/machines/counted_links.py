@@ -55,7 +55,7 @@ _NODES = {
                 if time.monotonic() - written > 0.05:
                     written = time.monotonic()
                     with open("progress.new", "w") as file:
-                        file.write(str(got["sure"]))
+                        file.write(f"{got['sure']} {got['newest']}")
                     os.replace("progress.new", "progress")
             else:
                 print(event["type"], event.get("id") or "", flush=True)
@@ -93,18 +93,19 @@ class Counted:
         self.dataflow = system.start(file)
         self.goes_on()
 
-    def progress(self) -> int:
-        """Return how many messages were there and back."""
+    def progress(self, item: str = "sure") -> int:
+        """Return how many messages of an input were there and back."""
         try:
-            return int((self.system.folder / "progress").read_text())
+            sure, newest = (self.system.folder / "progress").read_text().split()
         except OSError:
             return 0
+        return int({"sure": sure, "newest": newest}[item])
 
-    def goes_on(self) -> None:
+    def goes_on(self, item: str = "sure") -> None:
         """Wait until messages arrive that are sent from now on."""
-        before = self.progress()
+        before = self.progress(item)
         wait_until(
-            lambda: self.progress() > before + 100,  # more than were waiting
+            lambda: self.progress(item) > before + 100,  # more than were waiting
             lambda: f"messages: {self.system.logs(self.dataflow)}",
         )
 

@@ -112,14 +112,33 @@ def test_a_dataflow_stops_with_a_machine_if_the_file_says_so(system: Spread) -> 
     system.wait_for(counted.dataflow, "Failed")
     logs = system.logs(counted.dataflow)
     assert "machine `right` is lost" in logs
-    assert "MANUAL" in logs or "STOP" in logs, logs
+    assert re.search(r"count: sent \d", logs), logs  # which nothing else has stopped
+
+
+def kill(system: Spread, machine: str, program: str) -> None:
+    for pid in system.hosts[machine].pids():
+        if any(word.endswith(program) for word in psutil.Process(pid).cmdline()):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_links_to_a_restarted_node_survive_late_news_of_its_end(system: Spread) -> None:
+    """The news go through the coordinator. The new process may receive before they arrive."""
+    system.write({"later.yml": RESTARTED.replace(POLICY, f"{POLICY}\n        restart_delay: 0.1")})
+    counted = Counted(system, "later.yml")
+    coordinator = system.processes["coordinator"]
+    coordinator.send_signal(signal.SIGSTOP)
+    kill(system, "right", "relay.py")
+    counted.goes_on()
+    coordinator.send_signal(signal.SIGCONT)
+    system.wait_for_log(counted.dataflow, "was killed by SIGKILL; restarting in 0.1 s")
+    counted.goes_on()
+    counted.goes_on("newest")
+    ends_with_exact_counts(counted, 1)
 
 
 def test_the_part_of_a_killed_worker_is_started_again(system: Spread) -> None:
     counted = Counted(system, "restarted.yml")
-    for pid in system.hosts["right"].pids():
-        if any(word.endswith("agent.worker") for word in psutil.Process(pid).cmdline()):
-            os.kill(pid, signal.SIGKILL)
+    kill(system, "right", "agent.worker")
     counted.goes_on()
     ends_with_exact_counts(counted, 1)
 
@@ -143,9 +162,7 @@ def test_nodes_that_are_restarted_meanwhile_find_the_machine_when_it_is_back(sys
     left = system.hosts["left"]
     left.move(system.another_address())  # the endpoints are sent again
     wait_until(lambda: system.machines()["left"]["address"] == left.address, "the other address")
-    for pid in left.pids():
-        if any(word.endswith("count.py") for word in psutil.Process(pid).cmdline()):
-            os.kill(pid, signal.SIGKILL)
+    kill(system, "left", "count.py")
     system.wait_for_log(counted.dataflow, "was killed by SIGKILL; restarting now")
     system.start_daemon("right")
     counted.goes_on()
@@ -245,6 +262,20 @@ MAPS = f"""
         {POLICY}
         inputs: {{map: server/map}}
 """
+
+
+def test_a_machine_that_was_given_up_has_the_saved_states_again(namespaces: None, tmp_path: Path) -> None:  # noqa: ARG001
+    limit = {"DORA_UNREACHABLE_AFTER": "0.5"}
+    with network("desk", "left", "right") as hosts, spread_over(hosts, tmp_path, limit) as system:
+        system.write({"serve.py": SERVE, "listen.py": LISTEN, "maps.yml": MAPS})
+        dataflow = system.start("maps.yml")
+        said_by(system, dataflow, "listener", "got the map")
+        hosts["right"].cut()
+        system.wait_for_log(dataflow, "machine `right` is lost: it has not answered for 0.5 s")
+        hosts["right"].restore()
+        said_by(system, dataflow, "listener", "begins with", times=2)
+        assert "begins with b'what it knows'" in system.logs(dataflow)
+        system.dora("stop", dataflow)
 
 
 def test_a_rebooted_machine_gets_latched_messages_and_saved_states_again(system: Spread) -> None:

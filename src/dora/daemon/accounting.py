@@ -14,6 +14,7 @@ from dora.transport.board import (
     CLOCK_ERROR,
     CLOCK_OFFSET,
     CLOSED,
+    CONNECTED,
     CONTROL,
     DROPPED,
     FENCE,
@@ -79,7 +80,7 @@ class Accounting:
         self._adopt(plan)
 
     def resume(self, former: FormerPart) -> None:
-        """Begin where the former part of this machine has ended, which is lost, as far as others know.
+        """Continue the counts of this machine's lost part, as far as other machines know them.
 
         A message that nobody else got is not known: its number is used again. Messages that had arrived
         here, and were not taken, are lost like the queue of a process that is killed.
@@ -161,6 +162,13 @@ class Accounting:
         for slot in self._by_consumer[node_id]:
             self._sent_at_end.pop(slot, None)
         self.board.set(self._plan.configs[node_id].node_slot, STOPPED, 0)
+
+    def open_receivers(self, node_id: str) -> None:
+        """Open the links to a node of another machine that runs again."""
+        for slot in self._by_consumer[node_id]:
+            if self.board.get(slot, STATE) == CLOSED:
+                self._sent_at_end.pop(slot, None)
+                self.board.set(slot, STATE, CONNECTED)
 
     def release_sends(self, node_id: str, message: ToNode, patience: Callable[[str], float]) -> None:
         """End the waits of a node for full queues, if the message asks it to stop.

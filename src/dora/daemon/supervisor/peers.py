@@ -111,6 +111,9 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     run.trace(node, f"is {status.phase} on machine `{node.machine}`")
     if status.phase in ("ended", "backoff", "awaiting fix", "dormant"):
         run.close_receivers(node)
+    elif status.phase == "running":
+        # That its former process has ended may be known here after the new one has connected its inputs.
+        run.emit(do.OpenReceivers(node.id))
     if status.phase == "ended":
         if status.failure is not None:
             run.failures.append(with_root_cause(run, status.failure))
