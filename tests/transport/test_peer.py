@@ -51,7 +51,7 @@ class Listener:
     def __init__(self, remote: RemoteConfig) -> None:
         self.got: list[bytes] = []
         self._session = listen("plot", remote)
-        self.connections = Connections(self._session)
+        self.connections = Connections(self._session, remote.listen["plot"])
         self._session.declare_subscriber("flow/to/plot/**", self._on_sample)
 
     def _on_sample(self, sample: zenoh.Sample) -> None:

@@ -34,7 +34,7 @@ class Payload(bytes):
 def session(monkeypatch: pytest.MonkeyPatch) -> Any:
     zenoh_session = SimpleNamespace(declare_subscriber=lambda *_: SimpleNamespace(handler=None))
     monkeypatch.setattr(receiver_module, "listen", lambda *_: zenoh_session)
-    monkeypatch.setattr(receiver_module, "Connections", lambda _: None)
+    monkeypatch.setattr(receiver_module, "Connections", lambda *_: None)
     monkeypatch.setattr(receiver_module.BackgroundPoller, "start", lambda *_: None)
     config: Any = SimpleNamespace(dataflow_id="flow", node_id="plot", node_slot=0)
     board: Any = SimpleNamespace(words=[0] * 8)

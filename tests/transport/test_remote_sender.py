@@ -12,6 +12,7 @@ import pytest
 import zenoh
 from waiting import TIMEOUT
 
+from dora.transport.board import CLOSED, CONNECTED
 from dora.transport.network.fragments import RETRANSMIT_BYTES, FragmentedMessage
 from dora.transport.network.protocol import ACK, ACK_FLAG, DATA_HEADER, PING
 from dora.transport.network.send_thread import BATCH, ROOM, SendThread, queue_space
@@ -37,6 +38,8 @@ class Network:
         self.count = 0
         self.is_fast = True
         self.pinged: bytes | None = None
+        self.plain: list[int] = []  # numbers of messages that went by the session and not by a publisher
+        self.probes = 0
         self.faults = 0  # times that the send thread cannot send
         self.board: Any = SimpleNamespace(words=[0] * 256)
 
@@ -64,7 +67,10 @@ class Network:
         self.fast.append((DATA_HEADER.unpack(attachment)[1], len(fragment)))
 
     def put(self, payload: Any, attachment: bytes | None = None, *, express: bool = True) -> None:  # noqa: ARG002
-        if attachment is not None:
+        if attachment is None:
+            self.probes += 1
+        else:
+            self.plain.append(DATA_HEADER.unpack(attachment)[1])
             self.take(payload, attachment)
 
     def take(self, fragment: Any, attachment: bytes) -> None:
@@ -119,9 +125,16 @@ class Network:
         assert limit.measure(1)
         limit.on_ack(1, int(rate), 1.0, is_full=True)
 
-    def acknowledge(self, sender: RemoteSender, arrived: int, *, missing: bool = False) -> None:
+    def acknowledge(
+        self, sender: RemoteSender, arrived: int, *, missing: bool = False, state: int = CONNECTED
+    ) -> None:
         self.count += 1
-        sender.on_ack(ACK.pack(self.count, 7, sender.window_id, arrived, 0, 0, 1, missing))
+        sender.on_ack(ACK.pack(self.count, 7, sender.window_id, arrived, 0, 0, state, missing))
+
+    def announce(self, sender: RemoteSender) -> None:
+        """Let the receiver say that it is there; it does not know the send window."""
+        self.count += 1
+        sender.on_ack(ACK.pack(self.count, 7, 0, 0, 0, 0, CONNECTED, False))
 
     def wait(self, condition: Callable[[], bool]) -> None:
         with self.changed:
@@ -410,3 +423,47 @@ def test_a_send_thread_runs_jobs_in_order_until_it_is_closed() -> None:
     send_thread.close()
     send_thread.submit(lambda: done.append(3))
     assert done == [True, 0, 1, 2]
+
+
+def test_on_a_new_connection_publishers_wait_for_the_first_message_that_arrives(network: Network) -> None:
+    """They discard messages until they know of the subscriber."""
+    sender = network.sender()
+    for number in (1, 2, 3):
+        send(sender, number, 8)
+    network.acknowledge(sender, 3)
+    sender.renew(network.publishers(""))
+    network.acknowledge(sender, 3)  # the receiver has opened the new window, and got no message
+    network.plain.clear()
+    send(sender, 4, 8)
+    assert network.plain == [4]
+    network.acknowledge(sender, 4)
+    send(sender, 5, 8)
+    assert network.plain == [4]
+
+
+def test_a_receiver_that_is_back_is_probed_until_it_has_answered(network: Network) -> None:
+    sender = network.sender()
+    network.acknowledge(sender, 0, state=CLOSED)
+    probes = network.probes
+    sender.tick(time.monotonic())
+    assert network.probes == probes
+    network.announce(sender)  # its answer to this probe is lost
+    for more in (2, 3):
+        sender.tick(time.monotonic())
+        assert network.probes == probes + more
+    network.acknowledge(sender, 0)
+    sender.tick(time.monotonic())
+    assert network.probes == probes + 3
+
+
+def test_a_back_pressured_link_begins_behind_the_messages_that_nobody_was_there_for(
+    network: Network,
+) -> None:
+    sender = network.sender(loses_nothing=True)
+    network.acknowledge(sender, 0, state=CLOSED)
+    for number in (1, 2, 3):
+        send(sender, number, 8)
+    assert network.sent == []
+    network.announce(sender)
+    network.acknowledge(sender, 0)
+    assert sender._window.last_sequence == 3, "the receiver learns of them by the next probe"

@@ -332,11 +332,15 @@ class ReleasePartition(msgspec.Struct, frozen=True, tag=True):
 
 
 class StopRun(msgspec.Struct, frozen=True, tag=True):
-    """Stop a dataflow. ``grace`` None: the default. ``force``: kill the nodes at once."""
+    """Stop a dataflow. ``grace`` None: the default. ``force``: kill the nodes at once.
+
+    ``may_return``: the machine counts as lost, and its part is started again, with the states of its nodes.
+    """
 
     dataflow_id: str
     grace: float | None = None
     force: bool = False
+    may_return: bool = False
 
 
 class JoinCluster(msgspec.Struct, frozen=True, tag=True):

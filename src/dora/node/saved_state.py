@@ -26,8 +26,8 @@ class StateStore(Protocol):
 class StateFile:
     """A file in the directory of the run; written whole or not at all, whenever the process is killed.
 
-    On several machines it is on disk, where it outlives a reboot. It is not forced there: that would take
-    milliseconds each time, and after a loss of power an earlier state does.
+    On several machines it is in a folder that outlives a reboot. It is not flushed to the disk, which would
+    take milliseconds each time: after a loss of power the node may find an earlier state, or an empty one.
     """
 
     def __init__(self, config: NodeConfig) -> None:

@@ -72,7 +72,7 @@ class CoordinatorConnection:
 
     @property
     def no_connection(self) -> str:
-        """A sentence that there is none."""
+        """The words which say that there is no connection."""
         return f"no connection to the coordinator at {self.where}"
 
     def on_welcome(self) -> None:
@@ -191,11 +191,11 @@ def has_address(address: Sequence[Any]) -> bool:
     (True, False)
     """
     host, _, *rest = address
-    with socket.socket(socket.AF_INET6 if rest else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if rest else socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.bind((host, 0, *rest))
-        except OSError as error:
-            return error.errno != errno.EADDRNOTAVAIL
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
     return True
 
 

@@ -82,8 +82,8 @@ class LocalPartition:
     def set_endpoints(self, endpoints: dict[str, str]) -> None:
         """Reach the nodes of other machines at these endpoints.
 
-        A node that is missing, as the coordinator does not know its machine, stays where it was: another
-        one that is started meanwhile, and sends to it, needs some endpoint.
+        A node that is missing keeps its former endpoint. The coordinator may not know its machine yet, and
+        a sender that is started meanwhile needs some endpoint.
         """
         with self._lock:
             endpoints = {**(self._endpoints or {}), **endpoints}
@@ -177,7 +177,7 @@ class LocalPartition:
             check_machine_certificate(files, "" if interface in ALL_INTERFACES else interface)
 
     def write_run_files(self, run_dir: str) -> None:
-        """Write the file with the password that nodes of other machines show, and those like it."""
+        """Write the password that nodes of other machines show, and note the folder of the run."""
         from dora.transport.network.sessions import write_passwords
 
         self._run_dir = run_dir

@@ -73,6 +73,7 @@ class _Commands:
         self._daemon: Daemon | None = None
         self._lock = threading.Lock()
         self.stopped = False
+        self.may_return = False  # as in `StopRun`
         self.on_other: Callable[[ToDaemon], None] = lambda _: None
         self.done = threading.Event()  # there is nothing left to stop
 
@@ -93,6 +94,7 @@ class _Commands:
         for line in self._lines:
             command = decode_to_daemon(line)
             if isinstance(command, StopRun):
+                self.may_return = command.may_return
                 self._stop(command.grace, command.force)
             else:
                 self.on_other(command)
@@ -184,7 +186,7 @@ class Worker:
                 reason = system_fault(error) if isinstance(error, OSError) else str(error)
                 self._reports.update(status="Failed", reason=reason)
         finally:
-            if self._partition is not None:
+            if self._partition is not None and not self._commands.may_return:
                 self._remove_state()
             self._commands.done.set()
 
@@ -194,7 +196,7 @@ class Worker:
         return state_folder(self._start.dataflow_id, self._partition.machine)
 
     def _remove_state(self) -> None:
-        """Remove what nodes have saved, when the dataflow has ended here. After a crash it stays."""
+        """Remove what nodes have saved, when the dataflow has ended here. It stays if this part is lost."""
         shutil.rmtree(self._state_folder, ignore_errors=True)
         of_dataflow = os.path.dirname(self._state_folder)
         with suppress(OSError):  # states of other dataflows, or of other machines of this host, are there

@@ -89,7 +89,7 @@ class NodeState(msgspec.Struct):
     spec: NodeSpec
     phase: Phase = "dormant"
     machine: str = ""  # the other machine that it is on; "": it is on this one
-    # That machine is lost, and the node waits for it: all supervisors decide about it, equally.
+    # That machine is lost, and the node waits for it: every supervisor decides that, and all the same.
     awaits_machine: bool = False
     pid: int | None = None
     incarnation: int = 0  # of this process: each process of a node has a number of its own
@@ -180,7 +180,7 @@ class RunState(msgspec.Struct):
     failures: list[NodeFailure] = []
     peers: dict[str, PeerStatus] = {}  # machine → its latest status
     machine_losses: dict[str, int] = {}  # machine → how often it was lost
-    # Of this machine, as the others know its nodes: it has lost them, and starts them again.
+    # What the others know of this machine's nodes, if it has lost them and starts them again.
     former: PeerStatus | None = None
     # Node id ("" for the run) and name → when it is due.
     deadlines: dict[tuple[str, DeadlineName], float] = {}

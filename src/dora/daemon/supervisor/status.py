@@ -44,7 +44,7 @@ class PeerStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FormerPart(msgspec.Struct, frozen=True):
-    """Knowledge of the other machines about the part of a lost machine, which is started again with it.
+    """What the other machines know about a lost machine's part. The machine starts its part again with it.
 
     ``status`` tells how its nodes were. ``sent``: "node/output" → the number of the last message that has
     arrived elsewhere. ``taken``: "node/input" → the number of the last message from elsewhere that the

@@ -15,7 +15,7 @@ from dora.wire.decoders import DecodeError, from_json
 
 
 class LinkEndpoints(msgspec.Struct, frozen=True):
-    """``address`` is this machine's. The others are as in `dora.wire.node_config.RemoteConfig`."""
+    """``address`` belongs to this machine; the others are as in `dora.wire.node_config.RemoteConfig`."""
 
     address: str
     listen: dict[str, str]

@@ -45,7 +45,9 @@ class PeerConnection:
         except zenoh.ZError:
             close_session(self._session)
             raise
-        self._connections = [Connections(session) for session in (self._session, self._fast_session)]
+        self._connections = [
+            Connections(session, endpoint) for session in (self._session, self._fast_session)
+        ]
         self._broken = False
         self._subscriber: Any = None
         self._listener: threading.Thread | None = None

@@ -55,7 +55,7 @@ class BackgroundPoller:
         self._threads: list[threading.Thread] = []
 
     def start(self, channel: Any, name: str) -> None:
-        """Start a background thread. That of a former channel ends when its session is closed."""
+        """Start a background thread. The thread of a former channel ends when its session is closed."""
         self._channel = channel
         self._threads = [each for each in self._threads if each.is_alive()]
         self._threads.append(start_thread(name, self._run, channel))

@@ -75,13 +75,15 @@ class ReceiverSession:
         self.receivers: dict[str, RemoteReceiver] = {}  # by key
         try:
             self._session = listen(config.node_id, remote)
-            self._connections = Connections(self._session)
+            self._connections = Connections(self._session, self._endpoint)
         except (zenoh.ZError, KeyError) as error:
             raise ConnectError(
                 f"node `{config.node_id}` cannot listen for other machines: {error}"
             ) from error
         self.on_piggyback_ack: Callable[[int, int, int], None] | None = None
         self._subscriber: Any = None
+        self._lock = threading.Lock()  # of replacing and closing the session
+        self._closed = False
         self._only: RemoteReceiver | None = None  # if the node has had no second input from other machines
         words, asleep = board.words, config.node_slot * WORDS + ASLEEP
         self._poller = BackgroundPoller(self._deliver, lambda: words[asleep], self._interrupt)
@@ -119,7 +121,7 @@ class ReceiverSession:
             return
         old, self._session, self._moving = self._session, fresh, None
         self._endpoint = remote.listen[self.node_id]
-        self._connections = Connections(fresh)
+        self._connections = Connections(fresh, self._endpoint)
         if self._subscriber is not None:
             self._start_receiving()
         start_thread(f"dora {self.node_id} moves", close_session, old)
@@ -153,12 +155,16 @@ class ReceiverSession:
     def tick(self, now: float) -> None:
         """Check connections and receivers; to be called periodically."""
         if self._moving is not None:
-            self._listen_anew(self._moving)
+            with self._lock:
+                if not self._closed:
+                    self._listen_anew(self._moving)
         self._connections.check()
         for receiver in tuple(self.receivers.values()):
             receiver.tick(now)
 
     def close(self) -> None:
+        with self._lock:
+            self._closed = True
         close_session(self._session)
         self._poller.join()
 

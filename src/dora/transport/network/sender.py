@@ -102,6 +102,7 @@ class RemoteSender:
         # Those whose messages go before the messages of this link, and those for which it is vice versa.
         self._before: tuple[RemoteSender, ...] = ()
         self._after: tuple[RemoteSender, ...] = ()
+        self._is_announced = False  # the receiver is there, and has not confirmed this send window
         self._no_answer_since = 0.0  # wall clock; 0: the receiver answers
 
     def _make_window(self, capacity: int | None, sequence: int) -> SendWindow:
@@ -383,6 +384,7 @@ class RemoteSender:
                     self._restart_window()
                 self._receiver = receiver
             if state == CLOSED:
+                self._is_announced = False
                 words[base + STATE] = CLOSED
                 self._window.abandon()
                 self._clear_queued()
@@ -390,6 +392,7 @@ class RemoteSender:
             elif window_id == self.window_id:
                 words[base + RECEIVED] = taken
                 if not self._window.open:
+                    self._is_announced = False
                     words[base + STATE] = CONNECTED
                     self._window.open = True
                     self._on_open()
@@ -405,6 +408,7 @@ class RemoteSender:
                 if self._credit is not None and self._window.is_idle:
                     self._skip()
             else:  # the receiver does not know this send window yet
+                self._is_announced = True
                 self.probe()
         self._after_ack()
 
@@ -423,7 +427,8 @@ class RemoteSender:
     def _restart_window(self) -> None:
         self._window.restart()
         self.window_id = nonce()  # its numbers are assigned anew
-        self._arrived = self._arrived_before = 0
+        # The receiver acknowledges this number at once: that proves nothing about the publishers.
+        self._arrived = self._arrived_before = self._window.last
 
     def _skip(self) -> None:
         """Begin a window behind the messages that were sent while the receiver was restarted.
@@ -467,7 +472,7 @@ class RemoteSender:
         ``express``: in a batch of its own; not for probes that are repeated without an answer.
         """
         send_thread = self.publishers.send_thread
-        if not send_thread.busy or (self._fast_path.is_open and not self._queued):
+        if self._has_room(0) or (self._fast_path.is_open and not self._queued):
             self._send_probe(express=express)
         elif not self._probe_deferred:
             self._probe_deferred = True
@@ -509,6 +514,7 @@ class RemoteSender:
             self._fast_path.close()
             self._clear_queued()
             self._window.limit = InFlightLimit()
+            self._retransmit_pause, self._retransmitted_after = TICK, -1  # no message was lost there
             if self._credit is None:
                 self._restart_window()
             else:  # a new window would count messages as taken that are in the queue of the receiver
@@ -517,7 +523,8 @@ class RemoteSender:
 
     def tick(self, now: float) -> None:
         """Probe a receiver that does not answer; to be called periodically."""
-        if self.is_missing:
+        # A receiver announces itself until it has got a probe. Its answer to that may be lost.
+        if self.is_missing or self._is_announced:
             self.probe()
         if self._window.has_backlog and self._fast_path.is_open:
             self._fast_path.ping()  # the first ones may have been behind other messages

@@ -206,44 +206,49 @@ class Connections:
     so the system closes the connection in the background.
     """
 
-    def __init__(self, session: zenoh.Session) -> None:
-        """Start to listen; raises ``zenoh.ZError``."""
+    def __init__(self, session: zenoh.Session, endpoint: str) -> None:
+        """Start to listen for events; raises ``zenoh.ZError``.
+
+        ``endpoint``: where the session listens, or to which it connects.
+        """
+        self._port = _port(endpoint)
         self._events = session.info.declare_link_events_listener(zenoh.handlers.RingChannel(_EVENTS))
+        # The first connection may be there already. Zenoh 1.10 panics when it is asked for those there are.
+        _close_in_background(self._port)
 
     def check(self) -> bool:
         """Return whether a connection was lost since the last time, even if there is a new one."""
-        is_lost, new = False, set()
+        is_lost = has_new = False
         try:
             while (event := self._events.try_recv()) is not None:
                 if event.kind == zenoh.SampleKind.DELETE:
                     is_lost = True
                 else:
-                    new.add((_address(event.link.src), _address(event.link.dst)))
+                    has_new = True
         except zenoh.ZError:
             pass  # the session is closed
-        if new:
-            _close_in_background(new)
+        if has_new:
+            _close_in_background(self._port)
         return is_lost
 
 
-def _address(locator: str) -> tuple[str, int]:
-    """Return host and port of a locator.
+def _port(endpoint: str) -> int:
+    """Return the port of an endpoint.
 
-    >>> _address("tcp/10.0.0.1:20000"), _address("tls/[fe80::1]:20001#iface=eth0")
-    (('10.0.0.1', 20000), ('fe80::1', 20001))
+    >>> _port("tcp/10.0.0.1:20000"), _port("tls/[fe80::1]:20001#iface=eth0")
+    (20000, 20001)
     """
-    host, _, port = locator.partition("/")[2].partition("#")[0].partition("?")[0].rpartition(":")
-    return host.strip("[]"), int(port)
+    return int(endpoint.partition("#")[0].partition("?")[0].rpartition(":")[2])
 
 
-def _close_in_background(connections: set[tuple[tuple[str, int], tuple[str, int]]]) -> None:
-    """Reset ``SO_LINGER`` of this process's sockets with these local and remote addresses."""
+def _close_in_background(port: int) -> None:
+    """Reset ``SO_LINGER`` of this process's connections from or to this port."""
     for name in os.listdir("/dev/fd"):
         try:
             if not stat.S_ISSOCK(os.stat(int(name)).st_mode):
                 continue
             with socket.socket(fileno=os.dup(int(name))) as connection:
-                if (connection.getsockname()[:2], connection.getpeername()[:2]) in connections:
+                if (port,) in (connection.getsockname()[1:2], connection.getpeername()[1:2]):
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         except OSError:
             pass  # it is closed by now, or not connected
