@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-fast test-lowest coverage coverage-all lint docs commands changelog release bench compatibility stress fuzz packages smoke rerun arm64 clean
+.PHONY: demo test test-fast test-lowest coverage coverage-all lint docs generated changelog release bench compatibility stress fuzz packages smoke rerun arm64 clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -16,7 +16,7 @@ help:
 	@echo "make test-lowest  run the tests with the lowest versions of packages that pyproject.toml allows"
 	@echo "make lint    check style and types"
 	@echo "make docs    build the documentation site in site/"
-	@echo "make commands  write docs/reference/commands.md from the commands"
+	@echo "make generated  write what is made of declarations: the lists of commands and of counters"
 	@echo "make coverage  run the fast tests and measure what they cover; make coverage-all: all tests"
 	@echo "make changelog VERSION=1.2.3  move the fragments of changelog.d/ into CHANGELOG.md"
 	@echo "make release REPOSITORY=https://...  build, check and try a release; UPLOAD=--upload publishes it"
@@ -67,8 +67,9 @@ coverage-all: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python tools/site/build.py
 
-commands: $(VENV)/.dev
+generated: $(VENV)/.dev
 	$(BIN)/python tools/write_commands.py
+	$(BIN)/python tools/write_counters.py
 
 changelog: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check "towncrier>=25,<27"

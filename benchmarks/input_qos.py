@@ -44,7 +44,7 @@ _ALL: Final = {
     "max_age_ns": _LONG,
     "period_ns": 1,
     "keep": ("stop",),
-    "policy": "latest",
+    "queue_policy": "latest",
     "queue_size": 1,
 }
 RULES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -52,7 +52,7 @@ RULES: Final[Mapping[str, Mapping[str, Any]]] = {
     "`deadline`": {"deadline_ns": _LONG},
     "`max_age`": {"max_age_ns": _LONG},
     "`rate`": {"period_ns": 1},
-    "`queue_policy: latest`, `keep`": {"keep": ("stop",), "policy": "latest", "queue_size": 1},
+    "`queue_policy: latest`, `keep`": {"keep": ("stop",), "queue_policy": "latest", "queue_size": 1},
     "all of them": _ALL,
 }
 _DEADLINE_MS: Final = 20

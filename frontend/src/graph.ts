@@ -27,11 +27,7 @@ export interface Edge {
   kind: "link" | "timer" | "text" | "local";
   queue_size: number;
   queue_policy: "drop_oldest" | "latest" | "backpressure";
-  input_timeout: number | null;
-  deadline: string; // as in the dataflow file, like the next three; "" if there is none
-  max_age: string;
-  rate: string;
-  keep: string[];
+  rules: { name: string; label: string; sentence: string }[]; // beside its queue
   type: string;
   latched: number; // messages that a late receiver gets first
   sync: string; // "" if the input is in no group
@@ -57,9 +53,8 @@ export function remarks(edge: Edge): string {
   if (edge.kind === "timer") return "";
   const words = [];
   if (edge.queue_policy === "backpressure") words.push("backpressure");
-  if (edge.input_timeout !== null) words.push(`timeout ${edge.input_timeout} s`);
   if (edge.queue_policy === "latest") words.push("latest");
-  if (edge.deadline) words.push(`deadline ${edge.deadline}`);
+  words.push(...edge.rules.map((rule) => rule.label));
   if (edge.queue_size !== DEFAULT_QUEUE_SIZE) words.push(`queue ${edge.queue_size.toLocaleString("en")}`);
   return words.join(" · ");
 }
@@ -83,11 +78,7 @@ export function contract(edge: Edge): string[] {
   if (edge.type) lines.unshift(edge.type);
   if (edge.kind === "local") lines.push("Inside one process: messages are passed by reference.");
   if (edge.kind === "text") lines.push("Lines of text, brought by the daemon.");
-  if (edge.input_timeout !== null) lines.push(`Closes after ${edge.input_timeout} s of silence.`);
-  if (edge.deadline) lines.push(`Deadline: a message at least every ${edge.deadline}.`);
-  if (edge.max_age) lines.push(`Messages older than ${edge.max_age} expire.`);
-  if (edge.rate) lines.push(`At most ${edge.rate}.`);
-  if (edge.keep.length) lines.push(`Never dropped: messages with ${edge.keep.join(", ")}.`);
+  lines.push(...edge.rules.map((rule) => rule.sentence));
   if (edge.latched) lines.push(`Latched: a late receiver gets the newest ${edge.latched} first.`);
   if (edge.sync) lines.push(`In a sync group: ${edge.sync}.`);
   if (edge.safe_state) lines.push("The sender has a safe state.");

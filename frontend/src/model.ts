@@ -1,5 +1,6 @@
 // What the server says about a dataflow, and the words and colours for it.
 
+import { COUNTERS, FLAGS } from "./counters";
 import { type Box, type Edge, ends, type Graph, isGiven } from "./graph";
 import type { Tone } from "./view";
 
@@ -30,14 +31,8 @@ export interface LinkState {
   policy: "drop_oldest" | "latest" | "backpressure";
   dropped: number;
   dropping_hz: number;
-  expired: number; // too old to be delivered, since the start
-  thinned: number; // left out by the input's rate
-  missed: number; // how often the input's deadline has passed without a message
-  overdue: boolean; // it has, and no message has come since
-  unmatched: number; // in no set of a sync group
-  safe_states: number; // how often the receiver got the safe value
-  in_safe_state: boolean;
-  silent?: boolean; // closed because its input_timeout has passed
+  counts: Partial<Record<keyof typeof COUNTERS, number>>; // since the start, without those that are 0
+  flags: (keyof typeof FLAGS)[]; // that are set, the one that counts first
   latency: [number, number] | null; // milliseconds: median, 99th percentile
 }
 
@@ -229,16 +224,17 @@ export function toneOfNode(node: NodeState): Tone {
 
 /** Return how a link is: red for what goes wrong now, amber for what did, green while a deadline is kept. Losses that the input asks for are not wrong. */
 export function toneOfLink(link: LinkState, edge: Edge): Tone {
-  if ((link.dropping_hz > 0 && !edge.asks_for_drops) || link.overdue || link.in_safe_state) return "bad";
-  if (link.silent || link.missed || link.expired || link.safe_states) return "warn";
+  if ((link.dropping_hz > 0 && !edge.asks_for_drops) || link.flags.some((name) => FLAGS[name].isRed)) return "bad";
+  if (link.flags.length || counted(link).some(({ isAmber }) => isAmber)) return "warn";
   if (link.waiting !== null && link.queue_size !== undefined && link.queue_size > 1 && link.waiting >= 0.8 * link.queue_size) return "warn";
-  if (link.hz > 0) return edge.deadline ? "kept" : "fine";
+  if (link.hz > 0) return edge.rules.some(({ name }) => name === "deadline") ? "kept" : "fine";
   return "rest";
 }
 
 /** Return what the label of an edge says: how often, how late, what is lost; if it is brief, no latency beside a loss. */
 export function labelOfLink(link: LinkState, brief = false): string {
-  const words = [link.in_safe_state ? "safe state" : link.overdue ? "late" : link.silent ? "silent" : rate(link.hz)];
+  const [flag] = link.flags;
+  const words = [flag ? FLAGS[flag].label : rate(link.hz)];
   if (link.latency && !(brief && link.dropping_hz > 0)) words.push(milliseconds(link.latency[0]));
   if (link.dropping_hz > 0) words.push(`−${rate(link.dropping_hz)}`);
   return words.join(" · ");
@@ -247,17 +243,35 @@ export function labelOfLink(link: LinkState, brief = false): string {
 /** Return sentences about the link of an edge at the moment. */
 export function sentences(link: LinkState, edge: Edge): string[] {
   const lines = [`${rate(link.hz)}${link.bytes_per_second ? `, ${size(link.bytes_per_second)}/s` : ""}`];
-  if (link.silent) lines.push("Closed: nothing has come for as long as its input_timeout.");
+  for (const flag of link.flags) lines.push(`${FLAGS[flag].title}.`);
   if (link.waiting !== null && link.queue_size !== undefined) lines.push(`${whole(link.waiting)} of ${whole(link.queue_size)} places in the queue are taken.`);
   if (link.latency) lines.push(`Taken after ${milliseconds(link.latency[0])} (99 %: ${milliseconds(link.latency[1])}).`);
   if (link.dropped)
     lines.push(`${whole(link.dropped)} dropped since the start${link.dropping_hz > 0 ? `, ${rate(link.dropping_hz)} now` : ""}${edge.asks_for_drops ? ", as the input asks" : ""}.`);
-  if (link.missed) lines.push(`Deadline missed ${times(link.missed)}${link.overdue ? ", and no message since" : ""}.`);
-  if (link.expired) lines.push(`${whole(link.expired)} expired: too old to be delivered.`);
-  if (link.thinned) lines.push(`${whole(link.thinned)} thinned: left out by its rate.`);
-  if (link.unmatched) lines.push(`${whole(link.unmatched)} unmatched: in no set of synchronised messages.`);
-  if (link.safe_states) lines.push(`Safe state ${times(link.safe_states)}${link.in_safe_state ? ", and now" : ""}.`);
+  for (const { sentence, count } of counted(link)) lines.push(`${filled(sentence, count, link)}.`);
   return lines;
+}
+
+/** Return the counters of a link that are not 0, in the order of their table. */
+function counted(link: LinkState): { sentence: string; isAmber: boolean; count: number }[] {
+  return Object.entries(COUNTERS).flatMap(([name, counter]) => {
+    const count = link.counts[name as keyof typeof COUNTERS];
+    return count ? [{ ...counter, count }] : [];
+  });
+}
+
+/** Return the sentence of a counter. */
+function filled(sentence: string, count: number, link: LinkState): string {
+  const plural = count === 1 ? "" : "s";
+  const values: Record<string, string> = {
+    count: whole(count),
+    messages: `${whole(count)} message${plural}`,
+    times: `${whole(count)} time${plural}`,
+    sender: link.source.split("/")[0]!,
+    receiver: link.target.split("/")[0]!,
+  };
+  const text = sentence.replace(/{(\w+)}/g, (_, name: string) => values[name]!);
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** Return a sentence about a path. */

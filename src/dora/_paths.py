@@ -218,8 +218,30 @@ def address_fault(text: str) -> str:
     return "" if is_name else fault
 
 
+def split_addresses(text: str) -> list[str]:
+    """Return the addresses of a coordinator that is reachable at several, which are tried in turn.
+
+    >>> split_addresses("192.168.1.10, [fd00::1]")
+    ['192.168.1.10', 'fd00::1']
+    """
+    addresses = [part.strip() for part in text.split(",")]
+    return [part[1:-1] if part.startswith("[") and part.endswith("]") else part for part in addresses]
+
+
+def host_and_port(address: str, port: int) -> str:
+    """Return an address with a port.
+
+    >>> host_and_port("10.0.0.1", 6013), host_and_port("fd00::1", 6013)
+    ('10.0.0.1:6013', '[fd00::1]:6013')
+    """
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def chosen_address() -> tuple[str, str]:
-    """Return the address and the port of the coordinator for commands, from the environment."""
+    """Return the address and the port of the coordinator for commands, from the environment.
+
+    The address may be several, see `split_addresses`.
+    """
     address = os.environ.get(ADDRESS_VARIABLE, "") or "127.0.0.1"
     return address, os.environ.get(PORT_VARIABLE, "") or str(DEFAULT_PORT)
 
@@ -237,7 +259,8 @@ def is_chosen(coordinator: str) -> bool:
         return True
     address, port = chosen_address()
     host, _, its_port = coordinator.rpartition(":")
-    return its_port == port and (address in LOOPBACK or host.strip("[]") == address)
+    addresses = split_addresses(address)
+    return its_port == port and (not LOOPBACK.isdisjoint(addresses) or host.strip("[]") in addresses)
 
 
 # --------------------------------------------------------------------------- store of the coordinator
@@ -250,6 +273,11 @@ def data_folder() -> str:
         return os.path.abspath(chosen)
     base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return os.path.join(base, "dora")
+
+
+def state_folder(dataflow_id: str, machine: str) -> str:
+    """Return where the nodes of a machine save their state in a dataflow that outlives the machine."""
+    return os.path.join(data_folder(), "state", dataflow_id, machine)
 
 
 def store_path(port: int) -> str:

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from dora._shared_folders import open_file
 from dora.errors import DataflowError, DoraError, Problem
+from dora.wire.input_rules import MissedTicks, QueuePolicy
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
 
-QueuePolicy = Literal["drop_oldest", "latest", "backpressure"]
-MissedTicks = Literal["skip", "coalesce", "burst"]
 _POLICIES = get_args(QueuePolicy)
 _Commands = str | list[str]
 _Environment = Mapping[str, str | int | float | bool]
@@ -189,6 +188,7 @@ class _Block:
         deadline: str | None = None,
         max_age: str | None = None,
         rate: str | None = None,
+        every: int | None = None,
         keep: Sequence[str] | None = None,
     ) -> Self:
         """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
@@ -212,6 +212,7 @@ class _Block:
             "deadline": deadline,
             "max_age": max_age,
             "rate": rate,
+            "every": every,
             "keep": None if keep is None else list(keep),
         }
         given = {key: value for key, value in options.items() if value is not None}

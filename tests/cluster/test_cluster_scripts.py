@@ -74,7 +74,7 @@ def test_the_command_is_found_in_the_home_folder() -> None:
     [
         (255, "ros@robot: Permission denied (publickey).", "`ssh -p 2222 -l ros robot.local` has to work"),
         (255, "Host key verification failed.\r", "its host key is unknown"),
-        (255, "ssh: Could not resolve hostname robot.local: Name or service not known", "check `host`"),
+        (255, "ssh: Could not resolve hostname robot.local: Name or service not known", "check the name"),
         (255, "ssh: connect to host robot.local port 22: Connection timed out", "does not answer"),
         (255, "something new", "something new"),
         (127, "not found", "there is no command `dora` on robot.local"),

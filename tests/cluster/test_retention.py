@@ -21,12 +21,14 @@ from dora.cluster.ssh.receive import ExpectedFiles, receive
 from dora.cluster.ssh.retention import (
     EXPECTED,
     RetainedCopies,
+    coordinators_of,
     copies,
     release,
     remove_if_unused,
     remove_unused,
     retain,
     retained_for,
+    running_in,
 )
 from dora.errors import DoraError
 
@@ -135,6 +137,29 @@ def test_files_that_nodes_wrote_are_kept(tmp_path: Path) -> None:
     remove_unused()
     assert copy.exists()
     assert remove_if_unused(str(copy), wholly=True) and not copy.exists()
+
+
+def test_the_coordinators_of_a_machine_are_known() -> None:
+    retain("one", "robot", "127.0.0.1:40000", [])
+    retain("two", "robot", "127.0.0.1:50000", [])
+    retain("three", "desk", HERE, [])
+    assert coordinators_of("robot") == {"127.0.0.1:40000", "127.0.0.1:50000"}
+    release(retained_for("robot", "127.0.0.1:40000"), "robot")
+    assert coordinators_of("robot") == {"127.0.0.1:50000"} and coordinators_of("nowhere") == set()
+
+
+def test_a_copy_stays_while_dora_run_uses_it_and_some_time_longer() -> None:
+    copy = copied()
+    with running_in(str(copy)), running_in(str(copy)):
+        os.utime(copy / ".dora-copy.new", (0, 0))
+        remove_unused()
+        assert not remove_if_unused(str(copy), wholly=True)
+        assert [(found.running, found.expected) for found in copies()] == [(True, False)]
+    remove_unused()
+    assert [(found.running, found.expected) for found in copies()] == [(False, True)]
+    os.utime(copy / ".dora-copy.new", (0, 0))
+    remove_unused()
+    assert not copy.exists()
 
 
 def test_a_copy_without_a_dataflow_is_removed_with_the_next() -> None:

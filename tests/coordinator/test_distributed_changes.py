@@ -13,8 +13,8 @@ import pytest
 
 from dora._version import __version__
 from dora.cluster.coordinator.changes import generations_after, plan_change
+from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.fleet import DaemonConnection
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (

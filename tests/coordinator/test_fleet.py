@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from dora._version import __version__
+from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.fleet import FORGET_AFTER, DaemonConnection
+from dora.cluster.coordinator.fleet import FORGET_AFTER, LOST_AFTER
 from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
@@ -22,15 +23,18 @@ from dora.cluster.protocol import (
     AckLogs,
     DataflowView,
     DropRecords,
+    Endpoints,
     Hello,
     LogBatch,
     MachineLost,
     RunReport,
     RunSpec,
+    StartRun,
     StopRun,
     ToDaemon,
 )
 from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor.status import FormerPart, NodeStatus, PeerStatus
 from dora.dataflow.model import LogOptions
 from dora.wire.node_protocol import PROTOCOL_VERSION
 
@@ -333,6 +337,140 @@ def test_a_machine_that_comes_back_with_another_daemon_has_lost_its_nodes(data_f
             assert coordinator.dataflow("arm").status == "Failed"
 
     asyncio.run(wait())
+
+
+PART = FormerPart(PeerStatus({"a": NodeStatus("backoff", restarts=1)}), {"a/x": 7})
+
+
+def lost_of(heard: list[ToDaemon]) -> list[MachineLost]:
+    return [message for message in heard if isinstance(message, MachineLost)]
+
+
+def starts_of(heard: list[ToDaemon]) -> list[FormerPart | None]:
+    """Return the former parts with which a machine was to start its part."""
+    starts = [message for message in heard if isinstance(message, StartRun)]
+    return [start.partition.former for start in starts if start.partition is not None]
+
+
+@asynccontextmanager
+async def spread(
+    folder: Path,
+) -> AsyncIterator[tuple[Coordinator, RunReport, DaemonConnection, list[ToDaemon]]]:
+    """Run a dataflow on `far` and `near`; return the coordinator, a report, and the daemon of `near`."""
+    async with coordinating(folder) as coordinator:
+        heard: list[ToDaemon] = []
+        far, near = join(coordinator, "far", lambda _: None), join(coordinator, "near", heard.append)
+        running = RunReport(coordinator.start(SPREAD).uuid, "Running", ports={})
+        coordinator.handle(far, msgspec.structs.replace(running, ports={"a": 20000}))
+        coordinator.handle(near, running)
+        coordinator.fleet.disconnect(far)
+        yield coordinator, running, near, heard
+
+
+def test_a_part_is_started_again_once_all_others_have_said_what_they_know(data_folder: Path) -> None:
+    async def reboot() -> None:
+        async with spread(data_folder) as (coordinator, running, near, heard):
+            back: list[ToDaemon] = []
+            join(coordinator, "far", back.append)
+            (lost,) = lost_of(heard)
+            assert lost.loss
+            assert starts_of(back) == []
+            coordinator.handle(near, msgspec.structs.replace(running, lost={"of another loss": PART}))
+            assert starts_of(back) == []
+            coordinator.handle(near, msgspec.structs.replace(running, lost={lost.loss: PART}))
+            assert starts_of(back) == [PART]
+            assert coordinator.dataflow("arm").status == "Running"
+            coordinator.handle(near, msgspec.structs.replace(running, lost={lost.loss: PART}))
+            assert starts_of(back) == [PART]
+
+    asyncio.run(reboot())
+
+
+def test_a_lost_machine_has_no_endpoint_until_its_next_part_listens(data_folder: Path) -> None:
+    """So no gateway has a link with the former part, which may still run."""
+
+    def endpoints(heard: list[ToDaemon]) -> dict[str, str]:
+        return [each.endpoints for each in heard if isinstance(each, Endpoints)][-1]
+
+    async def reboot() -> None:
+        async with spread(data_folder) as (coordinator, running, near, heard):
+            assert endpoints(heard) == {"a": "tcp/10.0.0.2:20000"}
+            far = join(coordinator, "far", lambda _: None)
+            loss = lost_of(heard)[0].loss
+            known = msgspec.structs.replace(running, lost={loss: PART}, ports={})
+            coordinator.fleet.disconnect(near)
+            heard.clear()
+            join(coordinator, "near", heard.append, known)
+            assert endpoints(heard) == {}
+            coordinator.handle(far, msgspec.structs.replace(running, ports={"a": 20001}))
+            assert endpoints(heard) == {"a": "tcp/10.0.0.2:20001"}
+
+    asyncio.run(reboot())
+
+
+def test_a_part_whose_nodes_have_all_ended_is_not_started_again(data_folder: Path) -> None:
+    async def reboot() -> None:
+        async with spread(data_folder) as (coordinator, running, near, heard):
+            back: list[ToDaemon] = []
+            join(coordinator, "far", back.append)
+            ended = FormerPart(PeerStatus({"a": NodeStatus("ended")}))
+            loss = lost_of(heard)[0].loss
+            coordinator.handle(near, msgspec.structs.replace(running, lost={loss: ended}))
+            assert starts_of(back) == []
+
+    asyncio.run(reboot())
+
+
+def test_no_part_is_started_again_after_a_stop(data_folder: Path) -> None:
+    async def reboot() -> None:
+        async with spread(data_folder) as (coordinator, running, near, heard):
+            coordinator.stop("arm", None, False)
+            back: list[ToDaemon] = []
+            join(coordinator, "far", back.append)
+            loss = lost_of(heard)[0].loss
+            coordinator.handle(near, msgspec.structs.replace(running, lost={loss: PART}))
+            assert starts_of(back) == []
+
+    asyncio.run(reboot())
+
+
+def test_the_part_of_a_process_that_was_killed_is_started_again_after_a_pause(data_folder: Path) -> None:
+    async def crash() -> None:
+        async with coordinating(data_folder) as coordinator:
+            heard: list[ToDaemon] = []
+            back: list[ToDaemon] = []
+            far, near = join(coordinator, "far", back.append), join(coordinator, "near", heard.append)
+            running = RunReport(coordinator.start(SPREAD).uuid, "Running", ports={})
+            for link in (far, near):
+                coordinator.handle(link, running)
+            crashed = RunReport(running.dataflow_id, "Failed", reason="it was killed", crashed=True)
+            coordinator.handle(far, crashed)
+            loss = lost_of(heard)[0].loss
+            coordinator.handle(near, msgspec.structs.replace(running, lost={loss: PART}))
+            assert starts_of(back) == [None]
+            await Clock().advance(LOST_AFTER + 0.1)
+            assert starts_of(back) == [None, PART]
+
+    asyncio.run(crash())
+
+
+def test_other_machines_learn_a_changed_address(data_folder: Path) -> None:
+    async def move() -> None:
+        async with coordinating(data_folder) as coordinator:
+            heard: list[ToDaemon] = []
+            far, near = join(coordinator, "far", lambda _: None), join(coordinator, "near", heard.append)
+            running = RunReport(coordinator.start(SPREAD).uuid, "Running", ports={"a": 20000})
+            coordinator.handle(far, running)
+            coordinator.handle(near, msgspec.structs.replace(running, ports={}))
+            coordinator.fleet.disconnect(far)
+            hello = Hello(
+                __version__, far.daemon_id, 1, (running,), machine="far", protocol=PROTOCOL_VERSION
+            )
+            coordinator.fleet.connect(hello, lambda _: None, "10.0.0.3", "10.0.0.1")
+            sent = [message.endpoints for message in heard if isinstance(message, Endpoints)]
+            assert sent == [{"a": "tcp/10.0.0.2:20000"}, {"a": "tcp/10.0.0.3:20000"}]
+
+    asyncio.run(move())
 
 
 def test_a_user_gives_up_a_machine_that_is_out_of_reach(data_folder: Path) -> None:

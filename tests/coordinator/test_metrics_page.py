@@ -34,7 +34,11 @@ def test_the_metrics_page_has_every_metric() -> None:
         'arm "1"',
         [NodeMetrics("eye", "Running", 2, 1.5, 1000), NodeMetrics("hand", "Failed")],
         [OutputMetrics("eye", "image", 10, 4000)],
-        [LinkMetrics("eye/image", "hand/image", 7, 2, 1, unmatched=3)],
+        [
+            LinkMetrics(
+                "eye/image", "hand/image", {"received": 7, "dropped": 2, "waiting": 1, "unmatched": 3}
+            )
+        ],
     )
     requests = RequestCounter()
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.25)

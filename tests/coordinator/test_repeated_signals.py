@@ -75,7 +75,7 @@ def test_a_daemon_stops_its_dataflows_gently_at_a_signal_that_arrives_twice() ->
             pass
 
     async def signalled(*numbers: int) -> None:
-        agent: Any = Agent("127.0.0.1", 1, make_token(), Identity())
+        agent: Any = Agent(["127.0.0.1"], 1, make_token(), Identity())
         agent._runs["flow"] = run
         agent.install_signal_handlers()
         try:

@@ -19,6 +19,7 @@ from dora.daemon.options import LocalRunOptions
 from dora.daemon.run import run_dataflow
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
+from dora.transport.engines import best_engine
 from dora.wire.correlation import uuid7
 
 HERE = os.path.dirname(__file__)
@@ -72,7 +73,7 @@ class Bench:
                 on_entry(entry)
 
         dataflow = self.dataflow(*nodes, **more)
-        return run_dataflow(dataflow, options or LocalRunOptions(engine="iceoryx2"), on_log, dataflow_id)
+        return run_dataflow(dataflow, options or LocalRunOptions(engine=best_engine()), on_log, dataflow_id)
 
     def lines(self, node_id: str | None) -> list[str]:
         """Return what a node printed, and what the daemon said about it."""

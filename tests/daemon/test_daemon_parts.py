@@ -16,7 +16,8 @@ from dora.daemon.event_loop import READ, Loop
 from dora.daemon.processes.child import LineSplitter
 from dora.daemon.processes.launch_spec import CannotSpawn
 from dora.daemon.processes.process import PlainProcess
-from dora.dataflow.layout import RunContext
+from dora.daemon.supervisor.status import PeerStatus
+from dora.dataflow.layout import Placement, RunContext
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import plan
 from dora.transport.board import (
@@ -29,11 +30,11 @@ from dora.transport.board import (
     SENT,
     STATE,
     STOPPED,
-    TIMED_OUT,
-    UNSENT,
+    UNCONNECTED,
     Board,
 )
 from dora.transport.doorbell import Doorbell
+from dora.wire.counters import SILENT, UNSENT
 from dora.wire.excerpt import failure_lines
 from dora.wire.node_protocol import ReloadFrame, StopFrame
 
@@ -165,7 +166,7 @@ def make_accounting(tmp_path: Path, policy: Literal["drop_oldest", "backpressure
     flow = Dataflow(
         (
             NodeSpec("a", path="a.py", outputs=("x",)),
-            NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x"), 10, policy),)),
+            NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x"), queue_policy=policy),)),
         ),
         "/",
     )
@@ -195,10 +196,10 @@ def test_closing_a_dead_receivers_links_wakes_its_senders(accounting: Accounting
     accounting.close_receivers("b")
     assert not rings(credit)  # it never connected: nobody waits for it
     accounting.board.set(link.slot, STATE, CONNECTED)
-    accounting.board.set(link.slot, TIMED_OUT, 1)
+    accounting.board.set(link.slot, SILENT.word, 1)
     accounting.close_receivers("b")
     assert accounting.board.get(link.slot, STATE) == CLOSED
-    assert accounting.board.get(link.slot, TIMED_OUT) == 0
+    assert accounting.board.get(link.slot, SILENT.word) == 0
     assert rings(credit)
     credit.close()
     accounting.close()
@@ -223,14 +224,51 @@ def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(accounting: 
     accounting.close()
 
 
+def spread(tmp_path: Path, machine: str) -> Accounting:
+    """Return the accounting of `left`, with `a` and `c`, or of `right`, with `b`."""
+    flow = Dataflow(
+        (
+            NodeSpec("a", path="a.py", outputs=("x",)),
+            NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x")),), outputs=("y", "z")),
+            NodeSpec("c", path="c.py", inputs=(InputSpec("y", NodeOutput("b", "y")),)),
+            NodeSpec("d", path="d.py", inputs=(InputSpec("y", NodeOutput("b", "y")),)),
+        ),
+        "/",
+    )
+    placement = Placement(machine, {"a": "left", "b": "right", "c": "left", "d": "right"})
+    board = str(tmp_path / machine)
+    layout = plan(flow, RunContext("id", str(tmp_path), "p_", board, placement=placement))
+    return Accounting(Board.create(board, layout.lines), layout)
+
+
+def test_a_part_that_is_started_again_goes_on_counting(tmp_path: Path) -> None:
+    left, right = spread(tmp_path, "left"), spread(tmp_path, "right")
+    links = {str(link): link for link in left._plan.links}
+    left.board.set(links["b/y -> c/y"].output_slot, SENT, 70)
+    left.board.set(links["a/x -> b/x"].slot, STATE, CONNECTED)
+    left.board.set(links["a/x -> b/x"].slot, RECEIVED, 50)
+    part = left.part_of("right", PeerStatus({}))
+    assert (part.sent, part.taken) == ({"b/y": 70}, {"b/x": 50})
+    right.resume(part)
+    links = {str(link): link for link in right._plan.links}
+    assert right.sent("b") == {"y": 70, "z": 0}
+    remote, inside = links["a/x -> b/x"], links["b/y -> d/y"]
+    assert [right.board.get(remote.slot, word) for word in (FIRST, STATE)] == [50, CLOSED]
+    assert [right.board.get(inside.slot, word) for word in (FIRST, STATE)] == [70, UNCONNECTED]
+    reports = {report.link: report for report in right.report({}, {})}
+    assert (reports["a/x -> b/x"].sent, reports["b/y -> d/y"].sent) == (0, 0)
+    left.close()
+    right.close()
+
+
 def test_unsent_messages_are_reported_apart(accounting: Accounting) -> None:
     (link,) = accounting._plan.links
     accounting.board.set(link.slot, STATE, CONNECTED)
     accounting.board.set(link.output_slot, SENT, 5)
     accounting.board.set(link.slot, RECEIVED, 5)
-    accounting.board.set(link.slot, UNSENT, 2)
+    accounting.board.set(link.slot, UNSENT.word, 2)
     (report,) = accounting.report({}, {})
-    assert (report.sent, report.received, report.unread, report.unsent) == (5, 5, 0, 2)
+    assert (report.sent, report.received, report.unread, report.count(UNSENT)) == (5, 5, 0, 2)
     accounting.close()
 
 

@@ -18,6 +18,7 @@ from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import LocalRunOptions
 from dora.dataflow.model import LogOptions, RestartOptions
+from dora.transport.engines import best_engine
 from dora.wire.node_config import Address, decode_address
 
 pytestmark = pytest.mark.processes
@@ -186,7 +187,7 @@ def test_a_node_that_ignores_everything_is_killed_after_the_grace(bench: Bench) 
     result = bench.run(
         bench.node("a", STUBBORN),
         on_entry=when("up", interrupt),
-        options=LocalRunOptions(engine="iceoryx2", grace=0.1),
+        options=LocalRunOptions(engine=best_engine(), grace=0.1),
     )
     (failure,) = result.failures
     assert (failure.kind, failure.signal) == ("grace", signal.SIGKILL)
@@ -225,7 +226,7 @@ def test_a_node_that_sends_on_after_a_stop_is_told_how_to_end(
 
 def test_a_time_that_is_over_before_the_start_is_in_the_log(bench: Bench) -> None:
     result = bench.run(
-        bench.node("a", PATIENT), options=LocalRunOptions(engine="iceoryx2", stop_after=0.0, grace=20.0)
+        bench.node("a", PATIENT), options=LocalRunOptions(engine=best_engine(), stop_after=0.0, grace=20.0)
     )
     assert result.stopped
     assert bench.lines(None) == ["the time to stop came before all nodes were ready"]
@@ -246,7 +247,7 @@ def test_an_internal_error_leaves_no_files(bench: Bench, monkeypatch: pytest.Mon
 
 def test_stop_after_a_time(bench: Bench) -> None:
     result = bench.run(
-        bench.node("a", PATIENT), options=LocalRunOptions(engine="iceoryx2", stop_after=0.2, grace=20.0)
+        bench.node("a", PATIENT), options=LocalRunOptions(engine=best_engine(), stop_after=0.2, grace=20.0)
     )
     assert result.ok
 
@@ -341,7 +342,7 @@ def test_a_process_gets_its_folder_arguments_and_variables(bench: Bench) -> None
 
     flow = bench.dataflow(node)
     flow = msgspec.structs.replace(flow, env={**flow.env, "FROM_DATAFLOW": "1", "BOTH": "dataflow"})
-    assert run_dataflow(flow, LocalRunOptions(engine="iceoryx2"), bench.entries.append).ok
+    assert run_dataflow(flow, LocalRunOptions(engine=best_engine()), bench.entries.append).ok
     assert bench.lines("a") == [
         "PYTHONUNBUFFERED 1",
         "FROM_DATAFLOW 1",
@@ -361,7 +362,7 @@ def test_shell_nodes_only_if_allowed(bench: Bench) -> None:
     (failure,) = bench.run(node).failures
     assert failure.kind == "spawn"
     assert "--allow-shell-nodes" in failure.message
-    bench.run(node, options=LocalRunOptions(engine="iceoryx2", allow_shell_nodes=True))
+    bench.run(node, options=LocalRunOptions(engine=best_engine(), allow_shell_nodes=True))
     assert "42" in bench.lines("a")
 
 
@@ -416,7 +417,7 @@ def test_a_node_that_waits_is_healthy(bench: Bench) -> None:
     """
     result = bench.run(
         bench.node("a", script, health_check_timeout=0.5),
-        options=LocalRunOptions(engine="iceoryx2", stop_after=1.2),
+        options=LocalRunOptions(engine=best_engine(), stop_after=1.2),
     )
     assert result.ok
 
@@ -568,7 +569,7 @@ def test_unread_lines_are_counted(bench: Bench) -> None:
         bench.node("a", talker, outputs=("lines",), log=LogOptions(send_stdout_as="lines")),
         bench.node("b", sleeper, inputs={"lines": "a/lines"}),
         on_entry=when("said everything", interrupt),
-        options=LocalRunOptions(engine="iceoryx2", grace=0.1),
+        options=LocalRunOptions(engine=best_engine(), grace=0.1),
     )
     (link,) = result.links
     assert link.sent == 3001

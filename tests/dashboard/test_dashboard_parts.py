@@ -20,14 +20,14 @@ from dora.daemon.logs.reader import LogReader
 from dora.daemon.logs.writer import LogFiles
 from dora.dataflow.model import LogLevel
 from dora.observe.preview.protocol import (
+    DataflowGraph,
     Ended,
     Found,
     Lines,
-    Picture,
     Preview,
+    PreviewsWanted,
     Search,
     Target,
-    Wanted,
     frame,
 )
 from dora.observe.preview.watcher import CommandQueue, search
@@ -49,7 +49,7 @@ def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], by
 
 def test_a_slow_browser_gets_the_newest_state_without_a_backlog() -> None:
     outbox = Outbox()
-    outbox.put(Picture(b'{"boxes":[]}'))
+    outbox.put(DataflowGraph(b'{"boxes":[]}'))
     for number in range(1000):
         outbox.set("state", b'{"number":%d}' % number)
         outbox.put(Preview('a/"odd"', b'{"n":%d}' % number, b"x" * 1000))
@@ -90,10 +90,13 @@ def test_a_hidden_browser_gets_the_whole_minute_and_no_more() -> None:
 def test_commands_that_arrive_together_are_taken_one_by_one() -> None:
     reading, writing = os.pipe()
     inbox = CommandQueue(reading)
-    os.write(writing, frame(Target("id", "", "")) + frame(Wanted(("a/b",))) + frame(Wanted(("c/d",))))
+    os.write(
+        writing,
+        frame(Target("id", "", "")) + frame(PreviewsWanted(("a/b",))) + frame(PreviewsWanted(("c/d",))),
+    )
     assert next(iter(inbox.wait())) == Target("id", "", "")
     assert inbox.waiting
-    assert list(inbox.take()) == [Wanted(("a/b",)), Wanted(("c/d",))]
+    assert list(inbox.take()) == [PreviewsWanted(("a/b",)), PreviewsWanted(("c/d",))]
     assert not inbox.waiting
     os.close(writing)
     assert list(inbox.take()) == []

@@ -8,7 +8,7 @@ from typing import Any
 from dora.cluster.dashboard.dataflow_state import as_json, merged_state
 from dora.observe.preview.protocol import State
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, Snapshots
+from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.wire.daemon_protocol import LinkView, NodeView
 
 
@@ -19,14 +19,14 @@ def node(name: str, sent_hz: float, machine: str = "") -> NodeSnapshot:
 
 
 def link(source: str, target: str, hz: float) -> LinkRate:
-    return LinkRate(LinkView(0, 0, source, f"{target}/in"), hz, None, 0, 0, 0.0, False)
+    return LinkRate(LinkView(0, 0, source, f"{target}/in"), hz, None, 0, 0, 0.0)
 
 
 def state(hz: float, trouble: str = "", machine: str = "") -> State:
     """Return what a machine that counts ``hz`` everywhere says of a dataflow with two nodes."""
     nodes = [node("camera", hz), node("plan", hz)]
     links = [link("camera/image", "plan", hz), link("plan/command", "camera", hz)]
-    return State(Snapshots(machine, nodes, links), trouble)
+    return State(Snapshot(machine, nodes, links), trouble)
 
 
 def merged(*arguments: Any) -> tuple[dict[str, Any], dict[str, float], str]:
@@ -67,7 +67,7 @@ def test_nodes_of_a_machine_that_does_not_answer_are_shown_as_the_others_see_the
 
 
 def test_a_node_that_was_added_later_is_on_the_machine_that_is_reported() -> None:
-    new = State(Snapshots("arm", [node("new", 3, "arm")], [link("camera/image", "new", 3)]))
+    new = State(Snapshot("arm", [node("new", 3, "arm")], [link("camera/image", "new", 3)]))
     assert merged(None, {"base": new, "arm": new}, {}, {}) == ({"new": ("arm", 3)}, {"new/in": 3}, "")
 
 

@@ -166,7 +166,7 @@ def test_a_removed_node_removes_the_inputs_from_its_outputs(running: Dataflow) -
 def test_a_link_is_added_and_removed(
     running: Dataflow, source: str, target: str, node_id: str, expected: dict[str, str]
 ) -> None:
-    change = with_link(running, ConnectOperation(source, target, 7, "backpressure"))
+    change = with_link(running, ConnectOperation(source, target, queue_size=7, queue_policy="backpressure"))
     assert change.node_id == node_id
     assert inputs(change.dataflow, node_id) == expected
     fresh = change.dataflow.node(node_id).inputs[-1]

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dora.dataflow import load, parse
-from dora.dataflow.graph import Box, Edge, Graph, Group, flowchart, graph_of
+from dora.dataflow.graph import Box, Edge, EdgeRule, Graph, Group, flowchart, graph_of
 
 
 def graph(text: str) -> Graph:
@@ -108,8 +108,13 @@ def test_edges_know_the_qos_of_their_input() -> None:
         """
     )
     (edge,) = found.edges
-    assert (edge.queue_policy, edge.queue_size, edge.keep) == ("latest", 1, ("s", "t"))
-    assert (edge.deadline, edge.max_age, edge.rate) == ("50ms", "1.5ms", "30hz")
+    assert (edge.queue_policy, edge.queue_size) == ("latest", 1)
+    assert {rule.name: rule.sentence for rule in edge.rules} == {
+        "deadline": "Deadline: a message at least every 50ms.",
+        "max_age": "Messages older than 1.5ms expire.",
+        "rate": "At most 30hz.",
+        "keep": "Never dropped: messages with s t.",
+    }
     assert "x → i, latest, deadline 50ms, max age 1.5ms, 30hz, keeps s t" in flowchart(found)
 
 
@@ -117,8 +122,9 @@ def test_edges_know_their_contract(robot: Graph) -> None:
     assert edge(robot, "eyes/resize", "image") == Edge(
         "camera", "image", "eyes/resize", "image", "link", 1, "drop_oldest", asks_for_drops=True
     )
+    timeout = EdgeRule("input_timeout", "timeout 2.5 s", "Closes after 2.5 s of silence.")
     assert edge(robot, "ui", "command") == Edge(
-        "plan", "command", "ui", "command", "link", 10, "backpressure", 2.5
+        "plan", "command", "ui", "command", "link", 10, "backpressure", (timeout,)
     )
     kinds = {f"{edge.target}/{edge.input}": edge.kind for edge in robot.edges}
     assert kinds == {
@@ -232,7 +238,7 @@ def test_flowchart(robot: Graph) -> None:
           operator_eyes_resize -->|"image"| operator_eyes_detect
           operator_eyes_detect -->|"bbox"| operator_plan
           timer_dora_timer_hz_30 -.->|"tick"| operator_plan
-          operator_plan -->|"command, backpressure"| dynamic_ui
+          operator_plan -->|"command, backpressure, timeout 2.5 s"| dynamic_ui
           node_camera -.->|"lines"| dynamic_ui
           logs_dora_logs_warn_camera -.->|"logs"| dynamic_ui
         """

@@ -193,7 +193,9 @@ def test_input_options() -> None:
       1: a/log
 """
     first, second, third = node(text).inputs
-    assert first == InputSpec("a", NodeOutput("a", "x"), 1, "backpressure", 1.0)
+    assert first == InputSpec(
+        "a", NodeOutput("a", "x"), queue_size=1, queue_policy="backpressure", input_timeout=1.0
+    )
     assert (second.id, str(second.source)) == ("b/c", "dora/logs/warn/a")
     assert third.id == "1"
 

@@ -53,6 +53,11 @@ NODE = "nodes:\n  - id: a\n    path: a.py\n    outputs: [x]\n"
         ("nodes: []\ndeploy: {«machin»: b}", "`deploy` has no field `machin`", "did you mean `machine`?"),
         ("nodes: []\ndeploy: {labels: «[gpu]»}", "expected a mapping of labels, found a list", "gpu"),
         ("nodes: []\ndeploy: {labels: {«g pu»: 1}}", "`g pu` cannot be a label", "letters"),
+        (
+            "nodes: []\ndeploy: {on_machine_lost: «restart»}",
+            "`restart` is not one of `keep` and `stop`",
+            "",
+        ),
         ("nodes: []\nstrict_types: «1»", "expected `true` or `false`", "write `true`"),
         ("nodes: []\ntype_rules: «{from: a, to: b}»", "expected a list of type rules", ""),
         ("nodes: []\ntype_rules: [{«form»: a, to: b}]", "a type rule has no field `form`", "`from`?"),
@@ -390,6 +395,20 @@ def test_files_that_are_there_need_not_be_distributed() -> None:
         "1:41: `distribute: scp` has no effect beside `working_dir`, which says that the files are there"
     ]
     assert dataflow.nodes[0].deploy == Deploy(working_dir="/srv")
+
+
+def test_what_happens_when_a_machine_is_lost_can_be_said_for_all_nodes() -> None:
+    dataflow, _ = warned(
+        "deploy: {on_machine_lost: stop}\n"
+        "nodes: [{id: a, path: a}, {id: b, path: b, deploy: {machine: robot}}, "
+        "{id: c, path: c, deploy: {machine: desk, on_machine_lost: keep}}]"
+    )
+    assert [node.deploy for node in dataflow.nodes] == [
+        Deploy(on_machine_lost="stop"),
+        Deploy("robot", on_machine_lost="stop"),
+        Deploy("desk"),
+    ]
+    assert [node.deploy.names_place for node in dataflow.nodes] == [False, True, True]
 
 
 def test_a_relative_working_directory_is_below_that_of_the_dataflow() -> None:

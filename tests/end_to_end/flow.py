@@ -19,6 +19,7 @@ import dora
 from dora.daemon.guardian import marked_processes
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor.result import DataflowResult, LinkReport
+from dora.wire.counters import LEFT_OUT
 
 
 class Flow:
@@ -87,6 +88,6 @@ def _names(directory: Path) -> list[str]:
 def link(result: DataflowResult, name: str) -> LinkReport:
     """Return the report of a link, after checking that every message is accounted for."""
     (report,) = [item for item in result.links if item.link == name]
-    left_out = report.expired + report.thinned
+    left_out = sum(report.count(counter) for counter in LEFT_OUT)
     assert report.sent == report.received + report.dropped + left_out + report.unread, report
     return report

@@ -36,7 +36,7 @@ def test_a_state_that_cannot_be_saved_is_an_error(flow: Flow) -> None:
         """
         from dora import Node, SendError
         node = Node()
-        node._session.state._path = "/no-such-folder/state"
+        node._session.state._path = "/dev/null/state"
         try:
             node.save_state(b"state")
         except SendError as error:
@@ -44,4 +44,4 @@ def test_a_state_that_cannot_be_saved_is_an_error(flow: Flow) -> None:
         """,
     )
     flow.run()
-    assert flow.printed("node") == ["the state of node `node` cannot be saved: No such file or directory"]
+    assert flow.printed("node") == ["the state of node `node` cannot be saved: Not a directory"]

@@ -8,6 +8,8 @@ import pytest
 from flow import Flow, link
 from waiting import TIMEOUT
 
+from dora.wire.counters import EXPIRED, MISSED, THINNED
+
 pytestmark = pytest.mark.processes
 
 
@@ -80,13 +82,17 @@ def test_old_and_frequent_messages_are_counted_beside_the_dropped(flow: Flow, en
         inputs={
             "aged": {"source": "sender/out", "queue_size": 100, "max_age": "10min"},
             "thin": {"source": "sender/out", "queue_size": 100, "rate": "20hz"},
+            "third": {"source": "sender/out", "queue_size": 100, "every": 3},
         },
     )
     result = flow.run()
-    aged, thin = (link(result, f"sender/out -> receiver/{name}") for name in ("aged", "thin"))
-    assert (aged.sent, aged.received, aged.expired) == (40, 30, 10)
-    assert thin.sent == thin.received + thin.thinned == 40
-    assert thin.thinned > 10
+    aged, thin, third = (
+        link(result, f"sender/out -> receiver/{name}") for name in ("aged", "thin", "third")
+    )
+    assert (third.sent, third.received, third.count(THINNED)) == (40, 14, 26)
+    assert (aged.sent, aged.received, aged.count(EXPIRED)) == (40, 30, 10)
+    assert thin.sent == thin.received + thin.count(THINNED) == 40
+    assert thin.count(THINNED) > 10
     assert "'expired': 10" in flow.printed("receiver")[-1]
 
 
@@ -129,4 +135,4 @@ def test_a_stopped_sender_misses_its_deadline_until_it_goes_on(flow: Flow, engin
     )
     report = link(flow.run(), "sender/out -> receiver/in")
     assert flow.printed("receiver") == ["missed True", "met True"]
-    assert report.missed >= 1
+    assert report.count(MISSED) >= 1

@@ -33,4 +33,4 @@ def test_observers_see_that_an_input_is_in_its_safe_state(running: Running) -> N
 
     assert wait_until(safe, "the safe state")["safe_states"] == 1
     told = dora("topic", "info", "planner/command", "--duration", "0.2").stdout
-    assert "in its safe state 1 time, and is in it now" in told
+    assert "in its safe state 1 time, safe state now" in told

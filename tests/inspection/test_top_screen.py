@@ -45,7 +45,6 @@ def link(consumer: str, **fields: Any) -> LinkRate:
         "waiting": 2,
         "dropped": 0,
         "dropping_hz": 0.0,
-        "silent": False,
     }
     return LinkRate(LinkView(4, 2, "camera/image", consumer, queue_size=5), **(values | fields))
 
@@ -449,7 +448,9 @@ def test_latencies_are_columns_where_they_are_measured() -> None:
 
 def test_what_qos_counts_is_in_columns_where_there_is_some_and_a_late_input_is_marked() -> None:
     history = LinkHistory()
-    head, rows = link_table([(link("a/x", expired=3, missed=1, overdue=True), history)], 12)
+    head, rows = link_table(
+        [(link("a/x", counts={"expired": 3, "missed": 1}, flags=("overdue",)), history)], 12
+    )
     assert head[5:] == ("DROPPED", "EXPIRED", "MISSED")
     assert [str(cell) for cell in rows[0]][-2:] == ["3", "1"]
     assert str(rows[0][1]) == "late"
@@ -487,7 +488,7 @@ def test_the_machine_is_a_column_if_there_are_several() -> None:
 
 
 def test_a_silent_link_has_no_rate() -> None:
-    row = link_row(link("sink/image", silent=True, latency_ms=(0.25, 12.0), waiting=None))
+    row = link_row(link("sink/image", flags=("silent",), latency_ms=(0.25, 12.0), waiting=None))
     assert [str(cell) for cell in row] == (
         ["camera/image -> sink/image", "silent", "1.5 kB/s", "-", "0", "0.2 ms", "12.0 ms"]
     )

@@ -498,8 +498,8 @@ class Screen:
 @pytest.mark.parametrize("errors_to_terminal", [True, False])
 def test_top_on_a_terminal(arm: Running, errors_to_terminal: bool) -> None:
     with Screen(arm, errors_to_terminal=errors_to_terminal) as screen:
-        screen.wait_for("camera/image -> sink/image")
-        assert "sorted by name" in screen.shown and "RESTARTS" in screen.shown
+        for text in ("camera/image -> sink/image", "sorted by name", "RESTARTS"):
+            screen.wait_for(text)  # parts of the screen are drawn one after the other
         os.write(screen.ours, b"c")
         screen.wait_for("sorted by CPU")
         os.write(screen.ours, b"\x1b[B\x1b[15~m")  # an arrow of another terminal, F5

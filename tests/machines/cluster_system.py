@@ -16,6 +16,11 @@ from hosts import Host
 from tokens import TOKEN
 from waiting import wait_until
 
+from dora._paths import DEFAULT_PORT
+from dora.cluster.client import Client
+from dora.daemon.supervisor.result import DataflowResult
+from dora.transport.tokens import Token
+
 DORA = (sys.executable, "-P", "-m", "dora")
 _LOOK_FOR_RUNS = {"node", "param", "top", "topic"}
 _COMMAND_SERVER = Path(__file__).with_name("command_server.py")
@@ -34,6 +39,7 @@ class Spread:
             **env,
         }
         self.processes: dict[str, subprocess.Popen[Any]] = {}
+        self._addresses = 0  # that hosts got later
         self._command_servers: dict[str, subprocess.Popen[str]] = {}  # host → process, gone with the host
 
     def background(
@@ -55,6 +61,11 @@ class Spread:
 
     def start_daemon(self, machine: str, *more: str) -> None:
         self.background(self.hosts[machine], machine, "daemon", "--machine-id", machine, *more)
+
+    def another_address(self) -> str:
+        """Return an address in the network that no host has had."""
+        self._addresses += 1
+        return f"{self.first.address.rpartition('.')[0]}.{100 + self._addresses}"
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.txt").read_text(errors="replace")
@@ -120,6 +131,13 @@ class Spread:
             if view["uuid"] == dataflow:
                 return str(view["status"])
         raise AssertionError(f"there is no {dataflow}")
+
+    def result(self, dataflow: str) -> DataflowResult:
+        """Return the result of a dataflow that has ended."""
+        client = Client(self.first.address, DEFAULT_PORT, authority="", token=Token(TOKEN, "the test"))
+        result = client.dataflow(dataflow).result
+        assert result is not None
+        return result
 
     def wait_for(self, dataflow: str, *statuses: str) -> str:
         return str(

@@ -124,6 +124,22 @@ class Host:
         found = subprocess.run(["ip", "netns", "pids", self._namespace], capture_output=True, text=True)
         return [int(pid) for pid in found.stdout.split()]
 
+    def kill_all(self) -> None:
+        """Kill all processes of the host at once, and empty its shared memory: a loss of power."""
+        anchor = self._anchor
+        assert anchor is not None
+        for pid in self.pids():
+            if pid != anchor.pid:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        deadline = time.monotonic() + _TIMEOUT
+        while any(alive(pid) for pid in self.pids() if pid != anchor.pid) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self.run(["sh", "-c", "rm -rf /dev/shm/*"])
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+
     def cut(self) -> None:
         """Pull the plug. Connections do not notice until they time out."""
         _ip("link", "set", self.port, "down")
@@ -131,6 +147,23 @@ class Host:
     def restore(self) -> None:
         """Put the plug in again."""
         _ip("link", "set", self.port, "up")
+
+    def add_address(self, address: str) -> None:
+        """Give the host a further address in the network."""
+        _ip("-n", self._namespace, "addr", "add", f"{address}/24", "dev", "eth0")
+
+    def drop_address(self, address: str) -> None:
+        """Take an address from the host. Connections from and to it do not notice until they time out."""
+        # Otherwise the addresses that were added later would go with the first one.
+        setting = "net.ipv4.conf.eth0.promote_secondaries=1"
+        _check(["ip", "netns", "exec", self._namespace, "sysctl", "-q", "-w", setting])
+        _ip("-n", self._namespace, "addr", "del", f"{address}/24", "dev", "eth0")
+
+    def move(self, address: str) -> None:
+        """Change the address of the host, as another access point or DHCP does."""
+        self.add_address(address)
+        self.drop_address(self.address)
+        self.address = address
 
     def limit(self, rate: str) -> None:
         """Limit both directions of the link, for example to ``20mbit`` (see tc(8) for the units)."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from hosts import Host
@@ -46,8 +47,8 @@ class Keys:
         self.path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
         """The ``PATH`` of a process that is to use this ``ssh``."""
 
-    def serve(self, host: Host) -> subprocess.Popen[bytes]:
-        """Start the server on a host; who logs in has the folders of the host."""
+    def serve(self, host: Host, more: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start the server on a host; who logs in has the folders of the host, and ``more`` variables."""
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own
         environment = host.environment()
         names = ("HOME", "DORA_RUNTIME_DIR", "DORA_DATA_DIR", "XDG_CONFIG_HOME")
@@ -59,7 +60,10 @@ class Keys:
             "UsePAM": "no",
             "PermitRootLogin": "yes",
             "PidFile": "none",
-            "SetEnv": " ".join(f"{name}={environment[name]}" for name in names),
+            "SetEnv": " ".join(
+                f"{name}={value}"
+                for name, value in ({name: environment[name] for name in names} | dict(more or {})).items()
+            ),
         }
         config = host.folder / "sshd_config"
         config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))

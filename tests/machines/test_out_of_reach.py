@@ -15,7 +15,7 @@ from hosts import network
 from rounds import ROUNDS
 from waiting import wait_until
 
-from dora.cluster.agent.agent import PING_TIMEOUT
+from dora.cluster.agent.connection import PING_TIMEOUT
 from dora.cluster.coordinator.api import SILENCE_TIMEOUT
 from dora.cluster.coordinator.fleet import FORGET_AFTER, LOST_AFTER
 

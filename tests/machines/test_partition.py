@@ -12,7 +12,15 @@ from certificates import certify
 from dora.cluster.agent.identity import parse_labels, tls_from
 from dora.cluster.agent.partition import LocalPartition, only_local_nodes, with_local_folder
 from dora.cluster.agent.worker_reports import LogForwarder, Reports
-from dora.cluster.protocol import MAX_MESSAGE, LogBatch, Partition, RunSpec, StartRun, decode_to_coordinator
+from dora.cluster.protocol import (
+    MAX_MESSAGE,
+    Endpoints,
+    LogBatch,
+    Partition,
+    RunSpec,
+    StartRun,
+    decode_to_coordinator,
+)
 from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import Dataflow, Deploy, NodeSpec
 from dora.errors import DoraError
@@ -56,6 +64,15 @@ def test_nodes_mark_packets_as_their_daemon_says(monkeypatch: pytest.MonkeyPatch
     assert partition.remote({}).dscp == 0
     monkeypatch.setenv("DORA_LINK_DSCP", "46")
     assert partition.remote({}).dscp == 46
+
+
+def test_a_node_whose_machine_is_lost_keeps_its_endpoint() -> None:
+    dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
+    given = start(dataflow, {"a": "arm", "b": "desk"}, "desk")
+    partition = LocalPartition(given, Reports(-1, "id"), lambda: False)
+    for endpoints in ({"a": "tcp/10.0.0.1:1"}, {}, {"c": "tcp/10.0.0.2:2"}):
+        partition.handle(Endpoints("id", endpoints))
+    assert partition._endpoints == {"a": "tcp/10.0.0.1:1", "c": "tcp/10.0.0.2:2"}
 
 
 def test_labels() -> None:

@@ -27,6 +27,7 @@ from dora.dataflow.plan import plan
 from dora.node.node import Node
 from dora.transport.board import CONTROL, STOPPED, Board
 from dora.transport.doorbell import Bell, Doorbell
+from dora.transport.engines import best_engine
 from dora.wire.daemon_protocol import Request, decode_to_daemon
 from dora.wire.framing import FrameBuffer, encode_frame
 from dora.wire.node_config import Address, encode_address
@@ -53,7 +54,9 @@ class FakeDaemon:
     ) -> None:
         self.run_dir = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
         self.prefix = prefix_of(self.run_dir)
-        context = RunContext("test-dataflow", self.run_dir, self.prefix, board_of(self.run_dir))
+        context = RunContext(
+            "test-dataflow", self.run_dir, self.prefix, board_of(self.run_dir), best_engine()
+        )
         self.plan = plan(dataflow, context)
         self.board = Board.create(context.board, self.plan.lines)
         for bell in self.plan.bells:

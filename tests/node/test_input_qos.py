@@ -15,7 +15,7 @@ from flows import node, operator, runtime
 from waiting import TIMEOUT
 
 from dora import DeadlineMet, DeadlineMissed, Input, Node
-from dora.transport.board import OVERDUE
+from dora.wire.counters import OVERDUE
 from dora.wire.node_protocol import NodeRestartedFrame
 
 
@@ -51,7 +51,7 @@ def counts(receiver: Node) -> dict[str, int]:
 
 
 def is_overdue(daemon: FakeDaemon) -> bool:
-    return bool(daemon.board.get(daemon.plan.configs["b"].inputs[0].slot, OVERDUE))
+    return bool(daemon.board.get(daemon.plan.configs["b"].inputs[0].slot, OVERDUE.word))
 
 
 # ------------------------------------------------------------------ deadline
@@ -239,6 +239,25 @@ def test_the_last_message_comes_before_the_closing(start_flow: StartFlow, clock:
     daemon.close_inputs("b", "in")
     clock.advance(1)
     assert taken(receiver) == [2, "INPUT_CLOSED", "STOP"]
+
+
+def test_of_so_many_messages_one_is_delivered_and_kept_ones_are_not_counted(start_flow: StartFlow) -> None:
+    _, sender, receiver = link(start_flow, every=3, keep=("stop",))
+    send(sender, 1, 2)
+    assert taken(receiver) == [1]
+    sender.send_output("out", pa.array([10]), {"stop": True})
+    send(sender, 3, 4, 5, 6, 7)
+    assert taken(receiver) == [10, 4, 7]
+    assert counts(receiver) == {"received": 4, "dropped": 0, "thinned": 4}
+
+
+def test_a_rate_takes_what_every_has_left(start_flow: StartFlow, clock: VirtualClock) -> None:
+    _, sender, receiver = link(start_flow, every=2, period_ns=100 * MILLISECOND)
+    send(sender, 1, 2)
+    assert taken(receiver) == [1]
+    send(sender, 3, 4, 5, 6)
+    clock.advance(100)
+    assert taken(receiver) == [5]
 
 
 def test_a_stop_gives_out_the_message_that_is_held(start_flow: StartFlow, clock: VirtualClock) -> None:

@@ -13,7 +13,7 @@ from waiting import TIMEOUT
 
 from dora import Node
 from dora.node.receive.timer_input import TimerInput
-from dora.transport.board import TIMED_OUT
+from dora.wire.counters import SILENT
 from dora.wire.node_config import InputConfig
 from dora.wire.node_protocol import Started, TextInput
 
@@ -309,7 +309,7 @@ def test_a_stop_after_a_missed_deadline_still_delivers_buffered_messages(silent:
 
 def is_silent(daemon: FakeDaemon, node_id: str, input_id: str) -> bool:
     (slot,) = (item.slot for item in daemon.plan.configs[node_id].inputs if item.id == input_id)
-    return bool(daemon.board.get(slot, TIMED_OUT))
+    return bool(daemon.board.get(slot, SILENT.word))
 
 
 def test_the_board_shows_a_missed_deadline_until_messages_come_again(silent: Silent) -> None:

@@ -14,7 +14,8 @@ from waiting import wait_until
 from dora import Node
 from dora.dataflow.model import OutputOptions, SafeState
 from dora.node.receive.safe_state import Silence
-from dora.transport.board import IN_SAFE_STATE, SAFE_STATES, SENT, STATE
+from dora.transport.board import SENT, STATE
+from dora.wire.counters import IN_SAFE_STATE, SAFE_STATES
 from dora.wire.node_protocol import (
     DetachInput,
     NodeFailedFrame,
@@ -239,10 +240,10 @@ def test_the_board_shows_the_safe_state(start_flow: StartFlow, clock: VirtualClo
     assert receiver.try_recv() is None
     clock.advance(20)
     assert types(receiver) == IN
-    assert (daemon.board.get(slot, SAFE_STATES), daemon.board.get(slot, IN_SAFE_STATE)) == (1, 1)
+    assert (daemon.board.get(slot, SAFE_STATES.word), daemon.board.get(slot, IN_SAFE_STATE.word)) == (1, 1)
     sender.send_output("out", b"x")
     assert types(receiver) == OUT
-    assert (daemon.board.get(slot, SAFE_STATES), daemon.board.get(slot, IN_SAFE_STATE)) == (1, 0)
+    assert (daemon.board.get(slot, SAFE_STATES.word), daemon.board.get(slot, IN_SAFE_STATE.word)) == (1, 0)
     assert daemon.board.get(slot, STATE) == 1
 
 

@@ -12,7 +12,8 @@ from flows import node
 from waiting import TIMEOUT, wait_until
 
 from dora import Node
-from dora.transport.board import CREDIT_WAITING, UNSENT
+from dora.transport.board import CREDIT_WAITING
+from dora.wire.counters import UNSENT
 from dora.wire.encode import encode
 from dora.wire.message import pack_head
 from dora.wire.node_protocol import PublishRequest, PublishResult
@@ -46,7 +47,7 @@ def join(threads: list[threading.Thread]) -> None:
 
 
 def unsent(daemon: FakeDaemon) -> int:
-    return daemon.board.get(daemon.plan.configs["a"].outputs[0].links[0].slot, UNSENT)
+    return daemon.board.get(daemon.plan.configs["a"].outputs[0].links[0].slot, UNSENT.word)
 
 
 def lend(sender: Node) -> None:

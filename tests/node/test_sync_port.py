@@ -15,8 +15,9 @@ from dora.node.events import InputClosed, Synced
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.sync_port import SyncPort
 from dora.node.send.output import OutputPort
-from dora.transport.board import LINE_BYTES, RECEIVED, UNMATCHED, WORDS, Board
+from dora.transport.board import LINE_BYTES, RECEIVED, WORDS, Board
 from dora.transport.inprocess import LocalEngine
+from dora.wire.counters import UNMATCHED
 from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig, SyncConfig
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -99,7 +100,9 @@ def test_whatever_the_order_of_arrival_and_of_polls_the_sets_are_those_of_the_mo
     for index, times in enumerate(streams):
         base = index * WORDS
         assert rig.board.words[base + RECEIVED] == len(times)
-        assert rig.board.words[base + UNMATCHED] == len(times) - sum(item[0] == index for item in in_sets)
+        assert rig.board.words[base + UNMATCHED.word] == len(times) - sum(
+            item[0] == index for item in in_sets
+        )
         last = max(
             (place for place, event in enumerate(events) if _is_new(events, place, index)), default=-1
         )

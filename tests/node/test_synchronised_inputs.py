@@ -128,7 +128,7 @@ def test_messages_without_a_partner_are_counted() -> None:
         fusion.close()
         result = flow.run()
     by_input = {link.link.rpartition("/")[2]: link for link in result.links}
-    assert by_input["arm"].unmatched == 2
+    assert by_input["arm"].counts == {"unmatched": 2}
     assert by_input["arm"].received == 4
 
 

@@ -74,3 +74,12 @@ def test_metadata_counts_when_asked_but_time_stamps_never() -> None:
 def test_nan_of_the_same_bytes_is_equal() -> None:
     a = message_of(np.array([NAN, 1.0]), {}, 1, 5)
     assert difference(a, message_of(np.array([NAN, 1.0]), {}, 2, 6)) == ""
+
+
+def test_decimals_of_a_scale_that_python_has_no_form_for_are_compared_by_their_digits() -> None:
+    of_scale = pa.decimal128(1, -100)
+    first, second = (
+        pa.Array.from_buffers(of_scale, 1, [None, pa.py_buffer(bytes([digit] * 16))]) for digit in (1, 2)
+    )
+    assert not of_arrays(first, first, Tolerance())
+    assert of_arrays(first, second, Tolerance())

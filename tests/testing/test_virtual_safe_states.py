@@ -11,6 +11,7 @@ from dora import DoraStatus, Node, Operator
 from dora.builder import DataflowBuilder
 from dora.builder import Operator as OperatorBlock
 from dora.testing import VirtualDataflow
+from dora.wire.counters import SAFE_STATES
 
 SAFE = {"value": [0, 0], "type": "float32", "silence": "20ms"}
 
@@ -127,7 +128,9 @@ def test_operators_of_one_process_have_safe_states_too() -> None:
     operators = {"planner": Planner, "motor": Motor}
     with VirtualDataflow(builder, nodes={"camera": camera, "arm": operators}) as flow:
         flow.run()
-        counts = [link.safe_states for link in flow.result.links if link.link.endswith("motor/command")]
+        counts = [
+            link.count(SAFE_STATES) for link in flow.result.links if link.link.endswith("motor/command")
+        ]
     start = seen[0][0]
     assert [(at - start, what) for at, what in seen] == [
         (0, 1),

@@ -147,7 +147,7 @@ class Bench:
                 kind="link",
                 source=f"node-{slot}/{output.id}",
                 queue_size=size,
-                policy=policy,
+                queue_policy=policy,
                 service=service,
                 slot=next(self._slots),
                 output_slot=slot,
@@ -163,7 +163,7 @@ class Bench:
                 bell="",
                 consumer=f"consumer/{item.id}",
                 queue_size=item.queue_size,
-                policy=item.policy,
+                queue_policy=item.queue_policy,
                 dynamic=dynamic,
             )
             for item in inputs

@@ -15,6 +15,7 @@ import pytest
 
 from dora.transport import board as module
 from dora.transport.board import DROPPED, LINE_BYTES, MAX_LINES, RECEIVED, SENT, WORDS, Board
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS
 
 
 @pytest.fixture
@@ -56,11 +57,16 @@ def test_every_word_has_its_place_in_the_documentation_and_none_is_used_twice() 
     page = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (node|output|link) \| (\d+) \| `([A-Z]+(?:_[A-Z]+)*)` \|", page, re.MULTILINE)
     values = {"UNCONNECTED", "CONNECTED", "CLOSED", "WORDS", "LINE_BYTES", "MAX_LINES"}
-    words = {name for name in vars(module) if name.isupper()} - values
+    words = {
+        name for name, item in vars(module).items() if name.isupper() and isinstance(item, int)
+    } - values
     assert {name for _, _, name in rows} == words
     for _, word, name in rows:
         assert getattr(module, name) == int(word) < WORDS
-    assert len({(line, word) for line, word, _ in rows}) == len(rows)
+    places = [(line, int(word)) for line, word, _ in rows]
+    places += [("link", item.word) for item in (*LINK_COUNTERS, *LINK_FLAGS)]
+    assert len(set(places)) == len(places)
+    assert max(word for _, word in places) < WORDS
 
 
 def test_a_board_is_made_once_and_private(path: str) -> None:

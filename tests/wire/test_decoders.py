@@ -193,8 +193,8 @@ def _look_at(found: Message) -> None:
     array = decode_arrow(found)
     try:
         array.to_pylist()
-    except (ValueError, OverflowError, pa.ArrowException):
-        pass  # a time that Python has no form for
+    except (ValueError, ArithmeticError, pa.ArrowException):
+        pass  # a time or a decimal that Python has no form for
     str(array)
     decode_bytes(found)
     with suppress(*BAD_MESSAGE):  # a type that NumPy does not have

@@ -110,7 +110,7 @@ CONFIG = NodeConfig(
     inputs=[
         InputConfig("tick", "timer", "dora/timer/millis/10", interval_ns=10_000_000),
         InputConfig(
-            "image", "link", "camera/image", queue_size=3, policy="backpressure", input_timeout=1.5
+            "image", "link", "camera/image", queue_size=3, queue_policy="backpressure", input_timeout=1.5
         ),
     ],
     outputs=[OutputConfig("o", links=[LinkConfig(2, 3, "/run/bell-1", "b/in", dynamic=True)])],

@@ -52,6 +52,7 @@ NAVIGATION = {
         "reference/builder",
         "reference/dataflow-yaml",
         "reference/commands",
+        "reference/counters",
         "reference/recording-format",
         "reference/quality-of-service",
         "reference/two-ways-to-start-a-node",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora._paths import address_fault
+from dora._paths import address_fault, split_addresses
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -112,6 +112,14 @@ def parse_address(text: str) -> str:
     if fault := address_fault(address):
         raise ValueError(f"`{shortened(text)}` {fault}")
     return address
+
+
+def parse_addresses(text: str) -> str:
+    """Return the addresses of a coordinator, with commas and without brackets. Raises ``ValueError``."""
+    addresses = [parse_address(address) for address in split_addresses(text)]
+    if len(set(addresses)) < len(addresses):
+        raise ValueError(f"`{shortened(text)}` has an address twice")
+    return ",".join(addresses)
 
 
 def shortened(text: str) -> str:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import click
+import msgspec
 
 from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cli.progress_bar import FIRST_WAIT
 from dora.cli.reports import report_end
 from dora.daemon.client import DaemonClient, running
 from dora.daemon.logs.console import Console
-from dora.daemon.logs.display import unshown_warning
+from dora.daemon.logs.display import Display, unshown_warning
 from dora.daemon.logs.formats import renderer, wants_colour
 from dora.daemon.logs.reader import LogReader
 from dora.errors import ConnectError, DoraError
@@ -35,15 +37,30 @@ _START_INTERVAL: Final = 0.25  # seconds between questions about the progress wh
 _INTERVAL: Final = 1.0  # and then
 
 
-def attach_to(client: Client, view: DataflowView, reporter: RunReporter) -> int:
+class Watching(msgspec.Struct, frozen=True):
+    """How `attach_to` shows a dataflow, and when it stops it. Times are in seconds."""
+
+    display: Display = Display()
+    stop_after: float | None = None  # from the moment at which all nodes are ready
+    grace: float | None = None
+    kills: bool = False  # the second Ctrl-C kills the nodes, and the third returns
+    check: Callable[[], None] = lambda: None  # called now and then; what it raises ends the command
+
+
+_PLAIN: Final = Watching()
+
+
+def attach_to(
+    client: Client, view: DataflowView, reporter: RunReporter, watching: Watching = _PLAIN
+) -> int:
     """Show the logs of a dataflow until it ends; return the exit status.
 
     The first Ctrl-C stops the dataflow, the second returns at once.
     """
-    console = _console(view)
+    console = _console(view, watching.display)
     try:
         with termination_as_interrupt(), following(client, view, reporter, console):
-            view, detached = _show(client, view, reporter, console)
+            view, detached = _show(client, view, reporter, console, watching)
     finally:
         console.close()
     if console.not_shown:
@@ -55,19 +72,27 @@ def attach_to(client: Client, view: DataflowView, reporter: RunReporter) -> int:
 
 
 def _show(
-    client: Client, view: DataflowView, reporter: RunReporter, console: Console
+    client: Client, view: DataflowView, reporter: RunReporter, console: Console, watching: Watching
 ) -> tuple[DataflowView, bool]:
     """Show the logs until the end; return the last state, and whether the user has detached."""
     reader = LogReader(view.log_directory)
-    announced = stopped = unreachable = False
+    announced = unreachable = False
+    interrupts = 0
     asked_at = 0.0
+    end = math.inf
     while True:
         try:
+            watching.check()
+            if time.monotonic() >= end:
+                end = math.inf
+                client.stop(view.uuid, watching.grace, False)
             if time.monotonic() - asked_at >= (STATUS_INTERVAL if announced else LOG_INTERVAL):
                 asked_at = time.monotonic()
                 view, unreachable = _poll_status(client, view, unreachable, reporter)
                 if not announced and _has_started(view):
                     announced = True
+                    if watching.stop_after is not None:
+                        end = time.monotonic() + watching.stop_after
                     if reporter.mode in ("long waits", "off"):  # otherwise it says so
                         console.say(f"dataflow started: {view.uuid}", to_output=True)
             with interrupts_held():  # an interrupt here would lose entries that were read
@@ -77,17 +102,19 @@ def _show(
                 return view, False
             time.sleep(LOG_INTERVAL)
         except KeyboardInterrupt:
-            if stopped:
+            interrupts += 1
+            if interrupts > 1 + watching.kills:
                 return view, True
-            stopped = True
-            reporter.say("\nstopping the dataflow; a second Ctrl-C detaches from it")
-            client.stop(view.uuid, None, False)
+            if interrupts == 1:
+                then = "kills its nodes" if watching.kills else "detaches from it"
+                reporter.say(f"\nstopping the dataflow; a second Ctrl-C {then}")
+            client.stop(view.uuid, watching.grace, interrupts > 1)
 
 
-def _console(view: DataflowView) -> Console:
+def _console(view: DataflowView, display: Display = _PLAIN.display) -> Console:
     colour = wants_colour(sys.stdout.isatty(), os.environ)
-    render = renderer("pretty", colour=colour, nodes=view.nodes, dataflow_id=view.uuid)
-    return Console(sys.stdout, render)
+    render = renderer(display.format, colour=colour, nodes=view.nodes, dataflow_id=view.uuid)
+    return Console(sys.stdout, render, display.filter)
 
 
 def _has_started(view: DataflowView) -> bool:

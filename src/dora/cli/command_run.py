@@ -61,6 +61,40 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
     open_page: bool
     progress: str
 
+    def run_file(
+        self,
+        path: str,
+        lock: Lock | None = None,
+        *,
+        on_daemon: Callable[[Daemon], None] | None = None,
+        publish: Callable[[str], str] | None = None,
+        host: str = "",
+    ) -> int:
+        """Load, build and run a dataflow file or its URL; return the exit status.
+
+        ``on_daemon`` gets the daemon before it starts, ``publish`` as for `run`. ``host``: how the user,
+        who is elsewhere, calls this machine.
+        """
+        from dora.cli.reports import report_outcome
+        from dora.cli.run_reporter import reporter_for
+        from dora.daemon.load_dataflow import check_one_machine, load_for_run
+
+        dataflow = load_for_run(
+            path, self.env, exit_when_nodes_finish=self.exit_when_nodes_finish, uv=self.uv
+        )
+        check_one_machine(dataflow)
+        reporter = reporter_for(self.progress)
+
+        def watch(daemon: Daemon) -> None:
+            reporter.watch(daemon)
+            if on_daemon is not None:
+                on_daemon(daemon)
+
+        outcome = self.run(dataflow, reporter, on_daemon=watch, lock=lock, publish=publish)
+        if host and outcome.log_directory is not None:
+            outcome = msgspec.structs.replace(outcome, log_directory=f"{host}:{outcome.log_directory}")
+        return report_outcome(outcome, reporter)
+
     def run(
         self,
         dataflow: Dataflow,
@@ -71,11 +105,13 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
         session: bool = True,
         warn: bool = True,
         tap_queue: int = 0,
+        publish: Callable[[str], str] | None = None,
     ) -> RunOutcome:
         """Build and run a loaded dataflow; return how it went.
 
         ``lock``, ``session`` and ``on_daemon`` as in `dora.api.run_loaded`, ``tap_queue`` as in
-        `LocalRunOptions`. ``warn``: print warnings about the dataflow.
+        `LocalRunOptions`. ``warn``: print warnings about the dataflow. ``publish`` gets the address of the
+        page and returns the one at which the user reaches it.
         """
         from dora.api import run_loaded
         from dora.daemon.logs.display import Display
@@ -95,6 +131,8 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
         )
 
         def show_page(address: str) -> None:
+            if publish is not None:
+                address = publish(address)
             reporter.page = address
             _show_dashboard(address, self.open_page)
 
@@ -182,11 +220,16 @@ def given_options(context: click.Context) -> list[str]:
 def _show_dashboard(address: str, open_page: bool) -> None:
     click.echo(f"The dashboard is at {address}", err=True)
     if open_page:
-        import webbrowser
-        from pathlib import Path
+        open_in_browser(address)
 
-        from dora.cluster.dashboard.page_file import write_page_file
 
-        # Not the address itself: other users can read the command line of the browser.
-        if not webbrowser.open(Path(write_page_file(address)).as_uri()):
-            click.echo("warning: no browser found to open it", err=True)
+def open_in_browser(address: str) -> None:
+    """Open the page of a run in the browser; print a warning if there is none."""
+    import webbrowser
+    from pathlib import Path
+
+    from dora.cluster.dashboard.page_file import write_page_file
+
+    # Not the address itself: other users can read the command line of the browser.
+    if not webbrowser.open(Path(write_page_file(address)).as_uri()):
+        click.echo("warning: no browser found to open it", err=True)

@@ -16,8 +16,9 @@ from dora._paths import (
     PORT_VARIABLE,
     address_fault,
     chosen_address,
+    split_addresses,
 )
-from dora.cli.argument_values import InputFile, ParameterValue, parse_address
+from dora.cli.argument_values import InputFile, ParameterValue, parse_addresses
 from dora.cluster.client import Client
 from dora.cluster.protocol import DataflowView
 from dora.errors import DoraError
@@ -33,7 +34,10 @@ def absolute_path(_ctx: click.Context, _param: click.Parameter, value: str) -> s
 def coordinator_address_options(
     use: Callable[[click.Context, str, int, str], None],
 ) -> Callable[[_Function], _Function]:
-    """Declare the options; ``use`` gets the address, the port and the authority ("" without TLS)."""
+    """Declare the options; ``use`` gets the address, the port and the authority ("" without TLS).
+
+    The address may be several, with commas.
+    """
 
     def use_all(ctx: click.Context, _param: click.Parameter, value: int) -> int:
         authority = ctx.params.pop("coordinator_ca")
@@ -53,13 +57,13 @@ def coordinator_address_options(
     )
     address = click.option(
         "--coordinator-addr",
-        type=ParameterValue("address", parse_address),
+        type=ParameterValue("address", parse_addresses),
         default="127.0.0.1",
         envvar=ADDRESS_VARIABLE,
         show_envvar=True,
-        metavar="IP",
+        metavar="IP[,IP...]",
         is_eager=True,
-        help="Address of the coordinator [127.0.0.1].",
+        help="Address of the coordinator, or several, which are tried in turn [127.0.0.1].",
     )
     authority = click.option(
         "--coordinator-ca",
@@ -103,11 +107,11 @@ def coordinator_client(address: str = "") -> Client:
     host, _, port = address.rpartition(":")
     if not address:
         host, port = chosen_address()
-    host = host.strip("[]")
     if not (port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535):
         raise DoraError(f"DORA_COORDINATOR_PORT is `{port}`, which is not a port number")
-    if fault := address_fault(host):
-        raise DoraError(f"DORA_COORDINATOR_ADDR is `{host}`, which {fault}")
+    for each in split_addresses(host):
+        if fault := address_fault(each):
+            raise DoraError(f"DORA_COORDINATOR_ADDR is `{host}`, which {fault}")
     return Client(host, int(port))
 
 

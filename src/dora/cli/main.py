@@ -87,6 +87,7 @@ Examples:
   dora demo                               run an example
   dora new my-robot                       begin a project
   dora run dataflow.yml --ui              run a dataflow, and watch it in the browser
+  dora run dataflow.yml --on ros@robot    run it on another machine, over ssh
   dora topic echo camera/image            show the messages of an output
   dora record dataflow.yml                run and record
   dora replay recording.mcap              run again with the recorded sources

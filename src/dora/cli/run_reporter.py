@@ -30,6 +30,7 @@ from dora.cli.progress_bar import (
 from dora.cli.tables import counted
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.work import Work
+from dora.wire.counters import UNSENT
 
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
@@ -115,7 +116,7 @@ class RunReporter:
         """Return the line for the end of a run, "" for none."""
         if self.mode not in ("status line", "lines"):
             return ""
-        lost = sum(link.dropped + link.unread + link.unsent for link in outcome.result.links)
+        lost = sum(link.dropped + link.unread + link.count(UNSENT) for link in outcome.result.links)
         received = sum(link.received for link in outcome.result.links)
         text = f"ended after {duration(time.monotonic() - self._begun)}"
         if outcome.result.links:

@@ -14,6 +14,7 @@ from dora.daemon.logs.terminal import visible
 from dora.observe.formatting import bandwidth, megabytes
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS
 from dora.wire.path_statistics import PathLatency
 
 MINUTE: Final = 60.0  # seconds that a sparkline shows
@@ -147,30 +148,28 @@ def _node_row(item: NodeSnapshot, several: bool) -> tuple[Text, ...]:
     )
 
 
-_QOS: Final = {"expired": "EXPIRED", "thinned": "THINNED", "missed": "MISSED", "unmatched": "UNMATCHED"}
-
-
 def link_table(links: Sequence[tuple[LinkRate, LinkHistory]], width: int) -> Table:
     """Return the names of the columns, and a row for each link; ``width`` is that of a sparkline.
 
-    The columns of latencies, and those of what QoS counts, are there if any link has such a number.
+    The columns of latencies, and of further counters, are there if any link has such a number.
     """
     now = time.monotonic()
     rows = []
     measured = any(
         rate.latency_ms is not None or history.latencies(1, now).strip() for rate, history in links
     )
-    qos = [name for name in _QOS if any(getattr(rate, name) for rate, _ in links)]
+    counters = [item for item in LINK_COUNTERS if any(item.name in rate.counts for rate, _ in links)]
     for rate, history in links:
         row = [*link_row(rate, history.stuck_s(now))]
         row.insert(2, cell(history.rates(width, now), "cyan"))
-        row[6:6] = (cell(f"{getattr(rate, name):,}") for name in qos)
+        row[6:6] = (cell(f"{rate.counts.get(item.name, 0):,}") for item in counters)
         if measured:
             row.append(cell(history.latencies(width, now), "cyan"))
         else:
             del row[-2:]
         rows.append(tuple(row))
-    head = ("LINK", "RATE", "LAST MINUTE", "BANDWIDTH", "QUEUE", "DROPPED", *(_QOS[name] for name in qos))
+    further = (item.name.replace("_", " ").upper() for item in counters)
+    head = ("LINK", "RATE", "LAST MINUTE", "BANDWIDTH", "QUEUE", "DROPPED", *further)
     return (*head, "WAITS", "99 %", "LAST MINUTE") if measured else head, rows
 
 
@@ -201,12 +200,10 @@ def link_row(rate: LinkRate, stuck_s: float = 0.0) -> tuple[Text, ...]:
     dropping = f" (+{rate.dropping_hz:.1f}/s)" if rate.dropping_hz else ""
     waits = ("-", "-") if rate.latency_ms is None else (f"{value:.1f} ms" for value in rate.latency_ms)
     hz = cell(f"{rate.hz:.1f}/s")
-    if rate.silent or stuck_s:
-        hz = cell("silent" if rate.silent else f"stuck {stuck_s:.0f} s", "bold red")
-    elif rate.in_safe_state:
-        hz = cell("safe state", "bold red")
-    elif rate.overdue:
-        hz = cell("late", "bold red")
+    if label := next((flag.label for flag in LINK_FLAGS if flag.name in rate.flags), ""):
+        hz = cell(label, "bold red")
+    elif stuck_s:
+        hz = cell(f"stuck {stuck_s:.0f} s", "bold red")
     return (
         cell(f"{link.producer} -> {link.consumer}"),
         hz,

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from dora._paths import AUTHORITY_VARIABLE
+from dora._paths import AUTHORITY_VARIABLE, host_and_port, split_addresses
 from dora._version import __version__
 from dora.cluster.protocol import (
     ACTIVE,
@@ -71,20 +71,21 @@ class Client:
         authority: str | None = None,
         token: Token | None = None,
     ) -> None:
-        """``starter`` is the command that starts the coordinator.
+        """``address`` may be several, with commas; ``starter`` is the command that starts the coordinator.
 
         ``authority`` is the CA file of a coordinator with TLS; "": no TLS, None: as the environment
         says. ``token`` None: the one that `find_token` finds.
         """
         self._token = token
-        self.address = address
+        self.addresses = split_addresses(address)
+        self.address = self.addresses[0]  # at which it answered last
         self.port = port
         self.authority = authority_from_environment() if authority is None else authority
         self._starter = starter
 
     @property
     def where(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return host_and_port(self.address, self.port)
 
     def token(self) -> Token | None:
         """Return the token of its requests, None if there is none. Raises `DoraError`."""
@@ -202,8 +203,9 @@ class Client:
             hints = f"  hint: is the coordinator running? Start it with `{self._starter}`"
             if isinstance(error, ConnectionResetError) and not self.authority:
                 hints += f"\n  hint: one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
+            where = " or ".join(host_and_port(address, self.port) for address in self.addresses)
             raise Unreachable(
-                f"cannot connect to coordinator at {self.where}: {error.strerror or error}\n\n{hints}",
+                f"cannot connect to coordinator at {where}: {error.strerror or error}\n\n{hints}",
                 refused=isinstance(error, ConnectionRefusedError),
             ) from None
         except http.client.HTTPException:
@@ -219,15 +221,28 @@ class Client:
             raise self.not_a_coordinator() from None
 
     def _connect(self, token: Token | None, timeout: float | None) -> http.client.HTTPConnection:
+        """Connect at the first address that works, beginning with the last one; raises the first fault."""
+        faults: list[Exception] = []
+        for address in sorted(self.addresses, key=lambda address: address != self.address):
+            try:
+                connection = self._connect_to(address, token, timeout)
+            except (OSError, http.client.HTTPException, UnprovenServerError) as fault:
+                faults.append(fault)
+            else:
+                self.address = address
+                return connection
+        raise faults[0]
+
+    def _connect_to(
+        self, address: str, token: Token | None, timeout: float | None
+    ) -> http.client.HTTPConnection:
         """Connect to a server that proves its identity, by its certificate or by knowing the token."""
         encryption = client_context(self.authority)
         if encryption is None:
-            connection = proven_connection(self.address, self.port, token)
+            connection = proven_connection(address, self.port, token)
             connection.sock.settimeout(timeout)
             return connection
-        encrypted = http.client.HTTPSConnection(
-            self.address, self.port, timeout=timeout, context=encryption
-        )
+        encrypted = http.client.HTTPSConnection(address, self.port, timeout=timeout, context=encryption)
         encrypted.connect()
         return encrypted
 

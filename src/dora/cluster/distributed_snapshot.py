@@ -11,7 +11,7 @@ from dora.errors import ConnectError
 from dora.observe.load import Load
 from dora.observe.queries import SnapshotQuery
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, RunSnapshot, Snapshots, merge
+from dora.observe.snapshot import NodeSnapshot, RunSnapshot, Snapshot, merge
 from dora.wire.daemon_protocol import Inspection
 
 
@@ -42,7 +42,7 @@ class DistributedSnapshot:
         self._machine_of = machine_of
         self._local = None if run is None else RunSnapshot(run, latency=latency)
         self._remote = RemoteObserver(dict(connections), lambda _: SnapshotQuery(every, latency))
-        self._newest: dict[str, Snapshots] = {}  # by machine
+        self._newest: dict[str, Snapshot] = {}  # by machine
         self._asked = set(connections)
         self._deadline = time.monotonic() + every + ANSWER_TIMEOUT
 
@@ -91,7 +91,7 @@ class DistributedSnapshot:
 
     def _keep(self, items: Sequence[object]) -> None:
         for item in items:
-            if not isinstance(item, Snapshots):
+            if not isinstance(item, Snapshot):
                 continue
             if item.machine in self._asked:
                 self._newest[item.machine] = item

@@ -7,7 +7,6 @@ end of a run until it gets an `AckEnd`, so a broken connection loses no record.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
@@ -15,11 +14,10 @@ import msgspec
 
 from dora._version import __version__
 from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
-from dora.daemon.logs.diagnostics import LEVELS, shown
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
-from dora.daemon.supervisor.status import PeerStatus
+from dora.daemon.supervisor.status import FormerPart, PeerStatus
 from dora.wire.clock import ClockOffset
 from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
@@ -80,10 +78,11 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
 class RunReport(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
     """The state of a run, or how it ended; in a dataflow on several machines, of one partition.
 
-    ``reason`` says why the run failed if no node did, and while it runs which node failed first. ``ports``
-    are the ports at which nodes listen for other machines, None until they are chosen. ``peer_status`` is
-    for the other machines. ``secret`` is that of the `Partition`: a restarted coordinator learns it here,
-    and gives it to machines that join.
+    ``reason`` says why the run failed if no node did, and while it runs which node failed first.
+    ``crashed``: the process that ran it was killed. ``ports`` are the ports at which nodes listen for other
+    machines, None until they are chosen. ``peer_status`` is for the other machines. ``secret`` comes from
+    the `Partition`: a restarted coordinator learns it here, and gives it to machines that join. ``lost``:
+    the ``loss`` of a `MachineLost` → what this partition knows of the part of that machine.
     """
 
     dataflow_id: str
@@ -94,6 +93,8 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
     peer_status: PeerStatus | None = None
     revision: int = 0  # as in `RunSpec`: the change that its part has taken over
     secret: str = ""
+    crashed: bool = False
+    lost: dict[str, FormerPart] = {}
 
 
 class RunUsage(msgspec.Struct, frozen=True):
@@ -256,6 +257,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     Nodes of other machines show ``secret`` when they connect. The daemon fills in ``interface`` and
     ``tls``. ``own_log_folder``: this machine keeps its log files in its data folder, because the
     coordinator writes the same entries to the dataflow's log folder, which the two machines may share.
+    ``former``: this machine has lost its part, and starts it again.
     """
 
     machine: str
@@ -264,6 +266,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     own_log_folder: bool = False
     interface: str = ""
     tls: TlsFiles | None = None
+    former: FormerPart | None = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -287,7 +290,10 @@ class StartRun(msgspec.Struct, frozen=True, tag=True):
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag=True):
-    """All machines of a dataflow are prepared. ``endpoints``: node → where other machines reach it."""
+    """All machines of a dataflow are prepared. ``endpoints``: node → where other machines reach it.
+
+    It is sent again when an endpoint changes.
+    """
 
     dataflow_id: str
     endpoints: dict[str, str]
@@ -301,12 +307,22 @@ class PeerReport(msgspec.Struct, frozen=True, tag=True):
     peer_status: PeerStatus
 
 
+class AddressChanged(msgspec.Struct, frozen=True, tag=True):
+    """This machine has another address: its nodes listen there. From the daemon to its workers."""
+
+    address: str
+
+
 class MachineLost(msgspec.Struct, frozen=True, tag=True):
-    """Another machine of a dataflow is lost; ``reason`` completes a sentence."""
+    """Another machine of a dataflow is lost; ``reason`` completes a sentence.
+
+    ``loss`` is not "" if the machine may come back. It is answered with `RunReport.lost`.
+    """
 
     dataflow_id: str
     machine: str
     reason: str
+    loss: str = ""
 
 
 class ReleasePartition(msgspec.Struct, frozen=True, tag=True):
@@ -316,11 +332,15 @@ class ReleasePartition(msgspec.Struct, frozen=True, tag=True):
 
 
 class StopRun(msgspec.Struct, frozen=True, tag=True):
-    """Stop a dataflow. ``grace`` None: the default. ``force``: kill the nodes at once."""
+    """Stop a dataflow. ``grace`` None: the default. ``force``: kill the nodes at once.
+
+    ``may_return``: the machine counts as lost, and its part is started again, with the states of its nodes.
+    """
 
     dataflow_id: str
     grace: float | None = None
     force: bool = False
+    may_return: bool = False
 
 
 class JoinCluster(msgspec.Struct, frozen=True, tag=True):
@@ -427,6 +447,7 @@ ToDaemon = (
     | StartRun
     | Endpoints
     | PeerReport
+    | AddressChanged
     | MachineLost
     | ReleasePartition
     | StopRun
@@ -573,16 +594,3 @@ def _daemon_fault(daemon: Hello | Introduction, coordinator: Welcome) -> str:
 def _version_text(peer: Hello | Introduction | Welcome) -> str:
     protocol = f"protocol {peer.protocol}" if peer.protocol else "an unknown protocol"
     return f"{peer.version or 'of an unknown version'} with {protocol}"
-
-
-# ----------------------------------------------------------------------- diagnostics (``RUST_LOG=debug``)
-
-ROUTINE: Final = (Heartbeat, HeartbeatAnswer, AckLogs, LogBatch, GetUsage, MetricsResult, GetMetrics, Usage)
-"""Messages that come again and again; only the level ``trace`` shows them."""
-
-
-def log_message(log: logging.Logger, direction: str, message: ToCoordinator | ToDaemon) -> None:
-    """Log a message, for the diagnostics of its sender or receiver."""
-    level = LEVELS["trace" if isinstance(message, ROUTINE) else "debug"]
-    if log.isEnabledFor(level):
-        log.log(level, "%s %s", direction, shown(message))

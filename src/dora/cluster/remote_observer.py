@@ -14,13 +14,13 @@ import msgspec
 from dora._version import __version__
 from dora.cluster.protocol import CLOSE_WITH_REASON, VERSION_HEADER
 from dora.errors import ConnectError, DoraError
-from dora.observe.queries import Begun
+from dora.observe.queries import QueryBegun
 from dora.observe.remote.protocol import (
     MAX_DELIVERY,
     Ask,
-    Enough,
+    DeliveryTaken,
+    EndQuery,
     Item,
-    More,
     Query,
     QueryEnded,
     QueryStatus,
@@ -122,11 +122,11 @@ class ObserverConnection:
 
     def more(self) -> None:
         """Ask for the next delivery."""
-        self._send(More())
+        self._send(DeliveryTaken())
 
     def enough(self) -> None:
         """End the query."""
-        self._send(Enough())
+        self._send(EndQuery())
 
     def close(self) -> None:
         self._connection.close()
@@ -243,7 +243,7 @@ class RemoteObserver:
         for item in items:
             if isinstance(item, QueryEnded):
                 self._end(connection, item)
-            elif isinstance(item, Begun):
+            elif isinstance(item, QueryBegun):
                 self._start_clock(connection)
             else:
                 results.append(item)

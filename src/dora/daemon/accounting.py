@@ -7,37 +7,33 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
 from dora.daemon.supervisor.result import LinkReport
+from dora.daemon.supervisor.status import FormerPart, PeerStatus
 from dora.dataflow.layout import Link, Plan
 from dora.transport.board import (
     ASLEEP,
+    BEGUN,
     CLOCK_ERROR,
     CLOCK_OFFSET,
     CLOSED,
+    CONNECTED,
     CONTROL,
     DROPPED,
-    EXPIRED,
     FIRST,
     FORWARDED,
-    IN_SAFE_STATE,
-    MISSED,
-    OVERDUE,
     RECEIVED,
     RECORDED,
     REPEATED,
-    RESTART_LOSS,
-    SAFE_STATES,
     SENT,
     STATE,
     STOPPED,
-    THINNED,
-    TIMED_OUT,
     UNCONNECTED,
-    UNMATCHED,
-    UNSENT,
     Board,
+    delivered,
+    link_counts,
 )
 from dora.transport.doorbell import Bell
 from dora.wire.clock import ClockOffset
+from dora.wire.counters import LINK_FLAGS, RESTART_LOSS
 from dora.wire.node_protocol import StopFrame, ToNode
 
 GATEWAY = ""  # in place of a node: the gateway, which sends the outputs of other machines here
@@ -85,6 +81,51 @@ class Accounting:
                 self._sent_at_end.setdefault(link.slot, self.board.get(link.output_slot, SENT))
         self._adopt(plan)
 
+    def resume(self, former: FormerPart) -> None:
+        """Continue the counts of this machine's lost part, as far as other machines know them.
+
+        A message that nobody else got is not known: its number is used again. Messages that had arrived
+        here, and were not taken, are lost like the queue of a process that is killed.
+        """
+        board, plan = self.board, self._plan
+        latched = set()
+        for node_id, config in plan.configs.items():
+            for output in config.outputs:
+                board.set(output.slot, SENT, former.sent.get(f"{node_id}/{output.id}", 0))
+                if output.latch is not None:
+                    latched.add(output.slot)
+        for link in plan.links:
+            name = f"{link.consumer}/{link.input}"
+            if link.kind != "link" or link.target_machine:
+                continue
+            if not link.source_machine:
+                board.set(link.slot, FIRST, board.get(link.output_slot, SENT))
+            elif name in former.taken:
+                board.set(link.slot, FIRST, former.taken[name])
+                board.set(link.slot, STATE, CLOSED)  # not for the first time
+                # Messages of a latched output come again.
+                for word in (SENT,) if link.output_slot in latched else (SENT, FORWARDED):
+                    known = max(board.get(link.output_slot, word), former.taken[name])
+                    board.set(link.output_slot, word, known)
+
+    def part_of(self, machine: str, status: PeerStatus) -> FormerPart:
+        """Return what is known of the part of a lost machine; its gateway is not heard any more."""
+        get = self.board.get
+        links = [link for link in self._plan.links if link.kind == "link"]
+        outputs = {
+            f"{link.producer}/{link.output}": link.output_slot
+            for link in links
+            if link.source_machine == machine and not link.target_machine
+        }
+        taken = {
+            f"{link.consumer}/{link.input}": get(link.slot, FIRST) + get(link.slot, RECEIVED)
+            for link in links
+            if link.target_machine == machine and not link.source_machine and get(link.slot, STATE)
+        }
+        # Receivers may know from its gateway that messages up to BEGUN will not come.
+        sent = {name: max(get(slot, SENT), get(slot, BEGUN)) for name, slot in outputs.items()}
+        return FormerPart(status, sent, taken)
+
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
         """Write to each output of another machine how far the clock of this one is ahead."""
         self._clock_offsets = offsets
@@ -112,9 +153,8 @@ class Accounting:
                 self.close_link(slot)
         for item in self._plan.configs[node_id].inputs:
             if item.kind != "timer":
-                self.board.set(item.slot, TIMED_OUT, 0)
-                self.board.set(item.slot, IN_SAFE_STATE, 0)
-                self.board.set(item.slot, OVERDUE, 0)
+                for flag in LINK_FLAGS:
+                    self.board.set(item.slot, flag.word, 0)
 
     def close_link(self, slot: int) -> None:
         """Close a link, and wake a sender that waits for its receiver."""
@@ -129,6 +169,13 @@ class Accounting:
         for slot in self._by_consumer[node_id]:
             self._sent_at_end.pop(slot, None)
         self.board.set(self._plan.configs[node_id].node_slot, STOPPED, 0)
+
+    def open_receivers(self, node_id: str) -> None:
+        """Open the links to a node of another machine that runs again."""
+        for slot in self._by_consumer[node_id]:
+            if self.board.get(slot, STATE) == CLOSED:
+                self._sent_at_end.pop(slot, None)
+                self.board.set(slot, STATE, CONNECTED)
 
     def release_sends(self, node_id: str, message: ToNode, patience: Callable[[str], float]) -> None:
         """End the waits of a node for full queues, if the message asks it to stop.
@@ -198,12 +245,11 @@ class Accounting:
         get = self.board.get
         gone = [link for link in self._gone if link.kind == "text" or get(link.slot, STATE) != UNCONNECTED]
         for link in (*gone, *self._plan.links):
-            unsent = get(link.slot, UNSENT)
+            counts = link_counts(self.board.words, link.slot)
             if link.target_machine:  # the other machine counts the rest
-                if unsent:
-                    reports.append(LinkReport(str(link), link.policy, link.queue_size, unsent=unsent))
+                if counts:
+                    reports.append(LinkReport(str(link), link.queue_policy, link.queue_size, counts=counts))
                 continue
-            expired, thinned = get(link.slot, EXPIRED), get(link.slot, THINNED)
             received, dropped = get(link.slot, RECEIVED), get(link.slot, DROPPED)
             if link.kind == "text":
                 sent = text_sent.get(link.slot, 0)
@@ -213,26 +259,21 @@ class Accounting:
             else:
                 at_end = self._sent_at_end.get(link.slot, get(link.output_slot, SENT))
                 sent = max(at_end - get(link.slot, FIRST), received + dropped)
-                if link.policy != "backpressure":
+                if link.queue_policy != "backpressure":
                     # The receiver notices a loss with the next message that it takes, if it takes one.
                     dropped = max(dropped, sent - received - max(link.queue_size, link.engine_queue_size))
-            repeated = get(link.slot, REPEATED)  # sent again by the latch, and received again
+            if RESTART_LOSS.name in counts:
+                counts[RESTART_LOSS.name] = min(counts[RESTART_LOSS.name], dropped)
             reports.append(
                 LinkReport(
                     link=str(link),
-                    policy=link.policy,
+                    policy=link.queue_policy,
                     queue_size=link.queue_size,
-                    sent=sent + repeated,
-                    received=max(0, received + repeated - expired - thinned),
+                    sent=sent + get(link.slot, REPEATED),  # by the latch
+                    received=delivered(self.board.words, link.slot, counts),
                     dropped=dropped,
-                    expired=expired,
-                    thinned=thinned,
-                    missed=get(link.slot, MISSED),
                     unread=max(0, sent - received - dropped),
-                    unsent=unsent,
-                    restart_loss=min(get(link.slot, RESTART_LOSS), dropped),
-                    unmatched=get(link.slot, UNMATCHED),
-                    safe_states=get(link.slot, SAFE_STATES),
+                    counts=counts,
                 )
             )
         return tuple(reports)

@@ -48,7 +48,7 @@ from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.clock import ClockOffset
 from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, RunProgress, SentCounts
-from dora.wire.node_config import InputConfig
+from dora.wire.node_config import InputConfig, RemoteConfig
 from dora.wire.node_protocol import (
     Register,
     TextInput,
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from dora.daemon.logs.writer import LogFiles
     from dora.daemon.progress import ProgressMeter
     from dora.daemon.reload.watch import HotReload
-    from dora.daemon.supervisor.status import Peers
+    from dora.daemon.supervisor.status import FormerPart, Peers
 
 RECORDERS_TIMEOUT = 5.0  # seconds that recorders may take for the last messages
 CIRCLES_AFTER = 1.0  # seconds until the first look at nodes that wait for each other
@@ -98,6 +98,8 @@ class Daemon:
             },
             standby=context.engine != "zenoh",
             generations=placement.generations,
+            revision=options.revision,
+            former=None if options.former is None else options.former.status,
         )
         self.peers: Peers | None = None  # the supervisors of the other machines
         self.log_error: BaseException | None = None  # an exception of ``on_log``
@@ -118,6 +120,8 @@ class Daemon:
         for path in self._plan.bells:
             Doorbell.make(path)
         self._accounting = Accounting(Board.create(run.board, self._plan.lines), self._plan)
+        if options.former is not None:
+            self._accounting.resume(options.former)
         handle = traced(self.supervisor.handle)
         self._executor = Executor(self.supervisor, self, self._accounting, time.monotonic, handle)
         self._cleanup = Cleanup(
@@ -171,6 +175,7 @@ class Daemon:
             self._accounting,
             self._link_changes,
             self._requests,
+            options.state_directory,
             feed=self.feed,
             on_closed=self._on_node_disconnected,
         )
@@ -283,6 +288,32 @@ class Daemon:
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
         """Note how far this machine's clock is ahead of others. For the daemon's thread only."""
         self._accounting.set_clocks(offsets)
+
+    def set_remote(self, remote: RemoteConfig) -> None:
+        """Give the gateway other endpoints. For the daemon's thread only."""
+        if (gateway := self._plan.gateway) is None:
+            return
+        placement = msgspec.structs.replace(self.context.placement, remote=remote)
+        self.context = msgspec.structs.replace(self.context, placement=placement)
+        self._plan = msgspec.structs.replace(
+            self._plan, gateway=msgspec.structs.replace(gateway, remote=remote)
+        )
+        self._apply_gateway()
+
+    def ask_part_of(self, machine: str, tell: Callable[[FormerPart], None]) -> None:
+        """Call a function with what is known here of the part of a lost machine, when that is final.
+
+        The endpoint of the machine is no longer among those of `set_remote`. So once the gateway uses
+        these, nothing of that part arrives any more. For the daemon's thread only.
+        """
+
+        def look() -> None:
+            tell(self._accounting.part_of(machine, self.supervisor.known_status(machine)))
+
+        if self._gateway is None:
+            look()
+        else:
+            self._gateway.call_when_applied(look)
 
     def progress(self) -> RunProgress:
         """Return how far the run is. For the daemon's thread only."""

@@ -49,6 +49,8 @@ class GatewayProcess:
         self._pause = _PAUSE
         self._began = 0.0
         self._closed = False
+        self._sent = self._applied = 0  # configurations of the present process
+        self._waiting: list[tuple[int, Callable[[], None]]] = []  # what `call_when_applied` got
 
     @property
     def pid(self) -> int | None:
@@ -64,6 +66,17 @@ class GatewayProcess:
             self._send()
         elif config.streams or config.sources:
             self._start()
+
+    def call_when_applied(self, work: Callable[[], None]) -> None:
+        """Call a function once the process uses the present configuration, or there is no process."""
+        if self._process is None:
+            work()
+        else:
+            self._waiting.append((self._sent, work))
+
+    def _call_waiting(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._applied:
+            self._waiting.pop(0)[1]()
 
     def _start(self) -> None:
         if self._closed or self._process is not None:
@@ -93,6 +106,7 @@ class GatewayProcess:
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _send(self) -> None:
+        self._sent += 1
         self._unsent += msgspec.json.encode(self._config) + b"\n"
         self._write()
 
@@ -123,7 +137,10 @@ class GatewayProcess:
         *lines, self._output = (self._output + data).split(b"\n")
         for line in lines:
             level, text = msgspec.json.decode(line)
-            if level in ("error", "warn", "info"):
+            if level == "applied":
+                self._applied += 1
+                self._call_waiting()
+            elif level in ("error", "warn", "info"):
                 self._log(cast("Level", level), text)
 
     def _end(self) -> None:
@@ -148,8 +165,12 @@ class GatewayProcess:
         process.stdout.close()
         process.kill()
         process.wait()
+        self._applied = self._sent
+        self._call_waiting()
+        self._sent = self._applied = 0
 
     def close(self) -> None:
         """End the process."""
         self._closed = True
+        self._waiting.clear()
         self._forget()

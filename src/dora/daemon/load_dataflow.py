@@ -10,7 +10,7 @@ import msgspec
 
 from dora.daemon.build.build import missing
 from dora.dataflow import load, missing_files, parse
-from dora.dataflow.model import HERE, Dataflow
+from dora.dataflow.model import Dataflow
 from dora.errors import DataflowError, DoraError
 
 MAX_FILE_SIZE: Final = 16 << 20  # bytes
@@ -61,7 +61,7 @@ def load_for_run(
 def check_one_machine(dataflow: Dataflow) -> None:
     """Raise `DoraError` if a node has a `deploy`: without a coordinator there is only this machine."""
     for node in dataflow.nodes:
-        if node.deploy != HERE:
+        if node.deploy.names_place:
             where = f" ({node.place})" if node.place else ""
             raise DoraError(
                 f"node `{node.id}` has a `deploy`{where}, and only a coordinator knows machines; start it "

@@ -38,8 +38,8 @@ class _Standby(msgspec.Struct):
 class NodeConnections:
     """The connections of one run's nodes; what nodes send becomes an event or an answer.
 
-    ``admitted`` is filled here: node → its connection. ``on_closed`` is called with a node whose connection
-    was lost, before the supervisor gets to know it.
+    ``admitted`` is filled here: node → its connection. ``state_directory`` is as in `LocalRunOptions`.
+    ``on_closed`` is called with a node whose connection was lost, before the supervisor gets to know it.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class NodeConnections:
         accounting: Accounting,
         link_changes: LinkChanges,
         requests: RequestHandler,
+        state_directory: str,
         *,
         feed: Callable[[on.Event], None],
         on_closed: Callable[[str], None],
@@ -58,6 +59,7 @@ class NodeConnections:
         self._accounting = accounting
         self._link_changes = link_changes
         self._requests = requests
+        self._state_directory = state_directory
         self._feed = feed
         self._on_closed = on_closed
         self._standby: dict[str, _Standby] = {}
@@ -135,7 +137,14 @@ class NodeConnections:
             restart_count=command.restart_count,
             parameters=command.parameters,
             event_logs=self._requests.event_logs.of(command.node_id),
+            state_file=self._state_file(command.node_id, plan),
         )
+
+    def _state_file(self, node_id: str, plan: Plan) -> str:
+        if not self._state_directory:
+            return ""
+        # Another node of the same name is not to find the state of the former one.
+        return f"{self._state_directory}/{node_id}-{plan.generations.get(node_id, 0)}"
 
     # ----------------------------------------------------------------------- frames
 

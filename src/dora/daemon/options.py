@@ -13,6 +13,7 @@ from dora.transport.engines import ENGINES, best_engine
 from dora.wire.node_config import EngineName, TraceConfig
 
 if TYPE_CHECKING:
+    from dora.daemon.supervisor.status import FormerPart
     from dora.dataflow.layout import Placement
 
 ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
@@ -60,6 +61,9 @@ class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
     join: Callable[[], Placement] | None = None  # None: all nodes are on this machine
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
+    state_directory: str = ""  # of nodes; "": with the files of the run, which do not outlive a reboot
+    revision: int = 0  # the changes of the dataflow so far, if it runs on several machines
+    former: FormerPart | None = None  # this machine has lost its part, and starts it again
 
     @classmethod
     def of(cls, options: RunOptions, **others: Any) -> LocalRunOptions:

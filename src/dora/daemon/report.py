@@ -13,6 +13,7 @@ import msgspec
 from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
 from dora.dataflow.model import asks_for_drops
 from dora.dataflow.problems import listed
+from dora.wire.counters import LEFT_OUT, LINK_COUNTERS
 
 _INDENT = "    "
 
@@ -84,7 +85,7 @@ def troubles(result: DataflowResult) -> list[str]:
         for node_id, outputs in sorted(result.undeclared.items())
     ]
     found += [
-        f"`{_input(link)}` lost {link.overflowed:,} of {link.sent:,} messages"
+        f"`{link.input}` lost {link.overflowed:,} of {link.sent:,} messages"
         for link in result.links
         if link.mostly_lost
     ]
@@ -156,21 +157,13 @@ def loss_report(result: DataflowResult) -> str:
     unread although it ended by itself.
     """
     parts = []
-    lossy = [
-        link
-        for link in result.links
-        if link.overflowed or link.unread or link.expired or link.thinned or link.missed
-    ]
-    surprising = [link for link in lossy if _is_surprise(link, result)]
+    surprising = [link for link in result.links if _is_surprise(link, result)]
     if surprising:
         parts.append(_table(surprising))
-    if len(surprising) < len(lossy):
-        parts.append("\n".join(_line(link, result) for link in lossy if link not in surprising))
-    parts += [_restart_loss(link) for link in result.links if link.restart_loss]
-    parts += [_safe_states(link) for link in result.links if link.safe_states]
-    parts += [_unsent(link) for link in result.links if link.unsent]
-    if unmatched := [link for link in result.links if link.unmatched]:
-        parts.append("\n".join(map(_unmatched, unmatched)))
+    lines = [_line(link, result, in_table=link in surprising) for link in result.links]
+    if any(lines):
+        parts.append("\n".join(filter(None, lines)))
+    parts += [_machine_loss(name, count) for name, count in sorted(result.machine_losses.items())]
     for node_id, outputs in sorted(result.undeclared.items()):
         for output, count in sorted(outputs.items()):
             plural = "s" if count != 1 else ""
@@ -192,93 +185,63 @@ def _is_surprise(link: LinkReport, result: DataflowResult) -> bool:
 
 def _why_ended(link: LinkReport, result: DataflowResult) -> str:
     """Return what ended the receiver before it had read everything, "" if it ended by itself."""
-    receiver = _input(link).partition("/")[0]
-    if any(failure.node_id == receiver for failure in result.failures):
-        return f"`{receiver}` failed"
+    if any(failure.node_id == link.receiver for failure in result.failures):
+        return f"`{link.receiver}` failed"
     return "the dataflow was stopped" if result.stopped else ""
 
 
-def _line(link: LinkReport, result: DataflowResult) -> str:
-    """
-    >>> link = LinkReport("cam/image -> eye/image", "drop_oldest", 1, 120, 101, 18, 1)
+def _line(link: LinkReport, result: DataflowResult, *, in_table: bool = False) -> str:
+    """Return what was lost, counted or left out, "" if nothing was; without what a table says already.
+
+    >>> link = LinkReport("cam/image -> eye/image", "drop_oldest", 1, 120, 100, 18, 1, {"expired": 1})
     >>> _line(link, DataflowResult("id"))
-    'cam/image -> eye/image: 101 of 120 messages received, 18 dropped (queue_size: 1), 1 unread'
-    """
-    parts = [f"{link.link}: {link.received} of {link.sent} messages received"]
-    if link.overflowed:
-        why = "queue_policy: latest" if link.policy == "latest" else f"queue_size: {link.queue_size}"
-        parts.append(f"{link.overflowed} dropped ({why})")
-    parts += _left_out(link)
-    if link.unread:
-        why = _why_ended(link, result)
-        parts.append(f"{link.unread} unread" + (f" when {why}" if why else ""))
-    if link.missed:
-        parts.append(f"the deadline missed {link.missed} time{'s' if link.missed != 1 else ''}")
-    return ", ".join(parts)
-
-
-def _left_out(link: LinkReport) -> list[str]:
-    """
-    >>> _left_out(LinkReport("cam/image -> eye/image", "latest", 1, 120, 101, expired=2, thinned=17))
-    ['2 expired', '17 thinned']
-    """
-    counts = ((link.expired, "expired"), (link.thinned, "thinned"))
-    return [f"{count} {word}" for count, word in counts if count]
-
-
-def _restart_loss(link: LinkReport) -> str:
-    """
-    >>> _restart_loss(LinkReport("cam/image -> eye/image", "drop_oldest", 1, dropped=7, restart_loss=7))
+    'cam/image -> eye/image: 100 of 120 messages received, 18 dropped (queue_size: 1), 1 unread, 1 expired'
+    >>> link = LinkReport("cam/image -> eye/image", "drop_oldest", 1, dropped=7, counts={"restart_loss": 7})
+    >>> _line(link, DataflowResult("id"))
     'cam/image -> eye/image: 7 messages lost while `eye` was restarting'
     """
-    plural = "s" if link.restart_loss != 1 else ""
-    receiver = _input(link).partition("/")[0]
-    return f"{link.link}: {link.restart_loss} message{plural} lost while `{receiver}` was restarting"
+    parts = []
+    left_out = any(link.count(counter) for counter in LEFT_OUT)
+    if not in_table and (link.overflowed or link.unread or left_out):
+        parts.append(f"{link.received} of {link.sent} messages received")
+        if link.overflowed:
+            why = "queue_policy: latest" if link.policy == "latest" else f"queue_size: {link.queue_size}"
+            parts.append(f"{link.overflowed} dropped ({why})")
+        if link.unread:
+            why = _why_ended(link, result)
+            parts.append(f"{link.unread} unread" + (f" when {why}" if why else ""))
+    parts += [
+        counter.describe(count, link.sender, link.receiver)
+        for counter in LINK_COUNTERS
+        if (count := link.count(counter)) and not (in_table and counter in LEFT_OUT)
+    ]
+    return f"{link.link}: {', '.join(parts)}" if parts else ""
 
 
-def _safe_states(link: LinkReport) -> str:
+def _machine_loss(machine: str, count: int) -> str:
     """
-    >>> _safe_states(LinkReport("plan/command -> arm/command", "drop_oldest", 1, safe_states=2))
-    'plan/command -> arm/command: 2 times in its safe state'
+    >>> print(_machine_loss("robot", 2))
+    Machine `robot` was lost 2 times.
+      Messages of its nodes that no other machine had got by then are in no count.
+      Links to its nodes count from the last message that the sender knows to be taken.
     """
-    plural = "s" if link.safe_states != 1 else ""
-    return f"{link.link}: {link.safe_states} time{plural} in its safe state"
-
-
-def _unsent(link: LinkReport) -> str:
-    """
-    >>> _unsent(LinkReport("cam/image -> eye/image", "backpressure", 1, unsent=2))
-    'cam/image -> eye/image: 2 messages not sent: a queue was full when `cam` was asked to stop'
-    """
-    plural = "s" if link.unsent != 1 else ""
-    sender = link.link.partition("/")[0]
-    why = f"a queue was full when `{sender}` was asked to stop"
-    return f"{link.link}: {link.unsent} message{plural} not sent: {why}"
-
-
-def _unmatched(link: LinkReport) -> str:
-    """
-    >>> _unmatched(LinkReport("arm/state -> fusion/arm", "drop_oldest", 10, received=40, unmatched=7))
-    'arm/state -> fusion/arm: 7 of 40 received messages unmatched: they were in no set of `sync`'
-    """
-    counts = f"{link.unmatched} of {link.received} received messages unmatched"
-    return f"{link.link}: {counts}: they were in no set of `sync`"
+    times = "" if count == 1 else f" {count} times"
+    return (
+        f"Machine `{machine}` was lost{times}.\n"
+        "  Messages of its nodes that no other machine had got by then are in no count.\n"
+        "  Links to its nodes count from the last message that the sender knows to be taken."
+    )
 
 
 def _table(links: Sequence[LinkReport]) -> str:
-    columns: dict[str, Callable[[LinkReport], int]] = {
-        "sent": lambda link: link.sent,
-        "received": lambda link: link.received,
-        "dropped": lambda link: link.overflowed,
-        "expired": lambda link: link.expired,
-        "thinned": lambda link: link.thinned,
-        "unread": lambda link: link.unread,
-    }
-    for name in ("expired", "thinned"):
-        if not any(map(columns[name], links)):
-            del columns[name]
-    rows: list[tuple[str, ...]] = [("link", *columns)]
-    rows += ((link.link, *(str(count(link)) for count in columns.values())) for link in links)
+    left_out = [counter for counter in LEFT_OUT if any(link.count(counter) for link in links)]
+    rows: list[tuple[str, ...]] = [
+        ("link", "sent", "received", "dropped", *(counter.name for counter in left_out), "unread")
+    ]
+    for link in links:
+        further = (link.count(counter) for counter in left_out)
+        counts = (link.sent, link.received, link.overflowed, *further, link.unread)
+        rows.append((link.link, *map(str, counts)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["Messages that were not received:"]
     for row in rows:
@@ -294,7 +257,7 @@ def _hints(links: Sequence[LinkReport]) -> list[str]:
     hints = []
     dropped = [link for link in links if link.overflowed and link.policy == "drop_oldest"]
     if dropped:
-        inputs = ", ".join(f"`{_input(link)}` (queue_size: {link.queue_size})" for link in dropped)
+        inputs = ", ".join(f"`{link.input}` (queue_size: {link.queue_size})" for link in dropped)
         hints.append(
             f"  dropped: the queue was full, so the oldest message made room. On {inputs} set a larger "
             "`queue_size`, or `queue_policy: backpressure` to let the sender wait."
@@ -302,10 +265,6 @@ def _hints(links: Sequence[LinkReport]) -> list[str]:
     if any(link.unread for link in links):
         hints.append("  unread: still in the queue when the receiving node ended.")
     return hints
-
-
-def _input(link: LinkReport) -> str:
-    return link.link.rpartition(" -> ")[2]
 
 
 class RunOutcome(msgspec.Struct, frozen=True):

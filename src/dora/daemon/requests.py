@@ -420,7 +420,7 @@ class RequestHandler:
                     output_slot=link.output_slot,
                     producer=f"{link.producer}/{link.output}",
                     consumer=f"{link.consumer}/{link.input}",
-                    policy=link.policy,
+                    policy=link.queue_policy,
                     queue_size=link.queue_size,
                     kind=link.kind,
                 )

@@ -47,6 +47,7 @@ from dora.errors import DoraError, SharedMemoryFull
 _RUN_ID = re.compile(r"[0-9a-f-]{12,64}")
 _LONGEST_ID = 64
 _FRESH = 60.0  # seconds
+_PATIENCE, _RETRY_AFTER = 10.0, 0.02  # seconds
 _MAX_SOCKET_PATH = 103  # bytes; macOS has the smaller limit (104 with the final zero)
 _LONGEST_NAME = f"/0123456789ab/{SOCKET_NAME}"
 
@@ -104,26 +105,38 @@ class RunDirectory:
         """
         root = usable_root()
         run_id = run_id or dataflow_id
-        try:
-            root_lock = _open_lock(f"{root}/lock")
+        deadline = time.monotonic() + _PATIENCE
+        while True:
             try:
-                fcntl.flock(root_lock, fcntl.LOCK_EX)
-                _remove_stale(root)
-                path = run_path(run_id, root)
-                os.mkdir(path, 0o700)
-                lock = _open_lock(f"{path}/lock")
-                try:
-                    os.write(lock, run_id.encode())
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    _make_shared_folders(path)
-                except BaseException:
-                    remove_run_files(path, prefix_of(path))
-                    os.close(lock)
-                    raise
-            finally:
-                os.close(root_lock)
-        except OSError as error:
-            raise DoraError(f"cannot make a directory for this run in {root}: {error.strerror}") from error
+                return cls._create(root, dataflow_id, run_id)
+            except FileExistsError as error:
+                # A run of this id is about to end: its daemon was killed, and another one starts it again.
+                if time.monotonic() > deadline:
+                    raise _cannot_make(root, error) from error
+                time.sleep(_RETRY_AFTER)
+            except OSError as error:
+                raise _cannot_make(root, error) from error
+
+    @classmethod
+    def _create(cls, root: str, dataflow_id: str, run_id: str) -> RunDirectory:
+        """Raises ``OSError``, ``FileExistsError`` if such a run lives."""
+        root_lock = _open_lock(f"{root}/lock")
+        try:
+            fcntl.flock(root_lock, fcntl.LOCK_EX)
+            _remove_stale(root)
+            path = run_path(run_id, root)
+            os.mkdir(path, 0o700)
+            lock = _open_lock(f"{path}/lock")
+            try:
+                os.write(lock, run_id.encode())
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _make_shared_folders(path)
+            except BaseException:
+                remove_run_files(path, prefix_of(path))
+                os.close(lock)
+                raise
+        finally:
+            os.close(root_lock)
         return cls(dataflow_id, path, lock, run_id)
 
     def lock_board(self) -> None:
@@ -137,6 +150,10 @@ class RunDirectory:
         remove_run_files(self.path, self.prefix)
         while self._locks:
             os.close(self._locks.pop())
+
+
+def _cannot_make(root: str, error: OSError) -> DoraError:
+    return DoraError(f"cannot make a directory for this run in {root}: {error.strerror}")
 
 
 def remove_stale(root: str | None = None) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.model import Dataflow, LogSource, NodeSpec, Source, TimerSource
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.field_types import byte_size
 from dora.dataflow.parser.fields import DEBUG, NODE_BLOCK
 from dora.dataflow.parser.sources import UNITS, SourceFault, parse_source
+from dora.wire.input_rules import INPUT_RULES, InputRules
 
 _SECONDS = (
     "restart_delay",
@@ -23,6 +25,8 @@ _SECONDS = (
     "finish_grace_secs",
     "startup_timeout",
 )
+
+_ALSO_IN_NODE_CONFIG = ("sync", "output_types", "input_types", "output_framing", "shared_memory_pool_size")
 
 Block = dict[str, Any]
 
@@ -173,7 +177,12 @@ def _source(text: Any) -> Any:
 def _deploy(deploy: Any) -> Block | None:
     if not isinstance(deploy, dict):
         return None
-    described = {"machine": None, "working_dir": None, **DEPLOY.defaults, **deploy}
+    described = {
+        "machine": None,
+        "working_dir": None,
+        "distribute": DEPLOY.defaults["distribute"],  # the only default that dora-rs has
+        **deploy,
+    }
     if isinstance(labels := deploy.get("labels"), dict):
         texts = {True: "true", False: "false"}
         described["labels"] = {
@@ -195,3 +204,39 @@ def _expand(block: Block, values: Mapping[str, str]) -> None:
             name: values.get(name, value) if isinstance(value, str) and "$" in value else value
             for name, value in env.items()
         }
+
+
+def rules_in_yaml(item: InputRules) -> dict[str, Any]:
+    """Return the rules of an input as YAML has them, without those that are not given.
+
+    >>> rules_in_yaml(InputRules(queue_size=1, queue_policy="latest", period_ns=100_000_000))
+    {'queue_policy': 'latest', 'rate': '10hz'}
+    """
+    given: dict[str, Any] = {}
+    nothing = InputRules()
+    for rule in INPUT_RULES:
+        value = getattr(item, rule.attribute)
+        if value == getattr(nothing, rule.attribute):
+            continue
+        if rule.kind == "duration":
+            value = duration_text(value)
+        elif rule.kind == "rate":
+            value = rate_text(value)
+        given[rule.name] = list(value) if rule.kind == "keys" else value
+    if item.queue_policy == "latest":
+        given.pop("queue_size", None)  # it has one place
+    return given
+
+
+def run_config_of(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `Node.node_config()` promises: short sources, or mappings where an option is set.
+
+    ``block``: the node in the descriptor.
+    """
+    inputs: dict[str, Any] = {}
+    for item in sorted(node.inputs, key=lambda item: item.id):
+        options = rules_in_yaml(item)
+        source = canonical(item.source)
+        inputs[item.id] = {"source": source, **options} if options else source
+    further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}
+    return {"inputs": inputs, "outputs": sorted(node.outputs), **further}

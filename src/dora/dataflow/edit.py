@@ -22,6 +22,7 @@ from dora.dataflow.parser.legacy import upgrade_legacy
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode, compose
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan, did_you_mean, listed, no_node
 from dora.errors import DataflowError, DoraError, Problem
+from dora.wire.input_rules import InputOptions
 from dora.wire.operations import (
     AddOperation,
     ConnectOperation,
@@ -185,7 +186,7 @@ def _options(operation: ConnectOperation, line: str) -> tuple[str, dict[str, tup
     """Return the options of a new link behind the rest of the command line, and as fields of the input."""
     entries: dict[str, tuple[ScalarNode, YamlNode]] = {}
 
-    def add(name: str, value: str | int) -> tuple[ScalarNode, ScalarNode]:
+    def add(name: str, value: str | float) -> tuple[ScalarNode, ScalarNode]:
         nonlocal line
         key = f"--{name.replace('_', '-')}"
         begin = len(line) + 1
@@ -195,12 +196,13 @@ def _options(operation: ConnectOperation, line: str) -> tuple[str, dict[str, tup
         scalar.value, scalar.quoted = value, False
         return ScalarNode.of(name, TextSpan(0, begin, 0, middle - 1)), scalar
 
-    for name in ("queue_size", "queue_policy", "deadline", "max_age", "rate"):
-        if (value := getattr(operation, name)) is not None:
+    for name in InputOptions.__struct_fields__:
+        value = getattr(operation, name)
+        if isinstance(value, tuple) and value:
+            keys = [add(name, key) for key in value]
+            entries[name] = keys[0][0], SequenceNode.of([key for _, key in keys], keys[0][1])
+        elif value not in (None, ()):
             entries[name] = add(name, value)
-    if operation.keep:
-        keys = [add("keep", key) for key in operation.keep]
-        entries["keep"] = keys[0][0], SequenceNode.of([key for _, key in keys], keys[0][1])
     return line, entries
 
 

@@ -78,7 +78,7 @@ def _stream(
         key=lambda channel: (channel.service == known, channel.max_queue_size),
     )
     slots = {link.slot for link in links}
-    loses_nothing = any(link.policy == "backpressure" for link in links)
+    loses_nothing = any(link.queue_policy == "backpressure" for link in links)
     ages = [link.max_age_ns for link in links]
     item = InputConfig(
         id=f"{name} to {machine}",
@@ -86,7 +86,7 @@ def _stream(
         source=name,
         # A link that came late may have a longer queue than the channel was made for.
         queue_size=min(max(link.length for link in links), channel.max_queue_size),
-        policy="backpressure" if loses_nothing else "drop_oldest",
+        queue_policy="backpressure" if loses_nothing else "drop_oldest",
         keep=tuple(sorted({key for link in links for key in link.keep})),
         # A message goes as long as one of the receivers would take it.
         max_age_ns=0 if loses_nothing or 0 in ages else max(ages),

@@ -9,25 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from dora.dataflow.describe import rules_in_yaml
 from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.layout import LinkKind, link_kind
 from dora.dataflow.model import (
-    DEFAULT_QUEUE_SIZE,
     Dataflow,
     InputSpec,
     LogSource,
     NodeOutput,
     NodeSpec,
-    QueuePolicy,
     TimerSource,
     asks_for_drops,
 )
 from dora.dataflow.parser.sync import described
-from dora.dataflow.plan import qos_of
+from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, INPUT_RULES, QueuePolicy
 
 BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
 GroupKind = Literal["runtime", "module"]
@@ -62,6 +61,14 @@ class Group(msgspec.Struct, frozen=True):
     description: str = ""
 
 
+class EdgeRule(msgspec.Struct, frozen=True):
+    """A rule of an input: its name, in a few words, and as a sentence."""
+
+    name: str
+    label: str
+    sentence: str
+
+
 class Edge(msgspec.Struct, frozen=True):
     """One output → input edge. ``source`` and ``target`` are ids of boxes."""
 
@@ -72,11 +79,7 @@ class Edge(msgspec.Struct, frozen=True):
     kind: LinkKind
     queue_size: int
     queue_policy: QueuePolicy
-    input_timeout: float | None = None  # seconds
-    deadline: str = ""  # as in YAML, like the next three
-    max_age: str = ""
-    rate: str = ""
-    keep: tuple[str, ...] = ()
+    rules: tuple[EdgeRule, ...] = ()  # the others of the input, in the order of their table
     type: str = ""  # of the messages, for example "std/media/v1/Image"; "" if none is declared
     latched: int = 0  # messages that a receiver gets first if it joins late
     sync: str = ""  # the input that leads its group, and how it matches; "" if it is in no group
@@ -128,8 +131,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     kind=link_kind(nodes, node, item),
                     queue_size=item.queue_size,
                     queue_policy=item.queue_policy,
-                    input_timeout=item.input_timeout,
-                    **{**qos_of(item), "keep": item.keep},
+                    rules=_rules(item),
                     type=_type(dataflow, f"{node.id}/{full}", str(item.source)),
                     latched=_latched(nodes, item),
                     sync=_sync(node, full),
@@ -143,6 +145,23 @@ def graph_of(dataflow: Dataflow) -> Graph:
                 )
             )
     return Graph((*given.values(), *boxes), tuple(groups), tuple(edges))
+
+
+def _rules(item: InputSpec) -> tuple[EdgeRule, ...]:
+    """Return the rules of an input beside its queue, which every edge has."""
+    given = rules_in_yaml(item)
+    return tuple(
+        EdgeRule(rule.name, rule.label.format(value), rule.sentence.format(value))
+        for rule in INPUT_RULES
+        if rule.name in given and rule.name not in ("queue_size", "queue_policy")
+        for value in [_written(given[rule.name])]
+    )
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _modules(dataflow: Dataflow) -> list[Group]:
@@ -319,14 +338,8 @@ def _edge_label(edge: Edge) -> str:
         words += f", queue {edge.queue_size}"
     if edge.latched:
         words += f", latched {edge.latched}"
-    if edge.deadline:
-        words += f", deadline {edge.deadline}"
-    if edge.max_age:
-        words += f", max age {edge.max_age}"
-    if edge.rate:
-        words += f", {edge.rate}"
-    if edge.keep:
-        words += f", keeps {' '.join(edge.keep)}"
+    for rule in edge.rules:
+        words += f", {rule.label}"
     if edge.sync:
         words += f", sync {edge.sync}"
     if edge.safe_state:

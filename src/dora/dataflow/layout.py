@@ -15,11 +15,11 @@ from dora.dataflow.model import (
     LogSource,
     NodeOutput,
     NodeSpec,
-    QueuePolicy,
     TimerSource,
 )
 from dora.dataflow.paths import Vertex, budgets_of, most_passes, vertex_of
 from dora.wire.correlation import PATTERN_QUEUE_SIZE
+from dora.wire.input_rules import InputRules
 from dora.wire.node_config import (
     EngineName,
     GatewayConfig,
@@ -61,24 +61,20 @@ class RunContext(msgspec.Struct, frozen=True):
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
 
 
-class Link(msgspec.Struct, frozen=True):
-    """One edge of the graph with its line on the board."""
+class Link(InputRules, frozen=True):  # type: ignore[misc]  # as `InputSpec`
+    """One edge of the graph with its line on the board, and the rules of its input."""
 
     slot: int
     producer: str  # node id
     output: str
     consumer: str  # node id
     input: str
-    policy: QueuePolicy
-    queue_size: int
     kind: Literal["link", "text", "local"]
     output_slot: int
     engine_queue_size: int = 0  # as in `InputConfig`
     source_machine: str = ""  # "": this one
     target_machine: str = ""
     generation: int = 0  # as in `InputConfig`
-    keep: tuple[str, ...] = ()
-    max_age_ns: int = 0
 
     @property
     def ends_here(self) -> bool:

@@ -13,21 +13,20 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from dora.errors import Problem
+from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, InputRules
 from dora.wire.node_config import Priority
 
 LogLevel = Literal["error", "warn", "info", "debug", "trace", "stdout"]
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 """From the most severe to the least; ``stdout`` (raw lines) comes last."""
 
-QueuePolicy = Literal["drop_oldest", "latest", "backpressure"]
-MissedTicks = Literal["skip", "coalesce", "burst"]
 SafeStateCondition = Literal["deadline", "budget", "failed", "silent"]
 RestartMode = Literal["never", "on-failure", "always"]
+OnMachineLost = Literal["keep", "stop"]
 OnMiss = Literal["warn", "event", "safe_state", "stop"]
 ReloadMode = Literal["overlap", "replace", "never"]
 SchedulingPolicyName = Literal["fifo", "rr", "other", "batch", "idle"]
 
-DEFAULT_QUEUE_SIZE = 10
 DEFAULT_OPERATOR_ID = "op"
 
 
@@ -80,18 +79,10 @@ class LogSource(msgspec.Struct, frozen=True, tag="logs"):
 Source = NodeOutput | TimerSource | LogSource
 
 
-class InputSpec(msgspec.Struct, frozen=True):
+# msgspec freezes a record of its own, whatever it inherits from; mypy thinks of dataclasses.
+class InputSpec(InputRules, frozen=True):  # type: ignore[misc]
     id: str
     source: Source
-    queue_size: int = DEFAULT_QUEUE_SIZE  # at least 1; of `latest`: 1
-    queue_policy: QueuePolicy = "drop_oldest"
-    input_timeout: float | None = None  # seconds
-    deadline_ns: int = 0  # the longest pause between messages; 0: any
-    max_age_ns: int = 0  # older messages are not delivered; 0: all are
-    period_ns: int = 0  # of its `rate`: the least time between two messages; 0: none
-    keep: tuple[str, ...] = ()  # metadata keys of messages that newer ones never push out
-    phase_ns: int = 0  # of a timer
-    missed_ticks: MissedTicks = "skip"  # of a timer
 
 
 class LatchSpec(msgspec.Struct, frozen=True):
@@ -213,6 +204,12 @@ class Deploy(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}  # that the machine must have
     working_dir: str | None = None  # on that machine, relative to that of the dataflow; None: the same
     is_sent: bool = False  # its files are not there before `dora cluster start` copies them
+    on_machine_lost: OnMachineLost = "keep"  # whether the dataflow goes on without the machine
+
+    @property
+    def names_place(self) -> bool:
+        """Whether it says where the node, or its files, are."""
+        return bool(self.machine or self.labels or self.working_dir or self.is_sent)
 
 
 HERE = Deploy()

@@ -11,18 +11,15 @@ of one runtime (passed by reference).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 
-from dora.dataflow.describe import canonical
-from dora.dataflow.durations import duration_text, rate_text
+from dora.dataflow.describe import run_config_of
 from dora.dataflow.gateway_plan import plan_gateway
 from dora.dataflow.layout import Layout, Link, Plan, RunContext
 from dora.dataflow.model import (
     ANY,
-    DEFAULT_QUEUE_SIZE,
     Dataflow,
     InputSpec,
     NodeOutput,
@@ -30,6 +27,7 @@ from dora.dataflow.model import (
     OutputOptions,
     TimerSource,
 )
+from dora.wire.input_rules import rules_of
 from dora.wire.node_config import (
     ChannelConfig,
     DoorbellConfig,
@@ -66,8 +64,6 @@ RECORDER_QUEUE = 32
 _OVERFLOW_LINKS = 8
 _MAX_PREWAKE = 4  # nodes beyond its receivers that a sender may wake early
 
-_ALSO_IN_NODE_CONFIG = ("sync", "output_types", "input_types", "output_framing", "shared_memory_pool_size")
-
 
 def plan(dataflow: Dataflow, context: RunContext, former: Plan | None = None) -> Plan:
     """Lay out all links of a dataflow; of one that is running, ``former`` is the plan in force."""
@@ -102,16 +98,13 @@ def _links(layout: Layout) -> Iterator[Link]:
                     output=item.source.output,
                     consumer=node.id,
                     input=item.id,
-                    policy=item.queue_policy,
-                    queue_size=item.queue_size,
                     kind=kind,
                     output_slot=layout.output_slots[item.source],
                     engine_queue_size=layout.engine_queue_size(item.source, node, item),
                     source_machine=layout.context.placement.elsewhere(item.source.node),
                     target_machine=layout.context.placement.elsewhere(node.id),
                     generation=layout.generation(node.id, item.id),
-                    keep=item.keep,
-                    max_age_ns=item.max_age_ns,
+                    **rules_of(item),
                 )
 
 
@@ -138,7 +131,7 @@ def _output(
     if not is_here:  # the gateway sends its messages here
         links = [link for link in links if link.ends_here]
     waits = is_here and (
-        any(link.policy == "backpressure" for link in links) or (known and known.credit_bell)
+        any(link.queue_policy == "backpressure" for link in links) or (known and known.credit_bell)
     )
     slot = layout.output_slots[source]
     if known is not None:
@@ -172,15 +165,12 @@ def _output(
                 node_slot=layout.node_slots[link.consumer] if link.ends_here else layout.gateway_slot,
                 bell=layout.bells[link.consumer] if link.ends_here else layout.gateway_bell,
                 consumer=f"{link.consumer}/{link.input}",
-                queue_size=link.queue_size,
-                policy=link.policy,
-                keep=link.keep,
                 dynamic=layout.nodes[link.consumer].is_dynamic,
                 machine=link.target_machine,
                 stream_slot=layout.stream_slots.get((layout.output_name(source), link.target_machine), 0),
                 engine_queue_size=link.engine_queue_size,
                 generation=link.generation,
-                max_age_ns=link.max_age_ns,
+                **rules_of(link),
             )
             for link in links
         ],
@@ -280,13 +270,6 @@ def _input(
         id=item.id,
         kind=layout.kinds[node.id, item.id],
         source=str(item.source),
-        queue_size=item.queue_size,
-        policy=item.queue_policy,
-        keep=item.keep,
-        deadline_ns=item.deadline_ns,
-        max_age_ns=item.max_age_ns,
-        period_ns=item.period_ns,
-        input_timeout=item.input_timeout,
         slot=layout.input_slots.get((node.id, item.id), 0),
         engine_queue_size=layout.engine_queue_size(item.source, node, item)
         if isinstance(item.source, NodeOutput)
@@ -294,10 +277,10 @@ def _input(
         kept_by_sync=node.kept_by_sync(item),
         late=layout.is_late(node.id, item.id),
         generation=layout.generation(node.id, item.id),
+        **rules_of(item),
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns
-        config.phase_ns, config.missed_ticks = item.phase_ns, item.missed_ticks
         return config
     config.budgets = layout.budgets.get(f"{node.id}/{item.id}", [])
     declared = layout.dataflow.types.inputs.get(f"{node.id}/{item.id}", ANY)
@@ -316,7 +299,7 @@ def _input(
         channel = channels[config.slot]
         config.machine = layout.context.placement.elsewhere(item.source.node)
         config.service = channel.service
-        if config.policy == "backpressure":
+        if config.queue_policy == "backpressure":
             config.credit_bell = layout.gateway_bell if config.machine else output.credit_bell
         config.max_queue_size = channel.max_queue_size
         config.max_receivers = channel.max_receivers
@@ -357,7 +340,7 @@ def _node(
         ],
         parameters=node.parameters,
         descriptor=layout.descriptor,
-        run_config=_run_config(node, layout.blocks.get(node.id, {})),
+        run_config=run_config_of(node, layout.blocks.get(node.id, {})),
         dynamic=node.is_dynamic,
         lock_memory=node.lock_memory and not node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
@@ -365,42 +348,3 @@ def _node(
         other_clocks=layout.other_clocks,
         trace=context.trace,
     )
-
-
-def qos_of(item: InputSpec) -> dict[str, Any]:
-    """Return the QoS of an input as YAML has it: `deadline`, `max_age`, `rate`, `keep`."""
-    qos: dict[str, Any] = {}
-    if item.deadline_ns:
-        qos["deadline"] = duration_text(item.deadline_ns)
-    if item.max_age_ns:
-        qos["max_age"] = duration_text(item.max_age_ns)
-    if item.period_ns:
-        qos["rate"] = rate_text(item.period_ns)
-    if item.keep:
-        qos["keep"] = list(item.keep)
-    return qos
-
-
-def _run_config(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `Node.node_config()` promises: short sources, or mappings where an option is set.
-
-    ``block``: the node in the descriptor.
-    """
-    inputs: dict[str, Any] = {}
-    for item in sorted(node.inputs, key=lambda item: item.id):
-        options: dict[str, Any] = {}
-        if item.queue_size != DEFAULT_QUEUE_SIZE and item.queue_policy != "latest":
-            options["queue_size"] = item.queue_size
-        if item.queue_policy != "drop_oldest":
-            options["queue_policy"] = item.queue_policy
-        if item.input_timeout is not None:
-            options["input_timeout"] = item.input_timeout
-        if item.phase_ns:
-            options["phase"] = duration_text(item.phase_ns)
-        if item.missed_ticks != "skip":
-            options["missed_ticks"] = item.missed_ticks
-        options.update(qos_of(item))
-        source = canonical(item.source)
-        inputs[item.id] = {"source": source, **options} if options else source
-    further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}
-    return {"inputs": inputs, "outputs": sorted(node.outputs), **further}

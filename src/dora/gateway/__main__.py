@@ -1,7 +1,8 @@
 """A gateway as a process: ``python -m dora.gateway``.
 
 The daemon writes configurations to standard input, one a line; when that ends, the gateway ends. It writes
-log entries to standard output: a level and a text, as JSON.
+log entries to standard output: a level and a text, as JSON. The level `applied` is no entry: the next
+configuration is in use.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> None:
     except (DoraError, OSError) as error:
         log("error", f"the gateway to other machines cannot start: {error}")
         sys.exit(1)
+    log("applied", "")
     gateway.run()
     os._exit(0)  # nothing of it may be destroyed: receivers still read what it has sent
 

@@ -43,7 +43,7 @@ from dora.transport.fence import fence
 from dora.transport.open_files import allow_files
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import MAX_SEQUENCE
-from dora.wire.node_config import GatewayConfig, OutputConfig
+from dora.wire.node_config import GatewayConfig, OutputConfig, RemoteConfig
 
 LEASE: Final = 3.0  # seconds without a sign of life, after which a road is given up
 NO_ANSWER_AFTER: Final = 2.0  # seconds without a road until an error is logged
@@ -90,6 +90,7 @@ class Gateway:
         self._delivered: set[Incoming] = set()  # whose receivers are to be woken
         self._poll = select.poll()
         self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, self._on_road)
+        self._listens_at = config.remote.listen
         self._watched: dict[int, tuple[Road, RoadConnection]] = {}
         for descriptor in (self._doorbell.fd, commands, self._meeting.listener.fileno()):
             self._poll.register(descriptor, select.POLLIN)
@@ -103,8 +104,8 @@ class Gateway:
 
     def _apply(self, config: GatewayConfig) -> None:
         """Make the ports of a configuration, and change those that are there."""
-        self._config = config
-        self._meeting.remote = config.remote
+        former, self._config = self._config, config
+        self._move(former.remote, config.remote)
         for stream in config.streams:
             key = stream.name, stream.machine
             if (known := self._sending.get(key)) is not None:
@@ -134,6 +135,36 @@ class Gateway:
         self._engine.connect(0.0, lambda: True)
         for road in self._roads.values():
             self._introduce(road)
+
+    def _move(self, former: RemoteConfig, remote: RemoteConfig) -> None:
+        """Follow machines to other addresses; have nothing to do any more with a part that was given up."""
+        self._meeting.remote = remote
+        self._listen()
+        for road in tuple(self._roads.values()):
+            # The system would keep a connection with a former address for seconds.
+            if remote.listen != former.listen or remote.reach.get(road.machine) != former.reach.get(
+                road.machine
+            ):
+                self._lose(road, "an address has changed")
+        for machine in former.reach.keys() - remote.reach.keys():
+            self._alone_since.pop(machine, None)  # the daemon has reported that it is lost
+            self._silent.discard(machine)
+            for each in self._streams:
+                if each.config.machine == machine:
+                    each.close_links()
+
+    def _listen(self) -> None:
+        """Listen at the present address of this machine, once it has it."""
+        if self._listens_at == self._config.remote.listen:
+            return
+        former = self._meeting.listener.fileno()
+        try:
+            self._meeting.listen_anew()
+        except OSError:
+            return
+        self._listens_at = self._config.remote.listen
+        self._poll.unregister(former)
+        self._poll.register(self._meeting.listener.fileno(), select.POLLIN)
 
     def _make_port(self, output: OutputConfig) -> ForwardingPort:
         def sender(config: OutputConfig) -> Any:
@@ -227,11 +258,19 @@ class Gateway:
                 self._apply(msgspec.json.decode(line, type=GatewayConfig))
             except DoraError as error:
                 self._log("error", str(error))
+            self._log("applied", "")
         return True
 
     def _tick(self, now: float) -> None:
         """Do what is periodic: look for receivers, dial, and find out whether the others are there."""
         starting = False
+        self._listen()
+        for each in self._streams:
+            if each.config.machine not in self._roads:
+                each.look_who_wants()
+                if not each.is_wanted:
+                    each.skip()
+                    self._note_arrived(each)
         for road in tuple(self._roads.values()):
             self._report_links(road)
             if any(each.state != each.known_state for each in road.streams):
@@ -279,7 +318,8 @@ class Gateway:
         """Use a road, unless there is one already that the other side also prefers."""
         present = self._roads.get(made.machine)
         road = Road(made, self._room)
-        if made.machine not in self._machines() or (present is not None and self._stays(present, road)):
+        is_known = made.machine in self._machines() and made.machine in self._config.remote.reach
+        if not is_known or (present is not None and self._stays(present, road)):
             road.close()
             return
         if present is not None:
@@ -456,10 +496,12 @@ class Gateway:
                 for name, arrived in streams:
                     sending = self._sending.get((name, road.machine))
                     if sending is not None and not sending.outgoing.is_open:
-                        sending.outgoing.resume(arrived, sending.latched(arrived))
+                        sending.resume(arrived)
                         if road.round_trip:
                             sending.outgoing.limit.on_round_trip(road.round_trip)
                         self._note_arrived(sending)
+                if any(each.state != each.known_state for each in road.streams):
+                    self._introduce(road)
             case Links(links=links):
                 for name, state, taken in links:
                     for each in road.streams:
@@ -545,7 +587,7 @@ class Gateway:
                 taken = [
                     road.reported[link_name(link)][1]
                     for link in incoming.config.links
-                    if link.policy == "backpressure" and link_name(link) in road.reported
+                    if link.queue_policy == "backpressure" and link_name(link) in road.reported
                 ]
                 incoming.awaits_credit(min(taken, default=incoming.forwarded))
         if changed:

@@ -73,14 +73,22 @@ class Meeting:
         self._lock = threading.Lock()
         self._greetings = 0
         self.last_fault: dict[str, str] = {}  # machine → why the last attempt to dial it failed
-        self.closed = False
-        host, port = split_address(remote.listen)
-        self.listener = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
-        )
-        self.listener.setblocking(False)
+        self.listener = self._listen()
 
     # ------------------------------------------------------------------ listening
+
+    def _listen(self) -> socket.socket:
+        host, port = split_address(self.remote.listen)
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
+        )
+        listener.setblocking(False)
+        return listener
+
+    def listen_anew(self) -> None:
+        """Listen at another address; raises ``OSError`` if this machine does not have it (yet)."""
+        former, self.listener = self.listener, self._listen()
+        former.close()
 
     def accept(self) -> None:
         """Greet those who have dialled, each in a thread."""
@@ -194,7 +202,6 @@ class Meeting:
         return hmac.digest(self._secret, content, "sha256")
 
     def close(self) -> None:
-        self.closed = True
         self.listener.close()
 
 

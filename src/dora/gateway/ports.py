@@ -12,6 +12,7 @@ from dora.gateway.outgoing import Outgoing, OutgoingMessage
 from dora.node.send.output import SMALL_BODY, OutputPort
 from dora.transport.board import (
     BEGUN,
+    CLOSED,
     CONNECTED,
     CREDIT_WAITING,
     DROPPED,
@@ -76,11 +77,11 @@ class Sending:
         self.links.update((link_name(link), link.slot) for link in config.links)
         self._is_kept = kept_message(item.keep)
         self._spill_folders = [spill_folder(self._run_dir, link.slot) for link in config.links]
-        loses_nothing = item.policy == "backpressure"
+        loses_nothing = item.queue_policy == "backpressure"
         if config.credit_bell and self._credit is None:
             self._credit = Bell(config.credit_bell)
         self.outgoing.change(None if loses_nothing else item.queue_size, item.max_age_ns)
-        self._look_who_wants()
+        self.look_who_wants()
 
     @property
     def state(self) -> tuple[int, int]:
@@ -91,6 +92,13 @@ class Sending:
         """Discard all messages: nobody on the other machine wants them."""
         self.outgoing.skip()
         self._begins_after = max(self._begins_after, self.outgoing.arrived)
+
+    def resume(self, arrived: int) -> None:
+        """Begin to send on a new road, to a machine that has the messages up to ``arrived``."""
+        # If it had more, its part was started again, and what the former one had is lost.
+        if arrived < self.outgoing.arrived:
+            self._begins_after = max(self._begins_after, self.outgoing.arrived)
+        self.outgoing.resume(arrived, self.latched(arrived))
 
     def latch_begins_after(self) -> int:
         """Return up to which number no message is in the latch any more, because the node was restarted."""
@@ -128,12 +136,22 @@ class Sending:
         kept = bool(message.metadata_size) and self._is_kept(message)
         return OutgoingMessage(message.sequence, message.size, message.time_ns, kept, message)
 
-    def _look_who_wants(self) -> None:
+    def look_who_wants(self) -> None:
         """Find out whether a receiver on the other machine is there, or will read the latch there."""
         words = self._words
         self.is_wanted = self.config.latch is not None or any(
             words[slot * WORDS + STATE] == CONNECTED for slot in self.links.values()
         )
+
+    def close_links(self) -> None:
+        """Close the links to the other machine: it is lost."""
+        words = self._words
+        for slot in self.links.values():
+            if words[slot * WORDS + STATE] == CONNECTED:
+                words[slot * WORDS + STATE] = CLOSED
+        if self._credit is not None and words[self.waiting_word]:
+            self._credit.ring()
+        self.look_who_wants()
 
     def take_report(self, name: str, state: int, taken: int) -> None:
         """Write what the other machine says about a receiver."""
@@ -143,7 +161,7 @@ class Sending:
         words, base = self._words, slot * WORDS
         words[base + RECEIVED] = max(taken - words[base + FIRST], 0)
         words[base + STATE] = state
-        self._look_who_wants()
+        self.look_who_wants()
         if self._credit is not None and words[self.waiting_word]:
             self._credit.ring()
 
@@ -212,10 +230,9 @@ class Incoming:
         self.config = config
         self.port = port
         self.links.update((link_name(link), link) for link in config.links)
-        self._half = (
-            min((link.queue_size for link in config.links if link.policy == "backpressure"), default=0) // 2
-        )
-        self.has_pressure = any(link.policy == "backpressure" for link in config.links)
+        pressed = [link.queue_size for link in config.links if link.queue_policy == "backpressure"]
+        self._half = min(pressed, default=0) // 2
+        self.has_pressure = bool(pressed)
 
     @property
     def forwarded(self) -> int:

@@ -19,20 +19,11 @@ from dora.node.log import write_log
 from dora.node.process import end_tracebacks_at_the_program, freeze_gc, show_without_traceback
 from dora.node.send.loan import ArrayLoan, SampleHandler
 from dora.node.session.session import Session
-from dora.transport.board import (
-    DROPPED,
-    EXPIRED,
-    MISSED,
-    RECEIVED,
-    REPEATED,
-    SAFE_STATES,
-    THINNED,
-    UNMATCHED,
-    WORDS,
-)
+from dora.transport.board import DROPPED, WORDS, delivered, link_counts
 from dora.wire.array_shape import describe_shape
 from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
+from dora.wire.counters import LINK_COUNTERS
 from dora.wire.node_config import InputConfig, decode_descriptor
 
 if TYPE_CHECKING:
@@ -424,8 +415,9 @@ class Node:
     def save_state(self, state: bytes | bytearray | memoryview) -> None:
         """Leave something for the next process of this node, instead of what was left before.
 
-        After a restart or a hot reload, that process gets it from `load_state`. Any size; kept in the
-        directory of the run, thus until the dataflow ends. Raises `SendError` if there is no room.
+        After a restart or a hot reload, that process gets it from `load_state`. Any size; kept until the
+        dataflow ends, and in a dataflow on several machines also when this machine reboots. Raises
+        `SendError` if there is no room.
         """
         self._session.state.save(state)
 
@@ -441,34 +433,22 @@ class Node:
         """Return what was sent, received and lost so far.
 
         ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
-        "undeclared": n}``. Of an input with a ``max_age`` also ``"expired"``, with a ``rate``
-        ``"thinned"``, with a ``deadline`` how often it was ``"missed"``; ``"unsent": n`` for an output if
+        "undeclared": n}``. An input also has the counters of its rules, such as
+        ``"expired"`` with a ``max_age``. An output has ``"unsent": n`` if
         messages were not sent because a queue was full at a stop; of a node that calls or serves also
         ``"replies": {"pending", "answered", "late", "duplicates"}``. Of a node with timers also
         ``"timers": {id: {"ticks", "missed", "lateness", "jitter"}}``: how late ticks were taken, and how
         much that differed from one to the next, each as ``{"median_ms", "p99_ms", "worst_ms"}``. With
-        ``sync`` also ``"sync": {lead: {"complete": n, "incomplete": n}}``, and ``"unmatched": n`` of each
-        input in a group: those of the received messages that were in no set. ``"paths"``: for each
+        ``sync`` also ``"sync": {lead: {"complete": n, "incomplete": n}}``. ``"paths"``: for each
         output whose data has reached an input, a dictionary with ``source``, ``sink``, ``messages``, and in
         milliseconds ``median_ms``, ``p99_ms``, ``worst_ms``, ``mean_ms``.
         """
         words = self._session.board.words
         groups = self._session.inbox.group_statistics()
-        matched = {name for sync in self._config.syncs for name in sync.inputs}
         return {
             "outputs": {port.id: port.statistics() for port in self._outputs.values()},
             "inputs": {
-                item.id: {
-                    **_counts(item, words),
-                    **({"unmatched": words[item.slot * WORDS + UNMATCHED]} if item.id in matched else {}),
-                    **(
-                        {}
-                        if item.safe_state is None
-                        else {"safe_states": words[item.slot * WORDS + SAFE_STATES]}
-                    ),
-                }
-                for item in self._config.inputs
-                if item.kind != "timer"
+                item.id: _counts(item, words) for item in self._config.inputs if item.kind != "timer"
             },
             "undeclared": self._session.undeclared.total,
             **({"timers": timers} if (timers := self._session.inbox.tick_statistics()) else {}),
@@ -568,14 +548,13 @@ freeze_gc()
 
 def _counts(item: InputConfig, words: memoryview) -> dict[str, int]:
     """Return what an input has received and lost."""
-    base = item.slot * WORDS
-    expired, thinned = words[base + EXPIRED], words[base + THINNED]  # before what they are a part of
-    received = words[base + RECEIVED] - expired - thinned + words[base + REPEATED]
-    counts = {"received": received, "dropped": words[base + DROPPED]}
-    if item.max_age_ns:
-        counts["expired"] = expired
-    if item.period_ns:
-        counts["thinned"] = thinned
-    if item.deadline_ns:
-        counts["missed"] = words[base + MISSED]
-    return counts
+    counts = link_counts(words, item.slot)
+    return {
+        "received": delivered(words, item.slot, counts),
+        "dropped": words[item.slot * WORDS + DROPPED],
+        **{
+            counter.name: counts.get(counter.name, 0)
+            for counter in LINK_COUNTERS
+            if any(getattr(item, rule) for rule in counter.rules)
+        },
+    }

@@ -24,16 +24,25 @@ class StateStore(Protocol):
 
 
 class StateFile:
-    """A file in the directory of the run; written whole or not at all, whenever the process is killed."""
+    """A file in the directory of the run; written whole or not at all, whenever the process is killed.
+
+    On several machines it is in a folder that outlives a reboot. It is not flushed to the disk, which would
+    take milliseconds each time: after a loss of power the node may find an earlier state, or an empty one.
+    """
 
     def __init__(self, config: NodeConfig) -> None:
         self._node_id = config.node_id
-        self._path = f"{config.run_dir}/state-{config.node_slot}"
+        self._path = config.state_file or f"{config.run_dir}/state-{config.node_slot}"
 
     def save(self, state: State) -> None:
         fresh = f"{self._path}.{os.getpid()}"
         try:
-            with open(fresh, "wb") as file:
+            try:
+                file = open(fresh, "wb")  # noqa: SIM115 - it is closed below
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(fresh), mode=0o700, exist_ok=True)
+                file = open(fresh, "wb")  # noqa: SIM115
+            with file:
                 file.write(state)
             os.replace(fresh, self._path)
         except OSError as error:

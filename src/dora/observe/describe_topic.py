@@ -8,22 +8,9 @@ from dora.observe.formatting import FormattedValue, bandwidth, fields
 from dora.observe.latency import LatencyMeter
 from dora.observe.queries import Result, TextResult
 from dora.observe.topics import Topic
-from dora.transport.board import (
-    BYTES,
-    DROPPED,
-    EXPIRED,
-    IN_SAFE_STATE,
-    MISSED,
-    OVERDUE,
-    RECEIVED,
-    REPEATED,
-    SAFE_STATES,
-    SENT,
-    THINNED,
-    UNMATCHED,
-    WORDS,
-)
+from dora.transport.board import BYTES, DROPPED, SENT, WORDS, delivered, link_counts, link_flags
 from dora.wire.array_shape import shape_of
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS
 from dora.wire.daemon_protocol import Inspection, LinkView
 from dora.wire.message import Message
 
@@ -102,22 +89,19 @@ def _latched(count: int) -> str:
 
 
 def _link(link: LinkView, words: memoryview, latency_ms: tuple[float, float] | None) -> str:
-    base = link.slot * WORDS
-    expired, thinned, missed = words[base + EXPIRED], words[base + THINNED], words[base + MISSED]
-    taken = words[base + RECEIVED] + words[base + REPEATED]
+    counts = link_counts(words, link.slot)
+    sender, receiver = (name.partition("/")[0] for name in (link.producer, link.consumer))
     parts = [
-        f"{link.consumer}: {max(0, taken - expired - thinned):,} taken",
-        f"{words[base + DROPPED]:,} dropped",
+        f"{link.consumer}: {delivered(words, link.slot, counts):,} taken",
+        f"{words[link.slot * WORDS + DROPPED]:,} dropped",
+        *(
+            counter.describe(counts[counter.name], sender, receiver)
+            for counter in LINK_COUNTERS
+            if counter.name in counts
+        ),
     ]
-    parts += [f"{count:,} {word}" for count, word in ((expired, "expired"), (thinned, "thinned")) if count]
-    if words[base + UNMATCHED]:
-        parts.append(f"{words[base + UNMATCHED]:,} unmatched")
-    if missed:
-        late = ", and is late now" if words[base + OVERDUE] else ""
-        parts.append(f"missed its deadline {missed:,} time{'' if missed == 1 else 's'}{late}")
-    if times := words[base + SAFE_STATES]:
-        now = ", and is in it now" if words[base + IN_SAFE_STATE] else ""
-        parts.append(f"in its safe state {times:,} time{'' if times == 1 else 's'}{now}")
+    set_now = link_flags(words, link.slot)
+    parts += [f"{flag.label} now" for flag in LINK_FLAGS if flag.name in set_now]
     parts.append("the latest only" if link.policy == "latest" else f"queue of {link.queue_size}")
     if link.policy == "backpressure":
         parts.append("back-pressure")

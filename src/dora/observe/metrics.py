@@ -52,14 +52,12 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
             LinkMetrics(
                 link.producer,
                 link.consumer,
-                counts.received,
-                counts.dropped,
-                counts.waiting or 0,
-                counts.expired,
-                counts.thinned,
-                counts.missed,
-                counts.unmatched,
-                counts.safe_states,
+                {
+                    "received": counts.received,
+                    "dropped": counts.dropped,
+                    "waiting": counts.waiting or 0,
+                    **counts.counts,
+                },
             )
         )
     return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links, paths)

@@ -16,10 +16,10 @@ from dora.observe.describe_topic import TopicDescription
 from dora.observe.formatting import FormattedValue
 from dora.observe.queries import (
     RATES_EVERY,
-    Begun,
     EchoQuery,
     InfoQuery,
     Line,
+    QueryBegun,
     RateQuery,
     Rates,
     Result,
@@ -27,7 +27,7 @@ from dora.observe.queries import (
     TopicQuery,
 )
 from dora.observe.rates import RateMeter
-from dora.observe.snapshot import RunSnapshot, RunSnapshots, Snapshots
+from dora.observe.snapshot import RunSnapshot, RunSnapshots, Snapshot
 from dora.observe.tap_session import PERIOD, AdaptiveTap, TapSession, inspect
 from dora.observe.topics import find_tappable
 from dora.wire.decode import warm_up
@@ -131,7 +131,7 @@ class Observer:
                     collector = _Rates(query, [topic.name for topic in topics])
                 case InfoQuery():
                     collector = TopicDescription(inspection, topics[0], taps.words)
-            yield Begun()
+            yield QueryBegun()
             if isinstance(query, EchoQuery):
                 yield from self._latched(taps, collector, inspection.board)
             messages = taps.messages(self.is_over, _EXACT if isinstance(query, InfoQuery) else PERIOD)
@@ -164,7 +164,7 @@ class Observer:
 
     def _snapshots(self, query: SnapshotQuery) -> Generator[Result | None, None, None]:
         with RunSnapshots([self._run], lambda run: RunSnapshot(run, latency=query.latency)) as snapshots:
-            yield Begun()
+            yield QueryBegun()
             while not self.is_over():
                 due = time.monotonic() + query.every
                 while not self.is_over() and (left := due - time.monotonic()) > 0:
@@ -174,7 +174,7 @@ class Observer:
                     self.ended = True
                     return
                 (dataflow, nodes, links), *_ = found
-                yield Snapshots(dataflow.inspection.machine, nodes, links)
+                yield Snapshot(dataflow.inspection.machine, nodes, links)
 
 
 class _Collector(Protocol):

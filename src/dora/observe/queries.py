@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from dora.observe.rates import MeasuredRate
-from dora.observe.snapshot import Snapshots
+from dora.observe.snapshot import Snapshot
 
 RATES_EVERY: Final = 0.5  # seconds between two results of a `RateQuery`
 
@@ -39,7 +39,7 @@ class InfoQuery(msgspec.Struct, frozen=True, tag=True):
 
 
 class SnapshotQuery(msgspec.Struct, frozen=True, tag=True):
-    """Return the state of all nodes and links as `Snapshots`, every so many seconds."""
+    """Return the state of all nodes and links as `Snapshot`, every so many seconds."""
 
     every: float
     latency: bool = False
@@ -48,7 +48,7 @@ class SnapshotQuery(msgspec.Struct, frozen=True, tag=True):
 TopicQuery = EchoQuery | RateQuery | InfoQuery
 
 
-class Begun(msgspec.Struct, frozen=True, tag=True):
+class QueryBegun(msgspec.Struct, frozen=True, tag=True):
     """The taps are in place."""
 
 
@@ -71,4 +71,4 @@ class TextResult(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Result = Begun | Line | Rates | TextResult | Snapshots
+Result = QueryBegun | Line | Rates | TextResult | Snapshot

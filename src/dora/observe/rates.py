@@ -15,20 +15,14 @@ from dora.transport.board import (
     BYTES,
     CONNECTED,
     DROPPED,
-    EXPIRED,
     FIRST,
-    IN_SAFE_STATE,
-    MISSED,
-    OVERDUE,
     RECEIVED,
-    REPEATED,
-    SAFE_STATES,
     SENT,
     STATE,
-    THINNED,
-    TIMED_OUT,
-    UNMATCHED,
     WORDS,
+    delivered,
+    link_counts,
+    link_flags,
 )
 from dora.wire.daemon_protocol import Inspection, LinkView
 
@@ -36,20 +30,11 @@ from dora.wire.daemon_protocol import Inspection, LinkView
 class LinkCounts(msgspec.Struct, frozen=True):
     """The counters of one link since the start."""
 
-    taken: int  # from the link; also those that the input's QoS left out
+    received: int
     dropped: int
     waiting: int | None = None  # None: not known
-    expired: int = 0
-    thinned: int = 0
-    missed: int = 0  # how often the input's deadline has passed without a message
-    overdue: bool = False  # it has, and no message has come since
-    unmatched: int = 0  # received, and in no set of a `sync` group
-    safe_states: int = 0  # how often the input has begun the safe state of its source
-    in_safe_state: bool = False  # it has, and the source is not back
-
-    @property
-    def received(self) -> int:
-        return max(0, self.taken - self.expired - self.thinned)
+    counts: dict[str, int] = {}  # the `LINK_COUNTERS` that are not 0, by name
+    flags: tuple[str, ...] = ()  # names of the `LINK_FLAGS` that are set, the one that counts first
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -58,7 +43,6 @@ class Reading(msgspec.Struct, frozen=True):
     time_ns: int  # monotonic
     outputs: dict[int, tuple[int, int]]  # slot → messages, bytes
     links: dict[int, LinkCounts]  # by slot
-    silent: frozenset[int]  # slots of the links that are closed because their `input_timeout` has passed
 
 
 class LinkRate(msgspec.Struct, frozen=True):
@@ -70,15 +54,9 @@ class LinkRate(msgspec.Struct, frozen=True):
     waiting: int | None  # messages in the queue
     dropped: int  # since the start
     dropping_hz: float
-    silent: bool  # closed because its `input_timeout` has passed
     latency_ms: tuple[float, float] | None = None  # median and 99th percentile, where a tap measures it
-    expired: int = 0  # since the start, like the next two
-    thinned: int = 0
-    missed: int = 0  # how often the input's deadline has passed without a message
-    overdue: bool = False  # it has, and no message has come since
-    unmatched: int = 0  # received, and in no set of a `sync` group
-    safe_states: int = 0  # how often the input has begun the safe state of its source
-    in_safe_state: bool = False  # it has, and the source is not back
+    counts: dict[str, int] = {}  # since the start; as of `LinkCounts`, like the flags
+    flags: tuple[str, ...] = ()
 
 
 class OutputRate(msgspec.Struct, frozen=True):
@@ -102,32 +80,23 @@ class Counters:
             slot: (words[slot * WORDS + SENT], words[slot * WORDS + BYTES]) for slot in self._outputs
         }
         links = {link.slot: self._read_link(link, outputs) for link in self._links}
-        silent = frozenset(slot for slot in links if words[slot * WORDS + TIMED_OUT])
-        return Reading(time.monotonic_ns(), outputs, links, silent)
+        return Reading(time.monotonic_ns(), outputs, links)
 
     def _read_link(self, link: LinkView, outputs: dict[int, tuple[int, int]]) -> LinkCounts:
         words, base = self._words, link.slot * WORDS
-        further = (  # read before ``RECEIVED``, of which the first two are a part
-            words[base + EXPIRED],
-            words[base + THINNED],
-            words[base + MISSED],
-            bool(words[base + OVERDUE]),
-            words[base + UNMATCHED],
-            words[base + SAFE_STATES],
-            bool(words[base + IN_SAFE_STATE]),
-        )
-        received, dropped = words[base + RECEIVED], words[base + DROPPED]
-        taken = received + words[base + REPEATED]
+        further = link_counts(words, link.slot), link_flags(words, link.slot)
+        taken, dropped = words[base + RECEIVED], words[base + DROPPED]
+        received = delivered(words, link.slot, further[0])
         if link.kind != "link":
-            return LinkCounts(taken, dropped, None, *further)
+            return LinkCounts(received, dropped, None, *further)
         if words[base + STATE] != CONNECTED:
-            return LinkCounts(taken, dropped, 0, *further)
-        waiting = max(0, outputs[link.output_slot][0] - words[base + FIRST] - received - dropped)
+            return LinkCounts(received, dropped, 0, *further)
+        waiting = max(0, outputs[link.output_slot][0] - words[base + FIRST] - taken - dropped)
         if link.policy != "backpressure" and waiting > link.queue_size:
             # The receiver notices a loss with the next message that it takes.
             dropped += waiting - link.queue_size
             waiting = link.queue_size
-        return LinkCounts(taken, dropped, waiting, *further)
+        return LinkCounts(received, dropped, waiting, *further)
 
 
 def rates(
@@ -155,14 +124,8 @@ def rates(
                 now.waiting,
                 now.dropped,
                 max(0, now.dropped - then.dropped) / seconds,
-                link.slot in after.silent,
-                expired=now.expired,
-                thinned=now.thinned,
-                missed=now.missed,
-                overdue=now.overdue,
-                unmatched=now.unmatched,
-                safe_states=now.safe_states,
-                in_safe_state=now.in_safe_state,
+                counts=now.counts,
+                flags=now.flags,
             )
         )
     return outputs, links

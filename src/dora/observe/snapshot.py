@@ -40,7 +40,7 @@ class NodeSnapshot(msgspec.Struct, frozen=True):
     paths: list[PathLatency] = []  # to its inputs
 
 
-class Snapshots(msgspec.Struct, frozen=True, tag=True):
+class Snapshot(msgspec.Struct, frozen=True, tag=True):
     """All nodes and links since the snapshot before; ``machine`` is the one that counted."""
 
     machine: str  # "": the dataflow is on one machine
@@ -51,7 +51,7 @@ class Snapshots(msgspec.Struct, frozen=True, tag=True):
 def merge(
     nodes: list[NodeSnapshot],
     links: list[LinkRate],
-    remote: Mapping[str, Snapshots],
+    remote: Mapping[str, Snapshot],
     machine_of: Callable[[str], str],
 ) -> tuple[list[NodeSnapshot], list[LinkRate]]:
     """Replace nodes, and the links to them, by the snapshots of their own machines, if there are any.
@@ -186,7 +186,11 @@ class RunSnapshot:
                 self._active_ns[self._touched[slot]] = now.time_ns
         for slot, link in now.links.items():
             before = self._seen.links[slot]
-            if (link.taken, link.dropped) != (before.taken, before.dropped):
+            if (link.received, link.dropped, link.counts) != (
+                before.received,
+                before.dropped,
+                before.counts,
+            ):
                 self._active_ns[self._touched[slot]] = now.time_ns
         self._seen = now
 

@@ -86,10 +86,15 @@ def of_arrays(a: Any, b: Any, tolerance: Tolerance = EXACT) -> str:
 
 
 def _values(array: Any) -> list[Any]:
+    import decimal
+
     import pyarrow as pa
 
     try:
         values: list[Any] = array.to_pylist()
+    except decimal.InvalidOperation:  # a scale that Python has no form for; the digits tell all
+        digits = pa.decimal256(76, 0) if array.type.bit_width == 256 else pa.decimal128(38, 0)
+        values = array.view(digits).to_pylist()
     except (pa.ArrowException, ValueError, OverflowError):  # a time that Python cannot represent
         values = [str(scalar) for scalar in array]
     return values

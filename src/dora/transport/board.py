@@ -1,9 +1,9 @@
 """The board: one small shared file with the counters and flags of a running dataflow.
 
-Every node of a dataflow and its daemon map the same file. It consists of 128-byte lines (two cache lines
-each, so that two writers never share one) of sixteen unsigned 64-bit words; what changes with every message
-is in the first eight. A word has exactly one writer, except where the table says otherwise; every process
-may read. The words live outside the processes, so the counters survive a SIGKILL of their writer.
+Every node of a dataflow and its daemon map the same file. It consists of 256-byte lines (four cache lines
+each, so that two writers never share one) of 32 unsigned 64-bit words; what changes with every message is
+in the first eight. A word has exactly one writer, except where the table says otherwise; every process may
+read. The words live outside the processes, so the counters survive a SIGKILL of their writer.
 
 ==========  =====================  =========================================================
 line        word                   meaning
@@ -39,26 +39,10 @@ link        ``FIRST``              sequence number before the first one meant fo
 link        ``STATE``              `UNCONNECTED`, `CONNECTED` or `CLOSED` (receiver; the daemon
                                    closes on behalf of a dead receiver)
 link        ``PROBED``             the last probe that came through (receiver; Zenoh only)
-link        ``TIMED_OUT``          1 while the input is closed because its ``input_timeout`` has passed
-                                   (receiver; the daemon clears it for a dead receiver)
-link        ``UNSENT``             messages that were not sent, because a queue of the output was full and
-                                   the sending node was asked to stop (sender)
-link        ``RESTART_LOSS``       those of ``DROPPED`` that were lost because the receiving node was being
-                                   restarted (receiver)
-link        ``EXPIRED``            those of ``RECEIVED`` that were older than the input's ``max_age``, and
-                                   not delivered (receiver)
-link        ``THINNED``            those of ``RECEIVED`` that were left out for the input's ``rate``
-                                   (receiver)
-link        ``MISSED``             how often the input's ``deadline`` has passed without a message
-                                   (receiver)
-link        ``OVERDUE``            1 from then on until a message comes (receiver; the daemon clears it
-                                   for a dead receiver)
 link        ``REPEATED``           messages of a latched output that the receiver got again after a restart;
                                    not among ``RECEIVED``, and not among ``SENT`` (receiver)
-link        ``UNMATCHED``          those of ``RECEIVED`` that were in no set of a ``sync`` group (receiver)
-link        ``SAFE_STATES``        how often the input has begun the safe state of its source (receiver)
-link        ``IN_SAFE_STATE``      1 from then on until the source is back (receiver; the daemon clears it
-                                   for a dead receiver)
+link                               the counters and flags of `dora.wire.counters` (receiver; ``unsent``:
+                                   sender)
 ==========  =====================  =========================================================
 
 The line of a link to another machine has ``STATE`` and ``RECEIVED`` only, from the gateway: the latter is
@@ -73,18 +57,18 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Mapping
 
 from dora._ownership import UnsafeFile, open_own
+from dora.wire.counters import LEFT_OUT, LINK_COUNTERS, LINK_FLAGS
 
-WORDS = 16
+WORDS = 32
 LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
 CLOCK_OFFSET, CLOCK_ERROR, FORWARDED = 8, 9, 10
-RECEIVED, DROPPED, FIRST, STATE, PROBED, TIMED_OUT, UNSENT, RESTART_LOSS = 0, 1, 2, 3, 4, 5, 6, 7
-EXPIRED, THINNED, MISSED, OVERDUE, REPEATED, UNMATCHED = 8, 9, 10, 11, 12, 13
-SAFE_STATES, IN_SAFE_STATE = 14, 15
+RECEIVED, DROPPED, FIRST, STATE, PROBED, REPEATED = 0, 1, 2, 3, 4, 12
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 
@@ -98,6 +82,28 @@ def signed(word: int) -> int:
     (5, -5)
     """
     return word - (1 << 64) if word >> 63 else word
+
+
+def link_counts(words: memoryview, slot: int) -> dict[str, int]:
+    """Return the counters of a link that are not 0, by name.
+
+    Read them before the words of which they are a part, so that no part is larger than the whole.
+    """
+    base = slot * WORDS
+    return {counter.name: count for counter in LINK_COUNTERS if (count := words[base + counter.word])}
+
+
+def link_flags(words: memoryview, slot: int) -> tuple[str, ...]:
+    """Return the names of the flags of a link that are set, the one that counts first."""
+    base = slot * WORDS
+    return tuple(flag.name for flag in LINK_FLAGS if words[base + flag.word])
+
+
+def delivered(words: memoryview, slot: int, counts: Mapping[str, int]) -> int:
+    """Return how many messages of a link the program got, or will get; ``counts`` are its `link_counts`."""
+    base = slot * WORDS
+    left_out = sum(counts.get(counter.name, 0) for counter in LEFT_OUT)
+    return max(0, words[base + RECEIVED] + words[base + REPEATED] - left_out)
 
 
 def _allocate(fd: int, lines: int) -> None:

@@ -12,14 +12,11 @@ instead, from a thread of its own.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, OutputConfig
-
-_log = logging.getLogger("dora.transport")
 
 # The maximum length of a queue in shared memory. A longer queue continues in the receiving process
 # (`dora.transport.queues`). A sender under back-pressure assumes this length.
@@ -127,4 +124,7 @@ class BadMessages:
         self.count += 1
         if self.count & (self.count - 1) == 0:
             total = f" ({self.count:,} so far)" if self.count > 1 else ""
-            _log.warning("input `%s`: a bad message was dropped%s: %s", self._input_id, total, error)
+            import logging  # not for processes that only read a constant of this module
+
+            log = logging.getLogger("dora.transport")
+            log.warning("input `%s`: a bad message was dropped%s: %s", self._input_id, total, error)

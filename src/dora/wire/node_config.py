@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from dora.wire.decoders import json_decoder, msgpack_decoder
+from dora.wire.input_rules import InputRules
 
 # The system takes no NUL in a path, and Python raises ``ValueError`` for one instead of ``OSError``.
 FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
@@ -37,23 +38,19 @@ class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     dscp: int = 0  # marks the packets of messages that go before others; 0: nothing is marked
 
 
-class LinkConfig(msgspec.Struct, omit_defaults=True):
-    """One link from an output to an input, for the sender."""
+class LinkConfig(InputRules, omit_defaults=True):
+    """One link from an output to an input, with the rules of the input, for the sender."""
 
     slot: int  # index of the link's line on the board
     node_slot: int  # index of the consuming node's line on the board
     bell: str  # path of the consuming node's doorbell
     consumer: str  # "node/input", for messages
-    queue_size: int = 10
-    policy: Literal["drop_oldest", "latest", "backpressure"] = "drop_oldest"
-    keep: tuple[str, ...] = ()  # as in `InputConfig`
     dynamic: bool = False  # the consumer is a dynamic node: it may not be there
     # Where the consumer is; "": on this machine. Else node, bell and stream are those of the gateway.
     machine: str = ""
     stream_slot: int = 0  # index of the line on the board with which the gateway receives
     engine_queue_size: int = 0  # as in `InputConfig`
     generation: int = 0  # as in `InputConfig`
-    max_age_ns: int = 0  # as in `InputConfig`
 
 
 class DoorbellConfig(msgspec.Struct):
@@ -125,8 +122,8 @@ class BudgetConfig(msgspec.Struct, omit_defaults=True):
     after: int = 1
 
 
-class InputConfig(msgspec.Struct, omit_defaults=True):
-    """One input. ``kind`` decides which of the other fields matter.
+class InputConfig(InputRules, omit_defaults=True):
+    """One input with its rules. ``kind`` decides which of the other fields matter.
 
     ``link``: messages from another node's output. ``timer``: ticks, made by the node itself.
     ``text``: lines that the daemon delivers in `TextInput` frames (logs, captured stdout).
@@ -136,16 +133,9 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     id: str
     kind: Literal["link", "timer", "text", "local"]
     source: str
-    queue_size: int = 10  # of `latest`: 1
-    policy: Literal["drop_oldest", "latest", "backpressure"] = "drop_oldest"
-    keep: tuple[str, ...] = ()  # metadata keys of messages that a full queue keeps
-    deadline_ns: int = 0  # the longest pause between messages; 0: any
-    max_age_ns: int = 0  # older messages are not delivered; 0: all are
-    period_ns: int = 0  # the least time between two messages; 0: none
     # For a declared pattern without back-pressure: messages that the engine holds, of which the receiver
     # keeps all that belong to an exchange, and ``queue_size`` others. 0: the queue is as declared.
     engine_queue_size: int = 0
-    input_timeout: float | None = None
     machine: str = ""  # where the source is; "": on this machine
     service: str = ""
     slot: int = 0  # the link's line on the board (`link`, `text` and `local`)
@@ -159,18 +149,11 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     # It keeps links apart that have the same name one after the other.
     generation: int = 0
     budgets: list[BudgetConfig] = []  # of the paths that end here
-    interval_ns: int = 0  # of a `timer`, as what follows
+    interval_ns: int = 0  # of a `timer`
     safe_state: SafeStateConfig | None = None  # of the source (`link`, `local`)
-    phase_ns: int = 0
-    missed_ticks: Literal["skip", "coalesce", "burst"] = "skip"
     latched: bool = False  # its source is
     type: str = ""  # as for outputs
     shapes: list[Any] = []
-
-    @property
-    def has_qos(self) -> bool:
-        """Whether its port watches the pauses between messages, or leaves messages out, by the clock."""
-        return bool(self.deadline_ns or self.max_age_ns or self.period_ns)
 
 
 class SyncConfig(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -235,6 +218,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     other_clocks: dict[int, int] = {}
     trace: TraceConfig | None = None  # None: no tracing
     event_logs: list[WriteEventLog] = []  # that recorders have asked for
+    state_file: FilePath = ""  # for `Node.save_state`; "": in the directory of the run
 
 
 class StreamConfig(msgspec.Struct, omit_defaults=True):

@@ -6,11 +6,12 @@ to the daemon of a dataflow.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from dora.errors import Problem
+from dora.wire.input_rules import InputOptions
 
 MAX_GRACE: Final = 86_400.0  # seconds, the most that nodes can get to stop
 
@@ -62,18 +63,13 @@ class ReplaceOperation(msgspec.Struct, frozen=True, tag_field="type", tag="repla
     env: dict[str, str] = {}
 
 
-class ConnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
-    """Connect an output, ``node/output``, to an input, ``node/input``; the options are those of YAML."""
+# msgspec freezes a record of its own, whatever it inherits from; mypy thinks of dataclasses.
+class ConnectOperation(InputOptions, frozen=True, tag_field="type", tag="connect"):  # type: ignore[misc]
+    """Connect an output, ``node/output``, to an input, ``node/input``, with options as in YAML."""
 
     source: str
     target: str
-    queue_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    queue_policy: Literal["drop_oldest", "latest", "backpressure"] | None = None
     strict_types: bool = False
-    deadline: str | None = None
-    max_age: str | None = None
-    rate: str | None = None
-    keep: tuple[str, ...] = ()
 
 
 class DisconnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="disconnect"):

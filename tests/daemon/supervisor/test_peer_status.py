@@ -5,12 +5,11 @@ from __future__ import annotations
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from supervision import Supervised, node
+from several_supervisors import PLACED, A, B, C, Machines
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.status import PeerStatus
-from dora.dataflow.model import NodeSpec, RestartOptions
+from dora.dataflow.model import RestartOptions
 from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
@@ -19,74 +18,6 @@ from dora.wire.node_protocol import (
     StartRefused,
     StopFrame,
 )
-
-A = node("a", outputs=("x",))
-B = node("b", inputs=("a/x",), outputs=("y",))
-C = node("c", inputs=("b/y",))
-PLACED = {"a": "left", "b": "right", "c": "left"}
-
-
-class Machines:
-    """One `Supervised` for each machine; the test decides when status is sent."""
-
-    def __init__(self, *nodes: NodeSpec, placed: dict[str, str] = PLACED) -> None:
-        self.machines = sorted(set(placed.values()))
-        self.placed = placed
-        self.commands: dict[str, list[do.Command]] = {machine: [] for machine in self.machines}
-        self.runs = {
-            machine: Supervised(
-                *nodes, elsewhere={name: other for name, other in placed.items() if other != machine}
-            )
-            for machine in self.machines
-        }
-
-    def __call__(self, machine: str, event: on.Event) -> None:
-        self.commands[machine] += self.runs[machine](event)
-
-    def send_status(self, source: str, target: str) -> None:
-        status = msgspec.json.encode(self.runs[source].supervisor.status())
-        self(target, on.PeerStatusReceived(source, msgspec.json.decode(status, type=PeerStatus)))
-
-    def exchange_status(self) -> None:
-        for _ in range(3):
-            for source in self.machines:
-                for target in self.machines:
-                    if source != target:
-                        self.send_status(source, target)
-
-    def join(self, node_id: str, incarnation: int = 0) -> None:
-        machine = self.placed[node_id]
-        self.commands[machine] += self.runs[machine].join(node_id, incarnation=incarnation)
-
-    def end(self, node_id: str, exit_code: int = 0) -> None:
-        machine = self.placed[node_id]
-        self.commands[machine] += self.runs[machine].end(node_id, exit_code)
-
-    def begin(self) -> None:
-        for machine in self.machines:
-            self(machine, on.Begin())
-
-    def start(self) -> None:
-        self.begin()
-        for node_id in self.placed:
-            self.join(node_id)
-        self.exchange_status()
-        assert all(run.state.opened for run in self.runs.values())
-
-    def received(self, node_id: str) -> list[object]:
-        """Return the messages for a node since the last call."""
-        machine = self.placed[node_id]
-        received = [
-            command.message
-            for command in self.commands[machine]
-            if isinstance(command, do.Send) and command.node_id == node_id
-        ]
-        self.commands[machine] = [
-            command
-            for command in self.commands[machine]
-            if not (isinstance(command, do.Send) and command.node_id == node_id)
-        ]
-        return received
 
 
 def test_each_machine_starts_its_own_nodes_and_the_barrier_is_one() -> None:
@@ -209,6 +140,8 @@ STEPS = st.lists(
         st.tuples(st.just("status"), st.sampled_from(["left", "right"])),
         st.tuples(st.just("stop"), st.sampled_from(["left", "right"])),
         st.tuples(st.just("time"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("lose"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("back"), st.sampled_from(["left", "right"])),
     ),
     max_size=40,
 )
@@ -224,8 +157,16 @@ def test_all_machines_end_equally_in_any_order_of_messages(
 
     def act(what: str, who: str) -> None:
         other = "right" if who == "left" else "left"
-        if what == "status":
+        if what == "lose" and not run.lost:
+            run.lose(who)
+        elif what == "back" and who in run.lost:
+            run.bring_back(who)
+        elif what in ("lose", "back") or run.lost & {who, run.placed.get(who)}:
+            pass
+        elif what == "status" and other not in run.lost:
             run.send_status(who, other)
+        elif what == "status":
+            pass
         elif what == "stop":
             run(who, on.StopRequested("why not"))
         elif what == "time":
@@ -242,14 +183,19 @@ def test_all_machines_end_equally_in_any_order_of_messages(
 
     for what, who in steps:
         act(what, who)
-    run("left", on.StopRequested("enough"))
+    for machine in run.machines:
+        if machine not in run.lost:
+            run(machine, on.StopRequested("enough"))
     for _ in range(4):
         run.exchange_status()
         for node_id in PLACED:
             act("end", node_id)
         for machine in run.machines:
             act("time", machine)
-    assert all(each.state.done for each in run.runs.values())
+    ended = [run.runs[machine].state for machine in run.machines if machine not in run.lost]
+    assert all(state.done for state in ended)
+    if run.lost:
+        return
     left, right = (run.runs[machine].state for machine in run.machines)
     for node_id in PLACED:
         assert left.nodes[node_id].phase == right.nodes[node_id].phase == "ended"

@@ -14,6 +14,7 @@ import msgspec
 
 from dora._paths import AUTHORITY_VARIABLE
 from dora.cli.argument_values import InputFile
+from dora.cli.commands.cluster_machine import ON_MACHINES
 from dora.cli.commands.start import restart_and_wait, start_and_wait, start_options, wants_to_attach
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
@@ -565,35 +566,5 @@ def _names(found: Cluster) -> dict[str, str]:
         return {}
 
 
-@cluster.command(hidden=True)
-@click.argument("name")
-def receive(name: str) -> None:
-    """Receive a copy from standard input; `dora cluster start` runs this on other machines."""
-    import sys
-
-    from dora.cluster.ssh.receive import StreamWithTimeout
-    from dora.cluster.ssh.receive import receive as receive_copy
-
-    receive_copy(name, StreamWithTimeout(sys.stdin.buffer), sys.stdout.buffer)
-
-
-@cluster.command(hidden=True)
-@click.argument("id")
-@click.argument("coordinator")
-@click.argument("port", type=int)
-def machine_state(id: str, coordinator: str, port: int) -> None:
-    """Print address, clock and certificate; `dora cluster up` runs this on other machines."""
-    from dora.cluster.ssh import certificates
-
-    click.echo(msgspec.json.encode(certificates.machine_state(id, coordinator, port)))
-
-
-@cluster.command(hidden=True)
-@click.option("--remove", is_flag=True, help="Remove the unused ones.")
-def local_copies(remove: bool) -> None:
-    """List the copies on this machine; `dora cluster copies` runs this on other machines."""
-    from dora.cluster.ssh.retention import copies, remove_if_unused
-
-    for copy in copies():
-        if not remove or remove_if_unused(copy.folder, wholly=True):
-            click.echo(msgspec.json.encode(copy))
+for _command in ON_MACHINES:
+    cluster.add_command(_command)

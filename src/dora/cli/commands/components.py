@@ -255,7 +255,8 @@ def daemon(
     """Run the daemon of a machine in the foreground.
 
     `dora up` runs it in the background, for the default machine. The daemon tries to reach the coordinator
-    until it succeeds. SIGTERM stops its dataflows and ends it, a second SIGTERM kills them.
+    until it succeeds, at its addresses in turn, and again when the connection is lost: a machine may change
+    its network. SIGTERM stops its dataflows and ends it, a second SIGTERM kills them.
 
     Environment variables: DORA_TLS_CA, DORA_TLS_CERT and DORA_TLS_KEY name the files for TLS between
     machines. DORA_LINK_PORTS [20000-29999] are the TCP ports at which gateways listen for other machines.
@@ -279,4 +280,4 @@ def daemon(
         run_options.append("--rt")
         for fault in become_realtime():
             click.echo(f"warning: --rt: {fault}", err=True)
-    serve(client.address, client.port, token, identity, client.authority, run_options)
+    serve(client.addresses, client.port, token, identity, client.authority, run_options)

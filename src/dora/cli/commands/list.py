@@ -52,7 +52,7 @@ def list_dataflows(
         from dora.cluster.agent.identity import running_daemon
 
         without = f"there is no coordinator at {client.where}, which `dora up` starts"
-        if running_daemon(client.address, client.port) is not None:
+        if running_daemon(client.addresses[0], client.port) is not None:
             unseen = f"Dataflows of the daemon are not shown: {without}. They go on running."
     local = foreground_views()
     if unseen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,9 +14,9 @@ from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option, running_inputs, running_nodes, running_topics
 from dora.cli.select import find_run
 from dora.cli.tables import format_option, print_table
-from dora.dataflow.model import QueuePolicy
 from dora.errors import DoraError
 from dora.observe.formatting import fields, megabytes
+from dora.wire.input_rules import INPUT_RULES, MAX_QUEUE_SIZE, InputOptions, InputRule
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
@@ -46,6 +47,34 @@ _from_yaml = click.option(
 _strict_types = click.option(
     "--strict-types", is_flag=True, help="Refuse if the types of the new links do not fit together."
 )
+
+
+def _input_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the rules of an input as options."""
+    for rule in reversed(INPUT_RULES):
+        if rule.name in InputOptions.__struct_fields__:
+            command = _input_option(rule)(command)
+    return command
+
+
+def _input_option(rule: InputRule) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    default = rule.choices[0] if rule.choices else rule.default
+    text = rule.description.replace("`", "") + ("" if default is None else f" [{default}]")
+    name = f"--{rule.name.replace('_', '-')}"
+    match rule.kind:
+        case "integer":
+            kind = click.IntRange(1, MAX_QUEUE_SIZE)
+            return click.option(name, type=kind, metavar="N", help=text)
+        case "seconds":
+            return click.option(name, type=click.FloatRange(min=0), metavar="SECONDS", help=text)
+        case "choice":
+            return click.option(name, type=click.Choice(rule.choices), help=text)
+        case "keys":
+            return click.option(
+                name, metavar="KEY", multiple=True, help=f"{text} May be given several times."
+            )
+        case _:
+            return click.option(name, metavar=rule.kind.upper(), help=text)
 
 
 @click.group(cls=CommandGroup)
@@ -172,37 +201,10 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
 @node.command("connect")
 @click.argument("source", metavar="NODE/OUTPUT", shell_complete=running_topics)
 @click.argument("target", metavar="NODE/INPUT", shell_complete=running_inputs)
-@click.option(
-    "--queue-size", type=click.IntRange(1, 10_000_000), metavar="N", help="Like in a dataflow file [10]."
-)
-@click.option(
-    "--queue-policy",
-    type=click.Choice(["drop_oldest", "latest", "backpressure"]),
-    help="Like in a dataflow file [drop_oldest].",
-)
-@click.option("--deadline", metavar="DURATION", help="The longest pause between two messages: 50ms.")
-@click.option("--max-age", metavar="DURATION", help="Do not deliver older messages: 100ms.")
-@click.option("--rate", metavar="RATE", help="Deliver at most so many messages a second: 10hz.")
-@click.option(
-    "--keep",
-    metavar="KEY",
-    multiple=True,
-    help="Never leave out a message that has this metadata key; may be repeated.",
-)
+@_input_options
 @_strict_types
 @dataflow_option
-def connect(
-    source: str,
-    target: str,
-    queue_size: int | None,
-    queue_policy: QueuePolicy | None,
-    deadline: str | None,
-    max_age: str | None,
-    rate: str | None,
-    keep: tuple[str, ...],
-    strict_types: bool,
-    dataflow: str | None,
-) -> None:
+def connect(source: str, target: str, strict_types: bool, dataflow: str | None, **rules: Any) -> None:
     """Connect an output of a running node to a new input of another one.
 
     The input starts with the next message that is sent, or with those that are latched. The options are
@@ -210,10 +212,7 @@ def connect(
     """
     from dora.wire.operations import ConnectOperation
 
-    operation = ConnectOperation(
-        source, target, queue_size, queue_policy, strict_types, deadline, max_age, rate, keep
-    )
-    _apply(dataflow, operation)
+    _apply(dataflow, ConnectOperation(source, target, strict_types, **rules))
     click.echo(f"{source} -> {target}")
 
 

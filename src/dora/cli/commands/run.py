@@ -1,33 +1,68 @@
-"""``dora run``: build and run one dataflow in the foreground."""
+"""``dora run``: build and run one dataflow in the foreground, on this machine or over ssh on another."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from dora.cli.argument_values import ParameterValue
 from dora.cli.command_run import CommandRun, run_options
 from dora.cli.dataflow_file import dataflow_argument
-from dora.cli.options import RunCommand, debug_option, lock_of, lock_options
-from dora.cli.reports import report_outcome
-from dora.cli.run_reporter import reporter_for
-from dora.daemon.load_dataflow import check_one_machine, load_for_run
+from dora.cli.options import RunCommand, all_of, debug_option, lock_of, lock_options
+
+if TYPE_CHECKING:
+    from dora.cluster.ssh.file import Machine
+
+
+def _parse_robot(text: str) -> Machine:
+    from dora.cluster.ssh.file import parse_machine
+
+    return parse_machine(text)
+
+
+_over_ssh = all_of(
+    click.option(
+        "--on",
+        "robot",
+        type=ParameterValue("machine", _parse_robot),
+        metavar="[USER@]HOST",
+        help="Run on another machine, over ssh, with a copy of the folder of FILE. Nothing has to be "
+        "installed there but Python. Nodes with `deploy: {machine: local}` run here.",
+    ),
+    click.option(
+        "--detach",
+        is_flag=True,
+        help="With --on: return when all nodes are ready, and leave the dataflow running there.",
+    ),
+)
 
 
 @click.command(cls=RunCommand)
 @dataflow_argument
+@_over_ssh
 @run_options()
 @debug_option
 @lock_options
-def run(path: str, command_run: CommandRun, locked: bool, write_lockfile: bool, lockfile: str) -> int:
+def run(
+    path: str,
+    robot: Machine | None,
+    detach: bool,
+    command_run: CommandRun,
+    locked: bool,
+    write_lockfile: bool,
+    lockfile: str,
+) -> int:
     """Build and run a dataflow until it ends.
 
     FILE is a dataflow file or its URL [dataflow.yml]. Ctrl-C stops the dataflow, a second Ctrl-C kills it.
     The exit status is 1 if a node failed, and with --strict also if something else went wrong.
     """
     lock = lock_of(locked, write_lockfile, lockfile)
-    dataflow = load_for_run(
-        path, command_run.env, exit_when_nodes_finish=command_run.exit_when_nodes_finish, uv=command_run.uv
-    )
-    check_one_machine(dataflow)
-    reporter = reporter_for(command_run.progress)
-    outcome = command_run.run(dataflow, reporter, on_daemon=reporter.watch, lock=lock)
-    return report_outcome(outcome, reporter)
+    if robot is not None:
+        from dora.cli.run_over_ssh import run_over_ssh
+
+        return run_over_ssh(robot, path, command_run, lock, detach=detach)
+    if detach:
+        raise click.UsageError("--detach goes with --on; `dora up` and `dora start` leave a dataflow here")
+    return command_run.run_file(path, lock)

@@ -15,6 +15,7 @@ from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option
 from dora.cli.select import NOTHING_RUNS, NoRunningDataflow, lower_priority
 from dora.errors import DoraError
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, OVERDUE, SILENT
 
 if TYPE_CHECKING:
     from dora.observe.rates import LinkRate
@@ -138,8 +139,8 @@ def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
         "disk_read": None if load is None else round(load.disk_read),
         "disk_write": None if load is None else round(load.disk_written),
         "restart_count": view.restarts,
-        "broken_inputs": [_input_of(rate) for rate in inputs if rate.silent],
-        "late_inputs": [_input_of(rate) for rate in inputs if rate.overdue],
+        "broken_inputs": [_input_of(rate) for rate in inputs if SILENT.name in rate.flags],
+        "late_inputs": [_input_of(rate) for rate in inputs if OVERDUE.name in rate.flags],
         "sent_hz": round(item.sent_hz, 3),
         "sent_bytes_per_second": round(item.bytes_per_second),
         "pending_messages": item.waiting,
@@ -158,7 +159,7 @@ def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
             "disk_read_mb_s": 0.0 if load is None else load.disk_read / 1e6,
             "disk_write_mb_s": 0.0 if load is None else load.disk_written / 1e6,
             "restart_count": view.restarts,
-            "broken_inputs": [_input_of(rate) for rate in inputs if rate.silent],
+            "broken_inputs": [_input_of(rate) for rate in inputs if SILENT.name in rate.flags],
             "status": view.status.lower(),
             "pending_messages": item.waiting,
         },
@@ -179,12 +180,8 @@ def _link_json(rate: LinkRate) -> dict[str, Any]:
         "pending_messages": rate.waiting,
         "queue_size": rate.link.queue_size,
         "dropped_messages": rate.dropped,
-        "expired_messages": rate.expired,
-        "thinned_messages": rate.thinned,
-        "missed_deadlines": rate.missed,
-        "unmatched_messages": rate.unmatched,
-        "safe_states": rate.safe_states,
-        "in_safe_state": rate.in_safe_state,
+        **{item.metric_name: rate.counts.get(item.name, 0) for item in LINK_COUNTERS},
+        **{flag.name: flag.name in rate.flags for flag in LINK_FLAGS},
         "latency_median_ms": None if rate.latency_ms is None else round(rate.latency_ms[0], 3),
         "latency_p99_ms": None if rate.latency_ms is None else round(rate.latency_ms[1], 3),
     }

@@ -109,7 +109,7 @@ def _start_what_is_missing(
     daemon_options += ["--coordinator-ca", client.authority] if client.authority else []
     if has_daemon:
         click.echo("daemon already running")
-    elif running_daemon(client.address, client.port) is None:
+    elif running_daemon(client.addresses[0], client.port) is None:
         with interrupts_held():
             processes["daemon"] = Background("daemon", daemon_options)
     if "coordinator" in processes:
@@ -265,7 +265,7 @@ def _wait_for_daemon(client: Client, processes: dict[str, Background], options: 
 
     deadline = time.monotonic() + START_TIMEOUT
     while not _has_daemon(client.status()):
-        if running_daemon(client.address, client.port) is None:
+        if running_daemon(client.addresses[0], client.port) is None:
             if "daemon" in processes:
                 processes["daemon"].check()  # another `dora up` may have been quicker
             else:
@@ -287,7 +287,7 @@ def _serves(client: Client, daemon: Background) -> bool:
     """Return whether this is the daemon of this machine that serves the coordinator."""
     from dora.cluster.agent.identity import running_daemon
 
-    return running_daemon(client.address, client.port) == daemon.pid
+    return running_daemon(client.addresses[0], client.port) == daemon.pid
 
 
 @click.command()
@@ -337,12 +337,12 @@ def _stop_daemon(client: Client) -> bool:
     """Stop a daemon whose coordinator is gone; return whether there was one."""
     from dora.cluster.agent.identity import running_daemon
 
-    pid = running_daemon(client.address, client.port)
+    pid = running_daemon(client.addresses[0], client.port)
     if pid is None:
         return False
     with contextlib.suppress(ProcessLookupError):  # it has just ended
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 20.0
-    while running_daemon(client.address, client.port) is not None and time.monotonic() < deadline:
+    while running_daemon(client.addresses[0], client.port) is not None and time.monotonic() < deadline:
         time.sleep(POLL_INTERVAL)
     return True

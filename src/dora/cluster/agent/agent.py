@@ -14,15 +14,14 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
-from http.client import HTTPException
 from typing import Any
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
+from websockets.asyncio.client import ClientConnection
 
-from dora._paths import AUTHORITY_VARIABLE, data_folder
+from dora._paths import data_folder
 from dora.cluster.agent.clock_sync import ClockSync
+from dora.cluster.agent.connection import CoordinatorConnection, DaemonRefused
 from dora.cluster.agent.identity import Identity, daemon_lock
 from dora.cluster.agent.limits import UsageMeter
 from dora.cluster.agent.observers import Observers
@@ -31,12 +30,13 @@ from dora.cluster.agent.worker_process import WorkerProcess
 from dora.cluster.agent.worker_reports import LogOutbox
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.heartbeat import HeartbeatAnswer
+from dora.cluster.message_log import log_message
 from dora.cluster.protocol import (
     ACTIVE,
     MAX_MESSAGE,
-    SAME_VERSION,
     AckEnd,
     AckLogs,
+    AddressChanged,
     Apply,
     ChangeRequest,
     ChangeResult,
@@ -73,34 +73,19 @@ from dora.cluster.protocol import (
     decode_to_coordinator,
     decode_to_daemon,
     encode,
-    log_message,
     welcome_fault,
 )
 from dora.cluster.ssh.retention import release, retain, retained_for
 from dora.daemon.run_directory import remove_stale
 from dora.daemon.signals import SignalEchoes
 from dora.errors import DoraError
-from dora.transport.proof import UnprovenServerError, proven_socket
-from dora.transport.tls import client_context, is_tls_fault, tls_fault
 from dora.transport.tokens import Token
 from dora.wire.correlation import uuid7
 
-FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
 FORCE_AFTER = 5.0  # seconds in which a worker must have killed its nodes
 DRAIN_TIMEOUT = 1.0  # seconds for the coordinator to acknowledge the last reports
-PING_TIMEOUT = 4.0  # seconds in which the coordinator must answer a ping
 
 log = logging.getLogger("dora.daemon")
-
-
-class _Rejected(Exception):
-    """The coordinator rejects this daemon."""
-
-
-_CONNECTION_ERRORS = (
-    *(UnprovenServerError, _Rejected, OSError, WebSocketException, TimeoutError, HTTPException),
-    msgspec.DecodeError,
-)
 
 
 class Agent:
@@ -108,27 +93,23 @@ class Agent:
 
     def __init__(
         self,
-        address: str,
+        addresses: Sequence[str],
         port: int,
         token: Token,
         identity: Identity,
         authority: str = "",
         run_options: Sequence[str] = (),
     ) -> None:
-        """``authority`` is the CA file of a coordinator with TLS. Raises `DoraError`.
+        """``addresses`` all lead to one coordinator. Raises `DoraError`.
 
-        ``run_options`` are those of `dora.cluster.agent.worker`.
+        ``authority`` is the CA file of a coordinator with TLS. ``run_options`` go to each
+        `dora.cluster.agent.worker`.
         """
         self._run_options = run_options
-        self._encryption = client_context(authority)
         self._identity = identity
         self._interface = identity.address
-        self._address, self._port = address, port
-        self._where = f"{address}:{port}"
-        scheme = "ws" if self._encryption is None else "wss"
-        self._url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
-        self._observers = Observers(self._url, token.value, identity.machine, authority)
-        self._token = token
+        self._coordinator = CoordinatorConnection(addresses, port, token, authority)
+        self._observers = Observers(token.value, identity.machine, authority)
         self._id = uuid7()
         self._runs: dict[str, WorkerProcess] = {}
         self._reports: dict[str, RunReport] = {}  # of active runs, and ends that are not acknowledged
@@ -142,9 +123,6 @@ class Agent:
         self._echoes = SignalEchoes()
         self._meter = UsageMeter()
         self._clock_sync = ClockSync()
-        self._welcomed = False
-        self._pause = FIRST_RETRY
-        self._last_fault = ""  # the fault of the connection that was logged last
         self._templates = WarmTemplates()
 
     def install_signal_handlers(self) -> None:
@@ -155,7 +133,9 @@ class Agent:
 
     async def serve(self) -> None:
         """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
-        connecting = asyncio.create_task(self._keep_connected())
+        connecting = asyncio.create_task(
+            self._coordinator.keep_connected(self._serve_connection, lambda: self._shutting_down)
+        )
         self._templates.ensure(sys.executable)
         try:
             while not connecting.done() and not (self._shutting_down and not self._runs):
@@ -192,7 +172,7 @@ class Agent:
         """If this daemon ends without a connection, do not wait for reports of other machines."""
         if self._shutting_down and self._connection is None:
             for run in self._runs.values():
-                run.lose_others(self._identity.machine, self._no_connection)
+                run.lose_others(self._identity.machine, self._coordinator.no_connection)
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + DRAIN_TIMEOUT
@@ -222,87 +202,10 @@ class Agent:
 
     # ----------------------------------------------------------------------- coordinator
 
-    async def _keep_connected(self) -> None:
-        """Connect to the coordinator, again and again.
-
-        Raises `DoraError` if the coordinator rejects this daemon. A rejection after a first welcome stops
-        nothing: the coordinator may have come back with another token or version.
-        """
-        while True:
-            try:
-                await self._connect()
-                fault = self._no_connection
-            except _CONNECTION_ERRORS as error:
-                fault, is_final = self._fault_of(error)
-                if is_final and not self._welcomed:
-                    raise DoraError(fault) from None
-            if fault != self._last_fault and not self._shutting_down:
-                self._last_fault = fault
-                log.warning("%s; trying again and again", fault)
-            log.debug("%s; next attempt in %.2f s", fault, self._pause)
-            await asyncio.sleep(self._pause)
-            self._pause = min(self._pause * 1.5, LAST_RETRY)
-
-    async def _connect(self) -> None:
-        """Serve one connection until it ends; raises `_CONNECTION_ERRORS`."""
-        proven = None
-        if self._encryption is None:
-            proven = await asyncio.to_thread(proven_socket, self._address, self._port, self._token)
-        async with connect(
-            f"{self._url}/api/daemon",
-            sock=proven,
-            ssl=self._encryption,
-            additional_headers={"Authorization": f"Bearer {self._token.value}"},
-            max_size=MAX_MESSAGE * 2,
-            compression=None,
-            proxy=None,
-            open_timeout=5.0,
-            ping_interval=PING_TIMEOUT / 2,
-            ping_timeout=PING_TIMEOUT,
-            close_timeout=1.0,
-        ) as connection:
-            await self._serve_connection(connection)
-
-    def _fault_of(self, error: Exception) -> tuple[str, bool]:
-        """Return why there is no connection, and whether a further attempt would fail too."""
-        where = self._where
-        not_a_coordinator = f"the server at {where} is not a dora coordinator"
-        match error:
-            case UnprovenServerError():
-                return str(error), True
-            case _Rejected():
-                return f"the coordinator at {where} does not accept this daemon: {error}", True
-            case msgspec.DecodeError():
-                return f"the coordinator at {where} sent an unknown message: {error}; {SAME_VERSION}", True
-            case InvalidStatus() if error.response.status_code in (401, 403):
-                return (
-                    f"the coordinator at {where} does not accept the token of this daemon; set "
-                    "DORA_AUTH_TOKEN, or copy its .dora-token to ~/.config/dora/.dora-token"
-                ), True
-            case InvalidStatus() if error.response.status_code == 404:
-                return not_a_coordinator, False
-            case OSError() if is_tls_fault(error):
-                return tls_fault(error, where), True
-            case HTTPException():
-                return not_a_coordinator, False
-            case InvalidMessage() if not isinstance(error.__cause__, EOFError):
-                return not_a_coordinator, False
-            case InvalidMessage() if self._encryption is None:
-                hint = f"it hangs up; one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
-                return f"{self._no_connection}: {hint}", False
-            case InvalidStatus():
-                return self._no_connection, False
-            case _:
-                return self._no_connection + _reason(error), False
-
-    @property
-    def _no_connection(self) -> str:
-        return f"no connection to the coordinator at {self._where}"
-
     async def _serve_connection(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # messages in the old queue are in the reports too
         identity = self._identity
-        retained = retained_for(identity.machine, self._where)
+        retained = retained_for(identity.machine, self._coordinator.name)
         self._outgoing.put_nowait(identity.hello(self._id, tuple(self._reports.values()), retained))
         for run in self._runs.values():
             if run.redefined is not None:
@@ -312,7 +215,11 @@ class Agent:
         self._logs.send_again()
         local = str(connection.local_address[0])
         # On the coordinator's own machine the local address is loopback, which others cannot reach.
-        self._interface = identity.address or ("0.0.0.0" if is_loopback(local) else local)
+        address = identity.address or ("0.0.0.0" if is_loopback(local) else local)
+        if address != self._interface:
+            self._interface = address
+            for run in self._runs.values():
+                run.command(AddressChanged(address))
         self._connection = connection
         self._send_logs()
         sender = asyncio.create_task(self._send_all(connection, self._outgoing))
@@ -338,14 +245,12 @@ class Agent:
         match message:
             case Welcome():
                 if fault := welcome_fault(message):
-                    raise _Rejected(fault)
-                self._welcomed = True
-                self._pause, self._last_fault = FIRST_RETRY, ""
-                log.info("connected to the coordinator at %s", self._where)
+                    raise DaemonRefused(fault)
+                self._coordinator.on_welcome()
             case HeartbeatAnswer():
                 self._clock_sync.take(message, self._runs.values())
             case DaemonRejected(reason=reason):
-                raise _Rejected(reason)
+                raise DaemonRefused(reason)
             case StartRun():
                 await self._start(message)
             case StopRun() | Endpoints() | PeerReport() | MachineLost() | ReleasePartition():
@@ -404,7 +309,9 @@ class Agent:
     async def _open_observer(self, message: OpenObserver) -> None:
         fault = "the dataflow has just ended"
         if (run := self._runs.get(message.dataflow_id)) is not None:
-            fault = await self._observers.start(message.ticket, run.socket, run.interpreter)
+            fault = await self._observers.start(
+                self._coordinator.url, message.ticket, run.socket, run.interpreter
+            )
         if fault:
             self._outgoing.put_nowait(ObserverRefused(message.ticket, fault))
 
@@ -447,7 +354,7 @@ class Agent:
             return
         if start.partition is not None:
             start = msgspec.structs.replace(start, partition=self._with_local_facts(start.partition))
-        start = msgspec.structs.replace(start, coordinator=self._where)
+        start = msgspec.structs.replace(start, coordinator=self._coordinator.where)
         run = self._runs[dataflow_id] = WorkerProcess(start, process, interpreter)
         run.command(start)
         self._clock_sync.tell(run)  # before the first message of another machine
@@ -466,7 +373,7 @@ class Agent:
         here = [node for node in spec.dataflow["nodes"] if spec.machines.get(node["id"]) == machine]
         named = [folder for node in here if (folder := (node.get("deploy") or {}).get("working_dir"))]
         if named or start.partition is not None:
-            retain(start.dataflow_id, machine, self._where, named)
+            retain(start.dataflow_id, machine, self._coordinator.name, named)
 
     async def _release(self, dataflow_ids: list[str]) -> None:
         async with self._releasing:  # one at a time
@@ -511,6 +418,7 @@ class Agent:
                 "Failed",
                 reason=f"the process that ran it {how}, and all nodes ended with it; the log of the daemon "
                 "may say why",
+                crashed=True,
             )
         del self._runs[run.dataflow_id]
         self._report(report)
@@ -534,15 +442,6 @@ class Agent:
             self._outgoing.put_nowait(report)
 
 
-def _reason(error: Exception) -> str:
-    """Return ": " and why there is no connection; "" if the error does not say."""
-    if isinstance(error, TimeoutError):
-        return ": it does not answer"
-    if isinstance(error, OSError) and error.errno is not None:  # negative: a name that is not known
-        return f": {os.strerror(error.errno) if error.errno > 0 else error.strerror}"
-    return ""
-
-
 def _remove_stale_runs() -> None:
     """Remove the files of runs that were killed together with their guardians."""
     try:
@@ -552,19 +451,22 @@ def _remove_stale_runs() -> None:
 
 
 def serve(
-    address: str,
+    addresses: Sequence[str],
     port: int,
     token: Token,
     identity: Identity,
     authority: str = "",
     run_options: Sequence[str] = (),
 ) -> None:
-    """Run the daemon of a machine until the coordinator or a signal ends it. Raises `DoraError`."""
+    """Run the daemon of a machine until the coordinator or a signal ends it. Raises `DoraError`.
+
+    The coordinator is tried at its ``addresses`` in turn.
+    """
 
     async def run_agent() -> None:
-        daemon = Agent(address, port, token, identity, authority, run_options)
+        daemon = Agent(addresses, port, token, identity, authority, run_options)
         daemon.install_signal_handlers()  # before others can see that there is a daemon
-        with daemon_lock(address, port, identity.machine):
+        with daemon_lock(addresses[0], port, identity.machine):
             await daemon.serve()
 
     asyncio.run(run_agent())

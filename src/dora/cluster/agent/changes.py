@@ -70,7 +70,7 @@ class PartitionChanges:
             self._built.clear()  # of a change that was not applied
             _, local = self._local(run, proposal)
             self._partition.choose_port()
-            answer = run.ask(CheckChange(local, self._partition.machine, self._partition.remote({})))
+            answer = run.ask(CheckChange(local, self._partition.machine, self._partition.remote()))
             if isinstance(answer, Conflict):
                 raise DoraError(_OUTDATED)
             assert isinstance(answer, SentCounts)
@@ -88,9 +88,8 @@ class PartitionChanges:
         with self._lock:
             if proposal.revision > partition.revision:
                 _, local = self._local(run, proposal)
-                request = ApplyChange(
-                    local, partition.machine, partition.remote(message.endpoints), message.sent
-                )
+                partition.set_endpoints(message.endpoints)
+                request = ApplyChange(local, partition.machine, partition.remote(), message.sent)
                 try:
                     answer = run.ask(request)
                 except ConnectError:
@@ -248,7 +247,7 @@ class ChangeRunner:
                 dataflow=model.dataflow,
                 machines={node["id"]: partition.machine for node in model.dataflow["nodes"]},
             )
-            answer = run.ask(ApplyChange(proposal, partition.machine, local_partition.remote({})))
+            answer = run.ask(ApplyChange(proposal, partition.machine, local_partition.remote()))
         local_partition.revision, local_partition.generations = proposal.revision, {}
         daemon.on_changed = None
         self._reports.update(secret=partition.secret)

@@ -18,20 +18,19 @@ log = logging.getLogger("dora.daemon")
 
 
 class Observers:
-    """Starts observers. ``url`` is that of the coordinator, ``machine`` the id of this machine.
+    """Starts observers. ``machine`` is the id of this machine.
 
     ``authority`` is the CA file of a coordinator with TLS.
     """
 
-    def __init__(self, url: str, token: str, machine: str, authority: str = "") -> None:
-        self._url = url
+    def __init__(self, token: str, machine: str, authority: str = "") -> None:
         self._token = token
         self._machine = machine
         self._authority = authority
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, ticket: str, socket: str, interpreter: str) -> str:
-        """Start an observer; return why it failed, or ""."""
+    async def start(self, coordinator: str, ticket: str, socket: str, interpreter: str) -> str:
+        """Start an observer for the coordinator at this URL; return why it failed, or ""."""
         from dora.observe.remote.protocol import StartMessage
 
         if len(self._tasks) >= MAX_OBSERVERS:
@@ -48,7 +47,7 @@ class Observers:
         except OSError as error:
             return f"{interpreter} cannot be run on machine `{self._machine}`: {error}"
         assert process.stdin is not None
-        url = f"{self._url}/api/observers/{ticket}"
+        url = f"{coordinator}/api/observers/{ticket}"
         order = StartMessage(url, self._token, socket, self._machine, self._authority)
         process.stdin.write(msgspec.json.encode(order) + b"\n")
         task = asyncio.create_task(self._watch(process))

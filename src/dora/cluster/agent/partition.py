@@ -12,10 +12,18 @@ import msgspec
 from dora._paths import ALL_INTERFACES, data_folder, link_endpoint
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.heartbeat import HeartbeatAnswer
-from dora.cluster.protocol import Endpoints, MachineLost, PeerReport, ReleasePartition, StartRun, ToDaemon
+from dora.cluster.protocol import (
+    AddressChanged,
+    Endpoints,
+    MachineLost,
+    PeerReport,
+    ReleasePartition,
+    StartRun,
+    ToDaemon,
+)
 from dora.daemon.daemon import Daemon
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.status import Peers
+from dora.daemon.supervisor.status import FormerPart, Peers
 from dora.dataflow.layout import Placement
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError
@@ -34,14 +42,15 @@ class LocalPartition:
         self._partition = start.partition
         self._reports = reports
         self._stopped = stopped
-        self._lock = threading.Lock()
-        self._endpoints: dict[str, str] | None = None
+        self._lock = threading.RLock()
+        self._endpoints: dict[str, str] | None = None  # of other machines, except lost ones
         self._fault = ""  # why the start cannot go on
         self._port = 0  # at which the gateway listens; 0: none is chosen yet
         self.machine = start.partition.machine
         self.revision = start.spec.revision  # the last change that was applied
         self.generations = start.spec.generations
-        self._pending: list[on.Event] = []
+        self._pending: list[Callable[[Daemon], None]] = []
+        self._lost: dict[str, tuple[str, FormerPart]] = {}  # machine → its last loss, and what is known
         self._daemon: Daemon | None = None
         self._clocks: Mapping[str, ClockOffset] = {}
 
@@ -50,24 +59,79 @@ class LocalPartition:
         with self._lock:
             match message:
                 case Endpoints(endpoints=endpoints):
-                    self._endpoints = endpoints if self._endpoints is None else self._endpoints
+                    self.set_endpoints(endpoints)
+                case AddressChanged(address=address):
+                    self._change_address(address)
                 case PeerReport(machine=machine, peer_status=peer_status):
                     self._feed(on.PeerStatusReceived(machine, peer_status))
                 case HeartbeatAnswer(clocks=clocks):
                     self._clocks = clocks
                     self._set_clocks()
-                case MachineLost(machine=machine, reason=reason):
-                    self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
-                    self._feed(on.MachineLost(machine, reason))
+                case MachineLost():
+                    self._lose_machine(message)
                 case ReleasePartition():
                     self._fault = self._fault or "it has no nodes any more"
                     self._feed(on.Released())
 
+    def set_endpoints(self, endpoints: dict[str, str]) -> None:
+        """Reach other machines at these endpoints.
+
+        A machine that is missing keeps its former endpoint: a coordinator that was restarted may not know
+        it yet.
+        """
+        with self._lock:
+            endpoints = {**(self._endpoints or {}), **endpoints}
+            if endpoints != self._endpoints:
+                self._endpoints = endpoints
+                self._publish_endpoints()
+
+    def _change_address(self, address: str) -> None:
+        """Let the gateway listen at the present address of this machine, and at another port."""
+        self._partition = msgspec.structs.replace(self._partition, interface=address)
+        try:
+            self._check_certificate()
+            if self._port:
+                self._port = 0
+                self.choose_port()
+        except DoraError as error:
+            self._warn(f"this machine has got the address {address}: {error}")
+        self._publish_endpoints()
+
+    def _publish_endpoints(self) -> None:
+        """Inform the gateway, once there is a run."""
+        if self._daemon is not None and self._endpoints is not None:
+            remote = self.remote()
+            self._call(lambda daemon: daemon.set_remote(remote))
+
+    def _warn(self, text: str) -> None:
+        if (daemon := self._daemon) is not None:
+            daemon.loop.call_threadsafe(lambda: daemon.write_log("warn", None, text))
+
+    def _lose_machine(self, message: MachineLost) -> None:
+        """End the links with the part of a lost machine; then report what is known of it."""
+        machine, loss = message.machine, message.loss
+        self._fault = self._fault or f"machine `{machine}` is lost: {message.reason}"
+        if self._endpoints is not None:
+            self._endpoints = {name: at for name, at in self._endpoints.items() if name != machine}
+            self._publish_endpoints()
+        self._feed(on.MachineLost(machine, message.reason, may_return=bool(loss)))
+
+        def report(part: FormerPart) -> None:
+            self._lost[machine] = loss, part
+            self._reports.update(lost=dict(self._lost.values()))
+
+        if loss:
+            self._call(lambda daemon: daemon.ask_part_of(machine, report))
+
     def _feed(self, event: on.Event) -> None:
+        self._call(lambda daemon: daemon.feed(event))
+
+    def _call(self, work: Callable[[Daemon], None]) -> None:
+        """Do something in the daemon's thread, once there is one."""
         if (daemon := self._daemon) is None:
-            self._pending.append(event)
+            self._pending.append(work)
         else:
-            daemon.loop.call_threadsafe(lambda: daemon.feed(event))
+            daemon.loop.call_threadsafe(lambda: work(daemon))
 
     def _set_clocks(self) -> None:
         """Note how far the clock of this machine is ahead of the others, for what comes from there."""
@@ -81,9 +145,10 @@ class LocalPartition:
         with self._lock:
             daemon.peers = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
             self._daemon = daemon
+            self._publish_endpoints()  # they may have changed since `join`
             self._set_clocks()
-            for event in self._pending:
-                self._feed(event)
+            for work in self._pending:
+                self._call(work)
 
     def join(self) -> Placement:
         """Choose a port, and wait until the other machines have chosen theirs; raises `DoraError`."""
@@ -95,7 +160,8 @@ class LocalPartition:
             if self._fault or self._stopped():
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_POLL_INTERVAL)
-        return Placement(partition.machine, machines, self.generations, self.remote(self._endpoints))
+        with self._lock:
+            return Placement(partition.machine, machines, self.generations, self.remote())
 
     def _check_certificate(self) -> None:
         """Raise `DoraError` if the certificate cannot be used (any more)."""
@@ -109,22 +175,20 @@ class LocalPartition:
         """Choose the port of this machine, and report it; raises `DoraError`."""
         from dora.gateway.meeting import find_free_port
 
-        if not self._port:
-            self._port = find_free_port(self._partition.interface)
-        self._reports.update(ports={self.machine: self._port})
+        with self._lock:
+            if not self._port:
+                self._port = find_free_port(self._partition.interface)
+            self._reports.update(ports={self.machine: self._port})
 
-    def remote(self, endpoints: dict[str, str]) -> RemoteConfig:
-        """Return the configuration of links to other machines, from the endpoints of these.
-
-        Raises `DoraError`.
-        """
+    def remote(self) -> RemoteConfig:
+        """Return the configuration of links to other machines; raises `DoraError`."""
         from dora.gateway.meeting import dscp_from_environment
 
         partition = self._partition
         own = link_endpoint(partition.interface, self._port, tls=False)
         return RemoteConfig(
             own.partition("/")[2],
-            {machine: endpoint.partition("/")[2] for machine, endpoint in endpoints.items()},
+            {machine: endpoint.partition("/")[2] for machine, endpoint in (self._endpoints or {}).items()},
             partition.secret,
             partition.tls,
             dscp_from_environment(),

@@ -9,15 +9,17 @@ dead, and the worker kills its nodes; if it is killed as well, its guardian does
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
 
 import msgspec
 
-from dora._paths import data_folder
+from dora._paths import data_folder, state_folder
 from dora.cluster.agent.changes import ChangeRunner
 from dora.cluster.agent.identity import run_id
 from dora.cluster.agent.limits import TimeLimit, become_realtime
@@ -71,6 +73,7 @@ class _Commands:
         self._daemon: Daemon | None = None
         self._lock = threading.Lock()
         self.stopped = False
+        self.may_return = False  # as in `StopRun`
         self.on_other: Callable[[ToDaemon], None] = lambda _: None
         self.done = threading.Event()  # there is nothing left to stop
 
@@ -91,6 +94,7 @@ class _Commands:
         for line in self._lines:
             command = decode_to_daemon(line)
             if isinstance(command, StopRun):
+                self.may_return = command.may_return
                 self._stop(command.grace, command.force)
             else:
                 self.on_other(command)
@@ -182,7 +186,22 @@ class Worker:
                 reason = system_fault(error) if isinstance(error, OSError) else str(error)
                 self._reports.update(status="Failed", reason=reason)
         finally:
+            if self._partition is not None and not self._commands.may_return:
+                self._remove_state()
             self._commands.done.set()
+
+    @property
+    def _state_folder(self) -> str:
+        assert self._partition is not None
+        return state_folder(self._start.dataflow_id, self._partition.machine)
+
+    def _remove_state(self) -> None:
+        """Remove what nodes have saved, when the dataflow has ended here. It stays if this part is lost."""
+        shutil.rmtree(self._state_folder, ignore_errors=True)
+        of_dataflow = os.path.dirname(self._state_folder)
+        with suppress(OSError):  # states of other dataflows, or of other machines of this host, are there
+            os.rmdir(of_dataflow)
+            os.rmdir(os.path.dirname(of_dataflow))
 
     def _out(self, dataflow: Dataflow) -> str:
         """Return the folder below which log files are written."""
@@ -215,6 +234,9 @@ class Worker:
             log_directory=self._log_directory,
             join=None if self._partition is None else self._partition.join,
             run_id=run_id(start),
+            state_directory="" if self._partition is None else self._state_folder,
+            revision=start.spec.revision,
+            former=None if start.partition is None else start.partition.former,
         )
         return run_observed(dataflow, options, self._log, start.dataflow_id, self._set_daemon)
 

@@ -31,6 +31,7 @@ from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.relay import shortened
 from dora.cluster.http.auth import AuthMiddleware, Keys, failure
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
+from dora.cluster.message_log import log_message
 from dora.cluster.protocol import (
     CLOSE_WITH_REASON,
     VERSION_HEADER,
@@ -46,7 +47,6 @@ from dora.cluster.protocol import (
     decode_to_coordinator,
     encode,
     hello_fault,
-    log_message,
     version_fault,
 )
 from dora.transport import proof

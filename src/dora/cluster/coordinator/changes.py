@@ -30,8 +30,9 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.distributed_run import DistributedRun
-from dora.cluster.coordinator.fleet import DaemonConnection, Fleet
+from dora.cluster.coordinator.fleet import Fleet
 from dora.cluster.coordinator.placement import check_files, place_one, text_between
 from dora.cluster.coordinator.policy import Refusal, dataflow_of
 from dora.cluster.coordinator.store import Store

@@ -16,7 +16,8 @@ import msgspec
 
 from dora._version import __version__
 from dora.cluster.coordinator.changes import Changes
-from dora.cluster.coordinator.fleet import DaemonConnection, Fleet
+from dora.cluster.coordinator.connections import DaemonConnection
+from dora.cluster.coordinator.fleet import Fleet
 from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.metrics import (
     METRICS_TIMEOUT,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 from dora.cluster.protocol import ACTIVE, RunReport, StopRun
 from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure, joined
-from dora.daemon.supervisor.status import PeerStatus
+from dora.daemon.supervisor.status import FormerPart, PeerStatus, joined_parts
+from dora.wire.correlation import uuid7
 
 
 class DistributedRun:
@@ -23,6 +24,9 @@ class DistributedRun:
         self.daemons = daemons
         self.reports = {machine: RunReport(dataflow_id, "Starting") for machine in daemons}
         self.lost: dict[str, str] = {}  # machine → why
+        self.losses: dict[str, str] = {}  # machine → the id of its loss, if its part may be started again
+        self.resting: set[str] = set()  # lost machines whose part is not started again yet
+        self.has_run = False  # all its nodes were ready once
         self.endpoints_sent = False  # to all machines
         self.stored: RunReport | None = None  # the combined report that is in the store
         self.stop_sent: StopRun | None = None  # the last one, for machines that come back
@@ -79,7 +83,7 @@ class DistributedRun:
 
     def all_prepared(self) -> bool:
         """Return whether every machine has chosen its ports and waits for the others."""
-        return all(report.ports is not None for report in self.reports.values())
+        return not self.lost and all(report.ports is not None for report in self.reports.values())
 
     def record(self, machine: str, report: RunReport) -> PeerStatus | None:
         """Record the report of a machine; return its peer status if that is new to the others."""
@@ -92,8 +96,31 @@ class DistributedRun:
     def mark_lost(self, machine: str, reason: str) -> None:
         """Record that a machine is lost."""
         self.lost[machine] = reason
+        self.losses[machine] = uuid7()
         where = f"machine `{machine}`: " if self.is_distributed else ""
+        # Without its port: the others have no links with it until its next part has chosen one.
         self.reports[machine] = RunReport(self.dataflow_id, "Failed", reason=where + reason)
+
+    def former_part(self, machine: str, daemon_id: str) -> FormerPart | None:
+        """Return what the others know of the part of a lost machine, if this daemon can start it again now.
+
+        That is possible once the former part has ended, and all others have said what they know of it: then
+        none of them takes anything more from it.
+        """
+        is_resting = machine in self.resting and daemon_id == self.daemons.get(machine)
+        if self.stop_sent is not None or machine in self.ending or is_resting:
+            return None
+        loss = self.losses.get(machine)
+        others = [name for name in self.daemons if name != machine and self.is_active_on(name)]
+        parts = [part for name in others if (part := self.reports[name].lost.get(loss or "")) is not None]
+        return joined_parts(parts) if parts and len(parts) == len(others) else None
+
+    def start_again(self, machine: str, daemon_id: str) -> None:
+        """Record that the part of a lost machine is started again, by this daemon."""
+        del self.lost[machine], self.losses[machine]
+        self.daemons[machine] = daemon_id
+        self.reports[machine] = RunReport(self.dataflow_id, "Starting", revision=self.revision)
+        self.stored = None
 
     def give_up(self, machine: str, reason: str) -> None:
         """Record that a user does not wait for a machine that is out of reach: its part has ended."""
@@ -132,12 +159,14 @@ class DistributedRun:
         self.daemons = {name: daemon for name, daemon in self.daemons.items() if name != machine}
         self.departed.append(self.reports.pop(machine))
         self.lost.pop(machine, None)
+        self.losses.pop(machine, None)
 
     def combined(self) -> RunReport:
         """Return the report of the dataflow as a whole."""
         reports = list(self.reports.values())
         if any(report.status in ACTIVE for report in reports):
-            starting = any(report.status == "Starting" for report in reports)
+            starting = any(report.status == "Starting" for report in reports) and not self.has_run
+            self.has_run = not starting
             # Each machine reports the same first failure.
             reason = next((report.reason for report in reports if report.reason), "")
             return RunReport(self.dataflow_id, "Starting" if starting else "Running", reason=reason)
@@ -164,7 +193,10 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
     links: list[LinkReport] = []
     undeclared: dict[str, dict[str, int]] = {}
     unlogged: dict[str, int] = {}
+    losses: dict[str, int] = {}
     for result in ordered:
+        for machine, count in result.machine_losses.items():
+            losses[machine] = max(count, losses.get(machine, 0))
         for failure in result.failures:
             failures.setdefault(failure.node_id, failure)
         links += result.links
@@ -178,5 +210,6 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
         unlogged=unlogged,
         stopped=any(result.stopped for result in ordered),
         overdue=tuple(node_id for result in ordered for node_id in result.overdue),
+        machine_losses=losses,
         strict=ordered[0].strict,
     )

@@ -17,12 +17,13 @@ import os
 import time
 from collections.abc import Callable, Iterable
 
-from dora._paths import link_endpoint
+import msgspec
+
 from dora._version import __version__
+from dora.cluster.coordinator.connections import DaemonConnection, endpoints_for, moved
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.log_store import log_store_directory
-from dora.cluster.coordinator.placement import address_of, is_loopback
-from dora.cluster.coordinator.policy import Refusal, lost_report
+from dora.cluster.coordinator.policy import Refusal, lost_report, unreachable_after
 from dora.cluster.coordinator.store import Store
 from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.cluster.protocol import (
@@ -55,7 +56,6 @@ from dora.cluster.protocol import (
 )
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.names import machine_id_fault
-from dora.wire.clock import ClockOffset
 from dora.wire.node_protocol import PROTOCOL_VERSION
 from dora.wire.operations import ProposedChange
 
@@ -65,30 +65,6 @@ FORGET_AFTER = 180.0  # seconds after which a silent machine is no longer shown,
 REWRITE_AFTER = 2.0  # seconds between attempts to write to a full disk
 
 log = logging.getLogger("dora.coordinator")
-
-
-class DaemonConnection:
-    """The connection of a daemon; ``send`` never waits.
-
-    ``seen`` is the address of the machine as the coordinator sees it, ``server`` the address at which the
-    machine reached the coordinator.
-    """
-
-    def __init__(self, hello: Hello, send: Callable[[ToDaemon], None], seen: str, server: str) -> None:
-        self.machine = hello.machine
-        self.daemon_id = hello.daemon_id
-        self.labels = hello.labels
-        self.address = hello.address or seen
-        self.tls = hello.tls
-        self.clock: ClockOffset | None = None
-        self.send = send
-        self.seen = seen
-        self.server = server
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it runs on the machine of the coordinator."""
-        return is_loopback(self.seen) or self.seen == self.server
 
 
 class Fleet:
@@ -106,6 +82,8 @@ class Fleet:
         self._runs: dict[str, DistributedRun] = {}
         for dataflow_id, daemons in store.active().items():
             self.add(dataflow_id, daemons, store.spec(dataflow_id))
+            view = store.find(dataflow_id)
+            self._runs[dataflow_id].has_run = view is not None and view.status == "Running"
         self._departed: dict[str, set[str]] = {}  # dataflow → machines that have left it
         self._rewrite: asyncio.TimerHandle | None = None  # the next attempt to write to a full disk
         machines = {machine for run in self._runs.values() for machine in run.daemons}
@@ -188,11 +166,13 @@ class Fleet:
         for run in list(self._runs.values()):
             if run.dataflow_id in reported:
                 self._catch_up(run, connection)
+                self._send_endpoints_to_others(run, machine)  # its address may be another one
             elif run.is_active_on(machine):
                 was_with = run.daemons[machine]
                 self._lose(run, machine, lost_report(run.dataflow_id, was_with, hello.daemon_id).reason)
             else:
                 run.ending.discard(machine)
+                self._start_again(run, machine)
         self._on_change()
         return connection
 
@@ -213,7 +193,7 @@ class Fleet:
 
     def _wait_for_silent(self, machine: str) -> None:
         """Wait for a machine that is out of reach, without end if it runs nodes and no limit is set."""
-        if (limit := _unreachable_after()) is not None:
+        if (limit := unreachable_after(os.environ)) is not None:
             self._declare_lost_after(machine, limit, f"it has not answered for {limit:g} s")
         else:
             self._loss_timers[machine] = asyncio.get_running_loop().call_later(
@@ -329,11 +309,17 @@ class Fleet:
             self._record_excluded(run, machine, report)
             return
         run.daemons[machine] = connection.daemon_id
+        if report.crashed and run.others(machine):
+            self._lose(run, machine, report.reason)
+            self._start_again_later(run, machine)
+            self._on_change()
+            return
         if report.status != run.reports[machine].status or report.reason:
             reason = f", {report.reason}" if report.reason else ""
             text = f"{report.status} on machine `{machine}`{reason}"
             log.info("dataflow %s: %s", report.dataflow_id, text)
         has_changed = report.revision > run.reports[machine].revision
+        has_moved = moved(run.reports[machine], report)
         peer_status = run.record(machine, report)
         if run.is_idle(machine):
             self._release(run, machine, report)
@@ -341,7 +327,11 @@ class Fleet:
             self._forward_status(run, machine, report, peer_status)
         if has_changed:  # earlier losses may concern nodes that are new to it
             self._send_losses(run, machine)
+        if has_moved:
+            self._send_endpoints_to_others(run, machine)
         self._send_endpoints_when_prepared(run)
+        for lost in list(run.losses):
+            self._start_again(run, lost)  # this may have been the last report that it waited for
         self._store_state(run)
         self._on_change()
 
@@ -370,7 +360,37 @@ class Fleet:
             return
         run.mark_lost(machine, reason)
         for other in run.others(machine):
-            self._send(other, MachineLost(run.dataflow_id, machine, reason))
+            self._send_loss(run, machine, other)
+        self._store_state(run)
+
+    def _start_again_later(self, run: DistributedRun, machine: str) -> None:
+        """Start a part again whose process was killed; not at once, since that might happen again."""
+        run.resting.add(machine)
+
+        def end_rest() -> None:
+            run.resting.discard(machine)
+            self._start_again(run, machine)
+
+        asyncio.get_running_loop().call_later(LOST_AFTER, end_rest)
+
+    def _start_again(self, run: DistributedRun, machine: str) -> None:
+        """Start the part of a lost machine again, if that is possible now and a node wants it."""
+        connection = self.connections.get(machine)
+        if connection is None or self._runs.get(run.dataflow_id) is not run:
+            return
+        if (former := run.former_part(machine, connection.daemon_id)) is None:
+            return
+        if all(status.phase == "ended" for status in former.status.nodes.values()):
+            del run.losses[machine]
+            return
+        log.info("dataflow %s: machine `%s` starts its nodes again", run.dataflow_id, machine)
+        run.resting.discard(machine)
+        run.start_again(machine, connection.daemon_id)
+        partition = msgspec.structs.replace(self.partition_for(run.dataflow_id, machine), former=former)
+        spec = self._store.spec(run.dataflow_id)
+        connection.send(AckEnd(run.dataflow_id))  # of the former part, if this daemon has it
+        connection.send(StartRun(run.dataflow_id, spec, partition, limits=self._limits))
+        self._catch_up(run, connection)
         self._store_state(run)
 
     def _catch_up(self, run: DistributedRun, connection: DaemonConnection) -> None:
@@ -386,9 +406,13 @@ class Fleet:
         self._send_losses(run, connection.machine)
 
     def _send_losses(self, run: DistributedRun, machine: str) -> None:
-        for other, reason in run.lost.items():
+        for other in run.lost:
             if other != machine:
-                self._send(machine, MachineLost(run.dataflow_id, other, reason))
+                self._send_loss(run, other, machine)
+
+    def _send_loss(self, run: DistributedRun, machine: str, other: str) -> None:
+        reason, loss = run.lost[machine], run.losses.get(machine, "")
+        self._send(other, MachineLost(run.dataflow_id, machine, reason, loss))
 
     # ----------------------------------------------------------------------- machines that come and go
 
@@ -460,11 +484,12 @@ class Fleet:
         """Stop a partition that counts as lost; once it has ended, acknowledge that."""
         if report.status in ACTIVE:
             run.ending.add(machine)
-            self._send(machine, StopRun(report.dataflow_id, force=True))
+            self._send(machine, StopRun(report.dataflow_id, force=True, may_return=True))
             return
         run.ending.discard(machine)
         if machine not in run.daemons:
             self._send(machine, AckEnd(report.dataflow_id))
+        self._start_again(run, machine)
         self._on_change()
 
     def _release(self, run: DistributedRun, machine: str, report: RunReport) -> None:
@@ -500,7 +525,7 @@ class Fleet:
     ) -> Apply:
         """Return the message by which a machine applies a change."""
         run = self._runs.get(dataflow_id)
-        endpoints = {} if run is None else self._endpoints(run, machine)
+        endpoints = {} if run is None else endpoints_for(run, machine, self._known)
         return Apply(dataflow_id, ticket, proposal, endpoints, sent)
 
     def catch_up_all(self, dataflow_id: str) -> None:
@@ -522,20 +547,13 @@ class Fleet:
             )
             self._send(machine, self.apply_message(run.dataflow_id, machine, NO_TICKET, proposal, {}))
 
-    def _send_endpoints(self, run: DistributedRun, target: str) -> None:
-        self._send(target, Endpoints(run.dataflow_id, self._endpoints(run, target)))
+    def _send_endpoints_to_others(self, run: DistributedRun, machine: str) -> None:
+        if run.endpoints_sent:
+            for other in run.others(machine):
+                self._send_endpoints(run, other)
 
-    def _endpoints(self, run: DistributedRun, target: str) -> dict[str, str]:
-        """Return the endpoints of the other machines' nodes, as this machine reaches them."""
-        endpoints = {}
-        target_connection = self._known.get(target)
-        for other, report in run.reports.items():
-            connection = self._known.get(other)
-            if other != target and connection is not None and target_connection is not None:
-                address = address_of(connection.address, target_connection.seen, target_connection.server)
-                for node_id, port in (report.ports or {}).items():
-                    endpoints[node_id] = link_endpoint(address, port, tls=connection.tls)
-        return endpoints
+    def _send_endpoints(self, run: DistributedRun, target: str) -> None:
+        self._send(target, Endpoints(run.dataflow_id, endpoints_for(run, target, self._known)))
 
     def _send(self, machine: str, message: ToDaemon) -> None:
         if (connection := self.connections.get(machine)) is not None:
@@ -578,11 +596,3 @@ class Fleet:
             timer.cancel()
         if self._rewrite is not None:
             self._rewrite.cancel()
-
-
-def _unreachable_after() -> float | None:
-    """Return ``DORA_UNREACHABLE_AFTER``: seconds until a silent machine counts as lost; None: never."""
-    try:
-        return max(float(os.environ.get("DORA_UNREACHABLE_AFTER", "")), 0.0)
-    except ValueError:
-        return None

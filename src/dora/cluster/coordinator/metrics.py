@@ -13,11 +13,21 @@ from operator import attrgetter
 from typing import Final, Generic, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import Metric as Family
 
 from dora._version import __version__
 from dora.cluster.protocol import DataflowView, RunStatus, RunUsage, ToDaemon
-from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
+from dora.wire.metrics import (
+    LINK_METRICS,
+    NODE_METRICS,
+    OUTPUT_METRICS,
+    DataflowMetrics,
+    LinkMetrics,
+    Metric,
+    NodeMetrics,
+    OutputMetrics,
+)
 from dora.wire.path_statistics import PathLatency
 
 USAGE_TIMEOUT: Final = 0.15  # seconds for the answers; a late machine is shown with its former numbers
@@ -96,63 +106,26 @@ class RequestCounter:
 
 Labels = tuple[str, ...]
 Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
+Row = tuple[Kind, str, str, Callable[[_Item], float]]
 
-_NODE_METRICS: Final[list[tuple[Kind, str, str, Callable[[NodeMetrics], float]]]] = [
+
+def _rows(metrics: Iterable[Metric], value_of: Callable[[_Item, str], float]) -> list[Row[_Item]]:
+    def row(metric: Metric) -> Row[_Item]:
+        kind = CounterMetricFamily if metric.is_total else GaugeMetricFamily
+        return kind, metric.prometheus, metric.title, lambda item: value_of(item, metric.name)
+
+    return [row(metric) for metric in metrics]
+
+
+_NODE_METRICS: Final[list[Row[NodeMetrics]]] = [
     (GaugeMetricFamily, "running", "Whether a node runs", lambda node: int(node.status == "Running")),
-    (CounterMetricFamily, "cpu_seconds", "Processor time of a node's processes", attrgetter("cpu_seconds")),
-    (GaugeMetricFamily, "memory_bytes", "Resident memory of a node's processes", attrgetter("memory")),
-    (CounterMetricFamily, "restarts", "Restarts of a node", attrgetter("restarts")),
+    *_rows(NODE_METRICS, getattr),
 ]
-_OUTPUT_METRICS: Final[list[tuple[Kind, str, str, Callable[[OutputMetrics], float]]]] = [
-    (CounterMetricFamily, "messages", "Messages sent on an output", attrgetter("messages")),
-    (
-        CounterMetricFamily,
-        "bytes",
-        "Bytes sent on an output, as far as they were copied",
-        attrgetter("bytes"),
-    ),
-]
-_LINK_METRICS: Final[list[tuple[Kind, str, str, Callable[[LinkMetrics], float]]]] = [
-    (
-        CounterMetricFamily,
-        "received_messages",
-        "Messages that an input has taken",
-        attrgetter("received"),
-    ),
-    (CounterMetricFamily, "dropped_messages", "Messages that a link has lost", attrgetter("dropped")),
-    (
-        CounterMetricFamily,
-        "expired_messages",
-        "Messages older than the max_age of an input",
-        attrgetter("expired"),
-    ),
-    (
-        CounterMetricFamily,
-        "thinned_messages",
-        "Messages left out for the rate of an input",
-        attrgetter("thinned"),
-    ),
-    (
-        CounterMetricFamily,
-        "missed_deadlines",
-        "Deadlines of an input without a message",
-        attrgetter("missed"),
-    ),
-    (
-        CounterMetricFamily,
-        "unmatched_messages",
-        "Messages that were in no set of synchronised inputs",
-        attrgetter("unmatched"),
-    ),
-    (
-        CounterMetricFamily,
-        "safe_states",
-        "Safe states of the source of an input",
-        attrgetter("safe_states"),
-    ),
-    (GaugeMetricFamily, "waiting_messages", "Messages in the queue of an input", attrgetter("waiting")),
-]
-_PATH_METRICS: Final[list[tuple[Kind, str, str, Callable[[PathLatency], float]]]] = [
+_OUTPUT_METRICS: Final[list[Row[OutputMetrics]]] = _rows(OUTPUT_METRICS, getattr)
+_LINK_METRICS: Final[list[Row[LinkMetrics]]] = _rows(
+    LINK_METRICS, lambda link, name: link.figures.get(name, 0)
+)
+_PATH_METRICS: Final[list[Row[PathLatency]]] = [
     (
         CounterMetricFamily,
         "messages",
@@ -253,10 +226,10 @@ def page(
 class _Moment:
     """A collector of the library, with the metrics of one moment."""
 
-    def __init__(self, metrics: list[Metric]) -> None:
+    def __init__(self, metrics: list[Family]) -> None:
         self._metrics = metrics
 
-    def collect(self) -> list[Metric]:
+    def collect(self) -> list[Family]:
         return self._metrics
 
 
@@ -264,8 +237,8 @@ def _families(
     prefix: str,
     labels: Labels,
     items: Iterable[tuple[Labels, _Item]],
-    metrics: Iterable[tuple[Kind, str, str, Callable[[_Item], float]]],
-) -> Iterator[Metric]:
+    metrics: Iterable[Row[_Item]],
+) -> Iterator[Family]:
     """Yield several metrics of the same items."""
     for kind, name, text, value in metrics:
         yield _family(kind, f"{prefix}_{name}", text, labels, [(key, value(item)) for key, item in items])
@@ -273,7 +246,7 @@ def _families(
 
 def _family(
     kind: Kind, name: str, text: str, labels: Labels, values: Iterable[tuple[Labels, float]]
-) -> Metric:
+) -> Family:
     """Return one metric. Each machine of a dataflow knows only its own partition: the largest value counts.
 
     The samples of a counter have ``_total`` behind the name.

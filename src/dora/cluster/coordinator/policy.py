@@ -183,3 +183,11 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0.0 < seconds < float("inf"):
         raise DoraError(f"{name} is `{text}`; it has to be a number of seconds, {default:g} by default")
     return seconds
+
+
+def unreachable_after(environ: Mapping[str, str]) -> float | None:
+    """Return ``DORA_UNREACHABLE_AFTER``: seconds until a silent machine counts as lost; None: never."""
+    try:
+        return max(float(environ.get("DORA_UNREACHABLE_AFTER", "")), 0.0)
+    except ValueError:
+        return None

@@ -130,14 +130,8 @@ def as_json(state: PageState) -> bytes:
                 "policy": rate.link.policy,
                 "dropped": rate.dropped,
                 "dropping_hz": round(rate.dropping_hz, 2),
-                "expired": rate.expired,
-                "thinned": rate.thinned,
-                "missed": rate.missed,
-                "overdue": rate.overdue,
-                "unmatched": rate.unmatched,
-                "safe_states": rate.safe_states,
-                "in_safe_state": rate.in_safe_state,
-                "silent": rate.silent,
+                "counts": rate.counts,
+                "flags": rate.flags,
                 "latency": rate.latency_ms,
             }
             for rate in state.links

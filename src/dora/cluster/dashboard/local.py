@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from dora.daemon.processes.ending import end_by_stdin
 from dora.dataflow.model import Dataflow
 
 if TYPE_CHECKING:
@@ -82,20 +83,18 @@ class LocalDashboard:
         self._listener.close()
         if self._process is None:
             return
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass
-        try:
-            self._process.wait(END_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_by_stdin(self._process, END_TIMEOUT)
         if self._process.returncode < 0:  # it was killed, and has not removed it
             from dora.cluster.dashboard.page_file import remove_page_file
 
             remove_page_file(port)
+
+
+def free_port() -> int:
+    """Return a port for a page of another machine, which ssh is going to listen at."""
+    with _listen() as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def _listen() -> socket.socket:

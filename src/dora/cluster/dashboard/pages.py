@@ -30,7 +30,7 @@ from dora.cluster.protocol import DataflowView
 from dora.daemon.client import DaemonClient
 from dora.dataflow.names import key_fault, value_fault
 from dora.errors import DoraError
-from dora.observe.preview.protocol import Target, Wanted
+from dora.observe.preview.protocol import PreviewsWanted, Target
 from dora.observe.remote.protocol import Question
 from dora.recording.recorder import control
 from dora.recording.recorder.process import Recordings
@@ -334,7 +334,7 @@ def _handle(text: str, watch: Watch, viewer: Viewer) -> None:
         case _Next():
             viewer.ready.set()
         case _WantTopics(topics=topics, latency=latency):
-            viewer.wanted = Wanted(tuple(topics[:MAX_TOPICS]), latency)
+            viewer.wanted = PreviewsWanted(tuple(topics[:MAX_TOPICS]), latency)
             watch.update_wanted()
         case _Search(ticket=ticket, node=node, level=level, text=words):
             watch.search(viewer, ticket, node, level, words)

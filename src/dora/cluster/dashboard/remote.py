@@ -14,16 +14,16 @@ from typing import Final
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.relay import RelayedSession
 from dora.observe.preview.protocol import (
+    DataflowGraph,
     Ended,
     FromWatcher,
-    Picture,
     Preview,
+    PreviewsWanted,
     State,
-    Wanted,
 )
 from dora.observe.remote.protocol import (
     Ask,
-    More,
+    DeliveryTaken,
     PageQuery,
     QueryEnded,
     QueryStatus,
@@ -60,7 +60,7 @@ class RemoteObservers:
         self._open_session = open_session
         self._on_change = on_change
         self._on_message = on_message
-        self._wanted = Wanted()
+        self._wanted = PreviewsWanted()
         self._sessions: dict[str, RelayedSession] = {}
         self._waiting: dict[int, asyncio.Future[QueryStatus]] = {}
         self._tickets = itertools.count(1)
@@ -68,7 +68,7 @@ class RemoteObservers:
         self._sending: set[asyncio.Task[None]] = set()
         self._tasks = [asyncio.create_task(self._follow(machine)) for machine in machines]
 
-    def update_wanted(self, wanted: Wanted) -> None:
+    def update_wanted(self, wanted: PreviewsWanted) -> None:
         """Set the topics that browsers want to see."""
         self._wanted = wanted
         for machine in self._sessions:
@@ -129,7 +129,7 @@ class RemoteObservers:
                         self.faults.pop(machine, None)
                         self.states[machine] = item
                         self._on_change()
-                    case Preview() | Picture():
+                    case Preview() | DataflowGraph():
                         self._on_message(item)
                     case QueryStatus():
                         reply = self._waiting.get(item.ticket)
@@ -140,7 +140,7 @@ class RemoteObservers:
                         if item.ended:
                             self._end(machine)
                             return True
-            self._send(session, More())
+            self._send(session, DeliveryTaken())
         return False
 
     def _send_wanted(self, machine: str) -> None:
@@ -149,7 +149,7 @@ class RemoteObservers:
             for topic in self._wanted.topics
             if self.placed.get(topic.partition("/")[0], machine) == machine
         )
-        self._send(self._sessions[machine], Wanted(topics, self._wanted.latency))
+        self._send(self._sessions[machine], PreviewsWanted(topics, self._wanted.latency))
 
     def _send(self, session: RelayedSession, message: ToProcess) -> None:
         async def send() -> None:
@@ -188,7 +188,7 @@ async def ask_once(session: RelayedSession, question: Question, timeout: float) 
                         return answer_of(item)
                     if isinstance(item, QueryEnded):
                         raise Refusal(409, item.fault or "the dataflow has just ended")
-                await session.to_observer.put(encode(More()))
+                await session.to_observer.put(encode(DeliveryTaken()))
     except TimeoutError:
         raise Refusal(504, f"no answer within {timeout:g} s") from None
     finally:

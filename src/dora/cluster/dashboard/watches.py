@@ -14,17 +14,17 @@ from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, as_js
 from dora.cluster.dashboard.remote import RemoteObservers
 from dora.observe.preview.protocol import (
     MAX_FRAME,
+    DataflowGraph,
     Ended,
     Found,
     FromWatcher,
     Lines,
-    Picture,
     Preview,
+    PreviewsWanted,
     Search,
     State,
     Target,
     ToWatcher,
-    Wanted,
     decode_from_watcher,
     frame,
 )
@@ -55,7 +55,7 @@ class Outbox:
     def put(self, message: FromWatcher) -> None:
         """Add a message; never waits."""
         match message:
-            case Picture(graph=graph):
+            case DataflowGraph(graph=graph):
                 self._newest["graph"] = graph
             case Ended():
                 self._newest["ended"] = b"true"
@@ -137,7 +137,7 @@ class Viewer:
 
     def __init__(self) -> None:
         self.outbox = Outbox()
-        self.wanted = Wanted()
+        self.wanted = PreviewsWanted()
         self.tickets: dict[int, int] = {}  # of the watcher → of the browser
         self.ready = asyncio.Event()  # for the next delivery
         self.ready.set()
@@ -153,7 +153,7 @@ class Watch:
         self._reader: asyncio.Task[None] | None = None
         self._newest: dict[type, FromWatcher] = {}
         self._lines: deque[bytes] = deque(maxlen=RECENT_LINES)
-        self._wanted = Wanted()
+        self._wanted = PreviewsWanted()
         self._last_ticket = 0
         self._ended = asyncio.Event()
         self.remote: RemoteObservers | None = None  # observers on other machines
@@ -218,7 +218,9 @@ class Watch:
     def update_wanted(self) -> None:
         """Send the watcher the topics that all browsers together want."""
         topics = {topic for viewer in self.viewers for topic in viewer.wanted.topics}
-        wanted = Wanted(tuple(sorted(topics)), any(viewer.wanted.latency for viewer in self.viewers))
+        wanted = PreviewsWanted(
+            tuple(sorted(topics)), any(viewer.wanted.latency for viewer in self.viewers)
+        )
         if wanted != self._wanted:
             self._wanted = wanted
             self._send(wanted)
@@ -247,7 +249,7 @@ class Watch:
 
     def receive_remote(self, message: FromWatcher) -> None:
         """Forward a message of another machine; a graph only if this machine has none."""
-        if not isinstance(message, Picture) or self._here is None:
+        if not isinstance(message, DataflowGraph) or self._here is None:
             self._receive(message)
 
     def _send(self, message: ToWatcher) -> None:
@@ -292,7 +294,7 @@ class Watch:
             return
         if isinstance(message, Ended):
             self._ended.set()
-        if isinstance(message, Picture | Ended):
+        if isinstance(message, DataflowGraph | Ended):
             self._newest[type(message)] = message
         elif isinstance(message, Lines):
             self._lines.extend(message.entries)

@@ -170,6 +170,8 @@ class CopyOn(Copy, frozen=True, kw_only=True):
         """Return who uses it, in words; ``names`` are those of dataflows, by UUID."""
         if self.dataflows:
             return ", ".join(dict.fromkeys(names.get(id, id) for id in self.dataflows))
+        if self.running:
+            return "(dora run)"
         if self.expected:
             return "(just copied)"
         return "(left by nodes)" if self.left_over else "(nobody)"

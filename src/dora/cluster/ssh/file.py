@@ -18,10 +18,12 @@ from dora.dataflow.problems import ProblemReport
 from dora.errors import DataflowError
 
 _PORT = IntegerType(1, 65535)
+_HOST = r"[A-Za-z0-9:][A-Za-z0-9._:-]*"
+_USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?"
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """A machine of a cluster. ``port`` is that of ssh; ``dora`` is the command on that machine."""
+    """A machine that ssh reaches at ``port``. ``dora`` is the command on that machine."""
 
     id: str
     host: str
@@ -30,6 +32,7 @@ class Machine(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     address: str | None = None  # where other machines reach it; None: where the coordinator sees it
     dora: str = "dora"
+    connection: str = ""  # the socket of an `SshConnection` that commands use; "": each makes its own
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -131,7 +134,7 @@ MACHINE = SchemaBlock(
             "host",
             _Word(
                 "the name of a host",
-                r"[A-Za-z0-9:][A-Za-z0-9._:-]*",
+                _HOST,
                 "a name or an address, as for `ssh`; a user and a port are fields of their own",
             ),
             "The host that ssh connects to: a name, an address, or a `Host` of your ssh configuration.",
@@ -141,7 +144,7 @@ MACHINE = SchemaBlock(
             "user",
             _Word(
                 "the name of a user",
-                r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?",
+                _USER,
                 "letters, digits, `_`, `.` and `-` are allowed",
             ),
             "The user on that machine; by default as your ssh configuration says.",
@@ -184,6 +187,29 @@ CLUSTER = SchemaBlock(
 
 _TLS = ("tls_cert", "tls_key", "tls_ca")
 _WITHOUT_EFFECT = ("zenoh_port", "daemon_port")
+
+
+def parse_machine(text: str) -> Machine:
+    """Return the machine of ``[USER@]HOST`` or ``ssh://[USER@]HOST[:PORT]``; raises ``ValueError``.
+
+    Its id is the text.
+
+    >>> parse_machine("ros@robot.local").host, parse_machine("ssh://[fd00::2]:2222").port
+    ('robot.local', 2222)
+    """
+    rest, port = text, None
+    if text.startswith("ssh://"):
+        rest = text.removeprefix("ssh://").rstrip("/")
+        if found := re.fullmatch(r"(.*[^:]|.*\]):(\d{1,5})", rest):
+            rest, port = found[1], int(found[2])
+    user, at, host = rest.rpartition("@")
+    host = host.removeprefix("[").removesuffix("]")
+    fits = re.fullmatch(_HOST, host) and (not at or re.fullmatch(_USER, user))
+    if not fits or not (port is None or 0 < port < 1 << 16):
+        raise ValueError(
+            f"`{text[:60]}` is no machine for ssh: write HOST, USER@HOST or ssh://USER@HOST:PORT"
+        )
+    return Machine(id=text, host=host, user=user or None, port=port)
 
 
 def load_cluster(path: str | os.PathLike[str]) -> Cluster:

@@ -9,6 +9,9 @@ are removed, now or when the daemon is back.
 A copy that has just been made is for a dataflow that is about to start. If none starts within `EXPECTED`,
 or the copying was cut off, the copy is unused. Unused copies are removed when a record is, or with the next
 copy. Only the copied files are: nodes may have written results beside them.
+
+`dora run --on` has no records. Its process locks the copy for as long as it runs; afterwards the copy is
+expected to be used again for some time, so that the next run finds it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Final
 
 import msgspec
 
-from dora._paths import data_folder
+from dora._paths import data_folder, state_folder
 from dora.cluster.coordinator.log_store import remove_logs
 from dora.cluster.ssh.folder import (
     LOCK,
@@ -36,6 +39,7 @@ from dora.cluster.ssh.folder import (
     locked,
     remove_file,
 )
+from dora.cluster.ssh.use_lock import in_use, is_in_use
 from dora.errors import DoraError
 from dora.wire.decoders import from_json
 
@@ -43,6 +47,7 @@ EXPECTED: Final = 3600.0  # seconds
 _UUID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _EXPECTED: Final = f"{OWN_PREFIX}.new"  # no dataflow has started in it yet; empty until it is complete
 _USES: Final = f"{OWN_PREFIX}.uses"  # a folder with a file for each dataflow and machine
+_RUN: Final = f"{OWN_PREFIX}.run"  # locked by each `dora run` in the copy
 
 
 class RetainedCopies(msgspec.Struct, frozen=True):
@@ -55,8 +60,9 @@ class RetainedCopies(msgspec.Struct, frozen=True):
 class Copy(msgspec.Struct, frozen=True):
     """A copy on this machine.
 
-    ``dataflows`` are the UUIDs of those that use it. Without any it stays for as long as one is
-    ``expected``. It is ``left_over`` when only what nodes have written is there.
+    ``dataflows`` are the UUIDs of those that use it. Without any it stays for as long as a `dora run` is
+    ``running`` in it, or a dataflow is ``expected``. It is ``left_over`` when only what nodes have written
+    is there.
     """
 
     folder: str
@@ -64,6 +70,7 @@ class Copy(msgspec.Struct, frozen=True):
     dataflows: list[str]
     expected: bool
     left_over: bool
+    running: bool = False
 
 
 # ----------------------------------------------------------------------- uses
@@ -95,12 +102,19 @@ def retained_for(machine: str, coordinator: str) -> tuple[str, ...]:
     )
 
 
+def coordinators_of(machine: str) -> set[str]:
+    """Return the coordinators whose dataflows may still have copies or log files here."""
+    notes = (_retained(id, machine) for id in _names(_retained_folder(machine)))
+    return {retained.coordinator for retained in notes if retained is not None}
+
+
 def release(dataflow_ids: Iterable[str], machine: str) -> None:
-    """Remove what is kept for dataflows without a record: log files, and copies that nobody else uses."""
+    """Remove what is kept for dataflows without a record: log files, states of nodes, unused copies."""
     for dataflow_id in filter(_UUID.fullmatch, dataflow_ids):  # another machine says which
         if (retained := _retained(dataflow_id, machine)) is None:
             continue
         remove_logs(os.path.join(data_folder(), "out", dataflow_id))
+        shutil.rmtree(state_folder(dataflow_id, machine), ignore_errors=True)
         for copy in retained.copies:
             _unlink(_use(copy, dataflow_id, machine))
             remove_if_unused(copy)
@@ -114,8 +128,22 @@ def expected(folder: str) -> Iterator[None]:
     with open(path, "w"):
         pass
     yield
-    with open(path, "w") as file:
+    _expect(folder)
+
+
+def _expect(folder: str) -> None:
+    with open(os.path.join(folder, _EXPECTED), "w") as file:
         file.write("complete\n")
+
+
+@contextmanager
+def running_in(folder: str) -> Iterator[None]:
+    """Keep a copy from removal while a dataflow runs in it, in this block; raises ``OSError``."""
+    with in_use(os.path.join(folder, _RUN)):
+        try:
+            yield
+        finally:
+            _expect(folder)
 
 
 def _use(copy: str, dataflow_id: str, machine: str) -> str:
@@ -154,7 +182,14 @@ def copies() -> list[Copy]:
 
 def _copy(folder: str) -> Copy | None:
     try:
-        return Copy(folder, _size(folder), _users(folder), _is_expected(folder), _is_left_over(folder))
+        return Copy(
+            folder=folder,
+            size=_size(folder),
+            dataflows=_users(folder),
+            expected=_is_expected(folder),
+            left_over=_is_left_over(folder),
+            running=is_in_use(os.path.join(folder, _RUN)),
+        )
     except FileNotFoundError:
         return None  # another machine of this host has just removed it
 
@@ -187,7 +222,7 @@ def remove_if_unused(folder: str, *, wholly: bool = False) -> bool:
 
 
 def _is_used(folder: str) -> bool:
-    return bool(_users(folder)) or _is_expected(folder)
+    return bool(_users(folder)) or _is_expected(folder) or is_in_use(os.path.join(folder, _RUN))
 
 
 def _remove(folder: str, wholly: bool) -> None:

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, Final, TypeVar
 
@@ -32,11 +32,11 @@ _FAULTS: Final = (
         "Host key verification failed",
         "its host key is unknown, or another one; say `{}` once and check it",
     ),
-    ("Could not resolve hostname", "no host of that name is known; check `host`"),
-    ("Connection refused", "no ssh server listens there; check `host` and `port`"),
-    ("timed out", "it does not answer; check `host`, and that the machine is on"),
-    ("No route to host", "there is no way to it; check `host`, and that the machine is on"),
-    ("Network is unreachable", "there is no way to it; check `host` and your network"),
+    ("Could not resolve hostname", "no host of that name is known; check the name"),
+    ("Connection refused", "no ssh server listens there; check host and port"),
+    ("timed out", "it does not answer; check the host, and that the machine is on"),
+    ("No route to host", "there is no way to it; check the host, and that the machine is on"),
+    ("Network is unreachable", "there is no way to it; check the host and your network"),
 )
 
 
@@ -56,12 +56,16 @@ def login(machine: Machine) -> list[str]:
     return ["ssh", *port, *user, machine.host]
 
 
-def command_line(machine: Machine, script: str) -> list[str]:
-    """Return the command that runs a script (POSIX sh) on a machine, whatever the user's shell is there."""
+def command_line(machine: Machine, script: str, *, options: Sequence[str] = ("-T",)) -> list[str]:
+    """Return the command that runs a script (POSIX sh) on a machine, whatever the user's shell is there.
+
+    ``options`` go to ssh; the default ones are for pipes instead of a terminal.
+    """
     settings = ("BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT}", "ServerAliveInterval=5")
-    options = [word for setting in settings for word in ("-o", setting)]
+    words = [word for setting in settings for word in ("-o", setting)]
+    shared = ["-S", machine.connection] if machine.connection else []
     _, *where = login(machine)
-    return ["ssh", "-T", *options, *where, f"exec sh -c {shlex.quote(script)}"]
+    return ["ssh", *options, *words, *shared, *where, f"exec sh -c {shlex.quote(script)}"]
 
 
 def run(machine: Machine, script: str, *, stdin: str = "", timeout: float = COMMAND_TIMEOUT) -> str:
@@ -161,14 +165,20 @@ def on_all(
         return list(zip(chosen, pool.map(attempt, chosen), strict=True))
 
 
-def piped(machine: Machine, script: str) -> subprocess.Popen[Any]:
-    """Start a script on a machine, with pipes to it; raises `MachineFault` without ssh."""
+def piped(
+    machine: Machine, script: str, *, options: Sequence[str] = ("-T",), own_session: bool = False
+) -> subprocess.Popen[Any]:
+    """Start a script on a machine, with pipes to it; raises `MachineFault` without ssh.
+
+    ``options`` as for `command_line`. ``own_session``: Ctrl-C in the terminal does not reach ssh.
+    """
     try:
         return subprocess.Popen(
-            command_line(machine, script),
+            command_line(machine, script, options=options),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=own_session,
         )
     except FileNotFoundError:
         raise MachineFault(machine, "there is no `ssh` here; install OpenSSH") from None

@@ -83,7 +83,7 @@ def review_work(run: RunState, node_ids: list[str]) -> None:
 def _review_consumers(run: RunState, node_ids: list[str]) -> None:
     for node_id in node_ids:
         node = run.nodes.get(node_id)
-        if node is None or node.machine or not run.work_done(node):
+        if node is None or (node.machine and not node.awaits_machine) or not run.work_done(node):
             continue
         if node.between_processes:
             run.trace(node, "is not started again: all its inputs have closed")
@@ -133,7 +133,7 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
         node.removing, node.retired = operation.kind == "remove", operation.kind == "retire"
         node.operation = None
     node.phase = "ended"
-    node.connected = False
+    node.connected = node.awaits_machine = False
     end_handover(run, node)
     run.disarm_all(node)
     run.close_receivers(node)

@@ -126,6 +126,12 @@ class CloseReceivers(msgspec.Struct, frozen=True):
     node_id: str
 
 
+class OpenReceivers(msgspec.Struct, frozen=True):
+    """The node, of another machine, runs again: open its links on the board that were closed."""
+
+    node_id: str
+
+
 class RecordParameters(msgspec.Struct, frozen=True):
     """The parameters of a node have changed to these; a record of the dataflow has to follow."""
 
@@ -168,6 +174,7 @@ Command = (
     | Send
     | Signal
     | CloseReceivers
+    | OpenReceivers
     | RecordParameters
     | SetSentCounts
     | Log

@@ -193,10 +193,14 @@ class PeerStatusReceived(msgspec.Struct, frozen=True):
 
 
 class MachineLost(msgspec.Struct, frozen=True):
-    """Another machine has ended, or has been silent for too long; ``reason`` is half a sentence."""
+    """Another machine has ended, or has been silent for too long; ``reason`` is half a sentence.
+
+    ``may_return``: when it is back, the coordinator starts its part again.
+    """
 
     machine: str
     reason: str
+    may_return: bool = False
 
 
 class Released(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ def validate_state(run: RunState) -> None:
         _check_edges(run, node_id)
         if node.machine:
             assert not names[node_id] and not node.connected, f"{where}: is on another machine"
+            assert not (node.awaits_machine and ending), f"{where}: the dataflow is ending"
             continue
         if node.phase == "running":
             assert run.opened, f"{where}: the barrier is not open"

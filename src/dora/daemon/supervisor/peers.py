@@ -5,6 +5,10 @@ its own nodes, and mirrors the others from the status that their supervisors sen
 holds everything that peers have to know, so only the latest one counts, and nothing has to be sent
 again after a connection was cut. From the same status every supervisor draws the same conclusions:
 when the start barrier opens, which inputs are closed, when the dataflow has ended.
+
+The nodes of a machine that is lost have no supervisor, so each of the others decides about them: those that
+may be started again wait for the machine, and the others have failed. When the machine is back, its new
+supervisor begins with what the others know of its nodes (`known_status`).
 """
 
 from __future__ import annotations
@@ -19,15 +23,23 @@ from dora.daemon.supervisor.closing import (
     try_finish,
     with_root_cause,
 )
+from dora.daemon.supervisor.restart import restart_delay
 from dora.daemon.supervisor.result import NodeFailure
+from dora.daemon.supervisor.safe_states import source_failed
 from dora.daemon.supervisor.start import open_barrier, try_open
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.status import NodeStatus, PeerStatus
 from dora.daemon.supervisor.stopping import kill, stop
+from dora.dataflow.problems import listed
 
 
 def status_of(run: RunState) -> PeerStatus:
     """Return the status of this machine for its peers."""
+    return known_status(run, "")
+
+
+def known_status(run: RunState, machine: str) -> PeerStatus:
+    """Return the status of another machine's nodes as this supervisor knows it; "": of this machine's."""
     failures = {failure.node_id: failure for failure in run.failures}
     return PeerStatus(
         nodes={
@@ -37,10 +49,11 @@ def status_of(run: RunState) -> PeerStatus:
                 reopen_count=node.reopen_count,
                 announced_failures=node.announced_failures,
                 announcement=node.announcement,
+                restarts=len(node.restarts),
                 failure=failures.get(node_id) if node.phase == "ended" else None,
             )
             for node_id, node in run.nodes.items()
-            if not node.machine
+            if node.machine == machine
         },
         revision=run.revision,
         opened=run.opened,
@@ -54,6 +67,8 @@ def take_status(run: RunState, machine: str, status: PeerStatus) -> None:
     run.peers[machine] = status
     if not run.begun or run.done:
         return
+    if any(node.awaits_machine and node.machine == machine for node in run.nodes.values()):
+        run.emit(do.Log("warn", None, f"machine `{machine}` is back, and starts its nodes again"))
     # Another supervisor opens the barrier only when it knows that the nodes of all machines are ready.
     if status.opened and not (run.opened or run.broken_by or run.stopping):
         open_barrier(run)
@@ -78,6 +93,8 @@ def repeat_status(run: RunState) -> None:
 
 def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     """Take over the status of a node from the supervisor that decides about it."""
+    node.awaits_machine = False
+    node.restarts += [run.now] * (status.restarts - len(node.restarts))
     if node.phase == "ended":
         _mirror_closed_outputs(run, node, status)  # of a node that was retired
         return
@@ -94,6 +111,9 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     run.trace(node, f"is {status.phase} on machine `{node.machine}`")
     if status.phase in ("ended", "backoff", "awaiting fix", "dormant"):
         run.close_receivers(node)
+    elif status.phase == "running":
+        # That its former process has ended may be known here after the new one has connected its inputs.
+        run.emit(do.OpenReceivers(node.id))
     if status.phase == "ended":
         if status.failure is not None:
             run.failures.append(with_root_cause(run, status.failure))
@@ -108,15 +128,61 @@ def _mirror_closed_outputs(run: RunState, node: NodeState, status: NodeStatus) -
         close_outputs(run, node, closed)
 
 
-def lose_machine(run: RunState, machine: str, reason: str) -> None:
-    """End the nodes of a machine that is lost."""
-    lost = [node for node in run.nodes.values() if node.machine == machine and node.phase != "ended"]
+def lose_machine(run: RunState, machine: str, reason: str, *, may_return: bool) -> None:
+    """End the nodes of a machine that is lost, except those that wait for it; stop if one says so."""
+    lost = [
+        node
+        for node in run.nodes.values()
+        if node.machine == machine
+        and node.phase != "ended"
+        and not (node.awaits_machine and may_return)  # it was told before
+    ]
     if not lost:
         return
+    run.peers.pop(machine, None)
+    run.machine_losses[machine] = run.machine_losses.get(machine, 0) + 1
     message = f"machine `{machine}` is lost: {reason}"
-    run.emit(do.Log("error", None, message))
+    stops = run.opened and any(node.spec.deploy.on_machine_lost == "stop" for node in lost)
+    waiting = [node for node in lost if may_return and not stops and _may_follow(run, node)]
+    later = f"; {listed([node.id for node in waiting])} will be started again there" if waiting else ""
+    run.emit(do.Log("error", None, message + later))
     for node in lost:
         # A dynamic node that had not joined has nothing to fail with.
         failed = not (node.spec.is_dynamic and node.phase == "dormant")
         failure = NodeFailure(node.id, "machine", message=message, restarts=len(node.restarts))
-        end_node(run, node, failure if failed else None)
+        if node in waiting:
+            _await_machine(run, node, failure)
+        elif node.spec.is_dynamic and may_return and run.opened and not (stops or run.stopping):
+            _leave(run, node, message)
+        else:
+            end_node(run, node, failure if failed else None)
+    if stops:
+        stop(run, message)
+
+
+def _may_follow(run: RunState, node: NodeState) -> bool:
+    """Return whether the restart policy of a node whose machine is lost wants another process."""
+    return (
+        run.opened
+        and run.may_restart(node)
+        and restart_delay(node.spec.restart, True, node.restarts, run.now) is not None
+    )
+
+
+def _leave(run: RunState, node: NodeState, message: str) -> None:
+    """Take leave of a dynamic node, which may join again when its machine is back."""
+    was_running, node.phase = node.phase == "running", "dormant"
+    run.close_receivers(node)
+    if was_running:
+        announce_failure(run, node, message)
+    close_outputs(run, node, set(node.spec.outputs))
+
+
+def _await_machine(run: RunState, node: NodeState, failure: NodeFailure) -> None:
+    node.phase = "backoff"
+    node.awaits_machine = True
+    node.failure = failure
+    node.restarts.append(run.now)
+    run.trace(node, "waits for its machine")
+    run.close_receivers(node)
+    source_failed(run, node)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
 from dora.dataflow.model import asks_for_drops
+from dora.wire.counters import RESTART_LOSS, LinkCounter
 
 FailureKind = Literal[
     "exit",  # ended by itself with a non-zero status or by a signal
@@ -38,7 +40,7 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """Counts of one link, from the board, at the end of the run.
 
     ``sent`` counts from the moment the link was connected, so ``sent == received + dropped +
-    expired + thinned + unread``.
+    expired + thinned + unread``. ``counts`` are the `LINK_COUNTERS` that are not 0, by name.
     """
 
     link: str  # "a/out -> b/in"
@@ -48,18 +50,30 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     received: int = 0
     dropped: int = 0  # lost by the queue policy, or by a restart of the receiver
     unread: int = 0  # still queued when the receiver ended
-    unsent: int = 0  # not sent, because a queue was full and the sender was asked to stop
-    restart_loss: int = 0  # those of `dropped` that were lost because the receiver was being restarted
-    unmatched: int = 0  # those of `received` that were in no set of a `sync` group
-    safe_states: int = 0  # how often the receiver has begun the safe state of the output
-    expired: int = 0  # older than the input's `max_age`
-    thinned: int = 0  # left out for the input's `rate`
-    missed: int = 0  # how often the input's `deadline` has passed without a message
+    counts: dict[str, int] = {}
+
+    @property
+    def sender(self) -> str:
+        """The node that sends."""
+        return self.link.partition("/")[0]
+
+    @property
+    def input(self) -> str:
+        """The input, as ``"node/input"``."""
+        return self.link.rpartition(" -> ")[2]
+
+    @property
+    def receiver(self) -> str:
+        """The node that receives."""
+        return self.input.partition("/")[0]
+
+    def count(self, counter: LinkCounter) -> int:
+        return self.counts.get(counter.name, 0)
 
     @property
     def overflowed(self) -> int:
         """How many messages were dropped while the receiver ran."""
-        return self.dropped - self.restart_loss
+        return self.dropped - self.count(RESTART_LOSS)
 
     @property
     def mostly_lost(self) -> bool:
@@ -70,16 +84,21 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
     """Merge the reports of the machines of a sender and of a receiver about the same link.
 
-    >>> joined([LinkReport("a/out -> b/in", "", 1, unsent=2), LinkReport("a/out -> b/in", "", 1, 5, 5)])
-    (LinkReport(link='a/out -> b/in', policy='', queue_size=1, sent=5, received=5, unsent=2),)
+    >>> of_sender = LinkReport("a/x -> b/y", "", 1, counts={"unsent": 2})
+    >>> joined([of_sender, LinkReport("a/x -> b/y", "", 1, 5, 5)])
+    (LinkReport(link='a/x -> b/y', policy='', queue_size=1, sent=5, received=5, counts={'unsent': 2}),)
     """
-    counts = [name for name in LinkReport.__struct_fields__ if name not in ("link", "policy", "queue_size")]
     reports: dict[str, LinkReport] = {}
     for link in links:
-        other = reports.get(link.link)
-        if other is not None:
-            sums = {name: getattr(link, name) + getattr(other, name) for name in counts}
-            link = msgspec.structs.replace(other, **sums)
+        if (other := reports.get(link.link)) is not None:
+            link = msgspec.structs.replace(
+                other,
+                sent=other.sent + link.sent,
+                received=other.received + link.received,
+                dropped=other.dropped + link.dropped,
+                unread=other.unread + link.unread,
+                counts=dict(Counter(other.counts) + Counter(link.counts)),
+            )
         reports[link.link] = link
     return tuple(reports.values())
 
@@ -94,6 +113,7 @@ class DataflowResult(msgspec.Struct, frozen=True):
     unlogged: dict[str, int] = {}  # node id → log entries that could not be written to its file
     stopped: bool = False  # by a user or a program, before it ended by itself
     overdue: tuple[str, ...] = ()  # nodes that did not end within the grace duration, but at SIGTERM
+    machine_losses: dict[str, int] = {}  # machine → how often it was lost, with the counts of its nodes
     strict: bool = False  # trouble is a failure
 
     @property

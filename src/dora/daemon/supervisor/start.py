@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import parameters
-from dora.daemon.supervisor.closing import refuse_start, reopen_outputs, review_stragglers, try_finish
+from dora.daemon.supervisor.closing import (
+    close_outputs,
+    end_node,
+    refuse_start,
+    reopen_outputs,
+    review_stragglers,
+    try_finish,
+)
 from dora.daemon.supervisor.events import Registering
 from dora.daemon.supervisor.handover import is_replacement, process_runs, replacement_registers
 from dora.daemon.supervisor.state import BEING_STOPPED, NodeState, RunState
+from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.problems import listed
 from dora.wire.node_protocol import InputsClosed, Started
 
@@ -19,13 +27,29 @@ from dora.wire.node_protocol import InputsClosed, Started
 def begin(run: RunState) -> None:
     """Start all processes of this machine."""
     run.begun = True
+    if run.former is not None:  # the others run
+        open_barrier(run)
     for node in run.nodes.values():
         if node.machine:
             node.phase = "dormant" if node.spec.is_dynamic else "starting"
+        elif run.former is not None and _has_ended(run, node, run.former):
+            end_node(run, node, None)
         elif not node.spec.is_dynamic:
             run.spawn(node)
     try_open(run)
     try_finish(run)
+
+
+def _has_ended(run: RunState, node: NodeState, former: PeerStatus) -> bool:
+    """Take over what the other machines know of a node that was lost; return whether it has ended."""
+    status = former.nodes.get(node.id)
+    if status is None or former.revision < node.generation:
+        return False
+    node.restarts = [run.now] * status.restarts
+    node.reopen_count = status.reopen_count
+    node.announced_failures, node.announcement = status.announced_failures, status.announcement
+    close_outputs(run, node, set(status.outputs_closed))
+    return status.phase == "ended"
 
 
 def register(run: RunState, event: Registering) -> None:

@@ -89,6 +89,8 @@ class NodeState(msgspec.Struct):
     spec: NodeSpec
     phase: Phase = "dormant"
     machine: str = ""  # the other machine that it is on; "": it is on this one
+    # That machine is lost, and the node waits for it: every supervisor decides that, and all the same.
+    awaits_machine: bool = False
     pid: int | None = None
     incarnation: int = 0  # of this process: each process of a node has a number of its own
     launches: int = 0  # how many processes there have been
@@ -177,6 +179,9 @@ class RunState(msgspec.Struct):
     done: bool = False
     failures: list[NodeFailure] = []
     peers: dict[str, PeerStatus] = {}  # machine → its latest status
+    machine_losses: dict[str, int] = {}  # machine → how often it was lost
+    # What the others know of this machine's nodes, if it has lost them and starts them again.
+    former: PeerStatus | None = None
     # Node id ("" for the run) and name → when it is due.
     deadlines: dict[tuple[str, DeadlineName], float] = {}
     agenda: list[tuple[float, tuple[str, DeadlineName]]] = []  # a heap: deadlines, and former ones

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -29,6 +29,7 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     reopen_count: int = 0  # how often its outputs opened again
     announced_failures: int = 0  # how many failures its consumers were informed of
     announcement: str = ""  # the latest of these failures
+    restarts: int = 0
     failure: NodeFailure | None = None  # of a node that has ended
 
 
@@ -40,6 +41,40 @@ class PeerStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     opened: bool = False  # the start barrier
     stopping: bool = False
     killing: bool = False
+
+
+class FormerPart(msgspec.Struct, frozen=True):
+    """What the other machines know about a lost machine's part. The machine starts its part again with it.
+
+    ``status`` tells how its nodes were. ``sent``: "node/output" → the number of the last message that has
+    arrived elsewhere. ``taken``: "node/input" → the number of the last message from elsewhere that the
+    input has received or lost.
+    """
+
+    status: PeerStatus
+    sent: dict[str, int] = {}
+    taken: dict[str, int] = {}
+
+
+def joined_parts(parts: Iterable[FormerPart]) -> FormerPart:
+    """Return what several machines know together; the status of a node is the latest one."""
+    nodes: dict[str, NodeStatus] = {}
+    sent: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    revision = 0
+    for part in parts:
+        revision = max(revision, part.status.revision)
+        for node_id, status in part.status.nodes.items():
+            known = nodes.get(node_id)
+            if known is None or (status.restarts, status.reopen_count) > (
+                known.restarts,
+                known.reopen_count,
+            ):
+                nodes[node_id] = status
+        for name, number in part.sent.items():
+            sent[name] = max(number, sent.get(name, 0))
+        taken.update(part.taken)
+    return FormerPart(PeerStatus(nodes, revision), sent, taken)
 
 
 class Peers:

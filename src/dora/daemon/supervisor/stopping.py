@@ -21,7 +21,7 @@ def stop(run: RunState, reason: str, grace: float | None = None) -> None:
         run.grace = grace
     run.arm(None, "term", run.grace, keep=True)
     for node in run.nodes.values():
-        if node.machine:
+        if node.machine and not node.awaits_machine:
             continue
         end_handover(run, node)
         cancel_requests(run, node)

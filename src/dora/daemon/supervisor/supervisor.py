@@ -72,15 +72,19 @@ class Supervisor:
         standby: bool = False,
         elsewhere: Mapping[str, str] | None = None,
         generations: Mapping[str, int] | None = None,
+        revision: int = 0,
+        former: PeerStatus | None = None,
     ) -> None:
         """Prepare a run; `handle` of a `Begin` starts it.
 
-        ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a
-        node may go on after all its inputs closed and all other nodes are done (None: for ever); a
-        node's own setting wins. ``watched`` are the nodes whose code may change (hot reload).
-        ``standby``: replacements can prepare while the old process runs. ``elsewhere`` gives the
-        machine of a node on another machine. ``generations`` are those of a
-        `dora.dataflow.plan.Placement`, if the dataflow has run without this machine.
+        ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may go
+        on after all its inputs closed and all other nodes are done (None: for ever); a node's own setting
+        wins. ``watched`` are the nodes whose code may change (hot reload). ``standby``: replacements can
+        prepare while the old process runs. ``elsewhere`` gives the machine of a node on another machine.
+        ``generations`` are as in `dora.dataflow.plan.Placement`. ``revision`` counts the changes of the
+        dataflow so far, if it has run without this machine. ``former`` is the status of this machine's
+        nodes as the others know it, if this machine has lost them: it starts those again that have not
+        ended.
         """
         self.state = RunState(
             dataflow,
@@ -90,6 +94,8 @@ class Supervisor:
             watched=watched,
             standby=standby,
             distributed=bool(elsewhere),
+            revision=revision,
+            former=former,
         )
         for node_id, node in self.state.nodes.items():
             node.machine = (elsewhere or {}).get(node_id, "")
@@ -138,11 +144,16 @@ class Supervisor:
             undeclared={key: node.undeclared for key, node in run.nodes.items() if node.undeclared},
             stopped=run.stopping,
             overdue=tuple(key for key, node in run.nodes.items() if node.overdue and key not in failed),
+            machine_losses=dict(run.machine_losses),
         )
 
     def status(self) -> PeerStatus:
         """Return the status of this machine for its peers."""
         return peers.status_of(self.state)
+
+    def known_status(self, machine: str) -> PeerStatus:
+        """Return the status of another machine's nodes as it is known here."""
+        return peers.known_status(self.state, machine)
 
     def watch(self, nodes: frozenset[str]) -> None:
         """Set the nodes whose code may change from now on."""
@@ -180,7 +191,7 @@ class Supervisor:
             case on.PeerStatusReceived(machine=machine, status=status):
                 peers.take_status(run, machine, status)
             case on.MachineLost(machine=machine, reason=reason):
-                peers.lose_machine(run, machine, reason)
+                peers.lose_machine(run, machine, reason, may_return=event.may_return)
             case on.Released():
                 changes.release(run)
             case on.TimePassed():

@@ -30,7 +30,7 @@ from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
 from dora.dataflow.parser.field_types import Reader, is_unset
 from dora.dataflow.parser.fields import NODE_BLOCK
 from dora.dataflow.parser.files import MANIFEST_FILE, is_file
-from dora.dataflow.parser.input_qos import check_deadlines, input_qos
+from dora.dataflow.parser.input_rules import check_deadlines, rules_of_block
 from dora.dataflow.parser.outputs import LatchChecks, options_of
 from dora.dataflow.parser.preload import preload_of, warn_without_effect
 from dora.dataflow.parser.program_sources import (
@@ -45,7 +45,6 @@ from dora.dataflow.parser.scheduling import warn_of_nice
 from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
 from dora.dataflow.parser.sync import SyncChecks, within
-from dora.dataflow.parser.timers import timer_options
 from dora.dataflow.parser.variables import refused_variable
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.types.contracts import Ports
@@ -384,9 +383,7 @@ class Assembler:
                 InputSpec(
                     id=input_id,
                     source=found,
-                    input_timeout=block.get("input_timeout"),
-                    **timer_options(block, found, name, self.report),
-                    **input_qos(block, found, name, self.report),
+                    **rules_of_block(block, found, name, self.report),
                 )
             )
         return tuple(inputs)

@@ -87,6 +87,13 @@ DEPLOY = SchemaBlock(
             "`working_dir`.",
             default="local",
         ),
+        Field(
+            "on_machine_lost",
+            ChoiceType(["keep", "stop"]),
+            "What happens when the machine is lost: with `keep` the other machines go on, and nodes with a "
+            "`restart_policy` are started again when the machine is back; with `stop` the dataflow stops.",
+            default="keep",
+        ),
     ],
 )
 
@@ -116,6 +123,8 @@ def deploy_of(checked: CheckedBlock, default: Deploy, report: ProblemReport) -> 
         labels=block.get("labels") or {},
         working_dir=folder,
         is_sent=is_sent and folder is None,
+        # Unlike the place, it applies to all nodes: "stop if any machine is lost" is one line.
+        on_machine_lost=block.values.get("on_machine_lost", default.on_machine_lost),
     )
     return HERE if found == HERE else found
 
@@ -124,5 +133,5 @@ def is_elsewhere(checked: CheckedBlock, default: Deploy) -> bool:
     """Return whether a node's files may be on another machine, so that they cannot be checked now."""
     block: CheckedBlock | None = checked.get("deploy")
     if block is None or not block.nodes:
-        return default != HERE
+        return default.names_place
     return any(block.get(name) for name in ("machine", "labels", "working_dir"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from dora.dataflow.model import DEFAULT_QUEUE_SIZE, LOG_LEVELS, Source
+from dora.dataflow.model import LOG_LEVELS, Source
 from dora.dataflow.parser.budgets import PATHS
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.field_types import (
@@ -18,13 +18,11 @@ from dora.dataflow.parser.field_types import (
     ByteSizeType,
     ChoiceType,
     CommandsType,
-    DurationType,
     FieldType,
     FlagType,
     IntegerType,
     ListType,
     MapType,
-    RateType,
     Reader,
     Schema,
     SecondsType,
@@ -34,6 +32,7 @@ from dora.dataflow.parser.field_types import (
     as_text,
     report_expected,
 )
+from dora.dataflow.parser.input_rules import INPUT_RULE_FIELDS
 from dora.dataflow.parser.outputs import Outputs
 from dora.dataflow.parser.preload import Preload
 from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
@@ -41,7 +40,6 @@ from dora.dataflow.parser.scheduling import SCHEDULING
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.parser.sources import SourceFault, parse_source
 from dora.dataflow.parser.sync import SYNC, SYNC_BLOCK
-from dora.dataflow.parser.timers import TIMER_OPTIONS
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.parser.variables import EnvironmentType, ParametersType, ParameterValuesType
 from dora.dataflow.types.contracts import CONTRACTS, TYPE_RULES
@@ -81,49 +79,7 @@ INPUT = SchemaBlock(
             "`dora/timer/30hz` (also `millis/50`, `hz/30`), `dora/logs`, `dora/logs/warn/node`.",
             required=True,
         ),
-        Field(
-            "queue_size",
-            IntegerType(0, 10_000_000),
-            "How many messages may wait for the receiver (0 counts as 1).",
-            default=DEFAULT_QUEUE_SIZE,
-        ),
-        Field(
-            "queue_policy",
-            ChoiceType(("drop_oldest", "latest", "backpressure")),
-            "What happens when the queue is full: the oldest message is dropped (and counted), or "
-            "the sender waits until there is room. `latest`: there is one place, for the newest message.",
-            default="drop_oldest",
-        ),
-        Field(
-            "input_timeout",
-            SecondsType(zero="unset"),
-            "Seconds of silence after which the input counts as closed. Unset: never.",
-        ),
-        Field(
-            "deadline",
-            DurationType(),
-            "The longest pause between two messages, for example `50ms`. After a longer one the node gets "
-            "the event `DEADLINE_MISSED`, and `DEADLINE_MET` before the next message.",
-        ),
-        Field(
-            "max_age",
-            DurationType(),
-            "Messages that are older when the node takes them, by their `timestamp`, are not delivered, "
-            "and counted as expired: `100ms`.",
-        ),
-        Field(
-            "rate",
-            RateType(),
-            "The node gets at most so many messages a second, for example `10hz`, and of several the "
-            "newest; the others are counted as thinned.",
-        ),
-        Field(
-            "keep",
-            ListType(TextType("a metadata key", may_be_empty=False), "metadata keys"),
-            "Metadata keys: a message with one of them is not dropped, thinned or expired, for example "
-            "`[stop, reset]`.",
-        ),
-        *TIMER_OPTIONS,
+        *INPUT_RULE_FIELDS,
     ],
     reference="input",
 )

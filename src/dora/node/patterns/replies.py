@@ -128,7 +128,7 @@ class ReplyInput(HoldingInput):
     """A port that wraps another one and passes answers to their exchanges; holds the other events."""
 
     def __init__(self, port: InputPort, config: InputConfig, replies: Replies) -> None:
-        size = sys.maxsize if config.policy == "backpressure" else config.queue_size
+        size = sys.maxsize if config.queue_policy == "backpressure" else config.queue_size
         super().__init__(port, size, config.keep)
         self._source_node = config.source.partition("/")[0]
         self._replies = weakref.ref(replies)  # which holds the inbox, and that holds this port

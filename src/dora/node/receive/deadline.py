@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from dora.transport.board import TIMED_OUT, WORDS, Board
+from dora.transport.board import WORDS, Board
+from dora.wire.counters import SILENT
 from dora.wire.node_config import InputConfig
 
 _monotonic = time.monotonic_ns
@@ -62,7 +63,7 @@ class DeadlineMonitor:
 
 def deadline_monitor(config: InputConfig, board: Board) -> DeadlineMonitor | None:
     """Return the monitor of an input with a timeout, and clear the word of the former process."""
-    word = config.slot * WORDS + TIMED_OUT
+    word = config.slot * WORDS + SILENT.word
     board.words[word] = 0
     if config.input_timeout is None:
         return None

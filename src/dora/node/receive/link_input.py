@@ -19,7 +19,6 @@ from dora.transport.board import (
     FLUSH,
     FORWARDED,
     RECEIVED,
-    RESTART_LOSS,
     SENT,
     STATE,
     WORDS,
@@ -31,6 +30,7 @@ from dora.transport.fence import fence
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.spill import ResumingReceiver, take_spilled
 from dora.wire.correlation import kept_message
+from dora.wire.counters import RESTART_LOSS
 from dora.wire.message import MAX_SEQUENCE, SEQUENCE, Message
 from dora.wire.node_config import InputConfig
 
@@ -226,7 +226,7 @@ class LinkInput:
         if self._last < self._rejoined_at and (
             not self._in_flight or self._received == self._received_before
         ):
-            self._words[self._base + RESTART_LOSS] += min(end, self._rejoined_at) - self._last
+            self._words[self._base + RESTART_LOSS.word] += min(end, self._rejoined_at) - self._last
 
     def count_as_dropped(self) -> None:
         """Count a message that was polled here, and dropped before its delivery."""

@@ -54,7 +54,7 @@ class LocalInput:
         self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
         self._queue: deque[Content] = deque()
-        keeps_all = config.policy == "backpressure" or config.engine_queue_size
+        keeps_all = config.queue_policy == "backpressure" or config.engine_queue_size
         self._size = sys.maxsize if keeps_all else config.queue_size
         self._is_kept_metadata = kept_metadata(config.keep)
         self._lock = threading.Lock()

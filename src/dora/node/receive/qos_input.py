@@ -19,14 +19,11 @@ from dora.node.receive.qos import Deadline, Thinning
 from dora.node.receive.timestamps import timestamps
 from dora.transport.board import (
     DROPPED,
-    EXPIRED,
-    MISSED,
-    OVERDUE,
-    THINNED,
     WORDS,
     Board,
 )
 from dora.wire.correlation import kept_message, kept_metadata
+from dora.wire.counters import EXPIRED, MISSED, OVERDUE, THINNED
 from dora.wire.message import TIME_NS, Message
 from dora.wire.node_config import InputConfig
 
@@ -57,6 +54,8 @@ class QosInput(WrappingInput):
         self._stopped = False
         self._max_age_ns = config.max_age_ns
         self._timestamp_ns = timestamps(config, other_clocks, board.words)
+        self._every = config.every
+        self._to_skip = 0  # messages, until the next one is given out
         self._thinning: Thinning[Input] | None = Thinning(config.period_ns) if config.period_ns else None
         self._keeps_message = kept_message(config.keep)
         self._keeps_metadata = kept_metadata(config.keep)
@@ -64,8 +63,8 @@ class QosInput(WrappingInput):
         base = config.slot * WORDS
         self._dropped = base + DROPPED
         self._dropped_before = self._words[self._dropped]  # at the last message
-        self._expired, self._thinned = base + EXPIRED, base + THINNED
-        self._missed, self._overdue = base + MISSED, base + OVERDUE
+        self._expired, self._thinned = base + EXPIRED.word, base + THINNED.word
+        self._missed, self._overdue = base + MISSED.word, base + OVERDUE.word
         self._words[self._overdue] = 0  # of the former process
         self._left_out = False  # a message was left out since the last one
 
@@ -93,10 +92,23 @@ class QosInput(WrappingInput):
         self._left_out = False
         return event
 
+    def _poll(self) -> Event | None:
+        """Return the next event that `every` lets pass. Kept messages pass, and are not counted."""
+        for _ in range(_AT_ONCE):
+            event = self._port.poll()
+            if event.__class__ is not Input or not self._every or self._is_kept(event):
+                return event
+            if not self._to_skip:
+                self._to_skip = self._every - 1
+                return event
+            self._to_skip -= 1
+            self._count(self._thinned)
+        return None
+
     def _take(self) -> Event | None:
         """Return the next event that is not too old."""
         for _ in range(_AT_ONCE):
-            event = self._port.poll()
+            event = self._poll()
             if event.__class__ is not Input or not self._max_age_ns or not self._is_old(event):
                 return event
             self._count(self._expired)
@@ -105,7 +117,7 @@ class QosInput(WrappingInput):
     def _take_thinned(self, thinning: Thinning[Input]) -> Event | None:
         """Return the newest message if one is due. Kept messages, and other events, pass at once."""
         for _ in range(_AT_ONCE):
-            event = self._port.poll()
+            event = self._poll()
             if event is None:
                 break
             if not isinstance(event, Input):

@@ -26,7 +26,8 @@ from dora.node.events import (
     SafeStateLeft,
 )
 from dora.node.receive.input_port import InputPort, WrappingInput
-from dora.transport.board import IN_SAFE_STATE, SAFE_STATES, SENT, WORDS, Board
+from dora.transport.board import SENT, WORDS, Board
+from dora.wire.counters import IN_SAFE_STATE, SAFE_STATES
 from dora.wire.node_config import InputConfig, SafeStateConfig
 
 _monotonic = time.monotonic_ns
@@ -92,8 +93,8 @@ class SafeStateInput(WrappingInput):
         self._exceeds = False  # the next message has taken longer than its path's budget
         self._stopped = False
         self._words = board.words
-        self._entered_word = config.slot * WORDS + SAFE_STATES
-        self._safe_word = config.slot * WORDS + IN_SAFE_STATE
+        self._entered_word = config.slot * WORDS + SAFE_STATES.word
+        self._safe_word = config.slot * WORDS + IN_SAFE_STATE.word
         self._sent_word = config.output_slot * WORDS + SENT
         self._words[self._safe_word] = 0  # of the former process
         self._reason = ""  # of the safe state, "" in the ordinary one

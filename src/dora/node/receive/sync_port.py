@@ -19,7 +19,8 @@ from dora.node.events import Event, Input, InputClosed, InputRecovered, Synced
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.sync_matcher import Match, Matcher
 from dora.node.receive.timestamps import timestamp_ns, timestamps
-from dora.transport.board import UNMATCHED, WORDS
+from dora.transport.board import WORDS
+from dora.wire.counters import UNMATCHED
 from dora.wire.node_config import InputConfig, SyncConfig
 
 _monotonic = time.monotonic_ns
@@ -71,13 +72,17 @@ class SyncPort:
             for name in config.inputs
         ]
         self._arrivals = 0
-        self._waits = [name in known and known[name].policy == "backpressure" for name in config.inputs]
+        self._waits = [
+            name in known and known[name].queue_policy == "backpressure" for name in config.inputs
+        ]
         limits = [side.limit for side in self._matcher.sides]
         self._rounds = max(limits) + 1
         # By arrival, the last of the messages that have arrived is the newest.
         self._takes = [1 if by_timestamp or not index else limit + 1 for index, limit in enumerate(limits)]
         self._words_of = [
-            known[name].slot * WORDS + UNMATCHED if name in known and known[name].kind != "timer" else -1
+            known[name].slot * WORDS + UNMATCHED.word
+            if name in known and known[name].kind != "timer"
+            else -1
             for name in config.inputs
         ]
         self._counted = [0] * len(config.inputs)

@@ -36,7 +36,6 @@ from dora.transport.board import (
     STATE,
     STOPPED,
     TAPPED,
-    UNSENT,
     WORDS,
     Board,
 )
@@ -46,6 +45,7 @@ from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.array_shape import DESCRIBING, describe
 from dora.wire.correlation import CONTROL_KEYS, asks_to_flush, control_sections
+from dora.wire.counters import UNSENT
 from dora.wire.encode import Payload, encode
 from dora.wire.message import (
     HEADER_SIZE,
@@ -149,7 +149,7 @@ class OutputPort:
         pressure = [
             (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
             for link in links
-            if link.policy == "backpressure"
+            if link.queue_policy == "backpressure"
         ]
         if pressure and self._credit_bell is None:
             self._credit_bell = self._make_doorbell(self._config.credit_bell)
@@ -567,7 +567,7 @@ class OutputPort:
     def _count_unsent(self) -> None:
         """Count a message that is not sent on any link."""
         for link in self._config.links:
-            self._words[link.slot * WORDS + UNSENT] += 1
+            self._words[link.slot * WORDS + UNSENT.word] += 1
         self.unsent += 1
         if self.unsent == 1:
             _log.warning(

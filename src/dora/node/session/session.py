@@ -332,7 +332,7 @@ class Session:
             takes_over=takes_over,
             first_time=first_time,
             spill_folder=""
-            if in_flight or item.policy == "backpressure" or item.engine_queue_size
+            if in_flight or item.queue_policy == "backpressure" or item.engine_queue_size
             else spill_folder(self.config.run_dir, item.slot),
             meter=self._meter(item),
         )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.observe.snapshot import Snapshots
+from dora.observe.snapshot import Snapshot
 from dora.wire.decoders import msgpack_decoder
 
 MAX_FRAME: Final = 32 << 20  # bytes; previews are far smaller
@@ -29,7 +29,7 @@ class Target(msgspec.Struct, frozen=True, tag=True):
     elsewhere: tuple[str, ...] = ()
 
 
-class Wanted(msgspec.Struct, frozen=True, tag=True):
+class PreviewsWanted(msgspec.Struct, frozen=True, tag=True):
     """The needs of browsers from now on: previews of topics, and latencies of all links."""
 
     topics: tuple[str, ...] = ()
@@ -46,10 +46,10 @@ class Search(msgspec.Struct, frozen=True, tag=True):
     limit: int = 1000
 
 
-ToWatcher = Target | Wanted | Search
+ToWatcher = Target | PreviewsWanted | Search
 
 
-class Picture(msgspec.Struct, frozen=True, tag=True):
+class DataflowGraph(msgspec.Struct, frozen=True, tag=True):
     """The graph, as JSON; again whenever it has changed."""
 
     graph: bytes
@@ -58,7 +58,7 @@ class Picture(msgspec.Struct, frozen=True, tag=True):
 class State(msgspec.Struct, frozen=True, tag=True):
     """The current state of nodes and links; ``trouble`` says why there are no previews."""
 
-    snapshot: Snapshots
+    snapshot: Snapshot
     trouble: str = ""
 
 
@@ -91,7 +91,7 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     """The dataflow has ended; this is the last message."""
 
 
-FromWatcher = Picture | State | Lines | Preview | Found | Ended
+FromWatcher = DataflowGraph | State | Lines | Preview | Found | Ended
 
 _encoder = msgspec.msgpack.Encoder()
 decode_to_watcher: Callable[[bytes], ToWatcher] = msgpack_decoder(ToWatcher)

@@ -25,21 +25,21 @@ from dora.errors import ConnectError, DoraError
 from dora.observe.load import LoadMeter
 from dora.observe.preview.protocol import (
     MAX_FRAME,
+    DataflowGraph,
     Ended,
     Found,
     FromWatcher,
     Lines,
-    Picture,
+    PreviewsWanted,
     Search,
     State,
     Target,
     ToWatcher,
-    Wanted,
     decode_to_watcher,
     frame,
 )
 from dora.observe.preview.topic import PreviewTopic
-from dora.observe.snapshot import EXACT, RunSnapshot, Snapshots
+from dora.observe.snapshot import EXACT, RunSnapshot, Snapshot
 from dora.observe.tap_session import PERIOD
 from dora.observe.topics import Topic
 from dora.wire.daemon_protocol import GetGraph, GraphText, Inspection, LinkView
@@ -71,11 +71,11 @@ class Watcher:
         self._snapshot = RunSnapshot(DaemonClient(target.socket))
         self._meter = LoadMeter()
         self._meter.measure(self._snapshot.pids())
-        self._wanted = Wanted()
+        self._wanted = PreviewsWanted()
         self._previews: dict[str, PreviewTopic] = {}
         self._trouble = ""  # why there are no previews
 
-    def run(self, wanted: Wanted) -> None:
+    def run(self, wanted: PreviewsWanted) -> None:
         """Watch until the dataflow ends or the server is gone."""
         state_due = logs_due = 0.0
         try:
@@ -106,7 +106,7 @@ class Watcher:
     def _handle(self, message: ToWatcher) -> None:
         if isinstance(message, Search):
             answer_search(self._target.log_directory, message, self._send)
-        elif isinstance(message, Wanted) and message != self._wanted:
+        elif isinstance(message, PreviewsWanted) and message != self._wanted:
             self._wanted = message
             self._tap()
 
@@ -182,7 +182,7 @@ class Watcher:
         loads = self._meter.measure(self._snapshot.pids())
         nodes, links = self._snapshot.refresh(loads)
         machine = self._snapshot.inspection.machine
-        self._send(State(Snapshots(machine, nodes, links), self._trouble))
+        self._send(State(Snapshot(machine, nodes, links), self._trouble))
 
     def _begin_again(self) -> None:
         """Observe the dataflow in its new shape."""
@@ -195,7 +195,7 @@ class Watcher:
     def _send_graph(self) -> None:
         graph = self._snapshot.run.ask(GetGraph())
         assert isinstance(graph, GraphText)
-        self._send(Picture(graph.json))
+        self._send(DataflowGraph(graph.json))
 
 
 class SendFrame:
@@ -324,19 +324,19 @@ def answer_search(directory: str, wanted: Search, send: Send) -> None:
 
 def connect(
     target: Target, commands: CommandQueue, log: LogReader, send: Send
-) -> tuple[Watcher, Wanted] | None:
+) -> tuple[Watcher, PreviewsWanted] | None:
     """Wait until the dataflow runs: it may still be built. Return None if the server is gone.
 
     Should the dataflow end before it runs, its server tells the browser and ends this process.
     """
-    wanted = Wanted()
+    wanted = PreviewsWanted()
     while not commands.closed:
         try:
             return Watcher(target, commands, log, send), wanted
         except ConnectError:
             select.select([commands], (), (), CONNECT_EVERY)
         for message in commands.take():
-            if isinstance(message, Wanted):
+            if isinstance(message, PreviewsWanted):
                 wanted = message
             elif isinstance(message, Search):
                 answer_search(target.log_directory, message, send)

@@ -1,8 +1,8 @@
 """Protocol between a remote client and the observer process that serves it (msgpack).
 
 The process runs on the machine of the nodes. It passes questions on to the daemon of the dataflow, and then
-runs one query, if the client sends one. It sends a delivery only after `More`: whatever newer results have
-replaced by then is never sent, and nothing piles up on the way.
+runs one query, if the client sends one. It sends a delivery only after `DeliveryTaken`: results that newer
+ones have replaced by then are never sent, and nothing piles up on the way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.observe.preview.protocol import FromWatcher, Wanted
+from dora.observe.preview.protocol import FromWatcher, PreviewsWanted
 from dora.observe.queries import Result, SnapshotQuery, TopicQuery
 from dora.wire.daemon_protocol import (
     Answer,
@@ -73,20 +73,20 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 class PageQuery(msgspec.Struct, frozen=True, tag=True):
     """Run the watcher of a dashboard: its results are those of `dora.observe.preview.protocol`.
 
-    `Wanted` says which previews the dashboard needs.
+    `PreviewsWanted` says which previews the dashboard needs.
     """
 
 
-class More(msgspec.Struct, frozen=True, tag=True):
+class DeliveryTaken(msgspec.Struct, frozen=True, tag=True):
     """The client has processed the last delivery."""
 
 
-class Enough(msgspec.Struct, frozen=True, tag=True):
+class EndQuery(msgspec.Struct, frozen=True, tag=True):
     """End the query; `QueryEnded` answers it."""
 
 
 Query = TopicQuery | SnapshotQuery | PageQuery
-ToProcess = Ask | Query | Wanted | More | Enough
+ToProcess = Ask | Query | PreviewsWanted | DeliveryTaken | EndQuery
 
 # ----------------------------------------------------------------------- from the process
 

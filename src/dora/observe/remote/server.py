@@ -19,15 +19,24 @@ from dora.daemon.client import DaemonClient
 from dora.daemon.logs.reader import LogReader
 from dora.errors import ConnectError, DoraError
 from dora.observe.observer import Observer
-from dora.observe.preview.protocol import Ended, FromWatcher, Picture, Preview, State, Target, Wanted, frame
+from dora.observe.preview.protocol import (
+    DataflowGraph,
+    Ended,
+    FromWatcher,
+    Preview,
+    PreviewsWanted,
+    State,
+    Target,
+    frame,
+)
 from dora.observe.preview.watcher import CommandQueue, Watcher
 from dora.observe.queries import Line
 from dora.observe.remote.conflate import ConflatedQueue, rest_after
 from dora.observe.remote.protocol import (
     Ask,
-    Enough,
+    DeliveryTaken,
+    EndQuery,
     Item,
-    More,
     PageQuery,
     Query,
     QueryEnded,
@@ -78,7 +87,7 @@ class ObserverServer:
         self._ending: QueryEnded | None = None  # goes out after everything else
         self._closed = threading.Event()  # everything was sent, or the client is gone
         self._requests: queue.SimpleQueue[Ask | Query | None] = queue.SimpleQueue()
-        self.wanted: queue.SimpleQueue[Wanted | None] = queue.SimpleQueue()  # previews; None: no more
+        self.wanted: queue.SimpleQueue[PreviewsWanted | None] = queue.SimpleQueue()  # None: no more
         self._enough = False
         for work in (self._read, self._write, self._watch_daemon):
             threading.Thread(target=work, name=f"dora{work.__name__}", daemon=True).start()
@@ -124,13 +133,13 @@ class ObserverServer:
         try:
             for data in self._connection:
                 match decode_to_process(data if isinstance(data, bytes) else data.encode()):
-                    case More():
+                    case DeliveryTaken():
                         with self._changed:
                             self._may_send = True
                             self._changed.notify_all()
-                    case Enough():
+                    case EndQuery():
                         self._end()
-                    case Wanted() as wanted:
+                    case PreviewsWanted() as wanted:
                         self.wanted.put(wanted)
                     case request:
                         self._requests.put(request)
@@ -235,7 +244,7 @@ def _watch(session: ObserverServer, run: DaemonClient) -> QueryEnded:
         match message:
             case Preview(topic=topic, adds=adds):
                 session.put(topic, message, keep=MAX_PARTS if adds else 1)
-            case Picture() | State():
+            case DataflowGraph() | State():
                 session.put(type(message).__name__, message)
             case Ended():
                 ended = True
@@ -260,5 +269,5 @@ def _watch(session: ObserverServer, run: DaemonClient) -> QueryEnded:
     for work in (forward_wanted, answer_all):
         threading.Thread(target=work, name=f"dora-{work.__name__}", daemon=True).start()
     target = Target(run.description.dataflow_id, run.path, "")
-    Watcher(target, CommandQueue(source), LogReader(os.devnull), send).run(Wanted())
+    Watcher(target, CommandQueue(source), LogReader(os.devnull), send).run(PreviewsWanted())
     return QueryEnded(ended=ended)

@@ -22,7 +22,7 @@ from dora.node.interceptors.spans import FAILED, Batch, Span, plain
 from dora.observe.metrics import collect_all_metrics
 from dora.observe.telemetry.settings import TelemetrySettings
 from dora.observe.trace.reader import SpanReader
-from dora.wire.metrics import DataflowMetrics
+from dora.wire.metrics import LINK_METRICS, NODE_METRICS, OUTPUT_METRICS, DataflowMetrics, Metric
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
@@ -290,43 +290,29 @@ _METRICS_EVERY: Final = 10.0  # seconds between two reads afterwards
 Values = Callable[[DataflowMetrics], Iterable[tuple[float, dict[str, str]]]]
 
 
-def _outputs(metrics: DataflowMetrics) -> Iterator[tuple[float, dict[str, str]]]:
-    for item in metrics.outputs:
-        yield item.messages, {"dora.node": item.node, "dora.output": item.output}
+def _nodes(metric: Metric) -> Values:
+    return lambda found: ((getattr(item, metric.name), {"dora.node": item.node}) for item in found.nodes)
 
 
-def _output_bytes(metrics: DataflowMetrics) -> Iterator[tuple[float, dict[str, str]]]:
-    for item in metrics.outputs:
-        yield item.bytes, {"dora.node": item.node, "dora.output": item.output}
-
-
-def _nodes(field: str) -> Values:
-    return lambda metrics: ((getattr(item, field), {"dora.node": item.node}) for item in metrics.nodes)
-
-
-def _links(field: str) -> Values:
-    return lambda metrics: (
-        (getattr(item, field), {"dora.source": item.source, "dora.input": item.input})
-        for item in metrics.links
+def _outputs(metric: Metric) -> Values:
+    return lambda found: (
+        (getattr(item, metric.name), {"dora.node": item.node, "dora.output": item.output})
+        for item in found.outputs
     )
 
 
-# name, kind of instrument, unit, description, values
-_METRICS: Final[tuple[tuple[str, str, str, str, Values], ...]] = (
-    ("dora.node.cpu.time", "counter", "s", "Processor time of a node's processes", _nodes("cpu_seconds")),
-    ("dora.node.memory.usage", "up_down_counter", "By", "Memory of a node's processes", _nodes("memory")),
-    ("dora.node.restarts", "counter", "{restart}", "Restarts of a node", _nodes("restarts")),
-    ("dora.output.messages", "counter", "{message}", "Messages sent on an output", _outputs),
-    ("dora.output.io", "counter", "By", "Bytes sent on an output", _output_bytes),
-    ("dora.link.received", "counter", "{message}", "Messages taken by an input", _links("received")),
-    ("dora.link.dropped", "counter", "{message}", "Messages that a link lost", _links("dropped")),
-    ("dora.link.expired", "counter", "{message}", "Messages older than a max_age", _links("expired")),
-    ("dora.link.thinned", "counter", "{message}", "Messages left out for a rate", _links("thinned")),
-    ("dora.link.unmatched", "counter", "{message}", "Messages in no set of sync", _links("unmatched")),
-    ("dora.link.missed", "counter", "{deadline}", "Deadlines without a message", _links("missed")),
-    ("dora.link.safe_states", "counter", "{state}", "Safe states of an input", _links("safe_states")),
-    ("dora.link.waiting", "up_down_counter", "{message}", "Messages in a queue", _links("waiting")),
-)
+def _links(metric: Metric) -> Values:
+    return lambda found: (
+        (item.figures.get(metric.name, 0), {"dora.source": item.source, "dora.input": item.input})
+        for item in found.links
+    )
+
+
+_INSTRUMENTS: Final = [
+    *((f"dora.node.{metric.opentelemetry}", metric, _nodes(metric)) for metric in NODE_METRICS),
+    *((f"dora.output.{metric.opentelemetry}", metric, _outputs(metric)) for metric in OUTPUT_METRICS),
+    *((f"dora.link.{metric.opentelemetry}", metric, _links(metric)) for metric in LINK_METRICS),
+]
 
 
 class Metrics:
@@ -343,13 +329,17 @@ class Metrics:
             [PeriodicExportingMetricReader(exporter)], resource=resource, shutdown_on_exit=False
         )
         meter = self._provider.get_meter("dora")
-        for name, kind, unit, description, values in _METRICS:
-            make = getattr(meter, f"create_observable_{kind}")
+        for number, (name, metric, values) in enumerate(_INSTRUMENTS):
+            make = (
+                meter.create_observable_counter
+                if metric.is_total
+                else meter.create_observable_up_down_counter
+            )
             make(
                 name,
-                callbacks=[self._observe(values, first=values is _METRICS[0][-1])],
-                unit=unit,
-                description=description,
+                callbacks=[self._observe(values, first=number == 0)],
+                unit=metric.unit,
+                description=metric.title,
             )
 
     def update(self) -> None:

@@ -15,6 +15,7 @@ from dora.dataflow.paths import DataGraph
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
 from dora.node.host import REPLAY_DIRECTORY
+from dora.wire.input_rules import INPUT_RULES
 
 # The roles of nodes in a replay.
 #
@@ -128,8 +129,9 @@ class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
 _KEPT: Final = ("name", "description", "output_types", "send_stdout_as", "send_logs_as")
 _UNCERTAIN_CONDITIONS: Final = frozenset({"deadline", "budget"})  # a replay may have none of them
 _PLACES: Final = ("deploy", "_unstable_deploy")  # a replay is on one machine
-_LOSSY: Final = ("max_age", "rate", "keep")  # rules of inputs that may lose messages
-_TIMED: Final = ("input_timeout", "deadline")  # whose events are recorded
+_LOSSY: Final = tuple(rule.name for rule in INPUT_RULES if rule.loses)
+_TIMED: Final = tuple(rule.name for rule in INPUT_RULES if rule.makes_events)  # the events are recorded
+_DATED: Final = tuple(rule.name for rule in INPUT_RULES if rule.reads_timestamps)
 _MANY: Final = 1000  # messages; nodes that wait for each other must not wait for room, too
 
 
@@ -257,12 +259,12 @@ def _with_possible_conditions(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_ages(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove `max_age` from all inputs: by their recorded timestamps, all messages are too old."""
+    """Remove rules about timestamps from all inputs: by the recorded ones, all messages are too old."""
     inputs = written.get("inputs")
     if not isinstance(inputs, dict):
         return dict(written)
     changed = {
-        input_id: {key: option for key, option in value.items() if key != "max_age"}
+        input_id: {key: option for key, option in value.items() if key not in _DATED}
         if isinstance(value, dict)
         else value
         for input_id, value in inputs.items()

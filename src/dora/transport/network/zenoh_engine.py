@@ -137,7 +137,7 @@ class ZenohReceiver:
         self._base = item.slot * WORDS
         # Under back-pressure, the credit of the sender is the bound: every message has room.
         self._queue: DropOldestQueue[tuple[bool, zenoh.ZBytes]] = DropOldestQueue(
-            None if item.policy == "backpressure" else item.queue_size, self._is_kept
+            None if item.queue_policy == "backpressure" else item.queue_size, self._is_kept
         )  # whether some link keeps it, message
         self._lock = threading.Lock()
         self._crosses = bool(item.machine)

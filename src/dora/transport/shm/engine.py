@@ -498,7 +498,7 @@ class ShmEngine:
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver:  # noqa: ARG002
         receiver = open_port(self._own_presence(), self._folder, item)
         # Under back-pressure the sender never exceeds MAX_QUEUE.
-        if item.queue_size > MAX_QUEUE and item.policy == "drop_oldest":
+        if item.queue_size > MAX_QUEUE and item.queue_policy == "drop_oldest":
             words, word = self._board.words, item.output_slot * WORDS + SENT
             return SpilloverQueue(receiver, item.queue_size, lambda: words[word])
         return receiver

@@ -430,7 +430,7 @@ class IceoryxEngine:
         except Exception as error:
             raise _setup_failed(f"input `{item.id}`", error) from error
         # Under back-pressure the sender never exceeds MAX_QUEUE.
-        if item.queue_size > MAX_QUEUE and item.policy == "drop_oldest":
+        if item.queue_size > MAX_QUEUE and item.queue_policy == "drop_oldest":
             return SpilloverQueue(receiver, item.queue_size, self._sent_by(item.output_slot))
         return receiver
 

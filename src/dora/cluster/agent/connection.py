@@ -1,0 +1,208 @@
+"""The connection of a daemon to its coordinator, which may have several addresses.
+
+They are tried in turn, the one that worked last first. A machine may change its network: then the
+connection is lost, and another address may be the right one. All at once would be quicker, but each costs
+the coordinator a proof, and a daemon may try for days.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from http.client import HTTPException
+from typing import Any, Final, NoReturn
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
+
+from dora._paths import AUTHORITY_VARIABLE, host_and_port
+from dora.cluster.protocol import MAX_MESSAGE, SAME_VERSION
+from dora.errors import DoraError
+from dora.transport.proof import UnprovenServerError, proven_socket
+from dora.transport.tls import client_context, is_tls_fault, tls_fault
+from dora.transport.tokens import Token
+
+FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
+PING_TIMEOUT: Final = 4.0  # seconds in which the coordinator must answer a ping
+ADDRESS_INTERVAL: Final = 0.5  # seconds between looks whether the machine has changed its address
+
+log = logging.getLogger("dora.daemon")
+
+
+class DaemonRefused(Exception):
+    """The coordinator rejects this daemon."""
+
+
+_CONNECTION_ERRORS = (
+    *(UnprovenServerError, DaemonRefused, OSError, WebSocketException, TimeoutError, HTTPException),
+    msgspec.DecodeError,
+)
+
+
+class CoordinatorConnection:
+    """The coordinator of a daemon, as the daemon reaches it.
+
+    ``name`` stands for it in files of this machine, and stays the same with any of its addresses.
+    """
+
+    def __init__(self, addresses: Sequence[str], port: int, token: Token, authority: str) -> None:
+        """``authority`` is the CA file of a coordinator with TLS. Raises `DoraError`."""
+        self.name = f"{addresses[0]}:{port}"
+        self._addresses, self._port = addresses, port
+        self._address = self._last_good = addresses[0]  # the one that is tried, and the last that worked
+        self._token = token
+        self._encryption = client_context(authority)
+        self._welcomes = 0
+        self._pause = FIRST_RETRY
+        self._last_fault = ""  # that was logged
+
+    @property
+    def where(self) -> str:
+        """The address and port that is tried, or that it is connected at."""
+        return host_and_port(self._address, self._port)
+
+    @property
+    def url(self) -> str:
+        return f"{'ws' if self._encryption is None else 'wss'}://{self.where}"
+
+    @property
+    def no_connection(self) -> str:
+        """The words which say that there is no connection."""
+        return f"no connection to the coordinator at {self.where}"
+
+    def on_welcome(self) -> None:
+        """To be called when it accepts this daemon."""
+        self._welcomes += 1
+        self._last_good = self._address
+        self._pause, self._last_fault = FIRST_RETRY, ""
+        log.info("connected to the coordinator at %s", self.where)
+
+    async def keep_connected(
+        self, serve: Callable[[ClientConnection], Awaitable[None]], is_ending: Callable[[], bool]
+    ) -> NoReturn:
+        """Connect again and again, and serve each connection until it ends.
+
+        Raises `DoraError` if the coordinator rejects this daemon. A rejection after a first welcome stops
+        nothing: the coordinator may have come back with another token or version.
+        """
+        while True:
+            faults: list[str] = []
+            finals, welcomes = 0, self._welcomes
+            for address in sorted(self._addresses, key=lambda address: address != self._last_good):
+                self._address = address
+                try:
+                    await self._connect(serve)
+                    faults.append(self.no_connection)
+                except _CONNECTION_ERRORS as error:
+                    fault, is_final = self._fault_of(error)
+                    faults.append(fault)
+                    finals += is_final
+                if self._welcomes > welcomes:  # it is the first one to try again
+                    break
+            fault = "; ".join(faults)
+            # One final fault is not enough: in another network, a stranger may have one of the addresses.
+            if finals == len(faults) and not self._welcomes:
+                raise DoraError(fault) from None
+            if fault != self._last_fault and not is_ending():
+                self._last_fault = fault
+                log.warning("%s; trying again and again", fault)
+            log.debug("%s; next attempt in %.2f s", fault, self._pause)
+            await asyncio.sleep(self._pause)
+            self._pause = min(self._pause * 1.5, LAST_RETRY)
+
+    async def _connect(self, serve: Callable[[ClientConnection], Awaitable[None]]) -> None:
+        """Serve one connection until it ends; raises `_CONNECTION_ERRORS`."""
+        proven = None
+        if self._encryption is None:
+            proven = await asyncio.to_thread(proven_socket, self._address, self._port, self._token)
+        async with connect(
+            f"{self.url}/api/daemon",
+            sock=proven,
+            ssl=self._encryption,
+            additional_headers={"Authorization": f"Bearer {self._token.value}"},
+            max_size=MAX_MESSAGE * 2,
+            compression=None,
+            proxy=None,
+            open_timeout=5.0,
+            ping_interval=PING_TIMEOUT / 2,
+            ping_timeout=PING_TIMEOUT,
+            close_timeout=1.0,
+        ) as connection:
+            watching = asyncio.create_task(_watch_local_address(connection))
+            try:
+                await serve(connection)
+            finally:
+                watching.cancel()
+
+    def _fault_of(self, error: Exception) -> tuple[str, bool]:
+        """Return why there is no connection, and whether a further attempt would fail too."""
+        where = self.where
+        not_a_coordinator = f"the server at {where} is not a dora coordinator"
+        match error:
+            case UnprovenServerError():
+                return str(error), True
+            case DaemonRefused():
+                return f"the coordinator at {where} does not accept this daemon: {error}", True
+            case msgspec.DecodeError():
+                return f"the coordinator at {where} sent an unknown message: {error}; {SAME_VERSION}", True
+            case InvalidStatus() if error.response.status_code in (401, 403):
+                return (
+                    f"the coordinator at {where} does not accept the token of this daemon; set "
+                    "DORA_AUTH_TOKEN, or copy its .dora-token to ~/.config/dora/.dora-token"
+                ), True
+            case InvalidStatus() if error.response.status_code == 404:
+                return not_a_coordinator, False
+            case OSError() if is_tls_fault(error):
+                return tls_fault(error, where), True
+            case HTTPException():
+                return not_a_coordinator, False
+            case InvalidMessage() if not isinstance(error.__cause__, EOFError):
+                return not_a_coordinator, False
+            case InvalidMessage() if self._encryption is None:
+                hint = f"it hangs up; one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
+                return f"{self.no_connection}: {hint}", False
+            case InvalidStatus():
+                return self.no_connection, False
+            case _:
+                return self.no_connection + _reason(error), False
+
+
+async def _watch_local_address(connection: ClientConnection) -> None:
+    """Abort a connection once this machine has not its local address any more.
+
+    The system would keep it, and it would be noticed seconds later, by a ping without an answer.
+    """
+    address = connection.local_address
+    while has_address(address):
+        await asyncio.sleep(ADDRESS_INTERVAL)
+    log.warning("this machine has lost its address %s", address[0])
+    connection.transport.abort()
+
+
+def has_address(address: Sequence[Any]) -> bool:
+    """Return whether a socket address of the internet is one of this machine.
+
+    >>> has_address(("127.0.0.1", 80)), has_address(("192.0.2.1", 80))
+    (True, False)
+    """
+    host, _, *rest = address
+    try:
+        with socket.socket(socket.AF_INET6 if rest else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind((host, 0, *rest))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+def _reason(error: Exception) -> str:
+    """Return ": " and why there is no connection; "" if the error does not say."""
+    if isinstance(error, TimeoutError):
+        return ": it does not answer"
+    if isinstance(error, OSError) and error.errno is not None:  # negative: a name that is not known
+        return f": {os.strerror(error.errno) if error.errno > 0 else error.strerror}"
+    return ""

@@ -1,0 +1,59 @@
+"""The connections of daemons, and the endpoints at which machines reach each other's nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from dora._paths import link_endpoint
+from dora.cluster.coordinator.distributed_run import DistributedRun
+from dora.cluster.coordinator.placement import address_of, is_loopback
+from dora.cluster.protocol import Hello, RunReport, ToDaemon
+from dora.wire.clock import ClockOffset
+
+
+class DaemonConnection:
+    """The connection of a daemon; ``send`` never waits.
+
+    ``seen`` is the address of the machine as the coordinator sees it, ``server`` the address at which the
+    machine reached the coordinator.
+    """
+
+    def __init__(self, hello: Hello, send: Callable[[ToDaemon], None], seen: str, server: str) -> None:
+        self.machine = hello.machine
+        self.daemon_id = hello.daemon_id
+        self.labels = hello.labels
+        self.address = hello.address or seen
+        self.tls = hello.tls
+        self.clock: ClockOffset | None = None
+        self.send = send
+        self.seen = seen
+        self.server = server
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it runs on the machine of the coordinator."""
+        return is_loopback(self.seen) or self.seen == self.server
+
+
+def moved(before: RunReport, now: RunReport) -> bool:
+    """Return whether nodes listen at other ports; those that are new with a change are sent with it."""
+    ports = now.ports or {}
+    return before.ports is None or any(ports.get(node, port) != port for node, port in before.ports.items())
+
+
+def endpoints_for(
+    run: DistributedRun, target: str, connections: Mapping[str, DaemonConnection]
+) -> dict[str, str]:
+    """Return the endpoints of the other machines' nodes, as the machine ``target`` reaches them.
+
+    ``connections`` are the last ones of all machines.
+    """
+    endpoints = {}
+    target_connection = connections.get(target)
+    for other, report in run.reports.items():
+        connection = connections.get(other)
+        if other != target and connection is not None and target_connection is not None:
+            address = address_of(connection.address, target_connection.seen, target_connection.server)
+            for node_id, port in (report.ports or {}).items():
+                endpoints[node_id] = link_endpoint(address, port, tls=connection.tls)
+    return endpoints

@@ -1,0 +1,104 @@
+"""``dora run --on``: what is refused before ssh is tried, and what passes between the two ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import run_command
+
+from dora.cli.run_on_both import run_on_both
+from dora.cli.run_over_ssh import MarkedOutput
+from dora.cluster.ssh.environment import MachineFacts
+from dora.cluster.ssh.file import Machine
+from dora.errors import DoraError
+
+
+def printed_by(folder: Path, *arguments: str) -> tuple[int, str]:
+    status, printed = run_command("run", *arguments, folder=folder, env={"PATH": ""})
+    return status, printed.splitlines()[0]
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> Path:
+    (tmp_path / "a.py").touch()
+    (tmp_path / "dataflow.yml").write_text(json.dumps({"nodes": [{"id": "a", "path": "a.py"}]}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (
+            ["--detach"],
+            2,
+            "error: --detach goes with --on; `dora up` and `dora start` leave a dataflow here",
+        ),
+        (["--on", "-x"], 2, "error: invalid value for '--on': `-x` is no machine for ssh"),
+        (["--on", "r", "https://example.org/a.yml"], 2, "error: --on copies the folder of FILE, which"),
+        (["--on", "r", "--detach", "--ui"], 2, "error: --ui needs this command to stay, and --detach lets"),
+        (["--on", "r", "--detach", "--open"], 2, "error: --open needs this command to stay, and --detach"),
+        (["--on", "r", "--detach", "--hot-reload"], 2, "error: --hot-reload needs this command to stay"),
+        (["--on", "r", "--write-lockfile"], 2, "error: --write-lockfile would write on the other machine"),
+        (["--on", "r", "--locked", "--lockfile", "x"], 2, "error: --lockfile cannot be used with --on"),
+        (["--on", "r", "none.yml"], 1, "error: there is no file `none.yml`"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    flow: Path, arguments: list[str], status: int, told: str
+) -> None:
+    found, printed = printed_by(flow, *arguments)
+    assert found == status and printed.startswith(told), printed
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        ({"deploy": {"machine": "desk"}}, "that is not `machine: local`, and --on knows only r and this"),
+        ({"deploy": {"labels": {"gpu": True}}}, "that is not `machine: local`"),
+        ({"path": "../b.py"}, "../b.py is not in the folder of the dataflow file, and only that is copied"),
+    ],
+)
+def test_a_node_that_can_run_on_neither_machine_is_refused(
+    flow: Path, node: dict[str, object], told: str
+) -> None:
+    (flow / "flow").mkdir()
+    (flow / "b.py").touch()
+    (flow / "flow" / "a.py").touch()
+    nodes = [{"id": "a", "path": "a.py", **node}]
+    (flow / "flow" / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
+    status, printed = printed_by(flow / "flow", "--on", "r")
+    assert status == 1 and told in printed
+
+
+@pytest.mark.parametrize("option", [["--detach"], ["--locked"]])
+def test_a_node_that_runs_here_needs_a_command_that_stays(flow: Path, option: list[str]) -> None:
+    nodes = [{"id": "a", "path": "a.py", "deploy": {"machine": "local"}}]
+    (flow / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
+    status, printed = printed_by(flow, "--on", "r", *option)
+    assert status == 1 and printed.startswith("error: node `a` runs here (dataflow.yml:1:")
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_marked_lines_are_taken_out_of_the_output(size: int) -> None:
+    shown, lines = b"", []
+
+    def show(data: bytes) -> None:
+        nonlocal shown
+        shown += data
+
+    output = MarkedOutput(b"\0mark ", show, lines.append)
+    stream = b"one\0mark ready\ntwo\0mar\0mark page 1 x\r\n\0other\n\0mark"
+    for begin in range(0, len(stream), size):
+        output.feed(stream[begin : begin + size])
+    output.end()
+    assert shown == b"onetwo\0mar\0other\n\0mark" and lines == [["ready"], ["page", "1", "x"]]
+
+
+def test_a_machine_that_is_this_one_needs_no_node_for_the_local_machine() -> None:
+    found = MachineFacts(here="127.0.0.1", there="127.0.0.1")
+    unused: Any = None
+    with pytest.raises(DoraError, match="localhost is this machine, so no node needs `machine: local`"):
+        run_on_both(unused, Machine(id="localhost", host="localhost"), found, "", unused, unused)

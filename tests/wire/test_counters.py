@@ -1,0 +1,120 @@
+"""Every counter and flag of links that is declared reaches everything that shows them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dora.cli.commands.top import _link_json
+from dora.cli.top_tables import LinkHistory, link_table
+from dora.cluster.coordinator.metrics import RequestCounter, page
+from dora.cluster.dashboard.dataflow_state import PageState, as_json
+from dora.daemon.report import loss_report
+from dora.daemon.supervisor.result import DataflowResult, LinkReport
+from dora.observe.describe_topic import TopicDescription
+from dora.observe.rates import Counters, LinkRate, rates
+from dora.observe.telemetry.export import _INSTRUMENTS
+from dora.observe.topics import Topic
+from dora.transport import board
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, LinkCounter, LinkFlag
+from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
+from dora.wire.metrics import DataflowMetrics, LinkMetrics
+from dora.wire.node_config import InputConfig
+
+SLOT = 1
+LINK = LinkView(SLOT, 0, "camera/image", "sink/in")
+CAMERA = NodeView("camera", "Running", outputs=[OutputView("image", 0)])
+
+
+@pytest.fixture
+def words() -> memoryview:
+    return memoryview(bytearray(3 * board.LINE_BYTES)).cast("Q")
+
+
+@pytest.fixture
+def inspection() -> Inspection:
+    return Inspection(
+        dataflow_id="id",
+        file=None,
+        engine="shm",
+        run_dir="/r",
+        prefix="p",
+        board="/b",
+        zenoh_endpoint="",
+        nodes=[CAMERA, NodeView("sink", "Running")],
+        links=[LINK],
+    )
+
+
+def rate_of(words: memoryview, inspection: Inspection) -> LinkRate:
+    reading = Counters(inspection, words).read()
+    return rates(inspection, reading, reading)[1][0]
+
+
+def described(words: memoryview, inspection: Inspection) -> str:
+    topic = Topic("camera/image", "camera", CAMERA.outputs[0], (LINK,))
+    (result,) = TopicDescription(inspection, topic, words).last()
+    return result.text
+
+
+def on_page(rate: LinkRate) -> dict[str, object]:
+    (link,) = json.loads(as_json(PageState([], [rate], "")))["links"]
+    return dict(link)
+
+
+@pytest.mark.parametrize("counter", LINK_COUNTERS, ids=lambda counter: counter.name)
+def test_everything_shows_a_counter(
+    counter: LinkCounter, words: memoryview, inspection: Inspection
+) -> None:
+    words[SLOT * board.WORDS + counter.word] = 3
+    sentence = counter.describe(3, "camera", "sink")
+    assert "{" not in sentence
+    rate = rate_of(words, inspection)
+    assert rate.counts == {counter.name: 3}
+    head, (row,) = link_table([(rate, LinkHistory())], 12)
+    assert str(row[head.index(counter.name.replace("_", " ").upper())]) == "3"
+    assert _link_json(rate)[counter.metric_name] == 3
+    assert on_page(rate)["counts"] == {counter.name: 3}
+    assert sentence in described(words, inspection)
+    report = LinkReport("camera/image -> sink/in", "drop_oldest", 10, 9, 6, counts={counter.name: 3})
+    assert sentence in loss_report(DataflowResult("id", links=(report,)))
+    metrics = DataflowMetrics(
+        "id", "arm", links=[LinkMetrics("camera/image", "sink/in", {counter.name: 3})]
+    )
+    text = page([], {}, [metrics], RequestCounter()).decode()
+    sample = (
+        f'dora_link_{counter.metric_name}_total{{dataflow="arm",input="sink/in",source="camera/image"}}'
+    )
+    assert f"{sample} 3.0" in text
+    observed = {name: list(values(metrics)) for name, _, values in _INSTRUMENTS}
+    assert [value for value, _ in observed[f"dora.link.{counter.name}"]] == [3]
+
+
+@pytest.mark.parametrize("counter", LINK_COUNTERS, ids=lambda counter: counter.name)
+def test_the_rules_of_a_counter_are_fields_of_an_input(counter: LinkCounter) -> None:
+    assert set(counter.rules) <= set(InputConfig.__struct_fields__)
+
+
+@pytest.mark.parametrize("flag", LINK_FLAGS, ids=lambda flag: flag.name)
+def test_everything_shows_a_flag(flag: LinkFlag, words: memoryview, inspection: Inspection) -> None:
+    words[SLOT * board.WORDS + flag.word] = 1
+    rate = rate_of(words, inspection)
+    assert rate.flags == (flag.name,)
+    _, (row,) = link_table([(rate, LinkHistory())], 12)
+    assert str(row[1]) == flag.label
+    assert _link_json(rate)[flag.name] is True
+    assert on_page(rate)["flags"] == [flag.name]
+    assert f"{flag.label} now" in described(words, inspection)
+
+
+def test_a_report_of_links_survives_its_way_between_machines() -> None:
+    report = LinkReport("a/x -> b/y", "latest", 1, 9, 6, counts={"expired": 3})
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(report), type=LinkReport) == report
+
+
+def test_the_front_end_has_the_tables() -> None:
+    script = (Path(__file__).parents[2] / "src" / "dora" / "assets" / "dashboard.js").read_text()
+    assert all(f"{item.name}:{{" in script for item in (*LINK_COUNTERS, *LINK_FLAGS))
