@@ -1,4 +1,4 @@
-"""This machine's partition of a distributed dataflow: ports, endpoints, and the status of the peers."""
+"""This machine's partition of a distributed dataflow: its port, the others' endpoints, their status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from dora._paths import ALL_INTERFACES, data_folder, link_endpoint
+from dora._paths import ALL_INTERFACES, data_folder, endpoint
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.protocol import (
@@ -178,17 +178,16 @@ class LocalPartition:
         with self._lock:
             if not self._port:
                 self._port = find_free_port(self._partition.interface)
-            self._reports.update(ports={self.machine: self._port})
+            self._reports.update(port=self._port)
 
     def remote(self) -> RemoteConfig:
         """Return the configuration of links to other machines; raises `DoraError`."""
         from dora.gateway.meeting import dscp_from_environment
 
         partition = self._partition
-        own = link_endpoint(partition.interface, self._port, tls=False)
         return RemoteConfig(
-            own.partition("/")[2],
-            {machine: endpoint.partition("/")[2] for machine, endpoint in (self._endpoints or {}).items()},
+            endpoint(partition.interface, self._port),
+            self._endpoints or {},
             partition.secret,
             partition.tls,
             dscp_from_environment(),

@@ -82,8 +82,8 @@ class DistributedRun:
         return [other for other in partitions if other != machine]
 
     def all_prepared(self) -> bool:
-        """Return whether every machine has chosen its ports and waits for the others."""
-        return not self.lost and all(report.ports is not None for report in self.reports.values())
+        """Return whether every machine has chosen its port and waits for the others."""
+        return not self.lost and all(report.port for report in self.reports.values())
 
     def record(self, machine: str, report: RunReport) -> PeerStatus | None:
         """Record the report of a machine; return its peer status if that is new to the others."""
