@@ -92,7 +92,8 @@ def test_a_connection_that_ends_says_so(pair: Pair) -> None:
     pair.near.close()
     frames = []
     with pytest.raises(ConnectionEnded):
-        frames.extend(pair.far.read())
+        for _ in range(2):  # the frames before the end come first
+            frames.extend(pair.far.read())
     pair.far.close()
     with pytest.raises(ConnectionEnded):
         pair.far.put(ACK, 1, 2)

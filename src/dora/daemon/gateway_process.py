@@ -69,10 +69,8 @@ class GatewayProcess:
 
     def call_when_applied(self, work: Callable[[], None]) -> None:
         """Call a function once the process uses the present configuration, or there is no process."""
-        if self._process is None:
-            work()
-        else:
-            self._waiting.append((self._sent, work))
+        self._waiting.append((self._sent, work))
+        self._call_waiting()
 
     def _call_waiting(self) -> None:
         while self._waiting and self._waiting[0][0] <= self._applied:

@@ -25,7 +25,7 @@ _CHUNK: Final = 1 << 20  # bytes that are given to the system at once
 _MOST: Final = 4 << 40  # bytes; a longer frame is damaged
 _NOT_SENT: Final = 128 << 10  # bytes that the system holds beyond what the network carries
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
-_MORE: Final = getattr(socket, "MSG_MORE", 0)
+_MOST_VIEWS: Final = 64  # pieces that are given to the system at once
 _WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 Frame = tuple[int, int, int, int, Any]
@@ -81,34 +81,51 @@ class RoadConnection:
         out = self._out
         try:
             while out or self._tail:
-                if not out:
+                if self._tail:
                     out.append((memoryview(self._tail), None))
                     self._tail = bytearray()
-                view, owner = out[0]
-                part = view[:_CHUNK] if len(view) > _CHUNK else view
-                count = self._send(part, more=len(out) > 1 or len(part) < len(view))
-                self.waiting -= count
-                if count == len(view):
-                    out.popleft()
-                else:
-                    out[0] = view[count:], owner
+                self._advance(self._send())
         except _WOULD_BLOCK:
             return False
         except (OSError, ValueError) as error:
             raise ConnectionEnded(str(error)) from error
         return True
 
-    def _send(self, data: memoryview, *, more: bool) -> int:
-        if more and not self._is_encrypted:
-            return self.socket.send(data, _MORE)  # so that a header has no packet of its own
-        return self.socket.send(data)
+    def _send(self) -> int:
+        """Write some of what waits; return how many bytes."""
+        out = self._out
+        if len(out) == 1 or self._is_encrypted:
+            view = out[0][0]
+            return self.socket.send(view[:_CHUNK] if len(view) > _CHUNK else view)
+        views, size = [], 0  # a header goes with its body
+        for view, _ in out:
+            views.append(view[: _CHUNK - size])
+            size += len(views[-1])
+            if size == _CHUNK or len(views) == _MOST_VIEWS:
+                break
+        return self.socket.sendmsg(views)
+
+    def _advance(self, count: int) -> None:
+        """Forget bytes that the system has taken."""
+        out = self._out
+        self.waiting -= count
+        while count:
+            view, owner = out[0]
+            if count < len(view):
+                out[0] = view[count:], owner
+                return
+            count -= len(view)
+            out.popleft()
 
     def read(self) -> Iterator[Frame]:
         """Yield the frames that are there; raises `ConnectionEnded`."""
         view = self._view
+        is_drained = False  # the system has no more, as far as a connection without TLS can tell
         while True:
             while (frame := self._next()) is not None:
                 yield frame
+            if is_drained:
+                return
             if self._large is None:
                 if self._begin:
                     rest = self._end - self._begin
@@ -130,6 +147,7 @@ class RoadConnection:
             else:
                 head, loan, missing, size = self._large
                 self._large = head, loan, missing[count:], size
+            is_drained = count < len(target) and not self._is_encrypted
 
     def _next(self) -> Frame | None:
         if (large := self._large) is not None:

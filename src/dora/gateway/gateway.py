@@ -9,7 +9,6 @@ about the receiver. So back-pressure, closing and observers work as for links in
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import time
@@ -19,10 +18,9 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.errors import DoraError, SharedMemoryFull, TransportError
+from dora.errors import DoraError
 from dora.gateway.connection import (
     ACK,
-    ASKS_FOR_ACK,
     DATA,
     PING,
     PONG,
@@ -31,17 +29,17 @@ from dora.gateway.connection import (
     Frame,
     RoadConnection,
 )
-from dora.gateway.meeting import DIAL_EVERY, Meeting, NewRoad
-from dora.gateway.outgoing import CONTROL, NO_CONNECTION, OutgoingMessage
-from dora.gateway.ports import ForwardingPort, Incoming, Memory, Sending, link_name, parse
+from dora.gateway.meeting import DIAL_AGAIN_AFTER, Meeting, NewRoad
+from dora.gateway.outgoing import CONTROL
+from dora.gateway.ports import ForwardingPort, Incoming, Sending
 from dora.gateway.road import Have, Links, Offer, Road, decode
 from dora.node.host import Host
-from dora.transport.board import ASLEEP, CLOSED, STATE, UNCONNECTED, WORDS, Board
-from dora.transport.doorbell import Doorbell
+from dora.node.receive.wait import MAX_EMPTY_SPINS, WAKE_COST_NS, spin_us
+from dora.transport.board import ASLEEP, STATE, UNCONNECTED, WORDS, Board
+from dora.transport.doorbell import Doorbell, yield_cpu
 from dora.transport.engines import files_of
 from dora.transport.fence import fence
 from dora.transport.open_files import allow_files
-from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import MAX_SEQUENCE
 from dora.wire.node_config import GatewayConfig, OutputConfig, RemoteConfig
 
@@ -88,6 +86,8 @@ class Gateway:
         self._streams: list[Sending] = []  # the same as `_sending`
         self._next_tick = 0.0
         self._delivered: set[Incoming] = set()  # whose receivers are to be woken
+        self._spin_ns = int(spin_us(crosses=False) * 1000)
+        self._spins_left = 0
         self._poll = select.poll()
         self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, self._on_road)
         self._listens_at = config.remote.listen
@@ -120,6 +120,8 @@ class Gateway:
             sending = self._sending.pop(key)
             sending.receiver.close()
         self._streams = list(self._sending.values())
+        for each in self._streams:
+            each.of_output = [other for other in self._streams if other.sent_word == each.sent_word]
         for road in self._roads.values():
             road.use(self._streams)
         for output in config.node.outputs:
@@ -218,25 +220,18 @@ class Gateway:
 
     def _wait(self, timeout: float) -> bool:
         """Wait until something is to do, and read what has come; return False at the end."""
-        # It does not poll before it sleeps, as nodes do: that was no faster, and takes time from the nodes.
-        words = self._words
-        self._doorbell.rearm()
-        words[self._asleep] = 1
-        fence()
-        if any(each.outgoing.is_hungry and each.receiver.has_messages() for each in self._streams):
-            timeout = 0.0
-        try:
-            ready = self._poll.poll(timeout * 1000.0)
-        finally:
-            words[self._asleep] = 0
+        ready = self._spin(timeout) if self._spins_left else None
+        if ready is None:
+            ready = self._sleep(timeout)
         for descriptor, _ in ready:
             if (found := self._watched.get(descriptor)) is not None:
                 self._read(*found)
             elif descriptor == self._doorbell.fd:
-                self._doorbell.clear()
+                self._doorbell.rung = True  # it is cleared before the next sleep
                 while self._made:
                     self._adopt(self._made.popleft())
-                self._report_credit()
+                for road in self._roads.values():
+                    road.report_credit()
             elif descriptor == self._commands:
                 if not self._read_commands():
                     return False
@@ -245,8 +240,48 @@ class Gateway:
         if self._delivered:
             for incoming in self._delivered:
                 incoming.port.wake()
+            for road in self._roads.values():
+                road.report_credit()
             self._delivered.clear()
         return True
+
+    def _sleep(self, timeout: float) -> list[tuple[int, int]]:
+        """Wait until a message or a descriptor is there; return the descriptors."""
+        words = self._words
+        began = time.monotonic_ns()
+        self._doorbell.rearm()
+        words[self._asleep] = 1
+        fence()
+        has_messages = self._has_messages()
+        try:
+            ready = self._poll.poll(0 if has_messages else timeout * 1000.0)
+        finally:
+            words[self._asleep] = 0
+        if ready and time.monotonic_ns() - began < self._spin_ns + WAKE_COST_NS:
+            self._spins_left = MAX_EMPTY_SPINS
+        return ready
+
+    def _spin(self, timeout: float) -> list[tuple[int, int]] | None:
+        """Do as `_sleep` for a short while, awake, as nodes do; None: there was nothing."""
+        self._doorbell.rearm()
+        until = time.monotonic_ns() + min(self._spin_ns, int(timeout * 1e9))
+        while not (ready := self._poll.poll(0)) and not self._has_messages():
+            if time.monotonic_ns() >= until:
+                self._spins_left -= 1
+                return None
+            yield_cpu()
+        self._spins_left = MAX_EMPTY_SPINS
+        return ready
+
+    def _has_messages(self) -> bool:
+        """Return whether an output that could be sent now has a message."""
+        words = self._words
+        for each in self._streams:
+            # The number is written before the message, so an equal one means that none has come.
+            out = each.outgoing
+            if out.is_hungry and words[each.sent_word] != out.taken and each.receiver.has_messages():
+                return True
+        return False
 
     def _read_commands(self) -> bool:
         data = os.read(self._commands, 1 << 20)
@@ -268,13 +303,11 @@ class Gateway:
         for each in self._streams:
             if each.config.machine not in self._roads:
                 each.look_who_wants()
-                if not each.is_wanted:
-                    each.skip()
-                    self._note_arrived(each)
+            if not each.is_wanted:
+                each.skip()
         for road in tuple(self._roads.values()):
-            self._report_links(road)
-            if any(each.state != each.known_state for each in road.streams):
-                self._introduce(road)
+            road.report_links()
+            self._introduce_changed(road)
             if now - road.heard > LEASE:
                 self._lose(road, f"it has not answered for {LEASE:g} s")
             elif now >= road.next_ping:
@@ -306,7 +339,7 @@ class Gateway:
         is_first = self._config.machine < machine
         at = self._next_dial.setdefault(machine, now if is_first else now + _YIELD_TO)
         if now >= at:
-            self._next_dial[machine] = now + DIAL_EVERY
+            self._next_dial[machine] = now + DIAL_AGAIN_AFTER
             self._meeting.dial(machine)
         since = self._alone_since.get(machine)
         if since is not None and machine not in self._silent and time.time() - since > NO_ANSWER_AFTER:
@@ -317,7 +350,7 @@ class Gateway:
     def _adopt(self, made: NewRoad) -> None:
         """Use a road, unless there is one already that the other side also prefers."""
         present = self._roads.get(made.machine)
-        road = Road(made, self._room)
+        road = Road(made, self._words, self._delivered)
         is_known = made.machine in self._machines() and made.machine in self._config.remote.reach
         if not is_known or (present is not None and self._stays(present, road)):
             road.close()
@@ -376,116 +409,50 @@ class Gateway:
         """Send what can go now."""
         if not road.is_open:
             return
-        now_ns = time.monotonic_ns()
-        active: list[Sending] = []
-        wanted: list[int] = []  # the connections on which they want to send
-        for each in road.streams:
-            outgoing = each.outgoing
-            outgoing.is_hungry = False
-            if not outgoing.is_open:
-                continue
-            if not each.is_wanted:
-                each.skip()
-                self._note_arrived(each)
-            elif (number := outgoing.next_connection(now_ns)) != NO_CONNECTION:
-                active.append(each)
-                wanted.append(number)
-        if active and road.has_ranks:
-            # A message that the system has cannot be dropped any more for a newer one, nor overtaken.
-            first = min(
-                (each.outgoing.rank for each in road.streams if each.outgoing.goes_first),
-                default=NO_CONNECTION,
-            )
-            for index, each in enumerate(active):
-                if each.outgoing.rank > first:
-                    wanted[index] = NO_CONNECTION
-        if road.ack_at and (active or now >= road.ack_at):
-            self._send_acks(road)
         try:
-            self._fill(road, active, wanted, now_ns)
-            for connection in road.connections:
-                if (connection.waiting > 0) != connection.polls_out:
-                    connection.polls_out = not connection.polls_out
-                    events = select.POLLIN | (select.POLLOUT if connection.polls_out else 0)
-                    self._poll.modify(connection.fileno(), events)
+            road.pump(now)
         except ConnectionEnded as error:
             self._lose(road, str(error))
-
-    def _fill(self, road: Road, active: list[Sending], wanted: list[int], now: int) -> None:
-        """Write messages: nothing of a connection while the system has not taken all of a lower one."""
-        for number, connection in enumerate(road.connections):
-            if connection.waiting and not connection.flush():
-                return
-            while number in wanted:
-                for index, each in enumerate(active):
-                    if wanted[index] == number:
-                        self._put(connection, each, each.outgoing.pop(number, now))
-                        wanted[index] = each.outgoing.next_connection(now)
-                    if connection.waiting >= _PUMP:
-                        break
-                if (connection.waiting >= _PUMP or number not in wanted) and not connection.flush():
-                    return
-
-    def _put(self, connection: RoadConnection, sending: Sending, entry: OutgoingMessage) -> None:
-        message, size = entry.message, entry.size
-        flags = ASKS_FOR_ACK if sending.outgoing.asks_for_ack(entry) else 0
-        if message.owner is None:
-            data: Any = message.head
-        else:
-            data = memoryview((ctypes.c_char * size).from_address(message.address)).cast("B")
-        connection.put(DATA, sending.number, body=data, flags=flags, owner=message)
-
-    def _send_acks(self, road: Road) -> None:
-        connection = road.connections[CONTROL]
-        for stream, arrived in road.acks.items():
-            connection.put(ACK, stream, arrived)
-        road.acks.clear()
-        road.ack_at = 0.0
-
-    def _note_arrived(self, sending: Sending) -> None:
-        """Write what all other machines have of an output."""
-        arrived = sending.outgoing.arrived
-        for each in self._streams:
-            if each.forwarded_word == sending.forwarded_word and each.outgoing.arrived < arrived:
-                arrived = each.outgoing.arrived
-        self._words[sending.forwarded_word] = arrived
+            return
+        for connection in road.connections:
+            if (connection.waiting > 0) != connection.polls_out:
+                connection.polls_out = not connection.polls_out
+                events = select.POLLIN | (select.POLLOUT if connection.polls_out else 0)
+                self._poll.modify(connection.fileno(), events)
 
     # ------------------------------------------------------------------ from the other machines
 
     def _read(self, road: Road, connection: RoadConnection) -> None:
         if not road.is_open:
             return
+        road.heard = time.monotonic()
         try:
             for frame in connection.read():
-                self._handle(road, frame)
-                if not road.is_open:
-                    return
-            road.heard = time.monotonic()
+                kind, flags, stream, number, body = frame
+                if kind == DATA:
+                    road.deliver(stream, number, body, flags)
+                else:
+                    self._handle(road, frame)
+                    if not road.is_open:
+                        return
         except ConnectionEnded as error:
             self._lose(road, str(error))
         except (msgspec.MsgspecError, ValueError) as error:
             self._lose(road, f"it sends what no gateway sends: {error}")
 
     def _handle(self, road: Road, frame: Frame) -> None:
-        kind, flags, stream, number, body = frame
-        if kind == DATA:
-            self._deliver(road, stream, number, body, flags)
-        elif kind == ACK:
+        kind, _, stream, number, body = frame
+        if kind == ACK:
             sending = self._by_number.get(stream)
             if sending is not None and number <= MAX_SEQUENCE:
                 sending.outgoing.acknowledge(number, time.monotonic_ns())
-                self._note_arrived(sending)
+                sending.note_arrived()
         elif kind == PING:
             road.connections[CONTROL].put(PONG, number=number)
         elif kind == PONG:
-            self._measure(road, (time.monotonic_ns() - number) / 1e9)
+            road.measure((time.monotonic_ns() - number) / 1e9)
         elif kind == TEXT:
             self._take_text(road, body if isinstance(body, bytes) else bytes(body.memory[:number]))
-
-    def _measure(self, road: Road, seconds: float) -> None:
-        road.round_trip = min(road.round_trip or seconds, seconds)
-        for each in road.streams:
-            each.outgoing.limit.on_round_trip(road.round_trip)
 
     def _take_text(self, road: Road, data: bytes) -> None:
         match message := decode(data):
@@ -499,96 +466,14 @@ class Gateway:
                         sending.resume(arrived)
                         if road.round_trip:
                             sending.outgoing.limit.on_round_trip(road.round_trip)
-                        self._note_arrived(sending)
-                if any(each.state != each.known_state for each in road.streams):
-                    self._introduce(road)
+                        sending.note_arrived()
+                self._introduce_changed(road)
             case Links(links=links):
                 for name, state, taken in links:
                     for each in road.streams:
                         each.take_report(name, state, taken)
-                if any(each.state != each.known_state for each in road.streams):
-                    self._introduce(road)
+                self._introduce_changed(road)
 
-    def _room(self, road: Road, stream: int, size: int) -> Any:
-        """Return memory for a large message, where its receivers read it."""
-        incoming = road.incoming.get(stream)
-        if incoming is None:
-            return Memory(size)
-        try:
-            return incoming.port.reserve(size)
-        except (SharedMemoryFull, TransportError) as error:
-            incoming.bad.add(error)
-            return Memory(size)
-
-    def _deliver(self, road: Road, stream: int, size: int, body: Any, flags: int) -> None:
-        """Give a message to the receivers here, if it is one and they have not had it."""
-        incoming = road.incoming.get(stream)
-        loan = None if isinstance(body, bytes) else body
-        if incoming is None:
-            if loan is not None:
-                loan.discard()
-            return
-        sequence = 0
-        try:
-            message = parse(body, size, loan)
-            sequence = message.sequence
-            if incoming.forwarded < sequence <= MAX_SEQUENCE:
-                if isinstance(loan, Memory):
-                    incoming.begin(sequence)
-                else:
-                    incoming.deliver(message, loan)
-                    self._delivered.add(incoming)
-                    loan = None
-        except BAD_MESSAGE as error:
-            incoming.bad.add(error)
-        except (SharedMemoryFull, TransportError) as error:
-            incoming.bad.add(error)
-            incoming.begin(sequence)
-        if loan is not None:
-            loan.discard()
-        road.acks[stream] = incoming.forwarded
-        if flags & ASKS_FOR_ACK:
-            road.ack_at = 1e-9  # now
-        elif not road.ack_at:
-            road.ack_at = time.monotonic() + _ACK_AFTER
-        if incoming.has_pressure:
-            self._report_links(road, incoming)
-
-    def _report_credit(self) -> None:
-        """Report what receivers under back-pressure have taken."""
-        for road in self._roads.values():
-            for incoming in set(road.incoming.values()):
-                if incoming.has_pressure:
-                    self._report_links(road, incoming)
-
-    def _report_links(self, road: Road, only: Incoming | None = None) -> None:
-        """Report what has changed about the receivers here of its outputs."""
-        changed = []
-        for incoming in set(road.incoming.values()) if only is None else (only,):
-            for name, link in tuple(incoming.links.items()):
-                report = incoming.report(link)
-                before = road.reported.get(name)
-                if before == report:
-                    continue
-                # Under back-pressure, at once what the sender may wait for; else with the next tick.
-                if (
-                    only is not None
-                    and before is not None
-                    and before[0] == report[0]
-                    and report[1] - before[1] < max(link.queue_size // 2, 1)
-                    and report[1] < incoming.forwarded
-                ):
-                    continue
-                road.reported[name] = report
-                changed.append((name, *report))
-                if report[0] == CLOSED and link.slot not in {each.slot for each in incoming.config.links}:
-                    del incoming.links[name]
-            if incoming.has_pressure:
-                taken = [
-                    road.reported[link_name(link)][1]
-                    for link in incoming.config.links
-                    if link.queue_policy == "backpressure" and link_name(link) in road.reported
-                ]
-                incoming.awaits_credit(min(taken, default=incoming.forwarded))
-        if changed:
-            road.say(Links(changed))
+    def _introduce_changed(self, road: Road) -> None:
+        if any(each.state != each.known_state for each in road.streams):
+            self._introduce(road)

@@ -30,6 +30,7 @@ from dora.transport.tls import client_context, server_context
 from dora.wire.node_config import RemoteConfig
 
 DIAL_EVERY: Final = 0.5  # seconds; the system itself repeats a lost first packet after 1, 3 and 7 s
+DIAL_AGAIN_AFTER: Final = 0.1  # seconds, if the other machine has refused: its gateway may be starting
 _DIAL_TIMEOUT: Final = 3.0
 _GREETING_TIMEOUT: Final = 3.0
 _MOST_GREETINGS: Final = 64  # connections at a time that have not proved who they are
@@ -72,6 +73,7 @@ class Meeting:
         self._begun: dict[tuple[str, bytes], dict[int, socket.socket]] = {}  # incomplete roads
         self._lock = threading.Lock()
         self._greetings = 0
+        self._dialling: dict[str, float] = {}  # machine → when the last attempt began, unless it has failed
         self.last_fault: dict[str, str] = {}  # machine → why the last attempt to dial it failed
         self.listener = self._listen()
 
@@ -156,9 +158,14 @@ class Meeting:
     def dial(self, machine: str) -> None:
         """Try to make a road to a machine, in a thread that ends soon."""
         if address := self.remote.reach.get(machine):
-            _in_thread("dora dialling", self._dial, machine, address)
+            now = time.monotonic()
+            with self._lock:
+                if now - self._dialling.get(machine, 0.0) < DIAL_EVERY:
+                    return  # the last attempt may succeed yet
+                self._dialling[machine] = now
+            _in_thread("dora dialling", self._dial, machine, address, now)
 
-    def _dial(self, machine: str, address: str) -> None:
+    def _dial(self, machine: str, address: str, began: float) -> None:
         sockets: list[socket.socket] = []
         road = os.urandom(8)
         deadline = time.monotonic() + _DIAL_TIMEOUT
@@ -179,6 +186,9 @@ class Meeting:
             for connection in sockets:
                 connection.close()
             self.last_fault[machine] = str(error)
+            with self._lock:
+                if self._dialling.get(machine) == began:
+                    del self._dialling[machine]
             return
         self._on_road(NewRoad(machine, True, sockets))
 

@@ -22,6 +22,8 @@ CONTROL, NORMAL, BULK = range(3)  # the connections of a road; those of a lower 
 CONNECTIONS: Final = 3
 NO_CONNECTION: Final = CONNECTIONS
 MAX_MESSAGES: Final = 256  # in flight
+MAX_LARGE: Final = 28  # the same, of messages that stay in shared memory: a receiver may hold 32
+_ACKS: Final = 4  # that are asked for while as much is sent as may be in flight
 SMALL: Final = 8192  # bytes: such messages do not wait for larger ones, unless the output says otherwise
 _CONNECTION_OF: Final[dict[str | None, int]] = {"control": CONTROL, "normal": NORMAL, "bulk": BULK}
 
@@ -70,14 +72,15 @@ class Outgoing:
         self._priority = priority
         # Without a declaration nothing goes behind others for good, however many small messages these send.
         self.rank = _CONNECTION_OF.get(priority, NORMAL)
-        self._ready: deque[OutgoingMessage] = deque()  # taken, oldest first
+        self.ready: deque[OutgoingMessage] = deque()  # taken and not sent, oldest first
         self._in_flight: deque[OutgoingMessage] = deque()
         self.in_flight_bytes = 0
         self.limit = InFlightLimit()
         self.is_open = False  # the other machine has said what it has
         self.arrived = 0  # the last number that the other machine has
-        self._taken = 0  # the last number that was taken
+        self.taken = 0  # the last number that was taken
         self._connection = CONTROL  # of what is in flight
+        self._unasked = self._unasked_bytes = 0  # sent since the last message that asks for an ack
         # The queue was empty at the last look: what comes now could go at once.
         self.is_hungry = False
 
@@ -93,24 +96,24 @@ class Outgoing:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits here, and all that was sent has arrived."""
-        return not (self._ready or self._in_flight)
+        return not (self.ready or self._in_flight)
 
     @property
     def goes_first(self) -> bool:
         """Whether outputs of a lower rank have to wait, as their messages would share the network."""
         if self.in_flight_bytes > SMALL:
             return True
-        return bool(self._in_flight) and (bool(self._ready) or self._newest() > self._taken)
+        return bool(self._in_flight) and (bool(self.ready) or self._newest() > self.taken)
 
     def resume(self, arrived: int, latched: Iterable[OutgoingMessage] = ()) -> None:
         """Begin to send on a new road: what is in flight is lost, except up to ``arrived``.
 
         ``latched``: messages for a machine that may not have had them.
         """
-        found = {entry.sequence: entry for entry in (*latched, *self._in_flight, *self._ready)}
-        self._ready = deque(found[number] for number in sorted(found) if number > arrived)
-        if self._ready:
-            self._taken = max(self._taken, self._ready[-1].sequence)
+        found = {entry.sequence: entry for entry in (*latched, *self._in_flight, *self.ready)}
+        self.ready = deque(found[number] for number in sorted(found) if number > arrived)
+        if self.ready:
+            self.taken = max(self.taken, self.ready[-1].sequence)
         self._in_flight.clear()
         self.in_flight_bytes = 0
         self.limit = InFlightLimit()
@@ -123,12 +126,12 @@ class Outgoing:
 
     def skip(self) -> None:
         """Discard all messages: nobody on the other machine wants them."""
-        self._ready.clear()
+        self.ready.clear()
         while (entry := self._take()) is not None:
-            self._taken = max(self._taken, entry.sequence)
+            self.taken = max(self.taken, entry.sequence)
         self.is_hungry = True
         if not self._in_flight:
-            self.arrived = max(self.arrived, self._taken)
+            self.arrived = max(self.arrived, self.taken)
 
     def next_connection(self, now: int) -> int:
         """Return the connection on which a message can go now; NO_CONNECTION: none can."""
@@ -136,10 +139,10 @@ class Outgoing:
             return NO_CONNECTION
         if self._capacity is None:  # the queue on the output may be shorter than that of a receiver
             while (entry := self._take_new()) is not None:
-                self._ready.append(entry)
-        elif self._ready:
+                self.ready.append(entry)
+        elif self.ready:
             self._drop_outdated(now)
-        in_flight, ready = self._in_flight, self._ready
+        in_flight, ready = self._in_flight, self.ready
         if not ready:
             if in_flight and not self._has_room(1):
                 return NO_CONNECTION
@@ -159,7 +162,7 @@ class Outgoing:
 
     def pop(self, connection: int, now: int) -> OutgoingMessage:
         """Return the message that goes on a connection, and count it as sent."""
-        entry = self._ready.popleft()
+        entry = self.ready.popleft()
         if not self._in_flight:
             self._connection = connection
             self.limit.begin(now / 1e9)
@@ -168,11 +171,19 @@ class Outgoing:
         return entry
 
     def asks_for_ack(self, entry: OutgoingMessage) -> bool:
-        """Return whether the other side should acknowledge this message at once."""
-        if entry.size > SMALL or self.in_flight_bytes > self.limit.bytes // 2:
+        """Return whether the other side should acknowledge this message at once.
+
+        That costs both gateways a system call and perhaps a wake-up, so it is for a quarter of what may be
+        in flight. The others are acknowledged with the next frame, or within milliseconds.
+        """
+        self._unasked += 1
+        self._unasked_bytes += entry.size
+        if self._unasked_bytes > self.limit.bytes // _ACKS:
             self.limit.measure(entry.sequence)
-            return True
-        return len(self._in_flight) >= MAX_MESSAGES // 2
+        elif self._unasked < MAX_MESSAGES // _ACKS:
+            return False
+        self._unasked = self._unasked_bytes = 0
+        return True
 
     def acknowledge(self, arrived: int, now: int) -> None:
         """Forget the messages that the other machine has."""
@@ -182,33 +193,34 @@ class Outgoing:
         self.in_flight_bytes -= size
         self.arrived = max(self.arrived, arrived)
         if size:
-            is_full = bool(self._ready) or self._newest() > self._taken
+            is_full = bool(self.ready) or self._newest() > self.taken
             self.limit.on_ack(arrived, size, now / 1e9, is_full=is_full)
 
     def _has_room(self, size: int) -> bool:
         in_flight = self._in_flight
         return not in_flight or (
-            len(in_flight) < MAX_MESSAGES and self.in_flight_bytes + size <= self.limit.bytes
+            len(in_flight) < (MAX_MESSAGES if size <= SMALL else MAX_LARGE)
+            and self.in_flight_bytes + size <= self.limit.bytes
         )
 
     def _take_new(self) -> OutgoingMessage | None:
         """Take a message that was not taken before."""
         self.is_hungry = False
         while (entry := self._take()) is not None:
-            if entry.sequence > self._taken:
-                self._taken = entry.sequence
+            if entry.sequence > self.taken:
+                self.taken = entry.sequence
                 return entry
         self.is_hungry = True
         return None
 
     def _drop_outdated(self, now: int) -> None:
         """Drop what has waited here too long; receivers count it by the number of the next message."""
-        ready, newest = self._ready, self._newest()
+        ready, newest = self.ready, self._newest()
         assert self._capacity is not None
         oldest = newest - self._capacity + 1
         if ready[0].sequence >= oldest and not self._max_age_ns:
             return
-        self._ready = deque(
+        self.ready = deque(
             entry
             for entry in ready
             if entry.kept

@@ -21,6 +21,7 @@ from dora.transport.board import (
     RECEIVED,
     SENT,
     STATE,
+    UNCONNECTED,
     WORDS,
     Board,
 )
@@ -55,19 +56,20 @@ class Sending:
         self.receiver = receiver
         self._receive = receiver.receive
         output = config.item.output_slot * WORDS
-        self._sent_word = output + SENT
+        self.sent_word = output + SENT
         self._begun_word = output + BEGUN
         self.waiting_word = output + CREDIT_WAITING
         self.forwarded_word = output + FORWARDED
         # Earlier messages will not come from here: a former process of the gateway had them.
-        self._begins_after = self._last = self._words[self._sent_word]
+        self._begins_after = self._last = self._words[self.sent_word]
+        self.of_output: list[Sending] = [self]  # the streams of the output, to all machines
         self.is_wanted = False
         self.known_state = (0, 0)  # the state that the other side knows
         self._spilled: deque[Message] = deque()
         self.config = config
         self._credit: Bell | None = None
         self.outgoing = Outgoing(
-            self._take, lambda: self._words[self._sent_word], 1, priority=config.priority
+            self._take, lambda: self._words[self.sent_word], 1, priority=config.priority
         )
         self.change(config)
 
@@ -75,6 +77,8 @@ class Sending:
         self.config = config
         item = config.item
         self.links.update((link_name(link), link.slot) for link in config.links)
+        # Receivers of the start; until they are known to have ended, they may want what is sent already.
+        self._awaited = [link.slot for link in config.links if not (link.dynamic or link.generation)]
         self._is_kept = kept_message(item.keep)
         self._spill_folders = [spill_folder(self._run_dir, link.slot) for link in config.links]
         loses_nothing = item.queue_policy == "backpressure"
@@ -92,6 +96,11 @@ class Sending:
         """Discard all messages: nobody on the other machine wants them."""
         self.outgoing.skip()
         self._begins_after = max(self._begins_after, self.outgoing.arrived)
+        self.note_arrived()
+
+    def note_arrived(self) -> None:
+        """Write what all other machines have of the output."""
+        self._words[self.forwarded_word] = min(each.outgoing.arrived for each in self.of_output)
 
     def resume(self, arrived: int) -> None:
         """Begin to send on a new road, to a machine that has the messages up to ``arrived``."""
@@ -137,10 +146,12 @@ class Sending:
         return OutgoingMessage(message.sequence, message.size, message.time_ns, kept, message)
 
     def look_who_wants(self) -> None:
-        """Find out whether a receiver on the other machine is there, or will read the latch there."""
+        """Find out whether a receiver on the other machine is there or about to start, or has a latch."""
         words = self._words
-        self.is_wanted = self.config.latch is not None or any(
-            words[slot * WORDS + STATE] == CONNECTED for slot in self.links.values()
+        self.is_wanted = (
+            self.config.latch is not None
+            or any(words[slot * WORDS + STATE] == CONNECTED for slot in self.links.values())
+            or any(words[slot * WORDS + STATE] == UNCONNECTED for slot in self._awaited)
         )
 
     def close_links(self) -> None:
@@ -179,12 +190,12 @@ class ForwardingPort(OutputPort):
 
         ``loan``: the memory with the message, from `reserve`; None: the message has it all.
         """
-        sequence, section = message.sequence, message.metadata
-        control = self._control_section(section) if section else b""
+        sequence = message.sequence
+        control = self._control_section(message.metadata) if message.metadata_size else b""
         words = self._words
         with self._lock:
             known = words[self._sent_word]  # the daemon may know already that there are more
-            if loan is None and message.size > SMALL_BODY:
+            if loan is None and len(message.head) > SMALL_BODY:
                 loan = self._sender.loan(message.size)
                 loan.memory[: message.size] = message.head
             if loan is not None:
@@ -205,7 +216,8 @@ class ForwardingPort(OutputPort):
 
     def wake(self) -> None:
         """Wake the receivers that sleep, after some calls of `forward`."""
-        self._ring_bells()
+        if self._ring():
+            self._prepare()
 
 
 class Incoming:

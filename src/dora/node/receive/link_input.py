@@ -123,7 +123,7 @@ class LinkInput:
         self._rejoined_at = 0
         self._received_before = self._received
         if not (first_time or takes_over):
-            self._rejoined_at = MAX_SEQUENCE if in_flight else words[self._sent_word]
+            self._rejoined_at = MAX_SEQUENCE if in_flight or crosses else words[self._sent_word]
         if takes_over or is_new:
             self._receive = self._receive_untaken
         self._final_sequence = 0
@@ -224,7 +224,7 @@ class LinkInput:
         """Count the messages from the last one up to ``end`` as lost."""
         self._words[self._base + DROPPED] += end - self._last
         if self._last < self._rejoined_at and (
-            not self._in_flight or self._received == self._received_before
+            not self._arrives_late or self._received == self._received_before
         ):
             self._words[self._base + RESTART_LOSS.word] += min(end, self._rejoined_at) - self._last
 

@@ -16,6 +16,7 @@ from dora.wire.node_config import LinkConfig, NodeConfig
 _FIRST_PAUSE: Final = 0.001  # seconds between two looks at the board, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.05
 _INTERRUPTED_TIMEOUT: Final = 0.5
+_RESTARTED_TIMEOUT: Final = 3.0
 _NO_PROGRESS: Final = 3.0  # seconds
 
 
@@ -24,11 +25,12 @@ def await_receivers(
 ) -> None:
     """Return once all receivers on other machines are there, apart from dynamic nodes.
 
-    After a restart none is waited for, because the network may be cut. ``interrupted`` as in
-    `dora.transport.interface.Engine.connect`. Raises `ConnectError` after ``timeout`` seconds.
+    ``interrupted`` as in `dora.transport.interface.Engine.connect`. Raises `ConnectError` after ``timeout``
+    seconds. After a restart it waits for a short time, and for receivers that were never known only: those
+    of a machine that starts its part again. The network may be cut meanwhile.
     """
     if config.restart_count:
-        return
+        timeout = min(timeout, _RESTARTED_TIMEOUT)
     deadline = time.monotonic() + timeout
     pause, hurried = _FIRST_PAUSE, False
     while missing := [
@@ -40,7 +42,7 @@ def await_receivers(
         if not hurried and interrupted():  # the reason may be harmless
             hurried, deadline = True, min(deadline, now + _INTERRUPTED_TIMEOUT)
         if now > deadline:
-            if hurried:
+            if hurried or config.restart_count:
                 return
             names = ", ".join(f"`{link.consumer}` on machine `{link.machine}`" for link in missing)
             raise ConnectError(f"no connection to {names} within {timeout:g} seconds")
