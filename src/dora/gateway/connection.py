@@ -20,7 +20,8 @@ HAS_BODY: Final = (DATA, TEXT)
 ASKS_FOR_ACK: Final = 1  # flag of DATA: acknowledge at once
 
 LARGE: Final = 32 << 10  # bytes: such a body is not copied
-_BUFFER: Final = 128 << 10
+_BUFFER: Final = 128 << 10  # bytes that are received at once
+_AFTER_LARGE: Final = 2048  # the same after a large body: another one would be copied out of the buffer
 _CHUNK: Final = 1 << 20  # bytes that are given to the system at once
 _MOST: Final = 4 << 40  # bytes; a longer frame is damaged
 _NOT_SENT: Final = 128 << 10  # bytes that the system holds beyond what the network carries
@@ -50,6 +51,7 @@ class RoadConnection:
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._begin = self._end = 0
+        self._at_once = _BUFFER
         self._large: tuple[Any, Any, memoryview, int] | None = None  # header, loan, what is missing
 
     def fileno(self) -> int:
@@ -131,7 +133,7 @@ class RoadConnection:
                     rest = self._end - self._begin
                     view[:rest] = bytes(view[self._begin : self._end])
                     self._begin, self._end = 0, rest
-                target = view[self._end :]
+                target = view[self._end : self._end + self._at_once]
             else:
                 target = self._large[2]
             try:
@@ -167,6 +169,7 @@ class RoadConnection:
         there -= HEADER.size
         if number <= there:
             self._begin = begin + number
+            self._at_once = _BUFFER
             return kind, flags, stream, number, bytes(self._view[begin : self._begin])
         if number <= LARGE:
             return None
@@ -177,6 +180,7 @@ class RoadConnection:
         memory[:there] = self._view[begin : self._end]
         self._begin = self._end = 0
         self._large = (kind, flags, stream), loan, memory[there:], number
+        self._at_once = _AFTER_LARGE
         return self._next()
 
     def close(self) -> None:

@@ -34,7 +34,13 @@ from dora.gateway.outgoing import CONTROL
 from dora.gateway.ports import ForwardingPort, Incoming, Sending
 from dora.gateway.road import Have, Links, Offer, Road, decode
 from dora.node.host import Host
-from dora.node.receive.wait import MAX_EMPTY_SPINS, WAKE_COST_NS, spin_us
+from dora.node.receive.wait import (
+    BUSY_NS,
+    BUSY_REST_NS,
+    MAX_EMPTY_SPINS,
+    WAKE_COST_NS,
+    spin_us,
+)
 from dora.transport.board import ASLEEP, STATE, UNCONNECTED, WORDS, Board
 from dora.transport.doorbell import Doorbell, yield_cpu
 from dora.transport.engines import files_of
@@ -86,8 +92,9 @@ class Gateway:
         self._streams: list[Sending] = []  # the same as `_sending`
         self._next_tick = 0.0
         self._delivered: set[Incoming] = set()  # whose receivers are to be woken
-        self._spin_ns = int(spin_us(crosses=False) * 1000)
+        self._spin_ns = int(spin_us(crosses=True) * 1000)
         self._spins_left = 0
+        self._no_spin_until = 0
         self._poll = select.poll()
         self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, self._on_road)
         self._listens_at = config.remote.listen
@@ -257,18 +264,25 @@ class Gateway:
             ready = self._poll.poll(0 if has_messages else timeout * 1000.0)
         finally:
             words[self._asleep] = 0
-        if ready and time.monotonic_ns() - began < self._spin_ns + WAKE_COST_NS:
+        now = time.monotonic_ns()
+        if ready and now - began < self._spin_ns + WAKE_COST_NS and now > self._no_spin_until:
             self._spins_left = MAX_EMPTY_SPINS
         return ready
 
     def _spin(self, timeout: float) -> list[tuple[int, int]] | None:
         """Do as `_sleep` for a short while, awake, as nodes do; None: there was nothing."""
         self._doorbell.rearm()
-        until = time.monotonic_ns() + min(self._spin_ns, int(timeout * 1e9))
+        before = time.monotonic_ns()
+        until = before + min(self._spin_ns, int(timeout * 1e9))
         while not (ready := self._poll.poll(0)) and not self._has_messages():
-            if time.monotonic_ns() >= until:
+            now = time.monotonic_ns()
+            if now - before > BUSY_NS:
+                self._spins_left, self._no_spin_until = 0, now + BUSY_REST_NS
+                return None
+            if now >= until:
                 self._spins_left -= 1
                 return None
+            before = now
             yield_cpu()
         self._spins_left = MAX_EMPTY_SPINS
         return ready

@@ -36,6 +36,10 @@ _pause = time.sleep
 DEFAULT_SPIN_US: Final = 150
 REMOTE_SPIN_US: Final = 600  # where messages of other machines come: two gateways are on their way
 WAKE_COST_NS: Final = 80_000
+# A yield that lasts this long has let a program work that needs the processor: who spins would lose a slice
+# of milliseconds for a wake-up of microseconds. So there is no spinning for a while.
+BUSY_NS: Final = 200_000
+BUSY_REST_NS: Final = 200_000_000
 _POLLS_A_YIELD: Final = 4  # a poll takes as long as letting others run: half a microsecond
 MAX_EMPTY_SPINS: Final = 3  # until the node stops spinning
 _END_PAUSE: Final = 0.02  # seconds; for programs that ask on and on after the end
@@ -75,6 +79,7 @@ class Waiter(ABC):
         self._tasks: dict[Any, set[Any]] = {}  # asyncio loop → events of the tasks that wait
         self._spin_ns = int(spin_us * 1000)
         self._spins_left = 0
+        self._no_spin_until = 0
         self._predictor = ArrivalPredictor()
         self._prewake = Prewake()
         self._arrival: tuple[int, int] | None = None  # of the last message: awaited since, arrived at
@@ -147,7 +152,7 @@ class Waiter(ABC):
         if self._arrival is not None:
             self._learn_arrival(*self._arrival)
         event: Event | None = None
-        if self._spins_left:
+        if self._spins_left and start > self._no_spin_until:
             until = start + self._spin_ns
             event = self._spin(_sooner(until, deadline))
             self._spins_left = self._spins_left - 1 if event is None else MAX_EMPTY_SPINS
@@ -211,13 +216,19 @@ class Waiter(ABC):
 
     def _spin(self, until: int) -> Event | None:
         """Poll for an event until then; other processes get the processor in between."""
+        before = _monotonic()
         while True:
             for _ in range(_POLLS_A_YIELD):
                 event = self._poll()
                 if event is not None or self._ending:
                     return event
-            if _monotonic() >= until:
+            now = _monotonic()
+            if now - before > BUSY_NS:
+                self._no_spin_until = now + BUSY_REST_NS
                 return None
+            if now >= until:
+                return None
+            before = now
             yield_cpu()
 
     def _pause_after_end(self) -> None:
