@@ -86,7 +86,7 @@ class LocalPartition:
                 self._publish_endpoints()
 
     def _change_address(self, address: str) -> None:
-        """Let the gateway listen at the present address of this machine, and at another port."""
+        """Have the gateway listen at the present address of this machine, at another port."""
         self._partition = msgspec.structs.replace(self._partition, interface=address)
         try:
             self._check_certificate()

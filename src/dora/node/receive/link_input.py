@@ -129,7 +129,7 @@ class LinkInput:
         self._final_sequence = 0
         self._final_at = 0  # monotonic nanoseconds
         if not first_time and not in_flight:  # else the engine waits for the first message
-            # What is still on its way from another machine will come.
+            # Messages that are still on their way from another machine will come.
             self._final_sequence = words[config.output_slot * WORDS + (FORWARDED if crosses else SENT)]
         self._credit = make_bell(config.credit_bell) if config.credit_bell else None
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
