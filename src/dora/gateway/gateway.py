@@ -95,6 +95,8 @@ class Gateway:
         self._spin_ns = int(spin_us(crosses=True) * 1000)
         self._spins_left = 0
         self._no_spin_until = 0
+        self._came_soon = False  # what the last wait has waited for
+        self._moved = 0  # messages on all roads, at that wait
         self._poll = select.poll()
         self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, self._on_road)
         self._listens_at = config.remote.listen
@@ -227,6 +229,11 @@ class Gateway:
 
     def _wait(self, timeout: float) -> bool:
         """Wait until something is to do, and read what has come; return False at the end."""
+        moved = sum(road.moved for road in self._roads.values())
+        if moved != self._moved:  # pings alone are no reason to stay awake
+            self._moved = moved
+            if self._came_soon and time.monotonic_ns() > self._no_spin_until:
+                self._spins_left = MAX_EMPTY_SPINS
         ready = self._spin(timeout) if self._spins_left else None
         if ready is None:
             ready = self._sleep(timeout)
@@ -264,9 +271,7 @@ class Gateway:
             ready = self._poll.poll(0 if has_messages else timeout * 1000.0)
         finally:
             words[self._asleep] = 0
-        now = time.monotonic_ns()
-        if ready and now - began < self._spin_ns + WAKE_COST_NS and now > self._no_spin_until:
-            self._spins_left = MAX_EMPTY_SPINS
+        self._came_soon = time.monotonic_ns() - began < self._spin_ns + WAKE_COST_NS
         return ready
 
     def _spin(self, timeout: float) -> list[tuple[int, int]] | None:
@@ -284,7 +289,7 @@ class Gateway:
                 return None
             before = now
             yield_cpu()
-        self._spins_left = MAX_EMPTY_SPINS
+        self._came_soon = True
         return ready
 
     def _has_messages(self) -> bool:
