@@ -53,6 +53,11 @@ def test_options_that_make_no_sense_are_refused(
     assert found == status and printed.startswith(told), printed
 
 
+def test_options_that_are_too_long_for_the_other_end_are_refused(flow: Path) -> None:
+    status, printed = printed_by(flow, "--on", "r", "--env", f"A={'x' * (1 << 20)}")
+    assert status == 1 and "and 1,040,384 go over ssh; give long values in a file" in printed
+
+
 @pytest.mark.parametrize(
     ("node", "told"),
     [

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import shutil
+import secrets
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -21,6 +19,8 @@ import msgspec
 from waiting import TIMEOUT, wait_until
 
 from dora._paths import board_of, prefix_of
+from dora.daemon.guardian import remove_run_files
+from dora.daemon.run_directory import make_shared_folders
 from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
@@ -52,8 +52,10 @@ class FakeDaemon:
     def __init__(
         self, dataflow: Dataflow, *, answer_ready: tuple[ToNode, ...] | None = None, restart_count: int = 0
     ) -> None:
-        self.run_dir = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
+        self.run_dir = f"/tmp/{secrets.token_hex(6)}"
+        os.mkdir(self.run_dir, 0o700)
         self.prefix = prefix_of(self.run_dir)
+        make_shared_folders(self.run_dir)
         context = RunContext(
             "test-dataflow", self.run_dir, self.prefix, board_of(self.run_dir), best_engine()
         )
@@ -200,9 +202,7 @@ class FakeDaemon:
         for connection in self._connections:
             connection.close()
         self.board.close()
-        shutil.rmtree(self.run_dir, ignore_errors=True)
-        for path in glob.glob(f"/dev/shm/{self.prefix}*"):
-            os.unlink(path)
+        remove_run_files(self.run_dir, self.prefix)
 
     def _end_threads(self) -> None:
         """Before their sockets are closed, whose numbers the next daemon gets: one that is woken meanwhile,

@@ -27,7 +27,7 @@ import msgspec
 from dora.cli.process import termination_as_interrupt
 from dora.cli.progress_bar import duration, progress_mode, showing
 from dora.cli.run_on_both import LOCAL, run_on_both
-from dora.cli.session import LINE_EVERY, Order
+from dora.cli.session import LINE_EVERY, LONGEST_ORDER, Order
 from dora.cluster.ssh.connection import SshConnection
 from dora.cluster.ssh.copy import copy_folder
 from dora.cluster.ssh.environment import MachineFacts, found_in, look, name_of_environment, provide
@@ -48,6 +48,7 @@ _LOCAL: Final = Deploy(machine=LOCAL)
 _CHUNK: Final = 1 << 16
 _COLOURS: Final = ("NO_COLOR", "TERM")  # variables of the user that decide about colours
 _LOST: Final = 255  # the exit status of ssh itself
+_ADDED: Final = 8192  # bytes of an order for what is added later: folder, port, size of the terminal
 
 
 def run_over_ssh(
@@ -64,6 +65,7 @@ def run_over_ssh(
     nodes_here = _check_nodes(machine, dataflow)
     if nodes_here:
         _check_options_with_local_nodes(nodes_here[0], lock, detach)
+    order = _order(machine, dataflow, command_run, lock, detach)
     folder = dataflow.working_dir
     files = scan_folder(folder)
     name = name_of_environment()
@@ -75,7 +77,7 @@ def run_over_ssh(
                 stack.enter_context(_keep_copied(prepared, folder, files))
             if nodes_here:
                 return run_on_both(connection, prepared, found, copy, dataflow, command_run)
-            order = _order(machine, dataflow, copy, command_run, lock, detach)
+            order = msgspec.structs.replace(order, folder=copy)
             session = _Session(connection, prepared, order, open_page=command_run.open_page)
             return session.run()
 
@@ -83,22 +85,28 @@ def run_over_ssh(
 def _order(
     machine: Machine,
     dataflow: Dataflow,
-    copy: str,
     command_run: CommandRun,
     lock: Lock | None,
     detach: bool,
 ) -> Order:
+    """Return the order without the folder; raises `DoraError` if it is too long."""
     options = {**msgspec.to_builtins(command_run), "open_page": False}
     options["ui"] = command_run.ui or command_run.open_page
-    return Order(
+    order = Order(
         host=machine.id,
-        folder=copy,
         file=os.path.relpath(dataflow.file or "", dataflow.working_dir),
         options=options,
         lock=lock,
         detach=detach,
         environment={name: os.environ[name] for name in _COLOURS if name in os.environ},
     )
+    size = len(msgspec.json.encode(order))
+    if size > LONGEST_ORDER - _ADDED:
+        raise DoraError(
+            f"the options take {size:,} bytes, and {LONGEST_ORDER - _ADDED:,} go over ssh; give long "
+            "values in a file in the folder of the dataflow"
+        )
+    return order
 
 
 def _check_options(path: str, command_run: CommandRun, lock: Lock | None, detach: bool) -> None:

@@ -46,7 +46,7 @@ LINE_EVERY: Final = 2.0  # seconds between two lines from the user's end
 # ssh at the user's end gives up after 15 s.
 PATIENCE: Final = 20.0
 _KILL_AFTER: Final = 30.0  # seconds for the end besides the grace of the nodes, which `dora run` bounds
-_LONGEST_ORDER: Final = 1 << 20  # bytes
+LONGEST_ORDER: Final = 1 << 20  # bytes
 _POLL: Final = 0.05  # seconds
 LOCALHOST: Final = "127.0.0.1"
 
@@ -248,7 +248,7 @@ class _Input:
                 data = os.read(0, 1 << 16)
             except OSError:  # the terminal of ssh is gone
                 data = b""
-            if not data or len(self._rest) > _LONGEST_ORDER:
+            if not data or len(self._rest) > LONGEST_ORDER:
                 return b""
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")

@@ -130,7 +130,7 @@ class RunDirectory:
             try:
                 os.write(lock, run_id.encode())
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                _make_shared_folders(path)
+                make_shared_folders(path)
             except BaseException:
                 remove_run_files(path, prefix_of(path))
                 os.close(lock)
@@ -167,7 +167,7 @@ def remove_stale(root: str | None = None) -> None:
         os.close(lock)
 
 
-def _make_shared_folders(run_dir: str) -> None:
+def make_shared_folders(run_dir: str) -> None:
     """Make the folders in shared memory, and a link to iceoryx2's; without /dev/shm, that makes a folder.
 
     They are made before anything else there shows other users the name of this run.
