@@ -368,7 +368,7 @@ def part_of(daemon: Talking, dataflow_id: str) -> None:
 
     daemon.answers[Apply] = become
     daemon.answers[StartRun] = lambda message: say(
-        RunReport(dataflow_id, "Running", port=7, revision=message.spec.revision)
+        RunReport(dataflow_id, "Running", port=1, revision=message.spec.revision)
     )
     daemon.answers[ReleasePartition] = lambda _: say(
         RunReport(dataflow_id, "Finished", DataflowResult(dataflow_id))
@@ -397,7 +397,7 @@ def test_a_machine_joins_the_present_dataflow_and_then_applies_changes_like_othe
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             peer_status = PeerStatus({}, opened=True)
-            left.say(RunReport(dataflow_id, "Running", port=5, peer_status=peer_status, secret="shown"))
+            left.say(RunReport(dataflow_id, "Running", port=1, peer_status=peer_status, secret="shown"))
             await coordinator.change("arm", ADD)
             (start,) = third.of(StartRun)
             assert start.partition.secret == "shown" and start.partition.machine == "third"

@@ -16,6 +16,7 @@ import msgspec
 
 from dora.daemon.event_loop import READ, WRITE, Loop
 from dora.daemon.guardian import RUN_ID
+from dora.wire.decoders import from_json
 from dora.wire.node_config import GatewayConfig
 
 _PAUSE: Final = 0.1  # seconds until it is started again, doubled up to the longest
@@ -134,7 +135,7 @@ class GatewayProcess:
             return
         *lines, self._output = (self._output + data).split(b"\n")
         for line in lines:
-            level, text = msgspec.json.decode(line)
+            level, text = from_json(line)
             if level == "applied":
                 self._applied += 1
                 self._call_waiting()

@@ -13,9 +13,8 @@ import signal
 import sys
 from typing import Any
 
-import msgspec
-
 from dora.errors import DoraError
+from dora.wire.decoders import from_json
 from dora.wire.node_config import GatewayConfig
 
 
@@ -39,7 +38,7 @@ def main() -> None:
     from dora.gateway.gateway import Gateway
 
     try:
-        gateway = Gateway(msgspec.json.decode(line, type=GatewayConfig), 0, log)
+        gateway = Gateway(from_json(line, GatewayConfig), 0, log)
     except (DoraError, OSError) as error:
         log("error", f"the gateway to other machines cannot start: {error}")
         sys.exit(1)

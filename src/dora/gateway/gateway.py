@@ -16,8 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
 from dora.errors import DoraError
 from dora.gateway.connection import (
     ACK,
@@ -46,6 +44,7 @@ from dora.transport.doorbell import Doorbell, yield_cpu
 from dora.transport.engines import files_of
 from dora.transport.fence import fence
 from dora.transport.open_files import allow_files
+from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import MAX_SEQUENCE
 from dora.wire.node_config import GatewayConfig, OutputConfig, RemoteConfig
 
@@ -309,7 +308,7 @@ class Gateway:
         *lines, self._command_bytes = (self._command_bytes + data).split(b"\n")
         for line in lines:
             try:
-                self._apply(msgspec.json.decode(line, type=GatewayConfig))
+                self._apply(from_json(line, GatewayConfig))
             except DoraError as error:
                 self._log("error", str(error))
             self._log("applied", "")
@@ -456,7 +455,7 @@ class Gateway:
                         return
         except ConnectionEnded as error:
             self._lose(road, str(error))
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (DecodeError, ValueError) as error:
             self._lose(road, f"it sends what no gateway sends: {error}")
 
     def _handle(self, road: Road, frame: Frame) -> None:

@@ -27,6 +27,7 @@ from dora.errors import DoraError, TransportError
 from dora.gateway.connection import prepare_socket
 from dora.gateway.outgoing import BULK, CONNECTIONS, CONTROL
 from dora.transport.tls import client_context, server_context
+from dora.wire.decoders import DecodeError, msgpack_decoder
 from dora.wire.node_config import RemoteConfig
 
 DIAL_EVERY: Final = 0.5  # seconds; the system itself repeats a lost first packet after 1, 3 and 7 s
@@ -47,6 +48,9 @@ class Greeting(msgspec.Struct, array_like=True):
     road: bytes
     number: int  # of the connection in its road
     challenge: bytes
+
+
+_decode_greeting = msgpack_decoder(Greeting)
 
 
 class NewRoad(NamedTuple):
@@ -119,7 +123,7 @@ class Meeting:
             connection.settimeout(_GREETING_TIMEOUT)
             if self._server_tls is not None:
                 connection = self._server_tls.wrap_socket(connection, server_side=True)
-            greeting = msgspec.msgpack.decode(_receive(connection), type=Greeting)
+            greeting = _decode_greeting(_receive(connection))
             if greeting.dataflow != self._dataflow or not 0 <= greeting.number < CONNECTIONS:
                 raise ValueError("it is for another dataflow")
             challenge = os.urandom(_NONCE)
@@ -127,7 +131,7 @@ class Meeting:
             if not hmac.compare_digest(_receive(connection), self._proof(b"dialler", greeting, challenge)):
                 raise ValueError("it does not know the secret")
             _send(connection, b"welcome")
-        except (OSError, ValueError, msgspec.MsgspecError):
+        except (OSError, ValueError, DecodeError):
             self._end_greeting(connection)
             return
         self._end_greeting(None)

@@ -15,6 +15,7 @@ from dora.gateway.outgoing import CONTROL, NO_CONNECTION, OutgoingMessage
 from dora.gateway.ports import Incoming, Memory, Sending, link_name, parse
 from dora.transport.board import CLOSED
 from dora.wire.decode import BAD_MESSAGE
+from dora.wire.decoders import msgpack_decoder
 from dora.wire.message import MAX_SEQUENCE
 
 _ACK_AFTER: Final = 0.005  # seconds that an acknowledgement may wait for a frame to go with
@@ -44,7 +45,7 @@ class Links(msgspec.Struct, tag=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Offer | Have | Links).decode
+decode = msgpack_decoder(Offer | Have | Links)
 
 
 class Road:
