@@ -31,8 +31,8 @@ from dora.errors import DoraError
 from dora.transport.proof import UnprovenServerError, no_token, proven_connection
 from dora.transport.tls import authority_from_environment, client_context, is_tls_fault, tls_fault
 from dora.transport.tokens import Token, find_token
+from dora.wire.daemon_protocol import Answer, DataflowRequest, answer_timeout
 from dora.wire.decoders import from_json
-from dora.wire.operations import Operation, OperationResult
 
 _Answer = TypeVar("_Answer")
 
@@ -151,10 +151,16 @@ class Client:
         path = f"/api/dataflows/{dataflow_id}/restart"
         return self._request("POST", path, RestartView, StopRequest(grace, force), timeout=None)
 
-    def change(self, dataflow_id: str, operation: Operation) -> OperationResult:
-        """Carry out an operation on a running dataflow; waits until it is done."""
-        path = f"/api/dataflows/{dataflow_id}/changes"
-        return self._request("POST", path, OperationResult, operation, timeout=None)
+    def ask(self, dataflow_id: str, request: DataflowRequest, machine: str = "") -> Any:
+        """Return the answer of a running dataflow to a request; waits until it is carried out.
+
+        ``machine`` is asked if the request names no node; "": the first machine of the dataflow.
+        """
+        path = f"/api/dataflows/{dataflow_id}/requests?machine={quote(machine)}"
+        kind: Any = Answer
+        seconds = answer_timeout(request)
+        timeout = None if seconds is None else seconds + TIMEOUT  # the coordinator says that it is late
+        return self._request("POST", path, kind, request, timeout=timeout)
 
     def clean(self) -> list[DataflowView]:
         return self._request("DELETE", "/api/dataflows", list[DataflowView])
