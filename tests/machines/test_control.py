@@ -247,3 +247,14 @@ def test_a_command_says_that_the_machine_is_cut_off(
         assert sentence(command) == "the connection to machine `right` broke during the change"
     finally:
         system.hosts["right"].restore()
+
+
+def test_a_command_ends_when_its_own_machine_is_cut_off(
+    system: Spread, stopping: tuple[str, subprocess.Popen[str]]
+) -> None:
+    _, command = stopping
+    system.hosts["desk"].cut()
+    try:
+        assert sentence(command).startswith("cannot connect to coordinator at ")
+    finally:
+        system.hosts["desk"].restore()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -54,6 +55,23 @@ class RequestRefused(DoraError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+def _notice_cuts(connection: socket.socket) -> None:
+    """Make the system end a connection whose other side shows no sign of life for 11 seconds.
+
+    Rejected: a limit for the answer, for a node may get a day to end.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS has another name for the first one.
+    for name, value in (
+        ("TCP_KEEPIDLE", 5),
+        ("TCP_KEEPALIVE", 5),
+        ("TCP_KEEPINTVL", 2),
+        ("TCP_KEEPCNT", 3),
+    ):
+        if (option := getattr(socket, name, None)) is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class Client:
@@ -198,6 +216,8 @@ class Client:
             if token is None:
                 raise DoraError(no_token(self.where))
             headers["Authorization"] = f"Bearer {token.value}"
+            if timeout is None:
+                _notice_cuts(connection.sock)
             connection.request(method, path, None if body is None else encode(body), headers)
             response = connection.getresponse()
             data = response.read()
