@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -36,6 +37,10 @@ _START_TIMEOUT: Final = 5.0  # seconds after which a query no longer waits for o
 _POLL_INTERVAL: Final = 0.2  # seconds between two checks whether the query is over
 _ENDED: Final = "the dataflow has just ended"
 
+# Without a handler, Python prints a traceback of a broken connection. `_read` reports it in a sentence.
+_log: Final = logging.getLogger("dora.observe.client")
+_log.addHandler(logging.NullHandler())
+
 Incoming = queue.SimpleQueue[tuple["ObserverConnection", list[Item]]]
 
 
@@ -67,6 +72,7 @@ class ObserverConnection:
                 additional_headers=headers,
                 max_size=MAX_DELIVERY * 2,
                 compression=None,
+                logger=_log,
                 proxy=None,
                 open_timeout=5.0,
                 ping_interval=2.0,
