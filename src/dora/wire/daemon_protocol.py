@@ -1,20 +1,31 @@
 """Protocol between a command and the daemon of a running dataflow, on the socket that nodes use too.
 
 A connection whose first frame is one of these requests belongs to a command. Each request is answered in
-turn. The operations that end a node (`dora.wire.operations`) are answered by `Done` once it has ended.
+turn. The operations that end a node (`dora.wire.operations`) are answered by `OperationResult` once it has
+ended. A `DataflowRequest` may come from another machine as well, over the coordinator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.node_config import EngineName, FilePath, Priority, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
-from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
+from dora.wire.operations import (
+    Operation,
+    OperationResult,
+    ProposedChange,
+    RemoveOperation,
+    RestartOperation,
+    StopOperation,
+)
+
+PUBLISH_PATIENCE: Final = 3.0  # seconds; a node that polls for events sends at once
+ANSWER_TIMEOUT: Final = 20.0  # seconds that another machine may take to answer
 
 # --------------------------------------------------------------------------- views of a dataflow
 #
@@ -84,32 +95,32 @@ class DescribeDataflow(msgspec.Struct, tag=True):
     """Get the name and the nodes of the dataflow. Answered by `Description`."""
 
 
-class GetParameters(msgspec.Struct, tag=True):
-    """Answered by `Parameters`."""
+class GetParameters(msgspec.Struct, tag="get-parameters"):
+    """Get the parameters of a node. Answered by `Parameters`."""
 
-    node_id: str
+    node: str
 
 
-class SetParameter(msgspec.Struct, tag=True):
-    """Answered by `Done`."""
+class SetParameter(msgspec.Struct, tag="set-parameter"):
+    """Set a parameter of a node to a JSON value. Answered by `OperationResult`."""
 
-    node_id: str
+    node: str
     key: str
     value: Any
 
 
-class DeleteParameter(msgspec.Struct, tag=True):
-    """Answered by `Done`."""
+class DeleteParameter(msgspec.Struct, tag="delete-parameter"):
+    """Delete a parameter of a node. Answered by `OperationResult`."""
 
-    node_id: str
+    node: str
     key: str
 
 
-class Inspect(msgspec.Struct, tag=True):
+class Inspect(msgspec.Struct, tag="inspect"):
     """Get the nodes, outputs and links with their status. Answered by `Inspection`."""
 
 
-class GetProgress(msgspec.Struct, tag=True):
+class GetProgress(msgspec.Struct, tag="get-progress"):
     """Get how far the run is. Answered by `RunProgress`."""
 
 
@@ -149,10 +160,14 @@ class StartEventLogs(msgspec.Struct, tag=True):
     ring_buffers: FilePath = ""
 
 
-class Publish(msgspec.Struct, tag=True):
-    """Make a node send a message in the layout of `dora.wire.message`. Answered by `Ok`."""
+class Publish(msgspec.Struct, tag="publish"):
+    """Make a node send a message in the layout of `dora.wire.message`. Answered by `Ok`.
 
-    node_id: str
+    Answered by `Rejected` if the node has not polled for events for `PUBLISH_PATIENCE` seconds; the message
+    goes out when it does.
+    """
+
+    node: str
     output: str
     message: bytes
 
@@ -160,7 +175,7 @@ class Publish(msgspec.Struct, tag=True):
 class RetireNode(msgspec.Struct, tag=True):
     """End a node that the coordinator removes on all machines as soon as it has ended.
 
-    Answered by `Done`, like the operations that end a node.
+    Answered by `OperationResult`, like the operations that end a node.
     """
 
     node: str
@@ -212,11 +227,17 @@ class ApplyChange(msgspec.Struct, tag=True):
     sent: dict[str, dict[str, int]] = {}
 
 
+# Requests that a client may send from any machine. The coordinator passes them on, those about a node to
+# the machine of the node.
+NodeRequest = StopOperation | RestartOperation | SetParameter | DeleteParameter | Publish | GetParameters
+DataflowRequest = Operation | NodeRequest | Inspect | GetProgress
+
+# All requests on the socket of a dataflow. A change of nodes or links takes several.
 Request = (
-    DescribeDataflow
-    | GetParameters
-    | SetParameter
-    | DeleteParameter
+    NodeRequest
+    | RemoveOperation
+    | RetireNode
+    | DescribeDataflow
     | Inspect
     | GetProgress
     | GetGraph
@@ -224,16 +245,16 @@ Request = (
     | OpenTaps
     | CloseTaps
     | StartEventLogs
-    | Publish
-    | StopOperation
-    | RestartOperation
-    | RemoveOperation
-    | RetireNode
     | Interrupt
     | GetModel
     | CheckChange
     | ApplyChange
 )
+
+
+def answer_timeout(request: DataflowRequest) -> float | None:
+    """Return how many seconds an answer may take; None: no limit, for it waits for a build or an end."""
+    return None if isinstance(request, Operation) else ANSWER_TIMEOUT
 
 
 class Description(msgspec.Struct, tag=True):
@@ -246,12 +267,6 @@ class Description(msgspec.Struct, tag=True):
 
 class Parameters(msgspec.Struct, tag=True):
     values: dict[str, Any]
-
-
-class Done(msgspec.Struct, tag=True):
-    """A parameter is set, or a node has ended for an operation. ``running``: it had a process."""
-
-    running: bool
 
 
 class WaitingNode(msgspec.Struct, frozen=True):
@@ -320,7 +335,7 @@ class Rejected(msgspec.Struct, tag=True):
 Answer = (
     Description
     | Parameters
-    | Done
+    | OperationResult
     | Inspection
     | RunProgress
     | GraphText

@@ -98,13 +98,13 @@ def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult,
     except NoRunningDataflow:
         if (view := find_on_coordinator(dataflow)) is None:
             raise
-        result, dataflow_id = coordinator_client().change(view.uuid, operation), view.uuid
+        result, dataflow_id = coordinator_client().ask(view.uuid, operation), view.uuid
     else:
         with run:
             dataflow_id = run.description.dataflow_id
             there = inspect(run)
             if there.machine:
-                result = coordinator_client(there.coordinator).change(dataflow_id, operation)
+                result = coordinator_client(there.coordinator).ask(dataflow_id, operation)
             else:
                 result = _apply_locally(run, operation)
     for warning in result.warnings:
@@ -128,7 +128,10 @@ def _apply_locally(run: DaemonClient, operation: Operation) -> OperationResult:
         description = run.description
         if not description.coordinator:
             raise
-        return coordinator_client(description.coordinator).change(description.dataflow_id, operation)
+        result: OperationResult = coordinator_client(description.coordinator).ask(
+            description.dataflow_id, operation
+        )
+        return result
 
 
 def _variables_in(text: str) -> dict[str, str]:
