@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from dora.daemon.supervisor.result import DataflowResult
     from dora.dataflow.model import Dataflow
-    from dora.wire.node_config import Priority
+    from dora.wire.output_rules import Priority
 
 __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
 

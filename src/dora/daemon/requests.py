@@ -59,6 +59,7 @@ from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
 from dora.wire.operations import grace_fault
+from dora.wire.output_rules import output_rules_of
 
 
 class EventLogHooks:
@@ -453,8 +454,7 @@ class RequestHandler:
                     max_receivers=output.max_receivers,
                     type=output.type,
                     text=output.id in texts,
-                    latched=output.latch.depth if output.latch is not None else 0,
-                    priority=output.priority,
+                    **output_rules_of(output),
                 )
                 for output in self._plan.configs[spec.id].outputs
             ],

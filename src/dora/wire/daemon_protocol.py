@@ -12,16 +12,17 @@ from typing import Any, Literal
 import msgspec
 
 from dora.wire.decoders import msgpack_decoder
-from dora.wire.node_config import EngineName, FilePath, Priority, RemoteConfig
+from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
+from dora.wire.output_rules import OutputRules
 
 # --------------------------------------------------------------------------- views of a dataflow
 #
 # Counters that change with every message (sent, received, dropped) are on the board, which commands map.
 
 
-class OutputView(msgspec.Struct, omit_defaults=True):
+class OutputView(OutputRules, frozen=True, omit_defaults=True):
     id: str
     slot: int  # index of its line on the board
     service: str = ""  # name of the engine's channel
@@ -29,8 +30,6 @@ class OutputView(msgspec.Struct, omit_defaults=True):
     max_receivers: int = 1
     type: str = ""  # the declared type of its messages
     text: bool = False  # the daemon delivers its lines: it has no channel to tap
-    latched: int = 0  # messages that a late receiver gets first
-    priority: Priority | None = None  # None: by the size of each message
 
 
 class LinkView(msgspec.Struct, omit_defaults=True):
