@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.wire.decoders import msgpack_decoder
+from dora.wire.input_rules import InputRules
 from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
@@ -20,6 +21,11 @@ from dora.wire.output_rules import OutputRules
 # --------------------------------------------------------------------------- views of a dataflow
 #
 # Counters that change with every message (sent, received, dropped) are on the board, which commands map.
+
+
+class InputView(InputRules, omit_defaults=True):
+    id: str
+    source: str
 
 
 class OutputView(OutputRules, frozen=True, omit_defaults=True):
@@ -59,7 +65,7 @@ class NodeView(msgspec.Struct, omit_defaults=True):
     restart_policy: str = "never"
     max_restarts: int = 0  # 0: no limit
     machine: str = ""  # "": the dataflow is on one machine
-    inputs: dict[str, str] = {}  # id → source
+    inputs: list[InputView] = []
     outputs: list[OutputView] = []
 
 

@@ -2,9 +2,9 @@
 
 Model, plan, nodes and observers carry `OutputRules`; a receiver gets the rules of the output that feeds
 it, as ``source_rules``. `OUTPUT_RULES` describes them: parser, JSON schema, graph, ``dora topic info``,
-replay, ``Node.node_config`` and the descriptor are made from it. A new rule takes a field in
-`OutputRules`, an entry, a parameter of ``add_output`` in `dora.builder`, and the code that obeys it. A test
-goes through all rules and names what does not carry one.
+``dora node info``, replay, ``Node.node_config`` and the descriptor are made from it. A new rule takes a
+field in `OutputRules`, an entry, a parameter of ``add_output`` in `dora.builder`, and the code that obeys
+it. A test goes through all rules and names what does not carry one.
 
 Records of an output inherit from `OutputRules`, for the reason that `dora.wire.input_rules` gives.
 """
