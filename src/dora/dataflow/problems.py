@@ -20,7 +20,7 @@ _LONG_WORD = re.compile("`([^`]{100,})`")
 
 
 class Contradiction(NamedTuple):
-    """What does not fit together: the place, why, and the remedy, as `ProblemReport.error` takes them."""
+    """Two things that do not fit together: the place, why, and the remedy, for `ProblemReport.error`."""
 
     span: TextSpan
     message: str

@@ -93,7 +93,7 @@ class _Address(FieldType[str]):
         return {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
 
 
-class _File(FieldType[str]):
+class _ClusterFilePath(FieldType[str]):
     """A file on this machine, relative to the folder of the cluster file."""
 
     def read(self, value: YamlNode, reader: Reader) -> str | None:
@@ -120,9 +120,9 @@ COORDINATOR = SchemaBlock(
             required=True,
         ),
         Field("port", _PORT, "The port of the coordinator.", default=DEFAULT_PORT),
-        Field("tls_cert", _File(), "The certificate of the coordinator, which has TLS then."),
-        Field("tls_key", _File(), "The key of the certificate."),
-        Field("tls_ca", _File(), "The authority that has signed the certificate."),
+        Field("tls_cert", _ClusterFilePath(), "The certificate of the coordinator, which has TLS then."),
+        Field("tls_key", _ClusterFilePath(), "The key of the certificate."),
+        Field("tls_ca", _ClusterFilePath(), "The authority that has signed the certificate."),
     ],
 )
 
