@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from dora.dataflow.modules.check import MAX_NESTING, ModuleDefinition
+from dora.dataflow.parser.compose import MAX_VALUES
 from dora.dataflow.parser.files import is_file
 from dora.dataflow.parser.resolve_inputs import PORTS
 from dora.dataflow.parser.schema_block import CheckedBlock
-from dora.dataflow.parser.tree import MAX_VALUES, MappingNode, ScalarNode, SequenceNode, YamlNode
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan
 
 _parameter = re.compile(r"\$\{_param\.([A-Za-z0-9_]+)\}|\$PARAM_([A-Za-z0-9_]+)")

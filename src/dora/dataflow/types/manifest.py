@@ -6,6 +6,7 @@ import os
 
 import msgspec
 
+from dora.dataflow.parser.compose import compose_mapping
 from dora.dataflow.parser.field_types import (
     ChoiceType,
     CommandsType,
@@ -20,7 +21,7 @@ from dora.dataflow.parser.field_types import (
 )
 from dora.dataflow.parser.files import MANIFEST_FILE, Unreadable, is_file, read_text
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import YamlNode, compose_mapping
+from dora.dataflow.parser.tree import YamlNode
 from dora.dataflow.problems import ProblemReport, TextSpan
 from dora.dataflow.types.contracts import TYPE_NAME
 
