@@ -58,7 +58,7 @@ def example_files() -> list[Path]:
 
 def test_the_shipped_schema_is_up_to_date() -> None:
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), (
-        "run `python -m dora.dataflow.json_schema` after a change of the fields"
+        "run `make generated` after a change of the fields"
     )
 
 
