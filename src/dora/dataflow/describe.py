@@ -11,8 +11,8 @@ from typing import Any, TypeGuard
 
 from dora.dataflow.model import Dataflow, LogSource, NodeSpec, Source, TimerSource
 from dora.dataflow.parser.deploy import DEPLOY
-from dora.dataflow.parser.field_types import byte_size
 from dora.dataflow.parser.fields import DEBUG, NODE_BLOCK
+from dora.dataflow.parser.number_types import byte_size
 from dora.dataflow.parser.sources import UNITS, SourceFault, parse_source
 from dora.dataflow.rules import output_rules_in_yaml, rules_in_yaml
 

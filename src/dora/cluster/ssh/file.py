@@ -11,8 +11,9 @@ import msgspec
 from dora._paths import DEFAULT_PORT
 from dora.dataflow.parser.compose import compose_mapping
 from dora.dataflow.parser.deploy import MACHINE_NAME, Labels
-from dora.dataflow.parser.field_types import FieldType, IntegerType, ListType, Reader, Schema, TextType
+from dora.dataflow.parser.field_types import FieldType, ListType, Reader, Schema, TextType
 from dora.dataflow.parser.files import Unreadable, read_text
+from dora.dataflow.parser.number_types import IntegerType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.tree import YamlNode
 from dora.dataflow.problems import ProblemReport

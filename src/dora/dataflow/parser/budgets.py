@@ -7,7 +7,8 @@ from typing import get_args
 
 from dora.dataflow.model import NodeOutput, NodeSpec, OnMiss, PathBudget, TimerSource
 from dora.dataflow.parser.budget_times import check_budget_times
-from dora.dataflow.parser.field_types import ChoiceType, DurationType, IntegerType, TextType
+from dora.dataflow.parser.field_types import ChoiceType, TextType
+from dora.dataflow.parser.number_types import DurationType, IntegerType
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
 from dora.dataflow.paths import DataGraph
 from dora.dataflow.problems import MAX_LISTED, ProblemReport, listed

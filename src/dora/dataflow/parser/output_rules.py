@@ -10,11 +10,11 @@ from dora.dataflow.parser.field_types import (
     ChoiceType,
     FieldType,
     FlagType,
-    IntegerType,
     Reader,
     report_expected,
     text_of,
 )
+from dora.dataflow.parser.number_types import IntegerType
 from dora.dataflow.parser.safe_state import SAFE_STATE
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.parser.tree import ScalarNode, YamlNode

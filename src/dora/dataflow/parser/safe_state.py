@@ -11,7 +11,6 @@ from msgspec import structs
 from dora.dataflow.model import NodeOutput, NodeSpec, PathBudget, PortType, Types
 from dora.dataflow.parser.field_types import (
     ChoiceType,
-    DurationType,
     FieldType,
     ListType,
     Reader,
@@ -19,6 +18,7 @@ from dora.dataflow.parser.field_types import (
     report_expected,
     shape,
 )
+from dora.dataflow.parser.number_types import DurationType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import Contradiction, ProblemReport, TextSpan

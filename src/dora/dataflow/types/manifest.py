@@ -12,7 +12,6 @@ from dora.dataflow.parser.field_types import (
     CommandsType,
     FieldType,
     FlagType,
-    IntegerType,
     ListType,
     MapType,
     Reader,
@@ -20,6 +19,7 @@ from dora.dataflow.parser.field_types import (
     TextType,
 )
 from dora.dataflow.parser.files import MANIFEST_FILE, Unreadable, is_file, read_text
+from dora.dataflow.parser.number_types import IntegerType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.tree import YamlNode
 from dora.dataflow.problems import ProblemReport, TextSpan
