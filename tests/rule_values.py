@@ -13,6 +13,7 @@ _VALUES: dict[str, Any] = {
     "duration": "5ms",
     "rate": "20hz",
     "keys": ["stop"],
+    "text": "What the wheels need: [m/s], 'left' # -> \"x\"",
     "latch": {"depth": 3, "survive_restart": True},
     "safe_state": {
         "value": [0.5, 1.0],

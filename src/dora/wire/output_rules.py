@@ -44,6 +44,7 @@ class OutputRules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     latched: LatchRule | None = None
     priority: Priority | None = None  # between machines; None: by the size of each message
     safe_state: SafeState | None = None
+    description: str | None = None
 
 
 NO_RULES: Final = OutputRules()
@@ -53,7 +54,7 @@ class OutputRule(NamedTuple):
     """How a rule is written, described and shown, and what it contradicts."""
 
     name: str  # in YAML and Python, and in `OutputRules`
-    kind: Literal["latch", "choice", "safe_state"]
+    kind: Literal["latch", "choice", "safe_state", "text"]
     description: str  # for editors and the manual
     title: str  # before the value in words, for people
     label: str  # in drawings; `{}` stands for the value in one word
@@ -92,6 +93,7 @@ OUTPUT_RULES: Final = (
         "safe state",
         not_of_text="have a safe state",
     ),
+    OutputRule("description", "text", "What its messages are; for people.", "Description", ""),
 )
 
 

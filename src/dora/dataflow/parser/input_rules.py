@@ -29,6 +29,8 @@ def _type(rule: InputRule) -> FieldType[Any]:
             return ChoiceType(rule.choices)
         case "keys":
             return ListType(TextType("a metadata key", may_be_empty=False), "metadata keys")
+        case "text":
+            return TextType()
 
 
 INPUT_RULE_FIELDS: Final = [

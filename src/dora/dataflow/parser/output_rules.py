@@ -11,6 +11,7 @@ from dora.dataflow.parser.field_types import (
     FieldType,
     FlagType,
     Reader,
+    TextType,
     report_expected,
     text_of,
 )
@@ -67,6 +68,8 @@ def _type(rule: OutputRule) -> FieldType[Any]:
             return ChoiceType(rule.choices)
         case "safe_state":
             return SAFE_STATE
+        case "text":
+            return TextType()
 
 
 OUTPUT = SchemaBlock(
