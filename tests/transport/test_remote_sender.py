@@ -18,7 +18,8 @@ from dora.transport.network.protocol import ACK, ACK_FLAG, DATA_HEADER, PING
 from dora.transport.network.send_thread import BATCH, ROOM, SendThread, queue_space
 from dora.transport.network.sender import RemoteSender
 from dora.transport.network.window import WINDOW
-from dora.wire.node_config import LinkConfig, OutputConfig, Priority
+from dora.wire.node_config import LinkConfig, OutputConfig
+from dora.wire.output_rules import Priority
 
 
 class Network:

@@ -44,6 +44,7 @@ from dora.wire.daemon_protocol import (
     GetModel,
     GetProgress,
     GraphText,
+    InputView,
     Inspect,
     Inspection,
     Interrupt,
@@ -59,9 +60,11 @@ from dora.wire.daemon_protocol import (
     StartEventLogs,
 )
 from dora.wire.decoders import DecodeError, from_plain
+from dora.wire.input_rules import rules_of
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
 from dora.wire.operations import grace_fault
+from dora.wire.output_rules import output_rules_of
 
 
 class EventLogHooks:
@@ -461,7 +464,7 @@ class RequestHandler:
             restart_policy=spec.restart.policy,
             max_restarts=spec.restart.max_restarts,
             machine=node.machine or self._machine,
-            inputs={item.id: str(item.source) for item in spec.inputs},
+            inputs=[InputView(item.id, str(item.source), **rules_of(item)) for item in spec.inputs],
             outputs=[
                 OutputView(
                     id=output.id,
@@ -471,8 +474,7 @@ class RequestHandler:
                     max_receivers=output.max_receivers,
                     type=output.type,
                     text=output.id in texts,
-                    latched=output.latch.depth if output.latch is not None else 0,
-                    priority=output.priority,
+                    **output_rules_of(output),
                 )
                 for output in self._plan.configs[spec.id].outputs
             ],

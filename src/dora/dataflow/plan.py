@@ -25,7 +25,6 @@ from dora.dataflow.model import (
     LogSource,
     NodeOutput,
     NodeSpec,
-    OutputOptions,
     TimerSource,
 )
 from dora.dataflow.paths import Vertex, budgets_of, most_passes, vertex_of
@@ -36,16 +35,15 @@ from dora.wire.node_config import (
     DoorbellConfig,
     EngineName,
     InputConfig,
-    LatchConfig,
     LinkConfig,
     NodeConfig,
     OperatorConfig,
     OutputConfig,
     RemoteConfig,
-    SafeStateConfig,
     SyncConfig,
     TraceConfig,
 )
+from dora.wire.output_rules import OutputRules, output_rules_of
 from dora.wire.trail import MOST_PASSES, origin_id
 
 # Room on every channel for receivers beyond the links: taps, and restarted receivers whose former process
@@ -250,6 +248,9 @@ class _Layout:
     def vertex(self, output: NodeOutput) -> Vertex:
         return vertex_of(self.nodes[output.node], output.output)
 
+    def rules(self, output: NodeOutput) -> OutputRules:
+        return self.nodes[output.node].rules_of_output(output.output)
+
     def generation(self, node_id: str, input_id: str) -> int:
         """Return the change that added a link."""
         return self.context.placement.generations.get(f"{node_id}/{input_id}", 0)
@@ -349,21 +350,11 @@ def _output(
         prewake=_prewake(layout, source.node, links),
         type=declared.name,
         shapes=list(declared.shapes),
-        latch=_latch(layout, source),
-        priority=_options(layout, source).priority,
         origin=origin_id(str(source)),
         most_passes=layout.most_passes.get(layout.vertex(source), MOST_PASSES),
         stamped=source in layout.stamped,
+        **output_rules_of(layout.rules(source)),
     )
-
-
-def _latch(layout: _Layout, source: NodeOutput) -> LatchConfig | None:
-    latched = _options(layout, source).latched
-    return LatchConfig(latched.depth, latched.survive_restart) if latched is not None else None
-
-
-def _options(layout: _Layout, source: NodeOutput) -> OutputOptions:
-    return layout.nodes[source.node].output_options.get(source.output) or OutputOptions()
 
 
 def _prewake(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
@@ -461,11 +452,7 @@ def _input(
     config.type, config.shapes = declared.name, list(declared.shapes)
     if isinstance(item.source, NodeOutput):
         config.output_slot = outputs[item.source].slot
-        config.latched = _latch(layout, item.source) is not None
-        if (safe := _options(layout, item.source).safe_state) is not None:
-            config.safe_state = SafeStateConfig(
-                list(safe.values), safe.type, list(safe.when), safe.metadata, safe.silence_ns
-            )
+        config.source_rules = layout.rules(item.source)
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
         channel = channels[config.slot]

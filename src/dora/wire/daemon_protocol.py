@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from dora.wire.decoders import msgpack_decoder
-from dora.wire.node_config import EngineName, FilePath, Priority, RemoteConfig
+from dora.wire.input_rules import InputRules
+from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 from dora.wire.operations import (
     Operation,
@@ -23,6 +24,7 @@ from dora.wire.operations import (
     RestartOperation,
     StopOperation,
 )
+from dora.wire.output_rules import OutputRules
 
 PUBLISH_PATIENCE: Final = 3.0  # seconds; a node that polls for events sends at once
 ANSWER_TIMEOUT: Final = 20.0  # seconds that another machine may take to answer
@@ -32,7 +34,12 @@ ANSWER_TIMEOUT: Final = 20.0  # seconds that another machine may take to answer
 # Counters that change with every message (sent, received, dropped) are on the board, which commands map.
 
 
-class OutputView(msgspec.Struct, omit_defaults=True):
+class InputView(InputRules, omit_defaults=True):
+    id: str
+    source: str
+
+
+class OutputView(OutputRules, frozen=True, omit_defaults=True):
     id: str
     slot: int  # index of its line on the board
     service: str = ""  # name of the engine's channel
@@ -40,8 +47,6 @@ class OutputView(msgspec.Struct, omit_defaults=True):
     max_receivers: int = 1
     type: str = ""  # the declared type of its messages
     text: bool = False  # the daemon delivers its lines: it has no channel to tap
-    latched: int = 0  # messages that a late receiver gets first
-    priority: Priority | None = None  # None: by the size of each message
 
 
 class LinkView(msgspec.Struct, omit_defaults=True):
@@ -71,7 +76,7 @@ class NodeView(msgspec.Struct, omit_defaults=True):
     restart_policy: str = "never"
     max_restarts: int = 0  # 0: no limit
     machine: str = ""  # "": the dataflow is on one machine
-    inputs: dict[str, str] = {}  # id → source
+    inputs: list[InputView] = []
     outputs: list[OutputView] = []
 
 

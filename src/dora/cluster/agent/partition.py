@@ -72,7 +72,7 @@ class LocalPartition:
                     self._set_clocks()
                 case MachineLost(machine=machine, reason=reason, loss=loss):
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
-                    self._feed(on.MachineLost(machine, reason, may_return=bool(loss)))
+                    self._feed(on.OtherMachineLost(machine, reason, may_return=bool(loss)))
                     if loss:
                         self._call(lambda daemon: self._report_lost(machine, loss, daemon.part_of(machine)))
                 case ReleasePartition():

@@ -88,7 +88,7 @@ class RemoteLinks:
         if self._inherited:
             refuse()
         peer = self._peer_of(link.consumer.partition("/")[0])
-        make = RemoteSender if output.latch is None else LatchedRemoteSender
+        make = RemoteSender if output.latched is None else LatchedRemoteSender
         sender = make(peer, output, link, self._board)
         peer.add(sender)
         self._senders = [*self._senders, sender]
