@@ -167,14 +167,14 @@ def added_node(side: Side) -> Figures:
                 note.unlink(missing_ok=True)
                 time.sleep(REST)
                 ordered_ns = time.monotonic_ns()
-                client.change(uuid, AddOperation(f"{{id: added, path: {folder / 'added.py'}}}"))
+                client.ask(uuid, AddOperation(f"{{id: added, path: {folder / 'added.py'}}}"))
                 deadline = time.monotonic() + PATIENCE_S
                 while not (note.exists() and (text := note.read_text())):
                     if time.monotonic() > deadline:
                         raise RunFailed(f"the added node did not start within {PATIENCE_S:.0f} s")
                     time.sleep(0.005)
                 times_ms.append((int(text) - ordered_ns) / 1e6)
-                client.change(uuid, RemoveOperation("added"))
+                client.ask(uuid, RemoveOperation("added"))
         finally:
             side.dora("stop", "resident", folder=folder)
     return {"node": median(times_ms)}

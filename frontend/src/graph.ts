@@ -27,11 +27,9 @@ export interface Edge {
   kind: "link" | "timer" | "text" | "local";
   queue_size: number;
   queue_policy: "drop_oldest" | "latest" | "backpressure";
-  rules: { name: string; label: string; sentence: string }[]; // beside its queue
+  rules: { name: string; label: string; sentence: string }[]; // of the output, and of the input beside its queue
   type: string;
-  latched: number; // messages that a late receiver gets first
   sync: string; // "" if the input is in no group
-  safe_state: boolean;
   asks_for_drops: boolean; // the input does without older messages
 }
 
@@ -54,7 +52,7 @@ export function remarks(edge: Edge): string {
   const words = [];
   if (edge.queue_policy === "backpressure") words.push("backpressure");
   if (edge.queue_policy === "latest") words.push("latest");
-  words.push(...edge.rules.map((rule) => rule.label));
+  words.push(...edge.rules.map((rule) => rule.label).filter(Boolean));
   if (edge.queue_size !== DEFAULT_QUEUE_SIZE) words.push(`queue ${edge.queue_size.toLocaleString("en")}`);
   return words.join(" · ");
 }
@@ -79,8 +77,6 @@ export function contract(edge: Edge): string[] {
   if (edge.kind === "local") lines.push("Inside one process: messages are passed by reference.");
   if (edge.kind === "text") lines.push("Lines of text, brought by the daemon.");
   lines.push(...edge.rules.map((rule) => rule.sentence));
-  if (edge.latched) lines.push(`Latched: a late receiver gets the newest ${edge.latched} first.`);
   if (edge.sync) lines.push(`In a sync group: ${edge.sync}.`);
-  if (edge.safe_state) lines.push("The sender has a safe state.");
   return lines;
 }

@@ -3,13 +3,13 @@
 import { useState } from "preact/hooks";
 import { ConfirmButton } from "./hooks";
 import type { NodeState } from "./model";
-import { ask } from "./server";
+import { request } from "./server";
 
 export function NodeActions({ uuid, node }: { uuid: string; node: NodeState }) {
   const [told, setTold] = useState("");
   const act = (action: "restart" | "stop") => () => {
     setTold("");
-    ask("POST", `/dashboard/${uuid}/nodes/${encodeURIComponent(node.id)}/${action}`).catch((error: Error) => setTold(error.message));
+    request(uuid, { type: action, node: node.id }).catch((error: Error) => setTold(error.message));
   };
   return (
     <>

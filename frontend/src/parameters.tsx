@@ -1,36 +1,39 @@
 // The parameters of a node: read, change, add, delete.
 
 import { useEffect, useState } from "preact/hooks";
-import { ask } from "./server";
+import { request } from "./server";
 
 export function ParameterList(props: { uuid: string; node: string; operator: string }) {
-  const path = `/dashboard/${props.uuid}/parameters/${encodeURIComponent(props.node)}`;
+  const { uuid, node } = props;
   const [values, setValues] = useState<Record<string, unknown> | null>(null);
   const [told, setTold] = useState("");
   const [key, setKey] = useState("");
 
   const load = () =>
-    ask<Record<string, unknown>>("GET", path).then(setValues, (error: Error) => setTold(error.message));
+    request<{ values: Record<string, unknown> }>(uuid, { type: "get-parameters", node }).then(
+      ({ values }) => setValues(values),
+      (error: Error) => setTold(error.message),
+    );
   useEffect(() => {
     setValues(null);
     setTold("");
     void load();
     const timer = setInterval(load, 3000); // another client may change them
     return () => clearInterval(timer);
-  }, [path]);
+  }, [uuid, node]);
 
-  const change = async (request: () => Promise<{ running: boolean }>, done: string) => {
+  const change = async (body: { type: string; key: string; value?: unknown }, done: string) => {
     try {
-      const { running } = await request();
-      setTold(running ? done : `${done}; the node gets it when it starts`);
+      const { was_running } = await request<{ was_running: boolean }>(uuid, { ...body, node });
+      setTold(was_running ? done : `${done}; the node gets it when it starts`);
     } catch (error) {
       setTold((error as Error).message);
     }
     await load();
   };
   const set = (name: string, text: string) =>
-    change(() => ask("PUT", path, { key: name, value: meant(text) }), `${name} is set`);
-  const remove = (name: string) => change(() => ask("DELETE", `${path}?key=${encodeURIComponent(name)}`), `${name} is deleted`);
+    change({ type: "set-parameter", key: name, value: meant(text) }, `${name} is set`);
+  const remove = (name: string) => change({ type: "delete-parameter", key: name }, `${name} is deleted`);
 
   return (
     <section class="parameters" aria-label="Parameters">

@@ -51,6 +51,10 @@ export async function ask<T>(method: string, path: string, body?: unknown): Prom
   return response.status === 204 ? (undefined as T) : response.json();
 }
 
+/** Send a request to a running dataflow, as commands do; returns its answer. */
+export const request = <T>(uuid: string, body: { type: string; node: string; key?: string; value?: unknown }) =>
+  ask<T>("POST", `/api/dataflows/${encodeURIComponent(uuid)}/requests`, body);
+
 export const dataflows = () => ask<Listed[]>("GET", "/api/dataflows");
 export const about = (uuid: string) => ask<About>("GET", `/dashboard/${encodeURIComponent(uuid)}`);
 

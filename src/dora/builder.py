@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from dora.daemon.supervisor.result import DataflowResult
     from dora.dataflow.model import Dataflow
-    from dora.wire.node_config import Priority
+    from dora.wire.output_rules import Priority
 
 __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
 
@@ -157,16 +157,23 @@ class _Block:
         latched: int | Mapping[str, Any] | None = None,
         priority: Priority | None = None,
         safe_state: Mapping[str, Any] | None = None,
+        description: str | None = None,
     ) -> Output:
         """Declare an output and return it, as a source for inputs.
 
         ``latched``: how many of its newest messages a receiver gets that joins late, or
         ``{"depth": 1, "survive_restart": True}``. ``priority``: which messages go first between machines,
         by default a matter of their size. ``safe_state``: the value that receivers get while this
-        node does not send, such as ``{"value": [0.0, 0.0], "when": ["failed"]}``.
+        node does not send, such as ``{"value": [0.0, 0.0], "when": ["failed"]}``. ``description``: a text
+        for people.
         """
         outputs = self.config["outputs"] = list(self.config.get("outputs", ()))
-        given = {"latched": latched, "priority": priority, "safe_state": safe_state}
+        given = {
+            "latched": latched,
+            "priority": priority,
+            "safe_state": safe_state,
+            "description": description,
+        }
         options = {name: value for name, value in given.items() if value is not None}
         names = [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in outputs]
         if output_id not in names:
@@ -190,6 +197,7 @@ class _Block:
         rate: str | None = None,
         every: int | None = None,
         keep: Sequence[str] | None = None,
+        description: str | None = None,
     ) -> Self:
         """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
 
@@ -214,6 +222,7 @@ class _Block:
             "rate": rate,
             "every": every,
             "keep": None if keep is None else list(keep),
+            "description": description,
         }
         given = {key: value for key, value in options.items() if value is not None}
         inputs = self.config["inputs"] = dict(self.config.get("inputs", {}))

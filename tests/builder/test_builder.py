@@ -171,7 +171,8 @@ def test_written_yaml_reads_the_same_in_every_parser(env: Any, name: str, delay:
     builder = DataflowBuilder(env=env, exit_when_nodes_finish=True)
     builder.add_node("a", path="a.py", name=name, description=name, restart_delay=delay)
     text = builder.to_yaml() or ""
-    from dora.dataflow.parser.tree import MappingNode, compose
+    from dora.dataflow.parser.compose import compose
+    from dora.dataflow.parser.tree import MappingNode
     from dora.dataflow.problems import ProblemReport
 
     root = compose(text, ProblemReport(text, "x"))

@@ -16,7 +16,6 @@ from dora.errors import DoraError
 from dora.wire.daemon_protocol import (
     DeleteParameter,
     Description,
-    Done,
     GetParameters,
     Inspect,
     Inspection,
@@ -24,6 +23,7 @@ from dora.wire.daemon_protocol import (
     Parameters,
     SetParameter,
 )
+from dora.wire.operations import OperationResult
 
 FIRST = "01a20f13-2cd9-72cf-a1f1-ebb6c282ba43"
 SECOND = "01a20f14-0000-72cf-a1f1-ebb6c282ba44"
@@ -55,7 +55,7 @@ class FakeRun:
         self.asked.append(request)
         if isinstance(request, GetParameters):
             return Parameters({"gain": 0.5, "name": "wäge"})
-        return Done(running=request.node_id == "a")
+        return OperationResult(request.node, request.node == "a")
 
     def close(self) -> None:
         self.closed = True

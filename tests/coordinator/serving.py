@@ -23,8 +23,8 @@ from dora.cluster.coordinator.server import make_server
 from dora.cluster.coordinator.store import Store
 from dora.cluster.http.auth import keys_for
 from dora.cluster.protocol import (
-    ChangeRequest,
-    ChangeResult,
+    Answered,
+    Ask,
     GetTemplates,
     GetUsage,
     Hello,
@@ -38,6 +38,7 @@ from dora.cluster.protocol import (
     decode_to_daemon,
     encode,
 )
+from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import PROTOCOL_VERSION
 
 
@@ -152,8 +153,8 @@ class ObedientDaemon:
                         self.say(RunReport(dataflow_id, "Running"))
                     case StopRun(dataflow_id=dataflow_id):
                         self.say(RunReport(dataflow_id, "Finished"))
-                    case ChangeRequest(ticket=ticket):
-                        self.say(ChangeResult(ticket, error="it does not want to"))
+                    case Ask(ticket=ticket):
+                        self.say(Answered(ticket, Rejected("it does not want to")))
                     case GetUsage(number=number):
                         self.say(Usage(number, ()))
                     case GetTemplates(number=number):

@@ -220,6 +220,6 @@ checks = {{ ensure_resource_availability = {{ enabled = false }} }}
 
 # A dataflow is refused whose inputs name no output; a schema cannot say so.
 [[operations]]
-include-path-regex = "^/api/dataflows$|/changes$"
+include-path-regex = "^/api/dataflows$|/requests$"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 """

@@ -35,7 +35,7 @@ def change(system: System, name: str, operation: Any) -> tuple[int, Any]:
     """Ask the API for a change; return the status and the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=TIMEOUT)
     headers = {**bearer(), "Content-Type": "application/json"}
-    connection.request("POST", f"/api/dataflows/{name}/changes", json.dumps(operation), headers)
+    connection.request("POST", f"/api/dataflows/{name}/requests", json.dumps(operation), headers)
     response = connection.getresponse()
     status, answer = response.status, json.loads(response.read())
     connection.close()
@@ -143,7 +143,8 @@ def test_a_replacement_brings_parameters_of_its_own(system: System) -> None:
 
 def test_the_api_changes_dataflows(system: System, arm: str) -> None:
     added = {"type": "add", "yaml": "id: c\npath: arm_b.py\ninputs: {x: a/out}\n"}
-    assert change(system, "arm", added) == (200, {"node": "c", "was_running": True, "warnings": []})
+    done = {"type": "OperationResult", "node": "c", "was_running": True, "warnings": []}
+    assert change(system, "arm", added) == (200, done)
     assert change(system, "arm", {"type": "connect", "source": "a/out", "target": "b/y"})[0] == 200
     assert change(system, arm[:13], {"type": "disconnect", "source": "a/out", "target": "b/y"})[0] == 200
     assert change(system, "arm", {"type": "restart", "node": "b"})[0] == 200
@@ -154,6 +155,19 @@ def test_the_api_changes_dataflows(system: System, arm: str) -> None:
     assert not change(system, "arm", {"type": "stop", "node": "b"})[1]["was_running"]
     assert change(system, "arm", {"type": "remove", "node": "b"})[0] == 200
     assert sorted(nodes()) == ["a", "c"]
+
+
+@pytest.mark.usefixtures("arm")
+def test_the_api_sets_parameters_and_looks(system: System) -> None:
+    speed = {"node": "b", "key": "speed", "value": [1, 2.5, None]}
+    assert change(system, "arm", {"type": "set-parameter", **speed})[1]["was_running"]
+    parameters = change(system, "arm", {"type": "get-parameters", "node": "b"})
+    assert parameters == (200, {"type": "Parameters", "values": {"speed": [1, 2.5, None]}})
+    assert change(system, "arm", {"type": "delete-parameter", "node": "b", "key": "speed"})[0] == 200
+    status, answer = change(system, "arm", {"type": "delete-parameter", "node": "b", "key": "speed"})
+    assert (status, answer["error"]) == (409, "node `b` has no parameter `speed`")
+    assert [node["id"] for node in change(system, "arm", {"type": "inspect"})[1]["nodes"]] == ["a", "b"]
+    assert change(system, "arm", {"type": "get-progress"})[1]["running"] == 2
 
 
 @pytest.mark.usefixtures("arm")

@@ -19,9 +19,9 @@ from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
     AckEnd,
+    Answered,
     Apply,
-    ChangeRequest,
-    ChangeResult,
+    Ask,
     DataflowChanged,
     Endpoints,
     Hello,
@@ -42,12 +42,20 @@ from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
+from dora.wire.daemon_protocol import (
+    DataflowRequest,
+    GetParameters,
+    Inspect,
+    Ok,
+    Rejected,
+    SentCounts,
+    SetParameter,
+)
 from dora.wire.node_protocol import PROTOCOL_VERSION
 from dora.wire.operations import (
     AddOperation,
     ConnectOperation,
     DisconnectOperation,
-    Operation,
     OperationResult,
     RemoveOperation,
     ReplaceOperation,
@@ -153,10 +161,10 @@ class Talking:
         self.coordinator = coordinator
         self.machine = machine
         self.heard: list[ToDaemon] = []
-        self.answers: dict[type, Callable[[Any], ChangeResult | None]] = {
-            ChangeRequest: lambda message: ChangeResult(message.ticket, OperationResult("")),
-            Prepare: lambda message: ChangeResult(message.ticket),
-            Apply: lambda message: ChangeResult(message.ticket, OperationResult("")),
+        self.answers: dict[type, Callable[[Any], Answered | None]] = {
+            Ask: lambda message: Answered(message.ticket, OperationResult("")),
+            Prepare: lambda message: Answered(message.ticket, SentCounts({})),
+            Apply: lambda message: Answered(message.ticket, OperationResult("")),
         }
         self.link = self.join(*runs)
 
@@ -187,6 +195,10 @@ class Talking:
         return [message for message in self.heard if isinstance(message, kind)]
 
 
+def rejecting(reason: str) -> Callable[[Any], Answered]:
+    return lambda message: Answered(message.ticket, Rejected(reason))
+
+
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talking, str]]:
     """A dataflow on `left` and `right`."""
@@ -210,17 +222,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 CONNECT = ConnectOperation("a/x", "b/more")
 
 
-async def refused(coordinator: Coordinator, operation: Operation) -> Refusal:
+async def refused(coordinator: Coordinator, request: DataflowRequest) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        await coordinator.change("arm", operation)
+        await coordinator.ask("arm", request)
     return caught.value
 
 
 def test_all_machines_prepare_before_any_applies(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
-            left.answers[Prepare] = lambda message: ChangeResult(message.ticket, sent={"a": {"x": 8}})
-            outcome = await coordinator.change("arm", CONNECT)
+            left.answers[Prepare] = lambda message: Answered(message.ticket, SentCounts({"a": {"x": 8}}))
+            outcome = await coordinator.ask("arm", CONNECT)
             assert outcome.node == "b"
             for daemon in (left, right):
                 (prepare,), (become,) = daemon.of(Prepare), daemon.of(Apply)
@@ -234,9 +246,7 @@ def test_all_machines_prepare_before_any_applies(folder: Path) -> None:
 def test_a_change_that_one_machine_refuses_is_applied_on_none(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
-            right.answers[Prepare] = lambda message: ChangeResult(
-                message.ticket, error="node `b` has ended"
-            )
+            right.answers[Prepare] = rejecting("node `b` has ended")
             assert str(await refused(coordinator, CONNECT)) == "node `b` has ended"
             assert not left.of(Apply) and not right.of(Apply)
             assert coordinator.spec("arm").revision == 0
@@ -252,7 +262,7 @@ def test_a_machine_that_is_away_is_named(folder: Path) -> None:
             assert (refusal.status, "machine `right` is not connected" in str(refusal)) == (503, True)
             assert not left.of(Prepare)
             assert (await refused(coordinator, StopOperation("b"))).status == 503
-            await coordinator.change("arm", StopOperation("a"))  # its own machine is enough
+            await coordinator.ask("arm", StopOperation("a"))  # its own machine is enough
 
     asyncio.run(test())
 
@@ -282,10 +292,10 @@ def test_an_added_node_that_fails_to_start_is_removed(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
 
-            def become(message: Apply) -> ChangeResult:
+            def become(message: Apply) -> Answered:
                 if message.proposal.revision == 1:
-                    return ChangeResult(message.ticket, error="node `c` could not be started")
-                return ChangeResult(message.ticket, OperationResult(""))
+                    return Answered(message.ticket, Rejected("node `c` could not be started"))
+                return Answered(message.ticket, OperationResult(""))
 
             right.answers[Apply] = become
             operation = AddOperation("{id: c, path: c.py, deploy: {machine: right}}")
@@ -303,14 +313,14 @@ def test_an_added_node_that_fails_to_start_is_removed(folder: Path) -> None:
 def test_a_node_ends_before_its_removal(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
-            kinds = (Prepare, ChangeRequest, Apply)
-            left.answers[ChangeRequest] = lambda message: ChangeResult(
+            kinds = (Prepare, Ask, Apply)
+            left.answers[Ask] = lambda message: Answered(
                 message.ticket, OperationResult("a", was_running=False)
             )
-            outcome = await coordinator.change("arm", RemoveOperation("a"))
+            outcome = await coordinator.ask("arm", RemoveOperation("a"))
             assert not outcome.was_running
             assert [type(each) for each in left.heard if isinstance(each, kinds)] == [
-                *(Prepare, ChangeRequest, Prepare, Apply)
+                *(Prepare, Ask, Prepare, Apply)
             ]
             assert [type(each) for each in right.heard if isinstance(each, kinds)] == [Prepare, Apply]
 
@@ -320,7 +330,7 @@ def test_a_node_ends_before_its_removal(folder: Path) -> None:
 def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, dataflow_id):
-            right.answers[Apply] = lambda message: ChangeResult(message.ticket, error="it does not start")
+            right.answers[Apply] = rejecting("it does not start")
             assert (
                 str(await refused(coordinator, ReplaceOperation("b", "path: c.py"))) == "it does not start"
             )
@@ -341,11 +351,92 @@ def test_changes_are_applied_one_at_a_time(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, _, _):
             operations = [ConnectOperation("a/x", f"b/in-{number}") for number in range(5)]
-            await asyncio.gather(*(coordinator.change("arm", operation) for operation in operations))
+            await asyncio.gather(*(coordinator.ask("arm", operation) for operation in operations))
             kinds = [type(each) for each in left.heard if isinstance(each, (Prepare, Apply))]
             assert kinds == [Prepare, Apply] * 5
             assert [each.proposal.revision for each in left.of(Apply)] == [1, 2, 3, 4, 5]
             assert sorted(coordinator.spec("arm").generations.values()) == [1, 2, 3, 4, 5]
+
+    asyncio.run(test())
+
+
+# --------------------------------------------------------------------------- requests of clients
+
+
+SET = SetParameter("b", "speed", 2)
+
+
+def test_a_request_goes_to_the_machine_of_its_node_alone(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, right, dataflow_id):
+            right.answers[Ask] = lambda message: Answered(message.ticket, OperationResult("b"))
+            left.answers[Ask] = lambda message: Answered(message.ticket, Ok())
+            assert await coordinator.ask("arm", SET) == OperationResult("b")
+            assert [(each.dataflow_id, each.request) for each in right.of(Ask)] == [(dataflow_id, SET)]
+            assert not left.of(Ask)
+            assert await coordinator.ask("arm", Inspect()) == Ok(), "the first machine"
+            assert await coordinator.ask("arm", Inspect(), "right") == OperationResult("b")
+            await coordinator.ask("arm", GetParameters("nobody"))  # which refuses it
+            assert [each.request for each in left.of(Ask)] == [Inspect(), GetParameters("nobody")]
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_does_not_answer_a_request_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.wire.daemon_protocol.ANSWER_TIMEOUT", 0.01)
+
+    async def test() -> None:
+        async with running(folder) as (coordinator, _, right, _):
+            right.answers[Ask] = lambda _: None
+            refusal = await refused(coordinator, SET)
+            assert (refusal.status, str(refusal)) == (
+                504,
+                "machine `right` has not answered within 0.01 s",
+            )
+            coordinator.fleet.disconnect(right.link, silent=True)
+            refusal = await refused(coordinator, GetParameters("b"))
+            assert (refusal.status, str(refusal)) == (
+                503,
+                "machine `right` is not connected at the moment",
+            )
+
+    asyncio.run(test())
+
+
+def test_a_request_without_sense_is_heard_by_no_machine(folder: Path) -> None:
+    deep: Any = []
+    for _ in range(500):
+        deep = [deep]
+
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, right, _):
+            for request, status, text in (
+                (SetParameter("b", "speed", deep), 400, "the value is nested more than 64 levels deep"),
+                (SetParameter("b", " ", 1), 400, "the key is empty"),
+                (StopOperation("b", -1.0), 400, "nodes get from 0 to 86,400 seconds to end, not -1"),
+            ):
+                refusal = await refused(coordinator, request)
+                assert (refusal.status, str(refusal)) == (status, text)
+            with pytest.raises(Refusal, match="`arm` has no machine `rright`; did you mean `right`"):
+                await coordinator.ask("arm", Inspect(), "rright")
+            assert not left.of(Ask) and not right.of(Ask)
+
+    asyncio.run(test())
+
+
+def test_an_answer_to_a_former_coordinator_answers_no_request(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, _, right, _):
+            right.answers[Ask] = lambda _: None
+            asked = asyncio.create_task(coordinator.ask("arm", SET))
+            await until(lambda: bool(right.of(Ask)))
+            ticket = right.of(Ask)[0].ticket
+            assert ticket > 1, "not the first of a count that begins again"
+            right.say(Answered(1, Rejected("to another one")))
+            right.say(Answered(ticket, OperationResult("b")))
+            assert await asked == OperationResult("b")
 
     asyncio.run(test())
 
@@ -362,9 +453,9 @@ def part_of(daemon: Talking, dataflow_id: str) -> None:
     def say(report: RunReport) -> None:
         asyncio.get_running_loop().call_soon(lambda: daemon.say(report))
 
-    def become(message: Apply) -> ChangeResult:
+    def become(message: Apply) -> Answered:
         say(RunReport(dataflow_id, "Running", port=1, revision=message.proposal.revision))
-        return ChangeResult(message.ticket, OperationResult(""))
+        return Answered(message.ticket, OperationResult(""))
 
     daemon.answers[Apply] = become
     daemon.answers[StartRun] = lambda message: say(
@@ -398,7 +489,7 @@ def test_a_machine_joins_the_present_dataflow_and_then_applies_changes_like_othe
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             peer_status = PeerStatus({}, opened=True)
             left.say(RunReport(dataflow_id, "Running", port=1, peer_status=peer_status, secret="shown"))
-            await coordinator.change("arm", ADD)
+            await coordinator.ask("arm", ADD)
             (start,) = third.of(StartRun)
             assert start.partition.secret == "shown" and start.partition.machine == "third"
             assert (start.spec.revision, sorted(start.spec.machines)) == (0, ["a", "b"])
@@ -417,8 +508,8 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, _dataflow_id):
             for count in (1, 2):
-                await coordinator.change("arm", ADD)
-                await coordinator.change("arm", RemoveOperation("c"))
+                await coordinator.ask("arm", ADD)
+                await coordinator.ask("arm", RemoveOperation("c"))
                 await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
                 assert (
                     len(third.of(StartRun))
@@ -428,7 +519,7 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
                 )
                 assert len(left.of(MachineLost)) == 0
             coordinator.fleet.disconnect(third.link)  # which is nothing to the dataflow
-            await coordinator.change("arm", CONNECT)
+            await coordinator.ask("arm", CONNECT)
             assert coordinator.dataflow("arm").status == "Running"
 
     asyncio.run(test())
@@ -437,11 +528,11 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
 def test_the_coordinator_still_decides_when_a_single_machine_is_left(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, _):
-            await coordinator.change("arm", RemoveOperation("b"))
+            await coordinator.ask("arm", RemoveOperation("b"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left"])
-            await coordinator.change("arm", AddOperation("{id: d, path: d.py, deploy: {machine: left}}"))
+            await coordinator.ask("arm", AddOperation("{id: d, path: d.py, deploy: {machine: left}}"))
             assert left.of(Apply)[-1].proposal.machines == {"a": "left", "d": "left"}
-            await coordinator.change("arm", ADD)
+            await coordinator.ask("arm", ADD)
             assert coordinator.dataflow("arm").machines == ["left", "third"]
             assert third.of(Apply)[-1].proposal.generations == {"d": 2, "c": 3, "c/in": 3}
 
@@ -451,9 +542,7 @@ def test_the_coordinator_still_decides_when_a_single_machine_is_left(folder: Pat
 def test_a_machine_that_cannot_join_is_released(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
-            third.answers[Prepare] = lambda message: ChangeResult(
-                message.ticket, error="there is no file c.py"
-            )
+            third.answers[Prepare] = rejecting("there is no file c.py")
             assert str(await refused(coordinator, ADD)) == "there is no file c.py"
             await until(lambda: bool(third.of(ReleasePartition)) and bool(third.of(AckEnd)))
             failed = RunReport(dataflow_id, "Failed", reason="there is no room")
@@ -475,7 +564,7 @@ def test_a_partition_left_by_a_failed_change_is_stopped(folder: Path) -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
             third.join(RunReport(dataflow_id, "Running", port=1))  # the coordinator was killed meanwhile
             assert third.of(StopRun) == [StopRun(dataflow_id, force=True)]
-            adding = asyncio.create_task(coordinator.change("arm", ADD))
+            adding = asyncio.create_task(coordinator.ask("arm", ADD))
             await asyncio.sleep(0.01)
             assert not third.of(StartRun), "its daemon would not start another one"
             third.say(RunReport(dataflow_id, "Finished"))
@@ -491,11 +580,11 @@ def test_a_node_that_fails_to_start_on_a_new_machine_is_removed_with_the_machine
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
 
-            def become(message: Apply) -> ChangeResult:
+            def become(message: Apply) -> Answered:
                 revision = message.proposal.revision
                 third.say(RunReport(dataflow_id, "Running", port=1, revision=revision))
-                error = "node `c` could not be started" if revision == 1 else ""
-                return ChangeResult(message.ticket, None if error else OperationResult(""), error)
+                failed = Rejected("node `c` could not be started")
+                return Answered(message.ticket, failed if revision == 1 else OperationResult(""))
 
             third.answers[Apply] = become
             assert str(await refused(coordinator, ADD)) == "node `c` could not be started"
@@ -509,7 +598,7 @@ def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: 
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
             third.answers[Apply] = lambda _: None  # the coordinator is killed before it is done
-            adding = asyncio.create_task(coordinator.change("arm", ADD))
+            adding = asyncio.create_task(coordinator.ask("arm", ADD))
             await until(lambda: bool(third.of(Apply)))
             adding.cancel()
         coordinator = Coordinator(Store(str(folder / "store.sqlite")), lambda: None)
@@ -522,7 +611,7 @@ def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: 
             for daemon in daemons:
                 assert {message.proposal.revision for message in daemon.of(Apply)} == {1}
                 part_of(daemon, dataflow_id)
-            await coordinator.change("arm", RemoveOperation("c"))
+            await coordinator.ask("arm", RemoveOperation("c"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
         finally:
             coordinator.close()
@@ -533,7 +622,7 @@ def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: 
 def test_nodes_of_a_lost_machine_are_removed_before_new_ones_are_added(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
-            await coordinator.change("arm", ADD)
+            await coordinator.ask("arm", ADD)
             coordinator.fleet.disconnect(third.link)
             third.join()  # of another process, which has no part
             assert left.of(MachineLost) and coordinator.dataflow("arm").status == "Running"
@@ -542,9 +631,9 @@ def test_nodes_of_a_lost_machine_are_removed_before_new_ones_are_added(folder: P
                 "machine `third` is lost to the dataflow, with the nodes that it had; take these out "
                 "(`dora node remove c`), and it can get others"
             )
-            assert not (await coordinator.change("arm", RemoveOperation("c"))).was_running
+            assert not (await coordinator.ask("arm", RemoveOperation("c"))).was_running
             assert coordinator.dataflow("arm").machines == ["left", "right"]
-            await coordinator.change("arm", operation)
+            await coordinator.ask("arm", operation)
             assert third.of(Apply)[-1].proposal.machines["d"] == "third"
             assert not third.of(MachineLost)
             coordinator.stop("arm", None, True)
@@ -595,24 +684,24 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
     async def test() -> None:
         async with alone(folder) as (coordinator, left, third, dataflow_id):
 
-            def take_part(message: JoinCluster) -> ChangeResult:
+            def take_part(message: JoinCluster) -> Answered:
                 machines = dict.fromkeys(("a", "b"), "left")
                 left.say(DataflowChanged(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
                 secret = message.partition.secret
                 left.say(RunReport(dataflow_id, "Running", port=1, revision=3, secret=secret))
-                return ChangeResult(message.ticket, OperationResult(""))
+                return Answered(message.ticket, OperationResult(""))
 
             B = "  - {id: b, path: b.py}\n"  # a change of which the coordinator has not heard yet
             left.answers[JoinCluster] = take_part
-            await coordinator.change("arm", ConnectOperation("a/x", "a/back"))
+            await coordinator.ask("arm", ConnectOperation("a/x", "a/back"))
             assert not left.of(JoinCluster), "on one machine its daemon decides"
-            await coordinator.change("arm", ADD)
+            await coordinator.ask("arm", ADD)
             assert third.of(StartRun)[0].partition.secret == left.of(JoinCluster)[0].partition.secret
             assert left.of(Apply)[0].proposal.machines == {"a": "left", "b": "left", "c": "third"}
             assert left.of(Apply)[0].proposal.revision == 4
-            await coordinator.change("arm", RemoveOperation("c"))
+            await coordinator.ask("arm", RemoveOperation("c"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left"])
-            await coordinator.change("arm", ConnectOperation("a/x", "a/again"))
+            await coordinator.ask("arm", ConnectOperation("a/x", "a/again"))
             assert left.of(Apply)[-1].proposal.generations == {"a/again": 6}
             assert len(left.of(JoinCluster)) == 1
 
@@ -622,9 +711,7 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
 def test_a_failed_leader_handover_changes_nothing(folder: Path) -> None:
     async def test() -> None:
         async with alone(folder) as (coordinator, left, third, _):
-            left.answers[JoinCluster] = lambda message: ChangeResult(
-                message.ticket, error="node `a` is replaced"
-            )
+            left.answers[JoinCluster] = rejecting("node `a` is replaced")
             assert str(await refused(coordinator, ADD)) == "node `a` is replaced"
             assert not third.of(StartRun)
             elsewhere = AddOperation("{id: c, path: c.py, deploy: {machine: nowhere}}")

@@ -39,7 +39,7 @@ def served(tmp_path: Path) -> Iterator[Serving]:
         ({"protocol": 1}, "protocol 1"),
         ({}, "an unknown protocol"),
         ({"runs": [{"id": "of another layout"}]}, "an unknown protocol"),
-        ({"daemon_id": None, "protocol": 7}, "protocol 7"),
+        ({"daemon_id": None, "protocol": PROTOCOL_VERSION + 1}, f"protocol {PROTOCOL_VERSION + 1}"),
     ],
     ids=["newer", "older", "without a number", "unreadable without a number", "unreadable"],
 )

@@ -18,13 +18,13 @@ from dora.errors import ConnectError, DoraError
 from dora.wire.daemon_protocol import (
     DeleteParameter,
     Description,
-    Done,
     GetParameters,
     Parameters,
     SetParameter,
 )
 from dora.wire.framing import encode_frame
 from dora.wire.node_protocol import RegistrationRefused
+from dora.wire.operations import OperationResult
 
 pytestmark = pytest.mark.processes
 
@@ -89,8 +89,8 @@ class Live:
 def test_parameters_are_listed_set_and_deleted(bench: Bench) -> None:
     def check(run: DaemonClient) -> None:
         assert run.ask(GetParameters("a")) == Parameters({"gain": 0.5})
-        assert run.ask(SetParameter("a", "mode", {"fast": [1, None]})) == Done(running=True)
-        assert run.ask(DeleteParameter("a", "gain")) == Done(running=True)
+        assert run.ask(SetParameter("a", "mode", {"fast": [1, None]})) == OperationResult("a")
+        assert run.ask(DeleteParameter("a", "gain")) == OperationResult("a")
         assert run.ask(GetParameters("a")) == Parameters({"mode": {"fast": [1, None]}})
         with pytest.raises(DoraError, match="has no parameter `gain`"):
             run.ask(DeleteParameter("a", "gain"))

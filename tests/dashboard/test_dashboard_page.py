@@ -532,16 +532,23 @@ def test_requests_that_make_no_sense_are_refused_with_a_sentence(robot: Running)
             return error.code, json.loads(text)["error"] if text.startswith(b"{") else text
 
     (listed,) = json.loads(ask("GET", "api/dataflows")[1])
-    base = f"dashboard/{listed['uuid']}"
-    assert json.loads(ask("GET", f"{base}/parameters/sink")[1])["gain"] == 2
-    status, told = ask("PUT", f"{base}/parameters/sinc", {"key": "gain", "value": 1})
+    requests = f"api/dataflows/{listed['uuid']}/requests"
+    get = {"type": "get-parameters", "node": "sink"}
+    change = {"type": "set-parameter", "node": "sink", "key": "gain", "value": 9}
+    assert json.loads(ask("POST", requests, get)[1])["values"]["gain"] == 2
+    status, told = ask("POST", requests, {**change, "node": "sinc"})
     assert status == 409 and "sinc" in told
-    assert ask("PUT", f"{base}/parameters/sink", {"key": "", "value": 1})[0] == 400
-    assert ask("PUT", f"{base}/parameters/sink", {"value": 1})[0] == 400
-    assert ask("PUT", f"{base}/parameters/sink", b'{"key":"\xff","value":1}')[0] == 400
+    assert ask("POST", requests, {**change, "key": ""}) == (400, "the key is empty")
+    without_key = {key: value for key, value in change.items() if key != "key"}
+    assert ask("POST", requests, without_key)[0] == 400
+    assert ask("POST", requests, {**change, "type": "explode"})[0] == 400
+    assert ask("POST", requests, {"type": "stop", "node": "sink", "grace": -1})[0] == 400
+    bad = b'{"type":"set-parameter","node":"sink","key":"\xff","value":1}'
+    assert ask("POST", requests, bad)[0] == 400
+    assert ask("POST", "api/dataflows/nobody/requests", get)[0] == 404
     assert ask("GET", "dashboard/nobody")[0] == 404
     assert ask("GET", "assets/..%2F..%2Fpyproject.toml")[0] == 404
     for foreign in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
-        assert ask("PUT", f"{base}/parameters/sink", {"key": "gain", "value": 9}, **foreign)[0] == 403
+        assert ask("POST", requests, change, **foreign)[0] == 403
         assert ask("POST", f"api/dataflows/{listed['uuid']}/stop", {}, **foreign)[0] == 403
-    assert json.loads(ask("GET", f"{base}/parameters/sink")[1])["gain"] == 2
+    assert json.loads(ask("POST", requests, get)[1])["values"]["gain"] == 2

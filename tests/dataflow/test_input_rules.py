@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
 
 import pytest
+from rule_values import value_of
 
 from dora.builder import DataflowBuilder
 from dora.cli.commands.node import connect
 from dora.dataflow import parse
-from dora.dataflow.describe import rules_in_yaml
 from dora.dataflow.edit import with_link
 from dora.dataflow.graph import flowchart, graph_of
 from dora.dataflow.layout import Link, RunContext
 from dora.dataflow.model import Dataflow, InputSpec
 from dora.dataflow.parser.fields import INPUT
 from dora.dataflow.plan import plan
+from dora.dataflow.rules import rules_in_yaml
 from dora.errors import DataflowError
 from dora.wire.input_rules import INPUT_RULES, InputOptions, InputRule, InputRules
 from dora.wire.node_config import InputConfig, LinkConfig
 from dora.wire.operations import ConnectOperation
 
-MANUAL = (Path(__file__).parents[2] / "docs" / "reference" / "dataflow-yaml.md").read_text()
-VALUES: dict[str, Any] = {
-    "integer": 7,
-    "seconds": 2.5,
-    "duration": "5ms",
-    "rate": "20hz",
-    "choice": None,  # the last of its choices
-    "keys": ["stop"],
-}
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "dataflow-yaml.md").read_text()
+MANUAL = PAGE.partition("\n## Inputs\n")[2].partition("\n## ")[0]
 rules = pytest.mark.parametrize("rule", INPUT_RULES, ids=lambda rule: rule.name)
 rules_of_messages = pytest.mark.parametrize(
     "rule", [rule for rule in INPUT_RULES if rule.source != "timer"], ids=lambda rule: rule.name
 )
-
-
-def value_of(rule: InputRule) -> Any:
-    return rule.choices[-1] if rule.choices else VALUES[rule.kind]
 
 
 def parsed(text: str) -> Dataflow:

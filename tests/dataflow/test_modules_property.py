@@ -198,7 +198,8 @@ values = (
     )
 )
 def test_a_written_tree_reads_as_the_same_tree(value: Any) -> None:
-    from dora.dataflow.parser.tree import MappingNode, compose, to_yaml
+    from dora.dataflow.parser.compose import compose
+    from dora.dataflow.parser.tree import MappingNode, to_yaml
     from dora.dataflow.problems import ProblemReport
 
     text = json.dumps({"x-a": value}, allow_nan=False)

@@ -8,9 +8,10 @@ import dora.dataflow
 from dora.builder import DataflowBuilder
 from dora.dataflow.graph import flowchart, graph_of
 from dora.dataflow.layout import RunContext
-from dora.dataflow.model import Dataflow, LatchSpec, OutputOptions
+from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.errors import DataflowError
+from dora.wire.output_rules import LatchRule, OutputRules
 
 CONTEXT = RunContext(dataflow_id="d", run_dir="/r", prefix="dora_r_", board="/b")
 
@@ -49,14 +50,14 @@ nodes:
     )
     a, runtime = dataflow.nodes
     assert a.outputs == ("plain", "empty", "map", "limits")
-    assert a.output_options == {
-        "map": OutputOptions(latched=LatchSpec(2)),
-        "limits": OutputOptions(latched=LatchSpec(3, survive_restart=True)),
+    assert a.output_rules == {
+        "map": OutputRules(latched=LatchRule(2)),
+        "limits": OutputRules(latched=LatchRule(3, survive_restart=True)),
     }
-    assert runtime.output_options == {"one/box": OutputOptions(latched=LatchSpec(1))}
+    assert runtime.output_rules == {"one/box": OutputRules(latched=LatchRule(1))}
     config = plan(dataflow, CONTEXT).configs["rt"]
-    assert config.outputs[0].latch is not None
-    assert config.inputs[0].latched
+    assert config.outputs[0].latched is not None
+    assert config.inputs[0].source_rules.latched
     assert config.run_config["outputs"] == ["one/box"]
 
 
@@ -73,7 +74,7 @@ def test_a_graph_shows_latched_outputs() -> None:
         "  - {id: b, path: b.py, inputs: {map: a/map}}\n"
     )
     graph = graph_of(dataflow)
-    assert [edge.latched for edge in graph.edges] == [2]
+    assert [rule.label for edge in graph.edges for rule in edge.rules] == ["latched 2"]
     assert "map, latched 2" in flowchart(graph)
 
 
@@ -90,7 +91,7 @@ def test_an_output_has_a_priority_between_machines() -> None:
         "map": "bulk",
         "x": None,
     }
-    assert outputs[1].latch is not None
+    assert outputs[1].latched is not None
     assert plan(dataflow, CONTEXT).configs["rt"].outputs[0].priority == "normal"
 
 
@@ -113,7 +114,9 @@ def test_a_builder_writes_options() -> None:
     assert str(node.add_output("limits")) == "a/limits"
     (found,) = parsed(builder.to_yaml() or "").nodes
     assert found.outputs == ("map", "limits")
-    assert found.output_options["limits"] == OutputOptions(LatchSpec(2, survive_restart=True), "bulk")
+    assert found.output_rules["limits"] == OutputRules(
+        latched=LatchRule(2, survive_restart=True), priority="bulk"
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,4 +181,4 @@ def test_options_of_an_output_in_a_module_count(tmp_path) -> None:
         "nodes:\n  - {id: maps, module: m.yml}\n  - {id: b, path: b.py, inputs: {map: maps/map}}\n"
     )
     dataflow = dora.dataflow.load(tmp_path / "flow.yml")
-    assert dataflow.node("maps.server").output_options == {"map": OutputOptions(latched=LatchSpec(4))}
+    assert dataflow.node("maps.server").output_rules == {"map": OutputRules(latched=LatchRule(4))}

@@ -8,9 +8,10 @@ from dora import dataflow as dataflows
 from dora.builder import DataflowBuilder
 from dora.dataflow.graph import flowchart, graph_of
 from dora.dataflow.layout import RunContext
-from dora.dataflow.model import Dataflow, SafeState
+from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.errors import DataflowError
+from dora.wire.output_rules import SafeState
 
 FILE = """nodes:
   - id: planner
@@ -27,7 +28,7 @@ def parse(text: str) -> Dataflow:
 
 
 def safe_state(options: str, file: str = FILE) -> SafeState:
-    found = parse(file % options).node("planner").output_options["command"].safe_state
+    found = parse(file % options).node("planner").output_rules["command"].safe_state
     assert found is not None
     return found
 
@@ -66,9 +67,9 @@ def test_the_type_is_the_declared_one_of_the_output() -> None:
 def test_receivers_get_it_with_the_plan() -> None:
     dataflow = parse(FILE % "value: [0, 0], type: float32, silence: 100ms")
     planned = plan(dataflow, RunContext(dataflow_id="0", run_dir="", prefix="", board=""))
-    config = planned.configs["motor"].inputs[0].safe_state
+    config = planned.configs["motor"].inputs[0].source_rules.safe_state
     assert config is not None
-    assert (config.values, config.type, config.when) == ([0, 0], "float32", ["failed", "silent"])
+    assert (config.values, config.type, config.when) == ((0, 0), "float32", ("failed", "silent"))
     assert config.silence_ns == 100_000_000
 
 
@@ -81,7 +82,7 @@ def test_the_builder_writes_it() -> None:
     planner = builder.add_node("planner", path="planner.py")
     command = planner.add_output("command", safe_state={"value": [0, 0], "type": "uint8"})
     builder.add_node("motor", path="motor.py").add_input("command", command)
-    options = parse(builder.to_yaml()).node("planner").output_options["command"]
+    options = parse(builder.to_yaml()).node("planner").output_rules["command"]
     assert options.safe_state == SafeState((0, 0), "uint8", ("failed",))
 
 

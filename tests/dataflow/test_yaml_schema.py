@@ -15,7 +15,7 @@ from dora.dataflow.json_schema import SCHEMA_FILE, json_schema, module_schema, s
 from dora.dataflow.modules.check import MODULE_FILE, MODULE_HEADER
 from dora.dataflow.parser.field_types import UnsupportedType
 from dora.dataflow.parser.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
-from dora.dataflow.parser.outputs import LATCHED, OUTPUT
+from dora.dataflow.parser.output_rules import LATCHED, OUTPUT
 from dora.dataflow.parser.schema_block import SchemaBlock
 from dora.dataflow.parser.sync import SYNC_BLOCK
 from dora.dataflow.types.contracts import TYPE_RULE
@@ -58,7 +58,7 @@ def example_files() -> list[Path]:
 
 def test_the_shipped_schema_is_up_to_date() -> None:
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), (
-        "run `python -m dora.dataflow.json_schema` after a change of the fields"
+        "run `make generated` after a change of the fields"
     )
 
 

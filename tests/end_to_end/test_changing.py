@@ -123,7 +123,10 @@ def test_a_source_that_is_removed_makes_room_for_another_one(flow: Flow) -> None
         live.until_printed("sink", "closed x")
         live.add("second", SOURCE, outputs=["out"])
         live.connect("second/out", "sink/x", queue_size=2000)
-        live.until(lambda: live.node("sink").inputs == {"x": "second/out"}, "the new link")
+        live.until(
+            lambda: [(item.id, item.source) for item in live.node("sink").inputs] == [("x", "second/out")],
+            "the new link",
+        )
         live.disconnect("second/out", "sink/x")
         live.until_printed("sink", "closed x", 2)
         assert live.node("sink").status == "Running", "a node without inputs waits"

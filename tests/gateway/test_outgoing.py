@@ -18,7 +18,7 @@ from dora.gateway.outgoing import (
     Outgoing,
     OutgoingMessage,
 )
-from dora.wire.node_config import Priority
+from dora.wire.output_rules import Priority
 
 LARGE = 1 << 20
 MS = 1_000_000

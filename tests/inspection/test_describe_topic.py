@@ -13,6 +13,7 @@ from dora.observe.describe_topic import TopicDescription
 from dora.transport.board import WORDS
 from dora.wire.daemon_protocol import LinkView, OutputView
 from dora.wire.encode import as_message
+from dora.wire.output_rules import LatchRule, SafeState
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,15 @@ def test_the_priority_of_an_output_is_shown_where_it_matters(
     (result,) = described.last()
     shown: list[str] = result.text.splitlines()  # type: ignore[union-attr]
     assert [each for each in shown if each.startswith("Priority")] == line
+
+
+def test_the_rules_of_an_output_are_shown_in_words() -> None:
+    inspection: Any = SimpleNamespace(nodes=[SimpleNamespace(id="arm", status="Running", machine="")])
+    safe = SafeState((0, 0.5), "float32", ("failed", "silent"), silence_ns=100_000_000)
+    output = OutputView("pose", slot=0, latched=LatchRule(3, survive_restart=True), safe_state=safe)
+    topic: Any = SimpleNamespace(node_id="arm", name="arm/pose", links=(), output=output)
+    described = TopicDescription(inspection, topic, memoryview(array("Q", [0] * WORDS)))
+    (result,) = described.last()
+    shown: list[str] = result.text.splitlines()  # type: ignore[union-attr]
+    assert "Latched      the newest 3 messages, also after a restart" in shown
+    assert "Safe state   [0, 0.5] (float32) when failed, silent for 100ms" in shown

@@ -10,7 +10,7 @@ from dora.transport.board import SENT, WORDS
 from dora.transport.latch import LatchFile, latch_path
 from dora.wire.daemon_protocol import OutputView
 from dora.wire.message import Encoding, Message, pack_head
-from dora.wire.node_config import LatchConfig
+from dora.wire.output_rules import LatchRule
 
 
 class LateTap:
@@ -32,10 +32,10 @@ def packed(sequence: int) -> bytes:
 
 def test_a_message_that_was_sent_before_the_sender_knew_of_the_tap_comes_once(tmp_path: Path) -> None:
     board = str(tmp_path / "board")
-    latch = LatchFile(latch_path(board, 0), LatchConfig(3), "map")
+    latch = LatchFile(latch_path(board, 0), LatchRule(3), "map")
     words = memoryview(bytearray(WORDS * 8)).cast("q")
     engine = LateTap()
-    tap = AdaptiveTap(Topic("a/map", "a", OutputView("map", 0, latched=3), ()), engine, words)  # type: ignore[arg-type]
+    tap = AdaptiveTap(Topic("a/map", "a", OutputView("map", 0, latched=LatchRule(3)), ()), engine, words)  # type: ignore[arg-type]
 
     def send(*numbers: int) -> None:
         for number in numbers:

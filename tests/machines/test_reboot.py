@@ -121,8 +121,8 @@ def kill(system: Spread, machine: str, program: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_links_to_a_restarted_node_survive_late_reports_of_its_end(system: Spread) -> None:
-    """They go through the coordinator. The new process may receive before they arrive."""
+def test_links_to_a_restarted_node_survive_a_late_report_of_its_end(system: Spread) -> None:
+    """It comes through the coordinator. The new process may receive before it arrives."""
     system.write({"later.yml": RESTARTED.replace(POLICY, f"{POLICY}\n        restart_delay: 0.1")})
     counted = Counted(system, "later.yml")
     coordinator = system.processes["coordinator"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cluster_system import Spread, spread_over
 from hosts import network
-from test_remote_observers import FLOW, NODES, wait_for_no_observers
+from test_remote_observers import FLOW, NODES, observers, wait_for_no_observers
 from tokens import TOKEN, bearer
 from waiting import TIMEOUT, wait_until
 from websockets.sync.client import ClientConnection, connect
@@ -96,6 +96,10 @@ def ask(system: Spread, method: str, path: str, body: Any = None) -> Any:
         return error.code, json.load(error)["error"]
 
 
+def request(system: Spread, flow: str, **body: Any) -> Any:
+    return ask(system, "POST", f"api/dataflows/{flow}/requests", body)
+
+
 def test_the_page_shows_previews_figures_and_parameters_of_all_machines(system: Spread, flow: str) -> None:
     with live(system, flow) as connection:
         page = Page(connection)
@@ -110,18 +114,16 @@ def test_the_page_shows_previews_figures_and_parameters_of_all_machines(system: 
             assert page.nodes[node]["machine"] == machine
             assert page.nodes[node]["pid"] in system.hosts[machine].pids()
         page.follow(lambda: page.links["sink/numbers"]["hz"] > 1, "the rate of a link")
-        # While it is looked at, questions go the same way; they are answered at once.
-        assert ask(system, "PUT", f"dashboard/{flow}/parameters/far", {"key": "speed", "value": 5}) == {
-            "type": "Done",
-            "running": True,
-        }
-        assert ask(system, "GET", f"dashboard/{flow}/parameters/far") == {"speed": 5}
+        # While it is looked at, requests are answered at once.
+        change = {"type": "set-parameter", "node": "far", "key": "speed", "value": 5}
+        assert request(system, flow, **change)["was_running"] is True
+        assert request(system, flow, type="get-parameters", node="far")["values"] == {"speed": 5}
     wait_for_no_observers(system.hosts["right"])
     # And without an observer.
-    assert ask(system, "GET", f"dashboard/{flow}/parameters/far") == {"speed": 5}
-    status, error = ask(system, "GET", f"dashboard/{flow}/parameters/fra")
+    assert request(system, flow, type="get-parameters", node="far")["values"] == {"speed": 5}
+    status, error = request(system, flow, type="get-parameters", node="fra")
     assert status == 409 and "did you mean `far`?" in error
-    wait_for_no_observers(system.hosts["right"])
+    assert not observers(system.hosts["right"])
 
 
 def test_a_page_that_is_opened_later_sees_a_machine_that_has_joined(system: Spread) -> None:
@@ -144,29 +146,25 @@ def test_a_node_of_another_machine_is_restarted(system: Spread, flow: str) -> No
         page = Page(connection)
         page.follow(lambda: page.has_processes("far"), "processes")
         before = page.nodes["far"]["pid"]
-        assert ask(system, "POST", f"dashboard/{flow}/nodes/far/restart", {}) == {
-            "type": "Done",
-            "running": True,
-        }
+        assert request(system, flow, type="restart", node="far")["was_running"] is True
         page.follow(lambda: page.nodes["far"]["pid"] not in (None, before), "the new process")
 
 
 def test_the_api_changes_nodes_of_all_machines(system: Spread, flow: str) -> None:
-    changes = f"api/dataflows/{flow}/changes"
     for node in ("far", "sink"):
-        done = ask(system, "POST", changes, {"type": "restart", "node": node})
-        assert done == {"node": node, "was_running": True, "warnings": []}
+        done = request(system, flow, type="restart", node=node)
+        assert done == {"type": "OperationResult", "node": node, "was_running": True, "warnings": []}
         system.wait_for_log(flow, "is started again, as was asked")
-    status, error = ask(system, "POST", changes, {"type": "stop", "node": "fra"})
+    status, error = request(system, flow, type="stop", node="fra")
     assert status == 409 and "did you mean `far`?" in error
     link = {"source": "camera/numbers", "target": "far/more"}
     with live(system, flow) as connection:
         page = Page(connection)
         page.say(type="look", topics=[])
         page.follow(lambda: page.links and "far/more" not in page.links, "the links")
-        assert ask(system, "POST", changes, {"type": "connect", **link})["node"] == "far"
+        assert request(system, flow, type="connect", **link)["node"] == "far"
         page.follow(lambda: "far/more" in page.links, "the new link")
-        assert ask(system, "POST", changes, {"type": "disconnect", **link})["node"] == "far"
+        assert request(system, flow, type="disconnect", **link)["node"] == "far"
         page.follow(lambda: "far/more" not in page.links, "the end of the link")
 
 

@@ -264,6 +264,28 @@ def test_a_cut_ends_an_observer_with_a_reason(system: Spread, flow: str) -> None
     assert system.status(flow) == "Running"
 
 
+def test_a_cut_of_its_own_machine_ends_a_command_with_a_sentence(system: Spread, flow: str) -> None:
+    desk = system.hosts["desk"]
+    process = desk.popen(
+        [*DORA, "topic", "echo", "camera/numbers", "-d", flow],
+        env=system.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=system.folder,
+    )
+    assert process.stdout is not None and process.stdout.readline().startswith("camera/numbers")
+    desk.cut()
+    try:
+        _, errors = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 1
+        assert errors.splitlines()[-1] == "error: the connection to the coordinator broke"
+        assert "Traceback" not in errors, errors
+    finally:
+        desk.restore()
+    wait_for_no_observers(system.hosts["right"])
+
+
 def test_half_a_gigabyte_is_looked_at_over_a_slow_network(system: Spread) -> None:
     system.write(
         {

@@ -14,6 +14,7 @@ from dora.node.receive.latched_input import LatchedInput
 from dora.transport.board import DROPPED, FIRST, RECEIVED, REPEATED, SENT, STATE, Board
 from dora.wire.message import SEQUENCE, Encoding, Message, pack_head
 from dora.wire.node_config import InputConfig
+from dora.wire.output_rules import LatchRule, OutputRules
 
 SENDER, LINK = 0, 1  # lines of the board
 
@@ -86,7 +87,10 @@ def fresh_board(folder: Path) -> Board:
 def join(
     board: Board, sender: Sender, queue: Queue, *, slowly: bool = False, first_time: bool = True
 ) -> LatchedInput:
-    config = InputConfig("in", "link", "a/out", queue_size=99, slot=LINK, output_slot=SENDER, latched=True)
+    rules = OutputRules(latched=LatchRule(1))
+    config = InputConfig(
+        "in", "link", "a/out", queue_size=99, slot=LINK, output_slot=SENDER, source_rules=rules
+    )
     return LatchedInput(
         config,
         queue,

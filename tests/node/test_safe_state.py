@@ -12,7 +12,6 @@ from flows import node
 from waiting import wait_until
 
 from dora import Node
-from dora.dataflow.model import OutputOptions, SafeState
 from dora.node.receive.safe_state import Silence
 from dora.transport.board import SENT, STATE
 from dora.wire.counters import IN_SAFE_STATE, SAFE_STATES
@@ -23,6 +22,7 @@ from dora.wire.node_protocol import (
     SafeStateFrame,
     SourceFailed,
 )
+from dora.wire.output_rules import OutputRules, SafeState
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def start(start_flow: StartFlow, *when: Any, **options: Any) -> Flow:
     """Start the sender `a` and the receiver `b` of an output with a safe state."""
     safe = SafeState((0, 0), "float32", when, {"mode": "hold"}, 20_000_000 if "silent" in when else 0)
     daemon = start_flow(
-        node("a", outputs="out", output_options={"out": OutputOptions(safe_state=safe)}),
+        node("a", outputs="out", output_rules={"out": OutputRules(safe_state=safe)}),
         node("b", inputs={"in": ("a/out", options)}),
     )
     return daemon, daemon.node("a"), daemon.node("b")

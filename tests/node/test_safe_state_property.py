@@ -14,7 +14,8 @@ from dora.node.events import DeadlineMet, DeadlineMissed, Event, Input, InputClo
 from dora.node.receive import safe_state
 from dora.node.receive.safe_state import SafeStateInput
 from dora.transport.board import SENT, WORDS
-from dora.wire.node_config import InputConfig, SafeStateConfig
+from dora.wire.node_config import InputConfig
+from dora.wire.output_rules import OutputRules, SafeState
 
 SILENCE = 20
 
@@ -107,10 +108,9 @@ def _run(steps: list[Any], when: set[str], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Input, "sequence", property(lambda event: getattr(event._content, "sequence", 0)))
     _Board.words[WORDS + SENT] = 0
     port = _Port()
-    config = SafeStateConfig(
-        [0], "int64", sorted(when), {}, SILENCE * MILLISECOND if "silent" in when else 0
-    )
-    item = InputConfig("in", "link", "a/out", slot=0, output_slot=1, safe_state=config)
+    silence = SILENCE * MILLISECOND if "silent" in when else 0
+    rules = OutputRules(safe_state=SafeState((0,), "int64", tuple(sorted(when)), {}, silence))  # type: ignore[arg-type]
+    item = InputConfig("in", "link", "a/out", slot=0, output_slot=1, source_rules=rules)
     told: list[bool] = []
     wrapped = SafeStateInput(port, item, _Board, lambda _id, _reason, entered, _s: told.append(entered))  # type: ignore[arg-type]
     given_out: list[Event] = []

@@ -173,9 +173,9 @@ paths:
     roles = assign_roles(flow, {"camera/image"})
     assert (roles.replaced, roles.live) == (("camera",), ("planner", "motor"))
     again = parse(yaml.safe_dump(replay_dataflow(flow, roles, {})), working_dir="/lab", environ={})
-    player = again.node("camera").output_options["image"].safe_state
+    player = again.node("camera").output_rules["image"].safe_state
     assert player is not None
     assert (player.values, player.metadata) == ((0, 0.5), {"mode": "hold"})
-    live = again.node("planner").output_options["x"].safe_state
+    live = again.node("planner").output_rules["x"].safe_state
     assert live is not None
     assert live.when[-1] == "failed"

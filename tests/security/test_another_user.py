@@ -177,10 +177,6 @@ def paths(running: Running) -> list[tuple[str, str]]:
     pages = [
         ("GET", base),
         ("GET", f"{base}/live"),
-        ("GET", f"{base}/parameters/arm"),
-        ("PUT", f"{base}/parameters/arm"),
-        ("DELETE", f"{base}/parameters/arm?key=x"),
-        ("POST", f"{base}/nodes/arm/stop"),
         ("GET", f"{base}/recordings"),
         ("POST", f"{base}/recordings"),
         ("POST", "/login"),

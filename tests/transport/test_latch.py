@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dora.transport import latch as module
 from dora.transport.latch import LatchFile, LatchInMemory, consecutive, latch_path, read_entries, read_latch
 from dora.wire.message import BODY_SIZE, Encoding, pack_head
-from dora.wire.node_config import LatchConfig
+from dora.wire.output_rules import LatchRule
 
 
 def message(number: int, size: int = 8) -> bytes:
@@ -38,7 +38,7 @@ def numbers(path: str) -> list[int]:
 
 
 def test_the_newest_messages_are_kept(path: str) -> None:
-    latch = LatchFile(path, LatchConfig(3), "out")
+    latch = LatchFile(path, LatchRule(3), "out")
     assert numbers(path) == []
     for number in range(1, 10):
         latch.write(number, message(number))
@@ -50,7 +50,7 @@ def test_messages_may_have_any_size(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], depth: int
 ) -> None:
     path = str(tmp_path_factory.mktemp("latch") / "latch-1")
-    latch = LatchFile(path, LatchConfig(depth), "out")
+    latch = LatchFile(path, LatchRule(depth), "out")
     for number, size in enumerate(sizes, 1):
         latch.write(number, message(number, size))
         assert numbers(path) == list(range(max(1, number - depth + 1), number + 1))
@@ -59,21 +59,21 @@ def test_messages_may_have_any_size(
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 8])
 def test_a_new_process_goes_on_where_it_is_asked_to(path: str, depth: int) -> None:
-    latch = LatchFile(path, LatchConfig(5, survive_restart=True), "out")
+    latch = LatchFile(path, LatchRule(5, survive_restart=True), "out")
     for number in range(1, 8):
         latch.write(number, message(number, 10_000))
-    again = LatchFile(path, LatchConfig(depth, survive_restart=True), "out")
+    again = LatchFile(path, LatchRule(depth, survive_restart=True), "out")
     assert numbers(path) == list(range(max(3, 8 - depth), 8))
     again.write(8, message(8))
     assert numbers(path)[-1] == 8
-    LatchFile(path, LatchConfig(depth), "out")
+    LatchFile(path, LatchRule(depth), "out")
     assert numbers(path) == []
 
 
 def test_a_sender_that_dies_in_a_message_leaves_the_ones_before(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    latch = LatchFile(path, LatchConfig(2), "out")
+    latch = LatchFile(path, LatchRule(2), "out")
     for number in range(1, 4):
         latch.write(number, message(number))
     for size in (8, 1_000_000):  # the second one needs a larger file
@@ -88,14 +88,14 @@ def test_a_sender_that_dies_in_a_message_leaves_the_ones_before(
             with pytest.raises(SystemExit):
                 latch.write(4, message(4, size))
         assert numbers(path) == [2, 3]
-    again = LatchFile(path, LatchConfig(2, survive_restart=True), "out")
+    again = LatchFile(path, LatchRule(2, survive_restart=True), "out")
     assert numbers(path) == [2, 3]
     again.write(4, message(4))
     assert numbers(path) == [3, 4]
 
 
 def test_a_reader_gets_whole_messages_while_others_are_written(path: str) -> None:
-    latch = LatchFile(path, LatchConfig(3), "out")
+    latch = LatchFile(path, LatchRule(3), "out")
     is_over = threading.Event()
 
     def write_next(number: int) -> int:
@@ -125,7 +125,7 @@ def test_a_reader_gets_whole_messages_while_others_are_written(path: str) -> Non
 @pytest.mark.processes
 def test_a_message_without_room_is_not_kept(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = str(small_disk / "latch-1")
-    latch = LatchFile(path, LatchConfig(2), "out")
+    latch = LatchFile(path, LatchRule(2), "out")
     latch.write(1, message(1))
     with caplog.at_level(logging.WARNING, "dora.transport"):
         latch.write(2, message(2, 1_000_000))
@@ -145,9 +145,9 @@ def test_a_file_that_is_no_latch_is_empty(path: str, content: bytes) -> None:
 
 
 def test_nodes_of_one_process_keep_messages_in_memory() -> None:
-    latch = LatchInMemory(LatchConfig(2), None)
+    latch = LatchInMemory(LatchRule(2), None)
     for number in range(1, 4):
         latch.write(number, message(number))
     assert [entry.sequence for entry in latch.read()] == [2, 3]
-    assert [e.sequence for e in LatchInMemory(LatchConfig(1, survive_restart=True), latch).read()] == [3]
-    assert LatchInMemory(LatchConfig(1), latch).read() == []
+    assert [e.sequence for e in LatchInMemory(LatchRule(1, survive_restart=True), latch).read()] == [3]
+    assert LatchInMemory(LatchRule(1), latch).read() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -95,7 +96,8 @@ def test_everything_shows_a_counter(
 
 @pytest.mark.parametrize("counter", LINK_COUNTERS, ids=lambda counter: counter.name)
 def test_the_rules_of_a_counter_are_fields_of_an_input(counter: LinkCounter) -> None:
-    assert set(counter.rules) <= set(InputConfig.__struct_fields__)
+    item = InputConfig("x", "link", "a/x")
+    assert not any(attrgetter(rule)(item) for rule in counter.rules)
 
 
 @pytest.mark.parametrize("flag", LINK_FLAGS, ids=lambda flag: flag.name)

@@ -21,7 +21,6 @@ from dora.wire.daemon_protocol import (
     DeleteParameter,
     DescribeDataflow,
     Description,
-    Done,
     GetDataflow,
     GetGraph,
     GetModel,
@@ -96,7 +95,13 @@ from dora.wire.node_protocol import (
     TextInput,
     decode_to_node,
 )
-from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
+from dora.wire.operations import (
+    OperationResult,
+    ProposedChange,
+    RemoveOperation,
+    RestartOperation,
+    StopOperation,
+)
 
 CONFIG = NodeConfig(
     dataflow_id="id",
@@ -183,7 +188,7 @@ TO_NODE: list[Any] = [
 ANSWERS: list[Any] = [
     Description("id", "/lab.yml", ["a"]),
     Parameters({"gain": 0.5}),
-    Done(running=True),
+    OperationResult("a"),
     Ok(),
     Model(3, {"nodes": []}, uv=True),
     Conflict(),

@@ -199,7 +199,7 @@ class _Follower:
                         run = _connect(self._client, self._view.uuid)
                         continue
                     progress = run.progress()
-                except (DoraError, TimeoutError):
+                except DoraError:
                     # It is built, or has ended, or a machine is cut off.
                     if run is not None:
                         run.close()

@@ -27,7 +27,7 @@ def guard_streams() -> None:
                 _connect_to_null(descriptor)
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
-    sys.stdout = _stream(sys.stdout, _Output(1, "w", closefd=False), os.isatty(1))
+    sys.stdout = _stream(sys.stdout, _CommandOutput(1, "w", closefd=False), os.isatty(1))
     sys.stderr = _stream(sys.stderr, _Errors(2, "w", closefd=False), True)
 
 
@@ -37,7 +37,7 @@ def output_fault(error: Exception) -> str:
     Output that could not be written is discarded then.
     """
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if not isinstance(raw, _Output) or raw.fault is not error or not isinstance(error, OSError):
+    if not isinstance(raw, _CommandOutput) or raw.fault is not error or not isinstance(error, OSError):
         return ""
     discard_output()
     return error.strerror or str(error)
@@ -64,7 +64,7 @@ class _Errors(io.FileIO):
             return super().write(data)  # type: ignore[arg-type]
 
 
-class _Output(io.FileIO):
+class _CommandOutput(io.FileIO):
     """Standard output; keeps the error if it cannot be written."""
 
     fault: OSError | None = None

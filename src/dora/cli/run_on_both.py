@@ -85,15 +85,15 @@ def run_on_both(
     logs = os.path.join(dataflow.working_dir, "out")
     with ExitStack() as stack:
 
-        def start(what: str, component: Component, *, remote: bool = False, **more: str) -> _Process:
+        def start(what: str, component: Component, *, remote: bool = False, **more: str) -> _SessionProcess:
             order = Order(
                 folder=copy if remote else "",
                 component=component,
                 options={"grace_duration": command_run.grace_duration},
                 environment={**environment, **more},
             )
-            process = _Process(what, order, machine, connection) if remote else _Process(what, order)
-            return stack.enter_context(process)
+            where = (machine, connection) if remote else ()
+            return stack.enter_context(_SessionProcess(what, order, *where))
 
         coordinator = start("the coordinator", Component(port), DORA_DATA_DIR=logs)
         # It comes first: ssh accepts a daemon's connection even if nothing listens behind the port.
@@ -189,7 +189,7 @@ def _free_port() -> int:
         return port
 
 
-class _Process:
+class _SessionProcess:
     """A `dora.cli.session` on a machine or, with None, on this one; ``with`` ends it."""
 
     def __init__(
@@ -256,7 +256,7 @@ class _Process:
             raise self._connection.fault()
         raise DoraError(f"{self._what} was killed")
 
-    def __enter__(self) -> _Process:
+    def __enter__(self) -> _SessionProcess:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
 from dora.cli.coordinator import choose_dataflow, coordinator_client
 from dora.cli.select import NoRunningDataflow, connected_runs, distinct, find_run
@@ -16,9 +16,16 @@ from dora.daemon.client import DaemonClient, name_of
 from dora.daemon.progress import merged
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
-from dora.wire.daemon_protocol import Answer, Done, GetProgress, Inspection, Interrupt, RunProgress
+from dora.wire.daemon_protocol import (
+    GetProgress,
+    Inspection,
+    Interrupt,
+    NodeRequest,
+    RunProgress,
+    answer_timeout,
+)
 from dora.wire.daemon_protocol import Inspect as AskInspection
-from dora.wire.operations import RestartOperation, StopOperation
+from dora.wire.operations import OperationResult, RestartOperation, StopOperation
 
 if TYPE_CHECKING:
     from dora.cluster.client import Client
@@ -26,10 +33,7 @@ if TYPE_CHECKING:
     from dora.cluster.remote_observer import ObserverConnection
     from dora.observe.observer import Observation
     from dora.observe.queries import TopicQuery
-    from dora.observe.remote.protocol import Question
     from dora.observe.topics import Topic
-
-LONGEST_WAIT: Final = 86_400.0 * 3  # seconds; longer than the longest grace
 
 
 class RunningDataflow:
@@ -53,9 +57,7 @@ class RunningDataflow:
             assert view is not None
             self.dataflow_id, self.name = view.uuid, view.name
             self._machine = view.machines[0] if view.machines else ""
-            answer = self.session(self._machine).ask(AskInspection())
-            assert isinstance(answer, Inspection)
-            self.inspection = answer
+            self.inspection = self._coordinator().ask(view.uuid, AskInspection(), self._machine)
 
     def machine_of(self, node_id: str) -> str:
         """Return the machine of a node; of an unknown node, a machine that can refuse it."""
@@ -75,36 +77,32 @@ class RunningDataflow:
         away = set(self.other_machines())
         return not any(self.machine_of(node_id) in away for node_id in node_ids)
 
-    def ask(self, node_id: str, question: Question, timeout: float | None = None) -> Answer:
-        """Ask the daemon of a node's machine; raises the exceptions of `DaemonClient.ask`.
+    def ask(self, request: NodeRequest) -> Any:
+        """Return the answer to a request, once it is carried out on the machine of its node.
 
-        ``timeout``: seconds until ``TimeoutError``; the connection is of no use after that.
+        This machine is asked directly, which needs no coordinator. Raises `DoraError`.
         """
-        if self.run is not None and self.are_local([node_id]):
-            if timeout is not None:
-                self.run.set_patience(timeout)
-            return self.run.ask(question)
-        session = self.session(self.machine_of(node_id))
-        return session.ask(question) if timeout is None else session.ask(question, timeout)
+        if self.run is None or not self.are_local([request.node]):
+            return self._coordinator().ask(self.dataflow_id, request)
+        if answer_timeout(request) is None:
+            self.run.set_patience(None)
+        return self.run.ask(request)
 
     def restart_node(self, node_id: str, grace: float | None = None) -> None:
         """Restart the process of a node; raises `DoraError`."""
-        self.ask(node_id, RestartOperation(node_id, grace), timeout=LONGEST_WAIT)
+        self.ask(RestartOperation(node_id, grace))
 
     def stop_node(self, node_id: str, grace: float | None = None) -> bool:
         """Stop a node and wait until it has ended; return False if it had ended already."""
-        answer = self.ask(node_id, StopOperation(node_id, grace), timeout=LONGEST_WAIT)
-        assert isinstance(answer, Done)
-        return answer.running
+        stopped: OperationResult = self.ask(StopOperation(node_id, grace))
+        return stopped.was_running
 
     def stop(self) -> None:
         """Begin to stop the dataflow, and return at once; raises `DoraError`."""
         if self.run is not None and not self.inspection.coordinator:
             self.run.ask(Interrupt())
             return
-        if self._client is None:
-            self._client = coordinator_client(self.inspection.coordinator)
-        self._client.stop(self.dataflow_id, None, False)
+        self._coordinator().stop(self.dataflow_id, None, False)
 
     def observe(
         self,
@@ -128,25 +126,25 @@ class RunningDataflow:
         return RemoteObserver(sessions, lambda machine: make_query(names[machine]), duration, enough)
 
     def progress(self) -> RunProgress:
-        """Return how far the dataflow is, on all machines; raises `DoraError`, and ``TimeoutError``."""
-        ask: list[Callable[[Question], Answer]] = [] if self.run is None else [self.run.ask]
-        found = []
-        for one in [*ask, *(self.session(machine).ask for machine in self.other_machines())]:
-            answer = one(GetProgress())
-            assert isinstance(answer, RunProgress)
-            found.append(answer)
-        return merged(found)
+        """Return how far the dataflow is, on all machines; raises `DoraError`."""
+        here: list[Any] = [] if self.run is None else [self.run.ask(GetProgress())]
+        there = [
+            self._coordinator().ask(self.dataflow_id, GetProgress(), machine)
+            for machine in self.other_machines()
+        ]
+        return merged([*here, *there])
+
+    def _coordinator(self) -> Client:
+        if self._client is None:
+            self._client = coordinator_client(self.inspection.coordinator if self.run is not None else "")
+        return self._client
 
     def session(self, machine: str) -> ObserverConnection:
         """Return a connection to the observer on a machine; raises `DoraError`."""
         from dora.cluster.remote_observer import ObserverConnection
 
         if machine not in self._sessions:
-            if self._client is None:
-                self._client = coordinator_client(
-                    self.inspection.coordinator if self.run is not None else ""
-                )
-            self._sessions[machine] = ObserverConnection(self._client, self.dataflow_id, machine)
+            self._sessions[machine] = ObserverConnection(self._coordinator(), self.dataflow_id, machine)
         return self._sessions[machine]
 
     def sessions(self, node_ids: Iterable[str]) -> dict[str, ObserverConnection]:

@@ -69,7 +69,7 @@ def running_topics(ctx: click.Context, _param: click.Parameter, incomplete: str)
 
 def running_inputs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Offer the inputs of the running dataflow that the command line names, or of all."""
-    return _items((f"{node.id}/{id}" for node in _inspected(ctx) for id in node.inputs), incomplete)
+    return _items((f"{node.id}/{item.id}" for node in _inspected(ctx) for item in node.inputs), incomplete)
 
 
 def _items(values: Iterable[str], incomplete: str) -> Items:

@@ -99,7 +99,7 @@ def serve(mark: str) -> int:
         _take_keys_as_they_are()
     if mark:
         _write(ready_line(mark))
-    source = _Input()
+    source = _InputLines()
     line = source.read_line()
     if not line:
         return 1
@@ -233,7 +233,7 @@ def _pass_on_until_started(output: int, started: int) -> str:
     return ""
 
 
-class _Input:
+class _InputLines:
     """The lines of standard input."""
 
     def __init__(self) -> None:
@@ -255,7 +255,7 @@ class _Input:
         return line + b"\n"
 
 
-def _follow_user(source: _Input, grace: float) -> None:
+def _follow_user(source: _InputLines, grace: float) -> None:
     """Do what the user's end says, until it is gone; then stop the dataflow."""
     while line := source.read_line(PATIENCE):
         if line == b"interrupt\n":

@@ -143,11 +143,11 @@ class _Rows(DataTable[Text]):
         return self.get_row_at(self.cursor_row)[0].plain if self.is_valid_row_index(self.cursor_row) else ""
 
 
-class _Line(ModalScreen[str]):
+class _KeyPrompt(ModalScreen[str]):
     """A line at the bottom that waits for one key, which is the result."""
 
     CSS = """
-    _Line { background: transparent; align: left bottom; }
+    _KeyPrompt { background: transparent; align: left bottom; }
     #line { width: 100%; height: auto; padding: 0 1; background: $warning; color: $text; text-style: bold; }
     """
 
@@ -338,7 +338,7 @@ class TopScreen(App[str]):
                 self._say(text, "bold")
                 return
             self._close_output()
-            self.push_screen(_Line(f"{text} (any key leaves)"), lambda _: self.exit(text))
+            self.push_screen(_KeyPrompt(f"{text} (any key leaves)"), lambda _: self.exit(text))
 
         self._in_thread(ask, answered)
 
@@ -475,7 +475,7 @@ class TopScreen(App[str]):
                 self._in_thread(command, self._say)
 
         self._say("")
-        self.push_screen(_Line(f"{question} y: yes, any other key: no"), answered)
+        self.push_screen(_KeyPrompt(f"{question} y: yes, any other key: no"), answered)
 
     def _in_thread(self, call: Callable[[], _Result], then: Callable[[_Result], None]) -> None:
         """Call beside the loop that draws; quitting does not wait for it."""
@@ -498,7 +498,7 @@ class TopScreen(App[str]):
 
     def action_help(self) -> None:
         """Show all keys."""
-        self.push_screen(_Line(_KEYS))
+        self.push_screen(_KeyPrompt(_KEYS))
 
     def action_move(self, lines: int) -> None:
         """Move the cursor of the table that has the focus."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -31,8 +32,8 @@ from dora.errors import DoraError
 from dora.transport.proof import UnprovenServerError, no_token, proven_connection
 from dora.transport.tls import authority_from_environment, client_context, is_tls_fault, tls_fault
 from dora.transport.tokens import Token, find_token
+from dora.wire.daemon_protocol import Answer, DataflowRequest, answer_timeout
 from dora.wire.decoders import from_json
-from dora.wire.operations import Operation, OperationResult
 
 _Answer = TypeVar("_Answer")
 
@@ -54,6 +55,23 @@ class RequestRefused(DoraError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+def _notice_cuts(connection: socket.socket) -> None:
+    """Make the system end a connection whose other side shows no sign of life for 11 seconds.
+
+    Rejected: a limit for the answer, for a node may get a day to end.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS has another name for the first one.
+    for name, value in (
+        ("TCP_KEEPIDLE", 5),
+        ("TCP_KEEPALIVE", 5),
+        ("TCP_KEEPINTVL", 2),
+        ("TCP_KEEPCNT", 3),
+    ):
+        if (option := getattr(socket, name, None)) is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class Client:
@@ -151,10 +169,16 @@ class Client:
         path = f"/api/dataflows/{dataflow_id}/restart"
         return self._request("POST", path, RestartView, StopRequest(grace, force), timeout=None)
 
-    def change(self, dataflow_id: str, operation: Operation) -> OperationResult:
-        """Carry out an operation on a running dataflow; waits until it is done."""
-        path = f"/api/dataflows/{dataflow_id}/changes"
-        return self._request("POST", path, OperationResult, operation, timeout=None)
+    def ask(self, dataflow_id: str, request: DataflowRequest, machine: str = "") -> Any:
+        """Return the answer of a running dataflow to a request; waits until it is carried out.
+
+        ``machine`` is asked if the request names no node; "": the first machine of the dataflow.
+        """
+        path = f"/api/dataflows/{dataflow_id}/requests?machine={quote(machine)}"
+        kind: Any = Answer
+        seconds = answer_timeout(request)
+        timeout = None if seconds is None else seconds + TIMEOUT  # the coordinator says that it is late
+        return self._request("POST", path, kind, request, timeout=timeout)
 
     def clean(self) -> list[DataflowView]:
         return self._request("DELETE", "/api/dataflows", list[DataflowView])
@@ -192,6 +216,8 @@ class Client:
             if token is None:
                 raise DoraError(no_token(self.where))
             headers["Authorization"] = f"Bearer {token.value}"
+            if timeout is None:
+                _notice_cuts(connection.sock)
             connection.request(method, path, None if body is None else encode(body), headers)
             response = connection.getresponse()
             data = response.read()

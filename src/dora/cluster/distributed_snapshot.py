@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from dora.cluster.remote_observer import ANSWER_TIMEOUT, ObserverConnection, RemoteObserver
+from dora.cluster.remote_observer import ObserverConnection, RemoteObserver
 from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError
 from dora.observe.load import Load
 from dora.observe.queries import SnapshotQuery
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, RunSnapshot, Snapshot, merge
-from dora.wire.daemon_protocol import Inspection
+from dora.wire.daemon_protocol import ANSWER_TIMEOUT, Inspection
 
 
 class DistributedSnapshot:

@@ -19,11 +19,12 @@ from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
 from dora.wire.clock import ClockOffset
+from dora.wire.daemon_protocol import Answer, DataflowRequest, RetireNode
 from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.node_config import TlsFiles
 from dora.wire.node_protocol import PROTOCOL_VERSION
-from dora.wire.operations import MAX_GRACE, Operation, OperationResult, ProposedChange
+from dora.wire.operations import MAX_GRACE, ProposedChange
 
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
 VERSION_HEADER: Final = "dora-version"
@@ -32,6 +33,8 @@ CLOSE_WITH_REASON: Final = 4000  # close code of an observer session; the reason
 HEARTBEAT_INTERVAL: Final = 1.0  # seconds between two heartbeats of a daemon
 
 SAME_VERSION: Final = "install the same version of dora for both, and restart both"
+STILL_STARTING: Final = "the dataflow is still starting"
+JUST_ENDED: Final = "the dataflow has just ended"
 NO_TICKET: Final = 0  # the ticket of a request whose answer is not needed
 
 RunStatus = Literal["Starting", "Running", "Finished", "Failed"]
@@ -203,16 +206,11 @@ class ParametersSet(msgspec.Struct, frozen=True, tag=True):
     parameters: dict[str, Any]
 
 
-class ChangeResult(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `JoinCluster`, `ChangeRequest`, `Prepare` or `Apply`; ``error`` says why it failed.
-
-    ``sent`` answers `Prepare`: node → output → how many messages it has sent.
-    """
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Ask`, `JoinCluster`, `Prepare` or `Apply`, with the same ticket."""
 
     ticket: int
-    outcome: OperationResult | None = None
-    error: str = ""
-    sent: dict[str, dict[str, int]] = {}
+    answer: Answer
 
 
 class ObserverRefused(msgspec.Struct, frozen=True, tag=True):
@@ -232,7 +230,7 @@ ToCoordinator = (
     | LogBatch
     | DataflowChanged
     | ParametersSet
-    | ChangeResult
+    | Answered
     | ObserverRefused
     | Heartbeat
 )
@@ -346,7 +344,7 @@ class StopRun(msgspec.Struct, frozen=True, tag=True):
 class JoinCluster(msgspec.Struct, frozen=True, tag=True):
     """Hand the changes of a dataflow on this machine over to the coordinator: it gets further machines.
 
-    Answered by `ChangeResult`, after a report and `DataflowChanged`. ``partition`` is as in `StartRun`.
+    Answered by `Answered`, after a report and `DataflowChanged`. ``partition`` is as in `StartRun`.
     """
 
     dataflow_id: str
@@ -354,18 +352,21 @@ class JoinCluster(msgspec.Struct, frozen=True, tag=True):
     partition: Partition
 
 
-class ChangeRequest(msgspec.Struct, frozen=True, tag=True):
-    """Change a running dataflow. Answered by `ChangeResult`."""
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Ask a running dataflow, as a client on its machine can. Answered by `Answered`.
+
+    The daemon passes the request on to the dataflow's socket; those that build a node go to the worker.
+    """
 
     dataflow_id: str
     ticket: int
-    operation: Operation
+    request: DataflowRequest | RetireNode
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
     """Prepare this machine's partition for a change: check it, build, choose a port. Nothing changes yet.
 
-    Answered by `ChangeResult`, after a report with the port.
+    Answered by `SentCounts` in `Answered`, after a report with the port.
     """
 
     dataflow_id: str
@@ -374,7 +375,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
 
 class Apply(msgspec.Struct, frozen=True, tag=True):
-    """Apply a committed change. Answered by `ChangeResult`.
+    """Apply a committed change. Answered by `Answered`.
 
     ``endpoints`` is as in `Endpoints`; ``sent`` are the counts of all machines from `Prepare`. A partition
     that has this revision already does nothing.
@@ -452,7 +453,7 @@ ToDaemon = (
     | ReleasePartition
     | StopRun
     | JoinCluster
-    | ChangeRequest
+    | Ask
     | Prepare
     | Apply
     | AckEnd

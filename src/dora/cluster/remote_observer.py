@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -13,18 +14,15 @@ import msgspec
 
 from dora._version import __version__
 from dora.cluster.protocol import CLOSE_WITH_REASON, VERSION_HEADER
-from dora.errors import ConnectError, DoraError
+from dora.errors import DoraError
 from dora.observe.queries import QueryBegun
 from dora.observe.remote.protocol import (
     MAX_DELIVERY,
-    Ask,
     DeliveryTaken,
     EndQuery,
     Item,
     Query,
     QueryEnded,
-    QueryStatus,
-    Question,
     decode_delivery,
     encode,
 )
@@ -33,19 +31,21 @@ from dora.transport.tls import duplex_client_context
 
 if TYPE_CHECKING:
     from dora.cluster.client import Client
-    from dora.wire.daemon_protocol import Answer
 
-ANSWER_TIMEOUT: Final = 20.0  # seconds that another machine may take to answer
 CLOSE_TIMEOUT: Final = 2.0  # seconds for the last results
 _START_TIMEOUT: Final = 5.0  # seconds after which a query no longer waits for other machines to begin
 _POLL_INTERVAL: Final = 0.2  # seconds between two checks whether the query is over
 _ENDED: Final = "the dataflow has just ended"
 
+# Without a handler, Python prints a traceback of a broken connection. `_read` reports it in a sentence.
+_log: Final = logging.getLogger("dora.observe.client")
+_log.addHandler(logging.NullHandler())
+
 Incoming = queue.SimpleQueue[tuple["ObserverConnection", list[Item]]]
 
 
 class ObserverConnection:
-    """A connection to the observer of one machine: questions first, then at most one query."""
+    """A connection to the observer of one machine, for one query."""
 
     def __init__(self, client: Client, dataflow_id: str, machine: str) -> None:
         """Connect; raises `DoraError` if the coordinator or the machine refuses or is not there."""
@@ -72,6 +72,7 @@ class ObserverConnection:
                 additional_headers=headers,
                 max_size=MAX_DELIVERY * 2,
                 compression=None,
+                logger=_log,
                 proxy=None,
                 open_timeout=5.0,
                 ping_interval=2.0,
@@ -85,32 +86,6 @@ class ObserverConnection:
             client.status()  # raises, with the reason, as for every command
             raise DoraError(f"cannot connect to coordinator at {client.where}: {error}") from None
         threading.Thread(target=self._read, name="dora-remote-observer", daemon=True).start()
-
-    def ask(self, question: Question, timeout: float = ANSWER_TIMEOUT) -> Answer:
-        """Ask the daemon of the dataflow there.
-
-        Raises `DoraError` with its reason if it rejects the question, `ConnectError` if the dataflow ends,
-        and ``TimeoutError``, after which the connection cannot be used any more.
-        """
-        if self.ending is None:
-            self._send(Ask(question))
-        deadline = time.monotonic() + timeout
-        while self.ending is None:
-            try:
-                _, items = self._incoming.get(timeout=max(deadline - time.monotonic(), 0.001))
-            except queue.Empty:
-                raise TimeoutError from None
-            self.more()
-            for item in items:
-                if isinstance(item, QueryEnded):
-                    self.ending = item
-                elif isinstance(item, QueryStatus):
-                    if item.answer is None:
-                        raise DoraError(item.fault)
-                    return item.answer
-        if self.ending.ended:
-            raise ConnectError(_ENDED)
-        raise DoraError(self.ending.fault or _ENDED)
 
     def begin(self, query: Query, incoming: Incoming) -> None:
         """Begin a query; its results go to ``incoming``."""

@@ -92,7 +92,7 @@ class Accounting:
         for node_id, config in plan.configs.items():
             for output in config.outputs:
                 board.set(output.slot, SENT, former.sent.get(f"{node_id}/{output.id}", 0))
-                if output.latch is not None:
+                if output.latched is not None:
                     latched.add(output.slot)
         for link in plan.links:
             name = f"{link.consumer}/{link.input}"

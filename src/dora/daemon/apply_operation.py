@@ -20,7 +20,7 @@ from dora.dataflow.edit import Change, make_change, proposal_of
 from dora.dataflow.loader import missing_files
 from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, Program
 from dora.errors import DataflowError, DoraError
-from dora.wire.daemon_protocol import ApplyChange, CheckChange, Conflict, Done, GetModel, Model
+from dora.wire.daemon_protocol import ApplyChange, CheckChange, Conflict, GetModel, Model
 from dora.wire.decoders import from_plain
 from dora.wire.operations import (
     AddOperation,
@@ -56,8 +56,8 @@ def apply_operation(
     run.set_patience(None)
     if isinstance(operation, (StopOperation, RestartOperation, RemoveOperation)):
         answer = run.ask(operation)
-        assert isinstance(answer, Done)
-        return OperationResult(operation.node, answer.running)
+        assert isinstance(answer, OperationResult)
+        return answer
     brings_node = isinstance(operation, (AddOperation, ReplaceOperation))
     for _ in range(_ATTEMPTS):
         model, running = running_dataflow(run)

@@ -157,6 +157,7 @@ class Daemon:
             self.supervisor.state,
             node_connections,
             self._cleanup.add_tap,
+            self.loop,
         )
         self._processes = NodeProcesses(
             self.loop,

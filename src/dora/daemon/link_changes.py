@@ -106,7 +106,7 @@ class LinkChanges:
         kept = {output.slot for config in plan.configs.values() for output in config.outputs}
         for config in former.configs.values():
             for output in config.outputs:
-                if output.latch is not None and output.slot not in kept:
+                if output.latched is not None and output.slot not in kept:
                     from dora.transport.latch import latch_path  # few dataflows need it
 
                     try:

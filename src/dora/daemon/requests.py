@@ -7,6 +7,7 @@ a node publishes for a client.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -16,6 +17,7 @@ import msgspec
 from dora._version import __version__
 from dora.daemon.client import fits
 from dora.daemon.control_server import Connection
+from dora.daemon.event_loop import Loop, Timer
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import refusals
 from dora.daemon.supervisor import events as on
@@ -28,6 +30,7 @@ from dora.dataflow.plan import SPARE_RECEIVERS
 from dora.dataflow.problems import no_node
 from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (
+    PUBLISH_PATIENCE,
     Answer,
     ApplyChange,
     CheckChange,
@@ -42,6 +45,7 @@ from dora.wire.daemon_protocol import (
     GetModel,
     GetProgress,
     GraphText,
+    InputView,
     Inspect,
     Inspection,
     Interrupt,
@@ -57,9 +61,11 @@ from dora.wire.daemon_protocol import (
     StartEventLogs,
 )
 from dora.wire.decoders import DecodeError, from_plain
+from dora.wire.input_rules import rules_of
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
 from dora.wire.operations import grace_fault
+from dora.wire.output_rules import output_rules_of
 
 
 class EventLogHooks:
@@ -220,11 +226,13 @@ class RequestHandler:
         state: RunState,
         node_connections: Mapping[str, Connection],
         on_lost_tap: Callable[[], None],
+        loop: Loop,
     ) -> None:
         """``context`` returns the present context of the run, ``name`` is the name given to it.
 
         ``on_lost_tap`` is called when a client disconnects without having closed its taps.
         """
+        self._loop = loop
         self._state = state
         self._node_connections = node_connections
         self._on_lost_tap = on_lost_tap
@@ -234,7 +242,7 @@ class RequestHandler:
         self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
         self._recorders: dict[int, Connection] = {}  # those of them that take the last messages
         self._lost: list[set[int]] = []  # slots of clients that died, whose taps still take room
-        self._publishing: dict[int, tuple[Connection, str]] = {}  # ticket → client, node
+        self._publishing: dict[int, tuple[Connection, str, Timer]] = {}  # by ticket: client, node, patience
         self._last_ticket = 0
         self.change(dataflow, plan)
 
@@ -332,17 +340,22 @@ class RequestHandler:
 
     def answer_publish(self, node_id: str, answer: PublishResult) -> None:
         """Answer the client whose message a node has published, or could not."""
-        client, node = self._publishing.get(answer.ticket, (None, ""))
-        if client is not None and node == node_id:
-            del self._publishing[answer.ticket]
-            client.send(Rejected(answer.reason) if answer.reason else Ok())
+        self._end_publish(answer.ticket, node_id, Rejected(answer.reason) if answer.reason else Ok())
 
     def node_disconnected(self, node_id: str) -> None:
         """Answer clients that waited for a node whose process has ended."""
-        for ticket, (client, node) in list(self._publishing.items()):
-            if node == node_id:
-                del self._publishing[ticket]
-                client.send(Rejected(f"node `{node_id}` ended before it had sent the message"))
+        for ticket in list(self._publishing):
+            self._end_publish(
+                ticket, node_id, Rejected(f"node `{node_id}` ended before it had sent the message")
+            )
+
+    def _end_publish(self, ticket: int, node_id: str, answer: Answer) -> None:
+        """Answer the client of a ticket, if it still waits for this node."""
+        client, node, timer = self._publishing.get(ticket, (None, "", None))
+        if client is not None and timer is not None and node == node_id:
+            del self._publishing[ticket]
+            timer.cancel()
+            client.send(answer)
 
     def _remove_taps(self, number: int) -> set[int] | None:
         self._recorders.pop(number, None)
@@ -364,7 +377,7 @@ class RequestHandler:
         return Ok()
 
     def _publish(self, client: Connection, request: Publish) -> Rejected | None:
-        node_id = request.node_id
+        node_id = request.node
         node = self._state.nodes.get(node_id)
         if node is None:
             return Rejected(no_node(node_id, self._state.nodes))
@@ -378,8 +391,16 @@ class RequestHandler:
                 "published"
             )
         self._last_ticket += 1
-        self._publishing[self._last_ticket] = (client, node_id)
-        member.send(PublishRequest(self._last_ticket, request.output, request.message))
+        ticket = self._last_ticket
+        late = Rejected(
+            f"node `{node_id}` has not polled for events for {PUBLISH_PATIENCE:g} s, so it has not sent "
+            "the message yet"
+        )
+        timer = self._loop.call_at(
+            time.monotonic() + PUBLISH_PATIENCE, lambda: self._end_publish(ticket, node_id, late)
+        )
+        self._publishing[ticket] = (client, node_id, timer)
+        member.send(PublishRequest(ticket, request.output, request.message))
         return None
 
     # ----------------------------------------------------------------------- views
@@ -444,7 +465,7 @@ class RequestHandler:
             restart_policy=spec.restart.policy,
             max_restarts=spec.restart.max_restarts,
             machine=node.machine or self._machine,
-            inputs={item.id: str(item.source) for item in spec.inputs},
+            inputs=[InputView(item.id, str(item.source), **rules_of(item)) for item in spec.inputs],
             outputs=[
                 OutputView(
                     id=output.id,
@@ -454,8 +475,7 @@ class RequestHandler:
                     max_receivers=output.max_receivers,
                     type=output.type,
                     text=output.id in texts,
-                    latched=output.latch.depth if output.latch is not None else 0,
-                    priority=output.priority,
+                    **output_rules_of(output),
                 )
                 for output in self._plan.configs[spec.id].outputs
             ],

@@ -6,16 +6,15 @@ Numbers, texts and fields that only this dora has stay as they are in the docume
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
-from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.model import Dataflow, LogSource, NodeSpec, Source, TimerSource
 from dora.dataflow.parser.deploy import DEPLOY
-from dora.dataflow.parser.field_types import byte_size
 from dora.dataflow.parser.fields import DEBUG, NODE_BLOCK
+from dora.dataflow.parser.number_types import byte_size
 from dora.dataflow.parser.sources import UNITS, SourceFault, parse_source
-from dora.wire.input_rules import INPUT_RULES, InputRules
+from dora.dataflow.rules import output_rules_in_yaml, rules_in_yaml
 
 _SECONDS = (
     "restart_delay",
@@ -42,6 +41,8 @@ def describe(dataflow: Dataflow) -> Block:
     described = with_defaults(dataflow.descriptor)
     _expand(described, dataflow.env)
     for node in described["nodes"]:
+        for block in _owners(node):
+            _separate_rules(block)
         if (spec := nodes.get(str(node.get("id")))) is not None:
             _expand(node, spec.env)
     return described
@@ -149,13 +150,34 @@ def _ports(described: Block) -> None:
     """Fill in the inputs and outputs of a node or operator."""
     outputs = described.pop("outputs", None) or ()
     inputs = described.pop("inputs", None) or {}
-    described["outputs"] = sorted({_output(output) for output in outputs})
+    rules = {name: given for name, given in map(_output, outputs) if given}
+    names = sorted({name for name, _ in map(_output, outputs)})
+    described["outputs"] = [{name: rules[name]} if name in rules else name for name in names]
     described["inputs"] = {name: _input(value) for name, value in sorted(inputs.items())}
 
 
-def _output(entry: Any) -> str:
-    """Return the name in an entry, which may have options."""
-    return str(next(iter(entry)) if isinstance(entry, dict) else entry)
+def _output(entry: Any) -> tuple[str, Any]:
+    """Return the name in an entry, and its rules, None if it has none."""
+    if not isinstance(entry, dict):
+        return str(entry), None
+    name = next(iter(entry))
+    return str(name), entry[name]
+
+
+def _owners(node: Block) -> Iterator[Block]:
+    """Yield a node and its operators."""
+    yield node
+    for name in ("operator", "operators"):
+        value = node.get(name) or []
+        yield from value if isinstance(value, list) else [value]
+
+
+def _separate_rules(described: Block) -> None:
+    """Make names of the outputs, as programs for dora-rs expect, and put their rules beside them."""
+    outputs = dict(map(_output, described["outputs"]))
+    described["outputs"] = list(outputs)
+    if rules := {name: given for name, given in outputs.items() if given}:
+        described["output_rules"] = rules
 
 
 def _input(value: Any) -> Any:
@@ -206,31 +228,10 @@ def _expand(block: Block, values: Mapping[str, str]) -> None:
         }
 
 
-def rules_in_yaml(item: InputRules) -> dict[str, Any]:
-    """Return the rules of an input as YAML has them, without those that are not given.
-
-    >>> rules_in_yaml(InputRules(queue_size=1, queue_policy="latest", period_ns=100_000_000))
-    {'queue_policy': 'latest', 'rate': '10hz'}
-    """
-    given: dict[str, Any] = {}
-    nothing = InputRules()
-    for rule in INPUT_RULES:
-        value = getattr(item, rule.attribute)
-        if value == getattr(nothing, rule.attribute):
-            continue
-        if rule.kind == "duration":
-            value = duration_text(value)
-        elif rule.kind == "rate":
-            value = rate_text(value)
-        given[rule.name] = list(value) if rule.kind == "keys" else value
-    if item.queue_policy == "latest":
-        given.pop("queue_size", None)  # it has one place
-    return given
-
-
 def run_config_of(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `Node.node_config()` promises: short sources, or mappings where an option is set.
 
+    ``outputs`` are names, as programs for dora-rs expect; ``output_rules`` has the rules of outputs.
     ``block``: the node in the descriptor.
     """
     inputs: dict[str, Any] = {}
@@ -239,4 +240,8 @@ def run_config_of(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
         source = canonical(item.source)
         inputs[item.id] = {"source": source, **options} if options else source
     further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}
+    if node.output_rules:
+        further["output_rules"] = {
+            name: output_rules_in_yaml(rules) for name, rules in sorted(node.output_rules.items())
+        }
     return {"inputs": inputs, "outputs": sorted(node.outputs), **further}

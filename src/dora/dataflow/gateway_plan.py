@@ -12,11 +12,11 @@ from dora.wire.node_config import (
     ChannelConfig,
     GatewayConfig,
     InputConfig,
-    LatchConfig,
     NodeConfig,
     OutputConfig,
     StreamConfig,
 )
+from dora.wire.output_rules import LatchRule
 
 
 def plan_gateway(
@@ -38,10 +38,10 @@ def plan_gateway(
         if machine := placement.elsewhere(source.node):
             if any(link.ends_here for link in links):
                 sources[name] = machine
-                latch = output.latch
-                if latch is not None:  # it outlasts the gateway
-                    latch = LatchConfig(latch.depth, survive_restart=True)
-                sent.append(msgspec.structs.replace(output, id=name, latch=latch))
+                latched = output.latched
+                if latched is not None:  # it outlasts the gateway
+                    latched = LatchRule(latched.depth, survive_restart=True)
+                sent.append(msgspec.structs.replace(output, id=name, latched=latched))
             continue
         for machine in sorted({link.target_machine for link in links if not link.ends_here}):
             there = [link for link in links if link.target_machine == machine]
@@ -97,4 +97,4 @@ def _stream(
         max_receivers=channel.max_receivers,
     )
     there = [link for link in output.links if link.slot in slots]
-    return StreamConfig(name, machine, item, there, output.credit_bell, output.priority, output.latch)
+    return StreamConfig(name, machine, item, there, output.credit_bell, output.priority, output.latched)

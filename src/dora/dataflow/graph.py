@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from dora.dataflow.describe import rules_in_yaml
 from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.layout import LinkKind, link_kind
 from dora.dataflow.model import (
@@ -26,6 +25,7 @@ from dora.dataflow.model import (
     asks_for_drops,
 )
 from dora.dataflow.parser.sync import described
+from dora.dataflow.rules import label_of, output_rules_in_words, rules_in_yaml
 from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, INPUT_RULES, QueuePolicy
 
 BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
@@ -62,7 +62,9 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class EdgeRule(msgspec.Struct, frozen=True):
-    """A rule of an input: its name, in a few words, and as a sentence."""
+    """A rule of an output or input: its name, in a few words ("" for one that is only for reading), and as
+    a sentence.
+    """
 
     name: str
     label: str
@@ -79,11 +81,9 @@ class Edge(msgspec.Struct, frozen=True):
     kind: LinkKind
     queue_size: int
     queue_policy: QueuePolicy
-    rules: tuple[EdgeRule, ...] = ()  # the others of the input, in the order of their table
+    rules: tuple[EdgeRule, ...] = ()  # of the output, then the others of the input, as in their tables
     type: str = ""  # of the messages, for example "std/media/v1/Image"; "" if none is declared
-    latched: int = 0  # messages that a receiver gets first if it joins late
     sync: str = ""  # the input that leads its group, and how it matches; "" if it is in no group
-    safe_state: bool = False  # the output has one
     asks_for_drops: bool = False  # the input does without older messages
     budgets: tuple[str, ...] = ()  # of the paths that end here: "40ms from camera/image"
 
@@ -131,11 +131,9 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     kind=link_kind(nodes, node, item),
                     queue_size=item.queue_size,
                     queue_policy=item.queue_policy,
-                    rules=_rules(item),
+                    rules=(*_output_rules(nodes, item), *_input_rules(item)),
                     type=_type(dataflow, f"{node.id}/{full}", str(item.source)),
-                    latched=_latched(nodes, item),
                     sync=_sync(node, full),
-                    safe_state=_has_safe_state(nodes, item),
                     asks_for_drops=asks_for_drops(item.queue_policy, item.queue_size),
                     budgets=tuple(
                         f"{duration_text(path.budget_ns)} from {path.source}"
@@ -147,7 +145,15 @@ def graph_of(dataflow: Dataflow) -> Graph:
     return Graph((*given.values(), *boxes), tuple(groups), tuple(edges))
 
 
-def _rules(item: InputSpec) -> tuple[EdgeRule, ...]:
+def _output_rules(nodes: Mapping[str, NodeSpec], item: InputSpec) -> Iterator[EdgeRule]:
+    """Yield the rules of the output that feeds an input."""
+    if isinstance(item.source, NodeOutput):
+        rules = nodes[item.source.node].rules_of_output(item.source.output)
+        for rule, words in output_rules_in_words(rules):
+            yield EdgeRule(rule.name, label_of(rule, rules), f"{rule.title}: {words.removesuffix('.')}.")
+
+
+def _input_rules(item: InputSpec) -> tuple[EdgeRule, ...]:
     """Return the rules of an input beside its queue, which every edge has."""
     given = rules_in_yaml(item)
     return tuple(
@@ -242,25 +248,11 @@ def _type(dataflow: Dataflow, input_id: str, output_id: str) -> str:
     return declared.name if declared else ""
 
 
-def _latched(nodes: Mapping[str, NodeSpec], item: InputSpec) -> int:
-    if not isinstance(item.source, NodeOutput):
-        return 0
-    options = nodes[item.source.node].output_options.get(item.source.output)
-    return options.latched.depth if options is not None and options.latched is not None else 0
-
-
 def _sync(node: NodeSpec, input_id: str) -> str:
     for group in node.syncs:
         if input_id in group.inputs:
             return f"{group.inputs[0].rpartition('/')[2]}: {described(group)}"
     return ""
-
-
-def _has_safe_state(nodes: Mapping[str, NodeSpec], item: InputSpec) -> bool:
-    if not isinstance(item.source, NodeOutput):
-        return False
-    options = nodes[item.source.node].output_options.get(item.source.output)
-    return options is not None and options.safe_state is not None
 
 
 def _given(source: TimerSource | LogSource) -> Box:
@@ -336,14 +328,10 @@ def _edge_label(edge: Edge) -> str:
         words += f", {edge.queue_policy}"
     if edge.queue_size != DEFAULT_QUEUE_SIZE and edge.queue_policy != "latest":
         words += f", queue {edge.queue_size}"
-    if edge.latched:
-        words += f", latched {edge.latched}"
     for rule in edge.rules:
-        words += f", {rule.label}"
+        words += f", {rule.label}" if rule.label else ""
     if edge.sync:
         words += f", sync {edge.sync}"
-    if edge.safe_state:
-        words += ", safe state"
     for budget in edge.budgets:
         words += f", budget {budget}"
     return words

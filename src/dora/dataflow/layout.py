@@ -27,6 +27,7 @@ from dora.wire.node_config import (
     RemoteConfig,
     TraceConfig,
 )
+from dora.wire.output_rules import OutputRules
 from dora.wire.trail import origin_id
 
 LinkKind = Literal["link", "timer", "text", "local"]
@@ -232,6 +233,9 @@ class Layout:
 
     def vertex(self, output: NodeOutput) -> Vertex:
         return vertex_of(self.nodes[output.node], output.output)
+
+    def rules(self, output: NodeOutput) -> OutputRules:
+        return self.nodes[output.node].rules_of_output(output.output)
 
     def generation(self, node_id: str, input_id: str) -> int:
         """Return the change that added a link."""

@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping
 
 from dora.dataflow.model import Dataflow
 from dora.dataflow.parser.assemble import Assembler, assemble
+from dora.dataflow.parser.compose import compose_mapping
 from dora.dataflow.parser.field_types import Reader
 from dora.dataflow.parser.fields import DATAFLOW
 from dora.dataflow.parser.files import Unreadable, names_a_file, names_beside, read_text
 from dora.dataflow.parser.legacy import upgrade_legacy
 from dora.dataflow.parser.resolve_inputs import OfferedOutputs
-from dora.dataflow.parser.tree import MappingNode, SequenceNode, compose_mapping, to_yaml
+from dora.dataflow.parser.tree import MappingNode, SequenceNode, to_yaml
 from dora.dataflow.problems import ProblemReport, closest, each_once
 from dora.errors import DataflowError, Problem
 

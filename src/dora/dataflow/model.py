@@ -14,13 +14,12 @@ import msgspec
 
 from dora.errors import Problem
 from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, InputRules
-from dora.wire.node_config import Priority
+from dora.wire.output_rules import NO_RULES, OutputRules
 
 LogLevel = Literal["error", "warn", "info", "debug", "trace", "stdout"]
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 """From the most severe to the least; ``stdout`` (raw lines) comes last."""
 
-SafeStateCondition = Literal["deadline", "budget", "failed", "silent"]
 RestartMode = Literal["never", "on-failure", "always"]
 OnMachineLost = Literal["keep", "stop"]
 OnMiss = Literal["warn", "event", "safe_state", "stop"]
@@ -83,29 +82,6 @@ Source = NodeOutput | TimerSource | LogSource
 class InputSpec(InputRules, frozen=True):  # type: ignore[misc]
     id: str
     source: Source
-
-
-class LatchSpec(msgspec.Struct, frozen=True):
-    """How much a latched output keeps for receivers that join late."""
-
-    depth: int  # messages, at least 1
-    survive_restart: bool = False  # of the sending node
-
-
-class SafeState(msgspec.Struct, frozen=True):
-    """The value that the receivers of an output get while its node does not send."""
-
-    values: tuple[Any, ...]
-    type: str  # the name of an Arrow type, "float32"
-    when: tuple[SafeStateCondition, ...]
-    metadata: dict[str, Any] = {}
-    silence_ns: int = 0  # the pause that means `silent`
-
-
-class OutputOptions(msgspec.Struct, frozen=True):
-    latched: LatchSpec | None = None
-    priority: Priority | None = None  # between machines; None: by the size of each message
-    safe_state: SafeState | None = None
 
 
 class SyncSpec(msgspec.Struct, frozen=True):
@@ -240,7 +216,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
     inputs: tuple[InputSpec, ...] = ()
     syncs: tuple[SyncSpec, ...] = ()  # as for inputs, with those of operators
     outputs: tuple[str, ...] = ()
-    output_options: dict[str, OutputOptions] = {}  # of the outputs that have any
+    output_rules: dict[str, OutputRules] = {}  # of the outputs that have any
     operators: tuple[OperatorSpec, ...] = ()
     name: str | None = None
     description: str | None = None
@@ -277,6 +253,10 @@ class NodeSpec(msgspec.Struct, frozen=True):
     @property
     def is_runtime(self) -> bool:
         return self.path is None
+
+    def rules_of_output(self, output: str) -> OutputRules:
+        """Return the rules of an output, or that it has none."""
+        return self.output_rules.get(output, NO_RULES)
 
     def split_port(self, port: str) -> tuple[str, str]:
         """Return the operator's id of an input or an output of a runtime, and what it is called there."""

@@ -24,7 +24,6 @@ from dora.dataflow.model import (
     InputSpec,
     NodeOutput,
     NodeSpec,
-    OutputOptions,
     TimerSource,
 )
 from dora.wire.input_rules import rules_of
@@ -32,14 +31,13 @@ from dora.wire.node_config import (
     ChannelConfig,
     DoorbellConfig,
     InputConfig,
-    LatchConfig,
     LinkConfig,
     NodeConfig,
     OperatorConfig,
     OutputConfig,
-    SafeStateConfig,
     SyncConfig,
 )
+from dora.wire.output_rules import output_rules_of
 from dora.wire.trail import MOST_PASSES, origin_id
 
 # Room on every channel for receivers beyond the links: taps, and restarted receivers whose former process
@@ -181,21 +179,11 @@ def _output(
         prewake=_prewake(layout, source.node, links),
         type=declared.name,
         shapes=list(declared.shapes),
-        latch=_latch(layout, source),
-        priority=_options(layout, source).priority,
         origin=origin_id(str(source)),
         most_passes=layout.most_passes.get(layout.vertex(source), MOST_PASSES),
         stamped=source in layout.stamped,
+        **output_rules_of(layout.rules(source)),
     )
-
-
-def _latch(layout: Layout, source: NodeOutput) -> LatchConfig | None:
-    latched = _options(layout, source).latched
-    return LatchConfig(latched.depth, latched.survive_restart) if latched is not None else None
-
-
-def _options(layout: Layout, source: NodeOutput) -> OutputOptions:
-    return layout.nodes[source.node].output_options.get(source.output) or OutputOptions()
 
 
 def _prewake(layout: Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
@@ -287,11 +275,7 @@ def _input(
     config.type, config.shapes = declared.name, list(declared.shapes)
     if isinstance(item.source, NodeOutput):
         config.output_slot = outputs[item.source].slot
-        config.latched = _latch(layout, item.source) is not None
-        if (safe := _options(layout, item.source).safe_state) is not None:
-            config.safe_state = SafeStateConfig(
-                list(safe.values), safe.type, list(safe.when), safe.metadata, safe.silence_ns
-            )
+        config.source_rules = layout.rules(item.source)
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
         if config.slot not in channels:  # between two other machines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from dora.errors import Problem
 
@@ -16,6 +17,14 @@ _FEW = 50  # candidates that are compared thoroughly
 MAX_LISTED = 20  # names in a hint
 _LONG_MESSAGE = 400
 _LONG_WORD = re.compile("`([^`]{100,})`")
+
+
+class Contradiction(NamedTuple):
+    """Two things that do not fit together: the place, why, and the remedy, for `ProblemReport.error`."""
+
+    span: TextSpan
+    message: str
+    hint: str
 
 
 class Origin:

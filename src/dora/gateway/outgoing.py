@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from dora.gateway.in_flight import InFlightLimit
-from dora.wire.node_config import Priority
+from dora.wire.output_rules import Priority
 
 CONTROL, NORMAL, BULK = range(3)  # the connections of a road; those of a lower number go first
 CONNECTIONS: Final = 3

@@ -111,12 +111,12 @@ class Sending:
 
     def latch_begins_after(self) -> int:
         """Return up to which number no message is in the latch any more, because the node was restarted."""
-        latch = self.config.latch
+        latch = self.config.latched
         return 0 if latch is None or latch.survive_restart else self._words[self._begun_word]
 
     def latched(self, after: int) -> Iterator[OutgoingMessage]:
         """Yield the messages of the latch that the other machine may not have had."""
-        if self.config.latch is not None:
+        if self.config.latched is not None:
             for sequence, data in read_entries(latch_path(self._board, self.config.item.output_slot)):
                 if sequence > after:
                     yield OutgoingMessage(sequence, len(data), time.time_ns(), True, Message(data))
@@ -149,7 +149,7 @@ class Sending:
         """Find out whether a receiver on the other machine is there or about to start, or has a latch."""
         words = self._words
         self.is_wanted = (
-            self.config.latch is not None
+            self.config.latched is not None
             or any(words[slot * WORDS + STATE] == CONNECTED for slot in self.links.values())
             or any(words[slot * WORDS + STATE] == UNCONNECTED for slot in self._awaited)
         )

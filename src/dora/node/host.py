@@ -27,7 +27,8 @@ from dora.transport.engines import files_of
 from dora.transport.interface import Engine, Sender
 from dora.transport.open_files import allow_files
 from dora.transport.spill import SpillWriter
-from dora.wire.node_config import LatchConfig, NodeConfig, OutputConfig
+from dora.wire.node_config import NodeConfig, OutputConfig
+from dora.wire.output_rules import LatchRule
 
 if TYPE_CHECKING:
     from dora.transport.latch import Latch, ReadLatch
@@ -102,17 +103,17 @@ class Host:
     def make_sender(self, output: OutputConfig, engine: Engine) -> Sender:
         """Return the sending end of an output, with its latch."""
         sender = engine.sender(output)
-        if output.latch is None:
+        if output.latched is None:
             return sender
         from dora.transport.latch import LatchingSender
 
-        return LatchingSender(sender, self._make_latch(output, output.latch))
+        return LatchingSender(sender, self._make_latch(output, output.latched))
 
-    def _make_latch(self, output: OutputConfig, config: LatchConfig) -> Latch:
+    def _make_latch(self, output: OutputConfig, rule: LatchRule) -> Latch:
         from dora.transport.latch import LatchFile, latch_path
 
         try:
-            return LatchFile(latch_path(self.config.board, output.slot), config, output.id)
+            return LatchFile(latch_path(self.config.board, output.slot), rule, output.id)
         except OSError as error:
             raise SharedMemoryFull(f"output `{output.id}` cannot keep its messages: {error}") from error
 

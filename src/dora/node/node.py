@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -555,6 +556,6 @@ def _counts(item: InputConfig, words: memoryview) -> dict[str, int]:
         **{
             counter.name: counts.get(counter.name, 0)
             for counter in LINK_COUNTERS
-            if any(getattr(item, rule) for rule in counter.rules)
+            if any(attrgetter(rule)(item) for rule in counter.rules)
         },
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from dora.dataflow.rules import output_rules_in_words
 from dora.observe.formatting import FormattedValue, bandwidth, fields
 from dora.observe.latency import LatencyMeter
 from dora.observe.queries import Result, TextResult
@@ -51,8 +52,7 @@ class TopicDescription:
             ("Type", _type(self._arrow_type, topic.output.type)),
             *([("Shape", " × ".join(map(str, self._shape)))] if self._shape is not None else []),
             ("Publisher", f"{self._publisher.id} ({self._publisher.status})"),
-            *([("Latched", _latched(topic.output.latched))] if topic.output.latched else []),
-            *([("Priority", priority)] if (priority := self._priority()) else []),
+            *self._rules(),
             (
                 "Subscribers",
                 "\n".join(_link(link, words, found.get(link.slot)) for link in topic.links) or "none",
@@ -63,15 +63,17 @@ class TopicDescription:
         ]
         return [TextResult(fields(pairs))]
 
-    def _priority(self) -> str:
-        """Return the priority between machines; "" if it is not declared and no link needs one."""
-        if (declared := self._topic.output.priority) is not None:
-            return declared
+    def _rules(self) -> list[tuple[str, str]]:
+        """Return the rules of the output, and its priority if a link to another machine needs one."""
+        output = self._topic.output
+        shown = [(rule.title, words) for rule, words in output_rules_in_words(output)]
         receivers = {link.consumer.partition("/")[0] for link in self._topic.links}
         crosses = any(
             node.machine != self._publisher.machine for node in self._nodes if node.id in receivers
         )
-        return "control up to 8 KiB, normal above" if crosses else ""
+        if output.priority is None and crosses:
+            shown.append(("Priority", "control up to 8 KiB, normal above"))
+        return shown
 
     def _counts(self) -> tuple[int, int]:
         base = self._topic.output.slot * WORDS
@@ -82,10 +84,6 @@ def _type(seen: str, declared: str) -> str:
     if not seen:
         return declared or "unknown: no message came"
     return f"{seen}, declared as {declared}" if declared else seen
-
-
-def _latched(count: int) -> str:
-    return "the newest message" if count == 1 else f"the newest {count} messages"
 
 
 def _link(link: LinkView, words: memoryview, latency_ms: tuple[float, float] | None) -> str:

@@ -44,7 +44,7 @@ class _Given:
         raise KeyError(key)
 
 
-class _Input(_Given, Input):
+class _GivenInput(_Given, Input):
     def __missing__(self, key: str) -> Any:
         if key == "data" and "value" in self:
             return decode_bytes(as_message(self["value"]))
@@ -82,18 +82,18 @@ class _Synced(_Given, Synced):
         return found
 
 
-def _message(input_id: str, given: Any) -> _Input:
+def _message(input_id: str, given: Any) -> _GivenInput:
     """Return a message of a set: a whole event, which stays as it is, or a value alone."""
     if not (isinstance(given, dict) and "value" in given):
         return _input(input_id, given)
-    found: _Input = _Input({"type": "INPUT", "id": input_id} | given)
+    found: _GivenInput = _GivenInput({"type": "INPUT", "id": input_id} | given)
     return found
 
 
-def _input(input_id: str, value: Any, metadata: Mapping[str, Any] | None = None) -> _Input:
+def _input(input_id: str, value: Any, metadata: Mapping[str, Any] | None = None) -> _GivenInput:
     """Return the message that a receiver of a value gets, with the metadata of its shape and dtype."""
     described = dict(describe(value, metadata) or {})
-    found: _Input = _Input(type="INPUT", id=input_id, value=value, metadata=described)
+    found: _GivenInput = _GivenInput(type="INPUT", id=input_id, value=value, metadata=described)
     return found
 
 
@@ -126,7 +126,7 @@ class _Other(_Given, Event):
 
 
 _TYPES: dict[str, Any] = {
-    "INPUT": _Input,
+    "INPUT": _GivenInput,
     "SYNC": _Synced.of,
     "INPUT_CLOSED": _InputClosed,
     "BUDGET_MISSED": _BudgetMissed,

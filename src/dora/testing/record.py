@@ -32,7 +32,7 @@ class Messages(dict[str, list[Sent]]):
         return []
 
 
-class Recorder:
+class VirtualRecorder:
     """Listens to every output, without being a node."""
 
     def __init__(self, engine: LocalEngine, now: Callable[[], int]) -> None:

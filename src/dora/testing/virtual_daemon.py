@@ -32,7 +32,7 @@ from dora.errors import ConnectError
 from dora.node import attach
 from dora.node.saved_state import StateInMemory
 from dora.testing.process_image import Body, ProcessImage, body_of, forget_modules_of, streams_of_nodes
-from dora.testing.record import Recorder
+from dora.testing.record import VirtualRecorder
 from dora.testing.scheduler import Flag, Killed, Scheduler, Task, current
 from dora.testing.virtual_host import VirtualChannel, VirtualDoorbell, VirtualHost, observed
 from dora.testing.virtual_time import DoorbellsByFd, virtual_time
@@ -85,7 +85,7 @@ class VirtualDaemon:
         self._tap_slot = self._plan.lines
         self._free_slots = iter(range(self._plan.lines + 1, lines))
         self._engine = LocalEngine()
-        self.recorder = Recorder(self._engine, lambda: self.scheduler.now)
+        self.recorder = VirtualRecorder(self._engine, lambda: self.scheduler.now)
         self._doorbells_by_fd: DoorbellsByFd = {}
         self._doorbells = self._make_doorbells()
         self._accounting = _VirtualAccounting(self.board, self._plan, self._doorbells)

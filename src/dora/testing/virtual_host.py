@@ -22,8 +22,9 @@ from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.inprocess import LocalEngine
 from dora.transport.interface import Engine, Receiver
 from dora.transport.latch import Latch, LatchInMemory, ReadLatch
-from dora.wire.node_config import InputConfig, LatchConfig, LinkConfig, NodeConfig, OutputConfig
+from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
 from dora.wire.node_protocol import ToDaemon, ToNode
+from dora.wire.output_rules import LatchRule
 
 
 class VirtualDoorbell(Doorbell):
@@ -191,9 +192,9 @@ class VirtualHost(Host):
         some.update(outputs)
         return some
 
-    def _make_latch(self, output: OutputConfig, config: LatchConfig) -> Latch:
+    def _make_latch(self, output: OutputConfig, rule: LatchRule) -> Latch:
         latches = self._local.latches
-        latch = latches[output.slot] = LatchInMemory(config, latches.get(output.slot))
+        latch = latches[output.slot] = LatchInMemory(rule, latches.get(output.slot))
         return latch
 
     def latch_reader(self, output_slot: int) -> ReadLatch:

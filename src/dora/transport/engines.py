@@ -54,7 +54,7 @@ def files_of(config: NodeConfig) -> int:
     """Return how many files a node has open for its links, and those that its program may need."""
     files = ENGINES[config.engine].open_files
     links = sum(len(output.links) for output in config.outputs)
-    latches = sum(output.latch is not None for output in config.outputs)
+    latches = sum(output.latched is not None for output in config.outputs)
     return (
         files.node
         + _PROGRAM

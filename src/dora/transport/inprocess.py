@@ -36,7 +36,7 @@ class LocalReceiver:
         self._queue = DropOldestQueue(1, lambda _: False)
 
 
-class _Loan:
+class _LocalLoan:
     __slots__ = ("_aligned", "_sender", "address", "memory", "size")
 
     def __init__(self, sender: LocalSender, size: int) -> None:
@@ -67,8 +67,8 @@ class LocalSender:
     def prepare(self) -> None:
         """Nothing to prepare."""
 
-    def loan(self, size: int) -> _Loan:
-        return _Loan(self, size)
+    def loan(self, size: int) -> _LocalLoan:
+        return _LocalLoan(self, size)
 
     def deliver(self, message: Message) -> None:
         for queue, arrived in tuple(self._receivers):

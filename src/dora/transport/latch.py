@@ -34,7 +34,7 @@ from dora.transport.fence import fence
 from dora.transport.interface import Loan, Sender
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import Message, sequence_of
-from dora.wire.node_config import LatchConfig
+from dora.wire.output_rules import LatchRule
 
 _SPARE: Final = 2  # places beyond the messages to keep: one is written, one gives readers time
 _SMALLEST: Final = 4096  # bytes of a place
@@ -110,13 +110,13 @@ class _Places:
 class LatchFile:
     """The sender's side of a latch. Used by one thread at a time."""
 
-    def __init__(self, path: str, config: LatchConfig, output_id: str) -> None:
+    def __init__(self, path: str, rule: LatchRule, output_id: str) -> None:
         """Make the file; raises ``OSError``, `UnsafeFile`."""
         self._path = path
         self._output_id = output_id
-        self._depth = config.depth
+        self._depth = rule.depth
         self._has_failed = False
-        self._places = self._make(read_entries(path) if config.survive_restart else [])
+        self._places = self._make(read_entries(path) if rule.survive_restart else [])
 
     def write(self, sequence: int, message: Buffer) -> None:
         try:
@@ -199,10 +199,10 @@ def _read_places(fd: int, found: dict[int, bytes]) -> int:
 class LatchInMemory:
     """A latch of nodes that share a process."""
 
-    def __init__(self, config: LatchConfig, former: LatchInMemory | None) -> None:
+    def __init__(self, rule: LatchRule, former: LatchInMemory | None) -> None:
         """``former``: that of the node's former process."""
-        self._entries: deque[tuple[int, bytes]] = deque(maxlen=config.depth)
-        if former is not None and config.survive_restart:
+        self._entries: deque[tuple[int, bytes]] = deque(maxlen=rule.depth)
+        if former is not None and rule.survive_restart:
             self._entries.extend(former._entries)
 
     def write(self, sequence: int, message: Buffer) -> None:

@@ -28,7 +28,8 @@ class LinkCounter(NamedTuple):
     title: str  # what it counts
     sentence: str
     is_left_out: bool = False  # it counts messages that the receiver took and did not give to the program
-    rules: tuple[str, ...] = ()  # fields of `InputConfig`: without one of them, the receiver counts nothing
+    # Fields of `InputConfig`, or of its ``source_rules``: without one of them, the receiver counts nothing.
+    rules: tuple[str, ...] = ()
     is_amber: bool = False  # on the page, if it is not 0
     unit: str = "message"
     metric: str = ""  # of Prometheus and ``dora top --format json``; "": NAME_messages
@@ -120,7 +121,7 @@ SAFE_STATES: Final = LinkCounter(
     14,
     "How often an input has begun the safe state of its source",
     "in its safe state {times}",
-    rules=("safe_state",),
+    rules=("source_rules.safe_state",),
     is_amber=True,
     unit="state",
     metric="safe_states",

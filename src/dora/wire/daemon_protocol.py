@@ -1,27 +1,45 @@
 """Protocol between a command and the daemon of a running dataflow, on the socket that nodes use too.
 
 A connection whose first frame is one of these requests belongs to a command. Each request is answered in
-turn. The operations that end a node (`dora.wire.operations`) are answered by `Done` once it has ended.
+turn. The operations that end a node (`dora.wire.operations`) are answered by `OperationResult` once it has
+ended. A `DataflowRequest` may come from another machine as well, over the coordinator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from dora.wire.decoders import msgpack_decoder
-from dora.wire.node_config import EngineName, FilePath, Priority, RemoteConfig
+from dora.wire.input_rules import InputRules
+from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
-from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
+from dora.wire.operations import (
+    Operation,
+    OperationResult,
+    ProposedChange,
+    RemoveOperation,
+    RestartOperation,
+    StopOperation,
+)
+from dora.wire.output_rules import OutputRules
+
+PUBLISH_PATIENCE: Final = 3.0  # seconds; a node that polls for events sends at once
+ANSWER_TIMEOUT: Final = 20.0  # seconds that another machine may take to answer
 
 # --------------------------------------------------------------------------- views of a dataflow
 #
 # Counters that change with every message (sent, received, dropped) are on the board, which commands map.
 
 
-class OutputView(msgspec.Struct, omit_defaults=True):
+class InputView(InputRules, omit_defaults=True):
+    id: str
+    source: str
+
+
+class OutputView(OutputRules, frozen=True, omit_defaults=True):
     id: str
     slot: int  # index of its line on the board
     service: str = ""  # name of the engine's channel
@@ -29,8 +47,6 @@ class OutputView(msgspec.Struct, omit_defaults=True):
     max_receivers: int = 1
     type: str = ""  # the declared type of its messages
     text: bool = False  # the daemon delivers its lines: it has no channel to tap
-    latched: int = 0  # messages that a late receiver gets first
-    priority: Priority | None = None  # None: by the size of each message
 
 
 class LinkView(msgspec.Struct, omit_defaults=True):
@@ -60,7 +76,7 @@ class NodeView(msgspec.Struct, omit_defaults=True):
     restart_policy: str = "never"
     max_restarts: int = 0  # 0: no limit
     machine: str = ""  # "": the dataflow is on one machine
-    inputs: dict[str, str] = {}  # id → source
+    inputs: list[InputView] = []
     outputs: list[OutputView] = []
 
 
@@ -84,32 +100,32 @@ class DescribeDataflow(msgspec.Struct, tag=True):
     """Get the name and the nodes of the dataflow. Answered by `Description`."""
 
 
-class GetParameters(msgspec.Struct, tag=True):
-    """Answered by `Parameters`."""
+class GetParameters(msgspec.Struct, tag="get-parameters"):
+    """Get the parameters of a node. Answered by `Parameters`."""
 
-    node_id: str
+    node: str
 
 
-class SetParameter(msgspec.Struct, tag=True):
-    """Answered by `Done`."""
+class SetParameter(msgspec.Struct, tag="set-parameter"):
+    """Set a parameter of a node to a JSON value. Answered by `OperationResult`."""
 
-    node_id: str
+    node: str
     key: str
     value: Any
 
 
-class DeleteParameter(msgspec.Struct, tag=True):
-    """Answered by `Done`."""
+class DeleteParameter(msgspec.Struct, tag="delete-parameter"):
+    """Delete a parameter of a node. Answered by `OperationResult`."""
 
-    node_id: str
+    node: str
     key: str
 
 
-class Inspect(msgspec.Struct, tag=True):
+class Inspect(msgspec.Struct, tag="inspect"):
     """Get the nodes, outputs and links with their status. Answered by `Inspection`."""
 
 
-class GetProgress(msgspec.Struct, tag=True):
+class GetProgress(msgspec.Struct, tag="get-progress"):
     """Get how far the run is. Answered by `RunProgress`."""
 
 
@@ -149,10 +165,14 @@ class StartEventLogs(msgspec.Struct, tag=True):
     ring_buffers: FilePath = ""
 
 
-class Publish(msgspec.Struct, tag=True):
-    """Make a node send a message in the layout of `dora.wire.message`. Answered by `Ok`."""
+class Publish(msgspec.Struct, tag="publish"):
+    """Make a node send a message in the layout of `dora.wire.message`. Answered by `Ok`.
 
-    node_id: str
+    Answered by `Rejected` if the node has not polled for events for `PUBLISH_PATIENCE` seconds; the message
+    goes out when it does.
+    """
+
+    node: str
     output: str
     message: bytes
 
@@ -160,7 +180,7 @@ class Publish(msgspec.Struct, tag=True):
 class RetireNode(msgspec.Struct, tag=True):
     """End a node that the coordinator removes on all machines as soon as it has ended.
 
-    Answered by `Done`, like the operations that end a node.
+    Answered by `OperationResult`, like the operations that end a node.
     """
 
     node: str
@@ -212,11 +232,17 @@ class ApplyChange(msgspec.Struct, tag=True):
     sent: dict[str, dict[str, int]] = {}
 
 
+# Requests that a client may send from any machine. The coordinator passes them on, those about a node to
+# the machine of the node.
+NodeRequest = StopOperation | RestartOperation | SetParameter | DeleteParameter | Publish | GetParameters
+DataflowRequest = Operation | NodeRequest | Inspect | GetProgress
+
+# All requests on the socket of a dataflow. A change of nodes or links takes several.
 Request = (
-    DescribeDataflow
-    | GetParameters
-    | SetParameter
-    | DeleteParameter
+    NodeRequest
+    | RemoveOperation
+    | RetireNode
+    | DescribeDataflow
     | Inspect
     | GetProgress
     | GetGraph
@@ -224,16 +250,16 @@ Request = (
     | OpenTaps
     | CloseTaps
     | StartEventLogs
-    | Publish
-    | StopOperation
-    | RestartOperation
-    | RemoveOperation
-    | RetireNode
     | Interrupt
     | GetModel
     | CheckChange
     | ApplyChange
 )
+
+
+def answer_timeout(request: DataflowRequest) -> float | None:
+    """Return how many seconds an answer may take; None: no limit, for it waits for a build or an end."""
+    return None if isinstance(request, Operation) else ANSWER_TIMEOUT
 
 
 class Description(msgspec.Struct, tag=True):
@@ -246,12 +272,6 @@ class Description(msgspec.Struct, tag=True):
 
 class Parameters(msgspec.Struct, tag=True):
     values: dict[str, Any]
-
-
-class Done(msgspec.Struct, tag=True):
-    """A parameter is set, or a node has ended for an operation. ``running``: it had a process."""
-
-    running: bool
 
 
 class WaitingNode(msgspec.Struct, frozen=True):
@@ -320,7 +340,7 @@ class Rejected(msgspec.Struct, tag=True):
 Answer = (
     Description
     | Parameters
-    | Done
+    | OperationResult
     | Inspection
     | RunProgress
     | GraphText

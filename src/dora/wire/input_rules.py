@@ -36,6 +36,7 @@ class InputRules(msgspec.Struct, kw_only=True, omit_defaults=True):
     keep: tuple[str, ...] = ()  # metadata keys of messages that newer ones never push out
     phase_ns: int = 0  # of a timer
     missed_ticks: MissedTicks = "skip"  # of a timer
+    description: str = ""
 
     @property
     def has_qos(self) -> bool:
@@ -54,6 +55,7 @@ class InputOptions(msgspec.Struct, kw_only=True):
     rate: str | None = None
     every: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep: tuple[str, ...] = ()
+    description: str | None = None
 
 
 class InputRule(NamedTuple):
@@ -64,7 +66,7 @@ class InputRule(NamedTuple):
 
     name: str  # in YAML and Python, and as an option of the command line
     attribute: str  # of `InputRules`
-    kind: Literal["integer", "seconds", "duration", "rate", "choice", "keys"]
+    kind: Literal["integer", "seconds", "duration", "rate", "choice", "keys", "text"]
     description: str  # for editors, the manual and ``--help``
     label: str
     sentence: str
@@ -185,6 +187,15 @@ INPUT_RULES: Final = (
         "Missed ticks: {}.",
         source="timer",
         choices=get_args(MissedTicks),
+    ),
+    InputRule(
+        "description",
+        "description",
+        "text",
+        "What the input is for; for people.",
+        "",
+        "Description of the input: {}",
+        source="any",
     ),
 )
 

@@ -9,6 +9,7 @@ import msgspec
 
 from dora.wire.decoders import json_decoder, msgpack_decoder
 from dora.wire.input_rules import InputRules
+from dora.wire.output_rules import NO_RULES, LatchRule, OutputRules, Priority
 
 # The system takes no NUL in a path, and Python raises ``ValueError`` for one instead of ``OSError``.
 FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
@@ -16,8 +17,6 @@ FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 
 # How messages travel between the nodes of a machine.
 EngineName = Literal["iceoryx2", "shm", "zenoh"]
-# Which messages go first between two machines.
-Priority = Literal["control", "normal", "bulk"]
 
 
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,14 +67,8 @@ class ChannelConfig(msgspec.Struct, omit_defaults=True):
     max_receivers: int
 
 
-class LatchConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How much a latched output keeps for receivers that join late."""
-
-    depth: int  # messages
-    survive_restart: bool = False
-
-
-class OutputConfig(msgspec.Struct, omit_defaults=True):
+# Links that come and go change it. As with `InputSpec`, mypy thinks of dataclasses.
+class OutputConfig(OutputRules, frozen=False, omit_defaults=True):  # type: ignore[misc]
     id: str
     service: str = ""  # name of the engine's channel
     slot: int = 0  # index of the output's line on the board
@@ -87,21 +80,9 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     prewake: list[DoorbellConfig] = []  # nodes fed by the receivers: woken early
     type: str = ""  # the declared type of its messages
     shapes: list[Any] = []  # the Arrow types that this type stands for; empty: any
-    latch: LatchConfig | None = None
     origin: int = 0  # its number, see `dora.wire.trail`
     most_passes: int = 255  # a message that was passed on so often is an origin: it goes in a circle
-    priority: Priority | None = None  # None: by the size of each message
     stamped: bool = False  # its messages carry their hops: it is on a path with a budget
-
-
-class SafeStateConfig(msgspec.Struct, omit_defaults=True):
-    """The value that an input gets while its source does not send."""
-
-    values: list[Any]
-    type: str  # the name of an Arrow type, "float32"
-    when: list[str]  # conditions: "deadline", "budget", "failed", "silent"
-    metadata: dict[str, Any] = {}
-    silence_ns: int = 0  # the pause that means "silent"
 
 
 class HopConfig(msgspec.Struct):
@@ -150,8 +131,7 @@ class InputConfig(InputRules, omit_defaults=True):
     generation: int = 0
     budgets: list[BudgetConfig] = []  # of the paths that end here
     interval_ns: int = 0  # of a `timer`
-    safe_state: SafeStateConfig | None = None  # of the source (`link`, `local`)
-    latched: bool = False  # its source is
+    source_rules: OutputRules = NO_RULES  # of the output that feeds it (`link`, `local`)
     type: str = ""  # as for outputs
     shapes: list[Any] = []
 
@@ -230,7 +210,7 @@ class StreamConfig(msgspec.Struct, omit_defaults=True):
     links: list[LinkConfig]
     credit_bell: str = ""  # of the output
     priority: Priority | None = None
-    latch: LatchConfig | None = None
+    latched: LatchRule | None = None
 
 
 class GatewayConfig(msgspec.Struct, omit_defaults=True):

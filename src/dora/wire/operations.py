@@ -110,8 +110,8 @@ class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
     grace: float | None = None
 
 
-class OperationResult(msgspec.Struct, frozen=True):
-    """The result: the ``node`` concerned, and whether it was running before."""
+class OperationResult(msgspec.Struct, frozen=True, tag=True):
+    """An operation is done, or a parameter is set: the ``node`` concerned, and whether it had a process."""
 
     node: str
     was_running: bool = True

@@ -52,7 +52,7 @@ class Machines:
         self.lost.add(machine)
         for other in self.machines:
             if other not in self.lost:
-                self(other, on.MachineLost(machine, "its daemon is gone", may_return))
+                self(other, on.OtherMachineLost(machine, "its daemon is gone", may_return))
 
     def bring_back(self, machine: str) -> None:
         """Start the part of a lost machine again, with what the others know of it."""

@@ -9,8 +9,9 @@ from supervision import Supervised, answers, node, sent, signals, spawned
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import NodeSpec, RestartOptions
-from dora.wire.daemon_protocol import Conflict, Done, Ok, Rejected
+from dora.wire.daemon_protocol import Conflict, Ok, Rejected
 from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame, ReloadFrame, Started, StopFrame
+from dora.wire.operations import OperationResult
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
@@ -43,9 +44,9 @@ def test_consumers_of_a_stopped_node_are_informed_after_its_end() -> None:
     assert sent(commands, "a") == [StopFrame()]
     assert not answers(commands), "the answer comes when the node has ended"
     commands = run.end("a")
-    assert answers(commands) == [Done(running=True)]
+    assert answers(commands) == [OperationResult("a")]
     assert sent(commands, "b") == [InputsClosed(["a/x"])]
-    assert answers(run.ask("a", "stop")) == [Done(running=False)]
+    assert answers(run.ask("a", "stop")) == [OperationResult("a", was_running=False)]
 
 
 @pytest.mark.parametrize("what", ["stop", "restart", "remove"])
@@ -66,7 +67,7 @@ def test_a_node_that_does_not_stop_gets_sigterm_then_sigkill() -> None:
     run.ask("a", "stop", 2.0)
     assert signals(run.after(2.0)) == [("a", 15)]
     assert signals(run.after(1.0)) == [("a", 9)]
-    assert answers(run.end("a", None, 9)) == [Done(running=True)]
+    assert answers(run.end("a", None, 9)) == [OperationResult("a")]
     assert run.failures == [("a", "grace")]
 
 
@@ -75,7 +76,7 @@ def test_a_restart_counts_and_keeps_the_outputs_open() -> None:
     run.ask("a", "restart")
     commands = run.end("a", 1)
     assert spawned(commands) == [("a", 1)]
-    assert answers(commands) == [Done(running=True)]
+    assert answers(commands) == [OperationResult("a")]
     assert not sent(commands, "b"), "its consumers do not notice yet"
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestartedFrame("a")]
     assert run.failures == [], "a requested end is no failure"
@@ -123,7 +124,7 @@ def test_removing_the_last_node_ends_the_dataflow() -> None:
     run.ask("a", "remove")
     commands = run.end("a")
     assert isinstance(commands[-1], do.Finish)
-    assert answers(commands) == [Done(running=True)]
+    assert answers(commands) == [OperationResult("a")]
 
 
 def test_a_dynamic_node_that_does_not_leave_is_disconnected() -> None:
@@ -135,7 +136,7 @@ def test_a_dynamic_node_that_does_not_leave_is_disconnected() -> None:
     assert do.Disconnect("g") in run.after(1.0)
     commands = run(on.Disconnected("g"))
     assert applied(commands) == [["a"]]
-    assert answers(commands) == [Done(running=True)]
+    assert answers(commands) == [OperationResult("g")]
 
 
 def test_a_stop_of_the_dataflow_overrides_operations_on_nodes() -> None:

@@ -17,14 +17,13 @@ from dora.wire.daemon_protocol import (
     ApplyChange,
     CheckChange,
     Conflict,
-    Done,
     Ok,
     Rejected,
     RetireNode,
 )
 from dora.wire.node_config import RemoteConfig
 from dora.wire.node_protocol import InputsClosed, StopFrame
-from dora.wire.operations import ProposedChange, RestartOperation
+from dora.wire.operations import OperationResult, ProposedChange, RestartOperation
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
@@ -176,7 +175,7 @@ def test_consumers_of_a_retired_node_lose_an_input_and_not_a_source() -> None:
     run.received("c"), run.received("b")
     run("right", on.RequestReceived(7, RetireNode("b")))
     assert run.received("b") == [StopFrame()]
-    assert answers(run("right", on.ProcessEnded("b", 0))) == [Done(running=True)]
+    assert answers(run("right", on.ProcessEnded("b", 0))) == [OperationResult("b")]
     run.exchange_status()
     assert run.received("c") == [], "the coordinator has not removed it yet"
     run.commit(A, node("c"))

@@ -13,13 +13,13 @@ from dora.dataflow.model import RestartOptions
 from dora.wire.daemon_protocol import (
     Answer,
     DeleteParameter,
-    Done,
     GetParameters,
     Parameters,
     Rejected,
     SetParameter,
 )
 from dora.wire.node_protocol import ParamDeletedFrame, ParamUpdateFrame, Started
+from dora.wire.operations import OperationResult
 
 
 def supervised(**more: Any) -> Supervised:
@@ -49,7 +49,7 @@ def test_a_running_node_is_sent_parameter_changes() -> None:
     run = supervised()
     run.start()
     commands = run(request(SetParameter("a", "mode", "fast")))
-    assert answers(commands) == [Done(running=True)]
+    assert answers(commands) == [OperationResult("a")]
     assert sent(commands, "a") == [ParamUpdateFrame("mode", "fast")]
     assert sent(commands, "other") == []
     commands = run(request(DeleteParameter("a", "gain")))
@@ -76,7 +76,7 @@ def test_parameter_changes_before_the_start_are_sent_at_the_start() -> None:
     run(on.Begin())
     run.join("a")
     commands = run(request(SetParameter("a", "gain", 1)))
-    assert answers(commands) == [Done(running=False)]
+    assert answers(commands) == [OperationResult("a", was_running=False)]
     assert sent(commands, "a") == []
     run(request(SetParameter("a", "new", [1])))
     run(request(SetParameter("a", "gone", 1)))
@@ -102,7 +102,7 @@ def test_a_restarted_node_has_the_present_values() -> None:
     run(request(SetParameter("a", "gain", 2)))
     run.end("a", 1)
     commands = run(request(SetParameter("a", "mode", "slow")))
-    assert answers(commands) == [Done(running=False)]
+    assert answers(commands) == [OperationResult("a", was_running=False)]
     run.after(1.0)
     assert admitted(run.register("a", incarnation=1)) == {"gain": 2, "mode": "slow"}
 

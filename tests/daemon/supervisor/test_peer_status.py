@@ -112,7 +112,7 @@ def test_a_lost_machine_fails_with_its_nodes() -> None:
     run = Machines(A, B, C)
     run.start()
     run.received("c")
-    run("left", on.MachineLost("right", "its daemon is gone"))
+    run("left", on.OtherMachineLost("right", "its daemon is gone"))
     failed, closed = run.received("c")
     assert (
         isinstance(failed, NodeFailedFrame)

@@ -9,8 +9,9 @@ from supervision import Supervised, node, sent
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
-from dora.dataflow.model import NodeSpec, OutputOptions, RestartOptions, SafeState
+from dora.dataflow.model import NodeSpec, RestartOptions
 from dora.wire.node_protocol import NodeFailedFrame, SafeStateFrame, SourceFailed
+from dora.wire.output_rules import OutputRules, SafeState
 
 ON_FAILURE = RestartOptions(policy="on-failure")
 ALWAYS = RestartOptions(policy="always")
@@ -18,8 +19,8 @@ ALWAYS = RestartOptions(policy="always")
 
 def planner(**options: Any) -> NodeSpec:
     spec = node("a", outputs=("x", "y"), **options)
-    safe = OutputOptions(safe_state=SafeState((0,), "int64", ("failed",)))
-    return msgspec.structs.replace(spec, output_options={"x": safe})
+    safe = OutputRules(safe_state=SafeState((0,), "int64", ("failed",)))
+    return msgspec.structs.replace(spec, output_rules={"x": safe})
 
 
 def test_a_sender_that_failed_and_is_started_again_begins_safe_states() -> None:

@@ -14,6 +14,7 @@ from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option, running_inputs, running_nodes, running_topics
 from dora.cli.select import find_run
 from dora.cli.tables import format_option, print_table
+from dora.dataflow.rules import output_rules_in_yaml, rules_in_yaml
 from dora.errors import DoraError
 from dora.observe.formatting import fields, megabytes
 from dora.wire.input_rules import INPUT_RULES, MAX_QUEUE_SIZE, InputOptions, InputRule
@@ -98,13 +99,13 @@ def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult,
     except NoRunningDataflow:
         if (view := find_on_coordinator(dataflow)) is None:
             raise
-        result, dataflow_id = coordinator_client().change(view.uuid, operation), view.uuid
+        result, dataflow_id = coordinator_client().ask(view.uuid, operation), view.uuid
     else:
         with run:
             dataflow_id = run.description.dataflow_id
             there = inspect(run)
             if there.machine:
-                result = coordinator_client(there.coordinator).change(dataflow_id, operation)
+                result = coordinator_client(there.coordinator).ask(dataflow_id, operation)
             else:
                 result = _apply_locally(run, operation)
     for warning in result.warnings:
@@ -128,7 +129,10 @@ def _apply_locally(run: DaemonClient, operation: Operation) -> OperationResult:
         description = run.description
         if not description.coordinator:
             raise
-        return coordinator_client(description.coordinator).change(description.dataflow_id, operation)
+        result: OperationResult = coordinator_client(description.coordinator).ask(
+            description.dataflow_id, operation
+        )
+        return result
 
 
 def _variables_in(text: str) -> dict[str, str]:
@@ -363,10 +367,17 @@ def _info_json(inspection: Inspection, dataflow: str, item: NodeSnapshot) -> dic
         **{name: text for name, text in texts.items() if text},
         "path": view.path or "operators",
         "outputs": [
-            {"id": output.id, "subscribers": consumers.get(f"{view.id}/{output.id}", [])}
+            {
+                "id": output.id,
+                "subscribers": consumers.get(f"{view.id}/{output.id}", []),
+                **output_rules_in_yaml(output),
+            }
             for output in view.outputs
         ],
-        "inputs": [{"id": name, "source": source} for name, source in sorted(view.inputs.items())],
+        "inputs": [
+            {"id": item.id, "source": item.source, **rules_in_yaml(item)}
+            for item in sorted(view.inputs, key=lambda item: item.id)
+        ],
         "restart_policy": view.restart_policy.title().replace("-", ""),
         "max_restarts": view.max_restarts,
         "metrics": {
@@ -394,8 +405,12 @@ def _describe(inspection: Inspection, dataflow: str, view: NodeView, load: Load 
         "path": view.path or "operators",
         "restart_policy": view.restart_policy,
         **({"machine": view.machine} if view.machine else {}),
-        "inputs": view.inputs,
-        "outputs": {output.id: consumers.get(f"{view.id}/{output.id}", []) for output in view.outputs},
+        "inputs": [f"{item.id}: {item.source}{_rules(rules_in_yaml(item))}" for item in view.inputs],
+        "outputs": [
+            f"{output.id} -> {', '.join(consumers.get(f'{view.id}/{output.id}', ())) or 'nobody'}"
+            f"{_rules(output_rules_in_yaml(output))}"
+            for output in view.outputs
+        ],
         "runtime_metrics": metrics,
     }
 
@@ -404,13 +419,17 @@ def _title(key: str) -> str:
     return key.replace("_", " ").title()
 
 
+def _rules(given: dict[str, Any]) -> str:
+    """Return the rules of an input or output as YAML has them, for the end of a line; "" for none."""
+    words = (
+        f"{name}: {item if isinstance(item, str) else json.dumps(item)}" for name, item in given.items()
+    )
+    return f" ({', '.join(words)})" if given else ""
+
+
 def _text(value: Any) -> str:
-    if not isinstance(value, dict):
-        return "-" if value is None else str(value)
-    lines = []
-    for key, item in value.items():
-        if isinstance(item, list):
-            lines.append(f"{key} -> {', '.join(item) or 'nobody'}")
-        else:
-            lines.append(f"{key}: {'-' if item is None else item}")
-    return "\n".join(lines) or "none"
+    if isinstance(value, list):
+        return "\n".join(value) or "none"
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {'-' if item is None else item}" for key, item in value.items()) or "none"
+    return "-" if value is None else str(value)

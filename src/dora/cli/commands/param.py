@@ -84,7 +84,7 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
     """
     from dora.cli.running import find_running
     from dora.dataflow.names import key_fault, value_fault
-    from dora.wire.daemon_protocol import Done, SetParameter
+    from dora.wire.daemon_protocol import SetParameter
 
     try:
         parsed = parse_value(value)
@@ -94,9 +94,8 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
         if fault:
             raise click.UsageError(f"the {what} {fault}")
     with find_running(dataflow, node) as running:
-        answer = running.ask(node, SetParameter(node, key, parsed))
-    assert isinstance(answer, Done)
-    click.echo(f"Set `{key}` = {_json(parsed)} on node `{node}`{_hint(answer.running)}")
+        answer = running.ask(SetParameter(node, key, parsed))
+    click.echo(f"Set `{key}` = {_json(parsed)} on node `{node}`{_hint(answer.was_running)}")
 
 
 @param.command("delete")
@@ -106,12 +105,11 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
 def delete_parameter(node: str, key: str, dataflow: str | None) -> None:
     """Delete a parameter; the node gets a PARAM_DELETED event."""
     from dora.cli.running import find_running
-    from dora.wire.daemon_protocol import DeleteParameter, Done
+    from dora.wire.daemon_protocol import DeleteParameter
 
     with find_running(dataflow, node) as running:
-        answer = running.ask(node, DeleteParameter(node, key))
-    assert isinstance(answer, Done)
-    click.echo(f"Deleted `{key}` from node `{node}`{_hint(answer.running)}")
+        answer = running.ask(DeleteParameter(node, key))
+    click.echo(f"Deleted `{key}` from node `{node}`{_hint(answer.was_running)}")
 
 
 def _hint(running: bool) -> str:
@@ -123,8 +121,7 @@ def _parameters(node: str, dataflow: str | None) -> dict[str, Any]:
     from dora.wire.daemon_protocol import GetParameters, Parameters
 
     with find_running(dataflow, node) as running:
-        answer = running.ask(node, GetParameters(node))
-    assert isinstance(answer, Parameters)
+        answer: Parameters = running.ask(GetParameters(node))
     return answer.values
 
 

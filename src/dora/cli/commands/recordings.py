@@ -32,9 +32,8 @@ def info(recording: str, paths: bool, style: str) -> None:
     Shows topics with their types, counts and rates, the recorded dataflow, and whether anything is
     missing. A truncated file, for example after a crash, is read as far as possible.
     """
-    from dora.recording.info import facts
+    from dora.recording.info import facts, path_times
     from dora.recording.mcap.reader import Recording
-    from dora.recording.path_times import path_times
 
     with Recording(recording) as opened:
         found = facts(opened)

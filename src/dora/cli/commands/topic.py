@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from dora.observe.topics import Topic
 
 MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
-_PUBLISH_PATIENCE = 3.0  # seconds
 _REDRAW_INTERVAL = 0.5  # seconds
 _BRIEF = 10.0  # seconds; a shorter query keeps its priority
 
@@ -293,13 +292,9 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
         (wanted,) = find_tappable(running.inspection, [name])
         for done in range(count):
             try:
-                publish = Publish(wanted.node_id, wanted.output.id, message)
-                running.ask(wanted.node_id, publish, _PUBLISH_PATIENCE)
-            except TimeoutError:
-                raise DoraError(
-                    f"node `{wanted.node_id}` has not polled for events for {_PUBLISH_PATIENCE:g} s, so it "
-                    f"has not sent the message yet ({done} of {count} sent)"
-                ) from None
+                running.ask(Publish(wanted.node_id, wanted.output.id, message))
+            except DoraError as error:
+                raise DoraError(f"{error} ({done} of {count} sent)" if count > 1 else str(error)) from None
     times = "" if count == 1 else f" {count} times"
     click.echo(f"Published to `{name}`{times}")
 

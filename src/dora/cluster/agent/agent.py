@@ -33,13 +33,15 @@ from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.message_log import log_message
 from dora.cluster.protocol import (
     ACTIVE,
+    JUST_ENDED,
     MAX_MESSAGE,
+    STILL_STARTING,
     AckEnd,
     AckLogs,
     AddressChanged,
+    Answered,
     Apply,
-    ChangeRequest,
-    ChangeResult,
+    Ask,
     DaemonRejected,
     DataflowChanged,
     DescribeRun,
@@ -81,6 +83,8 @@ from dora.daemon.signals import SignalEchoes
 from dora.errors import DoraError
 from dora.transport.tokens import Token
 from dora.wire.correlation import uuid7
+from dora.wire.daemon_protocol import Rejected
+from dora.wire.daemon_protocol import Request as DaemonRequest
 
 FORCE_AFTER = 5.0  # seconds in which a worker must have killed its nodes
 DRAIN_TIMEOUT = 1.0  # seconds for the coordinator to acknowledge the last reports
@@ -258,15 +262,16 @@ class Agent:
                     run.command(message)
                     if isinstance(message, StopRun) and message.force:
                         asyncio.get_running_loop().call_later(FORCE_AFTER, run.kill)
-            case JoinCluster() | ChangeRequest() | Prepare() | Apply():
+            case JoinCluster() | Ask() | Prepare() | Apply():
                 if isinstance(message, JoinCluster):
                     partition = self._with_local_facts(message.partition)
                     message = msgspec.structs.replace(message, partition=partition)
-                if (run := self._runs.get(message.dataflow_id)) is not None:
-                    run.command(message)
+                if (run := self._runs.get(message.dataflow_id)) is None:
+                    self._outgoing.put_nowait(Answered(message.ticket, Rejected(JUST_ENDED)))
+                elif isinstance(message, Ask) and isinstance(message.request, DaemonRequest):
+                    self._in_background(self._ask(run, message.ticket, message.request))
                 else:
-                    error = "the dataflow has just ended"
-                    self._outgoing.put_nowait(ChangeResult(message.ticket, error=error))
+                    run.command(message)
             case AckEnd(dataflow_id=dataflow_id):
                 if dataflow_id not in self._runs:
                     self._reports.pop(dataflow_id, None)
@@ -296,6 +301,11 @@ class Agent:
             case Shutdown():
                 self._shut_down()
 
+    async def _ask(self, run: WorkerProcess, ticket: int, request: DaemonRequest) -> None:
+        starting = self._reports[run.dataflow_id].status == "Starting" and not os.path.exists(run.socket)
+        answer = Rejected(STILL_STARTING) if starting else await run.ask(request)
+        self._outgoing.put_nowait(Answered(ticket, answer))
+
     async def _send_metrics(self, number: int) -> None:
         from dora.observe.metrics import collect_all_metrics
 
@@ -307,7 +317,7 @@ class Agent:
         self._outgoing.put_nowait(TemplatesResult(number, templates))
 
     async def _open_observer(self, message: OpenObserver) -> None:
-        fault = "the dataflow has just ended"
+        fault = JUST_ENDED
         if (run := self._runs.get(message.dataflow_id)) is not None:
             fault = await self._observers.start(
                 self._coordinator.url, message.ticket, run.socket, run.interpreter
@@ -392,7 +402,7 @@ class Agent:
                     run.redefine(message)
                 elif isinstance(message, ParametersSet):
                     run.set_parameters(message)
-                if isinstance(message, (DataflowChanged, ParametersSet, ChangeResult)):
+                if isinstance(message, (DataflowChanged, ParametersSet, Answered)):
                     if self._connection is not None:
                         self._outgoing.put_nowait(message)
                     continue

@@ -18,9 +18,9 @@ import msgspec
 from dora.cluster.agent.partition import LocalPartition, check_folder
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.protocol import (
+    STILL_STARTING,
     Apply,
-    ChangeRequest,
-    ChangeResult,
+    Ask,
     JoinCluster,
     Partition,
     Prepare,
@@ -38,12 +38,11 @@ from dora.wire.daemon_protocol import (
     ApplyChange,
     CheckChange,
     Conflict,
-    Done,
-    RetireNode,
+    Rejected,
     SentCounts,
 )
 from dora.wire.decoders import from_plain
-from dora.wire.operations import OperationResult, ProposedChange, RemoveOperation
+from dora.wire.operations import Operation, OperationResult, ProposedChange
 
 _OUTDATED: Final = "the dataflow has changed meanwhile; try again"
 
@@ -60,7 +59,7 @@ class PartitionChanges:
         self._lock = threading.Lock()
         self._built: dict[str, NodeSpec] = {}  # of the change that has been prepared
 
-    def prepare(self, run: DaemonClient, proposal: ProposedChange) -> dict[str, dict[str, int]]:
+    def prepare(self, run: DaemonClient, proposal: ProposedChange) -> SentCounts:
         """Prepare a change, and return how much the nodes of this machine have sent.
 
         Raises `DoraError` if the change is impossible. Nothing has changed then.
@@ -74,7 +73,7 @@ class PartitionChanges:
             if isinstance(answer, Conflict):
                 raise DoraError(_OUTDATED)
             assert isinstance(answer, SentCounts)
-            return answer.counts
+            return answer
 
     def apply(self, run: DaemonClient, message: Apply) -> OperationResult:
         """Apply a committed change; raises `DoraError`.
@@ -174,7 +173,7 @@ class ChangeRunner:
         if self._changes is None:
             daemon.on_changed = self._reports.dataflow_changed
 
-    def start(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
+    def start(self, message: JoinCluster | Ask | Prepare | Apply) -> None:
         """Start a change in a thread, which reports the result."""
         thread = threading.Thread(target=self._run, args=(message,), name="dora-change", daemon=True)
         thread.start()
@@ -186,47 +185,35 @@ class ChangeRunner:
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
 
-    def _run(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
-        if self._daemon is None:
-            self._reports.change_result(
-                ChangeResult(message.ticket, error="the dataflow is still starting")
-            )
-            return
+    def _run(self, message: JoinCluster | Ask | Prepare | Apply) -> None:
+        answer: Answer
         try:
+            if self._daemon is None:
+                raise DoraError(STILL_STARTING)
             with DaemonClient(self._daemon.socket) as run:
                 answer = self._handle(run, message)
         except DoraError as error:
-            self._reports.change_result(ChangeResult(message.ticket, error=str(error)))
+            answer = Rejected(str(error))
         except Exception as error:  # noqa: BLE001 - the coordinator waits for the answer
-            trouble = f"internal error: {type(error).__name__}: {error}"
-            self._reports.change_result(ChangeResult(message.ticket, error=trouble))
-        else:
-            self._reports.change_result(answer)
+            answer = Rejected(f"internal error: {type(error).__name__}: {error}")
+        self._reports.answered(message.ticket, answer)
 
-    def _handle(
-        self, run: DaemonClient, message: JoinCluster | ChangeRequest | Prepare | Apply
-    ) -> ChangeResult:
+    def _handle(self, run: DaemonClient, message: JoinCluster | Ask | Prepare | Apply) -> Answer:
         """Raises `DoraError`."""
         if isinstance(message, JoinCluster):
             with self._lock:
                 if self.local_partition is None:
                     self.local_partition = self._join_cluster(run, message.partition)
-            return ChangeResult(message.ticket, OperationResult(""))
+            return OperationResult("")
+        if isinstance(message, Ask):
+            assert isinstance(message.request, Operation)
+            return apply_operation(run, message.request, os.environ, self._on_log, placed=True)
         changes = self._changes
-        if isinstance(message, ChangeRequest):
-            operation = message.operation
-            if changes is not None and isinstance(operation, RemoveOperation):
-                answer = run.ask(RetireNode(operation.node, operation.grace))
-                assert isinstance(answer, Done)
-                outcome = OperationResult(operation.node, answer.running)
-            else:
-                outcome = apply_operation(run, operation, os.environ, self._on_log, placed=True)
-            return ChangeResult(message.ticket, outcome)
         if changes is None:
             raise DoraError("this dataflow runs on one machine")
         if isinstance(message, Prepare):
-            return ChangeResult(message.ticket, sent=changes.prepare(run, message.proposal))
-        return ChangeResult(message.ticket, changes.apply(run, message))
+            return changes.prepare(run, message.proposal)
+        return changes.apply(run, message)
 
     def _join_cluster(self, run: DaemonClient, partition: Partition) -> LocalPartition:
         """Turn the run into the first partition of a distributed one; raises `DoraError`.

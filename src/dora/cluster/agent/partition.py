@@ -114,7 +114,7 @@ class LocalPartition:
         if self._endpoints is not None:
             self._endpoints = {name: at for name, at in self._endpoints.items() if name != machine}
             self._publish_endpoints()
-        self._feed(on.MachineLost(machine, message.reason, may_return=bool(loss)))
+        self._feed(on.OtherMachineLost(machine, message.reason, may_return=bool(loss)))
 
         def report(part: FormerPart) -> None:
             self._lost[machine] = loss, part

@@ -28,7 +28,7 @@ from dora.cluster.agent.worker_reports import LogForwarder, Reports
 from dora.cluster.coordinator.policy import BUILD_LIMIT, SPAWN_LIMIT
 from dora.cluster.protocol import (
     Apply,
-    ChangeRequest,
+    Ask,
     JoinCluster,
     Prepare,
     StartRun,
@@ -259,7 +259,7 @@ class Worker:
 
     def _handle(self, message: ToDaemon) -> None:
         """Handle a message of the coordinator, in the thread of the commands."""
-        if isinstance(message, (JoinCluster, ChangeRequest, Prepare, Apply)):
+        if isinstance(message, (JoinCluster, Ask, Prepare, Apply)):
             self._changes.start(message)
         elif self._changes.local_partition is not None:
             self._changes.local_partition.handle(message)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from dora._ownership import connect_own
 from dora.cluster.agent.identity import run_id, socket_of
 from dora.cluster.protocol import (
+    JUST_ENDED,
     DataflowChanged,
     MachineLost,
     ParametersSet,
@@ -13,6 +15,10 @@ from dora.cluster.protocol import (
     ToDaemon,
     encode,
 )
+from dora.errors import DoraError
+from dora.wire.daemon_protocol import Answer, DataflowEnded, Rejected, Request, decode_answer
+from dora.wire.decoders import DecodeError
+from dora.wire.framing import FrameBuffer, FrameError, encode_frame
 
 
 class WorkerProcess:
@@ -45,6 +51,32 @@ class WorkerProcess:
         assert self.process.stdin is not None
         if not self.process.stdin.is_closing():
             self.process.stdin.write(encode(message) + b"\n")
+
+    async def ask(self, request: Request) -> Answer:
+        """Return the answer of the dataflow, however long it takes; `Rejected` if there is none."""
+        try:
+            # Without waiting: a dataflow that hangs does not hold up this loop.
+            connection = connect_own(self.socket, 0.0)
+        except OSError:
+            return Rejected(JUST_ENDED)
+        except DoraError as error:
+            return Rejected(str(error))
+        reader, writer = await asyncio.open_unix_connection(sock=connection)
+        try:
+            writer.write(encode_frame(request))
+            frames = FrameBuffer()
+            while data := await reader.read(1 << 16):
+                frames.feed(data)
+                for answer in map(decode_answer, frames):
+                    if not isinstance(answer, DataflowEnded):
+                        return answer
+        except (FrameError, DecodeError):
+            return Rejected("the dataflow is of another version of dora than its daemon")
+        except OSError:
+            pass  # the process of the dataflow was killed
+        finally:
+            writer.close()
+        return Rejected(JUST_ENDED)
 
     def lose_others(self, machine: str, reason: str) -> None:
         """End without the reports of all machines but this one, which will not come."""

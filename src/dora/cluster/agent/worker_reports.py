@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from dora.cluster.protocol import (
-    ChangeResult,
+    Answered,
     DataflowChanged,
     LogBatch,
     ParametersSet,
@@ -21,6 +21,7 @@ from dora.cluster.protocol import (
 )
 from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import Dataflow
+from dora.wire.daemon_protocol import Answer
 from dora.wire.operations import ProposedChange
 
 _EVERY: Final = 0.05  # seconds between two batches of log entries
@@ -74,10 +75,10 @@ class Reports:
                 self._write(redefined)
                 self._write(self._report)
 
-    def change_result(self, answer: ChangeResult) -> None:
-        """Report the result of a change."""
+    def answered(self, ticket: int, answer: Answer) -> None:
+        """Answer a message of the coordinator."""
         with self._lock:
-            self._write(answer)
+            self._write(Answered(ticket, answer))
 
     def _write(self, message: ToCoordinator) -> None:
         data = encode(message) + b"\n"

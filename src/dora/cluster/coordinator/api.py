@@ -50,7 +50,7 @@ from dora.cluster.protocol import (
     version_fault,
 )
 from dora.transport import proof
-from dora.wire.operations import Operation
+from dora.wire.daemon_protocol import DataflowRequest
 
 MAX_WAIT = 60.0  # seconds that one request may wait
 HELLO_TIMEOUT = 10.0
@@ -171,10 +171,11 @@ def make_api(
         )
         return json_response(view)
 
-    async def change(request: Request) -> Response:
-        kind: Any = Operation  # a union, of which the request says which it is
-        body: Operation = await read_body(request, kind, optional=True)
-        return json_response(await coordinator.change(request.path_params["dataflow"], body))
+    async def ask(request: Request) -> Response:
+        kind: Any = DataflowRequest  # a union, of which the request says which it is
+        body: DataflowRequest = await read_body(request, kind, optional=True)
+        machine = request.query_params.get("machine", "")
+        return json_response(await coordinator.ask(request.path_params["dataflow"], body, machine))
 
     async def down(request: Request) -> Response:
         body = await read_body(request, DownRequest, optional=True)
@@ -217,7 +218,7 @@ def make_api(
         ("POST", "/api/dataflows/{dataflow}/stop", stop),
         ("POST", "/api/dataflows/{dataflow}/restart", restart),
         ("GET", "/api/dataflows/{dataflow}/wait", wait),
-        ("POST", "/api/dataflows/{dataflow}/changes", change),
+        ("POST", "/api/dataflows/{dataflow}/requests", ask),
         ("POST", "/api/down", down),
         ("GET", "/openapi.json", openapi),
         ("GET", "/metrics", metrics),
@@ -225,7 +226,7 @@ def make_api(
     by_path: dict[str, dict[str, Endpoint]] = {}
     for method, path, endpoint in endpoints:
         by_path.setdefault(path, {})[method] = _counted(
-            with_refusals(endpoint, _check_version), path, coordinator.requests
+            with_refusals(endpoint, _check_version), path, coordinator.counter
         )
     routes = [Route(path, _by_method(found), methods=list(found)) for path, found in by_path.items()]
     app = Starlette(

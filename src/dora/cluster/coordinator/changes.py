@@ -21,10 +21,9 @@ change fails, it leaves again. The `Fleet` releases a machine whose last node wa
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -35,23 +34,21 @@ from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.fleet import Fleet
 from dora.cluster.coordinator.placement import check_files, place_one, text_between
 from dora.cluster.coordinator.policy import Refusal, dataflow_of
+from dora.cluster.coordinator.requests import MachineGone, Requests
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
-    ACTIVE,
     DEFAULT_MACHINE,
-    ChangeRequest,
-    ChangeResult,
     DataflowChanged,
     DataflowView,
     JoinCluster,
     MachineView,
     Prepare,
     RunSpec,
-    ToDaemon,
 )
 from dora.dataflow.edit import TopologyOperation, make_change, proposal_of, with_node
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError, Problem
+from dora.wire.daemon_protocol import RetireNode, SentCounts
 from dora.wire.operations import (
     AddOperation,
     ConnectOperation,
@@ -61,8 +58,6 @@ from dora.wire.operations import (
     ProposedChange,
     RemoveOperation,
     ReplaceOperation,
-    RestartOperation,
-    StopOperation,
 )
 
 # The plan of a change, from the record alone. Pure.
@@ -175,14 +170,9 @@ def inverse_of(
     return DisconnectOperation(operation.source, operation.target)
 
 
-POLL_INTERVAL = 0.5  # seconds between checks that a dataflow still runs during a change
 JOIN_TIMEOUT = 60.0  # seconds in which a machine must join, or end a former partition
 
 log = logging.getLogger("dora.coordinator")
-
-
-class _Disconnected(Refusal):
-    """The connection to a machine broke before its answer."""
 
 
 class Changes:
@@ -192,46 +182,41 @@ class Changes:
     """
 
     def __init__(
-        self, store: Store, fleet: Fleet, on_commit: Callable[[str], None], changed: asyncio.Condition
+        self,
+        store: Store,
+        fleet: Fleet,
+        requests: Requests,
+        on_commit: Callable[[str], None],
+        changed: asyncio.Condition,
     ) -> None:
         self._store = store
         self._fleet = fleet
+        self._requests = requests
         self._on_commit = on_commit
         self._changed = changed
-        self._asked: dict[int, asyncio.Future[ChangeResult]] = {}
-        self._tickets = itertools.count(1)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def on_result(self, message: ChangeResult) -> None:
-        """Complete the request that a daemon has answered."""
-        if (asked := self._asked.pop(message.ticket, None)) is not None and not asked.done():
-            asked.set_result(message)
-
-    async def apply(self, view: DataflowView, operation: Operation) -> OperationResult:
+    async def apply(self, view: DataflowView, operation: TopologyOperation) -> OperationResult:
         """Carry out an operation on a dataflow, and return once it is done; raises `Refusal`."""
         machine = next(iter(view.machines), DEFAULT_MACHINE)
-        if isinstance(operation, (StopOperation, RestartOperation)):
-            where = self._store.spec(view.uuid).machines.get(operation.node, machine)
-            return _outcome(await self._request(view.uuid, where, operation))
         if not (
             self._fleet.is_distributed(view.uuid) or self._needs_other_machine(view, operation, machine)
         ):
-            answer = await self._request(view.uuid, machine, operation)
-            if answer.outcome is not None or not self._fleet.is_distributed(view.uuid):
-                return _outcome(answer)
-            # The coordinator has taken over meanwhile.
+            try:
+                result: OperationResult = await self._requests.ask(view.uuid, machine, operation)
+            except Refusal as refusal:
+                if refusal.status != 409 or not self._fleet.is_distributed(view.uuid):
+                    raise
+                # The coordinator has taken over meanwhile.
+            else:
+                return result
         lock = self._locks.setdefault(view.uuid, asyncio.Lock())
         async with lock:
             if not self._fleet.is_distributed(view.uuid):
                 await self._join_cluster(view.uuid, machine)
             return await self._change_distributed(view, operation)
 
-    async def _request(self, dataflow_id: str, machine: str, operation: Operation) -> ChangeResult:
-        return await self._ask(
-            dataflow_id, machine, lambda ticket: ChangeRequest(dataflow_id, ticket, operation)
-        )
-
-    def _needs_other_machine(self, view: DataflowView, operation: Operation, machine: str) -> bool:
+    def _needs_other_machine(self, view: DataflowView, operation: TopologyOperation, machine: str) -> bool:
         """Return whether an operation adds a node on another machine than this one; raises `Refusal`."""
         if not isinstance(operation, AddOperation):
             return False
@@ -248,16 +233,15 @@ class Changes:
     async def _join_cluster(self, dataflow_id: str, machine: str) -> None:
         """Take over the changes of a dataflow on one machine; raises `Refusal`."""
         partition = self._fleet.partition_for(dataflow_id, machine)
-        _outcome(
-            await self._ask(
-                dataflow_id, machine, lambda ticket: JoinCluster(dataflow_id, ticket, partition)
-            )
+        await self._requests.send(
+            dataflow_id, machine, lambda ticket: JoinCluster(dataflow_id, ticket, partition)
         )
 
     # ----------------------------------------------------------------------- several machines
 
-    async def _change_distributed(self, view: DataflowView, operation: Operation) -> OperationResult:
-        assert not isinstance(operation, (StopOperation, RestartOperation))
+    async def _change_distributed(
+        self, view: DataflowView, operation: TopologyOperation
+    ) -> OperationResult:
         dataflow_id = view.uuid
         now, run = self._store.find(dataflow_id), self._fleet.run(dataflow_id)
         if now is None or run is None:
@@ -267,7 +251,7 @@ class Changes:
         plan = plan_change(self._store.spec(dataflow_id), operation, self._fleet.views(), {**os.environ})
         machines = run.members()
         for machine in machines:
-            self._connection(machine)
+            self._requests.connection(machine)
         if plan.machine in machines:
             return await self._make_change(dataflow_id, machines, operation, plan)
         if run.has_lost(plan.machine):
@@ -282,8 +266,8 @@ class Changes:
 
     async def _join(self, run: DistributedRun, machines: Sequence[str], machine: str) -> None:
         """Start a partition without nodes on a machine; raises `Refusal`."""
-        connection = self._connection(machine)
-        if any(self._connection(other).tls != connection.tls for other in machines):
+        connection = self._requests.connection(machine)
+        if any(self._requests.connection(other).tls != connection.tls for other in machines):
             ours, theirs = ("uses TLS", "do not") if connection.tls else ("does not use TLS", "do")
             raise Refusal(409, f"machine `{machine}` {ours}, and those on which the dataflow runs {theirs}")
         await self._wait_for(lambda: run.is_free(machine), run.dataflow_id, connection)
@@ -301,7 +285,7 @@ class Changes:
         def is_over() -> bool:
             return (
                 condition()
-                or self._has_ended(dataflow_id)
+                or self._requests.has_ended(dataflow_id)
                 or self._fleet.connections.get(machine) is not connection
             )
 
@@ -312,10 +296,10 @@ class Changes:
             raise Refusal(
                 503, f"machine `{machine}` is not ready to take part after {JOIN_TIMEOUT:g} s; try again"
             ) from None
-        if self._has_ended(dataflow_id):
+        if self._requests.has_ended(dataflow_id):
             raise Refusal(409, "the dataflow has ended meanwhile")
         if self._fleet.connections.get(machine) is not connection:
-            raise _Disconnected(
+            raise MachineGone(
                 503,
                 f"the connection to machine `{machine}` broke during the change, and nothing was changed",
             )
@@ -329,17 +313,19 @@ class Changes:
         if isinstance(operation, RemoveOperation) and plan.machine not in machines:
             was_running = False  # the node was lost with its machine
         elif isinstance(operation, RemoveOperation):
-            was_running = _outcome(await self._request(dataflow_id, plan.machine, operation)).was_running
+            retire = RetireNode(operation.node, operation.grace)
+            retired: OperationResult = await self._requests.ask(dataflow_id, plan.machine, retire)
+            was_running = retired.was_running
             sent = await self._recount(dataflow_id, plan, sent)
         elif plan.proposal.replaced:
-            _outcome(await self._apply(dataflow_id, plan.machine, plan.proposal, sent))
+            await self._apply(dataflow_id, plan.machine, plan.proposal, sent)
         try:
             self._commit_proposal(dataflow_id, plan.proposal)
         except Refusal as refusal:
             raise Refusal(refusal.status, f"{refusal}{_half_done(operation, plan)}") from None
         if (fault := await self._apply_on_all(dataflow_id, machines, plan.proposal, sent)) is not None:
             if isinstance(operation, (AddOperation, ConnectOperation)) and not isinstance(
-                fault, _Disconnected
+                fault, MachineGone
             ):
                 fault = await self._revert(dataflow_id, machines, operation, plan, fault)
             raise fault
@@ -350,20 +336,17 @@ class Changes:
     ) -> dict[str, dict[str, int]]:
         """Prepare all machines; return how much their nodes have sent. Raises `Refusal`."""
 
-        async def prepare(machine: str) -> ChangeResult:
-            answer = await self._ask(
+        def prepare(machine: str) -> Awaitable[SentCounts]:
+            return self._requests.send(
                 dataflow_id, machine, lambda ticket: Prepare(dataflow_id, ticket, proposal)
             )
-            if answer.error:
-                raise Refusal(409, answer.error)
-            return answer
 
         answers = await asyncio.gather(*map(prepare, machines), return_exceptions=True)
         _raise_first(answers)
         sent: dict[str, dict[str, int]] = {}
         for answer in answers:
-            assert isinstance(answer, ChangeResult)
-            sent |= answer.sent
+            assert isinstance(answer, SentCounts)
+            sent |= answer.counts
         return sent
 
     async def _recount(
@@ -427,14 +410,14 @@ class Changes:
     ) -> Refusal | None:
         """Apply a committed change on all machines; return what went wrong."""
 
-        async def apply(machine: str) -> None:
-            _outcome(await self._apply(dataflow_id, machine, proposal, sent))
-
-        answers = await asyncio.gather(*map(apply, machines), return_exceptions=True)
+        answers = await asyncio.gather(
+            *(self._apply(dataflow_id, machine, proposal, sent) for machine in machines),
+            return_exceptions=True,
+        )
         try:
             _raise_first(answers)
-        except _Disconnected as cut:
-            return _Disconnected(
+        except MachineGone as cut:
+            return MachineGone(
                 503, f"{cut}: the change is recorded, and that machine makes it when it is back"
             )
         except Refusal as refusal:
@@ -443,8 +426,8 @@ class Changes:
 
     async def _apply(
         self, dataflow_id: str, machine: str, proposal: ProposedChange, sent: dict[str, dict[str, int]]
-    ) -> ChangeResult:
-        return await self._ask(
+    ) -> None:
+        await self._requests.send(
             dataflow_id,
             machine,
             lambda ticket: self._fleet.apply_message(dataflow_id, machine, ticket, proposal, sent),
@@ -470,59 +453,11 @@ class Changes:
             log.warning("dataflow %s: a change that failed is being undone: %s", dataflow_id, again)
         return fault
 
-    # ----------------------------------------------------------------------- requests to machines
-
-    def _connection(self, machine: str) -> DaemonConnection:
-        connection = self._fleet.connections.get(machine)
-        if connection is None:
-            raise Refusal(
-                503,
-                f"machine `{machine}` is not connected at the moment, so nothing was changed; try again",
-            )
-        return connection
-
-    async def _ask(self, dataflow_id: str, machine: str, make: Callable[[int], ToDaemon]) -> ChangeResult:
-        """Send a request to a machine and return its answer; raises `Refusal`, `_Disconnected`."""
-        connection = self._connection(machine)
-        ticket = next(self._tickets)
-        asked = self._asked[ticket] = asyncio.get_running_loop().create_future()
-        try:
-            connection.send(make(ticket))
-            while not asked.done():
-                await asyncio.wait({asked}, timeout=POLL_INTERVAL)
-                if asked.done():
-                    break
-                if self._has_ended(dataflow_id):
-                    raise Refusal(409, "the dataflow has ended meanwhile")
-                if self._fleet.connections.get(machine) is not connection:
-                    raise _Disconnected(
-                        503, f"the connection to machine `{machine}` broke during the change"
-                    )
-                run = self._fleet.run(dataflow_id)
-                if run is None or not run.has_partition(machine):
-                    raise _Disconnected(
-                        503, f"the partition on machine `{machine}` has ended during the change"
-                    )
-        finally:
-            self._asked.pop(ticket, None)
-        answer: ChangeResult = asked.result()
-        return answer
-
-    def _has_ended(self, dataflow_id: str) -> bool:
-        view = self._store.find(dataflow_id)
-        return view is None or view.status not in ACTIVE
-
-
-def _outcome(answer: ChangeResult) -> OperationResult:
-    if answer.outcome is None:
-        raise Refusal(409, answer.error)
-    return answer.outcome
-
 
 def _raise_first(answers: Sequence[object]) -> None:
     """Raise the first fault; a reason that a machine gave comes before a lost connection."""
     faults = [answer for answer in answers if isinstance(answer, BaseException)]
-    for fault in sorted(faults, key=lambda fault: isinstance(fault, _Disconnected)):
+    for fault in sorted(faults, key=lambda fault: isinstance(fault, MachineGone)):
         raise fault
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -34,6 +35,7 @@ from dora.cluster.coordinator.placement import check_files, place
 from dora.cluster.coordinator.policy import (
     Refusal,
     check_name,
+    check_request,
     dataflow_of,
     file_of,
     find,
@@ -42,12 +44,14 @@ from dora.cluster.coordinator.policy import (
     listed,
 )
 from dora.cluster.coordinator.relay import Relay, RelayedSession
+from dora.cluster.coordinator.requests import Requests
 from dora.cluster.coordinator.store import Store
 from dora.cluster.heartbeat import Heartbeat
 from dora.cluster.protocol import (
     ACTIVE,
+    DEFAULT_MACHINE,
     AckLogs,
-    ChangeResult,
+    Answered,
     DataflowChanged,
     DataflowView,
     GetMetrics,
@@ -72,11 +76,12 @@ from dora.cluster.protocol import (
     Usage,
 )
 from dora.daemon.logs.entry import LogEntry
+from dora.dataflow.edit import TopologyOperation
 from dora.dataflow.model import LogOptions
 from dora.dataflow.problems import did_you_mean
 from dora.wire.correlation import uuid7
+from dora.wire.daemon_protocol import DataflowRequest, GetProgress, Inspect, NodeRequest
 from dora.wire.metrics import DataflowMetrics
-from dora.wire.operations import Operation, OperationResult, grace_fault
 
 SHUTDOWN_TIMEOUT = 16.0
 
@@ -105,10 +110,11 @@ class Coordinator:
         self._measuring: asyncio.Task[dict[str, tuple[RunUsage, ...]]] | None = None
         self._metrics: Collector[list[DataflowMetrics]] = Collector(GetMetrics, METRICS_TIMEOUT)
         self._templates: Collector[list[TemplateView]] = Collector(GetTemplates, TEMPLATES_TIMEOUT)
-        self.requests = RequestCounter()
+        self.counter = RequestCounter()
+        self.requests = Requests(store, self.fleet)
         self.relay = Relay()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.changes = Changes(store, self.fleet, self._on_commit, self._changed)
+        self.changes = Changes(store, self.fleet, self.requests, self._on_commit, self._changed)
 
     # ----------------------------------------------------------------------- daemons
 
@@ -141,8 +147,8 @@ class Coordinator:
                     self._store.set_parameters(message)
                 except Refusal as refusal:
                     log.error("dataflow %s, node `%s`: %s", message.dataflow_id, message.node, refusal)
-            case ChangeResult():
-                self.changes.on_result(message)
+            case Answered():
+                self.requests.on_answer(message)
             case ObserverRefused(ticket=ticket, reason=reason):
                 self.relay.refuse(ticket, reason)
             case Heartbeat():
@@ -267,7 +273,7 @@ class Coordinator:
             self._store.views(),
             {machine: machine in found for machine in machines},
             [metrics for found_there in found.values() for metrics in found_there],
-            self.requests,
+            self.counter,
         )
 
     def dataflow(self, wanted: str) -> DataflowView:
@@ -330,26 +336,41 @@ class Coordinator:
             )
         return view
 
-    async def change(self, wanted: str, operation: Operation) -> OperationResult:
-        """Carry out an operation on a running dataflow, and return once it is done. Raises `Refusal`."""
-        self._check_daemons()
-        if fault := grace_fault(getattr(operation, "grace", None)):
-            raise Refusal(400, fault)
-        return await self.changes.apply(find(self._store.views(), wanted, only_active=True), operation)
+    async def ask(self, wanted: str, request: DataflowRequest, machine: str = "") -> Any:
+        """Return the answer to a request to a running dataflow, once it is carried out. Raises `Refusal`.
+
+        It goes to the machine of its node; without one to ``machine``, or to the first.
+        """
+        check_request(request)
+        looks = isinstance(request, Inspect | GetProgress)
+        if not looks:
+            self._check_daemons()
+        view, machine = self._active_on(wanted, machine, started=looks)
+        if isinstance(request, TopologyOperation):
+            return await self.changes.apply(view, request)
+        if isinstance(request, NodeRequest):
+            machine = self._store.spec(view.uuid).machines.get(request.node, machine)
+        return await self.requests.ask(view.uuid, machine, request)
 
     def observe(self, wanted: str, machine: str) -> RelayedSession:
         """Open a session with an observer on a machine ("": the first) of a dataflow; raises `Refusal`."""
+        view, machine = self._active_on(wanted, machine, started=True)
+        connection = self.requests.connection(machine, changes=False)
+        return self.relay.open(machine, lambda ticket: connection.send(OpenObserver(view.uuid, ticket)))
+
+    def _active_on(self, wanted: str, machine: str, *, started: bool) -> tuple[DataflowView, str]:
+        """Return a running dataflow, and one of its machines ("": the first); raises `Refusal`.
+
+        ``started``: it has to have started.
+        """
         view = find(self._store.views(), wanted, only_active=True)
-        if view.status == "Starting":
+        if started and view.status == "Starting":
             raise Refusal(425, f"`{view.name}` is still starting")
-        machine = machine or next(iter(view.machines), "")
-        if machine not in view.machines:
+        machine = machine or next(iter(view.machines), DEFAULT_MACHINE)
+        if view.machines and machine not in view.machines:
             hint = did_you_mean(machine, view.machines) or f"it runs on {', '.join(view.machines)}"
             raise Refusal(404, f"`{view.name}` has no machine `{machine[:60]}`; {hint}")
-        connection = self.fleet.connections.get(machine)
-        if connection is None:
-            raise Refusal(503, f"machine `{machine}` is not connected at the moment")
-        return self.relay.open(machine, lambda ticket: connection.send(OpenObserver(view.uuid, ticket)))
+        return view, machine
 
     async def wait(self, wanted: str, *, started: bool, timeout: float) -> DataflowView:
         """Wait until a dataflow has started or ended (``started``), or ended; at most ``timeout`` seconds.

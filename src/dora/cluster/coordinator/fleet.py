@@ -484,7 +484,8 @@ class Fleet:
         """Stop a partition that counts as lost; once it has ended, acknowledge that."""
         if report.status in ACTIVE:
             run.ending.add(machine)
-            self._send(machine, StopRun(report.dataflow_id, force=True, may_return=True))
+            may_return = machine in run.daemons
+            self._send(machine, StopRun(report.dataflow_id, force=True, may_return=may_return))
             return
         run.ending.discard(machine)
         if machine not in run.daemons:

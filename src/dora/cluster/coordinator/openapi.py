@@ -21,7 +21,8 @@ from dora.cluster.protocol import (
 )
 from dora.dataflow.model import Dataflow
 from dora.transport.proof import Proof
-from dora.wire.operations import Operation, OperationResult
+from dora.wire.daemon_protocol import DataflowRequest, Inspection, Ok, Parameters, RunProgress
+from dora.wire.operations import OperationResult
 
 _REFUSALS = {
     400: "The request is not understood",
@@ -33,7 +34,9 @@ _REFUSALS = {
     413: "The request is too large",
     415: "The content type is not application/json",
     426: f"The version in the header {VERSION_HEADER} does not fit to the coordinator's",
+    425: "The dataflow is still starting",
     503: "No daemon is connected that could do it",
+    504: "The machine has not answered in time",
     507: "The disk of the coordinator takes no record",
 }
 _OF_ALL = (401, 403, 426)
@@ -133,11 +136,11 @@ OPERATIONS: list[ApiOperation] = [
     ),
     ApiOperation(
         "post",
-        "/api/dataflows/{dataflow}/changes",
-        "Change a running dataflow; answers when it is done",
-        Operation,
-        OperationResult,
-        refusals=(503, 507),
+        "/api/dataflows/{dataflow}/requests",
+        "Ask or change a running dataflow; answers when it is done",
+        DataflowRequest,
+        OperationResult | Parameters | Inspection | RunProgress | Ok,
+        refusals=(425, 503, 504, 507),
     ),
     ApiOperation("post", "/api/down", "End the daemon and the coordinator", DownRequest, refusals=(409,)),
 ]
@@ -208,6 +211,9 @@ def _parameters(path: str) -> list[dict[str, Any]]:
     if path.endswith("/proof"):
         nonce = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
         found.append({**_parameter("nonce", "query", "32 random bytes", nonce), "required": True})
+    if path.endswith("/requests"):
+        machine = "the machine to ask if the request names no node [the first]"
+        found.append(_parameter("machine", "query", machine, {"type": "string"}))
     if path.endswith("/wait"):
         until = {"enum": ["started", "ended"], "default": "ended"}
         found.append(_parameter("until", "query", "started: until it runs or has ended", until))

@@ -21,31 +21,19 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dora._paths import PACKAGE, SOCKET_NAME, run_path
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.relay import RelayedSession
-from dora.cluster.dashboard.remote import RemoteObservers, ask_once
+from dora.cluster.dashboard.remote import RemoteObservers
 from dora.cluster.dashboard.watches import MAX_TOPICS, Viewer, Watch, Watches
 from dora.cluster.dashboard.yaml_text import source_of
 from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, secrets_equal
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
 from dora.cluster.protocol import DataflowView
-from dora.daemon.client import DaemonClient
-from dora.dataflow.names import key_fault, value_fault
 from dora.errors import DoraError
 from dora.observe.preview.protocol import PreviewsWanted, Target
-from dora.observe.remote.protocol import Question
 from dora.recording.recorder import control
 from dora.recording.recorder.process import Recordings
-from dora.wire.daemon_protocol import (
-    Answer,
-    DeleteParameter,
-    GetParameters,
-    Parameters,
-    SetParameter,
-)
 from dora.wire.decoders import json_decoder
-from dora.wire.operations import RestartOperation, StopOperation
 
 PUBLIC_PATHS: Final = ("/", "/assets/*", "/login", "/open")  # they show nothing about dataflows
-NODE_TIMEOUT: Final = 30.0  # seconds for a node to end
 RECORDER_TIMEOUT: Final = 60.0  # seconds for a recorder, which writes what it has in memory
 MAX_BODY: Final = 1 << 20
 ASSETS: Final = os.path.join(PACKAGE, "assets")
@@ -85,22 +73,12 @@ class Subject(msgspec.Struct, frozen=True):
         """The machines that are observed over the relay."""
         return tuple(machine for machine in self.machines if machine != self.here) if self.running else ()
 
-    def remote_machine_of(self, node_id: str) -> str:
-        """Return the machine of a node if it is observed over the relay, else ""."""
-        machine = self.placed.get(node_id) or next(iter(self.machines), "")
-        return machine if machine in self.remote_machines else ""
-
 
 Find = Callable[[str], Subject]
 """Returns the dataflow with this UUID or name; raises `Refusal`."""
 Observe = Callable[[str, str], RelayedSession]
 """Opens a session with an observer of a dataflow on a machine; raises `Refusal`."""
 _Result = TypeVar("_Result")
-
-
-class _NewParameter(msgspec.Struct):
-    key: str
-    value: Any
 
 
 class _NewRecording(msgspec.Struct):
@@ -150,10 +128,6 @@ class Dashboard:
             ("POST", "/login", self._log_in),
             ("GET", "/open", self._open),
             ("GET", "/dashboard/{dataflow}", self._describe),
-            ("GET", "/dashboard/{dataflow}/parameters/{node}", self._parameters),
-            ("PUT", "/dashboard/{dataflow}/parameters/{node}", self._set_parameter),
-            ("DELETE", "/dashboard/{dataflow}/parameters/{node}", self._delete_parameter),
-            ("POST", "/dashboard/{dataflow}/nodes/{node}/{action}", self._node_action),
             ("GET", "/dashboard/{dataflow}/recordings", self._list_recordings),
             ("POST", "/dashboard/{dataflow}/recordings", self._record),
             ("DELETE", "/dashboard/{dataflow}/recordings/{pid:int}", self._stop_recording),
@@ -221,31 +195,6 @@ class Dashboard:
         }
         return _json(about)
 
-    async def _parameters(self, request: Request) -> Response:
-        answer = await self._ask(request, GetParameters(request.path_params["node"]))
-        assert isinstance(answer, Parameters)
-        return _json(answer.values)
-
-    async def _set_parameter(self, request: Request) -> Response:
-        body = await _body(request, _NewParameter)
-        for what, fault in (("key", key_fault(body.key)), ("value", value_fault(body.value))):
-            if fault:
-                raise Refusal(400, f"the {what} {fault}")
-        return _json(
-            await self._ask(request, SetParameter(request.path_params["node"], body.key, body.value))
-        )
-
-    async def _delete_parameter(self, request: Request) -> Response:
-        key = request.query_params.get("key", "")
-        return _json(await self._ask(request, DeleteParameter(request.path_params["node"], key)))
-
-    async def _node_action(self, request: Request) -> Response:
-        node, action = request.path_params["node"], request.path_params["action"]
-        if action not in ("restart", "stop"):
-            raise Refusal(404, f"a node can be restarted or stopped; there is no `{action}`")
-        operation = RestartOperation(node) if action == "restart" else StopOperation(node)
-        return _json(await self._ask(request, operation))
-
     async def _list_recordings(self, request: Request) -> Response:
         subject = self._find(request.path_params["dataflow"])
         directory = run_path(subject.dataflow_id)
@@ -255,13 +204,13 @@ class Dashboard:
         body = await _body(request, _NewRecording)
         subject = self._running(request)
         start = self._recordings.start
-        return _json(await _in_thread(start, _socket(subject), subject.log_directory, body.topics))
+        return _json(await in_thread(start, _socket(subject), subject.log_directory, body.topics))
 
     async def _stop_recording(self, request: Request) -> Response:
         subject = self._running(request)
         pid = request.path_params["pid"]
         return _json(
-            await _in_thread(control.ask, run_path(subject.dataflow_id), pid, "stop", RECORDER_TIMEOUT)
+            await in_thread(control.ask, run_path(subject.dataflow_id), pid, "stop", RECORDER_TIMEOUT)
         )
 
     def _running(self, request: Request) -> Subject:
@@ -270,24 +219,6 @@ class Dashboard:
         if not subject.running:
             raise Refusal(409, f"dataflow `{subject.name}` has ended")
         return subject
-
-    async def _ask(self, request: Request, question: Question) -> Answer:
-        """Send a question to the dataflow of a request, on the machine of the node."""
-        subject = self._running(request)
-        if self._observe is not None and (
-            machine := subject.remote_machine_of(request.path_params["node"])
-        ):
-            remote = self._watches.remote_of(subject.dataflow_id)
-            if remote is not None:
-                return await remote.ask(machine, question, NODE_TIMEOUT)
-            return await ask_once(self._observe(subject.dataflow_id, machine), question, NODE_TIMEOUT)
-
-        def ask() -> Answer:
-            with DaemonClient(_socket(subject)) as run:
-                run.set_patience(NODE_TIMEOUT)
-                return run.ask(question)
-
-        return await _in_thread(ask)
 
     # ----------------------------------------------------------------------- live
 
@@ -358,12 +289,12 @@ async def _deliver(websocket: WebSocket, viewer: Viewer) -> None:
         pass  # the receiving side notices
 
 
-async def _in_thread(work: Callable[..., _Result], *arguments: Any) -> _Result:
+async def in_thread(work: Callable[..., _Result], *arguments: Any) -> _Result:
     """Run a blocking function in a thread; raises `Refusal` if it fails."""
     try:
         return await asyncio.to_thread(work, *arguments)
     except TimeoutError:
-        raise Refusal(504, f"no answer within {NODE_TIMEOUT:g} s") from None
+        raise Refusal(504, f"no answer within {RECORDER_TIMEOUT:g} s") from None
     except DoraError as error:
         raise Refusal(409, str(error)) from None
 

@@ -7,7 +7,6 @@ Its messages come over the relay of the coordinator.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -22,17 +21,13 @@ from dora.observe.preview.protocol import (
     State,
 )
 from dora.observe.remote.protocol import (
-    Ask,
     DeliveryTaken,
     PageQuery,
     QueryEnded,
-    QueryStatus,
-    Question,
     ToProcess,
     decode_delivery,
     encode,
 )
-from dora.wire.daemon_protocol import Answer
 
 RETRY: Final = 2.0  # seconds between attempts to observe a machine
 OpenSession = Callable[[str], RelayedSession]
@@ -62,8 +57,6 @@ class RemoteObservers:
         self._on_message = on_message
         self._wanted = PreviewsWanted()
         self._sessions: dict[str, RelayedSession] = {}
-        self._waiting: dict[int, asyncio.Future[QueryStatus]] = {}
-        self._tickets = itertools.count(1)
         self._ended: set[str] = set()
         self._sending: set[asyncio.Task[None]] = set()
         self._tasks = [asyncio.create_task(self._follow(machine)) for machine in machines]
@@ -73,21 +66,6 @@ class RemoteObservers:
         self._wanted = wanted
         for machine in self._sessions:
             self._send_wanted(machine)
-
-    async def ask(self, machine: str, question: Question, timeout: float) -> Answer:
-        """Ask the observer of a machine; raises `Refusal`."""
-        session = self._sessions.get(machine)
-        if session is None:
-            raise Refusal(503, self.faults.get(machine) or f"machine `{machine}` does not answer yet")
-        ticket = next(self._tickets)
-        reply = self._waiting[ticket] = asyncio.get_running_loop().create_future()
-        self._send(session, Ask(question, ticket))
-        try:
-            return answer_of(await asyncio.wait_for(reply, timeout))
-        except TimeoutError:
-            raise Refusal(504, f"no answer within {timeout:g} s") from None
-        finally:
-            del self._waiting[ticket]
 
     async def close(self) -> None:
         """End all observers."""
@@ -131,10 +109,6 @@ class RemoteObservers:
                         self._on_change()
                     case Preview() | DataflowGraph():
                         self._on_message(item)
-                    case QueryStatus():
-                        reply = self._waiting.get(item.ticket)
-                        if reply is not None and not reply.done():
-                            reply.set_result(item)
                     case QueryEnded():
                         session.reason = session.reason or item.fault
                         if item.ended:
@@ -168,29 +142,3 @@ class RemoteObservers:
         self._ended.add(machine)
         if len(self._ended) == len(self._tasks):
             self._on_message(Ended())
-
-
-def answer_of(reply: QueryStatus) -> Answer:
-    """Return the answer in a reply; raises `Refusal` with its reason if there is none."""
-    if reply.answer is None:
-        raise Refusal(409, reply.fault)
-    return reply.answer
-
-
-async def ask_once(session: RelayedSession, question: Question, timeout: float) -> Answer:
-    """Ask a machine that is not being observed; raises `Refusal`."""
-    try:
-        async with asyncio.timeout(timeout):
-            await session.to_observer.put(encode(Ask(question)))
-            while (data := await session.receive()) is not None:
-                for item in decode_delivery(data):
-                    if isinstance(item, QueryStatus):
-                        return answer_of(item)
-                    if isinstance(item, QueryEnded):
-                        raise Refusal(409, item.fault or "the dataflow has just ended")
-                await session.to_observer.put(encode(DeliveryTaken()))
-    except TimeoutError:
-        raise Refusal(504, f"no answer within {timeout:g} s") from None
-    finally:
-        session.end()
-    raise Refusal(503, session.reason or "the machine does not answer")

@@ -312,11 +312,6 @@ class Watches:
         self._lock = asyncio.Lock()
         self._end_tasks: set[asyncio.Task[None]] = set()
 
-    def remote_of(self, dataflow_id: str) -> RemoteObservers | None:
-        """Return the remote observers of a dataflow, if it is on a page."""
-        watch = self._watches.get(dataflow_id)
-        return watch.remote if watch is not None and watch.viewers else None
-
     async def join(
         self, target: Target, viewer: Viewer, make_remote: Callable[[Watch], RemoteObservers] | None = None
     ) -> Watch:

@@ -9,11 +9,13 @@ import re
 import msgspec
 
 from dora._paths import DEFAULT_PORT
+from dora.dataflow.parser.compose import compose_mapping
 from dora.dataflow.parser.deploy import MACHINE_NAME, Labels
-from dora.dataflow.parser.field_types import FieldType, IntegerType, ListType, Reader, Schema, TextType
+from dora.dataflow.parser.field_types import FieldType, ListType, Reader, Schema, TextType
 from dora.dataflow.parser.files import Unreadable, read_text
+from dora.dataflow.parser.number_types import IntegerType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import YamlNode, compose_mapping
+from dora.dataflow.parser.tree import YamlNode
 from dora.dataflow.problems import ProblemReport
 from dora.errors import DataflowError
 
@@ -93,7 +95,7 @@ class _Address(FieldType[str]):
         return {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
 
 
-class _File(FieldType[str]):
+class _ClusterFilePath(FieldType[str]):
     """A file on this machine, relative to the folder of the cluster file."""
 
     def read(self, value: YamlNode, reader: Reader) -> str | None:
@@ -120,9 +122,9 @@ COORDINATOR = SchemaBlock(
             required=True,
         ),
         Field("port", _PORT, "The port of the coordinator.", default=DEFAULT_PORT),
-        Field("tls_cert", _File(), "The certificate of the coordinator, which has TLS then."),
-        Field("tls_key", _File(), "The key of the certificate."),
-        Field("tls_ca", _File(), "The authority that has signed the certificate."),
+        Field("tls_cert", _ClusterFilePath(), "The certificate of the coordinator, which has TLS then."),
+        Field("tls_key", _ClusterFilePath(), "The key of the certificate."),
+        Field("tls_ca", _ClusterFilePath(), "The authority that has signed the certificate."),
     ],
 )
 

@@ -32,7 +32,7 @@ class _Source(msgspec.Struct, frozen=True):
     commit_hash: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
 
 
-class _File(msgspec.Struct, frozen=True):
+class _LockfileContent(msgspec.Struct, frozen=True):
     version: int
     descriptor_fingerprint: str = ""
     git_sources: dict[str, _Source] = {}
@@ -80,7 +80,7 @@ def read_lock(dataflow: Dataflow, path: str) -> dict[str, str]:
         if not os.path.exists(path):
             raise BuildError(f"there is no lockfile {path}; {_MEND}")
         text = read_text(path, path, MAX_LOCK)
-        lock = from_plain(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), _File)
+        lock = from_plain(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), _LockfileContent)
     except Unreadable as error:
         raise BuildError(f"the lockfile cannot be read: {error}") from None
     except (ValueError, yaml.YAMLError, RecursionError) as error:

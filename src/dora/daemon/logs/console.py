@@ -112,7 +112,7 @@ _ERASE: Final = "\r\x1b[2K"  # the line of the cursor
 _ERASE_ABOVE: Final = "\x1b[A\x1b[2K"  # the line above it
 
 
-class _Line(NamedTuple):
+class _OwnLine(NamedTuple):
     """A line of dora's own; a notice goes to standard error."""
 
     text: str
@@ -146,7 +146,7 @@ class Console:
         self._max_waiting = max_waiting
         self._close_timeout = close_timeout
         self._on_broken = on_broken
-        self._waiting: deque[LogEntry | _Line] = deque()
+        self._waiting: deque[LogEntry | _OwnLine] = deque()
         self._changed = threading.Condition()
         self._closed = self._broken = self._given_up = False
         self._stale = False  # the status line is to be drawn anew
@@ -171,7 +171,7 @@ class Console:
         """Write a line of dora's own, after the entries so far, to standard error or to the stream."""
         with self._changed:
             if not (self._closed or self._broken):
-                self._put(_Line(text, not to_output))
+                self._put(_OwnLine(text, not to_output))
 
     def show_below(self, status: Callable[[], str]) -> None:
         """Keep a status line below the entries; for a stream that is a terminal.
@@ -189,7 +189,7 @@ class Console:
             self._stale = True
             self._changed.notify()
 
-    def _put(self, item: LogEntry | _Line) -> None:
+    def _put(self, item: LogEntry | _OwnLine) -> None:
         self._waiting.append(item)
         self._unwritten += 1
         self._start()
@@ -291,7 +291,7 @@ class Console:
             lines: list[str] = []
             size = 0
             for item in batch:
-                if isinstance(item, _Line):
+                if isinstance(item, _OwnLine):
                     if lines:
                         yield "".join(lines), len(lines), False
                     yield f"{item.text}\n", 1, item.is_notice

@@ -12,7 +12,6 @@ from dora.daemon.supervisor.handover import end_handover, renew_replacements
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.topology import apply_dataflow
-from dora.wire.daemon_protocol import Done
 from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
@@ -20,6 +19,7 @@ from dora.wire.node_protocol import (
     StartRefused,
     StopFrame,
 )
+from dora.wire.operations import OperationResult
 
 CLOSING_HOLD = 10.0  # for the end of a process whose node has closed; a slow exit handler may delay it
 BROKEN_START_GRACE = 1.0  # for nodes that could not be informed yet that the start failed
@@ -129,7 +129,7 @@ def announce_failure(run: RunState, node: NodeState, error: str) -> None:
 def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> None:
     """End a node for good."""
     if (operation := node.operation) is not None:  # the node ended before dora had to act
-        run.reply(operation.connection, Done(True))
+        run.reply(operation.connection, OperationResult(node.id))
         node.removing, node.retired = operation.kind == "remove", operation.kind == "retire"
         node.operation = None
     node.phase = "ended"

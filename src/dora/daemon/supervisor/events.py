@@ -192,7 +192,7 @@ class PeerStatusReceived(msgspec.Struct, frozen=True):
     status: PeerStatus
 
 
-class MachineLost(msgspec.Struct, frozen=True):
+class OtherMachineLost(msgspec.Struct, frozen=True):
     """Another machine has ended, or has been silent for too long; ``reason`` is half a sentence.
 
     ``may_return``: when it is back, the coordinator starts its part again.
@@ -237,7 +237,7 @@ Event = (
     | StopRequested
     | KillRequested
     | PeerStatusReceived
-    | MachineLost
+    | OtherMachineLost
     | Released
     | TimePassed
 )

@@ -18,9 +18,9 @@ from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, OperationKind, PendingOperation, RunState
 from dora.dataflow.problems import no_node
-from dora.wire.daemon_protocol import Done, Rejected, RetireNode
+from dora.wire.daemon_protocol import Rejected, RetireNode
 from dora.wire.node_protocol import StopFrame
-from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
+from dora.wire.operations import OperationResult, RemoveOperation, RestartOperation, StopOperation
 
 NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 
@@ -69,7 +69,7 @@ def begin_operation(run: RunState, connection: int, request: OperationRequest) -
         run.reply(connection, Rejected(reason))
         return
     if operation.kind != "restart" and node.phase == "ended":
-        run.reply(connection, Done(False))
+        run.reply(connection, OperationResult(node.id, was_running=False))
         if operation.kind == "remove":
             take_out(run, node)
             try_finish(run)
@@ -115,7 +115,7 @@ def finish_operation(
     """Finish the operation: the process of the node has ended, or there was none."""
     node.operation = None
     run.disarm_all(node)
-    run.reply(operation.connection, Done(True))
+    run.reply(operation.connection, OperationResult(node.id))
     node.removing, node.retired = operation.kind == "remove", operation.kind == "retire"
     if operation.kind != "restart":
         end_node(run, node, failure)
@@ -132,7 +132,7 @@ def finish_operation(
 def finish_dynamic_removal(run: RunState, node: NodeState, operation: PendingOperation) -> None:
     """Take out a dynamic node that has left, or was disconnected, because of a removal."""
     node.operation = None
-    run.reply(operation.connection, Done(True))
+    run.reply(operation.connection, OperationResult(node.id))
     if operation.kind == "retire":
         node.retired = True
         end_node(run, node, None)

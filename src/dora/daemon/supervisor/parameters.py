@@ -17,20 +17,20 @@ from dora.dataflow.problems import did_you_mean, no_node
 from dora.wire.daemon_protocol import (
     Answer,
     DeleteParameter,
-    Done,
     GetParameters,
     Parameters,
     Rejected,
     SetParameter,
 )
 from dora.wire.node_protocol import ParamDeletedFrame, ParamUpdateFrame
+from dora.wire.operations import OperationResult
 
 
 def answer_request(run: RunState, request: ParameterRequest) -> Answer:
     """Do what a client asks about parameters; return the answer."""
-    node = run.nodes.get(request.node_id)
+    node = run.nodes.get(request.node)
     if node is None:
-        return Rejected(no_node(request.node_id, run.nodes))
+        return Rejected(no_node(request.node, run.nodes))
     if node.machine:
         return Rejected(f"node `{node.id}` is on machine `{node.machine}`; ask there")
     match request:
@@ -53,7 +53,7 @@ def answer_request(run: RunState, request: ParameterRequest) -> Answer:
     if node.present:
         run.send(node, change)
         node.parameters_sent = dict(node.parameters)
-    return Done(node.present)
+    return OperationResult(node.id, node.present)
 
 
 def send_changes(run: RunState, node: NodeState) -> None:

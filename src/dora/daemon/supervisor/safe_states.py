@@ -39,9 +39,7 @@ def changed(run: RunState, node: NodeState, event: SafeStateReported) -> None:
 
 def source_failed(run: RunState, node: NodeState) -> None:
     """Inform inputs with a safe state that the process of their source has ended."""
-    safe = {
-        output for output, options in node.spec.output_options.items() if options.safe_state is not None
-    }
+    safe = {output for output, rules in node.spec.output_rules.items() if rules.safe_state is not None}
     fed: dict[str, list[str]] = {}
     for output in sorted(safe):
         for consumer_id, input_id in run.graph.consumers[node.id].get(output, ()):

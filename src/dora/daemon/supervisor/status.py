@@ -44,7 +44,7 @@ class PeerStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FormerPart(msgspec.Struct, frozen=True):
-    """What the other machines know about a lost machine's part. The machine starts its part again with it.
+    """The part of a lost machine, as the others know it. The machine starts its part again with this.
 
     ``status`` tells how its nodes were. ``sent``: "node/output" → the number of the last message that has
     arrived elsewhere. ``taken``: "node/input" → the number of the last message from elsewhere that the

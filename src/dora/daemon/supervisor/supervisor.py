@@ -190,7 +190,7 @@ class Supervisor:
                 stopping.kill(run, reason)
             case on.PeerStatusReceived(machine=machine, status=status):
                 peers.take_status(run, machine, status)
-            case on.MachineLost(machine=machine, reason=reason):
+            case on.OtherMachineLost(machine=machine, reason=reason):
                 peers.lose_machine(run, machine, reason, may_return=event.may_return)
             case on.Released():
                 changes.release(run)

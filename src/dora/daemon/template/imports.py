@@ -37,7 +37,7 @@ class Imports:
         """Import packages; ``named`` are those that a dataflow names, and where."""
         name = ""
         before, variables_before = Traces(), variables()
-        record = _Output()
+        record = _HeldOutput()
         with _ReadVariables() as read, generators.recorded():
             try:
                 for name in names:
@@ -88,7 +88,7 @@ def package_names(modules: Iterable[str]) -> list[str]:
     return [name for name in names if name != "dora"]
 
 
-class _Output:
+class _HeldOutput:
     """The output of this process meanwhile; its forks print it as theirs."""
 
     def __init__(self) -> None:

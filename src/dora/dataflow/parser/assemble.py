@@ -18,7 +18,6 @@ from dora.dataflow.model import (
     NodeOutput,
     NodeSpec,
     OperatorSpec,
-    OutputOptions,
     PreloadedPackage,
     Program,
     RestartOptions,
@@ -31,7 +30,7 @@ from dora.dataflow.parser.field_types import Reader, is_unset
 from dora.dataflow.parser.fields import NODE_BLOCK
 from dora.dataflow.parser.files import MANIFEST_FILE, is_file
 from dora.dataflow.parser.input_rules import check_deadlines, rules_of_block
-from dora.dataflow.parser.outputs import LatchChecks, options_of
+from dora.dataflow.parser.output_rules import OutputChecks, rules_of_outputs
 from dora.dataflow.parser.preload import preload_of, warn_without_effect
 from dora.dataflow.parser.program_sources import (
     download_of,
@@ -40,7 +39,7 @@ from dora.dataflow.parser.program_sources import (
     python_environment,
 )
 from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
-from dora.dataflow.parser.safe_state import SafeStates
+from dora.dataflow.parser.safe_state import with_safe_states
 from dora.dataflow.parser.scheduling import warn_of_nice
 from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
@@ -49,6 +48,7 @@ from dora.dataflow.parser.variables import refused_variable
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.types.contracts import Ports
 from dora.errors import Problem
+from dora.wire.output_rules import OutputRules
 
 _DEFAULT_LOG = LogOptions()
 
@@ -106,8 +106,7 @@ class Assembler:
         self.preload = preload
         self.programs: list[Program] = []
         self.ports: list[Ports] = []
-        self.latches = LatchChecks(self.report)
-        self.safe_states = SafeStates(self.report)
+        self.outputs = OutputChecks(self.report)
         self.resolver = InputResolver({}, self.report)
         self.syncs = SyncChecks(self.report)
 
@@ -131,7 +130,7 @@ class Assembler:
             for draft in drafts
             if not draft.module
         )
-        self.latches.finish()
+        self.outputs.finish()
         if not self.in_module:
             self.syncs.warn_of_strangers(nodes)
         return nodes
@@ -273,7 +272,7 @@ class Assembler:
             inputs=inputs,
             syncs=syncs,
             outputs=tuple(outputs),
-            output_options=options_of(outputs),
+            output_rules=rules_of_outputs(outputs),
             log=self._log(checked, f"node `{draft.id}`"),
             pattern=checked.get("pattern"),
             **self._common(draft),
@@ -284,7 +283,7 @@ class Assembler:
         inputs: list[InputSpec] = []
         syncs: list[SyncSpec] = []
         outputs: list[str] = []
-        options: dict[str, OutputOptions] = {}
+        rules: dict[str, OutputRules] = {}
         build: list[str] = []
         for operator_id, checked in draft.operators:
             prefix = draft.prefix(operator_id)
@@ -318,7 +317,7 @@ class Assembler:
             inputs += (msgspec.structs.replace(i, id=f"{prefix}{i.id}") for i in operator.inputs)
             syncs += (within(prefix, group) for group in operator.syncs)
             outputs += (f"{prefix}{output}" for output in operator.outputs)
-            options |= options_of(checked.get("outputs") or {}, prefix)
+            rules |= rules_of_outputs(checked.get("outputs") or {}, prefix)
             build += operator.build
         self._one_environment(draft)
         return NodeSpec(
@@ -327,7 +326,7 @@ class Assembler:
             inputs=tuple(inputs),
             syncs=tuple(syncs),
             outputs=tuple(outputs),
-            output_options=options,
+            output_rules=rules,
             operators=tuple(operators),
             log=self._runtime_log(draft),
             **self._common(draft),
@@ -376,9 +375,8 @@ class Assembler:
             found = self.resolver.resolve(source, block.place("source"), name)
             if found is None:
                 continue
-            if block.get("queue_policy") == "backpressure" and isinstance(found, NodeOutput):
-                place = block.place("queue_policy")
-                self.latches.add_input(found, place, f"the input `{input_id}` of {owner}")
+            if isinstance(found, NodeOutput):
+                self.outputs.add_input(input_id, name, found, block, checked)
             inputs.append(
                 InputSpec(
                     id=input_id,
@@ -416,8 +414,7 @@ class Assembler:
     ) -> None:
         outputs = tuple(checked.get("outputs") or ())
         self.ports.append(Ports(owner, draft.id, prefix, checked, inputs, outputs, path))
-        self.latches.add_outputs(checked, draft.id, prefix, owner)
-        self.safe_states.add_outputs(checked, draft.id, prefix, owner)
+        self.outputs.add_outputs(checked, draft.id, prefix, owner)
 
     def _runs(
         self, draft: _Draft, checked: CheckedBlock, field: str, path: str, owner: str, built: bool
@@ -550,8 +547,9 @@ def assemble(
     if strict_types or root.get("strict_types"):
         reader.report.problems += (warning._replace(severity="error") for warning in type_warnings)
         reader.report.failed = reader.report.failed or bool(type_warnings)
-    paths = budgets_of(root.get("paths") or (), nodes, reader.report, assembler.safe_states.has)
-    nodes = assembler.safe_states.apply(nodes, types, paths)
+    safe_states = assembler.outputs.safe_states
+    paths = budgets_of(root.get("paths") or (), nodes, reader.report, safe_states)
+    nodes = with_safe_states(nodes, safe_states, types, paths, reader.report)
     debug = root.get("debug")
     return Dataflow(
         nodes=nodes,

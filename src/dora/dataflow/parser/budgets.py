@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Container
 from typing import get_args
 
 from dora.dataflow.model import NodeOutput, NodeSpec, OnMiss, PathBudget, TimerSource
 from dora.dataflow.parser.budget_times import check_budget_times
-from dora.dataflow.parser.field_types import ChoiceType, DurationType, IntegerType, TextType
+from dora.dataflow.parser.field_types import ChoiceType, TextType
+from dora.dataflow.parser.number_types import DurationType, IntegerType
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
 from dora.dataflow.paths import DataGraph
 from dora.dataflow.problems import MAX_LISTED, ProblemReport, listed
@@ -56,13 +57,13 @@ def budgets_of(
     blocks: tuple[CheckedBlock, ...],
     nodes: tuple[NodeSpec, ...],
     report: ProblemReport,
-    has_safe_state: Callable[[NodeOutput], bool],
+    safe_states: Container[NodeOutput],
 ) -> tuple[PathBudget, ...]:
     """Return the budgets of paths that exist; report the others, and warn of times that do not fit."""
     graph = DataGraph(nodes)
     found: dict[tuple[NodeOutput, str], tuple[PathBudget, CheckedBlock]] = {}
     for block in blocks:
-        budget = _budget(block, graph, report, has_safe_state)
+        budget = _budget(block, graph, report, safe_states)
         if budget is None:
             continue
         key = budget.source, budget.sink
@@ -81,7 +82,7 @@ def _budget(
     block: CheckedBlock,
     graph: DataGraph,
     report: ProblemReport,
-    has_safe_state: Callable[[NodeOutput], bool],
+    safe_states: Container[NodeOutput],
 ) -> PathBudget | None:
     source, sink = _port(block, "from", graph, report), _port(block, "to", graph, report)
     if source is None or sink is None or block.get("budget") is None:
@@ -103,7 +104,7 @@ def _budget(
             f"data gets there from {listed(_origins(graph, item.source), MAX_LISTED)}",
         )
         return None
-    if block.get("on_miss") == "safe_state" and not has_safe_state(item.source):
+    if block.get("on_miss") == "safe_state" and item.source not in safe_states:
         report.error(
             block.place("on_miss"),
             f"the output `{item.source}`, which feeds `{node_id}/{input_id}`, has no safe state",

@@ -15,17 +15,14 @@ from dora.dataflow.parser.field_types import (
     DATA,
     NODE,
     OPERATOR,
-    ByteSizeType,
     ChoiceType,
     CommandsType,
     FieldType,
     FlagType,
-    IntegerType,
     ListType,
     MapType,
     Reader,
     Schema,
-    SecondsType,
     TextType,
     UnsupportedType,
     WordsType,
@@ -33,6 +30,7 @@ from dora.dataflow.parser.field_types import (
     report_expected,
 )
 from dora.dataflow.parser.input_rules import INPUT_RULE_FIELDS
+from dora.dataflow.parser.number_types import ByteSizeType, IntegerType, SecondsType
 from dora.dataflow.parser.outputs import Outputs
 from dora.dataflow.parser.preload import Preload
 from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON

@@ -7,16 +7,8 @@ from typing import Any, Final, NamedTuple
 
 from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.model import InputSpec, LogSource, NodeOutput, Source, TimerSource
-from dora.dataflow.parser.field_types import (
-    ChoiceType,
-    DurationType,
-    FieldType,
-    IntegerType,
-    ListType,
-    RateType,
-    SecondsType,
-    TextType,
-)
+from dora.dataflow.parser.field_types import ChoiceType, FieldType, ListType, TextType
+from dora.dataflow.parser.number_types import DurationType, IntegerType, RateType, SecondsType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field
 from dora.dataflow.problems import ProblemReport
 from dora.dataflow.types.contracts import Ports
@@ -37,6 +29,8 @@ def _type(rule: InputRule) -> FieldType[Any]:
             return ChoiceType(rule.choices)
         case "keys":
             return ListType(TextType("a metadata key", may_be_empty=False), "metadata keys")
+        case "text":
+            return TextType()
 
 
 INPUT_RULE_FIELDS: Final = [

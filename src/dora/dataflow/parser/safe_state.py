@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
-import msgspec
+from msgspec import structs
 
-from dora.dataflow.model import (
-    NodeOutput,
-    NodeSpec,
-    OutputOptions,
-    PathBudget,
-    SafeState,
-    SafeStateCondition,
-    Types,
-)
+from dora.dataflow.model import NodeOutput, NodeSpec, PathBudget, PortType, Types
 from dora.dataflow.parser.field_types import (
     ChoiceType,
-    DurationType,
     FieldType,
     ListType,
     Reader,
@@ -26,9 +18,11 @@ from dora.dataflow.parser.field_types import (
     report_expected,
     shape,
 )
+from dora.dataflow.parser.number_types import DurationType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.problems import ProblemReport, TextSpan
+from dora.dataflow.problems import Contradiction, ProblemReport, TextSpan
+from dora.wire.output_rules import SafeState, SafeStateCondition
 
 _CONDITIONS: Final[tuple[SafeStateCondition, ...]] = get_args(SafeStateCondition)
 _BITS: Final = (8, 16, 32, 64)
@@ -113,189 +107,223 @@ SAFE_STATE: Final = SchemaBlock(
 )
 
 
-class SafeStates:
-    """Collects the safe states of a dataflow; with the types of outputs, it checks them."""
+class _Case(NamedTuple):
+    """A safe state that is checked, with the rest of the dataflow that it depends on."""
 
-    def __init__(self, report: ProblemReport) -> None:
-        self._report = report
-        self._blocks: dict[NodeOutput, tuple[CheckedBlock, str]] = {}
-        self._deadlines: set[Any] = set()  # sources of inputs with a deadline
-        self._budgets: dict[Any, PathBudget] = {}  # paths whose miss begins it, by the source of their end
+    block: CheckedBlock
+    name: str  # of the output, "the output `x` of node `a`"
+    declared: PortType | None  # the type of the output
+    has_deadline: bool  # an input that it feeds has one
+    budget: PathBudget | None  # of a path with `on_miss: safe_state` that ends at such an input
 
-    def add_outputs(self, checked: CheckedBlock, node: str, prefix: str, owner: str) -> None:
-        """Remember the safe states of a program or operator."""
-        texts = {checked.get(field): field for field in ("send_stdout_as", "send_logs_as")}
-        for name, options in (checked.get("outputs") or {}).items():
-            block = options.get("safe_state")
-            if block is None:
-                continue
-            what = f"the output `{name}` of {owner}"
-            if name in texts:
-                self._report.error(
-                    options.keys["safe_state"],
-                    f"{what} cannot have a safe state: `{texts[name]}` sends lines of text there",
-                    "remove `safe_state`",
-                )
-            elif block.get("value") is not None and not block.failed("type"):
-                self._blocks[NodeOutput(node, f"{prefix}{name}")] = (block, what)
+    @property
+    def when(self) -> tuple[SafeStateCondition, ...] | None:
+        """The conditions that are given, None if none are."""
+        found: tuple[SafeStateCondition, ...] | None = self.block.get("when")
+        return found
 
-    def has(self, source: NodeOutput) -> bool:
-        """Return whether an output has a safe state."""
-        return source in self._blocks
+    @property
+    def type(self) -> str:
+        """The Arrow type of the value: the declared, the given, or that of its values."""
+        return self.declared_type or self.block.get("type") or _type_of(self.block.get("value"))
 
-    def apply(
-        self, nodes: tuple[NodeSpec, ...], types: Types, paths: tuple[PathBudget, ...]
-    ) -> tuple[NodeSpec, ...]:
-        """Return the nodes with the safe states of their outputs; report what does not fit."""
-        if not self._blocks:
-            return nodes
-        self._check_groups(nodes)
-        self._deadlines = {item.source for node in nodes for item in node.inputs if item.deadline_ns}
-        ends = {path.sink: path for path in paths if path.on_miss == "safe_state"}
-        self._budgets = {
-            item.source: ends[sink]
-            for node in nodes
-            for item in node.inputs
-            if (sink := f"{node.id}/{item.id}") in ends
+    @property
+    def declared_type(self) -> str | None:
+        """The declared type, "" if a safe value cannot have it; None if none is declared."""
+        if self.declared is None or len(self.declared.shapes) != 1:
+            return None
+        shape = self.declared.shapes[0]
+        name = _OF_DECLARED.get(shape, shape.lower()) if isinstance(shape, str) else ""
+        return name if name in _TYPES else ""
+
+    @property
+    def possible(self) -> tuple[SafeStateCondition, ...]:
+        """The conditions that can hold."""
+        possible = {
+            "deadline": self.has_deadline,
+            "budget": self.budget is not None,
+            "failed": True,
+            "silent": bool(self.block.get("silence")),
         }
-        return tuple(self._with_safe_states(node, types) for node in nodes)
+        return tuple(condition for condition in _CONDITIONS if possible[condition])
 
-    def _with_safe_states(self, node: NodeSpec, types: Types) -> NodeSpec:
-        options = dict(node.output_options)
+    def lacks(self, condition: SafeStateCondition) -> bool:
+        """Return whether `when` names a condition that cannot hold."""
+        return condition in (self.when or ()) and condition not in self.possible
+
+    def misses(self, condition: SafeStateCondition) -> bool:
+        """Return whether `when` does not name a condition that the rest of the file prepares."""
+        return self.when is not None and condition not in self.when and condition in self.possible
+
+    def place(self, condition: SafeStateCondition) -> TextSpan:
+        """Return the place of a condition in `when`."""
+        written = self.block.nodes["when"]
+        items: list[TextSpan] = list(written.items) if isinstance(written, SequenceNode) else []
+        index = (self.when or ()).index(condition)
+        return items[index] if index < len(items) else self.block.place("when")
+
+
+def with_safe_states(
+    nodes: tuple[NodeSpec, ...],
+    declared: Mapping[NodeOutput, tuple[CheckedBlock, str]],
+    types: Types,
+    paths: tuple[PathBudget, ...],
+    report: ProblemReport,
+) -> tuple[NodeSpec, ...]:
+    """Return the nodes with the safe states of their outputs; report what does not fit.
+
+    ``declared``: the blocks of the safe states, and the names of their outputs for messages.
+    """
+    if not declared:
+        return nodes
+    deadlines = {item.source for node in nodes for item in node.inputs if item.deadline_ns}
+    ends = {path.sink: path for path in paths if path.on_miss == "safe_state"}
+    budgets = {
+        item.source: ends[sink]
+        for node in nodes
+        for item in node.inputs
+        if (sink := f"{node.id}/{item.id}") in ends
+    }
+
+    def with_own(node: NodeSpec) -> NodeSpec:
+        rules = dict(node.output_rules)
         for output in node.outputs:
             source = NodeOutput(node.id, output)
-            if source not in self._blocks:
+            if source not in declared:
                 continue
-            block, what = self._blocks[source]
-            kind = self._type(block, what, types, source)
-            when = self._conditions(block, what, source)
-            if kind is None or when is None or not self._fits(block, kind):
+            case = _Case(
+                *declared[source], types.outputs.get(str(source)), source in deadlines, budgets.get(source)
+            )
+            if contradictions := _contradictions(case):
+                for contradiction in contradictions:
+                    report.error(*contradiction)
                 continue
-            former = options.get(output, OutputOptions())
-            options[output] = msgspec.structs.replace(
-                former,
-                safe_state=SafeState(
-                    block.get("value"), kind, when, block.get("metadata") or {}, block.get("silence") or 0
-                ),
-            )
-        return msgspec.structs.replace(node, output_options=options)
+            get = case.block.get
+            when = case.possible if case.when is None else case.when
+            safe = SafeState(get("value"), case.type, when, get("metadata") or {}, get("silence") or 0)
+            rules[output] = structs.replace(node.rules_of_output(output), safe_state=safe)
+        return structs.replace(node, output_rules=rules)
 
-    def _check_groups(self, nodes: tuple[NodeSpec, ...]) -> None:
-        """Report safe states of outputs that feed a group of synchronised inputs."""
-        for node in nodes:
-            sources = {item.id: item.source for item in node.inputs}
-            for input_id in (input_id for group in node.syncs for input_id in group.inputs):
-                source = sources.get(input_id)
-                if isinstance(source, NodeOutput) and source in self._blocks:
-                    block, what = self._blocks[source]
-                    self._report.error(
-                        block.place("value"),
-                        f"{what} feeds the input `{input_id}` of node `{node.id}`, which is in a `sync` "
-                        "group: a safe value would wait there for its match",
-                        "add an input for it that is in no group",
-                    )
-
-    def _type(self, block: CheckedBlock, what: str, types: Types, source: NodeOutput) -> str | None:
-        """Return the Arrow type of a value: the given, the declared, or that of its values."""
-        given: str | None = block.get("type")
-        port = types.outputs.get(str(source))
-        if port is not None and len(port.shapes) == 1:
-            declared = port.shapes[0]
-            name = _OF_DECLARED.get(declared, declared.lower()) if isinstance(declared, str) else ""
-            if name not in _TYPES:
-                self._report.error(
-                    block.place("value"),
-                    f"{what} sends `{port.name}`, and a safe value consists of numbers, flags or texts",
-                    "send such values on an output of their own",
-                )
-                return None
-            if given is not None and given != name:
-                self._report.error(
-                    block.place("type"),
-                    f"{what} sends `{port.name}`, and that is `{name}`",
-                    f"write `{name}`",
-                )
-                return None
-            return name
-        return given or _type_of(block.get("value"))
-
-    def _conditions(
-        self, block: CheckedBlock, what: str, source: NodeOutput
-    ) -> tuple[SafeStateCondition, ...] | None:
-        when: tuple[SafeStateCondition, ...] | None = block.get("when")
-        silence = block.get("silence")
-        possible = {
-            "deadline": source in self._deadlines,
-            "budget": source in self._budgets,
-            "failed": True,
-            "silent": bool(silence),
-        }
-        if when is None:
-            return tuple(condition for condition in _CONDITIONS if possible[condition])
-        if not when:
-            self._report.error(
-                block.place("when"), f"the safe state of {what} has no condition", "leave out `when`"
-            )
-            return None
-        place = _place_of(block, when)
-        if "budget" in when and not possible["budget"]:
-            self._report.error(
-                place("budget"),
-                f"no path with `on_miss: safe_state` ends at an input that {what} feeds",
-                "give the dataflow one: `paths: [{from: …, to: …, budget: 40ms, on_miss: safe_state}]`",
-            )
-            return None
-        if possible["budget"] and "budget" not in when:
-            path = self._budgets[source]
-            self._report.error(
-                block.place("when"),
-                f"the path from `{path.source}` to `{path.sink}` has `on_miss: safe_state`, but `when` of "
-                f"{what} lacks `budget`",
-                f"write `when: [{', '.join((*when, 'budget'))}]`, or another `on_miss`",
-            )
-            return None
-        if "deadline" in when and not possible["deadline"]:
-            self._report.error(
-                place("deadline"),
-                f"no input that {what} feeds has a `deadline`",
-                "give one to an input: `{source: …, deadline: 50ms}`; or write `silence: 50ms` here",
-            )
-            return None
-        if "silent" in when and not silence:
-            self._report.error(
-                place("silent"), "`silent` needs the time that counts as silence", "add `silence: 100ms`"
-            )
-            return None
-        if silence and "silent" not in when:
-            self._report.error(
-                block.keys["silence"],
-                "`silence` is for the condition `silent`, which `when` does not have",
-                f"write `when: [{', '.join((*when, 'silent'))}]`",
-            )
-            return None
-        return when
-
-    def _fits(self, block: CheckedBlock, kind: str) -> bool:
-        """Report the first value that is not of the type; return whether all are."""
-        written = block.nodes["value"]
-        items = written.items if isinstance(written, SequenceNode) else [written]
-        for item, value in zip(items, block.get("value"), strict=True):
-            if not _is_of(value, kind):
-                hint = "" if "type" not in block.keys else "change the value, or choose another `type`"
-                self._report.error(item, f"{shape(item)} is not a value of the type `{kind}`", hint)
-                return False
-        return True
+    return tuple(with_own(node) for node in nodes)
 
 
-def _place_of(block: CheckedBlock, when: tuple[str, ...]) -> Any:
-    written = block.nodes["when"]
-    items: list[TextSpan] = list(written.items) if isinstance(written, SequenceNode) else []
+def _no_such_value(case: _Case) -> Contradiction | None:
+    """The value contradicts an output whose messages have fields or lists."""
+    if case.declared is None or case.declared_type != "":
+        return None
+    return Contradiction(
+        case.block.place("value"),
+        f"{case.name} sends `{case.declared.name}`, and a safe value consists of numbers, flags or texts",
+        "send such values on an output of their own",
+    )
 
-    def place(condition: str) -> TextSpan:
-        index = when.index(condition)
-        return items[index] if index < len(items) else block.place("when")
 
-    return place
+def _other_type(case: _Case) -> Contradiction | None:
+    """`type` contradicts another declared type of the output."""
+    given, name = case.block.get("type"), case.declared_type
+    if case.declared is None or given is None or name in (None, given):
+        return None
+    return Contradiction(
+        case.block.place("type"),
+        f"{case.name} sends `{case.declared.name}`, and that is `{name}`",
+        f"write `{name}`",
+    )
+
+
+def _no_condition(case: _Case) -> Contradiction | None:
+    """`when` contradicts the safe state if it is empty."""
+    if case.when != ():
+        return None
+    message = f"the safe state of {case.name} has no condition"
+    return Contradiction(case.block.place("when"), message, "leave out `when`")
+
+
+def _no_budget(case: _Case) -> Contradiction | None:
+    """`budget` needs a path that can miss it."""
+    if not case.lacks("budget"):
+        return None
+    return Contradiction(
+        case.place("budget"),
+        f"no path with `on_miss: safe_state` ends at an input that {case.name} feeds",
+        "give the dataflow one: `paths: [{from: …, to: …, budget: 40ms, on_miss: safe_state}]`",
+    )
+
+
+def _unused_budget(case: _Case) -> Contradiction | None:
+    """A path with `on_miss: safe_state` contradicts a `when` without `budget`."""
+    if case.when is None or case.budget is None or not case.misses("budget"):
+        return None
+    return Contradiction(
+        case.block.place("when"),
+        f"the path from `{case.budget.source}` to `{case.budget.sink}` has `on_miss: safe_state`, but "
+        f"`when` of {case.name} lacks `budget`",
+        f"write `when: [{', '.join((*case.when, 'budget'))}]`, or another `on_miss`",
+    )
+
+
+def _no_deadline(case: _Case) -> Contradiction | None:
+    """`deadline` needs an input that has one."""
+    if not case.lacks("deadline"):
+        return None
+    return Contradiction(
+        case.place("deadline"),
+        f"no input that {case.name} feeds has a `deadline`",
+        "give one to an input: `{source: …, deadline: 50ms}`; or write `silence: 50ms` here",
+    )
+
+
+def _no_silence(case: _Case) -> Contradiction | None:
+    """`silent` needs `silence`."""
+    if not case.lacks("silent"):
+        return None
+    message = "`silent` needs the time that counts as silence"
+    return Contradiction(case.place("silent"), message, "add `silence: 100ms`")
+
+
+def _unused_silence(case: _Case) -> Contradiction | None:
+    """`silence` contradicts a `when` without `silent`."""
+    if case.when is None or not case.misses("silent"):
+        return None
+    return Contradiction(
+        case.block.keys["silence"],
+        "`silence` is for the condition `silent`, which `when` does not have",
+        f"write `when: [{', '.join((*case.when, 'silent'))}]`",
+    )
+
+
+def _other_value(case: _Case) -> Contradiction | None:
+    """A value contradicts the type."""
+    written = case.block.nodes["value"]
+    items = written.items if isinstance(written, SequenceNode) else [written]
+    for item, value in zip(items, case.block.get("value"), strict=True):
+        if not _is_of(value, case.type):
+            hint = "" if "type" not in case.block.keys else "change the value, or choose another `type`"
+            return Contradiction(item, f"{shape(item)} is not a value of the type `{case.type}`", hint)
+    return None
+
+
+_Check = Callable[[_Case], Contradiction | None]
+_TYPE_CHECKS: Final[tuple[_Check, ...]] = (_no_such_value, _other_type)
+_CONDITION_CHECKS: Final[tuple[_Check, ...]] = (
+    _no_condition,
+    _no_budget,
+    _unused_budget,
+    _no_deadline,
+    _no_silence,
+    _unused_silence,
+)
+
+
+def _contradictions(case: _Case) -> list[Contradiction]:
+    """Return the first contradiction of the type and of the conditions; the others may follow from it."""
+    first = (
+        next(filter(None, (check(case) for check in checks)), None)
+        for checks in (_TYPE_CHECKS, _CONDITION_CHECKS)
+    )
+    found = [contradiction for contradiction in first if contradiction is not None]
+    if not found and (contradiction := _other_value(case)) is not None:
+        found.append(contradiction)
+    return found
 
 
 def _type_of(values: tuple[Scalar, ...]) -> str:

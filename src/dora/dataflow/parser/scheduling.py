@@ -6,15 +6,8 @@ import re
 from typing import Final, get_args
 
 from dora.dataflow.model import SchedulingPolicy, SchedulingPolicyName
-from dora.dataflow.parser.field_types import (
-    FieldType,
-    FlagType,
-    IntegerType,
-    Reader,
-    Schema,
-    report_expected,
-    text_of,
-)
+from dora.dataflow.parser.field_types import FieldType, FlagType, Reader, Schema, report_expected, text_of
+from dora.dataflow.parser.number_types import IntegerType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field
 from dora.dataflow.parser.tree import YamlNode
 from dora.dataflow.problems import ProblemReport, listed

@@ -12,7 +12,6 @@ from dora.dataflow.model import InputSpec, LogSource, NodeOutput, NodeSpec, Sync
 from dora.dataflow.parser.field_types import (
     DATA,
     ChoiceType,
-    DurationType,
     FieldType,
     ListType,
     MapType,
@@ -20,6 +19,7 @@ from dora.dataflow.parser.field_types import (
     Schema,
     report_expected,
 )
+from dora.dataflow.parser.number_types import DurationType
 from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import ProblemReport, TextSpan, listed

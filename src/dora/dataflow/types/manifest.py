@@ -6,12 +6,12 @@ import os
 
 import msgspec
 
+from dora.dataflow.parser.compose import compose_mapping
 from dora.dataflow.parser.field_types import (
     ChoiceType,
     CommandsType,
     FieldType,
     FlagType,
-    IntegerType,
     ListType,
     MapType,
     Reader,
@@ -19,8 +19,9 @@ from dora.dataflow.parser.field_types import (
     TextType,
 )
 from dora.dataflow.parser.files import MANIFEST_FILE, Unreadable, is_file, read_text
+from dora.dataflow.parser.number_types import IntegerType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import YamlNode, compose_mapping
+from dora.dataflow.parser.tree import YamlNode
 from dora.dataflow.problems import ProblemReport, TextSpan
 from dora.dataflow.types.contracts import TYPE_NAME
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from dora.dataflow.parser.compose import compose_mapping
 from dora.dataflow.parser.field_types import (
     FieldType,
     ListType,
@@ -19,7 +20,7 @@ from dora.dataflow.parser.field_types import (
 )
 from dora.dataflow.parser.files import Unreadable, read_text, yaml_files_below
 from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, YamlNode, compose_mapping
+from dora.dataflow.parser.tree import MappingNode, YamlNode
 from dora.dataflow.problems import ProblemReport, TextSpan
 
 # Names of types: ``std/media/v1/Image``, ``my/v1/Reading``, ``…/AudioFrame[sample_type=f32]``.

@@ -65,14 +65,14 @@ class Span(msgspec.Struct, omit_defaults=True, rename="camel", gc=False):
         return int(self.end_time_unix_nano)
 
 
-class _Scope(msgspec.Struct, frozen=True):
+class _InstrumentationScope(msgspec.Struct, frozen=True):
     name: str = ""
     version: str = ""
 
 
 class _ScopeSpans(msgspec.Struct, frozen=True, rename="camel"):
     spans: list[Span]
-    scope: _Scope = _Scope()
+    scope: _InstrumentationScope = _InstrumentationScope()
 
 
 class _Resource(msgspec.Struct, frozen=True):
@@ -120,7 +120,7 @@ def plain(attributes: Iterable[Attribute]) -> dict[str, str | int]:
 
 def encode_batch(resource: Attributes, version: str, spans: list[Span]) -> bytes:
     """Return the line of a file for some spans, with its newline."""
-    scope = _ScopeSpans(spans, _Scope("dora", version))
+    scope = _ScopeSpans(spans, _InstrumentationScope("dora", version))
     return _encode(_Batch([_ResourceSpans([scope], _Resource(attributes_of(resource)))])) + b"\n"
 
 

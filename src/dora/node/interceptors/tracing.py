@@ -55,7 +55,7 @@ _LOANS: Final = 1024  # loans that may be under way at once
 _now = time.time_ns
 
 
-class _Process:
+class _TracedWork:
     """The work of a task or thread on an event. ``span`` is None in a trace that is not sampled."""
 
     __slots__ = ("context", "span")
@@ -79,8 +79,10 @@ class Tracer:
             "service.instance.id": f"{config.dataflow_id}/{config.node_id}",
             "dora.dataflow.id": config.dataflow_id,
         }
-        self._current: ContextVar[_Process | None] = ContextVar("dora_process", default=None)
-        self._busy: dict[int, _Process] = {}  # by thread: `asyncio.wait_for` may receive in another context
+        self._current: ContextVar[_TracedWork | None] = ContextVar("dora_process", default=None)
+        self._busy: dict[
+            int, _TracedWork
+        ] = {}  # by thread: `asyncio.wait_for` may receive in another context
         self._done: list[Span] = []
         self._random = random.Random()
         self._lock = threading.Lock()
@@ -100,7 +102,7 @@ class Tracer:
         """Begin the *process* of an event in this thread."""
         self._busy[threading.get_ident()] = self._begin(event, name, attributes)
 
-    def _begin(self, event: Event, name: str, attributes: list[Attribute]) -> _Process:
+    def _begin(self, event: Event, name: str, attributes: list[Attribute]) -> _TracedWork:
         try:
             metadata = event["metadata"]
         except MetadataError:  # the program gets the error when it asks for the metadata
@@ -116,12 +118,12 @@ class Tracer:
             if sequence := event.sequence:
                 span.attributes = [*attributes, Attribute("dora.sequence", Value(int_value=str(sequence)))]
             _link(span, parent)
-        process = _Process(context, span)
+        process = _TracedWork(context, span)
         self._current.set(process)
         _attach_to_opentelemetry(context)
         return process
 
-    def _end(self, process: _Process) -> None:
+    def _end(self, process: _TracedWork) -> None:
         self._current.set(None)
         if process.span is not None:
             process.span.end_time_unix_nano = str(_now())

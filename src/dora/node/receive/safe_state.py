@@ -28,7 +28,8 @@ from dora.node.events import (
 from dora.node.receive.input_port import InputPort, WrappingInput
 from dora.transport.board import SENT, WORDS, Board
 from dora.wire.counters import IN_SAFE_STATE, SAFE_STATES
-from dora.wire.node_config import InputConfig, SafeStateConfig
+from dora.wire.node_config import InputConfig
+from dora.wire.output_rules import SafeState
 
 _monotonic = time.monotonic_ns
 _AT_ONCE: Final = 1000  # messages that one poll drops at most
@@ -47,11 +48,11 @@ class SafeValue(Reference):
         self.reason = reason
 
 
-def safe_array(config: SafeStateConfig) -> Any:
+def safe_array(safe: SafeState) -> Any:
     """Return the safe value as an Arrow array."""
     import pyarrow as pa
 
-    return pa.array(config.values, config.type)
+    return pa.array(safe.values, safe.type)
 
 
 class Silence:
@@ -80,15 +81,16 @@ class SafeStateInput(WrappingInput):
 
     def __init__(self, port: InputPort, config: InputConfig, board: Board, on_change: OnChange) -> None:
         """``port``: of the link, or one that wraps it."""
-        assert config.safe_state is not None
+        safe = config.source_rules.safe_state
+        assert safe is not None
         super().__init__(port)
         self._next: deque[Event] = deque()  # to be given out before anything else
-        self._config = config.safe_state
-        self._when = frozenset(config.safe_state.when)
-        self._value = safe_array(config.safe_state)
+        self._config = safe
+        self._when = frozenset(safe.when)
+        self._value = safe_array(safe)
         self._source = config.source
         self._on_change = on_change
-        self._silence = Silence(config.safe_state.silence_ns) if "silent" in self._when else None
+        self._silence = Silence(safe.silence_ns) if "silent" in self._when else None
         self._is_new = True  # nothing was polled yet
         self._exceeds = False  # the next message has taken longer than its path's budget
         self._stopped = False

@@ -100,7 +100,7 @@ class ReplayInbox(Inbox):
         self._clocks = []
         self.missing = 0  # messages of the record that did not come
         self._node_id = config.node_id
-        self._safe_values = {item.id: item.safe_state for item in config.inputs}
+        self._safe_values = {item.id: item.source_rules.safe_state for item in config.inputs}
         self._clock = clock
         self._replayed = replayed
         self._entries = _read(path)
@@ -109,7 +109,7 @@ class ReplayInbox(Inbox):
             port.id: deque() for port in ports if isinstance(port, LinkInput)
         }
         # The number of the last message that was given, of inputs whose source is latched.
-        self._given = {item.id: 0 for item in config.inputs if item.latched}
+        self._given = {item.id: 0 for item in config.inputs if item.source_rules.latched}
         self._groups_by_lead: dict[str, node_config.SyncConfig] = {}
         # By input: the messages of the last set, and of the one that is being made; None for one that did
         # not come. The next set may have them again.
@@ -276,10 +276,10 @@ class ReplayInbox(Inbox):
 
     def _safe_value(self, entry: Entry) -> Event | None:
         """Return the safe value of an input; None if the dataflow has none for it any more."""
-        config = self._safe_values.get(self._inputs[entry.input])
-        if config is None:
+        safe = self._safe_values.get(self._inputs[entry.input])
+        if safe is None:
             return None
-        content = SafeValue(safe_array(config), config.metadata, entry.number, entry.content.decode())
+        content = SafeValue(safe_array(safe), safe.metadata, entry.number, entry.content.decode())
         return Input.make(self._inputs[entry.input], content)
 
     def apply_safe_state(self, item: node_config.InputConfig, on_change: OnChange) -> None:

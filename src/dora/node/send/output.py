@@ -161,7 +161,7 @@ class OutputPort:
         self._control_section = control_sections(keep)
         if self._spill_writer is not None:
             self._spill = self._spill_writer if self._spill_writer.apply_links(links) else None
-        self.has_links = bool(links) or self._config.latch is not None
+        self.has_links = bool(links) or self._config.latched is not None
 
     def warm_up(self) -> None:
         """Reserve memory for the first message, and open the doorbells of receivers that are there."""

@@ -174,7 +174,7 @@ class Session:
             if item.has_qos and item.kind != "timer":
                 inbox.apply_qos(item)
             self._check_budgets(inbox, item)
-            if item.safe_state is not None:
+            if item.source_rules.safe_state is not None:
                 inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
         if self.config.syncs:
             inbox.synchronise(self.config.syncs, self.config.inputs)
@@ -295,7 +295,7 @@ class Session:
         """Return the port of an input; ``receiver`` has been receiving for some time already."""
         if item.kind != "link":
             port = LocalInput(item, self.board, self._meter(item))
-            if item.latched and item.kind == "local":
+            if item.source_rules.latched and item.kind == "local":
                 port.put_latched(self._host.latch_reader(item.output_slot)())
             return port
         first_time = self.board.get(item.slot, STATE) == UNCONNECTED
@@ -317,7 +317,7 @@ class Session:
         takes_over: bool = False,
     ) -> LinkInput:
         make: Callable[..., LinkInput] = LinkInput
-        if item.latched:
+        if item.source_rules.latched:
             from dora.node.receive.latched_input import LatchedInput
 
             make = partial(LatchedInput, read_latch=self._host.latch_reader(item.output_slot))
@@ -396,7 +396,7 @@ class Session:
         if item.has_qos and item.kind != "timer":
             self.inbox.apply_qos(item)
         self._check_budgets(self.inbox, item)
-        if item.safe_state is not None:
+        if item.source_rules.safe_state is not None:
             self.inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
 
     # ------------------------------------------------------------------ outputs

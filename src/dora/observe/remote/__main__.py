@@ -12,19 +12,9 @@ import sys
 
 from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError, DoraError
-from dora.observe.remote.protocol import Ask, QueryEnded, StartMessage
-from dora.observe.remote.server import ObserverServer, answer, run_query
+from dora.observe.remote.protocol import QueryEnded, StartMessage
+from dora.observe.remote.server import ObserverServer, run_query
 from dora.wire.decoders import from_json
-
-
-def serve(session: ObserverServer, run: DaemonClient) -> None:
-    """Answer questions, then run the query that follows them, if one does."""
-    for request in session.requests():
-        if isinstance(request, Ask):
-            answer(session, run, request)
-        else:
-            session.finish(run_query(session, run, request))
-            return
 
 
 def main() -> None:
@@ -42,8 +32,9 @@ def main() -> None:
             return
         try:
             with run:
-                run.set_patience(None)  # a node may take its time to end
-                serve(session, run)
+                run.set_patience(None)  # on a busy machine the dataflow may answer late
+                if (query := session.query()) is not None:
+                    session.finish(run_query(session, run, query))
         except ConnectError:
             session.finish(QueryEnded(ended=True))
         except DoraError as error:

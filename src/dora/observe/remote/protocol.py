@@ -1,8 +1,8 @@
 """Protocol between a remote client and the observer process that serves it (msgpack).
 
-The process runs on the machine of the nodes. It passes questions on to the daemon of the dataflow, and then
-runs one query, if the client sends one. It sends a delivery only after `DeliveryTaken`: results that newer
-ones have replaced by then are never sent, and nothing piles up on the way.
+The process runs on the machine of the nodes. It runs the one query that the client sends. It sends a
+delivery only after `DeliveryTaken`: results that newer ones have replaced by then are never sent, and
+nothing piles up on the way.
 """
 
 from __future__ import annotations
@@ -14,35 +14,9 @@ import msgspec
 
 from dora.observe.preview.protocol import FromWatcher, PreviewsWanted
 from dora.observe.queries import Result, SnapshotQuery, TopicQuery
-from dora.wire.daemon_protocol import (
-    Answer,
-    DeleteParameter,
-    DescribeDataflow,
-    GetGraph,
-    GetParameters,
-    GetProgress,
-    Inspect,
-    Publish,
-    SetParameter,
-)
 from dora.wire.decoders import msgpack_decoder
-from dora.wire.operations import RestartOperation, StopOperation
 
 MAX_DELIVERY: Final = 8 << 20  # bytes; an image that is passed on unchanged may have four million
-
-Question = (
-    DescribeDataflow
-    | Inspect
-    | GetProgress
-    | GetGraph
-    | GetParameters
-    | SetParameter
-    | DeleteParameter
-    | Publish
-    | StopOperation
-    | RestartOperation
-)
-
 
 # ----------------------------------------------------------------------- to the process
 
@@ -58,16 +32,6 @@ class StartMessage(msgspec.Struct, frozen=True):
     socket: str  # of the dataflow
     machine: str
     authority: str = ""  # the file by which a coordinator with TLS is known
-
-
-class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Pass a question on to the daemon; `QueryStatus` with the same ticket answers it.
-
-    While a query runs, only a dashboard asks.
-    """
-
-    question: Question
-    ticket: int = 0
 
 
 class PageQuery(msgspec.Struct, frozen=True, tag=True):
@@ -86,17 +50,9 @@ class EndQuery(msgspec.Struct, frozen=True, tag=True):
 
 
 Query = TopicQuery | SnapshotQuery | PageQuery
-ToProcess = Ask | Query | PreviewsWanted | DeliveryTaken | EndQuery
+ToProcess = Query | PreviewsWanted | DeliveryTaken | EndQuery
 
 # ----------------------------------------------------------------------- from the process
-
-
-class QueryStatus(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `Ask`; ``fault`` says why there is none."""
-
-    answer: Answer | None
-    fault: str = ""
-    ticket: int = 0
 
 
 class QueryEnded(msgspec.Struct, frozen=True, tag=True):
@@ -110,7 +66,7 @@ class QueryEnded(msgspec.Struct, frozen=True, tag=True):
     missed: dict[str, tuple[int, int]] = {}
 
 
-Item = QueryStatus | Result | FromWatcher | QueryEnded
+Item = Result | FromWatcher | QueryEnded
 
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 decode_to_process: Callable[[bytes], ToProcess] = msgpack_decoder(ToProcess)

@@ -7,7 +7,6 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from http.client import HTTPException
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from dora.daemon.client import DaemonClient
 from dora.daemon.logs.reader import LogReader
-from dora.errors import ConnectError, DoraError
+from dora.errors import DoraError
 from dora.observe.observer import Observer
 from dora.observe.preview.protocol import (
     DataflowGraph,
@@ -33,14 +32,12 @@ from dora.observe.preview.watcher import CommandQueue, Watcher
 from dora.observe.queries import Line
 from dora.observe.remote.conflate import ConflatedQueue, rest_after
 from dora.observe.remote.protocol import (
-    Ask,
     DeliveryTaken,
     EndQuery,
     Item,
     PageQuery,
     Query,
     QueryEnded,
-    QueryStatus,
     StartMessage,
     decode_to_process,
 )
@@ -86,16 +83,15 @@ class ObserverServer:
         self._may_send = True
         self._ending: QueryEnded | None = None  # goes out after everything else
         self._closed = threading.Event()  # everything was sent, or the client is gone
-        self._requests: queue.SimpleQueue[Ask | Query | None] = queue.SimpleQueue()
+        self._queries: queue.SimpleQueue[Query | None] = queue.SimpleQueue()
         self.wanted: queue.SimpleQueue[PreviewsWanted | None] = queue.SimpleQueue()  # None: no more
         self._enough = False
         for work in (self._read, self._write, self._watch_daemon):
             threading.Thread(target=work, name=f"dora{work.__name__}", daemon=True).start()
 
-    def requests(self) -> Iterator[Ask | Query]:
-        """Yield what the client asks for, until it has enough or is gone."""
-        while (request := self._requests.get()) is not None:
-            yield request
+    def query(self) -> Query | None:
+        """Wait for the client's query; return None if it is gone before."""
+        return self._queries.get()
 
     def is_over(self) -> bool:
         """Return whether the client has enough or is gone."""
@@ -141,8 +137,8 @@ class ObserverServer:
                         self._end()
                     case PreviewsWanted() as wanted:
                         self.wanted.put(wanted)
-                    case request:
-                        self._requests.put(request)
+                    case query:
+                        self._queries.put(query)
         except (WebSocketException, ValueError):
             pass  # it is gone, or of another version
         self._closed.set()
@@ -151,7 +147,7 @@ class ObserverServer:
 
     def _end(self) -> None:
         self._enough = True
-        self._requests.put(None)
+        self._queries.put(None)
         self.wanted.put(None)
 
     def _exit_late(self) -> None:
@@ -212,17 +208,6 @@ def run_query(session: ObserverServer, run: DaemonClient, query: Query) -> Query
     return QueryEnded(ended=observer.ended, missed=_missed(observer.counts, session.lost))
 
 
-def answer(session: ObserverServer, run: DaemonClient, message: Ask) -> None:
-    """Answer a question; raises `ConnectError` if the dataflow ends."""
-    try:
-        status = QueryStatus(run.ask(message.question), "", message.ticket)
-    except ConnectError:
-        raise
-    except DoraError as error:
-        status = QueryStatus(None, str(error), message.ticket)
-    session.put(f"answer {message.ticket}", status)
-
-
 def _missed(counts: dict[str, tuple[int, int]], lost: dict[str, int]) -> dict[str, tuple[int, int]]:
     """Add lines that newer ones replaced on their way to the messages that were not seen here."""
     total = {
@@ -256,18 +241,7 @@ def _watch(session: ObserverServer, run: DaemonClient) -> QueryEnded:
             os.write(sink, frame(wanted))
         os.close(sink)
 
-    def answer_all() -> None:
-        try:
-            with DaemonClient(run.path) as own:
-                own.set_patience(None)
-                for message in session.requests():
-                    if isinstance(message, Ask):
-                        answer(session, own, message)
-        except DoraError:
-            pass  # the dataflow has ended, which the watcher notices
-
-    for work in (forward_wanted, answer_all):
-        threading.Thread(target=work, name=f"dora-{work.__name__}", daemon=True).start()
+    threading.Thread(target=forward_wanted, name="dora-wanted", daemon=True).start()
     target = Target(run.description.dataflow_id, run.path, "")
     Watcher(target, CommandQueue(source), LogReader(os.devnull), send).run(PreviewsWanted())
     return QueryEnded(ended=ended)

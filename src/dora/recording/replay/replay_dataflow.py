@@ -10,12 +10,14 @@ import msgspec
 
 from dora.dataflow.durations import duration_text
 from dora.dataflow.layout import text_outputs
-from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec, OutputOptions
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.dataflow.paths import DataGraph
 from dora.dataflow.problems import did_you_mean, listed
+from dora.dataflow.rules import output_rules_in_yaml
 from dora.errors import DoraError
 from dora.node.host import REPLAY_DIRECTORY
 from dora.wire.input_rules import INPUT_RULES
+from dora.wire.output_rules import OUTPUT_RULES
 
 # The roles of nodes in a replay.
 #
@@ -154,16 +156,18 @@ def replay_dataflow(
         environment = {**environment, REPLAY_DIRECTORY: directory}
     written = {str(node["id"]): node for node in dataflow.descriptor["nodes"]}
     cycles = in_cycles(dataflow, roles.live)
-    latched = {name for node in dataflow.nodes for name in _latched_sources(node)}
+    never_wait = {name for node in dataflow.nodes for name in _sources_that_never_wait(node)}
     nodes = []
     for node in dataflow.nodes:
         if node.id in roles.replaced:
             kept = {key: written[node.id][key] for key in _KEPT if key in written[node.id]}
             variables = {**environment, NODE: node.id}
             player = {"id": node.id, "path": PLAYER, **kept, "outputs": _outputs(node), "env": variables}
-            nodes.append(player)
+            nodes.append(_with_possible_conditions(player))
         elif node.id in roles.live:
-            room = partial(_with_room, node_id=node.id, ordered=ordered, cycles=cycles, latched=latched)
+            room = partial(
+                _with_room, node_id=node.id, ordered=ordered, cycles=cycles, never_wait=never_wait
+            )
             nodes.append(
                 _live(written[node.id], directory if ordered else "", room if lossless else _without_ages)
             )
@@ -196,35 +200,20 @@ def _paths(dataflow: Dataflow, roles: ReplayRoles) -> list[dict[str, Any]]:
 
 
 def _outputs(node: NodeSpec) -> list[Any]:
-    """Return the outputs of a player, with the options that they had."""
+    """Return the outputs of a player, with the rules that they had.
+
+    Of a safe state, too: only in recorded order do receivers get their safe values from the event log.
+    """
     return [
-        {name: _output_options(options)} if (options := node.output_options.get(name)) else name
+        {name: output_rules_in_yaml(rules)} if (rules := node.output_rules.get(name)) else name
         for name in node.outputs
     ]
 
 
-def _output_options(options: OutputOptions) -> dict[str, Any]:
-    written: dict[str, Any] = {}
-    if options.latched:
-        written["latched"] = msgspec.to_builtins(options.latched)
-    if options.priority:
-        written["priority"] = options.priority
-    if (safe := options.safe_state) is not None:
-        # In recorded order, a receiver gets its safe values from the event log.
-        written["safe_state"] = {"value": list(safe.values), "type": safe.type}
-        if not _UNCERTAIN_CONDITIONS.intersection(safe.when):
-            written["safe_state"]["when"] = list(safe.when)
-        if safe.metadata:
-            written["safe_state"]["metadata"] = safe.metadata
-        if safe.silence_ns:
-            written["safe_state"]["silence"] = duration_text(safe.silence_ns)
-    return written
-
-
-def _latched_sources(node: NodeSpec) -> Iterator[str]:
-    """Yield how inputs refer to the latched outputs of a node."""
-    for name, options in node.output_options.items():
-        if options.latched:
+def _sources_that_never_wait(node: NodeSpec) -> Iterator[str]:
+    """Yield how inputs refer to the outputs of a node whose receivers cannot make it wait."""
+    for name, rules in node.output_rules.items():
+        if any(rule.never_waits and getattr(rules, rule.name) is not None for rule in OUTPUT_RULES):
             yield f"{node.id}/{name}"
             if len(node.operators) == 1:
                 yield f"{node.id}/{name.removeprefix(node.operators[0].prefix)}"
@@ -277,9 +266,10 @@ def _with_room(
     node_id: str,
     ordered: bool,
     cycles: set[tuple[str, str]],
-    latched: set[str],
+    never_wait: set[str],
 ) -> dict[str, Any]:
-    """Make the senders of all inputs wait; inputs of latched outputs get a larger queue instead.
+    """Make the senders of all inputs wait; where that cannot be, as of latched outputs, they get
+    a larger queue instead.
 
     Messages that were lost, late or left out are part of the recorded order.
     """
@@ -293,13 +283,13 @@ def _with_room(
             changed[input_id] = value
             continue
         options = dict(value) if isinstance(value, dict) else {"source": source}
-        if source not in latched:
+        if source not in never_wait:
             options["queue_policy"] = "backpressure"
         elif options.get("queue_policy") == "latest":
             del options["queue_policy"]
         for name in (*_LOSSY, *(_TIMED if ordered else ())):
             options.pop(name, None)
-        if source in latched or (source.partition("/")[0], node_id) in cycles:
+        if source in never_wait or (source.partition("/")[0], node_id) in cycles:
             options["queue_size"] = max(int(options.get("queue_size") or 0), _MANY)
         changed[input_id] = options
     return {**written, "inputs": changed}

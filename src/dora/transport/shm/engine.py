@@ -56,7 +56,7 @@ _MOST_SEGMENTS: Final = 512  # of a sender, that a receiver keeps mapped
 _numbers = itertools.count()  # of the ports of this process
 
 
-class _Loan:
+class _BlockLoan:
     """Memory for one message, see `dora.transport.interface.Loan`."""
 
     __slots__ = ("_sender", "address", "block", "memory", "size")
@@ -160,7 +160,7 @@ class ShmSender:
                 self._seen = -1
                 raise
 
-    def loan(self, size: int) -> _Loan:
+    def loan(self, size: int) -> _BlockLoan:
         try:
             if self._changes[0] != self._seen:
                 self._find_receivers()
@@ -171,12 +171,12 @@ class ShmSender:
                         f"output `{self._output_id}` has {_MAX_LOANS} loans that were neither sent nor "
                         "discarded"
                     )
-            return _Loan(self, self.pool.take(size), size)
+            return _BlockLoan(self, self.pool.take(size), size)
         except BaseException:
             self._seen = -1
             raise
 
-    def send_loan(self, loan: _Loan) -> None:
+    def send_loan(self, loan: _BlockLoan) -> None:
         try:
             if self._changes[0] != self._seen:  # receivers may have come since the loan was made
                 self._find_receivers()
@@ -321,7 +321,7 @@ class _Incoming:
         return mapping
 
 
-class _Held:
+class _HeldBlock:
     """A block that the program holds until its last array is gone."""
 
     __slots__ = ("_cell", "_incoming", "_view")
@@ -433,7 +433,7 @@ class ShmReceiver:
                 self._copy_warning.give(size, MAX_HELD)
                 return Message(view[begin:end].tobytes())
             head = view[begin : begin + offset].tobytes()
-            return Message(head, segment.address + begin, _Held(incoming, view, word), header)
+            return Message(head, segment.address + begin, _HeldBlock(incoming, view, word), header)
         finally:
             ring.give_back(word)
 

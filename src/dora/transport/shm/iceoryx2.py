@@ -161,7 +161,7 @@ def _release_ended() -> None:
                 ctypes.pythonapi.Py_DecRef(ctypes.py_object(thing))
 
 
-class _Loan:
+class _SampleLoan:
     __slots__ = ("_sample", "address", "memory", "size")
 
     def __init__(self, sample: Any, address: int, memory: memoryview, size: int) -> None:
@@ -184,7 +184,7 @@ def _disown_loans() -> None:
     The collector knows all of them, so a loan costs nothing to keep track of.
     """
     for loan in gc.get_objects():
-        if type(loan) is _Loan and loan._sample is not None:
+        if type(loan) is _SampleLoan and loan._sample is not None:
             leak(loan._sample)
             loan._sample = RefusingResource()
 
@@ -251,7 +251,7 @@ class IceoryxSender:
             view = self._populate(address, max(size, SMALL_MESSAGE))
         return view, _assume_init(sample)
 
-    def loan(self, size: int) -> _Loan:
+    def loan(self, size: int) -> _SampleLoan:
         try:
             sample = self._loan(size)
         except WrongProcess:
@@ -262,7 +262,7 @@ class IceoryxSender:
         view = self._views.get(address)
         if view is None or len(view) < size:
             view = self._populate(address, size)
-        return _Loan(sample, address, view, size)
+        return _SampleLoan(sample, address, view, size)
 
     def close(self) -> None:
         """Leave the publisher to the next sender of this process; see the docstring of the module."""
@@ -301,7 +301,7 @@ class IceoryxSender:
         return TransportError(f"output `{self._output_id}`: no memory for {size} bytes: {error!r}")
 
 
-class _Held:
+class _HeldSample:
     """A large sample that the program holds, counted by its receiver until the last array is gone."""
 
     __slots__ = ("_receiver", "_sample")
@@ -362,7 +362,7 @@ class IceoryxReceiver:
                     self._copy_warning.give(size, self.held)
                     return Message(_copy_out(address, size))
                 head = view[:offset].tobytes() if offset <= SMALL_MESSAGE else _copy_out(address, offset)
-                return Message(head, address, _Held(sample, self), header)
+                return Message(head, address, _HeldSample(sample, self), header)
             except MessageError as error:  # from a process that is not a node, or damaged
                 self._bad.add(error)
 

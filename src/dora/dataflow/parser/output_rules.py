@@ -1,0 +1,239 @@
+"""The rules of outputs in YAML: their fields, and which fit to the node and the inputs that they feed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from dora.dataflow.model import NodeOutput
+from dora.dataflow.parser.field_types import (
+    ChoiceType,
+    FieldType,
+    FlagType,
+    Reader,
+    TextType,
+    report_expected,
+    text_of,
+)
+from dora.dataflow.parser.number_types import IntegerType
+from dora.dataflow.parser.safe_state import SAFE_STATE
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
+from dora.dataflow.parser.tree import ScalarNode, YamlNode
+from dora.dataflow.problems import Contradiction, ProblemReport
+from dora.wire.output_rules import OUTPUT_RULES, LatchRule, OutputRule, OutputRules
+
+MAX_DEPTH = 1000
+
+
+class Depth(IntegerType):
+    """How many messages a latched output keeps."""
+
+    def read(self, value: YamlNode, reader: Reader) -> int | None:
+        text = text_of(value)
+        number = value.value if isinstance(value, ScalarNode) else None
+        if number is True:
+            report_expected(value, reader, "how many messages are kept", "write `1` for the newest one")
+            return None
+        if text is not None and isinstance(number, int) and not self.minimum <= number <= self.maximum:
+            reader.report.error(
+                value,
+                f"a latched output keeps {self.minimum} to {self.maximum} messages, not {text}",
+                "write `latched: 1` for the newest one"
+                if number > 0
+                else "leave `latched` out, so that nobody gets earlier messages",
+            )
+            return None
+        return super().read(value, reader)
+
+
+LATCHED = SchemaBlock(
+    "`latched`",
+    [
+        Field("depth", Depth(1, MAX_DEPTH), "How many of the newest messages are kept.", default=1),
+        Field(
+            "survive_restart",
+            FlagType(),
+            "Whether they are kept when the sending node is started again, even after a SIGKILL.",
+            default=False,
+        ),
+    ],
+)
+
+
+def _type(rule: OutputRule) -> FieldType[Any]:
+    match rule.kind:
+        case "latch":
+            return ShortForm(LATCHED, "depth")
+        case "choice":
+            return ChoiceType(rule.choices)
+        case "safe_state":
+            return SAFE_STATE
+        case "text":
+            return TextType()
+
+
+OUTPUT = SchemaBlock(
+    "an output",
+    [Field(rule.name, _type(rule), rule.description) for rule in OUTPUT_RULES],
+    reference="output",
+    example="{latched: 1}",
+)
+
+
+def rules_of_outputs(outputs: Mapping[str, CheckedBlock], prefix: str = "") -> dict[str, OutputRules]:
+    """Return the rules of the outputs that have any; ``prefix`` comes before their names.
+
+    Safe states are not among them: `dora.dataflow.parser.safe_state` adds them when types and paths are
+    known.
+    """
+    found: dict[str, OutputRules] = {}
+    for name, block in outputs.items():
+        rules = {
+            rule.name: _value(rule, value)
+            for rule in OUTPUT_RULES
+            if rule.kind != "safe_state" and (value := block.get(rule.name)) is not None
+        }
+        if rules:
+            found[f"{prefix}{name}"] = OutputRules(**rules)
+    return found
+
+
+def _value(rule: OutputRule, read: Any) -> Any:
+    if rule.kind == "latch":
+        return LatchRule(read.get("depth"), read.get("survive_restart"))
+    return read
+
+
+class _CheckedOutput(NamedTuple):
+    """An output, and the program or operator that sends it."""
+
+    name: str  # "the output `x` of node `a`"
+    owner: str  # "node `a`"
+    block: CheckedBlock  # of the output's rules
+    sender: CheckedBlock
+    text_field: str  # the field by which it gets lines of text, "" if none
+
+    @property
+    def safe_state(self) -> CheckedBlock | None:
+        """The block of its safe state, if it can be used."""
+        block: CheckedBlock | None = self.block.get("safe_state")
+        is_usable = block is not None and block.get("value") is not None and not block.failed("type")
+        return block if is_usable and not self.text_field else None
+
+
+class _FedInput(NamedTuple):
+    """An input that an output feeds, and the program or operator that gets it."""
+
+    id: str
+    name: str  # "the input `x` of node `b`"
+    source: NodeOutput
+    block: CheckedBlock
+    receiver: CheckedBlock
+
+
+class OutputChecks:
+    """Finds rules of outputs that contradict their node, or an input that they feed."""
+
+    def __init__(self, report: ProblemReport) -> None:
+        self._report = report
+        self._outputs: dict[NodeOutput, _CheckedOutput] = {}
+        self._inputs: list[_FedInput] = []
+
+    def add_outputs(self, sender: CheckedBlock, node: str, prefix: str, owner: str) -> None:
+        """Remember the outputs of a program or operator that have rules, and check each alone."""
+        texts = {sender.get(field): field for field in ("send_stdout_as", "send_logs_as")}
+        for id, block in (sender.get("outputs") or {}).items():
+            if not block.nodes:
+                continue
+            name = f"the output `{id}` of {owner}"
+            output = _CheckedOutput(name, owner, block, sender, texts.get(id, ""))
+            self._outputs[NodeOutput(node, f"{prefix}{id}")] = output
+            for rule in self._rules(output):
+                self._report_first(check(rule, output) for check in _CHECKS)
+
+    def add_input(
+        self, id: str, name: str, source: NodeOutput, block: CheckedBlock, receiver: CheckedBlock
+    ) -> None:
+        """Remember an input that an output feeds; ``name`` is for messages."""
+        self._inputs.append(_FedInput(id, name, source, block, receiver))
+
+    def finish(self) -> None:
+        """Check all outputs against the inputs that they feed."""
+        for item in self._inputs:
+            if (output := self._outputs.get(item.source)) is not None:
+                for rule in self._rules(output):
+                    self._report_first(check(rule, output, item) for check in _LINK_CHECKS)
+
+    @property
+    def safe_states(self) -> dict[NodeOutput, tuple[CheckedBlock, str]]:
+        """The safe states that can be used: their blocks, and the names of their outputs for messages."""
+        return {
+            source: (block, item.name)
+            for source, item in self._outputs.items()
+            if (block := item.safe_state) is not None
+        }
+
+    @staticmethod
+    def _rules(output: _CheckedOutput) -> list[OutputRule]:
+        return [rule for rule in OUTPUT_RULES if output.block.has(rule.name)]
+
+    def _report_first(self, found: Iterable[Contradiction | None]) -> None:
+        """Report one contradiction of a rule: the others may follow from it."""
+        if (first := next(filter(None, found), None)) is not None:
+            self._report.error(*first)
+
+
+def _sends_text(rule: OutputRule, output: _CheckedOutput) -> Contradiction | None:
+    """The daemon sends lines of text, and knows few rules."""
+    if not rule.not_of_text or not output.text_field:
+        return None
+    return Contradiction(
+        output.block.keys[rule.name],
+        f"{output.name} cannot {rule.not_of_text}: `{output.text_field}` sends lines of text there",
+        f"remove `{rule.name}`",
+    )
+
+
+def _sends_answers(rule: OutputRule, output: _CheckedOutput) -> Contradiction | None:
+    """`latched` contradicts a pattern."""
+    pattern = output.sender.get("pattern")
+    if rule.name != "latched" or not pattern:
+        return None
+    return Contradiction(
+        output.block.keys[rule.name],
+        f"{output.name} cannot be latched, because {output.owner} declares `pattern: {pattern}`: a late "
+        "receiver would get the requests or answers of others",
+        "remove `latched`, or send the messages to latch from a node without `pattern`",
+    )
+
+
+def _makes_wait(rule: OutputRule, _: _CheckedOutput, item: _FedInput) -> Contradiction | None:
+    """Some rules contradict back-pressure."""
+    if not rule.never_waits or item.block.get("queue_policy") != "backpressure":
+        return None
+    return Contradiction(
+        item.block.place("queue_policy"),
+        f"{item.name} makes its sender wait, but `{item.source}` {rule.never_waits}",
+        "remove `queue_policy: backpressure` and choose a larger `queue_size`, or remove "
+        f"`{rule.name}` from the output",
+    )
+
+
+def _waits_for_match(rule: OutputRule, output: _CheckedOutput, item: _FedInput) -> Contradiction | None:
+    """`safe_state` contradicts a `sync` group."""
+    groups = (group.get("inputs") or () for group in item.receiver.get("sync") or ())
+    block = output.safe_state
+    if rule.name != "safe_state" or block is None or not any(item.id in group for group in groups):
+        return None
+    return Contradiction(
+        block.place("value"),
+        f"{output.name} feeds {item.name}, which is in a `sync` group: a safe value would wait there for "
+        "its match",
+        "add an input for it that is in no group",
+    )
+
+
+_Check = Callable[[OutputRule, _CheckedOutput], Contradiction | None]
+_LinkCheck = Callable[[OutputRule, _CheckedOutput, _FedInput], Contradiction | None]
+_CHECKS: Final[tuple[_Check, ...]] = (_sends_text, _sends_answers)
+_LINK_CHECKS: Final[tuple[_LinkCheck, ...]] = (_makes_wait, _waits_for_match)
