@@ -40,8 +40,8 @@ class InFlightLimit:
         self._number = 0  # of the message that ends the sample; 0: there is none
         self._began = 0.0
         self._is_alone = False  # nothing else was in flight when its message was sent
-        # Bytes a second that the network carries, as far as the last messages show it. It is more than
-        # ``rate``, where the time without a message in flight counts.
+        # Bytes a second that the network carries, as far as the last messages show it; 0: they do not.
+        # The ``rate`` may be what the program sends.
         self.capacity = 0.0
         self._capacity_before = self._capacity_now = 0.0
         self._capacity_began = 0.0
@@ -72,12 +72,14 @@ class InFlightLimit:
             return
         self._number = 0
         seconds = max(now - self._began, 1e-6)
+        is_telling = self._is_alone and self._delivered >= _SIGNIFICANT
+        if is_telling:
+            # The first byte and the acknowledgement take a round trip, whatever the rate. If that counted,
+            # each message would be measured as slow, so that the next one would be alone as well. The rest
+            # of a short message on a long way is mostly jitter, so a quarter of the time counts at least.
+            seconds = max(seconds - self._round_trip, seconds / 4)
         rate = self._delivered / seconds
-        if self._is_alone and self._delivered >= _SIGNIFICANT:
-            # The first byte and the acknowledgement take a round trip, whatever the rate. The rest of a
-            # short message on a long way is mostly jitter, so a quarter of the time counts at least.
-            self._note_capacity(self._delivered / max(seconds - self._round_trip, seconds / 4), now)
-        elif is_full:
+        if is_telling or is_full:
             self._note_capacity(rate, now)
         if is_full or rate > self.rate:
             if now - self._period_began > _PERIOD:
