@@ -254,3 +254,23 @@ def test_numbers_grow_and_little_is_in_flight(
         assert machine.received == list(range(1, machine.newest + 1))
     elif machine.newest and "skip" not in steps:
         assert machine.received[-1] == machine.newest
+
+
+def test_what_the_network_does_not_take_is_held_back() -> None:
+    machine = Machine(10)
+    machine.pump()
+    assert not machine.stream.is_held_back
+    machine.send(3, LARGE)
+    assert machine.stream.waiting(machine.newest) == 3
+    machine.pump()
+    assert machine.stream.is_held_back
+    assert machine.stream.waiting(machine.newest) == 2
+    machine.stream.stop()
+    assert not machine.stream.is_held_back
+
+
+def test_no_more_waits_than_the_queue_holds() -> None:
+    machine = Machine(10)
+    machine.stream.stop()
+    machine.newest = 1000
+    assert machine.stream.waiting(machine.newest) == 10

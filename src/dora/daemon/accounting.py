@@ -6,8 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
-from dora.daemon.supervisor.result import LinkReport
+from dora.daemon.supervisor.result import LinkReport, NetworkReport
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
+from dora.dataflow.gateway_plan import networks_of
 from dora.dataflow.layout import Link, Plan
 from dora.transport.board import (
     ASLEEP,
@@ -29,11 +30,12 @@ from dora.transport.board import (
     UNCONNECTED,
     Board,
     delivered,
+    figures_of,
     link_counts,
 )
 from dora.transport.doorbell import Bell
 from dora.wire.clock import ClockOffset
-from dora.wire.counters import LINK_FLAGS, RESTART_LOSS
+from dora.wire.counters import LINK_FLAGS, NETWORK_FIGURES, RESTART_LOSS, STREAM_FIGURES
 from dora.wire.node_protocol import StopFrame, ToNode
 
 GATEWAY = ""  # in place of a node: the gateway, which sends the outputs of other machines here
@@ -276,6 +278,22 @@ class Accounting:
                     counts=counts,
                 )
             )
+        return tuple(reports)
+
+    def report_networks(self) -> tuple[NetworkReport, ...]:
+        """Return the figures of the networks to other machines; those without a message are left out."""
+        gateway = self._plan.gateway
+        if gateway is None:
+            return ()
+        words = self.board.words
+        reports = []
+        for network in networks_of(gateway):
+            streams = {
+                stream.output: figures_of(words, stream.slot, STREAM_FIGURES) for stream in network.streams
+            }
+            if any(streams.values()):
+                figures = figures_of(words, network.slot, NETWORK_FIGURES)
+                reports.append(NetworkReport(gateway.machine, network.target, figures, streams))
         return tuple(reports)
 
     def sent(self, node_id: str) -> dict[str, int]:

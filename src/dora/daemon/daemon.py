@@ -215,8 +215,9 @@ class Daemon:
         result = self.supervisor.result(self._run.dataflow_id)
         self._finish_recorders([failure.node_id for failure in result.failures])
         links = self._accounting.report(self._text.sent, self._text.dropped)
+        unlogged, networks = self._log_files.statistics(), self._accounting.report_networks()
         return msgspec.structs.replace(
-            result, links=links, unlogged=self._log_files.statistics(), strict=self.options.strict
+            result, links=links, unlogged=unlogged, networks=networks, strict=self.options.strict
         )
 
     def _watch_circles(self) -> None:

@@ -24,6 +24,7 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.supervisor import Supervisor
+from dora.dataflow.gateway_plan import networks_of
 from dora.dataflow.layout import Placement, Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import SPARE_RECEIVERS
@@ -447,6 +448,7 @@ class RequestHandler:
                 )
                 for link in self._plan.links
             ],
+            networks=networks_of(self._plan.gateway),
         )
 
     def _node_view(self, node: NodeState) -> NodeView:

@@ -8,6 +8,7 @@ import msgspec
 
 from dora.dataflow.layout import Layout, Link
 from dora.dataflow.model import NodeOutput
+from dora.wire.daemon_protocol import NetworkView, StreamView
 from dora.wire.node_config import (
     ChannelConfig,
     GatewayConfig,
@@ -59,7 +60,28 @@ def plan_gateway(
         outputs=sent,
         zenoh_endpoint=context.zenoh_endpoint,
     )
-    return GatewayConfig(placement.machine, placement.remote, node, streams, sources)
+    machines = {*sources.values(), *(stream.machine for stream in streams)}
+    networks = {name: slot for name, slot in layout.network_slots.items() if name in machines}
+    return GatewayConfig(placement.machine, placement.remote, node, streams, sources, networks)
+
+
+def networks_of(config: GatewayConfig | None) -> list[NetworkView]:
+    """Return the networks from this machine, with the outputs that go over them."""
+    if config is None:
+        return []
+    return [
+        NetworkView(
+            slot,
+            machine,
+            [
+                # A node that replaces another one of this id has a number behind its name.
+                StreamView(stream.item.slot, stream.name.partition("~")[0])
+                for stream in config.streams
+                if stream.machine == machine
+            ],
+        )
+        for machine, slot in config.networks.items()
+    ]
 
 
 def _stream(

@@ -194,18 +194,26 @@ class Layout:
         self.gateway_slot = 0
         self.stream_slots: dict[tuple[str, str], int] = {}  # name of the output, machine → line
         self.stream_channels: dict[tuple[str, str], str] = {}
+        self.network_slots: dict[str, int] = {}  # machine → line
         if placement.remote is not None:
             self.gateway_slot = known_gateway.node.node_slot if known_gateway is not None else next(slots)
             known_streams = known_gateway.streams if known_gateway is not None else []
             self.stream_channels = {(each.name, each.machine): each.item.service for each in known_streams}
             self.stream_slots = {(each.name, each.machine): each.item.slot for each in known_streams}
+            self.network_slots = dict(known_gateway.networks) if known_gateway is not None else {}
             for node in dataflow.nodes:
                 there = placement.elsewhere(node.id)
                 for item in node.inputs:
-                    if there and isinstance(item.source, NodeOutput) and item.source.node in self.nodes:
-                        key = self.output_name(item.source), there
-                        if not placement.elsewhere(item.source.node) and key not in self.stream_slots:
-                            self.stream_slots[key] = next(slots)
+                    if not isinstance(item.source, NodeOutput) or item.source.node not in self.nodes:
+                        continue
+                    source_there = placement.elsewhere(item.source.node)
+                    if bool(there) == bool(source_there):
+                        continue
+                    key = self.output_name(item.source), there
+                    if there and key not in self.stream_slots:
+                        self.stream_slots[key] = next(slots)
+                    if (other := there or source_there) not in self.network_slots:
+                        self.network_slots[other] = next(slots)
         self.gateway_bell = f"{context.run_dir}/bell-{self.gateway_slot}"
         self.lines = next(slots)
         self.other_clocks = {

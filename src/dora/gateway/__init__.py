@@ -9,5 +9,7 @@ that is dropped on the way is a gap, which each receiver counts as any other gap
 * `connection` is one TCP connection: frames, and what waits to be written.
 * `road` is the pair of machines: a connection for each class of priority.
 * `meeting` makes roads: both sides listen and dial, so one of them may be behind a router.
+* `ages` samples how old messages are on arrival.
+* `figures` writes to the board how a network does: bytes, round trip, losses, ages, shares of outputs.
 * `gateway` joins the ports of the machine with the roads; `dora.daemon.gateway_process` keeps it running.
 """

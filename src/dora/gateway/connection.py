@@ -44,6 +44,7 @@ class RoadConnection:
         self.socket = connection
         self.polls_out = False  # the gateway waits until it takes more
         self.waiting = 0  # bytes that the system has not taken yet
+        self.written = 0  # bytes that it has taken
         self._room = room
         self._is_encrypted = isinstance(connection, ssl.SSLSocket)
         self._out: deque[tuple[memoryview, Any]] = deque()  # what to write, and what keeps its memory
@@ -111,6 +112,7 @@ class RoadConnection:
         """Forget bytes that the system has taken."""
         out = self._out
         self.waiting -= count
+        self.written += count
         while count:
             view, owner = out[0]
             if count < len(view):

@@ -27,10 +27,11 @@ from dora.gateway.connection import (
     Frame,
     RoadConnection,
 )
+from dora.gateway.figures import NetworkFigures
 from dora.gateway.meeting import DIAL_AGAIN_AFTER, Meeting, NewRoad
 from dora.gateway.outgoing import CONTROL
 from dora.gateway.ports import ForwardingPort, Incoming, Sending
-from dora.gateway.road import Have, Links, Offer, Road, decode
+from dora.gateway.road import AgesThere, Have, Links, Offer, Road, decode
 from dora.node.host import Host
 from dora.node.receive.wait import (
     BUSY_NS,
@@ -89,6 +90,7 @@ class Gateway:
         self._alone_since: dict[str, float] = {}  # machine → when its road ended, by the wall clock
         self._silent: set[str] = set()  # machines whose silence was logged
         self._streams: list[Sending] = []  # the same as `_sending`
+        self._figures: dict[str, NetworkFigures] = {}  # by machine
         self._next_tick = 0.0
         self._delivered: set[Incoming] = set()  # whose receivers are to be woken
         self._spin_ns = int(spin_us(crosses=True) * 1000)
@@ -130,6 +132,9 @@ class Gateway:
         self._streams = list(self._sending.values())
         for each in self._streams:
             each.of_output = [other for other in self._streams if other.sent_word == each.sent_word]
+        for machine, slot in config.networks.items():
+            if machine not in self._figures:
+                self._figures[machine] = NetworkFigures(self._words, slot)
         for road in self._roads.values():
             road.use(self._streams)
         for output in config.node.outputs:
@@ -215,10 +220,12 @@ class Gateway:
         """Pass messages on until the daemon has ended this gateway, or itself."""
         while True:
             now = time.monotonic()
-            if now >= self._next_tick:
+            if is_tick := now >= self._next_tick:
                 self._tick(now)
             for road in tuple(self._roads.values()):
                 self._pump(road, now)
+            if is_tick:  # what waits now is what the network does not take
+                self._write_figures(now)
             timeout = self._next_tick - now
             for road in self._roads.values():
                 if road.ack_at:
@@ -325,6 +332,7 @@ class Gateway:
                 each.skip()
         for road in tuple(self._roads.values()):
             road.report_links()
+            road.ages_here.tick(now)
             self._introduce_changed(road)
             if now - road.heard > LEASE:
                 self._lose(road, f"it has not answered for {LEASE:g} s")
@@ -344,6 +352,11 @@ class Gateway:
         if starting and self._engine.in_flight:
             self._engine.connect(0.0, lambda: True)  # receivers that came late have to be found
         self._next_tick = now + (_START_TICK if starting else _TICK)
+
+    def _write_figures(self, now: float) -> None:
+        for machine, figures in self._figures.items():
+            streams = [each for each in self._streams if each.config.machine == machine]
+            figures.write(now, self._roads.get(machine), streams)
 
     def _machines(self) -> set[str]:
         """Return the machines that this one has links with."""
@@ -444,11 +457,12 @@ class Gateway:
         if not road.is_open:
             return
         road.heard = time.monotonic()
+        ages = road.ages_here.of_connection[road.connections.index(connection)]
         try:
             for frame in connection.read():
                 kind, flags, stream, number, body = frame
                 if kind == DATA:
-                    road.deliver(stream, number, body, flags)
+                    road.deliver(stream, number, body, flags, ages)
                 else:
                     self._handle(road, frame)
                     if not road.is_open:
@@ -491,6 +505,8 @@ class Gateway:
                     for each in road.streams:
                         each.take_report(name, state, taken)
                 self._introduce_changed(road)
+            case AgesThere(ages=ages):
+                road.ages_there = ages[: len(road.connections)]
 
     def _introduce_changed(self, road: Road) -> None:
         if any(each.state != each.known_state for each in road.streams):

@@ -79,6 +79,7 @@ class Outgoing:
         self.is_open = False  # the other machine has said what it has
         self.arrived = 0  # the last number that the other machine has
         self.taken = 0  # the last number that was taken
+        self.arrived_bytes = 0  # of messages that the other machine has acknowledged
         self._connection = CONTROL  # of what is in flight
         self._unasked = self._unasked_bytes = 0  # sent since the last message that asks for an ack
         # The queue was empty at the last look: what comes now could go at once.
@@ -92,6 +93,21 @@ class Outgoing:
     def sent(self) -> int:
         """The number of the last message that was sent."""
         return self._in_flight[-1].sequence if self._in_flight else self.arrived
+
+    @property
+    def priority(self) -> int:
+        """The number of its connection: the declared one, or else that of the last message."""
+        return self._connection if self._priority is None else self.rank
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether messages waited at the last look, because as much is in flight as may be."""
+        return self.is_open and (bool(self.ready) or not self.is_hungry)
+
+    def waiting(self, newest: int) -> int:
+        """Return how many messages wait to be sent, if ``newest`` is the number of the last one."""
+        in_queue = max(newest - self.taken, 0)
+        return len(self.ready) + (in_queue if self._capacity is None else min(in_queue, self._capacity))
 
     @property
     def is_idle(self) -> bool:
@@ -179,7 +195,7 @@ class Outgoing:
         self._unasked += 1
         self._unasked_bytes += entry.size
         if self._unasked_bytes > self.limit.bytes // _ACKS:
-            self.limit.measure(entry.sequence)
+            self.limit.measure(entry.sequence, is_alone=len(self._in_flight) == 1)
         elif self._unasked < MAX_MESSAGES // _ACKS:
             return False
         self._unasked = self._unasked_bytes = 0
@@ -191,6 +207,7 @@ class Outgoing:
         while in_flight and in_flight[0].sequence <= arrived:
             size += in_flight.popleft().size
         self.in_flight_bytes -= size
+        self.arrived_bytes += size
         self.arrived = max(self.arrived, arrived)
         if size:
             is_full = bool(self.ready) or self._newest() > self.taken

@@ -12,6 +12,7 @@ from dora.gateway.outgoing import Outgoing, OutgoingMessage
 from dora.node.send.output import SMALL_BODY, OutputPort
 from dora.transport.board import (
     BEGUN,
+    CLOCK_OFFSET,
     CLOSED,
     CONNECTED,
     CREDIT_WAITING,
@@ -24,6 +25,7 @@ from dora.transport.board import (
     UNCONNECTED,
     WORDS,
     Board,
+    signed,
 )
 from dora.transport.board import CONTROL as CONTROL_WORD
 from dora.transport.doorbell import Bell
@@ -60,6 +62,7 @@ class Sending:
         self._begun_word = output + BEGUN
         self.waiting_word = output + CREDIT_WAITING
         self.forwarded_word = output + FORWARDED
+        self.figures = config.item.slot * WORDS  # where the `STREAM_FIGURES` are
         # Earlier messages will not come from here: a former process of the gateway had them.
         self._begins_after = self._last = self._words[self.sent_word]
         self.of_output: list[Sending] = [self]  # the streams of the output, to all machines
@@ -91,6 +94,12 @@ class Sending:
     def state(self) -> tuple[int, int]:
         """Up to which message none will be sent any more; the last message of a former process."""
         return self._begins_after, self._words[self._begun_word]
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait to be sent."""
+        newest = self._words[self.sent_word]
+        return 0 if newest <= self._begins_after else self.outgoing.waiting(newest)
 
     def skip(self) -> None:
         """Discard all messages: nobody on the other machine wants them."""
@@ -234,6 +243,7 @@ class Incoming:
         base = config.slot * WORDS
         self._begun_word = base + BEGUN
         self._waiting_word = base + CREDIT_WAITING
+        self._clock_word = base + CLOCK_OFFSET
         self.forwarded_word = base + FORWARDED
         self.links: dict[str, LinkConfig] = {}  # those that went too, until they are closed
         self.change(config, port)
@@ -272,6 +282,10 @@ class Incoming:
         # First the number: a message is lost if this process is killed in between, but never sent twice.
         self._words[self.forwarded_word] = sequence
         self.port.forward(message, loan)
+
+    def age_ns(self, message: UntrustedMessage) -> int:
+        """Return how old a message is, by the clocks of both machines as far as they are known."""
+        return time.time_ns() - signed(self._words[self._clock_word]) - message.time_ns
 
     def awaits_credit(self, reported: int) -> None:
         """Have receivers ring once they have taken something, if the sender may wait for that."""

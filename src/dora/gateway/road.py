@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import time
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from dora.errors import SharedMemoryFull, TransportError
+from dora.gateway.ages import AgeReports, Ages
 from dora.gateway.connection import ACK, ASKS_FOR_ACK, DATA, TEXT, RoadConnection
 from dora.gateway.meeting import NewRoad
 from dora.gateway.outgoing import CONTROL, NO_CONNECTION, OutgoingMessage
@@ -44,8 +45,17 @@ class Links(msgspec.Struct, tag=True, array_like=True):
     links: list[tuple[str, int, int]]
 
 
+_Age = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class AgesThere(msgspec.Struct, tag=True, array_like=True):
+    """How old messages are on arrival: median and 99th percentile (ns), for each connection."""
+
+    ages: list[tuple[_Age, _Age]]
+
+
 _encode = msgspec.msgpack.Encoder().encode
-decode = msgpack_decoder(Offer | Have | Links)
+decode = msgpack_decoder(Offer | Have | Links | AgesThere)
 
 
 class Road:
@@ -57,7 +67,9 @@ class Road:
         self.connections = [RoadConnection(connection, self._room) for connection in made.sockets]
         self.began = self.heard = time.monotonic()
         self.next_ping = 0.0
-        self.round_trip = 0.0
+        self.round_trip = self.last_round_trip = 0.0  # the shortest and the last one, in seconds
+        self.ages_here = AgeReports(lambda ages: self.say(AgesThere(ages)))
+        self.ages_there: list[tuple[int, int]] = []  # as the other side reports them
         self.streams: list[Sending] = []  # to there
         self._has_ranks = False  # some of them go before others
         self.offer = Offer([])  # the last one of the other side
@@ -75,11 +87,12 @@ class Road:
         self.streams = [each for each in streams if each.config.machine == self.machine]
         self._has_ranks = len({each.outgoing.rank for each in self.streams}) > 1
 
-    def say(self, content: Offer | Have | Links) -> None:
+    def say(self, content: Offer | Have | Links | AgesThere) -> None:
         self.connections[CONTROL].put(TEXT, body=_encode(content))
 
     def measure(self, seconds: float) -> None:
         """Record how long a ping and its answer took."""
+        self.last_round_trip = max(seconds, 0.0)
         self.round_trip = min(self.round_trip or seconds, seconds)
         for each in self.streams:
             each.outgoing.limit.on_round_trip(self.round_trip)
@@ -157,8 +170,11 @@ class Road:
             incoming.bad.add(error)
             return Memory(size)
 
-    def deliver(self, stream: int, size: int, body: Any, flags: int) -> None:
-        """Give a message to the receivers here, if it is one and they have not had it."""
+    def deliver(self, stream: int, size: int, body: Any, flags: int, ages: Ages) -> None:
+        """Give a message to the receivers here, if it is one and they have not had it.
+
+        ``ages`` are those of its connection.
+        """
         incoming = self.incoming.get(stream)
         loan = None if body.__class__ is bytes else body
         if incoming is None:
@@ -177,6 +193,8 @@ class Road:
                     incoming.deliver(message, loan)
                     self._delivered.add(incoming)
                     loan = None
+                    if ages.wanted:
+                        ages.add(self.heard, incoming.age_ns(message))
         except BAD_MESSAGE as error:
             incoming.bad.add(error)
         except (SharedMemoryFull, TransportError) as error:

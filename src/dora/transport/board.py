@@ -43,6 +43,8 @@ link        ``REPEATED``           messages of a latched output that the receive
                                    not among ``RECEIVED``, and not among ``SENT`` (receiver)
 link                               the counters and flags of `dora.wire.counters` (receiver; ``unsent``:
                                    sender)
+network                            the figures of `dora.wire.counters` (gateway); a line for each machine
+stream                             likewise, for each output and machine that it goes to
 ==========  =====================  =========================================================
 
 The line of a link to another machine has ``STATE`` and ``RECEIVED`` only, from the gateway: the latter is
@@ -57,10 +59,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dora._ownership import UnsafeFile, open_own
-from dora.wire.counters import LEFT_OUT, LINK_COUNTERS, LINK_FLAGS
+from dora.wire.counters import LEFT_OUT, LINK_COUNTERS, LINK_FLAGS, NetworkFigure, StreamFigure
 
 WORDS = 32
 LINE_BYTES = WORDS * 8
@@ -97,6 +99,14 @@ def link_flags(words: memoryview, slot: int) -> tuple[str, ...]:
     """Return the names of the flags of a link that are set, the one that counts first."""
     base = slot * WORDS
     return tuple(flag.name for flag in LINK_FLAGS if words[base + flag.word])
+
+
+def figures_of(
+    words: memoryview, slot: int, table: Iterable[NetworkFigure | StreamFigure]
+) -> dict[str, int]:
+    """Return the figures of a network, or of an output on one, that are not 0, by name."""
+    base = slot * WORDS
+    return {figure.name: value for figure in table if (value := words[base + figure.word])}
 
 
 def delivered(words: memoryview, slot: int, counts: Mapping[str, int]) -> int:

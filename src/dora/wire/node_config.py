@@ -221,6 +221,7 @@ class GatewayConfig(msgspec.Struct, omit_defaults=True):
     node: NodeConfig  # its ports: the inputs of ``streams``, and outputs of other machines
     streams: list[StreamConfig]
     sources: dict[str, str]  # name of an output of another machine → that machine
+    networks: dict[str, int] = {}  # machine → line on the board with the figures of the network to it
 
 
 class Address(msgspec.Struct):

@@ -212,4 +212,5 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
         overdue=tuple(node_id for result in ordered for node_id in result.overdue),
         machine_losses=losses,
         strict=ordered[0].strict,
+        networks=tuple(network for result in ordered for network in result.networks),
     )
