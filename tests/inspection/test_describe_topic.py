@@ -64,7 +64,9 @@ def test_the_priority_of_an_output_is_shown_where_it_matters(
 
 
 def test_the_rules_of_an_output_are_shown_in_words() -> None:
-    inspection: Any = SimpleNamespace(nodes=[SimpleNamespace(id="arm", status="Running", machine="")])
+    inspection: Any = SimpleNamespace(
+        nodes=[SimpleNamespace(id="arm", status="Running", machine="")], networks=[], machine=""
+    )
     safe = SafeState((0, 0.5), "float32", ("failed", "silent"), silence_ns=100_000_000)
     output = OutputView("pose", slot=0, latched=LatchRule(3, survive_restart=True), safe_state=safe)
     topic: Any = SimpleNamespace(node_id="arm", name="arm/pose", links=(), output=output)
