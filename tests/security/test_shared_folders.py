@@ -349,6 +349,7 @@ def test_no_copy_and_no_authority_is_made_in_a_folder_of_another_user(
 OPENED = {"open_file", "open_in", "open_own"}
 MAKES = {"copyfile", "copytree", "makedirs", "mkdir", "mkfifo", "symlink", "write_bytes"}
 ELSEWHERE = {
+    "assets/demo": "the user's program, in the user's folder",
     "_shared_folders.py": "makes them",
     "cli/commands/demo.py": "in a folder that has been checked",
     "cli/commands/doctor.py": "in a temporary folder",

@@ -333,7 +333,9 @@ def test_a_message_of_control_takes_the_fast_path_at_any_size(network: Network) 
     assert sum(size for _, size in network.fast) == 50_000
 
 
-def test_a_small_message_of_normal_priority_or_bulk_is_not_urgent(network: Network) -> None:
+def test_a_small_message_of_normal_priority_or_bulk_is_not_urgent(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     camera = network.sender(1, queue_size=1)
     network.measure(camera, 1e6)
     priorities: list[Priority] = ["normal", "bulk"]
@@ -341,9 +343,12 @@ def test_a_small_message_of_normal_priority_or_bulk_is_not_urgent(network: Netwo
     for sender in others:
         network.open_fast_path(sender)
     send(camera, 1, 500_000)
+    now = time.monotonic_ns()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now)
     for sender in others:
         send(sender, 1, 64)
-        send(sender, 2, 64)  # not alone
+        send(sender, 2, 64)  # at once, so not alone
+    monkeypatch.undo()
     (first, size), *more = network.fast
     assert (first, size) == (1, 64), "a single short message takes the fast path, unless it is bulk"
     assert not more
