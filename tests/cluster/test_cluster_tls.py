@@ -77,7 +77,10 @@ def test_certificates_are_kept_renewed_and_removed(
     assert "left: sent a new key" in printed, "it runs, and gets a new one"
     assert "right: started dora daemon" in printed and "right: sent" not in printed
     assert cluster.bundle("right").read_text() == first
-    assert authority.is_good(served_certificate(cluster), "127.0.0.1"), "the running coordinator has it too"
+    wait_until(
+        lambda: authority.is_good(served_certificate(cluster), "127.0.0.1"),
+        "the running coordinator to have it too",
+    )
     assert "renews" not in cluster.dora("status", "cluster.yml")
 
     printed = cluster.dora("up", "--no-tls", "cluster.yml", status=1)

@@ -20,7 +20,6 @@ import pytest
 
 from dora.daemon.template import ending
 from dora.daemon.template.ending import _end_is_noticed, _left
-from dora.transport.shm.iceoryx2 import load_iceoryx2
 
 
 class Plain:
@@ -73,7 +72,6 @@ def suspended() -> Iterator[int]:
         pa.table({"x": [1]}),
         pa.int64(),
         type("Derived", (np.ndarray,), {})(3),
-        load_iceoryx2().FileName.new("x"),
         pytest.importorskip("zenoh").Priority.REAL_TIME,
         Config(),
     ],
@@ -81,6 +79,10 @@ def suspended() -> Iterator[int]:
 )
 def test_nobody_notices_the_end_of_what_only_holds_memory(item: object) -> None:
     assert not _end_is_noticed(item)
+
+
+def test_nobody_notices_the_end_of_what_iceoryx2_has_made() -> None:
+    assert not _end_is_noticed(pytest.importorskip("iceoryx2").FileName.new("x"))
 
 
 def test_a_finalizer_a_callback_and_an_unknown_compiled_type_are_noticed(tmp_path: Path) -> None:

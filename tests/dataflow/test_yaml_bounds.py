@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import SLOWDOWN
 
 from dora.daemon.build.inline_script import inline_environment
 from dora.dataflow import load
@@ -36,7 +37,7 @@ def test_two_thousand_unknown_sources_are_reported_in_about_a_second(tmp_path: P
     begun = time.process_time()
     with pytest.raises(DataflowError) as caught:
         load(file)
-    assert time.process_time() - begun < 3.0
+    assert time.process_time() - begun < 3.0 * SLOWDOWN
     found = caught.value.problems
     assert len(found) == 2000
     assert [problem.hint for problem in found[:50]] == [f"did you mean `node_{i}/out`?" for i in range(50)]

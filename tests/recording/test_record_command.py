@@ -488,6 +488,8 @@ def test_a_recording_and_a_replay_show_the_dashboard(folder: Folder) -> None:
             (dataflow,) = json.load(answer)
         assert (dataflow["name"], dataflow["status"]) == ("lab", "Running")
         wait_until(lambda: all_nodes_run("lab"), "all nodes")
+        if command[0] == "record":
+            wait_until(lambda: folder.recorders()[0].messages > 0, "a message to replay")
         end(process)
 
 

@@ -158,7 +158,9 @@ def _frees_only_memory(kind: type) -> bool:
     """Return whether a compiled type is known to do no more; ``__del__`` would show what it does else."""
     module = kind.__module__
     if module == "builtins" and kind.__flags__ & _IS_ON_THE_HEAP:  # of a package in Rust
-        return vars(sys.modules[_ICEORYX2_MODULE]).get(kind.__name__) is kind
+        # The engine may be another one.
+        iceoryx2 = sys.modules.get(_ICEORYX2_MODULE)
+        return iceoryx2 is not None and vars(iceoryx2).get(kind.__name__) is kind
     if _is_of_python(module) or _dealloc(kind) == _dealloc(object):
         return True
     return any(
