@@ -213,7 +213,7 @@ class Connections:
         """
         self._port = _port(endpoint)
         self._events = session.info.declare_link_events_listener(zenoh.handlers.RingChannel(_EVENTS))
-        # The first connection may be there already. Zenoh 1.10 panics when it is asked for those there are.
+        # The first connection may be there already. Zenoh 1.10 panics when it is asked for its connections.
         _close_in_background(self._port)
 
     def check(self) -> bool:
