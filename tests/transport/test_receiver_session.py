@@ -61,3 +61,17 @@ def test_the_only_receiver_gets_no_probe_of_a_link_that_is_still_to_come(session
     deliver(session, depth.key, probe, None)
     deliver(session, depth.key, bytes(HEADER_SIZE), header)
     assert (image.got, depth.got) == (["probe", "message"], ["probe", "message"])
+
+
+def test_a_session_that_is_closed_does_not_listen_at_a_new_address(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver_module, "close_session", lambda _: None)
+    monkeypatch.setattr(receiver_module.BackgroundPoller, "join", lambda _: None)
+    listening: list[str] = []
+    monkeypatch.setattr(receiver_module, "listen", lambda node_id, _: listening.append(node_id))
+    session._connections = SimpleNamespace(check=lambda: False)
+    session.move(SimpleNamespace(listen={"plot": "tcp/10.0.0.9:20000"}))
+    session.close()
+    session.tick(0.0)
+    assert listening == []
