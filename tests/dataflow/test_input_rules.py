@@ -16,7 +16,7 @@ from dora.dataflow.graph import flowchart, graph_of
 from dora.dataflow.model import Dataflow, InputSpec
 from dora.dataflow.parser.fields import INPUT
 from dora.dataflow.plan import Link, RunContext, plan
-from dora.dataflow.rules import rules_in_yaml
+from dora.dataflow.rules import input_rules_in_yaml
 from dora.errors import DataflowError
 from dora.wire.input_rules import INPUT_RULES, InputOptions, InputRule, InputRules
 from dora.wire.node_config import InputConfig, LinkConfig
@@ -55,7 +55,7 @@ def test_yaml_and_builder_have_a_rule_and_the_manual_explains_it(rule: InputRule
     assert f"| `{rule.name}` |" in MANUAL
     (item,) = dataflow_with(rule).node("b").inputs
     assert getattr(item, rule.attribute) != getattr(InputRules(), rule.attribute)
-    assert rules_in_yaml(item) == {rule.name: value_of(rule)}
+    assert input_rules_in_yaml(item) == {rule.name: value_of(rule)}
 
 
 @rules
@@ -93,7 +93,7 @@ def test_a_link_that_is_added_later_may_have_a_rule(rule: InputRule) -> None:
     value = tuple(value_of(rule)) if rule.kind == "keys" else value_of(rule)
     operation = ConnectOperation("a/x", "b/i", **{rule.name: value})
     (item,) = with_link(parsed(text), operation).dataflow.node("b").inputs
-    assert rules_in_yaml(item) == {rule.name: value_of(rule)}
+    assert input_rules_in_yaml(item) == {rule.name: value_of(rule)}
     assert f"--{rule.name.replace('_', '-')}" in [name for item in connect.params for name in item.opts]
 
 

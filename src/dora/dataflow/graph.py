@@ -25,7 +25,7 @@ from dora.dataflow.model import (
 )
 from dora.dataflow.parser.sync import described
 from dora.dataflow.plan import LinkKind, link_kind
-from dora.dataflow.rules import label_of, output_rules_in_words, rules_in_yaml
+from dora.dataflow.rules import input_rules_in_yaml, label_of, output_rules_in_words
 from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, INPUT_RULES, QueuePolicy
 
 BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
@@ -155,7 +155,7 @@ def _output_rules(nodes: Mapping[str, NodeSpec], item: InputSpec) -> Iterator[Ed
 
 def _input_rules(item: InputSpec) -> tuple[EdgeRule, ...]:
     """Return the rules of an input beside its queue, which every edge has."""
-    given = rules_in_yaml(item)
+    given = input_rules_in_yaml(item)
     return tuple(
         EdgeRule(rule.name, rule.label.format(value), rule.sentence.format(value))
         for rule in INPUT_RULES

@@ -200,10 +200,10 @@ INPUT_RULES: Final = (
 )
 
 
-def rules_of(item: InputRules) -> dict[str, Any]:
+def input_rules_of(item: InputRules) -> dict[str, Any]:
     """Return the rules of an input, to give them to another record with the same ones.
 
-    >>> rules_of(InputRules(queue_size=3))["queue_size"]
+    >>> input_rules_of(InputRules(queue_size=3))["queue_size"]
     3
     """
     return {name: getattr(item, name) for name in InputRules.__struct_fields__}
