@@ -145,13 +145,13 @@ def test_a_rule_is_refused_where_the_daemon_sends_lines_of_text(rule: OutputRule
 
 
 @pytest.mark.parametrize(
-    "rule", [rule for rule in OUTPUT_RULES if rule.never_waits], ids=lambda rule: rule.name
+    "rule", [rule for rule in OUTPUT_RULES if rule.no_backpressure], ids=lambda rule: rule.name
 )
 def test_a_rule_contradicts_receivers_that_make_the_sender_wait(rule: OutputRule) -> None:
     builder = builder_with(rule)
     builder.nodes[1].add_input("i", "a/x", queue_policy="backpressure")
     with pytest.raises(
-        DataflowError, match=f"makes its sender wait, but `a/x` {rule.never_waits}"
+        DataflowError, match=f"makes its sender wait, but `a/x` {rule.no_backpressure}"
     ) as caught:
         parsed(builder.to_yaml() or "")
     (problem,) = caught.value.problems

@@ -62,8 +62,8 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class EdgeRule(msgspec.Struct, frozen=True):
-    """A rule of an output or input: its name, in a few words ("" for one that is only for reading), and as
-    a sentence.
+    """A rule of an output or input: its name, in a few words ("": drawings leave the rule out), and as a
+    sentence.
     """
 
     name: str

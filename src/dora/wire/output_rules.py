@@ -59,8 +59,9 @@ class OutputRule(NamedTuple):
     title: str  # before the value in words, for people
     label: str  # in drawings; `{}` stands for the value in one word
     choices: tuple[str, ...] = ()
-    not_of_text: str = ""  # what an output cannot whose lines of text the daemon sends
-    never_waits: str = ""  # why its receivers cannot make the sender wait: it contradicts back-pressure
+    # Completes "the output cannot …", for outputs where the daemon sends lines of text; "": it can.
+    not_of_text: str = ""
+    no_backpressure: str = ""  # why receivers cannot make the sender wait (`queue_policy: backpressure`)
 
 
 OUTPUT_RULES: Final = (
@@ -72,7 +73,7 @@ OUTPUT_RULES: Final = (
         "Latched",
         "latched {}",
         not_of_text="be latched",
-        never_waits="is latched: a late receiver would get messages that the sender has no credit for",
+        no_backpressure="is latched: a late receiver would get messages that the sender has no credit for",
     ),
     OutputRule(
         "priority",

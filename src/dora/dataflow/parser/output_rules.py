@@ -209,11 +209,11 @@ def _sends_answers(rule: OutputRule, output: _CheckedOutput) -> Contradiction | 
 
 def _makes_wait(rule: OutputRule, _: _CheckedOutput, item: _FedInput) -> Contradiction | None:
     """Some rules contradict back-pressure."""
-    if not rule.never_waits or item.block.get("queue_policy") != "backpressure":
+    if not rule.no_backpressure or item.block.get("queue_policy") != "backpressure":
         return None
     return Contradiction(
         item.block.place("queue_policy"),
-        f"{item.name} makes its sender wait, but `{item.source}` {rule.never_waits}",
+        f"{item.name} makes its sender wait, but `{item.source}` {rule.no_backpressure}",
         "remove `queue_policy: backpressure` and choose a larger `queue_size`, or remove "
         f"`{rule.name}` from the output",
     )
