@@ -97,6 +97,15 @@ def test_a_link_that_is_added_later_may_have_a_rule(rule: InputRule) -> None:
     assert f"--{rule.name.replace('_', '-')}" in [name for item in connect.params for name in item.opts]
 
 
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_description_is_refused(text: str) -> None:
+    builder = DataflowBuilder()
+    builder.add_node("a", path="a.py").add_output("x")
+    builder.add_node("b", path="b.py").add_input("i", "a/x", description=text)
+    with pytest.raises(DataflowError, match="expected a description, found an empty text"):
+        parsed(builder.to_yaml() or "")
+
+
 @pytest.mark.parametrize("rule", [rule for rule in INPUT_RULES if rule.loses], ids=lambda rule: rule.name)
 def test_a_rule_that_loses_messages_contradicts_back_pressure(rule: InputRule) -> None:
     builder = DataflowBuilder()

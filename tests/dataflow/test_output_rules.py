@@ -120,6 +120,14 @@ def test_graphs_and_descriptions_show_a_rule(rule: OutputRule) -> None:
     assert "{" not in edge.rules[0].label
 
 
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_description_is_refused(text: str) -> None:
+    builder = DataflowBuilder()
+    builder.add_node("a", path="a.py").add_output("x", description=text)
+    with pytest.raises(DataflowError, match="expected a description, found an empty text"):
+        parsed(builder.to_yaml() or "")
+
+
 @rules
 @pytest.mark.parametrize("replaced", [True, False], ids=["a player", "the node itself"])
 def test_a_replay_keeps_a_rule(rule: OutputRule, replaced: bool) -> None:

@@ -192,7 +192,7 @@ INPUT_RULES: Final = (
         "description",
         "description",
         "text",
-        "What the input is for; for people.",
+        "A text for people: what the input is for.",
         "",
         "Description of the input: {}",
         source="any",

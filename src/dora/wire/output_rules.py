@@ -94,7 +94,7 @@ OUTPUT_RULES: Final = (
         "safe state",
         not_of_text="have a safe state",
     ),
-    OutputRule("description", "text", "What its messages are; for people.", "Description", ""),
+    OutputRule("description", "text", "A text for people: what the messages are.", "Description", ""),
 )
 
 

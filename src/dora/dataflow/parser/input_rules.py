@@ -30,7 +30,7 @@ def _type(rule: InputRule) -> FieldType[Any]:
         case "keys":
             return ListType(TextType("a metadata key", may_be_empty=False), "metadata keys")
         case "text":
-            return TextType()
+            return TextType("a description", may_be_empty=False)
 
 
 INPUT_RULE_FIELDS: Final = [

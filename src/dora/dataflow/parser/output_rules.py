@@ -69,7 +69,7 @@ def _type(rule: OutputRule) -> FieldType[Any]:
         case "safe_state":
             return SAFE_STATE
         case "text":
-            return TextType()
+            return TextType("a description", may_be_empty=False)
 
 
 OUTPUT = SchemaBlock(
