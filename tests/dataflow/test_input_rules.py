@@ -81,10 +81,17 @@ def test_node_config_has_a_rule(rule: InputRule) -> None:
 def test_graphs_show_a_rule(rule: InputRule) -> None:
     found = graph_of(dataflow_with(rule))
     (edge,) = found.edges
+    value = value_of(rule)
+    words = " ".join(value) if rule.kind == "keys" else str(value)
     if rule.name not in ("queue_size", "queue_policy"):
         assert [item.name for item in edge.rules] == [rule.name]
-        assert "{" not in edge.rules[0].label + edge.rules[0].sentence
-    assert rule.source == "timer" or rule.label.partition("{")[0].strip() in flowchart(found)
+        assert words in edge.rules[0].sentence
+        assert edge.rules[0].sentence.endswith(".")
+        assert "{}" not in edge.rules[0].label + edge.rules[0].sentence
+    if rule.label:
+        assert rule.label.format(words) in flowchart(found)
+    else:
+        assert words.partition(":")[0] not in flowchart(found)  # before what a flowchart escapes
 
 
 @rules_of_messages

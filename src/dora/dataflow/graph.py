@@ -150,18 +150,28 @@ def _output_rules(nodes: Mapping[str, NodeSpec], item: InputSpec) -> Iterator[Ed
     if isinstance(item.source, NodeOutput):
         rules = nodes[item.source.node].rules_of_output(item.source.output)
         for rule, words in output_rules_in_words(rules):
-            yield EdgeRule(rule.name, label_of(rule, rules), f"{rule.title}: {words.removesuffix('.')}.")
+            yield EdgeRule(rule.name, label_of(rule, rules), _with_stop(rule.sentence.format(words)))
 
 
 def _input_rules(item: InputSpec) -> tuple[EdgeRule, ...]:
     """Return the rules of an input beside its queue, which every edge has."""
     given = input_rules_in_yaml(item)
     return tuple(
-        EdgeRule(rule.name, rule.label.format(value), rule.sentence.format(value))
+        EdgeRule(rule.name, rule.label.format(value), _with_stop(rule.sentence.format(value)))
         for rule in INPUT_RULES
         if rule.name in given and rule.name not in ("queue_size", "queue_policy")
         for value in [_written(given[rule.name])]
     )
+
+
+def _with_stop(sentence: str) -> str:
+    """Return a sentence that ends with a stop: a description may lack it, or end in a line break.
+
+    >>> _with_stop("Description: Is it on?"), _with_stop("Description: The road ahead")
+    ('Description: Is it on?', 'Description: The road ahead.')
+    """
+    sentence = sentence.rstrip()
+    return sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."
 
 
 def _written(value: Any) -> str:

@@ -57,7 +57,8 @@ class OutputRule(NamedTuple):
     kind: Literal["latch", "choice", "safe_state", "text"]
     description: str  # for editors and the manual
     title: str  # before the value in words, for people
-    label: str  # in drawings; `{}` stands for the value in one word
+    label: str  # in drawings; `{}` stands for the value in one word; "": they leave the rule out
+    sentence: str  # in drawings, when asked; `{}` stands for the value in words
     choices: tuple[str, ...] = ()
     # Completes "the output cannot …", for outputs where the daemon sends lines of text; "": it can.
     not_of_text: str = ""
@@ -72,6 +73,7 @@ OUTPUT_RULES: Final = (
         "`{depth: 1, survive_restart: true}`.",
         "Latched",
         "latched {}",
+        "A receiver that joins late first gets {}.",
         not_of_text="be latched",
         no_backpressure="is latched: a late receiver would get messages that the sender has no credit for",
     ),
@@ -83,6 +85,7 @@ OUTPUT_RULES: Final = (
         "`normal`.",
         "Priority",
         "priority {}",
+        "Priority: {}.",
         choices=get_args(Priority),
     ),
     OutputRule(
@@ -92,9 +95,17 @@ OUTPUT_RULES: Final = (
         "stopped: `{value: [0.0, 0.0], when: [failed]}`.",
         "Safe state",
         "safe state",
+        "Safe state: {}.",
         not_of_text="have a safe state",
     ),
-    OutputRule("description", "text", "A text for people: what the messages are.", "Description", ""),
+    OutputRule(
+        "description",
+        "text",
+        "A text for people: what the messages are.",
+        "Description",
+        "",
+        "Description: {}",
+    ),
 )
 
 
