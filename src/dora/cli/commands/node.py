@@ -422,7 +422,8 @@ def _title(key: str) -> str:
 def _rules(given: dict[str, Any]) -> str:
     """Return the rules of an input or output as YAML has them, for the end of a line; "" for none."""
     words = (
-        f"{name}: {item if isinstance(item, str) else json.dumps(item)}" for name, item in given.items()
+        f"{name}: {item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)}"
+        for name, item in given.items()
     )
     return f" ({', '.join(words)})" if given else ""
 
