@@ -29,7 +29,7 @@ from dora.dataflow.model import (
 )
 from dora.dataflow.paths import Vertex, budgets_of, most_passes, vertex_of
 from dora.wire.correlation import PATTERN_QUEUE_SIZE
-from dora.wire.input_rules import InputRules, rules_of
+from dora.wire.input_rules import InputRules, input_rules_of
 from dora.wire.node_config import (
     ChannelConfig,
     DoorbellConfig,
@@ -280,7 +280,7 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     source_machine=layout.context.placement.elsewhere(item.source.node),
                     target_machine=layout.context.placement.elsewhere(node.id),
                     generation=layout.generation(node.id, item.id),
-                    **rules_of(item),
+                    **input_rules_of(item),
                 )
 
 
@@ -339,7 +339,7 @@ def _output(
                 machine=link.target_machine,
                 engine_queue_size=link.engine_queue_size,
                 generation=link.generation,
-                **rules_of(link),
+                **input_rules_of(link),
             )
             for link in links
         ],
@@ -442,7 +442,7 @@ def _input(
         kept_by_sync=node.kept_by_sync(item),
         late=layout.is_late(node.id, item.id),
         generation=layout.generation(node.id, item.id),
-        **rules_of(item),
+        **input_rules_of(item),
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns
