@@ -23,10 +23,12 @@ from shared_template import end_template, left_by_runs, remember_environment, sh
 if TYPE_CHECKING:
     from system import System
 
-# A shell that starts a command in the background lets it ignore SIGINT, and so would the programs under
-# test, which are to be ended by it.
+# A shell that starts a command in the background lets it ignore SIGINT, and `nohup` SIGHUP. So would the
+# programs under test, which are to be ended by them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Each process under test loads a hundred modules. To compile them takes 0.4 s of processor time, so the
 # bytecode is kept, though images of containers often forbid it.

@@ -12,7 +12,7 @@ _VALUES: dict[str, Any] = {
     "seconds": 2.5,
     "duration": "5ms",
     "rate": "20hz",
-    "keys": ["stop"],
+    "keys": ["größe"],
     "text": "What the wheels need: [m/s], 'left' # -> \"x\"",
     "latch": {"depth": 3, "survive_restart": True},
     "safe_state": {

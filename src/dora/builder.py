@@ -165,7 +165,7 @@ class _Block:
         ``{"depth": 1, "survive_restart": True}``. ``priority``: which messages go first between machines,
         by default a matter of their size. ``safe_state``: the value that receivers get while this
         node does not send, such as ``{"value": [0.0, 0.0], "when": ["failed"]}``. ``description``: a text
-        for people.
+        for people, what the messages are.
         """
         outputs = self.config["outputs"] = list(self.config.get("outputs", ()))
         given = {

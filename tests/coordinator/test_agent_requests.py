@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from dora.cluster.agent.agent import Agent
 from dora.cluster.agent.worker_process import WorkerProcess
+from dora.cluster.protocol import MAX_MESSAGE, Answered, RunReport, ToCoordinator
 from dora.wire.daemon_protocol import Answer, DataflowEnded, Inspect, Parameters, Rejected
 from dora.wire.framing import encode_frame
 
@@ -54,6 +56,40 @@ def test_a_dataflow_that_ends_before_its_answer_is_reported(place: str) -> None:
 @pytest.mark.parametrize("data", [b"\xff" * 64, encode_frame({"type": "Unheard"})], ids=["noise", "newer"])
 def test_an_answer_of_another_version_is_reported(place: str, data: bytes) -> None:
     assert answer_of(place, data) == Rejected("the dataflow is of another version of dora than its daemon")
+
+
+def test_a_dataflow_that_hangs_is_not_waited_for(place: str) -> None:
+    async def ask() -> Answer:
+        ended = asyncio.Event()
+
+        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await ended.wait()
+            writer.close()
+
+        async with await asyncio.start_unix_server(serve, place):
+            dataflow: Any = SimpleNamespace(socket=place)
+            answer = await WorkerProcess.ask(dataflow, Inspect(), 0.01)
+            ended.set()
+        return answer
+
+    assert asyncio.run(ask()) == Rejected("the dataflow has not answered within 0.01 s")
+
+
+def test_an_answer_that_the_coordinator_would_not_take_is_refused(place: str) -> None:
+    async def answers(*_: object) -> Answer:
+        return Parameters({"map": "x" * MAX_MESSAGE})
+
+    async def ask() -> ToCoordinator:
+        run: Any = SimpleNamespace(dataflow_id="d", socket=place, ask=answers)
+        agent: Any = SimpleNamespace(
+            _reports={"d": RunReport("d", "Running")}, _outgoing=asyncio.Queue[ToCoordinator]()
+        )
+        await Agent._ask(agent, run, 7, Inspect())
+        return agent._outgoing.get_nowait()
+
+    answered = asyncio.run(ask())
+    assert isinstance(answered, Answered) and isinstance(answered.answer, Rejected)
+    assert "and at most 16,777,216 go over the coordinator" in answered.answer.reason
 
 
 def test_a_dataflow_without_a_socket_has_ended(place: str) -> None:

@@ -7,6 +7,7 @@ import gc
 import io
 import logging
 import re
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -79,6 +80,14 @@ def suspended() -> Iterator[int]:
 )
 def test_nobody_notices_the_end_of_what_only_holds_memory(item: object) -> None:
     assert not _end_is_noticed(item)
+
+
+def test_objects_of_packages_in_rust_are_looked_at_without_iceoryx2(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "iceoryx2._iceoryx2", raising=False)
+    monkeypatch.setattr(ending, "_noticed", {})
+    assert not _end_is_noticed(pytest.importorskip("zenoh").Priority.REAL_TIME)
 
 
 def test_nobody_notices_the_end_of_what_iceoryx2_has_made() -> None:

@@ -542,6 +542,8 @@ def test_requests_that_make_no_sense_are_refused_with_a_sentence(robot: Running)
     without_key = {key: value for key, value in change.items() if key != "key"}
     assert ask("POST", requests, without_key)[0] == 400
     assert ask("POST", requests, {**change, "type": "explode"})[0] == 400
+    new = {"type": "add", "yaml": "{id: c, path: c.py}"}
+    assert ask("POST", requests, new)[0] == 400, "the ticket of a page starts no program"
     assert ask("POST", requests, {"type": "stop", "node": "sink", "grace": -1})[0] == 400
     bad = b'{"type":"set-parameter","node":"sink","key":"\xff","value":1}'
     assert ask("POST", requests, bad)[0] == 400

@@ -8,6 +8,7 @@ from textwrap import dedent
 import msgspec
 import pytest
 
+from dora.builder import DataflowBuilder
 from dora.dataflow import load, parse
 from dora.dataflow.graph import Box, Edge, EdgeRule, Graph, Group, flowchart, graph_of
 
@@ -116,6 +117,37 @@ def test_edges_know_the_qos_of_their_input() -> None:
         "keep": "Never dropped: messages with s t.",
     }
     assert "x → i, latest, deadline 50ms, max age 1.5ms, 30hz, keeps s t" in flowchart(found)
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("The road ahead", "The road ahead."),
+        ("The road ahead.", "The road ahead."),
+        ("Is it on?", "Is it on?"),
+        ("Stop!", "Stop!"),
+        ("Left, right, …", "Left, right, …"),
+        ("{braces} stay\n", "{braces} stay."),
+    ],
+)
+def test_descriptions_are_shown_as_written_with_a_stop_if_they_have_none(written: str, shown: str) -> None:
+    builder = DataflowBuilder()
+    builder.add_node("a", path="a.py").add_output("x", description=written)
+    builder.add_node("b", path="b.py").add_input("i", "a/x", description=written)
+    (found,) = graph(builder.to_yaml() or "").edges
+    assert [rule.sentence for rule in found.rules] == [
+        f"Description: {shown}",
+        f"Description of the input: {shown}",
+    ]
+
+
+def test_edges_say_what_a_late_receiver_of_a_latched_output_gets() -> None:
+    found = graph(
+        "nodes: [{id: a, path: a, outputs: [x: {latched: 2}]}, {id: b, path: b, inputs: {i: a/x}}]"
+    )
+    assert [rule.sentence for rule in found.edges[0].rules] == [
+        "A receiver that joins late first gets the newest 2 messages."
+    ]
 
 
 def test_edges_know_their_contract(robot: Graph) -> None:

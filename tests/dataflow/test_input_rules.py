@@ -17,7 +17,7 @@ from dora.dataflow.layout import Link, RunContext
 from dora.dataflow.model import Dataflow, InputSpec
 from dora.dataflow.parser.fields import INPUT
 from dora.dataflow.plan import plan
-from dora.dataflow.rules import rules_in_yaml
+from dora.dataflow.rules import input_rules_in_yaml
 from dora.errors import DataflowError
 from dora.wire.input_rules import INPUT_RULES, InputOptions, InputRule, InputRules
 from dora.wire.node_config import InputConfig, LinkConfig
@@ -56,7 +56,7 @@ def test_yaml_and_builder_have_a_rule_and_the_manual_explains_it(rule: InputRule
     assert f"| `{rule.name}` |" in MANUAL
     (item,) = dataflow_with(rule).node("b").inputs
     assert getattr(item, rule.attribute) != getattr(InputRules(), rule.attribute)
-    assert rules_in_yaml(item) == {rule.name: value_of(rule)}
+    assert input_rules_in_yaml(item) == {rule.name: value_of(rule)}
 
 
 @rules
@@ -82,10 +82,17 @@ def test_node_config_has_a_rule(rule: InputRule) -> None:
 def test_graphs_show_a_rule(rule: InputRule) -> None:
     found = graph_of(dataflow_with(rule))
     (edge,) = found.edges
+    value = value_of(rule)
+    words = " ".join(value) if rule.kind == "keys" else str(value)
     if rule.name not in ("queue_size", "queue_policy"):
         assert [item.name for item in edge.rules] == [rule.name]
-        assert "{" not in edge.rules[0].label + edge.rules[0].sentence
-    assert rule.source == "timer" or rule.label.partition("{")[0].strip() in flowchart(found)
+        assert words in edge.rules[0].sentence
+        assert edge.rules[0].sentence.endswith(".")
+        assert "{}" not in edge.rules[0].label + edge.rules[0].sentence
+    if rule.label:
+        assert rule.label.format(words) in flowchart(found)
+    else:
+        assert words.partition(":")[0] not in flowchart(found)  # before what a flowchart escapes
 
 
 @rules_of_messages
@@ -94,8 +101,17 @@ def test_a_link_that_is_added_later_may_have_a_rule(rule: InputRule) -> None:
     value = tuple(value_of(rule)) if rule.kind == "keys" else value_of(rule)
     operation = ConnectOperation("a/x", "b/i", **{rule.name: value})
     (item,) = with_link(parsed(text), operation).dataflow.node("b").inputs
-    assert rules_in_yaml(item) == {rule.name: value_of(rule)}
+    assert input_rules_in_yaml(item) == {rule.name: value_of(rule)}
     assert f"--{rule.name.replace('_', '-')}" in [name for item in connect.params for name in item.opts]
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_description_is_refused(text: str) -> None:
+    builder = DataflowBuilder()
+    builder.add_node("a", path="a.py").add_output("x")
+    builder.add_node("b", path="b.py").add_input("i", "a/x", description=text)
+    with pytest.raises(DataflowError, match="expected a description, found an empty text"):
+        parsed(builder.to_yaml() or "")
 
 
 @pytest.mark.parametrize("rule", [rule for rule in INPUT_RULES if rule.loses], ids=lambda rule: rule.name)

@@ -115,9 +115,22 @@ def test_graphs_and_descriptions_show_a_rule(rule: OutputRule) -> None:
     ((shown, words),) = output_rules_in_words(dataflow_with(rule).node("a").rules_of_output("x"))
     assert shown is rule
     assert [item.name for item in edge.rules] == [rule.name]
-    assert edge.rules[0].sentence == f"{rule.title}: {words}."
-    assert edge.rules[0].label in flowchart(found)
-    assert "{" not in edge.rules[0].label
+    label, sentence = edge.rules[0].label, edge.rules[0].sentence
+    assert words in sentence
+    assert sentence.endswith(".")
+    assert "{}" not in label + sentence
+    if label:
+        assert label in flowchart(found)
+    else:
+        assert words.partition(":")[0] not in flowchart(found)  # before what a flowchart escapes
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_description_is_refused(text: str) -> None:
+    builder = DataflowBuilder()
+    builder.add_node("a", path="a.py").add_output("x", description=text)
+    with pytest.raises(DataflowError, match="expected a description, found an empty text"):
+        parsed(builder.to_yaml() or "")
 
 
 @rules
@@ -145,13 +158,13 @@ def test_a_rule_is_refused_where_the_daemon_sends_lines_of_text(rule: OutputRule
 
 
 @pytest.mark.parametrize(
-    "rule", [rule for rule in OUTPUT_RULES if rule.never_waits], ids=lambda rule: rule.name
+    "rule", [rule for rule in OUTPUT_RULES if rule.no_backpressure], ids=lambda rule: rule.name
 )
 def test_a_rule_contradicts_receivers_that_make_the_sender_wait(rule: OutputRule) -> None:
     builder = builder_with(rule)
     builder.nodes[1].add_input("i", "a/x", queue_policy="backpressure")
     with pytest.raises(
-        DataflowError, match=f"makes its sender wait, but `a/x` {rule.never_waits}"
+        DataflowError, match=f"makes its sender wait, but `a/x` {rule.no_backpressure}"
     ) as caught:
         parsed(builder.to_yaml() or "")
     (problem,) = caught.value.problems

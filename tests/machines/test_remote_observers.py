@@ -234,8 +234,8 @@ def test_ctrl_c_ends_an_observer_and_reports_missed_messages(system: Spread, flo
     wait_for_no_observers(system.hosts["right"])
 
 
-def test_a_cut_ends_an_observer_with_a_reason(system: Spread, flow: str) -> None:
-    right = system.hosts["right"]
+def looking(system: Spread, flow: str) -> subprocess.Popen[str]:
+    """Look at a topic from the desk; return the command once it shows a message."""
     process = system.hosts["desk"].popen(
         [*DORA, "topic", "echo", "camera/numbers", "-d", flow],
         env=system.env,
@@ -245,6 +245,12 @@ def test_a_cut_ends_an_observer_with_a_reason(system: Spread, flow: str) -> None
         cwd=system.folder,
     )
     assert process.stdout is not None and process.stdout.readline().startswith("camera/numbers")
+    return process
+
+
+def test_a_cut_ends_an_observer_with_a_reason(system: Spread, flow: str) -> None:
+    right = system.hosts["right"]
+    process = looking(system, flow)
     begun = time.monotonic()
     right.cut()
     try:
@@ -266,15 +272,7 @@ def test_a_cut_ends_an_observer_with_a_reason(system: Spread, flow: str) -> None
 
 def test_a_cut_of_its_own_machine_ends_a_command_with_a_sentence(system: Spread, flow: str) -> None:
     desk = system.hosts["desk"]
-    process = desk.popen(
-        [*DORA, "topic", "echo", "camera/numbers", "-d", flow],
-        env=system.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=system.folder,
-    )
-    assert process.stdout is not None and process.stdout.readline().startswith("camera/numbers")
+    process = looking(system, flow)
     desk.cut()
     try:
         _, errors = process.communicate(timeout=TIMEOUT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -76,10 +78,78 @@ def test_nan_of_the_same_bytes_is_equal() -> None:
     assert difference(a, message_of(np.array([NAN, 1.0]), {}, 2, 6)) == ""
 
 
-def test_decimals_of_a_scale_that_python_has_no_form_for_are_compared_by_their_digits() -> None:
-    of_scale = pa.decimal128(1, -100)
+WIDTHS = {pa.decimal32: 4, pa.decimal64: 8, pa.decimal128: 16, pa.decimal256: 32}
+
+
+def decimals(make: Callable[[int, int], pa.DataType], *digits: int) -> pa.Array:
+    """Return decimals of a scale that Python has no form for."""
+    raw = b"".join(number.to_bytes(WIDTHS[make], "little") for number in digits)
+    return pa.Array.from_buffers(make(5, -100), len(digits), [None, pa.py_buffer(raw)])
+
+
+def lists(values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array([0, 1, 3], pa.int32()), values)
+
+
+@pytest.mark.parametrize("make", WIDTHS)
+@pytest.mark.parametrize(
+    ("around", "where"),
+    [
+        (lambda values: values, "[2]"),
+        (lists, "[1][1]"),
+        (lambda values: lists(values)[1:], "[0][1]"),
+        (lambda values: pa.LargeListArray.from_arrays(pa.array([0, 1, 3]), values), "[1][1]"),
+        (lambda values: pa.FixedSizeListArray.from_arrays(values, 3), "[0][2]"),
+        (lambda values: pa.ListViewArray.from_arrays([1], [2], values), "[0][1]"),
+        (lambda values: pa.StructArray.from_arrays([lists(values)], ["x"]), "[1].x[1]"),
+        (lambda values: pa.DictionaryArray.from_arrays(pa.array([0, 2]), values), "[1]"),
+        (lambda values: pa.ExtensionArray.from_storage(Money(values.type), values), "[2]"),
+    ],
+    ids=["plain", "list", "slice", "large list", "array", "list view", "struct", "dictionary", "extension"],
+)
+def test_decimals_of_a_scale_that_python_has_no_form_for_are_compared_by_their_digits(
+    make: Callable[[int, int], pa.DataType], around: Callable[[pa.Array], pa.Array], where: str
+) -> None:
+    first, second = around(decimals(make, 1, 2, 7)), around(decimals(make, 1, 2, 8))
+    assert of_arrays(first, first) == ""
+    assert of_arrays(first, second) == f"{where} is Decimal('7') and Decimal('8')"
+
+
+class Money(pa.ExtensionType):
+    def __init__(self, storage: pa.DataType) -> None:
+        super().__init__(storage, "money")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+
+def test_entries_of_maps_with_such_decimals_are_compared() -> None:
     first, second = (
-        pa.Array.from_buffers(of_scale, 1, [None, pa.py_buffer(bytes([digit] * 16))]) for digit in (1, 2)
+        pa.MapArray.from_arrays(
+            pa.array([0, 2], pa.int32()), pa.array(["a", "b"]), decimals(pa.decimal32, 1, x)
+        )
+        for x in (7, 8)
     )
-    assert not of_arrays(first, first, Tolerance())
-    assert of_arrays(first, second, Tolerance())
+    assert of_arrays(first, first) == ""
+    assert of_arrays(first, second) == "[0][1] is ('b', Decimal('7')) and ('b', Decimal('8'))"
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.timestamp("s"), pa.timestamp("s", "UTC"), pa.duration("s"), pa.date64()], ids=str
+)
+def test_times_that_python_has_no_form_for_are_compared_by_their_numbers(kind: pa.DataType) -> None:
+    first, second = (pa.array([5, time]).view(kind) for time in (2**60, 2**60 + 1))
+    difference = f"Decimal('{2**60}') and Decimal('{2**60 + 1}')"
+    assert of_arrays(first, first) == ""
+    assert of_arrays(first, second, Tolerance(relative=0.1)) == f"[1] is {difference}"
+    inner = [pa.StructArray.from_arrays([times], ["at"]) for times in (first, second)]
+    assert of_arrays(inner[0], inner[0]) == ""
+    assert of_arrays(*inner) == f"[1].at is {difference}"
+
+
+def test_structs_with_two_fields_of_one_name_are_compared_as_a_whole() -> None:
+    first, second = (
+        pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([1, x])], ["x", "x"]) for x in (2, 3)
+    )
+    assert of_arrays(first, first) == ""
+    assert of_arrays(first, second) == "[1] differs, and Python has no form for it"

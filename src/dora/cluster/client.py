@@ -60,15 +60,17 @@ class RequestRefused(DoraError):
 def _notice_cuts(connection: socket.socket) -> None:
     """Make the system end a connection whose other side shows no sign of life for 11 seconds.
 
+    It sends no probes (``KEEP``) while something is on its way, which has a limit of its own on Linux.
     Rejected: a limit for the answer, for a node may get a day to end.
     """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # macOS has another name for the first one.
+    # macOS has another name for the first one, and no last one.
     for name, value in (
         ("TCP_KEEPIDLE", 5),
         ("TCP_KEEPALIVE", 5),
         ("TCP_KEEPINTVL", 2),
         ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 11_000),  # milliseconds
     ):
         if (option := getattr(socket, name, None)) is not None:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)

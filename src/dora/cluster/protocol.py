@@ -355,7 +355,7 @@ class JoinCluster(msgspec.Struct, frozen=True, tag=True):
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """Ask a running dataflow, as a client on its machine can. Answered by `Answered`.
 
-    The daemon passes the request on to the dataflow's socket; those that build a node go to the worker.
+    The daemon passes the request on to the dataflow's socket; changes of nodes and links go to the worker.
     """
 
     dataflow_id: str

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from dora._version import __version__
-from dora.cluster.protocol import CLOSE_WITH_REASON, VERSION_HEADER
+from dora.cluster.protocol import CLOSE_WITH_REASON, JUST_ENDED, VERSION_HEADER
 from dora.errors import DoraError
 from dora.observe.queries import QueryBegun
 from dora.observe.remote.protocol import (
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT: Final = 2.0  # seconds for the last results
 _START_TIMEOUT: Final = 5.0  # seconds after which a query no longer waits for other machines to begin
 _POLL_INTERVAL: Final = 0.2  # seconds between two checks whether the query is over
-_ENDED: Final = "the dataflow has just ended"
 
 # Without a handler, Python prints a traceback of a broken connection. `_read` reports it in a sentence.
 _log: Final = logging.getLogger("dora.observe.client")
@@ -195,7 +194,7 @@ class RemoteObserver:
 
     def reason(self) -> str:
         """Return why the query is over on all machines."""
-        return _ENDED if self.ended or not self.faults else self.faults[-1]
+        return JUST_ENDED if self.ended or not self.faults else self.faults[-1]
 
     def is_over(self) -> bool:
         """Return whether the query has got what it asked for, or its time has passed."""

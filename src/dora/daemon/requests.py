@@ -62,7 +62,7 @@ from dora.wire.daemon_protocol import (
     StartEventLogs,
 )
 from dora.wire.decoders import DecodeError, from_plain
-from dora.wire.input_rules import rules_of
+from dora.wire.input_rules import input_rules_of
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
 from dora.wire.operations import grace_fault
@@ -467,7 +467,7 @@ class RequestHandler:
             restart_policy=spec.restart.policy,
             max_restarts=spec.restart.max_restarts,
             machine=node.machine or self._machine,
-            inputs=[InputView(item.id, str(item.source), **rules_of(item)) for item in spec.inputs],
+            inputs=[InputView(item.id, str(item.source), **input_rules_of(item)) for item in spec.inputs],
             outputs=[
                 OutputView(
                     id=output.id,

@@ -14,7 +14,7 @@ from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.fields import DEBUG, NODE_BLOCK
 from dora.dataflow.parser.number_types import byte_size
 from dora.dataflow.parser.sources import UNITS, SourceFault, parse_source
-from dora.dataflow.rules import output_rules_in_yaml, rules_in_yaml
+from dora.dataflow.rules import input_rules_in_yaml, output_rules_in_yaml
 
 _SECONDS = (
     "restart_delay",
@@ -236,7 +236,7 @@ def run_config_of(node: NodeSpec, block: Mapping[str, Any]) -> dict[str, Any]:
     """
     inputs: dict[str, Any] = {}
     for item in sorted(node.inputs, key=lambda item: item.id):
-        options = rules_in_yaml(item)
+        options = input_rules_in_yaml(item)
         source = canonical(item.source)
         inputs[item.id] = {"source": source, **options} if options else source
     further = {name: block[name] for name in _ALSO_IN_NODE_CONFIG if block.get(name)}

@@ -25,7 +25,7 @@ from dora.dataflow.model import (
     asks_for_drops,
 )
 from dora.dataflow.parser.sync import described
-from dora.dataflow.rules import label_of, output_rules_in_words, rules_in_yaml
+from dora.dataflow.rules import input_rules_in_yaml, label_of, output_rules_in_words
 from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, INPUT_RULES, QueuePolicy
 
 BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
@@ -62,8 +62,8 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class EdgeRule(msgspec.Struct, frozen=True):
-    """A rule of an output or input: its name, in a few words ("" for one that is only for reading), and as
-    a sentence.
+    """A rule of an output or input: its name, in a few words ("": drawings leave the rule out), and as a
+    sentence.
     """
 
     name: str
@@ -150,18 +150,28 @@ def _output_rules(nodes: Mapping[str, NodeSpec], item: InputSpec) -> Iterator[Ed
     if isinstance(item.source, NodeOutput):
         rules = nodes[item.source.node].rules_of_output(item.source.output)
         for rule, words in output_rules_in_words(rules):
-            yield EdgeRule(rule.name, label_of(rule, rules), f"{rule.title}: {words.removesuffix('.')}.")
+            yield EdgeRule(rule.name, label_of(rule, rules), _with_stop(rule.sentence.format(words)))
 
 
 def _input_rules(item: InputSpec) -> tuple[EdgeRule, ...]:
     """Return the rules of an input beside its queue, which every edge has."""
-    given = rules_in_yaml(item)
+    given = input_rules_in_yaml(item)
     return tuple(
-        EdgeRule(rule.name, rule.label.format(value), rule.sentence.format(value))
+        EdgeRule(rule.name, rule.label.format(value), _with_stop(rule.sentence.format(value)))
         for rule in INPUT_RULES
         if rule.name in given and rule.name not in ("queue_size", "queue_policy")
         for value in [_written(given[rule.name])]
     )
+
+
+def _with_stop(sentence: str) -> str:
+    """Return a sentence that ends with a stop: a description may lack it, or end in a line break.
+
+    >>> _with_stop("Description: Is it on?"), _with_stop("Description: The road ahead")
+    ('Description: Is it on?', 'Description: The road ahead.')
+    """
+    sentence = sentence.rstrip()
+    return sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."
 
 
 def _written(value: Any) -> str:

@@ -26,7 +26,7 @@ from dora.dataflow.model import (
     NodeSpec,
     TimerSource,
 )
-from dora.wire.input_rules import rules_of
+from dora.wire.input_rules import input_rules_of
 from dora.wire.node_config import (
     ChannelConfig,
     DoorbellConfig,
@@ -102,7 +102,7 @@ def _links(layout: Layout) -> Iterator[Link]:
                     source_machine=layout.context.placement.elsewhere(item.source.node),
                     target_machine=layout.context.placement.elsewhere(node.id),
                     generation=layout.generation(node.id, item.id),
-                    **rules_of(item),
+                    **input_rules_of(item),
                 )
 
 
@@ -168,7 +168,7 @@ def _output(
                 stream_slot=layout.stream_slots.get((layout.output_name(source), link.target_machine), 0),
                 engine_queue_size=link.engine_queue_size,
                 generation=link.generation,
-                **rules_of(link),
+                **input_rules_of(link),
             )
             for link in links
         ],
@@ -265,7 +265,7 @@ def _input(
         kept_by_sync=node.kept_by_sync(item),
         late=layout.is_late(node.id, item.id),
         generation=layout.generation(node.id, item.id),
-        **rules_of(item),
+        **input_rules_of(item),
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns

@@ -9,10 +9,10 @@ from dora.wire.input_rules import INPUT_RULES, InputRules
 from dora.wire.output_rules import OUTPUT_RULES, LatchRule, OutputRule, OutputRules, SafeState
 
 
-def rules_in_yaml(item: InputRules) -> dict[str, Any]:
+def input_rules_in_yaml(item: InputRules) -> dict[str, Any]:
     """Return the rules of an input as YAML has them, without those that are not given.
 
-    >>> rules_in_yaml(InputRules(queue_size=1, queue_policy="latest", period_ns=100_000_000))
+    >>> input_rules_in_yaml(InputRules(queue_size=1, queue_policy="latest", period_ns=100_000_000))
     {'queue_policy': 'latest', 'rate': '10hz'}
     """
     given: dict[str, Any] = {}

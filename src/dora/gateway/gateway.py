@@ -33,15 +33,8 @@ from dora.gateway.outgoing import CONTROL
 from dora.gateway.ports import ForwardingPort, Incoming, Sending
 from dora.gateway.road import AgesThere, Have, Links, Offer, Road, decode
 from dora.node.host import Host
-from dora.node.receive.wait import (
-    BUSY_NS,
-    BUSY_REST_NS,
-    MAX_EMPTY_SPINS,
-    WAKE_COST_NS,
-    spin_us,
-)
 from dora.transport.board import ASLEEP, STATE, UNCONNECTED, WORDS, Board
-from dora.transport.doorbell import Doorbell, yield_cpu
+from dora.transport.doorbell import Doorbell
 from dora.transport.engines import files_of
 from dora.transport.fence import fence
 from dora.transport.open_files import allow_files
@@ -93,11 +86,6 @@ class Gateway:
         self._figures: dict[str, NetworkFigures] = {}  # by machine
         self._next_tick = 0.0
         self._delivered: set[Incoming] = set()  # whose receivers are to be woken
-        self._spin_ns = int(spin_us(crosses=True) * 1000)
-        self._spins_left = 0
-        self._no_spin_until = 0
-        self._came_soon = False  # what the last wait has waited for
-        self._moved = 0  # messages on all roads, at that wait
         self._poll = select.poll()
         self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, self._on_road)
         self._listens_at = config.remote.listen
@@ -235,15 +223,7 @@ class Gateway:
 
     def _wait(self, timeout: float) -> bool:
         """Wait until something is to do, and read what has come; return False at the end."""
-        moved = sum(road.moved for road in self._roads.values())
-        if moved != self._moved:  # pings alone are no reason to stay awake
-            self._moved = moved
-            if self._came_soon and time.monotonic_ns() > self._no_spin_until:
-                self._spins_left = MAX_EMPTY_SPINS
-        ready = self._spin(timeout) if self._spins_left else None
-        if ready is None:
-            ready = self._sleep(timeout)
-        for descriptor, _ in ready:
+        for descriptor, _ in self._sleep(timeout):
             if (found := self._watched.get(descriptor)) is not None:
                 self._read(*found)
             elif descriptor == self._doorbell.fd:
@@ -268,35 +248,14 @@ class Gateway:
     def _sleep(self, timeout: float) -> list[tuple[int, int]]:
         """Wait until a message or a descriptor is there; return the descriptors."""
         words = self._words
-        began = time.monotonic_ns()
         self._doorbell.rearm()
         words[self._asleep] = 1
         fence()
         has_messages = self._has_messages()
         try:
-            ready = self._poll.poll(0 if has_messages else timeout * 1000.0)
+            return self._poll.poll(0 if has_messages else timeout * 1000.0)
         finally:
             words[self._asleep] = 0
-        self._came_soon = time.monotonic_ns() - began < self._spin_ns + WAKE_COST_NS
-        return ready
-
-    def _spin(self, timeout: float) -> list[tuple[int, int]] | None:
-        """Do as `_sleep` for a short while, awake, as nodes do; None: there was nothing."""
-        self._doorbell.rearm()
-        before = time.monotonic_ns()
-        until = before + min(self._spin_ns, int(timeout * 1e9))
-        while not (ready := self._poll.poll(0)) and not self._has_messages():
-            now = time.monotonic_ns()
-            if now - before > BUSY_NS:
-                self._spins_left, self._no_spin_until = 0, now + BUSY_REST_NS
-                return None
-            if now >= until:
-                self._spins_left -= 1
-                return None
-            before = now
-            yield_cpu()
-        self._came_soon = True
-        return ready
 
     def _has_messages(self) -> bool:
         """Return whether an output that could be sent now has a message."""

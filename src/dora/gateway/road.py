@@ -79,7 +79,6 @@ class Road:
         self._reported: dict[str, tuple[int, int]] = {}  # what the other side knows of links here
         self._words = words
         self._delivered = delivered
-        self.moved = 0  # messages, in both directions
         self.is_open = True
 
     def use(self, streams: list[Sending]) -> None:
@@ -150,7 +149,6 @@ class Road:
                 for index, each in enumerate(active):
                     if wanted[index] == number:
                         _put(connection, each, each.outgoing.pop(number, now))
-                        self.moved += 1
                         wanted[index] = each.outgoing.next_connection(now)
                     if connection.waiting >= _PUMP:
                         break
@@ -181,7 +179,6 @@ class Road:
             if loan is not None:
                 loan.discard()
             return
-        self.moved += 1
         sequence = 0
         try:
             message = parse(body, size, loan)

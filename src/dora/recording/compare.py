@@ -79,25 +79,56 @@ def of_arrays(a: Any, b: Any, tolerance: Tolerance = EXACT) -> str:
     numeric = pa.types.is_integer(a.type) or pa.types.is_floating(a.type)
     if numeric and not a.null_count and not b.null_count:
         return _of_numbers(a.to_numpy(), b.to_numpy(), tolerance)
-    for index, (left, right) in enumerate(zip(_values(a), _values(b), strict=True)):
-        if found := _of_values(left, right, f"[{index}]", tolerance):
-            return found
+    no_form = (pa.ArrowException, ValueError, ArithmeticError)
+    try:
+        return _of_lists(a.to_pylist(), b.to_pylist(), tolerance)
+    except no_form:
+        # A time, or a scale, that Python has no form for: types are equal here, so comparing the unscaled
+        # integers is enough.
+        plain = _of_integers(a.type)
+    try:
+        return _of_lists(a.view(plain).to_pylist(), b.view(plain).to_pylist(), tolerance)
+    except no_form:  # such as a struct that has two fields of one name
+        for index in range(len(a)):
+            if not a[index : index + 1].equals(b[index : index + 1]):
+                return f"[{index}] differs, and Python has no form for it"
     return ""
 
 
-def _values(array: Any) -> list[Any]:
-    import decimal
-
+def _of_integers(of: Any) -> Any:
+    """Return the Arrow type of the same layout that has integers, as decimals, for times and decimals."""
     import pyarrow as pa
+    from pyarrow import types
 
-    try:
-        values: list[Any] = array.to_pylist()
-    except decimal.InvalidOperation:  # a scale that Python has no form for; the digits tell all
-        digits = pa.decimal256(76, 0) if array.type.bit_width == 256 else pa.decimal128(38, 0)
-        values = array.view(digits).to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError):  # a time that Python cannot represent
-        values = [str(scalar) for scalar in array]
-    return values
+    if isinstance(of, pa.BaseExtensionType):
+        return _of_integers(of.storage_type)
+    if types.is_decimal(of) or types.is_temporal(of):
+        widest = {32: pa.decimal32(9), 64: pa.decimal64(18), 128: pa.decimal128(38), 256: pa.decimal256(76)}
+        return widest[of.bit_width]
+    if types.is_struct(of):
+        return pa.struct([field.with_type(_of_integers(field.type)) for field in of])
+    if types.is_map(of):
+        return pa.map_(_of_integers(of.key_type), _of_integers(of.item_type), of.keys_sorted)
+    if types.is_dictionary(of):
+        return pa.dictionary(of.index_type, _of_integers(of.value_type), of.ordered)
+    if types.is_fixed_size_list(of):
+        return pa.list_(of.value_field.with_type(_of_integers(of.value_type)), of.list_size)
+    for is_such, make in (
+        (types.is_list, pa.list_),
+        (types.is_large_list, pa.large_list),
+        (types.is_list_view, pa.list_view),
+        (types.is_large_list_view, pa.large_list_view),
+    ):
+        if is_such(of):
+            return make(of.value_field.with_type(_of_integers(of.value_type)))
+    return of
+
+
+def _of_lists(a: list[Any], b: list[Any], tolerance: Tolerance) -> str:
+    for index, (left, right) in enumerate(zip(a, b, strict=True)):
+        if found := _of_values(left, right, f"[{index}]", tolerance):
+            return found
+    return ""
 
 
 def _of_numbers(a: Any, b: Any, tolerance: Tolerance) -> str:

@@ -184,8 +184,7 @@ class StartEventLogs(msgspec.Struct, tag=True):
 class Publish(msgspec.Struct, tag="publish"):
     """Make a node send a message in the layout of `dora.wire.message`. Answered by `Ok`.
 
-    Answered by `Rejected` if the node has not polled for events for `PUBLISH_PATIENCE` seconds; the message
-    goes out when it does.
+    Refused if the node has not polled for events for 3 s. The message is still sent once it does.
     """
 
     node: str
@@ -251,7 +250,8 @@ class ApplyChange(msgspec.Struct, tag=True):
 # Requests that a client may send from any machine. The coordinator passes them on, those about a node to
 # the machine of the node.
 NodeRequest = StopOperation | RestartOperation | SetParameter | DeleteParameter | Publish | GetParameters
-DataflowRequest = Operation | NodeRequest | Inspect | GetProgress
+LookRequest = GetParameters | Inspect | GetProgress  # changes nothing
+DataflowRequest = Operation | NodeRequest | LookRequest
 
 # All requests on the socket of a dataflow. A change of nodes or links takes several.
 Request = (
@@ -273,9 +273,9 @@ Request = (
 )
 
 
-def answer_timeout(request: DataflowRequest) -> float | None:
+def answer_timeout(request: DataflowRequest | Request) -> float | None:
     """Return how many seconds an answer may take; None: no limit, for it waits for a build or an end."""
-    return None if isinstance(request, Operation) else ANSWER_TIMEOUT
+    return None if isinstance(request, Operation | RetireNode) else ANSWER_TIMEOUT
 
 
 class Description(msgspec.Struct, tag=True):

@@ -1,10 +1,11 @@
 """The rules of inputs: each is declared here once.
 
 Model, plan, nodes and senders carry `InputRules`. A command or the API gives `InputOptions` for a new
-link, as YAML has them. `INPUT_RULES` describes both: parser, JSON schema, ``dora node connect``, graph,
-replay and ``Node.node_config`` are made from it. A new rule takes a field in each of the two records, an
-entry, a parameter of ``add_input`` in `dora.builder`, and the code that obeys it, for most rules in
-`dora.node.receive.qos_input`. A test goes through all rules and names what does not carry one.
+link, as YAML has them. `INPUT_RULES` describes both: parser, JSON schema, ``dora node connect``,
+``dora node info``, graph, replay and ``Node.node_config`` are made from it. A new rule takes a field in
+each of the two records, an entry, a parameter of ``add_input`` in `dora.builder`, and the code that obeys
+it, for most rules in `dora.node.receive.qos_input`. A test goes through all rules and names what does not
+carry one.
 
 Records of an input inherit from `InputRules`. To hold one instead would make every reader of a rule, in a
 hundred places, name it too, and say no more.
@@ -192,7 +193,7 @@ INPUT_RULES: Final = (
         "description",
         "description",
         "text",
-        "What the input is for; for people.",
+        "A text for people: what the input is for.",
         "",
         "Description of the input: {}",
         source="any",
@@ -200,10 +201,10 @@ INPUT_RULES: Final = (
 )
 
 
-def rules_of(item: InputRules) -> dict[str, Any]:
+def input_rules_of(item: InputRules) -> dict[str, Any]:
     """Return the rules of an input, to give them to another record with the same ones.
 
-    >>> rules_of(InputRules(queue_size=3))["queue_size"]
+    >>> input_rules_of(InputRules(queue_size=3))["queue_size"]
     3
     """
     return {name: getattr(item, name) for name in InputRules.__struct_fields__}

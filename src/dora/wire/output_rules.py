@@ -57,10 +57,12 @@ class OutputRule(NamedTuple):
     kind: Literal["latch", "choice", "safe_state", "text"]
     description: str  # for editors and the manual
     title: str  # before the value in words, for people
-    label: str  # in drawings; `{}` stands for the value in one word
+    label: str  # in drawings; `{}` stands for the value in one word; "": they leave the rule out
+    sentence: str  # in drawings, when asked; `{}` stands for the value in words
     choices: tuple[str, ...] = ()
-    not_of_text: str = ""  # what an output cannot whose lines of text the daemon sends
-    never_waits: str = ""  # why its receivers cannot make the sender wait: it contradicts back-pressure
+    # Completes "the output cannot …", for outputs where the daemon sends lines of text; "": it can.
+    not_of_text: str = ""
+    no_backpressure: str = ""  # why receivers cannot make the sender wait (`queue_policy: backpressure`)
 
 
 OUTPUT_RULES: Final = (
@@ -71,8 +73,9 @@ OUTPUT_RULES: Final = (
         "`{depth: 1, survive_restart: true}`.",
         "Latched",
         "latched {}",
+        "A receiver that joins late first gets {}.",
         not_of_text="be latched",
-        never_waits="is latched: a late receiver would get messages that the sender has no credit for",
+        no_backpressure="is latched: a late receiver would get messages that the sender has no credit for",
     ),
     OutputRule(
         "priority",
@@ -82,6 +85,7 @@ OUTPUT_RULES: Final = (
         "`normal`.",
         "Priority",
         "priority {}",
+        "Priority: {}.",
         choices=get_args(Priority),
     ),
     OutputRule(
@@ -91,9 +95,17 @@ OUTPUT_RULES: Final = (
         "stopped: `{value: [0.0, 0.0], when: [failed]}`.",
         "Safe state",
         "safe state",
+        "Safe state: {}.",
         not_of_text="have a safe state",
     ),
-    OutputRule("description", "text", "What its messages are; for people.", "Description", ""),
+    OutputRule(
+        "description",
+        "text",
+        "A text for people: what the messages are.",
+        "Description",
+        "",
+        "Description: {}",
+    ),
 )
 
 

@@ -14,7 +14,7 @@ from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option, running_inputs, running_nodes, running_topics
 from dora.cli.select import find_run
 from dora.cli.tables import format_option, print_table
-from dora.dataflow.rules import output_rules_in_yaml, rules_in_yaml
+from dora.dataflow.rules import input_rules_in_yaml, output_rules_in_yaml
 from dora.errors import DoraError
 from dora.observe.formatting import fields, megabytes
 from dora.wire.input_rules import INPUT_RULES, MAX_QUEUE_SIZE, InputOptions, InputRule
@@ -375,7 +375,7 @@ def _info_json(inspection: Inspection, dataflow: str, item: NodeSnapshot) -> dic
             for output in view.outputs
         ],
         "inputs": [
-            {"id": item.id, "source": item.source, **rules_in_yaml(item)}
+            {"id": item.id, "source": item.source, **input_rules_in_yaml(item)}
             for item in sorted(view.inputs, key=lambda item: item.id)
         ],
         "restart_policy": view.restart_policy.title().replace("-", ""),
@@ -405,7 +405,7 @@ def _describe(inspection: Inspection, dataflow: str, view: NodeView, load: Load 
         "path": view.path or "operators",
         "restart_policy": view.restart_policy,
         **({"machine": view.machine} if view.machine else {}),
-        "inputs": [f"{item.id}: {item.source}{_rules(rules_in_yaml(item))}" for item in view.inputs],
+        "inputs": [f"{item.id}: {item.source}{_rules(input_rules_in_yaml(item))}" for item in view.inputs],
         "outputs": [
             f"{output.id} -> {', '.join(consumers.get(f'{view.id}/{output.id}', ())) or 'nobody'}"
             f"{_rules(output_rules_in_yaml(output))}"
@@ -422,7 +422,8 @@ def _title(key: str) -> str:
 def _rules(given: dict[str, Any]) -> str:
     """Return the rules of an input or output as YAML has them, for the end of a line; "" for none."""
     words = (
-        f"{name}: {item if isinstance(item, str) else json.dumps(item)}" for name, item in given.items()
+        f"{name}: {item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)}"
+        for name, item in given.items()
     )
     return f" ({', '.join(words)})" if given else ""
 

@@ -83,7 +83,7 @@ from dora.daemon.signals import SignalEchoes
 from dora.errors import DoraError
 from dora.transport.tokens import Token
 from dora.wire.correlation import uuid7
-from dora.wire.daemon_protocol import Rejected
+from dora.wire.daemon_protocol import Rejected, answer_timeout
 from dora.wire.daemon_protocol import Request as DaemonRequest
 
 FORCE_AFTER = 5.0  # seconds in which a worker must have killed its nodes
@@ -303,8 +303,14 @@ class Agent:
 
     async def _ask(self, run: WorkerProcess, ticket: int, request: DaemonRequest) -> None:
         starting = self._reports[run.dataflow_id].status == "Starting" and not os.path.exists(run.socket)
-        answer = Rejected(STILL_STARTING) if starting else await run.ask(request)
-        self._outgoing.put_nowait(Answered(ticket, answer))
+        answered = Answered(
+            ticket,
+            Rejected(STILL_STARTING) if starting else await run.ask(request, answer_timeout(request)),
+        )
+        if (size := len(encode(answered))) > MAX_MESSAGE:  # the coordinator would end the connection
+            reason = f"the answer has {size:,} bytes, and at most {MAX_MESSAGE:,} go over the coordinator"
+            answered = Answered(ticket, Rejected(reason))
+        self._outgoing.put_nowait(answered)
 
     async def _send_metrics(self, number: int) -> None:
         from dora.observe.metrics import collect_all_metrics

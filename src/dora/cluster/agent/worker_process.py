@@ -52,8 +52,8 @@ class WorkerProcess:
         if not self.process.stdin.is_closing():
             self.process.stdin.write(encode(message) + b"\n")
 
-    async def ask(self, request: Request) -> Answer:
-        """Return the answer of the dataflow, however long it takes; `Rejected` if there is none."""
+    async def ask(self, request: Request, timeout: float | None = None) -> Answer:
+        """Return the answer of the dataflow; `Rejected` if there is none within ``timeout`` seconds."""
         try:
             # Without waiting: a dataflow that hangs does not hold up this loop.
             connection = connect_own(self.socket, 0.0)
@@ -63,13 +63,16 @@ class WorkerProcess:
             return Rejected(str(error))
         reader, writer = await asyncio.open_unix_connection(sock=connection)
         try:
-            writer.write(encode_frame(request))
-            frames = FrameBuffer()
-            while data := await reader.read(1 << 16):
-                frames.feed(data)
-                for answer in map(decode_answer, frames):
-                    if not isinstance(answer, DataflowEnded):
-                        return answer
+            async with asyncio.timeout(timeout):
+                writer.write(encode_frame(request))
+                frames = FrameBuffer()
+                while data := await reader.read(1 << 16):
+                    frames.feed(data)
+                    for answer in map(decode_answer, frames):
+                        if not isinstance(answer, DataflowEnded):
+                            return answer
+        except TimeoutError:
+            return Rejected(f"the dataflow has not answered within {timeout:g} s")
         except (FrameError, DecodeError):
             return Rejected("the dataflow is of another version of dora than its daemon")
         except OSError:

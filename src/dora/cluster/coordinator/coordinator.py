@@ -80,7 +80,7 @@ from dora.dataflow.edit import TopologyOperation
 from dora.dataflow.model import LogOptions
 from dora.dataflow.problems import did_you_mean
 from dora.wire.correlation import uuid7
-from dora.wire.daemon_protocol import DataflowRequest, GetProgress, Inspect, NodeRequest
+from dora.wire.daemon_protocol import DataflowRequest, LookRequest, NodeRequest
 from dora.wire.metrics import DataflowMetrics
 
 SHUTDOWN_TIMEOUT = 16.0
@@ -342,7 +342,7 @@ class Coordinator:
         It goes to the machine of its node; without one to ``machine``, or to the first.
         """
         check_request(request)
-        looks = isinstance(request, Inspect | GetProgress)
+        looks = isinstance(request, LookRequest)
         if not looks:
             self._check_daemons()
         view, machine = self._active_on(wanted, machine, started=looks)

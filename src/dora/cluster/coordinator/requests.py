@@ -19,9 +19,7 @@ from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import ACTIVE, Answered, Ask, ToDaemon
 from dora.wire.daemon_protocol import (
     DataflowRequest,
-    GetParameters,
-    GetProgress,
-    Inspect,
+    LookRequest,
     Rejected,
     RetireNode,
     answer_timeout,
@@ -31,7 +29,7 @@ POLL_INTERVAL: Final = 0.5  # seconds between checks that a dataflow still runs 
 
 
 class MachineGone(Refusal):
-    """The connection to a machine broke before its answer."""
+    """A machine, or its part of the dataflow, was gone before its answer."""
 
 
 class Requests:
@@ -51,12 +49,17 @@ class Requests:
 
     async def ask(self, dataflow_id: str, machine: str, request: DataflowRequest | RetireNode) -> Any:
         """Return the answer of a dataflow on a machine to the request of a client; raises as `send`."""
+        run = self._fleet.run(dataflow_id)
+        if run is not None and not run.has_partition(machine):  # it is back, and its nodes are not yet
+            raise MachineGone(
+                503, f"machine `{machine}` has no part of the dataflow at the moment; try again"
+            )
         return await self.send(
             dataflow_id,
             machine,
             lambda ticket: Ask(dataflow_id, ticket, request),
-            timeout=None if isinstance(request, RetireNode) else answer_timeout(request),
-            changes=not isinstance(request, GetParameters | Inspect | GetProgress),
+            timeout=answer_timeout(request),
+            changes=not isinstance(request, LookRequest),
         )
 
     async def send(

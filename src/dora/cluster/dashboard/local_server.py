@@ -27,20 +27,18 @@ from dora.cluster.coordinator.policy import Refusal, check_request
 from dora.cluster.coordinator.server import make_server
 from dora.cluster.dashboard.local import LocalRun
 from dora.cluster.dashboard.page_file import remove_page_file
-from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject, in_thread
+from dora.cluster.dashboard.pages import MAX_BODY, PUBLIC_PATHS, Dashboard, Subject, in_thread
 from dora.cluster.http.auth import AuthMiddleware, failure, keys_for
 from dora.cluster.http.endpoints import json_response, read_body, with_refusals
 from dora.cluster.http.idle_connections import connection_limit
 from dora.cluster.protocol import DataflowView, RunStatus
-from dora.daemon.apply_operation import apply_operation
 from dora.daemon.client import DaemonClient
 from dora.daemon.logs.diagnostics import configure
 from dora.daemon.logs.limited_lines import limit_lines
 from dora.daemon.report import first_cause
 from dora.daemon.supervisor.result import DataflowResult
-from dora.wire.daemon_protocol import Answer, DataflowRequest
+from dora.wire.daemon_protocol import Answer, NodeRequest
 from dora.wire.decoders import from_json
-from dora.wire.operations import Operation
 
 UNAUTHORIZED_TEXT = (
     "this page is for the user who started it: open the address that `dora run --ui` has printed"
@@ -96,8 +94,8 @@ def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboar
         return json_response(view, 202)
 
     async def ask(request: Request) -> Response:
-        kind: Any = DataflowRequest
-        body: DataflowRequest = await read_body(request, kind)
+        kind: Any = NodeRequest  # others would start programs with the rights of this run
+        body: NodeRequest = await read_body(request, kind, max_size=MAX_BODY)
         check_request(body)
         find(request.path_params["dataflow"])
         return json_response(await in_thread(_ask, run.dataflow_id, body))
@@ -116,11 +114,9 @@ def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboar
     ), dashboard
 
 
-def _ask(dataflow_id: str, request: DataflowRequest) -> Answer:
+def _ask(dataflow_id: str, request: NodeRequest) -> Answer:
     """Return the answer of the run to a request; raises `DoraError`."""
     with DaemonClient(f"{run_path(dataflow_id)}/{SOCKET_NAME}") as run:
-        if isinstance(request, Operation):
-            return apply_operation(run, request, os.environ, lambda _: None)
         return run.ask(request)
 
 

@@ -29,15 +29,15 @@ class _TooLarge(Exception):
     """With all its modules written out, the dataflow has too many values."""
 
 
-class _FileUse:
-    """The nodes of one file as they are used in one place."""
+class _ModuleScope:
+    """The nodes of the dataflow's own file, or of a module's file where a node uses it."""
 
     def __init__(
         self,
         nodes: tuple[CheckedBlock, ...],
         modules: Mapping[str, ModuleDefinition],
         *,
-        parent: _FileUse | None = None,
+        parent: _ModuleScope | None = None,
         origin: Origin | None = None,
         folder: str = "",
         prefix: str = "",
@@ -108,13 +108,13 @@ class Inliner:
         """Return the dataflow without modules; ``nodes`` are its nodes, already checked."""
         key, written = root.entries["nodes"]
         try:
-            inlined = list(self._nodes(_FileUse(nodes, modules)))
+            inlined = list(self._nodes(_ModuleScope(nodes, modules)))
         except _TooLarge:
             self.report.error(key, "with all its modules written out, this dataflow grows too large")
             return root
         return MappingNode.of({**root.entries, "nodes": (key, SequenceNode.of(inlined, written))}, root)
 
-    def _nodes(self, scope: _FileUse) -> Iterator[YamlNode]:
+    def _nodes(self, scope: _ModuleScope) -> Iterator[YamlNode]:
         for node in scope.nodes:
             written = node.span
             assert isinstance(written, MappingNode)
@@ -132,7 +132,7 @@ class Inliner:
             else:
                 yield from self._nodes(self._use(written, node, scope))
 
-    def _use(self, written: MappingNode, node: CheckedBlock, scope: _FileUse) -> _FileUse:
+    def _use(self, written: MappingNode, node: CheckedBlock, scope: _ModuleScope) -> _ModuleScope:
         """Return the scope of the module that a node uses."""
         name: str = node.get("id")
         module = scope.modules[name]
@@ -142,7 +142,7 @@ class Inliner:
         params = {key: scope.substitute(text) for key, text in (node.get("params") or {}).items()}
         own = {name: item for name, item in written.entries.items() if name in _INHERITED}
         own = {name: item for name, item in own.items() if _says_something(item)}
-        return _FileUse(
+        return _ModuleScope(
             module.nodes,
             module.modules,
             parent=scope,
@@ -157,7 +157,7 @@ class Inliner:
         )
 
     def _ports(
-        self, written: MappingNode, module: ModuleDefinition, scope: _FileUse
+        self, written: MappingNode, module: ModuleDefinition, scope: _ModuleScope
     ) -> dict[str, YamlNode | None]:
         inputs = written.get("inputs")
         entries = inputs.entries if isinstance(inputs, MappingNode) else {}
@@ -176,7 +176,7 @@ class Inliner:
 
     # ---------------------------------------------------------------- one node
 
-    def _node(self, written: MappingNode, scope: _FileUse) -> MappingNode:
+    def _node(self, written: MappingNode, scope: _ModuleScope) -> MappingNode:
         entries = dict(written.entries)
         self._connect(entries, scope)
         self._operators(entries, scope)
@@ -201,7 +201,7 @@ class Inliner:
                 entries[field] = entry
         return MappingNode.of(entries, written)
 
-    def _operators(self, entries: dict[str, tuple[ScalarNode, YamlNode]], scope: _FileUse) -> None:
+    def _operators(self, entries: dict[str, tuple[ScalarNode, YamlNode]], scope: _ModuleScope) -> None:
         for field in ("operator", "operators"):
             if field not in entries:
                 continue
@@ -215,7 +215,7 @@ class Inliner:
                 ]
                 entries[field] = (key, SequenceNode.of(items, value))
 
-    def _operator(self, written: MappingNode, scope: _FileUse) -> MappingNode:
+    def _operator(self, written: MappingNode, scope: _ModuleScope) -> MappingNode:
         entries = dict(written.entries)
         self._connect(entries, scope)
         if scope.parent is not None:
@@ -230,7 +230,7 @@ class Inliner:
             _prepend_build(entries, scope.build, written)
         return MappingNode.of(entries, written)
 
-    def _connect(self, entries: dict[str, tuple[ScalarNode, YamlNode]], scope: _FileUse) -> None:
+    def _connect(self, entries: dict[str, tuple[ScalarNode, YamlNode]], scope: _ModuleScope) -> None:
         """Rewrite the sources of the inputs; those fed by an open port go away."""
         key, inputs = entries.get("inputs", (None, None))
         if key is None or not isinstance(inputs, MappingNode):
@@ -242,7 +242,9 @@ class Inliner:
         }
         entries["inputs"] = (key, MappingNode.of(connected, inputs))
 
-    def _rebase(self, entries: dict[str, tuple[ScalarNode, YamlNode]], field: str, scope: _FileUse) -> None:
+    def _rebase(
+        self, entries: dict[str, tuple[ScalarNode, YamlNode]], field: str, scope: _ModuleScope
+    ) -> None:
         """Make a path relative to the module's file one relative to the project."""
         key, path = entries.get(field, (None, None))
         if key is None or not isinstance(path, ScalarNode) or not scope.folder:
@@ -277,7 +279,7 @@ def _says_something(entry: tuple[ScalarNode, YamlNode] | None) -> bool:
     return entry is not None and not (isinstance(entry[1], ScalarNode) and entry[1].value is None)
 
 
-def _connected(value: YamlNode, scope: _FileUse) -> YamlNode | None:
+def _connected(value: YamlNode, scope: _ModuleScope) -> YamlNode | None:
     """Return an input with the id of its source in the dataflow; None: its port is not connected.
 
     Options stand where the input is, or else where the port is connected.
@@ -296,7 +298,7 @@ def _connected(value: YamlNode, scope: _FileUse) -> YamlNode | None:
     return MappingNode.of({**options, **value.entries, "source": (key, found)}, value)
 
 
-def _substituted(value: YamlNode, scope: _FileUse) -> YamlNode:
+def _substituted(value: YamlNode, scope: _ModuleScope) -> YamlNode:
     if isinstance(value, SequenceNode):
         return SequenceNode.of([_substituted(item, scope) for item in value.items], value)
     if not isinstance(value, ScalarNode) or value.value is None:
@@ -314,7 +316,7 @@ def _merged(own: YamlNode | None, inherited: MappingNode | None) -> MappingNode 
     return MappingNode.of({**inherited.entries, **own.entries}, own)
 
 
-def _all_params(scope: _FileUse) -> dict[str, str]:
+def _all_params(scope: _ModuleScope) -> dict[str, str]:
     outer = _all_params(scope.parent) if scope.parent is not None else {}
     return {**outer, **scope.params}
 

@@ -10,7 +10,7 @@ from dora.dataflow.model import InputSpec, LogSource, NodeOutput, Source, TimerS
 from dora.dataflow.parser.field_types import ChoiceType, FieldType, ListType, TextType
 from dora.dataflow.parser.number_types import DurationType, IntegerType, RateType, SecondsType
 from dora.dataflow.parser.schema_block import CheckedBlock, Field
-from dora.dataflow.problems import ProblemReport
+from dora.dataflow.problems import Contradiction, ProblemReport
 from dora.dataflow.types.contracts import Ports
 from dora.wire.input_rules import INPUT_RULES, MAX_QUEUE_SIZE, InputRule
 
@@ -30,7 +30,7 @@ def _type(rule: InputRule) -> FieldType[Any]:
         case "keys":
             return ListType(TextType("a metadata key", may_be_empty=False), "metadata keys")
         case "text":
-            return TextType()
+            return TextType("a description", may_be_empty=False)
 
 
 INPUT_RULE_FIELDS: Final = [
@@ -39,20 +39,18 @@ INPUT_RULE_FIELDS: Final = [
 ]
 
 
-def rules_of_block(
-    block: CheckedBlock, source: Source, owner: str, report: ProblemReport
-) -> dict[str, Any]:
+def rules_of_block(block: CheckedBlock, source: Source, name: str, report: ProblemReport) -> dict[str, Any]:
     """Return the rules of an input as fields of `InputRules`; report what does not fit together.
 
-    ``owner`` names the input in messages.
+    ``name`` is for messages: "the input `x` of node `a`".
     """
+    item = _CheckedInput(name, source, block)
     for rule in INPUT_RULES:
         if block.values.get(rule.name) in (None, ()):
             continue
-        for conflict in (*_CONFLICTS_OF_ALL, *_CONFLICTS.get(rule.name, ())):
-            if (fault := conflict(rule, block, source)) is not None:
-                place = block.keys[rule.name] if fault.at_key else block.place(rule.name)
-                report.error(place, fault.message.replace("{owner}", owner), fault.remedy)
+        for check in (*_CHECKS_OF_ALL, *_CHECKS.get(rule.name, ())):
+            if (contradiction := check(rule, item)) is not None:
+                report.error(*contradiction)
     rules = {
         rule.attribute: value for rule in INPUT_RULES if (value := block.get(rule.name)) not in (None, ())
     }
@@ -60,98 +58,108 @@ def rules_of_block(
     return rules
 
 
-class _Fault(NamedTuple):
-    message: str  # with ``{owner}`` for the input
-    remedy: str
-    at_key: bool = False  # the place is the name of the rule, else its value
+class _CheckedInput(NamedTuple):
+    """An input, and where its messages come from."""
+
+    name: str  # "the input `x` of node `a`"
+    source: Source
+    block: CheckedBlock
 
 
-def _other_source(rule: InputRule, _: CheckedBlock, source: Source) -> _Fault | None:
+def _other_source(rule: InputRule, item: _CheckedInput) -> Contradiction | None:
     """Every rule is for some sources."""
-    is_timer = isinstance(source, TimerSource)
+    place = item.block.keys[rule.name]
+    is_timer = isinstance(item.source, TimerSource)
     if rule.source == "timer" and not is_timer:
-        message = f"{{owner}} is not fed by a timer, and `{rule.name}` is for timers"
-        return _Fault(message, "leave it out", at_key=True)
+        message = f"{item.name} is not fed by a timer, and `{rule.name}` is for timers"
+        return Contradiction(place, message, "leave it out")
     if rule.source == "messages" and is_timer:
         message = (
-            f"{{owner}} is a timer, whose ticks the node makes itself: `{rule.name}` means nothing there"
+            f"{item.name} is a timer, whose ticks the node makes itself: `{rule.name}` means nothing there"
         )
         remedy = "choose the timer's interval" if rule.name == "rate" else "leave it out"
-        return _Fault(message, remedy, at_key=True)
+        return Contradiction(place, message, remedy)
     return None
 
 
-def _lossless(rule: InputRule, block: CheckedBlock, _: Source) -> _Fault | None:
+def _lossless(rule: InputRule, item: _CheckedInput) -> Contradiction | None:
     """A rule by which messages are lost contradicts back-pressure."""
-    if not rule.loses or block.get("queue_policy") != "backpressure":
+    if not rule.loses or item.block.get("queue_policy") != "backpressure":
         return None
-    why = "and with `queue_policy: backpressure` {owner} gets every message"
-    remedy = f"remove `{rule.name}`, or write `queue_policy: drop_oldest`"
-    return _Fault(f"`{rule.name}` {rule.loses}, {why}", remedy, at_key=True)
+    return Contradiction(
+        item.block.keys[rule.name],
+        f"`{rule.name}` {rule.loses}, and with `queue_policy: backpressure` {item.name} gets every message",
+        f"remove `{rule.name}`, or write `queue_policy: drop_oldest`",
+    )
 
 
-def _one_place(_: InputRule, block: CheckedBlock, __: Source) -> _Fault | None:
+def _one_place(_: InputRule, item: _CheckedInput) -> Contradiction | None:
     """`queue_size` contradicts `latest`."""
-    if block.get("queue_policy") != "latest" or block.get("queue_size") in (0, 1):
+    if item.block.get("queue_policy") != "latest" or item.block.get("queue_size") in (0, 1):
         return None
-    return _Fault(
-        "{owner} has `queue_policy: latest`, which has one place",
+    return Contradiction(
+        item.block.place("queue_size"),
+        f"{item.name} has `queue_policy: latest`, which has one place",
         "leave `queue_size` out, or write `queue_policy: drop_oldest`",
     )
 
 
-def _timer_has_no_queue(_: InputRule, block: CheckedBlock, source: Source) -> _Fault | None:
-    if block.get("queue_policy") != "latest" or not isinstance(source, TimerSource):
+def _timer_has_no_queue(_: InputRule, item: _CheckedInput) -> Contradiction | None:
+    if item.block.get("queue_policy") != "latest" or not isinstance(item.source, TimerSource):
         return None
-    return _Fault("{owner} is a timer, which has no queue", "leave it out")
+    message = f"{item.name} is a timer, which has no queue"
+    return Contradiction(item.block.place("queue_policy"), message, "leave it out")
 
 
-def _closed_before(_: InputRule, block: CheckedBlock, __: Source) -> _Fault | None:
+def _closed_before(_: InputRule, item: _CheckedInput) -> Contradiction | None:
     """`deadline` contradicts an `input_timeout` that is not longer."""
-    deadline, silence = block.get("deadline"), block.get("input_timeout")
+    deadline, silence = item.block.get("deadline"), item.block.get("input_timeout")
     if silence is None or deadline < silence * 1e9:
         return None
-    return _Fault(
-        f"the deadline of {duration_text(deadline)} of {{owner}} is never missed, because "
+    return Contradiction(
+        item.block.place("deadline"),
+        f"the deadline of {duration_text(deadline)} of {item.name} is never missed, because "
         f"`input_timeout: {silence:g}` closes the input before",
         "choose a shorter deadline, or a longer `input_timeout`",
     )
 
 
-def _always_missed(_: InputRule, block: CheckedBlock, __: Source) -> _Fault | None:
+def _always_missed(_: InputRule, item: _CheckedInput) -> Contradiction | None:
     """`deadline` contradicts a `rate` that is not higher."""
-    deadline, period = block.get("deadline"), block.get("rate")
+    deadline, period = item.block.get("deadline"), item.block.get("rate")
     if not period or deadline > period:
         return None
-    return _Fault(
-        f"{{owner}} always misses the deadline of {duration_text(deadline)}, because with "
+    return Contradiction(
+        item.block.place("deadline"),
+        f"{item.name} always misses the deadline of {duration_text(deadline)}, because with "
         f"`rate: {rate_text(period)}` its messages are {duration_text(period)} apart",
         "choose a longer deadline, or a higher rate",
     )
 
 
-def _no_metadata(_: InputRule, __: CheckedBlock, source: Source) -> _Fault | None:
+def _no_metadata(_: InputRule, item: _CheckedInput) -> Contradiction | None:
     """`keep` contradicts log entries."""
-    if not isinstance(source, LogSource):
+    if not isinstance(item.source, LogSource):
         return None
-    message = "{owner} gets log entries, which have no metadata"
-    return _Fault(message, "leave `keep` out", at_key=True)
+    message = f"{item.name} gets log entries, which have no metadata"
+    return Contradiction(item.block.keys["keep"], message, "leave `keep` out")
 
 
-def _beyond_the_interval(_: InputRule, block: CheckedBlock, source: Source) -> _Fault | None:
+def _beyond_the_interval(_: InputRule, item: _CheckedInput) -> Contradiction | None:
     """`phase` contradicts a timer that is not slower."""
-    if not isinstance(source, TimerSource) or block.get("phase") < source.interval_ns:
+    if not isinstance(item.source, TimerSource) or item.block.get("phase") < item.source.interval_ns:
         return None
-    interval = duration_text(source.interval_ns)
-    return _Fault(
-        f"the `phase` of {{owner}} is not shorter than the timer's {interval}",
+    interval = duration_text(item.source.interval_ns)
+    return Contradiction(
+        item.block.place("phase"),
+        f"the `phase` of {item.name} is not shorter than the timer's {interval}",
         "the ticks repeat after that time, so write what is left over",
     )
 
 
-_Conflict = Callable[[InputRule, CheckedBlock, Source], _Fault | None]
-_CONFLICTS_OF_ALL: Final[tuple[_Conflict, ...]] = (_other_source, _lossless)
-_CONFLICTS: Final[dict[str, tuple[_Conflict, ...]]] = {
+_Check = Callable[[InputRule, _CheckedInput], Contradiction | None]
+_CHECKS_OF_ALL: Final[tuple[_Check, ...]] = (_other_source, _lossless)
+_CHECKS: Final[dict[str, tuple[_Check, ...]]] = {
     "queue_size": (_one_place,),
     "queue_policy": (_timer_has_no_queue,),
     "deadline": (_closed_before, _always_missed),

@@ -69,7 +69,7 @@ def _type(rule: OutputRule) -> FieldType[Any]:
         case "safe_state":
             return SAFE_STATE
         case "text":
-            return TextType()
+            return TextType("a description", may_be_empty=False)
 
 
 OUTPUT = SchemaBlock(
@@ -149,7 +149,8 @@ class OutputChecks:
             output = _CheckedOutput(name, owner, block, sender, texts.get(id, ""))
             self._outputs[NodeOutput(node, f"{prefix}{id}")] = output
             for rule in self._rules(output):
-                self._report_first(check(rule, output) for check in _CHECKS)
+                checks = (*_CHECKS_OF_ALL, *_CHECKS.get(rule.name, ()))
+                self._report_first(check(rule, output) for check in checks)
 
     def add_input(
         self, id: str, name: str, source: NodeOutput, block: CheckedBlock, receiver: CheckedBlock
@@ -162,7 +163,8 @@ class OutputChecks:
         for item in self._inputs:
             if (output := self._outputs.get(item.source)) is not None:
                 for rule in self._rules(output):
-                    self._report_first(check(rule, output, item) for check in _LINK_CHECKS)
+                    checks = (*_LINK_CHECKS_OF_ALL, *_LINK_CHECKS.get(rule.name, ()))
+                    self._report_first(check(rule, output, item) for check in checks)
 
     @property
     def safe_states(self) -> dict[NodeOutput, tuple[CheckedBlock, str]]:
@@ -194,13 +196,13 @@ def _sends_text(rule: OutputRule, output: _CheckedOutput) -> Contradiction | Non
     )
 
 
-def _sends_answers(rule: OutputRule, output: _CheckedOutput) -> Contradiction | None:
+def _sends_answers(_: OutputRule, output: _CheckedOutput) -> Contradiction | None:
     """`latched` contradicts a pattern."""
     pattern = output.sender.get("pattern")
-    if rule.name != "latched" or not pattern:
+    if not pattern:
         return None
     return Contradiction(
-        output.block.keys[rule.name],
+        output.block.keys["latched"],
         f"{output.name} cannot be latched, because {output.owner} declares `pattern: {pattern}`: a late "
         "receiver would get the requests or answers of others",
         "remove `latched`, or send the messages to latch from a node without `pattern`",
@@ -209,21 +211,21 @@ def _sends_answers(rule: OutputRule, output: _CheckedOutput) -> Contradiction | 
 
 def _makes_wait(rule: OutputRule, _: _CheckedOutput, item: _FedInput) -> Contradiction | None:
     """Some rules contradict back-pressure."""
-    if not rule.never_waits or item.block.get("queue_policy") != "backpressure":
+    if not rule.no_backpressure or item.block.get("queue_policy") != "backpressure":
         return None
     return Contradiction(
         item.block.place("queue_policy"),
-        f"{item.name} makes its sender wait, but `{item.source}` {rule.never_waits}",
+        f"{item.name} makes its sender wait, but `{item.source}` {rule.no_backpressure}",
         "remove `queue_policy: backpressure` and choose a larger `queue_size`, or remove "
         f"`{rule.name}` from the output",
     )
 
 
-def _waits_for_match(rule: OutputRule, output: _CheckedOutput, item: _FedInput) -> Contradiction | None:
+def _waits_for_match(_: OutputRule, output: _CheckedOutput, item: _FedInput) -> Contradiction | None:
     """`safe_state` contradicts a `sync` group."""
     groups = (group.get("inputs") or () for group in item.receiver.get("sync") or ())
     block = output.safe_state
-    if rule.name != "safe_state" or block is None or not any(item.id in group for group in groups):
+    if block is None or not any(item.id in group for group in groups):
         return None
     return Contradiction(
         block.place("value"),
@@ -235,5 +237,7 @@ def _waits_for_match(rule: OutputRule, output: _CheckedOutput, item: _FedInput) 
 
 _Check = Callable[[OutputRule, _CheckedOutput], Contradiction | None]
 _LinkCheck = Callable[[OutputRule, _CheckedOutput, _FedInput], Contradiction | None]
-_CHECKS: Final[tuple[_Check, ...]] = (_sends_text, _sends_answers)
-_LINK_CHECKS: Final[tuple[_LinkCheck, ...]] = (_makes_wait, _waits_for_match)
+_CHECKS_OF_ALL: Final[tuple[_Check, ...]] = (_sends_text,)
+_CHECKS: Final[dict[str, tuple[_Check, ...]]] = {"latched": (_sends_answers,)}
+_LINK_CHECKS_OF_ALL: Final[tuple[_LinkCheck, ...]] = (_makes_wait,)
+_LINK_CHECKS: Final[dict[str, tuple[_LinkCheck, ...]]] = {"safe_state": (_waits_for_match,)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import isfinite
 from typing import Any, Final, NamedTuple, get_args
 
@@ -147,13 +148,17 @@ class _Case(NamedTuple):
         }
         return tuple(condition for condition in _CONDITIONS if possible[condition])
 
-    def lacks(self, condition: SafeStateCondition) -> bool:
+    def names_impossible(self, condition: SafeStateCondition) -> bool:
         """Return whether `when` names a condition that cannot hold."""
         return condition in (self.when or ()) and condition not in self.possible
 
-    def misses(self, condition: SafeStateCondition) -> bool:
-        """Return whether `when` does not name a condition that the rest of the file prepares."""
+    def leaves_out(self, condition: SafeStateCondition) -> bool:
+        """Return whether `when` is given without a condition that the rest of the file prepares."""
         return self.when is not None and condition not in self.when and condition in self.possible
+
+    def when_with(self, condition: SafeStateCondition) -> str:
+        """Return `when` with one more condition, as YAML has it."""
+        return f"`when: [{', '.join((*(self.when or ()), condition))}]`"
 
     def place(self, condition: SafeStateCondition) -> TextSpan:
         """Return the place of a condition in `when`."""
@@ -238,56 +243,48 @@ def _no_condition(case: _Case) -> Contradiction | None:
     return Contradiction(case.block.place("when"), message, "leave out `when`")
 
 
-def _no_budget(case: _Case) -> Contradiction | None:
-    """`budget` needs a path that can miss it."""
-    if not case.lacks("budget"):
-        return None
-    return Contradiction(
-        case.place("budget"),
-        f"no path with `on_miss: safe_state` ends at an input that {case.name} feeds",
+_NEEDS: Final[dict[SafeStateCondition, tuple[str, str]]] = {
+    "budget": (
+        "no path with `on_miss: safe_state` ends at an input that {name} feeds",
         "give the dataflow one: `paths: [{from: …, to: …, budget: 40ms, on_miss: safe_state}]`",
-    )
+    ),
+    "deadline": (
+        "no input that {name} feeds has a `deadline`",
+        "give one to an input: `{source: …, deadline: 50ms}`; or write `silence: 50ms` here",
+    ),
+    "silent": ("`silent` needs the time that counts as silence", "add `silence: 100ms`"),
+}
+"""Why a condition cannot hold, as a message with the name of the output, and a hint."""
+
+
+def _impossible(condition: SafeStateCondition, case: _Case) -> Contradiction | None:
+    """A condition that `when` names needs what makes it possible."""
+    if not case.names_impossible(condition):
+        return None
+    message, hint = _NEEDS[condition]
+    return Contradiction(case.place(condition), message.format(name=case.name), hint)
 
 
 def _unused_budget(case: _Case) -> Contradiction | None:
     """A path with `on_miss: safe_state` contradicts a `when` without `budget`."""
-    if case.when is None or case.budget is None or not case.misses("budget"):
+    if case.budget is None or not case.leaves_out("budget"):
         return None
     return Contradiction(
         case.block.place("when"),
         f"the path from `{case.budget.source}` to `{case.budget.sink}` has `on_miss: safe_state`, but "
         f"`when` of {case.name} lacks `budget`",
-        f"write `when: [{', '.join((*case.when, 'budget'))}]`, or another `on_miss`",
+        f"write {case.when_with('budget')}, or another `on_miss`",
     )
-
-
-def _no_deadline(case: _Case) -> Contradiction | None:
-    """`deadline` needs an input that has one."""
-    if not case.lacks("deadline"):
-        return None
-    return Contradiction(
-        case.place("deadline"),
-        f"no input that {case.name} feeds has a `deadline`",
-        "give one to an input: `{source: …, deadline: 50ms}`; or write `silence: 50ms` here",
-    )
-
-
-def _no_silence(case: _Case) -> Contradiction | None:
-    """`silent` needs `silence`."""
-    if not case.lacks("silent"):
-        return None
-    message = "`silent` needs the time that counts as silence"
-    return Contradiction(case.place("silent"), message, "add `silence: 100ms`")
 
 
 def _unused_silence(case: _Case) -> Contradiction | None:
     """`silence` contradicts a `when` without `silent`."""
-    if case.when is None or not case.misses("silent"):
+    if not case.leaves_out("silent"):
         return None
     return Contradiction(
         case.block.keys["silence"],
         "`silence` is for the condition `silent`, which `when` does not have",
-        f"write `when: [{', '.join((*case.when, 'silent'))}]`",
+        f"write {case.when_with('silent')}",
     )
 
 
@@ -306,10 +303,10 @@ _Check = Callable[[_Case], Contradiction | None]
 _TYPE_CHECKS: Final[tuple[_Check, ...]] = (_no_such_value, _other_type)
 _CONDITION_CHECKS: Final[tuple[_Check, ...]] = (
     _no_condition,
-    _no_budget,
+    partial(_impossible, "budget"),
     _unused_budget,
-    _no_deadline,
-    _no_silence,
+    partial(_impossible, "deadline"),
+    partial(_impossible, "silent"),
     _unused_silence,
 )
 

@@ -55,8 +55,8 @@ _LOANS: Final = 1024  # loans that may be under way at once
 _now = time.time_ns
 
 
-class _TracedWork:
-    """The work of a task or thread on an event. ``span`` is None in a trace that is not sampled."""
+class _Process:
+    """A *process*: work of a task or thread on an event. ``span`` is None if the trace is not sampled."""
 
     __slots__ = ("context", "span")
 
@@ -79,10 +79,9 @@ class Tracer:
             "service.instance.id": f"{config.dataflow_id}/{config.node_id}",
             "dora.dataflow.id": config.dataflow_id,
         }
-        self._current: ContextVar[_TracedWork | None] = ContextVar("dora_process", default=None)
-        self._busy: dict[
-            int, _TracedWork
-        ] = {}  # by thread: `asyncio.wait_for` may receive in another context
+        self._current: ContextVar[_Process | None] = ContextVar("dora_process", default=None)
+        # By thread: `asyncio.wait_for` may receive in another context.
+        self._processes: dict[int, _Process] = {}
         self._done: list[Span] = []
         self._random = random.Random()
         self._lock = threading.Lock()
@@ -94,15 +93,15 @@ class Tracer:
 
     def end_process(self) -> None:
         """End the *process* of this thread: the program asks for its next event."""
-        busy = self._busy.pop(threading.get_ident(), None)
-        if busy is not None:
-            self._end(busy)
+        process = self._processes.pop(threading.get_ident(), None)
+        if process is not None:
+            self._end(process)
 
     def begin_process(self, event: Event, name: str, attributes: list[Attribute]) -> None:
         """Begin the *process* of an event in this thread."""
-        self._busy[threading.get_ident()] = self._begin(event, name, attributes)
+        self._processes[threading.get_ident()] = self._begin(event, name, attributes)
 
-    def _begin(self, event: Event, name: str, attributes: list[Attribute]) -> _TracedWork:
+    def _begin(self, event: Event, name: str, attributes: list[Attribute]) -> _Process:
         try:
             metadata = event["metadata"]
         except MetadataError:  # the program gets the error when it asks for the metadata
@@ -118,12 +117,12 @@ class Tracer:
             if sequence := event.sequence:
                 span.attributes = [*attributes, Attribute("dora.sequence", Value(int_value=str(sequence)))]
             _link(span, parent)
-        process = _TracedWork(context, span)
+        process = _Process(context, span)
         self._current.set(process)
         _attach_to_opentelemetry(context)
         return process
 
-    def _end(self, process: _TracedWork) -> None:
+    def _end(self, process: _Process) -> None:
         self._current.set(None)
         if process.span is not None:
             process.span.end_time_unix_nano = str(_now())
@@ -131,11 +130,11 @@ class Tracer:
 
     def fail(self, error: BaseException) -> None:
         """End the *process* of this thread as a failure."""
-        busy = self._busy.pop(threading.get_ident(), None)
-        if busy is None or busy.span is None:
+        process = self._processes.pop(threading.get_ident(), None)
+        if process is None or process.span is None:
             return
-        busy.span.status = Status(FAILED, f"{type(error).__name__}: {error}")
-        self._end(busy)
+        process.span.status = Status(FAILED, f"{type(error).__name__}: {error}")
+        self._end(process)
 
     # ------------------------------------------------------------------ sending
 
@@ -157,7 +156,7 @@ class Tracer:
         return span, metadata
 
     def _current_context(self) -> TraceContext | None:
-        process = self._current.get() or self._busy.get(threading.get_ident())
+        process = self._current.get() or self._processes.get(threading.get_ident())
         return process.context if process is not None else None
 
     # ------------------------------------------------------------------ spans
@@ -200,11 +199,11 @@ class Tracer:
             return
         atexit.unregister(self.close)
         error: BaseException | None = getattr(sys, "last_value", None)  # one that the program did not catch
-        for busy in list(self._busy.values()):
-            if busy.span is not None and error is not None and isinstance(error, Exception):
-                busy.span.status = Status(FAILED, f"{type(error).__name__}: {error}")
-            self._end(busy)
-        self._busy.clear()
+        for process in list(self._processes.values()):
+            if process.span is not None and error is not None and isinstance(error, Exception):
+                process.span.status = Status(FAILED, f"{type(error).__name__}: {error}")
+            self._end(process)
+        self._processes.clear()
         self.write()
         self._file.close()
 

@@ -12,7 +12,6 @@ task that wants events has precedence, because it polls all inputs and thereby a
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -34,28 +33,12 @@ _monotonic = time.monotonic_ns
 _pause = time.sleep
 
 DEFAULT_SPIN_US: Final = 150
-REMOTE_SPIN_US: Final = 600  # where messages of other machines come: two gateways are on their way
-WAKE_COST_NS: Final = 80_000
-# A yield that lasts this long has let a program work that needs the processor: who spins would lose a slice
-# of milliseconds for a wake-up of microseconds. So there is no spinning for a while.
-BUSY_NS: Final = 200_000
-BUSY_REST_NS: Final = 200_000_000
+_WAKE_COST_NS: Final = 80_000
 _POLLS_A_YIELD: Final = 4  # a poll takes as long as letting others run: half a microsecond
-MAX_EMPTY_SPINS: Final = 3  # until the node stops spinning
+_MAX_EMPTY_SPINS: Final = 3  # until the node stops spinning
 _END_PAUSE: Final = 0.02  # seconds; for programs that ask on and on after the end
 _BUSY_PAUSE: Final = 0.002  # seconds between polls while another thread receives
 _YIELD_CHECK: Final = 0.05  # seconds between checks whether a thread still waits for a condition
-
-
-def spin_us(*, crosses: bool) -> float:
-    """Return the spin budget in µs; ``crosses``: for messages of other machines. Raises ``ValueError``."""
-    text = os.environ.get("DORA_SPIN_US")
-    if not text:
-        return REMOTE_SPIN_US if crosses else DEFAULT_SPIN_US
-    try:
-        return max(float(text), 0.0)
-    except ValueError:
-        raise ValueError(f"DORA_SPIN_US is a number of microseconds, not {text!r}") from None
 
 
 class Waiter(ABC):
@@ -79,7 +62,6 @@ class Waiter(ABC):
         self._tasks: dict[Any, set[Any]] = {}  # asyncio loop → events of the tasks that wait
         self._spin_ns = int(spin_us * 1000)
         self._spins_left = 0
-        self._no_spin_until = 0
         self._predictor = ArrivalPredictor()
         self._prewake = Prewake()
         self._arrival: tuple[int, int] | None = None  # of the last message: awaited since, arrived at
@@ -152,10 +134,10 @@ class Waiter(ABC):
         if self._arrival is not None:
             self._learn_arrival(*self._arrival)
         event: Event | None = None
-        if self._spins_left and start > self._no_spin_until:
+        if self._spins_left:
             until = start + self._spin_ns
             event = self._spin(_sooner(until, deadline))
-            self._spins_left = self._spins_left - 1 if event is None else MAX_EMPTY_SPINS
+            self._spins_left = self._spins_left - 1 if event is None else _MAX_EMPTY_SPINS
         while event is None and not self._ending:
             self._words[self._prewake_word] = self._prewake.wanted
             window = None if self._prewake.useful else predictor.window(_monotonic())
@@ -188,7 +170,7 @@ class Waiter(ABC):
         self._arrival = None
         self._predictor.observe(arrived)
         self._prewake.message_arrived()
-        if not self._spins_left and arrived - awaited < self._spin_ns + WAKE_COST_NS:
+        if not self._spins_left and arrived - awaited < self._spin_ns + _WAKE_COST_NS:
             self._spins_left = 1
 
     def _sleep(self, wake_at: int | None) -> Event | None:
@@ -216,19 +198,13 @@ class Waiter(ABC):
 
     def _spin(self, until: int) -> Event | None:
         """Poll for an event until then; other processes get the processor in between."""
-        before = _monotonic()
         while True:
             for _ in range(_POLLS_A_YIELD):
                 event = self._poll()
                 if event is not None or self._ending:
                     return event
-            now = _monotonic()
-            if now - before > BUSY_NS:
-                self._no_spin_until = now + BUSY_REST_NS
+            if _monotonic() >= until:
                 return None
-            if now >= until:
-                return None
-            before = now
             yield_cpu()
 
     def _pause_after_end(self) -> None:

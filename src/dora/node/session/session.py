@@ -24,7 +24,7 @@ from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
 from dora.node.receive.path_meter import InputMeter, PathMeter, output_names
 from dora.node.receive.timer_input import TimerInput
-from dora.node.receive.wait import spin_us
+from dora.node.receive.wait import DEFAULT_SPIN_US
 from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
 from dora.node.session.daemon_client import DaemonChannel
@@ -160,7 +160,7 @@ class Session:
             self.board,
             self.config.node_slot,
             doorbell,
-            spin_us=spin_us(crosses=any(item.machine for item in self.config.inputs)),
+            spin_us=_spin_us(),
             clock_is_work=not self.config.exit_when_nodes_finish,
             current=self._host.current,
             paths=self.paths,
@@ -542,3 +542,13 @@ def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:
                 raise StartFailed(reason)
             case other:
                 early.append(other)
+
+
+def _spin_us() -> float:
+    text = os.environ.get("DORA_SPIN_US")
+    if not text:
+        return DEFAULT_SPIN_US
+    try:
+        return max(float(text), 0.0)
+    except ValueError:
+        raise ValueError(f"DORA_SPIN_US is a number of microseconds, not {text!r}") from None

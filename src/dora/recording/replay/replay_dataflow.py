@@ -156,7 +156,7 @@ def replay_dataflow(
         environment = {**environment, REPLAY_DIRECTORY: directory}
     written = {str(node["id"]): node for node in dataflow.descriptor["nodes"]}
     cycles = in_cycles(dataflow, roles.live)
-    never_wait = {name for node in dataflow.nodes for name in _sources_that_never_wait(node)}
+    no_backpressure = {name for node in dataflow.nodes for name in _sources_without_backpressure(node)}
     nodes = []
     for node in dataflow.nodes:
         if node.id in roles.replaced:
@@ -166,7 +166,7 @@ def replay_dataflow(
             nodes.append(_with_possible_conditions(player))
         elif node.id in roles.live:
             room = partial(
-                _with_room, node_id=node.id, ordered=ordered, cycles=cycles, never_wait=never_wait
+                _with_room, node_id=node.id, ordered=ordered, cycles=cycles, no_backpressure=no_backpressure
             )
             nodes.append(
                 _live(written[node.id], directory if ordered else "", room if lossless else _without_ages)
@@ -202,7 +202,7 @@ def _paths(dataflow: Dataflow, roles: ReplayRoles) -> list[dict[str, Any]]:
 def _outputs(node: NodeSpec) -> list[Any]:
     """Return the outputs of a player, with the rules that they had.
 
-    Of a safe state, too: only in recorded order do receivers get their safe values from the event log.
+    Safe states stay: unless the replay is in recorded order, receivers make their safe values themselves.
     """
     return [
         {name: output_rules_in_yaml(rules)} if (rules := node.output_rules.get(name)) else name
@@ -210,10 +210,10 @@ def _outputs(node: NodeSpec) -> list[Any]:
     ]
 
 
-def _sources_that_never_wait(node: NodeSpec) -> Iterator[str]:
+def _sources_without_backpressure(node: NodeSpec) -> Iterator[str]:
     """Yield how inputs refer to the outputs of a node whose receivers cannot make it wait."""
     for name, rules in node.output_rules.items():
-        if any(rule.never_waits and getattr(rules, rule.name) is not None for rule in OUTPUT_RULES):
+        if any(rule.no_backpressure and getattr(rules, rule.name) is not None for rule in OUTPUT_RULES):
             yield f"{node.id}/{name}"
             if len(node.operators) == 1:
                 yield f"{node.id}/{name.removeprefix(node.operators[0].prefix)}"
@@ -266,9 +266,9 @@ def _with_room(
     node_id: str,
     ordered: bool,
     cycles: set[tuple[str, str]],
-    never_wait: set[str],
+    no_backpressure: set[str],
 ) -> dict[str, Any]:
-    """Make the senders of all inputs wait; where that cannot be, as of latched outputs, they get
+    """Make the senders of all inputs wait; inputs of outputs that never wait, such as latched ones, get
     a larger queue instead.
 
     Messages that were lost, late or left out are part of the recorded order.
@@ -283,13 +283,13 @@ def _with_room(
             changed[input_id] = value
             continue
         options = dict(value) if isinstance(value, dict) else {"source": source}
-        if source not in never_wait:
+        if source not in no_backpressure:
             options["queue_policy"] = "backpressure"
         elif options.get("queue_policy") == "latest":
             del options["queue_policy"]
         for name in (*_LOSSY, *(_TIMED if ordered else ())):
             options.pop(name, None)
-        if source in never_wait or (source.partition("/")[0], node_id) in cycles:
+        if source in no_backpressure or (source.partition("/")[0], node_id) in cycles:
             options["queue_size"] = max(int(options.get("queue_size") or 0), _MANY)
         changed[input_id] = options
     return {**written, "inputs": changed}
