@@ -91,9 +91,10 @@ def test_a_connection_that_ends_says_so(pair: Pair) -> None:
     pair.near.flush()
     pair.near.close()
     frames = []
-    with pytest.raises(ConnectionEnded):
+    with pytest.raises(ConnectionEnded) as ended:
         for _ in range(2):  # the frames before the end come first
             frames.extend(pair.far.read())
+    assert ended.value.closed_there
     pair.far.close()
     with pytest.raises(ConnectionEnded):
         pair.far.put(ACK, 1, 2)

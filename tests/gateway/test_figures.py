@@ -148,7 +148,7 @@ class Stream:
 
 def road() -> Any:
     connections = [SimpleNamespace(written=0, socket=socket.socket()) for _ in range(3)]
-    return SimpleNamespace(connections=connections, last_round_trip=0.02, ages_there=[])
+    return SimpleNamespace(connections=connections, last_round_trip=0.02, ages_there=[], closed_there=False)
 
 
 def test_the_board_has_the_figures_of_a_network_and_its_outputs() -> None:
@@ -185,6 +185,17 @@ def test_a_cut_is_counted_when_it_is_over_and_totals_go_on() -> None:
             figures.write(now, there, [stream])  # type: ignore[list-item]
     assert (words[CUTS.word], words[NETWORK_STATE]) == (1, CLOSED)
     assert words[SENT_BYTES[0].word] == 400
+
+
+def test_a_connection_that_the_other_side_replaces_is_no_cut() -> None:
+    words = memoryview(bytearray(2 * LINE_BYTES)).cast("Q")
+    figures, replaced = NetworkFigures(words, 0), road()
+    figures.write(0.0, replaced, [])
+    replaced.closed_there = True
+    figures.write(0.1, None, [])
+    assert words[NETWORK_STATE] == CLOSED
+    figures.write(0.2, road(), [])
+    assert (words[CUTS.word], words[NETWORK_STATE]) == (0, CONNECTED)
 
 
 def test_figures_of_a_former_gateway_go_on() -> None:

@@ -27,6 +27,7 @@ _MOST: Final = 4 << 40  # bytes; a longer frame is damaged
 _NOT_SENT: Final = 128 << 10  # bytes that the system holds beyond what the network carries
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _MOST_VIEWS: Final = 64  # pieces that are given to the system at once
+_CLOSED_THERE: Final = (ConnectionResetError, BrokenPipeError)
 _WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 Frame = tuple[int, int, int, int, Any]
@@ -34,7 +35,11 @@ Frame = tuple[int, int, int, int, Any]
 
 
 class ConnectionEnded(Exception):
-    """The connection has ended."""
+    """The connection has ended. ``closed_there``: the other side has closed it, so the network is not cut."""
+
+    def __init__(self, reason: str, *, closed_there: bool = False) -> None:
+        super().__init__(reason)
+        self.closed_there = closed_there
 
 
 class RoadConnection:
@@ -91,7 +96,7 @@ class RoadConnection:
         except _WOULD_BLOCK:
             return False
         except (OSError, ValueError) as error:
-            raise ConnectionEnded(str(error)) from error
+            raise ConnectionEnded(str(error), closed_there=isinstance(error, _CLOSED_THERE)) from error
         return True
 
     def _send(self) -> int:
@@ -143,9 +148,9 @@ class RoadConnection:
             except _WOULD_BLOCK:
                 return
             except (OSError, ValueError) as error:
-                raise ConnectionEnded(str(error)) from error
+                raise ConnectionEnded(str(error), closed_there=isinstance(error, _CLOSED_THERE)) from error
             if not count:
-                raise ConnectionEnded("the other machine has closed it")
+                raise ConnectionEnded("the other machine has closed it", closed_there=True)
             if self._large is None:
                 self._end += count
             else:

@@ -92,6 +92,7 @@ class NetworkFigures:
         self._words = words
         self._base = slot * WORDS
         self._road: Road | None = None
+        self._is_cut = False
         self._sent = [0] * CONNECTIONS  # by the present connections, at the last look
         self._packets = [(0, 0)] * CONNECTIONS
         self._arrived: dict[int, int] = {}  # number of a stream → bytes, at the last look
@@ -125,9 +126,12 @@ class NetworkFigures:
 
     def _change(self, road: Road | None) -> None:
         words, base = self._words, self._base
-        # A road that ends with the dataflow was not cut, so a cut counts when it is over.
-        if words[base + NETWORK_STATE] == CLOSED:
+        if road is None:
+            # The other side closes a road when both have dialled at the same time, or when it ends.
+            self._is_cut = self._road is not None and not self._road.closed_there
+        elif self._is_cut:  # counted when it is over: a road that ends with the dataflow was not cut
             words[base + CUTS.word] += 1
+            self._is_cut = False
         words[base + NETWORK_STATE] = CLOSED if road is None else CONNECTED
         self._road = road
         self._sent = [0] * CONNECTIONS

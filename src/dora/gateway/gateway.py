@@ -402,6 +402,7 @@ class Gateway:
         try:
             road.pump(now)
         except ConnectionEnded as error:
+            road.closed_there = error.closed_there
             self._lose(road, str(error))
             return
         for connection in road.connections:
@@ -427,6 +428,7 @@ class Gateway:
                     if not road.is_open:
                         return
         except ConnectionEnded as error:
+            road.closed_there = error.closed_there
             self._lose(road, str(error))
         except (DecodeError, ValueError) as error:
             self._lose(road, f"it sends what no gateway sends: {error}")

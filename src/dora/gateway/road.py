@@ -80,6 +80,7 @@ class Road:
         self._words = words
         self._delivered = delivered
         self.is_open = True
+        self.closed_there = False  # the other side has ended it
 
     def use(self, streams: list[Sending]) -> None:
         """Send these of the streams that lead to this machine."""

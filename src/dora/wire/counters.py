@@ -244,7 +244,7 @@ RESENT_PACKETS: Final = NetworkFigure(
     is_total=True,
 )
 CUTS: Final = NetworkFigure(
-    "cuts", 17, "How often another machine was out of reach for a while", "{cut}", "cuts", is_total=True
+    "cuts", 17, "How often the network to another machine was cut", "{cut}", "cuts", is_total=True
 )
 NETWORK_FIGURES: Final = (
     *SENT_BYTES,
