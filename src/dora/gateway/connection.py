@@ -35,7 +35,7 @@ Frame = tuple[int, int, int, int, Any]
 
 
 class ConnectionEnded(Exception):
-    """The connection has ended. ``closed_there``: the other side has closed it, so the network is not cut."""
+    """The connection has ended. ``closed_there``: the other side closed it; the network is not cut."""
 
     def __init__(self, reason: str, *, closed_there: bool = False) -> None:
         super().__init__(reason)

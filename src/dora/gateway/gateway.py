@@ -85,7 +85,7 @@ class Gateway:
         self._streams: list[Sending] = []  # the same as `_sending`
         self._figures: dict[str, NetworkFigures] = {}  # by machine
         self._next_tick = 0.0
-        self._delivered: set[Incoming] = set()  # whose receivers are to be woken
+        self._delivered: dict[Incoming, bool] = {}  # by the frames read last; wake the receivers again?
         self._poll = select.poll()
         self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, self._on_road)
         self._listens_at = config.remote.listen
@@ -238,8 +238,8 @@ class Gateway:
             else:
                 self._meeting.accept()
         if self._delivered:
-            for incoming in self._delivered:
-                incoming.port.wake()
+            for incoming, again in self._delivered.items():
+                incoming.port.wake(again=again)
             for road in self._roads.values():
                 road.report_credit()
             self._delivered.clear()

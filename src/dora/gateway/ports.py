@@ -28,7 +28,7 @@ from dora.transport.board import (
     signed,
 )
 from dora.transport.board import CONTROL as CONTROL_WORD
-from dora.transport.doorbell import Bell
+from dora.transport.doorbell import Bell, yield_cpu
 from dora.transport.interface import BadMessages, Loan
 from dora.transport.latch import LatchFile, latch_path, read_entries
 from dora.transport.spill import spill_folder, take_spilled
@@ -189,6 +189,8 @@ class Sending:
 class ForwardingPort(OutputPort):
     """The sending side of an output of another machine: messages keep their numbers."""
 
+    _has_rung = False  # since the last call of `wake`
+
     def reserve(self, size: int) -> Loan:
         """Return memory for a message that `forward` will send; raises as `Sender.loan`."""
         with self._lock:
@@ -223,9 +225,16 @@ class ForwardingPort(OutputPort):
             if control and asks_to_flush(control):
                 self._flush(sequence)
 
-    def wake(self) -> None:
-        """Wake the receivers that sleep, after some calls of `forward`."""
-        if self._ring():
+    def ring(self) -> None:
+        """Wake the receivers that sleep, after `forward`; `wake` follows."""
+        self._has_rung = self._ring_bells()
+
+    def wake(self, *, again: bool) -> None:
+        """Let the receivers run. ``again``: wake them once more, after further calls of `forward`."""
+        if again and self._ring_bells():
+            self._has_rung = True
+        if self._has_rung:
+            yield_cpu()
             self._prepare()
 
 

@@ -59,9 +59,12 @@ decode = msgpack_decoder(Offer | Have | Links | AgesThere)
 
 
 class Road:
-    """The connections with another machine. ``delivered`` gets outputs whose receivers are to be woken."""
+    """The connections with another machine.
 
-    def __init__(self, made: NewRoad, words: memoryview, delivered: set[Incoming]) -> None:
+    ``delivered`` gets outputs with messages for receivers here, and whether these are to be woken again.
+    """
+
+    def __init__(self, made: NewRoad, words: memoryview, delivered: dict[Incoming, bool]) -> None:
         self.machine = made.machine
         self.dialled_here = made.dialled_here
         self.connections = [RoadConnection(connection, self._room) for connection in made.sockets]
@@ -149,8 +152,13 @@ class Road:
             while number in wanted:
                 for index, each in enumerate(active):
                     if wanted[index] == number:
-                        _put(connection, each, each.outgoing.pop(number, now))
-                        wanted[index] = each.outgoing.next_connection(now)
+                        outgoing = each.outgoing
+                        _put(connection, each, outgoing.pop(number, now))
+                        if self._words[each.sent_word] == outgoing.taken and not outgoing.ready:
+                            # As the number says it, nobody has to look into the queue.
+                            wanted[index], outgoing.is_hungry = NO_CONNECTION, True
+                        else:
+                            wanted[index] = outgoing.next_connection(now)
                     if connection.waiting >= _PUMP:
                         break
                 if (connection.waiting >= _PUMP or number not in wanted) and not connection.flush():
@@ -189,8 +197,12 @@ class Road:
                     incoming.begin(sequence)
                 else:
                     incoming.deliver(message, loan)
-                    self._delivered.add(incoming)
                     loan = None
+                    if incoming in self._delivered:
+                        self._delivered[incoming] = True
+                    else:  # the receivers wake up while this process looks for more
+                        self._delivered[incoming] = False
+                        incoming.port.ring()
                     if ages.wanted:
                         ages.add(self.heard, incoming.age_ns(message))
         except BAD_MESSAGE as error:
@@ -208,7 +220,7 @@ class Road:
 
     def report_credit(self) -> None:
         """Report what receivers under back-pressure have taken."""
-        for incoming in set(self.incoming.values()):
+        for incoming in self.incoming.values():
             if incoming.has_pressure:
                 self.report_links(incoming)
 
