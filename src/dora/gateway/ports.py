@@ -230,7 +230,7 @@ class ForwardingPort(OutputPort):
         self._has_rung = self._ring_bells()
 
     def wake(self, *, again: bool) -> None:
-        """Let the receivers run. ``again``: wake them once more, after further calls of `forward`."""
+        """Give the receivers the processor. ``again``: wake them again, after more calls of `forward`."""
         if again and self._ring_bells():
             self._has_rung = True
         if self._has_rung:
