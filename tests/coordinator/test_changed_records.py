@@ -86,11 +86,19 @@ def test_the_record_follows_and_counts_for_a_restart(system: System, arm: str) -
     wait_until(lambda: system.client.dataflow("arm").nodes == ["a", "b"], "the record without the node")
 
 
-def test_a_coordinator_that_was_away_learns_of_changes(system: System, arm: str) -> None:
+def test_a_change_waits_for_the_coordinator_that_commits_it(system: System, arm: str) -> None:
     os.kill(system.coordinator(), signal.SIGKILL)
-    system.dora("node", "add", "--from-yaml", "c.yml")
+    refused = system.dora("node", "add", "--from-yaml", "c.yml", status=1)
+    assert refused.startswith("error: cannot connect to coordinator at 127.0.0.1:")
+    system.dora("node", "restart", "b")  # which changes no dataflow, and needs no coordinator
     system.dora("up")
-    wait_until(lambda: system.client.dataflow(arm).nodes == ["a", "b", "c"], "the record with the new node")
+    system.dora("node", "add", "--from-yaml", "c.yml")
+    assert system.client.dataflow(arm).nodes == ["a", "b", "c"]
+    os.kill(system.coordinator(), signal.SIGKILL)
+    system.dora("up")
+    assert system.client.dataflow(arm).nodes == ["a", "b", "c"]
+    system.dora("node", "remove", "c")
+    assert sorted(nodes()) == ["a", "b"]
 
 
 def parameters(system: System, node: str) -> Any:
@@ -119,12 +127,12 @@ def test_parameters_that_were_set_count_for_a_restart(system: System) -> None:
     assert parameters(system, "a") == {}  # the file counts
 
 
-def test_a_coordinator_that_was_away_learns_of_parameters(system: System, arm: str) -> None:
-    os.kill(system.coordinator(), signal.SIGKILL)
+@pytest.mark.usefixtures("arm")
+def test_a_coordinator_that_was_away_learns_of_parameters(system: System) -> None:
     system.dora("node", "add", "--from-yaml", "c.yml")
+    os.kill(system.coordinator(), signal.SIGKILL)
     system.dora("param", "set", "a", "gain", "0.8")
     system.dora("up")
-    wait_until(lambda: system.client.dataflow(arm).nodes == ["a", "b", "c"], "the record with the new node")
     system.dora("restart", "arm")
     assert parameters(system, "a") == {"gain": 0.8}
 

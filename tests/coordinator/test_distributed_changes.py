@@ -25,7 +25,6 @@ from dora.cluster.protocol import (
     DataflowChanged,
     Endpoints,
     Hello,
-    JoinCluster,
     MachineLost,
     MachineView,
     PeerReport,
@@ -680,39 +679,43 @@ async def alone(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talki
         coordinator.close()
 
 
-def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: Path) -> None:
+def test_the_coordinator_commits_changes_of_a_dataflow_on_one_machine(folder: Path) -> None:
     async def test() -> None:
-        async with alone(folder) as (coordinator, left, third, dataflow_id):
-
-            def take_part(message: JoinCluster) -> Answered:
-                machines = dict.fromkeys(("a", "b"), "left")
-                left.say(DataflowChanged(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
-                secret = message.partition.secret
-                left.say(RunReport(dataflow_id, "Running", port=1, revision=3, secret=secret))
-                return Answered(message.ticket, OperationResult(""))
-
-            B = "  - {id: b, path: b.py}\n"  # a change of which the coordinator has not heard yet
-            left.answers[JoinCluster] = take_part
+        async with alone(folder) as (coordinator, left, third, _):
+            kinds = (Prepare, Ask, Apply)
             await coordinator.ask("arm", ConnectOperation("a/x", "a/back"))
-            assert not left.of(JoinCluster), "on one machine its daemon decides"
+            assert [type(each) for each in left.heard if isinstance(each, kinds)] == [Prepare, Apply]
+            assert coordinator.spec("arm").generations == {"a/back": 1}
             await coordinator.ask("arm", ADD)
-            assert third.of(StartRun)[0].partition.secret == left.of(JoinCluster)[0].partition.secret
-            assert left.of(Apply)[0].proposal.machines == {"a": "left", "b": "left", "c": "third"}
-            assert left.of(Apply)[0].proposal.revision == 4
+            assert third.of(StartRun)[0].partition.secret == left.of(StartRun)[0].partition.secret
+            assert third.of(StartRun)[0].spec.revision == 1
+            assert left.of(Apply)[-1].proposal.machines == {"a": "left", "c": "third"}
             await coordinator.ask("arm", RemoveOperation("c"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left"])
             await coordinator.ask("arm", ConnectOperation("a/x", "a/again"))
-            assert left.of(Apply)[-1].proposal.generations == {"a/again": 6}
-            assert len(left.of(JoinCluster)) == 1
+            assert left.of(Apply)[-1].proposal.generations == {"a/back": 1, "a/again": 4}
 
     asyncio.run(test())
 
 
-def test_a_failed_leader_handover_changes_nothing(folder: Path) -> None:
+def test_a_single_machine_that_was_away_applies_what_was_committed(folder: Path) -> None:
+    async def test() -> None:
+        async with alone(folder) as (coordinator, left, _, dataflow_id):
+            left.answers[Apply] = lambda _: coordinator.fleet.disconnect(left.link)  # type: ignore[func-returns-value]
+            refusal = await refused(coordinator, ConnectOperation("a/x", "a/back"))
+            assert "the change is recorded, and that machine makes it when it is back" in str(refusal)
+            part_of(left, dataflow_id)
+            left.join(RunReport(dataflow_id, "Running"))
+            assert [each.proposal.revision for each in left.of(Apply)] == [1, 1]
+
+    asyncio.run(test())
+
+
+def test_a_change_that_the_first_machine_refuses_brings_no_second_one(folder: Path) -> None:
     async def test() -> None:
         async with alone(folder) as (coordinator, left, third, _):
-            left.answers[JoinCluster] = rejecting("node `a` is replaced")
-            assert str(await refused(coordinator, ADD)) == "node `a` is replaced"
+            left.answers[Prepare] = rejecting("node `a` is being replaced")
+            assert str(await refused(coordinator, ADD)) == "node `a` is being replaced"
             assert not third.of(StartRun)
             elsewhere = AddOperation("{id: c, path: c.py, deploy: {machine: nowhere}}")
             assert "`c` is for machine `nowhere`, which is not there" in str(

@@ -1,8 +1,9 @@
 """Changes a running dataflow from outside its daemon: propose, check, build, apply.
 
-`apply_operation` carries out `dora node add`, its siblings, and requests to the API, for a dataflow on one
-machine. On several machines the coordinator proposes and commits, and the agents check, build and apply
-with the parts of this module (`dora.cluster.coordinator.changes`, `dora.cluster.agent.changes`).
+`apply_operation` carries out `dora node add` and its siblings for a dataflow without a coordinator, whose
+supervisor commits. If a coordinator has started it, the coordinator proposes and commits, and the workers
+check, build and apply with the parts of this module (`dora.cluster.coordinator.changes`,
+`dora.cluster.agent.changes`).
 """
 
 from __future__ import annotations
@@ -35,23 +36,16 @@ from dora.wire.operations import (
 _ATTEMPTS: Final = 20
 
 
-class NeedsCoordinator(DoraError):
-    """A node names the machine that it is to run on, and only a coordinator can place it there."""
-
-
 def apply_operation(
     run: DaemonClient,
     operation: Operation,
     environ: Mapping[str, str],
     on_log: Callable[[LogEntry], None],
-    *,
-    placed: bool = False,
 ) -> OperationResult:
     """Carry out an operation on a running dataflow, and return once it is done; raises `DoraError`.
 
     If another change comes first, it begins again. ``environ`` gives the values of ``$NAME`` in a YAML
-    text; ``on_log`` gets the output of builds. ``placed``: the coordinator has chosen this machine.
-    Otherwise a node that names a machine raises `NeedsCoordinator`.
+    text; ``on_log`` gets the output of builds.
     """
     run.set_patience(None)
     if isinstance(operation, (StopOperation, RestartOperation, RemoveOperation)):
@@ -62,7 +56,7 @@ def apply_operation(
     for _ in range(_ATTEMPTS):
         model, running = running_dataflow(run)
         change = make_change(operation, running, environ)
-        if brings_node and not placed:
+        if brings_node:
             _check_place(change)
         proposal = proposal_of(change, operation, model.revision + 1)
         if isinstance(run.ask(CheckChange(proposal)), Conflict):
@@ -82,7 +76,7 @@ def apply_operation(
 def _check_place(change: Change) -> None:
     node = change.dataflow.node(change.node_id)
     if node.deploy.machine is not None or node.deploy.labels:
-        raise NeedsCoordinator(
+        raise DoraError(
             f"node `{node.id}` says in its `deploy` on which machine it is to run, and only a coordinator "
             "knows machines; start the dataflow with `dora up` and `dora start`"
         )

@@ -96,6 +96,7 @@ class Daemon:
             elsewhere={
                 n.id: machine for n in dataflow.nodes if (machine := context.placement.elsewhere(n.id))
             },
+            coordinated=bool(placement.machine),
             standby=context.engine != "zenoh",
             generations=placement.generations,
             revision=options.revision,
@@ -106,7 +107,6 @@ class Daemon:
         self._meter: ProgressMeter | None = None  # once somebody asks
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
         self.on_failure: Callable[[DataflowResult], None] | None = None  # called with all failures so far
-        self.on_changed: Callable[[Dataflow], None] | None = None  # called with the changed dataflow
         # Called with a node and its parameters after they were changed.
         self.on_parameters: Callable[[str, dict[str, Any]], None] = lambda *_: None
         self.options = options
@@ -432,8 +432,6 @@ class Daemon:
         self._link_changes.apply(
             self._plan, lambda fault: self._answer(client, Rejected(fault) if fault else Ok())
         )
-        if self.on_changed is not None:
-            self.on_changed(dataflow)
 
     def _apply_gateway(self) -> None:
         """Give the plan to the gateway; the first one with other machines starts it."""

@@ -230,8 +230,9 @@ def test_an_input_that_its_node_cannot_make_is_removed() -> None:
 
 def test_a_coordinator_removes_an_input_that_a_node_cannot_make_itself() -> None:
     run = started(A, B)
-    run.state.distributed = True
-    assert run(on.InputFailed("b", "a/x", "a/x", "it has no room")) == []
+    run.state.coordinated = True
+    (command,) = run(on.InputFailed("b", "a/x", "a/x", "it has no room"))
+    assert command == do.Log("error", "b", "its input `a/x` cannot be made: it has no room")
 
 
 def test_a_pause_between_restarts_ends_when_no_open_input_is_left() -> None:

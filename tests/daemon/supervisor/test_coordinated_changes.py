@@ -23,7 +23,7 @@ from dora.wire.daemon_protocol import (
 )
 from dora.wire.node_config import RemoteConfig
 from dora.wire.node_protocol import InputsClosed, StopFrame
-from dora.wire.operations import OperationResult, ProposedChange, RestartOperation
+from dora.wire.operations import OperationResult, ProposedChange
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
@@ -50,6 +50,7 @@ class Fleet:
         self.runs = {
             machine: Supervised(
                 *self.nodes,
+                coordinated=True,
                 elsewhere={key: other for key, other in self.placed.items() if other != machine},
             )
             for machine in self.commands
@@ -226,12 +227,12 @@ def test_a_revision_that_was_applied_already_changes_nothing() -> None:
     assert run("right", checks[1]) == [do.AnswerSentCounts(7)]
 
 
-def test_only_the_coordinator_changes_a_dataflow_on_several_machines() -> None:
+def test_only_the_coordinator_changes_a_dataflow_that_it_started() -> None:
     run = Fleet([A, B, C])
     run.start()
     for commands in (run.runs["left"].become(A, B), run.runs["left"].ask("a", "remove")):
         (answer,) = answers(commands)
-        assert isinstance(answer, Rejected) and "which only its coordinator changes" in answer.reason
+        assert isinstance(answer, Rejected) and "only the coordinator" in answer.reason
 
 
 STEPS = st.lists(
@@ -312,7 +313,7 @@ def test_all_machines_reach_the_same_state_in_any_order_of_messages(steps: list[
 
 def joined(run: Fleet, generations: dict[str, int] | None = None) -> Supervised:
     """Let `third` join the present dataflow without nodes."""
-    third = Supervised(*run.nodes, elsewhere=run.placed, generations=generations)
+    third = Supervised(*run.nodes, coordinated=True, elsewhere=run.placed, generations=generations)
     run.runs["third"], run.commands["third"] = third, []
     run("third", on.Begin())
     for machine in ("left", "right"):
@@ -381,36 +382,20 @@ def test_a_machine_without_nodes_ends_at_once_and_with_the_others() -> None:
     assert third.state.done
 
 
-def test_the_leader_handover_of_a_single_machine_happens_once() -> None:
-    run = Supervised(A, B)
+def test_the_coordinator_commits_changes_of_a_single_machine() -> None:
+    run = Supervised(A, B, coordinated=True)
 
-    def take_over() -> list[object]:
-        request = ApplyChange(proposed(1), "left", REMOTE)
+    def check() -> list[do.Command]:
+        request = CheckChange(proposed(1), "left")
         return run(on.ChangeRequested(7, request, run.state.dataflow))
 
-    def reason() -> str:
-        (answer,) = answers(take_over())
-        assert isinstance(answer, Rejected)
-        return answer.reason
-
-    assert reason() == "the dataflow is still starting; try again once all its nodes run"
+    (answer,) = answers(check())
+    assert answer == Rejected("the dataflow is still starting; try again once all its nodes run")
     run.start()
-    run(on.RequestReceived(3, RestartOperation("b")))
-    assert reason() == "a node is being stopped; try again once that is done"
-    run(on.ProcessEnded("b", 0))
-    begun = run.change(A)
-    (applied,) = take_over()
+    assert check() == [do.AnswerSentCounts(7)]
+    request = ApplyChange(proposed(1), "left")
+    (applied,) = run(on.ChangeRequested(7, request, run.state.dataflow))
     assert isinstance(applied, do.ApplyDataflow) and applied.connection == 7
-    assert take_over() == [do.Answer(7, Ok())]
-    assert run.state.revision == 1
-    (declined,) = answers(run(begun))
-    assert isinstance(declined, Rejected) and "only its coordinator changes" in declined.reason
-
-
-def test_a_change_that_came_first_is_a_conflict_for_the_coordinator_that_takes_over() -> None:
-    run = Supervised(A, B)
-    run.start()
-    take_over = on.ChangeRequested(7, ApplyChange(proposed(1), "left", REMOTE), run.state.dataflow)
-    run.become(A)
-    assert answers(run(take_over)) == [Conflict()]
-    assert not run.state.distributed
+    assert (run.state.revision, run.state.distributed) == (1, False)
+    (declined,) = answers(run(run.change(A)))
+    assert isinstance(declined, Rejected) and "only the coordinator" in declined.reason

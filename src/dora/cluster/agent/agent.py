@@ -50,14 +50,12 @@ from dora.cluster.protocol import (
     GetMetrics,
     GetTemplates,
     GetUsage,
-    JoinCluster,
     LogBatch,
     MachineLost,
     MetricsResult,
     ObserverRefused,
     OpenObserver,
     ParametersSet,
-    Partition,
     PeerReport,
     Prepare,
     ReleasePartition,
@@ -262,13 +260,10 @@ class Agent:
                     run.command(message)
                     if isinstance(message, StopRun) and message.force:
                         asyncio.get_running_loop().call_later(FORCE_AFTER, run.kill)
-            case JoinCluster() | Ask() | Prepare() | Apply():
-                if isinstance(message, JoinCluster):
-                    partition = self._with_local_facts(message.partition)
-                    message = msgspec.structs.replace(message, partition=partition)
+            case Ask() | Prepare() | Apply():
                 if (run := self._runs.get(message.dataflow_id)) is None:
                     self._outgoing.put_nowait(Answered(message.ticket, Rejected(JUST_ENDED)))
-                elif isinstance(message, Ask) and isinstance(message.request, DaemonRequest):
+                elif isinstance(message, Ask):
                     self._in_background(self._ask(run, message.ticket, message.request))
                 else:
                     run.command(message)
@@ -368,9 +363,10 @@ class Agent:
         except OSError as error:
             self._report(RunReport(dataflow_id, "Failed", reason=f"{interpreter} cannot be run: {error}"))
             return
-        if start.partition is not None:
-            start = msgspec.structs.replace(start, partition=self._with_local_facts(start.partition))
-        start = msgspec.structs.replace(start, coordinator=self._coordinator.where)
+        partition = msgspec.structs.replace(
+            start.partition, interface=self._interface, tls=self._identity.tls
+        )
+        start = msgspec.structs.replace(start, partition=partition, coordinator=self._coordinator.where)
         run = self._runs[dataflow_id] = WorkerProcess(start, process, interpreter)
         run.command(start)
         self._clock_sync.tell(run)  # before the first message of another machine
@@ -379,16 +375,12 @@ class Agent:
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         self._in_background(self._watch(run))
 
-    def _with_local_facts(self, partition: Partition) -> Partition:
-        """Return a partition with the facts that only this daemon knows."""
-        return msgspec.structs.replace(partition, interface=self._interface, tls=self._identity.tls)
-
     def _retain(self, start: StartRun) -> None:
         """Write down which copies of folders a dataflow uses here; raises ``OSError``."""
         machine, spec = self._identity.machine, start.spec
         here = [node for node in spec.dataflow["nodes"] if spec.machines.get(node["id"]) == machine]
         named = [folder for node in here if (folder := (node.get("deploy") or {}).get("working_dir"))]
-        if named or start.partition is not None:
+        if named or start.partition.collect_logs or start.is_distributed:
             retain(start.dataflow_id, machine, self._coordinator.name, named)
 
     async def _release(self, dataflow_ids: list[str]) -> None:

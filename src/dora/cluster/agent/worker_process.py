@@ -35,8 +35,8 @@ class WorkerProcess:
         self.process = process
 
     def redefine(self, message: DataflowChanged) -> None:
-        """Follow a changed dataflow. On one machine the message contains the present parameters."""
-        nodes = {node["id"] for node in message.dataflow["nodes"]} if message.revision else set()
+        """Follow a changed dataflow."""
+        nodes = {node["id"] for node in message.dataflow["nodes"]}
         self.parameters = {key: value for key, value in self.parameters.items() if key in nodes}
         self.redefined = message
         self.spec = self.spec.after(message)

@@ -20,7 +20,6 @@ from dora.cluster.protocol import (
     encode,
 )
 from dora.daemon.logs.entry import LogEntry
-from dora.dataflow.model import Dataflow
 from dora.wire.daemon_protocol import Answer
 from dora.wire.operations import ProposedChange
 
@@ -49,11 +48,6 @@ class Reports:
         """Send log entries."""
         with self._lock:
             self._write(LogBatch(self._report.dataflow_id, entries))
-
-    def dataflow_changed(self, dataflow: Dataflow) -> None:
-        """Report a changed dataflow."""
-        with self._lock:
-            self._write(DataflowChanged(self._report.dataflow_id, dataflow))
 
     def parameters_set(self, node_id: str, parameters: dict[str, Any]) -> None:
         """Report the changed parameters of a node."""

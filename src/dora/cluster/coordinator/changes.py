@@ -1,8 +1,6 @@
-"""Changes of running dataflows: on one machine its daemon commits them, on several the coordinator does.
+"""Changes of running dataflows, on one machine or on several, which the coordinator commits.
 
-When a dataflow on one machine gets a node on another one, the coordinator takes over (leader handover).
-
-On several machines a change has three steps, and a dataflow has one change at a time:
+A change has three steps, and a dataflow has one change at a time:
 
 1. *Prepare*: each machine checks whether its partition can change, builds the new programs and chooses
    ports. If a machine refuses or is not connected, nothing has changed, and the answer names it.
@@ -13,9 +11,9 @@ On several machines a change has three steps, and a dataflow has one change at a
 The machine of a removed node stops it after step 1. The machine of a replaced node replaces it before
 step 2; if that fails, nothing has changed.
 
-A machine that gets its first node *joins* before step 1: it starts a partition of the present dataflow
-without nodes, and the other machines report that they have started. The commit makes it a member; if the
-change fails, it leaves again. The `Fleet` releases a machine whose last node was removed.
+A machine that gets its first node *joins* once the others have prepared, and prepares then: it starts a
+partition of the present dataflow without nodes. The commit makes it a member; if the change fails, it
+leaves again. The `Fleet` releases a machine whose last node was removed.
 """
 
 from __future__ import annotations
@@ -37,15 +35,12 @@ from dora.cluster.coordinator.policy import Refusal, dataflow_of
 from dora.cluster.coordinator.requests import MachineGone, Requests
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
-    DEFAULT_MACHINE,
     DataflowChanged,
-    DataflowView,
-    JoinCluster,
     MachineView,
     Prepare,
     RunSpec,
 )
-from dora.dataflow.edit import TopologyOperation, make_change, proposal_of, with_node
+from dora.dataflow.edit import TopologyOperation, make_change, proposal_of
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError, Problem
 from dora.wire.daemon_protocol import RetireNode, SentCounts
@@ -196,53 +191,13 @@ class Changes:
         self._changed = changed
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def apply(self, view: DataflowView, operation: TopologyOperation) -> OperationResult:
+    async def apply(self, dataflow_id: str, operation: TopologyOperation) -> OperationResult:
         """Carry out an operation on a dataflow, and return once it is done; raises `Refusal`."""
-        machine = next(iter(view.machines), DEFAULT_MACHINE)
-        if not (
-            self._fleet.is_distributed(view.uuid) or self._needs_other_machine(view, operation, machine)
-        ):
-            try:
-                result: OperationResult = await self._requests.ask(view.uuid, machine, operation)
-            except Refusal as refusal:
-                if refusal.status != 409 or not self._fleet.is_distributed(view.uuid):
-                    raise
-                # The coordinator has taken over meanwhile.
-            else:
-                return result
-        lock = self._locks.setdefault(view.uuid, asyncio.Lock())
+        lock = self._locks.setdefault(dataflow_id, asyncio.Lock())
         async with lock:
-            if not self._fleet.is_distributed(view.uuid):
-                await self._join_cluster(view.uuid, machine)
-            return await self._change_distributed(view, operation)
+            return await self._change(dataflow_id, operation)
 
-    def _needs_other_machine(self, view: DataflowView, operation: TopologyOperation, machine: str) -> bool:
-        """Return whether an operation adds a node on another machine than this one; raises `Refusal`."""
-        if not isinstance(operation, AddOperation):
-            return False
-        running = dataflow_of(self._store.spec(view.uuid))
-        try:
-            change = with_node(running, operation, os.environ)
-        except DoraError:
-            return False  # its machine gives the reason
-        node = change.dataflow.node(change.node_id)
-        if node.deploy.machine is None and not node.deploy.labels:
-            return False
-        return place_one(node, self._fleet.views()) != machine
-
-    async def _join_cluster(self, dataflow_id: str, machine: str) -> None:
-        """Take over the changes of a dataflow on one machine; raises `Refusal`."""
-        partition = self._fleet.partition_for(dataflow_id, machine)
-        await self._requests.send(
-            dataflow_id, machine, lambda ticket: JoinCluster(dataflow_id, ticket, partition)
-        )
-
-    # ----------------------------------------------------------------------- several machines
-
-    async def _change_distributed(
-        self, view: DataflowView, operation: TopologyOperation
-    ) -> OperationResult:
-        dataflow_id = view.uuid
+    async def _change(self, dataflow_id: str, operation: TopologyOperation) -> OperationResult:
         now, run = self._store.find(dataflow_id), self._fleet.run(dataflow_id)
         if now is None or run is None:
             raise Refusal(409, "the dataflow has ended meanwhile")
@@ -252,15 +207,16 @@ class Changes:
         machines = run.members()
         for machine in machines:
             self._requests.connection(machine)
-        if plan.machine in machines:
-            return await self._make_change(dataflow_id, machines, operation, plan)
-        if run.has_lost(plan.machine):
-            if not isinstance(operation, RemoveOperation):
-                raise Refusal(409, _lost_text(self._store.spec(dataflow_id), plan.machine))
-            return await self._make_change(dataflow_id, machines, operation, plan)
+        has_lost = run.has_lost(plan.machine)
+        if has_lost and not isinstance(operation, RemoveOperation):
+            raise Refusal(409, _lost_text(self._store.spec(dataflow_id), plan.machine))
+        sent = await self._prepare(dataflow_id, machines, plan.proposal)
+        if has_lost or plan.machine in machines:
+            return await self._make_change(dataflow_id, machines, operation, plan, sent)
         try:
             await self._join(run, machines, plan.machine)
-            return await self._make_change(dataflow_id, [*machines, plan.machine], operation, plan)
+            sent |= await self._prepare(dataflow_id, [plan.machine], plan.proposal)
+            return await self._make_change(dataflow_id, [*machines, plan.machine], operation, plan, sent)
         finally:
             self._fleet.cancel_joining(dataflow_id, plan.machine)
 
@@ -305,10 +261,14 @@ class Changes:
             )
 
     async def _make_change(
-        self, dataflow_id: str, machines: Sequence[str], operation: TopologyOperation, plan: PlannedChange
+        self,
+        dataflow_id: str,
+        machines: Sequence[str],
+        operation: TopologyOperation,
+        plan: PlannedChange,
+        sent: dict[str, dict[str, int]],
     ) -> OperationResult:
-        """Prepare, commit and apply a change on these machines, members and joining ones."""
-        sent = await self._prepare(dataflow_id, machines, plan.proposal)
+        """Commit and apply a change on these machines, members and joining ones, which have prepared."""
         was_running = True
         if isinstance(operation, RemoveOperation) and plan.machine not in machines:
             was_running = False  # the node was lost with its machine
@@ -381,9 +341,7 @@ class Changes:
         view = self._store.find(message.dataflow_id)
         if view is None:
             return False
-        if (message.revision or len(view.machines) > 1) and (
-            message.revision <= self._store.spec(view.uuid).revision
-        ):
+        if message.revision <= self._store.spec(view.uuid).revision:
             return False
         daemons = self._fleet.daemons_after(message)
         self._store.redefine(message, daemons)
@@ -394,11 +352,11 @@ class Changes:
     def on_dataflow_changed(self, message: DataflowChanged) -> None:
         """Commit a dataflow as a daemon reports it; raises `Refusal`.
 
-        On several machines the report is new only if the coordinator was killed while a node was replaced.
-        Then the other machines have to apply it too.
+        The report is new only if the coordinator was killed while a node was replaced. Then the other
+        machines have to apply it too.
         """
         lock = self._locks.get(message.dataflow_id)
-        if self.commit(message) and message.revision and not (lock is not None and lock.locked()):
+        if self.commit(message) and not (lock is not None and lock.locked()):
             self._fleet.catch_up_all(message.dataflow_id)
 
     async def _apply_on_all(

@@ -347,7 +347,7 @@ class Coordinator:
             self._check_daemons()
         view, machine = self._active_on(wanted, machine, started=looks)
         if isinstance(request, TopologyOperation):
-            return await self.changes.apply(view, request)
+            return await self.changes.apply(view.uuid, request)
         if isinstance(request, NodeRequest):
             machine = self._store.spec(view.uuid).machines.get(request.node, machine)
         return await self.requests.ask(view.uuid, machine, request)

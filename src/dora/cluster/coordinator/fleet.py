@@ -231,9 +231,7 @@ class Fleet:
         run = self._runs[dataflow_id]
         collect_logs = self.collects_logs(run.daemons)
         for machine in run.daemons:
-            partition = None
-            if run.is_distributed or collect_logs:
-                partition = Partition(machine=machine, secret=run.secret, collect_logs=collect_logs)
+            partition = Partition(machine=machine, secret=run.secret, collect_logs=collect_logs)
             self.connections[machine].send(StartRun(dataflow_id, spec, partition, limits=self._limits))
 
     def add(self, dataflow_id: str, daemons: dict[str, str], spec: RunSpec) -> None:
@@ -347,7 +345,7 @@ class Fleet:
                 )
 
     def _send_endpoints_when_prepared(self, run: DistributedRun) -> None:
-        if run.is_distributed and not run.endpoints_sent and run.all_prepared():
+        if not run.endpoints_sent and run.all_prepared():
             run.endpoints_sent = True
             for target in run.daemons:
                 self._send_endpoints(run, target)
@@ -419,10 +417,6 @@ class Fleet:
     def run(self, dataflow_id: str) -> DistributedRun | None:
         """Return the partitions of a dataflow; None if it has ended."""
         return self._runs.get(dataflow_id)
-
-    def is_distributed(self, dataflow_id: str) -> bool:
-        """Return `DistributedRun.is_distributed` of a dataflow; False if it has ended."""
-        return dataflow_id in self._runs and self._runs[dataflow_id].is_distributed
 
     def start_joining(self, dataflow_id: str, machine: str) -> None:
         """Start a partition without nodes on a free machine, for a running dataflow.
@@ -536,10 +530,8 @@ class Fleet:
                 self._send_change(run, machine)
 
     def _send_change(self, run: DistributedRun, machine: str) -> None:
-        if not run.is_distributed or not run.is_active_on(machine):
-            return
-        spec = self._store.spec(run.dataflow_id)
-        if run.reports[machine].revision < spec.revision:
+        if run.is_active_on(machine) and run.reports[machine].revision < run.revision:
+            spec = self._store.spec(run.dataflow_id)
             proposal = ProposedChange(
                 revision=spec.revision,
                 dataflow=spec.dataflow,

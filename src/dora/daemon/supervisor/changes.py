@@ -46,7 +46,7 @@ def request_change(run: RunState, event: ChangeRequested) -> None:
     request, proposal = event.request, event.request.proposal
     replaces = bool(proposal.replaced) and not event.elsewhere.get(proposal.replaced)
     is_check = isinstance(request, CheckChange)
-    by_coordinator = run.distributed and bool(request.machine)
+    by_coordinator = run.coordinated and bool(request.machine)
     is_stale = proposal.revision <= run.revision if is_check else proposal.revision != run.revision + 1
     if by_coordinator and not is_check and (proposal.revision <= run.revision or run.done):
         run.reply(event.connection, Ok())  # this machine has it already
@@ -68,12 +68,11 @@ def request_change(run: RunState, event: ChangeRequested) -> None:
 
 def _why_not_now(run: RunState, request: ChangeRequest, *, replaces: bool) -> str:
     """Return why the dataflow cannot be changed now; "" if it can."""
-    hands_over = bool(request.machine) and not run.distributed
     return (
         why_no_change(run)
         or ("" if request.machine else why_only_coordinator(run))
         or why_busy(run)
-        or (_why_operation(run) if replaces or hands_over else "")
+        or (_why_operation(run) if replaces else "")
     )
 
 

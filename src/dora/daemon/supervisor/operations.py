@@ -43,8 +43,8 @@ def why_no_change(run: RunState) -> str:
 
 def why_only_coordinator(run: RunState) -> str:
     """Return why a client cannot change the dataflow on this machine; "" if it can."""
-    if run.distributed:
-        return "the dataflow runs on several machines, which only its coordinator changes"
+    if run.coordinated:
+        return "only the coordinator that started the dataflow changes it"
     return ""
 
 
