@@ -19,7 +19,7 @@ from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
 from dora.wire.clock import ClockOffset
-from dora.wire.daemon_protocol import Answer, LookRequest, NodeRequest, RetireNode
+from dora.wire.daemon_protocol import Answer, LookRequest, NodeRequest
 from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.node_config import TlsFiles
@@ -53,8 +53,9 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
     machines: dict[str, str] = {}  # node → machine; the coordinator decides
     revision: int = 0  # the number of changes of the running dataflow
     generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
+    replaced: str = ""  # the node that got another program with the last change
 
-    def after(self, change: DataflowChanged) -> RunSpec:
+    def after(self, change: ProposedChange) -> RunSpec:
         """Return a copy with a changed dataflow."""
         return msgspec.structs.replace(
             self,
@@ -62,6 +63,17 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
             machines=change.machines,
             revision=change.revision,
             generations=change.generations,
+            replaced=change.replaced,
+        )
+
+    def last_change(self) -> ProposedChange:
+        """Return the last change, for a machine that has missed it."""
+        return ProposedChange(
+            revision=self.revision,
+            dataflow=self.dataflow,
+            machines=self.machines,
+            generations=self.generations,
+            replaced=self.replaced,
         )
 
     def parameters_of(self, node_id: str) -> dict[str, Any] | None:
@@ -185,19 +197,6 @@ class LogBatch(msgspec.Struct, frozen=True, tag=True):
     number: int = 0  # of the batches of a daemon
 
 
-class DataflowChanged(msgspec.Struct, frozen=True, tag=True):
-    """A running dataflow has changed; ``dataflow`` is a `dora.dataflow.model.Dataflow` as JSON.
-
-    The other fields are those of `RunSpec`.
-    """
-
-    dataflow_id: str
-    dataflow: Any
-    machines: dict[str, str]
-    revision: int
-    generations: dict[str, int] = {}
-
-
 class ParametersSet(msgspec.Struct, frozen=True, tag=True):
     """The parameters of a node in a running dataflow have changed to these."""
 
@@ -228,7 +227,6 @@ ToCoordinator = (
     | MetricsResult
     | TemplatesResult
     | LogBatch
-    | DataflowChanged
     | ParametersSet
     | Answered
     | ObserverRefused
@@ -354,7 +352,7 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 
     dataflow_id: str
     ticket: int
-    request: NodeRequest | LookRequest | RetireNode
+    request: NodeRequest | LookRequest
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
@@ -370,7 +368,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
 
 class Apply(msgspec.Struct, frozen=True, tag=True):
-    """Apply a committed change. Answered by `Answered`.
+    """Apply a committed change. Answered by `Answered`, as `dora.wire.daemon_protocol.ApplyChange`.
 
     ``endpoints`` is as in `Endpoints`; ``sent`` are the counts of all machines from `Prepare`. A partition
     that has this revision already does nothing.
@@ -402,7 +400,7 @@ class AckLogs(msgspec.Struct, frozen=True, tag=True):
 
 
 class DescribeRun(msgspec.Struct, frozen=True, tag=True):
-    """Ask for a run that has no record. Answered by `RunDescription` while it runs."""
+    """Ask for a run that has no record, or an older one. Answered by `RunDescription` while it runs."""
 
     dataflow_id: str
 

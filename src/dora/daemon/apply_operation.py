@@ -17,28 +17,27 @@ from dora.daemon.build.build import build
 from dora.daemon.client import DaemonClient
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import BuildOptions
-from dora.dataflow.edit import Change, make_change, proposal_of
+from dora.dataflow.edit import Change, TopologyOperation, make_change, proposal_of
 from dora.dataflow.loader import missing_files
 from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, Program
 from dora.errors import DataflowError, DoraError
-from dora.wire.daemon_protocol import ApplyChange, CheckChange, Conflict, GetModel, Model
-from dora.wire.decoders import from_plain
-from dora.wire.operations import (
-    AddOperation,
-    Operation,
-    OperationResult,
-    RemoveOperation,
-    ReplaceOperation,
-    RestartOperation,
-    StopOperation,
+from dora.wire.daemon_protocol import (
+    ApplyChange,
+    CheckChange,
+    Conflict,
+    GetModel,
+    Model,
+    NodeRemoved,
 )
+from dora.wire.decoders import from_plain
+from dora.wire.operations import AddOperation, OperationResult, ReplaceOperation
 
 _ATTEMPTS: Final = 20
 
 
 def apply_operation(
     run: DaemonClient,
-    operation: Operation,
+    operation: TopologyOperation,
     environ: Mapping[str, str],
     on_log: Callable[[LogEntry], None],
 ) -> OperationResult:
@@ -48,10 +47,6 @@ def apply_operation(
     text; ``on_log`` gets the output of builds.
     """
     run.set_patience(None)
-    if isinstance(operation, (StopOperation, RestartOperation, RemoveOperation)):
-        answer = run.ask(operation)
-        assert isinstance(answer, OperationResult)
-        return answer
     brings_node = isinstance(operation, (AddOperation, ReplaceOperation))
     for _ in range(_ATTEMPTS):
         model, running = running_dataflow(run)
@@ -68,8 +63,10 @@ def apply_operation(
                 change.dataflow, running, [known.id for known in running.nodes], {node.id: built}
             )
             proposal = msgspec.structs.replace(proposal, dataflow=msgspec.to_builtins(dataflow))
-        if not isinstance(run.ask(ApplyChange(proposal)), Conflict):
-            return OperationResult(change.node_id, warnings=change.warnings)
+        answer = run.ask(ApplyChange(proposal))
+        if not isinstance(answer, Conflict):
+            was_running = not isinstance(answer, NodeRemoved) or answer.was_running
+            return OperationResult(change.node_id, was_running, change.warnings)
     raise DoraError("the dataflow is being changed by somebody else again and again")
 
 

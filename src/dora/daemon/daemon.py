@@ -47,7 +47,7 @@ from dora.dataflow.problems import listed
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.clock import ClockOffset
-from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, RunProgress, SentCounts
+from dora.wire.daemon_protocol import Answer, NodeRemoved, Ok, Rejected, Request, RunProgress, SentCounts
 from dora.wire.node_config import InputConfig, RemoteConfig
 from dora.wire.node_protocol import (
     Register,
@@ -406,6 +406,8 @@ class Daemon:
             case do.AnswerSentCounts(connection=number):
                 here = [name for name, node in self.supervisor.state.nodes.items() if not node.machine]
                 self._answer(number, SentCounts({name: self._accounting.sent(name) for name in here}))
+            case do.AnswerNodeRemoved(connection=number, node_id=node_id, was_running=was_running):
+                self._answer(number, NodeRemoved(was_running, self._accounting.sent(node_id)))
             case do.RecordParameters(node_id=node_id, parameters=parameters):
                 self.on_parameters(node_id, parameters)
             case do.SetSentCounts(node_id=node_id, sent=sent):

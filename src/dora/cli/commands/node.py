@@ -22,10 +22,11 @@ from dora.wire.input_rules import INPUT_RULES, MAX_QUEUE_SIZE, InputOptions, Inp
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
     from dora.daemon.logs.entry import LogEntry
+    from dora.dataflow.edit import TopologyOperation
     from dora.observe.load import Load
     from dora.observe.snapshot import NodeSnapshot
     from dora.wire.daemon_protocol import Inspection, NodeView
-    from dora.wire.operations import Operation, OperationResult
+    from dora.wire.operations import OperationResult
 
 
 MEASURED_OVER = 0.3  # seconds
@@ -83,7 +84,7 @@ def node() -> None:
     """Inspect and change the nodes of running dataflows."""
 
 
-def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult, str]:
+def _apply(dataflow: str | None, operation: TopologyOperation) -> tuple[OperationResult, str]:
     """Change the dataflow that is meant; return the result and its UUID.
 
     If it was started on a coordinator, the coordinator gets the operation.
@@ -110,7 +111,7 @@ def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult,
     return result, dataflow_id
 
 
-def _apply_locally(run: DaemonClient, operation: Operation) -> OperationResult:
+def _apply_locally(run: DaemonClient, operation: TopologyOperation) -> OperationResult:
     from dora.daemon.apply_operation import apply_operation
     from dora.daemon.logs.formats import renderer
 

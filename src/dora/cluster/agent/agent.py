@@ -43,7 +43,6 @@ from dora.cluster.protocol import (
     Apply,
     Ask,
     DaemonRejected,
-    DataflowChanged,
     DescribeRun,
     DropRecords,
     Endpoints,
@@ -210,8 +209,6 @@ class Agent:
         retained = retained_for(identity.machine, self._coordinator.name)
         self._outgoing.put_nowait(identity.hello(self._id, tuple(self._reports.values()), retained))
         for run in self._runs.values():
-            if run.redefined is not None:
-                self._outgoing.put_nowait(run.redefined)
             for parameters in run.parameters.values():
                 self._outgoing.put_nowait(parameters)
         self._logs.send_again()
@@ -396,15 +393,14 @@ class Agent:
                 if isinstance(message, LogBatch):
                     self._forward_logs(message)
                     continue
-                if isinstance(message, DataflowChanged):
-                    run.redefine(message)
-                elif isinstance(message, ParametersSet):
+                if isinstance(message, ParametersSet):
                     run.set_parameters(message)
-                if isinstance(message, (DataflowChanged, ParametersSet, Answered)):
+                if isinstance(message, (ParametersSet, Answered)):
                     if self._connection is not None:
                         self._outgoing.put_nowait(message)
                     continue
                 assert isinstance(message, RunReport)
+                run.follow(message)
                 if message.status in ACTIVE:
                     self._report(message)
                 else:

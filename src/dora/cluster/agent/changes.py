@@ -30,11 +30,12 @@ from dora.wire.daemon_protocol import (
     ApplyChange,
     CheckChange,
     Conflict,
+    Ok,
     Rejected,
     SentCounts,
 )
 from dora.wire.decoders import from_plain
-from dora.wire.operations import OperationResult, ProposedChange
+from dora.wire.operations import ProposedChange
 
 _OUTDATED: Final = "the dataflow has changed meanwhile; try again"
 _DRAIN_TIMEOUT: Final = 1.0  # seconds for pending changes once the dataflow has ended here
@@ -90,75 +91,80 @@ class PartitionChanges:
         self._reports.answered(message.ticket, answer)
 
     def _prepare(self, run: DaemonClient, proposal: ProposedChange) -> SentCounts:
-        """Prepare a change, and return how much the nodes of this machine have sent.
+        """Check a change, and build; return how much the nodes of this machine have sent.
 
         Raises `DoraError` if the change is impossible. Nothing has changed then.
         """
+        partition = self._partition
         with self._lock:
             self._built.clear()  # of a change that was not applied
-            local = self._local(run, proposal)
-            self._partition.meet(proposal.machines.values())
-            answer = run.ask(CheckChange(local, self._partition.machine, self._partition.remote()))
+            model, running = running_dataflow(run)
+            partition.meet(proposal.machines.values())
+            local = self._local(proposal, running)
+            answer = run.ask(CheckChange(local, partition.machine, partition.remote()))
             if isinstance(answer, Conflict):
                 raise DoraError(_OUTDATED)
             assert isinstance(answer, SentCounts)
+            self._build(proposal, running, uv=model.uv)
             return answer
 
-    def _apply(self, run: DaemonClient, message: Apply) -> OperationResult:
-        """Apply a committed change; raises `DoraError`.
-
-        If a replacement fails, the change is not applied. Any other change is applied even then: the added
-        node or link has failed, and the coordinator undoes it by a further change.
-        """
+    def _apply(self, run: DaemonClient, message: Apply) -> Answer:
+        """Apply a committed change; raises `DoraError`, and the coordinator undoes it by a further one."""
         proposal, partition = message.proposal, self._partition
-        replaces = bool(proposal.replaced) and proposal.machines.get(proposal.replaced) == partition.machine
         with self._lock:
-            if proposal.revision > partition.revision:
-                local = self._local(run, proposal)
-                partition.set_endpoints(message.endpoints)
-                request = ApplyChange(local, partition.machine, partition.remote(), message.sent)
-                try:
-                    answer = run.ask(request)
-                except ConnectError:
-                    raise
-                except DoraError:
-                    if not replaces:
-                        self._mark_applied(proposal)
-                    raise
-                if isinstance(answer, Conflict):
-                    raise DoraError(_OUTDATED)
-                self._mark_applied(proposal)
-            return OperationResult(proposal.replaced)
+            if proposal.revision <= partition.revision:
+                return Ok()
+            model, running = running_dataflow(run)
+            self._build(proposal, running, uv=model.uv)
+            partition.set_endpoints(message.endpoints)
+            local = self._local(proposal, running)
+            request = ApplyChange(local, partition.machine, partition.remote(), message.sent)
+            try:
+                answer = run.ask(request)
+            except ConnectError:
+                raise
+            except DoraError:
+                # A node or link that fails has come with the change; a program that fails has not.
+                if running_dataflow(run)[0].revision >= proposal.revision:
+                    self._mark_applied(proposal)
+                raise
+            if isinstance(answer, Conflict):
+                raise DoraError(_OUTDATED)
+            self._mark_applied(proposal)
+            return answer
 
     def _mark_applied(self, proposal: ProposedChange) -> None:
         self._partition.revision, self._partition.generations = proposal.revision, proposal.generations
         self._built.clear()
-        self._reports.change_applied(proposal)
+        self._reports.update(revision=proposal.revision)
 
-    def _starting(self, proposal: ProposedChange, wanted: Dataflow) -> list[NodeSpec]:
-        """Return the nodes whose program the change starts on this machine."""
-        generations, machine = self._partition.generations, self._partition.machine
-        return [
-            node
-            for node in wanted.nodes
-            if proposal.machines.get(node.id) == machine
-            and (
-                node.id == proposal.replaced
-                or proposal.generations.get(node.id, 0) != generations.get(node.id, 0)
-            )
-        ]
-
-    def _local(self, run: DaemonClient, proposal: ProposedChange) -> ProposedChange:
-        """Return a proposal with the dataflow as this machine runs it."""
-        model, running = running_dataflow(run)
+    def _build(self, proposal: ProposedChange, running: Dataflow, *, uv: bool) -> None:
+        """Build the nodes whose program the change starts on this machine, unless that is done."""
         wanted, machine = from_plain(proposal.dataflow, Dataflow), self._partition.machine
         programs = from_plain(proposal.programs, tuple[Program, ...])
-        built: dict[str, NodeSpec] = {}
-        for node in self._starting(proposal, wanted):
-            if node.id not in self._built:
+        for node in wanted.nodes:
+            if node.id not in self._built and self._starts(proposal, node.id):
                 check_folder(wanted, node, machine)
-                self._built[node.id] = build_node(running, node, programs, self._on_log, uv=model.uv)
-            built[node.id] = self._built[node.id]
+                self._built[node.id] = build_node(running, node, programs, self._on_log, uv=uv)
+
+    def _starts(self, proposal: ProposedChange, node_id: str) -> bool:
+        """Return whether a change starts a program of a node on this machine."""
+        partition = self._partition
+        if proposal.machines.get(node_id) != partition.machine:
+            return False
+        if proposal.generations.get(node_id, 0) != partition.generations.get(node_id, 0):
+            return True
+        # After more than one missed change the program stays: the last one may undo the replacement.
+        return node_id == proposal.replaced and proposal.revision == partition.revision + 1
+
+    def _local(self, proposal: ProposedChange, running: Dataflow) -> ProposedChange:
+        """Return a proposal with the dataflow as this machine runs it."""
+        wanted, machine = from_plain(proposal.dataflow, Dataflow), self._partition.machine
         here = {node_id for node_id, where in proposal.machines.items() if where == machine}
-        dataflow = localized(wanted, running, here, built)
+        fresh = {
+            node.id: self._built.get(node.id, node)
+            for node in wanted.nodes
+            if self._starts(proposal, node.id)
+        }
+        dataflow = localized(wanted, running, here, fresh)
         return msgspec.structs.replace(proposal, dataflow=msgspec.to_builtins(dataflow), programs=[])

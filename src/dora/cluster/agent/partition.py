@@ -182,17 +182,17 @@ class LocalPartition:
         The first one with another machine brings a port and reports of status: a machine that joins begins
         with the status of the others.
         """
-        if self._has_others or {*machines} <= {self.machine}:
-            return
-        self._check_certificate()
-        self._choose_port()
-        self._has_others = True
 
         def begin(daemon: Daemon) -> None:
             self._report_status(daemon)
             daemon.feed(on.TimePassed())  # which reports it
 
-        self._call(begin)
+        with self._lock:
+            if not self._has_others and not {*machines} <= {self.machine}:
+                self._check_certificate()
+                self._choose_port()
+                self._has_others = True
+                self._call(begin)
 
     def _check_certificate(self) -> None:
         """Raise `DoraError` if the certificate cannot be used (any more)."""

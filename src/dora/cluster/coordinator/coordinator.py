@@ -52,7 +52,6 @@ from dora.cluster.protocol import (
     DEFAULT_MACHINE,
     AckLogs,
     Answered,
-    DataflowChanged,
     DataflowView,
     GetMetrics,
     GetTemplates,
@@ -137,11 +136,6 @@ class Coordinator:
                 self._templates.record(connection.machine, number, templates)
             case LogBatch():
                 self._receive_logs(connection, message)
-            case DataflowChanged():
-                try:
-                    self.changes.on_dataflow_changed(message)
-                except Refusal as refusal:
-                    log.error("dataflow %s has changed, and %s", message.dataflow_id, refusal)
             case ParametersSet():
                 try:
                     self._store.set_parameters(message)
@@ -189,9 +183,10 @@ class Coordinator:
         self._notify()
 
     def _adopt(self, connection: DaemonConnection, report: RunReport, spec: RunSpec) -> None:
-        """Make a record of a dataflow that runs already; raises `Refusal`."""
+        """Make a record of a dataflow that runs already, or bring it up to date; raises `Refusal`."""
         if self._store.find(report.dataflow_id) is not None:
-            return  # another machine has described it already
+            self.changes.adopt(report.dataflow_id, spec)
+            return
         machines = sorted({connection.machine, *spec.machines.values()})
         self._add(report.dataflow_id, spec, dict.fromkeys(machines, ""))
 

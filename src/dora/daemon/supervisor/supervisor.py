@@ -254,8 +254,6 @@ def _node_deadline_expired(run: RunState, node: NodeState, name: DeadlineName) -
             operations.operation_expired(run, node)
         case "operation-kill":
             operations.operation_kill_expired(run, node)
-        case "retired":
-            closing.retirement_expired(run, node)
         case "replacement":
             handover.startup_expired(run, node)
         case "drain":
