@@ -24,7 +24,7 @@ from dora.cluster.coordinator.policy import Refusal, dataflow_of
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import RunSpec
 from dora.dataflow.describe import describe
-from dora.dataflow.edit import TopologyOperation, make_change
+from dora.dataflow.edit import make_change
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.errors import DoraError
 from dora.wire.operations import (
@@ -33,6 +33,7 @@ from dora.wire.operations import (
     DisconnectOperation,
     RemoveOperation,
     ReplaceOperation,
+    TopologyOperation,
 )
 
 pytestmark = pytest.mark.processes

@@ -16,7 +16,6 @@ from waiting import TIMEOUT
 from dora.daemon.apply_operation import apply_operation
 from dora.daemon.client import DaemonClient, running
 from dora.daemon.supervisor.result import DataflowResult
-from dora.dataflow.edit import TopologyOperation
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.wire.daemon_protocol import NodeView
@@ -29,6 +28,7 @@ from dora.wire.operations import (
     ReplaceOperation,
     RestartOperation,
     StopOperation,
+    TopologyOperation,
 )
 
 # Sends 1, 2, 3, …, without ever looking at what comes in, unless it is asked to stop. Queues of the length

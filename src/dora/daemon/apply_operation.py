@@ -17,7 +17,7 @@ from dora.daemon.build.build import build
 from dora.daemon.client import DaemonClient
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import BuildOptions
-from dora.dataflow.edit import Change, TopologyOperation, make_change, proposal_of
+from dora.dataflow.edit import Change, make_change, proposal_of
 from dora.dataflow.loader import missing_files
 from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, Program
 from dora.errors import DataflowError, DoraError
@@ -30,7 +30,7 @@ from dora.wire.daemon_protocol import (
     NodeRemoved,
 )
 from dora.wire.decoders import from_plain
-from dora.wire.operations import AddOperation, OperationResult, ReplaceOperation
+from dora.wire.operations import AddOperation, OperationResult, ReplaceOperation, TopologyOperation
 
 _ATTEMPTS: Final = 20
 

@@ -31,6 +31,7 @@ from dora.wire.operations import (
     ProposedChange,
     RemoveOperation,
     ReplaceOperation,
+    TopologyOperation,
 )
 
 RUNNING = "<the running dataflow>"
@@ -475,11 +476,6 @@ def _document(running: Dataflow) -> dict[str, Any]:
         raise DoraError(f"the running dataflow cannot be changed: {fault}")
     copy: dict[str, Any] = json.loads(json.dumps(running.descriptor))
     return copy
-
-
-TopologyOperation = (
-    AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
-)
 
 
 def make_change(operation: TopologyOperation, running: Dataflow, environ: Mapping[str, str]) -> Change:

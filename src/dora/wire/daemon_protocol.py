@@ -17,11 +17,11 @@ from dora.wire.input_rules import InputRules
 from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 from dora.wire.operations import (
-    Operation,
     OperationResult,
     ProposedChange,
     RestartOperation,
     StopOperation,
+    TopologyOperation,
 )
 from dora.wire.output_rules import OutputRules
 
@@ -240,7 +240,7 @@ class ApplyChange(msgspec.Struct, tag=True):
 # the machine of the node.
 NodeRequest = StopOperation | RestartOperation | SetParameter | DeleteParameter | Publish | GetParameters
 LookRequest = GetParameters | Inspect | GetProgress  # changes nothing
-DataflowRequest = Operation | NodeRequest | LookRequest
+DataflowRequest = TopologyOperation | NodeRequest | LookRequest
 
 # All requests on the socket of a dataflow. A change of nodes or links takes several.
 Request = (
@@ -262,7 +262,8 @@ Request = (
 
 def answer_timeout(request: DataflowRequest | Request) -> float | None:
     """Return how many seconds an answer may take; None: no limit, for it waits for a build or an end."""
-    return None if isinstance(request, Operation) else ANSWER_TIMEOUT
+    waits = isinstance(request, TopologyOperation | StopOperation | RestartOperation)
+    return None if waits else ANSWER_TIMEOUT
 
 
 class Description(msgspec.Struct, tag=True):

@@ -79,14 +79,9 @@ class DisconnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="di
     target: str
 
 
-Operation = (
-    StopOperation
-    | RestartOperation
-    | RemoveOperation
-    | AddOperation
-    | ReplaceOperation
-    | ConnectOperation
-    | DisconnectOperation
+# Those that change the nodes or links of a dataflow; each becomes a `ProposedChange`.
+TopologyOperation = (
+    AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
 )
 
 

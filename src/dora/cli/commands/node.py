@@ -22,11 +22,10 @@ from dora.wire.input_rules import INPUT_RULES, MAX_QUEUE_SIZE, InputOptions, Inp
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
     from dora.daemon.logs.entry import LogEntry
-    from dora.dataflow.edit import TopologyOperation
     from dora.observe.load import Load
     from dora.observe.snapshot import NodeSnapshot
     from dora.wire.daemon_protocol import Inspection, NodeView
-    from dora.wire.operations import OperationResult
+    from dora.wire.operations import OperationResult, TopologyOperation
 
 
 MEASURED_OVER = 0.3  # seconds

@@ -35,12 +35,8 @@ from dora.cluster.coordinator.placement import check_files, place_one, text_betw
 from dora.cluster.coordinator.policy import Refusal, dataflow_of
 from dora.cluster.coordinator.requests import MachineGone, Requests
 from dora.cluster.coordinator.store import Store
-from dora.cluster.protocol import (
-    MachineView,
-    Prepare,
-    RunSpec,
-)
-from dora.dataflow.edit import TopologyOperation, make_change, proposal_of
+from dora.cluster.protocol import MachineView, Prepare, RunSpec
+from dora.dataflow.edit import make_change, proposal_of
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError, Problem
 from dora.wire.daemon_protocol import NodeRemoved, SentCounts
@@ -50,6 +46,7 @@ from dora.wire.operations import (
     ProposedChange,
     RemoveOperation,
     ReplaceOperation,
+    TopologyOperation,
 )
 
 Sent = dict[str, dict[str, int]]  # node → output → messages that it has sent

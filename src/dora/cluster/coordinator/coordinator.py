@@ -75,12 +75,12 @@ from dora.cluster.protocol import (
     Usage,
 )
 from dora.daemon.logs.entry import LogEntry
-from dora.dataflow.edit import TopologyOperation
 from dora.dataflow.model import LogOptions
 from dora.dataflow.problems import did_you_mean
 from dora.wire.correlation import uuid7
 from dora.wire.daemon_protocol import DataflowRequest, LookRequest, NodeRequest
 from dora.wire.metrics import DataflowMetrics
+from dora.wire.operations import TopologyOperation
 
 SHUTDOWN_TIMEOUT = 16.0
 
