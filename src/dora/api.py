@@ -26,7 +26,6 @@ from dora.daemon.options import (
     BuildOptions,
     LocalRunOptions,
     RunKeywords,
-    check_spin_from_environment,
     options_from_keywords,
 )
 from dora.daemon.report import RunOutcome, failure_report, last_line, loss_report, shown_file
@@ -151,10 +150,9 @@ def run_loaded(
     there is one, ``on_build`` the progress of the build, if there is anything to build, and ``on_daemon``
     the daemon before it starts. Raises `DataflowError` and `BuildError`; failed nodes are in the result.
     """
-    from dora.observe.telemetry.traced_run import run_observed
+    from dora.observe.run import build_and_run
     from dora.wire.correlation import uuid7
 
-    check_spin_from_environment()
     if on_warning is not None:
         warn_about_dataflow(dataflow, display.filter, on_warning)
     dataflow_id = uuid7()
@@ -169,6 +167,12 @@ def run_loaded(
         if on_log is not None:
             on_log(entry)
 
+    def begin(built: Built) -> None:
+        nonlocal nodes_hidden
+        if built.build_id is not None:
+            console.render_by(renderer_for(built.dataflow, display, stream, dataflow_id, built.build_id))
+        nodes_hidden = nodes_are_quiet()
+
     dashboard = None
     try:
         if on_dashboard is not None:
@@ -176,14 +180,17 @@ def run_loaded(
 
             dashboard = open_dashboard(dataflow, dataflow_id)
             on_dashboard(dashboard.address)
-        built = build_loaded(
-            dataflow, show, BuildOptions(uv=options.uv), lock=lock, session=session, on_build=on_build
+        result = build_and_run(
+            dataflow,
+            options,
+            show,
+            dataflow_id,
+            lock=lock,
+            session=session,
+            on_build=on_build,
+            on_built=begin,
+            on_daemon=on_daemon,
         )
-        dataflow = built.dataflow
-        if built.build_id is not None:
-            console.render_by(renderer_for(dataflow, display, stream, dataflow_id, built.build_id))
-        nodes_hidden = nodes_are_quiet()
-        result = run_observed(dataflow, options, show, dataflow_id, on_daemon)
         if dashboard is not None:
             dashboard.finish(result)
     finally:

@@ -120,7 +120,7 @@ class LocalRunOptions(ForegroundRunOptions, frozen=True, kw_only=True):
     tap_queue: int = 0  # messages that a recorder's tap on an output holds; 0: no recorder is expected
     name: str = ""  # a name for commands, besides its UUID and the name of its file
     coordinator: str = ""  # address and port of the coordinator that started it
-    trace_config: TraceConfig | None = None  # see `dora.observe.telemetry.traced_run`
+    trace_config: TraceConfig | None = None  # see `dora.observe.run`
     join: Callable[[str, Dataflow], Placement] | None = None  # None: all nodes are on this machine
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
