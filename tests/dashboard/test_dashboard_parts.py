@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, PageState
+from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute
 from dora.cluster.dashboard.watches import MAX_LINES, MAX_WAITING_PREVIEWS, Outbox
 from dora.cluster.dashboard.yaml_text import lines_of_nodes
 from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
@@ -27,10 +27,12 @@ from dora.observe.preview.protocol import (
     Preview,
     PreviewsWanted,
     Search,
+    State,
     Target,
     frame,
 )
 from dora.observe.preview.watcher import CommandQueue, search
+from dora.observe.snapshot import Snapshot
 
 
 def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:
@@ -74,7 +76,7 @@ def test_dropped_lines_are_counted() -> None:
 
 def test_a_hidden_browser_gets_the_whole_minute_and_no_more() -> None:
     minute, outbox = LastMinute(), Outbox()
-    nothing = PageState([], [], "")
+    nothing = State(Snapshot("", [], []))
     for number in range(1000):  # four machines send their states
         sample = minute.add(1e9 + number / 4, nothing)
         outbox.add_samples([] if sample is None else [sample])

@@ -21,7 +21,7 @@ from dora.daemon.logs.entry import LogEntry
 from dora.errors import DoraError
 from dora.observe.load import Load
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot
+from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
 
 TITLE = "\x1b]0;owned\x07"
@@ -66,7 +66,7 @@ class Snapshots:
         self.refreshed += 1
         if self.fault is not None:
             raise self.fault
-        return [] if self.ended else [(Dataflow(), self.nodes, self.links)]
+        return [] if self.ended else [(Dataflow(), Snapshot("", self.nodes, self.links))]
 
 
 class Commands:

@@ -39,7 +39,7 @@ from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.terminal import visible
 from dora.errors import DoraError
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, RunSnapshots, SnapshotSource
+from dora.observe.snapshot import NodeSnapshot, Snapshot, SnapshotSource, SnapshotSources
 
 _TICK: Final = 0.1  # seconds between two checks whether the user wants to refresh or to quit
 _FIRST: Final = 0.3  # seconds until the first figures, at most
@@ -68,7 +68,7 @@ n, c, m   sort by name, CPU, memory       q     quit
 (any key closes)"""
 _Result = TypeVar("_Result")
 
-Measured = list[tuple[SnapshotSource, list[NodeSnapshot], list[LinkRate]]]
+Measured = list[tuple[SnapshotSource, Snapshot]]
 
 
 class ScreenCommands(Protocol):
@@ -89,7 +89,7 @@ class ScreenCommands(Protocol):
     def failure(self, dataflow_id: str) -> str: ...
 
 
-def show(snapshots: RunSnapshots, commands: ScreenCommands, interval: float) -> None:
+def show(snapshots: SnapshotSources, commands: ScreenCommands, interval: float) -> None:
     """Show the dataflows until the user quits, or presses a key after all of them have ended.
 
     Raises ``KeyboardInterrupt`` at Ctrl-C, and what a measurement raises.
@@ -195,7 +195,7 @@ class TopScreen(App[str]):
         Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
 
-    def __init__(self, snapshots: RunSnapshots, commands: ScreenCommands, interval: float) -> None:
+    def __init__(self, snapshots: SnapshotSources, commands: ScreenCommands, interval: float) -> None:
         super().__init__(driver_class=_StandardOutput)
         self.fault: BaseException | None = None
         self._snapshots = snapshots
@@ -256,11 +256,9 @@ class TopScreen(App[str]):
 
     def _show(self, measured: Measured) -> None:
         first = not self._names
-        present = {source.inspection.dataflow_id: source.name for source, _, _ in measured}
+        present = {source.inspection.dataflow_id: source.name for source, _ in measured}
         ended = [
-            uuid
-            for source, _, _ in self._measured
-            if (uuid := source.inspection.dataflow_id) not in present
+            uuid for source, _ in self._measured if (uuid := source.inspection.dataflow_id) not in present
         ]
         self._names |= present
         if measured:
@@ -279,19 +277,21 @@ class TopScreen(App[str]):
         now = time.monotonic()
         links = {
             (source.inspection.dataflow_id, rate.link.producer, rate.link.consumer): rate
-            for source, _, rates in self._measured
-            for rate in rates
+            for source, taken in self._measured
+            for rate in taken.links
         }
         self._histories = {key: self._histories.get(key) or LinkHistory() for key in links}
         for key, rate in links.items():
             self._histories[key].add(rate, now)
 
     def _draw(self) -> None:
-        names = ", ".join(dataflow.name for dataflow, _, _ in self._measured)
-        nodes = (item for _, some, _ in self._measured for item in some)
+        names = ", ".join(dataflow.name for dataflow, _ in self._measured)
+        nodes = (item for _, taken in self._measured for item in taken.nodes)
         self._node_items = sorted(nodes, key=_ORDERS[self._order])
         self._link_items = [
-            (source.inspection.dataflow_id, rate) for source, _, some in self._measured for rate in some
+            (source.inspection.dataflow_id, rate)
+            for source, taken in self._measured
+            for rate in taken.links
         ]
         counts = f"{len(self._node_items)} nodes, {len(self._link_items)} links"
         self._heading.update(visible(f"dora top: {names}   {counts}, sorted by {self._order}"))

@@ -44,6 +44,14 @@ class Reading(msgspec.Struct, frozen=True):
     outputs: dict[int, tuple[int, int]]  # slot → messages, bytes
     links: dict[int, LinkCounts]  # by slot
 
+    def with_slots_of(self, later: Reading) -> Reading:
+        """Return this reading for the outputs and links of a later one; new ones begin there."""
+        return Reading(
+            self.time_ns,
+            {slot: self.outputs.get(slot, counts) for slot, counts in later.outputs.items()},
+            {slot: self.links.get(slot, counts) for slot, counts in later.links.items()},
+        )
+
 
 class LinkRate(msgspec.Struct, frozen=True):
     """One link between two readings."""

@@ -19,7 +19,7 @@ from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, OVERDUE, SILENT
 
 if TYPE_CHECKING:
     from dora.observe.rates import LinkRate
-    from dora.observe.snapshot import NodeSnapshot
+    from dora.observe.snapshot import NodeSnapshot, Snapshot
 
 LONGEST_SAMPLE = 1.0  # seconds that `--once` takes at most
 
@@ -88,7 +88,7 @@ def top(dataflow: str | None, interval: float, once: bool, style: str | None, la
                 return
             click.echo(
                 json.dumps(
-                    [_node_json(item, links) for _, nodes, links in found for item in nodes], indent=2
+                    [_node_json(item, taken.links) for _, taken in found for item in taken.nodes], indent=2
                 )
             )
             return
@@ -106,12 +106,12 @@ def inspect() -> None:
 inspect.add_command(top)
 
 
-def _print_tables(found: Sequence[tuple[object, list[NodeSnapshot], list[LinkRate]]]) -> None:
+def _print_tables(found: Sequence[tuple[object, Snapshot]]) -> None:
     from dora.cli.tables import console, print_table
     from dora.cli.top_tables import WIDE, LinkHistory, Table, link_table, node_table, path_table, without
 
-    nodes = [item for _, items, _ in found for item in items]
-    links = [(rate, LinkHistory()) for _, _, rates in found for rate in rates]
+    nodes = [item for _, taken in found for item in taken.nodes]
+    links = [(rate, LinkHistory()) for _, taken in found for rate in taken.links]
     needless = ["LAST MINUTE"] if console().width >= WIDE else ["LAST MINUTE", "PID", "BANDWIDTH"]
     tables: list[Table] = [
         without(node_table(nodes), *needless),

@@ -10,12 +10,11 @@ from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError
 from dora.observe.load import Load
 from dora.observe.queries import SnapshotQuery
-from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, RunSnapshot, Snapshot, merge
+from dora.observe.snapshot import RunSource, Snapshot, merge
 from dora.wire.daemon_protocol import ANSWER_TIMEOUT, Inspection
 
 
-class DistributedSnapshot:
+class DistributedSource:
     """A `SnapshotSource` of one dataflow: its nodes on this machine, if any, and those on others.
 
     Each machine counts for its own nodes and for the links to them. Of a machine that does not answer, the
@@ -40,7 +39,7 @@ class DistributedSnapshot:
         self.name = name
         self.inspection = inspection
         self._machine_of = machine_of
-        self._local = None if run is None else RunSnapshot(run, latency=latency)
+        self._local = None if run is None else RunSource(run, latency=latency)
         self._remote = RemoteObserver(dict(connections), lambda _: SnapshotQuery(every, latency))
         self._newest: dict[str, Snapshot] = {}  # by machine
         self._asked = set(connections)
@@ -71,8 +70,8 @@ class DistributedSnapshot:
         elif not self._remote.present():
             raise ConnectError(self._remote.reason())
 
-    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
-        """Return the newest nodes and links; wait for the first snapshot of each machine."""
+    def refresh(self, loads: dict[int, Load]) -> Snapshot:
+        """Return the newest snapshot; wait for the first one of each machine."""
         self._keep(self._remote.incoming())
         while self._remote.present() - self._newest.keys() and time.monotonic() < self._deadline:
             self._keep(self._remote.wait())
@@ -81,13 +80,10 @@ class DistributedSnapshot:
         }
         if self._local is not None:
             self.inspection = self._local.inspection
-            nodes, links = self._local.refresh(loads)
-        elif remote:
-            first = next(iter(remote.values()))
-            nodes, links = first.nodes, first.links
+            here = self._local.refresh(loads)
         else:
-            return [], []
-        return merge(nodes, links, remote, self._machine_of)
+            here = next(iter(remote.values()), Snapshot("", [], []))
+        return merge(here, remote, self._machine_of)
 
     def _keep(self, items: Sequence[object]) -> None:
         for item in items:
