@@ -11,16 +11,17 @@ from http.client import HTTPException
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from dora.daemon.client import DaemonClient
 from dora.errors import DoraError
+from dora.observe.conflate import MOST_BYTES, ConflatedQueue, rest_after
 from dora.observe.observer import Observer
 from dora.observe.preview.page_observer import PageObserver
 from dora.observe.preview.protocol import PageQuery, Preview, PreviewsWanted
 from dora.observe.queries import Line
-from dora.observe.remote.conflate import ConflatedQueue, rest_after
 from dora.observe.remote.protocol import (
     DeliveryTaken,
     EndQuery,
@@ -29,6 +30,7 @@ from dora.observe.remote.protocol import (
     QueryEnded,
     StartMessage,
     decode_to_process,
+    encode,
 )
 from dora.transport.proof import proven_socket
 from dora.transport.tls import duplex_client_context
@@ -67,7 +69,7 @@ class ObserverServer:
         except (OSError, HTTPException, WebSocketException) as error:
             raise DoraError(f"the coordinator cannot be reached by the observer: {error}") from None
         self._machine = start.machine
-        self._waiting = ConflatedQueue()
+        self._waiting: ConflatedQueue[bytes] = ConflatedQueue(MOST_BYTES)
         self._changed = threading.Condition()
         self._may_send = True
         self._ending: QueryEnded | None = None  # goes out after everything else
@@ -96,8 +98,12 @@ class ObserverServer:
         """Queue an item; of those that wait under a key, the newest ``keep`` stay."""
         with self._changed:
             if self._ending is None:
-                self._waiting.put(key, item, keep)
+                self._put(key, item, keep)
                 self._changed.notify_all()
+
+    def _put(self, key: str, item: Item, keep: int = 1) -> None:
+        data = encode(item)
+        self._waiting.put(key, data, keep=keep, size=len(data))
 
     def finish(self, ending: QueryEnded) -> None:
         """Send how the query ended after all that waits; return when it is sent or the client is gone."""
@@ -153,11 +159,11 @@ class ObserverServer:
             with self._changed:
                 self._changed.wait_for(lambda: not self._waiting.is_empty or self._ending is not None)
                 if self._ending is not None:
-                    self._waiting.put("ending", self._ending)
+                    self._put("ending", self._ending)
                 last = self._ending is not None
                 deliveries: list[bytes] = []
                 while not self._waiting.is_empty and (last or not deliveries):
-                    deliveries.append(self._waiting.take())
+                    deliveries.append(encode([msgspec.Raw(data) for _, data in self._waiting.take()]))
                 self._may_send = False
             try:
                 begun = time.monotonic()
