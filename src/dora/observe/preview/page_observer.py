@@ -29,7 +29,7 @@ BOXES_TURN: Final = 0.03  # while boxes are shown: the page needs the very frame
 class PageObserver:
     """Observes a dataflow of this machine, in the thread that iterates over `results`."""
 
-    counts: dict[str, tuple[int, int]] = {}
+    counts: dict[str, tuple[int, int]] = {}  # as `Observer` has; a page does not say what it misses
 
     def __init__(
         self,
