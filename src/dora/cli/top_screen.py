@@ -30,6 +30,7 @@ from dora.cli.top_tables import (
     Table,
     cell,
     link_table,
+    network_table,
     node_table,
     path_table,
     without,
@@ -170,7 +171,8 @@ class TopScreen(App[str]):
     CSS = """
     #title { height: 1; padding: 0 1; background: $primary; color: $text; text-style: bold; }
     #nodes, #links { max-height: 35%; scrollbar-size-horizontal: 0; }
-    #links { margin-top: 1; }
+    #networks { max-height: 20%; scrollbar-size-horizontal: 0; }
+    #links, #networks { margin-top: 1; }
     #log, #output { height: 1fr; min-height: 4; border-top: solid $primary; padding: 0 1; }
     #log { scrollbar-size: 1 1; overflow-y: auto; }
     #output { display: none; }
@@ -218,13 +220,14 @@ class TopScreen(App[str]):
         self._heading = Static("dora top", id="title", markup=False)
         self._node_rows = _Rows(id="nodes", cursor_type="row", zebra_stripes=True)
         self._link_rows = _Rows(id="links", cursor_type="row", zebra_stripes=True)
+        self._network_rows = _Rows(id="networks", cursor_type="row", zebra_stripes=True)
         self._log_lines = RichLog(id="log", max_lines=_MAX_ENTRIES)
         self._output_text = Static("", markup=False)
         self._output_panel = VerticalScroll(self._output_text, id="output")
         self._message = Static("", id="message", markup=False)
 
     def compose(self) -> ComposeResult:
-        yield from (self._heading, self._node_rows, self._link_rows)
+        yield from (self._heading, self._node_rows, self._link_rows, self._network_rows)
         yield from (self._log_lines, self._output_panel, self._message, Footer())
 
     def on_mount(self) -> None:
@@ -277,8 +280,8 @@ class TopScreen(App[str]):
         now = time.monotonic()
         links = {
             (source.inspection.dataflow_id, rate.link.producer, rate.link.consumer): rate
-            for source, taken in self._measured
-            for rate in taken.links
+            for source, snapshot in self._measured
+            for rate in snapshot.links
         }
         self._histories = {key: self._histories.get(key) or LinkHistory() for key in links}
         for key, rate in links.items():
@@ -286,18 +289,21 @@ class TopScreen(App[str]):
 
     def _draw(self) -> None:
         names = ", ".join(dataflow.name for dataflow, _ in self._measured)
-        nodes = (item for _, taken in self._measured for item in taken.nodes)
+        nodes = (item for _, snapshot in self._measured for item in snapshot.nodes)
         self._node_items = sorted(nodes, key=_ORDERS[self._order])
         self._link_items = [
             (source.inspection.dataflow_id, rate)
-            for source, taken in self._measured
-            for rate in taken.links
+            for source, snapshot in self._measured
+            for rate in snapshot.links
         ]
         counts = f"{len(self._node_items)} nodes, {len(self._link_items)} links"
         self._heading.update(visible(f"dora top: {names}   {counts}, sorted by {self._order}"))
         narrow = self.size.width < WIDE
         table = node_table(self._node_items)
         self._node_rows.show(without(table, "PID") if narrow else table)
+        networks = [item for _, snapshot in self._measured for item in snapshot.networks]
+        self._network_rows.display = bool(networks)
+        self._network_rows.show(network_table(networks))
         if self._shows_paths:
             self._link_rows.display = True
             self._link_rows.show(path_table([path for item in self._node_items for path in item.paths]))

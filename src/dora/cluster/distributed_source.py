@@ -71,7 +71,7 @@ class DistributedSource:
             raise ConnectError(self._remote.reason())
 
     def refresh(self, loads: dict[int, Load]) -> Snapshot:
-        """Return the newest snapshot; wait for the first one of each machine."""
+        """Return the newest merged snapshot; wait for the first snapshot of each machine."""
         self._keep(self._remote.incoming())
         while self._remote.present() - self._newest.keys() and time.monotonic() < self._deadline:
             self._keep(self._remote.wait())
@@ -80,10 +80,12 @@ class DistributedSource:
         }
         if self._local is not None:
             self.inspection = self._local.inspection
-            here = self._local.refresh(loads)
+            own = self._local.refresh(loads)
+        elif remote:
+            own = next(iter(remote.values()))
         else:
-            here = next(iter(remote.values()), Snapshot("", [], []))
-        return merge(here, remote, self._machine_of)
+            return Snapshot("", [], [])
+        return merge(own, remote, self._machine_of)
 
     def _keep(self, items: Sequence[object]) -> None:
         for item in items:

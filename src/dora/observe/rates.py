@@ -11,6 +11,7 @@ from collections import deque
 
 import msgspec
 
+from dora.observe.networks import NetworkCounts, read_networks
 from dora.transport.board import (
     BYTES,
     CONNECTED,
@@ -43,13 +44,15 @@ class Reading(msgspec.Struct, frozen=True):
     time_ns: int  # monotonic
     outputs: dict[int, tuple[int, int]]  # slot → messages, bytes
     links: dict[int, LinkCounts]  # by slot
+    networks: dict[str, NetworkCounts] = {}  # by the machine that they lead to
 
     def with_slots_of(self, later: Reading) -> Reading:
-        """Return this reading for the outputs and links of a later one; new ones begin there."""
+        """Return this reading for the outputs, links and networks of a later one; new ones begin there."""
         return Reading(
             self.time_ns,
             {slot: self.outputs.get(slot, counts) for slot, counts in later.outputs.items()},
             {slot: self.links.get(slot, counts) for slot, counts in later.links.items()},
+            {name: self.networks.get(name, counts) for name, counts in later.networks.items()},
         )
 
 
@@ -81,6 +84,7 @@ class Counters:
         self._words = words
         self._outputs = [output.slot for node in inspection.nodes for output in node.outputs]
         self._links = inspection.links
+        self._networks = inspection.networks
 
     def read(self) -> Reading:
         words = self._words
@@ -88,7 +92,7 @@ class Counters:
             slot: (words[slot * WORDS + SENT], words[slot * WORDS + BYTES]) for slot in self._outputs
         }
         links = {link.slot: self._read_link(link, outputs) for link in self._links}
-        return Reading(time.monotonic_ns(), outputs, links)
+        return Reading(time.monotonic_ns(), outputs, links, read_networks(self._networks, words))
 
     def _read_link(self, link: LinkView, outputs: dict[int, tuple[int, int]]) -> LinkCounts:
         words, base = self._words, link.slot * WORDS

@@ -12,6 +12,7 @@ from dora.daemon.client import DaemonClient, name_of
 from dora.errors import ConnectError
 from dora.observe.latency import LatencyMeter
 from dora.observe.load import Load, LoadMeter
+from dora.observe.networks import NetworkRate, network_rates
 from dora.observe.path_latencies import PathReader
 from dora.observe.rates import Counters, LinkRate, Reading, rates
 from dora.observe.tap_session import TapSession, inspect
@@ -46,29 +47,35 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True):
     machine: str  # "": the dataflow is on one machine
     nodes: list[NodeSnapshot]
     links: list[LinkRate]
+    networks: list[NetworkRate] = []  # from this machine, or of a merged snapshot: from all
 
 
-def merge(here: Snapshot, remote: Mapping[str, Snapshot], machine_of: Callable[[str], str]) -> Snapshot:
+def merge(own: Snapshot, remote: Mapping[str, Snapshot], machine_of: Callable[[str], str]) -> Snapshot:
     """Replace nodes, and the links to them, by the snapshots of their own machines, if there are any.
 
     ``remote`` is by machine. ``machine_of`` returns the machine of a node.
     """
+    nodes, links = own.nodes, own.links
     nodes_of = {machine: {item.node.id: item for item in part.nodes} for machine, part in remote.items()}
     links_of = {machine: {_ends(item): item for item in part.links} for machine, part in remote.items()}
-    machines = {item.node.id: machine_of(item.node.id) for item in here.nodes}
+    machines = {item.node.id: machine_of(item.node.id) for item in nodes}
 
     def on_its_machine(item: NodeSnapshot) -> NodeSnapshot:
         machine = machines[item.node.id]
         own = nodes_of.get(machine, {}).get(item.node.id, item)
         return msgspec.structs.replace(own, node=msgspec.structs.replace(own.node, machine=machine))
 
+    networks = {
+        (item.source, item.target): item for part in (own, *remote.values()) for item in part.networks
+    }
     return Snapshot(
-        here.machine,
-        [on_its_machine(item) for item in here.nodes],
+        own.machine,
+        [on_its_machine(item) for item in nodes],
         [
             links_of.get(machines.get(item.link.consumer.partition("/")[0], ""), {}).get(_ends(item), item)
-            for item in here.links
+            for item in links
         ],
+        [networks[ends] for ends in sorted(networks)],
     )
 
 
@@ -226,10 +233,13 @@ class RunSource:
         self._tap()
 
     def refresh(self, loads: dict[int, Load]) -> Snapshot:
-        """Return nodes and links since the last time. ``loads`` are by process."""
+        """Return nodes, links and networks since the last time. ``loads`` are by process."""
         now = self._counters.read()
         self._detect_activity(now)
         outputs, links = rates(self.inspection, self._last, now)
+        seconds = max(now.time_ns - self._last.time_ns, 1) / 1e9
+        machine = self.inspection.machine
+        networks = network_rates(machine, self._last.networks, now.networks, seconds)
         self._last = now
         latencies = {
             latency.link.slot: latency.take()
@@ -262,7 +272,7 @@ class RunSource:
             )
             for node in self.inspection.nodes
         ]
-        return Snapshot(self.inspection.machine, nodes, links)
+        return Snapshot(machine, nodes, links, networks)
 
     def _quiet(self, node_id: str) -> float | None:
         active = self._active_ns.get(node_id)
@@ -274,10 +284,10 @@ class RunSource:
         self.run.close()
 
 
-def _shape(inspection: Inspection) -> tuple[object, object]:
-    """Return a value that changes when nodes, outputs or links are added or removed."""
+def _shape(inspection: Inspection) -> tuple[object, ...]:
+    """Return a value that changes when nodes, outputs, links or networks are added or removed."""
     outputs = [(node.id, [output.slot for output in node.outputs]) for node in inspection.nodes]
-    return outputs, inspection.links
+    return outputs, inspection.links, inspection.networks
 
 
 def _nodes_of_slots(nodes: list[NodeView], links: list[LinkView]) -> dict[int, str]:

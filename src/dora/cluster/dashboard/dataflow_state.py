@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from dora.observe.networks import as_json as network_json
 from dora.observe.preview.protocol import State
 from dora.observe.snapshot import Snapshot, merge
 
@@ -83,7 +84,7 @@ def _sample(at: float, state: State) -> bytes:
 
 
 def as_json(state: State) -> bytes:
-    """Return nodes and links as the page reads them."""
+    """Return nodes, links and networks as the page reads them."""
     value = {
         "nodes": [
             {
@@ -140,6 +141,7 @@ def as_json(state: State) -> bytes:
             for item in state.snapshot.nodes
             for path in item.paths
         ],
+        "networks": [network_json(network) for network in state.snapshot.networks],
         "trouble": state.trouble,
     }
     return msgspec.json.encode(value)

@@ -84,7 +84,6 @@ class Inbox(Waiter):
         # Handlers: for frames that concern more than the inputs; when the daemon, or a sender that flushes,
         # has written the control word; when a disconnected input has given out its last event.
         self.on_frame: Callable[[SessionFrame], None] = lambda _: None
-        self.on_control: Callable[[], None] = lambda: None
         self.on_detached: Callable[[str], None] = lambda _: None
         self.current = current if current is not None else CurrentEvent()
         self.paths = paths
@@ -430,7 +429,6 @@ class Inbox(Waiter):
             self._control_seen = self._words[self._control_word]
             for link in self._links:
                 link.check_flush()
-            self.on_control()
         for frame in self._channel.read():
             self.handle(frame)
         if self._channel.lost and not self._ending:

@@ -24,10 +24,11 @@ from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
 from dora.node.receive.path_meter import InputMeter, PathMeter, output_names
 from dora.node.receive.timer_input import TimerInput
-from dora.node.receive.wait import DEFAULT_SPIN_US, REMOTE_SPIN_US
+from dora.node.receive.wait import DEFAULT_SPIN_US
 from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
 from dora.node.session.daemon_client import DaemonChannel
+from dora.node.session.other_machines import await_arrival, await_receivers
 from dora.node.session.topology import Topology
 from dora.node.warm_up import RECORD_TO, warm_up, warm_up_arrow
 from dora.transport.board import CLOCK_ERROR, STATE, UNCONNECTED, WORDS
@@ -39,7 +40,7 @@ from dora.wire.correlation import kept_message
 from dora.wire.decode import BAD_MESSAGE, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata, on_text
-from dora.wire.node_config import InputConfig, NodeConfig, WriteEventLog, decode_descriptor
+from dora.wire.node_config import InputConfig, WriteEventLog, decode_descriptor
 from dora.wire.node_protocol import (
     Closing,
     PublishRequest,
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
     from dora.node.operators.operator import OperatorOutput
     from dora.node.receive.inbox import Inbox
     from dora.transport.doorbell import Doorbell
-    from dora.transport.latch import ReadLatch
     from dora.wire.path_statistics import PathLatency
 
 P = ParamSpec("P")
@@ -109,7 +109,7 @@ class Session:
             receivers = {
                 item.id: self._make_receiver(item, self.engine)
                 for item in config.inputs
-                if item.kind == "link" and not item.machine  # there, the former process listens at the port
+                if item.kind == "link"
             }
             _get_ready(self, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
@@ -128,6 +128,7 @@ class Session:
             self._make_port(item, receivers.get(item.id)) for item in config.inputs if item.kind != "timer"
         )
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
+        await_receivers(config, self.board, _CONNECT_TIMEOUT, self.channel.is_readable)
         if not config.standby:
             _get_ready(self, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
@@ -159,7 +160,7 @@ class Session:
             self.board,
             self.config.node_slot,
             doorbell,
-            spin_us=_spin_us(self.config),
+            spin_us=_spin_us(),
             clock_is_work=not self.config.exit_when_nodes_finish,
             current=self._host.current,
             paths=self.paths,
@@ -301,7 +302,7 @@ class Session:
         return self._link_port(
             item,
             receiver if receiver is not None else self._make_receiver(item, self.engine),
-            in_flight=self.engine.in_flight or bool(item.machine),
+            in_flight=self.engine.in_flight,
             first_time=first_time,
             takes_over=receiver is not None,
         )
@@ -319,26 +320,22 @@ class Session:
         if item.source_rules.latched:
             from dora.node.receive.latched_input import LatchedInput
 
-            make = partial(LatchedInput, read_latch=self._latch_reader(item))
+            make = partial(LatchedInput, read_latch=self._host.latch_reader(item.output_slot))
         return make(
             item,
             receiver,
             self.board,
             in_flight=in_flight,
+            crosses=bool(item.machine),
             joins_late=self.config.dynamic or item.late,
             make_bell=self._host.bell,
             takes_over=takes_over,
             first_time=first_time,
-            engine_begins=bool(item.machine) and item.generation > 0,
             spill_folder=""
             if in_flight or item.queue_policy == "backpressure" or item.engine_queue_size
             else spill_folder(self.config.run_dir, item.slot),
             meter=self._meter(item),
         )
-
-    def _latch_reader(self, item: InputConfig) -> ReadLatch | None:
-        """Return what reads the latch of an input's source; None if the source is on another machine."""
-        return None if item.machine else self._host.latch_reader(item.output_slot)
 
     def _meter(self, item: InputConfig) -> InputMeter:
         return self.paths.input(item.slot)
@@ -381,20 +378,10 @@ class Session:
             for path in self.paths.statistics(sources, sinks)
         ]
 
-    def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
-        """Return the receiver of a further input, for `add_input`; raises `DoraError`."""
-        warm_up_arrow(receives=True, sends=bool(self.outputs))
-        return self._make_receiver(item, engine)
-
-    def add_input(self, item: InputConfig, receiver: Receiver | None = None) -> None:
-        """Receive on one more input from now on; raises `DoraError`, ``OSError``.
-
-        ``receiver`` is that of an input from another machine, which was made before.
-        """
+    def add_input(self, item: InputConfig) -> None:
+        """Receive on one more input from now on; raises `DoraError`, ``OSError``."""
         if item.kind == "timer":
             port: InputPort = TimerInput(item, self.inbox.epoch_ns)
-        elif receiver is not None:
-            port = self._link_port(item, receiver, in_flight=True, first_time=True)
         else:
             warm_up_arrow(receives=True, sends=bool(self.outputs))
             port = self._make_port(item)
@@ -475,6 +462,7 @@ class Session:
         self.outputs.clear()
         for port in ports:
             port.close()
+        await_arrival(self.config, self.board)
         self.engine.close()
         if goodbye:
             self.report_undeclared()
@@ -556,10 +544,10 @@ def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:
                 early.append(other)
 
 
-def _spin_us(config: NodeConfig) -> float:
+def _spin_us() -> float:
     text = os.environ.get("DORA_SPIN_US")
     if not text:
-        return REMOTE_SPIN_US if any(item.machine for item in config.inputs) else DEFAULT_SPIN_US
+        return DEFAULT_SPIN_US
     try:
         return max(float(text), 0.0)
     except ValueError:
