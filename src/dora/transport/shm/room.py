@@ -48,8 +48,9 @@ def full(output_id: str, needed: int, free: int) -> SharedMemoryFull:
 
 def no_room_to_start(what: str, free: int, engine: EngineName) -> SharedMemoryFull:
     """Return the error for something that has to be there before the first message."""
+    enough = megabytes(TO_START[engine])
     return SharedMemoryFull(
-        f"{what}: no room in /dev/shm ({megabytes(free)} left; {megabytes(TO_START[engine])} are enough to start); "
+        f"{what}: no room in /dev/shm ({megabytes(free)} left; {enough} are enough to start); "
         "enlarge it (mount -o remount,size=… /dev/shm; docker run --shm-size=…)"
     )
 
