@@ -62,7 +62,7 @@ JOURNEYS = {
             Participant("run_dataflow", "daemon/run.py"),
             Participant("Supervisor", "daemon/supervisor/supervisor.py"),
             Participant("Daemon", "daemon/daemon.py"),
-            Participant("NodeProcesses", "daemon/processes/node_processes.py"),
+            Participant("NodeProcesses", "daemon/node_processes.py"),
             Participant("Session", "node/session/session.py"),
         ],
         [
