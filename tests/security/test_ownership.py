@@ -19,7 +19,7 @@ from dora.daemon.control_server import Connection, ControlServer
 from dora.daemon.event_loop import Loop
 from dora.daemon.run_directory import remove_stale
 from dora.errors import ConnectError
-from dora.node.session.daemon_client import _with_own_files
+from dora.node.daemon_client import _with_own_files
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.transport.board import LINE_BYTES, MAX_LINES, Board

@@ -1,4 +1,4 @@
-"""What coordinator and page refuse, whoever asks: the answer is an HTTP status and a sentence."""
+"""Refusals: requests that coordinator or page refuse, with an HTTP status and a sentence."""
 
 from __future__ import annotations
 
