@@ -20,6 +20,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final, Literal
 
 from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
@@ -27,6 +28,7 @@ from dora.node.events import Event, Input, InputClosed
 from dora.node.patterns.holding import HoldingInput, holding_inputs
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
+from dora.node.receive.stack import insert
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import GOAL_ID, REQUEST_ID, uuid7
 from dora.wire.metadata import MetadataError
@@ -126,6 +128,8 @@ class Exchange(ABC):
 
 class ReplyInput(HoldingInput):
     """A port that wraps another one and passes answers to their exchanges; holds the other events."""
+
+    layer = "replies"
 
     def __init__(self, port: InputPort, config: InputConfig, replies: Replies) -> None:
         size = sys.maxsize if config.queue_policy == "backpressure" else config.queue_size
@@ -227,10 +231,14 @@ class Replies:
                 )
         for input_id in found:
             if input_id not in self._ports:  # from now on, an exchange may wait for its messages
-                link = self._inbox.ports[input_id]
-                self._ports[input_id] = ReplyInput(link, links[input_id], self)
-                self._inbox.replace(self._ports[input_id])
+                port = self._inbox.ports[input_id]
+                made = insert(port, ReplyInput.layer, partial(self._wrap, links[input_id]))
+                self._inbox.replace(made)
         return found
+
+    def _wrap(self, item: InputConfig, port: InputPort) -> ReplyInput:
+        made = self._ports[item.id] = ReplyInput(port, item, self)
+        return made
 
     def check_input(self, input_id: str) -> None:
         """Raise `UndeclaredInput` unless the input exists and comes from another node.

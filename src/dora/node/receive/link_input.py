@@ -9,6 +9,7 @@ from typing import Final
 
 from dora.node.events import Event, Input, InputClosed, InputRecovered
 from dora.node.receive.deadline import deadline_monitor
+from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import InputMeter
 from dora.transport.board import (
     BEGUN,
@@ -42,7 +43,7 @@ def _receive_nothing() -> Message | None:
     return None
 
 
-class LinkInput:
+class LinkInput(InputPort):
     """An input fed by another node's output.
 
     A gap in the sequence is counted as lost when a later message shows it. But no later message may come:
@@ -52,8 +53,6 @@ class LinkInput:
     messages that are missing up to there count as lost. A message that comes after all is taken off the
     count.
     """
-
-    is_data = True
 
     def __init__(
         self,
@@ -139,11 +138,6 @@ class LinkInput:
         self._source_closed_at: int | None = None
         self._in_flight = in_flight
         self._flight_limit_ns = FLIGHT_LIMIT_NS if in_flight else _SEND_LIMIT_NS
-
-    def hand_over_meter(self) -> InputMeter | None:
-        """Return the meter of this input, which takes no samples any more."""
-        meter, self._meter = self._meter, None
-        return meter
 
     def poll(self) -> Event | None:
         message = self._receive()
@@ -237,17 +231,15 @@ class LinkInput:
             self._last = words[self._base + FIRST]
 
     def count_as_dropped(self) -> None:
-        """Count a message that was polled here, and dropped before its delivery."""
         self._received -= 1
         self._words[self._received_word] = self._received
         self._words[self._base + DROPPED] += 1
 
     def has_newer(self) -> bool:
-        """Return whether a newer message than the last one was sent."""
         return self._last < self._words[self._sent_word]
 
     def check_flush(self) -> None:
-        """Skip the messages before the last one with ``flush: true``; called when one was sent."""
+        """Skip the messages before the last one with ``flush: true``, if there is a new one."""
         to = self._words[self._flush_word]
         if not self.open or to <= self._last or (self._deadline is not None and self._deadline.closed):
             return
@@ -373,10 +365,8 @@ class LinkInput:
             self._rest_until = _monotonic() + _SEND_LIMIT_NS
 
     def awaits_rest(self) -> bool:
-        """Return whether a message is about to come that the process that takes over does not get.
-
-        A sender may have numbered it, and looked up its receivers, before that process was one of them.
-        """
+        # A sender may have numbered a message, and looked up its receivers, before the process that takes
+        # over was one of them.
         return self._last < self._limit and _monotonic() < self._rest_until
 
     def _end_deadline(self) -> None:
@@ -394,7 +384,6 @@ class LinkInput:
         self._source_node = ""  # it does not come back
 
     def release(self) -> None:
-        """Leave this link to another process of the node."""
         self._hands_over = True
         self._receiver.release()
 

@@ -138,8 +138,12 @@ class Topology:
         """Return the topology of links with other machines; most nodes never need it."""
         if self._remote is None:
             self._remote = RemoteTopology(session)
-            session.inbox.on_control = self._remote.finish
         return self._remote
+
+    def finish_remote(self) -> None:
+        """Add the inputs from other machines that are ready, in the thread that receives events."""
+        if self._remote is not None:
+            self._remote.finish()
 
     def _fault(self, session: RunningSession, item: InputConfig) -> str:
         """Return why a further input cannot be made, or ""."""
