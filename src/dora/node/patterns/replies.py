@@ -230,8 +230,9 @@ class Replies:
                     f"node that receives it ({', '.join(sorted(servers)) or 'nobody does'})"
                 )
         for input_id in found:
-            if input_id not in self._ports:  # from now on, an exchange may wait for its messages
-                port = self._inbox.ports[input_id]
+            port = self._inbox.ports.get(input_id)  # None: it was disconnected
+            if port is not None and port.find(ReplyInput.layer) is None:
+                # From now on, an exchange may wait for its messages.
                 made = insert(port, ReplyInput.layer, partial(self._wrap, links[input_id]))
                 self._inbox.replace(made)
         return found
@@ -258,11 +259,15 @@ class Replies:
             exchange.lose_all("this node was asked to stop")
         elif not port.is_heard():
             exchange.lose_all("no node that receives it is running at the moment")
-        elif not any(self._ports[input_id].open for input_id in exchange.awaited):
+        elif not any(map(self._is_open, exchange.awaited)):
             names = ", ".join(f"`{input_id}`" for input_id in sorted(exchange.awaited))
             exchange.lose_all(f"{names} is closed")
         else:
             port.send(data, {**(metadata or {}), exchange.key: exchange.id})
+
+    def _is_open(self, input_id: str) -> bool:
+        port = self._inbox.ports.get(input_id)
+        return port is not None and port.open
 
     # ------------------------------------------------------------------ answers
 
