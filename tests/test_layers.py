@@ -25,6 +25,7 @@ WINGS = (
     "dataflow",
     "transport",
     "node",
+    "gateway",
     "daemon",
     "observe",
     "recording",

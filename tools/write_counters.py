@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS
-from dora.wire.metrics import LINK_METRICS, NODE_METRICS, OUTPUT_METRICS, Metric
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, NETWORK_FIGURES, STREAM_FIGURES
+from dora.wire.metrics import LINK_METRICS, NETWORK_METRICS, NODE_METRICS, OUTPUT_METRICS, Metric
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "counters.md"
@@ -57,6 +57,25 @@ def page() -> str:
             "| --- | --- | --- | --- |",
             *flags,
             "",
+            "## Of each network between two machines",
+            "",
+            "The gateway of the sending machine writes them every 0.1 s. [A robot on "
+            "Wi-Fi](../how-to/robot-on-wifi.md) says what they mean. On the board, times are in "
+            "nanoseconds.",
+            "",
+            "| name | what it is | unit | word on the board |",
+            "| --- | --- | --- | --- |",
+            *(
+                f"| `{item.name}` | {item.title} | `{item.unit}` | {item.word} |"
+                for item in NETWORK_FIGURES
+            ),
+            "",
+            "Of each output on such a network; shares are in thousandths on the board:",
+            "",
+            "| name | what it is | word on the board |",
+            "| --- | --- | --- |",
+            *(f"| `{item.name}` | {item.title} | {item.word} |" for item in STREAM_FIGURES),
+            "",
             "## Metrics",
             "",
             "[Telemetry](../how-to/telemetry.md) says how to get them. What ends with `_total` only grows.",
@@ -66,6 +85,7 @@ def page() -> str:
             *rows("node", NODE_METRICS),
             *rows("output", OUTPUT_METRICS),
             *rows("link", LINK_METRICS),
+            *rows("network", NETWORK_METRICS),
             "",
         ]
     )

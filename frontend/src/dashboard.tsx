@@ -173,6 +173,7 @@ function Dataflow(props: {
   const status = ended ? (live.outcome ?? listed!).status : live.connection === "ended" ? "Finished" : (listed?.status ?? "Starting");
   const lost = live.connection === "lost" && !ended;
   const failed = ended ? [] : failedNodes(live.state); // at the end, it is said below the header
+  const crowded = ended || lost ? [] : (live.state?.networks ?? []).flatMap((network) => network.warnings);
   const nodeOfSelection = selected?.kind === "box" ? selected.id.split("/")[0]! : selected?.kind === "edge" ? selected.edge.target.split("/")[0]! : null;
   const said = problem || (ended ? "" : lost && props.problem !== ANOTHER_START ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : props.problem);
   const side = tab === "nodes" || tab === "source" ? tab : "details";
@@ -201,6 +202,7 @@ function Dataflow(props: {
         </nav>
       </header>
       {said && <p class="banner" role="alert">{said}</p>}
+      {crowded.map((warning) => <p class="banner warning" role="status" key={warning}>{warning}</p>)}
       {told?.running && !told.here && !live.state && <p class="banner">It is being built: there is nothing to be seen yet.</p>}
       {live.outcome && <Ending record={live.outcome} graph={graph} onLogs={showLog} />}
       <main

@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { failedNodes, labelOfLink, linksOf, nodeOf, rate, sentenceOfPath, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
+import { failedNodes, labelOfLink, linksOf, nodeOf, rate, sentenceOfPath, sentences, sentencesOfNetwork, short, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
 import { ParameterList } from "./parameters";
 import type { Live } from "./server";
@@ -114,6 +114,7 @@ function Overall(props: DetailsProps) {
   const links = linksOf(props.live.state, props.graph);
   const losing = props.graph.edges.filter((edge) => !edge.asks_for_drops && (links.of(edge)?.dropped ?? 0) > 0);
   const failed = failedNodes(state);
+  const networks = state?.networks ?? [];
   const paths = state?.paths.filter((path) => path.messages > 0) ?? [];
   return (
     <>
@@ -136,6 +137,15 @@ function Overall(props: DetailsProps) {
         <p key={`${path.source} ${path.target}`}>
           <b class={path.missed ? "warn" : ""}>{path.source} → {path.target}</b> {sentenceOfPath(path)}
         </p>
+      ))}
+      {networks.length > 0 && <h3>Between machines</h3>}
+      {networks.map((network) => (
+        <div key={`${network.source} ${network.target}`}>
+          <p>
+            <b>{network.source} → {network.target}</b> <Chip tone={network.state === "connected" ? "fine" : "bad"}>{network.state}</Chip>
+          </p>
+          {sentencesOfNetwork(network).map((line) => <p key={line}>{line}</p>)}
+        </div>
       ))}
       {losing.length > 0 && <h3>Losses</h3>}
       {losing.map((edge) => <LinkRow key={ends(edge).join()} {...props} edge={edge} name={ends(edge).join(" → ")} other={`${whole(links.of(edge)!.dropped)} dropped`} />)}

@@ -50,10 +50,26 @@ export interface PathState {
   slowest_hop: string; // where most of the time went when it was missed last, "" if it never was
 }
 
+/** The network from one machine to another. */
+export interface NetworkState {
+  source: string;
+  target: string;
+  state: "connecting" | "connected" | "cut";
+  bytes_per_second: number;
+  available_bytes_per_second: number | null;
+  round_trip_ms: number | null;
+  loss: number | null; // share of the packets that were sent again
+  waiting: Record<string, number>; // priority → messages
+  ages_ms: Record<string, [number, number]>; // priority → median and 99th percentile of the last messages
+  outputs: { output: string; bytes_per_second: number; share: number }[]; // those that take most come first
+  warnings: string[];
+}
+
 export interface State {
   nodes: NodeState[];
   links: LinkState[];
   paths: PathState[];
+  networks: NetworkState[]; // empty while all nodes are on one machine
   trouble?: string;
 }
 
@@ -204,6 +220,7 @@ export function endedState(state: State, outcome: Listed): State {
       };
     }),
     paths: state.paths,
+    networks: [],
   };
 }
 
@@ -279,6 +296,20 @@ export function sentenceOfPath(path: PathState): string {
   const exact = path.clock_error ? `, ± ${milliseconds(path.clock_error)} between the clocks` : "";
   const budget = path.budget === null ? "" : ` Budget ${milliseconds(path.budget)}, missed ${times(path.missed)}${path.slowest_hop ? `, mostly in ${path.slowest_hop}` : ""}.`;
   return `Median ${milliseconds(path.median)}, 99 % ${milliseconds(path.p99)}, worst ${milliseconds(path.worst)}${exact}.${budget}`;
+}
+
+/** Return sentences about a network. */
+export function sentencesOfNetwork(network: NetworkState): string[] {
+  const { available_bytes_per_second: available, round_trip_ms: roundTrip, loss } = network;
+  const parts = [`${size(network.bytes_per_second)}/s${available === null ? "" : ` of ${size(available)}/s`}`];
+  if (roundTrip !== null) parts.push(`round trip ${milliseconds(roundTrip)}`);
+  if (loss !== null) parts.push(`loss ${(loss * 100).toFixed(1)} %`);
+  const lines = [`${parts.join(", ")}.`];
+  for (const [priority, [median, p99]] of Object.entries(network.ages_ms))
+    lines.push(`Messages of ${priority} priority are ${milliseconds(median)} old on arrival (99 %: ${milliseconds(p99)}).`);
+  const waiting = Object.entries(network.waiting).map(([priority, count]) => `${whole(count)} ${priority}`);
+  if (waiting.length) lines.push(`Messages that wait: ${waiting.join(", ")}.`);
+  return lines;
 }
 
 function times(count: number): string {

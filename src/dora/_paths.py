@@ -168,14 +168,13 @@ def router_of(run_dir: str) -> str:
     return f"unixsock-stream/{run_dir}/zenoh.sock"
 
 
-def link_endpoint(address: str, port: int, *, tls: bool) -> str:
-    """Return the endpoint of a node for other machines; see `dora.transport.network.sessions`.
+def endpoint(address: str, port: int) -> str:
+    """Return an address with a port; `dora.gateway.meeting.split_address` is the inverse.
 
-    >>> link_endpoint("10.0.0.2", 7000, tls=False), link_endpoint("fd00::2", 7000, tls=True)
-    ('tcp/10.0.0.2:7000', 'tls/[fd00::2]:7000')
+    >>> endpoint("10.0.0.2", 7000), endpoint("fd00::2", 7000)
+    ('10.0.0.2:7000', '[fd00::2]:7000')
     """
-    host = f"[{address}]" if ":" in address else address
-    return f"{'tls' if tls else 'tcp'}/{host}:{port}"
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 # --------------------------------------------------------------------------- address of the coordinator

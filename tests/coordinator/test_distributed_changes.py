@@ -207,7 +207,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Tal
         left, right = Talking(coordinator, "left"), Talking(coordinator, "right")
         dataflow_id = coordinator.start(spec()).uuid
         for daemon in (left, right):
-            daemon.say(RunReport(dataflow_id, "Running", ports={}))
+            daemon.say(RunReport(dataflow_id, "Running", port=1))
         yield coordinator, left, right, dataflow_id
     finally:
         coordinator.close()
@@ -279,10 +279,10 @@ def test_a_machine_lost_during_a_change_applies_it_after_reconnecting(folder: Pa
             )
             assert coordinator.spec("arm").revision == 1 and len(left.of(Apply)) == 1
             right.answers.clear()
-            right.join(RunReport(dataflow_id, "Running", ports={}))
+            right.join(RunReport(dataflow_id, "Running", port=1))
             assert right.of(Apply)[-1].proposal.generations == {"b/more": 1}
             count = len(right.of(Apply))
-            right.join(RunReport(dataflow_id, "Running", ports={}, revision=1))
+            right.join(RunReport(dataflow_id, "Running", port=1, revision=1))
             assert len(right.of(Apply)) == count, "it has made it"
 
     asyncio.run(test())
@@ -340,7 +340,7 @@ def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
             right.say(
                 DataflowChanged(dataflow_id, proposal.dataflow, proposal.machines, 1, proposal.generations)
             )
-            right.say(RunReport(dataflow_id, "Running", ports={}, revision=1))
+            right.say(RunReport(dataflow_id, "Running", port=1, revision=1))
             assert coordinator.spec("arm").revision == 1
             assert left.of(Apply)[-1].proposal.revision == 1
 
@@ -454,12 +454,12 @@ def part_of(daemon: Talking, dataflow_id: str) -> None:
         asyncio.get_running_loop().call_soon(lambda: daemon.say(report))
 
     def become(message: Apply) -> Answered:
-        say(RunReport(dataflow_id, "Running", ports={}, revision=message.proposal.revision))
+        say(RunReport(dataflow_id, "Running", port=1, revision=message.proposal.revision))
         return Answered(message.ticket, OperationResult(""))
 
     daemon.answers[Apply] = become
     daemon.answers[StartRun] = lambda message: say(
-        RunReport(dataflow_id, "Running", ports={"c": 7}, revision=message.spec.revision)
+        RunReport(dataflow_id, "Running", port=1, revision=message.spec.revision)
     )
     daemon.answers[ReleasePartition] = lambda _: say(
         RunReport(dataflow_id, "Finished", DataflowResult(dataflow_id))
@@ -488,9 +488,7 @@ def test_a_machine_joins_the_present_dataflow_and_then_applies_changes_like_othe
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             peer_status = PeerStatus({}, opened=True)
-            left.say(
-                RunReport(dataflow_id, "Running", ports={"a": 5}, peer_status=peer_status, secret="shown")
-            )
+            left.say(RunReport(dataflow_id, "Running", port=1, peer_status=peer_status, secret="shown"))
             await coordinator.ask("arm", ADD)
             (start,) = third.of(StartRun)
             assert start.partition.secret == "shown" and start.partition.machine == "third"
@@ -498,8 +496,8 @@ def test_a_machine_joins_the_present_dataflow_and_then_applies_changes_like_othe
             kinds = [type(message) for message in third.heard]
             assert kinds == [Welcome, StartRun, Endpoints, PeerReport, Prepare, Apply]
             assert third.of(PeerReport) == [PeerReport(dataflow_id, "left", peer_status)]
-            assert "a" in third.of(Endpoints)[0].endpoints
-            assert "c" in left.of(Apply)[0].endpoints
+            assert "left" in third.of(Endpoints)[0].endpoints
+            assert "third" in left.of(Apply)[0].endpoints
             assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
             assert coordinator.dataflow("arm").status == "Running"
 
@@ -564,7 +562,7 @@ def test_a_machine_that_cannot_join_is_released(folder: Path) -> None:
 def test_a_partition_left_by_a_failed_change_is_stopped(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
-            third.join(RunReport(dataflow_id, "Running", ports={}))  # the coordinator was killed meanwhile
+            third.join(RunReport(dataflow_id, "Running", port=1))  # the coordinator was killed meanwhile
             assert third.of(StopRun) == [StopRun(dataflow_id, force=True)]
             adding = asyncio.create_task(coordinator.ask("arm", ADD))
             await asyncio.sleep(0.01)
@@ -584,7 +582,7 @@ def test_a_node_that_fails_to_start_on_a_new_machine_is_removed_with_the_machine
 
             def become(message: Apply) -> Answered:
                 revision = message.proposal.revision
-                third.say(RunReport(dataflow_id, "Running", ports={}, revision=revision))
+                third.say(RunReport(dataflow_id, "Running", port=1, revision=revision))
                 failed = Rejected("node `c` could not be started")
                 return Answered(message.ticket, failed if revision == 1 else OperationResult(""))
 
@@ -608,7 +606,7 @@ def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: 
             assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
             daemons = []
             for machine in ("third", "left", "right"):
-                report = RunReport(dataflow_id, "Running", ports={}, secret="shown")
+                report = RunReport(dataflow_id, "Running", port=1, secret="shown")
                 daemons.append(Talking(coordinator, machine, report))
             for daemon in daemons:
                 assert {message.proposal.revision for message in daemon.of(Apply)} == {1}
@@ -690,7 +688,7 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
                 machines = dict.fromkeys(("a", "b"), "left")
                 left.say(DataflowChanged(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
                 secret = message.partition.secret
-                left.say(RunReport(dataflow_id, "Running", ports={}, revision=3, secret=secret))
+                left.say(RunReport(dataflow_id, "Running", port=1, revision=3, secret=secret))
                 return Answered(message.ticket, OperationResult(""))
 
             B = "  - {id: b, path: b.py}\n"  # a change of which the coordinator has not heard yet

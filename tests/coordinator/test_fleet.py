@@ -360,8 +360,8 @@ async def spread(
     async with coordinating(folder) as coordinator:
         heard: list[ToDaemon] = []
         far, near = join(coordinator, "far", lambda _: None), join(coordinator, "near", heard.append)
-        running = RunReport(coordinator.start(SPREAD).uuid, "Running", ports={})
-        coordinator.handle(far, msgspec.structs.replace(running, ports={"a": 20000}))
+        running = RunReport(coordinator.start(SPREAD).uuid, "Running", port=1)
+        coordinator.handle(far, msgspec.structs.replace(running, port=20000))
         coordinator.handle(near, running)
         coordinator.fleet.disconnect(far)
         yield coordinator, running, near, heard
@@ -386,20 +386,24 @@ def test_a_part_is_started_again_once_all_others_have_said_what_they_know(data_f
     asyncio.run(reboot())
 
 
-def test_nodes_of_a_lost_machine_keep_their_endpoints(data_folder: Path) -> None:
-    """Others that are started meanwhile, and send to them, need one."""
+def test_a_lost_machine_has_no_endpoint_until_its_next_part_listens(data_folder: Path) -> None:
+    """So no gateway has a link with the former part, which may still run."""
+
+    def endpoints(heard: list[ToDaemon]) -> dict[str, str]:
+        return [each.endpoints for each in heard if isinstance(each, Endpoints)][-1]
 
     async def reboot() -> None:
         async with spread(data_folder) as (coordinator, running, near, heard):
-            join(coordinator, "far", lambda _: None)
+            assert endpoints(heard) == {"far": "10.0.0.2:20000"}
+            far = join(coordinator, "far", lambda _: None)
             loss = lost_of(heard)[0].loss
-            known = msgspec.structs.replace(running, lost={loss: PART}, ports={})
+            known = msgspec.structs.replace(running, lost={loss: PART}, port=1)
             coordinator.fleet.disconnect(near)
             heard.clear()
             join(coordinator, "near", heard.append, known)
-            assert [each.endpoints for each in heard if isinstance(each, Endpoints)][-1] == {
-                "a": "tcp/10.0.0.2:20000"
-            }
+            assert endpoints(heard) == {}
+            coordinator.handle(far, msgspec.structs.replace(running, port=20001))
+            assert endpoints(heard) == {"far": "10.0.0.2:20001"}
 
     asyncio.run(reboot())
 
@@ -436,7 +440,7 @@ def test_the_part_of_a_process_that_was_killed_is_started_again_after_a_pause(da
             heard: list[ToDaemon] = []
             back: list[ToDaemon] = []
             far, near = join(coordinator, "far", back.append), join(coordinator, "near", heard.append)
-            running = RunReport(coordinator.start(SPREAD).uuid, "Running", ports={})
+            running = RunReport(coordinator.start(SPREAD).uuid, "Running", port=1)
             for link in (far, near):
                 coordinator.handle(link, running)
             crashed = RunReport(running.dataflow_id, "Failed", reason="it was killed", crashed=True)
@@ -455,16 +459,16 @@ def test_other_machines_learn_a_changed_address(data_folder: Path) -> None:
         async with coordinating(data_folder) as coordinator:
             heard: list[ToDaemon] = []
             far, near = join(coordinator, "far", lambda _: None), join(coordinator, "near", heard.append)
-            running = RunReport(coordinator.start(SPREAD).uuid, "Running", ports={"a": 20000})
+            running = RunReport(coordinator.start(SPREAD).uuid, "Running", port=20000)
             coordinator.handle(far, running)
-            coordinator.handle(near, msgspec.structs.replace(running, ports={}))
+            coordinator.handle(near, msgspec.structs.replace(running, port=1))
             coordinator.fleet.disconnect(far)
             hello = Hello(
                 __version__, far.daemon_id, 1, (running,), machine="far", protocol=PROTOCOL_VERSION
             )
             coordinator.fleet.connect(hello, lambda _: None, "10.0.0.3", "10.0.0.1")
             sent = [message.endpoints for message in heard if isinstance(message, Endpoints)]
-            assert sent == [{"a": "tcp/10.0.0.2:20000"}, {"a": "tcp/10.0.0.3:20000"}]
+            assert sent == [{"far": "10.0.0.2:20000"}, {"far": "10.0.0.3:20000"}]
 
     asyncio.run(move())
 

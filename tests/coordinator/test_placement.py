@@ -114,8 +114,8 @@ def test_only_a_new_status_is_forwarded() -> None:
     assert run.record("arm", RunReport("id", "Starting", peer_status=peer_status)) == peer_status
     assert run.record("arm", RunReport("id", "Running", peer_status=peer_status)) is None
     assert not run.all_prepared()
-    run.record("arm", RunReport("id", "Starting", ports={}))
-    run.record("desk", RunReport("id", "Starting", ports={"b": 20001}))
+    run.record("arm", RunReport("id", "Starting", port=1))
+    run.record("desk", RunReport("id", "Starting", port=20001))
     assert run.all_prepared()
 
 

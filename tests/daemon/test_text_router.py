@@ -7,8 +7,9 @@ from typing import Any
 
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.router import HELD_LINES, TRACEBACK_AFTER, TextRouter
+from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow, InputSpec, LogLevel, LogOptions, LogSource, NodeOutput, NodeSpec
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import plan
 from dora.wire.node_protocol import TextInput
 
 

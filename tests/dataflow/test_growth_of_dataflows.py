@@ -12,8 +12,9 @@ from growth import assert_grows_linearly, steps
 
 from dora.dataflow import parse
 from dora.dataflow.graph import graph_of
+from dora.dataflow.layout import Plan, RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Plan, RunContext, plan
+from dora.dataflow.plan import plan
 
 CONTEXT = RunContext("0123456789ab", "/run", "dora_", "/dev/shm/board")
 Nodes = list[dict[str, Any]]

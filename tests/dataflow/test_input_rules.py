@@ -13,9 +13,10 @@ from dora.cli.commands.node import connect
 from dora.dataflow import parse
 from dora.dataflow.edit import with_link
 from dora.dataflow.graph import flowchart, graph_of
+from dora.dataflow.layout import Link, RunContext
 from dora.dataflow.model import Dataflow, InputSpec
 from dora.dataflow.parser.fields import INPUT
-from dora.dataflow.plan import Link, RunContext, plan
+from dora.dataflow.plan import plan
 from dora.dataflow.rules import input_rules_in_yaml
 from dora.errors import DataflowError
 from dora.wire.input_rules import INPUT_RULES, InputOptions, InputRule, InputRules

@@ -15,7 +15,8 @@ import dora.dataflow
 import dora.errors
 from dora.dataflow.describe import describe
 from dora.dataflow.json_schema import json_schema
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.layout import RunContext
+from dora.dataflow.plan import plan
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from dora.dataflow.layout import Plan, RunContext
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
-from dora.dataflow.plan import MAX_TAPS, SPARE_RECEIVERS, Plan, RunContext, plan
+from dora.dataflow.plan import MAX_TAPS, SPARE_RECEIVERS, plan
 from dora.wire.node_config import InputConfig, OutputConfig
 
 CONTEXT = RunContext("id", "/run", "p_", "/board")

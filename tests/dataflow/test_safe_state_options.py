@@ -7,8 +7,9 @@ import pytest
 from dora import dataflow as dataflows
 from dora.builder import DataflowBuilder
 from dora.dataflow.graph import flowchart, graph_of
+from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import plan
 from dora.errors import DataflowError
 from dora.wire.output_rules import SafeState
 

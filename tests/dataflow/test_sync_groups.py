@@ -9,8 +9,9 @@ import pytest
 from dora.builder import DataflowBuilder
 from dora.dataflow import parse
 from dora.dataflow.graph import graph_of
+from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow, SyncSpec
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import plan
 from dora.errors import DataflowError
 from dora.wire.node_config import SyncConfig
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import dora.dataflow
+from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import plan
 from dora.dataflow.problems import ProblemReport
 from dora.dataflow.types.library import TYPES, TypeLibrary, accepts
 from dora.dataflow.types.own_types import TypeFault, TypeName, parse_type

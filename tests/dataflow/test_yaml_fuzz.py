@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import dora.dataflow
 from dora.dataflow.json_schema import json_schema
+from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow
 from dora.dataflow.parser.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import plan
 from dora.errors import DataflowError
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import dora.dataflow
+from dora.dataflow.layout import RunContext
 from dora.dataflow.model import (
     Dataflow,
     InputSpec,
@@ -19,7 +20,7 @@ from dora.dataflow.model import (
     SchedulingPolicy,
     TimerSource,
 )
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import plan
 
 
 def parse(text: str, **more: Any) -> Dataflow:

@@ -25,7 +25,9 @@ from dora.wire.output_rules import LatchRule, SafeState
     ],
 )
 def test_the_shape_of_a_numpy_array_is_shown_beside_its_type(sent: Any, lines: list[str]) -> None:
-    inspection: Any = SimpleNamespace(nodes=[SimpleNamespace(id="camera", status="Running", machine="")])
+    inspection: Any = SimpleNamespace(
+        nodes=[SimpleNamespace(id="camera", status="Running", machine="")], networks=[], machine=""
+    )
     output = OutputView("image", slot=0)
     topic: Any = SimpleNamespace(node_id="camera", name="camera/image", links=(), output=output)
     described = TopicDescription(inspection, topic, memoryview(array("Q", [0] * WORDS)))
@@ -51,7 +53,7 @@ def test_the_priority_of_an_output_is_shown_where_it_matters(
         SimpleNamespace(id="camera", status="Running", machine="robot"),
         SimpleNamespace(id="plot", status="Running", machine=machine),
     ]
-    inspection: Any = SimpleNamespace(nodes=nodes)
+    inspection: Any = SimpleNamespace(nodes=nodes, networks=[], machine="robot")
     output = OutputView("image", slot=0, priority=priority)
     links = (LinkView(1, 0, "camera/image", "plot/image", kind="text"),)
     topic: Any = SimpleNamespace(node_id="camera", name="camera/image", links=links, output=output)
@@ -62,7 +64,9 @@ def test_the_priority_of_an_output_is_shown_where_it_matters(
 
 
 def test_the_rules_of_an_output_are_shown_in_words() -> None:
-    inspection: Any = SimpleNamespace(nodes=[SimpleNamespace(id="arm", status="Running", machine="")])
+    inspection: Any = SimpleNamespace(
+        nodes=[SimpleNamespace(id="arm", status="Running", machine="")], networks=[], machine=""
+    )
     safe = SafeState((0, 0.5), "float32", ("failed", "silent"), silence_ns=100_000_000)
     output = OutputView("pose", slot=0, latched=LatchRule(3, survive_restart=True), safe_state=safe)
     topic: Any = SimpleNamespace(node_id="arm", name="arm/pose", links=(), output=output)

@@ -20,8 +20,9 @@ from dora.cli.top_tables import LinkHistory, link_row, link_table, node_table
 from dora.daemon.logs.entry import LogEntry
 from dora.errors import DoraError
 from dora.observe.load import Load
+from dora.observe.networks import NetworkRate, StreamRate
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot
+from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
 
 TITLE = "\x1b]0;owned\x07"
@@ -55,6 +56,7 @@ class Snapshots:
     def __init__(self) -> None:
         self.nodes = [node("camera", 1.0, 3e6), node("sink", 3.0, 2e6), node("arm", 2.0, 1e6)]
         self.links = [link("sink/image"), link("arm/x", dropped=1200, dropping_hz=2.0)]
+        self.networks: list[NetworkRate] = []
         self.ended = False
         self.fault: Exception | None = None
         self.refreshed = 0
@@ -66,7 +68,7 @@ class Snapshots:
         self.refreshed += 1
         if self.fault is not None:
             raise self.fault
-        return [] if self.ended else [(Dataflow(), self.nodes, self.links)]
+        return [] if self.ended else [(Dataflow(), Snapshot("", self.nodes, self.links, self.networks))]
 
 
 class Commands:
@@ -151,6 +153,20 @@ def names(pilot: Pilot[str]) -> list[str]:
 
 def title(pilot: Pilot[str]) -> str:
     return str(pilot.app.query_one("#title", Static).content)
+
+
+def test_networks_between_machines_are_shown_if_there_are_any() -> None:
+    async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
+        assert not pilot.app.query_one("#networks").display
+        streams = [StreamRate("camera/image", 1.1e6, 0.94)]
+        figures = {"available": 1_250_000, "normal_waiting": 2}
+        snapshots.networks = [NetworkRate("robot", "desk", "cut", 1.2e6, 0.02, figures, streams)]
+        await shown(pilot, lambda: bool(pilot.app.query_one("#networks").display))
+        assert rows(pilot, "#networks") == [
+            ["robot -> desk", "cut", "1.2 MB/s", "1.2 MB/s", "-", "2.0 %", "2 normal", "camera/image 94 %"]
+        ]
+
+    on_screen(test, size=(160, 40))
 
 
 def test_nodes_and_links_have_all_their_figures() -> None:

@@ -32,9 +32,10 @@ class Sniffer:
 
     def __init__(self, host: Host) -> None:
         self.bytes: dict[Direction, bytearray] = {}
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
+        # Without a protocol: else it would hear all interfaces until it is bound to one.
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER)
-        self._socket.bind((host.port, 0))
+        self._socket.bind((host.port, _ALL))
         self._socket.settimeout(0.1)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._read)

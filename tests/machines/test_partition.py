@@ -16,6 +16,7 @@ from dora.cluster.protocol import (
     MAX_MESSAGE,
     Endpoints,
     LogBatch,
+    MachineLost,
     Partition,
     RunSpec,
     StartRun,
@@ -57,22 +58,24 @@ def test_a_missing_folder_is_an_error_if_a_node_runs_in_it(
         with_local_folder(dataflow, start(dataflow, machines, "arm"))
 
 
-def test_nodes_mark_packets_as_their_daemon_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gateways_mark_packets_as_their_daemon_says(monkeypatch: pytest.MonkeyPatch) -> None:
     dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
     given = start(dataflow, {"a": "arm", "b": "desk"}, "desk")
     partition = LocalPartition(given, Reports(-1, "id"), lambda: False)  # reports nothing here
-    assert partition.remote({}).dscp == 0
+    assert partition.remote().dscp == 0
     monkeypatch.setenv("DORA_LINK_DSCP", "46")
-    assert partition.remote({}).dscp == 46
+    assert partition.remote().dscp == 46
 
 
-def test_a_node_whose_machine_is_lost_keeps_its_endpoint() -> None:
+def test_a_machine_keeps_its_endpoint_until_it_is_lost() -> None:
     dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
     given = start(dataflow, {"a": "arm", "b": "desk"}, "desk")
     partition = LocalPartition(given, Reports(-1, "id"), lambda: False)
-    for endpoints in ({"a": "tcp/10.0.0.1:1"}, {}, {"c": "tcp/10.0.0.2:2"}):
+    for endpoints in ({"arm": "10.0.0.1:1"}, {}, {"cell": "10.0.0.2:2"}):
         partition.handle(Endpoints("id", endpoints))
-    assert partition._endpoints == {"a": "tcp/10.0.0.1:1", "c": "tcp/10.0.0.2:2"}
+    assert partition.remote().reach == {"arm": "10.0.0.1:1", "cell": "10.0.0.2:2"}
+    partition.handle(MachineLost("id", "arm", "it is gone", "loss"))
+    assert partition.remote().reach == {"cell": "10.0.0.2:2"}
 
 
 def test_labels() -> None:

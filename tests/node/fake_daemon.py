@@ -21,8 +21,9 @@ from waiting import TIMEOUT, wait_until
 from dora._paths import board_of, prefix_of
 from dora.daemon.guardian import remove_run_files
 from dora.daemon.run_directory import make_shared_folders
+from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import RunContext, plan
+from dora.dataflow.plan import plan
 from dora.node.node import Node
 from dora.transport.board import CONTROL, STOPPED, Board
 from dora.transport.doorbell import Bell, Doorbell

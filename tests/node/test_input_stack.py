@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,21 +174,21 @@ def test_layers_that_the_program_asks_for_have_their_place(daemon: FakeDaemon, w
     assert found["map"] == [*MAP, "watch", "replies", "sync"]
 
 
-def builder(ring: Callable[[], None] = lambda: None) -> tuple[StackBuilder, LocalEngine]:
+def builder() -> StackBuilder:
     config = NodeConfig("id", "fusion", "iceoryx2", "", "", "", 0, "")
     board = Board("", mmap.mmap(-1, 16 * LINE_BYTES))
-    made = StackBuilder(
+    return StackBuilder(
         config,
         board,
+        LocalEngine(),
         PathMeter(Records()),
-        ring=ring,
+        ring=lambda: None,
         make_bell=Bell,
         latch_reader=lambda _: list,
         follows_log=False,
         on_late=lambda _what, _miss: None,
         on_safe_state=lambda _input, _reason, _entered, _seconds: None,
     )
-    return made, LocalEngine()
 
 
 EVERYTHING = InputConfig(
@@ -210,15 +210,14 @@ ABOVE = ["source", "qos", "budget", "safe state"]
     ("item", "expected"),
     [
         (EVERYTHING, ["queue", "latch", *ABOVE]),
-        (msgspec.structs.replace(EVERYTHING, machine="other"), ["queue", "clock", *ABOVE]),
+        (msgspec.structs.replace(EVERYTHING, machine="other"), ["queue", "clock", "latch", *ABOVE]),
         (msgspec.structs.replace(EVERYTHING, kind="local"), ABOVE),
         (msgspec.structs.replace(EVERYTHING, kind="text"), ABOVE),
     ],
     ids=["from a node", "from another machine", "from an operator", "of text"],
 )
 def test_an_input_with_every_rule_has_its_layers_in_order(item: InputConfig, expected: list[str]) -> None:
-    stacks, engine = builder()
-    found = layers_of(stacks.port(item, engine))
+    found = layers_of(builder().port(item))
     assert found == expected
     assert found == sorted(found, key=ORDER.index)
 

@@ -13,8 +13,9 @@ from fake_daemon import FakeDaemon, StartFlow
 from flows import node
 from waiting import TIMEOUT, wait_until
 
+from dora.dataflow.layout import Placement, RunContext
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.dataflow.plan import Placement, RunContext, plan
+from dora.dataflow.plan import plan
 from dora.node.receive.arrival_predictor import ArrivalPredictor
 from dora.node.receive.prewake import Prewake
 from dora.transport.board import PREWAKE

@@ -52,8 +52,8 @@ def requirements(*extras: str) -> list[str]:
 def test_a_board_gets_dora_without_a_compiler(tmp_path: Path, version: str) -> None:
     packages, wrong = resolve(tmp_path, version, requirements(""))
     assert not wrong
-    assert {"pyarrow", "numpy", "eclipse-zenoh", "uv"} <= set(packages)
-    assert "iceoryx2" not in packages
+    assert {"pyarrow", "numpy", "uv"} <= set(packages)
+    assert {"iceoryx2", "eclipse-zenoh"}.isdisjoint(packages)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

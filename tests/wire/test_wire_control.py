@@ -123,7 +123,7 @@ CONFIG = NodeConfig(
     descriptor=msgspec.Raw(msgspec.msgpack.encode({"nodes": [{"id": "node", "env": {"X": 1}}]})),
     restart_count=2,
 )
-REMOTE = RemoteConfig({"b": "tcp/10.0.0.2:7447"}, {"a": "tcp/10.0.0.1:7447"}, "secret", "/run/passwords")
+REMOTE = RemoteConfig("10.0.0.2:7447", {"left": "10.0.0.1:7447"}, "secret")
 PROPOSAL = ProposedChange(
     revision=4,
     dataflow={"nodes": []},

@@ -14,6 +14,7 @@ from dora.daemon.report import (
     failure_report,
     last_line,
     loss_report,
+    network_report,
     shorter_path,
     shown_file,
 )
@@ -44,7 +45,7 @@ def _report(
     """Print losses, failures, ``end`` (a line about the end), and last what went wrong in one line."""
     failures = failure_report(result, directory, name, was_shown=was_shown)
     last = "\n".join(filter(None, [end, last_line(result, name)]))
-    for text in filter(None, [loss_report(result), failures, last]):
+    for text in filter(None, [network_report(result), loss_report(result), failures, last]):
         click.echo(f"\n{text}", err=True)
 
 

@@ -30,6 +30,7 @@ from dora.cli.top_tables import (
     Table,
     cell,
     link_table,
+    network_table,
     node_table,
     path_table,
     without,
@@ -39,7 +40,7 @@ from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.terminal import visible
 from dora.errors import DoraError
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, RunSnapshots, SnapshotSource
+from dora.observe.snapshot import NodeSnapshot, RunSnapshots, Snapshot, SnapshotSource
 
 _TICK: Final = 0.1  # seconds between two checks whether the user wants to refresh or to quit
 _FIRST: Final = 0.3  # seconds until the first figures, at most
@@ -68,7 +69,7 @@ n, c, m   sort by name, CPU, memory       q     quit
 (any key closes)"""
 _Result = TypeVar("_Result")
 
-Measured = list[tuple[SnapshotSource, list[NodeSnapshot], list[LinkRate]]]
+Measured = list[tuple[SnapshotSource, Snapshot]]
 
 
 class ScreenCommands(Protocol):
@@ -170,7 +171,8 @@ class TopScreen(App[str]):
     CSS = """
     #title { height: 1; padding: 0 1; background: $primary; color: $text; text-style: bold; }
     #nodes, #links { max-height: 35%; scrollbar-size-horizontal: 0; }
-    #links { margin-top: 1; }
+    #networks { max-height: 20%; scrollbar-size-horizontal: 0; }
+    #links, #networks { margin-top: 1; }
     #log, #output { height: 1fr; min-height: 4; border-top: solid $primary; padding: 0 1; }
     #log { scrollbar-size: 1 1; overflow-y: auto; }
     #output { display: none; }
@@ -218,13 +220,14 @@ class TopScreen(App[str]):
         self._heading = Static("dora top", id="title", markup=False)
         self._node_rows = _Rows(id="nodes", cursor_type="row", zebra_stripes=True)
         self._link_rows = _Rows(id="links", cursor_type="row", zebra_stripes=True)
+        self._network_rows = _Rows(id="networks", cursor_type="row", zebra_stripes=True)
         self._log_lines = RichLog(id="log", max_lines=_MAX_ENTRIES)
         self._output_text = Static("", markup=False)
         self._output_panel = VerticalScroll(self._output_text, id="output")
         self._message = Static("", id="message", markup=False)
 
     def compose(self) -> ComposeResult:
-        yield from (self._heading, self._node_rows, self._link_rows)
+        yield from (self._heading, self._node_rows, self._link_rows, self._network_rows)
         yield from (self._log_lines, self._output_panel, self._message, Footer())
 
     def on_mount(self) -> None:
@@ -256,11 +259,9 @@ class TopScreen(App[str]):
 
     def _show(self, measured: Measured) -> None:
         first = not self._names
-        present = {source.inspection.dataflow_id: source.name for source, _, _ in measured}
+        present = {source.inspection.dataflow_id: source.name for source, _ in measured}
         ended = [
-            uuid
-            for source, _, _ in self._measured
-            if (uuid := source.inspection.dataflow_id) not in present
+            uuid for source, _ in self._measured if (uuid := source.inspection.dataflow_id) not in present
         ]
         self._names |= present
         if measured:
@@ -279,25 +280,30 @@ class TopScreen(App[str]):
         now = time.monotonic()
         links = {
             (source.inspection.dataflow_id, rate.link.producer, rate.link.consumer): rate
-            for source, _, rates in self._measured
-            for rate in rates
+            for source, snapshot in self._measured
+            for rate in snapshot.links
         }
         self._histories = {key: self._histories.get(key) or LinkHistory() for key in links}
         for key, rate in links.items():
             self._histories[key].add(rate, now)
 
     def _draw(self) -> None:
-        names = ", ".join(dataflow.name for dataflow, _, _ in self._measured)
-        nodes = (item for _, some, _ in self._measured for item in some)
+        names = ", ".join(dataflow.name for dataflow, _ in self._measured)
+        nodes = (item for _, snapshot in self._measured for item in snapshot.nodes)
         self._node_items = sorted(nodes, key=_ORDERS[self._order])
         self._link_items = [
-            (source.inspection.dataflow_id, rate) for source, _, some in self._measured for rate in some
+            (source.inspection.dataflow_id, rate)
+            for source, snapshot in self._measured
+            for rate in snapshot.links
         ]
         counts = f"{len(self._node_items)} nodes, {len(self._link_items)} links"
         self._heading.update(visible(f"dora top: {names}   {counts}, sorted by {self._order}"))
         narrow = self.size.width < WIDE
         table = node_table(self._node_items)
         self._node_rows.show(without(table, "PID") if narrow else table)
+        networks = [item for _, snapshot in self._measured for item in snapshot.networks]
+        self._network_rows.display = bool(networks)
+        self._network_rows.show(network_table(networks))
         if self._shows_paths:
             self._link_rows.display = True
             self._link_rows.show(path_table([path for item in self._node_items for path in item.paths]))

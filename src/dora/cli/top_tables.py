@@ -12,9 +12,10 @@ from rich.text import Text
 
 from dora.daemon.logs.terminal import visible
 from dora.observe.formatting import bandwidth, megabytes
+from dora.observe.networks import NetworkRate
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot
-from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, PRIORITIES
 from dora.wire.path_statistics import PathLatency
 
 MINUTE: Final = 60.0  # seconds that a sparkline shows
@@ -28,6 +29,9 @@ NAMES: Final = {
     "PATH",
     "SLOWEST HOP",
     "LAST MINUTE",
+    "NETWORK",
+    "STATE",
+    "LARGEST OUTPUT",
 }  # columns that are no figures
 
 _NODE_HEAD: Final = (
@@ -192,6 +196,41 @@ def path_table(paths: Sequence[PathLatency]) -> Table:
     if not any(path.budget_ms for path in paths):
         needless += ["BUDGET", "MISSED", "SLOWEST HOP"]
     return without((head, rows), *needless)
+
+
+def network_table(networks: Sequence[NetworkRate]) -> Table:
+    """Return the names of the columns, and a row for each network between two machines.
+
+    The columns of ages are there for the priorities that any message had.
+    """
+    ages = [name for name in PRIORITIES if any(name in network.ages_ms for network in networks)]
+    rows = [
+        (
+            cell(f"{network.source} -> {network.target}"),
+            cell(network.state, "" if network.state == "connected" else "bold red"),
+            cell(bandwidth(network.bytes_per_second)),
+            cell("-" if network.available is None else bandwidth(network.available)),
+            cell("-" if network.round_trip_ms is None else f"{network.round_trip_ms:.1f} ms"),
+            cell("-" if network.loss is None else f"{network.loss * 100:.1f} %"),
+            cell(", ".join(f"{count:,} {name}" for name, count in network.waiting.items()) or "-"),
+            *(cell(_ages(network.ages_ms.get(name))) for name in ages),
+            _largest(network),
+        )
+        for network in networks
+    ]
+    head = ("NETWORK", "STATE", "USED", "AVAILABLE", "ROUND TRIP", "LOSS", "WAITING")
+    return (*head, *(f"{name.upper()} AGE" for name in ages), "LARGEST OUTPUT"), rows
+
+
+def _ages(ages_ms: tuple[float, float] | None) -> str:
+    return "-" if ages_ms is None else f"{ages_ms[0]:.0f} ms (99 %: {ages_ms[1]:.0f})"
+
+
+def _largest(network: NetworkRate) -> Text:
+    if not network.streams or not network.streams[0].share:
+        return cell("-")
+    largest = network.streams[0]
+    return cell(f"{largest.output} {largest.share * 100:.0f} %", "bold yellow" if network.warnings else "")
 
 
 def link_row(rate: LinkRate, stuck_s: float = 0.0) -> tuple[Text, ...]:

@@ -10,8 +10,7 @@ from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError
 from dora.observe.load import Load
 from dora.observe.queries import SnapshotQuery
-from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, RunSnapshot, Snapshot, merge
+from dora.observe.snapshot import RunSnapshot, Snapshot, merge
 from dora.wire.daemon_protocol import ANSWER_TIMEOUT, Inspection
 
 
@@ -71,8 +70,8 @@ class DistributedSnapshot:
         elif not self._remote.present():
             raise ConnectError(self._remote.reason())
 
-    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
-        """Return the newest nodes and links; wait for the first snapshot of each machine."""
+    def refresh(self, loads: dict[int, Load]) -> Snapshot:
+        """Return the newest merged snapshot; wait for the first snapshot of each machine."""
         self._keep(self._remote.incoming())
         while self._remote.present() - self._newest.keys() and time.monotonic() < self._deadline:
             self._keep(self._remote.wait())
@@ -81,13 +80,12 @@ class DistributedSnapshot:
         }
         if self._local is not None:
             self.inspection = self._local.inspection
-            nodes, links = self._local.refresh(loads)
+            own = self._local.refresh(loads)
         elif remote:
-            first = next(iter(remote.values()))
-            nodes, links = first.nodes, first.links
+            own = next(iter(remote.values()))
         else:
-            return [], []
-        return merge(nodes, links, remote, self._machine_of)
+            return Snapshot("", [], [])
+        return merge(own, remote, self._machine_of)
 
     def _keep(self, items: Sequence[object]) -> None:
         for item in items:

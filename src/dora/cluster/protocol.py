@@ -82,17 +82,17 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
     """The state of a run, or how it ended; in a dataflow on several machines, of one partition.
 
     ``reason`` says why the run failed if no node did, and while it runs which node failed first.
-    ``crashed``: the process that ran it was killed. ``ports`` are the ports at which nodes listen for other
-    machines, None until they are chosen. ``peer_status`` is for the other machines. ``secret`` comes from
-    the `Partition`: a restarted coordinator learns it here, and gives it to machines that join. ``lost``:
-    the ``loss`` of a `MachineLost` → what this partition knows of the part of that machine.
+    ``crashed``: the process that ran it was killed. ``port`` is where its gateway listens, 0 until it is
+    chosen. ``peer_status`` is for the other machines. ``secret`` comes from the `Partition`: a restarted
+    coordinator learns it here, and gives it to machines that join. ``lost``: the ``loss`` of a
+    `MachineLost` → what this partition knows of the part of that machine.
     """
 
     dataflow_id: str
     status: RunStatus
     result: DataflowResult | None = None
     reason: str = ""
-    ports: dict[str, int] | None = None
+    port: int = 0
     peer_status: PeerStatus | None = None
     revision: int = 0  # as in `RunSpec`: the change that its part has taken over
     secret: str = ""
@@ -252,7 +252,7 @@ class DaemonRejected(msgspec.Struct, frozen=True, tag=True):
 class Partition(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a dataflow that one machine runs. A machine that joins begins without nodes.
 
-    Nodes of other machines show ``secret`` when they connect. The daemon fills in ``interface`` and
+    The gateways of other machines prove that they know ``secret``. The daemon fills in ``interface`` and
     ``tls``. ``own_log_folder``: this machine keeps its log files in its data folder, because the
     coordinator writes the same entries to the dataflow's log folder, which the two machines may share.
     ``former``: this machine has lost its part, and starts it again.
@@ -288,9 +288,9 @@ class StartRun(msgspec.Struct, frozen=True, tag=True):
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag=True):
-    """All machines of a dataflow are prepared. ``endpoints``: node → where other machines reach it.
+    """All machines of a dataflow are prepared. ``endpoints``: other machine → where its gateway listens.
 
-    It is sent again when an endpoint changes.
+    It is sent again when an endpoint changes. A machine that is lost has none.
     """
 
     dataflow_id: str
@@ -306,7 +306,7 @@ class PeerReport(msgspec.Struct, frozen=True, tag=True):
 
 
 class AddressChanged(msgspec.Struct, frozen=True, tag=True):
-    """This machine has another address: its nodes listen there. From the daemon to its workers."""
+    """This machine has another address: its gateways listen there. From the daemon to its workers."""
 
     address: str
 
@@ -364,9 +364,9 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Prepare this machine's partition for a change: check it, build, choose ports. Nothing changes yet.
+    """Prepare this machine's partition for a change: check it, build, choose a port. Nothing changes yet.
 
-    Answered by `SentCounts` in `Answered`, after a report with the ports of nodes that have to listen.
+    Answered by `SentCounts` in `Answered`, after a report with the port.
     """
 
     dataflow_id: str

@@ -6,19 +6,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
-from dora.daemon.supervisor.result import LinkReport
+from dora.daemon.supervisor.result import LinkReport, NetworkReport
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
-from dora.dataflow.plan import Link, Plan
+from dora.dataflow.gateway_plan import networks_of
+from dora.dataflow.layout import Link, Plan
 from dora.transport.board import (
     ASLEEP,
+    BEGUN,
     CLOCK_ERROR,
     CLOCK_OFFSET,
     CLOSED,
     CONNECTED,
     CONTROL,
     DROPPED,
-    FENCE,
     FIRST,
+    FORWARDED,
     RECEIVED,
     RECORDED,
     REPEATED,
@@ -28,13 +30,15 @@ from dora.transport.board import (
     UNCONNECTED,
     Board,
     delivered,
+    figures_of,
     link_counts,
 )
 from dora.transport.doorbell import Bell
 from dora.wire.clock import ClockOffset
-from dora.wire.counters import LINK_FLAGS, RESTART_LOSS
+from dora.wire.counters import LINK_FLAGS, NETWORK_FIGURES, RESTART_LOSS, STREAM_FIGURES
 from dora.wire.node_protocol import StopFrame, ToNode
 
+GATEWAY = ""  # in place of a node: the gateway, which sends the outputs of other machines here
 _GONE_LINKS = 1000  # removed links whose counts are kept for the report
 
 
@@ -86,9 +90,12 @@ class Accounting:
         here, and were not taken, are lost like the queue of a process that is killed.
         """
         board, plan = self.board, self._plan
+        latched = set()
         for node_id, config in plan.configs.items():
             for output in config.outputs:
                 board.set(output.slot, SENT, former.sent.get(f"{node_id}/{output.id}", 0))
+                if output.latched is not None:
+                    latched.add(output.slot)
         for link in plan.links:
             name = f"{link.consumer}/{link.input}"
             if link.kind != "link" or link.target_machine:
@@ -98,11 +105,13 @@ class Accounting:
             elif name in former.taken:
                 board.set(link.slot, FIRST, former.taken[name])
                 board.set(link.slot, STATE, CLOSED)  # not for the first time
-                sent = max(board.get(link.output_slot, SENT), former.taken[name])
-                board.set(link.output_slot, SENT, sent)
+                # Messages of a latched output come again.
+                for word in (SENT,) if link.output_slot in latched else (SENT, FORWARDED):
+                    known = max(board.get(link.output_slot, word), former.taken[name])
+                    board.set(link.output_slot, word, known)
 
     def part_of(self, machine: str, status: PeerStatus) -> FormerPart:
-        """Return what is known of the part of a lost machine, and let nothing change that any more."""
+        """Return what is known of the part of a lost machine; its gateway is not heard any more."""
         get = self.board.get
         links = [link for link in self._plan.links if link.kind == "link"]
         outputs = {
@@ -110,14 +119,14 @@ class Accounting:
             for link in links
             if link.source_machine == machine and not link.target_machine
         }
-        for slot in outputs.values():
-            self.board.set(slot, FENCE, get(slot, FENCE) + 1)
         taken = {
-            f"{link.consumer}/{link.input}": get(link.slot, RECEIVED)
+            f"{link.consumer}/{link.input}": get(link.slot, FIRST) + get(link.slot, RECEIVED)
             for link in links
             if link.target_machine == machine and not link.source_machine and get(link.slot, STATE)
         }
-        return FormerPart(status, {name: get(slot, SENT) for name, slot in outputs.items()}, taken)
+        # Receivers may know from its gateway that messages up to BEGUN will not come.
+        sent = {name: max(get(slot, SENT), get(slot, BEGUN)) for name, slot in outputs.items()}
+        return FormerPart(status, sent, taken)
 
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
         """Write to each output of another machine how far the clock of this one is ahead."""
@@ -198,15 +207,21 @@ class Accounting:
 
     def drained(self, node_id: str) -> bool:
         """Return whether the receivers that still read have taken everything that a node sent."""
-        gone = [link for link in self._gone if link.producer == node_id]
-        for link in (*gone, *self._by_producer.get(node_id, ())):
-            if link.kind != "link" or link.target_machine:
+        get = self.board.get
+        if node_id == GATEWAY:
+            links = [link for link in (*self._gone, *self._plan.links) if link.source_machine]
+        else:
+            gone = [link for link in self._gone if link.producer == node_id]
+            links = [*gone, *self._by_producer.get(node_id, ())]
+        for link in links:
+            if link.kind != "link" or get(link.slot, STATE) in (UNCONNECTED, CLOSED):
                 continue
-            get = self.board.get
-            if get(link.slot, STATE) in (UNCONNECTED, CLOSED):
+            if link.target_machine:  # the gateway reads
+                if get(link.output_slot, FORWARDED) < get(link.output_slot, SENT):
+                    return False
                 continue
             known = get(link.slot, FIRST) + get(link.slot, RECEIVED) + get(link.slot, DROPPED)
-            if known < get(link.output_slot, SENT):
+            if known < get(link.output_slot, FORWARDED if link.source_machine else SENT):
                 return False
         return True
 
@@ -263,6 +278,22 @@ class Accounting:
                     counts=counts,
                 )
             )
+        return tuple(reports)
+
+    def report_networks(self) -> tuple[NetworkReport, ...]:
+        """Return the figures of the networks to other machines; those without a message are left out."""
+        gateway = self._plan.gateway
+        if gateway is None:
+            return ()
+        words = self.board.words
+        reports = []
+        for network in networks_of(gateway):
+            streams = {
+                stream.output: figures_of(words, stream.slot, STREAM_FIGURES) for stream in network.streams
+            }
+            if any(streams.values()):
+                figures = figures_of(words, network.slot, NETWORK_FIGURES)
+                reports.append(NetworkReport(gateway.machine, network.target, figures, streams))
         return tuple(reports)
 
     def sent(self, node_id: str) -> dict[str, int]:

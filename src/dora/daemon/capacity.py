@@ -9,8 +9,9 @@ from typing import Final
 import msgspec
 
 from dora._paths import SHARED_MEMORY
+from dora.dataflow.layout import Plan, RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import MAX_TAPS, RECORDER_QUEUE, SPARE_RECEIVERS, Plan, RunContext, plan
+from dora.dataflow.plan import MAX_TAPS, RECORDER_QUEUE, SPARE_RECEIVERS, plan
 from dora.errors import DoraError
 from dora.transport.engines import ENGINES, files_of
 from dora.transport.open_files import allow_files, hard_limit

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from dora.daemon.accounting import Accounting
+from dora.daemon.accounting import GATEWAY, Accounting
 from dora.daemon.capacity import dynamic_nodes, needs_of, prepare_limits
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.control_server import Connection, ControlServer
@@ -40,8 +40,9 @@ from dora.daemon.supervisor.supervisor import Supervisor
 from dora.daemon.template.client import TemplateClient
 from dora.daemon.template.process import TemplateConnection
 from dora.daemon.watchdog import Watchdog
+from dora.dataflow.layout import Plan, RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Plan, RunContext, plan
+from dora.dataflow.plan import plan
 from dora.dataflow.problems import listed
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
@@ -56,6 +57,7 @@ from dora.wire.node_protocol import (
 )
 
 if TYPE_CHECKING:
+    from dora.daemon.gateway_process import GatewayProcess
     from dora.daemon.logs.router import TextRouter
     from dora.daemon.logs.writer import LogFiles
     from dora.daemon.progress import ProgressMeter
@@ -179,9 +181,11 @@ class Daemon:
             on_closed=self._on_node_disconnected,
         )
         self._watchdog = watchdog
+        self._gateway: GatewayProcess | None = None  # once there may be links to other machines
 
     def run(self, stop_after: float | None) -> DataflowResult:
         """Run the dataflow to its end. ``stop_after`` is a time on ``time.monotonic``."""
+        self._apply_gateway()
         self.feed(on.Begin())
         self._watchdog.watch(self.loop, lambda text: self.write_log("warn", None, text))
         _ = self._text  # imported while the nodes start
@@ -211,8 +215,9 @@ class Daemon:
         result = self.supervisor.result(self._run.dataflow_id)
         self._finish_recorders([failure.node_id for failure in result.failures])
         links = self._accounting.report(self._text.sent, self._text.dropped)
+        unlogged, networks = self._log_files.statistics(), self._accounting.report_networks()
         return msgspec.structs.replace(
-            result, links=links, unlogged=self._log_files.statistics(), strict=self.options.strict
+            result, links=links, unlogged=unlogged, networks=networks, strict=self.options.strict
         )
 
     def _watch_circles(self) -> None:
@@ -233,6 +238,8 @@ class Daemon:
     def close(self) -> None:
         """Kill the remaining processes and close everything; the caller removes the run's directory."""
         self._processes.kill_all()
+        if self._gateway is not None:
+            self._gateway.close()
         if self.supervisor.state.killing:
             kill_run(self._run.run_id)  # also processes that left their process group
         self._server.close()
@@ -285,18 +292,30 @@ class Daemon:
         self._accounting.set_clocks(offsets)
 
     def set_remote(self, remote: RemoteConfig) -> None:
-        """Give nodes that are started from now on other endpoints. For the daemon's thread only.
-
-        Nodes that run read them from a file, see `dora.transport.network.endpoints`.
-        """
+        """Give the gateway other endpoints. For the daemon's thread only."""
+        if (gateway := self._plan.gateway) is None:
+            return
         placement = msgspec.structs.replace(self.context.placement, remote=remote)
         self.context = msgspec.structs.replace(self.context, placement=placement)
-        for config in self._plan.configs.values():
-            config.remote = remote
+        self._plan = msgspec.structs.replace(
+            self._plan, gateway=msgspec.structs.replace(gateway, remote=remote)
+        )
+        self._apply_gateway()
 
-    def part_of(self, machine: str) -> FormerPart:
-        """Return what is known here of the part of a lost machine. For the daemon's thread only."""
-        return self._accounting.part_of(machine, self.supervisor.known_status(machine))
+    def ask_part_of(self, machine: str, tell: Callable[[FormerPart], None]) -> None:
+        """Call a function with what is known here of the part of a lost machine, when that is final.
+
+        The endpoint of the machine is no longer among those of `set_remote`. So once the gateway uses
+        these, nothing of that part arrives any more. For the daemon's thread only.
+        """
+
+        def look() -> None:
+            tell(self._accounting.part_of(machine, self.supervisor.known_status(machine)))
+
+        if self._gateway is None:
+            look()
+        else:
+            self._gateway.call_when_applied(look)
 
     def progress(self) -> RunProgress:
         """Return how far the run is. For the daemon's thread only."""
@@ -406,6 +425,7 @@ class Daemon:
         self._text.change(dataflow, self._plan.links)
         self._log_options.update((node.id, node.log) for node in dataflow.nodes)
         self._health.watch(dataflow)
+        self._apply_gateway()
         if self._hot_reload is not None:
             self._hot_reload.follow(dataflow)
             self.supervisor.watch(self._hot_reload.nodes)
@@ -414,6 +434,25 @@ class Daemon:
         )
         if self.on_changed is not None:
             self.on_changed(dataflow)
+
+    def _apply_gateway(self) -> None:
+        """Give the plan to the gateway; the first one with other machines starts it."""
+        if (config := self._plan.gateway) is None:
+            return
+        if self._gateway is None:
+            from dora.daemon.gateway_process import GatewayProcess  # most dataflows have none
+
+            self._gateway = GatewayProcess(
+                self.loop,
+                self._run.run_id,
+                lambda level, text: self.write_log(level, None, text),
+                on_ended=self._on_gateway_ended,
+            )
+        self._gateway.apply(config)
+
+    def _on_gateway_ended(self) -> None:
+        self._clean_up_after(GATEWAY)
+        self._cleanup.make_room(GATEWAY)
 
     def _on_input_failed(self, node_id: str, item: InputConfig, reason: str) -> None:
         self.feed(on.InputFailed(node_id, item.id, item.source, reason))

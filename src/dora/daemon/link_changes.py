@@ -6,7 +6,7 @@ frame first, takes what was sent so far, and answers; then the sender. A node wi
 everything with its next configuration.
 
 If the other end of a link is on another machine, the daemon there does the same. The state of its receiver
-is on the board of this machine (`dora.transport.network.links`), which is polled until a removed link is
+is on the board of this machine (`dora.gateway`), which is polled until a removed link is
 closed.
 """
 
@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dora.daemon.accounting import Accounting
 from dora.daemon.control_server import Connection
 from dora.daemon.event_loop import Loop
+from dora.dataflow.layout import Link, Plan, RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Link, Plan, RunContext, plan
+from dora.dataflow.plan import plan
 from dora.transport.board import CLOSED, LINKS_VERSION, STATE, UNCONNECTED, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.node_config import ChannelConfig, InputConfig, NodeConfig, OutputConfig
@@ -93,7 +94,6 @@ class LinkChanges:
                                 change,
                                 is_.credit_bell,
                                 None if is_known else overflow_channel,
-                                now.remote if link.machine else None,
                             ),
                         )
         pending = self._attach_inputs(former, plan, on_applied)
@@ -154,7 +154,7 @@ class LinkChanges:
                 if item.kind != "timer":
                     self._attaching[item.slot] = node_id, on_applied
                     pending.append(item.slot)
-                connection.send(AttachInput(item, now.remote if item.machine else None))
+                connection.send(AttachInput(item))
         if pending:
             self._loop.call_at(time.monotonic() + ATTACH_TIMEOUT, lambda: self._attach_timed_out(pending))
         return bool(pending)
@@ -224,7 +224,7 @@ class LinkChanges:
         self._send(
             link.producer,
             output.slot,
-            DetachLink(output.id, slot, change, overflow_channel, link.target_machine),
+            DetachLink(output.id, slot, change, overflow_channel),
         )
 
     def _next_change(self, slot: int) -> int:

@@ -13,7 +13,7 @@ from dora.daemon.link_changes import LinkChanges
 from dora.daemon.requests import RequestHandler, registration_fault
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
-from dora.dataflow.plan import Plan
+from dora.dataflow.layout import Plan
 from dora.wire.node_config import NodeConfig
 from dora.wire.node_protocol import (
     InputAttached,

@@ -14,8 +14,7 @@ from dora.wire.node_config import EngineName, TraceConfig
 
 if TYPE_CHECKING:
     from dora.daemon.supervisor.status import FormerPart
-    from dora.dataflow.model import Dataflow
-    from dora.dataflow.plan import Placement
+    from dora.dataflow.layout import Placement
 
 ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
 
@@ -59,7 +58,7 @@ class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
     name: str = ""  # a name for commands, besides its UUID and the name of its file
     coordinator: str = ""  # address and port of the coordinator that started it
     trace_config: TraceConfig | None = None  # see `dora.observe.telemetry.traced_run`
-    join: Callable[[str, Dataflow], Placement] | None = None  # None: all nodes are on this machine
+    join: Callable[[], Placement] | None = None  # None: all nodes are on this machine
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
     state_directory: str = ""  # of nodes; "": with the files of the run, which do not outlive a reboot

@@ -1,6 +1,7 @@
 """The report at the end of a dataflow: failures, first cause first, and lost messages.
 
-Pure functions from a `DataflowResult` to text, which is empty for a run without failures and losses.
+Pure functions from a `DataflowResult` to text, which is empty for a run on one machine without failures
+and losses.
 """
 
 from __future__ import annotations
@@ -10,10 +11,24 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
+from dora.daemon.supervisor.result import DataflowResult, LinkReport, NetworkReport, NodeFailure
 from dora.dataflow.model import asks_for_drops
 from dora.dataflow.problems import listed
-from dora.wire.counters import LEFT_OUT, LINK_COUNTERS
+from dora.wire.counters import (
+    CROWDED,
+    CUTS,
+    HIGHEST_SHARE,
+    LEFT_OUT,
+    LINK_COUNTERS,
+    MEDIAN_AGES,
+    P99_AGES,
+    PACKETS,
+    PRIORITIES,
+    RESENT_PACKETS,
+    SENT_BYTES,
+    describe_share,
+    loss_of,
+)
 
 _INDENT = "    "
 
@@ -175,6 +190,47 @@ def loss_report(result: DataflowResult) -> str:
         counts = ", ".join(f"{count} of `{node_id}`" for node_id, count in sorted(result.unlogged.items()))
         parts.append(f"Log entries that could not be written to the log files: {counts}.")
     return "\n\n".join(parts)
+
+
+def network_report(result: DataflowResult) -> str:
+    """Return what went over the networks between machines; "" if the dataflow was on one machine.
+
+    >>> figures = {"bulk_sent": 12_300_000, "packets": 100, "resent_packets": 2, "cuts": 1}
+    >>> figures |= {"bulk_age_median": 207_000_000, "bulk_age_p99": 225_000_000}
+    >>> streams = {"camera/image": {"crowded": 12_300, "highest_share": 940}}
+    >>> network = NetworkReport("robot", "desk", figures, streams)
+    >>> print(network_report(DataflowResult("id", networks=(network,))))
+    ... # doctest: +NORMALIZE_WHITESPACE
+    Networks between machines:
+      robot -> desk: 12.3 MB sent, 2.0 % of the packets sent again,
+        last bulk messages 207 ms old on arrival (99 %: 225 ms), cut 1 time
+      camera/image took up to 94 % of the network to `desk`, for 12 s: compress it, or lower its rate
+    """
+    if not result.networks:
+        return ""
+    lines = ["Networks between machines:"]
+    for network in sorted(result.networks, key=lambda network: (network.source, network.target)):
+        lines.append(f"  {_network_line(network)}")
+        for output, figures in network.streams.items():
+            if crowded := figures.get(CROWDED.name, 0):
+                share = figures.get(HIGHEST_SHARE.name, 0) / 1000
+                lines.append(f"  {describe_share(output, network.target, share, seconds=crowded / 1000)}")
+    return "\n".join(lines)
+
+
+def _network_line(network: NetworkReport) -> str:
+    figures = network.figures
+    sent = sum(figures.get(item.name, 0) for item in SENT_BYTES)
+    parts = [f"{sent / 1e6:,.1f} MB sent"]
+    if (loss := loss_of(figures.get(PACKETS.name, 0), figures.get(RESENT_PACKETS.name, 0))) is not None:
+        parts.append(f"{loss * 100:.1f} % of the packets sent again")
+    for priority, *both in zip(PRIORITIES, MEDIAN_AGES, P99_AGES, strict=True):
+        median, p99 = (figures.get(item.name, 0) / item.scale * 1e3 for item in both)
+        if p99:
+            parts.append(f"last {priority} messages {median:.0f} ms old on arrival (99 %: {p99:.0f} ms)")
+    if cuts := figures.get(CUTS.name, 0):
+        parts.append(f"cut {cuts} time{'' if cuts == 1 else 's'}")
+    return f"{network.source} -> {network.target}: {', '.join(parts)}"
 
 
 def _is_surprise(link: LinkReport, result: DataflowResult) -> bool:

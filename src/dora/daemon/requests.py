@@ -24,8 +24,10 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.supervisor import Supervisor
+from dora.dataflow.gateway_plan import networks_of
+from dora.dataflow.layout import Placement, Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import SPARE_RECEIVERS, Placement, Plan, RunContext, text_outputs
+from dora.dataflow.plan import SPARE_RECEIVERS
 from dora.dataflow.problems import no_node
 from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (
@@ -446,6 +448,7 @@ class RequestHandler:
                 )
                 for link in self._plan.links
             ],
+            networks=networks_of(self._plan.gateway),
         )
 
     def _node_view(self, node: NodeState) -> NodeView:

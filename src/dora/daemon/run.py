@@ -19,8 +19,8 @@ from dora.daemon.run_directory import RunDirectory, check_shared_memory, usable_
 from dora.daemon.signals import SignalEchoes
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.watchdog import Watchdog
+from dora.dataflow.layout import Placement, RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Placement, RunContext
 from dora.transport.engines import ENGINES
 from dora.wire.correlation import uuid7
 from dora.wire.node_config import EngineName
@@ -62,7 +62,7 @@ def run_dataflow(
         run = RunDirectory.create(dataflow_id, run_id)
         run.name = options.name
         template = template_for(dataflow, options, run_id, engine)
-        placement = Placement() if options.join is None else options.join(run.path, dataflow)
+        placement = Placement() if options.join is None else options.join()
         endpoint = ""
         if engine == "zenoh":
             from dora.transport.network.zenoh_router import start

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.dataflow.durations import duration_text, rate_text
+from dora.dataflow.layout import LinkKind, link_kind
 from dora.dataflow.model import (
     Dataflow,
     InputSpec,
@@ -24,7 +25,6 @@ from dora.dataflow.model import (
     asks_for_drops,
 )
 from dora.dataflow.parser.sync import described
-from dora.dataflow.plan import LinkKind, link_kind
 from dora.dataflow.rules import input_rules_in_yaml, label_of, output_rules_in_words
 from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, INPUT_RULES, QueuePolicy
 

@@ -10,40 +10,34 @@ of one runtime (passed by reference).
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterator
 
 import msgspec
 
-from dora.dataflow.describe import describe, run_config_of
+from dora.dataflow.describe import run_config_of
+from dora.dataflow.gateway_plan import plan_gateway
+from dora.dataflow.layout import Layout, Link, Plan, RunContext
 from dora.dataflow.model import (
     ANY,
     Dataflow,
     InputSpec,
-    LogSource,
     NodeOutput,
     NodeSpec,
     TimerSource,
 )
-from dora.dataflow.paths import Vertex, budgets_of, most_passes, vertex_of
-from dora.wire.correlation import PATTERN_QUEUE_SIZE
-from dora.wire.input_rules import InputRules, input_rules_of
+from dora.wire.input_rules import input_rules_of
 from dora.wire.node_config import (
     ChannelConfig,
     DoorbellConfig,
-    EngineName,
     InputConfig,
     LinkConfig,
     NodeConfig,
     OperatorConfig,
     OutputConfig,
-    RemoteConfig,
     SyncConfig,
-    TraceConfig,
 )
-from dora.wire.output_rules import OutputRules, output_rules_of
+from dora.wire.output_rules import output_rules_of
 from dora.wire.trail import MOST_PASSES, origin_id
 
 # Room on every channel for receivers beyond the links: taps, and restarted receivers whose former process
@@ -69,78 +63,9 @@ _OVERFLOW_LINKS = 8
 _MAX_PREWAKE = 4  # nodes beyond its receivers that a sender may wake early
 
 
-LinkKind = Literal["link", "timer", "text", "local"]
-
-
-class Placement(msgspec.Struct, frozen=True):
-    """The machines of the nodes of a dataflow; by default all nodes are on this one."""
-
-    machine: str = ""  # this one
-    machines: dict[str, str] = {}  # node id → its machine
-    generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
-    remote: RemoteConfig | None = None
-
-    def elsewhere(self, node_id: str) -> str:
-        """Return the machine of a node that is on another machine, "" for one of this machine."""
-        machine = self.machines.get(node_id, self.machine)
-        return "" if machine == self.machine else machine
-
-
-class RunContext(msgspec.Struct, frozen=True):
-    """Identity and location of a run: its ids, its files, its engine, its machines."""
-
-    dataflow_id: str
-    run_dir: str  # absolute; doorbells, sockets
-    prefix: str  # of the shared-memory objects
-    board: str  # path of the board
-    engine: EngineName = "iceoryx2"
-    zenoh_endpoint: str = ""
-    tap_queue: int = 0  # messages that the tap of a recorder holds; 0: no recorder is expected
-    trace: TraceConfig | None = None  # None: nothing is traced
-    placement: Placement = Placement()
-    coordinator: str = ""  # address and port of the one that it was started on; "": of none
-
-
-class Link(InputRules, frozen=True):  # type: ignore[misc]  # as `InputSpec`
-    """One edge of the graph with its line on the board, and the rules of its input."""
-
-    slot: int
-    producer: str  # node id
-    output: str
-    consumer: str  # node id
-    input: str
-    kind: Literal["link", "text", "local"]
-    output_slot: int
-    engine_queue_size: int = 0  # as in `InputConfig`
-    source_machine: str = ""  # "": this one
-    target_machine: str = ""
-    generation: int = 0  # as in `InputConfig`
-
-    @property
-    def crosses_late(self) -> bool:
-        """Whether it has to do with other machines, and came while the dataflow was running."""
-        return self.generation > 0 and bool(self.source_machine or self.target_machine)
-
-    def __str__(self) -> str:
-        return f"{self.producer}/{self.output} -> {self.consumer}/{self.input}"
-
-
-class Plan(msgspec.Struct, frozen=True):
-    configs: dict[str, NodeConfig]  # node id → configuration (restart_count 0)
-    links: tuple[Link, ...]
-    bells: tuple[str, ...]  # named pipes that the daemon has to make
-    lines: int  # size of the board
-    generations: dict[str, int] = {}  # as in `RunContext`
-
-
-def text_outputs(node: NodeSpec) -> set[str]:
-    """Return the outputs that the daemon feeds with captured lines or log entries."""
-    return {name for name in (node.log.send_stdout_as, node.log.send_logs_as) if name}
-
-
 def plan(dataflow: Dataflow, context: RunContext, former: Plan | None = None) -> Plan:
     """Lay out all links of a dataflow; of one that is running, ``former`` is the plan in force."""
-    layout = _Layout(dataflow, context, former)
+    layout = Layout(dataflow, context, former)
     links = tuple(_links(layout))
     fed: dict[NodeOutput, list[Link]] = {source: [] for source in layout.output_slots}
     for link in links:
@@ -149,121 +74,18 @@ def plan(dataflow: Dataflow, context: RunContext, former: Plan | None = None) ->
     channels: dict[int, ChannelConfig] = {}
     outputs = {source: _output(layout, source, edges, channels) for source, edges in fed.items()}
     credit_bells = tuple(output.credit_bell for output in outputs.values() if output.credit_bell)
+    gateway_bells = (layout.gateway_bell,) if layout.gateway_slot else ()
     return Plan(
         configs={node.id: _node(layout, node, outputs, channels) for node in dataflow.nodes},
         links=links,
-        bells=tuple(layout.bells.values()) + credit_bells,
+        bells=tuple(layout.bells.values()) + credit_bells + gateway_bells,
         lines=layout.lines,
         generations=context.placement.generations,
+        gateway=plan_gateway(layout, fed, outputs, channels),
     )
 
 
-class _Layout:
-    """The lines of the board and the names of the doorbells.
-
-    Nodes come first on the board, then outputs, then inputs, except timers, which need no line. Additions
-    to a running dataflow get new lines behind them. No line is used twice, because its former owner may
-    still write to it.
-    """
-
-    def __init__(self, dataflow: Dataflow, context: RunContext, former: Plan | None) -> None:
-        self.dataflow = dataflow
-        self.context = context
-        descriptor = describe(dataflow)
-        # Encoded once: every node gets it, and few read it.
-        self.descriptor = msgspec.Raw(msgspec.msgpack.encode(descriptor))
-        self.blocks = {str(block["id"]): block for block in descriptor.get("nodes", ())}
-        self.nodes = {node.id: node for node in dataflow.nodes}
-        self.most_passes = most_passes(dataflow.nodes)
-        self.budgets, self.stamped = budgets_of(dataflow)
-        self.patterned = {node.id for node in dataflow.nodes if node.declares_pattern}
-        self.kinds = {
-            (node.id, item.id): link_kind(self.nodes, node, item)
-            for node in dataflow.nodes
-            for item in node.inputs
-        }
-        self.receivers: dict[str, set[str]] = {}  # node → the nodes that get something from it
-        for node in dataflow.nodes:
-            for item in node.inputs:
-                if isinstance(item.source, NodeOutput):
-                    self.receivers.setdefault(item.source.node, set()).add(node.id)
-        self.runs = former is not None
-        generations = former.generations if former is not None else {}
-
-        def is_same(name: str) -> bool:
-            """Return whether the node or input of this name is the same one as in the former plan."""
-            return generations.get(name, 0) == context.placement.generations.get(name, 0)
-
-        configs = {} if former is None else {name: c for name, c in former.configs.items() if is_same(name)}
-        self.former_outputs = {
-            NodeOutput(node_id, output.id): output
-            for node_id, config in configs.items()
-            for output in config.outputs
-        }
-        sources = {(node.id, item.id): str(item.source) for node in dataflow.nodes for item in node.inputs}
-        # An input with another source is a different one.
-        self.former_inputs = {
-            (node_id, item.id): item
-            for node_id, config in configs.items()
-            for item in config.inputs
-            if item.kind == self.kinds.get((node_id, item.id))
-            and item.source == sources[node_id, item.id]
-            and is_same(f"{node_id}/{item.id}")
-            and is_same(item.source.partition("/")[0])
-        }
-        slots = itertools.count(former.lines if former is not None else 0)
-        self.node_slots = {
-            node_id: configs[node_id].node_slot if node_id in configs else next(slots)
-            for node_id in self.nodes
-        }
-        self.output_slots = {
-            source: self.former_outputs[source].slot if source in self.former_outputs else next(slots)
-            for node in dataflow.nodes
-            for source in (NodeOutput(node.id, output) for output in node.outputs)
-        }
-        self.input_slots = {
-            key: self.former_inputs[key].slot if key in self.former_inputs else next(slots)
-            for key, kind in self.kinds.items()
-            if kind != "timer"
-        }
-        self.lines = next(slots)
-        self.other_clocks = {
-            origin_id(str(source)): slot
-            for source, slot in self.output_slots.items()
-            if context.placement.elsewhere(source.node)
-        }
-        self.bells = {
-            node_id: f"{context.run_dir}/bell-{slot}" for node_id, slot in self.node_slots.items()
-        }
-        self.credit_bells = {
-            source: f"{context.run_dir}/credit-{slot}" for source, slot in self.output_slots.items()
-        }
-
-    def is_late(self, node_id: str, input_id: str) -> bool:
-        """Return whether an input was added while the dataflow was running."""
-        known = self.former_inputs.get((node_id, input_id))
-        came = self.runs if known is None else known.late
-        return came or self.generation(node_id, input_id) > 0
-
-    def vertex(self, output: NodeOutput) -> Vertex:
-        return vertex_of(self.nodes[output.node], output.output)
-
-    def rules(self, output: NodeOutput) -> OutputRules:
-        return self.nodes[output.node].rules_of_output(output.output)
-
-    def generation(self, node_id: str, input_id: str) -> int:
-        """Return the change that added a link."""
-        return self.context.placement.generations.get(f"{node_id}/{input_id}", 0)
-
-    def engine_queue_size(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
-        """Return the `InputConfig.engine_queue_size` of a link, for two nodes that answer each other."""
-        declared = consumer.id in self.patterned or source.node in self.patterned
-        if not declared or item.queue_policy == "backpressure" or item.queue_size >= PATTERN_QUEUE_SIZE:
-            return 0
-        return PATTERN_QUEUE_SIZE if source.node in self.receivers.get(consumer.id, ()) else 0
-
-
-def _links(layout: _Layout) -> Iterator[Link]:
+def _links(layout: Layout) -> Iterator[Link]:
     for node in layout.dataflow.nodes:
         for item in node.inputs:
             kind = layout.kinds[node.id, item.id]
@@ -298,22 +120,28 @@ def _channel(dataflow_id: str, source: NodeOutput, slot: int | None = None) -> s
 
 
 def _output(
-    layout: _Layout, source: NodeOutput, links: list[Link], channels: dict[int, ChannelConfig]
+    layout: Layout, source: NodeOutput, links: list[Link], channels: dict[int, ChannelConfig]
 ) -> OutputConfig:
     """Lay out an output; ``channels`` gets the channel of each of its links, by slot."""
     known = layout.former_outputs.get(source)
     declared = layout.dataflow.types.outputs.get(str(source), ANY)
-    waits = any(link.queue_policy == "backpressure" for link in links) or (known and known.credit_bell)
+    is_here = not layout.context.placement.elsewhere(source.node)
+    if not is_here:  # the gateway sends its messages here
+        links = [link for link in links if link.ends_here]
+    waits = is_here and (
+        any(link.queue_policy == "backpressure" for link in links) or (known and known.credit_bell)
+    )
     slot = layout.output_slots[source]
     if known is not None:
         first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
         overflow_channels = _place(layout, links, channels, first, known.overflow_channels)
     else:
-        here = [link for link in links if not (link.source_machine or link.target_machine)]
+        here = [link for link in links if link.ends_here]
         further = here[_CHANNEL_LINKS:] if layout.context.engine == "iceoryx2" else []
         elsewhere = {link.slot for link in further}
+        # The gateway is one receiver for each other machine, which is at most one for each link there.
         kept = [link for link in links if link.slot not in elsewhere]
-        longest = max([RECORDER_QUEUE, layout.context.tap_queue, *map(_length, kept)])
+        longest = max([RECORDER_QUEUE, layout.context.tap_queue, *(link.length for link in kept)])
         name = _channel(layout.context.dataflow_id, source, slot if layout.runs else None)
         taps = _taps(longest, layout.context)
         first = ChannelConfig(name, longest, len(kept) + SPARE_RECEIVERS + taps)
@@ -322,7 +150,7 @@ def _output(
         for begin in range(0, len(further), _CHANNEL_LINKS):
             group = further[begin : begin + _CHANNEL_LINKS]
             name = _channel(layout.context.dataflow_id, source, group[0].slot)
-            channel = ChannelConfig(name, max(map(_length, group)), len(group) + SPARE_RECEIVERS)
+            channel = ChannelConfig(name, max(link.length for link in group), len(group) + SPARE_RECEIVERS)
             channels.update((link.slot, channel) for link in group)
             overflow_channels.append(channel)
     return OutputConfig(
@@ -332,11 +160,12 @@ def _output(
         links=[
             LinkConfig(
                 slot=link.slot,
-                node_slot=layout.node_slots[link.consumer],
-                bell=layout.bells[link.consumer],
+                node_slot=layout.node_slots[link.consumer] if link.ends_here else layout.gateway_slot,
+                bell=layout.bells[link.consumer] if link.ends_here else layout.gateway_bell,
                 consumer=f"{link.consumer}/{link.input}",
                 dynamic=layout.nodes[link.consumer].is_dynamic,
                 machine=link.target_machine,
+                stream_slot=layout.stream_slots.get((layout.output_name(source), link.target_machine), 0),
                 engine_queue_size=link.engine_queue_size,
                 generation=link.generation,
                 **input_rules_of(link),
@@ -357,7 +186,7 @@ def _output(
     )
 
 
-def _prewake(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
+def _prewake(layout: Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
     """Return the bells of the nodes that the receivers of an output send to; none if these are many."""
     receivers = {link.consumer for link in links if not link.target_machine}
     slots: dict[int, str] = {}
@@ -378,7 +207,7 @@ def _taps(longest: int, context: RunContext) -> int:
 
 
 def _place(
-    layout: _Layout,
+    layout: Layout,
     links: list[Link],
     channels: dict[int, ChannelConfig],
     first: ChannelConfig,
@@ -391,9 +220,7 @@ def _place(
     fresh = []
     for link in links:
         known = layout.former_inputs.get((link.consumer, link.input))
-        if link.crosses_late:  # it needs none
-            channels[link.slot] = first
-        elif known is None:
+        if known is None:
             fresh.append(link)
         else:
             channels[link.slot] = by_name[known.service]
@@ -403,7 +230,7 @@ def _place(
             name
             for name, channel in by_name.items()
             if layout.context.engine != "iceoryx2"  # the channels of others have no limits
-            or (room[name] > 0 and channel.max_queue_size >= _length(link))
+            or (room[name] > 0 and channel.max_queue_size >= link.length)
         ]
         if fitting:
             name = fitting[0]
@@ -411,7 +238,7 @@ def _place(
             source = NodeOutput(link.producer, link.output)
             name = _channel(layout.context.dataflow_id, source, link.slot)
             by_name[name] = ChannelConfig(
-                name, max(TAP_QUEUE, _length(link)), _OVERFLOW_LINKS + SPARE_RECEIVERS
+                name, max(TAP_QUEUE, link.length), _OVERFLOW_LINKS + SPARE_RECEIVERS
             )
             room[name] = _OVERFLOW_LINKS
         channels[link.slot] = by_name[name]
@@ -420,12 +247,8 @@ def _place(
     return [channel for name, channel in by_name.items() if name in used and name != first.service]
 
 
-def _length(link: Link) -> int:
-    return max(link.queue_size, link.engine_queue_size)
-
-
 def _input(
-    layout: _Layout,
+    layout: Layout,
     node: NodeSpec,
     item: InputSpec,
     outputs: dict[NodeOutput, OutputConfig],
@@ -455,20 +278,20 @@ def _input(
         config.source_rules = layout.rules(item.source)
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
+        if config.slot not in channels:  # between two other machines
+            return config
         channel = channels[config.slot]
         config.machine = layout.context.placement.elsewhere(item.source.node)
-        crosses_late = config.generation and (config.machine or layout.context.placement.elsewhere(node.id))
-        config.service = "" if crosses_late else channel.service
-        # From another machine, the receiver's engine gives credit.
-        waits = config.queue_policy == "backpressure" and not config.machine
-        config.credit_bell = output.credit_bell if waits else ""
+        config.service = channel.service
+        if config.queue_policy == "backpressure":
+            config.credit_bell = layout.gateway_bell if config.machine else output.credit_bell
         config.max_queue_size = channel.max_queue_size
         config.max_receivers = channel.max_receivers
     return config
 
 
 def _node(
-    layout: _Layout,
+    layout: Layout,
     node: NodeSpec,
     outputs: dict[NodeOutput, OutputConfig],
     channels: dict[int, ChannelConfig],
@@ -506,22 +329,6 @@ def _node(
         lock_memory=node.lock_memory and not node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
         zenoh_endpoint=context.zenoh_endpoint,
-        remote=context.placement.remote,
         other_clocks=layout.other_clocks,
         trace=context.trace,
     )
-
-
-def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> LinkKind:
-    """Return how the messages of an input travel. ``nodes``: those of the dataflow, by id."""
-    match item.source:
-        case TimerSource():
-            return "timer"
-        case LogSource():
-            return "text"
-        case NodeOutput(node=source, output=output):
-            if output in text_outputs(nodes[source]):
-                return "text"
-            if source == node.id and node.is_runtime:
-                return "local"
-            return "link"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from dora._paths import path_records_of
 from dora.errors import SharedMemoryFull
@@ -33,6 +33,8 @@ from dora.wire.output_rules import LatchRule
 if TYPE_CHECKING:
     from dora.transport.latch import Latch, ReadLatch
 
+Port = TypeVar("Port", bound=OutputPort)
+
 REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a replay
 EVENT_LOG_SUFFIX: Final = ".order"  # of files there, one of each node that has an event log
 
@@ -54,19 +56,7 @@ class Host:
         return Records(path_records_of(self.board.path, self.config.node_slot))
 
     def make_engine(self) -> Engine:
-        config = self.config
-        allow_files(files_of(config))
-        engine = self._local_engine()
-        if config.remote is None or not (
-            any(item.machine for item in config.inputs)
-            or any(link.machine for output in config.outputs for link in output.links)
-        ):
-            return engine
-        from dora.transport.composite import CompositeEngine
-
-        return CompositeEngine(engine, config, self.board)
-
-    def _local_engine(self) -> Engine:
+        allow_files(files_of(self.config))
         if self.config.engine == "zenoh":
             from dora.transport.network.zenoh_engine import ZenohEngine
 
@@ -81,24 +71,38 @@ class Host:
 
     def make_outputs(self, engine: Engine) -> dict[str, OutputPort]:
         return {
-            output.id: OutputPort(
-                output,
-                self._make_sender(output, engine),
-                self.board,
-                rings=not engine.wakes,
-                node_slot=self.config.node_slot,
-                doorbell=self.doorbell,
-                overflow_channels={
-                    channel.service: engine.sender(overflow_channel_of(output, channel))
-                    for channel in output.overflow_channels
-                },
-                spill=None if engine.wakes else SpillWriter(self.config.run_dir, self.board),
-                current=self.current,
+            output.id: self.make_output(
+                output, lambda config: self.make_sender(config, engine), engine, self.doorbell, OutputPort
             )
             for output in self.config.outputs
         }
 
-    def _make_sender(self, output: OutputConfig, engine: Engine) -> Sender:
+    def make_output(
+        self,
+        output: OutputConfig,
+        sender: Callable[[OutputConfig], Sender],
+        engine: Engine,
+        doorbell: Callable[[str], Doorbell],
+        port: type[Port],
+    ) -> Port:
+        """Return an output of a type of ports, with senders of this engine."""
+        return port(
+            output,
+            sender(output),
+            self.board,
+            rings=not engine.wakes,
+            node_slot=self.config.node_slot,
+            doorbell=doorbell,
+            overflow_channels={
+                channel.service: sender(overflow_channel_of(output, channel))
+                for channel in output.overflow_channels
+            },
+            spill=None if engine.wakes else SpillWriter(self.config.run_dir, self.board),
+            current=self.current,
+        )
+
+    def make_sender(self, output: OutputConfig, engine: Engine) -> Sender:
+        """Return the sending end of an output, with its latch."""
         sender = engine.sender(output)
         if output.latched is None:
             return sender

@@ -7,11 +7,12 @@ import time
 from dora.dataflow.rules import output_rules_in_words
 from dora.observe.formatting import FormattedValue, bandwidth, fields
 from dora.observe.latency import LatencyMeter
+from dora.observe.networks import NetworkRate, network_rates, read_networks
 from dora.observe.queries import Result, TextResult
 from dora.observe.topics import Topic
 from dora.transport.board import BYTES, DROPPED, SENT, WORDS, delivered, link_counts, link_flags
 from dora.wire.array_shape import shape_of
-from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS
+from dora.wire.counters import CROWDED_FROM, LINK_COUNTERS, LINK_FLAGS
 from dora.wire.daemon_protocol import Inspection, LinkView
 from dora.wire.message import Message
 
@@ -25,6 +26,13 @@ class TopicDescription:
         self._nodes = inspection.nodes
         self._publisher = next(node for node in self._nodes if node.id == topic.node_id)
         self._latencies = [LatencyMeter(link, words) for link in topic.links if link.kind == "link"]
+        self._networks = [
+            network
+            for network in inspection.networks
+            if any(stream.output == topic.name for stream in network.streams)
+        ]
+        self._machine = inspection.machine
+        self._networks_before = read_networks(self._networks, words)
         self._before = self._counts()
         self._started = time.monotonic()
         self._arrow_type = ""
@@ -57,11 +65,19 @@ class TopicDescription:
                 "Subscribers",
                 "\n".join(_link(link, words, found.get(link.slot)) for link in topic.links) or "none",
             ),
+            *self._machines(seconds),
             ("Messages", f"{count:,} in {seconds:.1f} s"),
             ("Rate", f"{count / seconds:.3f} Hz"),
             ("Bandwidth", bandwidth(size / seconds)),
         ]
         return [TextResult(fields(pairs))]
+
+    def _machines(self, seconds: float) -> list[tuple[str, str]]:
+        """Return a line for each machine that the output goes to."""
+        now = read_networks(self._networks, self._words)
+        networks = network_rates(self._machine, self._networks_before, now, seconds)
+        lines = [_on_network(network, self._topic.name) for network in networks]
+        return [("Machines", "\n".join(lines))] if lines else []
 
     def _rules(self) -> list[tuple[str, str]]:
         """Return the rules of the output, and its priority if a link to another machine needs one."""
@@ -84,6 +100,28 @@ def _type(seen: str, declared: str) -> str:
     if not seen:
         return declared or "unknown: no message came"
     return f"{seen}, declared as {declared}" if declared else seen
+
+
+def _on_network(network: NetworkRate, output: str) -> str:
+    stream = next(stream for stream in network.streams if stream.output == output)
+    parts = [f"{network.target}: {bandwidth(stream.bytes_per_second)}"]
+    if stream.share:
+        parts[0] += f", {stream.share * 100:.0f} % of the network"
+    if network.available is not None:
+        parts.append(f"{bandwidth(network.available)} available")
+    if network.round_trip_ms is not None:
+        parts.append(f"round trip {network.round_trip_ms:.1f} ms")
+    if network.loss is not None:
+        parts.append(f"loss {network.loss * 100:.1f} %")
+    parts += [
+        f"{priority} messages {median:.0f} ms old on arrival (99 %: {p99:.0f} ms)"
+        for priority, (median, p99) in network.ages_ms.items()
+    ]
+    if network.state != "connected":
+        parts.append(network.state)
+    if stream.share >= CROWDED_FROM:
+        parts.append("compress it, or lower its rate")
+    return ", ".join(parts)
 
 
 def _link(link: LinkView, words: memoryview, latency_ms: tuple[float, float] | None) -> str:

@@ -11,7 +11,7 @@ from dora.observe.path_latencies import PathReader
 from dora.observe.rates import Counters
 from dora.observe.tap_session import inspect
 from dora.transport.board import Board
-from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
+from dora.wire.metrics import DataflowMetrics, LinkMetrics, NetworkMetrics, NodeMetrics, OutputMetrics
 
 
 def collect_metrics(run: DaemonClient) -> DataflowMetrics:
@@ -60,7 +60,12 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
                 },
             )
         )
-    return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links, paths)
+    networks = [
+        NetworkMetrics(inspection.machine, target, network.figures)
+        for target, network in reading.networks.items()
+    ]
+    name = name_of(run.description)
+    return DataflowMetrics(inspection.dataflow_id, name, nodes, outputs, links, paths, networks)
 
 
 def collect_all_metrics(dataflow_ids: Iterable[str]) -> list[DataflowMetrics]:

@@ -27,7 +27,7 @@ from dora.observe.queries import (
     TopicQuery,
 )
 from dora.observe.rates import RateMeter
-from dora.observe.snapshot import RunSnapshot, RunSnapshots, Snapshot
+from dora.observe.snapshot import RunSnapshot, RunSnapshots
 from dora.observe.tap_session import PERIOD, AdaptiveTap, TapSession, inspect
 from dora.observe.topics import find_tappable
 from dora.wire.decode import warm_up
@@ -173,8 +173,8 @@ class Observer:
                 if not found:
                     self.ended = True
                     return
-                (dataflow, nodes, links), *_ = found
-                yield Snapshot(dataflow.inspection.machine, nodes, links)
+                (_, snapshot), *_ = found
+                yield snapshot
 
 
 class _Collector(Protocol):

@@ -11,6 +11,7 @@ from collections import deque
 
 import msgspec
 
+from dora.observe.networks import NetworkCounts, read_networks
 from dora.transport.board import (
     BYTES,
     CONNECTED,
@@ -43,6 +44,7 @@ class Reading(msgspec.Struct, frozen=True):
     time_ns: int  # monotonic
     outputs: dict[int, tuple[int, int]]  # slot → messages, bytes
     links: dict[int, LinkCounts]  # by slot
+    networks: dict[str, NetworkCounts] = {}  # by the machine that they lead to
 
 
 class LinkRate(msgspec.Struct, frozen=True):
@@ -73,6 +75,7 @@ class Counters:
         self._words = words
         self._outputs = [output.slot for node in inspection.nodes for output in node.outputs]
         self._links = inspection.links
+        self._networks = inspection.networks
 
     def read(self) -> Reading:
         words = self._words
@@ -80,7 +83,7 @@ class Counters:
             slot: (words[slot * WORDS + SENT], words[slot * WORDS + BYTES]) for slot in self._outputs
         }
         links = {link.slot: self._read_link(link, outputs) for link in self._links}
-        return Reading(time.monotonic_ns(), outputs, links)
+        return Reading(time.monotonic_ns(), outputs, links, read_networks(self._networks, words))
 
     def _read_link(self, link: LinkView, outputs: dict[int, tuple[int, int]]) -> LinkCounts:
         words, base = self._words, link.slot * WORDS

@@ -12,6 +12,7 @@ from dora.daemon.client import DaemonClient, name_of
 from dora.errors import ConnectError
 from dora.observe.latency import LatencyMeter
 from dora.observe.load import Load, LoadMeter
+from dora.observe.networks import NetworkRate, network_rates
 from dora.observe.path_latencies import PathReader
 from dora.observe.rates import Counters, LinkRate, Reading, rates
 from dora.observe.tap_session import TapSession, inspect
@@ -46,18 +47,15 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True):
     machine: str  # "": the dataflow is on one machine
     nodes: list[NodeSnapshot]
     links: list[LinkRate]
+    networks: list[NetworkRate] = []  # from this machine, or of a merged snapshot: from all
 
 
-def merge(
-    nodes: list[NodeSnapshot],
-    links: list[LinkRate],
-    remote: Mapping[str, Snapshot],
-    machine_of: Callable[[str], str],
-) -> tuple[list[NodeSnapshot], list[LinkRate]]:
+def merge(own: Snapshot, remote: Mapping[str, Snapshot], machine_of: Callable[[str], str]) -> Snapshot:
     """Replace nodes, and the links to them, by the snapshots of their own machines, if there are any.
 
     ``remote`` is by machine. ``machine_of`` returns the machine of a node.
     """
+    nodes, links = own.nodes, own.links
     nodes_of = {machine: {item.node.id: item for item in part.nodes} for machine, part in remote.items()}
     links_of = {machine: {_ends(item): item for item in part.links} for machine, part in remote.items()}
     machines = {item.node.id: machine_of(item.node.id) for item in nodes}
@@ -67,12 +65,17 @@ def merge(
         own = nodes_of.get(machine, {}).get(item.node.id, item)
         return msgspec.structs.replace(own, node=msgspec.structs.replace(own.node, machine=machine))
 
-    return (
+    networks = {
+        (item.source, item.target): item for part in (own, *remote.values()) for item in part.networks
+    }
+    return Snapshot(
+        own.machine,
         [on_its_machine(item) for item in nodes],
         [
             links_of.get(machines.get(item.link.consumer.partition("/")[0], ""), {}).get(_ends(item), item)
             for item in links
         ],
+        [networks[ends] for ends in sorted(networks)],
     )
 
 
@@ -202,11 +205,14 @@ class RunSnapshot:
         """Ask the daemon how the nodes are; raises `ConnectError` once the dataflow has ended."""
         self.inspection = inspect(self.run)
 
-    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
-        """Return nodes and links since the last time. ``loads`` are by process."""
+    def refresh(self, loads: dict[int, Load]) -> Snapshot:
+        """Return nodes, links and networks since the last time. ``loads`` are by process."""
         now = self._counters.read()
         self._detect_activity(now)
         outputs, links = rates(self.inspection, self._last, now)
+        seconds = max(now.time_ns - self._last.time_ns, 1) / 1e9
+        machine = self.inspection.machine
+        networks = network_rates(machine, self._last.networks, now.networks, seconds)
         self._last = now
         latencies = {
             latency.link.slot: latency.take()
@@ -239,7 +245,7 @@ class RunSnapshot:
             )
             for node in self.inspection.nodes
         ]
-        return nodes, links
+        return Snapshot(machine, nodes, links, networks)
 
     def _quiet(self, node_id: str) -> float | None:
         active = self._active_ns.get(node_id)
@@ -271,7 +277,7 @@ class SnapshotSource(Protocol):
 
     def ask(self) -> None: ...
 
-    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]: ...
+    def refresh(self, loads: dict[int, Load]) -> Snapshot: ...
 
     def close(self) -> None: ...
 
@@ -299,8 +305,8 @@ class RunSnapshots:
         for dataflow in self.dataflows:
             dataflow.detect_activity()
 
-    def refresh(self) -> list[tuple[SnapshotSource, list[NodeSnapshot], list[LinkRate]]]:
-        """Return nodes and links of each dataflow that still runs, since the last time."""
+    def refresh(self) -> list[tuple[SnapshotSource, Snapshot]]:
+        """Return the snapshot of each dataflow that still runs, since the last time."""
         for dataflow in list(self.dataflows):
             try:
                 dataflow.ask()
@@ -308,7 +314,7 @@ class RunSnapshots:
                 dataflow.close()
                 self.dataflows.remove(dataflow)
         loads = self._meter.measure(self._pids())
-        return [(dataflow, *dataflow.refresh(loads)) for dataflow in self.dataflows]
+        return [(dataflow, dataflow.refresh(loads)) for dataflow in self.dataflows]
 
     def _pids(self) -> list[int]:
         return [pid for dataflow in self.dataflows for pid in dataflow.pids()]

@@ -25,8 +25,9 @@ from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.supervisor import Supervisor
+from dora.dataflow.layout import Plan, RunContext
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Plan, RunContext, plan
+from dora.dataflow.plan import plan
 from dora.errors import ConnectError
 from dora.node import attach
 from dora.node.saved_state import StateInMemory

@@ -31,8 +31,8 @@ output      ``RECORDED``           number of the last message that a recorder to
 output      ``CLOCK_OFFSET``       of another machine's output: nanoseconds by which the clock of this
                                    machine is ahead of that one, see `signed` (daemon)
 output      ``CLOCK_ERROR``        by how much that may be wrong (daemon)
-output      ``FENCE``              of another machine's output: how often that machine was lost; what its
-                                   former process has sent is refused from then on (daemon)
+output      ``FORWARDED``          number of the last message that the gateway has passed on: that all other
+                                   machines have, or, of another machine's output, that it has sent here
 link        ``RECEIVED``           messages that the receiver took from the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
@@ -43,7 +43,12 @@ link        ``REPEATED``           messages of a latched output that the receive
                                    not among ``RECEIVED``, and not among ``SENT`` (receiver)
 link                               the counters and flags of `dora.wire.counters` (receiver; ``unsent``:
                                    sender)
+network                            the figures of `dora.wire.counters` (gateway); a line for each machine
+stream                             likewise, for each output and machine that it goes to
 ==========  =====================  =========================================================
+
+The line of a link to another machine has ``STATE`` and ``RECEIVED`` only, from the gateway: the latter is
+the number of the last message that the receiver has taken or counted as lost.
 
 ``FIRST + RECEIVED + DROPPED`` is the last sequence number that the receiver knows of. The messages from
 there to ``SENT`` are still queued, or were left unread by a receiver that ended.
@@ -54,17 +59,17 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dora._ownership import UnsafeFile, open_own
-from dora.wire.counters import LEFT_OUT, LINK_COUNTERS, LINK_FLAGS
+from dora.wire.counters import LEFT_OUT, LINK_COUNTERS, LINK_FLAGS, NetworkFigure, StreamFigure
 
 WORDS = 32
 LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
-CLOCK_OFFSET, CLOCK_ERROR, FENCE = 8, 9, 10
+CLOCK_OFFSET, CLOCK_ERROR, FORWARDED = 8, 9, 10
 RECEIVED, DROPPED, FIRST, STATE, PROBED, REPEATED = 0, 1, 2, 3, 4, 12
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
@@ -94,6 +99,14 @@ def link_flags(words: memoryview, slot: int) -> tuple[str, ...]:
     """Return the names of the flags of a link that are set, the one that counts first."""
     base = slot * WORDS
     return tuple(flag.name for flag in LINK_FLAGS if words[base + flag.word])
+
+
+def figures_of(
+    words: memoryview, slot: int, table: Iterable[NetworkFigure | StreamFigure]
+) -> dict[str, int]:
+    """Return the figures of a network, or of an output on one, that are not 0, by name."""
+    base = slot * WORDS
+    return {figure.name: value for figure in table if (value := words[base + figure.word])}
 
 
 def delivered(words: memoryview, slot: int, counts: Mapping[str, int]) -> int:

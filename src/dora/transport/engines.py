@@ -110,7 +110,7 @@ def _shm_memory(config: NodeConfig) -> int:
 
 
 def _zenoh_fault() -> str:
-    return _is_missing("zenoh", "eclipse-zenoh")
+    return _is_missing("zenoh", "'dora-dataflow[zenoh]'")
 
 
 # The best one first. Open files as measured (docs/performance.md). In ``memory_to_start`` are 1 MiB that

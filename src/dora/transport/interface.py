@@ -2,8 +2,8 @@
 
 An engine moves the bytes of messages (`dora.wire.message`) over links; it does not know events, timers
 or operators. There are four: `shm.iceoryx2` and `shm.engine` (shared memory), `network.zenoh_engine`
-(network) and `inprocess`. `composite` adds links to other machines to one of them. All pass the same
-conformance tests.
+(network) and `inprocess`. All pass the same conformance tests. `dora.gateway` carries
+messages to other machines.
 
 Receiving never blocks; a node waits on its doorbell. Usually the *user* of a sender rings it
 (`dora.node.send.output`). An engine whose messages arrive from the network calls the ``arrived`` callback

@@ -136,6 +136,12 @@ class LatchFile:
                     error,
                 )
 
+    def forget(self, sequence: int) -> None:
+        """Remove the messages up to this number; raises ``OSError``."""
+        former = self._places
+        self._places = self._make([entry for entry in read_entries(self._path) if entry[0] > sequence])
+        former.close()
+
     def _make(self, kept: list[tuple[int, bytes]]) -> _Places:
         """Make a file with the newest of these messages, and room for others of their size."""
         kept = kept[-self._depth :]
@@ -256,14 +262,14 @@ class LatchingSender:
 
     def __init__(self, sender: Sender, latch: Latch) -> None:
         self._sender = sender
-        self._latch = latch
+        self.latch = latch
         self.prepare = sender.prepare
         self.close = sender.close
         self.destroy = sender.destroy
 
     def send(self, message: bytes, control: bytes = b"") -> None:
-        self._latch.write(sequence_of(message), message)
+        self.latch.write(sequence_of(message), message)
         self._sender.send(message, control)
 
     def loan(self, size: int) -> Loan:
-        return _LatchingLoan(self._sender.loan(size), self._latch)
+        return _LatchingLoan(self._sender.loan(size), self.latch)

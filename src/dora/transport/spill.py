@@ -41,7 +41,7 @@ class SpillWriter:
         self._links = {
             link.slot: self._links.get(link.slot) or _Link(self._run_dir, link)
             for link in links
-            if link.queue_policy != "backpressure" and not link.machine and not link.engine_queue_size
+            if link.queue_policy != "backpressure" and not link.engine_queue_size
         }
         self._is_kept = kept_section({key for link in self._links.values() for key in link.keep})
         return bool(self._links)

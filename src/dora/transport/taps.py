@@ -264,7 +264,7 @@ class _ZenohTaps:
         tap.close()
 
     def close(self) -> None:
-        from dora.transport.network.protocol import close_session
+        from dora.transport.network.zenoh_router import close_session
 
         if self._inherited:
             return

@@ -1,7 +1,7 @@
 """TLS of the HTTP API, and the check of the certificates that machines use for their links.
 
 TLS proves the identity of the coordinator and encrypts the traffic, above all the token. Authorization is
-still up to the token. The links themselves are encrypted by Zenoh, see `dora.transport.network.sessions`.
+still up to the token. The links themselves are encrypted by gateways, see `dora.gateway.meeting`.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def check_machine_certificate(files: TlsFiles, address: str = "") -> None:
     connector.load_cert_chain(files.certificate, files.key, lambda: b"")
     connector.check_hostname = bool(address)
     for context in (listener, connector):
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Zenoh is not that strict
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # nor are the gateways
     to_listener, to_connector = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
         connector.wrap_bio(to_connector, to_listener, server_hostname=address or None),

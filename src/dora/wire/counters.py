@@ -141,3 +141,153 @@ SILENT: Final = LinkFlag(
 
 # In the order in which they count: the first that is set is shown.
 LINK_FLAGS: Final = (IN_SAFE_STATE, OVERDUE, SILENT)
+
+
+# ------------------------------------------------------------------ networks between machines
+
+# The connections between two gateways, in the order in which their messages go.
+PRIORITIES: Final = ("control", "normal", "bulk")
+
+
+class NetworkFigure(NamedTuple):
+    """A figure of the network from one machine to another, on a line of the board that the gateway writes.
+
+    A word divided by ``scale`` is the value in ``unit``.
+    """
+
+    name: str  # in Python, JSON and OpenTelemetry
+    word: int
+    title: str
+    unit: str  # of UCUM, as OpenTelemetry wants it
+    metric: str  # of Prometheus
+    is_total: bool = False  # it only grows
+    scale: float = 1
+
+
+class StreamFigure(NamedTuple):
+    """A figure of one output on a network, on the line with which the gateway receives the output."""
+
+    name: str  # in JSON
+    word: int
+    title: str
+
+
+def _of_each_priority(figure: NetworkFigure) -> tuple[NetworkFigure, ...]:
+    """Return the figures of all priorities, on words one after the other."""
+    return tuple(
+        figure._replace(
+            name=f"{priority}_{figure.name}",
+            word=figure.word + place,
+            title=figure.title.format(priority),
+            metric=f"{priority}_{figure.metric}",
+        )
+        for place, priority in enumerate(PRIORITIES)
+    )
+
+
+# `UNCONNECTED`, `CONNECTED` or `CLOSED` of `dora.transport.board`: not met yet, connected, cut.
+NETWORK_STATE: Final = 0
+SENT_BYTES: Final = _of_each_priority(
+    NetworkFigure(
+        "sent", 1, "Bytes sent to another machine with the priority {}", "By", "sent_bytes", is_total=True
+    )
+)
+WAITING: Final = _of_each_priority(
+    NetworkFigure(
+        "waiting",
+        4,
+        "Messages with the priority {} that wait to be sent to another machine",
+        "{message}",
+        "waiting_messages",
+    )
+)
+MEDIAN_AGES: Final = _of_each_priority(
+    NetworkFigure(
+        "age_median",
+        7,
+        "Age on arrival of the last messages with the priority {}, half of them",
+        "s",
+        "age_median_seconds",
+        scale=1e9,
+    )
+)
+P99_AGES: Final = _of_each_priority(
+    NetworkFigure(
+        "age_p99",
+        10,
+        "Age on arrival of the last messages with the priority {}, 99 % of them",
+        "s",
+        "age_p99_seconds",
+        scale=1e9,
+    )
+)
+AVAILABLE: Final = NetworkFigure(
+    "available", 13, "Bytes per second that a network carries", "By/s", "available_bytes_per_second"
+)
+ROUND_TRIP: Final = NetworkFigure(
+    "round_trip",
+    14,
+    "Time to another machine and back, at the last look",
+    "s",
+    "round_trip_seconds",
+    scale=1e9,
+)
+PACKETS: Final = NetworkFigure(
+    "packets", 15, "Packets with data sent to another machine", "{packet}", "packets", is_total=True
+)
+RESENT_PACKETS: Final = NetworkFigure(
+    "resent_packets",
+    16,
+    "Packets that were sent again, because the network had lost them or was late",
+    "{packet}",
+    "resent_packets",
+    is_total=True,
+)
+CUTS: Final = NetworkFigure(
+    "cuts", 17, "How often the network to another machine was cut", "{cut}", "cuts", is_total=True
+)
+NETWORK_FIGURES: Final = (
+    *SENT_BYTES,
+    AVAILABLE,
+    ROUND_TRIP,
+    PACKETS,
+    RESENT_PACKETS,
+    CUTS,
+    *WAITING,
+    *MEDIAN_AGES,
+    *P99_AGES,
+)
+
+# Shares are in thousandths.
+ARRIVED_BYTES: Final = StreamFigure(
+    "arrived_bytes", 16, "Bytes of an output that have arrived on another machine"
+)
+SHARE: Final = StreamFigure("share", 17, "Share of the network that the output takes, over 5 s")
+HIGHEST_SHARE: Final = StreamFigure("highest_share", 18, "The highest `share` so far")
+CROWDED: Final = StreamFigure("crowded", 19, "For how long the `share` was too high, in milliseconds")
+STREAM_FIGURES: Final = (ARRIVED_BYTES, SHARE, HIGHEST_SHARE, CROWDED)
+CROWDED_FROM: Final = 0.8  # share of a network from which an output is named as too large
+
+
+def loss_of(packets: int, resent: int) -> float | None:
+    """Return the share of packets that were sent again, 0 to 1; None: there was none, or nobody counts.
+
+    >>> loss_of(200, 4), loss_of(0, 0)
+    (0.02, None)
+    """
+    return min(resent / packets, 1.0) if packets else None
+
+
+def describe_share(output: str, machine: str, share: float, *, seconds: float = 0.0) -> str:
+    """Return the sentence about an output that takes most of a network; ``seconds``: it did so for so long.
+
+    >>> describe_share("camera/image", "desk", 0.94)
+    'camera/image takes 94 % of the network to `desk`: compress it, or lower its rate'
+    >>> describe_share("camera/image", "desk", 0.94, seconds=12.3)
+    'camera/image took up to 94 % of the network to `desk`, for 12 s: compress it, or lower its rate'
+    """
+    takes, how_long = ("took up to", f", for {seconds:.0f} s") if seconds else ("takes", "")
+    return (
+        f"{output} {takes} {share * 100:.0f} % of the network to `{machine}`{how_long}: "
+        "compress it, or lower its rate"
+    )

@@ -59,6 +59,21 @@ class LinkView(msgspec.Struct, omit_defaults=True):
     kind: Literal["link", "text", "local"] = "link"
 
 
+class StreamView(msgspec.Struct):
+    """An output on its way to another machine."""
+
+    slot: int  # index of the line on the board with the `STREAM_FIGURES`
+    output: str  # "node/output"
+
+
+class NetworkView(msgspec.Struct):
+    """The network from this machine to another one."""
+
+    slot: int  # index of the line on the board with the `NETWORK_FIGURES`
+    target: str  # the other machine
+    streams: list[StreamView]
+
+
 class FailureView(msgspec.Struct, frozen=True):
     number: int  # in the order of the failures; the first cause is 1
     reason: str  # half a sentence without the name of the node: "exited with status 1: …"
@@ -94,6 +109,7 @@ class Inspection(msgspec.Struct, tag=True):
     links: list[LinkView]
     machine: str = ""  # that of this daemon; "": the dataflow is on one machine
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
+    networks: list[NetworkView] = []  # to the other machines
 
 
 class DescribeDataflow(msgspec.Struct, tag=True):

@@ -201,13 +201,13 @@ def check(message: Message) -> None:
 
     After that, reading the array of a `dora.wire.untrusted.UntrustedMessage` raises nothing.
     """
-    if section := message.metadata:
-        decode_metadata(section)
+    if message.metadata_size:
+        decode_metadata(message.metadata)
     if message.encoding != Encoding.PLAIN:
         _decode_ipc(message)
-    elif message.schema not in WIDTHS:
+    elif (width := WIDTHS.get(message.schema)) is None:
         raise _unknown_format(message.schema)
-    elif message.body_size % WIDTHS[message.schema]:
+    elif message.body_size % width:
         raise _uneven(message)
 
 

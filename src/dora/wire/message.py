@@ -229,14 +229,16 @@ class Message:
 
     def validate(self, available: int) -> None:
         """Raise `MessageError` unless the sections lie inside ``available`` bytes, in order."""
+        header = self.header  # read once: a gateway validates every message
+        offset, trail = header[BODY_OFFSET], header[ORIGIN] >> 48
         if (
-            self.body_offset % ALIGNMENT
-            or self.body_offset < self.head_size
-            or self.body_offset + self.body_size > available
-            or (len(self.head) < self.body_offset if self.owner is not None else False)
-            or self.encoding > Encoding.STREAM
-            or (self.header[ORIGIN] >> 48) % TRAIL_ENTRY
-            or (self.header[ORIGIN] >> 40 & 0xFF) * TRAIL_ENTRY > self.header[ORIGIN] >> 48
+            offset % ALIGNMENT
+            or offset < HEADER_SIZE + header[SCHEMA_SIZE] + header[METADATA_SIZE] + trail
+            or offset + header[BODY_SIZE] > available
+            or (self.owner is not None and len(self.head) < offset)
+            or header[ENCODING] > Encoding.STREAM
+            or trail % TRAIL_ENTRY
+            or (header[ORIGIN] >> 40 & 0xFF) * TRAIL_ENTRY > trail
         ):
             raise MessageError("the sections of a message do not fit into it")
 

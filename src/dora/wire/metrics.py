@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from dora.wire.counters import LINK_COUNTERS
+from dora.wire.counters import LINK_COUNTERS, NETWORK_FIGURES
 from dora.wire.path_statistics import PathLatency
 
 
@@ -35,6 +35,12 @@ class LinkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     figures: dict[str, int] = {}  # of `LINK_METRICS` by name; a missing one is 0
 
 
+class NetworkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    source: str  # the machine that sends
+    target: str
+    figures: dict[str, int] = {}  # of `NETWORK_FIGURES` by name, as on the board; a missing one is 0
+
+
 class DataflowMetrics(msgspec.Struct, frozen=True):
     dataflow_id: str
     dataflow: str  # its name
@@ -42,17 +48,19 @@ class DataflowMetrics(msgspec.Struct, frozen=True):
     outputs: list[OutputMetrics] = []
     links: list[LinkMetrics] = []
     paths: list[PathLatency] = []  # since the start
+    networks: list[NetworkMetrics] = []  # from this machine
 
 
 class Metric(NamedTuple):
-    """A figure of nodes, outputs or links, for collectors."""
+    """A figure of nodes, outputs, links or networks, for collectors."""
 
     name: str  # in the record
     title: str
     unit: str  # of UCUM, as OpenTelemetry wants it
-    opentelemetry: str  # after "dora.node.", "dora.output." or "dora.link."
-    prometheus: str  # after "dora_node_", "dora_output_" or "dora_link_"
+    opentelemetry: str  # after "dora.node.", "dora.output.", "dora.link." or "dora.network."
+    prometheus: str  # after "dora_node_", "dora_output_", "dora_link_" or "dora_network_"
     is_total: bool = True  # it only grows
+    scale: float = 1  # the number in the record divided by this is the value in ``unit``
 
 
 NODE_METRICS: Final = (
@@ -74,4 +82,8 @@ LINK_METRICS: Final = (
     Metric(
         "waiting", "Messages in the queue of an input", "{message}", "waiting", "waiting_messages", False
     ),
+)
+NETWORK_METRICS: Final = tuple(
+    Metric(item.name, item.title, item.unit, item.name, item.metric, item.is_total, item.scale)
+    for item in NETWORK_FIGURES
 )

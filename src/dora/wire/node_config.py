@@ -9,7 +9,7 @@ import msgspec
 
 from dora.wire.decoders import json_decoder, msgpack_decoder
 from dora.wire.input_rules import InputRules
-from dora.wire.output_rules import NO_RULES, OutputRules
+from dora.wire.output_rules import NO_RULES, LatchRule, OutputRules, Priority
 
 # The system takes no NUL in a path, and Python raises ``ValueError`` for one instead of ``OSError``.
 FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
@@ -28,15 +28,13 @@ class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The endpoints of nodes of other machines and of this one, see `dora.transport.network.sessions`."""
+    """Where the gateways of a dataflow listen, and how they know each other, see `dora.gateway`."""
 
-    listen: dict[str, str]  # node of this machine → the endpoint at which it listens
-    reach: dict[str, str]  # node of another machine → its endpoint
+    listen: str  # address and port of this machine
+    reach: dict[str, str]  # other machine → its address and port, where one is known
     secret: str
-    passwords: str  # path of the file by which listeners know the secret
     tls: TlsFiles | None = None
     dscp: int = 0  # marks the packets of messages that go before others; 0: nothing is marked
-    endpoints: str = ""  # path of the file with the present ones, see `dora.transport.network.endpoints`
 
 
 class LinkConfig(InputRules, omit_defaults=True):
@@ -47,7 +45,9 @@ class LinkConfig(InputRules, omit_defaults=True):
     bell: str  # path of the consuming node's doorbell
     consumer: str  # "node/input", for messages
     dynamic: bool = False  # the consumer is a dynamic node: it may not be there
-    machine: str = ""  # where the consumer is; "": on this machine
+    # Where the consumer is; "": on this machine. Else node, bell and stream are those of the gateway.
+    machine: str = ""
+    stream_slot: int = 0  # index of the line on the board with which the gateway receives
     engine_queue_size: int = 0  # as in `InputConfig`
     generation: int = 0  # as in `InputConfig`
 
@@ -194,12 +194,34 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     standby: bool = False  # the former process still runs; this one takes over without a gap
     exit_when_nodes_finish: bool = False
     zenoh_endpoint: str = ""
-    remote: RemoteConfig | None = None  # None: the whole dataflow is on this machine
     # Outputs of other machines: number, see `dora.wire.trail` → line on the board with the clock's offset
     other_clocks: dict[int, int] = {}
     trace: TraceConfig | None = None  # None: no tracing
     event_logs: list[WriteEventLog] = []  # that recorders have asked for
     state_file: FilePath = ""  # for `Node.save_state`; "": in the directory of the run
+
+
+class StreamConfig(msgspec.Struct, omit_defaults=True):
+    """The messages of an output for another machine, once for all receivers there."""
+
+    name: str  # of the output, between machines
+    machine: str  # the other one
+    item: InputConfig  # with which the gateway receives it
+    links: list[LinkConfig]
+    credit_bell: str = ""  # of the output
+    priority: Priority | None = None
+    latched: LatchRule | None = None
+
+
+class GatewayConfig(msgspec.Struct, omit_defaults=True):
+    """The gateway of a dataflow on one machine, see `dora.gateway`."""
+
+    machine: str
+    remote: RemoteConfig
+    node: NodeConfig  # its ports: the inputs of ``streams``, and outputs of other machines
+    streams: list[StreamConfig]
+    sources: dict[str, str]  # name of an output of another machine → that machine
+    networks: dict[str, int] = {}  # machine → line on the board with the figures of the network to it
 
 
 class Address(msgspec.Struct):

@@ -17,7 +17,6 @@ from dora.wire.node_config import (
     InputConfig,
     LinkConfig,
     NodeConfig,
-    RemoteConfig,
     WriteEventLog,
 )
 
@@ -210,7 +209,6 @@ class AttachLink(msgspec.Struct, tag=True):
     change: int
     credit_bell: str = ""
     overflow_channel: ChannelConfig | None = None  # a new channel that this link needs
-    remote: RemoteConfig | None = None  # for a link to another machine
 
 
 class DetachLink(msgspec.Struct, tag=True):
@@ -220,14 +218,12 @@ class DetachLink(msgspec.Struct, tag=True):
     slot: int
     change: int
     overflow_channel: str = ""  # the channel that is not needed any more
-    machine: str = ""  # where its receiver was; "": on this machine
 
 
 class AttachInput(msgspec.Struct, tag=True):
     """Add an input. Answered by `InputAttached`."""
 
     item: InputConfig
-    remote: RemoteConfig | None = None  # for an input from another machine
 
 
 class DetachInput(msgspec.Struct, tag=True):

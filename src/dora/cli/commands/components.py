@@ -259,7 +259,7 @@ def daemon(
     its network. SIGTERM stops its dataflows and ends it, a second SIGTERM kills them.
 
     Environment variables: DORA_TLS_CA, DORA_TLS_CERT and DORA_TLS_KEY name the files for TLS between
-    machines. DORA_LINK_PORTS [20000-29999] are the TCP ports at which nodes listen for other machines.
+    machines. DORA_LINK_PORTS [20000-29999] are the TCP ports at which gateways listen for other machines.
     DORA_LINK_DSCP [0] marks the packets of control messages, so that Wi-Fi and routers put them first. With
     DORA_QUIET, log entries of nodes stay in the files of this machine.
     """

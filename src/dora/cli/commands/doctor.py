@@ -130,7 +130,8 @@ def _engines() -> Iterator[Finding]:
     except DoraError as error:
         yield Finding("FAIL", str(error))
         return
-    yield Finding("PASS", ", ".join(found))
+    if found:
+        yield Finding("PASS", ", ".join(found))
     if engine == "zenoh":
         yield Finding("WARN", "messages go over Zenoh, which is slower than shared memory")
     else:

@@ -288,7 +288,7 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
         return
     with snapshots_of(dataflows, MEASURED_OVER) as snapshots:
         snapshots.watch(MEASURED_OVER)
-        measured = [item for _, nodes, _ in snapshots.refresh() for item in nodes]
+        measured = [item for _, snapshot in snapshots.refresh() for item in snapshot.nodes]
     rows = [_row(item) for item in measured]
     head = ["node", "status", "pid", "cpu", "memory", "restarts", "dataflow"]
     if any(item.node.machine for item in measured):
@@ -337,8 +337,8 @@ def info(name: str, dataflow: str | None, style: str) -> None:
         refreshed = snapshots.refresh()
     if not refreshed:
         raise DoraError("the dataflow has just ended")
-    (overview, nodes, _) = refreshed[0]
-    measured = next(item for item in nodes if item.node.id == name)
+    overview, snapshot = refreshed[0]
+    measured = next(item for item in snapshot.nodes if item.node.id == name)
     if style == "json":
         found = _info_json(overview.inspection, overview.name, measured)
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))

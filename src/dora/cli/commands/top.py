@@ -19,7 +19,7 @@ from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, OVERDUE, SILENT
 
 if TYPE_CHECKING:
     from dora.observe.rates import LinkRate
-    from dora.observe.snapshot import NodeSnapshot
+    from dora.observe.snapshot import NodeSnapshot, Snapshot
 
 LONGEST_SAMPLE = 1.0  # seconds that `--once` takes at most
 
@@ -88,7 +88,8 @@ def top(dataflow: str | None, interval: float, once: bool, style: str | None, la
                 return
             click.echo(
                 json.dumps(
-                    [_node_json(item, links) for _, nodes, links in found for item in nodes], indent=2
+                    [_node_json(item, snapshot) for _, snapshot in found for item in snapshot.nodes],
+                    indent=2,
                 )
             )
             return
@@ -106,27 +107,42 @@ def inspect() -> None:
 inspect.add_command(top)
 
 
-def _print_tables(found: Sequence[tuple[object, list[NodeSnapshot], list[LinkRate]]]) -> None:
+def _print_tables(found: Sequence[tuple[object, Snapshot]]) -> None:
     from dora.cli.tables import console, print_table
-    from dora.cli.top_tables import WIDE, LinkHistory, Table, link_table, node_table, path_table, without
+    from dora.cli.top_tables import (
+        WIDE,
+        LinkHistory,
+        Table,
+        link_table,
+        network_table,
+        node_table,
+        path_table,
+        without,
+    )
 
-    nodes = [item for _, items, _ in found for item in items]
-    links = [(rate, LinkHistory()) for _, _, rates in found for rate in rates]
+    nodes = [item for _, snapshot in found for item in snapshot.nodes]
+    links = [(rate, LinkHistory()) for _, snapshot in found for rate in snapshot.links]
+    networks = [item for _, snapshot in found for item in snapshot.networks]
     needless = ["LAST MINUTE"] if console().width >= WIDE else ["LAST MINUTE", "PID", "BANDWIDTH"]
     tables: list[Table] = [
         without(node_table(nodes), *needless),
         without(link_table(links, 1), *needless),
+        network_table(networks),
         path_table([path for item in nodes for path in item.paths]),
     ]
     for number, (head, rows) in enumerate(table for table in tables if table[1]):
         if number:
             click.echo()
         print_table(head, [[cell.plain for cell in row] for row in rows])
+    for warning in (warning for network in networks for warning in network.warnings):
+        click.echo(f"warning: {warning}", err=True)
 
 
-def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
+def _node_json(item: NodeSnapshot, snapshot: Snapshot) -> dict[str, Any]:
+    from dora.observe.networks import as_json
+
     view, load = item.node, item.load
-    inputs = [rate for rate in links if rate.link.consumer.partition("/")[0] == view.id]
+    inputs = [rate for rate in snapshot.links if rate.link.consumer.partition("/")[0] == view.id]
     return {
         "dataflow": item.dataflow,
         "dataflow_id": item.dataflow_id,
@@ -148,6 +164,8 @@ def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
         "seconds_since_last_message": None if item.quiet_s is None else round(item.quiet_s, 3),
         "inputs": [_link_json(rate) for rate in inputs],
         "paths": [structs.asdict(path) for path in item.paths],
+        # From its machine to the others; all nodes of a machine have the same.
+        "networks": [as_json(network) for network in snapshot.networks if network.source == view.machine],
         # The same under the keys of dora-rs, which writes the status in small letters here.
         "dataflow_name": item.dataflow,
         "node_id": view.id,

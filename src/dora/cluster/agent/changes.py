@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from dora.cluster.agent.partition import LocalPartition, check_folder, receives_from_others
+from dora.cluster.agent.partition import LocalPartition, check_folder
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.protocol import (
     STILL_STARTING,
@@ -67,14 +67,9 @@ class PartitionChanges:
         run.set_patience(None)
         with self._lock:
             self._built.clear()  # of a change that was not applied
-            wanted, local = self._local(run, proposal)
-            fresh = self._starting(proposal, wanted)
-            machines, machine = proposal.machines, self._partition.machine
-            hearing = [node.id for node in wanted.nodes if receives_from_others(node, machines, machine)]
-            self._partition.choose_ports(
-                hearing, anew=[node.id for node in fresh if node.id != proposal.replaced]
-            )
-            answer = run.ask(CheckChange(local, machine, self._partition.remote({})))
+            _, local = self._local(run, proposal)
+            self._partition.choose_port()
+            answer = run.ask(CheckChange(local, self._partition.machine, self._partition.remote()))
             if isinstance(answer, Conflict):
                 raise DoraError(_OUTDATED)
             assert isinstance(answer, SentCounts)
@@ -93,9 +88,7 @@ class PartitionChanges:
             if proposal.revision > partition.revision:
                 _, local = self._local(run, proposal)
                 partition.set_endpoints(message.endpoints)
-                request = ApplyChange(
-                    local, partition.machine, partition.remote(message.endpoints), message.sent
-                )
+                request = ApplyChange(local, partition.machine, partition.remote(), message.sent)
                 try:
                     answer = run.ask(request)
                 except ConnectError:
@@ -232,7 +225,7 @@ class ChangeRunner:
         local_partition = LocalPartition(
             msgspec.structs.replace(self._start, partition=partition), self._reports, lambda: False
         )
-        local_partition.write_run_files(daemon.context.run_dir)
+        local_partition.choose_port()
         answer: Answer = Conflict()
         while isinstance(answer, Conflict):  # another change came first
             model, _ = running_dataflow(run)
@@ -241,11 +234,10 @@ class ChangeRunner:
                 dataflow=model.dataflow,
                 machines={node["id"]: partition.machine for node in model.dataflow["nodes"]},
             )
-            answer = run.ask(ApplyChange(proposal, partition.machine, local_partition.remote({})))
+            answer = run.ask(ApplyChange(proposal, partition.machine, local_partition.remote()))
         local_partition.revision, local_partition.generations = proposal.revision, {}
         daemon.on_changed = None
         self._reports.update(secret=partition.secret)
-        local_partition.choose_ports(())
         model, _ = running_dataflow(run)  # with the present parameters
         self._reports.change_applied(msgspec.structs.replace(proposal, dataflow=model.dataflow))
         self._changes = PartitionChanges(local_partition, self._reports, self._on_log)

@@ -1,15 +1,15 @@
-"""This machine's partition of a distributed dataflow: ports, endpoints, and the status of the peers."""
+"""This machine's partition of a distributed dataflow: its port, the others' endpoints, their status."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
-from dora._paths import ALL_INTERFACES, data_folder, link_endpoint
+from dora._paths import ALL_INTERFACES, data_folder, endpoint
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.protocol import (
@@ -24,10 +24,9 @@ from dora.cluster.protocol import (
 from dora.daemon.daemon import Daemon
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.status import FormerPart, Peers
-from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
-from dora.dataflow.plan import Placement
+from dora.dataflow.layout import Placement
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError
-from dora.transport.network.endpoints import LinkEndpoints, write_endpoints
 from dora.wire.clock import ClockOffset, between
 from dora.wire.node_config import RemoteConfig
 
@@ -44,11 +43,9 @@ class LocalPartition:
         self._reports = reports
         self._stopped = stopped
         self._lock = threading.RLock()
-        self._endpoints: dict[str, str] | None = None  # of nodes of other machines
-        self._run_dir = ""
+        self._endpoints: dict[str, str] | None = None  # of other machines, except lost ones
         self._fault = ""  # why the start cannot go on
-        self._ports: dict[str, int] = {}
-        self._passwords = ""
+        self._port = 0  # at which the gateway listens; 0: none is chosen yet
         self.machine = start.partition.machine
         self.revision = start.spec.revision  # the last change that was applied
         self.generations = start.spec.generations
@@ -70,20 +67,17 @@ class LocalPartition:
                 case HeartbeatAnswer(clocks=clocks):
                     self._clocks = clocks
                     self._set_clocks()
-                case MachineLost(machine=machine, reason=reason, loss=loss):
-                    self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
-                    self._feed(on.OtherMachineLost(machine, reason, may_return=bool(loss)))
-                    if loss:
-                        self._call(lambda daemon: self._report_lost(machine, loss, daemon.part_of(machine)))
+                case MachineLost():
+                    self._lose_machine(message)
                 case ReleasePartition():
                     self._fault = self._fault or "it has no nodes any more"
                     self._feed(on.Released())
 
     def set_endpoints(self, endpoints: dict[str, str]) -> None:
-        """Reach the nodes of other machines at these endpoints.
+        """Reach other machines at these endpoints.
 
-        A node that is missing keeps its former endpoint. The coordinator may not know its machine yet, and
-        a sender that is started meanwhile needs some endpoint.
+        A machine that is missing keeps its former endpoint: a coordinator that was restarted may not know
+        it yet.
         """
         with self._lock:
             endpoints = {**(self._endpoints or {}), **endpoints}
@@ -92,36 +86,42 @@ class LocalPartition:
                 self._publish_endpoints()
 
     def _change_address(self, address: str) -> None:
-        """Move the nodes of this machine to its present address, and to other ports."""
+        """Have the gateway listen at the present address of this machine, at another port."""
         self._partition = msgspec.structs.replace(self._partition, interface=address)
         try:
             self._check_certificate()
-            if self._ports:
-                self.choose_ports(self._ports, anew=self._ports)
+            if self._port:
+                self._port = 0
+                self.choose_port()
         except DoraError as error:
             self._warn(f"this machine has got the address {address}: {error}")
         self._publish_endpoints()
 
     def _publish_endpoints(self) -> None:
-        """Inform the nodes that run, and those that are started later, once there is a run."""
-        if not self._run_dir or self._endpoints is None:
-            return
-        remote = self.remote(self._endpoints)
-        found = LinkEndpoints(self._partition.interface, remote.listen, remote.reach)
-        try:
-            write_endpoints(remote.endpoints, found)
-        except OSError as error:
-            self._warn(f"the nodes cannot be told their endpoints: {error}")
-        if (daemon := self._daemon) is not None:
-            daemon.loop.call_threadsafe(lambda: daemon.set_remote(remote))
+        """Inform the gateway, once there is a run."""
+        if self._daemon is not None and self._endpoints is not None:
+            remote = self.remote()
+            self._call(lambda daemon: daemon.set_remote(remote))
 
     def _warn(self, text: str) -> None:
         if (daemon := self._daemon) is not None:
             daemon.loop.call_threadsafe(lambda: daemon.write_log("warn", None, text))
 
-    def _report_lost(self, machine: str, loss: str, part: FormerPart) -> None:
-        self._lost[machine] = loss, part
-        self._reports.update(lost=dict(self._lost.values()))
+    def _lose_machine(self, message: MachineLost) -> None:
+        """End the links with the part of a lost machine; then report what is known of it."""
+        machine, loss = message.machine, message.loss
+        self._fault = self._fault or f"machine `{machine}` is lost: {message.reason}"
+        if self._endpoints is not None:
+            self._endpoints = {name: at for name, at in self._endpoints.items() if name != machine}
+            self._publish_endpoints()
+        self._feed(on.OtherMachineLost(machine, message.reason, may_return=bool(loss)))
+
+        def report(part: FormerPart) -> None:
+            self._lost[machine] = loss, part
+            self._reports.update(lost=dict(self._lost.values()))
+
+        if loss:
+            self._call(lambda daemon: daemon.ask_part_of(machine, report))
 
     def _feed(self, event: on.Event) -> None:
         self._call(lambda daemon: daemon.feed(event))
@@ -150,23 +150,18 @@ class LocalPartition:
             for work in self._pending:
                 self._call(work)
 
-    def join(self, run_dir: str, dataflow: Dataflow) -> Placement:
-        """Choose ports, and wait until the other machines have chosen theirs; raises `DoraError`."""
+    def join(self) -> Placement:
+        """Choose a port, and wait until the other machines have chosen theirs; raises `DoraError`."""
         partition, machines = self._partition, self._start.spec.machines
         self._check_certificate()
-        self.write_run_files(run_dir)
-        self.choose_ports(
-            node.id for node in dataflow.nodes if receives_from_others(node, machines, self.machine)
-        )
+        self.choose_port()
         pause = threading.Event()
         while self._endpoints is None:
             if self._fault or self._stopped():
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_POLL_INTERVAL)
         with self._lock:
-            self._publish_endpoints()
-            remote = self.remote(self._endpoints)
-            return Placement(partition.machine, machines, self.generations, remote)
+            return Placement(partition.machine, machines, self.generations, self.remote())
 
     def _check_certificate(self) -> None:
         """Raise `DoraError` if the certificate cannot be used (any more)."""
@@ -176,57 +171,27 @@ class LocalPartition:
             interface = self._partition.interface
             check_machine_certificate(files, "" if interface in ALL_INTERFACES else interface)
 
-    def write_run_files(self, run_dir: str) -> None:
-        """Write the password that nodes of other machines show, and note the folder of the run."""
-        from dora.transport.network.sessions import write_passwords
-
-        self._run_dir = run_dir
-        self._passwords = f"{run_dir}/passwords"
-        write_passwords(self._passwords, self._partition.secret)
-
-    def choose_ports(self, node_ids: Iterable[str], anew: Container[str] = ()) -> None:
-        """Choose ports for nodes that have none, or need one ``anew``, and report them.
-
-        Raises `DoraError`.
-        """
-        from dora.transport.network.sessions import find_free_ports
+    def choose_port(self) -> None:
+        """Choose the port of this machine, and report it; raises `DoraError`."""
+        from dora.gateway.meeting import find_free_port
 
         with self._lock:
-            nodes = [node_id for node_id in node_ids if node_id not in self._ports or node_id in anew]
-            ports = find_free_ports(self._partition.interface, len(nodes))
-            self._ports = {**self._ports, **dict(zip(nodes, ports, strict=True))}
-            self._reports.update(ports=self._ports)
+            if not self._port:
+                self._port = find_free_port(self._partition.interface)
+            self._reports.update(port=self._port)
 
-    def remote(self, endpoints: dict[str, str]) -> RemoteConfig:
-        """Return the configuration of links to other machines, from the endpoints of their nodes.
-
-        Raises `DoraError`.
-        """
-        from dora.transport.network.sessions import dscp_from_environment
+    def remote(self) -> RemoteConfig:
+        """Return the configuration of links to other machines; raises `DoraError`."""
+        from dora.gateway.meeting import dscp_from_environment
 
         partition = self._partition
-        tls = partition.tls is not None
-        listen = {
-            node_id: link_endpoint(partition.interface, port, tls=tls)
-            for node_id, port in self._ports.items()
-        }
         return RemoteConfig(
-            listen,
-            endpoints,
+            endpoint(partition.interface, self._port),
+            self._endpoints or {},
             partition.secret,
-            self._passwords,
             partition.tls,
             dscp_from_environment(),
-            f"{self._run_dir}/endpoints",
         )
-
-
-def receives_from_others(node: NodeSpec, machines: Mapping[str, str], machine: str) -> bool:
-    """Return whether a node is on a machine and receives from nodes on other machines."""
-    return machines.get(node.id) == machine and any(
-        isinstance(item.source, NodeOutput) and machines.get(item.source.node) != machine
-        for item in node.inputs
-    )
 
 
 def with_local_folder(dataflow: Dataflow, start: StartRun) -> Dataflow:

@@ -1,10 +1,10 @@
-"""The connections of daemons, and the endpoints at which machines reach each other's nodes."""
+"""The connections of daemons, and the endpoints at which machines reach each other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dora._paths import link_endpoint
+from dora._paths import endpoint
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.placement import address_of, is_loopback
 from dora.cluster.protocol import Hello, RunReport, ToDaemon
@@ -36,15 +36,14 @@ class DaemonConnection:
 
 
 def moved(before: RunReport, now: RunReport) -> bool:
-    """Return whether nodes listen at other ports; those that are new with a change are sent with it."""
-    ports = now.ports or {}
-    return before.ports is None or any(ports.get(node, port) != port for node, port in before.ports.items())
+    """Return whether a machine listens at another port."""
+    return before.port != now.port
 
 
 def endpoints_for(
     run: DistributedRun, target: str, connections: Mapping[str, DaemonConnection]
 ) -> dict[str, str]:
-    """Return the endpoints of the other machines' nodes, as the machine ``target`` reaches them.
+    """Return the endpoints of the other machines, as the machine ``target`` reaches them.
 
     ``connections`` are the last ones of all machines.
     """
@@ -52,8 +51,9 @@ def endpoints_for(
     target_connection = connections.get(target)
     for other, report in run.reports.items():
         connection = connections.get(other)
-        if other != target and connection is not None and target_connection is not None:
+        if other == target or not report.port:
+            continue
+        if connection is not None and target_connection is not None:
             address = address_of(connection.address, target_connection.seen, target_connection.server)
-            for node_id, port in (report.ports or {}).items():
-                endpoints[node_id] = link_endpoint(address, port, tls=connection.tls)
+            endpoints[other] = endpoint(address, report.port)
     return endpoints

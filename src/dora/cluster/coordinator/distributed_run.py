@@ -5,8 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from dora.cluster.protocol import ACTIVE, RunReport, StopRun
 from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure, joined
 from dora.daemon.supervisor.status import FormerPart, PeerStatus, joined_parts
@@ -84,14 +82,12 @@ class DistributedRun:
         return [other for other in partitions if other != machine]
 
     def all_prepared(self) -> bool:
-        """Return whether every machine has chosen its ports and waits for the others."""
-        return not self.lost and all(report.ports is not None for report in self.reports.values())
+        """Return whether every machine has chosen its port and waits for the others."""
+        return not self.lost and all(report.port for report in self.reports.values())
 
     def record(self, machine: str, report: RunReport) -> PeerStatus | None:
         """Record the report of a machine; return its peer status if that is new to the others."""
         before = self.reports.get(machine)
-        if report.ports is None and before is not None:  # it is started again
-            report = msgspec.structs.replace(report, ports=before.ports)
         self.reports[machine] = report
         self.secret = report.secret or self.secret
         known = before.peer_status if before is not None else None
@@ -102,8 +98,8 @@ class DistributedRun:
         self.lost[machine] = reason
         self.losses[machine] = uuid7()
         where = f"machine `{machine}`: " if self.is_distributed else ""
-        ports = self.reports[machine].ports  # others that are started meanwhile need some endpoint
-        self.reports[machine] = RunReport(self.dataflow_id, "Failed", reason=where + reason, ports=ports)
+        # Without its port: the others have no links with it until its next part has chosen one.
+        self.reports[machine] = RunReport(self.dataflow_id, "Failed", reason=where + reason)
 
     def former_part(self, machine: str, daemon_id: str) -> FormerPart | None:
         """Return what the others know of the part of a lost machine, if this daemon can start it again now.
@@ -123,8 +119,7 @@ class DistributedRun:
         """Record that the part of a lost machine is started again, by this daemon."""
         del self.lost[machine], self.losses[machine]
         self.daemons[machine] = daemon_id
-        ports = self.reports[machine].ports
-        self.reports[machine] = RunReport(self.dataflow_id, "Starting", ports=ports, revision=self.revision)
+        self.reports[machine] = RunReport(self.dataflow_id, "Starting", revision=self.revision)
         self.stored = None
 
     def give_up(self, machine: str, reason: str) -> None:
@@ -217,4 +212,5 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
         overdue=tuple(node_id for result in ordered for node_id in result.overdue),
         machine_losses=losses,
         strict=ordered[0].strict,
+        networks=tuple(network for result in ordered for network in result.networks),
     )

@@ -20,11 +20,13 @@ from dora._version import __version__
 from dora.cluster.protocol import DataflowView, RunStatus, RunUsage, ToDaemon
 from dora.wire.metrics import (
     LINK_METRICS,
+    NETWORK_METRICS,
     NODE_METRICS,
     OUTPUT_METRICS,
     DataflowMetrics,
     LinkMetrics,
     Metric,
+    NetworkMetrics,
     NodeMetrics,
     OutputMetrics,
 )
@@ -112,7 +114,12 @@ Row = tuple[Kind, str, str, Callable[[_Item], float]]
 def _rows(metrics: Iterable[Metric], value_of: Callable[[_Item, str], float]) -> list[Row[_Item]]:
     def row(metric: Metric) -> Row[_Item]:
         kind = CounterMetricFamily if metric.is_total else GaugeMetricFamily
-        return kind, metric.prometheus, metric.title, lambda item: value_of(item, metric.name)
+        return (
+            kind,
+            metric.prometheus,
+            metric.title,
+            lambda item: value_of(item, metric.name) / metric.scale,
+        )
 
     return [row(metric) for metric in metrics]
 
@@ -124,6 +131,9 @@ _NODE_METRICS: Final[list[Row[NodeMetrics]]] = [
 _OUTPUT_METRICS: Final[list[Row[OutputMetrics]]] = _rows(OUTPUT_METRICS, getattr)
 _LINK_METRICS: Final[list[Row[LinkMetrics]]] = _rows(
     LINK_METRICS, lambda link, name: link.figures.get(name, 0)
+)
+_NETWORK_METRICS: Final[list[Row[NetworkMetrics]]] = _rows(
+    NETWORK_METRICS, lambda network, name: network.figures.get(name, 0)
 )
 _PATH_METRICS: Final[list[Row[PathLatency]]] = [
     (
@@ -174,6 +184,9 @@ def page(
     links = [
         ((found.dataflow, item.source, item.input), item) for found in dataflows for item in found.links
     ]
+    networks = [
+        ((found.dataflow, item.source, item.target), item) for found in dataflows for item in found.networks
+    ]
     paths = [
         ((found.dataflow, item.source, item.sink), item) for found in dataflows for item in found.paths
     ]
@@ -199,6 +212,7 @@ def page(
                 *_families("dora_node", ("dataflow", "node"), nodes, _NODE_METRICS),
                 *_families("dora_output", ("dataflow", "node", "output"), outputs, _OUTPUT_METRICS),
                 *_families("dora_link", ("dataflow", "source", "input"), links, _LINK_METRICS),
+                *_families("dora_network", ("dataflow", "source", "target"), networks, _NETWORK_METRICS),
                 *_families("dora_path", ("dataflow", "source", "input"), paths, _PATH_METRICS),
                 _family(
                     CounterMetricFamily,

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.protocol import DEFAULT_MACHINE, MachineView
+from dora.dataflow.layout import text_outputs
 from dora.dataflow.model import Dataflow, LogSource, NodeOutput, NodeSpec
-from dora.dataflow.plan import text_outputs
 from dora.dataflow.problems import did_you_mean
 
 _LOOPBACK = ("127.", "::1", "localhost", "::ffff:127.")

@@ -10,9 +10,9 @@ from typing import Final
 
 from dora.cluster.protocol import ACTIVE, DataflowView, Limits, RunReport, RunSpec
 from dora.dataflow.describe import document_fault
+from dora.dataflow.layout import text_outputs
 from dora.dataflow.model import Dataflow, NodeOutput
 from dora.dataflow.names import key_fault, node_id_fault, value_fault
-from dora.dataflow.plan import text_outputs
 from dora.dataflow.problems import did_you_mean
 from dora.errors import DoraError
 from dora.wire.daemon_protocol import DataflowRequest, SetParameter

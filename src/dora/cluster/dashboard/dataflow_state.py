@@ -8,9 +8,11 @@ from typing import Final
 
 import msgspec
 
+from dora.observe.networks import NetworkRate
+from dora.observe.networks import as_json as network_json
 from dora.observe.preview.protocol import State
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, merge
+from dora.observe.snapshot import NodeSnapshot, Snapshot, merge
 
 MINUTE: Final = 60.0  # seconds that the curves of the page show
 SHORTEST: Final = 0.5  # seconds between two samples; each of several machines sends a state per second
@@ -18,11 +20,12 @@ MAX_SAMPLES: Final = int(MINUTE / SHORTEST)
 
 
 class PageState(msgspec.Struct, frozen=True):
-    """Nodes and links of all machines; ``trouble`` says what cannot be observed."""
+    """Nodes, links and networks of all machines; ``trouble`` says what cannot be observed."""
 
     nodes: list[NodeSnapshot]
     links: list[LinkRate]
     trouble: str
+    networks: list[NetworkRate] = []
 
 
 class LastMinute:
@@ -60,21 +63,17 @@ def merged_state(
     node → machine.
     """
     states = [*([here] if here else []), *remote.values()]
-    nodes: list[NodeSnapshot] = []
-    links: list[LinkRate] = []
-    if states:
-        nodes, links = states[0].snapshot.nodes, states[0].snapshot.links
+    own = states[0].snapshot if states else Snapshot("", [], [])
     if remote:
-        reported = {item.node.id: item.node.machine for item in nodes}
+        reported = {item.node.id: item.node.machine for item in own.nodes}
         only = "" if here else next(iter(remote))  # a dataflow on one machine does not know its name
-        nodes, links = merge(
-            nodes,
-            links,
+        own = merge(
+            own,
             {machine: state.snapshot for machine, state in remote.items()},
             lambda node: placed.get(node) or reported[node] or only,
         )
     troubles = (*(state.trouble for state in states), *faults.values())
-    return PageState(nodes, links, "; ".join(filter(None, troubles)))
+    return PageState(own.nodes, own.links, "; ".join(filter(None, troubles)), own.networks)
 
 
 def _sample(at: float, state: PageState) -> bytes:
@@ -95,7 +94,7 @@ def _sample(at: float, state: PageState) -> bytes:
 
 
 def as_json(state: PageState) -> bytes:
-    """Return nodes and links as the page reads them."""
+    """Return nodes, links and networks as the page reads them."""
     value = {
         "nodes": [
             {
@@ -152,6 +151,7 @@ def as_json(state: PageState) -> bytes:
             for item in state.nodes
             for path in item.paths
         ],
+        "networks": [network_json(network) for network in state.networks],
         "trouble": state.trouble,
     }
     return msgspec.json.encode(value)

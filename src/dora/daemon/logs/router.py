@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dora.daemon.logs.entry import LogEntry, Stream, passes
 from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.parse import Tracebacks, parse_line
+from dora.dataflow.layout import Link
 from dora.dataflow.model import Dataflow, LogLevel, LogOptions, LogSource
-from dora.dataflow.plan import Link
 from dora.wire.excerpt import LINES_KEPT, failure_lines
 from dora.wire.node_protocol import TextInput
 

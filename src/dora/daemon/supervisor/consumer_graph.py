@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dora.dataflow.layout import text_outputs
 from dora.dataflow.model import Dataflow, LogSource, NodeOutput, TimerSource
-from dora.dataflow.plan import text_outputs
 
 
 class NodeGraph:

@@ -81,6 +81,16 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
         return not asks_for_drops(self.policy, self.queue_size) and 2 * self.overflowed > self.sent
 
 
+class NetworkReport(msgspec.Struct, frozen=True):
+    """The network from one machine to another, at the end of the run."""
+
+    source: str
+    target: str
+    figures: dict[str, int] = {}  # the `NETWORK_FIGURES` that are not 0, by name
+    # "node/output" → the `STREAM_FIGURES` that are not 0, by name
+    streams: dict[str, dict[str, int]] = {}
+
+
 def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
     """Merge the reports of the machines of a sender and of a receiver about the same link.
 
@@ -115,6 +125,7 @@ class DataflowResult(msgspec.Struct, frozen=True):
     overdue: tuple[str, ...] = ()  # nodes that did not end within the grace duration, but at SIGTERM
     machine_losses: dict[str, int] = {}  # machine → how often it was lost, with the counts of its nodes
     strict: bool = False  # trouble is a failure
+    networks: tuple[NetworkReport, ...] = ()  # between the machines
 
     @property
     def troubled(self) -> bool:

@@ -68,7 +68,6 @@ class Inbox(Waiter):
         parameters: dict[str, Any] | None = None,
         epoch_ns: int = 0,
         on_frame: Callable[[SessionFrame], None] = lambda _: None,
-        on_control: Callable[[], None] = lambda: None,
         on_detached: Callable[[str], None] = lambda _: None,
         spin_us: float = DEFAULT_SPIN_US,
         clock_is_work: bool = True,
@@ -77,10 +76,9 @@ class Inbox(Waiter):
     ) -> None:
         """``parameters``: of the node, kept up to date here. ``epoch_ns``: when all nodes were ready, on
         CLOCK_MONOTONIC. ``on_frame`` gets frames of the daemon that concern more than the inputs;
-        ``on_control`` is called when the daemon, or a sender that flushes, has written the control word;
-        ``on_detached`` when a disconnected input has given out its last event. ``clock_is_work``: a node
-        with timers goes on when all its data inputs are closed. ``current``: the current event, which the
-        outputs know. ``paths`` counts what the ports sample.
+        ``on_detached`` is called when a disconnected input has given out its last event.
+        ``clock_is_work``: a node with timers goes on when all its data inputs are closed. ``current``: the
+        current event, which the outputs know. ``paths`` counts what the ports sample.
         """
         super().__init__(board, node_slot, doorbell, channel.fileno(), spin_us)
         self.ports = {port.id: port for port in ports}  # by input
@@ -89,7 +87,6 @@ class Inbox(Waiter):
         self.paths = paths
         self.epoch_ns = epoch_ns
         self._on_frame = on_frame
-        self._on_control = on_control
         self._on_detached = on_detached
         self._interceptors: tuple[ReceiveInterceptor, ...] = ()  # replaced, never changed
         self._groups = tuple(groups(self.ports, self._closed_in_group))
@@ -378,7 +375,6 @@ class Inbox(Waiter):
             self._control_seen = self._words[self._control_word]
             for port in self.ports.values():
                 port.check_flush()
-            self._on_control()
         for frame in self._channel.read():
             self.handle(frame)
         if self._channel.lost and not self._ending:

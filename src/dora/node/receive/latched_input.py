@@ -6,9 +6,6 @@ Three kinds of messages come in this order:
   (``REPEATED``), not among ``RECEIVED``, because ``FIRST + RECEIVED + DROPPED`` is a sequence number.
 * others of the latch. For a receiver that is new, they move ``FIRST`` back, and so are sent and received.
 * messages of the queue, except what came from the latch already.
-
-The sender of a link from another machine puts the messages of its latch on the link
-(`dora.transport.network.latched_sender`).
 """
 
 from __future__ import annotations
@@ -134,13 +131,13 @@ class LatchedInput(LinkInput):
         receiver: Receiver,
         board: Board,
         *,
-        read_latch: ReadLatch | None,
+        read_latch: ReadLatch,
         in_flight: bool,
         joins_late: bool,
         first_time: bool,
         **options: Any,
     ) -> None:
-        """``read_latch``: None for a link from another machine. The others: as for `LinkInput`."""
+        """As for `LinkInput`."""
         super().__init__(
             config,
             receiver,
@@ -154,9 +151,6 @@ class LatchedInput(LinkInput):
         # Messages up to here come again, to a new process of the node.
         self._repeats_to = 0 if first_time else self._last
         self._repeated_word = base + REPEATED
-        self._latched: LatchedReceiver | None = None
-        if read_latch is None:
-            return
         is_late = joins_late or not first_time
         self._latched = latched = LatchedReceiver(
             self._receiver, read_latch, self._repeats_to, self._sent, in_flight and is_late
@@ -181,7 +175,7 @@ class LatchedInput(LinkInput):
 
     def wake_at(self) -> int | None:
         at = super().wake_at()
-        if self._latched is None or not self._latched.is_joining:
+        if not self._latched.is_joining:
             return at
         soon = _monotonic() + _JOIN_POLL_NS
         return soon if at is None else min(at, soon)

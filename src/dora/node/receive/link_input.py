@@ -18,6 +18,7 @@ from dora.transport.board import (
     DROPPED,
     FIRST,
     FLUSH,
+    FORWARDED,
     RECEIVED,
     SENT,
     STATE,
@@ -62,21 +63,21 @@ class LinkInput(InputPort):
         *,
         in_flight: bool,
         joins_late: bool,
+        crosses: bool = False,
         make_bell: Callable[[str], Bell] = Bell,
         takes_over: bool = False,
         first_time: bool | None = None,
-        engine_begins: bool = False,
         spill_folder: str = "",
         meter: InputMeter | None = None,
     ) -> None:
         """Connect the link on the board.
 
-        ``in_flight``: the engine may still carry messages when their source has ended.
+        ``in_flight``: the engine may still carry messages when their source has ended. ``crosses``: the
+        network may, because the source is on another machine.
         ``joins_late``: earlier messages of the output are not for this node.
         ``takes_over``: the queue also has messages that the node's former process has received.
         ``first_time``: no process has received on this link before; None: read it from the board, unless
-        the engine has written there already. ``engine_begins``: for a late link, the engine publishes its
-        first sequence number on the board until the first message arrives. ``spill_folder``: where the
+        the engine has written there already. ``spill_folder``: where the
         sender puts messages that must not be dropped from the queue; "": nowhere. ``meter``: samples the
         latencies of paths.
         """
@@ -103,13 +104,12 @@ class LinkInput(InputPort):
         self._rest_until = 0  # monotonic nanoseconds, see `awaits_rest`
         if first_time is None:
             first_time = not words[base + STATE]
-        self._awaits_first_sequence = engine_begins and joins_late and bool(first_time)
-        self._joined = engine_begins or not (joins_late and first_time)
+        self._joined = not (joins_late and first_time)
         if not in_flight:  # else the engine sets it when the link is up
             words[base + STATE] = CONNECTED
         if not self._joined:
             fence()  # a sender under back-pressure numbers no message without credit from here on
-            words[base + FIRST] = words[self._sent_word]
+            words[base + FIRST] = max(words[self._sent_word], words[self._begun_word] if crosses else 0)
         self._received = words[self._received_word]
         self._sample_at = self._received + 1  # the number of the message to sample next
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
@@ -122,13 +122,14 @@ class LinkInput(InputPort):
         self._rejoined_at = 0
         self._received_before = self._received
         if not (first_time or takes_over):
-            self._rejoined_at = MAX_SEQUENCE if in_flight else words[self._sent_word]
+            self._rejoined_at = MAX_SEQUENCE if in_flight or crosses else words[self._sent_word]
         if takes_over or is_new:
             self._receive = self._receive_untaken
         self._final_sequence = 0
         self._final_at = 0  # monotonic nanoseconds
         if not first_time and not in_flight:  # else the engine waits for the first message
-            self._final_sequence = words[self._sent_word]
+            # Messages that are still on their way from another machine will come.
+            self._final_sequence = words[config.output_slot * WORDS + (FORWARDED if crosses else SENT)]
         self._credit = make_bell(config.credit_bell) if config.credit_bell else None
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
         self._half = min(config.queue_size, MAX_QUEUE) // 2
@@ -136,8 +137,9 @@ class LinkInput(InputPort):
             self._give_credit()
         self._deadline = deadline_monitor(config, board)
         self._source_closed_at: int | None = None
-        self._in_flight = in_flight
-        self._flight_limit_ns = FLIGHT_LIMIT_NS if in_flight else _SEND_LIMIT_NS
+        self._in_flight = in_flight  # through the engine, to this process
+        self._arrives_late = in_flight or crosses
+        self._flight_limit_ns = FLIGHT_LIMIT_NS if self._arrives_late else _SEND_LIMIT_NS
 
     def poll(self) -> Event | None:
         message = self._receive()
@@ -198,11 +200,9 @@ class LinkInput(InputPort):
             return  # not from a node: do not believe its number
         words = self._words
         dropped_word = self._base + DROPPED
-        if self._awaits_first_sequence:
-            self._read_first_sequence()
         if not self._joined:
             self._joined = True
-            if not self._received and (sequence <= self._last + 2 or self._in_flight):
+            if not self._received and (sequence <= self._last + 2 or self._arrives_late):
                 # One message was numbered while this node joined: the sender, or the network, did not know
                 # this link yet.
                 words[self._base + FIRST] = sequence - 1
@@ -218,17 +218,9 @@ class LinkInput(InputPort):
         """Count the messages from the last one up to ``end`` as lost."""
         self._words[self._base + DROPPED] += end - self._last
         if self._last < self._rejoined_at and (
-            not self._in_flight or self._received == self._received_before
+            not self._arrives_late or self._received == self._received_before
         ):
             self._words[self._base + RESTART_LOSS.word] += min(end, self._rejoined_at) - self._last
-
-    def _read_first_sequence(self) -> None:
-        """Read the first sequence number that the engine publishes, until a message has come."""
-        words = self._words
-        if self._received or words[self._base + DROPPED]:
-            self._awaits_first_sequence = False
-        else:
-            self._last = words[self._base + FIRST]
 
     def count_as_dropped(self) -> None:
         self._received -= 1
@@ -240,6 +232,8 @@ class LinkInput(InputPort):
 
     def check_flush(self) -> None:
         """Skip the messages before the last one with ``flush: true``, if there is a new one."""
+        if self._arrives_late:
+            self._check_begun()
         to = self._words[self._flush_word]
         if not self.open or to <= self._last or (self._deadline is not None and self._deadline.closed):
             return
@@ -279,8 +273,6 @@ class LinkInput(InputPort):
     def _poll_empty(self) -> Event | None:
         if isinstance(self._receiver, ResumingReceiver) and self._receiver.over:
             self._end_resuming(self._receiver)
-        if self._awaits_first_sequence:
-            self._read_first_sequence()
         deadline = self._deadline
         if deadline is not None and deadline.closed and self._receiver.has_messages():
             deadline.recovered()
@@ -309,7 +301,7 @@ class LinkInput(InputPort):
         if self._receiver.has_messages():  # it came after the last poll
             return False
         return (
-            not self._in_flight
+            not self._arrives_late
             or self._last >= self._words[self._sent_word]
             or _monotonic() - self._source_closed_at > self._flight_limit_ns
         )
@@ -318,7 +310,7 @@ class LinkInput(InputPort):
         """Count the messages of the ended source that a network has not brought until now as lost."""
         words = self._words
         end = self._limit if self._stopped else words[self._sent_word]
-        if self._in_flight and words[self._base + STATE] == CONNECTED and end > self._last:
+        if self._arrives_late and words[self._base + STATE] == CONNECTED and end > self._last:
             self._count_lost(end)
             self._last = end
 
@@ -345,8 +337,7 @@ class LinkInput(InputPort):
     def source_back(self, node_id: str) -> bool:
         if node_id != self._source_node:
             return False
-        self._final_sequence = max(self._final_sequence, self._words[self._begun_word])
-        self._final_at = _monotonic() + FLIGHT_LIMIT_NS if self._in_flight else 0
+        self._await_final()
         if self._source_closed_at is None:
             return False
         self._source_closed_at = None
@@ -354,6 +345,20 @@ class LinkInput(InputPort):
         if self._deadline is not None:
             self._deadline.publish()
         return closed
+
+    def _check_begun(self) -> None:
+        """Follow the gateway, which has found out that some messages will not come."""
+        begun = self._words[self._begun_word]
+        if self._joined or self._received:
+            if begun > self._final_sequence:
+                self._await_final()
+        elif begun > self._last:  # they are earlier than this link
+            self._words[self._base + FIRST] = self._last = begun
+
+    def _await_final(self) -> None:
+        """Count what is missing up to ``BEGUN`` as lost, after a time in which it may arrive."""
+        self._final_sequence = max(self._final_sequence, self._words[self._begun_word])
+        self._final_at = _monotonic() + FLIGHT_LIMIT_NS if self._arrives_late else 0
 
     def stop(self) -> None:
         self._stopped = True

@@ -87,6 +87,7 @@ class StackBuilder:
         self,
         config: NodeConfig,
         board: Board,
+        engine: Engine,
         paths: PathMeter,
         *,
         ring: Callable[[], None],
@@ -105,6 +106,7 @@ class StackBuilder:
         self.local_inputs: dict[str, LocalInput] = {}
         self._config = config
         self._board = board
+        self._engine = engine
         self._paths = paths
         self._ring = ring
         self._make_bell = make_bell
@@ -113,13 +115,13 @@ class StackBuilder:
         self._on_late = on_late
         self._on_safe_state = on_safe_state
 
-    def receiver(self, item: InputConfig, engine: Engine) -> Receiver:
+    def receiver(self, item: InputConfig) -> Receiver:
         """Return the receiving end of a link, which a port takes over; raises `DoraError`."""
         if not item.engine_queue_size:
-            receiver = engine.receiver(item, self._ring)
+            receiver = self._engine.receiver(item, self._ring)
         else:
             long = msgspec.structs.replace(item, queue_size=item.engine_queue_size)
-            held = engine.receiver(long, self._ring)
+            held = self._engine.receiver(long, self._ring)
             receiver = PriorityQueue(held, item.queue_size, kept_message(item.keep))
         if not item.machine:
             return receiver
@@ -127,19 +129,16 @@ class StackBuilder:
 
         return OtherClock(receiver, self._board, item.output_slot)
 
-    def port(
-        self, item: InputConfig, engine: Engine, receiver: Receiver | None = None, *, epoch_ns: int = 0
-    ) -> InputPort:
+    def port(self, item: InputConfig, receiver: Receiver | None = None, *, epoch_ns: int = 0) -> InputPort:
         """Return the port of an input: its whole stack but for `sync`; raises `DoraError`.
 
-        ``receiver`` was made earlier: while the former process of this node was running, or in the
-        background, because a connection to another machine takes time. ``epoch_ns``: the start of the
-        dataflow on CLOCK_MONOTONIC, for timers.
+        ``receiver`` was made earlier, while the former process of this node was running. ``epoch_ns``: the
+        start of the dataflow on CLOCK_MONOTONIC, for timers.
         """
         if item.kind == "timer":
             port: InputPort = TimerInput(item, epoch_ns)
         elif item.kind == "link":
-            port = self._link(item, engine, receiver)
+            port = self._link(item, receiver)
         else:
             port = self._local(item)
         if item.has_qos and item.kind != "timer":
@@ -170,32 +169,24 @@ class StackBuilder:
 
     # ------------------------------------------------------------------ sources
 
-    def _link(self, item: InputConfig, engine: Engine, receiver: Receiver | None) -> LinkInput:
-        in_flight = engine.in_flight or bool(item.machine)
-        takes_over, first_time = False, self._board.get(item.slot, STATE) == UNCONNECTED
-        if receiver is None:
-            receiver = self.receiver(item, engine)
-        elif item.machine:
-            first_time = True  # only a further input; the receiver may have connected it on the board
-        else:
-            takes_over = True
+    def _link(self, item: InputConfig, receiver: Receiver | None) -> LinkInput:
+        first_time = self._board.get(item.slot, STATE) == UNCONNECTED  # before there is a receiver
+        in_flight = self._engine.in_flight
         make: Callable[..., LinkInput] = LinkInput
         if item.source_rules.latched:
             from dora.node.receive.latched_input import LatchedInput
 
-            # The sender on another machine puts the messages of its latch on the link.
-            read_latch = None if item.machine else self._latch_reader(item.output_slot)
-            make = partial(LatchedInput, read_latch=read_latch)
+            make = partial(LatchedInput, read_latch=self._latch_reader(item.output_slot))
         return make(
             item,
-            receiver,
+            self.receiver(item) if receiver is None else receiver,
             self._board,
             in_flight=in_flight,
+            crosses=bool(item.machine),
             joins_late=self._config.dynamic or item.late,
             make_bell=self._make_bell,
-            takes_over=takes_over,
+            takes_over=receiver is not None,
             first_time=first_time,
-            engine_begins=bool(item.machine) and item.generation > 0,
             spill_folder=""
             if in_flight or item.queue_policy == "backpressure" or item.engine_queue_size
             else spill_folder(self._config.run_dir, item.slot),

@@ -33,7 +33,6 @@ _monotonic = time.monotonic_ns
 _pause = time.sleep
 
 DEFAULT_SPIN_US: Final = 150
-REMOTE_SPIN_US: Final = 600  # where messages of other machines come: see `dora.transport.network.poller`
 _WAKE_COST_NS: Final = 80_000
 _POLLS_A_YIELD: Final = 4  # a poll takes as long as letting others run: half a microsecond
 _MAX_EMPTY_SPINS: Final = 3  # until the node stops spinning

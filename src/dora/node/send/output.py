@@ -141,11 +141,10 @@ class OutputPort:
         Lists are replaced, never changed: another thread may be sending.
         """
         links = self._config.links
-        here = [link for link in links if not link.machine]
         bells = {bell.path: bell for _, bell in self._bells}
         if self._rings:
             self._bells = [
-                (link.node_slot * WORDS + ASLEEP, bells.get(link.bell) or Bell(link.bell)) for link in here
+                (link.node_slot * WORDS + ASLEEP, bells.get(link.bell) or Bell(link.bell)) for link in links
             ]
         pressure = [
             (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
@@ -155,7 +154,7 @@ class OutputPort:
         if pressure and self._credit_bell is None:
             self._credit_bell = self._make_doorbell(self._config.credit_bell)
         self._pressure = pressure
-        self._control_words = [link.node_slot * WORDS + CONTROL for link in here]
+        self._control_words = [link.node_slot * WORDS + CONTROL for link in links]
         self._links = [link.slot * WORDS + STATE for link in links]
         keep = frozenset(key for link in links for key in link.keep)
         self._control_keys = CONTROL_KEYS | keep
@@ -501,6 +500,13 @@ class OutputPort:
 
     def _ring(self) -> bool:
         """Wake the receivers that sleep; return whether there were any, so that there is time to spare."""
+        if rung := self._ring_bells():
+            # The system tends to wake a receiver on the sender's processor, where it would wait for the
+            # sender to fall asleep.
+            yield_cpu()
+        return rung
+
+    def _ring_bells(self) -> bool:
         rung = not FENCED
         if FENCED:
             begin_fence()  # `fence()`, without the call: receivers wait for this
@@ -517,10 +523,6 @@ class OutputPort:
             if self._words[asleep_word] and self._words[prewake_word]:
                 bell.ring()
                 rung = True
-        if rung:
-            # The system tends to wake a receiver on the sender's processor, where it would wait for the
-            # sender to fall asleep.
-            yield_cpu()
         return rung
 
     def _has_credit(self) -> bool:

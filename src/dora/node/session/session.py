@@ -21,19 +21,20 @@ from dora.node.log import install_log_bridge, write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import PathMeter, output_names
 from dora.node.receive.stack import StackBuilder
-from dora.node.receive.wait import DEFAULT_SPIN_US, REMOTE_SPIN_US
+from dora.node.receive.wait import DEFAULT_SPIN_US
 from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
 from dora.node.session.daemon_client import DaemonChannel
+from dora.node.session.other_machines import await_arrival, await_receivers
 from dora.node.session.topology import Topology
 from dora.node.warm_up import RECORD_TO, warm_up, warm_up_arrow
 from dora.transport.board import CLOCK_ERROR, WORDS
 from dora.transport.forking import RefusingState, disown_after_fork, leak, refuse
-from dora.transport.interface import Engine, Receiver
+from dora.transport.interface import Receiver
 from dora.wire.decode import BAD_MESSAGE, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata, on_text
-from dora.wire.node_config import InputConfig, NodeConfig, WriteEventLog, decode_descriptor
+from dora.wire.node_config import InputConfig, WriteEventLog, decode_descriptor
 from dora.wire.node_protocol import (
     Closing,
     PublishRequest,
@@ -101,6 +102,7 @@ class Session:
         self.stacks = StackBuilder(
             config,
             self.board,
+            self.engine,
             self.paths,
             ring=self.bell.ring,
             make_bell=host.bell,
@@ -112,9 +114,7 @@ class Session:
         receivers: dict[str, Receiver] = {}
         if config.standby:  # all slow steps come first
             receivers = {
-                item.id: self.stacks.receiver(item, self.engine)
-                for item in config.inputs
-                if item.kind == "link" and not item.machine  # there, the former process listens at the port
+                item.id: self.stacks.receiver(item) for item in config.inputs if item.kind == "link"
             }
             _get_ready(self, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
@@ -129,18 +129,15 @@ class Session:
         doorbell = host.doorbell(config.bell, self.channel.fileno())
         ports = host.make_ports()
         ports += (
-            self.stacks.port(item, self.engine, receivers.get(item.id))
-            for item in config.inputs
-            if item.kind != "timer"
+            self.stacks.port(item, receivers.get(item.id)) for item in config.inputs if item.kind != "timer"
         )
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
+        await_receivers(config, self.board, _CONNECT_TIMEOUT, self.channel.is_readable)
         if not config.standby:
             _get_ready(self, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
         ports += (
-            self.stacks.port(item, self.engine, epoch_ns=epoch_ns)
-            for item in config.inputs
-            if item.kind == "timer"
+            self.stacks.port(item, epoch_ns=epoch_ns) for item in config.inputs if item.kind == "timer"
         )
         self.topology = Topology()
         self.inbox = self._make_inbox(ports, doorbell, epoch_ns)
@@ -173,9 +170,8 @@ class Session:
             parameters=self.config.parameters,
             epoch_ns=epoch_ns,
             on_frame=_weakly(self._handle),
-            on_control=_weakly(self._finish_links),
             on_detached=_weakly(self._detached),
-            spin_us=_spin_us(self.config),
+            spin_us=_spin_us(),
             clock_is_work=not self.config.exit_when_nodes_finish,
             current=self._host.current,
             paths=self.paths,
@@ -225,9 +221,6 @@ class Session:
                 self._write_event_log(frame)
             case _:
                 self.topology.handle(self, frame)
-
-    def _finish_links(self) -> None:
-        self.topology.finish_remote()
 
     def _detached(self, input_id: str) -> None:
         self.topology.detached(self, input_id)
@@ -312,19 +305,11 @@ class Session:
             for path in self.paths.statistics(sources, sinks)
         ]
 
-    def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
-        """Return the receiver of a further input, for `add_input`; raises `DoraError`."""
-        warm_up_arrow(receives=True, sends=bool(self.outputs))
-        return self.stacks.receiver(item, engine)
-
-    def add_input(self, item: InputConfig, receiver: Receiver | None = None) -> None:
-        """Receive on one more input from now on; raises `DoraError`, ``OSError``.
-
-        ``receiver``: of an input from another machine, made before.
-        """
-        if item.kind != "timer" and receiver is None:
+    def add_input(self, item: InputConfig) -> None:
+        """Receive on one more input from now on; raises `DoraError`, ``OSError``."""
+        if item.kind != "timer":
             warm_up_arrow(receives=True, sends=bool(self.outputs))
-        port = self.stacks.port(item, self.engine, receiver, epoch_ns=self.inbox.epoch_ns)
+        port = self.stacks.port(item, epoch_ns=self.inbox.epoch_ns)
         known = {other.id: index for index, other in enumerate(self.config.inputs)}
         if item.id in known:
             self.config.inputs[known[item.id]] = item
@@ -397,6 +382,7 @@ class Session:
         self.outputs.clear()
         for port in ports:
             port.close()
+        await_arrival(self.config, self.board)
         self.engine.close()
         if goodbye:
             self.report_undeclared()
@@ -478,10 +464,10 @@ def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:
                 early.append(other)
 
 
-def _spin_us(config: NodeConfig) -> float:
+def _spin_us() -> float:
     text = os.environ.get("DORA_SPIN_US")
     if not text:
-        return REMOTE_SPIN_US if any(item.machine for item in config.inputs) else DEFAULT_SPIN_US
+        return DEFAULT_SPIN_US
     try:
         return max(float(text), 0.0)
     except ValueError:

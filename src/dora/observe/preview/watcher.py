@@ -39,7 +39,7 @@ from dora.observe.preview.protocol import (
     frame,
 )
 from dora.observe.preview.topic import PreviewTopic
-from dora.observe.snapshot import EXACT, RunSnapshot, Snapshot
+from dora.observe.snapshot import EXACT, RunSnapshot
 from dora.observe.tap_session import PERIOD
 from dora.observe.topics import Topic
 from dora.wire.daemon_protocol import GetGraph, GraphText, Inspection, LinkView
@@ -180,9 +180,7 @@ class Watcher:
         if shape(before) != shape(self._snapshot.inspection):
             self._begin_again()
         loads = self._meter.measure(self._snapshot.pids())
-        nodes, links = self._snapshot.refresh(loads)
-        machine = self._snapshot.inspection.machine
-        self._send(State(Snapshot(machine, nodes, links), self._trouble))
+        self._send(State(self._snapshot.refresh(loads), self._trouble))
 
     def _begin_again(self) -> None:
         """Observe the dataflow in its new shape."""

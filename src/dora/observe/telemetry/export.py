@@ -22,7 +22,14 @@ from dora.node.interceptors.spans import FAILED, Batch, Span, plain
 from dora.observe.metrics import collect_all_metrics
 from dora.observe.telemetry.settings import TelemetrySettings
 from dora.observe.trace.reader import SpanReader
-from dora.wire.metrics import LINK_METRICS, NODE_METRICS, OUTPUT_METRICS, DataflowMetrics, Metric
+from dora.wire.metrics import (
+    LINK_METRICS,
+    NETWORK_METRICS,
+    NODE_METRICS,
+    OUTPUT_METRICS,
+    DataflowMetrics,
+    Metric,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
@@ -308,10 +315,21 @@ def _links(metric: Metric) -> Values:
     )
 
 
+def _networks(metric: Metric) -> Values:
+    return lambda found: (
+        (
+            item.figures.get(metric.name, 0) / metric.scale,
+            {"dora.machine": item.source, "dora.peer": item.target},
+        )
+        for item in found.networks
+    )
+
+
 _INSTRUMENTS: Final = [
     *((f"dora.node.{metric.opentelemetry}", metric, _nodes(metric)) for metric in NODE_METRICS),
     *((f"dora.output.{metric.opentelemetry}", metric, _outputs(metric)) for metric in OUTPUT_METRICS),
     *((f"dora.link.{metric.opentelemetry}", metric, _links(metric)) for metric in LINK_METRICS),
+    *((f"dora.network.{metric.opentelemetry}", metric, _networks(metric)) for metric in NETWORK_METRICS),
 ]
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from dora.dataflow.layout import text_outputs
 from dora.dataflow.loader import load, parse
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import text_outputs
 from dora.dataflow.problems import listed
 from dora.errors import DataflowError, DoraError
 from dora.node.host import EVENT_LOG_SUFFIX

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from dora.dataflow.durations import duration_text
+from dora.dataflow.layout import text_outputs
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.dataflow.paths import DataGraph
-from dora.dataflow.plan import text_outputs
 from dora.dataflow.problems import did_you_mean, listed
 from dora.dataflow.rules import output_rules_in_yaml
 from dora.errors import DoraError

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 JOIN_TIMEOUT: Final = 2.0  # seconds until a node that closes its links no longer waits for a thread
-# Longer than Zenoh waits for room on a connection that was cut (`dora.transport.network.sessions`).
 _EXIT_TIMEOUT: Final = 20.0  # seconds
 
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()

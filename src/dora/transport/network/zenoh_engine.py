@@ -55,9 +55,8 @@ from dora.transport.board import (
 )
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import BadMessages
-from dora.transport.network.protocol import BLOCK, close_session
 from dora.transport.network.threads import JOIN_TIMEOUT, start_thread
-from dora.transport.network.zenoh_router import connect
+from dora.transport.network.zenoh_router import BLOCK, close_session, connect
 from dora.transport.queues import DropOldestQueue
 from dora.wire.correlation import kept_message, kept_section
 from dora.wire.decode import BAD_MESSAGE
@@ -141,6 +140,7 @@ class ZenohReceiver:
             None if item.queue_policy == "backpressure" else item.queue_size, self._is_kept
         )  # whether some link keeps it, message
         self._lock = threading.Lock()
+        self._crosses = bool(item.machine)
         self._reached = False
         self._closed = False
         self._inherited = False  # this process was forked from the owner
@@ -184,7 +184,8 @@ class ZenohReceiver:
         known = words[base + FIRST] + words[base + RECEIVED] + words[base + DROPPED]
         # If messages were missed, the next one shows how many. Until then there is no credit to count,
         # and the link is not up.
-        if not self._reached and sent == known:
+        # Messages of another machine may not have got to the sender here yet.
+        if not self._reached and (sent == known or self._crosses):
             self._set_reached()
         with self._lock:
             if not self._closed:
@@ -344,10 +345,8 @@ class ZenohEngine:
         return missing
 
     def _is_missing(self, link: LinkConfig, nonce: int) -> bool:
-        if link.machine:  # not a link of this engine
-            return False
         words = self._board.words
-        base = link.slot * WORDS
+        base = (link.stream_slot or link.slot) * WORDS  # to another machine, the gateway receives
         if words[base + PROBED] == nonce:
             return False
         state = words[base + STATE]

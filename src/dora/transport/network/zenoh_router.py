@@ -31,6 +31,19 @@ _CONNECT_TIMEOUT_MS: Final = 5000
 _opening: Final = threading.Lock()  # all threads share the environment
 
 
+BLOCK: Final = zenoh.CongestionControl.BLOCK
+
+
+def close_session(session: zenoh.Session) -> None:
+    """Close a session, unless it is closed already."""
+    if session.is_closed():
+        return
+    try:
+        session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
+    except zenoh.ZError:
+        pass  # the other side does not answer
+
+
 def make_config(**options: Any) -> zenoh.Config:
     """Return the configuration of one session: no discovery, only the given endpoints.
 

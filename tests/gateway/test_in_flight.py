@@ -6,13 +6,14 @@ from collections import deque
 
 import pytest
 
-from dora.transport.network.in_flight import MAX_IN_FLIGHT, MIN_IN_FLIGHT, InFlightLimit
+from dora.gateway.in_flight import MAX_IN_FLIGHT, MIN_IN_FLIGHT, InFlightLimit
 
 
 class Network:
     """Carries messages of one link, one after the other; acknowledgements take half of the round trip."""
 
-    def __init__(self, rate: float, round_trip: float) -> None:
+    def __init__(self, rate: float, round_trip: float, *, asks_always: bool = False) -> None:
+        self.asks_always = asks_always  # for an acknowledgement, as it is for messages from 16 KiB on
         self.limit = InFlightLimit()
         self.rate, self.round_trip = rate, round_trip
         self.now = self.free_at = 0.0
@@ -39,8 +40,8 @@ class Network:
         self.in_flight += size
         if self.in_flight == size:
             self.limit.begin(self.now)
-        if self.in_flight > self.limit.bytes // 2:
-            self.limit.measure(self.number)
+        if self.asks_always or self.in_flight > self.limit.bytes // 2:
+            self.limit.measure(self.number, is_alone=self.in_flight == size)
         self.free_at = max(self.free_at, self.now) + size / self.rate
         self.sent.append((self.number, size, self.free_at + self.round_trip))
 
@@ -125,3 +126,14 @@ def test_the_shortest_round_trip_counts() -> None:
         network.limit.on_round_trip(seconds)
     network.run(10_000, 1.0)
     assert network.limit.bytes == pytest.approx(12.5e6 * 0.04, rel=0.05)
+
+
+@pytest.mark.parametrize(("rate", "round_trip", "size"), [(12.5e6, 0.02, 64_000), (12.5e6, 0.05, 200_000)])
+def test_messages_that_begin_alone_fill_a_distant_network(
+    rate: float, round_trip: float, size: int
+) -> None:
+    network = Network(rate, round_trip, asks_always=True)
+    network.limit.on_round_trip(round_trip)
+    network.run(size, 5.0)
+    assert network.run(size, 5.0) > 0.9 * rate
+    assert network.limit.bytes < 2.5 * rate * round_trip

@@ -18,6 +18,7 @@ _SHORTEST: Final = 0.02
 # The rate is the highest of this period (seconds) and the one before. A slow sample may be a pause of a
 # busy program; a mean of all samples would throttle the link after each one.
 _PERIOD: Final = 2.0
+_SIGNIFICANT: Final = 16_384  # bytes: a shorter message is on its way, not limited by the network
 
 
 class InFlightLimit:
@@ -38,16 +39,26 @@ class InFlightLimit:
         self._delivered = 0  # bytes acknowledged since then
         self._number = 0  # of the message that ends the sample; 0: there is none
         self._began = 0.0
+        self._is_alone = False  # nothing else was in flight when its message was sent
+        # Bytes a second that the network carries, as far as the last messages show it; 0: they do not.
+        # The ``rate`` may be what the program sends.
+        self.capacity = 0.0
+        self._capacity_before = self._capacity_now = 0.0
+        self._capacity_began = 0.0
 
     def begin(self, now: float) -> None:
         """Record that a message is sent while none is in flight."""
         self._since = now
 
-    def measure(self, number: int) -> bool:
-        """Begin a sample that ends with this message, unless there is one; return whether it begins."""
+    def measure(self, number: int, *, is_alone: bool = False) -> bool:
+        """Begin a sample that ends with this message, unless there is one; return whether it begins.
+
+        ``is_alone``: nothing else is in flight.
+        """
         if self._number:
             return False
         self._number, self._began, self._delivered = number, self._since, 0
+        self._is_alone = is_alone
         return True
 
     def on_ack(self, arrived: int, size: int, now: float, *, is_full: bool) -> None:
@@ -60,7 +71,16 @@ class InFlightLimit:
         if not 0 < self._number <= arrived:
             return
         self._number = 0
-        rate = self._delivered / max(now - self._began, 1e-6)
+        seconds = max(now - self._began, 1e-6)
+        is_telling = self._is_alone and self._delivered >= _SIGNIFICANT
+        if is_telling:
+            # The first byte and the acknowledgement take a round trip, whatever the rate. If that counted,
+            # each message would be measured as slow, so that the next one would be alone as well. The rest
+            # of a short message on a long way is mostly jitter, so a quarter of the time counts at least.
+            seconds = max(seconds - self._round_trip, seconds / 4)
+        rate = self._delivered / seconds
+        if is_telling or is_full:
+            self._note_capacity(rate, now)
         if is_full or rate > self.rate:
             if now - self._period_began > _PERIOD:
                 self._highest, self._highest_before, self._period_began = 0.0, self._highest, now
@@ -76,6 +96,14 @@ class InFlightLimit:
         """
         self._round_trip = min(self._round_trip or seconds, seconds)
         self._update()
+
+    def _note_capacity(self, capacity: float, now: float) -> None:
+        """Record a sample of what the network carries. The highest of two periods counts."""
+        if now - self._capacity_began > _PERIOD:
+            self._capacity_before, self._capacity_now = self._capacity_now, 0.0
+            self._capacity_began = now
+        self._capacity_now = max(self._capacity_now, capacity)
+        self.capacity = max(self._capacity_now, self._capacity_before)
 
     def forget_sample(self) -> None:
         """End the sample without a result: its messages were lost."""

@@ -1,0 +1,324 @@
+"""How two gateways meet: both listen and dial, and prove that they know the secret of the dataflow.
+
+A connection begins, in TLS if there are certificates, with a *greeting* of the side that dialled: the names
+of the dataflow, of its machine and of the road, and the number of the connection. Both sides then answer a
+random challenge of the other one with the secret, which therefore never crosses the network. A road is
+complete with all of its connections.
+
+All of this waits for the other side, so it happens in threads that end soon.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import random
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from dora.errors import DoraError, TransportError
+from dora.gateway.connection import prepare_socket
+from dora.gateway.outgoing import BULK, CONNECTIONS, CONTROL
+from dora.transport.tls import client_context, server_context
+from dora.wire.decoders import DecodeError, msgpack_decoder
+from dora.wire.node_config import RemoteConfig
+
+DIAL_EVERY: Final = 0.5  # seconds; the system itself repeats a lost first packet after 1, 3 and 7 s
+DIAL_AGAIN_AFTER: Final = 0.1  # seconds, if the other machine has refused: its gateway may be starting
+_DIAL_TIMEOUT: Final = 3.0
+_GREETING_TIMEOUT: Final = 3.0
+_MOST_GREETINGS: Final = 64  # connections at a time that have not proved who they are
+_NONCE: Final = 16
+_SIZE: Final = struct.Struct("<H")
+_LONGEST: Final = 2048  # bytes of a greeting
+
+
+class Greeting(msgspec.Struct, array_like=True):
+    """The first words of the side that dials."""
+
+    dataflow: str
+    machine: str
+    road: bytes
+    number: int  # of the connection in its road
+    challenge: bytes
+
+
+_decode_greeting = msgpack_decoder(Greeting)
+
+
+class NewRoad(NamedTuple):
+    """The connections of a road, and which side has dialled."""
+
+    machine: str
+    dialled_here: bool
+    sockets: list[socket.socket]
+
+
+class Meeting:
+    """Listens and dials for one gateway; ``on_road`` is called in any thread."""
+
+    def __init__(
+        self, dataflow: str, machine: str, remote: RemoteConfig, on_road: Callable[[NewRoad], None]
+    ) -> None:
+        """Raises `DoraError`, ``OSError``."""
+        self._dataflow = dataflow
+        self._machine = machine
+        self.remote = remote
+        self._on_road = on_road
+        self._secret = remote.secret.encode()
+        self._server_tls, self._client_tls = _contexts(remote)
+        self._begun: dict[tuple[str, bytes], dict[int, socket.socket]] = {}  # incomplete roads
+        self._lock = threading.Lock()
+        self._greetings = 0
+        self._dialling: dict[str, float] = {}  # machine → when the last attempt began, unless it has failed
+        self.last_fault: dict[str, str] = {}  # machine → why the last attempt to dial it failed
+        self.listener = self._listen()
+
+    # ------------------------------------------------------------------ listening
+
+    def _listen(self) -> socket.socket:
+        host, port = split_address(self.remote.listen)
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
+        )
+        listener.setblocking(False)
+        return listener
+
+    def listen_anew(self) -> None:
+        """Listen at another address; raises ``OSError`` if this machine does not have it (yet)."""
+        former, self.listener = self.listener, self._listen()
+        former.close()
+
+    def accept(self) -> None:
+        """Greet those who have dialled, each in a thread."""
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._greetings += 1
+                is_full = self._greetings > _MOST_GREETINGS
+            if is_full:
+                self._end_greeting(connection)
+            else:
+                _in_thread("dora greeting", self._greet, connection)
+
+    def _end_greeting(self, connection: socket.socket | None) -> None:
+        with self._lock:
+            self._greetings -= 1
+        if connection is not None:
+            connection.close()
+
+    def _greet(self, connection: socket.socket) -> None:
+        """Find out who has dialled, and keep the connection if the other side proves it."""
+        try:
+            connection.settimeout(_GREETING_TIMEOUT)
+            if self._server_tls is not None:
+                connection = self._server_tls.wrap_socket(connection, server_side=True)
+            greeting = _decode_greeting(_receive(connection))
+            if greeting.dataflow != self._dataflow or not 0 <= greeting.number < CONNECTIONS:
+                raise ValueError("it is for another dataflow")
+            challenge = os.urandom(_NONCE)
+            _send(connection, challenge + self._proof(b"listener", greeting, challenge))
+            if not hmac.compare_digest(_receive(connection), self._proof(b"dialler", greeting, challenge)):
+                raise ValueError("it does not know the secret")
+            _send(connection, b"welcome")
+        except (OSError, ValueError, DecodeError):
+            self._end_greeting(connection)
+            return
+        self._end_greeting(None)
+        prepare_socket(connection, **self._options(greeting.number))
+        self._keep(greeting, connection)
+
+    def _keep(self, greeting: Greeting, connection: socket.socket) -> None:
+        key = greeting.machine, greeting.road
+        with self._lock:
+            connections = self._begun.setdefault(key, {})
+            connections[greeting.number] = connection
+            if len(connections) < CONNECTIONS:
+                self._forget_old(key)
+                return
+            del self._begun[key]
+        sockets = [connections[number] for number in range(CONNECTIONS)]
+        self._on_road(NewRoad(greeting.machine, False, sockets))
+
+    def _forget_old(self, newest: tuple[str, bytes]) -> None:
+        """Close the connections of roads that were given up; the lock has to be held."""
+        former = [key for key in self._begun if key[0] == newest[0] and key != newest]
+        for key in former[:-4]:  # attempts overlap
+            for connection in self._begun.pop(key).values():
+                connection.close()
+
+    # ------------------------------------------------------------------ dialling
+
+    def dial(self, machine: str) -> None:
+        """Try to make a road to a machine, in a thread that ends soon."""
+        if address := self.remote.reach.get(machine):
+            now = time.monotonic()
+            with self._lock:
+                if now - self._dialling.get(machine, 0.0) < DIAL_EVERY:
+                    return  # the last attempt may succeed yet
+                self._dialling[machine] = now
+            _in_thread("dora dialling", self._dial, machine, address, now)
+
+    def _dial(self, machine: str, address: str, began: float) -> None:
+        sockets: list[socket.socket] = []
+        road = os.urandom(8)
+        deadline = time.monotonic() + _DIAL_TIMEOUT
+        try:
+            for number in range(CONNECTIONS):
+                connection = socket.create_connection(
+                    split_address(address), max(deadline - time.monotonic(), 0.1)
+                )
+                sockets.append(connection)
+                prepare_socket(connection, **self._options(number))
+                if self._client_tls is not None:
+                    name = split_address(address)[0]
+                    connection = sockets[-1] = self._client_tls.wrap_socket(
+                        connection, server_hostname=name
+                    )
+                self._introduce(connection, road, number)
+        except (OSError, ValueError) as error:
+            for connection in sockets:
+                connection.close()
+            self.last_fault[machine] = str(error)
+            with self._lock:
+                if self._dialling.get(machine) == began:
+                    del self._dialling[machine]
+            return
+        self._on_road(NewRoad(machine, True, sockets))
+
+    def _options(self, number: int) -> dict[str, Any]:
+        return {"may_wait": number == BULK, "dscp": self.remote.dscp if number == CONTROL else 0}
+
+    def _introduce(self, connection: socket.socket, road: bytes, number: int) -> None:
+        """Say who dials, and prove it; raises ``OSError``, ``ValueError``."""
+        greeting = Greeting(self._dataflow, self._machine, road, number, os.urandom(_NONCE))
+        _send(connection, msgspec.msgpack.encode(greeting))
+        answer = _receive(connection)
+        challenge, proof = answer[:_NONCE], answer[_NONCE:]
+        if not hmac.compare_digest(proof, self._proof(b"listener", greeting, challenge)):
+            raise ValueError("it does not know the secret of the dataflow")
+        _send(connection, self._proof(b"dialler", greeting, challenge))
+        if _receive(connection) != b"welcome":
+            raise ValueError("it refuses this machine")
+
+    def _proof(self, side: bytes, greeting: Greeting, challenge: bytes) -> bytes:
+        content = msgspec.msgpack.encode([side, greeting, challenge])
+        return hmac.digest(self._secret, content, "sha256")
+
+    def close(self) -> None:
+        self.listener.close()
+
+
+def _contexts(remote: RemoteConfig) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
+    """Return the TLS contexts of both sides, None without certificates; raises `DoraError`."""
+    if (files := remote.tls) is None:
+        return None, None
+    listener = server_context(files.certificate, files.key)
+    dialler = client_context(files.authority)
+    assert listener is not None and dialler is not None
+    listener.load_verify_locations(files.authority)
+    listener.verify_mode = ssl.CERT_REQUIRED
+    dialler.load_cert_chain(files.certificate, files.key, lambda: b"")
+    for context in (listener, dialler):
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # authorities of users, not of the web
+    return listener, dialler
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return the host and the port of an address.
+
+    >>> split_address("10.0.0.2:7000"), split_address("[fd00::2]:7000")
+    (('10.0.0.2', 7000), ('fd00::2', 7000))
+    """
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _send(connection: socket.socket, data: bytes) -> None:
+    connection.sendall(_SIZE.pack(len(data)) + data)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    """Return what the other side has sent; raises ``OSError``, ``ValueError``."""
+    (size,) = _SIZE.unpack(_receive_exactly(connection, _SIZE.size))
+    if size > _LONGEST:
+        raise ValueError("it is not a gateway")
+    return _receive_exactly(connection, size)
+
+
+def _receive_exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            raise ValueError("the connection was closed")
+        data += part
+    return data
+
+
+def _in_thread(name: str, target: Callable[..., None], *args: Any) -> None:
+    threading.Thread(target=target, args=args, name=name, daemon=True).start()
+
+
+# ------------------------------------------------------------------ settings
+
+PORTS: Final = "DORA_LINK_PORTS"
+DSCP: Final = "DORA_LINK_DSCP"
+_DEFAULT_PORTS: Final = (20_000, 29_999)  # below those that systems give to outgoing connections
+_LARGEST_DSCP: Final = 63
+
+
+def find_free_port(interface: str) -> int:
+    """Return a TCP port that is free on an address; raises `DoraError`.
+
+    It is in ``$DORA_LINK_PORTS`` (``20000-29999``), a random one, because another run may choose too.
+    """
+    for port in _candidates():
+        if _is_free(interface, port):
+            return port
+    raise TransportError(f"there is no free port on {interface}; widen {PORTS}")
+
+
+def dscp_from_environment() -> int:
+    """Return the number in ``$DORA_LINK_DSCP``, 0 if there is none; raises `DoraError`.
+
+    It is the mark (RFC 2474) of the packets of control messages, by which Wi-Fi and routers put them first.
+    """
+    text = os.environ.get(DSCP, "0")
+    if not text.isdecimal() or int(text) > _LARGEST_DSCP:
+        raise DoraError(f"{DSCP} is `{text}`; write a number from 0 to {_LARGEST_DSCP}, for example 46")
+    return int(text)
+
+
+def _candidates() -> Iterator[int]:
+    first, last = _DEFAULT_PORTS
+    if text := os.environ.get(PORTS):
+        try:
+            first, last = (int(part) for part in text.split("-"))
+        except ValueError:
+            first = 0
+        if not 0 < first <= last < 65536:
+            raise DoraError(f"{PORTS} is `{text}`; write a range of ports, for example 20000-29999")
+    yield from random.sample(range(first, last + 1), last - first + 1)
+
+
+def _is_free(interface: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((interface, port))
+        except OSError as error:
+            if isinstance(error, PermissionError) or error.errno in (98, 48):  # in use: Linux, macOS
+                return False
+            raise TransportError(f"cannot listen on {interface}: {error.strerror}") from None
+        return True

@@ -1,0 +1,133 @@
+"""The gateway as a process of the daemon: when it uses a configuration, and a machine that is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from ports import free_port
+from waiting import TIMEOUT
+
+from dora.daemon.event_loop import Loop
+from dora.daemon.gateway_process import GatewayProcess
+from dora.dataflow.layout import Placement, Plan, RunContext
+from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
+from dora.dataflow.plan import plan
+from dora.transport.board import CLOSED, CONNECTED, STATE, Board
+from dora.transport.doorbell import Doorbell
+from dora.wire.node_config import GatewayConfig, RemoteConfig
+
+pytestmark = pytest.mark.processes
+
+FLOW = Dataflow(
+    (
+        NodeSpec("a", path="a.py", outputs=("x",)),
+        NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x")),)),
+    ),
+    "/",
+)
+
+
+class Rig:
+    """The daemon's side of a gateway on `left`, whose dataflow sends to `right`."""
+
+    def __init__(self, folder: Path) -> None:
+        here = f"127.0.0.1:{free_port()}"
+        remote = RemoteConfig(here, {"right": f"127.0.0.1:{free_port()}"}, "secret")
+        placement = Placement("left", {"a": "left", "b": "right"}, {}, remote)
+        path = str(folder / "board")
+        self.prefix = f"dora_{uuid.uuid4().hex[:12]}_"
+        os.mkdir(f"/dev/shm/{self.prefix}links", 0o700)
+        self.plan: Plan = plan(
+            FLOW, RunContext("id", str(folder), self.prefix, path, "shm", placement=placement)
+        )
+        self.board = Board.create(path, self.plan.lines)
+        for bell in self.plan.bells:
+            Doorbell.make(bell)
+        self.loop = Loop()
+        self.ended = 0
+        self.said: list[tuple[str, str]] = []
+        self.process = GatewayProcess(
+            self.loop, "id", lambda *words: self.said.append(words), self._on_ended
+        )
+
+    def _on_ended(self) -> None:
+        self.ended += 1
+
+    @property
+    def config(self) -> GatewayConfig:
+        assert self.plan.gateway is not None
+        return self.plan.gateway
+
+    @property
+    def without_right(self) -> GatewayConfig:
+        """The configuration without the endpoint of the other machine."""
+        remote = msgspec.structs.replace(self.config.remote, reach={})
+        return msgspec.structs.replace(self.config, remote=remote)
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while not condition():
+            assert time.monotonic() < deadline
+            self.loop.run_once(time.monotonic() + 0.05)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.process.close()
+    shutil.rmtree(f"/dev/shm/{rig.prefix}links")
+    rig.board.close()
+    rig.loop.close()
+
+
+def test_it_says_when_it_uses_a_configuration(rig: Rig) -> None:
+    done: list[str] = []
+    rig.process.call_when_applied(lambda: done.append("without a process"))
+    assert done == ["without a process"]
+    rig.process.apply(rig.config)
+    rig.process.call_when_applied(lambda: done.append("first"))
+    assert len(done) == 1
+    rig.run_until(lambda: done[1:] == ["first"])
+    rig.process.call_when_applied(lambda: done.append("nothing new"))
+    assert done[2:] == ["nothing new"]
+    pid = rig.process.pid
+    assert pid is not None, rig.said
+    os.kill(pid, signal.SIGSTOP)
+    rig.process.apply(rig.without_right)
+    rig.process.call_when_applied(lambda: done.append("second"))
+    rig.loop.run_once(time.monotonic() + 0.05)
+    assert done[3:] == []
+    os.kill(pid, signal.SIGCONT)
+    rig.run_until(lambda: done[3:] == ["second"])
+
+
+def test_a_gateway_that_was_killed_uses_no_former_configuration(rig: Rig) -> None:
+    done: list[str] = []
+    rig.process.apply(rig.config)
+    pid = rig.process.pid
+    assert pid is not None, rig.said
+    os.kill(pid, signal.SIGSTOP)
+    rig.process.call_when_applied(lambda: done.append("ended"))
+    os.kill(pid, signal.SIGKILL)
+    rig.run_until(lambda: done == ["ended"])
+    assert rig.ended == 1
+
+
+def test_links_to_a_machine_without_an_endpoint_are_closed(rig: Rig) -> None:
+    (link,) = rig.config.streams[0].links
+    rig.process.apply(rig.config)
+    rig.board.set(link.slot, STATE, CONNECTED)
+    done: list[bool] = []
+    rig.process.apply(rig.without_right)
+    rig.process.call_when_applied(lambda: done.append(True))
+    rig.run_until(lambda: done == [True])
+    assert rig.board.get(link.slot, STATE) == CLOSED

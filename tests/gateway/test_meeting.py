@@ -1,0 +1,139 @@
+"""Two gateways make a road, whichever of them can dial, and let nobody else in."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import certify
+from waiting import wait_until
+
+from dora.gateway.meeting import Meeting, NewRoad, find_free_port, split_address
+from dora.gateway.outgoing import CONNECTIONS
+from dora.wire.node_config import RemoteConfig, TlsFiles
+
+HERE = "127.0.0.1"
+
+
+class Side:
+    """One gateway, as far as it meets others."""
+
+    def __init__(self, machine: str, secret: str, tls: TlsFiles | None, dataflow: str) -> None:
+        self.roads: list[NewRoad] = []
+        listen = f"{HERE}:{find_free_port(HERE)}"
+        self.remote = RemoteConfig(listen, {}, secret, tls)
+        self.meeting = Meeting(dataflow, machine, self.remote, self.roads.append)
+
+    def dial(self, other: Side) -> None:
+        self.meeting.remote = RemoteConfig(
+            self.remote.listen, {"other": other.remote.listen}, self.remote.secret
+        )
+        self.meeting.dial("other")
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Side]]:
+    sides: list[Side] = []
+
+    def make(
+        machine: str, secret: str = "secret", tls: TlsFiles | None = None, dataflow: str = "flow"
+    ) -> Side:
+        sides.append(Side(machine, secret, tls, dataflow))
+        return sides[-1]
+
+    yield make
+    for side in sides:
+        side.meeting.close()
+        for road in side.roads:
+            for connection in road.sockets:
+                connection.close()
+
+
+def meet(dialler: Side, listener: Side) -> tuple[NewRoad, NewRoad]:
+    """Make a road; return it as both sides have it."""
+    dialler.dial(listener)
+
+    def both_have_it() -> bool:
+        listener.meeting.accept()
+        return bool(dialler.roads and listener.roads)
+
+    wait_until(both_have_it, lambda: f"a road: {dialler.meeting.last_fault}")
+    return dialler.roads[0], listener.roads[0]
+
+
+def fault_of(dialler: Side, listener: Side) -> str:
+    """Dial, and return why that fails."""
+    dialler.dial(listener)
+
+    def has_failed() -> bool:
+        listener.meeting.accept()
+        return bool(dialler.meeting.last_fault)
+
+    wait_until(has_failed, "the end of the attempt")
+    assert not (dialler.roads or listener.roads)
+    return dialler.meeting.last_fault["other"]
+
+
+def pairs(near: NewRoad, far: NewRoad) -> None:
+    """Each connection of one side is the same connection of the other one."""
+    for connection in range(CONNECTIONS):
+        near.sockets[connection].sendall(bytes([connection]))
+        assert far.sockets[connection].recv(1) == bytes([connection])
+
+
+def test_one_side_dials_and_both_have_the_road(make: Callable[..., Side]) -> None:
+    near, far = meet(make("robot"), make("desk"))
+    assert (near.machine, near.dialled_here) == ("other", True)
+    assert (far.machine, far.dialled_here) == ("robot", False)
+    pairs(near, far)
+
+
+@pytest.mark.processes
+def test_certificates_encrypt_all_connections(make: Callable[..., Side], tmp_path: Path) -> None:
+    files = {}
+    for machine in ("robot", "desk"):
+        certify(tmp_path, machine, HERE)
+        files[machine] = TlsFiles(
+            str(tmp_path / "ca.pem"), str(tmp_path / f"{machine}.pem"), str(tmp_path / f"{machine}.key")
+        )
+    near, far = meet(make("robot", tls=files["robot"]), make("desk", tls=files["desk"]))
+    assert all(isinstance(connection, ssl.SSLSocket) for connection in (*near.sockets, *far.sockets))
+    pairs(near, far)
+
+
+def test_a_side_with_another_secret_is_not_let_in(make: Callable[..., Side]) -> None:
+    assert "secret" in fault_of(make("robot", secret="wrong"), make("desk"))
+
+
+def test_another_dataflow_has_roads_of_its_own(make: Callable[..., Side]) -> None:
+    assert fault_of(make("robot", dataflow="other"), make("desk")) == "the connection was closed"
+
+
+def test_the_secret_does_not_cross_the_network(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossed = bytearray()
+    sendall = socket.socket.sendall
+
+    def listen_in(connection: socket.socket, data: Any) -> None:
+        crossed.extend(data)
+        sendall(connection, data)
+
+    monkeypatch.setattr(socket.socket, "sendall", listen_in)
+    meet(make("robot"), make("desk"))
+    assert b"robot" in crossed
+    assert b"secret" not in crossed
+
+
+def test_who_says_nothing_gets_nothing(make: Callable[..., Side]) -> None:
+    listener = make("desk")
+    with socket.create_connection(split_address(listener.remote.listen)) as stranger:
+        listener.meeting.accept()
+        stranger.sendall(b"\xff\xff")
+        stranger.settimeout(10.0)
+        assert stranger.recv(1) == b""
+    assert listener.roads == []

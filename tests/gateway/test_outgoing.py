@@ -1,0 +1,276 @@
+"""Which message of an output goes next to another machine, over a network in virtual time."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dora.gateway.in_flight import MIN_IN_FLIGHT
+from dora.gateway.outgoing import (
+    BULK,
+    CONNECTIONS,
+    CONTROL,
+    MAX_MESSAGES,
+    NORMAL,
+    Outgoing,
+    OutgoingMessage,
+)
+from dora.wire.output_rules import Priority
+
+LARGE = 1 << 20
+MS = 1_000_000
+
+
+class Machine:
+    """An output, its queue for the gateway, and a network that carries its messages in order."""
+
+    def __init__(
+        self,
+        queue_size: int,
+        *,
+        loses_nothing: bool = False,
+        priority: Priority | None = None,
+        age: int = 0,
+    ) -> None:
+        self.queue: deque[OutgoingMessage] = deque(maxlen=None if loses_nothing else queue_size)
+        self.newest = 0
+        self.now = 0
+        self.kept: set[int] = set()
+        capacity = None if loses_nothing else queue_size
+        self.stream = Outgoing(
+            lambda: self.queue.popleft() if self.queue else None,
+            lambda: self.newest,
+            capacity,
+            age,
+            priority,
+        )
+        self.on_network: list[tuple[int, OutgoingMessage]] = []  # connection, message
+        self.received: list[int] = []
+        self.stream.resume(0)
+
+    def send(self, count: int = 1, size: int = 1, *, kept: bool = False) -> None:
+        for _ in range(count):
+            self.newest += 1
+            self.queue.append(OutgoingMessage(self.newest, size, self.now, kept, None))
+
+    def pump(self) -> list[int]:
+        """Send what can go; return the numbers."""
+        sent = []
+        for connection in range(CONNECTIONS):
+            while self.stream.next_connection(self.now) == connection:
+                entry = self.stream.pop(connection, self.now)
+                self.on_network.append((connection, entry))
+                sent.append(entry.sequence)
+        return sent
+
+    def arrive(self) -> None:
+        """Let all that is on the network arrive, and acknowledge it."""
+        for _, entry in self.on_network:
+            self.received.append(entry.sequence)
+        self.on_network.clear()
+        if self.received:
+            self.stream.acknowledge(self.received[-1], self.now)
+
+    def cut(self) -> None:
+        self.on_network.clear()
+        self.stream.stop()
+
+
+def test_one_large_message_is_in_flight_and_the_newest_goes_next() -> None:
+    machine = Machine(1)
+    machine.send(size=LARGE)
+    assert machine.pump() == [1]
+    machine.send(5, LARGE)
+    assert machine.pump() == []
+    machine.arrive()
+    assert machine.pump() == [6]
+
+
+def test_a_message_that_waited_here_is_dropped_for_newer_ones() -> None:
+    machine = Machine(2)
+    machine.send(size=MIN_IN_FLIGHT // 2)
+    machine.send(size=LARGE)
+    assert machine.pump() == [1]  # the second one has been taken, and has no room
+    machine.send(3, LARGE)
+    machine.arrive()
+    assert machine.pump() == [4]
+
+
+def test_kept_messages_that_waited_are_not_dropped() -> None:
+    machine = Machine(1, priority="normal")
+    machine.send(size=MIN_IN_FLIGHT // 2)
+    machine.pump()
+    machine.send(size=LARGE, kept=True)
+    machine.pump()
+    machine.send(3)
+    machine.arrive()
+    assert machine.pump() == [2]
+    machine.arrive()
+    assert machine.pump() == [5]
+
+
+def test_without_a_road_everything_stays_in_the_queue() -> None:
+    machine = Machine(3)
+    machine.stream.stop()
+    machine.send(10)
+    assert machine.pump() == []
+    assert [entry.sequence for entry in machine.queue] == [8, 9, 10]
+
+
+def test_after_a_cut_only_the_newest_messages_are_sent() -> None:
+    machine = Machine(3)
+    machine.send(2)
+    machine.pump()
+    machine.cut()
+    machine.send(10)
+    machine.stream.resume(0)
+    assert machine.pump() == [10, 11, 12]
+
+
+def test_after_a_cut_back_pressure_has_lost_nothing_and_nothing_comes_twice() -> None:
+    machine = Machine(100, loses_nothing=True)
+    machine.send(10)
+    machine.pump()
+    machine.received = list(range(1, 5))  # and the rest was lost
+    machine.cut()
+    machine.send(3)
+    machine.stream.resume(4)
+    machine.pump()
+    machine.arrive()
+    assert machine.received == list(range(1, 14))
+
+
+def test_messages_of_the_latch_go_first_and_once() -> None:
+    machine = Machine(10)
+    machine.send(6)
+    latched = [OutgoingMessage(number, 1, 0, True, None) for number in (4, 5, 6)]
+    machine.stream.resume(0, latched)
+    assert machine.pump() == [4, 5, 6]
+    machine.send()
+    assert machine.pump() == [7]
+
+
+def test_an_old_message_is_dropped_unless_it_is_the_newest() -> None:
+    machine = Machine(10, age=100 * MS, priority="normal")
+    machine.send(size=MIN_IN_FLIGHT // 2)
+    machine.send(size=LARGE)
+    machine.pump()
+    machine.now = 200 * MS
+    machine.send(size=LARGE)
+    machine.arrive()
+    assert machine.pump() == [3]
+    machine.now = 400 * MS
+    machine.arrive()
+    assert machine.received[-1] == 3
+
+
+def test_small_messages_have_a_connection_of_their_own_and_keep_their_order() -> None:
+    machine = Machine(100)
+    machine.send()
+    machine.send(size=LARGE)
+    machine.send()
+    assert machine.pump() == [1]  # the large one would overtake it, or be overtaken
+    machine.arrive()
+    assert machine.pump() == [2]
+    machine.arrive()
+    machine.pump()
+    machine.arrive()
+    assert machine.received == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("priority", "size", "connection"),
+    [
+        (None, 1, CONTROL),
+        (None, LARGE, NORMAL),
+        ("control", LARGE, CONTROL),
+        ("normal", 1, NORMAL),
+        ("bulk", 1, BULK),
+    ],
+)
+def test_the_priority_of_the_output_names_the_connection(
+    priority: Priority | None, size: int, connection: int
+) -> None:
+    machine = Machine(10, priority=priority)
+    machine.send(size=size)
+    machine.pump()
+    assert [number for number, _ in machine.on_network] == [connection]
+
+
+def test_what_nobody_wants_is_discarded_and_counts_as_arrived() -> None:
+    machine = Machine(10)
+    machine.send(5)
+    machine.stream.skip()
+    assert machine.stream.arrived == 5
+    machine.send()
+    assert machine.pump() == [6]
+
+
+def test_the_gateway_sleeps_on_an_empty_queue_only() -> None:
+    machine = Machine(10)
+    machine.pump()
+    assert machine.stream.is_hungry
+    machine.send(2, LARGE)
+    machine.pump()
+    assert not machine.stream.is_hungry
+
+
+@given(
+    st.lists(st.sampled_from(["send", "large", "pump", "arrive", "cut", "skip"]), max_size=60),
+    st.booleans(),
+    st.integers(1, 20),
+)
+def test_numbers_grow_and_little_is_in_flight(
+    steps: list[str], loses_nothing: bool, queue_size: int
+) -> None:
+    machine = Machine(queue_size, loses_nothing=loses_nothing)
+    for step in steps:
+        match step:
+            case "send":
+                machine.send()
+            case "large":
+                machine.send(size=LARGE)
+            case "pump":
+                machine.pump()
+            case "arrive":
+                machine.arrive()
+            case "cut":
+                machine.cut()
+                machine.stream.resume(machine.received[-1] if machine.received else 0)
+            case "skip" if not loses_nothing:
+                machine.arrive()
+                machine.stream.skip()
+        sizes = [entry.size for _, entry in machine.on_network]
+        assert len(sizes) <= MAX_MESSAGES
+        assert len(sizes) <= 1 or sum(sizes) <= machine.stream.limit.bytes
+    machine.arrive()
+    while machine.pump():
+        machine.arrive()
+    assert machine.received == sorted(set(machine.received))
+    if loses_nothing:
+        assert machine.received == list(range(1, machine.newest + 1))
+    elif machine.newest and "skip" not in steps:
+        assert machine.received[-1] == machine.newest
+
+
+def test_what_the_network_does_not_take_is_held_back() -> None:
+    machine = Machine(10)
+    machine.pump()
+    assert not machine.stream.is_held_back
+    machine.send(3, LARGE)
+    assert machine.stream.waiting(machine.newest) == 3
+    machine.pump()
+    assert machine.stream.is_held_back
+    assert machine.stream.waiting(machine.newest) == 2
+    machine.stream.stop()
+    assert not machine.stream.is_held_back
+
+
+def test_no_more_waits_than_the_queue_holds() -> None:
+    machine = Machine(10)
+    machine.stream.stop()
+    machine.newest = 1000
+    assert machine.stream.waiting(machine.newest) == 10
