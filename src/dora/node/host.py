@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from dora._paths import path_records_of
 from dora.errors import SharedMemoryFull
 from dora.node.current_event import CurrentEvent, StampedEvent
+from dora.node.daemon_client import DaemonChannel
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import Records
 from dora.node.saved_state import StateFile, StateStore
 from dora.node.send.output import OutputPort, overflow_channel_of
-from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.engines import files_of

@@ -109,7 +109,7 @@ def replay(
     has changed. A truncated recording is replayed as far as it can be read; the exit status is 1 then,
     except with --allow-incomplete.
     """
-    from dora.recording.info import trouble
+    from dora.recording.mcap.info import trouble
     from dora.recording.mcap.reader import Recording
     from dora.recording.replay.replay import Replay, ReplayRequest
 
@@ -230,7 +230,7 @@ def _prepare(prepared: Replay, folder: str) -> Dataflow:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    from dora.recording.process_folder import make_folder, remove_folder
+    from dora.recording.mcap.process_folder import make_folder, remove_folder
 
     folder = make_folder("replay")
     try:

@@ -102,7 +102,7 @@ def start(
     import msgspec
 
     from dora.daemon.load_dataflow import load_for_run
-    from dora.dataflow.parser.tree import is_utf8
+    from dora.dataflow.yaml.tree import is_utf8
 
     attach = wants_to_attach(attach, detach)
     client.status()  # before any work

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from dora.cluster.coordinator.policy import Refusal
-from dora.cluster.coordinator.relay import RelayedSession
+from dora.cluster.http.relay import RelayedSession
+from dora.cluster.refusal import Refusal
 from dora.observe.preview.protocol import (
     DataflowGraph,
     Ended,

@@ -15,7 +15,7 @@ import msgspec
 
 from dora._ownership import UnsafeFile, open_own
 from dora.node.events import Error, Event, Input, Reload, Synced, Text, Tick
-from dora.node.interceptors.base import ReceiveInterceptor
+from dora.node.interceptor import ReceiveInterceptor
 from dora.node.log import write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.safe_state import SafeValue

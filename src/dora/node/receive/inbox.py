@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import ReceiveClosed
 from dora.node.current_event import CurrentEvent
+from dora.node.daemon_client import DaemonChannel
 from dora.node.events import (
     Error,
     Event,
@@ -33,14 +34,13 @@ from dora.node.events import (
 )
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.wait import DEFAULT_SPIN_US, Waiter
-from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import CONTROL, WORDS, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire import node_protocol
 from dora.wire.message import ONE_TRAIL_BYTE, ORIGIN
 
 if TYPE_CHECKING:
-    from dora.node.interceptors.base import ReceiveInterceptor
+    from dora.node.interceptor import ReceiveInterceptor
     from dora.node.receive.path_meter import PathMeter
     from dora.node.receive.sync_port import SyncPort
     from dora.wire.node_protocol import SessionFrame

@@ -16,6 +16,7 @@ import msgspec
 
 from dora.errors import DaemonLost, DoraError, SendError, StartFailed
 from dora.node.attach import attach
+from dora.node.daemon_client import DaemonChannel
 from dora.node.host import REPLAY_DIRECTORY
 from dora.node.log import install_log_bridge, write_log
 from dora.node.receive.input_port import InputPort
@@ -24,7 +25,6 @@ from dora.node.receive.stack import StackBuilder
 from dora.node.receive.wait import DEFAULT_SPIN_US
 from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
-from dora.node.session.daemon_client import DaemonChannel
 from dora.node.session.other_machines import await_arrival, await_receivers
 from dora.node.session.topology import Topology
 from dora.node.warm_up import RECORD_TO, warm_up, warm_up_arrow
@@ -178,7 +178,7 @@ class Session:
         )
 
     def _intercept_events(self) -> None:
-        """Put the interceptors into the inbox, in the order of `dora.node.interceptors.base`."""
+        """Put the interceptors into the inbox, in the order of `dora.node.interceptor`."""
         if typed := [item for item in self.config.inputs if item.shapes]:
             self._check_first_messages(typed)
         folder = os.environ.get(RECORD_TO) if self.owns_process else None
@@ -200,7 +200,7 @@ class Session:
         self._first_message_check.add(inputs)
 
     def intercept_sends(self, outputs: Mapping[str, OutputPort | OperatorOutput]) -> None:
-        """Put the interceptors around outputs, in the order of `dora.node.interceptors.base`."""
+        """Put the interceptors around outputs, in the order of `dora.node.interceptor`."""
         if any(output.shapes for output in self.config.outputs):
             from dora.node.interceptors.type_check import check_sends
 
