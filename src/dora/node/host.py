@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Port = TypeVar("Port", bound=OutputPort)
 
 REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a replay
+EVENT_LOG_SUFFIX: Final = ".order"  # of files there, one of each node that has an event log
 
 
 class Host:
@@ -139,10 +140,18 @@ class Host:
         """Return the store of this node's state, for its next process."""
         return StateFile(self.config)
 
+    def event_log(self) -> str:
+        """Return the path of the event log that this node follows in a replay; "": it follows none."""
+        directory = os.environ.get(REPLAY_DIRECTORY)
+        if not (directory and self.owns_process):
+            return ""
+        path = os.path.join(directory, self.config.node_id + EVENT_LOG_SUFFIX)
+        return path if os.path.exists(path) else ""
+
     def inbox_type(self) -> Callable[..., Inbox]:
         """Return the inbox type, or a function with its parameters."""
-        if directory := os.environ.get(REPLAY_DIRECTORY):
+        if path := self.event_log():
             from dora.node.replay.inbox import replay_inbox
 
-            return replay_inbox(directory, self.config)
+            return replay_inbox(path, self.config)
         return Inbox

@@ -117,7 +117,7 @@ class EventLog(ReceiveInterceptor):
                     EntryKind.TEXT, index, output._now(), content.time_ns, content.text.encode()
                 )
         port = self._ports[input_id or event["id"]]
-        number = number or getattr(port, "taken", 0)
+        number = number or port.taken
         return pack_entry(EntryKind.LOCAL, index, output._now(), number)
 
     def _set(self, event: Synced) -> bytes:
