@@ -44,7 +44,7 @@ ENTRIES = {"__init__", "__main__", "runtime"}  # they may import from any wing
 # modules, which are on any height.
 FOLDERS = {
     "dataflow": ("yaml", "types", "parser", "modules"),
-    "transport": ("shm", "network"),
+    "transport": ("shm", "zenoh"),
     "node": (
         *("send", "receive", "operators", "patterns"),
         *("replay", "interceptors", "standalone", "session"),

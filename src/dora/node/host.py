@@ -58,7 +58,7 @@ class Host:
     def make_engine(self) -> Engine:
         allow_files(files_of(self.config))
         if self.config.engine == "zenoh":
-            from dora.transport.network.zenoh_engine import ZenohEngine
+            from dora.transport.zenoh.engine import ZenohEngine
 
             return ZenohEngine(self.config.zenoh_endpoint, self.config.dataflow_id, self.board)
         if self.config.engine == "shm":
