@@ -501,7 +501,7 @@ def _dump(document: dict[str, Any]) -> str:
     """
     import yaml
 
-    from dora.dataflow.parser.tree import resolve
+    from dora.dataflow.yaml.tree import resolve
 
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002

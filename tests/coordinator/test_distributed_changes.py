@@ -15,7 +15,6 @@ from dora._version import __version__
 from dora.cluster.coordinator.changes import generations_after, plan_change
 from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
     AckEnd,
@@ -39,6 +38,7 @@ from dora.cluster.protocol import (
     ToDaemon,
     Welcome,
 )
+from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow import parse

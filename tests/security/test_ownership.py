@@ -19,9 +19,9 @@ from dora.daemon.control_server import Connection, ControlServer
 from dora.daemon.event_loop import Loop
 from dora.daemon.run_directory import remove_stale
 from dora.errors import ConnectError
-from dora.node.session.daemon_client import _with_own_files
+from dora.node.daemon_client import _with_own_files
 from dora.observe.tap_session import inspect
-from dora.recording.process_folder import make_folder, remove_folder
+from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.transport.board import LINE_BYTES, MAX_LINES, Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.shm.ring_buffer import RingBuffer, RingBufferWriter, remove_ring_buffers
@@ -248,7 +248,7 @@ def test_a_folder_of_a_process_in_another_container_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder("order", str(tmp_path))
-    monkeypatch.setattr("dora.recording.process_folder._lives", lambda _: False)
+    monkeypatch.setattr("dora.recording.mcap.process_folder._lives", lambda _: False)
     other = make_folder("order", str(tmp_path))
     assert os.path.exists(folder)
     for path in (folder, other):

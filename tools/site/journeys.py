@@ -62,7 +62,7 @@ JOURNEYS = {
             Participant("run_dataflow", "daemon/run.py"),
             Participant("Supervisor", "daemon/supervisor/supervisor.py"),
             Participant("Daemon", "daemon/daemon.py"),
-            Participant("NodeProcesses", "daemon/processes/node_processes.py"),
+            Participant("NodeProcesses", "daemon/node_processes.py"),
             Participant("Session", "node/session/session.py"),
         ],
         [
@@ -132,8 +132,8 @@ JOURNEYS = {
             Participant("OutputPort", "node/send/output.py"),
             Participant("RingTap", "recording/recorder/taps.py"),
             Participant("ChunkFiller", "recording/recorder/chunk_filler.py"),
-            Participant("Chunk", "recording/recorder/chunk.py"),
-            Participant("WriteThread", "recording/recorder/chunk.py"),
+            Participant("Chunk", "recording/mcap/chunk.py"),
+            Participant("WriteThread", "recording/mcap/chunk.py"),
             Participant("RecordingWriter", "recording/mcap/writer.py"),
         ],
         [

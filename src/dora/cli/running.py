@@ -214,7 +214,8 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
 
 def find_on_coordinator(wanted: str | None) -> DataflowView | None:
     """Return the dataflow that is meant, if the coordinator of the environment runs it."""
-    from dora.cluster.coordinator.policy import Refusal, find, find_by_file_or_node
+    from dora.cluster.coordinator.policy import find, find_by_file_or_node
+    from dora.cluster.refusal import Refusal
 
     views = _active_on_coordinator()
     if wanted is None:

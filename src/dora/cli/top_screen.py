@@ -40,7 +40,7 @@ from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.terminal import visible
 from dora.errors import DoraError
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, RunSnapshots, Snapshot, SnapshotSource
+from dora.observe.snapshot import NodeSnapshot, Snapshot, SnapshotSource, SnapshotSources
 
 _TICK: Final = 0.1  # seconds between two checks whether the user wants to refresh or to quit
 _FIRST: Final = 0.3  # seconds until the first figures, at most
@@ -90,7 +90,7 @@ class ScreenCommands(Protocol):
     def failure(self, dataflow_id: str) -> str: ...
 
 
-def show(snapshots: RunSnapshots, commands: ScreenCommands, interval: float) -> None:
+def show(snapshots: SnapshotSources, commands: ScreenCommands, interval: float) -> None:
     """Show the dataflows until the user quits, or presses a key after all of them have ended.
 
     Raises ``KeyboardInterrupt`` at Ctrl-C, and what a measurement raises.
@@ -197,7 +197,7 @@ class TopScreen(App[str]):
         Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
 
-    def __init__(self, snapshots: RunSnapshots, commands: ScreenCommands, interval: float) -> None:
+    def __init__(self, snapshots: SnapshotSources, commands: ScreenCommands, interval: float) -> None:
         super().__init__(driver_class=_StandardOutput)
         self.fault: BaseException | None = None
         self._snapshots = snapshots

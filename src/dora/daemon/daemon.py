@@ -27,8 +27,8 @@ from dora.daemon.health import Health
 from dora.daemon.link_changes import LinkChanges, prepare_plan
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.node_connections import NodeConnections
+from dora.daemon.node_processes import NodeProcesses
 from dora.daemon.options import LocalRunOptions
-from dora.daemon.processes.node_processes import NodeProcesses
 from dora.daemon.processes.scheduling import check_scheduling
 from dora.daemon.requests import RequestHandler, SupervisorRequest, event_of_request
 from dora.daemon.run_directory import RunDirectory

@@ -16,12 +16,12 @@ import msgspec
 from dora.dataflow.describe import document_fault
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, Program
 from dora.dataflow.parser.assemble import assemble
-from dora.dataflow.parser.compose import compose
-from dora.dataflow.parser.field_types import Reader
 from dora.dataflow.parser.fields import DATAFLOW
 from dora.dataflow.parser.legacy import upgrade_legacy
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan, did_you_mean, listed, no_node
+from dora.dataflow.yaml.compose import compose
+from dora.dataflow.yaml.field_types import Reader
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.errors import DataflowError, DoraError, Problem
 from dora.wire.input_rules import InputOptions
 from dora.wire.operations import (

@@ -347,10 +347,11 @@ class Node:
 
         Raises `UndeclaredInput`, and `DoraError` outside of a notebook.
         """
-        from importlib import import_module
+        from importlib.metadata import entry_points
 
-        # The one import that goes up: drawing needs `dora.observe`, and only notebooks draw.
-        import_module("dora.notebook").show(self, input_ids)
+        # Viewers are above nodes, which only know their interface: a function of a node and input ids.
+        (viewer,) = entry_points(group="dora.viewers", name="notebook")
+        viewer.load()(self, input_ids)
 
     def _watched(self, input_id: str, take: Take | None = None) -> InputWatch:
         """Watch an input, if there is a ``take``; raises `UndeclaredInput`."""

@@ -267,7 +267,7 @@ def operators_body(classes: Mapping[str, Callable[[], Any]]) -> Body:
     """Return what runs the operators of a runtime. ``classes`` are used instead of their files."""
 
     def run() -> None:
-        from dora.node.operators.runtime import Runtime
+        from dora.node.runtime import Runtime
 
         Runtime(classes).run()
 

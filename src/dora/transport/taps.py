@@ -219,7 +219,7 @@ class _ZenohTaps:
     def __init__(self, endpoint: str) -> None:
         import zenoh
 
-        from dora.transport.network.zenoh_router import connect
+        from dora.transport.zenoh.router import connect
 
         try:
             self._session = connect(endpoint)
@@ -264,7 +264,7 @@ class _ZenohTaps:
         tap.close()
 
     def close(self) -> None:
-        from dora.transport.network.zenoh_router import close_session
+        from dora.transport.zenoh.router import close_session
 
         if self._inherited:
             return

@@ -129,7 +129,7 @@ def _variables_in(text: str) -> dict[str, str]:
 
 
 def _read(file: str) -> str:
-    from dora.dataflow.parser.files import Unreadable, read_text
+    from dora.dataflow.yaml.files import Unreadable, read_text
 
     try:
         return read_text(file, file)

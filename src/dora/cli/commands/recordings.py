@@ -32,7 +32,7 @@ def info(recording: str, paths: bool, style: str) -> None:
     Shows topics with their types, counts and rates, the recorded dataflow, and whether anything is
     missing. A truncated file, for example after a crash, is read as far as possible.
     """
-    from dora.recording.info import facts, path_times
+    from dora.recording.mcap.info import facts, path_times
     from dora.recording.mcap.reader import Recording
 
     with Recording(recording) as opened:
@@ -145,7 +145,7 @@ def diff(
     truncated and the rest is equal.
     """
     from dora.recording.compare import Tolerance, compare
-    from dora.recording.info import cut
+    from dora.recording.mcap.info import cut
     from dora.recording.mcap.reader import Recording
 
     both = Tolerance(
@@ -249,7 +249,7 @@ def export(
     `dora-rerun`; without a declared form, a few numbers become curves, and texts become logs. A truncated
     file is exported as far as it can be read; the exit status is 1 then, except with --allow-incomplete.
     """
-    from dora.recording.info import cut
+    from dora.recording.mcap.info import cut
     from dora.recording.mcap.reader import Recording
 
     if not (parquet or rerun):

@@ -300,7 +300,7 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
 
 
 def _read(path: str) -> str:
-    from dora.dataflow.parser.files import NotAFile, TooLarge, read_bytes
+    from dora.dataflow.yaml.files import NotAFile, TooLarge, read_bytes
 
     try:
         return read_bytes("/dev/stdin" if path == "-" else path).decode()

@@ -248,10 +248,3 @@ def check_folder(dataflow: Dataflow, node: NodeSpec, machine: str) -> None:
             f"machine `{machine}` has no folder {dataflow.home_of(node)}, in which node `{node.id}` is "
             "to run; copy it there, or name another one as `working_dir` in its `deploy`"
         )
-
-
-def only_local_nodes(dataflow: Dataflow, start: StartRun) -> Dataflow:
-    """Return a dataflow with only the nodes of this machine, for the build."""
-    machines, machine = start.spec.machines, start.partition.machine
-    nodes = tuple(node for node in dataflow.nodes if machines.get(node.id) == machine)
-    return msgspec.structs.replace(dataflow, nodes=nodes)

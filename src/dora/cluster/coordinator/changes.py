@@ -32,10 +32,11 @@ from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.fleet import Fleet
 from dora.cluster.coordinator.placement import check_files, place_one, text_between
-from dora.cluster.coordinator.policy import Refusal, dataflow_of
+from dora.cluster.coordinator.policy import dataflow_of
 from dora.cluster.coordinator.requests import MachineGone, Requests
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import MachineView, Prepare, RunSpec
+from dora.cluster.refusal import Refusal
 from dora.dataflow.edit import make_change, proposal_of
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError, Problem

@@ -33,9 +33,7 @@ from dora.cluster.coordinator.metrics import (
 )
 from dora.cluster.coordinator.placement import check_files, place
 from dora.cluster.coordinator.policy import (
-    Refusal,
     check_name,
-    check_request,
     dataflow_of,
     file_of,
     find,
@@ -43,10 +41,10 @@ from dora.cluster.coordinator.policy import (
     free_name,
     listed,
 )
-from dora.cluster.coordinator.relay import Relay, RelayedSession
 from dora.cluster.coordinator.requests import Requests
 from dora.cluster.coordinator.store import Store
 from dora.cluster.heartbeat import Heartbeat
+from dora.cluster.http.relay import Relay, RelayedSession
 from dora.cluster.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
@@ -74,6 +72,7 @@ from dora.cluster.protocol import (
     ToCoordinator,
     Usage,
 )
+from dora.cluster.refusal import Refusal, check_request
 from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import LogOptions
 from dora.dataflow.problems import did_you_mean

@@ -23,7 +23,7 @@ from dora._version import __version__
 from dora.cluster.coordinator.connections import DaemonConnection, endpoints_for, moved
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.log_store import log_store_directory
-from dora.cluster.coordinator.policy import Refusal, lost_report, unreachable_after
+from dora.cluster.coordinator.policy import lost_report, unreachable_after
 from dora.cluster.coordinator.store import Store
 from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.cluster.protocol import (
@@ -53,6 +53,7 @@ from dora.cluster.protocol import (
     Welcome,
     hello_fault,
 )
+from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.names import machine_id_fault
 from dora.wire.node_protocol import PROTOCOL_VERSION

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.fleet import Fleet
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import ACTIVE, Answered, Ask, ToDaemon
+from dora.cluster.refusal import Refusal
 from dora.wire.daemon_protocol import LookRequest, NodeRequest, Rejected, answer_timeout
 
 POLL_INTERVAL: Final = 0.5  # seconds between checks that a dataflow still runs during a request

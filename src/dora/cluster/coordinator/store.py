@@ -21,7 +21,6 @@ from typing import Any, Final
 import msgspec
 
 from dora._shared_folders import open_file
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.protocol import (
     ACTIVE,
     DataflowView,
@@ -30,6 +29,7 @@ from dora.cluster.protocol import (
     RunSpec,
     encode,
 )
+from dora.cluster.refusal import Refusal
 from dora.daemon.report import first_cause
 from dora.daemon.supervisor.result import DataflowResult
 from dora.errors import DoraError

@@ -20,15 +20,15 @@ from collections.abc import Iterator
 import msgspec
 
 from dora.dataflow.parser.assemble import Assembler
-from dora.dataflow.parser.compose import compose_mapping
-from dora.dataflow.parser.field_types import DATA, ListType, Reader, TextType
 from dora.dataflow.parser.fields import BUILD, NODES
-from dora.dataflow.parser.files import Unreadable, read_text
 from dora.dataflow.parser.legacy import upgrade_legacy
 from dora.dataflow.parser.resolve_inputs import PORTS, OfferedOutputs
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode
 from dora.dataflow.problems import MAX_LISTED, ProblemReport, TextSpan, listed
+from dora.dataflow.yaml.compose import compose_mapping
+from dora.dataflow.yaml.field_types import DATA, ListType, Reader, TextType
+from dora.dataflow.yaml.files import Unreadable, read_text
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode
 
 # All fields of a module's file; those of a dataflow are in `dora.dataflow.parser.fields`.
 MODULE_HEADER = SchemaBlock(

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from dora.dataflow.durations import duration_text
 from dora.dataflow.model import InputSpec, NodeOutput, PathBudget
-from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.paths import DataGraph, Vertex, circles_of, vertex_of
 from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.schema_block import CheckedBlock
 
 
 class _Time(NamedTuple):

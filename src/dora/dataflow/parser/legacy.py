@@ -6,8 +6,8 @@ Places stay those of the file. Each old field gets one warning, where it stands 
 
 from __future__ import annotations
 
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 _CUSTOM = {"source": "path", "envs": "env"}  # fields of `custom` with another name today
 _MISSPELT = "queue-size"

@@ -9,7 +9,8 @@ An entry of ``outputs`` is a name, or a mapping of one name to rules::
 
 from __future__ import annotations
 
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.parser.output_rules import OUTPUT
+from dora.dataflow.yaml.field_types import (
     DATA,
     FieldType,
     Reader,
@@ -19,9 +20,8 @@ from dora.dataflow.parser.field_types import (
     shape,
     text_of,
 )
-from dora.dataflow.parser.output_rules import OUTPUT
-from dora.dataflow.parser.schema_block import CheckedBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
+from dora.dataflow.yaml.schema_block import CheckedBlock
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 
 class Outputs(FieldType[dict[str, CheckedBlock]]):

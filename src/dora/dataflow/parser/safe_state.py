@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple, get_args
 from msgspec import structs
 
 from dora.dataflow.model import NodeOutput, NodeSpec, PathBudget, PortType, Types
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import Contradiction, ProblemReport, TextSpan
+from dora.dataflow.yaml.field_types import (
     ChoiceType,
     FieldType,
     ListType,
@@ -19,10 +20,9 @@ from dora.dataflow.parser.field_types import (
     report_expected,
     shape,
 )
-from dora.dataflow.parser.number_types import DurationType
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.problems import Contradiction, ProblemReport, TextSpan
+from dora.dataflow.yaml.number_types import DurationType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.wire.output_rules import SafeState, SafeStateCondition
 
 _CONDITIONS: Final[tuple[SafeStateCondition, ...]] = get_args(SafeStateCondition)

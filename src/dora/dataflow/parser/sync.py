@@ -9,7 +9,8 @@ from msgspec import structs
 
 from dora.dataflow.durations import duration_text
 from dora.dataflow.model import InputSpec, LogSource, NodeOutput, NodeSpec, SyncSpec, TimerSource
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import ProblemReport, TextSpan, listed
+from dora.dataflow.yaml.field_types import (
     DATA,
     ChoiceType,
     FieldType,
@@ -19,10 +20,9 @@ from dora.dataflow.parser.field_types import (
     Schema,
     report_expected,
 )
-from dora.dataflow.parser.number_types import DurationType
-from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.problems import ProblemReport, TextSpan, listed
+from dora.dataflow.yaml.number_types import DurationType
+from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 
 class Frames(FieldType[int]):

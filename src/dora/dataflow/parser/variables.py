@@ -10,7 +10,8 @@ from dora.dataflow.names import (
     key_fault,
     value_fault,
 )
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.parser.sources import expand
+from dora.dataflow.yaml.field_types import (
     TEXT_SCHEMA,
     FieldType,
     Reader,
@@ -19,8 +20,7 @@ from dora.dataflow.parser.field_types import (
     shorten,
     text_of,
 )
-from dora.dataflow.parser.sources import expand
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, YamlNode, is_utf8
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, YamlNode, is_utf8
 
 _RESERVED = frozenset(
     (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from dora.dataflow.model import InputSpec
-from dora.dataflow.parser.field_types import ChoiceType, ListType, MapType, TextType
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.field_types import ChoiceType, ListType, MapType, TextType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
 
 PATTERNS = ("service-server", "service-client", "action-server", "action-client")
 TYPE_NAME = TextType("the name of a type", may_be_empty=False)

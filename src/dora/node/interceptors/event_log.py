@@ -15,7 +15,7 @@ import msgspec
 
 from dora._ownership import UnsafeFile, open_own
 from dora.node.events import Error, Event, Input, Reload, Synced, Text, Tick
-from dora.node.interceptors.base import ReceiveInterceptor
+from dora.node.interceptor import ReceiveInterceptor
 from dora.node.log import write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.safe_state import SafeValue
@@ -117,7 +117,7 @@ class EventLog(ReceiveInterceptor):
                     EntryKind.TEXT, index, output._now(), content.time_ns, content.text.encode()
                 )
         port = self._ports[input_id or event["id"]]
-        number = number or getattr(port, "taken", 0)
+        number = number or port.taken
         return pack_entry(EntryKind.LOCAL, index, output._now(), number)
 
     def _set(self, event: Synced) -> bytes:

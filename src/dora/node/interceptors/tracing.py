@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dora._version import __version__
 from dora.node.events import Event, Input, Synced
-from dora.node.interceptors.base import Lent, Metadata, ReceiveInterceptor, SendInterceptor
+from dora.node.interceptor import Lent, Metadata, ReceiveInterceptor, SendInterceptor
 from dora.node.interceptors.spans import (
     CONSUMER,
     FAILED,

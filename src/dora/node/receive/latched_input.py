@@ -5,7 +5,7 @@ Three kinds of messages come in this order:
 * *repeated* ones, which a former process of this node has received. They are counted as such on the board
   (``REPEATED``), not among ``RECEIVED``, because ``FIRST + RECEIVED + DROPPED`` is a sequence number.
 * others of the latch. For a receiver that is new, they move ``FIRST`` back, and so are sent and received.
-* those of the queue, except what came from the latch already.
+* messages of the queue, except what came from the latch already.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from dora._ownership import UnsafeFile
 from dora.errors import SendError
 from dora.node.current_event import CurrentEvent, Passed
-from dora.node.interceptors.base import Lent, SendInterceptor, surround
+from dora.node.interceptor import Lent, SendInterceptor, surround
 from dora.transport.board import (
     ASLEEP,
     BEGUN,

@@ -29,6 +29,10 @@ class Target(msgspec.Struct, frozen=True, tag=True):
     elsewhere: tuple[str, ...] = ()
 
 
+class PageQuery(msgspec.Struct, frozen=True, tag=True):
+    """Show the dataflow on a page; each result is a `PageResult`. `PreviewsWanted` chooses the previews."""
+
+
 class PreviewsWanted(msgspec.Struct, frozen=True, tag=True):
     """The needs of browsers from now on: previews of topics, and latencies of all links."""
 
@@ -81,6 +85,9 @@ class Preview(msgspec.Struct, frozen=True, tag=True):
     adds: bool = False
 
 
+PageResult = DataflowGraph | State | Preview
+
+
 class Found(msgspec.Struct, frozen=True, tag=True):
     ticket: int
     entries: list[bytes]
@@ -91,7 +98,7 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     """The dataflow has ended; this is the last message."""
 
 
-FromWatcher = DataflowGraph | State | Lines | Preview | Found | Ended
+FromWatcher = PageResult | Lines | Found | Ended
 
 _encoder = msgspec.msgpack.Encoder()
 decode_to_watcher: Callable[[bytes], ToWatcher] = msgpack_decoder(ToWatcher)

@@ -20,6 +20,7 @@ from mcap.opcode import Opcode
 from mcap.records import Chunk, ChunkIndex
 
 from dora.errors import DoraError
+from dora.recording.mcap.event_order import ORDER_TOPIC
 from dora.recording.mcap.format import (
     ARROW_TYPE,
     DATAFLOW,
@@ -34,7 +35,6 @@ from dora.recording.mcap.format import (
     from_record,
     restore,
 )
-from dora.recording.replay.event_order import ORDER_TOPIC
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import Message
 

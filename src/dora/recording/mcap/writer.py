@@ -37,6 +37,7 @@ from dora._shared_folders import open_file
 from dora._version import __version__
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
+from dora.recording.mcap.chunk import CompressedChunk
 from dora.recording.mcap.format import (
     DATAFLOW,
     DATAFLOW_MEDIA_TYPE,
@@ -48,7 +49,6 @@ from dora.recording.mcap.format import (
     to_texts,
 )
 from dora.recording.mcap.schemas import schema_data
-from dora.recording.recorder.chunk import CompressedChunk
 
 MAGIC: Final = bytes((137, 77, 67, 65, 80, 48, 13, 10))
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
+from dora.recording.mcap.chunk import Compression
 from dora.recording.mcap.format import SUFFIX, TopicEnd
-from dora.recording.recorder.chunk import Compression
 
 # Messages that wait for the recorder in shared memory, of each output. iceoryx2 reserves addresses for 64
 # times the largest message, for each place in each queue: with messages of 500 MB, two outputs take all.

@@ -20,8 +20,8 @@ from dora.daemon.client import DaemonClient, name_of
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelTable
+from dora.recording.mcap.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
 from dora.recording.mcap.format import RecordingStart
-from dora.recording.recorder.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
 from dora.recording.recorder.chunk_filler import ChunkFiller, RecordedTopic
 from dora.recording.recorder.context import RecordingContext
 from dora.recording.recorder.control import (

@@ -13,9 +13,9 @@ import msgspec
 
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
+from dora.recording.mcap.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, detached
 from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import DiskFull, RecordingFailed, RecordingWriter
-from dora.recording.recorder.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, detached
 from dora.recording.recorder.chunk_filler import spans_of
 from dora.recording.recorder.disk_sync import DiskSync
 from dora.recording.recorder.options import (

@@ -12,7 +12,7 @@ from dora.daemon.client import DaemonClient
 from dora.errors import DoraError
 from dora.observe.tap_session import TapLease
 from dora.observe.topics import Topic, find_tappable
-from dora.recording.process_folder import make_folder, remove_folder
+from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.recording.recorder.chunk_filler import RecordedTopic, TappedSource
 from dora.transport.latch import latch_path, read_latch
 from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer

@@ -19,11 +19,12 @@ from dora.dataflow.loader import load, parse
 from dora.dataflow.model import Dataflow
 from dora.dataflow.problems import listed
 from dora.errors import DataflowError, DoraError
+from dora.node.host import EVENT_LOG_SUFFIX
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
-from dora.node.replay.inbox import CLOCK_FILE, EVENT_LOG_SUFFIX
+from dora.node.replay.inbox import CLOCK_FILE
+from dora.recording.mcap.event_order import Numbers, Translation, first_numbers
 from dora.recording.mcap.format import to_texts
 from dora.recording.mcap.reader import RecordedMessage, Recording
-from dora.recording.replay.event_order import Numbers, Translation, first_numbers
 from dora.recording.replay.player import CUT_SUFFIX, window
 from dora.recording.replay.replay_dataflow import PlayerSettings, assign_roles, replay_dataflow
 

@@ -20,11 +20,12 @@ from typing import Final
 
 from dora._ownership import UnsafeFile, check_folder, open_own
 from dora.errors import SharedMemoryFull, TransportError
+from dora.transport import semaphore_support
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import disown_after_fork, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
+from dora.transport.mapping import Mapping, attach, libc, make
 from dora.transport.queues import CopyWarning, SpilloverQueue
-from dora.transport.shm import support
 from dora.transport.shm.channel import (
     TAP,
     Channel,
@@ -34,7 +35,6 @@ from dora.transport.shm.channel import (
     links_folder,
     setup_failed,
 )
-from dora.transport.shm.mapping import Mapping, attach, libc, make
 from dora.transport.shm.pool import SMALL, Block, Pool
 from dora.transport.shm.ring import (
     BLOCK,
@@ -528,7 +528,7 @@ def warm_up() -> None:
 
 def join(folder: str, what: str) -> Presence:
     """Show that this process takes part; raises `TransportError`, `SharedMemoryFull`, `UnsafeFile`."""
-    if fault := support.fault():
+    if fault := semaphore_support.fault():
         raise TransportError(f"the engine shm {fault}")
     try:
         check_folder(folder)

@@ -32,7 +32,6 @@ from typing import Any, Final
 from dora._ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
 from dora.errors import SharedMemoryFull, TransportError, WrongProcess
 from dora.transport.board import SENT, WORDS, Board
-from dora.transport.engines import ENGINES
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import CopyWarning, SpilloverQueue
@@ -477,7 +476,7 @@ def _setup_failed(what: str, error: Exception) -> Exception:
         return error
     free = free_bytes()
     if free is not None and free < 1 << 20:
-        return no_room_to_start(what, free, ENGINES["iceoryx2"].memory_to_start)
+        return no_room_to_start(what, free, "iceoryx2")
     return TransportError(f"{what}: iceoryx2 cannot set it up: {error!r}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from dora.recording.mcap.format import NotARecording
-from dora.recording.process_folder import make_folder, remove_folder
+from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.wire.decoders import DecodeError, msgpack_decoder
 from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
 

@@ -17,8 +17,8 @@ from dora.dataflow.names import (
     data_id_fault,
     node_id_fault,
 )
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import ProblemReport, listed
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 T = TypeVar("T")
 Schema = dict[str, Any]

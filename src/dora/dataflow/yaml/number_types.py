@@ -15,8 +15,8 @@ from dora.dataflow.durations import (
     parse_rate,
     rate_hint,
 )
-from dora.dataflow.parser.field_types import FieldType, Reader, Schema, report_expected, shape, text_of
-from dora.dataflow.parser.tree import ScalarNode, YamlNode
+from dora.dataflow.yaml.field_types import FieldType, Reader, Schema, report_expected, shape, text_of
+from dora.dataflow.yaml.tree import ScalarNode, YamlNode
 
 MAX_SECONDS = 1_000_000_000  # 31 years; beyond, clocks and system calls overflow
 MAX_BYTES = 2**62

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import TextSpan, listed
+from dora.dataflow.yaml.field_types import (
     FieldType,
     Reader,
     Schema,
@@ -15,8 +16,7 @@ from dora.dataflow.parser.field_types import (
     is_unset,
     report_expected,
 )
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.problems import TextSpan, listed
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 
 class Field(msgspec.Struct, frozen=True):

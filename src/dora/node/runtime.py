@@ -88,8 +88,7 @@ class Runtime:
     def _make_outputs(self, config: NodeConfig) -> dict[str, OperatorOutput]:
         consumers: dict[str, list[LocalInput]] = {}
         for item in config.inputs:
-            port = self._inbox.local_inputs.get(item.id)
-            if item.kind == "local" and port is not None:
+            if (port := self._session.stacks.local_inputs.get(item.id)) is not None:
                 consumers.setdefault(item.source, []).append(port)
         outputs = {
             output.id: OperatorOutput(
