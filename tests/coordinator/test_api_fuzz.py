@@ -25,7 +25,7 @@ from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import RunSpec
 from dora.cluster.refusal import Refusal
 from dora.dataflow.describe import describe
-from dora.dataflow.edit import TopologyOperation, make_change
+from dora.dataflow.edit import make_change
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.errors import DoraError
 from dora.wire.operations import (
@@ -34,6 +34,7 @@ from dora.wire.operations import (
     DisconnectOperation,
     RemoveOperation,
     ReplaceOperation,
+    TopologyOperation,
 )
 
 pytestmark = pytest.mark.processes

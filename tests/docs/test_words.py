@@ -130,7 +130,6 @@ GONE_CLASSES = {
     "PutOut": "Disconnect",
     "Recorded": "AckEnd",
     "Share": "Partition",
-    "TakePart": "JoinCluster",
     "TakeSurvey": "GetMetrics",
     "Told": "PeerStatus",
 }

@@ -121,9 +121,9 @@ JOURNEYS = {
             Step(2, 3, "`ApplyDataflow`: the new plan"),
             Step(3, 4, "`AttachLink` to the sender, `AttachInput` to the receiver"),
             Step(2, 1, "`Spawn` new nodes; `Ok`, once they run"),
-            Step(0, 2, "several machines: `Prepare`, which is `CheckChange` on each"),
-            Step(0, 0, "`commit`: write the record"),
-            Step(0, 2, "`Apply`, which is `ApplyChange` on each"),
+            Step(0, 2, "with a coordinator: `Prepare`, which is `CheckChange` on each machine"),
+            Step(0, 0, "`_commit`: write the record"),
+            Step(0, 2, "`Apply`, which is `ApplyChange` on each machine"),
         ],
     ),
     "recording": Journey(

@@ -31,6 +31,7 @@ from dora.wire.operations import (
     ProposedChange,
     RemoveOperation,
     ReplaceOperation,
+    TopologyOperation,
 )
 
 RUNNING = "<the running dataflow>"
@@ -477,11 +478,6 @@ def _document(running: Dataflow) -> dict[str, Any]:
     return copy
 
 
-TopologyOperation = (
-    AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
-)
-
-
 def make_change(operation: TopologyOperation, running: Dataflow, environ: Mapping[str, str]) -> Change:
     """Turn an operation into a change of a running dataflow; raises `DoraError`.
 
@@ -503,15 +499,12 @@ def make_change(operation: TopologyOperation, running: Dataflow, environ: Mappin
 
 def proposal_of(change: Change, operation: TopologyOperation, revision: int) -> ProposedChange:
     """Return the proposal of a change, which follows from an operation, for a dataflow on one machine."""
-    replaced, grace = "", None
-    if isinstance(operation, ReplaceOperation):
-        replaced, grace = operation.node, operation.grace
     return ProposedChange(
         revision=revision,
         dataflow=msgspec.to_builtins(change.dataflow),
         programs=msgspec.to_builtins(change.programs),
         added=change.added,
         removed=change.removed,
-        replaced=replaced,
-        grace=grace,
+        replaced=operation.node if isinstance(operation, ReplaceOperation) else "",
+        grace=operation.grace if isinstance(operation, (ReplaceOperation, RemoveOperation)) else None,
     )

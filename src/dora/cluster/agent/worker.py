@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 
 from dora._paths import data_folder, state_folder
-from dora.cluster.agent.changes import ChangeRunner
+from dora.cluster.agent.changes import PartitionChanges
 from dora.cluster.agent.identity import run_id
 from dora.cluster.agent.limits import TimeLimit, become_realtime
 from dora.cluster.agent.partition import LocalPartition, with_local_folder
@@ -26,8 +26,6 @@ from dora.cluster.agent.worker_reports import LogForwarder, Reports
 from dora.cluster.coordinator.policy import BUILD_LIMIT, SPAWN_LIMIT
 from dora.cluster.protocol import (
     Apply,
-    Ask,
-    JoinCluster,
     Prepare,
     StartRun,
     StopRun,
@@ -138,19 +136,15 @@ class Worker:
     """Builds and runs one dataflow, and reports what becomes of it."""
 
     def __init__(self, start: StartRun, commands: _Commands, reports: Reports) -> None:
-        partition = start.partition
         self._start = start
         self._commands = commands
         self._reports = reports
         self._is_built = False
         self._all_run = threading.Event()  # all nodes were ready
         self._nodes_are_quiet = nodes_are_quiet()
-        collects_logs = partition is not None and partition.collect_logs
-        self._forwarder = LogForwarder(reports) if collects_logs else None
-        self._partition: LocalPartition | None = None
-        if partition is not None and len({partition.machine, *start.spec.machines.values()}) > 1:
-            self._partition = LocalPartition(start, reports, lambda: commands.stopped)
-        self._changes = ChangeRunner(start, reports, self._log_build, self._partition)
+        self._forwarder = LogForwarder(reports) if start.partition.collect_logs else None
+        self._partition = LocalPartition(start, reports, lambda: commands.stopped)
+        self._changes = PartitionChanges(self._partition, reports, self._log_build)
 
     def run(self) -> None:
         """Build and run the dataflow to its end; errors are reported, not raised."""
@@ -181,13 +175,12 @@ class Worker:
                 reason = system_fault(error) if isinstance(error, OSError) else str(error)
                 self._reports.update(status="Failed", reason=reason)
         finally:
-            if self._partition is not None and not self._commands.may_return:
+            if self._start.is_distributed and not self._commands.may_return:
                 self._remove_state()
             self._commands.done.set()
 
     @property
     def _state_folder(self) -> str:
-        assert self._partition is not None
         return state_folder(self._start.dataflow_id, self._partition.machine)
 
     def _remove_state(self) -> None:
@@ -200,9 +193,7 @@ class Worker:
 
     def _out(self, dataflow: Dataflow) -> str:
         """Return the folder below which log files are written."""
-        partition = self._start.partition
-        own_folder = partition is not None and partition.own_log_folder
-        return data_folder() if own_folder else dataflow.working_dir
+        return data_folder() if self._start.partition.own_log_folder else dataflow.working_dir
 
     def _build_and_run(self, dataflow: Dataflow) -> DataflowResult:
         start = self._start
@@ -211,16 +202,14 @@ class Worker:
             name=start.spec.name,
             coordinator=start.coordinator,
             log_directory=self._log_directory,
-            join=None if self._partition is None else self._partition.join,
+            join=self._partition.join,
             run_id=run_id(start),
-            state_directory="" if self._partition is None else self._state_folder,
+            state_directory=self._state_folder if start.is_distributed else "",
             revision=start.spec.revision,
-            former=None if start.partition is None else start.partition.former,
+            former=start.partition.former,
         )
-        nodes = None
-        if start.partition is not None:
-            here = start.partition.machine
-            nodes = {node for node, machine in start.spec.machines.items() if machine == here}
+        here = start.partition.machine
+        nodes = {node for node, machine in start.spec.machines.items() if machine == here}
         try:
             return build_and_run(
                 dataflow,
@@ -228,7 +217,7 @@ class Worker:
                 self._log,
                 start.dataflow_id,
                 nodes=nodes,
-                session=self._partition is None,
+                session=not start.is_distributed,
                 on_built=self._on_built,
                 on_daemon=self._set_daemon,
             )
@@ -253,8 +242,7 @@ class Worker:
         )
         daemon.on_parameters = self._reports.parameters_set
         self._changes.set_daemon(daemon)
-        if self._partition is not None:
-            self._partition.set_daemon(daemon)
+        self._partition.set_daemon(daemon)
         self._commands.set_daemon(daemon)
         spawning = self._limit(self._start.limits.spawn, "the start of the nodes", SPAWN_LIMIT)
         daemon.loop.call_threadsafe(spawning.met)  # once all of them have been started
@@ -265,10 +253,10 @@ class Worker:
 
     def _handle(self, message: ToDaemon) -> None:
         """Handle a message of the coordinator, in the thread of the commands."""
-        if isinstance(message, (JoinCluster, Ask, Prepare, Apply)):
+        if isinstance(message, (Prepare, Apply)):
             self._changes.start(message)
-        elif self._changes.local_partition is not None:
-            self._changes.local_partition.handle(message)
+        else:
+            self._partition.handle(message)
 
     def _limit(self, seconds: float, what: str, variable: str) -> TimeLimit:
         def fail() -> None:
@@ -325,8 +313,7 @@ def main(options: Container[str]) -> None:
         become_realtime()  # the daemon has logged what is not permitted
     # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    secret = start.partition.secret if start.partition is not None else ""
-    reports = Reports(pipe, start.dataflow_id, revision=start.spec.revision, secret=secret)
+    reports = Reports(pipe, start.dataflow_id, revision=start.spec.revision, secret=start.partition.secret)
     Worker(start, commands, reports).run()
 
 

@@ -50,7 +50,6 @@ from dora.cluster.protocol import (
     DEFAULT_MACHINE,
     AckLogs,
     Answered,
-    DataflowChanged,
     DataflowView,
     GetMetrics,
     GetTemplates,
@@ -75,12 +74,12 @@ from dora.cluster.protocol import (
 )
 from dora.cluster.refusal import Refusal, check_request
 from dora.daemon.logs.entry import LogEntry
-from dora.dataflow.edit import TopologyOperation
 from dora.dataflow.model import LogOptions
 from dora.dataflow.problems import did_you_mean
 from dora.wire.correlation import uuid7
 from dora.wire.daemon_protocol import DataflowRequest, LookRequest, NodeRequest
 from dora.wire.metrics import DataflowMetrics
+from dora.wire.operations import TopologyOperation
 
 SHUTDOWN_TIMEOUT = 16.0
 
@@ -136,11 +135,6 @@ class Coordinator:
                 self._templates.record(connection.machine, number, templates)
             case LogBatch():
                 self._receive_logs(connection, message)
-            case DataflowChanged():
-                try:
-                    self.changes.on_dataflow_changed(message)
-                except Refusal as refusal:
-                    log.error("dataflow %s has changed, and %s", message.dataflow_id, refusal)
             case ParametersSet():
                 try:
                     self._store.set_parameters(message)
@@ -188,9 +182,10 @@ class Coordinator:
         self._notify()
 
     def _adopt(self, connection: DaemonConnection, report: RunReport, spec: RunSpec) -> None:
-        """Make a record of a dataflow that runs already; raises `Refusal`."""
+        """Make a record of a dataflow that runs already, or bring it up to date; raises `Refusal`."""
         if self._store.find(report.dataflow_id) is not None:
-            return  # another machine has described it already
+            self.changes.adopt(report.dataflow_id, spec)
+            return
         machines = sorted({connection.machine, *spec.machines.values()})
         self._add(report.dataflow_id, spec, dict.fromkeys(machines, ""))
 
@@ -346,7 +341,7 @@ class Coordinator:
             self._check_daemons()
         view, machine = self._active_on(wanted, machine, started=looks)
         if isinstance(request, TopologyOperation):
-            return await self.changes.apply(view, request)
+            return await self.changes.apply(view.uuid, request)
         if isinstance(request, NodeRequest):
             machine = self._store.spec(view.uuid).machines.get(request.node, machine)
         return await self.requests.ask(view.uuid, machine, request)
