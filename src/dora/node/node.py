@@ -399,7 +399,7 @@ class Node:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The parameters of this node: those of the YAML, and what was set since.
+        """The parameters of this node, from the YAML or changed since.
 
         A live view, up to date whenever this program receives events; `ParamUpdate` and
         `ParamDeleted` report changes. It cannot be written to.

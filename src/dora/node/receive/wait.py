@@ -7,7 +7,7 @@ one is due (`dora.node.receive.arrival_predictor`). An idle node never spins: ea
 makes the next less likely.
 
 A thread that waits for a condition takes no events: they stay in their queues for `Inbox.next`. A thread or
-task that wants events has precedence, because it polls all inputs and thereby also those of the condition.
+task that wants events has precedence, because it polls all inputs, the condition's among them.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class UndeclaredOutputs:
         node_slot: int,
         operators: Iterable[str] = (),
     ) -> None:
-        """``declared``: ids of the outputs; those of ``operators`` begin with the id of the operator."""
+        """``declared``: ids of the outputs; each output of one of ``operators`` begins with its id."""
         self.sent: dict[str, int] = {}
         self._node_id = node_id
         self._declared = sorted(declared)
