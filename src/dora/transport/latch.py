@@ -200,7 +200,7 @@ class LatchInMemory:
     """A latch of nodes that share a process."""
 
     def __init__(self, rule: LatchRule, former: LatchInMemory | None) -> None:
-        """``former``: that of the node's former process."""
+        """``former``: the latch of the node's former process."""
         self._entries: deque[tuple[int, bytes]] = deque(maxlen=rule.depth)
         if former is not None and rule.survive_restart:
             self._entries.extend(former._entries)

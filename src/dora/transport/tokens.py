@@ -44,7 +44,7 @@ def token_path() -> str:
 
 
 def find_token(also_here: bool = True) -> Token | None:
-    """Return the token of a client: ``$DORA_AUTH_TOKEN``, ``./.dora-token``, or that of the user.
+    """Return the token of a client: ``$DORA_AUTH_TOKEN``, ``./.dora-token``, or the user's.
 
     ``also_here`` False: skip the working folder. None if there is none; raises `TokenError` if it is not
     safe.
@@ -54,7 +54,7 @@ def find_token(also_here: bool = True) -> Token | None:
 
 
 def make_token() -> Token:
-    """Return the token of a server: ``$DORA_AUTH_TOKEN``, or that of the user, which is created if missing.
+    """Return the token of a server: ``$DORA_AUTH_TOKEN``, or the user's, which is created if missing.
 
     Raises `DoraError`. A file in the working folder is ignored: the folder may belong to another user.
     """
