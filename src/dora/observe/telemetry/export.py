@@ -45,8 +45,8 @@ OnTrouble = Callable[[str], None]
 def missing_package(settings: TelemetrySettings) -> str:
     """Return what has to be installed for these settings, "" if nothing.
 
-    Raises `DoraError` with that text if one of dora's own variables asks for the export; those of
-    OpenTelemetry may be meant for other programs.
+    Raises `DoraError` with that text if one of dora's own variables asks for the export.
+    Variables of OpenTelemetry may be meant for other programs.
     """
     protocol = "grpc" if settings.grpc else "http"
     try:

@@ -94,7 +94,7 @@ class Row(msgspec.Struct, frozen=True):
 def rows(trace: Trace) -> Iterator[Row]:
     """Yield the spans of a trace as a tree, what follows from a span below it.
 
-    Spans whose parent is not there are roots; so are those of a circle, which no program makes.
+    Spans whose parent is not there are roots. So are spans in a circle, which no program makes.
     """
     ids = {item.span.span_id for item in trace.spans}
     children: dict[str, list[NodeSpan]] = {}
