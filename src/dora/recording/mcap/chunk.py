@@ -58,7 +58,7 @@ class Chunk:
         self.size = 0
         self.first = self.last = 0  # log times
         self.index: dict[int, bytearray] = {}  # channel → (time, offset) of each message
-        self.spans: dict[str, ChunkSpan] = {}  # by topic; those of outputs
+        self.spans: dict[str, ChunkSpan] = {}  # by topic; of outputs only
 
     @property
     def capacity(self) -> int:

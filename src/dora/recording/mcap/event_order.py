@@ -74,7 +74,7 @@ class OrderTail:
 
 
 Numbers = Callable[[str, int], int]
-"""Maps an output and a recorded sequence number to that of the replay; 0: it will not be sent."""
+"""Maps an output and a recorded sequence number to its number in the replay; 0: it will not be sent."""
 
 
 class Translation:
