@@ -249,8 +249,8 @@ def run_dataflow(
 ) -> VirtualDataflow:
     """Run a dataflow in virtual time to its end; return it, with ``outputs``, ``logs`` and ``result``.
 
-    ``options`` are those of `VirtualDataflow`; ``stop_after``, ``check`` and exceptions are those of
-    `VirtualDataflow.run`.
+    `VirtualDataflow` takes the ``options``. `VirtualDataflow.run` takes ``stop_after`` and ``check``, and
+    raises the same exceptions.
     """
     flow = VirtualDataflow(dataflow, **options)
     try:
