@@ -141,7 +141,7 @@ class ProblemReport:
         self.failed = self.failed or other.failed
 
     def sorted(self) -> tuple[Problem, ...]:
-        """Return all problems in the order of the file, then those of other files, each once.
+        """Return all problems in the order of the file, then problems of other files, each once.
 
         A problem of a module is shown once, however often the module is used.
         """

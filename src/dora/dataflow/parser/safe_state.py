@@ -125,7 +125,7 @@ class _Case(NamedTuple):
 
     @property
     def type(self) -> str:
-        """The Arrow type of the value: the declared, the given, or that of its values."""
+        """The Arrow type of the value: the declared one, the given one, or the type of its values."""
         return self.declared_type or self.block.get("type") or _type_of(self.block.get("value"))
 
     @property
@@ -324,7 +324,7 @@ def _contradictions(case: _Case) -> list[Contradiction]:
 
 
 def _type_of(values: tuple[Scalar, ...]) -> str:
-    """Return the type that Arrow would choose; of values that are mixed, that of the first.
+    """Return the type that Arrow would choose; for mixed values, the type of the first.
 
     >>> _type_of((0, 1.5)), _type_of((0, 1)), _type_of((True,)), _type_of(("hold",))
     ('float64', 'int64', 'bool', 'string')

@@ -68,7 +68,7 @@ SYNC_BLOCK = SchemaBlock(
         Field(
             "tolerance",
             DurationType(zero="kept"),
-            "How far the timestamp of a message may be from that of the leading one: `5ms`. `0`: not at "
+            "How far the timestamp of a message may be from the leading one's: `5ms`. `0`: not at "
             "all. Unset: `0`, with `policy: latest` any age.",
         ),
         Field(

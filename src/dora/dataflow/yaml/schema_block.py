@@ -39,7 +39,7 @@ class CheckedBlock:
 
     def __init__(self, span: TextSpan, defaults: Mapping[str, Any]) -> None:
         self.span: TextSpan = span
-        self.defaults = defaults  # those of the table
+        self.defaults = defaults  # from the table
         self.values: dict[str, Any] = {}
         self.keys: dict[str, ScalarNode] = {}
         self.nodes: dict[str, YamlNode] = {}
@@ -57,9 +57,9 @@ class CheckedBlock:
         return (name in self.nodes and name not in self.values) or name in self.suggested
 
     def place(self, name: str, key: str = "", *, of_key: bool = False) -> TextSpan:
-        """Return the place of a field's value; that of the block if it has no such field.
+        """Return the place of a field's value, or of the block if it has no such field.
 
-        With ``key``: the place of that key's value inside the field, with ``of_key`` that of the key.
+        With ``key``: the place of that key's value inside the field; with ``of_key``, of the key.
         """
         value = self.nodes.get(name, self.span)
         if key and isinstance(value, MappingNode) and key in value.entries:
