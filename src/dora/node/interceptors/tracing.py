@@ -84,6 +84,7 @@ class Tracer:
         self._processes: dict[int, _Process] = {}
         self._done: list[Span] = []
         self._random = random.Random()
+        # Any thread that sends or receives may write. One at a time: each span is written once.
         self._lock = threading.Lock()
         self._inherited = False  # this process was forked from the node's
         atexit.register(self.close)

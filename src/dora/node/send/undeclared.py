@@ -34,7 +34,7 @@ class UndeclaredOutputs:
         self._words = board.words
         self._word = node_slot * WORDS + UNDECLARED
         self._strict = is_strict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # any thread may send; to read and add one is not one step
 
     @property
     def total(self) -> int:

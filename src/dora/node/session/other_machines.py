@@ -15,9 +15,9 @@ from dora.wire.node_config import LinkConfig, NodeConfig
 
 _FIRST_PAUSE: Final = 0.001  # seconds between two looks at the board, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.05
-_INTERRUPTED_TIMEOUT: Final = 0.5
-_RESTARTED_TIMEOUT: Final = 3.0
-_NO_PROGRESS: Final = 3.0  # seconds
+_INTERRUPTED_TIMEOUT: Final = 0.5  # once the daemon has something to say
+_RESTARTED_TIMEOUT: Final = 3.0  # the network may be cut: a restarted node works without the others
+_NO_PROGRESS: Final = 3.0  # seconds; the whole wait has no limit, so a slow network loses nothing
 
 
 def await_receivers(
