@@ -31,7 +31,7 @@ from dora.recording.replay.replay_dataflow import PlayerSettings, assign_roles, 
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
-DEFAULT_PATIENCE: Final = 30.0  # seconds
+DEFAULT_PATIENCE: Final = 30.0  # seconds that a node waits for a recorded message that does not come
 
 
 @dataclass(frozen=True)
