@@ -386,4 +386,5 @@ class Metrics:
         return observe
 
     def close(self) -> None:
+        """Export the last figures and stop; returns after `_CLOSING_TIME_MS` at the latest."""
         self._provider.shutdown(_CLOSING_TIME_MS)
