@@ -140,6 +140,7 @@ class ChannelTable:
         return len(self._items)
 
     def item(self, number: int) -> ChannelItem:
+        """Return a channel by the number that `add` gave it, from 1."""
         return self._items[number - 1]
 
 

@@ -62,6 +62,7 @@ class Chunk:
 
     @property
     def capacity(self) -> int:
+        """Bytes that the chunk has room for, used or not."""
         return len(self.view)
 
     @property

@@ -67,6 +67,7 @@ class OrderTail:
                 yield node_id, data[:size]
 
     def close(self) -> None:
+        """Close the files, and remove their folder."""
         for file in self._files.values():
             file.close()
         self._files.clear()

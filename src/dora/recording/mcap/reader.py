@@ -272,6 +272,7 @@ class Recording:
 
     @property
     def count(self) -> int:
+        """How many messages the file has, of all outputs."""
         return sum(topic.messages for topic in self.topics.values())
 
     @property

@@ -106,6 +106,7 @@ class ControlSocket:
         return self._socket.fileno()
 
     def accept(self) -> ControlClient | None:
+        """Return a command that has connected; None if there is none, or if it is another user's."""
         try:
             connection = self._socket.accept()[0]
         except OSError:
@@ -116,6 +117,7 @@ class ControlSocket:
         return None
 
     def close(self) -> None:
+        """Stop listening, and remove the socket."""
         self._socket.close()
         try:
             os.unlink(self._path)

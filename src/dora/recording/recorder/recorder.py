@@ -141,6 +141,7 @@ class Recorder:
         self._wake()
 
     def status(self) -> RecorderStatus:
+        """Return what has been recorded so far."""
         return RecorderStatus(
             pid=os.getpid(),
             path=os.path.abspath(self._sink.path),
