@@ -240,9 +240,11 @@ class Layout:
         return f"{output}~{generation}" if generation else str(output)
 
     def vertex(self, output: NodeOutput) -> Vertex:
+        """Return the sender of an output in the graph: its node, or one operator of that node."""
         return vertex_of(self.nodes[output.node], output.output)
 
     def rules(self, output: NodeOutput) -> OutputRules:
+        """Return the rules of an output, `NO_RULES` if it has none."""
         return self.nodes[output.node].rules_of_output(output.output)
 
     def generation(self, node_id: str, input_id: str) -> int:

@@ -252,6 +252,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
 
     @property
     def is_runtime(self) -> bool:
+        """Whether it runs operators instead of a program."""
         return self.path is None
 
     def rules_of_output(self, output: str) -> OutputRules:
@@ -277,10 +278,12 @@ class NodeSpec(msgspec.Struct, frozen=True):
 
     @property
     def is_dynamic(self) -> bool:
+        """Whether the user starts it, at any time (``path: dynamic``)."""
         return self.path == "dynamic"
 
     @property
     def is_shell(self) -> bool:
+        """Whether it is a command line for a shell (``path: shell``)."""
         return self.path == "shell"
 
 
@@ -317,6 +320,7 @@ class PathBudget(msgspec.Struct, frozen=True):
 
     @property
     def sink(self) -> str:
+        """The input at the end, ``"node/input"``."""
         return f"{self.node}/{self.input}"
 
 

@@ -105,6 +105,7 @@ class ProblemReport:
 
     @property
     def file(self) -> str:
+        """The file whose problems are reported."""
         return self.origin.file
 
     @property

@@ -86,6 +86,7 @@ class ModuleDefinition(msgspec.Struct, frozen=True):
 
     @property
     def folder(self) -> str:
+        """The folder of the module's file."""
         return os.path.dirname(self.path)
 
 

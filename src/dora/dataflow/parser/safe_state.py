@@ -42,6 +42,7 @@ class ValuesType(FieldType[tuple[Scalar, ...]]):
     """The values of a message: a list of numbers, flags or texts, or one of them."""
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[Scalar, ...] | None:
+        """Return the values; one without a list is a list of one. Infinite numbers and NaN are refused."""
         items = value.items if isinstance(value, SequenceNode) else [value]
         found: list[Scalar] = []
         for item in items:
@@ -63,6 +64,7 @@ class MetadataType(FieldType[dict[str, Any]]):
     """The metadata of a message: values of any kind that JSON knows, by name."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, Any] | None:
+        """Return the metadata; None also for a name that dora itself sets."""
         if not isinstance(value, MappingNode):
             report_expected(value, reader, "a mapping of metadata", "for example `metadata: {mode: hold}`")
             return None

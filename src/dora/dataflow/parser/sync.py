@@ -29,6 +29,7 @@ class Frames(FieldType[int]):
     """A range of messages before the matching one, ``[-32, 0]``; the value is how many come before it."""
 
     def read(self, value: YamlNode, reader: Reader) -> int | None:
+        """Return how many messages come before the matching one, 0 or more."""
         if isinstance(value, SequenceNode) and len(value.items) == 2:
             first, last = (item.value if isinstance(item, ScalarNode) else None for item in value.items)
             if type(first) is int and type(last) is int:

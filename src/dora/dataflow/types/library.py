@@ -121,6 +121,7 @@ class TypeLibrary:
         return self._shapes[base]
 
     def exists(self, name: TypeName) -> bool:
+        """Return whether there is such a type; parameters do not matter. May read the types of users."""
         return name.base in _standard() or (
             not name.base.startswith(STANDARD) and name.base in self._all_users()
         )

@@ -46,6 +46,7 @@ class CheckedBlock:
         self.suggested: set[str] = set()  # fields suggested in place of misspelt ones
 
     def get(self, name: str) -> Any:
+        """Return the value of a field; its default, or else None, if it is unset or invalid."""
         return self.values.get(name, self.defaults.get(name))
 
     def has(self, name: str) -> bool:
@@ -90,6 +91,10 @@ class SchemaBlock(FieldType[CheckedBlock]):
         self.elsewhere: dict[str, str] = {}  # fields of other blocks → the noun of that block
 
     def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
+        """Return the block with its valid fields, even if others are not; None only if it is no mapping.
+
+        A field that is null counts as absent.
+        """
         if not isinstance(value, MappingNode):
             hint = f"for example `{self.example}`" if self.example else ""
             report_expected(value, reader, f"a mapping for {self.noun}", hint)
