@@ -26,8 +26,8 @@ def await_receivers(
     """Return once all receivers on other machines are there, apart from dynamic nodes.
 
     ``interrupted`` as in `dora.transport.interface.Engine.connect`. Raises `ConnectError` after ``timeout``
-    seconds. After a restart it waits for a short time, and for receivers that were never known only: those
-    of a machine that starts its part again. The network may be cut meanwhile.
+    seconds. After a restart it waits for a short time, and only for receivers that were never known: their
+    machine starts its part again. The network may be cut meanwhile.
     """
     if config.restart_count:
         timeout = min(timeout, _RESTARTED_TIMEOUT)
