@@ -54,7 +54,7 @@ def run(
 ) -> DataflowResult:
     """Build and run a dataflow to its end, like ``dora run``; return how it went.
 
-    ``dataflow_path`` is a YAML file or its URL, ``stop_after`` is seconds. ``options`` are those of
+    ``dataflow_path`` is a YAML file or its URL, ``stop_after`` is seconds. ``options`` are as for
     ``dora run``: ``hot_reload``, ``engine``, ``env`` and so on, as
     ``dora.daemon.options.ForegroundRunOptions`` has them; without one, its environment variable and its
     default count, as there. Log entries are printed to ``sys.stdout``; ``on_log`` gets each of them

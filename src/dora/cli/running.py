@@ -1,7 +1,7 @@
 """A running dataflow on one or several machines, as commands see it.
 
-Nodes of this machine are reached directly, others through the coordinator: that of the dataflow's daemon,
-or the one that the environment names.
+Nodes of this machine are reached directly, others through a coordinator. The dataflow's
+daemon names it, or the environment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RunningDataflow:
     ) -> None:
         """``view`` describes a dataflow without nodes on this machine.
 
-        ``client`` None: of the coordinator that the dataflow was started on, or that of the environment.
+        ``client`` None: of the coordinator that the dataflow was started on, or the environment's.
         """
         self.run = run
         self._sessions: dict[str, ObserverConnection] = {}

@@ -112,7 +112,7 @@ class _StandardOutput(LinuxDriver):
 
 
 class _Rows(DataTable[Text]):
-    """A table whose columns of names are aligned to the left, those of figures to the right."""
+    """A table with names aligned to the left, and figures to the right."""
 
     def show(self, table: Table) -> None:
         """Show other rows; the cursor follows its row, which the first cell names."""
@@ -212,7 +212,7 @@ class TopScreen(App[str]):
         self._order = "name"
         self._shows_paths = False  # in the place of the links
         self._entries: deque[tuple[str, LogEntry]] = deque(maxlen=_MAX_ENTRIES)
-        self._log_node: tuple[str, str] | None = None  # the log shows that of this node only
+        self._log_node: tuple[str, str] | None = None  # the log shows this node only
         self._entry_text = renderer("compact")
         self._log_lock = threading.Lock()
         self._left = threading.Event()  # set when the screen is left
@@ -385,7 +385,7 @@ class TopScreen(App[str]):
             self._log_lines.write(cell(self._entry_text(entry), _LOG_STYLES.get(entry.level, "")))
 
     def action_log(self) -> None:
-        """Show the log of the selected node only, or again that of all nodes."""
+        """Show the log of the selected node only, or again of all nodes."""
         item = self._chosen_node()
         self._log_node = None if item is None or self._log_node else (item.dataflow_id, item.node.id)
         node = self._log_node[1] if self._log_node else ""

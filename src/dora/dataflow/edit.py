@@ -2,7 +2,7 @@
 
 An addition is checked together with everything that runs, like a part of the file, so it gets the same
 errors, at its own place. The rest of the model stays as it is: values from the environment, for example,
-are those of the start.
+are not read again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Change(msgspec.Struct, frozen=True):
 def with_node(running: Dataflow, operation: AddOperation, environ: Mapping[str, str]) -> Change:
     """Add the node that a YAML text describes; raises `DataflowError`.
 
-    ``environ`` gives the values of ``$NAME`` in the text, after those of the operation.
+    The operation gives values of ``$NAME`` in the text; ``environ`` gives the others.
     """
     environ = {**environ, **operation.env}
     edit = _Edit(running, operation.yaml, operation.file, environ, operation.strict_types)
@@ -481,7 +481,7 @@ def _document(running: Dataflow) -> dict[str, Any]:
 def make_change(operation: TopologyOperation, running: Dataflow, environ: Mapping[str, str]) -> Change:
     """Turn an operation into a change of a running dataflow; raises `DoraError`.
 
-    ``environ`` gives the values of ``$NAME`` in a YAML text, after those of the operation.
+    The operation gives values of ``$NAME`` in a YAML text; ``environ`` gives the others.
     """
     match operation:
         case AddOperation():

@@ -125,7 +125,7 @@ class Host:
         return partial(read_latch, latch_path(self.config.board, output_slot))
 
     def make_ports(self) -> list[InputPort]:
-        """Return inputs beyond those of the configuration."""
+        """Return inputs that are not in the configuration."""
         return []
 
     def bell(self, path: str) -> Bell:

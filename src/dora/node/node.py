@@ -399,7 +399,7 @@ class Node:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The parameters of this node: those of the YAML, and what was set since.
+        """The parameters of this node, from the YAML or changed since.
 
         A live view, up to date whenever this program receives events; `ParamUpdate` and
         `ParamDeleted` report changes. It cannot be written to.
@@ -529,7 +529,7 @@ class Node:
         return f"<dora.Node {self.id!r} of dataflow {self._config.dataflow_id}>"
 
 
-_FURTHER_NODE_PAUSE = 0.5  # seconds
+_FURTHER_NODE_PAUSE = 0.5  # seconds, see `Node._warn_of_second_node`
 
 # Place in a dataflow → the objects there. All share one session, which lives as long as one of them.
 _nodes: dict[str, WeakSet[Node]] = {}

@@ -1,6 +1,6 @@
 """The runtime: a node that hosts any number of operators in one process.
 
-Its inputs and outputs are those of its operators, named ``"<operator id>/<id>"``. The operators run
+It has the inputs and outputs of its operators, named ``"<operator id>/<id>"``. The operators run
 one after the other in the main thread; between two of them a message is passed by reference.
 """
 

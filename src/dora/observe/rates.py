@@ -87,6 +87,7 @@ class Counters:
         self._networks = inspection.networks
 
     def read(self) -> Reading:
+        """Return all counters now; `rates` compares two such readings."""
         words = self._words
         outputs = {
             slot: (words[slot * WORDS + SENT], words[slot * WORDS + BYTES]) for slot in self._outputs

@@ -160,6 +160,7 @@ class RunSource:
 
     @property
     def measures_latency(self) -> bool:
+        """Whether the latency of any link is measured."""
         return any(self._latencies.values())
 
     def poll(
@@ -279,6 +280,7 @@ class RunSource:
         return None if active is None else (time.monotonic_ns() - active) / 1e9
 
     def close(self) -> None:
+        """Close the taps, the board and the connection to the daemon."""
         self._untap()
         self._board.close()
         self.run.close()
@@ -302,15 +304,20 @@ class SnapshotSource(Protocol):
     name: str
     inspection: Inspection
 
-    def watch(self, seconds: float) -> None: ...
+    def watch(self, seconds: float) -> None:
+        """Wait so many seconds, and measure latencies meanwhile if they are wanted."""
 
-    def detect_activity(self) -> None: ...
+    def detect_activity(self) -> None:
+        """Check which nodes are active; cheap, for moments between refreshes."""
 
-    def pids(self) -> list[int]: ...
+    def pids(self) -> list[int]:
+        """Return the processes of the nodes on this machine, as of the last `ask`."""
 
-    def ask(self) -> None: ...
+    def ask(self) -> None:
+        """Ask how the nodes are; raises `ConnectError` once the dataflow has ended."""
 
-    def refresh(self, loads: dict[int, Load]) -> Snapshot: ...
+    def refresh(self, loads: dict[int, Load]) -> Snapshot:
+        """Return nodes, links and networks since the last refresh; ``loads``: of processes, by id."""
 
     def close(self) -> None: ...
 
@@ -353,6 +360,7 @@ class SnapshotSources:
         return [pid for dataflow in self.dataflows for pid in dataflow.pids()]
 
     def close(self) -> None:
+        """Close all dataflows; further refreshes return nothing."""
         for dataflow in self.dataflows:
             dataflow.close()
         self.dataflows.clear()

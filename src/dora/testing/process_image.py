@@ -44,7 +44,7 @@ class ProcessImage:
         folder: str | None,
         on_line: OnLine,
     ) -> None:
-        """``on_line`` gets the stream's name and each line. ``folder`` is that of the script."""
+        """``on_line`` gets the stream's name and each line. The script is in ``folder``."""
         self.streams = {name: LineStream(name, on_line) for name in ("stdout", "stderr")}
         self._arguments = arguments
         self._environment = dict(environment)
@@ -143,7 +143,7 @@ class _Switch(io.TextIOBase):
 
 
 class _Bridge(LogBridge):
-    """Makes the log records of nodes log lines of theirs; those of the test are left alone."""
+    """Turns the log records of nodes into their log lines; leaves the test's own alone."""
 
     def __init__(self) -> None:
         super().__init__("")

@@ -195,6 +195,7 @@ class _ByteBoundedQueue:
         self._room = room
         self._samples: deque[tuple[Any, int]] = deque()
         self._bytes = 0
+        # `put` runs in a Zenoh thread. The number of bytes has to fit the samples.
         self._lock = threading.Lock()
 
     def put(self, sample: Any) -> None:
@@ -203,7 +204,7 @@ class _ByteBoundedQueue:
         with self._lock:
             self._samples.append((sample, size))
             self._bytes += size
-            while self._bytes > self._room and len(self._samples) > 1:
+            while self._bytes > self._room and len(self._samples) > 1:  # the newest stays, however large
                 self._bytes -= self._samples.popleft()[1]
 
     def take(self) -> Any:

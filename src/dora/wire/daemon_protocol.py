@@ -106,7 +106,7 @@ class Inspection(msgspec.Struct, tag=True):
     zenoh_endpoint: str
     nodes: list[NodeView]
     links: list[LinkView]
-    machine: str = ""  # that of this daemon; "": the dataflow is on one machine
+    machine: str = ""  # of this daemon; "": the dataflow is on one machine
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
     networks: list[NetworkView] = []  # to the other machines
 
@@ -270,7 +270,7 @@ class Description(msgspec.Struct, tag=True):
     dataflow_id: str
     file: str | None  # absolute path of the dataflow file
     nodes: list[str]
-    name: str = ""  # given at the start; "": that of the file
+    name: str = ""  # given at the start; "": the file's
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
 
 

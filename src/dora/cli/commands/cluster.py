@@ -51,7 +51,7 @@ def cluster() -> None:
 
 
 def _load(path: str) -> Cluster:
-    """Read a cluster file; the cluster has TLS if it has an authority, its own or that of the file."""
+    """Read a cluster file; the cluster has TLS if it has an authority, its own or the file's."""
     from dora.cluster.ssh.authority import with_own_authority
     from dora.cluster.ssh.file import load_cluster
 
@@ -287,7 +287,7 @@ def status(file: str | None, style: str, client: Client) -> int:
     """Show the machines of the cluster, and whether its connections are encrypted.
 
     Without CLUSTER_FILE, the machines that the coordinator knows. With it, the exit status is 1 if one of
-    its machines is not connected. TLS is that of links to other machines.
+    its machines is not connected. TLS is about links to other machines.
     """
     found = None
     hosts: dict[str, str] = {}

@@ -159,7 +159,7 @@ def _print_dashboard(address: str) -> None:
 
 
 def _token_for(client: Client) -> Token:
-    """Return the token for a daemon; create that of the user if the coordinator runs on this machine."""
+    """Return the token for a daemon; create the user's if the coordinator runs on this machine."""
     from dora._paths import LOOPBACK
     from dora.transport.tokens import find_token, make_token
 

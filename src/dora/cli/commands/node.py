@@ -198,8 +198,8 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
 def connect(source: str, target: str, strict_types: bool, dataflow: str | None, **rules: Any) -> None:
     """Connect an output of a running node to a new input of another one.
 
-    The input starts with the next message that is sent, or with those that are latched. The options are
-    those of an input in a dataflow file.
+    The input starts with the next message that is sent, or with the latched ones. An input in a
+    dataflow file has the same options.
     """
     from dora.wire.operations import ConnectOperation
 

@@ -245,9 +245,10 @@ def export(
     """Write a recording as Parquet files, or for Rerun.
 
     In Parquet, each row is a message: its time, its number, its metadata as JSON, the shape of a NumPy
-    array, its values as a list (bytes for uint8). In Rerun, messages look like those of the node
-    `dora-rerun`; without a declared form, a few numbers become curves, and texts become logs. A truncated
-    file is exported as far as it can be read; the exit status is 1 then, except with --allow-incomplete.
+    array, its values as a list (bytes for uint8). In Rerun, messages look as the node
+    `dora-rerun` shows them; without a declared form, a few numbers become curves, and texts become logs. A
+    truncated file is exported as far as it can be read; the exit status is 1 then, except with
+    --allow-incomplete.
     """
     from dora.recording.mcap.info import cut
     from dora.recording.mcap.reader import Recording

@@ -28,7 +28,7 @@ start_options = all_of(
         "-n",
         "--name",
         default="",
-        help="Name of the dataflow [that of its file, with a number if it is taken].",
+        help="Name of the dataflow [as its file, with a number if it is taken].",
     ),
     click.option(
         "--attach",

@@ -78,7 +78,7 @@ class _ModuleScope:
         return ScalarNode.of(f"{self.prefix}{scalar.text}", scalar) if self.prefix else scalar
 
     def _built_in(self, scalar: ScalarNode) -> ScalarNode:
-        """Return a source of dora's; log entries may be those of a node inside."""
+        """Return a source of dora's; log entries may come from a node inside."""
         start, slash, node = scalar.text.rpartition("/")
         if start.startswith("dora/logs/") and self.prefix and node in self.ids:
             return ScalarNode.of(f"{start}{slash}{self.prefix}{node}", scalar)

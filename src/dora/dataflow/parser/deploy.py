@@ -39,6 +39,7 @@ class Labels(FieldType[dict[str, str]]):
     """Names and values that a machine must have."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
+        """Return values by name, all as texts; None if any has a problem."""
         if not isinstance(value, MappingNode):
             report_expected(value, reader, "a mapping of labels", "for example `labels: {gpu: true}`")
             return None

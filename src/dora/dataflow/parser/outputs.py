@@ -28,6 +28,10 @@ class Outputs(FieldType[dict[str, CheckedBlock]]):
     """The outputs of a node or operator: their names, and what each has of `OUTPUT`."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
+        """Return the options of each output by name; None if any has a problem.
+
+        An output that is listed twice gets a warning, or an error if the second entry has options.
+        """
         if not isinstance(value, SequenceNode):
             text = text_of(value)
             hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""

@@ -202,7 +202,7 @@ def _url_fault(url: str) -> str:
 
 
 def downloaded_path(url: str, ending: str = "") -> str:
-    """Return where a downloaded file is put: under its own name, apart from those of other URLs.
+    """Return where a downloaded file is put: under its own name, apart from files of other URLs.
 
     The name gets the ``ending`` if it does not have it.
     """

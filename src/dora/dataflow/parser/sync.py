@@ -29,6 +29,7 @@ class Frames(FieldType[int]):
     """A range of messages before the matching one, ``[-32, 0]``; the value is how many come before it."""
 
     def read(self, value: YamlNode, reader: Reader) -> int | None:
+        """Return how many messages come before the matching one, 0 or more."""
         if isinstance(value, SequenceNode) and len(value.items) == 2:
             first, last = (item.value if isinstance(item, ScalarNode) else None for item in value.items)
             if type(first) is int and type(last) is int:
@@ -68,7 +69,7 @@ SYNC_BLOCK = SchemaBlock(
         Field(
             "tolerance",
             DurationType(zero="kept"),
-            "How far the timestamp of a message may be from that of the leading one: `5ms`. `0`: not at "
+            "How far the timestamp of a message may be from the leading one's: `5ms`. `0`: not at "
             "all. Unset: `0`, with `policy: latest` any age.",
         ),
         Field(

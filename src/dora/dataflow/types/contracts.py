@@ -56,7 +56,7 @@ class Ports(msgspec.Struct, frozen=True):
 
     owner: str  # "node `a`", for messages
     node: str
-    prefix: str  # of its ids among those of the node: "<operator id>/" or ""
+    prefix: str  # of its ids within the node: "<operator id>/" or ""
     block: CheckedBlock
     inputs: tuple[InputSpec, ...]  # with the ids of the block
     outputs: tuple[str, ...]

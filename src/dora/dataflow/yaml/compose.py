@@ -51,7 +51,7 @@ def compose(text: str, report: ProblemReport) -> YamlNode | None:
     try:
         return _Composer(report).compose(yaml.parse(text, Loader=loader), yaml)
     except yaml.reader.ReaderError as error:
-        # The position of the C parser counts bytes, that of the Python parser characters.
+        # The C parser counts the position in bytes, the Python parser in characters.
         if error.encoding == "unicode":
             position = error.position
         else:

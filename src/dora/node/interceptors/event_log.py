@@ -98,7 +98,7 @@ class EventLog(ReceiveInterceptor):
         return self._message(event)
 
     def _message(self, event: Input, input_id: str = "", number: int = 0) -> bytes:
-        """Return the entry of a message; ``number`` is that of a value from an operator of this process."""
+        """Return the entry of a message; ``number`` counts values from an operator of this process."""
         content: Any = event._content
         index = self._inputs.get(input_id or event["id"])
         if index is None:  # an input that was connected while the dataflow ran
@@ -121,7 +121,7 @@ class EventLog(ReceiveInterceptor):
         return pack_entry(EntryKind.LOCAL, index, output._now(), number)
 
     def _set(self, event: Synced) -> bytes:
-        """Return the entry of a set, with those of its messages; b"" if the leading one has none."""
+        """Return the entry of a set and of its messages; b"" if the leading message has none."""
         index = self._inputs.get(event["id"])
         if index is None:
             return b""

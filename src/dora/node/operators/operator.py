@@ -62,7 +62,7 @@ class Operator:
     dataflow_descriptor: dict[str, Any]
     """The dataflow file, parsed, as from `Node.dataflow_descriptor`; set after ``__init__``."""
     parameters: Mapping[str, Any]
-    """The parameters of the node: those of the YAML, and what was set since; set after ``__init__``."""
+    """The parameters of the node, from the YAML or changed since; set after ``__init__``."""
 
     if TYPE_CHECKING:
 

@@ -50,7 +50,7 @@ MakeGroups = Callable[[Mapping[str, InputPort], Callable[[InputPort], None]], "S
 group whose closing the program has just got."""
 
 _monotonic = time.monotonic_ns
-_DAEMON_CHECK_NS: Final = 50_000_000
+_DAEMON_CHECK_NS: Final = 50_000_000  # between reads of the control socket by a program that never waits
 
 
 class Inbox(Waiter):

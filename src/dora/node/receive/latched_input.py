@@ -30,7 +30,7 @@ _JOIN_POLL_NS: Final = 20_000_000
 
 
 class LatchedReceiver(ResumingReceiver):
-    """A receiver that gives out the messages of a latch before those of another receiver."""
+    """A receiver that gives out the messages of a latch first, then another receiver's."""
 
     def __init__(
         self, receiver: Receiver, read: ReadLatch, after: int, sent: Callable[[], int], joins_slowly: bool

@@ -56,6 +56,7 @@ class LocalInput(InputPort):
         keeps_all = config.queue_policy == "backpressure" or config.engine_queue_size
         self._size = sys.maxsize if keeps_all else config.queue_size
         self._is_kept_metadata = kept_metadata(config.keep)
+        # Only to drop: two threads at once would drop one message too many. Else a deque needs no lock.
         self._lock = threading.Lock()
         self._words = board.words
         self._base = config.slot * WORDS

@@ -40,7 +40,7 @@ ORDER: Final = (
     # `OtherClock`, for messages from another machine. Above the queue, because messages that are dropped
     # need no correct origin; below the source, which samples path latencies by it.
     "clock",
-    # `LatchedReceiver`. It gives out the messages of the latch before those of the queue. Below the source,
+    # `LatchedReceiver`. It gives out the messages of the latch before the queue's. Below the source,
     # which so counts both as one sequence of numbers.
     "latch",
     # `LinkInput`, `LocalInput` or `TimerInput`: makes events of messages, counts them and what is lost, and

@@ -1,7 +1,7 @@
 """Protocol between the dashboard's server and the process that watches a dataflow for it.
 
 Frames on two pipes: four bytes of length, then msgpack. Data for browsers is JSON already, so the server
-passes it on; only states are not, because the server merges those of several machines.
+passes it on. Only states are not, because the server merges states of several machines.
 """
 
 from __future__ import annotations

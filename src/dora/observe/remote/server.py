@@ -50,7 +50,7 @@ class ObserverServer:
         encryption = duplex_client_context(start.authority)
         place = urlsplit(start.url)
         assert place.hostname is not None and place.port is not None
-        token = Token(start.token, "that of the daemon")
+        token = Token(start.token, "the daemon's")
         try:
             proven = None if encryption is not None else proven_socket(place.hostname, place.port, token)
             self._connection: ClientConnection = connect(

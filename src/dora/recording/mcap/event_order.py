@@ -67,6 +67,7 @@ class OrderTail:
                 yield node_id, data[:size]
 
     def close(self) -> None:
+        """Close the files, and remove their folder."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -74,7 +75,7 @@ class OrderTail:
 
 
 Numbers = Callable[[str, int], int]
-"""Maps an output and a recorded sequence number to that of the replay; 0: it will not be sent."""
+"""Maps an output and a recorded sequence number to its number in the replay; 0: it will not be sent."""
 
 
 class Translation:

@@ -1,4 +1,4 @@
-"""The format of a recording: an MCAP file of Protobuf messages that contain those of dora unchanged.
+"""The format of a recording: an MCAP file of Protobuf messages that contain dora's unchanged.
 
 The page ``docs/reference/recording-format.md`` describes it for other programs. In short:
 

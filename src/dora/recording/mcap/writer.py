@@ -1,7 +1,7 @@
 """The MCAP file of a recording.
 
-The records are those of the library `mcap`, but not the writer: it copies a message five times and computes
-a checksum. Here one system call writes a chunk from its memory to the file.
+The library `mcap` makes the records, but does not write them: its writer copies a message five times and
+computes a checksum. Here one system call writes a chunk from its memory to the file.
 
 After a failure, the file ends behind a whole record: it stays readable, and the error says what is missing.
 """

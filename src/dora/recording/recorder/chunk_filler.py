@@ -65,6 +65,7 @@ class RecordedTopic:
 
     @property
     def sent(self) -> int:
+        """Sequence number of the newest message that the output has numbered; it may not have come yet."""
         return self._words[self._base + SENT]
 
     def publish_progress(self) -> None:

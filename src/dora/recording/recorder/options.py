@@ -41,10 +41,12 @@ class Saved(msgspec.Struct, kw_only=True):
 
     @property
     def messages(self) -> int:
+        """How many messages the file has, of all topics."""
         return sum(topic.messages for topic in self.topics.values())
 
     @property
     def lost(self) -> int:
+        """How many messages are known to be missing, of all topics."""
         return sum(topic.lost for topic in self.topics.values())
 
 

@@ -183,6 +183,7 @@ class RingSink:
         self._start = start
         self._dataflow = dataflow
         self._ring = Ring(settings.last_seconds, ring_memory())
+        # The write thread adds to the ring, the recorder's drops what is old, threads that save name files.
         self._lock = threading.Lock()
         self._count = 0
         self._savers: list[threading.Thread] = []

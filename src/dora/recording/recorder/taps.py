@@ -132,7 +132,7 @@ class RingTaps:
 
 
 class LatchedTap:
-    """Takes messages from the latch of an output first, and then those of a tap that are newer."""
+    """Takes messages from the latch of an output first, then newer messages from a tap."""
 
     def __init__(self, latched: Sequence[Message], tap: TappedSource) -> None:
         """``latched``: at least one message, read after the tap was opened."""
@@ -235,7 +235,7 @@ class RecorderTaps:
 
 
 def found_here(inspection: Inspection, names: Sequence[str]) -> list[Topic]:
-    """Return topics like `find_tappable`, without those of nodes on other machines."""
+    """Return topics like `find_tappable`, without nodes on other machines."""
     machines = {node.id: node.machine for node in inspection.nodes if node.machine != inspection.machine}
     found = find_tappable(inspection, names)
     here = [topic for topic in found if topic.node_id not in machines]

@@ -1,6 +1,6 @@
 """Prepare a replay: the dataflow, the order of events for each node that runs again, and the clock.
 
-Message numbers are not those of the recording: in a replay each output counts from 1, while a recording may
+Message numbers differ from the recording: in a replay each output counts from 1, while a recording may
 begin in the middle, or be replayed from there, and may have gaps. So the numbers in the order of events are
 translated.
 """
@@ -31,7 +31,7 @@ from dora.recording.replay.replay_dataflow import PlayerSettings, assign_roles, 
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
-DEFAULT_PATIENCE: Final = 30.0  # seconds
+DEFAULT_PATIENCE: Final = 30.0  # seconds that a node waits for a recorded message that does not come
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Replay:
         )
 
     def yaml(self, directory: str = "") -> str:
-        """Return the YAML of the replay dataflow; ``directory`` is that of `prepare`."""
+        """Return the YAML of the replay dataflow; ``directory``: as for `prepare`."""
         import yaml
 
         request = self._request

@@ -69,7 +69,7 @@ class Presence:
         self.id = f"{time.monotonic_ns():016x}-{os.getpid():x}"
         making, self._path = f"{folder}/t.{self.id}", f"{folder}/p.{self.id}"
         self._fd = open_own(making, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)  # the kernel frees it however the process ends
         os.rename(making, self._path)  # so nobody finds it without its lock
         disown_after_fork(self)
 
@@ -103,6 +103,7 @@ def is_dead(folder: str, process: str) -> bool:
     except (OSError, UnsafeFile):
         return False
     try:
+        # Shared: of two processes that look at once, none takes the other for the owner.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

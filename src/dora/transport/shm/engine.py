@@ -50,7 +50,7 @@ from dora.transport.shm.ring import (
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
 from dora.wire.node_config import InputConfig, OutputConfig
 
-_MAX_LOANS: Final = 8
+_MAX_LOANS: Final = 8  # of an output at a time; further ones are refused, so forgotten ones show
 _MOST_SEGMENTS: Final = 512  # of a sender, that a receiver keeps mapped
 
 _numbers = itertools.count()  # of the ports of this process
@@ -241,6 +241,8 @@ class ShmSender:
         try:
             mapping = make(making, ring_bytes(queue_size))
             ring = RingWriter(make_ring(mapping.view, mapping.address, queue_size), self.pool.release)
+            # Known before it is renamed: an exception of a signal handler in between loses no ring in use.
+            # Complete before it is renamed: that is when the receiver finds it.
             self._rings[receiver] = ring
             os.rename(making, f"{self._channel.folder}/{name}")
         except BaseException as error:

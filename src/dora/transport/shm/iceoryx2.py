@@ -43,7 +43,7 @@ from dora.wire.node_config import InputConfig, OutputConfig
 SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied on arrival
 MAX_HELD: Final = 32  # large messages per input that the program may hold before they are copied
 _MAX_PUBLISHERS: Final = 4  # processes of one node that are not cleaned up yet
-_MAX_LOANS: Final = 8
+_MAX_LOANS: Final = 8  # of an output at a time; further ones are refused, so forgotten ones show
 _INITIAL_CHUNK: Final = SMALL_MESSAGE  # no chunk is smaller, so a small message populates it whole
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MADV_POPULATE_WRITE: Final = 23
@@ -449,6 +449,7 @@ class IceoryxEngine:
 def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) -> Any:
     """Open or create the channel of an output; both ends may do that at the same time."""
     iox = load_iceoryx2()
+    # While the other end creates it, iceoryx2 raises, as for a lasting fault. So this tries again for 5 s.
     deadline = time.monotonic() + 5.0
     while True:
         builder = (

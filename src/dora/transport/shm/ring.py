@@ -60,7 +60,7 @@ SLOT_BYTES: Final = 128
 _SLOT_WORDS: Final = SLOT_BYTES // 8
 FIRST: Final = _HEADER_BYTES // 8 + 2 * SIZE // 8  # the first word of the first slot
 POSITION, BLOCK, CELL = 0, 1, 2
-_ROUNDS: Final = 16
+_ROUNDS: Final = 16  # to make room for one message, see `RingWriter.push`
 
 B = TypeVar("B")
 

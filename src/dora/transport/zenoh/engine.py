@@ -63,8 +63,8 @@ from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message
 from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
 
-_INTERRUPTED_TIMEOUT: Final = 0.5  # seconds
-_FLUSH_TIMEOUT: Final = 2.0  # seconds
+_INTERRUPTED_TIMEOUT: Final = 0.5  # seconds for receivers to answer, once the daemon has something to say
+_FLUSH_TIMEOUT: Final = 2.0  # seconds at the end of a node until its messages have arrived
 _CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that queues them
 _FIRST_PAUSE: Final = 0.0005  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.02
@@ -76,7 +76,7 @@ assert _PROBE.size < HEADER_SIZE
 
 _log = logging.getLogger("dora.transport")
 _JOIN_TIMEOUT: Final = 2.0  # seconds until a node that closes its links no longer waits for a thread
-_EXIT_TIMEOUT: Final = 20.0  # seconds
+_EXIT_TIMEOUT: Final = 20.0  # seconds, see `_start_thread`
 
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
@@ -143,6 +143,7 @@ class ZenohReceiver:
         self._queue: DropOldestQueue[tuple[bool, zenoh.ZBytes]] = DropOldestQueue(
             None if item.queue_policy == "backpressure" else item.queue_size, self._is_kept
         )  # whether some link keeps it, message
+        # Of the words on the board: after `close`, the thread writes to none of them.
         self._lock = threading.Lock()
         self._crosses = bool(item.machine)
         self._reached = False
