@@ -32,7 +32,10 @@ def test_the_metrics_page_has_every_metric() -> None:
     survey = DataflowMetrics(
         "id",
         'arm "1"',
-        [NodeMetrics("eye", "Running", 2, 1.5, 1000), NodeMetrics("hand", "Failed")],
+        [
+            NodeMetrics(node="eye", status="Running", restarts=2, cpu_seconds=1.5, memory=1000),
+            NodeMetrics(node="hand", status="Failed"),
+        ],
         [OutputMetrics("eye", "image", 10, 4000)],
         [
             LinkMetrics(
@@ -45,7 +48,7 @@ def test_the_metrics_page_has_every_metric() -> None:
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.5)
     views = [DataflowView(uuid=str(n), name="x", status="Failed", nodes=[]) for n in range(3)]
     elsewhere = DataflowMetrics(
-        "id", 'arm "1"', [NodeMetrics("eye", "Running", 2)], [], []
+        "id", 'arm "1"', [NodeMetrics(node="eye", status="Running", restarts=2)], [], []
     )  # the other machine's view
     found = samples(page(views, {"d1": True, "d2": False}, [survey, elsewhere], requests).decode())
     arm = 'arm "1"'

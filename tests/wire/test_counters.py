@@ -24,6 +24,7 @@ from dora.observe.topics import Topic
 from dora.transport import board
 from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, LinkCounter, LinkFlag
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
+from dora.wire.input_rules import INPUT_RULES, InputRule
 from dora.wire.metrics import DataflowMetrics, LinkMetrics
 from dora.wire.node_config import InputConfig
 
@@ -100,6 +101,12 @@ def test_everything_shows_a_counter(
 def test_the_rules_of_a_counter_are_fields_of_an_input(counter: LinkCounter) -> None:
     item = InputConfig("x", "link", "a/x")
     assert not any(attrgetter(rule)(item) for rule in counter.rules)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in INPUT_RULES if rule.in_qos], ids=lambda rule: rule.name)
+def test_each_rule_that_leaves_messages_out_has_its_counter(rule: InputRule) -> None:
+    """Without it, `Node.statistics` has no counter for an input with this rule alone."""
+    assert any(rule.attribute in counter.rules for counter in LINK_COUNTERS)
 
 
 @pytest.mark.parametrize("flag", LINK_FLAGS, ids=lambda flag: flag.name)

@@ -5,7 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypedDict, get_args
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    Self,
+    TypedDict,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 
@@ -158,6 +169,11 @@ class Option(NamedTuple):
     variable: str
 
 
+# Those that have a form in `click_option` of `dora.cli.run_options`, a check in `_checked` and words in the
+# manual, beside choices.
+_TYPES: Final = (bool, float, Mapping[str, str])
+
+
 def options_of(kind: type[RunOptions]) -> tuple[Option, ...]:
     """Return the options that a class declares, and those that it inherits."""
     found = []
@@ -165,10 +181,13 @@ def options_of(kind: type[RunOptions]) -> tuple[Option, ...]:
         declared, meta = get_args(field.type)
         types = [item for item in get_args(declared) if item is not NoneType]
         optional = NoneType in get_args(declared)
+        kind_of_value = types[0] if optional else declared
+        if kind_of_value not in _TYPES and get_origin(kind_of_value) is not Literal:
+            raise TypeError(f"{field.name}: commands and manual know no option of the type {kind_of_value}")
         found.append(
             Option(
                 field.name,
-                types[0] if optional else declared,
+                kind_of_value,
                 optional,
                 {} if field.default is msgspec.NODEFAULT else field.default,
                 meta.description,

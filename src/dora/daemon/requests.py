@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import msgspec
 
@@ -312,6 +312,8 @@ class RequestHandler:
             case Publish():
                 if (rejected := self._publish(client, request)) is not None:
                     client.send(rejected)
+            case _:
+                assert_never(request)
 
     def client_disconnected(self, client: Connection) -> None:
         """Drop everything that a client had requested for the time of its connection."""

@@ -32,11 +32,11 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
         load = loads.get(node.pid) if node.pid is not None else None
         nodes.append(
             NodeMetrics(
-                node.id,
-                node.status,
-                node.restarts,
-                load.cpu_seconds if load is not None else 0.0,
-                load.memory if load is not None else 0,
+                node=node.id,
+                status=node.status,
+                restarts=node.restarts,
+                cpu_seconds=load.cpu_seconds if load is not None else 0.0,
+                memory=load.memory if load is not None else 0,
             )
         )
     outputs = [

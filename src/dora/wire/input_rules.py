@@ -41,8 +41,8 @@ class InputRules(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def has_qos(self) -> bool:
-        """Whether the node watches the pauses between messages, or leaves messages out."""
-        return bool(self.deadline_ns or self.max_age_ns or self.period_ns or self.every)
+        """Whether it has a rule of the layer `qos`, which watches pauses and leaves messages out."""
+        return any(getattr(self, rule.attribute) for rule in INPUT_RULES if rule.in_qos)
 
 
 class InputOptions(msgspec.Struct, kw_only=True):
@@ -75,7 +75,8 @@ class InputRule(NamedTuple):
     minimum: int = 0  # of an integer, or 1 for a duration that may not be zero
     choices: tuple[str, ...] = ()  # the first is the default
     default: Any = None
-    loses: str = ""  # why messages are lost by it: it contradicts back-pressure
+    loses: str = ""  # why it contradicts back-pressure: it lets messages be left out or pushed out
+    in_qos: bool = False  # obeyed by `dora.node.receive.qos_input`
     makes_events: bool = (
         False  # apart from messages; a replay in recorded order gives out the recorded ones
     )
@@ -124,6 +125,7 @@ INPUT_RULES: Final = (
         "Deadline: a message at least every {}.",
         minimum=1,
         makes_events=True,
+        in_qos=True,
     ),
     InputRule(
         "max_age",
@@ -136,6 +138,7 @@ INPUT_RULES: Final = (
         minimum=1,
         loses="leaves out messages that are too old",
         reads_timestamps=True,
+        in_qos=True,
     ),
     InputRule(
         "rate",
@@ -146,6 +149,7 @@ INPUT_RULES: Final = (
         "{}",
         "At most {}.",
         loses="leaves out messages that come too fast",
+        in_qos=True,
     ),
     InputRule(
         "every",
@@ -157,6 +161,7 @@ INPUT_RULES: Final = (
         "One of {} messages.",
         minimum=1,
         loses="leaves out messages",
+        in_qos=True,
     ),
     InputRule(
         "keep",

@@ -14,7 +14,7 @@ from dora.wire.counters import LINK_COUNTERS, NETWORK_FIGURES
 from dora.wire.path_statistics import PathLatency
 
 
-class NodeMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+class NodeMetrics(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     node: str
     status: str
     restarts: int = 0
