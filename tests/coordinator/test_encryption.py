@@ -16,8 +16,8 @@ from waiting import TIMEOUT, wait_until
 
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.coordinator import server
 from dora.cluster.coordinator.store import Store
+from dora.cluster.http import server
 from dora.errors import DoraError
 from dora.transport.tls import client_context, is_tls_fault, server_context
 from dora.transport.tokens import Token
