@@ -10,7 +10,7 @@ import sys
 import pytest
 from changing_machines import said_by, whole
 from cluster_system import Spread
-from waiting import alive, wait_until
+from waiting import wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -32,7 +32,10 @@ LISTEN = """
     print("listens", os.getpid(), flush=True)
     for event in node:
         if event["type"] == "INPUT":
-            print("map", bytes(event["data"]).split(b" ")[0].decode(), flush=True)
+            number = bytes(event["data"]).split(b" ")[0].decode()
+            print("map", number, flush=True)
+            with open(f"heard-{node.dataflow_id()}-{node.restart_count()}", "a") as file:
+                file.write(number)  # for a test that has cut this machine off
             print("counts", node.statistics()["inputs"]["map"], flush=True)
 """
 
@@ -134,7 +137,12 @@ def test_a_receiver_that_was_restarted_in_a_cut_gets_them_afterwards(system: Spr
     try:
         os.kill(process, signal.SIGKILL)
         system.dora("param", "set", "server", "map", "6")
-        wait_until(lambda: not alive(process), "the end of the listener")
+        # Its next process would get the message after the cut only, if it started late.
+        heard_in_the_cut = system.folder / f"heard-{dataflow}-1"
+        wait_until(
+            lambda: heard_in_the_cut.exists() and heard_in_the_cut.read_text() == "45",
+            "messages from the gateway's latch",
+        )
     finally:
         right.restore()
     system.wait_for_machines("right")
