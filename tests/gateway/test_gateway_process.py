@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ from dora.daemon.gateway_process import GatewayProcess
 from dora.dataflow.layout import Placement, Plan, RunContext
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import plan
+from dora.gateway.gateway import Gateway
+from dora.gateway.meeting import NewRoad
+from dora.gateway.outgoing import CONNECTIONS
 from dora.transport.board import CLOSED, CONNECTED, STATE, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.node_config import GatewayConfig, RemoteConfig
@@ -131,3 +135,20 @@ def test_links_to_a_machine_without_an_endpoint_are_closed(rig: Rig) -> None:
     rig.process.call_when_applied(lambda: done.append(True))
     rig.run_until(lambda: done == [True])
     assert rig.board.get(link.slot, STATE) == CLOSED
+
+
+def test_a_connection_whose_ring_was_removed_is_found_before_the_next_sleep(rig: Rig) -> None:
+    """Before each sleep the gateway removes rings, perhaps one that came after it looked."""
+    commands, end = os.pipe()
+    gateway = Gateway(rig.config, commands, lambda *_: None)
+    pairs = [socket.socketpair() for _ in range(CONNECTIONS)]
+    gateway._on_road(NewRoad("stranger", False, [near for near, _ in pairs]))
+    gateway._doorbell.rung = True  # it has just looked
+    began = time.monotonic()
+    gateway._wait(TIMEOUT)
+    assert time.monotonic() - began < TIMEOUT
+    for _, far in pairs:
+        assert far.recv(1) == b""  # it is no machine of the dataflow
+        far.close()
+    for descriptor in (commands, end):
+        os.close(descriptor)

@@ -228,8 +228,6 @@ class Gateway:
                 self._read(*found)
             elif descriptor == self._doorbell.fd:
                 self._doorbell.rung = True  # it is cleared before the next sleep
-                while self._made:
-                    self._adopt(self._made.popleft())
                 for road in self._roads.values():
                     road.report_credit()
             elif descriptor == self._commands:
@@ -237,6 +235,8 @@ class Gateway:
                     return False
             else:
                 self._meeting.accept()
+        while self._made:
+            self._adopt(self._made.popleft())
         if self._delivered:
             for incoming, again in self._delivered.items():
                 incoming.port.wake(again=again)
@@ -251,7 +251,7 @@ class Gateway:
         self._doorbell.rearm()
         words[self._asleep] = 1
         fence()
-        has_messages = self._has_messages()
+        has_messages = bool(self._made) or self._has_messages()  # `rearm` may have removed their ring
         try:
             return self._poll.poll(0 if has_messages else timeout * 1000.0)
         finally:
