@@ -16,7 +16,7 @@ help:
 	@echo "make test-lowest  run the tests with the lowest versions of packages that pyproject.toml allows"
 	@echo "make lint    check style and types"
 	@echo "make docs    build the documentation site in site/"
-	@echo "make generated  write what is made of declarations: the lists of commands and counters, the JSON schema"
+	@echo "make generated  write what is made of declarations: the lists of commands, options and counters, the JSON schema"
 	@echo "make coverage  run the fast tests and measure what they cover; make coverage-all: all tests"
 	@echo "make changelog VERSION=1.2.3  move the fragments of changelog.d/ into CHANGELOG.md"
 	@echo "make release REPOSITORY=https://...  build, check and try a release; UPLOAD=--upload publishes it"
@@ -69,6 +69,7 @@ docs: $(VENV)/.dev
 
 generated: $(VENV)/.dev
 	$(BIN)/python tools/write_commands.py
+	$(BIN)/python tools/write_run_options.py
 	$(BIN)/python tools/write_counters.py
 	$(BIN)/python -m dora.dataflow.json_schema
 

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 
 from dora.node.current_event import CurrentEvent, StampedEvent
-from dora.node.receive.budget_input import wrap
+from dora.node.receive.budget_input import BudgetInput
 from dora.node.receive.inbox import Inbox
+from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.path_meter import PathMeter, Records
 from dora.node.send.output import OutputPort
@@ -45,7 +46,7 @@ class _Node:
                 hops.append(HopConfig(origin_id(before), before, [origin_id("n0/out")]))
             item.budgets = [BudgetConfig("n0/out", 10**12, hops)]
         meter = PathMeter(Records())
-        port = LinkInput(
+        port: InputPort = LinkInput(
             item,
             engine.receiver(item, lambda: None),
             board,
@@ -53,13 +54,13 @@ class _Node:
             joins_late=False,
             meter=meter.input(5),
         )
+        if budget:
+            port = BudgetInput(port, item, meter, lambda *_: None)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "bell")
             Doorbell.make(path)
             bell = Doorbell(path)
         self.inbox = Inbox([port], NullChannel(), board, 1, bell, current=current, paths=meter)
-        if budget:
-            wrap(self.inbox, item, meter, lambda *_: None)
 
 
 def _least(step: Callable[[], object]) -> float:

@@ -32,7 +32,7 @@ from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.statistics import median, percentile
 from dora._version import __version__
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.http.idle_connections import connection_limit
+from dora.cluster.http.server import connection_limit
 from dora.cluster.protocol import (
     HEARTBEAT_INTERVAL,
     GetUsage,

@@ -22,7 +22,7 @@ RARE = [
         "dora.node",
         "dora.observe.formatting",
         "dora.recording",
-        "dora.transport.network",
+        "dora.transport.zenoh",
     ),
 ]
 OTHER_SIDE = ["dora.api", "dora.cli", "dora.cluster", "dora.daemon", "dora.dataflow", "dora.observe"]

@@ -40,6 +40,23 @@ WINGS = (
 STRANGERS = {("node", "daemon"), ("daemon", "node")}  # they share a protocol (`wire`), no code
 ENTRIES = {"__init__", "__main__", "runtime"}  # they may import from any wing
 
+# Inside a wing, from the ground up. A folder uses those before it only, also by way of the wing's own
+# modules, which are on any height.
+FOLDERS = {
+    "dataflow": ("yaml", "types", "parser", "modules"),
+    "transport": ("shm", "zenoh"),
+    "node": (
+        *("send", "receive", "operators", "patterns"),
+        *("replay", "interceptors", "standalone", "session"),
+    ),
+    "daemon": ("supervisor", "logs", "processes", "build", "reload", "template"),
+    "observe": ("preview", "remote", "trace", "telemetry"),
+    "recording": ("mcap", "recorder", "replay"),
+    "cluster": ("http", "dashboard", "coordinator", "ssh", "agent"),
+    "nodes": ("rerun",),
+    "cli": ("commands",),
+}
+
 # What the supervisor may know beside itself: it decides, and performs nothing.
 SUPERVISOR = "daemon/supervisor"
 SUPERVISOR_IMPORTS = ("dora.daemon.supervisor", "dora.dataflow", "dora.wire", "dora.errors")
@@ -103,6 +120,54 @@ def test_imports_point_downward(path: Path) -> None:
             continue
         assert (wing, other) not in STRANGERS, f"{path}:{line} imports {name}"
         assert height_of(other) < height_of(wing), f"{path}:{line} imports {name}, which is not below it"
+
+
+def room_of(path: Path) -> tuple[str, str]:
+    """Return the wing, and the folder inside it or the module of its own."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0], parts[1] if len(parts) > 1 else ""
+
+
+def path_of(name: str) -> Path | None:
+    """Return the module that an imported name is, or is in."""
+    for parts in (name.split(".")[1:], name.split(".")[1:-1]):
+        for path in (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts, "__init__.py")):
+            if parts and path.exists():
+                return path
+    return None
+
+
+def rooms_below(wing: str) -> dict[str, set[str]]:
+    """Return for each folder and each own module of a wing which ones it imports."""
+    below: dict[str, set[str]] = {}
+    for path in sorted((ROOT / wing).rglob("*.py")):
+        _, room = room_of(path)
+        found = {
+            room_of(other)[1]
+            for name, _ in imports(path)
+            if name.startswith(f"dora.{wing}.") and (other := path_of(name)) is not None
+        }
+        below.setdefault(room, set()).update(found - {room})
+    return below
+
+
+@pytest.mark.parametrize("wing", [wing for wing in WINGS if (ROOT / wing).is_dir()])
+def test_folders_of_a_wing_use_those_before_them(wing: str) -> None:
+    below = rooms_below(wing)
+    folders = {path.parent.name for path in (ROOT / wing).glob("*/*.py")}
+    order = FOLDERS.get(wing, ())
+    assert folders == set(order), f"give each folder of `dora.{wing}` a place in this test"
+    for height, folder in enumerate(order):
+        reached, ways = {folder}, [(folder,)]
+        while ways:
+            way = ways.pop()
+            for room in below[way[-1]] - reached:
+                assert room not in order[height + 1 :], f"dora.{wing}: {' → '.join((*way, room))}"
+                reached.add(room)
+                ways.append((*way, room))
+        assert not any(folder in below[room] for room in reached - {folder}), (
+            f"dora.{wing}.{folder} is in a circle"
+        )
 
 
 def test_no_modules_import_each_other() -> None:

@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     )
     from dora.node.node import Node
     from dora.node.operators.operator import DoraStatus, Operator, SendOutput
-    from dora.node.operators.runtime import start_runtime
     from dora.node.patterns.action import Goal, GoalRun
     from dora.node.patterns.service import Call
     from dora.node.patterns.stream import Stream
+    from dora.node.runtime import start_runtime
 
 _MODULES = {
     "dora.api": ("build", "run"),
@@ -111,7 +111,7 @@ _MODULES = {
     "dora.node.patterns.action": ("Goal", "GoalRun"),
     "dora.node.patterns.service": ("Call",),
     "dora.node.patterns.stream": ("Stream",),
-    "dora.node.operators.runtime": ("start_runtime",),
+    "dora.node.runtime": ("start_runtime",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -7,5 +7,9 @@ STRICT_VARIABLE: Final = "DORA_STRICT"
 
 
 def is_strict() -> bool:
-    """Return whether ``DORA_STRICT`` is set to 1, true, yes or on."""
-    return os.environ.get(STRICT_VARIABLE, "").lower() in ("1", "true", "yes", "on")
+    return is_on(STRICT_VARIABLE)
+
+
+def is_on(variable: str) -> bool:
+    """Return whether an environment variable is set to 1, true, yes or on."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on")

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO, Unpack
 
-from dora._strict import is_strict
 from dora.daemon.build.build import Built
 from dora.daemon.build.build import build as build_loaded
-from dora.daemon.load_dataflow import check_one_machine, load_dataflow, load_for_run
+from dora.daemon.load_dataflow import load_dataflow, load_for_run
 from dora.daemon.logs.display import (
     Display,
     open_console,
@@ -23,7 +22,12 @@ from dora.daemon.logs.display import (
 )
 from dora.daemon.logs.entry import LogFilter, is_of_node, nodes_are_quiet, parse_level
 from dora.daemon.logs.formats import LOG_FORMATS
-from dora.daemon.options import BuildOptions, LocalRunOptions, check_spin_from_environment
+from dora.daemon.options import (
+    BuildOptions,
+    LocalRunOptions,
+    RunKeywords,
+    options_from_keywords,
+)
 from dora.daemon.report import RunOutcome, failure_report, last_line, loss_report, shown_file
 from dora.errors import DataflowFailed, DoraError
 
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     from dora.daemon.supervisor.result import DataflowResult
     from dora.daemon.work import BuildProgress
     from dora.dataflow.model import Dataflow, LogLevel
-    from dora.wire.node_config import EngineName
 
 
 def run(
@@ -44,61 +47,35 @@ def run(
     uv: bool | None = None,
     stop_after: float | None = None,
     *,
-    grace: float | None = None,
-    env: Mapping[str, str] | None = None,
-    exit_when_nodes_finish: bool | None = None,
-    allow_shell_nodes: bool = False,
-    engine: EngineName | None = None,
-    strict: bool | None = None,
-    hot_reload: bool = False,
-    preload: bool | None = None,
     log_level: LogLevel = "stdout",
     log_format: LogFormat = "pretty",
     on_log: Callable[[LogEntry], None] | None = None,
+    **options: Unpack[RunKeywords],
 ) -> DataflowResult:
     """Build and run a dataflow to its end, like ``dora run``; return how it went.
 
-    ``dataflow_path`` is a YAML file or its URL, ``stop_after`` and ``grace`` are seconds. ``strict`` None:
-    as ``DORA_STRICT`` says. Log entries are printed to ``sys.stdout``; ``on_log`` gets each of them too,
-    unfiltered, on the thread that calls this function, and has to be quick. May be called any number of
-    times, from any thread, also in a process that is a node itself; signals are handled only when called
+    ``dataflow_path`` is a YAML file or its URL, ``stop_after`` is seconds. ``options`` are as for
+    ``dora run``: ``hot_reload``, ``engine``, ``env`` and so on, as
+    ``dora.daemon.options.ForegroundRunOptions`` has them; without one, its environment variable and its
+    default count, as there. Log entries are printed to ``sys.stdout``; ``on_log`` gets each of them
+    too, unfiltered, on the thread that calls this function, and has to be quick. May be called any number
+    of times, from any thread, also in a process that is a node itself; signals are handled only when called
     from the main thread.
 
     Raises `DataflowFailed` (with the report) if a node failed, `DataflowError` for a file that cannot
     be used, `BuildError` for a build command that failed.
     """
-    for name, seconds in (("stop_after", stop_after), ("grace", grace)):
-        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 <= seconds < float("inf")):
-            raise DoraError(f"{name} is {seconds!r}; it has to be a number of seconds, at least 0")
-    for variable, value in (env or {}).items():
-        if not isinstance(value, str):
-            raise DoraError(f"env: the value of `{variable}` is {value!r}; it has to be a string")
-        if "\0" in value:
-            raise DoraError(
-                f"env: the value of `{variable}` has a NUL character, which cannot be passed on"
-            )
     if log_format not in LOG_FORMATS:
         raise DoraError(f"log_format is {log_format!r}; it can be {', '.join(LOG_FORMATS)}")
     try:
         level = parse_level(log_level)
     except ValueError as error:
         raise DoraError(str(error)) from None
-    options = LocalRunOptions(
-        uv=bool(uv),
-        stop_after=stop_after,
-        grace=grace,
-        allow_shell_nodes=allow_shell_nodes,
-        engine=engine,
-        strict=is_strict() if strict is None else strict,
-        hot_reload=hot_reload,
-        preload=preload,
-    )
-    outcome = run_to_end(
+    checked = options_from_keywords({"uv": uv, "stop_after": stop_after, **options})
+    outcome = run_file(
         os.fspath(dataflow_path),
-        options,
+        LocalRunOptions.of(checked),
         Display(log_format, LogFilter(level)),
-        env=env,
-        exit_when_nodes_finish=exit_when_nodes_finish,
         stream=sys.stdout,
         on_log=on_log,
         on_warning=_warn,
@@ -136,20 +113,17 @@ def _warn(text: str) -> None:
     write_text(sys.stderr, f"{text}\n")
 
 
-def run_to_end(
+def run_file(
     path: str,
     options: LocalRunOptions,
     display: Display,
     *,
     stream: TextIO,
-    env: Mapping[str, str] | None = None,
-    exit_when_nodes_finish: bool | None = None,
     on_log: Callable[[LogEntry], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> RunOutcome:
     """Load, build and run a dataflow from a file or a URL, as `run_loaded` does; return how it went."""
-    dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, uv=options.uv)
-    check_one_machine(dataflow)
+    dataflow = load_for_run(path, options)
     return run_loaded(dataflow, options, display, stream=stream, on_log=on_log, on_warning=on_warning)
 
 
@@ -176,10 +150,9 @@ def run_loaded(
     there is one, ``on_build`` the progress of the build, if there is anything to build, and ``on_daemon``
     the daemon before it starts. Raises `DataflowError` and `BuildError`; failed nodes are in the result.
     """
-    from dora.observe.telemetry.traced_run import run_observed
+    from dora.observe.run import build_and_run
     from dora.wire.correlation import uuid7
 
-    check_spin_from_environment()
     if on_warning is not None:
         warn_about_dataflow(dataflow, display.filter, on_warning)
     dataflow_id = uuid7()
@@ -194,6 +167,12 @@ def run_loaded(
         if on_log is not None:
             on_log(entry)
 
+    def begin(built: Built) -> None:
+        nonlocal nodes_hidden
+        if built.build_id is not None:
+            console.render_by(renderer_for(built.dataflow, display, stream, dataflow_id, built.build_id))
+        nodes_hidden = nodes_are_quiet()
+
     dashboard = None
     try:
         if on_dashboard is not None:
@@ -201,14 +180,17 @@ def run_loaded(
 
             dashboard = open_dashboard(dataflow, dataflow_id)
             on_dashboard(dashboard.address)
-        built = build_loaded(
-            dataflow, show, BuildOptions(uv=options.uv), lock=lock, session=session, on_build=on_build
+        result = build_and_run(
+            dataflow,
+            options,
+            show,
+            dataflow_id,
+            lock=lock,
+            session=session,
+            on_build=on_build,
+            on_built=begin,
+            on_daemon=on_daemon,
         )
-        dataflow = built.dataflow
-        if built.build_id is not None:
-            console.render_by(renderer_for(dataflow, display, stream, dataflow_id, built.build_id))
-        nodes_hidden = nodes_are_quiet()
-        result = run_observed(dataflow, options, show, dataflow_id, on_daemon)
         if dashboard is not None:
             dashboard.finish(result)
     finally:

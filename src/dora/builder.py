@@ -201,7 +201,7 @@ class _Block:
     ) -> Self:
         """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
 
-        The options are those of YAML: ``deadline="50ms"``, ``rate="10hz"``, ``keep=["stop"]``.
+        The options are as in YAML: ``deadline="50ms"``, ``rate="10hz"``, ``keep=["stop"]``.
         Raises ``ValueError`` for a ``queue_size`` below 1, an unknown ``queue_policy``, or a ``keep`` that
         is a text.
         """
@@ -241,7 +241,7 @@ class _Block:
         history: Mapping[str, tuple[int, int]] | None = None,
         timeout: str | None = None,
     ) -> Self:
-        """Synchronise inputs, the one that leads first; the options are those of ``sync`` in YAML."""
+        """Synchronise inputs, the leading one first; the options are as for ``sync`` in YAML."""
         options: dict[str, Any] = {
             "inputs": list(inputs),
             "tolerance": tolerance,
@@ -438,7 +438,7 @@ class DataflowBuilder:
         return dataflow.warnings
 
     def build(self, **options: Any) -> None:
-        """Run the build commands; ``options`` and errors are those of `dora.build`."""
+        """Run the build commands; ``options`` and errors are as for `dora.build`."""
         from dora.api import build
 
         self.check()  # its problems name the builder, not a file that is gone when they are read
@@ -446,7 +446,7 @@ class DataflowBuilder:
             build(path, **options)
 
     def run(self, **options: Any) -> DataflowResult:
-        """Build and run the dataflow to its end; ``options``, result and errors are those of `dora.run`.
+        """Build and run the dataflow to its end; ``options``, result and errors are as for `dora.run`.
 
         The YAML is in a file in ``working_dir`` meanwhile.
         """
@@ -501,7 +501,7 @@ def _dump(document: dict[str, Any]) -> str:
     """
     import yaml
 
-    from dora.dataflow.parser.tree import resolve
+    from dora.dataflow.yaml.tree import resolve
 
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002

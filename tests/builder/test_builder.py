@@ -171,9 +171,9 @@ def test_written_yaml_reads_the_same_in_every_parser(env: Any, name: str, delay:
     builder = DataflowBuilder(env=env, exit_when_nodes_finish=True)
     builder.add_node("a", path="a.py", name=name, description=name, restart_delay=delay)
     text = builder.to_yaml() or ""
-    from dora.dataflow.parser.compose import compose
-    from dora.dataflow.parser.tree import MappingNode
     from dora.dataflow.problems import ProblemReport
+    from dora.dataflow.yaml.compose import compose
+    from dora.dataflow.yaml.tree import MappingNode
 
     root = compose(text, ProblemReport(text, "x"))
     assert isinstance(root, MappingNode)

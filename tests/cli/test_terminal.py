@@ -110,7 +110,7 @@ def on_a_terminal(*arguments: str, cwd: Path) -> str:
 
 @pytest.mark.processes
 def test_the_log_of_a_node_cannot_set_the_title_or_the_clipboard(tmp_path: Path) -> None:
-    """Before: all of it reached the terminal."""
+    """Escape sequences of its output do not reach the terminal, except colours."""
     program = f"""
         import sys
         print({TITLE!r} + "one " + {RED!r} + "red" + {RESET!r}, flush=True)

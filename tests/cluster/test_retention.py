@@ -217,7 +217,7 @@ def test_a_copy_that_is_being_made_stays() -> None:
 
 
 def test_a_folder_that_dora_did_not_make_is_no_copy(data: Path) -> None:
-    """Before: it was filled with the files of a dataflow, and `dora cluster copies --remove` deleted it."""
+    """It gets no files of a dataflow, and `dora cluster copies --remove` does not delete it."""
     mine = data / "dataflows" / "thesis"
     mine.mkdir(parents=True)
     (mine / "chapter.txt").write_text("text")
@@ -230,7 +230,7 @@ def test_a_folder_that_dora_did_not_make_is_no_copy(data: Path) -> None:
 
 
 def test_a_folder_with_the_files_of_a_copy_that_lies_elsewhere_is_no_copy(tmp_path: Path) -> None:
-    """A repository may contain them. Before, its files went with the record of a dataflow in it."""
+    """A repository may contain them. Its files stay when the record of a dataflow in it goes."""
     copy = copied()
     clone = tmp_path / "clone"
     shutil.copytree(copy, clone)

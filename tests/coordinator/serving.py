@@ -19,9 +19,9 @@ from websockets.sync.client import ClientConnection, connect
 from dora._version import __version__
 from dora.cluster.coordinator.api import make_api
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.server import make_server
 from dora.cluster.coordinator.store import Store
 from dora.cluster.http.auth import keys_for
+from dora.cluster.http.server import make_server
 from dora.cluster.protocol import (
     Answered,
     Ask,

@@ -20,11 +20,12 @@ from serving import ObedientDaemon, Serving, serving
 from tokens import TOKEN
 
 from dora.cluster.coordinator.openapi import OPERATIONS, document
-from dora.cluster.coordinator.policy import Refusal, dataflow_of
+from dora.cluster.coordinator.policy import dataflow_of
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import RunSpec
+from dora.cluster.refusal import Refusal
 from dora.dataflow.describe import describe
-from dora.dataflow.edit import TopologyOperation, make_change
+from dora.dataflow.edit import make_change
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.errors import DoraError
 from dora.wire.operations import (
@@ -33,6 +34,7 @@ from dora.wire.operations import (
     DisconnectOperation,
     RemoveOperation,
     ReplaceOperation,
+    TopologyOperation,
 )
 
 pytestmark = pytest.mark.processes

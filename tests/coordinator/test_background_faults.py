@@ -19,6 +19,7 @@ from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import Unreachable
 from dora.cluster.protocol import RunSpec
 from dora.daemon.load_dataflow import load_for_run
+from dora.daemon.options import FileRunOptions
 
 pytestmark = [pytest.mark.processes, pytest.mark.stress, pytest.mark.timeout(1800)]
 
@@ -170,7 +171,7 @@ def test_starts_and_stops_leave_nothing(
     system.dora("up")
     file = traffic(system, "arm")
     monkeypatch.chdir(system.folder)
-    dataflow = load_for_run(file)
+    dataflow = load_for_run(file, FileRunOptions())
     spec = RunSpec(name="", dataflow=msgspec.to_builtins(dataflow))
 
     runs: list[str] = []

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -86,11 +87,19 @@ def test_the_record_follows_and_counts_for_a_restart(system: System, arm: str) -
     wait_until(lambda: system.client.dataflow("arm").nodes == ["a", "b"], "the record without the node")
 
 
-def test_a_coordinator_that_was_away_learns_of_changes(system: System, arm: str) -> None:
+def test_a_change_waits_for_the_coordinator_that_commits_it(system: System, arm: str) -> None:
     os.kill(system.coordinator(), signal.SIGKILL)
-    system.dora("node", "add", "--from-yaml", "c.yml")
+    refused = system.dora("node", "add", "--from-yaml", "c.yml", status=1)
+    assert refused.startswith("error: cannot connect to coordinator at 127.0.0.1:")
+    system.dora("node", "restart", "b")  # which changes no dataflow, and needs no coordinator
     system.dora("up")
-    wait_until(lambda: system.client.dataflow(arm).nodes == ["a", "b", "c"], "the record with the new node")
+    system.dora("node", "add", "--from-yaml", "c.yml")
+    assert system.client.dataflow(arm).nodes == ["a", "b", "c"]
+    os.kill(system.coordinator(), signal.SIGKILL)
+    system.dora("up")
+    assert system.client.dataflow(arm).nodes == ["a", "b", "c"]
+    system.dora("node", "remove", "c")
+    assert sorted(nodes()) == ["a", "b"]
 
 
 def parameters(system: System, node: str) -> Any:
@@ -119,12 +128,12 @@ def test_parameters_that_were_set_count_for_a_restart(system: System) -> None:
     assert parameters(system, "a") == {}  # the file counts
 
 
-def test_a_coordinator_that_was_away_learns_of_parameters(system: System, arm: str) -> None:
-    os.kill(system.coordinator(), signal.SIGKILL)
+@pytest.mark.usefixtures("arm")
+def test_a_coordinator_that_was_away_learns_of_parameters(system: System) -> None:
     system.dora("node", "add", "--from-yaml", "c.yml")
+    os.kill(system.coordinator(), signal.SIGKILL)
     system.dora("param", "set", "a", "gain", "0.8")
     system.dora("up")
-    wait_until(lambda: system.client.dataflow(arm).nodes == ["a", "b", "c"], "the record with the new node")
     system.dora("restart", "arm")
     assert parameters(system, "a") == {"gain": 0.8}
 
@@ -140,6 +149,49 @@ def test_a_replacement_brings_parameters_of_its_own(system: System) -> None:
     assert parameters(system, "b") == {"mode": "fast"}
     system.dora("restart", "arm")
     assert parameters(system, "b") == {"mode": "fast"}
+
+
+def test_a_replacement_that_does_not_start_is_undone(system: System, arm: str) -> None:
+    (system.folder / "broken.py").write_text("raise ValueError('no camera')\n")
+    (system.folder / "broken.yml").write_text("path: broken.py\nparameters: {mode: fast}\n")
+    system.dora("param", "set", "b", "gain", "0.8")
+    before = nodes()["b"]
+    refused = system.dora("node", "replace", "b", "--from-yaml", "broken.yml", status=1)
+    assert "the replacement of node `b` does not start, the old one goes on" in refused
+    assert (nodes()["b"].pid, nodes()["b"].path) == (before.pid, before.path)
+    system.dora("node", "connect", "a/out", "b/y")
+    again = system.dora("restart", "arm").split()[-1]
+    assert again != arm and nodes()["b"].path == before.path
+    assert parameters(system, "b") == {"gain": 0.8}
+
+
+def test_a_node_that_leaves_ends_in_its_time_although_the_coordinator_is_killed(system: System) -> None:
+    slow = """
+    import time
+    from dora import Node
+    node = Node()
+    for event in node:
+        if event["type"] == "STOP":
+            time.sleep(0.5)
+            print("has ended well", flush=True)
+            break
+    """
+    arm = system.start(system.dataflow("arm", a=FOREVER, b=slow))
+
+    def remove() -> None:
+        with suppress(OSError, http.client.HTTPException):  # the coordinator is killed meanwhile
+            change(system, "arm", {"type": "remove", "node": "b", "grace": TIMEOUT})
+
+    removal = threading.Thread(target=remove)
+    removal.start()
+    wait_until(lambda: system.client.dataflow(arm).nodes == ["a"], "the record without the node")
+    assert sorted(nodes()) == ["a", "b"], "it is committed before it is applied"
+    os.kill(system.coordinator(), signal.SIGKILL)
+    removal.join(TIMEOUT)
+    system.dora("up")
+    wait_until(lambda: sorted(nodes()) == ["a"], "the end of the node")
+    assert "has ended well" in system.dora("logs", "arm", "-n", "b")
+    assert system.client.dataflow(arm).nodes == ["a"]
 
 
 def test_the_api_changes_dataflows(system: System, arm: str) -> None:

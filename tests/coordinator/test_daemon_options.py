@@ -97,6 +97,18 @@ def test_nodes_that_start_too_slowly_fail_the_dataflow(
     wait_until(lambda: not system.node_pids(dataflow), "the end of its nodes")
 
 
+def test_a_variable_that_no_node_could_use_is_refused_before_the_build(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (system.folder / "a.yml").write_text("nodes: [{id: n, path: n.py, build: touch built}]\n")
+    (system.folder / "n.py").touch()
+    monkeypatch.setenv("DORA_SPIN_US", "x")
+    system.dora("up")
+    told = system.dora("start", "a.yml", "--detach", status=1)
+    assert "DORA_SPIN_US is `x`; it has to be a number of microseconds" in told
+    assert not (system.folder / "built").exists()
+
+
 def test_nodes_log_to_their_files_only(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     (system.folder / "n.py").write_text("import dora\nprint('said', flush=True)\ndora.Node()\n")
     (system.folder / "a.yml").write_text(

@@ -15,22 +15,22 @@ from dora._version import __version__
 from dora.cluster.coordinator.changes import generations_after, plan_change
 from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
     AckEnd,
     Answered,
     Apply,
     Ask,
-    DataflowChanged,
+    DescribeRun,
     Endpoints,
     Hello,
-    JoinCluster,
     MachineLost,
     MachineView,
+    ParametersSet,
     PeerReport,
     Prepare,
     ReleasePartition,
+    RunDescription,
     RunReport,
     RunSpec,
     StartRun,
@@ -38,6 +38,7 @@ from dora.cluster.protocol import (
     ToDaemon,
     Welcome,
 )
+from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow import parse
@@ -46,6 +47,7 @@ from dora.wire.daemon_protocol import (
     DataflowRequest,
     GetParameters,
     Inspect,
+    NodeRemoved,
     Ok,
     Rejected,
     SentCounts,
@@ -81,14 +83,7 @@ def spec(text: str = TEXT) -> RunSpec:
 
 def after(before: RunSpec, operation: Any) -> RunSpec:
     """Return a dataflow after an operation."""
-    proposal = plan_change(before, operation, MACHINES, {}).proposal
-    return msgspec.structs.replace(
-        before,
-        dataflow=proposal.dataflow,
-        machines=proposal.machines,
-        revision=proposal.revision,
-        generations=proposal.generations,
-    )
+    return before.after(plan_change(before, operation, MACHINES, {}).proposal)
 
 
 def test_a_node_gets_its_machine_and_a_generation() -> None:
@@ -164,7 +159,7 @@ class Talking:
         self.answers: dict[type, Callable[[Any], Answered | None]] = {
             Ask: lambda message: Answered(message.ticket, OperationResult("")),
             Prepare: lambda message: Answered(message.ticket, SentCounts({})),
-            Apply: lambda message: Answered(message.ticket, OperationResult("")),
+            Apply: lambda message: Answered(message.ticket, Ok()),
         }
         self.link = self.join(*runs)
 
@@ -295,54 +290,108 @@ def test_an_added_node_that_fails_to_start_is_removed(folder: Path) -> None:
             def become(message: Apply) -> Answered:
                 if message.proposal.revision == 1:
                     return Answered(message.ticket, Rejected("node `c` could not be started"))
-                return Answered(message.ticket, OperationResult(""))
+                return Answered(message.ticket, Ok())
 
             right.answers[Apply] = become
             operation = AddOperation("{id: c, path: c.py, deploy: {machine: right}}")
             assert str(await refused(coordinator, operation)) == "node `c` could not be started"
-            for daemon in (left, right):
-                assert [sorted(each.proposal.machines) for each in daemon.of(Apply)] == [
-                    *(["a", "b", "c"], ["a", "b"])
-                ]
+            applied = [sorted(each.proposal.machines) for each in right.of(Apply)]
+            assert applied == [["a", "b", "c"], ["a", "b"]]
+            assert [each.proposal.revision for each in left.of(Apply)] == [2], "it hears of the undo alone"
             assert coordinator.dataflow("arm").nodes == ["a", "b"]
             assert coordinator.spec("arm").revision == 2
 
     asyncio.run(test())
 
 
-def test_a_node_ends_before_its_removal(folder: Path) -> None:
+def test_a_node_that_is_removed_ends_before_other_machines_lose_it(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
-            kinds = (Prepare, Ask, Apply)
-            left.answers[Ask] = lambda message: Answered(
-                message.ticket, OperationResult("a", was_running=False)
-            )
-            outcome = await coordinator.ask("arm", RemoveOperation("a"))
+
+            def end(message: Apply) -> Answered:
+                assert not right.of(Apply)
+                return Answered(message.ticket, NodeRemoved(False, {"x": 9}))
+
+            left.answers[Apply] = end
+            left.answers[Prepare] = lambda message: Answered(message.ticket, SentCounts({"a": {"x": 8}}))
+            outcome = await coordinator.ask("arm", RemoveOperation("a", 2.0))
             assert not outcome.was_running
-            assert [type(each) for each in left.heard if isinstance(each, kinds)] == [
-                *(Prepare, Ask, Prepare, Apply)
-            ]
-            assert [type(each) for each in right.heard if isinstance(each, kinds)] == [Prepare, Apply]
+            assert left.of(Apply)[0].proposal.grace == 2.0
+            assert right.of(Apply)[0].sent == {"a": {"x": 9}}, "all that it has sent arrives"
+            kinds = (Prepare, Ask, Apply)
+            for daemon in (left, right):
+                assert [type(each) for each in daemon.heard if isinstance(each, kinds)] == [Prepare, Apply]
 
     asyncio.run(test())
 
 
-def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
+OPERATIONS: list[Any] = [
+    AddOperation("{id: c, path: c.py, inputs: {in: a/x}, deploy: {machine: right}}"),
+    RemoveOperation("b"),
+    ReplaceOperation("b", "{path: c.py, parameters: {speed: 2}}"),
+    ConnectOperation("a/x", "b/more"),
+    DisconnectOperation("a/x", "b/in"),
+]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: type(operation).__name__)
+def test_a_change_that_a_machine_cannot_make_is_undone(folder: Path, operation: Any) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, dataflow_id):
-            right.answers[Apply] = rejecting("it does not start")
-            assert (
-                str(await refused(coordinator, ReplaceOperation("b", "path: c.py"))) == "it does not start"
-            )
-            assert not left.of(Apply) and coordinator.spec("arm").revision == 0
-            # A machine whose word the coordinator has not heard, because it was killed, is ahead of it.
-            proposal = right.of(Apply)[-1].proposal
-            right.say(
-                DataflowChanged(dataflow_id, proposal.dataflow, proposal.machines, 1, proposal.generations)
-            )
-            right.say(RunReport(dataflow_id, "Running", port=1, revision=1))
-            assert coordinator.spec("arm").revision == 1
-            assert left.of(Apply)[-1].proposal.revision == 1
+            coordinator.handle(right.link, ParametersSet(dataflow_id, "b", {"speed": 1}))
+            before = coordinator.spec("arm")
+            right.answers[Apply] = rejecting("it is not possible")
+            assert str(await refused(coordinator, operation)) == "it is not possible"
+            assert [each.proposal.revision for each in right.of(Apply)] == [1, 2]
+            assert [each.proposal.revision for each in left.of(Apply)] == [2]
+            undone = left.of(Apply)[0].proposal
+            assert undone.dataflow == before.dataflow
+            assert (undone.machines, undone.generations) == (before.machines, before.generations)
+            now = coordinator.spec("arm")
+            assert (now.dataflow, now.revision) == (before.dataflow, 2)
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_has_missed_a_replacement_makes_it_when_it_is_back(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, _, right, dataflow_id):
+            right.answers[Apply] = lambda _: coordinator.fleet.disconnect(right.link, silent=True)  # type: ignore[func-returns-value]
+            assert (await refused(coordinator, ReplaceOperation("b", "path: c.py"))).status == 503
+            right.answers.clear()
+            right.join(RunReport(dataflow_id, "Running", port=1))
+            assert [each.proposal.replaced for each in right.of(Apply)] == ["b", "b"]
+
+    asyncio.run(test())
+
+
+def test_a_record_that_has_lost_changes_takes_them_from_a_machine(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, right, dataflow_id):
+            ahead = after(coordinator.spec("arm"), CONNECT)
+            report = RunReport(dataflow_id, "Running", port=1, revision=1)
+            right.say(report)
+            assert right.of(DescribeRun) == [DescribeRun(dataflow_id)]
+            right.say(RunDescription(report, ahead))
+            assert coordinator.spec("arm").generations == {"b/more": 1}
+            assert [each.proposal.revision for each in left.of(Apply)] == [1]
+            assert not right.of(Apply)
+
+    asyncio.run(test())
+
+
+def test_a_change_that_cannot_be_recorded_is_made_nowhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise Refusal(507, "the change cannot be recorded: the disk is full")
+
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, right, _):
+            monkeypatch.setattr(Store, "redefine", full)
+            for operation in OPERATIONS:
+                assert (await refused(coordinator, operation)).status == 507
+            assert not left.of(Apply) and not right.of(Apply)
 
     asyncio.run(test())
 
@@ -455,7 +504,7 @@ def part_of(daemon: Talking, dataflow_id: str) -> None:
 
     def become(message: Apply) -> Answered:
         say(RunReport(dataflow_id, "Running", port=1, revision=message.proposal.revision))
-        return Answered(message.ticket, OperationResult(""))
+        return Answered(message.ticket, Ok())
 
     daemon.answers[Apply] = become
     daemon.answers[StartRun] = lambda message: say(
@@ -525,6 +574,25 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
     asyncio.run(test())
 
 
+def test_a_machine_is_released_once_the_others_have_applied_the_change(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, dataflow_id):
+            await coordinator.ask("arm", ADD)
+            left.answers[Apply] = lambda _: None  # its node still waits for messages of `c`
+            removal = asyncio.create_task(coordinator.ask("arm", RemoveOperation("c")))
+            await until(lambda: len(left.of(Apply)) == 2)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not third.of(ReleasePartition)
+            part_of(left, dataflow_id)
+            left.join(RunReport(dataflow_id, "Running", port=1, revision=1))  # which is asked again
+            await until(lambda: bool(third.of(ReleasePartition)))
+            with pytest.raises(Refusal, match="that machine makes it when it is back"):
+                await removal
+
+    asyncio.run(test())
+
+
 def test_the_coordinator_still_decides_when_a_single_machine_is_left(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, _):
@@ -584,7 +652,7 @@ def test_a_node_that_fails_to_start_on_a_new_machine_is_removed_with_the_machine
                 revision = message.proposal.revision
                 third.say(RunReport(dataflow_id, "Running", port=1, revision=revision))
                 failed = Rejected("node `c` could not be started")
-                return Answered(message.ticket, failed if revision == 1 else OperationResult(""))
+                return Answered(message.ticket, failed if revision == 1 else Ok())
 
             third.answers[Apply] = become
             assert str(await refused(coordinator, ADD)) == "node `c` could not be started"
@@ -680,39 +748,43 @@ async def alone(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talki
         coordinator.close()
 
 
-def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: Path) -> None:
+def test_the_coordinator_commits_changes_of_a_dataflow_on_one_machine(folder: Path) -> None:
     async def test() -> None:
-        async with alone(folder) as (coordinator, left, third, dataflow_id):
-
-            def take_part(message: JoinCluster) -> Answered:
-                machines = dict.fromkeys(("a", "b"), "left")
-                left.say(DataflowChanged(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
-                secret = message.partition.secret
-                left.say(RunReport(dataflow_id, "Running", port=1, revision=3, secret=secret))
-                return Answered(message.ticket, OperationResult(""))
-
-            B = "  - {id: b, path: b.py}\n"  # a change of which the coordinator has not heard yet
-            left.answers[JoinCluster] = take_part
+        async with alone(folder) as (coordinator, left, third, _):
+            kinds = (Prepare, Ask, Apply)
             await coordinator.ask("arm", ConnectOperation("a/x", "a/back"))
-            assert not left.of(JoinCluster), "on one machine its daemon decides"
+            assert [type(each) for each in left.heard if isinstance(each, kinds)] == [Prepare, Apply]
+            assert coordinator.spec("arm").generations == {"a/back": 1}
             await coordinator.ask("arm", ADD)
-            assert third.of(StartRun)[0].partition.secret == left.of(JoinCluster)[0].partition.secret
-            assert left.of(Apply)[0].proposal.machines == {"a": "left", "b": "left", "c": "third"}
-            assert left.of(Apply)[0].proposal.revision == 4
+            assert third.of(StartRun)[0].partition.secret == left.of(StartRun)[0].partition.secret
+            assert third.of(StartRun)[0].spec.revision == 1
+            assert left.of(Apply)[-1].proposal.machines == {"a": "left", "c": "third"}
             await coordinator.ask("arm", RemoveOperation("c"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left"])
             await coordinator.ask("arm", ConnectOperation("a/x", "a/again"))
-            assert left.of(Apply)[-1].proposal.generations == {"a/again": 6}
-            assert len(left.of(JoinCluster)) == 1
+            assert left.of(Apply)[-1].proposal.generations == {"a/back": 1, "a/again": 4}
 
     asyncio.run(test())
 
 
-def test_a_failed_leader_handover_changes_nothing(folder: Path) -> None:
+def test_a_single_machine_that_was_away_applies_what_was_committed(folder: Path) -> None:
+    async def test() -> None:
+        async with alone(folder) as (coordinator, left, _, dataflow_id):
+            left.answers[Apply] = lambda _: coordinator.fleet.disconnect(left.link)  # type: ignore[func-returns-value]
+            refusal = await refused(coordinator, ConnectOperation("a/x", "a/back"))
+            assert "the change is recorded, and that machine makes it when it is back" in str(refusal)
+            part_of(left, dataflow_id)
+            left.join(RunReport(dataflow_id, "Running"))
+            assert [each.proposal.revision for each in left.of(Apply)] == [1, 1]
+
+    asyncio.run(test())
+
+
+def test_a_change_that_the_first_machine_refuses_brings_no_second_one(folder: Path) -> None:
     async def test() -> None:
         async with alone(folder) as (coordinator, left, third, _):
-            left.answers[JoinCluster] = rejecting("node `a` is replaced")
-            assert str(await refused(coordinator, ADD)) == "node `a` is replaced"
+            left.answers[Prepare] = rejecting("node `a` is being replaced")
+            assert str(await refused(coordinator, ADD)) == "node `a` is being replaced"
             assert not third.of(StartRun)
             elsewhere = AddOperation("{id: c, path: c.py, deploy: {machine: nowhere}}")
             assert "`c` is for machine `nowhere`, which is not there" in str(

@@ -17,7 +17,6 @@ from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.fleet import FORGET_AFTER, LOST_AFTER
 from dora.cluster.coordinator.log_store import LogStore, log_store_directory
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
     AckLogs,
@@ -33,6 +32,7 @@ from dora.cluster.protocol import (
     StopRun,
     ToDaemon,
 )
+from dora.cluster.refusal import Refusal
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor.status import FormerPart, NodeStatus, PeerStatus
 from dora.dataflow.model import LogOptions

@@ -11,9 +11,9 @@ from serving import ObedientDaemon, serving
 from waiting import wait_until
 
 from dora.cluster.coordinator import fleet
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import DEFAULT_MACHINE, AckEnd, DataflowView, RunReport, RunSpec
+from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.result import DataflowResult, NodeFailure
 from dora.errors import DoraError
 

@@ -211,7 +211,10 @@ def test_diagnostics_of_the_coordinator_and_the_daemon(
     told = {name: system.folder / "out" / f"dora-{name}.txt" for name in ("coordinator", "daemon")}
     coordinator, daemon = (file.read_text() for file in told.values())
     assert "DEBUG dora.coordinator.api: POST /api/dataflows: 201 after" in coordinator
-    assert f"machine `default` is told StartRun(dataflow_id={dataflow}, spec=RunSpec)" in coordinator
+    assert (
+        f"machine `default` is told StartRun(dataflow_id={dataflow}, spec=RunSpec, partition=Partition)"
+        in coordinator
+    )
     assert f"DEBUG dora.daemon.run: dataflow {dataflow}: PortsReady(node_id=waiter) -> Send" in daemon
     assert f"INFO dora.daemon: dataflow {dataflow}: Running" in daemon
     assert "DEBUG dora.daemon:" not in daemon

@@ -15,8 +15,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from dora._version import __version__
-from dora.cluster.coordinator import relay
 from dora.cluster.coordinator.store import Store
+from dora.cluster.http import relay
 from dora.cluster.protocol import CLOSE_WITH_REASON, Hello, ObserverRefused, OpenObserver, encode
 from dora.wire.node_protocol import PROTOCOL_VERSION
 

@@ -18,7 +18,7 @@ from dora.daemon.client import DaemonClient
 from dora.daemon.control_server import ControlServer
 from dora.daemon.event_loop import Loop
 from dora.errors import ConnectError, DaemonLost
-from dora.node.session.daemon_client import SocketChannel, connect
+from dora.node.daemon_client import SocketChannel, connect
 from dora.wire.daemon_protocol import Request
 from dora.wire.framing import encode_frame
 from dora.wire.node_config import Address, encode_address

@@ -198,7 +198,7 @@ def test_without_iceoryx2_memory_is_shared_in_python_or_else_zenoh_is_used(
 ) -> None:
     from importlib.machinery import PathFinder
 
-    from dora.transport.shm import support
+    from dora.transport import semaphore_support
 
     monkeypatch.delenv("DORA_ENGINE", raising=False)
     real = PathFinder.find_spec
@@ -208,7 +208,7 @@ def test_without_iceoryx2_memory_is_shared_in_python_or_else_zenoh_is_used(
 
     monkeypatch.setattr(PathFinder, "find_spec", without)
     assert choose_engine(LocalRunOptions()) == "shm"
-    monkeypatch.setattr(support, "fault", lambda: "needs Linux")
+    monkeypatch.setattr(semaphore_support, "fault", lambda: "needs Linux")
     assert choose_engine(LocalRunOptions()) == "zenoh"
     with pytest.raises(DoraError, match="the engine shm does not work here: it needs Linux"):
         choose_engine(LocalRunOptions(engine="shm"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, PageState
+from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute
 from dora.cluster.dashboard.watches import MAX_LINES, MAX_WAITING_PREVIEWS, Outbox
 from dora.cluster.dashboard.yaml_text import lines_of_nodes
 from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
@@ -27,10 +27,12 @@ from dora.observe.preview.protocol import (
     Preview,
     PreviewsWanted,
     Search,
+    State,
     Target,
     frame,
 )
 from dora.observe.preview.watcher import CommandQueue, search
+from dora.observe.snapshot import Snapshot
 
 
 def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:
@@ -56,12 +58,17 @@ def test_a_slow_browser_gets_the_newest_state_without_a_backlog() -> None:
         outbox.put(Preview("b/out", b'{"n":%d}' % number, adds=True))
     told, previews = taken(outbox)
     assert told == {"graph": {"boxes": []}, "state": {"number": 999}}
-    assert previews[0] == ({"topic": 'a/"odd"', "n": 999}, b"x" * 1000)
-    assert [head["n"] for head, _ in previews[1:]] == list(range(1000 - MAX_WAITING_PREVIEWS, 1000))
+    odd = {"topic": 'a/"odd"', "n": 999}
+    assert [preview for preview in previews if preview[0]["topic"] != "b/out"] == [(odd, b"x" * 1000)]
+    curve = [head["n"] for head, _ in previews if head["topic"] == "b/out"]
+    assert curve == list(range(1000 - MAX_WAITING_PREVIEWS, 1000))
+    assert [head["n"] for head, _ in previews] == sorted(head["n"] for head, _ in previews)
 
 
 def test_dropped_lines_are_counted() -> None:
     outbox = Outbox()
+    outbox.put(Lines([b'{"n":0}']))
+    assert taken(outbox)[0] == {"lines": [{"n": 0}], "skipped": 0}
     outbox.put(Lines([b'{"n":0}'], skipped=7))
     outbox.put(Lines([b'{"n":%d}' % number for number in range(1, MAX_LINES + 5)]))
     told, _ = taken(outbox)
@@ -74,7 +81,7 @@ def test_dropped_lines_are_counted() -> None:
 
 def test_a_hidden_browser_gets_the_whole_minute_and_no_more() -> None:
     minute, outbox = LastMinute(), Outbox()
-    nothing = PageState([], [], "")
+    nothing = State(Snapshot("", [], []))
     for number in range(1000):  # four machines send their states
         sample = minute.add(1e9 + number / 4, nothing)
         outbox.add_samples([] if sample is None else [sample])

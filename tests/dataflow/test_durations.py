@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dora.dataflow.durations import MAX_NS, duration_text, parse_duration, parse_rate, rate_text
-from dora.dataflow.parser.compose import compose
-from dora.dataflow.parser.field_types import FieldType, Reader
-from dora.dataflow.parser.number_types import DurationType, RateType
 from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.compose import compose
+from dora.dataflow.yaml.field_types import FieldType, Reader
+from dora.dataflow.yaml.number_types import DurationType, RateType
 
 MS = 1_000_000
 

@@ -198,9 +198,9 @@ values = (
     )
 )
 def test_a_written_tree_reads_as_the_same_tree(value: Any) -> None:
-    from dora.dataflow.parser.compose import compose
-    from dora.dataflow.parser.tree import MappingNode, to_yaml
     from dora.dataflow.problems import ProblemReport
+    from dora.dataflow.yaml.compose import compose
+    from dora.dataflow.yaml.tree import MappingNode, to_yaml
 
     text = json.dumps({"x-a": value}, allow_nan=False)
     report = ProblemReport(text, "a.yml")

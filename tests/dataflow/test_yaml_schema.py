@@ -13,14 +13,14 @@ import pytest
 import dora.dataflow
 from dora.dataflow.json_schema import SCHEMA_FILE, json_schema, module_schema, schema_text
 from dora.dataflow.modules.check import MODULE_FILE, MODULE_HEADER
-from dora.dataflow.parser.field_types import UnsupportedType
 from dora.dataflow.parser.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
 from dora.dataflow.parser.output_rules import LATCHED, OUTPUT
-from dora.dataflow.parser.schema_block import SchemaBlock
 from dora.dataflow.parser.sync import SYNC_BLOCK
 from dora.dataflow.types.contracts import TYPE_RULE
 from dora.dataflow.types.manifest import MANIFEST, MANIFEST_PORT
 from dora.dataflow.types.own_types import TYPE, TYPE_FIELD, TYPE_FILE, TYPE_PARAMETER
+from dora.dataflow.yaml.field_types import UnsupportedType
+from dora.dataflow.yaml.schema_block import SchemaBlock
 from dora.errors import DataflowError
 
 ROOT = Path(__file__).parents[2]

@@ -10,12 +10,12 @@ import pytest
 import dora.dataflow.durations
 import dora.dataflow.names
 import dora.dataflow.parser.sources
-import dora.dataflow.parser.tree
 import dora.dataflow.problems
+import dora.dataflow.yaml.tree
 from dora.dataflow.model import LogSource, NodeOutput, TimerSource
 from dora.dataflow.names import data_id_fault, node_id_fault
 from dora.dataflow.parser.sources import SourceFault, expand, expand_path, parse_source
-from dora.dataflow.parser.tree import resolve
+from dora.dataflow.yaml.tree import resolve
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from dora.dataflow.parser.tree import resolve
         dora.dataflow.durations,
         dora.dataflow.names,
         dora.dataflow.problems,
-        dora.dataflow.parser.tree,
+        dora.dataflow.yaml.tree,
         dora.dataflow.parser.sources,
     ],
 )

@@ -13,6 +13,11 @@ def test_the_list_of_commands_is_up_to_date() -> None:
     assert tool["PAGE"].read_text() == tool["page"](), "run `make generated`"
 
 
+def test_the_list_of_the_options_of_a_run_is_up_to_date() -> None:
+    tool = runpy.run_path(str(TOOLS / "write_run_options.py"))
+    assert tool["PAGE"].read_text() == tool["page"](), "run `make generated`"
+
+
 def test_what_shows_the_counters_is_up_to_date() -> None:
     tool = runpy.run_path(str(TOOLS / "write_counters.py"))
     assert tool["PAGE"].read_text() == tool["page"](), "run `make generated`"

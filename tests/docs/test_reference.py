@@ -56,7 +56,8 @@ def test_documented_arguments_match_the_code(name: str, arguments: str) -> None:
         if parameter.name != "self"
     ]
     if "..." in wanted:  # keyword-only arguments, listed in a table of their own
-        keywords = inspect.getfullargspec(function).kwonlyargs
+        found = inspect.getfullargspec(function)
+        keywords = [*found.kwonlyargs, *([f"**{found.varkw}"] if found.varkw else [])]
         assert all(f"| `{keyword}" in REFERENCE for keyword in keywords)
         wanted = wanted[: wanted.index("*")]
         real = real[: len(real) - len(keywords)]

@@ -130,7 +130,6 @@ GONE_CLASSES = {
     "PutOut": "Disconnect",
     "Recorded": "AckEnd",
     "Share": "Partition",
-    "TakePart": "JoinCluster",
     "TakeSurvey": "GetMetrics",
     "Told": "PeerStatus",
 }
@@ -155,7 +154,8 @@ GONE_IN_PAGES = {
 
 # Uses that stay, as regular expressions over the name of the file and the text around the word, and why.
 EXCEPTIONS = {
-    "hosted": [r"hosted by a runtime|^src/dora/node/operators/|^tests/node/"],  # an operator in its process
+    # An operator in its process.
+    "hosted": [r"hosted by a runtime|^src/dora/node/(operators/|runtime)|^tests/node/"],
     "transit": [r"in transit"],  # a message on the network
     "guest|guests": [
         r"^examples/actions/|^tests/examples/",  # it plays in a restaurant

@@ -23,12 +23,12 @@ from dora.wire.operations import (
     AddOperation,
     ConnectOperation,
     DisconnectOperation,
-    Operation,
     OperationResult,
     RemoveOperation,
     ReplaceOperation,
     RestartOperation,
     StopOperation,
+    TopologyOperation,
 )
 
 # Sends 1, 2, 3, …, without ever looking at what comes in, unless it is asked to stop. Queues of the length
@@ -134,7 +134,7 @@ class Live:
     def node(self, node_id: str) -> NodeView:
         return next(view for view in self.nodes() if view.id == node_id)
 
-    def apply(self, operation: Operation) -> OperationResult:
+    def apply(self, operation: TopologyOperation) -> OperationResult:
         with self.run() as run:
             return apply_operation(run, operation, os.environ, self.flow.entries.append)
 
@@ -157,10 +157,17 @@ class Live:
         return self.apply(RemoveOperation(node_id, grace))
 
     def restart(self, node_id: str, grace: float | None = None) -> OperationResult:
-        return self.apply(RestartOperation(node_id, grace))
+        return self._ask(RestartOperation(node_id, grace))
 
     def stop(self, node_id: str, grace: float | None = None) -> OperationResult:
-        return self.apply(StopOperation(node_id, grace))
+        return self._ask(StopOperation(node_id, grace))
+
+    def _ask(self, request: RestartOperation | StopOperation) -> OperationResult:
+        with self.run() as run:
+            run.set_patience(None)
+            answer = run.ask(request)
+        assert isinstance(answer, OperationResult)
+        return answer
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + TIMEOUT

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from flow import Flow
 from waiting import TIMEOUT
 
-from dora.api import run_to_end
+from dora.api import run_file
 from dora.daemon.logs.display import Display
 from dora.daemon.options import LocalRunOptions
 
@@ -388,7 +388,7 @@ def run_as_nodes(flow: Flow, programs: dict[str, Program]) -> dict[str, Left]:
         else:
             flow.node(name, path=f"{name}/{name}.py", inputs=inputs)
     options = LocalRunOptions(preload=flow.preload)
-    result = run_to_end(
+    result = run_file(
         flow.write(), options, Display(), stream=io.StringIO(), on_log=flow.entries.append
     ).result
     statuses = {failure.node_id: _status(failure.exit_code, failure.signal) for failure in result.failures}

@@ -10,7 +10,7 @@ from flow import Flow
 from waiting import TIMEOUT
 
 import dora
-from dora.transport.shm import support
+from dora.transport import semaphore_support
 
 pytestmark = pytest.mark.processes
 
@@ -71,7 +71,7 @@ def test_an_engine_is_no_field_of_a_dataflow(flow: Flow) -> None:
 
 def test_the_reason_why_shm_does_not_work_is_named(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     flow.node("only", ONE)
-    monkeypatch.setattr(support.os, "confstr", lambda _: None)  # as with musl
+    monkeypatch.setattr(semaphore_support.os, "confstr", lambda _: None)  # as with musl
     with pytest.raises(dora.DoraError) as caught:
         flow.run(engine="shm")
     assert str(caught.value) == (

@@ -7,10 +7,8 @@ import doctest
 import hypothesis.strategies as st
 from hypothesis import given
 
-from dora.observe.queries import Line
-from dora.observe.remote import conflate
-from dora.observe.remote.conflate import MOST_BYTES, ConflatedQueue
-from dora.observe.remote.protocol import QueryEnded, decode_delivery
+from dora.observe import conflate
+from dora.observe.conflate import MOST_BYTES, ConflatedQueue
 
 
 def test_the_examples_in_the_code() -> None:
@@ -21,13 +19,12 @@ def test_the_examples_in_the_code() -> None:
 def test_the_newest_come_in_order_and_the_others_are_counted(
     puts: list[tuple[str, int]], keep: int
 ) -> None:
-    waiting = ConflatedQueue()
+    waiting: ConflatedQueue[int] = ConflatedQueue(MOST_BYTES)
     for number, (key, size) in enumerate(puts):
-        waiting.put(key, Line(key, f"{number} {'x' * size}"), keep)
-    came: list[Line] = []
+        waiting.put(key, number, keep=keep, size=size)
+    numbers: list[int] = []
     while not waiting.is_empty:
-        came += [item for item in decode_delivery(waiting.take()) if isinstance(item, Line)]
-    numbers = [int(line.text.split()[0]) for line in came]
+        numbers += [number for _, number in waiting.take()]
     assert numbers == sorted(numbers)
     for key in "abc":
         of_key = [number for number, (name, _) in enumerate(puts) if name == key]
@@ -38,14 +35,14 @@ def test_the_newest_come_in_order_and_the_others_are_counted(
 
 
 def test_no_more_than_so_many_bytes_wait_or_travel_at_once() -> None:
-    waiting = ConflatedQueue()
-    for number in range(100):
-        waiting.put("a", Line("a", f"{number} {'x' * 10_000}"), keep=1000)
-    assert 100 - waiting.lost["a"] == MOST_BYTES // 10_020
-    waiting.put("b", Line("b", "y" * 2 * MOST_BYTES))  # one of each key always waits
-    waiting.put("over", QueryEnded())
+    waiting: ConflatedQueue[str] = ConflatedQueue(MOST_BYTES)
+    for _ in range(100):
+        waiting.put("a", "", keep=1000, size=10_000)
+    assert 100 - waiting.lost["a"] == MOST_BYTES // 10_000
+    waiting.put("b", "large", size=2 * MOST_BYTES)  # one of each key always waits
+    waiting.put("over", "end", size=10)
     deliveries = []
     while not waiting.is_empty:
         deliveries.append(waiting.take())
     assert len(deliveries) == 3
-    assert [type(item) for item in decode_delivery(deliveries[-1])] == [QueryEnded]
+    assert deliveries[-1] == [("over", "end")]

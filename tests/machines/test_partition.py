@@ -10,7 +10,7 @@ import pytest
 from certificates import certify
 
 from dora.cluster.agent.identity import parse_labels, tls_from
-from dora.cluster.agent.partition import LocalPartition, only_local_nodes, with_local_folder
+from dora.cluster.agent.partition import LocalPartition, with_local_folder
 from dora.cluster.agent.worker_reports import LogForwarder, Reports
 from dora.cluster.protocol import (
     MAX_MESSAGE,
@@ -34,12 +34,6 @@ def start(dataflow: Dataflow, machines: dict[str, str], machine: str) -> StartRu
         RunSpec(name="x", dataflow=dataflow, machines=machines),
         Partition(machine=machine, secret=""),
     )
-
-
-def test_a_machine_builds_only_its_own_nodes() -> None:
-    dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
-    part = only_local_nodes(dataflow, start(dataflow, {"a": "arm", "b": "desk"}, "desk"))
-    assert [node.id for node in part.nodes] == ["b"]
 
 
 def test_a_missing_folder_is_an_error_if_a_node_runs_in_it(

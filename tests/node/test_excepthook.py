@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dora.errors import DoraError
+from dora.node.daemon_client import connect
 from dora.node.process import end_tracebacks_at_the_program, print_traceback_of_program
-from dora.node.session.daemon_client import connect
 from dora.transport.board import Board
 from dora.wire.encode import encode
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.node.standalone.json_format import (
+from dora.node.json_format import (
     array_from_json,
     array_to_json,
     metadata_from_json,

@@ -122,7 +122,7 @@ def _run(steps: list[Any], when: set[str], patch: pytest.MonkeyPatch) -> None:
             if (event := wrapped.poll()) is not None:
                 given_out.append(event)
         elif step == "fail":
-            wrapped.fail()
+            wrapped.source_failed()
         elif step == "close":
             port.arrive()
             port.source_ended = True

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from fake_daemon import FakeDaemon, StartFlow
@@ -25,7 +26,14 @@ from dora import (
     UndeclaredInput,
     UndeclaredOutput,
 )
-from dora.wire.node_protocol import Closing, InputsClosed, NodeRestartedFrame
+from dora.wire.node_protocol import (
+    AttachInput,
+    AttachLink,
+    Closing,
+    DetachInput,
+    InputsClosed,
+    NodeRestartedFrame,
+)
 
 
 def pair(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:
@@ -294,6 +302,31 @@ def test_a_call_fails_at_once_when_the_server_has_ended(start_flow: StartFlow) -
     assert event["type"] == "INPUT_CLOSED"
     with pytest.raises(CallFailed, match="`response` is closed"):
         client.call("request", pa.array([3])).wait()
+
+
+@pytest.mark.parametrize("has_called", [True, False])
+def test_calls_follow_an_input_that_is_disconnected_and_connected_again(
+    start_flow: StartFlow, has_called: bool
+) -> None:
+    daemon, client, server = pair(start_flow)
+    if has_called:
+        client.call("request", pa.array([0]))
+        answer(server, requests(server, 1)[0], 0)
+    (item,) = (item for item in daemon.plan.configs["client"].inputs if item.id == "response")
+    daemon.send("client", DetachInput("response", item.slot))
+    closed = client.next(timeout=TIMEOUT)
+    assert closed is not None
+    assert closed["type"] == "INPUT_CLOSED"
+    with pytest.raises(CallFailed, match="`response` is closed"):
+        client.call("request", pa.array([1]), reply="response").wait()
+    line = daemon.plan.lines - 1
+    daemon.send("client", AttachInput(msgspec.structs.replace(item, slot=line, late=True)))
+    assert client.next(timeout=0) is not None, "a timeout, after the frame was read"
+    (link,) = daemon.plan.configs["server"].outputs[0].links
+    daemon.send("server", AttachLink("response", msgspec.structs.replace(link, slot=line), 1))
+    again = client.call("request", pa.array([2]), timeout=TIMEOUT)
+    answer(server, requests(server, 1)[0], 20)
+    assert number(again.wait()) == 20
 
 
 def test_a_call_fails_when_the_server_is_restarted(start_flow: StartFlow) -> None:

@@ -87,10 +87,10 @@ def test_whatever_the_order_of_arrival_and_of_polls_the_sets_are_those_of_the_mo
         polled = [rig.group.poll() if rig.group.open else None for _ in range(chance.choice((0, 0, 1, 4)))]
         events += [event for event in polled if event is not None]
     while rig.group.open:
-        ready = rig.group.ready()
+        rig.group.look_ahead()
+        assert rig.group.ready(), "all inputs have ended, so there is an event until the last closing"
         event = rig.group.poll()
-        assert event is not None, "all inputs have ended, so there is an event until the last closing"
-        assert ready or isinstance(event, (Synced, InputClosed))
+        assert event is not None
         events.append(event)
     model = expected(streams, tolerance, "nearest", [None] * len(streams))
     assert [members(event) for event in events if isinstance(event, Synced)] == model

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
+from dora.recording.mcap.chunk import Chunk, compress, room_for
+from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC
 from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import RecordingWriter
-from dora.recording.recorder.chunk import Chunk, compress, room_for
-from dora.recording.replay.event_order import ORDER_ENCODING, ORDER_TOPIC
 from dora.wire.array_shape import describe
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head

@@ -12,7 +12,7 @@ from recorded_files import message_of
 from dora.errors import DoraError
 from dora.observe.topics import Topic
 from dora.recording.mcap.channels import ChannelItem, ChannelTable
-from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, ChunkPool
+from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, ChunkPool
 from dora.recording.recorder.chunk_filler import MAX_AGE, ChunkFiller, RecordedTopic
 from dora.recording.recorder.taps import found_here
 from dora.transport.board import BEGUN, SENT, WORDS

@@ -15,7 +15,7 @@ from recorded_files import T0, write_recording
 from rounds import ROUNDS
 
 from dora.cli.main import run_command_line
-from dora.recording.info import trouble
+from dora.recording.mcap.info import trouble
 from dora.recording.mcap.reader import Recording
 from dora.wire.event_log import EntryKind, pack_entry
 

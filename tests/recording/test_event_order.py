@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.recording.process_folder import make_folder
-from dora.recording.replay.event_order import OrderTail, Translation, first_numbers
+from dora.recording.mcap.event_order import OrderTail, Translation, first_numbers
+from dora.recording.mcap.process_folder import make_folder
 from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
 
 numbers = st.integers(0, 2**64 - 1)

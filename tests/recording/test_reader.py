@@ -13,8 +13,8 @@ from recorded_files import SECOND, T0, write_recording
 
 from dora.cli.main import run_command_line
 from dora.errors import DoraError
-from dora.recording.info import facts, trouble
 from dora.recording.mcap.format import NotARecording
+from dora.recording.mcap.info import facts, trouble
 from dora.recording.mcap.reader import Recording
 from dora.wire.decode import decode_arrow
 from dora.wire.metadata import decode_metadata

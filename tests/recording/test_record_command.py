@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import subprocess
+import textwrap
 import urllib.request
 from pathlib import Path
 
@@ -71,6 +72,20 @@ def test_together_from_the_first_message_to_the_last(folder: Folder, engine: str
         values = [item.message for item in recording.messages(["burst/image"])]
         assert [message.body_size for message in values] == [1_000_000] * 6
         assert recording.dataflow["nodes"][0]["id"] == "burst"
+
+
+def test_a_recording_goes_on_while_new_code_takes_over(folder: Folder) -> None:
+    process = folder.start("record", folder.flow(FLOW), "-o", "a.mcap", "--hot-reload")
+    wait_until(lambda: sum(status.messages for status in folder.recorders()) > 10, "messages")
+    folder.program("camera.py", f"open('new', 'w').close()\n{textwrap.dedent(CAMERA)}")
+    wait_until((folder.directory / "new").exists, "the new code")
+    recorded = folder.recorders()[0].messages
+    wait_until(lambda: folder.recorders()[0].messages > recorded + 10, "messages of the new code")
+    assert "runs its new code" in end(process)
+    with folder.recording() as recording:
+        assert recording.complete
+        found = numbers(recording, "camera/image")
+        assert found == list(range(1, len(found) + 1))
 
 
 def test_attached_until_ctrl_c(folder: Folder, engine: str) -> None:  # noqa: ARG001

@@ -25,10 +25,7 @@ from waiting import wait_until
 
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
-from dora.recording.mcap.format import End, RecordingStart, from_record, restore
-from dora.recording.mcap.reader import Recording
-from dora.recording.mcap.writer import DiskFull, RecordingWriter
-from dora.recording.recorder.chunk import (
+from dora.recording.mcap.chunk import (
     CHUNK_SIZE,
     Chunk,
     ChunkPool,
@@ -37,6 +34,9 @@ from dora.recording.recorder.chunk import (
     detached,
     room_for,
 )
+from dora.recording.mcap.format import End, RecordingStart, from_record, restore
+from dora.recording.mcap.reader import Recording
+from dora.recording.mcap.writer import DiskFull, RecordingWriter
 from dora.recording.recorder.options import RecordingOptions
 from dora.recording.recorder.sinks import FileSink
 from dora.wire.decode import decode_arrow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -257,6 +258,30 @@ def test_free_order_delivers_all_at_full_speed(lab: Lab) -> None:
     assert len(lab.values("free.mcap", "hands/a/out")) == 60
 
 
+def test_new_code_takes_over_in_a_replay_that_is_free(lab: Lab) -> None:
+    program = """
+        from dora import Node
+        node = Node()
+        print("old code")
+        for event in node:
+            pass
+    """
+    lab.program("fusion.py", program)
+    command = [sys.executable, "-m", "dora", "replay", "a.mcap", "--loop", "--hot-reload"]
+    with subprocess.Popen(command, cwd=lab.folder, stdout=subprocess.PIPE, text=True) as replay:
+        assert replay.stdout is not None
+        for line in replay.stdout:
+            if "old code" in line:
+                lab.program("fusion.py", program.replace("old", "new"))
+            elif "new code" in line and "being started" not in line:
+                replay.send_signal(signal.SIGINT)
+                break
+        else:
+            raise AssertionError("the replay ended before the new code ran")
+        replay.communicate(timeout=TIMEOUT)
+    assert replay.returncode == 0
+
+
 def test_step_by_step(lab: Lab) -> None:
     done = lab.dora("replay", "a.mcap", "--step", "-o", "steps.mcap", "--force", stdin="\n2\nwhat\nc\n")
     lines = done.stderr.splitlines()
@@ -339,6 +364,7 @@ def test_the_dataflow_of_a_replay_can_be_written(lab: Lab) -> None:
         (["a.mcap", "--replace", "camra"], 1, "did you mean `camera`?"),
         (["a.mcap", "--from", "1h"], 1, "there is nothing to replay from 3600 s"),
         (["a.mcap", "--speed", "-1"], 2, "--speed has to be a number, at least 0"),
+        (["a.mcap", "--hot-reload"], 2, "--hot-reload goes with --free or --loop; in recorded order,"),
         (["a.mcap", "-o", "a.mcap", "--force"], 1, "is the recording that is replayed"),
         (["a.mcap", "-o", "flow.yml"], 1, "exists already"),
         (["a.mcap", "--output-yaml", "flow.yml"], 1, "exists already"),

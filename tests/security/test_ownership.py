@@ -19,9 +19,9 @@ from dora.daemon.control_server import Connection, ControlServer
 from dora.daemon.event_loop import Loop
 from dora.daemon.run_directory import remove_stale
 from dora.errors import ConnectError
-from dora.node.session.daemon_client import _with_own_files
+from dora.node.daemon_client import _with_own_files
 from dora.observe.tap_session import inspect
-from dora.recording.process_folder import make_folder, remove_folder
+from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.transport.board import LINE_BYTES, MAX_LINES, Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.shm.ring_buffer import RingBuffer, RingBufferWriter, remove_ring_buffers
@@ -155,7 +155,7 @@ def test_a_daemon_does_not_answer_another_user_even_in_an_open_folder(open_folde
 
 @pytest.mark.processes
 def test_paths_from_a_daemon_are_not_trusted(folder: Path, tmp_path: Path) -> None:
-    """Before: the board that the daemon named was mapped and written to."""
+    """A client uses the board in the folder of the run, whichever file the daemon names."""
     fake = Path(__file__).with_name("planted_daemon.py")
     board, heard = tmp_path / "board", tmp_path / "heard"
     command = [sys.executable, str(fake), str(folder), str(board), str(heard)]
@@ -200,7 +200,7 @@ def test_a_node_refuses_a_doorbell_that_is_elsewhere() -> None:
 
 @needs_second_user
 def test_shared_memory_that_another_user_has_planted_stops_a_node(folder: Path, tmp_path: Path) -> None:
-    """Before: its mode was changed, through a symbolic link as well, and iceoryx2 used it."""
+    """The node does not change its mode, nor follow a symbolic link, nor let iceoryx2 use it."""
     pytest.importorskip("iceoryx2")
     from dora.transport.shm.iceoryx2 import make_node
 
@@ -248,7 +248,7 @@ def test_a_folder_of_a_process_in_another_container_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder("order", str(tmp_path))
-    monkeypatch.setattr("dora.recording.process_folder._lives", lambda _: False)
+    monkeypatch.setattr("dora.recording.mcap.process_folder._lives", lambda _: False)
     other = make_folder("order", str(tmp_path))
     assert os.path.exists(folder)
     for path in (folder, other):

@@ -73,7 +73,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_command_refuses_a_folder_of_another_user(command: tuple[str, ...], heard: Path) -> None:
-    """Before: it asked the planted daemon, mapped the file that this named, and printed its escapes."""
+    """It does not ask the daemon there, map the file that this names, or print its escape sequences."""
     done = run(VICTIM, "-m", "dora", *command, env=environment())
     assert done.returncode == 1, done
     assert f"cannot use {ROOT} for sockets and locks: it belongs to another user; remove it" in done.stderr

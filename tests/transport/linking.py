@@ -115,7 +115,7 @@ class Bench:
         self._processes: list[subprocess.Popen[str]] = []
         self.close_router: Callable[[], None] = lambda: None
         if engine == "zenoh":
-            from dora.transport.network.zenoh_router import start
+            from dora.transport.zenoh.router import start
 
             self.endpoint, self.close_router = start(self.run_dir)
 
@@ -234,7 +234,7 @@ def make_engine(name: str, run_dir: str, prefix: str, endpoint: str, board: Boar
 
         return ShmEngine(prefix, board)
     if name == "zenoh":
-        from dora.transport.network.zenoh_engine import ZenohEngine
+        from dora.transport.zenoh.engine import ZenohEngine
 
         return ZenohEngine(endpoint, "0190-test", board)
     from dora.transport.inprocess import LocalEngine

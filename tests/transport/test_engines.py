@@ -288,7 +288,7 @@ def test_invalid_messages_are_dropped_with_a_warning(
 
 
 def test_no_router_is_a_clear_error(zenoh_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.transport.network.zenoh_router._CONNECT_TIMEOUT_MS", 100)
+    monkeypatch.setattr("dora.transport.zenoh.router._CONNECT_TIMEOUT_MS", 100)
     nowhere = f"unixsock-stream/{zenoh_bench.run_dir}/nobody"
     with pytest.raises(
         ConnectError, match="the Zenoh router of dataflow 0190-test cannot be reached at unix"
@@ -297,7 +297,7 @@ def test_no_router_is_a_clear_error(zenoh_bench: Bench, monkeypatch: pytest.Monk
 
 
 def test_a_router_that_cannot_listen_is_a_clear_error() -> None:
-    from dora.transport.network.zenoh_router import start
+    from dora.transport.zenoh.router import start
 
     with pytest.raises(TransportError, match="the Zenoh router cannot listen on"):
         start("/does/not/exist")

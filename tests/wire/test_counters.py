@@ -12,11 +12,13 @@ import pytest
 from dora.cli.commands.top import _link_json
 from dora.cli.top_tables import LinkHistory, link_table
 from dora.cluster.coordinator.metrics import RequestCounter, page
-from dora.cluster.dashboard.dataflow_state import PageState, as_json
+from dora.cluster.dashboard.dataflow_state import as_json
 from dora.daemon.report import loss_report
 from dora.daemon.supervisor.result import DataflowResult, LinkReport
 from dora.observe.describe_topic import TopicDescription
+from dora.observe.preview.protocol import State
 from dora.observe.rates import Counters, LinkRate, rates
+from dora.observe.snapshot import Snapshot
 from dora.observe.telemetry.export import _INSTRUMENTS
 from dora.observe.topics import Topic
 from dora.transport import board
@@ -62,7 +64,7 @@ def described(words: memoryview, inspection: Inspection) -> str:
 
 
 def on_page(rate: LinkRate) -> dict[str, object]:
-    (link,) = json.loads(as_json(PageState([], [rate], "")))["links"]
+    (link,) = json.loads(as_json(State(Snapshot("", [], [rate]))))["links"]
     return dict(link)
 
 

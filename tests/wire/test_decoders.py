@@ -24,8 +24,8 @@ from dora.dataflow.model import Dataflow
 from dora.node.interceptors.spans import decode_batches
 from dora.observe.preview import protocol as frames
 from dora.observe.remote.protocol import decode_delivery, decode_to_process
+from dora.recording.mcap.event_order import first_numbers
 from dora.recording.mcap.format import NotARecording, restore
-from dora.recording.replay.event_order import first_numbers
 from dora.transport.aligned_memory import message_from_bytes
 from dora.wire import daemon_protocol, framing, node_config, node_protocol, operations
 from dora.wire.correlation import asks_to_flush

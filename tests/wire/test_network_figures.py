@@ -12,11 +12,12 @@ from dora.cli.commands.top import _node_json
 from dora.cli.top_tables import network_table
 from dora.cluster.coordinator.distributed_run import merged
 from dora.cluster.coordinator.metrics import RequestCounter, page
-from dora.cluster.dashboard.dataflow_state import PageState, as_json
+from dora.cluster.dashboard.dataflow_state import as_json
 from dora.daemon.report import network_report
 from dora.daemon.supervisor.result import DataflowResult, NetworkReport
 from dora.observe.describe_topic import TopicDescription
 from dora.observe.networks import NetworkRate, network_rates, read_networks
+from dora.observe.preview.protocol import State
 from dora.observe.snapshot import NodeSnapshot, Snapshot, merge
 from dora.observe.telemetry.export import _INSTRUMENTS
 from dora.observe.topics import Topic
@@ -119,7 +120,7 @@ def test_programs_get_the_networks_of_the_machine_of_a_node(crowded: NetworkRate
     (found,) = _node_json(node, Snapshot("robot", [node], [], [crowded, other]))["networks"]
     assert (found["target"], found["warnings"], found["loss"]) == ("desk", [WARNING], 0.02)
     assert found["figures"]["round_trip"] == 0.021
-    (shown, _) = json.loads(as_json(PageState([], [], "", [crowded, other])))["networks"]
+    (shown, _) = json.loads(as_json(State(Snapshot("", [], [], [crowded, other]))))["networks"]
     assert shown == json.loads(json.dumps(found))
 
 

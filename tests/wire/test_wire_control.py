@@ -32,6 +32,7 @@ from dora.wire.daemon_protocol import (
     Interrupt,
     LinkView,
     Model,
+    NodeRemoved,
     NodeView,
     Ok,
     OpenTaps,
@@ -40,7 +41,6 @@ from dora.wire.daemon_protocol import (
     Publish,
     Rejected,
     Request,
-    RetireNode,
     RunProgress,
     SentCounts,
     SetParameter,
@@ -98,7 +98,6 @@ from dora.wire.node_protocol import (
 from dora.wire.operations import (
     OperationResult,
     ProposedChange,
-    RemoveOperation,
     RestartOperation,
     StopOperation,
 )
@@ -156,8 +155,6 @@ TO_DAEMON: list[Any] = [
     InputDetached("image", 7),
     StopOperation("a", 0.5),
     RestartOperation("a"),
-    RemoveOperation("a"),
-    RetireNode("a", 0.5),
     Interrupt(0.5, force=True),
     GetModel(),
     CheckChange(PROPOSAL),
@@ -193,6 +190,7 @@ ANSWERS: list[Any] = [
     Model(3, {"nodes": []}, uv=True),
     Conflict(),
     SentCounts({"camera": {"image": 7}}),
+    NodeRemoved(True, {"image": 7}),
     Inspection(
         "id",
         "/lab.yml",

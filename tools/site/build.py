@@ -52,6 +52,7 @@ NAVIGATION = {
         "reference/builder",
         "reference/dataflow-yaml",
         "reference/commands",
+        "reference/run-options",
         "reference/counters",
         "reference/recording-format",
         "reference/quality-of-service",

@@ -62,7 +62,7 @@ JOURNEYS = {
             Participant("run_dataflow", "daemon/run.py"),
             Participant("Supervisor", "daemon/supervisor/supervisor.py"),
             Participant("Daemon", "daemon/daemon.py"),
-            Participant("NodeProcesses", "daemon/processes/node_processes.py"),
+            Participant("NodeProcesses", "daemon/node_processes.py"),
             Participant("Session", "node/session/session.py"),
         ],
         [
@@ -121,9 +121,9 @@ JOURNEYS = {
             Step(2, 3, "`ApplyDataflow`: the new plan"),
             Step(3, 4, "`AttachLink` to the sender, `AttachInput` to the receiver"),
             Step(2, 1, "`Spawn` new nodes; `Ok`, once they run"),
-            Step(0, 2, "several machines: `Prepare`, which is `CheckChange` on each"),
-            Step(0, 0, "`commit`: write the record"),
-            Step(0, 2, "`Apply`, which is `ApplyChange` on each"),
+            Step(0, 2, "with a coordinator: `Prepare`, which is `CheckChange` on each machine"),
+            Step(0, 0, "`_commit`: write the record"),
+            Step(0, 2, "`Apply`, which is `ApplyChange` on each machine"),
         ],
     ),
     "recording": Journey(
@@ -132,8 +132,8 @@ JOURNEYS = {
             Participant("OutputPort", "node/send/output.py"),
             Participant("RingTap", "recording/recorder/taps.py"),
             Participant("ChunkFiller", "recording/recorder/chunk_filler.py"),
-            Participant("Chunk", "recording/recorder/chunk.py"),
-            Participant("WriteThread", "recording/recorder/chunk.py"),
+            Participant("Chunk", "recording/mcap/chunk.py"),
+            Participant("WriteThread", "recording/mcap/chunk.py"),
             Participant("RecordingWriter", "recording/mcap/writer.py"),
         ],
         [

@@ -91,7 +91,7 @@ class InputFile(_ParamType):
         if self._must_exist and stat.S_ISDIR(mode):
             return self.fail(f"`{value}` is a folder, not a file", param, ctx)
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            from dora.dataflow.parser.files import kind_of
+            from dora.dataflow.yaml.files import kind_of
 
             return self.fail(f"`{value}` is {kind_of(mode)}, not a file", param, ctx)
         return value

@@ -1,62 +1,41 @@
-"""Run a dataflow in the process of a command: its options, which several commands share, and the run."""
+"""Run a dataflow in the process of a command: what `dora run`, `record` and `replay` share."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 import msgspec
 
-from dora.cli.options import (
-    DURATION,
-    all_of,
-    display_options,
-    engine_option,
-    environment_option,
-    exit_option,
-    hot_reload_option,
-    preload_option,
-    shell_nodes_option,
-    strict_option,
-    trace_option,
-    uv_option,
-)
+from dora.cli.options import all_of, display_options
 from dora.cli.process import termination_as_interrupt
 from dora.cli.progress_bar import progress_option
+from dora.cli.run_options import run_options
 from dora.daemon.logs.entry import LogFilter
+from dora.daemon.logs.formats import LogFormat
+from dora.daemon.options import ForegroundRunOptions, LocalRunOptions
+from dora.dataflow.model import LogLevel
 
 if TYPE_CHECKING:
     from dora.cli.run_reporter import RunReporter
     from dora.daemon.build.lockfile import Lock
     from dora.daemon.daemon import Daemon
-    from dora.daemon.logs.formats import LogFormat
     from dora.daemon.report import RunOutcome
-    from dora.dataflow.model import Dataflow, LogLevel
-    from dora.wire.node_config import EngineName
+    from dora.dataflow.model import Dataflow
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Values of the options of `run_options`; times are in seconds."""
+    """The options of a run, and how the command shows it."""
 
-    uv: bool
-    stop_after: float | None
-    grace_duration: float | None
+    options: ForegroundRunOptions
     log_level: LogLevel
     log_format: LogFormat
     log_filter: dict[str, LogLevel] | None
-    env: dict[str, str]
-    exit_when_nodes_finish: bool | None = None
-    allow_shell_nodes: bool
-    engine: EngineName | None
-    strict: bool
-    hot_reload: bool = False
-    trace: bool
-    preload: bool | None
     ui: bool
     open_page: bool
     progress: str
@@ -77,12 +56,9 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
         """
         from dora.cli.reports import report_outcome
         from dora.cli.run_reporter import reporter_for
-        from dora.daemon.load_dataflow import check_one_machine, load_for_run
+        from dora.daemon.load_dataflow import load_for_run
 
-        dataflow = load_for_run(
-            path, self.env, exit_when_nodes_finish=self.exit_when_nodes_finish, uv=self.uv
-        )
-        check_one_machine(dataflow)
+        dataflow = load_for_run(path, self.options)
         reporter = reporter_for(self.progress)
 
         def watch(daemon: Daemon) -> None:
@@ -115,20 +91,6 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
         """
         from dora.api import run_loaded
         from dora.daemon.logs.display import Display
-        from dora.daemon.options import LocalRunOptions
-
-        options = LocalRunOptions(
-            uv=self.uv,
-            stop_after=self.stop_after,
-            grace=self.grace_duration,
-            allow_shell_nodes=self.allow_shell_nodes,
-            engine=self.engine,
-            strict=self.strict,
-            hot_reload=self.hot_reload,
-            trace=self.trace,
-            preload=self.preload,
-            tap_queue=tap_queue,
-        )
 
         def show_page(address: str) -> None:
             if publish is not None:
@@ -138,7 +100,7 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
 
         return run_loaded(
             dataflow,
-            options,
+            LocalRunOptions.of(self.options, tap_queue=tap_queue),
             Display(self.log_format, LogFilter(self.log_level, self.log_filter or {})),
             stream=sys.stdout,
             lock=lock,
@@ -151,68 +113,42 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-_OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "uv": uv_option,
-    "stop_after": click.option(
-        "--stop-after",
-        type=DURATION,
-        metavar="DURATION",
-        help="Stop this long after the build, like Ctrl-C (30, 10s, 1h30m).",
-    ),
-    "grace_duration": click.option(
-        "--grace-duration",
-        type=DURATION,
-        metavar="DURATION",
-        help="Time for a stopped node to end before SIGTERM; SIGKILL follows after half of it [10s].",
-    ),
-    "log": display_options("--log-level"),
-    "env": environment_option,
-    "exit_when_nodes_finish": exit_option,
-    "allow_shell_nodes": shell_nodes_option,
-    "engine": engine_option,
-    "strict": strict_option,
-    "hot_reload": hot_reload_option,
-    "trace": trace_option,
-    "preload": preload_option,
-    "ui": click.option(
-        "--ui", is_flag=True, help="Serve the dashboard as a web page and print its address."
-    ),
-    "open_page": click.option(
-        "--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser."
-    ),
-    "progress": progress_option,
-}
-
-
-def run_options(*left_out: str) -> Callable[[_Function], _Function]:
+def command_run_options(**refused: str) -> Callable[[_Function], _Function]:
     """Declare the options of a run in the process of a command, which gets them as ``command_run``.
 
-    ``left_out`` names fields of `CommandRun` whose options make no sense for the command. SIGTERM ends the
-    command as Ctrl-C does.
+    ``refused`` as for `run_options`. SIGTERM ends the command as Ctrl-C does.
     """
 
     def declare(function: _Function) -> _Function:
         @wraps(function)
         def command(*args: Any, **values: Any) -> Any:
-            fields = {name: values.pop(name) for name in CommandRun.__struct_fields__ if name in values}
+            fields = {name: values.pop(name) for name in CommandRun.__struct_fields__}
             with termination_as_interrupt():
                 return function(*args, command_run=CommandRun(**fields), **values)
 
-        declarations = (option for name, option in _OPTIONS.items() if name not in left_out)
-        declared: _Function = all_of(*declarations)(command)
-        return declared
+        declarations = all_of(run_options(ForegroundRunOptions, **refused), _how_to_show)
+        return cast("_Function", declarations(command))
 
     return declare
 
 
+_how_to_show = all_of(
+    display_options("--log-level"),
+    click.option("--ui", is_flag=True, help="Serve the dashboard as a web page and print its address."),
+    click.option("--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser."),
+    progress_option,
+)
+
+
 def given_options(context: click.Context) -> list[str]:
-    """Return the options of `run_options` that the command line gives, as it spells them."""
+    """Return the options of `command_run_options` that the command line gives, as it spells them."""
     from click.core import ParameterSource
 
+    names = {*ForegroundRunOptions.__struct_fields__, *CommandRun.__struct_fields__}
     return [
         max(parameter.opts, key=len)
         for parameter in context.command.params
-        if parameter.name in CommandRun.__struct_fields__
+        if parameter.name in names
         and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     ]
 

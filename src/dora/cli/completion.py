@@ -27,7 +27,7 @@ VARIABLE = "_DORA_COMPLETE"  # set by the script; the name is click's
 def completion(shell: str | None) -> None:
     """Print the script that completes dora's commands in a shell.
 
-    SHELL is bash, zsh or fish [that of $SHELL]. For completion in every new shell, add this line to
+    SHELL is bash, zsh or fish [as in $SHELL]. For completion in every new shell, add this line to
     ~/.bashrc: eval "$(dora completion bash)". For zsh, add the same with zsh to ~/.zshrc. For fish, run:
     dora completion fish > ~/.config/fish/completions/dora.fish
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -60,32 +59,22 @@ def foreground_dataflows() -> list[DataflowView]:
 
 def foreground_views() -> list[DataflowView]:
     """Return the dataflows as a coordinator would describe them; takes 0.2 s if there are any."""
-    runs = foreground_runs()
-    if not runs:
-        return []
-    from dora.observe.load import LoadMeter
-    from dora.observe.tap_session import inspect
+    from dora.observe.snapshot import RunSource, SnapshotSources
 
-    meter = LoadMeter()
-    found = []
-    for run in runs:
-        with run:
-            try:
-                pids = [node.pid for node in inspect(run).nodes if node.pid]
-            except DoraError:
-                continue  # it has just ended
-            found.append((run.description, pids))
-    everything = [pid for _, pids in found for pid in pids]
-    meter.measure(everything)
-    time.sleep(_MEASURE)
-    loads = meter.measure(everything)
+    runs = foreground_runs()
+    with SnapshotSources(runs, RunSource) as sources:
+        if not sources.dataflows:
+            return []
+        descriptions = {run.description.dataflow_id: run.description for run in runs}
+        sources.watch(_MEASURE)
+        measured = sources.refresh()
     return [
         msgspec.structs.replace(
-            _view(description),
-            cpu=sum(loads[pid].cpu_percent for pid in pids if pid in loads),
-            memory=sum(loads[pid].memory for pid in pids if pid in loads),
+            _view(descriptions[source.inspection.dataflow_id]),
+            cpu=sum(item.load.cpu_percent for item in taken.nodes if item.load),
+            memory=sum(item.load.memory for item in taken.nodes if item.load),
         )
-        for description, pids in found
+        for source, taken in measured
     ]
 
 

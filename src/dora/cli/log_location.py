@@ -31,7 +31,7 @@ class LogLocation(msgspec.Struct, frozen=True):
 
 
 def find_log_location(client: Client, wanted: str | None) -> LogLocation:
-    """Find a dataflow on the coordinator, else among those of `dora run`, else below ./out."""
+    """Find a dataflow on the coordinator, else one of `dora run`, else one below ./out."""
     try:
         view = client.dataflow(wanted) if wanted is not None else _only_or_latest(client)
     except (Unreachable, RequestRefused, TokenError) as error:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dora._strict import STRICT_VARIABLE
-from dora.cli.argument_values import ParameterValue, parse_duration, parse_environment
+from dora.cli.argument_values import ParameterValue, parse_duration
 from dora.cli.compat import hub_option, ignored_option
 from dora.cli.completion import node_levels
 from dora.daemon.logs.entry import parse_filter, parse_level
@@ -32,27 +31,6 @@ class CommandGroup(click.Group):
         return super().parse_args(ctx, args)
 
 
-class RunCommand(click.Command):
-    """A command whose ``--exit-when-nodes-finish`` needs no value."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        end = args.index("--") if "--" in args else len(args)
-        bare = "--exit-when-nodes-finish"
-        options = [f"{bare}=true" if argument == bare else argument for argument in args[:end]]
-        return super().parse_args(ctx, options + args[end:])
-
-
-def _environment(
-    ctx: click.Context,
-    param: click.Parameter,
-    value: tuple[str, ...],
-) -> dict[str, str]:
-    try:
-        return parse_environment(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
-
-
 def all_of(*declarations: Callable[[_Function], _Function]) -> Callable[[_Function], _Function]:
     """Return a decorator that declares several options, in this order in the help."""
 
@@ -64,70 +42,9 @@ def all_of(*declarations: Callable[[_Function], _Function]) -> Callable[[_Functi
     return declare
 
 
-trace_option = click.option(
-    "--trace",
-    is_flag=True,
-    envvar="DORA_TRACE",
-    show_envvar=True,
-    help="Record which message led to which, for `dora trace`.",
-)
-
-engine_option = click.option(
-    "--engine",
-    type=click.Choice(["iceoryx2", "shm", "zenoh"]),
-    default=None,
-    help="Transport of messages between nodes [iceoryx2 where it is installed, else shm].",
-)
-
-strict_option = click.option(
-    "--strict",
-    is_flag=True,
-    envvar=STRICT_VARIABLE,
-    show_envvar=True,
-    help="Fail if a node sends to an undeclared output, if a link drops more than half of its messages, or "
-    "if a node does not end at STOP.",
-)
-
-hot_reload_option = click.option(
-    "--hot-reload", is_flag=True, help="Reload nodes and operators when their Python files are saved."
-)
-
-shell_nodes_option = click.option(
-    "--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`."
-)
-
-preload_option = click.option(
-    "--preload/--no-preload",
-    default=None,
-    help="Start nodes as copies of a process that has imported NumPy, pyarrow and named packages [where it "
-    "saves time].",
-)
-
-uv_option = click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
-
 debug_option = ignored_option(
     "--debug", is_flag=True, hidden=False, why="`dora topic` can look into every dataflow"
 )
-
-environment_option = click.option(
-    "--env",
-    "env",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_environment,
-    help="Environment variable for all nodes; the `env` of a node overrides it. Repeatable.",
-)
-
-exit_option = click.option(
-    "--exit-when-nodes-finish",
-    type=click.BOOL,
-    default=None,
-    metavar="[=BOOL]",
-    help="Whether a node finishes once all its inputs except timers are closed; overrides the file.",
-)
-
-dataflow_options = all_of(environment_option, exit_option)
-"""The options that override the dataflow file: ``env`` and ``exit_when_nodes_finish``."""
 
 
 def display_options(*level: str) -> Callable[[_Function], _Function]:

@@ -108,7 +108,7 @@ def describe_saved(saved: Saved) -> list[str]:
 
 def warn_about_losses(recording: Recording) -> None:
     """Warn if messages are missing in a recording that is not damaged."""
-    from dora.recording.info import trouble
+    from dora.recording.mcap.info import trouble
 
     if not recording.damage and (text := trouble(recording)):
         click.echo(f"warning: {recording.path}: {text}", err=True)

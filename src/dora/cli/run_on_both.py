@@ -89,7 +89,7 @@ def run_on_both(
             order = Order(
                 folder=copy if remote else "",
                 component=component,
-                options={"grace_duration": command_run.grace_duration},
+                grace=command_run.options.grace,
                 environment={**environment, **more},
             )
             where = (machine, connection) if remote else ()
@@ -121,8 +121,8 @@ def run_on_both(
         view = client.start(_spec(dataflow, copy, command_run))
         watching = Watching(
             Display(command_run.log_format, LogFilter(command_run.log_level, command_run.log_filter or {})),
-            command_run.stop_after,
-            command_run.grace_duration,
+            command_run.options.stop_after,
+            command_run.options.grace,
             kills=True,
             check=check,
         )
@@ -136,17 +136,8 @@ def _spec(dataflow: Dataflow, copy: str, command_run: CommandRun) -> RunSpec:
         else msgspec.structs.replace(node, deploy=Deploy(machine=_HERE))
         for node in dataflow.nodes
     ]
-    return RunSpec(
-        name="",
-        dataflow=msgspec.to_builtins(msgspec.structs.replace(dataflow, nodes=tuple(nodes))),
-        uv=command_run.uv,
-        hot_reload=command_run.hot_reload,
-        allow_shell_nodes=command_run.allow_shell_nodes,
-        engine=command_run.engine,
-        strict=command_run.strict,
-        trace=command_run.trace,
-        preload=command_run.preload,
-    )
+    changed = msgspec.structs.replace(dataflow, nodes=tuple(nodes))
+    return RunSpec.of(command_run.options, name="", dataflow=msgspec.to_builtins(changed))
 
 
 def _connected(client: Client) -> set[str]:

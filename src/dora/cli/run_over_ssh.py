@@ -59,9 +59,7 @@ def run_over_ssh(
     With ``detach``, return when it runs. Raises `MachineFault` if the machine cannot be reached or used.
     """
     _check_options(path, command_run, lock, detach)
-    dataflow = load_for_run(
-        path, command_run.env, exit_when_nodes_finish=command_run.exit_when_nodes_finish, here=False
-    )
+    dataflow = load_for_run(path, command_run.options, here=False)
     nodes_here = _check_nodes(machine, dataflow)
     if nodes_here:
         _check_options_with_local_nodes(nodes_here[0], lock, detach)
@@ -73,7 +71,7 @@ def run_over_ssh(
         found = found_in(connection.answer)
         prepared, copy = _prepare(connection.machine, found, folder, files, command_run.progress)
         with ExitStack() as stack:
-            if command_run.hot_reload:
+            if command_run.options.hot_reload:
                 stack.enter_context(_keep_copied(prepared, folder, files))
             if nodes_here:
                 return run_on_both(connection, prepared, found, copy, dataflow, command_run)
@@ -90,12 +88,12 @@ def _order(
     detach: bool,
 ) -> Order:
     """Return the order without the folder; raises `DoraError` if it is too long."""
-    options = {**msgspec.to_builtins(command_run), "open_page": False}
-    options["ui"] = command_run.ui or command_run.open_page
+    ui = command_run.ui or command_run.open_page
     order = Order(
         host=machine.id,
         file=os.path.relpath(dataflow.file or "", dataflow.working_dir),
-        options=options,
+        run=msgspec.structs.replace(command_run, ui=ui, open_page=False),
+        grace=command_run.options.grace,
         lock=lock,
         detach=detach,
         environment={name: os.environ[name] for name in _COLOURS if name in os.environ},
@@ -117,7 +115,7 @@ def _check_options(path: str, command_run: CommandRun, lock: Lock | None, detach
         for given, option in (
             (command_run.open_page, "--open"),
             (command_run.ui, "--ui"),
-            (command_run.hot_reload, "--hot-reload"),
+            (command_run.options.hot_reload, "--hot-reload"),
         ):
             if given:
                 raise click.UsageError(f"{option} needs this command to stay, and --detach lets it end")
@@ -267,7 +265,7 @@ class _Session:
         """Take a line that the other end has marked."""
         if words[0] == "ready":
             order = self._order
-            if order.options["ui"]:
+            if order.run is not None and order.run.ui:
                 from dora.cluster.dashboard.local import free_port
 
                 order = msgspec.structs.replace(order, page_port=free_port())

@@ -1,7 +1,7 @@
 """A running dataflow on one or several machines, as commands see it.
 
-Nodes of this machine are reached directly, others through the coordinator: that of the dataflow's daemon,
-or the one that the environment names.
+Nodes of this machine are reached directly, others through a coordinator. The dataflow's
+daemon names it, or the environment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RunningDataflow:
     ) -> None:
         """``view`` describes a dataflow without nodes on this machine.
 
-        ``client`` None: of the coordinator that the dataflow was started on, or that of the environment.
+        ``client`` None: of the coordinator that the dataflow was started on, or the environment's.
         """
         self.run = run
         self._sessions: dict[str, ObserverConnection] = {}
@@ -214,7 +214,8 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
 
 def find_on_coordinator(wanted: str | None) -> DataflowView | None:
     """Return the dataflow that is meant, if the coordinator of the environment runs it."""
-    from dora.cluster.coordinator.policy import Refusal, find, find_by_file_or_node
+    from dora.cluster.coordinator.policy import find, find_by_file_or_node
+    from dora.cluster.refusal import Refusal
 
     views = _active_on_coordinator()
     if wanted is None:

@@ -89,7 +89,7 @@ def foreground_runs(wanted: str | None = None) -> list[DaemonClient]:
 
 
 def lower_priority() -> None:
-    """Lower the priority of this process below that of the nodes, because it only observes."""
+    """Lower the priority of this process below the nodes', because it only observes."""
     try:
         os.nice(NICENESS)
     except OSError:

@@ -24,7 +24,7 @@ import sys
 import termios
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
@@ -69,12 +69,13 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     host: str = ""  # as the user calls this machine
     folder: str = ""
     file: str = ""
-    options: dict[str, Any] = {}  # the fields of `CommandRun`
+    run: CommandRun | None = None
     lock: Lock | None = None
     page_port: int = 0  # where the user's machine reaches the page
     size: tuple[int, int] | None = None  # columns and lines of the user's terminal
     environment: dict[str, str] = {}  # variables
     component: Component | None = None  # instead of a run
+    grace: float | None = None  # seconds that nodes have to end
     detach: bool = False  # leave it running when it has started
     started: int = -1  # in a process that is left: the descriptor on which it reports its start
 
@@ -107,7 +108,7 @@ def serve(mark: str) -> int:
     if order.size is not None:
         _set_size(*order.size)
     if order.started < 0:
-        grace = order.options.get("grace_duration") or 10.0
+        grace = order.grace or 10.0
         threading.Thread(target=_follow_user, args=(source, 1.5 * grace), daemon=True).start()
     os.environ.update(order.environment)
     if order.component is not None and not order.folder:
@@ -169,7 +170,8 @@ def _run(order: Order, mark: str) -> int:
 
         daemon.loop.call_at(time.monotonic() + _POLL, look)
 
-    return CommandRun(**order.options).run_file(
+    assert order.run is not None
+    return order.run.run_file(
         order.file,
         order.lock,
         on_daemon=report_start if order.started >= 0 else None,

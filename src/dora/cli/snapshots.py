@@ -7,26 +7,26 @@ from collections.abc import Iterable, Sequence
 import click
 
 from dora.cli.running import RunningDataflow
-from dora.cluster.distributed_snapshot import DistributedSnapshot
+from dora.cluster.distributed_source import DistributedSource
 from dora.errors import DoraError
-from dora.observe.snapshot import RunSnapshot, RunSnapshots, SnapshotSource
+from dora.observe.snapshot import RunSource, SnapshotSource, SnapshotSources
 
 
 def snapshots_of(
     dataflows: Iterable[RunningDataflow], every: float, *, latency: bool = False, node: str = ""
-) -> RunSnapshots:
+) -> SnapshotSources:
     """Return snapshots of dataflows; with ``node``, only of the machine of that node."""
 
     def make(running: RunningDataflow) -> SnapshotSource:
         machines = [running.machine_of(node)] if node else running.machines()
         if running.run is not None and not set(machines) & set(running.other_machines()):
-            return RunSnapshot(running.run, latency=latency)
-        return _RemoteSnapshot(running, machines, every, latency=latency)
+            return RunSource(running.run, latency=latency)
+        return _RemoteSource(running, machines, every, latency=latency)
 
-    return RunSnapshots(dataflows, make)
+    return SnapshotSources(dataflows, make)
 
 
-class _RemoteSnapshot(DistributedSnapshot):
+class _RemoteSource(DistributedSource):
     """Snapshots of one dataflow that is not, or not only, on this machine; prints what goes wrong."""
 
     def __init__(

@@ -40,7 +40,7 @@ from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.terminal import visible
 from dora.errors import DoraError
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, RunSnapshots, Snapshot, SnapshotSource
+from dora.observe.snapshot import NodeSnapshot, Snapshot, SnapshotSource, SnapshotSources
 
 _TICK: Final = 0.1  # seconds between two checks whether the user wants to refresh or to quit
 _FIRST: Final = 0.3  # seconds until the first figures, at most
@@ -90,7 +90,7 @@ class ScreenCommands(Protocol):
     def failure(self, dataflow_id: str) -> str: ...
 
 
-def show(snapshots: RunSnapshots, commands: ScreenCommands, interval: float) -> None:
+def show(snapshots: SnapshotSources, commands: ScreenCommands, interval: float) -> None:
     """Show the dataflows until the user quits, or presses a key after all of them have ended.
 
     Raises ``KeyboardInterrupt`` at Ctrl-C, and what a measurement raises.
@@ -112,7 +112,7 @@ class _StandardOutput(LinuxDriver):
 
 
 class _Rows(DataTable[Text]):
-    """A table whose columns of names are aligned to the left, those of figures to the right."""
+    """A table with names aligned to the left, and figures to the right."""
 
     def show(self, table: Table) -> None:
         """Show other rows; the cursor follows its row, which the first cell names."""
@@ -197,7 +197,7 @@ class TopScreen(App[str]):
         Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
 
-    def __init__(self, snapshots: RunSnapshots, commands: ScreenCommands, interval: float) -> None:
+    def __init__(self, snapshots: SnapshotSources, commands: ScreenCommands, interval: float) -> None:
         super().__init__(driver_class=_StandardOutput)
         self.fault: BaseException | None = None
         self._snapshots = snapshots
@@ -212,7 +212,7 @@ class TopScreen(App[str]):
         self._order = "name"
         self._shows_paths = False  # in the place of the links
         self._entries: deque[tuple[str, LogEntry]] = deque(maxlen=_MAX_ENTRIES)
-        self._log_node: tuple[str, str] | None = None  # the log shows that of this node only
+        self._log_node: tuple[str, str] | None = None  # the log shows this node only
         self._entry_text = renderer("compact")
         self._log_lock = threading.Lock()
         self._left = threading.Event()  # set when the screen is left
@@ -385,7 +385,7 @@ class TopScreen(App[str]):
             self._log_lines.write(cell(self._entry_text(entry), _LOG_STYLES.get(entry.level, "")))
 
     def action_log(self) -> None:
-        """Show the log of the selected node only, or again that of all nodes."""
+        """Show the log of the selected node only, or again of all nodes."""
         item = self._chosen_node()
         self._log_node = None if item is None or self._log_node else (item.dataflow_id, item.node.id)
         node = self._log_node[1] if self._log_node else ""

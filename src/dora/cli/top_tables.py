@@ -153,7 +153,7 @@ def _node_row(item: NodeSnapshot, several: bool) -> tuple[Text, ...]:
 
 
 def link_table(links: Sequence[tuple[LinkRate, LinkHistory]], width: int) -> Table:
-    """Return the names of the columns, and a row for each link; ``width`` is that of a sparkline.
+    """Return the names of the columns, and a row for each link; ``width``: of a sparkline.
 
     The columns of latencies, and of further counters, are there if any link has such a number.
     """

@@ -130,7 +130,8 @@ class Client:
 
     def dataflow(self, wanted: str) -> DataflowView:
         """Return a dataflow by its UUID, the beginning of it, its name, its file or one of its nodes."""
-        from dora.cluster.coordinator.policy import Refusal, find_by_file_or_node
+        from dora.cluster.coordinator.policy import find_by_file_or_node
+        from dora.cluster.refusal import Refusal
 
         unknown = RequestRefused(404, f"no dataflow with name or UUID `{wanted}`; a name has no `/`")
         if "/" not in wanted:

@@ -19,7 +19,7 @@ from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
 from dora.wire.clock import ClockOffset
-from dora.wire.daemon_protocol import Answer, DataflowRequest, RetireNode
+from dora.wire.daemon_protocol import Answer, LookRequest, NodeRequest
 from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.node_config import TlsFiles
@@ -51,17 +51,29 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
     dataflow: Any  # `dora.dataflow.model.Dataflow`, as JSON
     interpreter: str = ""
     machines: dict[str, str] = {}  # node → machine; the coordinator decides
-    revision: int = 0  # the number of changes of a running dataflow on several machines
+    revision: int = 0  # the number of changes of the running dataflow
     generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
+    replaced: str = ""  # the node that got another program with the last change
 
-    def after(self, change: DataflowChanged) -> RunSpec:
+    def after(self, change: ProposedChange) -> RunSpec:
         """Return a copy with a changed dataflow."""
         return msgspec.structs.replace(
             self,
             dataflow=change.dataflow,
-            machines=change.machines or self.machines,
+            machines=change.machines,
             revision=change.revision,
             generations=change.generations,
+            replaced=change.replaced,
+        )
+
+    def last_change(self) -> ProposedChange:
+        """Return the last change, for a machine that has missed it."""
+        return ProposedChange(
+            revision=self.revision,
+            dataflow=self.dataflow,
+            machines=self.machines,
+            generations=self.generations,
+            replaced=self.replaced,
         )
 
     def parameters_of(self, node_id: str) -> dict[str, Any] | None:
@@ -185,19 +197,6 @@ class LogBatch(msgspec.Struct, frozen=True, tag=True):
     number: int = 0  # of the batches of a daemon
 
 
-class DataflowChanged(msgspec.Struct, frozen=True, tag=True):
-    """A running dataflow has changed; ``dataflow`` is a `dora.dataflow.model.Dataflow` as JSON.
-
-    The other fields are those of `RunSpec`, for a dataflow on several machines.
-    """
-
-    dataflow_id: str
-    dataflow: Any
-    machines: dict[str, str] = {}
-    revision: int = 0
-    generations: dict[str, int] = {}
-
-
 class ParametersSet(msgspec.Struct, frozen=True, tag=True):
     """The parameters of a node in a running dataflow have changed to these."""
 
@@ -207,7 +206,7 @@ class ParametersSet(msgspec.Struct, frozen=True, tag=True):
 
 
 class Answered(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `Ask`, `JoinCluster`, `Prepare` or `Apply`, with the same ticket."""
+    """The answer to `Ask`, `Prepare` or `Apply`, with the same ticket."""
 
     ticket: int
     answer: Answer
@@ -228,7 +227,6 @@ ToCoordinator = (
     | MetricsResult
     | TemplatesResult
     | LogBatch
-    | DataflowChanged
     | ParametersSet
     | Answered
     | ObserverRefused
@@ -275,16 +273,21 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class StartRun(msgspec.Struct, frozen=True, tag=True):
-    """Start a dataflow, or this machine's ``partition`` of it.
+    """Start this machine's ``partition`` of a dataflow: all of its nodes, or some.
 
     The daemon fills in ``coordinator``, the address and port as it sees them.
     """
 
     dataflow_id: str
     spec: RunSpec
-    partition: Partition | None = None
+    partition: Partition
     coordinator: str = ""
     limits: Limits = Limits()
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether other machines have nodes of the dataflow, too."""
+        return not {*self.spec.machines.values()} <= {self.partition.machine}
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag=True):
@@ -341,32 +344,22 @@ class StopRun(msgspec.Struct, frozen=True, tag=True):
     may_return: bool = False
 
 
-class JoinCluster(msgspec.Struct, frozen=True, tag=True):
-    """Hand the changes of a dataflow on this machine over to the coordinator: it gets further machines.
-
-    Answered by `Answered`, after a report and `DataflowChanged`. ``partition`` is as in `StartRun`.
-    """
-
-    dataflow_id: str
-    ticket: int
-    partition: Partition
-
-
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """Ask a running dataflow, as a client on its machine can. Answered by `Answered`.
 
-    The daemon passes the request on to the dataflow's socket; changes of nodes and links go to the worker.
+    The daemon passes the request on to the dataflow's socket.
     """
 
     dataflow_id: str
     ticket: int
-    request: DataflowRequest | RetireNode
+    request: NodeRequest | LookRequest
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Prepare this machine's partition for a change: check it, build, choose a port. Nothing changes yet.
+    """Prepare this machine's partition for a change: check it, and build. Nothing changes yet.
 
-    Answered by `SentCounts` in `Answered`, after a report with the port.
+    If the change brings the first node of another machine, this machine chooses a port for it and reports
+    it. Answered by `SentCounts` in `Answered`.
     """
 
     dataflow_id: str
@@ -375,7 +368,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
 
 class Apply(msgspec.Struct, frozen=True, tag=True):
-    """Apply a committed change. Answered by `Answered`.
+    """Apply a committed change. Answered by `Answered`, as `dora.wire.daemon_protocol.ApplyChange`.
 
     ``endpoints`` is as in `Endpoints`; ``sent`` are the counts of all machines from `Prepare`. A partition
     that has this revision already does nothing.
@@ -407,7 +400,7 @@ class AckLogs(msgspec.Struct, frozen=True, tag=True):
 
 
 class DescribeRun(msgspec.Struct, frozen=True, tag=True):
-    """Ask for a run that has no record. Answered by `RunDescription` while it runs."""
+    """Ask for a run that has no record, or an older one. Answered by `RunDescription` while it runs."""
 
     dataflow_id: str
 
@@ -452,7 +445,6 @@ ToDaemon = (
     | MachineLost
     | ReleasePartition
     | StopRun
-    | JoinCluster
     | Ask
     | Prepare
     | Apply

@@ -1,8 +1,9 @@
 """Changes a running dataflow from outside its daemon: propose, check, build, apply.
 
-`apply_operation` carries out `dora node add`, its siblings, and requests to the API, for a dataflow on one
-machine. On several machines the coordinator proposes and commits, and the agents check, build and apply
-with the parts of this module (`dora.cluster.coordinator.changes`, `dora.cluster.agent.changes`).
+`apply_operation` carries out `dora node add` and its siblings for a dataflow without a coordinator, whose
+supervisor commits. If a coordinator has started it, the coordinator proposes and commits, and the workers
+check, build and apply with the parts of this module (`dora.cluster.coordinator.changes`,
+`dora.cluster.agent.changes`).
 """
 
 from __future__ import annotations
@@ -20,49 +21,37 @@ from dora.dataflow.edit import Change, make_change, proposal_of
 from dora.dataflow.loader import missing_files
 from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, Program
 from dora.errors import DataflowError, DoraError
-from dora.wire.daemon_protocol import ApplyChange, CheckChange, Conflict, GetModel, Model
-from dora.wire.decoders import from_plain
-from dora.wire.operations import (
-    AddOperation,
-    Operation,
-    OperationResult,
-    RemoveOperation,
-    ReplaceOperation,
-    RestartOperation,
-    StopOperation,
+from dora.wire.daemon_protocol import (
+    ApplyChange,
+    CheckChange,
+    Conflict,
+    GetModel,
+    Model,
+    NodeRemoved,
 )
+from dora.wire.decoders import from_plain
+from dora.wire.operations import AddOperation, OperationResult, ReplaceOperation, TopologyOperation
 
 _ATTEMPTS: Final = 20
 
 
-class NeedsCoordinator(DoraError):
-    """A node names the machine that it is to run on, and only a coordinator can place it there."""
-
-
 def apply_operation(
     run: DaemonClient,
-    operation: Operation,
+    operation: TopologyOperation,
     environ: Mapping[str, str],
     on_log: Callable[[LogEntry], None],
-    *,
-    placed: bool = False,
 ) -> OperationResult:
     """Carry out an operation on a running dataflow, and return once it is done; raises `DoraError`.
 
     If another change comes first, it begins again. ``environ`` gives the values of ``$NAME`` in a YAML
-    text; ``on_log`` gets the output of builds. ``placed``: the coordinator has chosen this machine.
-    Otherwise a node that names a machine raises `NeedsCoordinator`.
+    text; ``on_log`` gets the output of builds.
     """
     run.set_patience(None)
-    if isinstance(operation, (StopOperation, RestartOperation, RemoveOperation)):
-        answer = run.ask(operation)
-        assert isinstance(answer, OperationResult)
-        return answer
     brings_node = isinstance(operation, (AddOperation, ReplaceOperation))
     for _ in range(_ATTEMPTS):
         model, running = running_dataflow(run)
         change = make_change(operation, running, environ)
-        if brings_node and not placed:
+        if brings_node:
             _check_place(change)
         proposal = proposal_of(change, operation, model.revision + 1)
         if isinstance(run.ask(CheckChange(proposal)), Conflict):
@@ -74,15 +63,17 @@ def apply_operation(
                 change.dataflow, running, [known.id for known in running.nodes], {node.id: built}
             )
             proposal = msgspec.structs.replace(proposal, dataflow=msgspec.to_builtins(dataflow))
-        if not isinstance(run.ask(ApplyChange(proposal)), Conflict):
-            return OperationResult(change.node_id, warnings=change.warnings)
+        answer = run.ask(ApplyChange(proposal))
+        if not isinstance(answer, Conflict):
+            was_running = not isinstance(answer, NodeRemoved) or answer.was_running
+            return OperationResult(change.node_id, was_running, change.warnings)
     raise DoraError("the dataflow is being changed by somebody else again and again")
 
 
 def _check_place(change: Change) -> None:
     node = change.dataflow.node(change.node_id)
     if node.deploy.machine is not None or node.deploy.labels:
-        raise NeedsCoordinator(
+        raise DoraError(
             f"node `{node.id}` says in its `deploy` on which machine it is to run, and only a coordinator "
             "knows machines; start the dataflow with `dora up` and `dora start`"
         )

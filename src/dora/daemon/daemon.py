@@ -27,8 +27,8 @@ from dora.daemon.health import Health
 from dora.daemon.link_changes import LinkChanges, prepare_plan
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.node_connections import NodeConnections
+from dora.daemon.node_processes import NodeProcesses
 from dora.daemon.options import LocalRunOptions
-from dora.daemon.processes.node_processes import NodeProcesses
 from dora.daemon.processes.scheduling import check_scheduling
 from dora.daemon.requests import RequestHandler, SupervisorRequest, event_of_request
 from dora.daemon.run_directory import RunDirectory
@@ -47,7 +47,7 @@ from dora.dataflow.problems import listed
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.clock import ClockOffset
-from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, RunProgress, SentCounts
+from dora.wire.daemon_protocol import Answer, NodeRemoved, Ok, Rejected, Request, RunProgress, SentCounts
 from dora.wire.node_config import InputConfig, RemoteConfig
 from dora.wire.node_protocol import (
     Register,
@@ -96,6 +96,7 @@ class Daemon:
             elsewhere={
                 n.id: machine for n in dataflow.nodes if (machine := context.placement.elsewhere(n.id))
             },
+            coordinated=bool(placement.machine),
             standby=context.engine != "zenoh",
             generations=placement.generations,
             revision=options.revision,
@@ -106,7 +107,6 @@ class Daemon:
         self._meter: ProgressMeter | None = None  # once somebody asks
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
         self.on_failure: Callable[[DataflowResult], None] | None = None  # called with all failures so far
-        self.on_changed: Callable[[Dataflow], None] | None = None  # called with the changed dataflow
         # Called with a node and its parameters after they were changed.
         self.on_parameters: Callable[[str, dict[str, Any]], None] = lambda *_: None
         self.options = options
@@ -406,6 +406,8 @@ class Daemon:
             case do.AnswerSentCounts(connection=number):
                 here = [name for name, node in self.supervisor.state.nodes.items() if not node.machine]
                 self._answer(number, SentCounts({name: self._accounting.sent(name) for name in here}))
+            case do.AnswerNodeRemoved(connection=number, node_id=node_id, was_running=was_running):
+                self._answer(number, NodeRemoved(was_running, self._accounting.sent(node_id)))
             case do.RecordParameters(node_id=node_id, parameters=parameters):
                 self.on_parameters(node_id, parameters)
             case do.SetSentCounts(node_id=node_id, sent=sent):
@@ -432,8 +434,6 @@ class Daemon:
         self._link_changes.apply(
             self._plan, lambda fault: self._answer(client, Rejected(fault) if fault else Ok())
         )
-        if self.on_changed is not None:
-            self.on_changed(dataflow)
 
     def _apply_gateway(self) -> None:
         """Give the plan to the gateway; the first one with other machines starts it."""

@@ -37,6 +37,7 @@ LiveCommand = (
     | do.ApplyDataflow
     | do.Answer
     | do.AnswerSentCounts
+    | do.AnswerNodeRemoved
     | do.RecordParameters
     | do.SetSentCounts
 )

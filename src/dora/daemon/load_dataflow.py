@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from dora.daemon.build.build import missing
+from dora.daemon.options import FileRunOptions
 from dora.dataflow import load, missing_files, parse
 from dora.dataflow.model import Dataflow
 from dora.errors import DataflowError, DoraError
@@ -37,28 +38,23 @@ def load_dataflow(
     return load(path, env_overrides=env or {}, strict_types=strict_types)
 
 
-def load_for_run(
-    path: str,
-    env: Mapping[str, str] | None = None,
-    *,
-    exit_when_nodes_finish: bool | None = None,
-    uv: bool = False,
-    here: bool = True,
-) -> Dataflow:
-    """Load a dataflow and check that the programs of its nodes exist.
+def load_for_run(path: str, options: FileRunOptions, *, here: bool = True) -> Dataflow:
+    """Load a dataflow with what the options change of it, and check that the programs of its nodes exist.
 
-    ``exit_when_nodes_finish`` None: as the file says. Unless the dataflow is to run ``here``, commands are
-    not looked up: the process that starts them may have another ``PATH``.
+    ``here``: it will run in this process, so no node may be for another machine. Otherwise commands are not
+    looked up: the process that starts them may have another ``PATH``.
     """
-    dataflow = load_dataflow(path, env)
-    if exit_when_nodes_finish is not None:
-        dataflow = msgspec.structs.replace(dataflow, exit_when_nodes_finish=exit_when_nodes_finish)
-    if problems := missing(dataflow, uv=uv) if here else missing_files(dataflow):
+    dataflow = load_dataflow(path, options.env)
+    if options.exit_when_nodes_finish is not None:
+        dataflow = msgspec.structs.replace(dataflow, exit_when_nodes_finish=options.exit_when_nodes_finish)
+    if problems := missing(dataflow, uv=options.uv) if here else missing_files(dataflow):
         raise DataflowError(problems=tuple(problems))
+    if here:
+        _check_one_machine(dataflow)
     return dataflow
 
 
-def check_one_machine(dataflow: Dataflow) -> None:
+def _check_one_machine(dataflow: Dataflow) -> None:
     """Raise `DoraError` if a node has a `deploy`: without a coordinator there is only this machine."""
     for node in dataflow.nodes:
         if node.deploy.names_place:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypedDict, get_args
 
 import msgspec
 
+from dora._strict import STRICT_VARIABLE, is_on
 from dora.errors import DoraError
 from dora.transport.engines import ENGINES, best_engine
 from dora.wire.node_config import EngineName, TraceConfig
@@ -28,36 +30,96 @@ class BuildOptions(msgspec.Struct, frozen=True):
     update: bool = False
 
 
+def option(help: str, *, flag: str = "", value: str = "", variable: str = "") -> msgspec.Meta:
+    """Declare a field of the options of a run as an option for users.
+
+    ``help`` is a sentence about it, perhaps with its default in brackets. ``flag`` is the name on the
+    command line, if it is not the name of the field; ``value`` how the help writes the value, if the type
+    does not tell; ``variable``, for a bool, the environment variable that sets it.
+    """
+    return msgspec.Meta(description=help, extra={"flag": flag, "value": value, "variable": variable})
+
+
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of a run that users choose, in a terminal or on a coordinator.
+    """Options of every run; a coordinator gets these.
 
-    ``engine`` None: iceoryx2 where it is installed, else shm where it works, else Zenoh; the environment
-    variable ``DORA_ENGINE`` forces one.
+    The command line, `dora.run`, the API and the manual are made of the fields that have an `option`, here
+    and in the classes below. The class of a field says for which runs it is.
     """
 
-    uv: bool = False  # build and run nodes with uv
-    hot_reload: bool = False
-    allow_shell_nodes: bool = False
-    engine: EngineName | None = None
-    strict: bool = False  # trouble is an error, see `DataflowResult.troubled`
-    trace: bool = False  # nodes write spans
-    # Nodes are forked by a template process where that is possible; None: where that saves time.
-    preload: bool | None = None
+    uv: Annotated[bool, option("Build and run nodes with uv.")] = False
+    hot_reload: Annotated[bool, option("Reload nodes and operators when their Python files are saved.")] = (
+        False
+    )
+    allow_shell_nodes: Annotated[bool, option("Allow nodes with `path: shell`.")] = False
+    engine: Annotated[
+        EngineName | None,
+        option("Transport of messages between nodes [iceoryx2 where it is installed, else shm]."),
+    ] = None
+    strict: Annotated[
+        bool,
+        option(
+            "Fail if a node sends to an undeclared output, if a link drops more than half of its messages, "
+            "or if a node does not end at STOP.",
+            variable=STRICT_VARIABLE,
+        ),
+    ] = False
+    trace: Annotated[
+        bool, option("Record which message led to which, for `dora trace`.", variable="DORA_TRACE")
+    ] = False
+    preload: Annotated[
+        bool | None,
+        option(
+            "Start nodes as copies of a process that has imported NumPy, pyarrow and named packages [where "
+            "it saves time]."
+        ),
+    ] = None
+
+    @classmethod
+    def of(cls, options: RunOptions, **others: Any) -> Self:
+        """Return options of this class: those that it shares with the class of ``options``, and others."""
+        shared: type[RunOptions] = next(kind for kind in cls.__mro__ if isinstance(options, kind))
+        return cls(**{name: getattr(options, name) for name in shared.__struct_fields__}, **others)
 
 
-class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
-    """Options of a run in this process. Times are in seconds.
+class FileRunOptions(RunOptions, frozen=True, kw_only=True):
+    """Options of the run of a dataflow file: some override what is in the file."""
 
-    ``stop_after`` counts from the call; ``grace`` is the time between the stop event and SIGTERM,
-    and half of it follows until SIGKILL (None: the default).
-    """
+    env: Annotated[
+        Mapping[str, str],
+        option("Environment variable for all nodes; the `env` of a node overrides it. Repeatable."),
+    ] = {}
+    exit_when_nodes_finish: Annotated[
+        bool | None,
+        option(
+            "Whether a node finishes once all its inputs except timers are closed; overrides the file.",
+            value="[=BOOL]",
+        ),
+    ] = None
 
-    stop_after: float | None = None
-    grace: float | None = None
+
+class ForegroundRunOptions(FileRunOptions, frozen=True, kw_only=True):
+    """Options of a run that is over when the command or function returns. Times are in seconds."""
+
+    stop_after: Annotated[
+        float | None, option("Stop this long after the build, like Ctrl-C (30, 10s, 1h30m).")
+    ] = None
+    grace: Annotated[
+        float | None,
+        option(
+            "Time for a stopped node to end before SIGTERM; SIGKILL follows after half of it [10s].",
+            flag="grace-duration",
+        ),
+    ] = None
+
+
+class LocalRunOptions(ForegroundRunOptions, frozen=True, kw_only=True):
+    """Options of a run in this process, with those that no user gives."""
+
     tap_queue: int = 0  # messages that a recorder's tap on an output holds; 0: no recorder is expected
     name: str = ""  # a name for commands, besides its UUID and the name of its file
     coordinator: str = ""  # address and port of the coordinator that started it
-    trace_config: TraceConfig | None = None  # see `dora.observe.telemetry.traced_run`
+    trace_config: TraceConfig | None = None  # see `dora.observe.run`
     join: Callable[[], Placement] | None = None  # None: all nodes are on this machine
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
@@ -65,10 +127,86 @@ class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
     revision: int = 0  # the changes of the dataflow so far, if it runs on several machines
     former: FormerPart | None = None  # this machine has lost its part, and starts it again
 
-    @classmethod
-    def of(cls, options: RunOptions, **others: Any) -> LocalRunOptions:
-        """Return the options of a user with those that this process adds."""
-        return cls(**{name: getattr(options, name) for name in RunOptions.__struct_fields__}, **others)
+
+class RunKeywords(TypedDict, total=False):
+    """`ForegroundRunOptions` as keywords, for type checkers; None: the default.
+
+    `dora.run` names ``uv`` and ``stop_after`` itself, because they can be given by position.
+    """
+
+    hot_reload: bool | None
+    allow_shell_nodes: bool | None
+    engine: EngineName | None
+    strict: bool | None
+    trace: bool | None
+    preload: bool | None
+    env: Mapping[str, str] | None
+    exit_when_nodes_finish: bool | None
+    grace: float | None
+
+
+class Option(NamedTuple):
+    """A declared option of a run. ``type`` is without None; the others as in `option`."""
+
+    name: str
+    type: Any
+    optional: bool  # it can be None
+    default: Any
+    help: str
+    flag: str
+    value: str
+    variable: str
+
+
+def options_of(kind: type[RunOptions]) -> tuple[Option, ...]:
+    """Return the options that a class declares, and those that it inherits."""
+    found = []
+    for field in msgspec.structs.fields(kind):
+        declared, meta = get_args(field.type)
+        types = [item for item in get_args(declared) if item is not NoneType]
+        optional = NoneType in get_args(declared)
+        found.append(
+            Option(
+                field.name,
+                types[0] if optional else declared,
+                optional,
+                {} if field.default is msgspec.NODEFAULT else field.default,
+                meta.description,
+                "--" + (meta.extra["flag"] or field.name.replace("_", "-")),
+                meta.extra["value"],
+                meta.extra["variable"],
+            )
+        )
+    return tuple(found)
+
+
+def options_from_keywords(given: Mapping[str, Any]) -> ForegroundRunOptions:
+    """Return the options that `dora.run` is given; None and a missing one mean the default.
+
+    Raises `DoraError` for a value that an option cannot have, `TypeError` for an unknown option.
+    """
+    options = {option.name: option for option in options_of(ForegroundRunOptions)}
+    if unknown := given.keys() - options.keys():
+        raise TypeError(
+            f"run() got an unexpected keyword argument {min(unknown)!r}; it has {', '.join(options)}"
+        )
+    values = {name: _checked(options[name], value) for name, value in given.items() if value is not None}
+    from_environment = {name: is_on(item.variable) for name, item in options.items() if item.variable}
+    return ForegroundRunOptions(**(from_environment | values))
+
+
+def _checked(option: Option, value: Any) -> Any:
+    if option.type is float:
+        if not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
+            raise DoraError(f"{option.name} is {value!r}; it has to be a number of seconds, at least 0")
+    elif option.type == Mapping[str, str]:
+        for variable, text in value.items():
+            what = f"{option.name}: the value of `{variable}`"
+            if not isinstance(text, str):
+                raise DoraError(f"{what} is {text!r}; it has to be a string")
+            if "\0" in text:
+                raise DoraError(f"{what} has a NUL character, which cannot be passed on")
+    return value
 
 
 def shell_nodes_allowed(options: RunOptions) -> bool:
@@ -76,7 +214,11 @@ def shell_nodes_allowed(options: RunOptions) -> bool:
 
 
 def choose_engine(options: RunOptions) -> EngineName:
-    """Return the transport engine for a run; raises `DoraError` for an unknown or missing one."""
+    """Return the transport engine for a run; raises `DoraError` for an unknown or missing one.
+
+    Without one in the options it is iceoryx2 where this is installed, else shm where it works, else Zenoh.
+    The environment variable ``DORA_ENGINE`` goes before both.
+    """
     wanted: EngineName
     if forced := os.environ.get("DORA_ENGINE"):
         wanted = _engine("DORA_ENGINE", forced)

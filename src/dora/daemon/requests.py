@@ -135,7 +135,7 @@ def event_of_request(
 ) -> on.Event | None:
     """Return the event of a request; None if the request was answered here."""
     revision = daemon.supervisor.state.revision
-    if fault := grace_fault(getattr(request, "grace", None)):
+    if fault := grace_fault(getattr(getattr(request, "proposal", request), "grace", None)):
         client.send(Rejected(fault))
         return None
     match request:

@@ -65,7 +65,7 @@ def run_dataflow(
         placement = Placement() if options.join is None else options.join()
         endpoint = ""
         if engine == "zenoh":
-            from dora.transport.network.zenoh_router import start
+            from dora.transport.zenoh.router import start
 
             endpoint, close_router = start(run.path)
         context = RunContext(

@@ -12,9 +12,9 @@ from typing import Any, TypeGuard
 from dora.dataflow.model import Dataflow, LogSource, NodeSpec, Source, TimerSource
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.fields import DEBUG, NODE_BLOCK
-from dora.dataflow.parser.number_types import byte_size
 from dora.dataflow.parser.sources import UNITS, SourceFault, parse_source
 from dora.dataflow.rules import input_rules_in_yaml, output_rules_in_yaml
+from dora.dataflow.yaml.number_types import byte_size
 
 _SECONDS = (
     "restart_delay",

@@ -2,7 +2,7 @@
 
 An addition is checked together with everything that runs, like a part of the file, so it gets the same
 errors, at its own place. The rest of the model stays as it is: values from the environment, for example,
-are those of the start.
+are not read again.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import msgspec
 from dora.dataflow.describe import document_fault
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, Program
 from dora.dataflow.parser.assemble import assemble
-from dora.dataflow.parser.compose import compose
-from dora.dataflow.parser.field_types import Reader
 from dora.dataflow.parser.fields import DATAFLOW
 from dora.dataflow.parser.legacy import upgrade_legacy
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan, did_you_mean, listed, no_node
+from dora.dataflow.yaml.compose import compose
+from dora.dataflow.yaml.field_types import Reader
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.errors import DataflowError, DoraError, Problem
 from dora.wire.input_rules import InputOptions
 from dora.wire.operations import (
@@ -31,6 +31,7 @@ from dora.wire.operations import (
     ProposedChange,
     RemoveOperation,
     ReplaceOperation,
+    TopologyOperation,
 )
 
 RUNNING = "<the running dataflow>"
@@ -58,7 +59,7 @@ class Change(msgspec.Struct, frozen=True):
 def with_node(running: Dataflow, operation: AddOperation, environ: Mapping[str, str]) -> Change:
     """Add the node that a YAML text describes; raises `DataflowError`.
 
-    ``environ`` gives the values of ``$NAME`` in the text, after those of the operation.
+    The operation gives values of ``$NAME`` in the text; ``environ`` gives the others.
     """
     environ = {**environ, **operation.env}
     edit = _Edit(running, operation.yaml, operation.file, environ, operation.strict_types)
@@ -477,15 +478,10 @@ def _document(running: Dataflow) -> dict[str, Any]:
     return copy
 
 
-TopologyOperation = (
-    AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
-)
-
-
 def make_change(operation: TopologyOperation, running: Dataflow, environ: Mapping[str, str]) -> Change:
     """Turn an operation into a change of a running dataflow; raises `DoraError`.
 
-    ``environ`` gives the values of ``$NAME`` in a YAML text, after those of the operation.
+    The operation gives values of ``$NAME`` in a YAML text; ``environ`` gives the others.
     """
     match operation:
         case AddOperation():
@@ -503,15 +499,12 @@ def make_change(operation: TopologyOperation, running: Dataflow, environ: Mappin
 
 def proposal_of(change: Change, operation: TopologyOperation, revision: int) -> ProposedChange:
     """Return the proposal of a change, which follows from an operation, for a dataflow on one machine."""
-    replaced, grace = "", None
-    if isinstance(operation, ReplaceOperation):
-        replaced, grace = operation.node, operation.grace
     return ProposedChange(
         revision=revision,
         dataflow=msgspec.to_builtins(change.dataflow),
         programs=msgspec.to_builtins(change.programs),
         added=change.added,
         removed=change.removed,
-        replaced=replaced,
-        grace=grace,
+        replaced=operation.node if isinstance(operation, ReplaceOperation) else "",
+        grace=operation.grace if isinstance(operation, (ReplaceOperation, RemoveOperation)) else None,
     )

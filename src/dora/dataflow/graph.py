@@ -37,7 +37,7 @@ _UNITS = {"secs": "s", "millis": "ms", "micros": "µs", "nanos": "ns"}
 class Box(msgspec.Struct, frozen=True):
     """A sender or receiver: a node, an operator, or a source that dora itself provides.
 
-    Ids are those of the YAML: ``camera``, ``numbers/square`` for an operator among several,
+    Ids are as in the YAML: ``camera``, ``numbers/square`` for an operator among several,
     ``dora/timer/hz/30``.
     """
 

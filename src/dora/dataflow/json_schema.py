@@ -12,8 +12,8 @@ from typing import Any
 from dora.dataflow.modules.check import MODULE_FILE
 from dora.dataflow.parser.fields import DATAFLOW, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
 from dora.dataflow.parser.output_rules import OUTPUT
-from dora.dataflow.parser.schema_block import SchemaBlock
 from dora.dataflow.parser.sync import SYNC_BLOCK
+from dora.dataflow.yaml.schema_block import SchemaBlock
 
 SCHEMA_FILE = Path(__file__).with_name("dataflow.schema.json")
 

@@ -106,7 +106,7 @@ def text_outputs(node: NodeSpec) -> set[str]:
 
 
 def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> LinkKind:
-    """Return how the messages of an input travel. ``nodes``: those of the dataflow, by id."""
+    """Return how the messages of an input travel. ``nodes``: all of the dataflow, by id."""
     match item.source:
         case TimerSource():
             return "timer"
@@ -235,14 +235,16 @@ class Layout:
         return came or self.generation(node_id, input_id) > 0
 
     def output_name(self, output: NodeOutput) -> str:
-        """Return the name of an output between machines: unlike that of an earlier node with this id."""
+        """Return the name of an output between machines; an earlier node with this id had another."""
         generation = self.context.placement.generations.get(output.node, 0)
         return f"{output}~{generation}" if generation else str(output)
 
     def vertex(self, output: NodeOutput) -> Vertex:
+        """Return the sender of an output in the graph: its node, or one operator of that node."""
         return vertex_of(self.nodes[output.node], output.output)
 
     def rules(self, output: NodeOutput) -> OutputRules:
+        """Return the rules of an output, `NO_RULES` if it has none."""
         return self.nodes[output.node].rules_of_output(output.output)
 
     def generation(self, node_id: str, input_id: str) -> int:

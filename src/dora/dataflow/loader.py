@@ -7,14 +7,14 @@ from collections.abc import Collection, Mapping
 
 from dora.dataflow.model import Dataflow
 from dora.dataflow.parser.assemble import Assembler, assemble
-from dora.dataflow.parser.compose import compose_mapping
-from dora.dataflow.parser.field_types import Reader
 from dora.dataflow.parser.fields import DATAFLOW
-from dora.dataflow.parser.files import Unreadable, names_a_file, names_beside, read_text
 from dora.dataflow.parser.legacy import upgrade_legacy
 from dora.dataflow.parser.resolve_inputs import OfferedOutputs
-from dora.dataflow.parser.tree import MappingNode, SequenceNode, to_yaml
 from dora.dataflow.problems import ProblemReport, closest, each_once
+from dora.dataflow.yaml.compose import compose_mapping
+from dora.dataflow.yaml.field_types import Reader
+from dora.dataflow.yaml.files import Unreadable, names_a_file, names_beside, read_text
+from dora.dataflow.yaml.tree import MappingNode, SequenceNode, to_yaml
 from dora.errors import DataflowError, Problem
 
 
@@ -51,7 +51,7 @@ def load(
 def expanded(path: str | os.PathLike[str]) -> str:
     """Return the YAML of a dataflow file with modules and defaults written out; raises as `load` does."""
     from dora.dataflow.describe import with_defaults
-    from dora.dataflow.parser.tree import as_written, tree_of
+    from dora.dataflow.yaml.tree import as_written, tree_of
 
     shown = os.fspath(path)
     absolute = os.path.abspath(shown)

@@ -159,7 +159,7 @@ class OperatorSpec(msgspec.Struct, frozen=True):
 class PythonEnvironment(msgspec.Struct, frozen=True):
     """The Python that a node asks for, instead of the one that runs dora."""
 
-    version: str | None = None  # "3.12" or ">=3.11,<3.13"; None: that of dora
+    version: str | None = None  # "3.12" or ">=3.11,<3.13"; None: dora's
     requirements: tuple[str, ...] = ()  # in pip's notation
 
 
@@ -178,7 +178,7 @@ class Deploy(msgspec.Struct, frozen=True):
 
     machine: str | None = None
     labels: dict[str, str] = {}  # that the machine must have
-    working_dir: str | None = None  # on that machine, relative to that of the dataflow; None: the same
+    working_dir: str | None = None  # on that machine, relative to the dataflow's; None: the same
     is_sent: bool = False  # its files are not there before `dora cluster start` copies them
     on_machine_lost: OnMachineLost = "keep"  # whether the dataflow goes on without the machine
 
@@ -201,7 +201,7 @@ class PreloadedPackage(msgspec.Struct, frozen=True):
 class NodeSpec(msgspec.Struct, frozen=True):
     """One process of the dataflow: a program (``path``) or a runtime for ``operators``.
 
-    For a runtime, ``inputs`` and ``outputs`` are those of its operators, with ids
+    For a runtime, ``inputs`` and ``outputs`` belong to its operators, with ids
     ``"<operator id>/<input id>"``; the operators' own lists keep the short ids. The only operator of a node
     may have no id of its own: then the node's ids are the short ones.
 
@@ -214,7 +214,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     build: tuple[str, ...] = ()  # of the node and, for a runtime, of all its operators
     inputs: tuple[InputSpec, ...] = ()
-    syncs: tuple[SyncSpec, ...] = ()  # as for inputs, with those of operators
+    syncs: tuple[SyncSpec, ...] = ()  # as for inputs: of operators, too
     outputs: tuple[str, ...] = ()
     output_rules: dict[str, OutputRules] = {}  # of the outputs that have any
     operators: tuple[OperatorSpec, ...] = ()
@@ -231,7 +231,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
     scheduler: SchedulingPolicy | None = None
     lock_memory: bool = False
     preload: tuple[PreloadedPackage, ...] | None = ()  # beside those that it imports; None: a plain start
-    python: PythonEnvironment | None = None  # None: that of dora, or with ``--uv`` one of uv
+    python: PythonEnvironment | None = None  # None: dora's, or with ``--uv`` one of uv
     git: GitSource | None = None
     download: Download | None = None
     parameters: dict[str, Any] = {}  # as they are at the start
@@ -252,6 +252,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
 
     @property
     def is_runtime(self) -> bool:
+        """Whether it runs operators instead of a program."""
         return self.path is None
 
     def rules_of_output(self, output: str) -> OutputRules:
@@ -277,10 +278,12 @@ class NodeSpec(msgspec.Struct, frozen=True):
 
     @property
     def is_dynamic(self) -> bool:
+        """Whether the user starts it, at any time (``path: dynamic``)."""
         return self.path == "dynamic"
 
     @property
     def is_shell(self) -> bool:
+        """Whether it is a command line for a shell (``path: shell``)."""
         return self.path == "shell"
 
 
@@ -317,6 +320,7 @@ class PathBudget(msgspec.Struct, frozen=True):
 
     @property
     def sink(self) -> str:
+        """The input at the end, ``"node/input"``."""
         return f"{self.node}/{self.input}"
 
 
@@ -361,7 +365,7 @@ class Dataflow(msgspec.Struct, frozen=True):
         return f"{folder}/{node.git.folder}" if node.git else folder
 
     def home_of(self, node: NodeSpec) -> str:
-        """Return the working directory of a node: that of its ``deploy``, or of the dataflow."""
+        """Return the working directory of a node: from its ``deploy``, or the dataflow's."""
         folder = node.deploy.working_dir
         return os.path.normpath(os.path.join(self.working_dir, folder)) if folder else self.working_dir
 

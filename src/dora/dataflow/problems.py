@@ -105,6 +105,7 @@ class ProblemReport:
 
     @property
     def file(self) -> str:
+        """The file whose problems are reported."""
         return self.origin.file
 
     @property
@@ -141,7 +142,7 @@ class ProblemReport:
         self.failed = self.failed or other.failed
 
     def sorted(self) -> tuple[Problem, ...]:
-        """Return all problems in the order of the file, then those of other files, each once.
+        """Return all problems in the order of the file, then problems of other files, each once.
 
         A problem of a module is shown once, however often the module is used.
         """

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 from dora.errors import NotInDataflow
+from dora.node.daemon_client import connect
 from dora.node.host import Host
-from dora.node.session.daemon_client import connect
 from dora.transport.board import Board
 
 TEST_INPUTS: Final = "DORA_TEST_WITH_INPUTS"

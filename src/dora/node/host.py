@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from dora._paths import path_records_of
 from dora.errors import SharedMemoryFull
 from dora.node.current_event import CurrentEvent, StampedEvent
+from dora.node.daemon_client import DaemonChannel
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import Records
 from dora.node.saved_state import StateFile, StateStore
 from dora.node.send.output import OutputPort
-from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.engines import files_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Port = TypeVar("Port", bound=OutputPort)
 
 REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a replay
+EVENT_LOG_SUFFIX: Final = ".order"  # of files there, one of each node that has an event log
 
 
 class Host:
@@ -57,7 +58,7 @@ class Host:
     def make_engine(self) -> Engine:
         allow_files(files_of(self.config))
         if self.config.engine == "zenoh":
-            from dora.transport.network.zenoh_engine import ZenohEngine
+            from dora.transport.zenoh.engine import ZenohEngine
 
             return ZenohEngine(self.config.zenoh_endpoint, self.config.dataflow_id, self.board)
         if self.config.engine == "shm":
@@ -123,7 +124,7 @@ class Host:
         return partial(read_latch, latch_path(self.config.board, output_slot))
 
     def make_ports(self) -> list[InputPort]:
-        """Return inputs beyond those of the configuration."""
+        """Return inputs that are not in the configuration."""
         return []
 
     def bell(self, path: str) -> Bell:
@@ -138,10 +139,18 @@ class Host:
         """Return the store of this node's state, for its next process."""
         return StateFile(self.config)
 
+    def event_log(self) -> str:
+        """Return the path of the event log that this node follows in a replay; "": it follows none."""
+        directory = os.environ.get(REPLAY_DIRECTORY)
+        if not (directory and self.owns_process):
+            return ""
+        path = os.path.join(directory, self.config.node_id + EVENT_LOG_SUFFIX)
+        return path if os.path.exists(path) else ""
+
     def inbox_type(self) -> Callable[..., Inbox]:
         """Return the inbox type, or a function with its parameters."""
-        if directory := os.environ.get(REPLAY_DIRECTORY):
+        if path := self.event_log():
             from dora.node.replay.inbox import replay_inbox
 
-            return replay_inbox(directory, self.config)
+            return replay_inbox(path, self.config)
         return Inbox

@@ -347,10 +347,11 @@ class Node:
 
         Raises `UndeclaredInput`, and `DoraError` outside of a notebook.
         """
-        from importlib import import_module
+        from importlib.metadata import entry_points
 
-        # The one import that goes up: drawing needs `dora.observe`, and only notebooks draw.
-        import_module("dora.notebook").show(self, input_ids)
+        # Viewers are above nodes, which only know their interface: a function of a node and input ids.
+        (viewer,) = entry_points(group="dora.viewers", name="notebook")
+        viewer.load()(self, input_ids)
 
     def _watched(self, input_id: str, take: Take | None = None) -> InputWatch:
         """Watch an input, if there is a ``take``; raises `UndeclaredInput`."""
@@ -398,7 +399,7 @@ class Node:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The parameters of this node: those of the YAML, and what was set since.
+        """The parameters of this node, from the YAML or changed since.
 
         A live view, up to date whenever this program receives events; `ParamUpdate` and
         `ParamDeleted` report changes. It cannot be written to.
@@ -528,7 +529,7 @@ class Node:
         return f"<dora.Node {self.id!r} of dataflow {self._config.dataflow_id}>"
 
 
-_FURTHER_NODE_PAUSE = 0.5  # seconds
+_FURTHER_NODE_PAUSE = 0.5  # seconds, see `Node._warn_of_second_node`
 
 # Place in a dataflow → the objects there. All share one session, which lives as long as one of them.
 _nodes: dict[str, WeakSet[Node]] = {}

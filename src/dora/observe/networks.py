@@ -62,6 +62,7 @@ class NetworkRate(msgspec.Struct, frozen=True):
     streams: list[StreamRate] = []  # those that take most come first
 
     def figure(self, name: str) -> int:
+        """Return one of `NETWORK_FIGURES`, 0 if it has not been counted."""
         return self.figures.get(name, 0)
 
     @property
@@ -71,6 +72,7 @@ class NetworkRate(msgspec.Struct, frozen=True):
 
     @property
     def round_trip_ms(self) -> float | None:
+        """Milliseconds of a round trip; None: not measured so far."""
         return self.figure(ROUND_TRIP.name) / 1e6 or None
 
     @property

@@ -27,7 +27,7 @@ from dora.observe.queries import (
     TopicQuery,
 )
 from dora.observe.rates import RateMeter
-from dora.observe.snapshot import RunSnapshot, RunSnapshots
+from dora.observe.snapshot import RunSource, SnapshotSources
 from dora.observe.tap_session import PERIOD, AdaptiveTap, TapSession, inspect
 from dora.observe.topics import find_tappable
 from dora.wire.decode import warm_up
@@ -163,18 +163,17 @@ class Observer:
                 yield collector.add(tap.topic.name, message)
 
     def _snapshots(self, query: SnapshotQuery) -> Generator[Result | None, None, None]:
-        with RunSnapshots([self._run], lambda run: RunSnapshot(run, latency=query.latency)) as snapshots:
+        with SnapshotSources([self._run], lambda run: RunSource(run, latency=query.latency)) as sources:
             yield QueryBegun()
             while not self.is_over():
                 due = time.monotonic() + query.every
                 while not self.is_over() and (left := due - time.monotonic()) > 0:
-                    snapshots.watch(min(left, _STEP))
-                found = snapshots.refresh()
+                    sources.watch(min(left, _STEP))
+                found = sources.refresh()
                 if not found:
                     self.ended = True
                     return
-                (_, snapshot), *_ = found
-                yield snapshot
+                yield found[0][1]
 
 
 class _Collector(Protocol):

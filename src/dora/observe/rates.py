@@ -46,6 +46,15 @@ class Reading(msgspec.Struct, frozen=True):
     links: dict[int, LinkCounts]  # by slot
     networks: dict[str, NetworkCounts] = {}  # by the machine that they lead to
 
+    def with_slots_of(self, later: Reading) -> Reading:
+        """Return this reading for the outputs, links and networks of a later one; new ones begin there."""
+        return Reading(
+            self.time_ns,
+            {slot: self.outputs.get(slot, counts) for slot, counts in later.outputs.items()},
+            {slot: self.links.get(slot, counts) for slot, counts in later.links.items()},
+            {name: self.networks.get(name, counts) for name, counts in later.networks.items()},
+        )
+
 
 class LinkRate(msgspec.Struct, frozen=True):
     """One link between two readings."""
@@ -78,6 +87,7 @@ class Counters:
         self._networks = inspection.networks
 
     def read(self) -> Reading:
+        """Return all counters now; `rates` compares two such readings."""
         words = self._words
         outputs = {
             slot: (words[slot * WORDS + SENT], words[slot * WORDS + BYTES]) for slot in self._outputs

@@ -1,9 +1,9 @@
-"""Snapshots of running dataflows: nodes with their load, links with their rates."""
+"""Snapshots of running dataflows, for commands and pages: nodes with their load, links with their rates."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -83,17 +83,25 @@ def _ends(rate: LinkRate) -> tuple[str, str]:
     return rate.link.producer, rate.link.consumer
 
 
-class RunSnapshot:
-    """One dataflow of this machine. `refresh` returns nodes and links since the last time."""
+class RunSource:
+    """One dataflow of this machine. `refresh` returns nodes and links since the last time.
 
-    def __init__(self, run: DaemonClient, *, latency: bool = False) -> None:
+    Nodes and links that are added meanwhile are there from then on.
+    """
+
+    def __init__(
+        self, run: DaemonClient, *, latency: bool = False, release: Callable[[], None] = lambda: None
+    ) -> None:
         """Map the board; raises `ConnectError` if the dataflow has just ended.
 
-        ``latency`` measures on all links, for which it taps all outputs.
+        ``latency`` measures on all links, for which it taps all outputs. ``release`` is called before taps
+        are closed: messages that are held must not outlive them.
         """
         self.run = run
         self.name = name_of(run.description)
+        self.shape_changes = 0  # how often nodes, outputs or links have come or gone
         self.inspection = inspect(run)
+        self._release = release
         try:
             self._board = Board.open(self.inspection.board)
         except OSError:
@@ -105,25 +113,32 @@ class RunSnapshot:
         self._active_ns: dict[str, int] = {}  # node → when something went in or out
         self._taps: TapSession | None = None
         self._latencies: dict[str, list[LatencyMeter]] = {}  # by topic
-        if latency:
-            self.tap(self.local_topics(), latency=True)
         self._touched = _nodes_of_slots(self.inspection.nodes, self.inspection.links)
+        self._wants_tap: Callable[[Topic], bool] = lambda _: latency
+        self._wants_latency = latency
+        self._tap()
 
-    def local_topics(self) -> list[Topic]:
-        """Return the topics of this machine that can be tapped."""
-        return [
+    def tap(self, wanted: Callable[[Topic], bool], *, latency: bool) -> None:
+        """Tap the wanted topics of this machine and no others; raises `DoraError`.
+
+        ``latency`` measures on their links. Topics that come later are tapped as well.
+        """
+        self._wants_tap, self._wants_latency = wanted, latency
+        self._untap()
+        self._tap()
+
+    def _tap(self) -> None:
+        topics = [
             topic
             for topic in topics_of(self.inspection)
-            if not topic.output.text and is_sent_here(self.inspection, topic.node_id)
+            if not topic.output.text
+            and is_sent_here(self.inspection, topic.node_id)
+            and self._wants_tap(topic)
         ]
-
-    def tap(self, topics: Sequence[Topic], *, latency: bool) -> None:
-        """Tap these topics and no others; ``latency`` measures on their links. Raises `DoraError`."""
-        self.untap()
         if not topics:
             return
         self._taps = TapSession(self.run, self.inspection, topics)
-        if latency:
+        if self._wants_latency:
             self._latencies = {
                 topic.name: [
                     LatencyMeter(link, self._board.words) for link in topic.links if link.kind == "link"
@@ -131,20 +146,21 @@ class RunSnapshot:
                 for topic in topics
             }
 
-    def untap(self) -> None:
-        """Close all taps."""
+    def _untap(self) -> None:
         if self._taps is not None:
+            self._release()
             self._taps.close()
         self._taps = None
         self._latencies = {}
 
     @property
-    def tapped(self) -> bool:
-        """Whether any topic is tapped."""
-        return self._taps is not None
+    def tapped_topics(self) -> list[Topic]:
+        """The topics that are tapped."""
+        return [] if self._taps is None else [tap.topic for tap in self._taps.taps]
 
     @property
     def measures_latency(self) -> bool:
+        """Whether the latency of any link is measured."""
         return any(self._latencies.values())
 
     def poll(
@@ -203,7 +219,19 @@ class RunSnapshot:
 
     def ask(self) -> None:
         """Ask the daemon how the nodes are; raises `ConnectError` once the dataflow has ended."""
-        self.inspection = inspect(self.run)
+        before, self.inspection = self.inspection, inspect(self.run)
+        if _shape(before) != _shape(self.inspection):
+            self._follow_shape()
+
+    def _follow_shape(self) -> None:
+        """Observe the dataflow in its new shape."""
+        self.shape_changes += 1
+        self._untap()
+        self._counters = Counters(self.inspection, self._board.words)
+        now = self._counters.read()
+        self._last, self._seen = self._last.with_slots_of(now), self._seen.with_slots_of(now)
+        self._touched = _nodes_of_slots(self.inspection.nodes, self.inspection.links)
+        self._tap()
 
     def refresh(self, loads: dict[int, Load]) -> Snapshot:
         """Return nodes, links and networks since the last time. ``loads`` are by process."""
@@ -252,9 +280,16 @@ class RunSnapshot:
         return None if active is None else (time.monotonic_ns() - active) / 1e9
 
     def close(self) -> None:
-        self.untap()
+        """Close the taps, the board and the connection to the daemon."""
+        self._untap()
         self._board.close()
         self.run.close()
+
+
+def _shape(inspection: Inspection) -> tuple[object, ...]:
+    """Return a value that changes when nodes, outputs, links or networks are added or removed."""
+    outputs = [(node.id, [output.slot for output in node.outputs]) for node in inspection.nodes]
+    return outputs, inspection.links, inspection.networks
 
 
 def _nodes_of_slots(nodes: list[NodeView], links: list[LinkView]) -> dict[int, str]:
@@ -264,25 +299,30 @@ def _nodes_of_slots(nodes: list[NodeView], links: list[LinkView]) -> dict[int, s
 
 
 class SnapshotSource(Protocol):
-    """The part of a dataflow that `RunSnapshots` needs; see `RunSnapshot`."""
+    """A dataflow of which `SnapshotSources` takes snapshots; see `RunSource`."""
 
     name: str
     inspection: Inspection
 
-    def watch(self, seconds: float) -> None: ...
+    def watch(self, seconds: float) -> None:
+        """Wait so many seconds, and measure latencies meanwhile if they are wanted."""
 
-    def detect_activity(self) -> None: ...
+    def detect_activity(self) -> None:
+        """Check which nodes are active; cheap, for moments between refreshes."""
 
-    def pids(self) -> list[int]: ...
+    def pids(self) -> list[int]:
+        """Return the processes of the nodes on this machine, as of the last `ask`."""
 
-    def ask(self) -> None: ...
+    def ask(self) -> None:
+        """Ask how the nodes are; raises `ConnectError` once the dataflow has ended."""
 
-    def refresh(self, loads: dict[int, Load]) -> Snapshot: ...
+    def refresh(self, loads: dict[int, Load]) -> Snapshot:
+        """Return nodes, links and networks since the last refresh; ``loads``: of processes, by id."""
 
     def close(self) -> None: ...
 
 
-class RunSnapshots:
+class SnapshotSources:
     """Several dataflows; those that end are left out from then on."""
 
     def __init__(self, subjects: Iterable[_Subject], make: Callable[[_Subject], SnapshotSource]) -> None:
@@ -306,7 +346,7 @@ class RunSnapshots:
             dataflow.detect_activity()
 
     def refresh(self) -> list[tuple[SnapshotSource, Snapshot]]:
-        """Return the snapshot of each dataflow that still runs, since the last time."""
+        """Return a snapshot of each dataflow that still runs."""
         for dataflow in list(self.dataflows):
             try:
                 dataflow.ask()
@@ -320,11 +360,12 @@ class RunSnapshots:
         return [pid for dataflow in self.dataflows for pid in dataflow.pids()]
 
     def close(self) -> None:
+        """Close all dataflows; further refreshes return nothing."""
         for dataflow in self.dataflows:
             dataflow.close()
         self.dataflows.clear()
 
-    def __enter__(self) -> RunSnapshots:
+    def __enter__(self) -> SnapshotSources:
         return self
 
     def __exit__(self, *_: object) -> None:

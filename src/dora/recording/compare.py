@@ -32,6 +32,7 @@ class Tolerance:
     relative: float = 0.0
 
     def allows(self, a: float, b: float) -> bool:
+        """Return whether two numbers count as equal; two NaN do, whatever the tolerance."""
         if a == b or (math.isnan(a) and math.isnan(b)):
             return True
         return abs(a - b) <= max(self.absolute, self.relative * abs(a))
@@ -231,6 +232,7 @@ class TopicDiff:
 
     @property
     def equal(self) -> bool:
+        """Whether both recordings have the same messages, within the tolerance."""
         return self.first is None
 
 

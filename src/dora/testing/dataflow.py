@@ -42,8 +42,8 @@ class VirtualDataflow:
 
     Time stands still while any node runs. When all of them wait, it jumps to the next moment at which
     something happens. So timers, timeouts, ``time.sleep`` and ``asyncio.sleep`` cost no real time, and a
-    run is the same each time. Messages, queues, the start barrier, stops, restarts and closings are those
-    of a real run. Output and log entries of nodes are in ``logs``, their messages in ``outputs``.
+    run is the same each time. Messages, queues, the start barrier, stops, restarts and closings are as
+    in a real run. Output and log entries of nodes are in ``logs``, their messages in ``outputs``.
 
     The test takes part: ``time.sleep(1)`` in the test is `advance` by a second. Threads that a node
     starts itself, and ``datetime.now()``, stay in real time.
@@ -249,8 +249,8 @@ def run_dataflow(
 ) -> VirtualDataflow:
     """Run a dataflow in virtual time to its end; return it, with ``outputs``, ``logs`` and ``result``.
 
-    ``options`` are those of `VirtualDataflow`; ``stop_after``, ``check`` and exceptions are those of
-    `VirtualDataflow.run`.
+    `VirtualDataflow` takes the ``options``. `VirtualDataflow.run` takes ``stop_after`` and ``check``, and
+    raises the same exceptions.
     """
     flow = VirtualDataflow(dataflow, **options)
     try:

@@ -169,7 +169,7 @@ class MockNode(_Base):
     ) -> None:
         """``inputs``: ``(id, value)``, ``(id, value, metadata)``, or whole events as dictionaries.
 
-        ``metadata`` is for all inputs; that of an input itself adds to it.
+        ``metadata`` is for all inputs; an input's own is added to it.
 
         The messages of a set are events or values: ``{"type": "SYNC", "inputs": {"left": 1, "arm": [2]}}``.
         A ``STOP`` follows unless there is one. ``service_responses``: output → payloads, one for each

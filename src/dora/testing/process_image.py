@@ -44,7 +44,7 @@ class ProcessImage:
         folder: str | None,
         on_line: OnLine,
     ) -> None:
-        """``on_line`` gets the stream's name and each line. ``folder`` is that of the script."""
+        """``on_line`` gets the stream's name and each line. The script is in ``folder``."""
         self.streams = {name: LineStream(name, on_line) for name in ("stdout", "stderr")}
         self._arguments = arguments
         self._environment = dict(environment)
@@ -143,7 +143,7 @@ class _Switch(io.TextIOBase):
 
 
 class _Bridge(LogBridge):
-    """Makes the log records of nodes log lines of theirs; those of the test are left alone."""
+    """Turns the log records of nodes into their log lines; leaves the test's own alone."""
 
     def __init__(self) -> None:
         super().__init__("")
@@ -267,7 +267,7 @@ def operators_body(classes: Mapping[str, Callable[[], Any]]) -> Body:
     """Return what runs the operators of a runtime. ``classes`` are used instead of their files."""
 
     def run() -> None:
-        from dora.node.operators.runtime import Runtime
+        from dora.node.runtime import Runtime
 
         Runtime(classes).run()
 

@@ -70,7 +70,7 @@ def run_node(
     or the command of an installed package. ``inputs``: ``(id, data)``, ``(id, data, metadata)``, or with a
     moment `at`. Without a moment, a message is sent once the node has received the one before, so none is
     dropped. After the last message the inputs close. ``timers``: input → ``"dora/timer/…"``. ``options``:
-    input → those of an input in YAML, such as ``queue_size``. ``sync``: groups of inputs, as in YAML.
+    input → its options as in YAML, such as ``queue_size``. ``sync``: groups of inputs, as in YAML.
     ``outputs``: those that it may use; None: any. With timers, ``stop_after`` (seconds) ends it.
 
     Raises the exception of the node, unless ``check`` is False; `VirtualTimeError` if it does not end.
@@ -102,7 +102,7 @@ def run_operator(
 ) -> NodeRun:
     """Run an operator by itself in virtual time; return its messages, logs and result.
 
-    ``operator``: the class, or the file with ``class Operator``. The other parameters are those of
+    ``operator``: the class, or the file with ``class Operator``. The other parameters are as for
     `run_node`.
     """
     builder, messages = _bench(inputs, options or {}, timers or {})
@@ -157,7 +157,7 @@ def _connect(
     for input_id in builder.nodes[0].to_dict()["outputs"]:
         given = dict(options.get(input_id, {}))
         if input_id not in timed:
-            # A message that waits for its partners does not hold up those of other inputs.
+            # A message that waits for its partners does not hold up other inputs.
             size = _SYNC_QUEUE if input_id in matched else 1
             given = {"queue_size": size, "queue_policy": "backpressure", **given}
         subject.add_input(input_id, f"{_FEEDER}/{input_id}", **given)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from dora.transport.interface import MAX_QUEUE
+from dora.transport.shm.room import TO_START
 from dora.wire.node_config import EngineName, InputConfig, NodeConfig
 
 _PROGRAM: Final = 56  # open files of a program's own
@@ -96,9 +97,9 @@ def _iceoryx2_memory(config: NodeConfig) -> int:
 
 
 def _shm_fault() -> str:
-    from dora.transport.shm import support
+    from dora.transport import semaphore_support
 
-    why = support.fault()
+    why = semaphore_support.fault()
     return why and f"does not work here: it {why}"
 
 
@@ -113,28 +114,27 @@ def _zenoh_fault() -> str:
     return _is_missing("zenoh", "'dora-dataflow[zenoh]'")
 
 
-# The best one first. Open files as measured (docs/performance.md). In ``memory_to_start`` are 1 MiB that
-# stays free (`dora.transport.shm.room`), and what a run needs besides its links, such as the board.
+# The best one first. Open files as measured (docs/performance.md).
 ENGINES: Final[dict[EngineName, EngineEntry]] = {
     "iceoryx2": EngineEntry(
         _iceoryx2_fault,
         "dora.transport.shm.iceoryx2",
         OpenFiles(node=12, input=6, output=5, link=2),
-        16 << 20,
+        TO_START["iceoryx2"],
         _iceoryx2_memory,
     ),
     "shm": EngineEntry(
         _shm_fault,
         "dora.transport.shm.engine",
         OpenFiles(node=9, input=1, output=1, link=1),
-        2 << 20,
+        TO_START["shm"],
         _shm_memory,
     ),
     "zenoh": EngineEntry(
         _zenoh_fault,
         "",  # its threads do not survive a fork
         OpenFiles(node=21, input=1, output=1, link=0),
-        1 << 20,
+        TO_START["zenoh"],
         lambda _: 0,
     ),
 }

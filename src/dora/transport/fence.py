@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from dora.transport.shm import support
+from dora.transport import semaphore_support
 
 # Whether this processor shows the writes of a thread in their order, and lets it read in order.
 ORDERED: Final = platform.machine() in ("x86_64", "AMD64")
@@ -31,8 +31,8 @@ ORDERED: Final = platform.machine() in ("x86_64", "AMD64")
 begin_fence: Callable[[], Any]
 end_fence: Callable[..., Any]
 
-if not support.fault():
-    from dora.transport.shm.semaphores import SIZE, Semaphore, initialise
+if not semaphore_support.fault():
+    from dora.transport.semaphores import SIZE, Semaphore, initialise
 
     _memory: Final = ctypes.create_string_buffer(SIZE + 8)
     _address: Final = ctypes.addressof(_memory) + 7 & ~7

@@ -1,7 +1,7 @@
 """The interface of a transport engine: senders and receivers of messages.
 
 An engine moves the bytes of messages (`dora.wire.message`) over links; it does not know events, timers
-or operators. There are four: `shm.iceoryx2` and `shm.engine` (shared memory), `network.zenoh_engine`
+or operators. There are four: `shm.iceoryx2` and `shm.engine` (shared memory), `zenoh.engine`
 (network) and `inprocess`. All pass the same conformance tests. `dora.gateway` carries
 messages to other machines.
 

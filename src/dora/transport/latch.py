@@ -92,6 +92,8 @@ class _Places:
     def put(self, sequence: int, message: Buffer) -> None:
         """Write a message; raises ``OSError``."""
         words, place = self._words, sequence % self._count
+        # The place has no number while it is written, so a reader finds out that its copy has two halves.
+        # It takes no lock, which a killed sender would leave locked.
         words[2 + 2 * place] = 0
         fence()
         # Not through the mapping: where there is no room, a write is an error, and not a SIGBUS.
@@ -151,7 +153,7 @@ class LatchFile:
         try:
             for sequence, message in kept:
                 places.put(sequence, message)
-            os.rename(path, self._path)
+            os.rename(path, self._path)  # complete by now: readers find the former file or this one
         except BaseException:
             places.close()
             os.unlink(path)
@@ -200,7 +202,7 @@ class LatchInMemory:
     """A latch of nodes that share a process."""
 
     def __init__(self, rule: LatchRule, former: LatchInMemory | None) -> None:
-        """``former``: that of the node's former process."""
+        """``former``: the latch of the node's former process."""
         self._entries: deque[tuple[int, bytes]] = deque(maxlen=rule.depth)
         if former is not None and rule.survive_restart:
             self._entries.extend(former._entries)

@@ -125,6 +125,7 @@ class SpilloverQueue:
         self._sent = sent
         self._queue: deque[Message] = deque()
         self._last = 0  # sequence number of the newest message taken from the engine
+        # `receive` and the thread both take from the engine. One at a time keeps the order of the messages.
         self._lock = threading.Lock()
         self._closed = threading.Event()
         threading.Thread(target=self._run, name="dora-spillover-queue", daemon=True).start()
@@ -165,9 +166,10 @@ class SpilloverQueue:
 
     def _run(self) -> None:
         while not self._closed.wait(_SPILL_PERIOD):
+            # Looked at without the lock: while little is waiting, the program never waits for this thread.
             if self._sent() - self._last > _SPILL_FROM:
                 with self._lock:
-                    if not self._closed.is_set():
+                    if not self._closed.is_set():  # `close` closes the receiver under this lock
                         self._spill()
 
 

@@ -135,7 +135,7 @@ def _remove(path: str) -> None:
 
 
 class ResumingReceiver:
-    """A receiver that gives out some messages before those of another receiver.
+    """A receiver that gives out some messages first, then another receiver's.
 
     ``over``: once there are no more of them, the other receiver can take its place.
     """

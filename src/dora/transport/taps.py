@@ -195,6 +195,7 @@ class _ByteBoundedQueue:
         self._room = room
         self._samples: deque[tuple[Any, int]] = deque()
         self._bytes = 0
+        # `put` runs in a Zenoh thread. The number of bytes has to fit the samples.
         self._lock = threading.Lock()
 
     def put(self, sample: Any) -> None:
@@ -203,7 +204,7 @@ class _ByteBoundedQueue:
         with self._lock:
             self._samples.append((sample, size))
             self._bytes += size
-            while self._bytes > self._room and len(self._samples) > 1:
+            while self._bytes > self._room and len(self._samples) > 1:  # the newest stays, however large
                 self._bytes -= self._samples.popleft()[1]
 
     def take(self) -> Any:
@@ -219,7 +220,7 @@ class _ZenohTaps:
     def __init__(self, endpoint: str) -> None:
         import zenoh
 
-        from dora.transport.network.zenoh_router import connect
+        from dora.transport.zenoh.router import connect
 
         try:
             self._session = connect(endpoint)
@@ -264,7 +265,7 @@ class _ZenohTaps:
         tap.close()
 
     def close(self) -> None:
-        from dora.transport.network.zenoh_router import close_session
+        from dora.transport.zenoh.router import close_session
 
         if self._inherited:
             return

@@ -21,7 +21,7 @@ from dora._paths import AUTHORITY_VARIABLE
 from dora.errors import DoraError
 from dora.wire.node_config import TlsFiles
 
-# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, and those of names.
+# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, and its codes for other names.
 _OUT_OF_TIME: Final = (9, 10)
 _OTHER_NAME: Final = (62, 64)
 # From X509_V_ERR_PATHLEN_INVALID_FOR_NON_CA to X509_V_ERR_EXTENSIONS_REQUIRE_VERSION_3: only the flag

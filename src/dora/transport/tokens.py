@@ -19,7 +19,7 @@ TOKEN_NAME: Final = ".dora-token"
 TOKEN_VARIABLE: Final = "DORA_AUTH_TOKEN"
 SHORTEST: Final = 32  # characters
 
-_LONGEST: Final = 4096
+_LONGEST: Final = 4096  # characters; more of a file is read, so a longer token is refused and not cut
 _TOKEN: Final = re.compile(rf"[A-Za-z0-9._~+/=-]{{{SHORTEST},{_LONGEST}}}")
 _ROOT: Final = 0
 
@@ -44,7 +44,7 @@ def token_path() -> str:
 
 
 def find_token(also_here: bool = True) -> Token | None:
-    """Return the token of a client: ``$DORA_AUTH_TOKEN``, ``./.dora-token``, or that of the user.
+    """Return the token of a client: ``$DORA_AUTH_TOKEN``, ``./.dora-token``, or the user's.
 
     ``also_here`` False: skip the working folder. None if there is none; raises `TokenError` if it is not
     safe.
@@ -54,7 +54,7 @@ def find_token(also_here: bool = True) -> Token | None:
 
 
 def make_token() -> Token:
-    """Return the token of a server: ``$DORA_AUTH_TOKEN``, or that of the user, which is created if missing.
+    """Return the token of a server: ``$DORA_AUTH_TOKEN``, or the user's, which is created if missing.
 
     Raises `DoraError`. A file in the working folder is ignored: the folder may belong to another user.
     """
@@ -163,6 +163,7 @@ def _make(path: str) -> Token:
             with open(os.open(temporary, flags, 0o600, dir_fd=folder), "w", encoding="ascii") as file:
                 file.write(f"{token}\n")
             try:
+                # Not `rename`: it would replace the token of a process that was faster.
                 os.link(temporary, TOKEN_NAME, src_dir_fd=folder, dst_dir_fd=folder)
             finally:
                 os.unlink(temporary, dir_fd=folder)

@@ -113,7 +113,7 @@ def describe_shape(shape: Sequence[int], dtype: str, metadata: Mapping[str, Any]
 
 
 def _describes_picture(metadata: Mapping[str, Any], shape: Sequence[int]) -> bool:
-    """Return whether width and height are those of a picture of this shape."""
+    """Return whether width and height fit a picture of this shape."""
     size = [metadata.get("height"), metadata.get("width")]
     return bool(picture_channels(shape)) and size == list(shape[:2])
 

@@ -1,6 +1,6 @@
 """The clocks of machines: how far one is ahead of another, estimated from round trips.
 
-The estimate is that of NTP (RFC 5905, section 8). One side sends its time *T1*; the other one answers with
+The estimate follows NTP (RFC 5905, section 8). One side sends its time *T1*; the other one answers with
 the time *T2* at which that came and the time *T3* of its answer, which comes back at *T4*. Then the other
 clock is ahead by
 
@@ -59,7 +59,7 @@ class ClockFilter:
 
 
 def between(source: ClockOffset, here: ClockOffset) -> ClockOffset:
-    """Return how far this machine's clock is ahead of that of a source.
+    """Return how far this machine's clock is ahead of a source's.
 
     ``source`` and ``here``: how far a third clock is ahead of each. An offset that is smaller than its
     error is none: clocks that are set by NTP or PTP are nearer to each other than this estimate.

@@ -84,7 +84,7 @@ def section_is_correlated(section: bytes) -> bool:
 def kept_metadata(keys: Iterable[str]) -> Callable[[dict[str, Any]], bool]:
     """Return the test whether a full queue keeps a message with some metadata.
 
-    It keeps those of exchanges, and those that have one of the ``keys``.
+    It keeps messages of exchanges, and messages that have one of the ``keys``.
     """
     wanted = frozenset(keys)
     if not wanted:

@@ -1,8 +1,8 @@
 """Protocol between a command and the daemon of a running dataflow, on the socket that nodes use too.
 
 A connection whose first frame is one of these requests belongs to a command. Each request is answered in
-turn. The operations that end a node (`dora.wire.operations`) are answered by `OperationResult` once it has
-ended. A `DataflowRequest` may come from another machine as well, over the coordinator.
+turn. The operations stop and restart (`dora.wire.operations`) are answered by `OperationResult` once the
+node has ended. A `DataflowRequest` may come from another machine as well, over the coordinator.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from dora.wire.input_rules import InputRules
 from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 from dora.wire.operations import (
-    Operation,
     OperationResult,
     ProposedChange,
-    RemoveOperation,
     RestartOperation,
     StopOperation,
+    TopologyOperation,
 )
 from dora.wire.output_rules import OutputRules
 
@@ -107,7 +106,7 @@ class Inspection(msgspec.Struct, tag=True):
     zenoh_endpoint: str
     nodes: list[NodeView]
     links: list[LinkView]
-    machine: str = ""  # that of this daemon; "": the dataflow is on one machine
+    machine: str = ""  # of this daemon; "": the dataflow is on one machine
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
     networks: list[NetworkView] = []  # to the other machines
 
@@ -192,16 +191,6 @@ class Publish(msgspec.Struct, tag="publish"):
     message: bytes
 
 
-class RetireNode(msgspec.Struct, tag=True):
-    """End a node that the coordinator removes on all machines as soon as it has ended.
-
-    Answered by `OperationResult`, like the operations that end a node.
-    """
-
-    node: str
-    grace: float | None = None
-
-
 class Interrupt(msgspec.Struct, tag=True):
     """Stop the dataflow, like Ctrl-C; ``force``: kill its nodes. Answered by `Ok` before it has ended.
 
@@ -232,10 +221,10 @@ class CheckChange(msgspec.Struct, tag=True):
 class ApplyChange(msgspec.Struct, tag=True):
     """Make a change. Answered by `Ok` once its nodes and links exist.
 
+    A node of this machine that is not in the proposal ends first; then the answer is `NodeRemoved`.
     Answered by `Conflict` if the dataflow has changed since it was proposed, and by `Rejected` if the
     change is not possible. A change of the coordinator is committed: the machine makes it without a further
-    check, unless it is the machine of a replaced program, and answers `Ok` if it has that revision already.
-    The first one hands the decisions on changes over to the coordinator.
+    check, unless a program is replaced here, and answers `Ok` if it has that revision already.
 
     ``machine`` and ``remote`` are as in `CheckChange`. ``sent`` is node → output → the messages that other
     machines had sent when they were asked: a removed link delivers so many.
@@ -251,13 +240,11 @@ class ApplyChange(msgspec.Struct, tag=True):
 # the machine of the node.
 NodeRequest = StopOperation | RestartOperation | SetParameter | DeleteParameter | Publish | GetParameters
 LookRequest = GetParameters | Inspect | GetProgress  # changes nothing
-DataflowRequest = Operation | NodeRequest | LookRequest
+DataflowRequest = TopologyOperation | NodeRequest | LookRequest
 
 # All requests on the socket of a dataflow. A change of nodes or links takes several.
 Request = (
     NodeRequest
-    | RemoveOperation
-    | RetireNode
     | DescribeDataflow
     | Inspect
     | GetProgress
@@ -275,14 +262,15 @@ Request = (
 
 def answer_timeout(request: DataflowRequest | Request) -> float | None:
     """Return how many seconds an answer may take; None: no limit, for it waits for a build or an end."""
-    return None if isinstance(request, Operation | RetireNode) else ANSWER_TIMEOUT
+    waits = isinstance(request, TopologyOperation | StopOperation | RestartOperation)
+    return None if waits else ANSWER_TIMEOUT
 
 
 class Description(msgspec.Struct, tag=True):
     dataflow_id: str
     file: str | None  # absolute path of the dataflow file
     nodes: list[str]
-    name: str = ""  # given at the start; "": that of the file
+    name: str = ""  # given at the start; "": the file's
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
 
 
@@ -343,6 +331,13 @@ class SentCounts(msgspec.Struct, tag=True):
     counts: dict[str, dict[str, int]]
 
 
+class NodeRemoved(msgspec.Struct, tag=True):
+    """A node has left with a change: whether it had a process, and how much it has sent in all."""
+
+    was_running: bool
+    sent: dict[str, int] = {}  # output → messages
+
+
 class Ok(msgspec.Struct, tag=True):
     """It is done."""
 
@@ -365,6 +360,7 @@ Answer = (
     | Model
     | Conflict
     | SentCounts
+    | NodeRemoved
     | Ok
     | Rejected
 )

@@ -53,8 +53,8 @@ def body_buffer(message: Message) -> Any:
 def decode_arrow(message: Message) -> Any:
     """Return the payload as a ``pyarrow.Array`` over the received memory.
 
-    Raises `PayloadError`. For a message from shared memory, checks that read every value, such as those of
-    the offsets of strings, are left out; a `dora.wire.untrusted.UntrustedMessage` gets all checks.
+    Raises `PayloadError`. For a message from shared memory, checks that read every value are left out, for
+    example of the offsets of strings. A `dora.wire.untrusted.UntrustedMessage` gets all checks.
     """
     global _wanted
     header = message.header

@@ -97,7 +97,7 @@ def hop_text(word: int, name_of: Callable[[int], str]) -> str:
 
 
 def named(record: Record, source: str, sink: str, names: Mapping[int, str]) -> PathLatency:
-    """Return the latency of a path with names. ``names``: those of all outputs, by number."""
+    """Return the latency of a path with names. ``names``: of all outputs, by number."""
     latency = record.latency(source, sink)
     if not record.missed or record.slowest_hop & 0xFFFF_FFFF not in names:
         return latency

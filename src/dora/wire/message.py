@@ -156,7 +156,7 @@ class Message:
     ) -> None:
         """Parse ``head``: the whole message if ``owner`` is None, else at least all before the body.
 
-        ``address`` is that of the message's first byte; ``header`` what `unpack_header` gave, if it was
+        ``address`` points to the message's first byte; ``header`` what `unpack_header` gave, if it was
         unpacked already. Raises `MessageError`.
         """
         if header is None:

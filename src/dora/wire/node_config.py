@@ -22,7 +22,7 @@ EngineName = Literal["iceoryx2", "shm", "zenoh"]
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
     """Paths of the PEM files with which machines authenticate each other."""
 
-    authority: str  # of the certificate that signed those of all machines
+    authority: str  # of the certificate that signed every machine's
     certificate: str  # of this machine
     key: str
 
@@ -45,7 +45,7 @@ class LinkConfig(InputRules, omit_defaults=True):
     bell: str  # path of the consuming node's doorbell
     consumer: str  # "node/input", for messages
     dynamic: bool = False  # the consumer is a dynamic node: it may not be there
-    # Where the consumer is; "": on this machine. Else node, bell and stream are those of the gateway.
+    # Where the consumer is; "": on this machine. Else node, bell and stream belong to the gateway.
     machine: str = ""
     stream_slot: int = 0  # index of the line on the board with which the gateway receives
     engine_queue_size: int = 0  # as in `InputConfig`

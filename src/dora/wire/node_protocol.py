@@ -22,7 +22,7 @@ from dora.wire.node_config import (
 
 # The version of all messages between nodes, daemons and coordinators. Raise it with every change that an
 # older process would misread; a process with another number is refused.
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 
 # --------------------------------------------------------------------------- node → daemon
@@ -31,8 +31,8 @@ PROTOCOL_VERSION = 7
 class Register(msgspec.Struct, tag=True):
     """Introduce a node.
 
-    These fields, the tag, and those of `RegistrationRefused` stay as they are in every protocol version, so
-    that a node of another version can be refused with a sentence.
+    Every protocol version keeps the fields and the tag of this struct and of `RegistrationRefused`, so that
+    a node of another version can be refused with a sentence.
     """
 
     node_id: str
@@ -169,7 +169,7 @@ class SafeStateFrame(msgspec.Struct, tag=True):
 
 
 class ReloadFrame(msgspec.Struct, tag=True):
-    """Code has changed: that of these operators of a runtime, or else that of the node.
+    """Code has changed: of the ``operators`` of a runtime; if there are none, of the node itself.
 
     Operators are reloaded, with their imported ``modules``; a node ends with the `StopFrame` that follows.
     """

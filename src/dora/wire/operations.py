@@ -79,14 +79,9 @@ class DisconnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="di
     target: str
 
 
-Operation = (
-    StopOperation
-    | RestartOperation
-    | RemoveOperation
-    | AddOperation
-    | ReplaceOperation
-    | ConnectOperation
-    | DisconnectOperation
+# Those that change the nodes or links of a dataflow; each becomes a `ProposedChange`.
+TopologyOperation = (
+    AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
 )
 
 
@@ -95,8 +90,8 @@ class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
 
     ``revision`` counts the changes, this one included. ``machines`` and ``generations`` are as in
     `dora.dataflow.plan.Placement`. ``added`` and ``removed`` name links for the log: "a/out -> b/in".
-    ``replaced`` is the node that gets another program; its process has ``grace`` seconds to end (None: the
-    default).
+    ``replaced`` is the node that gets another program. Its process, or that of a node that leaves, has
+    ``grace`` seconds to end (None: the default).
     """
 
     revision: int

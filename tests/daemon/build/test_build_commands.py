@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from dora.daemon.build import build as builds
 from dora.daemon.build.build import build_dataflow
 from dora.daemon.options import BuildOptions
 from dora.daemon.processes.launch_spec import launch_spec
@@ -29,6 +30,20 @@ def build(flow, **options):
 
 def python(code):
     return f"python -c {json.dumps(code)}"
+
+
+@pytest.mark.processes
+def test_only_the_nodes_of_this_machine_are_built(tmp_path):
+    for name in ("here.py", "there.py"):
+        (tmp_path / name).touch()
+    nodes = tuple(
+        NodeSpec(id=n, path=f"{n}.py", build=(python(f"print({n!r})"),)) for n in ("here", "there")
+    )
+    flow = Dataflow(nodes=nodes, working_dir=str(tmp_path))
+    entries = []
+    built = builds.build(flow, entries.append, BuildOptions(), nodes={"here"}, session=False)
+    assert [entry.message for entry in entries if entry.level == "stdout"] == ["here"]
+    assert built.commands == 1 and [node.id for node in built.dataflow.nodes] == ["here", "there"]
 
 
 @pytest.mark.processes

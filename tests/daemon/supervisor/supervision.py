@@ -11,9 +11,10 @@ from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.invariants import validate_state
 from dora.daemon.supervisor.supervisor import Supervisor
+from dora.dataflow.edit import without_node
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
 from dora.wire.daemon_protocol import ApplyChange
-from dora.wire.operations import ProposedChange, RemoveOperation, RestartOperation, StopOperation
+from dora.wire.operations import ProposedChange, RestartOperation, StopOperation
 
 
 def node(
@@ -102,7 +103,11 @@ class Supervised:
         return msgspec.structs.replace(self.state.dataflow, nodes=nodes, descriptor=described(nodes))
 
     def ask(self, node_id: str, what: str, grace: float | None = None) -> list[do.Command]:
-        requests = {"stop": StopOperation, "restart": RestartOperation, "remove": RemoveOperation}
+        if what == "remove":
+            proposal = ProposedChange(revision=self.state.revision + 1, dataflow=None, grace=grace)
+            without = without_node(self.state.dataflow, node_id)
+            return self(on.ChangeRequested(7, ApplyChange(proposal), without))
+        requests = {"stop": StopOperation, "restart": RestartOperation}
         return self(on.RequestReceived(7, requests[what](node_id, grace)))
 
     def replace(self, spec: NodeSpec) -> list[do.Command]:
@@ -121,7 +126,11 @@ def sent(commands: list[do.Command], node_id: str) -> list[object]:
 
 
 def answers(commands: list[do.Command]) -> list[object]:
-    return [c.answer for c in commands if isinstance(c, do.Answer)]
+    return [
+        c.answer if isinstance(c, do.Answer) else c
+        for c in commands
+        if isinstance(c, (do.Answer, do.AnswerNodeRemoved))
+    ]
 
 
 def signals(commands: list[do.Command]) -> list[tuple[str, int]]:

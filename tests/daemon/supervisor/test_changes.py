@@ -49,7 +49,7 @@ def test_consumers_of_a_stopped_node_are_informed_after_its_end() -> None:
     assert answers(run.ask("a", "stop")) == [OperationResult("a", was_running=False)]
 
 
-@pytest.mark.parametrize("what", ["stop", "restart", "remove"])
+@pytest.mark.parametrize("what", ["stop", "restart"])
 def test_a_request_for_an_unknown_node_is_answered_with_the_existing_nodes(what: str) -> None:
     commands = started(A, B).ask("nope", what)
     assert reason(commands) == "this dataflow has no node `nope`; its nodes are `a` and `b`"
@@ -124,7 +124,23 @@ def test_removing_the_last_node_ends_the_dataflow() -> None:
     run.ask("a", "remove")
     commands = run.end("a")
     assert isinstance(commands[-1], do.Finish)
-    assert answers(commands) == [OperationResult("a")]
+    assert answers(commands) == [do.AnswerNodeRemoved(7, "a")]
+
+
+def test_a_node_that_has_ended_is_removed_at_once() -> None:
+    run = started(A, B)
+    run.end("a")
+    commands = run.ask("a", "remove")
+    assert answers(commands) == [do.AnswerNodeRemoved(7, "a", was_running=False)]
+    assert applied(commands) == [["b"]]
+
+
+def test_other_changes_are_made_while_a_node_that_leaves_ends() -> None:
+    run = started(A, B, C)
+    run.ask("a", "remove")
+    run.become(A, B, C, node("d"))
+    run(on.Spawned("d", 5))
+    assert applied(run.end("a")) == [["b", "c", "d"]]
 
 
 def test_a_dynamic_node_that_does_not_leave_is_disconnected() -> None:
@@ -136,7 +152,7 @@ def test_a_dynamic_node_that_does_not_leave_is_disconnected() -> None:
     assert do.Disconnect("g") in run.after(1.0)
     commands = run(on.Disconnected("g"))
     assert applied(commands) == [["a"]]
-    assert answers(commands) == [OperationResult("g")]
+    assert answers(commands) == [do.AnswerNodeRemoved(7, "g")]
 
 
 def test_a_stop_of_the_dataflow_overrides_operations_on_nodes() -> None:
@@ -230,8 +246,9 @@ def test_an_input_that_its_node_cannot_make_is_removed() -> None:
 
 def test_a_coordinator_removes_an_input_that_a_node_cannot_make_itself() -> None:
     run = started(A, B)
-    run.state.distributed = True
-    assert run(on.InputFailed("b", "a/x", "a/x", "it has no room")) == []
+    run.state.coordinated = True
+    (command,) = run(on.InputFailed("b", "a/x", "a/x", "it has no room"))
+    assert command == do.Log("error", "b", "its input `a/x` cannot be made: it has no room")
 
 
 def test_a_pause_between_restarts_ends_when_no_open_input_is_left() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from supervision import Supervised, answers, described, node, spawned
+from supervision import Supervised, answers, described, node, sent, signals, spawned
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
@@ -19,11 +19,10 @@ from dora.wire.daemon_protocol import (
     Conflict,
     Ok,
     Rejected,
-    RetireNode,
 )
 from dora.wire.node_config import RemoteConfig
-from dora.wire.node_protocol import InputsClosed, StopFrame
-from dora.wire.operations import OperationResult, ProposedChange, RestartOperation
+from dora.wire.node_protocol import StopFrame
+from dora.wire.operations import ProposedChange
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
@@ -50,6 +49,7 @@ class Fleet:
         self.runs = {
             machine: Supervised(
                 *self.nodes,
+                coordinated=True,
                 elsewhere={key: other for key, other in self.placed.items() if other != machine},
             )
             for machine in self.commands
@@ -154,11 +154,11 @@ def test_status_that_arrives_before_the_change_counts_after_it() -> None:
 def test_status_of_an_earlier_node_of_the_same_name_does_not_count() -> None:
     run = Fleet([A, B, C, node("d")], {**PLACED, "d": "right"})
     run.start()
-    run("right", on.RequestReceived(7, RetireNode("d")))
-    run("right", on.ProcessEnded("d", 0))
-    run.send_status("right", "left")
     run.commit(A, B, C)
     run.apply("right")
+    run.send_status("right", "left")
+    run("right", on.ProcessEnded("d", 0))
+    run.send_status("right", "left")
     run.commit(A, B, C, node("d"), placed={"d": "right"})
     run.apply("left")  # which has missed the change before
     assert run.runs["left"].state.nodes["d"].phase == "starting"
@@ -169,31 +169,64 @@ def test_status_of_an_earlier_node_of_the_same_name_does_not_count() -> None:
     assert run.runs["left"].state.nodes["d"].phase == "running"
 
 
-def test_consumers_of_a_retired_node_lose_an_input_and_not_a_source() -> None:
+def test_consumers_of_a_removed_node_lose_an_input_and_not_a_source() -> None:
     run = Fleet([A, B, C])
     run.start()
     run.received("c"), run.received("b")
-    run("right", on.RequestReceived(7, RetireNode("b")))
-    assert run.received("b") == [StopFrame()]
-    assert answers(run("right", on.ProcessEnded("b", 0))) == [OperationResult("b")]
+    run.commit(A, node("c"), placed=PLACED)
+    right = run.runs["right"]
+    assert answers(run.apply("right")) == [], "the node has to end first"
+    assert sent(run.commands["right"], "b") == [StopFrame()]
     run.exchange_status()
-    assert run.received("c") == [], "the coordinator has not removed it yet"
-    run.commit(A, node("c"))
-    for machine in ("left", "right"):
-        assert answers(run.apply(machine)) == []  # the answer comes when the links exist
+    assert run.received("c") == [], "the left machine keeps it until it is told"
+    assert answers(run("right", on.ProcessEnded("b", 0))) == [do.AnswerNodeRemoved(7, "b")]
+    assert (right.state.revision, list(right.state.nodes)) == (1, ["a", "c"])
+    run.exchange_status()
+    assert answers(run.apply("left")) == []  # the answer comes when the links exist
     assert run.received("c") == []
     assert run.runs["left"].supervisor.next_deadline() is None
 
 
-def test_a_retired_node_that_is_not_removed_closes_its_outputs() -> None:
+def test_a_removal_that_a_stop_of_the_dataflow_overtakes_changes_nothing() -> None:
     run = Fleet([A, B, C])
     run.start()
-    run.received("c")
-    run("right", on.RequestReceived(7, RetireNode("b")))
-    run("right", on.ProcessEnded("b", 0))
-    run.commands["right"] += run.runs["right"].after(100.0)
-    run.exchange_status()
-    assert run.received("c") == [InputsClosed(["b/y"])]
+    run.commit(A, node("c"), placed=PLACED)
+    run.apply("right")
+    (answer,) = answers(run("right", on.StopRequested("test")))
+    assert answer == Rejected("the dataflow is being stopped")
+    assert run.runs["right"].state.revision == 0
+    assert answers(run.apply("right")) == [Rejected("the dataflow is ending")]
+
+
+def test_a_machine_that_has_missed_more_than_one_change_kills_a_node_that_is_gone() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    run.commit(A, node("c"), placed=PLACED)
+    run.commit(A, node("c"), node("d"), placed={**PLACED, "d": "left"})
+    commands = run.apply("right")
+    assert signals(commands) == [("b", 9)]
+    assert list(run.runs["right"].state.nodes) == ["a", "c", "d"]
+
+
+def test_a_program_is_replaced_by_the_next_change_alone() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    better = msgspec.structs.replace(B, path="better.py")
+
+    def replace(revision: int) -> list[do.Command]:
+        proposal = ProposedChange(revision=revision, dataflow=None, replaced="b")
+        right = run.runs["right"]
+        wanted = right.with_nodes(A, better if revision == 1 else B, C)
+        elsewhere = {"a": "left", "b": "", "c": "left"}
+        return run(
+            "right", on.ChangeRequested(7, ApplyChange(proposal, "right", REMOTE), wanted, elsewhere)
+        )
+
+    assert any(isinstance(command, do.SpawnReplacement) for command in replace(1))
+    assert answers(run("right", on.ReplacementEnded("b", 1, 1, None)))
+    assert run.runs["right"].state.revision == 0, "the coordinator undoes it"
+    assert not any(isinstance(command, do.SpawnReplacement) for command in replace(2))
+    assert run.runs["right"].state.revision == 2
 
 
 def test_an_added_node_that_does_not_start_is_left_to_the_coordinator() -> None:
@@ -226,12 +259,12 @@ def test_a_revision_that_was_applied_already_changes_nothing() -> None:
     assert run("right", checks[1]) == [do.AnswerSentCounts(7)]
 
 
-def test_only_the_coordinator_changes_a_dataflow_on_several_machines() -> None:
+def test_only_the_coordinator_changes_a_dataflow_that_it_started() -> None:
     run = Fleet([A, B, C])
     run.start()
     for commands in (run.runs["left"].become(A, B), run.runs["left"].ask("a", "remove")):
         (answer,) = answers(commands)
-        assert isinstance(answer, Rejected) and "which only its coordinator changes" in answer.reason
+        assert isinstance(answer, Rejected) and "only the coordinator" in answer.reason
 
 
 STEPS = st.lists(
@@ -268,9 +301,6 @@ def test_all_machines_reach_the_same_state_in_any_order_of_messages(steps: list[
                     run(who, on.Spawned(fresh[0], 5))
             case "remove" if who in names and state(who) is not None and state(who).operation is None:
                 machine = run.placed[who]
-                run(machine, on.RequestReceived(7, RetireNode(who)))
-                if state(who) is not None and state(who).alive:
-                    run(machine, on.ProcessEnded(who, 0))
                 left = [
                     msgspec.structs.replace(
                         each, inputs=tuple(i for i in each.inputs if not i.id.startswith(f"{who}/"))
@@ -280,6 +310,8 @@ def test_all_machines_reach_the_same_state_in_any_order_of_messages(steps: list[
                 ]
                 run.commit(*left)
                 run.apply(machine)
+                if (leaves := run.runs[machine].state.nodes.get(who)) is not None and leaves.alive:
+                    run(machine, on.ProcessEnded(who, 0))
             case "apply":
                 run.apply(who)
             case "status":
@@ -312,7 +344,7 @@ def test_all_machines_reach_the_same_state_in_any_order_of_messages(steps: list[
 
 def joined(run: Fleet, generations: dict[str, int] | None = None) -> Supervised:
     """Let `third` join the present dataflow without nodes."""
-    third = Supervised(*run.nodes, elsewhere=run.placed, generations=generations)
+    third = Supervised(*run.nodes, coordinated=True, elsewhere=run.placed, generations=generations)
     run.runs["third"], run.commands["third"] = third, []
     run("third", on.Begin())
     for machine in ("left", "right"):
@@ -381,36 +413,20 @@ def test_a_machine_without_nodes_ends_at_once_and_with_the_others() -> None:
     assert third.state.done
 
 
-def test_the_leader_handover_of_a_single_machine_happens_once() -> None:
-    run = Supervised(A, B)
+def test_the_coordinator_commits_changes_of_a_single_machine() -> None:
+    run = Supervised(A, B, coordinated=True)
 
-    def take_over() -> list[object]:
-        request = ApplyChange(proposed(1), "left", REMOTE)
+    def check() -> list[do.Command]:
+        request = CheckChange(proposed(1), "left")
         return run(on.ChangeRequested(7, request, run.state.dataflow))
 
-    def reason() -> str:
-        (answer,) = answers(take_over())
-        assert isinstance(answer, Rejected)
-        return answer.reason
-
-    assert reason() == "the dataflow is still starting; try again once all its nodes run"
+    (answer,) = answers(check())
+    assert answer == Rejected("the dataflow is still starting; try again once all its nodes run")
     run.start()
-    run(on.RequestReceived(3, RestartOperation("b")))
-    assert reason() == "a node is being stopped; try again once that is done"
-    run(on.ProcessEnded("b", 0))
-    begun = run.change(A)
-    (applied,) = take_over()
+    assert check() == [do.AnswerSentCounts(7)]
+    request = ApplyChange(proposed(1), "left")
+    (applied,) = run(on.ChangeRequested(7, request, run.state.dataflow))
     assert isinstance(applied, do.ApplyDataflow) and applied.connection == 7
-    assert take_over() == [do.Answer(7, Ok())]
-    assert run.state.revision == 1
-    (declined,) = answers(run(begun))
-    assert isinstance(declined, Rejected) and "only its coordinator changes" in declined.reason
-
-
-def test_a_change_that_came_first_is_a_conflict_for_the_coordinator_that_takes_over() -> None:
-    run = Supervised(A, B)
-    run.start()
-    take_over = on.ChangeRequested(7, ApplyChange(proposed(1), "left", REMOTE), run.state.dataflow)
-    run.become(A)
-    assert answers(run(take_over)) == [Conflict()]
-    assert not run.state.distributed
+    assert (run.state.revision, run.state.distributed) == (1, False)
+    (declined,) = answers(run(run.change(A)))
+    assert isinstance(declined, Rejected) and "only the coordinator" in declined.reason

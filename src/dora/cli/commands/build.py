@@ -51,7 +51,7 @@ def build(
     FILE is a dataflow file or its URL [dataflow.yml]. First, repositories are cloned, and nodes whose
     `path` is a URL are downloaded. Then nodes that ask for it get a Python environment of their own. Then
     the `build` commands run, each line without a shell, in the folder of the file and with the environment
-    of the node; `pip` and `python` are those of the interpreter that runs it. The build ends at the first
+    of the node; `pip` and `python` belong to the interpreter that runs it. The build ends at the first
     command that fails.
 
     `dora run`, `record` and `start` do the same before they start nodes. The build is described in

@@ -18,13 +18,15 @@ from dora.cli.commands.cluster_machine import ON_MACHINES
 from dora.cli.commands.start import restart_and_wait, start_and_wait, start_options, wants_to_attach
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
-from dora.cli.options import CommandGroup, RunCommand
+from dora.cli.options import CommandGroup
 from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cli.progress_bar import progress_mode, progress_option, showing
+from dora.cli.run_options import RunCommand
 from dora.cli.running_options import dataflow_names
 from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView, RunSpec
+from dora.daemon.options import FileRunOptions
 from dora.errors import DoraError
 from dora.observe.formatting import file_size
 
@@ -49,7 +51,7 @@ def cluster() -> None:
 
 
 def _load(path: str) -> Cluster:
-    """Read a cluster file; the cluster has TLS if it has an authority, its own or that of the file."""
+    """Read a cluster file; the cluster has TLS if it has an authority, its own or the file's."""
     from dora.cluster.ssh.authority import with_own_authority
     from dora.cluster.ssh.file import load_cluster
 
@@ -285,7 +287,7 @@ def status(file: str | None, style: str, client: Client) -> int:
     """Show the machines of the cluster, and whether its connections are encrypted.
 
     Without CLUSTER_FILE, the machines that the coordinator knows. With it, the exit status is 1 if one of
-    its machines is not connected. TLS is that of links to other machines.
+    its machines is not connected. TLS is about links to other machines.
     """
     found = None
     hosts: dict[str, str] = {}
@@ -476,20 +478,13 @@ def upgrade(file: str, wheel: str | None, force: bool, progress: str) -> None:
 @_file
 @click.argument("path", metavar="DATAFLOW_FILE", shell_complete=dataflow_files)
 @start_options
-@progress_option
 def start(
     file: str,
     path: str,
     name: str,
     attach: bool,
     detach: bool,
-    hot_reload: bool,
-    uv: bool,
-    allow_shell_nodes: bool,
-    trace: bool,
-    preload: bool | None,
-    env: dict[str, str],
-    exit_when_nodes_finish: bool | None,
+    options: FileRunOptions,
     progress: str,
 ) -> int:
     """Copy a dataflow to the machines that its nodes run on, and start it.
@@ -508,7 +503,7 @@ def start(
     found = _load(file)
     client = _client(found)
     machines = client.status().machines
-    dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, here=False)
+    dataflow = load_for_run(path, options, here=False)
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         click.echo(str(warning), err=True)
     copied = {node.id for node in dataflow.nodes if node.deploy.working_dir is None}
@@ -518,15 +513,7 @@ def start(
     with showing(progress_mode(progress), "copying", work) as say:
         dataflow, faults = with_copies(found, dataflow, place(dataflow, machines), say, work)
     _raise_if_any(faults, "not copied", len(found.machines))
-    spec = RunSpec(
-        name=name,
-        dataflow=msgspec.to_builtins(dataflow),
-        uv=uv,
-        hot_reload=hot_reload,
-        allow_shell_nodes=allow_shell_nodes,
-        trace=trace,
-        preload=preload,
-    )
+    spec = RunSpec.of(options, name=name, dataflow=msgspec.to_builtins(dataflow))
     return start_and_wait(client, spec, attach, progress)
 
 

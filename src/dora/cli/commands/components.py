@@ -15,7 +15,6 @@ from dora.cli.argument_values import MAX_SECONDS, InputFile, ParameterValue, par
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.coordinator import absolute_path, coordinator_options
 from dora.cli.main import configure_diagnostics
-from dora.cli.options import shell_nodes_option
 from dora.cluster.client import Client
 from dora.daemon.logs.diagnostics import VARIABLE
 from dora.errors import DoraError, cannot_write
@@ -160,7 +159,7 @@ def _print_dashboard(address: str) -> None:
 
 
 def _token_for(client: Client) -> Token:
-    """Return the token for a daemon; create that of the user if the coordinator runs on this machine."""
+    """Return the token for a daemon; create the user's if the coordinator runs on this machine."""
     from dora._paths import LOOPBACK
     from dora.transport.tokens import find_token, make_token
 
@@ -203,7 +202,7 @@ def _parse_ip_address(text: str) -> str:
 
 @click.command()
 @coordinator_options
-@shell_nodes_option
+@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @_log_file_option
 @click.option(

@@ -238,7 +238,7 @@ def _round_trip() -> Iterator[Finding]:
     import tempfile
     from pathlib import Path
 
-    from dora.api import run_to_end
+    from dora.api import run_file
     from dora.daemon.logs.display import Display
     from dora.daemon.options import LocalRunOptions
     from dora.daemon.report import failure_report
@@ -249,7 +249,7 @@ def _round_trip() -> Iterator[Finding]:
         begun = time.monotonic()
         try:
             options = LocalRunOptions(stop_after=_LONGEST_RUN)
-            outcome = run_to_end(f"{folder}/dataflow.yml", options, Display(), stream=io.StringIO())
+            outcome = run_file(f"{folder}/dataflow.yml", options, Display(), stream=io.StringIO())
         except DoraError as error:
             yield Finding("FAIL", f"a dataflow of two nodes cannot be run: {error}")
             return

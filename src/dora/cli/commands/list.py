@@ -34,8 +34,8 @@ def list_dataflows(
 ) -> None:
     """List the dataflows that run, and those that have ended.
 
-    Those of the coordinator, then those of `dora run` on this machine; the oldest first. CPU, in percent of
-    one core, and memory are those of all its processes.
+    The coordinator's come first, then dataflows of `dora run` on this machine, each the oldest first. CPU,
+    in percent of one core, and memory count all processes of a dataflow.
 
     It is no error that no coordinator runs on this machine, unless the command or the environment
     (DORA_COORDINATOR_ADDR, DORA_COORDINATOR_PORT) names one.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dora.observe.load import Load
     from dora.observe.snapshot import NodeSnapshot
     from dora.wire.daemon_protocol import Inspection, NodeView
-    from dora.wire.operations import Operation, OperationResult
+    from dora.wire.operations import OperationResult, TopologyOperation
 
 
 MEASURED_OVER = 0.3  # seconds
@@ -83,16 +83,14 @@ def node() -> None:
     """Inspect and change the nodes of running dataflows."""
 
 
-def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult, str]:
+def _apply(dataflow: str | None, operation: TopologyOperation) -> tuple[OperationResult, str]:
     """Change the dataflow that is meant; return the result and its UUID.
 
-    The daemon of a dataflow on this machine alone gets the operation directly, others get it from the
-    coordinator.
+    If it was started on a coordinator, the coordinator gets the operation.
     """
     from dora.cli.coordinator import coordinator_client
     from dora.cli.running import find_on_coordinator
     from dora.cli.select import NoRunningDataflow
-    from dora.observe.tap_session import inspect
 
     try:
         run = find_run(dataflow)
@@ -103,9 +101,8 @@ def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult,
     else:
         with run:
             dataflow_id = run.description.dataflow_id
-            there = inspect(run)
-            if there.machine:
-                result = coordinator_client(there.coordinator).ask(dataflow_id, operation)
+            if coordinator := run.description.coordinator:
+                result = coordinator_client(coordinator).ask(dataflow_id, operation)
             else:
                 result = _apply_locally(run, operation)
     for warning in result.warnings:
@@ -113,9 +110,8 @@ def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult,
     return result, dataflow_id
 
 
-def _apply_locally(run: DaemonClient, operation: Operation) -> OperationResult:
-    from dora.cli.coordinator import coordinator_client
-    from dora.daemon.apply_operation import NeedsCoordinator, apply_operation
+def _apply_locally(run: DaemonClient, operation: TopologyOperation) -> OperationResult:
+    from dora.daemon.apply_operation import apply_operation
     from dora.daemon.logs.formats import renderer
 
     render = renderer("compact")
@@ -123,16 +119,7 @@ def _apply_locally(run: DaemonClient, operation: Operation) -> OperationResult:
     def show(entry: LogEntry) -> None:
         click.echo(render(entry), err=True)
 
-    try:
-        return apply_operation(run, operation, os.environ, show)
-    except NeedsCoordinator:
-        description = run.description
-        if not description.coordinator:
-            raise
-        result: OperationResult = coordinator_client(description.coordinator).ask(
-            description.dataflow_id, operation
-        )
-        return result
+    return apply_operation(run, operation, os.environ, show)
 
 
 def _variables_in(text: str) -> dict[str, str]:
@@ -142,7 +129,7 @@ def _variables_in(text: str) -> dict[str, str]:
 
 
 def _read(file: str) -> str:
-    from dora.dataflow.parser.files import Unreadable, read_text
+    from dora.dataflow.yaml.files import Unreadable, read_text
 
     try:
         return read_text(file, file)
@@ -211,8 +198,8 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
 def connect(source: str, target: str, strict_types: bool, dataflow: str | None, **rules: Any) -> None:
     """Connect an output of a running node to a new input of another one.
 
-    The input starts with the next message that is sent, or with those that are latched. The options are
-    those of an input in a dataflow file.
+    The input starts with the next message that is sent, or with the latched ones. An input in a
+    dataflow file has the same options.
     """
     from dora.wire.operations import ConnectOperation
 

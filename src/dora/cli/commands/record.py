@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.argument_values import NAMES
-from dora.cli.command_run import CommandRun, given_options, run_options
+from dora.cli.command_run import CommandRun, command_run_options, given_options
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.completion import dataflow_files
 from dora.cli.dataflow_file import DEFAULT_FILE, chosen_file
-from dora.cli.options import DURATION, RunCommand
+from dora.cli.options import DURATION
 from dora.cli.reports import describe_saved, report_outcome, report_saved
+from dora.cli.run_options import RunCommand
 from dora.cli.run_reporter import reporter_for
 from dora.cli.running_options import running_dataflows
 from dora.cli.select import NoRunningDataflow, find_run
@@ -72,7 +73,7 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
     metavar="N",
     help="With FILE: messages per output that may wait for the recorder in shared memory [256].",
 )
-@run_options()
+@command_run_options()
 @ignored_option("--proxy", is_flag=True, why="recording a running dataflow needs no proxy")
 @refused_option(
     "--output-yaml", instead="recording adds no node to the dataflow; use `dora record FILE`", is_flag=True
@@ -122,12 +123,9 @@ def record(
                 raise
         _print(f"no dataflow is running, so this runs {DEFAULT_FILE}")
     path = chosen_file(path)
-    from dora.daemon.load_dataflow import check_one_machine, load_for_run
+    from dora.daemon.load_dataflow import load_for_run
 
-    dataflow_to_run = load_for_run(
-        path, command_run.env, exit_when_nodes_finish=command_run.exit_when_nodes_finish, uv=command_run.uv
-    )
-    check_one_machine(dataflow_to_run)
+    dataflow_to_run = load_for_run(path, command_run.options)
     return _record_run(dataflow_to_run, command_run, settings, queue_size or QUEUE_SIZE)
 
 

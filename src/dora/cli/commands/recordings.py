@@ -32,7 +32,7 @@ def info(recording: str, paths: bool, style: str) -> None:
     Shows topics with their types, counts and rates, the recorded dataflow, and whether anything is
     missing. A truncated file, for example after a crash, is read as far as possible.
     """
-    from dora.recording.info import facts, path_times
+    from dora.recording.mcap.info import facts, path_times
     from dora.recording.mcap.reader import Recording
 
     with Recording(recording) as opened:
@@ -145,7 +145,7 @@ def diff(
     truncated and the rest is equal.
     """
     from dora.recording.compare import Tolerance, compare
-    from dora.recording.info import cut
+    from dora.recording.mcap.info import cut
     from dora.recording.mcap.reader import Recording
 
     both = Tolerance(
@@ -245,11 +245,12 @@ def export(
     """Write a recording as Parquet files, or for Rerun.
 
     In Parquet, each row is a message: its time, its number, its metadata as JSON, the shape of a NumPy
-    array, its values as a list (bytes for uint8). In Rerun, messages look like those of the node
-    `dora-rerun`; without a declared form, a few numbers become curves, and texts become logs. A truncated
-    file is exported as far as it can be read; the exit status is 1 then, except with --allow-incomplete.
+    array, its values as a list (bytes for uint8). In Rerun, messages look as the node
+    `dora-rerun` shows them; without a declared form, a few numbers become curves, and texts become logs. A
+    truncated file is exported as far as it can be read; the exit status is 1 then, except with
+    --allow-incomplete.
     """
-    from dora.recording.info import cut
+    from dora.recording.mcap.info import cut
     from dora.recording.mcap.reader import Recording
 
     if not (parquet or rerun):

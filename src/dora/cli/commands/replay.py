@@ -15,10 +15,11 @@ import msgspec
 
 from dora._shared_folders import open_file
 from dora.cli.argument_values import NAMES, InputFile
-from dora.cli.command_run import CommandRun, run_options
+from dora.cli.command_run import CommandRun, command_run_options
 from dora.cli.completion import dataflow_files
 from dora.cli.options import DURATION, allow_incomplete_option
 from dora.cli.reports import report_outcome, report_saved, report_truncation
+from dora.cli.run_options import RunCommand
 from dora.cli.run_reporter import reporter_for
 from dora.errors import DataflowError, DoraError, cannot_write
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from dora.recording.replay.replay import Replay
 
 
-@click.command()
+@click.command(cls=RunCommand)
 @click.argument("recording", metavar="RECORDING", type=InputFile())
 @click.argument("path", metavar="[FILE]", required=False, shell_complete=dataflow_files)
 @click.option(
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
     help="Write the dataflow with its players to a file instead of running it.",
 )
 @allow_incomplete_option
-@run_options("exit_when_nodes_finish", "hot_reload")
+@command_run_options(exit_when_nodes_finish="the nodes of a replay finish when the recording has ended")
 def replay(
     recording: str,
     path: str | None,
@@ -109,7 +110,7 @@ def replay(
     has changed. A truncated recording is replayed as far as it can be read; the exit status is 1 then,
     except with --allow-incomplete.
     """
-    from dora.recording.info import trouble
+    from dora.recording.mcap.info import trouble
     from dora.recording.mcap.reader import Recording
     from dora.recording.replay.replay import Replay, ReplayRequest
 
@@ -135,9 +136,14 @@ def replay(
             step=step,
             patience=patience,
             recorded=output is not None,
-            env=command_run.env,
+            env=command_run.options.env,
         )
         prepared = Replay(opened, request)
+        if prepared.ordered and command_run.options.hot_reload:
+            raise click.UsageError(
+                "--hot-reload goes with --free or --loop; in recorded order, new code would lack the "
+                "events before it"
+            )
         if output_yaml:
             return _write_yaml(prepared, output_yaml, force)
         _print_roles(opened, prepared, free or loop)
@@ -230,7 +236,7 @@ def _prepare(prepared: Replay, folder: str) -> Dataflow:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    from dora.recording.process_folder import make_folder, remove_folder
+    from dora.recording.mcap.process_folder import make_folder, remove_folder
 
     folder = make_folder("replay")
     try:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from dora.cli.argument_values import ParameterValue
-from dora.cli.command_run import CommandRun, run_options
+from dora.cli.command_run import CommandRun, command_run_options
 from dora.cli.dataflow_file import dataflow_argument
-from dora.cli.options import RunCommand, all_of, debug_option, lock_of, lock_options
+from dora.cli.options import all_of, debug_option, lock_of, lock_options
+from dora.cli.run_options import RunCommand
 
 if TYPE_CHECKING:
     from dora.cluster.ssh.file import Machine
@@ -41,7 +42,7 @@ _over_ssh = all_of(
 @click.command(cls=RunCommand)
 @dataflow_argument
 @_over_ssh
-@run_options()
+@command_run_options()
 @debug_option
 @lock_options
 def run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,37 +11,24 @@ from dora.cli.attach import attach_to, following
 from dora.cli.coordinator import coordinator_options
 from dora.cli.dataflow_file import dataflow_argument
 from dora.cli.dataflow_here import choose_here, stopped
-from dora.cli.options import (
-    RunCommand,
-    all_of,
-    dataflow_options,
-    debug_option,
-    engine_option,
-    hot_reload_option,
-    preload_option,
-    shell_nodes_option,
-    strict_option,
-    trace_option,
-    uv_option,
-)
+from dora.cli.options import all_of, debug_option
 from dora.cli.progress_bar import progress_option
 from dora.cli.reports import failure_reason, report_end
+from dora.cli.run_options import RunCommand, run_options
 from dora.cli.run_reporter import RunReporter, reporter_for
 from dora.cli.running_options import dataflow_names
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView, RunSpec
+from dora.daemon.options import FileRunOptions
 from dora.errors import DoraError
 from dora.wire.operations import MAX_GRACE
-
-if TYPE_CHECKING:
-    from dora.wire.node_config import EngineName
 
 start_options = all_of(
     click.option(
         "-n",
         "--name",
         default="",
-        help="Name of the dataflow [that of its file, with a number if it is taken].",
+        help="Name of the dataflow [as its file, with a number if it is taken].",
     ),
     click.option(
         "--attach",
@@ -52,12 +38,8 @@ start_options = all_of(
     click.option(
         "--detach", is_flag=True, help="Return when it is running. The default without a terminal."
     ),
-    hot_reload_option,
-    uv_option,
-    shell_nodes_option,
-    trace_option,
-    preload_option,
-    dataflow_options,
+    run_options(FileRunOptions),
+    progress_option,
 )
 """The options that `dora start` and `dora cluster start` share."""
 
@@ -71,26 +53,15 @@ def wants_to_attach(attach: bool, detach: bool) -> bool:
 
 @click.command(cls=RunCommand)
 @dataflow_argument
-@engine_option
-@strict_option
 @debug_option
 @start_options
-@progress_option
 @coordinator_options
 def start(
     path: str,
     name: str,
     attach: bool,
     detach: bool,
-    hot_reload: bool,
-    uv: bool,
-    allow_shell_nodes: bool,
-    engine: EngineName | None,
-    strict: bool,
-    env: dict[str, str],
-    exit_when_nodes_finish: bool | None,
-    trace: bool,
-    preload: bool | None,
+    options: FileRunOptions,
     progress: str,
     client: Client,
 ) -> int:
@@ -102,26 +73,17 @@ def start(
     import msgspec
 
     from dora.daemon.load_dataflow import load_for_run
-    from dora.dataflow.parser.tree import is_utf8
+    from dora.dataflow.yaml.tree import is_utf8
 
     attach = wants_to_attach(attach, detach)
     client.status()  # before any work
-    dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, here=False)
+    dataflow = load_for_run(path, options, here=False)
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         click.echo(str(warning), err=True)
     if not is_utf8(dataflow.working_dir):
         raise DoraError("the path of the dataflow is not UTF-8, which the coordinator needs")
-    spec = RunSpec(
-        name=name,
-        dataflow=msgspec.to_builtins(dataflow),
-        interpreter=sys.executable,
-        uv=uv,
-        hot_reload=hot_reload,
-        allow_shell_nodes=allow_shell_nodes,
-        engine=engine,
-        strict=strict,
-        trace=trace,
-        preload=preload,
+    spec = RunSpec.of(
+        options, name=name, dataflow=msgspec.to_builtins(dataflow), interpreter=sys.executable
     )
     return start_and_wait(client, spec, attach, progress)
 

@@ -128,7 +128,7 @@ def observing(
     """Run a query on topics, in this process or on their machines; Ctrl-C ends it.
 
     ``make_query`` makes it of the names of topics. A process that observes for longer than 10 s lowers its
-    priority below that of the nodes, unless the query is ``brief``. At the end, standard error says what
+    priority below the nodes', unless the query is ``brief``. At the end, standard error says what
     was missed and whether the dataflow has ended. Raises `DoraError` if a query ended too early.
     """
     if running.run is not None and running.are_local(topic.node_id for topic in topics):
@@ -179,7 +179,7 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
     """Measure how often messages are sent.
 
     Of all outputs, if none is named. Prints a live table on a terminal, otherwise one table at the end,
-    with columns separated by tabs. Times are those of sending. Ctrl-C ends it.
+    with columns separated by tabs. It measures when messages are sent. Ctrl-C ends it.
     """
     from dora.cli.running import find_running
     from dora.observe.queries import RateQuery, Rates
@@ -300,7 +300,7 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
 
 
 def _read(path: str) -> str:
-    from dora.dataflow.parser.files import NotAFile, TooLarge, read_bytes
+    from dora.dataflow.yaml.files import NotAFile, TooLarge, read_bytes
 
     try:
         return read_bytes("/dev/stdin" if path == "-" else path).decode()

@@ -43,21 +43,18 @@ from dora.cluster.protocol import (
     Apply,
     Ask,
     DaemonRejected,
-    DataflowChanged,
     DescribeRun,
     DropRecords,
     Endpoints,
     GetMetrics,
     GetTemplates,
     GetUsage,
-    JoinCluster,
     LogBatch,
     MachineLost,
     MetricsResult,
     ObserverRefused,
     OpenObserver,
     ParametersSet,
-    Partition,
     PeerReport,
     Prepare,
     ReleasePartition,
@@ -212,8 +209,6 @@ class Agent:
         retained = retained_for(identity.machine, self._coordinator.name)
         self._outgoing.put_nowait(identity.hello(self._id, tuple(self._reports.values()), retained))
         for run in self._runs.values():
-            if run.redefined is not None:
-                self._outgoing.put_nowait(run.redefined)
             for parameters in run.parameters.values():
                 self._outgoing.put_nowait(parameters)
         self._logs.send_again()
@@ -262,13 +257,10 @@ class Agent:
                     run.command(message)
                     if isinstance(message, StopRun) and message.force:
                         asyncio.get_running_loop().call_later(FORCE_AFTER, run.kill)
-            case JoinCluster() | Ask() | Prepare() | Apply():
-                if isinstance(message, JoinCluster):
-                    partition = self._with_local_facts(message.partition)
-                    message = msgspec.structs.replace(message, partition=partition)
+            case Ask() | Prepare() | Apply():
                 if (run := self._runs.get(message.dataflow_id)) is None:
                     self._outgoing.put_nowait(Answered(message.ticket, Rejected(JUST_ENDED)))
-                elif isinstance(message, Ask) and isinstance(message.request, DaemonRequest):
+                elif isinstance(message, Ask):
                     self._in_background(self._ask(run, message.ticket, message.request))
                 else:
                     run.command(message)
@@ -368,9 +360,10 @@ class Agent:
         except OSError as error:
             self._report(RunReport(dataflow_id, "Failed", reason=f"{interpreter} cannot be run: {error}"))
             return
-        if start.partition is not None:
-            start = msgspec.structs.replace(start, partition=self._with_local_facts(start.partition))
-        start = msgspec.structs.replace(start, coordinator=self._coordinator.where)
+        partition = msgspec.structs.replace(
+            start.partition, interface=self._interface, tls=self._identity.tls
+        )
+        start = msgspec.structs.replace(start, partition=partition, coordinator=self._coordinator.where)
         run = self._runs[dataflow_id] = WorkerProcess(start, process, interpreter)
         run.command(start)
         self._clock_sync.tell(run)  # before the first message of another machine
@@ -379,16 +372,12 @@ class Agent:
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         self._in_background(self._watch(run))
 
-    def _with_local_facts(self, partition: Partition) -> Partition:
-        """Return a partition with the facts that only this daemon knows."""
-        return msgspec.structs.replace(partition, interface=self._interface, tls=self._identity.tls)
-
     def _retain(self, start: StartRun) -> None:
         """Write down which copies of folders a dataflow uses here; raises ``OSError``."""
         machine, spec = self._identity.machine, start.spec
         here = [node for node in spec.dataflow["nodes"] if spec.machines.get(node["id"]) == machine]
         named = [folder for node in here if (folder := (node.get("deploy") or {}).get("working_dir"))]
-        if named or start.partition is not None:
+        if named or start.partition.collect_logs or start.is_distributed:
             retain(start.dataflow_id, machine, self._coordinator.name, named)
 
     async def _release(self, dataflow_ids: list[str]) -> None:
@@ -404,15 +393,14 @@ class Agent:
                 if isinstance(message, LogBatch):
                     self._forward_logs(message)
                     continue
-                if isinstance(message, DataflowChanged):
-                    run.redefine(message)
-                elif isinstance(message, ParametersSet):
+                if isinstance(message, ParametersSet):
                     run.set_parameters(message)
-                if isinstance(message, (DataflowChanged, ParametersSet, Answered)):
+                if isinstance(message, (ParametersSet, Answered)):
                     if self._connection is not None:
                         self._outgoing.put_nowait(message)
                     continue
                 assert isinstance(message, RunReport)
+                run.follow(message)
                 if message.status in ACTIVE:
                     self._report(message)
                 else:

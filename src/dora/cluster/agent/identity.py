@@ -146,7 +146,7 @@ def _try(descriptor: int, kind: int) -> bool:
 
 def run_id(start: StartRun) -> str:
     """Return an id for this machine's part, as other daemons may be on the same machine; "": the usual."""
-    if start.partition is None or start.partition.machine == DEFAULT_MACHINE:
+    if start.partition.machine == DEFAULT_MACHINE:
         return ""
     from hashlib import sha256
 

@@ -1,10 +1,14 @@
-"""This machine's partition of a distributed dataflow: its port, the others' endpoints, their status."""
+"""This machine's partition of a dataflow, and of others: their endpoints, their status.
+
+As long as all nodes are on this machine there is nothing of others: no port, no gateway, no report on the
+status of nodes. They come with the first change that brings a node of another machine.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -37,7 +41,6 @@ class LocalPartition:
     """The partition in its worker. ``stopped`` returns whether the dataflow is to stop."""
 
     def __init__(self, start: StartRun, reports: Reports, stopped: Callable[[], bool]) -> None:
-        assert start.partition is not None
         self._start = start
         self._partition = start.partition
         self._reports = reports
@@ -46,6 +49,7 @@ class LocalPartition:
         self._endpoints: dict[str, str] | None = None  # of other machines, except lost ones
         self._fault = ""  # why the start cannot go on
         self._port = 0  # at which the gateway listens; 0: none is chosen yet
+        self._has_others = start.is_distributed  # there are, or were, other machines
         self.machine = start.partition.machine
         self.revision = start.spec.revision  # the last change that was applied
         self.generations = start.spec.generations
@@ -88,11 +92,13 @@ class LocalPartition:
     def _change_address(self, address: str) -> None:
         """Have the gateway listen at the present address of this machine, at another port."""
         self._partition = msgspec.structs.replace(self._partition, interface=address)
+        if not self._has_others:
+            return
         try:
             self._check_certificate()
             if self._port:
                 self._port = 0
-                self.choose_port()
+                self._choose_port()
         except DoraError as error:
             self._warn(f"this machine has got the address {address}: {error}")
         self._publish_endpoints()
@@ -101,7 +107,8 @@ class LocalPartition:
         """Inform the gateway, once there is a run."""
         if self._daemon is not None and self._endpoints is not None:
             remote = self.remote()
-            self._call(lambda daemon: daemon.set_remote(remote))
+            if remote is not None:
+                self._call(lambda daemon: daemon.set_remote(remote))
 
     def _warn(self, text: str) -> None:
         if (daemon := self._daemon) is not None:
@@ -143,25 +150,49 @@ class LocalPartition:
     def set_daemon(self, daemon: Daemon) -> None:
         """Set the daemon of this worker, and feed it the messages that came before."""
         with self._lock:
-            daemon.peers = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
             self._daemon = daemon
+            if self._has_others:
+                self._report_status(daemon)
             self._publish_endpoints()  # they may have changed since `join`
             self._set_clocks()
             for work in self._pending:
                 self._call(work)
 
+    def _report_status(self, daemon: Daemon) -> None:
+        """Report the status of the nodes here, from now on, to other machines."""
+        daemon.peers = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
+
     def join(self) -> Placement:
         """Choose a port, and wait until the other machines have chosen theirs; raises `DoraError`."""
         partition, machines = self._partition, self._start.spec.machines
-        self._check_certificate()
-        self.choose_port()
-        pause = threading.Event()
-        while self._endpoints is None:
-            if self._fault or self._stopped():
-                raise DoraError(self._fault or "it was stopped before its nodes were started")
-            pause.wait(_POLL_INTERVAL)
+        if self._has_others:
+            self._check_certificate()
+            self._choose_port()
+            pause = threading.Event()
+            while self._endpoints is None:
+                if self._fault or self._stopped():
+                    raise DoraError(self._fault or "it was stopped before its nodes were started")
+                pause.wait(_POLL_INTERVAL)
         with self._lock:
             return Placement(partition.machine, machines, self.generations, self.remote())
+
+    def meet(self, machines: Iterable[str]) -> None:
+        """Be ready for a change after which these machines have nodes; raises `DoraError`.
+
+        The first one with another machine brings a port and reports of status: a machine that joins begins
+        with the status of the others.
+        """
+
+        def begin(daemon: Daemon) -> None:
+            self._report_status(daemon)
+            daemon.feed(on.TimePassed())  # which reports it
+
+        with self._lock:
+            if not self._has_others and not {*machines} <= {self.machine}:
+                self._check_certificate()
+                self._choose_port()
+                self._has_others = True
+                self._call(begin)
 
     def _check_certificate(self) -> None:
         """Raise `DoraError` if the certificate cannot be used (any more)."""
@@ -171,7 +202,7 @@ class LocalPartition:
             interface = self._partition.interface
             check_machine_certificate(files, "" if interface in ALL_INTERFACES else interface)
 
-    def choose_port(self) -> None:
+    def _choose_port(self) -> None:
         """Choose the port of this machine, and report it; raises `DoraError`."""
         from dora.gateway.meeting import find_free_port
 
@@ -180,8 +211,10 @@ class LocalPartition:
                 self._port = find_free_port(self._partition.interface)
             self._reports.update(port=self._port)
 
-    def remote(self) -> RemoteConfig:
-        """Return the configuration of links to other machines; raises `DoraError`."""
+    def remote(self) -> RemoteConfig | None:
+        """Return the configuration of links to other machines, None without any; raises `DoraError`."""
+        if not self._has_others:
+            return None
         from dora.gateway.meeting import dscp_from_environment
 
         partition = self._partition
@@ -200,7 +233,7 @@ def with_local_folder(dataflow: Dataflow, start: StartRun) -> Dataflow:
     If this machine does not have the folder of the dataflow file, its nodes must name other folders, and
     logs go to the data folder.
     """
-    if start.partition is None or os.path.isdir(dataflow.working_dir):
+    if os.path.isdir(dataflow.working_dir):
         return dataflow
     for node in dataflow.nodes:
         if start.spec.machines.get(node.id) == start.partition.machine:
@@ -215,12 +248,3 @@ def check_folder(dataflow: Dataflow, node: NodeSpec, machine: str) -> None:
             f"machine `{machine}` has no folder {dataflow.home_of(node)}, in which node `{node.id}` is "
             "to run; copy it there, or name another one as `working_dir` in its `deploy`"
         )
-
-
-def only_local_nodes(dataflow: Dataflow, start: StartRun) -> Dataflow:
-    """Return a dataflow with only the nodes of this machine, for the build."""
-    if start.partition is None:
-        return dataflow
-    machines, machine = start.spec.machines, start.partition.machine
-    nodes = tuple(node for node in dataflow.nodes if machines.get(node.id) == machine)
-    return msgspec.structs.replace(dataflow, nodes=nodes)

@@ -17,37 +17,33 @@ import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 
-import msgspec
-
 from dora._paths import data_folder, state_folder
-from dora.cluster.agent.changes import ChangeRunner
+from dora.cluster.agent.changes import PartitionChanges
 from dora.cluster.agent.identity import run_id
 from dora.cluster.agent.limits import TimeLimit, become_realtime
-from dora.cluster.agent.partition import LocalPartition, only_local_nodes, with_local_folder
+from dora.cluster.agent.partition import LocalPartition, with_local_folder
 from dora.cluster.agent.worker_reports import LogForwarder, Reports
 from dora.cluster.coordinator.policy import BUILD_LIMIT, SPAWN_LIMIT
 from dora.cluster.protocol import (
     Apply,
-    Ask,
-    JoinCluster,
     Prepare,
     StartRun,
     StopRun,
     ToDaemon,
     decode_to_daemon,
 )
-from dora.daemon.build.build import build
+from dora.daemon.build.build import Built
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.diagnostics import VARIABLE, configure
 from dora.daemon.logs.entry import LogEntry, is_of_node, nodes_are_quiet
 from dora.daemon.logs.writer import LogFiles
-from dora.daemon.options import BuildOptions, LocalRunOptions
+from dora.daemon.options import LocalRunOptions
 from dora.daemon.report import first_cause
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
 from dora.errors import BuildError, DoraError, system_fault
-from dora.observe.telemetry.traced_run import run_observed
+from dora.observe.run import build_and_run
 from dora.wire.decoders import DecodeError, from_plain
 
 BUILD_GRACE = 4.0  # seconds that a build may take to end
@@ -140,33 +136,26 @@ class Worker:
     """Builds and runs one dataflow, and reports what becomes of it."""
 
     def __init__(self, start: StartRun, commands: _Commands, reports: Reports) -> None:
-        partition = start.partition
         self._start = start
         self._commands = commands
         self._reports = reports
+        self._is_built = False
         self._all_run = threading.Event()  # all nodes were ready
         self._nodes_are_quiet = nodes_are_quiet()
-        collects_logs = partition is not None and partition.collect_logs
-        self._forwarder = LogForwarder(reports) if collects_logs else None
-        self._partition: LocalPartition | None = None
-        if partition is not None and len({partition.machine, *start.spec.machines.values()}) > 1:
-            self._partition = LocalPartition(start, reports, lambda: commands.stopped)
-        self._changes = ChangeRunner(start, reports, self._log_build, self._partition)
+        self._forwarder = LogForwarder(reports) if start.partition.collect_logs else None
+        self._partition = LocalPartition(start, reports, lambda: commands.stopped)
+        self._changes = PartitionChanges(self._partition, reports, self._log_build)
 
     def run(self) -> None:
         """Build and run the dataflow to its end; errors are reported, not raised."""
         self._commands.on_other = self._handle
         self._commands.listen()
-        building = self._limit(self._start.limits.build, "the build", BUILD_LIMIT)
+        building = self._building = self._limit(self._start.limits.build, "the build", BUILD_LIMIT)
         try:
             dataflow = with_local_folder(from_plain(self._start.spec.dataflow, Dataflow), self._start)
             self._log_directory = f"{self._out(dataflow)}/out/{self._start.dataflow_id}"
             self._log_files = LogFiles(self._log_directory, {node.id: node.log for node in dataflow.nodes})
-            dataflow = self._build(dataflow)
-            building.met()
-            if building.late:
-                raise BuildError("it took too long")
-            result = self._run(dataflow)
+            result = self._build_and_run(dataflow)
             self._changes.drain()
             self._close_forwarder()
             early = result.ok and result.stopped and not self._all_run.is_set()
@@ -186,13 +175,12 @@ class Worker:
                 reason = system_fault(error) if isinstance(error, OSError) else str(error)
                 self._reports.update(status="Failed", reason=reason)
         finally:
-            if self._partition is not None and not self._commands.may_return:
+            if self._start.is_distributed and not self._commands.may_return:
                 self._remove_state()
             self._commands.done.set()
 
     @property
     def _state_folder(self) -> str:
-        assert self._partition is not None
         return state_folder(self._start.dataflow_id, self._partition.machine)
 
     def _remove_state(self) -> None:
@@ -205,40 +193,47 @@ class Worker:
 
     def _out(self, dataflow: Dataflow) -> str:
         """Return the folder below which log files are written."""
-        partition = self._start.partition
-        own_folder = partition is not None and partition.own_log_folder
-        return data_folder() if own_folder else dataflow.working_dir
+        return data_folder() if self._start.partition.own_log_folder else dataflow.working_dir
 
-    def _build(self, dataflow: Dataflow) -> Dataflow:
-        """Build the nodes of this machine; return the dataflow to run."""
-        local_nodes = only_local_nodes(dataflow, self._start)
-        options = BuildOptions(uv=self._start.spec.uv)
-        try:
-            built = build(local_nodes, self._log_build, options, session=self._partition is None).dataflow
-        except DoraError as error:
-            self._log_build(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
-            raise
-        finally:
-            self._log_files.close()
-        nodes = {node.id: node for node in built.nodes}
-        return msgspec.structs.replace(
-            dataflow, nodes=tuple(nodes.get(node.id, node) for node in dataflow.nodes)
-        )
-
-    def _run(self, dataflow: Dataflow) -> DataflowResult:
+    def _build_and_run(self, dataflow: Dataflow) -> DataflowResult:
         start = self._start
         options = LocalRunOptions.of(
             start.spec,
             name=start.spec.name,
             coordinator=start.coordinator,
             log_directory=self._log_directory,
-            join=None if self._partition is None else self._partition.join,
+            join=self._partition.join,
             run_id=run_id(start),
-            state_directory="" if self._partition is None else self._state_folder,
+            state_directory=self._state_folder if start.is_distributed else "",
             revision=start.spec.revision,
-            former=None if start.partition is None else start.partition.former,
+            former=start.partition.former,
         )
-        return run_observed(dataflow, options, self._log, start.dataflow_id, self._set_daemon)
+        here = start.partition.machine
+        nodes = {node for node, machine in start.spec.machines.items() if machine == here}
+        try:
+            return build_and_run(
+                dataflow,
+                options,
+                self._log,
+                start.dataflow_id,
+                nodes=nodes,
+                session=not start.is_distributed,
+                on_built=self._on_built,
+                on_daemon=self._set_daemon,
+            )
+        except DoraError as error:
+            if not self._is_built:
+                self._log_build(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
+            raise
+        finally:
+            self._log_files.close()
+
+    def _on_built(self, _built: Built) -> None:
+        self._is_built = True
+        self._log_files.close()  # the daemon opens them
+        self._building.met()
+        if self._building.late:
+            raise BuildError("it took too long")
 
     def _set_daemon(self, daemon: Daemon) -> None:
         daemon.on_running = self._on_running
@@ -247,8 +242,7 @@ class Worker:
         )
         daemon.on_parameters = self._reports.parameters_set
         self._changes.set_daemon(daemon)
-        if self._partition is not None:
-            self._partition.set_daemon(daemon)
+        self._partition.set_daemon(daemon)
         self._commands.set_daemon(daemon)
         spawning = self._limit(self._start.limits.spawn, "the start of the nodes", SPAWN_LIMIT)
         daemon.loop.call_threadsafe(spawning.met)  # once all of them have been started
@@ -259,10 +253,10 @@ class Worker:
 
     def _handle(self, message: ToDaemon) -> None:
         """Handle a message of the coordinator, in the thread of the commands."""
-        if isinstance(message, (JoinCluster, Ask, Prepare, Apply)):
+        if isinstance(message, (Prepare, Apply)):
             self._changes.start(message)
-        elif self._changes.local_partition is not None:
-            self._changes.local_partition.handle(message)
+        else:
+            self._partition.handle(message)
 
     def _limit(self, seconds: float, what: str, variable: str) -> TimeLimit:
         def fail() -> None:
@@ -280,7 +274,10 @@ class Worker:
             self._forwarder.put(entry)
 
     def _log(self, entry: LogEntry) -> None:
-        """Forward an entry of the run, which the daemon writes to the log files."""
+        """Take an entry of the build, or of the run, which the daemon writes to the log files."""
+        if not self._is_built:
+            self._log_build(entry)
+            return
         if self._forwarder is not None and not (self._nodes_are_quiet and is_of_node(entry)):
             self._forwarder.put(entry)
         # The nodes' entries are in their files. Those about the whole run may report that these fail.
@@ -316,8 +313,7 @@ def main(options: Container[str]) -> None:
         become_realtime()  # the daemon has logged what is not permitted
     # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    secret = start.partition.secret if start.partition is not None else ""
-    reports = Reports(pipe, start.dataflow_id, revision=start.spec.revision, secret=secret)
+    reports = Reports(pipe, start.dataflow_id, revision=start.spec.revision, secret=start.partition.secret)
     Worker(start, commands, reports).run()
 
 

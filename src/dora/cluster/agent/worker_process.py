@@ -8,9 +8,10 @@ from dora._ownership import connect_own
 from dora.cluster.agent.identity import run_id, socket_of
 from dora.cluster.protocol import (
     JUST_ENDED,
-    DataflowChanged,
+    Apply,
     MachineLost,
     ParametersSet,
+    RunReport,
     StartRun,
     ToDaemon,
     encode,
@@ -19,6 +20,7 @@ from dora.errors import DoraError
 from dora.wire.daemon_protocol import Answer, DataflowEnded, Rejected, Request, decode_answer
 from dora.wire.decoders import DecodeError
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
+from dora.wire.operations import ProposedChange
 
 
 class WorkerProcess:
@@ -30,16 +32,18 @@ class WorkerProcess:
         self.run_id = run_id(start) or start.dataflow_id
         self.interpreter = interpreter
         self.spec = start.spec
-        self.redefined: DataflowChanged | None = None  # the last change, None if there was none
-        self.parameters: dict[str, ParametersSet] = {}  # node → parameters set since the last change
+        self.parameters: dict[str, ParametersSet] = {}  # node → parameters set since the start
         self.process = process
+        self._change: ProposedChange | None = None  # the last one that the worker was sent
 
-    def redefine(self, message: DataflowChanged) -> None:
-        """Follow a changed dataflow. On one machine the message contains the present parameters."""
-        nodes = {node["id"] for node in message.dataflow["nodes"]} if message.revision else set()
+    def follow(self, report: RunReport) -> None:
+        """Change the spec if the worker reports that it has applied the change that it was sent."""
+        change = self._change
+        if change is None or not report.revision == change.revision > self.spec.revision:
+            return
+        self.spec = self.spec.after(change)
+        nodes = {node["id"] for node in change.dataflow["nodes"]}
         self.parameters = {key: value for key, value in self.parameters.items() if key in nodes}
-        self.redefined = message
-        self.spec = self.spec.after(message)
         for values in self.parameters.values():
             self.set_parameters(values)
 
@@ -48,6 +52,8 @@ class WorkerProcess:
         self.spec = self.spec.with_parameters(message.node, message.parameters)
 
     def command(self, message: ToDaemon) -> None:
+        if isinstance(message, Apply):
+            self._change = message.proposal
         assert self.process.stdin is not None
         if not self.process.stdin.is_closing():
             self.process.stdin.write(encode(message) + b"\n")

@@ -12,7 +12,6 @@ import msgspec
 
 from dora.cluster.protocol import (
     Answered,
-    DataflowChanged,
     LogBatch,
     ParametersSet,
     RunReport,
@@ -20,9 +19,7 @@ from dora.cluster.protocol import (
     encode,
 )
 from dora.daemon.logs.entry import LogEntry
-from dora.dataflow.model import Dataflow
 from dora.wire.daemon_protocol import Answer
-from dora.wire.operations import ProposedChange
 
 _EVERY: Final = 0.05  # seconds between two batches of log entries
 _BATCH: Final = 500  # entries
@@ -50,30 +47,10 @@ class Reports:
         with self._lock:
             self._write(LogBatch(self._report.dataflow_id, entries))
 
-    def dataflow_changed(self, dataflow: Dataflow) -> None:
-        """Report a changed dataflow."""
-        with self._lock:
-            self._write(DataflowChanged(self._report.dataflow_id, dataflow))
-
     def parameters_set(self, node_id: str, parameters: dict[str, Any]) -> None:
         """Report the changed parameters of a node."""
         with self._lock:
             self._write(ParametersSet(self._report.dataflow_id, node_id, parameters))
-
-    def change_applied(self, proposal: ProposedChange) -> None:
-        """Report that this partition has applied a change."""
-        redefined = DataflowChanged(
-            self._report.dataflow_id,
-            proposal.dataflow,
-            proposal.machines,
-            proposal.revision,
-            proposal.generations,
-        )
-        with self._lock:
-            if proposal.revision > self._report.revision:
-                self._report = msgspec.structs.replace(self._report, revision=proposal.revision)
-                self._write(redefined)
-                self._write(self._report)
 
     def answered(self, ticket: int, answer: Answer) -> None:
         """Answer a message of the coordinator."""

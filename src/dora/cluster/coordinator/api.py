@@ -27,10 +27,9 @@ from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.metrics import RequestCounter
 from dora.cluster.coordinator.openapi import document
 from dora.cluster.coordinator.placement import is_loopback
-from dora.cluster.coordinator.policy import Refusal
-from dora.cluster.coordinator.relay import shortened
 from dora.cluster.http.auth import AuthMiddleware, Keys, failure
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
+from dora.cluster.http.relay import shortened
 from dora.cluster.message_log import log_message
 from dora.cluster.protocol import (
     CLOSE_WITH_REASON,
@@ -49,6 +48,7 @@ from dora.cluster.protocol import (
     hello_fault,
     version_fault,
 )
+from dora.cluster.refusal import Refusal
 from dora.transport import proof
 from dora.wire.daemon_protocol import DataflowRequest
 

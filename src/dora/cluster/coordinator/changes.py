@@ -1,21 +1,20 @@
-"""Changes of running dataflows: on one machine its daemon commits them, on several the coordinator does.
+"""Changes of running dataflows, on one machine or on several, which the coordinator commits.
 
-When a dataflow on one machine gets a node on another one, the coordinator takes over (leader handover).
+A change has three steps, and a dataflow has one change at a time:
 
-On several machines a change has three steps, and a dataflow has one change at a time:
-
-1. *Prepare*: each machine checks whether its partition can change, builds the new programs and chooses
-   ports. If a machine refuses or is not connected, nothing has changed, and the answer names it.
+1. *Prepare*: each machine checks whether its partition can change, and builds the new program. If a machine
+   refuses or is not connected, nothing has changed, and the answer names it.
 2. *Commit*: the coordinator writes the new dataflow into the record, which is the truth from then on.
-3. *Apply*: each machine makes the change. A machine that is cut off makes it when it is back (`Fleet`), and
-   the answer says so. If an added node does not start, a further change removes it again.
+3. *Apply*: the machine of the node concerned makes the change, then the others do. So a node that leaves
+   has ended before its receivers lose it, and they know how much it has sent. A machine that is cut off
+   makes the change when it is back (`Fleet`), and the answer says so.
 
-The machine of a removed node stops it after step 1. The machine of a replaced node replaces it before
-step 2; if that fails, nothing has changed.
+If a machine cannot make a committed change, because a program does not start or an input cannot be made, a
+further change undoes it: the dataflow as it was before.
 
-A machine that gets its first node *joins* before step 1: it starts a partition of the present dataflow
-without nodes, and the other machines report that they have started. The commit makes it a member; if the
-change fails, it leaves again. The `Fleet` releases a machine whose last node was removed.
+A machine that gets its first node *joins* once the others have prepared, and prepares then: it starts a
+partition of the present dataflow without nodes. The commit makes it a member; if the change fails, it
+leaves again. The `Fleet` releases a machine whose last node was removed.
 """
 
 from __future__ import annotations
@@ -33,32 +32,25 @@ from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.fleet import Fleet
 from dora.cluster.coordinator.placement import check_files, place_one, text_between
-from dora.cluster.coordinator.policy import Refusal, dataflow_of
+from dora.cluster.coordinator.policy import dataflow_of
 from dora.cluster.coordinator.requests import MachineGone, Requests
 from dora.cluster.coordinator.store import Store
-from dora.cluster.protocol import (
-    DEFAULT_MACHINE,
-    DataflowChanged,
-    DataflowView,
-    JoinCluster,
-    MachineView,
-    Prepare,
-    RunSpec,
-)
-from dora.dataflow.edit import TopologyOperation, make_change, proposal_of, with_node
+from dora.cluster.protocol import MachineView, Prepare, RunSpec
+from dora.cluster.refusal import Refusal
+from dora.dataflow.edit import make_change, proposal_of
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError, Problem
-from dora.wire.daemon_protocol import RetireNode, SentCounts
+from dora.wire.daemon_protocol import NodeRemoved, SentCounts
 from dora.wire.operations import (
     AddOperation,
-    ConnectOperation,
-    DisconnectOperation,
-    Operation,
     OperationResult,
     ProposedChange,
     RemoveOperation,
     ReplaceOperation,
+    TopologyOperation,
 )
+
+Sent = dict[str, dict[str, int]]  # node → output → messages that it has sent
 
 # The plan of a change, from the record alone. Pure.
 
@@ -146,8 +138,8 @@ def generations_after(
     return found
 
 
-def with_current_parameters(spec: RunSpec, proposal: ProposedChange) -> Any:
-    """Return the dataflow of a proposal with the present parameters of its nodes.
+def with_current_parameters(spec: RunSpec, proposal: ProposedChange) -> ProposedChange:
+    """Return a proposal with the present parameters of its nodes.
 
     Parameters may have been set since the plan was made. A replaced node gets those of its YAML, if any.
     """
@@ -158,16 +150,24 @@ def with_current_parameters(spec: RunSpec, proposal: ProposedChange) -> Any:
         known = spec.parameters_of(node["id"])
         return node if known is None else {**node, "parameters": known}
 
-    return {**proposal.dataflow, "nodes": [present(node) for node in proposal.dataflow["nodes"]]}
+    nodes = [present(node) for node in proposal.dataflow["nodes"]]
+    return msgspec.structs.replace(proposal, dataflow={**proposal.dataflow, "nodes": nodes})
 
 
-def inverse_of(
-    operation: AddOperation | ConnectOperation, node_id: str
-) -> RemoveOperation | DisconnectOperation:
-    """Return the operation that undoes another one."""
-    if isinstance(operation, AddOperation):
-        return RemoveOperation(node_id)
-    return DisconnectOperation(operation.source, operation.target)
+def undo_of(before: RunSpec, change: ProposedChange) -> ProposedChange:
+    """Return the change that undoes another one: the dataflow as it was ``before``.
+
+    A machine that has replaced a program replaces it again; one that could not goes on with the former one.
+    """
+    return ProposedChange(
+        revision=change.revision + 1,
+        dataflow=before.dataflow,
+        machines=before.machines,
+        generations=before.generations,
+        added=change.removed,
+        removed=change.added,
+        replaced=change.replaced,
+    )
 
 
 JOIN_TIMEOUT = 60.0  # seconds in which a machine must join, or end a former partition
@@ -196,53 +196,13 @@ class Changes:
         self._changed = changed
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def apply(self, view: DataflowView, operation: TopologyOperation) -> OperationResult:
+    async def apply(self, dataflow_id: str, operation: TopologyOperation) -> OperationResult:
         """Carry out an operation on a dataflow, and return once it is done; raises `Refusal`."""
-        machine = next(iter(view.machines), DEFAULT_MACHINE)
-        if not (
-            self._fleet.is_distributed(view.uuid) or self._needs_other_machine(view, operation, machine)
-        ):
-            try:
-                result: OperationResult = await self._requests.ask(view.uuid, machine, operation)
-            except Refusal as refusal:
-                if refusal.status != 409 or not self._fleet.is_distributed(view.uuid):
-                    raise
-                # The coordinator has taken over meanwhile.
-            else:
-                return result
-        lock = self._locks.setdefault(view.uuid, asyncio.Lock())
+        lock = self._locks.setdefault(dataflow_id, asyncio.Lock())
         async with lock:
-            if not self._fleet.is_distributed(view.uuid):
-                await self._join_cluster(view.uuid, machine)
-            return await self._change_distributed(view, operation)
+            return await self._change(dataflow_id, operation)
 
-    def _needs_other_machine(self, view: DataflowView, operation: TopologyOperation, machine: str) -> bool:
-        """Return whether an operation adds a node on another machine than this one; raises `Refusal`."""
-        if not isinstance(operation, AddOperation):
-            return False
-        running = dataflow_of(self._store.spec(view.uuid))
-        try:
-            change = with_node(running, operation, os.environ)
-        except DoraError:
-            return False  # its machine gives the reason
-        node = change.dataflow.node(change.node_id)
-        if node.deploy.machine is None and not node.deploy.labels:
-            return False
-        return place_one(node, self._fleet.views()) != machine
-
-    async def _join_cluster(self, dataflow_id: str, machine: str) -> None:
-        """Take over the changes of a dataflow on one machine; raises `Refusal`."""
-        partition = self._fleet.partition_for(dataflow_id, machine)
-        await self._requests.send(
-            dataflow_id, machine, lambda ticket: JoinCluster(dataflow_id, ticket, partition)
-        )
-
-    # ----------------------------------------------------------------------- several machines
-
-    async def _change_distributed(
-        self, view: DataflowView, operation: TopologyOperation
-    ) -> OperationResult:
-        dataflow_id = view.uuid
+    async def _change(self, dataflow_id: str, operation: TopologyOperation) -> OperationResult:
         now, run = self._store.find(dataflow_id), self._fleet.run(dataflow_id)
         if now is None or run is None:
             raise Refusal(409, "the dataflow has ended meanwhile")
@@ -252,15 +212,16 @@ class Changes:
         machines = run.members()
         for machine in machines:
             self._requests.connection(machine)
-        if plan.machine in machines:
-            return await self._make_change(dataflow_id, machines, operation, plan)
-        if run.has_lost(plan.machine):
-            if not isinstance(operation, RemoveOperation):
-                raise Refusal(409, _lost_text(self._store.spec(dataflow_id), plan.machine))
-            return await self._make_change(dataflow_id, machines, operation, plan)
+        has_lost = run.has_lost(plan.machine)
+        if has_lost and not isinstance(operation, RemoveOperation):
+            raise Refusal(409, _lost_text(self._store.spec(dataflow_id), plan.machine))
+        sent = await self._prepare(dataflow_id, machines, plan.proposal)
+        if has_lost or plan.machine in machines:
+            return await self._make_change(dataflow_id, machines, plan, sent)
         try:
             await self._join(run, machines, plan.machine)
-            return await self._make_change(dataflow_id, [*machines, plan.machine], operation, plan)
+            sent |= await self._prepare(dataflow_id, [plan.machine], plan.proposal)
+            return await self._make_change(dataflow_id, [*machines, plan.machine], plan, sent)
         finally:
             self._fleet.cancel_joining(dataflow_id, plan.machine)
 
@@ -305,35 +266,22 @@ class Changes:
             )
 
     async def _make_change(
-        self, dataflow_id: str, machines: Sequence[str], operation: TopologyOperation, plan: PlannedChange
+        self, dataflow_id: str, machines: Sequence[str], plan: PlannedChange, sent: Sent
     ) -> OperationResult:
-        """Prepare, commit and apply a change on these machines, members and joining ones."""
-        sent = await self._prepare(dataflow_id, machines, plan.proposal)
-        was_running = True
-        if isinstance(operation, RemoveOperation) and plan.machine not in machines:
-            was_running = False  # the node was lost with its machine
-        elif isinstance(operation, RemoveOperation):
-            retire = RetireNode(operation.node, operation.grace)
-            retired: OperationResult = await self._requests.ask(dataflow_id, plan.machine, retire)
-            was_running = retired.was_running
-            sent = await self._recount(dataflow_id, plan, sent)
-        elif plan.proposal.replaced:
-            await self._apply(dataflow_id, plan.machine, plan.proposal, sent)
+        """Commit and apply a change on these machines, members and joining ones, which have prepared."""
+        before = self._store.spec(dataflow_id)
+        self._commit(dataflow_id, with_current_parameters(before, plan.proposal))
         try:
-            self._commit_proposal(dataflow_id, plan.proposal)
-        except Refusal as refusal:
-            raise Refusal(refusal.status, f"{refusal}{_half_done(operation, plan)}") from None
-        if (fault := await self._apply_on_all(dataflow_id, machines, plan.proposal, sent)) is not None:
-            if isinstance(operation, (AddOperation, ConnectOperation)) and not isinstance(
-                fault, MachineGone
-            ):
-                fault = await self._revert(dataflow_id, machines, operation, plan, fault)
-            raise fault
+            was_running = await self._apply_on_all(dataflow_id, machines, plan, sent)
+        except MachineGone as cut:
+            raise MachineGone(
+                503, f"{cut}: the change is recorded, and that machine makes it when it is back"
+            ) from None
+        except Refusal as fault:
+            raise await self._undo(dataflow_id, machines, before, plan.proposal, fault) from None
         return OperationResult(plan.node, was_running, plan.warnings)
 
-    async def _prepare(
-        self, dataflow_id: str, machines: Iterable[str], proposal: ProposedChange
-    ) -> dict[str, dict[str, int]]:
+    async def _prepare(self, dataflow_id: str, machines: Iterable[str], proposal: ProposedChange) -> Sent:
         """Prepare all machines; return how much their nodes have sent. Raises `Refusal`."""
 
         def prepare(machine: str) -> Awaitable[SentCounts]:
@@ -343,114 +291,78 @@ class Changes:
 
         answers = await asyncio.gather(*map(prepare, machines), return_exceptions=True)
         _raise_first(answers)
-        sent: dict[str, dict[str, int]] = {}
+        sent: Sent = {}
         for answer in answers:
             assert isinstance(answer, SentCounts)
             sent |= answer.counts
         return sent
 
-    async def _recount(
-        self, dataflow_id: str, plan: PlannedChange, sent: dict[str, dict[str, int]]
-    ) -> dict[str, dict[str, int]]:
-        """Return the counts of `_prepare` again after a node has ended: all that it sent has to arrive."""
-        try:
-            return sent | await self._prepare(dataflow_id, [plan.machine], plan.proposal)
-        except Refusal as refusal:
-            log.warning(
-                "dataflow %s: the number of messages that `%s` has sent is unknown: %s",
-                dataflow_id,
-                plan.node,
-                refusal,
-            )
-            return sent
+    def _commit(self, dataflow_id: str, proposal: ProposedChange) -> None:
+        """Write a change into the record; raises `Refusal`, and nothing has changed."""
+        daemons = self._fleet.daemons_after(dataflow_id, proposal)
+        self._store.redefine(dataflow_id, proposal, daemons)
+        self._fleet.apply_record(dataflow_id, proposal, daemons)
+        self._on_commit(dataflow_id)
 
-    def _commit_proposal(self, dataflow_id: str, proposal: ProposedChange) -> None:
-        """Write the dataflow of a proposal into the record; raises `Refusal`."""
-        self.commit(
-            DataflowChanged(
-                dataflow_id,
-                with_current_parameters(self._store.spec(dataflow_id), proposal),
-                proposal.machines,
-                proposal.revision,
-                proposal.generations,
-            )
-        )
+    def adopt(self, dataflow_id: str, spec: RunSpec) -> None:
+        """Commit the dataflow of a machine that is ahead of the record; raises `Refusal`.
 
-    def commit(self, message: DataflowChanged) -> bool:
-        """Write a changed dataflow into its record; return whether that is new. Raises `Refusal`."""
-        view = self._store.find(message.dataflow_id)
-        if view is None:
-            return False
-        if (message.revision or len(view.machines) > 1) and (
-            message.revision <= self._store.spec(view.uuid).revision
-        ):
-            return False
-        daemons = self._fleet.daemons_after(message)
-        self._store.redefine(message, daemons)
-        self._fleet.apply_record(message, daemons)
-        self._on_commit(message.dataflow_id)
-        return True
-
-    def on_dataflow_changed(self, message: DataflowChanged) -> None:
-        """Commit a dataflow as a daemon reports it; raises `Refusal`.
-
-        On several machines the report is new only if the coordinator was killed while a node was replaced.
-        Then the other machines have to apply it too.
+        The record has lost its last changes if the machine of the coordinator has lost its power.
         """
-        lock = self._locks.get(message.dataflow_id)
-        if self.commit(message) and message.revision and not (lock is not None and lock.locked()):
-            self._fleet.catch_up_all(message.dataflow_id)
+        if spec.revision > self._store.spec(dataflow_id).revision:
+            self._commit(dataflow_id, spec.last_change())
+            self._fleet.catch_up_all(dataflow_id)
 
     async def _apply_on_all(
-        self,
-        dataflow_id: str,
-        machines: Iterable[str],
-        proposal: ProposedChange,
-        sent: dict[str, dict[str, int]],
-    ) -> Refusal | None:
-        """Apply a committed change on all machines; return what went wrong."""
+        self, dataflow_id: str, machines: Sequence[str], plan: PlannedChange, sent: Sent
+    ) -> bool:
+        """Apply a committed change, first on the machine of its node; return whether it had a process.
 
-        answers = await asyncio.gather(
-            *(self._apply(dataflow_id, machine, proposal, sent) for machine in machines),
-            return_exceptions=True,
-        )
-        try:
-            _raise_first(answers)
-        except MachineGone as cut:
-            return MachineGone(
-                503, f"{cut}: the change is recorded, and that machine makes it when it is back"
-            )
-        except Refusal as refusal:
-            return refusal
-        return None
+        Raises `Refusal`; `MachineGone` if nothing else has gone wrong.
+        """
+        first = [machine for machine in machines if machine == plan.machine]
+        was_running = bool(first)  # else the node was lost with its machine
+        answers = await self._apply(dataflow_id, first, plan.proposal, sent)
+        for answer in answers:
+            if isinstance(answer, NodeRemoved):
+                was_running, sent = answer.was_running, sent | {plan.node: answer.sent}
+            elif isinstance(answer, Refusal) and not isinstance(answer, MachineGone):
+                raise answer
+        others = [machine for machine in machines if machine != plan.machine]
+        _raise_first([*answers, *await self._apply(dataflow_id, others, plan.proposal, sent)])
+        return was_running
 
     async def _apply(
-        self, dataflow_id: str, machine: str, proposal: ProposedChange, sent: dict[str, dict[str, int]]
-    ) -> None:
-        await self._requests.send(
-            dataflow_id,
-            machine,
-            lambda ticket: self._fleet.apply_message(dataflow_id, machine, ticket, proposal, sent),
-        )
+        self, dataflow_id: str, machines: Iterable[str], proposal: ProposedChange, sent: Sent
+    ) -> list[object]:
+        """Apply a committed change on these machines at once; return their answers, and what went wrong."""
 
-    async def _revert(
+        def apply(machine: str) -> Awaitable[object]:
+            return self._requests.send(
+                dataflow_id,
+                machine,
+                lambda ticket: self._fleet.apply_message(dataflow_id, machine, ticket, proposal, sent),
+            )
+
+        return await asyncio.gather(*map(apply, machines), return_exceptions=True)
+
+    async def _undo(
         self,
         dataflow_id: str,
         machines: Sequence[str],
-        operation: AddOperation | ConnectOperation,
-        plan: PlannedChange,
+        before: RunSpec,
+        change: ProposedChange,
         fault: Refusal,
     ) -> Refusal:
         """Undo a change that a machine could not apply; return the refusal to answer with."""
         try:
-            back = plan_change(
-                self._store.spec(dataflow_id), inverse_of(operation, plan.node), self._fleet.views(), {}
-            )
-            self._commit_proposal(dataflow_id, back.proposal)
+            undo = with_current_parameters(self._store.spec(dataflow_id), undo_of(before, change))
+            self._commit(dataflow_id, undo)
         except Refusal as refusal:
             return Refusal(fault.status, f"{fault}; it could not be undone: {refusal}")
-        if (again := await self._apply_on_all(dataflow_id, machines, back.proposal, {})) is not None:
-            log.warning("dataflow %s: a change that failed is being undone: %s", dataflow_id, again)
+        for answer in await self._apply(dataflow_id, machines, undo, {}):
+            if isinstance(answer, BaseException):
+                log.warning("dataflow %s: a change that failed is being undone: %s", dataflow_id, answer)
         return fault
 
 
@@ -468,12 +380,3 @@ def _lost_text(spec: RunSpec, machine: str) -> str:
         f"machine `{machine}` is lost to the dataflow, with the nodes that it had; take these out "
         f"({commands}), and it can get others"
     )
-
-
-def _half_done(operation: Operation, plan: PlannedChange) -> str:
-    """Return what was done before the commit failed, for the message."""
-    if isinstance(operation, RemoveOperation):
-        return f"; node `{plan.node}` has been stopped, and is still in the dataflow"
-    if plan.proposal.replaced:
-        return f"; node `{plan.node}` has been replaced on its machine"
-    return ""

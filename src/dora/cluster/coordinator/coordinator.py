@@ -33,9 +33,7 @@ from dora.cluster.coordinator.metrics import (
 )
 from dora.cluster.coordinator.placement import check_files, place
 from dora.cluster.coordinator.policy import (
-    Refusal,
     check_name,
-    check_request,
     dataflow_of,
     file_of,
     find,
@@ -43,16 +41,15 @@ from dora.cluster.coordinator.policy import (
     free_name,
     listed,
 )
-from dora.cluster.coordinator.relay import Relay, RelayedSession
 from dora.cluster.coordinator.requests import Requests
 from dora.cluster.coordinator.store import Store
 from dora.cluster.heartbeat import Heartbeat
+from dora.cluster.http.relay import Relay, RelayedSession
 from dora.cluster.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
     AckLogs,
     Answered,
-    DataflowChanged,
     DataflowView,
     GetMetrics,
     GetTemplates,
@@ -75,13 +72,14 @@ from dora.cluster.protocol import (
     ToCoordinator,
     Usage,
 )
+from dora.cluster.refusal import Refusal, check_request
 from dora.daemon.logs.entry import LogEntry
-from dora.dataflow.edit import TopologyOperation
 from dora.dataflow.model import LogOptions
 from dora.dataflow.problems import did_you_mean
 from dora.wire.correlation import uuid7
 from dora.wire.daemon_protocol import DataflowRequest, LookRequest, NodeRequest
 from dora.wire.metrics import DataflowMetrics
+from dora.wire.operations import TopologyOperation
 
 SHUTDOWN_TIMEOUT = 16.0
 
@@ -137,11 +135,6 @@ class Coordinator:
                 self._templates.record(connection.machine, number, templates)
             case LogBatch():
                 self._receive_logs(connection, message)
-            case DataflowChanged():
-                try:
-                    self.changes.on_dataflow_changed(message)
-                except Refusal as refusal:
-                    log.error("dataflow %s has changed, and %s", message.dataflow_id, refusal)
             case ParametersSet():
                 try:
                     self._store.set_parameters(message)
@@ -189,9 +182,10 @@ class Coordinator:
         self._notify()
 
     def _adopt(self, connection: DaemonConnection, report: RunReport, spec: RunSpec) -> None:
-        """Make a record of a dataflow that runs already; raises `Refusal`."""
+        """Make a record of a dataflow that runs already, or bring it up to date; raises `Refusal`."""
         if self._store.find(report.dataflow_id) is not None:
-            return  # another machine has described it already
+            self.changes.adopt(report.dataflow_id, spec)
+            return
         machines = sorted({connection.machine, *spec.machines.values()})
         self._add(report.dataflow_id, spec, dict.fromkeys(machines, ""))
 
@@ -347,7 +341,7 @@ class Coordinator:
             self._check_daemons()
         view, machine = self._active_on(wanted, machine, started=looks)
         if isinstance(request, TopologyOperation):
-            return await self.changes.apply(view, request)
+            return await self.changes.apply(view.uuid, request)
         if isinstance(request, NodeRequest):
             machine = self._store.spec(view.uuid).machines.get(request.node, machine)
         return await self.requests.ask(view.uuid, machine, request)

@@ -27,7 +27,7 @@ class DistributedRun:
         self.losses: dict[str, str] = {}  # machine → the id of its loss, if its part may be started again
         self.resting: set[str] = set()  # lost machines whose part is not started again yet
         self.has_run = False  # all its nodes were ready once
-        self.endpoints_sent = False  # to all machines
+        self.endpoints_sent = len(daemons) == 1  # to all machines; a single one needs none
         self.stored: RunReport | None = None  # the combined report that is in the store
         self.stop_sent: StopRun | None = None  # the last one, for machines that come back
         self.secret = secrets.token_hex(16)
@@ -39,8 +39,8 @@ class DistributedRun:
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there is, or was, more than one machine, so that the coordinator leads changes."""
-        return self.revision > 0 or len(self.daemons) > 1
+        """Whether there is, or was, more than one machine."""
+        return len(self.daemons) > 1 or bool(self.departed)
 
     def is_active_on(self, machine: str) -> bool:
         """Return whether a machine has a partition that has not ended."""

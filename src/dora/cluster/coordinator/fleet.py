@@ -23,7 +23,7 @@ from dora._version import __version__
 from dora.cluster.coordinator.connections import DaemonConnection, endpoints_for, moved
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.log_store import log_store_directory
-from dora.cluster.coordinator.policy import Refusal, lost_report, unreachable_after
+from dora.cluster.coordinator.policy import lost_report, unreachable_after
 from dora.cluster.coordinator.store import Store
 from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.cluster.protocol import (
@@ -33,7 +33,6 @@ from dora.cluster.protocol import (
     AckEnd,
     Apply,
     DaemonRejected,
-    DataflowChanged,
     DataflowView,
     DescribeRun,
     DropRecords,
@@ -54,6 +53,7 @@ from dora.cluster.protocol import (
     Welcome,
     hello_fault,
 )
+from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.names import machine_id_fault
 from dora.wire.node_protocol import PROTOCOL_VERSION
@@ -231,9 +231,7 @@ class Fleet:
         run = self._runs[dataflow_id]
         collect_logs = self.collects_logs(run.daemons)
         for machine in run.daemons:
-            partition = None
-            if run.is_distributed or collect_logs:
-                partition = Partition(machine=machine, secret=run.secret, collect_logs=collect_logs)
+            partition = Partition(machine=machine, secret=run.secret, collect_logs=collect_logs)
             self.connections[machine].send(StartRun(dataflow_id, spec, partition, limits=self._limits))
 
     def add(self, dataflow_id: str, daemons: dict[str, str], spec: RunSpec) -> None:
@@ -321,10 +319,14 @@ class Fleet:
         has_changed = report.revision > run.reports[machine].revision
         has_moved = moved(run.reports[machine], report)
         peer_status = run.record(machine, report)
-        if run.is_idle(machine):
-            self._release(run, machine, report)
-        else:
+        if not run.is_idle(machine):
             self._forward_status(run, machine, report, peer_status)
+        elif report.status not in ACTIVE:
+            self._remove_machine(run, machine, report)
+        if has_changed or run.is_idle(machine):
+            self._release_idle(run)
+        if has_changed and report.revision > run.revision:
+            connection.send(DescribeRun(report.dataflow_id))  # the record has lost changes
         if has_changed:  # earlier losses may concern nodes that are new to it
             self._send_losses(run, machine)
         if has_moved:
@@ -347,7 +349,7 @@ class Fleet:
                 )
 
     def _send_endpoints_when_prepared(self, run: DistributedRun) -> None:
-        if run.is_distributed and not run.endpoints_sent and run.all_prepared():
+        if not run.endpoints_sent and run.all_prepared():
             run.endpoints_sent = True
             for target in run.daemons:
                 self._send_endpoints(run, target)
@@ -398,7 +400,8 @@ class Fleet:
         if run.stop_sent is not None:
             connection.send(run.stop_sent)
         if run.endpoints_sent:
-            self._send_endpoints(run, connection.machine)
+            if run.others(connection.machine):
+                self._send_endpoints(run, connection.machine)
             self._send_change(run, connection.machine)
         for other, report in run.reports.items():
             if other != connection.machine and report.peer_status is not None:
@@ -419,10 +422,6 @@ class Fleet:
     def run(self, dataflow_id: str) -> DistributedRun | None:
         """Return the partitions of a dataflow; None if it has ended."""
         return self._runs.get(dataflow_id)
-
-    def is_distributed(self, dataflow_id: str) -> bool:
-        """Return `DistributedRun.is_distributed` of a dataflow; False if it has ended."""
-        return dataflow_id in self._runs and self._runs[dataflow_id].is_distributed
 
     def start_joining(self, dataflow_id: str, machine: str) -> None:
         """Start a partition without nodes on a free machine, for a running dataflow.
@@ -461,17 +460,17 @@ class Fleet:
             run.ending.add(machine)
             self._send(machine, ReleasePartition(dataflow_id))
 
-    def daemons_after(self, message: DataflowChanged) -> dict[str, str]:
+    def daemons_after(self, dataflow_id: str, change: ProposedChange) -> dict[str, str]:
         """Return the daemons of a dataflow, by machine, after this change."""
-        if (run := self._runs.get(message.dataflow_id)) is None:
-            view = self._store.find(message.dataflow_id)
+        if (run := self._runs.get(dataflow_id)) is None:
+            view = self._store.find(dataflow_id)
             return dict.fromkeys(view.machines if view is not None else (), "")
-        return run.daemons_after(message.machines.values(), lambda name: self._known[name].daemon_id)
+        return run.daemons_after(change.machines.values(), lambda name: self._known[name].daemon_id)
 
-    def apply_record(self, message: DataflowChanged, daemons: dict[str, str]) -> None:
+    def apply_record(self, dataflow_id: str, change: ProposedChange, daemons: dict[str, str]) -> None:
         """Follow a changed record; ``daemons`` are those that `daemons_after` returned."""
-        if (run := self._runs.get(message.dataflow_id)) is not None:
-            for machine in run.apply_record(message.machines.values(), message.revision, daemons):
+        if (run := self._runs.get(dataflow_id)) is not None:
+            for machine in run.apply_record(change.machines.values(), change.revision, daemons):
                 self._mark_departed(run, machine)
 
     def _record_joining(self, run: DistributedRun, machine: str, report: RunReport) -> None:
@@ -493,12 +492,15 @@ class Fleet:
         self._start_again(run, machine)
         self._on_change()
 
-    def _release(self, run: DistributedRun, machine: str, report: RunReport) -> None:
-        """Release a machine without nodes, once its partition has applied that change."""
-        if report.status not in ACTIVE:
-            self._remove_machine(run, machine, report)
-        elif report.revision >= run.revision:
-            self._send(machine, ReleasePartition(run.dataflow_id))
+    def _release_idle(self, run: DistributedRun) -> None:
+        """Release machines without nodes, once all machines have applied that change.
+
+        Until then receivers on other machines may wait for messages of a node that has left.
+        """
+        active = [machine for machine in run.daemons if run.is_active_on(machine)]
+        if all(run.reports[machine].revision >= run.revision for machine in active):
+            for machine in filter(run.is_idle, active):
+                self._send(machine, ReleasePartition(run.dataflow_id))
 
     def _remove_machine(self, run: DistributedRun, machine: str, report: RunReport) -> None:
         run.reports[machine] = report
@@ -536,17 +538,9 @@ class Fleet:
                 self._send_change(run, machine)
 
     def _send_change(self, run: DistributedRun, machine: str) -> None:
-        if not run.is_distributed or not run.is_active_on(machine):
-            return
-        spec = self._store.spec(run.dataflow_id)
-        if run.reports[machine].revision < spec.revision:
-            proposal = ProposedChange(
-                revision=spec.revision,
-                dataflow=spec.dataflow,
-                machines=spec.machines,
-                generations=spec.generations,
-            )
-            self._send(machine, self.apply_message(run.dataflow_id, machine, NO_TICKET, proposal, {}))
+        if run.is_active_on(machine) and run.reports[machine].revision < run.revision:
+            change = self._store.spec(run.dataflow_id).last_change()
+            self._send(machine, self.apply_message(run.dataflow_id, machine, NO_TICKET, change, {}))
 
     def _send_endpoints_to_others(self, run: DistributedRun, machine: str) -> None:
         if run.endpoints_sent:

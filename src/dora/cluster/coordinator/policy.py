@@ -9,25 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dora.cluster.protocol import ACTIVE, DataflowView, Limits, RunReport, RunSpec
+from dora.cluster.refusal import Refusal
 from dora.dataflow.describe import document_fault
 from dora.dataflow.layout import text_outputs
 from dora.dataflow.model import Dataflow, NodeOutput
-from dora.dataflow.names import key_fault, node_id_fault, value_fault
+from dora.dataflow.names import node_id_fault
 from dora.dataflow.problems import did_you_mean
 from dora.errors import DoraError
-from dora.wire.daemon_protocol import DataflowRequest, SetParameter
 from dora.wire.decoders import DecodeError, from_plain
-from dora.wire.operations import grace_fault
 
 MAX_NAME = 200
-
-
-class Refusal(DoraError):
-    """A request that the coordinator refuses."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 def find(views: Sequence[DataflowView], wanted: str, *, only_active: bool = False) -> DataflowView:
@@ -66,16 +57,6 @@ def find_by_file_or_node(views: Sequence[DataflowView], file: str, node: str) ->
 def listed(views: Sequence[DataflowView]) -> str:
     """Return dataflows as lines that name them."""
     return "\n".join(f"  - [{view.name}] {view.uuid}" for view in views)
-
-
-def check_request(request: DataflowRequest) -> None:
-    """Raise `Refusal` if a request to a dataflow has an impossible value, whatever the dataflow is."""
-    if isinstance(request, SetParameter):
-        for what, fault in (("key", key_fault(request.key)), ("value", value_fault(request.value))):
-            if fault:
-                raise Refusal(400, f"the {what} {fault}")
-    if fault := grace_fault(getattr(request, "grace", None)):
-        raise Refusal(400, fault)
 
 
 def check_name(views: Sequence[DataflowView], name: str) -> None:

@@ -14,16 +14,10 @@ from typing import Any, Final
 
 from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.fleet import Fleet
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import ACTIVE, Answered, Ask, ToDaemon
-from dora.wire.daemon_protocol import (
-    DataflowRequest,
-    LookRequest,
-    Rejected,
-    RetireNode,
-    answer_timeout,
-)
+from dora.cluster.refusal import Refusal
+from dora.wire.daemon_protocol import LookRequest, NodeRequest, Rejected, answer_timeout
 
 POLL_INTERVAL: Final = 0.5  # seconds between checks that a dataflow still runs during a request
 
@@ -47,7 +41,7 @@ class Requests:
         if (asked := self._asked.pop(message.ticket, None)) is not None and not asked.done():
             asked.set_result(message.answer)
 
-    async def ask(self, dataflow_id: str, machine: str, request: DataflowRequest | RetireNode) -> Any:
+    async def ask(self, dataflow_id: str, machine: str, request: NodeRequest | LookRequest) -> Any:
         """Return the answer of a dataflow on a machine to the request of a client; raises as `send`."""
         run = self._fleet.run(dataflow_id)
         if run is not None and not run.has_partition(machine):  # it is back, and its nodes are not yet

@@ -9,11 +9,9 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 import uvicorn
-from starlette.types import ASGIApp
 
 from dora._paths import LOOPBACK, store_path
 from dora.cluster.coordinator.api import Pages, make_api
@@ -22,12 +20,11 @@ from dora.cluster.coordinator.policy import limits_from
 from dora.cluster.coordinator.store import MEMORY, Store, lock_store
 from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
 from dora.cluster.http.auth import Keys, keys_for
-from dora.cluster.http.idle_connections import REQUEST_TIMEOUT, LimitedConnection, connection_limit
-from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE, MAX_MESSAGE, Limits
+from dora.cluster.http.server import connection_limit, make_server
+from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE, Limits
 from dora.dataflow.graph import graph_of
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
-from dora.transport.tls import ServerContext
 from dora.transport.tokens import make_token
 from dora.wire.decoders import from_plain
 
@@ -117,58 +114,6 @@ def _pages(coordinator: Coordinator, keys: Keys) -> Pages:
         )
 
     return Pages(Dashboard(find, keys, coordinator.observe).routes(), PUBLIC_PATHS)
-
-
-def make_server(
-    app: ASGIApp, max_connections: int, encryption: ssl.SSLContext | None = None
-) -> uvicorn.Server:
-    """Return what serves the API, with at most so many connections at once."""
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # anybody can send those
-        forwarded_allow_ips=[],
-        http=partial(LimitedConnection, max_connections=max_connections),  # type: ignore[arg-type]
-        ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=1,
-    )
-    return uvicorn.Server(config) if encryption is None else _EncryptedServer(config, encryption)
-
-
-class _EncryptedServer(uvicorn.Server):
-    """Serves in TLS. uvicorn itself gives a handshake a minute, in which a crowd can shut others out."""
-
-    def __init__(self, config: uvicorn.Config, encryption: ssl.SSLContext) -> None:
-        super().__init__(config)
-        self._encryption = encryption
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        def make_connection() -> asyncio.Protocol:
-            make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-            return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                make_connection,
-                sock=sock,
-                ssl=self._encryption,
-                ssl_handshake_timeout=REQUEST_TIMEOUT,
-                backlog=self.config.backlog,
-            )
-            for sock in sockets or ()
-        ]
-        self.started = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Use a renewed certificate, within a second."""
-        if counter % 10 == 0 and isinstance(self._encryption, ServerContext) and self._encryption.reload():
-            log.info("the certificate has been renewed")
-        return await super().on_tick(counter)
 
 
 def _listen(interface: str, port: int) -> socket.socket:

@@ -21,20 +21,20 @@ from typing import Any, Final
 import msgspec
 
 from dora._shared_folders import open_file
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.protocol import (
     ACTIVE,
-    DataflowChanged,
     DataflowView,
     ParametersSet,
     RunReport,
     RunSpec,
     encode,
 )
+from dora.cluster.refusal import Refusal
 from dora.daemon.report import first_cause
 from dora.daemon.supervisor.result import DataflowResult
 from dora.errors import DoraError
 from dora.wire.decoders import from_json, from_plain
+from dora.wire.operations import ProposedChange
 
 SCHEMA = 3
 MAX_ENDED = 1000  # records of ended dataflows that are kept; the oldest go
@@ -135,17 +135,16 @@ class Store:
         self._views[dataflow_id] = view
         self._active[dataflow_id] = daemons
 
-    def redefine(self, message: DataflowChanged, daemons: dict[str, str]) -> None:
+    def redefine(self, dataflow_id: str, change: ProposedChange, daemons: dict[str, str]) -> None:
         """Record a changed dataflow; one that is not in the store is ignored.
 
         ``daemons`` as for `add`. Raises `Refusal` if the disk does not take it.
         """
-        dataflow_id = message.dataflow_id
         view = self._views.get(dataflow_id)
         if view is None:
             return
-        nodes = [node["id"] for node in message.dataflow["nodes"]]
-        spec = self.spec(dataflow_id).after(message)
+        nodes = [node["id"] for node in change.dataflow["nodes"]]
+        spec = self.spec(dataflow_id).after(change)
         with self._refused("the change cannot be recorded"):
             self._db.execute(
                 "UPDATE dataflows SET spec = ?, nodes = ?, daemons = ? WHERE uuid = ?",

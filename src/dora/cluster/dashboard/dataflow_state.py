@@ -8,24 +8,13 @@ from typing import Final
 
 import msgspec
 
-from dora.observe.networks import NetworkRate
 from dora.observe.networks import as_json as network_json
 from dora.observe.preview.protocol import State
-from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, Snapshot, merge
+from dora.observe.snapshot import Snapshot, merge
 
 MINUTE: Final = 60.0  # seconds that the curves of the page show
 SHORTEST: Final = 0.5  # seconds between two samples; each of several machines sends a state per second
 MAX_SAMPLES: Final = int(MINUTE / SHORTEST)
-
-
-class PageState(msgspec.Struct, frozen=True):
-    """Nodes, links and networks of all machines; ``trouble`` says what cannot be observed."""
-
-    nodes: list[NodeSnapshot]
-    links: list[LinkRate]
-    trouble: str
-    networks: list[NetworkRate] = []
 
 
 class LastMinute:
@@ -39,7 +28,7 @@ class LastMinute:
         """The samples, oldest first."""
         return [sample for _, sample in self._samples]
 
-    def add(self, at: float, state: PageState) -> bytes | None:
+    def add(self, at: float, state: State) -> bytes | None:
         """Add a state of the time ``at``, in seconds since the Unix epoch.
 
         Return the new sample, or None if the last one is too recent.
@@ -56,44 +45,45 @@ class LastMinute:
 
 def merged_state(
     here: State | None, remote: Mapping[str, State], faults: Mapping[str, str], placed: Mapping[str, str]
-) -> PageState:
+) -> State:
     """Return the merged state of this machine and of others.
 
     ``remote`` and ``faults``, which say why a machine cannot be observed, are by machine. ``placed`` is
     node → machine.
     """
     states = [*([here] if here else []), *remote.values()]
-    own = states[0].snapshot if states else Snapshot("", [], [])
+    snapshot = states[0].snapshot if states else Snapshot("", [], [])
     if remote:
-        reported = {item.node.id: item.node.machine for item in own.nodes}
+        reported = {item.node.id: item.node.machine for item in snapshot.nodes}
         only = "" if here else next(iter(remote))  # a dataflow on one machine does not know its name
-        own = merge(
-            own,
+        snapshot = merge(
+            snapshot,
             {machine: state.snapshot for machine, state in remote.items()},
             lambda node: placed.get(node) or reported[node] or only,
         )
     troubles = (*(state.trouble for state in states), *faults.values())
-    return PageState(own.nodes, own.links, "; ".join(filter(None, troubles)), own.networks)
+    return State(snapshot, "; ".join(filter(None, troubles)))
 
 
-def _sample(at: float, state: PageState) -> bytes:
+def _sample(at: float, state: State) -> bytes:
     """Return the CPU of nodes; and rate, latency and losses of links."""
+    taken = state.snapshot
     sample = {
         "at": round(at * 1000),
-        "cpu": {item.node.id: round(item.load.cpu_percent, 1) for item in state.nodes if item.load},
+        "cpu": {item.node.id: round(item.load.cpu_percent, 1) for item in taken.nodes if item.load},
         "links": {
             f"{rate.link.producer} {rate.link.consumer}": [
                 round(rate.hz, 2),
                 rate.latency_ms and round(rate.latency_ms[0], 3),
                 round(rate.dropping_hz, 2),
             ]
-            for rate in state.links
+            for rate in taken.links
         },
     }
     return msgspec.json.encode(sample)
 
 
-def as_json(state: PageState) -> bytes:
+def as_json(state: State) -> bytes:
     """Return nodes, links and networks as the page reads them."""
     value = {
         "nodes": [
@@ -116,7 +106,7 @@ def as_json(state: PageState) -> bytes:
                     for output in item.node.outputs
                 ],
             }
-            for item in state.nodes
+            for item in state.snapshot.nodes
         ],
         "links": [
             {
@@ -133,7 +123,7 @@ def as_json(state: PageState) -> bytes:
                 "flags": rate.flags,
                 "latency": rate.latency_ms,
             }
-            for rate in state.links
+            for rate in state.snapshot.links
         ],
         "paths": [
             {
@@ -148,10 +138,10 @@ def as_json(state: PageState) -> bytes:
                 "missed": path.missed,
                 "slowest_hop": path.slowest_hop,
             }
-            for item in state.nodes
+            for item in state.snapshot.nodes
             for path in item.paths
         ],
-        "networks": [network_json(network) for network in state.networks],
+        "networks": [network_json(network) for network in state.snapshot.networks],
         "trouble": state.trouble,
     }
     return msgspec.json.encode(value)

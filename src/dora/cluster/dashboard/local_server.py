@@ -23,15 +23,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from dora._paths import LOOPBACK, SOCKET_NAME, run_path
-from dora.cluster.coordinator.policy import Refusal, check_request
-from dora.cluster.coordinator.server import make_server
 from dora.cluster.dashboard.local import LocalRun
 from dora.cluster.dashboard.page_file import remove_page_file
 from dora.cluster.dashboard.pages import MAX_BODY, PUBLIC_PATHS, Dashboard, Subject, in_thread
 from dora.cluster.http.auth import AuthMiddleware, failure, keys_for
 from dora.cluster.http.endpoints import json_response, read_body, with_refusals
-from dora.cluster.http.idle_connections import connection_limit
+from dora.cluster.http.server import connection_limit, make_server
 from dora.cluster.protocol import DataflowView, RunStatus
+from dora.cluster.refusal import Refusal, check_request
 from dora.daemon.client import DaemonClient
 from dora.daemon.logs.diagnostics import configure
 from dora.daemon.logs.limited_lines import limit_lines

@@ -19,14 +19,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._paths import PACKAGE, SOCKET_NAME, run_path
-from dora.cluster.coordinator.policy import Refusal
-from dora.cluster.coordinator.relay import RelayedSession
 from dora.cluster.dashboard.remote import RemoteObservers
 from dora.cluster.dashboard.watches import MAX_TOPICS, Viewer, Watch, Watches
 from dora.cluster.dashboard.yaml_text import source_of
 from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, secrets_equal
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
+from dora.cluster.http.relay import RelayedSession
 from dora.cluster.protocol import DataflowView
+from dora.cluster.refusal import Refusal
 from dora.errors import DoraError
 from dora.observe.preview.protocol import PreviewsWanted, Target
 from dora.recording.recorder import control

@@ -1,6 +1,6 @@
 """Observers of a dataflow on other machines, for its page.
 
-On each machine an observer runs like `dora.observe.preview.watcher` does here, as long as a page is open.
+On each machine an observer answers a `PageQuery`, as long as a page is open.
 Its messages come over the relay of the coordinator.
 """
 
@@ -10,19 +10,19 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from dora.cluster.coordinator.policy import Refusal
-from dora.cluster.coordinator.relay import RelayedSession
+from dora.cluster.http.relay import RelayedSession
+from dora.cluster.refusal import Refusal
 from dora.observe.preview.protocol import (
     DataflowGraph,
     Ended,
     FromWatcher,
+    PageQuery,
     Preview,
     PreviewsWanted,
     State,
 )
 from dora.observe.remote.protocol import (
     DeliveryTaken,
-    PageQuery,
     QueryEnded,
     ToProcess,
     decode_delivery,

@@ -12,6 +12,7 @@ from typing import Final
 
 from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, as_json, merged_state
 from dora.cluster.dashboard.remote import RemoteObservers
+from dora.observe.conflate import ConflatedQueue
 from dora.observe.preview.protocol import (
     MAX_FRAME,
     DataflowGraph,
@@ -34,6 +35,8 @@ from dora.observe.preview.protocol import (
 
 MAX_LINES: Final = 1000  # log entries that wait for a browser
 MAX_WAITING_PREVIEWS: Final = 20  # previews that go on where others ended, as curves do, and wait
+MAX_ANSWERS: Final = 8  # of searches
+LISTS: Final = ("lines", "samples", "found")  # kinds of which several values go together
 HEAD_SIZE: Final = 4  # bytes of the length in front of a preview
 
 Message = str | bytes
@@ -43,77 +46,70 @@ class Outbox:
     """Messages that wait for one browser."""
 
     def __init__(self) -> None:
-        self._newest: dict[str, bytes] = {}  # kind → JSON
-        self._previews: dict[str, deque[Preview]] = {}
-        self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
-        self._skipped = 0
-        self._samples: deque[bytes] = deque(maxlen=MAX_SAMPLES)
-        self._answers: deque[Found] = deque(maxlen=8)
+        # JSON by its kind, and previews by their topic, which has a slash in it.
+        self._waiting: ConflatedQueue[bytes | Preview] = ConflatedQueue()
+        self._skipped = 0  # log entries that the watcher has left out
         self._something = asyncio.Event()
-        self._taken: tuple[str, ...] = ()  # kinds of the delivery that is being sent
+        self._taken: set[str] = set()  # kinds of the delivery that is being sent
 
     def put(self, message: FromWatcher) -> None:
         """Add a message; never waits."""
         match message:
             case DataflowGraph(graph=graph):
-                self._newest["graph"] = graph
+                self.set("graph", graph)
             case Ended():
-                self._newest["ended"] = b"true"
+                self.set("ended", b"true")
             case Lines(entries=entries, skipped=skipped):
-                before = len(self._lines)
-                self._lines.extend(entries)
-                self._skipped += skipped + before + len(entries) - len(self._lines)
-            case Found():
-                self._answers.append(message)
+                self._skipped += skipped
+                self._add("lines", entries, MAX_LINES)
+            case Found(ticket=ticket, total=total, entries=entries):
+                found = b'{"ticket":%d,"total":%d,"entries":[%s]}' % (ticket, total, b",".join(entries))
+                self._add("found", [found], MAX_ANSWERS)
             case Preview(topic=topic, adds=adds):
-                waiting = self._previews.setdefault(topic, deque(maxlen=MAX_WAITING_PREVIEWS))
-                if not adds:
-                    waiting.clear()
-                waiting.append(message)
-        self._something.set()
+                self._add(topic, [message], MAX_WAITING_PREVIEWS if adds else 1)
 
     def set(self, kind: str, json: bytes) -> None:
         """Set a JSON value; a newer one replaces it."""
-        self._newest[kind] = json
-        self._something.set()
+        self._add(kind, [json], 1)
 
     def add_samples(self, samples: Iterable[bytes]) -> None:
         """Add samples of the last minute; a browser that is hidden gets them all when it is shown."""
-        self._samples.extend(samples)
+        self._add("samples", samples, MAX_SAMPLES)
+
+    def _add(self, key: str, items: Iterable[bytes | Preview], keep: int) -> None:
+        for item in items:
+            self._waiting.put(key, item, keep=keep)
         self._something.set()
 
     def sent(self) -> None:
         """Note that the messages that were taken are sent."""
-        self._taken = ()
+        self._taken = set()
 
     def holds(self, kind: str) -> bool:
         """Return whether a JSON value is not sent yet."""
-        return kind in self._newest or kind in self._taken
+        return kind in self._waiting or kind in self._taken
 
     async def take(self) -> list[Message]:
         """Wait for messages, and return all: texts are JSON objects, bytes are previews."""
         await self._something.wait()
         self._something.clear()
-        parts = [b'"%s":%s' % (kind.encode(), value) for kind, value in self._newest.items()]
-        if self._lines or self._skipped:
-            parts.append(b'"lines":[%s],"skipped":%d' % (b",".join(self._lines), self._skipped))
-        if self._samples:
-            parts.append(b'"samples":[%s]' % b",".join(self._samples))
-        if self._answers:
-            found = (
-                b'{"ticket":%d,"total":%d,"entries":[%s]}'
-                % (item.ticket, item.total, b",".join(item.entries))
-                for item in self._answers
-            )
-            parts.append(b'"found":[%s]' % b",".join(found))
-        previews = [item for waiting in self._previews.values() for item in waiting]
-        self._taken = tuple(self._newest)
-        self._newest.clear()
-        self._previews.clear()
-        self._lines.clear()
-        self._samples.clear()
-        self._answers.clear()
+        skipped = self._skipped + self._waiting.lost["lines"]
         self._skipped = 0
+        self._waiting.lost.clear()
+        values: dict[str, list[bytes]] = {"lines": []} if skipped else {}
+        previews: list[Preview] = []
+        for key, item in self._waiting.take():
+            if isinstance(item, Preview):
+                previews.append(item)
+            else:
+                values.setdefault(key, []).append(item)
+        parts = [
+            b'"%s":%s' % (kind.encode(), b"[%s]" % b",".join(found) if kind in LISTS else found[-1])
+            for kind, found in values.items()
+        ]
+        if "lines" in values:
+            parts.append(b'"skipped":%d' % skipped)
+        self._taken = set(values)
         return [*([f"{{{b','.join(parts).decode()}}}"] if parts else []), *map(_packed, previews)]
 
 

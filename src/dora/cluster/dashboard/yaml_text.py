@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from dora.dataflow.parser.files import open_to_read
+from dora.dataflow.yaml.files import open_to_read
 
 MAX_TEXT: Final = 1 << 20  # bytes
 

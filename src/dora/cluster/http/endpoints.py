@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.http.auth import failure
 from dora.cluster.protocol import MAX_MESSAGE, encode
+from dora.cluster.refusal import Refusal
 from dora.wire.decoders import from_json
 
 BODY_TIMEOUT: Final = 30.0  # seconds until a body is complete

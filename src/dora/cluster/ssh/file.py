@@ -9,14 +9,14 @@ import re
 import msgspec
 
 from dora._paths import DEFAULT_PORT
-from dora.dataflow.parser.compose import compose_mapping
 from dora.dataflow.parser.deploy import MACHINE_NAME, Labels
-from dora.dataflow.parser.field_types import FieldType, ListType, Reader, Schema, TextType
-from dora.dataflow.parser.files import Unreadable, read_text
-from dora.dataflow.parser.number_types import IntegerType
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import YamlNode
 from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.compose import compose_mapping
+from dora.dataflow.yaml.field_types import FieldType, ListType, Reader, Schema, TextType
+from dora.dataflow.yaml.files import Unreadable, read_text
+from dora.dataflow.yaml.number_types import IntegerType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import YamlNode
 from dora.errors import DataflowError
 
 _PORT = IntegerType(1, 65535)

@@ -7,7 +7,7 @@ Every `dora run` builds. So this module imports next to nothing: what builds is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,6 +39,7 @@ def build(
     on_log: Callable[[LogEntry], None],
     options: BuildOptions,
     *,
+    nodes: Container[str] | None = None,
     lock: Lock | None = None,
     check: bool = True,
     session: bool = True,
@@ -46,10 +47,15 @@ def build(
 ) -> Built:
     """Build a dataflow if it needs it; the result has the dataflow to run.
 
-    ``check``: raise `DataflowError` if a program that should be there now is missing. ``session``: record
-    the build in the session file. ``on_log`` and ``on_build`` as in `build_dataflow`. Raises `BuildError`.
+    ``nodes`` are the nodes of this machine, and only they are built; None: all. ``check``: raise
+    `DataflowError` if a program that should be there now is missing. ``session``: record the build in the
+    session file. ``on_log`` and ``on_build`` as in `build_dataflow`. Raises `BuildError`.
     """
     wanted = dataflow if lock is None else lock.pin(dataflow)
+    if nodes is not None:
+        wanted = msgspec.structs.replace(
+            wanted, nodes=tuple(node for node in wanted.nodes if node.id in nodes)
+        )
     wanted = with_inline_environments(wanted)
     built = Built(wanted)
     if options.uv or needs_build(wanted):
@@ -63,6 +69,10 @@ def build(
 
         build_id = record_build(built.dataflow, on_log, uv=options.uv)
         built = msgspec.structs.replace(built, build_id=build_id)
+    if nodes is not None:
+        fresh = {node.id: node for node in built.dataflow.nodes}
+        everything = tuple(fresh.get(node.id, node) for node in dataflow.nodes)
+        built = msgspec.structs.replace(built, dataflow=msgspec.structs.replace(dataflow, nodes=everything))
     return built
 
 

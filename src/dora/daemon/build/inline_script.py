@@ -8,8 +8,8 @@ import msgspec
 
 from dora.daemon.processes.programs import program_path
 from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
-from dora.dataflow.parser.files import read_bytes
 from dora.dataflow.parser.program_sources import requirement_fault
+from dora.dataflow.yaml.files import read_bytes
 from dora.errors import BuildError
 
 _BEGINNING = re.compile(r"# /// ([a-zA-Z0-9-]+)").fullmatch

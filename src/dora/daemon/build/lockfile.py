@@ -17,8 +17,8 @@ import msgspec
 from dora._shared_folders import open_file
 from dora.daemon.build.session_file import GitCommit, fnv1a, git_sources
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
-from dora.dataflow.parser.files import Unreadable, read_text
 from dora.dataflow.parser.program_sources import pinned
+from dora.dataflow.yaml.files import Unreadable, read_text
 from dora.errors import BuildError
 from dora.wire.decoders import from_plain
 

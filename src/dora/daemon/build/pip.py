@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from dora.daemon.build.shadowing import PROVIDED
 from dora.daemon.processes.programs import BUILTIN_NODES, RUST_PACKAGES
-from dora.dataflow.parser.files import read_bytes
+from dora.dataflow.yaml.files import read_bytes
 
 # Options of `pip install` and `uv pip install` that take a value in a word of its own. An option that
 # is not here counts as a flag, and the word behind it as a requirement, which is right for most.

@@ -19,7 +19,7 @@ from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.processes.interpreter import environment_folder
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.dataflow.parser.files import read_bytes
+from dora.dataflow.yaml.files import read_bytes
 from dora.wire.correlation import uuid7
 from dora.wire.decoders import DecodeError, from_plain
 

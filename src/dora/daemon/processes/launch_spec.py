@@ -20,8 +20,8 @@ from dora.daemon.processes.programs import (
     why_refused,
 )
 from dora.dataflow.model import Dataflow, NodeSpec, Program
-from dora.dataflow.parser.files import names_a_file
 from dora.dataflow.problems import each_once
+from dora.dataflow.yaml.files import names_a_file
 from dora.errors import DoraError, Problem
 from dora.wire.node_config import Address, encode_address
 

@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from dora.dataflow.parser.files import read_bytes
+from dora.dataflow.yaml.files import read_bytes
 
 OURS = "dora"
 MAX_FILES = 300  # of one program, the nearest ones; reading more would hold up the start for seconds

@@ -1,27 +1,21 @@
 """Decides on changes of the dataflow: nodes and links that come and go, and programs that are replaced.
 
-There is one way: a client proposes the whole dataflow with its revision, `CheckChange` asks whether this
+There is one way: somebody proposes the whole dataflow with its revision, `CheckChange` asks whether this
 machine can make the change, and `ApplyChange` makes it. A proposal is a state, not a difference.
 
-On one machine the supervisor commits: the client that asks for `ApplyChange` gets `Conflict` if another
-change came first. On several machines the coordinator commits. It asks every machine, records the change,
-and sends it to all of them; each brings itself to that state (`reconcile`), so a machine that missed some
-changes catches up with the last one. All machines add or remove the node, and its own machine starts and
-ends its process:
+Without a coordinator the supervisor commits: the client that asks for `ApplyChange` gets `Conflict` if
+another change came first. A coordinator that has started the dataflow commits its changes. It asks every
+machine, records the change, and sends it to all of them, first to the machine of the node concerned; each
+brings itself to that state (`reconcile`), so a machine that missed some changes catches up with the last
+one:
 
-* A node that is added is started with the change; if it cannot be started, the coordinator takes it
-  out again.
-* A node that has to leave is *retired* first: its machine ends it, as for a removal, and its
-  outputs stay open, so that consumers on all machines lose an input and not a source. If the change
-  does not come, because the coordinator has died, consumers are informed after `RETIRED_FOR` as if
-  the node had been stopped.
-* A node that is replaced is replaced by its own machine, before the commit; the others are informed
-  afterwards.
+* A node that leaves is ended by its machine, with its outputs left open, and then taken out everywhere. So
+  its consumers lose an input, as on one machine, and not a source.
+* A node that comes is started by its machine with the change, and a node that is replaced is replaced
+  there. If that is not possible, the coordinator undoes the change by a further one.
 
 A machine that gets its first node joins without any, and then handles a change like any other. A
-machine whose last node was taken out is released. The first change that the coordinator sends to a
-dataflow on one machine, before a further machine joins, changes nothing else: from then on the coordinator
-commits.
+machine whose last node was taken out is released.
 
 The status of a peer names the revision of the dataflow, since the peer may be one change ahead or
 behind.
@@ -33,26 +27,37 @@ from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.closing import finish, review_work
 from dora.daemon.supervisor.events import ChangeRequest, ChangeRequested
 from dora.daemon.supervisor.handover import drop_replacement, end_handover, start_replacement
-from dora.daemon.supervisor.operations import NODE_GRACE, why_busy, why_no_change, why_only_coordinator
+from dora.daemon.supervisor.operations import (
+    NODE_GRACE,
+    end_for,
+    why_busy,
+    why_in_operation,
+    why_no_change,
+    why_only_coordinator,
+)
 from dora.daemon.supervisor.reconcile import reconcile
-from dora.daemon.supervisor.state import NodeState, ProgramChange, RunState
+from dora.daemon.supervisor.state import NodeState, PendingOperation, ProgramChange, RunState
 from dora.daemon.supervisor.topology import apply_dataflow, take_parameters
 from dora.dataflow.model import Dataflow
 from dora.wire.daemon_protocol import CheckChange, Conflict, Ok, Rejected
+from dora.wire.operations import ProposedChange
 
 
 def request_change(run: RunState, event: ChangeRequested) -> None:
     """Check a change, or make it."""
     request, proposal = event.request, event.request.proposal
-    replaces = bool(proposal.replaced) and not event.elsewhere.get(proposal.replaced)
     is_check = isinstance(request, CheckChange)
-    by_coordinator = run.distributed and bool(request.machine)
-    is_stale = proposal.revision <= run.revision if is_check else proposal.revision != run.revision + 1
+    is_next = proposal.revision == run.revision + 1
+    # A machine that has missed more than one change is brought to the last one, whatever was in between.
+    leaving = _leaving(run, event.dataflow) if is_check or is_next else None
+    replaces = bool(proposal.replaced) and not event.elsewhere.get(proposal.replaced) and is_next
+    by_coordinator = run.coordinated and bool(request.machine)
+    is_stale = proposal.revision <= run.revision if is_check else not is_next
     if by_coordinator and not is_check and (proposal.revision <= run.revision or run.done):
         run.reply(event.connection, Ok())  # this machine has it already
-    elif by_coordinator and not is_check and not replaces:
+    elif by_coordinator and not is_check and not (replaces or leaving):
         reconcile(run, event)  # it is committed
-    elif reason := _why_not_now(run, request, replaces=replaces):
+    elif reason := _why_not_now(run, request, leaving, replaces=replaces):
         run.reply(event.connection, Rejected(reason))
     elif is_stale:
         run.reply(event.connection, Conflict())
@@ -60,20 +65,34 @@ def request_change(run: RunState, event: ChangeRequested) -> None:
         run.reply(event.connection, Rejected(reason))
     elif is_check:
         run.emit(do.AnswerSentCounts(event.connection))
+    elif leaving is not None:
+        end_for(run, leaving, PendingOperation("remove", event.connection, _grace(proposal)))
     elif replaces:
         _replace_program(run, event)
     else:
         reconcile(run, event)
 
 
-def _why_not_now(run: RunState, request: ChangeRequest, *, replaces: bool) -> str:
+def _leaving(run: RunState, dataflow: Dataflow) -> NodeState | None:
+    """Return the node of this machine that is not in a dataflow to come; None if there is none."""
+    wanted = {spec.id for spec in dataflow.nodes}
+    return next((node for key, node in run.nodes.items() if key not in wanted and not node.machine), None)
+
+
+def _grace(proposal: ProposedChange) -> float:
+    return NODE_GRACE if proposal.grace is None else proposal.grace
+
+
+def _why_not_now(
+    run: RunState, request: ChangeRequest, leaving: NodeState | None, *, replaces: bool
+) -> str:
     """Return why the dataflow cannot be changed now; "" if it can."""
-    hands_over = bool(request.machine) and not run.distributed
     return (
         why_no_change(run)
         or ("" if request.machine else why_only_coordinator(run))
-        or why_busy(run)
-        or (_why_operation(run) if replaces or hands_over else "")
+        or ("" if leaving is None else why_in_operation(leaving))
+        or why_busy(run, apart_from="" if leaving is None else leaving.id)
+        or (_why_operation(run) if replaces else "")
     )
 
 
@@ -107,8 +126,7 @@ def _replace_program(run: RunState, event: ChangeRequested) -> None:
         return
     end_handover(run, node)
     if node.alive:
-        grace = NODE_GRACE if proposal.grace is None else proposal.grace
-        node.program_change = ProgramChange(event.dataflow, event.connection, grace)
+        node.program_change = ProgramChange(event.dataflow, event.connection, _grace(proposal))
         run.log("info", node, "is being replaced; the replacement is being started")
         start_replacement(run, node)
     else:

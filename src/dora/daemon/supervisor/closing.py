@@ -10,7 +10,7 @@ from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.handover import end_handover, renew_replacements
 from dora.daemon.supervisor.result import NodeFailure
-from dora.daemon.supervisor.state import NodeState, RunState
+from dora.daemon.supervisor.state import NodeState, PendingOperation, RunState
 from dora.daemon.supervisor.topology import apply_dataflow
 from dora.wire.node_protocol import (
     InputsClosed,
@@ -23,7 +23,6 @@ from dora.wire.operations import OperationResult
 
 CLOSING_HOLD = 10.0  # for the end of a process whose node has closed; a slow exit handler may delay it
 BROKEN_START_GRACE = 1.0  # for nodes that could not be informed yet that the start failed
-RETIRED_FOR = 30.0  # seconds in which the coordinator has to remove a node that has ended for that
 LAST_GRACE = 1.0  # for dynamic nodes, once all other nodes have ended
 
 
@@ -129,8 +128,8 @@ def announce_failure(run: RunState, node: NodeState, error: str) -> None:
 def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> None:
     """End a node for good."""
     if (operation := node.operation) is not None:  # the node ended before dora had to act
-        run.reply(operation.connection, OperationResult(node.id))
-        node.removing, node.retired = operation.kind == "remove", operation.kind == "retire"
+        answer_operation(run, node, operation)
+        node.removing = operation.kind == "remove"
         node.operation = None
     node.phase = "ended"
     node.connected = node.awaits_machine = False
@@ -150,16 +149,27 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
         run.trace(node, "ended")
     if node.removing:
         take_out(run, node)
-    elif node.retired:  # its consumers go on without it, see `dora.daemon.supervisor.changes`
-        run.arm(node, "retired", RETIRED_FOR)
     else:
         close_all_outputs(run, node)
     break_start_if_closed(run, node)
     try_finish(run)
 
 
+def answer_operation(
+    run: RunState, node: NodeState, operation: PendingOperation, *, was_running: bool = True
+) -> None:
+    """Answer the client that has asked for the end of a node; if it leaves, before it is taken out."""
+    if operation.kind == "remove":
+        run.emit(do.AnswerNodeRemoved(operation.connection, node.id, was_running))
+    else:
+        run.reply(operation.connection, OperationResult(node.id, was_running))
+
+
 def take_out(run: RunState, node: NodeState) -> None:
-    """Take a node that has ended out of the dataflow."""
+    """Take a node that has ended out of the dataflow.
+
+    Its outputs have stayed open until now, so its consumers lose an input, and not a source.
+    """
     from dora.dataflow.edit import without_node  # only for changes of a running dataflow
 
     run.log("info", node, "was removed from the dataflow")
@@ -167,13 +177,6 @@ def take_out(run: RunState, node: NodeState) -> None:
     apply_dataflow(run, without_node(run.dataflow, node.id))
     renew_replacements(run)
     review_work(run, consumers)
-
-
-def retirement_expired(run: RunState, node: NodeState) -> None:
-    """Treat a retired node as stopped, since the coordinator has not removed it."""
-    node.retired = False
-    run.log("warn", node, "was stopped to be removed, but the coordinator has not removed it")
-    close_all_outputs(run, node)
 
 
 def with_root_cause(run: RunState, failure: NodeFailure) -> NodeFailure:

@@ -120,6 +120,14 @@ class AnswerSentCounts(msgspec.Struct, frozen=True):
     connection: int
 
 
+class AnswerNodeRemoved(msgspec.Struct, frozen=True):
+    """Answer a request that a node leaves, with the number of messages that it has sent."""
+
+    connection: int
+    node_id: str
+    was_running: bool = True
+
+
 class CloseReceivers(msgspec.Struct, frozen=True):
     """The node has no receivers any more: close its links on the board and wake their senders."""
 
@@ -171,6 +179,7 @@ Command = (
     | ApplyDataflow
     | Answer
     | AnswerSentCounts
+    | AnswerNodeRemoved
     | Send
     | Signal
     | CloseReceivers

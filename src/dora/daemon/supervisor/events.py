@@ -7,12 +7,12 @@ import msgspec
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import Dataflow
 from dora.wire import daemon_protocol
-from dora.wire.operations import RemoveOperation, RestartOperation, StopOperation
+from dora.wire.operations import RestartOperation, StopOperation
 
 ParameterRequest = (
     daemon_protocol.GetParameters | daemon_protocol.SetParameter | daemon_protocol.DeleteParameter
 )
-OperationRequest = StopOperation | RestartOperation | RemoveOperation | daemon_protocol.RetireNode
+OperationRequest = StopOperation | RestartOperation
 ChangeRequest = daemon_protocol.CheckChange | daemon_protocol.ApplyChange
 
 
@@ -145,7 +145,8 @@ class ChangeRequested(msgspec.Struct, frozen=True):
     """A client, or the coordinator, asks to change the dataflow.
 
     ``dataflow`` is the one of the request, parsed. ``elsewhere`` gives the other machine of a node,
-    "" for a node of this one. Answered by `Answer`, `AnswerSentCounts` or `ApplyDataflow`.
+    "" for a node of this one. Answered by `Answer`, `AnswerSentCounts`, `AnswerNodeRemoved` or
+    `ApplyDataflow`.
     """
 
     connection: int

@@ -32,12 +32,9 @@ def validate_state(run: RunState) -> None:
             assert node.phase in ("starting", "ready", "running"), f"{where}: connected"
         if node.present:
             assert node.parameters_sent == node.parameters, f"{where}: was not sent its parameters"
-        if node.retired:
-            stays = names[node_id] != ["retired"] and not (run.only_dynamic_left or run.done)
-            assert not stays, f"{where}: is retired for ever"
-        elif node.phase in ("ended", "dormant"):
+        if node.phase in ("ended", "dormant"):
             assert not names[node_id], f"{where}: has deadlines {names[node_id]}"
-        if node.phase == "ended" and not node.retired:
+        if node.phase == "ended":
             assert node.outputs_closed >= set(node.spec.outputs), f"{where}: has open outputs"
         if node.phase == "awaiting fix":
             assert not names[node_id], f"{where}: has deadlines {names[node_id]}"

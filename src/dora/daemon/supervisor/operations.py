@@ -1,6 +1,7 @@
-"""Operations on one node that a client requests: stop, restart, remove, retire.
+"""Operations that end the process of a node: stop and restart, which clients request, and remove.
 
-The client gets its answer when the operation is done: when the process has ended, or another one
+A removal is a change of the dataflow (`dora.daemon.supervisor.changes`) that begins with the end of the
+node. The client gets its answer when the operation is done: when the process has ended, or another one
 exists. If the dataflow is stopped meanwhile, the answer says so.
 
 A node that has to end is asked to (`StopFrame`), gets SIGTERM after its grace and SIGKILL after half of
@@ -12,24 +13,17 @@ from __future__ import annotations
 import signal
 
 from dora.daemon.supervisor import commands as do
-from dora.daemon.supervisor.closing import end_node, take_out, try_finish
+from dora.daemon.supervisor.closing import answer_operation, end_node, take_out, try_finish
 from dora.daemon.supervisor.events import OperationRequest
 from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, OperationKind, PendingOperation, RunState
 from dora.dataflow.problems import no_node
-from dora.wire.daemon_protocol import Rejected, RetireNode
+from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import StopFrame
-from dora.wire.operations import OperationResult, RemoveOperation, RestartOperation, StopOperation
+from dora.wire.operations import RestartOperation
 
 NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
-
-_KINDS: dict[type, OperationKind] = {
-    StopOperation: "stop",
-    RestartOperation: "restart",
-    RemoveOperation: "remove",
-    RetireNode: "retire",
-}
 
 
 def why_no_change(run: RunState) -> str:
@@ -43,8 +37,8 @@ def why_no_change(run: RunState) -> str:
 
 def why_only_coordinator(run: RunState) -> str:
     """Return why a client cannot change the dataflow on this machine; "" if it can."""
-    if run.distributed:
-        return "the dataflow runs on several machines, which only its coordinator changes"
+    if run.coordinated:
+        return "only the coordinator that started the dataflow changes it"
     return ""
 
 
@@ -57,19 +51,45 @@ def why_busy(run: RunState, apart_from: str = "") -> str:
 
 
 def begin_operation(run: RunState, connection: int, request: OperationRequest) -> None:
-    """Stop, restart, remove or retire a node, at most one operation at a time."""
+    """Stop or restart a node, at most one operation at a time."""
+    kind: OperationKind = "restart" if isinstance(request, RestartOperation) else "stop"
     grace = NODE_GRACE if request.grace is None else request.grace
-    operation = PendingOperation(_KINDS[type(request)], connection, grace)
+    operation = PendingOperation(kind, connection, grace)
     node = run.nodes.get(request.node)
     if node is None:
         reason = no_node(request.node, run.nodes)
     else:
-        reason = why_no_change(run) or _why_not(run, node, operation)
+        reason = why_no_change(run) or _why_not(node, operation)
     if node is None or reason:
         run.reply(connection, Rejected(reason))
-        return
+    else:
+        end_for(run, node, operation)
+
+
+def _why_not(node: NodeState, operation: PendingOperation) -> str:
+    name = f"node `{node.id}`"
+    if reason := why_in_operation(node):
+        return reason
+    if node.machine:
+        return f"{name} is on machine `{node.machine}`; ask there"
+    if node.spec.is_dynamic:
+        return (
+            f"{name} is not started by dora, so it cannot be {operation.participle}; its process is yours"
+        )
+    return ""
+
+
+def why_in_operation(node: NodeState) -> str:
+    """Return why another operation on a node is not possible now; "" if it is."""
+    if node.operation is None:
+        return ""
+    return f"node `{node.id}` is being {node.operation.participle} already"
+
+
+def end_for(run: RunState, node: NodeState, operation: PendingOperation) -> None:
+    """Ask a node to end for an operation, which is then finished."""
     if operation.kind != "restart" and node.phase == "ended":
-        run.reply(connection, OperationResult(node.id, was_running=False))
+        answer_operation(run, node, operation, was_running=False)
         if operation.kind == "remove":
             take_out(run, node)
             try_finish(run)
@@ -91,32 +111,14 @@ def begin_operation(run: RunState, connection: int, request: OperationRequest) -
     run.arm(node, "operation", operation.grace)
 
 
-def _why_not(run: RunState, node: NodeState, operation: PendingOperation) -> str:
-    name = f"node `{node.id}`"
-    removes = operation.kind in ("remove", "retire")
-    if node.operation is not None:
-        return f"{name} is being {node.operation.participle} already"
-    if removes and (busy := why_busy(run, apart_from=node.id)):
-        return busy
-    if node.machine:
-        return f"{name} is on machine `{node.machine}`; ask there"
-    if operation.kind == "remove" and (reason := why_only_coordinator(run)):
-        return reason
-    if node.spec.is_dynamic and not removes:
-        return (
-            f"{name} is not started by dora, so it cannot be {operation.participle}; its process is yours"
-        )
-    return ""
-
-
 def finish_operation(
     run: RunState, node: NodeState, operation: PendingOperation, failure: NodeFailure | None
 ) -> None:
     """Finish the operation: the process of the node has ended, or there was none."""
     node.operation = None
     run.disarm_all(node)
-    run.reply(operation.connection, OperationResult(node.id))
-    node.removing, node.retired = operation.kind == "remove", operation.kind == "retire"
+    answer_operation(run, node, operation)
+    node.removing = operation.kind == "remove"
     if operation.kind != "restart":
         end_node(run, node, failure)
         return
@@ -132,13 +134,9 @@ def finish_operation(
 def finish_dynamic_removal(run: RunState, node: NodeState, operation: PendingOperation) -> None:
     """Take out a dynamic node that has left, or was disconnected, because of a removal."""
     node.operation = None
-    run.reply(operation.connection, OperationResult(node.id))
-    if operation.kind == "retire":
-        node.retired = True
-        end_node(run, node, None)
-    else:
-        take_out(run, node)
-        try_finish(run)
+    answer_operation(run, node, operation)
+    take_out(run, node)
+    try_finish(run)
 
 
 def operation_expired(run: RunState, node: NodeState) -> None:

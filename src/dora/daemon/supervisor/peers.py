@@ -96,7 +96,6 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     node.awaits_machine = False
     node.restarts += [run.now] * (status.restarts - len(node.restarts))
     if node.phase == "ended":
-        _mirror_closed_outputs(run, node, status)  # of a node that was retired
         return
     if status.announced_failures > node.announced_failures:
         node.announced_failures = status.announced_failures

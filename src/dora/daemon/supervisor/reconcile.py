@@ -23,7 +23,7 @@ def reconcile(run: RunState, event: ChangeRequested) -> None:
     request, dataflow = event.request, event.dataflow
     proposal = request.proposal
     assert isinstance(request, ApplyChange)
-    run.distributed = run.distributed or bool(request.machine)
+    run.distributed = run.distributed or any(event.elsewhere.values())
     for node_id, sent in request.sent.items():
         if (source := run.nodes.get(node_id)) is not None and source.machine:
             run.emit(do.SetSentCounts(node_id, sent))
@@ -104,8 +104,11 @@ def remove_failed_input(run: RunState, event: InputFailed) -> None:
     """Take out an input that a node could not make, with its link."""
     from dora.dataflow.edit import without_link  # only for changes of a running dataflow
 
-    if run.distributed or (node := run.nodes.get(event.node_id)) is None:
-        return  # the coordinator takes it out
+    if (node := run.nodes.get(event.node_id)) is None:
+        return
+    if run.coordinated:  # the coordinator takes it out, if it still waits for the answer
+        run.log("error", node, f"its input `{event.input_id}` cannot be made: {event.reason}")
+        return
     if not any(item.id == event.input_id and str(item.source) == event.source for item in node.spec.inputs):
         return  # it was disconnected meanwhile
     operation = DisconnectOperation(event.source, f"{event.node_id}/{event.input_id}")
@@ -125,7 +128,7 @@ def added_node_spawned(run: RunState, node: NodeState) -> None:
 def added_node_failed(run: RunState, node: NodeState, connection: int, reason: str) -> None:
     """Take out a node that was added but could not even be started."""
     run.reply(connection, Rejected(f"node `{node.id}` {reason}"))
-    if run.distributed:  # the coordinator takes it out
+    if run.coordinated:  # the coordinator takes it out
         node.added_by = None
         end_node(run, node, None)
         return

@@ -29,8 +29,8 @@ ABANDON_AFTER = 10.0  # seconds after SIGKILL
 STORY_LENGTH = 1000
 BEING_STOPPED = "the dataflow is being stopped"
 
-OperationKind = Literal["stop", "restart", "remove", "retire"]  # see `dora.daemon.supervisor.changes`
-_PARTICIPLE = {"stop": "stopped", "restart": "restarted", "remove": "removed", "retire": "removed"}
+OperationKind = Literal["stop", "restart", "remove"]
+_PARTICIPLE = {"stop": "stopped", "restart": "restarted", "remove": "removed"}
 
 DeadlineName = Literal[
     # of the run
@@ -46,7 +46,6 @@ DeadlineName = Literal[
     "hold",  # it has closed, and its outputs close too
     "operation",  # it was asked to end: SIGTERM
     "operation-kill",
-    "retired",
     "replacement",  # has to connect
     "drain",  # it has to end for its replacement: SIGTERM
     "drain-kill",
@@ -107,7 +106,6 @@ class NodeState(msgspec.Struct):
     operation: PendingOperation | None = None
     program_change: ProgramChange | None = None
     removing: bool = False  # it is taken out of the dataflow when it ends
-    retired: bool = False  # it has ended, and the coordinator will take it out
     generation: int = 0  # the change that created it, in a dataflow on several machines
     added_by: int | None = None  # a connection that waits for its first process
     # It was refused at the start; its exit status says nothing about itself then.
@@ -165,6 +163,7 @@ class RunState(msgspec.Struct):
     finish_grace: float | None = DEFAULT_FINISH_GRACE
     watched: frozenset[str] = frozenset()  # nodes whose code may change (hot reload)
     standby: bool = False  # whether replacements can prepare while the old process runs
+    coordinated: bool = False  # a coordinator commits the changes, not this supervisor
     distributed: bool = False  # there are, or were, other machines
     revision: int = 0  # counts the changes of the dataflow
     nodes: dict[str, NodeState] = {}
@@ -213,11 +212,7 @@ class RunState(msgspec.Struct):
         """Return whether another process of the node may follow this one."""
         operation = "" if node.operation is None else node.operation.kind
         return (
-            (
-                node.spec.restart.policy != "never"
-                or node.draining
-                or operation in ("restart", "remove", "retire")
-            )
+            (node.spec.restart.policy != "never" or node.draining or operation in ("restart", "remove"))
             and operation != "stop"
             and not node.spec.is_dynamic
             and not (self.stopping or self.broken_by)

@@ -70,6 +70,7 @@ class Supervisor:
         finish_grace: float | None = DEFAULT_FINISH_GRACE,
         watched: frozenset[str] = frozenset(),
         standby: bool = False,
+        coordinated: bool = False,
         elsewhere: Mapping[str, str] | None = None,
         generations: Mapping[str, int] | None = None,
         revision: int = 0,
@@ -80,7 +81,8 @@ class Supervisor:
         ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may go
         on after all its inputs closed and all other nodes are done (None: for ever); a node's own setting
         wins. ``watched`` are the nodes whose code may change (hot reload). ``standby``: replacements can
-        prepare while the old process runs. ``elsewhere`` gives the machine of a node on another machine.
+        prepare while the old process runs. ``coordinated``: a coordinator has started the dataflow, and
+        commits its changes. ``elsewhere`` gives the machine of a node on another machine.
         ``generations`` are as in `dora.dataflow.plan.Placement`. ``revision`` counts the changes of the
         dataflow so far, if it has run without this machine. ``former`` is the status of this machine's
         nodes as the others know it, if this machine has lost them: it starts those again that have not
@@ -93,6 +95,7 @@ class Supervisor:
             finish_grace=finish_grace,
             watched=watched,
             standby=standby,
+            coordinated=coordinated,
             distributed=bool(elsewhere),
             revision=revision,
             former=former,
@@ -251,8 +254,6 @@ def _node_deadline_expired(run: RunState, node: NodeState, name: DeadlineName) -
             operations.operation_expired(run, node)
         case "operation-kill":
             operations.operation_kill_expired(run, node)
-        case "retired":
-            closing.retirement_expired(run, node)
         case "replacement":
             handover.startup_expired(run, node)
         case "drain":

@@ -20,17 +20,17 @@ from collections.abc import Iterator
 import msgspec
 
 from dora.dataflow.parser.assemble import Assembler
-from dora.dataflow.parser.compose import compose_mapping
-from dora.dataflow.parser.field_types import DATA, ListType, Reader, TextType
 from dora.dataflow.parser.fields import BUILD, NODES
-from dora.dataflow.parser.files import Unreadable, read_text
 from dora.dataflow.parser.legacy import upgrade_legacy
 from dora.dataflow.parser.resolve_inputs import PORTS, OfferedOutputs
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode
 from dora.dataflow.problems import MAX_LISTED, ProblemReport, TextSpan, listed
+from dora.dataflow.yaml.compose import compose_mapping
+from dora.dataflow.yaml.field_types import DATA, ListType, Reader, TextType
+from dora.dataflow.yaml.files import Unreadable, read_text
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode
 
-# All fields of a module's file; those of a dataflow are in `dora.dataflow.parser.fields`.
+# All fields of a module's file; `dora.dataflow.parser.fields` has the fields of a dataflow.
 MODULE_HEADER = SchemaBlock(
     "the header of a module",
     [
@@ -61,7 +61,7 @@ MODULE_FILE = SchemaBlock(
         Field(
             "build",
             BUILD.field_type,
-            "Commands that are run before those of each of its nodes, one a line.",
+            "Commands that are run before the commands of each of its nodes, one a line.",
         ),
     ],
     notes=True,
@@ -86,6 +86,7 @@ class ModuleDefinition(msgspec.Struct, frozen=True):
 
     @property
     def folder(self) -> str:
+        """The folder of the module's file."""
         return os.path.dirname(self.path)
 
 
@@ -106,7 +107,7 @@ class Modules:
     ) -> dict[str, ModuleDefinition]:
         """Return the modules that nodes use, by node id; what is wrong goes to ``reader.report``.
 
-        ``folder`` is that of the file with the nodes, ``chain`` the modules that led to it.
+        The file with the nodes is in ``folder``; the modules of ``chain`` led to it.
         """
         found: dict[str, ModuleDefinition] = {}
         for node in nodes:

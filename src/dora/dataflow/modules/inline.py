@@ -13,12 +13,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from dora.dataflow.modules.check import MAX_NESTING, ModuleDefinition
-from dora.dataflow.parser.compose import MAX_VALUES
-from dora.dataflow.parser.files import is_file
 from dora.dataflow.parser.resolve_inputs import PORTS
-from dora.dataflow.parser.schema_block import CheckedBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan
+from dora.dataflow.yaml.compose import MAX_VALUES
+from dora.dataflow.yaml.files import is_file
+from dora.dataflow.yaml.schema_block import CheckedBlock
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 _parameter = re.compile(r"\$\{_param\.([A-Za-z0-9_]+)\}|\$PARAM_([A-Za-z0-9_]+)")
 
@@ -78,7 +78,7 @@ class _ModuleScope:
         return ScalarNode.of(f"{self.prefix}{scalar.text}", scalar) if self.prefix else scalar
 
     def _built_in(self, scalar: ScalarNode) -> ScalarNode:
-        """Return a source of dora's; log entries may be those of a node inside."""
+        """Return a source of dora's; log entries may come from a node inside."""
         start, slash, node = scalar.text.rpartition("/")
         if start.startswith("dora/logs/") and self.prefix and node in self.ids:
             return ScalarNode.of(f"{start}{slash}{self.prefix}{node}", scalar)

@@ -26,9 +26,7 @@ from dora.dataflow.model import (
 )
 from dora.dataflow.parser.budgets import budgets_of
 from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
-from dora.dataflow.parser.field_types import Reader, is_unset
 from dora.dataflow.parser.fields import NODE_BLOCK
-from dora.dataflow.parser.files import MANIFEST_FILE, is_file
 from dora.dataflow.parser.input_rules import check_deadlines, rules_of_block
 from dora.dataflow.parser.output_rules import OutputChecks, rules_of_outputs
 from dora.dataflow.parser.preload import preload_of, warn_without_effect
@@ -41,12 +39,14 @@ from dora.dataflow.parser.program_sources import (
 from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
 from dora.dataflow.parser.safe_state import with_safe_states
 from dora.dataflow.parser.scheduling import warn_of_nice
-from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
 from dora.dataflow.parser.sync import SyncChecks, within
 from dora.dataflow.parser.variables import refused_variable
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.types.contracts import Ports
+from dora.dataflow.yaml.field_types import Reader, is_unset
+from dora.dataflow.yaml.files import MANIFEST_FILE, is_file
+from dora.dataflow.yaml.schema_block import CheckedBlock
 from dora.errors import Problem
 from dora.wire.output_rules import OutputRules
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from dora.dataflow.durations import duration_text
 from dora.dataflow.model import InputSpec, NodeOutput, PathBudget
-from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.paths import DataGraph, Vertex, circles_of, vertex_of
 from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.schema_block import CheckedBlock
 
 
 class _Time(NamedTuple):
@@ -79,7 +79,7 @@ class _DeclaredTimes:
         return self._from(self._path.source)
 
     def _from(self, output: NodeOutput) -> list[_Time]:
-        """Return the times from an output on; those of its receivers are known."""
+        """Return the times from an output on; the times of its receivers are known."""
         choices = [self._after.get(vertex, []) for vertex in self._graph.fed_by(output)]
         for part in self._parts.get(output, ()):
             why = f"{duration_text(part.budget_ns)} from `{part.source}` to `{part.sink}`"

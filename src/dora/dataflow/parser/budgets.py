@@ -7,11 +7,11 @@ from typing import get_args
 
 from dora.dataflow.model import NodeOutput, NodeSpec, OnMiss, PathBudget, TimerSource
 from dora.dataflow.parser.budget_times import check_budget_times
-from dora.dataflow.parser.field_types import ChoiceType, TextType
-from dora.dataflow.parser.number_types import DurationType, IntegerType
-from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
 from dora.dataflow.paths import DataGraph
 from dora.dataflow.problems import MAX_LISTED, ProblemReport, listed
+from dora.dataflow.yaml.field_types import ChoiceType, TextType
+from dora.dataflow.yaml.number_types import DurationType, IntegerType
+from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
 
 _MOST = 1_000_000
 

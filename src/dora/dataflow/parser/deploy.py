@@ -7,7 +7,8 @@ import re
 
 from dora.dataflow.model import HERE, Deploy
 from dora.dataflow.names import MACHINE_ID, machine_id_fault
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.field_types import (
     TEXT_SCHEMA,
     ChoiceType,
     FieldType,
@@ -17,9 +18,8 @@ from dora.dataflow.parser.field_types import (
     TextType,
     report_expected,
 )
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, YamlNode
-from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import MappingNode, YamlNode
 
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
 
@@ -39,6 +39,7 @@ class Labels(FieldType[dict[str, str]]):
     """Names and values that a machine must have."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
+        """Return values by name, all as texts; None if any has a problem."""
         if not isinstance(value, MappingNode):
             report_expected(value, reader, "a mapping of labels", "for example `labels: {gpu: true}`")
             return None

@@ -11,7 +11,16 @@ from msgspec import structs
 from dora.dataflow.model import LOG_LEVELS, Source
 from dora.dataflow.parser.budgets import PATHS
 from dora.dataflow.parser.deploy import DEPLOY
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.parser.input_rules import INPUT_RULE_FIELDS
+from dora.dataflow.parser.outputs import Outputs
+from dora.dataflow.parser.preload import Preload
+from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
+from dora.dataflow.parser.scheduling import SCHEDULING
+from dora.dataflow.parser.sources import SourceFault, parse_source
+from dora.dataflow.parser.sync import SYNC, SYNC_BLOCK
+from dora.dataflow.parser.variables import EnvironmentType, ParametersType, ParameterValuesType
+from dora.dataflow.types.contracts import CONTRACTS, TYPE_RULES
+from dora.dataflow.yaml.field_types import (
     DATA,
     NODE,
     OPERATOR,
@@ -29,18 +38,9 @@ from dora.dataflow.parser.field_types import (
     as_text,
     report_expected,
 )
-from dora.dataflow.parser.input_rules import INPUT_RULE_FIELDS
-from dora.dataflow.parser.number_types import ByteSizeType, IntegerType, SecondsType
-from dora.dataflow.parser.outputs import Outputs
-from dora.dataflow.parser.preload import Preload
-from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
-from dora.dataflow.parser.scheduling import SCHEDULING
-from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
-from dora.dataflow.parser.sources import SourceFault, parse_source
-from dora.dataflow.parser.sync import SYNC, SYNC_BLOCK
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.parser.variables import EnvironmentType, ParametersType, ParameterValuesType
-from dora.dataflow.types.contracts import CONTRACTS, TYPE_RULES
+from dora.dataflow.yaml.number_types import ByteSizeType, IntegerType, SecondsType
+from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 # --------------------------------------------------------------------------- inputs
 

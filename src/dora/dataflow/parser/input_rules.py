@@ -7,11 +7,11 @@ from typing import Any, Final, NamedTuple
 
 from dora.dataflow.durations import duration_text, rate_text
 from dora.dataflow.model import InputSpec, LogSource, NodeOutput, Source, TimerSource
-from dora.dataflow.parser.field_types import ChoiceType, FieldType, ListType, TextType
-from dora.dataflow.parser.number_types import DurationType, IntegerType, RateType, SecondsType
-from dora.dataflow.parser.schema_block import CheckedBlock, Field
 from dora.dataflow.problems import Contradiction, ProblemReport
 from dora.dataflow.types.contracts import Ports
+from dora.dataflow.yaml.field_types import ChoiceType, FieldType, ListType, TextType
+from dora.dataflow.yaml.number_types import DurationType, IntegerType, RateType, SecondsType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field
 from dora.wire.input_rules import INPUT_RULES, MAX_QUEUE_SIZE, InputRule
 
 

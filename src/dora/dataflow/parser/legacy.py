@@ -1,13 +1,13 @@
 """Dataflow files of dora 0.x, and common misspellings, rewritten to what they mean today.
 
 The tree is changed before any other part reads it, so that the other parts know only the fields of today.
-Places stay those of the file. Each old field gets one warning, where it stands first.
+Each part keeps its place in the file. Each old field gets one warning, where it stands first.
 """
 
 from __future__ import annotations
 
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 _CUSTOM = {"source": "path", "envs": "env"}  # fields of `custom` with another name today
 _MISSPELT = "queue-size"
@@ -15,7 +15,7 @@ _DEPLOY, _DEBUG, _INSPECT = "_unstable_deploy", "_unstable_debug", "publish_all_
 
 
 def upgrade_legacy(root: MappingNode, report: ProblemReport) -> None:
-    """Replace the fields of dora 0.x in a dataflow by those of today."""
+    """Replace the fields of dora 0.x in a dataflow by today's."""
     legacy = _LegacyFields(report)
     legacy.rename(root, _DEPLOY, "deploy")
     legacy.rename(root, _DEBUG, "debug")

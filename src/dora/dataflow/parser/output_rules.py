@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from dora.dataflow.model import NodeOutput
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.parser.safe_state import SAFE_STATE
+from dora.dataflow.problems import Contradiction, ProblemReport
+from dora.dataflow.yaml.field_types import (
     ChoiceType,
     FieldType,
     FlagType,
@@ -15,11 +17,9 @@ from dora.dataflow.parser.field_types import (
     report_expected,
     text_of,
 )
-from dora.dataflow.parser.number_types import IntegerType
-from dora.dataflow.parser.safe_state import SAFE_STATE
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
-from dora.dataflow.parser.tree import ScalarNode, YamlNode
-from dora.dataflow.problems import Contradiction, ProblemReport
+from dora.dataflow.yaml.number_types import IntegerType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
+from dora.dataflow.yaml.tree import ScalarNode, YamlNode
 from dora.wire.output_rules import OUTPUT_RULES, LatchRule, OutputRule, OutputRules
 
 MAX_DEPTH = 1000

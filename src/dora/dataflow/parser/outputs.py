@@ -9,7 +9,8 @@ An entry of ``outputs`` is a name, or a mapping of one name to rules::
 
 from __future__ import annotations
 
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.parser.output_rules import OUTPUT
+from dora.dataflow.yaml.field_types import (
     DATA,
     FieldType,
     Reader,
@@ -19,15 +20,18 @@ from dora.dataflow.parser.field_types import (
     shape,
     text_of,
 )
-from dora.dataflow.parser.output_rules import OUTPUT
-from dora.dataflow.parser.schema_block import CheckedBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
+from dora.dataflow.yaml.schema_block import CheckedBlock
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 
 class Outputs(FieldType[dict[str, CheckedBlock]]):
     """The outputs of a node or operator: their names, and what each has of `OUTPUT`."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
+        """Return the options of each output by name; None if any has a problem.
+
+        An output that is listed twice gets a warning, or an error if the second entry has options.
+        """
         if not isinstance(value, SequenceNode):
             text = text_of(value)
             hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""

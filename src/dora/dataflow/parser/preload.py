@@ -7,7 +7,8 @@ import re
 from typing import Literal
 
 from dora.dataflow.model import PreloadedPackage
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.field_types import (
     FieldType,
     ListType,
     Reader,
@@ -18,9 +19,8 @@ from dora.dataflow.parser.field_types import (
     shorten,
     text_of,
 )
-from dora.dataflow.parser.schema_block import CheckedBlock
-from dora.dataflow.parser.tree import ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.problems import ProblemReport
+from dora.dataflow.yaml.schema_block import CheckedBlock
+from dora.dataflow.yaml.tree import ScalarNode, SequenceNode, YamlNode
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 

@@ -7,10 +7,10 @@ import re
 import msgspec
 
 from dora.dataflow.model import Download, GitSource, PythonEnvironment
-from dora.dataflow.parser.field_types import FieldType, ListType, Reader, RuledTextType, Schema, TextType
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import ScalarNode, YamlNode
 from dora.dataflow.problems import ProblemReport, listed
+from dora.dataflow.yaml.field_types import FieldType, ListType, Reader, RuledTextType, Schema, TextType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import ScalarNode, YamlNode
 
 OLDEST = (3, 11)  # that dora runs on
 CLONES = ".dora/git"  # in the working directory
@@ -202,7 +202,7 @@ def _url_fault(url: str) -> str:
 
 
 def downloaded_path(url: str, ending: str = "") -> str:
-    """Return where a downloaded file is put: under its own name, apart from those of other URLs.
+    """Return where a downloaded file is put: under its own name, apart from files of other URLs.
 
     The name gets the ``ending`` if it does not have it.
     """

@@ -33,7 +33,7 @@ class InputResolver:
         in_module: bool = False,
         modules: Collection[str] = (),
     ) -> None:
-        """``in_module``: the nodes are those of a module; other nodes are known only where it is used.
+        """``in_module``: the nodes belong to a module; other nodes are known only where it is used.
 
         ``modules``: ids of nodes that are modules. The nodes inside, such as `arm.left`, are known only
         once the modules are written out.

@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple, get_args
 from msgspec import structs
 
 from dora.dataflow.model import NodeOutput, NodeSpec, PathBudget, PortType, Types
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import Contradiction, ProblemReport, TextSpan
+from dora.dataflow.yaml.field_types import (
     ChoiceType,
     FieldType,
     ListType,
@@ -19,10 +20,9 @@ from dora.dataflow.parser.field_types import (
     report_expected,
     shape,
 )
-from dora.dataflow.parser.number_types import DurationType
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.problems import Contradiction, ProblemReport, TextSpan
+from dora.dataflow.yaml.number_types import DurationType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.wire.output_rules import SafeState, SafeStateCondition
 
 _CONDITIONS: Final[tuple[SafeStateCondition, ...]] = get_args(SafeStateCondition)
@@ -42,6 +42,7 @@ class ValuesType(FieldType[tuple[Scalar, ...]]):
     """The values of a message: a list of numbers, flags or texts, or one of them."""
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[Scalar, ...] | None:
+        """Return the values; one without a list is a list of one. Infinite numbers and NaN are refused."""
         items = value.items if isinstance(value, SequenceNode) else [value]
         found: list[Scalar] = []
         for item in items:
@@ -63,6 +64,7 @@ class MetadataType(FieldType[dict[str, Any]]):
     """The metadata of a message: values of any kind that JSON knows, by name."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, Any] | None:
+        """Return the metadata; None also for a name that dora itself sets."""
         if not isinstance(value, MappingNode):
             report_expected(value, reader, "a mapping of metadata", "for example `metadata: {mode: hold}`")
             return None
@@ -125,7 +127,7 @@ class _Case(NamedTuple):
 
     @property
     def type(self) -> str:
-        """The Arrow type of the value: the declared, the given, or that of its values."""
+        """The Arrow type of the value: the declared one, the given one, or the type of its values."""
         return self.declared_type or self.block.get("type") or _type_of(self.block.get("value"))
 
     @property
@@ -324,7 +326,7 @@ def _contradictions(case: _Case) -> list[Contradiction]:
 
 
 def _type_of(values: tuple[Scalar, ...]) -> str:
-    """Return the type that Arrow would choose; of values that are mixed, that of the first.
+    """Return the type that Arrow would choose; for mixed values, the type of the first.
 
     >>> _type_of((0, 1.5)), _type_of((0, 1)), _type_of((True,)), _type_of(("hold",))
     ('float64', 'int64', 'bool', 'string')

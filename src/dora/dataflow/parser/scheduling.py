@@ -6,11 +6,11 @@ import re
 from typing import Final, get_args
 
 from dora.dataflow.model import SchedulingPolicy, SchedulingPolicyName
-from dora.dataflow.parser.field_types import FieldType, FlagType, Reader, Schema, report_expected, text_of
-from dora.dataflow.parser.number_types import IntegerType
-from dora.dataflow.parser.schema_block import CheckedBlock, Field
-from dora.dataflow.parser.tree import YamlNode
 from dora.dataflow.problems import ProblemReport, listed
+from dora.dataflow.yaml.field_types import FieldType, FlagType, Reader, Schema, report_expected, text_of
+from dora.dataflow.yaml.number_types import IntegerType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field
+from dora.dataflow.yaml.tree import YamlNode
 
 _POLICIES: Final[tuple[SchedulingPolicyName, ...]] = get_args(SchedulingPolicyName)
 _REAL_TIME: Final = ("fifo", "rr")

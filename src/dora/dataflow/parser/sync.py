@@ -9,7 +9,8 @@ from msgspec import structs
 
 from dora.dataflow.durations import duration_text
 from dora.dataflow.model import InputSpec, LogSource, NodeOutput, NodeSpec, SyncSpec, TimerSource
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import ProblemReport, TextSpan, listed
+from dora.dataflow.yaml.field_types import (
     DATA,
     ChoiceType,
     FieldType,
@@ -19,16 +20,16 @@ from dora.dataflow.parser.field_types import (
     Schema,
     report_expected,
 )
-from dora.dataflow.parser.number_types import DurationType
-from dora.dataflow.parser.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.problems import ProblemReport, TextSpan, listed
+from dora.dataflow.yaml.number_types import DurationType
+from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 
 class Frames(FieldType[int]):
     """A range of messages before the matching one, ``[-32, 0]``; the value is how many come before it."""
 
     def read(self, value: YamlNode, reader: Reader) -> int | None:
+        """Return how many messages come before the matching one, 0 or more."""
         if isinstance(value, SequenceNode) and len(value.items) == 2:
             first, last = (item.value if isinstance(item, ScalarNode) else None for item in value.items)
             if type(first) is int and type(last) is int:
@@ -68,7 +69,7 @@ SYNC_BLOCK = SchemaBlock(
         Field(
             "tolerance",
             DurationType(zero="kept"),
-            "How far the timestamp of a message may be from that of the leading one: `5ms`. `0`: not at "
+            "How far the timestamp of a message may be from the leading one's: `5ms`. `0`: not at "
             "all. Unset: `0`, with `policy: latest` any age.",
         ),
         Field(

@@ -10,7 +10,8 @@ from dora.dataflow.names import (
     key_fault,
     value_fault,
 )
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.parser.sources import expand
+from dora.dataflow.yaml.field_types import (
     TEXT_SCHEMA,
     FieldType,
     Reader,
@@ -19,8 +20,7 @@ from dora.dataflow.parser.field_types import (
     shorten,
     text_of,
 )
-from dora.dataflow.parser.sources import expand
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, YamlNode, is_utf8
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, YamlNode, is_utf8
 
 _RESERVED = frozenset(
     (
@@ -56,6 +56,7 @@ class EnvironmentType(FieldType[dict[str, str]]):
     """Environment variables. Values may refer to the environment of the process that reads them."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
+        """Return texts by name. A refused name gets a warning, a bad value an error; both are left out."""
         if not isinstance(value, MappingNode):
             report_expected(
                 value, reader, "a mapping of names to values", "for example `env: {WIDTH: 640}`"
@@ -107,6 +108,7 @@ class ParametersType(FieldType[dict[str, str]]):
     """Parameters of a module: texts by names that differ in more than upper and lower case."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
+        """Return texts by name; None if a name or a value has a problem."""
         if not isinstance(value, MappingNode):
             report_expected(value, reader, "a mapping of parameters", "for example `params: {speed: 2.0}`")
             return None
@@ -139,6 +141,7 @@ class ParameterValuesType(FieldType[dict[str, Any]]):
     """Named values of any shape that JSON knows."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, Any] | None:
+        """Return plain values by name; None if a name or a value has a problem."""
         if not isinstance(value, MappingNode):
             report_expected(
                 value, reader, "a mapping of parameters", "for example `parameters: {gain: 0.5}`"

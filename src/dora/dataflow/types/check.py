@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from dora.dataflow.model import InputSpec, LogSource, NodeOutput, PortType, TimerSource, Types
-from dora.dataflow.parser.field_types import Reader
-from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.types.contracts import PATTERNS, Ports
 from dora.dataflow.types.library import NOTHING, TEXT, TIMER, Shape, TypeLibrary, accepts
 from dora.dataflow.types.manifest import NodeManifest, manifest_of
 from dora.dataflow.types.own_types import TypeFault, TypeName, parse_type, read_types
+from dora.dataflow.yaml.field_types import Reader
+from dora.dataflow.yaml.schema_block import CheckedBlock
 from dora.errors import Problem
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from dora.dataflow.model import InputSpec
-from dora.dataflow.parser.field_types import ChoiceType, ListType, MapType, TextType
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.field_types import ChoiceType, ListType, MapType, TextType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
 
 PATTERNS = ("service-server", "service-client", "action-server", "action-client")
 TYPE_NAME = TextType("the name of a type", may_be_empty=False)
@@ -56,7 +56,7 @@ class Ports(msgspec.Struct, frozen=True):
 
     owner: str  # "node `a`", for messages
     node: str
-    prefix: str  # of its ids among those of the node: "<operator id>/" or ""
+    prefix: str  # of its ids within the node: "<operator id>/" or ""
     block: CheckedBlock
     inputs: tuple[InputSpec, ...]  # with the ids of the block
     outputs: tuple[str, ...]

@@ -89,7 +89,7 @@ ANYTHING = f"{CORE}Bytes"
 TEXT = TypeName(f"{CORE}String")
 NOTHING = TypeName(f"{CORE}Null")
 TIMER = (NOTHING, TypeName(f"{CORE}UInt64"))
-"""Types that an input fed by a timer may declare: the real one, and that of dora-rs."""
+"""Types that an input fed by a timer may declare: the real one, and the one that dora-rs names."""
 
 MAX_DEPTH = 8  # of types made of types
 MAX_PARTS = 10_000  # of one type, with all its fields written out
@@ -102,7 +102,7 @@ for _narrow, _wide in WIDENING:
 
 
 class TypeLibrary:
-    """The standard types and those of users, which are read when a name is not a standard one."""
+    """The standard types and the user's, which are read when a name is not a standard one."""
 
     def __init__(
         self, report: ProblemReport, read_users: Callable[[], Mapping[str, Mapping[str, TypeDefinition]]]
@@ -121,6 +121,7 @@ class TypeLibrary:
         return self._shapes[base]
 
     def exists(self, name: TypeName) -> bool:
+        """Return whether there is such a type; parameters do not matter. May read the types of users."""
         return name.base in _standard() or (
             not name.base.startswith(STANDARD) and name.base in self._all_users()
         )

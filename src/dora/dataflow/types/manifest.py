@@ -6,8 +6,10 @@ import os
 
 import msgspec
 
-from dora.dataflow.parser.compose import compose_mapping
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import ProblemReport, TextSpan
+from dora.dataflow.types.contracts import TYPE_NAME
+from dora.dataflow.yaml.compose import compose_mapping
+from dora.dataflow.yaml.field_types import (
     ChoiceType,
     CommandsType,
     FieldType,
@@ -18,12 +20,10 @@ from dora.dataflow.parser.field_types import (
     Schema,
     TextType,
 )
-from dora.dataflow.parser.files import MANIFEST_FILE, Unreadable, is_file, read_text
-from dora.dataflow.parser.number_types import IntegerType
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import YamlNode
-from dora.dataflow.problems import ProblemReport, TextSpan
-from dora.dataflow.types.contracts import TYPE_NAME
+from dora.dataflow.yaml.files import MANIFEST_FILE, Unreadable, is_file, read_text
+from dora.dataflow.yaml.number_types import IntegerType
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import YamlNode
 
 
 class _Anything(FieldType[object]):

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from dora.dataflow.parser.compose import compose_mapping
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import ProblemReport, TextSpan
+from dora.dataflow.yaml.compose import compose_mapping
+from dora.dataflow.yaml.field_types import (
     FieldType,
     ListType,
     Reader,
@@ -18,10 +19,9 @@ from dora.dataflow.parser.field_types import (
     as_text,
     report_expected,
 )
-from dora.dataflow.parser.files import Unreadable, read_text, yaml_files_below
-from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.parser.tree import MappingNode, YamlNode
-from dora.dataflow.problems import ProblemReport, TextSpan
+from dora.dataflow.yaml.files import Unreadable, read_text, yaml_files_below
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.tree import MappingNode, YamlNode
 
 # Names of types: ``std/media/v1/Image``, ``my/v1/Reading``, ``…/AudioFrame[sample_type=f32]``.
 #

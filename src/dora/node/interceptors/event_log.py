@@ -15,7 +15,7 @@ import msgspec
 
 from dora._ownership import UnsafeFile, open_own
 from dora.node.events import Error, Event, Input, Reload, Synced, Text, Tick
-from dora.node.interceptors.base import ReceiveInterceptor
+from dora.node.interceptor import ReceiveInterceptor
 from dora.node.log import write_log
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.safe_state import SafeValue
@@ -98,7 +98,7 @@ class EventLog(ReceiveInterceptor):
         return self._message(event)
 
     def _message(self, event: Input, input_id: str = "", number: int = 0) -> bytes:
-        """Return the entry of a message; ``number`` is that of a value from an operator of this process."""
+        """Return the entry of a message; ``number`` counts values from an operator of this process."""
         content: Any = event._content
         index = self._inputs.get(input_id or event["id"])
         if index is None:  # an input that was connected while the dataflow ran
@@ -117,11 +117,11 @@ class EventLog(ReceiveInterceptor):
                     EntryKind.TEXT, index, output._now(), content.time_ns, content.text.encode()
                 )
         port = self._ports[input_id or event["id"]]
-        number = number or getattr(port, "taken", 0)
+        number = number or port.taken
         return pack_entry(EntryKind.LOCAL, index, output._now(), number)
 
     def _set(self, event: Synced) -> bytes:
-        """Return the entry of a set, with those of its messages; b"" if the leading one has none."""
+        """Return the entry of a set and of its messages; b"" if the leading message has none."""
         index = self._inputs.get(event["id"])
         if index is None:
             return b""

@@ -15,9 +15,9 @@ from typing import Any
 
 from dora._shared_folders import open_file
 from dora.node.events import Event, Input, InputClosed, Stop, Synced
-from dora.node.interceptors.base import ReceiveInterceptor
+from dora.node.interceptor import ReceiveInterceptor
+from dora.node.json_format import array_to_json, metadata_to_json, type_to_json
 from dora.node.log import write_log
-from dora.node.standalone.json_format import array_to_json, metadata_to_json, type_to_json
 from dora.transport.forking import disown_after_fork, leak
 
 

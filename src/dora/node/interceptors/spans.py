@@ -108,7 +108,7 @@ def attributes_of(values: Attributes) -> list[Attribute]:
 
 
 def plain(attributes: Iterable[Attribute]) -> dict[str, str | int]:
-    """Return attributes as a dictionary; those of kinds that dora does not write are left out."""
+    """Return attributes as a dictionary, without kinds that dora does not write."""
     found: dict[str, str | int] = {}
     for attribute in attributes:
         if attribute.value.string_value is not None:

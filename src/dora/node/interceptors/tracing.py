@@ -5,8 +5,8 @@ lasts until the program asks for its next event. Each message that is sent meanw
 *process*, *send*, whose context travels with the message. A tick of a timer begins a trace, and so does a
 message that is sent outside of any *process*.
 
-The parent of a *send* is, in this order: the context in the metadata given to ``send_output``, which is
-that of *process* if a program passes on what it received; the current span of OpenTelemetry, if the
+The parent of a *send* is, in this order: the context in the metadata given to ``send_output``, which
+belongs to *process* if a program passes on what it received; the current span of OpenTelemetry, if the
 program uses it; the *process* of this task or thread.
 
 Nodes write spans to files (`dora.node.interceptors.spans`) and do not need OpenTelemetry: a program may run
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dora._version import __version__
 from dora.node.events import Event, Input, Synced
-from dora.node.interceptors.base import Lent, Metadata, ReceiveInterceptor, SendInterceptor
+from dora.node.interceptor import Lent, Metadata, ReceiveInterceptor, SendInterceptor
 from dora.node.interceptors.spans import (
     CONSUMER,
     FAILED,
@@ -84,6 +84,7 @@ class Tracer:
         self._processes: dict[int, _Process] = {}
         self._done: list[Span] = []
         self._random = random.Random()
+        # Any thread that sends or receives may write. One at a time: each span is written once.
         self._lock = threading.Lock()
         self._inherited = False  # this process was forked from the node's
         atexit.register(self.close)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import UnsupportedData
 from dora.node.events import Event, Input, Synced, Text
-from dora.node.interceptors.base import Lent, Metadata, ReceiveInterceptor, SendInterceptor
+from dora.node.interceptor import Lent, Metadata, ReceiveInterceptor, SendInterceptor
 from dora.node.log import write_log
 from dora.wire.arrow_formats import ARROW_NAMES
 from dora.wire.correlation import carries_correlation, is_correlated

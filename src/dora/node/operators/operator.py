@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dora.errors import DoraError
 from dora.node.current_event import CurrentEvent
 from dora.node.events import Event, Reference, Reload
-from dora.node.interceptors.base import SendInterceptor, surround
+from dora.node.interceptor import SendInterceptor, surround
 from dora.node.operators.reload import take_over
 from dora.node.receive.local_input import LocalInput
 from dora.node.send.output import OutputPort
@@ -62,7 +62,7 @@ class Operator:
     dataflow_descriptor: dict[str, Any]
     """The dataflow file, parsed, as from `Node.dataflow_descriptor`; set after ``__init__``."""
     parameters: Mapping[str, Any]
-    """The parameters of the node: those of the YAML, and what was set since; set after ``__init__``."""
+    """The parameters of the node, from the YAML or changed since; set after ``__init__``."""
 
     if TYPE_CHECKING:
 

@@ -127,6 +127,7 @@ class GoalRun:
         self._result = result
         self._feedback = feedback
         self._canceled = threading.Event()
+        # To look whether the goal has ended and to end it is one step: a client gets one result.
         self._lock = threading.Lock()
         self.status: GoalStatus | None = None
 
@@ -174,7 +175,7 @@ class GoalRun:
             if self.status is not None:
                 raise SendError(f"the goal {self.id} has ended already: {self.status}")
             self._result.send(data, {**(metadata or {}), GOAL_ID: self.id, GOAL_STATUS: status})
-            self.status = status
+            self.status = status  # after the send: if that fails, the goal can still be aborted
 
 
 class GoalServer:

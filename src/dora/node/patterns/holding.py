@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 
@@ -13,8 +13,10 @@ from dora.wire.correlation import kept_metadata
 from dora.wire.metadata import MetadataError
 
 
-class HoldingInput(WrappingInput):
+class HoldingInput(WrappingInput, ABC):
     """Wraps the port of an input. The held events are a queue under the contract of the input."""
+
+    holds = True
 
     def __init__(self, port: InputPort, queue_size: int, keep: Iterable[str] = ()) -> None:
         """``queue_size``: messages that are held; of more, the oldest is dropped that need not be kept."""
@@ -33,7 +35,7 @@ class HoldingInput(WrappingInput):
         self._port.count_as_dropped()
 
     @property
-    def open(self) -> bool:
+    def open(self) -> bool:  # type: ignore[override]
         return bool(self._held) or self._port.open
 
     def poll(self) -> Event | None:
@@ -44,7 +46,6 @@ class HoldingInput(WrappingInput):
         return event
 
     def dispatch(self) -> None:
-        """Handle the events that have arrived, and hold those that are for the program."""
         while (event := self._next()) is not None:
             self._held.append(event)
             self._droppable += self._is_droppable(event)
@@ -79,10 +80,10 @@ class HoldingInput(WrappingInput):
         self._port.close()
 
 
-def holding_inputs(inbox: Inbox) -> list[HoldingInput]:
+def holding_inputs(inbox: Inbox) -> list[InputPort]:
     """Return the ports of an inbox that hold events.
 
     A thread that polls one of them while the program does not receive keeps other threads from polling, so
     it dispatches all of them.
     """
-    return [port for port in list(inbox.ports.values()) if isinstance(port, HoldingInput)]
+    return [port for port in list(inbox.ports.values()) if port.holds]

@@ -20,6 +20,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final, Literal
 
 from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
@@ -27,6 +28,7 @@ from dora.node.events import Event, Input, InputClosed
 from dora.node.patterns.holding import HoldingInput, holding_inputs
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
+from dora.node.receive.stack import insert
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import GOAL_ID, REQUEST_ID, uuid7
 from dora.wire.metadata import MetadataError
@@ -127,6 +129,8 @@ class Exchange(ABC):
 class ReplyInput(HoldingInput):
     """A port that wraps another one and passes answers to their exchanges; holds the other events."""
 
+    layer = "replies"
+
     def __init__(self, port: InputPort, config: InputConfig, replies: Replies) -> None:
         size = sys.maxsize if config.queue_policy == "backpressure" else config.queue_size
         super().__init__(port, size, config.keep)
@@ -226,11 +230,16 @@ class Replies:
                     f"node that receives it ({', '.join(sorted(servers)) or 'nobody does'})"
                 )
         for input_id in found:
-            if input_id not in self._ports:  # from now on, an exchange may wait for its messages
-                link = self._inbox.ports[input_id]
-                self._ports[input_id] = ReplyInput(link, links[input_id], self)
-                self._inbox.replace(self._ports[input_id])
+            port = self._inbox.ports.get(input_id)  # None: it was disconnected
+            if port is not None and port.find(ReplyInput.layer) is None:
+                # From now on, an exchange may wait for its messages.
+                made = insert(port, ReplyInput.layer, partial(self._wrap, links[input_id]))
+                self._inbox.replace(made)
         return found
+
+    def _wrap(self, item: InputConfig, port: InputPort) -> ReplyInput:
+        made = self._ports[item.id] = ReplyInput(port, item, self)
+        return made
 
     def check_input(self, input_id: str) -> None:
         """Raise `UndeclaredInput` unless the input exists and comes from another node.
@@ -250,11 +259,15 @@ class Replies:
             exchange.lose_all("this node was asked to stop")
         elif not port.is_heard():
             exchange.lose_all("no node that receives it is running at the moment")
-        elif not any(self._ports[input_id].open for input_id in exchange.awaited):
+        elif not any(map(self._is_open, exchange.awaited)):
             names = ", ".join(f"`{input_id}`" for input_id in sorted(exchange.awaited))
             exchange.lose_all(f"{names} is closed")
         else:
             port.send(data, {**(metadata or {}), exchange.key: exchange.id})
+
+    def _is_open(self, input_id: str) -> bool:
+        port = self._inbox.ports.get(input_id)
+        return port is not None and port.open
 
     # ------------------------------------------------------------------ answers
 

@@ -1,7 +1,7 @@
 """Streams: sessions of segments of chunks, for data that is played while it is made (speech, video).
 
-A *session* is one conversation; a *segment* one utterance in it; a *chunk* one message. The keys are
-those of `dora.wire.correlation`, so the other side may set or read them by hand.
+A *session* is one conversation; a *segment* one utterance in it; a *chunk* one message. The keys
+stand in `dora.wire.correlation`, so the other side may set or read them by hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dora.wire.correlation import uuid7
 class Stream:
     """The sending side of one session on one output; made by `Node.stream`. For one thread.
 
-    ``session_id``, ``segment_id`` and ``seq`` are those of the next chunk.
+    ``session_id``, ``segment_id`` and ``seq`` describe the next chunk.
     """
 
     def __init__(

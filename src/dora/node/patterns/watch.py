@@ -10,6 +10,7 @@ from dora.node.events import Event, Input
 from dora.node.patterns.holding import HoldingInput, holding_inputs
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
+from dora.node.receive.stack import insert
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, NodeConfig
 
@@ -22,6 +23,8 @@ class WatchedInput(HoldingInput):
     A message that the watcher has seen is received. So one that is dropped because the program does not
     receive is no loss, and a sender under back-pressure does not wait for the program.
     """
+
+    layer = "watch"
 
     def __init__(self, port: InputPort, config: InputConfig, take: Take) -> None:
         super().__init__(port, config.queue_size, config.keep)
@@ -55,12 +58,17 @@ class InputWatch:
             self._arrived = True
             self._woken.set()
 
-        if (watched := self._watched.get(input_id)) is not None and watched.open:
+        port = self._inbox.ports[input_id]
+        watched = self._watched.get(input_id)  # an input that was connected again has another port
+        if watched is not None and port.find(WatchedInput.layer) is watched:
             watched.take = take_and_wake
             return
-        port = self._inbox.ports[input_id]
-        self._watched[input_id] = WatchedInput(port, self._configs[input_id], take_and_wake)
-        self._inbox.replace(self._watched[input_id])
+
+        def wrap(port: InputPort) -> WatchedInput:
+            self._watched[input_id] = WatchedInput(port, self._configs[input_id], take_and_wake)
+            return self._watched[input_id]
+
+        self._inbox.replace(insert(port, WatchedInput.layer, wrap))
 
     @property
     def ended(self) -> bool:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from typing import Final
 
-MIN_PERIOD_NS: Final = 1_000_000
+MIN_PERIOD_NS: Final = 1_000_000  # shorter and longer periods are not predicted
 MAX_PERIOD_NS: Final = 50_000_000
 _CONFIDENT: Final = 8  # arrivals on time until there is a window
-_JITTER_NS: Final = 5_000
+_JITTER_NS: Final = 5_000  # always allowed: else a loop with a mean error of 0 corrects nothing any more
 _MISS: Final = 4  # confidence lost by a period without a message
 WAKE_NS: Final = 80_000  # a sleep ends this late at worst, on an idle virtual processor
-MAX_HALF_NS: Final = 250_000
+MAX_HALF_NS: Final = 250_000  # half a window: a node that polls takes a processor from the others
 
 
 class ArrivalPredictor:

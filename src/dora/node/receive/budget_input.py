@@ -1,4 +1,4 @@
-"""A port that checks how long the data of its messages took, for paths with a budget."""
+"""The layer of an input at which paths with budgets end: it checks how long the data took."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from dora.node.events import BudgetMissed, Event, Input
-from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort, WrappingInput
 from dora.node.receive.path_meter import PathMeter
 from dora.wire.hops import HopFinder, hop_text
@@ -24,7 +23,9 @@ OnMiss = Callable[[str, BudgetMissed], None]
 
 
 class BudgetInput(WrappingInput):
-    """Wraps the port of an input at which paths with budgets end."""
+    """Calls ``on_miss`` for late messages; gives out `BudgetMissed` before them if the path asks for it."""
+
+    layer = "budget"
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class BudgetInput(WrappingInput):
         return self._late.popleft()
 
     @property
-    def open(self) -> bool:
+    def open(self) -> bool:  # type: ignore[override]
         return bool(self._late) or super().open
 
     def ready(self) -> bool:
@@ -70,11 +71,6 @@ class BudgetInput(WrappingInput):
     def close(self) -> None:
         self._late.clear()
         super().close()
-
-
-def wrap(inbox: Inbox, item: InputConfig, meter: PathMeter, on_miss: OnMiss) -> None:
-    """Put a `BudgetInput` in the place of the port of an input."""
-    inbox.replace(BudgetInput(inbox.ports[item.id], item, meter, on_miss))
 
 
 class _Path:

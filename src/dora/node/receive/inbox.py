@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import ReceiveClosed
 from dora.node.current_event import CurrentEvent
+from dora.node.daemon_client import DaemonChannel
 from dora.node.events import (
     Error,
     Event,
@@ -32,33 +33,28 @@ from dora.node.events import (
     Synced,
 )
 from dora.node.receive.input_port import InputPort
-from dora.node.receive.link_input import LinkInput
-from dora.node.receive.local_input import LocalInput
-from dora.node.receive.timer_input import TimerInput
 from dora.node.receive.wait import DEFAULT_SPIN_US, Waiter
-from dora.node.session.daemon_client import DaemonChannel
 from dora.transport.board import CONTROL, WORDS, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire import node_protocol
 from dora.wire.message import ONE_TRAIL_BYTE, ORIGIN
 
 if TYPE_CHECKING:
-    from dora.node.interceptors.base import ReceiveInterceptor
+    from dora.node.interceptor import ReceiveInterceptor
     from dora.node.receive.path_meter import PathMeter
-    from dora.node.receive.qos_input import QosInput
-    from dora.node.receive.safe_state import OnChange, SafeStateInput
     from dora.node.receive.sync_port import SyncPort
-    from dora.wire.node_config import InputConfig, SyncConfig
     from dora.wire.node_protocol import SessionFrame
 
+MakeGroups = Callable[[Mapping[str, InputPort], Callable[[InputPort], None]], "Sequence[SyncPort]"]
+"""Makes the ports of groups; gets the ports of all inputs, and what to call with the port of an input of a
+group whose closing the program has just got."""
+
 _monotonic = time.monotonic_ns
-_DAEMON_CHECK_NS: Final = 50_000_000
+_DAEMON_CHECK_NS: Final = 50_000_000  # between reads of the control socket by a program that never waits
 
 
 class Inbox(Waiter):
     """All inputs of a node. Its methods may be called from any thread, one receives at a time."""
-
-    repeats = False  # its events are those of a recording
 
     def __init__(
         self,
@@ -68,39 +64,40 @@ class Inbox(Waiter):
         node_slot: int,
         doorbell: Doorbell,
         *,
+        groups: MakeGroups = lambda _ports, _on_closed: (),
+        parameters: dict[str, Any] | None = None,
+        epoch_ns: int = 0,
+        on_frame: Callable[[SessionFrame], None] = lambda _: None,
+        on_detached: Callable[[str], None] = lambda _: None,
         spin_us: float = DEFAULT_SPIN_US,
         clock_is_work: bool = True,
         current: CurrentEvent | None = None,
         paths: PathMeter | None = None,
     ) -> None:
-        """``clock_is_work``: a node with timers goes on when all its data inputs are closed.
-
-        ``current``: the current event, which the outputs know. ``paths`` counts what the ports sample.
+        """``parameters``: of the node, kept up to date here. ``epoch_ns``: when all nodes were ready, on
+        CLOCK_MONOTONIC. ``on_frame`` gets frames of the daemon that concern more than the inputs;
+        ``on_detached`` is called when a disconnected input has given out its last event.
+        ``clock_is_work``: a node with timers goes on when all its data inputs are closed. ``current``: the
+        current event, which the outputs know. ``paths`` counts what the ports sample.
         """
         super().__init__(board, node_slot, doorbell, channel.fileno(), spin_us)
-        self.ports = {port.id: port for port in ports}
-        self.parameters: dict[str, Any] = {}  # as the daemon set them last
-        self.other_clocks: Mapping[int, int] = {}  # as in `NodeConfig`
-        # Handlers: for frames that concern more than the inputs; when the daemon, or a sender that flushes,
-        # has written the control word; when a disconnected input has given out its last event.
-        self.on_frame: Callable[[SessionFrame], None] = lambda _: None
-        self.on_detached: Callable[[str], None] = lambda _: None
+        self.ports = {port.id: port for port in ports}  # by input
+        self.parameters: dict[str, Any] = {} if parameters is None else parameters
         self.current = current if current is not None else CurrentEvent()
         self.paths = paths
-        self.epoch_ns = 0  # when all nodes were ready, on CLOCK_MONOTONIC
+        self.epoch_ns = epoch_ns
+        self._on_frame = on_frame
+        self._on_detached = on_detached
         self._interceptors: tuple[ReceiveInterceptor, ...] = ()  # replaced, never changed
-        self._open_ports: list[InputPort] = list(ports)  # open ports
+        self._groups = tuple(groups(self.ports, self._closed_in_group))
+        self._group_of = {name: group for group in self._groups for name in group.config.inputs}
+        alone = [port for port in ports if port.id not in self._group_of]
+        self._open_ports: list[InputPort] = [*alone, *self._groups]
         self._next_port = 0
-        self._clocks = [port for port in ports if not port.is_data]
-        self._links = [port for port in ports if isinstance(port, LinkInput)]
-        self._groups: tuple[SyncPort, ...] = ()  # each stands for its inputs among the open ports
-        self._group_of: dict[str, SyncPort] = {}  # by input
-        self.local_inputs = {port.id: port for port in ports if isinstance(port, LocalInput)}
-        self._looking_ahead: tuple[QosInput, ...] = ()
+        # A timer of a group ends with its other inputs.
+        self._clocks = [port for port in alone if not port.is_data]
         self._clock_is_work = clock_is_work
         self._channel = channel
-        self._board = board
-        self._safe_states: dict[str, SafeStateInput] = {}
         self._control_word = node_slot * WORDS + CONTROL
         self._control_seen = 0
         self._pending: deque[Event] = deque()
@@ -167,24 +164,17 @@ class Inbox(Waiter):
 
     def is_empty(self) -> bool:
         """Return whether no event has arrived."""
-        has_set = False
         if self._lock.acquire(blocking=False):
             try:
                 if self._words[self._control_word] != self._control_seen:
                     self._read_control()
                 else:
                     self._daemon_may_be_gone()
-                for port in self._looking_ahead:
+                for port in self._open_ports:
                     port.look_ahead()
-                for group in self._groups:
-                    has_set = has_set or group.has_event()
             finally:
                 self._lock.release()
-        empty = not (
-            self._pending
-            or has_set
-            or any(port.ready() for port in list(self._open_ports) if port not in self._groups)
-        )
+        empty = not (self._pending or any(port.ready() for port in list(self._open_ports)))
         if empty:
             self._report_nothing()
         return empty
@@ -275,7 +265,7 @@ class Inbox(Waiter):
                 if not port.open:
                     self._remove_closed(port)
                 return event
-        if (self._stopping or self._ending) and not any(link.awaits_rest() for link in self._links):
+        if (self._stopping or self._ending) and not any(port.awaits_rest() for port in self.ports.values()):
             self._finish()
         return None
 
@@ -306,20 +296,12 @@ class Inbox(Waiter):
     def _drop(self, port: InputPort) -> None:
         port.close()
         del self.ports[port.id]
-        self._clocks = [other for other in self._clocks if other is not port]
-        self._links = [other for other in self._links if other.id != port.id]
-        self._safe_states.pop(port.id, None)
-        self.local_inputs.pop(port.id, None)
-        self._looking_ahead = tuple(other for other in self._looking_ahead if other.id != port.id)
-        self.on_detached(port.id)
+        self._clocks = [other for other in self._clocks if other.id != port.id]
+        self._on_detached(port.id)
 
     def add(self, port: InputPort) -> None:
         """Receive on one more input from now on."""
         self.ports[port.id] = port
-        if isinstance(port, LinkInput):
-            self._links.append(port)
-        elif isinstance(port, LocalInput):
-            self.local_inputs[port.id] = port
         if (group := self._group_of.get(port.id)) is not None:
             group.replace(port)
             self._open(group)
@@ -327,20 +309,6 @@ class Inbox(Waiter):
         if not port.is_data:
             self._clocks.append(port)
         self._open_ports = [*self._open_ports, port]
-
-    def synchronise(self, groups: list[SyncConfig], inputs: list[InputConfig]) -> None:
-        """Give sets of messages for groups of ``inputs``, instead of the messages one by one."""
-        from dora.node.receive.sync_port import SyncPort
-
-        self._groups = tuple(
-            SyncPort(config, self.ports, inputs, self._words, self._closed_in_group, self.other_clocks)
-            for config in groups
-        )
-        self._group_of = {name: group for group in self._groups for name in group.config.inputs}
-        alone = [port for port in self._open_ports if port.id not in self._group_of]
-        self._open_ports = [*alone, *self._groups]
-        # A timer of a group ends with its other inputs.
-        self._clocks = [port for port in self._clocks if port.id not in self._group_of]
 
     def group_statistics(self) -> dict[str, dict[str, int]]:
         """Return the counts of the groups, by the input that leads."""
@@ -365,17 +333,13 @@ class Inbox(Waiter):
             if port is not None:
                 self._drop(port)
             else:
-                self.on_detached(input_id)
+                self._on_detached(input_id)
         else:
             port.detach()
 
     def tick_statistics(self) -> dict[str, dict[str, Any]]:
         """Return how punctual the ticks of each timer were."""
-        return {
-            port.id: port.statistics.summary()
-            for port in self.ports.values()
-            if isinstance(port, TimerInput)
-        }
+        return {port.id: found for port in self.ports.values() if (found := port.tick_statistics())}
 
     def read_control(self) -> None:
         """Act on the daemon's frames, unless another thread is doing so; takes no event."""
@@ -392,26 +356,8 @@ class Inbox(Waiter):
         self._open_ports = [port for port in self._open_ports if port.is_data and port.open]
         self._ending = True
 
-    def apply_qos(self, item: InputConfig) -> None:
-        """Apply the rules in time of an input to its messages."""
-        from dora.node.receive.qos_input import QosInput  # most nodes have no such input
-
-        port = self.ports[item.id]
-        assert isinstance(port, LinkInput | LocalInput)
-        wrapped = QosInput(port, item, self._board, self.other_clocks)
-        self._looking_ahead = (*self._looking_ahead, wrapped)
-        self.replace(wrapped)
-
-    def apply_safe_state(self, item: InputConfig, on_change: OnChange) -> None:
-        """Give out the safe value of an input's source while that does not send."""
-        from dora.node.receive.safe_state import SafeStateInput  # most nodes have no such input
-
-        port = SafeStateInput(self.ports[item.id], item, self._board, on_change)
-        self._safe_states[item.id] = port
-        self.replace(port)
-
     def replace(self, port: InputPort) -> None:
-        """Replace the port of the same id by one that wraps it."""
+        """Replace the port of the same id by one with more layers."""
         self.ports[port.id] = port
         if (group := self._group_of.get(port.id)) is not None:
             group.replace(port)
@@ -427,8 +373,8 @@ class Inbox(Waiter):
     def _read_control(self) -> None:
         if self._words[self._control_word] != self._control_seen:
             self._control_seen = self._words[self._control_word]
-            for link in self._links:
-                link.check_flush()
+            for port in self.ports.values():
+                port.check_flush()
         for frame in self._channel.read():
             self.handle(frame)
         if self._channel.lost and not self._ending:
@@ -446,8 +392,8 @@ class Inbox(Waiter):
                         self.ports[input_id].source_closed()
             case node_protocol.TextInput(inputs=inputs, text=text):
                 for input_id in inputs:
-                    if (local := self.local_inputs.get(input_id)) is not None:
-                        local.put_text(text)
+                    if input_id in self.ports:
+                        self.ports[input_id].put_text(text)
             case node_protocol.StopFrame():
                 self._stop()
             case node_protocol.ParamUpdateFrame(key=key, value=value):
@@ -459,8 +405,8 @@ class Inbox(Waiter):
             case node_protocol.ReloadFrame(operators=operators, modules=modules):
                 self._pending.append(Reload(operators=operators, modules=modules))
                 if not operators:  # most likely, another process of this node follows
-                    for link in self._links:
-                        link.release()
+                    for port in self.ports.values():
+                        port.release()
             case node_protocol.NodeFailedFrame():
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
                 self._fail(frame.affected_input_ids)
@@ -485,13 +431,13 @@ class Inbox(Waiter):
             ):
                 pass  # the handshake comes before there is an inbox
             case _:
-                self.on_frame(frame)
+                self._on_frame(frame)
 
     def _fail(self, inputs: list[str]) -> None:
-        """Begin the safe state of these inputs, if they have one: their source has failed."""
+        """Report to inputs that their source has failed."""
         for input_id in inputs:
-            if (port := self._safe_states.get(input_id)) is not None:
-                port.fail()
+            if input_id in self.ports:
+                self.ports[input_id].source_failed()
 
     def _stop(self) -> None:
         if self._stopping:

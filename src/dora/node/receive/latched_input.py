@@ -5,7 +5,7 @@ Three kinds of messages come in this order:
 * *repeated* ones, which a former process of this node has received. They are counted as such on the board
   (``REPEATED``), not among ``RECEIVED``, because ``FIRST + RECEIVED + DROPPED`` is a sequence number.
 * others of the latch. For a receiver that is new, they move ``FIRST`` back, and so are sent and received.
-* those of the queue, except what came from the latch already.
+* messages of the queue, except what came from the latch already.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _JOIN_POLL_NS: Final = 20_000_000
 
 
 class LatchedReceiver(ResumingReceiver):
-    """A receiver that gives out the messages of a latch before those of another receiver."""
+    """A receiver that gives out the messages of a latch first, then another receiver's."""
 
     def __init__(
         self, receiver: Receiver, read: ReadLatch, after: int, sent: Callable[[], int], joins_slowly: bool

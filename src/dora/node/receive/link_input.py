@@ -9,6 +9,7 @@ from typing import Final
 
 from dora.node.events import Event, Input, InputClosed, InputRecovered
 from dora.node.receive.deadline import deadline_monitor
+from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import InputMeter
 from dora.transport.board import (
     BEGUN,
@@ -43,7 +44,7 @@ def _receive_nothing() -> Message | None:
     return None
 
 
-class LinkInput:
+class LinkInput(InputPort):
     """An input fed by another node's output.
 
     A gap in the sequence is counted as lost when a later message shows it. But no later message may come:
@@ -53,8 +54,6 @@ class LinkInput:
     messages that are missing up to there count as lost. A message that comes after all is taken off the
     count.
     """
-
-    is_data = True
 
     def __init__(
         self,
@@ -142,11 +141,6 @@ class LinkInput:
         self._arrives_late = in_flight or crosses
         self._flight_limit_ns = FLIGHT_LIMIT_NS if self._arrives_late else _SEND_LIMIT_NS
 
-    def hand_over_meter(self) -> InputMeter | None:
-        """Return the meter of this input, which takes no samples any more."""
-        meter, self._meter = self._meter, None
-        return meter
-
     def poll(self) -> Event | None:
         message = self._receive()
         if message is None:
@@ -229,17 +223,15 @@ class LinkInput:
             self._words[self._base + RESTART_LOSS.word] += min(end, self._rejoined_at) - self._last
 
     def count_as_dropped(self) -> None:
-        """Count a message that was polled here, and dropped before its delivery."""
         self._received -= 1
         self._words[self._received_word] = self._received
         self._words[self._base + DROPPED] += 1
 
     def has_newer(self) -> bool:
-        """Return whether a newer message than the last one was sent."""
         return self._last < self._words[self._sent_word]
 
     def check_flush(self) -> None:
-        """Skip the messages before the last one with ``flush: true``; called when one was sent."""
+        """Skip the messages before the last one with ``flush: true``, if there is a new one."""
         if self._arrives_late:
             self._check_begun()
         to = self._words[self._flush_word]
@@ -378,10 +370,8 @@ class LinkInput:
             self._rest_until = _monotonic() + _SEND_LIMIT_NS
 
     def awaits_rest(self) -> bool:
-        """Return whether a message is about to come that the process that takes over does not get.
-
-        A sender may have numbered it, and looked up its receivers, before that process was one of them.
-        """
+        # A sender may have numbered a message, and looked up its receivers, before the process that takes
+        # over was one of them.
         return self._last < self._limit and _monotonic() < self._rest_until
 
     def _end_deadline(self) -> None:
@@ -399,7 +389,6 @@ class LinkInput:
         self._source_node = ""  # it does not come back
 
     def release(self) -> None:
-        """Leave this link to another process of the node."""
         self._hands_over = True
         self._receiver.release()
 

@@ -17,6 +17,7 @@ from dora.node.events import (
     Text,
 )
 from dora.node.receive.deadline import deadline_monitor
+from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import InputMeter
 from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.board import (
@@ -35,7 +36,7 @@ from dora.wire.node_config import InputConfig
 _monotonic = time.monotonic_ns
 
 
-class LocalInput:
+class LocalInput(InputPort):
     """An input fed from within this process: text that the daemon delivered, or an operator's output
     to another operator of the same runtime.
 
@@ -43,8 +44,6 @@ class LocalInput:
     declared pattern, and under back-pressure, it holds all: the sender shares the receiver's thread and
     cannot wait for it.
     """
-
-    is_data = True
 
     def __init__(self, config: InputConfig, board: Board, meter: InputMeter | None = None) -> None:
         self.id = config.id
@@ -57,6 +56,7 @@ class LocalInput:
         keeps_all = config.queue_policy == "backpressure" or config.engine_queue_size
         self._size = sys.maxsize if keeps_all else config.queue_size
         self._is_kept_metadata = kept_metadata(config.keep)
+        # Only to drop: two threads at once would drop one message too many. Else a deque needs no lock.
         self._lock = threading.Lock()
         self._words = board.words
         self._base = config.slot * WORDS
@@ -91,7 +91,7 @@ class LocalInput:
         return False
 
     @property
-    def taken(self) -> int:
+    def taken(self) -> int:  # type: ignore[override]  # it counts on the board
         """The number of the value that was taken last, from 1; dropped values count too."""
         return self._words[self._base + RECEIVED] + self._words[self._base + DROPPED]
 
@@ -109,7 +109,6 @@ class LocalInput:
         self._queue.extendleft(reversed(messages))
 
     def has_newer(self) -> bool:
-        """Return whether a newer message than the last one was sent."""
         return bool(self._queue)
 
     def put_text(self, text: str) -> None:
@@ -130,11 +129,6 @@ class LocalInput:
             return self._queue.popleft()
         except IndexError:  # another thread took it
             return None
-
-    def hand_over_meter(self) -> InputMeter | None:
-        """Return the meter of this input, which takes no samples any more."""
-        meter, self._meter = self._meter, None
-        return meter
 
     def poll(self) -> Event | None:
         deadline = self._deadline

@@ -134,7 +134,7 @@ class PathMeter:
         self._add(path, time_ns, 1)
 
     def note_budget(self, path: int, budget_ns: int, slowest_hop: int | None = None) -> None:
-        """Note a message of a path with a budget. ``slowest_hop``: that of a message that was late."""
+        """Note a message of a path with a budget; with its ``slowest_hop`` if it was late."""
         begin = self._record(path)
         if begin is None:
             return
@@ -224,7 +224,7 @@ class InputMeter:
 
 
 def output_names(descriptor: Mapping[str, Any]) -> list[str]:
-    """Return the outputs "node/output" of a dataflow, those of operators too, from its descriptor."""
+    """Return the outputs "node/output" of a dataflow, operators included, from its descriptor."""
     names = []
     for node in descriptor.get("nodes") or ():
         node_id = node.get("id")

@@ -1,7 +1,7 @@
-"""The port of an input with a `deadline`, a `max_age` or a `rate`: it wraps the port of the link.
+"""The layer of an input with a `deadline`, a `max_age`, a `rate` or `every`.
 
 A message that it leaves out has been received, so it counts as a part of ``RECEIVED`` on the board: credit
-and sequence numbers stay as they are. An input without such a rule has no such port.
+and sequence numbers stay as they are.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from dora.node.events import DeadlineMet, DeadlineMissed, Event, Input, InputClosed, Reference
-from dora.node.receive.input_port import WrappingInput
-from dora.node.receive.link_input import LinkInput
-from dora.node.receive.local_input import LocalInput
+from dora.node.receive.input_port import InputPort, WrappingInput
 from dora.node.receive.qos import Deadline, Thinning
 from dora.node.receive.timestamps import timestamps
 from dora.transport.board import (
@@ -33,13 +31,13 @@ _AT_ONCE: Final = 1000  # messages that one poll takes at most; the sender may b
 
 
 class QosInput(WrappingInput):
-    """Watches the pauses between messages, and leaves out old ones and those that come too fast."""
+    """Watches the pauses between messages; leaves out messages that are old or come too fast."""
 
-    _port: LinkInput | LocalInput
+    layer = "qos"
 
     def __init__(
         self,
-        port: LinkInput | LocalInput,
+        port: InputPort,
         config: InputConfig,
         board: Board,
         other_clocks: Mapping[int, int] = {},
@@ -225,11 +223,10 @@ class QosInput(WrappingInput):
     # ------------------------------------------------------------------ the rest of a port
 
     @property
-    def open(self) -> bool:
+    def open(self) -> bool:  # type: ignore[override]
         return bool(self._next) or self._port.open
 
     def look_ahead(self) -> None:
-        """Find out whether the next message is given out; `ready` needs that."""
         if not self._next and (event := self.poll()) is not None:
             self._next.appendleft(event)
 

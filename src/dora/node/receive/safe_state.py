@@ -1,10 +1,8 @@
-"""The port of an input whose source has a safe state: it wraps the port of the link.
+"""The layer of an input whose source has a safe state.
 
-When a condition holds, the program gets the safe value, made here: so it comes even if the process of the
-sender is dead, or stopped. It is given out once, and then messages as soon as the sender is back. Messages
-that the sender had numbered before count as dropped, so no older one follows the safe value.
-
-An input without a safe state has no such port.
+When a condition holds, the program gets the safe value. It is made here, so it comes even if the process of
+the sender is dead or stopped. The program gets it once, and messages again as soon as the sender is back.
+Messages that the sender had numbered before count as dropped, so no older one follows the safe value.
 """
 
 from __future__ import annotations
@@ -77,10 +75,11 @@ class Silence:
 
 
 class SafeStateInput(WrappingInput):
-    """Gives out the safe value of its source while that does not send."""
+    """Gives out the safe value of the source when it fails, or does not send in time."""
+
+    layer = "safe state"
 
     def __init__(self, port: InputPort, config: InputConfig, board: Board, on_change: OnChange) -> None:
-        """``port``: of the link, or one that wraps it."""
         safe = config.source_rules.safe_state
         assert safe is not None
         super().__init__(port)
@@ -191,8 +190,8 @@ class SafeStateInput(WrappingInput):
             self._silence.end()
         return self._next.popleft()
 
-    def fail(self) -> None:
-        """Begin the safe state because the source has failed; queued messages are older, and dropped."""
+    def source_failed(self) -> None:
+        """Begin the safe state; queued messages are older, and dropped."""
         if "failed" not in self._when or self._stopped or self._reason:
             return
         waiting, closed = list(self._next), False
@@ -244,7 +243,7 @@ class SafeStateInput(WrappingInput):
     # ------------------------------------------------------------------ the rest of a port
 
     @property
-    def open(self) -> bool:
+    def open(self) -> bool:  # type: ignore[override]
         return bool(self._next) or self._port.open
 
     def ready(self) -> bool:

@@ -27,10 +27,13 @@ _monotonic = time.monotonic_ns
 _NEVER: Final = 0  # a time at which no timeout has passed
 
 
-class SyncPort:
-    """One group. ``open`` is False once no set can come any more."""
+class SyncPort(InputPort):
+    """One group. ``open`` is False once no set can come any more.
 
-    is_data = True
+    The ports of its inputs are told what has happened, so most methods of a port do nothing here.
+    """
+
+    layer = "sync"
     detached = False
 
     def __init__(
@@ -42,8 +45,8 @@ class SyncPort:
         on_closed: Callable[[InputPort], None],
         other_clocks: Mapping[int, int] = {},
     ) -> None:
-        """``words``: those of the board. ``on_closed`` gets the port of an input whose closing the
-        program has just got."""
+        """``words``: of the board. ``on_closed`` gets the port of an input whose closing the program has
+        just got."""
         self.config = config
         self.id = f"sync {config.inputs[0]}"  # no input has such a name
         self.open = True
@@ -101,10 +104,11 @@ class SyncPort:
         event, self._prepared = self._prepared, None
         return event if event is not None else self._next()
 
-    def has_event(self) -> bool:
-        """Return whether `poll` returns an event; the caller holds the inbox."""
+    def look_ahead(self) -> None:
         if self._prepared is None:
             self._prepared = self._next()
+
+    def ready(self) -> bool:
         return self._prepared is not None
 
     def _next(self) -> Event | None:
@@ -167,7 +171,7 @@ class SyncPort:
         else:
             self._arrivals += 1
             stamp = self._arrivals
-        if number := getattr(port, "taken", 0):  # of a value from an operator
+        if number := port.taken:
             event._number = number  # for the event log
         if self._matcher.add(index, stamp, event, _monotonic() if self._has_timeout else 0):
             port.count_as_dropped()
@@ -228,36 +232,13 @@ class SyncPort:
 
     # ------------------------------------------------------------------ as a port
 
-    def ready(self) -> bool:
-        if self._prepared is not None:
-            return True
-        for index, port in enumerate(self._ports):
-            if (
-                port is not None
-                and port.open
-                and not (self._waits[index] and self._matcher.is_full(index))
-                and port.ready()
-            ):
-                return True
-        at = self._matcher.wake_at()
-        return at is not None and _monotonic() >= at
-
     def wake_at(self) -> int | None:
         times = [port.wake_at() for port in self._ports if port is not None and port.open]
         times.append(self._matcher.wake_at())
         return min((at for at in times if at is not None), default=None)
 
-    def source_closed(self) -> None:
-        """Do nothing: the ports of the inputs are told."""
-
-    def source_back(self, node_id: str) -> bool:  # noqa: ARG002
-        return False
-
-    def count_as_dropped(self) -> None:
-        """Do nothing: messages are dropped by the ports of the inputs."""
-
     def replace(self, port: InputPort) -> None:
-        """Replace the port of an input, or add that of one which was connected again."""
+        """Replace the port of an input, or add the port of an input that was connected again."""
         index = self._index[port.id]
         if self._ports[index] is None:
             self.reopen(port.id)
@@ -275,9 +256,6 @@ class SyncPort:
         for port in self._ports:
             if port is not None:
                 port.stop()
-
-    def detach(self) -> None:
-        """Do nothing: inputs are disconnected one by one."""
 
     def close(self) -> None:
         for port in self._ports:

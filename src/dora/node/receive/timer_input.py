@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from dora.node.events import Event, Input, InputClosed, Tick
+from dora.node.receive.input_port import InputPort
 from dora.wire.node_config import InputConfig
 from dora.wire.path_statistics import BUCKETS, bucket_of, quantile
 
@@ -62,11 +63,11 @@ class TickStatistics:
         }
 
 
-class TimerInput:
+class TimerInput(InputPort):
     """An input fed by a clock: a grid that begins at ``epoch_ns``, or the input's phase after it.
 
-    A node that was busy gets of the ticks that it has missed one (``skip``, ``coalesce``), or one after the
-    other (``burst``), but no more than the newest ``queue_size``.
+    A busy node misses ticks. Afterwards it gets one of them (``skip``, ``coalesce``), or all of them in
+    order (``burst``), at most ``queue_size``. A clock never closes, and a tick counts as no message.
     """
 
     is_data = False
@@ -123,14 +124,8 @@ class TimerInput:
     def wake_at(self) -> int | None:
         return None if self._stopped else self._due
 
-    def count_as_dropped(self) -> None:
-        """Count nothing: a tick is no message."""
-
-    def source_closed(self) -> None:
-        """A clock never closes."""
-
-    def source_back(self, node_id: str) -> bool:  # noqa: ARG002
-        return False
+    def tick_statistics(self) -> dict[str, Any]:
+        return self.statistics.summary()
 
     def stop(self) -> None:
         self._stopped = True

@@ -1,4 +1,7 @@
-"""The ``timestamp`` of a message, as a time on the clock of this machine."""
+"""Times of messages from other machines, on the clock of this one: timestamps and origins.
+
+The daemon writes the offset of the other clock to the line of the output on the board.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from datetime import datetime
 from typing import Final
 
 from dora.node.events import Input
-from dora.transport.board import CLOCK_OFFSET, WORDS, signed
+from dora.transport.board import CLOCK_OFFSET, WORDS, Board, signed
+from dora.transport.interface import Receiver
 from dora.wire.message import METADATA_SIZE, TIME_NS, Message
 from dora.wire.metadata import MetadataError, as_nanoseconds
 from dora.wire.node_config import InputConfig
-from dora.wire.trail import origin_id, output_of
+from dora.wire.trail import origin_id, output_of, shift
 
 _STAMP: Final = b"timestamp"
 
@@ -19,8 +23,34 @@ Timestamp = Callable[[Input], int]
 """Returns the timestamp of a message in nanoseconds since the Unix epoch."""
 
 
+class OtherClock:
+    """Receives from another machine, and puts the origins of messages on the clock of this one.
+
+    The time of sending stays as the sender wrote it.
+    """
+
+    def __init__(self, receiver: Receiver, board: Board, slot: int) -> None:
+        """``slot``: the line of the output on the board."""
+        self._receiver = receiver
+        self._words = board.words
+        self._offset_word = slot * WORDS + CLOCK_OFFSET
+        self.has_messages = receiver.has_messages
+        self.release = receiver.release
+        self.close = receiver.close
+
+    def receive(self) -> Message | None:
+        message = self._receiver.receive()
+        if message is not None and (offset := self._words[self._offset_word]):
+            trail = message.trail
+            message.header, shifted = shift(message.header, trail, signed(offset))
+            if trail:
+                end = message.head_size
+                message.head = message.head[: end - len(trail)] + shifted + message.head[end:]
+        return message
+
+
 def timestamp_ns(event: Input) -> int:
-    """Return the timestamp as it was written: that of the metadata, else the time of sending."""
+    """Return the timestamp as it was written: from the metadata, else the time of sending."""
     content = event._content
     if isinstance(content, Message) and not (content.header[METADATA_SIZE] and _STAMP in content.metadata):
         return content.header[TIME_NS]
@@ -39,11 +69,10 @@ def timestamps(item: InputConfig, other_clocks: Mapping[int, int], words: memory
 
 
 class _OtherClocks:
-    """Takes the offsets of clocks off timestamps.
+    """Corrects timestamps by the offsets of clocks.
 
     A time of sending is on the clock of the machine that sent the message. Nodes pass the key ``timestamp``
-    on, so that one is on the clock of the machine where the data was made: of the output that is the
-    message's origin.
+    on. So it is on the clock of the machine where the data was made: where the message has its origin.
     """
 
     def __init__(self, item: InputConfig, other_clocks: Mapping[int, int], words: memoryview) -> None:

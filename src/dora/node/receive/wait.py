@@ -7,7 +7,7 @@ one is due (`dora.node.receive.arrival_predictor`). An idle node never spins: ea
 makes the next less likely.
 
 A thread that waits for a condition takes no events: they stay in their queues for `Inbox.next`. A thread or
-task that wants events has precedence, because it polls all inputs and thereby also those of the condition.
+task that wants events has precedence, because it polls all inputs, the condition's among them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from dora.wire.decode import prepare
 _monotonic = time.monotonic_ns
 _pause = time.sleep
 
-DEFAULT_SPIN_US: Final = 150
-_WAKE_COST_NS: Final = 80_000
+DEFAULT_SPIN_US: Final = 150  # docs/design/waiting-and-waking.md: round trips of 14 µs instead of 64
+_WAKE_COST_NS: Final = 80_000  # a message that came this much later would have come within the spin budget
 _POLLS_A_YIELD: Final = 4  # a poll takes as long as letting others run: half a microsecond
 _MAX_EMPTY_SPINS: Final = 3  # until the node stops spinning
 _END_PAUSE: Final = 0.02  # seconds; for programs that ask on and on after the end
@@ -51,6 +51,8 @@ class Waiter(ABC):
     def __init__(
         self, board: Board, node_slot: int, doorbell: Doorbell, control_fd: int, spin_us: float
     ) -> None:
+        # One thread receives at a time: a doorbell and the ports are for one. A thread that waits for a
+        # condition yields it to one that wants events.
         self._lock = threading.Lock()
         self._condition_thread = 0  # the thread that holds the lock, if it waits for a condition
         self._contenders: set[int] = set()  # threads that want the lock for events
@@ -177,6 +179,8 @@ class Waiter(ABC):
         """Sleep once: until rung, until ``wake_at``, or until a port has something to do."""
         words = self._words
         self._doorbell.rearm()
+        # First the flag, then the poll, a fence between them: a sender that is too late for the poll sees
+        # the flag and rings. In the other order, the node could sleep while a message waits.
         words[self._asleep] = 1
         fence()
         try:

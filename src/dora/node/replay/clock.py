@@ -91,7 +91,7 @@ class ReplayedTime:
         self._patient_until = _real_monotonic_ns() + _LONG_NS
 
     def advance(self, time_ns: int) -> None:
-        """Set the time to that of an event, which this thread has taken."""
+        """Move the time on to an event that this thread has taken, never back."""
         self._now = max(self._now, time_ns)
         self._thread = threading.get_ident()
         self._patient_until = _real_monotonic_ns() + _LONG_NS

@@ -41,9 +41,8 @@ from dora.node.events import (
 from dora.node.log import write_log
 from dora.node.receive.inbox import Inbox, timed_out
 from dora.node.receive.input_port import InputPort
-from dora.node.receive.link_input import LinkInput
-from dora.node.receive.local_input import LocalInput
-from dora.node.receive.safe_state import OnChange, SafeValue, safe_array
+from dora.node.receive.path_meter import InputMeter
+from dora.node.receive.safe_state import SafeValue, safe_array
 from dora.node.replay.clock import ReplayClock, ReplayedTime
 from dora.wire import node_config, node_protocol
 from dora.wire.decoders import msgpack_decoder
@@ -54,7 +53,6 @@ _monotonic = time.monotonic_ns
 _decode = msgpack_decoder(dict[str, Any])
 
 CLOCK_FILE: Final = "clock"
-EVENT_LOG_SUFFIX: Final = ".order"
 _OF_EVENTS: Final = ("kind", "type")  # keys that each event has
 STEP_POLL_NS: Final = 5_000_000  # between polls for the request of the next step
 # Of an input whose turn is later; then its sender waits.
@@ -62,12 +60,9 @@ _HELD_MOST: Final = 1000  # messages
 _HELD_BYTES: Final = 64 << 20
 
 
-def replay_inbox(directory: str, config: node_config.NodeConfig) -> Callable[..., Inbox]:
-    """Return the inbox type of a node in a replay; a node without an event log has an ordinary inbox."""
-    path = os.path.join(directory, config.node_id + EVENT_LOG_SUFFIX)
-    if not os.path.exists(path):
-        return Inbox
-    clock = ReplayClock.open(os.path.join(directory, CLOCK_FILE))
+def replay_inbox(path: str, config: node_config.NodeConfig) -> Callable[..., Inbox]:
+    """Return the inbox type of a node that follows an event log."""
+    clock = ReplayClock.open(os.path.join(os.path.dirname(path), CLOCK_FILE))
     replayed = ReplayedTime(clock.start_ns, clock.speed)
     replayed.install()
     return partial(ReplayInbox, path, clock, replayed, config)
@@ -81,9 +76,10 @@ def _read(path: str) -> Iterator[Entry]:
 
 
 class ReplayInbox(Inbox):
-    """Gives events in the order of a file."""
+    """Gives events in the order of a file.
 
-    repeats = True
+    Its ports lack the layers whose events are in the log, see `dora.node.receive.stack`.
+    """
 
     def __init__(
         self,
@@ -106,20 +102,24 @@ class ReplayInbox(Inbox):
         self._entries = _read(path)
         self._inputs: list[str] = []
         self._held: dict[str, deque[Input]] = {
-            port.id: deque() for port in ports if isinstance(port, LinkInput)
+            item.id: deque() for item in config.inputs if item.kind == "link"
         }
+        self._local_inputs = {item.id for item in config.inputs if item.kind == "local"}
         # The number of the last message that was given, of inputs whose source is latched.
         self._given = {item.id: 0 for item in config.inputs if item.source_rules.latched}
-        self._groups_by_lead: dict[str, node_config.SyncConfig] = {}
+        self._groups_by_lead = {group.inputs[0]: group for group in config.syncs}
         # By input: the messages of the last set, and of the one that is being made; None for one that did
         # not come. The next set may have them again.
-        self._of_sets: dict[str, dict[int, Input | None]] = {}
-        self._set_counts: dict[str, dict[str, int]] = {}  # by the input that leads
-        self._meters = {
-            port.id: meter
-            for port in ports
-            if isinstance(port, (LinkInput, LocalInput)) and (meter := port.hand_over_meter()) is not None
+        self._of_sets: dict[str, dict[int, Input | None]] = {
+            name: {} for group in config.syncs for name in group.inputs
         }
+        # By the input that leads.
+        self._set_counts = {name: {"complete": 0, "incomplete": 0} for name in self._groups_by_lead}
+        self._meters: dict[str, InputMeter] = {}  # by input
+        if self.paths is not None:
+            self._meters = {
+                item.id: self.paths.input(item.slot) for item in config.inputs if item.kind != "timer"
+            }
         self._sample_at: dict[str, int] = {}  # by input: the number of the message to sample next
         self._closed: set[str] = set()  # inputs on which nothing will come any more
         self._entry: Entry | None = None
@@ -128,20 +128,11 @@ class ReplayInbox(Inbox):
         self._wake: int | None = None  # when to poll again, on CLOCK_MONOTONIC
         self._received_at = 0
         self._stop_given = False
-        for entry in self._entries:  # those of earlier processes are over
+        for entry in self._entries:  # earlier processes are over
             if entry.kind == EntryKind.BEGIN and entry.number >= config.restart_count:
                 self._inputs = list(_decode(entry.content))
                 break
         self._advance()
-
-    def synchronise(
-        self, groups: list[node_config.SyncConfig], inputs: list[node_config.InputConfig]
-    ) -> None:
-        """Make the sets of the log; ``inputs`` keep their ports."""
-        del inputs
-        self._groups_by_lead = {group.inputs[0]: group for group in groups}
-        self._of_sets = {name: {} for group in groups for name in group.inputs}
-        self._set_counts = {name: {"complete": 0, "incomplete": 0} for name in self._groups_by_lead}
 
     def group_statistics(self) -> dict[str, dict[str, int]]:
         """Return how many sets of each group were given so far."""
@@ -282,9 +273,6 @@ class ReplayInbox(Inbox):
         content = SafeValue(safe_array(safe), safe.metadata, entry.number, entry.content.decode())
         return Input.make(self._inputs[entry.input], content)
 
-    def apply_safe_state(self, item: node_config.InputConfig, on_change: OnChange) -> None:
-        """Do nothing: safe values come from the log."""
-
     def _make_control_event(self, fields: dict[str, Any]) -> Event | None:
         """Return the recorded event of the daemon, or of a port."""
         match fields:
@@ -383,8 +371,9 @@ class ReplayInbox(Inbox):
 
     def _local(self, entry: Entry) -> Event | None:
         """Return the value of an entry: this thread sent it, so it has arrived or never comes."""
-        port = self.ports.get(self._inputs[entry.input])
-        while isinstance(port, LocalInput) and (event := port.poll()) is not None:
+        input_id = self._inputs[entry.input]
+        port = self.ports.get(input_id) if input_id in self._local_inputs else None
+        while port is not None and (event := port.poll()) is not None:
             if isinstance(event, Input) and port.taken >= entry.number:
                 return event
         self._count_missing(entry)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from dora._ownership import UnsafeFile
 from dora.errors import SendError
 from dora.node.current_event import CurrentEvent, Passed
-from dora.node.interceptors.base import Lent, SendInterceptor, surround
+from dora.node.interceptor import Lent, SendInterceptor, surround
 from dora.transport.board import (
     ASLEEP,
     BEGUN,
@@ -110,7 +110,7 @@ class OutputPort:
         self.tapped_word = config.slot * WORDS + TAPPED
         self.unsent = 0  # messages of this process that were given up, see `wait_for_credit`
         self._stopped_word = None if node_slot is None else node_slot * WORDS + STOPPED
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # a sender is for one at a time; numbers follow the order of sending
         self._closed = False
         self._flush_word = config.slot * WORDS + FLUSH
         self.links_version_word = config.slot * WORDS + LINKS_VERSION
@@ -366,7 +366,7 @@ class OutputPort:
         self._words[self._bytes_word] = self._bytes
         if rung and size <= SMALL_BODY and self._lock.acquire(blocking=False):
             try:
-                self._prepare()
+                self._prepare()  # saves time later; not worth a wait for another thread
             finally:
                 self._lock.release()
 
@@ -380,9 +380,9 @@ class OutputPort:
         copies: list[Loan] = []
         if self._overflow_channels:
             copies = [sender.loan(size) for sender in self._overflow_channels.values()]
-            for copy in copies:
+            for copy in copies:  # before the loan is sent: then its memory belongs to the receivers
                 _move(copy.address, loan.address, size)
-        self._words[self._sent_word] = self._sequence = sequence
+        self._words[self._sent_word] = self._sequence = sequence  # first: no number twice after a kill
         loan.send(control)
         for copy in copies:
             copy.send(control)
@@ -409,7 +409,7 @@ class OutputPort:
         section = encode_metadata(metadata) if metadata else b""
         trail = self.passed_on(0)[-1]
         offset = body_offset(len(schema), len(section), len(trail))
-        with self._lock:  # another thread may be sending: a sender is for one at a time
+        with self._lock:
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             return self._sender.loan(offset + size), offset, section
@@ -550,7 +550,7 @@ class OutputPort:
         if self._has_credit() or self._credit_bell is None:
             return True
         words = self._words
-        words[self._waiting_word] = 1
+        words[self._waiting_word] = 1  # before the look, with a fence: credit given after the look rings
         try:
             fence()
             while not self._has_credit() and not self._closed:
@@ -588,7 +588,7 @@ class OutputPort:
 
     def close(self) -> None:
         """Refuse further sends. Messages that were sent stay receivable."""
-        self._closed = True
+        self._closed = True  # not under the lock: a thread that waits for credit holds it, and looks here
         self._sender.close()
         for sender in self._overflow_channels.values():
             sender.close()

@@ -26,7 +26,7 @@ class UndeclaredOutputs:
         node_slot: int,
         operators: Iterable[str] = (),
     ) -> None:
-        """``declared``: ids of the outputs; those of ``operators`` begin with the id of the operator."""
+        """``declared``: ids of the outputs; each output of one of ``operators`` begins with its id."""
         self.sent: dict[str, int] = {}
         self._node_id = node_id
         self._declared = sorted(declared)
@@ -34,7 +34,7 @@ class UndeclaredOutputs:
         self._words = board.words
         self._word = node_slot * WORDS + UNDECLARED
         self._strict = is_strict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # any thread may send; to read and add one is not one step
 
     @property
     def total(self) -> int:

@@ -15,9 +15,9 @@ from dora.wire.node_config import LinkConfig, NodeConfig
 
 _FIRST_PAUSE: Final = 0.001  # seconds between two looks at the board, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.05
-_INTERRUPTED_TIMEOUT: Final = 0.5
-_RESTARTED_TIMEOUT: Final = 3.0
-_NO_PROGRESS: Final = 3.0  # seconds
+_INTERRUPTED_TIMEOUT: Final = 0.5  # once the daemon has something to say
+_RESTARTED_TIMEOUT: Final = 3.0  # the network may be cut: a restarted node works without the others
+_NO_PROGRESS: Final = 3.0  # seconds; the whole wait has no limit, so a slow network loses nothing
 
 
 def await_receivers(
@@ -26,8 +26,8 @@ def await_receivers(
     """Return once all receivers on other machines are there, apart from dynamic nodes.
 
     ``interrupted`` as in `dora.transport.interface.Engine.connect`. Raises `ConnectError` after ``timeout``
-    seconds. After a restart it waits for a short time, and for receivers that were never known only: those
-    of a machine that starts its part again. The network may be cut meanwhile.
+    seconds. After a restart it waits for a short time, and only for receivers that were never known: their
+    machine starts its part again. The network may be cut meanwhile.
     """
     if config.restart_count:
         timeout = min(timeout, _RESTARTED_TIMEOUT)

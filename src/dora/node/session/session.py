@@ -10,33 +10,27 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import msgspec
 
 from dora.errors import DaemonLost, DoraError, SendError, StartFailed
 from dora.node.attach import attach
+from dora.node.daemon_client import DaemonChannel
 from dora.node.host import REPLAY_DIRECTORY
 from dora.node.log import install_log_bridge, write_log
 from dora.node.receive.input_port import InputPort
-from dora.node.receive.link_input import LinkInput
-from dora.node.receive.local_input import LocalInput
-from dora.node.receive.path_meter import InputMeter, PathMeter, output_names
-from dora.node.receive.timer_input import TimerInput
+from dora.node.receive.path_meter import PathMeter, output_names
+from dora.node.receive.stack import StackBuilder
 from dora.node.receive.wait import DEFAULT_SPIN_US
 from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
-from dora.node.session.daemon_client import DaemonChannel
 from dora.node.session.other_machines import await_arrival, await_receivers
 from dora.node.session.topology import Topology
 from dora.node.warm_up import RECORD_TO, warm_up, warm_up_arrow
-from dora.transport.board import CLOCK_ERROR, STATE, UNCONNECTED, WORDS
+from dora.transport.board import CLOCK_ERROR, WORDS
 from dora.transport.forking import RefusingState, disown_after_fork, leak, refuse
-from dora.transport.interface import Engine, Receiver
-from dora.transport.queues import PriorityQueue
-from dora.transport.spill import spill_folder
-from dora.wire.correlation import kept_message
+from dora.transport.interface import Receiver
 from dora.wire.decode import BAD_MESSAGE, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata, on_text
@@ -104,12 +98,23 @@ class Session:
                 lock_memory()
         self._host = host
         self.engine = host.make_engine()
+        self.paths = PathMeter(host.path_records())
+        self.stacks = StackBuilder(
+            config,
+            self.board,
+            self.engine,
+            self.paths,
+            ring=self.bell.ring,
+            make_bell=host.bell,
+            latch_reader=host.latch_reader,
+            follows_log=bool(host.event_log()),
+            on_late=_weakly(self._on_budget_missed),
+            on_safe_state=_weakly(self._safe_state_changed),
+        )
         receivers: dict[str, Receiver] = {}
         if config.standby:  # all slow steps come first
             receivers = {
-                item.id: self._make_receiver(item, self.engine)
-                for item in config.inputs
-                if item.kind == "link"
+                item.id: self.stacks.receiver(item) for item in config.inputs if item.kind == "link"
             }
             _get_ready(self, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
@@ -122,17 +127,19 @@ class Session:
             [operator.id for operator in config.operators if not operator.alone],
         )
         doorbell = host.doorbell(config.bell, self.channel.fileno())
-        self.paths = PathMeter(host.path_records())
         ports = host.make_ports()
         ports += (
-            self._make_port(item, receivers.get(item.id)) for item in config.inputs if item.kind != "timer"
+            self.stacks.port(item, receivers.get(item.id)) for item in config.inputs if item.kind != "timer"
         )
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
         await_receivers(config, self.board, _CONNECT_TIMEOUT, self.channel.is_readable)
         if not config.standby:
             _get_ready(self, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
-        ports += [TimerInput(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
+        ports += (
+            self.stacks.port(item, epoch_ns=epoch_ns) for item in config.inputs if item.kind == "timer"
+        )
+        self.topology = Topology()
         self.inbox = self._make_inbox(ports, doorbell, epoch_ns)
         self.tracer: Tracer | None = None
         self._first_message_check: FirstMessageCheck | None = None
@@ -140,7 +147,6 @@ class Session:
         self._intercept_events()
         if not config.operators:  # the runtime does it for the outputs of operators
             self.intercept_sends(self.outputs)
-        self.topology = Topology()
         for port in self.outputs.values():
             port.on_links_changed = self.inbox.read_control
             port.warm_up()
@@ -154,34 +160,25 @@ class Session:
             atexit.register(_weakly(self._leave_at_exit))
 
     def _make_inbox(self, ports: list[InputPort], doorbell: Doorbell, epoch_ns: int) -> Inbox:
-        inbox = self._host.inbox_type()(
+        return self._host.inbox_type()(
             ports,
             self.channel,
             self.board,
             self.config.node_slot,
             doorbell,
+            groups=self.stacks.groups,
+            parameters=self.config.parameters,
+            epoch_ns=epoch_ns,
+            on_frame=_weakly(self._handle),
+            on_detached=_weakly(self._detached),
             spin_us=_spin_us(),
             clock_is_work=not self.config.exit_when_nodes_finish,
             current=self._host.current,
             paths=self.paths,
         )
-        inbox.parameters = self.config.parameters
-        inbox.other_clocks = self.config.other_clocks
-        inbox.epoch_ns = epoch_ns
-        inbox.on_frame = _weakly(self._handle)
-        inbox.on_detached = _weakly(self._detached)
-        for item in self.config.inputs:
-            if item.has_qos and item.kind != "timer":
-                inbox.apply_qos(item)
-            self._check_budgets(inbox, item)
-            if item.source_rules.safe_state is not None:
-                inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
-        if self.config.syncs:
-            inbox.synchronise(self.config.syncs, self.config.inputs)
-        return inbox
 
     def _intercept_events(self) -> None:
-        """Put the interceptors into the inbox; their order is that of `dora.node.interceptors.base`."""
+        """Put the interceptors into the inbox, in the order of `dora.node.interceptor`."""
         if typed := [item for item in self.config.inputs if item.shapes]:
             self._check_first_messages(typed)
         folder = os.environ.get(RECORD_TO) if self.owns_process else None
@@ -203,7 +200,7 @@ class Session:
         self._first_message_check.add(inputs)
 
     def intercept_sends(self, outputs: Mapping[str, OutputPort | OperatorOutput]) -> None:
-        """Put the interceptors around outputs; their order is that of `dora.node.interceptors.base`."""
+        """Put the interceptors around outputs, in the order of `dora.node.interceptor`."""
         if any(output.shapes for output in self.config.outputs):
             from dora.node.interceptors.type_check import check_sends
 
@@ -277,76 +274,6 @@ class Session:
 
     # ------------------------------------------------------------------ inputs
 
-    def _make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
-        receiver: Receiver
-        if not item.engine_queue_size:
-            receiver = engine.receiver(item, self.bell.ring)
-        else:
-            engine_item = msgspec.structs.replace(item, queue_size=item.engine_queue_size)
-            held = engine.receiver(engine_item, self.bell.ring)
-            receiver = PriorityQueue(held, item.queue_size, kept_message(item.keep))
-        if not item.machine:
-            return receiver
-        from dora.node.receive.other_clock import OtherClock
-
-        return OtherClock(receiver, self.board, item.output_slot)
-
-    def _make_port(self, item: InputConfig, receiver: Receiver | None = None) -> InputPort:
-        """Return the port of an input; ``receiver`` has been receiving for some time already."""
-        if item.kind != "link":
-            port = LocalInput(item, self.board, self._meter(item))
-            if item.source_rules.latched and item.kind == "local":
-                port.put_latched(self._host.latch_reader(item.output_slot)())
-            return port
-        first_time = self.board.get(item.slot, STATE) == UNCONNECTED
-        return self._link_port(
-            item,
-            receiver if receiver is not None else self._make_receiver(item, self.engine),
-            in_flight=self.engine.in_flight,
-            first_time=first_time,
-            takes_over=receiver is not None,
-        )
-
-    def _link_port(
-        self,
-        item: InputConfig,
-        receiver: Receiver,
-        *,
-        in_flight: bool,
-        first_time: bool,
-        takes_over: bool = False,
-    ) -> LinkInput:
-        make: Callable[..., LinkInput] = LinkInput
-        if item.source_rules.latched:
-            from dora.node.receive.latched_input import LatchedInput
-
-            make = partial(LatchedInput, read_latch=self._host.latch_reader(item.output_slot))
-        return make(
-            item,
-            receiver,
-            self.board,
-            in_flight=in_flight,
-            crosses=bool(item.machine),
-            joins_late=self.config.dynamic or item.late,
-            make_bell=self._host.bell,
-            takes_over=takes_over,
-            first_time=first_time,
-            spill_folder=""
-            if in_flight or item.queue_policy == "backpressure" or item.engine_queue_size
-            else spill_folder(self.config.run_dir, item.slot),
-            meter=self._meter(item),
-        )
-
-    def _meter(self, item: InputConfig) -> InputMeter:
-        return self.paths.input(item.slot)
-
-    def _check_budgets(self, inbox: Inbox, item: InputConfig) -> None:
-        """Check the budgets of the paths that end at an input. A replay repeats what was found then."""
-        if item.budgets and not inbox.repeats:
-            from dora.node.receive.budget_input import wrap
-
-            wrap(inbox, item, self.paths, _weakly(self._on_budget_missed))
-
     def _on_budget_missed(self, on_miss: str, miss: BudgetMissed) -> None:
         """Act on a message that is late, before the program gets it."""
         from dora.node.receive.budget_input import warning
@@ -380,11 +307,9 @@ class Session:
 
     def add_input(self, item: InputConfig) -> None:
         """Receive on one more input from now on; raises `DoraError`, ``OSError``."""
-        if item.kind == "timer":
-            port: InputPort = TimerInput(item, self.inbox.epoch_ns)
-        else:
+        if item.kind != "timer":
             warm_up_arrow(receives=True, sends=bool(self.outputs))
-            port = self._make_port(item)
+        port = self.stacks.port(item, epoch_ns=self.inbox.epoch_ns)
         known = {other.id: index for index, other in enumerate(self.config.inputs)}
         if item.id in known:
             self.config.inputs[known[item.id]] = item
@@ -393,11 +318,6 @@ class Session:
         if item.shapes:
             self._check_first_messages([item])
         self.inbox.add(port)
-        if item.has_qos and item.kind != "timer":
-            self.inbox.apply_qos(item)
-        self._check_budgets(self.inbox, item)
-        if item.source_rules.safe_state is not None:
-            self.inbox.apply_safe_state(item, _weakly(self._safe_state_changed))
 
     # ------------------------------------------------------------------ outputs
 
@@ -429,7 +349,7 @@ class Session:
         """Leave the dataflow to the parent, in a forked child process."""
         leak(self)
         self.closed = self._inherited = True  # the child reports no end
-        self.channel.close()  # else the daemon would not see the end of the parent before that of the child
+        self.channel.close()  # else the daemon would see the end of the parent only when the child ends
         self.inbox.disown()
         for port in self.outputs.values():
             port.disown()

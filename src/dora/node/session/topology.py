@@ -25,9 +25,9 @@ from dora.wire.node_protocol import (
 )
 
 if TYPE_CHECKING:
+    from dora.node.daemon_client import DaemonChannel
     from dora.node.receive.inbox import Inbox
     from dora.node.send.output import OutputPort
-    from dora.node.session.daemon_client import DaemonChannel
     from dora.transport.board import Board
     from dora.transport.doorbell import Bell
     from dora.transport.interface import Engine

@@ -7,7 +7,6 @@ import mmap
 import os
 import tempfile
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -81,41 +80,20 @@ class NullChannel:
             self._never_readable = self._open = -1
 
 
-class EventSource(ABC):
-    """The only input port of a standalone node; the stream ends when it is not ``open``."""
+class EventSource(InputPort):
+    """The only input port of a standalone node; the stream ends when it is not ``open``.
+
+    No daemon reports anything, and there are no counters.
+    """
 
     id = ""
-    is_data = True
     detached = False
 
     def __init__(self) -> None:
         self.open = True
 
-    @abstractmethod
-    def poll(self) -> Event | None:
-        """Return the next event, or None; never blocks."""
-
-    @abstractmethod
-    def ready(self) -> bool:
-        """Return whether `poll` would return an event."""
-
-    def wake_at(self) -> int | None:
-        return None
-
-    def source_closed(self) -> None:  # noqa: B027 - a base of ports
-        """Do nothing: no daemon reports it."""
-
-    def source_back(self, node_id: str) -> bool:  # noqa: ARG002
-        return False
-
-    def count_as_dropped(self) -> None:  # noqa: B027 - a base of ports
-        """Count nothing: there are no counters."""
-
     def stop(self) -> None:
         self.open = False
-
-    def detach(self) -> None:  # noqa: B027 - a base of ports
-        """Do nothing: no daemon requests it."""
 
     def close(self) -> None:
         self.open = False

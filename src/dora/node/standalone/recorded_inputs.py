@@ -15,14 +15,14 @@ from typing import Any, Final
 
 from dora._shared_folders import open_file
 from dora.node.events import Event, Input, InputClosed, Reference, Stop, Synced
-from dora.node.standalone.host import EventSource, Standalone
-from dora.node.standalone.json_format import (
+from dora.node.json_format import (
     RecordingError,
     array_from_json,
     array_to_json,
     metadata_from_json,
     type_to_json,
 )
+from dora.node.standalone.host import EventSource, Standalone
 from dora.wire.decode import decode_arrow
 from dora.wire.message import Message
 

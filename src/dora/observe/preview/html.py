@@ -22,7 +22,7 @@ Curve = Sequence[float | None]
 def as_html(head: dict[str, Any], body: bytes, series: dict[str, Curve], seconds: float) -> str:
     """Return a preview as HTML.
 
-    ``head`` and ``body`` are those of a `RenderedPreview`, with ``kind`` and ``type``. ``series``: the
+    ``head`` and ``body`` come from a `RenderedPreview`, with ``kind`` and ``type``. ``series``: the
     numbers of the last ``seconds``, by name, if they are followed over time.
     """
     hint = f"<div>{escape(head['hint'])}</div>" if "hint" in head else ""

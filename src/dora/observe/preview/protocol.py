@@ -1,7 +1,7 @@
 """Protocol between the dashboard's server and the process that watches a dataflow for it.
 
 Frames on two pipes: four bytes of length, then msgpack. Data for browsers is JSON already, so the server
-passes it on; only states are not, because the server merges those of several machines.
+passes it on. Only states are not, because the server merges states of several machines.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ class Target(msgspec.Struct, frozen=True, tag=True):
     socket: str
     log_directory: str
     elsewhere: tuple[str, ...] = ()
+
+
+class PageQuery(msgspec.Struct, frozen=True, tag=True):
+    """Show the dataflow on a page; each result is a `PageResult`. `PreviewsWanted` chooses the previews."""
 
 
 class PreviewsWanted(msgspec.Struct, frozen=True, tag=True):
@@ -81,6 +85,9 @@ class Preview(msgspec.Struct, frozen=True, tag=True):
     adds: bool = False
 
 
+PageResult = DataflowGraph | State | Preview
+
+
 class Found(msgspec.Struct, frozen=True, tag=True):
     ticket: int
     entries: list[bytes]
@@ -91,7 +98,7 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     """The dataflow has ended; this is the last message."""
 
 
-FromWatcher = DataflowGraph | State | Lines | Preview | Found | Ended
+FromWatcher = PageResult | Lines | Found | Ended
 
 _encoder = msgspec.msgpack.Encoder()
 decode_to_watcher: Callable[[bytes], ToWatcher] = msgpack_decoder(ToWatcher)

@@ -187,7 +187,7 @@ def _by_metadata(message: DrawableMessage) -> RenderedPreview | None:
     return None
 
 
-# Fields by which structs are known that declare no type: those of the standard types.
+# Fields of the standard types. They identify structs that declare no type.
 _FIELDS: Final[tuple[tuple[frozenset[str], Callable[[DrawableMessage], RenderedPreview]], ...]] = (
     (frozenset(_SIDES), _box_type),
     (frozenset({"width", "height", "encoding", "data"}), _image_type),

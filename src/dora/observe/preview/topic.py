@@ -109,7 +109,7 @@ class PreviewTopic:
 
 
 def _stamp(metadata: dict[str, Any], message: Message) -> int:
-    """Return the time stamp in microseconds since the Unix epoch: boxes may have that of their frame."""
+    """Return the time stamp in microseconds since the Unix epoch; boxes may have their frame's."""
     given = metadata.get("timestamp")
     if isinstance(given, datetime):
         return (given - _EPOCH) // timedelta(microseconds=1)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, Final
 
 import msgspec
@@ -22,34 +23,23 @@ from dora.daemon.client import DaemonClient
 from dora.daemon.logs.entry import LogEntry, parse_level, passes
 from dora.daemon.logs.reader import LogReader
 from dora.errors import ConnectError, DoraError
-from dora.observe.load import LoadMeter
+from dora.observe.preview.page_observer import PageObserver
 from dora.observe.preview.protocol import (
     MAX_FRAME,
-    DataflowGraph,
     Ended,
     Found,
     FromWatcher,
     Lines,
     PreviewsWanted,
     Search,
-    State,
     Target,
     ToWatcher,
     decode_to_watcher,
     frame,
 )
-from dora.observe.preview.topic import PreviewTopic
-from dora.observe.snapshot import EXACT, RunSnapshot
-from dora.observe.tap_session import PERIOD
-from dora.observe.topics import Topic
-from dora.wire.daemon_protocol import GetGraph, GraphText, Inspection, LinkView
 from dora.wire.framing import FrameBuffer
-from dora.wire.message import Message
 
-STATE_EVERY: Final = 1.0  # seconds
-LOGS_EVERY: Final = 0.25
-TURN: Final = 0.1  # seconds; previews are sent at the end of each turn
-BOXES_TURN: Final = 0.03  # while boxes are shown: the page needs the very frame that they were found in
+LOGS_EVERY: Final = 0.25  # seconds
 CONNECT_EVERY: Final = 0.3
 MAX_LINES: Final = 300  # log entries that are sent at a time; of more, the last ones
 FIRST_LINES: Final = 1000
@@ -57,143 +47,6 @@ FIRST_BYTES: Final = 1 << 20  # of each log file, which may be very long
 MAX_MESSAGE: Final = 4000  # characters of a log entry that are shown
 
 Send = Callable[[FromWatcher], None]
-
-
-class Watcher:
-    """Watches a running dataflow until it ends, or the server needs nothing more."""
-
-    def __init__(self, target: Target, commands: CommandQueue, log: LogReader, send: Send) -> None:
-        """Connect; raises `ConnectError` if the dataflow does not run."""
-        self._commands = commands
-        self._send = send
-        self._target = target
-        self._log = log
-        self._snapshot = RunSnapshot(DaemonClient(target.socket))
-        self._meter = LoadMeter()
-        self._meter.measure(self._snapshot.pids())
-        self._wanted = PreviewsWanted()
-        self._previews: dict[str, PreviewTopic] = {}
-        self._trouble = ""  # why there are no previews
-
-    def run(self, wanted: PreviewsWanted) -> None:
-        """Watch until the dataflow ends or the server is gone."""
-        state_due = logs_due = 0.0
-        try:
-            self._send_graph()
-            threading.Thread(target=warm_up, name="dora-warm-up", daemon=True).start()
-            self._handle(wanted)
-            while not self._commands.closed:
-                for message in self._commands.take():
-                    self._handle(message)
-                now = time.monotonic()
-                if now >= state_due:
-                    state_due = now + STATE_EVERY
-                    self._send_state()
-                if now >= logs_due:
-                    logs_due = now + LOGS_EVERY
-                    send_lines(self._log, MAX_LINES, self._send)
-                self._poll()
-                for topic in self._previews.values():
-                    if (preview := topic.preview()) is not None:
-                        self._send(preview)
-        except ConnectError:
-            send_lines(self._log, MAX_LINES, self._send)
-            self._send(Ended())
-        finally:
-            self._untap()
-            self._snapshot.close()
-
-    def _handle(self, message: ToWatcher) -> None:
-        if isinstance(message, Search):
-            answer_search(self._target.log_directory, message, self._send)
-        elif isinstance(message, PreviewsWanted) and message != self._wanted:
-            self._wanted = message
-            self._tap()
-
-    # ----------------------------------------------------------------------- taps
-
-    def _tap(self) -> None:
-        """Tap the topics that previews and latencies need."""
-        self._untap()
-        topics = [
-            topic
-            for topic in self._snapshot.local_topics()
-            if topic.name in self._wanted.topics or self._needs_latency(topic)
-        ]
-        try:
-            self._snapshot.tap(topics, latency=self._wanted.latency)
-        except ConnectError:
-            raise
-        except DoraError as error:
-            self._trouble = str(error)
-            return
-        self._previews = {
-            topic.name: self._previews.get(topic.name) or PreviewTopic(topic.name, topic.output.type)
-            for topic in topics
-            if topic.name in self._wanted.topics
-        }
-
-    def _needs_latency(self, topic: Topic) -> bool:
-        return self._wanted.latency and any(link.kind == "link" for link in topic.links)
-
-    def _untap(self) -> None:
-        if self._snapshot.tapped:
-            for topic in self._previews.values():
-                topic.release()
-        self._snapshot.untap()
-        self._trouble = ""
-        self._previews = {
-            name: topic for name, topic in self._previews.items() if name in self._wanted.topics
-        }
-
-    def _poll(self) -> None:
-        """Take messages for a turn or until the next command; raises `ConnectError` at the end."""
-        turn = BOXES_TURN if any(topic.has_boxes for topic in self._previews.values()) else TURN
-        deadline = time.monotonic() + turn
-        if not self._snapshot.tapped:
-            seconds = max(0.0, deadline - time.monotonic())
-            run, commands = self._snapshot.run.fileno(), self._commands.fileno()
-            ready, _, _ = select.select([run, commands], (), (), seconds)
-            if run in ready:
-                raise ConnectError("the dataflow has ended")
-            return
-        period = turn  # enough to see the last message of a turn
-        if self._snapshot.measures_latency:
-            period = EXACT
-        elif any(topic.needs_all for topic in self._previews.values()):
-            period = PERIOD
-
-        def until() -> bool:
-            return time.monotonic() >= deadline or self._commands.waiting
-
-        self._snapshot.poll(until, period, self._take)
-
-    def _take(self, topic: str, message: Message) -> None:
-        if (preview := self._previews.get(topic)) is not None:
-            preview.take(message)
-
-    # ----------------------------------------------------------------------- state
-
-    def _send_state(self) -> None:
-        before = self._snapshot.inspection
-        self._snapshot.ask()
-        if shape(before) != shape(self._snapshot.inspection):
-            self._begin_again()
-        loads = self._meter.measure(self._snapshot.pids())
-        self._send(State(self._snapshot.refresh(loads), self._trouble))
-
-    def _begin_again(self) -> None:
-        """Observe the dataflow in its new shape."""
-        self._untap()
-        self._snapshot.close()
-        self._snapshot = RunSnapshot(DaemonClient(self._target.socket))
-        self._tap()
-        self._send_graph()
-
-    def _send_graph(self) -> None:
-        graph = self._snapshot.run.ask(GetGraph())
-        assert isinstance(graph, GraphText)
-        self._send(DataflowGraph(graph.json))
 
 
 class SendFrame:
@@ -241,18 +94,6 @@ class CommandQueue:
             self._read.extend(map(decode_to_watcher, self._frames))
         while self._read:
             yield self._read.popleft()
-
-
-def warm_up() -> None:
-    """Import what previews need ahead of time: it takes a second."""
-    from dora.observe.preview.images import library
-
-    library()
-
-
-def shape(inspection: Inspection) -> tuple[list[str], list[LinkView]]:
-    """Return a value that changes when nodes or links are added or removed."""
-    return [node.id for node in inspection.nodes], inspection.links
 
 
 def send_lines(log: LogReader, limit: int, send: Send, *, first: bool = False) -> None:
@@ -320,42 +161,65 @@ def answer_search(directory: str, wanted: Search, send: Send) -> None:
     threading.Thread(target=work, name="dora-search", daemon=True).start()
 
 
-def connect(
-    target: Target, commands: CommandQueue, log: LogReader, send: Send
-) -> tuple[Watcher, PreviewsWanted] | None:
-    """Wait until the dataflow runs: it may still be built. Return None if the server is gone.
+class Watcher:
+    """Watches a dataflow for the server, until this needs nothing more."""
 
-    Should the dataflow end before it runs, its server tells the browser and ends this process.
-    """
-    wanted = PreviewsWanted()
-    while not commands.closed:
-        try:
-            return Watcher(target, commands, log, send), wanted
-        except ConnectError:
-            select.select([commands], (), (), CONNECT_EVERY)
-        for message in commands.take():
-            if isinstance(message, PreviewsWanted):
-                wanted = message
-            elif isinstance(message, Search):
-                answer_search(target.log_directory, message, send)
-        send_lines(log, MAX_LINES, send)
-    return None
+    def __init__(self, target: Target, commands: CommandQueue, send: Send) -> None:
+        self._target = target
+        self._commands = commands
+        self._send = send
+        self._log = LogReader(target.log_directory)
+        self._wanted = PreviewsWanted()
 
+    def run(self) -> None:
+        """Watch the dataflow; after its end, answer searches of its log until the server is gone."""
+        self._log.begin_near_end(FIRST_BYTES)
+        send_lines(self._log, FIRST_LINES, self._send, first=True)
+        if self._target.socket and (page := self._connect()) is not None:
+            logs_due = 0.0
+            with closing(page.results()) as results:
+                for result in results:
+                    if result is not None:
+                        self._send(result)
+                    self._handle_all()
+                    if (now := time.monotonic()) >= logs_due:
+                        logs_due = now + LOGS_EVERY
+                        send_lines(self._log, MAX_LINES, self._send)
+            send_lines(self._log, MAX_LINES, self._send)
+        if not self._commands.closed:
+            self._send(Ended())
+        while not self._commands.closed:
+            for message in self._commands.wait():
+                self._handle(message)
 
-def watch(target: Target, commands: CommandQueue, send: Send) -> None:
-    """Watch a dataflow; after its end, answer searches of its log until the server is gone."""
-    log = LogReader(target.log_directory)
-    log.begin_near_end(FIRST_BYTES)
-    send_lines(log, FIRST_LINES, send, first=True)
-    if target.socket and (found := connect(target, commands, log, send)) is not None:
-        watcher, wanted = found
-        watcher.run(wanted)
-    else:
-        send(Ended())
-    while not commands.closed:
-        for message in commands.wait():
-            if isinstance(message, Search):
-                answer_search(target.log_directory, message, send)
+    def _connect(self) -> PageObserver | None:
+        """Wait until the dataflow runs: it may still be built. Return None if the server is gone.
+
+        Should the dataflow end before it runs, its server tells the browser and ends this process.
+        """
+        while not self._commands.closed:
+            try:
+                return PageObserver(
+                    DaemonClient(self._target.socket),
+                    lambda: self._wanted,
+                    enough=lambda: self._commands.closed,
+                    wake=self._commands.fileno(),
+                )
+            except ConnectError:
+                select.select([self._commands], (), (), CONNECT_EVERY)
+            self._handle_all()
+            send_lines(self._log, MAX_LINES, self._send)
+        return None
+
+    def _handle_all(self) -> None:
+        for message in self._commands.take():
+            self._handle(message)
+
+    def _handle(self, message: ToWatcher) -> None:
+        if isinstance(message, Search):
+            answer_search(self._target.log_directory, message, self._send)
+        elif isinstance(message, PreviewsWanted):
+            self._wanted = message
 
 
 def main() -> None:
@@ -367,7 +231,7 @@ def main() -> None:
         os.nice(5)  # the dataflow goes first
         target = next(iter(commands.wait()), None)
         if isinstance(target, Target):
-            watch(target, commands, send)
+            Watcher(target, commands, send).run()
     except BrokenPipeError:
         pass  # the server is gone
     except DoraError as error:

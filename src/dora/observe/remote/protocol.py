@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.observe.preview.protocol import FromWatcher, PreviewsWanted
+from dora.observe.preview.protocol import PageQuery, PageResult, PreviewsWanted
 from dora.observe.queries import Result, SnapshotQuery, TopicQuery
 from dora.wire.decoders import msgpack_decoder
 
@@ -32,13 +32,6 @@ class StartMessage(msgspec.Struct, frozen=True):
     socket: str  # of the dataflow
     machine: str
     authority: str = ""  # the file by which a coordinator with TLS is known
-
-
-class PageQuery(msgspec.Struct, frozen=True, tag=True):
-    """Run the watcher of a dashboard: its results are those of `dora.observe.preview.protocol`.
-
-    `PreviewsWanted` says which previews the dashboard needs.
-    """
 
 
 class DeliveryTaken(msgspec.Struct, frozen=True, tag=True):
@@ -66,7 +59,7 @@ class QueryEnded(msgspec.Struct, frozen=True, tag=True):
     missed: dict[str, tuple[int, int]] = {}
 
 
-Item = Result | FromWatcher | QueryEnded
+Item = Result | PageResult | QueryEnded
 
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 decode_to_process: Callable[[bytes], ToProcess] = msgpack_decoder(ToProcess)

@@ -11,35 +11,26 @@ from http.client import HTTPException
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from dora.daemon.client import DaemonClient
-from dora.daemon.logs.reader import LogReader
 from dora.errors import DoraError
+from dora.observe.conflate import MOST_BYTES, ConflatedQueue, rest_after
 from dora.observe.observer import Observer
-from dora.observe.preview.protocol import (
-    DataflowGraph,
-    Ended,
-    FromWatcher,
-    Preview,
-    PreviewsWanted,
-    State,
-    Target,
-    frame,
-)
-from dora.observe.preview.watcher import CommandQueue, Watcher
+from dora.observe.preview.page_observer import PageObserver
+from dora.observe.preview.protocol import PageQuery, Preview, PreviewsWanted
 from dora.observe.queries import Line
-from dora.observe.remote.conflate import ConflatedQueue, rest_after
 from dora.observe.remote.protocol import (
     DeliveryTaken,
     EndQuery,
     Item,
-    PageQuery,
     Query,
     QueryEnded,
     StartMessage,
     decode_to_process,
+    encode,
 )
 from dora.transport.proof import proven_socket
 from dora.transport.tls import duplex_client_context
@@ -59,7 +50,7 @@ class ObserverServer:
         encryption = duplex_client_context(start.authority)
         place = urlsplit(start.url)
         assert place.hostname is not None and place.port is not None
-        token = Token(start.token, "that of the daemon")
+        token = Token(start.token, "the daemon's")
         try:
             proven = None if encryption is not None else proven_socket(place.hostname, place.port, token)
             self._connection: ClientConnection = connect(
@@ -78,13 +69,13 @@ class ObserverServer:
         except (OSError, HTTPException, WebSocketException) as error:
             raise DoraError(f"the coordinator cannot be reached by the observer: {error}") from None
         self._machine = start.machine
-        self._waiting = ConflatedQueue()
+        self._waiting: ConflatedQueue[bytes] = ConflatedQueue(MOST_BYTES)
         self._changed = threading.Condition()
         self._may_send = True
         self._ending: QueryEnded | None = None  # goes out after everything else
         self._closed = threading.Event()  # everything was sent, or the client is gone
         self._queries: queue.SimpleQueue[Query | None] = queue.SimpleQueue()
-        self.wanted: queue.SimpleQueue[PreviewsWanted | None] = queue.SimpleQueue()  # None: no more
+        self.wanted = PreviewsWanted()  # by a page; replaced as a whole by the thread that reads
         self._enough = False
         for work in (self._read, self._write, self._watch_daemon):
             threading.Thread(target=work, name=f"dora{work.__name__}", daemon=True).start()
@@ -107,8 +98,12 @@ class ObserverServer:
         """Queue an item; of those that wait under a key, the newest ``keep`` stay."""
         with self._changed:
             if self._ending is None:
-                self._waiting.put(key, item, keep)
+                self._put(key, item, keep)
                 self._changed.notify_all()
+
+    def _put(self, key: str, item: Item, keep: int = 1) -> None:
+        data = encode(item)
+        self._waiting.put(key, data, keep=keep, size=len(data))
 
     def finish(self, ending: QueryEnded) -> None:
         """Send how the query ended after all that waits; return when it is sent or the client is gone."""
@@ -136,7 +131,7 @@ class ObserverServer:
                     case EndQuery():
                         self._end()
                     case PreviewsWanted() as wanted:
-                        self.wanted.put(wanted)
+                        self.wanted = wanted
                     case query:
                         self._queries.put(query)
         except (WebSocketException, ValueError):
@@ -148,7 +143,6 @@ class ObserverServer:
     def _end(self) -> None:
         self._enough = True
         self._queries.put(None)
-        self.wanted.put(None)
 
     def _exit_late(self) -> None:
         time.sleep(_LINGER)  # so that a query ends cleanly
@@ -165,11 +159,11 @@ class ObserverServer:
             with self._changed:
                 self._changed.wait_for(lambda: not self._waiting.is_empty or self._ending is not None)
                 if self._ending is not None:
-                    self._waiting.put("ending", self._ending)
+                    self._put("ending", self._ending)
                 last = self._ending is not None
                 deliveries: list[bytes] = []
                 while not self._waiting.is_empty and (last or not deliveries):
-                    deliveries.append(self._waiting.take())
+                    deliveries.append(encode([msgspec.Raw(data) for _, data in self._waiting.take()]))
                 self._may_send = False
             try:
                 begun = time.monotonic()
@@ -197,14 +191,21 @@ MAX_PARTS: Final = 20  # previews that go on where others ended, and wait
 
 def run_query(session: ObserverServer, run: DaemonClient, query: Query) -> QueryEnded:
     """Run a query until the client has enough, or the dataflow has ended; raises `DoraError`."""
+    observer: Observer | PageObserver
     if isinstance(query, PageQuery):
-        return _watch(session, run)
-    observer = Observer(run, query, enough=session.is_over, bounded=True)
+        observer = PageObserver(run, lambda: session.wanted, enough=session.is_over)
+    else:
+        observer = Observer(run, query, enough=session.is_over, bounded=True)
     for result in observer.results():
-        if isinstance(result, Line):
-            session.put(result.topic, result, keep=MAX_LINES)
-        elif result is not None:
-            session.put(type(result).__name__, result)
+        match result:
+            case None:
+                pass
+            case Line(topic=topic):
+                session.put(topic, result, keep=MAX_LINES)
+            case Preview(topic=topic, adds=adds):
+                session.put(topic, result, keep=MAX_PARTS if adds else 1)
+            case _:
+                session.put(type(result).__name__, result)
     return QueryEnded(ended=observer.ended, missed=_missed(observer.counts, session.lost))
 
 
@@ -215,33 +216,3 @@ def _missed(counts: dict[str, tuple[int, int]], lost: dict[str, int]) -> dict[st
         for topic, (missed, received) in counts.items()
     }
     return {topic: both for topic, both in total.items() if both[0]}
-
-
-# ----------------------------------------------------------------------- dashboard
-
-
-def _watch(session: ObserverServer, run: DaemonClient) -> QueryEnded:
-    """Run the watcher of a dashboard."""
-    ended = False
-
-    def send(message: FromWatcher) -> None:
-        nonlocal ended
-        match message:
-            case Preview(topic=topic, adds=adds):
-                session.put(topic, message, keep=MAX_PARTS if adds else 1)
-            case DataflowGraph() | State():
-                session.put(type(message).__name__, message)
-            case Ended():
-                ended = True
-
-    source, sink = os.pipe()
-
-    def forward_wanted() -> None:
-        for wanted in iter(session.wanted.get, None):
-            os.write(sink, frame(wanted))
-        os.close(sink)
-
-    threading.Thread(target=forward_wanted, name="dora-wanted", daemon=True).start()
-    target = Target(run.description.dataflow_id, run.path, "")
-    Watcher(target, CommandQueue(source), LogReader(os.devnull), send).run(PreviewsWanted())
-    return QueryEnded(ended=ended)

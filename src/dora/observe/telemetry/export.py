@@ -45,8 +45,8 @@ OnTrouble = Callable[[str], None]
 def missing_package(settings: TelemetrySettings) -> str:
     """Return what has to be installed for these settings, "" if nothing.
 
-    Raises `DoraError` with that text if one of dora's own variables asks for the export; those of
-    OpenTelemetry may be meant for other programs.
+    Raises `DoraError` with that text if one of dora's own variables asks for the export.
+    Variables of OpenTelemetry may be meant for other programs.
     """
     protocol = "grpc" if settings.grpc else "http"
     try:
@@ -386,4 +386,5 @@ class Metrics:
         return observe
 
     def close(self) -> None:
+        """Export the last figures and stop; returns after `_CLOSING_TIME_MS` at the latest."""
         self._provider.shutdown(_CLOSING_TIME_MS)

@@ -42,6 +42,7 @@ class NodeSpan(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
+        """The node and the name of the span, for people."""
         return f"{self.node_id}: {self.span.name}"
 
 
@@ -58,14 +59,17 @@ class Trace(msgspec.Struct, frozen=True):
 
     @property
     def start_ns(self) -> int:
+        """Start of the root, in nanoseconds since the Unix epoch."""
         return self.spans[0].span.start_ns
 
     @property
     def duration_ns(self) -> int:
+        """Nanoseconds from the start of the root to the last end of a span."""
         return max(item.span.end_ns for item in self.spans) - self.start_ns
 
     @property
     def failed(self) -> bool:
+        """Whether any span has ended with an exception."""
         return any(item.span.status.code == FAILED for item in self.spans)
 
 
@@ -94,7 +98,7 @@ class Row(msgspec.Struct, frozen=True):
 def rows(trace: Trace) -> Iterator[Row]:
     """Yield the spans of a trace as a tree, what follows from a span below it.
 
-    Spans whose parent is not there are roots; so are those of a circle, which no program makes.
+    Spans whose parent is not there are roots. So are spans in a circle, which no program makes.
     """
     ids = {item.span.span_id for item in trace.spans}
     children: dict[str, list[NodeSpan]] = {}

@@ -140,6 +140,7 @@ class ChannelTable:
         return len(self._items)
 
     def item(self, number: int) -> ChannelItem:
+        """Return a channel by the number that `add` gave it, from 1."""
         return self._items[number - 1]
 
 
@@ -222,7 +223,7 @@ def _metadata_form(message: Message) -> Form | None:
 
 
 def _time(message: Message, metadata: Mapping[str, Any]) -> dict[str, int]:
-    """Return the time for viewers: that of the source where a message tells it."""
+    """Return the time for viewers: the source's, where a message has one."""
     source = metadata.get("timestamp")
     time_ns = message.time_ns
     if isinstance(source, datetime) and source.timestamp() >= 0:

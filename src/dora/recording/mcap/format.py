@@ -1,4 +1,4 @@
-"""The format of a recording: an MCAP file of Protobuf messages that contain those of dora unchanged.
+"""The format of a recording: an MCAP file of Protobuf messages that contain dora's unchanged.
 
 The page ``docs/reference/recording-format.md`` describes it for other programs. In short:
 
@@ -10,7 +10,7 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
 * Both times of an MCAP message are the time of sending: a slow recorder does not shift them. Only those
   that were latched before the recording began have its begin as their ``log_time``.
 * The order in which each node took its events is in channels of its own
-(`dora.recording.replay.event_order`); log entries are in `LOG_TOPIC`.
+(`dora.recording.mcap.event_order`); log entries are in `LOG_TOPIC`.
 * The metadata record `START` describes the recording at the beginning, `END` its result at the end. A file
   without `END` was cut off.
 """

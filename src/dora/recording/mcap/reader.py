@@ -20,6 +20,7 @@ from mcap.opcode import Opcode
 from mcap.records import Chunk, ChunkIndex
 
 from dora.errors import DoraError
+from dora.recording.mcap.event_order import ORDER_TOPIC
 from dora.recording.mcap.format import (
     ARROW_TYPE,
     DATAFLOW,
@@ -34,7 +35,6 @@ from dora.recording.mcap.format import (
     from_record,
     restore,
 )
-from dora.recording.replay.event_order import ORDER_TOPIC
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import Message
 
@@ -210,7 +210,7 @@ class RecordedMessage(NamedTuple):
 
 @dataclass
 class TopicInfo:
-    """The facts about one output. ``types``: Arrow types as text; ``declared``: that of the dataflow."""
+    """The facts about one output. ``types``: Arrow types as text; ``declared``: the dataflow's type."""
 
     name: str
     types: list[str] = field(default_factory=list)
@@ -272,6 +272,7 @@ class Recording:
 
     @property
     def count(self) -> int:
+        """How many messages the file has, of all outputs."""
         return sum(topic.messages for topic in self.topics.values())
 
     @property
@@ -282,10 +283,10 @@ class Recording:
     def messages(
         self, topics: Collection[str] | None = None, begin_ns: int | None = None, end_ns: int | None = None
     ) -> Iterator[RecordedMessage]:
-        """Yield messages in the order of sending; those of ``topics``, from ``begin_ns`` to before
-        ``end_ns``.
+        """Yield messages of ``topics`` (None: all) in the order of sending.
 
-        Of a file that was cut off, in the order in which they were recorded. Ends at a damaged place.
+        From the time ``begin_ns`` on (None: the start), before ``end_ns`` (None: to the end). A file that
+        was cut off gives them in the order of recording. Ends at a damaged place.
         """
         wanted = set(self.topics if topics is None else topics)
         upper = _END_OF_TIME if end_ns is None else end_ns

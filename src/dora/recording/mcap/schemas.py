@@ -1,6 +1,6 @@
-"""The Protobuf messages of a recording: those of Foxglove that viewers know, and dora's own for the rest.
+"""The Protobuf messages of a recording: Foxglove's, which viewers know, and dora's own for the rest.
 
-The names, numbers and types of the fields of package ``foxglove`` are those of
+The fields of package ``foxglove`` have the names, numbers and types of
 https://docs.foxglove.dev/docs/sdk/schemas, as far as a recording needs them. The package
 `foxglove-schemas-protobuf` has them all, but needs protobuf 5.29, and published nodes ask for protobuf 4.
 """

@@ -1,7 +1,7 @@
 """The MCAP file of a recording.
 
-The records are those of the library `mcap`, but not the writer: it copies a message five times and computes
-a checksum. Here one system call writes a chunk from its memory to the file.
+The library `mcap` makes the records, but does not write them: its writer copies a message five times and
+computes a checksum. Here one system call writes a chunk from its memory to the file.
 
 After a failure, the file ends behind a whole record: it stays readable, and the error says what is missing.
 """
@@ -37,6 +37,7 @@ from dora._shared_folders import open_file
 from dora._version import __version__
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
+from dora.recording.mcap.chunk import CompressedChunk
 from dora.recording.mcap.format import (
     DATAFLOW,
     DATAFLOW_MEDIA_TYPE,
@@ -48,7 +49,6 @@ from dora.recording.mcap.format import (
     to_texts,
 )
 from dora.recording.mcap.schemas import schema_data
-from dora.recording.recorder.chunk import CompressedChunk
 
 MAGIC: Final = bytes((137, 77, 67, 65, 80, 48, 13, 10))
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

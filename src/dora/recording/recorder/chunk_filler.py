@@ -22,7 +22,7 @@ from dora.recording.mcap.channels import (
     may_have_form,
     prefix_of,
 )
-from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, ChunkPool, ChunkSpan, room_for
+from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, ChunkPool, ChunkSpan, room_for
 from dora.transport.board import BEGUN, RECORDED, SENT, WORDS
 from dora.wire.message import Encoding, Message
 
@@ -65,6 +65,7 @@ class RecordedTopic:
 
     @property
     def sent(self) -> int:
+        """Sequence number of the newest message that the output has numbered; it may not have come yet."""
         return self._words[self._base + SENT]
 
     def publish_progress(self) -> None:

@@ -19,10 +19,10 @@ from dora.daemon.logs.reader import LogReader
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelItem, timestamp
+from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC, OrderTail
 from dora.recording.mcap.format import LOG_SCHEMA, LOG_TOPIC
 from dora.recording.mcap.schemas import message_class
 from dora.recording.recorder.chunk_filler import ContextMessage
-from dora.recording.replay.event_order import ORDER_ENCODING, ORDER_TOPIC, OrderTail
 from dora.wire.daemon_protocol import Inspection, StartEventLogs
 
 _LEVELS: Final = {

@@ -18,8 +18,8 @@ from dora.errors import ConnectError, DoraError
 from dora.wire.decoders import from_json
 
 PREFIX: Final = "rec-"  # of the socket's name, before the number of the process
-_PATIENCE: Final = 5.0  # seconds
-_MAX_LINE: Final = 1 << 16
+_PATIENCE: Final = 5.0  # seconds for a status
+_MAX_LINE: Final = 1 << 16  # bytes of a request; a client that sends more is dropped
 
 
 class RecorderRequest(msgspec.Struct):
@@ -95,7 +95,7 @@ class ControlSocket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.bind(self._path)
-            os.chmod(self._path, 0o600)
+            os.chmod(self._path, 0o600)  # before `listen`: until then nobody can connect
             self._socket.listen(8)
         except OSError as error:
             self._socket.close()
@@ -106,6 +106,7 @@ class ControlSocket:
         return self._socket.fileno()
 
     def accept(self) -> ControlClient | None:
+        """Return a command that has connected; None if there is none, or if it is another user's."""
         try:
             connection = self._socket.accept()[0]
         except OSError:
@@ -116,6 +117,7 @@ class ControlSocket:
         return None
 
     def close(self) -> None:
+        """Stop listening, and remove the socket."""
         self._socket.close()
         try:
             os.unlink(self._path)

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
+from dora.recording.mcap.chunk import Compression
 from dora.recording.mcap.format import SUFFIX, TopicEnd
-from dora.recording.recorder.chunk import Compression
 
 # Messages that wait for the recorder in shared memory, of each output. iceoryx2 reserves addresses for 64
 # times the largest message, for each place in each queue: with messages of 500 MB, two outputs take all.
@@ -41,10 +41,12 @@ class Saved(msgspec.Struct, kw_only=True):
 
     @property
     def messages(self) -> int:
+        """How many messages the file has, of all topics."""
         return sum(topic.messages for topic in self.topics.values())
 
     @property
     def lost(self) -> int:
+        """How many messages are known to be missing, of all topics."""
         return sum(topic.lost for topic in self.topics.values())
 
 

@@ -196,7 +196,8 @@ class Recordings:
 
     def __init__(self) -> None:
         self._recorders: list[BackgroundRecorder] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # each recorder has a thread that changes the list
+        # Another lock, because a recorder may take half a minute to begin, and others end meanwhile.
         self._beginning = threading.Lock()
 
     def start(self, socket: str, directory: str, topics: list[str]) -> RecorderStatus:

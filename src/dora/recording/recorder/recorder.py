@@ -20,8 +20,8 @@ from dora.daemon.client import DaemonClient, name_of
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelTable
+from dora.recording.mcap.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
 from dora.recording.mcap.format import RecordingStart
-from dora.recording.recorder.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
 from dora.recording.recorder.chunk_filler import ChunkFiller, RecordedTopic
 from dora.recording.recorder.context import RecordingContext
 from dora.recording.recorder.control import (
@@ -38,7 +38,7 @@ from dora.wire.daemon_protocol import DataflowText, GetDataflow
 from dora.wire.decode import warm_up
 
 _MIN_PAUSE: Final = 0.0002  # seconds between two polls of the taps
-_MAX_PAUSE: Final = 0.002
+_MAX_PAUSE: Final = 0.002  # while little arrives
 _HOUSEKEEPING: Final = 0.25  # seconds between two rounds of everything else
 _AFTER_FAILURE: Final = 1.0  # seconds after a node's failure that are saved with it
 _LAST_PATIENCE: Final = 1.0  # seconds without a message, after which missing ones are given up
@@ -141,6 +141,7 @@ class Recorder:
         self._wake()
 
     def status(self) -> RecorderStatus:
+        """Return what has been recorded so far."""
         return RecorderStatus(
             pid=os.getpid(),
             path=os.path.abspath(self._sink.path),

@@ -13,9 +13,9 @@ import msgspec
 
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
+from dora.recording.mcap.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, detached
 from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import DiskFull, RecordingFailed, RecordingWriter
-from dora.recording.recorder.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, detached
 from dora.recording.recorder.chunk_filler import spans_of
 from dora.recording.recorder.disk_sync import DiskSync
 from dora.recording.recorder.options import (
@@ -183,6 +183,7 @@ class RingSink:
         self._start = start
         self._dataflow = dataflow
         self._ring = Ring(settings.last_seconds, ring_memory())
+        # The write thread adds to the ring, the recorder's drops what is old, threads that save name files.
         self._lock = threading.Lock()
         self._count = 0
         self._savers: list[threading.Thread] = []

@@ -12,7 +12,7 @@ from dora.daemon.client import DaemonClient
 from dora.errors import DoraError
 from dora.observe.tap_session import TapLease
 from dora.observe.topics import Topic, find_tappable
-from dora.recording.process_folder import make_folder, remove_folder
+from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.recording.recorder.chunk_filler import RecordedTopic, TappedSource
 from dora.transport.latch import latch_path, read_latch
 from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer
@@ -132,7 +132,7 @@ class RingTaps:
 
 
 class LatchedTap:
-    """Takes messages from the latch of an output first, and then those of a tap that are newer."""
+    """Takes messages from the latch of an output first, then newer messages from a tap."""
 
     def __init__(self, latched: Sequence[Message], tap: TappedSource) -> None:
         """``latched``: at least one message, read after the tap was opened."""
@@ -235,7 +235,7 @@ class RecorderTaps:
 
 
 def found_here(inspection: Inspection, names: Sequence[str]) -> list[Topic]:
-    """Return topics like `find_tappable`, without those of nodes on other machines."""
+    """Return topics like `find_tappable`, without nodes on other machines."""
     machines = {node.id: node.machine for node in inspection.nodes if node.machine != inspection.machine}
     found = find_tappable(inspection, names)
     here = [topic for topic in found if topic.node_id not in machines]

@@ -20,8 +20,8 @@ from dora.node.replay.clock import ReplayClock
 from dora.node.replay.inbox import CLOCK_FILE, STEP_POLL_NS
 from dora.node.send.output import OutputPort
 from dora.node.session.session import Session
-from dora.recording.info import cut
 from dora.recording.mcap.format import NotARecording, from_texts
+from dora.recording.mcap.info import cut
 from dora.recording.mcap.reader import RecordedMessage, Recording
 from dora.recording.replay.replay_dataflow import PlayerSettings
 from dora.transport.board import RECORDED, SENT, WORDS

@@ -1,6 +1,6 @@
 """Prepare a replay: the dataflow, the order of events for each node that runs again, and the clock.
 
-Message numbers are not those of the recording: in a replay each output counts from 1, while a recording may
+Message numbers differ from the recording: in a replay each output counts from 1, while a recording may
 begin in the middle, or be replayed from there, and may have gaps. So the numbers in the order of events are
 translated.
 """
@@ -19,18 +19,19 @@ from dora.dataflow.loader import load, parse
 from dora.dataflow.model import Dataflow
 from dora.dataflow.problems import listed
 from dora.errors import DataflowError, DoraError
+from dora.node.host import EVENT_LOG_SUFFIX
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
-from dora.node.replay.inbox import CLOCK_FILE, EVENT_LOG_SUFFIX
+from dora.node.replay.inbox import CLOCK_FILE
+from dora.recording.mcap.event_order import Numbers, Translation, first_numbers
 from dora.recording.mcap.format import to_texts
 from dora.recording.mcap.reader import RecordedMessage, Recording
-from dora.recording.replay.event_order import Numbers, Translation, first_numbers
 from dora.recording.replay.player import CUT_SUFFIX, window
 from dora.recording.replay.replay_dataflow import PlayerSettings, assign_roles, replay_dataflow
 
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
-DEFAULT_PATIENCE: Final = 30.0  # seconds
+DEFAULT_PATIENCE: Final = 30.0  # seconds that a node waits for a recorded message that does not come
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Replay:
         )
 
     def yaml(self, directory: str = "") -> str:
-        """Return the YAML of the replay dataflow; ``directory`` is that of `prepare`."""
+        """Return the YAML of the replay dataflow; ``directory``: as for `prepare`."""
         import yaml
 
         request = self._request

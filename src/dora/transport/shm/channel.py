@@ -31,9 +31,8 @@ from typing import Final
 from dora._ownership import UnsafeFile, check_folder, open_own
 from dora._paths import SHARED_MEMORY
 from dora.errors import TransportError
-from dora.transport.engines import ENGINES
 from dora.transport.forking import disown_after_fork
-from dora.transport.shm.mapping import attach, make
+from dora.transport.mapping import attach, make
 from dora.transport.shm.ring import WrongVersion, open_ring
 from dora.transport.shm.room import free_bytes, missing, no_room_to_start
 
@@ -53,7 +52,7 @@ def setup_failed(what: str, error: OSError) -> Exception:
         return missing(what, error.filename)
     free = free_bytes()
     if error.errno == errno.ENOSPC or (free is not None and free < 1 << 20):
-        return no_room_to_start(what, free or 0, ENGINES["shm"].memory_to_start)
+        return no_room_to_start(what, free or 0, "shm")
     return TransportError(f"{what}: its shared memory cannot be set up: {error.strerror}")
 
 
@@ -70,7 +69,7 @@ class Presence:
         self.id = f"{time.monotonic_ns():016x}-{os.getpid():x}"
         making, self._path = f"{folder}/t.{self.id}", f"{folder}/p.{self.id}"
         self._fd = open_own(making, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)  # the kernel frees it however the process ends
         os.rename(making, self._path)  # so nobody finds it without its lock
         disown_after_fork(self)
 
@@ -104,6 +103,7 @@ def is_dead(folder: str, process: str) -> bool:
     except (OSError, UnsafeFile):
         return False
     try:
+        # Shared: of two processes that look at once, none takes the other for the owner.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

@@ -20,11 +20,12 @@ from typing import Final
 
 from dora._ownership import UnsafeFile, check_folder, open_own
 from dora.errors import SharedMemoryFull, TransportError
+from dora.transport import semaphore_support
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import disown_after_fork, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
+from dora.transport.mapping import Mapping, attach, libc, make
 from dora.transport.queues import CopyWarning, SpilloverQueue
-from dora.transport.shm import support
 from dora.transport.shm.channel import (
     TAP,
     Channel,
@@ -34,7 +35,6 @@ from dora.transport.shm.channel import (
     links_folder,
     setup_failed,
 )
-from dora.transport.shm.mapping import Mapping, attach, libc, make
 from dora.transport.shm.pool import SMALL, Block, Pool
 from dora.transport.shm.ring import (
     BLOCK,
@@ -50,7 +50,7 @@ from dora.transport.shm.ring import (
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
 from dora.wire.node_config import InputConfig, OutputConfig
 
-_MAX_LOANS: Final = 8
+_MAX_LOANS: Final = 8  # of an output at a time; further ones are refused, so forgotten ones show
 _MOST_SEGMENTS: Final = 512  # of a sender, that a receiver keeps mapped
 
 _numbers = itertools.count()  # of the ports of this process
@@ -241,6 +241,8 @@ class ShmSender:
         try:
             mapping = make(making, ring_bytes(queue_size))
             ring = RingWriter(make_ring(mapping.view, mapping.address, queue_size), self.pool.release)
+            # Known before it is renamed: an exception of a signal handler in between loses no ring in use.
+            # Complete before it is renamed: that is when the receiver finds it.
             self._rings[receiver] = ring
             os.rename(making, f"{self._channel.folder}/{name}")
         except BaseException as error:
@@ -528,7 +530,7 @@ def warm_up() -> None:
 
 def join(folder: str, what: str) -> Presence:
     """Show that this process takes part; raises `TransportError`, `SharedMemoryFull`, `UnsafeFile`."""
-    if fault := support.fault():
+    if fault := semaphore_support.fault():
         raise TransportError(f"the engine shm {fault}")
     try:
         check_folder(folder)

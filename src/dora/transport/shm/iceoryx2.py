@@ -32,7 +32,6 @@ from typing import Any, Final
 from dora._ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
 from dora.errors import SharedMemoryFull, TransportError, WrongProcess
 from dora.transport.board import SENT, WORDS, Board
-from dora.transport.engines import ENGINES
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import MAX_QUEUE, BadMessages, Receiver
 from dora.transport.queues import CopyWarning, SpilloverQueue
@@ -44,7 +43,7 @@ from dora.wire.node_config import InputConfig, OutputConfig
 SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied on arrival
 MAX_HELD: Final = 32  # large messages per input that the program may hold before they are copied
 _MAX_PUBLISHERS: Final = 4  # processes of one node that are not cleaned up yet
-_MAX_LOANS: Final = 8
+_MAX_LOANS: Final = 8  # of an output at a time; further ones are refused, so forgotten ones show
 _INITIAL_CHUNK: Final = SMALL_MESSAGE  # no chunk is smaller, so a small message populates it whole
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MADV_POPULATE_WRITE: Final = 23
@@ -450,6 +449,7 @@ class IceoryxEngine:
 def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) -> Any:
     """Open or create the channel of an output; both ends may do that at the same time."""
     iox = load_iceoryx2()
+    # While the other end creates it, iceoryx2 raises, as for a lasting fault. So this tries again for 5 s.
     deadline = time.monotonic() + 5.0
     while True:
         builder = (
@@ -477,7 +477,7 @@ def _setup_failed(what: str, error: Exception) -> Exception:
         return error
     free = free_bytes()
     if free is not None and free < 1 << 20:
-        return no_room_to_start(what, free, ENGINES["iceoryx2"].memory_to_start)
+        return no_room_to_start(what, free, "iceoryx2")
     return TransportError(f"{what}: iceoryx2 cannot set it up: {error!r}")
 
 

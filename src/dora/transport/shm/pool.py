@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dora.errors import SharedMemoryFull, TransportError
-from dora.transport.shm.mapping import Mapping, make
+from dora.transport.mapping import Mapping, make
 from dora.transport.shm.room import RESERVE, free_bytes, full, is_short, missing
 from dora.wire.message import ALIGNMENT
 

@@ -15,7 +15,7 @@ the sender                             ``FREE`` is posted by the receiver
 
 A semaphore is posted only by the side that owns the slot, and has the value 0 then; so a slot never has two
 owners. Its words, and the block that they name, are read and written by the owner only. As posting and
-taking synchronise memory (`dora.transport.shm.semaphores`), neither side ever sees a half-written message,
+taking synchronise memory (`dora.transport.semaphores`), neither side ever sees a half-written message,
 on any processor.
 
 Each message has a *position*, usually one more than the one before; it lies in the slot
@@ -47,7 +47,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import Final, Generic, Protocol, TypeVar
 
-from dora.transport.shm.semaphores import SIZE, Post, Semaphore, initialise
+from dora.transport.semaphores import SIZE, Post, Semaphore, initialise
 
 MAX_HELD: Final = 32  # blocks that a receiver may hold
 
@@ -60,7 +60,7 @@ SLOT_BYTES: Final = 128
 _SLOT_WORDS: Final = SLOT_BYTES // 8
 FIRST: Final = _HEADER_BYTES // 8 + 2 * SIZE // 8  # the first word of the first slot
 POSITION, BLOCK, CELL = 0, 1, 2
-_ROUNDS: Final = 16
+_ROUNDS: Final = 16  # to make room for one message, see `RingWriter.push`
 
 B = TypeVar("B")
 

@@ -7,8 +7,12 @@ from typing import Final
 
 from dora._paths import SHARED_MEMORY
 from dora.errors import SharedMemoryFull, TransportError
+from dora.wire.node_config import EngineName
 
 RESERVE: Final = 1 << 20  # bytes of /dev/shm that stay free
+# Bytes of /dev/shm that a run needs to start with, by its engine: `RESERVE`, and what it has besides its
+# links, such as the board.
+TO_START: Final[dict[EngineName, int]] = {"iceoryx2": 16 << 20, "shm": 2 << 20, "zenoh": 1 << 20}
 
 
 def free_bytes() -> int | None:
@@ -42,13 +46,11 @@ def full(output_id: str, needed: int, free: int) -> SharedMemoryFull:
     )
 
 
-def no_room_to_start(what: str, free: int, enough: int) -> SharedMemoryFull:
-    """Return the error for something that has to be there before the first message.
-
-    ``enough``: the bytes that a run of this engine needs to start with.
-    """
+def no_room_to_start(what: str, free: int, engine: EngineName) -> SharedMemoryFull:
+    """Return the error for something that has to be there before the first message."""
+    enough = megabytes(TO_START[engine])
     return SharedMemoryFull(
-        f"{what}: no room in /dev/shm ({megabytes(free)} left; {megabytes(enough)} are enough to start); "
+        f"{what}: no room in /dev/shm ({megabytes(free)} left; {enough} are enough to start); "
         "enlarge it (mount -o remount,size=… /dev/shm; docker run --shm-size=…)"
     )
 

@@ -1,4 +1,4 @@
-"""Whether the engine `dora.transport.shm.engine` works on this machine."""
+"""Whether semaphores in shared memory work on this machine, and with them the engine shm."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 
 
 def fault() -> str:
-    """Return why it does not, as the end of a sentence; "" if it does."""
-    # A C type closes the semaphores (`dora.transport.shm.semaphores`) as if they had names; the GNU library
+    """Return why they do not, as the end of a sentence; "" if they do."""
+    # A C type closes the semaphores (`dora.transport.semaphores`) as if they had names; the GNU library
     # ignores that.
     try:
         is_gnu = bool(os.confstr("CS_GNU_LIBC_VERSION"))

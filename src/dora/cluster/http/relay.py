@@ -14,8 +14,8 @@ from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.protocol import CLOSE_WITH_REASON
+from dora.cluster.refusal import Refusal
 
 MAX_SESSIONS: Final = 64  # sessions with one machine at a time
 START_TIMEOUT: Final = 60.0  # seconds until an observer must be connected, from a slow machine as well

@@ -15,14 +15,16 @@ from dora.dataflow.durations import (
     parse_rate,
     rate_hint,
 )
-from dora.dataflow.parser.field_types import FieldType, Reader, Schema, report_expected, shape, text_of
-from dora.dataflow.parser.tree import ScalarNode, YamlNode
+from dora.dataflow.yaml.field_types import FieldType, Reader, Schema, report_expected, shape, text_of
+from dora.dataflow.yaml.tree import ScalarNode, YamlNode
 
 MAX_SECONDS = 1_000_000_000  # 31 years; beyond, clocks and system calls overflow
 MAX_BYTES = 2**62
 
 
 class IntegerType(FieldType[int]):
+    """A whole number from ``minimum`` to ``maximum``, both included."""
+
     def __init__(self, minimum: int, maximum: int) -> None:
         self.minimum = minimum
         self.maximum = maximum
@@ -53,6 +55,7 @@ class SecondsType(FieldType[float]):
         self.zero = zero
 
     def read(self, value: YamlNode, reader: Reader) -> float | None:
+        """Return the seconds, at most `MAX_SECONDS`; None also for a 0 that means no limit."""
         number = _number(value, reader, "a number of seconds")
         if number is None:
             return None
@@ -127,6 +130,7 @@ class ByteSizeType(FieldType[int]):
     """A number of bytes: ``4096``, ``"64KB"``, ``"1.5 GB"``; the units count in steps of 1024."""
 
     def read(self, value: YamlNode, reader: Reader) -> int | None:
+        """Return the bytes, at most `MAX_BYTES`; None also for 0, which means no limit and is warned of."""
         text = text_of(value)
         if text is None or not isinstance(value, ScalarNode) or isinstance(value.value, bool):
             report_expected(value, reader, "a size in bytes", 'for example `"50MB"`')
@@ -163,6 +167,7 @@ class DurationType(FieldType[int]):
         self.zero = zero
 
     def read(self, value: YamlNode, reader: Reader) -> int | None:
+        """Return nanoseconds, at most `MAX_NS`; 0 only with ``zero="kept"``."""
         text = text_of(value)
         duration = None if text is None else 0 if text == "0" else parse_duration(text)
         if duration is None:
@@ -186,6 +191,7 @@ class RateType(FieldType[int]):
     """A rate with its unit: ``10hz``; the value is the time from one to the next, in nanoseconds."""
 
     def read(self, value: YamlNode, reader: Reader) -> int | None:
+        """Return the period in nanoseconds, from 1 to `MAX_NS`."""
         text = text_of(value)
         period = None if text is None else parse_rate(text)
         if period is None:

@@ -58,10 +58,11 @@ class Chunk:
         self.size = 0
         self.first = self.last = 0  # log times
         self.index: dict[int, bytearray] = {}  # channel → (time, offset) of each message
-        self.spans: dict[str, ChunkSpan] = {}  # by topic; those of outputs
+        self.spans: dict[str, ChunkSpan] = {}  # by topic; of outputs only
 
     @property
     def capacity(self) -> int:
+        """Bytes that the chunk has room for, used or not."""
         return len(self.view)
 
     @property
@@ -129,7 +130,7 @@ class ChunkPool:
         self.limit = limit
         self.used = 0  # bytes of the chunks that are in use
         self._free: list[Chunk] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # the recorder takes chunks, other threads release them
 
     def take(self, room: int) -> Chunk | None:
         """Return an empty chunk with room for so many bytes, None if too much is in use already."""
@@ -250,6 +251,7 @@ class WriteThread:
         self._compression = compression
         self._store = store
         self._waiting: deque[Chunk | Callable[[], None]] = deque()
+        # Held only to append or to take, never while a chunk is compressed or written: `put` must not wait.
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="dora-recording", daemon=True)
@@ -276,7 +278,7 @@ class WriteThread:
             self._changed.notify()
 
     def _work(self) -> None:
-        set_priority(_NORMAL_PRIORITY)
+        set_priority(_NORMAL_PRIORITY)  # a thread inherits the recorder's, which may be higher
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:

@@ -1,6 +1,6 @@
 """YAML as a tree of nodes that remember their place; such a tree written as YAML.
 
-An unquoted scalar has the meaning of YAML 1.2 (core schema, section 10.3.2), not that of YAML 1.1, which
+An unquoted scalar means what YAML 1.2 says (core schema, section 10.3.2), not what YAML 1.1 says, which
 PyYAML follows: there ``yes``, ``on`` and ``off`` are booleans, ``1:30`` is the number 90 and ``017`` is 15.
 Dataflows use such words as ids and in environment variables, so here they stay text.
 """
@@ -133,7 +133,7 @@ def _scalar(scalar: ScalarNode, yaml: Any) -> Any:
 
 
 class YamlNode(TextSpan, ABC):
-    """A node of the tree. ``size`` and ``depth`` are those of its subtree, with aliases written out."""
+    """A node of the tree. ``size`` and ``depth`` measure its subtree, with aliases written out."""
 
     __slots__ = ("depth", "size")
 

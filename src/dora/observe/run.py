@@ -1,34 +1,70 @@
-"""Run a dataflow, with the tracing and telemetry that its options and the environment ask for.
+"""Build and run a dataflow: what `dora run`, `dora.run` and the worker of a coordinator share.
 
-Every ``dora run`` comes through here, so this module imports next to nothing. Without tracing and telemetry
-neither of them is even loaded.
+Every run comes through here, so this module imports next to nothing. Tracing and telemetry are loaded only
+if the options or the environment ask for them.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from dora.daemon.build.build import Built, build
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.options import LocalRunOptions
+from dora.daemon.options import BuildOptions, LocalRunOptions, check_spin_from_environment
 from dora.daemon.run import run_dataflow
 from dora.dataflow.model import Dataflow
 from dora.wire.node_config import TraceConfig
 
 if TYPE_CHECKING:
+    from dora.daemon.build.lockfile import Lock
     from dora.daemon.daemon import Daemon
     from dora.daemon.supervisor.result import DataflowResult
+    from dora.daemon.work import BuildProgress
     from dora.observe.telemetry.settings import TelemetrySettings
 
 OnLog = Callable[[LogEntry], None]
 OnDaemon = Callable[["Daemon"], None]
 
 
-def run_observed(
+def build_and_run(
+    dataflow: Dataflow,
+    options: LocalRunOptions,
+    on_log: OnLog,
+    dataflow_id: str,
+    *,
+    nodes: Container[str] | None = None,
+    lock: Lock | None = None,
+    session: bool = True,
+    on_build: Callable[[BuildProgress], None] | None = None,
+    on_built: Callable[[Built], None] = lambda _: None,
+    on_daemon: OnDaemon | None = None,
+) -> DataflowResult:
+    """Build a dataflow, run it to its end, and return the result.
+
+    ``nodes``, ``lock``, ``session`` and ``on_build`` are as in `build`, ``on_daemon`` is as in
+    `run_dataflow`. ``on_log`` gets the entries of both; ``on_built`` is called in between. Raises
+    `DataflowError`, `BuildError`, and `DoraError` if the run cannot begin; failed nodes are in the result.
+    """
+    check_spin_from_environment()
+    built = build(
+        dataflow,
+        on_log,
+        BuildOptions(uv=options.uv),
+        nodes=nodes,
+        lock=lock,
+        session=session,
+        on_build=on_build,
+    )
+    on_built(built)
+    return _run(built.dataflow, options, on_log, dataflow_id, on_daemon)
+
+
+def _run(
     dataflow: Dataflow,
     options: LocalRunOptions,
     on_log: OnLog,

@@ -17,8 +17,8 @@ from dora.dataflow.names import (
     data_id_fault,
     node_id_fault,
 )
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import ProblemReport, listed
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 T = TypeVar("T")
 Schema = dict[str, Any]
@@ -61,10 +61,12 @@ def shape(value: YamlNode) -> str:
 
 
 def shorten(text: str) -> str:
+    """Return a text for a message: after 57 characters of a longer one than 60 comes ``...``."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def report_expected(value: YamlNode, reader: Reader, wanted: str, hint: str = "") -> None:
+    """Report as an error that a value is something else than ``wanted``."""
     reader.report.error(value, f"expected {wanted}, found {shape(value)}", hint)
 
 
@@ -86,6 +88,7 @@ class TextType(FieldType[str]):
         self.may_be_empty = may_be_empty
 
     def read(self, value: YamlNode, reader: Reader) -> str | None:
+        """Return the text; numbers and booleans count as the text that they are written with."""
         text = text_of(value)
         if text is None:
             report_expected(value, reader, self.wanted)
@@ -153,6 +156,8 @@ def _tidied(text: str, fault: Callable[[str], str]) -> str:
 
 
 class FlagType(FieldType[bool]):
+    """``true`` or ``false``; other words for them are refused, with a hint."""
+
     def read(self, value: YamlNode, reader: Reader) -> bool | None:
         if isinstance(value, ScalarNode) and isinstance(value.value, bool):
             return value.value
@@ -241,6 +246,7 @@ class CommandsType(FieldType[tuple[str, ...]]):
     """Commands, one a line (or one an item of a list); kept as text, checked for closed quotes."""
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[str, ...] | None:
+        """Return the commands without empty lines. Warns where a command would need a shell."""
         texts: list[str] = []
         for item in value.items if isinstance(value, SequenceNode) else [value]:
             text = text_of(item)
@@ -279,6 +285,7 @@ class ListType(FieldType[tuple[T, ...]]):
         self.of = of
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[T, ...] | None:
+        """Return the items; None if any of them has a problem."""
         if not isinstance(value, SequenceNode):
             text = text_of(value)
             hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
@@ -308,6 +315,7 @@ class MapType(FieldType[dict[str, T]]):
         self.of = of
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, T] | None:
+        """Return the values by id; None if an id or a value has a problem."""
         if not isinstance(value, MappingNode):
             report_expected(value, reader, f"a mapping of {self.of}")
             return None

@@ -1,4 +1,4 @@
-"""Close idle connections, so that they cannot shut out active clients.
+"""The HTTP server of coordinator and page. It closes idle connections, so that they shut nobody out.
 
 uvicorn waits for ever for a request that does not come, or that comes byte by byte, and refuses all clients
 once it has a certain number of connections. A few hundred idle sockets would shut out commands and daemons.
@@ -11,12 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import socket
+import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
+import uvicorn
 from h11 import LocalProtocolError
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from dora.cluster.protocol import MAX_MESSAGE
 from dora.daemon.logs.limited_lines import BAD_REQUESTS
+from dora.transport.tls import ServerContext
 
 log = logging.getLogger(BAD_REQUESTS)
 
@@ -110,3 +118,55 @@ class LimitedConnection(H11Protocol):
             self.transport.abort()
         else:
             self._schedule_check()
+
+
+def make_server(
+    app: ASGIApp, max_connections: int, encryption: ssl.SSLContext | None = None
+) -> uvicorn.Server:
+    """Return what serves the API, with at most so many connections at once."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # anybody can send those
+        forwarded_allow_ips=[],
+        http=partial(LimitedConnection, max_connections=max_connections),  # type: ignore[arg-type]
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config) if encryption is None else _EncryptedServer(config, encryption)
+
+
+class _EncryptedServer(uvicorn.Server):
+    """Serves in TLS. uvicorn itself gives a handshake a minute, in which a crowd can shut others out."""
+
+    def __init__(self, config: uvicorn.Config, encryption: ssl.SSLContext) -> None:
+        super().__init__(config)
+        self._encryption = encryption
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        def make_connection() -> asyncio.Protocol:
+            make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+            return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                make_connection,
+                sock=sock,
+                ssl=self._encryption,
+                ssl_handshake_timeout=REQUEST_TIMEOUT,
+                backlog=self.config.backlog,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Use a renewed certificate, within a second."""
+        if counter % 10 == 0 and isinstance(self._encryption, ServerContext) and self._encryption.reload():
+            logging.getLogger("dora.coordinator").info("the certificate has been renewed")
+        return await super().on_tick(counter)

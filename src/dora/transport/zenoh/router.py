@@ -47,7 +47,7 @@ def close_session(session: zenoh.Session) -> None:
 def make_config(**options: Any) -> zenoh.Config:
     """Return the configuration of one session: no discovery, only the given endpoints.
 
-    The keys of ``options`` are those of Zenoh with ``__`` for ``/``.
+    The keys of ``options`` are Zenoh's, with ``__`` for ``/``.
     """
     config = zenoh.Config()
     settings = {

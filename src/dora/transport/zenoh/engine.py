@@ -1,9 +1,9 @@
 """The engine where there is no shared memory: links over Zenoh.
 
-Every node is a client of the router in the process of its daemon (`zenoh_router`). One output is one key,
-and a message is put under it byte for byte; with a mark if a full queue must not drop it. Sending is
-reliable and blocks when the network is congested. Messages are dropped only in the queue of the receiver,
-like with every engine.
+Every node is a client of the router in the process of its daemon (`dora.transport.zenoh.router`). One
+output is one key, and a message is put under it byte for byte; with a mark if a full queue must not drop
+it. Sending is reliable and blocks when the network is congested. Messages are dropped only in the queue of
+the receiver, like with every engine.
 
 Four properties of Zenoh shape this module:
 
@@ -19,7 +19,7 @@ Four properties of Zenoh shape this module:
   the Python threads for its callbacks keep the interpreter from exiting. Each subscriber therefore fills
   a Zenoh channel, which a daemon thread empties. The thread does as little as possible: the receiving
   thread copies the message into a Python object. The interpreter waits for its end before it
-  finalizes (`dora.transport.network.threads`).
+  finalizes (`_start_thread`).
 
 Whether a link is up is known only when a probe has arrived. This engine therefore writes ``STATE`` on the
 board itself, and counts a receiver only when it can be reached: otherwise a sender under back-pressure
@@ -34,6 +34,7 @@ import os
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
@@ -55,16 +56,15 @@ from dora.transport.board import (
 )
 from dora.transport.forking import RefusingResource, disown_after_fork, leak, refuse
 from dora.transport.interface import BadMessages
-from dora.transport.network.threads import JOIN_TIMEOUT, start_thread
-from dora.transport.network.zenoh_router import BLOCK, close_session, connect
 from dora.transport.queues import DropOldestQueue
+from dora.transport.zenoh.router import BLOCK, close_session, connect
 from dora.wire.correlation import kept_message, kept_section
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message
 from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
 
-_INTERRUPTED_TIMEOUT: Final = 0.5  # seconds
-_FLUSH_TIMEOUT: Final = 2.0  # seconds
+_INTERRUPTED_TIMEOUT: Final = 0.5  # seconds for receivers to answer, once the daemon has something to say
+_FLUSH_TIMEOUT: Final = 2.0  # seconds at the end of a node until its messages have arrived
 _CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that queues them
 _FIRST_PAUSE: Final = 0.0005  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.02
@@ -75,6 +75,10 @@ _PROBE: Final = struct.Struct("<QQ")
 assert _PROBE.size < HEADER_SIZE
 
 _log = logging.getLogger("dora.transport")
+_JOIN_TIMEOUT: Final = 2.0  # seconds until a node that closes its links no longer waits for a thread
+_EXIT_TIMEOUT: Final = 20.0  # seconds, see `_start_thread`
+
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 class ZenohSender:
@@ -139,6 +143,7 @@ class ZenohReceiver:
         self._queue: DropOldestQueue[tuple[bool, zenoh.ZBytes]] = DropOldestQueue(
             None if item.queue_policy == "backpressure" else item.queue_size, self._is_kept
         )  # whether some link keeps it, message
+        # Of the words on the board: after `close`, the thread writes to none of them.
         self._lock = threading.Lock()
         self._crosses = bool(item.machine)
         self._reached = False
@@ -159,7 +164,9 @@ class ZenohReceiver:
             self._subscriber = session.declare_subscriber(
                 self.service, zenoh.handlers.FifoChannel(_CHANNEL_LENGTH)
             )
-            self._thread = start_thread(f"dora input {self._input_id}", self._run, self._subscriber.handler)
+            self._thread = _start_thread(
+                f"dora input {self._input_id}", self._run, self._subscriber.handler
+            )
 
     def _run(self, samples: Iterable[zenoh.Sample]) -> None:
         """Queue samples until the subscriber or the session is closed."""
@@ -242,7 +249,7 @@ class ZenohReceiver:
     def join(self) -> None:
         """Wait for the end of the thread; the subscriber or the session has to be closed."""
         if self._thread is not None:
-            self._thread.join(JOIN_TIMEOUT)
+            self._thread.join(_JOIN_TIMEOUT)
 
 
 class ZenohEngine:
@@ -377,3 +384,22 @@ class ZenohEngine:
         while self._probe(nonce) and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _start_thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+    """Start a thread that calls Zenoh.
+
+    It ends when its session is closed. The interpreter waits for it at its end, 20 s at most: a thread that
+    returns from Zenoh to an interpreter that finalizes aborts the process ("exception not rethrown").
+    """
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    thread.start()
+    _threads.add(thread)
+    return thread
+
+
+@atexit.register  # at the import, so that it runs after the functions that close sessions
+def _join_threads() -> None:
+    deadline = time.monotonic() + _EXIT_TIMEOUT
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))

@@ -10,11 +10,11 @@ from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError
 from dora.observe.load import Load
 from dora.observe.queries import SnapshotQuery
-from dora.observe.snapshot import RunSnapshot, Snapshot, merge
+from dora.observe.snapshot import RunSource, Snapshot, merge
 from dora.wire.daemon_protocol import ANSWER_TIMEOUT, Inspection
 
 
-class DistributedSnapshot:
+class DistributedSource:
     """A `SnapshotSource` of one dataflow: its nodes on this machine, if any, and those on others.
 
     Each machine counts for its own nodes and for the links to them. Of a machine that does not answer, the
@@ -39,7 +39,7 @@ class DistributedSnapshot:
         self.name = name
         self.inspection = inspection
         self._machine_of = machine_of
-        self._local = None if run is None else RunSnapshot(run, latency=latency)
+        self._local = None if run is None else RunSource(run, latency=latency)
         self._remote = RemoteObserver(dict(connections), lambda _: SnapshotQuery(every, latency))
         self._newest: dict[str, Snapshot] = {}  # by machine
         self._asked = set(connections)

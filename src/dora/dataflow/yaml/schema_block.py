@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from dora.dataflow.parser.field_types import (
+from dora.dataflow.problems import TextSpan, listed
+from dora.dataflow.yaml.field_types import (
     FieldType,
     Reader,
     Schema,
@@ -15,8 +16,7 @@ from dora.dataflow.parser.field_types import (
     is_unset,
     report_expected,
 )
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
-from dora.dataflow.problems import TextSpan, listed
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -39,13 +39,14 @@ class CheckedBlock:
 
     def __init__(self, span: TextSpan, defaults: Mapping[str, Any]) -> None:
         self.span: TextSpan = span
-        self.defaults = defaults  # those of the table
+        self.defaults = defaults  # from the table
         self.values: dict[str, Any] = {}
         self.keys: dict[str, ScalarNode] = {}
         self.nodes: dict[str, YamlNode] = {}
         self.suggested: set[str] = set()  # fields suggested in place of misspelt ones
 
     def get(self, name: str) -> Any:
+        """Return the value of a field; its default, or else None, if it is unset or invalid."""
         return self.values.get(name, self.defaults.get(name))
 
     def has(self, name: str) -> bool:
@@ -57,9 +58,9 @@ class CheckedBlock:
         return (name in self.nodes and name not in self.values) or name in self.suggested
 
     def place(self, name: str, key: str = "", *, of_key: bool = False) -> TextSpan:
-        """Return the place of a field's value; that of the block if it has no such field.
+        """Return the place of a field's value, or of the block if it has no such field.
 
-        With ``key``: the place of that key's value inside the field, with ``of_key`` that of the key.
+        With ``key``: the place of that key's value inside the field; with ``of_key``, of the key.
         """
         value = self.nodes.get(name, self.span)
         if key and isinstance(value, MappingNode) and key in value.entries:
@@ -90,6 +91,10 @@ class SchemaBlock(FieldType[CheckedBlock]):
         self.elsewhere: dict[str, str] = {}  # fields of other blocks → the noun of that block
 
     def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
+        """Return the block with its valid fields, even if others are not; None only if it is no mapping.
+
+        A field that is null counts as absent.
+        """
         if not isinstance(value, MappingNode):
             hint = f"for example `{self.example}`" if self.example else ""
             report_expected(value, reader, f"a mapping for {self.noun}", hint)

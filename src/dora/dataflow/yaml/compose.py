@@ -1,4 +1,4 @@
-"""Parse YAML text into a tree, see `dora.dataflow.parser.tree`; report in plain words what is no YAML.
+"""Parse YAML text into a tree, see `dora.dataflow.yaml.tree`; report in plain words what is no YAML.
 
 The tree is built from PyYAML's events, not by its composer: the composer recurses (a hostile file can
 exhaust the stack), silently keeps the last of two equal keys, and expands merge keys only when it
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode, is_utf8, resolve
 from dora.dataflow.problems import ProblemReport, TextSpan
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode, is_utf8, resolve
 
 MAX_DEPTH = 64
 MAX_VALUES = 1_000_000  # with every alias written out; a dataflow of 10,000 nodes has about 200,000
@@ -51,7 +51,7 @@ def compose(text: str, report: ProblemReport) -> YamlNode | None:
     try:
         return _Composer(report).compose(yaml.parse(text, Loader=loader), yaml)
     except yaml.reader.ReaderError as error:
-        # The position of the C parser counts bytes, that of the Python parser characters.
+        # The C parser counts the position in bytes, the Python parser in characters.
         if error.encoding == "unicode":
             position = error.position
         else:

@@ -1,6 +1,6 @@
 """The runtime: a node that hosts any number of operators in one process.
 
-Its inputs and outputs are those of its operators, named ``"<operator id>/<id>"``. The operators run
+It has the inputs and outputs of its operators, named ``"<operator id>/<id>"``. The operators run
 one after the other in the main thread; between two of them a message is passed by reference.
 """
 
@@ -88,8 +88,7 @@ class Runtime:
     def _make_outputs(self, config: NodeConfig) -> dict[str, OperatorOutput]:
         consumers: dict[str, list[LocalInput]] = {}
         for item in config.inputs:
-            port = self._inbox.local_inputs.get(item.id)
-            if item.kind == "local" and port is not None:
+            if (port := self._session.stacks.local_inputs.get(item.id)) is not None:
                 consumers.setdefault(item.source, []).append(port)
         outputs = {
             output.id: OperatorOutput(

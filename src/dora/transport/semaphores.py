@@ -15,7 +15,7 @@ from _multiprocessing import SemLock  # type: ignore[import-not-found]
 from collections.abc import Callable
 from typing import Final
 
-from dora.transport.shm.mapping import libc
+from dora.transport.mapping import libc
 
 SIZE: Final = 32  # bytes of a semaphore, with the GNU C library on 64-bit systems
 _SEMAPHORE: Final = 1  # the kind: not a mutex

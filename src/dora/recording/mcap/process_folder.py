@@ -36,7 +36,7 @@ def remove_folder(folder: str) -> None:
     lock = _locks.pop(folder, -1)
     if lock >= 0:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        os.close(lock)  # last: until then, no other process takes the folder for one that was left
 
 
 def _remove_if_left(folder: str) -> None:

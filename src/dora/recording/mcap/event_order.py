@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from dora.recording.mcap.format import NotARecording
-from dora.recording.process_folder import make_folder, remove_folder
+from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.wire.decoders import DecodeError, msgpack_decoder
 from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
 
@@ -67,6 +67,7 @@ class OrderTail:
                 yield node_id, data[:size]
 
     def close(self) -> None:
+        """Close the files, and remove their folder."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -74,7 +75,7 @@ class OrderTail:
 
 
 Numbers = Callable[[str, int], int]
-"""Maps an output and a recorded sequence number to that of the replay; 0: it will not be sent."""
+"""Maps an output and a recorded sequence number to its number in the replay; 0: it will not be sent."""
 
 
 class Translation:

@@ -1,7 +1,7 @@
 """Interceptors: what stands between a program and the inputs and outputs of its node.
 
 `Inbox.intercept` and `OutputPort.intercept` add one. Without any, an event and a message pay one test
-for truth each. The order is that of the way from the transport to the program:
+for truth each. They stand in this order, from the transport to the program:
 
 1. the type check (`dora.node.interceptors.type_check`),
 2. the recorder of inputs (`dora.node.interceptors.input_recorder`),

@@ -28,7 +28,7 @@ from dora.wire.node_protocol import (
 )
 
 _log = logging.getLogger("dora.node")
-_LEAVE_LIMIT = 2.0  # seconds
+_LEAVE_LIMIT = 2.0  # seconds for a daemon that is too busy to read
 
 
 class DaemonChannel(Protocol):

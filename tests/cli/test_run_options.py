@@ -1,0 +1,220 @@
+"""Every option of a run reaches every way to run a dataflow; a test that fails names the option."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+import msgspec
+import pytest
+from commands import run_command
+
+import dora
+from dora.cli import run_over_ssh
+from dora.cli.commands.cluster import start as cluster_start
+from dora.cli.commands.record import record
+from dora.cli.commands.replay import replay
+from dora.cli.commands.run import run
+from dora.cli.commands.start import start
+from dora.cli.session import Order
+from dora.cluster.coordinator.openapi import document
+from dora.cluster.protocol import RunSpec
+from dora.daemon.options import (
+    FileRunOptions,
+    ForegroundRunOptions,
+    LocalRunOptions,
+    Option,
+    RunKeywords,
+    RunOptions,
+    options_of,
+)
+from dora.wire.decoders import from_json
+
+OF_EVERY_RUN = options_of(RunOptions)
+OF_A_FILE = options_of(FileRunOptions)
+ALL = options_of(ForegroundRunOptions)
+REFUSED_BY_REPLAY = ("exit_when_nodes_finish",)
+
+
+class Caught(Exception):
+    """What would have been run: a run in this process, or one on a coordinator."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self.options = options
+
+
+def sample(option: Option) -> tuple[list[str], Any]:
+    """Return an option as the command line has it, and its value, which is not the default."""
+    if get_origin(option.type) is Literal:
+        *_, last = get_args(option.type)
+        return [option.flag, last], last
+    if option.type is float:
+        return [option.flag, "1m"], 60.0
+    if option.type is not bool:
+        return [option.flag, "COLOUR=red"], {"COLOUR": "red"}
+    if option.value:
+        return [f"{option.flag}=false"], False
+    return ([f"--no-{option.flag[2:]}"], False) if option.optional else ([option.flag], True)
+
+
+def named(options: tuple[Option, ...]) -> Any:
+    return pytest.mark.parametrize("option", options, ids=lambda option: option.name)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A dataflow file; what would run it raises `Caught` instead."""
+    for option in ALL:
+        if option.variable:
+            monkeypatch.delenv(option.variable, raising=False)
+
+    def catch(_: object, options: Any, *_args: object, **_others: object) -> None:
+        raise Caught(options)
+
+    monkeypatch.setattr("dora.api.run_loaded", catch)
+    monkeypatch.setattr("dora.cluster.client.Client.status", lambda _: None)
+    monkeypatch.setattr("dora.cluster.client.Client.start", lambda _, spec: catch(_, spec))
+    monkeypatch.setenv("DORA_DEBUG", "1")  # exceptions leave the command line
+    (tmp_path / "a.py").touch()
+    path = tmp_path / "dataflow.yml"
+    path.write_text(json.dumps({"nodes": [{"id": "a", "path": "a.py"}]}))
+    return str(path)
+
+
+def test_an_option_without_a_sentence_about_it_cannot_be_declared() -> None:
+    assert [option.name for option in ALL] == list(ForegroundRunOptions.__struct_fields__)
+    assert all(option.help.endswith(".") or option.help.endswith(("].", ")", "]")) for option in ALL)
+
+
+@named(ALL)
+@pytest.mark.parametrize("command", [run, record, replay], ids=lambda command: command.name)
+def test_commands_that_run_a_dataflow_have_it(command: click.Command, option: Option) -> None:
+    if command is replay and option.name in REFUSED_BY_REPLAY:
+        return
+    arguments, value = sample(option)
+    context = command.make_context(command.name, ["a", *arguments])
+    assert context.params[option.name] == value
+
+
+@named(OF_A_FILE)
+@pytest.mark.parametrize("command", [start, cluster_start], ids=["start", "cluster start"])
+def test_commands_that_start_a_dataflow_have_it(command: click.Command, option: Option) -> None:
+    arguments, value = sample(option)
+    context = command.make_context(command.name, ["a", "b", *arguments][command is start :])
+    assert context.params[option.name] == value
+
+
+@named(ALL)
+def test_help_and_variable_are_as_declared(option: Option) -> None:
+    for command in (run, record, start, cluster_start):
+        shown = {parameter.name: parameter for parameter in command.params}.get(option.name)
+        assert isinstance(shown, click.Option) or option not in OF_A_FILE
+        if isinstance(shown, click.Option):
+            assert (shown.help, shown.envvar or "") == (option.help, option.variable)
+
+
+@named(ALL)
+def test_dora_run_runs_with_it(file: str, option: Option) -> None:
+    arguments, value = sample(option)
+    with pytest.raises(Caught) as caught:
+        run_command("run", file, *arguments, folder=Path(file).parent)
+    assert isinstance(caught.value.options, LocalRunOptions)
+    assert getattr(caught.value.options, option.name) == value
+
+
+@named(OF_EVERY_RUN)
+def test_dora_start_gives_it_to_the_coordinator_and_that_to_the_worker(file: str, option: Option) -> None:
+    arguments, value = sample(option)
+    with pytest.raises(Caught) as caught:
+        run_command("start", file, *arguments, "--detach", folder=Path(file).parent)
+    spec = from_json(msgspec.json.encode(caught.value.options), RunSpec)
+    assert getattr(LocalRunOptions.of(spec), option.name) == value
+
+
+def test_dora_start_changes_the_dataflow_by_the_options_of_a_file(file: str) -> None:
+    given = ["--env", "COLOUR=red", "--exit-when-nodes-finish"]
+    with pytest.raises(Caught) as caught:
+        run_command("start", file, *given, "--detach", folder=Path(file).parent)
+    assert isinstance(caught.value.options, RunSpec)
+    dataflow = caught.value.options.dataflow
+    assert dataflow["exit_when_nodes_finish"] and dataflow["env"] == {"COLOUR": "red"}
+
+
+@named(ALL)
+def test_dora_run_from_python_has_it(file: str, option: Option) -> None:
+    known = {*RunKeywords.__annotations__, *inspect.signature(dora.run).parameters}
+    assert option.name in known, f"`{option.name}` is missing in RunKeywords"
+    _, value = sample(option)
+    values: Any = {option.name: value}
+    with pytest.raises(Caught) as caught:
+        dora.run(file, **values)
+    assert getattr(caught.value.options, option.name) == value
+
+
+def test_keywords_are_options() -> None:
+    assert set(RunKeywords.__annotations__) <= {option.name for option in ALL}
+
+
+def test_dora_run_from_python_has_the_same_defaults_as_the_command(file: str) -> None:
+    with pytest.raises(Caught) as of_command:
+        run_command("run", file, folder=Path(file).parent)
+    with pytest.raises(Caught) as of_function:
+        dora.run(file, None, None, strict=None, env=None, engine=None)
+    assert of_command.value.options == of_function.value.options == LocalRunOptions()
+
+
+@named(tuple(option for option in ALL if option.variable))
+def test_a_variable_counts_unless_the_option_is_given(
+    file: str, option: Option, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(option.variable, "yes")
+    for call in (
+        lambda: run_command("run", file, folder=Path(file).parent),
+        lambda: dora.run(file),
+    ):
+        with pytest.raises(Caught) as caught:
+            call()
+        assert getattr(caught.value.options, option.name) is True
+    values: Any = {option.name: False}
+    with pytest.raises(Caught) as caught:
+        dora.run(file, **values)
+    assert getattr(caught.value.options, option.name) is False
+
+
+def test_an_unknown_keyword_is_an_error_that_names_the_known_ones(file: str) -> None:
+    unknown: Any = {"hot": True}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'hot'; it has uv, hot_reload, "):
+        dora.run(file, **unknown)
+
+
+@named(OF_EVERY_RUN)
+def test_the_document_of_the_api_describes_it(option: Option) -> None:
+    described = document()["components"]["schemas"]["RunSpec"]["properties"][option.name]
+    assert (described["description"], described["default"]) == (option.help, option.default)
+
+
+@named(ALL)
+def test_it_reaches_a_robot_over_ssh(option: Option, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, value = sample(option)
+
+    monkeypatch.setattr("dora.cli.run_over_ssh.scan_folder", lambda _: {})
+    monkeypatch.setattr("dora.cli.run_over_ssh.SshConnection", lambda *_: None)
+    made: list[Order] = []
+    make = run_over_ssh._order
+    monkeypatch.setattr(run_over_ssh, "_order", lambda *given: made.append(make(*given)))
+    with pytest.raises(TypeError, match="NoneType"):  # there is no connection
+        run_command("run", file, "--on", "robot", *arguments, folder=Path(file).parent)
+    order = from_json(msgspec.json.encode(made[0]), Order)
+    assert order.run is not None and getattr(order.run.options, option.name) == value
+
+
+@pytest.mark.parametrize("given", ["--exit-when-nodes-finish", "--exit-when-nodes-finish=false"])
+def test_a_replay_says_why_an_option_makes_no_sense(given: str, tmp_path: Path) -> None:
+    status, printed = run_command("replay", "a.mcap", given, folder=tmp_path)
+    assert status == 2 and printed.startswith(
+        "error: --exit-when-nodes-finish makes no sense here: the nodes of a replay finish when the "
+        "recording has ended\n"
+    )
