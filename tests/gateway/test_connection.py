@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dora.gateway.connection import ACK, DATA, HEADER, LARGE, ConnectionEnded, RoadConnection
+from dora.gateway.connection import LARGE, ConnectionEnded, RoadConnection
+from dora.wire.gateway_frame import ACK, DATA, HEADER
 
 
 class Room:

@@ -142,7 +142,7 @@ def test_a_connection_whose_ring_was_removed_is_found_before_the_next_sleep(rig:
     commands, end = os.pipe()
     gateway = Gateway(rig.config, commands, lambda *_: None)
     pairs = [socket.socketpair() for _ in range(CONNECTIONS)]
-    gateway._on_road(NewRoad("stranger", False, [near for near, _ in pairs]))
+    gateway._on_made(NewRoad("stranger", False, [near for near, _ in pairs]))
     gateway._doorbell.rung = True  # it has just looked
     began = time.monotonic()
     gateway._wait(TIMEOUT)

@@ -12,7 +12,7 @@ import pytest
 from certificates import certify
 from waiting import wait_until
 
-from dora.gateway.meeting import Meeting, NewRoad, find_free_port, split_address
+from dora.gateway.meeting import Meeting, NewBypass, NewRoad, find_free_port, split_address
 from dora.gateway.outgoing import CONNECTIONS
 from dora.wire.node_config import RemoteConfig, TlsFiles
 
@@ -24,15 +24,25 @@ class Side:
 
     def __init__(self, machine: str, secret: str, tls: TlsFiles | None, dataflow: str) -> None:
         self.roads: list[NewRoad] = []
+        self.bypasses: list[NewBypass] = []
         listen = f"{HERE}:{find_free_port(HERE)}"
         self.remote = RemoteConfig(listen, {}, secret, tls)
-        self.meeting = Meeting(dataflow, machine, self.remote, self.roads.append)
+        self.meeting = Meeting(dataflow, machine, self.remote, self._on_made)
+
+    def _on_made(self, made: NewRoad | NewBypass) -> None:
+        if isinstance(made, NewRoad):
+            self.roads.append(made)
+        else:
+            self.bypasses.append(made)
 
     def dial(self, other: Side) -> None:
+        self.reach(other)
+        self.meeting.dial("other")
+
+    def reach(self, other: Side) -> None:
         self.meeting.remote = RemoteConfig(
             self.remote.listen, {"other": other.remote.listen}, self.remote.secret
         )
-        self.meeting.dial("other")
 
 
 @pytest.fixture
@@ -51,6 +61,8 @@ def make() -> Iterator[Callable[..., Side]]:
         for road in side.roads:
             for connection in road.sockets:
                 connection.close()
+        for bypass in side.bypasses:
+            bypass.socket.close()
 
 
 def meet(dialler: Side, listener: Side) -> tuple[NewRoad, NewRoad]:
@@ -63,6 +75,25 @@ def meet(dialler: Side, listener: Side) -> tuple[NewRoad, NewRoad]:
 
     wait_until(both_have_it, lambda: f"a road: {dialler.meeting.last_fault}")
     return dialler.roads[0], listener.roads[0]
+
+
+def test_a_bypass_is_one_more_connection_with_the_token_of_the_side_that_wants_it(
+    make: Callable[..., Side],
+) -> None:
+    dialler, listener = make("left"), make("right")
+    dialler.reach(listener)
+    dialler.meeting.dial_bypass("other", b"left/1")
+
+    def both_have_it() -> bool:
+        listener.meeting.accept()
+        return bool(dialler.bypasses and listener.bypasses)
+
+    wait_until(both_have_it, "a bypass")
+    (near,), (far,) = dialler.bypasses, listener.bypasses
+    assert (near.machine, near.token) == ("other", b"left/1")
+    assert (far.machine, far.token) == ("left", b"left/1")
+    near.socket.sendall(b"frame")
+    assert far.socket.recv(5) == b"frame"
 
 
 def fault_of(dialler: Side, listener: Side) -> str:

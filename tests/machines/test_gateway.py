@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,7 @@ NODES = {
         data = np.zeros(size, np.uint8)
         count, longest = 0, 0.0
         while not os.path.exists("enough"):
-            data[:8].view(np.int64)[0] = count = count + 1
+            data[:8].view(np.int64)[0] = count = node.statistics()["outputs"]["out"]["sent"] + 1
             began = time.monotonic()
             node.send_output("out", data)
             longest = max(longest, time.monotonic() - began)
@@ -120,6 +122,7 @@ def test_a_killed_gateway_comes_back_and_what_it_had_is_counted(
 ) -> None:
     dataflow = start(system, flow(2000, 0.001, link))
     await_progress(system, dataflow, 1)
+    await_bypass(system.hosts["left"])
     host = system.hosts[machine]
     former: set[int] = set()
     for _ in range(3):
@@ -149,15 +152,65 @@ def test_an_output_crosses_once_for_all_receivers(system: Spread) -> None:
     assert sent <= (bytes_sent() - before) / (1 << 20) < 1.2 * sent + 1
 
 
-def test_nodes_have_no_connections_to_other_machines(system: Spread) -> None:
+def connected(host: Host) -> set[int]:
+    """Return the processes of a host with connections to others, the coordinator's aside."""
+    listed = host.run(["ss", "-tnpH", "state", "established", "not ( sport = :6013 or dport = :6013 )"])
+    return {int(pid) for pid in re.findall(r"pid=(\d+)", listed)}
+
+
+def await_bypass(host: Host) -> None:
+    """Wait until a node has a connection to another machine, beside the gateway."""
+    wait_until(lambda: connected(host) - {gateway_of(host)}, lambda: f"a bypass: {connected(host)}")
+
+
+def test_only_gateways_receive_from_other_machines(system: Spread) -> None:
     dataflow = start(system, flow(64, 0.01, "queue_size: 10"))
     await_progress(system, dataflow, 1)
-    listed = system.hosts["right"].run(["ss", "-tnpH"])
-    programs = {
-        Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[2]
-        for line in listed.splitlines()
-        if ":6013" not in line
-        for pid in [int(line.partition("pid=")[2].partition(",")[0])]
-    }
-    assert programs == {b"dora.gateway"}
+    await_bypass(system.hosts["left"])
+    assert connected(system.hosts["right"]) == {gateway_of(system.hosts["right"])}
     end(system, dataflow)
+
+
+def test_an_output_of_large_messages_gets_no_bypass(system: Spread) -> None:
+    dataflow = start(system, flow(10_000, 0.001, "queue_size: 10"))
+    await_progress(system, dataflow, 3)
+    assert connected(system.hosts["left"]) == {gateway_of(system.hosts["left"])}
+    end(system, dataflow)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0])
+@pytest.mark.parametrize("link", ["queue_size: 10", "queue_size: 10, queue_policy: backpressure"])
+def test_a_cut_of_a_bypass_loses_nothing_that_is_not_counted(
+    system: Spread, link: str, seconds: float
+) -> None:
+    dataflow = start(system, flow(64, 0.002, link))
+    await_progress(system, dataflow, 1)
+    await_bypass(system.hosts["left"])
+    system.hosts["right"].cut()
+    try:
+        time.sleep(seconds)  # the connections last for 3 s
+    finally:
+        system.hosts["right"].restore()
+    system.wait_for_machines("right")
+    await_progress(system, dataflow, 2)
+    await_bypass(system.hosts["left"])
+    counts = end(system, dataflow)
+    (sent, *_), (received, dropped) = counts["send"], counts["take0"]
+    assert received + dropped == sent
+    assert dropped == 0 or "backpressure" not in link
+
+
+def test_a_killed_node_leaves_its_bypass_and_the_next_process_gets_another(system: Spread) -> None:
+    text = flow(64, 0.002, "queue_size: 1000").replace("send.py,", "send.py, restart_policy: on-failure,")
+    dataflow = start(system, text)
+    left = system.hosts["left"]
+    for _ in range(3):
+        await_progress(system, dataflow, 1)
+        await_bypass(left)
+        (node,) = connected(left) - {gateway_of(left)}
+        os.kill(node, signal.SIGKILL)
+        wait_until(lambda node=node: node not in connected(left), "the end of the bypass")
+    await_progress(system, dataflow, 1)
+    counts = end(system, dataflow)
+    (sent, *_), (received, dropped) = counts["send"], counts["take0"]
+    assert received + dropped == sent

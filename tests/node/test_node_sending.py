@@ -214,7 +214,7 @@ def test_an_interrupt_right_after_a_message_leaves_the_output_usable(
 
     port = sender._session.outputs["out"]
     with monkeypatch.context() as patch:
-        patch.setattr(port, "_ring", lambda: True)  # as if the receiver had slept
+        patch.setattr(port, "_ring", lambda **_: True)  # as if the receiver had slept
         patch.setattr(port, "_prepare", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sender.send_output("out", b"x")

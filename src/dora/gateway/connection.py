@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-# Kind, flags, stream, then the bytes of the body or a number.
-HEADER: Final = struct.Struct("<BBHQ")
-DATA, ACK, PING, PONG, TEXT = range(1, 6)
-HAS_BODY: Final = (DATA, TEXT)
-ASKS_FOR_ACK: Final = 1  # flag of DATA: acknowledge at once
+from dora.wire.gateway_frame import DATA, HAS_BODY, HEADER
 
 LARGE: Final = 32 << 10  # bytes: such a body is not copied
 _BUFFER: Final = 128 << 10  # bytes that are received at once

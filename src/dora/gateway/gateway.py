@@ -17,21 +17,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dora.errors import DoraError
-from dora.gateway.connection import (
-    ACK,
-    DATA,
-    PING,
-    PONG,
-    TEXT,
-    ConnectionEnded,
-    Frame,
-    RoadConnection,
-)
+from dora.gateway.bypasses import MOST_BYPASSES, Bypasses
+from dora.gateway.connection import ConnectionEnded, Frame, RoadConnection
 from dora.gateway.figures import NetworkFigures
-from dora.gateway.meeting import DIAL_AGAIN_AFTER, Meeting, NewRoad
+from dora.gateway.meeting import DIAL_AGAIN_AFTER, Meeting, NewBypass, NewRoad
 from dora.gateway.outgoing import CONTROL
 from dora.gateway.ports import ForwardingPort, Incoming, Sending
-from dora.gateway.road import AgesThere, Have, Links, Offer, Road, decode
+from dora.gateway.road import AgesThere, Have, Links, Offer, Road, WantBypass, decode
 from dora.node.host import Host
 from dora.transport.board import ASLEEP, STATE, UNCONNECTED, WORDS, Board
 from dora.transport.doorbell import Doorbell
@@ -39,6 +31,7 @@ from dora.transport.engines import files_of
 from dora.transport.fence import fence
 from dora.transport.open_files import allow_files
 from dora.wire.decoders import DecodeError, from_json
+from dora.wire.gateway_frame import ACK, DATA, PING, PONG, TEXT
 from dora.wire.message import MAX_SEQUENCE
 from dora.wire.node_config import GatewayConfig, OutputConfig, RemoteConfig
 
@@ -78,7 +71,7 @@ class Gateway:
         self._by_number: dict[int, Sending] = {}
         self._incoming: dict[str, Incoming] = {}  # by name
         self._roads: dict[str, Road] = {}  # by machine
-        self._made: deque[NewRoad] = deque()  # by other threads
+        self._made: deque[NewRoad | NewBypass] = deque()  # by other threads
         self._next_dial: dict[str, float] = {}
         self._alone_since: dict[str, float] = {}  # machine → when its road ended, by the wall clock
         self._silent: set[str] = set()  # machines whose silence was logged
@@ -87,16 +80,27 @@ class Gateway:
         self._next_tick = 0.0
         self._delivered: dict[Incoming, bool] = {}  # by the frames read last; wake the receivers again?
         self._poll = select.poll()
-        self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, self._on_road)
+        self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, self._on_made)
         self._listens_at = config.remote.listen
         self._watched: dict[int, tuple[Road, RoadConnection]] = {}
+        self._handlers: dict[int, Callable[[], None]] = {}  # of bypasses
+        self._bypasses = Bypasses(config.machine, node.bell, self._meeting, self._roads, self._watch)
         for descriptor in (self._doorbell.fd, commands, self._meeting.listener.fileno()):
             self._poll.register(descriptor, select.POLLIN)
         self._apply(config)
 
-    def _on_road(self, made: NewRoad) -> None:
+    def _on_made(self, made: NewRoad | NewBypass) -> None:
         self._made.append(made)
         self._doorbell.ring()
+
+    def _watch(self, descriptor: int, handler: Callable[[], None] | None) -> None:
+        """Call a function when a descriptor is readable, or no more."""
+        if handler is None:
+            del self._handlers[descriptor]
+            self._poll.unregister(descriptor)
+        else:
+            self._handlers[descriptor] = handler
+            self._poll.register(descriptor, select.POLLIN)
 
     # ------------------------------------------------------------------ configuration
 
@@ -116,6 +120,7 @@ class Gateway:
         wanted = {(stream.name, stream.machine) for stream in config.streams}
         for key in self._sending.keys() - wanted:
             sending = self._sending.pop(key)
+            self._bypasses.end([sending])
             sending.receiver.close()
         self._streams = list(self._sending.values())
         for each in self._streams:
@@ -233,10 +238,15 @@ class Gateway:
             elif descriptor == self._commands:
                 if not self._read_commands():
                     return False
+            elif (handler := self._handlers.get(descriptor)) is not None:
+                handler()
             else:
                 self._meeting.accept()
         while self._made:
-            self._adopt(self._made.popleft())
+            if isinstance(made := self._made.popleft(), NewRoad):
+                self._adopt(made)
+            elif not self._bypasses.adopt(made):
+                self._add_bypass(made)
         if self._delivered:
             for incoming, again in self._delivered.items():
                 incoming.port.wake(again=again)
@@ -298,6 +308,7 @@ class Gateway:
             elif now >= road.next_ping:
                 road.next_ping = now + _PING_EVERY
                 road.connections[CONTROL].put(PING, number=time.monotonic_ns())
+        self._bypasses.tick(now, self._streams)
         for machine in self._machines():
             if machine not in self._roads:
                 starting = True
@@ -349,9 +360,7 @@ class Gateway:
             self._end(present)
         self._roads[road.machine] = road
         for connection in road.connections:
-            connection.socket.setblocking(False)
-            self._watched[connection.fileno()] = road, connection
-            self._poll.register(connection.fileno(), select.POLLIN)
+            self._receive_on(road, connection)
         since = self._alone_since.pop(road.machine, None)
         if road.machine in self._silent and since is not None:
             self._silent.discard(road.machine)
@@ -360,6 +369,27 @@ class Gateway:
         self._next_tick = 0.0
         road.use(self._streams)
         self._introduce(road)
+
+    def _receive_on(self, road: Road, connection: RoadConnection) -> None:
+        connection.socket.setblocking(False)
+        self._watched[connection.fileno()] = road, connection
+        self._poll.register(connection.fileno(), select.POLLIN)
+
+    def _add_bypass(self, made: NewBypass) -> None:
+        """Receive on a bypass from another machine."""
+        road = self._roads.get(made.machine)
+        if road is None or len(road.bypasses) >= MOST_BYPASSES:
+            made.socket.close()
+        else:
+            self._receive_on(road, road.add_bypass(made))
+
+    def _forget(self, connection: RoadConnection) -> None:
+        """Watch a connection no more."""
+        self._watched.pop(connection.fileno(), None)
+        try:
+            self._poll.unregister(connection.fileno())
+        except (KeyError, ValueError):
+            pass
 
     def _stays(self, present: Road, road: Road) -> bool:
         """Return whether the present road is to be kept: both may have dialled at the same time."""
@@ -381,13 +411,10 @@ class Gateway:
         self._log("debug", f"machine `{road.machine}`: {reason}")
 
     def _end(self, road: Road) -> None:
-        for connection in road.connections:
-            self._watched.pop(connection.fileno(), None)
-            try:
-                self._poll.unregister(connection.fileno())
-            except (KeyError, ValueError):
-                pass
+        for connection in (*road.connections, *road.bypasses):
+            self._forget(connection)
         road.close()
+        self._bypasses.end(road.streams)
         if self._roads.get(road.machine) is road:
             del self._roads[road.machine]
         for each in road.streams:
@@ -417,6 +444,9 @@ class Gateway:
         if not road.is_open:
             return
         road.heard = time.monotonic()
+        if connection not in road.connections:
+            self._read_bypass(road, connection)
+            return
         ages = road.ages_here.of_connection[road.connections.index(connection)]
         try:
             for frame in connection.read():
@@ -433,11 +463,27 @@ class Gateway:
         except (DecodeError, ValueError) as error:
             self._lose(road, f"it sends what no gateway sends: {error}")
 
+    def _read_bypass(self, road: Road, bypass: RoadConnection) -> None:
+        ages = road.ages_here.of_connection[CONTROL]
+        try:
+            for kind, flags, stream, number, body in bypass.read():
+                if kind != DATA or not road.deliver(stream, number, body, flags, ages, is_bypassed=True):
+                    break  # the other side sends the message again, on the road
+            else:
+                return
+        except (ConnectionEnded, ValueError):
+            pass
+        self._forget(bypass)
+        road.bypasses.remove(bypass)
+        bypass.close()
+
     def _handle(self, road: Road, frame: Frame) -> None:
         kind, _, stream, number, body = frame
         if kind == ACK:
             sending = self._by_number.get(stream)
             if sending is not None and number <= MAX_SEQUENCE:
+                if sending.has_bypass:
+                    road.note_bypassed(sending)
                 sending.outgoing.acknowledge(number, time.monotonic_ns())
                 sending.note_arrived()
         elif kind == PING:
@@ -466,6 +512,8 @@ class Gateway:
                     for each in road.streams:
                         each.take_report(name, state, taken)
                 self._introduce_changed(road)
+            case WantBypass(token=token):
+                self._meeting.dial_bypass(road.machine, token)
             case AgesThere(ages=ages):
                 road.ages_there = ages[: len(road.connections)]
 

@@ -18,7 +18,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -36,6 +36,7 @@ _DIAL_TIMEOUT: Final = 3.0
 _GREETING_TIMEOUT: Final = 3.0
 _MOST_GREETINGS: Final = 64  # connections at a time that have not proved who they are
 _NONCE: Final = 16
+BYPASS: Final = CONNECTIONS  # the number of a connection that is a bypass, and belongs to no road
 _SIZE: Final = struct.Struct("<H")
 _LONGEST: Final = 2048  # bytes of a greeting
 
@@ -45,7 +46,7 @@ class Greeting(msgspec.Struct, array_like=True):
 
     dataflow: str
     machine: str
-    road: bytes
+    road: bytes  # or the token of a bypass
     number: int  # of the connection in its road
     challenge: bytes
 
@@ -61,17 +62,29 @@ class NewRoad(NamedTuple):
     sockets: list[socket.socket]
 
 
+class NewBypass(NamedTuple):
+    """A connection for the messages of one output, see `dora.transport.bypass`."""
+
+    machine: str
+    token: bytes  # that the machine of the output has chosen
+    socket: socket.socket
+
+
 class Meeting:
-    """Listens and dials for one gateway; ``on_road`` is called in any thread."""
+    """Listens and dials for one gateway; ``on_made`` is called in any thread."""
 
     def __init__(
-        self, dataflow: str, machine: str, remote: RemoteConfig, on_road: Callable[[NewRoad], None]
+        self,
+        dataflow: str,
+        machine: str,
+        remote: RemoteConfig,
+        on_made: Callable[[NewRoad | NewBypass], None],
     ) -> None:
         """Raises `DoraError`, ``OSError``."""
         self._dataflow = dataflow
         self._machine = machine
         self.remote = remote
-        self._on_road = on_road
+        self._on_made = on_made
         self._secret = remote.secret.encode()
         self._server_tls, self._client_tls = _contexts(remote)
         self._begun: dict[tuple[str, bytes], dict[int, socket.socket]] = {}  # incomplete roads
@@ -124,7 +137,7 @@ class Meeting:
             if self._server_tls is not None:
                 connection = self._server_tls.wrap_socket(connection, server_side=True)
             greeting = _decode_greeting(_receive(connection))
-            if greeting.dataflow != self._dataflow or not 0 <= greeting.number < CONNECTIONS:
+            if greeting.dataflow != self._dataflow or not 0 <= greeting.number <= BYPASS:
                 raise ValueError("it is for another dataflow")
             challenge = os.urandom(_NONCE)
             _send(connection, challenge + self._proof(b"listener", greeting, challenge))
@@ -136,7 +149,10 @@ class Meeting:
             return
         self._end_greeting(None)
         prepare_socket(connection, **self._options(greeting.number))
-        self._keep(greeting, connection)
+        if greeting.number == BYPASS:
+            self._on_made(NewBypass(greeting.machine, greeting.road, connection))
+        else:
+            self._keep(greeting, connection)
 
     def _keep(self, greeting: Greeting, connection: socket.socket) -> None:
         key = greeting.machine, greeting.road
@@ -148,7 +164,7 @@ class Meeting:
                 return
             del self._begun[key]
         sockets = [connections[number] for number in range(CONNECTIONS)]
-        self._on_road(NewRoad(greeting.machine, False, sockets))
+        self._on_made(NewRoad(greeting.machine, False, sockets))
 
     def _forget_old(self, newest: tuple[str, bytes]) -> None:
         """Close the connections of roads that were given up; the lock has to be held."""
@@ -170,34 +186,52 @@ class Meeting:
             _in_thread("dora dialling", self._dial, machine, address, now)
 
     def _dial(self, machine: str, address: str, began: float) -> None:
-        sockets: list[socket.socket] = []
-        road = os.urandom(8)
-        deadline = time.monotonic() + _DIAL_TIMEOUT
         try:
-            for number in range(CONNECTIONS):
-                connection = socket.create_connection(
-                    split_address(address), max(deadline - time.monotonic(), 0.1)
-                )
-                sockets.append(connection)
-                prepare_socket(connection, **self._options(number))
-                if self._client_tls is not None:
-                    name = split_address(address)[0]
-                    connection = sockets[-1] = self._client_tls.wrap_socket(
-                        connection, server_hostname=name
-                    )
-                self._introduce(connection, road, number)
+            sockets = self._connect(address, os.urandom(8), range(CONNECTIONS))
         except (OSError, ValueError) as error:
-            for connection in sockets:
-                connection.close()
             self.last_fault[machine] = str(error)
             with self._lock:
                 if self._dialling.get(machine) == began:
                     del self._dialling[machine]
             return
-        self._on_road(NewRoad(machine, True, sockets))
+        self._on_made(NewRoad(machine, True, sockets))
+
+    def dial_bypass(self, machine: str, token: bytes) -> None:
+        """Try to make a bypass from or to a machine; this side has dialled the road to it."""
+        if address := self.remote.reach.get(machine):
+            _in_thread("dora dialling", self._dial_bypass, machine, address, token)
+
+    def _dial_bypass(self, machine: str, address: str, token: bytes) -> None:
+        try:
+            (connection,) = self._connect(address, token, (BYPASS,))
+        except (OSError, ValueError):
+            return  # the side that wants it asks again
+        self._on_made(NewBypass(machine, token, connection))
+
+    def _connect(self, address: str, name: bytes, numbers: Iterable[int]) -> list[socket.socket]:
+        """Make the connections of a road, or a bypass, of this name; raises ``OSError``, ``ValueError``."""
+        sockets: list[socket.socket] = []
+        deadline = time.monotonic() + _DIAL_TIMEOUT
+        host, port = split_address(address)
+        try:
+            for number in numbers:
+                connection = socket.create_connection((host, port), max(deadline - time.monotonic(), 0.1))
+                sockets.append(connection)
+                prepare_socket(connection, **self._options(number))
+                if self._client_tls is not None:
+                    connection = sockets[-1] = self._client_tls.wrap_socket(
+                        connection, server_hostname=host
+                    )
+                self._introduce(connection, name, number)
+        except (OSError, ValueError):
+            for connection in sockets:
+                connection.close()
+            raise
+        return sockets
 
     def _options(self, number: int) -> dict[str, Any]:
-        return {"may_wait": number == BULK, "dscp": self.remote.dscp if number == CONTROL else 0}
+        dscp = self.remote.dscp if number in (CONTROL, BYPASS) else 0
+        return {"may_wait": number == BULK, "dscp": dscp}
 
     def _introduce(self, connection: socket.socket, road: bytes, number: int) -> None:
         """Say who dials, and prove it; raises ``OSError``, ``ValueError``."""

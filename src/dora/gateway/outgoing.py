@@ -79,6 +79,7 @@ class Outgoing:
         self.is_open = False  # the other machine has said what it has
         self.arrived = 0  # the last number that the other machine has
         self.taken = 0  # the last number that was taken
+        self._bypassed = 0  # the last number that the node has sent itself, over its bypass
         self.arrived_bytes = 0  # of messages that the other machine has acknowledged
         self._connection = CONTROL  # of what is in flight
         self._unasked = self._unasked_bytes = 0  # sent since the last message that asks for an ack
@@ -131,10 +132,40 @@ class Outgoing:
         if self.ready:
             self.taken = max(self.taken, self.ready[-1].sequence)
         self._in_flight.clear()
-        self.in_flight_bytes = 0
+        self.in_flight_bytes = self._bypassed = 0
         self.limit = InFlightLimit()
         self.arrived = max(self.arrived, arrived)
         self.is_open = True
+
+    def note_bypassed(self, sequence: int) -> int:
+        """Count the messages up to this one as sent, because the node has sent them over its bypass.
+
+        To be called before `acknowledge`; returns their bytes.
+        """
+        if sequence <= self._bypassed:
+            return 0
+        self._bypassed = sequence
+        size = 0
+        while self.ready or self.taken < sequence:
+            entry = self.ready.popleft() if self.ready else self._take_new()
+            if entry is None:
+                break
+            if entry.sequence > sequence:
+                self.ready.appendleft(entry)
+                break
+            size += entry.size
+            self._in_flight.append(entry)
+        self.in_flight_bytes += size
+        return size
+
+    def end_bypass(self) -> None:
+        """Send again what is in flight, because the bypass has ended; the other side may have it."""
+        if self._bypassed > self.arrived:
+            self.ready.extendleft(reversed(self._in_flight))
+            self._in_flight.clear()
+            self.in_flight_bytes = 0
+            self.limit.forget_sample()
+        self._bypassed = 0
 
     def stop(self) -> None:
         """Stop sending: the road has ended. Messages in flight are kept."""
@@ -159,6 +190,8 @@ class Outgoing:
         elif self.ready:
             self._drop_outdated(now)
         in_flight, ready = self._in_flight, self.ready
+        if self._bypassed > self.arrived:
+            return NO_CONNECTION  # two connections keep no order, and the other side acknowledges soon
         if not ready:
             if in_flight and not self._has_room(1):
                 return NO_CONNECTION
@@ -207,6 +240,8 @@ class Outgoing:
         while in_flight and in_flight[0].sequence <= arrived:
             size += in_flight.popleft().size
         self.in_flight_bytes -= size
+        while self.ready and self.ready[0].sequence <= arrived:
+            size += self.ready.popleft().size  # the bypass was faster than the word that says it
         self.arrived_bytes += size
         self.arrived = max(self.arrived, arrived)
         if size:
@@ -226,7 +261,8 @@ class Outgoing:
         while (entry := self._take()) is not None:
             if entry.sequence > self.taken:
                 self.taken = entry.sequence
-                return entry
+                if entry.sequence > self.arrived:  # else it has come over a bypass
+                    return entry
         self.is_hungry = True
         return None
 

@@ -12,6 +12,8 @@ from dora.gateway.outgoing import Outgoing, OutgoingMessage
 from dora.node.send.output import SMALL_BODY, OutputPort
 from dora.transport.board import (
     BEGUN,
+    BYPASS,
+    BYPASSED,
     CLOCK_OFFSET,
     CLOSED,
     CONNECTED,
@@ -63,6 +65,11 @@ class Sending:
         self.waiting_word = output + CREDIT_WAITING
         self.forwarded_word = output + FORWARDED
         self.figures = config.item.slot * WORDS  # where the `STREAM_FIGURES` are
+        self._bypass_word, self._bypassed_word = output + BYPASS, output + BYPASSED
+        self._words[self._bypass_word] = 0  # it was a former process that knew the connection
+        self._bypass_from = (
+            -1
+        )  # the number before the first message on the present bypass; -1: there is none
         # Earlier messages will not come from here: a former process of the gateway had them.
         self._begins_after = self._last = self._words[self.sent_word]
         self.of_output: list[Sending] = [self]  # the streams of the output, to all machines
@@ -117,6 +124,26 @@ class Sending:
         if arrived < self.outgoing.arrived:
             self._begins_after = max(self._begins_after, self.outgoing.arrived)
         self.outgoing.resume(arrived, self.latched(arrived))
+
+    def open_bypass(self, number: int) -> None:
+        """Begin to use a bypass, whose connection the node gets with this number."""
+        self._bypass_from = self._words[self.sent_word]  # `BYPASSED` may be of an earlier bypass
+        self._words[self._bypass_word] = number
+
+    @property
+    def has_bypass(self) -> bool:
+        return self._bypass_from >= 0
+
+    def note_bypassed(self) -> int:
+        """Find out what the node has sent over its bypass; return the bytes that are new."""
+        bypassed = self._words[self._bypassed_word]
+        return self.outgoing.note_bypassed(bypassed) if bypassed > self._bypass_from >= 0 else 0
+
+    def close_bypass(self) -> None:
+        """Send what was in flight on the bypass, whose connection has been shut down."""
+        self.note_bypassed()
+        self._words[self._bypass_word], self._bypass_from = 0, -1
+        self.outgoing.end_bypass()
 
     def latch_begins_after(self) -> int:
         """Return up to which number no message is in the latch any more, because the node was restarted."""
@@ -227,11 +254,11 @@ class ForwardingPort(OutputPort):
 
     def ring(self) -> None:
         """Wake the receivers that sleep, after `forward`; `wake` follows."""
-        self._has_rung = self._ring_bells()
+        self._has_rung = self._ring_bells(self._bells)
 
     def wake(self, *, again: bool) -> None:
         """Give the receivers the processor. ``again``: wake them again, after more calls of `forward`."""
-        if again and self._ring_bells():
+        if again and self._ring_bells(self._bells):
             self._has_rung = True
         if self._has_rung:
             yield_cpu()

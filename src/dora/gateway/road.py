@@ -10,13 +10,14 @@ import msgspec
 
 from dora.errors import SharedMemoryFull, TransportError
 from dora.gateway.ages import AgeReports, Ages
-from dora.gateway.connection import ACK, ASKS_FOR_ACK, DATA, TEXT, RoadConnection
-from dora.gateway.meeting import NewRoad
+from dora.gateway.connection import RoadConnection
+from dora.gateway.meeting import NewBypass, NewRoad
 from dora.gateway.outgoing import CONTROL, NO_CONNECTION, OutgoingMessage
 from dora.gateway.ports import Incoming, Memory, Sending, link_name, parse
 from dora.transport.board import CLOSED
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.decoders import msgpack_decoder
+from dora.wire.gateway_frame import ACK, ASKS_FOR_ACK, DATA, TEXT
 from dora.wire.message import MAX_SEQUENCE
 
 _ACK_AFTER: Final = 0.005  # seconds that an acknowledgement may wait for a frame to go with
@@ -54,8 +55,14 @@ class AgesThere(msgspec.Struct, tag=True, array_like=True):
     ages: list[tuple[_Age, _Age]]
 
 
+class WantBypass(msgspec.Struct, tag=True, array_like=True):
+    """A node wants a bypass to the machine that has dialled the road, see `dora.gateway.bypasses`."""
+
+    token: bytes
+
+
 _encode = msgspec.msgpack.Encoder().encode
-decode = msgpack_decoder(Offer | Have | Links | AgesThere)
+decode = msgpack_decoder(Offer | Have | Links | AgesThere | WantBypass)
 
 
 class Road:
@@ -68,6 +75,7 @@ class Road:
         self.machine = made.machine
         self.dialled_here = made.dialled_here
         self.connections = [RoadConnection(connection, self._room) for connection in made.sockets]
+        self.bypasses: list[RoadConnection] = []  # from there, see `dora.transport.bypass`
         self.began = self.heard = time.monotonic()
         self.next_ping = 0.0
         self.round_trip = self.last_round_trip = 0.0  # the shortest and the last one, in seconds
@@ -90,7 +98,7 @@ class Road:
         self.streams = [each for each in streams if each.config.machine == self.machine]
         self._has_ranks = len({each.outgoing.rank for each in self.streams}) > 1
 
-    def say(self, content: Offer | Have | Links | AgesThere) -> None:
+    def say(self, content: Offer | Have | Links | AgesThere | WantBypass) -> None:
         self.connections[CONTROL].put(TEXT, body=_encode(content))
 
     def measure(self, seconds: float) -> None:
@@ -102,8 +110,18 @@ class Road:
 
     def close(self) -> None:
         self.is_open = False
-        for connection in self.connections:
+        for connection in (*self.connections, *self.bypasses):
             connection.close()
+
+    def add_bypass(self, made: NewBypass) -> RoadConnection:
+        """Receive on a bypass, too."""
+        bypass = RoadConnection(made.socket, self._room)
+        self.bypasses.append(bypass)
+        return bypass
+
+    def note_bypassed(self, sending: Sending) -> None:
+        """Find out what a node has sent itself."""
+        self.connections[CONTROL].written += sending.note_bypassed()
 
     # ------------------------------------------------------------------ to there
 
@@ -115,6 +133,8 @@ class Road:
         wanted: list[int] = []  # the connections on which they want to send
         for each in self.streams:
             outgoing = each.outgoing
+            if each.has_bypass:
+                self.note_bypassed(each)
             if outgoing.is_open and words[each.sent_word] == outgoing.taken and not outgoing.ready:
                 outgoing.is_hungry = True
                 continue
@@ -177,22 +197,26 @@ class Road:
             incoming.bad.add(error)
             return Memory(size)
 
-    def deliver(self, stream: int, size: int, body: Any, flags: int, ages: Ages) -> None:
+    def deliver(
+        self, stream: int, size: int, body: Any, flags: int, ages: Ages, *, is_bypassed: bool = False
+    ) -> bool:
         """Give a message to the receivers here, if it is one and they have not had it.
 
-        ``ages`` are those of its connection.
+        ``ages`` are those of its connection. ``is_bypassed``: only the next message is taken, as
+        earlier ones may come on another connection. Returns whether the receivers have it now.
         """
         incoming = self.incoming.get(stream)
         loan = None if body.__class__ is bytes else body
         if incoming is None:
             if loan is not None:
                 loan.discard()
-            return
+            return False
         sequence = 0
         try:
             message = parse(body, size, loan)
             sequence = message.sequence
-            if incoming.forwarded < sequence <= MAX_SEQUENCE:
+            forwarded = incoming.forwarded
+            if forwarded < sequence <= (forwarded + 1 if is_bypassed else MAX_SEQUENCE):
                 if isinstance(loan, Memory):
                     incoming.begin(sequence)
                 else:
@@ -217,6 +241,7 @@ class Road:
             self.ack_at = 1e-9  # now
         elif not self.ack_at:
             self.ack_at = self.heard + _ACK_AFTER
+        return 0 < sequence <= incoming.forwarded
 
     def report_credit(self) -> None:
         """Report what receivers under back-pressure have taken."""

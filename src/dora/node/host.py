@@ -20,7 +20,7 @@ from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import Records
 from dora.node.saved_state import StateFile, StateStore
-from dora.node.send.output import OutputPort, overflow_channel_of
+from dora.node.send.output import OutputPort
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.engines import files_of
@@ -94,8 +94,7 @@ class Host:
             node_slot=self.config.node_slot,
             doorbell=doorbell,
             overflow_channels={
-                channel.service: sender(overflow_channel_of(output, channel))
-                for channel in output.overflow_channels
+                channel.service: sender(output.on(channel)) for channel in output.overflow_channels
             },
             spill=None if engine.wakes else SpillWriter(self.config.run_dir, self.board),
             current=self.current,

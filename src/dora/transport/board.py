@@ -33,6 +33,9 @@ output      ``CLOCK_OFFSET``       of another machine's output: nanoseconds by w
 output      ``CLOCK_ERROR``        by how much that may be wrong (daemon)
 output      ``FORWARDED``          number of the last message that the gateway has passed on: that all other
                                    machines have, or, of another machine's output, that it has sent here
+output      ``BYPASS``               changes with the connection on which the node sends to another machine
+                                   itself (`dora.transport.bypass`); 0: there is none (gateway)
+output      ``BYPASSED``              number of the last message that the node has sent there
 link        ``RECEIVED``           messages that the receiver took from the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
@@ -69,7 +72,7 @@ LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
-CLOCK_OFFSET, CLOCK_ERROR, FORWARDED = 8, 9, 10
+CLOCK_OFFSET, CLOCK_ERROR, FORWARDED, BYPASS, BYPASSED = 8, 9, 10, 11, 16
 RECEIVED, DROPPED, FIRST, STATE, PROBED, REPEATED = 0, 1, 2, 3, 4, 12
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2

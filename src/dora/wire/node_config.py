@@ -84,6 +84,15 @@ class OutputConfig(OutputRules, frozen=False, omit_defaults=True):  # type: igno
     most_passes: int = 255  # a message that was passed on so often is an origin: it goes in a circle
     stamped: bool = False  # its messages carry their hops: it is on a path with a budget
 
+    def on(self, channel: ChannelConfig) -> OutputConfig:
+        """Return the configuration of a sender for an overflow channel of this output."""
+        return OutputConfig(
+            self.id,
+            channel.service,
+            max_queue_size=channel.max_queue_size,
+            max_receivers=channel.max_receivers,
+        )
+
 
 class HopConfig(msgspec.Struct):
     """An output on a path."""

@@ -11,7 +11,7 @@ import ctypes
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -59,10 +59,11 @@ from dora.wire.message import (
     pack_head,
 )
 from dora.wire.metadata import encode_metadata
-from dora.wire.node_config import ChannelConfig, LinkConfig, OutputConfig
+from dora.wire.node_config import LinkConfig, OutputConfig
 from dora.wire.trail import fit
 
 if TYPE_CHECKING:
+    from dora.transport.bypass import Bypass
     from dora.transport.shm.ring_buffer import RingBufferWriter
     from dora.transport.spill import SpillWriter
 
@@ -119,6 +120,8 @@ class OutputPort:
         self._make_doorbell = doorbell
         self._credit_bell: Doorbell | None = None
         self._bells: list[tuple[int, Bell]] = []
+        self._bells_here: list[tuple[int, Bell]] = []  # without the gateway's
+        self._bypass: Bypass | None = None  # to the only other machine with receivers
         self._prewake_bells = [
             (target.node_slot * WORDS + ASLEEP, target.node_slot * WORDS + PREWAKE, Bell(target.bell))
             for target in (config.prewake if rings else ())
@@ -146,6 +149,10 @@ class OutputPort:
             self._bells = [
                 (link.node_slot * WORDS + ASLEEP, bells.get(link.bell) or Bell(link.bell)) for link in links
             ]
+            self._bells_here = [
+                bell for bell, link in zip(self._bells, links, strict=True) if not link.machine
+            ]
+            self._bypass = self._bypass_of({link.machine: link.bell for link in links if link.machine})
         pressure = [
             (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
             for link in links
@@ -162,6 +169,15 @@ class OutputPort:
         if self._spill_writer is not None:
             self._spill = self._spill_writer if self._spill_writer.apply_links(links) else None
         self.has_links = bool(links) or self._config.latched is not None
+
+    def _bypass_of(self, gateway: Mapping[str, str]) -> Bypass | None:
+        """Return the bypass of this output. ``gateway``: machine → bell of the gateway to it."""
+        if len(gateway) != 1 or self._config.priority not in (None, "control"):
+            return None
+        from dora.transport.bypass import Bypass
+
+        (bell,) = gateway.values()
+        return self._bypass or Bypass(bell, self._config.slot, self._words)
 
     def warm_up(self) -> None:
         """Reserve memory for the first message, and open the doorbells of receivers that are there."""
@@ -292,7 +308,7 @@ class OutputPort:
         if not (self.has_links or self.is_tapped()):  # no receiver: nothing to copy
             self._count_without_receivers()
             return
-        size = payload.size
+        size, encoding, schema = payload.size, payload.encoding, payload.schema
         if current is None:
             current = self._current
         with self._lock:
@@ -319,16 +335,7 @@ class OutputPort:
                 if body is None:
                     body = payload.to_bytes()
                 message = pack_head(
-                    payload.encoding,
-                    payload.schema,
-                    section,
-                    size,
-                    sequence,
-                    now,
-                    body,
-                    origin_ns,
-                    origin,
-                    trail,
+                    encoding, schema, section, size, sequence, now, body, origin_ns, origin, trail
                 )
                 if self._spill is not None and (control or self._spill.pending):
                     self._spill.before_send(sequence, control, message)
@@ -340,18 +347,12 @@ class OutputPort:
                 if self._overflow_channels:
                     for sender in self._overflow_channels.values():
                         sender.send(message, control)
+                # Last: its receivers on the other machine get the processor as soon as this one waits.
+                bypassed = self._bypass is not None and self._bypass.send(sequence, message)
             else:
+                bypassed = False
                 head = pack_head(
-                    payload.encoding,
-                    payload.schema,
-                    section,
-                    size,
-                    sequence,
-                    now,
-                    b"",
-                    origin_ns,
-                    origin,
-                    trail,
+                    encoding, schema, section, size, sequence, now, b"", origin_ns, origin, trail
                 )
                 loan = self._sender.loan(len(head) + size)
                 loan.memory[: len(head)] = head
@@ -360,7 +361,7 @@ class OutputPort:
             self._bytes += size
             if control and asks_to_flush(control):
                 self._flush(sequence)
-        rung = self._ring()
+        rung = self._ring(bypassed=bypassed)
         # The receivers are waking up; the rest could wait until now.
         self._words[self._bytes_word] = self._bytes
         if rung and size <= SMALL_BODY and self._lock.acquire(blocking=False):
@@ -498,26 +499,29 @@ class OutputPort:
         # Over a network, a restarted receiver shows only with the first message that reaches it.
         return not self._rings or any(self._words[state] == CONNECTED for state in self._links)
 
-    def _ring(self) -> bool:
-        """Wake the receivers that sleep; return whether there were any, so that there is time to spare."""
-        if rung := self._ring_bells():
+    def _ring(self, *, bypassed: bool = False) -> bool:
+        """Wake the receivers that sleep; return whether there were any, so that there is time to spare.
+
+        ``bypassed``: the other machine is about to get the message, without the gateway here.
+        """
+        if rung := self._ring_bells(self._bells_here if bypassed else self._bells) or bypassed:
             # The system tends to wake a receiver on the sender's processor, where it would wait for the
             # sender to fall asleep.
             yield_cpu()
         return rung
 
-    def _ring_bells(self) -> bool:
+    def _ring_bells(self, bells: Sequence[tuple[int, Bell]]) -> bool:
         rung = not FENCED
         if FENCED:
             begin_fence()  # `fence()`, without the call: receivers wait for this
             end_fence()
             words = self._words
-            for asleep_word, bell in self._bells:
+            for asleep_word, bell in bells:
                 if words[asleep_word]:
                     bell.ring()
                     rung = True
         else:
-            for _, bell in self._bells:
+            for _, bell in bells:
                 bell.ring()
         for asleep_word, prewake_word, bell in self._prewake_bells:
             if self._words[asleep_word] and self._words[prewake_word]:
@@ -588,13 +592,3 @@ class OutputPort:
         self._sender.close()
         for sender in self._overflow_channels.values():
             sender.close()
-
-
-def overflow_channel_of(output: OutputConfig, overflow_channel: ChannelConfig) -> OutputConfig:
-    """Return the configuration of a sender for a further channel of an output."""
-    return OutputConfig(
-        output.id,
-        overflow_channel.service,
-        max_queue_size=overflow_channel.max_queue_size,
-        max_receivers=overflow_channel.max_receivers,
-    )

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from dora.errors import DaemonLost, DoraError
 from dora.node.log import write_log
-from dora.node.send.output import overflow_channel_of
 from dora.wire.node_config import InputConfig, OutputConfig
 from dora.wire.node_protocol import (
     AttachInput,
@@ -109,7 +108,7 @@ def _attach_link(session: RunningSession, port: OutputPort, frame: AttachLink) -
     channel, sender = frame.overflow_channel, None
     if channel is not None:
         try:
-            sender = session.engine.sender(overflow_channel_of(OutputConfig(frame.output), channel))
+            sender = session.engine.sender(OutputConfig(frame.output).on(channel))
         except DoraError as error:
             write_log(session.config.node_id, "error", str(error))
     name = "" if channel is None else channel.service

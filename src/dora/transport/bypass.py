@@ -1,0 +1,153 @@
+"""A bypass: a connection on which a node itself sends small messages to another machine.
+
+Without it, four processes take turns on the way: node, gateway, gateway, node. A process that has slept
+takes 50 to 100 µs for its turn. So the gateway of the node gives it a connection to the other gateway.
+
+A message on a bypass is in the queue of the gateway here as well. When the bypass ends, the gateway sends
+all messages again that the other side has not acknowledged. The other side takes the next message only, so
+none comes twice or out of order. For that, two rules hold:
+
+* The node sends a message on the bypass if the one before went there too, or has arrived. All others are
+  for the gateway.
+* The gateway sends nothing of the output while a message on the bypass is not acknowledged.
+
+The connection comes through a Unix socket of the gateway. When it is there, the word ``BYPASS`` of the
+output on the board changes, so a message costs no look at the socket.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from dora._ownership import UnsafeFile, connect_own
+from dora.transport.board import BYPASS, BYPASSED, FORWARDED, WORDS
+from dora.wire.gateway_frame import ASKS_FOR_ACK, DATA, HEADER
+
+# A message in flight cannot be dropped any more for a newer one. So there are at most 64 KiB, as of the
+# gateways' own.
+LARGEST: Final = 4096  # bytes of a message
+MOST: Final = 16  # messages in flight; more come at a rate at which the gateway sends many at once
+_AFTER_BURST: Final = 128  # messages that the gateway gets after one that had no room here
+REQUEST: Final = struct.Struct("<Q")  # line of the output on the board
+GRANT: Final = struct.Struct("<QH")  # value of ``BYPASS``, number of the stream; with it, the connection
+_FIRST_PAUSE: Final = 32  # messages until a node asks for a bypass, doubled each time up to the longest
+_LONGEST_PAUSE: Final = 8192
+
+
+def socket_of(bell: str) -> str:
+    """Return the path of the socket at which the gateway with this doorbell gives out bypasses.
+
+    >>> socket_of("/run/bell-3")
+    '/run/bell-3.bypasses'
+    """
+    return f"{bell}.bypasses"
+
+
+class Bypass:
+    """The node's end of the bypass of one output. Not safe for several threads."""
+
+    def __init__(self, bell: str, slot: int, words: memoryview) -> None:
+        """``bell``: path of the gateway's doorbell. ``slot``: line of the output on the board."""
+        self._path = socket_of(bell)
+        self._slot = slot
+        self._words = words
+        self._bypass_word = slot * WORDS + BYPASS
+        self._bypassed_word = slot * WORDS + BYPASSED
+        self._forwarded_word = slot * WORDS + FORWARDED
+        self._number = 0  # value of ``BYPASS`` when it was read last
+        self._gateway: socket.socket | None = None
+        self._connection: socket.socket | None = None
+        self._fd = -1  # of the connection
+        self._stream = 0
+        self._last = 0  # the last message that was sent on it
+        self._next = 0  # the first one that may be sent again on it, unless it follows the last one
+        self._pause = self._until_request = _FIRST_PAUSE
+
+    def send(self, sequence: int, message: bytes) -> bool:
+        """Send a message that is in the queue of the gateway; return whether it is on its way."""
+        words, size = self._words, len(message)
+        if size > LARGEST:
+            return False
+        if words[self._bypass_word] != self._number:
+            self._take_connection()
+        if self._fd < 0:
+            self._count_down()
+            return False
+        in_flight = sequence - words[self._forwarded_word]
+        if in_flight > MOST:
+            self._next = sequence + _AFTER_BURST
+            return False
+        if sequence != self._last + 1 and (in_flight > 1 or sequence < self._next):
+            return False
+        flags = ASKS_FOR_ACK if in_flight > MOST // 2 else 0
+        try:
+            # The socket does not block. It takes the whole frame or nothing as long as it has room.
+            written = os.write(self._fd, HEADER.pack(DATA, flags, self._stream, size) + message)
+        except BlockingIOError:
+            return False
+        except OSError:
+            written = 0
+        if written != HEADER.size + size:
+            self._end()  # the gateway finds out, and sends the message
+            return False
+        self._last = words[self._bypassed_word] = sequence
+        return True
+
+    def _count_down(self) -> None:
+        """Ask the gateway for a bypass now and then: it may not be there, or may be a new one."""
+        self._until_request -= 1
+        if self._until_request:
+            return
+        self._pause = self._until_request = min(self._pause * 2, _LONGEST_PAUSE)
+        self._close_gateway()
+        try:
+            self._gateway = connect_own(self._path, 0.0)
+            self._gateway.send(REQUEST.pack(self._slot))
+        except (OSError, UnsafeFile):
+            pass  # there is none, or it gives out no bypasses
+
+    def _take_connection(self) -> None:
+        """Use the connection that the gateway has sent, or no more the one that it has ended."""
+        self._end()
+        self._number = self._words[self._bypass_word]
+        while self._number and self._gateway is not None:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._gateway, GRANT.size, 1)
+            except OSError:
+                return
+            for descriptor in descriptors:
+                connection = socket.socket(fileno=descriptor)
+                number, stream = GRANT.unpack(data)
+                if number == self._number:
+                    self._connection, self._fd, self._stream = connection, descriptor, stream
+                    self._last = 0
+                    self._pause = self._until_request = _FIRST_PAUSE
+                    return
+                connection.close()
+            if not data:
+                return
+
+    def _end(self) -> None:
+        connection, self._connection, self._fd = self._connection, None, -1
+        if connection is not None:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)  # half a frame may be on it
+            except OSError:
+                pass
+            connection.close()
+
+    def _close_gateway(self) -> None:
+        if self._gateway is not None:
+            self._gateway.close()
+            self._gateway = None
+
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not finalizing():  # the end of the process closes files; the gateway ends the bypass then
+            self._close_gateway()
+            if self._connection is not None:
+                self._connection.close()

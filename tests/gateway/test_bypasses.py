@@ -1,0 +1,383 @@
+"""A node sends over a bypass and the gateway beside it, in any order of steps, to another gateway.
+
+Node's end, gateway and sockets are real. The other machine takes what comes as a gateway does.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dora.gateway.bypasses import Bypasses
+from dora.gateway.connection import ConnectionEnded, RoadConnection
+from dora.gateway.meeting import NewBypass
+from dora.gateway.outgoing import CONNECTIONS, OutgoingMessage
+from dora.gateway.ports import Sending
+from dora.gateway.road import WantBypass
+from dora.transport.board import BYPASS, BYPASSED, CONNECTED, FORWARDED, SENT, STATE, Board
+from dora.transport.bypass import LARGEST, MOST, Bypass
+from dora.wire.encode import encode
+from dora.wire.message import Message, pack_head
+from dora.wire.node_config import InputConfig, LinkConfig, StreamConfig
+from dora.wire.output_rules import Priority
+from dora.wire.untrusted import UntrustedMessage
+
+OUTPUT, LINK, STREAM, LINES = 0, 1, 2, 3
+SMALL, LARGE = 8, LARGEST + 1  # bytes
+
+
+class Rig:
+    """The output `a/x` on `left`, with a receiver on `right`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        queue_size: int = 1000,
+        policy: str = "backpressure",
+        dialled_here: bool = True,
+        priority: Priority | None = None,
+    ) -> None:
+        self.board = Board.create(str(folder / "board"), LINES)
+        self.bell = str(folder / "bell")
+        self.queue: deque[Message] = deque(maxlen=queue_size)
+        self.newest = 0
+        self.sent: dict[int, bytes] = {}
+        item = InputConfig(
+            "x to right",
+            "link",
+            "a/x",
+            slot=STREAM,
+            output_slot=OUTPUT,
+            queue_size=queue_size,
+            queue_policy=policy,  # type: ignore[arg-type]
+        )
+        link = LinkConfig(slot=LINK, node_slot=9, bell=self.bell, consumer="b/x", machine="right")
+        receiver = SimpleNamespace(receive=lambda: self.queue.popleft() if self.queue else None)
+        self.board.set(LINK, STATE, CONNECTED)
+        stream = StreamConfig("a/x", "right", item, [link], priority=priority)
+        self.sending = Sending(1, stream, receiver, self.board, str(folder))
+        self.outgoing = self.sending.outgoing
+        self.handlers: dict[int, Callable[[], None]] = {}
+        self.said: list[WantBypass] = []
+        self.dialled: list[bytes] = []
+        self.road: Any = SimpleNamespace(
+            machine="right",
+            dialled_here=dialled_here,
+            round_trip=0.001,
+            streams=[self.sending],
+            say=self.said.append,
+        )
+        self.roads = {"right": self.road}
+        meeting: Any = SimpleNamespace(
+            remote=SimpleNamespace(tls=None), dial_bypass=lambda _, token: self.dialled.append(token)
+        )
+        self.bypasses = Bypasses("left", self.bell, meeting, self.roads, self._watch)
+        self.now = 1.0
+        self.on_road: deque[OutgoingMessage] = deque()
+        self.far: RoadConnection | None = None  # the other end of the bypass
+        self.received: list[int] = []
+        self.is_due = False  # an acknowledgement
+        self.bypass = Bypass(self.bell, OUTPUT, self.board.words)
+        self.outgoing.resume(0)
+
+    def _watch(self, descriptor: int, handler: Callable[[], None] | None) -> None:
+        if handler is None:
+            del self.handlers[descriptor]
+        else:
+            self.handlers[descriptor] = handler
+
+    @property
+    def arrived(self) -> int:
+        return self.received[-1] if self.received else 0
+
+    # ------------------------------------------------------------------ the node
+
+    def send(self, size: int = SMALL, *, on_bypass: bool = True) -> bool:
+        """Send a message; return whether it went over the bypass."""
+        self.newest += 1
+        payload = encode(bytes(size))
+        head = pack_head(payload.encoding, payload.schema, b"", size, self.newest, 1)
+        data = head + payload.to_bytes()
+        self.board.set(OUTPUT, SENT, self.newest)
+        self.queue.append(Message(data))
+        self.sent[self.newest] = data
+        return on_bypass and self.bypass.send(self.newest, data)
+
+    def send_slowly(self) -> None:
+        """Send a message that arrives before the word on the board says that it was sent."""
+        before = self.board.get(OUTPUT, BYPASSED)
+        self.send()
+        after = self.board.get(OUTPUT, BYPASSED)
+        self.board.set(OUTPUT, BYPASSED, before)
+        self.take_from_bypass()
+        self.acknowledge()
+        self.board.set(OUTPUT, BYPASSED, after)
+
+    def restart_node(self) -> None:
+        del self.bypass
+        self.bypass = Bypass(self.bell, OUTPUT, self.board.words)
+
+    # ------------------------------------------------------------------ the gateway here
+
+    def look(self) -> None:
+        """Do what descriptors ask for, and begin bypasses."""
+        for descriptor in select.select(list(self.handlers), [], [], 0)[0]:
+            if (handler := self.handlers.get(descriptor)) is not None:
+                handler()
+        self.now += 2.0
+        self.bypasses.tick(self.now, [self.sending])
+        wanted = [*self.dialled, *(each.token for each in self.said)]
+        self.dialled.clear()
+        self.said.clear()
+        for token in wanted[-1:]:
+            near, far = socket.socketpair()
+            if self.bypasses.adopt(NewBypass("right", token, near)):
+                self.close_far()
+                far.setblocking(False)
+                self.far = RoadConnection(far, lambda *_: None)
+            else:
+                near.close()
+                far.close()
+
+    def pump(self) -> None:
+        self.sending.note_bypassed()
+        for connection in range(CONNECTIONS):
+            while self.outgoing.next_connection(0) == connection:
+                self.on_road.append(self.outgoing.pop(connection, 0))
+
+    def acknowledge(self) -> None:
+        """Learn what has arrived there, if something has come since the last time."""
+        if not self.is_due:
+            return
+        self.is_due = False
+        self.sending.note_bypassed()
+        self.outgoing.acknowledge(self.arrived, 0)
+        self.sending.note_arrived()
+
+    def cut(self) -> None:
+        """The road ends, with what is on it, and there is another one."""
+        self.on_road.clear()
+        self.bypasses.end(self.road.streams)
+        self.outgoing.stop()
+        self.close_far()
+        self.sending.resume(self.arrived)
+
+    # ------------------------------------------------------------------ the machine there
+
+    def take_from_road(self) -> None:
+        if self.on_road:
+            self.is_due = True
+            if (sequence := self.on_road.popleft().sequence) > self.arrived:
+                self.received.append(sequence)
+
+    def take_from_bypass(self) -> None:
+        """Read what has come over the bypass, or close it if that is not the next message."""
+        if self.far is None:
+            return
+        try:
+            for _, _, stream, _, body in self.far.read():
+                assert stream == self.sending.number
+                self.is_due = True
+                sequence = UntrustedMessage(body).sequence
+                assert body == self.sent[sequence]
+                if sequence == self.arrived + 1:
+                    self.received.append(sequence)
+                elif sequence > self.arrived:
+                    self.close_far()
+                    return
+        except ConnectionEnded:
+            self.close_far()
+
+    def close_far(self) -> None:
+        if self.far is not None:
+            self.far.close()
+            self.far = None
+
+    # ------------------------------------------------------------------ together
+
+    def open(self) -> None:
+        """Send until the node has a bypass."""
+        for _ in range(100):
+            if self.send():
+                return
+            self.settle()
+        raise AssertionError("there is no bypass")
+
+    def settle(self) -> None:
+        """Do everything that is to be done."""
+        for _ in range(10):
+            self.look()
+            self.pump()
+            self.take_from_bypass()
+            while self.on_road:
+                self.take_from_road()
+            self.acknowledge()
+
+    def close(self) -> None:
+        del self.bypass
+        self.look()
+        self.close_far()
+        self.board.close()
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bypass")
+
+
+STEPS = {
+    "small": Rig.send,
+    "burst": lambda rig: [rig.send() for _ in range(MOST + 2)],
+    "large": lambda rig: rig.send(LARGE, on_bypass=False),
+    "killed before the bypass": lambda rig: (rig.send(on_bypass=False), rig.restart_node()),
+    "slow": Rig.send_slowly,
+    "restart": Rig.restart_node,
+    "look": Rig.look,
+    "pump": Rig.pump,
+    "road": Rig.take_from_road,
+    "bypass": Rig.take_from_bypass,
+    "acknowledge": Rig.acknowledge,
+    "cut": Rig.cut,
+    "bypass closed there": Rig.close_far,
+}
+WEIGHTED = st.sampled_from([*STEPS, *["small", "bypass", "acknowledge", "pump", "road"] * 3])
+
+
+@given(st.lists(WEIGHTED, min_size=20, max_size=60), st.booleans())
+def test_nothing_is_lost_or_comes_twice_or_out_of_order(steps: list[str], dialled_here: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="bypass-") as folder:
+        rig = Rig(Path(folder), dialled_here=dialled_here)
+        rig.open()
+        for step in steps:
+            STEPS[step](rig)
+        rig.settle()
+        assert rig.received == list(range(1, rig.newest + 1))
+        assert rig.outgoing.is_idle
+        rig.close()
+
+
+@given(st.lists(WEIGHTED, min_size=20, max_size=60), st.integers(1, 4))
+def test_a_short_queue_loses_the_oldest_and_never_the_newest(steps: list[str], queue_size: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="bypass-") as folder:
+        rig = Rig(Path(folder), queue_size=queue_size, policy="drop_oldest")
+        rig.open()
+        for step in steps:
+            STEPS[step](rig)
+        rig.settle()
+        assert rig.received == sorted(set(rig.received))
+        assert rig.arrived == rig.newest
+        rig.close()
+
+
+def test_messages_one_at_a_time_do_not_pass_the_gateway_here(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    for _ in range(100):
+        assert rig.send()
+        rig.take_from_bypass()
+        assert rig.arrived == rig.newest
+        assert not rig.on_road
+        rig.acknowledge()
+    rig.pump()
+    assert not rig.on_road
+    assert rig.outgoing.is_idle
+    rig.close()
+
+
+def test_a_burst_goes_over_the_road_once_the_bypass_is_empty(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    bypassed = [rig.send() for _ in range(2 * MOST)]
+    assert bypassed == [True] * MOST + [False] * MOST
+    rig.pump()
+    assert not rig.on_road
+    rig.take_from_bypass()
+    rig.acknowledge()
+    rig.pump()
+    assert [entry.sequence for entry in rig.on_road] == list(range(rig.newest - MOST + 1, rig.newest + 1))
+    rig.close()
+
+
+def test_a_message_that_was_killed_with_its_node_before_the_bypass_goes_over_the_road(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    rig.send(on_bypass=False)
+    rig.restart_node()
+    rig.look()
+    rig.pump()
+    assert [entry.sequence for entry in rig.on_road] == [rig.newest]
+    rig.close()
+
+
+def test_a_message_may_be_acknowledged_before_the_word_says_that_it_was_sent(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    rig.send_slowly()
+    rig.pump()
+    assert rig.outgoing.is_idle
+    assert not rig.on_road
+    rig.close()
+
+
+def test_half_a_frame_ends_the_bypass_and_the_message_comes_over_the_road(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    with monkeypatch.context() as patched:
+        write = os.write
+        patched.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+        assert not rig.send()
+    for _ in range(3):
+        rig.send()
+        rig.settle()
+    assert rig.received == list(range(1, rig.newest + 1))
+    rig.close()
+
+
+def test_a_distant_machine_gets_no_bypass(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.road.round_trip = 0.05
+    for _ in range(100):
+        assert not rig.send()
+        rig.settle()
+    assert rig.board.get(OUTPUT, BYPASS) == 0
+    rig.close()
+
+
+def test_an_output_that_goes_after_others_gets_no_bypass(folder: Path) -> None:
+    rig = Rig(folder, priority="bulk")
+    for _ in range(100):
+        assert not rig.send()
+        rig.settle()
+    rig.close()
+
+
+def test_messages_on_the_bypass_count_as_arrived_once_they_are_acknowledged(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    rig.send()
+    rig.acknowledge()
+    assert rig.board.get(OUTPUT, FORWARDED) == rig.newest - 1
+    rig.take_from_bypass()
+    rig.acknowledge()
+    assert rig.board.get(OUTPUT, FORWARDED) == rig.newest
+    rig.close()
