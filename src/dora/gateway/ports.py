@@ -67,9 +67,7 @@ class Sending:
         self.figures = config.item.slot * WORDS  # where the `STREAM_FIGURES` are
         self._bypass_word, self._bypassed_word = output + BYPASS, output + BYPASSED
         self._words[self._bypass_word] = 0  # it was a former process that knew the connection
-        self._bypass_from = (
-            -1
-        )  # the number before the first message on the present bypass; -1: there is none
+        self._bypass_from = -1  # the number before the first message on the bypass; -1: there is none
         # Earlier messages will not come from here: a former process of the gateway had them.
         self._begins_after = self._last = self._words[self.sent_word]
         self.of_output: list[Sending] = [self]  # the streams of the output, to all machines

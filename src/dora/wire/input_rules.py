@@ -77,9 +77,8 @@ class InputRule(NamedTuple):
     default: Any = None
     loses: str = ""  # why it contradicts back-pressure: it lets messages be left out or pushed out
     in_qos: bool = False  # obeyed by `dora.node.receive.qos_input`
-    makes_events: bool = (
-        False  # apart from messages; a replay in recorded order gives out the recorded ones
-    )
+    # Apart from messages; a replay in recorded order gives out the recorded ones.
+    makes_events: bool = False
     reads_timestamps: bool = False  # which are old in a replay
 
 
