@@ -419,10 +419,11 @@ def test_fifty_nodes(start: Callable[..., Running], visit: Any) -> None:
     page.wait_for_selector('.box[data-id="node7"][data-tone="rest"]')
     page.get_by_role("button", name="Show all").click()
     pane = page.locator("#graph").bounding_box()
-    sizes = page.locator(".box:not(.timer) .title").evaluate_all(
-        "all => all.map((title) => title.getBoundingClientRect()).map(({x, y, right, bottom, height}) =>"
-        " ({x, y, right, bottom, height}))"
-    )
+    sizes = page.wait_for_function(  # the graph is drawn again meanwhile
+        "() => { const all = [...document.querySelectorAll('.box:not(.timer) .title')];"
+        " return all.length === 51 && all.map((title) => title.getBoundingClientRect())"
+        ".map(({x, y, right, bottom, height}) => ({x, y, right, bottom, height})); }"
+    ).json_value()
     assert min(size["height"] for size in sizes) > 6
     assert all(pane["x"] <= size["x"] and size["right"] <= pane["x"] + pane["width"] for size in sizes)
     assert all(pane["y"] <= size["y"] and size["bottom"] <= pane["y"] + pane["height"] for size in sizes)

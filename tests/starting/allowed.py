@@ -52,7 +52,7 @@ PRELOADED = "What the template has imported is loaded"
 PARENT = "The parent process is the template"
 FROZEN = "Objects of the template are exempt from garbage collection"
 SIGNAL_OF_C = "glibc catches its own signal 33"
-HASHES = "The seed of `hash()` is that of the template"
+HASHES = "`hash()` has the seed of the template"
 
 LATE = "NumPy and pyarrow are loaded before the program runs"
 
