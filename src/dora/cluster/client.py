@@ -50,7 +50,7 @@ class Unreachable(DoraError):
 
 
 class RequestRefused(DoraError):
-    """The coordinator refused; ``status`` is that of HTTP."""
+    """The coordinator refused; ``status`` is HTTP's."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)

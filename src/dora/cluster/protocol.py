@@ -125,7 +125,7 @@ class TemplateView(msgspec.Struct, frozen=True):
 
     pid: int
     interpreter: str
-    packages: list[str]  # that it has imported, apart from those of every node
+    packages: list[str]  # that it has imported, apart from the ones of every node
     starts: int  # nodes that it has forked
     since: float  # seconds since the Unix epoch
     memory: int  # bytes of its proportional set size

@@ -22,7 +22,7 @@ from dora.wire.node_config import EngineName, InputConfig, NodeConfig, OutputCon
 # template; and what it needs for itself.
 _FILES_PER_NODE: Final = 6
 _DAEMON_FILES: Final = 64
-# Of a node that has imported NumPy and pyarrow, besides those of OpenBLAS: one for each processor.
+# Of a node that has imported NumPy and pyarrow, besides OpenBLAS's: one for each processor.
 _THREADS: Final = 2
 NODE_MEMORY: Final = 25 << 20  # of a node that has imported pyarrow
 

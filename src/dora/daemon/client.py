@@ -159,7 +159,7 @@ def running() -> Iterator[DaemonClient]:
 
 
 def name_of(description: Description) -> str:
-    """Return the name of a running dataflow: the one given, or that of its file without the ending."""
+    """Return the name of a running dataflow: the one given, or its file's without the ending."""
     return description.name or os.path.splitext(os.path.basename(description.file or ""))[0]
 
 

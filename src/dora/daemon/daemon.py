@@ -266,7 +266,7 @@ class Daemon:
         )
 
     def stop(self, reason: str, grace: float | None = None) -> None:
-        """Stop the dataflow, from any thread. ``grace``: seconds instead of those of the options."""
+        """Stop the dataflow, from any thread. ``grace``: seconds, instead of the options'."""
         self.loop.call_threadsafe(lambda: self.feed(on.StopRequested(reason, grace)))
 
     def traffic(self) -> int:
@@ -305,7 +305,7 @@ class Daemon:
     def ask_part_of(self, machine: str, tell: Callable[[FormerPart], None]) -> None:
         """Call a function with what is known here of the part of a lost machine, when that is final.
 
-        The endpoint of the machine is no longer among those of `set_remote`. So once the gateway uses
+        The endpoint of the machine is no longer in `set_remote`. So once the gateway uses
         these, nothing of that part arrives any more. For the daemon's thread only.
         """
 
@@ -475,7 +475,7 @@ class Daemon:
         self._processes.signal(node_id, number)
 
     def _prepare_restart(self, node_id: str, restart_count: int) -> None:
-        """Separate the logs of the next process from those of the last one, and make room for it."""
+        """Separate the logs of the next process from the last one's, and make room for it."""
         self._log_files.mark_restart(node_id, restart_count, time.time_ns())
         self._text.forget_lines(node_id)
         self._cleanup.make_room(node_id)

@@ -32,7 +32,7 @@ class Timer:
 
 
 class Loop:
-    """Runs callbacks in the thread that calls `run_once`. Times are those of ``time.monotonic``."""
+    """Runs callbacks in the thread that calls `run_once`. Times are as of ``time.monotonic``."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()

@@ -115,7 +115,7 @@ class NodeConnections:
         connection.send(Registered(config))
 
     def promote_replacement(self, node_id: str) -> None:
-        """Make the connection of a replacement that of its node."""
+        """Give a node the connection of its replacement."""
         if (standby := self._standby.pop(node_id, None)) is not None:
             self._connect(node_id, standby.connection)
             if standby.ready:
@@ -177,7 +177,7 @@ class NodeConnections:
             self.closed(connection)
 
     def closed(self, connection: Connection) -> None:
-        """Handle the loss of a connection, if it was that of a node."""
+        """Handle the loss of a connection, if it was a node's."""
         node_id = connection.node_id
         if self._admitted.get(node_id) is not connection:
             return

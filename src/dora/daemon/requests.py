@@ -241,7 +241,7 @@ class RequestHandler:
         self._current_context = context
         self._name = name
         self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
-        self._recorders: dict[int, Connection] = {}  # those of them that take the last messages
+        self._recorders: dict[int, Connection] = {}  # clients that take the last messages
         self._lost: list[set[int]] = []  # slots of clients that died, whose taps still take room
         self._publishing: dict[int, tuple[Connection, str, Timer]] = {}  # by ticket: client, node, patience
         self._last_ticket = 0

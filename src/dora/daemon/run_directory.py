@@ -140,7 +140,7 @@ class RunDirectory:
         return cls(dataflow_id, path, lock, run_id)
 
     def lock_board(self) -> None:
-        """Mark the board, which must exist, as that of a living run."""
+        """Mark the board, which must exist, as the board of a living run."""
         lock = _open_existing_lock(self.board)
         fcntl.flock(lock, fcntl.LOCK_EX)
         self._locks.append(lock)

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from dora.gateway.in_flight import InFlightLimit
 from dora.wire.output_rules import Priority
 
-CONTROL, NORMAL, BULK = range(3)  # the connections of a road; those of a lower number go first
+CONTROL, NORMAL, BULK = range(3)  # the connections of a road; lower numbers go first
 CONNECTIONS: Final = 3
 NO_CONNECTION: Final = CONNECTIONS
 MAX_MESSAGES: Final = 256  # in flight
@@ -97,7 +97,7 @@ class Outgoing:
 
     @property
     def priority(self) -> int:
-        """The number of its connection: the declared one, or else that of the last message."""
+        """The number of its connection: the declared one, or else the last message's."""
         return self._connection if self._priority is None else self.rank
 
     @property
@@ -184,7 +184,7 @@ class Outgoing:
         """Return the connection on which a message can go now; NO_CONNECTION: none can."""
         if not self.is_open:
             return NO_CONNECTION
-        if self._capacity is None:  # the queue on the output may be shorter than that of a receiver
+        if self._capacity is None:  # the queue on the output may be shorter than a receiver's
             while (entry := self._take_new()) is not None:
                 self.ready.append(entry)
         elif self.ready:

@@ -42,7 +42,7 @@ from dora.wire.untrusted import UntrustedMessage
 
 
 def link_name(link: LinkConfig) -> str:
-    """Return the name of a link between machines, unlike that of an earlier link to this input."""
+    """Return the name of a link between machines, unlike the name of an earlier link to this input."""
     return f"{link.consumer}~{link.generation}" if link.generation else link.consumer
 
 

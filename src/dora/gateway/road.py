@@ -202,7 +202,7 @@ class Road:
     ) -> bool:
         """Give a message to the receivers here, if it is one and they have not had it.
 
-        ``ages`` are those of its connection. ``is_bypassed``: only the next message is taken, as
+        ``ages``: of its connection. ``is_bypassed``: only the next message is taken, as
         earlier ones may come on another connection. Returns whether the receivers have it now.
         """
         incoming = self.incoming.get(stream)

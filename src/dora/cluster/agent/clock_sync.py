@@ -1,4 +1,4 @@
-"""The clock of this machine, compared with that of the coordinator by the round trips of heartbeats."""
+"""The clock of this machine, compared with the coordinator's by the round trips of heartbeats."""
 
 from __future__ import annotations
 

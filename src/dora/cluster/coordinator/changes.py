@@ -141,7 +141,7 @@ def generations_after(
 def with_current_parameters(spec: RunSpec, proposal: ProposedChange) -> ProposedChange:
     """Return a proposal with the present parameters of its nodes.
 
-    Parameters may have been set since the plan was made. A replaced node gets those of its YAML, if any.
+    Parameters may have been set since the plan was made. A replaced node gets its YAML's, if any.
     """
 
     def present(node: dict[str, Any]) -> dict[str, Any]:

@@ -279,7 +279,7 @@ class Coordinator:
         return self._store.spec(self.dataflow(wanted).uuid)
 
     def start(self, spec: RunSpec) -> DataflowView:
-        """Record a dataflow and start it; raises `Refusal`. Without a name it gets that of its file."""
+        """Record a dataflow and start it; raises `Refusal`. Without a name it gets its file's."""
         self._check_daemons()
         views = self._store.views()
         if spec.name:

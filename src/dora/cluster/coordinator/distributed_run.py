@@ -182,7 +182,7 @@ class DistributedRun:
 
 
 def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResult | None:
-    """Return one result from those of all machines, None if there is none.
+    """Return one result from the results of all machines, None if there is none.
 
     Each machine lists all failures that it knows of, in its own order; the longest list comes first.
     """

@@ -244,7 +244,7 @@ class Fleet:
         return not all(map(self.is_local, machines))
 
     def is_local(self, machine: str) -> bool:
-        """Return whether a known machine is that of the coordinator."""
+        """Return whether a known machine is the coordinator's."""
         return machine in self._known and self._known[machine].is_local
 
     def stop(self, dataflow_id: str, grace: float | None, force: bool) -> list[str]:

@@ -101,7 +101,7 @@ class RequestCounter:
         self.seconds: dict[tuple[str, str], float] = {}
 
     def add(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Count a request. ``path`` is that of the route, so that names do not make new series."""
+        """Count a request. ``path``: of the route, so that names do not make new series."""
         self.counts[method, path, status] += 1
         self.seconds[method, path] = self.seconds.get((method, path), 0.0) + seconds
 

@@ -41,7 +41,7 @@ def serve(
 ) -> None:
     """Serve until SIGTERM, SIGINT or `dora down`. Raises `DoraError` if it cannot begin.
 
-    ``records`` is the file of the store, `MEMORY`, or "" for that of this port. ``on_ready`` gets the path
+    ``records``: the file of the store, `MEMORY`, or "" for this port's file. ``on_ready`` gets the path
     that logs in a browser. With ``encryption`` the API is HTTPS.
     """
     limits = limits_from(os.environ)

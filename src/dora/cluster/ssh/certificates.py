@@ -96,7 +96,7 @@ def provide_all(
 
 
 def remove_keys(machines: Sequence[Machine], report: Callable[[str], None]) -> list[MachineFault]:
-    """Remove keys and certificates once the daemons have ended, except those of services.
+    """Remove keys and certificates once the daemons have ended, except for services.
 
     Returns what went wrong.
     """

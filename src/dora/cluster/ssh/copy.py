@@ -167,7 +167,7 @@ class CopyOn(Copy, frozen=True, kw_only=True):
     machine: str
 
     def users(self, names: Mapping[str, str]) -> str:
-        """Return who uses it, in words; ``names`` are those of dataflows, by UUID."""
+        """Return who uses it, in words; ``names``: of dataflows, by UUID."""
         if self.dataflows:
             return ", ".join(dict.fromkeys(names.get(id, id) for id in self.dataflows))
         if self.running:

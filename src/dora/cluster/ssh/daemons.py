@@ -137,7 +137,7 @@ def upgrade(
 ) -> list[MachineFault]:
     """Install a wheel of dora on a machine and start its daemon again; return what went wrong.
 
-    The dataflows that the daemon runs are stopped. ``work`` is that of `send_file`.
+    The dataflows that the daemon runs are stopped. ``work``: as of `send_file`.
     """
     try:
         version = send_file(machine, scripts.install_wheel, wheel, INSTALL_TIMEOUT, work)

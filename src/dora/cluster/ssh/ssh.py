@@ -82,7 +82,7 @@ def send_file(
 ) -> str:
     """Run ``script(machine, name)`` with a file as its standard input; otherwise as `run`.
 
-    ``work`` is that of the file; when all of it is sent, nothing more is known.
+    ``work``: of the file; when all of it is sent, nothing more is known.
     """
     with open(path, "rb") as file:
         work.become(0, os.path.getsize(path))

@@ -1,4 +1,4 @@
-"""Python environments of nodes that do not run in that of dora, made with uv.
+"""Python environments of nodes that do not run in dora's own, made with uv.
 
 An environment is a folder ``.dora/python-envs/<name>`` beside the dataflow file. Its packages come from a
 *lock*, the solver's complete list with versions, which is made once and kept in
@@ -51,7 +51,7 @@ class EnvironmentMaker:
         *,
         offline: bool = False,
     ) -> None:
-        """``working_dir`` is that of the dataflow, below which environments are made."""
+        """``working_dir``: the dataflow's, below which environments are made."""
         node, folder = spec.node, spec.interpreter.folder
         assert folder is not None
         self.folder = folder

@@ -1,7 +1,7 @@
 """The lock of a dataflow, ``<name>.dora-lock.yaml``: the commit of each node from a repository.
 
 ``dora build --write-lockfile`` writes it; keep it beside the dataflow file. ``dora build --locked`` builds
-these commits, even if branches and tags have moved since. The format is that of dora-rs. Its
+these commits, even if branches and tags have moved since. dora-rs has the same format. Its
 ``descriptor_fingerprint`` is the 64-bit FNV-1a of the repositories and versions that the dataflow file
 names, so a lock for another version of the file is refused as a whole.
 """

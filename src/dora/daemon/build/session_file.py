@@ -1,6 +1,6 @@
 """The session file of a dataflow, ``out/<name>.dora-session.yaml``: what was built, and from which sources.
 
-Its keys are those of dora-rs, for tools that read them. No run needs it: every start builds, and a lost or
+It has the keys of dora-rs, for tools that read them. No run needs it: every start builds, and a lost or
 damaged file is written again. It contains the commits of the nodes and the id of the build, which log
 entries in JSON have too, so two runs of the same build can be recognized.
 """

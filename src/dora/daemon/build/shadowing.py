@@ -41,7 +41,7 @@ def is_displaced() -> bool:
 
 
 def has_upstream(folder: str) -> bool:
-    """Return whether the package ``dora`` in a folder of packages is that of dora-rs.
+    """Return whether the package ``dora`` in a folder of packages is dora-rs's.
 
     Its wheel, unpacked over ours, replaces ``__init__.py`` and leaves most other files.
     """

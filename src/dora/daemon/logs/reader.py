@@ -60,7 +60,7 @@ def read_record(line: bytes) -> LogEntry | None:
 
 
 class LogReader:
-    """The log files in one directory, which need not exist yet. ``node`` None: those of all nodes."""
+    """The log files in one directory, which need not exist yet. ``node`` None: of all nodes."""
 
     def __init__(self, directory: str, node: str | None = None) -> None:
         self._directory = directory

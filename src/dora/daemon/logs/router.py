@@ -87,7 +87,7 @@ class TextRouter:
             self.entry(entry)
 
     def _raw(self, node_id: str, text: str) -> None:
-        """Handle a line of stderr without a level; those of a traceback become one entry."""
+        """Handle a line of stderr without a level; the lines of a traceback become one entry."""
         tracebacks = self._tracebacks.get(node_id)
         if tracebacks is None:
             tracebacks = self._tracebacks[node_id] = Tracebacks()

@@ -80,7 +80,7 @@ class LogFiles:
         self._file(entry.node_id or DAEMON_NAME).append(file_record(entry))
 
     def mark_restart(self, node_id: str, restart_count: int, timestamp_ns: int) -> None:
-        """Append the line that separates a restarted node's lines from those of its former process."""
+        """Append the line that separates a restarted node's lines from its former process's."""
         self.write(
             LogEntry(
                 timestamp_ns=timestamp_ns,

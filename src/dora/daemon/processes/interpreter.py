@@ -1,4 +1,4 @@
-"""Python environments of nodes: that of dora, unless the node has one of its own.
+"""Python environments of nodes: dora's, unless the node has one of its own.
 
 A node has an environment of its own if the dataflow file (or the head of its script) says what it needs,
 or if it has build commands and the run has the option ``--uv``. `dora.daemon.build` makes the environments.

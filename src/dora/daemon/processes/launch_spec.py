@@ -42,8 +42,8 @@ class NoSuchCommand(CannotSpawn):
 class LaunchSpec(msgspec.Struct, frozen=True):
     """How the programs of one node run: interpreter, folder, environment and command line.
 
-    ``environment`` holds the variables that the node's process and its build commands share: those of
-    dora's own process, then those of the interpreter, the dataflow and the node.
+    ``environment`` holds the variables that the node's process and its build commands share: from
+    dora's own process, then from the interpreter, the dataflow and the node.
     """
 
     node: NodeSpec
@@ -137,7 +137,7 @@ def launch_spec(
 ) -> LaunchSpec:
     """Return how the programs of a node run. ``uv`` is the option of the run.
 
-    ``base`` is the environment that they inherit, by default that of this process.
+    ``base`` is the environment that they inherit, by default this process's.
     """
     base = os.environ if base is None else base
     interpreter = interpreter_of(dataflow, node, uv=uv)

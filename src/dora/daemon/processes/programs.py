@@ -29,7 +29,7 @@ BUILTIN_NODES = {
     "dora-rerun": BuiltinNode(module="dora.nodes.rerun", requirement="rerun-sdk>=0.32,<1", extra="rerun"),
     "dora-replay": BuiltinNode(module="dora.recording.replay.player"),
 }
-"""Name in ``path`` → node. The name is also that of the replaced package, in pip's spelling."""
+"""Name in ``path`` → node. The replaced package has the same name, in pip's spelling."""
 
 RUST_PACKAGES = {
     "dora-rav1e": "encode images in a Python node, for example with opencv-python or PyAV",

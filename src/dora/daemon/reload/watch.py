@@ -219,7 +219,7 @@ def _code(node: NodeSpec, dataflow: Dataflow) -> Iterator[tuple[str, str, list[s
 
 
 def _is_of_a_project(path: str) -> bool:
-    """Whether a directory holds no libraries: that of an editable installation does not, say."""
+    """Whether a directory holds no libraries: an editable installation's does not, say."""
     libraries = (sys.prefix, sys.base_prefix, sys.exec_prefix)
     absolute = os.path.abspath(path)
     return os.path.isdir(absolute) and not any(

@@ -2,5 +2,5 @@
 
 import dora.daemon.template.entry as template
 
-__name__ = "dora.daemon.template"  # not that of the program: warnings may be about its caller
+__name__ = "dora.daemon.template"  # not the program's name: warnings may be about its caller
 template.serve()

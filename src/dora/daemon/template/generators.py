@@ -35,7 +35,7 @@ def renew() -> None:
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
     if (torch := getattr(sys.modules.get("torch"), "default_generator", None)) is not None:
-        torch.seed()  # that of the CPU; those of other devices are made by the program
+        torch.seed()  # of the CPU; the program makes the generators of other devices
 
 
 def of_numpy() -> int:

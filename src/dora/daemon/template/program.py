@@ -20,7 +20,7 @@ class PythonProgram(msgspec.Struct, frozen=True):
     arguments: tuple[str, ...]  # ``sys.argv``
     original: tuple[str, ...]  # ``sys.orig_argv``
     interpreter: str
-    name: str  # of the process, as `ps` shows it; "": that of the template
+    name: str  # of the process, as `ps` shows it; "": the template's
 
 
 def program_of(command: Sequence[str]) -> PythonProgram | None:

@@ -1,4 +1,4 @@
-"""The state of a template process, and of those of more packages that it has forked, as it reports it."""
+"""State of a template process and of its children with more packages, as the process reports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_ANSWER: Final = 1 << 17  # bytes
 
 
 class TemplateState(msgspec.Struct, frozen=True):
-    """One template process. ``packages`` are those that it has imported beside those of every node."""
+    """One template process. ``packages``: imported beside the ones of every node."""
 
     pid: int
     packages: list[str]
