@@ -44,8 +44,8 @@ def failure_report(
 
     Each node that failed by itself is listed with its exit and the last lines of its output. If these
     lines ``was_shown`` on the same terminal, they are not repeated: the error and its place take one line.
-    Nodes that were stopped because of another one share a line. ``name`` is the name of the dataflow or of its
-    file (default: its UUID), ``log_directory`` is named at the end.
+    Nodes that were stopped because of another one share a line. ``name``: of the dataflow or its file
+    (default: its UUID), ``log_directory`` is named at the end.
     """
     if not result.failures:
         return ""

@@ -90,8 +90,8 @@ class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
 
     ``revision`` counts the changes, this one included. ``machines`` and ``generations`` are as in
     `dora.dataflow.plan.Placement`. ``added`` and ``removed`` name links for the log: "a/out -> b/in".
-    ``replaced`` is the node that gets another program. Its process, or the process of a node that leaves, has
-    ``grace`` seconds to end (None: the default).
+    ``replaced`` is the node that gets another program. It, or a node that leaves, has ``grace``
+    seconds to end (None: the default).
     """
 
     revision: int
