@@ -217,7 +217,7 @@ def test_strangers_on_the_ports_of_links(system: Spread, what: str, figure: Figu
     dataflow = system.start("flow.yml")
     wait_until(lambda: progress(system), lambda: f"traffic: {system.logs(dataflow)}")
     targets, before = ports(system), open_files(system)
-    assert len(targets) >= 4 and len(before) == 4, (targets, before)
+    assert len(targets) >= 3 and len(before) == 4, (targets, before)
     rounds = {"garbage": 3 * ROUNDS, "secrets": FEW, "idle": 900}[what]
     stranger = system.hosts["stranger"].popen(
         [sys.executable, "-c", STRANGER, what, str(rounds), str(SEED), *targets],
