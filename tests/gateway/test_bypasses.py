@@ -381,3 +381,9 @@ def test_messages_on_the_bypass_count_as_arrived_once_they_are_acknowledged(fold
     rig.acknowledge()
     assert rig.board.get(OUTPUT, FORWARDED) == rig.newest
     rig.close()
+
+
+def test_programs_that_a_node_starts_do_not_get_its_connection(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    assert not os.get_inheritable(rig.bypass._fd)

@@ -121,6 +121,7 @@ class Bypass:
             except OSError:
                 return
             for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)  # not for programs that the node starts
                 connection = socket.socket(fileno=descriptor)
                 number, stream = GRANT.unpack(data)
                 if number == self._number:
