@@ -387,3 +387,4 @@ def test_programs_that_a_node_starts_do_not_get_its_connection(folder: Path) -> 
     rig = Rig(folder)
     rig.open()
     assert not os.get_inheritable(rig.bypass._fd)
+    rig.close()

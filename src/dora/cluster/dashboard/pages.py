@@ -166,7 +166,7 @@ class Dashboard:
         if not secrets_equal(request.query_params.get("ticket", ""), self._keys.ticket):
             sentence = (
                 "This address is not valid: each coordinator and each run has its own, and it ends with "
-                "them. `dora status` prints that of a coordinator, `dora run --ui` that of a run.\n"
+                "them. `dora status` prints the coordinator's address, `dora run --ui` the run's.\n"
             )
             return Response(sentence, 401, {**SECURITY_HEADERS, "Cache-Control": "no-store"}, "text/plain")
         # A browser never sends the part after #; the page removes it from the address.

@@ -122,7 +122,7 @@ def _difference(before: SessionFile | None, now: SessionFile) -> str:
     if before.build_id == now.build_id:
         return "the same as before"
     if before.build_fingerprint != now.build_fingerprint:
-        return f"its inputs differ from those of build {before.build_id}"
+        return f"its inputs differ from build {before.build_id}"
     return f"repositories have moved since build {before.build_id}"
 
 
