@@ -85,7 +85,13 @@ def fresh_board(folder: Path) -> Board:
 
 
 def join(
-    board: Board, sender: Sender, queue: Queue, *, slowly: bool = False, first_time: bool = True
+    board: Board,
+    sender: Sender,
+    queue: Queue,
+    *,
+    slowly: bool = False,
+    first_time: bool = True,
+    crosses: bool = False,
 ) -> LatchedInput:
     rules = OutputRules(latched=LatchRule(1))
     config = InputConfig(
@@ -99,6 +105,7 @@ def join(
         in_flight=slowly,
         joins_late=first_time,
         first_time=first_time,
+        crosses=crosses,
     )
 
 
@@ -218,6 +225,27 @@ def test_a_restarted_receiver_gets_them_again(
     check_counts(board, len(before) + len(taken))
     assert board.get(LINK, DROPPED) == total - len({*before, *taken})
     board.close()
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["after the node", "before the node"])
+def test_a_machine_that_was_started_again_may_get_them_before_or_after_its_node(
+    folder: Path, is_there: bool
+) -> None:
+    """Its board knows that a process before the start has received them; its gateway gets them again."""
+    board = fresh_board(folder)
+    board.set(SENDER, SENT, 5)
+    board.set(LINK, FIRST, 5)
+    gateway, queue = Sender(board, 2), Queue(reached=True)
+    for number in (4, 5) if is_there else ():
+        gateway.kept.append(number)
+    port = join(board, gateway, queue, first_time=False, crosses=True)
+    for number in () if is_there else (4, 5):
+        queue.put(number)
+    assert take(port) == [4, 5]
+    board.set(SENDER, SENT, 6)
+    queue.put(6)
+    assert take(port) == [6]
+    check_counts(board, 3)
 
 
 def test_messages_of_the_latch_come_before_the_end_of_their_source(folder: Path) -> None:

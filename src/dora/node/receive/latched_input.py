@@ -152,8 +152,13 @@ class LatchedInput(LinkInput):
         self._repeats_to = 0 if first_time else self._last
         self._repeated_word = base + REPEATED
         is_late = joins_late or not first_time
+        after = self._repeats_to
+        if options.get("crosses") and not (options.get("takes_over") or read_latch()):
+            # The machine was started again, and its gateway has not got the sender's latch yet. So all that
+            # comes is for this process, also what a process before the start has received.
+            after = 0
         self._latched = latched = LatchedReceiver(
-            self._receiver, read_latch, self._repeats_to, self._sent, in_flight and is_late
+            self._receiver, read_latch, after, self._sent, in_flight and is_late
         )
         if first_time and joins_late:
             if latched.oldest:
