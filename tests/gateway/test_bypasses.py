@@ -388,3 +388,13 @@ def test_programs_that_a_node_starts_do_not_get_its_connection(folder: Path) -> 
     rig.open()
     assert not os.get_inheritable(rig.bypass._fd)
     rig.close()
+
+
+def test_a_machine_without_receivers_has_nothing_to_wait_for(folder: Path) -> None:
+    """Else the sending node would wait for it at its end, although nobody there wants a message."""
+    rig = Rig(folder)
+    rig.board.set(OUTPUT, SENT, 1000)
+    late = Sending(2, rig.sending.config, rig.sending.receiver, rig.board, str(folder))
+    late.skip()
+    assert rig.board.get(OUTPUT, FORWARDED) == 1000
+    rig.close()

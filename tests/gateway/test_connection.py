@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dora.gateway.connection import LARGE, ConnectionEnded, RoadConnection
-from dora.wire.gateway_frame import ACK, DATA, HEADER
+from dora.gateway.connection import LARGE, ConnectionEnded, RoadConnection, prepare_socket
+from dora.wire.gateway_frame import ACK, DATA, HEADER, TEXT
 
 
 class Room:
@@ -107,3 +107,18 @@ def test_a_frame_that_claims_too_much_ends_the_connection(pair: Pair) -> None:
     with pytest.raises(ConnectionEnded, match="damaged"):
         list(pair.far.read())
     assert pair.rooms == []
+
+
+def test_a_report_that_claims_too_much_ends_the_connection(pair: Pair) -> None:
+    pair.near.socket.send(HEADER.pack(TEXT, 0, 0, 1 << 30))
+    with pytest.raises(ConnectionEnded, match="damaged"):
+        list(pair.far.read())
+    assert pair.rooms == []
+
+
+def test_a_connection_is_not_forgotten_by_routers_nor_waited_for_in_vain() -> None:
+    with socket.socket() as connection:
+        prepare_socket(connection, patience=3.0)
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000

@@ -6,12 +6,14 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from certificates import certify
 from waiting import wait_until
 
+from dora.gateway import meeting
 from dora.gateway.meeting import Meeting, NewBypass, NewRoad, find_free_port, split_address
 from dora.gateway.outgoing import CONNECTIONS
 from dora.wire.node_config import RemoteConfig, TlsFiles
@@ -168,3 +170,21 @@ def test_who_says_nothing_gets_nothing(make: Callable[..., Side]) -> None:
         stranger.settimeout(10.0)
         assert stranger.recv(1) == b""
     assert listener.roads == []
+
+
+def test_a_stranger_that_sends_byte_by_byte_has_no_more_time_than_others(monkeypatch: Any) -> None:
+    now = 100.0
+    monkeypatch.setattr(meeting, "time", SimpleNamespace(monotonic=lambda: now))
+    timeouts: list[float] = []
+
+    def receive(_: int) -> bytes:
+        nonlocal now
+        now += 2.0
+        if timeouts[-1] < 2.0:
+            raise TimeoutError
+        return b"x"
+
+    stranger: Any = SimpleNamespace(gettimeout=lambda: 3.0, settimeout=timeouts.append, recv=receive)
+    with pytest.raises(TimeoutError):
+        meeting._receive_exactly(stranger, 100)
+    assert timeouts == [3.0, 1.0]

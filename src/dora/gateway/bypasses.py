@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final
@@ -109,14 +110,18 @@ class Bypasses:
         if not self._requests:
             return
         of_slot = {each.config.item.output_slot: each for each in streams}
+        held = Counter(each.sending.config.machine for each in self._requests if each.sending is not None)
         for request in self._requests:
             sending = of_slot.get(request.slot)
             road = self._roads.get(sending.config.machine) if sending is not None else None
-            if sending is None or road is None or not self._is_possible(request, sending, road):
+            if sending is None or road is None or not self._is_possible(sending, road):
                 self._end(request)
             elif request.sending not in (None, sending):
                 self._end(request)  # the output was removed and is there again
+            elif request.sending is None and held[road.machine] >= MOST_BYPASSES:
+                continue
             elif request.bypass is None and now >= request.due:
+                held[road.machine] += request.sending is None
                 request.due = now + _AGAIN_AFTER
                 request.sending, request.token = sending, self._ours + os.urandom(8)
                 if road.dialled_here:
@@ -124,9 +129,8 @@ class Bypasses:
                 else:
                     road.say(WantBypass(request.token))
 
-    def _is_possible(self, request: Request, sending: Sending, road: Road) -> bool:
+    def _is_possible(self, sending: Sending, road: Road) -> bool:
         outgoing, priority = sending.outgoing, sending.config.priority
-        others = sum(each.sending in road.streams for each in self._requests if each is not request)
         return (
             len(sending.of_output) == 1
             and outgoing.is_open
@@ -134,7 +138,6 @@ class Bypasses:
             # Otherwise it has to wait while outputs of a higher priority send.
             and outgoing.rank == min(each.outgoing.rank for each in road.streams)
             and 0 < road.round_trip < NEAR
-            and others < MOST_BYPASSES
         )
 
     def adopt(self, made: NewBypass) -> bool:

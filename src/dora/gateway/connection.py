@@ -18,9 +18,12 @@ LARGE: Final = 32 << 10  # bytes: such a body is not copied
 _BUFFER: Final = 128 << 10  # bytes that are received at once
 _AFTER_LARGE: Final = 2048  # the same after a large body: another one would be copied out of the buffer
 _CHUNK: Final = 1 << 20  # bytes that are given to the system at once
-_MOST: Final = 4 << 40  # bytes; a longer frame is damaged
+_MOST: Final = 4 << 40  # bytes; a longer message is damaged
+_LONGEST_TEXT: Final = 16 << 20  # bytes; the same for the reports of a gateway
 _NOT_SENT: Final = 128 << 10  # bytes that the system holds beyond what the network carries
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+# Seconds until the first question whether the other side is there, and between further ones; how many.
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3}
 _MOST_VIEWS: Final = 64  # pieces that are given to the system at once
 _CLOSED_THERE: Final = (ConnectionResetError, BrokenPipeError)
 _WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -175,7 +178,7 @@ class RoadConnection:
             return kind, flags, stream, number, bytes(self._view[begin : self._begin])
         if number <= LARGE:
             return None
-        if number > _MOST:
+        if number > (_MOST if kind == DATA else _LONGEST_TEXT):
             raise ConnectionEnded("a frame is damaged")
         loan = self._room(stream if kind == DATA else -1, number)
         memory = loan.memory[:number]
@@ -198,12 +201,20 @@ class RoadConnection:
             pass
 
 
-def prepare_socket(connection: socket.socket, *, may_wait: bool = False, dscp: int = 0) -> None:
+def prepare_socket(
+    connection: socket.socket, *, may_wait: bool = False, dscp: int = 0, patience: float = 0
+) -> None:
     """Set the options of a connection between gateways.
 
     ``may_wait``: others go first, so the system gets little at a time. ``dscp`` marks its packets.
+    ``patience``: seconds for which sent bytes may not be acknowledged; 0: as long as the system waits.
     """
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A router forgets a connection on which nothing is sent, without a word to either end.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in {**_KEEPALIVE, "TCP_USER_TIMEOUT": int(patience * 1000)}.items():
+        if value and (option := getattr(socket, name, None)) is not None:  # not on macOS
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
     if may_wait:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOT_SENT)

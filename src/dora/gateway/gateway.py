@@ -40,8 +40,6 @@ NO_ANSWER_AFTER: Final = 2.0  # seconds without a road until an error is logged
 _TICK: Final = 0.1  # seconds between the periodic checks
 _START_TICK: Final = 0.01  # the same while receivers are about to come
 _PING_EVERY: Final = 0.5
-_ACK_AFTER: Final = 0.005  # seconds that an acknowledgement may wait for a frame to go with
-_PUMP: Final = 64 << 10  # bytes that a connection may have waiting when it gets more
 _YIELD_TO: Final = 0.3  # seconds that the machine with the later name leaves the other one to dial
 _KEPT_ROAD: Final = 3.0  # seconds for which a road is not replaced by one that was dialled at the same time
 
@@ -58,7 +56,6 @@ class Gateway:
         self._command_bytes = b""
         self._config = config
         node = config.node
-        allow_files(files_of(node) + 3 * len(config.remote.reach) + 64)
         self._board = Board.open(node.board)
         self._words = self._board.words
         self._asleep = node.node_slot * WORDS + ASLEEP
@@ -107,6 +104,9 @@ class Gateway:
     def _apply(self, config: GatewayConfig) -> None:
         """Make the ports of a configuration, and change those that are there."""
         former, self._config = self._config, config
+        # A bypass takes two descriptors here, and one for each that begins on another machine.
+        bypasses = 2 * len(config.streams) + MOST_BYPASSES * len(config.remote.reach)
+        allow_files(files_of(config.node) + 3 * len(config.remote.reach) + bypasses + 64)
         self._move(former.remote, config.remote)
         for stream in config.streams:
             key = stream.name, stream.machine
@@ -121,6 +121,7 @@ class Gateway:
         for key in self._sending.keys() - wanted:
             sending = self._sending.pop(key)
             self._bypasses.end([sending])
+            del self._by_number[sending.number]
             sending.receiver.close()
         self._streams = list(self._sending.values())
         for each in self._streams:
@@ -460,7 +461,7 @@ class Gateway:
         except ConnectionEnded as error:
             road.closed_there = error.closed_there
             self._lose(road, str(error))
-        except (DecodeError, ValueError) as error:
+        except (DecodeError, ValueError, MemoryError) as error:
             self._lose(road, f"it sends what no gateway sends: {error}")
 
     def _read_bypass(self, road: Road, bypass: RoadConnection) -> None:

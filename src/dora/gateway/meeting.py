@@ -32,6 +32,7 @@ from dora.wire.node_config import RemoteConfig
 
 DIAL_EVERY: Final = 0.5  # seconds; the system itself repeats a lost first packet after 1, 3 and 7 s
 DIAL_AGAIN_AFTER: Final = 0.1  # seconds, if the other machine has refused: its gateway may be starting
+_BYPASS_PATIENCE: Final = 3.0  # seconds, as long as a road may be silent
 _DIAL_TIMEOUT: Final = 3.0
 _GREETING_TIMEOUT: Final = 3.0
 _MOST_GREETINGS: Final = 64  # connections at a time that have not proved who they are
@@ -231,7 +232,9 @@ class Meeting:
 
     def _options(self, number: int) -> dict[str, Any]:
         dscp = self.remote.dscp if number in (CONTROL, BYPASS) else 0
-        return {"may_wait": number == BULK, "dscp": dscp}
+        # Pings find out whether a road is cut. On a bypass there are none, and its output waits for it.
+        patience = _BYPASS_PATIENCE if number == BYPASS else 0
+        return {"may_wait": number == BULK, "dscp": dscp, "patience": patience}
 
     def _introduce(self, connection: socket.socket, road: bytes, number: int) -> None:
         """Say who dials, and prove it; raises ``OSError``, ``ValueError``."""
@@ -291,12 +294,16 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 def _receive_exactly(connection: socket.socket, size: int) -> bytes:
-    data = b""
+    data, timeout = b"", connection.gettimeout()
+    deadline = None if timeout is None else time.monotonic() + timeout
     while len(data) < size:
+        if deadline is not None:  # in all: a stranger that sends byte by byte would hold a place for hours
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
         part = connection.recv(size - len(data))
         if not part:
             raise ValueError("the connection was closed")
         data += part
+    connection.settimeout(timeout)
     return data
 
 

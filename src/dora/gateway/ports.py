@@ -113,8 +113,15 @@ class Sending:
         self.note_arrived()
 
     def note_arrived(self) -> None:
-        """Write what all other machines have of the output."""
-        self._words[self.forwarded_word] = min(each.outgoing.arrived for each in self.of_output)
+        """Write what all other machines have of the output, or will not get any more."""
+        self._words[self.forwarded_word] = min(each.settled for each in self.of_output)
+
+    @property
+    def settled(self) -> int:
+        """Up to which message nothing is to be sent: the other machine has it, or will not get it."""
+        if self.config.latched is not None:  # older messages are sent to a machine that comes late
+            return self.outgoing.arrived
+        return max(self.outgoing.arrived, self._begins_after)
 
     def resume(self, arrived: int) -> None:
         """Begin to send on a new road, to a machine that has the messages up to ``arrived``."""

@@ -34,10 +34,13 @@ class Offer(msgspec.Struct, tag=True, array_like=True):
     streams: list[tuple[int, str, int, int, int]]
 
 
+_Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQUENCE)]
+
+
 class Have(msgspec.Struct, tag=True, array_like=True):
     """The answer: name of a stream, and the number of the last message that this machine has."""
 
-    streams: list[tuple[str, int]]
+    streams: list[tuple[str, _Number]]
 
 
 class Links(msgspec.Struct, tag=True, array_like=True):

@@ -33,9 +33,9 @@ output      ``CLOCK_OFFSET``       of another machine's output: nanoseconds by w
 output      ``CLOCK_ERROR``        by how much that may be wrong (daemon)
 output      ``FORWARDED``          number of the last message that the gateway has passed on: that all other
                                    machines have, or, of another machine's output, that it has sent here
-output      ``BYPASS``               changes with the connection on which the node sends to another machine
+output      ``BYPASS``             changes with the connection on which the node sends to another machine
                                    itself (`dora.transport.bypass`); 0: there is none (gateway)
-output      ``BYPASSED``              number of the last message that the node has sent there
+output      ``BYPASSED``           number of the last message that the node has sent there
 link        ``RECEIVED``           messages that the receiver took from the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link

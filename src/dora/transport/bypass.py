@@ -28,8 +28,8 @@ from dora._ownership import UnsafeFile, connect_own
 from dora.transport.board import BYPASS, BYPASSED, FORWARDED, WORDS
 from dora.wire.gateway_frame import ASKS_FOR_ACK, DATA, HEADER
 
-# A message in flight cannot be dropped any more for a newer one. So there are at most 64 KiB, as of the
-# gateways' own.
+# A message in flight cannot be dropped any more for a newer one. So there are at most 64 KiB, as much as a
+# gateway may always have in flight.
 LARGEST: Final = 4096  # bytes of a message
 MOST: Final = 16  # messages in flight; more come at a rate at which the gateway sends many at once
 _AFTER_BURST: Final = 128  # messages that the gateway gets after one that had no room here

@@ -348,7 +348,8 @@ class OutputPort:
                     for sender in self._overflow_channels.values():
                         sender.send(message, control)
                 # Last: its receivers on the other machine get the processor as soon as this one waits.
-                bypassed = self._bypass is not None and self._bypass.send(sequence, message)
+                bypass = self._bypass  # another thread may replace it
+                bypassed = bypass is not None and bypass.send(sequence, message)
             else:
                 bypassed = False
                 head = pack_head(
