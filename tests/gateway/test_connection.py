@@ -116,7 +116,7 @@ def test_a_report_that_claims_too_much_ends_the_connection(pair: Pair) -> None:
     assert pair.rooms == []
 
 
-def test_a_connection_is_not_forgotten_by_routers_nor_waited_for_in_vain() -> None:
+def test_a_connection_is_not_forgotten_by_routers_nor_waited_for_without_end() -> None:
     with socket.socket() as connection:
         prepare_socket(connection, patience=3.0)
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
