@@ -51,10 +51,10 @@ class Machine:
         self.received: list[int] = []
         self.stream.resume(0)
 
-    def send(self, count: int = 1, size: int = 1, *, kept: bool = False) -> None:
+    def send(self, count: int = 1, size: int = 1, *, kept: bool = False, shared: bool = False) -> None:
         for _ in range(count):
             self.newest += 1
-            self.queue.append(OutgoingMessage(self.newest, size, self.now, kept, None))
+            self.queue.append(OutgoingMessage(self.newest, size, self.now, kept, shared, None))
 
     def pump(self) -> list[int]:
         """Send what can go; return the numbers."""
@@ -146,7 +146,7 @@ def test_after_a_cut_back_pressure_has_lost_nothing_and_nothing_comes_twice() ->
 def test_messages_of_the_latch_go_first_and_once() -> None:
     machine = Machine(10)
     machine.send(6)
-    latched = [OutgoingMessage(number, 1, 0, True, None) for number in (4, 5, 6)]
+    latched = [OutgoingMessage(number, 1, 0, True, False, None) for number in (4, 5, 6)]
     machine.stream.resume(0, latched)
     assert machine.pump() == [4, 5, 6]
     machine.send()

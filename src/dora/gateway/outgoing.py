@@ -22,19 +22,23 @@ CONTROL, NORMAL, BULK = range(3)  # the connections of a road; lower numbers go 
 CONNECTIONS: Final = 3
 NO_CONNECTION: Final = CONNECTIONS
 MAX_MESSAGES: Final = 256  # in flight
-MAX_LARGE: Final = 28  # the same, of messages that stay in shared memory: a receiver may hold 32
+MAX_SHARED: Final = 28  # the same, of messages that stay in shared memory: a receiver may hold 32
 _ACKS: Final = 4  # that are asked for while as much is sent as may be in flight
 SMALL: Final = 8192  # bytes: such messages do not wait for larger ones, unless the output says otherwise
 _CONNECTION_OF: Final[dict[str | None, int]] = {"control": CONTROL, "normal": NORMAL, "bulk": BULK}
 
 
 class OutgoingMessage(NamedTuple):
-    """Its number, bytes, when it was sent (wall clock, ns), whether a full queue keeps it, its content."""
+    """A message and what decides about its way.
+
+    ``sent_ns``: by the wall clock. ``kept``: a full queue keeps it. ``shared``: it is in shared memory.
+    """
 
     sequence: int
     size: int
     sent_ns: int
     kept: bool
+    shared: bool
     message: Any
 
 
@@ -75,6 +79,7 @@ class Outgoing:
         self.ready: deque[OutgoingMessage] = deque()  # taken and not sent, oldest first
         self._in_flight: deque[OutgoingMessage] = deque()
         self.in_flight_bytes = 0
+        self._shared_in_flight = 0
         self.limit = InFlightLimit()
         self.is_open = False  # the other machine has said what it has
         self.arrived = 0  # the last number that the other machine has
@@ -132,7 +137,7 @@ class Outgoing:
         if self.ready:
             self.taken = max(self.taken, self.ready[-1].sequence)
         self._in_flight.clear()
-        self.in_flight_bytes = self._bypassed = 0
+        self.in_flight_bytes = self._shared_in_flight = self._bypassed = 0
         self.limit = InFlightLimit()
         self.arrived = max(self.arrived, arrived)
         self.is_open = True
@@ -154,6 +159,7 @@ class Outgoing:
                 self.ready.appendleft(entry)
                 break
             size += entry.size
+            self._shared_in_flight += entry.shared
             self._in_flight.append(entry)
         self.in_flight_bytes += size
         return size
@@ -163,7 +169,7 @@ class Outgoing:
         if self._bypassed > self.arrived:
             self.ready.extendleft(reversed(self._in_flight))
             self._in_flight.clear()
-            self.in_flight_bytes = 0
+            self.in_flight_bytes = self._shared_in_flight = 0
             self.limit.forget_sample()
         self._bypassed = 0
 
@@ -193,7 +199,7 @@ class Outgoing:
         if self._bypassed > self.arrived:
             return NO_CONNECTION  # two connections keep no order, and the other side acknowledges soon
         if not ready:
-            if in_flight and not self._has_room(1):
+            if in_flight and not self._has_room():
                 return NO_CONNECTION
             if (entry := self._take_new()) is None:
                 return NO_CONNECTION
@@ -201,7 +207,7 @@ class Outgoing:
         size = ready[0].size
         connection = connection_of(self._priority, size)
         if in_flight:
-            if not self._has_room(size):
+            if not self._has_room(ready[0]):
                 return NO_CONNECTION
             if connection != self._connection:
                 # Two connections keep no order between them. The other side acknowledges small messages
@@ -217,6 +223,7 @@ class Outgoing:
             self.limit.begin(now / 1e9)
         self._in_flight.append(entry)
         self.in_flight_bytes += entry.size
+        self._shared_in_flight += entry.shared
         return entry
 
     def asks_for_ack(self, entry: OutgoingMessage) -> bool:
@@ -229,7 +236,7 @@ class Outgoing:
         self._unasked_bytes += entry.size
         if self._unasked_bytes > self.limit.bytes // _ACKS:
             self.limit.measure(entry.sequence, is_alone=len(self._in_flight) == 1)
-        elif self._unasked < MAX_MESSAGES // _ACKS:
+        elif self._unasked < (MAX_SHARED if entry.shared else MAX_MESSAGES) // _ACKS:
             return False
         self._unasked = self._unasked_bytes = 0
         return True
@@ -238,7 +245,9 @@ class Outgoing:
         """Forget the messages that the other machine has."""
         in_flight, size = self._in_flight, 0
         while in_flight and in_flight[0].sequence <= arrived:
-            size += in_flight.popleft().size
+            entry = in_flight.popleft()
+            size += entry.size
+            self._shared_in_flight -= entry.shared
         self.in_flight_bytes -= size
         while self.ready and self.ready[0].sequence <= arrived:
             size += self.ready.popleft().size  # the bypass was faster than the word that says it
@@ -248,11 +257,13 @@ class Outgoing:
             is_full = bool(self.ready) or self._newest() > self.taken
             self.limit.on_ack(arrived, size, now / 1e9, is_full=is_full)
 
-    def _has_room(self, size: int) -> bool:
-        in_flight = self._in_flight
+    def _has_room(self, entry: OutgoingMessage | None = None) -> bool:
+        """Return whether this message, or else a small one, may be in flight, too."""
+        in_flight, size = self._in_flight, 1 if entry is None else entry.size
         return not in_flight or (
-            len(in_flight) < (MAX_MESSAGES if size <= SMALL else MAX_LARGE)
+            len(in_flight) < MAX_MESSAGES
             and self.in_flight_bytes + size <= self.limit.bytes
+            and (entry is None or not entry.shared or self._shared_in_flight < MAX_SHARED)
         )
 
     def _take_new(self) -> OutgoingMessage | None:

@@ -160,7 +160,7 @@ class Sending:
         if self.config.latched is not None:
             for sequence, data in read_entries(latch_path(self._board, self.config.item.output_slot)):
                 if sequence > after:
-                    yield OutgoingMessage(sequence, len(data), time.time_ns(), True, Message(data))
+                    yield OutgoingMessage(sequence, len(data), time.time_ns(), True, False, Message(data))
 
     def _take(self) -> OutgoingMessage | None:
         if self._spilled:
@@ -184,7 +184,8 @@ class Sending:
 
     def _entry(self, message: Message) -> OutgoingMessage:
         kept = bool(message.metadata_size) and self._is_kept(message)
-        return OutgoingMessage(message.sequence, message.size, message.time_ns, kept, message)
+        shared = message.owner is not None
+        return OutgoingMessage(message.sequence, message.size, message.time_ns, kept, shared, message)
 
     def look_who_wants(self) -> None:
         """Find out whether a receiver on the other machine is there or about to start, or has a latch."""

@@ -1,4 +1,4 @@
-"""A bypass: a connection on which a node itself sends small messages to another machine.
+"""A bypass: a connection on which a node itself sends single messages to another machine.
 
 Without it, four processes take turns on the way: node, gateway, gateway, node. A process that has slept
 takes 50 to 100 µs for its turn. So the gateway of the node gives it a connection to the other gateway.
@@ -28,13 +28,15 @@ from dora._ownership import UnsafeFile, connect_own
 from dora.transport.board import BYPASS, BYPASSED, FORWARDED, WORDS
 from dora.wire.gateway_frame import ASKS_FOR_ACK, DATA, HEADER
 
-# A message in flight cannot be dropped any more for a newer one. So there are at most 64 KiB, as much as a
-# gateway may always have in flight.
-LARGEST: Final = 4096  # bytes of a message
-MOST: Final = 16  # messages in flight; more come at a rate at which the gateway sends many at once
+# A message in flight cannot be dropped any more for a newer one. So there are at most 64 KiB of small ones,
+# as much as a gateway may always have in flight, or one that is larger.
+SMALL: Final = 4096  # bytes
+MOST: Final = 16  # small messages in flight; more come at a rate at which the gateway sends many at once
+LARGEST: Final = 96 << 10  # bytes of a message; the system has to take all of it at once
 _AFTER_BURST: Final = 128  # messages that the gateway gets after one that had no room here
 REQUEST: Final = struct.Struct("<Q")  # line of the output on the board
 GRANT: Final = struct.Struct("<QH")  # value of ``BYPASS``, number of the stream; with it, the connection
+_NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # a program may want to end with a SIGPIPE
 _FIRST_PAUSE: Final = 32  # messages until a node asks for a bypass, doubled each time up to the longest
 _LONGEST_PAUSE: Final = 8192
 
@@ -62,32 +64,38 @@ class Bypass:
         self._number = 0  # value of ``BYPASS`` when it was read last
         self._gateway: socket.socket | None = None
         self._connection: socket.socket | None = None
-        self._fd = -1  # of the connection
         self._stream = 0
         self._last = 0  # the last message that was sent on it
         self._next = 0  # the first one that may be sent again on it, unless it follows the last one
         self._pause = self._until_request = _FIRST_PAUSE
 
-    def send(self, sequence: int, message: bytes) -> bool:
+    def send(self, sequence: int, message: bytes | memoryview) -> bool:
         """Send a message that is in the queue of the gateway; return whether it is on its way."""
         words, size = self._words, len(message)
         if size > LARGEST:
             return False
         if words[self._bypass_word] != self._number:
             self._take_connection()
-        if self._fd < 0:
+        connection = self._connection
+        if connection is None:
             self._count_down()
             return False
         in_flight = sequence - words[self._forwarded_word]
-        if in_flight > MOST:
-            self._next = sequence + _AFTER_BURST
-            return False
-        if sequence != self._last + 1 and (in_flight > 1 or sequence < self._next):
-            return False
-        flags = ASKS_FOR_ACK if in_flight > MOST // 2 else 0
+        if size > SMALL:
+            if in_flight > 1:
+                return False
+            flags = ASKS_FOR_ACK  # the next one waits for that
+        else:
+            if in_flight > MOST:
+                self._next = sequence + _AFTER_BURST
+                return False
+            if sequence != self._last + 1 and (in_flight > 1 or sequence < self._next):
+                return False
+            flags = ASKS_FOR_ACK if in_flight > MOST // 2 else 0
+        header = HEADER.pack(DATA, flags, self._stream, size)
         try:
             # The socket does not block. It takes the whole frame or nothing as long as it has room.
-            written = os.write(self._fd, HEADER.pack(DATA, flags, self._stream, size) + message)
+            written = connection.sendmsg((header, message), (), _NO_SIGNAL)
         except BlockingIOError:
             return False
         except OSError:
@@ -125,7 +133,7 @@ class Bypass:
                 connection = socket.socket(fileno=descriptor)
                 number, stream = GRANT.unpack(data)
                 if number == self._number:
-                    self._connection, self._fd, self._stream = connection, descriptor, stream
+                    self._connection, self._stream = connection, stream
                     self._last = 0
                     self._pause = self._until_request = _FIRST_PAUSE
                     return
@@ -134,7 +142,7 @@ class Bypass:
                 return
 
     def _end(self) -> None:
-        connection, self._connection, self._fd = self._connection, None, -1
+        connection, self._connection = self._connection, None
         if connection is not None:
             try:
                 connection.shutdown(socket.SHUT_RDWR)  # half a frame may be on it

@@ -351,14 +351,13 @@ class OutputPort:
                 bypass = self._bypass  # another thread may replace it
                 bypassed = bypass is not None and bypass.send(sequence, message)
             else:
-                bypassed = False
                 head = pack_head(
                     encoding, schema, section, size, sequence, now, b"", origin_ns, origin, trail
                 )
                 loan = self._sender.loan(len(head) + size)
                 loan.memory[: len(head)] = head
                 payload.copy_to(loan.address + len(head))
-                self._transmit(loan, len(head) + size, sequence, control)
+                bypassed = self._transmit(loan, len(head) + size, sequence, control)
             self._bytes += size
             if control and asks_to_flush(control):
                 self._flush(sequence)
@@ -371,10 +370,11 @@ class OutputPort:
             finally:
                 self._lock.release()
 
-    def _transmit(self, loan: Loan, size: int, sequence: int, control: bytes) -> None:
+    def _transmit(self, loan: Loan, size: int, sequence: int, control: bytes) -> bool:
         """Number and send a loan, and a copy of its first ``size`` bytes on each further channel.
 
         ``control``: the metadata section if it has control keys, see `dora.wire.correlation`.
+        Returns whether it went over the bypass, too.
         """
         if self._spill is not None and (control or self._spill.pending):
             self._spill.before_send(sequence, control, loan.memory[:size].tobytes)
@@ -384,12 +384,16 @@ class OutputPort:
             for copy in copies:  # before the loan is sent: then its memory belongs to the receivers
                 _move(copy.address, loan.address, size)
         self._words[self._sent_word] = self._sequence = sequence  # first: no number twice after a kill
+        memory = loan.memory[:size]
         loan.send(control)
         for copy in copies:
             copy.send(control)
         if self._ring_buffers:
             for ring in self._ring_buffers.values():
                 ring.skip()
+        bypass = self._bypass
+        # Its memory is given to no other message before the next loan of this output.
+        return bypass is not None and bypass.send(sequence, memory)
 
     def _count_without_receivers(self) -> None:
         with self._lock:
@@ -434,11 +438,11 @@ class OutputPort:
             head = self._head_of_loan(loan, schema, section, size, sequence)
             loan.memory[: len(head)] = head
             control = self._control_section(section)
-            self._transmit(loan, len(head) + size, sequence, control)
+            bypassed = self._transmit(loan, len(head) + size, sequence, control)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
             if control and asks_to_flush(control):
                 self._flush(sequence)
-        self._ring()
+        self._ring(bypassed=bypassed)
 
     def _head_of_loan(self, loan: Loan, schema: bytes, section: bytes, size: int, sequence: int) -> bytes:
         """Return the head of a loan, with as much of its trail as there is room for before the body."""
@@ -476,9 +480,10 @@ class OutputPort:
             loan = self._sender.loan(len(head) + size)
             loan.memory[: len(head)] = head
             payload.copy_to(loan.address + len(head))
-            self._transmit(loan, len(head) + size, sequence, self._control_section(section))
+            control = self._control_section(section)
+            bypassed = self._transmit(loan, len(head) + size, sequence, control)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
-        self._ring()
+        self._ring(bypassed=bypassed)
 
     def _flush(self, sequence: int) -> None:
         """Make the receivers drop the messages that they have queued before this one.
