@@ -24,7 +24,7 @@ from dora.dataflow.plan import plan
 from dora.gateway.gateway import Gateway
 from dora.gateway.meeting import NewRoad
 from dora.gateway.outgoing import CONNECTIONS
-from dora.transport.board import CLOSED, CONNECTED, STATE, Board
+from dora.transport.board import BEGUN, CLOSED, CONNECTED, FORWARDED, STATE, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.node_config import GatewayConfig, RemoteConfig
 
@@ -40,12 +40,13 @@ FLOW = Dataflow(
 
 
 class Rig:
-    """The daemon's side of a gateway on `left`, whose dataflow sends to `right`."""
+    """The daemon's side of a gateway on `left` or `right`, whose dataflow sends from there to here."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machine: str = "left") -> None:
         here = f"127.0.0.1:{free_port()}"
-        remote = RemoteConfig(here, {"right": f"127.0.0.1:{free_port()}"}, "secret")
-        placement = Placement("left", {"a": "left", "b": "right"}, {}, remote)
+        other = "right" if machine == "left" else "left"
+        remote = RemoteConfig(here, {other: f"127.0.0.1:{free_port()}"}, "secret")
+        placement = Placement(machine, {"a": "left", "b": "right"}, {}, remote)
         path = str(folder / "board")
         self.prefix = f"dora_{uuid.uuid4().hex[:12]}_"
         os.mkdir(f"/dev/shm/{self.prefix}links", 0o700)
@@ -61,6 +62,12 @@ class Rig:
         self.process = GatewayProcess(
             self.loop, "id", lambda *words: self.said.append(words), self._on_ended
         )
+
+    def close(self) -> None:
+        self.process.close()
+        shutil.rmtree(f"/dev/shm/{self.prefix}links")
+        self.board.close()
+        self.loop.close()
 
     def _on_ended(self) -> None:
         self.ended += 1
@@ -87,10 +94,7 @@ class Rig:
 def rig(tmp_path: Path) -> Iterator[Rig]:
     rig = Rig(tmp_path)
     yield rig
-    rig.process.close()
-    shutil.rmtree(f"/dev/shm/{rig.prefix}links")
-    rig.board.close()
-    rig.loop.close()
+    rig.close()
 
 
 def test_it_says_when_it_uses_a_configuration(rig: Rig) -> None:
@@ -124,6 +128,19 @@ def test_a_gateway_that_was_killed_uses_no_former_configuration(rig: Rig) -> Non
     os.kill(pid, signal.SIGKILL)
     rig.run_until(lambda: done == ["ended"])
     assert rig.ended == 1
+
+
+def test_what_a_killed_gateway_may_have_lost_is_counted_by_its_receivers(tmp_path: Path) -> None:
+    """It writes the number of a message before it sends it, so the last one may be lost."""
+    rig = Rig(tmp_path, "right")
+    (output,) = rig.config.node.outputs
+    rig.board.set(output.slot, FORWARDED, 7)  # by a former process
+    done: list[bool] = []
+    rig.process.apply(rig.config)
+    rig.process.call_when_applied(lambda: done.append(True))
+    rig.run_until(lambda: done == [True])
+    assert rig.board.get(output.slot, BEGUN) == 7, "receivers count what is missing up to this one"
+    rig.close()
 
 
 def test_links_to_a_machine_without_an_endpoint_are_closed(rig: Rig) -> None:

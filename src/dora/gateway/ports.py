@@ -289,6 +289,9 @@ class Incoming:
         self.forwarded_word = base + FORWARDED
         self.links: dict[str, LinkConfig] = {}  # those that went too, until they are closed
         self.change(config, port)
+        # A former process of the gateway may have been killed before it sent its last message. It will not
+        # come again, and a sender under back-pressure waits until its receiver has it or counts it.
+        self.begin(0, self.forwarded)
 
     def change(self, config: OutputConfig, port: ForwardingPort) -> None:
         self.config = config
