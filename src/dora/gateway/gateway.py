@@ -134,13 +134,17 @@ class Gateway:
         for output in config.node.outputs:
             incoming = self._incoming.get(output.id)
             if incoming is None:
-                port, sender = self._make_port(output), self._senders[output.service]
-                latch = getattr(sender, "latch", None)
+                port = self._host.make_output(
+                    output,
+                    self._sender,
+                    self._engine,
+                    doorbell=lambda _: self._doorbell,
+                    port=ForwardingPort,
+                )
+                latch = getattr(self._senders[output.service], "latch", None)
                 self._incoming[output.id] = Incoming(output, port, self._board, latch)
             elif incoming.config != output:
-                for name in output.__struct_fields__:  # the engine looks at this object, too
-                    setattr(incoming.config, name, getattr(output, name))
-                incoming.change(incoming.config, self._make_port(incoming.config))
+                incoming.change(output, self._sender)
         self._engine.connect(0.0, lambda: True)
         for road in self._roads.values():
             self._introduce(road)
@@ -175,16 +179,12 @@ class Gateway:
         self._poll.unregister(former)
         self._poll.register(self._meeting.listener.fileno(), select.POLLIN)
 
-    def _make_port(self, output: OutputConfig) -> ForwardingPort:
-        def sender(config: OutputConfig) -> Any:
-            found = self._senders.get(config.service)
-            if found is None:
-                found = self._senders[config.service] = self._host.make_sender(config, self._engine)
-            return found
-
-        return self._host.make_output(
-            output, sender, self._engine, doorbell=lambda _: self._doorbell, port=ForwardingPort
-        )
+    def _sender(self, config: OutputConfig) -> Any:
+        """Return the engine's sender for a channel."""
+        found = self._senders.get(config.service)
+        if found is None:
+            found = self._senders[config.service] = self._host.make_sender(config, self._engine)
+        return found
 
     def _introduce(self, road: Road) -> None:
         """Say to the other side which streams there are, and what this machine has of its streams."""

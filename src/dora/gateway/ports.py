@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dora.gateway.outgoing import Outgoing, OutgoingMessage
@@ -31,7 +31,7 @@ from dora.transport.board import (
 )
 from dora.transport.board import CONTROL as CONTROL_WORD
 from dora.transport.doorbell import Bell, yield_cpu
-from dora.transport.interface import BadMessages, Loan
+from dora.transport.interface import BadMessages, Loan, Sender
 from dora.transport.latch import LatchFile, latch_path, read_entries
 from dora.transport.spill import spill_folder, take_spilled
 from dora.wire.correlation import asks_to_flush, kept_message
@@ -224,6 +224,14 @@ class ForwardingPort(OutputPort):
 
     _has_rung = False  # since the last call of `wake`
 
+    def change(self, config: OutputConfig, sender: Callable[[OutputConfig], Sender]) -> None:
+        """Send to the links of another configuration from now on; ``sender`` returns a channel's sender."""
+        for name in config.__struct_fields__:  # the engine looks at this object, too
+            setattr(self._config, name, getattr(config, name))
+        channels = self._config.overflow_channels
+        self._overflow_channels = {each.service: sender(self._config.on(each)) for each in channels}
+        self._apply_links()
+
     def reserve(self, size: int) -> Loan:
         """Return memory for a message that `forward` will send; raises as `Sender.loan`."""
         with self._lock:
@@ -287,17 +295,23 @@ class Incoming:
         self._waiting_word = base + CREDIT_WAITING
         self._clock_word = base + CLOCK_OFFSET
         self.forwarded_word = base + FORWARDED
+        self.config = config
+        self.port = port
         self.links: dict[str, LinkConfig] = {}  # those that went too, until they are closed
-        self.change(config, port)
+        self._note_links()
         # A former process of the gateway may have been killed before it sent its last message. It will not
         # come again, and a sender under back-pressure waits until its receiver has it or counts it.
         self.begin(0, self.forwarded)
 
-    def change(self, config: OutputConfig, port: ForwardingPort) -> None:
-        self.config = config
-        self.port = port
-        self.links.update((link_name(link), link) for link in config.links)
-        pressed = [link.queue_size for link in config.links if link.queue_policy == "backpressure"]
+    def change(self, config: OutputConfig, sender: Callable[[OutputConfig], Sender]) -> None:
+        """Follow another configuration; ``sender`` returns a channel's sender."""
+        self.port.change(config, sender)
+        self._note_links()
+
+    def _note_links(self) -> None:
+        links = self.config.links
+        self.links.update((link_name(link), link) for link in links)
+        pressed = [link.queue_size for link in links if link.queue_policy == "backpressure"]
         self._half = min(pressed, default=0) // 2
         self.has_pressure = bool(pressed)
 
