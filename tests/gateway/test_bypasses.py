@@ -5,6 +5,7 @@ Node's end, gateway and sockets are real. The other machine takes what comes as 
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import tempfile
@@ -399,6 +400,31 @@ def test_programs_that_a_node_starts_do_not_get_its_connection(folder: Path) -> 
     rig.open()
     assert rig.bypass._connection is not None
     assert not rig.bypass._connection.get_inheritable()
+    rig.close()
+
+
+@pytest.mark.processes
+def test_a_bypass_ends_with_its_node_although_a_forked_child_goes_on(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    far = rig.far
+    assert far is not None
+    here, there = socket.socketpair()
+    child = os.fork()
+    if not child:
+        here.close()
+        there.send(b"is there")
+        there.recv(1)  # until the parent has ended
+        os._exit(0)
+    there.close()
+    here.recv(8)
+    rig.restart_node()  # its process has ended
+    rig.look()
+    with pytest.raises(ConnectionEnded):
+        list(far.read())
+    here.close()
+    os.waitpid(child, 0)
     rig.close()
 
 

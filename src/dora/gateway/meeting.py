@@ -47,7 +47,7 @@ class Greeting(msgspec.Struct, array_like=True):
 
     dataflow: str
     machine: str
-    road: bytes  # or the token of a bypass
+    name: bytes  # of the road, or the token of a bypass
     number: int  # of the connection in its road
     challenge: bytes
 
@@ -151,12 +151,12 @@ class Meeting:
         self._end_greeting(None)
         prepare_socket(connection, **self._options(greeting.number))
         if greeting.number == BYPASS:
-            self._on_made(NewBypass(greeting.machine, greeting.road, connection))
+            self._on_made(NewBypass(greeting.machine, greeting.name, connection))
         else:
             self._keep(greeting, connection)
 
     def _keep(self, greeting: Greeting, connection: socket.socket) -> None:
-        key = greeting.machine, greeting.road
+        key = greeting.machine, greeting.name
         with self._lock:
             connections = self._begun.setdefault(key, {})
             connections[greeting.number] = connection

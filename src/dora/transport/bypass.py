@@ -26,6 +26,7 @@ from typing import Final
 
 from dora._ownership import UnsafeFile, connect_own
 from dora.transport.board import BYPASS, BYPASSED, FORWARDED, WORDS
+from dora.transport.forking import disown_after_fork
 from dora.wire.gateway_frame import ASKS_FOR_ACK, DATA, HEADER
 
 # A message in flight cannot be dropped any more for a newer one. So there are at most 64 KiB of small ones,
@@ -68,6 +69,12 @@ class Bypass:
         self._last = 0  # the last message that was sent on it
         self._next = 0  # the first one that may be sent again on it, unless it follows the last one
         self._pause = self._until_request = _FIRST_PAUSE
+        disown_after_fork(self)
+
+    def disown(self) -> None:
+        """Leave the connections to the parent, in a forked child process: they end with the parent's."""
+        self._close_gateway()
+        self._close()
 
     def send(self, sequence: int, message: bytes | memoryview) -> bool:
         """Send a message that is in the queue of the gateway; return whether it is on its way."""
@@ -142,13 +149,18 @@ class Bypass:
                 return
 
     def _end(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        """Stop to use the connection; the other side finds that out."""
+        if self._connection is not None:
             try:
-                connection.shutdown(socket.SHUT_RDWR)  # half a frame may be on it
+                self._connection.shutdown(socket.SHUT_RDWR)  # half a frame may be on it
             except OSError:
                 pass
-            connection.close()
+            self._close()
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _close_gateway(self) -> None:
         if self._gateway is not None:
@@ -158,5 +170,4 @@ class Bypass:
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not finalizing():  # the end of the process closes files; the gateway ends the bypass then
             self._close_gateway()
-            if self._connection is not None:
-                self._connection.close()
+            self._close()
