@@ -172,18 +172,18 @@ def test_only_gateways_receive_from_other_machines(system: Spread) -> None:
 
 
 def test_an_output_of_large_messages_gets_no_bypass(system: Spread) -> None:
-    dataflow = start(system, flow(10_000, 0.001, "queue_size: 10"))
+    dataflow = start(system, flow(200_000, 0.001, "queue_size: 10"))
     await_progress(system, dataflow, 3)
     assert connected(system.hosts["left"]) == {gateway_of(system.hosts["left"])}
     end(system, dataflow)
 
 
-@pytest.mark.parametrize("seconds", [1.0, 5.0])
+@pytest.mark.parametrize(("size", "seconds"), [(64, 1.0), (64, 5.0), (60_000, 5.0)])
 @pytest.mark.parametrize("link", ["queue_size: 10", "queue_size: 10, queue_policy: backpressure"])
 def test_a_cut_of_a_bypass_loses_nothing_that_is_not_counted(
-    system: Spread, link: str, seconds: float
+    system: Spread, link: str, size: int, seconds: float
 ) -> None:
-    dataflow = start(system, flow(64, 0.002, link))
+    dataflow = start(system, flow(size, 0.002, link))
     await_progress(system, dataflow, 1)
     await_bypass(system.hosts["left"])
     system.hosts["right"].cut()
@@ -200,8 +200,11 @@ def test_a_cut_of_a_bypass_loses_nothing_that_is_not_counted(
     assert dropped == 0 or "backpressure" not in link
 
 
-def test_a_killed_node_leaves_its_bypass_and_the_next_process_gets_another(system: Spread) -> None:
-    text = flow(64, 0.002, "queue_size: 1000").replace("send.py,", "send.py, restart_policy: on-failure,")
+@pytest.mark.parametrize("size", [64, 60_000])
+def test_a_killed_node_leaves_its_bypass_and_the_next_process_gets_another(
+    system: Spread, size: int
+) -> None:
+    text = flow(size, 0.002, "queue_size: 1000").replace("send.py,", "send.py, restart_policy: on-failure,")
     dataflow = start(system, text)
     left = system.hosts["left"]
     for _ in range(3):
