@@ -17,6 +17,7 @@ WINGS = (
     "_lean",
     "_version",
     "errors",
+    "transforms",
     "_ownership",
     "_shared_folders",
     "_paths",
