@@ -19,6 +19,7 @@ import bisect
 import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -33,14 +34,28 @@ __all__ = [
     "TransformError",
     "TransformTree",
     "UnknownFrame",
+    "nanoseconds",
 ]
 
 KEPT_S: Final = 10.0  # as in tf2
 _SECOND: Final = 1_000_000_000  # nanoseconds
 _NEARLY_EQUAL: Final = 0.9995  # cosine of the half angle: here a straight line is exact to 1e-7
 
+_BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 Vector = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]
+
+
+def nanoseconds(time: datetime) -> int:
+    """Return the nanoseconds since 1970 of an aware ``datetime``, such as ``timestamp`` in the metadata.
+
+    >>> nanoseconds(datetime(1970, 1, 1, 0, 0, 1, 5, tzinfo=UTC))
+    1000005000
+
+    Raises ``TypeError`` for a time without a time zone.
+    """
+    return (time - _BEGINNING) // timedelta(microseconds=1) * 1000
 
 
 class TransformError(DoraError):
@@ -219,17 +234,19 @@ class TransformTree:
             count += 1
         return count
 
-    def lookup(self, target: str, source: str, time_ns: int | None = None) -> Transform:
+    def lookup(self, target: str, source: str, time: int | datetime | None = None) -> Transform:
         """Return the transform that takes points from the frame ``source`` to the frame ``target``.
 
-        ``time_ns``: nanoseconds since 1970; None: the latest time for which all transforms on the way are
-        known, or any, if none of them changes. Between two times, positions are on a straight line and
-        rotations turn at one speed. Raises `UnknownFrame`, `FramesNotConnected`, or `TimeOutOfRange`.
+        ``time``: nanoseconds since 1970, or an aware ``datetime``; None: the latest one for which all
+        transforms on the way are known, or any, if none of them changes. Between two times, positions are
+        on a straight line and rotations turn at one speed. Raises `UnknownFrame`, `FramesNotConnected`, or
+        `TimeOutOfRange`.
         """
         target, source = _frame_name(target), _frame_name(source)
         for name in (target, source):
             self._check_is_known(name)
         up, down = self._way(target, source)
+        time_ns = nanoseconds(time) if isinstance(time, datetime) else time
         moving = [frame for frame in map(self._frames.__getitem__, (*up, *down)) if frame.always is None]
         if time_ns is None and moving:
             time_ns = min(frame.times[-1] for frame in moving)
