@@ -380,6 +380,30 @@ def test_a_record_that_has_lost_changes_takes_them_from_a_machine(folder: Path) 
     asyncio.run(test())
 
 
+@pytest.mark.parametrize("first", ["left", "third"])
+def test_a_machine_that_a_record_has_lost_stays(folder: Path, first: str) -> None:
+    """The machine of the coordinator has lost its power, and the record that `third` has joined."""
+
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, _, dataflow_id):
+            ahead = after(coordinator.spec("arm"), ADD)
+            report = RunReport(dataflow_id, "Running", port=1, revision=1)
+            third = Talking(coordinator, "third", *([report] if first == "third" else []))
+            daemon = third if first == "third" else left
+            if first == "left":
+                left.say(report)
+            assert daemon.of(DescribeRun) == [DescribeRun(dataflow_id)]
+            daemon.say(RunDescription(report, ahead))
+            if first == "left":
+                third.join(report)
+            assert not third.of(StopRun)
+            assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
+            await coordinator.ask("arm", CONNECT)
+            assert third.of(Apply)[-1].proposal.revision == 2
+
+    asyncio.run(test())
+
+
 def test_a_change_that_cannot_be_recorded_is_made_nowhere(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
