@@ -65,7 +65,7 @@ from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.input_rules import input_rules_of
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
-from dora.wire.operations import grace_fault
+from dora.wire.operations import grace_fault, program_key
 from dora.wire.output_rules import output_rules_of
 
 
@@ -140,8 +140,10 @@ def event_of_request(
         return None
     match request:
         case GetModel():
-            dataflow = msgspec.to_builtins(daemon.supervisor.state.dataflow)
-            client.send(Model(revision, dataflow, daemon.options.uv))
+            run = daemon.supervisor.state
+            dataflow = msgspec.to_builtins(run.dataflow)
+            programs = {program_key(node.id): node.program for node in run.nodes.values() if node.program}
+            client.send(Model(revision, dataflow, daemon.options.uv, programs))
             return None
         case GetProgress():
             client.send(daemon.progress())

@@ -18,7 +18,7 @@ from dora.daemon.supervisor.events import OperationRequest
 from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, OperationKind, PendingOperation, RunState
-from dora.dataflow.problems import no_node
+from dora.dataflow.problems import being_replaced, no_node
 from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import StopFrame
 from dora.wire.operations import RestartOperation
@@ -46,7 +46,7 @@ def why_busy(run: RunState, apart_from: str = "") -> str:
     """Return which node is being replaced, as a reason to wait; "" if there is none."""
     for node in run.nodes.values():
         if node.program_change is not None and node.id != apart_from:
-            return f"node `{node.id}` is being replaced; try again once that is done"
+            return being_replaced(node.id)
     return ""
 
 

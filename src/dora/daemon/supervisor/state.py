@@ -21,6 +21,7 @@ from dora.daemon.supervisor.status import PeerStatus, Phase
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.wire.daemon_protocol import Answer
 from dora.wire.node_protocol import ToNode
+from dora.wire.operations import ProposedChange
 
 DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 DEFAULT_FINISH_GRACE = 120.0
@@ -78,6 +79,7 @@ class ProgramChange(msgspec.Struct, frozen=True):
     """A client's request that a node runs another program, while it is carried out."""
 
     dataflow: Dataflow  # with the new program
+    proposal: ProposedChange
     connection: int
     grace: float  # seconds until SIGTERM
 
@@ -107,7 +109,8 @@ class NodeState(msgspec.Struct):
     program_change: ProgramChange | None = None
     removing: bool = False  # it is taken out of the dataflow when it ends
     generation: int = 0  # the change that created it, in a dataflow on several machines
-    added_by: int | None = None  # a connection that waits for its first process
+    program: int = 0  # the change that gave it its present program; 0: it came with it
+    added_by: int | None = None  # a connection that waits for the first process of its program
     # It was refused at the start; its exit status says nothing about itself then.
     refused: Literal["", "broken", "stopped"] = ""
     kill_reason: tuple[FailureKind, str] | None = None
