@@ -57,7 +57,7 @@ def sample(option: Option) -> tuple[list[str], Any]:
         return [option.flag, "COLOUR=red"], {"COLOUR": "red"}
     if option.value:
         return [f"{option.flag}=false"], False
-    return ([f"--no-{option.flag[2:]}"], False) if option.optional else ([option.flag], True)
+    return ([option.no_flag], False) if option.no_flag else ([option.flag], True)
 
 
 def named(options: tuple[Option, ...]) -> Any:
