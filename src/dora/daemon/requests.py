@@ -28,7 +28,6 @@ from dora.dataflow.gateway_plan import networks_of
 from dora.dataflow.layout import Placement, Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import SPARE_RECEIVERS
-from dora.dataflow.problems import no_node
 from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (
     PUBLISH_PATIENCE,
@@ -383,11 +382,9 @@ class RequestHandler:
 
     def _publish(self, client: Connection, request: Publish) -> Rejected | None:
         node_id = request.node
-        node = self._state.nodes.get(node_id)
-        if node is None:
-            return Rejected(no_node(node_id, self._state.nodes))
-        if node.machine:
-            return Rejected(f"node `{node_id}` is on machine `{node.machine}`; publish there")
+        node = self._state.find_here(node_id)
+        if isinstance(node, Rejected):
+            return node
         member = self._node_connections.get(node_id)
         if member is None or not node.present:
             status = self._status(node).lower()

@@ -19,7 +19,8 @@ from dora.daemon.supervisor.events import CodeChanged
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.status import PeerStatus, Phase
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.wire.daemon_protocol import Answer
+from dora.dataflow.problems import no_node
+from dora.wire.daemon_protocol import Answer, Rejected
 from dora.wire.node_protocol import ToNode
 from dora.wire.operations import ProposedChange
 
@@ -243,6 +244,14 @@ class RunState(msgspec.Struct):
         return f"the dataflow could not start: node `{self.broken_by}` ended before all nodes were ready"
 
     # ----------------------------------------------------------------------- nodes
+
+    def find_here(self, node_id: str) -> NodeState | Rejected:
+        """Return a node of this machine that a client asks about, or the answer if there is none."""
+        if (node := self.nodes.get(node_id)) is None:
+            return Rejected(no_node(node_id, self.nodes))
+        if node.machine:
+            return Rejected(f"node `{node_id}` is on machine `{node.machine}`; ask there")
+        return node
 
     def add_node(self, spec: NodeSpec) -> NodeState:
         node = self.nodes[spec.id] = NodeState(spec, parameters=dict(spec.parameters))
