@@ -76,7 +76,8 @@ def table(options: list[Option]) -> str:
 
 def row(option: Option) -> str:
     variable = f"`{option.variable}`" if option.variable else ""
-    return f"| `{option.flag}` | `{option.name}`: {type_of(option)} | {variable} | {option.help} |"
+    flags = " or ".join(f"`{flag}`" for flag in (option.flag, option.no_flag) if flag)
+    return f"| {flags} | `{option.name}`: {type_of(option)} | {variable} | {option.help} |"
 
 
 def type_of(option: Option) -> str:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import click
 import msgspec
 import pytest
 from commands import run_command
+from option_values import Caught, catch_runs, named, sample
 
 import dora
-from dora.cli import run_over_ssh
+from dora.cli import run_on_both, run_over_ssh
 from dora.cli.commands.cluster import start as cluster_start
 from dora.cli.commands.record import record
-from dora.cli.commands.replay import replay
 from dora.cli.commands.run import run
 from dora.cli.commands.start import start
 from dora.cli.session import Order
 from dora.cluster.coordinator.openapi import document
-from dora.cluster.protocol import RunSpec
+from dora.cluster.protocol import MachineView, RunSpec, SystemStatus
 from dora.daemon.options import (
     FileRunOptions,
     ForegroundRunOptions,
@@ -31,53 +33,20 @@ from dora.daemon.options import (
     RunOptions,
     options_of,
 )
+from dora.dataflow.model import Dataflow, Deploy, NodeSpec
 from dora.wire.decoders import from_json
 
 OF_EVERY_RUN = options_of(RunOptions)
 OF_A_FILE = options_of(FileRunOptions)
 ALL = options_of(ForegroundRunOptions)
-REFUSED_BY_REPLAY = ("exit_when_nodes_finish",)
-
-
-class Caught(Exception):
-    """What would have been run: a run in this process, or one on a coordinator."""
-
-    def __init__(self, options: RunOptions) -> None:
-        self.options = options
-
-
-def sample(option: Option) -> tuple[list[str], Any]:
-    """Return an option as the command line has it, and its value, which is not the default."""
-    if get_origin(option.type) is Literal:
-        *_, last = get_args(option.type)
-        return [option.flag, last], last
-    if option.type is float:
-        return [option.flag, "1m"], 60.0
-    if option.type is not bool:
-        return [option.flag, "COLOUR=red"], {"COLOUR": "red"}
-    if option.value:
-        return [f"{option.flag}=false"], False
-    return ([f"--no-{option.flag[2:]}"], False) if option.optional else ([option.flag], True)
-
-
-def named(options: tuple[Option, ...]) -> Any:
-    return pytest.mark.parametrize("option", options, ids=lambda option: option.name)
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A dataflow file; what would run it raises `Caught` instead."""
-    for option in ALL:
-        if option.variable:
-            monkeypatch.delenv(option.variable, raising=False)
-
-    def catch(_: object, options: Any, *_args: object, **_others: object) -> None:
-        raise Caught(options)
-
-    monkeypatch.setattr("dora.api.run_loaded", catch)
-    monkeypatch.setattr("dora.cluster.client.Client.status", lambda _: None)
-    monkeypatch.setattr("dora.cluster.client.Client.start", lambda _, spec: catch(_, spec))
-    monkeypatch.setenv("DORA_DEBUG", "1")  # exceptions leave the command line
+    catch_runs(monkeypatch)
+    here = SystemStatus("", 1, [], 0, [MachineView(id="robot")])
+    monkeypatch.setattr("dora.cluster.client.Client.status", lambda _: here)
     (tmp_path / "a.py").touch()
     path = tmp_path / "dataflow.yml"
     path.write_text(json.dumps({"nodes": [{"id": "a", "path": "a.py"}]}))
@@ -90,21 +59,16 @@ def test_an_option_without_a_sentence_about_it_cannot_be_declared() -> None:
 
 
 @named(ALL)
-@pytest.mark.parametrize("command", [run, record, replay], ids=lambda command: command.name)
-def test_commands_that_run_a_dataflow_have_it(command: click.Command, option: Option) -> None:
-    if command is replay and option.name in REFUSED_BY_REPLAY:
-        return
+@pytest.mark.parametrize("command", ["run", "record"])
+def test_commands_that_run_a_dataflow_run_with_it(
+    file: str, command: str, option: Option, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.recording.recorder.process.BackgroundRecorder", Mock)
     arguments, value = sample(option)
-    context = command.make_context(command.name, ["a", *arguments])
-    assert context.params[option.name] == value
-
-
-@named(OF_A_FILE)
-@pytest.mark.parametrize("command", [start, cluster_start], ids=["start", "cluster start"])
-def test_commands_that_start_a_dataflow_have_it(command: click.Command, option: Option) -> None:
-    arguments, value = sample(option)
-    context = command.make_context(command.name, ["a", "b", *arguments][command is start :])
-    assert context.params[option.name] == value
+    with pytest.raises(Caught) as caught:
+        run_command(command, file, *arguments, folder=Path(file).parent)
+    assert isinstance(caught.value.options, LocalRunOptions)
+    assert getattr(caught.value.options, option.name) == value
 
 
 @named(ALL)
@@ -116,31 +80,55 @@ def test_help_and_variable_are_as_declared(option: Option) -> None:
             assert (shown.help, shown.envvar or "") == (option.help, option.variable)
 
 
-@named(ALL)
-def test_dora_run_runs_with_it(file: str, option: Option) -> None:
-    arguments, value = sample(option)
+STARTS = pytest.mark.parametrize("command", ["start", "cluster start"])
+
+
+def started(monkeypatch: pytest.MonkeyPatch, command: str, file: str, *given: str) -> RunSpec:
+    """Return what a command asks the coordinator to start, as that reads it."""
+    folder = Path(file).parent
+    names = [file]
+    if command == "cluster start":
+        (folder / "cluster.yml").write_text(
+            "coordinator: {addr: 10.0.0.1}\nmachines: [{id: robot, host: robot.local}]"
+        )
+        monkeypatch.setattr("dora.cluster.ssh.copy.with_copies", lambda _, dataflow, *__: (dataflow, []))
+        names = ["cluster.yml", file]
     with pytest.raises(Caught) as caught:
-        run_command("run", file, *arguments, folder=Path(file).parent)
-    assert isinstance(caught.value.options, LocalRunOptions)
-    assert getattr(caught.value.options, option.name) == value
+        run_command(*command.split(), *names, *given, "--detach", folder=folder)
+    return from_json(msgspec.json.encode(caught.value.options), RunSpec)
 
 
 @named(OF_EVERY_RUN)
-def test_dora_start_gives_it_to_the_coordinator_and_that_to_the_worker(file: str, option: Option) -> None:
+@STARTS
+def test_the_coordinator_gets_it_and_gives_it_to_the_worker(
+    file: str, command: str, option: Option, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments, value = sample(option)
-    with pytest.raises(Caught) as caught:
-        run_command("start", file, *arguments, "--detach", folder=Path(file).parent)
-    spec = from_json(msgspec.json.encode(caught.value.options), RunSpec)
-    assert getattr(LocalRunOptions.of(spec), option.name) == value
+    assert (
+        getattr(LocalRunOptions.of(started(monkeypatch, command, file, *arguments)), option.name) == value
+    )
 
 
-def test_dora_start_changes_the_dataflow_by_the_options_of_a_file(file: str) -> None:
-    given = ["--env", "COLOUR=red", "--exit-when-nodes-finish"]
-    with pytest.raises(Caught) as caught:
-        run_command("start", file, *given, "--detach", folder=Path(file).parent)
-    assert isinstance(caught.value.options, RunSpec)
-    dataflow = caught.value.options.dataflow
+@STARTS
+def test_the_options_of_a_file_change_the_dataflow_that_is_started(
+    file: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataflow = started(
+        monkeypatch, command, file, "--env", "COLOUR=red", "--exit-when-nodes-finish"
+    ).dataflow
     assert dataflow["exit_when_nodes_finish"] and dataflow["env"] == {"COLOUR": "red"}
+
+
+@named(OF_EVERY_RUN)
+def test_a_run_on_two_machines_has_it(option: Option) -> None:
+    _, value = sample(option)
+    nodes = (NodeSpec("a", "a.py", deploy=Deploy(machine="local")), NodeSpec("b", "b.py"))
+    values: Any = {option.name: value}
+    how: Any = SimpleNamespace(options=ForegroundRunOptions(**values))
+    spec = from_json(msgspec.json.encode(run_on_both._spec(Dataflow(nodes, "/"), "/copy", how)), RunSpec)
+    assert getattr(LocalRunOptions.of(spec), option.name) == value
+    here, there = (node["deploy"] for node in spec.dataflow["nodes"])
+    assert here["machine"] != there["machine"] and there["working_dir"] == "/copy"
 
 
 @named(ALL)

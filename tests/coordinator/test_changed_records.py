@@ -165,6 +165,26 @@ def test_a_replacement_that_does_not_start_is_undone(system: System, arm: str) -
     assert parameters(system, "b") == {"gain": 0.8}
 
 
+def test_a_replacement_that_hangs_is_given_up_by_a_restart(system: System, arm: str) -> None:
+    (system.folder / "hangs.py").write_text("import time\nopen('begun', 'w').close()\ntime.sleep(1000)\n")
+    replacement = {"type": "replace", "node": "b", "yaml": "path: hangs.py"}
+    answers: list[tuple[int, Any]] = []
+    replacing = threading.Thread(target=lambda: answers.append(change(system, "arm", replacement)))
+    replacing.start()
+    wait_until((system.folder / "begun").exists, "the start of the replacement")
+    refused = system.dora("node", "connect", "a/out", "b/y", status=1)
+    assert refused == (
+        "error: node `b` is being replaced; try again once that is done, or give the replacement up: "
+        "`dora node restart b`\n"
+    )
+    system.dora("node", "restart", "b")
+    replacing.join(TIMEOUT)
+    ((status, answer),) = answers
+    assert (status, answer["error"]) == (409, "node `b` ends before it could be replaced")
+    assert system.dora("node", "connect", "a/out", "b/y", "-d", arm) == "a/out -> b/y\n"
+    assert nodes()["b"].path == "arm_b.py"
+
+
 def test_a_node_that_leaves_ends_in_its_time_although_the_coordinator_is_killed(system: System) -> None:
     slow = """
     import time

@@ -17,6 +17,7 @@ from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
+    JUST_ENDED,
     AckEnd,
     Answered,
     Apply,
@@ -112,6 +113,9 @@ def test_a_reused_name_gets_a_new_generation() -> None:
     assert now.generations == {"b/most": 2}
     now = after(now, ConnectOperation("a/x", "b/more"))
     assert now.generations == {"b/most": 2, "b/more": 4}
+    now = after(now, ReplaceOperation("b", "path: better.py"))
+    now = after(now, ConnectOperation("a/x", "b/in-5"))
+    assert now.generations == {"b/most": 2, "b/more": 4, "b program": 5, "b/in-5": 6}
     now = after(now, RemoveOperation("b"))
     assert (now.generations, now.machines) == ({}, {"a": "left"})
 
@@ -125,7 +129,8 @@ def test_an_input_with_a_new_source_gets_a_new_generation() -> None:
 
 def test_a_replacement_stays_on_the_machine_of_its_node() -> None:
     plan = plan_change(spec(), ReplaceOperation("b", "path: better.py", grace=2.0), MACHINES, {})
-    assert (plan.proposal.replaced, plan.proposal.grace, plan.machine) == ("b", 2.0, "right")
+    assert (plan.proposal.generations, plan.proposal.grace) == ({"b program": 1}, 2.0)
+    assert plan.machine == "right"
     node = msgspec.convert(plan.proposal.dataflow, type=Dataflow).node("b")
     assert (node.path, node.deploy.machine) == ("better.py", "right")
     assert plan.proposal.dataflow["descriptor"]["nodes"][1]["deploy"] == {"machine": "right"}
@@ -353,6 +358,97 @@ def test_a_change_that_a_machine_cannot_make_is_undone(folder: Path, operation: 
     asyncio.run(test())
 
 
+def test_an_undone_removal_brings_a_new_node_if_the_former_one_has_ended(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, right, _):
+            right.answers[Apply] = lambda message: Answered(message.ticket, NodeRemoved(True, {"y": 3}))
+            left.answers[Apply] = rejecting("there is no room")
+            before = coordinator.spec("arm")
+            assert str(await refused(coordinator, RemoveOperation("b"))) == "there is no room"
+            undone = right.of(Apply)[-1].proposal
+            assert (undone.dataflow, undone.machines) == (before.dataflow, before.machines)
+            assert undone.generations == {"b": 2, "b/in": 2}
+
+    asyncio.run(test())
+
+
+def test_a_replacement_that_is_undone_names_the_former_program(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, right, _):
+            await coordinator.ask("arm", ReplaceOperation("b", "path: c.py"))
+            left.answers[Apply] = rejecting("there is no room")
+            assert (await refused(coordinator, ReplaceOperation("b", "path: d.py"))).status == 409
+            programs = [each.proposal.program_of("b") for each in right.of(Apply)]
+            assert programs == [1, 2, 1]
+
+    asyncio.run(test())
+
+
+JUST_GONE = "has ended during the change: the change is recorded, and that machine makes it when it is back"
+
+
+def test_a_part_that_has_just_ended_refuses_nothing(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, right, dataflow_id):
+            right.answers[Apply] = rejecting(JUST_ENDED)
+            refusal = await refused(coordinator, CONNECT)
+            assert (refusal.status, str(refusal)) == (503, f"the partition on machine `right` {JUST_GONE}")
+            assert coordinator.spec("arm").revision == 1 and len(left.of(Apply)) == 1, "nothing is undone"
+
+            def end(message: Apply) -> Answered:
+                for daemon in (left, right):
+                    daemon.say(RunReport(dataflow_id, "Finished", DataflowResult(dataflow_id)))
+                return Answered(message.ticket, Rejected(JUST_ENDED))
+
+            right.answers[Apply] = end
+            refusal = await refused(coordinator, DisconnectOperation("a/x", "b/in"))
+            assert str(refusal) == "the dataflow has ended meanwhile: the change is recorded"
+            assert (refusal.status, coordinator.spec("arm").revision) == (409, 2)
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_is_cut_off_after_the_commit_refuses_nothing(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, right, _):
+
+            def become(message: Apply) -> Answered:
+                coordinator.fleet.disconnect(left.link, silent=True)
+                return Answered(message.ticket, Ok())
+
+            right.answers[Apply] = become
+            assert str(await refused(coordinator, CONNECT)) == (
+                "machine `left` is not connected at the moment: the change is recorded, and that machine "
+                "makes it when it is back"
+            )
+            assert coordinator.spec("arm").revision == 1
+
+    asyncio.run(test())
+
+
+def test_no_change_waits_for_a_replacement(folder: Path) -> None:
+    """Its program may never get as far as its `Node()`."""
+
+    async def test() -> None:
+        async with running(folder) as (coordinator, _, right, _):
+            right.answers[Apply] = lambda _: None
+            replacing = asyncio.create_task(coordinator.ask("arm", ReplaceOperation("b", "path: c.py")))
+            await until(lambda: bool(right.of(Apply)))
+            for operation in OPERATIONS:
+                assert str(await refused(coordinator, operation)) == (
+                    "node `b` is being replaced; try again once that is done, or give the replacement up: "
+                    "`dora node restart b`"
+                )
+            await coordinator.ask("arm", StopOperation("b"))
+            right.say(Answered(right.of(Apply)[0].ticket, Rejected("node `b` ends before")))
+            right.answers[Apply] = lambda message: Answered(message.ticket, Ok())
+            with pytest.raises(Refusal, match="ends before"):
+                await replacing
+            await coordinator.ask("arm", CONNECT)
+
+    asyncio.run(test())
+
+
 def test_a_machine_that_has_missed_a_replacement_makes_it_when_it_is_back(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, _, right, dataflow_id):
@@ -360,7 +456,7 @@ def test_a_machine_that_has_missed_a_replacement_makes_it_when_it_is_back(folder
             assert (await refused(coordinator, ReplaceOperation("b", "path: c.py"))).status == 503
             right.answers.clear()
             right.join(RunReport(dataflow_id, "Running", port=1))
-            assert [each.proposal.replaced for each in right.of(Apply)] == ["b", "b"]
+            assert [each.proposal.generations for each in right.of(Apply)] == [{"b program": 1}] * 2
 
     asyncio.run(test())
 
@@ -376,6 +472,30 @@ def test_a_record_that_has_lost_changes_takes_them_from_a_machine(folder: Path) 
             assert coordinator.spec("arm").generations == {"b/more": 1}
             assert [each.proposal.revision for each in left.of(Apply)] == [1]
             assert not right.of(Apply)
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("first", ["left", "third"])
+def test_a_machine_that_a_record_has_lost_stays(folder: Path, first: str) -> None:
+    """The machine of the coordinator has lost its power, and the record that `third` has joined."""
+
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, _, dataflow_id):
+            ahead = after(coordinator.spec("arm"), ADD)
+            report = RunReport(dataflow_id, "Running", port=1, revision=1)
+            third = Talking(coordinator, "third", *([report] if first == "third" else []))
+            daemon = third if first == "third" else left
+            if first == "left":
+                left.say(report)
+            assert daemon.of(DescribeRun) == [DescribeRun(dataflow_id)]
+            daemon.say(RunDescription(report, ahead))
+            if first == "left":
+                third.join(report)
+            assert not third.of(StopRun)
+            assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
+            await coordinator.ask("arm", CONNECT)
+            assert third.of(Apply)[-1].proposal.revision == 2
 
     asyncio.run(test())
 

@@ -79,7 +79,7 @@ def test_a_silent_node_has_empty_logs(shared: System) -> None:
     assert shared.dora("logs", "arm", "-n", "silent") == ""
     for more in ((), ("--follow",)):
         told = shared.dora("logs", "arm", "-n", "silence", *more, status=1)
-        assert told == "error: the dataflow has no node `silence`; did you mean `silent`?\n"
+        assert told == "error: this dataflow has no node `silence`; did you mean `silent`?\n"
     shared.dora("stop", "arm")
     assert shared.dora("logs", "arm", "-n", "silent", "--follow") == ""
 

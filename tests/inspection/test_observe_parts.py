@@ -5,16 +5,18 @@ from __future__ import annotations
 import doctest
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 import pytest
 
 from dora.cli.top_tables import link_row
-from dora.errors import DoraError
+from dora.errors import ConnectError, DoraError
 from dora.observe import formatting as values
 from dora.observe import latency, rates, topics
 from dora.observe.rates import RateMeter
+from dora.observe.snapshot import RunSource
 from dora.transport.board import (
     CONNECTED,
     DROPPED,
@@ -25,7 +27,7 @@ from dora.transport.board import (
     WORDS,
 )
 from dora.wire.counters import EXPIRED, MISSED, OVERDUE, SILENT, THINNED
-from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
+from dora.wire.daemon_protocol import Description, Inspection, LinkView, NodeView, OutputView
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata
@@ -43,6 +45,24 @@ def message_of(data, metadata=None) -> Message:
     section = encode_metadata(metadata) if metadata else b""
     head = pack_head(payload.encoding, payload.schema, section, payload.size, 1, 1_700_000_000_123_456_789)
     return Message(head + payload.to_bytes())
+
+
+@pytest.mark.parametrize("fault", [DoraError("no"), ConnectError("it has ended")])
+def test_a_connection_whose_dataflow_cannot_be_observed_is_closed(fault: DoraError) -> None:
+    class Run:
+        description = Description("id", None, [], "arm")
+        closed = 0
+
+        def ask(self, _: object) -> None:
+            raise fault
+
+        def close(self) -> None:
+            self.closed += 1
+
+    run: Any = Run()
+    with pytest.raises(type(fault)):
+        RunSource(run)
+    assert run.closed == 1
 
 
 # ------------------------------------------------------------------ measured rates

@@ -120,7 +120,7 @@ def test_a_message_that_was_being_sent_while_another_process_took_over_is_receiv
     queue.numbers += [3, 4]
     config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
     port = LinkInput(config, queue, board, in_flight=False, joins_late=False, takes_over=True)
-    assert port.poll() is None
+    assert port.poll() is None and not board.get(LINK, DROPPED), "it is not lost yet"
     board.set(SENDER, SENT, 6)
     queue.numbers += [5, 6]
     assert [port.poll() is not None for _ in range(3)] == [True, True, False]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_late_inputs import LINK, SENDER, Queue
 
-from dora.node.events import InputClosed
+from dora.node.events import Input, InputClosed
 from dora.node.receive import link_input as module
 from dora.node.receive.link_input import FLIGHT_LIMIT_NS, LinkInput
 from dora.transport.board import CONNECTED, DROPPED, RECEIVED, SENT, STATE, Board
@@ -33,10 +33,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def make_port(board: Board, queue: Queue) -> LinkInput:
+def make_port(board: Board, queue: Queue, *, in_flight: bool = True) -> LinkInput:
     board.set(LINK, STATE, CONNECTED)
     config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
-    return LinkInput(config, queue, board, in_flight=True, joins_late=False)
+    return LinkInput(config, queue, board, in_flight=in_flight, joins_late=False)
 
 
 def counts(board: Board) -> list[int]:
@@ -68,6 +68,35 @@ def test_late_messages_do_not_count_as_lost(board: Board, clock: Clock) -> None:
     assert [port.poll() is not None for _ in range(2)] == [True, True]
     assert isinstance(port.poll(), InputClosed)
     assert counts(board) == [2, 0]
+
+
+def test_a_sender_that_waits_for_a_processor_loses_nothing_by_a_handover(
+    board: Board, clock: Clock
+) -> None:
+    queue = Queue()
+    port = make_port(board, queue, in_flight=False)
+    board.set(SENDER, SENT, 1)  # and it has looked up its receivers, but not sent
+    port.release()
+    port.stop()
+    clock.now += FLIGHT_LIMIT_NS - 1
+    assert port.poll() is None and port.awaits_rest()
+    queue.numbers.append(1)
+    assert port.poll() is not None and not port.awaits_rest()
+    assert counts(board) == [1, 0]
+
+
+def test_a_sender_that_waits_for_a_processor_loses_nothing_by_a_disconnection(
+    board: Board, clock: Clock
+) -> None:
+    queue = Queue()
+    port = make_port(board, queue, in_flight=False)
+    board.set(SENDER, SENT, 1)
+    port.detach()
+    clock.now += FLIGHT_LIMIT_NS - 1
+    assert port.poll() is None
+    queue.numbers.append(1)
+    assert isinstance(port.poll(), Input)
+    assert isinstance(port.poll(), InputClosed)
 
 
 def test_a_link_that_never_was_lost_nothing(board: Board, clock: Clock) -> None:

@@ -237,8 +237,9 @@ def test_a_message_that_was_being_sent_when_another_process_takes_over_is_still_
 
 
 def test_a_message_whose_sender_has_ended_does_not_keep_another_process_from_taking_over(
-    daemon: FakeDaemon, camera: Node, plot: Node
+    daemon: FakeDaemon, camera: Node, plot: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dora.node.receive.link_input.FLIGHT_LIMIT_NS", 50_000_000)
     (output,) = [each for each in daemon.plan.configs["camera"].outputs if each.id == "image"]
     daemon.board.set(output.slot, SENT, 1)
     camera.close()

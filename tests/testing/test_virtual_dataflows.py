@@ -328,7 +328,7 @@ def test_a_node_with_threads_runs_at_the_pace_of_the_real_clock() -> None:
 
 
 def test_mistakes_are_reported_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(dora.DoraError, match=r"no node `sauce`; it has `source`, `double` and `sink`"):
+    with pytest.raises(dora.DoraError, match=r"no node `sauce`; did you mean `source`?"):
         VirtualDataflow(CHAIN, nodes={"sauce": double})
     with pytest.raises(dora.DoraError, match="give something instead of it"):
         VirtualDataflow(CHAIN)

@@ -60,8 +60,8 @@ def click_option(option: Option) -> Callable[[_Function], _Function]:
         form = {"multiple": True, "metavar": "KEY=VALUE", "callback": _environment}
     elif option.value:
         form = {"type": click.BOOL, "default": None, "metavar": option.value}
-    elif option.optional:
-        flag, form = f"{flag}/--no-{flag.removeprefix('--')}", {"default": None}
+    elif option.no_flag:
+        flag, form = f"{flag}/{option.no_flag}", {"default": None}
     else:
         form = {"is_flag": True}
     if option.variable:

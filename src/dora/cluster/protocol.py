@@ -35,7 +35,7 @@ HEARTBEAT_INTERVAL: Final = 1.0  # seconds between two heartbeats of a daemon
 SAME_VERSION: Final = "install the same version of dora for both, and restart both"
 STILL_STARTING: Final = "the dataflow is still starting"
 JUST_ENDED: Final = "the dataflow has just ended"
-NO_TICKET: Final = 0  # the ticket of a request whose answer is not needed
+NO_TICKET: Final = 0  # the ticket of a change that a machine makes later; nobody waits for the answer
 
 RunStatus = Literal["Starting", "Running", "Finished", "Failed"]
 ACTIVE: Final = ("Starting", "Running")
@@ -52,8 +52,7 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
     interpreter: str = ""
     machines: dict[str, str] = {}  # node → machine; the coordinator decides
     revision: int = 0  # the number of changes of the running dataflow
-    generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
-    replaced: str = ""  # the node that got another program with the last change
+    generations: dict[str, int] = {}  # as in `dora.dataflow.layout.Placement`
 
     def after(self, change: ProposedChange) -> RunSpec:
         """Return a copy with a changed dataflow."""
@@ -63,7 +62,6 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
             machines=change.machines,
             revision=change.revision,
             generations=change.generations,
-            replaced=change.replaced,
         )
 
     def last_change(self) -> ProposedChange:
@@ -73,7 +71,6 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
             dataflow=self.dataflow,
             machines=self.machines,
             generations=self.generations,
-            replaced=self.replaced,
         )
 
     def parameters_of(self, node_id: str) -> dict[str, Any] | None:

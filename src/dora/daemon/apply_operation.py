@@ -53,7 +53,7 @@ def apply_operation(
         change = make_change(operation, running, environ)
         if brings_node:
             _check_place(change)
-        proposal = proposal_of(change, operation, model.revision + 1)
+        proposal = proposal_of(change, operation, model.revision + 1, model.generations)
         if isinstance(run.ask(CheckChange(proposal)), Conflict):
             continue
         if brings_node:

@@ -168,6 +168,12 @@ class Option(NamedTuple):
     value: str
     variable: str
 
+    @property
+    def no_flag(self) -> str:
+        """The flag for False, if None stands for something else; "" if there is none."""
+        has_one = self.type is bool and self.optional and not self.value
+        return f"--no-{self.flag.removeprefix('--')}" if has_one else ""
+
 
 # Those that have a form in `click_option` of `dora.cli.run_options`, a check in `_checked` and words in the
 # manual, beside choices.

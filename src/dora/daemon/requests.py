@@ -28,7 +28,6 @@ from dora.dataflow.gateway_plan import networks_of
 from dora.dataflow.layout import Placement, Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import SPARE_RECEIVERS
-from dora.dataflow.problems import no_node
 from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (
     PUBLISH_PATIENCE,
@@ -65,7 +64,7 @@ from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.input_rules import input_rules_of
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
-from dora.wire.operations import grace_fault
+from dora.wire.operations import grace_fault, program_key
 from dora.wire.output_rules import output_rules_of
 
 
@@ -140,8 +139,10 @@ def event_of_request(
         return None
     match request:
         case GetModel():
-            dataflow = msgspec.to_builtins(daemon.supervisor.state.dataflow)
-            client.send(Model(revision, dataflow, daemon.options.uv))
+            run = daemon.supervisor.state
+            dataflow = msgspec.to_builtins(run.dataflow)
+            programs = {program_key(node.id): node.program for node in run.nodes.values() if node.program}
+            client.send(Model(revision, dataflow, daemon.options.uv, programs))
             return None
         case GetProgress():
             client.send(daemon.progress())
@@ -381,11 +382,9 @@ class RequestHandler:
 
     def _publish(self, client: Connection, request: Publish) -> Rejected | None:
         node_id = request.node
-        node = self._state.nodes.get(node_id)
-        if node is None:
-            return Rejected(no_node(node_id, self._state.nodes))
-        if node.machine:
-            return Rejected(f"node `{node_id}` is on machine `{node.machine}`; publish there")
+        node = self._state.find_here(node_id)
+        if isinstance(node, Rejected):
+            return node
         member = self._node_connections.get(node_id)
         if member is None or not node.present:
             status = self._status(node).lower()

@@ -32,6 +32,7 @@ from dora.wire.operations import (
     RemoveOperation,
     ReplaceOperation,
     TopologyOperation,
+    program_key,
 )
 
 RUNNING = "<the running dataflow>"
@@ -497,14 +498,21 @@ def make_change(operation: TopologyOperation, running: Dataflow, environ: Mappin
             return without_link(running, operation)
 
 
-def proposal_of(change: Change, operation: TopologyOperation, revision: int) -> ProposedChange:
-    """Return the proposal of a change, which follows from an operation, for a dataflow on one machine."""
+def proposal_of(
+    change: Change, operation: TopologyOperation, revision: int, generations: Mapping[str, int]
+) -> ProposedChange:
+    """Return the proposal of a change, which follows from an operation.
+
+    ``generations`` are those of the running dataflow. The proposal has them too; for a replacement, the new
+    one of the program as well.
+    """
+    replaced = isinstance(operation, ReplaceOperation)
     return ProposedChange(
         revision=revision,
         dataflow=msgspec.to_builtins(change.dataflow),
         programs=msgspec.to_builtins(change.programs),
         added=change.added,
         removed=change.removed,
-        replaced=operation.node if isinstance(operation, ReplaceOperation) else "",
+        generations={**generations, **({program_key(change.node_id): revision} if replaced else {})},
         grace=operation.grace if isinstance(operation, (ReplaceOperation, RemoveOperation)) else None,
     )

@@ -38,7 +38,8 @@ class Placement(msgspec.Struct, frozen=True):
 
     machine: str = ""  # this one
     machines: dict[str, str] = {}  # node id → its machine
-    generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
+    # "node", "node/input" or "node program" → the change that brought it, if one did
+    generations: dict[str, int] = {}
     remote: RemoteConfig | None = None
 
     def elsewhere(self, node_id: str) -> str:

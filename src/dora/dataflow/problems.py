@@ -264,6 +264,14 @@ def no_node(node_id: str, known: Iterable[str]) -> str:
     return f"this dataflow has no node `{node_id}`" + (f"; {hint}" if hint else "")
 
 
+def being_replaced(node_id: str) -> str:
+    """Return the message for a dataflow that cannot be changed before a replacement is done."""
+    return (
+        f"node `{node_id}` is being replaced; try again once that is done, or give the replacement up: "
+        f"`dora node restart {node_id}`"
+    )
+
+
 def listed(names: Iterable[str], at_most: int | None = None) -> str:
     """Return names for a sentence: ```a`, `b` and `c```.
 

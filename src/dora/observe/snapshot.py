@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -92,21 +93,29 @@ class RunSource:
     def __init__(
         self, run: DaemonClient, *, latency: bool = False, release: Callable[[], None] = lambda: None
     ) -> None:
-        """Map the board; raises `ConnectError` if the dataflow has just ended.
+        """Map the board; raises `ConnectError` if the dataflow has just ended, `DoraError`. Owns ``run``.
 
         ``latency`` measures on all links, for which it taps all outputs. ``release`` is called before taps
         are closed: messages that are held must not outlive them.
         """
         self.run = run
+        self._release = release
+        with ExitStack() as failed:
+            failed.callback(run.close)
+            self._begin(failed, latency)
+            failed.pop_all()
+
+    def _begin(self, failed: ExitStack, latency: bool) -> None:
+        """Map the board and tap; what ``failed`` gets is closed if that fails."""
+        run = self.run
         self.name = name_of(run.description)
         self.shape_changes = 0  # how often nodes, outputs or links have come or gone
         self.inspection = inspect(run)
-        self._release = release
         try:
             self._board = Board.open(self.inspection.board)
         except OSError:
-            run.close()
             raise ConnectError("the dataflow has just ended") from None
+        failed.callback(self._board.close)
         self._counters = Counters(self.inspection, self._board.words)
         self._last = self._seen = self._counters.read()
         self._paths = PathReader(self.inspection.board, self._board.words)

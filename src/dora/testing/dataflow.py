@@ -13,7 +13,7 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow import load, parse
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.dataflow.problems import listed
+from dora.dataflow.problems import listed, no_node
 from dora.errors import DataflowFailed, DoraError
 from dora.node.node import Node
 from dora.testing.process_image import Body, CannotRunInTest, function_body, operators_body
@@ -82,7 +82,7 @@ class VirtualDataflow:
         ids = [node.id for node in checked.nodes]
         for node_id in (*given, *self._play):
             if node_id not in ids:
-                raise DoraError(f"the dataflow has no node `{node_id}`; it has {listed(ids)}")
+                raise DoraError(no_node(node_id, ids))
         specs = [
             _as_process(node, given.get(node.id, self._played_body if node.id in self._play else None))
             for node in checked.nodes

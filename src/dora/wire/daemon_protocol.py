@@ -319,6 +319,7 @@ class Model(msgspec.Struct, tag=True):
     revision: int  # counts the changes
     dataflow: Any  # `dora.dataflow.model.Dataflow`
     uv: bool = False  # its nodes are built and run with uv
+    generations: dict[str, int] = {}  # of programs, as in `dora.dataflow.layout.Placement`
 
 
 class Conflict(msgspec.Struct, tag=True):

@@ -89,9 +89,8 @@ class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
     """The whole dataflow as it is to be after an operation.
 
     ``revision`` counts the changes, this one included. ``machines`` and ``generations`` are as in
-    `dora.dataflow.plan.Placement`. ``added`` and ``removed`` name links for the log: "a/out -> b/in".
-    ``replaced`` is the node that gets another program. It, or a node that leaves, has ``grace``
-    seconds to end (None: the default).
+    `dora.dataflow.layout.Placement`. ``added`` and ``removed`` name links for the log: "a/out -> b/in".
+    A node that leaves, or gets another program, has ``grace`` seconds to end (None: the default).
     """
 
     revision: int
@@ -101,8 +100,16 @@ class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
     programs: list[Any] = []  # `dora.dataflow.model.Program`, those that the change brings
     added: str = ""
     removed: str = ""
-    replaced: str = ""
     grace: float | None = None
+
+    def program_of(self, node_id: str) -> int:
+        """Return the change that gave a node its present program; 0: it has the program it came with."""
+        return self.generations.get(program_key(node_id), 0)
+
+
+def program_key(node_id: str) -> str:
+    """Return the key of a node's program in ``generations``; no id holds a space."""
+    return f"{node_id} program"
 
 
 class OperationResult(msgspec.Struct, frozen=True, tag=True):

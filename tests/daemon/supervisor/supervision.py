@@ -14,7 +14,7 @@ from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.edit import without_node
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
 from dora.wire.daemon_protocol import ApplyChange
-from dora.wire.operations import ProposedChange, RestartOperation, StopOperation
+from dora.wire.operations import ProposedChange, RestartOperation, StopOperation, program_key
 
 
 def node(
@@ -95,6 +95,8 @@ class Supervised:
 
     def change(self, *nodes: NodeSpec, **fields: Any) -> on.ChangeRequested:
         """Return the request for another dataflow, from the present revision."""
+        programs = {program_key(key): found.program for key, found in self.state.nodes.items()}
+        fields["generations"] = {**programs, **fields.get("generations", {})}
         proposal = ProposedChange(revision=self.state.revision + 1, dataflow=None, **fields)
         return on.ChangeRequested(7, ApplyChange(proposal), self.with_nodes(*nodes))
 
@@ -104,16 +106,15 @@ class Supervised:
 
     def ask(self, node_id: str, what: str, grace: float | None = None) -> list[do.Command]:
         if what == "remove":
-            proposal = ProposedChange(revision=self.state.revision + 1, dataflow=None, grace=grace)
             without = without_node(self.state.dataflow, node_id)
-            return self(on.ChangeRequested(7, ApplyChange(proposal), without))
+            return self(self.change(*without.nodes, grace=grace))
         requests = {"stop": StopOperation, "restart": RestartOperation}
         return self(on.RequestReceived(7, requests[what](node_id, grace)))
 
     def replace(self, spec: NodeSpec) -> list[do.Command]:
         """Ask for another program of a node."""
         nodes = [spec if known.id == spec.id else known for known in self.state.dataflow.nodes]
-        return self(self.change(*nodes, replaced=spec.id))
+        return self(self.change(*nodes, generations={program_key(spec.id): self.state.revision + 1}))
 
     @property
     def failures(self) -> list[tuple[str, str]]:

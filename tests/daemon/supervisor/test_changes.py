@@ -332,4 +332,14 @@ def test_a_node_that_has_ended_is_replaced_at_once() -> None:
     run.end("b", 1)
     commands = run.replace(NEW)
     assert spawned(commands) == [("b", 1)]
-    assert answers(commands) == [Ok()]
+    assert not answers(commands), "the answer comes when there is a process"
+    assert answers(run(on.Spawned("b", 5))) == [Ok()]
+
+
+def test_a_program_without_a_process_does_not_replace_a_node_that_has_ended() -> None:
+    run = started(A, B, C)
+    run.end("b", 1)
+    run.replace(NEW)
+    assert reason(run(on.SpawnFailed("b", "could not be started"))) == "node `b` could not be started"
+    assert list(run.state.nodes) == ["a", "b", "c"] and run.state.nodes["b"].phase == "ended"
+    assert spawned(run.replace(NEW)) == [("b", 2)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from supervision import Supervised, answers, described, node, sent, signals, spawned
@@ -21,8 +22,8 @@ from dora.wire.daemon_protocol import (
     Rejected,
 )
 from dora.wire.node_config import RemoteConfig
-from dora.wire.node_protocol import StopFrame
-from dora.wire.operations import ProposedChange
+from dora.wire.node_protocol import ReloadFrame, StopFrame
+from dora.wire.operations import ProposedChange, program_key
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
@@ -208,25 +209,62 @@ def test_a_machine_that_has_missed_more_than_one_change_kills_a_node_that_is_gon
     assert list(run.runs["right"].state.nodes) == ["a", "c", "d"]
 
 
-def test_a_program_is_replaced_by_the_next_change_alone() -> None:
+def replace(run: Fleet, revision: int, program: int, *more: NodeSpec) -> list[do.Command]:
+    """Let the machine of `b` hear that `b` has the program of a change (0: the one that it came with)."""
+    generations = {program_key("b"): program} if program else {}
+    generations |= {each.id: revision for each in more}
+    path = f"better-{program}.py" if program else "b.py"
+    wanted = run.runs["right"].with_nodes(A, msgspec.structs.replace(B, path=path), C, *more)
+    elsewhere = {"a": "left", "b": "", "c": "left", **{each.id: "left" for each in more}}
+    request = ApplyChange(proposed(revision, generations), "right", REMOTE)
+    return run("right", on.ChangeRequested(7, request, wanted, elsewhere))
+
+
+def replacements(commands: list[do.Command]) -> int:
+    return sum(isinstance(command, do.SpawnReplacement) for command in commands)
+
+
+def test_a_replacement_that_fails_is_undone_without_another_process() -> None:
     run = Fleet([A, B, C])
     run.start()
-    better = msgspec.structs.replace(B, path="better.py")
-
-    def replace(revision: int) -> list[do.Command]:
-        proposal = ProposedChange(revision=revision, dataflow=None, replaced="b")
-        right = run.runs["right"]
-        wanted = right.with_nodes(A, better if revision == 1 else B, C)
-        elsewhere = {"a": "left", "b": "", "c": "left"}
-        return run(
-            "right", on.ChangeRequested(7, ApplyChange(proposal, "right", REMOTE), wanted, elsewhere)
-        )
-
-    assert any(isinstance(command, do.SpawnReplacement) for command in replace(1))
+    assert replacements(replace(run, 1, 1)) == 1
     assert answers(run("right", on.ReplacementEnded("b", 1, 1, None)))
     assert run.runs["right"].state.revision == 0, "the coordinator undoes it"
-    assert not any(isinstance(command, do.SpawnReplacement) for command in replace(2))
+    assert replacements(replace(run, 2, 0)) == 0
     assert run.runs["right"].state.revision == 2
+
+
+def test_a_replacement_that_is_undone_brings_the_former_program_back() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    replace(run, 1, 1)
+    assert answers(run("right", on.ProcessEnded("b", 1))) == [Ok()]
+    assert run.runs["right"].state.nodes["b"].spec.path == "better-1.py"
+    run.commands["right"] += run.runs["right"].join("b", incarnation=1)
+    assert replacements(replace(run, 2, 0)) == 1
+    assert answers(run("right", on.ProcessEnded("b", 1))) == [Ok()]
+    assert run.runs["right"].state.nodes["b"].spec.path == "b.py"
+
+
+@pytest.mark.parametrize("missed", [1, 3])
+def test_a_machine_that_has_not_made_a_replacement_makes_the_next_one(missed: int) -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    assert replacements(replace(run, 1, 1)) == 1
+    run("right", on.ReplacementEnded("b", 1, 1, None))  # and nothing undoes it
+    assert replacements(replace(run, 1 + missed, 1 + missed)) == 1
+    assert answers(run("right", on.ProcessEnded("b", 1))) == [Ok()]
+    right = run.runs["right"].state
+    assert (right.revision, right.nodes["b"].spec.path) == (1 + missed, f"better-{1 + missed}.py")
+
+
+def test_a_machine_that_has_missed_a_replacement_among_others_starts_the_program_anew() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    commands = replace(run, 2, 1, node("d"))
+    assert replacements(commands) == 0 and sent(commands, "b") == [ReloadFrame(), StopFrame()]
+    assert run.runs["right"].state.nodes["b"].spec.path == "better-1.py"
+    assert spawned(run("right", on.ProcessEnded("b", 0))) == [("b", 1)]
 
 
 def test_an_added_node_that_does_not_start_is_left_to_the_coordinator() -> None:

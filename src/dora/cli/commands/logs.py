@@ -110,13 +110,12 @@ def _follow(source: LogLocation, show: Callable[[], None]) -> None:
 
 def _check_node(node: str, source: LogLocation, with_logs: Sequence[str], follow: bool) -> None:
     """Raise `DoraError` for an unknown node; a node that has logged nothing yet is accepted."""
-    from dora.dataflow.problems import did_you_mean
+    from dora.dataflow.problems import did_you_mean, no_node
 
     if node in source.nodes:
         return
     if source.nodes:
-        hint = did_you_mean(node, source.nodes) or f"its nodes: {', '.join(source.nodes)}"
-        raise DoraError(f"the dataflow has no node `{node}`; {hint}")
+        raise DoraError(no_node(node, source.nodes))
     if not follow or source.ended():
         hint = did_you_mean(node, with_logs) or f"there are {', '.join(with_logs) or 'none'}"
         raise DoraError(f"node `{node}` has no log in {source.directory}; {hint}")

@@ -9,16 +9,18 @@ coordinator. So there is one way to change a dataflow.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from dora.cluster.agent.partition import LocalPartition, check_folder
 from dora.cluster.agent.worker_reports import Reports
-from dora.cluster.protocol import STILL_STARTING, Apply, Prepare
+from dora.cluster.protocol import JUST_ENDED, NO_TICKET, STILL_STARTING, Apply, Prepare
 from dora.daemon.apply_operation import build_node, localized, running_dataflow
 from dora.daemon.client import DaemonClient
 from dora.daemon.daemon import Daemon
@@ -35,7 +37,9 @@ from dora.wire.daemon_protocol import (
     SentCounts,
 )
 from dora.wire.decoders import from_plain
-from dora.wire.operations import ProposedChange
+from dora.wire.operations import ProposedChange, program_key
+
+log = logging.getLogger("dora.daemon")
 
 _OUTDATED: Final = "the dataflow has changed meanwhile; try again"
 _DRAIN_TIMEOUT: Final = 1.0  # seconds for pending changes once the dataflow has ended here
@@ -75,20 +79,35 @@ class PartitionChanges:
 
     def _run(self, message: Prepare | Apply) -> None:
         answer: Answer
+        daemon = self._daemon
         try:
-            if self._daemon is None:
+            if daemon is None:
                 raise DoraError(STILL_STARTING)
-            with DaemonClient(self._daemon.socket) as run:
+            with DaemonClient(daemon.socket) as run:
                 run.set_patience(None)
                 if isinstance(message, Prepare):
                     answer = self._prepare(run, message.proposal)
                 else:
                     answer = self._apply(run, message)
         except DoraError as error:
-            answer = Rejected(str(error))
-        except Exception as error:  # noqa: BLE001 - the coordinator waits for the answer
+            has_ended = daemon is not None and daemon.supervisor.state.done
+            is_cut = has_ended and isinstance(error, ConnectError)
+            answer = Rejected(JUST_ENDED if is_cut else str(error))
+        except Exception as error:
+            log.exception("dataflow %s: a change has failed", message.dataflow_id)
             answer = Rejected(f"internal error: {type(error).__name__}: {error}")
-        self._reports.answered(message.ticket, answer)
+        if message.ticket != NO_TICKET:
+            self._reports.answered(message.ticket, answer)
+        elif daemon is not None and isinstance(answer, Rejected) and answer.reason != JUST_ENDED:
+            self._log_missed(daemon, answer.reason)
+
+    def _log_missed(self, daemon: Daemon, reason: str) -> None:
+        """Log that a change cannot be made that came while this machine was away: nobody waits for it."""
+        text = (
+            f"the dataflow was changed while machine `{self._partition.machine}` was away, and that cannot "
+            f"be made good there: {reason}"
+        )
+        daemon.loop.call_threadsafe(lambda: daemon.write_log("error", None, text))
 
     def _prepare(self, run: DaemonClient, proposal: ProposedChange) -> SentCounts:
         """Check a change, and build; return how much the nodes of this machine have sent.
@@ -115,19 +134,20 @@ class PartitionChanges:
             if proposal.revision <= partition.revision:
                 return Ok()
             model, running = running_dataflow(run)
-            self._build(proposal, running, uv=model.uv)
-            partition.set_endpoints(message.endpoints)
-            local = self._local(proposal, running)
-            request = ApplyChange(local, partition.machine, partition.remote(), message.sent)
             try:
+                self._build(proposal, running, uv=model.uv)
+                partition.set_endpoints(message.endpoints)
+                local = self._local(proposal, running)
+                request = ApplyChange(local, partition.machine, partition.remote(), message.sent)
                 answer = run.ask(request)
-            except ConnectError:
-                raise
             except DoraError:
                 # A node or link that fails has come with the change; a program that fails has not.
-                if running_dataflow(run)[0].revision >= proposal.revision:
-                    self._mark_applied(proposal)
+                with suppress(ConnectError):
+                    if running_dataflow(run)[0].revision >= proposal.revision:
+                        self._mark_applied(proposal)
                 raise
+            finally:
+                self._built.clear()  # the next attempt may bring another program
             if isinstance(answer, Conflict):
                 raise DoraError(_OUTDATED)
             self._mark_applied(proposal)
@@ -135,7 +155,6 @@ class PartitionChanges:
 
     def _mark_applied(self, proposal: ProposedChange) -> None:
         self._partition.revision, self._partition.generations = proposal.revision, proposal.generations
-        self._built.clear()
         self._reports.update(revision=proposal.revision)
 
     def _build(self, proposal: ProposedChange, running: Dataflow, *, uv: bool) -> None:
@@ -143,19 +162,18 @@ class PartitionChanges:
         wanted, machine = from_plain(proposal.dataflow, Dataflow), self._partition.machine
         programs = from_plain(proposal.programs, tuple[Program, ...])
         for node in wanted.nodes:
-            if node.id not in self._built and self._starts(proposal, node.id):
+            if node.id not in self._built and self._starts(proposal, node.id, running):
                 check_folder(wanted, node, machine)
                 self._built[node.id] = build_node(running, node, programs, self._on_log, uv=uv)
 
-    def _starts(self, proposal: ProposedChange, node_id: str) -> bool:
+    def _starts(self, proposal: ProposedChange, node_id: str, running: Dataflow) -> bool:
         """Return whether a change starts a program of a node on this machine."""
-        partition = self._partition
-        if proposal.machines.get(node_id) != partition.machine:
+        if proposal.machines.get(node_id) != self._partition.machine:
             return False
-        if proposal.generations.get(node_id, 0) != partition.generations.get(node_id, 0):
-            return True
-        # After more than one missed change the program stays: the last one may undo the replacement.
-        return node_id == proposal.replaced and proposal.revision == partition.revision + 1
+        before, after = self._partition.generations, proposal.generations
+        keys = (node_id, program_key(node_id))
+        is_new = any(before.get(key) != after.get(key) for key in keys)
+        return is_new or all(node.id != node_id for node in running.nodes)  # its removal is undone
 
     def _local(self, proposal: ProposedChange, running: Dataflow) -> ProposedChange:
         """Return a proposal with the dataflow as this machine runs it."""
@@ -164,7 +182,7 @@ class PartitionChanges:
         fresh = {
             node.id: self._built.get(node.id, node)
             for node in wanted.nodes
-            if self._starts(proposal, node.id)
+            if self._starts(proposal, node.id, running)
         }
         dataflow = localized(wanted, running, here, fresh)
         return msgspec.structs.replace(proposal, dataflow=msgspec.to_builtins(dataflow), programs=[])

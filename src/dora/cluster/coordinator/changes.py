@@ -39,6 +39,7 @@ from dora.cluster.protocol import MachineView, Prepare, RunSpec
 from dora.cluster.refusal import Refusal
 from dora.dataflow.edit import make_change, proposal_of
 from dora.dataflow.model import Dataflow, NodeSpec
+from dora.dataflow.problems import being_replaced
 from dora.errors import DoraError, Problem
 from dora.wire.daemon_protocol import NodeRemoved, SentCounts
 from dora.wire.operations import (
@@ -48,6 +49,7 @@ from dora.wire.operations import (
     RemoveOperation,
     ReplaceOperation,
     TopologyOperation,
+    program_key,
 )
 
 Sent = dict[str, dict[str, int]]  # node → output → messages that it has sent
@@ -85,11 +87,9 @@ def plan_change(
     if crossing := list(text_between(dataflow, placed)):
         raise Refusal(409, "\n".join(crossing))
     revision = spec.revision + 1
-    proposal = msgspec.structs.replace(
-        proposal_of(change, operation, revision),
-        machines=placed,
-        generations=generations_after(running, dataflow, spec.generations, revision),
-    )
+    proposal = proposal_of(change, operation, revision, spec.generations)
+    generations = generations_after(running, dataflow, proposal.generations, revision)
+    proposal = msgspec.structs.replace(proposal, machines=placed, generations=generations)
     where = placed.get(node_id) or spec.machines[node_id]
     return PlannedChange(proposal, node_id, where, change.warnings)
 
@@ -119,15 +119,18 @@ def _check_stays(node: NodeSpec, former: NodeSpec, machine: str, machines: Seque
 def generations_after(
     before: Dataflow, after: Dataflow, generations: Mapping[str, int], revision: int
 ) -> dict[str, int]:
-    """Return the generations of a dataflow after a change; see `dora.dataflow.plan.Placement`.
+    """Return the generations of a dataflow after a change; see `dora.dataflow.layout.Placement`.
 
-    An input that gets another source counts as a new one.
+    An input that gets another source counts as a new one. The program of a node that stays keeps the number
+    that it has in ``generations``.
     """
     known = {node.id: {item.id: item.source for item in node.inputs} for node in before.nodes}
     found: dict[str, int] = {}
     for node in after.nodes:
         sources = known.get(node.id)
         names = {node.id: sources is not None}
+        if sources is not None:
+            names[program_key(node.id)] = True
         for item in node.inputs:
             names[f"{node.id}/{item.id}"] = sources is not None and sources.get(item.id) == item.source
         for name, was_there in names.items():
@@ -145,7 +148,8 @@ def with_current_parameters(spec: RunSpec, proposal: ProposedChange) -> Proposed
     """
 
     def present(node: dict[str, Any]) -> dict[str, Any]:
-        if node["id"] == proposal.replaced and node.get("parameters"):
+        is_replaced = proposal.program_of(node["id"]) != spec.last_change().program_of(node["id"])
+        if is_replaced and node.get("parameters"):
             return node
         known = spec.parameters_of(node["id"])
         return node if known is None else {**node, "parameters": known}
@@ -154,19 +158,23 @@ def with_current_parameters(spec: RunSpec, proposal: ProposedChange) -> Proposed
     return msgspec.structs.replace(proposal, dataflow={**proposal.dataflow, "nodes": nodes})
 
 
-def undo_of(before: RunSpec, change: ProposedChange) -> ProposedChange:
+def undo_of(before: RunSpec, change: ProposedChange, *, has_ended: bool = False) -> ProposedChange:
     """Return the change that undoes another one: the dataflow as it was ``before``.
 
-    A machine that has replaced a program replaces it again; one that could not goes on with the former one.
+    A machine that has replaced a program puts the former one back; one that could not goes on with it.
+    ``has_ended``: a node that was to leave has ended, so one that comes back is a new one.
     """
+    revision, generations = change.revision + 1, before.generations
+    if has_ended:
+        without = dataflow_of(before.after(change))
+        generations = generations_after(without, dataflow_of(before), change.generations, revision)
     return ProposedChange(
-        revision=change.revision + 1,
+        revision=revision,
         dataflow=before.dataflow,
         machines=before.machines,
-        generations=before.generations,
+        generations=generations,
         added=change.removed,
         removed=change.added,
-        replaced=change.replaced,
     )
 
 
@@ -195,12 +203,26 @@ class Changes:
         self._on_commit = on_commit
         self._changed = changed
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._replacing: dict[str, str] = {}  # dataflow → the node that is being replaced, or waits for it
 
     async def apply(self, dataflow_id: str, operation: TopologyOperation) -> OperationResult:
-        """Carry out an operation on a dataflow, and return once it is done; raises `Refusal`."""
+        """Carry out an operation on a dataflow, and return once it is done; raises `Refusal`.
+
+        It waits for changes that were asked for before, except for a replacement: its program may never get
+        as far as its `Node()`. It is refused then, as by the supervisor of `dora run`.
+        """
+        if (node := self._replacing.get(dataflow_id)) is not None:
+            raise Refusal(409, being_replaced(node))
         lock = self._locks.setdefault(dataflow_id, asyncio.Lock())
-        async with lock:
-            return await self._change(dataflow_id, operation)
+        replaced = operation.node if isinstance(operation, ReplaceOperation) else ""
+        if replaced:
+            self._replacing[dataflow_id] = replaced
+        try:
+            async with lock:
+                return await self._change(dataflow_id, operation)
+        finally:
+            if replaced:
+                del self._replacing[dataflow_id]
 
     async def _change(self, dataflow_id: str, operation: TopologyOperation) -> OperationResult:
         now, run = self._store.find(dataflow_id), self._fleet.run(dataflow_id)
@@ -268,18 +290,36 @@ class Changes:
     async def _make_change(
         self, dataflow_id: str, machines: Sequence[str], plan: PlannedChange, sent: Sent
     ) -> OperationResult:
-        """Commit and apply a change on these machines, members and joining ones, which have prepared."""
+        """Commit and apply a change on these machines, members and joining ones, which have prepared.
+
+        The machine of the node is the first. If it refuses, the others hear of the undo alone.
+        """
         before = self._store.spec(dataflow_id)
         self._commit(dataflow_id, with_current_parameters(before, plan.proposal))
+        first = [machine for machine in machines if machine == plan.machine]
+        others = [machine for machine in machines if machine != plan.machine]
+        answers = await self._apply(dataflow_id, first, plan.proposal, sent)
+        removed = next((answer for answer in answers if isinstance(answer, NodeRemoved)), None)
+        if removed is not None:
+            sent |= {plan.node: removed.sent}
+        if not any(map(_is_refusal, answers)):
+            answers += await self._apply(dataflow_id, others, plan.proposal, sent)
         try:
-            was_running = await self._apply_on_all(dataflow_id, machines, plan, sent)
+            _raise_first(answers)
         except MachineGone as cut:
-            raise MachineGone(
-                503, f"{cut}: the change is recorded, and that machine makes it when it is back"
-            ) from None
+            raise self._recorded(dataflow_id, cut) from None
         except Refusal as fault:
-            raise await self._undo(dataflow_id, machines, before, plan.proposal, fault) from None
+            undo = undo_of(before, plan.proposal, has_ended=removed is not None)
+            raise await self._undo(dataflow_id, machines, undo, fault) from None
+        # If there is no first machine, the node was lost with it.
+        was_running = bool(first) if removed is None else removed.was_running
         return OperationResult(plan.node, was_running, plan.warnings)
+
+    def _recorded(self, dataflow_id: str, cut: MachineGone) -> MachineGone:
+        """Return what to answer if a machine was gone before it had made a committed change."""
+        later = ", and that machine makes it when it is back"
+        ended = self._requests.has_ended(dataflow_id)
+        return MachineGone(cut.status, f"{cut}: the change is recorded{'' if ended else later}")
 
     async def _prepare(self, dataflow_id: str, machines: Iterable[str], proposal: ProposedChange) -> Sent:
         """Prepare all machines; return how much their nodes have sent. Raises `Refusal`."""
@@ -313,32 +353,14 @@ class Changes:
             self._commit(dataflow_id, spec.last_change())
             self._fleet.catch_up_all(dataflow_id)
 
-    async def _apply_on_all(
-        self, dataflow_id: str, machines: Sequence[str], plan: PlannedChange, sent: Sent
-    ) -> bool:
-        """Apply a committed change, first on the machine of its node; return whether it had a process.
-
-        Raises `Refusal`; `MachineGone` if nothing else has gone wrong.
-        """
-        first = [machine for machine in machines if machine == plan.machine]
-        was_running = bool(first)  # else the node was lost with its machine
-        answers = await self._apply(dataflow_id, first, plan.proposal, sent)
-        for answer in answers:
-            if isinstance(answer, NodeRemoved):
-                was_running, sent = answer.was_running, sent | {plan.node: answer.sent}
-            elif isinstance(answer, Refusal) and not isinstance(answer, MachineGone):
-                raise answer
-        others = [machine for machine in machines if machine != plan.machine]
-        _raise_first([*answers, *await self._apply(dataflow_id, others, plan.proposal, sent)])
-        return was_running
-
     async def _apply(
         self, dataflow_id: str, machines: Iterable[str], proposal: ProposedChange, sent: Sent
     ) -> list[object]:
         """Apply a committed change on these machines at once; return their answers, and what went wrong."""
 
-        def apply(machine: str) -> Awaitable[object]:
-            return self._requests.send(
+        async def apply(machine: str) -> object:
+            self._requests.connection(machine, changes=False)  # the record has changed all the same
+            return await self._requests.send(
                 dataflow_id,
                 machine,
                 lambda ticket: self._fleet.apply_message(dataflow_id, machine, ticket, proposal, sent),
@@ -347,16 +369,11 @@ class Changes:
         return await asyncio.gather(*map(apply, machines), return_exceptions=True)
 
     async def _undo(
-        self,
-        dataflow_id: str,
-        machines: Sequence[str],
-        before: RunSpec,
-        change: ProposedChange,
-        fault: Refusal,
+        self, dataflow_id: str, machines: Sequence[str], undo: ProposedChange, fault: Refusal
     ) -> Refusal:
         """Undo a change that a machine could not apply; return the refusal to answer with."""
         try:
-            undo = with_current_parameters(self._store.spec(dataflow_id), undo_of(before, change))
+            undo = with_current_parameters(self._store.spec(dataflow_id), undo)
             self._commit(dataflow_id, undo)
         except Refusal as refusal:
             return Refusal(fault.status, f"{fault}; it could not be undone: {refusal}")
@@ -364,6 +381,11 @@ class Changes:
             if isinstance(answer, BaseException):
                 log.warning("dataflow %s: a change that failed is being undone: %s", dataflow_id, answer)
         return fault
+
+
+def _is_refusal(answer: object) -> bool:
+    """Return whether a machine refuses, and is not just gone."""
+    return isinstance(answer, Refusal) and not isinstance(answer, MachineGone)
 
 
 def _raise_first(answers: Sequence[object]) -> None:

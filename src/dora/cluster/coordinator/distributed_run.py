@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 
 from dora.cluster.protocol import ACTIVE, RunReport, StopRun
 from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure, joined
@@ -129,10 +129,11 @@ class DistributedRun:
             self.dataflow_id, "Finished", reason=f"machine `{machine}`: {reason}"
         )
 
-    def daemons_after(self, machines: Iterable[str], daemon_of: Callable[[str], str]) -> dict[str, str]:
+    def daemons_after(self, machines: Iterable[str], known: Mapping[str, str]) -> dict[str, str]:
         """Return ``daemons`` for the time when exactly these machines have nodes.
 
-        ``daemon_of`` returns the daemon of a joining machine.
+        ``known`` has the daemons of machines that are new: of one that joins, or has joined by a change
+        that the record had lost; a machine that is not connected has none yet.
         """
         placed = set(machines) or self.placed
         kept = {
@@ -140,7 +141,7 @@ class DistributedRun:
             for machine, daemon in self.daemons.items()
             if machine in placed or self.is_active_on(machine)
         }
-        return kept | {machine: daemon_of(machine) for machine in sorted(placed & self.joining.keys())}
+        return kept | {machine: known.get(machine, "") for machine in sorted(placed - kept.keys())}
 
     def apply_record(self, machines: Iterable[str], revision: int, daemons: dict[str, str]) -> list[str]:
         """Follow a changed record, with ``daemons`` from `daemons_after`; return the machines that left."""
@@ -150,8 +151,9 @@ class DistributedRun:
         for machine in gone:
             self.remove_machine(machine)
         self.daemons = daemons
-        for machine in daemons.keys() & self.joining.keys():
-            self.reports[machine] = self.joining.pop(machine)
+        for machine in daemons.keys() - self.reports.keys():
+            report = self.joining.pop(machine, None)
+            self.reports[machine] = report or RunReport(self.dataflow_id, "Starting")
         return gone
 
     def remove_machine(self, machine: str) -> None:

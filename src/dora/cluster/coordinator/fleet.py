@@ -465,11 +465,14 @@ class Fleet:
         if (run := self._runs.get(dataflow_id)) is None:
             view = self._store.find(dataflow_id)
             return dict.fromkeys(view.machines if view is not None else (), "")
-        return run.daemons_after(change.machines.values(), lambda name: self._known[name].daemon_id)
+        known = {machine: connection.daemon_id for machine, connection in self._known.items()}
+        return run.daemons_after(change.machines.values(), known)
 
     def apply_record(self, dataflow_id: str, change: ProposedChange, daemons: dict[str, str]) -> None:
         """Follow a changed record; ``daemons`` are those that `daemons_after` returned."""
         if (run := self._runs.get(dataflow_id)) is not None:
+            for machine in daemons.keys() - run.daemons.keys() - self.connections.keys():
+                self._wait_for_silent(machine)
             for machine in run.apply_record(change.machines.values(), change.revision, daemons):
                 self._mark_departed(run, machine)
 
@@ -481,6 +484,9 @@ class Fleet:
 
     def _record_excluded(self, run: DistributedRun, machine: str, report: RunReport) -> None:
         """Stop a partition that counts as lost; once it has ended, acknowledge that."""
+        if report.status in ACTIVE and machine not in run.daemons and report.revision > run.revision:
+            self._send(machine, DescribeRun(run.dataflow_id))  # the record has lost that it has joined
+            return
         if report.status in ACTIVE:
             run.ending.add(machine)
             may_return = machine in run.daemons

@@ -15,7 +15,7 @@ from typing import Any, Final
 from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.fleet import Fleet
 from dora.cluster.coordinator.store import Store
-from dora.cluster.protocol import ACTIVE, Answered, Ask, ToDaemon
+from dora.cluster.protocol import ACTIVE, JUST_ENDED, Answered, Ask, ToDaemon
 from dora.cluster.refusal import Refusal
 from dora.wire.daemon_protocol import LookRequest, NodeRequest, Rejected, answer_timeout
 
@@ -24,6 +24,10 @@ POLL_INTERVAL: Final = 0.5  # seconds between checks that a dataflow still runs 
 
 class MachineGone(Refusal):
     """A machine, or its part of the dataflow, was gone before its answer."""
+
+
+def _partition_gone(machine: str, what: str) -> MachineGone:
+    return MachineGone(503, f"the partition on machine `{machine}` has ended during {what}")
 
 
 class Requests:
@@ -67,44 +71,48 @@ class Requests:
     ) -> Any:
         """Send the message that ``make`` makes of a ticket to a machine, and return its answer.
 
-        Raises `Refusal`: with the reason of the machine, after ``timeout`` seconds, if the dataflow ends;
-        `MachineGone` if the machine or its part is gone meanwhile. ``changes``: the request changes
-        something, which the sentences say.
+        Raises `Refusal`: with the reason of the machine, or after ``timeout`` seconds; `MachineGone` if the
+        dataflow, the machine, or its part of the dataflow is gone meanwhile. ``changes``: the request
+        changes something, which the sentences say.
         """
         connection = self.connection(machine, changes=changes)
+        what = "the change" if changes else "the request"
         ticket = next(self._tickets)
         asked = self._asked[ticket] = asyncio.get_running_loop().create_future()
         try:
             connection.send(make(ticket))
             async with asyncio.timeout(timeout):
                 while not (await asyncio.wait({asked}, timeout=POLL_INTERVAL))[0]:
-                    self._check(dataflow_id, connection, "the change" if changes else "the request")
+                    self._check(dataflow_id, connection, what)
         except TimeoutError:
             raise Refusal(504, f"machine `{machine}` has not answered within {timeout:g} s") from None
         finally:
             self._asked.pop(ticket, None)
         answer = asked.result()
+        if answer == Rejected(JUST_ENDED):
+            self._check(dataflow_id, connection, what)
+            raise _partition_gone(machine, what)
         if isinstance(answer, Rejected):
             raise Refusal(409, answer.reason)
         return answer
 
     def _check(self, dataflow_id: str, connection: DaemonConnection, what: str) -> None:
-        """Raise `Refusal` if no answer will come."""
+        """Raise `MachineGone` if no answer will come."""
         machine = connection.machine
         if self.has_ended(dataflow_id):
-            raise Refusal(409, "the dataflow has ended meanwhile")
+            raise MachineGone(409, "the dataflow has ended meanwhile")
         if self._fleet.connections.get(machine) is not connection:
             raise MachineGone(503, f"the connection to machine `{machine}` broke during {what}")
         run = self._fleet.run(dataflow_id)
         if run is None or not run.has_partition(machine):
-            raise MachineGone(503, f"the partition on machine `{machine}` has ended during {what}")
+            raise _partition_gone(machine, what)
 
     def connection(self, machine: str, *, changes: bool = True) -> DaemonConnection:
-        """Return the connection to a machine; raises `Refusal`. ``changes`` is as in `send`."""
+        """Return the connection to a machine; raises `MachineGone`. ``changes`` is as in `send`."""
         connection = self._fleet.connections.get(machine)
         if connection is None:
             effect = ", so nothing was changed; try again" if changes else ""
-            raise Refusal(503, f"machine `{machine}` is not connected at the moment{effect}")
+            raise MachineGone(503, f"machine `{machine}` is not connected at the moment{effect}")
         return connection
 
     def has_ended(self, dataflow_id: str) -> bool:

@@ -13,6 +13,9 @@ one:
   its consumers lose an input, as on one machine, and not a source.
 * A node that comes is started by its machine with the change, and a node that is replaced is replaced
   there. If that is not possible, the coordinator undoes the change by a further one.
+* Which programs are replaced follows from their numbers (`ProposedChange.program_of`) alone, so it makes no
+  difference whether a machine hears of a replacement at once, later, or for the second time. A program is
+  handed over if nothing else comes or goes; otherwise the new one starts when the old one has ended.
 
 A machine that gets its first node joins without any, and then handles a change like any other. A
 machine whose last node was taken out is released.
@@ -24,7 +27,7 @@ behind.
 from __future__ import annotations
 
 from dora.daemon.supervisor import commands as do
-from dora.daemon.supervisor.closing import finish, review_work
+from dora.daemon.supervisor.closing import finish
 from dora.daemon.supervisor.events import ChangeRequest, ChangeRequested
 from dora.daemon.supervisor.handover import drop_replacement, end_handover, start_replacement
 from dora.daemon.supervisor.operations import (
@@ -37,7 +40,6 @@ from dora.daemon.supervisor.operations import (
 )
 from dora.daemon.supervisor.reconcile import reconcile
 from dora.daemon.supervisor.state import NodeState, PendingOperation, ProgramChange, RunState
-from dora.daemon.supervisor.topology import apply_dataflow, take_parameters
 from dora.dataflow.model import Dataflow
 from dora.wire.daemon_protocol import CheckChange, Conflict, Ok, Rejected
 from dora.wire.operations import ProposedChange
@@ -50,27 +52,41 @@ def request_change(run: RunState, event: ChangeRequested) -> None:
     is_next = proposal.revision == run.revision + 1
     # A machine that has missed more than one change is brought to the last one, whatever was in between.
     leaving = _leaving(run, event.dataflow) if is_check or is_next else None
-    replaces = bool(proposal.replaced) and not event.elsewhere.get(proposal.replaced) and is_next
+    replaced = _replaced(run, event)
     by_coordinator = run.coordinated and bool(request.machine)
-    is_stale = proposal.revision <= run.revision if is_check else not is_next
-    if by_coordinator and not is_check and (proposal.revision <= run.revision or run.done):
+    is_stale = proposal.revision <= run.revision if is_check or by_coordinator else not is_next
+    if by_coordinator and not is_check and (is_stale or run.done):
         run.reply(event.connection, Ok())  # this machine has it already
-    elif by_coordinator and not is_check and not (replaces or leaving):
+    elif by_coordinator and not is_check and not (replaced or leaving):
         reconcile(run, event)  # it is committed
-    elif reason := _why_not_now(run, request, leaving, replaces=replaces):
+    elif reason := _why_not_now(run, request, leaving, replaces=replaced is not None):
         run.reply(event.connection, Rejected(reason))
     elif is_stale:
         run.reply(event.connection, Conflict())
-    elif reason := _why_no_input(run, event.dataflow, apart_from=proposal.replaced):
+    elif reason := _why_no_input(run, event.dataflow, apart_from=replaced):
         run.reply(event.connection, Rejected(reason))
     elif is_check:
         run.emit(do.AnswerSentCounts(event.connection))
     elif leaving is not None:
         end_for(run, leaving, PendingOperation("remove", event.connection, _grace(proposal)))
-    elif replaces:
-        _replace_program(run, event)
+    elif replaced is not None:
+        _replace_program(run, replaced, event)
     else:
         reconcile(run, event)
+
+
+def _replaced(run: RunState, event: ChangeRequested) -> NodeState | None:
+    """Return the node of this machine whose program a change replaces, if it brings and takes no node."""
+    proposal = event.request.proposal
+    wanted = {spec.id: proposal.generations.get(spec.id, 0) for spec in event.dataflow.nodes}
+    if wanted != {node.id: node.generation for node in run.nodes.values()}:
+        return None
+    found = [
+        node
+        for node in run.nodes.values()
+        if not node.machine and node.program != proposal.program_of(node.id)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _leaving(run: RunState, dataflow: Dataflow) -> NodeState | None:
@@ -96,11 +112,11 @@ def _why_not_now(
     )
 
 
-def _why_no_input(run: RunState, dataflow: Dataflow, apart_from: str) -> str:
+def _why_no_input(run: RunState, dataflow: Dataflow, apart_from: NodeState | None) -> str:
     """Return why a node cannot get a further input any more; "" if all can."""
     for spec in dataflow.nodes:
         node = run.nodes.get(spec.id)
-        if node is None or node.id == apart_from:
+        if node is None or node is apart_from:
             continue
         if {item.id for item in spec.inputs} <= {item.id for item in node.spec.inputs}:
             continue
@@ -117,34 +133,16 @@ def _why_no_input(run: RunState, dataflow: Dataflow, apart_from: str) -> str:
 # --------------------------------------------------------------------------- another program
 
 
-def _replace_program(run: RunState, event: ChangeRequested) -> None:
+def _replace_program(run: RunState, node: NodeState, event: ChangeRequested) -> None:
     """Start the new program of a node, which takes over once it is ready."""
     proposal = event.request.proposal
-    node = run.nodes.get(proposal.replaced)
-    if node is None:
-        run.reply(event.connection, Conflict())
+    if not node.alive:
+        reconcile(run, event)
         return
     end_handover(run, node)
-    if node.alive:
-        node.program_change = ProgramChange(event.dataflow, event.connection, _grace(proposal))
-        run.log("info", node, "is being replaced; the replacement is being started")
-        start_replacement(run, node)
-    else:
-        _replace_at_once(run, node, event)
-
-
-def _replace_at_once(run: RunState, node: NodeState, event: ChangeRequested) -> None:
-    """Start the new program of a node that has no process."""
-    take_parameters(run, node, event.dataflow)
-    apply_dataflow(run, event.dataflow)
-    node.restarts.append(run.now)
-    node.failure = None
-    run.disarm_all(node)
-    run.log("info", node, "was replaced")
-    node.added_by = None
-    run.spawn(node)
-    run.reply(event.connection, Ok())
-    review_work(run, list(run.nodes))
+    node.program_change = ProgramChange(event.dataflow, proposal, event.connection, _grace(proposal))
+    run.log("info", node, "is being replaced; the replacement is being started")
+    start_replacement(run, node)
 
 
 def client_disconnected(run: RunState, connection: int) -> None:

@@ -128,6 +128,21 @@ def renew_replacements(run: RunState) -> None:
             start_replacement(run, node)
 
 
+def start_program(run: RunState, node: NodeState) -> None:
+    """Start the program that the dataflow names now: at once, or when the old process has ended."""
+    end_handover(run, node)
+    if node.alive:
+        if node.operation is None:  # else it ends anyway
+            run.log("info", node, "gets another program; the old one has to end first")
+            drain(run, node)
+        return
+    node.restarts.append(run.now)
+    node.failure = None
+    run.disarm_all(node)
+    run.log("info", node, "was replaced")
+    run.spawn(node)
+
+
 def drain(run: RunState, node: NodeState) -> None:
     """Ask a process to end, so that the new code can follow."""
     if node.draining:
@@ -252,6 +267,8 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
         node.program_change = None
         take_parameters(run, node, change.dataflow)
         apply_dataflow(run, change.dataflow)
+        run.revision = change.proposal.revision
+        node.program = change.proposal.program_of(node.id)
         run.log("info", node, "was replaced")
         run.reply(change.connection, Ok())
     else:

@@ -18,7 +18,7 @@ from dora.daemon.supervisor.events import OperationRequest
 from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, OperationKind, PendingOperation, RunState
-from dora.dataflow.problems import no_node
+from dora.dataflow.problems import being_replaced
 from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import StopFrame
 from dora.wire.operations import RestartOperation
@@ -46,7 +46,7 @@ def why_busy(run: RunState, apart_from: str = "") -> str:
     """Return which node is being replaced, as a reason to wait; "" if there is none."""
     for node in run.nodes.values():
         if node.program_change is not None and node.id != apart_from:
-            return f"node `{node.id}` is being replaced; try again once that is done"
+            return being_replaced(node.id)
     return ""
 
 
@@ -55,28 +55,20 @@ def begin_operation(run: RunState, connection: int, request: OperationRequest) -
     kind: OperationKind = "restart" if isinstance(request, RestartOperation) else "stop"
     grace = NODE_GRACE if request.grace is None else request.grace
     operation = PendingOperation(kind, connection, grace)
-    node = run.nodes.get(request.node)
-    if node is None:
-        reason = no_node(request.node, run.nodes)
-    else:
-        reason = why_no_change(run) or _why_not(node, operation)
-    if node is None or reason:
+    node = run.find_here(request.node)
+    if isinstance(node, Rejected):
+        run.reply(connection, node)
+    elif reason := why_no_change(run) or why_in_operation(node) or _why_not(node, operation):
         run.reply(connection, Rejected(reason))
     else:
         end_for(run, node, operation)
 
 
 def _why_not(node: NodeState, operation: PendingOperation) -> str:
-    name = f"node `{node.id}`"
-    if reason := why_in_operation(node):
-        return reason
-    if node.machine:
-        return f"{name} is on machine `{node.machine}`; ask there"
-    if node.spec.is_dynamic:
-        return (
-            f"{name} is not started by dora, so it cannot be {operation.participle}; its process is yours"
-        )
-    return ""
+    if not node.spec.is_dynamic:
+        return ""
+    participle = operation.participle
+    return f"node `{node.id}` is not started by dora, so it cannot be {participle}; its process is yours"
 
 
 def why_in_operation(node: NodeState) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from dora.daemon.supervisor.events import ParameterRequest
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.dataflow.names import key_fault, value_fault
-from dora.dataflow.problems import did_you_mean, no_node
+from dora.dataflow.problems import did_you_mean
 from dora.wire.daemon_protocol import (
     Answer,
     DeleteParameter,
@@ -28,11 +28,9 @@ from dora.wire.operations import OperationResult
 
 def answer_request(run: RunState, request: ParameterRequest) -> Answer:
     """Do what a client asks about parameters; return the answer."""
-    node = run.nodes.get(request.node)
-    if node is None:
-        return Rejected(no_node(request.node, run.nodes))
-    if node.machine:
-        return Rejected(f"node `{node.id}` is on machine `{node.machine}`; ask there")
+    node = run.find_here(request.node)
+    if isinstance(node, Rejected):
+        return node
     match request:
         case SetParameter(key=key, value=value):
             if fault := key_fault(key):

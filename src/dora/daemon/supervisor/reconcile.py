@@ -10,10 +10,10 @@ import signal
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.closing import close_all_outputs, end_node, review_work, take_out, try_finish
 from dora.daemon.supervisor.events import ChangeRequested, InputFailed
-from dora.daemon.supervisor.handover import drop_replacement, renew_replacements
+from dora.daemon.supervisor.handover import drop_replacement, renew_replacements, start_program
 from dora.daemon.supervisor.operations import cancel_requests
 from dora.daemon.supervisor.state import NodeState, RunState
-from dora.daemon.supervisor.topology import apply_dataflow
+from dora.daemon.supervisor.topology import apply_dataflow, take_parameters
 from dora.wire.daemon_protocol import ApplyChange, Ok, Rejected
 from dora.wire.operations import DisconnectOperation
 
@@ -30,29 +30,43 @@ def reconcile(run: RunState, event: ChangeRequested) -> None:
     wanted = {spec.id: proposal.generations.get(spec.id, 0) for spec in dataflow.nodes}
     for node in [node for key, node in run.nodes.items() if wanted.get(key) != node.generation]:
         _remove(run, node, comes_again=node.id in wanted)
+    replaced = [
+        node
+        for key, node in run.nodes.items()
+        if key in wanted and not node.machine and node.program != proposal.program_of(key)
+    ]
+    for node in replaced:
+        take_parameters(run, node, dataflow)
+        node.program = proposal.program_of(node.id)
     added = []
     for spec in dataflow.nodes:
         if spec.id not in run.nodes:
             node = run.add_node(spec)
             node.generation = wanted[spec.id]
+            node.program = proposal.program_of(spec.id)
             node.machine = event.elsewhere.get(spec.id, "")
             added.append(node)
     _sort_nodes(run, list(wanted))
+    is_ending = run.stopping or run.broken_by
     to_start = [
         node
-        for node in added
-        if not (node.machine or node.spec.is_dynamic or run.stopping or run.broken_by)
+        for node in added + replaced
+        if not (node.machine or node.spec.is_dynamic or node.alive or is_ending)
     ]
     connection = None if to_start else event.connection
     apply_dataflow(run, dataflow, connection, added={node.id for node in added})
     run.revision = proposal.revision
+    for node in to_start:
+        node.added_by = event.connection
     for node in added:
         if node in to_start:
             run.log("info", node, "was added to the dataflow")
-            node.added_by = event.connection
             run.spawn(node)
         else:
             _add_without_process(run, node)
+    for node in replaced:
+        if not is_ending:
+            start_program(run, node)
     renew_replacements(run)
     _log_link(run, proposal.added, "was connected to")
     _log_link(run, proposal.removed, "was disconnected from")
@@ -119,7 +133,7 @@ def remove_failed_input(run: RunState, event: InputFailed) -> None:
 
 
 def added_node_spawned(run: RunState, node: NodeState) -> None:
-    """Inform the client that a node that it added has a process."""
+    """Inform the client that a node that it added, or a program that it exchanged, has a process."""
     if node.added_by is not None:
         run.reply(node.added_by, Ok())
         node.added_by = None
@@ -128,8 +142,8 @@ def added_node_spawned(run: RunState, node: NodeState) -> None:
 def added_node_failed(run: RunState, node: NodeState, connection: int, reason: str) -> None:
     """Take out a node that was added but could not even be started."""
     run.reply(connection, Rejected(f"node `{node.id}` {reason}"))
-    if run.coordinated:  # the coordinator takes it out
-        node.added_by = None
+    node.added_by = None
+    if run.coordinated or node.program:  # the coordinator undoes the change; only the program is new
         end_node(run, node, None)
         return
     node.phase = "ended"

@@ -19,8 +19,10 @@ from dora.daemon.supervisor.events import CodeChanged
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.status import PeerStatus, Phase
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.wire.daemon_protocol import Answer
+from dora.dataflow.problems import no_node
+from dora.wire.daemon_protocol import Answer, Rejected
 from dora.wire.node_protocol import ToNode
+from dora.wire.operations import ProposedChange
 
 DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 DEFAULT_FINISH_GRACE = 120.0
@@ -78,6 +80,7 @@ class ProgramChange(msgspec.Struct, frozen=True):
     """A client's request that a node runs another program, while it is carried out."""
 
     dataflow: Dataflow  # with the new program
+    proposal: ProposedChange
     connection: int
     grace: float  # seconds until SIGTERM
 
@@ -107,7 +110,8 @@ class NodeState(msgspec.Struct):
     program_change: ProgramChange | None = None
     removing: bool = False  # it is taken out of the dataflow when it ends
     generation: int = 0  # the change that created it, in a dataflow on several machines
-    added_by: int | None = None  # a connection that waits for its first process
+    program: int = 0  # the change that gave it its present program; 0: it came with it
+    added_by: int | None = None  # a connection that waits for the first process of its program
     # It was refused at the start; its exit status says nothing about itself then.
     refused: Literal["", "broken", "stopped"] = ""
     kill_reason: tuple[FailureKind, str] | None = None
@@ -240,6 +244,14 @@ class RunState(msgspec.Struct):
         return f"the dataflow could not start: node `{self.broken_by}` ended before all nodes were ready"
 
     # ----------------------------------------------------------------------- nodes
+
+    def find_here(self, node_id: str) -> NodeState | Rejected:
+        """Return a node of this machine that a client asks about, or the answer if there is none."""
+        if (node := self.nodes.get(node_id)) is None:
+            return Rejected(no_node(node_id, self.nodes))
+        if node.machine:
+            return Rejected(f"node `{node_id}` is on machine `{node.machine}`; ask there")
+        return node
 
     def add_node(self, spec: NodeSpec) -> NodeState:
         node = self.nodes[spec.id] = NodeState(spec, parameters=dict(spec.parameters))

@@ -54,6 +54,7 @@ from dora.daemon.supervisor.state import (
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import Dataflow
 from dora.wire import daemon_protocol
+from dora.wire.operations import program_key
 
 
 class Supervisor:
@@ -83,7 +84,7 @@ class Supervisor:
         wins. ``watched`` are the nodes whose code may change (hot reload). ``standby``: replacements can
         prepare while the old process runs. ``coordinated``: a coordinator has started the dataflow, and
         commits its changes. ``elsewhere`` gives the machine of a node on another machine.
-        ``generations`` are as in `dora.dataflow.plan.Placement`. ``revision`` counts the changes of the
+        ``generations`` are as in `dora.dataflow.layout.Placement`. ``revision`` counts the changes of the
         dataflow so far, if it has run without this machine. ``former`` is the status of this machine's
         nodes as the others know it, if this machine has lost them: it starts those again that have not
         ended.
@@ -103,6 +104,7 @@ class Supervisor:
         for node_id, node in self.state.nodes.items():
             node.machine = (elsewhere or {}).get(node_id, "")
             node.generation = (generations or {}).get(node_id, 0)
+            node.program = (generations or {}).get(program_key(node_id), 0)
 
     def handle(self, event: on.Event, now: float) -> list[do.Command]:
         """Handle one event, and every deadline that is due; return the commands to perform, in order.

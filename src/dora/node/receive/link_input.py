@@ -36,8 +36,10 @@ from dora.wire.message import MAX_SEQUENCE, SEQUENCE, Message
 from dora.wire.node_config import InputConfig
 
 _monotonic = time.monotonic_ns
-FLIGHT_LIMIT_NS: Final = 2_000_000_000  # how long a closed input waits for messages in flight
-_SEND_LIMIT_NS: Final = 100_000_000  # how long a sender may take between numbering and sending
+# How long an input that closes waits for a message that is numbered and not there: on a network, or in a
+# sender that has looked up its receivers and is about to send. 100 ms for the latter lose it on a busy
+# machine, where a process that could run waits longer for a processor. Only killed senders cost this time.
+FLIGHT_LIMIT_NS: Final = 2_000_000_000
 
 
 def _receive_nothing() -> Message | None:
@@ -130,6 +132,8 @@ class LinkInput(InputPort):
         if not first_time and not in_flight:  # else the engine waits for the first message
             # Messages that are still on their way from another machine will come.
             self._final_sequence = words[config.output_slot * WORDS + (FORWARDED if crosses else SENT)]
+            if takes_over:  # its queue lacks nothing; but the last message may be about to be sent
+                self._final_at = _monotonic() + FLIGHT_LIMIT_NS
         self._credit = make_bell(config.credit_bell) if config.credit_bell else None
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
         self._half = min(config.queue_size, MAX_QUEUE) // 2
@@ -139,7 +143,6 @@ class LinkInput(InputPort):
         self._source_closed_at: int | None = None
         self._in_flight = in_flight  # through the engine, to this process
         self._arrives_late = in_flight or crosses
-        self._flight_limit_ns = FLIGHT_LIMIT_NS if self._arrives_late else _SEND_LIMIT_NS
 
     def poll(self) -> Event | None:
         message = self._receive()
@@ -296,14 +299,14 @@ class LinkInput(InputPort):
         assert self._source_closed_at is not None
         if self.detached and self._last >= self._limit:
             return True
-        if self.detached and _monotonic() - self._source_closed_at < self._flight_limit_ns:
+        if self.detached and _monotonic() - self._source_closed_at < FLIGHT_LIMIT_NS:
             return False  # a sender numbers a message before it sends it
         if self._receiver.has_messages():  # it came after the last poll
             return False
         return (
             not self._arrives_late
             or self._last >= self._words[self._sent_word]
-            or _monotonic() - self._source_closed_at > self._flight_limit_ns
+            or _monotonic() - self._source_closed_at > FLIGHT_LIMIT_NS
         )
 
     def _count_undelivered(self) -> None:
@@ -323,7 +326,7 @@ class LinkInput(InputPort):
 
     def wake_at(self) -> int | None:
         if self._source_closed_at is not None and self.open:
-            return self._source_closed_at + self._flight_limit_ns
+            return self._source_closed_at + FLIGHT_LIMIT_NS
         if self._rest_until:
             return self._rest_until
         silent_at = self._deadline.wake_at() if self._deadline is not None else None
@@ -367,7 +370,7 @@ class LinkInput(InputPort):
         self._limit = self._words[self._sent_word]
         self._receive = self._receive_to_the_limit
         if self._hands_over and not self._in_flight:
-            self._rest_until = _monotonic() + _SEND_LIMIT_NS
+            self._rest_until = _monotonic() + FLIGHT_LIMIT_NS
 
     def awaits_rest(self) -> bool:
         # A sender may have numbered a message, and looked up its receivers, before the process that takes

@@ -12,7 +12,7 @@ from dora.dataflow.durations import duration_text
 from dora.dataflow.layout import text_outputs
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.dataflow.paths import DataGraph
-from dora.dataflow.problems import did_you_mean, listed
+from dora.dataflow.problems import no_node
 from dora.dataflow.rules import output_rules_in_yaml
 from dora.errors import DoraError
 from dora.node.host import REPLAY_DIRECTORY
@@ -57,8 +57,7 @@ def _as_requested(dataflow: Dataflow, recorded: Collection[str], replace: Collec
     ids = [node.id for node in dataflow.nodes]
     for node_id in replace:
         if node_id not in ids:
-            hint = did_you_mean(node_id, ids) or f"it has {listed(ids)}"
-            raise DoraError(f"the dataflow has no node `{node_id}`; {hint}")
+            raise DoraError(no_node(node_id, ids))
         node = dataflow.node(node_id)
         if node.outputs and not any(f"{node_id}/{output}" in recorded for output in node.outputs):
             raise DoraError(f"nothing of `{node_id}` is in the recording, so nothing can replace it")
