@@ -252,6 +252,7 @@ def test_undeclared_outputs_are_dropped_if_the_outputs_are_given() -> None:
     run = run_node(send, outputs=["right"])
     assert list(run.outputs) == ["right"]
     assert run.result.undeclared == {"node": {"wrong": 1}}
+    assert run.result.node_counts == {"node": {"undeclared": 1}}
     assert any("`wrong` is not declared" in line for line in run.lines)
 
 

@@ -49,12 +49,7 @@ from dora.transport.doorbell import Doorbell
 from dora.wire.clock import ClockOffset
 from dora.wire.daemon_protocol import Answer, NodeRemoved, Ok, Rejected, Request, RunProgress, SentCounts
 from dora.wire.node_config import InputConfig, RemoteConfig
-from dora.wire.node_protocol import (
-    Register,
-    TextInput,
-    ToDaemon,
-    ToNode,
-)
+from dora.wire.node_protocol import Register, TextInput, ToDaemon, ToNode
 
 if TYPE_CHECKING:
     from dora.daemon.gateway_process import GatewayProcess
@@ -155,6 +150,7 @@ class Daemon:
             lambda: self.context,
             run.name,
             self.supervisor.state,
+            self._accounting,
             node_connections,
             self._cleanup.add_tap,
             self.loop,
@@ -217,7 +213,12 @@ class Daemon:
         links = self._accounting.report(self._text.sent, self._text.dropped)
         unlogged, networks = self._log_files.statistics(), self._accounting.report_networks()
         return msgspec.structs.replace(
-            result, links=links, unlogged=unlogged, networks=networks, strict=self.options.strict
+            result,
+            links=links,
+            node_counts=self._accounting.report_nodes(),
+            unlogged=unlogged,
+            networks=networks,
+            strict=self.options.strict,
         )
 
     def _watch_circles(self) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol, assert_never
 import msgspec
 
 from dora._version import __version__
+from dora.daemon.accounting import Accounting
 from dora.daemon.client import fits
 from dora.daemon.control_server import Connection
 from dora.daemon.event_loop import Loop, Timer
@@ -225,6 +226,7 @@ class RequestHandler:
         context: Callable[[], RunContext],
         name: str,
         state: RunState,
+        accounting: Accounting,
         node_connections: Mapping[str, Connection],
         on_lost_tap: Callable[[], None],
         loop: Loop,
@@ -235,6 +237,7 @@ class RequestHandler:
         """
         self._loop = loop
         self._state = state
+        self._accounting = accounting
         self._node_connections = node_connections
         self._on_lost_tap = on_lost_tap
         self.event_logs = EventLogHooks(node_connections)
@@ -461,7 +464,7 @@ class RequestHandler:
             id=spec.id,
             status=self._status(node),
             pid=node.pid if node.alive else member.pid if member is not None else None,
-            restarts=len(node.restarts),
+            counts=self._accounting.node_counts(spec.id),
             failure=self._failure(node),
             name=spec.name,
             description=spec.description,

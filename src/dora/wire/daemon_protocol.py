@@ -82,7 +82,7 @@ class NodeView(msgspec.Struct, omit_defaults=True):
     id: str
     status: str  # for the user, in the words of dora-rs where it has one: "Running", "Stopped", …
     pid: int | None = None
-    restarts: int = 0
+    counts: dict[str, int] = {}  # the `NODE_COUNTERS` that are not 0, by name
     failure: FailureView | None = None  # why it has failed, None if it has not
     name: str | None = None
     description: str | None = None

@@ -93,7 +93,7 @@ def as_json(state: State) -> bytes:
                 "failure": item.node.failure,
                 "machine": item.node.machine,
                 "pid": item.node.pid,
-                "restarts": item.node.restarts,
+                "counts": item.node.counts,
                 "cpu": None if item.load is None else round(item.load.cpu_percent, 1),
                 "memory": None if item.load is None else item.load.memory,
                 "sent_hz": round(item.sent_hz, 2),

@@ -137,7 +137,7 @@ def _replace_at_once(run: RunState, node: NodeState, event: ChangeRequested) -> 
     """Start the new program of a node that has no process."""
     take_parameters(run, node, event.dataflow)
     apply_dataflow(run, event.dataflow)
-    node.restarts.append(run.now)
+    run.count_restart(node)
     node.failure = None
     run.disarm_all(node)
     run.log("info", node, "was replaced")

@@ -244,7 +244,7 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
     run.disarm_all(node)
     run.reset_process(node)
     node.incarnation = replacement.incarnation
-    node.reloads += 1
+    run.count_reload(node)
     stands_by = run.standby and replacement.connection is not None
     if not stands_by:  # else its links stay as they are
         run.close_receivers(node)
@@ -268,7 +268,7 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
 
 
 def _restart_with_new_code(run: RunState, node: NodeState) -> None:
-    node.reloads += 1
+    run.count_reload(node)
     node.announce_new_code = True
     node.failure = node.pending_change = None
     run.disarm_all(node)

@@ -125,7 +125,7 @@ def finish_operation(
     if failure is not None:
         run.log("warn", node, failure.message)
     run.log("info", node, "is started again, as was asked")
-    node.restarts.append(run.now)
+    run.count_restart(node)
     node.failure = None
     run.close_receivers(node)
     run.spawn(node)

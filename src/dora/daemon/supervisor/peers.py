@@ -94,7 +94,8 @@ def repeat_status(run: RunState) -> None:
 def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     """Take over the status of a node from the supervisor that decides about it."""
     node.awaits_machine = False
-    node.restarts += [run.now] * (status.restarts - len(node.restarts))
+    if (missed := status.restarts - len(node.restarts)) > 0:
+        run.count_restart(node, missed)
     if node.phase == "ended":
         return
     if status.announced_failures > node.announced_failures:
@@ -181,7 +182,7 @@ def _await_machine(run: RunState, node: NodeState, failure: NodeFailure) -> None
     node.phase = "backoff"
     node.awaits_machine = True
     node.failure = failure
-    node.restarts.append(run.now)
+    run.count_restart(node)
     run.trace(node, "waits for its machine")
     run.close_receivers(node)
     source_failed(run, node)

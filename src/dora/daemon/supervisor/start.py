@@ -45,7 +45,7 @@ def _has_ended(run: RunState, node: NodeState, former: PeerStatus) -> bool:
     status = former.nodes.get(node.id)
     if status is None or former.revision < node.generation:
         return False
-    node.restarts = [run.now] * status.restarts
+    run.count_restart(node, status.restarts)
     node.reopen_count = status.reopen_count
     node.announced_failures, node.announcement = status.announced_failures, status.announcement
     close_outputs(run, node, set(status.outputs_closed))

@@ -19,6 +19,7 @@ from dora.daemon.supervisor.events import CodeChanged
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.status import PeerStatus, Phase
 from dora.dataflow.model import Dataflow, NodeSpec
+from dora.wire.counters import RELOADS, RESTARTS, NodeCounter
 from dora.wire.daemon_protocol import Answer
 from dora.wire.node_protocol import ToNode
 
@@ -322,6 +323,20 @@ class RunState(msgspec.Struct):
         if node.kill_reason is None:
             node.kill_reason = (kind, message)
         self.signal(node, signal.SIGKILL, message)
+
+    def count(self, node: NodeState, counter: NodeCounter, times: int = 1) -> None:
+        """Add to a counter of a node."""
+        self.emit(do.Count(node.id, counter, times))
+
+    def count_restart(self, node: NodeState, times: int = 1) -> None:
+        """Note that a node is started again."""
+        node.restarts += [self.now] * times
+        self.count(node, RESTARTS, times)
+
+    def count_reload(self, node: NodeState) -> None:
+        """Note that a process with new code follows the process of a node."""
+        node.reloads += 1
+        self.count(node, RELOADS)
 
     def close_receivers(self, node: NodeState) -> None:
         self.emit(do.CloseReceivers(node.id))
