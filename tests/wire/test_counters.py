@@ -17,7 +17,6 @@ from dora.cluster.dashboard.dataflow_state import as_json
 from dora.daemon.report import loss_report
 from dora.daemon.supervisor.result import DataflowResult, LinkReport
 from dora.observe.describe_topic import TopicDescription
-from dora.observe.preview.protocol import State
 from dora.observe.rates import Counters, LinkRate, rates
 from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.observe.telemetry.export import _INSTRUMENTS
@@ -73,7 +72,7 @@ def described(words: memoryview, inspection: Inspection) -> str:
 
 
 def on_page(rate: LinkRate) -> dict[str, object]:
-    (link,) = json.loads(as_json(State(Snapshot("", [], [rate]))))["links"]
+    (link,) = json.loads(as_json(Snapshot("", [], [rate])))["links"]
     return dict(link)
 
 
@@ -96,7 +95,7 @@ def test_everything_shows_a_counter_of_a_node(
         >= {counter.name: 3}.items()
     )
     assert node_command._row(item, [counter])[5] == "3"
-    assert json.loads(as_json(State(snapshot)))["nodes"][0]["counts"] == counts
+    assert json.loads(as_json(snapshot))["nodes"][0]["counts"] == counts
     sentence = counter.describe(3)
     assert "{" not in sentence
     report = loss_report(DataflowResult("id", node_counts={"camera": counts}))
