@@ -96,7 +96,6 @@ def end_for(run: RunState, node: NodeState, operation: PendingOperation) -> None
         return
     end_handover(run, node)
     node.operation = operation
-    run.trace(node, f"is to be {operation.participle}")
     run.disarm(node, "hold")
     if node.present:
         run.send(node, StopFrame())
@@ -163,7 +162,7 @@ def operation_kill_expired(run: RunState, node: NodeState) -> None:
 
 
 def _terminate(run: RunState, node: NodeState, operation: PendingOperation) -> None:
-    run.signal(node, signal.SIGTERM, f"is to be {operation.participle}")
+    run.signal(node, signal.SIGTERM)
     run.arm(node, "operation-kill", operation.grace / 2)
 
 

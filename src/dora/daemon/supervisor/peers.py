@@ -75,7 +75,7 @@ def take_status(run: RunState, machine: str, status: PeerStatus) -> None:
     if status.killing and not run.killing:
         kill(run, "had to end at once")
     elif status.stopping:
-        stop(run, f"machine `{machine}` stops")
+        stop(run)
     for node_id, item in status.nodes.items():
         node = run.nodes.get(node_id)
         if node is None or node.machine != machine or run.done:
@@ -108,7 +108,6 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     before, node.phase = node.phase, status.phase
     if before == status.phase:
         return
-    run.trace(node, f"is {status.phase} on machine `{node.machine}`")
     if status.phase in ("ended", "backoff", "awaiting fix", "dormant"):
         run.close_receivers(node)
     elif status.phase == "running":
@@ -157,7 +156,7 @@ def lose_machine(run: RunState, machine: str, reason: str, *, may_return: bool) 
         else:
             end_node(run, node, failure if failed else None)
     if stops:
-        stop(run, message)
+        stop(run)
 
 
 def _may_follow(run: RunState, node: NodeState) -> bool:
@@ -183,6 +182,5 @@ def _await_machine(run: RunState, node: NodeState, failure: NodeFailure) -> None
     node.awaits_machine = True
     node.failure = failure
     run.count_restart(node)
-    run.trace(node, "waits for its machine")
     run.close_receivers(node)
     source_failed(run, node)
