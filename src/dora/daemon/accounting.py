@@ -285,8 +285,8 @@ class Accounting:
         return tuple(reports)
 
     def count(self, node_id: str, counter: NodeCounter, times: int = 1) -> None:
-        """Add to a counter of a node that no other process writes."""
-        slot = self._plan.configs[node_id].node_slot
+        """Add to a counter of a node that no other process writes; also of one that was removed."""
+        slot = max(self._node_lines[node_id])  # lines are given out in order
         self.board.set(slot, counter.word, self.board.get(slot, counter.word) + times)
 
     def node_counts(self, node_id: str) -> dict[str, int]:

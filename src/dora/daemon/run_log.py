@@ -92,7 +92,7 @@ class RunLog:
         self.text.line(node_id, stream, text)
 
     def mark_restart(self, node_id: str, restart_count: int) -> None:
-        """Separate the lines of a node's next process from those of the last one."""
+        """Separate the lines of a node's next process from the earlier ones."""
         self.files.mark_restart(node_id, restart_count, time.time_ns())
         self.text.forget_lines(node_id)
 

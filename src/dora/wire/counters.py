@@ -93,7 +93,7 @@ NODE_COUNTERS: Final = (RESTARTS, RELOADS, UNDECLARED)
 
 
 def shown_counters(counts: Collection[Mapping[str, int]]) -> list[NodeCounter]:
-    """Return the counters for which a table has a column; ``counts`` are those of its nodes.
+    """Return the counters for which a table has a column; ``counts``: one dictionary for each node.
 
     >>> [counter.name for counter in shown_counters([{"undeclared": 2}, {}])]
     ['restarts', 'undeclared']

@@ -1,7 +1,7 @@
 """Protocol between the dashboard's server and the process that watches a dataflow for it.
 
 Frames on two pipes: four bytes of length, then msgpack. Data for browsers is JSON already, so the server
-passes it on. Only snapshots are not, because the server merges those of several machines.
+passes it on. Only snapshots are not, because the server merges the ones of several machines.
 """
 
 from __future__ import annotations
