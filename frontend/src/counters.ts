@@ -5,6 +5,7 @@ export const NODE_COUNTERS = {
   restarts: { label: "Restarts", isAmber: true, isAlwaysShown: true },
   reloads: { label: "Reloads", isAmber: false, isAlwaysShown: false },
   undeclared: { label: "Undeclared", isAmber: true, isAlwaysShown: false },
+  errors: { label: "Errors", isAmber: true, isAlwaysShown: false },
 };
 
 /** The counters of a link, in the order in which they are shown. */

@@ -126,6 +126,7 @@ class Daemon:
             run.dataflow_id,
             options.log_directory or "",
             state,
+            self._accounting,
             self._nodes,
             self.loop,
             on_log,

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from dora.daemon.accounting import Accounting
 from dora.daemon.event_loop import Loop
 from dora.daemon.logs.entry import LogEntry, Stream
 from dora.daemon.node_table import NodeTable
 from dora.daemon.supervisor.state import RunState
 from dora.dataflow.layout import Plan
 from dora.dataflow.model import Dataflow
+from dora.wire.counters import ERRORS
 from dora.wire.node_protocol import TextInput
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class RunLog:
         dataflow_id: str,
         directory: str,
         state: RunState,
+        accounting: Accounting,
         nodes: NodeTable,
         loop: Loop,
         on_log: Callable[[LogEntry], None],
@@ -46,6 +49,7 @@ class RunLog:
         self._dataflow_id = dataflow_id
         self._directory = directory
         self._state = state
+        self._accounting = accounting
         self._nodes = nodes
         self._loop = loop
         self._on_log: Callable[[LogEntry], None] | None = on_log
@@ -115,6 +119,8 @@ class RunLog:
 
     def _keep(self, entry: LogEntry) -> None:
         self.files.write(entry)
+        if entry.level == "error" and entry.node_id:
+            self._accounting.count(entry.node_id, ERRORS)
         if self._on_log is None or self._is_refusal(entry):
             return
         try:

@@ -88,8 +88,19 @@ UNDECLARED: Final = NodeCounter(
     is_reported=False,  # the report names the outputs
 )
 
+ERRORS: Final = NodeCounter(
+    "errors",
+    10,
+    "Entries with the level error in the log of a node",
+    "logged an error {times}",
+    unit="entry",
+    metric="logged_errors",
+    is_amber=True,
+    is_reported=False,  # they were on the terminal
+)
+
 # In the order in which they are shown.
-NODE_COUNTERS: Final = (RESTARTS, RELOADS, UNDECLARED)
+NODE_COUNTERS: Final = (RESTARTS, RELOADS, UNDECLARED, ERRORS)
 
 
 def shown_counters(counts: Collection[Mapping[str, int]]) -> list[NodeCounter]:
