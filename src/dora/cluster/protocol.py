@@ -237,6 +237,8 @@ ToCoordinator = (
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
+    """The coordinator accepts the daemon."""
+
     version: str  # of dora
     protocol: int = 0  # `PROTOCOL_VERSION`; 0: the coordinator did not say
 
@@ -485,6 +487,8 @@ class StartRequest(msgspec.Struct, frozen=True):
 
 
 class StopRequest(msgspec.Struct, frozen=True):
+    """Stop a dataflow. ``grace``: seconds until SIGTERM; None: the default. ``force``: kill its nodes."""
+
     grace: Annotated[float, msgspec.Meta(ge=0, le=MAX_GRACE)] | None = None
     force: bool = False
 
@@ -497,6 +501,8 @@ class RestartView(msgspec.Struct, frozen=True):
 
 
 class DownRequest(msgspec.Struct, frozen=True):
+    """End the daemons and the coordinator. ``force``: although dataflows run."""
+
     force: bool = False
 
 
@@ -519,6 +525,8 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SystemStatus(msgspec.Struct, frozen=True):
+    """The coordinator and its machines."""
+
     version: str
     pid: int  # of the coordinator
     daemons: list[str]  # ids of the daemons that are connected
@@ -528,6 +536,8 @@ class SystemStatus(msgspec.Struct, frozen=True):
 
 
 class DashboardView(msgspec.Struct, frozen=True):
+    """The address of the dashboard."""
+
     path: str  # logs in a browser
 
 

@@ -15,12 +15,16 @@ from dora.wire.path_statistics import PathLatency
 
 
 class NodeMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node since the start of its dataflow."""
+
     node: str
     status: str
     figures: dict[str, float] = {}  # of `NODE_METRICS` by name; a missing one is 0
 
 
 class OutputMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An output since the start of its dataflow."""
+
     node: str
     output: str
     messages: int = 0
@@ -28,18 +32,24 @@ class OutputMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LinkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A link since the start of its dataflow."""
+
     source: str  # "node/output"
     input: str  # "node/input"
     figures: dict[str, int] = {}  # of `LINK_METRICS` by name; a missing one is 0
 
 
 class NetworkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The network from one machine to another."""
+
     source: str  # the machine that sends
     target: str
     figures: dict[str, int] = {}  # of `NETWORK_FIGURES` by name, as on the board; a missing one is 0
 
 
 class DataflowMetrics(msgspec.Struct, frozen=True):
+    """A running dataflow, as one machine knows it."""
+
     dataflow_id: str
     dataflow: str  # its name
     nodes: list[NodeMetrics] = []
