@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 
+from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor.result import LinkReport, NetworkReport
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
 from dora.dataflow.gateway_plan import networks_of
@@ -36,7 +37,14 @@ from dora.transport.board import (
 )
 from dora.transport.doorbell import Bell
 from dora.wire.clock import ClockOffset
-from dora.wire.counters import LINK_FLAGS, NETWORK_FIGURES, RESTART_LOSS, STREAM_FIGURES, NodeCounter
+from dora.wire.counters import (
+    ERRORS,
+    LINK_FLAGS,
+    NETWORK_FIGURES,
+    RESTART_LOSS,
+    STREAM_FIGURES,
+    NodeCounter,
+)
 from dora.wire.node_protocol import StopFrame, ToNode
 
 GATEWAY = ""  # in place of a node: the gateway, which sends the outputs of other machines here
@@ -288,6 +296,11 @@ class Accounting:
         """Add to a counter of a node that no other process writes; also of one that was removed."""
         slot = max(self._node_lines[node_id])  # lines are given out in order
         self.board.set(slot, counter.word, self.board.get(slot, counter.word) + times)
+
+    def count_logged(self, entry: LogEntry) -> None:
+        """Count a log entry, if it is an error of a node."""
+        if entry.level == "error" and entry.node_id:
+            self.count(entry.node_id, ERRORS)
 
     def node_counts(self, node_id: str) -> dict[str, int]:
         """Return the counters of a node of the dataflow that are not 0, by name."""

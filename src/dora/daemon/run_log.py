@@ -14,7 +14,6 @@ from dora.daemon.node_table import NodeTable
 from dora.daemon.supervisor.state import RunState
 from dora.dataflow.layout import Plan
 from dora.dataflow.model import Dataflow
-from dora.wire.counters import ERRORS
 from dora.wire.node_protocol import TextInput
 
 if TYPE_CHECKING:
@@ -119,8 +118,7 @@ class RunLog:
 
     def _keep(self, entry: LogEntry) -> None:
         self.files.write(entry)
-        if entry.level == "error" and entry.node_id:
-            self._accounting.count(entry.node_id, ERRORS)
+        self._accounting.count_logged(entry)
         if self._on_log is None or self._is_refusal(entry):
             return
         try:

@@ -348,6 +348,7 @@ class VirtualDaemon:
 
     def _keep(self, entry: LogEntry) -> None:
         self.logs.append(entry)
+        self._accounting.count_logged(entry)
         if self._echo is not None:
             self._echo(self._render(entry))
 
