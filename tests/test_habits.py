@@ -62,6 +62,15 @@ def test_every_make_target_that_is_documented_exists() -> None:
     assert set(re.findall(r"`make ([a-z0-9-]+)", text)) <= make_targets()
 
 
+def test_every_path_in_the_settings_exists() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    named = re.findall(
+        r"(?:\./)?((?:src|tests|tools|docs|examples|benchmarks|licenses|frontend)/[\w./*-]*)", text
+    )
+    assert len(named) > 5
+    assert [path for path in named if not any(ROOT.glob(path.rstrip("/")))] == []
+
+
 def test_changelog_fragments_have_a_kind_and_a_text() -> None:
     for file in (ROOT / "changelog.d").iterdir():
         if file.name not in ("README.md", "template.md"):

@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { failedNodes, labelOfLink, linksOf, nodeOf, rate, sentenceOfPath, sentences, sentencesOfNetwork, short, size, toneOfLink, toneOfNode, whole } from "./model";
+import { failedNodes, labelOfLink, linksOf, nodeOf, rate, sentenceOfPath, sentences, sentencesOfNetwork, short, shownCounters, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
 import { ParameterList } from "./parameters";
 import type { Live } from "./server";
@@ -54,7 +54,7 @@ function NodeDetails(props: DetailsProps & { id: string }) {
         <dl class="figures">
           <Figure name="CPU">{node.cpu === null ? "–" : `${node.cpu.toFixed(1)} %`}</Figure>
           <Figure name="Memory">{node.memory === null ? "–" : size(node.memory)}</Figure>
-          <Figure name="Restarts">{node.restarts}</Figure>
+          {shownCounters([node]).map(({ label, of }) => <Figure key={label} name={label}>{whole(of(node))}</Figure>)}
           {node.machine && <Figure name="Machine">{node.machine}</Figure>}
           <Figure name="Process">{node.pid ?? "–"}</Figure>
           <Figure name="Sends">{rate(node.sent_hz)}</Figure>

@@ -1,6 +1,6 @@
 // What the server says about a dataflow, and the words and colours for it.
 
-import { COUNTERS, FLAGS } from "./counters";
+import { COUNTERS, FLAGS, NODE_COUNTERS } from "./counters";
 import { type Box, type Edge, ends, type Graph, isGiven } from "./graph";
 import type { Tone } from "./view";
 
@@ -10,7 +10,7 @@ export interface NodeState {
   failure: { number: number; reason: string } | null; // the first cause is number 1
   machine: string; // "" while all nodes are on one
   pid: number | null;
-  restarts: number;
+  counts: Partial<Record<keyof typeof NODE_COUNTERS, number>>; // since the start, without those that are 0
   cpu: number | null; // percent of one processor
   memory: number | null; // bytes
   sent_hz: number;
@@ -255,6 +255,13 @@ export function labelOfLink(link: LinkState, brief = false): string {
   if (link.latency && !(brief && link.dropping_hz > 0)) words.push(milliseconds(link.latency[0]));
   if (link.dropping_hz > 0) words.push(`−${rate(link.dropping_hz)}`);
   return words.join(" · ");
+}
+
+/** Return the counters of nodes that have a column in a table of these nodes. */
+export function shownCounters(nodes: NodeState[]): { label: string; isAmber: boolean; of: (node: NodeState) => number }[] {
+  return Object.entries(NODE_COUNTERS)
+    .map(([name, counter]) => ({ ...counter, of: (node: NodeState) => node.counts[name as keyof typeof NODE_COUNTERS] ?? 0 }))
+    .filter((counter) => counter.isAlwaysShown || nodes.some(counter.of));
 }
 
 /** Return sentences about the link of an edge at the moment. */

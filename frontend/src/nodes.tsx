@@ -2,7 +2,7 @@
 
 import type { Graph } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { linksOf, lostBy, rate, short, size, toneOfNode, whole } from "./model";
+import { linksOf, lostBy, rate, short, shownCounters, size, toneOfNode, whole } from "./model";
 import type { Live } from "./server";
 import type { Selected } from "./view";
 
@@ -10,6 +10,7 @@ export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected
   useLive(props.live, "state");
   const nodes = props.live.state?.nodes ?? [];
   const links = linksOf(props.live.state, props.graph);
+  const counters = shownCounters(nodes);
   // A runtime with several operators is a frame in the graph; its first operator stands for it.
   const boxOf = (id: string) =>
     props.graph.boxes.find((box) => box.id === id)?.id ?? props.graph.boxes.find((box) => box.id.startsWith(`${id}/`))?.id;
@@ -24,7 +25,7 @@ export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected
         <thead>
           <tr>
             {["Node", "Status", "CPU", "Memory", "Sends", "Dropped"].map((name) => <th key={name} scope="col" class={name === "Sends" ? "rate" : ""}>{name}</th>)}
-            {["Waiting", "Restarts"].map((name) => <th key={name} scope="col" class="spare">{name}</th>)}
+            {["Waiting", ...counters.map(({ label }) => label)].map((name) => <th key={name} scope="col" class="spare">{name}</th>)}
           </tr>
         </thead>
         <tbody>
@@ -37,7 +38,7 @@ export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected
               <td class="rate">{rate(node.sent_hz)}</td>
               <td class={lostBy(node, props.graph, links) ? "bad" : ""}>{short(node.dropped)}</td>
               <td class="spare">{whole(node.waiting)}</td>
-              <td class="spare">{node.restarts}</td>
+              {counters.map(({ label, isAmber, of }) => <td key={label} class={isAmber && of(node) ? "spare warn" : "spare"}>{whole(of(node))}</td>)}
             </tr>
           ))}
         </tbody>

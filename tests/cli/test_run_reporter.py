@@ -20,7 +20,7 @@ from waiting import TIMEOUT, wait_until
 from dora.cli.run_reporter import RunReporter
 from dora.cli.status_line import drawn
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.processes.loading import LoadingPackages
+from dora.daemon.progress import LoadingPackages
 from dora.daemon.supervisor.result import NodeFailure
 from dora.wire.daemon_protocol import RunProgress, WaitingNode
 

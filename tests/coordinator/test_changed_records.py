@@ -221,7 +221,7 @@ def test_the_api_changes_dataflows(system: System, arm: str) -> None:
     assert change(system, "arm", {"type": "connect", "source": "a/out", "target": "b/y"})[0] == 200
     assert change(system, arm[:13], {"type": "disconnect", "source": "a/out", "target": "b/y"})[0] == 200
     assert change(system, "arm", {"type": "restart", "node": "b"})[0] == 200
-    wait_until(lambda: nodes()["b"].restarts == 1, "the restart of `b`")
+    wait_until(lambda: nodes()["b"].counts == {"restarts": 1}, "the restart of `b`")
     assert change(system, "arm", {"type": "replace", "node": "b", "yaml": "path: arm_a.py"})[0] == 200
     assert nodes()["b"].path == "arm_a.py"
     assert change(system, "arm", {"type": "stop", "node": "b", "grace": 1})[1]["was_running"]

@@ -33,8 +33,8 @@ def test_the_metrics_page_has_every_metric() -> None:
         "id",
         'arm "1"',
         [
-            NodeMetrics(node="eye", status="Running", restarts=2, cpu_seconds=1.5, memory=1000),
-            NodeMetrics(node="hand", status="Failed"),
+            NodeMetrics("eye", "Running", {"restarts": 2, "cpu_seconds": 1.5, "memory": 1000}),
+            NodeMetrics("hand", "Failed"),
         ],
         [OutputMetrics("eye", "image", 10, 4000)],
         [
@@ -48,7 +48,7 @@ def test_the_metrics_page_has_every_metric() -> None:
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.5)
     views = [DataflowView(uuid=str(n), name="x", status="Failed", nodes=[]) for n in range(3)]
     elsewhere = DataflowMetrics(
-        "id", 'arm "1"', [NodeMetrics(node="eye", status="Running", restarts=2)], [], []
+        "id", 'arm "1"', [NodeMetrics("eye", "Running", {"restarts": 2})], [], []
     )  # the other machine's view
     found = samples(page(views, {"d1": True, "d2": False}, [survey, elsewhere], requests).decode())
     arm = 'arm "1"'

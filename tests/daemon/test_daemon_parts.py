@@ -34,7 +34,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import Doorbell
-from dora.wire.counters import SILENT, UNSENT
+from dora.wire.counters import RESTARTS, SILENT, UNSENT
 from dora.wire.excerpt import failure_lines
 from dora.wire.node_protocol import ReloadFrame, StopFrame
 
@@ -259,6 +259,22 @@ def test_a_part_that_is_started_again_goes_on_counting(tmp_path: Path) -> None:
     assert (reports["a/x -> b/x"].sent, reports["b/y -> d/y"].sent) == (0, 0)
     left.close()
     right.close()
+
+
+def test_counters_of_removed_nodes_are_in_the_report(accounting: Accounting, tmp_path: Path) -> None:
+    both = accounting._plan
+    context = RunContext("id", str(tmp_path), "p_", str(tmp_path / "board"))
+    accounting.count("b", RESTARTS)
+    only_a = plan(Dataflow((NodeSpec("a", path="a.py", outputs=("x",)),), "/"), context, both)
+    accounting.change(only_a)
+    accounting.count("b", RESTARTS)  # its process still ends
+    assert accounting.report_nodes() == {"b": {"restarts": 2}}
+    again = plan(Dataflow((NodeSpec("a", path="a.py"), NodeSpec("b", path="b.py")), "/"), context, only_a)
+    accounting.change(again)
+    accounting.count("b", RESTARTS)
+    assert accounting.node_counts("b") == {"restarts": 1}
+    assert accounting.report_nodes() == {"b": {"restarts": 3}}
+    accounting.close()
 
 
 def test_unsent_messages_are_reported_apart(accounting: Accounting) -> None:

@@ -149,6 +149,18 @@ def test_frames_sent_just_before_the_exit_are_handled(bench: Bench) -> None:
     assert bench.run(bench.node("a", script)).undeclared == {"a": {"typo": 3}}
 
 
+def test_errors_in_the_log_of_a_node_are_counted(bench: Bench) -> None:
+    script = """
+        from control_peer import Peer
+        from dora.node.log import write_log
+        Peer()
+        for level in ("error", "warn", "error", "info"):
+            write_log("a", level, "the arm is hot")
+    """
+    result = bench.run(bench.node("a", script), bench.node("b", "from control_peer import Peer; Peer()"))
+    assert result.node_counts == {"a": {"errors": 2}}
+
+
 # ----------------------------------------------------------------------------- stopping
 
 

@@ -20,18 +20,16 @@ from dora.daemon.logs.reader import LogReader
 from dora.daemon.logs.writer import LogFiles
 from dora.dataflow.model import LogLevel
 from dora.observe.preview.protocol import (
-    DataflowGraph,
     Ended,
     Found,
     Lines,
-    Preview,
-    PreviewsWanted,
     Search,
-    State,
     Target,
     frame,
+    page_query,
 )
 from dora.observe.preview.watcher import CommandQueue, search
+from dora.observe.queries import DataflowGraph, Preview
 from dora.observe.snapshot import Snapshot
 
 
@@ -81,7 +79,7 @@ def test_dropped_lines_are_counted() -> None:
 
 def test_a_hidden_browser_gets_the_whole_minute_and_no_more() -> None:
     minute, outbox = LastMinute(), Outbox()
-    nothing = State(Snapshot("", [], []))
+    nothing = Snapshot("", [], [])
     for number in range(1000):  # four machines send their states
         sample = minute.add(1e9 + number / 4, nothing)
         outbox.add_samples([] if sample is None else [sample])
@@ -99,11 +97,11 @@ def test_commands_that_arrive_together_are_taken_one_by_one() -> None:
     inbox = CommandQueue(reading)
     os.write(
         writing,
-        frame(Target("id", "", "")) + frame(PreviewsWanted(("a/b",))) + frame(PreviewsWanted(("c/d",))),
+        frame(Target("id", "", "")) + frame(page_query(("a/b",))) + frame(page_query(("c/d",))),
     )
     assert next(iter(inbox.wait())) == Target("id", "", "")
     assert inbox.waiting
-    assert list(inbox.take()) == [PreviewsWanted(("a/b",)), PreviewsWanted(("c/d",))]
+    assert list(inbox.take()) == [page_query(("a/b",)), page_query(("c/d",))]
     assert not inbox.waiting
     os.close(writing)
     assert list(inbox.take()) == []

@@ -1,12 +1,11 @@
-"""The states of several machines are merged into one for the page."""
+"""The snapshots of several machines are merged into one for the page."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from dora.cluster.dashboard.dataflow_state import as_json, merged_state
-from dora.observe.preview.protocol import State
+from dora.cluster.dashboard.dataflow_state import as_json, merged
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.wire.daemon_protocol import LinkView, NodeView
@@ -22,16 +21,16 @@ def link(source: str, target: str, hz: float) -> LinkRate:
     return LinkRate(LinkView(0, 0, source, f"{target}/in"), hz, None, 0, 0, 0.0)
 
 
-def state(hz: float, trouble: str = "", machine: str = "") -> State:
+def snapshot(hz: float, trouble: str = "", machine: str = "") -> Snapshot:
     """Return what a machine that counts ``hz`` everywhere says of a dataflow with two nodes."""
     nodes = [node("camera", hz), node("plan", hz)]
     links = [link("camera/image", "plan", hz), link("plan/command", "camera", hz)]
-    return State(Snapshot(machine, nodes, links), trouble)
+    return Snapshot(machine, nodes, links, trouble=trouble)
 
 
-def merged(*arguments: Any) -> tuple[dict[str, Any], dict[str, float], str]:
+def shown(*arguments: Any) -> tuple[dict[str, Any], dict[str, float], str]:
     """Return machine and rate of each node, the rate of each link, and the trouble."""
-    found = json.loads(as_json(merged_state(*arguments)))
+    found = json.loads(as_json(merged(*arguments)))
     return (
         {each["id"]: (each["machine"], each["sent_hz"]) for each in found["nodes"]},
         {each["target"]: each["hz"] for each in found["links"]},
@@ -43,8 +42,8 @@ PLACED = {"camera": "arm", "plan": "base"}
 
 
 def test_each_machine_counts_for_its_nodes_and_the_links_to_them() -> None:
-    remote = {"arm": state(1, "too many look"), "base": state(2)}
-    assert merged(None, remote, {"desk": "machine `desk` does not answer"}, PLACED) == (
+    remote = {"arm": snapshot(1, "too many look"), "base": snapshot(2)}
+    assert shown(None, remote, {"desk": "machine `desk` does not answer"}, PLACED) == (
         {"camera": ("arm", 1), "plan": ("base", 2)},
         {"plan/in": 2, "camera/in": 1},
         "too many look; machine `desk` does not answer",
@@ -52,7 +51,7 @@ def test_each_machine_counts_for_its_nodes_and_the_links_to_them() -> None:
 
 
 def test_the_machine_of_the_server_counts_for_its_own_nodes() -> None:
-    assert merged(state(1, machine="arm"), {"base": state(2)}, {}, PLACED) == (
+    assert shown(snapshot(1, machine="arm"), {"base": snapshot(2)}, {}, PLACED) == (
         {"camera": ("arm", 1), "plan": ("base", 2)},
         {"plan/in": 2, "camera/in": 1},
         "",
@@ -60,21 +59,21 @@ def test_the_machine_of_the_server_counts_for_its_own_nodes() -> None:
 
 
 def test_nodes_of_a_machine_that_does_not_answer_are_shown_as_the_others_see_them() -> None:
-    nodes, links, trouble = merged(None, {"arm": state(1)}, {"base": "gone"}, PLACED)
+    nodes, links, trouble = shown(None, {"arm": snapshot(1)}, {"base": "gone"}, PLACED)
     assert nodes == {"camera": ("arm", 1), "plan": ("base", 1)}
     assert links == {"plan/in": 1, "camera/in": 1}
     assert trouble == "gone"
 
 
 def test_a_node_that_was_added_later_is_on_the_machine_that_is_reported() -> None:
-    new = State(Snapshot("arm", [node("new", 3, "arm")], [link("camera/image", "new", 3)]))
-    assert merged(None, {"base": new, "arm": new}, {}, {}) == ({"new": ("arm", 3)}, {"new/in": 3}, "")
+    new = Snapshot("arm", [node("new", 3, "arm")], [link("camera/image", "new", 3)])
+    assert shown(None, {"base": new, "arm": new}, {}, {}) == ({"new": ("arm", 3)}, {"new/in": 3}, "")
 
 
 def test_the_only_machine_of_a_dataflow_is_that_of_its_nodes() -> None:
-    assert merged(None, {"arm": state(1)}, {}, {})[0] == {"camera": ("arm", 1), "plan": ("arm", 1)}
-    assert merged(state(1), {}, {}, {})[0] == {"camera": ("", 1), "plan": ("", 1)}
+    assert shown(None, {"arm": snapshot(1)}, {}, {})[0] == {"camera": ("arm", 1), "plan": ("arm", 1)}
+    assert shown(snapshot(1), {}, {}, {})[0] == {"camera": ("", 1), "plan": ("", 1)}
 
 
 def test_a_dataflow_of_which_no_machine_answers_has_no_nodes() -> None:
-    assert merged(None, {}, {"arm": "gone"}, PLACED) == ({}, {}, "gone")
+    assert shown(None, {}, {"arm": "gone"}, PLACED) == ({}, {}, "gone")

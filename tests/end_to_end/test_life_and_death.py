@@ -262,7 +262,8 @@ def test_messages_lost_by_a_restart_of_the_receiver_are_reported_as_that(flow: F
     assert report.sent == report.received + report.dropped
     assert report.count(RESTART_LOSS) == report.dropped > 0
     assert loss_report(result) == (
-        f"sender/out -> receiver/in: {report.dropped} messages lost while `receiver` was restarting"
+        f"sender/out -> receiver/in: {report.dropped} messages lost while `receiver` was restarting\n\n"
+        "Node `receiver` was restarted 1 time."
     )
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ import pytest
 from changing_machines import said_by
 from cluster_system import Spread, spread_over
 from counted_links import FILES, Counted
-from hosts import network
+from hosts import Host, network
 from rounds import FEW
 from waiting import wait_until
 
@@ -40,6 +41,15 @@ def reboot(system: Spread, machine: str) -> None:
     system.start_daemon(machine)
 
 
+def command_lines(host: Host) -> dict[int, list[str]]:
+    """Return the command lines of a machine's processes, without those that end meanwhile."""
+    found = {}
+    for pid in host.pids():
+        with suppress(psutil.NoSuchProcess):
+            found[pid] = psutil.Process(pid).cmdline()
+    return found
+
+
 def ends_with_exact_counts(counted: Counted, restarts: int) -> None:
     """Let the dataflow end; what `relay` has sent was received, or dropped and counted."""
     assert counted.system.status(counted.dataflow) == "Running"
@@ -50,7 +60,7 @@ def ends_with_exact_counts(counted: Counted, restarts: int) -> None:
     sent = {name: int(count) for name, count in re.findall(r"(\w+) sent in all (\d+)", logs)}
     assert taken == sent, logs
     for name, host in counted.system.hosts.items():
-        left = [psutil.Process(pid).cmdline() for pid in host.pids()]
+        left = command_lines(host).values()
         ours = ("agent.worker", *(file for file in FILES if file.endswith(".py")))
         assert not [words for words in left if any(word.endswith(ours) for word in words)]
         run_folders = [path.name for path in (host.folder / "run").iterdir() if path.is_dir()]
@@ -116,8 +126,8 @@ def test_a_dataflow_stops_with_a_machine_if_the_file_says_so(system: Spread) -> 
 
 
 def kill(system: Spread, machine: str, program: str) -> None:
-    for pid in system.hosts[machine].pids():
-        if any(word.endswith(program) for word in psutil.Process(pid).cmdline()):
+    for pid, words in command_lines(system.hosts[machine]).items():
+        if any(word.endswith(program) for word in words):
             os.kill(pid, signal.SIGKILL)
 
 

@@ -216,7 +216,7 @@ class Disk:
         self.content = b""
         self.fault = 0
         monkeypatch.setattr("dora.recording.mcap.writer._sync_data", self._sync)
-        monkeypatch.setattr("dora.recording.recorder.disk_sync.EVERY", 0.001)
+        monkeypatch.setattr("dora.recording.recorder.sinks.SYNC_EVERY", 0.001)
 
     def _sync(self, fd: int) -> None:
         if self.fault:

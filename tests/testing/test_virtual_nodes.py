@@ -244,6 +244,14 @@ def test_the_command_of_an_installed_package(tmp_path: Path, monkeypatch: pytest
     assert run.outputs["echo"][0].metadata["args"] == ["--loud"]
 
 
+def test_errors_that_a_node_logs_are_counted() -> None:
+    def warm_up(node: Node) -> None:
+        node.log_error("the arm is hot")
+        node.log_warn("the arm is warm")
+
+    assert run_node(warm_up).result.node_counts == {"node": {"errors": 1}}
+
+
 def test_undeclared_outputs_are_dropped_if_the_outputs_are_given() -> None:
     def send(node: Node) -> None:
         node.send_output("right", b"1")
@@ -252,6 +260,7 @@ def test_undeclared_outputs_are_dropped_if_the_outputs_are_given() -> None:
     run = run_node(send, outputs=["right"])
     assert list(run.outputs) == ["right"]
     assert run.result.undeclared == {"node": {"wrong": 1}}
+    assert run.result.node_counts == {"node": {"undeclared": 1}}
     assert any("`wrong` is not declared" in line for line in run.lines)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from dora.transport import board as module
 from dora.transport.board import DROPPED, LINE_BYTES, MAX_LINES, RECEIVED, SENT, WORDS, Board
-from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, NODE_COUNTERS
 
 
 @pytest.fixture
@@ -64,6 +64,7 @@ def test_every_word_has_its_place_in_the_documentation_and_none_is_used_twice() 
     for _, word, name in rows:
         assert getattr(module, name) == int(word) < WORDS
     places = [(line, int(word)) for line, word, _ in rows]
+    places += [("node", item.word) for item in NODE_COUNTERS]
     places += [("link", item.word) for item in (*LINK_COUNTERS, *LINK_FLAGS)]
     assert len(set(places)) == len(places)
     assert max(word for _, word in places) < WORDS

@@ -1,4 +1,4 @@
-"""Every counter and flag of links that is declared reaches everything that shows them."""
+"""Every counter of nodes, and counter and flag of links, that is declared reaches all that shows it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dora.cli.commands.top import _link_json
-from dora.cli.top_tables import LinkHistory, link_table
+from dora.cli.commands import node as node_command
+from dora.cli.commands.top import _link_json, _node_json
+from dora.cli.top_tables import LinkHistory, link_table, node_table
 from dora.cluster.coordinator.metrics import RequestCounter, page
 from dora.cluster.dashboard.dataflow_state import as_json
 from dora.daemon.report import loss_report
 from dora.daemon.supervisor.result import DataflowResult, LinkReport
 from dora.observe.describe_topic import TopicDescription
-from dora.observe.preview.protocol import State
 from dora.observe.rates import Counters, LinkRate, rates
-from dora.observe.snapshot import Snapshot
+from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.observe.telemetry.export import _INSTRUMENTS
 from dora.observe.topics import Topic
 from dora.transport import board
-from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, LinkCounter, LinkFlag
+from dora.wire.counters import (
+    LINK_COUNTERS,
+    LINK_FLAGS,
+    NODE_COUNTERS,
+    LinkCounter,
+    LinkFlag,
+    NodeCounter,
+)
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
 from dora.wire.input_rules import INPUT_RULES, InputRule
-from dora.wire.metrics import DataflowMetrics, LinkMetrics
+from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics
 from dora.wire.node_config import InputConfig
 
 SLOT = 1
@@ -65,8 +72,39 @@ def described(words: memoryview, inspection: Inspection) -> str:
 
 
 def on_page(rate: LinkRate) -> dict[str, object]:
-    (link,) = json.loads(as_json(State(Snapshot("", [], [rate]))))["links"]
+    (link,) = json.loads(as_json(Snapshot("", [], [rate])))["links"]
     return dict(link)
+
+
+@pytest.mark.parametrize("counter", NODE_COUNTERS, ids=lambda counter: counter.name)
+def test_everything_shows_a_counter_of_a_node(
+    counter: NodeCounter, words: memoryview, inspection: Inspection
+) -> None:
+    words[SLOT * board.WORDS + counter.word] = 3
+    counts = board.node_counts(words, SLOT)
+    assert counts == {counter.name: 3}
+    view = NodeView("camera", "Running", counts=counts)
+    item = NodeSnapshot("id", "arm", view, None, 0.0, 0.0, 0, 0, None)
+    snapshot = Snapshot("", [item], [])
+    head, (row,) = node_table([item])
+    assert str(row[head.index(counter.name.upper())]) == "3"
+    assert _node_json(item, snapshot)[counter.json_key] == 3
+    assert node_command._info_json(inspection, "arm", item)["metrics"][counter.json_key] == 3
+    assert (
+        node_command._describe(inspection, "arm", view, None)["runtime_metrics"].items()
+        >= {counter.name: 3}.items()
+    )
+    assert node_command._row(item, [counter])[5] == "3"
+    assert json.loads(as_json(snapshot))["nodes"][0]["counts"] == counts
+    sentence = counter.describe(3)
+    assert "{" not in sentence
+    report = loss_report(DataflowResult("id", node_counts={"camera": counts}))
+    assert report == (f"Node `camera` {sentence}." if counter.is_reported else "")
+    metrics = DataflowMetrics("id", "arm", nodes=[NodeMetrics("camera", "Running", {counter.name: 3})])
+    text = page([], {}, [metrics], RequestCounter()).decode()
+    assert f'dora_node_{counter.metric}_total{{dataflow="arm",node="camera"}} 3.0' in text
+    observed = {name: list(values(metrics)) for name, _, values in _INSTRUMENTS}
+    assert [value for value, _ in observed[f"dora.node.{counter.name}"]] == [3]
 
 
 @pytest.mark.parametrize("counter", LINK_COUNTERS, ids=lambda counter: counter.name)
@@ -128,4 +166,4 @@ def test_a_report_of_links_survives_its_way_between_machines() -> None:
 
 def test_the_front_end_has_the_tables() -> None:
     script = (Path(__file__).parents[2] / "src" / "dora" / "assets" / "dashboard.js").read_text()
-    assert all(f"{item.name}:{{" in script for item in (*LINK_COUNTERS, *LINK_FLAGS))
+    assert all(f"{item.name}:{{" in script for item in (*NODE_COUNTERS, *LINK_COUNTERS, *LINK_FLAGS))

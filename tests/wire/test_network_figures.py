@@ -17,7 +17,6 @@ from dora.daemon.report import network_report
 from dora.daemon.supervisor.result import DataflowResult, NetworkReport
 from dora.observe.describe_topic import TopicDescription
 from dora.observe.networks import NetworkRate, network_rates, read_networks
-from dora.observe.preview.protocol import State
 from dora.observe.snapshot import NodeSnapshot, Snapshot, merge
 from dora.observe.telemetry.export import _INSTRUMENTS
 from dora.observe.topics import Topic
@@ -120,7 +119,7 @@ def test_programs_get_the_networks_of_the_machine_of_a_node(crowded: NetworkRate
     (found,) = _node_json(node, Snapshot("robot", [node], [], [crowded, other]))["networks"]
     assert (found["target"], found["warnings"], found["loss"]) == ("desk", [WARNING], 0.02)
     assert found["figures"]["round_trip"] == 0.021
-    (shown, _) = json.loads(as_json(State(Snapshot("", [], [], [crowded, other]))))["networks"]
+    (shown, _) = json.loads(as_json(Snapshot("", [], [], [crowded, other])))["networks"]
     assert shown == json.loads(json.dumps(found))
 
 

@@ -15,7 +15,7 @@ from dora.observe.formatting import bandwidth, megabytes
 from dora.observe.networks import NetworkRate
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot
-from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, PRIORITIES
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, PRIORITIES, NodeCounter, shown_counters
 from dora.wire.path_statistics import PathLatency
 
 MINUTE: Final = 60.0  # seconds that a sparkline shows
@@ -34,9 +34,6 @@ NAMES: Final = {
     "LARGEST OUTPUT",
 }  # columns that are no figures
 
-_NODE_HEAD: Final = (
-    *("NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "SENT", "BANDWIDTH", "WAITING", "QUIET"),
-)
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _IN_TROUBLE: Final = {"Failed", "Restarting"}
 
@@ -128,23 +125,27 @@ def without(table: Table, *columns: str) -> Table:
 def node_table(nodes: Sequence[NodeSnapshot]) -> Table:
     """Return the names of the columns, and a row for each node."""
     several = len({item.dataflow_id for item in nodes}) > 1
-    rows = [_node_row(item, several) for item in nodes]
+    counters = shown_counters([item.node.counts for item in nodes])
+    counted = [counter.name.upper() for counter in counters]
+    head = ("NODE", "STATUS", "PID", "CPU", "MEMORY", *counted, "SENT", "BANDWIDTH", "WAITING", "QUIET")
+    rows = [_node_row(item, several, counters) for item in nodes]
     if not any(item.node.machine for item in nodes):
-        return _NODE_HEAD, rows
-    return (*_NODE_HEAD[:2], "MACHINE", *_NODE_HEAD[2:]), [
+        return head, rows
+    return (*head[:2], "MACHINE", *head[2:]), [
         (*row[:2], cell(item.node.machine or "-"), *row[2:]) for row, item in zip(rows, nodes, strict=True)
     ]
 
 
-def _node_row(item: NodeSnapshot, several: bool) -> tuple[Text, ...]:
+def _node_row(item: NodeSnapshot, several: bool, counters: Sequence[NodeCounter]) -> tuple[Text, ...]:
     view, load = item.node, item.load
+    counts = [(counter.is_amber, view.counts.get(counter.name, 0)) for counter in counters]
     return (
         cell(f"{item.dataflow}: {view.id}" if several else view.id),
         cell(view.status, "bold red" if view.status in _IN_TROUBLE else ""),
         cell("-" if view.pid is None else str(view.pid)),
         cell("-" if load is None else f"{load.cpu_percent:.1f}%"),
         cell("-" if load is None else megabytes(load.memory)),
-        cell(str(view.restarts), "yellow" if view.restarts else ""),
+        *(cell(f"{count:,}", "yellow" if count and is_amber else "") for is_amber, count in counts),
         cell(f"{item.sent_hz:.1f}/s"),
         cell(bandwidth(item.bytes_per_second)),
         cell(str(item.waiting)),

@@ -47,8 +47,8 @@ class DistributedSource:
 
     @property
     def faults(self) -> list[str]:
-        """Why machines stopped to answer."""
-        return self._remote.faults
+        """Why machines stopped to answer, or measure no latencies."""
+        return [*self._remote.faults, *(part.trouble for part in self._newest.values() if part.trouble)]
 
     def watch(self, seconds: float) -> None:
         if self._local is not None:

@@ -234,6 +234,8 @@ ToCoordinator = (
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
+    """The coordinator accepts the daemon."""
+
     version: str  # of dora
     protocol: int = 0  # `PROTOCOL_VERSION`; 0: the coordinator did not say
 
@@ -482,6 +484,8 @@ class StartRequest(msgspec.Struct, frozen=True):
 
 
 class StopRequest(msgspec.Struct, frozen=True):
+    """Stop a dataflow. ``grace``: seconds until SIGTERM; None: the default. ``force``: kill its nodes."""
+
     grace: Annotated[float, msgspec.Meta(ge=0, le=MAX_GRACE)] | None = None
     force: bool = False
 
@@ -494,6 +498,8 @@ class RestartView(msgspec.Struct, frozen=True):
 
 
 class DownRequest(msgspec.Struct, frozen=True):
+    """End the daemons and the coordinator. ``force``: although dataflows run."""
+
     force: bool = False
 
 
@@ -516,6 +522,8 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SystemStatus(msgspec.Struct, frozen=True):
+    """The coordinator and its machines."""
+
     version: str
     pid: int  # of the coordinator
     daemons: list[str]  # ids of the daemons that are connected
@@ -525,6 +533,8 @@ class SystemStatus(msgspec.Struct, frozen=True):
 
 
 class DashboardView(msgspec.Struct, frozen=True):
+    """The address of the dashboard."""
+
     path: str  # logs in a browser
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 
+from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor.result import LinkReport, NetworkReport
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
 from dora.dataflow.gateway_plan import networks_of
@@ -32,10 +33,18 @@ from dora.transport.board import (
     delivered,
     figures_of,
     link_counts,
+    node_counts,
 )
 from dora.transport.doorbell import Bell
 from dora.wire.clock import ClockOffset
-from dora.wire.counters import LINK_FLAGS, NETWORK_FIGURES, RESTART_LOSS, STREAM_FIGURES
+from dora.wire.counters import (
+    ERRORS,
+    LINK_FLAGS,
+    NETWORK_FIGURES,
+    RESTART_LOSS,
+    STREAM_FIGURES,
+    NodeCounter,
+)
 from dora.wire.node_protocol import StopFrame, ToNode
 
 GATEWAY = ""  # in place of a node: the gateway, which sends the outputs of other machines here
@@ -55,6 +64,8 @@ class Accounting:
         self._sent_at_end: dict[int, int] = {}
         self._sent_slots: dict[int, int] = {}
         self._gone: deque[Link] = deque(maxlen=_GONE_LINKS)  # removed while the dataflow ran
+        # Node → the lines that it has had: it gets another one if it is removed and added again.
+        self._node_lines: dict[str, set[int]] = {}
         self._clock_offsets: Mapping[str, ClockOffset] = {}  # by machine
         self._plan = plan
         self._adopt(plan)
@@ -63,6 +74,7 @@ class Accounting:
         self._plan = plan
         self._by_consumer: dict[str, list[int]] = {node_id: [] for node_id in plan.configs}
         for node_id, config in plan.configs.items():
+            self._node_lines.setdefault(node_id, set()).add(config.node_slot)
             for item in config.inputs:
                 if item.kind == "link":
                     self._by_consumer[node_id].append(item.slot)
@@ -279,6 +291,29 @@ class Accounting:
                 )
             )
         return tuple(reports)
+
+    def count(self, node_id: str, counter: NodeCounter, times: int = 1) -> None:
+        """Add to a counter of a node that no other process writes; also of one that was removed."""
+        slot = max(self._node_lines[node_id])  # lines are given out in order
+        self.board.set(slot, counter.word, self.board.get(slot, counter.word) + times)
+
+    def count_logged(self, entry: LogEntry) -> None:
+        """Count a log entry, if it is an error of a node."""
+        if entry.level == "error" and entry.node_id:
+            self.count(entry.node_id, ERRORS)
+
+    def node_counts(self, node_id: str) -> dict[str, int]:
+        """Return the counters of a node of the dataflow that are not 0, by name."""
+        return node_counts(self.board.words, self._plan.configs[node_id].node_slot)
+
+    def report_nodes(self) -> dict[str, dict[str, int]]:
+        """Return the counters of all nodes, also of those that were removed: node → name → count."""
+        words = self.board.words
+        counts = {
+            node_id: sum((Counter(node_counts(words, slot)) for slot in slots), Counter())
+            for node_id, slots in self._node_lines.items()
+        }
+        return {node_id: dict(some) for node_id, some in counts.items() if some}
 
     def report_networks(self) -> tuple[NetworkReport, ...]:
         """Return the figures of the networks to other machines; those without a message are left out."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from dora.daemon.accounting import Accounting
 from dora.daemon.event_loop import Loop
 from dora.daemon.run_directory import RunDirectory
+from dora.daemon.run_log import RunLog
+from dora.daemon.supervisor.state import RunState
+from dora.daemon.taps import Taps
 from dora.errors import TransportError
 from dora.wire.node_config import EngineName
 
@@ -19,11 +21,10 @@ MAX_DEAD_PROCESSES = 2
 
 
 class Cleanup:
-    """Cleans up after the dead processes of one run.
+    """Cleans up after the dead processes of one run, and after clients that died with open taps.
 
-    ``on_cleaned`` is called after a clean-up, ``on_warning`` with a message if one failed. ``is_over``
-    tells that the run has ended: everything left is then removed with its directory. ``is_recorded`` tells
-    whether recorders have taken all messages of a node; the clean-up waits for them a limited time.
+    It waits until recorders have taken all messages of a node that has ended, for a limited time. The
+    directory of the run is removed at its end, with everything that is left in it.
     """
 
     def __init__(
@@ -32,22 +33,19 @@ class Cleanup:
         run: RunDirectory,
         engine: EngineName,
         accounting: Accounting,
-        *,
-        is_recorded: Callable[[str], bool],
-        is_over: Callable[[], bool],
-        on_cleaned: Callable[[], None],
-        on_warning: Callable[[str], None],
+        state: RunState,
+        taps: Taps,
+        log: RunLog,
     ) -> None:
         self._loop = loop
         self._run = run
         self._engine = engine
         self._accounting = accounting
-        self._is_recorded = is_recorded
-        self._is_over = is_over
-        self._on_cleaned = on_cleaned
-        self._on_warning = on_warning
+        self._state = state
+        self._taps = taps
+        self._log = log
         self._nodes: dict[str, int] = {}  # node → its dead processes
-        self._taps = False  # a client died that had taps
+        self._lost_taps = False  # a client died that had taps
         self._due: float | None = None
         self._recorders_until = 0.0  # until then the clean-up waits for recorders
 
@@ -59,7 +57,7 @@ class Cleanup:
 
     def add_tap(self) -> None:
         """Clean up after a client that died with open taps: senders still fill their queues."""
-        self._taps = True
+        self._lost_taps = True
         self._schedule()
 
     def make_room(self, node_id: str) -> None:
@@ -74,7 +72,7 @@ class Cleanup:
 
     def _try(self) -> None:
         self._due = None
-        if not (self._nodes or self._taps) or self._is_over():
+        if not (self._nodes or self._lost_taps) or self._state.done:
             return
         if all(
             self._accounting.drained(node_id) and self._is_recorded_by_now(node_id)
@@ -86,17 +84,18 @@ class Cleanup:
             self._loop.call_at(self._due, self._try)
 
     def _is_recorded_by_now(self, node_id: str) -> bool:
-        return time.monotonic() > self._recorders_until or self._is_recorded(node_id)
+        slots = self._taps.recorded_slots()
+        return time.monotonic() > self._recorders_until or self._accounting.recorded(node_id, slots)
 
     def _clean_up(self) -> None:
         self._nodes.clear()
-        self._taps = False
-        self._on_cleaned()
+        self._lost_taps = False
+        self._taps.forget_lost()
         try:
             if not self._remove_dead_processes():
                 self.add_tap()  # again, soon
         except TransportError as error:
-            self._on_warning(str(error))
+            self._log.warn(str(error))
 
     def _remove_dead_processes(self) -> bool:
         """Return False if something is left; raises `TransportError`."""

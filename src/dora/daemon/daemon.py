@@ -11,8 +11,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -28,15 +27,18 @@ from dora.daemon.link_changes import LinkChanges, prepare_plan
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.node_connections import NodeConnections
 from dora.daemon.node_processes import NodeProcesses
+from dora.daemon.node_table import NodeTable
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import check_scheduling
 from dora.daemon.requests import RequestHandler, SupervisorRequest, event_of_request
 from dora.daemon.run_directory import RunDirectory
+from dora.daemon.run_log import RunLog
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.state import DEFAULT_GRACE
 from dora.daemon.supervisor.supervisor import Supervisor
+from dora.daemon.taps import Taps
 from dora.daemon.template.client import TemplateClient
 from dora.daemon.template.process import TemplateConnection
 from dora.daemon.watchdog import Watchdog
@@ -49,17 +51,10 @@ from dora.transport.doorbell import Doorbell
 from dora.wire.clock import ClockOffset
 from dora.wire.daemon_protocol import Answer, NodeRemoved, Ok, Rejected, Request, RunProgress, SentCounts
 from dora.wire.node_config import InputConfig, RemoteConfig
-from dora.wire.node_protocol import (
-    Register,
-    TextInput,
-    ToDaemon,
-    ToNode,
-)
+from dora.wire.node_protocol import Register, ToDaemon, ToNode
 
 if TYPE_CHECKING:
     from dora.daemon.gateway_process import GatewayProcess
-    from dora.daemon.logs.router import TextRouter
-    from dora.daemon.logs.writer import LogFiles
     from dora.daemon.progress import ProgressMeter
     from dora.daemon.reload.watch import HotReload
     from dora.daemon.supervisor.status import FormerPart, Peers
@@ -85,17 +80,13 @@ class Daemon:
     ) -> None:
         self.dataflow = dataflow
         self.loop = Loop()
-        self._hot_reload = self._watch_code() if options.hot_reload else None
         self._grace = DEFAULT_GRACE if options.grace is None else options.grace
         placement = context.placement
         self.supervisor = Supervisor(
             dataflow,
             grace=self._grace,
             finish_grace=finish_grace,
-            watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
-            elsewhere={
-                n.id: machine for n in dataflow.nodes if (machine := context.placement.elsewhere(n.id))
-            },
+            elsewhere={n.id: machine for n in dataflow.nodes if (machine := placement.elsewhere(n.id))},
             coordinated=bool(placement.machine),
             standby=context.engine != "zenoh",
             generations=placement.generations,
@@ -103,7 +94,6 @@ class Daemon:
             former=None if options.former is None else options.former.status,
         )
         self.peers: Peers | None = None  # the supervisors of the other machines
-        self.log_error: BaseException | None = None  # an exception of ``on_log``
         self._meter: ProgressMeter | None = None  # once somebody asks
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
         self.on_failure: Callable[[DataflowResult], None] | None = None  # called with all failures so far
@@ -112,51 +102,63 @@ class Daemon:
         self.options = options
         self._run = run
         self.context = context
-        self._on_log: Callable[[LogEntry], None] | None = on_log
+        self._watchdog = watchdog
         self._plan = plan(dataflow, context)
         prepare_limits(needs_of(self._plan, context, dynamic_nodes(dataflow)))
         check_scheduling(dataflow, placement.elsewhere)
-        node_connections: dict[str, Connection] = {}  # of admitted nodes
         for path in self._plan.bells:
             Doorbell.make(path)
         self._accounting = Accounting(Board.create(run.board, self._plan.lines), self._plan)
         if options.former is not None:
             self._accounting.resume(options.former)
+        # Each of these gets those before it in its constructor. Events go up to the supervisor, and
+        # commands come down from it. This circle is closed here alone: what sees events gets `feed`, or a
+        # method of this object that feeds, and the executor has this object as its `Backend`. None of them
+        # calls anything before `run`.
         handle = traced(self.supervisor.handle)
+        state = self.supervisor.state
         self._executor = Executor(self.supervisor, self, self._accounting, time.monotonic, handle)
+        self._nodes = NodeTable()
+        self._taps = Taps(self._plan)
+        self.run_log = RunLog(
+            dataflow,
+            self._plan,
+            run.dataflow_id,
+            options.log_directory or "",
+            state,
+            self._accounting,
+            self._nodes,
+            self.loop,
+            on_log,
+            self._on_log_broken,
+        )
+        self._hot_reload: HotReload | None = None
+        if options.hot_reload:
+            from dora.daemon.reload.watch import HotReload
+
+            self._hot_reload = HotReload(dataflow, self.loop, self.feed, self.run_log.write)
+            self.supervisor.watch(self._hot_reload.nodes)
         self._cleanup = Cleanup(
-            self.loop,
-            run,
-            context.engine,
-            self._accounting,
-            is_recorded=lambda node_id: self._accounting.recorded(node_id, self._requests.recorded_slots()),
-            is_over=lambda: self.supervisor.state.done,
-            on_cleaned=lambda: self._requests.cleaned_up(),
-            on_warning=lambda text: self.write_log("warn", None, text),
+            self.loop, run, context.engine, self._accounting, state, self._taps, self.run_log
         )
-        self._health = Health(
-            self.loop,
-            self.supervisor.state.nodes,
-            node_connections,
-            self._accounting,
-            on_progress=lambda node_id: self.feed(on.Progress(node_id)),
-        )
+        self._health = Health(self.loop, state, self._nodes, self._accounting, self.feed)
         self._link_changes = LinkChanges(
-            self.loop, self._accounting, node_connections, self._plan, self._on_input_failed
+            self.loop, self._accounting, self._nodes, self._plan, self._on_input_failed
         )
-        self._log_options = {node.id: node.log for node in dataflow.nodes}
         run.lock_board()
         self._server = ControlServer(
-            self.loop, run.socket, self._on_message, self._on_closed, self.write_log
+            self.loop, run.socket, self._on_message, self._on_closed, self.run_log.write
         )
         self._requests = RequestHandler(
             dataflow,
             self._plan,
-            lambda: self.context,
+            context,
             run.name,
-            self.supervisor.state,
-            node_connections,
-            self._cleanup.add_tap,
+            state,
+            self._accounting,
+            self._nodes,
+            self._taps,
+            self._cleanup,
             self.loop,
         )
         self._processes = NodeProcesses(
@@ -164,15 +166,15 @@ class Daemon:
             run,
             options,
             feed=self.feed,
-            on_line=lambda node_id, stream, text: self._text.line(node_id, stream, text),
+            on_line=self.run_log.line,
             on_end=self._on_process_ended,
             template=None if template is None else TemplateClient(self.loop, template),
             watchdog=watchdog,
-            on_warning=lambda text: self.write_log("warn", None, text),
+            on_warning=self.run_log.warn,
         )
-        self._nodes = NodeConnections(
+        self._connections = NodeConnections(
             self._server,
-            node_connections,
+            self._nodes,
             self._accounting,
             self._link_changes,
             self._requests,
@@ -180,21 +182,18 @@ class Daemon:
             feed=self.feed,
             on_closed=self._on_node_disconnected,
         )
-        self._watchdog = watchdog
         self._gateway: GatewayProcess | None = None  # once there may be links to other machines
 
     def run(self, stop_after: float | None) -> DataflowResult:
         """Run the dataflow to its end. ``stop_after`` is a time on ``time.monotonic``."""
         self._apply_gateway()
         self.feed(on.Begin())
-        self._watchdog.watch(self.loop, lambda text: self.write_log("warn", None, text))
-        _ = self._text  # imported while the nodes start
+        self._watchdog.watch(self.loop, self.run_log.warn)
+        _ = self.run_log.text  # imported while the nodes start
         if self._hot_reload is not None:
             self._hot_reload.start()
             if not self._hot_reload.nodes:
-                self.write_log(
-                    "warn", None, "no node of this dataflow has Python files that could be reloaded"
-                )
+                self.run_log.warn("no node of this dataflow has Python files that could be reloaded")
         if stop_after is not None:
             self.loop.call_at(stop_after, self._stop_in_time)
         self._health.watch(self.dataflow)
@@ -214,25 +213,28 @@ class Daemon:
                     self.on_failure(self.supervisor.result(self._run.dataflow_id))
         result = self.supervisor.result(self._run.dataflow_id)
         self._finish_recorders([failure.node_id for failure in result.failures])
-        links = self._accounting.report(self._text.sent, self._text.dropped)
-        unlogged, networks = self._log_files.statistics(), self._accounting.report_networks()
+        links = self._accounting.report(self.run_log.text.sent, self.run_log.text.dropped)
+        unlogged, networks = self.run_log.files.statistics(), self._accounting.report_networks()
         return msgspec.structs.replace(
-            result, links=links, unlogged=unlogged, networks=networks, strict=self.options.strict
+            result,
+            links=links,
+            node_counts=self._accounting.report_nodes(),
+            unlogged=unlogged,
+            networks=networks,
+            strict=self.options.strict,
         )
 
     def _watch_circles(self) -> None:
         from dora.daemon.mutual_waits import MutualWaits
 
         state, accounting = self.supervisor.state, self._accounting
-        MutualWaits(
-            self.dataflow, self.loop, state, accounting, lambda text: self.write_log("warn", None, text)
-        ).watch()
+        MutualWaits(self.dataflow, self.loop, state, accounting, self.run_log.warn).watch()
 
     def _finish_recorders(self, failed: list[str]) -> None:
         """Wait until recorders have taken the last messages; these go with the shared memory."""
-        self._requests.announce_end(failed)
+        self._taps.announce_end(failed)
         deadline = time.monotonic() + RECORDERS_TIMEOUT
-        while self._requests.has_recorders and time.monotonic() < deadline:
+        while self._taps.has_recorders and time.monotonic() < deadline:
             self.loop.run_once(deadline)
 
     def close(self) -> None:
@@ -243,7 +245,7 @@ class Daemon:
         if self.supervisor.state.killing:
             kill_run(self._run.run_id)  # also processes that left their process group
         self._server.close()
-        self._log_files.close()
+        self.run_log.files.close()
         self._accounting.close()
         if self._hot_reload is not None:
             self._hot_reload.close()
@@ -269,11 +271,6 @@ class Daemon:
         """Stop the dataflow, from any thread. ``grace``: seconds, instead of the options'."""
         self.loop.call_threadsafe(lambda: self.feed(on.StopRequested(reason, grace)))
 
-    def traffic(self) -> int:
-        """Return how many messages all links have delivered or lost. For the daemon's thread only."""
-        links = self._accounting.report(self._text.sent, self._text.dropped)
-        return sum(link.received + link.dropped for link in links)
-
     def loading_pid(self, node_id: str) -> int | None:
         """Return the process that imports packages for a node. For the daemon's thread only."""
         return self._processes.loading_pid(node_id)
@@ -283,7 +280,7 @@ class Daemon:
 
         For the daemon's thread only.
         """
-        links = self._accounting.report(self._text.sent, self._text.dropped)
+        links = self._accounting.report(self.run_log.text.sent, self.run_log.text.dropped)
         sent = sum(sum(self._accounting.sent(node_id).values()) for node_id in node_ids)
         return sum(link.received for link in links), sum(link.dropped for link in links), sent
 
@@ -329,22 +326,13 @@ class Daemon:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""
         self._processes.signal_all(signal.SIGKILL)
 
-    def write_log(
-        self,
-        level: Literal["error", "warn", "info"],
-        node_id: str | None,
-        text: str,
-    ) -> None:
-        """Log a message of the daemon."""
-        self.log(LogEntry(time.time_ns(), level, node_id, text, "daemon"))
-
     def log(self, entry: LogEntry) -> None:
         """Log an entry of the daemon."""
-        self._text.entry(entry)
+        self.run_log.text.entry(entry)
 
     def _stop_in_time(self) -> None:
         if not self.supervisor.state.opened:
-            self.write_log("warn", None, "the time to stop came before all nodes were ready")
+            self.run_log.warn("the time to stop came before all nodes were ready")
         self._stop("its time is over")
 
     def _stop(self, reason: str) -> None:
@@ -361,7 +349,7 @@ class Daemon:
             text = f"still waiting for {listed(slow)}; {when}, or press Ctrl-C again to kill them now"
             if sending := [node_id for node_id in slow if self._sent(node_id) > sent.get(node_id, 0)]:
                 text += f" ({listed(sending)} still sent: a loop learns of the stop from `node.try_recv()`)"
-            self.write_log("warn", None, text)
+            self.run_log.warn(text)
 
     def _sent(self, node_id: str) -> int:
         return sum(self._accounting.sent(node_id).values())
@@ -389,16 +377,16 @@ class Daemon:
             case do.PromoteReplacement(node_id=node_id, restart_count=restart_count):
                 self._prepare_restart(node_id, restart_count)
                 self._processes.promote_replacement(node_id)
-                self._nodes.promote_replacement(node_id)
+                self._connections.promote_replacement(node_id)
             case do.DropReplacement(node_id=node_id):
                 self._processes.drop_replacement(node_id)
-                self._nodes.drop_replacement(node_id)
+                self._connections.drop_replacement(node_id)
             case do.AdmitReplacement(dataflow=dataflow):
-                self._nodes.admit_replacement(
+                self._connections.admit_replacement(
                     command, self._plan if dataflow is None else self.prepare_plan(dataflow)
                 )
             case do.Disconnect(node_id=node_id):
-                self._nodes.disconnect(node_id)
+                self._connections.disconnect(node_id)
             case do.ApplyDataflow(dataflow=dataflow, connection=client):
                 self._apply_dataflow(dataflow, client)
             case do.Answer(connection=number, answer=answer):
@@ -415,7 +403,7 @@ class Daemon:
 
     def release_text(self, node_id: str) -> None:
         """Send a node that has started the text that was kept for it."""
-        self._text.release(node_id)
+        self.run_log.text.release(node_id)
 
     def prepare_plan(self, dataflow: Dataflow, context: RunContext | None = None) -> Plan:
         """Return the plan of a dataflow to come, with room for it; raises ``OSError``."""
@@ -423,9 +411,8 @@ class Daemon:
 
     def _apply_dataflow(self, dataflow: Dataflow, client: int | None) -> None:
         self.dataflow, self._plan = dataflow, self.prepare_plan(dataflow)
-        self._requests.change(dataflow, self._plan)
-        self._text.change(dataflow, self._plan.links)
-        self._log_options.update((node.id, node.log) for node in dataflow.nodes)
+        self._requests.change(dataflow, self._plan, self.context)
+        self.run_log.change(dataflow, self._plan)
         self._health.watch(dataflow)
         self._apply_gateway()
         if self._hot_reload is not None:
@@ -445,7 +432,7 @@ class Daemon:
             self._gateway = GatewayProcess(
                 self.loop,
                 self._run.run_id,
-                lambda level, text: self.write_log(level, None, text),
+                lambda level, text: self.run_log.write(level, None, text),
                 on_ended=self._on_gateway_ended,
             )
         self._gateway.apply(config)
@@ -454,15 +441,13 @@ class Daemon:
         self._clean_up_after(GATEWAY)
         self._cleanup.make_room(GATEWAY)
 
+    def _on_log_broken(self) -> None:
+        self.feed(on.StopRequested("its log could not be shown any more"))
+
     def _on_input_failed(self, node_id: str, item: InputConfig, reason: str) -> None:
         self.feed(on.InputFailed(node_id, item.id, item.source, reason))
 
     # ----------------------------------------------------------------------- processes
-
-    def _watch_code(self) -> HotReload:
-        from dora.daemon.reload.watch import HotReload
-
-        return HotReload(self.dataflow, self.loop, on_change=self.feed, write_log=self.write_log)
 
     def spawn(self, command: do.Spawn) -> None:
         """Start the process of a node; feed `Spawned` or `SpawnFailed`."""
@@ -476,15 +461,14 @@ class Daemon:
 
     def _prepare_restart(self, node_id: str, restart_count: int) -> None:
         """Separate the logs of the next process from the last one's, and make room for it."""
-        self._log_files.mark_restart(node_id, restart_count, time.time_ns())
-        self._text.forget_lines(node_id)
+        self.run_log.mark_restart(node_id, restart_count)
         self._cleanup.make_room(node_id)
 
     def _on_process_ended(self, node_id: str, exit_code: int | None, number: int | None) -> None:
-        self._nodes.process_ended(node_id)
-        self._text.end_traceback(node_id)
+        self._connections.process_ended(node_id)
+        self.run_log.text.end_traceback(node_id)
         self._clean_up_after(node_id)
-        lines = self._text.last_lines(node_id)
+        lines = self.run_log.text.last_lines(node_id)
         remedy = self._remedy(node_id, lines, number) if exit_code or number else ""
         self.feed(on.ProcessEnded(node_id, exit_code, number, lines, remedy))
 
@@ -510,11 +494,11 @@ class Daemon:
 
     def admit(self, command: do.Admit) -> None:
         """Answer a registration; the connection is the node's from now on."""
-        self._nodes.admit(command, self._plan)
+        self._connections.admit(command, self._plan)
 
     def refuse(self, connection: int, reason: str) -> None:
         """Answer a registration with a reason and close the connection."""
-        self._nodes.refuse(self._server.connections.get(connection), reason)
+        self._connections.refuse(self._server.connections.get(connection), reason)
 
     def send(self, node_id: str, message: ToNode) -> bool:
         """Send a frame to a node; return False if it is not connected."""
@@ -526,9 +510,9 @@ class Daemon:
 
     def _on_message(self, connection: Connection, message: ToDaemon | Request) -> None:
         if isinstance(message, Register):
-            self._nodes.register(connection, message)
+            self._connections.register(connection, message)
         elif not isinstance(message, Request):
-            self._nodes.handle(connection, message)
+            self._connections.handle(connection, message)
         elif not isinstance(message, SupervisorRequest):
             self._requests.handle(connection, message)
         elif (event := event_of_request(self, connection, message)) is not None:
@@ -536,7 +520,7 @@ class Daemon:
 
     def _on_closed(self, connection: Connection) -> None:
         if connection.node_id:
-            self._nodes.closed(connection)
+            self._connections.closed(connection)
         else:
             self._requests.client_disconnected(connection)
             self.feed(on.ClientDisconnected(connection.number))
@@ -544,56 +528,3 @@ class Daemon:
     def _on_node_disconnected(self, node_id: str) -> None:
         if (node := self.supervisor.state.nodes.get(node_id)) is not None and node.spec.is_dynamic:
             self._clean_up_after(node_id)
-
-    # ----------------------------------------------------------------------- text and logs
-
-    @cached_property
-    def _log_files(self) -> LogFiles:
-        from dora.daemon.logs.writer import LogFiles
-
-        return LogFiles(
-            self.options.log_directory or f"{self.dataflow.working_dir}/out/{self._run.dataflow_id}",
-            self._log_options,
-            on_warning=lambda text: self.write_log("warn", None, text),
-        )
-
-    @cached_property
-    def _text(self) -> TextRouter:
-        from dora.daemon.logs.router import TextRouter
-
-        return TextRouter(
-            self.dataflow,
-            self._plan.links,
-            self._run.dataflow_id,
-            self._deliver,
-            self._keep,
-            lambda seconds, call: self.loop.call_at(time.monotonic() + seconds, call),
-        )
-
-    def _deliver(self, node_id: str, frame: TextInput) -> bool | None:
-        node = self.supervisor.state.nodes[node_id]
-        if node.present and (connection := self._nodes.get(node_id)) is not None:
-            return connection.send_text(frame)
-        if node.spec.is_dynamic or node.phase in ("running", "ended", "backoff") or node.restarts:
-            return False
-        return None
-
-    def _is_refusal(self, entry: LogEntry) -> bool:
-        """Return whether a node repeats why it was not let in; the report says that once for all nodes."""
-        node = self.supervisor.state.nodes.get(entry.node_id or "")
-        return (
-            node is not None
-            and node.refused != ""
-            and entry.message == f"error: {self.supervisor.state.refusal(node)}"
-        )
-
-    def _keep(self, entry: LogEntry) -> None:
-        self._log_files.write(entry)
-        if self._on_log is None or self._is_refusal(entry):
-            return
-        try:
-            self._on_log(entry)
-        except BaseException as error:  # noqa: BLE001 - raised again once everything is cleaned up
-            self._on_log = None
-            self.log_error = error
-            self.feed(on.StopRequested("its log could not be shown any more"))

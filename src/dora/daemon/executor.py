@@ -127,6 +127,8 @@ class Executor:
                 self._accounting.close_receivers(node_id)
             case do.OpenReceivers(node_id=node_id):
                 self._accounting.open_receivers(node_id)
+            case do.Count(node_id=node_id, counter=counter, times=times):
+                self._accounting.count(node_id, counter, times)
             case do.Log(level=level, node_id=node_id, text=text, fields=fields):
                 self._backend.log(LogEntry(time.time_ns(), level, node_id, text, "daemon", fields=fields))
             case do.Finish():

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from dora.daemon.accounting import Accounting
-from dora.daemon.control_server import Connection
 from dora.daemon.event_loop import Loop
+from dora.daemon.node_table import NodeTable
 from dora.daemon.processes.process import is_stopped
-from dora.daemon.supervisor.state import NodeState
+from dora.daemon.supervisor.events import Progress
+from dora.daemon.supervisor.state import RunState
 from dora.dataflow.model import Dataflow
 
 
 class Health:
-    """Checks the nodes regularly; ``on_progress`` gets the id of each that makes progress.
+    """Checks the nodes regularly, and feeds `Progress` of each that makes progress.
 
     A node does if it waits for events, or has received or sent something since the last check.
     """
@@ -22,16 +23,16 @@ class Health:
     def __init__(
         self,
         loop: Loop,
-        nodes: Mapping[str, NodeState],
-        node_connections: Mapping[str, Connection],
+        state: RunState,
+        nodes: NodeTable,
         accounting: Accounting,
-        on_progress: Callable[[str], None],
+        feed: Callable[[Progress], None],
     ) -> None:
         self._loop = loop
+        self._state = state
         self._nodes = nodes
-        self._node_connections = node_connections
         self._accounting = accounting
-        self._on_progress = on_progress
+        self._feed = feed
         self._counters: dict[str, tuple[int, ...]] = {}
         self._interval = 0.0
 
@@ -50,13 +51,13 @@ class Health:
     def _check(self) -> None:
         if not self._interval:
             return
-        for node_id, node in list(self._nodes.items()):
-            connection = self._node_connections.get(node_id)
+        for node_id, node in list(self._state.nodes.items()):
+            connection = self._nodes.get(node_id)
             if node.spec.health_check_timeout is None or not node.present or connection is None:
                 continue
             waits, counters = self._accounting.activity(node_id)
             moved = self._counters.get(node_id) != counters
             self._counters[node_id] = counters
             if (waits or moved) and not is_stopped(connection.pid):
-                self._on_progress(node_id)
+                self._feed(Progress(node_id))
         self._loop.call_at(time.monotonic() + self._interval, self._check)

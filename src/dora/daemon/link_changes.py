@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from dora.daemon.accounting import Accounting
-from dora.daemon.control_server import Connection
 from dora.daemon.event_loop import Loop
+from dora.daemon.node_table import NodeTable
 from dora.dataflow.layout import Link, Plan, RunContext
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
@@ -60,13 +60,13 @@ class LinkChanges:
         self,
         loop: Loop,
         accounting: Accounting,
-        node_connections: Mapping[str, Connection],
+        nodes: NodeTable,
         plan: Plan,
         on_failed: OnFailed,
     ) -> None:
         self._loop = loop
         self._accounting = accounting
-        self._node_connections = node_connections
+        self._nodes = nodes
         self._plan = plan
         self._on_failed = on_failed
         self._attaching: dict[int, tuple[str, OnApplied]] = {}  # slot of an input → its node
@@ -149,7 +149,7 @@ class LinkChanges:
         for node_id, before, now in _both(former, plan):
             known = {_key(item) for item in before.inputs}
             for item in now.inputs:
-                if _key(item) in known or (connection := self._node_connections.get(node_id)) is None:
+                if _key(item) in known or (connection := self._nodes.get(node_id)) is None:
                     continue
                 if item.kind != "timer":
                     self._attaching[item.slot] = node_id, on_applied
@@ -171,7 +171,7 @@ class LinkChanges:
             for item in before.inputs:
                 if _key(item) in wanted:
                     continue
-                connection = self._node_connections.get(node_id)
+                connection = self._nodes.get(node_id)
                 if connection is not None:
                     connection.send(DetachInput(item.id, item.slot))
                 if item.kind == "link":
@@ -231,8 +231,7 @@ class LinkChanges:
         return self._accounting.board.get(slot, LINKS_VERSION) + 1
 
     def _send(self, node_id: str, slot: int, frame: AttachLink | DetachLink) -> None:
-        if (connection := self._node_connections.get(node_id)) is not None:
-            connection.send(frame)
+        self._nodes.send(node_id, frame)
         self._accounting.board.set(slot, LINKS_VERSION, frame.change)
 
 

@@ -10,6 +10,7 @@ from dora.daemon.accounting import Accounting
 from dora.daemon.control_server import Connection, ControlServer
 from dora.daemon.executor import event_of_message
 from dora.daemon.link_changes import LinkChanges
+from dora.daemon.node_table import NodeTable
 from dora.daemon.requests import RequestHandler, registration_fault
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
@@ -24,7 +25,6 @@ from dora.wire.node_protocol import (
     Registered,
     RegistrationRefused,
     ToDaemon,
-    ToNode,
 )
 
 
@@ -38,14 +38,14 @@ class _Standby(msgspec.Struct):
 class NodeConnections:
     """The connections of one run's nodes; what nodes send becomes an event or an answer.
 
-    ``admitted`` is filled here: node → its connection. ``state_directory`` is as in `LocalRunOptions`.
+    ``state_directory`` is as in `LocalRunOptions`.
     ``on_closed`` is called with a node whose connection was lost, before the supervisor gets to know it.
     """
 
     def __init__(
         self,
         server: ControlServer,
-        admitted: dict[str, Connection],
+        nodes: NodeTable,
         accounting: Accounting,
         link_changes: LinkChanges,
         requests: RequestHandler,
@@ -55,7 +55,7 @@ class NodeConnections:
         on_closed: Callable[[str], None],
     ) -> None:
         self._server = server
-        self._admitted = admitted
+        self._nodes = nodes
         self._accounting = accounting
         self._link_changes = link_changes
         self._requests = requests
@@ -63,17 +63,6 @@ class NodeConnections:
         self._feed = feed
         self._on_closed = on_closed
         self._standby: dict[str, _Standby] = {}
-
-    def get(self, node_id: str) -> Connection | None:
-        """Return the connection of a node, None if it is not connected."""
-        return self._admitted.get(node_id)
-
-    def send(self, node_id: str, message: ToNode) -> bool:
-        """Send a frame to a node; return False if it is not connected."""
-        if (connection := self._admitted.get(node_id)) is None:
-            return False
-        connection.send(message)
-        return True
 
     # ----------------------------------------------------------------------- registration
 
@@ -128,7 +117,7 @@ class NodeConnections:
     def _connect(self, node_id: str, connection: Connection) -> None:
         connection.node_id = node_id
         connection.on_written = lambda: self._accounting.notify(node_id)
-        self._admitted[node_id] = connection
+        self._nodes.add(node_id, connection)
         self._accounting.reopen_receivers(node_id)
 
     def _config(self, command: do.Admit | do.AdmitReplacement, plan: Plan) -> NodeConfig:
@@ -171,7 +160,7 @@ class NodeConnections:
 
     def disconnect(self, node_id: str) -> None:
         """Close the connection of a node."""
-        if (connection := self._admitted.get(node_id)) is not None:
+        if (connection := self._nodes.get(node_id)) is not None:
             self._server.connections.pop(connection.number, None)
             connection.close()
             self.closed(connection)
@@ -179,9 +168,9 @@ class NodeConnections:
     def closed(self, connection: Connection) -> None:
         """Handle the loss of a connection, if it was a node's."""
         node_id = connection.node_id
-        if self._admitted.get(node_id) is not connection:
+        if self._nodes.get(node_id) is not connection:
             return
-        del self._admitted[node_id]
+        self._nodes.remove(node_id)
         self._on_closed(node_id)
         self._link_changes.node_disconnected(node_id)
         self._feed(on.Disconnected(node_id))
@@ -189,10 +178,10 @@ class NodeConnections:
 
     def process_ended(self, node_id: str) -> None:
         """Handle what a process sent before it ended, and close its connection."""
-        if (connection := self._admitted.get(node_id)) is None:
+        if (connection := self._nodes.get(node_id)) is None:
             return
         connection.read_rest()
-        if self._admitted.pop(node_id, None) is not None:
+        if self._nodes.remove(node_id):
             self._server.connections.pop(connection.number, None)
             connection.close()
             self._link_changes.node_disconnected(node_id)

@@ -21,10 +21,12 @@ from dora.wire.counters import (
     LEFT_OUT,
     LINK_COUNTERS,
     MEDIAN_AGES,
+    NODE_COUNTERS,
     P99_AGES,
     PACKETS,
     PRIORITIES,
     RESENT_PACKETS,
+    RESTARTS,
     SENT_BYTES,
     describe_share,
     loss_of,
@@ -165,7 +167,7 @@ def _culprit(failure: NodeFailure, *, first: bool, brief: bool) -> str:
 
 
 def loss_report(result: DataflowResult) -> str:
-    """Return what the links and the log files lost and what was sent to undeclared outputs; "" if nothing.
+    """Return what links and log files lost, what nodes counted, and undeclared outputs; "" if nothing.
 
     Expected losses (a short queue, a stop) take one line per link. The table and the keys to change are for
     surprises: full queues of which the user has not asked for drops, and messages that a receiver left
@@ -178,6 +180,8 @@ def loss_report(result: DataflowResult) -> str:
     lines = [_line(link, result, in_table=link in surprising) for link in result.links]
     if any(lines):
         parts.append("\n".join(filter(None, lines)))
+    if nodes := _node_lines(result):
+        parts.append("\n".join(nodes))
     parts += [_machine_loss(name, count) for name, count in sorted(result.machine_losses.items())]
     for node_id, outputs in sorted(result.undeclared.items()):
         for output, count in sorted(outputs.items()):
@@ -272,6 +276,22 @@ def _line(link: LinkReport, result: DataflowResult, *, in_table: bool = False) -
         if (count := link.count(counter)) and not (in_table and counter in LEFT_OUT)
     ]
     return f"{link.link}: {', '.join(parts)}" if parts else ""
+
+
+def _node_lines(result: DataflowResult) -> list[str]:
+    """Return what was counted of nodes; a node that failed has its restarts in the report of its failure.
+
+    >>> _node_lines(DataflowResult("id", node_counts={"eye": {"restarts": 2, "reloads": 1}}))
+    ['Node `eye` was restarted 2 times.']
+    """
+    failed = {failure.node_id for failure in result.failures}
+    return [
+        f"Node `{node_id}` {counter.describe(counts[counter.name])}."
+        for node_id, counts in sorted(result.node_counts.items())
+        for counter in NODE_COUNTERS
+        if counter.is_reported and counter.name in counts
+        if not (counter is RESTARTS and node_id in failed)
+    ]
 
 
 def _machine_loss(machine: str, count: int) -> str:

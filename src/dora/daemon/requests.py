@@ -8,26 +8,27 @@ a node publishes for a client.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
 from typing import Protocol, assert_never
 
 import msgspec
 
 from dora._version import __version__
+from dora.daemon.accounting import Accounting
+from dora.daemon.cleanup import Cleanup
 from dora.daemon.client import fits
 from dora.daemon.control_server import Connection
 from dora.daemon.event_loop import Loop, Timer
+from dora.daemon.node_table import NodeTable
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import refusals
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.supervisor import Supervisor
+from dora.daemon.taps import Taps
 from dora.dataflow.gateway_plan import networks_of
 from dora.dataflow.layout import Placement, Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import SPARE_RECEIVERS
 from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (
     PUBLISH_PATIENCE,
@@ -35,7 +36,6 @@ from dora.wire.daemon_protocol import (
     ApplyChange,
     CheckChange,
     CloseTaps,
-    DataflowEnded,
     DataflowText,
     DescribeDataflow,
     Description,
@@ -71,8 +71,8 @@ from dora.wire.output_rules import output_rules_of
 class EventLogHooks:
     """The event logs that nodes write for recorders: the order of their events, and small messages."""
 
-    def __init__(self, node_connections: Mapping[str, Connection]) -> None:
-        self._node_connections = node_connections
+    def __init__(self, nodes: NodeTable) -> None:
+        self._nodes = nodes
         self._requested: dict[int, StartEventLogs] = {}  # number of a connection → its request
 
     def begin(self, number: int, request: StartEventLogs) -> None:
@@ -99,8 +99,8 @@ class EventLogHooks:
         return [_frame(request, node_id) for request in distinct]
 
     def _send(self, request: StartEventLogs, *, end: bool) -> None:
-        for node_id, member in self._node_connections.items():
-            member.send(_frame(request, node_id, end=end))
+        for node_id in self._nodes:
+            self._nodes.send(node_id, _frame(request, node_id, end=end))
 
 
 def _frame(request: StartEventLogs, node_id: str, *, end: bool = False) -> WriteEventLog:
@@ -223,53 +223,37 @@ class RequestHandler:
         self,
         dataflow: Dataflow,
         plan: Plan,
-        context: Callable[[], RunContext],
+        context: RunContext,
         name: str,
         state: RunState,
-        node_connections: Mapping[str, Connection],
-        on_lost_tap: Callable[[], None],
+        accounting: Accounting,
+        nodes: NodeTable,
+        taps: Taps,
+        cleanup: Cleanup,
         loop: Loop,
     ) -> None:
-        """``context`` returns the present context of the run, ``name`` is the name given to it.
-
-        ``on_lost_tap`` is called when a client disconnects without having closed its taps.
-        """
+        """``name``: given to the run at its start; "": the file's."""
         self._loop = loop
         self._state = state
-        self._node_connections = node_connections
-        self._on_lost_tap = on_lost_tap
-        self.event_logs = EventLogHooks(node_connections)
-        self._current_context = context
+        self._accounting = accounting
+        self._nodes = nodes
+        self._taps = taps
+        self._cleanup = cleanup
+        self.event_logs = EventLogHooks(nodes)
         self._name = name
-        self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
-        self._recorders: dict[int, Connection] = {}  # clients that take the last messages
-        self._lost: list[set[int]] = []  # slots of clients that died, whose taps still take room
         self._publishing: dict[int, tuple[Connection, str, Timer]] = {}  # by ticket: client, node, patience
         self._last_ticket = 0
-        self.change(dataflow, plan)
-
-    @property
-    def _context(self) -> RunContext:
-        return self._current_context()
+        self.change(dataflow, plan, context)
 
     @property
     def _machine(self) -> str:
         """The name of this machine; "" as long as the dataflow is on one machine."""
         return self._context.placement.machine if self._state.distributed else ""
 
-    def change(self, dataflow: Dataflow, plan: Plan) -> None:
+    def change(self, dataflow: Dataflow, plan: Plan, context: RunContext) -> None:
         """Change to another dataflow."""
-        self._dataflow = dataflow
-        self._plan = plan
-        links = Counter(item.service for config in plan.configs.values() for item in config.inputs)
-        self._room = {  # output slot → its name, and for how many taps there is room
-            output.slot: (
-                f"{node_id}/{output.id}",
-                output.max_receivers - links[output.service] - SPARE_RECEIVERS,
-            )
-            for node_id, config in plan.configs.items()
-            for output in config.outputs
-        }
+        self._dataflow, self._plan, self._context = dataflow, plan, context
+        self._taps.change(plan)
 
     def description(self) -> Description:
         """Return the identity of this dataflow."""
@@ -303,9 +287,9 @@ class RequestHandler:
                 text = msgspec.json.encode(self._dataflow.descriptor, enc_hook=str)
                 client.send(DataflowText(text, self._dataflow.working_dir))
             case OpenTaps():
-                client.send(self._open_taps(client, request))
+                client.send(self._taps.open(client, request))
             case CloseTaps():
-                self._remove_taps(client.number)
+                self._taps.close(client.number)
                 client.send(Ok())
             case StartEventLogs():
                 self.event_logs.begin(client.number, request)
@@ -319,28 +303,10 @@ class RequestHandler:
     def client_disconnected(self, client: Connection) -> None:
         """Drop everything that a client had requested for the time of its connection."""
         self.event_logs.end(client.number)
-        slots = self._remove_taps(client.number)
-        if slots and self._context.engine != "zenoh":  # Zenoh's router removes dead clients by itself
-            self._lost.append(slots)
-            self._on_lost_tap()
-
-    @property
-    def has_recorders(self) -> bool:
-        """Whether a client with taps takes the last messages too."""
-        return bool(self._recorders)
-
-    def recorded_slots(self) -> set[int]:
-        """Return the slots of the outputs that recorders record."""
-        return {slot for number in self._recorders for slot in self._tapping[number]}
-
-    def announce_end(self, failed: list[str]) -> None:
-        """Inform recorders that the dataflow has ended."""
-        for client in self._recorders.values():
-            client.send(DataflowEnded(failed))
-
-    def cleaned_up(self) -> None:
-        """Count taps of clients that died no longer: they were removed."""
-        self._lost.clear()
+        if self._context.engine == "zenoh":  # its router removes dead clients by itself
+            self._taps.close(client.number)
+        elif self._taps.lose(client.number):
+            self._cleanup.add_tap()
 
     def answer_publish(self, node_id: str, answer: PublishResult) -> None:
         """Answer the client whose message a node has published, or could not."""
@@ -361,31 +327,12 @@ class RequestHandler:
             timer.cancel()
             client.send(answer)
 
-    def _remove_taps(self, number: int) -> set[int] | None:
-        self._recorders.pop(number, None)
-        return self._tapping.pop(number, None)
-
-    def _open_taps(self, client: Connection, request: OpenTaps) -> Answer:
-        number, slots = client.number, set(request.slots)
-        others = [taps for other, taps in self._tapping.items() if other != number] + self._lost
-        for slot in slots & self._room.keys():
-            name, room = self._room[slot]
-            if sum(slot in taps for taps in others) >= room:
-                who = "1 command looks" if room == 1 else f"{room} commands look"
-                return Rejected(
-                    f"{who} at `{name}` already, and there is no room for more; end one of them"
-                )
-        self._tapping[number] = slots
-        if request.until_end:
-            self._recorders[number] = client
-        return Ok()
-
     def _publish(self, client: Connection, request: Publish) -> Rejected | None:
         node_id = request.node
         node = self._state.find_here(node_id)
         if isinstance(node, Rejected):
             return node
-        member = self._node_connections.get(node_id)
+        member = self._nodes.get(node_id)
         if member is None or not node.present:
             status = self._status(node).lower()
             return Rejected(
@@ -454,13 +401,13 @@ class RequestHandler:
 
     def _node_view(self, node: NodeState) -> NodeView:
         spec = node.spec
-        member = self._node_connections.get(spec.id)
+        member = self._nodes.get(spec.id)
         texts = text_outputs(spec)
         return NodeView(
             id=spec.id,
             status=self._status(node),
             pid=node.pid if node.alive else member.pid if member is not None else None,
-            restarts=len(node.restarts),
+            counts=self._accounting.node_counts(spec.id),
             failure=self._failure(node),
             name=spec.name,
             description=spec.description,

@@ -85,7 +85,7 @@ def run_dataflow(
             on_daemon(daemon)
         with _Interrupts(daemon):
             result = daemon.run(stop_after)
-        log_error = daemon.log_error
+        log_error = daemon.run_log.error
     finally:
         try:
             if daemon is not None:

@@ -93,6 +93,8 @@ class Link(InputRules, frozen=True):  # type: ignore[misc]  # as `InputSpec`
 
 
 class Plan(msgspec.Struct, frozen=True):
+    """A dataflow on one machine: what each node is told, and the lines of the board."""
+
     configs: dict[str, NodeConfig]  # node id → configuration (restart_count 0)
     links: tuple[Link, ...]
     bells: tuple[str, ...]  # named pipes that the daemon has to make

@@ -80,6 +80,8 @@ Source = NodeOutput | TimerSource | LogSource
 
 # msgspec freezes a record of its own, whatever it inherits from; mypy thinks of dataclasses.
 class InputSpec(InputRules, frozen=True):  # type: ignore[misc]
+    """An input, with its rules."""
+
     id: str
     source: Source
 
@@ -96,6 +98,8 @@ class SyncSpec(msgspec.Struct, frozen=True):
 
 
 class LogOptions(msgspec.Struct, frozen=True):
+    """Where the log of a node goes, and how much of it is kept."""
+
     send_stdout_as: str | None = None
     send_logs_as: str | None = None
     min_log_level: LogLevel | None = None
@@ -104,6 +108,8 @@ class LogOptions(msgspec.Struct, frozen=True):
 
 
 class RestartOptions(msgspec.Struct, frozen=True):
+    """When a node is started again, and how soon."""
+
     policy: RestartMode = "never"
     max_restarts: int = 0  # 0: no limit
     delay: float = 0.0  # seconds before the first restart, doubled for each further one
@@ -137,6 +143,8 @@ class Download(msgspec.Struct, frozen=True):
 
 
 class OperatorSpec(msgspec.Struct, frozen=True):
+    """An operator, which shares its process with the other operators of its node."""
+
     id: str
     python: str  # path of the file as written, relative to the working directory
     inputs: tuple[InputSpec, ...] = ()
@@ -333,6 +341,8 @@ class Types(msgspec.Struct, frozen=True):
 
 
 class Dataflow(msgspec.Struct, frozen=True):
+    """A checked dataflow: everything that a run needs, and nothing that is not in its files."""
+
     nodes: tuple[NodeSpec, ...]
     working_dir: str  # absolute
     file: str | None = None  # absolute path of the YAML, None if it came from elsewhere

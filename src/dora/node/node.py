@@ -24,7 +24,7 @@ from dora.transport.board import DROPPED, WORDS, delivered, link_counts
 from dora.wire.array_shape import describe_shape
 from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
-from dora.wire.counters import LINK_COUNTERS
+from dora.wire.counters import LINK_COUNTERS, NODE_COUNTERS
 from dora.wire.node_config import InputConfig, decode_descriptor
 
 if TYPE_CHECKING:
@@ -435,8 +435,8 @@ class Node:
         """Return what was sent, received and lost so far.
 
         ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
-        "undeclared": n}``. An input also has the counters of its rules, such as
-        ``"expired"`` with a ``max_age``. An output has ``"unsent": n`` if
+        "restarts": n, "reloads": n, "undeclared": n}``: of all processes of the node. An input also has the
+        counters of its rules, such as ``"expired"`` with a ``max_age``. An output has ``"unsent": n`` if
         messages were not sent because a queue was full at a stop; of a node that calls or serves also
         ``"replies": {"pending", "answered", "late", "duplicates"}``. Of a node with timers also
         ``"timers": {id: {"ticks", "missed", "lateness", "jitter"}}``: how late ticks were taken, and how
@@ -445,14 +445,14 @@ class Node:
         output whose data has reached an input, a dictionary with ``source``, ``sink``, ``messages``, and in
         milliseconds ``median_ms``, ``p99_ms``, ``worst_ms``, ``mean_ms``.
         """
-        words = self._session.board.words
+        words, base = self._session.board.words, self._config.node_slot * WORDS
         groups = self._session.inbox.group_statistics()
         return {
             "outputs": {port.id: port.statistics() for port in self._outputs.values()},
             "inputs": {
                 item.id: _counts(item, words) for item in self._config.inputs if item.kind != "timer"
             },
-            "undeclared": self._session.undeclared.total,
+            **{counter.name: words[base + counter.word] for counter in NODE_COUNTERS},
             **({"timers": timers} if (timers := self._session.inbox.tick_statistics()) else {}),
             **({"sync": groups} if groups else {}),
             "paths": [structs.asdict(path) for path in self._session.path_latencies()],

@@ -32,11 +32,13 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
         load = loads.get(node.pid) if node.pid is not None else None
         nodes.append(
             NodeMetrics(
-                node=node.id,
-                status=node.status,
-                restarts=node.restarts,
-                cpu_seconds=load.cpu_seconds if load is not None else 0.0,
-                memory=load.memory if load is not None else 0,
+                node.id,
+                node.status,
+                {
+                    "cpu_seconds": load.cpu_seconds if load is not None else 0.0,
+                    "memory": load.memory if load is not None else 0,
+                    **node.counts,
+                },
             )
         )
     outputs = [

@@ -1,4 +1,4 @@
-"""The observer of a running dataflow: a query in, results out.
+"""The observer of topics of a running dataflow: a query in, results out.
 
 A command runs it in its own process for nodes of this machine. For a client on another machine, a process
 on the machine of the nodes runs it (`dora.observe.remote`), and `dora.cluster.remote_observer` merges the
@@ -23,11 +23,9 @@ from dora.observe.queries import (
     RateQuery,
     Rates,
     Result,
-    SnapshotQuery,
     TopicQuery,
 )
 from dora.observe.rates import RateMeter
-from dora.observe.snapshot import RunSource, SnapshotSources
 from dora.observe.tap_session import PERIOD, AdaptiveTap, TapSession, inspect
 from dora.observe.topics import find_tappable
 from dora.wire.decode import warm_up
@@ -36,7 +34,6 @@ from dora.wire.message import Message
 # Limits of a `Line` that goes to another machine.
 MAX_FULL: Final = 256 << 10  # bytes of a message that is shown with all its values
 MAX_LINE: Final = 1 << 20  # characters
-_STEP: Final = 0.1  # seconds between two checks whether a snapshot query is over
 _EXACT: Final = 0.0002  # seconds between two polls where latencies are measured
 
 
@@ -65,12 +62,12 @@ class Observation(Protocol):
 
 
 class Observer:
-    """Runs one query on a dataflow of this machine, in the thread that iterates over `results`."""
+    """Runs one query about topics of this machine, in the thread that iterates over `results`."""
 
     def __init__(
         self,
         run: DaemonClient,
-        query: TopicQuery | SnapshotQuery,
+        query: TopicQuery,
         *,
         duration: float | None = None,
         enough: Callable[[], bool] = lambda: False,
@@ -90,7 +87,7 @@ class Observer:
         self._bounded = bounded
         self._deadline: float | None = None  # begins with the first poll
         self._taps: list[AdaptiveTap] = []
-        self._results = self._snapshots(query) if isinstance(query, SnapshotQuery) else self._observe(query)
+        self._results = self._observe(query)
 
     @property
     def missed(self) -> dict[str, tuple[int, int]]:
@@ -161,19 +158,6 @@ class Observer:
                 if self.is_over():
                     return
                 yield collector.add(tap.topic.name, message)
-
-    def _snapshots(self, query: SnapshotQuery) -> Generator[Result | None, None, None]:
-        with SnapshotSources([self._run], lambda run: RunSource(run, latency=query.latency)) as sources:
-            yield QueryBegun()
-            while not self.is_over():
-                due = time.monotonic() + query.every
-                while not self.is_over() and (left := due - time.monotonic()) > 0:
-                    sources.watch(min(left, _STEP))
-                found = sources.refresh()
-                if not found:
-                    self.ended = True
-                    return
-                yield found[0][1]
 
 
 class _Collector(Protocol):

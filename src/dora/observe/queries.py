@@ -39,10 +39,17 @@ class InfoQuery(msgspec.Struct, frozen=True, tag=True):
 
 
 class SnapshotQuery(msgspec.Struct, frozen=True, tag=True):
-    """Return the state of all nodes and links as `Snapshot`, every so many seconds."""
+    """Return the state of all nodes and links as `Snapshot`, every so many seconds.
+
+    ``latency`` measures on all links. ``previews`` are topics of which `Preview`s come as well. ``graph``
+    is for a page: a `DataflowGraph` and a first snapshot come at once, and a graph again whenever nodes or
+    links have come or gone. While the query runs, a later one of the same client replaces it.
+    """
 
     every: float
     latency: bool = False
+    previews: tuple[str, ...] = ()
+    graph: bool = False
 
 
 TopicQuery = EchoQuery | RateQuery | InfoQuery
@@ -71,4 +78,23 @@ class TextResult(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Result = QueryBegun | Line | Rates | TextResult | Snapshot
+class DataflowGraph(msgspec.Struct, frozen=True, tag=True):
+    """The graph, as JSON."""
+
+    graph: bytes
+
+
+class Preview(msgspec.Struct, frozen=True, tag=True):
+    """A preview of a topic: a JSON object, and the bytes of an image or of points, if any.
+
+    ``adds``: it continues the preview before, like a curve; otherwise it replaces it.
+    """
+
+    topic: str
+    head: bytes
+    body: bytes = b""
+    adds: bool = False
+
+
+SnapshotResult = Snapshot | DataflowGraph | Preview
+Result = QueryBegun | Line | Rates | TextResult | SnapshotResult

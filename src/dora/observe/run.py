@@ -108,7 +108,7 @@ def _run_exported(
 
     def warn(text: str) -> None:
         if (running := daemon) is not None:
-            running.loop.call_threadsafe(lambda: running.write_log("warn", None, text))
+            running.loop.call_threadsafe(lambda: running.run_log.warn(text))
         else:
             on_log(LogEntry(time.time_ns(), "warn", None, text, "daemon"))
 
@@ -116,7 +116,7 @@ def _run_exported(
         nonlocal daemon
         daemon = started
         if missing:
-            started.loop.call_threadsafe(lambda: started.write_log("warn", None, missing))
+            started.loop.call_threadsafe(lambda: started.run_log.warn(missing))
         if on_daemon is not None:
             on_daemon(started)
 

@@ -49,6 +49,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True):
     nodes: list[NodeSnapshot]
     links: list[LinkRate]
     networks: list[NetworkRate] = []  # from this machine, or of a merged snapshot: from all
+    trouble: str = ""  # why there are no latencies or previews that were asked for
 
 
 def merge(own: Snapshot, remote: Mapping[str, Snapshot], machine_of: Callable[[str], str]) -> Snapshot:

@@ -144,7 +144,9 @@ class VirtualDaemon:
     def result(self) -> DataflowResult:
         """Return the result of the dataflow, which may still be running."""
         links = self._accounting.report(self._text.sent, self._text.dropped)
-        return msgspec.structs.replace(self.supervisor.result(DATAFLOW_ID), links=links)
+        return msgspec.structs.replace(
+            self.supervisor.result(DATAFLOW_ID), links=links, node_counts=self._accounting.report_nodes()
+        )
 
     def stop(self, reason: str) -> None:
         """Ask all nodes to stop, as Ctrl-C does."""
@@ -346,6 +348,7 @@ class VirtualDaemon:
 
     def _keep(self, entry: LogEntry) -> None:
         self.logs.append(entry)
+        self._accounting.count_logged(entry)
         if self._echo is not None:
             self._echo(self._render(entry))
 

@@ -15,11 +15,6 @@ from dora.wire.decode import check
 from dora.wire.message import ALIGNMENT
 from dora.wire.untrusted import UntrustedMessage
 
-_M_TRIM_THRESHOLD: Final = -1
-_M_TOP_PAD: Final = -2
-_M_MMAP_THRESHOLD: Final = -3
-_LARGE_BLOCK: Final = 32 << 20  # bytes; older C libraries accept no more
-
 _SMALL: Final = 4096  # bytes; up to this size a message is one bytes object
 
 # Unlike ``bytearray(size)``, this does not fill the block with zeros: it is overwritten anyway.
@@ -90,19 +85,6 @@ class MemoryLoan:
 
     def discard(self) -> None:
         """Nothing to do: the last reference frees the memory."""
-
-
-def keep_large_blocks() -> None:
-    """Make the GNU C library keep freed memory for the next large message.
-
-    By default it returns blocks of about a MiB to the system at once, which fills each new one with zeros:
-    a third of the time of such a message between machines.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
-        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE_BLOCK)
-        mallopt(_M_TOP_PAD, _LARGE_BLOCK)
 
 
 def message_from_bytes(data: bytes) -> UntrustedMessage:

@@ -11,12 +11,12 @@ line        word                   meaning
 node        ``ASLEEP``             1 while the node waits on its doorbell
 node        ``CONTROL``            changes when the node has to read its control channel and ``FLUSH`` of
                                    its sources (written by the daemon, and by senders that flush)
-node        ``UNDECLARED``         messages sent to outputs that are not declared, and dropped
 node        ``PREWAKE``            1 while the node wants to be woken when something is sent to a node that
                                    sends to it (`dora.node.receive.prewake`)
 node        ``STOPPED``            the time (CLOCK_MONOTONIC, nanoseconds) from which a send of the node
                                    does not wait for a full queue, because the node was asked to stop; 0: it
                                    waits (daemon)
+node                               the counters of `dora.wire.counters` (the node or the daemon)
 output      ``SENT``               messages sent so far = sequence number of the last one
 output      ``CREDIT_WAITING``     1 while the sender waits for a back-pressured link
 output      ``BEGUN``              ``SENT`` when the current process of the node started to send
@@ -65,12 +65,19 @@ import os
 from collections.abc import Iterable, Mapping
 
 from dora._ownership import UnsafeFile, open_own
-from dora.wire.counters import LEFT_OUT, LINK_COUNTERS, LINK_FLAGS, NetworkFigure, StreamFigure
+from dora.wire.counters import (
+    LEFT_OUT,
+    LINK_COUNTERS,
+    LINK_FLAGS,
+    NODE_COUNTERS,
+    NetworkFigure,
+    StreamFigure,
+)
 
 WORDS = 32
 LINE_BYTES = WORDS * 8
 
-ASLEEP, CONTROL, UNDECLARED, PREWAKE, STOPPED = 0, 1, 2, 3, 4
+ASLEEP, CONTROL, PREWAKE, STOPPED = 0, 1, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
 CLOCK_OFFSET, CLOCK_ERROR, FORWARDED, BYPASS, BYPASSED = 8, 9, 10, 11, 16
 RECEIVED, DROPPED, FIRST, STATE, PROBED, REPEATED = 0, 1, 2, 3, 4, 12
@@ -87,6 +94,12 @@ def signed(word: int) -> int:
     (5, -5)
     """
     return word - (1 << 64) if word >> 63 else word
+
+
+def node_counts(words: memoryview, slot: int) -> dict[str, int]:
+    """Return the counters of a node that are not 0, by name."""
+    base = slot * WORDS
+    return {counter.name: count for counter in NODE_COUNTERS if (count := words[base + counter.word])}
 
 
 def link_counts(words: memoryview, slot: int) -> dict[str, int]:

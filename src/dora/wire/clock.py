@@ -27,9 +27,6 @@ class ClockOffset(msgspec.Struct, frozen=True):
     error_ns: int
 
 
-SAME_CLOCK: Final = ClockOffset(0, 0)
-
-
 def round_trip(sent_ns: int, received_ns: int, answered_ns: int, arrived_ns: int) -> ClockOffset:
     """Return what one round trip shows; the second and the third time are of the other clock.
 

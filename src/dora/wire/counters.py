@@ -1,8 +1,8 @@
-"""The counters and flags of links: each is declared here once.
+"""The counters of nodes, and the counters and flags of links: each is declared here once.
 
-The board, ``Node.statistics``, ``dora top``, ``dora topic info``, the report at the end, the page,
-OpenTelemetry and Prometheus read these tables. A new counter takes its entry, the line that counts, and a
-test.
+The board, ``Node.statistics``, ``dora top``, ``dora node list``, ``dora topic info``, the report at the
+end, the page, OpenTelemetry and Prometheus read these tables. A new counter takes its entry, the line that
+counts, and a test.
 
 Counts travel as dictionaries of those that are not 0. Arrays in the order of the table would be shorter,
 but a reader of another version would take one counter for another.
@@ -13,7 +13,110 @@ words of the board, see `dora.transport.board`.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
+
+
+class NodeCounter(NamedTuple):
+    """A number that counts up from the start of a dataflow, with one writer.
+
+    The process of the node counts on the board, the daemon with `RunState.count` or `Accounting.count`.
+    ``sentence`` follows the name of the node. It may contain ``{count}``, ``{messages}`` ("2 messages") and
+    ``{times}`` ("2 times").
+    """
+
+    name: str  # in Python, JSON and OpenTelemetry
+    word: int  # of the line of the node on the board
+    title: str  # what it counts
+    sentence: str
+    unit: str
+    metric: str  # of Prometheus
+    key: str = ""  # of ``--format json``; "": ``metric``
+    is_amber: bool = False  # a warning, on the page, in tables and in ``dora doctor``, if it is not 0
+    is_reported: bool = True  # the report at the end has its sentence
+    is_always_shown: bool = False  # tables have a column for it, also if it is 0 for all nodes
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def json_key(self) -> str:
+        return self.key or self.metric
+
+    def describe(self, count: int) -> str:
+        """Return its sentence, which follows the name of the node.
+
+        >>> RESTARTS.describe(1), UNDECLARED.describe(1200)
+        ('was restarted 1 time', 'sent 1,200 messages to outputs that are not declared')
+        """
+        return self.sentence.format_map(_words_for(count))
+
+
+def _words_for(count: int) -> dict[str, str]:
+    number, plural = f"{count:,}", "" if count == 1 else "s"
+    return {"count": number, "messages": f"{number} message{plural}", "times": f"{number} time{plural}"}
+
+
+RESTARTS: Final = NodeCounter(
+    "restarts",
+    8,
+    "Restarts of a node",
+    "was restarted {times}",
+    unit="restart",
+    metric="restarts",
+    key="restart_count",
+    is_amber=True,
+    is_always_shown=True,
+)
+RELOADS: Final = NodeCounter(
+    "reloads",
+    9,
+    "Processes of a node that another one with new code has followed",
+    "got new code {times}",
+    unit="reload",
+    metric="reloads",
+    is_reported=False,
+)
+UNDECLARED: Final = NodeCounter(
+    "undeclared",
+    2,
+    "Messages sent to outputs that are not declared, and dropped",
+    "sent {messages} to outputs that are not declared",
+    unit="message",
+    metric="undeclared_messages",
+    is_amber=True,
+    is_reported=False,  # the report names the outputs
+)
+
+ERRORS: Final = NodeCounter(
+    "errors",
+    10,
+    "Entries with the level error in the log of a node",
+    "logged an error {times}",
+    unit="entry",
+    metric="logged_errors",
+    is_amber=True,
+    is_reported=False,  # they were on the terminal
+)
+
+# In the order in which they are shown.
+NODE_COUNTERS: Final = (RESTARTS, RELOADS, UNDECLARED, ERRORS)
+
+
+def shown_counters(counts: Collection[Mapping[str, int]]) -> list[NodeCounter]:
+    """Return the counters for which a table has a column; ``counts``: one dictionary for each node.
+
+    >>> [counter.name for counter in shown_counters([{"undeclared": 2}, {}])]
+    ['restarts', 'undeclared']
+    """
+    return [
+        counter
+        for counter in NODE_COUNTERS
+        if counter.is_always_shown or any(counter.name in some for some in counts)
+    ]
+
+
+# ------------------------------------------------------------------ links
 
 
 class LinkCounter(NamedTuple):
@@ -44,14 +147,7 @@ class LinkCounter(NamedTuple):
         >>> UNMATCHED.describe(1200, "arm", "eye"), MISSED.describe(1, "arm", "eye")
         ('1,200 unmatched: in no set of `sync`', 'missed its deadline 1 time')
         """
-        number, plural = f"{count:,}", "" if count == 1 else "s"
-        return self.sentence.format(
-            count=number,
-            messages=f"{number} message{plural}",
-            times=f"{number} time{plural}",
-            sender=sender,
-            receiver=receiver,
-        )
+        return self.sentence.format_map(_words_for(count) | {"sender": sender, "receiver": receiver})
 
 
 class LinkFlag(NamedTuple):

@@ -34,11 +34,15 @@ ANSWER_TIMEOUT: Final = 20.0  # seconds that another machine may take to answer
 
 
 class InputView(InputRules, omit_defaults=True):
+    """An input of a node, with its rules."""
+
     id: str
     source: str
 
 
 class OutputView(OutputRules, frozen=True, omit_defaults=True):
+    """An output of a node, with its rules, and where a tap finds it."""
+
     id: str
     slot: int  # index of its line on the board
     service: str = ""  # name of the engine's channel
@@ -49,6 +53,8 @@ class OutputView(OutputRules, frozen=True, omit_defaults=True):
 
 
 class LinkView(msgspec.Struct, omit_defaults=True):
+    """A link between an output and an input."""
+
     slot: int  # index of its line on the board
     output_slot: int
     producer: str  # "node/output"
@@ -74,15 +80,19 @@ class NetworkView(msgspec.Struct):
 
 
 class FailureView(msgspec.Struct, frozen=True):
+    """Why a node has failed."""
+
     number: int  # in the order of the failures; the first cause is 1
     reason: str  # half a sentence without the name of the node: "exited with status 1: …"
 
 
 class NodeView(msgspec.Struct, omit_defaults=True):
+    """A node of a running dataflow."""
+
     id: str
     status: str  # for the user, in the words of dora-rs where it has one: "Running", "Stopped", …
     pid: int | None = None
-    restarts: int = 0
+    counts: dict[str, int] = {}  # the `NODE_COUNTERS` that are not 0, by name
     failure: FailureView | None = None  # why it has failed, None if it has not
     name: str | None = None
     description: str | None = None
@@ -267,6 +277,8 @@ def answer_timeout(request: DataflowRequest | Request) -> float | None:
 
 
 class Description(msgspec.Struct, tag=True):
+    """The answer to `DescribeDataflow`."""
+
     dataflow_id: str
     file: str | None  # absolute path of the dataflow file
     nodes: list[str]
@@ -275,6 +287,8 @@ class Description(msgspec.Struct, tag=True):
 
 
 class Parameters(msgspec.Struct, tag=True):
+    """The answer to `GetParameters`: key → value."""
+
     values: dict[str, Any]
 
 
@@ -301,10 +315,14 @@ class RunProgress(msgspec.Struct, frozen=True, tag=True):
 
 
 class GraphText(msgspec.Struct, tag=True):
+    """The answer to `GetGraph`."""
+
     json: bytes  # as `dora.dataflow.graph` writes it
 
 
 class DataflowText(msgspec.Struct, tag=True):
+    """The answer to `GetDataflow`."""
+
     json: bytes  # the YAML tree with its modules inlined
     working_dir: str
 
@@ -316,6 +334,8 @@ class DataflowEnded(msgspec.Struct, tag=True):
 
 
 class Model(msgspec.Struct, tag=True):
+    """The answer to `GetModel`."""
+
     revision: int  # counts the changes
     dataflow: Any  # `dora.dataflow.model.Dataflow`
     uv: bool = False  # its nodes are built and run with uv

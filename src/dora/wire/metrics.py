@@ -1,7 +1,7 @@
 """Metrics of a running dataflow: totals only, from which collectors compute rates.
 
 The records travel from the machines to the process that collects. The tables say what OpenTelemetry and
-Prometheus call each figure; a counter of links is declared in `dora.wire.counters`.
+Prometheus call each figure; a counter of nodes or links is declared in `dora.wire.counters`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from dora.wire.counters import LINK_COUNTERS, NETWORK_FIGURES
+from dora.wire.counters import LINK_COUNTERS, NETWORK_FIGURES, NODE_COUNTERS
 from dora.wire.path_statistics import PathLatency
 
 
-class NodeMetrics(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class NodeMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node since the start of its dataflow."""
+
     node: str
     status: str
-    restarts: int = 0
-    cpu_seconds: float = 0.0  # of its live processes
-    memory: int = 0  # bytes, resident
+    figures: dict[str, float] = {}  # of `NODE_METRICS` by name; a missing one is 0
 
 
 class OutputMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An output since the start of its dataflow."""
+
     node: str
     output: str
     messages: int = 0
@@ -30,18 +32,24 @@ class OutputMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LinkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A link since the start of its dataflow."""
+
     source: str  # "node/output"
     input: str  # "node/input"
     figures: dict[str, int] = {}  # of `LINK_METRICS` by name; a missing one is 0
 
 
 class NetworkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The network from one machine to another."""
+
     source: str  # the machine that sends
     target: str
     figures: dict[str, int] = {}  # of `NETWORK_FIGURES` by name, as on the board; a missing one is 0
 
 
 class DataflowMetrics(msgspec.Struct, frozen=True):
+    """A running dataflow, as one machine knows it."""
+
     dataflow_id: str
     dataflow: str  # its name
     nodes: list[NodeMetrics] = []
@@ -64,9 +72,9 @@ class Metric(NamedTuple):
 
 
 NODE_METRICS: Final = (
-    Metric("cpu_seconds", "Processor time of a node's processes", "s", "cpu.time", "cpu_seconds"),
+    Metric("cpu_seconds", "Processor time of a node's live processes", "s", "cpu.time", "cpu_seconds"),
     Metric("memory", "Resident memory of a node's processes", "By", "memory.usage", "memory_bytes", False),
-    Metric("restarts", "Restarts of a node", "{restart}", "restarts", "restarts"),
+    *(Metric(item.name, item.title, f"{{{item.unit}}}", item.name, item.metric) for item in NODE_COUNTERS),
 )
 OUTPUT_METRICS: Final = (
     Metric("messages", "Messages sent on an output", "{message}", "messages", "messages"),

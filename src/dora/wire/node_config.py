@@ -69,6 +69,8 @@ class ChannelConfig(msgspec.Struct, omit_defaults=True):
 
 # Links that come and go change it. As with `InputSpec`, mypy thinks of dataclasses.
 class OutputConfig(OutputRules, frozen=False, omit_defaults=True):  # type: ignore[misc]
+    """An output, as its sender needs it."""
+
     id: str
     service: str = ""  # name of the engine's channel
     slot: int = 0  # index of the output's line on the board
@@ -157,6 +159,8 @@ class SyncConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class OperatorConfig(msgspec.Struct, omit_defaults=True):
+    """An operator of a node that is a runtime."""
+
     id: str
     source: str  # absolute path of the Python file
     inputs: list[str] = []  # short ids
@@ -182,6 +186,8 @@ decode_descriptor: Callable[[msgspec.Raw], dict[str, Any]] = msgpack_decoder()
 
 
 class NodeConfig(msgspec.Struct, omit_defaults=True):
+    """The place of one process in its dataflow. The daemon sends it when the process registers."""
+
     dataflow_id: str
     node_id: str
     engine: EngineName

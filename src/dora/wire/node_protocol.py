@@ -117,10 +117,14 @@ ToDaemon = (
 
 
 class Registered(msgspec.Struct, tag=True):
+    """The registration is accepted; the process is the node from now on, or stands by."""
+
     config: NodeConfig
 
 
 class RegistrationRefused(msgspec.Struct, tag=True):
+    """The registration is refused; ``reason`` is a sentence for the user."""
+
     reason: str
 
 
@@ -137,6 +141,8 @@ class StartRefused(msgspec.Struct, tag=True):
 
 
 class InputsClosed(msgspec.Struct, tag=True):
+    """No more messages come on these inputs. The node gets ``INPUT_CLOSED`` after the data."""
+
     inputs: list[str]
 
 
@@ -149,6 +155,8 @@ class NodeFailedFrame(msgspec.Struct, tag=True):
 
 
 class NodeRestartedFrame(msgspec.Struct, tag=True):
+    """An upstream node runs again, in a new process."""
+
     node_id: str
 
 
@@ -190,6 +198,8 @@ class ParamUpdateFrame(msgspec.Struct, tag=True):
 
 
 class ParamDeletedFrame(msgspec.Struct, tag=True):
+    """A parameter of the node was deleted."""
+
     key: str
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from invariants import validate_state
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.invariants import validate_state
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.edit import without_node
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource

@@ -10,6 +10,7 @@ from supervision import Supervised, node, sent, signals, spawned
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import OperatorSpec, RestartOptions
+from dora.wire.counters import RELOADS
 from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame, ReloadFrame, Started, StopFrame
 
 SAVED = on.CodeChanged("a")
@@ -41,7 +42,12 @@ def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
     assert not any(isinstance(command, (do.Admit, do.Refuse)) for command in commands)
     assert sent(run(on.NodeClosed("a")), "b") == []
     commands = run.end("a")
-    assert commands == [do.CloseReceivers("a"), do.PromoteReplacement("a", 1), do.Admit(waiting, "a", 1)]
+    assert commands == [
+        do.Count("a", RELOADS, 1),
+        do.CloseReceivers("a"),
+        do.PromoteReplacement("a", 1),
+        do.Admit(waiting, "a", 1),
+    ]
     commands = run(on.PortsReady("a"))
     assert sent(commands, "a") == [Started(100_000_000_000)]
     assert sent(commands, "b") == [NodeRestartedFrame("a")]
@@ -123,7 +129,11 @@ def test_an_old_process_may_drain_before_the_newest_code_connects() -> None:
     run.register("a", incarnation=1)
     run(SAVED)
     commands = run.end("a")
-    assert commands == [do.CloseReceivers("a"), do.PromoteReplacement("a", 1)]
+    assert commands == [
+        do.Count("a", RELOADS, 1),
+        do.CloseReceivers("a"),
+        do.PromoteReplacement("a", 1),
+    ]
     commands = run.join("a", incarnation=2)
     assert do.Admit(run.connection, "a", 1) in commands
     assert sent(commands, "b") == [NodeRestartedFrame("a")]

@@ -380,21 +380,6 @@ def test_timers_keep_a_node_running_unless_the_dataflow_says_otherwise() -> None
         assert signals(run.after(1000)) == expected
 
 
-def test_the_story_lists_events_with_their_reasons() -> None:
-    run = Supervised(*PAIR)
-    run.start()
-    run(on.Spawned("a", 4711))
-    run.after(5)
-    run.end("a", 1)
-    story = run.supervisor.story("a")
-    assert story[0] == (100.0, "is being started")
-    assert (100.0, "started as process 4711") in story
-    assert story[-1] == (105.0, "failed: exited with status 1")
-    assert run.supervisor.story("b")[-1] == (105.0, "inputs closed by `a`: a/x")
-    with pytest.raises(KeyError):
-        run.supervisor.story("unknown")
-
-
 def test_undeclared_outputs_are_counted_in_the_result() -> None:
     run = Supervised(*PAIR)
     run.start()

@@ -10,6 +10,7 @@ from supervision import Supervised, node, sent, signals, spawned
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import RestartOptions
+from dora.wire.counters import RESTARTS
 from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame, Started, StartRefused, StopFrame
 
 STOP = on.StopRequested("test")
@@ -128,6 +129,7 @@ def test_a_failed_node_is_restarted_and_its_consumers_keep_their_inputs() -> Non
     run.start()
     commands = run.end("a", 1)
     assert spawned(commands) == [("a", 1)]  # a source, and still
+    assert commands.count(do.Count("a", RESTARTS, 1)) == 1
     assert sent(commands, "b") == []
     assert do.CloseReceivers("a") in commands
     commands = run.join("a", incarnation=1)

@@ -18,6 +18,7 @@ from dora.cli.coordinator import coordinator_options
 from dora.cli.tables import counted
 from dora.cluster.client import Client, Unreachable
 from dora.errors import DoraError
+from dora.wire.counters import NODE_COUNTERS
 
 if TYPE_CHECKING:
     from dora.dataflow.model import Dataflow
@@ -292,7 +293,7 @@ def _nodes() -> Iterator[Finding]:
     from dora.daemon.client import name_of, running
     from dora.observe.tap_session import inspect
 
-    count = 0
+    found = 0
     try:
         runs = list(running())
     except DoraError:
@@ -303,15 +304,17 @@ def _nodes() -> Iterator[Finding]:
                 nodes = inspect(run).nodes
             except DoraError:
                 continue  # it has just ended
-        count += sum(node.status == "Running" for node in nodes)
+        found += sum(node.status == "Running" for node in nodes)
         for node in nodes:
             if node.status == "Failed":
                 yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} has failed")
-            elif node.restarts:
-                times = counted(node.restarts, "time")
-                yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} restarted {times}")
-    if count:
-        yield Finding("PASS", f"{counted(count, 'node')} run on this machine")
+                continue
+            for counter in NODE_COUNTERS:
+                if counter.is_amber and (count := node.counts.get(counter.name)):
+                    text = f"node `{node.id}` of {name_of(run.description)} {counter.describe(count)}"
+                    yield Finding("WARN", text)
+    if found:
+        yield Finding("PASS", f"{counted(found, 'node')} run on this machine")
 
 
 def _dataflow(path: str) -> Iterator[Finding]:

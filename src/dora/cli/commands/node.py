@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +17,7 @@ from dora.cli.tables import format_option, print_table
 from dora.dataflow.rules import input_rules_in_yaml, output_rules_in_yaml
 from dora.errors import DoraError
 from dora.observe.formatting import fields, megabytes
+from dora.wire.counters import NODE_COUNTERS, NodeCounter, shown_counters
 from dora.wire.input_rules import INPUT_RULES, MAX_QUEUE_SIZE, InputOptions, InputRule
 
 if TYPE_CHECKING:
@@ -276,8 +277,9 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
     with snapshots_of(dataflows, MEASURED_OVER) as snapshots:
         snapshots.watch(MEASURED_OVER)
         measured = [item for _, snapshot in snapshots.refresh() for item in snapshot.nodes]
-    rows = [_row(item) for item in measured]
-    head = ["node", "status", "pid", "cpu", "memory", "restarts", "dataflow"]
+    counters = NODE_COUNTERS if style == "json" else shown_counters([item.node.counts for item in measured])
+    rows = [_row(item, counters) for item in measured]
+    head = ["node", "status", "pid", "cpu", "memory", *(item.name for item in counters), "dataflow"]
     if any(item.node.machine for item in measured):
         head.insert(2, "machine")
         rows = [
@@ -292,14 +294,14 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
         print_table([name.upper() for name in head], rows)
 
 
-def _row(item: NodeSnapshot) -> list[str]:
+def _row(item: NodeSnapshot, counters: Iterable[NodeCounter]) -> list[str]:
     return [
         item.node.id,
         item.node.status,
         "-" if item.node.pid is None else str(item.node.pid),
         "-" if item.load is None else f"{item.load.cpu_percent:.1f}%",
         "-" if item.load is None else megabytes(item.load.memory),
-        str(item.node.restarts),
+        *(str(item.node.counts.get(counter.name, 0)) for counter in counters),
         item.dataflow,
     ]
 
@@ -372,7 +374,7 @@ def _info_json(inspection: Inspection, dataflow: str, item: NodeSnapshot) -> dic
             "pid": view.pid,
             "cpu": None if load is None else f"{load.cpu_percent:.1f}%",
             "memory": None if load is None else megabytes(load.memory),
-            "restart_count": view.restarts,
+            **{counter.json_key: view.counts.get(counter.name, 0) for counter in NODE_COUNTERS},
             "pending_messages": item.waiting,
         },
     }
@@ -380,7 +382,8 @@ def _info_json(inspection: Inspection, dataflow: str, item: NodeSnapshot) -> dic
 
 def _describe(inspection: Inspection, dataflow: str, view: NodeView, load: Load | None) -> dict[str, Any]:
     consumers = _consumers(inspection)
-    metrics: dict[str, Any] = {"status": view.status, "pid": view.pid, "restarts": view.restarts}
+    counts = {counter.name: view.counts.get(counter.name, 0) for counter in shown_counters([view.counts])}
+    metrics: dict[str, Any] = {"status": view.status, "pid": view.pid, **counts}
     if load is not None:
         metrics["cpu"] = f"{load.cpu_percent:.1f}%"
         metrics["memory"] = megabytes(load.memory)

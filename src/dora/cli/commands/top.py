@@ -15,7 +15,7 @@ from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option
 from dora.cli.select import NOTHING_RUNS, NoRunningDataflow, lower_priority
 from dora.errors import DoraError
-from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, OVERDUE, SILENT
+from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, NODE_COUNTERS, OVERDUE, RESTARTS, SILENT
 
 if TYPE_CHECKING:
     from dora.observe.rates import LinkRate
@@ -142,6 +142,7 @@ def _node_json(item: NodeSnapshot, snapshot: Snapshot) -> dict[str, Any]:
     from dora.observe.networks import as_json
 
     view, load = item.node, item.load
+    counts = {counter.json_key: view.counts.get(counter.name, 0) for counter in NODE_COUNTERS}
     inputs = [rate for rate in snapshot.links if rate.link.consumer.partition("/")[0] == view.id]
     return {
         "dataflow": item.dataflow,
@@ -154,7 +155,7 @@ def _node_json(item: NodeSnapshot, snapshot: Snapshot) -> dict[str, Any]:
         "memory_mb": None if load is None else round(load.memory / 1e6, 1),
         "disk_read": None if load is None else round(load.disk_read),
         "disk_write": None if load is None else round(load.disk_written),
-        "restart_count": view.restarts,
+        **counts,
         "broken_inputs": [_input_of(rate) for rate in inputs if SILENT.name in rate.flags],
         "late_inputs": [_input_of(rate) for rate in inputs if OVERDUE.name in rate.flags],
         "sent_hz": round(item.sent_hz, 3),
@@ -176,7 +177,7 @@ def _node_json(item: NodeSnapshot, snapshot: Snapshot) -> dict[str, Any]:
             "memory_mb": 0.0 if load is None else load.memory / 1e6,
             "disk_read_mb_s": 0.0 if load is None else load.disk_read / 1e6,
             "disk_write_mb_s": 0.0 if load is None else load.disk_written / 1e6,
-            "restart_count": view.restarts,
+            "restart_count": counts[RESTARTS.json_key],
             "broken_inputs": [_input_of(rate) for rate in inputs if SILENT.name in rate.flags],
             "status": view.status.lower(),
             "pending_messages": item.waiting,

@@ -107,7 +107,7 @@ class PartitionChanges:
             f"the dataflow was changed while machine `{self._partition.machine}` was away, and that cannot "
             f"be made good there: {reason}"
         )
-        daemon.loop.call_threadsafe(lambda: daemon.write_log("error", None, text))
+        daemon.loop.call_threadsafe(lambda: daemon.run_log.write("error", None, text))
 
     def _prepare(self, run: DaemonClient, proposal: ProposedChange) -> SentCounts:
         """Check a change, and build; return how much the nodes of this machine have sent.

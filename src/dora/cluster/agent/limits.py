@@ -12,6 +12,7 @@ from typing import Final
 import psutil
 
 from dora.daemon.guardian import marked_processes
+from dora.daemon.processes.scheduling import may_lock_memory
 
 
 class TimeLimit:
@@ -50,7 +51,6 @@ class TimeLimit:
 
 PRIORITY: Final = 20  # of 1 to 99; threads that serve interrupts have 50
 
-_CAP_IPC_LOCK = 14
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
@@ -62,12 +62,8 @@ def become_realtime() -> list[str]:
 
 
 def _lock_memory() -> str:
-    import resource
-
     mend = "it takes the capability CAP_IPC_LOCK, or LimitMEMLOCK=infinity (`ulimit -l unlimited`)"
-    unlimited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
-    if not unlimited and not _has_capability(_CAP_IPC_LOCK):
-        # Below the limit the lock would succeed, and a later allocation fail.
+    if not may_lock_memory():
         return f"memory is not locked: {mend}"
     libc = ctypes.CDLL(None, use_errno=True)
     # On fault: large reserved shared memory takes room only as far as it is used.
@@ -85,15 +81,6 @@ def _raise_priority() -> str:
         mend = f"it takes the capability CAP_SYS_NICE, or LimitRTPRIO={PRIORITY} (`ulimit -r {PRIORITY}`)"
         return f"the scheduling policy is not SCHED_FIFO ({error.strerror}): {mend}"
     return ""
-
-
-def _has_capability(number: int) -> bool:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if name == "CapEff":
-                return bool(int(value, 16) >> number & 1)
-    return False
 
 
 class UsageMeter:

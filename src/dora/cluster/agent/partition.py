@@ -112,7 +112,7 @@ class LocalPartition:
 
     def _warn(self, text: str) -> None:
         if (daemon := self._daemon) is not None:
-            daemon.loop.call_threadsafe(lambda: daemon.write_log("warn", None, text))
+            daemon.loop.call_threadsafe(lambda: daemon.run_log.warn(text))
 
     def _lose_machine(self, message: MachineLost) -> None:
         """End the links with the part of a lost machine; then report what is known of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from dora.cluster.protocol import ACTIVE, RunReport, StopRun
@@ -194,6 +195,7 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
     failures: dict[str, NodeFailure] = {}
     links: list[LinkReport] = []
     undeclared: dict[str, dict[str, int]] = {}
+    node_counts: dict[str, dict[str, int]] = {}
     unlogged: dict[str, int] = {}
     losses: dict[str, int] = {}
     for result in ordered:
@@ -204,11 +206,15 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
         links += result.links
         undeclared |= result.undeclared
         unlogged |= result.unlogged
+        for node_id, counts in result.node_counts.items():
+            # Each machine knows the restarts of all nodes, and all counters of its own: the largest counts.
+            node_counts[node_id] = dict(Counter(node_counts.get(node_id, {})) | Counter(counts))
     return DataflowResult(
         dataflow_id=dataflow_id,
         failures=tuple(failures.values()),
         links=joined(links),
         undeclared=undeclared,
+        node_counts=node_counts,
         unlogged=unlogged,
         stopped=any(result.stopped for result in ordered),
         overdue=tuple(node_id for result in ordered for node_id in result.overdue),

@@ -111,6 +111,10 @@ Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
 Row = tuple[Kind, str, str, Callable[[_Item], float]]
 
 
+def _figure(item: NodeMetrics | LinkMetrics | NetworkMetrics, name: str) -> float:
+    return item.figures.get(name, 0)
+
+
 def _rows(metrics: Iterable[Metric], value_of: Callable[[_Item, str], float]) -> list[Row[_Item]]:
     def row(metric: Metric) -> Row[_Item]:
         kind = CounterMetricFamily if metric.is_total else GaugeMetricFamily
@@ -126,15 +130,11 @@ def _rows(metrics: Iterable[Metric], value_of: Callable[[_Item, str], float]) ->
 
 _NODE_METRICS: Final[list[Row[NodeMetrics]]] = [
     (GaugeMetricFamily, "running", "Whether a node runs", lambda node: int(node.status == "Running")),
-    *_rows(NODE_METRICS, getattr),
+    *_rows(NODE_METRICS, _figure),
 ]
 _OUTPUT_METRICS: Final[list[Row[OutputMetrics]]] = _rows(OUTPUT_METRICS, getattr)
-_LINK_METRICS: Final[list[Row[LinkMetrics]]] = _rows(
-    LINK_METRICS, lambda link, name: link.figures.get(name, 0)
-)
-_NETWORK_METRICS: Final[list[Row[NetworkMetrics]]] = _rows(
-    NETWORK_METRICS, lambda network, name: network.figures.get(name, 0)
-)
+_LINK_METRICS: Final[list[Row[LinkMetrics]]] = _rows(LINK_METRICS, _figure)
+_NETWORK_METRICS: Final[list[Row[NetworkMetrics]]] = _rows(NETWORK_METRICS, _figure)
 _PATH_METRICS: Final[list[Row[PathLatency]]] = [
     (
         CounterMetricFamily,

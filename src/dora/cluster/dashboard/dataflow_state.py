@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 
 from dora.observe.networks import as_json as network_json
-from dora.observe.preview.protocol import State
 from dora.observe.snapshot import Snapshot, merge
 
 MINUTE: Final = 60.0  # seconds that the curves of the page show
@@ -28,8 +27,8 @@ class LastMinute:
         """The samples, oldest first."""
         return [sample for _, sample in self._samples]
 
-    def add(self, at: float, state: State) -> bytes | None:
-        """Add a state of the time ``at``, in seconds since the Unix epoch.
+    def add(self, at: float, snapshot: Snapshot) -> bytes | None:
+        """Add a snapshot of the time ``at``, in seconds since the Unix epoch.
 
         Return the new sample, or None if the last one is too recent.
         """
@@ -39,51 +38,53 @@ class LastMinute:
             return None
         while self._samples and self._samples[0][0] < at - MINUTE:
             self._samples.popleft()
-        self._samples.append((at, _sample(at, state)))
+        self._samples.append((at, _sample(at, snapshot)))
         return self._samples[-1][1]
 
 
-def merged_state(
-    here: State | None, remote: Mapping[str, State], faults: Mapping[str, str], placed: Mapping[str, str]
-) -> State:
-    """Return the merged state of this machine and of others.
+def merged(
+    here: Snapshot | None,
+    remote: Mapping[str, Snapshot],
+    faults: Mapping[str, str],
+    placed: Mapping[str, str],
+) -> Snapshot:
+    """Return the merged snapshot of this machine and of others.
 
     ``remote`` and ``faults``, which say why a machine cannot be observed, are by machine. ``placed`` is
     node → machine.
     """
-    states = [*([here] if here else []), *remote.values()]
-    snapshot = states[0].snapshot if states else Snapshot("", [], [])
+    parts = [*([here] if here else []), *remote.values()]
+    snapshot = parts[0] if parts else Snapshot("", [], [])
     if remote:
         reported = {item.node.id: item.node.machine for item in snapshot.nodes}
         only = "" if here else next(iter(remote))  # a dataflow on one machine does not know its name
         snapshot = merge(
             snapshot,
-            {machine: state.snapshot for machine, state in remote.items()},
+            remote,
             lambda node: placed.get(node) or reported[node] or only,
         )
-    troubles = (*(state.trouble for state in states), *faults.values())
-    return State(snapshot, "; ".join(filter(None, troubles)))
+    troubles = (*(part.trouble for part in parts), *faults.values())
+    return msgspec.structs.replace(snapshot, trouble="; ".join(filter(None, troubles)))
 
 
-def _sample(at: float, state: State) -> bytes:
+def _sample(at: float, snapshot: Snapshot) -> bytes:
     """Return the CPU of nodes; and rate, latency and losses of links."""
-    taken = state.snapshot
     sample = {
         "at": round(at * 1000),
-        "cpu": {item.node.id: round(item.load.cpu_percent, 1) for item in taken.nodes if item.load},
+        "cpu": {item.node.id: round(item.load.cpu_percent, 1) for item in snapshot.nodes if item.load},
         "links": {
             f"{rate.link.producer} {rate.link.consumer}": [
                 round(rate.hz, 2),
                 rate.latency_ms and round(rate.latency_ms[0], 3),
                 round(rate.dropping_hz, 2),
             ]
-            for rate in taken.links
+            for rate in snapshot.links
         },
     }
     return msgspec.json.encode(sample)
 
 
-def as_json(state: State) -> bytes:
+def as_json(snapshot: Snapshot) -> bytes:
     """Return nodes, links and networks as the page reads them."""
     value = {
         "nodes": [
@@ -93,7 +94,7 @@ def as_json(state: State) -> bytes:
                 "failure": item.node.failure,
                 "machine": item.node.machine,
                 "pid": item.node.pid,
-                "restarts": item.node.restarts,
+                "counts": item.node.counts,
                 "cpu": None if item.load is None else round(item.load.cpu_percent, 1),
                 "memory": None if item.load is None else item.load.memory,
                 "sent_hz": round(item.sent_hz, 2),
@@ -106,7 +107,7 @@ def as_json(state: State) -> bytes:
                     for output in item.node.outputs
                 ],
             }
-            for item in state.snapshot.nodes
+            for item in snapshot.nodes
         ],
         "links": [
             {
@@ -123,7 +124,7 @@ def as_json(state: State) -> bytes:
                 "flags": rate.flags,
                 "latency": rate.latency_ms,
             }
-            for rate in state.snapshot.links
+            for rate in snapshot.links
         ],
         "paths": [
             {
@@ -138,10 +139,10 @@ def as_json(state: State) -> bytes:
                 "missed": path.missed,
                 "slowest_hop": path.slowest_hop,
             }
-            for item in state.snapshot.nodes
+            for item in snapshot.nodes
             for path in item.paths
         ],
-        "networks": [network_json(network) for network in state.snapshot.networks],
-        "trouble": state.trouble,
+        "networks": [network_json(network) for network in snapshot.networks],
+        "trouble": snapshot.trouble,
     }
     return msgspec.json.encode(value)

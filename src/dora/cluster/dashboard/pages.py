@@ -28,7 +28,7 @@ from dora.cluster.http.relay import RelayedSession
 from dora.cluster.protocol import DataflowView
 from dora.cluster.refusal import Refusal
 from dora.errors import DoraError
-from dora.observe.preview.protocol import PreviewsWanted, Target
+from dora.observe.preview.protocol import Target, page_query
 from dora.recording.recorder import control
 from dora.recording.recorder.process import Recordings
 from dora.wire.decoders import json_decoder
@@ -265,8 +265,8 @@ def _handle(text: str, watch: Watch, viewer: Viewer) -> None:
         case _Next():
             viewer.ready.set()
         case _WantTopics(topics=topics, latency=latency):
-            viewer.wanted = PreviewsWanted(tuple(topics[:MAX_TOPICS]), latency)
-            watch.update_wanted()
+            viewer.query = page_query(tuple(topics[:MAX_TOPICS]), latency=latency)
+            watch.update_query()
         case _Search(ticket=ticket, node=node, level=level, text=words):
             watch.search(viewer, ticket, node, level, words)
 

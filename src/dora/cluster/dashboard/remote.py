@@ -1,6 +1,6 @@
 """Observers of a dataflow on other machines, for its page.
 
-On each machine an observer answers a `PageQuery`, as long as a page is open.
+On each machine an observer answers a `SnapshotQuery`, as long as a page is open.
 Its messages come over the relay of the coordinator.
 """
 
@@ -10,17 +10,16 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from dora.cluster.http.relay import RelayedSession
 from dora.cluster.refusal import Refusal
 from dora.observe.preview.protocol import (
-    DataflowGraph,
     Ended,
     FromWatcher,
-    PageQuery,
-    Preview,
-    PreviewsWanted,
-    State,
+    page_query,
 )
+from dora.observe.queries import DataflowGraph, Preview, SnapshotQuery
 from dora.observe.remote.protocol import (
     DeliveryTaken,
     QueryEnded,
@@ -28,6 +27,7 @@ from dora.observe.remote.protocol import (
     decode_delivery,
     encode,
 )
+from dora.observe.snapshot import Snapshot
 
 RETRY: Final = 2.0  # seconds between attempts to observe a machine
 OpenSession = Callable[[str], RelayedSession]
@@ -37,7 +37,7 @@ OpenSession = Callable[[str], RelayedSession]
 class RemoteObservers:
     """Observes one dataflow on some machines. ``placed`` is node → machine.
 
-    ``states`` has the newest state of each machine that is observed, ``faults`` says why others are not.
+    ``snapshots`` has the newest one of each machine that is observed, ``faults`` says why others are not.
     ``on_change`` is called when either has changed. ``on_message`` gets other messages.
     """
 
@@ -50,22 +50,22 @@ class RemoteObservers:
         on_message: Callable[[FromWatcher], None],
     ) -> None:
         self.placed = placed
-        self.states: dict[str, State] = {}
+        self.snapshots: dict[str, Snapshot] = {}
         self.faults: dict[str, str] = {}
         self._open_session = open_session
         self._on_change = on_change
         self._on_message = on_message
-        self._wanted = PreviewsWanted()
+        self._query = page_query()
         self._sessions: dict[str, RelayedSession] = {}
         self._ended: set[str] = set()
         self._sending: set[asyncio.Task[None]] = set()
         self._tasks = [asyncio.create_task(self._follow(machine)) for machine in machines]
 
-    def update_wanted(self, wanted: PreviewsWanted) -> None:
-        """Set the topics that browsers want to see."""
-        self._wanted = wanted
+    def change_query(self, query: SnapshotQuery) -> None:
+        """Change to another query: browsers show other topics."""
+        self._query = query
         for machine in self._sessions:
-            self._send_wanted(machine)
+            self._send_query(machine)
 
     async def close(self) -> None:
         """End all observers."""
@@ -98,14 +98,13 @@ class RemoteObservers:
     async def _watch(self, machine: str, session: RelayedSession) -> bool:
         """Observe a machine until its session ends; return whether the dataflow has ended."""
         self._sessions[machine] = session
-        self._send(session, PageQuery())
-        self._send_wanted(machine)
+        self._send_query(machine)
         while (data := await session.receive()) is not None:
             for item in decode_delivery(data):
                 match item:
-                    case State():
+                    case Snapshot():
                         self.faults.pop(machine, None)
-                        self.states[machine] = item
+                        self.snapshots[machine] = item
                         self._on_change()
                     case Preview() | DataflowGraph():
                         self._on_message(item)
@@ -117,13 +116,13 @@ class RemoteObservers:
             self._send(session, DeliveryTaken())
         return False
 
-    def _send_wanted(self, machine: str) -> None:
+    def _send_query(self, machine: str) -> None:
         topics = tuple(
             topic
-            for topic in self._wanted.topics
+            for topic in self._query.previews
             if self.placed.get(topic.partition("/")[0], machine) == machine
         )
-        self._send(self._sessions[machine], PreviewsWanted(topics, self._wanted.latency))
+        self._send(self._sessions[machine], msgspec.structs.replace(self._query, previews=topics))
 
     def _send(self, session: RelayedSession, message: ToProcess) -> None:
         async def send() -> None:
@@ -134,7 +133,7 @@ class RemoteObservers:
         task.add_done_callback(self._sending.discard)
 
     def _set_fault(self, machine: str, fault: str) -> None:
-        self.states.pop(machine, None)
+        self.snapshots.pop(machine, None)
         self.faults[machine] = fault or f"machine `{machine}` cannot be observed"
         self._on_change()
 

@@ -10,25 +10,24 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, as_json, merged_state
+from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, as_json, merged
 from dora.cluster.dashboard.remote import RemoteObservers
 from dora.observe.conflate import ConflatedQueue
 from dora.observe.preview.protocol import (
     MAX_FRAME,
-    DataflowGraph,
     Ended,
     Found,
     FromWatcher,
     Lines,
-    Preview,
-    PreviewsWanted,
     Search,
-    State,
     Target,
     ToWatcher,
     decode_from_watcher,
     frame,
+    page_query,
 )
+from dora.observe.queries import DataflowGraph, Preview
+from dora.observe.snapshot import Snapshot
 
 # The page asks for a delivery once it has drawn the one before. Until then newer data replaces older data,
 # so a slow browser costs bounded memory, and sees less instead of later.
@@ -133,7 +132,7 @@ class Viewer:
 
     def __init__(self) -> None:
         self.outbox = Outbox()
-        self.wanted = PreviewsWanted()
+        self.query = page_query()
         self.tickets: dict[int, int] = {}  # of the watcher → of the browser
         self.ready = asyncio.Event()  # for the next delivery
         self.ready.set()
@@ -149,11 +148,11 @@ class Watch:
         self._reader: asyncio.Task[None] | None = None
         self._newest: dict[type, FromWatcher] = {}
         self._lines: deque[bytes] = deque(maxlen=RECENT_LINES)
-        self._wanted = PreviewsWanted()
+        self._query = page_query()
         self._last_ticket = 0
         self._ended = asyncio.Event()
         self.remote: RemoteObservers | None = None  # observers on other machines
-        self._here: State | None = None  # the state on this machine
+        self._here: Snapshot | None = None  # of this machine
         self._state: bytes | None = None  # the state on all machines, as JSON
         self._minute = LastMinute()
 
@@ -209,19 +208,18 @@ class Watch:
 
     def remove(self, viewer: Viewer) -> None:
         self.viewers.discard(viewer)
-        self.update_wanted()
+        self.update_query()
 
-    def update_wanted(self) -> None:
-        """Send the watcher the topics that all browsers together want."""
-        topics = {topic for viewer in self.viewers for topic in viewer.wanted.topics}
-        wanted = PreviewsWanted(
-            tuple(sorted(topics)), any(viewer.wanted.latency for viewer in self.viewers)
-        )
-        if wanted != self._wanted:
-            self._wanted = wanted
-            self._send(wanted)
+    def update_query(self) -> None:
+        """Send the watcher the query of all browsers together."""
+        topics = {topic for viewer in self.viewers for topic in viewer.query.previews}
+        latency = any(viewer.query.latency for viewer in self.viewers)
+        query = page_query(tuple(sorted(topics)), latency=latency)
+        if query != self._query:
+            self._query = query
+            self._send(query)
             if self.remote is not None:
-                self.remote.update_wanted(wanted)
+                self.remote.change_query(query)
 
     def search(self, viewer: Viewer, ticket: int, node: str, level: str, text: str) -> None:
         """Search the whole log; the answer goes to the outbox of the viewer."""
@@ -233,11 +231,11 @@ class Watch:
         """Send all browsers the state on all machines."""
         remote = self.remote
         if remote is None:
-            state = merged_state(self._here, {}, {}, {})
+            snapshot = merged(self._here, {}, {}, {})
         else:
-            state = merged_state(self._here, remote.states, remote.faults, remote.placed)
-        self._state = as_json(state)
-        sample = self._minute.add(time.time(), state)
+            snapshot = merged(self._here, remote.snapshots, remote.faults, remote.placed)
+        self._state = as_json(snapshot)
+        sample = self._minute.add(time.time(), snapshot)
         for viewer in self.viewers:
             viewer.outbox.set("state", self._state)
             if sample is not None:
@@ -284,7 +282,7 @@ class Watch:
                 if ticket is not None:
                     viewer.outbox.put(Found(ticket, message.entries, message.total))
             return
-        if isinstance(message, State):
+        if isinstance(message, Snapshot):
             self._here = message
             self.send_state()
             return
@@ -296,7 +294,7 @@ class Watch:
             self._lines.extend(message.entries)
         for viewer in self.viewers:
             topic = getattr(message, "topic", None)
-            if topic is None or topic in viewer.wanted.topics:
+            if topic is None or topic in viewer.query.previews:
                 viewer.outbox.put(message)
 
 

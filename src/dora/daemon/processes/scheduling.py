@@ -182,14 +182,19 @@ def _refusals(node: NodeSpec) -> Iterator[str]:
         yield reason
 
 
-def _lock_refusal() -> str:
-    """Return why a process may not lock all its memory, "" if it may.
+def may_lock_memory() -> bool:
+    """Return whether a process may lock all its memory.
 
     Every process maps far more than it uses, so a limit in bytes would be met by the first large mapping.
     """
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    if limit == _UNLIMITED or _effective_capabilities() & _CAP_IPC_LOCK:
+    return limit == _UNLIMITED or bool(_effective_capabilities() & _CAP_IPC_LOCK)
+
+
+def _lock_refusal() -> str:
+    if may_lock_memory():
         return ""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     return (
         f"`lock_memory` is not allowed here: RLIMIT_MEMLOCK is {limit:,} bytes and the daemon has no "
         "CAP_IPC_LOCK; raise it (`ulimit -l unlimited` as root, LimitMEMLOCK=infinity in a systemd "

@@ -43,7 +43,6 @@ def hold_expired(run: RunState, node: NodeState) -> None:
 def outputs_done(run: RunState, node: NodeState, outputs: tuple[str, ...]) -> None:
     """Close outputs that a node is done with, unless another process of it may follow."""
     node.outputs_done.update(outputs)
-    run.trace(node, f"said that it is done with {', '.join(outputs)}")
     if not run.may_restart(node):
         close_outputs(run, node, set(outputs) - run.graph.text[node.id])
 
@@ -60,7 +59,6 @@ def close_outputs(run: RunState, node: NodeState, outputs: set[str]) -> None:
     for consumer_id, inputs in closed.items():
         consumer = run.nodes[consumer_id]
         consumer.inputs_closed.update(inputs)
-        run.trace(consumer, f"inputs closed by `{node.id}`: {', '.join(inputs)}")
         if consumer.present:
             run.send(consumer, InputsClosed(inputs))
     _review_consumers(run, list(closed))
@@ -85,7 +83,6 @@ def _review_consumers(run: RunState, node_ids: list[str]) -> None:
         if node is None or (node.machine and not node.awaits_machine) or not run.work_done(node):
             continue
         if node.between_processes:
-            run.trace(node, "is not started again: all its inputs have closed")
             end_node(run, node, node.failure)
         # Outputs that stayed open because of a possible restart can close now.
         elif node.phase == "running":
@@ -139,14 +136,11 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
     if failure is not None:
         failure = with_root_cause(run, failure)
         run.failures.append(failure)
-        run.trace(node, f"failed: {failure.message}")
         if run.opened and not run.stopping and failure.kind == "exit":
             # The others may go on for hours before the final report. (Other kinds are in the log already.)
             run.emit(_failure_note(run, failure))
         if failure.kind != "cascading":
             announce_failure(run, node, f"node `{node.id}` failed: {failure.message}")
-    else:
-        run.trace(node, "ended")
     if node.removing:
         take_out(run, node)
     else:
@@ -223,7 +217,6 @@ def refuse_start(run: RunState, node: NodeState, why: Literal["broken", "stopped
     """Inform a node that it does not take part."""
     node.refused = why
     run.send(node, StartRefused(reason))
-    run.trace(node, f"was refused: {reason}")
 
 
 def review_stragglers(run: RunState) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from dora.dataflow.model import Dataflow
 from dora.wire import daemon_protocol
+from dora.wire.counters import NodeCounter
 from dora.wire.node_protocol import ToNode
 
 Level = Literal["error", "warn", "info"]
@@ -154,6 +155,14 @@ class SetSentCounts(msgspec.Struct, frozen=True):
     sent: dict[str, int]
 
 
+class Count(msgspec.Struct, frozen=True):
+    """Add to a counter of a node."""
+
+    node_id: str
+    counter: NodeCounter
+    times: int
+
+
 class Log(msgspec.Struct, frozen=True):
     """Write a sentence for the user to the log."""
 
@@ -186,6 +195,7 @@ Command = (
     | OpenReceivers
     | RecordParameters
     | SetSentCounts
+    | Count
     | Log
     | Finish
 )

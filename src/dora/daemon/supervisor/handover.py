@@ -45,7 +45,6 @@ def code_changed(run: RunState, node: NodeState, change: on.CodeChanged) -> None
     match node.phase:
         case "running" if runs and node.spec.is_runtime:
             run.send(node, ReloadFrame(list(change.operators), list(change.modules)))
-            run.trace(node, f"was sent new code of {', '.join(change.operators)}")
         case "running" | "starting" if runs or has_not_connected:
             if node.spec.hot_reload == "replace":
                 run.log("info", node, "its code has changed; the old code has to end first")
@@ -83,7 +82,6 @@ def start_replacement(run: RunState, node: NodeState) -> None:
         run.arm(node, "replacement", node.spec.startup_timeout)
     dataflow = None if node.program_change is None else node.program_change.dataflow
     run.emit(do.SpawnReplacement(node.id, node.replacement.incarnation, dataflow))
-    run.trace(node, "its new code is being started")
 
 
 def is_replacement(node: NodeState, event: on.Registering) -> bool:
@@ -102,13 +100,11 @@ def replacement_registers(run: RunState, node: NodeState, connection: int) -> No
     replacement.connection = connection
     run.disarm(node, "replacement")
     if not run.standby:
-        run.trace(node, "its new code waits to take over")
         drain(run, node)
         return
     dataflow = None if node.program_change is None else node.program_change.dataflow
     given = {} if dataflow is None else dataflow.node(node.id).parameters
     replacement.parameters = dict(given or node.parameters)
-    run.trace(node, "its new code makes ready to take over")
     run.emit(
         do.AdmitReplacement(connection, node.id, node.restart_count + 1, replacement.parameters, dataflow)
     )
@@ -117,7 +113,6 @@ def replacement_registers(run: RunState, node: NodeState, connection: int) -> No
 def replacement_ready(run: RunState, node: NodeState, event: on.ReplacementReady) -> None:
     """Drain the old process, since the replacement stands by."""
     if node.replacement is not None and node.replacement.incarnation == event.incarnation:
-        run.trace(node, "its new code stands by")
         drain(run, node)
 
 
@@ -136,7 +131,7 @@ def start_program(run: RunState, node: NodeState) -> None:
             run.log("info", node, "gets another program; the old one has to end first")
             drain(run, node)
         return
-    node.restarts.append(run.now)
+    run.count_restart(node)
     node.failure = None
     run.disarm_all(node)
     run.log("info", node, "was replaced")
@@ -152,7 +147,6 @@ def drain(run: RunState, node: NodeState) -> None:
         run.arm(node, "drain", _grace(run, node))
         run.send(node, ReloadFrame())
         run.send(node, StopFrame())
-        run.trace(node, "was asked to end for its new code")
     else:  # it has no work to lose
         _terminate(run, node)
 
@@ -219,12 +213,12 @@ def drain_expired(run: RunState, node: NodeState) -> None:
 
 def drain_kill_expired(run: RunState, node: NodeState) -> None:
     """Kill a process that did not end after SIGTERM either."""
-    run.signal(node, signal.SIGKILL, "has to end for its new code")
+    run.signal(node, signal.SIGKILL)
     run.arm(node, "abandon", ABANDON_AFTER)
 
 
 def _terminate(run: RunState, node: NodeState) -> None:
-    run.signal(node, signal.SIGTERM, "has to end for its new code")
+    run.signal(node, signal.SIGTERM)
     run.arm(node, "drain-kill", _grace(run, node) / 2)
 
 
@@ -259,7 +253,7 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
     run.disarm_all(node)
     run.reset_process(node)
     node.incarnation = replacement.incarnation
-    node.reloads += 1
+    run.count_reload(node)
     stands_by = run.standby and replacement.connection is not None
     if not stands_by:  # else its links stay as they are
         run.close_receivers(node)
@@ -274,7 +268,6 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
     else:
         node.announce_new_code = True
     run.emit(do.PromoteReplacement(node.id, node.restart_count))
-    run.trace(node, "its new code takes over")
     if stands_by:
         node.connected = True
         node.parameters_sent = replacement.parameters
@@ -285,7 +278,7 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
 
 
 def _restart_with_new_code(run: RunState, node: NodeState) -> None:
-    node.reloads += 1
+    run.count_reload(node)
     node.announce_new_code = True
     node.failure = node.pending_change = None
     run.disarm_all(node)

@@ -88,7 +88,6 @@ def end_for(run: RunState, node: NodeState, operation: PendingOperation) -> None
         return
     end_handover(run, node)
     node.operation = operation
-    run.trace(node, f"is to be {operation.participle}")
     run.disarm(node, "hold")
     if node.present:
         run.send(node, StopFrame())
@@ -117,7 +116,7 @@ def finish_operation(
     if failure is not None:
         run.log("warn", node, failure.message)
     run.log("info", node, "is started again, as was asked")
-    node.restarts.append(run.now)
+    run.count_restart(node)
     node.failure = None
     run.close_receivers(node)
     run.spawn(node)
@@ -155,7 +154,7 @@ def operation_kill_expired(run: RunState, node: NodeState) -> None:
 
 
 def _terminate(run: RunState, node: NodeState, operation: PendingOperation) -> None:
-    run.signal(node, signal.SIGTERM, f"is to be {operation.participle}")
+    run.signal(node, signal.SIGTERM)
     run.arm(node, "operation-kill", operation.grace / 2)
 
 

@@ -38,13 +38,11 @@ def answer_request(run: RunState, request: ParameterRequest) -> Answer:
             if fault := value_fault(value):
                 return Rejected(f"the value of parameter `{key}` {fault}")
             run.set_parameters(node, {**node.parameters, key: value})
-            run.trace(node, f"parameter `{key}` was set")
             change: ParamUpdateFrame | ParamDeletedFrame = ParamUpdateFrame(key, value)
         case DeleteParameter(key=key):
             if key not in node.parameters:
                 return Rejected(_missing(node, key))
             run.set_parameters(node, {k: v for k, v in node.parameters.items() if k != key})
-            run.trace(node, f"parameter `{key}` was deleted")
             change = ParamDeletedFrame(key)
         case GetParameters():
             return Parameters(dict(node.parameters))

@@ -75,7 +75,7 @@ def take_status(run: RunState, machine: str, status: PeerStatus) -> None:
     if status.killing and not run.killing:
         kill(run, "had to end at once")
     elif status.stopping:
-        stop(run, f"machine `{machine}` stops")
+        stop(run)
     for node_id, item in status.nodes.items():
         node = run.nodes.get(node_id)
         if node is None or node.machine != machine or run.done:
@@ -94,7 +94,8 @@ def repeat_status(run: RunState) -> None:
 def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     """Take over the status of a node from the supervisor that decides about it."""
     node.awaits_machine = False
-    node.restarts += [run.now] * (status.restarts - len(node.restarts))
+    if (missed := status.restarts - len(node.restarts)) > 0:
+        run.count_restart(node, missed)
     if node.phase == "ended":
         return
     if status.announced_failures > node.announced_failures:
@@ -107,7 +108,6 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     before, node.phase = node.phase, status.phase
     if before == status.phase:
         return
-    run.trace(node, f"is {status.phase} on machine `{node.machine}`")
     if status.phase in ("ended", "backoff", "awaiting fix", "dormant"):
         run.close_receivers(node)
     elif status.phase == "running":
@@ -156,7 +156,7 @@ def lose_machine(run: RunState, machine: str, reason: str, *, may_return: bool) 
         else:
             end_node(run, node, failure if failed else None)
     if stops:
-        stop(run, message)
+        stop(run)
 
 
 def _may_follow(run: RunState, node: NodeState) -> bool:
@@ -181,7 +181,6 @@ def _await_machine(run: RunState, node: NodeState, failure: NodeFailure) -> None
     node.phase = "backoff"
     node.awaits_machine = True
     node.failure = failure
-    node.restarts.append(run.now)
-    run.trace(node, "waits for its machine")
+    run.count_restart(node)
     run.close_receivers(node)
     source_failed(run, node)

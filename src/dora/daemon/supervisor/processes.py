@@ -23,7 +23,6 @@ from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, RunState
 def spawned(run: RunState, node: NodeState, pid: int) -> None:
     """Remember the process of a node."""
     node.pid = pid
-    run.trace(node, f"started as process {pid}")
     added_node_spawned(run, node)
 
 
@@ -46,7 +45,6 @@ def node_closed(run: RunState, node: NodeState, undeclared: dict[str, int]) -> N
         node.undeclared[output] = node.undeclared.get(output, 0) + count
     node.closed = True
     run.disarm(node, "health")
-    run.trace(node, "closed its node")
     if not node.spec.is_dynamic:
         hold_or_close(run, node)
 
@@ -57,7 +55,6 @@ def disconnected(run: RunState, node: NodeState) -> None:
         return
     node.connected = False
     run.disarm(node, "health")
-    run.trace(node, "disconnected")
     if node.spec.is_dynamic:
         _dynamic_node_left(run, node)
     elif node.phase == "ready" and not node.refused:
@@ -90,7 +87,6 @@ def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
     node.absent = end.exit_code == 0 and node.phase == "starting" and not node.connected
     node.connected = False
     words = describe_exit(end.exit_code, end.signal)
-    run.trace(node, f"its process {words}")
     asked_to_end = run.stopping or node.draining or node.operation is not None
     failure = failure_of(node, end, stopping=asked_to_end, opened=run.opened)
     if failure is not None and failure.remedy:

@@ -96,7 +96,7 @@ def _remove(run: RunState, node: NodeState, *, comes_again: bool) -> None:
     """Prepare a node to leave the dataflow; ``comes_again``: another one has the same name."""
     if not node.machine:
         if node.alive:  # this machine was not asked to end it
-            run.signal(node, signal.SIGKILL, "is not in the dataflow any more")
+            run.signal(node, signal.SIGKILL)
         run.log("info", node, "was removed from the dataflow")
     drop_replacement(run, node)
     cancel_requests(run, node)

@@ -55,5 +55,5 @@ def back_off(run: RunState, node: NodeState, delay: float, failure: NodeFailure 
 
 def restart_due(run: RunState, node: NodeState) -> None:
     """Restart a node after its back-off."""
-    node.restarts.append(run.now)
+    run.count_restart(node)
     run.spawn(node)

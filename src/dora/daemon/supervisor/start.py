@@ -45,7 +45,7 @@ def _has_ended(run: RunState, node: NodeState, former: PeerStatus) -> bool:
     status = former.nodes.get(node.id)
     if status is None or former.revision < node.generation:
         return False
-    node.restarts = [run.now] * status.restarts
+    run.count_restart(node, status.restarts)
     node.reopen_count = status.reopen_count
     node.announced_failures, node.announcement = status.announced_failures, status.announcement
     close_outputs(run, node, set(status.outputs_closed))
@@ -60,8 +60,6 @@ def register(run: RunState, event: Registering) -> None:
         return
     if refusal := _refusal(run, node, event):
         run.emit(do.Refuse(event.connection, refusal))
-        if node is not None:
-            run.trace(node, f"was refused: {refusal}")
         return
     assert node is not None
     if node.spec.is_dynamic:
@@ -69,7 +67,6 @@ def register(run: RunState, event: Registering) -> None:
     node.closed = False
     run.disarm(node, "startup")
     run.admit(node, event.connection)
-    run.trace(node, "connected")
 
 
 def _refusal(run: RunState, node: NodeState | None, event: Registering) -> str:
@@ -105,7 +102,6 @@ def ports_ready(run: RunState, node: NodeState) -> None:
     if node.phase != "starting" or not node.connected:
         return
     node.phase = "ready"
-    run.trace(node, "is ready")
     if node.refused:
         return  # the refusal is on its way
     if run.stopping:
@@ -142,7 +138,6 @@ def open_barrier(run: RunState) -> None:
 def _start_node(run: RunState, node: NodeState) -> None:
     node.phase = "running"
     run.send(node, Started(run.epoch_ns))
-    run.trace(node, "runs")
     if node.restart_count or (node.spec.is_dynamic and node.outputs_closed):
         node.reopen_count += 1
         reopen_outputs(run, node)

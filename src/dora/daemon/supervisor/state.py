@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import signal
-from collections import deque
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -20,6 +19,7 @@ from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.status import PeerStatus, Phase
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.problems import no_node
+from dora.wire.counters import RELOADS, RESTARTS, NodeCounter
 from dora.wire.daemon_protocol import Answer, Rejected
 from dora.wire.node_protocol import ToNode
 from dora.wire.operations import ProposedChange
@@ -28,7 +28,6 @@ DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it u
 DEFAULT_FINISH_GRACE = 120.0
 RELOAD_GRACE = 5.0  # the most that a process gets which is followed by one with new code
 ABANDON_AFTER = 10.0  # seconds after SIGKILL
-STORY_LENGTH = 1000
 BEING_STOPPED = "the dataflow is being stopped"
 
 OperationKind = Literal["stop", "restart", "remove"]
@@ -189,7 +188,6 @@ class RunState(msgspec.Struct):
     deadlines: dict[tuple[str, DeadlineName], float] = {}
     agenda: list[tuple[float, tuple[str, DeadlineName]]] = []  # a heap: deadlines, and former ones
     commands: list[do.Command] = []  # not handed out yet
-    stories: dict[str, deque[tuple[float, str]]] = {}
     now: float = 0.0
 
     def __post_init__(self) -> None:
@@ -255,12 +253,10 @@ class RunState(msgspec.Struct):
 
     def add_node(self, spec: NodeSpec) -> NodeState:
         node = self.nodes[spec.id] = NodeState(spec, parameters=dict(spec.parameters))
-        self.stories[spec.id] = deque(maxlen=STORY_LENGTH)
         return node
 
     def delete_node(self, node_id: str) -> None:
         del self.nodes[node_id]
-        del self.stories[node_id]
 
     def spawn(self, node: NodeState) -> None:
         """Start a process of a node."""
@@ -269,7 +265,6 @@ class RunState(msgspec.Struct):
         if node.spec.startup_timeout is not None:
             self.arm(node, "startup", node.spec.startup_timeout)
         self.emit(do.Spawn(node.id, node.restart_count, node.incarnation))
-        self.trace(node, "is being started")
 
     def reset_process(self, node: NodeState) -> None:
         """Forget what is known of the last process of a node, since another one follows."""
@@ -314,7 +309,7 @@ class RunState(msgspec.Struct):
         """Remove all deadlines of a node."""
         self.disarm(node, *get_args(DeadlineName))
 
-    # ----------------------------------------------------------------------- commands and story
+    # ----------------------------------------------------------------------- commands
 
     def emit(self, command: do.Command) -> None:
         self.commands.append(command)
@@ -325,24 +320,32 @@ class RunState(msgspec.Struct):
     def send(self, node: NodeState, message: ToNode) -> None:
         self.emit(do.Send(node.id, message))
 
-    def signal(self, node: NodeState, number: int, why: str) -> None:
+    def signal(self, node: NodeState, number: int) -> None:
         self.emit(do.Signal(node.id, number))
-        self.trace(node, f"gets {signal.Signals(number).name}: {why}")
 
     def kill(self, node: NodeState, kind: FailureKind, message: str) -> None:
         """Send SIGKILL; the first reason for it is the node's failure."""
         if node.kill_reason is None:
             node.kill_reason = (kind, message)
-        self.signal(node, signal.SIGKILL, message)
+        self.signal(node, signal.SIGKILL)
+
+    def count(self, node: NodeState, counter: NodeCounter, times: int = 1) -> None:
+        """Add to a counter of a node."""
+        self.emit(do.Count(node.id, counter, times))
+
+    def count_restart(self, node: NodeState, times: int = 1) -> None:
+        """Note that a node is started again."""
+        node.restarts += [self.now] * times
+        self.count(node, RESTARTS, times)
+
+    def count_reload(self, node: NodeState) -> None:
+        """Note that a process with new code follows the process of a node."""
+        node.reloads += 1
+        self.count(node, RELOADS)
 
     def close_receivers(self, node: NodeState) -> None:
         self.emit(do.CloseReceivers(node.id))
 
     def log(self, level: do.Level, node: NodeState, text: str) -> None:
-        """Write a sentence about a node to the log, and to its story."""
+        """Write a sentence about a node to the log."""
         self.emit(do.Log(level, node.id, text))
-        self.trace(node, text)
-
-    def trace(self, node: NodeState, text: str) -> None:
-        """Write a sentence to the story of a node."""
-        self.stories[node.id].append((self.now, text))

@@ -12,7 +12,7 @@ from dora.daemon.supervisor.state import ABANDON_AFTER, BEING_STOPPED, DeadlineN
 from dora.wire.node_protocol import StopFrame
 
 
-def stop(run: RunState, reason: str, grace: float | None = None) -> None:
+def stop(run: RunState, grace: float | None = None) -> None:
     """Ask all nodes of this machine to end. ``grace``: seconds until SIGTERM instead of the run's."""
     if run.stopping or run.only_dynamic_left:
         return
@@ -31,19 +31,18 @@ def stop(run: RunState, reason: str, grace: float | None = None) -> None:
             end_node(run, node, node.failure)
         elif node.present:
             run.send(node, StopFrame())
-            run.trace(node, f"was asked to stop: {reason}")
         elif node.phase == "ready" or (node.phase == "starting" and node.connected):
             refuse_start(run, node, "stopped", BEING_STOPPED)
         elif node.alive and node.phase == "starting":
             # No stop event can reach it, and it has no work to lose yet.
             node.refused = "stopped"
-            run.signal(node, signal.SIGTERM, "has not connected yet")
+            run.signal(node, signal.SIGTERM)
     try_finish(run)
 
 
 def kill(run: RunState, reason: str) -> None:
     """End the dataflow at once. ``reason`` follows "because the dataflow"."""
-    stop(run, "at once")
+    stop(run)
     run.killing = True
     if run.only_dynamic_left:
         finish(run)
@@ -67,11 +66,11 @@ def run_deadline_expired(run: RunState, name: DeadlineName) -> None:
             for node in run.processes():
                 if node.phase == "starting" and not node.connected:
                     node.refused = "broken"
-                    run.signal(node, signal.SIGTERM, "the dataflow could not start")
+                    run.signal(node, signal.SIGTERM)
         case "term":
             for node in run.processes():
                 node.overdue = run.stopping
-                run.signal(node, signal.SIGTERM, f"has not ended within {run.grace:g} s")
+                run.signal(node, signal.SIGTERM)
             run.arm(None, "kill", run.grace / 2)
         case "kill":
             _kill_all(

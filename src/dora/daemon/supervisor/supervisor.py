@@ -6,9 +6,9 @@ their time, carries out the commands, and reports with `TimePassed` that `Superv
 has come, after all events before it. So every rule is tested in microseconds, and tests can try any
 order of events.
 
-The idea is the worker state machine of dask.distributed: one entry point (`Supervisor.handle`), a
-story of each node with what happened and why, and invariants that tests check after every step.
-The state is a record (`RunState`); the rules are functions in the other modules of this package.
+The idea is the worker state machine of dask.distributed: one entry point (`Supervisor.handle`), and
+invariants that tests check after every step. The state is a record (`RunState`); the rules are functions
+in the other modules of this package.
 
 Rules that are less obvious than they look:
 
@@ -135,10 +135,6 @@ class Supervisor:
         """Return the nodes that have a process."""
         return [node_id for node_id, node in self.state.nodes.items() if node.alive]
 
-    def story(self, node_id: str) -> list[tuple[float, str]]:
-        """Return what happened to a node and why, as (time, sentence) pairs; raises ``KeyError``."""
-        return list(self.state.stories[node_id])
-
     def result(self, dataflow_id: str) -> DataflowResult:
         """Return how the run ended so far; root causes come first, nodes that others pulled down last."""
         run = self.state
@@ -189,8 +185,8 @@ class Supervisor:
                 reconcile.remove_failed_input(run, event)
             case on.ClientDisconnected(connection=connection):
                 changes.client_disconnected(run, connection)
-            case on.StopRequested(reason=reason, grace=grace):
-                stopping.stop(run, reason, grace)
+            case on.StopRequested(grace=grace):
+                stopping.stop(run, grace)
             case on.KillRequested(reason=reason):
                 stopping.kill(run, reason)
             case on.PeerStatusReceived(machine=machine, status=status):
@@ -229,7 +225,6 @@ def _handle_node_event(run: RunState, node: NodeState, event: on.NodeEvent) -> N
             processes.node_closed(run, node, undeclared)
         case on.OperatorFailed(operator=operator):
             node.failed_operator = operator
-            run.trace(node, f"an error in operator `{operator}`")
         case on.SafeStateReported():
             safe_states.changed(run, node, event)
         case on.Disconnected():

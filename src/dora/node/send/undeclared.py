@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dora._strict import is_strict
 from dora.errors import UndeclaredOutput, UnsupportedData
 from dora.node.log import write_log
-from dora.transport.board import UNDECLARED, WORDS, Board
+from dora.transport.board import WORDS, Board
+from dora.wire.counters import UNDECLARED
 
 
 class UndeclaredOutputs:
@@ -32,14 +33,9 @@ class UndeclaredOutputs:
         self._declared = sorted(declared)
         self._operators = list(operators)
         self._words = board.words
-        self._word = node_slot * WORDS + UNDECLARED
+        self._word = node_slot * WORDS + UNDECLARED.word
         self._strict = is_strict()
         self._lock = threading.Lock()  # any thread may send; to read and add one is not one step
-
-    @property
-    def total(self) -> int:
-        """Messages that this node, in all its processes, has sent to undeclared outputs."""
-        return self._words[self._word]
 
     def drop(self, output_id: str) -> bool:
         """Count a message, and warn of the first on its output; return whether it is the first of all.

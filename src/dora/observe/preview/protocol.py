@@ -1,7 +1,7 @@
 """Protocol between the dashboard's server and the process that watches a dataflow for it.
 
 Frames on two pipes: four bytes of length, then msgpack. Data for browsers is JSON already, so the server
-passes it on. Only states are not, because the server merges states of several machines.
+passes it on. Only snapshots are not, because the server merges the ones of several machines.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.observe.snapshot import Snapshot
+from dora.observe.queries import SnapshotQuery, SnapshotResult
 from dora.wire.decoders import msgpack_decoder
 
 MAX_FRAME: Final = 32 << 20  # bytes; previews are far smaller
+SNAPSHOT_EVERY: Final = 1.0  # seconds, on a page
+
+
+def page_query(previews: tuple[str, ...] = (), *, latency: bool = False) -> SnapshotQuery:
+    """Return the query of a page that shows previews of these topics."""
+    return SnapshotQuery(SNAPSHOT_EVERY, latency, previews, graph=True)
 
 
 class Target(msgspec.Struct, frozen=True, tag=True):
@@ -29,17 +35,6 @@ class Target(msgspec.Struct, frozen=True, tag=True):
     elsewhere: tuple[str, ...] = ()
 
 
-class PageQuery(msgspec.Struct, frozen=True, tag=True):
-    """Show the dataflow on a page; each result is a `PageResult`. `PreviewsWanted` chooses the previews."""
-
-
-class PreviewsWanted(msgspec.Struct, frozen=True, tag=True):
-    """The needs of browsers from now on: previews of topics, and latencies of all links."""
-
-    topics: tuple[str, ...] = ()
-    latency: bool = False
-
-
 class Search(msgspec.Struct, frozen=True, tag=True):
     """Search the whole log for the last entries that match; `Found` answers it."""
 
@@ -50,20 +45,7 @@ class Search(msgspec.Struct, frozen=True, tag=True):
     limit: int = 1000
 
 
-ToWatcher = Target | PreviewsWanted | Search
-
-
-class DataflowGraph(msgspec.Struct, frozen=True, tag=True):
-    """The graph, as JSON; again whenever it has changed."""
-
-    graph: bytes
-
-
-class State(msgspec.Struct, frozen=True, tag=True):
-    """The current state of nodes and links; ``trouble`` says why there are no previews."""
-
-    snapshot: Snapshot
-    trouble: str = ""
+ToWatcher = Target | SnapshotQuery | Search
 
 
 class Lines(msgspec.Struct, frozen=True, tag=True):
@@ -71,21 +53,6 @@ class Lines(msgspec.Struct, frozen=True, tag=True):
 
     entries: list[bytes]
     skipped: int = 0
-
-
-class Preview(msgspec.Struct, frozen=True, tag=True):
-    """A preview of a topic: a JSON object, and the bytes of an image or of points, if any.
-
-    ``adds``: it continues the preview before, like a curve; otherwise it replaces it.
-    """
-
-    topic: str
-    head: bytes
-    body: bytes = b""
-    adds: bool = False
-
-
-PageResult = DataflowGraph | State | Preview
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
@@ -98,7 +65,7 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     """The dataflow has ended; this is the last message."""
 
 
-FromWatcher = PageResult | Lines | Found | Ended
+FromWatcher = SnapshotResult | Lines | Found | Ended
 
 _encoder = msgspec.msgpack.Encoder()
 decode_to_watcher: Callable[[bytes], ToWatcher] = msgpack_decoder(ToWatcher)

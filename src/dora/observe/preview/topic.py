@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from dora.observe.formatting import plain
-from dora.observe.preview.protocol import Preview
+from dora.observe.queries import Preview
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, decode_metadata

@@ -23,20 +23,21 @@ from dora.daemon.client import DaemonClient
 from dora.daemon.logs.entry import LogEntry, parse_level, passes
 from dora.daemon.logs.reader import LogReader
 from dora.errors import ConnectError, DoraError
-from dora.observe.preview.page_observer import PageObserver
 from dora.observe.preview.protocol import (
     MAX_FRAME,
     Ended,
     Found,
     FromWatcher,
     Lines,
-    PreviewsWanted,
     Search,
     Target,
     ToWatcher,
     decode_to_watcher,
     frame,
+    page_query,
 )
+from dora.observe.preview.snapshot_observer import SnapshotObserver
+from dora.observe.queries import SnapshotQuery
 from dora.wire.framing import FrameBuffer
 
 LOGS_EVERY: Final = 0.25  # seconds
@@ -169,7 +170,7 @@ class Watcher:
         self._commands = commands
         self._send = send
         self._log = LogReader(target.log_directory)
-        self._wanted = PreviewsWanted()
+        self._query = page_query()
 
     def run(self) -> None:
         """Watch the dataflow; after its end, answer searches of its log until the server is gone."""
@@ -192,16 +193,16 @@ class Watcher:
             for message in self._commands.wait():
                 self._handle(message)
 
-    def _connect(self) -> PageObserver | None:
+    def _connect(self) -> SnapshotObserver | None:
         """Wait until the dataflow runs: it may still be built. Return None if the server is gone.
 
         Should the dataflow end before it runs, its server tells the browser and ends this process.
         """
         while not self._commands.closed:
             try:
-                return PageObserver(
+                return SnapshotObserver(
                     DaemonClient(self._target.socket),
-                    lambda: self._wanted,
+                    lambda: self._query,
                     enough=lambda: self._commands.closed,
                     wake=self._commands.fileno(),
                 )
@@ -218,8 +219,8 @@ class Watcher:
     def _handle(self, message: ToWatcher) -> None:
         if isinstance(message, Search):
             answer_search(self._target.log_directory, message, self._send)
-        elif isinstance(message, PreviewsWanted):
-            self._wanted = message
+        elif isinstance(message, SnapshotQuery):
+            self._query = message
 
 
 def main() -> None:

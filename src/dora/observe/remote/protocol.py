@@ -1,8 +1,8 @@
 """Protocol between a remote client and the observer process that serves it (msgpack).
 
-The process runs on the machine of the nodes. It runs the one query that the client sends. It sends a
-delivery only after `DeliveryTaken`: results that newer ones have replaced by then are never sent, and
-nothing piles up on the way.
+The process runs on the machine of the nodes. It runs the one query that the client sends; a later
+`SnapshotQuery` replaces the one that runs. It sends a delivery only after `DeliveryTaken`: results that
+newer ones have replaced by then are never sent, and nothing piles up on the way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.observe.preview.protocol import PageQuery, PageResult, PreviewsWanted
 from dora.observe.queries import Result, SnapshotQuery, TopicQuery
 from dora.wire.decoders import msgpack_decoder
 
@@ -42,8 +41,8 @@ class EndQuery(msgspec.Struct, frozen=True, tag=True):
     """End the query; `QueryEnded` answers it."""
 
 
-Query = TopicQuery | SnapshotQuery | PageQuery
-ToProcess = Query | PreviewsWanted | DeliveryTaken | EndQuery
+Query = TopicQuery | SnapshotQuery
+ToProcess = Query | DeliveryTaken | EndQuery
 
 # ----------------------------------------------------------------------- from the process
 
@@ -59,7 +58,7 @@ class QueryEnded(msgspec.Struct, frozen=True, tag=True):
     missed: dict[str, tuple[int, int]] = {}
 
 
-Item = Result | PageResult | QueryEnded
+Item = Result | QueryEnded
 
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 decode_to_process: Callable[[bytes], ToProcess] = msgpack_decoder(ToProcess)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import sys
 import threading
 import time
@@ -19,9 +18,8 @@ from dora.daemon.client import DaemonClient
 from dora.errors import DoraError
 from dora.observe.conflate import MOST_BYTES, ConflatedQueue, rest_after
 from dora.observe.observer import Observer
-from dora.observe.preview.page_observer import PageObserver
-from dora.observe.preview.protocol import PageQuery, Preview, PreviewsWanted
-from dora.observe.queries import Line
+from dora.observe.preview.snapshot_observer import SnapshotObserver
+from dora.observe.queries import Line, Preview, SnapshotQuery
 from dora.observe.remote.protocol import (
     DeliveryTaken,
     EndQuery,
@@ -74,15 +72,16 @@ class ObserverServer:
         self._may_send = True
         self._ending: QueryEnded | None = None  # goes out after everything else
         self._closed = threading.Event()  # everything was sent, or the client is gone
-        self._queries: queue.SimpleQueue[Query | None] = queue.SimpleQueue()
-        self.wanted = PreviewsWanted()  # by a page; replaced as a whole by the thread that reads
+        self._query: Query | None = None  # replaced as a whole by the thread that reads
+        self._asked = threading.Event()  # there is a query, or the client is gone
         self._enough = False
         for work in (self._read, self._write, self._watch_daemon):
             threading.Thread(target=work, name=f"dora{work.__name__}", daemon=True).start()
 
     def query(self) -> Query | None:
-        """Wait for the client's query; return None if it is gone before."""
-        return self._queries.get()
+        """Wait for the client's query; return None if it is gone before. A later query may replace it."""
+        self._asked.wait()
+        return self._query
 
     def is_over(self) -> bool:
         """Return whether the client has enough or is gone."""
@@ -130,10 +129,10 @@ class ObserverServer:
                             self._changed.notify_all()
                     case EndQuery():
                         self._end()
-                    case PreviewsWanted() as wanted:
-                        self.wanted = wanted
                     case query:
-                        self._queries.put(query)
+                        if self._query is None or isinstance(query, SnapshotQuery):
+                            self._query = query
+                            self._asked.set()
         except (WebSocketException, ValueError):
             pass  # it is gone, or of another version
         self._closed.set()
@@ -142,7 +141,7 @@ class ObserverServer:
 
     def _end(self) -> None:
         self._enough = True
-        self._queries.put(None)
+        self._asked.set()
 
     def _exit_late(self) -> None:
         time.sleep(_LINGER)  # so that a query ends cleanly
@@ -191,9 +190,15 @@ MAX_PARTS: Final = 20  # previews that go on where others ended, and wait
 
 def run_query(session: ObserverServer, run: DaemonClient, query: Query) -> QueryEnded:
     """Run a query until the client has enough, or the dataflow has ended; raises `DoraError`."""
-    observer: Observer | PageObserver
-    if isinstance(query, PageQuery):
-        observer = PageObserver(run, lambda: session.wanted, enough=session.is_over)
+    observer: Observer | SnapshotObserver
+    if isinstance(query, SnapshotQuery):
+
+        def newest_query() -> SnapshotQuery:
+            newest = session.query()
+            assert isinstance(newest, SnapshotQuery)
+            return newest
+
+        observer = SnapshotObserver(run, newest_query, enough=session.is_over)
     else:
         observer = Observer(run, query, enough=session.is_over, bounded=True)
     for result in observer.results():

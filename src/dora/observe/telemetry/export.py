@@ -298,7 +298,9 @@ Values = Callable[[DataflowMetrics], Iterable[tuple[float, dict[str, str]]]]
 
 
 def _nodes(metric: Metric) -> Values:
-    return lambda found: ((getattr(item, metric.name), {"dora.node": item.node}) for item in found.nodes)
+    return lambda found: (
+        (item.figures.get(metric.name, 0), {"dora.node": item.node}) for item in found.nodes
+    )
 
 
 def _outputs(metric: Metric) -> Values:

@@ -23,6 +23,7 @@ from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC, OrderTa
 from dora.recording.mcap.format import LOG_SCHEMA, LOG_TOPIC
 from dora.recording.mcap.schemas import message_class
 from dora.recording.recorder.chunk_filler import ContextMessage
+from dora.wire.counters import RESTARTS
 from dora.wire.daemon_protocol import Inspection, StartEventLogs
 
 _LEVELS: Final = {
@@ -126,4 +127,6 @@ class RecordingContext:
 
 def _failures(inspection: Inspection) -> dict[str, int]:
     """Return how often each node has failed."""
-    return {node.id: node.restarts + (node.status == "Failed") for node in inspection.nodes}
+    return {
+        node.id: node.counts.get(RESTARTS.name, 0) + (node.status == "Failed") for node in inspection.nodes
+    }

@@ -17,7 +17,6 @@ from dora.recording.mcap.chunk import ChunkPool, ChunkSpan, CompressedChunk, Wri
 from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import DiskFull, RecordingFailed, RecordingWriter
 from dora.recording.recorder.chunk_filler import spans_of
-from dora.recording.recorder.disk_sync import DiskSync
 from dora.recording.recorder.options import (
     RecordingOptions,
     Saved,
@@ -28,6 +27,7 @@ from dora.recording.recorder.options import (
 )
 
 _OVERHEAD: Final = 512  # bytes of a chunk besides its contents, roughly
+SYNC_EVERY: Final = 1.0  # seconds between the end of one round and the next; more often wears cards out
 
 
 class Ring:
@@ -89,6 +89,37 @@ def topic_ends(
             lost = 0
         ends[name] = TopicEnd(span.messages, max(0, lost), span.first, span.last)
     return ends
+
+
+class DiskSync:
+    """Has the system write a file to its disk, so that a recording survives a loss of power.
+
+    The system alone leaves new data in memory for half a minute, and the length of a file with it: a board
+    that is switched off would find an empty file. A thread calls ``sync`` every second, until `close`, or
+    until it has raised `DoraError`, because a slow card may take seconds for it, and the recorder goes on
+    writing meanwhile.
+    """
+
+    def __init__(self, sync: Callable[[], None], on_failure: Callable[[DoraError], None]) -> None:
+        """``on_failure`` is called in the thread."""
+        self._sync = sync
+        self._on_failure = on_failure
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="dora-recording-sync", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Return once the thread has ended: ``sync`` is not called any more."""
+        self._closed.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._closed.wait(SYNC_EVERY):
+            try:
+                self._sync()
+            except DoraError as error:
+                self._on_failure(error)
+                return
 
 
 class FileSink:

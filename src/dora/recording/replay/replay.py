@@ -344,7 +344,8 @@ class EndDetection:
             return
         if all(run.nodes[node_id].phase == "ended" for node_id in self._players):
             self._players_ended = self._players_ended or now
-            traffic = self._daemon.traffic()
+            received, dropped, _ = self._daemon.counts(())
+            traffic = received + dropped
             if traffic != self._traffic:
                 self._traffic, self._quiet_since = traffic, now
             if now - self._quiet_since >= _QUIET or now - self._players_ended >= self._patience:

@@ -1,4 +1,4 @@
-"""Invariants of a run's state; tests check them after every event."""
+"""Invariants of a run's state, checked after every event."""
 
 from __future__ import annotations
 
