@@ -50,7 +50,7 @@ FOLDERS = {
         *("send", "receive", "operators", "patterns"),
         *("replay", "interceptors", "standalone", "session"),
     ),
-    "ros2": ("zenoh", "dds"),
+    "ros2": ("zenoh", "dds", "rclpy"),
     "daemon": ("supervisor", "logs", "processes", "build", "reload", "template"),
     "observe": ("preview", "remote", "trace", "telemetry"),
     "recording": ("mcap", "recorder", "replay"),

@@ -3,7 +3,7 @@
 An engine carries bytes: a message is CDR with its encapsulation header of 4 bytes, a type is three names.
 It knows nothing of fields or Arrow. ``open_context(...)`` of its package opens a `RosContext`. A context
 makes nodes, and a `RosNode` makes publishers, subscriptions, clients and servers. To close one closes
-everything that it has made. `tests/ros2/test_ros_engines.py` says what each engine does.
+everything that it has made. `tests/ros2/engines/test_ros_engines.py` says what each engine does.
 
 Nothing polls. A subscription, client or server is filled by a thread of its engine. ``take`` sleeps until
 something comes; ``set_on_message`` names a function that rings, for a program that waits for more.

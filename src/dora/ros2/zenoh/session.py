@@ -31,8 +31,8 @@ _SESSION: Final[dict[str, Any]] = {
     "scouting/multicast/enabled": False,
     "scouting/gossip/enabled": True,
     "scouting/gossip/target": {"router": ["router", "peer"], "peer": ["router"]},
-    # There the side with the greater id connects. Here this side always does, and waits for it: otherwise the
-    # first messages to it could be lost.
+    # In rmw_zenoh, the side with the greater id connects. This side always does, and waits for it, or else
+    # the first messages could be lost.
     "scouting/gossip/autoconnect_strategy": "always",
     "timestamping/enabled": True,  # the history of a publisher needs it
     "queries_default_timeout": 60_000,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ros_meeting import SET_BOOL, STRING, Meeting, message, wait_for_match
+from ros_meeting import BASIC, STRING, Meeting, message, wait_for_match
 from waiting import TIMEOUT
 
 from dora.errors import ConnectError, TransportError
@@ -36,9 +36,9 @@ def test_qualities_that_do_not_match_are_told_with_both_sides(dds_engine: Meetin
 def test_services_are_refused_with_the_way_out(dds_engine: Meeting) -> None:
     node = dds_engine.open().create_node("client")
     with pytest.raises(TransportError, match="need the rclpy of a ROS installation"):
-        node.create_client("/set", SET_BOOL)
+        node.create_client("/set", BASIC)
     with pytest.raises(TransportError, match="or take the Zenoh engine"):
-        node.create_server("/set", SET_BOOL)
+        node.create_server("/set", BASIC)
 
 
 def test_the_network_learns_no_fields_of_a_type(dds_engine: Meeting) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +16,26 @@ from waiting import TIMEOUT, wait_until
 
 from dora.ros2.engine import RosTypeName
 from dora.ros2.graph import Kind
+from dora.ros2.rclpy.find import PYTHON_VARIABLE
 
-STRING = RosTypeName("std_msgs/msg/String", "std_msgs::msg::dds_::String_", "RIHS01_" + "a" * 64)
+STRING = RosTypeName(
+    "std_msgs/msg/String",
+    "std_msgs::msg::dds_::String_",
+    "RIHS01_df668c740482bbd48fb39d76a70dfd4bd59db1288021743503259e948f6b1a18",
+)
 OTHER_STRING = RosTypeName(STRING.name, STRING.dds_name, "RIHS01_" + "c" * 64)
-BOOL = RosTypeName("std_msgs/msg/Bool", "std_msgs::msg::dds_::Bool_", "RIHS01_" + "d" * 64)
-SET_BOOL = RosTypeName("std_srvs/srv/SetBool", "std_srvs::srv::dds_::SetBool_", "RIHS01_" + "b" * 64)
+BOOL = RosTypeName(
+    "std_msgs/msg/Bool",
+    "std_msgs::msg::dds_::Bool_",
+    "RIHS01_feb91e995ff9ebd09c0cb3d2aed18b11077585839fb5db80193b62d74528f6c9",
+)
+# A service whose request and response have the same fields.
+BASIC = RosTypeName("test_msgs/srv/BasicTypes", "test_msgs::srv::dds_::BasicTypes_", "RIHS01_" + "b" * 64)
 HEADER = b"\x00\x01\x00\x00"
 
-ENGINES = ("zenoh", "dds")
-_PACKAGES = {"zenoh": "zenoh", "dds": "cyclonedds"}
+NAME_ENGINES = ("zenoh", "dds")  # for which a type is its names, whatever they are
+SERVICE_ENGINES = ("zenoh", "rclpy")
+ENGINES = (*NAME_ENGINES, "rclpy")
 # A participant that was killed is forgotten after a second instead of ten.
 _CYCLONE = (
     "<CycloneDDS><Domain><General><AllowMulticast>false</AllowMulticast></General><Discovery>"
@@ -32,17 +45,16 @@ _CYCLONE = (
 
 
 def engine_params(engines: tuple[str, ...] = ENGINES) -> list[Any]:
-    """Return the engines as parameters of a fixture; absent ones are skipped."""
-    return [
-        pytest.param(
-            engine,
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec(_PACKAGES[engine]) is None,
-                reason=f"{_PACKAGES[engine]} is not here",
-            ),
-        )
-        for engine in engines
-    ]
+    """Return the engines as parameters of a fixture; rclpy is for `make ros2`."""
+    no_cyclone = importlib.util.find_spec("cyclonedds") is None
+
+    def marks(engine: str) -> list[pytest.MarkDecorator]:
+        if engine == "rclpy":
+            return [pytest.mark.ros2, pytest.mark.processes]
+        absent = engine == "dds" and no_cyclone
+        return [pytest.mark.skipif(absent, reason="Cyclone DDS has no wheel for this machine")]
+
+    return [pytest.param(engine, marks=marks(engine)) for engine in engines]
 
 
 def message(number: int, size: int = 8) -> bytes:
@@ -50,8 +62,27 @@ def message(number: int, size: int = 8) -> bytes:
     return HEADER + number.to_bytes(4, "little") + bytes(size - 4)
 
 
+def request(number: int) -> bytes:
+    """Return a request of `BASIC` with a number; as a response it says the same."""
+    body = bytearray(48)
+    body[24:28] = number.to_bytes(4, "little")  # the field int32_value
+    return HEADER + bytes(body) + b"\x01\x00\x00\x00\x00"
+
+
+def asked(data: bytes) -> int:
+    """Return the number of a request or response."""
+    return int.from_bytes(data[28:32], "little")
+
+
 def number_of(data: bytes) -> int:
     return int.from_bytes(data[4:8], "little")
+
+
+def ros_python() -> Path:
+    """Return the Python of the environment with a real ROS 2 that `make ros2` makes."""
+    folder = os.environ.get("DORA_ROS2_VENV")
+    assert folder, "DORA_ROS2_VENV names no environment with ROS: `make ros2` makes one"
+    return Path(folder).absolute() / "bin" / "python"
 
 
 class Meeting:
@@ -79,9 +110,13 @@ def open_context(engine: str, domain: int) -> Any:
         from dora.ros2.zenoh.context import open_context as open_zenoh
 
         return open_zenoh(domain)
-    from dora.ros2.dds.context import open_context as open_dds
+    if engine == "dds":
+        from dora.ros2.dds.context import open_context as open_dds
 
-    return open_dds(domain)
+        return open_dds(domain)
+    from dora.ros2.rclpy.context import open_context as open_rclpy
+
+    return open_rclpy(domain)
 
 
 @contextmanager
@@ -95,8 +130,11 @@ def meeting(engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
         router = open_router(endpoint)
         listen = 'listen/endpoints=["tcp/127.0.0.1:0"]'
         monkeypatch.setenv("ZENOH_CONFIG_OVERRIDE", f'connect/endpoints=["{endpoint}"];{listen}')
-    else:
+    elif engine == "dds":
         monkeypatch.setenv("CYCLONEDDS_URI", _CYCLONE)
+    else:
+        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        monkeypatch.setenv(PYTHON_VARIABLE, str(ros_python()))
     found = Meeting(engine)
     try:
         yield found
