@@ -91,10 +91,24 @@ def wait_for_subscription_of(peer: RclpyPeer, topic: str) -> None:
     wait_until(lambda: peer.subscriptions_of(topic=topic), f"a subscription of {topic} for rclpy")
 
 
+def connect(peer: RclpyPeer, topic: str, subscription: Any) -> None:
+    """Wait until messages of rclpy arrive: each side finds the other one on its own."""
+    wait_for_subscription_of(peer, topic)
+
+    def heard() -> bool:
+        peer.publish(topic=topic, texts=["begin"])
+        return subscription.take(0.1) is not None
+
+    wait_until(heard, f"a message of rclpy on {topic}")
+    peer.publish(topic=topic, texts=["go"])
+    while text_of(subscription.take(TIMEOUT).data) != "go":
+        pass
+
+
 def test_text_of_rclpy_arrives(ours: Meeting, peer: RclpyPeer) -> None:
     subscription = ours.open().create_node("listener").create_subscription("/chatter", STRING)
     peer.publisher(topic="/chatter")
-    wait_for_subscription_of(peer, "/chatter")
+    connect(peer, "/chatter", subscription)
     before = time.time_ns()
     peer.publish(topic="/chatter", texts=["hello", "", "grüße"])
     received = [subscription.take(TIMEOUT) for _ in range(3)]
@@ -119,8 +133,12 @@ def test_images_pass_in_both_directions(ours: Meeting, peer: RclpyPeer) -> None:
     peer.subscription(topic="/back", type="Image")
     wait_for_subscription_of(peer, "/there")
     wait_until(publisher.has_subscription, "the subscription")
-    peer.publish_image(topic="/there", width=640, height=480)
-    message = subscription.take(TIMEOUT)
+
+    def image() -> Any:
+        peer.publish_image(topic="/there", width=640, height=480)
+        return subscription.take(1)
+
+    message = wait_until(image, "an image of rclpy")
     pixels = bytes(range(256)) * (3 * 640 * 480 // 256)
     assert message.data[-len(pixels) :] == pixels or pixels in message.data
     publisher.publish(message.data)
@@ -133,7 +151,7 @@ def test_ten_thousand_messages_of_rclpy_at_1_khz_all_arrive_in_order(
 ) -> None:
     subscription = ours.open().create_node("listener").create_subscription("/many", STRING, Qos(depth=1000))
     peer.publisher(topic="/many", depth=1000)
-    wait_for_subscription_of(peer, "/many")
+    connect(peer, "/many", subscription)
     peer.publish_many(topic="/many", count=10_000, rate=1000)
     numbers = [int(text_of(subscription.take(TIMEOUT).data)) for _ in range(10_000)]
     assert numbers == list(range(10_000))
@@ -244,11 +262,7 @@ def test_an_rclpy_that_is_killed_and_restarted_is_found_again_within_2_s(ours: M
         peer = RclpyPeer(ours.domain, f"peer{number}")
         peer.publisher(topic="/chatter")
         begin = time.monotonic()
-        wait_for_subscription_of(peer, "/chatter")
-        peer.publish(topic="/chatter", texts=[str(number)])
-        received = subscription.take(TIMEOUT)
-        assert received is not None
-        assert text_of(received.data) == str(number)
+        connect(peer, "/chatter", subscription)
         assert time.monotonic() - begin < 2, f"round {number}"
         peer.kill()
         own_files.append(len(os.listdir("/proc/self/fd")))
