@@ -83,6 +83,8 @@ _NAME = re.compile(r"(?:(\w+)(?:/|::))(?:(msg|srv|action)(?:/|::))?(\w+)", re.AS
 def full_name(name: str, kind: InterfaceKind) -> str:
     """Return a name with its kind: ROS users leave it out where only one makes sense.
 
+    A message may be a part of a service or an action: ``std_srvs/srv/SetBool_Request``.
+
     Raises `DefinitionError` for a name of another form or kind.
 
     >>> full_name("std_msgs/String", "msg")
@@ -94,6 +96,8 @@ def full_name(name: str, kind: InterfaceKind) -> str:
             f"{name!r} is no name of a type: write it as package/Name or package/{kind}/Name"
         )
     package, written, last = found.groups()
+    if kind == "msg" and written is not None:
+        return f"{package}/{written}/{last}"  # perhaps a part of a service or an action
     if written not in (None, kind):
         raise DefinitionError(f"{name!r} has the kind {written!r}, but {kind!r} is needed here")
     return f"{package}/{kind}/{last}"

@@ -54,12 +54,12 @@ class Encoder:
         return b"".join(pieces)
 
     def _columns(self, value: Any) -> list[Any]:
+        if isinstance(value, pa.StructScalar):
+            value = value.as_py()
         if isinstance(value, Mapping):
             return self._gatherer.from_rows([value], _here)
         if isinstance(value, pa.RecordBatch):
             value = value.to_struct_array()
-        if isinstance(value, pa.StructScalar):
-            return self._gatherer.from_rows([value.as_py()], _here)
         if isinstance(value, pa.Array) and pa.types.is_struct(value.type):
             if len(value) != 1:
                 raise ValueMismatch(self._name, "", "a struct array of one row", f"{len(value)} rows")

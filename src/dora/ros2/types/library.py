@@ -77,6 +77,8 @@ class InterfaceLibrary:
     def message(self, name: str) -> MessageType:
         """Return the message type ``std_msgs/msg/String``, for short ``std_msgs/String``.
 
+        The parts of services and actions are messages, too: ``std_srvs/srv/SetBool_Event``.
+
         Raises `TypeNotFound`, also if a type in it is missing, and `DefinitionError`.
         """
         full = full_name(name, "msg")
@@ -119,9 +121,10 @@ class InterfaceLibrary:
         """Return the definition of a message; raises `TypeNotFound` and `DefinitionError`."""
         found = self._definitions.get(name)
         if found is None:
-            if name.split("/")[1] != "msg":
-                raise TypeNotFound(f"there is no {name}")
-            self._load(name)
+            if name.split("/")[1] == "msg":
+                self._load(name)
+            else:
+                self._load_part(name)
             found = self._definitions[name]
         return found
 
@@ -147,6 +150,17 @@ class InterfaceLibrary:
         """Read the definitions of a message, service or action."""
         for definition in self._read(name):
             self._definitions.setdefault(definition.name, definition)
+
+    def _load_part(self, name: str) -> None:
+        """Read the service or action of a part such as ``SetBool_Request``."""
+        package, kind, last = name.split("/")
+        while "_" in last:
+            last = last.rpartition("_")[0]
+            if self._find(package, kind, last) is not None:
+                self._load(f"{package}/{kind}/{last}")
+                if name in self._definitions:
+                    return
+        raise self._not_found(name)
 
     def _read(self, name: str) -> list[MessageDefinition]:
         package, kind, last = name.split("/")
@@ -198,12 +212,18 @@ class InterfaceLibrary:
             if complete
             else f"the standard packages, without most messages, which {INSTALL} brings"
         )
-        known = self.names(kind)
-        near = get_close_matches(name, known, 3) or [
-            one for one in known if one.endswith("/" + name.split("/")[2])
-        ]
-        hint = f"; near: {', '.join(near[:3])}" if near else ""
+        near = _near(name, self.names(kind))
+        hint = f"; near: {', '.join(near)}" if near else ""
         return TypeNotFound(f"there is no {_WORDS[kind]} {name!r}; looked in {', '.join(places)}{hint}")
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    """Return up to three names that may be meant: in the same package, or of the same name in others."""
+    package, _, last = name.rpartition("/")
+    lasts = [one.rpartition("/")[2] for one in known if one.startswith(package + "/")]
+    near = [f"{package}/{one}" for one in get_close_matches(last, lasts, 3)]
+    near = near or [one for one in known if one.endswith("/" + last)][:3]
+    return near or get_close_matches(name, known, 3, 0.8)
 
 
 def _check(*types: MessageType) -> None:

@@ -482,7 +482,7 @@ def _packs(kind: str, value: Any) -> bool:
 
 
 def _fits(value: Any, kind: str) -> bool:
-    if not isinstance(value, _PYTHON_TYPES[kind]) or (kind != "bool" and isinstance(value, bool)):
+    if not isinstance(value, _PYTHON_TYPES[kind]):
         return False
     limits = INTEGERS.get(kind)
     return limits is None or limits[0] <= int(value) <= limits[1]
