@@ -9,6 +9,8 @@ decodes them and encodes them.
 '000100000600000068656c6c6f00'
 >>> text.decode(text.encode({"data": "hello"})).to_pylist()
 [{'data': 'hello'}]
+
+`dora.ros2.engine` is the interface of the engines, `dora.ros2.choose` says which one is taken.
 """
 
 from dora.ros2.types.errors import DefinitionError, MalformedMessage, TypeNotFound, ValueMismatch

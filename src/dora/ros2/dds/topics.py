@@ -1,0 +1,184 @@
+"""Publishers and subscriptions over DDS."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from cyclonedds._clayer import ddspy_get_matched_publication_data
+from cyclonedds.builtin_types import cqos_to_qos, endpoint_constructor
+from cyclonedds.core import DDSException, Policy
+from cyclonedds.core import Qos as DdsQos
+from cyclonedds.pub import DataWriter
+from cyclonedds.sub import DataReader
+
+from dora.errors import TransportError
+from dora.ros2.dds.calls import INFINITE, take, write
+from dora.ros2.dds.entities import user_data
+from dora.ros2.dds.receiver import DdsReceiver
+from dora.ros2.engine import Buffer, RosMessage, RosType
+from dora.ros2.message_queue import MessageCounters, MessageQueue
+from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
+
+_HEADER_SIZE: Final = 4  # bytes, the encapsulation header of CDR
+_NO_LIMIT: Final = -1
+
+
+def to_dds(qos: Qos, type_hash: str) -> list[Any]:
+    """Return the policies of DDS that the sides of a topic have in common."""
+    reliable = qos.reliability is Reliability.RELIABLE
+    lease = INFINITE if qos.lease_duration is None else qos.lease_duration
+    automatic = qos.liveliness is Liveliness.AUTOMATIC
+    policies = [
+        Policy.Reliability.Reliable(qos.max_blocking_time) if reliable else Policy.Reliability.BestEffort,
+        Policy.Durability.TransientLocal
+        if qos.durability is Durability.TRANSIENT_LOCAL
+        else Policy.Durability.Volatile,
+        Policy.Deadline(INFINITE if qos.deadline is None else qos.deadline),
+        Policy.Liveliness.Automatic(lease) if automatic else Policy.Liveliness.ManualByTopic(lease),
+        Policy.DataRepresentation(use_cdrv0_representation=True, use_xcdrv2_representation=False),
+    ]
+    data = user_data(type_hash)
+    return [*policies, Policy.Userdata(data)] if data else policies
+
+
+def writer_qos(qos: Qos, type_hash: str) -> DdsQos:
+    """Return the quality of a writer."""
+    history = _history(qos)
+    more = [
+        history,
+        Policy.Lifespan(INFINITE if qos.lifespan is None else qos.lifespan),
+        # Without it, Cyclone gives one message to who comes later, whatever the history says.
+        Policy.DurabilityService(0, history, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT),
+    ]
+    return DdsQos(*to_dds(qos, type_hash), *more)
+
+
+def reader_qos(qos: Qos, type_hash: str) -> DdsQos:
+    """Return the quality of a reader.
+
+    Cyclone keeps everything until our thread takes it; the queue of the subscription has the depth. So
+    every message that a slow program misses is counted.
+    """
+    return DdsQos(*to_dds(qos, type_hash), Policy.History.KeepAll)
+
+
+def _history(qos: Qos) -> Any:
+    return Policy.History.KeepAll if qos.history is History.KEEP_ALL else Policy.History.KeepLast(qos.depth)
+
+
+def gid_of(entity: Any) -> bytes:
+    """Return the 16 bytes that identify an entity of DDS everywhere."""
+    return bytes(entity.get_guid().bytes)
+
+
+class DdsPublisher:
+    """See `dora.ros2.engine.RosPublisher`."""
+
+    def __init__(
+        self,
+        participant: Any,
+        dds_topic: Any,
+        topic: str,
+        type: RosType,
+        qos: Qos,
+        on_close: Callable[[], None],
+    ) -> None:
+        self.topic, self.type, self.qos = topic, type, qos
+        self._writer: Any = DataWriter(participant, dds_topic, qos=writer_qos(qos, type.hash))
+        self.gid = gid_of(self._writer)
+        self._on_close = on_close
+        self._lock = threading.Lock()  # `close` waits for a message that is being sent
+
+    def has_subscription(self) -> bool:
+        with self._lock:
+            writer = self._writer
+            return writer is not None and writer.get_publication_matched_status().current_count > 0
+
+    def publish(self, data: Buffer) -> None:
+        with self._lock:
+            if self._writer is None:
+                raise TransportError(f"the publisher of {self.topic} is closed")
+            try:
+                write(self._writer, data if isinstance(data, bytes) else bytes(data))
+            except DDSException as error:
+                raise TransportError(f"{self.topic} cannot be published over DDS: {error}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            del writer  # which deletes it in DDS
+            self._on_close()
+
+
+class DdsSubscription:
+    """See `dora.ros2.engine.RosSubscription`. DDS does not tell the numbers of messages: they are 0."""
+
+    def __init__(
+        self,
+        participant: Any,
+        receiver: DdsReceiver,
+        dds_topic: Any,
+        topic: str,
+        type: RosType,
+        qos: Qos,
+        on_close: Callable[[], None],
+    ) -> None:
+        self.topic, self.type, self.qos = topic, type, qos
+        self._counters = MessageCounters()
+        self._queue: MessageQueue[RosMessage] = MessageQueue(qos.queue_size, self._counters)
+        self._publishers: dict[int, bytes] = {}  # handle of a writer → its id
+        self._reader: Any = DataReader(participant, dds_topic, qos=reader_qos(qos, type.hash))
+        self.gid = gid_of(self._reader)
+        self._on_close = on_close
+        self._receiver = receiver
+        self._number = receiver.add(self._reader, self._on_data)
+
+    @property
+    def counters(self) -> MessageCounters:
+        reader = self._reader
+        if reader is not None:
+            self._counters.lost = max(reader.get_sample_lost_status().total_count, self._counters.lost)
+        return self._counters
+
+    def _on_data(self) -> None:
+        reader = self._reader
+        while reader is not None:
+            samples = take(reader)
+            if not samples:
+                return
+            for data, info in samples:
+                if not info.valid_data:  # a writer has ended
+                    self._publishers.pop(info.publication_handle, None)
+                elif len(data) < _HEADER_SIZE:
+                    self._counters.malformed += 1
+                else:
+                    publisher = self._publisher(reader, info.publication_handle)
+                    self._queue.put(RosMessage(data, info.source_timestamp, 0, publisher))
+
+    def _publisher(self, reader: Any, handle: int) -> bytes:
+        gid = self._publishers.get(handle)
+        if gid is None:
+            data = ddspy_get_matched_publication_data(
+                reader._ref, handle, endpoint_constructor, cqos_to_qos
+            )
+            gid = b"" if data is None else data.key.bytes
+            self._publishers[handle] = gid
+        return gid
+
+    def take(self, timeout: float | None = 0) -> RosMessage | None:
+        return self._queue.take(timeout)
+
+    def set_on_message(self, callback: Callable[[], None] | None) -> None:
+        self._queue.set_on_arrival(callback)
+
+    def close(self) -> None:
+        if self._queue.closed:
+            return
+        self._queue.close()
+        self._counters = self.counters
+        self._receiver.remove(self._number)
+        self._reader = None
+        self._on_close()

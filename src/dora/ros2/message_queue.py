@@ -1,0 +1,115 @@
+"""The queue of a subscription or server: an engine's thread fills it, the program empties it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+_MAX_PUBLISHERS: Final = 1024  # whose last sequence numbers are remembered; the longest silent one goes
+
+
+@dataclass(slots=True)
+class MessageCounters:
+    """Counts the messages of a subscription or server since it began.
+
+    ``received`` counts messages that came in good order, also those that were dropped later. ``dropped``
+    were pushed out of a full queue, oldest first. ``lost`` never came: a gap in the numbers of a publisher,
+    or what the engine says. ``malformed`` had bytes that are no message.
+    """
+
+    received: int = 0
+    dropped: int = 0
+    lost: int = 0
+    malformed: int = 0
+
+
+class MessageQueue(Generic[T]):
+    """The newest ``size`` items (None: all), in order. Any number of threads put and take.
+
+    ``on_arrival`` is called after each item, in the thread that put it, without a lock; it must not block
+    or raise. So a program can wait for several queues and for something else together.
+    """
+
+    def __init__(self, size: int | None, counters: MessageCounters) -> None:
+        self._items: deque[T] = deque()
+        self._size = size
+        self._counters = counters
+        # A condition sleeps in the kernel with a timeout; nothing here polls.
+        self._arrived = threading.Condition(threading.Lock())
+        self._on_arrival: Callable[[], None] | None = None
+        self.closed = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: T) -> None:
+        """Append an item; a full queue drops, and counts, its oldest one. Does nothing after `close`."""
+        with self._arrived:
+            if self.closed:
+                return
+            self._items.append(item)
+            self._counters.received += 1
+            if self._size is not None and len(self._items) > self._size:
+                self._items.popleft()
+                self._counters.dropped += 1
+            self._arrived.notify()
+        callback = self._on_arrival
+        if callback is not None:
+            callback()
+
+    def take(self, timeout: float | None = 0) -> T | None:
+        """Return the oldest item, after at most ``timeout`` seconds (None: without limit).
+
+        None if there is none, and at once after `close` when the queue is empty.
+        """
+        with self._arrived:
+            if not self._items and timeout != 0:
+                deadline = None if timeout is None else time.monotonic() + timeout
+                while not self._items and not self.closed:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        break
+                    self._arrived.wait(left)
+            return self._items.popleft() if self._items else None
+
+    def set_on_arrival(self, callback: Callable[[], None] | None) -> None:
+        """Set what is called after each arrival, and at `close`; also at once if something is here."""
+        self._on_arrival = callback
+        if callback is not None and (self._items or self.closed):
+            callback()
+
+    def close(self) -> None:
+        """Take no more items, and wake all that wait."""
+        with self._arrived:
+            self.closed = True
+            self._arrived.notify_all()
+        callback, self._on_arrival = self._on_arrival, None
+        if callback is not None:
+            callback()
+
+
+class SequenceGaps:
+    """Finds messages that never came, by the numbers that each publisher gives its messages."""
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[bytes, int] = OrderedDict()  # id of a publisher → its newest number
+
+    def missing(self, publisher: bytes, number: int) -> int:
+        """Return how many messages of a publisher are missing before this one; 0 for its first."""
+        last = self._last.get(publisher)
+        if last is None:
+            self._last[publisher] = number
+            if len(self._last) > _MAX_PUBLISHERS:
+                self._last.popitem(last=False)
+            return 0
+        if number <= last:  # an older one that came late, as from the history of a publisher
+            return 0
+        self._last[publisher] = number
+        self._last.move_to_end(publisher)
+        return number - last - 1

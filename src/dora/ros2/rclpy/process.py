@@ -1,0 +1,155 @@
+"""The process that has rclpy, and the frames to and from it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Final
+
+from dora.errors import ConnectError, TransportError
+from dora.ros2.rclpy.find import PYTHON_VARIABLE, find_python
+from dora.ros2.rclpy.server import read_frame, write_frame
+
+_START_TIMEOUT: Final = 60.0  # seconds; a board loads rclpy from a card
+_CALL_TIMEOUT: Final = 30.0  # seconds
+_END_TIMEOUT: Final = 3.0  # seconds; the process ends when its socket does
+
+Handler = Callable[[dict[str, Any], bytes], None]
+
+
+class RclpyProcess:
+    """Starts the process, asks it, and hands on what it says.
+
+    A thread reads the frames: an answer goes to `ask`, everything else to ``on_frame``. When either side
+    ends, also by SIGKILL, the socket does, and so the other side.
+    """
+
+    def __init__(self, domain_id: int, on_frame: Handler, on_end: Callable[[], None]) -> None:
+        """Raises `ConnectError` if there is no rclpy, or it cannot start."""
+        python = find_python()
+        if python is None:
+            raise ConnectError(
+                "no rclpy is here: source the setup file of a ROS installation, or name the Python that "
+                f"has rclpy in ${PYTHON_VARIABLE}"
+            )
+        ours, theirs = socket.socketpair()
+        # By its path: the package `dora` is not in that Python.
+        script = os.path.join(os.path.dirname(__file__), "server.py")
+        number = theirs.fileno()
+        try:
+            self._process = subprocess.Popen(
+                [python, script, str(number), str(domain_id)], stdin=subprocess.DEVNULL, pass_fds=[number]
+            )
+        except OSError as error:
+            ours.close()
+            raise ConnectError(f"{python} cannot be started for rclpy: {error.strerror}") from error
+        finally:
+            theirs.close()
+        self._socket = ours
+        self._sending = threading.Lock()
+        self._calls: dict[int, Future[Any]] = {}
+        self._numbers = itertools.count(1)
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self.ended = False
+        self.rmw = self._await_start(python)
+        self._thread = threading.Thread(target=self._run, name="dora-ros2-rclpy", daemon=True)
+        self._thread.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _await_start(self, python: str) -> str:
+        self._socket.settimeout(_START_TIMEOUT)
+        try:
+            header, _ = read_frame(self._socket)
+        except (EOFError, OSError) as error:
+            self._end()
+            raise ConnectError(f"{python} ended, or said nothing, when it started rclpy") from error
+        if "failed" in header:
+            self._end()
+            raise ConnectError(f"the rclpy of {python} cannot start: {header['failed']}")
+        self._socket.settimeout(None)
+        return str(header["rmw"])
+
+    def number(self) -> int:
+        """Return a number for a node, publisher or other; each time another one."""
+        return next(self._numbers)
+
+    def send(self, header: dict[str, Any], data: Any = b"") -> None:
+        """Send without waiting for an answer; raises `TransportError` if the process has ended."""
+        with self._sending:
+            try:
+                write_frame(self._socket, header, data)
+            except OSError as error:
+                raise TransportError("the process that has rclpy has ended") from error
+
+    def ask(self, do: str, **values: Any) -> Any:
+        """Ask for something, and return the answer; raises `TransportError` with the reason of rclpy."""
+        call = next(self._numbers)
+        future: Future[Any] = Future()
+        self._calls[call] = future
+        try:
+            self.send({"do": do, "call": call, **values})
+            if self.ended:
+                raise TransportError("the process that has rclpy has ended")
+            return future.result(_CALL_TIMEOUT)
+        except TimeoutError as error:
+            raise TransportError(f"rclpy has not answered within {_CALL_TIMEOUT:g} s") from error
+        finally:
+            self._calls.pop(call, None)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                header, data = read_frame(self._socket)
+                if "reply" in header:
+                    self._on_reply(header)
+                else:
+                    self._on_frame(header, data)
+        except (EOFError, OSError):
+            pass
+        self.ended = True
+        for future in list(self._calls.values()):
+            _fail(future, "the process that has rclpy has ended")
+        self._on_end()
+
+    def _on_reply(self, header: dict[str, Any]) -> None:
+        future = self._calls.get(header["reply"] or 0)
+        if future is None:
+            return
+        if "error" in header:
+            _fail(future, header["error"])
+        else:
+            future.set_result(header["result"])
+
+    def _end(self) -> None:
+        self._socket.close()
+        try:
+            self._process.wait(_END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the process."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_END_TIMEOUT)
+        self._end()
+
+
+def _fail(future: Future[Any], reason: str) -> None:
+    try:
+        future.set_exception(TransportError(reason))
+    except InvalidStateError:
+        pass

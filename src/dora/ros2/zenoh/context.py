@@ -1,0 +1,204 @@
+"""Contexts and nodes over Zenoh: a context is a session, a node is a liveliness token."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import threading
+from types import TracebackType
+from typing import Any, Final, Self
+
+import zenoh
+
+from dora.errors import TransportError
+from dora.ros2.engine import RosType
+from dora.ros2.graph import Kind, NodeName, RosGraph
+from dora.ros2.names import check_namespace, check_node_name, resolve
+from dora.ros2.qos import DEFAULT, SERVICES, Qos
+from dora.ros2.zenoh.keys import (
+    ADMIN_SPACE,
+    PROFILES,
+    Profile,
+    endpoint_token,
+    gid_of,
+    node_token,
+    read_token,
+    topic_key,
+)
+from dora.ros2.zenoh.services import ZenohClient, ZenohServer
+from dora.ros2.zenoh.session import open_session
+from dora.ros2.zenoh.topics import ZenohPublisher, ZenohSubscription, undeclare
+
+_GRAPH_TIMEOUT: Final = 5.0  # seconds that routers and peers have to tell what is there at the start
+
+
+def open_context(
+    domain_id: int = 0, *, profile: str = "rep2016", config_uri: str | None = None
+) -> ZenohContext:
+    """Open a context; ``profile`` is ``humble``, or ``rep2016`` for Jazzy and later.
+
+    Raises `ConnectError` if no router answers or the configuration cannot be used (see `open_session`), and
+    `ValueError` for another profile.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"`{profile}` is no profile of rmw_zenoh; there are {', '.join(PROFILES)}")
+    return ZenohContext(open_session(config_uri), domain_id, PROFILES[profile])
+
+
+class ZenohContext:
+    """See `dora.ros2.engine.RosContext`."""
+
+    engine = "zenoh"
+    has_services = True
+    checks_qos = False  # Zenoh brings every publisher and subscription of a topic together
+
+    def __init__(self, session: zenoh.Session, domain_id: int, profile: Profile) -> None:
+        self.domain_id = domain_id
+        self.profile = profile
+        self.graph = RosGraph()
+        self.malformed = 0
+        self._session = session
+        self._id = str(session.info.zid())
+        self._ids = itertools.count()
+        self._nodes: list[ZenohNode] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._ended: set[str] | None = set()  # tokens that have gone while the first answers come in
+        # Zenoh's threads call Python. In an interpreter that has ended, that aborts the process.
+        atexit.register(self.close)
+        try:
+            self._watch_graph()
+        except zenoh.ZError as error:
+            self.close()
+            raise TransportError(f"Zenoh cannot watch the ROS graph: {error}") from error
+
+    def _watch_graph(self) -> None:
+        """Follow the tokens of the domain. The present ones are in the graph when this returns."""
+        key = f"{ADMIN_SPACE}/{self.domain_id}/**"
+        liveliness = self._session.liveliness()
+        handler = zenoh.handlers.Callback(self._on_token, indirect=False)
+        self._watch: Any = liveliness.declare_subscriber(key, handler, history=True)
+        # The history comes in the background; this one is waited for, as in rmw_zenoh.
+        for reply in liveliness.get(key, timeout=_GRAPH_TIMEOUT):
+            if reply.ok is not None and str(reply.ok.key_expr) not in (self._ended or ()):
+                self._on_token(reply.ok)
+        self._ended = None
+
+    def _on_token(self, sample: zenoh.Sample) -> None:
+        token = str(sample.key_expr)
+        if sample.kind == zenoh.SampleKind.DELETE:
+            if self._ended is not None:
+                self._ended.add(token)
+            self.graph.update(gone=[token])
+            return
+        try:
+            entry = read_token(token)
+        except ValueError:
+            self.malformed += 1
+            return
+        if isinstance(entry, NodeName):
+            self.graph.update(nodes=[(token, entry)])
+        else:
+            self.graph.update(endpoints=[(token, entry)])
+
+    def create_node(self, name: str, namespace: str = "/") -> ZenohNode:
+        node = NodeName(check_node_name(name), check_namespace(namespace))
+        with self._lock:
+            if self._closed:
+                raise TransportError("the ROS context is closed")
+            created = ZenohNode(self, self._session, node, next(self._ids))
+            self._nodes.append(created)
+        return created
+
+    def next_id(self) -> int:
+        """Return a number that no node or endpoint of this context has had."""
+        return next(self._ids)
+
+    @property
+    def session_id(self) -> str:
+        """The id of the session, in hexadecimal digits."""
+        return self._id
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            nodes = list(self._nodes)
+        atexit.unregister(self.close)
+        for node in nodes:
+            node.close()
+        self.graph.close()
+        try:
+            self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
+        except zenoh.ZError:
+            pass  # the other side does not answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ZenohNode:
+    """See `dora.ros2.engine.RosNode`."""
+
+    def __init__(self, context: ZenohContext, session: zenoh.Session, node: NodeName, node_id: int) -> None:
+        self.name, self.namespace = node.name, node.namespace
+        self._context = context
+        self._session = session
+        self._node = node
+        self._id = node_id
+        self._endpoints: list[ZenohPublisher | ZenohSubscription | ZenohClient | ZenohServer] = []
+        self._closed = False
+        token = node_token(context.domain_id, context.session_id, node_id, node)
+        try:
+            self._token = session.liveliness().declare_token(token)
+        except zenoh.ZError as error:
+            raise TransportError(f"Zenoh cannot announce node {node.full}: {error}") from error
+
+    def create_publisher(self, topic: str, type: RosType, qos: Qos = DEFAULT) -> ZenohPublisher:
+        created: ZenohPublisher = self._create(ZenohPublisher, Kind.PUBLISHER, topic, type, qos)
+        return created
+
+    def create_subscription(self, topic: str, type: RosType, qos: Qos = DEFAULT) -> ZenohSubscription:
+        created: ZenohSubscription = self._create(ZenohSubscription, Kind.SUBSCRIPTION, topic, type, qos)
+        return created
+
+    def create_client(self, service: str, type: RosType, qos: Qos = SERVICES) -> ZenohClient:
+        created: ZenohClient = self._create(
+            ZenohClient, Kind.CLIENT, service, type, qos, self._context.graph
+        )
+        return created
+
+    def create_server(self, service: str, type: RosType, qos: Qos = SERVICES) -> ZenohServer:
+        created: ZenohServer = self._create(ZenohServer, Kind.SERVER, service, type, qos)
+        return created
+
+    def _create(self, make: Any, kind: Kind, name: str, type: RosType, qos: Qos, *more: object) -> Any:
+        if self._closed:
+            raise TransportError(f"node {self._node.full} is closed")
+        context = self._context
+        full = resolve(name, self.name, self.namespace)
+        type_hash = context.profile.hash_of(type)
+        ids = (self._id, context.next_id())
+        topic = (full, type.dds_name, type_hash)
+        token = endpoint_token(context.domain_id, context.session_id, ids, kind, self._node, topic, qos)
+        key = topic_key(context.domain_id, *topic)
+        try:
+            endpoint = make(self._session, key, token, full, type, qos, gid_of(token), *more)
+        except zenoh.ZError as error:
+            raise TransportError(f"Zenoh cannot create a {kind.value} of {full}: {error}") from error
+        self._endpoints.append(endpoint)
+        return endpoint
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for endpoint in self._endpoints:
+            endpoint.close()
+        undeclare(self._token)

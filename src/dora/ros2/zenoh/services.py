@@ -1,0 +1,195 @@
+"""Clients and servers over Zenoh: a server is a queryable, a request is a query."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Final
+
+import zenoh
+
+from dora.errors import CallFailed, TransportError
+from dora.ros2.calls import call
+from dora.ros2.engine import Buffer, RequestId, RosType, ServiceRequest
+from dora.ros2.graph import RosGraph
+from dora.ros2.message_queue import MessageCounters, MessageQueue
+from dora.ros2.qos import Qos
+from dora.ros2.zenoh.keys import attachment_bytes, read_attachment
+from dora.ros2.zenoh.topics import undeclare
+
+# A request waits for its response as long as the client does; a result of an action may take hours.
+_REQUEST_TIMEOUT: Final = 1e9  # seconds
+_MAX_OPEN: Final = 10_000  # requests without a response that a server remembers; the oldest one goes
+
+
+class ZenohClient:
+    """See `dora.ros2.engine.ServiceClient`."""
+
+    def __init__(
+        self,
+        session: zenoh.Session,
+        key: str,
+        token: str,
+        service: str,
+        type: RosType,
+        qos: Qos,
+        gid: bytes,
+        graph: RosGraph,
+    ) -> None:
+        self.service, self.type, self.qos, self.gid = service, type, qos, gid
+        self._session = session
+        self._key = key
+        self._graph = graph
+        self._lock = threading.Lock()
+        self._sequence_number = 0
+        self._open: dict[int, Future[bytes]] = {}
+        self._closed = False
+        self._token = session.liveliness().declare_token(token)
+
+    def is_ready(self) -> bool:
+        return self._graph.has_server(self.service, self.type.name, self.type.hash)
+
+    def wait_for_service(self, timeout: float | None) -> bool:
+        return self._graph.wait_for(self.is_ready, timeout)
+
+    def send_request(self, data: Buffer) -> Future[bytes]:
+        future: Future[bytes] = Future()
+        with self._lock:
+            if self._closed:
+                raise TransportError(f"the client of {self.service} is closed")
+            self._sequence_number += 1
+            number = self._sequence_number
+            self._open[number] = future
+        future.add_done_callback(lambda _: self._open.pop(number, None))
+
+        def on_reply(reply: zenoh.Reply) -> None:
+            sample = reply.ok
+            if sample is None:
+                _fail(future, f"the server of {self.service} could not answer")
+            else:
+                _answer(future, sample.payload.to_bytes())
+
+        def on_end() -> None:  # after the last reply: there was none
+            _fail(future, f"no server of {self.service} has answered; it has ended, or was never there")
+
+        try:
+            self._session.get(
+                self._key,
+                zenoh.handlers.Callback(on_reply, drop=on_end, indirect=False),
+                target=zenoh.QueryTarget.ALL_COMPLETE,
+                consolidation=zenoh.ConsolidationMode.NONE,
+                payload=bytes(data),
+                attachment=attachment_bytes(number, time.time_ns(), self.gid),
+                timeout=_REQUEST_TIMEOUT,
+            )
+        except zenoh.ZError as error:
+            self._open.pop(number, None)
+            raise TransportError(f"{self.service} cannot be called over Zenoh: {error}") from error
+        return future
+
+    def call(self, data: Buffer, timeout: float) -> bytes:
+        return call(self, data, timeout)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            waiting = list(self._open.values())
+        undeclare(self._token)
+        for future in waiting:
+            _fail(future, f"the client of {self.service} was closed")
+
+
+class ZenohServer:
+    """See `dora.ros2.engine.ServiceServer`."""
+
+    def __init__(
+        self,
+        session: zenoh.Session,
+        key: str,
+        token: str,
+        service: str,
+        type: RosType,
+        qos: Qos,
+        gid: bytes,
+    ) -> None:
+        self.service, self.type, self.qos, self.gid = service, type, qos, gid
+        self.counters = MessageCounters()
+        self._key = key
+        # Never drops by itself: a request that is dropped leaves its client without an answer. A client has
+        # one request under way as a rule, so `_MAX_OPEN` bounds it.
+        self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
+        self._lock = threading.Lock()
+        self._open: OrderedDict[RequestId, Any] = OrderedDict()  # request → its query
+        handler = zenoh.handlers.Callback(self._on_query, indirect=False)
+        self._queryable = session.declare_queryable(key, handler, complete=True)
+        self._token = session.liveliness().declare_token(token)
+
+    def _on_query(self, query: zenoh.Query) -> None:
+        try:
+            if query.payload is None or query.attachment is None:
+                raise ValueError("a request of ROS has a payload and an attachment")
+            number, timestamp, client = read_attachment(query.attachment.to_bytes())
+        except ValueError:
+            self.counters.malformed += 1
+            return
+        request = RequestId(client, number)
+        with self._lock:
+            if request in self._open:
+                self.counters.malformed += 1
+                return
+            self._open[request] = query
+            if len(self._open) > _MAX_OPEN:
+                self._open.popitem(last=False)
+                self.counters.dropped += 1
+        self._queue.put(ServiceRequest(request, query.payload.to_bytes(), timestamp))
+
+    def take_request(self, timeout: float | None = 0) -> ServiceRequest | None:
+        return self._queue.take(timeout)
+
+    def set_on_request(self, callback: Callable[[], None] | None) -> None:
+        self._queue.set_on_arrival(callback)
+
+    def send_response(self, request: RequestId, data: Buffer) -> None:
+        with self._lock:
+            query = self._open.pop(request, None)
+        if query is None:
+            raise TransportError(
+                f"{self.service} has no open request {request.sequence_number} of this client"
+            )
+        attachment = attachment_bytes(request.sequence_number, time.time_ns(), request.client_gid)
+        try:
+            query.reply(self._key, bytes(data), attachment=attachment)
+        except zenoh.ZError as error:
+            raise TransportError(f"the response of {self.service} cannot be sent: {error}") from error
+        finally:
+            query.drop()  # tells the client that this was all
+
+    def close(self) -> None:
+        if self._queue.closed:
+            return
+        self._queue.close()
+        undeclare(self._token, self._queryable)
+        with self._lock:
+            waiting = list(self._open.values())
+            self._open.clear()
+        for query in waiting:
+            query.drop()
+
+
+def _answer(future: Future[bytes], data: bytes) -> None:
+    try:
+        future.set_result(data)
+    except InvalidStateError:
+        pass  # it was answered before, or nobody waits any more
+
+
+def _fail(future: Future[bytes], reason: str) -> None:
+    try:
+        future.set_exception(CallFailed(reason))
+    except InvalidStateError:
+        pass

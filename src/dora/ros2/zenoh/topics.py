@@ -1,0 +1,151 @@
+"""Publishers and subscriptions over Zenoh."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import zenoh
+import zenoh.ext
+
+from dora.errors import TransportError
+from dora.ros2.engine import Buffer, RosMessage, RosType
+from dora.ros2.message_queue import MessageCounters, MessageQueue, SequenceGaps
+from dora.ros2.qos import Durability, History, Qos, Reliability
+from dora.ros2.zenoh.keys import attachment_bytes, read_attachment
+
+# Where the last message of a publisher is lost, a subscription learns it from this. As in rmw_zenoh.
+_HEARTBEAT_PERIOD: Final = 0.5  # seconds
+_CDR: Final = zenoh.Encoding.APPLICATION_CDR
+_HEADER_SIZE: Final = 4  # bytes, the encapsulation header of CDR
+
+
+def undeclare(*things: Any) -> None:
+    """Undeclare what a session has declared; a session that is closed has done that itself."""
+    for thing in things:
+        try:
+            thing.undeclare()
+        except zenoh.ZError:
+            pass
+
+
+class ZenohPublisher:
+    """See `dora.ros2.engine.RosPublisher`."""
+
+    def __init__(
+        self, session: zenoh.Session, key: str, token: str, topic: str, type: RosType, qos: Qos, gid: bytes
+    ) -> None:
+        self.topic, self.type, self.qos, self.gid = topic, type, qos, gid
+        self._lock = threading.Lock()  # numbers go out in order
+        self._sequence_number = 0
+        self._closed = False
+        reliable = qos.reliability is Reliability.RELIABLE
+        # As in rmw_zenoh, only "keep all" waits for a slow subscription. A full link drops otherwise, so a
+        # subscription that stands in a debugger does not stop the robot.
+        blocks = reliable and qos.history is History.KEEP_ALL
+        congestion = zenoh.CongestionControl.BLOCK if blocks else zenoh.CongestionControl.DROP
+        reliability = zenoh.Reliability.RELIABLE if reliable else zenoh.Reliability.BEST_EFFORT
+        self._plain: Any = session.declare_publisher(
+            key, encoding=_CDR, congestion_control=congestion, reliability=reliability
+        )
+        self._publisher: Any = self._plain
+        if qos.durability is Durability.TRANSIENT_LOCAL:
+            # This kind cannot say whether a subscription is there, so the plain one stays beside it.
+            self._publisher = zenoh.ext.declare_advanced_publisher(
+                session,
+                key,
+                encoding=_CDR,
+                congestion_control=congestion,
+                reliability=reliability,
+                cache=zenoh.ext.CacheConfig(qos.depth),
+                sample_miss_detection=zenoh.ext.MissDetectionConfig(
+                    heartbeat=None, sporadic_heartbeat=_HEARTBEAT_PERIOD
+                )
+                if reliable
+                else None,
+                publisher_detection=True,
+            )
+        self._token = session.liveliness().declare_token(token)
+
+    def has_subscription(self) -> bool:
+        return not self._closed and bool(self._plain.matching_status.matching)
+
+    def publish(self, data: Buffer) -> None:
+        with self._lock:
+            if self._closed:
+                raise TransportError(f"the publisher of {self.topic} is closed")
+            self._sequence_number += 1
+            attachment = attachment_bytes(self._sequence_number, time.time_ns(), self.gid)
+            try:
+                self._publisher.put(data if isinstance(data, bytes) else bytes(data), attachment=attachment)
+            except zenoh.ZError as error:
+                raise TransportError(f"{self.topic} cannot be published over Zenoh: {error}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        undeclare(self._token, self._publisher)
+        if self._plain is not self._publisher:
+            undeclare(self._plain)
+
+
+class ZenohSubscription:
+    """See `dora.ros2.engine.RosSubscription`."""
+
+    def __init__(
+        self, session: zenoh.Session, key: str, token: str, topic: str, type: RosType, qos: Qos, gid: bytes
+    ) -> None:
+        self.topic, self.type, self.qos, self.gid = topic, type, qos, gid
+        self.counters = MessageCounters()
+        self._queue: MessageQueue[RosMessage] = MessageQueue(qos.queue_size, self.counters)
+        self._gaps = SequenceGaps()
+        # One link is one thread, but history and several peers may call at once.
+        self._lock = threading.Lock()
+        # In the thread that reads from the network: another hop would cost 50 µs, and a slow program only
+        # fills the queue. `ZenohContext.close` runs before the interpreter ends, so nothing calls later.
+        handler = zenoh.handlers.Callback(self._on_sample, indirect=False)
+        self._subscriber: Any
+        if qos.durability is Durability.TRANSIENT_LOCAL:
+            reliable = qos.reliability is Reliability.RELIABLE
+            self._subscriber = zenoh.ext.declare_advanced_subscriber(
+                session,
+                key,
+                handler,
+                history=zenoh.ext.HistoryConfig(detect_late_publishers=True, max_samples=qos.queue_size),
+                recovery=zenoh.ext.RecoveryConfig(periodic_queries=None, heartbeat=True)
+                if reliable
+                else None,
+                subscriber_detection=True,
+            )
+        else:
+            self._subscriber = session.declare_subscriber(key, handler)
+        self._token = session.liveliness().declare_token(token)
+
+    def _on_sample(self, sample: zenoh.Sample) -> None:
+        data = sample.payload.to_bytes()
+        attachment = sample.attachment
+        try:
+            if attachment is None or len(data) < _HEADER_SIZE:
+                raise ValueError("a message of ROS has an attachment and a header")
+            number, timestamp, publisher = read_attachment(attachment.to_bytes())
+        except ValueError:
+            self.counters.malformed += 1
+            return
+        with self._lock:
+            self.counters.lost += self._gaps.missing(publisher, number)
+        self._queue.put(RosMessage(data, timestamp, number, publisher))
+
+    def take(self, timeout: float | None = 0) -> RosMessage | None:
+        return self._queue.take(timeout)
+
+    def set_on_message(self, callback: Callable[[], None] | None) -> None:
+        self._queue.set_on_arrival(callback)
+
+    def close(self) -> None:
+        if not self._queue.closed:
+            self._queue.close()
+            undeclare(self._token, self._subscriber)

@@ -1,0 +1,25 @@
+"""ROS domains and routers for tests that run at the same time, also in other processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+
+_kept: list[socket.socket] = []
+
+
+def free_domain() -> int:
+    """Return a domain that no other test on this machine has, until this process ends."""
+    numbers = list(range(1, 230))
+    random.Random(os.getpid() * 1000 + len(_kept)).shuffle(numbers)
+    for number in numbers:
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            name.bind(f"\0dora-test-ros-domain-{number}")
+        except OSError:
+            name.close()
+            continue
+        _kept.append(name)
+        return number
+    raise AssertionError("no ROS domain is free")

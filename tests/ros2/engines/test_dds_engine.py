@@ -1,0 +1,95 @@
+"""The DDS engine alone: qualities that do not match, services, variables of ROS."""
+
+from __future__ import annotations
+
+import pytest
+from ros_meeting import BASIC, STRING, Meeting, message, wait_for_match
+from waiting import TIMEOUT
+
+from dora.errors import ConnectError, TransportError
+from dora.ros2.dds.context import open_context
+from dora.ros2.dds.domains import config_from_environment
+from dora.ros2.qos import SENSOR_DATA
+
+
+def test_qualities_that_do_not_match_are_told_with_both_sides(dds_engine: Meeting) -> None:
+    ours, other = dds_engine.open(), dds_engine.open()
+    lidar = other.create_node("lidar").create_publisher("/scan", STRING, SENSOR_DATA)
+    subscription = ours.create_node("map").create_subscription("/scan", STRING)
+    fitting = ours.create_node("view").create_subscription("/scan", STRING, SENSOR_DATA)
+    wait_for_match(other, "/scan", 1, 2)
+
+    def problems() -> list[str]:
+        found: list[str] = ours.graph.problems(subscription.gid, checks_qos=ours.checks_qos)
+        return found
+
+    assert ours.graph.wait_for(lambda: "/lidar" in "".join(problems()), TIMEOUT)
+    assert problems() == [
+        "no message passes on /scan from publisher /lidar to subscription /map: the publisher offers "
+        "reliability best_effort, the subscription requests reliable; set `reliability: best_effort` here"
+    ]
+    lidar.publish(message(1))
+    assert fitting.take(TIMEOUT) is not None
+    assert subscription.take() is None
+
+
+def test_services_are_refused_with_the_way_out(dds_engine: Meeting) -> None:
+    node = dds_engine.open().create_node("client")
+    with pytest.raises(TransportError, match="need the rclpy of a ROS installation"):
+        node.create_client("/set", BASIC)
+    with pytest.raises(TransportError, match="or take the Zenoh engine"):
+        node.create_server("/set", BASIC)
+
+
+def test_the_network_learns_no_fields_of_a_type(dds_engine: Meeting) -> None:
+    from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication
+
+    context = dds_engine.open()
+    context.create_node("talker").create_publisher("/chatter", STRING)
+    reader = BuiltinDataReader(context.parts[0], BuiltinTopicDcpsPublication)
+    wait_for_match(context, "/chatter", 1, 0)
+    found = {sample.topic_name: sample for sample in reader.take(50)}
+    assert found["rt/chatter"].type_name == STRING.dds_name
+    assert found["rt/chatter"].type_id is None
+
+
+def test_a_domain_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="domain 233 does not exist over DDS"):
+        open_context(233)
+
+
+@pytest.mark.parametrize(
+    ("variables", "parts"),
+    [
+        ({}, None),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}, None),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}, ["false</Allow", '<Peer address="localhost"/>']),
+        ({"ROS_LOCALHOST_ONLY": "1"}, ["false</Allow", '<Peer address="localhost"/>']),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "OFF"}, ["false</Allow", "<Peers></Peers>"]),
+        (
+            {"ROS_STATIC_PEERS": "10.0.0.1; robot"},
+            ["default</Allow", '<Peer address="10.0.0.1"/><Peer address="robot"/>'],
+        ),
+        ({"ROS_LOCALHOST_ONLY": "1", "CYCLONEDDS_URI": "file:///x.xml"}, None),
+    ],
+)
+def test_variables_of_ros_say_who_is_reached(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], parts: list[str] | None
+) -> None:
+    names = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY", "ROS_STATIC_PEERS", "CYCLONEDDS_URI")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = config_from_environment()
+    if parts is None:
+        assert config == ""
+    else:
+        assert all(part in config for part in parts), config
+
+
+def test_a_range_without_meaning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CYCLONEDDS_URI", raising=False)
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "WORLD")
+    with pytest.raises(ConnectError, match="`ROS_AUTOMATIC_DISCOVERY_RANGE=WORLD` has no meaning"):
+        open_context(1)

@@ -1,0 +1,69 @@
+"""The queue of a subscription keeps the newest messages, and counts the others."""
+
+from __future__ import annotations
+
+import threading
+
+from waiting import TIMEOUT
+
+from dora.ros2.message_queue import MessageCounters, MessageQueue, SequenceGaps
+
+
+def test_many_threads_lose_no_item() -> None:
+    counters = MessageCounters()
+    queue: MessageQueue[int] = MessageQueue(None, counters)
+    found: list[int] = []
+    lock = threading.Lock()
+
+    def take() -> None:
+        while (item := queue.take(None)) is not None:
+            with lock:
+                found.append(item)
+
+    takers = [threading.Thread(target=take) for _ in range(3)]
+    putters = [
+        threading.Thread(target=lambda start=start: [queue.put(start + number) for number in range(2000)])
+        for start in (0, 2000, 4000)
+    ]
+    for thread in takers + putters:
+        thread.start()
+    for thread in putters:
+        thread.join(TIMEOUT)
+    queue.close()
+    for thread in takers:
+        thread.join(TIMEOUT)
+    assert sorted(found) == list(range(6000))
+    assert (counters.received, counters.dropped) == (6000, 0)
+
+
+def test_what_is_in_the_queue_is_taken_after_its_end() -> None:
+    queue: MessageQueue[int] = MessageQueue(2, MessageCounters())
+    queue.put(1)
+    queue.close()
+    queue.put(2)
+    assert (queue.take(None), queue.take(None)) == (1, None)
+
+
+def test_a_callback_that_comes_late_rings_at_once() -> None:
+    queue: MessageQueue[int] = MessageQueue(2, MessageCounters())
+    rings: list[int] = []
+    queue.set_on_arrival(lambda: rings.append(1))
+    assert not rings
+    queue.put(1)
+    queue.set_on_arrival(lambda: rings.append(2))
+    queue.set_on_arrival(None)
+    queue.put(2)
+    assert rings == [1, 2]
+
+
+def test_gaps_are_counted_for_each_publisher() -> None:
+    gaps = SequenceGaps()
+    numbers = [(b"a", 5), (b"b", 1), (b"a", 6), (b"a", 9), (b"b", 2), (b"a", 7), (b"a", 10)]
+    assert [gaps.missing(*item) for item in numbers] == [0, 0, 0, 2, 0, 0, 0]
+
+
+def test_publishers_that_come_and_go_take_no_memory() -> None:
+    gaps = SequenceGaps()
+    for number in range(5000):
+        gaps.missing(number.to_bytes(4, "little"), 1)
+    assert len(gaps._last) == 1024

@@ -1,0 +1,196 @@
+"""The Zenoh engine beside other programs on its wire: their messages, faults, and no router."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zenoh
+from ports import free_port
+from ros_meeting import STRING, Meeting, message, wait_for_subscription
+from waiting import TIMEOUT, wait_until
+
+from dora.errors import ConnectError
+from dora.ros2.graph import NodeName
+from dora.ros2.qos import Durability, Qos
+from dora.ros2.zenoh.context import open_context
+from dora.ros2.zenoh.keys import attachment_bytes
+from dora.ros2.zenoh.session import open_session
+
+GID = bytes(range(16))
+
+
+@pytest.fixture
+def session(zenoh_engine: Meeting) -> Any:  # noqa: ARG001  # its router
+    with open_session() as found:
+        yield found
+
+
+def _key(engine: Meeting, topic: str = "chatter") -> str:
+    return f"{engine.domain}/{topic}/{STRING.dds_name}/{STRING.hash}"
+
+
+def test_a_message_by_hand_arrives(zenoh_engine: Meeting, session: Any) -> None:
+    subscription = zenoh_engine.open().create_node("listener").create_subscription("/chatter", STRING)
+    publisher = session.declare_publisher(_key(zenoh_engine))
+
+    def put() -> Any:
+        publisher.put(message(1), attachment=attachment_bytes(7, 123, GID))
+        return subscription.take(0.1)
+
+    received = wait_until(put, "the message")
+    assert (received.data, received.source_timestamp) == (message(1), 123)
+    assert (received.sequence_number, received.publisher_gid) == (7, GID)
+
+
+def test_our_messages_have_key_attachment_and_token(zenoh_engine: Meeting, session: Any) -> None:
+    got: list[Any] = []
+    subscriber = session.declare_subscriber(
+        _key(zenoh_engine), zenoh.handlers.Callback(got.append, indirect=False)
+    )
+    publisher = zenoh_engine.open().create_node("talker").create_publisher("/chatter", STRING)
+
+    def published() -> bool:
+        publisher.publish(message(1))
+        return bool(got)
+
+    wait_until(published, "a message")
+    attachment = got[0].attachment.to_bytes()
+    assert len(attachment) == 33
+    assert attachment[17:] == publisher.gid
+    assert got[0].payload.to_bytes() == message(1)
+
+    def find_tokens() -> list[str]:
+        replies = list(session.liveliness().get(f"@ros2_lv/{zenoh_engine.domain}/**"))
+        return [str(reply.ok.key_expr) for reply in replies] if len(replies) == 2 else []
+
+    tokens = wait_until(find_tokens, "two tokens")
+    session_id = tokens[0].split("/")[2]
+    end = f"/%chatter/{STRING.dds_name}/{STRING.hash}/::,10:,:,:,,"
+    assert sorted(tokens) == [
+        f"@ros2_lv/{zenoh_engine.domain}/{session_id}/0/0/NN/%/%/talker",
+        f"@ros2_lv/{zenoh_engine.domain}/{session_id}/0/1/MP/%/%/talker{end}",
+    ]
+    subscriber.undeclare()
+
+
+def test_gaps_in_the_numbers_of_a_publisher_are_counted(zenoh_engine: Meeting, session: Any) -> None:
+    subscription = zenoh_engine.open().create_node("listener").create_subscription("/chatter", STRING)
+    publisher = session.declare_publisher(_key(zenoh_engine))
+    publisher_ready = lambda: publisher.matching_status.matching  # noqa: E731
+    wait_until(publisher_ready, "the subscription")
+    for number in (1, 2, 5, 6):
+        publisher.put(message(number), attachment=attachment_bytes(number, 0, GID))
+    for _ in range(4):
+        assert subscription.take(TIMEOUT) is not None
+    assert subscription.counters.lost == 2
+
+
+def test_malformed_messages_are_counted_and_dropped(zenoh_engine: Meeting, session: Any) -> None:
+    node = zenoh_engine.open().create_node("listener")
+    subscription = node.create_subscription("/chatter", STRING)
+    latched = node.create_subscription("/map", STRING, Qos(durability=Durability.TRANSIENT_LOCAL))
+    good = attachment_bytes(1, 0, GID)
+    for topic, found in (("chatter", subscription), ("map", latched)):
+        publisher = session.declare_publisher(_key(zenoh_engine, topic))
+        wait_until(lambda publisher=publisher: publisher.matching_status.matching, "the subscription")
+        publisher.put(message(1))
+        publisher.put(message(1), attachment=b"")
+        publisher.put(message(1), attachment=good[:-1])
+        publisher.put(message(1), attachment=good[:16] + b"\x08" + good[17:])
+        publisher.put(b"\x00", attachment=good)
+        publisher.put(b"", attachment=good)
+        publisher.put(message(2), attachment=good)
+        assert found.take(TIMEOUT).data == message(2)
+        assert found.counters.malformed == 6
+
+
+def test_malformed_requests_are_counted_and_dropped(zenoh_engine: Meeting, session: Any) -> None:
+    server = zenoh_engine.open().create_node("server").create_server("/set", STRING)
+    key = _key(zenoh_engine, "set")
+
+    def asked() -> bool:
+        list(session.get(key, timeout=1))
+        list(session.get(key, payload=b"x", attachment=b"short", timeout=1))
+        return bool(server.counters.malformed >= 2)
+
+    wait_until(asked, "two malformed requests")
+    assert server.take_request() is None
+
+
+def test_malformed_tokens_are_counted_and_dropped(zenoh_engine: Meeting, session: Any) -> None:
+    start = f"@ros2_lv/{zenoh_engine.domain}/ab/0/0"
+    tokens = [
+        session.liveliness().declare_token(key)
+        for key in (
+            f"{start}/NN",
+            f"{start}/XX/%/%/a",
+            f"{start}/MP/%/%/a/%b/T/H/1:2",
+            f"{start}/NN/%/%/good",
+        )
+    ]
+    context = zenoh_engine.open()
+    assert context.graph.wait_for(lambda: context.graph.nodes() == [NodeName("good", "/")], TIMEOUT)
+    wait_until(lambda: context.malformed >= 3, "three malformed tokens")
+    for token in tokens:
+        token.undeclare()
+    assert context.graph.wait_for(lambda: not context.graph.nodes(), TIMEOUT)
+
+
+def test_humble_nodes_meet_without_hashes(zenoh_engine: Meeting) -> None:
+    with (
+        open_context(zenoh_engine.domain, profile="humble") as ours,
+        open_context(zenoh_engine.domain, profile="humble") as other,
+    ):
+        publisher = ours.create_node("talker").create_publisher("/chatter", STRING)
+        subscription = other.create_node("listener").create_subscription("/chatter", STRING)
+        wait_for_subscription(publisher)
+        publisher.publish(message(1))
+        assert subscription.take(TIMEOUT).data == message(1)
+        assert {item.type_hash for item in ours.graph.endpoints()} == {""}
+    with pytest.raises(ValueError, match="`foxy` is no profile of rmw_zenoh; there are humble, rep2016"):
+        open_context(zenoh_engine.domain, profile="foxy")
+
+
+def test_without_a_router_the_address_and_the_mend_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = f"tcp/127.0.0.1:{free_port()}"
+    monkeypatch.setenv("ZENOH_CONFIG_OVERRIDE", f'connect/endpoints=["{endpoint}"];connect/timeout_ms=200')
+    with pytest.raises(ConnectError) as caught:
+        open_context(0)
+    assert str(caught.value).startswith(
+        f"no Zenoh router answers at {endpoint}: start one there (`ros2 run rmw_zenoh_cpp rmw_zenohd`), "
+    )
+    assert "\n" not in str(caught.value)
+    assert ".rs:" not in str(caught.value)
+
+
+def test_a_configuration_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConnectError, match=r"the Zenoh configuration /nowhere/x\.json5 cannot be used"):
+        open_session("/nowhere/x.json5")
+    monkeypatch.setenv("ZENOH_CONFIG_OVERRIDE", "mode")
+    with pytest.raises(ConnectError, match=r"`mode` in \$ZENOH_CONFIG_OVERRIDE cannot be used"):
+        open_session()
+
+
+def test_a_configuration_file_names_the_router(
+    zenoh_engine: Meeting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import os
+
+    endpoints = os.environ["ZENOH_CONFIG_OVERRIDE"].partition("connect/endpoints=")[2].partition(";")[0]
+    monkeypatch.delenv("ZENOH_CONFIG_OVERRIDE")
+    path = tmp_path / "session.json5"
+    scouting = {"multicast": {"enabled": False}}
+    path.write_text(
+        json.dumps(
+            {"mode": "client", "connect": {"endpoints": json.loads(endpoints)}, "scouting": scouting}
+        )
+    )
+    with open_context(zenoh_engine.domain, config_uri=f"file://{path}") as ours:
+        ours.create_node("client")
+        assert ours.graph.wait_for(lambda: ours.graph.nodes() == [NodeName("client", "/")], TIMEOUT)
+    monkeypatch.setenv("ZENOH_SESSION_CONFIG_URI", str(path))
+    with open_context(zenoh_engine.domain):
+        pass
