@@ -79,18 +79,29 @@ class ServiceRequest:
     source_timestamp: int
 
 
-class _Closable(Protocol):
+class _Endpoint(Protocol):
+    @property
+    def type(self) -> RosType:
+        """The type of the topic or service."""
+
+    @property
+    def qos(self) -> Qos:
+        """The quality of service that was asked for."""
+
+    @property
+    def gid(self) -> bytes:
+        """The id in the graph: 16 bytes; empty where the engine cannot tell."""
+
     def close(self) -> None:
         """Leave the graph, and wake what waits; a second time it does nothing."""
 
 
-class RosPublisher(_Closable, Protocol):
+class RosPublisher(_Endpoint, Protocol):
     """Sends the messages of one topic."""
 
-    topic: str
-    type: RosType
-    qos: Qos
-    gid: bytes
+    @property
+    def topic(self) -> str:
+        """The full name of the topic."""
 
     def has_subscription(self) -> bool:
         """Return whether a subscription gets what is published now.
@@ -102,13 +113,16 @@ class RosPublisher(_Closable, Protocol):
         """Send a message; the bytes may change afterwards. Raises `TransportError`, also after `close`."""
 
 
-class RosSubscription(_Closable, Protocol):
+class RosSubscription(_Endpoint, Protocol):
     """Receives the messages of one topic: a queue of ``qos.depth``, which drops its oldest."""
 
-    topic: str
-    type: RosType
-    qos: Qos
-    counters: MessageCounters
+    @property
+    def topic(self) -> str:
+        """The full name of the topic."""
+
+    @property
+    def counters(self) -> MessageCounters:
+        """The counters of the messages until now."""
 
     def take(self, timeout: float | None = 0) -> RosMessage | None:
         """Return the oldest message, after at most ``timeout`` seconds (None: without limit).
@@ -123,12 +137,12 @@ class RosSubscription(_Closable, Protocol):
         """
 
 
-class ServiceClient(_Closable, Protocol):
+class ServiceClient(_Endpoint, Protocol):
     """Calls one service."""
 
-    service: str
-    type: RosType
-    qos: Qos
+    @property
+    def service(self) -> str:
+        """The full name of the service."""
 
     def is_ready(self) -> bool:
         """Return whether a server of this service and type is there."""
@@ -150,13 +164,16 @@ class ServiceClient(_Closable, Protocol):
         """
 
 
-class ServiceServer(_Closable, Protocol):
+class ServiceServer(_Endpoint, Protocol):
     """Answers the requests of one service."""
 
-    service: str
-    type: RosType
-    qos: Qos
-    counters: MessageCounters
+    @property
+    def service(self) -> str:
+        """The full name of the service."""
+
+    @property
+    def counters(self) -> MessageCounters:
+        """The counters of the requests until now."""
 
     def take_request(self, timeout: float | None = 0) -> ServiceRequest | None:
         """Return the oldest request, as `RosSubscription.take` returns messages."""
@@ -168,11 +185,19 @@ class ServiceServer(_Closable, Protocol):
         """Answer a request. Raises `TransportError` if it is not known, or was answered."""
 
 
-class RosNode(_Closable, Protocol):
+class RosNode(Protocol):
     """A node of the ROS graph. Names that it is given may be relative, see `dora.ros2.names.resolve`."""
 
-    name: str
-    namespace: str
+    @property
+    def name(self) -> str:
+        """The name without the namespace."""
+
+    @property
+    def namespace(self) -> str:
+        """The namespace: ``/``, ``/robot``."""
+
+    def close(self) -> None:
+        """Leave the graph, and close the endpoints; a second time it does nothing."""
 
     def create_publisher(self, topic: str, type: RosType, qos: Qos = DEFAULT) -> RosPublisher:
         """Raises `ValueError` for a name that breaks the rules, `TransportError`."""
@@ -187,15 +212,35 @@ class RosNode(_Closable, Protocol):
         """Raises as `create_client` does."""
 
 
-class RosContext(_Closable, Protocol):
-    """One participant in a domain, of which it sees the whole graph."""
+class RosContext(Protocol):
+    """One participant in a domain, which sees its whole graph. A context manager: its end closes it."""
 
-    engine: str  # "zenoh", "dds" or "rclpy"
-    domain_id: int
-    graph: RosGraph
-    has_services: bool  # and so actions and parameters
-    checks_qos: bool  # whether a publisher and a subscription only meet if their qualities match
-    malformed: int  # what came over the network for the graph, and could not be read
+    @property
+    def engine(self) -> str:
+        """``zenoh``, ``dds`` or ``rclpy``."""
+
+    @property
+    def domain_id(self) -> int:
+        """The domain; nodes of other domains are neither seen nor heard."""
+
+    @property
+    def graph(self) -> RosGraph:
+        """The graph of the domain."""
+
+    @property
+    def has_services(self) -> bool:
+        """Whether it has services, and so actions and parameters."""
+
+    @property
+    def checks_qos(self) -> bool:
+        """Whether a publisher and a subscription only meet if their qualities match."""
+
+    @property
+    def malformed(self) -> int:
+        """How much came over the network for the graph and could not be read."""
+
+    def close(self) -> None:
+        """Close the nodes, and leave the network; a second time it does nothing."""
 
     def create_node(self, name: str, namespace: str = "/") -> RosNode:
         """Raises `ValueError` for a name that breaks the rules, `TransportError`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ros_domains import free_domain
 from ros_meeting import BASIC, STRING, Meeting, message, wait_for_match
 from waiting import TIMEOUT
 
@@ -63,14 +64,18 @@ def test_a_domain_that_does_not_exist_is_refused() -> None:
     [
         ({}, None),
         ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}, None),
-        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}, ["false</Allow", '<Peer address="localhost"/>']),
-        ({"ROS_LOCALHOST_ONLY": "1"}, ["false</Allow", '<Peer address="localhost"/>']),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}, ['"127.0.0.1"', '<Peer address="localhost"/>']),
+        ({"ROS_LOCALHOST_ONLY": "1"}, ['"127.0.0.1"', '<Peer address="localhost"/>']),
         ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "OFF"}, ["false</Allow", "<Peers></Peers>"]),
         (
-            {"ROS_STATIC_PEERS": "10.0.0.1; robot"},
-            ["default</Allow", '<Peer address="10.0.0.1"/><Peer address="robot"/>'],
+            {"ROS_STATIC_PEERS": "10.0.0.1; localhost"},
+            ['<Peer address="10.0.0.1"/><Peer address="localhost"/>'],
         ),
-        ({"ROS_LOCALHOST_ONLY": "1", "CYCLONEDDS_URI": "file:///x.xml"}, None),
+        (
+            {"ROS_STATIC_PEERS": "10.0.0.1", "ROS_LOCALHOST_ONLY": "1"},
+            ['"127.0.0.1"', "autodetermine", '<Peer address="localhost"/><Peer address="10.0.0.1"/>'],
+        ),
+        ({"ROS_LOCALHOST_ONLY": "1", "CYCLONEDDS_URI": "<CycloneDDS/>"}, None),
     ],
 )
 def test_variables_of_ros_say_who_is_reached(
@@ -82,6 +87,7 @@ def test_variables_of_ros_say_who_is_reached(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     config = config_from_environment()
+    open_context(free_domain()).close()  # Cyclone accepts it
     if parts is None:
         assert config == ""
     else:
@@ -92,4 +98,13 @@ def test_a_range_without_meaning_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("CYCLONEDDS_URI", raising=False)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "WORLD")
     with pytest.raises(ConnectError, match="`ROS_AUTOMATIC_DISCOVERY_RANGE=WORLD` has no meaning"):
+        open_context(1)
+
+
+def test_a_peer_that_is_not_known_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CYCLONEDDS_URI", raising=False)
+    monkeypatch.setenv("ROS_STATIC_PEERS", "no-such-machine.invalid")
+    with pytest.raises(
+        ConnectError, match=r"`no-such-machine\.invalid` in \$ROS_STATIC_PEERS is no machine"
+    ):
         open_context(1)

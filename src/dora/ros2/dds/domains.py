@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from typing import Final
 from xml.sax.saxutils import quoteattr
@@ -19,6 +20,16 @@ _PEERS: Final = "ROS_STATIC_PEERS"
 _LOCALHOST_ONLY: Final = "ROS_LOCALHOST_ONLY"  # before Iron
 _MOST_PARTICIPANTS: Final = 120  # on one machine without multicast; each has a port of its own
 
+_LOOPBACK_TOO: Final = (
+    '<General><Interfaces><NetworkInterface autodetermine="true" multicast="false"/>'
+    '<NetworkInterface address="127.0.0.1" multicast="false"/></Interfaces>'
+    "<AllowMulticast>false</AllowMulticast></General>"
+)
+_LOOPBACK: Final = (
+    '<General><Interfaces><NetworkInterface address="127.0.0.1" multicast="false"/></Interfaces>'
+    "<AllowMulticast>false</AllowMulticast></General>"
+)
+
 _lock: Final = threading.Lock()
 _domains: Final[dict[int, tuple[Domain | None, int]]] = {}  # id → the domain, and how many use it
 
@@ -33,22 +44,32 @@ def config_from_environment() -> str:
     reach = os.environ.get(_RANGE, "").upper()
     if not reach and os.environ.get(_LOCALHOST_ONLY) == "1":
         reach = "LOCALHOST"
-    peers = [peer.strip() for peer in os.environ.get(_PEERS, "").split(";") if peer.strip()]
+    peers = [_checked(peer.strip()) for peer in os.environ.get(_PEERS, "").split(";") if peer.strip()]
     if reach in ("", "SYSTEM_DEFAULT", "SUBNET"):
-        return _config(peers, multicast=True) if peers else ""
+        return _config(peers) if peers else ""
+    # The others announce themselves on the loopback interface, so this participant has to listen there.
     if reach == "LOCALHOST":
-        return _config(["localhost", *peers], multicast=False)
+        return _config(["localhost", *peers], _LOOPBACK if not peers else _LOOPBACK_TOO)
     if reach == "OFF":
-        return _config([], multicast=False)
+        return _config([], _LOOPBACK)
     raise ConnectError(f"`{_RANGE}={reach}` has no meaning: it is SUBNET, LOCALHOST, OFF or SYSTEM_DEFAULT")
 
 
-def _config(peers: list[str], *, multicast: bool) -> str:
+def _checked(peer: str) -> str:
+    """Return the name or address of a machine as it is; Cyclone aborts the process for an unknown one."""
+    try:
+        socket.getaddrinfo(peer, None, socket.AF_INET)
+    except OSError as error:
+        raise ConnectError(
+            f"`{peer}` in ${_PEERS} is no machine that is known here: {error.strerror}"
+        ) from error
+    return peer
+
+
+def _config(peers: list[str], general: str = "") -> str:
     items = "".join(f"<Peer address={quoteattr(peer)}/>" for peer in peers)
-    allowed = "default" if multicast else "false"
     return (
-        f"<CycloneDDS><Domain><General><AllowMulticast>{allowed}</AllowMulticast></General>"
-        f"<Discovery><ParticipantIndex>auto</ParticipantIndex>"
+        f"<CycloneDDS><Domain>{general}<Discovery><ParticipantIndex>auto</ParticipantIndex>"
         f"<MaxAutoParticipantIndex>{_MOST_PARTICIPANTS}</MaxAutoParticipantIndex>"
         f"<Peers>{items}</Peers></Discovery></Domain></CycloneDDS>"
     )
