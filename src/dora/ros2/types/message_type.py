@@ -56,7 +56,7 @@ class MessageType:
 
     @cached_property
     def description(self) -> Mapping[str, Any]:
-        """A `type_description_interfaces/msg/TypeDescription` of this type, as a dictionary."""
+        """A ``type_description_interfaces/msg/TypeDescription`` of this type, as a dictionary."""
         return describe(self.name, self._fields_of)
 
     @cached_property
@@ -101,7 +101,7 @@ class MessageType:
         return self._decoder.decode(buffer)
 
     def encode(self, value: pa.Array[Any] | Mapping[str, Any]) -> bytes:
-        """Return a message as `rclpy` sends it: plain CDR, little-endian, with its header.
+        """Return a message as ``rclpy`` sends it: plain CDR, little-endian, with its header.
 
         ``value`` is a struct array of one row, or a dictionary; numbers of arrays and sequences may be
         lists, NumPy or Arrow arrays or other buffers, and bytes for ``uint8``, ``int8``, ``byte`` and
