@@ -82,11 +82,8 @@ class MessageType:
         After the own text, each other one begins with a line of 80 ``=`` and a line ``MSG: package/Name``.
         """
         names = [one["type_name"] for one in self.description["referenced_type_descriptions"]]
-        parts = [_text(self._definition)]
-        for name in names:
-            package, _, last = name.split("/")
-            parts.append(f"{_LINE}\nMSG: {package}/{last}\n{_text(self._definition_of(name))}")
-        return "".join(parts)
+        others = [f"{_LINE}\nMSG: {_short(name)}\n{_text(self._definition_of(name))}" for name in names]
+        return _text(self._definition) + "".join(others)
 
     def decode(self, buffer: Any) -> pa.StructArray:
         """Return a received message as a struct array of one row.
@@ -258,6 +255,11 @@ def wrappers_of(name: str) -> list[MessageDefinition]:
     ]
 
 
+def _short(name: str) -> str:
+    """Return the name as other definitions write it: without ``msg``, but with ``srv`` and ``action``."""
+    return name.replace("/msg/", "/")
+
+
 def _text(definition: MessageDefinition) -> str:
     """Return the text of a definition: the one of the file, or one of its fields and constants."""
     if definition.text:
@@ -269,8 +271,7 @@ def _text(definition: MessageDefinition) -> str:
     for field in definition.fields:
         kind = str(field.type)
         if field.type.nested:
-            package, _, last = field.type.nested.split("/")
-            kind = str(field.type._replace(nested=f"{package}/{last}"))
+            kind = str(field.type._replace(nested=_short(field.type.nested)))
         default = "" if field.default is None else " " + _written(field.default)
         lines.append(f"{kind} {field.name}{default}")
     return "".join(line + "\n" for line in lines)

@@ -171,16 +171,15 @@ class Gatherer:
         leaves = item.leaves
         bools = [index for index, leaf in enumerate(leaves) if leaf.kind == "bool"]
         for row, values in enumerate(column):
-            if None in values:
-                for index, value in enumerate(values):
-                    if value is None:
-                        values[index] = leaves[index].default
+            for index, value in enumerate(values):
+                if value is None:
+                    values[index] = leaves[index].default
             for index in bools:
                 if not isinstance(values[index], bool | np.bool_):
                     raise self._number_fault(leaves[index], values[index], place(row))
             try:
                 pack(*values)
-            except (struct.error, OverflowError, TypeError):
+            except _NOT_PACKED:
                 index = next(n for n, leaf in enumerate(leaves) if not _packs(leaf.kind, values[n]))
                 raise self._number_fault(leaves[index], values[index], place(row)) from None
         return column
@@ -473,10 +472,13 @@ def expected_number(kind: str) -> str:
     return f"{kind} ({limits[0]} to {limits[1]})" if limits else kind
 
 
+_NOT_PACKED: Final = (struct.error, OverflowError, TypeError, ValueError)
+
+
 def _packs(kind: str, value: Any) -> bool:
     try:
         struct.pack("=" + CODES[kind], value)
-    except (struct.error, OverflowError, TypeError):
+    except _NOT_PACKED:
         return False
     return True
 
@@ -504,7 +506,9 @@ def _default(item: Any) -> Any:
 
 def _element_place(path: str, starts: Sequence[int], ends: Sequence[int], outer: Place) -> Place:
     def place(index: int) -> str:
-        row = next(row for row, end in enumerate(ends) if index < end and index >= starts[row])
+        row = next((row for row, end in enumerate(ends) if starts[row] <= index < end), -1)
+        if row < 0:  # no element: the type of the list is wrong
+            return _join(outer(0), path)
         return f"{_join(outer(row), path)}[{index - starts[row]}]"
 
     return place
