@@ -117,17 +117,22 @@ def test_the_text_of_a_definition_has_all_that_it_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sensor_msgs/msg/PointCloud2", "geometry_msgs/msg/Quaternion", "test_msgs/msg/Arrays"]
+    "name",
+    [
+        *("sensor_msgs/msg/PointCloud2", "geometry_msgs/msg/Quaternion", "test_msgs/msg/Arrays"),
+        "test_msgs/action/Fibonacci_FeedbackMessage",
+    ],
 )
 def test_the_text_of_a_definition_can_be_read_again(name: str) -> None:
+    from dora.ros2.types.definition import full_name
     from dora.ros2.types.msg_text import read_message
 
     kind = message(name)
     first, *others = kind.definition_text().split("=" * 80 + "\n")
-    texts = {name: first} | {
-        "{}/msg/{}".format(*part.split("\n", 1)[0].removeprefix("MSG: ").split("/")): part.split("\n", 1)[1]
-        for part in others
-    }
+    texts = {name: first}
+    for part in others:
+        named, text = part.split("\n", 1)
+        texts[full_name(named.removeprefix("MSG: "), "msg")] = text
     for one, text in texts.items():
         assert read_message(text, one).fields == LIBRARY.definition(one).fields
 
@@ -380,6 +385,16 @@ def test_integers_fit_into_floats_and_into_other_integers() -> None:
         ("std_msgs/UInt8", {"data": 1.0}, "expected uint8 (0 to 255), got float 1.0"),
         ("std_msgs/UInt8", pa.array([{"data": -1}]), "expected uint8 (0 to 255), got int -1"),
         ("std_msgs/Float32", {"data": 1e300}, "expected float32, got float 1e+300"),
+        (
+            "std_msgs/Float64",
+            {"data": np.zeros(2)},
+            "expected float64, got an array of float64 with the shape (2,)",
+        ),
+        (
+            "geometry_msgs/PoseArray",
+            pa.array([{"poses": []}], pa.struct([("poses", pa.list_(pa.struct([("a", pa.int8())])))])),
+            "field 'poses.a' of geometry_msgs/msg/PoseArray: expected one of position, orientation",
+        ),
         ("std_msgs/Float64", {"data": "1"}, "expected float64, got str '1'"),
         ("std_msgs/Bool", {"data": 1}, "expected bool, got int 1"),
         ("std_msgs/String", {"data": b"a"}, "expected a string, got bytes b'a'"),

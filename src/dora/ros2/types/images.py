@@ -1,4 +1,4 @@
-"""Images of ROS in dora's own form: flat bytes, with `width`, `height` and `encoding` in the metadata.
+"""Images of ROS in the form of dora: flat bytes, with width, height and encoding in the metadata.
 
 Published nodes, the page, Rerun and recordings know this form.
 """
@@ -46,13 +46,13 @@ _FILES: Final = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp", "a
 
 
 def image_of(message: pa.StructArray) -> tuple[pa.Array[Any], dict[str, Any]]:
-    """Return the pixels of an `Image`, or the file in a `CompressedImage`, and its metadata.
+    """Return the pixels of an ``Image``, or the file in a ``CompressedImage``, and its metadata.
 
-    ``message`` is what `MessageType.decode` returns. The pixels are a flat `uint8` array: not a copy,
+    ``message`` is what `MessageType.decode` returns. The pixels are a flat ``uint8`` array: not a copy,
     unless rows have bytes at their end that are no pixels, or values of 16 bits are big-endian. The
-    metadata has `encoding`, and of an `Image` also `width` and `height`. `8UC3` becomes `bgr8`, `8UC1`
-    `mono8`, `16UC1` `mono16`, `yuv422_yuy2` `yuyv`; other encodings keep their name. Of a `CompressedImage`
-    it is `jpeg` or `png`.
+    metadata has ``encoding``, and of an ``Image`` also ``width`` and ``height``. ``8UC3`` becomes ``bgr8``,
+    ``8UC1`` ``mono8``, ``16UC1`` ``mono16``, ``yuv422_yuy2`` ``yuyv``; other encodings keep their name. Of
+    a ``CompressedImage`` it is ``jpeg`` or ``png``.
 
     Raises `MalformedMessage` if there are fewer bytes than rows.
     """
@@ -94,9 +94,9 @@ def image_message(
 ) -> tuple[str, dict[str, Any]]:
     """Return the name of a message type and the value that it encodes, for an image in dora's form.
 
-    ``data`` has the bytes of all pixels, or of a file. With `encoding` `jpeg`, `png`, `webp` or `avif`, the
-    type is `CompressedImage`; otherwise `Image`, and the metadata needs `width` and `height`. Without an
-    `encoding`, it is `bgr8`. ``header`` has the `stamp` and the `frame_id`.
+    ``data`` has the bytes of all pixels, or of a file. With ``encoding`` ``jpeg``, ``png``, ``webp`` or
+    ``avif``, the type is ``CompressedImage``; otherwise ``Image``, and the metadata needs ``width`` and
+    ``height``. Without an ``encoding``, it is ``bgr8``. ``header`` has the ``stamp`` and the ``frame_id``.
 
     Raises `ValueMismatch` if the size does not fit the number of bytes.
     """

@@ -56,7 +56,7 @@ class MessageType:
 
     @cached_property
     def description(self) -> Mapping[str, Any]:
-        """A `type_description_interfaces/msg/TypeDescription` of this type, as a dictionary."""
+        """A ``type_description_interfaces/msg/TypeDescription`` of this type, as a dictionary."""
         return describe(self.name, self._fields_of)
 
     @cached_property
@@ -82,11 +82,8 @@ class MessageType:
         After the own text, each other one begins with a line of 80 ``=`` and a line ``MSG: package/Name``.
         """
         names = [one["type_name"] for one in self.description["referenced_type_descriptions"]]
-        parts = [_text(self._definition)]
-        for name in names:
-            package, _, last = name.split("/")
-            parts.append(f"{_LINE}\nMSG: {package}/{last}\n{_text(self._definition_of(name))}")
-        return "".join(parts)
+        others = [f"{_LINE}\nMSG: {_short(name)}\n{_text(self._definition_of(name))}" for name in names]
+        return _text(self._definition) + "".join(others)
 
     def decode(self, buffer: Any) -> pa.StructArray:
         """Return a received message as a struct array of one row.
@@ -101,7 +98,7 @@ class MessageType:
         return self._decoder.decode(buffer)
 
     def encode(self, value: pa.Array[Any] | Mapping[str, Any]) -> bytes:
-        """Return a message as `rclpy` sends it: plain CDR, little-endian, with its header.
+        """Return a message as ``rclpy`` sends it: plain CDR, little-endian, with its header.
 
         ``value`` is a struct array of one row, or a dictionary; numbers of arrays and sequences may be
         lists, NumPy or Arrow arrays or other buffers, and bytes for ``uint8``, ``int8``, ``byte`` and
@@ -258,6 +255,11 @@ def wrappers_of(name: str) -> list[MessageDefinition]:
     ]
 
 
+def _short(name: str) -> str:
+    """Return the name as other definitions write it: without ``msg``, but with ``srv`` and ``action``."""
+    return name.replace("/msg/", "/")
+
+
 def _text(definition: MessageDefinition) -> str:
     """Return the text of a definition: the one of the file, or one of its fields and constants."""
     if definition.text:
@@ -269,8 +271,7 @@ def _text(definition: MessageDefinition) -> str:
     for field in definition.fields:
         kind = str(field.type)
         if field.type.nested:
-            package, _, last = field.type.nested.split("/")
-            kind = str(field.type._replace(nested=f"{package}/{last}"))
+            kind = str(field.type._replace(nested=_short(field.type.nested)))
         default = "" if field.default is None else " " + _written(field.default)
         lines.append(f"{kind} {field.name}{default}")
     return "".join(line + "\n" for line in lines)

@@ -94,6 +94,9 @@ class Gatherer:
             for item in layout.items
         ]
 
+        # By node: the type of the last array, and its fields. Most arrays have the type of the one before.
+        self._last_types: dict[int, tuple[Any, list[FieldNode]]] = {}
+
     # From Python.
 
     def from_rows(self, rows: Sequence[Any], place: Place) -> list[Any]:
@@ -171,16 +174,15 @@ class Gatherer:
         leaves = item.leaves
         bools = [index for index, leaf in enumerate(leaves) if leaf.kind == "bool"]
         for row, values in enumerate(column):
-            if None in values:
-                for index, value in enumerate(values):
-                    if value is None:
-                        values[index] = leaves[index].default
+            for index, value in enumerate(values):
+                if value is None:
+                    values[index] = leaves[index].default
             for index in bools:
                 if not isinstance(values[index], bool | np.bool_):
                     raise self._number_fault(leaves[index], values[index], place(row))
             try:
                 pack(*values)
-            except (struct.error, OverflowError, TypeError):
+            except _NOT_PACKED:
                 index = next(n for n, leaf in enumerate(leaves) if not _packs(leaf.kind, values[n]))
                 raise self._number_fault(leaves[index], values[index], place(row)) from None
         return column
@@ -333,28 +335,37 @@ class Gatherer:
         self, node: FieldNode, array: Array, found: list[Any], path: str, place: Place
     ) -> None:
         assert node.children is not None
-        kind = array.type
-        if pa.types.is_null(kind):
+        if pa.types.is_null(array.type):
             return
-        if not pa.types.is_struct(kind):
-            raise self._fault(_join(place(0), path), "a message, as an Arrow struct", array)
+        last = self._last_types.get(id(node))
+        if last is not None and last[0] == array.type:
+            children = last[1]
+        else:
+            children = self._children_of(node, array, path, place)
+            self._last_types[id(node)] = array.type, children
         nulls = array.null_count
         if nulls == len(array) and nulls:
             return
-        children = {child.name: child for child in node.children}
-        names = [kind.field(index).name for index in range(kind.num_fields)]
-        if any(name not in children for name in names):
-            raise self.extra(node, names, _join(place(0), path))
-        # `flatten` gives the children the nulls of their parent; `field` is quicker.
-        parts = array.flatten() if nulls else [array.field(index) for index in range(len(names))]
-        for name, part in zip(names, parts, strict=True):
-            child = children[name]
+        # `flatten` gives the children the nulls of their parent; `field` is faster.
+        parts = array.flatten() if nulls else [array.field(index) for index in range(len(children))]
+        for child, part in zip(children, parts, strict=True):
             if child.children is not None:
-                self._take_struct(child, part, found, _join(path, name), place)
+                self._take_struct(child, part, found, _join(path, child.name), place)
             elif child.leaf >= 0:
                 self._take_numbers(child, part, found[child.item])
             else:
                 found[child.item] = self._take_column(child.item, part, place)
+
+    def _children_of(self, node: FieldNode, array: Array, path: str, place: Place) -> list[FieldNode]:
+        """Return the nodes of the fields of a struct array, in its order. Raises `ValueMismatch`."""
+        kind = array.type
+        if not pa.types.is_struct(kind):
+            raise self._fault(_join(place(0), path), "a message, as an Arrow struct", array)
+        children = {child.name: child for child in node.children or ()}
+        names = [kind.field(index).name for index in range(kind.num_fields)]
+        if any(name not in children for name in names):
+            raise self.extra(node, names, _join(place(0), path))
+        return [children[name] for name in names]
 
     @staticmethod
     def _take_numbers(node: FieldNode, part: Array, rows: list[list[Any]]) -> None:
@@ -473,10 +484,13 @@ def expected_number(kind: str) -> str:
     return f"{kind} ({limits[0]} to {limits[1]})" if limits else kind
 
 
+_NOT_PACKED: Final = (struct.error, OverflowError, TypeError, ValueError)
+
+
 def _packs(kind: str, value: Any) -> bool:
     try:
         struct.pack("=" + CODES[kind], value)
-    except (struct.error, OverflowError, TypeError):
+    except _NOT_PACKED:
         return False
     return True
 
@@ -504,7 +518,9 @@ def _default(item: Any) -> Any:
 
 def _element_place(path: str, starts: Sequence[int], ends: Sequence[int], outer: Place) -> Place:
     def place(index: int) -> str:
-        row = next(row for row, end in enumerate(ends) if index < end and index >= starts[row])
+        row = next((row for row, end in enumerate(ends) if starts[row] <= index < end), -1)
+        if row < 0:  # no element: the type of the list is wrong
+            return _join(outer(0), path)
         return f"{_join(outer(row), path)}[{index - starts[row]}]"
 
     return place
