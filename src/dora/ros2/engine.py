@@ -145,10 +145,13 @@ class ServiceClient(_Endpoint, Protocol):
         """The full name of the service."""
 
     def is_ready(self) -> bool:
-        """Return whether a server of this service and type is there."""
+        """Return whether requests get to a server now. Raises `TransportError` after `close`."""
 
     def wait_for_service(self, timeout: float | None) -> bool:
-        """Wait until a server is there, at most ``timeout`` seconds; return whether one is."""
+        """Wait until requests get to a server, at most ``timeout`` seconds; return whether they do.
+
+        Raises `TransportError` if this client is closed meanwhile.
+        """
 
     def send_request(self, data: Buffer) -> Future[bytes]:
         """Send a request without waiting; the future gets the response, or a `CallFailed`.

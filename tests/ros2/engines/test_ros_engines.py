@@ -391,6 +391,22 @@ def test_a_call_without_a_server_times_out(service_engines: Meeting) -> None:
         client.call(request(1), 0.05)
 
 
+def test_a_server_that_comes_later_ends_the_wait_for_it(service_engines: Meeting) -> None:
+    ours, other = service_engines.open(), service_engines.open()
+    client = ours.create_node("client").create_client("/later", BASIC)
+    results: list[object] = []
+    waiter = threading.Thread(target=lambda: results.append(client.wait_for_service(TIMEOUT)))
+    waiter.start()
+    server = other.create_node("server").create_server("/later", BASIC)
+    waiter.join(TIMEOUT)
+    assert results == [True]
+    client.send_request(request(1))
+    assert server.take_request(TIMEOUT) is not None
+    client.close()
+    with pytest.raises(TransportError, match="client of /later is closed"):
+        client.is_ready()
+
+
 def test_a_call_to_a_silent_server_times_out(service_engines: Meeting) -> None:
     node = service_engines.open().create_node("both")
     node.create_server("/silent", BASIC)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from dora.errors import CallFailed, TransportError
-from dora.ros2.calls import call
+from dora.ros2.calls import call, wait_for_service
 from dora.ros2.engine import Buffer, RequestId, RosMessage, RosType, ServiceRequest
 from dora.ros2.graph import Endpoint, Kind, NodeName, RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue, SequenceGaps
@@ -201,10 +201,12 @@ class RclpyClient(_RclpyEndpoint):
         return self._name
 
     def is_ready(self) -> bool:
-        return not self._closed and bool(self._process.ask("is_ready", number=self._number))
+        if self._closed:
+            raise TransportError(f"the client of {self.service} is closed")
+        return bool(self._process.ask("is_ready", number=self._number))
 
     def wait_for_service(self, timeout: float | None) -> bool:
-        return self._context.graph.wait_for(self.is_ready, timeout)
+        return wait_for_service(self, self._context.graph, timeout)
 
     def send_request(self, data: Buffer) -> Future[bytes]:
         if self._closed:

@@ -73,6 +73,7 @@ class Server:
         self.things: dict[int, tuple[Any, Any]] = {}  # number → node, publisher or other
         self.requests: dict[int, tuple[Callable[..., None], Any, Any]] = {}
         self.next_request = 0
+        self.ending = False
         self.seen: Any = None  # the last graph in short
         # It looks at the graph, also when the other side has no node. Its first letter hides it from lists,
         # as for the daemon of `ros2`.
@@ -91,7 +92,11 @@ class Server:
     def run(self) -> None:
         self.send({"ready": True, "rmw": self.rmw()})
         threading.Thread(target=self.read, daemon=True).start()
-        self.executor.spin()
+        try:
+            self.executor.spin()
+        except Exception:  # in the middle of its work it notices the end with an exception
+            if not self.ending:
+                raise
         try:
             self.leave()
         finally:
@@ -106,6 +111,7 @@ class Server:
                 header, data = read_frame(self.connection)
                 self.handle(header, data)
         except (EOFError, OSError):
+            self.ending = True
             # In any case soon: rclpy may wait for the network.
             timer = threading.Timer(END_TIMEOUT, os._exit, [1])
             timer.daemon = True

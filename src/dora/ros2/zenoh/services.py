@@ -12,7 +12,7 @@ from typing import Any, Final
 import zenoh
 
 from dora.errors import CallFailed, TransportError
-from dora.ros2.calls import call
+from dora.ros2.calls import call, wait_for_service
 from dora.ros2.engine import Buffer, RequestId, RosType, ServiceRequest
 from dora.ros2.graph import RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue
@@ -40,9 +40,13 @@ class ZenohClient:
         graph: RosGraph,
     ) -> None:
         self.service, self.type, self.qos, self.gid = service, type, qos, gid
-        self._session = session
-        self._key = key
         self._graph = graph
+        self._querier: Any = session.declare_querier(
+            key,
+            target=zenoh.QueryTarget.ALL_COMPLETE,
+            consolidation=zenoh.ConsolidationMode.NONE,
+            timeout=_REQUEST_TIMEOUT,
+        )
         self._lock = threading.Lock()
         self._sequence_number = 0
         self._open: dict[int, Future[bytes]] = {}
@@ -50,10 +54,12 @@ class ZenohClient:
         self._token = session.liveliness().declare_token(token)
 
     def is_ready(self) -> bool:
-        return self._graph.has_server(self.service, self.type.name, self.type.hash)
+        if self._closed:
+            raise TransportError(f"the client of {self.service} is closed")
+        return bool(self._querier.matching_status.matching)
 
     def wait_for_service(self, timeout: float | None) -> bool:
-        return self._graph.wait_for(self.is_ready, timeout)
+        return wait_for_service(self, self._graph, timeout)
 
     def send_request(self, data: Buffer) -> Future[bytes]:
         future: Future[bytes] = Future()
@@ -76,14 +82,10 @@ class ZenohClient:
             _fail(future, f"no server of {self.service} has answered; it has ended, or was never there")
 
         try:
-            self._session.get(
-                self._key,
+            self._querier.get(
                 zenoh.handlers.Callback(on_reply, drop=on_end, indirect=False),
-                target=zenoh.QueryTarget.ALL_COMPLETE,
-                consolidation=zenoh.ConsolidationMode.NONE,
                 payload=bytes(data),
                 attachment=attachment_bytes(number, time.time_ns(), self.gid),
-                timeout=_REQUEST_TIMEOUT,
             )
         except zenoh.ZError as error:
             self._open.pop(number, None)
@@ -99,9 +101,9 @@ class ZenohClient:
                 return
             self._closed = True
             waiting = list(self._open.values())
-        undeclare(self._token)
         for future in waiting:
             _fail(future, f"the client of {self.service} was closed")
+        undeclare(self._token, self._querier)
 
 
 class ZenohServer:
