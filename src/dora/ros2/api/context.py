@@ -18,8 +18,9 @@ from dora.ros2.names import check_namespace, check_node_name, full_node_name
 from dora.ros2.qos import Durability, Qos
 
 if TYPE_CHECKING:
-    from dora.ros2.engine import RosContext, RosNode
+    from dora.ros2.engine import RosContext, RosNode, ServiceClient
     from dora.ros2.types.library import InterfaceLibrary
+    from dora.ros2.types.message_type import ServiceType
 
 __all__ = ["Ros2Context", "Ros2Node"]
 
@@ -201,16 +202,22 @@ class Ros2Node:
         `ConnectError` if the engine has no services, ``ValueError`` for a name or a quality of service that
         ROS does not have.
         """
-        type = self._context.library.service(service_type.replace("::", "/"))
-        node = self._node(services=True)
-        client = node.create_client(service_name, type, _reliable(qos, "a service"))
-        self._watch(client, services=True)
+        client, type = self.create_raw_client(service_name, service_type, qos)
         if not client.wait_for_service(SERVER_TIMEOUT):
             client.close()
             raise CallTimedOut(
                 f"no server of {client.service} ({type.name}) has come within {SERVER_TIMEOUT:g} s"
             )
         return Ros2ServiceClient(client, type)
+
+    def create_raw_client(
+        self, service_name: str, service_type: str, qos: Ros2QosPolicies
+    ) -> tuple[ServiceClient, ServiceType]:
+        """Return a client of the engine, which sends bytes, and its type; does not wait for a server."""
+        type = self._context.library.service(service_type.replace("::", "/"))
+        client = self._node(services=True).create_client(service_name, type, _reliable(qos, "a service"))
+        self._watch(client, services=True)
+        return client, type
 
     def create_service_server(
         self, service_name: str, service_type: str, qos: Ros2QosPolicies

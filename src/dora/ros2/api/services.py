@@ -59,7 +59,7 @@ class Ros2ServiceServer:
 
     def __init__(self, server: ServiceServer, type: ServiceType, dropped: DroppedMessages) -> None:
         self._server = server
-        self._type = type
+        self.type = type
         self._dropped = dropped
         self._numbers = itertools.count(1)
         self._open: dict[int, RequestId] = {}
@@ -73,7 +73,7 @@ class Ros2ServiceServer:
         request = self._server.take_request(_TAKE_TIMEOUT if timeout_s is None else timeout_s)
         while request is not None:
             try:
-                value = self._type.request.decode(request.data)
+                value = self.type.request.decode(request.data)
             except MalformedMessage as error:
                 self._server.counters.malformed += 1
                 self._dropped.add(str(error))
@@ -92,7 +92,7 @@ class Ros2ServiceServer:
         Raises `TransportError` for a number that is not known, or that was answered; `ValueMismatch` for
         a response that does not fit, after which another one may be sent.
         """
-        type = self._type.response
+        type = self.type.response
         if request_id not in self._open:
             raise TransportError(f"{self._server.service} has no open request {request_id}")
         data = type.encode(one_message(response, type.name))
