@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+ROS := .venv-ros2
 
-.PHONY: demo test test-fast test-lowest coverage coverage-all lint docs generated changelog release bench compatibility stress fuzz packages smoke rerun arm64 clean
+.PHONY: demo test test-fast test-lowest coverage coverage-all lint docs generated changelog release bench compatibility stress fuzz packages smoke rerun ros2 arm64 clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -23,6 +24,7 @@ help:
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make compatibility  compare the behaviour with dora-rs, in a venv of its own (an hour)"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
+	@echo "make ros2    test with a real ROS 2 from PyPI, in a venv of its own (300 MB)"
 	@echo "make arm64   run a dataflow and the fast tests on Debian for arm64, emulated (as root; 1.5 GB, an hour)"
 	@echo "make stress  kill, stop, fill, cut and soak everything for half an hour; ROUNDS=10 for less"
 	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
@@ -99,6 +101,18 @@ rerun: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[rerun]'
 	$(BIN)/python -m pytest tests/viewer tests/examples -k "viewer or rerun"
 
+# A real ROS 2, without an installation: ROS's own wheels. They change each start of Python, so never beside dora.
+ROS_PACKAGES := 'ros-rclpy[fastrtps]' ros-kilted-std-msgs ros-kilted-sensor-msgs ros-kilted-std-srvs \
+	ros-kilted-geometry-msgs ros-kilted-rcl-interfaces ros-kilted-test-msgs
+ros2: $(VENV)/.dev $(ROS)/.ros2
+	DORA_ROS2_VENV=$(ROS) $(BIN)/python -m pytest tests/ros2 -m ros2 $(ARGS)
+
+$(ROS)/.ros2: Makefile | $(VENV)/.dev
+	@echo "Installing ROS 2 Kilted into $(ROS)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ROS)
+	@$(BIN)/uv pip install --quiet --python $(ROS)/bin/python $(ROS_PACKAGES)
+	@touch $@
+
 fuzz: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check "schemathesis>=4.32,<5"
 	@status=0; \
@@ -123,7 +137,7 @@ smoke: $(VENV)/.dev
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) $(LOWEST) $(ROS) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	rm -rf out examples/*/out site htmlcov .coverage .coverage.*
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -75,6 +75,14 @@ def test_only_a_node_with_messages_makes_arrow_import_pandas(sends: bool, tmp_pa
     assert ("pandas" in loaded) is sends
 
 
+def test_finding_a_type_of_ros_takes_neither_arrow_nor_all_standard_types() -> None:
+    loaded = loaded_by(
+        "from dora.ros2 import InterfaceLibrary as L; L(prefixes=[]).service('std_srvs/SetBool').hash"
+    )
+    assert "dora.ros2.types.layout" in loaded
+    assert not loaded.intersection({"numpy", "pyarrow", "rosbags", "dora.node"})
+
+
 def test_the_command_line_does_not_pay_for_arrow() -> None:
     loaded = loaded_by("import dora.cli.main")
     assert not loaded.intersection({"numpy", "pyarrow", "iceoryx2", "zenoh", "dora.node.node", *SCREEN})

@@ -51,7 +51,7 @@ FOLDERS = {
         *("send", "receive", "operators", "patterns"),
         *("replay", "interceptors", "standalone", "session"),
     ),
-    "ros2": ("zenoh", "dds", "rclpy"),
+    "ros2": ("types", "zenoh", "dds", "rclpy", "api", "bridge"),
     "daemon": ("supervisor", "logs", "processes", "build", "reload", "template"),
     "observe": ("preview", "remote", "trace", "telemetry"),
     "recording": ("mcap", "recorder", "replay"),

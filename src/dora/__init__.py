@@ -55,12 +55,23 @@ if TYPE_CHECKING:
         Synced,
         Unknown,
     )
+    from dora.node.external import External
     from dora.node.node import Node
     from dora.node.operators.operator import DoraStatus, Operator, SendOutput
     from dora.node.patterns.action import Goal, GoalRun
     from dora.node.patterns.service import Call
     from dora.node.patterns.stream import Stream
     from dora.node.runtime import start_runtime
+    from dora.ros2.api.context import Ros2Context, Ros2Node
+    from dora.ros2.api.policies import (
+        Ros2Durability,
+        Ros2Liveliness,
+        Ros2NodeOptions,
+        Ros2QosPolicies,
+        Ros2Transport,
+    )
+    from dora.ros2.api.services import Ros2ServiceClient, Ros2ServiceServer
+    from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription, Ros2Topic
 
 _MODULES = {
     "dora.api": ("build", "run"),
@@ -106,12 +117,23 @@ _MODULES = {
         "Synced",
         "Unknown",
     ),
+    "dora.node.external": ("External",),
     "dora.node.node": ("Node",),
     "dora.node.operators.operator": ("DoraStatus", "Operator", "SendOutput"),
     "dora.node.patterns.action": ("Goal", "GoalRun"),
     "dora.node.patterns.service": ("Call",),
     "dora.node.patterns.stream": ("Stream",),
     "dora.node.runtime": ("start_runtime",),
+    "dora.ros2.api.context": ("Ros2Context", "Ros2Node"),
+    "dora.ros2.api.policies": (
+        "Ros2Durability",
+        "Ros2Liveliness",
+        "Ros2NodeOptions",
+        "Ros2QosPolicies",
+        "Ros2Transport",
+    ),
+    "dora.ros2.api.services": ("Ros2ServiceClient", "Ros2ServiceServer"),
+    "dora.ros2.api.topics": ("Ros2Publisher", "Ros2Subscription", "Ros2Topic"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -134,6 +156,7 @@ __all__ = [
     "DoraStatus",
     "Error",
     "Event",
+    "External",
     "Goal",
     "GoalRun",
     "Input",
@@ -148,6 +171,18 @@ __all__ = [
     "ParamUpdate",
     "ReceiveClosed",
     "Reload",
+    "Ros2Context",
+    "Ros2Durability",
+    "Ros2Liveliness",
+    "Ros2Node",
+    "Ros2NodeOptions",
+    "Ros2Publisher",
+    "Ros2QosPolicies",
+    "Ros2ServiceClient",
+    "Ros2ServiceServer",
+    "Ros2Subscription",
+    "Ros2Topic",
+    "Ros2Transport",
     "SafeStateEntered",
     "SafeStateLeft",
     "SampleAlreadySent",

@@ -109,7 +109,7 @@ def test_dataflow(marked: str, message: str, hint: str) -> None:
         ("  - {id: b, path: b, git: x, tag: «-a»}\n", "a tag cannot begin with a dash", ""),
         ("  - {id: b, hub: «x@1»}\n", "does not support packages of the node hub", "pip"),
         ("  - {id: b, module: «x.yml»}\n", "there is no file `x.yml`", ""),
-        ("  - {id: b, ros2: «{topic: /x}»}\n", "does not support the ROS 2 bridge", "uses `rclpy`"),
+        ("  - {id: b, ros2: «{}»}\n", "`ros2` of node `b` does not say what it connects", "`topic`"),
         ("  - {id: b, path: b, input_types: «[x]»}\n", "expected a mapping of inputs", ""),
         ("  - {id: b, path: b, output_types: {x: «[]»}}\n", "expected the name of a type", ""),
         ("  - {id: b, path: https://x.y/z, path_sha256: «abc»}\n", "is not a SHA-256", "64 hexadecimal"),

@@ -151,7 +151,7 @@ GOOD = [
     "git: ",
     "deploy: {}",
     "deploy: {machine: b, labels: {gpu: true}, working_dir: /srv/b, distribute: local}",
-    "ros2: false",
+    "ros2: ",
     "input_types: {}",
     "output_types: {x: std/core/v1/Float32}",
 ]

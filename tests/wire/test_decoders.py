@@ -26,6 +26,7 @@ from dora.observe.preview import protocol as frames
 from dora.observe.remote.protocol import decode_delivery, decode_to_process
 from dora.recording.mcap.event_order import first_numbers
 from dora.recording.mcap.format import NotARecording, restore
+from dora.ros2 import InterfaceLibrary, MalformedMessage
 from dora.transport.aligned_memory import message_from_bytes
 from dora.wire import daemon_protocol, framing, node_config, node_protocol, operations
 from dora.wire.correlation import asks_to_flush
@@ -218,6 +219,53 @@ def test_a_message_of_a_recording_is_refused_or_can_be_looked_at(data: bytes) ->
         return
     with suppress(*BAD_MESSAGE):
         _look_at(found)
+
+
+ROS_TYPES = {
+    name: InterfaceLibrary(prefixes=[], distribution="kilted").message(name)
+    for name in (
+        *("sensor_msgs/Image", "sensor_msgs/PointCloud2", "sensor_msgs/JointState", "tf2_msgs/TFMessage"),
+        *(
+            "visualization_msgs/MarkerArray",
+            "rcl_interfaces/ParameterEvent",
+            "geometry_msgs/PolygonStamped",
+        ),
+        *("example_interfaces/WString", "std_msgs/Empty", "std_msgs/Bool", "sensor_msgs/Imu"),
+    )
+}
+MARKER = {"points": [{"x": 1.0}], "colors": [{"r": 0.5}], "text": "ä", "frame_locked": True}
+ROS_VALUES: dict[str, dict[str, Any]] = {
+    "sensor_msgs/Image": {"height": 1, "width": 2, "encoding": "mono8", "data": [1, 2]},
+    "sensor_msgs/PointCloud2": {"fields": [{"name": "x"}, {"name": "y"}], "data": [1, 2, 3]},
+    "sensor_msgs/JointState": {"name": ["a", ""], "position": [1.0], "effort": [2.0, 3.0]},
+    "tf2_msgs/TFMessage": {"transforms": [{"child_frame_id": "a"}, {}]},
+    "visualization_msgs/MarkerArray": {"markers": [MARKER, {}]},
+    "rcl_interfaces/ParameterEvent": {
+        "changed_parameters": [{"value": {"bool_array_value": [True, False]}}]
+    },
+    "geometry_msgs/PolygonStamped": {"polygon": {"points": [{}, {}]}},
+    "example_interfaces/WString": {"data": "ä𝄞"},
+}
+
+
+def ros_messages() -> st.SearchStrategy[tuple[str, bytes]]:
+    """Return strategies for the name of a type and bytes like its messages, in both orders of bytes."""
+    found = []
+    for name, kind in ROS_TYPES.items():
+        good = kind.encode(ROS_VALUES.get(name, {}))
+        found.append(st.tuples(st.just(name), bytes_like([good, b"\0\0" + good[2:]])))
+    return st.one_of(found)
+
+
+@settings(quickly, max_examples=5 * EXAMPLES)
+@given(sent=ros_messages())
+def test_a_message_of_ros_is_refused_or_can_be_looked_at(sent: tuple[str, bytes]) -> None:
+    name, data = sent
+    kind = ROS_TYPES[name]
+    with suppress(MalformedMessage):
+        found = kind.decode(data)
+        found.validate(full=True)
+        assert kind.decode(kind.encode(found)).equals(found) or "nan" in str(found.to_pylist())
 
 
 @quickly

@@ -56,6 +56,7 @@ NAVIGATION = {
         "reference/counters",
         "reference/recording-format",
         "reference/quality-of-service",
+        "reference/ros2-message-types",
         "reference/two-ways-to-start-a-node",
         "reference/differences",
         "reference/public-files",
@@ -78,6 +79,7 @@ API = {
     "dora": "dora: classes and functions",
     "dora.testing": "dora.testing: classes and functions",
     "dora.builder": "dora.builder: classes and functions",
+    "dora.ros2": "dora.ros2: classes and functions",
 }
 
 LANGUAGES = {".py": "python", ".yml": "yaml", ".yaml": "yaml", ".urdf": "xml", ".toml": "toml"}

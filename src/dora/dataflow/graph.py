@@ -195,6 +195,12 @@ def _short(id: str, module: str) -> str:
     return id.removeprefix(f"{module}.") if module else id
 
 
+def _label(node: NodeSpec) -> str:
+    """Return the label of a node without a name; one that connects with ROS 2 says with what."""
+    short = _short(node.id, node.module)
+    return f"{short}: ROS 2 {', '.join(node.ros2.names)}" if node.ros2 else short
+
+
 def _stands_alone(node: NodeSpec) -> bool:
     return len(node.operators) == 1 and node.operators[0].alone
 
@@ -209,10 +215,10 @@ def _boxes(node: NodeSpec) -> Iterator[Box]:
         words = node.args if node.is_shell else (node.path or "", *node.args)
         yield Box(
             id=node.id,
-            label=node.name or _short(node.id, node.module),
+            label=node.name or _label(node),
             kind=kind,
             group=node.module or None,
-            program="" if node.is_dynamic else " ".join(words),
+            program=node.ros2.in_words() if node.ros2 else "" if node.is_dynamic else " ".join(words),
             description=node.description or "",
             inputs=tuple(item.id for item in node.inputs),
             outputs=node.outputs,

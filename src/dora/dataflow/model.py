@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from dora.dataflow.ros2 import Ros2Block
 from dora.errors import Problem
 from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, InputRules
 from dora.wire.output_rules import NO_RULES, OutputRules
@@ -244,6 +245,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
     download: Download | None = None
     parameters: dict[str, Any] = {}  # as they are at the start
     deploy: Deploy = HERE
+    ros2: Ros2Block | None = None  # of a node that connects the dataflow with ROS 2
     pattern: str | None = None  # "service-server", "action-client", …; None: none is declared
     place: str | None = None  # "file.yml:3:5" of the node's mapping, for messages
     module: str = ""  # the id of the node that used the module it comes from, "" if none did

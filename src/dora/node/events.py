@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 
 class Event(dict[str, Any]):
-    """Base of all events. ``event["kind"]`` is ``"dora"``, ``event["type"]`` names the class."""
+    """Base of all events. ``event["kind"]`` is ``"dora"`` or ``"external"``, ``["type"]`` the class."""
 
     __slots__ = ()
     kind: ClassVar[str] = "dora"
     type: ClassVar[str] = "UNKNOWN"
 
     def __init__(self, **fields: Any) -> None:
-        super().__init__(kind="dora", type=self.type, **fields)
+        super().__init__(kind=self.kind, type=self.type, **fields)
 
     if TYPE_CHECKING:
 

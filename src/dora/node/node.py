@@ -28,6 +28,7 @@ from dora.wire.counters import LINK_COUNTERS, NODE_COUNTERS
 from dora.wire.node_config import InputConfig, decode_descriptor
 
 if TYPE_CHECKING:
+    from dora.node.external import ExternalSource
     from dora.node.patterns.action import Goal, GoalRun
     from dora.node.patterns.replies import Replies
     from dora.node.patterns.service import Call
@@ -141,6 +142,15 @@ class Node:
         if event is None:
             raise StopAsyncIteration
         return event
+
+    def merge_external_events(self, subscription: ExternalSource) -> None:
+        """Receive the messages of a ROS 2 subscription as events, too.
+
+        They come as `External` events, ``{"kind": "external", "value": message}``, in turn with the ones of
+        the inputs, and wake a program that waits. They do not keep the stream of events open: it ends when
+        it would without them. May be called for any number of subscriptions.
+        """
+        self._session.inbox.merge(subscription)
 
     # ------------------------------------------------------------------ sending
 

@@ -21,6 +21,7 @@ from dora.daemon.processes.programs import (
 )
 from dora.dataflow.model import Dataflow, NodeSpec, Program
 from dora.dataflow.problems import each_once
+from dora.dataflow.ros2 import BRIDGE_VARIABLE, Ros2Block
 from dora.dataflow.yaml.files import names_a_file
 from dora.errors import DoraError, Problem
 from dora.wire.node_config import Address, encode_address
@@ -113,6 +114,8 @@ class LaunchSpec(msgspec.Struct, frozen=True):
         env[RUN_ID] = run_id or address.dataflow_id
         if record := env.get("DORA_WRITE_EVENTS_TO"):
             env["DORA_WRITE_EVENTS_TO"] = os.path.abspath(record)  # nodes run in another folder
+        if self.node.ros2 is not None:
+            env[BRIDGE_VARIABLE] = msgspec.json.encode(self.node.ros2).decode()
         if strict:
             env[STRICT_VARIABLE] = "1"
         if allow_shell:
@@ -197,9 +200,22 @@ def missing_programs(dataflow: Dataflow, *, uv: bool = False) -> list[Problem]:
     return each_once(problems)
 
 
+def _check_ros2(block: Ros2Block, directory: str) -> None:
+    """Raise `CannotSpawn` if an engine or a type for a `ros2` block is not here."""
+    from dora.ros2.bridge.check import check_block
+
+    try:
+        check_block(block, directory)
+    except DoraError as error:
+        raise CannotSpawn(str(error)) from None
+
+
 def _check(dataflow: Dataflow, node: NodeSpec, program: Program, *, uv: bool) -> None:
     """Raise `CannotSpawn` if a program cannot be started."""
     if node.path is None:  # the program is an operator's
         require_file(program_path(dataflow, node, program.path))
     else:
-        launch_spec(dataflow, node, uv=uv).command(allow_shell=True)
+        spec = launch_spec(dataflow, node, uv=uv)
+        spec.command(allow_shell=True)
+        if node.ros2 is not None and spec.interpreter.folder is None:  # a folder has packages of its own
+            _check_ros2(node.ros2, spec.directory)

@@ -8,6 +8,7 @@ import sys
 import msgspec
 
 from dora.dataflow.model import Dataflow, NodeSpec
+from dora.dataflow.ros2 import BRIDGE_PATH
 
 
 class BuiltinNode(msgspec.Struct, frozen=True):
@@ -27,6 +28,7 @@ class BuiltinNode(msgspec.Struct, frozen=True):
 
 BUILTIN_NODES = {
     "dora-rerun": BuiltinNode(module="dora.nodes.rerun", requirement="rerun-sdk>=0.32,<1", extra="rerun"),
+    BRIDGE_PATH: BuiltinNode(module="dora.ros2.bridge"),
     "dora-replay": BuiltinNode(module="dora.recording.replay.player"),
 }
 """Name in ``path`` → node. The replaced package has the same name, in pip's spelling."""

@@ -37,12 +37,14 @@ from dora.dataflow.parser.program_sources import (
     python_environment,
 )
 from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
+from dora.dataflow.parser.ros2 import ros2_of
 from dora.dataflow.parser.safe_state import with_safe_states
 from dora.dataflow.parser.scheduling import warn_of_nice
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
 from dora.dataflow.parser.sync import SyncChecks, within
 from dora.dataflow.parser.variables import refused_variable
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
+from dora.dataflow.ros2 import BRIDGE_PATH
 from dora.dataflow.types.contracts import Ports
 from dora.dataflow.yaml.field_types import Reader, is_unset
 from dora.dataflow.yaml.files import MANIFEST_FILE, is_file
@@ -262,6 +264,11 @@ class Assembler:
             self._runs(draft, checked, "path", path, _named(draft), made)
         outputs = checked.get("outputs") or {}
         inputs = self._inputs(checked, f"node `{draft.id}`")
+        log = self._log(checked, f"node `{draft.id}`")
+        ros2 = ros2_of(checked, inputs, outputs, log, self.report, f"node `{draft.id}`")
+        if ros2 is not None:
+            path = BRIDGE_PATH
+            self._runs(draft, checked, "ros2", path, _named(draft), False)
         syncs = self.syncs.of(draft.id, checked, inputs, f"node `{draft.id}`")
         self._carries(f"node `{draft.id}`", draft, checked, inputs, path=path or "")
         return NodeSpec(
@@ -273,7 +280,8 @@ class Assembler:
             syncs=syncs,
             outputs=tuple(outputs),
             output_rules=rules_of_outputs(outputs),
-            log=self._log(checked, f"node `{draft.id}`"),
+            log=log,
+            ros2=ros2,
             pattern=checked.get("pattern"),
             **self._common(draft),
         )

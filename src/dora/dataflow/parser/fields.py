@@ -15,6 +15,7 @@ from dora.dataflow.parser.input_rules import INPUT_RULE_FIELDS
 from dora.dataflow.parser.outputs import Outputs
 from dora.dataflow.parser.preload import Preload
 from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
+from dora.dataflow.parser.ros2 import ROS2
 from dora.dataflow.parser.scheduling import SCHEDULING
 from dora.dataflow.parser.sources import SourceFault, parse_source
 from dora.dataflow.parser.sync import SYNC, SYNC_BLOCK
@@ -412,8 +413,9 @@ NODE_BLOCK = SchemaBlock(
         ),
         Field(
             "ros2",
-            UnsupportedType("the ROS 2 bridge", "write a node that uses `rclpy`"),
-            "A bridge to ROS 2. Not supported by this version.",
+            ROS2,
+            "Instead of `path`: connect inputs and outputs with topics, a service or an action of ROS 2. "
+            "Needs the extra `ros2`.",
         ),
         Field(
             "module",

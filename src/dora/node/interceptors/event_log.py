@@ -15,6 +15,7 @@ import msgspec
 
 from dora._ownership import UnsafeFile, open_own
 from dora.node.events import Error, Event, Input, Reload, Synced, Text, Tick
+from dora.node.external import External
 from dora.node.interceptor import ReceiveInterceptor
 from dora.node.log import write_log
 from dora.node.receive.input_port import InputPort
@@ -88,7 +89,7 @@ class EventLog(ReceiveInterceptor):
     def _entry(self, event: Event) -> bytes:
         """Return the entry of an event; b"" for one that no replay can repeat."""
         if not isinstance(event, Input):
-            if isinstance(event, Reload):  # a replay runs its own code
+            if isinstance(event, Reload | External):  # a replay runs its own code, and no other program
                 return b""
             if isinstance(event, Error) and event.is_timeout:  # from the event log that a replay follows
                 return pack_entry(EntryKind.TIMEOUT, 0, output._now(), 0)

@@ -40,6 +40,7 @@ from dora.wire import node_protocol
 from dora.wire.message import ONE_TRAIL_BYTE, ORIGIN
 
 if TYPE_CHECKING:
+    from dora.node.external import ExternalSource
     from dora.node.interceptor import ReceiveInterceptor
     from dora.node.receive.path_meter import PathMeter
     from dora.node.receive.sync_port import SyncPort
@@ -93,6 +94,7 @@ class Inbox(Waiter):
         self._group_of = {name: group for group in self._groups for name in group.config.inputs}
         alone = [port for port in ports if port.id not in self._group_of]
         self._open_ports: list[InputPort] = [*alone, *self._groups]
+        self._merged: list[InputPort] = []  # of sources outside the dataflow
         self._next_port = 0
         # A timer of a group ends with its other inputs.
         self._clocks = [port for port in alone if not port.is_data]
@@ -310,6 +312,15 @@ class Inbox(Waiter):
             self._clocks.append(port)
         self._open_ports = [*self._open_ports, port]
 
+    def merge(self, source: ExternalSource) -> None:
+        """Give out what comes from a source outside the dataflow, too."""
+        from dora.node.receive.external_input import ExternalInput
+
+        port = ExternalInput(source, f"external:{len(self._merged)}", self.wake)  # no input has such an id
+        self._merged.append(port)
+        self._open_ports = [*self._open_ports, port]
+        self.wake()
+
     def group_statistics(self) -> dict[str, dict[str, int]]:
         """Return the counts of the groups, by the input that leads."""
         return {group.config.inputs[0]: group.statistics() for group in self._groups}
@@ -353,6 +364,8 @@ class Inbox(Waiter):
         self._pending.extend(last)
         for clock in self._clocks:
             clock.stop()
+        for port in self._merged:
+            port.close()
         self._open_ports = [port for port in self._open_ports if port.is_data and port.open]
         self._ending = True
 
@@ -464,7 +477,7 @@ class Inbox(Waiter):
         self._pending.clear()
         self._ending = True
         self._open_ports = []
-        for port in self.ports.values():
+        for port in (*self.ports.values(), *self._merged):
             port.close()
         self._doorbell.ring()
         if self.paths is not None:

@@ -25,7 +25,7 @@ from dora.node.receive.path_meter import PathMeter
 from dora.node.receive.prewake import Prewake
 from dora.transport.board import ASLEEP, PREWAKE, WORDS, Board
 from dora.transport.doorbell import Doorbell, yield_cpu
-from dora.transport.fence import fence
+from dora.transport.fence import FENCED, fence
 from dora.transport.forking import RefusingLock
 from dora.wire.decode import prepare
 
@@ -75,6 +75,12 @@ class Waiter(ABC):
         """Refuse to receive, in a forked child process: everything that receives locks first."""
         self._condition_thread = 0
         self._lock = cast("threading.Lock", RefusingLock())
+
+    def wake(self) -> None:
+        """Have the thread or task that waits poll again; any thread may call this."""
+        fence()  # the caller has put something into a queue: see `dora.transport.doorbell`
+        if not FENCED or self._words[self._asleep]:
+            self._doorbell.ring()
 
     @abstractmethod
     def _poll(self) -> Event | None:

@@ -1,0 +1,269 @@
+"""Contexts and nodes, as a program has them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from dora.errors import CallTimedOut, ConnectError
+from dora.ros2.api.parameters import ParameterValue, RosParameters
+from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transport, domain_of
+from dora.ros2.api.reports import DroppedMessages, MismatchWatch, NodeLog
+from dora.ros2.api.services import SERVER_TIMEOUT, Ros2ServiceClient, Ros2ServiceServer
+from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription, Ros2Topic
+from dora.ros2.names import check_namespace, check_node_name, full_node_name
+from dora.ros2.qos import Durability, Qos
+
+if TYPE_CHECKING:
+    from dora.ros2.engine import RosContext, RosNode, ServiceClient
+    from dora.ros2.types.library import InterfaceLibrary
+    from dora.ros2.types.message_type import ServiceType
+
+__all__ = ["Ros2Context", "Ros2Node"]
+
+ROSOUT: Final = Qos(durability=Durability.TRANSIENT_LOCAL, depth=1000, lifespan=10_000_000_000)
+
+
+class Ros2Context:
+    """Takes part in a ROS domain, and knows the types of messages.
+
+    >>> from dora import Ros2Context, Ros2NodeOptions, Ros2QosPolicies                # doctest: +SKIP
+    >>> node = Ros2Context().new_node("talker", "/", Ros2NodeOptions())               # doctest: +SKIP
+    >>> topic = node.create_topic("/chatter", "std_msgs/String", Ros2QosPolicies())   # doctest: +SKIP
+    >>> node.create_publisher(topic).publish({"data": "hello"})                       # doctest: +SKIP
+
+    ``ros_paths``: folders with packages of message types, in front of ``AMENT_PREFIX_PATH`` and of the
+    standard packages. ``transport``: see `Ros2Transport`. ``domain_id``: by default ``$ROS_DOMAIN_ID``,
+    else 0. The engine opens with the first node.
+
+    Raises ``ValueError`` for an impossible domain, and `DefinitionError` for a path that is no folder.
+    """
+
+    def __init__(
+        self,
+        ros_paths: Iterable[str | os.PathLike[str]] | None = None,
+        transport: Ros2Transport | None = None,
+        domain_id: int | None = None,
+    ) -> None:
+        from dora.ros2.types.library import InterfaceLibrary
+
+        self.library: InterfaceLibrary = InterfaceLibrary(ros_paths or ())
+        self.domain_id = domain_of(domain_id)
+        self._transport = transport
+        self._lock = threading.RLock()
+        self._open: list[tuple[RosContext, MismatchWatch]] = []
+        self._closed = False
+
+    @property
+    def transport_kind(self) -> str:
+        """``zenoh``, ``dds`` or ``rclpy``."""
+        if self._transport is not None:
+            return self._transport.kind
+        from dora.ros2.choose import choose
+
+        return choose(None).engine
+
+    def new_node(
+        self,
+        name: str,
+        namespace: str,
+        options: Ros2NodeOptions,
+        parameters: Mapping[str, ParameterValue] | None = None,
+    ) -> Ros2Node:
+        """Make a node of the ROS graph. ``parameters``: names and values that it declares.
+
+        Raises ``ValueError`` for a name that breaks the rules of ROS, `ParameterError` for a parameter
+        that ROS does not have, and `ConnectError` if the engine does not get to the others.
+        """
+        return Ros2Node(self, name, namespace, options, parameters)
+
+    def engine(self, *, services: bool) -> tuple[RosContext, MismatchWatch]:
+        """Return a context of an engine, with services if they are needed; raises `ConnectError`.
+
+        Over DDS the engine for topics has no services, so the second one opens when they are needed.
+        """
+        from dora.ros2.choose import choose
+
+        with self._lock:
+            if self._closed:
+                raise ConnectError("the ROS context is closed")
+            for opened in self._open:
+                if opened[0].has_services or not services:
+                    return opened
+            transport = self._transport or Ros2Transport("")
+            choice = choose(transport.kind or None, services=services)
+            context = transport.open(choice, self.domain_id)
+            found = context, MismatchWatch(context)
+            self._open.append(found)
+            return found
+
+    def close(self) -> None:
+        """Leave the domain, with all nodes; a second time it does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            opened = list(self._open)
+        for context, watch in opened:
+            watch.close()
+            context.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Ros2Node:
+    """A node of the ROS graph. Made by `Ros2Context.new_node`."""
+
+    def __init__(
+        self,
+        context: Ros2Context,
+        name: str,
+        namespace: str,
+        options: Ros2NodeOptions,
+        parameters: Mapping[str, ParameterValue] | None,
+    ) -> None:
+        self.name, self.namespace = check_node_name(name), check_namespace(namespace)
+        self.full_name = full_node_name(self.name, self.namespace)
+        self._context = context
+        self._nodes: dict[str, tuple[RosNode, MismatchWatch]] = {}  # engine → the node there
+        self._lock = threading.RLock()
+        self._log = NodeLog(name)
+        self._parameters = RosParameters(parameters or {})
+        if parameters:
+            try:
+                node = self._node(services=True)
+            except ConnectError:  # they are there for this program alone
+                node = self._node(services=False)
+            else:
+                self._parameters.serve(node, context.library)
+        else:
+            node = self._node(services=False)
+        if options.rosout:
+            log = context.library.message("rcl_interfaces/Log")
+            self._log.publish_on(node.create_publisher("/rosout", log, ROSOUT), log)
+
+    def _node(self, *, services: bool) -> RosNode:
+        """Return this node in an engine that has what is needed; raises `ConnectError`."""
+        context, watch = self._context.engine(services=services)
+        with self._lock:
+            if context.engine not in self._nodes:
+                self._nodes[context.engine] = context.create_node(self.name, self.namespace), watch
+            return self._nodes[context.engine][0]
+
+    def _watch(self, endpoint: Any, *, services: bool) -> None:
+        self._context.engine(services=services)[1].add(endpoint, self._log.warn)
+
+    # ------------------------------------------------------------------ topics
+
+    def create_topic(self, name: str, message_type: str, qos: Ros2QosPolicies) -> Ros2Topic:
+        """Name a topic, ``/chatter``, with its type, ``std_msgs/String``, and its quality of service.
+
+        Raises `TypeNotFound`, which says where it was looked for, and `DefinitionError`.
+        """
+        return Ros2Topic(name, self._context.library.message(message_type.replace("::", "/")), qos.qos)
+
+    def create_publisher(self, topic: Ros2Topic, qos: Ros2QosPolicies | None = None) -> Ros2Publisher:
+        """Publish on a topic. ``qos``: by default the one of the topic.
+
+        Raises ``ValueError`` for a name that breaks the rules of ROS, and `TransportError`.
+        """
+        used = topic.qos if qos is None else qos.qos
+        publisher = self._node(services=False).create_publisher(topic.name, topic.type, used)
+        self._watch(publisher, services=False)
+        return Ros2Publisher(publisher, topic.type)
+
+    def create_subscription(self, topic: Ros2Topic, qos: Ros2QosPolicies | None = None) -> Ros2Subscription:
+        """Subscribe to a topic. Raises as `create_publisher` does."""
+        used = topic.qos if qos is None else qos.qos
+        subscription = self._node(services=False).create_subscription(topic.name, topic.type, used)
+        self._watch(subscription, services=False)
+        return Ros2Subscription(subscription, topic.type, self._dropped("subscription", subscription.topic))
+
+    def _dropped(self, what: str, name: str) -> DroppedMessages:
+        return DroppedMessages(f"the {what} of {name}", self._log.warn)
+
+    # ------------------------------------------------------------------ services
+
+    def create_service_client(
+        self, service_name: str, service_type: str, qos: Ros2QosPolicies
+    ) -> Ros2ServiceClient:
+        """Return a client of a service such as ``/add_two_ints`` of type ``example_interfaces/AddTwoInts``.
+
+        Waits for a server, 20 seconds at most; raises `CallTimedOut` then. Raises `TypeNotFound`,
+        `ConnectError` if the engine has no services, ``ValueError`` for a name or a quality of service that
+        ROS does not have.
+        """
+        client, type = self.create_raw_client(service_name, service_type, qos)
+        if not client.wait_for_service(SERVER_TIMEOUT):
+            client.close()
+            raise CallTimedOut(
+                f"no server of {client.service} ({type.name}) has come within {SERVER_TIMEOUT:g} s"
+            )
+        return Ros2ServiceClient(client, type)
+
+    def create_raw_client(
+        self, service_name: str, service_type: str, qos: Ros2QosPolicies
+    ) -> tuple[ServiceClient, ServiceType]:
+        """Return a client of the engine, which sends bytes, and its type; does not wait for a server."""
+        type = self._context.library.service(service_type.replace("::", "/"))
+        client = self._node(services=True).create_client(service_name, type, _reliable(qos, "a service"))
+        self._watch(client, services=True)
+        return client, type
+
+    def create_service_server(
+        self, service_name: str, service_type: str, qos: Ros2QosPolicies
+    ) -> Ros2ServiceServer:
+        """Offer a service. Raises as `create_service_client` does, but does not wait."""
+        type = self._context.library.service(service_type.replace("::", "/"))
+        node = self._node(services=True)
+        server = node.create_server(service_name, type, _reliable(qos, "a service"))
+        self._watch(server, services=True)
+        return Ros2ServiceServer(server, type, self._dropped("server", server.service))
+
+    # ------------------------------------------------------------------ parameters
+
+    def get_parameter(self, name: str) -> ParameterValue | None:
+        """Return the value of a parameter, None if it is not declared."""
+        value: ParameterValue | None = self._parameters.get(name)
+        return value
+
+    def set_parameter(self, name: str, value: ParameterValue) -> None:
+        """Change a declared parameter, for other ROS nodes too.
+
+        Raises `ParameterError` if it is not declared or has another type.
+        """
+        self._parameters.set(name, value)
+
+    def has_parameter(self, name: str) -> bool:
+        """Return whether a parameter is declared."""
+        return name in self._parameters.names()
+
+    def list_parameters(self) -> list[str]:
+        """Return the names of the declared parameters, sorted."""
+        return self._parameters.names()
+
+    # ------------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """Leave the graph, with everything that this node has made."""
+        self._parameters.close()
+        for node, _ in list(self._nodes.values()):
+            node.close()
+
+
+def _reliable(qos: Ros2QosPolicies, what: str) -> Qos:
+    """Return the quality of a service. Raises ``ValueError`` for one that may lose requests."""
+    from dora.ros2.qos import Reliability
+
+    if qos.qos.reliability is not Reliability.RELIABLE:
+        raise ValueError(f"{what} of ROS needs `reliable=True` in its Ros2QosPolicies")
+    return qos.qos

@@ -1,0 +1,132 @@
+"""Warnings of a ROS node: messages that it drops, and endpoints that it does not meet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from dora.errors import TransportError
+from dora.ros2.graph import UNKNOWN_NODE
+
+if TYPE_CHECKING:
+    from dora.ros2.engine import RosContext, RosPublisher
+    from dora.ros2.types.message_type import MessageType
+
+LOGGER: Final = logging.getLogger("dora.ros2")
+_PERIOD: Final = 1.0  # seconds between two warnings of dropped messages
+# Over DDS an endpoint is known before the name of its node, which some nodes never tell.
+_NAME_PERIOD: Final = 2.0  # seconds
+_WARN: Final = 30  # rcl_interfaces/msg/Log.WARN
+
+
+class DroppedMessages:
+    """Warns of messages that were dropped, at most once a second, with how many there were."""
+
+    def __init__(self, where: str, warn: Callable[[str], None]) -> None:
+        """``where`` says what dropped them, as the beginning of a sentence."""
+        self.total = 0
+        self._where = where
+        self._warn = warn
+        self._unsaid = 0
+        self._next = 0.0
+
+    def add(self, reason: str) -> None:
+        """Count a message, and warn unless that was done just now."""
+        self.total += 1
+        self._unsaid += 1
+        now = time.monotonic()
+        if now < self._next:
+            return
+        count, self._unsaid = self._unsaid, 0
+        self._next = now + _PERIOD
+        what = "a message" if count == 1 else f"{count} messages"
+        self._warn(f"{self._where} has dropped {what}: {reason}")
+
+
+class NodeLog:
+    """Takes the warnings of a node: for the logger ``dora.ros2``, and for ``/rosout`` if that is wanted."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rosout: tuple[RosPublisher, MessageType] | None = None
+
+    def publish_on(self, publisher: RosPublisher, type: MessageType) -> None:
+        """Publish warnings from now on, too."""
+        self._rosout = publisher, type
+
+    def warn(self, text: str) -> None:
+        LOGGER.warning(text)
+        if self._rosout is None:
+            return
+        publisher, type = self._rosout
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        stamp = {"sec": seconds, "nanosec": nanoseconds}
+        record: dict[str, Any] = {"stamp": stamp, "level": _WARN, "name": self._name, "msg": text}
+        try:
+            publisher.publish(type.encode(record))
+        except TransportError:
+            pass  # the context is about to close; the logger has it
+
+
+class WatchedEndpoint(Protocol):
+    """A publisher, subscription, client or server of ours."""
+
+    @property
+    def gid(self) -> bytes: ...
+
+
+class MismatchWatch:
+    """Warns once of each endpoint elsewhere that does not meet one of ours.
+
+    It has a thread that sleeps until the graph changes: a callback of the graph must not publish or block.
+    """
+
+    def __init__(self, context: RosContext) -> None:
+        self._context = context
+        self._endpoints: list[tuple[WatchedEndpoint, Callable[[str], None]]] = []
+        self._reported: set[str] = set()
+        self._changed = threading.Event()
+        self._closed = False
+        context.graph.set_on_change(self._changed.set)
+        threading.Thread(target=self._run, name="dora-ros2-graph", daemon=True).start()
+
+    def add(self, endpoint: WatchedEndpoint, warn: Callable[[str], None]) -> None:
+        """Watch a publisher, subscription, client or server."""
+        self._endpoints.append((endpoint, warn))
+        self._changed.set()
+
+    def close(self) -> None:
+        self._context.graph.set_on_change(None)
+        self._closed = True
+        self._changed.set()
+
+    def _run(self) -> None:
+        nameless: dict[str, float] = {}  # problem with a node whose name has not come → when to tell it
+        while True:
+            left = min(nameless.values(), default=None)
+            self._changed.wait(None if left is None else max(left - time.monotonic(), 0.0))
+            self._changed.clear()
+            if self._closed:
+                return
+            now = time.monotonic()
+            waiting: dict[str, float] = {}
+            for problem, warn in self._problems():
+                if UNKNOWN_NODE.name in problem:
+                    at = nameless.get(problem, now + _NAME_PERIOD)
+                    if now < at:
+                        waiting[problem] = at
+                        continue
+                self._reported.add(problem)
+                warn(problem)
+            nameless = waiting
+
+    def _problems(self) -> Iterator[tuple[str, Callable[[str], None]]]:
+        """Yield what was not told."""
+        context = self._context
+        for endpoint, warn in list(self._endpoints):
+            for problem in context.graph.problems(endpoint.gid, checks_qos=context.checks_qos):
+                if problem not in self._reported:
+                    yield problem, warn

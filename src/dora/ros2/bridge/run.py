@@ -1,0 +1,143 @@
+"""The life of a node with a `ros2` block."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Final
+
+from dora.dataflow.ros2 import Ros2Block, Ros2BlockTopic
+from dora.node.events import Error, Input
+from dora.node.external import External
+from dora.node.node import Node
+from dora.ros2.api.context import Ros2Context, Ros2Node
+from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transport
+from dora.ros2.api.reports import LOGGER
+from dora.ros2.bridge.check import engine_of, type_name
+from dora.ros2.bridge.qualities import calls_qos, publisher_qos, subscription_qos
+from dora.ros2.bridge.services import CalledService, ServedService
+from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
+from dora.ros2.qos import Qos
+
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_]")
+
+Handler = Callable[[Input], None]
+
+
+def run(block: Ros2Block) -> None:
+    """Carry messages until the dataflow ends.
+
+    Raises `ConnectError` if the engine does not get to the others, `TypeNotFound`, and ``ValueError`` for a
+    name that ROS does not have.
+    """
+    with Node() as node:
+        LOGGER.addHandler(_LogOfNode(node))
+        LOGGER.propagate = False
+        choice = engine_of(block)
+        node.log_info(f"ROS 2 over {choice.engine}: {choice.reason}")
+        with open_context(block) as context:
+            name = block.node_name or ros_name(node.id)
+            ros_node = context.new_node(name, block.namespace, Ros2NodeOptions(rosout=True))
+            BridgeNode(node, ros_node, block).run()
+
+
+def open_context(block: Ros2Block) -> Ros2Context:
+    """Return the context of a block; relative paths begin in the folder of this process."""
+    kind = engine_of(block).engine
+    return Ros2Context(
+        ros_paths=[os.path.join(os.getcwd(), path) for path in block.ros_paths],
+        transport=Ros2Transport(kind, block.compatibility, block.config_uri),
+        domain_id=block.domain_id,
+    )
+
+
+def ros_name(node_id: str) -> str:
+    """Return a name that ROS allows.
+
+    >>> ros_name("camera-1"), ros_name("2.left")
+    ('camera_1', '_2_left')
+    """
+    name = _NOT_IN_A_NAME.sub("_", node_id)
+    return f"_{name}" if name[0].isdigit() else name
+
+
+class BridgeNode:
+    """Carries what comes to its handler: inputs by their id, and deliveries of the ROS side."""
+
+    def __init__(self, node: Node, ros_node: Ros2Node, block: Ros2Block) -> None:
+        self._node = node
+        self._ros_node = ros_node
+        self._handlers: dict[str, Handler] = {}
+        self._called: CalledService | None = None
+        for topic in block.topics:
+            self._add_topic(topic)
+        if block.service is not None:
+            self._add_service(block)
+
+    def _add_topic(self, topic: Ros2BlockTopic) -> None:
+        config, node, ros_node = self._node._config, self._node, self._ros_node
+        name = type_name(topic.message_type)
+        found = ros_node.create_topic(topic.topic, name, Ros2QosPolicies())
+        if topic.direction == "publish":
+            inputs = [item for item in config.inputs if item.id in topic.ports]
+            qos = policies(publisher_qos(topic, inputs))
+            published = PublishedTopic(node, topic, ros_node.create_publisher(found, qos), found.type.name)
+            for port in topic.ports:
+                self._handlers[port] = published.handle
+        else:
+            outputs = [item for item in config.outputs if item.id in topic.ports]
+            qos = policies(subscription_qos(topic, outputs))
+            subscription = ros_node.create_subscription(found, qos)
+            node.merge_external_events(SubscribedTopic(node, topic, subscription, found.type.name))
+
+    def _add_service(self, block: Ros2Block) -> None:
+        calls = block.service
+        assert calls is not None
+        qos, name = policies(calls_qos(calls.qos)), type_name(calls.type)
+        if calls.role == "server":
+            server = self._ros_node.create_service_server(calls.name, name, qos)
+            served = ServedService(self._node, calls, server, server.type.name)
+            self._handlers[calls.ports["response"]] = served.handle
+            self._node.merge_external_events(served)
+        else:
+            client, type = self._ros_node.create_raw_client(calls.name, name, qos)
+            self._called = CalledService(self._node, calls, client, type)
+            self._handlers[calls.ports["request"]] = self._called.handle
+            self._node.merge_external_events(self._called)
+
+    def run(self) -> None:
+        """Carry until the stream of events ends."""
+        while (event := self._node.next(self._timeout())) is not None:
+            if isinstance(event, External):
+                event["value"]()
+            elif isinstance(event, Input):
+                handler = self._handlers.get(event["id"])
+                if handler is not None:
+                    handler(event)
+            elif isinstance(event, Error) and event.is_timeout and self._called is not None:
+                self._called.expire()
+
+    def _timeout(self) -> float | None:
+        due = None if self._called is None else self._called.due()
+        return None if due is None else max(due - time.monotonic(), 0.0)
+
+
+def policies(qos: Qos) -> Ros2QosPolicies:
+    """Return a quality of service as the classes of `dora.ros2.api` take it."""
+    found = Ros2QosPolicies()
+    found.qos = qos
+    return found
+
+
+class _LogOfNode(logging.Handler):
+    """Writes the warnings of `dora.ros2` into the log of the node."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(logging.WARNING)
+        self._node = node
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._node.log("error" if record.levelno >= logging.ERROR else "warn", record.getMessage())

@@ -1,0 +1,109 @@
+"""Topics of a `ros2` block: from a subscription to outputs, and from inputs to a publisher."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from dora.dataflow.ros2 import Ros2BlockTopic
+from dora.errors import TransportError, UnsupportedData
+from dora.node.events import Input
+from dora.node.node import Node
+from dora.ros2.api.reports import DroppedMessages
+from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription
+from dora.ros2.types.errors import MalformedMessage, ValueMismatch
+from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message, image_of
+
+TYPE_KEY: Final = "ros2_type"
+"""The metadata key with the type of a message that came from ROS: ``sensor_msgs/msg/Image``."""
+
+Delivery = Callable[[], None]
+"""Sends what has come from ROS, in the thread that receives the events of the node."""
+
+_CHECK_PERIOD: Final = 1.0  # seconds between two looks at the counters of a subscription
+
+
+class SubscribedTopic:
+    """Gives the messages of a subscription to outputs. A source of external events of the node."""
+
+    def __init__(
+        self, node: Node, topic: Ros2BlockTopic, subscription: Ros2Subscription, type_name: str
+    ) -> None:
+        self._node = node
+        self._topic = topic
+        self._subscription = subscription
+        self._metadata = {TYPE_KEY: type_name}
+        self._malformed = DroppedMessages(f"topic {topic.topic}", node.log_warn)
+        self._lost = 0
+        self._look_at = 0.0
+
+    def next(self, timeout: float | None = None) -> Delivery | None:
+        message = self._subscription.next(timeout)
+        return None if message is None else partial(self._deliver, message)
+
+    def set_on_message(self, callback: Callable[[], None] | None) -> None:
+        self._subscription.set_on_message(callback)
+
+    def _deliver(self, message: Any) -> None:
+        value, metadata = message, self._metadata
+        if self._topic.format == "image":
+            try:
+                value, found = image_of(message)
+            except MalformedMessage as error:
+                self._malformed.add(str(error))
+                return
+            frame_id = message.field("header")[0].as_py()["frame_id"]
+            metadata = {**found, "frame_id": frame_id} if frame_id else found
+        for output in self._topic.ports:
+            self._node.send_output(output, value, metadata)
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _CHECK_PERIOD
+            self._report_losses()
+
+    def _report_losses(self) -> None:
+        counters = self._subscription.counters
+        lost = counters.dropped + counters.lost
+        if lost > self._lost:
+            self._node.log_warn(
+                f"topic {self._topic.topic}: {counters.dropped} messages did not fit into the queue, and "
+                f"{counters.lost} were lost on the way, until now"
+            )
+            self._lost = lost
+
+
+class PublishedTopic:
+    """Publishes the messages of inputs.
+
+    A message that does not fit the type is counted, reported once a second, and left out: the next one may
+    be better, and a robot should not lose its connection for it.
+    """
+
+    def __init__(self, node: Node, topic: Ros2BlockTopic, publisher: Ros2Publisher, type_name: str) -> None:
+        self._publisher = publisher
+        self._type = type_name
+        self._is_image = type_name in (IMAGE, COMPRESSED_IMAGE)
+        self._dropped = {port: DroppedMessages(f"input `{port}`", node.log_warn) for port in topic.ports}
+
+    def handle(self, event: Input) -> None:
+        try:
+            self._publisher.publish(self._value(event))
+        except (UnsupportedData, TransportError) as error:
+            self._dropped[event["id"]].add(str(error))
+
+    def _value(self, event: Input) -> Any:
+        value = event["value"]
+        if not self._is_image or str(value.type).startswith("struct"):
+            return value
+        metadata = event["metadata"]
+        seconds, nanoseconds = divmod(round(metadata["timestamp"].timestamp() * 1e9), 1_000_000_000)
+        header = {
+            "stamp": {"sec": seconds, "nanosec": nanoseconds},
+            "frame_id": str(metadata.get("frame_id", "")),
+        }
+        found, message = image_message(value, metadata, header)
+        if found != self._type:
+            raise ValueMismatch(self._type, "", f"an image for {self._type}", f"an image for {found}")
+        return message

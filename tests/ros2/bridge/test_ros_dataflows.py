@@ -1,0 +1,283 @@
+"""Dataflows with `ros2:` nodes, over every engine."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from waiting import TIMEOUT, wait_until
+
+from dora import Ros2NodeOptions, Ros2QosPolicies
+
+if TYPE_CHECKING:
+    from conftest import RosFlow
+
+pytestmark = pytest.mark.processes
+
+OPTIONS = Ros2NodeOptions()
+RELIABLE = Ros2QosPolicies(reliable=True, keep_last=100)
+STRING = {"topic": "/chatter", "message_type": "std_msgs/String"}
+
+TALKER = """
+    import pyarrow as pa
+    from dora import Node
+
+    node = Node()
+    for number, event in enumerate(node):
+        if event["type"] == "INPUT":
+            node.send_output("text", pa.array([{"data": f"hello {number}"}]))
+"""
+LISTENER = """
+    from dora import Node
+
+    with open("heard", "a", buffering=1) as file:
+        for event in Node():
+            if event["type"] == "INPUT":
+                file.write(f"{event['value'].to_pylist()} {event['metadata']['ros2_type']}\\n")
+"""
+
+
+def test_messages_go_from_one_dataflow_node_to_another_through_ros(flow: RosFlow) -> None:
+    flow.node("talker", TALKER, inputs={"tick": "dora/timer/20ms"}, outputs=["text"])
+    flow.ros2("to_ros", {**STRING, "direction": "publish"}, inputs={"text": "talker/text"})
+    flow.ros2("from_ros", STRING, outputs=["text"])
+    flow.node("listener", LISTENER, inputs={"text": "from_ros/text"})
+    flow.start()
+    heard = flow.lines("heard", 5)
+    numbers = [int(line.split("hello ")[1].split("'")[0]) for line in heard[:5]]
+    assert numbers == list(range(numbers[0], numbers[0] + 5))
+    assert heard[0].endswith("std_msgs/msg/String")
+    flow.stop()
+    assert "Traceback" not in flow.log()
+
+
+def test_a_bad_message_is_reported_with_its_field_and_the_next_ones_pass(flow: RosFlow) -> None:
+    flow.node(
+        "talker",
+        """
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("text", pa.array([{"data": 7}]))
+                node.send_output("text", b"raw")
+                node.send_output("text", pa.array([{"data": "good"}]))
+        """,
+        inputs={"tick": "dora/timer/20ms"},
+        outputs=["text"],
+    )
+    flow.ros2("to_ros", {**STRING, "direction": "publish"}, inputs={"text": "talker/text"})
+    node = flow.context().new_node("listener", "/", OPTIONS)
+    subscription = node.create_subscription(node.create_topic("/chatter", "std_msgs/String", RELIABLE))
+    flow.start()
+    for _ in range(3):
+        message = subscription.next(TIMEOUT)
+        assert message is not None, flow.log()
+        assert message.to_pylist() == [{"data": "good"}]
+    flow.wait_for_log("input `text` has dropped a message: field 'data' of std_msgs/msg/String: expected")
+    flow.stop()
+    assert "Traceback" not in flow.log()
+
+
+def test_several_topics_belong_to_one_ros_node_with_its_name_and_namespace(flow: RosFlow) -> None:
+    block = {
+        "topics": [
+            {"topic": "pose", "message_type": "geometry_msgs/Pose", "output": "where"},
+            {"topic": "cmd", "message_type": "geometry_msgs/Twist", "direction": "publish"},
+        ],
+        "node_name": "base",
+        "namespace": "/robot",
+    }
+    flow.node(
+        "driver",
+        """
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT" and event["id"] == "where":
+                where = event["value"][0].as_py()["position"]
+                node.send_output("speed", pa.array([{"linear": {"x": where["y"]}}]))
+        """,
+        inputs={"where": "base/where"},
+        outputs=["speed"],
+    )
+    flow.ros2("base", block, inputs={"cmd": "driver/speed"}, outputs=["where"])
+    context = flow.context()
+    node = context.new_node("sim", "/robot", OPTIONS)
+    poses = node.create_publisher(node.create_topic("pose", "geometry_msgs/Pose", RELIABLE))
+    speeds = node.create_subscription(node.create_topic("cmd", "geometry_msgs/Twist", RELIABLE))
+    flow.start()
+    wait_until(poses.has_subscription, "the subscription of the dataflow")
+    graph = context.engine(services=False)[0].graph
+    assert graph.wait_for(lambda: "/robot/base" in [item.full for item in graph.nodes()], TIMEOUT)
+    poses.publish({"position": {"y": 2.5}})
+    speed = speeds.next(TIMEOUT)
+    assert speed is not None, flow.log()
+    assert speed[0].as_py()["linear"]["x"] == 2.5
+    flow.stop()
+
+
+def test_images_arrive_as_flat_bytes_and_leave_as_messages(flow: RosFlow) -> None:
+    image = {"topic": "/image", "message_type": "sensor_msgs/Image"}
+    flow.ros2("from_ros", {**image, "format": "image"}, outputs=["image"])
+    flow.node(
+        "flip",
+        """
+        from dora import Node
+
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                keep = ("width", "height", "encoding", "frame_id")
+                metadata = {name: event["metadata"][name] for name in keep}
+                node.send_output("image", event["value"].to_numpy()[::-1].copy(), metadata)
+        """,
+        inputs={"image": "from_ros/image"},
+        outputs=["image"],
+    )
+    flow.ros2(
+        "to_ros", {**image, "topic": "/flipped", "direction": "publish"}, inputs={"image": "flip/image"}
+    )
+    node = flow.context().new_node("camera", "/", OPTIONS)
+    camera = node.create_publisher(node.create_topic("/image", "sensor_msgs/Image", RELIABLE))
+    flipped = node.create_subscription(node.create_topic("/flipped", "sensor_msgs/Image", RELIABLE))
+    flow.start()
+    wait_until(camera.has_subscription, "the subscription of the dataflow")
+    pixels = bytes(range(256)) * 3600  # 640 × 480 × 3
+    camera.publish(
+        {
+            "header": {"frame_id": "lens"},
+            "width": 640,
+            "height": 480,
+            "step": 1920,
+            "encoding": "rgb8",
+            "data": pixels,
+        }
+    )
+    message = flipped.next(TIMEOUT)
+    assert message is not None, flow.log()
+    found = message[0].as_py()
+    assert (found["width"], found["height"], found["encoding"], found["step"]) == (640, 480, "rgb8", 1920)
+    assert found["header"]["frame_id"] == "lens"
+    assert bytes(found["data"]) == pixels[::-1]
+    flow.stop()
+
+
+def test_a_latched_output_is_kept_for_ros_nodes_that_come_later(flow: RosFlow) -> None:
+    flow.node(
+        "map",
+        """
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        node.send_output("map", pa.array([{"data": "the map"}]))
+        open("sent", "w").write("yes\\n")
+        for event in node:
+            pass
+        """,
+        inputs={"tick": "dora/timer/1s"},
+        outputs=[{"map": {"latched": 1}}],
+    )
+    flow.ros2("to_ros", {**STRING, "direction": "publish"}, inputs={"text": "map/map"})
+    flow.start()
+    flow.lines("sent")
+    node = flow.context().new_node("late", "/", OPTIONS)
+    from dora import Ros2Durability
+
+    qos = Ros2QosPolicies(reliable=True, durability=Ros2Durability.TransientLocal)
+    subscription = node.create_subscription(node.create_topic("/chatter", "std_msgs/String", qos))
+    message = subscription.next(TIMEOUT)
+    assert message is not None, flow.log()
+    assert message.to_pylist() == [{"data": "the map"}]
+    flow.stop()
+
+
+def test_a_dataflow_node_calls_a_service_of_ros(serving_flow: RosFlow) -> None:
+    flow = serving_flow
+    flow.node(
+        "asker",
+        """
+        from dora import Node
+        import pyarrow as pa
+
+        node = Node()
+        answer = node.call("request", pa.array([{"data": True}]), timeout=30).wait()
+        open("answer", "w").write(f"{answer['value'].to_pylist()}\\n")
+        try:
+            node.call("request", pa.array([{"data": "no"}]), timeout=30).wait()
+        except RuntimeError as error:
+            open("refused", "w").write(f"{error}\\n")
+        """,
+        inputs={"response": "service/response"},
+        outputs=["request"],
+    )
+    flow.ros2(
+        "service",
+        {"service": "/lamp", "service_type": "std_srvs/SetBool", "role": "client"},
+        inputs={"request": "asker/request"},
+        outputs=["response"],
+    )
+    flow.start()
+    server = (
+        flow.context()
+        .new_node("lamp", "/", OPTIONS)
+        .create_service_server("/lamp", "std_srvs/SetBool", RELIABLE)
+    )
+    taken = server.take_request(TIMEOUT)
+    assert taken is not None, flow.log()
+    assert taken[1].to_pylist() == [{"data": True}]
+    server.send_response(taken[0], {"success": True, "message": "on"})
+    assert flow.lines("answer") == ["[{'success': True, 'message': 'on'}]"]
+    assert "field 'data' of std_srvs/srv/SetBool_Request: expected" in flow.lines("refused")[0]
+    assert flow.end() == 0
+
+
+def test_a_dataflow_node_serves_ros(serving_flow: RosFlow) -> None:
+    flow = serving_flow
+    flow.ros2(
+        "service",
+        {"service": "/lamp", "service_type": "std_srvs/SetBool", "role": "server"},
+        inputs={"response": "lamp/response"},
+        outputs=["request"],
+    )
+    flow.node(
+        "lamp",
+        """
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+
+        @node.serve("request", "response")
+        def switch(request):
+            on = request.value[0].as_py()["data"]
+            return pa.array([{"success": True, "message": "on" if on else "off"}])
+
+        for event in node:
+            pass
+        """,
+        inputs={"request": "service/request"},
+        outputs=["response"],
+    )
+    flow.start()
+    node = flow.context().new_node("asker", "/", OPTIONS)
+    client = node.create_service_client("/lamp", "std_srvs/SetBool", RELIABLE)
+    answers: list[Any] = [None] * 8
+
+    def ask(index: int) -> None:
+        answers[index] = client.call({"data": index % 2 == 0}, TIMEOUT).to_pylist()
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    expected = [[{"success": True, "message": "off" if index % 2 else "on"}] for index in range(8)]
+    assert answers == expected, flow.log()
+    flow.stop()
