@@ -59,7 +59,8 @@ def test_observers_see_how_long_data_takes_to_each_input(running: Running) -> No
     found = wait_until(paths, "messages at both inputs")
     whole, part = found["camera/image", "motor/command"], found["camera/image", "detector/image"]
     assert 2.8 < whole["median_ms"] <= whole["p99_ms"] <= whole["worst_ms"]
-    assert 0 < part["median_ms"] < whole["median_ms"]
+    # A median is the bound of an interval, and on a busy machine both may lie in the same one.
+    assert 0 < part["median_ms"] <= whole["median_ms"]
     (run,) = list(running_dataflows())
     with run:
         metrics = collect_metrics(run)
