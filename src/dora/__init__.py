@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from dora.node.patterns.service import Call
     from dora.node.patterns.stream import Stream
     from dora.node.runtime import start_runtime
+    from dora.ros2.api.actions import Ros2ActionClient, Ros2ActionServer
     from dora.ros2.api.context import Ros2Context, Ros2Node
     from dora.ros2.api.policies import (
         Ros2Durability,
@@ -124,6 +125,7 @@ _MODULES = {
     "dora.node.patterns.service": ("Call",),
     "dora.node.patterns.stream": ("Stream",),
     "dora.node.runtime": ("start_runtime",),
+    "dora.ros2.api.actions": ("Ros2ActionClient", "Ros2ActionServer"),
     "dora.ros2.api.context": ("Ros2Context", "Ros2Node"),
     "dora.ros2.api.policies": (
         "Ros2Durability",
@@ -171,6 +173,8 @@ __all__ = [
     "ParamUpdate",
     "ReceiveClosed",
     "Reload",
+    "Ros2ActionClient",
+    "Ros2ActionServer",
     "Ros2Context",
     "Ros2Durability",
     "Ros2Liveliness",

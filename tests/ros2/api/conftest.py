@@ -11,7 +11,7 @@ if ENGINE_TESTS not in sys.path:  # their helpers
     sys.path.insert(0, ENGINE_TESTS)
 
 import pytest  # noqa: E402
-from ros_meeting import Meeting, engine_params, meeting  # noqa: E402
+from ros_meeting import Meeting, engine_params, meeting, ros_python  # noqa: E402
 
 from dora import Ros2Context, Ros2Transport  # noqa: E402
 
@@ -28,9 +28,15 @@ class Robot:
     def transport(self) -> Ros2Transport:
         return Ros2Transport.zenoh("rep2016") if self.engine == "zenoh" else Ros2Transport(self.engine)
 
+    @property
+    def fibonacci(self) -> str:
+        """The type of an action that the engine has."""
+        return "test_msgs/Fibonacci" if self.engine == "rclpy" else "example_interfaces/Fibonacci"
+
     def context(self) -> Ros2Context:
         """Open a context; it is closed at the end."""
-        context = Ros2Context(transport=self.transport, domain_id=self.domain)
+        paths = [ros_python().parents[1] / "share"] if self.engine == "rclpy" else []
+        context = Ros2Context(paths, self.transport, self.domain)
         self._contexts.append(context)
         return context
 

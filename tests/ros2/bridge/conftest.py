@@ -18,7 +18,7 @@ for _folder in ("ros2/engines", "ros2/api"):  # their helpers
     if (_path := str(Path(__file__).parents[2] / _folder)) not in sys.path:
         sys.path.append(_path)
 
-from ros_meeting import Meeting, engine_params, meeting  # noqa: E402
+from ros_meeting import Meeting, engine_params, meeting, ros_python  # noqa: E402
 from waiting import TIMEOUT, wait_until  # noqa: E402
 
 from dora import Ros2Context, Ros2Transport  # noqa: E402
@@ -41,10 +41,20 @@ class RosFlow:
         self._process: subprocess.Popen[str] | None = None
         self._contexts: list[Ros2Context] = []
 
+    @property
+    def fibonacci(self) -> str:
+        """The type of an action that the engine has."""
+        return "test_msgs/Fibonacci" if self.engine == "rclpy" else "example_interfaces/Fibonacci"
+
+    @property
+    def paths(self) -> list[str]:
+        """Folders with the types of a real ROS, where the engine needs one."""
+        return [str(ros_python().parents[1] / "share")] if self.engine == "rclpy" else []
+
     def context(self) -> Ros2Context:
         """Open a context of the test, in the same domain; it is closed at the end."""
         transport = Ros2Transport(self.engine, "rep2016" if self.engine == "zenoh" else None)
-        context = Ros2Context(transport=transport, domain_id=self.domain)
+        context = Ros2Context(self.paths, transport, self.domain)
         self._contexts.append(context)
         return context
 
@@ -53,7 +63,8 @@ class RosFlow:
         self._nodes.append({"id": node_id, "path": f"{node_id}.py", **fields})
 
     def ros2(self, node_id: str, block: dict[str, Any], **fields: Any) -> None:
-        block = {"transport": TRANSPORTS[self.engine], "domain_id": self.domain, **block}
+        place = {"transport": TRANSPORTS[self.engine], "domain_id": self.domain, "ros_paths": self.paths}
+        block = {**place, **block}
         self._nodes.append({"id": node_id, "ros2": block, **fields})
 
     def start(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from waiting import TIMEOUT, wait_until
 
-from dora import Ros2NodeOptions, Ros2QosPolicies
+from dora import Ros2NodeOptions, Ros2Publisher, Ros2QosPolicies, Ros2Subscription
 
 if TYPE_CHECKING:
     from conftest import RosFlow
@@ -36,6 +36,21 @@ LISTENER = """
             if event["type"] == "INPUT":
                 file.write(f"{event['value'].to_pylist()} {event['metadata']['ros2_type']}\\n")
 """
+
+
+def answer_to(publisher: Ros2Publisher, value: Any, subscription: Ros2Subscription) -> Any:
+    """Publish until the dataflow answers: of its two connections, one may be there before the other."""
+    found: list[Any] = []
+
+    def ask() -> bool:
+        publisher.publish(value)
+        message = subscription.next(0.5)
+        if message is not None:
+            found.append(message[0].as_py())
+        return bool(found)
+
+    wait_until(ask, "an answer of the dataflow")
+    return found[0]
 
 
 def test_messages_go_from_one_dataflow_node_to_another_through_ros(flow: RosFlow) -> None:
@@ -115,10 +130,8 @@ def test_several_topics_belong_to_one_ros_node_with_its_name_and_namespace(flow:
     wait_until(poses.has_subscription, "the subscription of the dataflow")
     graph = context.engine(services=False)[0].graph
     assert graph.wait_for(lambda: "/robot/base" in [item.full for item in graph.nodes()], TIMEOUT)
-    poses.publish({"position": {"y": 2.5}})
-    speed = speeds.next(TIMEOUT)
-    assert speed is not None, flow.log()
-    assert speed[0].as_py()["linear"]["x"] == 2.5
+    speed = answer_to(poses, {"position": {"y": 2.5}}, speeds)
+    assert speed["linear"]["x"] == 2.5
     flow.stop()
 
 
@@ -149,19 +162,15 @@ def test_images_arrive_as_flat_bytes_and_leave_as_messages(flow: RosFlow) -> Non
     flow.start()
     wait_until(camera.has_subscription, "the subscription of the dataflow")
     pixels = bytes(range(256)) * 3600  # 640 × 480 × 3
-    camera.publish(
-        {
-            "header": {"frame_id": "lens"},
-            "width": 640,
-            "height": 480,
-            "step": 1920,
-            "encoding": "rgb8",
-            "data": pixels,
-        }
-    )
-    message = flipped.next(TIMEOUT)
-    assert message is not None, flow.log()
-    found = message[0].as_py()
+    image_value = {
+        "header": {"frame_id": "lens"},
+        "width": 640,
+        "height": 480,
+        "step": 1920,
+        "encoding": "rgb8",
+        "data": pixels,
+    }
+    found = answer_to(camera, image_value, flipped)
     assert (found["width"], found["height"], found["encoding"], found["step"]) == (640, 480, "rgb8", 1920)
     assert found["header"]["frame_id"] == "lens"
     assert bytes(found["data"]) == pixels[::-1]
@@ -280,4 +289,99 @@ def test_a_dataflow_node_serves_ros(serving_flow: RosFlow) -> None:
         thread.join(TIMEOUT)
     expected = [[{"success": True, "message": "off" if index % 2 else "on"}] for index in range(8)]
     assert answers == expected, flow.log()
+    flow.stop()
+
+
+def test_a_dataflow_node_sends_goals_to_an_action_of_ros(serving_flow: RosFlow) -> None:
+    flow = serving_flow
+    flow.node(
+        "asker",
+        """
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        goal = node.send_goal("goal", pa.array([{"order": 3}]), timeout=30)
+        with open("heard", "w", buffering=1) as file:
+            for feedback in goal:
+                file.write(f"feedback {feedback['value'].to_pylist()}\\n")
+            result = goal.result()
+            file.write(f"{goal.status} {result['value'].to_pylist()}\\n")
+        """,
+        inputs={"feedback": "fibonacci/feedback", "result": "fibonacci/result"},
+        outputs=["goal"],
+    )
+    flow.ros2(
+        "fibonacci",
+        {"action": "/fibonacci", "action_type": flow.fibonacci, "role": "client"},
+        inputs={"goal": "asker/goal"},
+        outputs=["feedback", "result"],
+    )
+    flow.start()
+    server = (
+        flow.context()
+        .new_node("server", "/", OPTIONS)
+        .create_action_server("/fibonacci", flow.fibonacci, RELIABLE)
+    )
+    taken = server.take_goal(TIMEOUT)
+    assert taken is not None, flow.log()
+    assert taken[1].to_pylist() == [{"order": 3}]
+    server.send_feedback(taken[0], {"sequence": [0, 1]})
+    assert flow.lines("heard") == ["feedback [{'sequence': [0, 1]}]"]
+    server.send_result(taken[0], {"sequence": [0, 1, 1]})
+    assert flow.lines("heard", 2)[1] == "succeeded [{'sequence': [0, 1, 1]}]"
+    assert flow.end() == 0
+
+
+def test_a_dataflow_node_works_on_goals_of_ros_until_they_are_canceled(serving_flow: RosFlow) -> None:
+    flow = serving_flow
+    flow.ros2(
+        "fibonacci",
+        {"action": "/fibonacci", "action_type": flow.fibonacci, "role": "server"},
+        inputs={"feedback": "worker/feedback", "result": "worker/result"},
+        outputs=["goal", "cancel"],
+    )
+    flow.node(
+        "worker",
+        """
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+
+        @node.serve_goals("goal", result="result", feedback="feedback", cancel="cancel")
+        def work(goal):
+            order = goal.value[0].as_py()["order"]
+            kind = pa.struct([("sequence", pa.list_(pa.int32()))])
+            goal.send_feedback(pa.array([{"sequence": [order]}], kind))
+            if order == 0:
+                goal.wait_for_cancel(60)
+                goal.cancel()
+                return None
+            return pa.array([{"sequence": [0] * order}], kind)
+
+        for event in node:
+            pass
+        """,
+        inputs={"goal": "fibonacci/goal", "cancel": "fibonacci/cancel"},
+        outputs=["feedback", "result"],
+    )
+    flow.start()
+    node = flow.context().new_node("client", "/", OPTIONS)
+    client = node.create_action_client("/fibonacci", flow.fibonacci, RELIABLE)
+    goal_id = client.send_goal({"order": 2}, TIMEOUT)
+    assert goal_id is not None
+    feedback = client.take_feedback(goal_id, TIMEOUT)
+    assert feedback is not None, flow.log()
+    assert feedback.to_pylist() == [{"sequence": [2]}]
+    found = client.take_result(goal_id, TIMEOUT)
+    assert found is not None, flow.log()
+    assert (found[0], found[1].to_pylist()) == ("succeeded", [{"sequence": [0, 0]}])
+    canceled = client.send_goal({"order": 0}, TIMEOUT)
+    assert canceled is not None
+    assert client.take_feedback(canceled, TIMEOUT) is not None
+    assert client.cancel(canceled, TIMEOUT) == 0
+    found = client.take_result(canceled, TIMEOUT)
+    assert found is not None, flow.log()
+    assert found[0] == "canceled"
     flow.stop()

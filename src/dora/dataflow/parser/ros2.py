@@ -39,6 +39,7 @@ _NAME: Final = r"(~|~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*"
 _NODE_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]{0,254}"
 _NAMESPACE: Final = r"/|/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*/?"
 _PACKAGE: Final = r"[A-Za-z][A-Za-z0-9_]*"
+_OPTIONAL: Final = ("feedback", "cancel")  # parts of an action that a node may do without
 _KINDS: Final = ("topic", "topics", "service", "action")
 
 
@@ -247,6 +248,7 @@ def ros2_of(
                 "goal": ("input", "output"),
                 "feedback": ("output", "input"),
                 "result": ("output", "input"),
+                "cancel": ("input", "output"),
             },
         ),
         namespace=block.get("namespace"),
@@ -399,12 +401,14 @@ class _Reading:
         for part, sides in parts.items():
             side = sides[get_args(Role).index(role)]
             declared = self._outputs if side == "output" else self._inputs
-            same_side = [other for other, found in parts.items() if found == sides]
+            others = [name for name in declared if name not in _OPTIONAL]
             if part in declared:
                 ports[part] = part
-            elif len(same_side) == 1 and len(declared) == 1:  # no other one can be meant
-                ports[part] = declared[0]
-            elif part != "feedback":
+            elif part in _OPTIONAL:
+                continue
+            elif len(others) == 1:  # no other one can be meant
+                ports[part] = others[0]
+            else:
                 article = "an" if side[0] in "aeiou" else "a"
                 self._report.error(
                     block.place(kind),

@@ -6,9 +6,10 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from dora.errors import CallTimedOut, ConnectError
+from dora.ros2.api.actions import Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.parameters import ParameterValue, RosParameters
 from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transport, domain_of
 from dora.ros2.api.reports import DroppedMessages, MismatchWatch, NodeLog
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from dora.ros2.types.message_type import ServiceType
 
 __all__ = ["Ros2Context", "Ros2Node"]
+
+_Action = TypeVar("_Action", Ros2ActionClient, Ros2ActionServer)
 
 ROSOUT: Final = Qos(durability=Durability.TRANSIENT_LOCAL, depth=1000, lifespan=10_000_000_000)
 
@@ -228,6 +231,31 @@ class Ros2Node:
         server = node.create_server(service_name, type, _reliable(qos, "a service"))
         self._watch(server, services=True)
         return Ros2ServiceServer(server, type, self._dropped("server", server.service))
+
+    # ------------------------------------------------------------------ actions
+
+    def create_action_client(
+        self, action_name: str, action_type: str, qos: Ros2QosPolicies
+    ) -> Ros2ActionClient:
+        """Return a client of an action such as ``/fibonacci`` of type ``example_interfaces/Fibonacci``.
+
+        Does not wait for a server. Raises `TypeNotFound`, `ConnectError` if the engine has no services,
+        ``ValueError`` for a name or a quality of service that ROS does not have.
+        """
+        return self._action(Ros2ActionClient, action_name, action_type, qos)
+
+    def create_action_server(
+        self, action_name: str, action_type: str, qos: Ros2QosPolicies
+    ) -> Ros2ActionServer:
+        """Offer an action. Raises as `create_action_client` does."""
+        return self._action(Ros2ActionServer, action_name, action_type, qos)
+
+    def _action(self, make: type[_Action], name: str, type_name: str, qos: Ros2QosPolicies) -> _Action:
+        library = self._context.library
+        type = library.action(type_name.replace("::", "/"))
+        node = self._node(services=True)
+        found = node, name, type, _reliable(qos, "an action"), library, self._dropped("action", name)
+        return make(*found)
 
     # ------------------------------------------------------------------ parameters
 

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from dora.dataflow.ros2 import Ros2Block, Ros2BlockTopic
+from dora.dataflow.ros2 import Ros2Block, Ros2BlockCalls, Ros2BlockTopic
 from dora.node.events import Error, Input
 from dora.node.external import External
 from dora.node.node import Node
 from dora.ros2.api.context import Ros2Context, Ros2Node
 from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transport
 from dora.ros2.api.reports import LOGGER
+from dora.ros2.bridge.actions import CalledAction, ServedAction
 from dora.ros2.bridge.check import engine_of, type_name
 from dora.ros2.bridge.qualities import calls_qos, publisher_qos, subscription_qos
 from dora.ros2.bridge.services import CalledService, ServedService
@@ -75,7 +76,9 @@ class BridgeNode:
         for topic in block.topics:
             self._add_topic(topic)
         if block.service is not None:
-            self._add_service(block)
+            self._add_service(block.service)
+        if block.action is not None:
+            self._add_action(block.action)
 
     def _add_topic(self, topic: Ros2BlockTopic) -> None:
         config, node, ros_node = self._node._config, self._node, self._ros_node
@@ -93,9 +96,7 @@ class BridgeNode:
             subscription = ros_node.create_subscription(found, qos)
             node.merge_external_events(SubscribedTopic(node, topic, subscription, found.type.name))
 
-    def _add_service(self, block: Ros2Block) -> None:
-        calls = block.service
-        assert calls is not None
+    def _add_service(self, calls: Ros2BlockCalls) -> None:
         qos, name = policies(calls_qos(calls.qos)), type_name(calls.type)
         if calls.role == "server":
             server = self._ros_node.create_service_server(calls.name, name, qos)
@@ -107,6 +108,19 @@ class BridgeNode:
             self._called = CalledService(self._node, calls, client, type)
             self._handlers[calls.ports["request"]] = self._called.handle
             self._node.merge_external_events(self._called)
+
+    def _add_action(self, calls: Ros2BlockCalls) -> None:
+        qos, name = policies(calls_qos(calls.qos)), type_name(calls.type)
+        action: ServedAction | CalledAction
+        if calls.role == "server":
+            server = self._ros_node.create_action_server(calls.name, name, qos)
+            action = ServedAction(self._node, calls, server)
+        else:
+            client = self._ros_node.create_action_client(calls.name, name, qos)
+            action = CalledAction(self._node, calls, client)
+        for port in calls.ports.values():
+            self._handlers[port] = action.handle
+        self._node.merge_external_events(action)
 
     def run(self) -> None:
         """Carry until the stream of events ends."""

@@ -21,10 +21,8 @@ from dora.ros2.bridge.topics import TYPE_KEY, Delivery
 from dora.ros2.engine import ServiceClient
 from dora.ros2.types.errors import MalformedMessage
 from dora.ros2.types.message_type import ServiceType
-from dora.wire.correlation import uuid7
+from dora.wire.correlation import ERROR, REQUEST_ID, uuid7
 
-_REQUEST_ID: Final = "request_id"
-_ERROR: Final = "error"
 MAX_OPEN: Final = 64  # requests that a node has not answered, as in dora-rs
 
 
@@ -57,16 +55,16 @@ class ServedService:
             return
         request_id = uuid7()
         self._open[request_id] = number
-        self._node.send_output(self._output, request, {**self._metadata, _REQUEST_ID: request_id})
+        self._node.send_output(self._output, request, {**self._metadata, REQUEST_ID: request_id})
 
     def handle(self, event: Input) -> None:
         metadata = event["metadata"]
-        request_id = metadata.get(_REQUEST_ID) or next(iter(self._open), "")
+        request_id = metadata.get(REQUEST_ID) or next(iter(self._open), "")
         number = self._open.pop(request_id, None)
         if number is None:
             self._dropped.add(f"a response on input `{self._input}` belongs to no open request")
             return
-        if error := metadata.get(_ERROR):  # ROS has no form for it: the caller waits until its timeout
+        if error := metadata.get(ERROR):  # ROS has no form for it: the caller waits until its timeout
             self._dropped.add(f"its server says: {error}")
             return
         try:
@@ -114,8 +112,8 @@ class CalledService:
     # ---------------------------------------------------------------- requests
 
     def handle(self, event: Input) -> None:
-        request_id = event["metadata"].get(_REQUEST_ID)
-        metadata = {} if request_id is None else {_REQUEST_ID: request_id}
+        request_id = event["metadata"].get(REQUEST_ID)
+        metadata = {} if request_id is None else {REQUEST_ID: request_id}
         try:
             data = self._type.request.encode(event["value"])
         except UnsupportedData as error:
@@ -161,7 +159,7 @@ class CalledService:
 
     def _fail(self, metadata: dict[str, Any], reason: str) -> None:
         self._node.log_warn(f"a call of {self._client.service} has failed: {reason}")
-        self._node.send_output(self._output, b"", {**metadata, _ERROR: reason})
+        self._node.send_output(self._output, b"", {**metadata, ERROR: reason})
 
     # ---------------------------------------------------------------- time
 

@@ -22,6 +22,12 @@ from typing import Any
 LENGTHS = struct.Struct("<II")
 END_TIMEOUT = 2.0  # seconds
 HIDDEN = "_dora_"  # the first letters of the nodes that look at the graph
+# The parts of an action: the end of the name of their type, and their name in rclpy.
+ACTION_PARTS = {
+    "SendGoal": "SendGoalService",
+    "GetResult": "GetResultService",
+    "FeedbackMessage": "FeedbackMessage",
+}
 GRAPH_PERIOD = 0.25  # seconds; rclpy has no event for a change of the graph
 
 
@@ -290,8 +296,11 @@ SEQUENCE = "publication_sequence_number"
 
 def find_type(name: str) -> Any:
     package, kind, type_name = name.split("/")
+    action, _, part = type_name.rpartition("_")
+    inner = ACTION_PARTS.get(part) if kind == "action" else None
     try:
-        return getattr(importlib.import_module(f"{package}.{kind}"), type_name)
+        module = importlib.import_module(f"{package}.{kind}")
+        return getattr(getattr(module, action).Impl, inner) if inner else getattr(module, type_name)
     except (ImportError, AttributeError) as error:
         raise LookupError(f"the ROS of this machine has no type {name}: install its package") from error
 

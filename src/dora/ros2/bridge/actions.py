@@ -1,0 +1,173 @@
+"""An action of a `ros2` block: goals of inputs for a server of ROS, or of ROS for a node.
+
+The metadata are the ones of actions in dora: `goal_id` belongs to each message of a goal, `goal_status` to
+its result. So `node.send_goal` and `node.serve_goals` work with ROS.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Final
+
+from dora.dataflow.ros2 import Ros2BlockCalls
+from dora.errors import DoraError, TransportError, UnsupportedData
+from dora.node.events import Input
+from dora.node.node import Node
+from dora.ros2.api.actions import Ros2ActionClient, Ros2ActionServer
+from dora.ros2.api.reports import DroppedMessages
+from dora.ros2.bridge.topics import TYPE_KEY, Delivery
+from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS
+
+MAX_OPEN: Final = 8  # goals of a client that have not ended, as in dora-rs
+
+
+class ServedAction:
+    """Gives goals of ROS to an output, and feedback and results of inputs back."""
+
+    def __init__(self, node: Node, calls: Ros2BlockCalls, server: Ros2ActionServer) -> None:
+        self._node = node
+        self._ports = calls.ports
+        self._server = server
+        self._metadata = {TYPE_KEY: server.type.goal.name}
+        self._dropped = DroppedMessages(f"action {calls.name}", node.log_warn)
+
+    def next(self, timeout: float | None = None) -> Delivery | None:
+        """Return what has come; ``timeout`` counts for goals."""
+        canceled = self._server.take_cancel(0)
+        if canceled is not None:
+            return partial(self._cancel, canceled)
+        taken = self._server.take_goal(threading.TIMEOUT_MAX if timeout is None else timeout)
+        return None if taken is None else partial(self._deliver, *taken)
+
+    def set_on_message(self, callback: Callable[[], None] | None) -> None:
+        self._server.set_on_goal(callback)
+
+    def _deliver(self, goal_id: str, goal: Any) -> None:
+        self._node.send_output(self._ports["goal"], goal, {**self._metadata, GOAL_ID: goal_id})
+
+    def _cancel(self, goal_ids: list[str]) -> None:
+        output = self._ports.get("cancel")
+        for goal_id in goal_ids:
+            if output is not None:
+                self._node.send_output(output, b"", {GOAL_ID: goal_id})
+
+    def handle(self, event: Input) -> None:
+        metadata = event["metadata"]
+        goal_id = metadata.get(GOAL_ID, "")
+        try:
+            if event["id"] == self._ports["result"]:
+                status = "aborted" if metadata.get(ERROR) else metadata.get(GOAL_STATUS)
+                # A goal without a result, such as one that was aborted, has the defaults of its type.
+                value: Any = event["value"] if len(event["value"]) else {}
+                self._server.send_result(goal_id, value, status)
+            else:
+                self._server.send_feedback(goal_id, event["value"])
+        except (UnsupportedData, TransportError) as error:
+            self._dropped.add(str(error))
+
+
+class CalledAction:
+    """Sends goals of an input to a server of ROS, and feedback and results to outputs.
+
+    Goals that cannot be sent end as ``aborted``, with `error` in the metadata of the result.
+    """
+
+    def __init__(self, node: Node, calls: Ros2BlockCalls, client: Ros2ActionClient) -> None:
+        self._node = node
+        self._ports = calls.ports
+        self._client = client
+        self._name = calls.name
+        self._done: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._ring: Callable[[], None] | None = None
+        self._open: dict[str, str] = {}  # id of a goal in dora → its id in ROS, "" until it is accepted
+
+    def next(self, timeout: float | None = None) -> Delivery | None:
+        try:
+            return self._done.get(timeout != 0, timeout)
+        except queue.Empty:
+            return None
+
+    def set_on_message(self, callback: Callable[[], None] | None) -> None:
+        self._ring = callback
+        if callback is not None and not self._done.empty():
+            callback()
+
+    def _put(self, delivery: Delivery) -> None:
+        self._done.put(delivery)
+        if (ring := self._ring) is not None:
+            ring()
+
+    # ---------------------------------------------------------------- goals
+
+    def handle(self, event: Input) -> None:
+        metadata = event["metadata"]
+        if event["id"] == self._ports.get("cancel"):
+            self._cancel(metadata.get(GOAL_ID, ""))
+            return
+        key = metadata.get(GOAL_ID) or f"goal-{event.sequence}"
+        if len(self._open) >= MAX_OPEN:
+            self._fail(key, f"{MAX_OPEN} goals have not ended yet")
+            return
+        self._open[key] = ""
+        # To wait for the server and its answer takes seconds: the other goals go on meanwhile.
+        threading.Thread(target=self._send, args=(key, event["value"]), daemon=True).start()
+
+    def _send(self, key: str, value: Any) -> None:
+        try:
+            goal_id = self._client.send_goal(value)
+            if goal_id is None:
+                self._put(partial(self._fail, key, "the server refuses the goal"))
+                return
+            future = self._client.request_result(goal_id)
+        except DoraError as error:
+            self._put(partial(self._fail, key, str(error)))
+            return
+        self._put(partial(self._accepted, key, goal_id))
+        self._client.set_on_feedback(goal_id, lambda: self._put(partial(self._feedback, key, goal_id)))
+        future.add_done_callback(lambda done: self._put(partial(self._result, key, goal_id, done)))
+
+    def _accepted(self, key: str, goal_id: str) -> None:
+        self._open[key] = goal_id
+
+    def _cancel(self, key: str) -> None:
+        goal_id = self._open.get(key)
+        if not goal_id:
+            self._node.log_warn(f"action {self._name} has no open goal {key} to cancel")
+            return
+
+        def ask() -> None:
+            try:
+                self._client.cancel(goal_id)
+            except DoraError as error:
+                reason = f"goal {key} of {self._name} cannot be canceled: {error}"
+                self._put(lambda: self._node.log_warn(reason))
+
+        threading.Thread(target=ask, daemon=True).start()
+
+    def _feedback(self, key: str, goal_id: str) -> None:
+        output = self._ports.get("feedback")
+        while (found := self._client.take_feedback(goal_id, 0)) is not None:
+            if output is not None:
+                metadata = {TYPE_KEY: self._client.type.feedback.name, GOAL_ID: key}
+                self._node.send_output(output, found, metadata)
+
+    def _result(self, key: str, goal_id: str, future: Future[bytes]) -> None:
+        self._feedback(key, goal_id)
+        try:
+            status, result = self._client.read_result(goal_id, future.result(0))
+        except DoraError as error:
+            self._fail(key, str(error))
+            return
+        self._open.pop(key, None)
+        metadata = {TYPE_KEY: self._client.type.result.name, GOAL_ID: key, GOAL_STATUS: status}
+        self._node.send_output(self._ports["result"], result, metadata)
+
+    def _fail(self, key: str, reason: str) -> None:
+        self._open.pop(key, None)
+        self._node.log_warn(f"a goal of {self._name} has failed: {reason}")
+        metadata = {GOAL_ID: key, GOAL_STATUS: "aborted", ERROR: reason}
+        self._node.send_output(self._ports["result"], b"", metadata)
