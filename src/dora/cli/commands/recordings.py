@@ -9,7 +9,7 @@ import click
 from msgspec import structs
 
 from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
-from dora.cli.options import allow_incomplete_option
+from dora.cli.options import allow_incomplete_option, check_bag_options, images_option
 from dora.cli.progress_bar import progress_mode, progress_option, reading
 from dora.cli.reports import report_truncation, warn_about_losses
 from dora.cli.tables import counted, format_option, print_table
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 )
 @format_option("one object, with `complete`, `messages`, `duration`, `topics` and more")
 def info(recording: str, paths: bool, style: str) -> None:
-    """Show what is in a recording.
+    """Show what is in a recording, or in a bag of ROS 2.
 
     Shows topics with their types, counts and rates, the recorded dataflow, and whether anything is
     missing. A truncated file, for example after a crash, is read as far as possible.
     """
     from dora.recording.mcap.info import facts, path_times
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.opening import open_recording
 
-    with Recording(recording) as opened:
+    with open_recording(recording) as opened:
         found = facts(opened)
         if paths:
             found["paths"] = [structs.asdict(path) for path in path_times(opened)]
@@ -53,18 +53,19 @@ def _print_info(found: dict[str, Any]) -> None:
         part for part in (dataflow["name"], f"({dataflow['file']})" if dataflow["file"] else "") if part
     )
     kept = f"the last {found['last_seconds']:g} s that were kept" if found["last_seconds"] else ""
+    ros2 = found["ros2"]
+    of_dataflow = [("Dataflow", named or dataflow["id"]), ("Nodes", ", ".join(dataflow["nodes"]))]
     pairs = [
-        ("Recording", f"{found['file']}, {file_size(found['size'])}"),
-        ("Dataflow", named or dataflow["id"]),
-        ("Nodes", ", ".join(dataflow["nodes"])),
+        ("Bag of ROS 2" if ros2 else "Recording", f"{found['file']}, {file_size(found['size'])}"),
+        *([] if ros2 else of_dataflow),
         ("Started", f"{found['started']} on {found['host']}" if found["host"] else found["started"]),
         ("Duration", f"{found['duration']:.3f} s" + (f", {kept}" if kept else "")),
         ("Messages", f"{found['messages']:,} in {len(found['topics'])} topics"),
         ("Complete", f"no: {found['trouble']}" if found["trouble"] else "yes"),
-        ("Replay", _replay(found)),
+        *([] if ros2 else [("Replay", _replay(found))]),
         *([("Failed", ", ".join(found["failed"]))] if found["failed"] else []),
         *([("Silent", ", ".join(found["silent"]))] if found["silent"] else []),
-        ("Written by", f"dora {found['dora']}, Python {found['python']}"),
+        *(_of_bag(ros2) if ros2 else [("Written by", f"dora {found['dora']}, Python {found['python']}")]),
     ]
     click.echo(fields(pairs))
     rows = [
@@ -87,13 +88,23 @@ def _print_info(found: dict[str, Any]) -> None:
         )
 
 
+def _of_bag(ros2: dict[str, Any]) -> list[tuple[str, str]]:
+    left_out = ", ".join(
+        f"{topic} ({encoding or 'no encoding'})" for topic, encoding in ros2["left_out"].items()
+    )
+    return [
+        *([("Distribution", ros2["distribution"])] if ros2["distribution"] else []),
+        *([("Not readable", left_out)] if left_out else []),
+    ]
+
+
 def _path_row(path: dict[str, Any]) -> list[str]:
     times = (f"{path[name]:.1f} ms" for name in ("median_ms", "p99_ms", "worst_ms"))
     return [path["source"], path["sink"], f"{path['messages']:,}", *times]
 
 
 def _type(topic: dict[str, Any]) -> str:
-    types = ", ".join(topic["types"]) or "?"
+    types = ", ".join(topic["types"] or topic["schemas"]) or "?"
     return f"{types} ({topic['declared']})" if topic["declared"] else types
 
 
@@ -146,14 +157,14 @@ def diff(
     """
     from dora.recording.compare import Tolerance, compare
     from dora.recording.mcap.info import cut
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.opening import open_recording
 
     both = Tolerance(
         max((each.absolute for each in tolerances), default=0.0),
         max((each.relative for each in tolerances), default=0.0),
     )
     try:
-        with Recording(first) as one, Recording(second) as two:
+        with open_recording(first) as one, open_recording(second) as two:
             with reading(progress_mode(progress), "comparing", one):
                 found = compare(one, two, topics or None, both, metadata=metadata)
             cut_off = 0
@@ -229,6 +240,7 @@ def _print_json(found: list[TopicDiff]) -> None:
     help="Write FOLDER/<node>/<output>.parquet for each topic, and <output>.2.parquet if its type changes.",
 )
 @click.option("--rerun", metavar="PATH", help="Write a .rrd file for Rerun (needs the extra `rerun`).")
+@images_option
 @click.option("--topics", type=NAMES, metavar="NODE/OUTPUT,...", help="Export only these topics [all].")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @allow_incomplete_option
@@ -237,6 +249,7 @@ def export(
     recording: str,
     parquet: str | None,
     rerun: str | None,
+    images: bool,
     topics: list[str] | None,
     force: bool,
     allow_incomplete: bool,
@@ -251,14 +264,16 @@ def export(
     --allow-incomplete.
     """
     from dora.recording.mcap.info import cut
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.opening import open_recording
 
     if not (parquet or rerun):
         raise click.UsageError("choose a format: --parquet FOLDER or --rerun PATH")
     if rerun and os.path.realpath(rerun) == os.path.realpath(recording):
-        raise DoraError(f"{rerun} is the recording itself; choose another file")
+        raise DoraError(f"{rerun} is the recording itself; choose another name")
     mode = progress_mode(progress)
-    with Recording(recording) as opened:
+    # Rerun knows dora's form of images.
+    with open_recording(recording, images=images or bool(rerun)) as opened:
+        check_bag_options(opened, images)
         _check_topics(topics or [], list(opened.topics))
         if parquet:
             from dora.recording.export_parquet import export_parquet
