@@ -12,6 +12,8 @@ from recording_flows import Folder
 from ros_bags import MESSAGES, as_read, write_bag
 
 from dora.cli.main import run_command_line
+from dora.recording.opening import open_recording
+from dora.wire.decode import decode_arrow
 
 LISTENER = """
     import json, os
@@ -67,12 +69,17 @@ def test_topics_of_a_bag_become_outputs(lab: Folder) -> None:
 
 
 @pytest.mark.processes
-def test_a_topic_replaces_a_camera(lab: Folder) -> None:
+def test_a_topic_replaces_a_camera_and_comes_back_as_a_topic(lab: Folder) -> None:
     lab.flow(yaml.safe_dump(flow(["image"], path="camera.py")))
     command = ["replay", "drive", "lab.yml", "--speed", "0", "--images"]
     lab.dora(*command, "--topic", "robot/image=/camera/image_raw", "-o", "again.mcap")
     received = [(value, metadata["width"]) for _, value, metadata in found(lab)]
     assert received == [([10] * 24, 4), ([20] * 24, 4)]
+    lab.dora("export", "again.mcap", "--ros2", "new")
+    with open_recording(str(lab.directory / "new")) as opened:
+        values = [decode_arrow(each.message).to_pylist() for each in opened.messages(["camera/image_raw"])]
+    images = [as_read(sent) for sent in MESSAGES if sent.topic == "/camera/image_raw"]
+    assert values == [[{**image[0], "step": 12, "data": image[0]["data"][:24]}] for image in images]
 
 
 @pytest.mark.processes

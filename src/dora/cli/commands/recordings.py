@@ -10,7 +10,7 @@ from msgspec import structs
 
 from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.options import allow_incomplete_option, check_bag_options, images_option
-from dora.cli.progress_bar import progress_mode, progress_option, reading
+from dora.cli.progress_bar import Mode, progress_mode, progress_option, reading
 from dora.cli.reports import report_truncation, warn_about_losses
 from dora.cli.tables import counted, format_option, print_table
 from dora.errors import DoraError
@@ -18,6 +18,7 @@ from dora.observe.formatting import fields, file_size
 
 if TYPE_CHECKING:
     from dora.recording.compare import Tolerance, TopicDiff
+    from dora.recording.mcap.recording import Recording
 
 
 @click.command()
@@ -240,6 +241,7 @@ def _print_json(found: list[TopicDiff]) -> None:
     help="Write FOLDER/<node>/<output>.parquet for each topic, and <output>.2.parquet if its type changes.",
 )
 @click.option("--rerun", metavar="PATH", help="Write a .rrd file for Rerun (needs the extra `rerun`).")
+@click.option("--ros2", metavar="FOLDER", help="Write a bag of ROS 2 (needs the extra `ros2`).")
 @images_option
 @click.option("--topics", type=NAMES, metavar="NODE/OUTPUT,...", help="Export only these topics [all].")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
@@ -249,27 +251,30 @@ def export(
     recording: str,
     parquet: str | None,
     rerun: str | None,
+    ros2: str | None,
     images: bool,
     topics: list[str] | None,
     force: bool,
     allow_incomplete: bool,
     progress: str,
 ) -> int:
-    """Write a recording as Parquet files, or for Rerun.
+    """Write a recording as Parquet files, for Rerun, or as a bag of ROS 2.
 
     In Parquet, each row is a message: its time, its number, its metadata as JSON, the shape of a NumPy
     array, its values as a list (bytes for uint8). In Rerun, messages look as the node
-    `dora-rerun` shows them; without a declared form, a few numbers become curves, and texts become logs. A
+    `dora-rerun` shows them; without a declared form, a few numbers become curves, and texts become logs.
+    The bag of ROS 2 has the messages of ROS, which nodes with `ros2` and replayed bags send, and images. A
     truncated file is exported as far as it can be read; the exit status is 1 then, except with
     --allow-incomplete.
     """
     from dora.recording.mcap.info import cut
     from dora.recording.opening import open_recording
 
-    if not (parquet or rerun):
-        raise click.UsageError("choose a format: --parquet FOLDER or --rerun PATH")
-    if rerun and os.path.realpath(rerun) == os.path.realpath(recording):
-        raise DoraError(f"{rerun} is the recording itself; choose another name")
+    if not (parquet or rerun or ros2):
+        raise click.UsageError("choose a format: --parquet FOLDER, --rerun PATH or --ros2 FOLDER")
+    for target in (rerun, ros2):
+        if target and os.path.realpath(target) == os.path.realpath(recording):
+            raise DoraError(f"{target} is the recording itself; choose another name")
     mode = progress_mode(progress)
     # Rerun knows dora's form of images.
     with open_recording(recording, images=images or bool(rerun)) as opened:
@@ -293,8 +298,20 @@ def export(
             click.echo(f"{rerun}: {counted(drawn, 'message')}")
             for topic, count in not_drawn.items():
                 click.echo(f"warning: {counted(count, 'message')} of {topic} cannot be drawn", err=True)
+        if ros2:
+            _export_ros2(opened, ros2, topics, mode, force)
         warn_about_losses(opened)
         return report_truncation(recording, cut(opened), allow_incomplete)  # damage is known after reading
+
+
+def _export_ros2(opened: Recording, folder: str, topics: list[str] | None, mode: Mode, force: bool) -> None:
+    from dora.recording.export_ros2 import export_ros2
+
+    with reading(mode, "writing a bag", opened):
+        exported = export_ros2(opened, folder, topics, force=force)
+    click.echo(f"{folder}: {counted(exported.messages, 'message')}")
+    for topic, count in exported.left_out.items():
+        click.echo(f"left out: {counted(count, 'message')} of {topic}, which are none of ROS", err=True)
 
 
 def _check_topics(wanted: list[str], there: list[str]) -> None:
