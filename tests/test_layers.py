@@ -54,7 +54,7 @@ FOLDERS = {
     "ros2": ("types", "zenoh", "dds", "rclpy", "api", "bridge"),
     "daemon": ("supervisor", "logs", "processes", "build", "reload", "template"),
     "observe": ("preview", "remote", "trace", "telemetry"),
-    "recording": ("mcap", "recorder", "replay"),
+    "recording": ("mcap", "bags", "recorder", "replay"),
     "cluster": ("http", "dashboard", "coordinator", "ssh", "agent"),
     "nodes": ("rerun",),
     "cli": ("commands",),

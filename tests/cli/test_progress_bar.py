@@ -16,7 +16,7 @@ from dora.cli import progress_bar
 from dora.cli.progress_bar import Meter, Mode, progress_mode, reading, showing
 from dora.daemon.logs.terminal import Terminal
 from dora.daemon.work import Work
-from dora.recording.mcap.reader import Recording
+from dora.recording.mcap.recording import RecordedMessage, Recording
 
 
 class Half(Recording):
@@ -25,6 +25,12 @@ class Half(Recording):
     def __init__(self) -> None:
         self.size, self.first_ns, self.last_ns = 1000, 10, 110
         self.reached_ns = 0
+
+    def messages(self, *_: object) -> Iterator[RecordedMessage]:
+        yield from ()
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture

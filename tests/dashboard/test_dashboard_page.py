@@ -346,7 +346,7 @@ def test_latencies_are_measured_when_wanted(robot: Running, visit: Any) -> None:
 
 
 def test_a_recording_is_started_and_stopped(robot: Running, visit: Any) -> None:
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.opening import open_recording
 
     page = visit(robot.address)
     page.get_by_role("button", name="Record", exact=True).click()
@@ -360,7 +360,7 @@ def test_a_recording_is_started_and_stopped(robot: Running, visit: Any) -> None:
     page.wait_for_selector("text=messages are in")
     assert "INCOMPLETE" not in page.locator(".toast").inner_text()
     page.get_by_role("button", name="Record", exact=True).wait_for()
-    assert path is not None and "camera/image" in Recording(path).topics
+    assert path is not None and "camera/image" in open_recording(path).topics
 
 
 def test_a_link_that_is_silent_for_too_long(start: Callable[..., Running], visit: Any) -> None:

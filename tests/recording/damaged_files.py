@@ -18,7 +18,7 @@ from typing import Any
 
 from dora.cli.main import run_command_line
 from dora.recording.mcap.format import NotARecording
-from dora.recording.mcap.reader import Recording
+from dora.recording.opening import open_recording
 from dora.wire.decode import BAD_MESSAGE, check
 
 CHUNK, SUMMARY_CHECKSUM = 0x06, -12
@@ -77,7 +77,7 @@ def commands(folder: Path, whole: Path, damaged: Path) -> dict[str, Callable[[],
     def played() -> None:
         """Read as the player does."""
         try:
-            with Recording(str(damaged)) as recording:
+            with open_recording(str(damaged)) as recording:
                 for recorded in recording.messages():
                     check(recorded.message)
         except (NotARecording, *BAD_MESSAGE):

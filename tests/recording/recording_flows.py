@@ -14,7 +14,8 @@ from typing import Any
 from shared_template import left_by_runs
 from waiting import TIMEOUT, all_nodes_run, wait_until
 
-from dora.recording.mcap.reader import Recording
+from dora.recording.mcap.recording import Recording
+from dora.recording.opening import open_recording
 
 DORA = [sys.executable, "-m", "dora"]
 
@@ -110,7 +111,7 @@ class Folder:
         return said(self.start(*arguments), status)
 
     def recording(self, name: str = "a.mcap") -> Recording:
-        return Recording(str(self.directory / name))
+        return open_recording(str(self.directory / name))
 
     def assert_nothing_left(self) -> None:
         # Of a command that was killed, its guardian removes it.

@@ -16,7 +16,7 @@ from rounds import ROUNDS
 
 from dora.cli.main import run_command_line
 from dora.recording.mcap.info import trouble
-from dora.recording.mcap.reader import Recording
+from dora.recording.opening import open_recording
 from dora.wire.event_log import EntryKind, pack_entry
 
 HERE = Path(__file__).parent
@@ -54,7 +54,7 @@ def recording(tmp_path: Path) -> Path:
 
 def test_the_changes_are_noticed_by_no_checksum(recording: Path) -> None:
     recording.write_bytes(without_checksums(recording.read_bytes()))
-    with Recording(str(recording)) as opened:
+    with open_recording(str(recording)) as opened:
         assert opened.complete
         assert len(list(opened.messages())) == len(MESSAGES)
 
@@ -100,7 +100,7 @@ def test_a_time_after_the_end_of_all_clocks_is_a_sentence(recording: Path, tmp_p
         tmp_path / "late.mcap", [*MESSAGES, ("talk/text", 1e10, pa.array(["late"]))], dataflow=FLOW
     )
     assert faults(tmp_path, recording, late) == []
-    with Recording(str(late)) as opened:
+    with open_recording(str(late)) as opened:
         assert len(list(opened.messages())) < len(MESSAGES) + 1
         assert "a message claims to be from after the year 2262" in trouble(opened)
 
@@ -108,7 +108,7 @@ def test_a_time_after_the_end_of_all_clocks_is_a_sentence(recording: Path, tmp_p
 def test_a_player_sends_no_wild_offsets(recording: Path) -> None:
     crafted = recording.with_name("crafted.mcap")
     crafted.write_bytes(replaced(recording.read_bytes(), *CRAFTED["a_string_that_ends_far_away"]))
-    with Recording(str(crafted)) as opened:
+    with open_recording(str(crafted)) as opened:
         from typing import Any, cast
 
         from dora.errors import DoraError
@@ -125,7 +125,7 @@ def test_a_chunk_larger_than_its_declared_size_is_not_unpacked() -> None:
     import zstandard
     from mcap.exceptions import McapError
 
-    from dora.recording.mcap.reader import unpack
+    from dora.recording.mcap.file import unpack
 
     for name, packed in (
         ("zstd", zstandard.compress(bytes(1 << 20))),
@@ -238,7 +238,7 @@ def test_a_whole_file_in_which_messages_are_missing_is_exported_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_recording(tmp_path / "lost.mcap", MESSAGES, lost=2)
-    with Recording(str(path)) as opened:
+    with open_recording(str(path)) as opened:
         assert "messages are missing" in trouble(opened)
     assert run_command_line(["export", str(path), "--parquet", str(tmp_path / "out")]) == 0
     assert f"warning: {path}: " in capsys.readouterr().err

@@ -10,7 +10,7 @@ from recorded_files import write_recording
 
 from dora.cli.main import run_command_line
 from dora.recording.compare import MessagePlace, Tolerance, compare
-from dora.recording.mcap.reader import Recording
+from dora.recording.opening import open_recording
 
 A = [
     ("camera/image", 0.0, b"one"),
@@ -67,7 +67,7 @@ def test_a_tolerance(files: tuple[str, str]) -> None:
 
 def test_a_missing_message_is_a_difference(files: tuple[str, str]) -> None:
     write(files, A[:3])
-    with Recording(files[0]) as first, Recording(files[1]) as second:
+    with open_recording(files[0]) as first, open_recording(files[1]) as second:
         (worst, same) = compare(first, second)
     assert (worst.topic, worst.first_count, worst.second_count, worst.different) == (
         "detector/boxes",
@@ -82,7 +82,7 @@ def test_a_missing_message_is_a_difference(files: tuple[str, str]) -> None:
 
 def test_a_missing_topic_is_a_difference(files: tuple[str, str]) -> None:
     write(files, [A[0], A[2]])
-    with Recording(files[0]) as first, Recording(files[1]) as second:
+    with open_recording(files[0]) as first, open_recording(files[1]) as second:
         assert [topic.equal for topic in compare(first, second)] == [False, True]
         assert [topic.equal for topic in compare(first, second, ["camera/image"])] == [True]
         (missing, _) = compare(second, first)

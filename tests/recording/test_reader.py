@@ -15,7 +15,7 @@ from dora.cli.main import run_command_line
 from dora.errors import DoraError
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.info import facts, trouble
-from dora.recording.mcap.reader import Recording
+from dora.recording.opening import open_recording
 from dora.wire.decode import decode_arrow
 from dora.wire.metadata import decode_metadata
 
@@ -33,7 +33,7 @@ def recording(tmp_path: Path) -> Path:
 
 
 def test_messages_come_back_in_the_order_of_sending(recording: Path) -> None:
-    with Recording(str(recording)) as opened:
+    with open_recording(str(recording)) as opened:
         found = list(opened.messages())
         assert [(each.topic, each.sequence, each.time_ns - T0) for each in found] == [
             ("camera/image", 1, 0),
@@ -49,7 +49,7 @@ def test_messages_come_back_in_the_order_of_sending(recording: Path) -> None:
 
 
 def test_topics_and_times_can_be_chosen(recording: Path) -> None:
-    with Recording(str(recording)) as opened:
+    with open_recording(str(recording)) as opened:
         some = opened.messages(["camera/image"], T0 + 1, T0 + 2 * SECOND)
         assert [each.sequence for each in some] == [2]
 
@@ -58,7 +58,7 @@ def test_a_file_without_its_end_is_read_up_to_the_cut(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "cut.mcap", MESSAGES, ends=False)
     data = path.read_bytes()
     path.write_bytes(data[:-60])
-    with Recording(str(path)) as opened:
+    with open_recording(str(path)) as opened:
         assert [each.sequence for each in opened.messages()] == [1, 1, 2]
         assert opened.duration == 1.0
         assert not opened.complete
@@ -69,7 +69,7 @@ def test_a_file_without_its_end_is_read_up_to_the_cut(tmp_path: Path) -> None:
 def test_any_cut_gives_messages_or_a_sentence(recording: Path, size: int) -> None:
     recording.write_bytes(recording.read_bytes()[:size])
     try:
-        with Recording(str(recording)) as opened:
+        with open_recording(str(recording)) as opened:
             assert len(list(opened.messages())) <= len(MESSAGES)
             assert not opened.complete
     except DoraError as error:
@@ -81,7 +81,7 @@ def test_every_cut_is_survived(recording: Path) -> None:
     for size in range(0, len(whole), 97):
         recording.write_bytes(whole[:size])
         try:
-            with Recording(str(recording)) as opened:
+            with open_recording(str(recording)) as opened:
                 list(opened.messages())
                 facts(opened)
         except NotARecording:
@@ -90,12 +90,12 @@ def test_every_cut_is_survived(recording: Path) -> None:
 
 def test_a_changed_byte_is_noticed(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = bytearray(recording.read_bytes())
-    with Recording(str(recording)) as opened:
+    with open_recording(str(recording)) as opened:
         body = next(opened.messages(["arm/state"])).data[-40:]
     data[data.index(body) + 1] ^= 1
     damaged = recording.with_name("damaged.mcap")
     damaged.write_bytes(data)
-    with Recording(str(damaged)) as opened:
+    with open_recording(str(damaged)) as opened:
         assert [each.topic for each in opened.messages()] == ["camera/image"]
         assert trouble(opened) == "a part cannot be read: McapError: the checksum of a chunk is wrong"
     for command in (["diff", str(recording)], ["export", "--parquet", str(recording.parent / "out")]):
@@ -107,7 +107,7 @@ def test_a_changed_byte_is_noticed(recording: Path, capsys: pytest.CaptureFixtur
 
 def test_a_changed_byte_in_the_summary_is_noticed(recording: Path) -> None:
     whole = recording.read_bytes()
-    with Recording(str(recording)) as opened:
+    with open_recording(str(recording)) as opened:
         expected = [each.data for each in opened.messages()]
     (summary,) = struct.unpack("<Q", whole[-28:-20])
     damaged = recording.with_name("damaged.mcap")
@@ -115,7 +115,7 @@ def test_a_changed_byte_in_the_summary_is_noticed(recording: Path) -> None:
         data = bytearray(whole)
         data[place] ^= 1
         damaged.write_bytes(data)
-        with Recording(str(damaged)) as opened:
+        with open_recording(str(damaged)) as opened:
             assert not opened.complete
             assert trouble(opened).startswith("a part cannot be read: "), place
             assert [each.data for each in opened.messages()] == expected, place
@@ -125,14 +125,14 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"hello, world")
     with pytest.raises(NotARecording, match="is not an MCAP file"):
-        Recording(str(other))
+        open_recording(str(other))
     other.write_bytes(b"DORAREC\0" + bytes(30))
     with pytest.raises(NotARecording, match="one of dora-rs"):
-        Recording(str(other))
+        open_recording(str(other))
     with pytest.raises(DoraError, match="cannot be read: No such file"):
-        Recording(str(tmp_path / "nowhere"))
+        open_recording(str(tmp_path / "nowhere"))
     with pytest.raises(DoraError, match="is a folder"):
-        Recording(str(tmp_path))
+        open_recording(str(tmp_path))
 
 
 def test_an_mcap_file_of_another_program_is_reported_as_such(tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_an_mcap_file_of_another_program_is_reported_as_such(tmp_path: Path) -> 
     path = tmp_path / "other.mcap"
     with path.open("wb") as file:
         writer = Writer(file)
-        writer.start(profile="ros2")
+        writer.start(profile="ros1")
         writer.finish()
-    with pytest.raises(NotARecording, match="its profile is `ros2`"):
-        Recording(str(path))
+    with pytest.raises(NotARecording, match="its profile is `ros1`"):
+        open_recording(str(path))
 
 
 def test_info_as_text(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,8 +35,8 @@ from dora.recording.mcap.chunk import (
     room_for,
 )
 from dora.recording.mcap.format import End, RecordingStart, from_record, restore
-from dora.recording.mcap.reader import Recording
 from dora.recording.mcap.writer import DiskFull, RecordingWriter
+from dora.recording.opening import open_recording
 from dora.recording.recorder.options import RecordingOptions
 from dora.recording.recorder.sinks import FileSink
 from dora.wire.decode import decode_arrow
@@ -243,7 +243,7 @@ def test_a_loss_of_power_leaves_what_was_recorded_until_shortly_before(tmp_path:
     wait_until(lambda: len(disk.content) == sink._writer.size > 1000, "the disk has the chunk")
     left = tmp_path / "after power.mcap"
     left.write_bytes(disk.content)
-    with Recording(str(left)) as recording:
+    with open_recording(str(left)) as recording:
         assert [message.sequence for message in recording.messages()] == [1, 2, 3]
         assert recording.end is None
     sink.finish("asked", {}, [])

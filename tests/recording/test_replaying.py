@@ -18,7 +18,7 @@ from recording_flows import Folder, end
 from shared_template import left_by_runs, share_template
 from waiting import TIMEOUT, wait_until
 
-from dora.recording.mcap.reader import Recording
+from dora.recording.opening import open_recording
 from dora.wire.decode import decode_arrow
 
 pytestmark = pytest.mark.processes
@@ -147,7 +147,7 @@ class Lab:
         return done
 
     def values(self, name: str, topic: str) -> list[list[object]]:
-        with Recording(str(self.folder / name)) as recording:
+        with open_recording(str(self.folder / name)) as recording:
             return [decode_arrow(each.message).to_pylist() for each in recording.messages([topic])]
 
 
@@ -201,7 +201,7 @@ def test_changed_code_shows(lab: Lab) -> None:
 
 
 def test_a_part(lab: Lab) -> None:
-    with Recording(str(lab.folder / "a.mcap")) as recording:
+    with open_recording(str(lab.folder / "a.mcap")) as recording:
         times = [(each.time_ns - recording.first_ns) / 1e9 for each in recording.messages(["gyro/rate"])]
     part = ["--from", f"{(times[9] + times[10]) / 2:.9f}", "--to", f"{(times[29] + times[30]) / 2:.9f}"]
     lab.dora("replay", "a.mcap", "--speed", "0", *part, "-o", "part.mcap", "--force")
@@ -294,7 +294,7 @@ def test_step_by_step(lab: Lab) -> None:
 
 def test_q_stops(lab: Lab) -> None:
     lab.dora("replay", "a.mcap", "--step", "-o", "stopped.mcap", "--force", stdin="3\nq\n")
-    with Recording(str(lab.folder / "stopped.mcap")) as recording:
+    with open_recording(str(lab.folder / "stopped.mcap")) as recording:
         sent = [
             topic.messages for topic in recording.topics.values() if topic.node_id in ("camera", "gyro")
         ]
@@ -339,7 +339,7 @@ def test_a_node_that_hangs_is_not_waited_for(lab: Lab) -> None:
 def test_a_cut_recording_is_replayed_up_to_the_cut(lab: Lab) -> None:
     whole = (lab.folder / "a.mcap").read_bytes()
     (lab.folder / "cut.mcap").write_bytes(whole[: whole.index(b"dora.end") - 100])
-    with Recording(str(lab.folder / "cut.mcap")) as recording:
+    with open_recording(str(lab.folder / "cut.mcap")) as recording:
         count = recording.topics["gyro/rate"].messages
     replay = ["replay", "cut.mcap", "--speed", "0", "-o", "of_cut.mcap", "--force"]
     done = lab.dora(*replay, status=1)

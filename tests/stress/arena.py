@@ -25,7 +25,7 @@ from dora.daemon.guardian import marked_processes
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor.result import DataflowResult, LinkReport
 from dora.errors import DoraError
-from dora.recording.mcap.reader import Recording
+from dora.recording.opening import open_recording
 
 SHM = "/dev/shm"
 
@@ -337,7 +337,7 @@ def counts(counter: Counter[str]) -> str:
 def check_recording(path: Path) -> tuple[int, bool]:
     """Return how many messages a recording has, and if it is complete; no gap may be uncounted."""
     try:
-        recording = Recording(str(path))
+        recording = open_recording(str(path))
     except DoraError as error:  # one sentence about a file in which there is nothing yet
         assert path.stat().st_size < 1 << 20, error
         return 0, False

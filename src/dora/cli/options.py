@@ -15,6 +15,7 @@ from dora.daemon.logs.formats import LOG_FORMATS
 
 if TYPE_CHECKING:
     from dora.daemon.build.lockfile import Lock
+    from dora.recording.mcap.recording import Recording
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -84,6 +85,20 @@ allow_incomplete_option = click.option(
     is_flag=True,
     help="Accept a recording that cannot be read to its end, for example because its recorder was killed.",
 )
+
+images_option = click.option(
+    "--images",
+    is_flag=True,
+    help="Of a bag of ROS 2: give images as flat bytes with `width`, `height` and `encoding`, as cameras "
+    "send them, instead of structs.",
+)
+
+
+def check_bag_options(recording: Recording, *options: object) -> None:
+    """Raise a usage error if options for bags are set, and the recording is none."""
+    if any(options) and recording.ros2 is None:
+        raise click.UsageError("--images and --topic are for bags of ROS 2; dora wrote this recording")
+
 
 lock_options = all_of(
     click.option("--locked", is_flag=True, help="Use the commits of the lockfile for nodes with `git`."),

@@ -19,7 +19,7 @@ from dora.daemon.logs.terminal import control
 from dora.daemon.work import Work
 
 if TYPE_CHECKING:
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.mcap.recording import Recording
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 

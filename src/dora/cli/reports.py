@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dora.cli.run_reporter import RunReporter
     from dora.cluster.protocol import DataflowView
     from dora.daemon.supervisor.result import DataflowResult, NodeFailure
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.mcap.recording import Recording
     from dora.recording.recorder.options import Saved
 
 

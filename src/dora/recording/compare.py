@@ -14,7 +14,7 @@ import msgspec
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
 from dora.recording.mcap.format import NotARecording
-from dora.recording.mcap.reader import RecordedMessage, Recording
+from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, decode_metadata

@@ -12,7 +12,7 @@ from typing import Any, Final
 from dora._shared_folders import open_file
 from dora.errors import DoraError
 from dora.recording.mcap.format import NotARecording
-from dora.recording.mcap.reader import RecordedMessage, Recording
+from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.wire.array_shape import shape_of
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.metadata import MetadataError, decode_metadata

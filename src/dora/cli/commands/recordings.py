@@ -9,8 +9,8 @@ import click
 from msgspec import structs
 
 from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
-from dora.cli.options import allow_incomplete_option
-from dora.cli.progress_bar import progress_mode, progress_option, reading
+from dora.cli.options import allow_incomplete_option, check_bag_options, images_option
+from dora.cli.progress_bar import Mode, progress_mode, progress_option, reading
 from dora.cli.reports import report_truncation, warn_about_losses
 from dora.cli.tables import counted, format_option, print_table
 from dora.errors import DoraError
@@ -18,6 +18,7 @@ from dora.observe.formatting import fields, file_size
 
 if TYPE_CHECKING:
     from dora.recording.compare import Tolerance, TopicDiff
+    from dora.recording.mcap.recording import Recording
 
 
 @click.command()
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
 )
 @format_option("one object, with `complete`, `messages`, `duration`, `topics` and more")
 def info(recording: str, paths: bool, style: str) -> None:
-    """Show what is in a recording.
+    """Show what is in a recording, or in a bag of ROS 2.
 
     Shows topics with their types, counts and rates, the recorded dataflow, and whether anything is
     missing. A truncated file, for example after a crash, is read as far as possible.
     """
     from dora.recording.mcap.info import facts, path_times
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.opening import open_recording
 
-    with Recording(recording) as opened:
+    with open_recording(recording) as opened:
         found = facts(opened)
         if paths:
             found["paths"] = [structs.asdict(path) for path in path_times(opened)]
@@ -53,18 +54,19 @@ def _print_info(found: dict[str, Any]) -> None:
         part for part in (dataflow["name"], f"({dataflow['file']})" if dataflow["file"] else "") if part
     )
     kept = f"the last {found['last_seconds']:g} s that were kept" if found["last_seconds"] else ""
+    ros2 = found["ros2"]
+    of_dataflow = [("Dataflow", named or dataflow["id"]), ("Nodes", ", ".join(dataflow["nodes"]))]
     pairs = [
-        ("Recording", f"{found['file']}, {file_size(found['size'])}"),
-        ("Dataflow", named or dataflow["id"]),
-        ("Nodes", ", ".join(dataflow["nodes"])),
+        ("Bag of ROS 2" if ros2 else "Recording", f"{found['file']}, {file_size(found['size'])}"),
+        *([] if ros2 else of_dataflow),
         ("Started", f"{found['started']} on {found['host']}" if found["host"] else found["started"]),
         ("Duration", f"{found['duration']:.3f} s" + (f", {kept}" if kept else "")),
         ("Messages", f"{found['messages']:,} in {len(found['topics'])} topics"),
         ("Complete", f"no: {found['trouble']}" if found["trouble"] else "yes"),
-        ("Replay", _replay(found)),
+        *([] if ros2 else [("Replay", _replay(found))]),
         *([("Failed", ", ".join(found["failed"]))] if found["failed"] else []),
         *([("Silent", ", ".join(found["silent"]))] if found["silent"] else []),
-        ("Written by", f"dora {found['dora']}, Python {found['python']}"),
+        *(_of_bag(ros2) if ros2 else [("Written by", f"dora {found['dora']}, Python {found['python']}")]),
     ]
     click.echo(fields(pairs))
     rows = [
@@ -87,13 +89,23 @@ def _print_info(found: dict[str, Any]) -> None:
         )
 
 
+def _of_bag(ros2: dict[str, Any]) -> list[tuple[str, str]]:
+    left_out = ", ".join(
+        f"{topic} ({encoding or 'no encoding'})" for topic, encoding in ros2["left_out"].items()
+    )
+    return [
+        *([("Distribution", ros2["distribution"])] if ros2["distribution"] else []),
+        *([("Not readable", left_out)] if left_out else []),
+    ]
+
+
 def _path_row(path: dict[str, Any]) -> list[str]:
     times = (f"{path[name]:.1f} ms" for name in ("median_ms", "p99_ms", "worst_ms"))
     return [path["source"], path["sink"], f"{path['messages']:,}", *times]
 
 
 def _type(topic: dict[str, Any]) -> str:
-    types = ", ".join(topic["types"]) or "?"
+    types = ", ".join(topic["types"] or topic["schemas"]) or "?"
     return f"{types} ({topic['declared']})" if topic["declared"] else types
 
 
@@ -146,14 +158,14 @@ def diff(
     """
     from dora.recording.compare import Tolerance, compare
     from dora.recording.mcap.info import cut
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.opening import open_recording
 
     both = Tolerance(
         max((each.absolute for each in tolerances), default=0.0),
         max((each.relative for each in tolerances), default=0.0),
     )
     try:
-        with Recording(first) as one, Recording(second) as two:
+        with open_recording(first) as one, open_recording(second) as two:
             with reading(progress_mode(progress), "comparing", one):
                 found = compare(one, two, topics or None, both, metadata=metadata)
             cut_off = 0
@@ -229,6 +241,8 @@ def _print_json(found: list[TopicDiff]) -> None:
     help="Write FOLDER/<node>/<output>.parquet for each topic, and <output>.2.parquet if its type changes.",
 )
 @click.option("--rerun", metavar="PATH", help="Write a .rrd file for Rerun (needs the extra `rerun`).")
+@click.option("--ros2", metavar="FOLDER", help="Write a bag of ROS 2 (needs the extra `ros2`).")
+@images_option
 @click.option("--topics", type=NAMES, metavar="NODE/OUTPUT,...", help="Export only these topics [all].")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @allow_incomplete_option
@@ -237,28 +251,34 @@ def export(
     recording: str,
     parquet: str | None,
     rerun: str | None,
+    ros2: str | None,
+    images: bool,
     topics: list[str] | None,
     force: bool,
     allow_incomplete: bool,
     progress: str,
 ) -> int:
-    """Write a recording as Parquet files, or for Rerun.
+    """Write a recording as Parquet files, for Rerun, or as a bag of ROS 2.
 
     In Parquet, each row is a message: its time, its number, its metadata as JSON, the shape of a NumPy
     array, its values as a list (bytes for uint8). In Rerun, messages look as the node
-    `dora-rerun` shows them; without a declared form, a few numbers become curves, and texts become logs. A
+    `dora-rerun` shows them; without a declared form, a few numbers become curves, and texts become logs.
+    The bag of ROS 2 has the messages of ROS, which nodes with `ros2` and replayed bags send, and images. A
     truncated file is exported as far as it can be read; the exit status is 1 then, except with
     --allow-incomplete.
     """
     from dora.recording.mcap.info import cut
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.opening import open_recording
 
-    if not (parquet or rerun):
-        raise click.UsageError("choose a format: --parquet FOLDER or --rerun PATH")
-    if rerun and os.path.realpath(rerun) == os.path.realpath(recording):
-        raise DoraError(f"{rerun} is the recording itself; choose another file")
+    if not (parquet or rerun or ros2):
+        raise click.UsageError("choose a format: --parquet FOLDER, --rerun PATH or --ros2 FOLDER")
+    for target in (rerun, ros2):
+        if target and os.path.realpath(target) == os.path.realpath(recording):
+            raise DoraError(f"{target} is the recording itself; choose another name")
     mode = progress_mode(progress)
-    with Recording(recording) as opened:
+    # Rerun knows dora's form of images.
+    with open_recording(recording, images=images or bool(rerun)) as opened:
+        check_bag_options(opened, images)
         _check_topics(topics or [], list(opened.topics))
         if parquet:
             from dora.recording.export_parquet import export_parquet
@@ -278,8 +298,20 @@ def export(
             click.echo(f"{rerun}: {counted(drawn, 'message')}")
             for topic, count in not_drawn.items():
                 click.echo(f"warning: {counted(count, 'message')} of {topic} cannot be drawn", err=True)
+        if ros2:
+            _export_ros2(opened, ros2, topics, mode, force)
         warn_about_losses(opened)
         return report_truncation(recording, cut(opened), allow_incomplete)  # damage is known after reading
+
+
+def _export_ros2(opened: Recording, folder: str, topics: list[str] | None, mode: Mode, force: bool) -> None:
+    from dora.recording.export_ros2 import export_ros2
+
+    with reading(mode, "writing a bag", opened):
+        exported = export_ros2(opened, folder, topics, force=force)
+    click.echo(f"{folder}: {counted(exported.messages, 'message')}")
+    for topic, count in exported.left_out.items():
+        click.echo(f"left out: {counted(count, 'message')} of {topic}, which are none of ROS", err=True)
 
 
 def _check_topics(wanted: list[str], there: list[str]) -> None:

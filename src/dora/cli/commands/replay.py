@@ -14,24 +14,33 @@ import click
 import msgspec
 
 from dora._shared_folders import open_file
-from dora.cli.argument_values import NAMES, InputFile
+from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.command_run import CommandRun, command_run_options
 from dora.cli.completion import dataflow_files
-from dora.cli.options import DURATION, allow_incomplete_option
+from dora.cli.options import DURATION, allow_incomplete_option, check_bag_options, images_option
 from dora.cli.reports import report_outcome, report_saved, report_truncation
 from dora.cli.run_options import RunCommand
 from dora.cli.run_reporter import reporter_for
 from dora.errors import DataflowError, DoraError, cannot_write
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
-from dora.recording.mcap.reader import RecordedMessage
+from dora.recording.mcap.recording import RecordedMessage
 from dora.wire.decode import PayloadError, decode_arrow
 
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
     from dora.dataflow.model import Dataflow
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.mcap.recording import Recording
     from dora.recording.recorder.options import RecordingOptions
     from dora.recording.replay.replay import Replay
+
+
+def _topic(text: str) -> tuple[str, str]:
+    output, equals, topic = text.partition("=")
+    if not equals or "/" not in output.strip("/") or not topic.strip("/"):
+        raise ValueError(
+            f"`{shortened(text)}` is not NODE/OUTPUT=TOPIC: write for example camera/image=/image_raw"
+        )
+    return output, topic
 
 
 @click.command(cls=RunCommand)
@@ -75,6 +84,15 @@ if TYPE_CHECKING:
     metavar="DURATION",
     help="How long a node may wait for a recorded message that does not come; then it is stopped [30s].",
 )
+@images_option
+@click.option(
+    "--topic",
+    "topics",
+    type=ParameterValue("topic", _topic),
+    multiple=True,
+    metavar="NODE/OUTPUT=TOPIC",
+    help="Send this topic of a bag of ROS 2 as this output [the topic with the output's name]. Repeatable.",
+)
 @click.option("-o", "--output", metavar="RECORDING", help="Record all outputs of the replay.")
 @click.option("--force", is_flag=True, help="Overwrite an existing file of -o or --output-yaml.")
 @click.option(
@@ -95,6 +113,8 @@ def replay(
     step: bool,
     free: bool,
     patience: float,
+    images: bool,
+    topics: tuple[tuple[str, str], ...],
     output: str | None,
     force: bool,
     output_yaml: str | None,
@@ -109,9 +129,12 @@ def replay(
     sends the same again, at any speed. With -o, the replay is recorded, so that `dora diff` can show what
     has changed. A truncated recording is replayed as far as it can be read; the exit status is 1 then,
     except with --allow-incomplete.
+
+    RECORDING may be a bag of ROS 2, a folder or a file. It replaces the nodes of FILE whose outputs have
+    the names of its topics: the output `camera/image_raw` is the topic `/camera/image_raw`.
     """
     from dora.recording.mcap.info import trouble
-    from dora.recording.mcap.reader import Recording
+    from dora.recording.opening import open_recording
     from dora.recording.replay.replay import Replay, ReplayRequest
 
     if not (0 <= speed < math.inf):
@@ -122,7 +145,9 @@ def replay(
         )
     if output and os.path.realpath(output) == os.path.realpath(recording):
         raise DoraError(f"{output} is the recording that is replayed; choose another file")
-    with Recording(recording) as opened:
+    with open_recording(recording, images=images, topics=dict(topics)) as opened:
+        check_bag_options(opened, images, topics)
+        free = free or opened.ros2 is not None  # a bag has no order of events
         if text := trouble(opened):
             click.echo(f"warning: {recording}: {text}", err=True)
         request = ReplayRequest(
@@ -136,6 +161,8 @@ def replay(
             step=step,
             patience=patience,
             recorded=output is not None,
+            images=images,
+            topics=dict(topics),
             env=command_run.options.env,
         )
         prepared = Replay(opened, request)

@@ -15,7 +15,7 @@ from dora.node.events import Input
 from dora.nodes.rerun.settings import ViewerSettings
 from dora.nodes.rerun.show import APPLICATION, Canvas
 from dora.observe.preview.drawable import UnknownPrimitive, primitive_of
-from dora.recording.mcap.reader import Recording
+from dora.recording.mcap.recording import Recording
 
 _CURVES: Final = 64  # numbers of one message that are drawn as curves
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from dora.recording.mcap.reader import Recording
+from dora.recording.mcap.recording import Recording
 from dora.wire.path_statistics import BUCKETS, PathLatency, Record, bucket_of
 from dora.wire.trail import origin_id, origins_of
 
@@ -49,6 +49,9 @@ def facts(recording: Recording) -> dict[str, Any]:
         "python": start.python,
         "host": start.host,
         "topics": topics,
+        "ros2": None
+        if recording.ros2 is None
+        else {"distribution": recording.ros2 or None, "left_out": recording.left_out},
         "silent": [name for name in start.topics if name not in recording.topics],
     }
 

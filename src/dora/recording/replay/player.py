@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from dora.errors import DoraError
@@ -22,7 +23,8 @@ from dora.node.send.output import OutputPort
 from dora.node.session.session import Session
 from dora.recording.mcap.format import NotARecording, from_texts
 from dora.recording.mcap.info import cut
-from dora.recording.mcap.reader import RecordedMessage, Recording
+from dora.recording.mcap.recording import RecordedMessage, Recording
+from dora.recording.opening import open_recording
 from dora.recording.replay.replay_dataflow import PlayerSettings
 from dora.transport.board import RECORDED, SENT, WORDS
 from dora.wire.decode import BAD_MESSAGE, check
@@ -62,10 +64,9 @@ class Player:
     def play(self) -> None:
         """Send all messages, again and again if the settings say so; a stop ends it early."""
         epoch_ns = self._session.inbox.epoch_ns
-        outputs = {f"{self._settings.node_id}/{name}": port for name, port in self._session.outputs.items()}
-        self._slots = {
-            f"{self._settings.node_id}/{output.id}": output.slot for output in self._session.config.outputs
-        }
+        topic_of = partial(self._recording.topic_of, self._settings.node_id)
+        outputs = {topic_of(name): port for name, port in self._session.outputs.items()}
+        self._slots = {topic_of(output.id): output.slot for output in self._session.config.outputs}
         begin_ns, end_ns = window(self._recording, self._settings.begin, self._settings.end)
         while self._round(outputs, begin_ns, end_ns, epoch_ns) and self._settings.loop:
             if self._clock.speed:
@@ -162,7 +163,7 @@ def main() -> int:
     """Play what the environment asks for; return the exit status."""
     try:
         settings = settings_from_env(os.environ)
-        with Recording(settings.file) as recording:
+        with open_recording(settings.file, images=settings.images, topics=settings.topics) as recording:
             clock = _clock(settings, recording)
             session = Session()
             Player(session, recording, settings, clock).play()

@@ -24,7 +24,7 @@ from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
 from dora.node.replay.inbox import CLOCK_FILE
 from dora.recording.mcap.event_order import Numbers, Translation, first_numbers
 from dora.recording.mcap.format import to_texts
-from dora.recording.mcap.reader import RecordedMessage, Recording
+from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.recording.replay.player import CUT_SUFFIX, window
 from dora.recording.replay.replay_dataflow import PlayerSettings, assign_roles, replay_dataflow
 
@@ -41,7 +41,8 @@ class ReplayRequest:
     ``dataflow``: a file to run instead of the recorded dataflow. ``replace``: nodes; None: those that
     cannot run again. ``free``: nodes take their inputs as they come, with timers of their own, instead of
     in recorded order. ``step``: nothing happens before it is released. ``recorded``: a recorder takes what
-    is sent. ``patience``: seconds, for a message that does not come.
+    is sent. ``patience``: seconds, for a message that does not come. ``images`` and ``topics`` are as for
+    `dora.recording.bags.bag.RosBag`.
     """
 
     dataflow: str | None = None
@@ -54,6 +55,8 @@ class ReplayRequest:
     step: bool = False
     patience: float = DEFAULT_PATIENCE
     recorded: bool = False
+    images: bool = False
+    topics: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -74,7 +77,7 @@ class Replay:
                 f"{recording.duration:.3f} s"
             )
         self.original = self._load()
-        recorded = set(recording.start.topics) | set(recording.topics)
+        recorded = recording.outputs_in(self.original)
         self.roles = assign_roles(self.original, recorded, request.replace)
         if not self.roles.replaced:
             raise DoraError(self._why_none(recorded))
@@ -103,6 +106,8 @@ class Replay:
             loop=request.loop,
             begin=request.begin,
             end=request.end,
+            images=request.images,
+            topics=dict(request.topics),
         )
         described = replay_dataflow(
             self.original,
@@ -172,9 +177,12 @@ class Replay:
         return [topic for topic in recorded if topic.partition("/")[0] not in self.roles.left_out]
 
     def _played(self) -> list[str]:
-        return [
-            name for name, topic in self._recording.topics.items() if topic.node_id in self.roles.replaced
-        ]
+        outputs = (
+            self._recording.topic_of(node_id, output)
+            for node_id in self.roles.replaced
+            for output in self.original.node(node_id).outputs
+        )
+        return [topic for topic in outputs if topic in self._recording.topics]
 
     # ------------------------------------------------------------------ the dataflow
 

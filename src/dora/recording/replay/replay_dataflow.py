@@ -115,7 +115,8 @@ NODE: Final = "DORA_REPLAY_NODE"
 class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The messages that a player sends, as variables of its environment.
 
-    Times are seconds from the first message of the recording; None: to its end.
+    Times are seconds from the first message of the recording; None: to its end. ``images`` and ``topics``
+    are as for `dora.recording.bags.bag.RosBag`.
     """
 
     file: str = msgspec.field(name="DORA_REPLAY_FILE")
@@ -124,6 +125,8 @@ class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
     loop: bool = msgspec.field(name="DORA_REPLAY_LOOP", default=False)
     begin: float = msgspec.field(name="DORA_REPLAY_FROM", default=0.0)
     end: float | None = msgspec.field(name="DORA_REPLAY_TO", default=None)
+    images: bool = msgspec.field(name="DORA_REPLAY_IMAGES", default=False)
+    topics: dict[str, str] = msgspec.field(name="DORA_REPLAY_TOPICS", default={})
 
 
 # Keys that a player keeps of the node it replaces: they decide how receivers see its outputs.

@@ -1,0 +1,185 @@
+"""Export a recording as a bag of ROS 2, which `ros2 bag`, rosbags and Foxglove read.
+
+The recorder does not write messages of ROS itself: a file of MCAP is either of the profile ``ros2``, with
+nothing else in it, or holds all that dora sends, with its metadata and the order of events. And to encode a
+message takes longer than to store it, while a recorder must not be late.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from dora.errors import DoraError, cannot_write
+from dora.recording.bags.bag import METADATA
+from dora.recording.bags.restore import ROS2_TOPIC, ROS2_TYPE, ChannelReader, cdr_of
+from dora.recording.mcap.recording import RecordedMessage, Recording
+from dora.ros2.types.errors import TypeNotFound
+from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message
+from dora.ros2.types.library import InterfaceLibrary
+from dora.ros2.types.standard import INSTALL
+from dora.wire.decode import BAD_MESSAGE, decode_arrow
+from dora.wire.message import Message
+from dora.wire.metadata import decode_metadata
+
+if TYPE_CHECKING:
+    from dora.ros2.types.message_type import MessageType
+
+_VERSION: Final = 8  # of the metadata; ROS 2 from Iron on reads it
+_TOPIC: Final = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
+_MAX_STAMP: Final = 2**31 - 1  # seconds
+
+
+@dataclass
+class Exported:
+    """The bag. ``left_out``: by topic, how many messages are none of ROS."""
+
+    path: str
+    messages: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class _Ready(NamedTuple):
+    """A message as it is written."""
+
+    topic: str
+    type: MessageType
+    data: bytes
+
+
+def export_ros2(
+    recording: Recording, folder: str, topics: Collection[str] | None = None, *, force: bool = False
+) -> Exported:
+    """Write a folder with ``metadata.yaml`` and a file of MCAP.
+
+    Written are messages whose metadata has `ros2_type`, as ``ros2:`` nodes and replayed bags send them, and
+    images in dora's form. The topic is the one in `ros2_topic`, or ``/node/output``. Of a bag, all messages
+    are written as they are.
+
+    Raises `DoraError` if the extra is not installed, for a type that is not found, for a value that does
+    not fit its type, and for a folder that exists, unless ``force`` and it is a bag.
+    """
+    try:
+        from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+        from rosbags.rosbag2.errors import WriterError
+    except ImportError:
+        raise DoraError(f"a bag of ROS 2 needs rosbags: {INSTALL}") from None
+    _make_room(folder, force)
+    writer = Writer(Path(folder), version=_VERSION, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    convert = _Converter()
+    exported = Exported(folder)
+    connections: dict[tuple[str, str], Any] = {}
+    try:
+        writer.open()
+        for recorded in recording.messages(topics):
+            ready = convert(recorded)
+            if ready is None:
+                exported.left_out[recorded.topic] += 1
+                continue
+            key = ready.topic, ready.type.name
+            if key not in connections:
+                connections[key] = writer.add_connection(
+                    *key, msgdef=ready.type.definition_text(), rihs01=ready.type.hash
+                )
+            writer.write(connections[key], recorded.time_ns, ready.data)
+            exported.messages += 1
+        writer.close()
+    except (OSError, WriterError) as error:
+        raise (
+            cannot_write(folder, error)
+            if isinstance(error, OSError)
+            else DoraError(f"cannot write {folder}: {error}")
+        ) from None
+    finally:
+        writer.abort()  # nothing is left to do after `close`
+    return exported
+
+
+def _make_room(folder: str, force: bool) -> None:
+    """Remove a bag that is there, if ``force``; raises `DoraError` if there is anything else."""
+    if not os.path.lexists(folder):
+        return
+    if not force:
+        raise DoraError(f"{folder} exists already; choose another folder, or write over it with --force")
+    try:
+        names = os.listdir(folder)
+        if not all(name == METADATA or name.endswith(".mcap") for name in names):
+            raise DoraError(f"{folder} is no bag, so it is not written over; choose another folder")
+        for name in names:
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+class _Converter:
+    """Makes messages of ROS; those of a bag stay as they are."""
+
+    def __init__(self) -> None:
+        library = InterfaceLibrary()
+        self._type = cache(library.message)
+
+    def __call__(self, recorded: RecordedMessage) -> _Ready | None:
+        """Return the message to write, None if it is none of ROS; raises `DoraError`."""
+        reader = recorded.restore
+        if isinstance(reader, ChannelReader):
+            return _Ready(_topic(reader.topic), reader.type, cdr_of(recorded.data))
+        message = recorded.message
+        try:
+            metadata = decode_metadata(message.metadata)
+            found = self._value(message, metadata)
+            if found is None:
+                return None
+            kind = self._type(found[0])
+            data = kind.encode(found[1])
+        except (*BAD_MESSAGE, DoraError) as error:
+            hint = ""
+            if isinstance(error, TypeNotFound):
+                hint = "; AMENT_PREFIX_PATH may name folders with `share/PACKAGE/msg/NAME.msg`"
+            raise DoraError(f"message {recorded.sequence} of `{recorded.topic}`: {error}{hint}") from None
+        topic = metadata.get(ROS2_TOPIC)
+        named = isinstance(topic, str) and _TOPIC.fullmatch(topic)
+        return _Ready(str(topic) if named else _topic(recorded.topic), kind, data)
+
+    def _value(self, message: Message, metadata: Mapping[str, Any]) -> tuple[str, Any] | None:
+        """Return the type and the value of a message, None if it is none of ROS."""
+        name = metadata.get(ROS2_TYPE)
+        is_image = name in (None, IMAGE, COMPRESSED_IMAGE) and isinstance(metadata.get("encoding"), str)
+        if name is None and not (is_image and metadata.get("primitive", "image") == "image"):
+            return None
+        array = decode_arrow(message)
+        if not is_image or str(array.type).startswith("struct"):
+            return str(name), array
+        if name is None and str(array.type) not in ("uint8", "uint16"):
+            return None
+        return image_message(array, metadata, _header(message, metadata))
+
+
+def _header(message: Message, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the header of an image: its own time, or the time of sending."""
+    stamp = metadata.get("stamp")
+    if not isinstance(stamp, int) or not 0 <= stamp <= _MAX_STAMP * 1_000_000_000:
+        stamp = message.time_ns
+    seconds, nanoseconds = divmod(stamp, 1_000_000_000)
+    return {
+        "stamp": {"sec": min(seconds, _MAX_STAMP), "nanosec": nanoseconds},
+        "frame_id": str(metadata.get("frame_id", "")),
+    }
+
+
+@cache
+def _topic(name: str) -> str:
+    """Return the name of a topic of ROS.
+
+    >>> _topic("arm-2/joints.raw")
+    '/arm_2/joints_raw'
+    """
+    tokens = [re.sub(r"[^A-Za-z0-9_]", "_", token) for token in name.strip("/").split("/")]
+    return "/" + "/".join(f"_{token}" if token[:1].isdigit() else token for token in tokens)

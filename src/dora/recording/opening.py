@@ -1,0 +1,52 @@
+"""Open a recording, whatever wrote it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dora.recording.mcap.file import MAGIC, McapFile
+from dora.recording.mcap.format import PROFILE
+from dora.recording.mcap.reader import DoraRecording
+
+if TYPE_CHECKING:
+    from dora.recording.mcap.recording import Recording
+
+
+def open_recording(
+    path: str, *, images: bool = False, topics: Mapping[str, str] | None = None
+) -> Recording:
+    """Open a file of `dora record`, or a bag of ROS 2: a folder, or a file ``.mcap`` or ``.db3``.
+
+    ``images`` and ``topics`` are as for `dora.recording.bags.bag.RosBag`.
+
+    Raises `NotARecording` for another file, `DoraError` if there is none.
+    """
+    if os.path.isdir(path) or _is_bag(path):
+        from dora.recording.bags.bag import RosBag
+
+        return RosBag(path, images=images, topics=topics)
+    return DoraRecording(path)
+
+
+def _is_bag(path: str) -> bool:
+    """Return whether a file is of ROS 2, by its first bytes."""
+    from dora.recording.bags.bag import ZSTD_MAGIC
+    from dora.recording.bags.bag_file import SQLITE_MAGIC
+
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(len(SQLITE_MAGIC))
+    except OSError:
+        return False  # the reader says why
+    if beginning.startswith((SQLITE_MAGIC, ZSTD_MAGIC)):
+        return True
+    if not beginning.startswith(MAGIC):
+        return False
+    opened = McapFile(path)
+    try:
+        header = next(opened.beginning(), None)
+    finally:
+        opened.close()
+    return getattr(header, "profile", PROFILE) != PROFILE

@@ -1,0 +1,172 @@
+"""`dora export --ros2`: bags that rosbags reads, with the values that were sent."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from recorded_files import T0, write_recording
+from ros_bags import LIBRARY, MESSAGES, Sent, time_of, write_bag
+from rosbags.rosbag2 import Reader, StoragePlugin
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from dora.cli.main import run_command_line
+from dora.recording.opening import open_recording
+
+STRING, IMAGE = "std_msgs/msg/String", "sensor_msgs/msg/Image"
+SIZE = {"width": 4, "height": 2}
+
+
+def read(path: Path) -> list[tuple[str, int, Any]]:
+    """Return the topics, times and messages of a bag as rosbags decodes them, with the types in it."""
+    store = get_typestore(Stores.EMPTY)
+    found = []
+    with Reader(path) as reader:
+        for connection in reader.connections:
+            store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
+            assert store.hash_rihs01(connection.msgtype) == LIBRARY.message(connection.msgtype).hash
+            assert connection.digest == store.hash_rihs01(connection.msgtype)
+        for connection, time_ns, data in reader.messages():
+            found.append((connection.topic, time_ns, store.deserialize_cdr(data, connection.msgtype)))
+    return found
+
+
+def row(name: str, value: dict[str, Any]) -> Any:
+    """Return a message as a bridge sends it."""
+    kind = LIBRARY.message(name)
+    return kind.decode(kind.encode(value))
+
+
+def export(recording: Path, to: Path, *options: str) -> int:
+    return run_command_line(["export", str(recording), "--ros2", str(to), *options])
+
+
+def test_messages_of_ros_and_images_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.arange(24, dtype=np.uint8)
+    recording = write_recording(
+        tmp_path / "run.mcap",
+        [
+            ("ros/chatter", 0.0, row(STRING, {"data": "hello"}), {"ros2_type": STRING}),
+            ("cam-1/image", 0.1, pixels, {**SIZE, "encoding": "bgr8", "frame_id": "cam"}),
+            ("ros/state", 0.2, row(STRING, {}), {"ros2_type": STRING, "ros2_topic": "/arm/state"}),
+            ("cam-1/brightness", 0.3, np.array([1.0])),
+            ("cam-1/file", 0.4, b"\xff\xd8 a file", {"encoding": "jpeg"}),
+            ("cam-1/brightness", 0.5, np.array([2.0])),
+            ("ros/image", 0.6, pixels, {**SIZE, "encoding": "rgb8", "ros2_type": IMAGE, "stamp": 9}),
+        ],
+    )
+    bag = tmp_path / "bag"
+    assert export(recording, bag) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{bag}: 5 messages\n"
+    assert captured.err == "left out: 2 messages of cam-1/brightness, which are none of ROS\n"
+    chatter, image, state, file, stamped = read(bag)
+    assert (chatter[0], chatter[1] - T0, chatter[2].data) == ("/ros/chatter", 0, "hello")
+    assert (state[0], state[1] - T0) == ("/arm/state", 200_000_000)
+    assert image[0] == "/cam_1/image"
+    assert (image[2].header.frame_id, image[2].encoding, image[2].step) == ("cam", "bgr8", 12)
+    assert image[2].header.stamp.sec * 10**9 + image[2].header.stamp.nanosec == T0 + 100_000_000
+    assert image[2].data.tolist() == pixels.tolist()
+    assert (file[2].format, bytes(file[2].data)) == ("jpeg", b"\xff\xd8 a file")
+    assert stamped[2].header.stamp.nanosec == 9
+
+
+def test_a_bag_keeps_its_topics_and_its_bytes(tmp_path: Path) -> None:
+    old = write_bag(tmp_path / "old", storage=StoragePlugin.SQLITE3)
+    assert export(old, tmp_path / "new") == 0
+    found = read(tmp_path / "new")
+    assert [each[:2] for each in found] == [(sent.topic, time_of(sent)) for sent in MESSAGES]
+    with open_recording(str(old)) as first, open_recording(str(tmp_path / "new")) as second:
+        assert [each.data for each in first.messages()] == [each.data for each in second.messages()]
+
+
+def test_types_of_a_ros_install_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = ("ros/pair", 0.0, pa.array([{"left": 1, "right": 2}]), {"ros2_type": "lab_msgs/msg/Pair"})
+    recording = write_recording(tmp_path / "run.mcap", [message])
+    assert export(recording, tmp_path / "bag") == 1
+    error = capsys.readouterr().err
+    assert "error: message 1 of `ros/pair`: there is no message type 'lab_msgs/msg/Pair'" in error
+    assert "AMENT_PREFIX_PATH may name folders" in error
+    folder = tmp_path / "install/share/lab_msgs/msg"
+    folder.mkdir(parents=True)
+    (folder / "Pair.msg").write_text("int32 left\nint32 right\n")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "install"))
+    assert export(recording, tmp_path / "bag", "--force") == 0
+    with Reader(tmp_path / "bag") as reader:
+        assert [bytes(data)[4:] for _, _, data in reader.messages()] == [b"\1\0\0\0\2\0\0\0"]
+
+
+@pytest.mark.parametrize(
+    ("data", "metadata", "told"),
+    [
+        (
+            pa.array([{"data": 5}]),
+            {"ros2_type": STRING},
+            "field 'data' of std_msgs/msg/String: expected",
+        ),
+        (pa.array([1, 2]), {"ros2_type": STRING}, "std_msgs/msg/String: expected"),
+        (b"12", {**SIZE, "encoding": "bgr8"}, "expected 24 bytes for 4 × 2 pixels of bgr8"),
+        (pa.array([1]), {"ros2_type": "no type"}, "'no type' is no name of a type"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told(
+    tmp_path: Path, data: Any, metadata: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = write_recording(tmp_path / "run.mcap", [("a/x", 0.0, data, metadata)])
+    assert export(recording, tmp_path / "bag") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: message 1 of `a/x`: ")
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_what_exists_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag = write_bag(tmp_path / "old")
+    other = write_bag(tmp_path / "other", MESSAGES[:1])
+    assert export(bag, other) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert export(bag, other, "--force") == 0
+    assert len(read(other)) == 5
+    (other / "notes.txt").write_text("mine")
+    assert export(bag, other, "--force") == 1
+    assert "is no bag, so it is not written over" in capsys.readouterr().err
+    assert (other / "notes.txt").read_text() == "mine"
+    assert len(read(other)) == 5
+    assert export(bag, bag, "--force") == 1
+    assert "is the recording itself" in capsys.readouterr().err
+    assert export(bag, tmp_path / "old/metadata.yaml/x") == 1
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_without_the_extra_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / "old")
+    monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
+    assert export(bag, tmp_path / "new") == 1
+    error = 'error: a bag of ROS 2 needs rosbags: pip install "dora-dataflow[ros2]"\n'
+    assert capsys.readouterr().err == error
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_types_of_one_topic(tmp_path: Path) -> None:
+    sent = [
+        ("a/x", 0.0, row(STRING, {"data": "1"}), {"ros2_type": STRING}),
+        ("a/x", 0.1, row("std_msgs/msg/Bool", {"data": True}), {"ros2_type": "std_msgs/msg/Bool"}),
+    ]
+    assert export(write_recording(tmp_path / "run.mcap", sent), tmp_path / "bag") == 0
+    assert [each[2].data for each in read(tmp_path / "bag")] == ["1", True]
+
+
+def test_a_message_of_a_bag_that_is_damaged_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / "drive", [Sent("/x", 0.0, STRING, {})], data={0: b"\x28\xb5\x2f\xfd broken"})
+    assert export(bag, tmp_path / "new") == 1
+    assert "error: a message cannot be decompressed" in capsys.readouterr().err
