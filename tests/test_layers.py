@@ -224,19 +224,6 @@ def test_every_module_has_a_docstring(path: Path) -> None:
     assert not text or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
 
 
-def test_every_class_has_a_name_of_its_own() -> None:
-    """Only `dora.builder` names two of its classes as others, because dora-rs does."""
-    places: dict[str, list[str]] = {}
-    for path in modules():
-        for item in ast.walk(ast.parse(path.read_text())):
-            if isinstance(item, ast.ClassDef):
-                places.setdefault(item.name, []).append(name_of(path))
-    assert {name: found for name, found in places.items() if len(found) > 1} == {
-        "Node": ["builder.py", "node/node.py"],
-        "Operator": ["builder.py", "node/operators/operator.py"],
-    }
-
-
 def test_helpers_of_tests_have_names_of_their_own() -> None:
     """Folders of tests are no packages: of two modules with one name, pytest would import one."""
     files = Path(__file__).parent.rglob("*.py")

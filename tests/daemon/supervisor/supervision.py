@@ -43,11 +43,18 @@ def described(nodes: Iterable[NodeSpec]) -> dict[str, Any]:
 class Supervised:
     """Feeds events at a time that only the test moves, and collects the commands."""
 
-    def __init__(self, *nodes: NodeSpec, exit_when_nodes_finish: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        *nodes: NodeSpec,
+        exit_when_nodes_finish: bool = False,
+        watched: frozenset[str] = frozenset(),
+        **options: Any,
+    ) -> None:
         dataflow = Dataflow(
             nodes, "/", exit_when_nodes_finish=exit_when_nodes_finish, descriptor=described(nodes)
         )
         self.supervisor = Supervisor(dataflow, **options)
+        self.supervisor.watch(watched)
         self.state = self.supervisor.state
         self.now = 100.0
         self.connection = 0

@@ -69,7 +69,6 @@ class Supervisor:
         *,
         grace: float = DEFAULT_GRACE,
         finish_grace: float | None = DEFAULT_FINISH_GRACE,
-        watched: frozenset[str] = frozenset(),
         standby: bool = False,
         coordinated: bool = False,
         elsewhere: Mapping[str, str] | None = None,
@@ -81,20 +80,18 @@ class Supervisor:
 
         ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may go
         on after all its inputs closed and all other nodes are done (None: for ever); a node's own setting
-        wins. ``watched`` are the nodes whose code may change (hot reload). ``standby``: replacements can
-        prepare while the old process runs. ``coordinated``: a coordinator has started the dataflow, and
-        commits its changes. ``elsewhere`` gives the machine of a node on another machine.
-        ``generations`` are as in `dora.dataflow.layout.Placement`. ``revision`` counts the changes of the
-        dataflow so far, if it has run without this machine. ``former`` is the status of this machine's
-        nodes as the others know it, if this machine has lost them: it starts those again that have not
-        ended.
+        wins. ``standby``: replacements can prepare while the old process runs. ``coordinated``: a
+        coordinator has started the dataflow, and commits its changes. ``elsewhere`` gives the machine of a
+        node on another machine. ``generations`` are as in `dora.dataflow.layout.Placement`. ``revision``
+        counts the changes of the dataflow so far, if it has run without this machine. ``former`` is the
+        status of this machine's nodes as the others know it, if this machine has lost them: it starts
+        those again that have not ended.
         """
         self.state = RunState(
             dataflow,
             NodeGraph(dataflow),
             grace=grace,
             finish_grace=finish_grace,
-            watched=watched,
             standby=standby,
             coordinated=coordinated,
             distributed=bool(elsewhere),
@@ -157,7 +154,7 @@ class Supervisor:
         return peers.known_status(self.state, machine)
 
     def watch(self, nodes: frozenset[str]) -> None:
-        """Set the nodes whose code may change from now on."""
+        """Set the nodes whose code may change from now on (hot reload)."""
         self.state.watched = nodes
 
     def _due(self) -> list[tuple[str, DeadlineName]]:

@@ -56,12 +56,12 @@ def read_idl(text: str, file: str) -> list[MessageDefinition]:
     Raises `DefinitionError`.
     """
     try:
-        return _Reader(text).read()
+        return _IdlReader(text).read()
     except (ValueError, IndexError, SyntaxError, RecursionError) as error:
         raise DefinitionError(f"{file} cannot be read: {error}") from None
 
 
-class _Reader:
+class _IdlReader:
     def __init__(self, text: str) -> None:
         self.tokens: list[tuple[str, str, int]] = []
         at = 0
