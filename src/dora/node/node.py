@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,7 +151,9 @@ class Node:
         the inputs, and wake a program that waits. They do not keep the stream of events open: it ends when
         it would without them. May be called for any number of subscriptions.
         """
-        self._session.inbox.merge(subscription)
+        from dora.node.receive.external_input import ExternalInput
+
+        self._session.inbox.merge(partial(ExternalInput, subscription))
 
     # ------------------------------------------------------------------ sending
 

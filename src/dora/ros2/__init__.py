@@ -10,7 +10,8 @@ decodes them and encodes them.
 >>> text.decode(text.encode({"data": "hello"})).to_pylist()
 [{'data': 'hello'}]
 
-`dora.ros2.engine` is the interface of the engines, `dora.ros2.choose` says which one is taken.
+``dora.ros2.engine`` is the interface of the engines, ``dora.ros2.choose`` says which one is taken. The
+classes of dora-rs for ROS 2, such as ``dora.Ros2Context``, are in ``dora.ros2.api``.
 """
 
 from dora.ros2.types.errors import DefinitionError, MalformedMessage, TypeNotFound, ValueMismatch

@@ -87,5 +87,17 @@ def open_context(
     return open_rclpy(domain_id)
 
 
+def engines_here() -> list[str]:
+    """Return the engines whose packages are here, and the Python of the one that is a ROS."""
+    found: list[str] = []
+    if _has("zenoh") and _has("xxhash"):
+        found.append("zenoh")
+    if _has("cyclonedds"):
+        found.append("dds")
+    if (python := find_python()) is not None:
+        found.append(f"rclpy ({python})")
+    return found
+
+
 def _has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None

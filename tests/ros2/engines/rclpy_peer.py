@@ -13,11 +13,14 @@ import time
 from typing import Any
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.action import ActionClient, ActionServer, CancelResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
+from test_msgs.action import Fibonacci
 
 TYPES = {"String": String, "Image": Image}
 
@@ -97,20 +100,65 @@ class Peer:
 
         self.node.create_service(SetBool, service, answer)
 
+    def fibonacci_server(self, action: str) -> None:
+        def work(goal: Any) -> Any:
+            sequence = [0, 1]
+            for _ in range(goal.request.order):
+                if goal.is_cancel_requested:
+                    goal.canceled()
+                    return Fibonacci.Result(sequence=sequence)
+                sequence.append((sequence[-1] + sequence[-2]) % 1000)
+                goal.publish_feedback(Fibonacci.Feedback(sequence=sequence))
+                time.sleep(0.01)
+            goal.succeed()
+            return Fibonacci.Result(sequence=sequence)
+
+        self.action = ActionServer(
+            self.node,
+            Fibonacci,
+            action,
+            work,
+            cancel_callback=lambda _: CancelResponse.ACCEPT,
+            callback_group=ReentrantCallbackGroup(),
+        )
+
+    def fibonacci_goal(self, action: str, order: int, cancel: bool = False) -> list[Any]:
+        client = ActionClient(self.node, Fibonacci, action)
+        assert client.wait_for_server(30)
+        feedback: list[Any] = []
+        heard = threading.Event()
+
+        def on_feedback(message: Any) -> None:
+            feedback.append(list(message.feedback.sequence))
+            heard.set()
+
+        goal = wait_for(client.send_goal_async(Fibonacci.Goal(order=order), on_feedback))
+        assert goal.accepted
+        assert heard.wait(30)
+        if cancel:
+            wait_for(goal.cancel_goal_async())
+        found = wait_for(goal.get_result_async())
+        return [found.status, list(found.result.sequence), feedback]
+
     def call(self, service: str, value: bool) -> list[Any]:
         client = self.node.create_client(SetBool, service)
         assert client.wait_for_service(30)
-        future = client.call_async(SetBool.Request(data=value))
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        assert done.wait(30)
-        return [future.result().success, future.result().message]
+        response = wait_for(client.call_async(SetBool.Request(data=value)))
+        return [response.success, response.message]
+
+
+def wait_for(future: Any) -> Any:
+    """Return the result of a future, which the executor sets."""
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    assert done.wait(30)
+    return future.result()
 
 
 def main() -> None:
     rclpy.init()
     peer = Peer(sys.argv[1])
-    executor = SingleThreadedExecutor()
+    executor = MultiThreadedExecutor(4)  # goals go on while requests to cancel come
     executor.add_node(peer.node)
     threading.Thread(target=executor.spin, daemon=True).start()
     print(json.dumps("ready"), flush=True)

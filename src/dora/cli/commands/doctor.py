@@ -59,6 +59,7 @@ def doctor(dataflow: str | None, client: Client) -> int:
         _upstream,
         _libraries,
         _engines,
+        _ros2,
         _node_packages,
         _folders,
         _hardware,
@@ -137,6 +138,21 @@ def _engines() -> Iterator[Finding]:
         yield Finding("WARN", "messages go over Zenoh, which is slower than shared memory")
     else:
         yield Finding("PASS", f"messages go through shared memory, by the engine {engine}")
+
+
+def _ros2() -> Iterator[Finding]:
+    """Say which engines of ROS 2 are here; nothing without the extra, which few need."""
+    from dora.ros2.choose import choose, engines_here
+
+    found = ", ".join(engines_here())
+    if not found:
+        return
+    try:
+        choice = choose()
+    except DoraError as error:
+        yield Finding("WARN", f"ROS 2: there is {found}; {error}")
+    else:
+        yield Finding("PASS", f"ROS 2: there is {found}; by default {choice.engine}: {choice.reason}")
 
 
 def _node_packages() -> Iterator[Finding]:

@@ -44,11 +44,21 @@ def _duration_option(text: str) -> Callable[[Any], Any]:
 @topic.command("list")
 @dataflow_option
 @format_option("one object a line: `node`, `name`, `subscribers`, and `machine` if there are several")
-def list_topics(dataflow: str | None, style: str) -> None:
+@click.option(
+    "--ros2",
+    is_flag=True,
+    help="List the topics of ROS 2 in the domain $ROS_DOMAIN_ID [0], and the nodes on both sides.",
+)
+def list_topics(dataflow: str | None, style: str, ros2: bool) -> None:
     """List the outputs and who receives them."""
     from dora.cli.running import find_running
     from dora.observe.topics import topics_of
 
+    if ros2:
+        if dataflow is not None:
+            raise click.UsageError("--ros2 looks at a domain of ROS, and not at a dataflow")
+        _list_ros_topics(style)
+        return
     with find_running(dataflow) as running:
         topics = topics_of(running.inspection)
         machines = [running.machine_of(item.node_id) for item in topics]
@@ -63,6 +73,25 @@ def list_topics(dataflow: str | None, style: str) -> None:
         head.insert(1, "Machine")
         rows = [[row[0], machine, *row[1:]] for row, machine in zip(rows, machines, strict=True)]
     print_table(head, rows)
+
+
+def _list_ros_topics(style: str) -> None:
+    from dora.ros2.api.policies import domain_of
+    from dora.ros2.topic_list import topics_of_domain
+
+    try:
+        topics = topics_of_domain(domain_of(None))
+    except ValueError as error:
+        raise DoraError(str(error)) from None
+    if style == "json":
+        for item in topics:
+            click.echo(json.dumps(item._asdict()))
+        return
+    rows = [
+        [item.name, ", ".join(item.types), ", ".join(item.publishers), ", ".join(item.subscribers)]
+        for item in topics
+    ]
+    print_table(["Name", "Type", "Publishers", "Subscribers"], rows)
 
 
 @topic.command("echo")

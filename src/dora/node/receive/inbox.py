@@ -40,7 +40,6 @@ from dora.wire import node_protocol
 from dora.wire.message import ONE_TRAIL_BYTE, ORIGIN
 
 if TYPE_CHECKING:
-    from dora.node.external import ExternalSource
     from dora.node.interceptor import ReceiveInterceptor
     from dora.node.receive.path_meter import PathMeter
     from dora.node.receive.sync_port import SyncPort
@@ -312,11 +311,12 @@ class Inbox(Waiter):
             self._clocks.append(port)
         self._open_ports = [*self._open_ports, port]
 
-    def merge(self, source: ExternalSource) -> None:
-        """Give out what comes from a source outside the dataflow, too."""
-        from dora.node.receive.external_input import ExternalInput
+    def merge(self, make: Callable[[str, Callable[[], None]], InputPort]) -> None:
+        """Poll a port of a source outside the dataflow, too; ``make`` gets its id and what wakes this node.
 
-        port = ExternalInput(source, f"external:{len(self._merged)}", self.wake)  # no input has such an id
+        The port does not keep the stream of events open.
+        """
+        port = make(f"external:{len(self._merged)}", self.wake)  # no input has such an id
         self._merged.append(port)
         self._open_ports = [*self._open_ports, port]
         self.wake()

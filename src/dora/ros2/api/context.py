@@ -78,7 +78,7 @@ class Ros2Context:
     ) -> Ros2Node:
         """Make a node of the ROS graph. ``parameters``: names and values that it declares.
 
-        Raises ``ValueError`` for a name that breaks the rules of ROS, `ParameterError` for a parameter
+        Raises ``ValueError`` for a name that breaks the rules of ROS, ``ParameterError`` for a parameter
         that ROS does not have, and `ConnectError` if the engine does not get to the others.
         """
         return Ros2Node(self, name, namespace, options, parameters)
@@ -267,7 +267,7 @@ class Ros2Node:
     def set_parameter(self, name: str, value: ParameterValue) -> None:
         """Change a declared parameter, for other ROS nodes too.
 
-        Raises `ParameterError` if it is not declared or has another type.
+        Raises ``ParameterError`` if it is not declared or has another type.
         """
         self._parameters.set(name, value)
 

@@ -66,7 +66,7 @@ class Ros2Transport:
         return self._kind
 
     def open(self, choice: EngineChoice, domain_id: int) -> RosContext:
-        """Open a context of an engine; raises as `dora.ros2.choose.open_context` does."""
+        """Open a context of an engine; raises as ``dora.ros2.choose.open_context`` does."""
         from dora.ros2.choose import open_context
 
         profile = self._profile
@@ -102,7 +102,7 @@ class Ros2NodeOptions:
 class Ros2Durability(IntEnum):
     """Whether a publisher keeps its last messages for subscriptions that come later.
 
-    ROS has `Volatile` and `TransientLocal` only. `Transient` and `Persistent` count as `TransientLocal`.
+    ROS has ``Volatile`` and ``TransientLocal`` only. The other two count as ``TransientLocal``.
     """
 
     Volatile = 0
@@ -114,7 +114,7 @@ class Ros2Durability(IntEnum):
 class Ros2Liveliness(IntEnum):
     """The source that says that a publisher lives: the transport, or the program.
 
-    ROS has `Automatic` and `ManualByTopic` only. `ManualByParticipant` counts as `ManualByTopic`.
+    ROS has ``Automatic`` and ``ManualByTopic`` only. ``ManualByParticipant`` counts as ``ManualByTopic``.
     """
 
     Automatic = 0

@@ -81,7 +81,7 @@ def type_hash_of(data: bytes) -> str:
     return ""
 
 
-class _Reader:
+class _EntitiesReader:
     """Reads CDR from its beginning; raises `ValueError` or ``struct.error`` at its end."""
 
     def __init__(self, data: bytes) -> None:
@@ -121,7 +121,7 @@ class _Reader:
 
 
 def _read_entities(data: bytes, size: int) -> ParticipantEntities:
-    reader = _Reader(data)
+    reader = _EntitiesReader(data)
     gid = reader.take(size)[:_GID_SIZE]
     nodes: list[NodeEntities] = []
     for _ in range(reader.count(16)):  # the lengths of two texts and two sequences
