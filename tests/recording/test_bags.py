@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -480,6 +482,38 @@ def test_what_is_no_bag_is_refused(
 ) -> None:
     spoil(bag)
     assert told in failed(capsys, "info", bag)
+
+
+def test_names_in_a_bag_do_not_reach_the_terminal_as_they_are(
+    bag: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = bag / "drive.mcap"
+    file.write_bytes(file.read_bytes().replace(b"/chatter", b"/\x1b[31mer"))
+    assert run_command_line(["info", str(bag)]) == 0
+    out = capsys.readouterr().out
+    assert "\\x1b[31mer" in out
+    assert "\x1b" not in out
+    assert [topic for topic, _, _ in contents(bag)].count("\\x1b[31mer") == 2
+
+
+def test_what_a_killed_recorder_wrote_into_the_log_of_sqlite_is_read(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "drive", MESSAGES[:4], storage=SQLITE)
+    with closing(sqlite3.connect(bag / "drive.db3")) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        data = LIBRARY.message("std_msgs/msg/String").encode({"data": "late"})
+        ((topic,),) = database.execute("SELECT id FROM topics WHERE name = '/chatter'")
+        time_ns = time_of(MESSAGES[4])
+        database.execute(
+            "INSERT INTO messages (topic_id, timestamp, data) VALUES (?, ?, ?)", (topic, time_ns, data)
+        )
+        database.commit()
+        killed = tmp_path / "killed"
+        killed.mkdir()
+        for name in ("drive.db3", "drive.db3-wal"):
+            shutil.copy(bag / name, killed / name)
+    found = contents(killed)
+    assert found[:4] == expected(MESSAGES[:4])
+    assert found[4:] == [("chatter", time_ns, [{"data": "late"}])]
 
 
 def test_a_malformed_message_is_told(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

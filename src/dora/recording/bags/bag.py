@@ -22,6 +22,7 @@ from dora.recording.bags.bag_file import (
     BagFile,
     McapBag,
     SqliteBag,
+    printable,
 )
 from dora.recording.bags.restore import ChannelReader, TypeFinder
 from dora.recording.mcap.file import END_OF_TIME
@@ -141,13 +142,13 @@ class RosBag(Recording):
             with open(place, "rb") as file:
                 loaded = yaml.load(file.read(_MOST_METADATA), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
             found = loaded["rosbag2_bagfile_information"]
-            self.ros2 = str(found.get("ros_distro") or "")
+            self.ros2 = printable(str(found.get("ros_distro") or ""))
             # Early versions wrote the name of the folder, too.
             return [os.path.basename(str(name)) for name in found["relative_file_paths"]]
         except FileNotFoundError:
             return []
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            what = str(error).partition("\n")[0]
+            what = printable(str(error).partition("\n")[0])
             raise NotARecording(f"{place} cannot be read: {what}") from None
         except (TypeError, KeyError, AttributeError):
             raise NotARecording(f"{place} does not describe a bag of ROS 2") from None

@@ -78,8 +78,8 @@ class McapBag:
         channel = self._file.channels[id_]
         schema = self._file.schemas.get(channel.schema_id)
         return BagChannel(
-            channel.topic,
-            schema.name if schema is not None else "",
+            printable(channel.topic),
+            printable(schema.name) if schema is not None else "",
             schema.data.decode(errors="replace") if schema is not None else "",
             channel.message_encoding,
             self._file.counts[id_],
@@ -89,10 +89,14 @@ class McapBag:
         self, topics: Collection[str], begin_ns: int, end_ns: int
     ) -> Iterator[tuple[int, BagChannel, bytes]]:
         found = self._file.messages(
-            lambda channel: channel.message_encoding == CDR and channel.topic in topics, begin_ns, end_ns
+            lambda channel: channel.message_encoding == CDR and printable(channel.topic) in topics,
+            begin_ns,
+            end_ns,
         )
         for channel, stored in found:
-            yield stored.time_ns, self._channels[channel.id], stored.data
+            known = self._channels.get(channel.id)  # a file that grows may have new ones
+            if known is not None:
+                yield stored.time_ns, known, stored.data
         self.damage = self._file.damage or self.damage
 
 
@@ -109,7 +113,8 @@ class SqliteBag:
             with closing(self._connect()) as database:
                 self._read(database)
         except (sqlite3.Error, OSError, ValueError, TypeError) as error:
-            raise NotARecording(f"{path} is a SQLite file, but no bag that can be read: {error}") from None
+            what = printable(str(error).partition("\n")[0])
+            raise NotARecording(f"{path} is a SQLite file, but no bag that can be read: {what}") from None
 
     def _is_cut(self) -> bool:
         """Return whether the file is shorter than its header says."""
@@ -125,6 +130,7 @@ class SqliteBag:
         option = "" if os.path.exists(self.path + "-wal") else "&immutable=1"
         place = f"file:{quote(os.path.abspath(self.path))}?mode=ro{option}"
         database = sqlite3.connect(place, uri=True, check_same_thread=False)
+        database.text_factory = _text
         if self.damage:
             database.execute("PRAGMA writable_schema = ON")  # else SQLite refuses a cut file as a whole
         return database
@@ -141,7 +147,8 @@ class SqliteBag:
             )
         self.distribution = ""
         if "schema" in tables and any(row[1] == "ros_distro" for row in rows("PRAGMA table_info(schema)")):
-            self.distribution = next((str(name) for (name,) in rows("SELECT ros_distro FROM schema")), "")
+            names = rows("SELECT ros_distro FROM schema")
+            self.distribution = next((printable(str(name)) for (name,) in names), "")
         counts: Counter[int] = Counter()
         times: list[int] = []
         try:
@@ -157,7 +164,11 @@ class SqliteBag:
         self.first_ns, self.last_ns = min(times, default=0), max(times, default=0)
         self._channels = {
             id_: BagChannel(
-                str(topic), str(kind), str(definitions.get(kind, "")), str(encoding), counts[id_]
+                printable(str(topic)),
+                printable(str(kind)),
+                str(definitions.get(kind, "")),
+                str(encoding),
+                counts[id_],
             )
             for id_, topic, kind, encoding in rows(
                 "SELECT id, name, type, serialization_format FROM topics"
@@ -188,6 +199,15 @@ class SqliteBag:
                     yield time_ns, self._channels[id_], data
         except sqlite3.Error as error:
             self.damage = self.damage or damage_text(error)
+
+
+def printable(name: str) -> str:
+    """Return a name that a terminal shows as it is: a bag may come from anybody."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
 
 
 def _up_to_the_damage(database: sqlite3.Connection) -> tuple[Counter[int], list[int]]:
