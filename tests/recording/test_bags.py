@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -21,7 +26,7 @@ from dora.cli.main import run_command_line
 from dora.recording.bags.restore import cdr_of
 from dora.recording.mcap.format import NotARecording
 from dora.recording.opening import open_recording
-from dora.ros2 import DefinitionError
+from dora.ros2 import DefinitionError, InterfaceLibrary
 from dora.ros2.bag_types import bag_type
 from dora.wire.decode import decode_arrow
 from dora.wire.metadata import decode_metadata
@@ -142,8 +147,6 @@ def test_mcap_files_of_other_programs(tmp_path: Path, options: dict[str, bool], 
 
 
 def test_the_definition_in_the_bag_counts_and_not_the_standard_one(tmp_path: Path) -> None:
-    from dora.ros2 import InterfaceLibrary
-
     (tmp_path / "std_msgs/msg").mkdir(parents=True)
     (tmp_path / "std_msgs/msg/String.msg").write_text("int32 number\nstd_msgs/Header[] headers\n")
     (tmp_path / "std_msgs/msg/Header.msg").write_text("string only\n")
@@ -284,6 +287,54 @@ def test_images_in_the_form_of_dora(bag: Path) -> None:
         }
 
 
+def test_large_images_are_not_copied_into_small_ones(tmp_path: Path) -> None:
+    """Rows with and without bytes at their end, above the size from which values stay where they are."""
+    pixels = np.arange(200 * 100 * 3, dtype=np.uint32).astype(np.uint8)
+    plain = {"width": 200, "height": 100, "encoding": "rgb8", "step": 600, "data": pixels}
+    rows = np.pad(pixels.reshape(100, 600), ((0, 0), (0, 8))).reshape(-1)
+    padded = {**plain, "step": 608, "data": rows}
+    sent = [
+        Sent("/image", index, "sensor_msgs/msg/Image", value) for index, value in enumerate((plain, padded))
+    ]
+    for storage in (MCAP, SQLITE):
+        bag = write_bag(tmp_path / storage.name, sent, storage=storage)
+        assert [value for _, _, value in contents(bag, images=True)] == [pixels.tolist()] * 2
+        assert contents(bag) == expected(sent)
+
+
+def test_an_image_of_another_definition_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sensor_msgs/msg").mkdir(parents=True)
+    (tmp_path / "sensor_msgs/msg/Image.msg").write_text("int32 number\n")
+    own = InterfaceLibrary([tmp_path], prefixes=[])
+    bag = write_bag(
+        tmp_path / "drive", [Sent("/x", 0.0, "sensor_msgs/msg/Image", {"number": 5})], library=own
+    )
+    assert contents(bag)[0][2] == [{"number": 5}]
+    error = failed(capsys, "export", bag, "--parquet", tmp_path / "out", "--images")
+    assert "the bag defines sensor_msgs/msg/Image without the fields of an image" in error
+
+
+def test_messages_without_fields(tmp_path: Path) -> None:
+    sent = [Sent("/start", 0.0, "std_msgs/msg/Empty", {})]
+    assert contents(write_bag(tmp_path / "drive", sent)) == [("start", T0, [{}])]
+
+
+def test_a_bag_may_have_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    sent = [Sent("/x", number / 10, "std_msgs/msg/Int32", {"data": number}) for number in range(60)]
+    parts = [
+        write_bag(tmp_path / f"part{number}", [each], storage=SQLITE if number % 2 else MCAP)
+        for number, each in enumerate(sent)
+    ]
+    bag = join_bags(tmp_path / "drive", *parts)
+    open_files = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, open_files + 20), hard))
+    try:
+        assert contents(bag) == expected(sent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_options_of_bags_are_refused_for_recordings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -403,9 +454,21 @@ def _text(bag: Path) -> None:
     (bag / "drive.mcap").write_text("no bag at all")
 
 
+def _bag_of_ros_1(bag: Path) -> None:
+    _empty_folder(bag)
+    (bag / "drive.mcap").write_bytes(b"#ROSBAG V2.0\n")
+
+
+def _recordings(bag: Path) -> None:
+    _empty_folder(bag)
+    write_recording(bag / "run.mcap", [("a/x", 0.0, b"1")])
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
+        (_bag_of_ros_1, "it is a bag of ROS 1, and `rosbags-convert` makes one of ROS 2 from it"),
+        (_recordings, "run.mcap is a recording of dora and no part of a bag"),
         (_no_metadata, "metadata.yaml cannot be read: while parsing"),
         (_other_metadata, "metadata.yaml does not describe a bag of ROS 2"),
         (_empty_folder, "is a folder, but no bag of ROS 2"),
@@ -419,6 +482,38 @@ def test_what_is_no_bag_is_refused(
 ) -> None:
     spoil(bag)
     assert told in failed(capsys, "info", bag)
+
+
+def test_names_in_a_bag_do_not_reach_the_terminal_as_they_are(
+    bag: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = bag / "drive.mcap"
+    file.write_bytes(file.read_bytes().replace(b"/chatter", b"/\x1b[31mer"))
+    assert run_command_line(["info", str(bag)]) == 0
+    out = capsys.readouterr().out
+    assert "\\x1b[31mer" in out
+    assert "\x1b" not in out
+    assert [topic for topic, _, _ in contents(bag)].count("\\x1b[31mer") == 2
+
+
+def test_what_a_killed_recorder_wrote_into_the_log_of_sqlite_is_read(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "drive", MESSAGES[:4], storage=SQLITE)
+    with closing(sqlite3.connect(bag / "drive.db3")) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        data = LIBRARY.message("std_msgs/msg/String").encode({"data": "late"})
+        ((topic,),) = database.execute("SELECT id FROM topics WHERE name = '/chatter'")
+        time_ns = time_of(MESSAGES[4])
+        database.execute(
+            "INSERT INTO messages (topic_id, timestamp, data) VALUES (?, ?, ?)", (topic, time_ns, data)
+        )
+        database.commit()
+        killed = tmp_path / "killed"
+        killed.mkdir()
+        for name in ("drive.db3", "drive.db3-wal"):
+            shutil.copy(bag / name, killed / name)
+    found = contents(killed)
+    assert found[:4] == expected(MESSAGES[:4])
+    assert found[4:] == [("chatter", time_ns, [{"data": "late"}])]
 
 
 def test_a_malformed_message_is_told(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,8 +32,7 @@ def open_recording(
 
 def _is_bag(path: str) -> bool:
     """Return whether a file is of ROS 2, by its first bytes."""
-    from dora.recording.bags.bag import ZSTD_MAGIC
-    from dora.recording.bags.bag_file import SQLITE_MAGIC
+    from dora.recording.bags.bag_file import SQLITE_MAGIC, ZSTD_MAGIC
 
     try:
         with open(path, "rb") as file:

@@ -310,7 +310,7 @@ def _export_ros2(opened: Recording, folder: str, topics: list[str] | None, mode:
     with reading(mode, "writing a bag", opened):
         exported = export_ros2(opened, folder, topics, force=force)
     click.echo(f"{folder}: {counted(exported.messages, 'message')}")
-    for topic, count in exported.left_out.items():
+    for topic, count in sorted(exported.left_out.items()):
         click.echo(f"left out: {counted(count, 'message')} of {topic}, which are none of ROS", err=True)
 
 

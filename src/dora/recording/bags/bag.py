@@ -14,7 +14,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import DoraError
-from dora.recording.bags.bag_file import CDR, SQLITE_MAGIC, BagChannel, BagFile, McapBag, SqliteBag
+from dora.recording.bags.bag_file import (
+    CDR,
+    SQLITE_MAGIC,
+    ZSTD_MAGIC,
+    BagChannel,
+    BagFile,
+    McapBag,
+    SqliteBag,
+    printable,
+)
 from dora.recording.bags.restore import ChannelReader, TypeFinder
 from dora.recording.mcap.file import END_OF_TIME
 from dora.recording.mcap.format import End, NotARecording, RecordingStart
@@ -26,7 +35,6 @@ if TYPE_CHECKING:
 METADATA: Final = "metadata.yaml"
 _SUFFIXES: Final = (".mcap", ".db3")
 ZSTD_SUFFIX: Final = ".zstd"
-ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _MOST_METADATA: Final = 64 << 20  # bytes
 _COPY: Final = 1 << 20  # bytes at once
 
@@ -104,8 +112,6 @@ class RosBag(Recording):
         return found
 
     def close(self) -> None:
-        for file in self._files:
-            file.close()
         if self._folder:
             from dora.recording.mcap.process_folder import remove_folder
 
@@ -136,19 +142,20 @@ class RosBag(Recording):
             with open(place, "rb") as file:
                 loaded = yaml.load(file.read(_MOST_METADATA), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
             found = loaded["rosbag2_bagfile_information"]
-            self.ros2 = str(found.get("ros_distro") or "")
+            self.ros2 = printable(str(found.get("ros_distro") or ""))
             # Early versions wrote the name of the folder, too.
             return [os.path.basename(str(name)) for name in found["relative_file_paths"]]
         except FileNotFoundError:
             return []
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            what = str(error).partition("\n")[0]
+            what = printable(str(error).partition("\n")[0])
             raise NotARecording(f"{place} cannot be read: {what}") from None
         except (TypeError, KeyError, AttributeError):
             raise NotARecording(f"{place} does not describe a bag of ROS 2") from None
 
     def _open(self, path: str) -> None:
         """Open a file of the bag. In a folder, one that cannot be read is a damage of the bag."""
+        plain = path
         try:
             self.size += os.path.getsize(path)
             plain = self._decompressed(path)
@@ -162,9 +169,10 @@ class RosBag(Recording):
                 self.damage or f"its file {os.path.basename(path)} cannot be read: {error.strerror}"
             )
         except DoraError as error:
+            what = str(error).replace(plain, path)
             if path == self.path:
-                raise
-            self.damage = self.damage or str(error)
+                raise NotARecording(what) from None
+            self.damage = self.damage or what
         else:
             self._files.append(opened)
             self.damage = self.damage or opened.damage

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final
 
 from dora.errors import DoraError
-from dora.recording.bags.bag_file import BagChannel
+from dora.recording.bags.bag_file import ZSTD_MAGIC, BagChannel
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage
 from dora.ros2.bag_types import bag_type
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 # Metadata of a message that is one of ROS.
 ROS2_TYPE: Final = "ros2_type"  # "sensor_msgs/msg/Image"
 ROS2_TOPIC: Final = "ros2_topic"  # "/camera/image_raw"
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"  # no message in CDR begins so
 _LARGEST: Final = 1 << 30  # bytes of a message; a few compressed bytes can expand to more than any memory
 _SMALL: Final = 16 << 10  # bytes of a body that is copied into the head
 
@@ -81,23 +80,23 @@ class ChannelReader:
             if not self._as_image:
                 return _message(recorded, encode(array), self._section)
             pixels, metadata = image_of(array)
+            header = array.field("header")[0].as_py()
+            stamp = header["stamp"]["sec"] * 1_000_000_000 + header["stamp"]["nanosec"]
+            metadata |= {**self._metadata, "frame_id": header["frame_id"], "stamp": stamp}
+            return _message(recorded, encode(pixels), encode_metadata(metadata))
         except NotARecording:
             raise
         except DoraError as error:
             raise NotARecording(f"message {recorded.sequence} of `{recorded.topic}`: {error}") from None
-        header = array.field("header")[0].as_py()
-        stamp = header["stamp"]
-        metadata |= {
-            **self._metadata,
-            "frame_id": header["frame_id"],
-            "stamp": stamp["sec"] * 1_000_000_000 + stamp["nanosec"],
-        }
-        return _message(recorded, encode(pixels), encode_metadata(metadata))
+        except (LookupError, TypeError, AttributeError):
+            raise NotARecording(
+                f"the bag defines {self._channel.type_name} without the fields of an image"
+            ) from None
 
 
 def cdr_of(data: bytes) -> bytes:
     """Return the message from the bytes in a bag, which may be compressed; raises `NotARecording`."""
-    if not data.startswith(_ZSTD_MAGIC):
+    if not data.startswith(ZSTD_MAGIC):
         return data
     import zstandard
 

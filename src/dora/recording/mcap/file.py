@@ -222,13 +222,15 @@ class McapFile:
     def index(self, counts: Callable[[Any], bool]) -> None:
         """Find channels, metadata, and the times of the messages of the channels that ``counts`` accepts.
 
-        A file without a usable summary at its end is scanned.
+        A file without a usable summary at its end is scanned. Afterwards, the file is open only while it is
+        read: a bag may have more files than a process may open.
         """
         self.damage = ""
         if self._read_summary():
             self._find_edges(counts)
         else:
             self._scan(counts)
+        self.close()
 
     def messages(
         self, accepts: Callable[[Any], bool], begin_ns: int, end_ns: int
@@ -391,6 +393,8 @@ def damage_text(error: BaseException) -> str:
 def _hint(beginning: bytes) -> str:
     if beginning.startswith(b"DORAREC"):
         return "; it is one of dora-rs, which this dora does not read"
+    if beginning.startswith(b"#ROSBAG"):
+        return "; it is a bag of ROS 1, and `rosbags-convert` makes one of ROS 2 from it"
     if not beginning:
         return "; it is empty"
     return ""
