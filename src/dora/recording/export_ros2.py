@@ -62,8 +62,9 @@ def export_ros2(
     images in dora's form. The topic is the one in `ros2_topic`, or ``/node/output``. Of a bag, all messages
     are written as they are.
 
-    Raises `DoraError` if the extra is not installed, for a type that is not found, for a value that does
-    not fit its type, and for a folder that exists, unless ``force`` and it is a bag.
+    Raises `DoraError` if the extra is not installed, if there is nothing to write, for a type that is not
+    found, for a value that does not fit its type, and for a folder that exists, unless ``force`` and it is
+    a bag.
     """
     try:
         from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -77,12 +78,13 @@ def export_ros2(
     exported = Exported(folder)
     connections: dict[tuple[str, str], Any] = {}
     try:
-        writer.open()
         for recorded in recording.messages(topics):
             ready = convert(recorded)
             if ready is None:
                 exported.left_out[recorded.topic] += 1
                 continue
+            if not exported.messages:
+                writer.open()
             key = ready.topic, ready.type.name
             if key not in connections:
                 connections[key] = writer.add_connection(
@@ -90,13 +92,13 @@ def export_ros2(
                 )
             writer.write(connections[key], recorded.time_ns, ready.data)
             exported.messages += 1
+        if not exported.messages:
+            raise DoraError(f"{recording.path} has no messages of ROS and no images, so no bag is written")
         writer.close()
-    except (OSError, WriterError) as error:
-        raise (
-            cannot_write(folder, error)
-            if isinstance(error, OSError)
-            else DoraError(f"cannot write {folder}: {error}")
-        ) from None
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    except WriterError as error:
+        raise DoraError(f"cannot write {folder}: {error}") from None
     finally:
         writer.abort()  # nothing is left to do after `close`
     return exported
