@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _VERSION: Final = 8  # of the metadata; ROS 2 from Iron on reads it
 _TOPIC: Final = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
+_NO_TOPIC: Final = re.compile(r"\w+/(srv|action)/\w+")  # a part of a service or an action, with no topic
 _MAX_STAMP: Final = 2**31 - 1  # seconds
 
 
@@ -155,6 +156,8 @@ class _Converter:
         name = metadata.get(ROS2_TYPE)
         is_image = name in (None, IMAGE, COMPRESSED_IMAGE) and isinstance(metadata.get("encoding"), str)
         if name is None and not (is_image and metadata.get("primitive", "image") == "image"):
+            return None
+        if isinstance(name, str) and _NO_TOPIC.fullmatch(name):
             return None
         array = decode_arrow(message)
         if not is_image or str(array.type).startswith("struct"):
