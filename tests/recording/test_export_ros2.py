@@ -155,6 +155,26 @@ def test_without_the_extra_the_error_names_it(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_recording_without_messages_of_ros_makes_no_bag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = write_recording(tmp_path / "run.mcap", [("a/x", 0.0, np.array([1.0]))])
+    assert export(recording, tmp_path / "bag") == 1
+    assert "has no messages of ROS and no images" in capsys.readouterr().err
+    assert not (tmp_path / "bag").exists()
+
+
+def test_requests_of_services_have_no_topic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "std_srvs/srv/SetBool_Request"
+    sent = [
+        ("ros/request", 0.0, row(name, {"data": True}), {"ros2_type": name}),
+        ("ros/chatter", 0.1, row(STRING, {"data": "1"}), {"ros2_type": STRING}),
+    ]
+    assert export(write_recording(tmp_path / "run.mcap", sent), tmp_path / "bag") == 0
+    assert [each[0] for each in read(tmp_path / "bag")] == ["/ros/chatter"]
+    assert "left out: 1 message of ros/request" in capsys.readouterr().err
+
+
 def test_two_types_of_one_topic(tmp_path: Path) -> None:
     sent = [
         ("a/x", 0.0, row(STRING, {"data": "1"}), {"ros2_type": STRING}),

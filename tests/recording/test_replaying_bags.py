@@ -106,6 +106,10 @@ def test_a_cut_bag_is_replayed_up_to_the_cut(lab: Folder) -> None:
         ([], "no output of the dataflow is a topic of the bag"),
         (["--topic", "robot/image=/nothing"], "the bag has no topic `/nothing`; it has"),
         (["--topic", "robot/other=/chatter"], "the dataflow has no output `robot/other`"),
+        (
+            ["--topic", "robot/image=/chatter", "--topic", "robot/second=/chatter"],
+            "two outputs of the node `robot` have the topic `/chatter`",
+        ),
         (["--topic", "robot=/chatter"], "`robot=/chatter` is not NODE/OUTPUT=TOPIC"),
     ],
 )
@@ -114,7 +118,7 @@ def test_what_does_not_match_is_told(
 ) -> None:
     bag = write_bag(tmp_path / "drive")
     (tmp_path / "listener.py").write_text("")
-    (tmp_path / "flow.yml").write_text(yaml.safe_dump(flow(["image"])))
+    (tmp_path / "flow.yml").write_text(yaml.safe_dump(flow(["image", "second"])))
     assert run_command_line(["replay", str(bag), str(tmp_path / "flow.yml"), *options]) in (1, 2)
     error = capsys.readouterr().err
     assert told in error

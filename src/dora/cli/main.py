@@ -48,10 +48,13 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Recordings": {
         "record": ("commands.record:record", "Record the messages of a dataflow into an MCAP file."),
-        "info": ("commands.recordings:info", "Show what is in a recording."),
+        "info": ("commands.recordings:info", "Show what is in a recording, or in a bag of ROS 2."),
         "replay": ("commands.replay:replay", "Run a dataflow again with its recorded sources."),
         "diff": ("commands.recordings:diff", "Compare two recordings, message by message."),
-        "export": ("commands.recordings:export", "Write a recording as Parquet files, or for Rerun."),
+        "export": (
+            "commands.recordings:export",
+            "Write a recording as Parquet files, or for Rerun or ROS 2.",
+        ),
     },
     "In the background": {
         "up": ("commands.up:up", "Start the coordinator and the daemon in the background."),

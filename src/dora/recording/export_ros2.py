@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _VERSION: Final = 8  # of the metadata; ROS 2 from Iron on reads it
 _TOPIC: Final = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
+_NO_TOPIC: Final = re.compile(r"\w+/(srv|action)/\w+")  # a part of a service or an action, with no topic
 _MAX_STAMP: Final = 2**31 - 1  # seconds
 
 
@@ -62,8 +63,9 @@ def export_ros2(
     images in dora's form. The topic is the one in `ros2_topic`, or ``/node/output``. Of a bag, all messages
     are written as they are.
 
-    Raises `DoraError` if the extra is not installed, for a type that is not found, for a value that does
-    not fit its type, and for a folder that exists, unless ``force`` and it is a bag.
+    Raises `DoraError` if the extra is not installed, if there is nothing to write, for a type that is not
+    found, for a value that does not fit its type, and for a folder that exists, unless ``force`` and it is
+    a bag.
     """
     try:
         from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -77,12 +79,13 @@ def export_ros2(
     exported = Exported(folder)
     connections: dict[tuple[str, str], Any] = {}
     try:
-        writer.open()
         for recorded in recording.messages(topics):
             ready = convert(recorded)
             if ready is None:
                 exported.left_out[recorded.topic] += 1
                 continue
+            if not exported.messages:
+                writer.open()
             key = ready.topic, ready.type.name
             if key not in connections:
                 connections[key] = writer.add_connection(
@@ -90,13 +93,13 @@ def export_ros2(
                 )
             writer.write(connections[key], recorded.time_ns, ready.data)
             exported.messages += 1
+        if not exported.messages:
+            raise DoraError(f"{recording.path} has no messages of ROS and no images, so no bag is written")
         writer.close()
-    except (OSError, WriterError) as error:
-        raise (
-            cannot_write(folder, error)
-            if isinstance(error, OSError)
-            else DoraError(f"cannot write {folder}: {error}")
-        ) from None
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    except WriterError as error:
+        raise DoraError(f"cannot write {folder}: {error}") from None
     finally:
         writer.abort()  # nothing is left to do after `close`
     return exported
@@ -153,6 +156,8 @@ class _Converter:
         name = metadata.get(ROS2_TYPE)
         is_image = name in (None, IMAGE, COMPRESSED_IMAGE) and isinstance(metadata.get("encoding"), str)
         if name is None and not (is_image and metadata.get("primitive", "image") == "image"):
+            return None
+        if isinstance(name, str) and _NO_TOPIC.fullmatch(name):
             return None
         array = decode_arrow(message)
         if not is_image or str(array.type).startswith("struct"):

@@ -258,7 +258,7 @@ def export(
     allow_incomplete: bool,
     progress: str,
 ) -> int:
-    """Write a recording as Parquet files, for Rerun, or as a bag of ROS 2.
+    """Write a recording as Parquet files, or for Rerun or ROS 2.
 
     In Parquet, each row is a message: its time, its number, its metadata as JSON, the shape of a NumPy
     array, its values as a list (bytes for uint8). In Rerun, messages look as the node

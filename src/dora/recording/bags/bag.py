@@ -99,6 +99,10 @@ class RosBag(Recording):
             if any(self.topic_of(node.id, output) in self.topics for output in node.outputs)
             for output in node.outputs
         }
+        for node in dataflow.nodes:
+            taken = Counter(self.topic_of(node.id, output) for output in node.outputs)
+            if double := [topic for topic, count in taken.items() if count > 1]:
+                raise DoraError(f"two outputs of the node `{node.id}` have the topic `/{double[0]}`")
         for output, topic in self._renamed.items():
             if topic not in self.topics:
                 raise DoraError(f"the bag has no topic `/{topic}`; {_listed(self.topics)}")

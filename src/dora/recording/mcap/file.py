@@ -191,9 +191,7 @@ class McapFile:
         self.metadata: dict[str, dict[str, str]] = {}  # by name
         self.counts: Counter[int] = Counter()  # messages, by the id of the channel
         self.first_ns = self.last_ns = 0  # times of the first and the last message that count
-        self._indexes: Sequence[ChunkIndex] | None = (
-            None  # None: messages are read in the order of the file
-        )
+        self._indexes: Sequence[ChunkIndex] | None = None  # None: read in the order of the file
         try:
             self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
             self.size = os.path.getsize(path)
