@@ -168,7 +168,7 @@ QUESTIONS = {
     "where are the logs": "log_<node>.jsonl",
     "how do I set an environment variable": "env: {",
     "how do I debug a node with a breakpoint": "path: dynamic",
-    "how do I use ROS 2 topics": "rclpy",
+    "how do I use ROS 2 topics": "message_type: std_msgs/String",
     "how do I run on two computers": "dora daemon --machine-id",
     "is it safe on a shared network": "nothing is encrypted by default",
     "how do I match two cameras by time": "timestamp",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from dora.ros2.choose import choose, open_context
-from dora.ros2.graph import Kind, RosGraph
+from dora.ros2.graph import UNKNOWN_NODE, Kind, RosGraph
 
 _DISCOVERY: Final = 2.0  # seconds that other nodes have to answer; `ros2 topic list` takes as long
+_NAMES: Final = 5.0  # seconds
 
 
 class RosTopicEntry(NamedTuple):
@@ -24,6 +25,8 @@ def topics_of_domain(domain_id: int) -> list[RosTopicEntry]:
     with open_context(choose(), domain_id) as context:
         # Nothing says that the graph is complete: the condition only lets it come in.
         context.graph.wait_for(lambda: False, _DISCOVERY)
+        # Over DDS, the names of nodes come after their topics; some nodes never tell.
+        context.graph.wait_for(lambda: not context.graph.endpoints(node=UNKNOWN_NODE), _NAMES)
         return entries_of(context.graph)
 
 

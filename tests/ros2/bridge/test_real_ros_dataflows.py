@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from conftest import RosFlow
+from ros_flow import RosFlow
 from ros_meeting import meeting
 from test_real_rclpy import RclpyPeer
 from waiting import TIMEOUT, wait_until

@@ -11,7 +11,7 @@ from waiting import TIMEOUT, wait_until
 from dora import Ros2NodeOptions, Ros2Publisher, Ros2QosPolicies, Ros2Subscription
 
 if TYPE_CHECKING:
-    from conftest import RosFlow
+    from ros_flow import RosFlow
 
 pytestmark = pytest.mark.processes
 

@@ -14,7 +14,7 @@ from dora import Ros2NodeOptions, Ros2QosPolicies
 from dora.cli.commands.doctor import _ros2
 
 if TYPE_CHECKING:
-    from conftest import RosFlow
+    from ros_flow import RosFlow
 
 
 def test_the_topics_of_a_domain_are_listed_with_their_nodes(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import CallFailed, TransportError
 from dora.ros2.api.topics import one_message
+from dora.ros2.graph import Kind, RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue
 from dora.ros2.qos import ACTION_STATUS, Qos
 from dora.ros2.types.errors import MalformedMessage
@@ -72,6 +73,7 @@ class Ros2ActionClient:
         qos: Qos,
         library: InterfaceLibrary,
         dropped: DroppedMessages,
+        graph: RosGraph,
     ) -> None:
         self.type = type
         self._dropped = dropped
@@ -82,6 +84,7 @@ class Ros2ActionClient:
         self._topic = node.create_subscription(
             f"{name}/_action/feedback", type.feedback_message, Qos(depth=_FEEDBACK_DEPTH)
         )
+        self._graph = graph
         self._feedback: dict[str, MessageQueue[Any]] = {}
         self._asked: dict[str, Future[bytes]] = {}  # goal → its result
         threading.Thread(target=self._distribute, name="dora-ros2-feedback", daemon=True).start()
@@ -117,8 +120,11 @@ class Ros2ActionClient:
         # Before the goal: its first feedback may come sooner than the answer.
         self._feedback[goal_id] = MessageQueue(_FEEDBACK_DEPTH, MessageCounters())
         request = type.send_goal.request.encode({"goal_id": _goal_field(goal_id), "goal": _plain(value)})
+        deadline = time.monotonic() + (GOAL_TIMEOUT if timeout_s is None else timeout_s)
+        # As in rcl, a server is there when its feedback is, too: else the first messages would be lost.
+        self._graph.wait_for(self._hears_server, deadline - time.monotonic())
         try:
-            data = self._goals.call(request, GOAL_TIMEOUT if timeout_s is None else timeout_s)
+            data = self._goals.call(request, max(deadline - time.monotonic(), 0.0))
             accepted = _read(type.send_goal, data)["accepted"]
         except BaseException:
             del self._feedback[goal_id]
@@ -127,6 +133,9 @@ class Ros2ActionClient:
             del self._feedback[goal_id]
             return None
         return goal_id
+
+    def _hears_server(self) -> bool:
+        return bool(self._graph.endpoints(Kind.PUBLISHER, self._topic.topic))
 
     def take_feedback(self, goal_id: str, timeout_s: float | None = None) -> pa.StructArray | None:
         """Wait for feedback of a goal, at most ``timeout_s`` seconds, 1 by default; None if none came."""
@@ -230,6 +239,7 @@ class Ros2ActionServer:
         qos: Qos,
         library: InterfaceLibrary,
         dropped: DroppedMessages,
+        graph: RosGraph,  # noqa: ARG002 - for the client, which waits for this server
     ) -> None:
         self.type = type
         self._dropped = dropped

@@ -254,8 +254,9 @@ class Ros2Node:
         library = self._context.library
         type = library.action(type_name.replace("::", "/"))
         node = self._node(services=True)
-        found = node, name, type, _reliable(qos, "an action"), library, self._dropped("action", name)
-        return make(*found)
+        graph = self._context.engine(services=True)[0].graph
+        dropped = self._dropped("action", name)
+        return make(node, name, type, _reliable(qos, "an action"), library, dropped, graph)
 
     # ------------------------------------------------------------------ parameters
 
