@@ -338,6 +338,40 @@ def test_a_program_that_ends_without_closing_ends_cleanly(engines: Meeting) -> N
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.processes
+def test_a_forked_child_leaves_the_context_to_its_parent(engines: Meeting) -> None:
+    program = textwrap.dedent(
+        f"""
+        import os, sys
+        sys.path[:0] = {PATHS!r}
+        from ros_meeting import STRING, message, open_context, wait_for_subscription
+        from dora.errors import WrongProcess
+        context = open_context({engines.engine!r}, {engines.domain})
+        node = context.create_node("parent")
+        publisher = node.create_publisher("/ours", STRING)
+        subscription = node.create_subscription("/ours", STRING)
+        wait_for_subscription(publisher)
+        child = os.fork()
+        if not child:
+            for use in (lambda: publisher.publish(message(1)), lambda: context.create_node("child")):
+                try:
+                    use()
+                except WrongProcess:
+                    continue
+                os._exit(1)
+            context.close()
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        publisher.publish(message(2))
+        assert subscription.take({TIMEOUT}).data.startswith(message(2))
+        print("heard")
+        """
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "heard\n", "")
+
+
 # ---------------------------------------------------------------------- services
 
 

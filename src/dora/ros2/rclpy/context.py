@@ -14,11 +14,13 @@ from typing import Any, Final, Self
 from dora.errors import CallFailed, TransportError
 from dora.ros2.calls import call, wait_for_service
 from dora.ros2.engine import Buffer, RequestId, RosMessage, RosType, ServiceRequest
+from dora.ros2.forking import leave_to_parent
 from dora.ros2.graph import Endpoint, Kind, NodeName, RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue, SequenceGaps
 from dora.ros2.names import check_namespace, check_node_name, resolve
 from dora.ros2.qos import DEFAULT, INFINITE_NS, SERVICES, Durability, History, Liveliness, Qos, Reliability
 from dora.ros2.rclpy.process import RclpyProcess
+from dora.transport.forking import disown_after_fork
 
 _log = logging.getLogger("dora.ros2")
 _INFINITE_FROM: Final = INFINITE_NS // 2  # RMWs round differently
@@ -48,6 +50,7 @@ class RclpyContext:
         # Zenoh brings every publisher and subscription of a topic together.
         self.checks_qos = "zenoh" not in self.rmw
         atexit.register(self.close)
+        disown_after_fork(self)
 
     def _on_frame(self, header: dict[str, Any], data: bytes) -> None:
         if "graph" in header:
@@ -93,6 +96,11 @@ class RclpyContext:
             node.close()
         self.graph.close()
         self.process.close()
+
+    def disown(self) -> None:
+        atexit.unregister(self.close)
+        self.process.leave()
+        leave_to_parent(self, self._nodes)
 
     def __enter__(self) -> Self:
         return self

@@ -137,6 +137,10 @@ class RclpyProcess:
             self._process.kill()
             self._process.wait()
 
+    def leave(self) -> None:
+        """Close the socket in a forked child: it stays open for the parent, whose end it still tells."""
+        self._socket.close()
+
     def close(self) -> None:
         """End the process."""
         try:
