@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from ros_domains import free_domain
 from ros_meeting import BASIC, STRING, Meeting, message, wait_for_match
@@ -52,6 +54,19 @@ def test_the_network_learns_no_fields_of_a_type(dds_engine: Meeting) -> None:
     found = {sample.topic_name: sample for sample in reader.take(50)}
     assert found["rt/chatter"].type_name == STRING.dds_name
     assert found["rt/chatter"].type_id is None
+
+
+def test_a_closed_context_has_left_its_domain(dds_engine: Meeting) -> None:
+    def resources() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    before = resources()
+    context = dds_engine.open()
+    publisher = context.create_node("talker").create_publisher("/chatter", STRING)
+    assert resources() > before
+    context.close()
+    assert resources() == before
+    publisher.close()  # still held
 
 
 def test_a_domain_that_does_not_exist_is_refused() -> None:

@@ -104,8 +104,8 @@ class DdsContext:
         for node in self._nodes:
             node.close()
         self.graph.close()
+        self._receiver.close()  # first: its thread uses the readers of the watch
         self._watch.close()
-        self._receiver.close()
         self._nodes.clear()
         self._topics.clear()
         del self._receiver, self._participant
