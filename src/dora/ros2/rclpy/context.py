@@ -92,6 +92,9 @@ class RclpyContext:
                 return
             self._closed = True
         atexit.unregister(self.close)
+        # First: it ends a `publish` that waits for a process that is stuck. The process leaves the graph on
+        # its own, so nothing of what follows has to reach it.
+        self.process.finish()
         for node in self._nodes:
             node.close()
         self.graph.close()
