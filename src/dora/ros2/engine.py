@@ -133,7 +133,8 @@ class RosSubscription(_Endpoint, Protocol):
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         """Set what a thread of the engine calls after each arrival, and at `close`.
 
-        It is called at once if a message is here. It must not block, raise, or take a message.
+        It is called at once if a message is here. It must not block, take a message, or close its context
+        (over Zenoh that waits for this thread). An exception is logged.
         """
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from dora.ros2.message_queue import ring
 from dora.ros2.names import full_node_name
 from dora.ros2.qos import Qos, explain
 
@@ -86,7 +87,7 @@ class RosGraph:
             self._endpoints.update(endpoints)
             self._version += 1
             self._changed.notify_all()
-        self._tell()
+        ring(self._on_change)
 
     def replace(self, nodes: dict[object, NodeName], endpoints: dict[object, Endpoint]) -> None:
         """Set the whole graph; nobody is told if nothing has changed."""
@@ -96,7 +97,7 @@ class RosGraph:
             self._nodes, self._endpoints = nodes, endpoints
             self._version += 1
             self._changed.notify_all()
-        self._tell()
+        ring(self._on_change)
 
     def close(self) -> None:
         """Wake all that wait; nothing changes any more."""
@@ -104,15 +105,10 @@ class RosGraph:
             self._closed = True
             self._changed.notify_all()
 
-    def _tell(self) -> None:
-        callback = self._on_change
-        if callback is not None:
-            callback()
-
     # ------------------------------------------------------------------ what a program asks
 
     def set_on_change(self, callback: Callable[[], None] | None) -> None:
-        """Set what a thread of the engine calls after each change; it must not block or raise."""
+        """Set what a thread of the engine calls after each change; it must not block."""
         self._on_change = callback
 
     def wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:

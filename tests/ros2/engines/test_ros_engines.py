@@ -167,6 +167,27 @@ def test_a_callback_rings_for_each_message_and_at_the_end(engines: Meeting) -> N
     assert len(rings) == 4
 
 
+def test_a_callback_that_raises_stops_no_other_subscription(
+    engines: Meeting, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise KeyError("a fault of the user")
+
+    node = engines.open().create_node("both")
+    topics = ("/one", "/two")
+    publishers = [node.create_publisher(topic, STRING) for topic in topics]
+    one, two = (node.create_subscription(topic, STRING) for topic in topics)
+    for publisher in publishers:
+        wait_for_subscription(publisher)
+    one.set_on_message(fail)
+    publishers[0].publish(message(1))
+    assert one.take(TIMEOUT) is not None
+    publishers[1].publish(message(2))
+    assert two.take(TIMEOUT) is not None
+    one.close()
+    assert "a fault of the user" in caplog.text
+
+
 @pytest.mark.parametrize("what", ["subscription", "node", "context"])
 def test_closing_wakes_who_waits_for_a_message(engines: Meeting, what: str) -> None:
     context = engines.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ from dora.errors import ConnectError, TransportError
 from dora.ros2.rclpy.find import PYTHON_VARIABLE, find_python
 from dora.ros2.rclpy.server import read_frame, write_frame
 
+_log = logging.getLogger("dora.ros2")
 _START_TIMEOUT: Final = 60.0  # seconds; a board loads rclpy from a card
 _CALL_TIMEOUT: Final = 30.0  # seconds
 _SEND_TIMEOUT: Final = 30  # seconds in which the process reads nothing; it is stuck, or in a debugger
@@ -125,7 +127,10 @@ class RclpyProcess:
                 if "reply" in header:
                     self._on_reply(header)
                 else:
-                    self._on_frame(header, data)
+                    try:
+                        self._on_frame(header, data)
+                    except Exception:  # noqa: BLE001
+                        _log.exception("a message of the process that has rclpy cannot be read")
         except (EOFError, OSError):
             pass
         self.ended = True
