@@ -145,6 +145,10 @@ class ServiceClient(_Endpoint, Protocol):
     def service(self) -> str:
         """The full name of the service."""
 
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+
     def is_ready(self) -> bool:
         """Return whether requests get to a server now. Raises `TransportError` after `close`."""
 
@@ -164,7 +168,8 @@ class ServiceClient(_Endpoint, Protocol):
     def call(self, data: Buffer, timeout: float) -> bytes:
         """Wait for a server, send a request, and wait for its response, ``timeout`` seconds in all.
 
-        Raises `CallTimedOut`, and `CallFailed` if the server ends or this client is closed meanwhile.
+        Raises `CallTimedOut`, `CallFailed` if the server ends or this client is closed before it answers,
+        and `TransportError` if this client is closed before there is a server.
         """
 
 

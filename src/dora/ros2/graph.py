@@ -68,7 +68,7 @@ class RosGraph:
         self._changed = threading.Condition(threading.Lock())
         self._on_change: Callable[[], None] | None = None
         self._version = 0  # counts the changes
-        self._closed = False
+        self.closed = False
 
     # ------------------------------------------------------------------ what an engine does
 
@@ -99,10 +99,16 @@ class RosGraph:
             self._changed.notify_all()
         ring(self._on_change)
 
+    def wake(self) -> None:
+        """Wake all that wait; each asks its condition again."""
+        with self._changed:
+            self._version += 1
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Wake all that wait; nothing changes any more."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
     # ------------------------------------------------------------------ what a program asks
@@ -122,12 +128,12 @@ class RosGraph:
             if condition():  # without the lock, which the methods of the graph take
                 return True
             with self._changed:
-                while before == self._version and not self._closed:
+                while before == self._version and not self.closed:
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         return False
                     self._changed.wait(left)
-                if self._closed:
+                if self.closed:
                     return False
 
     def nodes(self) -> list[NodeName]:

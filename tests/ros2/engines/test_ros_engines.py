@@ -488,6 +488,26 @@ def test_closing_fails_the_calls_that_wait(service_engines: Meeting) -> None:
     assert server.take_request(None) is None
 
 
+@pytest.mark.parametrize("what", ["client", "node", "context"])
+def test_closing_ends_the_wait_for_a_server(service_engines: Meeting, what: str) -> None:
+    context = service_engines.open()
+    node = context.create_node("both")
+    client = node.create_client("/none", BASIC)
+    errors: list[str] = []
+
+    def wait() -> None:
+        with pytest.raises(TransportError) as caught:
+            client.call(request(1), 10 * TIMEOUT)
+        errors.append(str(caught.value))
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    {"client": client, "node": node, "context": context}[what].close()
+    waiter.join(TIMEOUT)
+    (error,) = errors
+    assert error.endswith("client of /none is closed")
+
+
 def test_services_are_in_the_graph(service_engines: Meeting) -> None:
     ours, other = service_engines.open(), service_engines.open()
     node = ours.create_node("both", "/robot")

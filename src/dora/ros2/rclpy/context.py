@@ -126,7 +126,7 @@ class _RclpyEndpoint:
         self._node = node
         self._name = name
         self._number = context.process.number()
-        self._closed = False
+        self.closed = False
 
     @property
     def gid(self) -> bytes:
@@ -138,9 +138,9 @@ class _RclpyEndpoint:
         """Wake what waits."""
 
     def close(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self.end()
         self._context.handlers.pop(self._number, None)
         try:
@@ -159,10 +159,10 @@ class RclpyPublisher(_RclpyEndpoint):
         return self._name
 
     def has_subscription(self) -> bool:
-        return not self._closed and bool(self._process.ask("subscription_count", number=self._number))
+        return not self.closed and bool(self._process.ask("subscription_count", number=self._number))
 
     def publish(self, data: Buffer) -> None:
-        if self._closed:
+        if self.closed:
             raise TransportError(f"the publisher of {self.topic} is closed")
         self._process.send({"do": "publish", "number": self._number}, data)
 
@@ -212,7 +212,7 @@ class RclpyClient(_RclpyEndpoint):
         return self._name
 
     def is_ready(self) -> bool:
-        if self._closed:
+        if self.closed:
             raise TransportError(f"the client of {self.service} is closed")
         return bool(self._process.ask("is_ready", number=self._number))
 
@@ -220,7 +220,7 @@ class RclpyClient(_RclpyEndpoint):
         return wait_for_service(self, self._context.graph, timeout)
 
     def send_request(self, data: Buffer) -> Future[bytes]:
-        if self._closed:
+        if self.closed:
             raise TransportError(f"the client of {self.service} is closed")
         future: Future[bytes] = Future()
         number = self._process.number()
@@ -249,6 +249,7 @@ class RclpyClient(_RclpyEndpoint):
         return call(self, data, timeout)
 
     def end(self) -> None:
+        self._context.graph.wake()
         reason = f"the client of {self.service} was closed"
         if self._process.ended:
             reason = "the process that has rclpy has ended"
