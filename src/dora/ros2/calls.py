@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from dora.errors import CallTimedOut
+from dora.errors import CallTimedOut, TransportError
 from dora.ros2.engine import Buffer, ServiceClient
 from dora.ros2.graph import RosGraph
 
@@ -21,7 +21,15 @@ def wait_for_service(client: ServiceClient, graph: RosGraph, timeout: float | No
         return None if deadline is None else max(deadline - time.monotonic(), 0)
 
     service, type = client.service, client.type
-    if not graph.wait_for(lambda: graph.has_server(service, type.name, type.hash), left()):
+
+    def has_server() -> bool:
+        if client.closed:
+            raise TransportError(f"the client of {service} is closed")
+        return graph.has_server(service, type.name, type.hash)
+
+    if not graph.wait_for(has_server, left()):
+        if graph.closed:
+            raise TransportError(f"the ROS context of the client of {service} is closed")
         return False
     while not client.is_ready():  # raises once the client is closed
         if left() == 0:

@@ -133,7 +133,8 @@ class RosSubscription(_Endpoint, Protocol):
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         """Set what a thread of the engine calls after each arrival, and at `close`.
 
-        It is called at once if a message is here. It must not block, raise, or take a message.
+        It is called at once if a message is here. It must not block, take a message, or close its context
+        (over Zenoh that waits for this thread). An exception is logged.
         """
 
 
@@ -143,6 +144,10 @@ class ServiceClient(_Endpoint, Protocol):
     @property
     def service(self) -> str:
         """The full name of the service."""
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
 
     def is_ready(self) -> bool:
         """Return whether requests get to a server now. Raises `TransportError` after `close`."""
@@ -163,7 +168,8 @@ class ServiceClient(_Endpoint, Protocol):
     def call(self, data: Buffer, timeout: float) -> bytes:
         """Wait for a server, send a request, and wait for its response, ``timeout`` seconds in all.
 
-        Raises `CallTimedOut`, and `CallFailed` if the server ends or this client is closed meanwhile.
+        Raises `CallTimedOut`, `CallFailed` if the server ends or this client is closed before it answers,
+        and `TransportError` if this client is closed before there is a server.
         """
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from dora.ros2.message_queue import ring
 from dora.ros2.names import full_node_name
 from dora.ros2.qos import Qos, explain
 
@@ -67,7 +68,7 @@ class RosGraph:
         self._changed = threading.Condition(threading.Lock())
         self._on_change: Callable[[], None] | None = None
         self._version = 0  # counts the changes
-        self._closed = False
+        self.closed = False
 
     # ------------------------------------------------------------------ what an engine does
 
@@ -86,7 +87,7 @@ class RosGraph:
             self._endpoints.update(endpoints)
             self._version += 1
             self._changed.notify_all()
-        self._tell()
+        ring(self._on_change)
 
     def replace(self, nodes: dict[object, NodeName], endpoints: dict[object, Endpoint]) -> None:
         """Set the whole graph; nobody is told if nothing has changed."""
@@ -96,23 +97,24 @@ class RosGraph:
             self._nodes, self._endpoints = nodes, endpoints
             self._version += 1
             self._changed.notify_all()
-        self._tell()
+        ring(self._on_change)
+
+    def wake(self) -> None:
+        """Wake all that wait; each asks its condition again."""
+        with self._changed:
+            self._version += 1
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Wake all that wait; nothing changes any more."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
-
-    def _tell(self) -> None:
-        callback = self._on_change
-        if callback is not None:
-            callback()
 
     # ------------------------------------------------------------------ what a program asks
 
     def set_on_change(self, callback: Callable[[], None] | None) -> None:
-        """Set what a thread of the engine calls after each change; it must not block or raise."""
+        """Set what a thread of the engine calls after each change; it must not block."""
         self._on_change = callback
 
     def wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
@@ -126,12 +128,12 @@ class RosGraph:
             if condition():  # without the lock, which the methods of the graph take
                 return True
             with self._changed:
-                while before == self._version and not self._closed:
+                while before == self._version and not self.closed:
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         return False
                     self._changed.wait(left)
-                if self._closed:
+                if self.closed:
                     return False
 
     def nodes(self) -> list[NodeName]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -11,6 +12,7 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
+_log = logging.getLogger("dora.ros2")
 _MAX_PUBLISHERS: Final = 1024  # whose last sequence numbers are remembered; the longest silent one goes
 
 
@@ -29,11 +31,21 @@ class MessageCounters:
     malformed: int = 0
 
 
+def ring(callback: Callable[[], None] | None) -> None:
+    """Call what a program has set, in a thread of an engine, whose work goes on if it raises."""
+    if callback is None:
+        return
+    try:
+        callback()
+    except Exception:  # noqa: BLE001
+        _log.exception("a callback of a ROS endpoint has raised")
+
+
 class MessageQueue(Generic[T]):
     """The newest ``size`` items (None: all), in order. Any number of threads put and take.
 
-    ``on_arrival`` is called after each item, in the thread that put it, without a lock; it must not block
-    or raise. So a program can wait for several queues and for something else together.
+    ``on_arrival`` is called after each item, in the thread that put it, without a lock; it must not block.
+    An exception is logged. So a program can wait for several queues and for something else together.
     """
 
     def __init__(self, size: int | None, counters: MessageCounters) -> None:
@@ -59,9 +71,7 @@ class MessageQueue(Generic[T]):
                 self._items.popleft()
                 self._counters.dropped += 1
             self._arrived.notify()
-        callback = self._on_arrival
-        if callback is not None:
-            callback()
+        ring(self._on_arrival)
 
     def take(self, timeout: float | None = 0) -> T | None:
         """Return the oldest item, after at most ``timeout`` seconds (None: without limit).
@@ -81,8 +91,8 @@ class MessageQueue(Generic[T]):
     def set_on_arrival(self, callback: Callable[[], None] | None) -> None:
         """Set what is called after each arrival, and at `close`; also at once if something is here."""
         self._on_arrival = callback
-        if callback is not None and (self._items or self.closed):
-            callback()
+        if self._items or self.closed:
+            ring(callback)
 
     def close(self) -> None:
         """Take no more items, and wake all that wait."""
@@ -90,8 +100,7 @@ class MessageQueue(Generic[T]):
             self.closed = True
             self._arrived.notify_all()
         callback, self._on_arrival = self._on_arrival, None
-        if callback is not None:
-            callback()
+        ring(callback)
 
 
 class SequenceGaps:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import threading
+from typing import Any
+
 import pytest
 from ros_domains import free_domain
 from ros_meeting import BASIC, STRING, Meeting, message, wait_for_match
 from waiting import TIMEOUT
 
 from dora.errors import ConnectError, TransportError
+from dora.ros2.dds import calls
 from dora.ros2.dds.context import open_context
 from dora.ros2.dds.domains import config_from_environment
 from dora.ros2.qos import SENSOR_DATA
@@ -52,6 +58,43 @@ def test_the_network_learns_no_fields_of_a_type(dds_engine: Meeting) -> None:
     found = {sample.topic_name: sample for sample in reader.take(50)}
     assert found["rt/chatter"].type_name == STRING.dds_name
     assert found["rt/chatter"].type_id is None
+
+
+def test_a_closed_context_has_left_its_domain(dds_engine: Meeting) -> None:
+    def resources() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    before = resources()
+    context = dds_engine.open()
+    publisher = context.create_node("talker").create_publisher("/chatter", STRING)
+    assert resources() > before
+    context.close()
+    assert resources() == before
+    publisher.close()  # still held
+
+
+def test_threads_that_open_contexts_share_one_table_of_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+
+    class Slow(tuple[int, ...]):
+        def __iter__(self) -> Any:  # both threads are in the middle of it
+            both.wait(TIMEOUT)
+            return super().__iter__()
+
+    monkeypatch.setattr(calls, "_FIELD_OPERATIONS", Slow(calls._FIELD_OPERATIONS))
+    source = (ctypes.c_void_p * calls._OPERATIONS)()
+    source[0] = ctypes.cast(calls._library.ddsi_sertype_v0, ctypes.c_void_p).value
+    found: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(calls._without_fields(ctypes.addressof(source))))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert len(found) == 2
+    assert found[0] is found[1]
 
 
 def test_a_domain_that_does_not_exist_is_refused() -> None:

@@ -167,6 +167,27 @@ def test_a_callback_rings_for_each_message_and_at_the_end(engines: Meeting) -> N
     assert len(rings) == 4
 
 
+def test_a_callback_that_raises_stops_no_other_subscription(
+    engines: Meeting, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise KeyError("a fault of the user")
+
+    node = engines.open().create_node("both")
+    topics = ("/one", "/two")
+    publishers = [node.create_publisher(topic, STRING) for topic in topics]
+    one, two = (node.create_subscription(topic, STRING) for topic in topics)
+    for publisher in publishers:
+        wait_for_subscription(publisher)
+    one.set_on_message(fail)
+    publishers[0].publish(message(1))
+    assert one.take(TIMEOUT) is not None
+    publishers[1].publish(message(2))
+    assert two.take(TIMEOUT) is not None
+    one.close()
+    assert "a fault of the user" in caplog.text
+
+
 @pytest.mark.parametrize("what", ["subscription", "node", "context"])
 def test_closing_wakes_who_waits_for_a_message(engines: Meeting, what: str) -> None:
     context = engines.open()
@@ -338,6 +359,40 @@ def test_a_program_that_ends_without_closing_ends_cleanly(engines: Meeting) -> N
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.processes
+def test_a_forked_child_leaves_the_context_to_its_parent(engines: Meeting) -> None:
+    program = textwrap.dedent(
+        f"""
+        import os, sys
+        sys.path[:0] = {PATHS!r}
+        from ros_meeting import STRING, message, open_context, wait_for_subscription
+        from dora.errors import WrongProcess
+        context = open_context({engines.engine!r}, {engines.domain})
+        node = context.create_node("parent")
+        publisher = node.create_publisher("/ours", STRING)
+        subscription = node.create_subscription("/ours", STRING)
+        wait_for_subscription(publisher)
+        child = os.fork()
+        if not child:
+            for use in (lambda: publisher.publish(message(1)), lambda: context.create_node("child")):
+                try:
+                    use()
+                except WrongProcess:
+                    continue
+                os._exit(1)
+            context.close()
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        publisher.publish(message(2))
+        assert subscription.take({TIMEOUT}).data.startswith(message(2))
+        print("heard")
+        """
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "heard\n", "")
+
+
 # ---------------------------------------------------------------------- services
 
 
@@ -431,6 +486,26 @@ def test_closing_fails_the_calls_that_wait(service_engines: Meeting) -> None:
     server.close()
     assert server.take_request(None) is not None  # it came before
     assert server.take_request(None) is None
+
+
+@pytest.mark.parametrize("what", ["client", "node", "context"])
+def test_closing_ends_the_wait_for_a_server(service_engines: Meeting, what: str) -> None:
+    context = service_engines.open()
+    node = context.create_node("both")
+    client = node.create_client("/none", BASIC)
+    errors: list[str] = []
+
+    def wait() -> None:
+        with pytest.raises(TransportError) as caught:
+            client.call(request(1), 10 * TIMEOUT)
+        errors.append(str(caught.value))
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    {"client": client, "node": node, "context": context}[what].close()
+    waiter.join(TIMEOUT)
+    (error,) = errors
+    assert error.endswith("client of /none is closed")
 
 
 def test_services_are_in_the_graph(service_engines: Meeting) -> None:

@@ -8,7 +8,6 @@ functions write a message without holding the interpreter, and wait for one.
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from typing import Any, Final
 
 from cyclonedds._clayer import ddspy_take
@@ -28,6 +27,9 @@ _SHORTEST: Final = 8  # bytes of a message; Cyclone sends whole words, and not t
 # `struct ddsi_sertype_ops` of Cyclone's ddsi_sertype.h, version 0; three of its functions tell the fields.
 _OPERATIONS: Final = 14
 _FIELD_OPERATIONS: Final = (8, 9, 10)  # type_id, type_map, type_info
+
+# Types point to these tables, so none of them is ever freed or replaced.
+_tables: Final[dict[int, Any]] = {}  # address of a table of functions → its copy
 
 _library: Final = DDS._dll_handle
 
@@ -85,7 +87,6 @@ def _hide_fields(topic: Any) -> None:
     operations.value = ctypes.addressof(_without_fields(operations.value or 0))
 
 
-@cache
 def _without_fields(address: int) -> Any:
     """Return a copy of a table of functions without those that tell the fields."""
     table = (ctypes.c_void_p * _OPERATIONS).from_address(address)
@@ -94,7 +95,7 @@ def _without_fields(address: int) -> Any:
     copy = (ctypes.c_void_p * _OPERATIONS)(*table)
     for index in _FIELD_OPERATIONS:
         copy[index] = None
-    return copy
+    return _tables.setdefault(address, copy)  # another thread may have been faster
 
 
 def write(writer: Any, data: bytes) -> None:

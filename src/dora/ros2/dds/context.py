@@ -19,9 +19,11 @@ from dora.ros2.dds.receiver import DdsReceiver
 from dora.ros2.dds.topics import DdsPublisher, DdsSubscription
 from dora.ros2.dds.watch import GraphWatch
 from dora.ros2.engine import RosType, ServiceClient, ServiceServer
+from dora.ros2.forking import leave_to_parent
 from dora.ros2.graph import NodeName, RosGraph
 from dora.ros2.names import TOPIC_PREFIX, check_namespace, check_node_name, resolve
 from dora.ros2.qos import DEFAULT, SERVICES, Qos
+from dora.transport.forking import disown_after_fork
 
 MAX_DOMAIN: Final = 232  # the ports of a higher one would be above 65,535
 _ENCLAVE: Final = b"enclave=/;"
@@ -65,6 +67,7 @@ class DdsContext:
             close_domain(domain_id)
             raise ConnectError(f"DDS cannot take part in domain {domain_id}: {error}") from error
         atexit.register(self.close)
+        disown_after_fork(self)
 
     @property
     def malformed(self) -> int:
@@ -101,12 +104,16 @@ class DdsContext:
         for node in self._nodes:
             node.close()
         self.graph.close()
+        self._receiver.close()  # first: its thread uses the readers of the watch
         self._watch.close()
-        self._receiver.close()
         self._nodes.clear()
         self._topics.clear()
         del self._receiver, self._participant
         close_domain(self.domain_id)
+
+    def disown(self) -> None:
+        atexit.unregister(self.close)
+        leave_to_parent(self, self._nodes)
 
     def __enter__(self) -> Self:
         return self

@@ -69,7 +69,7 @@ class DdsReceiver:
                 if action is not None:
                     try:
                         action[1]()
-                    except DDSException as error:
+                    except Exception as error:  # noqa: BLE001  # the other readers go on
                         self.remove(number)  # else it would be ready again at once, for ever
                         if not self._stopped:
                             _log.error("DDS cannot read what has arrived: %s", error)

@@ -57,8 +57,8 @@ class GraphWatch:
         topic = raw_topic(participant, TOPIC, TYPE)
         keep = Policy.History.KeepLast(1)
         service = Policy.DurabilityService(0, keep, -1, -1, -1)
-        self._writer = DataWriter(participant, topic, qos=DdsQos(*_DISCOVERY, keep, service))
-        self._reader = DataReader(participant, topic, qos=DdsQos(*_DISCOVERY, Policy.History.KeepAll))
+        self._writer: Any = DataWriter(participant, topic, qos=DdsQos(*_DISCOVERY, keep, service))
+        self._reader: Any = DataReader(participant, topic, qos=DdsQos(*_DISCOVERY, Policy.History.KeepAll))
         self._numbers = [receiver.add(self._reader, self._on_entities)]
         self._readers = [
             self._watch(participant, BuiltinTopicDcpsParticipant, self._on_participant),
@@ -179,6 +179,8 @@ class GraphWatch:
         for number in self._numbers:
             self._receiver.remove(number)
         self._readers.clear()
+        # They hold the participant, which leaves the domain when nothing holds it any more.
+        self._writer = self._reader = None
 
 
 def read_qos(policies: Any) -> Qos:

@@ -14,11 +14,13 @@ from typing import Any, Final, Self
 from dora.errors import CallFailed, TransportError
 from dora.ros2.calls import call, wait_for_service
 from dora.ros2.engine import Buffer, RequestId, RosMessage, RosType, ServiceRequest
+from dora.ros2.forking import leave_to_parent
 from dora.ros2.graph import Endpoint, Kind, NodeName, RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue, SequenceGaps
 from dora.ros2.names import check_namespace, check_node_name, resolve
 from dora.ros2.qos import DEFAULT, INFINITE_NS, SERVICES, Durability, History, Liveliness, Qos, Reliability
 from dora.ros2.rclpy.process import RclpyProcess
+from dora.transport.forking import disown_after_fork
 
 _log = logging.getLogger("dora.ros2")
 _INFINITE_FROM: Final = INFINITE_NS // 2  # RMWs round differently
@@ -48,6 +50,7 @@ class RclpyContext:
         # Zenoh brings every publisher and subscription of a topic together.
         self.checks_qos = "zenoh" not in self.rmw
         atexit.register(self.close)
+        disown_after_fork(self)
 
     def _on_frame(self, header: dict[str, Any], data: bytes) -> None:
         if "graph" in header:
@@ -89,10 +92,18 @@ class RclpyContext:
                 return
             self._closed = True
         atexit.unregister(self.close)
+        # First: it ends a `publish` that waits for a process that is stuck. The process leaves the graph on
+        # its own, so nothing of what follows has to reach it.
+        self.process.finish()
         for node in self._nodes:
             node.close()
         self.graph.close()
         self.process.close()
+
+    def disown(self) -> None:
+        atexit.unregister(self.close)
+        self.process.leave()
+        leave_to_parent(self, self._nodes)
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +126,7 @@ class _RclpyEndpoint:
         self._node = node
         self._name = name
         self._number = context.process.number()
-        self._closed = False
+        self.closed = False
 
     @property
     def gid(self) -> bytes:
@@ -127,9 +138,9 @@ class _RclpyEndpoint:
         """Wake what waits."""
 
     def close(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self.end()
         self._context.handlers.pop(self._number, None)
         try:
@@ -148,10 +159,10 @@ class RclpyPublisher(_RclpyEndpoint):
         return self._name
 
     def has_subscription(self) -> bool:
-        return not self._closed and bool(self._process.ask("subscription_count", number=self._number))
+        return not self.closed and bool(self._process.ask("subscription_count", number=self._number))
 
     def publish(self, data: Buffer) -> None:
-        if self._closed:
+        if self.closed:
             raise TransportError(f"the publisher of {self.topic} is closed")
         self._process.send({"do": "publish", "number": self._number}, data)
 
@@ -201,7 +212,7 @@ class RclpyClient(_RclpyEndpoint):
         return self._name
 
     def is_ready(self) -> bool:
-        if self._closed:
+        if self.closed:
             raise TransportError(f"the client of {self.service} is closed")
         return bool(self._process.ask("is_ready", number=self._number))
 
@@ -209,7 +220,7 @@ class RclpyClient(_RclpyEndpoint):
         return wait_for_service(self, self._context.graph, timeout)
 
     def send_request(self, data: Buffer) -> Future[bytes]:
-        if self._closed:
+        if self.closed:
             raise TransportError(f"the client of {self.service} is closed")
         future: Future[bytes] = Future()
         number = self._process.number()
@@ -238,6 +249,7 @@ class RclpyClient(_RclpyEndpoint):
         return call(self, data, timeout)
 
     def end(self) -> None:
+        self._context.graph.wake()
         reason = f"the client of {self.service} was closed"
         if self._process.ended:
             reason = "the process that has rclpy has ended"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable
@@ -15,8 +17,10 @@ from dora.errors import ConnectError, TransportError
 from dora.ros2.rclpy.find import PYTHON_VARIABLE, find_python
 from dora.ros2.rclpy.server import read_frame, write_frame
 
+_log = logging.getLogger("dora.ros2")
 _START_TIMEOUT: Final = 60.0  # seconds; a board loads rclpy from a card
 _CALL_TIMEOUT: Final = 30.0  # seconds
+_SEND_TIMEOUT: Final = 30  # seconds in which the process reads nothing; it is stuck, or in a debugger
 _END_TIMEOUT: Final = 3.0  # seconds; the process ends when its socket does
 
 Handler = Callable[[dict[str, Any], bytes], None]
@@ -57,8 +61,8 @@ class RclpyProcess:
         self._on_frame = on_frame
         self._on_end = on_end
         self.ended = False
-        self.rmw = self._await_start(python)
         self._thread = threading.Thread(target=self._run, name="dora-ros2-rclpy", daemon=True)
+        self.rmw = self._await_start(python)
         self._thread.start()
 
     @property
@@ -70,12 +74,15 @@ class RclpyProcess:
         try:
             header, _ = read_frame(self._socket)
         except (EOFError, OSError) as error:
-            self._end()
+            self.close()
             raise ConnectError(f"{python} ended, or said nothing, when it started rclpy") from error
         if "failed" in header:
-            self._end()
+            self.close()
             raise ConnectError(f"the rclpy of {python} cannot start: {header['failed']}")
         self._socket.settimeout(None)
+        # A timeout of Python would also end the thread that reads.
+        timeout = struct.pack("@ll", _SEND_TIMEOUT, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         return str(header["rmw"])
 
     def number(self) -> int:
@@ -83,10 +90,18 @@ class RclpyProcess:
         return next(self._numbers)
 
     def send(self, header: dict[str, Any], data: Any = b"") -> None:
-        """Send without waiting for an answer; raises `TransportError` if the process has ended."""
+        """Send without waiting for an answer; raises `TransportError` if the process has ended.
+
+        A process that does not read is killed: half a frame has gone out, so nothing can follow it.
+        """
         with self._sending:
             try:
                 write_frame(self._socket, header, data)
+            except BlockingIOError as error:
+                self._process.kill()
+                raise TransportError(
+                    f"the process that has rclpy has read nothing for {_SEND_TIMEOUT} s, so it was killed"
+                ) from error
             except OSError as error:
                 raise TransportError("the process that has rclpy has ended") from error
 
@@ -112,7 +127,10 @@ class RclpyProcess:
                 if "reply" in header:
                     self._on_reply(header)
                 else:
-                    self._on_frame(header, data)
+                    try:
+                        self._on_frame(header, data)
+                    except Exception:  # noqa: BLE001
+                        _log.exception("a message of the process that has rclpy cannot be read")
         except (EOFError, OSError):
             pass
         self.ended = True
@@ -129,23 +147,28 @@ class RclpyProcess:
         else:
             future.set_result(header["result"])
 
-    def _end(self) -> None:
+    def leave(self) -> None:
+        """Close the socket in a forked child: it stays open for the parent, whose end it still tells."""
         self._socket.close()
+
+    def finish(self) -> None:
+        """Send nothing more. The process does what it has been sent, and ends; `close` waits for that."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)  # which also ends a `send` that waits
+        except OSError:
+            pass  # it has ended
+
+    def close(self) -> None:
+        """End the process: after `_END_TIMEOUT` it is killed."""
+        self.finish()
         try:
             self._process.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-    def close(self) -> None:
-        """End the process."""
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_END_TIMEOUT)
-        self._end()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(_END_TIMEOUT)  # it reads what the process has sent before its end
+        self._socket.close()
 
 
 def _fail(future: Future[Any], reason: str) -> None:

@@ -12,6 +12,7 @@ import zenoh
 
 from dora.errors import TransportError
 from dora.ros2.engine import RosType
+from dora.ros2.forking import leave_to_parent
 from dora.ros2.graph import Kind, NodeName, RosGraph
 from dora.ros2.names import check_namespace, check_node_name, resolve
 from dora.ros2.qos import DEFAULT, SERVICES, Qos
@@ -28,6 +29,7 @@ from dora.ros2.zenoh.keys import (
 from dora.ros2.zenoh.services import ZenohClient, ZenohServer
 from dora.ros2.zenoh.session import open_session
 from dora.ros2.zenoh.topics import ZenohPublisher, ZenohSubscription, undeclare
+from dora.transport.forking import disown_after_fork
 
 _GRAPH_TIMEOUT: Final = 5.0  # seconds that routers and peers have to tell what is there at the start
 
@@ -66,6 +68,7 @@ class ZenohContext:
         self._ended: set[str] | None = set()  # tokens that have gone while the first answers come in
         # Zenoh's threads call Python. In an interpreter that has ended, that aborts the process.
         atexit.register(self.close)
+        disown_after_fork(self)
         try:
             self._watch_graph()
         except zenoh.ZError as error:
@@ -133,6 +136,10 @@ class ZenohContext:
             self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
         except zenoh.ZError:
             pass  # the other side does not answer
+
+    def disown(self) -> None:
+        atexit.unregister(self.close)
+        leave_to_parent(self, self._nodes)
 
     def __enter__(self) -> Self:
         return self

@@ -50,11 +50,11 @@ class ZenohClient:
         self._lock = threading.Lock()
         self._sequence_number = 0
         self._open: dict[int, Future[bytes]] = {}
-        self._closed = False
+        self.closed = False
         self._token = session.liveliness().declare_token(token)
 
     def is_ready(self) -> bool:
-        if self._closed:
+        if self.closed:
             raise TransportError(f"the client of {self.service} is closed")
         return bool(self._querier.matching_status.matching)
 
@@ -64,7 +64,7 @@ class ZenohClient:
     def send_request(self, data: Buffer) -> Future[bytes]:
         future: Future[bytes] = Future()
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise TransportError(f"the client of {self.service} is closed")
             self._sequence_number += 1
             number = self._sequence_number
@@ -97,12 +97,13 @@ class ZenohClient:
 
     def close(self) -> None:
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
             waiting = list(self._open.values())
         for future in waiting:
             _fail(future, f"the client of {self.service} was closed")
+        self._graph.wake()
         undeclare(self._token, self._querier)
 
 

@@ -1,0 +1,73 @@
+"""The rclpy engine alone: its process, and what that cannot do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ros_meeting import BASIC, STRING, Meeting, meeting, message
+from waiting import TIMEOUT
+
+from dora.errors import TransportError
+from dora.ros2.graph import NodeName
+from dora.ros2.rclpy import process
+
+pytestmark = [pytest.mark.ros2, pytest.mark.processes]
+
+
+@pytest.fixture(name="engine")
+def _engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
+    with meeting("rclpy", monkeypatch) as found:
+        yield found
+
+
+def test_a_server_of_a_node_that_is_there_is_seen(engine: Meeting) -> None:
+    ours, other = engine.open(), engine.open()
+    client = ours.create_node("client").create_client("/later", BASIC)
+    node = other.create_node("server")
+
+    def seen() -> bool:
+        return NodeName("server", "/") in ours.graph.nodes() and bool(ours.graph.endpoints(name="/later"))
+
+    assert ours.graph.wait_for(seen, TIMEOUT)
+    node.create_server("/later", BASIC)
+    assert client.wait_for_service(TIMEOUT)
+
+
+def publish_until_error(publisher: Any) -> str:
+    with pytest.raises(TransportError) as caught:
+        while True:
+            publisher.publish(message(1, 1_000_000))
+    return str(caught.value)
+
+
+def test_closing_ends_a_process_that_is_stuck_and_who_waits_for_it(engine: Meeting) -> None:
+    context = engine.open()
+    publisher = context.create_node("talker").create_publisher("/chatter", STRING)
+    os.kill(context.process.pid, signal.SIGSTOP)
+    errors: list[str] = []
+    talker = threading.Thread(target=lambda: errors.append(publish_until_error(publisher)))
+    talker.start()
+    closer = threading.Thread(target=context.close)
+    closer.start()
+    for thread in (closer, talker):
+        thread.join(TIMEOUT)
+    assert len(errors) == 1
+    assert not closer.is_alive()
+    with pytest.raises(ProcessLookupError):
+        os.kill(context.process.pid, 0)
+
+
+def test_a_process_that_reads_nothing_is_killed(engine: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_SEND_TIMEOUT", 1)
+    context = engine.open()
+    publisher = context.create_node("talker").create_publisher("/chatter", STRING)
+    subscription = context.create_node("listener").create_subscription("/chatter", STRING)
+    os.kill(context.process.pid, signal.SIGSTOP)
+    assert "has read nothing for 1 s, so it was killed" in publish_until_error(publisher)
+    while subscription.take(None) is not None:  # the end wakes it
+        pass
