@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
-from dora.dataflow.ros2 import Ros2BlockTopic
+from dora.dataflow.ros2 import Ros2BlockCalls, Ros2BlockTopic
 from dora.ros2 import InterfaceLibrary
+from dora.ros2.api.reports import DroppedMessages
+from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
+from dora.ros2.bridge import services
+from dora.ros2.bridge.services import MAX_OPEN, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
+from dora.ros2.engine import RequestId, ServiceRequest
 from dora.ros2.message_queue import MessageCounters
 
 LIBRARY = InterfaceLibrary(prefixes=[], distribution="kilted")
 IMAGE = LIBRARY.message("sensor_msgs/Image")
+SET_BOOL = LIBRARY.service("std_srvs/SetBool")
 
 
 class DoraSide:
@@ -76,3 +84,69 @@ def test_an_image_of_ros_with_half_a_value_is_left_out() -> None:
     deliver()
     assert node.sent == []
     assert "mono16 has values of 2 bytes" in node.warnings[0]
+
+
+class Clock:
+    """The time of the bridge's services and actions, which passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture(name="clock")
+def _clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(services, "time", clock)
+    return clock
+
+
+class Callers:
+    """A server of the engine, with callers that always have one more request."""
+
+    service = "/lamp"
+
+    def __init__(self) -> None:
+        self.counters = MessageCounters()
+        self.answered: list[int] = []
+        self._numbers = count(1)
+
+    def take_request(self, timeout: float | None = 0) -> ServiceRequest:  # noqa: ARG002
+        data = SET_BOOL.request.encode({"data": True})
+        return ServiceRequest(RequestId(b"caller", next(self._numbers)), data, 0)
+
+    def send_response(self, request: RequestId, data: bytes) -> None:  # noqa: ARG002
+        self.answered.append(request.sequence_number)
+
+
+def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
+    side: Any = DoraSide()
+    callers: Any = Callers()
+    server = Ros2ServiceServer(callers, SET_BOOL, DroppedMessages("a server", side.log_warn))
+    ports = {"request": "request", "response": "response"}
+    served = ServedService(
+        side, Ros2BlockCalls("/lamp", SET_BOOL.name, "server", ports), server, SET_BOOL.name
+    )
+
+    def deliver() -> None:
+        delivery = served.next(0)
+        assert delivery is not None
+        delivery()
+
+    for _ in range(2 * MAX_OPEN):
+        deliver()
+    assert len(side.sent) == MAX_OPEN
+    assert len(server._open) == MAX_OPEN
+    assert served.due() == clock.now + CALL_TIMEOUT
+    clock.now += CALL_TIMEOUT
+    served.on_due()
+    assert served.due() is None
+    assert server._open == {}
+    deliver()
+    assert len(side.sent) == MAX_OPEN + 1
+    # A response without an id belongs to the request that came last, not to one that was given up.
+    served.handle(event("response", pa.array([{"success": True}])))
+    assert callers.answered == [2 * MAX_OPEN + 1]
+    assert server._open == {}
