@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from itertools import count
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
 from dora.ros2.bridge import services
-from dora.ros2.bridge.services import MAX_OPEN, ServedService
+from dora.ros2.bridge.services import MAX_OPEN, CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
 from dora.ros2.engine import RequestId, ServiceRequest
 from dora.ros2.message_queue import MessageCounters
@@ -150,3 +151,54 @@ def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
     served.handle(event("response", pa.array([{"success": True}])))
     assert callers.answered == [2 * MAX_OPEN + 1]
     assert server._open == {}
+
+
+def test_losses_are_told_without_a_message_and_only_once() -> None:
+    node = DoraSide()
+    side: Any = node
+    subscription: Any = SimpleNamespace(counters=MessageCounters())
+    images = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name)
+    images.on_due()
+    assert node.warnings == []
+    subscription.counters = MessageCounters(dropped=3, lost=2, malformed=1)
+    images.on_due()
+    images.on_due()
+    assert node.warnings == [
+        "topic /image, until now: 3 messages did not fit into the queue, 2 were lost on the way, "
+        "1 could not be read"
+    ]
+
+
+class Lamp:
+    """A client of the engine, whose server answers when the test says so."""
+
+    service = "/lamp"
+
+    def __init__(self) -> None:
+        self.asked: list[Future[bytes]] = []
+
+    def is_ready(self) -> bool:
+        return True
+
+    def send_request(self, data: bytes) -> Future[bytes]:  # noqa: ARG002
+        self.asked.append(Future())
+        return self.asked[-1]
+
+
+def test_a_call_is_answered_once_when_its_response_comes_at_the_last_moment(clock: Clock) -> None:
+    node, lamp = DoraSide(), Lamp()
+    side: Any = node
+    client: Any = lamp
+    ports = {"request": "request", "response": "response"}
+    called = CalledService(side, Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports), client, SET_BOOL)
+    for request_id in ("in time", "late"):
+        called.handle(event("request", pa.array([{"data": True}]), request_id=request_id))
+    lamp.asked[0].set_result(SET_BOOL.response.encode({"success": True}))
+    clock.now += CALL_TIMEOUT
+    called.on_due()
+    while (delivery := called.next(0)) is not None:
+        delivery()
+    found = {metadata["request_id"]: metadata.get("error") for _, _, metadata in node.sent}
+    assert found == {"in time": None, "late": f"there is no response after {CALL_TIMEOUT:g} s"}
+    assert len(node.sent) == 2
+    assert called.due() is None

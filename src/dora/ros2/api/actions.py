@@ -83,6 +83,7 @@ class Ros2ActionClient:
             f"{name}/_action/feedback", type.feedback_message, Qos(depth=_FEEDBACK_DEPTH)
         )
         self._feedback: dict[str, MessageQueue[Any]] = {}
+        self._feedback_counters = MessageCounters()  # of all goals together
         self._asked: dict[str, Future[bytes]] = {}  # goal → its result
         threading.Thread(target=self._distribute, name="dora-ros2-feedback", daemon=True).start()
 
@@ -98,7 +99,10 @@ class Ros2ActionClient:
             goal_id = _goal_id_of(found.field("goal_id")[0].as_py())
             waiting = self._feedback.get(goal_id)
             if waiting is not None:
+                before = self._feedback_counters.dropped
                 waiting.put(found.field("feedback"))
+                if self._feedback_counters.dropped > before:
+                    self._dropped.add(f"{_FEEDBACK_DEPTH} of its goal wait to be taken")
 
     def send_goal(
         self,
@@ -115,7 +119,7 @@ class Ros2ActionClient:
         type.goal.encode(value)  # raises with the names of the goal's own fields
         goal_id = str(uuid.uuid4())
         # Before the goal: its first feedback may come sooner than the answer.
-        self._feedback[goal_id] = MessageQueue(_FEEDBACK_DEPTH, MessageCounters())
+        self._feedback[goal_id] = MessageQueue(_FEEDBACK_DEPTH, self._feedback_counters)
         request = type.send_goal.request.encode({"goal_id": _goal_field(goal_id), "goal": _plain(value)})
         try:
             data = self._goals.call(request, GOAL_TIMEOUT if timeout_s is None else timeout_s)

@@ -104,7 +104,9 @@ class BridgeNode:
             outputs = [item for item in config.outputs if item.id in topic.ports]
             qos = policies(subscription_qos(topic, outputs))
             subscription = ros_node.create_subscription(found, qos)
-            node.merge_external_events(SubscribedTopic(node, topic, subscription, found.type.name))
+            subscribed = SubscribedTopic(node, topic, subscription, found.type.name)
+            self._timed.append(subscribed)
+            node.merge_external_events(subscribed)
 
     def _add_service(self, calls: Ros2BlockCalls) -> None:
         qos, name = policies(calls_qos(calls.qos)), type_name(calls.type)
@@ -143,6 +145,8 @@ class BridgeNode:
                 handler = self._handlers.get(event["id"])
                 if handler is not None:
                     handler(event)
+        for part in self._timed:  # losses that no look has found yet, too
+            part.on_due()
 
     def _do_due(self) -> float | None:
         """Do what is due, also while events come without a pause; return the seconds until the next."""

@@ -199,6 +199,7 @@ class CalledService:
         for future, (metadata, deadline) in list(self._open.items()):
             if deadline > now:
                 break
+            if not future.cancel():
+                continue  # its response waits to be sent
             del self._open[future]
-            future.cancel()
             self._fail(metadata, f"there is no response after {CALL_TIMEOUT:g} s")
