@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from itertools import count
@@ -10,12 +11,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from waiting import TIMEOUT, wait_until
 
 from dora.dataflow.ros2 import Ros2BlockCalls, Ros2BlockTopic
 from dora.ros2 import InterfaceLibrary
+from dora.ros2.api.actions import RESULT_TIMEOUT
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
-from dora.ros2.bridge import services
+from dora.ros2.bridge import actions, services
+from dora.ros2.bridge.actions import MAX_OPEN as MAX_GOALS
+from dora.ros2.bridge.actions import CalledAction
 from dora.ros2.bridge.services import MAX_OPEN, CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
 from dora.ros2.engine import RequestId, ServiceRequest
@@ -23,6 +28,7 @@ from dora.ros2.message_queue import MessageCounters
 
 LIBRARY = InterfaceLibrary(prefixes=[], distribution="kilted")
 IMAGE = LIBRARY.message("sensor_msgs/Image")
+FIBONACCI = LIBRARY.action("example_interfaces/Fibonacci")
 SET_BOOL = LIBRARY.service("std_srvs/SetBool")
 
 
@@ -100,7 +106,8 @@ class Clock:
 @pytest.fixture(name="clock")
 def _clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(services, "time", clock)
+    for module in (actions, services):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -202,3 +209,80 @@ def test_a_call_is_answered_once_when_its_response_comes_at_the_last_moment(cloc
     assert found == {"in time": None, "late": f"there is no response after {CALL_TIMEOUT:g} s"}
     assert len(node.sent) == 2
     assert called.due() is None
+
+
+class FarServer:
+    """A client of an action, whose server accepts goals when the test says so, and then does nothing."""
+
+    type = FIBONACCI
+
+    def __init__(self) -> None:
+        self.accepts = threading.Event()
+        self.canceled: list[str] = []
+        self.results: dict[str, Future[bytes]] = {}
+        self.feedback: list[Any] = []
+        self._numbers = count(1)
+
+    def send_goal(self, value: Any) -> str:  # noqa: ARG002
+        assert self.accepts.wait(TIMEOUT)
+        return f"ros-{next(self._numbers)}"
+
+    def request_result(self, goal_id: str) -> Future[bytes]:
+        return self.results.setdefault(goal_id, Future())
+
+    def set_on_feedback(self, goal_id: str, callback: Any) -> None:
+        pass
+
+    def take_feedback(self, goal_id: str, timeout: float) -> Any:  # noqa: ARG002
+        return self.feedback.pop() if self.feedback else None
+
+    def cancel(self, goal_id: str) -> None:
+        self.canceled.append(goal_id)
+
+    def give_up(self, goal_id: str) -> bool:
+        return self.results[goal_id].cancel()
+
+
+def fibonacci(side: Any, server: Any) -> CalledAction:
+    ports = {"goal": "goal", "cancel": "cancel", "feedback": "feedback", "result": "result"}
+    return CalledAction(side, Ros2BlockCalls("/fibonacci", FIBONACCI.name, "client", ports), server)
+
+
+def deliver_next(called: CalledAction) -> None:
+    delivery = called.next(TIMEOUT)
+    assert delivery is not None
+    delivery()
+
+
+def test_a_goal_that_is_canceled_before_it_is_accepted_is_canceled_then() -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    called.handle(event("cancel", pa.array([], pa.uint8()), goal_id="mine"))
+    assert server.canceled == []
+    server.accepts.set()
+    deliver_next(called)
+    wait_until(lambda: server.canceled, "the cancellation")
+    assert server.canceled == ["ros-1"]
+    assert node.warnings == []
+
+
+def test_goals_of_a_server_that_has_gone_end_and_make_room(clock: Clock) -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    server.accepts.set()
+    for number in range(MAX_GOALS):
+        called.handle(event("goal", pa.array([{"order": 1}]), goal_id=f"{number}"))
+        deliver_next(called)
+    clock.now += RESULT_TIMEOUT / 2
+    server.feedback.append(pa.array([{"sequence": [1]}]))
+    called._feedback("7", "ros-8")  # this server lives
+    clock.now += RESULT_TIMEOUT / 2
+    called.on_due()
+    ended = {metadata["goal_id"]: metadata for output, _, metadata in node.sent if output == "result"}
+    assert sorted(ended) == [str(number) for number in range(MAX_GOALS - 1)]
+    assert ended["0"]["goal_status"] == "aborted"
+    assert ended["0"]["error"] == "there is no feedback and no result after 300 s"
+    assert called.due() == clock.now + RESULT_TIMEOUT / 2
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="next"))
+    assert len(called._open) == 2

@@ -34,7 +34,7 @@ __all__ = ["Ros2ActionClient", "Ros2ActionServer"]
 
 GOAL_TIMEOUT: Final = 30.0  # seconds, these four as in dora-rs
 _TAKE_TIMEOUT: Final = 1.0
-_RESULT_TIMEOUT: Final = 300.0
+RESULT_TIMEOUT: Final = 300.0
 _CANCEL_TIMEOUT: Final = 10.0
 _FEEDBACK_DEPTH: Final = 100  # messages of a goal that wait to be taken
 _MAX_KEPT: Final = 256  # goals whose results a server keeps for clients that ask later
@@ -150,7 +150,7 @@ class Ros2ActionClient:
         """
         future = self.request_result(goal_id)
         try:
-            data = future.result(_RESULT_TIMEOUT if timeout_s is None else timeout_s)
+            data = future.result(RESULT_TIMEOUT if timeout_s is None else timeout_s)
         except TimeoutError:
             return None
         return self.read_result(goal_id, data)
@@ -162,6 +162,15 @@ class Ros2ActionClient:
             request = self.type.get_result.request.encode({"goal_id": _goal_field(goal_id)})
             future = self._asked[goal_id] = self._results.send_request(request)
         return future
+
+    def give_up(self, goal_id: str) -> bool:
+        """Forget a goal whose result is not needed any more; return False if the result has come."""
+        future = self._asked.get(goal_id)
+        if future is not None and not future.cancel():
+            return False
+        self._asked.pop(goal_id, None)
+        self._feedback.pop(goal_id, None)
+        return True
 
     def read_result(self, goal_id: str, data: bytes) -> tuple[str, pa.StructArray]:
         """Return the status and result in an answer, and forget the goal; raises `CallFailed`."""

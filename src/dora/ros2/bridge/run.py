@@ -132,6 +132,7 @@ class BridgeNode:
         else:
             client = self._ros_node.create_action_client(calls.name, name, qos)
             action = CalledAction(self._node, calls, client)
+            self._timed.append(action)
         for port in calls.ports.values():
             self._handlers[port] = action.handle
         self._node.merge_external_events(action)
