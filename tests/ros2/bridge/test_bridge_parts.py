@@ -14,6 +14,7 @@ import pytest
 from waiting import TIMEOUT, wait_until
 
 from dora.dataflow.ros2 import Ros2BlockCalls, Ros2BlockTopic
+from dora.errors import CallFailed
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.actions import RESULT_TIMEOUT
 from dora.ros2.api.reports import DroppedMessages
@@ -239,6 +240,12 @@ class FarServer:
     def cancel(self, goal_id: str) -> None:
         self.canceled.append(goal_id)
 
+    def read_result(self, goal_id: str, data: bytes) -> Any:
+        raise AssertionError(f"{goal_id} has no result, not {data!r}")
+
+    def forget(self, goal_id: str) -> None:
+        del self.results[goal_id]
+
     def give_up(self, goal_id: str) -> bool:
         return self.results[goal_id].cancel()
 
@@ -286,3 +293,20 @@ def test_goals_of_a_server_that_has_gone_end_and_make_room(clock: Clock) -> None
     assert called.due() == clock.now + RESULT_TIMEOUT / 2
     called.handle(event("goal", pa.array([{"order": 1}]), goal_id="next"))
     assert len(called._open) == 2
+
+
+def test_feedback_of_a_goal_whose_result_has_failed_does_nothing() -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    server.accepts.set()
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    deliver_next(called)
+    wait_until(lambda: "ros-1" in server.results, "the question for the result")
+    server.results["ros-1"].set_exception(CallFailed("the server has gone"))
+    deliver_next(called)
+    assert server.results == {}
+    server.feedback.append(pa.array([{"sequence": [1]}]))
+    called._feedback("mine", "ros-1")
+    assert [(output, metadata["error"]) for output, _, metadata in node.sent] == [
+        ("result", "the server has gone")
+    ]

@@ -168,14 +168,17 @@ class Ros2ActionClient:
         future = self._asked.get(goal_id)
         if future is not None and not future.cancel():
             return False
+        self.forget(goal_id)
+        return True
+
+    def forget(self, goal_id: str) -> None:
+        """Keep nothing of a goal any more."""
         self._asked.pop(goal_id, None)
         self._feedback.pop(goal_id, None)
-        return True
 
     def read_result(self, goal_id: str, data: bytes) -> tuple[str, pa.StructArray]:
         """Return the status and result in an answer, and forget the goal; raises `CallFailed`."""
-        self._asked.pop(goal_id, None)
-        self._feedback.pop(goal_id, None)
+        self.forget(goal_id)
         try:
             found: Any = self.type.get_result.response.decode(data)
         except MalformedMessage as error:

@@ -168,9 +168,11 @@ class CalledAction:
         threading.Thread(target=ask, daemon=True).start()
 
     def _feedback(self, key: str, goal_id: str) -> None:
-        output = self._ports.get("feedback")
+        output, goal = self._ports.get("feedback"), self._open.get(key)
+        if goal is None:
+            return  # it has ended
         while (found := self._client.take_feedback(goal_id, 0)) is not None:
-            self._open[key].deadline = time.monotonic() + RESULT_TIMEOUT
+            goal.deadline = time.monotonic() + RESULT_TIMEOUT
             if output is not None:
                 metadata = {TYPE_KEY: self._client.type.feedback.name, GOAL_ID: key}
                 self._node.send_output(output, found, metadata)
@@ -182,6 +184,7 @@ class CalledAction:
         try:
             status, result = self._client.read_result(goal_id, future.result(0))
         except DoraError as error:
+            self._client.forget(goal_id)
             self._fail(key, str(error))
             return
         self._open.pop(key, None)

@@ -161,7 +161,7 @@ class Gatherer:
                 ]
             case TextList() as item:
                 return [
-                    self._texts(item, item.default if value is None else value, place, row)
+                    self._texts(item, _texts_of(item) if value is None else value, place, row)
                     for row, value in enumerate(column)
                 ]
             case RecordList() as item:
@@ -512,8 +512,13 @@ def _has_buffer(value: Any) -> bool:
 
 def _default(item: Any) -> Any:
     if isinstance(item, NumberList):
-        return np.array(item.default, "?" if item.kind == "bool" else DTYPES[item.kind])
+        dtype = "?" if item.kind == "bool" else DTYPES[item.kind]
+        return np.array(item.default, dtype) if item.default else np.zeros(item.count, dtype)
     return None
+
+
+def _texts_of(item: TextList) -> Sequence[str]:
+    return item.default or ("",) * item.count
 
 
 def _element_place(path: str, starts: Sequence[int], ends: Sequence[int], outer: Place) -> Place:
