@@ -254,6 +254,7 @@ class Ros2ActionServer:
         self._new: MessageQueue[tuple[str, Any]] = MessageQueue(None, MessageCounters())
         self._canceled: MessageQueue[str] = MessageQueue(None, MessageCounters())
         self._rung: queue.SimpleQueue[ServiceServer | None] = queue.SimpleQueue()
+        self._closed = False
         self._status_type = library.message("action_msgs/GoalStatusArray")
         cancel = library.service("action_msgs/CancelGoal")
         self._feedback = node.create_publisher(f"{name}/_action/feedback", type.feedback_message)
@@ -340,7 +341,10 @@ class Ros2ActionServer:
             goal.status, goal.result = number, data
             waiting, goal.waiting = goal.waiting, []
         for request in waiting:
-            self._results.send_response(request, data)
+            try:
+                self._results.send_response(request, data)
+            except TransportError as error:  # this client has gone; the others wait for theirs
+                self._dropped.add(str(error))
         self._publish_status()
 
     def _open_goal(self, goal_id: str) -> _ServedGoal:
@@ -350,7 +354,8 @@ class Ros2ActionServer:
         return goal
 
     def close(self) -> None:
-        """Leave the action."""
+        """Leave the action, and wake what waits."""
+        self._closed = True
         self._rung.put(None)
         for server, _, _ in self._answers.values():
             server.close()
@@ -364,7 +369,7 @@ class Ros2ActionServer:
     def _run(self) -> None:
         while (rung := self._rung.get()) is not None:
             server, type, answer = self._answers[id(rung)]
-            while (request := server.take_request(0)) is not None:
+            while not self._closed and (request := server.take_request(0)) is not None:
                 try:
                     asked: Any = type.request.decode(request.data)
                     response = answer(request.id, asked)
@@ -373,8 +378,8 @@ class Ros2ActionServer:
                 except MalformedMessage as error:
                     server.counters.malformed += 1
                     self._dropped.add(str(error))
-                except TransportError:
-                    return  # the context is closed
+                except TransportError as error:  # this client has gone; others come
+                    self._dropped.add(str(error))
 
     def _accept(self, _: RequestId, asked: Any) -> Record:
         goal_id = _goal_id_of(asked.field("goal_id")[0].as_py())
