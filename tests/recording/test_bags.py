@@ -8,6 +8,8 @@ import resource
 import shutil
 import sqlite3
 import sys
+import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -26,8 +28,10 @@ from dora.cli.main import run_command_line
 from dora.recording.bags.restore import cdr_of
 from dora.recording.mcap.format import NotARecording
 from dora.recording.opening import open_recording
-from dora.ros2 import DefinitionError, InterfaceLibrary
+from dora.ros2 import DefinitionError, InterfaceLibrary, MalformedMessage
 from dora.ros2.bag_types import bag_type
+from dora.ros2.types.idl_text import read_idl
+from dora.ros2.types.msg_text import read_message
 from dora.wire.decode import decode_arrow
 from dora.wire.metadata import decode_metadata
 
@@ -229,6 +233,39 @@ def test_definitions_cannot_take_all_memory() -> None:
         bag_type("a/T", f"a/T0 first\n{chain}", LIBRARY.definition)
     with pytest.raises(DefinitionError, match="own type"):
         bag_type("a/T", "a/T again\n", LIBRARY.definition).decode(bytes(8))
+
+
+@pytest.mark.parametrize("line", ["uint8[4000000000] x", "string[4000000000] x", "Part[100000] x"])
+def test_a_definition_of_a_message_that_no_memory_holds_is_refused(line: str) -> None:
+    text = f"{line}\n{'=' * 80}\nMSG: a/Part\nfloat64[30000] x\n"
+    with pytest.raises(
+        DefinitionError, match=r"each a/msg/T has at least .* bytes, but a message may have"
+    ):
+        bag_type("a/T", text, LIBRARY.definition).decode(b"\0\1\0\0" + bytes(8))
+
+
+def test_a_large_array_takes_no_memory_before_its_message_is_there() -> None:
+    kind = bag_type("a/T", "uint8[500000000] x\nstring[100000000] y\n", LIBRARY.definition)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedMessage, match="claims 500000000 elements, but 8 bytes are left"):
+            kind.decode(b"\0\1\0\0" + bytes(8))
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_time_for_a_definition_grows_with_its_length_only() -> None:
+    def seconds(fields: int) -> float:
+        lines = [f"x{number}" for number in range(fields)]
+        begin = time.process_time()  # other programs do not count
+        read_message("".join(f"int32 {name}\n" for name in lines), "a/msg/T")
+        inner = "".join(f"long {name};\n" for name in lines)
+        read_idl(f"module a {{ module msg {{ struct T {{\n{inner}}}; }}; }};", "T.idl")
+        return time.process_time() - begin
+
+    # Ten times as many fields took a hundred times as long.
+    assert seconds(20_000) < 40 * min(seconds(2_000) for _ in range(3))
 
 
 def test_a_small_compressed_message_cannot_take_all_memory() -> None:

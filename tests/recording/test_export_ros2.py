@@ -144,6 +144,22 @@ def test_what_exists_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "cannot write" in capsys.readouterr().err
 
 
+def test_an_export_that_fails_leaves_everything_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent: list[Any] = [("a/x", 0.0, row(STRING, {"data": "1"}), {"ros2_type": STRING})]
+    good = write_recording(tmp_path / "good.mcap", sent)
+    bad = write_recording(tmp_path / "bad.mcap", [*sent, ("a/x", 0.1, b"", {"ros2_type": STRING})])
+    assert export(bad, tmp_path / "bag") == 1
+    assert "message 2 of `a/x`" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mcap", "good.mcap"]
+    assert export(good, tmp_path / "bag") == 0
+    assert export(bad, tmp_path / "bag", "--force") == 1
+    assert [each[2].data for each in read(tmp_path / "bag")] == ["1"]
+    assert export(good, tmp_path / "bag", "--force") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mcap", "bag", "good.mcap"]
+
+
 def test_without_the_extra_the_error_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,3 +134,17 @@ def test_the_names_and_types_of_pixels_are_those_of_ros() -> None:
 def test_an_image_without_a_fitting_size_is_refused(metadata: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueMismatch, match=said):
         image_message(np.zeros(18, np.uint8), metadata)
+
+
+@pytest.mark.parametrize(
+    "data", [pa.array(["text"]), pa.array([[1, 2]]), np.array(["text"]), np.array([None]), pa.nulls(1)]
+)
+def test_an_image_of_something_else_than_numbers_is_refused(data: Any) -> None:
+    with pytest.raises(ValueMismatch, match="expected the bytes of an image, got an array of "):
+        image_message(data, {"width": 1, "height": 1})
+
+
+def test_half_a_big_endian_value_is_refused() -> None:
+    message = received(height=3, width=0, encoding="mono16", step=1, is_bigendian=1, data=[1, 2, 3])
+    with pytest.raises(MalformedMessage, match="mono16 has values of 2 bytes, but there are 3"):
+        image_of(message)

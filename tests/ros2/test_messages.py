@@ -311,6 +311,7 @@ def sends(name: str, value: Any) -> dict[str, Any]:
         b"\1\2",
         bytearray(b"\1\2"),
         memoryview(b"\1\2"),
+        memoryview(b"\1\0\2")[::2],
         np.array([1, 2], np.uint8),
         np.array([1, 2], np.int64),
         np.array([1, 0, 2], np.uint8)[::2],
@@ -337,6 +338,19 @@ def test_arrow_lists_of_any_form_are_sent(kind: pa.DataType) -> None:
     values = b"\1\2" if "binary" in str(kind) else [1, 2]
     array = pa.array([{"data": values}] * 2, pa.struct([("data", kind)])).slice(1)
     assert sends("sensor_msgs/Image", array)["data"] == [1, 2]
+
+
+def test_bools_of_numpy_are_sent() -> None:
+    assert sends("std_msgs/Bool", {"data": np.True_}) == {"data": True}
+
+
+def test_a_message_is_read_from_bytes_with_gaps() -> None:
+    kind = message("std_msgs/String")
+    data = kind.encode({"data": "hello"})
+    apart = memoryview(bytes(byte for pair in zip(data, bytes(len(data)), strict=True) for byte in pair))
+    assert kind.decode(apart[::2]).to_pylist() == [{"data": "hello"}]
+    with pytest.raises(MalformedMessage):
+        kind.decode(apart[::4])
 
 
 def test_fields_that_are_missing_or_null_get_their_default() -> None:
@@ -507,6 +521,22 @@ def test_integers_fit_into_floats_and_into_other_integers() -> None:
             "test_msgs/BoundedSequences",
             {"int8_values": [1] * 4},
             "field 'int8_values' of test_msgs/msg/BoundedSequences: expected at most 3 elements, got 4",
+        ),
+        (
+            "std_msgs/Float32MultiArray",
+            {"data": [0, 10**400]},
+            "field 'data[1]' of std_msgs/msg/Float32MultiArray: expected float32, got int of 1329 bits",
+        ),
+        (
+            "std_msgs/Float32MultiArray",
+            {"data": [0, 10**39]},
+            "field 'data[1]' of std_msgs/msg/Float32MultiArray: expected float32, got float 1e+39",
+        ),
+        ("std_msgs/Float64", {"data": 10**400}, "expected float64, got int of 1329 bits"),
+        (
+            "std_msgs/String",
+            pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["data", "data"]),
+            "std_msgs/msg/String: expected each field once, got two fields 'data'",
         ),
         (
             "test_msgs/BoundedSequences",

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dora.errors import DoraError, cannot_write
@@ -29,6 +30,8 @@ from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata
 
 if TYPE_CHECKING:
+    from rosbags.rosbag2 import Writer
+
     from dora.ros2.types.message_type import MessageType
 
 _VERSION: Final = 8  # of the metadata; ROS 2 from Iron on reads it
@@ -65,61 +68,73 @@ def export_ros2(
 
     Raises `DoraError` if the extra is not installed, if there is nothing to write, for a type that is not
     found, for a value that does not fit its type, and for a folder that exists, unless ``force`` and it is
-    a bag.
+    a bag. Then the folder is as it was before.
     """
     try:
         from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
         from rosbags.rosbag2.errors import WriterError
     except ImportError:
         raise DoraError(f"a bag of ROS 2 needs rosbags: {INSTALL}") from None
-    _make_room(folder, force)
-    writer = Writer(Path(folder), version=_VERSION, storage_plugin=StoragePlugin.MCAP)
-    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-    convert = _Converter()
+    _check_room(folder, force)
     exported = Exported(folder)
-    connections: dict[tuple[str, str], Any] = {}
+    parent, name = os.path.split(os.path.abspath(folder))
     try:
-        for recorded in recording.messages(topics):
-            ready = convert(recorded)
-            if ready is None:
-                exported.left_out[recorded.topic] += 1
-                continue
-            if not exported.messages:
-                writer.open()
-            key = ready.topic, ready.type.name
-            if key not in connections:
-                connections[key] = writer.add_connection(
-                    *key, msgdef=ready.type.definition_text(), rihs01=ready.type.hash
-                )
-            writer.write(connections[key], recorded.time_ns, ready.data)
-            exported.messages += 1
-        if not exported.messages:
-            raise DoraError(f"{recording.path} has no messages of ROS and no images, so no bag is written")
-        writer.close()
+        os.makedirs(parent, exist_ok=True)
+        # Written beside, so that a failure neither costs the old bag nor leaves a part of the new one.
+        with TemporaryDirectory(dir=parent, prefix=f".{name}-") as beside:
+            written = Path(beside) / name
+            writer = Writer(written, version=_VERSION, storage_plugin=StoragePlugin.MCAP)
+            writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            try:
+                _write(writer, recording, topics, exported)
+            finally:
+                writer.abort()  # nothing is left to do after `close`
+            if os.path.lexists(folder):
+                os.rename(folder, Path(beside) / "before")
+            os.rename(written, folder)
     except OSError as error:
         raise cannot_write(folder, error) from None
     except WriterError as error:
         raise DoraError(f"cannot write {folder}: {error}") from None
-    finally:
-        writer.abort()  # nothing is left to do after `close`
     return exported
 
 
-def _make_room(folder: str, force: bool) -> None:
-    """Remove a bag that is there, if ``force``; raises `DoraError` if there is anything else."""
+def _write(
+    writer: Writer, recording: Recording, topics: Collection[str] | None, exported: Exported
+) -> None:
+    convert = _Converter()
+    connections: dict[tuple[str, str], Any] = {}
+    for recorded in recording.messages(topics):
+        ready = convert(recorded)
+        if ready is None:
+            exported.left_out[recorded.topic] += 1
+            continue
+        if not exported.messages:
+            writer.open()
+        key = ready.topic, ready.type.name
+        if key not in connections:
+            connections[key] = writer.add_connection(
+                *key, msgdef=ready.type.definition_text(), rihs01=ready.type.hash
+            )
+        writer.write(connections[key], recorded.time_ns, ready.data)
+        exported.messages += 1
+    if not exported.messages:
+        raise DoraError(f"{recording.path} has no messages of ROS and no images, so no bag is written")
+    writer.close()
+
+
+def _check_room(folder: str, force: bool) -> None:
+    """Raise `DoraError` if there is anything but a bag that may be written over."""
     if not os.path.lexists(folder):
         return
     if not force:
         raise DoraError(f"{folder} exists already; choose another folder, or write over it with --force")
     try:
         names = os.listdir(folder)
-        if not all(name == METADATA or name.endswith(".mcap") for name in names):
-            raise DoraError(f"{folder} is no bag, so it is not written over; choose another folder")
-        for name in names:
-            os.unlink(os.path.join(folder, name))
-        os.rmdir(folder)
     except OSError as error:
         raise cannot_write(folder, error) from None
+    if not all(name == METADATA or name.endswith(".mcap") for name in names):
+        raise DoraError(f"{folder} is no bag, so it is not written over; choose another folder")
 
 
 class _Converter:

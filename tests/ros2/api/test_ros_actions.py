@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from waiting import TIMEOUT
+from waiting import TIMEOUT, wait_until
 
 from dora import (
     CallTimedOut,
@@ -124,3 +124,18 @@ def test_feedback_of_several_goals_reaches_the_threads_that_wait_for_it(serving_
     for thread in threads:
         thread.join(TIMEOUT)
     assert [found[str(goal_id)] for goal_id in goals] == [[{"sequence": [index]}] for index in range(4)]
+
+
+def test_feedback_that_nobody_takes_is_dropped_with_a_warning(
+    serving_robot: Robot, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, server = pair(serving_robot)
+    goal_id = client.send_goal({"order": 1}, TIMEOUT)
+    assert goal_id is not None
+    said = "the action of /fibonacci has dropped a message: 100 of its goal wait to be taken"
+
+    def dropped() -> bool:
+        server.send_feedback(goal_id, {"sequence": [1]})
+        return said in caplog.text
+
+    wait_until(dropped, "the warning")

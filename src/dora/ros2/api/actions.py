@@ -35,7 +35,7 @@ __all__ = ["Ros2ActionClient", "Ros2ActionServer"]
 
 GOAL_TIMEOUT: Final = 30.0  # seconds, these four as in dora-rs
 _TAKE_TIMEOUT: Final = 1.0
-_RESULT_TIMEOUT: Final = 300.0
+RESULT_TIMEOUT: Final = 300.0
 _CANCEL_TIMEOUT: Final = 10.0
 _FEEDBACK_DEPTH: Final = 100  # messages of a goal that wait to be taken
 _MAX_KEPT: Final = 256  # goals whose results a server keeps for clients that ask later
@@ -86,6 +86,7 @@ class Ros2ActionClient:
         )
         self._graph = graph
         self._feedback: dict[str, MessageQueue[Any]] = {}
+        self._feedback_counters = MessageCounters()  # of all goals together
         self._asked: dict[str, Future[bytes]] = {}  # goal → its result
         threading.Thread(target=self._distribute, name="dora-ros2-feedback", daemon=True).start()
 
@@ -101,7 +102,10 @@ class Ros2ActionClient:
             goal_id = _goal_id_of(found.field("goal_id")[0].as_py())
             waiting = self._feedback.get(goal_id)
             if waiting is not None:
+                before = self._feedback_counters.dropped
                 waiting.put(found.field("feedback"))
+                if self._feedback_counters.dropped > before:
+                    self._dropped.add(f"{_FEEDBACK_DEPTH} of its goal wait to be taken")
 
     def send_goal(
         self,
@@ -118,7 +122,7 @@ class Ros2ActionClient:
         type.goal.encode(value)  # raises with the names of the goal's own fields
         goal_id = str(uuid.uuid4())
         # Before the goal: its first feedback may come sooner than the answer.
-        self._feedback[goal_id] = MessageQueue(_FEEDBACK_DEPTH, MessageCounters())
+        self._feedback[goal_id] = MessageQueue(_FEEDBACK_DEPTH, self._feedback_counters)
         request = type.send_goal.request.encode({"goal_id": _goal_field(goal_id), "goal": _plain(value)})
         deadline = time.monotonic() + (GOAL_TIMEOUT if timeout_s is None else timeout_s)
         # As in rcl, a server is there when its feedback is, too: else the first messages would be lost.
@@ -155,7 +159,7 @@ class Ros2ActionClient:
         """
         future = self.request_result(goal_id)
         try:
-            data = future.result(_RESULT_TIMEOUT if timeout_s is None else timeout_s)
+            data = future.result(RESULT_TIMEOUT if timeout_s is None else timeout_s)
         except TimeoutError:
             return None
         return self.read_result(goal_id, data)
@@ -168,10 +172,22 @@ class Ros2ActionClient:
             future = self._asked[goal_id] = self._results.send_request(request)
         return future
 
-    def read_result(self, goal_id: str, data: bytes) -> tuple[str, pa.StructArray]:
-        """Return the status and result in an answer, and forget the goal; raises `CallFailed`."""
+    def give_up(self, goal_id: str) -> bool:
+        """Forget a goal whose result is not needed any more; return False if the result has come."""
+        future = self._asked.get(goal_id)
+        if future is not None and not future.cancel():
+            return False
+        self.forget(goal_id)
+        return True
+
+    def forget(self, goal_id: str) -> None:
+        """Keep nothing of a goal any more."""
         self._asked.pop(goal_id, None)
         self._feedback.pop(goal_id, None)
+
+    def read_result(self, goal_id: str, data: bytes) -> tuple[str, pa.StructArray]:
+        """Return the status and result in an answer, and forget the goal; raises `CallFailed`."""
+        self.forget(goal_id)
         try:
             found: Any = self.type.get_result.response.decode(data)
         except MalformedMessage as error:
@@ -248,6 +264,7 @@ class Ros2ActionServer:
         self._new: MessageQueue[tuple[str, Any]] = MessageQueue(None, MessageCounters())
         self._canceled: MessageQueue[str] = MessageQueue(None, MessageCounters())
         self._rung: queue.SimpleQueue[ServiceServer | None] = queue.SimpleQueue()
+        self._closed = False
         self._status_type = library.message("action_msgs/GoalStatusArray")
         cancel = library.service("action_msgs/CancelGoal")
         self._feedback = node.create_publisher(f"{name}/_action/feedback", type.feedback_message)
@@ -334,7 +351,10 @@ class Ros2ActionServer:
             goal.status, goal.result = number, data
             waiting, goal.waiting = goal.waiting, []
         for request in waiting:
-            self._results.send_response(request, data)
+            try:
+                self._results.send_response(request, data)
+            except TransportError as error:  # this client has gone; the others wait for theirs
+                self._dropped.add(str(error))
         self._publish_status()
 
     def _open_goal(self, goal_id: str) -> _ServedGoal:
@@ -344,7 +364,8 @@ class Ros2ActionServer:
         return goal
 
     def close(self) -> None:
-        """Leave the action."""
+        """Leave the action, and wake what waits."""
+        self._closed = True
         self._rung.put(None)
         for server, _, _ in self._answers.values():
             server.close()
@@ -358,7 +379,7 @@ class Ros2ActionServer:
     def _run(self) -> None:
         while (rung := self._rung.get()) is not None:
             server, type, answer = self._answers[id(rung)]
-            while (request := server.take_request(0)) is not None:
+            while not self._closed and (request := server.take_request(0)) is not None:
                 try:
                     asked: Any = type.request.decode(request.data)
                     response = answer(request.id, asked)
@@ -367,8 +388,8 @@ class Ros2ActionServer:
                 except MalformedMessage as error:
                     server.counters.malformed += 1
                     self._dropped.add(str(error))
-                except TransportError:
-                    return  # the context is closed
+                except TransportError as error:  # this client has gone; others come
+                    self._dropped.add(str(error))
 
     def _accept(self, _: RequestId, asked: Any) -> Record:
         goal_id = _goal_id_of(asked.field("goal_id")[0].as_py())

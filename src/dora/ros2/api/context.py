@@ -147,7 +147,8 @@ class Ros2Node:
             except ConnectError:  # they are there for this program alone
                 node = self._node(services=False)
             else:
-                self._parameters.serve(node, context.library)
+                dropped = DroppedMessages(f"node {self.full_name}", self._log.warn)
+                self._parameters.serve(node, context.library, dropped)
         else:
             node = self._node(services=False)
         if options.rosout:

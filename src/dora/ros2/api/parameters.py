@@ -14,6 +14,7 @@ from dora.ros2.qos import PARAMETERS
 from dora.ros2.types.errors import MalformedMessage
 
 if TYPE_CHECKING:
+    from dora.ros2.api.reports import DroppedMessages
     from dora.ros2.engine import RosNode, RosPublisher, ServiceServer
     from dora.ros2.types.library import InterfaceLibrary
     from dora.ros2.types.message_type import ServiceType
@@ -64,9 +65,9 @@ class RosParameters:
         self._types = {name: type_of(name, value) for name, value in self._values.items()}
         self._server: _ParameterServer | None = None
 
-    def serve(self, node: RosNode, library: InterfaceLibrary) -> None:
+    def serve(self, node: RosNode, library: InterfaceLibrary, dropped: DroppedMessages) -> None:
         """Serve the parameters to other nodes, which may get and set them."""
-        self._server = _ParameterServer(self, node, library)
+        self._server = _ParameterServer(self, node, library, dropped)
         self._server.tell("new_parameters", self.names())
 
     def names(self) -> list[str]:
@@ -162,8 +163,12 @@ def value_of(record: Record) -> Any:
 class _ParameterServer:
     """The six services of parameters, and the topic of their changes; one thread answers."""
 
-    def __init__(self, parameters: RosParameters, node: RosNode, library: InterfaceLibrary) -> None:
+    def __init__(
+        self, parameters: RosParameters, node: RosNode, library: InterfaceLibrary, dropped: DroppedMessages
+    ) -> None:
         self._parameters = parameters
+        self._dropped = dropped
+        self._closed = False
         self._node = node
         self._event = library.message("rcl_interfaces/ParameterEvent")
         self._events: RosPublisher = node.create_publisher("/parameter_events", self._event, PARAMETERS)
@@ -202,21 +207,23 @@ class _ParameterServer:
             pass  # the node is about to close
 
     def close(self) -> None:
+        self._closed = True
+        self._rung.put(None)
         for server in self._servers:
             server.close()
-        self._rung.put(None)
 
     def _run(self) -> None:
         while (server := self._rung.get()) is not None:
-            while (request := server.take_request(0)) is not None:
+            while not self._closed and (request := server.take_request(0)) is not None:
                 type, answer = self._answers[id(server)]
                 try:
                     asked: Any = type.request.decode(request.data)[0].as_py()
                     server.send_response(request.id, type.response.encode(answer(asked)))
-                except MalformedMessage:
+                except MalformedMessage as error:
                     server.counters.malformed += 1
-                except TransportError:
-                    return  # the context is closed
+                    self._dropped.add(str(error))
+                except TransportError as error:  # this client has gone; others come
+                    self._dropped.add(str(error))
 
     def _record(self, name: str) -> Record:
         return record_of(self._parameters.type(name), self._parameters.get(name))

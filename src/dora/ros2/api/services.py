@@ -98,6 +98,10 @@ class Ros2ServiceServer:
         data = type.encode(one_message(response, type.name))
         self._server.send_response(self._open.pop(request_id), data)
 
+    def forget(self, request_id: int) -> None:
+        """Give a request up: it gets no response. Does nothing for one that is not open."""
+        self._open.pop(request_id, None)
+
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         """Set a function that a thread of the engine calls after each request, and at `close`."""
         self._server.set_on_request(callback)

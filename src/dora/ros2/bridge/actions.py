@@ -6,10 +6,13 @@ its result. So `node.send_goal` and `node.serve_goals` work with ROS.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +20,7 @@ from dora.dataflow.ros2 import Ros2BlockCalls
 from dora.errors import DoraError, TransportError, UnsupportedData
 from dora.node.events import Input
 from dora.node.node import Node
-from dora.ros2.api.actions import Ros2ActionClient, Ros2ActionServer
+from dora.ros2.api.actions import RESULT_TIMEOUT, Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.bridge.topics import TYPE_KEY, Delivery
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS
@@ -70,10 +73,20 @@ class ServedAction:
             self._dropped.add(str(error))
 
 
+@dataclass
+class _SentGoal:
+    """A goal that has not ended."""
+
+    ros_id: str = ""  # until it is accepted
+    deadline: float = math.inf  # of its next feedback, or its result
+    is_canceled: bool = False  # before it was accepted
+
+
 class CalledAction:
     """Sends goals of an input to a server of ROS, and feedback and results to outputs.
 
-    Goals that cannot be sent end as ``aborted``, with `error` in the metadata of the result.
+    Goals that cannot be sent end as ``aborted``, with `error` in the metadata of the result. So do goals
+    whose server is silent for `RESULT_TIMEOUT`: most engines do not tell that it has gone.
     """
 
     def __init__(self, node: Node, calls: Ros2BlockCalls, client: Ros2ActionClient) -> None:
@@ -83,7 +96,7 @@ class CalledAction:
         self._name = calls.name
         self._done: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self._ring: Callable[[], None] | None = None
-        self._open: dict[str, str] = {}  # id of a goal in dora → its id in ROS, "" until it is accepted
+        self._open: dict[str, _SentGoal] = {}  # by their ids in dora
 
     def next(self, timeout: float | None = None) -> Delivery | None:
         try:
@@ -112,7 +125,7 @@ class CalledAction:
         if len(self._open) >= MAX_OPEN:
             self._fail(key, f"{MAX_OPEN} goals have not ended yet")
             return
-        self._open[key] = ""
+        self._open[key] = _SentGoal()
         # To wait for the server and its answer takes seconds: the other goals go on meanwhile.
         threading.Thread(target=self._send, args=(key, event["value"]), daemon=True).start()
 
@@ -131,17 +144,23 @@ class CalledAction:
         future.add_done_callback(lambda done: self._put(partial(self._result, key, goal_id, done)))
 
     def _accepted(self, key: str, goal_id: str) -> None:
-        self._open[key] = goal_id
+        goal = self._open[key]
+        goal.ros_id, goal.deadline = goal_id, time.monotonic() + RESULT_TIMEOUT
+        if goal.is_canceled:
+            self._cancel(key)
 
     def _cancel(self, key: str) -> None:
-        goal_id = self._open.get(key)
-        if not goal_id:
+        goal = self._open.get(key)
+        if goal is None:
             self._node.log_warn(f"action {self._name} has no open goal {key} to cancel")
+            return
+        if not goal.ros_id:
+            goal.is_canceled = True  # ROS has no id for it yet
             return
 
         def ask() -> None:
             try:
-                self._client.cancel(goal_id)
+                self._client.cancel(goal.ros_id)
             except DoraError as error:
                 reason = f"goal {key} of {self._name} cannot be canceled: {error}"
                 self._put(lambda: self._node.log_warn(reason))
@@ -149,17 +168,23 @@ class CalledAction:
         threading.Thread(target=ask, daemon=True).start()
 
     def _feedback(self, key: str, goal_id: str) -> None:
-        output = self._ports.get("feedback")
+        output, goal = self._ports.get("feedback"), self._open.get(key)
+        if goal is None:
+            return  # it has ended
         while (found := self._client.take_feedback(goal_id, 0)) is not None:
+            goal.deadline = time.monotonic() + RESULT_TIMEOUT
             if output is not None:
                 metadata = {TYPE_KEY: self._client.type.feedback.name, GOAL_ID: key}
                 self._node.send_output(output, found, metadata)
 
     def _result(self, key: str, goal_id: str, future: Future[bytes]) -> None:
+        if future.cancelled():
+            return  # it was given up
         self._feedback(key, goal_id)
         try:
             status, result = self._client.read_result(goal_id, future.result(0))
         except DoraError as error:
+            self._client.forget(goal_id)
             self._fail(key, str(error))
             return
         self._open.pop(key, None)
@@ -171,3 +196,17 @@ class CalledAction:
         self._node.log_warn(f"a goal of {self._name} has failed: {reason}")
         metadata = {GOAL_ID: key, GOAL_STATUS: "aborted", ERROR: reason}
         self._node.send_output(self._ports["result"], b"", metadata)
+
+    # ---------------------------------------------------------------- time
+
+    def due(self) -> float | None:
+        """Return when `on_due` has something to do (monotonic seconds); None: never."""
+        found = min((goal.deadline for goal in self._open.values()), default=math.inf)
+        return None if found == math.inf else found
+
+    def on_due(self) -> None:
+        """Give up the goals whose server is silent."""
+        now = time.monotonic()
+        for key, goal in list(self._open.items()):
+            if goal.deadline <= now and self._client.give_up(goal.ros_id):
+                self._fail(key, f"there is no feedback and no result after {RESULT_TIMEOUT:g} s")

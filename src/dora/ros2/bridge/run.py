@@ -7,10 +7,10 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from dora.dataflow.ros2 import Ros2Block, Ros2BlockCalls, Ros2BlockTopic
-from dora.node.events import Error, Input
+from dora.node.events import Input
 from dora.node.external import External
 from dora.node.node import Node
 from dora.ros2.api.context import Ros2Context, Ros2Node
@@ -26,6 +26,16 @@ from dora.ros2.qos import Qos
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_]")
 
 Handler = Callable[[Input], None]
+
+
+class Timed(Protocol):
+    """A part of the bridge that has something to do at a time."""
+
+    def due(self) -> float | None:
+        """Return when `on_due` has something to do (monotonic seconds); None: never."""
+
+    def on_due(self) -> None:
+        """Do it."""
 
 
 def run(block: Ros2Block) -> None:
@@ -72,7 +82,7 @@ class BridgeNode:
         self._node = node
         self._ros_node = ros_node
         self._handlers: dict[str, Handler] = {}
-        self._called: CalledService | None = None
+        self._timed: list[Timed] = []
         for topic in block.topics:
             self._add_topic(topic)
         if block.service is not None:
@@ -94,7 +104,9 @@ class BridgeNode:
             outputs = [item for item in config.outputs if item.id in topic.ports]
             qos = policies(subscription_qos(topic, outputs))
             subscription = ros_node.create_subscription(found, qos)
-            node.merge_external_events(SubscribedTopic(node, topic, subscription, found.type.name))
+            subscribed = SubscribedTopic(node, topic, subscription, found.type.name)
+            self._timed.append(subscribed)
+            node.merge_external_events(subscribed)
 
     def _add_service(self, calls: Ros2BlockCalls) -> None:
         qos, name = policies(calls_qos(calls.qos)), type_name(calls.type)
@@ -102,12 +114,14 @@ class BridgeNode:
             server = self._ros_node.create_service_server(calls.name, name, qos)
             served = ServedService(self._node, calls, server, server.type.name)
             self._handlers[calls.ports["response"]] = served.handle
+            self._timed.append(served)
             self._node.merge_external_events(served)
         else:
             client, type = self._ros_node.create_raw_client(calls.name, name, qos)
-            self._called = CalledService(self._node, calls, client, type)
-            self._handlers[calls.ports["request"]] = self._called.handle
-            self._node.merge_external_events(self._called)
+            called = CalledService(self._node, calls, client, type)
+            self._handlers[calls.ports["request"]] = called.handle
+            self._timed.append(called)
+            self._node.merge_external_events(called)
 
     def _add_action(self, calls: Ros2BlockCalls) -> None:
         qos, name = policies(calls_qos(calls.qos)), type_name(calls.type)
@@ -118,25 +132,31 @@ class BridgeNode:
         else:
             client = self._ros_node.create_action_client(calls.name, name, qos)
             action = CalledAction(self._node, calls, client)
+            self._timed.append(action)
         for port in calls.ports.values():
             self._handlers[port] = action.handle
         self._node.merge_external_events(action)
 
     def run(self) -> None:
         """Carry until the stream of events ends."""
-        while (event := self._node.next(self._timeout())) is not None:
+        while (event := self._node.next(self._do_due())) is not None:
             if isinstance(event, External):
                 event["value"]()
             elif isinstance(event, Input):
                 handler = self._handlers.get(event["id"])
                 if handler is not None:
                     handler(event)
-            elif isinstance(event, Error) and event.is_timeout and self._called is not None:
-                self._called.expire()
+        for part in self._timed:  # losses that no look has found yet, too
+            part.on_due()
 
-    def _timeout(self) -> float | None:
-        due = None if self._called is None else self._called.due()
-        return None if due is None else max(due - time.monotonic(), 0.0)
+    def _do_due(self) -> float | None:
+        """Do what is due, also while events come without a pause; return the seconds until the next."""
+        for part in self._timed:
+            due = part.due()
+            if due is not None and due <= time.monotonic():
+                part.on_due()
+        times = [due for part in self._timed if (due := part.due()) is not None]
+        return max(min(times) - time.monotonic(), 0.0) if times else None
 
 
 def policies(qos: Qos) -> Ros2QosPolicies:

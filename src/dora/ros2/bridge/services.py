@@ -29,7 +29,9 @@ MAX_OPEN: Final = 64  # requests that a node has not answered, as in dora-rs
 class ServedService:
     """Gives requests of ROS to an output, and the responses of an input back.
 
-    A response belongs to the request with the same `request_id` in its metadata, or to the oldest.
+    A response belongs to the request with the same `request_id` in its metadata, or to the oldest. One
+    without a response is forgotten after `CALL_TIMEOUT`: a node that was restarted never answers it, and it
+    would keep its place among the open ones, and take the responses without an id.
     """
 
     def __init__(
@@ -39,7 +41,8 @@ class ServedService:
         self._output, self._input = calls.ports["request"], calls.ports["response"]
         self._server = server
         self._metadata = {TYPE_KEY: f"{type_name}_Request"}
-        self._open: dict[str, int] = {}  # request_id → number of the request
+        # request_id → number of the request, and when it is forgotten; oldest first
+        self._open: dict[str, tuple[int, float]] = {}
         self._dropped = DroppedMessages(f"service {calls.name}", node.log_warn)
 
     def next(self, timeout: float | None = None) -> Delivery | None:
@@ -51,26 +54,44 @@ class ServedService:
 
     def _deliver(self, number: int, request: Any) -> None:
         if len(self._open) >= MAX_OPEN:
+            self._server.forget(number)
             self._dropped.add(f"{MAX_OPEN} requests have no response yet")
             return
         request_id = uuid7()
-        self._open[request_id] = number
+        self._open[request_id] = number, time.monotonic() + CALL_TIMEOUT
         self._node.send_output(self._output, request, {**self._metadata, REQUEST_ID: request_id})
 
     def handle(self, event: Input) -> None:
         metadata = event["metadata"]
         request_id = metadata.get(REQUEST_ID) or next(iter(self._open), "")
-        number = self._open.pop(request_id, None)
-        if number is None:
+        found = self._open.pop(request_id, None)
+        if found is None:
             self._dropped.add(f"a response on input `{self._input}` belongs to no open request")
             return
+        number, _ = found
         if error := metadata.get(ERROR):  # ROS has no form for it: the caller waits until its timeout
+            self._server.forget(number)
             self._dropped.add(f"its server says: {error}")
             return
         try:
             self._server.send_response(number, event["value"])
         except (UnsupportedData, TransportError) as error:
+            self._server.forget(number)
             self._dropped.add(str(error))
+
+    def due(self) -> float | None:
+        """Return when `on_due` has something to do (monotonic seconds); None: never."""
+        return next((deadline for _, deadline in self._open.values()), None)
+
+    def on_due(self) -> None:
+        """Forget the requests that have waited for too long."""
+        now = time.monotonic()
+        for request_id, (number, deadline) in list(self._open.items()):
+            if deadline > now:
+                break
+            del self._open[request_id]
+            self._server.forget(number)
+            self._dropped.add(f"no node has answered within {CALL_TIMEOUT:g} s")
 
 
 class CalledService:
@@ -164,12 +185,12 @@ class CalledService:
     # ---------------------------------------------------------------- time
 
     def due(self) -> float | None:
-        """Return when `expire` has something to do (monotonic seconds); None: never."""
+        """Return when `on_due` has something to do (monotonic seconds); None: never."""
         times = [item[2] for item in list(self._waiting)[:1]]
         times += [deadline for _, deadline in list(self._open.values())[:1]]
         return min(times, default=None)
 
-    def expire(self) -> None:
+    def on_due(self) -> None:
         """Fail the requests that have waited for too long."""
         now = time.monotonic()
         while self._waiting and self._waiting[0][2] <= now:
@@ -178,6 +199,7 @@ class CalledService:
         for future, (metadata, deadline) in list(self._open.items()):
             if deadline > now:
                 break
+            if not future.cancel():
+                continue  # its response waits to be sent
             del self._open[future]
-            future.cancel()
             self._fail(metadata, f"there is no response after {CALL_TIMEOUT:g} s")

@@ -37,7 +37,7 @@ class SubscribedTopic:
         self._metadata = {TYPE_KEY: type_name}
         self._malformed = DroppedMessages(f"topic {topic.topic}", node.log_warn)
         self._lost = 0
-        self._look_at = 0.0
+        self._look_at = time.monotonic() + _CHECK_PERIOD
 
     def next(self, timeout: float | None = None) -> Delivery | None:
         message = self._subscription.next(timeout)
@@ -58,18 +58,23 @@ class SubscribedTopic:
             metadata = {**found, "frame_id": frame_id} if frame_id else found
         for output in self._topic.ports:
             self._node.send_output(output, value, metadata)
-        now = time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + _CHECK_PERIOD
-            self._report_losses()
 
-    def _report_losses(self) -> None:
+    def due(self) -> float:
+        """Return when `on_due` looks for losses (monotonic seconds).
+
+        Nobody tells of them: a message that is lost or cannot be read wakes nothing.
+        """
+        return self._look_at
+
+    def on_due(self) -> None:
+        """Warn of messages that were lost since the last look. It is called at the end, too."""
+        self._look_at = time.monotonic() + _CHECK_PERIOD
         counters = self._subscription.counters
-        lost = counters.dropped + counters.lost
+        lost = counters.dropped + counters.lost + counters.malformed
         if lost > self._lost:
             self._node.log_warn(
-                f"topic {self._topic.topic}: {counters.dropped} messages did not fit into the queue, and "
-                f"{counters.lost} were lost on the way, until now"
+                f"topic {self._topic.topic}, until now: {counters.dropped} messages did not fit into the "
+                f"queue, {counters.lost} were lost on the way, {counters.malformed} could not be read"
             )
             self._lost = lost
 

@@ -58,7 +58,10 @@ class Decoder:
 
     def decode(self, buffer: Any) -> pa.StructArray:
         """Return the message of a buffer. Raises `MalformedMessage`."""
-        held = buffer if isinstance(buffer, pa.Buffer) else py_buffer(buffer)
+        try:
+            held = buffer if isinstance(buffer, pa.Buffer) else py_buffer(buffer)
+        except BufferError:  # it has gaps
+            held = py_buffer(memoryview(buffer).tobytes())
         full = memoryview(held)
         order = _ORDERS.get(bytes(full[:2]))
         if order is None or len(full) < HEADER:

@@ -64,15 +64,16 @@ def read_idl(text: str, file: str) -> list[MessageDefinition]:
 class _IdlReader:
     def __init__(self, text: str) -> None:
         self.tokens: list[tuple[str, str, int]] = []
-        at = 0
+        at, line = 0, 1
         while at < len(text):
             found = _TOKEN.match(text, at)
             if found is None:
-                raise ValueError(f"line {_line(text, at)}: {text[at]!r} is not expected")
+                raise ValueError(f"line {line}: {text[at]!r} is not expected")
             if found.lastgroup and found.lastgroup != "skip":
-                self.tokens.append((found.lastgroup, found[0].strip(), _line(text, at)))
+                self.tokens.append((found.lastgroup, found[0].strip(), line))
+            line += found[0].count("\n")
             at = found.end()
-        self.tokens.append(("end", "the end", _line(text, at)))
+        self.tokens.append(("end", "the end", line))
         self.at = 0
         self.aliases: dict[str, MessageFieldType] = {}
         self.values: dict[str, Value] = {}
@@ -275,10 +276,6 @@ class _IdlReader:
 
     def is_bool(self) -> bool:
         return self.peek() in ("TRUE", "FALSE")
-
-
-def _line(text: str, at: int) -> int:
-    return text.count("\n", 0, at) + 1
 
 
 def _number(token: str) -> int | float:

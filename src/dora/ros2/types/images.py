@@ -54,7 +54,7 @@ def image_of(message: pa.StructArray) -> tuple[pa.Array[Any], dict[str, Any]]:
     ``8UC1`` ``mono8``, ``16UC1`` ``mono16``, ``yuv422_yuy2`` ``yuyv``; other encodings keep their name. Of
     a ``CompressedImage`` it is ``jpeg`` or ``png``.
 
-    Raises `MalformedMessage` if there are fewer bytes than rows.
+    Raises `MalformedMessage` if there are fewer bytes than rows, or half a value of 16 bits.
     """
     data: Any = message.field("data").values  # type: ignore[attr-defined]
     if message.type.get_field_index("format") >= 0:
@@ -83,6 +83,11 @@ def image_of(message: pa.StructArray) -> tuple[pa.Array[Any], dict[str, Any]]:
     elif len(data) > step * height:
         data = data.slice(0, step * height)
     if values["is_bigendian"] and encoding in _WIDE:
+        if len(data) % 2:
+            raise MalformedMessage(
+                f"a received message is no image: {encoding} has values of 2 bytes, "
+                f"but there are {len(data)}"
+            )
         data = _array(data.to_numpy().view(">u2").astype("<u2").view("u1"))
     return data, metadata
 
@@ -98,10 +103,13 @@ def image_message(
     ``avif``, the type is ``CompressedImage``; otherwise ``Image``, and the metadata needs ``width`` and
     ``height``. Without an ``encoding``, it is ``bgr8``. ``header`` has the ``stamp`` and the ``frame_id``.
 
-    Raises `ValueMismatch` if the size does not fit the number of bytes.
+    Raises `ValueMismatch` if ``data`` has no numbers, or the size does not fit the number of bytes.
     """
     import numpy as np
 
+    if not _has_numbers(data):
+        got = f"an array of {data.dtype if isinstance(data, np.ndarray) else data.type}"
+        raise ValueMismatch(IMAGE, "data", "the bytes of an image", got)
     numbers = data if isinstance(data, np.ndarray) else data.to_numpy(zero_copy_only=False)
     pixels = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
     encoding = str(metadata.get("encoding") or "bgr8")
@@ -128,6 +136,16 @@ def image_message(
         "step": step,
         "data": pixels,
     }
+
+
+def _has_numbers(data: pa.Array[Any] | np.ndarray[Any, Any]) -> bool:
+    import numpy as np
+    import pyarrow as pa
+
+    if isinstance(data, np.ndarray):
+        return data.dtype.kind in "biuf"
+    types = pa.types
+    return types.is_integer(data.type) or types.is_floating(data.type) or types.is_boolean(data.type)
 
 
 def _file_encoding(text: str) -> str:

@@ -43,6 +43,9 @@ DTYPES: Final = {
 }
 """NumPy's names, without the order of bytes. A bool is a byte here, as on the wire."""
 
+MAX_BYTES: Final = 1 << 30
+"""Bytes of the smallest message of a type: a few characters of a definition could ask for all memory."""
+
 MAX_LENGTH: Final = 2**31 - 1
 """Elements of a list in Arrow, whose offsets have 32 bits."""
 
@@ -116,7 +119,7 @@ class NumberList(ListItem):
     """An array or a sequence of numbers or bools."""
 
     kind: str
-    default: Sequence[Value]
+    default: Sequence[Value]  # empty: zeros
 
     @property
     def width(self) -> int:
@@ -133,7 +136,7 @@ class TextList(ListItem):
 
     wide: bool
     bound: int
-    default: Sequence[str]
+    default: Sequence[str]  # empty: empty strings
 
     @property
     def least(self) -> int:
@@ -167,7 +170,8 @@ class FieldNode:
 class CdrLayout:
     """The items of a message, and the tree of its fields.
 
-    ``fields_of`` gives the fields of nested messages. Raises `DefinitionError` for a message in itself.
+    ``fields_of`` gives the fields of nested messages. Raises `DefinitionError` for a message in itself, and
+    for one that cannot be smaller than 1 GiB.
     """
 
     def __init__(
@@ -188,6 +192,10 @@ class CdrLayout:
         """Whether all values have the same bytes, so that a sequence of them needs no loop."""
         self.least = sum(item.least for item in self.items)
         """The fewest bytes of a value, without gaps."""
+        if self.least > MAX_BYTES:
+            raise DefinitionError(
+                f"each {name} has at least {self.least:,} bytes, but a message may have {MAX_BYTES:,}"
+            )
 
     def _message(self, name: str, path: str, kind: str) -> FieldNode:
         fields = self._fields_of(kind)
@@ -226,8 +234,8 @@ class CdrLayout:
             return RecordList(path, count, most, CdrLayout(kind.nested, self._fields_of, self._outer))
         default: Any = one.default if isinstance(one.default, tuple) else ()
         if kind.kind in STRINGS:
-            return TextList(path, count, most, kind.kind == "wstring", kind.bound, default or ("",) * count)
-        return NumberList(path, count, most, kind.kind, default or (0,) * count)
+            return TextList(path, count, most, kind.kind == "wstring", kind.bound, default)
+        return NumberList(path, count, most, kind.kind, default)
 
     def _item(self, one: MessageField, item: Item) -> FieldNode:
         self.items.append(item)

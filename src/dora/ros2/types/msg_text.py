@@ -7,6 +7,7 @@ read it leave out default values, wide strings and services, so it is read here.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Final
 
 from dora.ros2.types.definition import (
@@ -74,9 +75,8 @@ def read_message(text: str, name: str) -> MessageDefinition:
             _read_line(line, name, fields, constants)
         except ValueError as error:
             raise DefinitionError(f"{name}, line {number}: {error}: {line!r}") from None
-    names = [field.name for field in fields]
-    for name_of_field in names:
-        if names.count(name_of_field) > 1:
+    for name_of_field, count in Counter(field.name for field in fields).items():
+        if count > 1:
             raise DefinitionError(f"{name} has two fields with the name {name_of_field!r}")
     return MessageDefinition(name, tuple(fields), tuple(constants), text)
 

@@ -57,6 +57,8 @@ class _Words(str):
 def _shown(value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, int) and value.bit_length() > 1000:  # Python does not write the largest ones
+        return f"int of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | int | float | str | bytes):
         text = repr(value)
         return (
@@ -161,7 +163,7 @@ class Gatherer:
                 ]
             case TextList() as item:
                 return [
-                    self._texts(item, item.default if value is None else value, place, row)
+                    self._texts(item, _texts_of(item) if value is None else value, place, row)
                     for row, value in enumerate(column)
                 ]
             case RecordList() as item:
@@ -180,6 +182,7 @@ class Gatherer:
             for index in bools:
                 if not isinstance(values[index], bool | np.bool_):
                     raise self._number_fault(leaves[index], values[index], place(row))
+                values[index] = bool(values[index])  # `struct` packs no bools of NumPy
             try:
                 pack(*values)
             except _NOT_PACKED:
@@ -235,6 +238,8 @@ class Gatherer:
         elif isinstance(value, pa.Array):
             return self.arrow_numbers(item, value, place, row)
         elif isinstance(value, bytes | bytearray | memoryview) and DTYPES[item.kind] in ("u1", "i1"):
+            if isinstance(value, memoryview) and not value.c_contiguous:
+                value = value.tobytes()
             found = np.frombuffer(value, DTYPES[item.kind])
         elif isinstance(value, list | tuple):
             found = self._list_array(item, value, place, row)
@@ -267,7 +272,8 @@ class Gatherer:
                 raise self._fault(
                     f"{_join(place(row), item.path)}[{index}]", expected_number(item.kind), one
                 )
-        kind = "?" if item.kind == "bool" else DTYPES[item.kind]
+        # A float32 is made of the float64 later, where one that is too large is found.
+        kind = "?" if item.kind == "bool" else "f8" if item.kind in FLOATS else DTYPES[item.kind]
         return np.array(value, kind)
 
     def _fitting(self, item: NumberList, found: NumberArray, place: Place, row: int) -> NumberArray:
@@ -365,6 +371,9 @@ class Gatherer:
         names = [kind.field(index).name for index in range(kind.num_fields)]
         if any(name not in children for name in names):
             raise self.extra(node, names, _join(place(0), path))
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise self._fault(_join(place(0), path), "each field once", _Words(f"two fields {twice!r}"))
         return [children[name] for name in names]
 
     @staticmethod
@@ -499,7 +508,13 @@ def _fits(value: Any, kind: str) -> bool:
     if not isinstance(value, _PYTHON_TYPES[kind]):
         return False
     limits = INTEGERS.get(kind)
-    return limits is None or limits[0] <= int(value) <= limits[1]
+    if limits is not None:
+        return limits[0] <= int(value) <= limits[1]
+    try:
+        float(value)
+    except OverflowError:  # an int
+        return False
+    return True
 
 
 def _has_buffer(value: Any) -> bool:
@@ -512,8 +527,13 @@ def _has_buffer(value: Any) -> bool:
 
 def _default(item: Any) -> Any:
     if isinstance(item, NumberList):
-        return np.array(item.default, "?" if item.kind == "bool" else DTYPES[item.kind])
+        dtype = "?" if item.kind == "bool" else DTYPES[item.kind]
+        return np.array(item.default, dtype) if item.default else np.zeros(item.count, dtype)
     return None
+
+
+def _texts_of(item: TextList) -> Sequence[str]:
+    return item.default or ("",) * item.count
 
 
 def _element_place(path: str, starts: Sequence[int], ends: Sequence[int], outer: Place) -> Place:

@@ -1,0 +1,99 @@
+"""Servers of actions and parameters whose clients go. Without ROS."""
+
+from __future__ import annotations
+
+import uuid
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from waiting import TIMEOUT, wait_until
+
+from dora import Ros2ActionServer, TransportError
+from dora.ros2 import InterfaceLibrary
+from dora.ros2.api.parameters import RosParameters
+from dora.ros2.api.reports import DroppedMessages
+from dora.ros2.engine import RequestId, ServiceRequest
+from dora.ros2.message_queue import MessageCounters, MessageQueue
+from dora.ros2.qos import SERVICES
+
+LIBRARY = InterfaceLibrary(prefixes=[], distribution="kilted")
+FIBONACCI = LIBRARY.action("example_interfaces/Fibonacci")
+
+
+class EngineServer:
+    """A server of the engine. Clients whose names begin with "gone" get no responses."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.counters = MessageCounters()
+        self.answered: list[bytes] = []
+        self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
+        self._numbers = count(1)
+        self.take_request = self._queue.take
+        self.set_on_request = self._queue.set_on_arrival
+        self.close = self._queue.close
+
+    def ask(self, client: bytes, data: bytes) -> None:
+        self._queue.put(ServiceRequest(RequestId(client, next(self._numbers)), data, 0))
+
+    def send_response(self, request: RequestId, data: bytes) -> None:  # noqa: ARG002
+        if request.client_gid.startswith(b"gone"):
+            raise TransportError("this client has gone")
+        self.answered.append(request.client_gid)
+
+
+class EngineNode:
+    """A node of the engine."""
+
+    name, namespace = "robot", "/"
+
+    def __init__(self) -> None:
+        self.servers: dict[str, EngineServer] = {}
+
+    def create_publisher(self, *_: Any) -> Any:
+        return SimpleNamespace(publish=lambda data: None, close=lambda: None)  # noqa: ARG005
+
+    def create_server(self, name: str, *_: Any) -> EngineServer:
+        return self.servers.setdefault(name.rpartition("/")[2], EngineServer(name))
+
+
+@pytest.fixture(name="warnings")
+def _warnings() -> list[str]:
+    return []
+
+
+def test_a_client_that_has_gone_costs_no_other_one_its_answer(warnings: list[str]) -> None:
+    node: Any = EngineNode()
+    dropped = DroppedMessages("the action of /fibonacci", warnings.append)
+    actions = Ros2ActionServer(node, "/fibonacci", FIBONACCI, SERVICES, LIBRARY, dropped)
+    goals, results = node.servers["send_goal"], node.servers["get_result"]
+    for client in (b"gone", b"here"):
+        goals.ask(client, FIBONACCI.send_goal.request.encode({"goal_id": {"uuid": uuid.uuid4().bytes}}))
+    wait_until(lambda: goals.answered == [b"here"], "the answer")
+    assert warnings == ["the action of /fibonacci has dropped a message: this client has gone"]
+    taken = actions.take_goal(TIMEOUT)
+    assert taken is not None
+    for client in (b"gone", b"here"):
+        data = FIBONACCI.get_result.request.encode({"goal_id": {"uuid": uuid.UUID(taken[0]).bytes}})
+        results.ask(client, data)
+    wait_until(lambda: len(actions._goals[taken[0]].waiting) == 2, "the questions for the result")
+    actions.send_result(taken[0], {"sequence": [1]})
+    assert results.answered == [b"here"]
+    actions.close()
+
+
+def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> None:
+    node: Any = EngineNode()
+    parameters = RosParameters({"speed": 1.0})
+    parameters.serve(node, LIBRARY, DroppedMessages("node /robot", warnings.append))
+    server = node.servers["get_parameters"]
+    asked = LIBRARY.service("rcl_interfaces/GetParameters").request.encode({"names": ["speed"]})
+    server.ask(b"gone", asked)
+    server.ask(b"odd", b"no message")
+    server.ask(b"here", asked)
+    wait_until(lambda: server.answered == [b"here"], "the answer")
+    assert server.counters.malformed == 1
+    assert warnings == ["node /robot has dropped a message: this client has gone"]
+    parameters.close()

@@ -1,0 +1,312 @@
+"""Parts of a bridge at its edges: bad values, late answers, nodes that never answer. Without ROS."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from waiting import TIMEOUT, wait_until
+
+from dora.dataflow.ros2 import Ros2BlockCalls, Ros2BlockTopic
+from dora.errors import CallFailed
+from dora.ros2 import InterfaceLibrary
+from dora.ros2.api.actions import RESULT_TIMEOUT
+from dora.ros2.api.reports import DroppedMessages
+from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
+from dora.ros2.bridge import actions, services
+from dora.ros2.bridge.actions import MAX_OPEN as MAX_GOALS
+from dora.ros2.bridge.actions import CalledAction
+from dora.ros2.bridge.services import MAX_OPEN, CalledService, ServedService
+from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
+from dora.ros2.engine import RequestId, ServiceRequest
+from dora.ros2.message_queue import MessageCounters
+
+LIBRARY = InterfaceLibrary(prefixes=[], distribution="kilted")
+IMAGE = LIBRARY.message("sensor_msgs/Image")
+FIBONACCI = LIBRARY.action("example_interfaces/Fibonacci")
+SET_BOOL = LIBRARY.service("std_srvs/SetBool")
+
+
+class DoraSide:
+    """Stands for the node: keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Any, dict[str, Any]]] = []
+        self.warnings: list[str] = []
+
+    def send_output(self, output: str, value: Any, metadata: dict[str, Any]) -> None:
+        self.sent.append((output, value, metadata))
+
+    def log_warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+class Event(dict[str, Any]):
+    """An input."""
+
+    sequence = 1
+
+
+def event(port: str, value: Any, **metadata: Any) -> Any:
+    return Event(id=port, value=value, metadata={"timestamp": datetime.now(UTC), **metadata})
+
+
+def topic(direction: Any, *, form: Any = "message") -> Any:
+    return Ros2BlockTopic(
+        topic="/image", message_type=IMAGE.name, direction=direction, ports=("image",), format=form
+    )
+
+
+def test_a_text_for_an_image_topic_is_left_out() -> None:
+    node, published = DoraSide(), list[Any]()
+    side: Any = node
+    publisher: Any = SimpleNamespace(publish=published.append)
+    images = PublishedTopic(side, topic("publish"), publisher, IMAGE.name)
+    images.handle(event("image", pa.array(["hello"]), width=1, height=1))
+    assert published == []
+    assert "expected the bytes of an image, got an array of string" in node.warnings[0]
+    images.handle(event("image", pa.array([1, 2, 3], pa.uint8()), width=1, height=1))
+    assert len(published) == 1
+
+
+def test_an_image_of_ros_with_half_a_value_is_left_out() -> None:
+    node = DoraSide()
+    side: Any = node
+    subscription: Any = SimpleNamespace(
+        counters=MessageCounters(),
+        next=lambda timeout: IMAGE.decode(  # noqa: ARG005
+            IMAGE.encode(
+                {"height": 3, "step": 1, "encoding": "mono16", "is_bigendian": 1, "data": [1, 2, 3]}
+            )
+        ),
+    )
+    images = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name)
+    deliver = images.next(0)
+    assert deliver is not None
+    deliver()
+    assert node.sent == []
+    assert "mono16 has values of 2 bytes" in node.warnings[0]
+
+
+class Clock:
+    """The time of the bridge's services and actions, which passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture(name="clock")
+def _clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in (actions, services):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+class Callers:
+    """A server of the engine, with callers that always have one more request."""
+
+    service = "/lamp"
+
+    def __init__(self) -> None:
+        self.counters = MessageCounters()
+        self.answered: list[int] = []
+        self._numbers = count(1)
+
+    def take_request(self, timeout: float | None = 0) -> ServiceRequest:  # noqa: ARG002
+        data = SET_BOOL.request.encode({"data": True})
+        return ServiceRequest(RequestId(b"caller", next(self._numbers)), data, 0)
+
+    def send_response(self, request: RequestId, data: bytes) -> None:  # noqa: ARG002
+        self.answered.append(request.sequence_number)
+
+
+def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
+    side: Any = DoraSide()
+    callers: Any = Callers()
+    server = Ros2ServiceServer(callers, SET_BOOL, DroppedMessages("a server", side.log_warn))
+    ports = {"request": "request", "response": "response"}
+    served = ServedService(
+        side, Ros2BlockCalls("/lamp", SET_BOOL.name, "server", ports), server, SET_BOOL.name
+    )
+
+    def deliver() -> None:
+        delivery = served.next(0)
+        assert delivery is not None
+        delivery()
+
+    for _ in range(2 * MAX_OPEN):
+        deliver()
+    assert len(side.sent) == MAX_OPEN
+    assert len(server._open) == MAX_OPEN
+    assert served.due() == clock.now + CALL_TIMEOUT
+    clock.now += CALL_TIMEOUT
+    served.on_due()
+    assert served.due() is None
+    assert server._open == {}
+    deliver()
+    assert len(side.sent) == MAX_OPEN + 1
+    # A response without an id belongs to the request that came last, not to one that was given up.
+    served.handle(event("response", pa.array([{"success": True}])))
+    assert callers.answered == [2 * MAX_OPEN + 1]
+    assert server._open == {}
+
+
+def test_losses_are_told_without_a_message_and_only_once() -> None:
+    node = DoraSide()
+    side: Any = node
+    subscription: Any = SimpleNamespace(counters=MessageCounters())
+    images = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name)
+    images.on_due()
+    assert node.warnings == []
+    subscription.counters = MessageCounters(dropped=3, lost=2, malformed=1)
+    images.on_due()
+    images.on_due()
+    assert node.warnings == [
+        "topic /image, until now: 3 messages did not fit into the queue, 2 were lost on the way, "
+        "1 could not be read"
+    ]
+
+
+class Lamp:
+    """A client of the engine, whose server answers when the test says so."""
+
+    service = "/lamp"
+
+    def __init__(self) -> None:
+        self.asked: list[Future[bytes]] = []
+
+    def is_ready(self) -> bool:
+        return True
+
+    def send_request(self, data: bytes) -> Future[bytes]:  # noqa: ARG002
+        self.asked.append(Future())
+        return self.asked[-1]
+
+
+def test_a_call_is_answered_once_when_its_response_comes_at_the_last_moment(clock: Clock) -> None:
+    node, lamp = DoraSide(), Lamp()
+    side: Any = node
+    client: Any = lamp
+    ports = {"request": "request", "response": "response"}
+    called = CalledService(side, Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports), client, SET_BOOL)
+    for request_id in ("in time", "late"):
+        called.handle(event("request", pa.array([{"data": True}]), request_id=request_id))
+    lamp.asked[0].set_result(SET_BOOL.response.encode({"success": True}))
+    clock.now += CALL_TIMEOUT
+    called.on_due()
+    while (delivery := called.next(0)) is not None:
+        delivery()
+    found = {metadata["request_id"]: metadata.get("error") for _, _, metadata in node.sent}
+    assert found == {"in time": None, "late": f"there is no response after {CALL_TIMEOUT:g} s"}
+    assert len(node.sent) == 2
+    assert called.due() is None
+
+
+class FarServer:
+    """A client of an action, whose server accepts goals when the test says so, and then does nothing."""
+
+    type = FIBONACCI
+
+    def __init__(self) -> None:
+        self.accepts = threading.Event()
+        self.canceled: list[str] = []
+        self.results: dict[str, Future[bytes]] = {}
+        self.feedback: list[Any] = []
+        self._numbers = count(1)
+
+    def send_goal(self, value: Any) -> str:  # noqa: ARG002
+        assert self.accepts.wait(TIMEOUT)
+        return f"ros-{next(self._numbers)}"
+
+    def request_result(self, goal_id: str) -> Future[bytes]:
+        return self.results.setdefault(goal_id, Future())
+
+    def set_on_feedback(self, goal_id: str, callback: Any) -> None:
+        pass
+
+    def take_feedback(self, goal_id: str, timeout: float) -> Any:  # noqa: ARG002
+        return self.feedback.pop() if self.feedback else None
+
+    def cancel(self, goal_id: str) -> None:
+        self.canceled.append(goal_id)
+
+    def read_result(self, goal_id: str, data: bytes) -> Any:
+        raise AssertionError(f"{goal_id} has no result, not {data!r}")
+
+    def forget(self, goal_id: str) -> None:
+        del self.results[goal_id]
+
+    def give_up(self, goal_id: str) -> bool:
+        return self.results[goal_id].cancel()
+
+
+def fibonacci(side: Any, server: Any) -> CalledAction:
+    ports = {"goal": "goal", "cancel": "cancel", "feedback": "feedback", "result": "result"}
+    return CalledAction(side, Ros2BlockCalls("/fibonacci", FIBONACCI.name, "client", ports), server)
+
+
+def deliver_next(called: CalledAction) -> None:
+    delivery = called.next(TIMEOUT)
+    assert delivery is not None
+    delivery()
+
+
+def test_a_goal_that_is_canceled_before_it_is_accepted_is_canceled_then() -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    called.handle(event("cancel", pa.array([], pa.uint8()), goal_id="mine"))
+    assert server.canceled == []
+    server.accepts.set()
+    deliver_next(called)
+    wait_until(lambda: server.canceled, "the cancellation")
+    assert server.canceled == ["ros-1"]
+    assert node.warnings == []
+
+
+def test_goals_of_a_server_that_has_gone_end_and_make_room(clock: Clock) -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    server.accepts.set()
+    for number in range(MAX_GOALS):
+        called.handle(event("goal", pa.array([{"order": 1}]), goal_id=f"{number}"))
+        deliver_next(called)
+    clock.now += RESULT_TIMEOUT / 2
+    server.feedback.append(pa.array([{"sequence": [1]}]))
+    called._feedback("7", "ros-8")  # this server lives
+    clock.now += RESULT_TIMEOUT / 2
+    called.on_due()
+    ended = {metadata["goal_id"]: metadata for output, _, metadata in node.sent if output == "result"}
+    assert sorted(ended) == [str(number) for number in range(MAX_GOALS - 1)]
+    assert ended["0"]["goal_status"] == "aborted"
+    assert ended["0"]["error"] == "there is no feedback and no result after 300 s"
+    assert called.due() == clock.now + RESULT_TIMEOUT / 2
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="next"))
+    assert len(called._open) == 2
+
+
+def test_feedback_of_a_goal_whose_result_has_failed_does_nothing() -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    server.accepts.set()
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    deliver_next(called)
+    wait_until(lambda: "ros-1" in server.results, "the question for the result")
+    server.results["ros-1"].set_exception(CallFailed("the server has gone"))
+    deliver_next(called)
+    assert server.results == {}
+    server.feedback.append(pa.array([{"sequence": [1]}]))
+    called._feedback("mine", "ros-1")
+    assert [(output, metadata["error"]) for output, _, metadata in node.sent] == [
+        ("result", "the server has gone")
+    ]
