@@ -362,6 +362,7 @@ ELSEWHERE = {
     "dataflow/json_schema.py": "for those who change dora",
     "node/saved_state.py": "the folder of a run",
     "recording/recorder/process.py": "a folder for recordings, each of which must be new",
+    "recording/export_ros2.py": "in a temporary folder, beside the one that the user has named",
     "recording/bags/bag.py": "a temporary folder for files of a bag that were compressed",
     "recording/mcap/event_order.py": "a temporary folder of a replay",
     "recording/replay": "a temporary folder of a replay",
