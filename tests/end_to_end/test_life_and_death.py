@@ -12,7 +12,7 @@ import time
 import pytest
 from flow import Flow, link
 from shared_template import left_by_runs
-from waiting import TIMEOUT, alive
+from waiting import TIMEOUT, alive, wait_until
 
 import dora
 from dora import DataflowFailed, Node
@@ -561,6 +561,8 @@ def test_receivers_learn_whether_a_dynamic_node_ended_or_failed(flow: Flow, visi
     thread = threading.Thread(target=flow.run, daemon=True)
     thread.start()
     join("guest").close()  # the dataflow runs
+    # An input whose source is back at once does not close.
+    wait_until((flow.directory / "closed-1").exists, "the first end of the input")
     script = flow.file("guest.py", "from dora import Node\nnode = Node('guest')\n" + program)
     subprocess.run([sys.executable, script], cwd=flow.directory, timeout=TIMEOUT, check=False)
     thread.join(TIMEOUT)
