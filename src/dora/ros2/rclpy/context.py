@@ -225,13 +225,21 @@ class RclpyClient(_RclpyEndpoint):
         future: Future[bytes] = Future()
         number = self._process.number()
         self._open[number] = future
-        future.add_done_callback(lambda _: self._open.pop(number, None))
+        future.add_done_callback(lambda done: self._on_done(number, done))
         try:
             self._process.send({"do": "request", "number": self._number, "id": number}, data)
         except TransportError:
             self._open.pop(number, None)
             raise
         return future
+
+    def _on_done(self, number: int, future: Future[bytes]) -> None:
+        self._open.pop(number, None)
+        if future.cancelled() and not self.closed:
+            try:
+                self._process.send({"do": "forget_call", "id": number})
+            except TransportError:
+                pass  # it has gone with the process
 
     def _on_response(self, header: dict[str, Any], data: bytes) -> None:
         future = self._open.get(header["id"])

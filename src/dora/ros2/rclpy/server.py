@@ -15,7 +15,6 @@ import socket
 import struct
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +76,7 @@ class Server:
         self.rclpy = rclpy
         self.nodes: dict[int, Any] = {}
         self.things: dict[int, tuple[Any, Any]] = {}  # number → node, publisher or other
+        self.calls: dict[int, tuple[Any, Any]] = {}  # number → client, future of the response
         self.requests: dict[int, tuple[Callable[..., None], Any, Any]] = {}
         self.next_request = 0
         self.ending = False
@@ -132,14 +132,13 @@ class Server:
         self.rclpy.shutdown(context=self.context)
 
     def handle(self, header: dict[str, Any], data: bytes) -> None:
-        call = header.pop("call", None)
+        call, do = header.pop("call", None), header.pop("do")
         if data:
             header["data"] = data
         try:
-            result = getattr(self, "do_" + header.pop("do"))(**header)
-        except Exception as error:  # noqa: BLE001  # the other side raises it
-            reason = str(error) or type(error).__name__
-            self.send({"reply": call, "error": reason, "trace": traceback.format_exc(limit=-3)})
+            result = getattr(self, "do_" + do)(**header)
+        except Exception as error:  # noqa: BLE001  # the other side raises or logs it
+            self.send({"reply": call, "error": reason_of(error), "do": do})
             return
         if call is not None:
             self.send({"reply": call, "result": result})
@@ -199,6 +198,9 @@ class Server:
 
     def do_close(self, number: int) -> None:
         owner, thing = self.things.pop(number)
+        for id, call in list(self.calls.items()):  # the executor takes others out meanwhile
+            if call[0] is thing:
+                self.calls.pop(id, None)
         for destroy in ("publisher", "subscription", "client", "service"):
             if getattr(owner, "destroy_" + destroy)(thing):
                 return
@@ -219,15 +221,26 @@ class Server:
         from rclpy.serialization import deserialize_message, serialize_message
 
         client = self.things[number][1]
-        future = client.call_async(deserialize_message(data, client.srv_type.Request))
+        try:
+            future = client.call_async(deserialize_message(data, client.srv_type.Request))
+        except Exception as error:  # noqa: BLE001  # the one who calls gets it
+            self.send({"response": number, "id": id, "error": reason_of(error)})
+            return
+        self.calls[id] = (client, future)
 
         def on_done(done: Any) -> None:
+            self.calls.pop(id, None)
             if done.exception() is not None:
-                self.send({"response": number, "id": id, "error": str(done.exception())})
+                self.send({"response": number, "id": id, "error": reason_of(done.exception())})
             else:
                 self.send({"response": number, "id": id}, serialize_message(done.result()))
 
         future.add_done_callback(on_done)
+
+    def do_forget_call(self, id: int) -> None:
+        client, future = self.calls.pop(id, (None, None))
+        if client is not None:
+            client.remove_pending_request(future)
 
     def do_service(self, number: int, node: int, service: str, type: str, qos: Any) -> None:
         from rclpy.serialization import serialize_message
@@ -296,6 +309,10 @@ class Server:
 
 
 SEQUENCE = "publication_sequence_number"
+
+
+def reason_of(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def find_type(name: str) -> Any:
