@@ -439,6 +439,31 @@ def test_a_request_has_its_client_and_number(service_engines: Meeting) -> None:
         server.send_response(taken[0].id, request(1))
 
 
+def test_a_request_beyond_the_limit_is_refused_until_another_one_is_forgotten(
+    service_engines: Meeting,
+) -> None:
+    node = service_engines.open().create_node("both")
+    server = node.create_server("/busy", BASIC, KEEP_ALL)
+    client = node.create_client("/busy", BASIC, KEEP_ALL)
+    assert client.wait_for_service(TIMEOUT)
+    futures = [client.send_request(request(number)) for number in range(10_001)]
+    wait_until(lambda: server.counters.received + server.counters.dropped == 10_001, "the requests")
+    assert server.counters.dropped == 1
+    taken = [server.take_request(TIMEOUT) for _ in range(10_000)]
+    assert server.take_request() is None
+    server.forget(taken[0].id)
+    server.forget(taken[0].id)
+    if service_engines.engine == "zenoh":
+        for index in (0, -1):
+            with pytest.raises(CallFailed, match="no server of /busy has answered"):
+                futures[index].result(TIMEOUT)
+    with pytest.raises(TransportError, match="no open request"):
+        server.send_response(taken[0].id, request(0))
+    last = client.send_request(request(5))
+    server.send_response(server.take_request(TIMEOUT).id, request(6))
+    assert asked(last.result(TIMEOUT)) == 6
+
+
 def test_a_call_without_a_server_times_out(service_engines: Meeting) -> None:
     client = service_engines.open().create_node("client").create_client("/none", BASIC)
     assert not client.is_ready()

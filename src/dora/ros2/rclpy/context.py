@@ -276,6 +276,7 @@ class RclpyServer(_RclpyEndpoint):
     def __init__(self, context: RclpyContext, node: NodeName, name: str, type: RosType, qos: Qos) -> None:
         super().__init__(context, node, name, type, qos)
         self.counters = MessageCounters()
+        # The process bounds it: it gives out so many requests without a response.
         self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
         self._open: set[RequestId] = set()
         context.handlers[self._number] = self._on_request
@@ -285,6 +286,9 @@ class RclpyServer(_RclpyEndpoint):
         return self._name
 
     def _on_request(self, header: dict[str, Any], data: bytes) -> None:
+        if header["id"] is None:  # too many are open
+            self.counters.dropped += 1
+            return
         request = RequestId(b"", header["id"])
         self._open.add(request)
         self._queue.put(ServiceRequest(request, data, 0))
@@ -300,10 +304,19 @@ class RclpyServer(_RclpyEndpoint):
             number = request.sequence_number
             raise TransportError(f"{self.service} has no open request {number} of this client")
         self._open.discard(request)
-        self._process.send({"do": "respond", "id": request.sequence_number}, data)
+        self._tell("respond", request, data)
+
+    def forget(self, request: RequestId) -> None:
+        if request in self._open:
+            self._open.discard(request)
+            self._tell("forget_request", request)
+
+    def _tell(self, do: str, request: RequestId, data: Buffer = b"") -> None:
+        self._process.send({"do": do, "number": self._number, "id": request.sequence_number}, data)
 
     def end(self) -> None:
         self._queue.close()
+        self._open.clear()
 
 
 class RclpyNode:

@@ -20,6 +20,7 @@ from typing import Any
 
 LENGTHS = struct.Struct("<II")
 END_TIMEOUT = 2.0  # seconds
+MAX_OPEN = 10_000  # requests of a server without a response
 HIDDEN = "_dora_"  # the first letters of the nodes that look at the graph
 # The parts of an action: the end of the name of their type, and their name in rclpy.
 ACTION_PARTS = {
@@ -77,7 +78,8 @@ class Server:
         self.nodes: dict[int, Any] = {}
         self.things: dict[int, tuple[Any, Any]] = {}  # number → node, publisher or other
         self.calls: dict[int, tuple[Any, Any]] = {}  # number → client, future of the response
-        self.requests: dict[int, tuple[Callable[..., None], Any, Any]] = {}
+        # number of a server → number of a request → how to answer it
+        self.requests: dict[int, dict[int, tuple[Callable[..., None], Any, Any]]] = {}
         self.next_request = 0
         self.ending = False
         self.seen: Any = None  # the last graph in short
@@ -198,6 +200,7 @@ class Server:
 
     def do_close(self, number: int) -> None:
         owner, thing = self.things.pop(number)
+        self.requests.pop(number, None)
         for id, call in list(self.calls.items()):  # the executor takes others out meanwhile
             if call[0] is thing:
                 self.calls.pop(id, None)
@@ -250,21 +253,28 @@ class Server:
             find_type(type), service, lambda request, _: request, qos_profile=make_qos(qos)
         )
         respond = made.send_response
+        requests = self.requests[number] = {}
 
         # The executor calls this with the value of the callback, which is the request. So the response can
         # come later, and the executor is free meanwhile.
         def send_response(request: Any, header: Any) -> None:
+            if len(requests) >= MAX_OPEN:
+                self.send({"request": number, "id": None})
+                return
             self.next_request += 1
-            self.requests[self.next_request] = (respond, header, made.srv_type.Response)
+            requests[self.next_request] = (respond, header, made.srv_type.Response)
             self.send({"request": number, "id": self.next_request}, serialize_message(request))
 
         made.send_response = send_response
         self.things[number] = (owner, made)
 
-    def do_respond(self, id: int, data: bytes = b"") -> None:
+    def do_forget_request(self, number: int, id: int) -> None:
+        self.requests[number].pop(id, None)
+
+    def do_respond(self, number: int, id: int, data: bytes = b"") -> None:
         from rclpy.serialization import deserialize_message
 
-        respond, header, response_type = self.requests.pop(id)
+        respond, header, response_type = self.requests[number].pop(id)
         respond(deserialize_message(data, response_type), header)
 
     # -------------------------------------------------------------- the graph
