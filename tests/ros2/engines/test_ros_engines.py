@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,24 @@ def test_a_name_that_breaks_the_rules_is_refused(engines: Meeting, name: str) ->
         node.create_publisher(name, STRING)
     with pytest.raises(ValueError, match="is no name of a ROS node"):
         engines.open().create_node(name + "/x")
+
+
+def test_closed_endpoints_and_nodes_take_no_memory(engines: Meeting) -> None:
+    context = engines.open()
+    node = context.create_node("both")
+    closed = [node.create_publisher("/chatter", STRING), node.create_subscription("/chatter", STRING)]
+    if context.has_services:
+        closed += [node.create_server("/set", BASIC), node.create_client("/set", BASIC)]
+    other = context.create_node("other")
+    closed += [other.create_publisher("/chatter", STRING), other]
+    references = [weakref.ref(item) for item in closed]
+    for item in closed[:-2]:
+        item.close()
+    other.close()
+    del other, closed, item
+    gc.collect()
+    assert [reference() for reference in references] == [None] * len(references)
+    assert node.create_publisher("/chatter", STRING) is not None
 
 
 # ---------------------------------------------------------------------- the graph

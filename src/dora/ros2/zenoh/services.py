@@ -36,9 +36,11 @@ class ZenohClient:
         type: RosType,
         qos: Qos,
         gid: bytes,
+        on_close: Callable[[], None],
         graph: RosGraph,
     ) -> None:
         self.service, self.type, self.qos, self.gid = service, type, qos, gid
+        self._on_close = on_close
         self._graph = graph
         self._querier: Any = session.declare_querier(
             key,
@@ -104,6 +106,7 @@ class ZenohClient:
             _fail(future, f"the client of {self.service} was closed")
         self._graph.wake()
         undeclare(self._token, self._querier)
+        self._on_close()
 
 
 class ZenohServer:
@@ -118,8 +121,10 @@ class ZenohServer:
         type: RosType,
         qos: Qos,
         gid: bytes,
+        on_close: Callable[[], None],
     ) -> None:
         self.service, self.type, self.qos, self.gid = service, type, qos, gid
+        self._on_close = on_close
         self.counters = MessageCounters()
         self._key = key
         # Never drops by itself: its items are open requests, at most `_MAX_OPEN`. A new request is refused
@@ -191,6 +196,7 @@ class ZenohServer:
             self._open.clear()
         for query in waiting:
             query.drop()
+        self._on_close()
 
 
 def _answer(future: Future[bytes], data: bytes) -> None:
