@@ -155,7 +155,7 @@ class ZenohServer:
             else:
                 self._open[request] = query
         if full:
-            query.drop()  # tells the client that no response comes
+            query.drop()  # type: ignore[no-untyped-call]  # tells the client that no response comes
             return
         self._queue.put(ServiceRequest(request, query.payload.to_bytes(), timestamp))
 
