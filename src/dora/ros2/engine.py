@@ -174,7 +174,11 @@ class ServiceClient(_Endpoint, Protocol):
 
 
 class ServiceServer(_Endpoint, Protocol):
-    """Answers the requests of one service."""
+    """Answers the requests of one service.
+
+    At most 10,000 of them are open, which means neither answered nor forgotten. The next one is dropped,
+    counted, and treated as one of `forget`.
+    """
 
     @property
     def service(self) -> str:
@@ -192,6 +196,12 @@ class ServiceServer(_Endpoint, Protocol):
 
     def send_response(self, request: RequestId, data: Buffer) -> None:
         """Answer a request. Raises `TransportError` if it is not known, or was answered."""
+
+    def forget(self, request: RequestId) -> None:
+        """Give up a request: it gets no response. Does nothing if it is not known, or was answered.
+
+        Over Zenoh its call fails at once; rclpy cannot tell its client.
+        """
 
 
 class RosNode(Protocol):

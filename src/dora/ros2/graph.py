@@ -172,7 +172,10 @@ class RosGraph:
         """Return a sentence for each endpoint on the same topic or service that does not meet this one.
 
         The types or their definitions differ, or, if ``checks_qos``, the qualities of service do not match.
+        An endpoint without an id has no problems.
         """
+        if not gid:  # rclpy names neither clients nor servers
+            return []
         ours = next((item for item in self.endpoints() if item.gid == gid), None)
         if ours is None:
             return []

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +19,10 @@ from dora.errors import ConnectError, TransportError
 from dora.ros2.dds import calls
 from dora.ros2.dds.context import open_context
 from dora.ros2.dds.domains import config_from_environment
+from dora.ros2.graph import NodeName
 from dora.ros2.qos import SENSOR_DATA
+
+PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[2])]  # of the helpers, for other processes
 
 
 def test_qualities_that_do_not_match_are_told_with_both_sides(dds_engine: Meeting) -> None:
@@ -109,7 +115,7 @@ def test_a_domain_that_does_not_exist_is_refused() -> None:
         ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}, None),
         ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}, ['"127.0.0.1"', '<Peer address="localhost"/>']),
         ({"ROS_LOCALHOST_ONLY": "1"}, ['"127.0.0.1"', '<Peer address="localhost"/>']),
-        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "OFF"}, ["false</Allow", "<Peers></Peers>"]),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "OFF"}, ["false</Allow", "none</Part", "<Tag>"]),
         (
             {"ROS_STATIC_PEERS": "10.0.0.1; localhost"},
             ['<Peer address="10.0.0.1"/><Peer address="localhost"/>'],
@@ -135,6 +141,33 @@ def test_variables_of_ros_say_who_is_reached(
         assert config == ""
     else:
         assert all(part in config for part in parts), config
+
+
+@pytest.mark.processes
+def test_with_discovery_off_no_other_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CYCLONEDDS_URI", raising=False)
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
+    domain = free_domain()
+    program = (
+        f"import sys; sys.path[:0] = {PATHS!r}\n"
+        f"from ros_meeting import open_context\ncontext = open_context('dds', {domain})\n"
+        "context.create_node(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
+    )
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", program, name]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    with start("hidden") as hidden:
+        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        with open_context(domain) as ours, start("shown") as shown:
+            assert ours.graph.wait_for(lambda: bool(ours.graph.nodes()), TIMEOUT)
+            assert ours.graph.nodes() == [NodeName("shown", "/")]  # which came last
+            shown.communicate()
+        hidden.communicate()
 
 
 def test_a_range_without_meaning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ros_meeting import BASIC, STRING, Meeting, meeting, message
-from waiting import TIMEOUT
+from ros_meeting import BASIC, HEADER, STRING, Meeting, meeting, message, request
+from waiting import TIMEOUT, wait_until
 
-from dora.errors import TransportError
+from dora.errors import CallFailed, TransportError
 from dora.ros2.graph import NodeName
 from dora.ros2.rclpy import process
 
@@ -71,3 +71,39 @@ def test_a_process_that_reads_nothing_is_killed(engine: Meeting, monkeypatch: py
     assert "has read nothing for 1 s, so it was killed" in publish_until_error(publisher)
     while subscription.take(None) is not None:  # the end wakes it
         pass
+
+
+def test_bytes_that_are_no_request_fail_the_call_with_the_reason(engine: Meeting) -> None:
+    node = engine.open().create_node("both")
+    node.create_server("/set", BASIC)
+    client = node.create_client("/set", BASIC)
+    assert client.wait_for_service(TIMEOUT)
+    with pytest.raises(CallFailed, match="/set cannot be called: "):
+        client.send_request(HEADER).result(TIMEOUT)
+
+
+def test_bytes_that_are_no_response_are_told(engine: Meeting, caplog: pytest.LogCaptureFixture) -> None:
+    node = engine.open().create_node("both")
+    server = node.create_server("/set", BASIC)
+    client = node.create_client("/set", BASIC)
+    assert client.wait_for_service(TIMEOUT)
+    client.send_request(request(1))
+    server.send_response(server.take_request(TIMEOUT).id, HEADER)
+    wait_until(lambda: "rclpy cannot respond: " in caplog.text, "the reason")
+
+
+def test_a_response_to_a_cancelled_call_is_not_waited_for(engine: Meeting) -> None:
+    node = engine.open().create_node("both")
+    server = node.create_server("/set", BASIC)
+    client = node.create_client("/set", BASIC)
+    assert client.wait_for_service(TIMEOUT)
+    future = client.send_request(request(1))
+    taken = server.take_request(TIMEOUT)
+    assert future.cancel()
+    responses: list[object] = []
+    client._context.handlers[client._number] = lambda header, _: responses.append(header["id"])
+    server.send_response(taken.id, request(1))
+    client.send_request(request(2))
+    server.send_response(server.take_request(TIMEOUT).id, request(2))
+    wait_until(lambda: bool(responses), "the response to the second call")
+    assert len(responses) == 1

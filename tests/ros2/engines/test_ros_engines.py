@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,24 @@ def test_a_name_that_breaks_the_rules_is_refused(engines: Meeting, name: str) ->
         engines.open().create_node(name + "/x")
 
 
+def test_closed_endpoints_and_nodes_take_no_memory(engines: Meeting) -> None:
+    context = engines.open()
+    node = context.create_node("both")
+    closed = [node.create_publisher("/chatter", STRING), node.create_subscription("/chatter", STRING)]
+    if context.has_services:
+        closed += [node.create_server("/set", BASIC), node.create_client("/set", BASIC)]
+    other = context.create_node("other")
+    closed += [other.create_publisher("/chatter", STRING), other]
+    references = [weakref.ref(item) for item in closed]
+    for item in closed[:-2]:
+        item.close()
+    other.close()
+    del other, closed, item
+    gc.collect()
+    assert [reference() for reference in references] == [None] * len(references)
+    assert node.create_publisher("/chatter", STRING) is not None
+
+
 # ---------------------------------------------------------------------- the graph
 
 
@@ -437,6 +457,31 @@ def test_a_request_has_its_client_and_number(service_engines: Meeting) -> None:
     assert [asked(future.result(TIMEOUT)) for future in futures] == [0, 1, 2]
     with pytest.raises(TransportError, match="no open request 1"):
         server.send_response(taken[0].id, request(1))
+
+
+def test_a_request_beyond_the_limit_is_refused_until_another_one_is_forgotten(
+    service_engines: Meeting,
+) -> None:
+    node = service_engines.open().create_node("both")
+    server = node.create_server("/busy", BASIC, KEEP_ALL)
+    client = node.create_client("/busy", BASIC, KEEP_ALL)
+    assert client.wait_for_service(TIMEOUT)
+    futures = [client.send_request(request(number)) for number in range(10_001)]
+    wait_until(lambda: server.counters.received + server.counters.dropped == 10_001, "the requests")
+    assert server.counters.dropped == 1
+    taken = [server.take_request(TIMEOUT) for _ in range(10_000)]
+    assert server.take_request() is None
+    server.forget(taken[0].id)
+    server.forget(taken[0].id)
+    if service_engines.engine == "zenoh":
+        for index in (0, -1):
+            with pytest.raises(CallFailed, match="no server of /busy has answered"):
+                futures[index].result(TIMEOUT)
+    with pytest.raises(TransportError, match="no open request"):
+        server.send_response(taken[0].id, request(0))
+    last = client.send_request(request(5))
+    server.send_response(server.take_request(TIMEOUT).id, request(6))
+    assert asked(last.result(TIMEOUT)) == 6
 
 
 def test_a_call_without_a_server_times_out(service_engines: Meeting) -> None:

@@ -55,7 +55,7 @@ class DdsContext:
         self.domain_id = domain_id
         self.graph = RosGraph()
         self._lock = threading.RLock()
-        self._nodes: list[DdsNode] = []
+        self.nodes: set[DdsNode] = set()  # those that are open
         self._topics: dict[tuple[str, str], Any] = {}
         self._closed = False
         open_domain(domain_id)
@@ -79,7 +79,7 @@ class DdsContext:
             if self._closed:
                 raise TransportError("the ROS context is closed")
             created = DdsNode(self, node)
-            self._nodes.append(created)
+            self.nodes.add(created)
         return created
 
     def topic(self, name: str, type: RosType) -> Any:
@@ -101,19 +101,19 @@ class DdsContext:
                 return
             self._closed = True
         atexit.unregister(self.close)
-        for node in self._nodes:
+        for node in list(self.nodes):
             node.close()
         self.graph.close()
         self._receiver.close()  # first: its thread uses the readers of the watch
         self._watch.close()
-        self._nodes.clear()
+        self.nodes.clear()
         self._topics.clear()
         del self._receiver, self._participant
         close_domain(self.domain_id)
 
     def disown(self) -> None:
         atexit.unregister(self.close)
-        leave_to_parent(self, self._nodes)
+        leave_to_parent(self, self.nodes)
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +131,7 @@ class DdsNode:
         self.name, self.namespace = node.name, node.namespace
         self._context = context
         self._node = node
-        self._endpoints: list[DdsPublisher | DdsSubscription] = []
+        self._endpoints: set[DdsPublisher | DdsSubscription] = set()
         self._closed = False
         context.parts[2].announce(node)
 
@@ -166,18 +166,20 @@ class DdsNode:
 
         def on_close() -> None:
             watch.withdraw(self._node, endpoint.gid)
+            self._endpoints.discard(endpoint)
 
         try:
             endpoint = make(full, self._context.topic(full, type), on_close)
         except DDSException as error:
             raise TransportError(f"DDS cannot create a {what} of {full}: {error}") from error
-        self._endpoints.append(endpoint)
+        self._endpoints.add(endpoint)
         return endpoint
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        for endpoint in self._endpoints:
+        for endpoint in list(self._endpoints):
             endpoint.close()
         self._context.parts[2].withdraw(self._node)
+        self._context.nodes.discard(self)

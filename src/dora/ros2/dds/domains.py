@@ -51,7 +51,9 @@ def config_from_environment() -> str:
     if reach == "LOCALHOST":
         return _config(["localhost", *peers], _LOOPBACK if not peers else _LOOPBACK_TOO)
     if reach == "OFF":
-        return _config([], _LOOPBACK)
+        # As in rmw_cyclonedds: nobody else has this tag, and no port of ours is where others look.
+        alone = f"<ParticipantIndex>none</ParticipantIndex><Tag>ros_discovery_off_{os.getpid()}</Tag>"
+        return f"<CycloneDDS><Domain>{_LOOPBACK}<Discovery>{alone}</Discovery></Domain></CycloneDDS>"
     raise ConnectError(f"`{_RANGE}={reach}` has no meaning: it is SUBNET, LOCALHOST, OFF or SYSTEM_DEFAULT")
 
 

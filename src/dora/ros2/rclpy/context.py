@@ -42,7 +42,7 @@ class RclpyContext:
         self.domain_id = domain_id
         self.graph = RosGraph()
         self.handlers: dict[int, Callable[[dict[str, Any], bytes], None]] = {}  # number → of an endpoint
-        self._nodes: list[RclpyNode] = []
+        self.nodes: set[RclpyNode] = set()  # those that are open
         self._lock = threading.Lock()
         self._closed = False
         self.process = RclpyProcess(domain_id, self._on_frame, self._on_end)
@@ -73,7 +73,7 @@ class RclpyContext:
     def _on_end(self) -> None:
         if not self._closed:
             _log.error("the process that has rclpy has ended; this context gets no more messages")
-        for node in list(self._nodes):
+        for node in list(self.nodes):
             node.end()
         self.graph.close()
 
@@ -83,7 +83,7 @@ class RclpyContext:
             if self._closed:
                 raise TransportError("the ROS context is closed")
             created = RclpyNode(self, node)
-            self._nodes.append(created)
+            self.nodes.add(created)
         return created
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class RclpyContext:
         # First: it ends a `publish` that waits for a process that is stuck. The process leaves the graph on
         # its own, so nothing of what follows has to reach it.
         self.process.finish()
-        for node in self._nodes:
+        for node in list(self.nodes):
             node.close()
         self.graph.close()
         self.process.close()
@@ -103,7 +103,7 @@ class RclpyContext:
     def disown(self) -> None:
         atexit.unregister(self.close)
         self.process.leave()
-        leave_to_parent(self, self._nodes)
+        leave_to_parent(self, self.nodes)
 
     def __enter__(self) -> Self:
         return self
@@ -119,9 +119,18 @@ class _RclpyEndpoint:
 
     kind: Kind
 
-    def __init__(self, context: RclpyContext, node: NodeName, name: str, type: RosType, qos: Qos) -> None:
+    def __init__(
+        self,
+        context: RclpyContext,
+        node: NodeName,
+        name: str,
+        type: RosType,
+        qos: Qos,
+        on_close: Callable[[], None],
+    ) -> None:
         self.type, self.qos = type, qos
         self._context = context
+        self._on_close = on_close
         self._process = context.process
         self._node = node
         self._name = name
@@ -142,6 +151,7 @@ class _RclpyEndpoint:
             return
         self.closed = True
         self.end()
+        self._on_close()
         self._context.handlers.pop(self._number, None)
         try:
             self._process.send({"do": "close", "number": self._number})
@@ -172,8 +182,16 @@ class RclpySubscription(_RclpyEndpoint):
 
     kind = Kind.SUBSCRIPTION
 
-    def __init__(self, context: RclpyContext, node: NodeName, name: str, type: RosType, qos: Qos) -> None:
-        super().__init__(context, node, name, type, qos)
+    def __init__(
+        self,
+        context: RclpyContext,
+        node: NodeName,
+        name: str,
+        type: RosType,
+        qos: Qos,
+        on_close: Callable[[], None],
+    ) -> None:
+        super().__init__(context, node, name, type, qos, on_close)
         self.counters = MessageCounters()
         self._queue: MessageQueue[RosMessage] = MessageQueue(qos.queue_size, self.counters)
         self._gaps = SequenceGaps()
@@ -202,8 +220,16 @@ class RclpyClient(_RclpyEndpoint):
 
     kind = Kind.CLIENT
 
-    def __init__(self, context: RclpyContext, node: NodeName, name: str, type: RosType, qos: Qos) -> None:
-        super().__init__(context, node, name, type, qos)
+    def __init__(
+        self,
+        context: RclpyContext,
+        node: NodeName,
+        name: str,
+        type: RosType,
+        qos: Qos,
+        on_close: Callable[[], None],
+    ) -> None:
+        super().__init__(context, node, name, type, qos, on_close)
         self._open: dict[int, Future[bytes]] = {}
         context.handlers[self._number] = self._on_response
 
@@ -225,13 +251,21 @@ class RclpyClient(_RclpyEndpoint):
         future: Future[bytes] = Future()
         number = self._process.number()
         self._open[number] = future
-        future.add_done_callback(lambda _: self._open.pop(number, None))
+        future.add_done_callback(lambda done: self._on_done(number, done))
         try:
             self._process.send({"do": "request", "number": self._number, "id": number}, data)
         except TransportError:
             self._open.pop(number, None)
             raise
         return future
+
+    def _on_done(self, number: int, future: Future[bytes]) -> None:
+        self._open.pop(number, None)
+        if future.cancelled() and not self.closed:
+            try:
+                self._process.send({"do": "forget_call", "id": number})
+            except TransportError:
+                pass  # it has gone with the process
 
     def _on_response(self, header: dict[str, Any], data: bytes) -> None:
         future = self._open.get(header["id"])
@@ -265,9 +299,18 @@ class RclpyServer(_RclpyEndpoint):
 
     kind = Kind.SERVER
 
-    def __init__(self, context: RclpyContext, node: NodeName, name: str, type: RosType, qos: Qos) -> None:
-        super().__init__(context, node, name, type, qos)
+    def __init__(
+        self,
+        context: RclpyContext,
+        node: NodeName,
+        name: str,
+        type: RosType,
+        qos: Qos,
+        on_close: Callable[[], None],
+    ) -> None:
+        super().__init__(context, node, name, type, qos, on_close)
         self.counters = MessageCounters()
+        # The process bounds it: it gives out so many requests without a response.
         self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
         self._open: set[RequestId] = set()
         context.handlers[self._number] = self._on_request
@@ -277,6 +320,9 @@ class RclpyServer(_RclpyEndpoint):
         return self._name
 
     def _on_request(self, header: dict[str, Any], data: bytes) -> None:
+        if header["id"] is None:  # too many are open
+            self.counters.dropped += 1
+            return
         request = RequestId(b"", header["id"])
         self._open.add(request)
         self._queue.put(ServiceRequest(request, data, 0))
@@ -292,10 +338,19 @@ class RclpyServer(_RclpyEndpoint):
             number = request.sequence_number
             raise TransportError(f"{self.service} has no open request {number} of this client")
         self._open.discard(request)
-        self._process.send({"do": "respond", "id": request.sequence_number}, data)
+        self._tell("respond", request, data)
+
+    def forget(self, request: RequestId) -> None:
+        if request in self._open:
+            self._open.discard(request)
+            self._tell("forget_request", request)
+
+    def _tell(self, do: str, request: RequestId, data: Buffer = b"") -> None:
+        self._process.send({"do": do, "number": self._number, "id": request.sequence_number}, data)
 
     def end(self) -> None:
         self._queue.close()
+        self._open.clear()
 
 
 class RclpyNode:
@@ -306,7 +361,7 @@ class RclpyNode:
         self._context = context
         self._node = node
         self._number = context.process.number()
-        self._endpoints: list[_RclpyEndpoint] = []
+        self._endpoints: set[_RclpyEndpoint] = set()
         self._closed = False
         context.process.ask("node", number=self._number, name=node.name, namespace=node.namespace)
 
@@ -332,7 +387,11 @@ class RclpyNode:
         if self._closed:
             raise TransportError(f"node {self._node.full} is closed")
         full = resolve(name, self.name, self.namespace)
-        endpoint = make(self._context, self._node, full, type, qos)
+
+        def on_close() -> None:
+            self._endpoints.discard(endpoint)
+
+        endpoint = make(self._context, self._node, full, type, qos, on_close)
         # rclpy keeps all until its process has sent it: the queue here has the depth, and counts.
         asked = replace(qos, history=History.KEEP_ALL) if make is RclpySubscription else qos
         values = {of: full, "type": type.name, "qos": write_qos(asked)}
@@ -341,24 +400,25 @@ class RclpyNode:
         except TransportError as error:
             self._context.handlers.pop(endpoint._number, None)
             raise TransportError(f"rclpy cannot create a {do} of {full}: {error}") from error
-        self._endpoints.append(endpoint)
+        self._endpoints.add(endpoint)
         return endpoint
 
     def end(self) -> None:
         """Wake what waits: the process is gone."""
-        for endpoint in self._endpoints:
+        for endpoint in list(self._endpoints):
             endpoint.end()
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        for endpoint in self._endpoints:
+        for endpoint in list(self._endpoints):
             endpoint.close()
         try:
             self._context.process.ask("close_node", number=self._number)
         except TransportError:
             pass  # it has gone with the process
+        self._context.nodes.discard(self)
 
 
 def write_qos(qos: Qos) -> dict[str, int | None]:

@@ -139,7 +139,10 @@ class RclpyProcess:
         self._on_end()
 
     def _on_reply(self, header: dict[str, Any]) -> None:
-        future = self._calls.get(header["reply"] or 0)
+        if header["reply"] is None:  # nobody waits
+            _log.error("rclpy cannot %s: %s", header["do"], header["error"])
+            return
+        future = self._calls.get(header["reply"])
         if future is None:
             return
         if "error" in header:

@@ -15,12 +15,12 @@ import socket
 import struct
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 LENGTHS = struct.Struct("<II")
 END_TIMEOUT = 2.0  # seconds
+MAX_OPEN = 10_000  # requests of a server without a response
 HIDDEN = "_dora_"  # the first letters of the nodes that look at the graph
 # The parts of an action: the end of the name of their type, and their name in rclpy.
 ACTION_PARTS = {
@@ -77,7 +77,9 @@ class Server:
         self.rclpy = rclpy
         self.nodes: dict[int, Any] = {}
         self.things: dict[int, tuple[Any, Any]] = {}  # number → node, publisher or other
-        self.requests: dict[int, tuple[Callable[..., None], Any, Any]] = {}
+        self.calls: dict[int, tuple[Any, Any]] = {}  # number → client, future of the response
+        # number of a server → number of a request → how to answer it
+        self.requests: dict[int, dict[int, tuple[Callable[..., None], Any, Any]]] = {}
         self.next_request = 0
         self.ending = False
         self.seen: Any = None  # the last graph in short
@@ -132,14 +134,13 @@ class Server:
         self.rclpy.shutdown(context=self.context)
 
     def handle(self, header: dict[str, Any], data: bytes) -> None:
-        call = header.pop("call", None)
+        call, do = header.pop("call", None), header.pop("do")
         if data:
             header["data"] = data
         try:
-            result = getattr(self, "do_" + header.pop("do"))(**header)
-        except Exception as error:  # noqa: BLE001  # the other side raises it
-            reason = str(error) or type(error).__name__
-            self.send({"reply": call, "error": reason, "trace": traceback.format_exc(limit=-3)})
+            result = getattr(self, "do_" + do)(**header)
+        except Exception as error:  # noqa: BLE001  # the other side raises or logs it
+            self.send({"reply": call, "error": reason_of(error), "do": do})
             return
         if call is not None:
             self.send({"reply": call, "result": result})
@@ -199,6 +200,10 @@ class Server:
 
     def do_close(self, number: int) -> None:
         owner, thing = self.things.pop(number)
+        self.requests.pop(number, None)
+        for id, call in list(self.calls.items()):  # the executor takes others out meanwhile
+            if call[0] is thing:
+                self.calls.pop(id, None)
         for destroy in ("publisher", "subscription", "client", "service"):
             if getattr(owner, "destroy_" + destroy)(thing):
                 return
@@ -219,15 +224,26 @@ class Server:
         from rclpy.serialization import deserialize_message, serialize_message
 
         client = self.things[number][1]
-        future = client.call_async(deserialize_message(data, client.srv_type.Request))
+        try:
+            future = client.call_async(deserialize_message(data, client.srv_type.Request))
+        except Exception as error:  # noqa: BLE001  # the one who calls gets it
+            self.send({"response": number, "id": id, "error": reason_of(error)})
+            return
+        self.calls[id] = (client, future)
 
         def on_done(done: Any) -> None:
+            self.calls.pop(id, None)
             if done.exception() is not None:
-                self.send({"response": number, "id": id, "error": str(done.exception())})
+                self.send({"response": number, "id": id, "error": reason_of(done.exception())})
             else:
                 self.send({"response": number, "id": id}, serialize_message(done.result()))
 
         future.add_done_callback(on_done)
+
+    def do_forget_call(self, id: int) -> None:
+        client, future = self.calls.pop(id, (None, None))
+        if client is not None:
+            client.remove_pending_request(future)
 
     def do_service(self, number: int, node: int, service: str, type: str, qos: Any) -> None:
         from rclpy.serialization import serialize_message
@@ -237,21 +253,28 @@ class Server:
             find_type(type), service, lambda request, _: request, qos_profile=make_qos(qos)
         )
         respond = made.send_response
+        requests = self.requests[number] = {}
 
         # The executor calls this with the value of the callback, which is the request. So the response can
         # come later, and the executor is free meanwhile.
         def send_response(request: Any, header: Any) -> None:
+            if len(requests) >= MAX_OPEN:
+                self.send({"request": number, "id": None})
+                return
             self.next_request += 1
-            self.requests[self.next_request] = (respond, header, made.srv_type.Response)
+            requests[self.next_request] = (respond, header, made.srv_type.Response)
             self.send({"request": number, "id": self.next_request}, serialize_message(request))
 
         made.send_response = send_response
         self.things[number] = (owner, made)
 
-    def do_respond(self, id: int, data: bytes = b"") -> None:
+    def do_forget_request(self, number: int, id: int) -> None:
+        self.requests[number].pop(id, None)
+
+    def do_respond(self, number: int, id: int, data: bytes = b"") -> None:
         from rclpy.serialization import deserialize_message
 
-        respond, header, response_type = self.requests.pop(id)
+        respond, header, response_type = self.requests[number].pop(id)
         respond(deserialize_message(data, response_type), header)
 
     # -------------------------------------------------------------- the graph
@@ -296,6 +319,10 @@ class Server:
 
 
 SEQUENCE = "publication_sequence_number"
+
+
+def reason_of(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def find_type(name: str) -> Any:

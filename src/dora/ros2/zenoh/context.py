@@ -62,7 +62,7 @@ class ZenohContext:
         self._session = session
         self._id = str(session.info.zid())
         self._ids = itertools.count()
-        self._nodes: list[ZenohNode] = []
+        self.nodes: set[ZenohNode] = set()  # those that are open
         self._lock = threading.Lock()
         self._closed = False
         self._ended: set[str] | None = set()  # tokens that have gone while the first answers come in
@@ -110,7 +110,7 @@ class ZenohContext:
             if self._closed:
                 raise TransportError("the ROS context is closed")
             created = ZenohNode(self, self._session, node, next(self._ids))
-            self._nodes.append(created)
+            self.nodes.add(created)
         return created
 
     def next_id(self) -> int:
@@ -127,7 +127,7 @@ class ZenohContext:
             if self._closed:
                 return
             self._closed = True
-            nodes = list(self._nodes)
+            nodes = list(self.nodes)
         atexit.unregister(self.close)
         for node in nodes:
             node.close()
@@ -139,7 +139,7 @@ class ZenohContext:
 
     def disown(self) -> None:
         atexit.unregister(self.close)
-        leave_to_parent(self, self._nodes)
+        leave_to_parent(self, self.nodes)
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +159,7 @@ class ZenohNode:
         self._session = session
         self._node = node
         self._id = node_id
-        self._endpoints: list[ZenohPublisher | ZenohSubscription | ZenohClient | ZenohServer] = []
+        self._endpoints: set[ZenohPublisher | ZenohSubscription | ZenohClient | ZenohServer] = set()
         self._closed = False
         token = node_token(context.domain_id, context.session_id, node_id, node)
         try:
@@ -195,17 +195,22 @@ class ZenohNode:
         topic = (full, type.dds_name, type_hash)
         token = endpoint_token(context.domain_id, context.session_id, ids, kind, self._node, topic, qos)
         key = topic_key(context.domain_id, *topic)
+
+        def on_close() -> None:
+            self._endpoints.discard(endpoint)
+
         try:
-            endpoint = make(self._session, key, token, full, type, qos, gid_of(token), *more)
+            endpoint = make(self._session, key, token, full, type, qos, gid_of(token), on_close, *more)
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot create a {kind.value} of {full}: {error}") from error
-        self._endpoints.append(endpoint)
+        self._endpoints.add(endpoint)
         return endpoint
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        for endpoint in self._endpoints:
+        for endpoint in list(self._endpoints):
             endpoint.close()
         undeclare(self._token)
+        self._context.nodes.discard(self)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
@@ -22,7 +21,7 @@ from dora.ros2.zenoh.topics import undeclare
 
 # A request waits for its response as long as the client does; a result of an action may take hours.
 _REQUEST_TIMEOUT: Final = 1e9  # seconds
-_MAX_OPEN: Final = 10_000  # requests without a response that a server remembers; the oldest one goes
+_MAX_OPEN: Final = 10_000  # requests of a server without a response
 
 
 class ZenohClient:
@@ -37,9 +36,11 @@ class ZenohClient:
         type: RosType,
         qos: Qos,
         gid: bytes,
+        on_close: Callable[[], None],
         graph: RosGraph,
     ) -> None:
         self.service, self.type, self.qos, self.gid = service, type, qos, gid
+        self._on_close = on_close
         self._graph = graph
         self._querier: Any = session.declare_querier(
             key,
@@ -105,6 +106,7 @@ class ZenohClient:
             _fail(future, f"the client of {self.service} was closed")
         self._graph.wake()
         undeclare(self._token, self._querier)
+        self._on_close()
 
 
 class ZenohServer:
@@ -119,15 +121,17 @@ class ZenohServer:
         type: RosType,
         qos: Qos,
         gid: bytes,
+        on_close: Callable[[], None],
     ) -> None:
         self.service, self.type, self.qos, self.gid = service, type, qos, gid
+        self._on_close = on_close
         self.counters = MessageCounters()
         self._key = key
-        # Never drops by itself: a request that is dropped leaves its client without an answer. A client has
-        # one request under way as a rule, so `_MAX_OPEN` bounds it.
+        # Never drops by itself: its items are open requests, at most `_MAX_OPEN`. A new request is refused
+        # and not the oldest one, because the program may be at work on that.
         self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
         self._lock = threading.Lock()
-        self._open: OrderedDict[RequestId, Any] = OrderedDict()  # request → its query
+        self._open: dict[RequestId, Any] = {}  # request → its query
         handler = zenoh.handlers.Callback(self._on_query, indirect=False)
         self._queryable = session.declare_queryable(key, handler, complete=True)
         self._token = session.liveliness().declare_token(token)
@@ -145,10 +149,14 @@ class ZenohServer:
             if request in self._open:
                 self.counters.malformed += 1
                 return
-            self._open[request] = query
-            if len(self._open) > _MAX_OPEN:
-                self._open.popitem(last=False)
+            full = len(self._open) >= _MAX_OPEN
+            if full:
                 self.counters.dropped += 1
+            else:
+                self._open[request] = query
+        if full:
+            query.drop()  # type: ignore[no-untyped-call]  # tells the client that no response comes
+            return
         self._queue.put(ServiceRequest(request, query.payload.to_bytes(), timestamp))
 
     def take_request(self, timeout: float | None = 0) -> ServiceRequest | None:
@@ -172,6 +180,12 @@ class ZenohServer:
         finally:
             query.drop()  # tells the client that this was all
 
+    def forget(self, request: RequestId) -> None:
+        with self._lock:
+            query = self._open.pop(request, None)
+        if query is not None:
+            query.drop()
+
     def close(self) -> None:
         if self._queue.closed:
             return
@@ -182,6 +196,7 @@ class ZenohServer:
             self._open.clear()
         for query in waiting:
             query.drop()
+        self._on_close()
 
 
 def _answer(future: Future[bytes], data: bytes) -> None:

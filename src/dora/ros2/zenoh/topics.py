@@ -35,9 +35,18 @@ class ZenohPublisher:
     """See `dora.ros2.engine.RosPublisher`."""
 
     def __init__(
-        self, session: zenoh.Session, key: str, token: str, topic: str, type: RosType, qos: Qos, gid: bytes
+        self,
+        session: zenoh.Session,
+        key: str,
+        token: str,
+        topic: str,
+        type: RosType,
+        qos: Qos,
+        gid: bytes,
+        on_close: Callable[[], None],
     ) -> None:
         self.topic, self.type, self.qos, self.gid = topic, type, qos, gid
+        self._on_close = on_close
         self._lock = threading.Lock()  # numbers go out in order
         self._sequence_number = 0
         self._closed = False
@@ -91,15 +100,25 @@ class ZenohPublisher:
         undeclare(self._token, self._publisher)
         if self._plain is not self._publisher:
             undeclare(self._plain)
+        self._on_close()
 
 
 class ZenohSubscription:
     """See `dora.ros2.engine.RosSubscription`."""
 
     def __init__(
-        self, session: zenoh.Session, key: str, token: str, topic: str, type: RosType, qos: Qos, gid: bytes
+        self,
+        session: zenoh.Session,
+        key: str,
+        token: str,
+        topic: str,
+        type: RosType,
+        qos: Qos,
+        gid: bytes,
+        on_close: Callable[[], None],
     ) -> None:
         self.topic, self.type, self.qos, self.gid = topic, type, qos, gid
+        self._on_close = on_close
         self.counters = MessageCounters()
         self._queue: MessageQueue[RosMessage] = MessageQueue(qos.queue_size, self.counters)
         self._gaps = SequenceGaps()
@@ -149,3 +168,4 @@ class ZenohSubscription:
         if not self._queue.closed:
             self._queue.close()
             undeclare(self._token, self._subscriber)
+            self._on_close()
