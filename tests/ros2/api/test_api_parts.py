@@ -1,7 +1,8 @@
-"""Servers of actions and parameters whose clients go. Without ROS."""
+"""Servers whose clients go, and the watch over endpoints that come and go. Without ROS."""
 
 from __future__ import annotations
 
+import gc
 import uuid
 from itertools import count
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ from waiting import TIMEOUT, wait_until
 from dora import Ros2ActionServer, TransportError
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.parameters import RosParameters
-from dora.ros2.api.reports import DroppedMessages
+from dora.ros2.api.reports import DroppedMessages, MismatchWatch
 from dora.ros2.engine import RequestId, ServiceRequest
+from dora.ros2.graph import Endpoint, Kind, NodeName, RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue
 from dora.ros2.qos import SERVICES
 
@@ -97,3 +99,38 @@ def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> N
     assert server.counters.malformed == 1
     assert warnings == ["node /robot has dropped a message: this client has gone"]
     parameters.close()
+
+
+class Subscription:
+    """A subscription of ours."""
+
+    gid = b"ours"
+
+
+def endpoint(kind: Kind, type_name: str, gid: bytes) -> Endpoint:
+    return Endpoint(kind, NodeName(gid.decode(), "/"), "/chatter", type_name, "", gid, None)
+
+
+def test_the_watch_keeps_nothing_of_endpoints_and_problems_that_are_over(warnings: list[str]) -> None:
+    graph = RosGraph()
+    context: Any = SimpleNamespace(graph=graph, checks_qos=False)
+    watch = MismatchWatch(context)
+    subscription = Subscription()
+    watch.add(subscription, warnings.append)
+    other = endpoint(Kind.PUBLISHER, "std_msgs/msg/Bool", b"other")
+    graph.update(endpoints=[("ours", endpoint(Kind.SUBSCRIPTION, "std_msgs/msg/String", b"ours"))])
+    graph.update(endpoints=[("other", other)])
+    wait_until(lambda: len(warnings) == 1, "the warning")
+    graph.update(gone=["other"])
+    wait_until(lambda: not watch._reported, "the end of the problem")
+    graph.update(endpoints=[("other", other)])
+    wait_until(lambda: len(warnings) == 2, "the warning of the problem that is back")
+    del subscription
+    watch._changed.set()
+
+    def forgotten() -> bool:
+        gc.collect()
+        return not watch._endpoints and not watch._reported
+
+    wait_until(forgotten, "the end of the subscription")
+    watch.close()
