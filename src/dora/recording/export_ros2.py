@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dora.errors import DoraError, cannot_write
 from dora.recording.bags.bag import METADATA
-from dora.recording.bags.restore import ROS2_TOPIC, ROS2_TYPE, ChannelReader, cdr_of
+from dora.recording.bags.restore import ChannelReader, cdr_of
 from dora.recording.mcap.recording import RecordedMessage, Recording
+from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import TypeNotFound
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message
 from dora.ros2.types.library import InterfaceLibrary

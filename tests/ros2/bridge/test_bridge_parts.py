@@ -75,10 +75,28 @@ def test_a_text_for_an_image_topic_is_left_out() -> None:
     assert len(published) == 1
 
 
+def test_an_image_of_ros_says_its_type_and_topic() -> None:
+    node = DoraSide()
+    side: Any = node
+    value = {"width": 1, "height": 1, "step": 3, "encoding": "rgb8", "data": [1, 2, 3]}
+    subscription: Any = SimpleNamespace(
+        topic="/robot/image",
+        next=lambda timeout: IMAGE.decode(IMAGE.encode(value)),  # noqa: ARG005
+    )
+    deliver = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name).next(0)
+    assert deliver is not None
+    deliver()
+    size = {"width": 1, "height": 1, "encoding": "rgb8"}
+    assert [metadata for _, _, metadata in node.sent] == [
+        {"ros2_type": IMAGE.name, "ros2_topic": "/robot/image", **size}
+    ]
+
+
 def test_an_image_of_ros_with_half_a_value_is_left_out() -> None:
     node = DoraSide()
     side: Any = node
     subscription: Any = SimpleNamespace(
+        topic="/image",
         counters=MessageCounters(),
         next=lambda timeout: IMAGE.decode(  # noqa: ARG005
             IMAGE.encode(
@@ -164,7 +182,7 @@ def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
 def test_losses_are_told_without_a_message_and_only_once() -> None:
     node = DoraSide()
     side: Any = node
-    subscription: Any = SimpleNamespace(counters=MessageCounters())
+    subscription: Any = SimpleNamespace(topic="/image", counters=MessageCounters())
     images = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name)
     images.on_due()
     assert node.warnings == []
