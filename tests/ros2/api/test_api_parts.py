@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from waiting import TIMEOUT, wait_until
 
-from dora import Ros2ActionServer, TransportError
+from dora import Ros2ActionServer, Ros2Context, TransportError
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.parameters import RosParameters
 from dora.ros2.api.reports import DroppedMessages, MismatchWatch
@@ -84,6 +84,15 @@ def test_a_client_that_has_gone_costs_no_other_one_its_answer(warnings: list[str
     actions.send_result(taken[0], {"sequence": [1]})
     assert results.answered == [b"here"]
     actions.close()
+
+
+def test_bytes_that_are_no_part_of_the_graph_are_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    context = Ros2Context()
+    engine: Any = SimpleNamespace(malformed=3, close=lambda: None)
+    watch: Any = SimpleNamespace(close=lambda: None)
+    context._open.append((engine, watch))
+    context.close()
+    assert caplog.messages == ["3 messages about the ROS graph could not be read"]
 
 
 def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> None:

@@ -13,7 +13,7 @@ from dora.errors import CallTimedOut, ConnectError
 from dora.ros2.api.actions import Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.parameters import ParameterValue, RosParameters
 from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transport, domain_of
-from dora.ros2.api.reports import DroppedMessages, MismatchWatch, NodeLog
+from dora.ros2.api.reports import LOGGER, DroppedMessages, MismatchWatch, NodeLog
 from dora.ros2.api.services import SERVER_TIMEOUT, Ros2ServiceClient, Ros2ServiceServer
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription, Ros2Topic
 from dora.ros2.names import check_namespace, check_node_name, full_node_name
@@ -123,6 +123,8 @@ class Ros2Context:
         for context, watch in opened:
             watch.close()
             context.close()
+            if context.malformed:
+                LOGGER.warning(f"{context.malformed} messages about the ROS graph could not be read")
         for node in nodes:  # their threads; the engine has left
             node.close()
 
