@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import uuid
 from itertools import count
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from waiting import TIMEOUT, wait_until
 
-from dora import Ros2ActionServer, Ros2Context, TransportError
+from dora import Ros2ActionServer, Ros2Context, Ros2ServiceServer, TransportError
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.parameters import RosParameters
 from dora.ros2.api.reports import DroppedMessages, MismatchWatch
@@ -86,13 +87,28 @@ def test_a_client_that_has_gone_costs_no_other_one_its_answer(warnings: list[str
     actions.close()
 
 
+def test_a_request_that_cannot_be_read_does_not_end_the_wait_for_the_next(warnings: list[str]) -> None:
+    engine: Any = EngineServer("/lamp")
+    type = LIBRARY.service("std_srvs/SetBool")
+    server = Ros2ServiceServer(engine, type, DroppedMessages("the server of /lamp", warnings.append))
+    taken: list[Any] = []
+    waiting = threading.Thread(target=lambda: taken.append(server.take_request(TIMEOUT)))
+    waiting.start()
+    engine.ask(b"odd", b"no message")
+    wait_until(lambda: warnings, "the warning")
+    engine.ask(b"here", type.request.encode({"data": True}))
+    waiting.join(TIMEOUT)
+    assert [value.to_pylist() for _, value in taken] == [[{"data": True}]]
+    engine.close()
+
+
 def test_bytes_that_are_no_part_of_the_graph_are_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     context = Ros2Context()
     engine: Any = SimpleNamespace(malformed=3, close=lambda: None)
     watch: Any = SimpleNamespace(close=lambda: None)
     context._open.append((engine, watch))
     context.close()
-    assert caplog.messages == ["3 messages about the ROS graph could not be read"]
+    assert caplog.messages == ["3 times, what came about the ROS graph could not be read"]
 
 
 def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> None:

@@ -124,7 +124,9 @@ class Ros2Context:
             watch.close()
             context.close()
             if context.malformed:
-                LOGGER.warning(f"{context.malformed} messages about the ROS graph could not be read")
+                LOGGER.warning(
+                    f"{context.malformed} times, what came about the ROS graph could not be read"
+                )
         for node in nodes:  # their threads; the engine has left
             node.close()
 
