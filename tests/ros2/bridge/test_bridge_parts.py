@@ -14,7 +14,7 @@ import pytest
 from waiting import TIMEOUT, wait_until
 
 from dora.dataflow.ros2 import Ros2BlockCalls, Ros2BlockTopic
-from dora.errors import CallFailed
+from dora.errors import CallFailed, TransportError
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.actions import RESULT_TIMEOUT
 from dora.ros2.api.reports import DroppedMessages
@@ -228,6 +228,36 @@ def test_a_call_is_answered_once_when_its_response_comes_at_the_last_moment(cloc
     assert found == {"in time": None, "late": f"there is no response after {CALL_TIMEOUT:g} s"}
     assert len(node.sent) == 2
     assert called.due() is None
+
+
+class ClosedClient:
+    """A client of the engine that is closed while it waits for a server."""
+
+    service = "/lamp"
+
+    def is_ready(self) -> bool:
+        return False
+
+    def wait_for_service(self, timeout: float | None) -> bool:  # noqa: ARG002
+        raise TransportError("the client of /lamp is closed")
+
+    def send_request(self, data: bytes) -> Future[bytes]:  # noqa: ARG002
+        raise TransportError("the client of /lamp is closed")
+
+
+def test_a_call_fails_when_its_client_is_closed_while_it_waits_for_a_server() -> None:
+    node = DoraSide()
+    side: Any = node
+    client: Any = ClosedClient()
+    ports = {"request": "request", "response": "response"}
+    called = CalledService(side, Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports), client, SET_BOOL)
+    called.handle(event("request", pa.array([{"data": True}]), request_id="mine"))
+    delivery = called.next(TIMEOUT)
+    assert delivery is not None
+    delivery()
+    assert [metadata for _, _, metadata in node.sent] == [
+        {"request_id": "mine", "error": "the client of /lamp is closed"}
+    ]
 
 
 class FarServer:

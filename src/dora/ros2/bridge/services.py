@@ -151,7 +151,10 @@ class CalledService:
             threading.Thread(target=self._await_server, daemon=True).start()
 
     def _await_server(self) -> None:
-        self._client.wait_for_service(None)
+        try:
+            self._client.wait_for_service(None)
+        except TransportError:
+            pass  # the client is closed, as `_send` will find
         self._put(self._send_waiting)
 
     def _send_waiting(self) -> None:
