@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dora.errors import DoraError, cannot_write
 from dora.recording.bags.bag import METADATA
-from dora.recording.bags.restore import ROS2_TOPIC, ROS2_TYPE, ChannelReader, cdr_of
+from dora.recording.bags.restore import ChannelReader, cdr_of
 from dora.recording.mcap.recording import RecordedMessage, Recording
+from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import TypeNotFound
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message
 from dora.ros2.types.library import InterfaceLibrary
@@ -68,7 +69,7 @@ def export_ros2(
 
     Raises `DoraError` if the extra is not installed, if there is nothing to write, for a type that is not
     found, for a value that does not fit its type, and for a folder that exists, unless ``force`` and it is
-    a bag. Then the folder is as it was before.
+    a bag. After an error, the folder is as it was before.
     """
     try:
         from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -90,7 +91,7 @@ def export_ros2(
             finally:
                 writer.abort()  # nothing is left to do after `close`
             if os.path.lexists(folder):
-                os.rename(folder, Path(beside) / "before")
+                os.rename(folder, Path(beside) / f"{name}.before")
             os.rename(written, folder)
     except OSError as error:
         raise cannot_write(folder, error) from None

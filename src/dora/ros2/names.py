@@ -1,4 +1,7 @@
-"""Names of nodes, topics and services: their rules, their full form, and their form over DDS."""
+"""Names of nodes, topics and services: their rules, their full form, and their form over DDS.
+
+And the names of the metadata that tell where a message comes from.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,11 @@ _NODE_NAME_MAX: Final = 255  # characters, as in rmw
 TOPIC_PREFIX: Final = "rt"
 REQUEST_PREFIX: Final = "rq"
 REPLY_PREFIX: Final = "rr"
+
+
+# Metadata of a message that is one of ROS.
+ROS2_TYPE: Final = "ros2_type"  # "sensor_msgs/msg/Image"
+ROS2_TOPIC: Final = "ros2_topic"  # "/camera/image_raw"
 
 
 def check_node_name(name: str) -> str:

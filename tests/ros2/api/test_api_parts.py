@@ -1,7 +1,9 @@
-"""Servers of actions and parameters whose clients go. Without ROS."""
+"""Servers whose clients go, and the watch over endpoints that come and go. Without ROS."""
 
 from __future__ import annotations
 
+import gc
+import threading
 import uuid
 from itertools import count
 from types import SimpleNamespace
@@ -10,11 +12,12 @@ from typing import Any
 import pytest
 from waiting import TIMEOUT, wait_until
 
-from dora import Ros2ActionServer, TransportError
+from dora import Ros2ActionServer, Ros2Context, Ros2ServiceServer, TransportError
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.parameters import RosParameters
-from dora.ros2.api.reports import DroppedMessages
+from dora.ros2.api.reports import DroppedMessages, MismatchWatch
 from dora.ros2.engine import RequestId, ServiceRequest
+from dora.ros2.graph import Endpoint, Kind, NodeName, RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue
 from dora.ros2.qos import SERVICES
 
@@ -84,6 +87,30 @@ def test_a_client_that_has_gone_costs_no_other_one_its_answer(warnings: list[str
     actions.close()
 
 
+def test_a_request_that_cannot_be_read_does_not_end_the_wait_for_the_next(warnings: list[str]) -> None:
+    engine: Any = EngineServer("/lamp")
+    type = LIBRARY.service("std_srvs/SetBool")
+    server = Ros2ServiceServer(engine, type, DroppedMessages("the server of /lamp", warnings.append))
+    taken: list[Any] = []
+    waiting = threading.Thread(target=lambda: taken.append(server.take_request(TIMEOUT)))
+    waiting.start()
+    engine.ask(b"odd", b"no message")
+    wait_until(lambda: warnings, "the warning")
+    engine.ask(b"here", type.request.encode({"data": True}))
+    waiting.join(TIMEOUT)
+    assert [value.to_pylist() for _, value in taken] == [[{"data": True}]]
+    engine.close()
+
+
+def test_bytes_that_are_no_part_of_the_graph_are_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    context = Ros2Context()
+    engine: Any = SimpleNamespace(malformed=3, close=lambda: None)
+    watch: Any = SimpleNamespace(close=lambda: None)
+    context._open.append((engine, watch))
+    context.close()
+    assert caplog.messages == ["3 times, what came about the ROS graph could not be read"]
+
+
 def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> None:
     node: Any = EngineNode()
     parameters = RosParameters({"speed": 1.0})
@@ -97,3 +124,38 @@ def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> N
     assert server.counters.malformed == 1
     assert warnings == ["node /robot has dropped a message: this client has gone"]
     parameters.close()
+
+
+class Subscription:
+    """A subscription of ours."""
+
+    gid = b"ours"
+
+
+def endpoint(kind: Kind, type_name: str, gid: bytes) -> Endpoint:
+    return Endpoint(kind, NodeName(gid.decode(), "/"), "/chatter", type_name, "", gid, None)
+
+
+def test_the_watch_keeps_nothing_of_endpoints_and_problems_that_are_over(warnings: list[str]) -> None:
+    graph = RosGraph()
+    context: Any = SimpleNamespace(graph=graph, checks_qos=False)
+    watch = MismatchWatch(context)
+    subscription = Subscription()
+    watch.add(subscription, warnings.append)
+    other = endpoint(Kind.PUBLISHER, "std_msgs/msg/Bool", b"other")
+    graph.update(endpoints=[("ours", endpoint(Kind.SUBSCRIPTION, "std_msgs/msg/String", b"ours"))])
+    graph.update(endpoints=[("other", other)])
+    wait_until(lambda: len(warnings) == 1, "the warning")
+    graph.update(gone=["other"])
+    wait_until(lambda: not watch._reported, "the end of the problem")
+    graph.update(endpoints=[("other", other)])
+    wait_until(lambda: len(warnings) == 2, "the warning of the problem that is back")
+    del subscription
+    watch._changed.set()
+
+    def forgotten() -> bool:
+        gc.collect()
+        return not watch._endpoints and not watch._reported
+
+    wait_until(forgotten, "the end of the subscription")
+    watch.close()

@@ -139,3 +139,24 @@ def test_feedback_that_nobody_takes_is_dropped_with_a_warning(
         return said in caplog.text
 
     wait_until(dropped, "the warning")
+
+
+def test_a_closed_context_leaves_no_thread_and_wakes_who_waits_for_a_goal(serving_robot: Robot) -> None:
+    before = set(threading.enumerate())
+    context = serving_robot.context()
+    node = context.new_node("server", "/", OPTIONS, {"speed": 1.0})
+    server = node.create_action_server("/fibonacci", serving_robot.fibonacci, RELIABLE)
+    node.create_action_client("/fibonacci", serving_robot.fibonacci, RELIABLE)
+    found: list[Any] = []
+    waiting = threading.Thread(target=lambda: found.append(server.take_goal(10 * TIMEOUT)))
+    waiting.start()
+    context.close()
+    waiting.join(TIMEOUT)
+    assert found == [None]
+
+    def left() -> list[str]:
+        return [
+            one.name for one in set(threading.enumerate()) - before if one.name.startswith("dora-ros2-")
+        ]
+
+    wait_until(lambda: not left(), lambda: f"the end of {left()}")

@@ -184,6 +184,14 @@ def test_use_sim_time_is_there_and_cannot_be_declared() -> None:
         RosParameters({"use_sim_time": True})
 
 
+def test_use_sim_time_stays_false() -> None:
+    parameters = RosParameters({})
+    with pytest.raises(ParameterError, match="parameter `use_sim_time` stays false"):
+        parameters.set("use_sim_time", True)
+    parameters.set("use_sim_time", False)
+    assert parameters.get("use_sim_time") is False
+
+
 def test_names_are_listed_below_prefixes_to_a_depth() -> None:
     names = ["a", "arm.speed", "arm.joint.gain", "armour"]
     assert list_names(names, [], 0) == names

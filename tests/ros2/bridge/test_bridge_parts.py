@@ -14,7 +14,7 @@ import pytest
 from waiting import TIMEOUT, wait_until
 
 from dora.dataflow.ros2 import Ros2BlockCalls, Ros2BlockTopic
-from dora.errors import CallFailed
+from dora.errors import CallFailed, TransportError
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.actions import RESULT_TIMEOUT
 from dora.ros2.api.reports import DroppedMessages
@@ -75,10 +75,28 @@ def test_a_text_for_an_image_topic_is_left_out() -> None:
     assert len(published) == 1
 
 
+def test_an_image_of_ros_says_its_type_and_topic() -> None:
+    node = DoraSide()
+    side: Any = node
+    value = {"width": 1, "height": 1, "step": 3, "encoding": "rgb8", "data": [1, 2, 3]}
+    subscription: Any = SimpleNamespace(
+        topic="/robot/image",
+        next=lambda timeout: IMAGE.decode(IMAGE.encode(value)),  # noqa: ARG005
+    )
+    deliver = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name).next(0)
+    assert deliver is not None
+    deliver()
+    size = {"width": 1, "height": 1, "encoding": "rgb8"}
+    assert [metadata for _, _, metadata in node.sent] == [
+        {"ros2_type": IMAGE.name, "ros2_topic": "/robot/image", **size}
+    ]
+
+
 def test_an_image_of_ros_with_half_a_value_is_left_out() -> None:
     node = DoraSide()
     side: Any = node
     subscription: Any = SimpleNamespace(
+        topic="/image",
         counters=MessageCounters(),
         next=lambda timeout: IMAGE.decode(  # noqa: ARG005
             IMAGE.encode(
@@ -164,7 +182,7 @@ def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
 def test_losses_are_told_without_a_message_and_only_once() -> None:
     node = DoraSide()
     side: Any = node
-    subscription: Any = SimpleNamespace(counters=MessageCounters())
+    subscription: Any = SimpleNamespace(topic="/image", counters=MessageCounters())
     images = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name)
     images.on_due()
     assert node.warnings == []
@@ -210,6 +228,36 @@ def test_a_call_is_answered_once_when_its_response_comes_at_the_last_moment(cloc
     assert found == {"in time": None, "late": f"there is no response after {CALL_TIMEOUT:g} s"}
     assert len(node.sent) == 2
     assert called.due() is None
+
+
+class ClosedClient:
+    """A client of the engine that is closed while it waits for a server."""
+
+    service = "/lamp"
+
+    def is_ready(self) -> bool:
+        return False
+
+    def wait_for_service(self, timeout: float | None) -> bool:  # noqa: ARG002
+        raise TransportError("the client of /lamp is closed")
+
+    def send_request(self, data: bytes) -> Future[bytes]:  # noqa: ARG002
+        raise TransportError("the client of /lamp is closed")
+
+
+def test_a_call_fails_when_its_client_is_closed_while_it_waits_for_a_server() -> None:
+    node = DoraSide()
+    side: Any = node
+    client: Any = ClosedClient()
+    ports = {"request": "request", "response": "response"}
+    called = CalledService(side, Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports), client, SET_BOOL)
+    called.handle(event("request", pa.array([{"data": True}]), request_id="mine"))
+    delivery = called.next(TIMEOUT)
+    assert delivery is not None
+    delivery()
+    assert [metadata for _, _, metadata in node.sent] == [
+        {"request_id": "mine", "error": "the client of /lamp is closed"}
+    ]
 
 
 class FarServer:

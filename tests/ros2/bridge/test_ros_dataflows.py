@@ -34,7 +34,8 @@ LISTENER = """
     with open("heard", "a", buffering=1) as file:
         for event in Node():
             if event["type"] == "INPUT":
-                file.write(f"{event['value'].to_pylist()} {event['metadata']['ros2_type']}\\n")
+                found = event["metadata"]
+                file.write(f"{event['value'].to_pylist()} {found['ros2_type']} {found['ros2_topic']}\\n")
 """
 
 
@@ -62,7 +63,7 @@ def test_messages_go_from_one_dataflow_node_to_another_through_ros(flow: RosFlow
     heard = flow.lines("heard", 5)
     numbers = [int(line.split("hello ")[1].split("'")[0]) for line in heard[:5]]
     assert numbers == list(range(numbers[0], numbers[0] + 5))
-    assert heard[0].endswith("std_msgs/msg/String")
+    assert heard[0].endswith("std_msgs/msg/String /chatter")
     flow.stop()
     assert "Traceback" not in flow.log()
 

@@ -10,6 +10,7 @@ from dora.recording.bags.bag_file import ZSTD_MAGIC, BagChannel
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage
 from dora.ros2.bag_types import bag_type
+from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.definition import MessageDefinition
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_of
 from dora.ros2.types.message_type import MessageType
@@ -20,9 +21,6 @@ from dora.wire.metadata import encode_metadata
 if TYPE_CHECKING:
     from dora.ros2.types.library import InterfaceLibrary
 
-# Metadata of a message that is one of ROS.
-ROS2_TYPE: Final = "ros2_type"  # "sensor_msgs/msg/Image"
-ROS2_TOPIC: Final = "ros2_topic"  # "/camera/image_raw"
 _LARGEST: Final = 1 << 30  # bytes of a message; a few compressed bytes can expand to more than any memory
 _SMALL: Final = 16 << 10  # bytes of a body that is copied into the head
 

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from weakref import WeakSet
 
 from dora.errors import CallTimedOut, ConnectError
 from dora.ros2.api.actions import Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.parameters import ParameterValue, RosParameters
 from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transport, domain_of
-from dora.ros2.api.reports import DroppedMessages, MismatchWatch, NodeLog
+from dora.ros2.api.reports import LOGGER, DroppedMessages, MismatchWatch, NodeLog
 from dora.ros2.api.services import SERVER_TIMEOUT, Ros2ServiceClient, Ros2ServiceServer
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription, Ros2Topic
 from dora.ros2.names import check_namespace, check_node_name, full_node_name
@@ -58,6 +59,7 @@ class Ros2Context:
         self._transport = transport
         self._lock = threading.RLock()
         self._open: list[tuple[RosContext, MismatchWatch]] = []
+        self._nodes: set[Ros2Node] = set()
         self._closed = False
 
     @property
@@ -81,7 +83,15 @@ class Ros2Context:
         Raises ``ValueError`` for a name that breaks the rules of ROS, ``ParameterError`` for a parameter
         that ROS does not have, and `ConnectError` if the engine does not get to the others.
         """
-        return Ros2Node(self, name, namespace, options, parameters)
+        node = Ros2Node(self, name, namespace, options, parameters)
+        with self._lock:
+            self._nodes.add(node)
+        return node
+
+    def forget(self, node: Ros2Node) -> None:
+        """Keep a node no more, which is closed."""
+        with self._lock:
+            self._nodes.discard(node)
 
     def engine(self, *, services: bool) -> tuple[RosContext, MismatchWatch]:
         """Return a context of an engine, with services if they are needed; raises `ConnectError`.
@@ -109,10 +119,16 @@ class Ros2Context:
             if self._closed:
                 return
             self._closed = True
-            opened = list(self._open)
+            opened, nodes = list(self._open), list(self._nodes)
         for context, watch in opened:
             watch.close()
             context.close()
+            if context.malformed:
+                LOGGER.warning(
+                    f"{context.malformed} times, what came about the ROS graph could not be read"
+                )
+        for node in nodes:  # their threads; the engine has left
+            node.close()
 
     def __enter__(self) -> Self:
         return self
@@ -141,6 +157,9 @@ class Ros2Node:
         self._lock = threading.RLock()
         self._log = NodeLog(name)
         self._parameters = RosParameters(parameters or {})
+        self._actions: WeakSet[Ros2ActionServer] = (
+            WeakSet()
+        )  # their threads hold them until they are closed
         if parameters:
             try:
                 node = self._node(services=True)
@@ -249,7 +268,9 @@ class Ros2Node:
         self, action_name: str, action_type: str, qos: Ros2QosPolicies
     ) -> Ros2ActionServer:
         """Offer an action. Raises as `create_action_client` does."""
-        return self._action(Ros2ActionServer, action_name, action_type, qos)
+        server = self._action(Ros2ActionServer, action_name, action_type, qos)
+        self._actions.add(server)
+        return server
 
     def _action(self, make: type[_Action], name: str, type_name: str, qos: Ros2QosPolicies) -> _Action:
         library = self._context.library
@@ -285,7 +306,10 @@ class Ros2Node:
 
     def close(self) -> None:
         """Leave the graph, with everything that this node has made."""
+        self._context.forget(self)
         self._parameters.close()
+        for server in list(self._actions):
+            server.close()
         for node, _ in list(self._nodes.values()):
             node.close()
 

@@ -106,6 +106,10 @@ class RosParameters:
             raise ParameterError(
                 f"parameter `{name}` is {_TYPES[declared][1]}, and cannot become {_TYPES[got][1]}"
             )
+        if name == SIM_TIME and plain:
+            raise ParameterError(
+                f"parameter `{SIM_TIME}` stays false: nodes here have the time of their system"
+            )
         return plain
 
     def close(self) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from weakref import WeakKeyDictionary
 
 from dora.errors import TransportError
 from dora.ros2.graph import UNKNOWN_NODE
@@ -86,7 +87,9 @@ class MismatchWatch:
 
     def __init__(self, context: RosContext) -> None:
         self._context = context
-        self._endpoints: list[tuple[WatchedEndpoint, Callable[[str], None]]] = []
+        self._lock = threading.Lock()
+        # An endpoint that the program has closed and forgotten leaves by itself.
+        self._endpoints: WeakKeyDictionary[WatchedEndpoint, Callable[[str], None]] = WeakKeyDictionary()
         self._reported: set[str] = set()
         self._changed = threading.Event()
         self._closed = False
@@ -95,7 +98,8 @@ class MismatchWatch:
 
     def add(self, endpoint: WatchedEndpoint, warn: Callable[[str], None]) -> None:
         """Watch a publisher, subscription, client or server."""
-        self._endpoints.append((endpoint, warn))
+        with self._lock:
+            self._endpoints[endpoint] = warn
         self._changed.set()
 
     def close(self) -> None:
@@ -113,7 +117,11 @@ class MismatchWatch:
                 return
             now = time.monotonic()
             waiting: dict[str, float] = {}
-            for problem, warn in self._problems():
+            problems = self._problems()
+            self._reported &= problems.keys()  # one that was over is told again
+            for problem, warn in problems.items():
+                if problem in self._reported:
+                    continue
                 if UNKNOWN_NODE.name in problem:
                     at = nameless.get(problem, now + _NAME_PERIOD)
                     if now < at:
@@ -123,10 +131,13 @@ class MismatchWatch:
                 warn(problem)
             nameless = waiting
 
-    def _problems(self) -> Iterator[tuple[str, Callable[[str], None]]]:
-        """Yield what was not told."""
+    def _problems(self) -> dict[str, Callable[[str], None]]:
+        """Return what is wrong now, and for each problem where to tell it."""
         context = self._context
-        for endpoint, warn in list(self._endpoints):
-            for problem in context.graph.problems(endpoint.gid, checks_qos=context.checks_qos):
-                if problem not in self._reported:
-                    yield problem, warn
+        with self._lock:
+            endpoints = list(self._endpoints.items())
+        return {
+            problem: warn
+            for endpoint, warn in endpoints
+            for problem in context.graph.problems(endpoint.gid, checks_qos=context.checks_qos)
+        }

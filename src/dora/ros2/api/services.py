@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,14 +71,15 @@ class Ros2ServiceServer:
         Returns the number for `send_response` and the request as a struct array of one row; None if none
         has come. Bytes that are no request are counted and left out.
         """
-        request = self._server.take_request(_TAKE_TIMEOUT if timeout_s is None else timeout_s)
-        while request is not None:
+        left = _TAKE_TIMEOUT if timeout_s is None else timeout_s
+        deadline = time.monotonic() + left
+        while (request := self._server.take_request(left)) is not None:
             try:
                 value = self.type.request.decode(request.data)
             except MalformedMessage as error:
                 self._server.counters.malformed += 1
                 self._dropped.add(str(error))
-                request = self._server.take_request(0)
+                left = max(deadline - time.monotonic(), 0.0)
                 continue
             number = next(self._numbers)
             self._open[number] = request.id

@@ -106,6 +106,11 @@ class Ros2Subscription:
         self._subscription.set_on_message(callback)
 
     @property
+    def topic(self) -> str:
+        """The full name of the topic."""
+        return self._subscription.topic
+
+    @property
     def counters(self) -> MessageCounters:
         """The numbers of messages: received, dropped by a full queue, lost, malformed."""
         return self._subscription.counters

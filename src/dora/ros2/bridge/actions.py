@@ -22,7 +22,8 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.actions import RESULT_TIMEOUT, Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.reports import DroppedMessages
-from dora.ros2.bridge.topics import TYPE_KEY, Delivery
+from dora.ros2.bridge.topics import Delivery
+from dora.ros2.names import ROS2_TYPE
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS
 
 MAX_OPEN: Final = 8  # goals of a client that have not ended, as in dora-rs
@@ -35,7 +36,7 @@ class ServedAction:
         self._node = node
         self._ports = calls.ports
         self._server = server
-        self._metadata = {TYPE_KEY: server.type.goal.name}
+        self._metadata = {ROS2_TYPE: server.type.goal.name}
         self._dropped = DroppedMessages(f"action {calls.name}", node.log_warn)
 
     def next(self, timeout: float | None = None) -> Delivery | None:
@@ -174,7 +175,7 @@ class CalledAction:
         while (found := self._client.take_feedback(goal_id, 0)) is not None:
             goal.deadline = time.monotonic() + RESULT_TIMEOUT
             if output is not None:
-                metadata = {TYPE_KEY: self._client.type.feedback.name, GOAL_ID: key}
+                metadata = {ROS2_TYPE: self._client.type.feedback.name, GOAL_ID: key}
                 self._node.send_output(output, found, metadata)
 
     def _result(self, key: str, goal_id: str, future: Future[bytes]) -> None:
@@ -188,7 +189,7 @@ class CalledAction:
             self._fail(key, str(error))
             return
         self._open.pop(key, None)
-        metadata = {TYPE_KEY: self._client.type.result.name, GOAL_ID: key, GOAL_STATUS: status}
+        metadata = {ROS2_TYPE: self._client.type.result.name, GOAL_ID: key, GOAL_STATUS: status}
         self._node.send_output(self._ports["result"], result, metadata)
 
     def _fail(self, key: str, reason: str) -> None:

@@ -17,8 +17,9 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
-from dora.ros2.bridge.topics import TYPE_KEY, Delivery
+from dora.ros2.bridge.topics import Delivery
 from dora.ros2.engine import ServiceClient
+from dora.ros2.names import ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage
 from dora.ros2.types.message_type import ServiceType
 from dora.wire.correlation import ERROR, REQUEST_ID, uuid7
@@ -40,7 +41,7 @@ class ServedService:
         self._node = node
         self._output, self._input = calls.ports["request"], calls.ports["response"]
         self._server = server
-        self._metadata = {TYPE_KEY: f"{type_name}_Request"}
+        self._metadata = {ROS2_TYPE: f"{type_name}_Request"}
         # request_id → number of the request, and when it is forgotten; oldest first
         self._open: dict[str, tuple[int, float]] = {}
         self._dropped = DroppedMessages(f"service {calls.name}", node.log_warn)
@@ -105,7 +106,7 @@ class CalledService:
         self._output = calls.ports["response"]
         self._client = client
         self._type = type
-        self._metadata = {TYPE_KEY: f"{type.name}_Response"}
+        self._metadata = {ROS2_TYPE: f"{type.name}_Response"}
         self._done: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self._ring: Callable[[], None] | None = None
         self._waiting: deque[tuple[bytes, dict[str, Any], float]] = deque()  # until a server is there
@@ -150,7 +151,10 @@ class CalledService:
             threading.Thread(target=self._await_server, daemon=True).start()
 
     def _await_server(self) -> None:
-        self._client.wait_for_service(None)
+        try:
+            self._client.wait_for_service(None)
+        except TransportError:
+            pass  # the client is closed, as `_send` will find
         self._put(self._send_waiting)
 
     def _send_waiting(self) -> None:

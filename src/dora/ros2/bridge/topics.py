@@ -13,11 +13,9 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription
+from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage, ValueMismatch
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message, image_of
-
-TYPE_KEY: Final = "ros2_type"
-"""The metadata key with the type of a message that came from ROS: ``sensor_msgs/msg/Image``."""
 
 Delivery = Callable[[], None]
 """Sends what has come from ROS, in the thread that receives the events of the node."""
@@ -34,7 +32,7 @@ class SubscribedTopic:
         self._node = node
         self._topic = topic
         self._subscription = subscription
-        self._metadata = {TYPE_KEY: type_name}
+        self._metadata = {ROS2_TYPE: type_name, ROS2_TOPIC: subscription.topic}
         self._malformed = DroppedMessages(f"topic {topic.topic}", node.log_warn)
         self._lost = 0
         self._look_at = time.monotonic() + _CHECK_PERIOD
@@ -55,7 +53,9 @@ class SubscribedTopic:
                 self._malformed.add(str(error))
                 return
             frame_id = message.field("header")[0].as_py()["frame_id"]
-            metadata = {**found, "frame_id": frame_id} if frame_id else found
+            metadata = {**self._metadata, **found}
+            if frame_id:
+                metadata["frame_id"] = frame_id
         for output in self._topic.ports:
             self._node.send_output(output, value, metadata)
 
