@@ -78,6 +78,7 @@ class Ros2ServiceServer:
                 value = self.type.request.decode(request.data)
             except MalformedMessage as error:
                 self._server.counters.malformed += 1
+                self._server.forget(request.id)
                 self._dropped.add(str(error))
                 left = max(deadline - time.monotonic(), 0.0)
                 continue
@@ -101,8 +102,12 @@ class Ros2ServiceServer:
         self._server.send_response(self._open.pop(request_id), data)
 
     def forget(self, request_id: int) -> None:
-        """Give a request up: it gets no response. Does nothing for one that is not open."""
-        self._open.pop(request_id, None)
+        """Give a request up: it gets no response. Does nothing for one that is not open.
+
+        Over Zenoh its call fails at once; elsewhere the client waits until its own timeout.
+        """
+        if (request := self._open.pop(request_id, None)) is not None:
+            self._server.forget(request)
 
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         """Set a function that a thread of the engine calls after each request, and at `close`."""

@@ -101,7 +101,8 @@ class Ros2Subscription:
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         """Set a function that a thread of the engine calls after each arrival, and at `close`.
 
-        It is called at once if a message is here. It must not block, raise, or take a message.
+        It is called at once if a message is here. It must not block, raise, take a message, or close the
+        context.
         """
         self._subscription.set_on_message(callback)
 
