@@ -32,6 +32,7 @@ class EngineServer:
         self.service = service
         self.counters = MessageCounters()
         self.answered: list[bytes] = []
+        self.forgotten: list[bytes] = []
         self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
         self._numbers = count(1)
         self.take_request = self._queue.take
@@ -45,6 +46,9 @@ class EngineServer:
         if request.client_gid.startswith(b"gone"):
             raise TransportError("this client has gone")
         self.answered.append(request.client_gid)
+
+    def forget(self, request: RequestId) -> None:
+        self.forgotten.append(request.client_gid)
 
 
 class EngineNode:
@@ -70,7 +74,8 @@ def _warnings() -> list[str]:
 def test_a_client_that_has_gone_costs_no_other_one_its_answer(warnings: list[str]) -> None:
     node: Any = EngineNode()
     dropped = DroppedMessages("the action of /fibonacci", warnings.append)
-    actions = Ros2ActionServer(node, "/fibonacci", FIBONACCI, SERVICES, LIBRARY, dropped)
+    graph: Any = None  # a server does not ask it
+    actions = Ros2ActionServer(node, "/fibonacci", FIBONACCI, SERVICES, LIBRARY, dropped, graph)
     goals, results = node.servers["send_goal"], node.servers["get_result"]
     for client in (b"gone", b"here"):
         goals.ask(client, FIBONACCI.send_goal.request.encode({"goal_id": {"uuid": uuid.uuid4().bytes}}))
@@ -99,6 +104,7 @@ def test_a_request_that_cannot_be_read_does_not_end_the_wait_for_the_next(warnin
     engine.ask(b"here", type.request.encode({"data": True}))
     waiting.join(TIMEOUT)
     assert [value.to_pylist() for _, value in taken] == [[{"data": True}]]
+    assert engine.forgotten == [b"odd"]
     engine.close()
 
 

@@ -138,6 +138,7 @@ class Callers:
     def __init__(self) -> None:
         self.counters = MessageCounters()
         self.answered: list[int] = []
+        self.forgotten: list[int] = []
         self._numbers = count(1)
 
     def take_request(self, timeout: float | None = 0) -> ServiceRequest:  # noqa: ARG002
@@ -146,6 +147,9 @@ class Callers:
 
     def send_response(self, request: RequestId, data: bytes) -> None:  # noqa: ARG002
         self.answered.append(request.sequence_number)
+
+    def forget(self, request: RequestId) -> None:
+        self.forgotten.append(request.sequence_number)
 
 
 def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
@@ -171,6 +175,7 @@ def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
     served.on_due()
     assert served.due() is None
     assert server._open == {}
+    assert sorted(callers.forgotten) == list(range(1, 2 * MAX_OPEN + 1))
     deliver()
     assert len(side.sent) == MAX_OPEN + 1
     # A response without an id belongs to the request that came last, not to one that was given up.
