@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waiting import guardian_of, wait_until
@@ -83,15 +84,21 @@ def test_the_file_is_removed_when_the_run_is_killed(opened: Opened) -> None:
     wait_until(lambda: not page.exists(), "the file is removed")
 
 
+def is_page_server(process: Any) -> bool:
+    """Return whether a process serves the page; one may have just ended."""
+    import psutil
+
+    try:
+        return "dora.cluster.dashboard.local_server" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_the_file_is_removed_when_the_server_of_the_page_is_killed(opened: Opened) -> None:
     import psutil
 
     page = opened.page_file()
-    (server,) = (
-        child
-        for child in psutil.Process(opened.process.pid).children()
-        if "dora.cluster.dashboard.local_server" in child.cmdline()
-    )
+    (server,) = (child for child in psutil.Process(opened.process.pid).children() if is_page_server(child))
     server.kill()
     opened.process.send_signal(signal.SIGINT)
     opened.process.wait(60)
