@@ -180,6 +180,14 @@ def test_a_mistake_in_the_block_is_told_in_one_sentence(
     assert any(message in text for text in found), found
 
 
+@pytest.mark.parametrize(
+    "block", [{**TOPIC, "direction": "publish"}, {**SERVICE, "role": "client"}], ids=["topic", "service"]
+)
+def test_an_input_whose_source_is_not_there_is_one_mistake(block: dict[str, str]) -> None:
+    found = errors_of(block, inputs={"request": "nobody/out"}, outputs=["response"])
+    assert found == ["there is no node `nobody`, which the input `request` of node `bridge` refers to"]
+
+
 def test_a_drawing_says_what_a_node_connects() -> None:
     block = {"topics": [TOPIC, {**TOPIC, "topic": "/cmd", "direction": "publish", "input": "in"}]}
     graph = graph_of(read(block, outputs=["chatter"], **IN))

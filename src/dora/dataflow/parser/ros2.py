@@ -232,7 +232,9 @@ def ros2_of(
             report.error(checked.keys[name], f"{owner} has `{name}` beside `ros2`, and runs no program")
     of_log = (log.send_stdout_as, log.send_logs_as)
     messages = [output for output in outputs if output not in of_log]
-    names = [item.id for item in inputs if isinstance(item.source, NodeOutput)]
+    # An input whose source is not found has an error of its own, and is there.
+    others = {item.id for item in inputs if not isinstance(item.source, NodeOutput)}
+    names = [name for name in checked.get("inputs") or () if name not in others]
     reading = _Reading(block, names, messages, report, owner)
     transport: CheckedBlock | None = block.get("transport")
     if transport is not None and transport.get("kind") not in (None, "zenoh"):
