@@ -7,7 +7,6 @@ its result. So `node.send_goal` and `node.serve_goals` work with ROS.
 from __future__ import annotations
 
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.actions import RESULT_TIMEOUT, Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.reports import DroppedMessages
-from dora.ros2.bridge.topics import Delivery
+from dora.ros2.bridge.deliveries import Deliveries, Delivery
 from dora.ros2.names import ROS2_TYPE
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS
 
@@ -83,7 +82,7 @@ class _SentGoal:
     is_canceled: bool = False  # before it was accepted
 
 
-class CalledAction:
+class CalledAction(Deliveries):
     """Sends goals of an input to a server of ROS, and feedback and results to outputs.
 
     Goals that cannot be sent end as ``aborted``, with `error` in the metadata of the result. So do goals
@@ -91,29 +90,12 @@ class CalledAction:
     """
 
     def __init__(self, node: Node, calls: Ros2BlockCalls, client: Ros2ActionClient) -> None:
+        super().__init__()
         self._node = node
         self._ports = calls.ports
         self._client = client
         self._name = calls.name
-        self._done: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
-        self._ring: Callable[[], None] | None = None
         self._open: dict[str, _SentGoal] = {}  # by their ids in dora
-
-    def next(self, timeout: float | None = None) -> Delivery | None:
-        try:
-            return self._done.get(timeout != 0, timeout)
-        except queue.Empty:
-            return None
-
-    def set_on_message(self, callback: Callable[[], None] | None) -> None:
-        self._ring = callback
-        if callback is not None and not self._done.empty():
-            callback()
-
-    def _put(self, delivery: Delivery) -> None:
-        self._done.put(delivery)
-        if (ring := self._ring) is not None:
-            ring()
 
     # ---------------------------------------------------------------- goals
 
@@ -134,15 +116,15 @@ class CalledAction:
         try:
             goal_id = self._client.send_goal(value)
             if goal_id is None:
-                self._put(partial(self._fail, key, "the server refuses the goal"))
+                self.put(partial(self._fail, key, "the server refuses the goal"))
                 return
             future = self._client.request_result(goal_id)
         except DoraError as error:
-            self._put(partial(self._fail, key, str(error)))
+            self.put(partial(self._fail, key, str(error)))
             return
-        self._put(partial(self._accepted, key, goal_id))
-        self._client.set_on_feedback(goal_id, lambda: self._put(partial(self._feedback, key, goal_id)))
-        future.add_done_callback(lambda done: self._put(partial(self._result, key, goal_id, done)))
+        self.put(partial(self._accepted, key, goal_id))
+        self._client.set_on_feedback(goal_id, lambda: self.put(partial(self._feedback, key, goal_id)))
+        future.add_done_callback(lambda done: self.put(partial(self._result, key, goal_id, done)))
 
     def _accepted(self, key: str, goal_id: str) -> None:
         goal = self._open[key]
@@ -164,7 +146,7 @@ class CalledAction:
                 self._client.cancel(goal.ros_id)
             except DoraError as error:
                 reason = f"goal {key} of {self._name} cannot be canceled: {error}"
-                self._put(lambda: self._node.log_warn(reason))
+                self.put(lambda: self._node.log_warn(reason))
 
         threading.Thread(target=ask, daemon=True).start()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
-from dora.ros2.bridge.topics import Delivery
+from dora.ros2.bridge.deliveries import Deliveries, Delivery
 from dora.ros2.engine import ServiceClient
 from dora.ros2.names import ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage
@@ -95,41 +94,22 @@ class ServedService:
             self._dropped.add(f"no node has answered within {CALL_TIMEOUT:g} s")
 
 
-class CalledService:
+class CalledService(Deliveries):
     """Sends requests of an input to a server of ROS, and its responses to an output, each when it comes.
 
     A request that fails is answered with `error` in the metadata, as a service of dora does it.
     """
 
     def __init__(self, node: Node, calls: Ros2BlockCalls, client: ServiceClient, type: ServiceType) -> None:
+        super().__init__()
         self._node = node
         self._output = calls.ports["response"]
         self._client = client
         self._type = type
         self._metadata = {ROS2_TYPE: f"{type.name}_Response"}
-        self._done: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
-        self._ring: Callable[[], None] | None = None
         self._waiting: deque[tuple[bytes, dict[str, Any], float]] = deque()  # until a server is there
         self._looks = False  # a thread waits for a server
         self._open: dict[Future[bytes], tuple[dict[str, Any], float]] = {}  # oldest first
-
-    # ---------------------------------------------------------------- a source of external events
-
-    def next(self, timeout: float | None = None) -> Delivery | None:
-        try:
-            return self._done.get(timeout != 0, timeout)
-        except queue.Empty:
-            return None
-
-    def set_on_message(self, callback: Callable[[], None] | None) -> None:
-        self._ring = callback
-        if callback is not None and not self._done.empty():
-            callback()
-
-    def _put(self, delivery: Delivery) -> None:
-        self._done.put(delivery)
-        if (ring := self._ring) is not None:
-            ring()
 
     # ---------------------------------------------------------------- requests
 
@@ -155,7 +135,7 @@ class CalledService:
             self._client.wait_for_service(None)
         except TransportError:
             pass  # the client is closed, as `_send` will find
-        self._put(self._send_waiting)
+        self.put(self._send_waiting)
 
     def _send_waiting(self) -> None:
         self._looks = False
@@ -169,7 +149,7 @@ class CalledService:
             self._fail(metadata, str(error))
             return
         self._open[future] = metadata, deadline
-        future.add_done_callback(lambda done: self._put(partial(self._answer, done)))
+        future.add_done_callback(lambda done: self.put(partial(self._answer, done)))
 
     def _answer(self, future: Future[bytes]) -> None:
         metadata, _ = self._open.pop(future, ({}, 0.0))

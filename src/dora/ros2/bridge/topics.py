@@ -13,12 +13,10 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription
+from dora.ros2.bridge.deliveries import Delivery
 from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage, ValueMismatch
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message, image_of
-
-Delivery = Callable[[], None]
-"""Sends what has come from ROS, in the thread that receives the events of the node."""
 
 _CHECK_PERIOD: Final = 1.0  # seconds between two looks at the counters of a subscription
 
