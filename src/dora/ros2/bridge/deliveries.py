@@ -1,4 +1,4 @@
-"""What has come from ROS, on its way to the thread that receives the events of the node."""
+"""Messages of ROS on their way to the thread that receives the events of the node."""
 
 from __future__ import annotations
 

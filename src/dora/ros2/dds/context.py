@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from cyclonedds.core import DDSException, Policy
 from cyclonedds.core import Qos as DdsQos
@@ -19,11 +16,10 @@ from dora.ros2.dds.receiver import DdsReceiver
 from dora.ros2.dds.topics import DdsPublisher, DdsSubscription
 from dora.ros2.dds.watch import GraphWatch
 from dora.ros2.engine import RosType, ServiceClient, ServiceServer
-from dora.ros2.forking import leave_to_parent
-from dora.ros2.graph import NodeName, RosGraph
-from dora.ros2.names import TOPIC_PREFIX, check_namespace, check_node_name, resolve
+from dora.ros2.graph import NodeName
+from dora.ros2.life import OpenContext, OpenNode
+from dora.ros2.names import TOPIC_PREFIX
 from dora.ros2.qos import DEFAULT, SERVICES, Qos
-from dora.transport.forking import disown_after_fork
 
 MAX_DOMAIN: Final = 232  # the ports of a higher one would be above 65,535
 _ENCLAVE: Final = b"enclave=/;"
@@ -44,7 +40,7 @@ def open_context(domain_id: int = 0) -> DdsContext:
     return DdsContext(domain_id)
 
 
-class DdsContext:
+class DdsContext(OpenContext):
     """See `dora.ros2.engine.RosContext`."""
 
     engine = "dds"
@@ -52,12 +48,8 @@ class DdsContext:
     checks_qos = True
 
     def __init__(self, domain_id: int) -> None:
-        self.domain_id = domain_id
-        self.graph = RosGraph()
-        self._lock = threading.RLock()
-        self.nodes: set[DdsNode] = set()  # those that are open
+        super().__init__(domain_id)
         self._topics: dict[tuple[str, str], Any] = {}
-        self._closed = False
         open_domain(domain_id)
         try:
             self._participant = DomainParticipant(domain_id, DdsQos(Policy.Userdata(_ENCLAVE)))
@@ -66,21 +58,14 @@ class DdsContext:
         except DDSException as error:
             close_domain(domain_id)
             raise ConnectError(f"DDS cannot take part in domain {domain_id}: {error}") from error
-        atexit.register(self.close)
-        disown_after_fork(self)
+        self._begin()
 
     @property
     def malformed(self) -> int:
         return self._watch.malformed
 
     def create_node(self, name: str, namespace: str = "/") -> DdsNode:
-        node = NodeName(check_node_name(name), check_namespace(namespace))
-        with self._lock:
-            if self._closed:
-                raise TransportError("the ROS context is closed")
-            created = DdsNode(self, node)
-            self.nodes.add(created)
-        return created
+        return self._add_node(name, namespace, lambda node: DdsNode(self, node))
 
     def topic(self, name: str, type: RosType) -> Any:
         """Return the topic of DDS for a topic and type of ROS."""
@@ -95,44 +80,21 @@ class DdsContext:
         """The participant, its receiver and its watch, for the nodes."""
         return self._participant, self._receiver, self._watch
 
-    def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        atexit.unregister(self.close)
-        for node in list(self.nodes):
-            node.close()
-        self.graph.close()
+    def _end(self) -> None:
+        self._close_nodes()
         self._receiver.close()  # first: its thread uses the readers of the watch
         self._watch.close()
-        self.nodes.clear()
         self._topics.clear()
         del self._receiver, self._participant
         close_domain(self.domain_id)
 
-    def disown(self) -> None:
-        atexit.unregister(self.close)
-        leave_to_parent(self, self.nodes)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class DdsNode:
+class DdsNode(OpenNode):
     """See `dora.ros2.engine.RosNode`."""
 
     def __init__(self, context: DdsContext, node: NodeName) -> None:
-        self.name, self.namespace = node.name, node.namespace
+        super().__init__(context, node)
         self._context = context
-        self._node = node
-        self._endpoints: set[DdsPublisher | DdsSubscription] = set()
-        self._closed = False
         context.parts[2].announce(node)
 
     def create_publisher(self, topic: str, type: RosType, qos: Qos = DEFAULT) -> DdsPublisher:
@@ -159,9 +121,7 @@ class DdsNode:
         raise TransportError(_NO_SERVICES)
 
     def _create(self, make: Callable[..., Any], what: str, name: str, type: RosType) -> Any:
-        if self._closed:
-            raise TransportError(f"node {self._node.full} is closed")
-        full = resolve(name, self.name, self.namespace)
+        full = self._full_name(name)
         watch = self._context.parts[2]
 
         def on_close() -> None:
@@ -175,11 +135,5 @@ class DdsNode:
         self._endpoints.add(endpoint)
         return endpoint
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        for endpoint in list(self._endpoints):
-            endpoint.close()
+    def _end(self) -> None:
         self._context.parts[2].withdraw(self._node)
-        self._context.nodes.discard(self)

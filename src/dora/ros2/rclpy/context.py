@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple
 
 from dora.errors import CallFailed, TransportError
 from dora.ros2.calls import call, wait_for_service
 from dora.ros2.engine import Buffer, RequestId, RosMessage, RosType, ServiceRequest
-from dora.ros2.forking import leave_to_parent
-from dora.ros2.graph import Endpoint, Kind, NodeName, RosGraph
-from dora.ros2.message_queue import MessageCounters, MessageQueue, SequenceGaps
-from dora.ros2.names import check_namespace, check_node_name, resolve
+from dora.ros2.graph import Endpoint, Kind, NodeName
+from dora.ros2.life import OpenContext, OpenNode
+from dora.ros2.message_queue import MessageCounters, MessageQueue
 from dora.ros2.qos import DEFAULT, INFINITE_NS, SERVICES, Durability, History, Liveliness, Qos, Reliability
 from dora.ros2.rclpy.process import RclpyProcess
-from dora.transport.forking import disown_after_fork
 
 _log = logging.getLogger("dora.ros2")
 _INFINITE_FROM: Final = INFINITE_NS // 2  # RMWs round differently
@@ -31,7 +26,7 @@ def open_context(domain_id: int = 0) -> RclpyContext:
     return RclpyContext(domain_id)
 
 
-class RclpyContext:
+class RclpyContext(OpenContext):
     """See `dora.ros2.engine.RosContext`."""
 
     engine = "rclpy"
@@ -39,18 +34,13 @@ class RclpyContext:
     malformed = 0
 
     def __init__(self, domain_id: int) -> None:
-        self.domain_id = domain_id
-        self.graph = RosGraph()
+        super().__init__(domain_id)
         self.handlers: dict[int, Callable[[dict[str, Any], bytes], None]] = {}  # number → of an endpoint
-        self.nodes: set[RclpyNode] = set()  # those that are open
-        self._lock = threading.Lock()
-        self._closed = False
         self.process = RclpyProcess(domain_id, self._on_frame, self._on_end)
         self.rmw = self.process.rmw
         # Zenoh brings every publisher and subscription of a topic together.
         self.checks_qos = "zenoh" not in self.rmw
-        atexit.register(self.close)
-        disown_after_fork(self)
+        self._begin()
 
     def _on_frame(self, header: dict[str, Any], data: bytes) -> None:
         if "graph" in header:
@@ -78,40 +68,29 @@ class RclpyContext:
         self.graph.close()
 
     def create_node(self, name: str, namespace: str = "/") -> RclpyNode:
-        node = NodeName(check_node_name(name), check_namespace(namespace))
-        with self._lock:
-            if self._closed:
-                raise TransportError("the ROS context is closed")
-            created = RclpyNode(self, node)
-            self.nodes.add(created)
-        return created
+        return self._add_node(name, namespace, lambda node: RclpyNode(self, node))
 
-    def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        atexit.unregister(self.close)
+    def _end(self) -> None:
         # First: it ends a `publish` that waits for a process that is stuck. The process leaves the graph on
         # its own, so nothing of what follows has to reach it.
         self.process.finish()
-        for node in list(self.nodes):
-            node.close()
-        self.graph.close()
+        self._close_nodes()
         self.process.close()
 
     def disown(self) -> None:
-        atexit.unregister(self.close)
         self.process.leave()
-        leave_to_parent(self, self.nodes)
+        super().disown()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+class _EndpointValues(NamedTuple):
+    """The values that an endpoint is made of."""
+
+    context: RclpyContext
+    node: NodeName
+    name: str  # the full one of its topic or service
+    type: RosType
+    qos: Qos
+    on_close: Callable[[], None]
 
 
 class _RclpyEndpoint:
@@ -119,22 +98,10 @@ class _RclpyEndpoint:
 
     kind: Kind
 
-    def __init__(
-        self,
-        context: RclpyContext,
-        node: NodeName,
-        name: str,
-        type: RosType,
-        qos: Qos,
-        on_close: Callable[[], None],
-    ) -> None:
-        self.type, self.qos = type, qos
-        self._context = context
-        self._on_close = on_close
-        self._process = context.process
-        self._node = node
-        self._name = name
-        self._number = context.process.number()
+    def __init__(self, values: _EndpointValues) -> None:
+        self._context, self._node, self._name, self.type, self.qos, self._on_close = values
+        self._process = self._context.process
+        self._number = self._process.number()
         self.closed = False
 
     @property
@@ -182,27 +149,18 @@ class RclpySubscription(_RclpyEndpoint):
 
     kind = Kind.SUBSCRIPTION
 
-    def __init__(
-        self,
-        context: RclpyContext,
-        node: NodeName,
-        name: str,
-        type: RosType,
-        qos: Qos,
-        on_close: Callable[[], None],
-    ) -> None:
-        super().__init__(context, node, name, type, qos, on_close)
+    def __init__(self, values: _EndpointValues) -> None:
+        super().__init__(values)
         self.counters = MessageCounters()
-        self._queue: MessageQueue[RosMessage] = MessageQueue(qos.queue_size, self.counters)
-        self._gaps = SequenceGaps()
-        context.handlers[self._number] = self._on_message
+        self._queue: MessageQueue[RosMessage] = MessageQueue(self.qos.queue_size, self.counters)
+        self._context.handlers[self._number] = self._on_message
 
     @property
     def topic(self) -> str:
         return self._name
 
     def _on_message(self, header: dict[str, Any], data: bytes) -> None:
-        # rclpy does not tell the publisher; its numbers show gaps where there is one only.
+        # rclpy does not tell the publisher, so gaps in the numbers of several would say nothing.
         self._queue.put(RosMessage(data, header["at"], header["n"], b""))
 
     def take(self, timeout: float | None = 0) -> RosMessage | None:
@@ -220,18 +178,10 @@ class RclpyClient(_RclpyEndpoint):
 
     kind = Kind.CLIENT
 
-    def __init__(
-        self,
-        context: RclpyContext,
-        node: NodeName,
-        name: str,
-        type: RosType,
-        qos: Qos,
-        on_close: Callable[[], None],
-    ) -> None:
-        super().__init__(context, node, name, type, qos, on_close)
+    def __init__(self, values: _EndpointValues) -> None:
+        super().__init__(values)
         self._open: dict[int, Future[bytes]] = {}
-        context.handlers[self._number] = self._on_response
+        self._context.handlers[self._number] = self._on_response
 
     @property
     def service(self) -> str:
@@ -299,21 +249,13 @@ class RclpyServer(_RclpyEndpoint):
 
     kind = Kind.SERVER
 
-    def __init__(
-        self,
-        context: RclpyContext,
-        node: NodeName,
-        name: str,
-        type: RosType,
-        qos: Qos,
-        on_close: Callable[[], None],
-    ) -> None:
-        super().__init__(context, node, name, type, qos, on_close)
+    def __init__(self, values: _EndpointValues) -> None:
+        super().__init__(values)
         self.counters = MessageCounters()
         # The process bounds it: it gives out so many requests without a response.
         self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
         self._open: set[RequestId] = set()
-        context.handlers[self._number] = self._on_request
+        self._context.handlers[self._number] = self._on_request
 
     @property
     def service(self) -> str:
@@ -353,16 +295,13 @@ class RclpyServer(_RclpyEndpoint):
         self._open.clear()
 
 
-class RclpyNode:
+class RclpyNode(OpenNode):
     """See `dora.ros2.engine.RosNode`."""
 
     def __init__(self, context: RclpyContext, node: NodeName) -> None:
-        self.name, self.namespace = node.name, node.namespace
+        super().__init__(context, node)
         self._context = context
-        self._node = node
         self._number = context.process.number()
-        self._endpoints: set[_RclpyEndpoint] = set()
-        self._closed = False
         context.process.ask("node", number=self._number, name=node.name, namespace=node.namespace)
 
     def create_publisher(self, topic: str, type: RosType, qos: Qos = DEFAULT) -> RclpyPublisher:
@@ -384,14 +323,12 @@ class RclpyNode:
         return created
 
     def _create(self, make: Any, do: str, of: str, name: str, type: RosType, qos: Qos) -> Any:
-        if self._closed:
-            raise TransportError(f"node {self._node.full} is closed")
-        full = resolve(name, self.name, self.namespace)
+        full = self._full_name(name)
 
         def on_close() -> None:
             self._endpoints.discard(endpoint)
 
-        endpoint = make(self._context, self._node, full, type, qos, on_close)
+        endpoint = make(_EndpointValues(self._context, self._node, full, type, qos, on_close))
         # rclpy keeps all until its process has sent it: the queue here has the depth, and counts.
         asked = replace(qos, history=History.KEEP_ALL) if make is RclpySubscription else qos
         values = {of: full, "type": type.name, "qos": write_qos(asked)}
@@ -408,17 +345,11 @@ class RclpyNode:
         for endpoint in list(self._endpoints):
             endpoint.end()
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        for endpoint in list(self._endpoints):
-            endpoint.close()
+    def _end(self) -> None:
         try:
             self._context.process.ask("close_node", number=self._number)
         except TransportError:
             pass  # it has gone with the process
-        self._context.nodes.discard(self)
 
 
 def write_qos(qos: Qos) -> dict[str, int | None]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
-import threading
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import zenoh
 
 from dora.errors import TransportError
 from dora.ros2.engine import RosType
-from dora.ros2.forking import leave_to_parent
-from dora.ros2.graph import Kind, NodeName, RosGraph
-from dora.ros2.names import check_namespace, check_node_name, resolve
+from dora.ros2.graph import Kind, NodeName
+from dora.ros2.life import OpenContext, OpenNode
 from dora.ros2.qos import DEFAULT, SERVICES, Qos
 from dora.ros2.zenoh.keys import (
     ADMIN_SPACE,
@@ -29,7 +25,6 @@ from dora.ros2.zenoh.keys import (
 from dora.ros2.zenoh.services import ZenohClient, ZenohServer
 from dora.ros2.zenoh.session import open_session
 from dora.ros2.zenoh.topics import ZenohPublisher, ZenohSubscription, undeclare
-from dora.transport.forking import disown_after_fork
 
 _GRAPH_TIMEOUT: Final = 5.0  # seconds that routers and peers have to tell what is there at the start
 
@@ -47,7 +42,7 @@ def open_context(
     return ZenohContext(open_session(config_uri), domain_id, PROFILES[profile])
 
 
-class ZenohContext:
+class ZenohContext(OpenContext):
     """See `dora.ros2.engine.RosContext`."""
 
     engine = "zenoh"
@@ -55,20 +50,14 @@ class ZenohContext:
     checks_qos = False  # Zenoh brings every publisher and subscription of a topic together
 
     def __init__(self, session: zenoh.Session, domain_id: int, profile: Profile) -> None:
-        self.domain_id = domain_id
+        super().__init__(domain_id)
         self.profile = profile
-        self.graph = RosGraph()
         self.malformed = 0
         self._session = session
         self._id = str(session.info.zid())
         self._ids = itertools.count()
-        self.nodes: set[ZenohNode] = set()  # those that are open
-        self._lock = threading.Lock()
-        self._closed = False
         self._ended: set[str] | None = set()  # tokens that have gone while the first answers come in
-        # Zenoh's threads call Python. In an interpreter that has ended, that aborts the process.
-        atexit.register(self.close)
-        disown_after_fork(self)
+        self._begin()
         try:
             self._watch_graph()
         except zenoh.ZError as error:
@@ -105,13 +94,9 @@ class ZenohContext:
             self.graph.update(endpoints=[(token, entry)])
 
     def create_node(self, name: str, namespace: str = "/") -> ZenohNode:
-        node = NodeName(check_node_name(name), check_namespace(namespace))
-        with self._lock:
-            if self._closed:
-                raise TransportError("the ROS context is closed")
-            created = ZenohNode(self, self._session, node, next(self._ids))
-            self.nodes.add(created)
-        return created
+        return self._add_node(
+            name, namespace, lambda node: ZenohNode(self, self._session, node, next(self._ids))
+        )
 
     def next_id(self) -> int:
         """Return a number that no node or endpoint of this context has had."""
@@ -122,45 +107,22 @@ class ZenohContext:
         """The id of the session, in hexadecimal digits."""
         return self._id
 
-    def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            nodes = list(self.nodes)
-        atexit.unregister(self.close)
-        for node in nodes:
-            node.close()
-        self.graph.close()
+    def _end(self) -> None:
+        self._close_nodes()
         try:
             self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
         except zenoh.ZError:
             pass  # the other side does not answer
 
-    def disown(self) -> None:
-        atexit.unregister(self.close)
-        leave_to_parent(self, self.nodes)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class ZenohNode:
+class ZenohNode(OpenNode):
     """See `dora.ros2.engine.RosNode`."""
 
     def __init__(self, context: ZenohContext, session: zenoh.Session, node: NodeName, node_id: int) -> None:
-        self.name, self.namespace = node.name, node.namespace
+        super().__init__(context, node)
         self._context = context
         self._session = session
-        self._node = node
         self._id = node_id
-        self._endpoints: set[ZenohPublisher | ZenohSubscription | ZenohClient | ZenohServer] = set()
-        self._closed = False
         token = node_token(context.domain_id, context.session_id, node_id, node)
         try:
             self._token = session.liveliness().declare_token(token)
@@ -186,10 +148,8 @@ class ZenohNode:
         return created
 
     def _create(self, make: Any, kind: Kind, name: str, type: RosType, qos: Qos, *more: object) -> Any:
-        if self._closed:
-            raise TransportError(f"node {self._node.full} is closed")
         context = self._context
-        full = resolve(name, self.name, self.namespace)
+        full = self._full_name(name)
         type_hash = context.profile.hash_of(type)
         ids = (self._id, context.next_id())
         topic = (full, type.dds_name, type_hash)
@@ -206,11 +166,5 @@ class ZenohNode:
         self._endpoints.add(endpoint)
         return endpoint
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        for endpoint in list(self._endpoints):
-            endpoint.close()
+    def _end(self) -> None:
         undeclare(self._token)
-        self._context.nodes.discard(self)
