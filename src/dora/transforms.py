@@ -274,7 +274,7 @@ class TransformTree:
         return above_source[: above_source.index(common)], above_target[: above_target.index(common)]
 
     def _chain(self, names: Iterable[str], time_ns: int | None, target: str, source: str) -> Transform:
-        """Return one transform for those of all frames on a way up."""
+        """Return one transform for a way up through frames."""
         total = Transform()
         for name in names:
             frame = self._frames[name]
@@ -360,7 +360,7 @@ def _rotate(rotation: Quaternion, vector: Vector) -> Vector:
 
 
 def _between(earlier: Transform, later: Transform, time_ns: int) -> Transform:
-    """Return the transform at a time between those of two others; rotations on the shortest way (slerp)."""
+    """Return the transform at a time between two others; rotations on the shortest way (slerp)."""
     assert earlier.time_ns is not None
     assert later.time_ns is not None
     part = (time_ns - earlier.time_ns) / (later.time_ns - earlier.time_ns)

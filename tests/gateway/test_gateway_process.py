@@ -91,8 +91,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path)
+def rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    rig = Rig(tmp_path, getattr(request, "param", "left"))
     yield rig
     rig.close()
 
@@ -130,9 +130,9 @@ def test_a_gateway_that_was_killed_uses_no_former_configuration(rig: Rig) -> Non
     assert rig.ended == 1
 
 
-def test_what_a_killed_gateway_may_have_lost_is_counted_by_its_receivers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rig", ["right"], indirect=True)
+def test_what_a_killed_gateway_may_have_lost_is_counted_by_its_receivers(rig: Rig) -> None:
     """It writes the number of a message before it sends it, so the last one may be lost."""
-    rig = Rig(tmp_path, "right")
     (output,) = rig.config.node.outputs
     rig.board.set(output.slot, FORWARDED, 7)  # by a former process
     done: list[bool] = []
@@ -140,7 +140,6 @@ def test_what_a_killed_gateway_may_have_lost_is_counted_by_its_receivers(tmp_pat
     rig.process.call_when_applied(lambda: done.append(True))
     rig.run_until(lambda: done == [True])
     assert rig.board.get(output.slot, BEGUN) == 7, "receivers count what is missing up to this one"
-    rig.close()
 
 
 def test_links_to_a_machine_without_an_endpoint_are_closed(rig: Rig) -> None:

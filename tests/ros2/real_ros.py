@@ -29,12 +29,14 @@ def environment(domain: int) -> dict[str, str]:
         **{name: os.environ[name] for name in kept if name in os.environ},
         "ROS_DOMAIN_ID": str(domain),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        # Fast DDS leaves its shared memory behind when a test kills its process.
+        "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
         "PYTHONUNBUFFERED": "1",
     }
 
 
 def start(script: Path, *arguments: str, domain: int, **options: Any) -> subprocess.Popen[str]:
-    """Start a Python script in the environment with ROS; ``options`` are those of `subprocess.Popen`."""
+    """Start a Python script in the environment with ROS; ``options``: for `subprocess.Popen`."""
     place = folder()
     assert place is not None, f"{VARIABLE} is not set"
     return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Messages of ROS 2: hashes, Arrow types, bytes. Those of a real ROS were recorded (`recorded.py`)."""
+"""Messages of ROS 2: hashes, Arrow types, bytes. Messages of a real ROS were recorded (`recorded.py`)."""
 
 from __future__ import annotations
 

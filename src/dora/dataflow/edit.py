@@ -503,7 +503,7 @@ def proposal_of(
 ) -> ProposedChange:
     """Return the proposal of a change, which follows from an operation.
 
-    ``generations`` are those of the running dataflow. The proposal has them too; for a replacement, the new
+    ``generations``: of the running dataflow. The proposal has them too; for a replacement, the new
     one of the program as well.
     """
     replaced = isinstance(operation, ReplaceOperation)

@@ -139,7 +139,7 @@ def _check_room(folder: str, force: bool) -> None:
 
 
 class _Converter:
-    """Makes messages of ROS; those of a bag stay as they are."""
+    """Makes messages of ROS; messages of a bag stay as they are."""
 
     def __init__(self) -> None:
         library = InterfaceLibrary()

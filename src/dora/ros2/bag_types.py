@@ -19,7 +19,7 @@ from dora.ros2.types.msg_text import read_message
 __all__ = ["bag_type"]
 
 _HEAD: Final = re.compile(r"^={3,}\n(MSG|IDL): *(\S+)[^\n]*\n", re.MULTILINE)
-_MOST_FIELDS: Final = 100_000  # with those of nested types; few lines of text could mean billions
+_MOST_FIELDS: Final = 100_000  # with the fields of nested types; few lines of text could mean billions
 _MOST_DEPTH: Final = 64
 
 
@@ -61,7 +61,7 @@ def _definitions(name: str, text: str) -> dict[str, MessageDefinition]:
 def _count_fields(
     name: str, find: Callable[[str], MessageDefinition], known: dict[str, int], depth: int
 ) -> int:
-    """Return how many fields a type has, with those of nested ones; raises if they are too many."""
+    """Return how many fields a type has, with the fields of nested ones; raises if they are too many."""
     if name in known:
         return known[name]
     if depth > _MOST_DEPTH:

@@ -15,7 +15,7 @@ INFINITE_NS: Final = (1 << 63) - 1
 
 
 class Reliability(IntEnum):
-    """Whether lost messages are sent again. The numbers here are those of ``rmw/types.h``."""
+    """Whether lost messages are sent again. The numbers here are from ``rmw/types.h``."""
 
     RELIABLE = 1
     BEST_EFFORT = 2

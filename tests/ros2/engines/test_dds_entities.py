@@ -1,4 +1,4 @@
-"""The messages of ``ros_discovery_info`` are those of the package rmw_dds_common."""
+"""The messages of ``ros_discovery_info`` are as the package rmw_dds_common has them."""
 
 from __future__ import annotations
 

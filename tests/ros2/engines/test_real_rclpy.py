@@ -28,7 +28,7 @@ SET_BOOL = RosTypeName("std_srvs/srv/SetBool", "std_srvs::srv::dds_::SetBool_", 
 
 
 class RclpyPeer:
-    """A process with rclpy: its methods are those of ``Peer`` in ``rclpy_peer.py``."""
+    """A process with rclpy: it has the methods of ``Peer`` in ``rclpy_peer.py``."""
 
     def __init__(self, domain: int, name: str = "peer") -> None:
         script = Path(__file__).with_name("rclpy_peer.py")

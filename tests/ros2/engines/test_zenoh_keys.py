@@ -1,4 +1,4 @@
-"""The keys, tokens and attachments are those of rmw_zenoh, byte for byte."""
+"""The keys, tokens and attachments are as rmw_zenoh writes them, byte for byte."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ QOS = SchemaBlock(
             "durability",
             ChoiceType(("volatile", "transient_local")),
             "`transient_local`: the publisher keeps its last messages for subscriptions that come later. "
-            "Unset: that of a `latched` output, else `volatile`.",
+            "Unset: as a `latched` output has it, else `volatile`.",
         ),
         Field(
             "liveliness",

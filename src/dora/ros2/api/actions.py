@@ -1,6 +1,6 @@
 """Action clients and servers, as a program has them: three services and two topics of ROS.
 
-https://design.ros2.org/articles/actions.html describes them; their names and qualities are those of rcl.
+https://design.ros2.org/articles/actions.html describes them; their names and qualities are as in rcl.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class _RawSample(ctypes.Structure):
     _fields_ = [("data", ctypes.c_char_p), ("size", ctypes.c_size_t)]
 
 
-# Not those of the Python interface: it writes while it holds the interpreter, so a slow subscription would
+# Not as the Python interface does it: that holds the interpreter meanwhile, so a slow subscription would
 # stop every thread, also the one that has to receive its acknowledgement.
 _write: Final = _library.dds_write
 _write.argtypes = [ctypes.c_int32, ctypes.c_void_p]
