@@ -120,9 +120,15 @@ def test_a_latecomer_gets_the_last_messages_of_a_latched_topic(engines: Meeting)
 
 
 def test_a_latecomer_gets_nothing_old_from_a_volatile_topic(engines: Meeting) -> None:
-    talker, listener = engines.open(), engines.open()
+    talker, witness, listener = engines.open(), engines.open(), engines.open()
     publisher = talker.create_node("talker").create_publisher("/now", STRING)
+    seen = witness.create_node("witness").create_subscription("/now", STRING)
+    wait_for_subscription(publisher)
     publisher.publish(message(1))
+    # Until then it may still be on its way to a router, where a subscription of this moment would get it.
+    assert number_of(seen.take(TIMEOUT).data) == 1
+    seen.close()
+    wait_until(lambda: not publisher.has_subscription(), "the end of the witness")
     subscription = listener.create_node("listener").create_subscription("/now", STRING)
     wait_for_subscription(publisher)
     publisher.publish(message(2))
