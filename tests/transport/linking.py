@@ -100,9 +100,13 @@ class OutputPort:
 
 
 class Bench:
-    """One run of one engine, in a directory and with a prefix of its own."""
+    """One run of one engine, in a directory and with a prefix of its own.
 
-    def __init__(self, engine: str) -> None:
+    With ``router_process``, the router of Zenoh has a process of its own, as in a dataflow. In the process
+    of the tests it has the threads that the first session there asked for, perhaps one of another test.
+    """
+
+    def __init__(self, engine: str, router_process: bool = False) -> None:
         self.name = engine
         self.run_dir = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
         self.prefix = f"{os.path.basename(self.run_dir).replace('-', '_')}_"
@@ -114,10 +118,23 @@ class Bench:
         self._ports: list[InputPort] = []
         self._processes: list[subprocess.Popen[str]] = []
         self.close_router: Callable[[], None] = lambda: None
-        if engine == "zenoh":
+        if router_process:
+            self._start_router()
+        elif engine == "zenoh":
             from dora.transport.zenoh.router import start
 
             self.endpoint, self.close_router = start(self.run_dir)
+
+    def _start_router(self) -> None:
+        router = subprocess.Popen(
+            [sys.executable, str(HERE / "router_process.py"), self.run_dir],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._processes.append(router)
+        assert router.stdout is not None
+        self.endpoint = router.stdout.readline().strip()
 
     def engine(self) -> Engine:
         """Return a new engine, like in another process; the one engine if its links stay in the process."""
@@ -206,7 +223,7 @@ class Bench:
         return process
 
     def close(self) -> None:
-        for process in self._processes:
+        for process in reversed(self._processes):  # the router last
             process.kill()
             process.communicate()
         for port in self._ports:

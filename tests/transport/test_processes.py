@@ -97,7 +97,7 @@ def test_a_new_node_reads_nothing_of_the_others(memory_bench: Bench) -> None:
         before = reads()
         memory_bench.engine()
         used.append(reads() - before)
-    assert used[-1] == used[0]
+    assert min(used[10:]) == min(used[:10])  # now and then, a thread of pytest reads as well
 
 
 @pytest.mark.parametrize(("script", "status"), [("end", 0), ("raise", 1), ("close", 0), ("fork", 0)])
@@ -122,8 +122,17 @@ def test_a_receiver_may_end_while_messages_are_coming(
     assert int(receiver.stdout.read()) >= 1  # the first of those that its queue still held
 
 
-def test_stopped_receivers_block_only_their_own_senders(zenoh_bench: Bench) -> None:
-    bench = zenoh_bench
+@pytest.fixture
+def routed_bench() -> Iterator[Bench]:
+    bench = Bench("zenoh", router_process=True)
+    try:
+        yield bench
+    finally:
+        bench.close()
+
+
+def test_stopped_receivers_block_only_their_own_senders(routed_bench: Bench) -> None:
+    bench = routed_bench
     other, (port,) = bench.link(10)
     receivers, links, threads = [], [], []
     sent: Counter[int] = Counter()
