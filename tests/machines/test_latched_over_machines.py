@@ -79,8 +79,9 @@ def wait_for(system: Spread, dataflow: str, node: str, maps: list[list[str]]) ->
 
 
 def kill(system: Spread, dataflow: str, node: str, word: str) -> None:
+    process = int(said_by(system, dataflow, node, f"{word} "))  # what it says may come after its messages
     times = len(re.findall(word, system.dora("logs", dataflow, "-n", node)))
-    os.kill(int(said_by(system, dataflow, node, f"{word} ")), signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
     said_by(system, dataflow, node, f"{word} ", times + 1)
 
 
