@@ -6,11 +6,11 @@ import os
 import random
 import socket
 
-_kept: list[socket.socket] = []
+_kept: dict[int, socket.socket] = {}
 
 
 def free_domain() -> int:
-    """Return a domain that no other test on this machine has, until this process ends."""
+    """Return a domain that no other test on this machine has, until `give_back` or this process ends."""
     numbers = list(range(1, 230))
     random.Random(os.getpid() * 1000 + len(_kept)).shuffle(numbers)
     for number in numbers:
@@ -20,6 +20,11 @@ def free_domain() -> int:
         except OSError:
             name.close()
             continue
-        _kept.append(name)
+        _kept[number] = name
         return number
     raise AssertionError("no ROS domain is free")
+
+
+def give_back(domain: int) -> None:
+    """Let other tests have a domain: there are few, and several runs of the tests may share a machine."""
+    _kept.pop(domain).close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ports import free_port
-from ros_domains import free_domain
+from ros_domains import free_domain, give_back
 from waiting import TIMEOUT, wait_until
 
 from dora.ros2.engine import RosTypeName
@@ -102,6 +102,7 @@ class Meeting:
     def close(self) -> None:
         for context in self._contexts:
             context.close()
+        give_back(self.domain)
 
 
 def open_context(engine: str, domain: int) -> Any:
