@@ -56,7 +56,7 @@ FOLDERS = {
     "observe": ("preview", "remote", "trace", "telemetry"),
     "recording": ("mcap", "bags", "recorder", "replay"),
     "cluster": ("http", "dashboard", "coordinator", "ssh", "agent"),
-    "nodes": ("rerun",),
+    "nodes": ("foxglove", "rerun"),
     "cli": ("commands",),
 }
 

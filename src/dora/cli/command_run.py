@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -38,6 +39,7 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
     log_filter: dict[str, LogLevel] | None
     ui: bool
     open_page: bool
+    foxglove: bool
     progress: str
 
     def run_file(
@@ -98,19 +100,30 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
             reporter.page = address
             _show_dashboard(address, self.open_page)
 
-        return run_loaded(
-            dataflow,
-            LocalRunOptions.of(self.options, tap_queue=tap_queue),
-            Display(self.log_format, LogFilter(self.log_level, self.log_filter or {})),
-            stream=sys.stdout,
-            lock=lock,
-            session=session,
-            on_warning=(lambda text: click.echo(text, err=True)) if warn else None,
-            on_daemon=on_daemon,
-            on_dashboard=show_page if self.ui or self.open_page else None,
-            on_console=reporter.attach,
-            on_build=reporter.watch_build,
-        )
+        def begin(daemon: Daemon) -> None:
+            on_daemon(daemon)
+            if foxglove is not None:
+                foxglove.start(daemon.context.run_dir, daemon.run_log.directory)
+
+        with ExitStack() as beside:
+            foxglove = None
+            if self.foxglove:
+                from dora.cli.foxglove_process import FoxgloveProcess
+
+                foxglove = beside.enter_context(FoxgloveProcess())
+            return run_loaded(
+                dataflow,
+                LocalRunOptions.of(self.options, tap_queue=tap_queue),
+                Display(self.log_format, LogFilter(self.log_level, self.log_filter or {})),
+                stream=sys.stdout,
+                lock=lock,
+                session=session,
+                on_warning=(lambda text: click.echo(text, err=True)) if warn else None,
+                on_daemon=begin,
+                on_dashboard=show_page if self.ui or self.open_page else None,
+                on_console=reporter.attach,
+                on_build=reporter.watch_build,
+            )
 
 
 def command_run_options(**refused: str) -> Callable[[_Function], _Function]:
@@ -136,6 +149,9 @@ _how_to_show = all_of(
     display_options("--log-level"),
     click.option("--ui", is_flag=True, help="Serve the dashboard as a web page and print its address."),
     click.option("--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser."),
+    click.option(
+        "--foxglove", is_flag=True, help="Show the run in Foxglove, as `dora foxglove` does beside it."
+    ),
     progress_option,
 )
 

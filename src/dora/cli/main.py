@@ -44,6 +44,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "topic": ("commands.topic:topic", "Show the messages of a running dataflow, and publish."),
         "node": ("commands.node:node", "Inspect and change the nodes of running dataflows."),
         "param": ("commands.param:param", "Inspect and change the parameters of running nodes."),
+        "foxglove": (
+            "commands.foxglove:foxglove",
+            "Show a running dataflow, or a recording, in Foxglove.",
+        ),
         "trace": ("commands.trace:trace", "Show which messages led to which, and how long each step took."),
     },
     "Recordings": {

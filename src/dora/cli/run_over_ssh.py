@@ -119,6 +119,8 @@ def _check_options(path: str, command_run: CommandRun, lock: Lock | None, detach
         ):
             if given:
                 raise click.UsageError(f"{option} needs this command to stay, and --detach lets it end")
+    if command_run.foxglove:
+        raise click.UsageError("--foxglove shows nodes of this machine; run `dora foxglove` on the other")
     if lock is not None and lock.write:
         raise click.UsageError("--write-lockfile would write on the other machine; use `dora build` here")
     if lock is not None and lock.path:

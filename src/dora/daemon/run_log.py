@@ -46,7 +46,7 @@ class RunLog:
         self._dataflow = dataflow
         self._links = plan.links
         self._dataflow_id = dataflow_id
-        self._directory = directory
+        self.directory = directory or f"{dataflow.working_dir}/out/{dataflow_id}"
         self._state = state
         self._accounting = accounting
         self._nodes = nodes
@@ -74,8 +74,7 @@ class RunLog:
         """The log files."""
         from dora.daemon.logs.writer import LogFiles
 
-        directory = self._directory or f"{self._dataflow.working_dir}/out/{self._dataflow_id}"
-        return LogFiles(directory, self._options, self.warn)
+        return LogFiles(self.directory, self._options, self.warn)
 
     def change(self, dataflow: Dataflow, plan: Plan) -> None:
         """Change to another dataflow."""

@@ -137,14 +137,16 @@ class RunSource:
         self._untap()
         self._tap()
 
-    def _tap(self) -> None:
-        topics = [
+    def topics_here(self) -> list[Topic]:
+        """Return the topics of this machine that can be tapped."""
+        return [
             topic
             for topic in topics_of(self.inspection)
-            if not topic.output.text
-            and is_sent_here(self.inspection, topic.node_id)
-            and self._wants_tap(topic)
+            if not topic.output.text and is_sent_here(self.inspection, topic.node_id)
         ]
+
+    def _tap(self) -> None:
+        topics = [topic for topic in self.topics_here() if self._wants_tap(topic)]
         if not topics:
             return
         self._taps = TapSession(self.run, self.inspection, topics)

@@ -28,6 +28,9 @@ class BuiltinNode(msgspec.Struct, frozen=True):
 
 BUILTIN_NODES = {
     "dora-rerun": BuiltinNode(module="dora.nodes.rerun", requirement="rerun-sdk>=0.32,<1", extra="rerun"),
+    "dora-foxglove": BuiltinNode(
+        module="dora.nodes.foxglove", requirement="foxglove-sdk>=0.30,<1", extra="foxglove"
+    ),
     BRIDGE_PATH: BuiltinNode(module="dora.ros2.bridge"),
     "dora-replay": BuiltinNode(module="dora.recording.replay.player"),
 }

@@ -47,7 +47,7 @@ _PLAIN_FORMS: Final = {
     b"f": "dora.Float32",
     b"g": "dora.Float64",
 }
-_ARROW_FORM: Final = "dora.Arrow"
+ARROW_FORM: Final = "dora.Arrow"
 _RAW_IMAGES: Final = {  # encoding → bytes a pixel
     "bgr8": 3.0,
     "rgb8": 3.0,
@@ -96,7 +96,7 @@ def form_of(message: Message) -> Form:
             form = _struct_form(message)
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, struct.error):
         pass  # its metadata or its values do not fit
-    return form or Form(plain or _ARROW_FORM, b"", 1)
+    return form or Form(plain or ARROW_FORM, b"", 1)
 
 
 def may_have_form(metadata: bytes) -> bool:

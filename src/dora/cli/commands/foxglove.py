@@ -1,0 +1,86 @@
+"""``dora foxglove``: show a running dataflow or a recording in Foxglove."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from dora.cli.argument_values import InputFile
+from dora.cli.process import termination_as_interrupt
+from dora.cli.running_options import dataflow_option
+from dora.cli.select import find_run, lower_priority
+from dora.daemon.client import DaemonClient
+from dora.nodes.foxglove.address import DEFAULT_ADDRESS, VARIABLE
+
+
+@click.command()
+@dataflow_option
+@click.option(
+    "--recording",
+    type=InputFile(),
+    metavar="RECORDING",
+    help="Show a recording instead; Foxglove plays it, and jumps in it.",
+)
+@click.option(
+    "--address",
+    default=DEFAULT_ADDRESS,
+    envvar=VARIABLE,
+    show_envvar=True,
+    metavar="HOST:PORT",
+    help=f"Where to listen; port 0 is a free one [{DEFAULT_ADDRESS}].",
+)
+@click.option(
+    "--control",
+    is_flag=True,
+    help="Let Foxglove publish messages and set parameters. Everybody who reaches the address may do so.",
+)
+def foxglove(dataflow: str | None, recording: str | None, address: str, control: bool) -> None:
+    """Show a running dataflow, or a recording, in Foxglove.
+
+    Serves Foxglove's WebSocket protocol: open a connection to the printed address in Foxglove. Nothing in
+    the nodes changes, and no node waits for it: a topic is tapped while a panel shows it. Shows the outputs
+    that are sent on this machine.
+    """
+    from dora.nodes.foxglove.installed import check_foxglove
+
+    if recording is not None and (dataflow is not None or control):
+        raise click.UsageError("--recording goes without --dataflow and --control")
+    check_foxglove()
+    lower_priority()
+    with termination_as_interrupt():
+        try:
+            if recording is not None:
+                _play(recording, address)
+            else:
+                _show(find_run(dataflow), address, control)
+        except KeyboardInterrupt:
+            pass
+
+
+def _show(run: DaemonClient, address: str, control: bool) -> None:
+    from dora.nodes.foxglove.beside import announce
+    from dora.nodes.foxglove.live import LiveView
+
+    description = run.description
+    folder = os.path.dirname(description.file) if description.file else os.getcwd()
+    view = LiveView(run, address, os.path.join(folder, "out", description.dataflow_id), control=control)
+    try:
+        announce(view.server.address)
+        view.run()
+    finally:
+        view.close()
+
+
+def _play(path: str, address: str) -> None:
+    from dora.nodes.foxglove.beside import announce
+    from dora.nodes.foxglove.player import RecordingPlayer
+    from dora.recording.opening import open_recording
+
+    with open_recording(path) as recording:
+        player = RecordingPlayer(recording, os.path.basename(path), address)
+        try:
+            announce(player.server.address)
+            player.run()
+        finally:
+            player.close()

@@ -1,0 +1,110 @@
+"""Play a recording to Foxglove, whose own controls play, pause, jump and set the speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from threading import Condition
+from typing import Final
+
+from foxglove.websocket import PlaybackCommand, PlaybackControlRequest, PlaybackState, PlaybackStatus
+
+from dora.errors import DoraError
+from dora.nodes.foxglove.channels import ChannelMap
+from dora.nodes.foxglove.server import FoxgloveServer
+from dora.recording.mcap.recording import RecordedMessage, Recording
+
+_TURN_NS: Final = 50_000_000  # of the recording, at most, between two looks at the controls
+_LONGEST: Final = 0.05  # seconds
+_SPEEDS: Final = (0.01, 100.0)
+
+
+class RecordingPlayer:
+    """Plays one recording, in the thread that calls `run`."""
+
+    def __init__(self, recording: Recording, name: str, address: str) -> None:
+        """Listen; raises `DoraError` if the recording is empty, or the address cannot be used."""
+        if not recording.count:
+            raise DoraError(f"{recording.path} has no messages, so there is nothing to show")
+        self._recording = recording
+        self._begin, self._end = recording.first_ns, recording.last_ns
+        self._changed = Condition()
+        self._playing = False
+        self._speed = 1.0
+        self._now = self._begin
+        self._jumped = False
+        self.server = FoxgloveServer(name, address, play=self._control, times=(self._begin, self._end))
+        self._channels = ChannelMap(self.server.context)
+
+    def run(self, over: Callable[[], bool] = lambda: False) -> None:
+        """Play until ``over`` returns True, or for ever."""
+        for topic in self._recording.topics:  # so that clients know all topics from the start
+            for first in self._recording.messages([topic]):
+                self._channels.show(topic, first.message)
+                break
+        messages: Iterator[RecordedMessage] = iter(())
+        waiting: RecordedMessage | None = None
+        while not over():
+            with self._changed:
+                if not self._playing and not self._jumped:
+                    self._changed.wait(_LONGEST)
+                    continue
+                if self._jumped:
+                    self._jumped = False
+                    messages, waiting = self._recording.messages(None, self._now), None
+                begun, at, speed = time.monotonic(), self._now, self._speed
+            target = min(at + _TURN_NS, self._end)
+            ended = False
+            while True:
+                waiting = waiting or next(messages, None)
+                if waiting is None:
+                    ended = True
+                    break
+                if waiting.time_ns > target:
+                    break
+                self._channels.show(waiting.topic, waiting.message)
+                waiting = None
+            self._advance(at, target, ended or target == self._end)
+            pause = (target - at) / 1e9 / speed - (time.monotonic() - begun)
+            with self._changed:
+                if pause > 0 and not self._jumped:
+                    self._changed.wait(pause)
+
+    def close(self) -> None:
+        """Close the connections to all clients."""
+        self._channels.close()
+        self.server.close()
+
+    def _advance(self, at: int, target: int, ended: bool) -> None:
+        with self._changed:
+            if self._jumped or self._now != at:
+                return
+            self._now = target
+            if ended:
+                self._playing = False
+        self.server.broadcast_time(target)
+        self.server.broadcast_playback(self._state(ended=ended))
+
+    def _state(self, *, jumped: bool = False, ended: bool = False, request: str = "") -> PlaybackState:
+        status = PlaybackStatus.Playing if self._playing else PlaybackStatus.Paused
+        return PlaybackState(
+            PlaybackStatus.Ended if ended else status, self._now, self._speed, jumped, request
+        )
+
+    def _control(self, request: PlaybackControlRequest) -> PlaybackState:
+        """Obey a client; a thread of the SDK calls this."""
+        with self._changed:
+            jumped = request.seek_time is not None
+            if request.seek_time is not None:
+                self._now = min(max(request.seek_time, self._begin), self._end)
+                self._jumped = True
+            starts = request.playback_command == PlaybackCommand.Play
+            if starts and not self._playing and self._now >= self._end:
+                self._now, self._jumped, jumped = self._begin, True, True  # once more
+            elif starts and not self._playing and not self._jumped:
+                self._jumped = self._now == self._begin
+            self._playing = starts
+            low, high = _SPEEDS
+            self._speed = min(max(request.playback_speed, low), high)
+            self._changed.notify()
+            return self._state(jumped=jumped, request=request.request_id)

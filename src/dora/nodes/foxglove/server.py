@@ -1,0 +1,205 @@
+"""The server to which Foxglove connects, and the requests of its clients."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Any, NamedTuple
+
+import foxglove
+from foxglove.websocket import (
+    Capability,
+    ChannelView,
+    Client,
+    ClientChannel,
+    Parameter,
+    PlaybackControlRequest,
+    PlaybackState,
+    ServerListener,
+    StatusLevel,
+)
+
+from dora.errors import DoraError
+from dora.nodes.foxglove.address import check_address
+
+
+class Published(NamedTuple):
+    """A message that a client publishes on a topic, as JSON."""
+
+    topic: str
+    data: bytes
+
+
+class SetParameters(NamedTuple):
+    """Values that a client wants parameters to have."""
+
+    values: dict[str, Any]
+
+
+ClientRequest = Published | SetParameters
+
+
+class FoxgloveServer(ServerListener):
+    """A server for any number of clients.
+
+    Threads of the SDK call the ``on_…`` methods. They put other requests into a queue, for the
+    thread that owns the server; ``wake`` calls it to look.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        control: bool = False,
+        wake: Callable[[], None] = lambda: None,
+        play: Callable[[PlaybackControlRequest], PlaybackState] | None = None,
+        times: tuple[int, int] | None = None,
+    ) -> None:
+        """Listen; raises `DoraError` if the address cannot be used.
+
+        Clients show ``name``. With ``control``, they may publish and set parameters: the protocol knows no
+        password, and any page in a browser of this machine can connect. ``play`` answers requests of the
+        player, and ``times`` are begin and end of what it plays, in nanoseconds since the Unix epoch.
+        """
+        self.context = foxglove.Context()
+        self.parameters: Mapping[str, Any] = {}
+        self._control = control
+        self._wake = wake
+        self._play = play
+        self._lock = Lock()
+        self._looking: Counter[str] = Counter()  # topic → clients
+        self._advertised: dict[tuple[int, int], ClientChannel] = {}
+        self._requests: deque[ClientRequest] = deque()
+        self._refusals: deque[str] = deque()
+        host, port = check_address(address)
+        capabilities = (
+            [Capability.Parameters] if play is None else [Capability.PlaybackControl, Capability.Time]
+        )
+        if control:
+            capabilities.append(Capability.ClientPublish)
+        try:
+            self._server = foxglove.start_server(
+                name=name,
+                host=host,
+                port=port,
+                capabilities=capabilities,
+                server_listener=self,
+                supported_encodings=["json"],
+                context=self.context,
+                playback_time_range=times,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise DoraError(f"cannot listen on {host}:{port}: {error}") from None
+        self.address = f"ws://{f'[{host}]' if ':' in host else host}:{self._server.port}"
+
+    @property
+    def looked_at(self) -> set[str]:
+        """The topics that some client looks at."""
+        with self._lock:
+            return set(self._looking)
+
+    def take_requests(self) -> list[ClientRequest]:
+        """Return what clients ask since the last call, in their order; warn them of what was refused."""
+        with self._lock:
+            found, refusals = list(self._requests), list(self._refusals)
+            self._requests.clear()
+            self._refusals.clear()
+        for text in refusals:
+            self.warn(text)
+        return found
+
+    def set_parameters(self, values: Mapping[str, Any]) -> None:
+        """Send clients the values of all parameters."""
+        changed = {name: value for name, value in values.items() if self.parameters.get(name) != value}
+        self.parameters = dict(values)
+        if changed:
+            self._server.publish_parameter_values(_parameters(changed))
+
+    def warn(self, text: str) -> None:
+        """Show a warning in the list of problems of all clients."""
+        self._server.publish_status(text, StatusLevel.Warning)
+
+    def broadcast_playback(self, state: PlaybackState) -> None:
+        """Send clients the state of the player."""
+        self._server.broadcast_playback_state(state)
+
+    def broadcast_time(self, time_ns: int) -> None:
+        """Send clients the present time; nanoseconds since the Unix epoch."""
+        self._server.broadcast_time(time_ns)
+
+    def clear(self) -> None:
+        """Make clients forget what they show, as after a jump in time."""
+        self._server.clear_session()
+
+    def close(self) -> None:
+        """Close the connections to all clients."""
+        self._server.stop()
+
+    # ------------------- called by threads of the SDK; one that called it back would wait for itself
+
+    def _refuse(self, text: str) -> None:
+        with self._lock:
+            self._refusals.append(text)
+        self._wake()
+
+    def on_subscribe(self, client: Client, channel: ChannelView) -> None:  # noqa: ARG002
+        with self._lock:
+            self._looking[channel.topic] += 1
+        self._wake()
+
+    def on_unsubscribe(self, client: Client, channel: ChannelView) -> None:  # noqa: ARG002
+        with self._lock:
+            self._looking[channel.topic] -= 1
+            self._looking += Counter()  # only those above zero
+        self._wake()
+
+    def on_client_advertise(self, client: Client, channel: ClientChannel) -> None:
+        if channel.encoding != "json":
+            self._refuse(f"`{channel.topic}`: dora takes messages in JSON, not in {channel.encoding}")
+            return
+        with self._lock:
+            self._advertised[client.id, channel.id] = channel
+
+    def on_client_unadvertise(self, client: Client, client_channel_id: int) -> None:
+        with self._lock:
+            self._advertised.pop((client.id, client_channel_id), None)
+
+    def on_message_data(self, client: Client, client_channel_id: int, data: bytes) -> None:
+        with self._lock:
+            channel = self._advertised.get((client.id, client_channel_id))
+            if channel is None:
+                return
+            self._requests.append(Published(channel.topic, data))
+        self._wake()
+
+    def on_get_parameters(
+        self,
+        client: Client,  # noqa: ARG002
+        param_names: list[str],
+        request_id: str | None = None,  # noqa: ARG002
+    ) -> list[Parameter]:
+        known = self.parameters
+        return _parameters({name: known[name] for name in param_names or known if name in known})
+
+    def on_set_parameters(
+        self,
+        client: Client,  # noqa: ARG002
+        parameters: list[Parameter],
+        request_id: str | None = None,  # noqa: ARG002
+    ) -> list[Parameter]:
+        if not self._control:
+            self._refuse("parameters can be set only with --control")
+            return _parameters(self.parameters)
+        with self._lock:
+            self._requests.append(SetParameters({each.name: each.get_value() for each in parameters}))
+        self._wake()
+        return _parameters(self.parameters)  # the new values follow when their nodes have them
+
+    def on_playback_control_request(self, request: PlaybackControlRequest) -> PlaybackState | None:
+        return None if self._play is None else self._play(request)
+
+
+def _parameters(values: Mapping[str, Any]) -> list[Parameter]:
+    return [Parameter(name, value=value) for name, value in values.items()]
