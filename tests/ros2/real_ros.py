@@ -14,6 +14,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 VARIABLE = "DORA_ROS2_VENV"  # the folder of the environment
+# Of each process with ROS. Fast DDS leaves its shared memory behind when a test kills its process.
+ROS_VARIABLES = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
 
 
 def folder() -> Path | None:
@@ -27,10 +29,8 @@ def environment(domain: int) -> dict[str, str]:
     kept = ("HOME", "PATH", "LANG", "TMPDIR")
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
+        **ROS_VARIABLES,
         "ROS_DOMAIN_ID": str(domain),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        # Fast DDS leaves its shared memory behind when a test kills its process.
-        "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -114,6 +114,15 @@ def _writer(target: memoryview) -> Any:
     return writer
 
 
+class EncodedArray:
+    """An array that is encoded already: its Arrow type, and its payload."""
+
+    __slots__ = ("payload", "type")
+
+    def __init__(self, type: Any, payload: Payload) -> None:
+        self.type, self.payload = type, payload
+
+
 class LastReceived:
     """The last received array, if it was small, and its payload.
 
@@ -206,7 +215,14 @@ def _encode_primitive(format_: bytes, width: int) -> Callable[[Any], Payload]:
 _schemas: dict[Any, tuple[Any, bytes]] = {}
 
 
-def _schema_section(batch: Any) -> bytes:
+def batch_of(array: Any) -> Any:
+    """Return the record batch in which an array is sent."""
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([array], names=[""])
+
+
+def schema_section(batch: Any) -> bytes:
     """Return the schema message for a one-column batch, or b"" if the type needs a stream."""
     type_ = batch.schema.field(0).type
     try:
@@ -243,8 +259,8 @@ def _has_dictionary(type_: Any) -> bool:
 def _encode_ipc(array: Any) -> Payload:
     import pyarrow as pa
 
-    batch = pa.RecordBatch.from_arrays([array], names=[""])
-    schema = _schema_section(batch)
+    batch = batch_of(array)
+    schema = schema_section(batch)
     if schema:
         size = pa.ipc.get_record_batch_size(batch)
         if size < STREAM_THRESHOLD:
@@ -286,6 +302,7 @@ _encoders: dict[type, Callable[[Any], Payload]] = {
     bytes: _encode_bytes,
     bytearray: _encode_buffer,
     memoryview: _encode_buffer,
+    EncodedArray: lambda data: data.payload,
 }
 
 

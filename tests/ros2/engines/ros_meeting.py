@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ports import free_port
+from real_ros import ROS_VARIABLES
 from ros_domains import free_domain, give_back
 from waiting import TIMEOUT, wait_until
 
@@ -134,7 +135,8 @@ def meeting(engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
     elif engine == "dds":
         monkeypatch.setenv("CYCLONEDDS_URI", _CYCLONE)
     else:
-        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        for name, value in ROS_VARIABLES.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.setenv(PYTHON_VARIABLE, str(ros_python()))
     found = Meeting(engine)
     try:

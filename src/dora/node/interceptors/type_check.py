@@ -22,6 +22,7 @@ from dora.node.log import write_log
 from dora.wire.arrow_formats import ARROW_NAMES
 from dora.wire.correlation import carries_correlation, is_correlated
 from dora.wire.decode import PayloadError, decode_arrow
+from dora.wire.encode import EncodedArray
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, NodeConfig, OutputConfig
 
@@ -229,6 +230,8 @@ class SendCheck(SendInterceptor):
 
 def _sent_type(data: Any) -> Any:
     """Return the Arrow type of data; None for bytes, which have no type, and for what cannot be sent."""
+    if isinstance(data, EncodedArray):
+        return data.type
     pa: Any = sys.modules.get("pyarrow")
     numpy: Any = sys.modules.get("numpy")
     if pa is not None and isinstance(data, (pa.Array, pa.ChunkedArray)):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dora.ros2.message_queue import MessageCounters
     from dora.ros2.qos import Qos
     from dora.ros2.types.message_type import MessageType
+    from dora.wire.encode import EncodedArray
 
 __all__ = ["Ros2Publisher", "Ros2Subscription", "Ros2Topic", "one_message"]
 
@@ -84,6 +85,16 @@ class Ros2Subscription:
         Returns it as a struct array of one row, and None if no message has come, or after `close`. Bytes
         that are no message of the type are counted and left out.
         """
+        found: pa.StructArray | None = self._take(timeout, self._type.decode)
+        return found
+
+    def take_encoded(self, timeout: float | None = None) -> EncodedArray | None:
+        """Wait as `next` does; return the message as a node of a dataflow sends it."""
+        found: EncodedArray | None = self._take(timeout, self._type.transcode)
+        return found
+
+    def _take(self, timeout: float | None, decode: Callable[[bytes], Any]) -> Any:
+        """Wait as `next` does; return what a function makes of the bytes, or raises `MalformedMessage`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         left = timeout
         while True:
@@ -91,7 +102,7 @@ class Ros2Subscription:
             if message is None:
                 return None
             try:
-                return self._type.decode(message.data)
+                return decode(message.data)
             except MalformedMessage as error:
                 self._subscription.counters.malformed += 1
                 self._dropped.add(str(error))

@@ -32,11 +32,16 @@ class SubscribedTopic:
         self._subscription = subscription
         self._metadata = {ROS2_TYPE: type_name, ROS2_TOPIC: subscription.topic}
         self._malformed = DroppedMessages(f"topic {topic.topic}", node.log_warn)
+        # Only an image is looked into.
+        is_image = topic.format == "image"
+        self._take: Callable[[float | None], Any] = (
+            subscription.next if is_image else subscription.take_encoded
+        )
         self._lost = 0
         self._look_at = time.monotonic() + _CHECK_PERIOD
 
     def next(self, timeout: float | None = None) -> Delivery | None:
-        message = self._subscription.next(timeout)
+        message = self._take(timeout)
         return None if message is None else partial(self._deliver, message)
 
     def set_on_message(self, callback: Callable[[], None] | None) -> None:

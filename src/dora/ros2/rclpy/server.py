@@ -28,6 +28,8 @@ ACTION_PARTS = {
     "GetResult": "GetResultService",
     "FeedbackMessage": "FeedbackMessage",
 }
+# Done by the thread of the executor: it fails if another thread destroys what it is about to wait for.
+IN_EXECUTOR = ("close", "close_node")
 GRAPH_PERIOD = 0.25  # seconds; rclpy has no event for a change of the graph
 
 
@@ -137,8 +139,14 @@ class Server:
         call, do = header.pop("call", None), header.pop("do")
         if data:
             header["data"] = data
+        if do in IN_EXECUTOR:
+            self.executor.create_task(self.answer, call, do, header)
+        else:
+            self.answer(call, do, header)
+
+    def answer(self, call: int | None, do: str, values: dict[str, Any]) -> None:
         try:
-            result = getattr(self, "do_" + do)(**header)
+            result = getattr(self, "do_" + do)(**values)
         except Exception as error:  # noqa: BLE001  # the other side raises or logs it
             self.send({"reply": call, "error": reason_of(error), "do": do})
             return

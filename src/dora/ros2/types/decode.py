@@ -12,11 +12,13 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from dora.ros2.types.batch import BatchWriter
 from dora.ros2.types.columns import Columns, Malformed, RecordColumn, bits, builder, new_columns, py_buffer
 from dora.ros2.types.errors import MalformedMessage
 from dora.ros2.types.layout import (
@@ -32,6 +34,7 @@ from dora.ros2.types.layout import (
     TextList,
 )
 from dora.ros2.types.records import one_record, packed, record_dtype
+from dora.wire.encode import EncodedArray
 
 # The first two bytes of a message, and the order of its bytes.
 _ORDERS: Final = {b"\x00\x01": "<", b"\x00\x00": ">"}
@@ -58,6 +61,22 @@ class Decoder:
 
     def decode(self, buffer: Any) -> pa.StructArray:
         """Return the message of a buffer. Raises `MalformedMessage`."""
+        found: pa.StructArray = self._decode(buffer, lambda columns: self._build(columns, 1))
+        return found
+
+    def transcode(self, buffer: Any) -> EncodedArray:
+        """Return the message of a buffer as it is sent, see `BatchWriter`. Raises `MalformedMessage`."""
+        found: EncodedArray = self._decode(buffer, self._batches.write)
+        return found
+
+    @cached_property
+    def _batches(self) -> BatchWriter:
+        from dora.ros2.types.encode import Encoder
+
+        defaults = Encoder(self._layout, self._layout.name).encode({})
+        return BatchWriter(self._layout, self.decode(defaults))
+
+    def _decode(self, buffer: Any, finish: Callable[[Columns], Any]) -> Any:
         try:
             held = buffer if isinstance(buffer, pa.Buffer) else py_buffer(buffer)
         except BufferError:  # it has gaps
@@ -75,8 +94,7 @@ class Decoder:
         try:
             for read in readers:
                 at = read(source, at, columns)
-            found: pa.StructArray = self._build(columns, 1)
-            return found
+            return finish(columns)
         except struct.error:
             raise self._malformed(f"it ends within a value: it has {len(full)} bytes") from None
         except Malformed as error:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dora.ros2.types.decode import Decoder
     from dora.ros2.types.encode import Encoder
     from dora.ros2.types.layout import CdrLayout
+    from dora.wire.encode import EncodedArray
 
 __all__ = ["ActionType", "MessageType", "ServiceType"]
 
@@ -96,6 +97,13 @@ class MessageType:
         Raises `MalformedMessage`, and nothing else, whatever the bytes.
         """
         return self._decoder.decode(buffer)
+
+    def transcode(self, buffer: Any) -> EncodedArray:
+        """Return a received message as `dora.node.send.output` sends the array that `decode` returns.
+
+        It takes a fraction of the time of both. Raises `MalformedMessage`, and nothing else.
+        """
+        return self._decoder.transcode(buffer)
 
     def encode(self, value: pa.Array[Any] | Mapping[str, Any]) -> bytes:
         """Return a message as ``rclpy`` sends it: plain CDR, little-endian, with its header.
