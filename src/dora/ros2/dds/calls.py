@@ -21,7 +21,7 @@ from dora.errors import TransportError
 
 INFINITE: Final = (1 << 63) - 1  # nanoseconds
 ANY_STATE: Final = 0x7F  # of samples, views and instances
-_TAKE_AT_ONCE: Final = 32
+TAKE_AT_ONCE: Final = 32
 _SHORTEST: Final = 8  # bytes of a message; Cyclone sends whole words, and not the header alone
 
 # `struct ddsi_sertype_ops` of Cyclone's ddsi_sertype.h, version 0; three of its functions tell the fields.
@@ -109,8 +109,8 @@ def write(writer: Any, data: bytes) -> None:
 
 
 def take(reader: Any) -> list[tuple[bytes, Any]]:
-    """Return messages that have arrived, with what Cyclone says of each; empty when there are none."""
-    found = ddspy_take(reader._ref, ANY_STATE, _TAKE_AT_ONCE)
+    """Return messages that have arrived, at most `TAKE_AT_ONCE`, with what Cyclone says of each."""
+    found = ddspy_take(reader._ref, ANY_STATE, TAKE_AT_ONCE)
     if isinstance(found, int):
         raise DDSException(found)
     return found  # type: ignore[no-any-return]

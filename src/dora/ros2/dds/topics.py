@@ -14,7 +14,7 @@ from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 
 from dora.errors import TransportError
-from dora.ros2.dds.calls import INFINITE, take, write
+from dora.ros2.dds.calls import INFINITE, TAKE_AT_ONCE, take, write
 from dora.ros2.dds.entities import user_data
 from dora.ros2.dds.receiver import DdsReceiver
 from dora.ros2.engine import Buffer, RosMessage, RosType
@@ -145,10 +145,10 @@ class DdsSubscription:
 
     def _on_data(self) -> None:
         reader = self._reader
-        while reader is not None:
+        full = True
+        while reader is not None and full:
             samples = take(reader)
-            if not samples:
-                return
+            full = len(samples) == TAKE_AT_ONCE  # else another look would only hold up who takes them
             for data, info in samples:
                 if not info.valid_data:  # a writer has ended
                     self._publishers.pop(info.publication_handle, None)
