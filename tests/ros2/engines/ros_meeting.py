@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from ports import free_port
-from real_ros import ROS_VARIABLES
 from ros_domains import free_domain, give_back
 from waiting import TIMEOUT, wait_until
 
@@ -135,6 +134,8 @@ def meeting(engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
     elif engine == "dds":
         monkeypatch.setenv("CYCLONEDDS_URI", _CYCLONE)
     else:
+        from real_ros import ROS_VARIABLES  # not in processes that tests start, which import this file
+
         for name, value in ROS_VARIABLES.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv(PYTHON_VARIABLE, str(ros_python()))

@@ -32,16 +32,13 @@ class SubscribedTopic:
         self._subscription = subscription
         self._metadata = {ROS2_TYPE: type_name, ROS2_TOPIC: subscription.topic}
         self._malformed = DroppedMessages(f"topic {topic.topic}", node.log_warn)
-        # Only an image is looked into.
-        is_image = topic.format == "image"
-        self._take: Callable[[float | None], Any] = (
-            subscription.next if is_image else subscription.take_encoded
-        )
+        self._is_image = topic.format == "image"
         self._lost = 0
         self._look_at = time.monotonic() + _CHECK_PERIOD
 
     def next(self, timeout: float | None = None) -> Delivery | None:
-        message = self._take(timeout)
+        subscription = self._subscription  # only an image is looked into
+        message = subscription.next(timeout) if self._is_image else subscription.take_encoded(timeout)
         return None if message is None else partial(self._deliver, message)
 
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
@@ -49,7 +46,7 @@ class SubscribedTopic:
 
     def _deliver(self, message: Any) -> None:
         value, metadata = message, self._metadata
-        if self._topic.format == "image":
+        if self._is_image:
             try:
                 value, found = image_of(message)
             except MalformedMessage as error:
