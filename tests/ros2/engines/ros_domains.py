@@ -7,12 +7,13 @@ import random
 import socket
 
 _kept: dict[int, socket.socket] = {}
+_random = random.Random(os.getpid())
 
 
 def free_domain() -> int:
-    """Return a domain that no other test on this machine has, until `give_back` or this process ends."""
+    """Return a domain that no other test on this machine has, until `give_back` or the end of this one."""
     numbers = list(range(1, 230))
-    random.Random(os.getpid() * 1000 + len(_kept)).shuffle(numbers)
+    _random.shuffle(numbers)
     for number in numbers:
         name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -26,5 +27,5 @@ def free_domain() -> int:
 
 
 def give_back(domain: int) -> None:
-    """Let other tests have a domain: there are few, and several runs of the tests may share a machine."""
+    """Let other tests have a domain, in which nobody is any more."""
     _kept.pop(domain).close()
