@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_ros import VARIABLE, RealRos, folder
+from real_ros import VARIABLE, RealRos, folder, remove_shared_memory
 
 from dora.ros2 import InterfaceLibrary
 
@@ -16,6 +16,14 @@ def _no_ros(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a ROS of this machine change nothing."""
     for name in ("AMENT_PREFIX_PATH", "ROS_DISTRO", "ROS_DOMAIN_ID"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_shared_memory_of_ros() -> Iterator[None]:
+    """Leave nothing behind of processes with ROS that tests have killed."""
+    yield
+    if folder() is not None:
+        remove_shared_memory()
 
 
 @pytest.fixture(scope="session")

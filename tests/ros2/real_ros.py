@@ -5,6 +5,7 @@ Its packages change each start of Python in their environment, so they are never
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -14,8 +15,10 @@ from typing import Any
 
 HERE = Path(__file__).parent
 VARIABLE = "DORA_ROS2_VENV"  # the folder of the environment
-# Of each process with ROS. Fast DDS leaves its shared memory behind when a test kills its process.
-ROS_VARIABLES = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
+ROS_VARIABLES = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}  # of each process with ROS
+
+# Gaps between values have what was in the memory before. With this, glibc gives out zeroes.
+ZEROES = {"MALLOC_PERTURB_": "255", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 
 
 def folder() -> Path | None:
@@ -47,14 +50,25 @@ def start(script: Path, *arguments: str, domain: int, **options: Any) -> subproc
     )
 
 
+def remove_shared_memory() -> None:
+    """Remove the shared memory of Fast DDS whose process was killed: the file of its lock is free."""
+    for lock in Path("/dev/shm").glob("fastdds_*_el"):
+        try:
+            with lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                name = lock.name.removesuffix("_el")
+                for one in (name, f"sem.{name}_mutex", lock.name):
+                    lock.with_name(one).unlink(missing_ok=True)
+        except OSError:  # a process has it, or has just removed it
+            continue
+
+
 class RealRos:
     """Answers questions about messages with rclpy; a process behind a pipe (`ros_server.py`)."""
 
     def __init__(self, domain: int = 87) -> None:
-        # Gaps between values have what was in the memory before. With this, glibc gives out zeroes.
-        zeroes = {"MALLOC_PERTURB_": "255", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
         self._process = start(
-            HERE / "ros_server.py", domain=domain, env=zeroes, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            HERE / "ros_server.py", domain=domain, env=ZEROES, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def __enter__(self) -> RealRos:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from array import array
 from importlib import import_module
 from typing import Any
 
@@ -46,6 +47,8 @@ def nested_class(kind: str, owner: Any) -> Any:
 
 
 def converted(kind: str, owner: Any, value: Any) -> Any:
+    if isinstance(value, bytes):
+        return array("B", value)
     if kind.startswith("sequence<"):
         inner = kind[len("sequence<") : -1].split(",")[0].strip()
         return [converted(inner, owner, one) for one in value]
@@ -107,6 +110,10 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - the test shows it
             answer = [False, f"{type(error).__name__}: {error}"]
         print(json.dumps(answer), flush=True)
+    if "rclpy.utilities" in sys.modules:
+        import rclpy
+
+        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

@@ -87,6 +87,17 @@ class RosFlow:
     def wait_for_log(self, text: str) -> None:
         wait_until(lambda: text in self.log(), lambda: f"{text!r} in\n{self.log()}")
 
+    def pid_of(self, node_id: str) -> int:
+        """Return the process of a node that runs."""
+        from dora.daemon.client import running
+        from dora.observe.tap_session import inspect
+
+        (run,) = running()
+        with run:
+            (pid,) = [node.pid for node in inspect(run).nodes if node.id == node_id]
+        assert pid is not None
+        return pid
+
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
+from flow_peer import connect, peer_of
 from ros_flow import RosFlow
-from ros_meeting import meeting
-from test_real_rclpy import RclpyPeer
 from waiting import TIMEOUT, wait_until
 
 pytestmark = [pytest.mark.ros2, pytest.mark.processes]
@@ -25,38 +22,8 @@ LISTENER = """
 """
 
 
-def _flow(engine: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[RosFlow]:
-    with meeting(engine, monkeypatch) as met:
-        monkeypatch.delenv("CYCLONEDDS_URI", raising=False)
-        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        flow = RosFlow(folder, met)
-        yield flow
-        flow.close()
-
-
-@pytest.fixture(params=["dds", "rclpy"], name="real_flow")
-def _real_flow(
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    runtime_root: str,  # noqa: ARG001
-) -> Iterator[RosFlow]:
-    yield from _flow(request.param, monkeypatch, tmp_path)
-
-
-@pytest.fixture(name="rclpy_flow")
-def _rclpy_flow(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    runtime_root: str,  # noqa: ARG001
-) -> Iterator[RosFlow]:
-    yield from _flow("rclpy", monkeypatch, tmp_path)
-
-
-def peer_of(flow: RosFlow, request: pytest.FixtureRequest) -> RclpyPeer:
-    peer = RclpyPeer(flow.domain)
-    request.addfinalizer(peer.kill)
-    return peer
+def heard_after_begin(flow: RosFlow) -> list[str]:
+    return [text for text in (flow.folder / "heard").read_text().splitlines() if text != "begin"]
 
 
 def test_a_dataflow_talks_to_rclpy_and_hears_it(real_flow: RosFlow, request: pytest.FixtureRequest) -> None:
@@ -84,9 +51,9 @@ def test_a_dataflow_talks_to_rclpy_and_hears_it(real_flow: RosFlow, request: pyt
     numbers = [int(text.split()[1]) for text in heard[:5]]
     assert numbers == list(range(numbers[0], numbers[0] + 5))
     peer.publisher(topic="/answers")
-    wait_until(lambda: peer.subscriptions_of(topic="/answers"), "the subscription of the dataflow")
+    connect(peer, "/answers", real_flow)
     peer.publish(topic="/answers", texts=["one", "two", "three"])
-    assert real_flow.lines("heard", 3) == ["one", "two", "three"]
+    wait_until(lambda: heard_after_begin(real_flow) == ["one", "two", "three"], real_flow.log)
     nodes = {"to_ros", "from_ros"}
     wait_until(lambda: nodes <= set(peer.graph(topic="/chatter")["nodes"]), "the nodes in the graph")
     real_flow.stop()
@@ -96,7 +63,7 @@ def test_an_image_of_rclpy_arrives_as_flat_bytes(
     real_flow: RosFlow, request: pytest.FixtureRequest
 ) -> None:
     peer = peer_of(real_flow, request)
-    peer.publisher(topic="/image", type="Image")
+    peer.publisher(topic="/image", type="sensor_msgs/msg/Image")
     block = {"topic": "/image", "message_type": "sensor_msgs/Image", "format": "image"}
     real_flow.ros2("camera", block, outputs=["image"])
     real_flow.node(

@@ -10,19 +10,27 @@ import json
 import sys
 import threading
 import time
+from array import array
+from pathlib import Path
 from typing import Any
 
 import rclpy
+from rcl_interfaces.msg import Parameter as ParameterMessage
 from rclpy.action import ActionClient, ActionServer, CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import serialize_message
+from sample_messages import SAMPLES
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
 from test_msgs.action import Fibonacci
 
-TYPES = {"String": String, "Image": Image}
+sys.path.append(str(Path(__file__).parents[1]))
+from ros_server import class_of, message_of
 
 
 class Peer:
@@ -35,9 +43,11 @@ class Peer:
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         return QoSProfile(depth=depth, durability=durability)
 
-    def publisher(self, topic: str, type: str = "String", depth: int = 10, latched: bool = False) -> None:
+    def publisher(
+        self, topic: str, type: str = "std_msgs/msg/String", depth: int = 10, latched: bool = False
+    ) -> None:
         profile = self.profile(depth, latched)
-        self.publishers[topic] = self.node.create_publisher(TYPES[type], topic, profile)
+        self.publishers[topic] = self.node.create_publisher(class_of(type), topic, profile)
 
     def subscriptions_of(self, topic: str) -> int:
         return int(self.publishers[topic].get_subscription_count())
@@ -62,25 +72,60 @@ class Peer:
         self.publishers[topic].publish(image)
 
     def subscription(
-        self, topic: str, type: str = "String", depth: int = 10, latched: bool = False
+        self, topic: str, type: str = "std_msgs/msg/String", depth: int = 10, latched: bool = False
     ) -> None:
         received: list[Any] = self.received.setdefault(topic, [])
 
         def on_message(message: Any) -> None:
-            if type == "Image":
+            if type == "sensor_msgs/msg/Image":
                 digest = hashlib.sha256(bytes(message.data)).hexdigest()
                 received.append([message.width, message.height, message.encoding, digest])
             else:
                 received.append(message.data)
 
         profile = self.profile(depth, latched)
-        self.node.create_subscription(TYPES[type], topic, on_message, profile)
+        self.node.create_subscription(class_of(type), topic, on_message, profile)
 
     def taken(self, topic: str, count: int, timeout: float) -> list[Any]:
         until = time.monotonic() + timeout
         while len(self.received[topic]) < count and time.monotonic() < until:
             time.sleep(0.005)
         return self.received[topic]
+
+    def publish_sample(self, topic: str, sample: str) -> None:
+        found = SAMPLES[sample]
+        self.publishers[topic].publish(message_of(class_of(found.type), found.value))
+
+    def sample_subscription(self, topic: str, type: str, size: int) -> None:
+        """Receive messages. `taken` has the hash of each one's first ``size`` bytes, as rclpy writes it."""
+        received: list[Any] = self.received.setdefault(topic, [])
+
+        def on_message(message: Any) -> None:
+            received.append(hashlib.sha256(serialize_message(message)[:size]).hexdigest())
+
+        self.node.create_subscription(class_of(type), topic, on_message, 10)
+
+    def declare_parameters(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            self.node.declare_parameter(name, value)
+
+    def own_parameter(self, name: str) -> Any:
+        return self.node.get_parameter(name).value
+
+    def parameters_of(self, node: str, names: list[str]) -> list[Any]:
+        client = AsyncParameterClient(self.node, node)
+        assert client.wait_for_services(30)
+        values = wait_for(client.get_parameters(names)).values
+        found = [
+            Parameter.from_parameter_msg(ParameterMessage(name="x", value=one)).value for one in values
+        ]
+        return [list(value) if isinstance(value, array) else value for value in found]  # numbers
+
+    def set_parameter_of(self, node: str, name: str, value: Any) -> list[Any]:
+        client = AsyncParameterClient(self.node, node)
+        assert client.wait_for_services(30)
+        (found,) = wait_for(client.set_parameters([Parameter(name, value=value)])).results
+        return [found.successful, found.reason]
 
     def graph(self, topic: str) -> dict[str, Any]:
         def describe(info: Any) -> list[Any]:
@@ -165,6 +210,8 @@ def main() -> None:
     for line in sys.stdin:
         name, arguments = json.loads(line)
         print(json.dumps(getattr(peer, name)(**arguments)), flush=True)
+    executor.shutdown(timeout_sec=2)
+    rclpy.try_shutdown()
 
 
 main()
