@@ -52,15 +52,21 @@ def start(script: Path, *arguments: str, domain: int, **options: Any) -> subproc
 
 def remove_shared_memory() -> None:
     """Remove the shared memory of Fast DDS whose process was killed: the file of its lock is free."""
-    for lock in Path("/dev/shm").glob("fastdds_*_el"):
+    folder = Path("/dev/shm")
+    for lock in folder.glob("fastdds_*_el"):
         try:
             with lock.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                name = lock.name.removesuffix("_el")
-                for one in (name, f"sem.{name}_mutex", lock.name):
-                    lock.with_name(one).unlink(missing_ok=True)
+                lock.with_name(lock.name.removesuffix("_el")).unlink(missing_ok=True)
+                lock.unlink()
         except OSError:  # a process has it, or has just removed it
             continue
+    for port in folder.glob("fastdds_port*"):  # ports that nobody listens at
+        if not port.name.endswith("_el") and not port.with_name(f"{port.name}_el").exists():
+            port.unlink(missing_ok=True)
+    for semaphore in folder.glob("sem.fastdds_port*_mutex"):
+        if not folder.joinpath(semaphore.name[4:-6]).exists():
+            semaphore.unlink(missing_ok=True)
 
 
 class RealRos:
