@@ -10,10 +10,20 @@ from pathlib import Path
 
 from benchmarks import floors, report
 from benchmarks.conditions import conditions
-from benchmarks.implementations import REPOSITORY, UPSTREAM_VERSION, add_upstream_venv, ours, upstream
+from benchmarks.implementations import (
+    REPOSITORY,
+    UPSTREAM_VERSION,
+    Rclpy,
+    add_upstream_venv,
+    ours,
+    rclpy,
+    upstream,
+)
 from benchmarks.measures import Scenario, chosen, groups
-from benchmarks.runner import Implementation, RunFailed, adopt_orphans, run_dataflow
+from benchmarks.runner import Implementation, Run, RunFailed, adopt_orphans, run_dataflow, run_programs
 from benchmarks.statistics import Figure, Spread
+
+Side = Implementation | Rclpy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,22 +39,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     repeat = options.repeat or (1 if options.quick else 5)
-    sides = [] if options.ours_only else [upstream(options.upstream_venv)]
+    sides: list[Side] = [] if options.ours_only else [upstream(options.upstream_venv)]
+    ros = None if options.ours_only or options.upstream_only or options.without_rclpy else rclpy()
+    sides += [] if ros is None else [ros]
     sides += [] if options.upstream_only else [ours()]
     started = datetime.datetime.now(datetime.UTC)
     adopt_orphans()
 
     found_floors = {} if options.no_floors else _floors()
-    figures: dict[str, dict[str, list[Figure]]] = {"dora": defaultdict(list), "dora-rs": defaultdict(list)}
+    figures: dict[str, dict[str, list[Figure]]] = {
+        name: defaultdict(list) for name in ("dora", "dora-rs", "rclpy")
+    }
     failures: dict[str, list[str]] = defaultdict(list)
     scaled = [scenario.scaled(0.1 if options.quick else 1) for scenario in scenarios]
     for group in groups(scaled):
         _measure(group, sides, repeat, figures, failures)
 
     measures = [measure for scenario in scenarios for measure in scenario.measures]
-    results = report.collect(measures, figures["dora-rs"], figures["dora"], failures)
+    results = report.collect(measures, figures["dora-rs"], figures["dora"], failures, figures["rclpy"])
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-    known = conditions(command, started, repeat, options.quick)
+    known = conditions(command, started, repeat, options.quick, ros.version if ros is not None else "")
     print()
     print("\n".join(f"{key}: {value}" for key, value in known.items()), end="\n\n")
     print(report.table(results), end="\n\n")
@@ -79,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     side.add_argument("--ours-only", action="store_true", help="leave upstream out")
     side.add_argument("--upstream-only", action="store_true", help="leave ours out")
     parser.add_argument(
+        "--without-rclpy",
+        action="store_true",
+        help="leave out rclpy, of $DORA_ROS2_VENV or a sourced ROS 2",
+    )
+    parser.add_argument(
         "--no-floors", action="store_true", help="leave out what is measured without a framework"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
@@ -91,13 +110,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(
     group: Sequence[Scenario],
-    sides: Sequence[Implementation],
+    sides: Sequence[Side],
     repeat: int,
     figures: Mapping[str, dict[str, list[Figure]]],
     failures: dict[str, list[str]],
 ) -> None:
     """Run the scenarios `repeat` times under each side, all in turn; one that fails is not tried again."""
-    active = [(s, side) for s in group for side in sides if side.name == "dora" or s.upstream_can]
+    active = [(scenario, side) for scenario in group for side in sides if _can(side, scenario)]
     for _ in range(repeat * group[0].runs):
         for scenario, side in list(active):
             environment = {
@@ -106,7 +125,7 @@ def _measure(
                 "BENCHMARK_BYTES": str(scenario.size),
             }
             try:
-                run = run_dataflow(side, scenario.dataflow, environment, scenario.arguments)
+                run = _run(side, scenario, environment)
                 measured = scenario.evaluate(scenario, run)
             except RunFailed as error:
                 active.remove((scenario, side))
@@ -123,6 +142,20 @@ def _measure(
             if found
         ]
         print(f"{measure.name}: {', '.join(medians) or 'no figures'}", file=sys.stderr, flush=True)
+
+
+def _can(side: Side, scenario: Scenario) -> bool:
+    """Return whether a side can run a scenario."""
+    if isinstance(side, Rclpy):
+        return bool(scenario.rclpy)
+    return side.name == "dora" or scenario.upstream_can
+
+
+def _run(side: Side, scenario: Scenario, environment: Mapping[str, str]) -> Run:
+    """Run a scenario once; raises RunFailed."""
+    if isinstance(side, Rclpy):
+        return run_programs(side.python, scenario.dataflow, scenario.rclpy, environment)
+    return run_dataflow(side, scenario.dataflow, environment, scenario.arguments)
 
 
 def _floors() -> dict[str, Figure]:

@@ -10,9 +10,9 @@ from benchmarks.implementations import UPSTREAM_VERSION, versions
 
 
 def conditions(
-    command: str, started: datetime.datetime, repeat: int, quick: bool = False
+    command: str, started: datetime.datetime, repeat: int, quick: bool = False, rclpy: str = ""
 ) -> dict[str, str]:
-    """Return what a reader must know to judge the figures, or to get them again."""
+    """Return what a reader must know to judge the figures, or to get them again. ``rclpy``: its version."""
     system = platform.freedesktop_os_release().get("PRETTY_NAME", "") if sys.platform == "linux" else ""
     switches = {name: value for name, value in sorted(os.environ.items()) if name.startswith("DORA_")}
     found = {
@@ -23,7 +23,7 @@ def conditions(
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "compared with": f"dora-rs and dora-rs-cli {UPSTREAM_VERSION} with their defaults, "
-        "same Python, pyarrow and numpy",
+        "same Python, pyarrow and numpy" + (f"; {rclpy}, reliable" if rclpy else ""),
         "figures": f"median over {repeat} repetitions in turn (lowest–highest; "
         "p99: median of the repetitions' 99th percentiles); "
         "times better: median of the ratios of neighbouring runs",

@@ -4,14 +4,25 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.runner import Implementation
+from dora.ros2.rclpy.find import find_python
 
 REPOSITORY = Path(__file__).parent.parent
 UPSTREAM_VERSION = "1.1.0"
 DEFAULT_UPSTREAM = REPOSITORY / ".venv-upstream"
+
+
+@dataclass(frozen=True)
+class Rclpy:
+    """ROS 2 in Python: an interpreter that has rclpy, and its version with the RMW."""
+
+    python: str
+    version: str
+    name: str = "rclpy"
 
 
 def ours() -> Implementation:
@@ -53,6 +64,32 @@ def upstream(folder: Path = DEFAULT_UPSTREAM) -> Implementation:
             f"error: {command} is not dora-rs {UPSTREAM_VERSION}; remove {folder} so that it is made anew."
         )
     return Implementation("dora-rs", (str(command),), folder)
+
+
+def rclpy() -> Rclpy | None:
+    """Return the rclpy of the environment that ``$DORA_ROS2_VENV`` names, or of a sourced ROS.
+
+    None if there is none. `make ros2` makes such an environment in ``.venv-ros2``.
+    """
+    folder = os.environ.get("DORA_ROS2_VENV")
+    python = str(Path(os.path.abspath(folder), "bin", "python")) if folder else find_python()
+    if python is None:
+        return None
+    asked = subprocess.run([python, "-c", _ASK_RCLPY], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        tail = asked.stderr.strip().splitlines()[-1:]
+        raise SystemExit(f"error: {python} has no rclpy that works: {' '.join(tail)}")
+    return Rclpy(python, asked.stdout.strip())
+
+
+_ASK_RCLPY = """
+import importlib.metadata, os, rclpy
+try:
+    version = importlib.metadata.version("ros-rclpy")
+except importlib.metadata.PackageNotFoundError:
+    version = os.environ.get("ROS_DISTRO", "")
+print("rclpy", version, "over", rclpy.get_rmw_implementation_identifier())
+"""
 
 
 def versions() -> dict[str, str]:

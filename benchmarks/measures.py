@@ -34,7 +34,8 @@ class Scenario:
     """One dataflow with its parameters; a run of it yields a figure for each of its measures.
 
     The nodes send `warm_up` and then `messages` messages of `size` bytes; environment variables tell them.
-    `runs` is how often one repetition runs it, for what is short and noisy.
+    `runs` is how often one repetition runs it, for what is short and noisy. `rclpy` has programs that do
+    the same without dora, see `benchmarks.runner.run_programs`; empty where there is nothing to compare.
     """
 
     dataflow: str
@@ -46,6 +47,7 @@ class Scenario:
     arguments: tuple[str, ...] = ()
     upstream_can: bool = True
     runs: int = 1
+    rclpy: tuple[tuple[str, str], ...] = ()
 
     def scaled(self, factor: float) -> "Scenario":
         """Return the same scenario with fewer messages, for a quick look."""
@@ -104,6 +106,10 @@ def _start_to_end(scenario: Scenario, run: Run) -> dict[str, Figure]:
     return _only(scenario, Figure(run.wall_s, None, 1, 0 if run.result("receiver") == [42] else 1))
 
 
+def _steady(scenario: Scenario, run: Run) -> dict[str, Figure]:
+    return _only(scenario, Figure(run.result("receiver")["cpu_ns"] / 1e6))
+
+
 def _idle(_: Scenario, run: Run) -> dict[str, Figure]:
     return {"idle-cpu": Figure(run.cpu_s), "idle-memory": _memory(run)}
 
@@ -153,9 +159,13 @@ def _round_trips() -> list[Scenario]:
             messages=messages,
             warm_up=warm_up,
             size=size,
+            rclpy=(("ping", "rclpy_ping.py"), ("echo", "rclpy_echo.py")),
         )
         for size, messages, warm_up, goal in table
     ]
+
+
+_THROUGHPUT_OF_RCLPY = (("receiver", "rclpy_receiver.py"), ("sender", "rclpy_sender.py"))
 
 
 def _throughputs(policy: str, title: str, goals: Mapping[int, float]) -> list[Scenario]:
@@ -176,6 +186,8 @@ def _throughputs(policy: str, title: str, goals: Mapping[int, float]) -> list[Sc
             evaluate=throughput,
             messages=count,
             size=size,
+            # Its publishers do not wait for a slow subscription as back-pressure does.
+            rclpy=_THROUGHPUT_OF_RCLPY if policy == "drop_oldest" else (),
         )
         for size, count in messages.items()
     ]
@@ -250,6 +262,15 @@ SCENARIOS: tuple[Scenario, ...] = (
         runs=3,
     ),
     Scenario(
+        dataflow="ros2/steady.yml",
+        measures=(Measure("steady-cpu", "two nodes, 64 B at 100 Hz, processor time in 10 s", "ms"),),
+        evaluate=_steady,
+        messages=1000,
+        warm_up=200,
+        size=64,
+        rclpy=(("receiver", "rclpy_steady_receiver.py"), ("sender", "rclpy_steady_sender.py")),
+    ),
+    Scenario(
         dataflow="idle/dataflow.yml",
         measures=(
             Measure("idle-cpu", "ten idle nodes with 10 Hz timers, CPU in 10 s", "s", 1 / 0.8),
@@ -257,6 +278,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         ),
         evaluate=_idle,
         arguments=("--stop-after", "10s"),
+        rclpy=tuple((f"idle{number}", "rclpy_idle.py") for number in range(1, 11)),
     ),
     Scenario(
         dataflow="idle/with_arrow.yml",

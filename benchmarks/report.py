@@ -12,6 +12,7 @@ from benchmarks.statistics import Figure, Spread, paired_ratio
 
 RESULTS_MARKERS = ("<!-- results -->", "<!-- /results -->")
 README_MARKERS = ("<!-- benchmark -->", "<!-- /benchmark -->")
+NONE: Mapping[str, Sequence[Figure]] = {}
 README_MEASURES = (
     "round-trip-8b",
     "round-trip-64kib",
@@ -36,6 +37,8 @@ class Result:
     ours: Spread | None
     times_better: float | None = None  # None: a side is missing
     failures: tuple[str, ...] = ()
+    rclpy: Spread | None = None
+    times_better_than_rclpy: float | None = None
 
     @property
     def reached(self) -> bool | None:
@@ -52,37 +55,52 @@ def collect(
     upstream: Mapping[str, Sequence[Figure]],
     ours: Mapping[str, Sequence[Figure]],
     failures: Mapping[str, Sequence[str]],
+    rclpy: Mapping[str, Sequence[Figure]] = NONE,
 ) -> list[Result]:
-    """Join the figures of both sides, by measure name, into results in the order of `measures`."""
+    """Join the figures of all sides, by measure name, into results in the order of `measures`."""
     results = []
     for measure in measures:
         theirs = ours.get(measure.against, ()) if measure.against else upstream.get(measure.name, ())
         own = ours.get(measure.name, ())
-        larger, smaller = (own, theirs) if measure.higher_is_better else (theirs, own)
+        ros = rclpy.get(measure.name, ())
         results.append(
             Result(
                 measure,
                 Spread.over(theirs) if theirs else None,
                 Spread.over(own) if own else None,
-                paired_ratio(larger, smaller),
+                _times_better(measure, own, theirs),
                 tuple(failures.get(measure.name, ())),
+                Spread.over(ros) if ros else None,
+                _times_better(measure, own, ros),
             )
         )
     return results
 
 
+def _times_better(measure: Measure, own: Sequence[Figure], theirs: Sequence[Figure]) -> float | None:
+    larger, smaller = (own, theirs) if measure.higher_is_better else (theirs, own)
+    return paired_ratio(larger, smaller)
+
+
 def table(results: Sequence[Result]) -> str:
-    """Return a Markdown table, aligned so that it reads well in a terminal too."""
+    """Return a Markdown table, aligned so that it reads well in a terminal too.
+
+    It has columns for rclpy if that has run.
+    """
+    has_rclpy = any(result.rclpy for result in results)
     header = [
         "measure",
         "dora-rs 1.1.0",
+        *(["rclpy"] if has_rclpy else []),
         "this dora",
         "times better",
         "goal",
+        *(["times better than rclpy"] if has_rclpy else []),
         "lost: dora-rs",
+        *(["lost: rclpy"] if has_rclpy else []),
         "lost: this dora",
     ]
-    return aligned(header, [_row(result) for result in results])
+    return aligned(header, [_row(result, has_rclpy) for result in results])
 
 
 def short_table(results: Sequence[Result], conditions: Mapping[str, str]) -> str:
@@ -158,6 +176,8 @@ def as_json(results: Sequence[Result], floors: Mapping[str, Figure], conditions:
             "upstream": asdict(result.upstream) if result.upstream else None,
             "ours": asdict(result.ours) if result.ours else None,
             "times_better": result.times_better,
+            "rclpy": asdict(result.rclpy) if result.rclpy else None,
+            "times_better_than_rclpy": result.times_better_than_rclpy,
             "reached": result.reached,
             "failures": list(result.failures),
         }
@@ -193,17 +213,20 @@ def write_between(path: Path, markers: tuple[str, str], content: str) -> None:
     path.write_text(pattern.sub(lambda match: f"{match[1]}\n{content}\n{match[2]}", text))
 
 
-def _row(result: Result) -> list[str]:
+def _row(result: Result, has_rclpy: bool) -> list[str]:
     measure = result.measure
     goal = f"{measure.at_least:.2f}".rstrip("0").rstrip(".") + "×" if measure.at_least else ""
     outcome = {True: " ✓", False: " ✗", None: ""}[result.reached]
     return [
         measure.title,
         _spread(result.upstream, measure.unit),
+        *([_spread(result.rclpy, measure.unit)] if has_rclpy else []),
         _spread(result.ours, measure.unit),
         _times(result.times_better),
         goal + outcome,
+        *([_times(result.times_better_than_rclpy)] if has_rclpy else []),
         _lost(None if measure.against else result.upstream),
+        *([_lost(result.rclpy)] if has_rclpy else []),
         _lost(result.ours),
     ]
 

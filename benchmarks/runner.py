@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ DATAFLOWS = Path(__file__).parent / "dataflows"
 TIMEOUT_S = 120.0
 LEFTOVER_GRACE_S = 5.0
 NO_FILES: Mapping[str, str] = {}
+ROS_DOMAIN = "91"
 _PR_SET_CHILD_SUBREAPER = 36
 _SHARED_MEMORY = Path("/dev/shm")
 # Modules are compiled once, as on a user's machine, even where a container says otherwise.
@@ -134,6 +136,74 @@ def run_dataflow(
             raise RunFailed(_complaint(process.returncode, timed_out.is_set(), timeout_s, killed, printed))
         cpu_s = usage.ru_utime + usage.ru_stime + leftover_cpu_s
         return Run(wall_s, cpu_s, read_results(results), _last_lines(printed), started_ns)
+
+
+def run_programs(
+    python: str,
+    dataflow: str,
+    programs: Sequence[tuple[str, str]],
+    environment: Mapping[str, str],
+    timeout_s: float = TIMEOUT_S,
+) -> Run:
+    """Run programs without dora: names of nodes, and scripts in the folder of ``dataflow``.
+
+    The first one ends by itself; the others are asked to end then. Each finds its name in ``NODE``. They
+    are alone in a ROS domain. Raises RunFailed as `run_dataflow` does.
+    """
+    with copied(NO_FILES) as (copy, results):
+        printed = results.with_name("printed.txt")
+        folder = (copy / dataflow).parent
+        started_ns = time.monotonic_ns()
+        own = {
+            **{name: value for name, value in os.environ.items() if name not in NOT_A_USERS},
+            **environment,
+            "BENCHMARK_RESULTS": str(results),
+            "ROS_DOMAIN_ID": ROS_DOMAIN,
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        }
+        with printed.open("wb") as output:
+            processes = [
+                subprocess.Popen(
+                    [python, script],
+                    cwd=folder,
+                    env={**own, "NODE": name},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+                for name, script in programs
+            ]
+        cpu_s = 0.0
+        deadline = time.monotonic() + timeout_s
+        timed_out = False
+        for process in processes:
+            ended = _wait4_until(process.pid, deadline)
+            if ended is None:
+                timed_out = True
+                process.kill()
+                ended = os.wait4(process.pid, 0)[1:]
+            status, usage = ended
+            process.returncode = os.waitstatus_to_exitcode(status)
+            cpu_s += usage.ru_utime + usage.ru_stime
+            if process is processes[0]:
+                wall_s = (time.monotonic_ns() - started_ns) / 1e9
+                for other in processes[1:]:
+                    os.kill(other.pid, signal.SIGTERM)  # `terminate` would wait for one that has ended
+                deadline = max(deadline, time.monotonic() + LEFTOVER_GRACE_S)
+        if timed_out or processes[0].returncode:
+            raise RunFailed(_complaint(processes[0].returncode, timed_out, timeout_s, 0, printed))
+        return Run(wall_s, cpu_s, read_results(results), _last_lines(printed), started_ns)
+
+
+def _wait4_until(pid: int, deadline: float) -> tuple[int, resource.struct_rusage] | None:
+    """Wait for the end of a child; return its status and what it used, None if it goes on."""
+    while True:
+        found, status, usage = os.wait4(pid, os.WNOHANG)
+        if found:
+            return status, usage
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.01)
 
 
 def adopt_orphans() -> None:

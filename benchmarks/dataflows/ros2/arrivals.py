@@ -1,0 +1,41 @@
+"""What a receiver notes: latencies, and the processor time of its processes from the warm-up on."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from processor_time import processor_time_ns
+
+LAST = "last"
+
+
+class Arrivals:
+    """The images of a run. Each has the time of sending, and its number or `LAST`, in its header."""
+
+    def __init__(self) -> None:
+        self._warm_up = int(os.environ["BENCHMARK_WARM_UP"])
+        self._latencies_ns: list[int] = []
+        self._received = 0
+        self._before_ns = 0
+
+    def now(self) -> int:
+        """Return the time of the clock that all processes share, in nanoseconds."""
+        return time.monotonic_ns()
+
+    def add(self, now_ns: int, name: str, seconds: int, nanoseconds: int) -> bool:
+        """Note an image; return False after the last one, when the results are written."""
+        if name == LAST:
+            found = {
+                "latencies_ns": self._latencies_ns,
+                "received": self._received,
+                "cpu_ns": processor_time_ns() - self._before_ns,
+            }
+            Path(os.environ["BENCHMARK_RESULTS"], "received.json").write_text(json.dumps(found))
+            return False
+        self._received += 1
+        if int(name) == self._warm_up:
+            self._before_ns = processor_time_ns()
+        if int(name) >= self._warm_up:
+            self._latencies_ns.append(now_ns - seconds * 1_000_000_000 - nanoseconds)
+        return True
