@@ -26,31 +26,37 @@ from typing import Any
 from benchmarks import report
 from benchmarks.conditions import conditions
 from benchmarks.implementations import REPOSITORY, Rclpy, ours, rclpy
-from benchmarks.measures import KIB, MIB, sized
+from benchmarks.measures import KIB, MIB
 from benchmarks.runner import NO_FILES, NOT_A_USERS, ROS_DOMAIN, TIMEOUT_S, RunFailed, copied
 from benchmarks.statistics import median, percentile
 
 MARKERS = ("<!-- ros2 -->", "<!-- /ros2 -->")
-DATAFLOWS = ("ros2/bridge.yml", "ros2/restarts.yml")
+DATAFLOWS = ("ros2/bridge.yml", "ros2/small.yml", "ros2/restarts.yml")
 _DIRECT, _BRIDGED = "direct", "bridged"
 _SAMPLE_S = 10.0  # the time for which processor time is told
 
 
 @dataclass(frozen=True)
 class Size:
-    """Images of some bytes, and how many of them a second each side gets."""
+    """Messages of some bytes, and how many of them a second each side gets."""
 
     size: int
+    what: str
+    dataflow: str
+    publisher: str
+    subscription: str
     rate: int
     messages: int
     highest_latency: float | None = None  # goals, as parts of what rclpy has
     highest_cpu: float | None = None
 
 
+_TEXTS = ("small.yml", "rclpy_talker.py", "rclpy_texts.py")
+_IMAGES = ("bridge.yml", "rclpy_camera.py", "rclpy_images.py")
 SIZES = (
-    Size(64, rate=100, messages=1000, highest_cpu=1.0),
-    Size(64 * KIB, rate=50, messages=500, highest_latency=1.3),
-    Size(MIB, rate=15, messages=150, highest_latency=1.3),
+    Size(0, "short text", *_TEXTS, rate=100, messages=1000, highest_cpu=1.0),
+    Size(64 * KIB, "image of 64 KiB", *_IMAGES, rate=50, messages=500, highest_latency=1.3),
+    Size(MIB, "image of 1 MiB", *_IMAGES, rate=15, messages=150, highest_latency=1.3),
 )
 WARM_UP = 50
 RESTARTS = 20
@@ -87,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for size in SIZES:
             measure(ros, size, int(size.messages * factor), sides[size])
             found = [f"{name} {median(side.medians_us):.0f} µs" for name, side in sides[size].items()]
-            print(f"{sized(size.size)}: {', '.join(found)}", file=sys.stderr, flush=True)
+            print(f"{size.what}: {', '.join(found)}", file=sys.stderr, flush=True)
     seconds = restart(ros, 3 if options.quick else RESTARTS)
     command = shlex.join(["python", "-m", "benchmarks.ros2", *sys.argv[1:]])
     known = conditions(command, started, repeat, options.quick, ros.version)
@@ -113,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(ros: Rclpy, size: Size, messages: int, sides: Mapping[str, Side]) -> None:
-    """Send images to both sides, and add what they note. Raises `RunFailed`."""
+    """Send messages to both sides, and add what they note. Raises `RunFailed`."""
     values = {
         "BENCHMARK_BYTES": str(size.size),
         "BENCHMARK_WARM_UP": str(WARM_UP),
@@ -121,10 +127,10 @@ def measure(ros: Rclpy, size: Size, messages: int, sides: Mapping[str, Side]) ->
         "BENCHMARK_RATE": str(size.rate),
     }
     with _place(ros, values) as place:
-        place.start_dataflow("bridge.yml")
-        place.start("rclpy_images.py", _DIRECT)
-        camera = place.start("rclpy_camera.py", "camera")
-        place.wait(camera.poll, "the publisher has ended", lambda done: done is not None)
+        place.start_dataflow(size.dataflow)
+        place.start(size.subscription, _DIRECT)
+        publisher = place.start(size.publisher, "publisher")
+        place.wait(publisher.poll, "the publisher has ended", lambda done: done is not None)
         for name, side in sides.items():
             found = place.wait(lambda name=name: place.result(name, "received"), f"{name} has ended")
             latencies = [nanoseconds / 1e3 for nanoseconds in found["latencies_ns"]]
@@ -240,12 +246,9 @@ def _rows(
 
     for size, both in sides.items():
         direct, bridged = both[_DIRECT], both[_BRIDGED]
-        what = f"{sized(size.size)} at {size.rate} Hz"
+        what = f"{size.what} at {size.rate} Hz"
         lost = [f"{side.lost:,} of {side.sent:,}" for side in (direct, bridged)]
-        cells = [
-            f"{report.number(median(side.latencies_us))} µs; p99 {report.number(percentile(side.latencies_us, 99))}"
-            for side in (direct, bridged)
-        ]
+        cells = [_spread(side.latencies_us) for side in (direct, bridged)]
         # Of the runs one by one: what slows the machine down slows both sides down.
         ratios = [a / b for a, b in zip(bridged.medians_us, direct.medians_us, strict=True)]
         add(f"latency, {what}", cells, median(ratios), size.highest_latency, lost)
@@ -265,6 +268,11 @@ def _rows(
     title = f"an rclpy that was killed, from its new publisher to a node ({len(seconds)} times)"
     rows.append([title, "", found, "", outcome, "", ""])
     return rows, missed
+
+
+def _spread(latencies_us: Sequence[float]) -> str:
+    middle, tail = median(latencies_us), percentile(latencies_us, 99)
+    return f"{report.number(middle)} µs; p99 {report.number(tail)}"
 
 
 if __name__ == "__main__":

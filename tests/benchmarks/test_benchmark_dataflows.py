@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks import dashboard, looking, machines, slow_networks, starting
+from benchmarks import dashboard, looking, machines, measures, ros2, slow_networks, starting
 from benchmarks.looking import LINKS
 from benchmarks.measures import SCENARIOS, Scenario, chosen
 from benchmarks.recording import TOGETHER, WITH_NODE
@@ -30,7 +30,8 @@ def test_every_dataflow_is_valid(path: Path) -> None:
 def test_every_script_compiles_and_is_used(path: Path) -> None:
     compile(path.read_text(), str(path), "exec")
     others = [file for kind in ("*.yml", "*.py") for file in path.parent.glob(kind) if file != path]
-    texts = [file.read_text() for file in [*others, Path(starting.__file__)]]
+    modules = [Path(str(module.__file__)) for module in (starting, measures, ros2)]
+    texts = [file.read_text() for file in [*others, *modules]]
     assert any(path.name in text or f"from {path.stem} import" in text for text in texts)
 
 
@@ -42,7 +43,8 @@ def test_every_dataflow_is_measured() -> None:
     measured = {DATAFLOWS / scenario.dataflow for scenario in SCENARIOS} | {
         DATAFLOWS / slow_networks.DATAFLOW
     }
-    assert measured | looked_at | recorded | started == set(FILES)
+    bridged = {DATAFLOWS / name for name in ros2.DATAFLOWS}
+    assert measured | looked_at | recorded | started | bridged == set(FILES)
 
 
 def test_names_are_unique_and_references_exist() -> None:
@@ -79,6 +81,7 @@ def test_a_quick_look_keeps_the_warm_up() -> None:
         ("docs/performance.md", looking.MARKERS),
         ("docs/performance.md", dashboard.MARKERS),
         ("docs/performance.md", starting.MARKERS),
+        ("docs/performance.md", ros2.MARKERS),
         ("README.md", README_MARKERS),
     ],
 )

@@ -11,7 +11,7 @@ LAST = "last"
 
 
 class Arrivals:
-    """The images of a run. Each has the time of sending, and its number or `LAST`, in its header."""
+    """The messages of a run. Each has its number, or `LAST`, and the time when it was sent."""
 
     def __init__(self) -> None:
         self._warm_up = int(os.environ["BENCHMARK_WARM_UP"])
@@ -23,8 +23,8 @@ class Arrivals:
         """Return the time of the clock that all processes share, in nanoseconds."""
         return time.monotonic_ns()
 
-    def add(self, now_ns: int, name: str, seconds: int, nanoseconds: int) -> bool:
-        """Note an image; return False after the last one, when the results are written."""
+    def add(self, now_ns: int, name: str, sent_ns: str) -> bool:
+        """Note a message; return False after the last one, when the results are written."""
         if name == LAST:
             found = {
                 "latencies_ns": self._latencies_ns,
@@ -37,5 +37,5 @@ class Arrivals:
         if int(name) == self._warm_up:
             self._before_ns = processor_time_ns()
         if int(name) >= self._warm_up:
-            self._latencies_ns.append(now_ns - seconds * 1_000_000_000 - nanoseconds)
+            self._latencies_ns.append(now_ns - int(sent_ns))
         return True

@@ -9,6 +9,5 @@ for event in Node():
     if event["type"] == "INPUT":
         image = event["value"]
         now_ns = arrivals.now()
-        header = image.field("header")[0].as_py()
-        if not arrivals.add(now_ns, header["frame_id"], header["stamp"]["sec"], header["stamp"]["nanosec"]):
+        if not arrivals.add(now_ns, *image.field("header").field("frame_id")[0].as_py().split()):
             break

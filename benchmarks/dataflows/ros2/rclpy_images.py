@@ -10,8 +10,7 @@ arrivals = Arrivals()
 
 def on_image(image: Image) -> None:
     now_ns = arrivals.now()
-    header = image.header
-    if not arrivals.add(now_ns, header.frame_id, header.stamp.sec, header.stamp.nanosec):
+    if not arrivals.add(now_ns, *image.header.frame_id.split()):
         rclpy.try_shutdown()
 
 

@@ -191,6 +191,11 @@ class Node:
         else:
             port.send(data, metadata, current=current_of(follows))
 
+    def may_wait(self, output_id: str) -> bool:
+        """Return whether `send_output` may wait, for a link with ``queue_policy: backpressure``."""
+        port = self._outputs.get(output_id)
+        return port is not None and bool(port._pressure)
+
     def send_output_raw(
         self, output_id: str, data_length: int, metadata: Mapping[str, Any] | None = None
     ) -> SampleHandler:

@@ -130,11 +130,15 @@ class RosSubscription(_Endpoint, Protocol):
         None if there is none, and at once after `close`.
         """
 
+    @property
+    def pending(self) -> int:
+        """The number of messages that wait to be taken."""
+
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         """Set what a thread of the engine calls after each arrival, and at `close`.
 
-        It is called at once if a message is here. It must not block, take a message, or close its context
-        (over Zenoh that waits for this thread). An exception is logged.
+        It is called at once if a message is here. It may take messages. It must not block, or close its
+        context (over Zenoh that waits for this thread). An exception is logged.
         """
 
 

@@ -14,7 +14,7 @@ import pytest
 from waiting import TIMEOUT, wait_until
 
 from dora.dataflow.ros2 import Ros2BlockCalls, Ros2BlockTopic
-from dora.errors import CallFailed, TransportError
+from dora.errors import CallFailed, SharedMemoryFull, TransportError
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.actions import RESULT_TIMEOUT
 from dora.ros2.api.reports import DroppedMessages
@@ -25,7 +25,7 @@ from dora.ros2.bridge.actions import CalledAction
 from dora.ros2.bridge.services import MAX_OPEN, CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
 from dora.ros2.engine import RequestId, ServiceRequest
-from dora.ros2.message_queue import MessageCounters
+from dora.ros2.message_queue import MessageCounters, MessageQueue
 
 LIBRARY = InterfaceLibrary(prefixes=[], distribution="kilted")
 IMAGE = LIBRARY.message("sensor_msgs/Image")
@@ -39,8 +39,12 @@ class DoraSide:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Any, dict[str, Any]]] = []
         self.warnings: list[str] = []
+        self.waits = False  # whether the outputs have back-pressure
 
-    def send_output(self, output: str, value: Any, metadata: dict[str, Any]) -> None:
+    def may_wait(self, output: str) -> bool:  # noqa: ARG002
+        return self.waits
+
+    def send_output(self, output: str, value: Any, metadata: dict[str, Any], follows: Any = None) -> None:  # noqa: ARG002
         self.sent.append((output, value, metadata))
 
     def log_warn(self, text: str) -> None:
@@ -81,6 +85,7 @@ def test_an_image_of_ros_says_its_type_and_topic() -> None:
     value = {"width": 1, "height": 1, "step": 3, "encoding": "rgb8", "data": [1, 2, 3]}
     subscription: Any = SimpleNamespace(
         topic="/robot/image",
+        pending=1,
         next=lambda timeout: IMAGE.decode(IMAGE.encode(value)),  # noqa: ARG005
     )
     deliver = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name).next(0)
@@ -98,6 +103,7 @@ def test_an_image_of_ros_with_half_a_value_is_left_out() -> None:
     subscription: Any = SimpleNamespace(
         topic="/image",
         counters=MessageCounters(),
+        pending=1,
         next=lambda timeout: IMAGE.decode(  # noqa: ARG005
             IMAGE.encode(
                 {"height": 3, "step": 1, "encoding": "mono16", "is_bigendian": 1, "data": [1, 2, 3]}
@@ -110,6 +116,95 @@ def test_an_image_of_ros_with_half_a_value_is_left_out() -> None:
     deliver()
     assert node.sent == []
     assert "mono16 has values of 2 bytes" in node.warnings[0]
+
+
+class TextSubscription:
+    """Stands for a subscription, whose engine is the test."""
+
+    topic = "/texts"
+
+    def __init__(self) -> None:
+        self._queue: MessageQueue[str] = MessageQueue(10, MessageCounters())
+        self.set_on_message = self._queue.set_on_arrival
+        self.arrive = self._queue.put
+
+    @property
+    def pending(self) -> int:
+        return len(self._queue)
+
+    def take_encoded(self, timeout: float) -> str | None:
+        return self._queue.take(timeout)
+
+
+def texts_of(side: DoraSide) -> tuple[TextSubscription, SubscribedTopic, list[str]]:
+    """Return a subscription, the part of the bridge that has it, and what that wakes."""
+    subscription, woken = TextSubscription(), list[str]()
+    node: Any = side
+    given: Any = subscription
+    texts = SubscribedTopic(node, topic("subscribe"), given, "std_msgs/msg/String")
+    texts.set_on_message(lambda: woken.append("the node"))
+    return subscription, texts, woken
+
+
+def test_a_message_is_sent_on_in_the_thread_that_brings_it() -> None:
+    node = DoraSide()
+    subscription, texts, woken = texts_of(node)
+    for text in ("a", "b"):
+        subscription.arrive(text)
+    assert [value for _, value, _ in node.sent] == ["a", "b"]
+    assert (woken, texts.next(0)) == ([], None)
+
+
+def test_where_a_send_may_wait_the_thread_of_the_node_sends_in_order() -> None:
+    node = DoraSide()
+    node.waits = True
+    subscription, texts, woken = texts_of(node)
+    subscription.arrive("a")
+    subscription.arrive("b")
+    assert (node.sent, woken) == ([], ["the node", "the node"])
+    deliveries = [texts.next(0), texts.next(0)]
+    assert texts.next(0) is None, "both messages have one that delivers them"
+    node.waits = False
+    subscription.arrive("c")  # the engine may send again, and begins with the oldest
+    assert [value for _, value, _ in node.sent] == ["a", "b", "c"]
+    for deliver in deliveries:
+        assert deliver is not None
+        deliver()
+    assert len(node.sent) == 3
+
+
+def test_messages_that_come_while_one_is_sent_are_left_to_the_thread_of_the_node() -> None:
+    node = DoraSide()
+    subscription, texts, woken = texts_of(node)
+
+    def send(output: str, value: Any, metadata: Any, follows: Any = None) -> None:  # noqa: ARG001
+        node.sent.append((output, value, metadata))
+        if value == "a":
+            arriving = threading.Thread(target=subscription.arrive, args=("b",))
+            arriving.start()
+            arriving.join()
+
+    node.send_output = send  # type: ignore[method-assign]
+    subscription.arrive("a")
+    assert woken == ["the node"]
+    assert [value for _, value, _ in node.sent] == ["a", "b"]
+    assert texts.next(0) is None
+
+
+def test_a_send_that_fails_in_the_thread_of_the_engine_is_raised_in_the_one_of_the_node() -> None:
+    node = DoraSide()
+    subscription, texts, woken = texts_of(node)
+
+    def send(*_: Any, **__: Any) -> None:
+        raise SharedMemoryFull("no memory is left")
+
+    node.send_output = send  # type: ignore[method-assign]
+    subscription.arrive("a")
+    assert woken == ["the node"]
+    deliver = texts.next(0)
+    assert deliver is not None
+    with pytest.raises(SharedMemoryFull, match="no memory is left"):
+        deliver()
 
 
 class Clock:

@@ -160,7 +160,7 @@ class OutputPort:
         ]
         if pressure and self._credit_bell is None:
             self._credit_bell = self._make_doorbell(self._config.credit_bell)
-        self._pressure = pressure
+        self._pressure = pressure  # empty: no send waits
         self._control_words = [link.node_slot * WORDS + CONTROL for link in links]
         self._links = [link.slot * WORDS + STATE for link in links]
         keep = frozenset(key for link in links for key in link.keep)

@@ -109,11 +109,16 @@ class Ros2Subscription:
             if deadline is not None:
                 left = max(deadline - time.monotonic(), 0.0)
 
+    @property
+    def pending(self) -> int:
+        """The number of messages that wait to be taken."""
+        return self._subscription.pending
+
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         """Set a function that a thread of the engine calls after each arrival, and at `close`.
 
-        It is called at once if a message is here. It must not block, raise, take a message, or close the
-        context.
+        It is called at once if a message is here. It may take messages. It must not block, raise, or close
+        the context.
         """
         self._subscription.set_on_message(callback)
 

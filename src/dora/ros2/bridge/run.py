@@ -103,7 +103,7 @@ class BridgeNode:
         else:
             outputs = [item for item in config.outputs if item.id in topic.ports]
             qos = policies(subscription_qos(topic, outputs))
-            # What the type needs is made and imported now: with the first message it would take 0.2 s.
+            # The type is prepared now: the first message would wait 0.2 s for it.
             found.type.transcode(found.type.encode({}))
             subscription = ros_node.create_subscription(found, qos)
             subscribed = SubscribedTopic(node, topic, subscription, found.type.name)

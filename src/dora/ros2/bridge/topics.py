@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,16 +34,54 @@ class SubscribedTopic:
         self._metadata = {ROS2_TYPE: type_name, ROS2_TOPIC: subscription.topic}
         self._malformed = DroppedMessages(f"topic {topic.topic}", node.log_warn)
         self._is_image = topic.format == "image"
+        self._delivering = threading.Lock()
+        self._promised = 0  # deliveries that `next` has returned, and that are not done
+        self._failure: Exception | None = None
         self._lost = 0
         self._look_at = time.monotonic() + _CHECK_PERIOD
 
-    def next(self, timeout: float | None = None) -> Delivery | None:
-        subscription = self._subscription  # only an image is looked into
-        message = subscription.next(timeout) if self._is_image else subscription.take_encoded(timeout)
-        return None if message is None else partial(self._deliver, message)
+    def next(self, timeout: float | None = None) -> Delivery | None:  # noqa: ARG002
+        """Return what delivers the oldest message that nothing delivers yet, or None. It does not wait."""
+        if self._promised >= self._subscription.pending and self._failure is None:
+            return None
+        self._promised += 1
+        return self._deliver_next
 
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
-        self._subscription.set_on_message(callback)
+        self._subscription.set_on_message(callback and partial(self._on_arrival, callback))
+
+    def _on_arrival(self, wake: Callable[[], None]) -> None:
+        """Deliver what has arrived, in the thread of the engine: to wake another one takes longer.
+
+        The thread that receives the node's events does it instead while it delivers already, or where an
+        output may wait for a receiver: an engine that waits receives nothing.
+        """
+        waits = any(self._node.may_wait(output) for output in self._topic.ports)
+        if waits or not self._delivering.acquire(blocking=False):
+            wake()
+            return
+        try:
+            while self._subscription.pending:
+                self._deliver_one()
+        except Exception as error:  # noqa: BLE001  # raised in the thread of the node, if that goes on
+            self._failure = error
+            wake()
+        finally:
+            self._delivering.release()
+
+    def _deliver_next(self) -> None:
+        self._promised -= 1
+        with self._delivering:
+            if self._failure is not None:
+                raise self._failure
+            self._deliver_one()
+
+    def _deliver_one(self) -> None:
+        """Deliver the oldest message. The lock keeps the order: to take and to send are one step."""
+        subscription = self._subscription  # only an image is looked into
+        message = subscription.next(0) if self._is_image else subscription.take_encoded(0)
+        if message is not None:
+            self._deliver(message)
 
     def _deliver(self, message: Any) -> None:
         value, metadata = message, self._metadata
@@ -57,7 +96,7 @@ class SubscribedTopic:
             if frame_id:
                 metadata["frame_id"] = frame_id
         for output in self._topic.ports:
-            self._node.send_output(output, value, metadata)
+            self._node.send_output(output, value, metadata, follows=())
 
     def due(self) -> float:
         """Return when `on_due` looks for losses (monotonic seconds).

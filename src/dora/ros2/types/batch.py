@@ -27,10 +27,10 @@ _PREFIX: Final = 8  # bytes before the description of a batch: a mark, and its s
 _HEADER_SLOT, _BODY_SIZE_SLOT = 2, 3  # fields of the table `Message` of Arrow's Message.fbs
 _NODES_SLOT, _BUFFERS_SLOT = 1, 2  # of the table `RecordBatch`
 
-Write = Callable[[Any, "_Row"], None]  # from a column
+Write = Callable[[Any, "_OpenBatch"], None]  # from a column
 
 
-class _Row:
+class _OpenBatch:
     """A batch that is being written: the parts of the body, and what its description says of them."""
 
     __slots__ = ("at", "buffers", "lengths", "parts")
@@ -61,13 +61,13 @@ class BatchWriter:
         self._arrow = sample.type
         self._schema = schema_section(batch)
         self._template = _Template(batch)
-        places = _Places(layout)
+        places = _BatchLayout(layout)
         self._lengths, self._buffers = [1, 0] * places.arrays, [0, 0] * places.buffers
         self._writers = places.writers
 
     def write(self, columns: Columns) -> EncodedArray:
         """Return the message of columns with one row. Raises `Malformed`."""
-        row = _Row(self._lengths.copy(), self._buffers.copy())
+        row = _OpenBatch(self._lengths.copy(), self._buffers.copy())
         for number, write in self._writers:
             write(columns[number], row)
         parts = [self._template.fill(row.lengths, row.buffers, row.at), *row.parts]
@@ -130,7 +130,7 @@ class _Template:
         return found
 
 
-class _Places:
+class _BatchLayout:
     """The numbers of arrays and buffers, as Arrow counts them: outer ones first; and who writes them."""
 
     def __init__(self, layout: CdrLayout) -> None:
@@ -171,7 +171,7 @@ class _Places:
         build = builder(node, self._layout)
         columns: Columns = [None] * len(self._layout.items)
 
-        def write(column: Any, row: _Row) -> None:
+        def write(column: Any, row: _OpenBatch) -> None:
             own = columns.copy()
             own[node.item] = column
             array = build(own, 1)
@@ -206,23 +206,23 @@ def _lengths(array: Any) -> Iterator[int]:
 
 def _group_writer(group: NumberGroup, buffers: dict[int, int]) -> Write:
     """Return what writes the numbers of a group: all of them are one part, each is a buffer in it."""
-    text, spots, bools = "=", [], []
+    text, places, bools = "=", [], []
     for leaf, item in enumerate(group.leaves):
         size = struct.calcsize("=" + CODES[item.kind])
         text += f"{CODES[item.kind]}{_ALIGNMENT - size}x"
         if leaf in buffers:  # a message without fields has none
-            spots.append((2 * buffers[leaf], _ALIGNMENT * leaf, size))
+            places.append((2 * buffers[leaf], _ALIGNMENT * leaf, size))
         if item.kind == "bool":
             bools.append((leaf, item.path))
     packing = struct.Struct(text)
 
-    def write(column: Any, row: _Row) -> None:
+    def write(column: Any, row: _OpenBatch) -> None:
         (values,) = column
         for leaf, path in bools:
             if values[leaf] > 1:
                 raise Malformed(f"field {path!r} has a bool that is neither 0 nor 1")
         at, found = row.at, row.buffers
-        for index, offset, size in spots:
+        for index, offset, size in places:
             found[index] = at + offset
             found[index + 1] = size
         row.parts.append(packing.pack(*values))
@@ -232,7 +232,7 @@ def _group_writer(group: NumberGroup, buffers: dict[int, int]) -> Write:
 
 
 def _text_writer(first_buffer: int) -> Write:
-    def write(column: Any, row: _Row) -> None:
+    def write(column: Any, row: _OpenBatch) -> None:
         data = column[0].encode()
         row.add(first_buffer, _OFFSETS(0, len(data)), 8)
         row.add(first_buffer + 1, data, len(data))
@@ -243,7 +243,7 @@ def _text_writer(first_buffer: int) -> Write:
 def _numbers_writer(values: int, first_buffer: int) -> Write:
     """Return what writes a list: its offsets, and its values, which are an array of their own."""
 
-    def write(column: Any, row: _Row) -> None:
+    def write(column: Any, row: _OpenBatch) -> None:
         buffer, count = column[0]
         row.lengths[2 * values] = count
         row.add(first_buffer + 1, _OFFSETS(0, count), 8)

@@ -161,6 +161,10 @@ class ZenohSubscription:
     def take(self, timeout: float | None = 0) -> RosMessage | None:
         return self._queue.take(timeout)
 
+    @property
+    def pending(self) -> int:
+        return len(self._queue)
+
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         self._queue.set_on_arrival(callback)
 

@@ -1,0 +1,12 @@
+"""Note when each text is here, until one says that it is the last."""
+
+from arrivals import Arrivals
+
+from dora import Node
+
+arrivals = Arrivals()
+for event in Node():
+    if event["type"] == "INPUT":
+        text = event["value"][0].as_py()["data"]
+        if not arrivals.add(arrivals.now(), *text.split()):
+            break
