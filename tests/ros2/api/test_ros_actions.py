@@ -12,6 +12,7 @@ from dora import (
     CallTimedOut,
     Ros2ActionClient,
     Ros2ActionServer,
+    Ros2Durability,
     Ros2NodeOptions,
     Ros2QosPolicies,
     TransportError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 OPTIONS = Ros2NodeOptions()
 RELIABLE = Ros2QosPolicies(reliable=True, keep_last=10)
+LATCHED = Ros2QosPolicies(reliable=True, durability=Ros2Durability.TransientLocal)
 
 
 def pair(robot: Robot) -> tuple[Ros2ActionClient, Ros2ActionServer]:
@@ -82,16 +84,34 @@ def test_a_result_that_came_before_the_question_is_kept(serving_robot: Robot) ->
     assert found[1].to_pylist() == [{"sequence": [7]}]
 
 
-def test_the_states_of_goals_are_published_for_nodes_that_come_later(serving_robot: Robot) -> None:
-    from dora import Ros2Durability
+def test_a_server_that_is_about_to_end_waits_until_a_client_has_the_result(serving_robot: Robot) -> None:
+    client, server = pair(serving_robot)
+    goal_id = client.send_goal({}, TIMEOUT)
+    assert goal_id is not None
+    sending = threading.Thread(target=server.send_result, args=(goal_id, {"sequence": [7]}, None, TIMEOUT))
+    sending.start()
+    node = serving_robot.context().new_node("watcher", "/", OPTIONS)
+    topic = node.create_topic("/fibonacci/_action/status", "action_msgs/GoalStatusArray", LATCHED)
+    states = node.create_subscription(topic)
+    while (message := states.next(TIMEOUT)) is not None:
+        if [item["status"] for item in message[0].as_py()["status_list"]] == [4]:
+            break
+    assert message is not None, "the goal has succeeded"
+    assert sending.is_alive(), "nobody has asked for the result"
+    found = client.take_result(goal_id, TIMEOUT)
+    assert found is not None
+    sending.join(TIMEOUT)
+    assert not sending.is_alive()
+    server.close()
 
+
+def test_the_states_of_goals_are_published_for_nodes_that_come_later(serving_robot: Robot) -> None:
     client, server = pair(serving_robot)
     goal_id = client.send_goal({}, TIMEOUT)
     assert goal_id is not None
     server.take_goal(TIMEOUT)
     node = serving_robot.context().new_node("watcher", "/", OPTIONS)
-    qos = Ros2QosPolicies(reliable=True, durability=Ros2Durability.TransientLocal)
-    topic = node.create_topic("/fibonacci/_action/status", "action_msgs/GoalStatusArray", qos)
+    topic = node.create_topic("/fibonacci/_action/status", "action_msgs/GoalStatusArray", LATCHED)
     message = node.create_subscription(topic).next(TIMEOUT)
     assert message is not None
     assert [item["status"] for item in message[0].as_py()["status_list"]] == [2]

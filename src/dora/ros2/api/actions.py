@@ -238,6 +238,7 @@ class _ServedGoal:
     status: int = _ACCEPTED
     result: bytes = b""  # the answer, once it has ended
     waiting: list[RequestId] = field(default_factory=list)  # requests for its result
+    taken: threading.Event = field(default_factory=threading.Event)  # a client has got the result
 
 
 class Ros2ActionServer:
@@ -338,10 +339,10 @@ class Ros2ActionServer:
     ) -> None:
         """End a goal with its result; clients that ask later get it too.
 
-        ``status``: ``succeeded`` (the default), ``canceled``, or anything else for ``aborted``.
-        ``timeout_s`` is accepted for dora-rs: nothing waits here. Raises as `send_feedback` does.
+        ``status``: ``succeeded`` (the default), ``canceled``, or anything else for ``aborted``. With
+        ``timeout_s`` it waits until a client has got the result, at most so many seconds: for a program
+        that ends afterwards. Raises as `send_feedback` does.
         """
-        del timeout_s
         value = one_message(result, self.type.result.name)
         self.type.result.encode(value)
         number = SUCCEEDED if status is None else _STATUS_OF.get(status, ABORTED)
@@ -353,9 +354,12 @@ class Ros2ActionServer:
         for request in waiting:
             try:
                 self._results.send_response(request, data)
+                goal.taken.set()
             except TransportError as error:  # this client has gone; the others wait for theirs
                 self._dropped.add(str(error))
         self._publish_status()
+        if timeout_s:
+            goal.taken.wait(timeout_s)
 
     def _open_goal(self, goal_id: str) -> _ServedGoal:
         goal = self._goals.get(goal_id)
@@ -420,6 +424,7 @@ class Ros2ActionServer:
                 return None
             data = goal.result
         self._results.send_response(request, data)
+        goal.taken.set()
         return None
 
     def _cancel(self, _: RequestId, asked: Any) -> Record:
