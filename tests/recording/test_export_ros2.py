@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
 from recorded_files import T0, write_recording
 from ros_bags import LIBRARY, MESSAGES, Sent, time_of, write_bag
 from rosbags.rosbag2 import Reader, StoragePlugin
@@ -32,6 +34,29 @@ def read(path: Path) -> list[tuple[str, int, Any]]:
             assert connection.digest == store.hash_rihs01(connection.msgtype)
         for connection, time_ns, data in reader.messages():
             found.append((connection.topic, time_ns, store.deserialize_cdr(data, connection.msgtype)))
+    return found
+
+
+def read_as_foxglove_does(path: Path) -> list[tuple[str, int, Any]]:
+    """Return the topics, times and messages of a bag as `mcap-ros2-support` decodes them."""
+    (file,) = path.glob("*.mcap")
+    with file.open("rb") as stream:
+        reader = make_reader(stream, decoder_factories=[DecoderFactory()])
+        assert {schema.encoding for schema in reader.get_summary().schemas.values()} == {"ros2msg"}
+        return [
+            (channel.topic, message.publish_time, decoded)
+            for _, channel, message, decoded in reader.iter_decoded_messages()
+        ]
+
+
+def like(found: Any, expected: Any) -> Any:
+    """Return a message as dictionaries and lists with the fields of another one; constants have none."""
+    if isinstance(expected, dict):
+        return {name: like(getattr(found, name), one) for name, one in expected.items()}
+    if isinstance(expected, list):
+        values = found.tolist() if isinstance(found, np.ndarray) else list(found)
+        pairs = zip(values, expected, strict=True)
+        return [like(one, other) for one, other in pairs]
     return found
 
 
@@ -73,6 +98,45 @@ def test_messages_of_ros_and_images_are_written(tmp_path: Path, capsys: pytest.C
     assert image[2].data.tolist() == pixels.tolist()
     assert (file[2].format, bytes(file[2].data)) == ("jpeg", b"\xff\xd8 a file")
     assert stamped[2].header.stamp.nanosec == 9
+
+
+EVERY_KIND: dict[str, dict[str, Any]] = {
+    "std_msgs/msg/String": {"data": "grüße"},
+    "sensor_msgs/msg/Image": {
+        "width": 2,
+        "height": 1,
+        "encoding": "rgb8",
+        "step": 6,
+        "data": list(range(6)),
+    },
+    "sensor_msgs/msg/JointState": {"name": ["hip", "knee"], "position": [0.5, -1.5], "effort": [2.0]},
+    "sensor_msgs/msg/PointCloud2": {
+        "fields": [{"name": "x", "offset": 0, "datatype": 7, "count": 1}],
+        "width": 2,
+        "data": list(range(8)),
+        "is_dense": True,
+    },
+    "geometry_msgs/msg/PoseArray": {"poses": [{"position": {"x": 1.0}}, {"orientation": {"w": 0.5}}]},
+    "tf2_msgs/msg/TFMessage": {"transforms": [{"child_frame_id": "arm", "header": {"frame_id": "base"}}]},
+}
+
+
+def test_rosbags_and_the_reader_of_foxglove_read_the_same_from_messages_of_every_kind(
+    tmp_path: Path,
+) -> None:
+    sent = [
+        (f"ros/topic{number}", number / 10, row(name, value), {"ros2_type": name})
+        for number, (name, value) in enumerate(EVERY_KIND.items())
+    ]
+    recording = write_recording(tmp_path / "run.mcap", sent)
+    assert export(recording, tmp_path / "bag") == 0
+    with_rosbags, with_mcap = read(tmp_path / "bag"), read_as_foxglove_does(tmp_path / "bag")
+    assert len(with_rosbags) == len(with_mcap) == len(EVERY_KIND)
+    for one, other, (name, value) in zip(with_rosbags, with_mcap, EVERY_KIND.items(), strict=True):
+        expected = row(name, value).to_pylist()[0]
+        assert one[:2] == other[:2]
+        for found in (one[2], other[2]):
+            assert like(found, expected) == expected
 
 
 def test_a_bag_keeps_its_topics_and_its_bytes(tmp_path: Path) -> None:

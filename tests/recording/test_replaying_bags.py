@@ -10,6 +10,7 @@ import pytest
 import yaml
 from recording_flows import Folder
 from ros_bags import MESSAGES, as_read, write_bag
+from rosbags.rosbag2 import StoragePlugin
 
 from dora.cli.main import run_command_line
 from dora.recording.opening import open_recording
@@ -50,6 +51,19 @@ def lab(folder: Folder) -> Folder:
     write_bag(folder.directory / "drive")
     folder.program("listener.py", LISTENER)
     return folder
+
+
+@pytest.mark.processes
+def test_a_bag_in_sqlite_is_replayed_as_one_in_mcap(folder: Folder) -> None:
+    folder.program("listener.py", LISTENER)
+    folder.flow(yaml.safe_dump(flow(["camera/image_raw", "chatter", "arm/joint_states"])))
+    received = []
+    for storage in (StoragePlugin.MCAP, StoragePlugin.SQLITE3):
+        write_bag(folder.directory / storage.name, storage=storage)
+        folder.dora("replay", storage.name, "lab.yml", "--speed", "0")
+        received.append(found(folder))
+    assert received[0] == received[1]
+    assert [values for _, values, _ in received[0]] == [as_read(sent) for sent in MESSAGES]
 
 
 @pytest.mark.processes
