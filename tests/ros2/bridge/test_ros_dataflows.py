@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,14 @@ LISTENER = """
                 found = event["metadata"]
                 file.write(f"{event['value'].to_pylist()} {found['ros2_type']} {found['ros2_topic']}\\n")
 """
+COUNTER = """
+    from dora import Node
+
+    with open("count", "a", buffering=1) as file:
+        for event in Node():
+            if event["type"] == "INPUT":
+                file.write(f"{event['id']}\\n")
+"""
 
 
 def answer_to(publisher: Ros2Publisher, value: Any, subscription: Ros2Subscription) -> Any:
@@ -56,9 +66,12 @@ def answer_to(publisher: Ros2Publisher, value: Any, subscription: Ros2Subscripti
 
 def test_messages_go_from_one_dataflow_node_to_another_through_ros(flow: RosFlow) -> None:
     flow.node("talker", TALKER, inputs={"tick": "dora/timer/20ms"}, outputs=["text"])
-    flow.ros2("to_ros", {**STRING, "direction": "publish"}, inputs={"text": "talker/text"})
-    flow.ros2("from_ros", STRING, outputs=["text"])
-    flow.node("listener", LISTENER, inputs={"text": "from_ros/text"})
+    # On a busy machine more of them wait somewhere than a queue has room for by default.
+    qos, waiting = {"reliable": True, "keep_last": 1000}, {"queue_size": 1000}
+    sent, came = {"source": "talker/text", **waiting}, {"source": "from_ros/text", **waiting}
+    flow.ros2("to_ros", {**STRING, "direction": "publish", "qos": qos}, inputs={"text": sent})
+    flow.ros2("from_ros", {**STRING, "qos": qos}, outputs=["text"])
+    flow.node("listener", LISTENER, inputs={"text": came})
     flow.start()
     heard = flow.lines("heard", 5)
     numbers = [int(line.split("hello ")[1].split("'")[0]) for line in heard[:5]]
@@ -386,3 +399,41 @@ def test_a_dataflow_node_works_on_goals_of_ros_until_they_are_canceled(serving_f
     assert found is not None, flow.log()
     assert found[0] == "canceled"
     flow.stop()
+
+
+def test_a_recording_of_what_comes_from_ros_becomes_a_bag_with_the_same_messages(flow: RosFlow) -> None:
+    """The bridge sends its messages on without an array of each; a recording has them as any others."""
+    from rosbags.highlevel import AnyReader
+
+    block = {"qos": {"reliable": True, "keep_last": 100}}
+    topics = [
+        {**block, "topic": "/joints", "message_type": "sensor_msgs/JointState", "output": "joints"},
+        {**block, "topic": "/image", "message_type": "sensor_msgs/Image", "output": "image"},
+    ]
+    flow.ros2("from_ros", {"topics": topics}, outputs=["joints", "image"])
+    flow.node("listener", COUNTER, inputs={name: f"from_ros/{name}" for name in ("joints", "image")})
+    flow.start("record", "--output", "run.mcap")
+    node = flow.context().new_node("robot", "/", OPTIONS)
+    joints = node.create_publisher(node.create_topic("/joints", "sensor_msgs/JointState", RELIABLE))
+    image = node.create_publisher(node.create_topic("/image", "sensor_msgs/Image", RELIABLE))
+    state = {"name": ["hip", "knee"], "position": [0.5, -1.5]}
+    picture = {"width": 1100, "height": 1000, "encoding": "mono8", "step": 1100, "data": bytes(1_100_000)}
+
+    def both_came() -> bool:
+        joints.publish(state)
+        image.publish(picture)
+        path = flow.folder / "count"
+        return path.exists() and {"joints", "image"} <= set(path.read_text().split())
+
+    wait_until(both_came, flow.log)
+    flow.stop()
+    export = [sys.executable, "-m", "dora", "export", "run.mcap", "--ros2", "bag"]
+    subprocess.run(export, cwd=flow.folder, check=True, capture_output=True)
+    with AnyReader([flow.folder / "bag"]) as reader:
+        seen = {
+            connection.topic: reader.deserialize(data, connection.msgtype)
+            for connection, _, data in reader.messages()
+        }
+    assert seen["/joints"].name == ["hip", "knee"]
+    assert seen["/joints"].position.tolist() == [0.5, -1.5]
+    assert (seen["/image"].width, bytes(seen["/image"].data)) == (1100, bytes(1_100_000))
