@@ -21,7 +21,7 @@ help:
 	@echo "make coverage  run the fast tests and measure what they cover; make coverage-all: all tests"
 	@echo "make changelog VERSION=1.2.3  move the fragments of changelog.d/ into CHANGELOG.md"
 	@echo "make release REPOSITORY=https://...  build, check and try a release; UPLOAD=--upload publishes it"
-	@echo "make bench   measure, against dora-rs in a venv of its own"
+	@echo "make bench   measure, against dora-rs in a venv of its own, and rclpy where DORA_ROS2_VENV names one"
 	@echo "make compatibility  compare the behaviour with dora-rs, in a venv of its own (an hour)"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make ros2    test with a real ROS 2 from PyPI, in a venv of its own (300 MB)"
@@ -105,7 +105,7 @@ rerun: $(VENV)/.dev
 ROS_PACKAGES := 'ros-rclpy[fastrtps]' ros-kilted-std-msgs ros-kilted-sensor-msgs ros-kilted-std-srvs \
 	ros-kilted-geometry-msgs ros-kilted-rcl-interfaces ros-kilted-test-msgs
 ros2: $(VENV)/.dev $(ROS)/.ros2
-	DORA_ROS2_VENV=$(ROS) $(BIN)/python -m pytest tests/ros2 -m ros2 $(ARGS)
+	DORA_ROS2_VENV=$(ROS) $(BIN)/python -m pytest tests/ros2 tests/benchmarks -m ros2 $(ARGS)
 
 $(ROS)/.ros2: Makefile | $(VENV)/.dev
 	@echo "Installing ROS 2 Kilted into $(ROS)"

@@ -143,14 +143,15 @@ def run_programs(
     dataflow: str,
     programs: Sequence[tuple[str, str]],
     environment: Mapping[str, str],
+    files: Mapping[str, str] = NO_FILES,
     timeout_s: float = TIMEOUT_S,
 ) -> Run:
     """Run programs without dora: names of nodes, and scripts in the folder of ``dataflow``.
 
     The first one ends by itself; the others are asked to end then. Each finds its name in ``NODE``. They
-    are alone in a ROS domain. Raises RunFailed as `run_dataflow` does.
+    are alone in a ROS domain. ``files`` and RunFailed: see `run_dataflow`.
     """
-    with copied(NO_FILES) as (copy, results):
+    with copied(files) as (copy, results):
         printed = results.with_name("printed.txt")
         folder = (copy / dataflow).parent
         started_ns = time.monotonic_ns()

@@ -98,6 +98,32 @@ def test_a_slower_machine_does_not_change_the_result() -> None:
     assert latency.times_better == 6
 
 
+def test_rclpy_has_columns_of_its_own_where_it_has_run() -> None:
+    results = collect(
+        [LATENCY, RATE],
+        {"latency": [Figure(300, 400, 10, 0)]},
+        {"latency": [Figure(50, 60, 10, 0)], "rate": [Figure(1000)]},
+        {},
+        {"latency": [Figure(500, 900, 10, 1)]},
+    )
+    shown = table(results)
+    assert "lost: rclpy" in shown
+    assert cells(shown, 0)[1:] == [
+        "300 µs (300–300; p99 400)",
+        "500 µs (500–500; p99 900)",
+        "50.0 µs (50.0–50.0; p99 60.0)",
+        "6×",
+        "6× ✓",
+        "10.0×",
+        "0 of 10",
+        "1 of 10",
+        "0 of 10",
+    ]
+    assert cells(shown, 1)[2] == cells(shown, 1)[6] == "–"
+    assert json.loads(as_json(results, {}, {}))["results"][0]["times_better_than_rclpy"] == 10
+    assert "rclpy" not in table(collect([LATENCY], {}, {"latency": [Figure(50)]}, {}))
+
+
 def test_compared_measures_run_in_turn() -> None:
     names = [[m.name for s in group for m in s.measures] for group in groups(SCENARIOS)]
     assert ["one-operator", "six-operators"] in names
