@@ -15,6 +15,7 @@ def conditions(
     """Return what a reader must know to judge the figures, or to get them again. ``rclpy``: its version."""
     system = platform.freedesktop_os_release().get("PRETTY_NAME", "") if sys.platform == "linux" else ""
     switches = {name: value for name, value in sorted(os.environ.items()) if name.startswith("DORA_")}
+    switches.pop("DORA_ROS2_VENV", None)  # a place on this machine; its version is told
     found = {
         "command": command,
         "date": started.strftime("%Y-%m-%d %H:%M UTC"),
