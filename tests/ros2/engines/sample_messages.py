@@ -35,7 +35,7 @@ _SEQUENCES = {
 }
 
 SAMPLES = {
-    "text": Sample("std_msgs/msg/String", {"data": "grüße an alle"}),
+    "text": Sample("std_msgs/msg/String", {"data": "grüße"}),
     "empty": Sample("std_msgs/msg/Empty", {}),
     "image": Sample(
         "sensor_msgs/msg/Image",
