@@ -100,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     head = [
         f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python", "packages")
     ]
-    head += [f"- compared with: {ros.version}, reliable", f"- load: {os.getloadavg()[0]:.1f} at the end"]
+    load = f"{os.getloadavg()[0]:.1f} processes ready to run, at the end"
+    head += [f"- compared with: {ros.version}, reliable", f"- load: {load}"]
     rows, missed = _rows(sides, seconds)
     header = [
         "measure",

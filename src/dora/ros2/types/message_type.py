@@ -99,9 +99,9 @@ class MessageType:
         return self._decoder.decode(buffer)
 
     def transcode(self, buffer: Any) -> EncodedArray:
-        """Return a received message as `dora.node.send.output` sends the array that `decode` returns.
+        """Return a received message encoded, as a node sends the array that `decode` returns.
 
-        It takes a fraction of the time of both. Raises `MalformedMessage`, and nothing else.
+        It takes a fraction of the time of both steps. Raises `MalformedMessage`, and nothing else.
         """
         return self._decoder.transcode(buffer)
 
