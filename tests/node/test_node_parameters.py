@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_daemon import StartFlow
 from flows import node, operator, runtime
-from waiting import TIMEOUT
+from waiting import TIMEOUT, wait_until
 
 from dora import ParamDeleted, ParamUpdate
 from dora.wire import node_protocol
@@ -36,6 +36,36 @@ def test_a_program_reads_its_parameters_and_hears_of_changes(start_flow: StartFl
     assert parameters == {"mode": ["fast", 1]}
     with pytest.raises(TypeError):
         parameters["mode"] = 1  # type: ignore[index]
+
+
+def test_a_program_sets_its_parameters_at_the_daemon(start_flow: StartFlow) -> None:
+    daemon = start_flow(node("a", inputs={"t": "dora/timer/millis/60000"}))
+    a = daemon.node("a")
+    a.set_parameters({"gain": 0.5, "names": ("left", "right")})
+    wait_until(lambda: daemon.heard("a", node_protocol.SetOwnParameters), "the values")
+    assert daemon.heard("a", node_protocol.SetOwnParameters) == [
+        node_protocol.SetOwnParameters({"gain": 0.5, "names": ["left", "right"]})
+    ]
+    assert a.parameters == {}  # until the daemon has sent them
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"": 1}, "the key of a parameter is empty"),
+        ({"gain": float("inf")}, "the value of parameter `gain` has inf, which JSON does not know"),
+        ({"good": 1, "key": b"raw"}, "the value of parameter `key` has a value of type bytes, which JSON"),
+        ({"items": {1, 2}}, "the value of parameter `items` has a value of type set, which JSON"),
+    ],
+)
+def test_values_that_no_parameter_can_have_are_refused_all_together(
+    start_flow: StartFlow, values: dict[str, object], reason: str
+) -> None:
+    daemon = start_flow(node("a", inputs={"t": "dora/timer/millis/60000"}))
+    a = daemon.node("a")
+    with pytest.raises(ValueError, match=reason):
+        a.set_parameters(values)
+    assert daemon.heard("a", node_protocol.SetOwnParameters) == []
 
 
 def test_changes_that_come_with_the_start_are_not_lost(start_flow: StartFlow) -> None:

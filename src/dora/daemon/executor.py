@@ -19,6 +19,7 @@ from dora.wire.node_protocol import (
     OutputsClosed,
     Ready,
     SafeStateChanged,
+    SetOwnParameters,
     Started,
     StopDataflow,
     ToDaemon,
@@ -175,6 +176,8 @@ def event_of_message(node_id: str, message: ToDaemon) -> on.Event | None:
             return on.SafeStateReported(
                 node_id, message.input, message.reason, message.entered, message.seconds
             )
+        case SetOwnParameters(values=values):
+            return on.ParametersSetByNode(node_id, values)
         case StopDataflow():
             return on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL")
         case _:

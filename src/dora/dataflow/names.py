@@ -88,14 +88,24 @@ def value_fault(value: Any) -> str:
     return f"has {size} bytes as JSON, more than {MAX_VALUE}" if size > MAX_VALUE else ""
 
 
+def parameter_fault(key: str, value: Any) -> str:
+    """Return why a parameter cannot have this name or this value, as a sentence; "" if it can."""
+    if fault := key_fault(key):
+        return f"the key of a parameter {fault}"
+    fault = value_fault(value)
+    return f"the value of parameter `{key}` {fault}" if fault else ""
+
+
 def _not_json(value: Any, depth: int = 0) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"has {value}, which JSON does not know"
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
         return f"has the integer {value}, which does not fit into 64 bits"
-    if isinstance(value, (dict, list)):
+    if isinstance(value, (dict, list, tuple)):
         if depth == MAX_DEPTH:
             return f"is nested more than {MAX_DEPTH} levels deep"
         items = value.values() if isinstance(value, dict) else value
         return next((fault for item in items if (fault := _not_json(item, depth + 1))), "")
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        return f"has a value of type {type(value).__name__}, which JSON does not know"
     return ""

@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Protocol
@@ -51,6 +52,7 @@ class SocketChannel:
     def __init__(self, path: str) -> None:
         """Connect; raises `ConnectError`, `UnsafeFile` if the socket is not this user's."""
         self._frames = FrameBuffer()
+        self._sending = threading.Lock()  # frames of several threads do not mix
         self.lost = False
         try:
             self._socket = connect_own(path)
@@ -63,7 +65,8 @@ class SocketChannel:
     def send(self, message: ToDaemon) -> None:
         """Send a frame; raises `DaemonLost`."""
         try:
-            self._socket.sendall(encode_frame(message))
+            with self._sending:
+                self._socket.sendall(encode_frame(message))
         except OSError as error:
             self.lost = True
             raise DaemonLost("the daemon is gone") from error

@@ -27,6 +27,7 @@ from dora.wire.arrow_formats import plain_format
 from dora.wire.correlation import uuid7
 from dora.wire.counters import LINK_COUNTERS, NODE_COUNTERS
 from dora.wire.node_config import InputConfig, decode_descriptor
+from dora.wire.node_protocol import SetOwnParameters
 
 if TYPE_CHECKING:
     from dora.node.external import ExternalSource
@@ -423,6 +424,20 @@ class Node:
         `ParamDeleted` report changes. It cannot be written to.
         """
         return MappingProxyType(self._session.inbox.parameters)
+
+    def set_parameters(self, values: Mapping[str, Any]) -> None:
+        """Set parameters of this node, as `dora param set` does. The dataflow keeps them over restarts.
+
+        Returns at once. ``parameters`` has the values when their `ParamUpdate` events come; all are set
+        together. ``values``: JSON values by name. Raises ``ValueError`` for a name or a value that no
+        parameter can have, and then sets none; `DaemonLost` if the daemon is gone.
+        """
+        from dora.dataflow.names import parameter_fault  # its patterns are for few programs
+
+        for key, value in values.items():
+            if fault := parameter_fault(key, value):
+                raise ValueError(fault)
+        self._session.channel.send(SetOwnParameters(dict(values)))
 
     def is_restart(self) -> bool:
         """Return whether an earlier process of this node ended and was restarted."""

@@ -22,7 +22,7 @@ from dora.wire.node_config import (
 
 # The version of all messages between nodes, daemons and coordinators. Raise it with every change that an
 # older process would misread; a process with another number is refused.
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 
 # --------------------------------------------------------------------------- node → daemon
@@ -100,6 +100,12 @@ class SafeStateChanged(msgspec.Struct, tag=True):
     seconds: float = 0.0  # how long it was, at the end
 
 
+class SetOwnParameters(msgspec.Struct, tag=True):
+    """The node sets parameters of its own, all together; answered by a `ParamUpdateFrame` for each."""
+
+    values: dict[str, Any]
+
+
 ToDaemon = (
     Register
     | Ready
@@ -111,6 +117,7 @@ ToDaemon = (
     | InputAttached
     | InputDetached
     | SafeStateChanged
+    | SetOwnParameters
 )
 
 # --------------------------------------------------------------------------- daemon → node

@@ -64,6 +64,23 @@ def test_a_parameter_set_to_the_same_value_is_sent_again() -> None:
     assert sent(run(request(SetParameter("a", "gain", 0.5))), "a") == [ParamUpdateFrame("gain", 0.5)]
 
 
+def test_a_node_sets_parameters_of_its_own_together() -> None:
+    run = supervised()
+    run.start()
+    commands = run(on.ParametersSetByNode("a", {"gain": 2.5, "limits": {"low": 1}}))
+    assert sent(commands, "a") == [ParamUpdateFrame("gain", 2.5), ParamUpdateFrame("limits", {"low": 1})]
+    assert values(run) == {"gain": 2.5, "limits": {"low": 1}}
+    recorded = [command for command in commands if isinstance(command, do.RecordParameters)]
+    assert recorded == [do.RecordParameters("a", {"gain": 2.5, "limits": {"low": 1}})]
+
+
+def test_of_the_parameters_that_a_node_sets_an_impossible_one_is_left_out() -> None:
+    run = supervised()
+    run.start()
+    run(on.ParametersSetByNode("a", {"": 1, "gain": float("nan"), "mode": "x" * 70_000, "good": 1}))
+    assert values(run) == {"gain": 0.5, "good": 1}
+
+
 def test_a_process_gets_all_values_when_it_is_admitted() -> None:
     run = supervised()
     run(on.Begin())

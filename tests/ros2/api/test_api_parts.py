@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import uuid
 from itertools import count
 from types import SimpleNamespace
@@ -74,8 +75,7 @@ def _warnings() -> list[str]:
 def test_a_client_that_has_gone_costs_no_other_one_its_answer(warnings: list[str]) -> None:
     node: Any = EngineNode()
     dropped = DroppedMessages("the action of /fibonacci", warnings.append)
-    graph: Any = None  # a server does not ask it
-    actions = Ros2ActionServer(node, "/fibonacci", FIBONACCI, SERVICES, LIBRARY, dropped, graph)
+    actions = Ros2ActionServer(node, "/fibonacci", FIBONACCI, SERVICES, LIBRARY, dropped, time.time_ns)
     goals, results = node.servers["send_goal"], node.servers["get_result"]
     for client in (b"gone", b"here"):
         goals.ask(client, FIBONACCI.send_goal.request.encode({"goal_id": {"uuid": uuid.uuid4().bytes}}))
@@ -120,7 +120,7 @@ def test_bytes_that_are_no_part_of_the_graph_are_told_at_the_end(caplog: pytest.
 def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> None:
     node: Any = EngineNode()
     parameters = RosParameters({"speed": 1.0})
-    parameters.serve(node, LIBRARY, DroppedMessages("node /robot", warnings.append))
+    parameters.serve(node, LIBRARY, time.time_ns, DroppedMessages("node /robot", warnings.append))
     server = node.servers["get_parameters"]
     asked = LIBRARY.service("rcl_interfaces/GetParameters").request.encode({"names": ["speed"]})
     server.ask(b"gone", asked)

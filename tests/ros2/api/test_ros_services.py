@@ -136,7 +136,7 @@ def test_changes_of_parameters_are_published(serving_robot: Robot) -> None:
     topic = asking.create_topic("/parameter_events", "rcl_interfaces/ParameterEvent", RELIABLE)
     events = asking.create_subscription(topic)
     node = serving_robot.context().new_node("arm", "/robot", OPTIONS, parameters={"gain": 1})
-    server = node._parameters._server
+    server = node.parameters._server
     assert server is not None
     wait_for_subscription(server._events)
     node.set_parameter("gain", 2)
@@ -169,7 +169,7 @@ def test_a_declared_parameter_keeps_its_type() -> None:
         ([1, "two"], "the items of a list have the same type"),
         ([1, True], "the items of a list have the same type"),
         ([], "an empty list has no type"),
-        (None, "is a NoneType; ROS has"),
+        ({}, "is a dict; ROS has"),
         (1 << 64, "does not fit into 64 bits"),
     ],
 )
@@ -178,18 +178,38 @@ def test_values_that_ros_does_not_have_are_refused(value: Any, reason: str) -> N
         RosParameters({"a": value})
 
 
-def test_use_sim_time_is_there_and_cannot_be_declared() -> None:
+def test_use_sim_time_is_there_and_a_bool() -> None:
     assert RosParameters({}).get("use_sim_time") is False
-    with pytest.raises(ParameterError, match="it cannot be declared"):
-        RosParameters({"use_sim_time": True})
-
-
-def test_use_sim_time_stays_false() -> None:
+    assert RosParameters({"use_sim_time": True}).get("use_sim_time") is True
+    with pytest.raises(ParameterError, match="`use_sim_time`, which every ROS node has, is a bool"):
+        RosParameters({"use_sim_time": 1})
     parameters = RosParameters({})
-    with pytest.raises(ParameterError, match="parameter `use_sim_time` stays false"):
-        parameters.set("use_sim_time", True)
-    parameters.set("use_sim_time", False)
-    assert parameters.get("use_sim_time") is False
+    with pytest.raises(ParameterError, match="cannot become an int"):
+        parameters.set("use_sim_time", 1)
+
+
+def test_a_parameter_without_a_type_may_become_anything() -> None:
+    parameters = RosParameters({"mode": None, "gain": 1})
+    assert (parameters.type("mode"), parameters.may_become_anything("mode")) == (0, True)
+    for value, number in ((7, 2), ("fast", 4), ([1.5], 8), (None, 0)):
+        parameters.set("mode", value)
+        assert (parameters.get("mode"), parameters.type("mode")) == (value, number)
+    with pytest.raises(ParameterError, match="parameter `gain` is an int, and cannot be removed"):
+        parameters.set("gain", None)
+
+
+def test_values_decided_elsewhere_may_have_other_names_and_types() -> None:
+    parameters = RosParameters({"speed": 1.5, "track": [0.5], "name": "robot"})
+    parameters.take_over({"speed": 2, "track": [1, 2.5], "new": True}, gone=["name"])
+    assert {name: parameters.get(name) for name in parameters.names()} == {
+        "speed": 2.0,
+        "track": [1.0, 2.5],
+        "new": True,
+        "use_sim_time": False,
+    }
+    assert (type(parameters.get("speed")), parameters.type("new")) == (float, 1)
+    parameters.take_over({"speed": "slow", "track": []})
+    assert (parameters.type("speed"), parameters.type("track")) == (4, 8)
 
 
 def test_names_are_listed_below_prefixes_to_a_depth() -> None:

@@ -21,6 +21,7 @@ from dora import (
     Ros2Transport,
 )
 from dora.ros2 import TypeNotFound, ValueMismatch
+from dora.ros2.api.reports import RosoutHandler
 from dora.ros2.qos import INFINITE_NS, Durability, Liveliness, Qos, Reliability
 
 if TYPE_CHECKING:
@@ -128,18 +129,28 @@ def test_two_qualities_that_do_not_match_are_told_with_both_names(
     ]
 
 
-def test_warnings_go_to_rosout_if_a_node_asks_for_it(robot: Robot) -> None:
+def test_what_a_node_logs_goes_to_rosout_if_a_node_asks_for_it(robot: Robot) -> None:
     log = subscription_on(robot.context(), "/rosout", "rcl_interfaces/Log")
     context = robot.context()
-    node = context.new_node("talker", "/", Ros2NodeOptions(rosout=True))
-    rosout = node._log._rosout
-    assert rosout is not None
-    wait_for_subscription(rosout[0])
-    node._log.warn("something is wrong")
-    message = log.next(TIMEOUT)
-    assert message is not None
-    found = message[0].as_py()
-    assert (found["name"], found["level"], found["msg"]) == ("talker", 30, "something is wrong")
+    node = context.new_node("talker", "/robot", Ros2NodeOptions(rosout=True))
+    (rosout,) = node.logger.handlers
+    assert isinstance(rosout, RosoutHandler)
+    wait_for_subscription(rosout._publisher)
+    node.logger.debug("nobody wants this")
+    node.logger.info("it has %d wheels", 4)
+    node.logger.error("something is wrong")
+    found = []
+    for _ in range(2):
+        message = log.next(TIMEOUT)
+        assert message is not None
+        found.append(message[0].as_py())
+    assert [(item["name"], item["level"], item["msg"]) for item in found] == [
+        ("robot.talker", 20, "it has 4 wheels"),
+        ("robot.talker", 40, "something is wrong"),
+    ]
+    assert found[0]["file"] == __file__
+    assert found[1]["line"] == found[0]["line"] + 1
+    assert found[0]["stamp"]["sec"] > 1_700_000_000
 
 
 def test_a_type_that_is_not_there_is_told_with_places_and_near_ones(robot: Robot) -> None:

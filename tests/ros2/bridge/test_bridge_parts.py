@@ -50,15 +50,25 @@ class DoraSide:
     def log_warn(self, text: str) -> None:
         self.warnings.append(text)
 
+    @property
+    def ros(self) -> Any:
+        """The node in ROS, which logs into the same list."""
+        return SimpleNamespace(logger=SimpleNamespace(warning=self.warnings.append), is_simulated=False)
+
 
 class Event(dict[str, Any]):
     """An input."""
 
     sequence = 1
 
+    @property
+    def send_time(self) -> datetime:
+        return self["send_time"]  # type: ignore[no-any-return]
+
 
 def event(port: str, value: Any, **metadata: Any) -> Any:
-    return Event(id=port, value=value, metadata={"timestamp": datetime.now(UTC), **metadata})
+    now = datetime.now(UTC)
+    return Event(id=port, value=value, send_time=now, metadata={"timestamp": now, **metadata})
 
 
 def topic(direction: Any, *, form: Any = "message") -> Any:
@@ -71,7 +81,7 @@ def test_a_text_for_an_image_topic_is_left_out() -> None:
     node, published = DoraSide(), list[Any]()
     side: Any = node
     publisher: Any = SimpleNamespace(publish=published.append)
-    images = PublishedTopic(side, topic("publish"), publisher, IMAGE.name)
+    images = PublishedTopic(side.ros, topic("publish"), publisher, IMAGE.name)
     images.handle(event("image", pa.array(["hello"]), width=1, height=1))
     assert published == []
     assert "expected the bytes of an image, got an array of string" in node.warnings[0]
@@ -88,7 +98,9 @@ def test_an_image_of_ros_says_its_type_and_topic() -> None:
         pending=1,
         next=lambda timeout: IMAGE.decode(IMAGE.encode(value)),  # noqa: ARG005
     )
-    deliver = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name).next(0)
+    deliver = SubscribedTopic(
+        side, side.ros, topic("subscribe", form="image"), subscription, IMAGE.name
+    ).next(0)
     assert deliver is not None
     deliver()
     size = {"width": 1, "height": 1, "encoding": "rgb8"}
@@ -110,7 +122,7 @@ def test_an_image_of_ros_with_half_a_value_is_left_out() -> None:
             )
         ),
     )
-    images = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name)
+    images = SubscribedTopic(side, side.ros, topic("subscribe", form="image"), subscription, IMAGE.name)
     deliver = images.next(0)
     assert deliver is not None
     deliver()
@@ -252,9 +264,7 @@ def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
     callers: Any = Callers()
     server = Ros2ServiceServer(callers, SET_BOOL, DroppedMessages("a server", side.log_warn))
     ports = {"request": "request", "response": "response"}
-    served = ServedService(
-        side, Ros2BlockCalls("/lamp", SET_BOOL.name, "server", ports), server, SET_BOOL.name
-    )
+    served = ServedService(side, side.ros, Ros2BlockCalls("/lamp", SET_BOOL.name, "server", ports), server)
 
     def deliver() -> None:
         delivery = served.next(0)
@@ -283,7 +293,7 @@ def test_losses_are_told_without_a_message_and_only_once() -> None:
     node = DoraSide()
     side: Any = node
     subscription: Any = SimpleNamespace(topic="/image", counters=MessageCounters())
-    images = SubscribedTopic(side, topic("subscribe", form="image"), subscription, IMAGE.name)
+    images = SubscribedTopic(side, side.ros, topic("subscribe", form="image"), subscription, IMAGE.name)
     images.on_due()
     assert node.warnings == []
     subscription.counters = MessageCounters(dropped=3, lost=2, malformed=1)
@@ -316,7 +326,8 @@ def test_a_call_is_answered_once_when_its_response_comes_at_the_last_moment(cloc
     side: Any = node
     client: Any = lamp
     ports = {"request": "request", "response": "response"}
-    called = CalledService(side, Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports), client, SET_BOOL)
+    calls = Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports)
+    called = CalledService(side, side.ros, calls, client, SET_BOOL)
     for request_id in ("in time", "late"):
         called.handle(event("request", pa.array([{"data": True}]), request_id=request_id))
     lamp.asked[0].set_result(SET_BOOL.response.encode({"success": True}))
@@ -350,7 +361,8 @@ def test_a_call_fails_when_its_client_is_closed_while_it_waits_for_a_server() ->
     side: Any = node
     client: Any = ClosedClient()
     ports = {"request": "request", "response": "response"}
-    called = CalledService(side, Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports), client, SET_BOOL)
+    calls = Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports)
+    called = CalledService(side, side.ros, calls, client, SET_BOOL)
     called.handle(event("request", pa.array([{"data": True}]), request_id="mine"))
     delivery = called.next(TIMEOUT)
     assert delivery is not None
@@ -400,7 +412,8 @@ class FarServer:
 
 def fibonacci(side: Any, server: Any) -> CalledAction:
     ports = {"goal": "goal", "cancel": "cancel", "feedback": "feedback", "result": "result"}
-    return CalledAction(side, Ros2BlockCalls("/fibonacci", FIBONACCI.name, "client", ports), server)
+    calls = Ros2BlockCalls("/fibonacci", FIBONACCI.name, "client", ports)
+    return CalledAction(side, side.ros, calls, server)
 
 
 def deliver_next(called: CalledAction) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from dora.daemon.supervisor.status import PeerStatus
@@ -122,6 +124,13 @@ class SafeStateReported(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
+class ParametersSetByNode(msgspec.Struct, frozen=True):
+    """The node has set parameters of its own."""
+
+    node_id: str
+    values: dict[str, Any]
+
+
 class Disconnected(msgspec.Struct, frozen=True):
     """The connection of an admitted node ended."""
 
@@ -225,6 +234,7 @@ NodeEvent = (
     | NodeClosed
     | OperatorFailed
     | SafeStateReported
+    | ParametersSetByNode
     | Disconnected
     | Progress
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from dora.daemon.supervisor.events import ParameterRequest
 from dora.daemon.supervisor.state import NodeState, RunState
-from dora.dataflow.names import key_fault, value_fault
+from dora.dataflow.names import parameter_fault
 from dora.dataflow.problems import did_you_mean
 from dora.wire.daemon_protocol import (
     Answer,
@@ -33,10 +33,8 @@ def answer_request(run: RunState, request: ParameterRequest) -> Answer:
         return node
     match request:
         case SetParameter(key=key, value=value):
-            if fault := key_fault(key):
-                return Rejected(f"the key of a parameter {fault}")
-            if fault := value_fault(value):
-                return Rejected(f"the value of parameter `{key}` {fault}")
+            if fault := parameter_fault(key, value):
+                return Rejected(fault)
             run.set_parameters(node, {**node.parameters, key: value})
             change: ParamUpdateFrame | ParamDeletedFrame = ParamUpdateFrame(key, value)
         case DeleteParameter(key=key):
@@ -50,6 +48,19 @@ def answer_request(run: RunState, request: ParameterRequest) -> Answer:
         run.send(node, change)
         node.parameters_sent = dict(node.parameters)
     return OperationResult(node.id, node.present)
+
+
+def set_by_node(run: RunState, node: NodeState, values: dict[str, Any]) -> None:
+    """Set what a process asks for, of which it has checked each value.
+
+    Also the process gets the changes, so that all see them in one order.
+    """
+    good = {key: value for key, value in values.items() if not parameter_fault(key, value)}
+    run.set_parameters(node, {**node.parameters, **good})
+    if node.present:
+        for key, value in good.items():
+            run.send(node, ParamUpdateFrame(key, value))
+        node.parameters_sent = dict(node.parameters)
 
 
 def send_changes(run: RunState, node: NodeState) -> None:

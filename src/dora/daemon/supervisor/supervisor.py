@@ -224,6 +224,8 @@ def _handle_node_event(run: RunState, node: NodeState, event: on.NodeEvent) -> N
             node.failed_operator = operator
         case on.SafeStateReported():
             safe_states.changed(run, node, event)
+        case on.ParametersSetByNode(values=values):
+            parameters.set_by_node(run, node, values)
         case on.Disconnected():
             processes.disconnected(run, node)
         case on.Progress():

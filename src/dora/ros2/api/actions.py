@@ -5,7 +5,6 @@ https://design.ros2.org/articles/actions.html describes them; their names and qu
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 import uuid
@@ -13,10 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import CallFailed, TransportError
+from dora.ros2.api.answers import AnswerThread
+from dora.ros2.api.clock import stamp_of
 from dora.ros2.api.topics import one_message
 from dora.ros2.graph import Kind, RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dora.ros2.api.reports import DroppedMessages
-    from dora.ros2.engine import RequestId, RosNode, ServiceServer
+    from dora.ros2.engine import RequestId, RosNode
     from dora.ros2.types.library import InterfaceLibrary
     from dora.ros2.types.message_type import ActionType, ServiceType
 
@@ -55,11 +55,6 @@ def _goal_field(goal_id: str) -> Record:
 
 def _goal_id_of(record: Any) -> str:
     return str(uuid.UUID(bytes=bytes(record["uuid"])))
-
-
-def _stamp() -> Record:
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    return {"sec": seconds, "nanosec": nanoseconds}
 
 
 class Ros2ActionClient:
@@ -244,8 +239,7 @@ class _ServedGoal:
 class Ros2ActionServer:
     """Works on the goals of an action. Made by `Ros2Node.create_action_server`.
 
-    Each goal is accepted when it comes. One thread answers requests, so that clients wait for no method of
-    the program.
+    Each goal is accepted when it comes, also while no method is called.
     """
 
     def __init__(
@@ -256,34 +250,25 @@ class Ros2ActionServer:
         qos: Qos,
         library: InterfaceLibrary,
         dropped: DroppedMessages,
-        graph: RosGraph,  # noqa: ARG002 - for the client, which waits for this server
+        now: Callable[[], int],
     ) -> None:
+        """``now``: the time of the node, in nanoseconds."""
         self.type = type
+        self._now = now
         self._dropped = dropped
         self._lock = threading.RLock()
         self._goals: OrderedDict[str, _ServedGoal] = OrderedDict()
         self._new: MessageQueue[tuple[str, Any]] = MessageQueue(None, MessageCounters())
         self._canceled: MessageQueue[str] = MessageQueue(None, MessageCounters())
-        self._rung: queue.SimpleQueue[ServiceServer | None] = queue.SimpleQueue()
-        self._closed = False
         self._status_type = library.message("action_msgs/GoalStatusArray")
         cancel = library.service("action_msgs/CancelGoal")
         self._feedback = node.create_publisher(f"{name}/_action/feedback", type.feedback_message)
         self._status = node.create_publisher(f"{name}/_action/status", self._status_type, ACTION_STATUS)
-        self._answers: dict[
-            int, tuple[ServiceServer, ServiceType, Callable[[RequestId, Any], Record | None]]
-        ] = {}
-        for part, service, answer in (
-            ("send_goal", type.send_goal, self._accept),
-            ("cancel_goal", cancel, self._cancel),
-            ("get_result", type.get_result, self._get_result),
-        ):
-            server = node.create_server(f"{name}/_action/{part}", service, qos)
-            self._answers[id(server)] = server, service, answer
-            if part == "get_result":
-                self._results = server
-            server.set_on_request(partial(self._rung.put, server))
-        threading.Thread(target=self._run, name="dora-ros2-action", daemon=True).start()
+        self._answers = AnswerThread(node, qos, dropped)
+        self._answers.serve(f"{name}/_action/send_goal", type.send_goal, self._accept)
+        self._answers.serve(f"{name}/_action/cancel_goal", cancel, self._cancel)
+        self._results = self._answers.serve(f"{name}/_action/get_result", type.get_result, self._get_result)
+        self._answers.start("dora-ros2-action")
 
     # ------------------------------------------------------------------ what a program does
 
@@ -369,10 +354,7 @@ class Ros2ActionServer:
 
     def close(self) -> None:
         """Leave the action, and wake what waits."""
-        self._closed = True
-        self._rung.put(None)
-        for server, _, _ in self._answers.values():
-            server.close()
+        self._answers.close()
         self._feedback.close()
         self._status.close()
         self._new.close()
@@ -380,24 +362,9 @@ class Ros2ActionServer:
 
     # ------------------------------------------------------------------ what clients ask, in the thread
 
-    def _run(self) -> None:
-        while (rung := self._rung.get()) is not None:
-            server, type, answer = self._answers[id(rung)]
-            while not self._closed and (request := server.take_request(0)) is not None:
-                try:
-                    asked: Any = type.request.decode(request.data)
-                    response = answer(request.id, asked)
-                    if response is not None:
-                        server.send_response(request.id, type.response.encode(response))
-                except MalformedMessage as error:
-                    server.counters.malformed += 1
-                    self._dropped.add(str(error))
-                except TransportError as error:  # this client has gone; others come
-                    self._dropped.add(str(error))
-
     def _accept(self, _: RequestId, asked: Any) -> Record:
         goal_id = _goal_id_of(asked.field("goal_id")[0].as_py())
-        stamp = _stamp()
+        stamp = stamp_of(self._now())
         with self._lock:
             if goal_id in self._goals:
                 return {"accepted": False, "stamp": stamp}

@@ -6,27 +6,26 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakSet
 
 from dora.errors import CallTimedOut, ConnectError
 from dora.ros2.api.actions import Ros2ActionClient, Ros2ActionServer
-from dora.ros2.api.parameters import ParameterValue, RosParameters
+from dora.ros2.api.clock import CLOCK, CLOCK_TOPIC, CLOCK_TYPE, NodeClock
+from dora.ros2.api.parameters import SIM_TIME, ParameterValue, RosParameters
 from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transport, domain_of
-from dora.ros2.api.reports import LOGGER, DroppedMessages, MismatchWatch, NodeLog
+from dora.ros2.api.reports import LOGGER, DroppedMessages, MismatchWatch, RosoutHandler, node_logger
 from dora.ros2.api.services import SERVER_TIMEOUT, Ros2ServiceClient, Ros2ServiceServer
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription, Ros2Topic
 from dora.ros2.names import check_namespace, check_node_name, full_node_name
 from dora.ros2.qos import Durability, Qos
 
 if TYPE_CHECKING:
-    from dora.ros2.engine import RosContext, RosNode, ServiceClient
+    from dora.ros2.engine import RosContext, RosNode, RosSubscription, ServiceClient
     from dora.ros2.types.library import InterfaceLibrary
-    from dora.ros2.types.message_type import ServiceType
+    from dora.ros2.types.message_type import MessageType, ServiceType
 
 __all__ = ["Ros2Context", "Ros2Node"]
-
-_Action = TypeVar("_Action", Ros2ActionClient, Ros2ActionServer)
 
 ROSOUT: Final = Qos(durability=Durability.TRANSIENT_LOCAL, depth=1000, lifespan=10_000_000_000)
 
@@ -76,9 +75,11 @@ class Ros2Context:
         name: str,
         namespace: str,
         options: Ros2NodeOptions,
-        parameters: Mapping[str, ParameterValue] | None = None,
+        parameters: Mapping[str, ParameterValue] | RosParameters | None = None,
     ) -> Ros2Node:
         """Make a node of the ROS graph. ``parameters``: names and values that it declares.
+
+        ``{"use_sim_time": True}`` gives it the time of ``/clock``, see `Ros2Node.time_ns`.
 
         Raises ``ValueError`` for a name that breaks the rules of ROS, ``ParameterError`` for a parameter
         that ROS does not have, and `ConnectError` if the engine does not get to the others.
@@ -140,7 +141,11 @@ class Ros2Context:
 
 
 class Ros2Node:
-    """A node of the ROS graph. Made by `Ros2Context.new_node`."""
+    """A node of the ROS graph. Made by `Ros2Context.new_node`.
+
+    ``logger`` is a `logging.Logger`. Its messages also go to the logger ``dora.ros2``, and to ``/rosout``
+    if that is wanted.
+    """
 
     def __init__(
         self,
@@ -148,31 +153,50 @@ class Ros2Node:
         name: str,
         namespace: str,
         options: Ros2NodeOptions,
-        parameters: Mapping[str, ParameterValue] | None,
+        parameters: Mapping[str, ParameterValue] | RosParameters | None,
     ) -> None:
         self.name, self.namespace = check_node_name(name), check_namespace(namespace)
         self.full_name = full_node_name(self.name, self.namespace)
+        self.logger = node_logger(self.full_name)
         self._context = context
         self._nodes: dict[str, tuple[RosNode, MismatchWatch]] = {}  # engine → the node there
         self._lock = threading.RLock()
-        self._log = NodeLog(name)
-        self._parameters = RosParameters(parameters or {})
-        self._actions: WeakSet[Ros2ActionServer] = (
-            WeakSet()
-        )  # their threads hold them until they are closed
-        if parameters:
-            try:
-                node = self._node(services=True)
-            except ConnectError:  # they are there for this program alone
-                node = self._node(services=False)
-            else:
-                dropped = DroppedMessages(f"node {self.full_name}", self._log.warn)
-                self._parameters.serve(node, context.library, dropped)
-        else:
-            node = self._node(services=False)
+        # Their threads hold them until they are closed.
+        self._actions: WeakSet[Ros2ActionServer] = WeakSet()
+        self.parameters = (
+            parameters if isinstance(parameters, RosParameters) else RosParameters(parameters or {})
+        )
+        node = self._node(services=False)
         if options.rosout:
             log = context.library.message("rcl_interfaces/Log")
-            self._log.publish_on(node.create_publisher("/rosout", log, ROSOUT), log)
+            publisher = node.create_publisher("/rosout", log, ROSOUT)
+            self.logger.addHandler(RosoutHandler(publisher, log))
+        self._clock = NodeClock(self._subscribe_clock)
+        self.parameters.follow(self._clock.follow)
+        self._serve_parameters()
+
+    def _subscribe_clock(self) -> tuple[RosSubscription, MessageType]:
+        type = self._context.library.message(CLOCK_TYPE)
+        return self._node(services=False).create_subscription(CLOCK_TOPIC, type, CLOCK), type
+
+    def _serve_parameters(self) -> None:
+        """Serve the parameters where there are services.
+
+        Over DDS another engine has them. It opens for parameters of the program, and not for `use_sim_time`
+        alone.
+        """
+        if (
+            self.parameters.names() == [SIM_TIME]
+            and not self._context.engine(services=False)[0].has_services
+        ):
+            return
+        try:
+            node = self._node(services=True)
+        except ConnectError as error:
+            self.logger.info(f"other nodes cannot see the parameters of this node: {error}")
+            return
+        dropped = DroppedMessages(f"node {self.full_name}", self.logger.warning)
+        self.parameters.serve(node, self._context.library, self.time_ns, dropped)
 
     def _node(self, *, services: bool) -> RosNode:
         """Return this node in an engine that has what is needed; raises `ConnectError`."""
@@ -183,7 +207,7 @@ class Ros2Node:
             return self._nodes[context.engine][0]
 
     def _watch(self, endpoint: Any, *, services: bool) -> None:
-        self._context.engine(services=services)[1].add(endpoint, self._log.warn)
+        self._context.engine(services=services)[1].add(endpoint, self.logger.warning)
 
     # ------------------------------------------------------------------ topics
 
@@ -212,7 +236,7 @@ class Ros2Node:
         return Ros2Subscription(subscription, topic.type, self._dropped("subscription", subscription.topic))
 
     def _dropped(self, what: str, name: str) -> DroppedMessages:
-        return DroppedMessages(f"the {what} of {name}", self._log.warn)
+        return DroppedMessages(f"the {what} of {name}", self.logger.warning)
 
     # ------------------------------------------------------------------ services
 
@@ -262,29 +286,30 @@ class Ros2Node:
         Does not wait for a server. Raises `TypeNotFound`, `ConnectError` if the engine has no services,
         ``ValueError`` for a name or a quality of service that ROS does not have.
         """
-        return self._action(Ros2ActionClient, action_name, action_type, qos)
+        library = self._context.library
+        type = library.action(action_type.replace("::", "/"))
+        node, reliable = self._node(services=True), _reliable(qos, "an action")
+        graph = self._context.engine(services=True)[0].graph
+        dropped = self._dropped("action", action_name)
+        return Ros2ActionClient(node, action_name, type, reliable, library, dropped, graph)
 
     def create_action_server(
         self, action_name: str, action_type: str, qos: Ros2QosPolicies
     ) -> Ros2ActionServer:
         """Offer an action. Raises as `create_action_client` does."""
-        server = self._action(Ros2ActionServer, action_name, action_type, qos)
+        library = self._context.library
+        type = library.action(action_type.replace("::", "/"))
+        node, reliable = self._node(services=True), _reliable(qos, "an action")
+        dropped = self._dropped("action", action_name)
+        server = Ros2ActionServer(node, action_name, type, reliable, library, dropped, self.time_ns)
         self._actions.add(server)
         return server
-
-    def _action(self, make: type[_Action], name: str, type_name: str, qos: Ros2QosPolicies) -> _Action:
-        library = self._context.library
-        type = library.action(type_name.replace("::", "/"))
-        node = self._node(services=True)
-        graph = self._context.engine(services=True)[0].graph
-        dropped = self._dropped("action", name)
-        return make(node, name, type, _reliable(qos, "an action"), library, dropped, graph)
 
     # ------------------------------------------------------------------ parameters
 
     def get_parameter(self, name: str) -> ParameterValue | None:
         """Return the value of a parameter, None if it is not declared."""
-        value: ParameterValue | None = self._parameters.get(name)
+        value: ParameterValue | None = self.parameters.get(name)
         return value
 
     def set_parameter(self, name: str, value: ParameterValue) -> None:
@@ -292,22 +317,37 @@ class Ros2Node:
 
         Raises ``ParameterError`` if it is not declared or has another type.
         """
-        self._parameters.set(name, value)
+        self.parameters.set(name, value)
 
     def has_parameter(self, name: str) -> bool:
         """Return whether a parameter is declared."""
-        return name in self._parameters.names()
+        return name in self.parameters.names()
 
     def list_parameters(self) -> list[str]:
         """Return the names of the declared parameters, sorted."""
-        return self._parameters.names()
+        return self.parameters.names()
+
+    # ------------------------------------------------------------------ time
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether `use_sim_time` is true, so that the time is the one of ``/clock``."""
+        return self._clock.is_simulated
+
+    def time_ns(self) -> int:
+        """Return the time of this node, in nanoseconds since 1970.
+
+        With the parameter `use_sim_time`, it is the time in the last message on ``/clock``, and 0 before
+        the first one, as in ROS.
+        """
+        return self._clock.time_ns()
 
     # ------------------------------------------------------------------ end
 
     def close(self) -> None:
         """Leave the graph, with everything that this node has made."""
         self._context.forget(self)
-        self._parameters.close()
+        self.parameters.close()
         for server in list(self._actions):
             server.close()
         for node, _ in list(self._nodes.values()):

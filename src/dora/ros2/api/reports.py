@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakKeyDictionary
 
 from dora.errors import TransportError
+from dora.ros2.api.clock import stamp_of
 from dora.ros2.graph import UNKNOWN_NODE
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ LOGGER: Final = logging.getLogger("dora.ros2")
 _PERIOD: Final = 1.0  # seconds between two warnings of dropped messages
 # Over DDS an endpoint is known before the name of its node, which some nodes never tell.
 _NAME_PERIOD: Final = 2.0  # seconds
-_WARN: Final = 30  # rcl_interfaces/msg/Log.WARN
 
 
 class DroppedMessages:
@@ -47,27 +47,39 @@ class DroppedMessages:
         self._warn(f"{self._where} has dropped {what}: {reason}")
 
 
-class NodeLog:
-    """Takes the warnings of a node: for the logger ``dora.ros2``, and for ``/rosout`` if that is wanted."""
+def node_logger(full_name: str) -> logging.Logger:
+    """Return a logger for a node, whose messages also go to `LOGGER`. Its name is as in ROS.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._rosout: tuple[RosPublisher, MessageType] | None = None
+    It is none of the registered ones, which last as long as the process, and which two nodes would share.
 
-    def publish_on(self, publisher: RosPublisher, type: MessageType) -> None:
-        """Publish warnings from now on, too."""
-        self._rosout = publisher, type
+    >>> node_logger("/robot/talker").name
+    'robot.talker'
+    """
+    logger = logging.Logger(full_name.strip("/").replace("/", "."), logging.INFO)
+    logger.parent = LOGGER
+    return logger
 
-    def warn(self, text: str) -> None:
-        LOGGER.warning(text)
-        if self._rosout is None:
-            return
-        publisher, type = self._rosout
-        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-        stamp = {"sec": seconds, "nanosec": nanoseconds}
-        record: dict[str, Any] = {"stamp": stamp, "level": _WARN, "name": self._name, "msg": text}
+
+class RosoutHandler(logging.Handler):
+    """Publishes messages as rcl_interfaces/msg/Log. The numbers of the levels are the ones of Python."""
+
+    def __init__(self, publisher: RosPublisher, type: MessageType) -> None:
+        super().__init__()
+        self._publisher = publisher
+        self._type = type
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = {
+            "stamp": stamp_of(round(record.created * 1e9)),  # as in rcl, the time of the system
+            "level": min(record.levelno, logging.CRITICAL),
+            "name": record.name,
+            "msg": record.getMessage(),
+            "file": record.pathname,
+            "function": record.funcName or "",
+            "line": record.lineno,
+        }
         try:
-            publisher.publish(type.encode(record))
+            self._publisher.publish(self._type.encode(message))
         except TransportError:
             pass  # the context is about to close; the logger has it
 

@@ -20,6 +20,7 @@ from dora.errors import DoraError, TransportError, UnsupportedData
 from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.actions import RESULT_TIMEOUT, Ros2ActionClient, Ros2ActionServer
+from dora.ros2.api.context import Ros2Node
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.bridge.deliveries import Deliveries, Delivery
 from dora.ros2.names import ROS2_TYPE
@@ -31,12 +32,14 @@ MAX_OPEN: Final = 8  # goals of a client that have not ended, as in dora-rs
 class ServedAction:
     """Gives goals of ROS to an output, and feedback and results of inputs back."""
 
-    def __init__(self, node: Node, calls: Ros2BlockCalls, server: Ros2ActionServer) -> None:
+    def __init__(
+        self, node: Node, ros_node: Ros2Node, calls: Ros2BlockCalls, server: Ros2ActionServer
+    ) -> None:
         self._node = node
         self._ports = calls.ports
         self._server = server
         self._metadata = {ROS2_TYPE: server.type.goal.name}
-        self._dropped = DroppedMessages(f"action {calls.name}", node.log_warn)
+        self._dropped = DroppedMessages(f"action {calls.name}", ros_node.logger.warning)
 
     def next(self, timeout: float | None = None) -> Delivery | None:
         """Return what has come; ``timeout`` counts for goals."""
@@ -89,9 +92,12 @@ class CalledAction(Deliveries):
     whose server is silent for `RESULT_TIMEOUT`: most engines do not tell that it has gone.
     """
 
-    def __init__(self, node: Node, calls: Ros2BlockCalls, client: Ros2ActionClient) -> None:
+    def __init__(
+        self, node: Node, ros_node: Ros2Node, calls: Ros2BlockCalls, client: Ros2ActionClient
+    ) -> None:
         super().__init__()
         self._node = node
+        self._warn = ros_node.logger.warning
         self._ports = calls.ports
         self._client = client
         self._name = calls.name
@@ -135,7 +141,7 @@ class CalledAction(Deliveries):
     def _cancel(self, key: str) -> None:
         goal = self._open.get(key)
         if goal is None:
-            self._node.log_warn(f"action {self._name} has no open goal {key} to cancel")
+            self._warn(f"action {self._name} has no open goal {key} to cancel")
             return
         if not goal.ros_id:
             goal.is_canceled = True  # ROS has no id for it yet
@@ -146,7 +152,7 @@ class CalledAction(Deliveries):
                 self._client.cancel(goal.ros_id)
             except DoraError as error:
                 reason = f"goal {key} of {self._name} cannot be canceled: {error}"
-                self.put(lambda: self._node.log_warn(reason))
+                self.put(lambda: self._warn(reason))
 
         threading.Thread(target=ask, daemon=True).start()
 
@@ -176,7 +182,7 @@ class CalledAction(Deliveries):
 
     def _fail(self, key: str, reason: str) -> None:
         self._open.pop(key, None)
-        self._node.log_warn(f"a goal of {self._name} has failed: {reason}")
+        self._warn(f"a goal of {self._name} has failed: {reason}")
         metadata = {GOAL_ID: key, GOAL_STATUS: "aborted", ERROR: reason}
         self._node.send_output(self._ports["result"], b"", metadata)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from dora.dataflow.ros2 import Ros2Block, Ros2BlockCalls, Ros2BlockTopic
-from dora.node.events import Input
+from dora.node.events import Input, ParamDeleted, ParamUpdate
 from dora.node.external import External
 from dora.node.node import Node
 from dora.ros2.api.context import Ros2Context, Ros2Node
@@ -18,6 +18,7 @@ from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transpo
 from dora.ros2.api.reports import LOGGER
 from dora.ros2.bridge.actions import CalledAction, ServedAction
 from dora.ros2.bridge.check import engine_of, type_name
+from dora.ros2.bridge.parameters import BridgeParameters
 from dora.ros2.bridge.qualities import calls_qos, publisher_qos, subscription_qos
 from dora.ros2.bridge.services import CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
@@ -51,8 +52,10 @@ def run(block: Ros2Block) -> None:
         node.log_info(f"ROS 2 over {choice.engine}: {choice.reason}")
         with open_context(block) as context:
             name = block.node_name or ros_name(node.id)
-            ros_node = context.new_node(name, block.namespace, Ros2NodeOptions(rosout=True))
-            BridgeNode(node, ros_node, block).run()
+            parameters = BridgeParameters(node, node.log_warn)
+            options = Ros2NodeOptions(rosout=True)
+            ros_node = context.new_node(name, block.namespace, options, parameters.ros)
+            BridgeNode(node, ros_node, block, parameters).run()
 
 
 def open_context(block: Ros2Block) -> Ros2Context:
@@ -78,11 +81,14 @@ def ros_name(node_id: str) -> str:
 class BridgeNode:
     """Carries what comes to its handler: inputs by their id, and deliveries of the ROS side."""
 
-    def __init__(self, node: Node, ros_node: Ros2Node, block: Ros2Block) -> None:
+    def __init__(
+        self, node: Node, ros_node: Ros2Node, block: Ros2Block, parameters: BridgeParameters
+    ) -> None:
         self._node = node
         self._ros_node = ros_node
         self._handlers: dict[str, Handler] = {}
         self._timed: list[Timed] = []
+        self._parameters = parameters
         for topic in block.topics:
             self._add_topic(topic)
         if block.service is not None:
@@ -97,7 +103,9 @@ class BridgeNode:
         if topic.direction == "publish":
             inputs = [item for item in config.inputs if item.id in topic.ports]
             qos = policies(publisher_qos(topic, inputs))
-            published = PublishedTopic(node, topic, ros_node.create_publisher(found, qos), found.type.name)
+            published = PublishedTopic(
+                ros_node, topic, ros_node.create_publisher(found, qos), found.type.name
+            )
             for port in topic.ports:
                 self._handlers[port] = published.handle
         else:
@@ -106,7 +114,7 @@ class BridgeNode:
             # The type is prepared now: the first message would wait 0.2 s for it.
             found.type.transcode(found.type.encode({}))
             subscription = ros_node.create_subscription(found, qos)
-            subscribed = SubscribedTopic(node, topic, subscription, found.type.name)
+            subscribed = SubscribedTopic(node, ros_node, topic, subscription, found.type.name)
             self._timed.append(subscribed)
             node.merge_external_events(subscribed)
 
@@ -114,13 +122,13 @@ class BridgeNode:
         qos, name = policies(calls_qos(calls.qos)), type_name(calls.type)
         if calls.role == "server":
             server = self._ros_node.create_service_server(calls.name, name, qos)
-            served = ServedService(self._node, calls, server, server.type.name)
+            served = ServedService(self._node, self._ros_node, calls, server)
             self._handlers[calls.ports["response"]] = served.handle
             self._timed.append(served)
             self._node.merge_external_events(served)
         else:
             client, type = self._ros_node.create_raw_client(calls.name, name, qos)
-            called = CalledService(self._node, calls, client, type)
+            called = CalledService(self._node, self._ros_node, calls, client, type)
             self._handlers[calls.ports["request"]] = called.handle
             self._timed.append(called)
             self._node.merge_external_events(called)
@@ -130,10 +138,10 @@ class BridgeNode:
         action: ServedAction | CalledAction
         if calls.role == "server":
             server = self._ros_node.create_action_server(calls.name, name, qos)
-            action = ServedAction(self._node, calls, server)
+            action = ServedAction(self._node, self._ros_node, calls, server)
         else:
             client = self._ros_node.create_action_client(calls.name, name, qos)
-            action = CalledAction(self._node, calls, client)
+            action = CalledAction(self._node, self._ros_node, calls, client)
             self._timed.append(action)
         for port in calls.ports.values():
             self._handlers[port] = action.handle
@@ -148,6 +156,8 @@ class BridgeNode:
                 handler = self._handlers.get(event["id"])
                 if handler is not None:
                     handler(event)
+            elif isinstance(event, ParamUpdate | ParamDeleted):
+                self._parameters.handle(event)
         for part in self._timed:  # losses that no look has found yet, too
             part.on_due()
 
@@ -169,11 +179,13 @@ def policies(qos: Qos) -> Ros2QosPolicies:
 
 
 class _LogOfNode(logging.Handler):
-    """Writes the warnings of `dora.ros2` into the log of the node."""
+    """Writes what `dora.ros2` logs into the log of the node."""
 
     def __init__(self, node: Node) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._node = node
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._node.log("error" if record.levelno >= logging.ERROR else "warn", record.getMessage())
+        number = record.levelno
+        level = "error" if number >= logging.ERROR else "warn" if number >= logging.WARNING else "info"
+        self._node.log(level, record.getMessage())

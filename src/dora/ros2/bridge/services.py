@@ -14,6 +14,7 @@ from dora.dataflow.ros2 import Ros2BlockCalls
 from dora.errors import CallFailed, TransportError, UnsupportedData
 from dora.node.events import Input
 from dora.node.node import Node
+from dora.ros2.api.context import Ros2Node
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
 from dora.ros2.bridge.deliveries import Deliveries, Delivery
@@ -35,15 +36,15 @@ class ServedService:
     """
 
     def __init__(
-        self, node: Node, calls: Ros2BlockCalls, server: Ros2ServiceServer, type_name: str
+        self, node: Node, ros_node: Ros2Node, calls: Ros2BlockCalls, server: Ros2ServiceServer
     ) -> None:
         self._node = node
         self._output, self._input = calls.ports["request"], calls.ports["response"]
         self._server = server
-        self._metadata = {ROS2_TYPE: f"{type_name}_Request"}
+        self._metadata = {ROS2_TYPE: f"{server.type.name}_Request"}
         # request_id → number of the request, and when it is forgotten; oldest first
         self._open: dict[str, tuple[int, float]] = {}
-        self._dropped = DroppedMessages(f"service {calls.name}", node.log_warn)
+        self._dropped = DroppedMessages(f"service {calls.name}", ros_node.logger.warning)
 
     def next(self, timeout: float | None = None) -> Delivery | None:
         taken = self._server.take_request(timeout if timeout is not None else threading.TIMEOUT_MAX)
@@ -100,9 +101,17 @@ class CalledService(Deliveries):
     A request that fails is answered with `error` in the metadata, as a service of dora does it.
     """
 
-    def __init__(self, node: Node, calls: Ros2BlockCalls, client: ServiceClient, type: ServiceType) -> None:
+    def __init__(
+        self,
+        node: Node,
+        ros_node: Ros2Node,
+        calls: Ros2BlockCalls,
+        client: ServiceClient,
+        type: ServiceType,
+    ) -> None:
         super().__init__()
         self._node = node
+        self._warn = ros_node.logger.warning
         self._output = calls.ports["response"]
         self._client = client
         self._type = type
@@ -163,7 +172,7 @@ class CalledService(Deliveries):
         self._node.send_output(self._output, response, {**self._metadata, **metadata})
 
     def _fail(self, metadata: dict[str, Any], reason: str) -> None:
-        self._node.log_warn(f"a call of {self._client.service} has failed: {reason}")
+        self._warn(f"a call of {self._client.service} has failed: {reason}")
         self._node.send_output(self._output, b"", {**metadata, ERROR: reason})
 
     # ---------------------------------------------------------------- time

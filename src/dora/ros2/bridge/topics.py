@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -12,6 +13,8 @@ from dora.dataflow.ros2 import Ros2BlockTopic
 from dora.errors import TransportError, UnsupportedData
 from dora.node.events import Input
 from dora.node.node import Node
+from dora.ros2.api.clock import CLOCK_TYPE, stamp_of
+from dora.ros2.api.context import Ros2Node
 from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription
 from dora.ros2.bridge.deliveries import Delivery
@@ -19,6 +22,8 @@ from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage, ValueMismatch
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message, image_of
 
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 _CHECK_PERIOD: Final = 1.0  # seconds between two looks at the counters of a subscription
 
 
@@ -26,13 +31,19 @@ class SubscribedTopic:
     """Gives the messages of a subscription to outputs. A source of external events of the node."""
 
     def __init__(
-        self, node: Node, topic: Ros2BlockTopic, subscription: Ros2Subscription, type_name: str
+        self,
+        node: Node,
+        ros_node: Ros2Node,
+        topic: Ros2BlockTopic,
+        subscription: Ros2Subscription,
+        type_name: str,
     ) -> None:
         self._node = node
+        self._ros_node = ros_node
         self._topic = topic
         self._subscription = subscription
-        self._metadata = {ROS2_TYPE: type_name, ROS2_TOPIC: subscription.topic}
-        self._malformed = DroppedMessages(f"topic {topic.topic}", node.log_warn)
+        self._metadata: dict[str, Any] = {ROS2_TYPE: type_name, ROS2_TOPIC: subscription.topic}
+        self._malformed = DroppedMessages(f"topic {topic.topic}", ros_node.logger.warning)
         self._is_image = topic.format == "image"
         self._delivering = threading.Lock()
         self._promised = 0  # deliveries that `next` has returned, and that are not done
@@ -95,8 +106,14 @@ class SubscribedTopic:
             metadata = {**self._metadata, **found}
             if frame_id:
                 metadata["frame_id"] = frame_id
+        if self._ros_node.is_simulated:
+            metadata = {**metadata, "timestamp": self._now()}
         for output in self._topic.ports:
             self._node.send_output(output, value, metadata, follows=())
+
+    def _now(self) -> datetime:
+        """Return the simulated time, to the microsecond."""
+        return _EPOCH + timedelta(microseconds=self._ros_node.time_ns() // 1000)
 
     def due(self) -> float:
         """Return when `on_due` looks for losses (monotonic seconds).
@@ -111,7 +128,7 @@ class SubscribedTopic:
         counters = self._subscription.counters
         lost = counters.dropped + counters.lost + counters.malformed
         if lost > self._lost:
-            self._node.log_warn(
+            self._ros_node.logger.warning(
                 f"topic {self._topic.topic}, until now: {counters.dropped} messages did not fit into the "
                 f"queue, {counters.lost} were lost on the way, {counters.malformed} could not be read"
             )
@@ -125,11 +142,15 @@ class PublishedTopic:
     be better, and a robot should not lose its connection for it.
     """
 
-    def __init__(self, node: Node, topic: Ros2BlockTopic, publisher: Ros2Publisher, type_name: str) -> None:
+    def __init__(
+        self, ros_node: Ros2Node, topic: Ros2BlockTopic, publisher: Ros2Publisher, type_name: str
+    ) -> None:
+        self._ros_node = ros_node
         self._publisher = publisher
         self._type = type_name
         self._is_image = type_name in (IMAGE, COMPRESSED_IMAGE)
-        self._dropped = {port: DroppedMessages(f"input `{port}`", node.log_warn) for port in topic.ports}
+        warn = ros_node.logger.warning
+        self._dropped = {port: DroppedMessages(f"input `{port}`", warn) for port in topic.ports}
 
     def handle(self, event: Input) -> None:
         try:
@@ -139,15 +160,24 @@ class PublishedTopic:
 
     def _value(self, event: Input) -> Any:
         value = event["value"]
-        if not self._is_image or str(value.type).startswith("struct"):
+        if (not self._is_image and self._type != CLOCK_TYPE) or str(value.type).startswith("struct"):
             return value
+        stamp = stamp_of(self._time_of(event))
+        if self._type == CLOCK_TYPE:
+            return {"clock": stamp}
         metadata = event["metadata"]
-        seconds, nanoseconds = divmod(round(metadata["timestamp"].timestamp() * 1e9), 1_000_000_000)
-        header = {
-            "stamp": {"sec": seconds, "nanosec": nanoseconds},
-            "frame_id": str(metadata.get("frame_id", "")),
-        }
+        header = {"stamp": stamp, "frame_id": str(metadata.get("frame_id", ""))}
         found, message = image_message(value, metadata, header)
         if found != self._type:
             raise ValueMismatch(self._type, "", f"an image for {self._type}", f"an image for {found}")
         return message
+
+    def _time_of(self, event: Input) -> int:
+        """Return the time of a message in nanoseconds: the one that its sender gave it, if it did.
+
+        Else it is when it was sent, or now in simulated time.
+        """
+        timestamp: datetime = event["metadata"]["timestamp"]
+        if self._ros_node.is_simulated and timestamp == event.send_time:
+            return self._ros_node.time_ns()
+        return (timestamp - _EPOCH) // _MICROSECOND * 1000
