@@ -58,6 +58,18 @@ def test_outputs_for_logs_and_timers_as_inputs_are_no_messages() -> None:
     assert block_of({**TOPIC, "direction": "publish"}, inputs=timed).topics[0].ports == ("in",)
 
 
+@pytest.mark.parametrize("name", ["rosgraph_msgs/Clock", "rosgraph_msgs::msg::Clock"])
+def test_a_timer_is_a_message_for_a_clock(name: str) -> None:
+    clock = {"topic": "/clock", "message_type": name, "direction": "publish"}
+    ticks = {"tick": "dora/timer/10ms"}
+    assert block_of(clock, inputs=ticks).topics[0].ports == ("tick",)
+    several = {"topics": [{**clock, "input": "tick"}]}
+    assert block_of(several, inputs=ticks).topics[0].ports == ("tick",)
+    text = {"topics": [{**TOPIC, "direction": "publish", "input": "tick"}]}
+    (message,) = errors_of(text, inputs=ticks)
+    assert message.endswith(" has no input `tick`")
+
+
 def test_of_several_topics_each_names_its_port_or_has_the_name_of_the_topic() -> None:
     block = {
         "topics": [

@@ -59,6 +59,17 @@ def test_a_node_without_recorded_inputs_is_replaced_or_left_out(flow: Dataflow) 
     assert assign_roles(flow, {"arm/done"}).replaced == ("arm",)
 
 
+def test_a_node_with_timers_only_runs_again_unless_it_sends() -> None:
+    text = """
+nodes:
+  - {id: camera, path: camera.py, inputs: {tick: dora/timer/10ms}, outputs: [image]}
+  - {id: clock, path: clock.py, inputs: {tick: dora/timer/10ms}}
+  - {id: silent, path: silent.py}
+"""
+    flow = parse(text, working_dir="/lab", environ={})
+    assert assign_roles(flow, {"camera/image"}) == ReplayRoles(("camera",), ("clock",), ("silent",))
+
+
 def test_nodes_can_be_named(flow: Dataflow) -> None:
     found = assign_roles(flow, ALL, ["camera", "arm"])
     assert found.replaced == ("camera", "arm")

@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 
@@ -106,6 +107,15 @@ class Peer:
         message = Clock()
         message.clock.sec = seconds
         self.clock.publish(message)
+
+    def listen_to_images(self) -> None:
+        self.images: list[int] = []
+        self.node.create_subscription(
+            Image, "/image", lambda image: self.images.append(image.header.stamp.sec), 100
+        )
+
+    def image_stamps(self) -> list[int]:
+        return self.images
 
     def publish_header(self) -> None:
         self.headers.publish(Header(frame_id="odom"))

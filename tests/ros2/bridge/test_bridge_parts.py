@@ -89,6 +89,57 @@ def test_a_text_for_an_image_topic_is_left_out() -> None:
     assert len(published) == 1
 
 
+def simulated(node: DoraSide, time_ns: int) -> Any:
+    ros: Any = node.ros
+    ros.is_simulated, ros.time_ns = True, lambda: time_ns
+    return ros
+
+
+def stamp_of_image(ros: Any, **metadata: Any) -> int:
+    """Return the seconds in the stamp of an image that is published."""
+    published = list[Any]()
+    publisher: Any = SimpleNamespace(publish=published.append)
+    images = PublishedTopic(ros, topic("publish"), publisher, IMAGE.name)
+    images.handle(
+        event("image", pa.array([1], pa.uint8()), width=1, height=1, encoding="mono8", **metadata)
+    )
+    return int(published[0]["header"]["stamp"]["sec"])
+
+
+def test_an_image_has_the_time_of_its_sender_else_the_one_of_the_node() -> None:
+    node = DoraSide()
+    sent = datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)  # a round number
+    assert stamp_of_image(node.ros, timestamp=sent) == 1_000_000_000
+    assert stamp_of_image(node.ros) > 1_700_000_000
+    assert stamp_of_image(simulated(node, 7_000_000_000), timestamp=sent) == 1_000_000_000
+    assert stamp_of_image(simulated(node, 7_000_000_000)) == 7
+
+
+def test_in_a_simulation_messages_of_ros_have_the_simulated_time() -> None:
+    node = DoraSide()
+    side: Any = node
+    subscription: Any = SimpleNamespace(topic="/image", next=lambda timeout: "message")  # noqa: ARG005
+    ros = simulated(node, 7_000_001_999)
+    deliver = SubscribedTopic(side, ros, topic("subscribe"), subscription, IMAGE.name).next(0)
+    assert deliver is not None
+    deliver()
+    assert node.sent[0][2]["timestamp"] == datetime(1970, 1, 1, 0, 0, 7, 1, tzinfo=UTC)
+
+
+def test_what_comes_for_a_clock_is_published_as_its_time() -> None:
+    node, published = DoraSide(), list[Any]()
+    publisher: Any = SimpleNamespace(publish=published.append)
+    side: Any = node
+    clock = Ros2BlockTopic("/clock", "rosgraph_msgs/Clock", "publish", ("tick",))
+    topics = PublishedTopic(side.ros, clock, publisher, "rosgraph_msgs/msg/Clock")
+    at = datetime(2001, 9, 9, 1, 46, 40, 250, tzinfo=UTC)
+    topics.handle(event("tick", pa.array([], pa.null()), timestamp=at))
+    topics.handle(event("tick", pa.array([{"data": "a message"}]), timestamp=at))
+    given = pa.array([{"clock": {"sec": 3}}])
+    topics.handle(event("tick", given, timestamp=at))
+    assert published == [{"clock": {"sec": 1_000_000_000, "nanosec": 250_000}}] * 2 + [given]
+
+
 def test_an_image_of_ros_says_its_type_and_topic() -> None:
     node = DoraSide()
     side: Any = node

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, get_args
 
-from dora.dataflow.model import InputSpec, LogOptions, NodeOutput
+from dora.dataflow.model import InputSpec, LogOptions, NodeOutput, TimerSource
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.ros2 import (
     Compatibility,
@@ -40,6 +40,7 @@ _NODE_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]{0,254}"
 _NAMESPACE: Final = r"/|/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*/?"
 _PACKAGE: Final = r"[A-Za-z][A-Za-z0-9_]*"
 _OPTIONAL: Final = ("feedback", "cancel")  # parts of an action that a node may do without
+_CLOCKS: Final = ("rosgraph_msgs/Clock", "rosgraph_msgs/msg/Clock")  # to which a timer can be published
 _KINDS: Final = ("topic", "topics", "service", "action")
 
 
@@ -235,7 +236,8 @@ def ros2_of(
     # An input whose source is not found has an error of its own, and is there.
     others = {item.id for item in inputs if not isinstance(item.source, NodeOutput)}
     names = [name for name in checked.get("inputs") or () if name not in others]
-    reading = _Reading(block, names, messages, report, owner)
+    ticks = [item.id for item in inputs if isinstance(item.source, TimerSource)]
+    reading = _Reading(block, names, ticks, messages, report, owner)
     transport: CheckedBlock | None = block.get("transport")
     if transport is not None and transport.get("kind") not in (None, "zenoh"):
         for name in ("compatibility", "config_uri"):
@@ -270,12 +272,14 @@ class _Reading:
         self,
         block: CheckedBlock,
         inputs: Sequence[str],
+        ticks: Sequence[str],
         outputs: Sequence[str],
         report: ProblemReport,
         owner: str,
     ) -> None:
         self._block = block
         self._inputs = inputs
+        self._ticks = ticks
         self._outputs = outputs
         self._report = report
         self._owner = owner
@@ -324,7 +328,7 @@ class _Reading:
         block = self._block
         if self._kind == "topic":
             direction = block.get("direction")
-            ports = self._outputs if direction == "subscribe" else self._inputs
+            ports = self._ports_for(block)
             if not ports:
                 wants = "an output" if direction == "subscribe" else "an input"
                 self._report.error(
@@ -345,6 +349,13 @@ class _Reading:
             self._topic(item, self._port(item), self._qos(item) if item.has("qos") else general)
             for item in blocks
         )
+
+    def _ports_for(self, topic: CheckedBlock) -> Sequence[str]:
+        """Return the inputs or outputs that a topic can have. A timer has no message, but a time."""
+        if topic.get("direction") == "subscribe":
+            return self._outputs
+        is_clock = (topic.get("message_type") or "").replace("::", "/") in _CLOCKS
+        return [*self._inputs, *self._ticks] if is_clock else self._inputs
 
     def _topic(self, block: CheckedBlock, ports: tuple[str, ...], qos: Ros2BlockQos) -> Ros2BlockTopic:
         kind = (block.get("message_type") or "").rpartition("/")[2]
@@ -375,7 +386,7 @@ class _Reading:
             if item.failed(field) or not item.get("topic"):
                 return ()
             port = item.get("topic").lstrip("~").strip("/").replace("/", "_")
-        if port not in (self._outputs if subscribes else self._inputs):
+        if port not in self._ports_for(item):
             self._undeclared(item.place(field) if item.has(field) else item.place("topic"), field, port)
         return (port,)
 

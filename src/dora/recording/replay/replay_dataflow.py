@@ -10,7 +10,7 @@ import msgspec
 
 from dora.dataflow.durations import duration_text
 from dora.dataflow.layout import text_outputs
-from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec, TimerSource
 from dora.dataflow.paths import DataGraph
 from dora.dataflow.problems import no_node
 from dora.dataflow.rules import output_rules_in_yaml
@@ -22,7 +22,8 @@ from dora.wire.output_rules import OUTPUT_RULES
 # The roles of nodes in a replay.
 #
 # A node runs again if everything that it gets from other nodes is recorded, or comes from a node that runs
-# again. Players replace the others: cameras, and all other nodes without inputs.
+# again. So does a node with timers only and without outputs, such as one that publishes the time: nothing
+# can replace it. Players replace the others: cameras, and all other nodes without inputs.
 
 
 class ReplayRoles(NamedTuple):
@@ -42,7 +43,7 @@ def assign_roles(
     """
     if replace is not None:
         return _as_requested(dataflow, recorded, replace)
-    live = {node.id for node in dataflow.nodes if not node.is_dynamic and any(_sources(dataflow, node))}
+    live = {node.id for node in dataflow.nodes if not node.is_dynamic and _can_run(dataflow, node)}
     while gone := {node_id for node_id in live if not _is_fed(dataflow, node_id, live, recorded)}:
         live -= gone
     nodes_recorded = {topic.partition("/")[0] for topic in recorded}
@@ -78,6 +79,11 @@ def _sources(dataflow: Dataflow, node: NodeSpec) -> Iterator[NodeOutput]:
             continue
         if source.output not in text_outputs(dataflow.node(source.node)):
             yield source
+
+
+def _can_run(dataflow: Dataflow, node: NodeSpec) -> bool:
+    timers_only = all(isinstance(item.source, TimerSource) for item in node.inputs)
+    return any(_sources(dataflow, node)) or (bool(node.inputs) and timers_only and not node.outputs)
 
 
 def _is_fed(dataflow: Dataflow, node_id: str, live: Collection[str], recorded: Collection[str]) -> bool:

@@ -12,7 +12,7 @@ from weakref import WeakSet
 from dora.errors import CallTimedOut, ConnectError
 from dora.ros2.api.actions import Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.clock import CLOCK, CLOCK_TOPIC, CLOCK_TYPE, NodeClock
-from dora.ros2.api.parameters import SIM_TIME, ParameterValue, RosParameters
+from dora.ros2.api.parameters import ParameterValue, RosParameters
 from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transport, domain_of
 from dora.ros2.api.reports import LOGGER, DroppedMessages, MismatchWatch, RosoutHandler, node_logger
 from dora.ros2.api.services import SERVER_TIMEOUT, Ros2ServiceClient, Ros2ServiceServer
@@ -143,7 +143,7 @@ class Ros2Context:
 class Ros2Node:
     """A node of the ROS graph. Made by `Ros2Context.new_node`.
 
-    ``logger`` is a `logging.Logger`. Its messages also go to the logger ``dora.ros2``, and to ``/rosout``
+    ``logger`` is a ``logging.Logger``. Its messages also go to the logger ``dora.ros2``, and to ``/rosout``
     if that is wanted.
     """
 
@@ -182,13 +182,9 @@ class Ros2Node:
     def _serve_parameters(self) -> None:
         """Serve the parameters where there are services.
 
-        Over DDS another engine has them. It opens for parameters of the program, and not for `use_sim_time`
-        alone.
+        Over DDS another engine has them, which opens for a node that has declared some.
         """
-        if (
-            self.parameters.names() == [SIM_TIME]
-            and not self._context.engine(services=False)[0].has_services
-        ):
+        if not self.parameters.any_declared and not self._context.engine(services=False)[0].has_services:
             return
         try:
             node = self._node(services=True)
@@ -331,13 +327,13 @@ class Ros2Node:
 
     @property
     def is_simulated(self) -> bool:
-        """Whether `use_sim_time` is true, so that the time is the one of ``/clock``."""
+        """Whether ``use_sim_time`` is true, so that the time is the one of ``/clock``."""
         return self._clock.is_simulated
 
     def time_ns(self) -> int:
         """Return the time of this node, in nanoseconds since 1970.
 
-        With the parameter `use_sim_time`, it is the time in the last message on ``/clock``, and 0 before
+        With the parameter ``use_sim_time``, it is the time in the last message on ``/clock``, and 0 before
         the first one, as in ROS.
         """
         return self._clock.time_ns()

@@ -67,6 +67,7 @@ class RosParameters:
 
         ``None`` is a value without a type: the parameter may become anything.
         """
+        self.any_declared = bool(declared)
         self._lock = threading.Lock()
         self._values: dict[str, Any] = {SIM_TIME: False}
         self._types: dict[str, int] = {SIM_TIME: _BOOL}  # as they were declared
@@ -135,6 +136,7 @@ class RosParameters:
         value that ROS does not have is gone, too. Whole numbers among floats, or for a parameter that is a
         float, become floats.
         """
+        self.any_declared |= bool(values)
         found: dict[str, Any] = {}
         types: dict[str, int] = {}
         gone, problems = set(gone), []

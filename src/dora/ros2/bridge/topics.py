@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
+import pyarrow as pa
+
 from dora.dataflow.ros2 import Ros2BlockTopic
 from dora.errors import TransportError, UnsupportedData
 from dora.node.events import Input
@@ -160,11 +162,12 @@ class PublishedTopic:
 
     def _value(self, event: Input) -> Any:
         value = event["value"]
-        if (not self._is_image and self._type != CLOCK_TYPE) or str(value.type).startswith("struct"):
+        if self._type == CLOCK_TYPE:
+            is_clock = pa.types.is_struct(value.type) and value.type.get_field_index("clock") >= 0
+            return value if is_clock else {"clock": stamp_of(self._time_of(event))}
+        if not self._is_image or pa.types.is_struct(value.type):
             return value
         stamp = stamp_of(self._time_of(event))
-        if self._type == CLOCK_TYPE:
-            return {"clock": stamp}
         metadata = event["metadata"]
         header = {"stamp": stamp, "frame_id": str(metadata.get("frame_id", ""))}
         found, message = image_message(value, metadata, header)

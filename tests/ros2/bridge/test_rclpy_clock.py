@@ -1,0 +1,200 @@
+"""The time of `ros2:` nodes and of a real rclpy (Kilted, Fast DDS), and what is logged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ros_flow import RosFlow
+from ros_meeting import meeting, ros_python
+from test_real_rclpy import RclpyPeer
+from waiting import wait_until
+
+from dora.recording.opening import open_recording
+from dora.ros2.rclpy.find import PYTHON_VARIABLE
+
+pytestmark = [pytest.mark.ros2, pytest.mark.processes]
+
+CLOCK = {"topic": "/clock", "message_type": "rosgraph_msgs/Clock"}
+SECOND = 1_000_000_000
+
+
+@pytest.fixture(params=["dds", "rclpy"], name="flow")
+def _flow(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    runtime_root: str,  # noqa: ARG001
+) -> Iterator[RosFlow]:
+    with meeting(request.param, monkeypatch) as met:
+        monkeypatch.delenv("CYCLONEDDS_URI", raising=False)
+        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        monkeypatch.setenv(PYTHON_VARIABLE, str(ros_python()))
+        flow = RosFlow(tmp_path, met)
+        yield flow
+        flow.close()
+
+
+@pytest.fixture(name="peer")
+def _peer(flow: RosFlow) -> Iterator[RclpyPeer]:
+    found = RclpyPeer(flow.domain, script=Path(__file__).with_name("rclpy_observer.py"))
+    yield found
+    found.kill()
+
+
+def test_the_clock_of_rclpy_follows_a_replay(flow: RosFlow, peer: RclpyPeer) -> None:
+    flow.node(
+        "source",
+        """
+        from dora import Node
+
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("text", b"hello")
+        """,
+        inputs={"tick": "dora/timer/50ms"},
+        outputs=["text"],
+    )
+    flow.ros2("clock", {**CLOCK, "direction": "publish"}, inputs={"tick": "dora/timer/20ms"})
+    flow.node(
+        "sink",
+        """
+        from dora import Node
+
+        with open("heard", "a", buffering=1) as file:
+            for event in Node():
+                if event["type"] == "INPUT":
+                    file.write("one\\n")
+        """,
+        inputs={"text": "source/text"},
+    )
+    flow.start("record", "dataflow.yml", "-o", "drive.mcap")
+    flow.lines("heard", 30)
+    flow.stop()
+    with open_recording(str(flow.folder / "drive.mcap")) as recording:
+        first, last = recording.first_ns, recording.last_ns
+    assert last - first > SECOND
+    ended = time.time_ns()
+    peer.follow_clock(name="follower")
+    assert peer.time_of_follower() == 0
+    flow.start("replay", "drive.mcap", "--speed", "0.1")
+    times: list[int] = []
+
+    def moves() -> bool:
+        now = peer.time_of_follower()
+        if now and (not times or now > times[-1]):
+            times.append(now)
+        return len(times) >= 5
+
+    wait_until(moves, lambda: f"times from {first} on: {times}\n{flow.log()}")
+    assert first - SECOND < times[0]
+    assert times[-1] < last + SECOND < ended + 2 * SECOND
+    flow.stop()
+    assert "running again: clock, sink" in flow.log()
+
+
+def test_a_ros2_node_takes_its_time_from_a_simulation(flow: RosFlow, peer: RclpyPeer) -> None:
+    flow.ros2(
+        "world",
+        {
+            "topics": [
+                {**CLOCK, "output": "clock"},
+                {"topic": "/header", "message_type": "std_msgs/Header", "output": "header"},
+                {
+                    "topic": "/image",
+                    "message_type": "sensor_msgs/Image",
+                    "direction": "publish",
+                    "input": "image",
+                },
+            ]
+        },
+        outputs=["clock", "header"],
+        inputs={"image": "node/image"},
+        parameters={"use_sim_time": True},
+    )
+    flow.node(
+        "node",
+        """
+        import numpy as np
+        from dora import Node
+
+        node = Node()
+        with open("heard", "a", buffering=1) as file:
+            for event in node:
+                if event["type"] == "INPUT" and event["id"] == "clock":
+                    file.write(f"clock {event['value'][0].as_py()['clock']['sec']}\\n")
+                elif event["type"] == "INPUT":
+                    file.write(f"header {event['metadata']['timestamp'].timestamp()}\\n")
+                    image = {"width": 1, "height": 1, "encoding": "mono8"}
+                    node.send_output("image", np.zeros(1, np.uint8), image)
+                    node.send_output("image", np.zeros(1, np.uint8), {**event["metadata"], **image})
+        """,
+        inputs={"clock": "world/clock", "header": "world/header"},
+        outputs=["image"],
+    )
+    peer.listen_to_images()
+    flow.start()
+
+    def heard(line: str) -> bool:
+        path = flow.folder / "heard"
+        return path.exists() and line in path.read_text().splitlines()
+
+    def simulated() -> bool:
+        peer.simulate(seconds=1000)
+        return heard("clock 1000")
+
+    wait_until(simulated, lambda: f"the simulated time\n{flow.log()}")
+
+    def stamped() -> bool:  # each message finds its way on its own
+        peer.publish_header()
+        return len(peer.image_stamps()) >= 2
+
+    wait_until(stamped, lambda: f"images\n{flow.log()}")
+    assert heard("header 1000.0")
+    assert set(peer.image_stamps()) == {1000}
+    assert peer.set(node="/world", values={"use_sim_time": False}) == [[True, ""]]
+
+    def real() -> bool:
+        peer.publish_header()
+        return max(peer.image_stamps()) > 1_700_000_000
+
+    wait_until(real, lambda: f"images in the time of the system\n{flow.log()}")
+    flow.stop()
+    assert "Traceback" not in flow.log()
+
+
+def test_what_a_ros2_node_warns_of_is_on_rosout(flow: RosFlow, peer: RclpyPeer) -> None:
+    flow.node(
+        "talker",
+        """
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("text", pa.array([{"data": 7}]))
+        """,
+        inputs={"tick": "dora/timer/100ms"},
+        outputs=["text"],
+    )
+    block = {"topic": "/chatter", "message_type": "std_msgs/String", "direction": "publish"}
+    flow.ros2("to_ros", {**block, "namespace": "/robot"}, inputs={"text": "talker/text"})
+    flow.start()
+
+    def logs() -> list[Any]:
+        found: list[Any] = peer.logs_of(name="robot.to_ros")
+        return found
+
+    wait_until(logs, lambda: f"a log\n{flow.log()}")
+    level, text = logs()[0]
+    assert level == 30
+    assert text.startswith(
+        "input `text` has dropped a message: field 'data' of std_msgs/msg/String: expected"
+    )
+    assert text in flow.log()
+    flow.stop()
