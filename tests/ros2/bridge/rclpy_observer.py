@@ -1,4 +1,4 @@
-"""A program of rclpy that looks at parameters, the clock and the log, as `rclpy_peer.py` does its work.
+"""A program of rclpy that looks at parameters, the clock and the log, as lines on its input ask for.
 
 It runs with the Python of a real ROS 2, so it imports nothing of dora.
 """
@@ -133,7 +133,7 @@ def wait_for(future: Any, required: bool = True) -> Any:
 def main() -> None:
     rclpy.init()
     executor = MultiThreadedExecutor(4)
-    peer = Peer(sys.argv[1], executor)
+    peer = Peer("observer", executor)
     threading.Thread(target=executor.spin, daemon=True).start()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

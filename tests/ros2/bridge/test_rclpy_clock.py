@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from observing import Observer, observed_flow, observer_of_flow  # noqa: F401 - fixtures
 from ros_flow import RosFlow
-from ros_meeting import meeting, ros_python
-from test_real_rclpy import RclpyPeer
 from waiting import wait_until
 
 from dora.recording.opening import open_recording
-from dora.ros2.rclpy.find import PYTHON_VARIABLE
 
 pytestmark = [pytest.mark.ros2, pytest.mark.processes]
 
@@ -22,30 +18,7 @@ CLOCK = {"topic": "/clock", "message_type": "rosgraph_msgs/Clock"}
 SECOND = 1_000_000_000
 
 
-@pytest.fixture(params=["dds", "rclpy"], name="flow")
-def _flow(
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    runtime_root: str,  # noqa: ARG001
-) -> Iterator[RosFlow]:
-    with meeting(request.param, monkeypatch) as met:
-        monkeypatch.delenv("CYCLONEDDS_URI", raising=False)
-        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        monkeypatch.setenv(PYTHON_VARIABLE, str(ros_python()))
-        flow = RosFlow(tmp_path, met)
-        yield flow
-        flow.close()
-
-
-@pytest.fixture(name="peer")
-def _peer(flow: RosFlow) -> Iterator[RclpyPeer]:
-    found = RclpyPeer(flow.domain, script=Path(__file__).with_name("rclpy_observer.py"))
-    yield found
-    found.kill()
-
-
-def test_the_clock_of_rclpy_follows_a_replay(flow: RosFlow, peer: RclpyPeer) -> None:
+def test_the_clock_of_rclpy_follows_a_replay(flow: RosFlow, observer: Observer) -> None:
     flow.node(
         "source",
         """
@@ -79,13 +52,13 @@ def test_the_clock_of_rclpy_follows_a_replay(flow: RosFlow, peer: RclpyPeer) -> 
         first, last = recording.first_ns, recording.last_ns
     assert last - first > SECOND
     ended = time.time_ns()
-    peer.follow_clock(name="follower")
-    assert peer.time_of_follower() == 0
+    observer.follow_clock(name="follower")
+    assert observer.time_of_follower() == 0
     flow.start("replay", "drive.mcap", "--speed", "0.1")
     times: list[int] = []
 
     def moves() -> bool:
-        now = peer.time_of_follower()
+        now = observer.time_of_follower()
         if now and (not times or now > times[-1]):
             times.append(now)
         return len(times) >= 5
@@ -97,7 +70,7 @@ def test_the_clock_of_rclpy_follows_a_replay(flow: RosFlow, peer: RclpyPeer) -> 
     assert "running again: clock, sink" in flow.log()
 
 
-def test_a_ros2_node_takes_its_time_from_a_simulation(flow: RosFlow, peer: RclpyPeer) -> None:
+def test_a_ros2_node_takes_its_time_from_a_simulation(flow: RosFlow, observer: Observer) -> None:
     flow.ros2(
         "world",
         {
@@ -136,7 +109,7 @@ def test_a_ros2_node_takes_its_time_from_a_simulation(flow: RosFlow, peer: Rclpy
         inputs={"clock": "world/clock", "header": "world/header"},
         outputs=["image"],
     )
-    peer.listen_to_images()
+    observer.listen_to_images()
     flow.start()
 
     def heard(line: str) -> bool:
@@ -144,30 +117,30 @@ def test_a_ros2_node_takes_its_time_from_a_simulation(flow: RosFlow, peer: Rclpy
         return path.exists() and line in path.read_text().splitlines()
 
     def simulated() -> bool:
-        peer.simulate(seconds=1000)
+        observer.simulate(seconds=1000)
         return heard("clock 1000")
 
     wait_until(simulated, lambda: f"the simulated time\n{flow.log()}")
 
     def stamped() -> bool:  # each message finds its way on its own
-        peer.publish_header()
-        return len(peer.image_stamps()) >= 2
+        observer.publish_header()
+        return len(observer.image_stamps()) >= 2
 
     wait_until(stamped, lambda: f"images\n{flow.log()}")
     assert heard("header 1000.0")
-    assert set(peer.image_stamps()) == {1000}
-    assert peer.set(node="/world", values={"use_sim_time": False}) == [[True, ""]]
+    assert set(observer.image_stamps()) == {1000}
+    assert observer.set(node="/world", values={"use_sim_time": False}) == [[True, ""]]
 
     def real() -> bool:
-        peer.publish_header()
-        return max(peer.image_stamps()) > 1_700_000_000
+        observer.publish_header()
+        return max(observer.image_stamps()) > 1_700_000_000
 
     wait_until(real, lambda: f"images in the time of the system\n{flow.log()}")
     flow.stop()
     assert "Traceback" not in flow.log()
 
 
-def test_what_a_ros2_node_warns_of_is_on_rosout(flow: RosFlow, peer: RclpyPeer) -> None:
+def test_what_a_ros2_node_warns_of_is_on_rosout(flow: RosFlow, observer: Observer) -> None:
     flow.node(
         "talker",
         """
@@ -187,7 +160,7 @@ def test_what_a_ros2_node_warns_of_is_on_rosout(flow: RosFlow, peer: RclpyPeer) 
     flow.start()
 
     def logs() -> list[Any]:
-        found: list[Any] = peer.logs_of(name="robot.to_ros")
+        found: list[Any] = observer.logs_of(name="robot.to_ros")
         return found
 
     wait_until(logs, lambda: f"a log\n{flow.log()}")
