@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from dora.dataflow.ros2 import Ros2Block, Ros2BlockCalls, Ros2BlockTopic
+from dora.errors import ConnectError
 from dora.node.events import Input, ParamDeleted, ParamUpdate
 from dora.node.external import External
 from dora.node.node import Node
@@ -45,17 +46,25 @@ def run(block: Ros2Block) -> None:
     Raises `ConnectError` if the engine does not get to the others, `TypeNotFound`, and ``ValueError`` for a
     name that ROS does not have.
     """
-    with Node() as node:
+    context = open_context(block)
+    failure = None
+    try:
+        # It takes a second. The others wait until this node is ready, so it misses less of what they send.
+        context.engine(services=block.needs_services)
+    except ConnectError as error:
+        failure = error  # of this node, once it is one: the others go on
+    with Node() as node, context:
         LOGGER.addHandler(_LogOfNode(node))
         LOGGER.propagate = False
         choice = engine_of(block)
         node.log_info(f"ROS 2 over {choice.engine}: {choice.reason}")
-        with open_context(block) as context:
-            name = block.node_name or ros_name(node.id)
-            parameters = BridgeParameters(node, node.log_warn)
-            options = Ros2NodeOptions(rosout=True)
-            ros_node = context.new_node(name, block.namespace, options, parameters.ros)
-            BridgeNode(node, ros_node, block, parameters).run()
+        if failure is not None:
+            raise failure
+        name = block.node_name or ros_name(node.id)
+        parameters = BridgeParameters(node, node.log_warn)
+        options = Ros2NodeOptions(rosout=True)
+        ros_node = context.new_node(name, block.namespace, options, parameters.ros)
+        BridgeNode(node, ros_node, block, parameters).run()
 
 
 def open_context(block: Ros2Block) -> Ros2Context:
