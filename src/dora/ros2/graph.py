@@ -155,11 +155,11 @@ class RosGraph:
 
     def topic_names_and_types(self) -> dict[str, list[str]]:
         """Return the types of each topic that somebody publishes or subscribes to, by name."""
-        return _names_and_types(self.endpoints(), (Kind.PUBLISHER, Kind.SUBSCRIPTION))
-
-    def service_names_and_types(self) -> dict[str, list[str]]:
-        """Return the types of each service that somebody serves or calls, by name."""
-        return _names_and_types(self.endpoints(), (Kind.SERVER, Kind.CLIENT))
+        found: dict[str, set[str]] = {}
+        for item in self.endpoints():
+            if item.kind in (Kind.PUBLISHER, Kind.SUBSCRIPTION):
+                found.setdefault(item.name, set()).add(item.type)
+        return {name: sorted(types) for name, types in sorted(found.items())}
 
     def has_server(self, service: str, type_name: str, type_hash: str) -> bool:
         """Return whether a service of this type is served. Hashes that are not known count as equal."""
@@ -190,14 +190,6 @@ _COUNTERPART = {
     Kind.SERVER: Kind.CLIENT,
     Kind.CLIENT: Kind.SERVER,
 }
-
-
-def _names_and_types(endpoints: list[Endpoint], kinds: tuple[Kind, Kind]) -> dict[str, list[str]]:
-    found: dict[str, set[str]] = {}
-    for item in endpoints:
-        if item.kind in kinds:
-            found.setdefault(item.name, set()).add(item.type)
-    return {name: sorted(types) for name, types in sorted(found.items())}
 
 
 def _problem(ours: Endpoint, other: Endpoint, *, checks_qos: bool) -> str | None:

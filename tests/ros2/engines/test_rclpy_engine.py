@@ -14,6 +14,7 @@ from waiting import TIMEOUT, wait_until
 
 from dora.errors import CallFailed, TransportError
 from dora.ros2.graph import NodeName
+from dora.ros2.qos import SENSOR_DATA
 from dora.ros2.rclpy import process
 
 pytestmark = [pytest.mark.ros2, pytest.mark.processes]
@@ -107,3 +108,29 @@ def test_a_response_to_a_cancelled_call_is_not_waited_for(engine: Meeting) -> No
     server.send_response(server.take_request(TIMEOUT).id, request(2))
     wait_until(lambda: bool(responses), "the response to the second call")
     assert len(responses) == 1
+
+
+def test_messages_that_rclpy_has_lost_are_counted(engine: Meeting) -> None:
+    listener, talker = engine.open(), engine.open()
+    subscription = listener.create_node("listener").create_subscription("/chatter", STRING, SENSOR_DATA)
+    publisher = talker.create_node("talker").create_publisher("/chatter", STRING, SENSOR_DATA)
+
+    def heard() -> bool:
+        publisher.publish(message(0))
+        return subscription.take(0.1) is not None
+
+    wait_until(heard, "a message")
+    pid = listener.process.pid
+    os.kill(pid, signal.SIGSTOP)  # its sockets are full soon
+    for number in range(200):
+        publisher.publish(message(number, 100_000))
+    wait_until(publisher.has_subscription, "the end of the work of the talker")
+    os.kill(pid, signal.SIGCONT)
+
+    counters = subscription.counters
+
+    def told() -> bool:
+        publisher.publish(message(0))
+        return counters.lost > 0 and counters.received + counters.lost > 200
+
+    wait_until(told, lambda: f"losses: {counters}")

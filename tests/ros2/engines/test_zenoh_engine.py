@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +163,31 @@ def test_without_a_router_the_address_and_the_mend_are_told(monkeypatch: pytest.
     with pytest.raises(ConnectError) as caught:
         open_context(0)
     assert str(caught.value).startswith(
-        f"no Zenoh router answers at {endpoint}: start one there (`ros2 run rmw_zenoh_cpp rmw_zenohd`), "
+        f"no Zenoh router answers at {endpoint}: start one there (`ros2 run rmw_zenoh_cpp rmw_zenohd`, "
+        "without ROS `python -m dora.ros2.zenoh`), "
     )
     assert "\n" not in str(caught.value)
     assert ".rs:" not in str(caught.value)
+
+
+@pytest.mark.processes
+def test_the_router_without_ros_brings_contexts_together_until_it_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    endpoint = f"tcp/127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "dora.ros2.zenoh", endpoint]
+    router = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert router.stdout is not None
+    assert router.stdout.readline() == f"listening on {endpoint}; Ctrl-C ends it\n"
+    monkeypatch.setenv("ZENOH_CONFIG_OVERRIDE", f'connect/endpoints=["{endpoint}"]')
+    with open_context(0) as ours, open_context(0) as other:
+        ours.create_node("here")
+        assert other.graph.wait_for(lambda: bool(other.graph.nodes()), TIMEOUT)
+        again = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT)
+        assert again.returncode == 1
+        assert again.stderr.startswith(f"error: the Zenoh router cannot listen on {endpoint}: ")
+    router.send_signal(signal.SIGINT)
+    assert router.wait(TIMEOUT) == 0
 
 
 def test_a_configuration_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

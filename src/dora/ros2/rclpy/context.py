@@ -18,6 +18,7 @@ from dora.ros2.qos import DEFAULT, INFINITE_NS, SERVICES, Durability, History, L
 from dora.ros2.rclpy.process import RclpyProcess
 
 _log = logging.getLogger("dora.ros2")
+_OF_ENDPOINTS: Final = ("message", "lost", "response", "request")  # frames with the number of an endpoint
 _INFINITE_FROM: Final = INFINITE_NS // 2  # RMWs round differently
 
 
@@ -46,7 +47,7 @@ class RclpyContext(OpenContext):
         if "graph" in header:
             self._on_graph(header)
             return
-        number = header.get("message") or header.get("response") or header.get("request") or 0
+        number = next((header[kind] for kind in _OF_ENDPOINTS if kind in header), 0)
         handler = self.handlers.get(number)
         if handler is not None:
             handler(header, data)
@@ -62,7 +63,8 @@ class RclpyContext(OpenContext):
 
     def _on_end(self) -> None:
         if not self._closed:
-            _log.error("the process that has rclpy has ended; this context gets no more messages")
+            pid = self.process.pid
+            _log.error(f"the process {pid}, which has rclpy, has ended; this context gets no more messages")
         for node in list(self.nodes):
             node.end()
         self.graph.close()
@@ -160,6 +162,9 @@ class RclpySubscription(_RclpyEndpoint):
         return self._name
 
     def _on_message(self, header: dict[str, Any], data: bytes) -> None:
+        if "lost" in header:
+            self.counters.lost += header["count"]
+            return
         # rclpy does not tell the publisher, so gaps in the numbers of several would say nothing.
         self._queue.put(RosMessage(data, header["at"], header["n"], b""))
 

@@ -67,6 +67,7 @@ class RclpyProcess:
 
     @property
     def pid(self) -> int:
+        """The id of the process, also after its end."""
         return self._process.pid
 
     def _await_start(self, python: str) -> str:

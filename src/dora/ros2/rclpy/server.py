@@ -201,9 +201,16 @@ class Server:
             }
             self.send(header, message)
 
-        subscription = owner.create_subscription(
-            find_type(type), topic, on_message, make_qos(qos), raw=True
-        )
+        def on_lost(event: Any) -> None:
+            self.send({"lost": number, "count": event.total_count_change})
+
+        events = events_module()
+        values = (find_type(type), topic, on_message, make_qos(qos))
+        try:
+            callbacks = events.SubscriptionEventCallbacks(message_lost=on_lost)
+            subscription = owner.create_subscription(*values, raw=True, event_callbacks=callbacks)
+        except events.UnsupportedEventTypeError:  # this RMW does not tell
+            subscription = owner.create_subscription(*values, raw=True)
         self.things[number] = (owner, subscription)
 
     def do_close(self, number: int) -> None:
@@ -361,6 +368,14 @@ def make_qos(values: dict[str, Any]) -> Any:
         liveliness=LivelinessPolicy(values["liveliness"]),
         **durations,
     )
+
+
+def events_module() -> Any:
+    """Return the module with the events of an endpoint, which Humble has under another name."""
+    try:
+        return importlib.import_module("rclpy.event_handler")
+    except ImportError:
+        return importlib.import_module("rclpy.qos_event")
 
 
 def describe(info: Any, kind: str, name: str) -> dict[str, Any]:

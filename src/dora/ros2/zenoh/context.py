@@ -12,6 +12,7 @@ from dora.ros2.engine import RosType
 from dora.ros2.graph import Kind, NodeName
 from dora.ros2.life import OpenContext, OpenNode
 from dora.ros2.qos import DEFAULT, SERVICES, Qos
+from dora.ros2.zenoh.endpoint import EndpointValues, undeclare
 from dora.ros2.zenoh.keys import (
     ADMIN_SPACE,
     PROFILES,
@@ -24,7 +25,7 @@ from dora.ros2.zenoh.keys import (
 )
 from dora.ros2.zenoh.services import ZenohClient, ZenohServer
 from dora.ros2.zenoh.session import open_session
-from dora.ros2.zenoh.topics import ZenohPublisher, ZenohSubscription, undeclare
+from dora.ros2.zenoh.topics import ZenohPublisher, ZenohSubscription
 
 _GRAPH_TIMEOUT: Final = 5.0  # seconds that routers and peers have to tell what is there at the start
 
@@ -138,16 +139,14 @@ class ZenohNode(OpenNode):
         return created
 
     def create_client(self, service: str, type: RosType, qos: Qos = SERVICES) -> ZenohClient:
-        created: ZenohClient = self._create(
-            ZenohClient, Kind.CLIENT, service, type, qos, self._context.graph
-        )
+        created: ZenohClient = self._create(ZenohClient, Kind.CLIENT, service, type, qos)
         return created
 
     def create_server(self, service: str, type: RosType, qos: Qos = SERVICES) -> ZenohServer:
         created: ZenohServer = self._create(ZenohServer, Kind.SERVER, service, type, qos)
         return created
 
-    def _create(self, make: Any, kind: Kind, name: str, type: RosType, qos: Qos, *more: object) -> Any:
+    def _create(self, make: Any, kind: Kind, name: str, type: RosType, qos: Qos) -> Any:
         context = self._context
         full = self._full_name(name)
         type_hash = context.profile.hash_of(type)
@@ -159,8 +158,11 @@ class ZenohNode(OpenNode):
         def on_close() -> None:
             self._endpoints.discard(endpoint)
 
+        values = EndpointValues(
+            self._session, key, token, full, type, qos, gid_of(token), context.graph, on_close
+        )
         try:
-            endpoint = make(self._session, key, token, full, type, qos, gid_of(token), on_close, *more)
+            endpoint = make(values)
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot create a {kind.value} of {full}: {error}") from error
         self._endpoints.add(endpoint)

@@ -12,38 +12,24 @@ import zenoh
 
 from dora.errors import CallFailed, TransportError
 from dora.ros2.calls import call, wait_for_service
-from dora.ros2.engine import Buffer, RequestId, RosType, ServiceRequest
-from dora.ros2.graph import RosGraph
+from dora.ros2.engine import Buffer, RequestId, ServiceRequest
 from dora.ros2.message_queue import MessageCounters, MessageQueue
-from dora.ros2.qos import Qos
+from dora.ros2.zenoh.endpoint import EndpointValues, ZenohEndpoint
 from dora.ros2.zenoh.keys import attachment_bytes, read_attachment
-from dora.ros2.zenoh.topics import undeclare
 
 # A request waits for its response as long as the client does; a result of an action may take hours.
 _REQUEST_TIMEOUT: Final = 1e9  # seconds
 _MAX_OPEN: Final = 10_000  # requests of a server without a response
 
 
-class ZenohClient:
+class ZenohClient(ZenohEndpoint):
     """See `dora.ros2.engine.ServiceClient`."""
 
-    def __init__(
-        self,
-        session: zenoh.Session,
-        key: str,
-        token: str,
-        service: str,
-        type: RosType,
-        qos: Qos,
-        gid: bytes,
-        on_close: Callable[[], None],
-        graph: RosGraph,
-    ) -> None:
-        self.service, self.type, self.qos, self.gid = service, type, qos, gid
-        self._on_close = on_close
-        self._graph = graph
-        self._querier: Any = session.declare_querier(
-            key,
+    def __init__(self, values: EndpointValues) -> None:
+        super().__init__(values)
+        self.service = values.name
+        self._querier: Any = values.session.declare_querier(
+            values.key,
             target=zenoh.QueryTarget.ALL_COMPLETE,
             consolidation=zenoh.ConsolidationMode.NONE,
             timeout=_REQUEST_TIMEOUT,
@@ -52,7 +38,7 @@ class ZenohClient:
         self._sequence_number = 0
         self._open: dict[int, Future[bytes]] = {}
         self.closed = False
-        self._token = session.liveliness().declare_token(token)
+        self._announce()
 
     def is_ready(self) -> bool:
         if self.closed:
@@ -60,7 +46,7 @@ class ZenohClient:
         return bool(self._querier.matching_status.matching)
 
     def wait_for_service(self, timeout: float | None) -> bool:
-        return wait_for_service(self, self._graph, timeout)
+        return wait_for_service(self, self._values.graph, timeout)
 
     def send_request(self, data: Buffer) -> Future[bytes]:
         future: Future[bytes] = Future()
@@ -104,37 +90,25 @@ class ZenohClient:
             waiting = list(self._open.values())
         for future in waiting:
             _fail(future, f"the client of {self.service} was closed")
-        self._graph.wake()
-        undeclare(self._token, self._querier)
-        self._on_close()
+        self._values.graph.wake()
+        self._leave(self._querier)
 
 
-class ZenohServer:
+class ZenohServer(ZenohEndpoint):
     """See `dora.ros2.engine.ServiceServer`."""
 
-    def __init__(
-        self,
-        session: zenoh.Session,
-        key: str,
-        token: str,
-        service: str,
-        type: RosType,
-        qos: Qos,
-        gid: bytes,
-        on_close: Callable[[], None],
-    ) -> None:
-        self.service, self.type, self.qos, self.gid = service, type, qos, gid
-        self._on_close = on_close
+    def __init__(self, values: EndpointValues) -> None:
+        super().__init__(values)
+        self.service = values.name
         self.counters = MessageCounters()
-        self._key = key
         # Never drops by itself: its items are open requests, at most `_MAX_OPEN`. A new request is refused
         # and not the oldest one, because the program may be at work on that.
         self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
         self._lock = threading.Lock()
         self._open: dict[RequestId, Any] = {}  # request → its query
         handler = zenoh.handlers.Callback(self._on_query, indirect=False)
-        self._queryable = session.declare_queryable(key, handler, complete=True)
-        self._token = session.liveliness().declare_token(token)
+        self._queryable = values.session.declare_queryable(values.key, handler, complete=True)
+        self._announce()
 
     def _on_query(self, query: zenoh.Query) -> None:
         try:
@@ -174,7 +148,7 @@ class ZenohServer:
             )
         attachment = attachment_bytes(request.sequence_number, time.time_ns(), request.client_gid)
         try:
-            query.reply(self._key, bytes(data), attachment=attachment)
+            query.reply(self._values.key, bytes(data), attachment=attachment)
         except zenoh.ZError as error:
             raise TransportError(f"the response of {self.service} cannot be sent: {error}") from error
         finally:
@@ -190,13 +164,12 @@ class ZenohServer:
         if self._queue.closed:
             return
         self._queue.close()
-        undeclare(self._token, self._queryable)
+        self._leave(self._queryable)
         with self._lock:
             waiting = list(self._open.values())
             self._open.clear()
         for query in waiting:
             query.drop()
-        self._on_close()
 
 
 def _answer(future: Future[bytes], data: bytes) -> None:

@@ -16,6 +16,7 @@ import zenoh
 from dora.errors import ConnectError
 
 ROUTER: Final = "tcp/localhost:7447"
+ROUTER_ENDPOINT: Final = "tcp/[::]:7447"  # on which a router listens
 CONFIG_VARIABLE: Final = "ZENOH_SESSION_CONFIG_URI"  # as for rmw_zenoh
 OVERRIDE_VARIABLE: Final = "ZENOH_CONFIG_OVERRIDE"  # key=value;key=value
 
@@ -47,7 +48,6 @@ _SESSION: Final[dict[str, Any]] = {
 _ROUTER: Final[dict[str, Any]] = {
     "mode": "router",
     "scouting/delay": 0,
-    "listen/endpoints": ["tcp/[::]:7447"],
     "scouting/multicast/enabled": False,
     "scouting/gossip/enabled": True,
     "scouting/gossip/target": {"router": ["router", "peer"], "peer": ["router"]},
@@ -119,8 +119,8 @@ def _unreachable(config: zenoh.Config, path: str, error: zenoh.ZError) -> str:
     source = f" (from {path})" if path else ""
     return (
         f"no Zenoh router answers at {where}{source}: start one there "
-        "(`ros2 run rmw_zenoh_cpp rmw_zenohd`), or name another one in a Zenoh configuration and give its "
-        f"path as `config_uri` ({_reason(error)})"
+        "(`ros2 run rmw_zenoh_cpp rmw_zenohd`, without ROS `python -m dora.ros2.zenoh`), or name another "
+        f"one in a Zenoh configuration and give its path as `config_uri` ({_reason(error)})"
     )
 
 

@@ -11,9 +11,10 @@ import zenoh
 import zenoh.ext
 
 from dora.errors import TransportError
-from dora.ros2.engine import Buffer, RosMessage, RosType
+from dora.ros2.engine import Buffer, RosMessage
 from dora.ros2.message_queue import MessageCounters, MessageQueue, SequenceGaps
-from dora.ros2.qos import Durability, History, Qos, Reliability
+from dora.ros2.qos import Durability, History, Reliability
+from dora.ros2.zenoh.endpoint import EndpointValues, ZenohEndpoint
 from dora.ros2.zenoh.keys import attachment_bytes, read_attachment
 
 # Where the last message of a publisher is lost, a subscription learns it from this. As in rmw_zenoh.
@@ -22,31 +23,13 @@ _CDR: Final = zenoh.Encoding.APPLICATION_CDR
 _HEADER_SIZE: Final = 4  # bytes, the encapsulation header of CDR
 
 
-def undeclare(*things: Any) -> None:
-    """Undeclare what a session has declared; a session that is closed has done that itself."""
-    for thing in things:
-        try:
-            thing.undeclare()
-        except zenoh.ZError:
-            pass
-
-
-class ZenohPublisher:
+class ZenohPublisher(ZenohEndpoint):
     """See `dora.ros2.engine.RosPublisher`."""
 
-    def __init__(
-        self,
-        session: zenoh.Session,
-        key: str,
-        token: str,
-        topic: str,
-        type: RosType,
-        qos: Qos,
-        gid: bytes,
-        on_close: Callable[[], None],
-    ) -> None:
-        self.topic, self.type, self.qos, self.gid = topic, type, qos, gid
-        self._on_close = on_close
+    def __init__(self, values: EndpointValues) -> None:
+        super().__init__(values)
+        self.topic = values.name
+        session, key, qos = values.session, values.key, values.qos
         self._lock = threading.Lock()  # numbers go out in order
         self._sequence_number = 0
         self._closed = False
@@ -76,7 +59,7 @@ class ZenohPublisher:
                 else None,
                 publisher_detection=True,
             )
-        self._token = session.liveliness().declare_token(token)
+        self._announce()
 
     def has_subscription(self) -> bool:
         return not self._closed and bool(self._plain.matching_status.matching)
@@ -97,28 +80,16 @@ class ZenohPublisher:
             if self._closed:
                 return
             self._closed = True
-        undeclare(self._token, self._publisher)
-        if self._plain is not self._publisher:
-            undeclare(self._plain)
-        self._on_close()
+        self._leave(*dict.fromkeys((self._publisher, self._plain)))
 
 
-class ZenohSubscription:
+class ZenohSubscription(ZenohEndpoint):
     """See `dora.ros2.engine.RosSubscription`."""
 
-    def __init__(
-        self,
-        session: zenoh.Session,
-        key: str,
-        token: str,
-        topic: str,
-        type: RosType,
-        qos: Qos,
-        gid: bytes,
-        on_close: Callable[[], None],
-    ) -> None:
-        self.topic, self.type, self.qos, self.gid = topic, type, qos, gid
-        self._on_close = on_close
+    def __init__(self, values: EndpointValues) -> None:
+        super().__init__(values)
+        self.topic = values.name
+        session, key, qos = values.session, values.key, values.qos
         self.counters = MessageCounters()
         self._queue: MessageQueue[RosMessage] = MessageQueue(qos.queue_size, self.counters)
         self._gaps = SequenceGaps()
@@ -142,7 +113,7 @@ class ZenohSubscription:
             )
         else:
             self._subscriber = session.declare_subscriber(key, handler)
-        self._token = session.liveliness().declare_token(token)
+        self._announce()
 
     def _on_sample(self, sample: zenoh.Sample) -> None:
         data = sample.payload.to_bytes()
@@ -171,5 +142,4 @@ class ZenohSubscription:
     def close(self) -> None:
         if not self._queue.closed:
             self._queue.close()
-            undeclare(self._token, self._subscriber)
-            self._on_close()
+            self._leave(self._subscriber)
