@@ -97,6 +97,33 @@ def test_a_topic_replaces_a_camera_and_comes_back_as_a_topic(lab: Folder) -> Non
 
 
 @pytest.mark.processes
+def test_a_bag_takes_the_place_of_a_node_that_gets_its_topics_from_ros(lab: Folder) -> None:
+    block = {
+        "namespace": "camera",
+        "topics": [
+            {
+                "topic": "image_raw",
+                "message_type": "sensor_msgs/Image",
+                "format": "image",
+                "output": "image",
+            },
+            {"topic": "/chatter", "message_type": "std_msgs/String", "output": "text"},
+            {"topic": "/silent", "message_type": "std_msgs/String", "output": "none"},
+        ],
+    }
+    described = flow(["image", "text", "none"])
+    described["nodes"][0] = {"id": "robot", "ros2": block, "outputs": ["image", "text", "none"]}
+    lab.flow(yaml.safe_dump(described))
+    said = lab.dora("replay", "drive", "lab.yml", "--speed", "0")
+    assert "from the recording: robot; running again: listener" in said
+    received = found(lab)
+    assert [value for name, value, _ in received if name == "image"] == [[10] * 24, [20] * 24]
+    texts = [sent for sent in MESSAGES if sent.topic == "/chatter"]
+    assert [value for name, value, _ in received if name == "text"] == [as_read(sent) for sent in texts]
+    assert len(received) == 2 + len(texts)
+
+
+@pytest.mark.processes
 def test_a_dataflow_plays_a_bag_by_itself(lab: Folder) -> None:
     settings = {"DORA_REPLAY_FILE": "drive", "DORA_REPLAY_NODE": "robot", "DORA_REPLAY_TO": "0.25"}
     lab.flow(yaml.safe_dump(flow(["chatter"], env=settings)))

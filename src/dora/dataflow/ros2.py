@@ -5,7 +5,8 @@ Names of topics, types and services are texts here: `dora.ros2` knows what they 
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 import msgspec
 
@@ -14,6 +15,8 @@ BRIDGE_VARIABLE = "DORA_ROS2_BRIDGE"
 
 BRIDGE_PATH = "dora-ros2"
 """The ``path`` of a node with a `ros2` block."""
+
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_]")
 
 Direction = Literal["subscribe", "publish"]
 Role = Literal["client", "server"]
@@ -74,6 +77,15 @@ class Ros2Block(msgspec.Struct, frozen=True, omit_defaults=True):
         """The topics, or the service or action, that it connects."""
         calls = [item.name for item in (self.service, self.action) if item is not None]
         return (*(topic.topic for topic in self.topics), *calls)
+
+    def name_of(self, node_id: str) -> str:
+        """Return the name of the ROS node, by default the node's id, in a form that ROS allows.
+
+        >>> Ros2Block().name_of("camera-1"), Ros2Block().name_of("2.left")
+        ('camera_1', '_2_left')
+        """
+        name = self.node_name or _NOT_IN_A_NAME.sub("_", node_id)
+        return f"_{name}" if name[0].isdigit() else name
 
     def in_words(self) -> str:
         """Return what it does, for drawings: ``ROS 2: /chatter → text``."""

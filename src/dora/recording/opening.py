@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from dora.recording.mcap.file import MAGIC, McapFile
@@ -15,18 +15,22 @@ if TYPE_CHECKING:
 
 
 def open_recording(
-    path: str, *, images: bool = False, topics: Mapping[str, str] | None = None
+    path: str,
+    *,
+    images: bool = False,
+    topics: Mapping[str, str] | None = None,
+    image_topics: Collection[str] = (),
 ) -> Recording:
     """Open a file of `dora record`, or a bag of ROS 2: a folder, or a file ``.mcap`` or ``.db3``.
 
-    ``images`` and ``topics`` are as for `dora.recording.bags.bag.RosBag`.
+    ``images``, ``topics`` and ``image_topics`` are as for `dora.recording.bags.bag.RosBag`.
 
     Raises `NotARecording` for another file, `DoraError` if there is none.
     """
     if os.path.isdir(path) or _is_bag(path):
         from dora.recording.bags.bag import RosBag
 
-        return RosBag(path, images=images, topics=topics)
+        return RosBag(path, images=images, topics=topics, image_topics=image_topics)
     return DoraRecording(path)
 
 

@@ -113,6 +113,9 @@ def test_an_image_has_the_time_of_its_sender_else_the_one_of_the_node() -> None:
     assert stamp_of_image(node.ros) > 1_700_000_000
     assert stamp_of_image(simulated(node, 7_000_000_000), timestamp=sent) == 1_000_000_000
     assert stamp_of_image(simulated(node, 7_000_000_000)) == 7
+    assert stamp_of_image(node.ros, stamp=3_000_000_000, timestamp=sent) == 3
+    assert stamp_of_image(node.ros, stamp="then", timestamp=sent) == 1_000_000_000
+    assert stamp_of_image(node.ros, stamp=-1, timestamp=sent) == 1_000_000_000
 
 
 def test_in_a_simulation_messages_of_ros_have_the_simulated_time() -> None:
@@ -143,7 +146,8 @@ def test_what_comes_for_a_clock_is_published_as_its_time() -> None:
 def test_an_image_of_ros_says_its_type_and_topic() -> None:
     node = DoraSide()
     side: Any = node
-    value = {"width": 1, "height": 1, "step": 3, "encoding": "rgb8", "data": [1, 2, 3]}
+    header = {"stamp": {"sec": 7, "nanosec": 8}}
+    value = {"header": header, "width": 1, "height": 1, "step": 3, "encoding": "rgb8", "data": [1, 2, 3]}
     subscription: Any = SimpleNamespace(
         topic="/robot/image",
         pending=1,
@@ -154,7 +158,7 @@ def test_an_image_of_ros_says_its_type_and_topic() -> None:
     ).next(0)
     assert deliver is not None
     deliver()
-    size = {"width": 1, "height": 1, "encoding": "rgb8"}
+    size = {"width": 1, "height": 1, "encoding": "rgb8", "stamp": 7_000_000_008}
     assert [metadata for _, _, metadata in node.sent] == [
         {"ros2_type": IMAGE.name, "ros2_topic": "/robot/image", **size}
     ]

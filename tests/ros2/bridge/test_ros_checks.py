@@ -11,9 +11,8 @@ import yaml
 
 from dora.daemon.processes.launch_spec import missing_programs
 from dora.dataflow import parse
-from dora.dataflow.ros2 import Ros2BlockQos, Ros2BlockTopic
+from dora.dataflow.ros2 import Ros2Block, Ros2BlockQos, Ros2BlockTopic
 from dora.ros2.bridge.qualities import calls_qos, publisher_qos, subscription_qos
-from dora.ros2.bridge.run import ros_name
 from dora.ros2.qos import Durability, History, Qos, Reliability
 from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
 from dora.wire.output_rules import LatchRule, OutputRules
@@ -99,4 +98,7 @@ def test_what_the_block_says_wins() -> None:
 
 
 def test_the_id_of_a_node_becomes_a_name_that_ros_allows() -> None:
-    assert [ros_name(name) for name in ("ears", "left-ear", "2.ears")] == ["ears", "left_ear", "_2_ears"]
+    block = Ros2Block()
+    names = [block.name_of(name) for name in ("ears", "left-ear", "2.ears")]
+    assert names == ["ears", "left_ear", "_2_ears"]
+    assert Ros2Block(node_name="head").name_of("ears") == "head"

@@ -28,6 +28,7 @@ from dora.recording.bags.restore import ChannelReader, TypeFinder
 from dora.recording.mcap.file import END_OF_TIME
 from dora.recording.mcap.format import End, NotARecording, RecordingStart
 from dora.recording.mcap.recording import RecordedMessage, Recording, TopicInfo
+from dora.ros2.names import check_namespace, resolve
 
 if TYPE_CHECKING:
     from dora.dataflow.model import Dataflow
@@ -45,15 +46,24 @@ class RosBag(Recording):
     Its topics have no node: `/camera/image_raw` is called ``camera/image_raw``, as an output can be.
     """
 
-    def __init__(self, path: str, *, images: bool = False, topics: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        images: bool = False,
+        topics: Mapping[str, str] | None = None,
+        image_topics: Collection[str] = (),
+    ) -> None:
         """Open a bag; raises `NotARecording` for another file or folder, `DoraError` if it cannot be read.
 
         ``images``: messages with images are flat bytes with `width`, `height` and `encoding`, as cameras of
-        dora send them, instead of structs. ``topics``: by ``node/output``, the topic that replaces it.
+        dora send them, instead of structs; ``image_topics``: of these topics only. ``topics``: by
+        ``node/output``, the topic that replaces it.
         """
         super().__init__(path)
         self.ros2: str = ""
         self._renamed = {output: _name(topic) for output, topic in (topics or {}).items()}
+        self._image_topics = set(map(_name, image_topics))
         self._folder = ""  # of decompressed files
         self._files: list[BagFile] = []
         try:
@@ -67,7 +77,9 @@ class RosBag(Recording):
             raise
         types = TypeFinder(self.ros2)
         self._readers = {
-            channel: ChannelReader(channel, types, images=images)
+            channel: ChannelReader(
+                channel, types, images=images or _name(channel.topic) in self._image_topics
+            )
             for file in self._files
             for channel in file.channels
         }
@@ -87,6 +99,20 @@ class RosBag(Recording):
             yield RecordedMessage(topic, sequences[topic], time_ns, data, self._readers[channel])
         for file in self._files:
             self.damage = self.damage or file.damage
+
+    def take_blocks(self, dataflow: Dataflow) -> tuple[dict[str, str], list[str]]:
+        blocks = [(node.id, node.ros2) for node in dataflow.nodes if node.ros2 is not None]
+        for node_id, block in blocks:
+            place = block.name_of(node_id), check_namespace(block.namespace)
+            for topic in block.topics:
+                name = _name(resolve(topic.topic, *place))
+                if topic.direction == "publish" or name not in self.topics:
+                    continue
+                for output in topic.ports:
+                    self._renamed.setdefault(f"{node_id}/{output}", name)
+                if topic.format == "image":
+                    self._image_topics.add(name)
+        return self._renamed, sorted(self._image_topics)
 
     def topic_of(self, node_id: str, output: str) -> str:
         return self._renamed.get(f"{node_id}/{output}", output)

@@ -91,6 +91,14 @@ class Recording(ABC):
         was cut off gives them in the order of recording. Ends at a damaged place.
         """
 
+    def take_blocks(self, dataflow: Dataflow) -> tuple[dict[str, str], list[str]]:  # noqa: ARG002
+        """Let topics of a bag replace the outputs that get them from ROS 2, by the `ros2` blocks of nodes.
+
+        Returns what a player needs to do the same: ``topics`` and ``image_topics``, as for
+        `dora.recording.bags.bag.RosBag`.
+        """
+        return {}, []
+
     def topic_of(self, node_id: str, output: str) -> str:
         """Return the topic that replaces an output of a node."""
         return f"{node_id}/{output}"

@@ -163,7 +163,12 @@ def main() -> int:
     """Play what the environment asks for; return the exit status."""
     try:
         settings = settings_from_env(os.environ)
-        with open_recording(settings.file, images=settings.images, topics=settings.topics) as recording:
+        with open_recording(
+            settings.file,
+            images=settings.images,
+            topics=settings.topics,
+            image_topics=settings.image_topics,
+        ) as recording:
             clock = _clock(settings, recording)
             session = Session()
             Player(session, recording, settings, clock).play()

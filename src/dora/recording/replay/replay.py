@@ -77,6 +77,7 @@ class Replay:
                 f"{recording.duration:.3f} s"
             )
         self.original = self._load()
+        self._bag_topics, self._image_topics = recording.take_blocks(self.original)
         recorded = recording.outputs_in(self.original)
         self.roles = assign_roles(self.original, recorded, request.replace)
         if not self.roles.replaced:
@@ -107,7 +108,8 @@ class Replay:
             begin=request.begin,
             end=request.end,
             images=request.images,
-            topics=dict(request.topics),
+            topics=self._bag_topics,
+            image_topics=self._image_topics,
         )
         described = replay_dataflow(
             self.original,

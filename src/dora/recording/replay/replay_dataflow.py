@@ -121,8 +121,8 @@ NODE: Final = "DORA_REPLAY_NODE"
 class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The messages that a player sends, as variables of its environment.
 
-    Times are seconds from the first message of the recording; None: to its end. ``images`` and ``topics``
-    are as for `dora.recording.bags.bag.RosBag`.
+    Times are seconds from the first message of the recording; None: to its end. ``images``, ``topics``
+    and ``image_topics`` are as for `dora.recording.bags.bag.RosBag`.
     """
 
     file: str = msgspec.field(name="DORA_REPLAY_FILE")
@@ -133,6 +133,7 @@ class PlayerSettings(msgspec.Struct, kw_only=True, omit_defaults=True):
     end: float | None = msgspec.field(name="DORA_REPLAY_TO", default=None)
     images: bool = msgspec.field(name="DORA_REPLAY_IMAGES", default=False)
     topics: dict[str, str] = msgspec.field(name="DORA_REPLAY_TOPICS", default={})
+    image_topics: list[str] = msgspec.field(name="DORA_REPLAY_IMAGE_TOPICS", default=[])
 
 
 # Keys that a player keeps of the node it replaces: they decide how receivers see its outputs.

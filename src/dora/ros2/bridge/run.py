@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from dora.dataflow.ros2 import Ros2Block, Ros2BlockCalls, Ros2BlockTopic
 from dora.errors import ConnectError
@@ -24,8 +23,6 @@ from dora.ros2.bridge.qualities import calls_qos, publisher_qos, subscription_qo
 from dora.ros2.bridge.services import CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
 from dora.ros2.qos import Qos
-
-_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_]")
 
 Handler = Callable[[Input], None]
 
@@ -60,10 +57,9 @@ def run(block: Ros2Block) -> None:
         node.log_info(f"ROS 2 over {choice.engine}: {choice.reason}")
         if failure is not None:
             raise failure
-        name = block.node_name or ros_name(node.id)
         parameters = BridgeParameters(node, node.log_warn)
         options = Ros2NodeOptions(rosout=True)
-        ros_node = context.new_node(name, block.namespace, options, parameters.ros)
+        ros_node = context.new_node(block.name_of(node.id), block.namespace, options, parameters.ros)
         BridgeNode(node, ros_node, block, parameters).run()
 
 
@@ -75,16 +71,6 @@ def open_context(block: Ros2Block) -> Ros2Context:
         transport=Ros2Transport(kind, block.compatibility, block.config_uri),
         domain_id=block.domain_id,
     )
-
-
-def ros_name(node_id: str) -> str:
-    """Return a name that ROS allows.
-
-    >>> ros_name("camera-1"), ros_name("2.left")
-    ('camera_1', '_2_left')
-    """
-    name = _NOT_IN_A_NAME.sub("_", node_id)
-    return f"_{name}" if name[0].isdigit() else name
 
 
 class BridgeNode:

@@ -26,6 +26,7 @@ from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message, image
 
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_MAX_STAMP_NS: Final = (1 << 31) * 1_000_000_000 - 1  # of builtin_interfaces/msg/Time
 _CHECK_PERIOD: Final = 1.0  # seconds between two looks at the counters of a subscription
 
 
@@ -104,10 +105,11 @@ class SubscribedTopic:
             except MalformedMessage as error:
                 self._malformed.add(str(error))
                 return
-            frame_id = message.field("header")[0].as_py()["frame_id"]
-            metadata = {**self._metadata, **found}
-            if frame_id:
-                metadata["frame_id"] = frame_id
+            header = message.field("header")[0].as_py()
+            stamp = header["stamp"]["sec"] * 1_000_000_000 + header["stamp"]["nanosec"]
+            metadata = {**self._metadata, **found, "stamp": stamp}
+            if header["frame_id"]:
+                metadata["frame_id"] = header["frame_id"]
         if self._ros_node.is_simulated:
             metadata = {**metadata, "timestamp": self._now()}
         for output in self._topic.ports:
@@ -178,8 +180,12 @@ class PublishedTopic:
     def _time_of(self, event: Input) -> int:
         """Return the time of a message in nanoseconds: the one that its sender gave it, if it did.
 
-        Else it is when it was sent, or now in simulated time.
+        That is `stamp`, as an image from ROS has it, or `timestamp`. Else it is when the message was sent,
+        or now in simulated time.
         """
+        stamp = event["metadata"].get("stamp")
+        if isinstance(stamp, int) and 0 <= stamp <= _MAX_STAMP_NS:
+            return stamp
         timestamp: datetime = event["metadata"]["timestamp"]
         if self._ros_node.is_simulated and timestamp == event.send_time:
             return self._ros_node.time_ns()
