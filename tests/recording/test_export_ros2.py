@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,31 @@ def test_an_export_that_fails_leaves_everything_as_it_was(
     for _ in range(2):
         assert export(good, tmp_path / "before", "--force") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mcap", "bag", "before", "good.mcap"]
+
+
+@pytest.mark.processes
+def test_the_next_export_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    sent: list[Any] = [("a/x", 0.0, row(STRING, {"data": "1"}), {"ros2_type": STRING})]
+    recording = write_recording(tmp_path / "good.mcap", sent)
+    program = """
+import os, signal, sys
+from dora.cli.main import run_command_line
+from dora.recording import export_ros2
+
+write = export_ros2._write
+def write_and_end(*parts):
+    write(*parts)
+    os.kill(os.getpid(), signal.SIGKILL)
+export_ros2._write = write_and_end
+run_command_line(["export", sys.argv[1], "--ros2", sys.argv[2]])
+"""
+    command = [sys.executable, "-c", program, str(recording), str(tmp_path / "bag")]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    left = [path.name for path in tmp_path.iterdir() if path != recording]
+    assert len(left) == 1
+    assert left[0].startswith("dora-export-")
+    assert export(recording, tmp_path / "other") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good.mcap", "other"]
 
 
 def test_without_the_extra_the_error_names_it(
