@@ -426,7 +426,7 @@ class Node:
         return MappingProxyType(self._session.inbox.parameters)
 
     def set_parameters(self, values: Mapping[str, Any]) -> None:
-        """Set parameters of this node, as `dora param set` does. The dataflow keeps them over restarts.
+        """Set parameters of this node, as ``dora param set`` does. The dataflow keeps them over restarts.
 
         Returns at once. ``parameters`` has the values when their `ParamUpdate` events come; all are set
         together. ``values``: JSON values by name. Raises ``ValueError`` for a name or a value that no

@@ -92,7 +92,7 @@ class Recording(ABC):
         """
 
     def take_blocks(self, dataflow: Dataflow) -> tuple[dict[str, str], list[str]]:  # noqa: ARG002
-        """Let topics of a bag replace the outputs that get them from ROS 2, by the `ros2` blocks of nodes.
+        """Of a bag: give outputs the topics that they get from ROS 2, by the ``ros2`` blocks of nodes.
 
         Returns what a player needs to do the same: ``topics`` and ``image_topics``, as for
         `dora.recording.bags.bag.RosBag`.
