@@ -6,6 +6,7 @@ export const NODE_COUNTERS = {
   reloads: { label: "Reloads", isAmber: false, isAlwaysShown: false },
   undeclared: { label: "Undeclared", isAmber: true, isAlwaysShown: false },
   errors: { label: "Errors", isAmber: true, isAlwaysShown: false },
+  ros2_lost: { label: "Ros2_lost", isAmber: true, isAlwaysShown: false },
 };
 
 /** The counters of a link, in the order in which they are shown. */

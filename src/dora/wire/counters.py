@@ -99,8 +99,18 @@ ERRORS: Final = NodeCounter(
     is_reported=False,  # they were on the terminal
 )
 
+ROS2_LOST: Final = NodeCounter(
+    "ros2_lost",
+    11,
+    "Messages, requests and goals that a node with a ros2 block has lost, from ROS 2 or for it",
+    "lost {messages} from or for ROS 2",
+    unit="message",
+    metric="ros2_lost_messages",
+    is_amber=True,
+)
+
 # In the order in which they are shown.
-NODE_COUNTERS: Final = (RESTARTS, RELOADS, UNDECLARED, ERRORS)
+NODE_COUNTERS: Final = (RESTARTS, RELOADS, UNDECLARED, ERRORS, ROS2_LOST)
 
 
 def shown_counters(counts: Collection[Mapping[str, int]]) -> list[NodeCounter]:

@@ -40,6 +40,7 @@ class DoraSide:
         self.sent: list[tuple[str, Any, dict[str, Any]]] = []
         self.warnings: list[str] = []
         self.waits = False  # whether the outputs have back-pressure
+        self.lost: list[int] = []  # numbers of messages
 
     def may_wait(self, output: str) -> bool:  # noqa: ARG002
         return self.waits
@@ -53,7 +54,13 @@ class DoraSide:
     @property
     def ros(self) -> Any:
         """The node in ROS, which logs into the same list."""
-        return SimpleNamespace(logger=SimpleNamespace(warning=self.warnings.append), is_simulated=False)
+        warn = self.warnings.append
+        return SimpleNamespace(
+            logger=SimpleNamespace(warning=warn),
+            is_simulated=False,
+            dropped=lambda where: DroppedMessages(where, warn, self.lost.append),
+            on_loss=self.lost.append,
+        )
 
 
 class Event(dict[str, Any]):
@@ -121,7 +128,8 @@ def test_an_image_has_the_time_of_its_sender_else_the_one_of_the_node() -> None:
 def test_in_a_simulation_messages_of_ros_have_the_simulated_time() -> None:
     node = DoraSide()
     side: Any = node
-    subscription: Any = SimpleNamespace(topic="/image", next=lambda timeout: "message")  # noqa: ARG005
+    take = lambda timeout: "message"  # noqa: ARG005, E731
+    subscription: Any = SimpleNamespace(topic="/image", pending=1, take_encoded=take)
     ros = simulated(node, 7_000_001_999)
     deliver = SubscribedTopic(side, ros, topic("subscribe"), subscription, IMAGE.name).next(0)
     assert deliver is not None
@@ -183,6 +191,7 @@ def test_an_image_of_ros_with_half_a_value_is_left_out() -> None:
     deliver()
     assert node.sent == []
     assert "mono16 has values of 2 bytes" in node.warnings[0]
+    assert node.lost == [1]
 
 
 class TextSubscription:
@@ -208,7 +217,7 @@ def texts_of(side: DoraSide) -> tuple[TextSubscription, SubscribedTopic, list[st
     subscription, woken = TextSubscription(), list[str]()
     node: Any = side
     given: Any = subscription
-    texts = SubscribedTopic(node, topic("subscribe"), given, "std_msgs/msg/String")
+    texts = SubscribedTopic(node, side.ros, topic("subscribe"), given, "std_msgs/msg/String")
     texts.set_on_message(lambda: woken.append("the node"))
     return subscription, texts, woken
 
@@ -358,6 +367,7 @@ def test_losses_are_told_without_a_message_and_only_once() -> None:
         "topic /image, until now: 3 messages did not fit into the queue, 2 were lost on the way, "
         "1 could not be read"
     ]
+    assert node.lost == [5]  # the subscription itself counts what it cannot read
 
 
 class Lamp:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from commands import run_command
 from waiting import TIMEOUT, wait_until
 
 from dora import Ros2NodeOptions, Ros2Publisher, Ros2QosPolicies, Ros2Subscription
@@ -107,6 +109,12 @@ def test_a_bad_message_is_reported_with_its_field_and_the_next_ones_pass(flow: R
         assert message is not None, flow.log()
         assert message.to_pylist() == [{"data": "good"}]
     flow.wait_for_log("input `text` has dropped a message: field 'data' of std_msgs/msg/String: expected")
+    status, text = run_command("node", "list", "-f", "json", folder=flow.folder)
+    assert status == 0, text
+    nodes = [json.loads(line) for line in text.splitlines()]
+    lost = {node["node"]: int(node["ros2_lost"]) for node in nodes}
+    assert lost["talker"] == 0
+    assert lost["to_ros"] >= 4
     flow.stop()
     assert "Traceback" not in flow.log()
 

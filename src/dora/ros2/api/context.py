@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakSet
@@ -158,6 +158,7 @@ class Ros2Node:
         self.name, self.namespace = check_node_name(name), check_namespace(namespace)
         self.full_name = full_node_name(self.name, self.namespace)
         self.logger = node_logger(self.full_name)
+        self.on_loss: Callable[[int], None] = lambda _: None  # told how many messages were lost
         self._context = context
         self._nodes: dict[str, tuple[RosNode, MismatchWatch]] = {}  # engine → the node there
         self._lock = threading.RLock()
@@ -191,7 +192,7 @@ class Ros2Node:
         except ConnectError as error:
             self.logger.info(f"other nodes cannot see the parameters of this node: {error}")
             return
-        dropped = DroppedMessages(f"node {self.full_name}", self.logger.warning)
+        dropped = self.dropped(f"node {self.full_name}")
         self.parameters.serve(node, self._context.library, self.time_ns, dropped)
 
     def _node(self, *, services: bool) -> RosNode:
@@ -229,10 +230,13 @@ class Ros2Node:
         used = topic.qos if qos is None else qos.qos
         subscription = self._node(services=False).create_subscription(topic.name, topic.type, used)
         self._watch(subscription, services=False)
-        return Ros2Subscription(subscription, topic.type, self._dropped("subscription", subscription.topic))
+        return Ros2Subscription(
+            subscription, topic.type, self.dropped(f"the subscription of {subscription.topic}")
+        )
 
-    def _dropped(self, what: str, name: str) -> DroppedMessages:
-        return DroppedMessages(f"the {what} of {name}", self.logger.warning)
+    def dropped(self, where: str) -> DroppedMessages:
+        """Return a counter of lost messages, see `DroppedMessages`, which also calls ``on_loss``."""
+        return DroppedMessages(where, self.logger.warning, lambda count: self.on_loss(count))
 
     # ------------------------------------------------------------------ services
 
@@ -270,7 +274,7 @@ class Ros2Node:
         node = self._node(services=True)
         server = node.create_server(service_name, type, _reliable(qos, "a service"))
         self._watch(server, services=True)
-        return Ros2ServiceServer(server, type, self._dropped("server", server.service))
+        return Ros2ServiceServer(server, type, self.dropped(f"the server of {server.service}"))
 
     # ------------------------------------------------------------------ actions
 
@@ -286,7 +290,7 @@ class Ros2Node:
         type = library.action(action_type.replace("::", "/"))
         node, reliable = self._node(services=True), _reliable(qos, "an action")
         graph = self._context.engine(services=True)[0].graph
-        dropped = self._dropped("action", action_name)
+        dropped = self.dropped(f"the action of {action_name}")
         return Ros2ActionClient(node, action_name, type, reliable, library, dropped, graph)
 
     def create_action_server(
@@ -296,7 +300,7 @@ class Ros2Node:
         library = self._context.library
         type = library.action(action_type.replace("::", "/"))
         node, reliable = self._node(services=True), _reliable(qos, "an action")
-        dropped = self._dropped("action", action_name)
+        dropped = self.dropped(f"the action of {action_name}")
         server = Ros2ActionServer(node, action_name, type, reliable, library, dropped, self.time_ns)
         self._actions.add(server)
         return server

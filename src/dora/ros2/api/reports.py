@@ -26,9 +26,13 @@ _NAME_PERIOD: Final = 2.0  # seconds
 class DroppedMessages:
     """Warns of messages that were dropped, at most once a second, with how many there were."""
 
-    def __init__(self, where: str, warn: Callable[[str], None]) -> None:
-        """``where`` says what dropped them, as the beginning of a sentence."""
+    def __init__(
+        self, where: str, warn: Callable[[str], None], count: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """``where`` says what dropped them, as the beginning of a sentence. ``count`` gets the number of
+        each time."""
         self.total = 0
+        self._count = count
         self._where = where
         self._warn = warn
         self._unsaid = 0
@@ -37,6 +41,7 @@ class DroppedMessages:
     def add(self, reason: str) -> None:
         """Count a message, and warn unless that was done just now."""
         self.total += 1
+        self._count(1)
         self._unsaid += 1
         now = time.monotonic()
         if now < self._next:

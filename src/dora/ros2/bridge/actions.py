@@ -21,7 +21,6 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.actions import RESULT_TIMEOUT, Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.context import Ros2Node
-from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.bridge.deliveries import Deliveries, Delivery
 from dora.ros2.names import ROS2_TYPE
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS
@@ -39,7 +38,7 @@ class ServedAction:
         self._ports = calls.ports
         self._server = server
         self._metadata = {ROS2_TYPE: server.type.goal.name}
-        self._dropped = DroppedMessages(f"action {calls.name}", ros_node.logger.warning)
+        self._dropped = ros_node.dropped(f"action {calls.name}")
 
     def next(self, timeout: float | None = None) -> Delivery | None:
         """Return what has come; ``timeout`` counts for goals."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -23,6 +24,8 @@ from dora.ros2.bridge.qualities import calls_qos, publisher_qos, subscription_qo
 from dora.ros2.bridge.services import CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
 from dora.ros2.qos import Qos
+from dora.transport.board import WORDS
+from dora.wire.counters import ROS2_LOST
 
 Handler = Callable[[Input], None]
 
@@ -60,6 +63,7 @@ def run(block: Ros2Block) -> None:
         parameters = BridgeParameters(node, node.log_warn)
         options = Ros2NodeOptions(rosout=True)
         ros_node = context.new_node(block.name_of(node.id), block.namespace, options, parameters.ros)
+        ros_node.on_loss = Losses(node).add
         BridgeNode(node, ros_node, block, parameters).run()
 
 
@@ -171,6 +175,20 @@ def policies(qos: Qos) -> Ros2QosPolicies:
     found = Ros2QosPolicies()
     found.qos = qos
     return found
+
+
+class Losses:
+    """Counts on the board what the node has lost. Any thread may add."""
+
+    def __init__(self, node: Node) -> None:
+        self._words = node._session.board.words
+        self._word = node._config.node_slot * WORDS + ROS2_LOST.word
+        self._lock = threading.Lock()  # to read and add is not one step
+
+    def add(self, count: int) -> None:
+        """Count messages."""
+        with self._lock:
+            self._words[self._word] += count
 
 
 class _LogOfNode(logging.Handler):

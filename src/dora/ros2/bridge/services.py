@@ -15,7 +15,6 @@ from dora.errors import CallFailed, TransportError, UnsupportedData
 from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.context import Ros2Node
-from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
 from dora.ros2.bridge.deliveries import Deliveries, Delivery
 from dora.ros2.engine import ServiceClient
@@ -44,7 +43,7 @@ class ServedService:
         self._metadata = {ROS2_TYPE: f"{server.type.name}_Request"}
         # request_id → number of the request, and when it is forgotten; oldest first
         self._open: dict[str, tuple[int, float]] = {}
-        self._dropped = DroppedMessages(f"service {calls.name}", ros_node.logger.warning)
+        self._dropped = ros_node.dropped(f"service {calls.name}")
 
     def next(self, timeout: float | None = None) -> Delivery | None:
         taken = self._server.take_request(timeout if timeout is not None else threading.TIMEOUT_MAX)

@@ -17,7 +17,6 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.clock import CLOCK_TYPE, stamp_of
 from dora.ros2.api.context import Ros2Node
-from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription
 from dora.ros2.bridge.deliveries import Delivery
 from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
@@ -46,12 +45,12 @@ class SubscribedTopic:
         self._topic = topic
         self._subscription = subscription
         self._metadata: dict[str, Any] = {ROS2_TYPE: type_name, ROS2_TOPIC: subscription.topic}
-        self._malformed = DroppedMessages(f"topic {topic.topic}", ros_node.logger.warning)
+        self._malformed = ros_node.dropped(f"topic {topic.topic}")
         self._is_image = topic.format == "image"
         self._delivering = threading.Lock()
         self._promised = 0  # deliveries that `next` has returned, and that are not done
         self._failure: Exception | None = None
-        self._lost = 0
+        self._lost = self._told = 0
         self._look_at = time.monotonic() + _CHECK_PERIOD
 
     def next(self, timeout: float | None = None) -> Delivery | None:  # noqa: ARG002
@@ -130,13 +129,18 @@ class SubscribedTopic:
         """Warn of messages that were lost since the last look. It is called at the end, too."""
         self._look_at = time.monotonic() + _CHECK_PERIOD
         counters = self._subscription.counters
-        lost = counters.dropped + counters.lost + counters.malformed
+        unread, lost = (
+            counters.malformed,
+            counters.dropped + counters.lost,
+        )  # the subscription counts the former
         if lost > self._lost:
+            self._ros_node.on_loss(lost - self._lost)
+        if lost + unread > self._told:
             self._ros_node.logger.warning(
                 f"topic {self._topic.topic}, until now: {counters.dropped} messages did not fit into the "
                 f"queue, {counters.lost} were lost on the way, {counters.malformed} could not be read"
             )
-            self._lost = lost
+        self._lost, self._told = lost, lost + unread
 
 
 class PublishedTopic:
@@ -153,8 +157,7 @@ class PublishedTopic:
         self._publisher = publisher
         self._type = type_name
         self._is_image = type_name in (IMAGE, COMPRESSED_IMAGE)
-        warn = ros_node.logger.warning
-        self._dropped = {port: DroppedMessages(f"input `{port}`", warn) for port in topic.ports}
+        self._dropped = {port: ros_node.dropped(f"input `{port}`") for port in topic.ports}
 
     def handle(self, event: Input) -> None:
         try:
