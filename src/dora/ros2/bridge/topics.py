@@ -50,7 +50,7 @@ class SubscribedTopic:
         self._delivering = threading.Lock()
         self._promised = 0  # deliveries that `next` has returned, and that are not done
         self._failure: Exception | None = None
-        self._lost = self._told = 0
+        self._lost = self._reported = 0
         self._look_at = time.monotonic() + _CHECK_PERIOD
 
     def next(self, timeout: float | None = None) -> Delivery | None:  # noqa: ARG002
@@ -135,12 +135,12 @@ class SubscribedTopic:
         )  # the subscription counts the former
         if lost > self._lost:
             self._ros_node.on_loss(lost - self._lost)
-        if lost + unread > self._told:
+        if lost + unread > self._reported:
             self._ros_node.logger.warning(
                 f"topic {self._topic.topic}, until now: {counters.dropped} messages did not fit into the "
                 f"queue, {counters.lost} were lost on the way, {counters.malformed} could not be read"
             )
-        self._lost, self._told = lost, lost + unread
+        self._lost, self._reported = lost, lost + unread
 
 
 class PublishedTopic:
