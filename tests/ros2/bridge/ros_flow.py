@@ -60,15 +60,12 @@ class RosFlow:
         block = {**place, **block}
         self._nodes.append({"id": node_id, "ros2": block, **fields})
 
-    def write(self) -> None:
-        (self.folder / "dataflow.yml").write_text(yaml.safe_dump({"nodes": self._nodes}))
-
     def start(self, *command: str) -> None:
-        """Run the dataflow; ``command``: another one of dora, in the same folder."""
-        self.write()
+        """Start the dataflow with ``dora run``, or another command and its options."""
+        (self.folder / "dataflow.yml").write_text(yaml.safe_dump({"nodes": self._nodes}))
         self._log = (self.folder / "log").open("w")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dora", *(command or ("run", "dataflow.yml"))],
+            [sys.executable, "-m", "dora", *(command or ("run",)), "dataflow.yml"],
             cwd=self.folder,
             stdout=self._log,
             stderr=subprocess.STDOUT,

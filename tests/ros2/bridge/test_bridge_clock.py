@@ -54,11 +54,11 @@ def moves(flow: RosFlow) -> list[int]:
     return times
 
 
-def check_replay(flow: RosFlow, *arguments: str) -> None:
+def check_replay(flow: RosFlow) -> None:
     """Replay what was recorded, slowly, and look at the time of a node of ROS meanwhile."""
     with open_recording(str(flow.folder / "drive.mcap")) as recording:
         first, last = recording.first_ns, recording.last_ns
-    flow.start("replay", "drive.mcap", *arguments, "--speed", "0.1")
+    flow.start("replay", "--speed", "0.1", "drive.mcap")
     times = moves(flow)
     # In a replay, a timer ticks at the recorded times, also before and after the messages.
     assert first - SECOND < times[0]
@@ -71,7 +71,7 @@ def check_replay(flow: RosFlow, *arguments: str) -> None:
 def start_to_record(flow: RosFlow) -> None:
     flow.node("source", SOURCE, inputs={"tick": "dora/timer/20ms"}, outputs=["text"])
     flow.node("sink", SINK, inputs={"text": "source/text"})
-    flow.start("record", "dataflow.yml", "-o", "drive.mcap")
+    flow.start("record", "-o", "drive.mcap")
     flow.lines("heard", 50)
 
 
@@ -88,5 +88,4 @@ def test_a_clock_that_was_not_recorded_moves_with_the_messages_of_a_replay(flow:
     start_to_record(flow)
     flow.stop()
     flow.ros2("clock", BLOCK, inputs={"text": "source/text"})
-    flow.write()
-    check_replay(flow, "dataflow.yml")
+    check_replay(flow)

@@ -34,7 +34,7 @@ def test_the_clock_of_rclpy_follows_a_replay(flow: RosFlow, observer: Observer) 
     )
     flow.ros2("clock", {**CLOCK, "direction": "publish"}, inputs={"tick": "dora/timer/20ms"})
     flow.node("sink", "from dora import Node\nfor event in Node(): pass", inputs={"text": "source/text"})
-    flow.start("record", "dataflow.yml", "-o", "drive.mcap")
+    flow.start("record", "-o", "drive.mcap")
     observer.follow_clock(name="live")
     moves(observer, flow)
     flow.stop()
@@ -42,7 +42,7 @@ def test_the_clock_of_rclpy_follows_a_replay(flow: RosFlow, observer: Observer) 
         first, last = recording.first_ns, recording.last_ns
     observer.follow_clock(name="follower")
     assert observer.time_of_follower() == 0
-    flow.start("replay", "drive.mcap", "--speed", "0.1")
+    flow.start("replay", "--speed", "0.1", "drive.mcap")
     times = moves(observer, flow)
     assert first - SECOND < times[0]
     assert times[-1] < last + SECOND
