@@ -18,6 +18,7 @@ WINGS = (
     "_version",
     "errors",
     "transforms",
+    "control",
     "_ownership",
     "_shared_folders",
     "_paths",
@@ -56,7 +57,7 @@ FOLDERS = {
     "observe": ("preview", "remote", "trace", "telemetry"),
     "recording": ("mcap", "bags", "recorder", "replay"),
     "cluster": ("http", "dashboard", "coordinator", "ssh", "agent"),
-    "nodes": ("foxglove", "rerun"),
+    "nodes": ("foxglove", "rerun", "policy", "action_executor", "selector"),
     "cli": ("commands",),
 }
 

@@ -39,12 +39,13 @@ def test_every_dataflow_is_measured() -> None:
     looked_at = {DATAFLOWS / "looking" / link.dataflow for link in LINKS}
     recorded = {DATAFLOWS / "recording" / name for name in (TOGETHER, WITH_NODE)}
     started = {path for path in FILES if path.parent.name == "starting"}
+    executed = {DATAFLOWS / "executor" / f"{name}.yml" for name in ("takeovers", "kills")}
     assert all(path.name in Path(starting.__file__).read_text() for path in started)
     measured = {DATAFLOWS / scenario.dataflow for scenario in SCENARIOS} | {
         DATAFLOWS / slow_networks.DATAFLOW
     }
     bridged = {DATAFLOWS / name for name in ros2.DATAFLOWS}
-    assert measured | looked_at | recorded | started | bridged == set(FILES)
+    assert measured | looked_at | recorded | started | bridged | executed == set(FILES)
 
 
 def test_names_are_unique_and_references_exist() -> None:

@@ -32,6 +32,9 @@ BUILTIN_NODES = {
         module="dora.nodes.foxglove", requirement="foxglove-sdk>=0.30,<1", extra="foxglove"
     ),
     BRIDGE_PATH: BuiltinNode(module="dora.ros2.bridge"),
+    "dora-policy": BuiltinNode(module="dora.nodes.policy"),
+    "dora-action-executor": BuiltinNode(module="dora.nodes.action_executor"),
+    "dora-selector": BuiltinNode(module="dora.nodes.selector"),
     "dora-replay": BuiltinNode(module="dora.recording.replay.player"),
 }
 """Name in ``path`` → node. The replaced package has the same name, in pip's spelling."""

@@ -1,0 +1,145 @@
+"""Observations for a policy: what its inputs brought, joined at the capture time of the first one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from dora.control import InputHistory
+from dora.errors import DoraError
+from dora.node.events import Input, Synced
+from dora.transforms import nanoseconds
+
+Wanted = int | list[float]
+
+_KEPT_S: Final = 2.0  # beside the deepest offset: by so much may one input be later than another
+
+
+class ObservationError(DoraError):
+    """Messages do not make an observation: pictures of one input have several sizes."""
+
+
+class JoinedObservation(NamedTuple):
+    """The input of a policy. ``values``: for each input an array in the shape that was sent; with a history,
+    one more dimension in front, oldest first. ``time_ns``: capture time, since 1970."""
+
+    values: dict[str, Any]
+    time_ns: int
+    events: tuple[Input, ...]
+
+
+class Observations:
+    """Collects messages in one thread, and gives the newest observation to another."""
+
+    def __init__(self, inputs: Sequence[str], history: Mapping[str, Wanted], *, on_request: bool) -> None:
+        """``inputs``: the first one leads. ``history``: how many values of an input, or their offsets in
+        seconds. ``on_request``: give an observation for each `request`, instead of each leading message.
+        """
+        deepest = min((min(item) for item in history.values() if not isinstance(item, int)), default=0.0)
+        self._lead = inputs[0]
+        self._wanted: dict[str, int | list[float]] = {name: history.get(name, 1) for name in inputs}
+        self._lists = frozenset(history)
+        self._on_request = on_request
+        self._condition = threading.Condition()
+        self._history: InputHistory[str] = InputHistory(_KEPT_S - deepest)
+        self._set: tuple[Synced, int] | None = None  # the newest one, with its time
+        self._used_ns = -1  # of the last observation
+        self._requested = False
+        self._resets = False
+        self._ended = False
+
+    # ------------------------------------------------------------------ the thread that receives
+
+    def add(self, event: Input | Synced) -> None:
+        """Take a message, or a set of messages."""
+        with self._condition:
+            if isinstance(event, Synced):
+                if not event["complete"]:
+                    return
+                self._set = event, _capture_time(event.message(event["id"]))
+                for message in event.messages():
+                    self._history.add(message.id, message, _capture_time(message))
+            else:
+                self._history.add(event.id, event, _capture_time(event))
+            self._condition.notify()
+
+    def request(self) -> None:
+        """Ask for an observation, at a tick."""
+        with self._condition:
+            self._requested = True
+            self._condition.notify()
+
+    def reset(self) -> None:
+        """Forget all messages, as at the beginning of an episode."""
+        with self._condition:
+            self._history.clear()
+            self._set = None
+            self._resets = True
+            self._condition.notify()
+
+    def end(self) -> None:
+        """Report that no message comes any more."""
+        with self._condition:
+            self._ended = True
+            self._condition.notify()
+
+    # ------------------------------------------------------------------ the thread that computes
+
+    def next(self) -> tuple[JoinedObservation | None, bool]:
+        """Wait for an observation that is newer than the last one; None at the end.
+
+        Also returns whether a reset came before it. Raises `ObservationError`.
+        """
+        with self._condition:
+            while True:
+                if self._ended:
+                    return None, False
+                found = self._join() if self._requested or not self._on_request else None
+                if found is not None:
+                    resets, self._resets, self._requested = self._resets, False, False
+                    self._used_ns = found[1]
+                    break
+                self._condition.wait()
+        messages, time_ns = found
+        return _observation(messages, time_ns, self._lists), resets
+
+    def _join(self) -> tuple[dict[str, list[Input]], int] | None:
+        """Return the messages of each input for the newest moment, if it is another one than before."""
+        time_ns = self._history.newest(self._lead) if self._set is None else self._set[1]
+        if time_ns is None or time_ns == self._used_ns:
+            return None
+        found = self._history.at(time_ns, self._wanted)
+        if found is None:
+            return None  # an input has brought nothing by then
+        messages = {name: list(window.values) for name, window in found.items()}
+        if self._set is not None:
+            for name in self._set[0]["inputs"]:
+                messages[name] = self._set[0].history(name)
+        return messages, time_ns
+
+
+def _observation(
+    messages: Mapping[str, list[Input]], time_ns: int, lists: frozenset[str]
+) -> JoinedObservation:
+    values: dict[str, Any] = {}
+    for name, events in messages.items():
+        arrays = [event.numpy() for event in events]
+        if len(arrays) == 1 and name not in lists:
+            values[name] = arrays[0]
+            continue
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise ObservationError(f"the values of `{name}` have several shapes: {sorted(shapes)}")
+        values[name] = np.stack(arrays)
+    newest = tuple(events[-1] for events in messages.values())
+    return JoinedObservation(values, time_ns, newest)
+
+
+def _capture_time(event: Input) -> int:
+    found = event.metadata.get("timestamp")
+    return nanoseconds(found) if isinstance(found, datetime) else time.time_ns()
