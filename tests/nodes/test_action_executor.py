@@ -6,17 +6,19 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from dora.nodes.action_executor.executor import run
+from dora.control import ActionChunk
+from dora.node.events import ParamUpdate
+from dora.nodes.action_executor.executor import ActionExecutor, run
 from dora.nodes.parameters import WrongParameter
 from dora.nodes.steady import MissingInput
-from dora.testing import Sent, VirtualDataflow
+from dora.testing import MockNode, Sent, VirtualDataflow
 
 PERIOD = 0.02  # seconds, of a step
 TICK = 0.004  # seconds
@@ -310,3 +312,72 @@ def test_a_stop_input_that_may_leave_messages_out_is_refused() -> None:
         VirtualDataflow(text, nodes={"executor": run}, play=["policy", "human"]) as flow,
     ):
         flow.advance(1)
+
+
+class ConfiguredNode(MockNode):
+    """A node whose parameters the test changes."""
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        inputs = {"tick": "dora/timer/250hz", "actions": {"source": "policy/actions", "deadline": "200ms"}}
+        super().__init__([], node_config={"inputs": inputs, "outputs": ["command"]})
+        self.given = parameters
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return self.given
+
+    def load_state(self) -> None:
+        return None
+
+
+def test_a_parameter_that_changes_counts_from_the_next_tick_and_a_wrong_one_changes_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = ConfiguredNode({"safe_action": "hold"})
+    executor = ActionExecutor(node)
+    now = datetime.now(UTC)
+    metadata = {"timestamp": now - timedelta(seconds=PERIOD / 2), "step_period": 1000.0}
+    chunk = [("actions", np.array([[0.0], [1e9]]), metadata)]
+    executor.take(next(MockNode(chunk)))
+    executor.tick()
+    assert node.outputs["command"][-1][0] > 0, "between two steps"
+
+    node.given = {"safe_action": "hold", "interpolate": False}
+    executor.take(ParamUpdate("interpolate", False))
+    executor.tick()
+    assert node.outputs["command"][-1][0] == 0
+
+    node.given = {"safe_action": "value", "blend": "mean"}
+    executor.take(ParamUpdate("blend", "mean"))
+    executor.tick()
+    assert node.outputs["command"][-1][0] == 0
+    assert "the parameters stay as they were: parameter `blend` is 'mean'" in caplog.text
+
+
+def test_a_stop_outlives_the_process_of_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = ActionChunk.from_message
+
+    def fail_once(actions: Any, metadata: Any, source: Any = None) -> ActionChunk:
+        if metadata["chunk"] == 2:
+            raise RuntimeError("a fault")
+        return read(actions, metadata, source)
+
+    monkeypatch.setattr(ActionChunk, "from_message", fail_once)
+    text = yaml.safe_load(dataflow())
+    text["nodes"][0]["restart_policy"] = "on-failure"
+    with VirtualDataflow(yaml.safe_dump(text), nodes={"executor": run}, play=["policy", "human"]) as flow:
+        flow.advance(0.001)
+        played = Flow(flow)
+        played.send(1.0)
+        flow.advance(0.05)
+        played.human.send_output("stop", b"")
+        flow.advance(0.05)
+        played.send(1.0)  # the fault
+        flow.advance(0.05)
+        played.send(1.0)
+        flow.advance(0.05)
+        assert played.last == (0.0, "stopped")
+        played.human.send_output("start", b"")
+        played.send(1.0)
+        flow.advance(0.12)
+        assert played.last == (1.0, "")

@@ -138,7 +138,7 @@ class ActionExecutor:
         self.stops += 1
         self._player.clear()
         self._output.stop()
-        self._report()
+        self._report("stopped")
 
     def _miss(self, reason: str) -> None:
         """The policy is late, or gone."""
@@ -151,7 +151,7 @@ class ActionExecutor:
             self._output.stop()
         else:
             self._output.enter(reason)
-        self._report()
+        self._report(self._name_state(None))
 
     def _change_parameters(self) -> None:
         try:
@@ -171,8 +171,7 @@ class ActionExecutor:
             self._output.send(played.action, self._metadata(played), chunk.source, now)
         elif self._output.reason:
             self._output.send_safe()
-        if self._state != (state := self._name_state(played)):
-            self._report(state)
+        self._report(self._name_state(played))
 
     def _metadata(self, played: PlayedAction) -> dict[str, Any]:
         """Return where a command comes from; the part that is the same for all steps is made once."""
@@ -190,9 +189,11 @@ class ActionExecutor:
             return self._output.reason or "waiting"
         return "holding" if played.is_late else "playing"
 
-    def _report(self, state: str | None = None) -> None:
-        """Send the state on the output ``state``, if there is one, and log it."""
-        self._state = self._name_state(None) if state is None else state
+    def _report(self, state: str) -> None:
+        """Log a state that has changed, and send it on the output ``state``, if there is one."""
+        if state == self._state:
+            return
+        self._state = state
         log.info("%s", self._state)
         if STATE in self._outputs:
             import pyarrow as pa

@@ -23,8 +23,8 @@ def load_checkpoint(path: str, device: str, task: str) -> Policy:
         from lerobot.configs.policies import PreTrainedConfig
     except ImportError as error:
         raise PolicyError(
-            f"a checkpoint of LeRobot needs the package `lerobot` ({error}); install it with: "
-            "pip install lerobot"
+            f"a checkpoint of LeRobot needs the package `lerobot`, which cannot be imported ({error}); "
+            "install it with: pip install lerobot"
         ) from None
     try:
         config = PreTrainedConfig.from_pretrained(path)
@@ -97,20 +97,20 @@ class Checkpoint:
                 continue
             array = value[step] if self._steps > 1 else value
             if "image" in name:
-                array = _picture(name, array, metadata[name])
+                values[name] = _picture(name, array, metadata[name]).copy()  # PyTorch wants to write
             else:
-                array = np.array(array, np.float32)
-            values[name] = np.ascontiguousarray(array)
+                values[name] = np.array(array, np.float32)
         found: dict[str, Any] = prepare_observation_for_inference(values, torch.device(self._device), task)
         return found
 
     def _fill_queues(self, batches: list[dict[str, Any]]) -> dict[str, Any]:
         import torch
         from lerobot.policies.utils import populate_queues
-        from lerobot.utils.constants import OBS_IMAGES
+        from lerobot.utils.constants import ACTION, OBS_IMAGES
 
         self._model.reset()
         for batch in batches:
+            batch.pop(ACTION, None)
             if self._config.image_features:
                 pictures = [batch[name] for name in self._config.image_features]
                 batch[OBS_IMAGES] = torch.stack(pictures, dim=-4)

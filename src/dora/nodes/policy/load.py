@@ -91,5 +91,9 @@ def _module(place: str) -> ModuleType:
         raise PolicyError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles look there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # as an import does
+        raise
     return module

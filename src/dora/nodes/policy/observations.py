@@ -17,7 +17,10 @@ from dora.transforms import nanoseconds
 
 Wanted = int | list[float]
 
-_KEPT_S: Final = 2.0  # beside the deepest offset: by so much may one input be later than another
+# Seconds, beside the deepest offset: by so much may one input be later than another. Pictures that are kept
+# occupy shared memory, so it is no more than that, except for histories that are counted.
+_KEPT_S: Final = 0.5
+_KEPT_FOR_COUNTS_S: Final = 2.0
 
 
 class ObservationError(DoraError):
@@ -25,8 +28,8 @@ class ObservationError(DoraError):
 
 
 class JoinedObservation(NamedTuple):
-    """The input of a policy. ``values``: for each input an array in the shape that was sent; with a history,
-    one more dimension in front, oldest first. ``time_ns``: capture time, since 1970."""
+    """The input of a policy. ``values``: for each input an array in the shape that was sent; with a
+    history, one more dimension in front, oldest first. ``time_ns``: capture time, since 1970."""
 
     values: dict[str, Any]
     time_ns: int
@@ -41,12 +44,14 @@ class Observations:
         seconds. ``on_request``: give an observation for each `request`, instead of each leading message.
         """
         deepest = min((min(item) for item in history.values() if not isinstance(item, int)), default=0.0)
+        counted = any(isinstance(item, int) and item > 1 for item in history.values())
+        kept = _KEPT_FOR_COUNTS_S if counted else _KEPT_S
         self._lead = inputs[0]
         self._wanted: dict[str, int | list[float]] = {name: history.get(name, 1) for name in inputs}
         self._lists = frozenset(history)
         self._on_request = on_request
         self._condition = threading.Condition()
-        self._history: InputHistory[str] = InputHistory(_KEPT_S - deepest)
+        self._history: InputHistory[str] = InputHistory(kept - deepest)
         self._set: tuple[Synced, int] | None = None  # the newest one, with its time
         self._used_ns = -1  # of the last observation
         self._requested = False

@@ -68,6 +68,7 @@ def run(node: Node, policy: Policy) -> None:
             failures.add(error)
             if parameters.on_error == "fail":
                 raise PolicyError(failures.sentence(error)) from None
+            failures.log(error)
             continue
         node.send_output(ACTIONS, chunk.actions, inference.metadata(chunk), follows=observation.events)
     log.info("%s", summary(inference, failures))
@@ -117,7 +118,7 @@ def _receive(node: Node, observations: Observations) -> None:
 
 
 class Failures:
-    """Counts what went wrong, and logs each kind once."""
+    """Counts what went wrong, and reports each kind once."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -125,15 +126,19 @@ class Failures:
         self._kinds: set[str] = set()
 
     def add(self, error: Exception) -> None:
-        """Count a failure; log the first of a kind, with the traceback below the policy's own code."""
+        """Count a failure; print the traceback of the first of a kind, as far as it is the policy's."""
         self.count += 1
-        text = self.sentence(error)
-        if text in self._kinds:
-            return
-        self._kinds.add(text)
-        if not isinstance(error, DoraError):
+        if self._is_new(error) and not isinstance(error, DoraError):
             print("".join(_own_lines(error)), end="", file=sys.stderr)
-        log.error("%s", text)
+
+    def log(self, error: Exception) -> None:
+        """Log a failure after which the node goes on, if it is the first of its kind."""
+        if self._is_new(error):
+            self._kinds.add(self.sentence(error))
+            log.error("%s", self.sentence(error))
+
+    def _is_new(self, error: Exception) -> bool:
+        return self.sentence(error) not in self._kinds
 
     def sentence(self, error: Exception) -> str:
         """Return one sentence about a failure."""

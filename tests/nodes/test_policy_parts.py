@@ -1,0 +1,305 @@
+"""The parts of the policy node: loading, joining, and one inference after the other."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dora.control import ChunkError
+from dora.node.events import Input
+from dora.nodes.policy.inference import Inference
+from dora.nodes.policy.load import Policy, PolicyError, as_policy, load_policy
+from dora.nodes.policy.observations import JoinedObservation, ObservationError, Observations
+from dora.testing import MockNode
+from dora.transforms import nanoseconds
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SECOND = 1_000_000_000
+PERIOD = 20_000_000
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def messages(*given: tuple[str, float, Any]) -> list[Input]:
+    """Return events: input, capture time, value."""
+    node = MockNode([(name, np.asarray(value), {"timestamp": at(time)}) for name, time, value in given])
+    return [event for event in node if isinstance(event, Input)]
+
+
+def joined(
+    *given: tuple[str, float, Any], inputs: tuple[str, ...] = ("image", "state"), **history: Any
+) -> Observations:
+    observations = Observations(inputs, history, on_request=False)
+    for event in messages(*given):
+        observations.add(event)
+    return observations
+
+
+def next_of(observations: Observations) -> JoinedObservation:
+    found, _ = observations.next()
+    assert found is not None
+    return found
+
+
+def test_an_observation_has_the_time_of_the_first_input_and_the_latest_others_before_it() -> None:
+    found = next_of(
+        joined(("state", 0.0, [1]), ("image", 0.1, [2]), ("state", 0.09, [3]), ("state", 0.2, [4]))
+    )
+    assert found.time_ns == nanoseconds(at(0.1))
+    assert found.values["state"].tolist() == [3]
+    assert found.values["image"].tolist() == [2]
+    assert [event.id for event in found.events] == ["image", "state"]
+
+
+def test_a_history_adds_a_dimension_and_repeats_the_oldest_value() -> None:
+    given = [("state", tenth / 10, [tenth]) for tenth in range(3)]
+    found = next_of(joined(*given, ("image", 0.2, [9]), state=5))
+    assert found.values["state"].tolist() == [[0], [0], [0], [1], [2]]
+    found = next_of(joined(*given, ("image", 0.2, [9]), state=[-0.1, 0.0], image=1))
+    assert found.values["state"].tolist() == [[1], [2]]
+    assert found.values["image"].tolist() == [[9]]
+
+
+def test_an_observation_is_used_once_and_the_wait_for_the_next_ends_with_a_message() -> None:
+    observations = joined(("state", 0.0, [1]), ("image", 0.1, [2]))
+    next_of(observations)
+    found: list[JoinedObservation | None] = []
+    waiting = threading.Thread(target=lambda: found.append(observations.next()[0]))
+    waiting.start()
+    observations.add(messages(("image", 0.3, [5]))[0])
+    waiting.join(10)
+    assert found[0] is not None
+    assert found[0].values["image"].tolist() == [5]
+
+
+def test_the_end_ends_the_wait() -> None:
+    observations = joined(("state", 0.0, [1]))
+    observations.end()
+    assert observations.next() == (None, False)
+
+
+def test_with_a_tick_an_observation_is_given_for_each_request() -> None:
+    observations = Observations(("state",), {}, on_request=True)
+    observations.add(messages(("state", 0.0, [1]))[0])
+    observations.request()
+    assert next_of(observations).values["state"].tolist() == [1]
+    observations.add(messages(("state", 1.0, [2]))[0])
+    observations.add(messages(("state", 2.0, [3]))[0])
+    observations.request()
+    assert next_of(observations).values["state"].tolist() == [3]
+
+
+def test_a_reset_forgets_what_was_there_and_is_reported_once() -> None:
+    observations = joined(("state", 0.0, [1]), ("image", 0.1, [2]))
+    observations.reset()
+    for event in messages(("image", 0.3, [5]), ("state", 0.2, [4])):
+        observations.add(event)
+    found, resets = observations.next()
+    assert found is not None
+    assert found.values["state"].tolist() == [4]
+    assert resets
+    observations.add(messages(("image", 0.4, [5]))[0])
+    assert observations.next()[1] is False
+
+
+def test_a_set_of_synchronised_inputs_is_an_observation() -> None:
+    image, first, second, task = messages(
+        ("image", 0.1, [2]), ("state", 0.0, [1]), ("state", 0.1, [3]), ("task", 0.0, [7])
+    )
+    node = MockNode(
+        [{"type": "SYNC", "inputs": {"image": dict(image), "state": [dict(first), dict(second)]}}]
+    )
+    observations = Observations(("image", "state", "task"), {"state": 2}, on_request=False)
+    observations.add(task)
+    observations.add(next(iter(node)))  # type: ignore[arg-type]
+    found = next_of(observations)
+    assert found.values["state"].tolist() == [[1], [3]]
+    assert found.values["image"].tolist() == [2]
+    assert found.values["task"].tolist() == [7]
+
+
+def test_values_of_several_shapes_make_no_history() -> None:
+    observations = joined(("state", 0.0, [1]), ("state", 0.1, [1, 2]), ("image", 0.1, [2]), state=2)
+    with pytest.raises(ObservationError, match=r"`state` have several shapes: \[\(1,\), \(2,\)\]"):
+        observations.next()
+
+
+# --------------------------------------------------------------------------- inference
+
+
+def observation(seconds: float, **values: Any) -> JoinedObservation:
+    events = messages(*((name, seconds, value) for name, value in values.items()))
+    return JoinedObservation(values, nanoseconds(at(seconds)), tuple(events))
+
+
+def test_a_chunk_begins_at_the_observation_and_is_numbered() -> None:
+    inference = Inference(as_policy("act", lambda _: np.ones((3, 2))), PERIOD)
+    for number in (1, 2):
+        chunk = inference.run(observation(number, state=[0.0]))
+        assert chunk.start_ns == nanoseconds(at(number))
+        assert chunk.number == number
+        metadata = inference.metadata(chunk)
+        assert metadata["timestamp"] == at(number)
+        assert metadata["inference_ms"] >= 0
+        assert metadata["step_period"] == 0.02
+
+
+def test_a_policy_that_asks_gets_what_is_left_of_its_last_chunk_and_the_delay_in_steps() -> None:
+    seen: list[tuple[Any, int]] = []
+
+    def act(_: Any, left_over: Any, delay: int) -> Any:
+        seen.append((left_over, delay))
+        return np.arange(10.0)[:, None]
+
+    inference = Inference(as_policy("act", act), PERIOD)
+    now = datetime.now(UTC)
+    for later in (0.0, 0.05, 10.0):
+        found = JoinedObservation({}, nanoseconds(now + timedelta(seconds=later)), ())
+        inference.run(found)
+    assert seen[0] == (None, 0)
+    assert seen[1][0].ravel().tolist() == list(range(2, 10))
+    assert seen[1][1] >= 1, "the first chunk took a part of a step"
+    assert seen[2][0] is None, "the last chunk is over"
+
+
+def test_a_policy_gets_the_metadata_that_it_asks_for() -> None:
+    seen: list[Any] = []
+
+    def act(_: Any, metadata: Any) -> Any:
+        seen.append(metadata)
+        return [0.0]
+
+    Inference(as_policy("act", act), PERIOD).run(observation(1, state=[0.0]))
+    assert seen[0]["state"]["timestamp"] == at(1)
+
+
+def test_a_single_action_and_a_tensor_are_chunks() -> None:
+    class Tensor:
+        def detach(self) -> Tensor:
+            return self
+
+        cpu = detach
+
+        def numpy(self) -> Any:
+            return np.ones((4, 2), np.float32)
+
+    assert Inference(as_policy("act", lambda _: [1, 2]), PERIOD).run(observation(1)).actions.shape == (1, 2)
+    assert Inference(as_policy("act", lambda _: Tensor()), PERIOD).run(observation(1)).actions.shape == (
+        4,
+        2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (np.full((3, 2), np.nan), "NaN"),
+        (np.ones((3, 4)), r"shape \(3, 4\); it has to be \(steps, 2\)"),
+        (np.ones((3, 2, 2)), r"shape \(3, 2, 2\)"),
+        ([[1.0, 2.0], [1.0]], "the steps differ in length"),
+        (None, "shape"),
+        (np.ones((0, 2)), r"shape \(0, 2\)"),
+    ],
+)
+def test_a_result_that_is_no_chunk_is_refused_and_changes_nothing(result: Any, text: str) -> None:
+    results = [np.ones((3, 2)), result]
+    inference = Inference(as_policy("act", lambda _: results.pop(0)), PERIOD, action_size=2)
+    inference.run(observation(1))
+    with pytest.raises(ChunkError, match=text):
+        inference.run(observation(2))
+    assert inference.chunks == 1
+
+
+def test_a_reset_reaches_the_policy_and_nothing_is_left_over() -> None:
+    class Act:
+        resets = 0
+
+        def __call__(self, _: Any, left_over: Any) -> Any:
+            assert left_over is None
+            return np.ones((100, 1))
+
+        def reset(self) -> None:
+            self.resets += 1
+
+    policy = Act()
+    inference = Inference(as_policy("act", policy), PERIOD)
+    inference.run(observation(1))
+    inference.reset()
+    inference.run(observation(1.1))
+    assert policy.resets == 1
+
+
+# --------------------------------------------------------------------------- loading
+
+POLICY = """
+import numpy as np
+import helper
+
+def act(observation):
+    return np.full((2, 1), helper.VALUE)
+
+class Act:
+    def __call__(self, observation, delay=0):
+        return np.ones((2, 1))
+
+class Dumb:
+    pass
+
+number = 5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    (tmp_path / "a_policy.py").write_text(POLICY)
+    (tmp_path / "helper.py").write_text("VALUE = 3\n")
+    return tmp_path
+
+
+def test_a_function_and_a_class_are_found_in_a_file_and_in_a_module(folder: Path) -> None:
+    for text in ("a_policy.py:act", f"{folder}/a_policy.py:act", "a_policy:act"):
+        policy = load_policy(text)
+        assert policy({}).tolist() == [[3], [3]]
+        assert policy.wants == ()
+    assert load_policy("a_policy.py:Act").wants == ("delay",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a_policy.py", "names no policy; write `policy.py:act`"),
+        ("other.py:act", "there is no file .*other.py"),
+        ("no_such_module:act", "there is no module `no_such_module`"),
+        ("a_policy.py:walk", "a_policy.py has no `walk`"),
+        ("a_policy.py:number", "is no function and no class"),
+        ("a_policy.py:Dumb", "has no method `__call__`"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_names_of_no_policy_are_refused(text: str, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        load_policy(text)
+
+
+def test_a_module_that_a_policy_imports_and_that_is_missing_keeps_its_own_error(folder: Path) -> None:
+    (folder / "broken.py").write_text("import no_such_helper\n")
+    for text in ("broken.py:act", "broken:act"):
+        with pytest.raises(ModuleNotFoundError, match="no_such_helper"):
+            load_policy(text)
+
+
+def test_a_policy_takes_all_that_is_offered_by_keywords() -> None:
+    def act(_: Any, **offered: Any) -> Any:
+        return [len(offered)]
+
+    policy: Policy = as_policy("act", act)
+    assert policy.wants == ("left_over", "delay", "metadata")
