@@ -4,6 +4,9 @@ A policy takes 5 to 300 ms at random and keeps its core busy meanwhile. Executor
 commands a second. A human takes over, gives back, stops and starts at random moments; a stop is swallowed
 if executor and selector have not confirmed it after five seconds, or if a command follows it before the
 start. In a second run, the policy is killed and frozen at random moments.
+
+Meanwhile a bare timer of higher priority runs on each core. Gaps between commands at the moments at which
+it was late, too, are pauses of the machine, such as a virtual machine has.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +31,7 @@ from typing import Any
 import yaml
 
 from benchmarks import report
+from benchmarks.bare_timer import BareTimers, Pause, outside
 from benchmarks.conditions import conditions
 from benchmarks.implementations import REPOSITORY
 from benchmarks.runner import DATAFLOWS, RunFailed
@@ -37,6 +42,7 @@ PERIOD_MS = 4.0  # of the timers in the dataflows
 DEADLINE_MS = 600.0  # of the executor's input for chunks
 SECONDS_PER_TAKEOVER = 6.0  # at most, if each stop is swallowed
 SECONDS_PER_KILL = 20.0  # at most
+LATEST_STOP_MS = 1000.0  # a later safe command counts as none
 PATIENCE_S = 60.0  # for the end of a dataflow
 
 Command = tuple[int, int, str, list[float]]
@@ -49,7 +55,7 @@ class Stream:
     commands: int
     jitter_p99: float  # by how much an interval differs from the period
     jitter_worst: float
-    gaps: int  # intervals of two periods or more
+    gaps: list[Pause]  # intervals of two periods or more
 
     @classmethod
     def of(cls, sent: Sequence[tuple[int, str]]) -> Stream:
@@ -59,7 +65,9 @@ class Stream:
         ValueError without two commands in a row.
         """
         pairs = list(itertools.pairwise(sent))
-        gaps = sum(after - before >= 2 * PERIOD_MS * 1e6 for (before, _), (after, _) in pairs)
+        gaps = [
+            (before, after) for (before, _), (after, _) in pairs if after - before >= 2 * PERIOD_MS * 1e6
+        ]
         jitter = [
             abs((after - before) / 1e6 - PERIOD_MS)
             for (before, was_safe), (after, is_safe) in pairs
@@ -79,6 +87,9 @@ class Takeovers:
     selector: Stream
     largest_step: float  # of a number, from one command to the next, other than into the safe state
     missed_ticks: int
+    pauses: int  # of the machine
+    worst_pause: float
+    gaps_outside: int  # of executor and selector, when the machine had no pause
 
 
 @dataclass(frozen=True)
@@ -128,36 +139,47 @@ def run(
 def takeovers(count: int, *, real_time: bool) -> Takeovers:
     """Let a human take over so many times."""
     seconds = 5 + count * SECONDS_PER_TAKEOVER
-    folder, lines = run(
-        "takeovers", "human.json", seconds, {"BENCHMARK_TAKEOVERS": str(count)}, real_time=real_time
-    )
+    variables = {"BENCHMARK_TAKEOVERS": str(count)}
+    with BareTimers(round(PERIOD_MS * 1e6), real_time=real_time) as timers:
+        folder, lines = run("takeovers", "human.json", seconds, variables, real_time=real_time)
     arm = json.loads((folder / "arm.json").read_text())
     human = json.loads((folder / "human.json").read_text())
     commands: list[Command] = [tuple(each) for each in arm["commands"]]  # type: ignore[misc]
+    delays = list(stop_delays(arm["stops"], arm["starts"], commands))
+    executor = Stream.of([tuple(each) for each in arm["executed"]])
+    selector = Stream.of([(sent, reason) for sent, _, reason, _ in commands])
     return Takeovers(
         human["takeovers"],
-        human["swallowed"] + sum(delay is None for delay in stop_delays(arm["stops"], commands)),
-        [delay for delay in stop_delays(arm["stops"], commands) if delay is not None],
-        Stream.of(arm["executed"]),
-        Stream.of([(sent, reason) for sent, _, reason, _ in commands]),
+        human["unconfirmed"] + delays.count(None),
+        [delay for delay in delays if delay is not None],
+        executor,
+        selector,
         max(steps(commands), default=0.0),
         missed_ticks(lines),
+        len(timers.pauses),
+        timers.worst_ms(),
+        outside([*executor.gaps, *selector.gaps], timers.pauses),
     )
 
 
-def stop_delays(stops: Sequence[int], commands: Sequence[Command]) -> Iterator[float | None]:
-    """Yield for each stop the milliseconds until the arm had the safe command; None if another came."""
-    taken = [(at, reason) for _, at, reason, _ in commands]
-    position = 0
+def stop_delays(
+    stops: Sequence[int], starts: Sequence[int], commands: Sequence[Command]
+) -> Iterator[float | None]:
+    """Yield for each stop the milliseconds until the arm had the safe command.
+
+    None if that took more than a second, or if another command followed it before the next start.
+    """
+    taken = [at for _, at, _, _ in commands]
     for stop in stops:
-        while position < len(taken) and taken[position][0] < stop:
-            position += 1
-        found = position
+        start = next((start for start in starts if start > stop), taken[-1])
+        during = [(at, reason) for _, at, reason, _ in commands[bisect(taken, stop) : bisect(taken, start)]]
         # A command that was on its way when the stop was sent may come first.
-        while found < len(taken) and taken[found][1] != "stopped":
-            found += 1
-        late = found == len(taken) or taken[found][0] - stop > 1e9
-        yield None if late else (taken[found][0] - stop) / 1e6
+        first = next((index for index, (_, reason) in enumerate(during) if reason == "stopped"), None)
+        if first is None or not all(reason for _, reason in during[first:]):
+            yield None
+            continue
+        delay = (during[first][0] - stop) / 1e6
+        yield delay if delay < LATEST_STOP_MS else None
 
 
 def steps(commands: Sequence[Command]) -> Iterator[float]:
@@ -194,7 +216,10 @@ def rows(found: Takeovers, killed: Kills) -> Iterator[tuple[str, str]]:
         yield f"{name}: commands", f"{stream.commands}"
         yield f"{name}: jitter, 99 %", f"{stream.jitter_p99:.3f} ms"
         yield f"{name}: jitter, worst", f"{stream.jitter_worst:.3f} ms"
-        yield f"{name}: gaps of two periods or more", f"{stream.gaps}"
+        yield f"{name}: gaps of two periods or more", f"{len(stream.gaps)}"
+    yield "pauses of the machine, of a period or more", f"{found.pauses}"
+    yield "longest pause of the machine", f"{found.worst_pause:.1f} ms"
+    yield "gaps of both outside of these pauses", f"{found.gaps_outside}"
     yield "ticks missed by both", f"{found.missed_ticks}"
     yield "take-overs, each with a stop", f"{found.takeovers}"
     yield "stops swallowed", f"{found.swallowed}"

@@ -14,8 +14,9 @@ from dora.transforms import nanoseconds
 commands: list[tuple[int, int, str, list[float]]] = []  # sent, taken, reason of the safe state, values
 executed: list[tuple[int, str]] = []  # when the executor sent, and the reason of the safe state
 stops: list[int] = []  # when the human sent
+starts: list[int] = []
 state = np.zeros(3, np.float32)
-result: dict[str, Any] = {"commands": commands, "executed": executed, "stops": stops}
+result: dict[str, Any] = {"commands": commands, "executed": executed, "stops": stops, "starts": starts}
 try:
     with Node() as node:
         for event in node:
@@ -25,6 +26,8 @@ try:
                 node.send_output("state", state, {"timestamp": event.metadata["timestamp"]})
             elif event.id == "stop":
                 stops.append(event.metadata["sent_ns"])
+            elif event.id == "start":
+                starts.append(event.metadata["sent_ns"])
             elif event.id == "executed":
                 executed.append((nanoseconds(event.send_time), event.metadata.get("safe_state", "")))
             else:

@@ -11,7 +11,7 @@ import numpy as np
 from dora import Input, Node
 
 TAKEOVERS = int(os.environ["BENCHMARK_TAKEOVERS"])
-PATIENCE = 5.0  # seconds after which a stop counts as swallowed
+PATIENCE = 5.0  # seconds after which a stop counts as not confirmed
 
 chance = random.Random(2)
 
@@ -32,7 +32,7 @@ class Cycle:
 def main() -> None:
     """Send until the number of take-overs is reached."""
     confirmed: dict[str, bool] = {}
-    swallowed = done = 0
+    unconfirmed = done = 0
     cycle: Cycle | None = None
     with Node() as node:
         for event in node:
@@ -62,17 +62,17 @@ def main() -> None:
                 if confirmed.get("active") and confirmed.get("state"):
                     cycle.confirmed_at = now
                 elif now - cycle.stopped_at > PATIENCE:
-                    swallowed += 1
+                    unconfirmed += 1
                     cycle.confirmed_at = now
             elif cycle.confirmed_at and now - cycle.confirmed_at >= cycle.pause and not cycle.started:
                 cycle.started = True
-                node.send_output("start", np.ones(1))
+                node.send_output("start", np.ones(1), {"sent_ns": time.monotonic_ns()})
             if cycle.started and cycle.given:
                 done += 1
                 cycle = Cycle(now)
                 if done == TAKEOVERS:
                     break
-    result = {"takeovers": done, "swallowed": swallowed}
+    result = {"takeovers": done, "unconfirmed": unconfirmed}
     Path(os.environ["BENCHMARK_RESULTS"], "human.json").write_text(json.dumps(result))
 
 

@@ -126,6 +126,7 @@ class CommandOutput:
         """End a stop: the safe state lasts until the next command."""
         if self._stopped:
             self._stopped = False
+            self.reason = "waiting"
             self._save(b"")
 
     def _save(self, state: bytes) -> None:

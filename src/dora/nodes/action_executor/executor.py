@@ -138,6 +138,7 @@ class ActionExecutor:
         self.stops += 1
         self._player.clear()
         self._output.stop()
+        self._state = ""  # each stop is confirmed, also one in a stop
         self._report("stopped")
 
     def _miss(self, reason: str) -> None:

@@ -66,7 +66,7 @@ class Selector:
         self._takeover = Takeover(self._sources)
         self._output = CommandOutput(node, parameters.safe_action)
         self._latest: dict[str, Input] = {}
-        self._reported = ""
+        self._reported: str | None = ""
         self.changes = self.stops = self.invalid = 0
         self._configure(parameters)
 
@@ -85,6 +85,7 @@ class Selector:
                 self.stops += 1
                 self._takeover.reset()
                 self._output.stop()
+                self._reported = None  # each stop is confirmed, also one in a stop
                 self._report("stopped")
             case Input(id=input_id) if input_id == START:
                 self._output.start()
@@ -140,11 +141,13 @@ class Selector:
             }
             self._output.send(np.ascontiguousarray(selected.action), metadata, event, now)
             self._report(selected.source)
-        elif self._output.reason:
+            return
+        if self._output.reason:
             self._output.send_safe()
         elif self._output.sent:
             self._takeover.reset()
             self._output.enter("no source")
+        if self._output.reason:
             self._report("")
 
     def _report(self, active: str) -> None:

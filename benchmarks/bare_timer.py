@@ -1,0 +1,81 @@
+"""A timer without a framework, on each core: what the machine itself does to a real-time process.
+
+A virtual machine stands still while its host runs something else. A process of the highest priority notices
+that, and so tells pauses of the machine from those of what is measured.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from types import TracebackType
+
+PRIORITY = 90
+MARGIN_NS = 5_000_000  # a pause also delays what waits behind it
+
+Pause = tuple[int, int]
+"""Begin and end, in nanoseconds since 1970."""
+
+
+def _measure(core: int, period_ns: int, real_time: bool, connection: Connection) -> None:
+    os.sched_setaffinity(0, [core])
+    if real_time:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+    pauses: list[Pause] = []
+    due = time.monotonic_ns()
+    while not connection.poll():
+        due += period_ns
+        time.sleep(max(due - time.monotonic_ns(), 0) / 1e9)
+        late = time.monotonic_ns() - due
+        if late >= period_ns:
+            now = time.time_ns()
+            pauses.append((now - late, now))
+            due = time.monotonic_ns()
+    connection.send(pauses)
+
+
+class BareTimers:
+    """Timers that run during a ``with`` block; ``pauses`` are there after it."""
+
+    def __init__(self, period_ns: int, *, real_time: bool) -> None:
+        self._period_ns = period_ns
+        self._real_time = real_time
+        self._timers: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
+        self.pauses: list[Pause] = []  # of a period or more, of all cores
+
+    def __enter__(self) -> BareTimers:
+        context = multiprocessing.get_context("spawn")
+        for core in sorted(os.sched_getaffinity(0)):
+            here, there = context.Pipe()
+            arguments = (core, self._period_ns, self._real_time, there)
+            process = context.Process(target=_measure, args=arguments, daemon=True)
+            process.start()
+            self._timers.append((process, here))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process, connection in self._timers:
+            connection.send(None)
+            self.pauses += connection.recv()
+            process.join()
+
+    def worst_ms(self) -> float:
+        """Return the longest pause."""
+        return max(((end - begin) / 1e6 for begin, end in self.pauses), default=0.0)
+
+
+def outside(gaps: Sequence[Pause], pauses: Sequence[Pause]) -> int:
+    """Return how many gaps overlap with no pause of the machine.
+
+    >>> outside([(0, 10), (50_000_000, 60_000_000)], [(5, 20)])
+    1
+    """
+    return sum(
+        all(end + MARGIN_NS < begin or finish + MARGIN_NS < start for begin, finish in pauses)
+        for start, end in gaps
+    )
