@@ -273,7 +273,13 @@ def test_an_invalid_chunk_is_not_used_and_reported(
         flow.policy.send_output("actions", actions, {"timestamp": now, "step_period": PERIOD, **metadata})
         flow.flow.advance(0.05)
         assert flow.last == (1.0, "")
-        assert text in " ".join(flow.flow.lines("executor"))
+        flow.policy.send_output("actions", actions, {"timestamp": now, "step_period": PERIOD, **metadata})
+        flow.flow.advance(0.05)
+        lines = [line for line in flow.flow.lines("executor") if text in line]
+        assert len(lines) == 1, "each kind once"
+        flow.flow.stop()
+        flow.flow.advance(0.1)
+        assert "2 were invalid" in flow.flow.lines("executor")[-1]
 
 
 def test_a_chunk_whose_time_is_over_is_counted() -> None:

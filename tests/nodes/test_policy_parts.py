@@ -109,18 +109,17 @@ def test_a_reset_forgets_what_was_there_and_is_reported_once() -> None:
     assert observations.next()[1] is False
 
 
-def test_a_set_of_synchronised_inputs_is_an_observation() -> None:
-    image, first, second, task = messages(
-        ("image", 0.1, [2]), ("state", 0.0, [1]), ("state", 0.1, [3]), ("task", 0.0, [7])
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_set_of_synchronised_inputs_is_an_observation(length: int) -> None:
+    image, task, *states = messages(
+        ("image", 0.1, [2]), ("task", 0.0, [7]), ("state", 0.0, [1]), ("state", 0.1, [3])
     )
-    node = MockNode(
-        [{"type": "SYNC", "inputs": {"image": dict(image), "state": [dict(first), dict(second)]}}]
-    )
-    observations = Observations(("image", "state", "task"), {"state": 2}, on_request=False)
+    inputs = {"image": dict(image), "state": [dict(state) for state in states[-length:]]}
+    observations = Observations(("image", "state", "task"), {}, on_request=False)
     observations.add(task)
-    observations.add(next(iter(node)))  # type: ignore[arg-type]
+    observations.add(next(iter(MockNode([{"type": "SYNC", "inputs": inputs}]))))  # type: ignore[arg-type]
     found = next_of(observations)
-    assert found.values["state"].tolist() == [[1], [3]]
+    assert found.values["state"].tolist() == [[1], [3]][-length:], "a history is a list, also of one"
     assert found.values["image"].tolist() == [2]
     assert found.values["task"].tolist() == [7]
 

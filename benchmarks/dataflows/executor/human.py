@@ -21,7 +21,7 @@ class Cycle:
 
     def __init__(self, begin: float) -> None:
         self.begin = begin
-        self.takes = chance.uniform(0.05, 0.25)
+        self.takes = chance.uniform(0.05, 0.55)
         self.gives = self.takes + chance.uniform(0.05, 0.3)
         self.stops = chance.uniform(0.0, self.gives)
         self.pause = chance.uniform(0.0, 0.1)  # between the confirmed stop and the start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, Protocol
@@ -23,6 +24,7 @@ COMMAND: Final = "command"
 
 Floats = npt.NDArray[np.floating[Any]]
 
+_MOST_KINDS: Final = 100
 _STOPPED: Final = b"stopped"  # the state that a node leaves for its next process
 _LEAVES_OUT: Final = ("max_age", "rate", "every")  # rules of an input
 
@@ -69,11 +71,29 @@ def _is_no_start(event: Event) -> bool:
 
 def tick_summary(node: Node) -> str:
     """Return how punctual the ticks were, for the log at the end."""
-    ticks = node.statistics()["timers"][TICK]
+    ticks = node.statistics().get("timers", {}).get(TICK)
+    if ticks is None:
+        return "the ticks come from another node"
     return (
         f"{ticks['missed']} ticks missed, late by {ticks['lateness']['p99_ms']:.3f} ms (99 %), "
         f"jitter {ticks['jitter']['p99_ms']:.3f} ms (99 %)"
     )
+
+
+class Faults:
+    """Counts messages that cannot be used, and logs each kind once: a log line takes time as well."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._kinds: set[str] = set()
+        self.count = 0
+
+    def add(self, text: str) -> None:
+        """Count a fault with a sentence about it."""
+        self.count += 1
+        if text not in self._kinds and len(self._kinds) < _MOST_KINDS:
+            self._kinds.add(text)
+            self._log.warning("%s", text)
 
 
 class CommandOutput:

@@ -26,6 +26,7 @@ from dora.nodes.steady import (
     START,
     STOP,
     CommandOutput,
+    Faults,
     MissingInput,
     SafeAction,
     run_steadily,
@@ -59,12 +60,13 @@ class ActionExecutor:
         self._parameters = read_parameters(ActionExecutorParameters, node.parameters)
         self._player = ChunkPlayer()
         self._output = CommandOutput(node, self._parameters.safe_action)
+        self._faults = Faults(log)
         self._outputs = node.node_config()["outputs"]
         self._state = ""
         self._is_late = False  # since the last chunk
         self._chunk: ActionChunk | None = None  # that the last command came from
         self._chunk_metadata: dict[str, Any] = {}
-        self.chunks = self.refused = self.invalid = self.late = self.stops = 0
+        self.chunks = self.refused = self.late = self.stops = 0
         self._check_inputs(node.node_config()["inputs"])
         self._configure(self._parameters)
 
@@ -131,8 +133,7 @@ class ActionExecutor:
             else:
                 self.refused += 1
         except (ChunkError, ValueError, TypeError) as error:
-            self.invalid += 1
-            log.warning("chunk %s is not used: %s", metadata.get("chunk", ""), error)
+            self._faults.add(f"a chunk is not used: {error}")
 
     def _stop(self) -> None:
         self.stops += 1
@@ -205,7 +206,8 @@ class ActionExecutor:
         """Return what happened, for the log at the end."""
         return (
             f"{self._output.sent} commands out of {self.chunks} chunks; {self.refused} chunks came too "
-            f"late, {self.invalid} were invalid; {self.late} times the policy was late; {self.stops} stops"
+            f"late, {self._faults.count} were invalid; {self.late} times the policy was late; "
+            f"{self.stops} stops"
         )
 
 

@@ -110,39 +110,43 @@ class Observations:
                     self._used_ns = found[1]
                     break
                 self._condition.wait()
-        messages, time_ns = found
-        return _observation(messages, time_ns, self._lists), resets
+        return _observation(*found), resets
 
-    def _join(self) -> tuple[dict[str, list[Input]], int] | None:
-        """Return the messages of each input for the newest moment, if it is another one than before."""
+    def _join(self) -> tuple[dict[str, Input | list[Input]], int] | None:
+        """Return the messages of each input for the newest moment, if it is another one than before.
+
+        An input with a history has a list.
+        """
         time_ns = self._history.newest(self._lead) if self._set is None else self._set[1]
         if time_ns is None or time_ns == self._used_ns:
             return None
         found = self._history.at(time_ns, self._wanted)
         if found is None:
             return None  # an input has brought nothing by then
-        messages = {name: list(window.values) for name, window in found.items()}
+        messages: dict[str, Input | list[Input]] = {
+            name: list(window.values) if name in self._lists else window.newest
+            for name, window in found.items()
+        }
         if self._set is not None:
-            for name in self._set[0]["inputs"]:
-                messages[name] = self._set[0].history(name)
+            messages |= self._set[0]["inputs"]
         return messages, time_ns
 
 
-def _observation(
-    messages: Mapping[str, list[Input]], time_ns: int, lists: frozenset[str]
-) -> JoinedObservation:
+def _observation(messages: Mapping[str, Input | list[Input]], time_ns: int) -> JoinedObservation:
     values: dict[str, Any] = {}
-    for name, events in messages.items():
-        arrays = [event.numpy() for event in events]
-        if len(arrays) == 1 and name not in lists:
-            values[name] = arrays[0]
+    newest: list[Input] = []
+    for name, item in messages.items():
+        if not isinstance(item, list):
+            values[name] = item.numpy()
+            newest.append(item)
             continue
+        arrays = [event.numpy() for event in item]
+        newest.append(item[-1])
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
             raise ObservationError(f"the values of `{name}` have several shapes: {sorted(shapes)}")
         values[name] = np.stack(arrays)
-    newest = tuple(events[-1] for events in messages.values())
-    return JoinedObservation(values, time_ns, newest)
+    return JoinedObservation(values, time_ns, tuple(newest))
 
 
 def _capture_time(event: Input) -> int:

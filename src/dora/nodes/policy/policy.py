@@ -6,7 +6,6 @@ the newest observation, and no message waits for the policy.
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import traceback
@@ -29,7 +28,8 @@ from dora.nodes.steady import TICK, MissingInput
 ACTIONS: Final = "actions"
 RESET: Final = "reset"
 
-log = logging.getLogger("dora.nodes.policy")
+# Entries go to the log of the node directly: packages of policies configure `logging` as they like.
+_TARGET: Final = "dora.nodes.policy"
 
 
 class PolicyParameters(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ def run(node: Node, policy: Policy) -> None:
     receiving = threading.Thread(target=_receive, args=(node, observations), daemon=True)
     receiving.start()
     inference = Inference(policy, round(1e9 / parameters.steps_per_second), parameters.action_size)
-    failures = Failures(policy.name)
+    failures = Failures(policy.name, node)
     while True:
         try:
             observation, resets = observations.next()
@@ -71,7 +71,7 @@ def run(node: Node, policy: Policy) -> None:
             failures.log(error)
             continue
         node.send_output(ACTIONS, chunk.actions, inference.metadata(chunk), follows=observation.events)
-    log.info("%s", summary(inference, failures))
+    node.log("info", summary(inference, failures), _TARGET)
 
 
 def _own_history(policy: Policy, parameters: PolicyParameters) -> dict[str, Wanted]:
@@ -120,8 +120,9 @@ def _receive(node: Node, observations: Observations) -> None:
 class Failures:
     """Counts what went wrong, and reports each kind once."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, node: Node) -> None:
         self._name = name
+        self._node = node
         self.count = 0
         self._kinds: set[str] = set()
 
@@ -135,7 +136,7 @@ class Failures:
         """Log a failure after which the node goes on, if it is the first of its kind."""
         if self._is_new(error):
             self._kinds.add(self.sentence(error))
-            log.error("%s", self.sentence(error))
+            self._node.log("error", self.sentence(error), _TARGET)
 
     def _is_new(self, error: Exception) -> bool:
         return self.sentence(error) not in self._kinds

@@ -27,6 +27,7 @@ from dora.nodes.steady import (
     STOP,
     TICK,
     CommandOutput,
+    Faults,
     MissingInput,
     SafeAction,
     run_steadily,
@@ -61,13 +62,14 @@ class Selector:
         self._node = node
         self._parameters = parameters = read_parameters(SelectorParameters, node.parameters)
         config = node.node_config()
+        self._faults = Faults(log)
         self._outputs = config["outputs"]
         self._sources = _sources(parameters.sources, config["inputs"])
         self._takeover = Takeover(self._sources)
         self._output = CommandOutput(node, parameters.safe_action)
         self._latest: dict[str, Input] = {}
         self._reported: str | None = ""
-        self.changes = self.stops = self.invalid = 0
+        self.changes = self.stops = 0
         self._configure(parameters)
 
     def _configure(self, parameters: SelectorParameters) -> None:
@@ -110,8 +112,7 @@ class Selector:
             self._takeover.update(event.id, action, time.monotonic_ns())
             self._latest[event.id] = event
         except (DoraError, ValueError, TypeError) as error:
-            self.invalid += 1
-            log.warning("a command is not used: %s", error)
+            self._faults.add(f"a command is not used: {error}")
 
     def _change_parameters(self) -> None:
         try:
@@ -166,7 +167,7 @@ class Selector:
         """Return what happened, for the log at the end."""
         return (
             f"{self._output.sent} commands; {self.changes} changes of the active source; "
-            f"{self.invalid} invalid commands; {self.stops} stops"
+            f"{self._faults.count} invalid commands; {self.stops} stops"
         )
 
 
