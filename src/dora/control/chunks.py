@@ -36,9 +36,9 @@ BLENDS: Final[tuple[Blend, ...]] = get_args(Blend)
 Floats = npt.NDArray[np.floating[Any]]
 
 _SECOND: Final = 1_000_000_000  # nanoseconds
-# Each chunk of the mean costs some microseconds per action. A policy that gives a chunk of a second each
-# 30 ms or slower stays below this number.
-_MOST_CHUNKS: Final = 32
+# Each chunk of the mean costs some microseconds per action, and may keep a message in shared memory. A
+# policy that gives a chunk of a second each 40 ms or slower stays below this number.
+_MOST_CHUNKS: Final = 24
 
 
 class ChunkError(DoraError):
@@ -291,7 +291,8 @@ class ChunkPlayer:
     def _faded(self, now_ns: int) -> Floats:
         """Fade over all chunks in turn, so that a third one that comes during a fade makes no jump."""
         begun = [(chunk, since) for chunk, since in self._chunks if since <= now_ns]
-        action = begun[0][0].at(now_ns, interpolate=self._interpolate)
+        first = begun[0][0] if begun else self._chunks[0][0]
+        action = first.at(now_ns, interpolate=self._interpolate)
         for chunk, since in begun[1:]:
             part = min((now_ns - since) / self._fade_ns, 1.0) if self._fade_ns else 1.0
             action = (1 - part) * action + part * chunk.at(now_ns, interpolate=self._interpolate)

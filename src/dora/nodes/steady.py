@@ -99,9 +99,10 @@ class Faults:
 class CommandOutput:
     """The output for commands. In the safe state it carries a value that stands for them.
 
-    ``reason``: why it is in the safe state; "": it is not. Before the first command, nothing is sent. After
-    the safe state, commands begin at what was sent in it and reach their own values in ``ramp`` seconds, so
-    the only jump is the one into the safe state. A stop is remembered for the next process of the node.
+    ``reason``: why it is in the safe state; "": it is not. Before the first command or safe state, nothing
+    is sent. After the safe state, commands begin at what was sent in it and reach their own values in
+    ``ramp`` seconds, so the only jump is the one into the safe state. A stop is remembered for the next
+    process of the node.
     """
 
     def __init__(self, node: Node, safe_action: SafeAction) -> None:

@@ -15,6 +15,7 @@ from dora.nodes.policy.observations import JoinedObservation
 
 # As many as the estimate of real-time chunking looks back over, in the paper's algorithm 1.
 _DELAYS: Final = 10
+_TIMES: Final = 10_000
 
 
 class Inference:
@@ -27,7 +28,7 @@ class Inference:
         self._action_size = action_size
         self._last: ActionChunk | None = None
         self._delays_ns: deque[int] = deque(maxlen=_DELAYS)
-        self.times_ns: list[int] = []
+        self.times_ns: deque[int] = deque(maxlen=_TIMES)  # of the newest calls
         self.chunks = 0
 
     def reset(self) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import numpy as np
@@ -30,6 +29,7 @@ RESET: Final = "reset"
 
 # Entries go to the log of the node directly: packages of policies configure `logging` as they like.
 _TARGET: Final = "dora.nodes.policy"
+_MOST_KINDS: Final = 100  # of failures that are reported
 
 
 class PolicyParameters(msgspec.Struct, frozen=True):
@@ -139,7 +139,7 @@ class Failures:
             self._node.log("error", self.sentence(error), _TARGET)
 
     def _is_new(self, error: Exception) -> bool:
-        return self.sentence(error) not in self._kinds
+        return self.sentence(error) not in self._kinds and len(self._kinds) < _MOST_KINDS
 
     def sentence(self, error: Exception) -> str:
         """Return one sentence about a failure."""
@@ -159,9 +159,8 @@ def _own_lines(error: Exception) -> list[str]:
 
 def summary(inference: Inference, failures: Failures) -> str:
     """Return what happened, for the log at the end."""
-    times: Mapping[str, Any] = {}
-    if inference.times_ns:
+    took = ""
+    if inference.chunks:
         median, p99 = np.percentile(inference.times_ns, (50, 99)) / 1e6
-        times = {"median": median, "p99": p99}
-    shown = "".join(f", {name} {value:.1f} ms" for name, value in times.items())
-    return f"{inference.chunks} chunks{shown}; {failures.count} failures"
+        took = f", median {median:.1f} ms, 99 % in {p99:.1f} ms"
+    return f"{inference.chunks} chunks{took}; {failures.count} failures"
