@@ -1,9 +1,9 @@
 """Measure how steady commands are while a policy is slow: ``python -m benchmarks.executor``.
 
 A policy takes 5 to 300 ms at random and keeps its core busy meanwhile. Executor and selector send 250
-commands a second. A human takes over, gives back, stops and starts at random moments; a stop is swallowed
-if executor and selector have not confirmed it after five seconds, or if a command follows it before the
-start. In a second run, the policy is killed and frozen at random moments.
+commands a second. A human takes over, gives back, stops and starts at random moments. A stop is swallowed if
+executor and selector do not confirm it, or if they send another command before the start. In a second run,
+the policy is killed and frozen at random moments.
 
 Meanwhile a bare timer of higher priority runs on each core. Gaps between commands at the moments at which
 it was late, too, are pauses of the machine, such as a virtual machine has.
@@ -40,9 +40,9 @@ from benchmarks.statistics import percentile
 MARKERS = ("<!-- executor -->", "<!-- /executor -->")
 PERIOD_MS = 4.0  # of the timers in the dataflows
 DEADLINE_MS = 600.0  # of the executor's input for chunks
-SECONDS_PER_TAKEOVER = 6.0  # at most, if each stop is swallowed
+START_S = 60.0  # for the start of a dataflow, at most
+SECONDS_PER_TAKEOVER = 6.0  # at most
 SECONDS_PER_KILL = 20.0  # at most
-LATEST_STOP_MS = 1000.0  # a later safe command counts as none
 PATIENCE_S = 60.0  # for the end of a dataflow
 
 Command = tuple[int, int, str, list[float]]
@@ -139,7 +139,7 @@ def run(
 
 def takeovers(count: int, *, real_time: bool) -> Takeovers:
     """Let a human take over so many times."""
-    seconds = 5 + count * SECONDS_PER_TAKEOVER
+    seconds = START_S + count * SECONDS_PER_TAKEOVER
     variables = {"BENCHMARK_TAKEOVERS": str(count)}
     with BareTimers(real_time=real_time) as timers:
         folder, lines = run("takeovers", "human.json", seconds, variables, real_time=real_time)
@@ -172,19 +172,18 @@ def stop_delays(
 ) -> Iterator[float | None]:
     """Yield for each stop the milliseconds until the arm had the safe command.
 
-    None if that took more than a second, or if another command followed it before the next start.
+    None if none was sent before the next start, or if another command was sent between them.
     """
-    taken = [at for _, at, _, _ in commands]
+    times = [sent for sent, _, _, _ in commands]
     for stop in stops:
-        start = next((start for start in starts if start > stop), taken[-1])
-        during = [(at, reason) for _, at, reason, _ in commands[bisect(taken, stop) : bisect(taken, start)]]
-        # A command that was on its way when the stop was sent may come first.
-        first = next((index for index, (_, reason) in enumerate(during) if reason == "stopped"), None)
-        if first is None or not all(reason for _, reason in during[first:]):
+        start = next((start for start in starts if start > stop), times[-1])
+        during = commands[bisect(times, stop) : bisect(times, start)]
+        # The tick before the stop may be answered after it.
+        first = next((index for index, each in enumerate(during) if each[2] == "stopped"), None)
+        if first is None or not all(each[2] for each in during[first:]):
             yield None
-            continue
-        delay = (during[first][0] - stop) / 1e6
-        yield delay if delay < LATEST_STOP_MS else None
+        else:
+            yield (during[first][1] - stop) / 1e6
 
 
 def steps(commands: Sequence[Command]) -> Iterator[float]:
@@ -204,7 +203,7 @@ def missed_ticks(lines: Sequence[str]) -> int:
 
 def kills(count: int, *, real_time: bool) -> Kills:
     """Kill the policy so many times, and freeze it every other time."""
-    seconds = 30 + count * SECONDS_PER_KILL
+    seconds = START_S + count * SECONDS_PER_KILL
     folder, _ = run("kills", "killer.json", seconds, {"BENCHMARK_KILLS": str(count)}, real_time=real_time)
     arm = json.loads((folder / "arm.json").read_text())
     delays: dict[str, list[float | None]] = {"SIGKILL": [], "SIGSTOP": []}

@@ -34,6 +34,6 @@ try:
                 state = event.numpy().copy()
                 sent = nanoseconds(event.send_time)
                 reason = event.metadata.get("safe_state", "")
-                commands.append((sent, time.monotonic_ns(), reason, state.tolist()))
+                commands.append((sent, time.time_ns(), reason, state.tolist()))
 finally:
     Path(os.environ["BENCHMARK_RESULTS"], "arm.json").write_text(json.dumps(result))

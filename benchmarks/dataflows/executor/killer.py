@@ -21,7 +21,7 @@ with Node() as node:
         time.sleep(chance.uniform(0.2, 1.0))
         process = int((FOLDER / "policy.pid").read_text())
         number = signal.SIGSTOP if len(kills) % 2 else signal.SIGKILL
-        kills.append((time.monotonic_ns(), number.name))
+        kills.append((time.time_ns(), number.name))
         os.kill(process, number)
         if number is signal.SIGSTOP:
             time.sleep(1.0)  # longer than the deadline
