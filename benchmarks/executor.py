@@ -1,9 +1,9 @@
 """Measure how steady commands are while a policy is slow: ``python -m benchmarks.executor``.
 
 A policy takes 5 to 300 ms at random and keeps its core busy meanwhile. Executor and selector send 250
-commands a second. A human takes over, gives back, stops and starts at random moments. A stop is swallowed if
-executor and selector do not confirm it, or if they send another command before the start. In a second run,
-the policy is killed and frozen at random moments.
+commands a second. A human takes over, gives back, stops and starts at random moments. A stop is swallowed
+if executor and selector do not confirm it, or if they send another command before the start. In a second
+run, the policy is killed and frozen at random moments.
 
 Meanwhile a bare timer of higher priority runs on each core. Gaps between commands at the moments at which
 it was late, too, are pauses of the machine, such as a virtual machine has.
