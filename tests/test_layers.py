@@ -57,7 +57,18 @@ FOLDERS = {
     "observe": ("preview", "remote", "trace", "telemetry"),
     "recording": ("mcap", "bags", "recorder", "replay"),
     "cluster": ("http", "dashboard", "coordinator", "ssh", "agent"),
-    "nodes": ("foxglove", "rerun", "policy", "action_executor", "selector"),
+    "nodes": (
+        "foxglove",
+        "rerun",
+        "policy",
+        "action_executor",
+        "selector",
+        "media",
+        "camera",
+        "lerobot",
+        "lerobot_recorder",
+        "lerobot_replay",
+    ),
     "cli": ("commands",),
 }
 

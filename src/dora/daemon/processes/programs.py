@@ -26,11 +26,16 @@ class BuiltinNode(msgspec.Struct, frozen=True):
     extra: str = ""
 
 
+_AV = "av>=15,<19"
+
 BUILTIN_NODES = {
     "dora-rerun": BuiltinNode(module="dora.nodes.rerun", requirement="rerun-sdk>=0.32,<1", extra="rerun"),
     "dora-foxglove": BuiltinNode(
         module="dora.nodes.foxglove", requirement="foxglove-sdk>=0.30,<1", extra="foxglove"
     ),
+    "dora-camera": BuiltinNode("dora.nodes.camera", _AV, "camera"),
+    "dora-lerobot-recorder": BuiltinNode("dora.nodes.lerobot_recorder", _AV, "lerobot"),
+    "dora-lerobot-replay": BuiltinNode("dora.nodes.lerobot_replay", _AV, "lerobot"),
     BRIDGE_PATH: BuiltinNode(module="dora.ros2.bridge"),
     "dora-policy": BuiltinNode(module="dora.nodes.policy"),
     "dora-action-executor": BuiltinNode(module="dora.nodes.action_executor"),

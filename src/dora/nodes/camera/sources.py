@@ -1,0 +1,132 @@
+"""Sources of images: a device, a video file, the test pattern."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import av
+
+from dora.errors import DoraError
+from dora.nodes.camera.pattern import Pattern
+from dora.nodes.camera.settings import PATTERN, CameraSettings
+
+_DEVICES: Final = {"linux": "v4l2", "darwin": "avfoundation"}
+_CLOCKS_DIFFER: Final = 10.0  # seconds: a stamp that is further from now is of another clock
+_PATTERN_SIZE: Final = (640, 480)
+_PATTERN_RATE: Final = 30.0
+
+
+class Frame(NamedTuple):
+    """An image, and when it was captured in seconds since 1970 (UTC); None: when it is sent."""
+
+    image: av.VideoFrame
+    captured: float | None = None
+
+
+class FrameSource(NamedTuple):
+    """An open source. ``rate`` is how many frames a second are sent; None: as they come.
+
+    ``frames`` are the frames of a device or file one after the other, or a function of a number.
+    """
+
+    name: str
+    frames: Callable[[int], Frame] | Iterator[Frame]
+    rate: float | None
+
+
+def open_source(settings: CameraSettings) -> FrameSource:
+    """Open the source of the settings; raises `DoraError` with a remedy."""
+    source = settings.source
+    if source == PATTERN:
+        return _pattern(settings)
+    if isinstance(source, str) and source.isdecimal():
+        source = int(source)
+    if isinstance(source, int) or source.startswith("/dev/"):
+        return _device(source, settings)
+    return _file(source, settings)
+
+
+def _pattern(settings: CameraSettings) -> FrameSource:
+    pattern = Pattern(settings.width or _PATTERN_SIZE[0], settings.height or _PATTERN_SIZE[1])
+
+    def draw(number: int) -> Frame:
+        return Frame(av.VideoFrame.from_ndarray(pattern.draw(number), format="rgb24"))
+
+    return FrameSource("the test pattern", draw, settings.rate or _PATTERN_RATE)
+
+
+def _file(path: str, settings: CameraSettings) -> FrameSource:
+    if not Path(path).is_file():
+        raise DoraError(f"there is no video file {path}; `source` is a file, a device (`0`) or `{PATTERN}`")
+    container = _open(path, None, {}, f"{path} cannot be read as a video")
+    if not container.streams.video:
+        raise DoraError(f"{path} has no video")
+    stream = container.streams.video[0]
+    own_rate = float(stream.average_rate or _PATTERN_RATE)
+
+    def frames() -> Iterator[Frame]:
+        while True:
+            for image in container.decode(stream):
+                yield Frame(_scaled(image, settings))
+            if not settings.loop:
+                return
+            container.seek(0)
+
+    return FrameSource(path, frames(), settings.rate or own_rate)
+
+
+def _device(source: int | str, settings: CameraSettings) -> FrameSource:
+    kind = _DEVICES.get(sys.platform, "v4l2")
+    path = f"/dev/video{source}" if isinstance(source, int) and kind == "v4l2" else str(source)
+    options = {"ts": "abs"} if kind == "v4l2" else {}  # the stamps of the driver, as time of day
+    if settings.rate:
+        options["framerate"] = f"{settings.rate:g}"
+    if settings.width and settings.height:
+        options["video_size"] = f"{settings.width}x{settings.height}"
+    return FrameSource(f"camera {path}", read_device(path, kind, options, settings), None)
+
+
+def read_device(path: str, kind: str, options: dict[str, str], settings: CameraSettings) -> Iterator[Frame]:
+    """Open a device of FFmpeg, and return its frames; ``kind`` is the name of its driver there."""
+    if kind == "v4l2" and not Path(path).exists():
+        found = sorted(str(device) for device in Path("/dev").glob("video*"))
+        there = f"there are {', '.join(found)}" if found else "this machine has none"
+        raise DoraError(
+            f"there is no camera {path}: {there}; `source` is a device (`0`), a video file or `{PATTERN}`"
+        )
+    container = _open(path, kind, options, f"the camera {path} cannot be opened")
+
+    def frames() -> Iterator[Frame]:
+        for image in container.decode(video=0):
+            now = time.time()
+            stamp = image.time
+            own = stamp is not None and abs(stamp - now) < _CLOCKS_DIFFER
+            yield Frame(_scaled(image, settings), stamp if own else now)
+
+    return frames()
+
+
+def _open(path: str, kind: str | None, options: dict[str, str], trouble: str) -> Any:
+    try:
+        return av.open(path, format=kind, options=options)
+    except (OSError, ValueError, av.FFmpegError) as error:
+        number = getattr(error, "errno", None)
+        remedy = {
+            errno.EBUSY: "; another program has it",
+            errno.EACCES: "; you may not use it: on Linux, your user has to be in the group `video`",
+            errno.EINVAL: "; it may not offer this rate or size: leave `rate`, `width` and `height` out",
+        }.get(number or 0, "")
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DoraError(f"{trouble}: {reason}{remedy}") from None
+
+
+def _scaled(image: av.VideoFrame, settings: CameraSettings) -> av.VideoFrame:
+    width, height = settings.width or image.width, settings.height or image.height
+    if (width, height) == (image.width, image.height):
+        return image
+    return image.reformat(width=width, height=height)

@@ -1,0 +1,354 @@
+"""Write a LeRobotDataset, an episode at a time, so that a crash or a full disk never breaks it.
+
+Each episode has files of its own. They are made in the folder ``.recording``, flushed to the disk and
+moved to their places: videos, numbers, metadata, ``meta/info.json`` last. An episode is in the data set
+once that file says so. Files beyond it are removed by the next recorder, and LeRobot does not read them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dora.errors import DoraError
+from dora.nodes.lerobot import layout, stats
+from dora.nodes.lerobot.layout import CAPTURE_TIME, GAP, Feature, Info
+from dora.nodes.lerobot.sampling import SECOND, Counts
+from dora.nodes.lerobot.stats import Statistics
+
+SCRATCH: Final = ".recording"
+_ROWS: Final = 100  # episodes in a file of metadata: it is written anew for each of them
+
+
+class DatasetError(DoraError):
+    """A data set cannot be used or written; ``str(error)`` names it and the remedy."""
+
+
+@dataclass
+class SourceData:
+    """The rows of one source: ``times`` of capture in nanoseconds since 1970 (UTC), and ``gaps``.
+
+    ``numbers`` has a row of float32 for each of them; a camera has a finished ``video`` in the scratch
+    folder instead, with its ``statistics``.
+    """
+
+    times: npt.NDArray[np.int64]
+    gaps: npt.NDArray[np.bool_]
+    counts: Counts
+    numbers: npt.NDArray[np.float32] | None = None
+    video: Path | None = None
+    statistics: Statistics | None = None
+
+
+@dataclass
+class EpisodeData:
+    """An episode to add: ``start`` is the time of its first row, ``outcome`` is ``success`` or ``end``."""
+
+    start: int
+    task: str
+    outcome: str
+    sources: Mapping[str, SourceData]
+
+    @property
+    def length(self) -> int:
+        """The number of rows."""
+        return min(len(source.times) for source in self.sources.values())
+
+
+class Dataset:
+    """A data set that this process writes, with ``fps`` rows a second. ``removed`` says what an
+    interrupted recorder had left, or is "".
+    """
+
+    def __init__(self, root: Path, fps: int, robot: str | None, resume: bool) -> None:
+        """Open a new data set, or with ``resume`` one that may be there; raises `DatasetError`."""
+        self.root = root
+        self.scratch = root / SCRATCH
+        self.removed = ""
+        self.fps, self._robot = fps, robot
+        self._info: Info | None = None
+        self._tasks: list[str] = []
+        self._stats: dict[str, Statistics] = {}
+        self._rows: list[dict[str, Any]] = []  # of the file of metadata that is being filled
+        self._place = (0, -1)  # its numbers; the first episode begins a file
+        self._last: dict[str, Any] | None = None  # the row of the last episode
+        try:
+            self._open(resume)
+        except OSError as error:
+            raise DatasetError(f"the data set {root} cannot be used: {error.strerror or error}") from None
+
+    @property
+    def features(self) -> dict[str, Feature] | None:
+        """The features, None before the first episode of a new data set."""
+        return self._info.features if self._info else None
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes are saved."""
+        return self._info.total_episodes if self._info else 0
+
+    def add(self, episode: EpisodeData, features: Mapping[str, Feature]) -> int:
+        """Save an episode, and return its number; raises `DatasetError`. The data set is whole in any
+        case.
+        """
+        info = self._info or Info(layout.VERSION, self.fps, dict(features), self._robot)
+        try:
+            return self._add(episode, msgspec.json.decode(msgspec.json.encode(info), type=Info))
+        except OSError as error:
+            self._clean()
+            raise DatasetError(f"{self.root}: {error.strerror or error}") from None
+
+    def close(self) -> None:
+        """Remove the scratch folder, and the data set's folder too if it has no episode."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        os.close(self._lock)
+        if not self.episodes:
+            try:
+                self.root.rmdir()
+            except OSError:
+                pass
+
+    # ------------------------------------------------------------------ opening
+
+    def _open(self, resume: bool) -> None:
+        path, info_path = self.root, self.root / layout.INFO
+        interrupted = self.scratch.is_dir()
+        if info_path.is_file():
+            self._info = read_info(path)
+            if not resume:
+                raise DatasetError(
+                    f"there is a data set with {self.episodes} episodes in {path}; choose another folder, "
+                    "or append to it with the parameter `resume: true`"
+                )
+        elif path.exists() and not interrupted and any(path.iterdir()):
+            raise DatasetError(f"{path} has files and is no data set; choose another folder")
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.scratch / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DatasetError(f"another recorder writes to {path}; choose another folder") from None
+        if self._info is not None:
+            self._check_resumable(self._info)
+            self._tasks = layout.tasks_of(pq.read_table(path / layout.TASKS))
+            self._stats = stats.from_lists(msgspec.json.decode((path / layout.STATS).read_bytes()))
+            self._last = read_episodes(path, self._info)[-1]
+            numbers = self._last["meta/episodes/chunk_index"], self._last["meta/episodes/file_index"]
+            self._place = numbers
+        if interrupted:
+            self.removed = self._clean()
+        self._rows = [{}] * _ROWS  # never append to a file of an earlier process
+
+    def _check_resumable(self, info: Info) -> None:
+        if CAPTURE_TIME not in info.features:
+            raise DatasetError(
+                f"the data set {self.root} was not recorded by dora: it has no `{CAPTURE_TIME}`; record to "
+                "another folder"
+            )
+        if info.fps != self.fps:
+            raise DatasetError(
+                f"the data set {self.root} has {info.fps} rows a second, and the parameter `fps` is "
+                f"{self.fps}; set it to {info.fps}"
+            )
+        if not info.total_episodes:
+            raise DatasetError(f"the data set {self.root} has no episode; remove the folder")
+
+    def _clean(self) -> str:
+        """Remove all that belongs to no saved episode; return what that was, for the log."""
+        files = [file for file in self.scratch.rglob("*") if file.is_file() and file.name != "lock"]
+        count = len(files)
+        for file in files:
+            file.unlink()
+        for pattern, column in (("data/*/*.parquet", "data"), *self._video_patterns()):
+            for file in sorted(self.root.glob(pattern)):
+                if self._last is None or _numbers_of(file) > (
+                    self._last[f"{column}/chunk_index"],
+                    self._last[f"{column}/file_index"],
+                ):
+                    file.unlink()
+                    count += 1
+        for file in sorted(self.root.glob("meta/episodes/*/*.parquet"))[-1:]:
+            table = pq.read_table(file)
+            kept = table.filter(pc.less(table["episode_index"], pa.scalar(self.episodes)))
+            if not len(kept):
+                file.unlink()
+            elif len(kept) < len(table):
+                self._write_table(kept, file.relative_to(self.root).as_posix())
+        return f"{count} files of an episode that was interrupted" if count else ""
+
+    def _video_patterns(self) -> list[tuple[str, str]]:
+        folders = sorted(self.root.glob("videos/*"))
+        return [(f"videos/{folder.name}/*/*.mp4", f"videos/{folder.name}") for folder in folders]
+
+    # ------------------------------------------------------------------ adding
+
+    def _add(self, episode: EpisodeData, info: Info) -> int:
+        number, length = info.total_episodes, episode.length
+        tasks = self._tasks if episode.task in self._tasks else [*self._tasks, episode.task]
+        row: dict[str, Any] = {
+            "episode_index": number,
+            "tasks": [episode.task],
+            "length": length,
+            "dataset_from_index": info.total_frames,
+            "dataset_to_index": info.total_frames + length,
+            "start_time": episode.start,
+            "outcome": episode.outcome,
+        }
+        columns, statistics = self._columns(episode, info, tasks.index(episode.task))
+
+        for name, source in episode.sources.items():
+            if source.video is not None:
+                place = self._next_file(f"videos/{name}", row)
+                row[f"videos/{name}/from_timestamp"] = 0.0
+                row[f"videos/{name}/to_timestamp"] = length / info.fps
+                self._move(source.video, layout.VIDEO.format(video_key=name, **place))
+        place = self._next_file("data", row)
+        self._write_table(pa.table(columns), layout.DATA.format(**place))
+
+        for name, source in episode.sources.items():
+            for field in ("received", "missing", "late", "dropped", "refused", "repeated", "gaps", "rate"):
+                row[f"capture/{name}/{field}"] = getattr(source.counts, field)
+        for name, record in stats.to_lists(statistics).items():
+            for key, numbers in record.items():
+                row[f"stats/{name}/{key}"] = numbers
+        rows, chunk_file = self._rows, self._place
+        if len(rows) >= _ROWS:
+            rows, chunk_file = [], layout.next_file(*chunk_file)
+        row["meta/episodes/chunk_index"], row["meta/episodes/file_index"] = chunk_file
+        rows = [*rows, row]
+        path = layout.EPISODES.format(chunk_index=chunk_file[0], file_index=chunk_file[1])
+        self._write_table(pa.Table.from_pylist(rows), path)
+
+        merged = {
+            name: stats.merge(self._stats[name], record) if name in self._stats else record
+            for name, record in statistics.items()
+        }
+        self._write_table(layout.tasks_table(tasks), layout.TASKS)
+        self._write_json(stats.to_lists(merged), layout.STATS)
+        info.total_episodes, info.total_frames, info.total_tasks = (
+            number + 1,
+            info.total_frames + length,
+            len(tasks),
+        )
+        info.splits = {"train": f"0:{info.total_episodes}"}
+        self._write_json(info, layout.INFO)
+        self._info, self._tasks, self._stats = info, tasks, merged
+        self._rows, self._place, self._last = rows, chunk_file, row
+        return number
+
+    def _columns(
+        self, episode: EpisodeData, info: Info, task: int
+    ) -> tuple[dict[str, pa.Array[Any]], dict[str, Statistics]]:
+        length, sources = episode.length, episode.sources
+        names = info.features[CAPTURE_TIME].names or []
+        times = np.stack([sources[name].times[:length] for name in names], axis=1)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            **{name: s.numbers[:length] for name, s in sources.items() if s.numbers is not None},
+            CAPTURE_TIME: (times - episode.start) / SECOND,
+            GAP: np.stack([sources[name].gaps[:length] for name in names], axis=1),
+            "timestamp": (np.arange(length) / info.fps).astype(np.float32),
+            "frame_index": np.arange(length),
+            "episode_index": np.full(length, info.total_episodes),
+            "index": info.total_frames + np.arange(length),
+            "task_index": np.full(length, task),
+        }
+        statistics = {name: stats.of_numbers(array) for name, array in arrays.items()}
+        for name, source in sources.items():
+            if source.statistics is not None:
+                statistics[name] = source.statistics
+        columns = {
+            name: _column(arrays[name], feature)
+            for name, feature in info.features.items()
+            if not feature.is_video
+        }
+        return columns, statistics
+
+    def _next_file(self, column: str, row: dict[str, Any]) -> dict[str, int]:
+        last = self._last
+        chunk, file = (
+            (0, 0)
+            if last is None
+            else layout.next_file(last[f"{column}/chunk_index"], last[f"{column}/file_index"])
+        )
+        place = {"chunk_index": chunk, "file_index": file}
+        row.update({f"{column}/{name}": number for name, number in place.items()})
+        return place
+
+    # ------------------------------------------------------------------ files
+
+    def _write_table(self, table: pa.Table, path: str) -> None:
+        self._write(path, lambda made: pq.write_table(table, made))
+
+    def _write_json(self, contents: Any, path: str) -> None:
+        text = msgspec.json.format(msgspec.json.encode(contents), indent=4)
+        self._write(path, lambda made: Path(made).write_bytes(text))
+
+    def _write(self, path: str, write: Callable[[str], Any]) -> None:
+        made = self.scratch / "file"
+        write(str(made))
+        self._move(made, path)
+
+    def _move(self, made: Path, path: str) -> None:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _flush(made)
+        made.replace(target)
+        _flush(target.parent)
+
+
+def read_info(root: Path) -> Info:
+    """Return the description of a data set; raises `DatasetError`."""
+    path = root / layout.INFO
+    try:
+        info = msgspec.json.decode(path.read_bytes(), type=Info)
+    except FileNotFoundError:
+        raise DatasetError(f"{root} is no data set for LeRobot: it has no {layout.INFO}") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from None
+    if not info.codebase_version.startswith("v3."):
+        raise DatasetError(
+            f"the data set {root} has the format {info.codebase_version}, and dora reads {layout.VERSION}; "
+            "LeRobot converts it: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30"
+        )
+    return info
+
+
+def read_episodes(root: Path, info: Info) -> list[dict[str, Any]]:
+    """Return the rows of all saved episodes, without their statistics."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted(root.glob("meta/episodes/*/*.parquet")):
+        names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
+        rows += pq.read_table(file, columns=names).to_pylist()
+    return [row for row in rows if row["episode_index"] < info.total_episodes]
+
+
+def _column(array: npt.NDArray[Any], feature: Feature) -> pa.Array[Any]:
+    flat: pa.Array[Any] = pa.array(np.ascontiguousarray(array).reshape(-1))
+    if feature.shape == (1,):
+        return flat
+    return pa.FixedSizeListArray.from_arrays(flat, feature.shape[0])
+
+
+def _numbers_of(file: Path) -> tuple[int, int]:
+    """Return the numbers of ``chunk-000/file-000.parquet``."""
+    return int(file.parent.name.partition("-")[2]), int(file.stem.partition("-")[2])
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,334 @@
+"""Record the inputs of a node as episodes of a data set."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from dora.dataflow.problems import did_you_mean, listed
+from dora.errors import DoraError
+from dora.node.events import Input
+from dora.nodes.lerobot import layout
+from dora.nodes.lerobot.dataset import Dataset, DatasetError
+from dora.nodes.lerobot.layout import Feature
+from dora.nodes.lerobot.naming import feature_name
+from dora.nodes.lerobot.sampling import SECOND, Sampler
+from dora.nodes.lerobot.video import video_info
+from dora.nodes.lerobot_recorder.saver import Saver, Unsaved
+from dora.nodes.lerobot_recorder.settings import RecorderSettings
+from dora.nodes.lerobot_recorder.tracks import CameraTrack, ImageMemory, NumberTrack, Track
+from dora.nodes.media.images import BadImage, ImageData, image_of, is_image
+from dora.nodes.settings import SettingError
+from dora.observe.preview.drawable import NotDrawable, numbers
+
+CONTROL: Final = "episode"
+_TICK: Final = SECOND // 50  # the threads of the cameras are not woken by each message
+COMMANDS: Final = ("start", "end", "success", "discard")
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+log = logging.getLogger("dora.nodes.lerobot_recorder")
+
+
+class Source:
+    """An input that is recorded. ``newest``: when its newest sample was captured, None before the first."""
+
+    def __init__(self, input_id: str) -> None:
+        self.id = input_id
+        self.name = ""
+        self.track: Track | None = None
+        self.newest: int | None = None
+        self.lost = 0  # messages that its queue has dropped, of those that are counted already
+        self._reported: set[str] = set()
+
+    def report(self, reason: str) -> None:
+        """Warn about a message that cannot be used, once for each reason."""
+        if reason not in self._reported:
+            self._reported.add(reason)
+            log.warning("input `%s`: %s; such messages are counted and not recorded", self.id, reason)
+
+
+class OpenEpisode(NamedTuple):
+    """The episode that is being recorded. ``start`` is in nanoseconds since 1970 (UTC)."""
+
+    start: int
+    task: str
+
+
+class EpisodeRecorder:
+    """Takes messages and commands; the data set grows by an episode at each ``end`` or ``success``.
+
+    ``inputs`` are the ids of the node's inputs. ``dropped`` returns how many messages of an input its
+    queue has dropped so far. ``clock`` returns the time in nanoseconds since 1970 (UTC).
+    """
+
+    def __init__(
+        self,
+        settings: RecorderSettings,
+        inputs: list[str],
+        report: Callable[[Mapping[str, Any]], None],
+        dropped: Callable[[str], int] = lambda _: 0,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Open the data set; raises `DoraError`. ``report`` is called for each episode at its end."""
+        self._settings = settings
+        self._sources = {name: Source(name) for name in inputs if name != CONTROL}
+        self._check_settings(inputs)
+        self._clock, self._dropped = clock, dropped
+        self._memory = ImageMemory(settings.memory * 1_000_000)
+        self._dataset = Dataset(Path(settings.dataset), settings.fps, settings.robot, settings.resume)
+        if self._dataset.removed:
+            log.warning("removed %s from %s", self._dataset.removed, settings.dataset)
+        self._saver = Saver(self._dataset, settings.on_gap, report)
+        self._episode: OpenEpisode | None = None
+        self._count = 0
+        self._ticked = 0
+        # An episode that waits for its first samples: when it was asked for, and its task.
+        self._asked: OpenEpisode | None = None
+        if CONTROL not in inputs:
+            self._asked = OpenEpisode(0, settings.task)
+
+    @property
+    def failed(self) -> bool:
+        """Whether an episode was lost for want of disk space or the like."""
+        return self._saver.failed
+
+    def take(self, event: Input) -> None:
+        """Take a message; raises `DatasetError` if the input does not fit the data set at all."""
+        if event.id == CONTROL:
+            self._command(event)
+            return
+        source = self._sources[event.id]
+        try:
+            value = image_of(event) if self._is_camera(source, event) else _numbers(event)
+            if source.track is None:
+                self._add_track(source, value)
+            elif not isinstance(value, ImageData):
+                _check_numbers(value, source.track.feature)
+        except BadImage as error:
+            source.report(str(error))
+            if source.track is not None:
+                source.track.refuse()
+            return
+        assert source.track is not None
+        captured = captured_at(event)
+        source.newest = max(captured, source.newest or 0)
+        source.track.push(captured, value)
+        self._begin_if_ready()
+        self.tick()
+
+    def tick(self) -> None:
+        """Make the rows that are complete."""
+        now = self._clock()
+        if self._episode is not None and now - self._ticked >= _TICK:
+            self._ticked = now
+            for source in self._sources.values():
+                assert source.track is not None
+                source.track.tick(now)
+
+    def input_closed(self, input_id: str) -> None:
+        """End the episode if one of its inputs ends: rows without it are not complete."""
+        source = self._sources.get(input_id)
+        if source is not None and self._episode is not None:
+            log.info("input `%s` has ended, and so the episode", input_id)
+            self._end("end", source.newest or 0)
+
+    def close(self) -> None:
+        """Save the episode that is being recorded, and close the data set."""
+        try:
+            if self._episode is not None:
+                self._end("end", self._clock())
+            elif self._asked is not None:
+                self._tell_missing()
+        finally:
+            for source in self._sources.values():
+                if source.track is not None:
+                    source.track.close()
+            self._saver.close()
+            self._dataset.close()
+
+    # ------------------------------------------------------------------ commands
+
+    def _command(self, event: Input) -> None:
+        words = event.value.to_pylist()
+        text = str(words[0]).strip() if words else ""
+        command, _, task = text.partition(" ")
+        if command not in COMMANDS:
+            hint = did_you_mean(command, COMMANDS) or f"there are {listed(COMMANDS)}"
+            log.error("input `%s`: `%s` is no command; %s", CONTROL, text, hint)
+        elif command == "start":
+            self._start(captured_at(event), task.strip() or self._settings.task)
+        elif self._episode is None:
+            self._tell_missing()
+            self._asked = None
+        elif command == "discard":
+            for source in self._sources.values():
+                assert source.track is not None
+                source.track.discard()
+            self._episode = None
+            log.info("the episode is discarded")
+        else:
+            self._end(command, captured_at(event))
+
+    def _start(self, when: int, task: str) -> None:
+        if self._episode is not None:
+            log.warning("an episode is being recorded already: `start` is ignored until its end")
+            return
+        self._asked = OpenEpisode(when, task)
+        self._begin_if_ready()
+        if self._asked is not None:
+            log.info("the episode begins once there is a message of %s", listed(self._silent()))
+
+    def _tell_missing(self) -> None:
+        if self._asked is not None:
+            silent = listed(self._silent())
+            log.error("the episode has no frames, and is not saved: nothing came from %s", silent)
+        else:
+            log.warning("no episode is being recorded; `start` begins one")
+
+    def _silent(self) -> list[str]:
+        return [source.id for source in self._sources.values() if source.newest is None]
+
+    def _begin_if_ready(self) -> None:
+        if self._asked is None or self._silent():
+            return
+        asked, self._asked = self._asked, None
+        features = {source.name: source.track.feature for source in self._sources.values() if source.track}
+        self._check_features(features)
+        start = max(asked.start, *(source.newest or 0 for source in self._sources.values()))
+        self._episode = OpenEpisode(start, asked.task)
+        for source in self._sources.values():
+            assert source.track is not None
+            source.lost = self._dropped(source.id)
+            source.track.begin(start, self._dataset.scratch / f"{self._count}-{source.name}.mp4")
+        self._count += 1
+        log.info("an episode begins: %s", self._episode.task)
+
+    def _end(self, outcome: str, when: int) -> None:
+        assert self._episode is not None
+        rows = {}
+        features = {}
+        for source in self._sources.values():
+            assert source.track is not None
+            source.track.drop(self._dropped(source.id) - source.lost)
+            rows[source.name] = source.track.end(when)
+            features[source.name] = source.track.feature
+        unsaved = Unsaved(
+            self._episode.start, self._episode.task, outcome, rows, layout.all_features(features)
+        )
+        self._episode = None
+        self._saver.save(unsaved)
+
+    # ------------------------------------------------------------------ sources
+
+    def _is_camera(self, source: Source, event: Input) -> bool:
+        return is_image(event) if source.track is None else source.track.feature.is_video
+
+    def _add_track(self, source: Source, value: ImageData | np.ndarray[Any, Any]) -> None:
+        setting, settings = self._settings.feature(source.id), self._settings
+        rate = setting.rate or settings.fps
+        patience = round(settings.patience * SECOND)
+        source.name = setting.name or feature_name(source.id, image=isinstance(value, ImageData))
+        if isinstance(value, ImageData):
+            feature = _camera(source.id, value, settings)
+            source.track = CameraTrack(
+                source.name,
+                feature,
+                Sampler(settings.fps, rate, patience),
+                self._memory,
+                settings.codec,
+                settings.fps,
+                source.report,
+            )
+            return
+        names = setting.names or [f"{source.id}_{number}" for number in range(value.size)]
+        if len(names) != value.size:
+            raise SettingError(
+                f"parameter `features.{source.id}.names` has {len(names)} names, and a message has "
+                f"{value.size} numbers"
+            )
+        source.track = NumberTrack(layout.vector(names), Sampler(settings.fps, rate, patience))
+
+    def _check_features(self, features: Mapping[str, Feature]) -> None:
+        if len(features) < len(self._sources):
+            names = [source.name for source in self._sources.values()]
+            [double] = [name for name in set(names) if names.count(name) > 1][:1]
+            raise SettingError(f"several inputs become the feature `{double}`; name them in `features`")
+        there = self._dataset.features
+        if there is None:
+            return
+        for name, feature in layout.all_features(features).items():
+            expected = there.get(name)
+            if expected is None or (expected.dtype, expected.shape) != (feature.dtype, feature.shape):
+                has = f"of shape {list(expected.shape)}" if expected else "nowhere"
+                raise DatasetError(
+                    f"the data set {self._settings.dataset} has `{name}` {has}, and the inputs have it of "
+                    f"shape {list(feature.shape)}; record to another folder"
+                )
+        for name in there.keys() - layout.all_features(features).keys():
+            raise DatasetError(
+                f"the data set {self._settings.dataset} has `{name}`, and no input becomes it"
+            )
+
+    def _check_settings(self, inputs: list[str]) -> None:
+        if not self._sources:
+            raise SettingError(
+                "the recorder has no input to record; give it a camera, a state or an action"
+            )
+        for name in self._settings.features:
+            if name not in self._sources:
+                hint = did_you_mean(name, self._sources) or f"its inputs are {listed(inputs)}"
+                raise SettingError(
+                    f"parameter `features` names the input `{name}`, which is not there; {hint}"
+                )
+
+
+def captured_at(event: Input) -> int:
+    """Return when a message was captured, by its metadata ``timestamp``, in nanoseconds since 1970 (UTC).
+
+    A number is nanoseconds if it is whole, else seconds. Anything else counts as the time of sending.
+    """
+    stamp = event.metadata.get("timestamp")
+    if isinstance(stamp, float):
+        return round(stamp * SECOND)
+    if isinstance(stamp, int) and not isinstance(stamp, bool):
+        return stamp
+    moment = stamp if isinstance(stamp, datetime) else event.send_time
+    return (moment - _EPOCH) // _MICROSECOND * 1000
+
+
+def _numbers(event: Input) -> np.ndarray[Any, np.dtype[np.float32]]:
+    try:
+        found = numbers(event.value).astype(np.float32).reshape(-1)
+    except (NotDrawable, ValueError, TypeError) as error:
+        raise BadImage(str(error)) from None
+    if not found.size:
+        raise BadImage("a message has no numbers")
+    if not np.isfinite(found).all():
+        raise BadImage("a message has numbers that are not finite (NaN or infinite)")
+    return found
+
+
+def _check_numbers(value: np.ndarray[Any, Any], feature: Feature) -> None:
+    if value.shape != feature.shape:
+        raise BadImage(f"a message has {value.size} numbers, and the first one had {feature.shape[0]}")
+
+
+def _camera(input_id: str, image: ImageData, settings: RecorderSettings) -> Feature:
+    frame = image.frame()  # of a file, only the decoder knows the size
+    width, height = frame.width, frame.height
+    if width % 2 or height % 2:
+        raise DoraError(
+            f"input `{input_id}`: the images have {width} × {height} pixels, and a video needs even "
+            "numbers; set up the camera for another size"
+        )
+    info = video_info(width, height, settings.fps, settings.codec)
+    feature = layout.camera(width, height)
+    return Feature(feature.dtype, feature.shape, feature.names, info)

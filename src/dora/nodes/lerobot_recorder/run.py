@@ -1,0 +1,48 @@
+"""The recorder as a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from dora.node.events import Input, InputClosed
+from dora.node.node import Node
+from dora.nodes.lerobot_recorder.recorder import EpisodeRecorder
+from dora.nodes.lerobot_recorder.settings import RecorderSettings
+from dora.nodes.settings import read_settings
+
+STATUS = "status"
+_TICK = 0.1  # seconds without a message after which rows are made of what is there
+
+
+def run(node_id: str | None = None) -> int:
+    """Record until the dataflow ends; return the exit status. Raises `DoraError`."""
+    with Node(node_id) as node:
+        config = node.node_config()
+        inputs, outputs = list(config["inputs"]), config["outputs"]
+
+        def report(episode: Mapping[str, Any]) -> None:
+            if STATUS in outputs:
+                node.send_output(STATUS, pa.array([msgspec.json.encode(episode).decode()]))
+
+        def dropped(input_id: str) -> int:
+            count: int = node.statistics()["inputs"].get(input_id, {}).get("dropped", 0)
+            return count
+
+        recorder = EpisodeRecorder(
+            read_settings(node.parameters, RecorderSettings), inputs, report, dropped
+        )
+        try:
+            while (event := node.next(_TICK)) is not None:
+                if isinstance(event, Input):
+                    recorder.take(event)
+                elif isinstance(event, InputClosed):
+                    recorder.input_closed(event.id)
+                else:
+                    recorder.tick()
+        finally:
+            recorder.close()
+        return 1 if recorder.failed else 0

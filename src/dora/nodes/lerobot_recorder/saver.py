@@ -1,0 +1,125 @@
+"""Save episodes in a thread, while the next one is recorded."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from dora.nodes.lerobot.dataset import Dataset, DatasetError, EpisodeData, SourceData
+from dora.nodes.lerobot.layout import Feature
+from dora.nodes.lerobot.sampling import Counts
+
+log = logging.getLogger("dora.nodes.lerobot_recorder")
+
+
+class Unsaved(NamedTuple):
+    """An episode whose rows may still be encoded; ``rows`` and ``features`` by the names of features."""
+
+    start: int
+    task: str
+    outcome: str
+    rows: Mapping[str, Future[SourceData]]
+    features: Mapping[str, Feature]
+
+
+class Saver:
+    """Saves one episode after the other, and reports each; ``failed``: one could not be written."""
+
+    def __init__(self, dataset: Dataset, on_gap: str, report: Callable[[Mapping[str, Any]], None]) -> None:
+        self.failed = False
+        self._dataset = dataset
+        self._on_gap = on_gap
+        self._report = report
+        self._waiting: queue.SimpleQueue[Unsaved | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="saver of episodes", daemon=True)
+        self._thread.start()
+
+    def save(self, episode: Unsaved) -> None:
+        """Save an episode once all its rows are encoded."""
+        self._waiting.put(episode)
+
+    def close(self) -> None:
+        """Wait until all episodes are saved."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (unsaved := self._waiting.get()) is not None:
+            self._save(unsaved)
+
+    def _save(self, unsaved: Unsaved) -> None:
+        sources: dict[str, SourceData] = {}
+        failures: list[str] = []
+        for name, rows in unsaved.rows.items():
+            try:
+                sources[name] = rows.result()
+            except OSError as error:
+                failures.append(f"`{name}`: {error.strerror or error}")
+        episode = EpisodeData(unsaved.start, unsaved.task, unsaved.outcome, sources)
+        if failures:
+            self._lost(", ".join(failures))
+            self._remove_videos(episode)
+        elif not episode.length:
+            log.error("the episode has no frames, and is not saved")
+            self._remove_videos(episode)
+            self._report({"saved": False, "reason": "no frames"})
+        elif self._on_gap == "discard" and any(source.gaps.any() for source in sources.values()):
+            log.warning("the episode is discarded, because it has gaps: %s", describe(sources))
+            self._remove_videos(episode)
+            self._report({"saved": False, "reason": "gaps", "frames": episode.length})
+        else:
+            self._add(episode, unsaved.features)
+
+    def _add(self, episode: EpisodeData, features: Mapping[str, Feature]) -> None:
+        try:
+            number = self._dataset.add(episode, features)
+        except DatasetError as error:
+            self._lost(str(error))
+            return
+        seconds = episode.length / self._dataset.fps
+        log.info(
+            "episode %d is saved: %d frames, %.1f s, %s; %s",
+            number,
+            episode.length,
+            seconds,
+            episode.outcome,
+            describe(episode.sources),
+        )
+        self._report(
+            {"saved": True, "episode": number, "frames": episode.length, "outcome": episode.outcome}
+        )
+
+    def _lost(self, reason: str) -> None:
+        self.failed = True
+        log.error(
+            "the episode cannot be saved: %s; the %d episodes before are whole",
+            reason,
+            self._dataset.episodes,
+        )
+        self._report({"saved": False, "reason": reason})
+
+    def _remove_videos(self, episode: EpisodeData) -> None:
+        for source in episode.sources.values():
+            if source.video is not None:
+                source.video.unlink(missing_ok=True)
+
+
+def describe(sources: Mapping[str, SourceData]) -> str:
+    """Return a sentence's part about the rates of sources, and what is not complete."""
+    return ", ".join(f"{name} {_describe(source.counts)}" for name, source in sources.items())
+
+
+def _describe(counts: Counts) -> str:
+    words = {
+        "missing": counts.missing,
+        "late": counts.late,
+        "dropped": counts.dropped,
+        "refused": counts.refused,
+        "rows with a gap": counts.gaps,
+    }
+    lacks = [f"{count} {word}" for word, count in words.items() if count]
+    return f"{counts.rate:.1f} Hz" + (f" ({', '.join(lacks)})" if lacks else "")
