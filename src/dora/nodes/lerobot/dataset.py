@@ -54,17 +54,22 @@ class SourceData:
 
 @dataclass
 class EpisodeData:
-    """An episode to add: ``start`` is the time of its first row, ``outcome`` is ``success`` or ``end``."""
+    """An episode to add.
+
+    ``start`` is the time of its first row, ``length`` the number of rows (a source may have more),
+    ``outcome`` is ``success``, ``end``, or ``stopped`` by the end of the dataflow.
+    """
 
     start: int
+    length: int
     task: str
     outcome: str
     sources: Mapping[str, SourceData]
 
     @property
-    def length(self) -> int:
-        """The number of rows."""
-        return min(len(source.times) for source in self.sources.values())
+    def has_gaps(self) -> bool:
+        """Whether a row has a sample that is too old."""
+        return any(source.gaps[: self.length].any() for source in self.sources.values())
 
 
 class Dataset:
@@ -132,6 +137,7 @@ class Dataset:
                     f"there is a data set with {self.episodes} episodes in {path}; choose another folder, "
                     "or append to it with the parameter `resume: true`"
                 )
+            self._check_resumable(self._info)
         elif path.exists() and not interrupted and any(path.iterdir()):
             raise DatasetError(f"{path} has files and is no data set; choose another folder")
         self.scratch.mkdir(parents=True, exist_ok=True)
@@ -141,8 +147,8 @@ class Dataset:
         except OSError:
             raise DatasetError(f"another recorder writes to {path}; choose another folder") from None
         if self._info is not None:
-            self._check_resumable(self._info)
-            self._tasks = layout.tasks_of(pq.read_table(path / layout.TASKS))
+            tasks = layout.tasks_of(pq.read_table(path / layout.TASKS))
+            self._tasks = tasks[: self._info.total_tasks]
             self._stats = stats.from_lists(msgspec.json.decode((path / layout.STATS).read_bytes()))
             self._last = read_episodes(path, self._info)[-1]
             numbers = self._last["meta/episodes/chunk_index"], self._last["meta/episodes/file_index"]
@@ -186,7 +192,25 @@ class Dataset:
                 file.unlink()
             elif len(kept) < len(table):
                 self._write_table(kept, file.relative_to(self.root).as_posix())
+        if self._stats and self._stats["index"]["count"][0] != (
+            self._info.total_frames if self._info else 0
+        ):
+            self._stats = self._merged_stats()
+            self._write_json(stats.to_lists(self._stats), layout.STATS)
         return f"{count} files of an episode that was interrupted" if count else ""
+
+    def _merged_stats(self) -> dict[str, Statistics]:
+        """Return the statistics of all saved episodes, by the metadata of each."""
+        merged: dict[str, Statistics] = {}
+        for file in sorted(self.root.glob("meta/episodes/*/*.parquet")):
+            for row in pq.read_table(file).to_pylist():
+                added: dict[str, dict[str, Any]] = {}
+                for column, numbers in row.items():
+                    if column.startswith("stats/"):
+                        _, name, key = column.split("/")
+                        added.setdefault(name, {})[key] = numbers
+                merged = _merge(merged, stats.from_lists(added))
+        return merged
 
     def _video_patterns(self) -> list[tuple[str, str]]:
         folders = sorted(self.root.glob("videos/*"))
@@ -231,10 +255,7 @@ class Dataset:
         path = layout.EPISODES.format(chunk_index=chunk_file[0], file_index=chunk_file[1])
         self._write_table(pa.Table.from_pylist(rows), path)
 
-        merged = {
-            name: stats.merge(self._stats[name], record) if name in self._stats else record
-            for name, record in statistics.items()
-        }
+        merged = _merge(self._stats, statistics)
         self._write_table(layout.tasks_table(tasks), layout.TASKS)
         self._write_json(stats.to_lists(merged), layout.STATS)
         info.total_episodes, info.total_frames, info.total_tasks = (
@@ -332,6 +353,13 @@ def read_episodes(root: Path, info: Info) -> list[dict[str, Any]]:
         names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
         rows += pq.read_table(file, columns=names).to_pylist()
     return [row for row in rows if row["episode_index"] < info.total_episodes]
+
+
+def _merge(before: dict[str, Statistics], added: dict[str, Statistics]) -> dict[str, Statistics]:
+    return {
+        name: stats.merge(before[name], record) if name in before else record
+        for name, record in added.items()
+    }
 
 
 def _column(array: npt.NDArray[Any], feature: Feature) -> pa.Array[Any]:

@@ -20,6 +20,15 @@ SECOND: Final = 1_000_000_000  # nanoseconds
 Value = TypeVar("Value")
 
 
+def rows_between(start: int, end: int, fps: int) -> int:
+    """Return how many rows an episode has; both times are in nanoseconds.
+
+    >>> rows_between(0, SECOND, 30)
+    31
+    """
+    return max(0, ((end - start + 1) * fps + SECOND - 1) // SECOND)
+
+
 class Sample(NamedTuple, Generic[Value]):
     """A value and when it was captured, in nanoseconds since 1970 (UTC)."""
 

@@ -18,7 +18,7 @@ from dora.nodes.lerobot import layout
 from dora.nodes.lerobot.dataset import Dataset, DatasetError
 from dora.nodes.lerobot.layout import Feature
 from dora.nodes.lerobot.naming import feature_name
-from dora.nodes.lerobot.sampling import SECOND, Sampler
+from dora.nodes.lerobot.sampling import SECOND, Sampler, rows_between
 from dora.nodes.lerobot.video import video_info
 from dora.nodes.lerobot_recorder.saver import Saver, Unsaved
 from dora.nodes.lerobot_recorder.settings import RecorderSettings
@@ -119,8 +119,12 @@ class EpisodeRecorder:
             return
         assert source.track is not None
         captured = captured_at(event)
-        source.newest = max(captured, source.newest or 0)
-        source.track.push(captured, value)
+        if source.track.push(captured, value):
+            source.newest = max(captured, source.newest or 0)
+        else:
+            source.report(
+                f"the {self._settings.memory} MB of memory for images that wait for their encoder are full"
+            )
         self._begin_if_ready()
         self.tick()
 
@@ -144,7 +148,7 @@ class EpisodeRecorder:
         """Save the episode that is being recorded, and close the data set."""
         try:
             if self._episode is not None:
-                self._end("end", self._clock())
+                self._end("stopped", self._clock())
             elif self._asked is not None:
                 self._tell_missing()
         finally:
@@ -220,9 +224,9 @@ class EpisodeRecorder:
             source.track.drop(self._dropped(source.id) - source.lost)
             rows[source.name] = source.track.end(when)
             features[source.name] = source.track.feature
-        unsaved = Unsaved(
-            self._episode.start, self._episode.task, outcome, rows, layout.all_features(features)
-        )
+        start, task = self._episode
+        length = rows_between(start, when, self._settings.fps)
+        unsaved = Unsaved(start, length, task, outcome, rows, layout.all_features(features))
         self._episode = None
         self._saver.save(unsaved)
 
@@ -264,6 +268,10 @@ class EpisodeRecorder:
         there = self._dataset.features
         if there is None:
             return
+        for name in there.keys() - layout.all_features(features).keys():
+            raise DatasetError(
+                f"the data set {self._settings.dataset} has `{name}`, and no input becomes it"
+            )
         for name, feature in layout.all_features(features).items():
             expected = there.get(name)
             if expected is None or (expected.dtype, expected.shape) != (feature.dtype, feature.shape):
@@ -272,10 +280,6 @@ class EpisodeRecorder:
                     f"the data set {self._settings.dataset} has `{name}` {has}, and the inputs have it of "
                     f"shape {list(feature.shape)}; record to another folder"
                 )
-        for name in there.keys() - layout.all_features(features).keys():
-            raise DatasetError(
-                f"the data set {self._settings.dataset} has `{name}`, and no input becomes it"
-            )
 
     def _check_settings(self, inputs: list[str]) -> None:
         if not self._sources:

@@ -20,6 +20,7 @@ class Unsaved(NamedTuple):
     """An episode whose rows may still be encoded; ``rows`` and ``features`` by the names of features."""
 
     start: int
+    length: int
     task: str
     outcome: str
     rows: Mapping[str, Future[SourceData]]
@@ -57,9 +58,9 @@ class Saver:
         for name, rows in unsaved.rows.items():
             try:
                 sources[name] = rows.result()
-            except OSError as error:
-                failures.append(f"`{name}`: {error.strerror or error}")
-        episode = EpisodeData(unsaved.start, unsaved.task, unsaved.outcome, sources)
+            except Exception as error:  # noqa: BLE001 - the other episodes are to be saved nevertheless
+                failures.append(f"`{name}`: {getattr(error, 'strerror', None) or error}")
+        episode = EpisodeData(unsaved.start, unsaved.length, unsaved.task, unsaved.outcome, sources)
         if failures:
             self._lost(", ".join(failures))
             self._remove_videos(episode)
@@ -67,7 +68,7 @@ class Saver:
             log.error("the episode has no frames, and is not saved")
             self._remove_videos(episode)
             self._report({"saved": False, "reason": "no frames"})
-        elif self._on_gap == "discard" and any(source.gaps.any() for source in sources.values()):
+        elif self._on_gap == "discard" and episode.has_gaps:
             log.warning("the episode is discarded, because it has gaps: %s", describe(sources))
             self._remove_videos(episode)
             self._report({"saved": False, "reason": "gaps", "frames": episode.length})

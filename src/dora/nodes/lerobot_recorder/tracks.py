@@ -46,7 +46,7 @@ class Track(Protocol):
 
     feature: Feature
 
-    def push(self, time: int, value: Any) -> None: ...
+    def push(self, time: int, value: Any) -> bool: ...
     def refuse(self) -> None: ...
     def drop(self, count: int) -> None: ...
     def begin(self, start: int, path: Path) -> None: ...
@@ -65,9 +65,10 @@ class NumberTrack:
         self._rows = Rows()
         self._numbers: list[npt.NDArray[np.float32]] = []
 
-    def push(self, time: int, value: npt.NDArray[np.float32]) -> None:
-        """Add an array of the feature's shape; it is kept."""
+    def push(self, time: int, value: npt.NDArray[np.float32]) -> bool:
+        """Add an array of the feature's shape, which is kept; return True."""
         self._sampler.push(time, value)
+        return True
 
     def refuse(self) -> None:
         """Count a message that cannot be used."""
@@ -157,12 +158,12 @@ class CameraTrack:
         self._thread = threading.Thread(target=self._run, name=f"encoder of {name}", daemon=True)
         self._thread.start()
 
-    def push(self, time: int, value: ImageData) -> None:
-        """Add an image, which is copied."""
+    def push(self, time: int, value: ImageData) -> bool:
+        """Add an image, which is copied; return False if it is dropped."""
         size = value.data.nbytes
         if not self._memory.take(size):
             self.drop(1)
-            return
+            return False
         copied = value._replace(data=value.data.copy())
 
         def add() -> None:
@@ -170,6 +171,7 @@ class CameraTrack:
             self._sampler.push(time, copied)
 
         self._todo.put(add)
+        return True
 
     def refuse(self) -> None:
         """Count a message that cannot be used."""
@@ -204,7 +206,10 @@ class CameraTrack:
 
     def _run(self) -> None:
         while (work := self._todo.get()) is not None:
-            work()
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - the saver waits for this thread
+                self._encoder.fail(error)
         self._encoder.discard()
 
     def _count_refused(self) -> None:
@@ -246,6 +251,17 @@ class _Encoder:
                 self._attempt(partial(self._add, pick))
 
     def end(self, end: int, done: Future[SourceData]) -> None:
+        try:
+            self._end(end, done)
+        except Exception as error:
+            done.set_exception(error)
+            raise
+
+    def fail(self, error: Exception) -> None:
+        """Keep an error for the end of the episode."""
+        self._failure = error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
+
+    def _end(self, end: int, done: Future[SourceData]) -> None:
         self.take(self._sampler.end(end))
         if self._failure is None and self._rows.times:
             self._attempt(self._close)
@@ -275,7 +291,7 @@ class _Encoder:
         try:
             action()
         except (OSError, av.FFmpegError) as error:
-            self._failure = error if isinstance(error, OSError) else OSError(str(error))
+            self.fail(error)
 
     def _open(self) -> None:
         assert self._path is not None

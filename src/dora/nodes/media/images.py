@@ -77,7 +77,7 @@ def is_image(event: Input) -> bool:
     """Return whether a message is an image, by its metadata or its shape."""
     metadata = event.metadata
     if metadata.get("primitive") == "image" or {"width", "height"} <= metadata.keys():
-        return metadata.get("primitive", "image") == "image"
+        return bool(metadata.get("primitive", "image") == "image")
     if str(metadata.get("encoding", "")).lower() in ENCODINGS:
         return True
     shape = metadata.get("shape")

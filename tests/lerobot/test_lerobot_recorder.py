@@ -1,0 +1,351 @@
+"""Messages become episodes of a data set."""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_recording import BEGIN_NS, Recording, check_whole, command, frames, image, message, rows
+
+from dora.errors import DoraError
+from dora.nodes.lerobot.dataset import DatasetError, read_episodes, read_info
+from dora.nodes.lerobot.episode import Episode
+from dora.nodes.lerobot.layout import tasks_of
+from dora.nodes.lerobot.sampling import SECOND
+from dora.nodes.lerobot_recorder.settings import RecorderSettings
+from dora.nodes.media.images import ImageData, JpegEncoder
+from dora.nodes.settings import SettingError, read_settings
+
+FRONT = "observation.images.front"
+
+
+def episode_of(root: Path, number: int = 0) -> dict[str, Any]:
+    return read_episodes(root, read_info(root))[number]
+
+
+def test_an_episode_has_its_images_numbers_and_true_times(tmp_path: Path) -> None:
+    with Recording(tmp_path, task="push") as recording:
+        recording.episode()
+    root = recording.root
+    check_whole(root, 1)
+    episode = episode_of(root)
+    assert recording.reports == [{"saved": True, "episode": 0, "frames": 31, "outcome": "end"}]
+    assert (episode["tasks"], episode["outcome"], episode["start_time"]) == (["push"], "end", BEGIN_NS)
+    names = read_info(root).features["capture_time"].names
+    assert names == [FRONT, "observation.state", "action"]
+    shown = list(frames(root, FRONT, episode))
+    for index, row in enumerate(rows(root)):
+        assert row["timestamp"] == pytest.approx(index / 30, abs=1e-6)
+        camera, state, action = row["capture_time"]
+        # Frame n of the camera was captured at the first tick of 10 ms in its period, and 1 ms later.
+        if index:
+            number = shown[index]
+            assert camera == pytest.approx(np.ceil(number / 0.3 - 1e-9) / 100 + 0.001, abs=1e-6)
+        assert row["observation.state"] == pytest.approx([state - 0.002, 0.002 - state], abs=1e-6)
+        assert row["action"] == pytest.approx(2 * (action - 0.003), abs=1e-6)
+        assert -1 / 60 <= row["timestamp"] - state <= 0.011
+    steps = {after - before for before, after in pairwise(shown[1:])}
+    assert steps == {1}
+
+
+def test_outcomes_and_tasks_are_kept(tmp_path: Path) -> None:
+    with Recording(tmp_path, task="push") as recording:
+        recording.episode(end="success")
+        recording.episode(2, start="start pull the drawer")
+        recording.episode(4)
+    check_whole(recording.root, 3)
+    episodes = [episode_of(recording.root, number) for number in range(3)]
+    assert [episode["outcome"] for episode in episodes] == ["success", "end", "end"]
+    assert [episode["tasks"] for episode in episodes] == [["push"], ["pull the drawer"], ["push"]]
+    assert [rows(recording.root)[each["dataset_from_index"]]["task_index"] for each in episodes] == [
+        0,
+        1,
+        0,
+    ]
+    tasks = tasks_of(pq.read_table(recording.root / "meta/tasks.parquet"))
+    assert tasks == ["push", "pull the drawer"]
+
+
+def test_a_discarded_episode_leaves_nothing(tmp_path: Path) -> None:
+    with Recording(tmp_path) as recording:
+        recording.episode(end="discard")
+        recording.episode(2)
+        recording.episode(4, end="discard")
+    check_whole(recording.root, 1)
+
+
+def test_no_data_set_is_left_without_an_episode(tmp_path: Path) -> None:
+    with Recording(tmp_path) as recording:
+        recording.episode(end="discard")
+    check_whole(recording.root, 0)
+
+
+def test_an_episode_goes_on_until_the_recorder_closes(tmp_path: Path) -> None:
+    with Recording(tmp_path) as recording:
+        recording.take(command(0, "start"))
+        recording.run(0, 0.5)
+    check_whole(recording.root, 1)
+
+
+def test_without_commands_all_is_one_episode(tmp_path: Path) -> None:
+    with Recording(tmp_path, "front state action") as recording:
+        recording.run(0, 0.5)
+        recording.recorder.input_closed("front")
+    check_whole(recording.root, 1)
+    assert recording.reports[0]["frames"] >= 14
+
+
+def test_inputs_get_the_features_of_the_settings(tmp_path: Path) -> None:
+    features = {
+        "front": "observation.images.top",
+        "state": {"name": "observation.arm", "names": ["a", "b"]},
+    }
+    with Recording(tmp_path, features=features) as recording:
+        recording.episode()
+    info = read_info(recording.root)
+    assert list(info.features)[:3] == ["observation.images.top", "observation.arm", "action"]
+    assert info.features["observation.arm"].names == ["a", "b"]
+
+
+def test_what_a_slow_camera_lacks_is_counted_and_the_others_keep_their_rates(tmp_path: Path) -> None:
+    with Recording(tmp_path, "front wrist state episode") as recording:
+        recording.take(image("wrist", -0.01, 0), image("front", -0.01, 0))
+        recording.take(message("state", -0.01, [0.0]), command(0, "start"))
+        for number in range(300):
+            at = number / 100
+            if number % 14 == 0:
+                recording.take(image("wrist", at, number))
+            if number % 3 == 0:
+                recording.take(image("front", at, number))
+            recording.take(message("state", at, [at]))
+        recording.take(command(3, "end"))
+    episode = episode_of(recording.root)
+    rate = {name: episode[f"capture/{name}/rate"] for name in (FRONT, "observation.images.wrist")}
+    assert rate[FRONT] == pytest.approx(33.3, abs=0.1)
+    assert rate["observation.images.wrist"] == pytest.approx(7.14, abs=0.1)
+    assert episode["capture/observation.state/rate"] == pytest.approx(100, abs=0.1)
+    assert episode["capture/observation.images.wrist/missing"] >= 21 * 3
+    assert episode[f"capture/{FRONT}/missing"] == 0
+    gaps = np.array([row["gap"] for row in rows(recording.root)])
+    names = read_info(recording.root).features["gap"].names or []
+    assert gaps[:, names.index("observation.images.wrist")].sum() > 40
+    assert not gaps[:, names.index(FRONT)].any()
+
+
+def test_an_episode_with_gaps_is_refused_if_that_is_set(tmp_path: Path) -> None:
+    with Recording(tmp_path, on_gap="discard") as recording:
+        recording.take(image("front", 0, 0), message("action", 0, [0.0]), message("state", 0, [0.0, 0.0]))
+        recording.take(command(0, "start"), message("state", 0.5, [0.0, 0.0]), command(0.5, "end"))
+        recording.episode(2)
+    check_whole(recording.root, 1)
+    assert [report["saved"] for report in recording.reports] == [False, True]
+    assert recording.reports[0]["reason"] == "gaps"
+
+
+BYTES = pa.array([1, 2], pa.uint8())
+
+
+@pytest.mark.parametrize(
+    ("input_id", "value", "metadata", "sentence"),
+    [
+        (
+            "front",
+            bytes(128 * 96 * 3),
+            {"width": 128, "height": 96},
+            "has 128 × 96 pixels, and the video 64 × 48",
+        ),
+        ("front", BYTES, {"encoding": "jpeg"}, "it is no image in jpeg"),
+        ("front", BYTES, {"encoding": "smell"}, "its `encoding` is `smell`"),
+        ("front", BYTES, {"width": 2, "height": 2}, "has 12 bytes, and it has 2"),
+        ("front", BYTES, {"width": -2, "height": 2}, "have to be whole numbers greater than zero"),
+        ("front", [1.5], {"width": 1, "height": 1}, "an image consists of bytes"),
+        ("action", [float("nan")], {}, "numbers that are not finite"),
+        ("action", pa.array([None], pa.float32()), {}, "numbers that are not finite"),
+        ("action", [1.0, 2.0], {}, "a message has 2 numbers, and the first one had 1"),
+        ("action", ["left"], {}, "it has to be an array of numbers"),
+        ("action", pa.array([], pa.float32()), {}, "a message has no numbers"),
+    ],
+)
+def test_a_message_that_cannot_be_used_is_counted(
+    input_id: str,
+    value: Any,
+    metadata: dict[str, Any],
+    sentence: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if isinstance(value, bytes):
+        value = pa.array(value, pa.uint8())
+    with caplog.at_level(logging.INFO), Recording(tmp_path) as recording:
+        recording.episode(0)
+        recording.run(1.9, 0.1)
+        recording.take(command(2, "start"))
+        recording.run(2, 0.5)
+        recording.take(
+            message(input_id, 2.502, value, **metadata), message(input_id, 2.503, value, **metadata)
+        )
+        recording.run(2.55, 0.45)
+        recording.take(command(3, "end"))
+    check_whole(recording.root, 2)
+    assert caplog.text.count(sentence) == 1
+    feature = {"front": FRONT, "action": "action"}[input_id]
+    assert episode_of(recording.root, 0)[f"capture/{feature}/refused"] == 0
+    assert episode_of(recording.root, 1)[f"capture/{feature}/refused"] >= 1
+
+
+def test_an_episode_whose_input_is_silent_has_no_frames(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), Recording(tmp_path) as recording:
+        recording.take(image("front", 0, 0), command(0, "start"), command(1, "end"))
+        recording.take(command(2, "end"))
+    assert "the episode begins once there is a message of `state` and `action`" in caplog.text
+    assert (
+        "the episode has no frames, and is not saved: nothing came from `state` and `action`" in caplog.text
+    )
+    assert "no episode is being recorded" in caplog.text
+    check_whole(recording.root, 0)
+
+
+def test_a_command_that_is_unknown_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), Recording(tmp_path) as recording:
+        recording.take(command(0, "strat"))
+    assert "`strat` is no command; did you mean `start`?" in caplog.text
+
+
+def test_jpeg_images_are_recorded(tmp_path: Path) -> None:
+    encoder = JpegEncoder(2)
+    with Recording(tmp_path, "front") as recording:
+        for number in range(10):
+            made = image("front", 0, number)
+            data = ImageData(made["value"].to_numpy(), "rgb8", 64, 48).frame()
+            jpeg = pa.array(np.frombuffer(encoder.encode(data), np.uint8))
+            recording.take(message("front", number / 30, jpeg, encoding="jpeg"))
+    check_whole(recording.root, 1)
+    assert list(frames(recording.root, FRONT, episode_of(recording.root)))[:9] == list(range(9))
+
+
+def test_images_that_the_memory_cannot_hold_are_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Recording(tmp_path, "front", memory=1) as recording:
+        recording.take(image("front", 0, 0, (1024, 768)))
+    assert "the 1 MB of memory for images that wait for their encoder are full" in caplog.text
+    check_whole(recording.root, 0)
+
+
+def test_a_data_set_is_continued_only_if_that_is_set(tmp_path: Path) -> None:
+    with Recording(tmp_path) as recording:
+        recording.episode()
+    with pytest.raises(DatasetError, match=r"with 1 episodes in .*resume: true"):
+        Recording(tmp_path)
+    with Recording(tmp_path, resume=True) as recording:
+        recording.episode(3, start="start other")
+        recording.episode(5)
+    check_whole(recording.root, 3)
+    assert [episode_of(recording.root, each)["tasks"] for each in range(3)] == [
+        ["no task"],
+        ["other"],
+        ["no task"],
+    ]
+
+
+def test_a_data_set_of_other_features_is_not_continued(tmp_path: Path) -> None:
+    with Recording(tmp_path) as recording:
+        recording.episode()
+    with pytest.raises(DatasetError, match="30 rows a second, and the parameter `fps` is 10; set it to 30"):
+        Recording(tmp_path, resume=True, fps=10)
+    with (
+        pytest.raises(DatasetError, match=r"has `observation.state` of shape \[2\], and .* shape \[1\]"),
+        Recording(tmp_path, resume=True) as recording,
+    ):
+        recording.take(image("front", 0, 0), message("action", 0, [0.0]), command(0, "start"))
+        recording.take(message("state", 0, [0.0]))
+    with (
+        pytest.raises(DatasetError, match="and no input becomes it"),
+        Recording(tmp_path, "front state episode", resume=True) as recording,
+    ):
+        recording.take(image("front", 0, 0), message("state", 0, [0.0, 0.0]), command(0, "start"))
+    check_whole(recording.root, 1)
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "letter.txt").write_text("dear all")
+    with pytest.raises(DatasetError, match="has files and is no data set"):
+        Recording(tmp_path)
+    assert [path.name for path in (tmp_path / "dataset").iterdir()] == ["letter.txt"]
+
+
+def test_two_recorders_do_not_share_a_data_set(tmp_path: Path) -> None:
+    with Recording(tmp_path), pytest.raises(DatasetError, match="another recorder writes to"):
+        Recording(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"fsp": 30}, "parameter `fsp` is unknown; did you mean `fps`?"),
+        ({"fps": "fast"}, "parameter `fps`: expected `int`, got `str`"),
+        ({"fps": 0}, "parameter `fps`: expected `int` >= 1"),
+        ({"on_gap": "cry"}, "parameter `on_gap`: invalid enum value 'cry'"),
+        ({"features": {"frnt": "a"}}, "names the input `frnt`, which is not there; did you mean `front`?"),
+        ({"features": {"front": {"nam": "a"}}}, "parameter `features"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(
+    settings: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=sentence.replace("?", r"\?")):
+        Recording(tmp_path, **settings)
+
+
+def test_inputs_that_do_not_fit_the_settings_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no input to record"):
+        Recording(tmp_path, "episode")
+    with (
+        pytest.raises(SettingError, match="has 1 names, and a message has 2 numbers"),
+        Recording(tmp_path, features={"state": {"names": ["a"]}}) as recording,
+    ):
+        recording.take(message("state", 0, [0.0, 1.0]))
+    with (
+        pytest.raises(SettingError, match="several inputs become the feature `x`"),
+        Recording(tmp_path, "a b", features={"a": "x", "b": "x"}) as recording,
+    ):
+        recording.take(message("a", 0, [0.0]), message("b", 0, [1.0]))
+    with (
+        pytest.raises(DoraError, match="65 × 48 pixels, and a video needs even numbers"),
+        Recording(tmp_path, "front") as recording,
+    ):
+        recording.take(image("front", 0, 0, (65, 48)))
+
+
+def test_every_setting_has_a_default() -> None:
+    assert read_settings({}, RecorderSettings) == RecorderSettings()
+
+
+def test_an_episode_is_read_as_it_was_captured(tmp_path: Path) -> None:
+    with Recording(tmp_path) as recording:
+        recording.episode()
+        recording.episode(2)
+    episode = Episode(recording.root, 1)
+    assert episode.sources == [FRONT, "observation.state", "action"]
+    states = list(episode.items("observation.state"))
+    assert len(states) == 31
+    for item in states:
+        assert item.numbers is not None
+        assert item.numbers[0] == pytest.approx(2 + item.time - 0.002, abs=1e-5)
+    images = list(episode.items(FRONT))
+    assert all(item.frame is not None for item in images)
+    assert len({item.time for item in images}) == len(images) >= 30
+    with pytest.raises(DatasetError, match="has 2 episodes, and none of number 2"):
+        Episode(recording.root, 2)
+    with pytest.raises(DatasetError, match="is no data set for LeRobot"):
+        Episode(tmp_path, 0)
+    assert episode_of(recording.root, 1)["start_time"] == BEGIN_NS + 2 * SECOND
