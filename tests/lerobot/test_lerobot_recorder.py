@@ -215,8 +215,8 @@ def test_an_episode_whose_input_is_silent_has_no_frames(
 
 def test_a_command_that_is_unknown_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), Recording(tmp_path) as recording:
-        recording.take(command(0, "strat"))
-    assert "`strat` is no command; did you mean `start`?" in caplog.text
+        recording.take(command(0, "startt"))
+    assert "`startt` is no command; did you mean `start`?" in caplog.text
 
 
 def test_jpeg_images_are_recorded(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_two_recorders_do_not_share_a_data_set(tmp_path: Path) -> None:
         ({"fps": 0}, "parameter `fps`: expected `int` >= 1"),
         ({"on_gap": "cry"}, "parameter `on_gap`: invalid enum value 'cry'"),
         ({"features": {"frnt": "a"}}, "names the input `frnt`, which is not there; did you mean `front`?"),
-        ({"features": {"front": {"nam": "a"}}}, "parameter `features"),
+        ({"features": {"front": {"label": "a"}}}, "parameter `features"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(

@@ -242,8 +242,9 @@ class Dataset:
         self._write_table(pa.table(columns), layout.DATA.format(**place))
 
         for name, source in episode.sources.items():
-            for field in ("received", "missing", "late", "dropped", "refused", "repeated", "gaps", "rate"):
+            for field in ("received", "missing", "late", "dropped", "refused", "repeated", "rate"):
                 row[f"capture/{name}/{field}"] = getattr(source.counts, field)
+            row[f"capture/{name}/gaps"] = int(source.gaps[:length].sum())
         for name, record in stats.to_lists(statistics).items():
             for key, numbers in record.items():
                 row[f"stats/{name}/{key}"] = numbers
