@@ -1,4 +1,4 @@
-"""Messages for a recorder, a clock that follows them, and a check that a data set is whole."""
+"""Messages for a recorder, and a check that a data set is whole."""
 
 from __future__ import annotations
 
@@ -50,26 +50,23 @@ def command(at: float, text: str) -> Input:
 
 
 class Recording:
-    """A recorder whose clock shows when the last message was captured."""
+    """A recorder in this process, and what it reports."""
 
     def __init__(self, folder: Path, inputs: str = "front state action episode", **settings: Any) -> None:
         self.reports: list[dict[str, Any]] = []
-        self.now = 0.0
         self.root = folder / "dataset"
         self.inputs = inputs.split()
-        given = {"dataset": str(self.root), "fps": 30, "patience": 60, **settings}
+        given = {"dataset": str(self.root), "fps": 30, **settings}
         self.recorder = EpisodeRecorder(
             read_settings(given, RecorderSettings),
             self.inputs,
             lambda report: self.reports.append(dict(report)),
-            clock=lambda: BEGIN_NS + round(self.now * SECOND),
         )
 
     def take(self, *events: Input) -> None:
         for event in events:
             if event.id not in self.inputs:
                 continue
-            self.now = (event.metadata["timestamp"] - BEGIN).total_seconds()
             self.recorder.take(event)
 
     def run(self, begin: float, seconds: float, first: int = 0) -> None:

@@ -349,3 +349,20 @@ def test_an_episode_is_read_as_it_was_captured(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is no data set for LeRobot"):
         Episode(tmp_path, 0)
     assert episode_of(recording.root, 1)["start_time"] == BEGIN_NS + 2 * SECOND
+
+
+def test_a_replay_of_old_messages_is_recorded_as_it_was(tmp_path: Path) -> None:
+    """Only the times of capture count, not when messages arrive: rows do not run on to today."""
+    with Recording(tmp_path) as recording:
+        recording.episode(-3e7)
+    check_whole(recording.root, 1)
+    assert recording.reports[0]["frames"] == 31
+
+
+def test_clocks_that_differ_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), Recording(tmp_path, "state action episode") as recording:
+        recording.take(message("action", 0, [0.0]), message("state", 3600, [0.0]), command(0.1, "start"))
+        recording.take(command(1, "end"))
+    assert "input `action`: its newest message was captured 3600 s before the episode begins" in caplog.text
+    assert "the episode has no frames, and is not saved" in caplog.text
+    check_whole(recording.root, 0)

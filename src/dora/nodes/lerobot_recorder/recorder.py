@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +27,7 @@ from dora.nodes.settings import SettingError
 from dora.observe.preview.drawable import NotDrawable, numbers
 
 CONTROL: Final = "episode"
+_OLD: Final = 5.0  # seconds
 _TICK: Final = SECOND // 50  # the threads of the cameras are not woken by each message
 COMMANDS: Final = ("start", "end", "success", "discard")
 
@@ -66,7 +66,7 @@ class EpisodeRecorder:
     """Takes messages and commands; the data set grows by an episode at each ``end`` or ``success``.
 
     ``inputs`` are the ids of the node's inputs. ``dropped`` returns how many messages of an input its
-    queue has dropped so far. ``clock`` returns the time in nanoseconds since 1970 (UTC).
+    queue has dropped so far. All times are those of capture: it does not matter when messages arrive.
     """
 
     def __init__(
@@ -75,13 +75,12 @@ class EpisodeRecorder:
         inputs: list[str],
         report: Callable[[Mapping[str, Any]], None],
         dropped: Callable[[str], int] = lambda _: 0,
-        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         """Open the data set; raises `DoraError`. ``report`` is called for each episode at its end."""
         self._settings = settings
         self._sources = {name: Source(name) for name in inputs if name != CONTROL}
         self._check_settings(inputs)
-        self._clock, self._dropped = clock, dropped
+        self._dropped = dropped
         self._memory = ImageMemory(settings.memory * 1_000_000)
         self._dataset = Dataset(Path(settings.dataset), settings.fps, settings.robot, settings.resume)
         if self._dataset.removed:
@@ -126,11 +125,11 @@ class EpisodeRecorder:
                 f"the {self._settings.memory} MB of memory for images that wait for their encoder are full"
             )
         self._begin_if_ready()
-        self.tick()
+        self._make_rows()
 
-    def tick(self) -> None:
-        """Make the rows that are complete."""
-        now = self._clock()
+    def _make_rows(self) -> None:
+        """Make the rows that are complete, by the newest time of capture."""
+        now = self._now()
         if self._episode is not None and now - self._ticked >= _TICK:
             self._ticked = now
             for source in self._sources.values():
@@ -148,7 +147,7 @@ class EpisodeRecorder:
         """Save the episode that is being recorded, and close the data set."""
         try:
             if self._episode is not None:
-                self._end("stopped", self._clock())
+                self._end("stopped", self._now())
             elif self._asked is not None:
                 self._tell_missing()
         finally:
@@ -197,6 +196,9 @@ class EpisodeRecorder:
         else:
             log.warning("no episode is being recorded; `start` begins one")
 
+    def _now(self) -> int:
+        return max(source.newest or 0 for source in self._sources.values())
+
     def _silent(self) -> list[str]:
         return [source.id for source in self._sources.values() if source.newest is None]
 
@@ -206,11 +208,20 @@ class EpisodeRecorder:
         asked, self._asked = self._asked, None
         features = {source.name: source.track.feature for source in self._sources.values() if source.track}
         self._check_features(features)
-        start = max(asked.start, *(source.newest or 0 for source in self._sources.values()))
+        start = max(asked.start, self._now())
+        self._ticked = start
         self._episode = OpenEpisode(start, asked.task)
         for source in self._sources.values():
             assert source.track is not None
             source.lost = self._dropped(source.id)
+            age = (start - (source.newest or 0)) / SECOND
+            if age > _OLD:
+                log.warning(
+                    "input `%s`: its newest message was captured %.0f s before the episode begins; if it is "
+                    "not that old, the clocks differ",
+                    source.id,
+                    age,
+                )
             source.track.begin(start, self._dataset.scratch / f"{self._count}-{source.name}.mp4")
         self._count += 1
         log.info("an episode begins: %s", self._episode.task)

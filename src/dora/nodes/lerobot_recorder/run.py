@@ -15,7 +15,6 @@ from dora.nodes.lerobot_recorder.settings import RecorderSettings
 from dora.nodes.settings import read_settings
 
 STATUS = "status"
-_TICK = 0.1  # seconds without a message after which rows are made of what is there
 
 
 def run(node_id: str | None = None) -> int:
@@ -36,13 +35,11 @@ def run(node_id: str | None = None) -> int:
             read_settings(node.parameters, RecorderSettings), inputs, report, dropped
         )
         try:
-            while (event := node.next(_TICK)) is not None:
+            for event in node:
                 if isinstance(event, Input):
                     recorder.take(event)
                 elif isinstance(event, InputClosed):
                     recorder.input_closed(event.id)
-                else:
-                    recorder.tick()
         finally:
             recorder.close()
         return 1 if recorder.failed else 0
