@@ -363,6 +363,6 @@ def test_clocks_that_differ_are_reported(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO), Recording(tmp_path, "state action episode") as recording:
         recording.take(message("action", 0, [0.0]), message("state", 3600, [0.0]), command(0.1, "start"))
         recording.take(command(1, "end"))
-    assert "input `action`: its newest message was captured 3600 s before the episode begins" in caplog.text
+    assert "input `action`: its newest message was captured 3600 s before the episode" in caplog.text
     assert "the episode has no frames, and is not saved" in caplog.text
     check_whole(recording.root, 0)

@@ -217,7 +217,7 @@ class EpisodeRecorder:
             age = (start - (source.newest or 0)) / SECOND
             if age > _OLD:
                 log.warning(
-                    "input `%s`: its newest message was captured %.0f s before the episode begins; if it is "
+                    "input `%s`: its newest message was captured %.0f s before the episode; if it is "
                     "not that old, the clocks differ",
                     source.id,
                     age,
