@@ -19,7 +19,7 @@ from dora.nodes.lerobot.dataset import read_episodes, read_info
 from dora.nodes.lerobot.sampling import SECOND
 from dora.nodes.lerobot_recorder.recorder import EpisodeRecorder
 from dora.nodes.lerobot_recorder.settings import RecorderSettings
-from dora.nodes.settings import read_settings
+from dora.nodes.parameters import read_parameters
 from dora.testing import MockNode
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -58,7 +58,7 @@ class Recording:
         self.inputs = inputs.split()
         given = {"dataset": str(self.root), "fps": 30, **settings}
         self.recorder = EpisodeRecorder(
-            read_settings(given, RecorderSettings),
+            read_parameters(RecorderSettings, given),
             self.inputs,
             lambda report: self.reports.append(dict(report)),
         )

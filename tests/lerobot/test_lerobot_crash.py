@@ -89,7 +89,7 @@ def test_a_full_disk_while_an_episode_is_saved(step: int, tmp_path: Path, moves:
         reason = recording.reports[1].pop("reason")
         assert "No space left on device" in reason
         assert [report["saved"] for report in recording.reports] == [True, False, True]
-        assert recording.recorder.failed
+        assert recording.recorder.lost == 1
     check_whole(recording.root, 2)
 
 

@@ -20,7 +20,7 @@ from dora.nodes.lerobot.layout import tasks_of
 from dora.nodes.lerobot.sampling import SECOND
 from dora.nodes.lerobot_recorder.settings import RecorderSettings
 from dora.nodes.media.images import ImageData, JpegEncoder
-from dora.nodes.settings import SettingError, read_settings
+from dora.nodes.parameters import WrongParameter, read_parameters
 
 FRONT = "observation.images.front"
 
@@ -291,10 +291,10 @@ def test_two_recorders_do_not_share_a_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"fsp": 30}, "parameter `fsp` is unknown; did you mean `fps`?"),
-        ({"fps": "fast"}, "parameter `fps`: expected `int`, got `str`"),
-        ({"fps": 0}, "parameter `fps`: expected `int` >= 1"),
-        ({"on_gap": "cry"}, "parameter `on_gap`: invalid enum value 'cry'"),
+        ({"fsp": 30}, "there is no parameter `fsp`; did you mean `fps`?"),
+        ({"fps": "fast"}, "parameter `fps` is 'fast': Expected `int`, got `str`"),
+        ({"fps": 0}, "parameter `fps` is 0: Expected `int` >= 1"),
+        ({"on_gap": "cry"}, "parameter `on_gap` is 'cry': Invalid enum value 'cry'"),
         ({"features": {"frnt": "a"}}, "names the input `frnt`, which is not there; did you mean `front`?"),
         ({"features": {"front": {"label": "a"}}}, "parameter `features"),
     ],
@@ -302,20 +302,20 @@ def test_two_recorders_do_not_share_a_data_set(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_used_are_named(
     settings: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(SettingError, match=sentence.replace("?", r"\?")):
+    with pytest.raises(WrongParameter, match=sentence.replace("?", r"\?")):
         Recording(tmp_path, **settings)
 
 
 def test_inputs_that_do_not_fit_the_settings_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="no input to record"):
+    with pytest.raises(WrongParameter, match="no input to record"):
         Recording(tmp_path, "episode")
     with (
-        pytest.raises(SettingError, match="has 1 names, and a message has 2 numbers"),
+        pytest.raises(WrongParameter, match="has 1 names, and a message has 2 numbers"),
         Recording(tmp_path, features={"state": {"names": ["a"]}}) as recording,
     ):
         recording.take(message("state", 0, [0.0, 1.0]))
     with (
-        pytest.raises(SettingError, match="several inputs become the feature `x`"),
+        pytest.raises(WrongParameter, match="several inputs become the feature `x`"),
         Recording(tmp_path, "a b", features={"a": "x", "b": "x"}) as recording,
     ):
         recording.take(message("a", 0, [0.0]), message("b", 0, [1.0]))
@@ -327,7 +327,7 @@ def test_inputs_that_do_not_fit_the_settings_are_named(tmp_path: Path) -> None:
 
 
 def test_every_setting_has_a_default() -> None:
-    assert read_settings({}, RecorderSettings) == RecorderSettings()
+    assert read_parameters(RecorderSettings, {}) == RecorderSettings()
 
 
 def test_an_episode_is_read_as_it_was_captured(tmp_path: Path) -> None:

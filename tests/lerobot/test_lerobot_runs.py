@@ -178,7 +178,7 @@ def test_episodes_are_recorded_at_the_word_of_a_node(place: Place) -> None:
 
 
 def test_a_replay_has_the_times_of_the_recording(place: Place) -> None:
-    place.run(camera("front", frames=30), arm(150), recorder(SOURCES))
+    place.run(camera("front", frames=30), arm(400), recorder(SOURCES))
     replay = {
         "id": "episode",
         "path": "dora-lerobot-replay",
@@ -263,7 +263,7 @@ def test_a_disk_that_fills_costs_only_the_episode_for_which_it_has_no_room(
 @pytest.mark.parametrize(
     ("node", "sentence"),
     [
-        (recorder(SOURCES, fsp=30), "error: parameter `fsp` is unknown; did you mean `fps`?"),
+        (recorder(SOURCES, fsp=30), "error: there is no parameter `fsp`; did you mean `fps`?"),
         (recorder(SOURCES, dataset="."), "error: . has files and is no data set; choose another folder"),
         (
             {**camera("front", source=77), "inputs": {}},
@@ -289,6 +289,6 @@ def test_a_data_set_that_is_missing_fails_the_replay(place: Place) -> None:
     node = {"id": "episode", "path": "dora-lerobot-replay", "outputs": ["state"]}
     printed = place.run(node, status=1)
     assert "error: out/dataset is no data set for LeRobot: it has no meta/info.json" in printed
-    place.run(camera("front", frames=10), arm(50), recorder(SOURCES))
+    place.run(camera("front", frames=10), arm(300), recorder(SOURCES))
     printed = place.run({**node, "outputs": ["stat"], "parameters": {"dataset": "dataset"}}, status=1)
     assert "has no `observation.stat`; did you mean `observation.state`?" in printed

@@ -23,10 +23,12 @@ pytestmark = [pytest.mark.packages, pytest.mark.processes, pytest.mark.timeout(1
 
 TIMEOUT = 1500  # seconds, for installing
 
-# LeRobot 0.4.4 asks for older releases of PyTorch; it runs with later ones.
+# LeRobot 0.4.4 asks for older releases of PyTorch; it runs with later ones. The rest are its own.
 PYTORCH = ["torch>=2.7", "torchvision>=0.22", "torchcodec==0.11.1", "accelerate", "safetensors", "einops"]
-DATA = ["numpy", "pyarrow", "pandas", "av", "datasets", "huggingface_hub", "pillow", "imageio", "jsonlines"]
-TOOLS = ["draccus", "deepdiff", "packaging", "termcolor", "gymnasium"]
+DATA = ["numpy", "pyarrow", "pandas", "pillow", "imageio", "jsonlines", "opencv-python-headless<4.13"]
+PINNED = ["av>=15,<16", "datasets>=4,<5", "huggingface-hub>=0.34.2,<0.36", "draccus==0.10.0"]
+POLICIES = ["diffusers>=0.27.2,<0.36", "transformers>=4.57,<5"]
+TOOLS = ["deepdiff", "packaging", "termcolor", "gymnasium", "pynput", "pyserial", "rerun-sdk>=0.24,<0.27"]
 
 CAMERAS = {"front": 60, "side": 30, "wrist": 7}  # hertz; `wrist` is expected at 30
 FPS, FRAMES, JOINTS = 60, 240, 200
@@ -103,6 +105,60 @@ print(json.dumps({
 """
 
 
+# The loop of `lerobot-record` with the same cameras. Prints rows, seconds, and the last nominal time.
+LOOP = """
+import json, os, sys, threading, time
+os.environ["HF_HUB_OFFLINE"] = "1"
+import numpy as np
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.scripts.lerobot_record import record_loop
+from lerobot.teleoperators import Teleoperator
+
+class Camera:
+    def __init__(self, rate):
+        self.rate, self.new = rate, threading.Event()
+        threading.Thread(target=self.run, daemon=True).start()
+    def run(self):
+        begin, number = time.monotonic(), 0
+        while True:
+            time.sleep(max(0.0, begin + number / self.rate - time.monotonic()))
+            self.new.set()
+            number += 1
+    def async_read(self):
+        assert self.new.wait(2)
+        self.new.clear()
+        return np.zeros((48, 64, 3), np.uint8)
+
+class Robot:
+    name = robot_type = "none"
+    def get_observation(self):
+        return {"a.pos": 0.0, **{name: camera.async_read() for name, camera in cameras.items()}}
+    def send_action(self, action):
+        return action
+
+class Leader(Teleoperator):
+    name = "none"
+    def __init__(self): pass
+    def __del__(self): pass
+    def get_action(self): return {"a.pos": 0.0}
+
+Leader.__abstractmethods__ = frozenset()
+cameras = {name: Camera(rate) for name, rate in json.loads(sys.argv[1]).items()}
+joint = {"dtype": "float32", "shape": (1,), "names": ["a.pos"]}
+image = {"dtype": "image", "shape": (48, 64, 3), "names": ["height", "width", "channels"]}
+features = {"action": joint, "observation.state": joint}
+features |= {f"observation.images.{name}": image for name in cameras}
+dataset = LeRobotDataset.create("local/loop", fps=60, features=features, root=sys.argv[2], use_videos=False)
+begin = time.monotonic()
+record_loop(
+    Robot(), {"exit_early": False}, 60, lambda pair: pair[0], lambda pair: pair[0], lambda item: item,
+    dataset=dataset, teleop=Leader(), control_time_s=4, single_task="push",
+)
+seconds, buffer = time.monotonic() - begin, dataset.episode_buffer
+print(json.dumps([buffer["size"], seconds, float(buffer["timestamp"][-1])]))
+"""
+
+
 @pytest.fixture(scope="module")
 def lerobot(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a Python that has LeRobot and can decode videos."""
@@ -111,7 +167,7 @@ def lerobot(tmp_path_factory: pytest.TempPathFactory) -> str:
     python = str(folder / "bin" / "python")
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True)
-        for packages in ([*PYTORCH, *DATA, *TOOLS], ["--no-deps", "lerobot==0.4.4"]):
+        for packages in ([*PYTORCH, *DATA, *PINNED, *POLICIES, *TOOLS], ["--no-deps", "lerobot==0.4.4"]):
             command = [python, "-m", "pip", "install", "--quiet", *packages]
             subprocess.run(command, check=True, timeout=TIMEOUT)
         (folder / "ready").touch()
@@ -203,3 +259,15 @@ def test_rows_are_at_nominal_times_and_windows_load(read: dict[str, Any]) -> Non
     cameras = [f"observation.images.{name}" for name in sorted(CAMERAS)]
     assert read["policy"] == [*cameras, "observation.state"]  # a policy does not get the times
     assert {"observation.images.front", "observation.state", "capture_time"} <= set(read["stats"])
+
+
+def test_the_loop_of_lerobot_records_at_the_rate_of_the_slowest_camera(
+    lerobot: str, tmp_path: Path
+) -> None:
+    """The times of its rows are shorter than what happened: a policy learns to move faster."""
+    command = [lerobot, "-c", LOOP, json.dumps(CAMERAS), str(tmp_path / "dataset")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows, seconds, nominal = json.loads(done.stdout.splitlines()[-1])
+    assert rows / seconds < 8
+    assert nominal < seconds / 4

@@ -18,8 +18,7 @@ from rrd import last, read
 
 from dora.nodes.rerun.drawing import DRAWERS, ENCODINGS
 from dora.nodes.rerun.robot import Robots
-from dora.nodes.rerun.settings import RobotSetting
-from dora.nodes.settings import SettingError
+from dora.nodes.rerun.settings import RobotSetting, SettingError
 from dora.observe.preview.drawable import PRIMITIVES, DrawableMessage, NotDrawable
 
 ARM = """

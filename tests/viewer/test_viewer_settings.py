@@ -6,12 +6,12 @@ import pytest
 
 from dora.nodes.rerun.settings import (
     RobotSetting,
+    SettingError,
     ViewerSettings,
     grpc_url,
     host_and_port,
     read_settings,
 )
-from dora.nodes.settings import SettingError
 from dora.observe.preview.drawable import PRIMITIVES, UnknownPrimitive, primitive_of
 
 

@@ -12,26 +12,24 @@ from dora.node.node import Node
 from dora.nodes.camera.settings import CameraSettings
 from dora.nodes.camera.sources import Frame, FrameSource, open_source
 from dora.nodes.media.images import JpegEncoder, message_of
-from dora.nodes.settings import read_settings
+from dora.nodes.parameters import read_parameters
 
 OUTPUT = "image"
 
 
-def run(node_id: str | None = None) -> int:
-    """Send images until the source or the dataflow ends; return 0. Raises `DoraError`."""
-    with Node(node_id) as node:
-        settings = read_settings(node.parameters, CameraSettings)
-        if OUTPUT not in node.node_config()["outputs"]:
-            raise DoraError(f"the camera sends on the output `{OUTPUT}`; add it: `outputs: [{OUTPUT}]`")
-        encoder = JpegEncoder()
-        for count, frame in enumerate(_paced(open_source(settings), node), 1):
-            captured = time.time() if frame.captured is None else frame.captured
-            data, metadata = message_of(frame.image, settings.encoding, encoder)
-            metadata["timestamp"] = datetime.fromtimestamp(captured, UTC)
-            node.send_output(OUTPUT, data, metadata)
-            if count == settings.frames:
-                break
-    return 0
+def run(node: Node) -> None:
+    """Send images until the source or the dataflow ends. Raises `DoraError`."""
+    settings = read_parameters(CameraSettings, node.parameters)
+    if OUTPUT not in node.node_config()["outputs"]:
+        raise DoraError(f"the camera sends on the output `{OUTPUT}`; add it: `outputs: [{OUTPUT}]`")
+    encoder = JpegEncoder()
+    for count, frame in enumerate(_paced(open_source(settings), node), 1):
+        captured = time.time() if frame.captured is None else frame.captured
+        data, metadata = message_of(frame.image, settings.encoding, encoder)
+        metadata["timestamp"] = datetime.fromtimestamp(captured, UTC)
+        node.send_output(OUTPUT, data, metadata)
+        if count == settings.frames:
+            break
 
 
 def _paced(source: FrameSource, node: Node) -> Iterator[Frame]:

@@ -23,7 +23,7 @@ from dora.nodes.lerobot_recorder.saver import Saver, Unsaved
 from dora.nodes.lerobot_recorder.settings import RecorderSettings
 from dora.nodes.lerobot_recorder.tracks import CameraTrack, ImageMemory, NumberTrack, Track
 from dora.nodes.media.images import BadImage, ImageData, image_of, is_image
-from dora.nodes.settings import SettingError
+from dora.nodes.parameters import WrongParameter
 from dora.observe.preview.drawable import NotDrawable, numbers
 
 CONTROL: Final = "episode"
@@ -95,9 +95,9 @@ class EpisodeRecorder:
             self._asked = OpenEpisode(0, settings.task)
 
     @property
-    def failed(self) -> bool:
-        """Whether an episode was lost for want of disk space or the like."""
-        return self._saver.failed
+    def lost(self) -> int:
+        """How many episodes could not be saved, for want of disk space or the like."""
+        return self._saver.lost
 
     def take(self, event: Input) -> None:
         """Take a message; raises `DatasetError` if the input does not fit the data set at all."""
@@ -265,7 +265,7 @@ class EpisodeRecorder:
             return
         names = setting.names or [f"{source.id}_{number}" for number in range(value.size)]
         if len(names) != value.size:
-            raise SettingError(
+            raise WrongParameter(
                 f"parameter `features.{source.id}.names` has {len(names)} names, and a message has "
                 f"{value.size} numbers"
             )
@@ -275,7 +275,7 @@ class EpisodeRecorder:
         if len(features) < len(self._sources):
             names = [source.name for source in self._sources.values()]
             [double] = [name for name in set(names) if names.count(name) > 1][:1]
-            raise SettingError(f"several inputs become the feature `{double}`; name them in `features`")
+            raise WrongParameter(f"several inputs become the feature `{double}`; name them in `features`")
         there = self._dataset.features
         if there is None:
             return
@@ -294,13 +294,13 @@ class EpisodeRecorder:
 
     def _check_settings(self, inputs: list[str]) -> None:
         if not self._sources:
-            raise SettingError(
+            raise WrongParameter(
                 "the recorder has no input to record; give it a camera, a state or an action"
             )
         for name in self._settings.features:
             if name not in self._sources:
                 hint = did_you_mean(name, self._sources) or f"its inputs are {listed(inputs)}"
-                raise SettingError(
+                raise WrongParameter(
                     f"parameter `features` names the input `{name}`, which is not there; {hint}"
                 )
 

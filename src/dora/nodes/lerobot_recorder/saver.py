@@ -28,10 +28,10 @@ class Unsaved(NamedTuple):
 
 
 class Saver:
-    """Saves one episode after the other, and reports each; ``failed``: one could not be written."""
+    """Saves one episode after the other, and reports each; ``lost``: how many could not be saved."""
 
     def __init__(self, dataset: Dataset, on_gap: str, report: Callable[[Mapping[str, Any]], None]) -> None:
-        self.failed = False
+        self.lost = 0
         self._dataset = dataset
         self._on_gap = on_gap
         self._report = report
@@ -95,7 +95,7 @@ class Saver:
         )
 
     def _lost(self, reason: str) -> None:
-        self.failed = True
+        self.lost += 1
         log.error(
             "the episode cannot be saved: %s; the %d episodes before are whole",
             reason,

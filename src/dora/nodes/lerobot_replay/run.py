@@ -19,7 +19,7 @@ from dora.node.node import Node
 from dora.nodes.lerobot.episode import Episode, Item
 from dora.nodes.lerobot.naming import feature_name
 from dora.nodes.media.images import JpegEncoder, message_of
-from dora.nodes.settings import SettingError, read_settings
+from dora.nodes.parameters import WrongParameter, read_parameters
 
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -34,18 +34,16 @@ class ReplaySettings(msgspec.Struct, frozen=True):
     features: dict[str, str] = {}
 
 
-def run(node_id: str | None = None) -> int:
-    """Send the episode, and return 0. Raises `DoraError`."""
-    with Node(node_id) as node:
-        settings = read_settings(node.parameters, ReplaySettings)
-        episode = Episode(Path(settings.dataset), settings.episode)
-        chosen = _features(settings, node.node_config()["outputs"], episode)
-        sender = _Sender(node, settings)
-        items = heapq.merge(*(_of_output(output, episode, name) for output, name in chosen.items()))
-        for at, output, item in items:
-            if not sender.send(at, output, item):
-                break
-    return 0
+def run(node: Node) -> None:
+    """Send the episode. Raises `DoraError`."""
+    settings = read_parameters(ReplaySettings, node.parameters)
+    episode = Episode(Path(settings.dataset), settings.episode)
+    chosen = _features(settings, node.node_config()["outputs"], episode)
+    sender = _Sender(node, settings)
+    items = heapq.merge(*(_of_output(output, episode, name) for output, name in chosen.items()))
+    for at, output, item in items:
+        if not sender.send(at, output, item):
+            break
 
 
 def _of_output(output: str, episode: Episode, name: str) -> Iterator[tuple[float, str, Item]]:
@@ -62,7 +60,7 @@ def _features(settings: ReplaySettings, outputs: list[str], episode: Episode) ->
         found = [name for name in names if name in episode.sources]
         if not found:
             hint = did_you_mean(names[-1], episode.sources) or f"it has {listed(episode.sources)}"
-            raise SettingError(
+            raise WrongParameter(
                 f"output `{output}`: the data set {settings.dataset} has no `{names[-1]}`; {hint}"
             )
         chosen[output] = found[0]

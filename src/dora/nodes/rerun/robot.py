@@ -11,8 +11,7 @@ from rerun.urdf import UrdfJoint, UrdfTree
 
 from dora.dataflow.problems import listed
 from dora.nodes.rerun.drawing import Drawing
-from dora.nodes.rerun.settings import RobotSetting
-from dora.nodes.settings import SettingError
+from dora.nodes.rerun.settings import RobotSetting, SettingError
 from dora.observe.preview import drawable
 from dora.observe.preview.drawable import DrawableMessage, NotDrawable
 

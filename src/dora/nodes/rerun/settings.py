@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from dora.dataflow.problems import did_you_mean, listed
-from dora.nodes.settings import SettingError
+from dora.errors import DoraError
 
 Mode = Literal["SPAWN", "CONNECT", "SERVE", "SAVE"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -16,6 +16,10 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 DEFAULT_ADDRESS = "127.0.0.1:9876"
 DEFAULT_MEMORY_LIMIT = "25%"
 DEFAULT_WEB_PORT = 9090
+
+
+class SettingError(DoraError):
+    """A variable of the environment cannot be used; ``str(error)`` names it and the mend."""
 
 
 @dataclass(frozen=True)
