@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,12 +15,14 @@ import pytest
 from made_recording import BEGIN_NS, Recording, check_whole, command, frames, image, message, rows
 
 from dora.errors import DoraError
+from dora.nodes.camera.pattern import number_of
 from dora.nodes.lerobot.dataset import DatasetError, read_episodes, read_info
 from dora.nodes.lerobot.episode import Episode
 from dora.nodes.lerobot.layout import tasks_of
 from dora.nodes.lerobot.sampling import SECOND
+from dora.nodes.lerobot.video import Codec, VideoWriter, read_video, to_video
 from dora.nodes.lerobot_recorder.settings import RecorderSettings
-from dora.nodes.media.images import ImageData, JpegEncoder
+from dora.nodes.media.images import ImageData, JpegEncoder, image_of, to_array
 from dora.nodes.parameters import WrongParameter, read_parameters
 
 FRONT = "observation.images.front"
@@ -366,3 +369,44 @@ def test_clocks_that_differ_are_reported(tmp_path: Path, caplog: pytest.LogCaptu
     assert "input `action`: its newest message was captured 3600 s before the episode" in caplog.text
     assert "the episode has no frames, and is not saved" in caplog.text
     check_whole(recording.root, 0)
+
+
+def test_a_data_set_without_true_times_is_read_at_its_nominal_ones(tmp_path: Path) -> None:
+    with Recording(tmp_path) as recording:
+        recording.episode()
+    path = recording.root / "meta/info.json"
+    info = msgspec.json.decode(path.read_bytes())
+    del info["features"]["capture_time"], info["features"]["gap"]
+    path.write_bytes(msgspec.json.encode(info))
+    episode = Episode(recording.root, 0)
+    for name in episode.sources:
+        times = [item.time for item in episode.items(name)]
+        assert times == pytest.approx([index / 30 for index in range(31)], abs=1e-5)
+    with pytest.raises(DatasetError, match="was not recorded by dora: it has no `capture_time`"):
+        Recording(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_a_video_is_read_from_any_time(codec: Codec, tmp_path: Path) -> None:
+    """In data sets of LeRobot, several episodes lie in one file."""
+    writer = VideoWriter(tmp_path / "video.mp4", 64, 48, 30, codec)
+    for number in range(90):
+        picture = image_of(image("front", 0, number))
+        writer.write(to_video(picture.frame()))
+    writer.close()
+    for first, count in ((0, 3), (31, 10), (87, 3)):
+        found = list(read_video(tmp_path / "video.mp4", first / 30, count, 30))
+        assert [number_of(to_array(frame)) for frame in found] == list(range(first, first + count))
+
+
+def test_a_data_set_of_an_older_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    info = {"codebase_version": "v2.1", "fps": 30, "features": {}}
+    (tmp_path / "meta/info.json").write_bytes(msgspec.json.encode(info))
+    with pytest.raises(
+        DatasetError, match=r"has the format v2\.1, and dora reads v3\.0; LeRobot converts it"
+    ):
+        Episode(tmp_path, 0)
+    (tmp_path / "meta/info.json").write_text("{")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        Episode(tmp_path, 0)
