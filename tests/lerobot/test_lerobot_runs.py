@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
-from made_recording import check_whole, frames, rows
+from made_recording import Recording, check_whole, command, frames, message, rows
 from waiting import TIMEOUT, wait_until
 
 from dora.daemon.client import name_of, running
+from dora.node.events import Input
 from dora.nodes.lerobot.dataset import SCRATCH, read_episodes, read_info
 from dora.observe.tap_session import inspect
 
@@ -258,6 +261,22 @@ def test_a_disk_that_fills_costs_only_the_episode_for_which_it_has_no_room(
     episodes = read_info(place.dataset).total_episodes
     assert episodes >= 1
     check_whole(place.dataset, episodes)
+
+
+def test_a_disk_that_fills_with_a_video_costs_only_that_episode(tiny_disk: Path) -> None:
+    noise = np.random.default_rng(1)
+
+    def image(at: float) -> Input:
+        data = pa.array(noise.integers(0, 255, 320 * 240 * 3).astype(np.uint8))
+        return message("front", at, data, width=320, height=240, encoding="rgb8")
+
+    with Recording(tiny_disk, "front episode") as recording:
+        recording.take(image(0), command(0, "start"), *(image(number / 30) for number in range(1, 90)))
+        recording.take(command(3, "end"))
+        recording.take(image(4), command(4, "start"), image(4.03), command(4.04, "end"))
+    assert recording.reports[0]["saved"] is False
+    assert "No space left on device" in recording.reports[0]["reason"]
+    check_whole(recording.root, 1)
 
 
 @pytest.mark.parametrize(
