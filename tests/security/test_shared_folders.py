@@ -360,6 +360,7 @@ ELSEWHERE = {
     "daemon/build/shadowing.py": "in a temporary folder",
     "daemon/run_directory.py": "the folder of a run",
     "dataflow/json_schema.py": "for those who change dora",
+    "nodes/lerobot/dataset.py": "in a folder that has been checked",
     "node/saved_state.py": "the folder of a run",
     "recording/recorder/process.py": "a folder for recordings, each of which must be new",
     "recording/export_ros2.py": "in a temporary folder, beside the one that the user has named",

@@ -9,6 +9,7 @@ import msgspec
 
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
+from dora.wire.decoders import DecodeError, from_plain
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -34,8 +35,8 @@ def read_parameters(kind: type[Record], values: Mapping[str, Any]) -> Record:
             hint = did_you_mean(name, names) or f"there are {listed(names)}"
             raise WrongParameter(f"there is no parameter `{name}`; {hint}")
     try:
-        return msgspec.convert(dict(values), kind)
-    except msgspec.ValidationError as error:
+        return from_plain(dict(values), kind)
+    except DecodeError as error:
         reason, _, place = str(error).partition(" - at `$.")
         name = place.rstrip("`").partition("[")[0].partition(".")[0]
         if name in values:

@@ -22,11 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dora._shared_folders import make_folder
 from dora.errors import DoraError
 from dora.nodes.lerobot import layout, stats
 from dora.nodes.lerobot.layout import CAPTURE_TIME, GAP, Feature, Info
 from dora.nodes.lerobot.sampling import SECOND, Counts
 from dora.nodes.lerobot.stats import Statistics
+from dora.wire.decoders import DecodeError, from_json
 
 SCRATCH: Final = ".recording"
 _ROWS: Final = 100  # episodes in a file of metadata: it is written anew for each of them
@@ -110,7 +112,7 @@ class Dataset:
         """
         info = self._info or Info(layout.VERSION, self.fps, dict(features), self._robot)
         try:
-            return self._add(episode, msgspec.json.decode(msgspec.json.encode(info), type=Info))
+            return self._add(episode, from_json(msgspec.json.encode(info), Info))
         except OSError as error:
             self._clean()
             raise DatasetError(f"{self.root}: {error.strerror or error}") from None
@@ -140,7 +142,8 @@ class Dataset:
             self._check_resumable(self._info)
         elif path.exists() and not interrupted and any(path.iterdir()):
             raise DatasetError(f"{path} has files and is no data set; choose another folder")
-        self.scratch.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(str(self.scratch.absolute()), below=str(path.parent.absolute()))
         self._lock = os.open(self.scratch / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,7 +152,7 @@ class Dataset:
         if self._info is not None:
             tasks = layout.tasks_of(pq.read_table(path / layout.TASKS))
             self._tasks = tasks[: self._info.total_tasks]
-            self._stats = stats.from_lists(msgspec.json.decode((path / layout.STATS).read_bytes()))
+            self._stats = stats.from_lists(from_json((path / layout.STATS).read_bytes()))
             self._last = read_episodes(path, self._info)[-1]
             numbers = self._last["meta/episodes/chunk_index"], self._last["meta/episodes/file_index"]
             self._place = numbers
@@ -334,10 +337,10 @@ def read_info(root: Path) -> Info:
     """Return the description of a data set; raises `DatasetError`."""
     path = root / layout.INFO
     try:
-        info = msgspec.json.decode(path.read_bytes(), type=Info)
+        info = from_json(path.read_bytes(), Info)
     except FileNotFoundError:
         raise DatasetError(f"{root} is no data set for LeRobot: it has no {layout.INFO}") from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, DecodeError) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from None
     if not info.codebase_version.startswith("v3."):
         raise DatasetError(
