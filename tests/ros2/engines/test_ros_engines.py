@@ -108,10 +108,14 @@ def test_a_full_queue_drops_and_counts_its_oldest_message(engines: Meeting) -> N
 
 
 def test_a_latecomer_gets_the_last_messages_of_a_latched_topic(engines: Meeting) -> None:
-    talker, listener = engines.open(), engines.open()
+    talker, witness, listener = engines.open(), engines.open(), engines.open()
     publisher = talker.create_node("talker").create_publisher("/map", STRING, LATCHED)
+    seen = witness.create_node("witness").create_subscription("/map", STRING, LATCHED)
+    wait_for_subscription(publisher)
     for number in range(5):
         publisher.publish(message(number))
+        # Before that it may be on its way to a router, where a subscription of this moment gets it.
+        assert number_of(seen.take(TIMEOUT).data) == number
     subscription = listener.create_node("listener").create_subscription("/map", STRING, LATCHED)
     assert [number_of(subscription.take(TIMEOUT).data) for _ in range(3)] == [2, 3, 4]
     publisher.publish(message(5))
