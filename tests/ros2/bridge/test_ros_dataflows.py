@@ -420,7 +420,7 @@ def test_a_recording_of_what_comes_from_ros_becomes_a_bag_with_the_same_messages
     ]
     flow.ros2("from_ros", {"topics": topics}, outputs=["joints", "image"])
     flow.node("listener", COUNTER, inputs={name: f"from_ros/{name}" for name in ("joints", "image")})
-    flow.start("record", "dataflow.yml", "--output", "run.mcap")
+    flow.start("record", "--output", "run.mcap")
     node = flow.context().new_node("robot", "/", OPTIONS)
     joints = node.create_publisher(node.create_topic("/joints", "sensor_msgs/JointState", RELIABLE))
     image = node.create_publisher(node.create_topic("/image", "sensor_msgs/Image", RELIABLE))
