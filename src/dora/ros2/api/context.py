@@ -235,7 +235,7 @@ class Ros2Node:
         )
 
     def dropped(self, where: str) -> DroppedMessages:
-        """Return a counter of lost messages, see `DroppedMessages`, which also calls ``on_loss``."""
+        """Return a counter of messages left out at a place: it warns, and calls ``on_loss``."""
         return DroppedMessages(where, self.logger.warning, lambda count: self.on_loss(count))
 
     # ------------------------------------------------------------------ services
