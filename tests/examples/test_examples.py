@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -49,7 +50,7 @@ def said(lines: list[str], node: str) -> list[str]:
 
 
 def test_every_example_has_a_readme_and_a_test() -> None:
-    folders = {folder.name for folder in EXAMPLES.iterdir() if (folder / "dataflow.yml").exists()}
+    folders = {file.parent.name for file in EXAMPLES.glob("*/*.yml")}
     tested = set(re.findall(r'"example", \["([^"]+)"\]', Path(__file__).read_text()))
     assert folders == tested
     assert all((EXAMPLES / folder / "README.md").is_file() for folder in folders)
@@ -272,3 +273,33 @@ def test_dynamic_node(example: Path) -> None:
         rest, _ = dataflow.communicate(timeout=TIMEOUT)
         assert "talker: thanks for 5 messages" in first + rest
         assert dataflow.returncode == 0
+
+
+@pytest.mark.parametrize("example", ["robot-learning"], indirect=True)
+def test_robot_learning(example: Path) -> None:
+    import av
+    import pyarrow.parquet as pq
+
+    command = [sys.executable, "run.py", "--quick"]
+    done = subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=2 * TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = example / "out"
+    last = done.stdout.splitlines()[-1]
+    rates = re.fullmatch(r"success rate: (\d+) % of 3 \(untrained: (\d+) %\)", last)
+    assert rates, last
+    assert int(rates[1]) >= int(rates[2]) + 50
+
+    info = json.loads((out / "dataset" / "meta" / "info.json").read_text())
+    assert info["total_episodes"] == 5
+    rows = sum(pq.read_metadata(file).num_rows for file in (out / "dataset" / "data").glob("*/*.parquet"))
+    assert rows == info["total_frames"]
+    assert json.loads((out / "rollout.json").read_text())["takeovers"] == 1
+    with av.open(str(out / "rollout.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) > 50
+    page = (out / "report.html").read_text()
+    assert page.count("data:video/mp4;base64,") == 2
+    assert "sim/state to sim/command" in page
+
+    again = subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=TIMEOUT)
+    assert again.returncode == 2
+    assert "out/dataset is there; remove it to record again" in again.stderr
