@@ -26,9 +26,9 @@ figure { display: inline-block; margin: 0 1rem 0 0 }
 
 
 def draw(results: dict[str, Any], losses: Any) -> None:
-    """Draw the losses, and the ways of the pucks to the goal without and with training."""
-    figure: Any = Figure(figsize=(11, 3.6), layout="constrained")
-    loss, *ways = figure.subplots(1, 3)
+    """Draw the losses, the ways of the pucks to the goal without and with training, and the latencies."""
+    figure: Any = Figure(figsize=(13, 3.4), layout="constrained")
+    loss, *ways, latency = figure.subplots(1, 4, width_ratios=(3, 4, 4, 3))
     loss.plot(losses, linewidth=0.5, color="lightgray")
     window = max(len(losses) // 50, 1)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
@@ -44,6 +44,14 @@ def draw(results: dict[str, Any], losses: Any) -> None:
         axes.plot(0, 0, "k+", markersize=12)
         axes.set(title=f"{title}: {results[name]['successes']} of {len(episodes)}")
         axes.set(xlabel="puck from the goal, m", xlim=(-0.45, 0.45), ylim=(-0.45, 0.45), aspect="equal")
+    for number, (name, title) in enumerate(NAMES.items()):
+        found = [path[f"{key}_ms"] for path in results[name]["paths"] for key in ("median", "p99", "worst")]
+        bars = latency.bar(np.arange(len(found)) + 0.4 * number, found, width=0.38, label=title)
+        latency.bar_label(bars, fmt="%.0f")
+    latency.set_xticks(np.arange(3) + 0.2, ["median", "99 %", "worst"])
+    latency.set(title="from the sensors to the arm", ylabel="ms")
+    latency.margins(y=0.15)
+    latency.legend(loc="upper left")
     figure.savefig(OUT / "plot.png", dpi=80)
 
 
@@ -103,7 +111,7 @@ def write(results: dict[str, Any], losses: Any) -> None:
         "<h2>Success</h2>",
         table(["policy", "episodes", "succeeded", "rate", "median time"], success_rows(results)),
         f"<p>Both began at the same places. A human took over {took_over} time(s) and gave back.</p>",
-        f'<p><img alt="the losses, and the ways of the puck" src="{plot}"></p>',
+        f'<p><img alt="losses, ways of the puck, latencies" src="{plot}"></p>',
         f"<p>The loss fell from {losses[0]:.3f} to {np.mean(losses[-100:]):.3f}.</p>",
         "<h2>Videos</h2>",
         videos,
