@@ -19,13 +19,21 @@ def say(text: str) -> None:
 
 def python(program: str, *arguments: object) -> None:
     """Run a program of this folder; raises ``CalledProcessError``."""
-    subprocess.run([sys.executable, program, *map(str, arguments)], check=True)
+    # The matrices are small: on a busy machine, threads would only wait for each other.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, program, *map(str, arguments)], env=environment, check=True)
+
+
+def run_dataflow(file: str, **environment: object) -> None:
+    """Run a dataflow to its end; raises ``DoraError``, and ``SystemExit`` if Ctrl-C has stopped it."""
+    result = dora.run(file, env={name: str(value) for name, value in environment.items()})
+    if result.stopped:
+        sys.exit(f"error: {file} was stopped before its end, and the rest is left out")
 
 
 def roll_out(name: str, policy: str, episodes: int, seed: int) -> int:
     """Run ``rollout.yml``; return how many episodes succeeded."""
-    environment = {"NAME": name, "POLICY": f"out/{policy}.npz", "EPISODES": episodes, "SEED": seed}
-    dora.run("rollout.yml", env={key: str(value) for key, value in environment.items()})
+    run_dataflow("rollout.yml", NAME=name, POLICY=f"out/{policy}.npz", EPISODES=episodes, SEED=seed)
     successes: int = json.loads((OUT / f"{name}.json").read_text())["successes"]
     return successes
 
@@ -51,8 +59,7 @@ def main() -> None:
     try:
         if not options.keep:
             say(f"recording {demonstrations} episodes of the teacher")
-            environment = {"NAME": "teacher", "EPISODES": str(demonstrations), "SEED": str(options.seed)}
-            dora.run("record.yml", env=environment)
+            run_dataflow("record.yml", NAME="teacher", EPISODES=demonstrations, SEED=options.seed)
         say("training")
         python("train.py", "--steps", steps, "--seed", options.seed)
         # The same starts for both, and others than those of the teacher.
