@@ -3,6 +3,7 @@
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -26,9 +27,9 @@ class Film:
 
     def __init__(self) -> None:
         OUT.mkdir(exist_ok=True)
-        self._file = av.open(str(OUT / f"{NAME}.mp4"), "w")
-        self._video: av.VideoStream | None = None
-        self._first: list[np.ndarray] = []
+        self._file: Any = av.open(str(OUT / f"{NAME}.mp4"), "w")
+        self._video: Any = None  # until the size of pictures is known
+        self._first: list[Any] = []
 
     def add(self, image: np.ndarray, times: int = 1) -> None:
         """Show a picture (height, width, 3) in BGR."""
@@ -52,7 +53,7 @@ class Film:
         self._file.close()
         if self._first:
             chosen = np.linspace(0, len(self._first) - 1, MOMENTS).round().astype(int)
-            strip = np.concatenate([self._first[number] for number in chosen], axis=1)
+            strip: Any = np.concatenate([self._first[number] for number in chosen], axis=1)
             cv2.imwrite(str(OUT / f"{NAME}.webp"), strip, [cv2.IMWRITE_WEBP_QUALITY, 80])
 
 

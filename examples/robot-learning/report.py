@@ -77,7 +77,7 @@ def embedded(path: Path, kind: str) -> str:
 
 def success_rows(results: dict[str, Any]) -> list[list[Any]]:
     """Return a row for each rollout."""
-    rows = []
+    rows: list[list[Any]] = []
     for name, title in NAMES.items():
         episodes = results[name]["episodes"]
         seconds = [episode["seconds"] for episode in episodes if episode["success"]]

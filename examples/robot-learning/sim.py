@@ -106,7 +106,7 @@ class Simulation:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeat-failures", action="store_true", help="count only episodes that succeed")
     options = parser.parse_args()
     with Node() as node:

@@ -7,6 +7,7 @@ to ``out/untrained.npz``, the losses to ``out/losses.npy``.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,9 +20,10 @@ OUT = Path("out")
 
 def episodes(dataset: Path) -> list[tuple[Vector, Vector]]:
     """Return states (n, 6) and actions (n, 2) of each episode of a LeRobot data set."""
-    found = []
+    found: list[tuple[Vector, Vector]] = []
     for file in sorted(dataset.glob("data/*/*.parquet")):
-        table = pq.read_table(file, columns=["episode_index", "observation.state", "action"])
+        columns = ["episode_index", "observation.state", "action"]
+        table: Any = pq.read_table(file, columns=columns)  # pyright: ignore[reportUnknownMemberType]
         index = table["episode_index"].to_numpy()
         states, actions = (
             np.array(table[name].to_pylist(), np.float64) for name in ("observation.state", "action")
@@ -48,7 +50,7 @@ def samples(states: Vector, actions: Vector) -> tuple[Vector, Vector]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--steps", type=int, default=4000, help="of the optimiser [4000]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
