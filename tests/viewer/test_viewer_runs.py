@@ -212,11 +212,11 @@ def test_a_robot_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "needs"),
     [
-        ('raise ImportError("not here", name="rerun")', "the viewer needs Rerun; install it with"),
-        ("print('another package of this name')", "the viewer needs Rerun; install it with"),
+        ('raise ImportError("not here", name="rerun")', "Rerun is not installed; install it with"),
+        ("print('another package of this name')", "Rerun is not installed; install it with"),
         (
             "RecordingStream = 1; __version__ = '0.24.1'",
-            "needs Rerun 0.32 or newer, and finds 0.24.1;",
+            "Rerun 0.24.1 is too old: 0.32 or newer is needed;",
         ),
     ],
 )

@@ -13,4 +13,4 @@ Send commands at a steady rate out of action chunks. It is started by a dataflow
 """
 
 if __name__ == "__main__":
-    sys.exit(run_node_command("dora.nodes.action_executor", _DESCRIPTION, run))
+    sys.exit(run_node_command("dora.nodes.action_executor", _DESCRIPTION, lambda: run))

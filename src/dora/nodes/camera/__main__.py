@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from dora.nodes.command_line import guarded, run_node_command
+from dora.node.node import Node
+from dora.nodes.command_line import run_node_command
 from dora.nodes.media.installed import check_av
 
 _DESCRIPTION = """
@@ -14,14 +16,13 @@ the id of its node with `path: dynamic`. Its settings are the `parameters` of th
 """
 
 
-def main() -> int:
-    """Run the node until the dataflow ends; return the exit status."""
-    if status := guarded(lambda: check_av("dora-camera")):
-        return status
-    from dora.nodes.camera.run import run  # while the others wait
+def load() -> Callable[[Node], None]:
+    """Return what runs the node; raises `DoraError` without PyAV."""
+    check_av("dora-camera")
+    from dora.nodes.camera.run import run
 
-    return run_node_command("dora.nodes.camera", _DESCRIPTION, run)
+    return run
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_node_command("dora.nodes.camera", _DESCRIPTION, load))

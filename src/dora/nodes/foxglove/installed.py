@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from dora.daemon.processes.programs import BUILTIN_NODES
-from dora.errors import DoraError
+from dora.nodes.installed import check_installed
 
 
 def check_foxglove() -> None:
-    """Raise `DoraError` if the SDK of Foxglove is not installed, or is another package of that name."""
-    try:
-        import foxglove
-
-        if hasattr(foxglove, "start_server"):
-            return
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "foxglove":
-            raise
-    node = BUILTIN_NODES["dora-foxglove"]
-    raise DoraError(
-        f"Foxglove needs its SDK; install it with: pip install '{node.requirement}' "
-        f"(or dora with its extra: 'dora-dataflow[{node.extra}]')"
-    )
+    """Raise `DoraError` if the SDK is not installed, is too old, or is another package of that name."""
+    check_installed("dora-foxglove", "foxglove", "Foxglove's SDK", "start_server")

@@ -23,32 +23,25 @@ log: Final = logging.getLogger("dora.nodes.foxglove")
 _TURN: Final = 0.05  # seconds between two looks at what clients publish, while no input comes
 
 
-def run(node_id: str | None = None) -> None:
-    """Show the inputs of a node until the dataflow ends; ``node_id`` joins as a dynamic node.
-
-    Raises `DoraError` for an address that cannot be used, and what `Node` raises.
-    """
-    with Node(node_id) as node:
-        outputs = node.node_config().get("outputs", [])
-        server = FoxgloveServer(
-            node.dataflow_descriptor().get("name") or "dora",
-            default_address(),
-            control=bool(outputs),
-        )
-        log.info("showing at %s", server.address)
-        channels = ChannelMap(server.context)
-        try:
-            while (event := node.next(_TURN if outputs else None)) is not None:
-                if event["type"] == "INPUT":
-                    channels.show(event["id"], _message(event["value"], event["metadata"]))
-                for request in server.take_requests():
-                    if isinstance(request, Published):
-                        _send(node, outputs, request, server)
-        finally:
-            channels.close()
-            server.close()
-        for topic, count in channels.not_drawn.items():
-            log.warning("input `%s`: %d messages were shown as plain values", topic, count)
+def run(node: Node) -> None:
+    """Show the inputs of a node until the dataflow ends; raises `DoraError` for an address in use."""
+    outputs = node.node_config().get("outputs", [])
+    name = node.dataflow_descriptor().get("name") or "dora"
+    server = FoxgloveServer(name, default_address(), control=bool(outputs))
+    log.info("showing at %s", server.address)
+    channels = ChannelMap(server.context)
+    try:
+        while (event := node.next(_TURN if outputs else None)) is not None:
+            if event["type"] == "INPUT":
+                channels.show(event["id"], _message(event["value"], event["metadata"]))
+            for request in server.take_requests():
+                if isinstance(request, Published):
+                    _send(node, outputs, request, server)
+    finally:
+        channels.close()
+        server.close()
+    for topic, count in channels.not_drawn.items():
+        log.warning("input `%s`: %d messages were shown as plain values", topic, count)
 
 
 def _message(value: pa.Array[Any], metadata: Mapping[str, Any]) -> Message:

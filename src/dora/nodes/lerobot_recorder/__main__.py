@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from dora.nodes.command_line import guarded, run_node_command
+from dora.node.node import Node
+from dora.nodes.command_line import run_node_command
 from dora.nodes.media.installed import check_av
 
 _DESCRIPTION = """
@@ -14,16 +16,13 @@ the id of its node with `path: dynamic`. Its settings are the `parameters` of th
 """
 
 
-def main() -> int:
-    """Run the node until the dataflow ends; return the exit status."""
-    if status := guarded(lambda: check_av("dora-lerobot-recorder")):
-        return status
-    from dora.nodes.lerobot_recorder.run import (
-        run,
-    )  # while the others wait
+def load() -> Callable[[Node], None]:
+    """Return what runs the node; raises `DoraError` without PyAV."""
+    check_av("dora-lerobot-recorder")
+    from dora.nodes.lerobot_recorder.run import run
 
-    return run_node_command("dora.nodes.lerobot_recorder", _DESCRIPTION, run)
+    return run
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_node_command("dora.nodes.lerobot_recorder", _DESCRIPTION, load))

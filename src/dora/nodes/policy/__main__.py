@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 from dora.node.node import Node
-from dora.nodes.command_line import guarded
+from dora.nodes.command_line import guarded, log_to_terminal
 from dora.nodes.policy.load import load_policy
 from dora.nodes.policy.policy import run
 
@@ -31,8 +30,8 @@ def main() -> int:
     parser.add_argument("--task", default="", help="what to do, in words, for --lerobot")
     parser.add_argument("--node", metavar="ID", help="the id of a node with `path: dynamic`")
     options = parser.parse_args()
-    if options.node:  # started by hand, in a terminal: no dataflow reads its log
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.node:
+        log_to_terminal()
 
     def body() -> None:
         # Loaded before the node is ready, while the others wait for it.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import sys
 
-from dora.errors import DoraError
+from dora.nodes.command_line import guarded, parse_node
 from dora.nodes.rerun.installed import check_rerun
 
 _DESCRIPTION = """
@@ -30,31 +28,19 @@ environment variables:
 
 def main() -> int:
     """Show all messages until the dataflow ends; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dora.nodes.rerun",
-        description=_DESCRIPTION,
-        epilog=_VARIABLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("node", nargs="?", help="the id of a node with `path: dynamic`")
-    node_id = parser.parse_args().node
     # Rerun logs to this node's log: only warnings and errors, without colours.
     os.environ.setdefault("RUST_LOG", "warn")
     os.environ.setdefault("NO_COLOR", "1")
-    if node_id:  # started by hand, in a terminal: no dataflow reads its log
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    node_id = parse_node("python -m dora.nodes.rerun", _DESCRIPTION, _VARIABLES)
+
+    def body() -> None:
         check_rerun()
         from dora.nodes.rerun.settings import read_settings
         from dora.nodes.rerun.show import run
 
         run(read_settings(os.environ), node_id)
-    except DoraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return guarded(body)
 
 
 if __name__ == "__main__":

@@ -14,4 +14,4 @@ by a dataflow with `path: dora-selector`; to join a running one by hand, give th
 """
 
 if __name__ == "__main__":
-    sys.exit(run_node_command("dora.nodes.selector", _DESCRIPTION, run))
+    sys.exit(run_node_command("dora.nodes.selector", _DESCRIPTION, lambda: run))
