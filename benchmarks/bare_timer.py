@@ -1,7 +1,7 @@
 """A timer without a framework, on each core: what the machine itself does to a real-time process.
 
 A virtual machine stands still while its host runs something else. A process of the highest priority notices
-that, and so tells pauses of the machine from those of what is measured.
+that. So a pause of the machine is not taken for a pause of the measured program.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def main() -> None:
             run_dataflow("record.yml", NAME="teacher", EPISODES=demonstrations, SEED=options.seed)
         say("training")
         python("train.py", "--steps", steps, "--seed", options.seed)
-        # The same starts for both, and others than those of the teacher.
+        # The same starts for both, and not the starts of the teacher.
         seed = options.seed + 1000
         say(f"{episodes} episodes with the untrained network")
         untrained = roll_out("untrained", "untrained", episodes, seed)

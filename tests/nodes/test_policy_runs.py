@@ -132,7 +132,7 @@ def test_an_exception_of_the_policy_fails_the_node_and_the_arm_gets_its_safe_val
     assert commands(tmp_path)[-1][0] == [0.0, 0.0]
     assert "error: policy `policy.py:Act`: ValueError: odd" in printed
     assert "raise ValueError('odd')" in printed, "the line of the policy"
-    assert "inference.py" not in printed, "not those of dora"
+    assert "inference.py" not in printed, "no lines of dora"
 
 
 def test_a_policy_may_go_on_after_failures_which_are_counted(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ are built on it, and your own nodes can be.
   overlapping chunks into one action for each moment.
 - `Takeover` chooses between sources by priority, and goes from one to the other without a jump.
 
-The public names are those of this module; in which file each one is does not matter to users.
+Import the public names from this module. Users need not know in which file each one is.
 """
 
 from dora.control.chunks import (

@@ -128,8 +128,11 @@ def test_an_image_has_the_time_of_its_sender_else_the_one_of_the_node() -> None:
 def test_in_a_simulation_messages_of_ros_have_the_simulated_time() -> None:
     node = DoraSide()
     side: Any = node
-    take = lambda timeout: "message"  # noqa: ARG005, E731
-    subscription: Any = SimpleNamespace(topic="/image", pending=1, take_encoded=take)
+    subscription: Any = SimpleNamespace(
+        topic="/image",
+        pending=1,
+        take_encoded=lambda timeout: "message",  # noqa: ARG005
+    )
     ros = simulated(node, 7_000_001_999)
     deliver = SubscribedTopic(side, ros, topic("subscribe"), subscription, IMAGE.name).next(0)
     assert deliver is not None

@@ -136,7 +136,7 @@ def _annotation(message: DrawableMessage, kind: PointsAnnotationType) -> ImageAn
 
 
 def boxes3d(message: DrawableMessage) -> Iterable[SceneUpdate]:
-    """Return boxes in space, with their labels; they replace those of the message before."""
+    """Return boxes in space, with their labels; they replace the boxes of the message before."""
     boxes = drawable.boxes3d(message)
     centers, sizes = boxes.centers.tolist(), (2 * boxes.half_sizes).tolist()
     colors = _colors(boxes.colors, len(centers), 0.4)

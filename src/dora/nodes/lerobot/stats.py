@@ -1,7 +1,7 @@
-"""Statistics of features: of one episode, and of a data set from those of its episodes.
+"""Statistics of features: of an episode, and of a data set from its episodes.
 
 Each is a record ``min``, ``max``, ``mean``, ``std``, ``q01``, ``q10``, ``q50``, ``q90``, ``q99`` with a
-number for each dimension, and ``count``. Those of images have the shape 3 × 1 × 1 and values from 0 to 1.
+number for each dimension, and ``count``. For images they have the shape 3 × 1 × 1 and values from 0 to 1.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class PixelStatistics:
 def merge(before: Statistics, added: Statistics) -> Statistics:
     """Return the statistics of both together.
 
-    Mean and deviation are exact (the parallel algorithm of Chan, Golub and LeVeque, 1979). Quantiles are
-    means of those of the parts, weighted by their counts, as LeRobot computes them.
+    Mean and deviation are exact (the parallel algorithm of Chan, Golub and LeVeque, 1979). A quantile is
+    the mean of both quantiles, weighted by their counts, as LeRobot computes it.
     """
     first, second = int(before["count"][0]), int(added["count"][0])
     share = second / (first + second)

@@ -66,7 +66,7 @@ class EpisodeRecorder:
     """Takes messages and commands; the data set grows by an episode at each ``end`` or ``success``.
 
     ``inputs`` are the ids of the node's inputs. ``dropped`` returns how many messages of an input its
-    queue has dropped so far. All times are those of capture: it does not matter when messages arrive.
+    queue has dropped so far. All times are times of capture: it does not matter when messages arrive.
     """
 
     def __init__(

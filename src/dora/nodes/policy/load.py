@@ -24,7 +24,7 @@ class PolicyError(DoraError):
 
 @dataclass(frozen=True)
 class Policy:
-    """A callable from an observation to actions. ``wants``: those of `OFFERED` that it takes.
+    """A callable from an observation to actions. ``wants``: the names in `OFFERED` that it takes.
 
     ``inputs``: those that it needs, if it knows them. ``steps``: the steps of its history, with 0 for the
     present and -1 for the step before.

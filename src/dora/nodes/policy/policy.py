@@ -148,7 +148,7 @@ class Failures:
 
 
 def _own_lines(error: Exception) -> list[str]:
-    """Return the lines of a traceback without those of this package."""
+    """Return the lines of a traceback, without the lines of this package."""
     here = str(Path(__file__).parent)
     found = traceback.TracebackException.from_exception(error)
     found.stack = traceback.StackSummary.from_list(
