@@ -93,8 +93,9 @@ class ChannelMap:
             for drawn in text(DrawableMessage(topic, event.value, event.metadata)):
                 self.send(topic, drawn, time_ns)
             return
-        values = json.dumps({"values": plain(event.value[:MOST_VALUES].to_pylist())}, allow_nan=False)
-        self._channel(topic, "dora.Values", lambda: VALUES, "json").log(values.encode(), log_time=time_ns)
+        values = plain(event.value[:MOST_VALUES].to_pylist(), full=True)
+        data = json.dumps({"values": values}, allow_nan=False).encode()
+        self._channel(topic, "dora.Values", lambda: VALUES, "json").log(data, log_time=time_ns)
 
     def _channel(
         self, topic: str, name: str, schema: Callable[[], Schema], encoding: str = "protobuf"

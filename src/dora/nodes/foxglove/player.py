@@ -15,7 +15,8 @@ from dora.nodes.foxglove.server import FoxgloveServer
 from dora.recording.mcap.recording import RecordedMessage, Recording
 
 _TURN_NS: Final = 50_000_000  # of the recording, at most, between two looks at the controls
-_LONGEST: Final = 0.05  # seconds
+_MOMENT_NS: Final = 500_000_000  # before a jump's time, in which the newest messages show the moment
+_LONGEST: Final = 0.05  # seconds between two looks whether to end
 _SPEEDS: Final = (0.01, 100.0)
 
 
@@ -32,7 +33,7 @@ class RecordingPlayer:
         self._playing = False
         self._speed = 1.0
         self._now = self._begin
-        self._jumped = False
+        self._jumped = True  # `messages` begins at another time
         self.server = FoxgloveServer(name, address, play=self._control, times=(self._begin, self._end))
         self._channels = ChannelMap(self.server.context)
 
@@ -46,13 +47,15 @@ class RecordingPlayer:
         waiting: RecordedMessage | None = None
         while not over():
             with self._changed:
-                if not self._playing and not self._jumped:
+                jumped, self._jumped = self._jumped, False
+                begun, at, speed = time.monotonic(), self._now, self._speed
+                if not jumped and not self._playing:
                     self._changed.wait(_LONGEST)
                     continue
-                if self._jumped:
-                    self._jumped = False
-                    messages, waiting = self._recording.messages(None, self._now), None
-                begun, at, speed = time.monotonic(), self._now, self._speed
+            if jumped:
+                self._show_moment(at)
+                messages, waiting = self._recording.messages(None, at + 1), None
+                continue
             target = min(at + _TURN_NS, self._end)
             ended = False
             while True:
@@ -69,6 +72,12 @@ class RecordingPlayer:
             with self._changed:
                 if pause > 0 and not self._jumped:
                     self._changed.wait(pause)
+
+    def _show_moment(self, at: int) -> None:
+        """Show the newest message of each topic up to a time: a player that stands still shows it, too."""
+        newest = {each.topic: each for each in self._recording.messages(None, at - _MOMENT_NS, at + 1)}
+        for topic, message in newest.items():
+            self._channels.show(topic, message.message)
 
     def close(self) -> None:
         """Close the connections to all clients."""
@@ -101,8 +110,6 @@ class RecordingPlayer:
             starts = request.playback_command == PlaybackCommand.Play
             if starts and not self._playing and self._now >= self._end:
                 self._now, self._jumped, jumped = self._begin, True, True  # once more
-            elif starts and not self._playing and not self._jumped:
-                self._jumped = self._now == self._begin
             self._playing = starts
             low, high = _SPEEDS
             self._speed = min(max(request.playback_speed, low), high)

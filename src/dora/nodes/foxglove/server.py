@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import foxglove
 from foxglove.websocket import (
@@ -38,6 +38,7 @@ class SetParameters(NamedTuple):
 
 
 ClientRequest = Published | SetParameters
+_MOST_WAITING: Final = 1000  # messages that clients have published, and that no node has sent
 
 
 class FoxgloveServer(ServerListener):
@@ -129,10 +130,6 @@ class FoxgloveServer(ServerListener):
         """Send clients the present time; nanoseconds since the Unix epoch."""
         self._server.broadcast_time(time_ns)
 
-    def clear(self) -> None:
-        """Make clients forget what they show, as after a jump in time."""
-        self._server.clear_session()
-
     def close(self) -> None:
         """Close the connections to all clients."""
         self._server.stop()
@@ -141,7 +138,8 @@ class FoxgloveServer(ServerListener):
 
     def _refuse(self, text: str) -> None:
         with self._lock:
-            self._refusals.append(text)
+            if text not in self._refusals:
+                self._refusals.append(text)
         self._wake()
 
     def on_subscribe(self, client: Client, channel: ChannelView) -> None:  # noqa: ARG002
@@ -171,7 +169,11 @@ class FoxgloveServer(ServerListener):
             channel = self._advertised.get((client.id, client_channel_id))
             if channel is None:
                 return
-            self._requests.append(Published(channel.topic, data))
+            fits = len(self._requests) < _MOST_WAITING
+            if fits:
+                self._requests.append(Published(channel.topic, data))
+        if not fits:
+            self._refuse(f"`{channel.topic}`: messages come faster than they can be sent; one was left out")
         self._wake()
 
     def on_get_parameters(
