@@ -8,6 +8,7 @@ from pathlib import Path
 from processor_time import processor_time_ns
 
 LAST = "last"
+BRIDGE = "dora.ros2.bridge"  # in the command line of a node with a `ros2` block
 
 
 class Arrivals:
@@ -17,7 +18,7 @@ class Arrivals:
         self._warm_up = int(os.environ["BENCHMARK_WARM_UP"])
         self._latencies_ns: list[int] = []
         self._received = 0
-        self._before_ns = 0
+        self._before_ns = self._bridge_before_ns = 0
 
     def now(self) -> int:
         """Return the time of the clock that all processes share, in nanoseconds."""
@@ -30,12 +31,14 @@ class Arrivals:
                 "latencies_ns": self._latencies_ns,
                 "received": self._received,
                 "cpu_ns": processor_time_ns() - self._before_ns,
+                "bridge_ns": processor_time_ns(BRIDGE) - self._bridge_before_ns,
             }
             Path(os.environ["BENCHMARK_RESULTS"], "received.json").write_text(json.dumps(found))
             return False
         self._received += 1
         if int(name) == self._warm_up:
             self._before_ns = processor_time_ns()
+            self._bridge_before_ns = processor_time_ns(BRIDGE)
         if int(name) >= self._warm_up:
             self._latencies_ns.append(now_ns - int(sent_ns))
         return True

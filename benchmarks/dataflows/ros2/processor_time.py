@@ -5,16 +5,19 @@ import os
 from pathlib import Path
 
 
-def processor_time_ns() -> int:
+def processor_time_ns(command: str = "") -> int:
     """Return the processor time of all processes that were started with the folder of these results.
 
-    Linux counts it to the nanosecond for each thread; a thread that has ended is not in the sum.
+    ``command``: only of those whose command line has this. Linux counts the time to the nanosecond for each
+    thread; a thread that has ended is not in the sum.
     """
     variable = f"BENCHMARK_RESULTS={os.environ['BENCHMARK_RESULTS']}".encode()
     total = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if variable not in (process / "environ").read_bytes().split(b"\0"):
+                continue
+            if command.encode() not in (process / "cmdline").read_bytes():
                 continue
             for task in (process / "task").iterdir():
                 total += int((task / "schedstat").read_text().split()[0])

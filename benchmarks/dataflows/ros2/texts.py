@@ -7,6 +7,6 @@ from dora import Node
 arrivals = Arrivals()
 for event in Node():
     if event["type"] == "INPUT":
-        text = event["value"][0].as_py()["data"]
+        text = event["value"].field("data")[0].as_py()
         if not arrivals.add(arrivals.now(), *text.split()):
             break

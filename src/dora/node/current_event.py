@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from dora.node.events import Input, Synced
 from dora.wire.message import ONE_ORIGIN, ONE_PASS, ONE_TRAIL_BYTE, ORIGIN, ORIGIN_NS, Header
@@ -89,8 +89,13 @@ class StampedEvent(CurrentEvent):
             self.taken_ns = _now()
 
 
+_NOTHING: Final = CurrentEvent()
+
+
 def current_of(events: Input | Iterable[Input]) -> CurrentEvent:
     """Return the current event for a message that follows from these events, whatever is current."""
+    if events == ():
+        return _NOTHING
     current = CurrentEvent()
     current.follow([events] if isinstance(events, Input) else events)
     return current

@@ -48,8 +48,7 @@ class RosTypeName(NamedTuple):
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class RosMessage:
+class RosMessage(NamedTuple):
     """One message of a topic.
 
     ``source_timestamp`` is when it was published, in nanoseconds since 1970. ``sequence_number`` counts the
@@ -139,6 +138,12 @@ class RosSubscription(_Endpoint, Protocol):
 
         It is called at once if a message is here. It may take messages. It must not block, or close its
         context (over Zenoh that waits for this thread). An exception is logged.
+        """
+
+    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
+        """Set what gets each message that comes while none waits, in a thread of the engine.
+
+        It returns whether it has taken the message, which else waits to be taken. It must not raise.
         """
 
 

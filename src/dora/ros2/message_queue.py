@@ -53,16 +53,26 @@ class MessageQueue(Generic[T]):
         self._size = size
         self._counters = counters
         # A condition sleeps in the kernel with a timeout; nothing here polls.
-        self._arrived = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
         self._on_arrival: Callable[[], None] | None = None
+        self._consume: Callable[[T], bool] | None = None
         self.closed = False
 
     def __len__(self) -> int:
         return len(self._items)
 
     def put(self, item: T) -> None:
-        """Append an item; a full queue drops, and counts, its oldest one. Does nothing after `close`."""
-        with self._arrived:
+        """Append an item, unless the consumer takes it; does nothing after `close`.
+
+        A full queue drops, and counts, its oldest item.
+        """
+        consume = self._consume
+        if consume is not None and not self._items and consume(item):
+            with self._lock:
+                self._counters.received += 1
+            return
+        with self._lock:
             if self.closed:
                 return
             self._items.append(item)
@@ -78,7 +88,7 @@ class MessageQueue(Generic[T]):
 
         None if there is none, and at once after `close` when the queue is empty.
         """
-        with self._arrived:
+        with self._lock:
             if not self._items and timeout != 0:
                 deadline = None if timeout is None else time.monotonic() + timeout
                 while not self._items and not self.closed:
@@ -94,9 +104,17 @@ class MessageQueue(Generic[T]):
         if self._items or self.closed:
             ring(callback)
 
+    def set_consumer(self, consume: Callable[[T], bool] | None) -> None:
+        """Set what gets each item that comes while none waits, in the thread that puts it.
+
+        It returns whether it has taken the item; else the item goes into the queue. So the order stays.
+        """
+        self._consume = consume
+
     def close(self) -> None:
         """Take no more items, and wake all that wait."""
-        with self._arrived:
+        self._consume = None
+        with self._lock:
             self.closed = True
             self._arrived.notify_all()
         callback, self._on_arrival = self._on_arrival, None

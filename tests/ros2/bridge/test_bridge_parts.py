@@ -205,6 +205,7 @@ class TextSubscription:
     def __init__(self) -> None:
         self._queue: MessageQueue[str] = MessageQueue(10, MessageCounters())
         self.set_on_message = self._queue.set_on_arrival
+        self.set_consumer = self._queue.set_consumer
         self.arrive = self._queue.put
 
     @property
@@ -213,6 +214,9 @@ class TextSubscription:
 
     def take_encoded(self, timeout: float) -> str | None:
         return self._queue.take(timeout)
+
+    def read_encoded(self, message: str) -> str:
+        return message
 
 
 def texts_of(side: DoraSide) -> tuple[TextSubscription, SubscribedTopic, list[str]]:
@@ -244,12 +248,11 @@ def test_where_a_send_may_wait_the_thread_of_the_node_sends_in_order() -> None:
     deliveries = [texts.next(0), texts.next(0)]
     assert texts.next(0) is None, "both messages have one that delivers them"
     node.waits = False
-    subscription.arrive("c")  # the engine may send again, and begins with the oldest
-    assert [value for _, value, _ in node.sent] == ["a", "b", "c"]
-    for deliver in deliveries:
+    subscription.arrive("c")  # the engine may send again, but older ones wait
+    for deliver in [*deliveries, texts.next(0)]:
         assert deliver is not None
         deliver()
-    assert len(node.sent) == 3
+    assert [value for _, value, _ in node.sent] == ["a", "b", "c"]
 
 
 def test_messages_that_come_while_one_is_sent_are_left_to_the_thread_of_the_node() -> None:
@@ -266,6 +269,10 @@ def test_messages_that_come_while_one_is_sent_are_left_to_the_thread_of_the_node
     node.send_output = send  # type: ignore[method-assign]
     subscription.arrive("a")
     assert woken == ["the node"]
+    assert [value for _, value, _ in node.sent] == ["a"]
+    deliver = texts.next(0)
+    assert deliver is not None
+    deliver()
     assert [value for _, value, _ in node.sent] == ["a", "b"]
     assert texts.next(0) is None
 

@@ -41,11 +41,7 @@ class NodeClock:
         self._lock = threading.Lock()
         self._followed: tuple[RosSubscription, MessageType] | None = None
         self._last = 0
-
-    @property
-    def is_simulated(self) -> bool:
-        """Whether the time is the one of `/clock`."""
-        return self._followed is not None
+        self.is_simulated = False  # whether the time is the one of `/clock`
 
     def follow(self, simulated: bool) -> None:
         """Take the time from `/clock`, or from the system; raises `TransportError`."""
@@ -53,7 +49,7 @@ class NodeClock:
             if simulated == self.is_simulated:
                 return
             before, self._followed = self._followed, self._subscribe() if simulated else None
-            self._last = 0
+            self.is_simulated, self._last = simulated, 0
         if before is not None:
             before[0].close()
 

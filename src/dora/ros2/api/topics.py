@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dora.ros2.api.reports import DroppedMessages
-    from dora.ros2.engine import RosPublisher, RosSubscription
+    from dora.ros2.engine import RosMessage, RosPublisher, RosSubscription
     from dora.ros2.message_queue import MessageCounters
     from dora.ros2.qos import Qos
     from dora.ros2.types.message_type import MessageType
@@ -101,13 +101,29 @@ class Ros2Subscription:
             message = self._subscription.take(left)
             if message is None:
                 return None
-            try:
-                return decode(message.data)
-            except MalformedMessage as error:
-                self._subscription.counters.malformed += 1
-                self._dropped.add(str(error))
+            found = self._read(message, decode)
+            if found is not None:
+                return found
             if deadline is not None:
                 left = max(deadline - time.monotonic(), 0.0)
+
+    def read_encoded(self, message: RosMessage) -> EncodedArray | None:
+        """Return a message as a node of a dataflow sends it; None, and counted, if it is malformed."""
+        found: EncodedArray | None = self._read(message, self._type.transcode)
+        return found
+
+    def read(self, message: RosMessage) -> pa.StructArray | None:
+        """Return a message as `next` does; None, and counted, if it is malformed."""
+        found: pa.StructArray | None = self._read(message, self._type.decode)
+        return found
+
+    def _read(self, message: RosMessage, decode: Callable[[bytes], Any]) -> Any:
+        try:
+            return decode(message.data)
+        except MalformedMessage as error:
+            self._subscription.counters.malformed += 1
+            self._dropped.add(str(error))
+            return None
 
     @property
     def pending(self) -> int:
@@ -121,6 +137,14 @@ class Ros2Subscription:
         the context.
         """
         self._subscription.set_on_message(callback)
+
+    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
+        """Set what gets each message that comes while none waits, in a thread of the engine.
+
+        It returns whether it has taken the message, which else waits to be taken. It must not block or
+        raise.
+        """
+        self._subscription.set_consumer(consume)
 
     @property
     def topic(self) -> str:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from dora.ros2.api.clock import CLOCK_TYPE, stamp_of
 from dora.ros2.api.context import Ros2Node
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription
 from dora.ros2.bridge.deliveries import Delivery
+from dora.ros2.engine import RosMessage
 from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage, ValueMismatch
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message, image_of
@@ -47,6 +47,7 @@ class SubscribedTopic:
         self._metadata: dict[str, Any] = {ROS2_TYPE: type_name, ROS2_TOPIC: subscription.topic}
         self._malformed = ros_node.dropped(f"topic {topic.topic}")
         self._is_image = topic.format == "image"
+        self._wake: Callable[[], None] | None = None
         self._delivering = threading.Lock()
         self._promised = 0  # deliveries that `next` has returned, and that are not done
         self._failure: Exception | None = None
@@ -61,42 +62,47 @@ class SubscribedTopic:
         return self._deliver_next
 
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
-        self._subscription.set_on_message(callback and partial(self._on_arrival, callback))
+        self._wake = callback
+        self._subscription.set_on_message(callback)
+        self._subscription.set_consumer(self._consume if callback else None)
 
-    def _on_arrival(self, wake: Callable[[], None]) -> None:
-        """Deliver what has arrived, in the thread of the engine: to wake another one takes longer.
+    def _consume(self, message: RosMessage) -> bool:
+        """Deliver a message, and return whether it was done: to wake another thread takes longer.
 
         The thread that receives the node's events does it instead while it delivers already, or where an
         output may wait for a receiver: an engine that waits receives nothing.
         """
-        waits = any(self._node.may_wait(output) for output in self._topic.ports)
-        if waits or not self._delivering.acquire(blocking=False):
-            wake()
-            return
+        if not self._delivering.acquire(blocking=False):
+            return False
         try:
-            while self._subscription.pending:
-                self._deliver_one()
+            for output in self._topic.ports:
+                if self._node.may_wait(output):
+                    return False
+            subscription = self._subscription
+            self._deliver(
+                subscription.read(message) if self._is_image else subscription.read_encoded(message)
+            )
         except Exception as error:  # noqa: BLE001  # raised in the thread of the node, if that goes on
             self._failure = error
-            wake()
+            if self._wake is not None:
+                self._wake()
         finally:
             self._delivering.release()
+        return True
 
     def _deliver_next(self) -> None:
         self._promised -= 1
         with self._delivering:
             if self._failure is not None:
                 raise self._failure
-            self._deliver_one()
-
-    def _deliver_one(self) -> None:
-        """Deliver the oldest message. The lock keeps the order: to take and to send are one step."""
-        subscription = self._subscription  # only an image is looked into
-        message = subscription.next(0) if self._is_image else subscription.take_encoded(0)
-        if message is not None:
-            self._deliver(message)
+            # The lock keeps the order: to take and to send are one step. Only an image is looked into.
+            subscription = self._subscription
+            self._deliver(subscription.next(0) if self._is_image else subscription.take_encoded(0))
 
     def _deliver(self, message: Any) -> None:
+        """Send what was read of a message: an array for an image, else an encoded one; None: nothing."""
+        if message is None:
+            return
         value, metadata = message, self._metadata
         if self._is_image:
             try:

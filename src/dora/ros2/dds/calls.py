@@ -117,10 +117,13 @@ def take(reader: Any) -> list[tuple[bytes, Any]]:
 
 
 class Waiting:
-    """A wait for several entities, each of which has a number."""
+    """A wait for several entities, each of which has a number above 0."""
 
-    def __init__(self, waitset: Any) -> None:
+    def __init__(self, waitset: Any, most: int) -> None:
+        """``most``: how many entities one `wait` tells of."""
         self._waitset = waitset
+        self._numbers: Any = (ctypes.c_void_p * most)()
+        self._address, self._most = ctypes.addressof(self._numbers), most
 
     def add(self, entity: Any, number: int) -> None:
         _check(_attach(self._waitset._ref, entity._ref, number))
@@ -128,11 +131,13 @@ class Waiting:
     def remove(self, entity: Any) -> None:
         _check(_detach(self._waitset._ref, entity._ref))
 
-    def wait(self, most: int) -> list[int]:
-        """Sleep until entities have something to do; return the numbers of up to ``most`` of them."""
-        numbers = (ctypes.c_void_p * most)()
-        count = _check(_wait(self._waitset._ref, ctypes.addressof(numbers), most, INFINITE))
-        return [number or 0 for number in numbers[: min(count, most)]]
+    def wait(self) -> list[int]:
+        """Sleep until entities have something to do; return their numbers. For one thread."""
+        count = _wait(self._waitset._ref, self._address, self._most, INFINITE)
+        if count < 0:
+            raise DDSException(count)
+        found: list[int] = self._numbers[: min(count, self._most)]
+        return found
 
 
 def _check(code: int) -> int:

@@ -29,7 +29,7 @@ class DdsReceiver:
 
     def __init__(self, participant: DomainParticipant) -> None:
         self._waitset = WaitSet(participant)
-        self._waiting = Waiting(self._waitset)
+        self._waiting = Waiting(self._waitset, _AT_ONCE)
         self._stop = GuardCondition(participant)
         self._waiting.add(self._stop, _STOP)
         self._numbers = itertools.count(_STOP + 1)
@@ -58,14 +58,13 @@ class DdsReceiver:
     def _run(self) -> None:
         while not self._stopped:
             try:
-                ready = self._waiting.wait(_AT_ONCE)
+                ready = self._waiting.wait()
             except DDSException as error:  # the participant is gone
                 if not self._stopped:
                     _log.error("DDS receives no more messages: %s", error)
                 return
             for number in ready:
-                with self._lock:
-                    action = self._actions.get(number)
+                action = self._actions.get(number)  # one step for the interpreter: no lock is needed
                 if action is not None:
                     try:
                         action[1]()

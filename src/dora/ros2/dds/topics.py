@@ -178,6 +178,9 @@ class DdsSubscription:
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         self._queue.set_on_arrival(callback)
 
+    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
+        self._queue.set_consumer(consume)
+
     def close(self) -> None:
         if self._queue.closed:
             return

@@ -18,7 +18,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from dora.ros2.types.batch import BatchWriter
 from dora.ros2.types.columns import Columns, Malformed, RecordColumn, bits, builder, new_columns, py_buffer
 from dora.ros2.types.errors import MalformedMessage
 from dora.ros2.types.layout import (
@@ -34,11 +33,13 @@ from dora.ros2.types.layout import (
     TextList,
 )
 from dora.ros2.types.records import one_record, packed, record_dtype
-from dora.wire.encode import EncodedArray
+from dora.ros2.types.transcode import Irregular, Transcode, compile_transcode
+from dora.wire.encode import EncodedArray, encode
 
 # The first two bytes of a message, and the order of its bytes.
 _ORDERS: Final = {b"\x00\x01": "<", b"\x00\x00": ">"}
 _NATIVE: Final = "<" if sys.byteorder == "little" else ">"
+_NATIVE_HEADER: Final = next(head for head, order in _ORDERS.items() if order == _NATIVE)
 Read = Callable[["_Received", int, Columns], int]  # from a position; returns the position after it
 
 
@@ -65,16 +66,24 @@ class Decoder:
         return found
 
     def transcode(self, buffer: Any) -> EncodedArray:
-        """Return the message of a buffer as it is sent, see `BatchWriter`. Raises `MalformedMessage`."""
-        found: EncodedArray = self._decode(buffer, self._batches.write)
-        return found
+        """Return the message of a buffer as it is sent. Raises `MalformedMessage`."""
+        data = buffer if buffer.__class__ is bytes else bytes(memoryview(buffer))
+        if data[:2] == _NATIVE_HEADER:
+            try:
+                return self._transcode(data)
+            except (Irregular, Malformed, struct.error):
+                pass  # the array is made, or tells what is wrong
+        array = self.decode(data)
+        return EncodedArray(array.type, encode(array))
 
     @cached_property
-    def _batches(self) -> BatchWriter:
+    def _transcode(self) -> Transcode:
         from dora.ros2.types.encode import Encoder
 
         defaults = Encoder(self._layout, self._layout.name).encode({})
-        return BatchWriter(self._layout, self.decode(defaults))
+        return compile_transcode(
+            self._layout, self.decode(defaults), _readers(self._layout, _NATIVE), _received
+        )
 
     def _decode(self, buffer: Any, finish: Callable[[Columns], Any]) -> Any:
         try:
@@ -102,6 +111,11 @@ class Decoder:
 
     def _malformed(self, reason: str) -> MalformedMessage:
         return MalformedMessage(f"a received message is no {self._layout.name}: {reason}")
+
+
+def _received(data: bytes) -> _Received:
+    held = py_buffer(data)
+    return _Received(held, memoryview(held)[HEADER:])
 
 
 def _bad_header(head: bytes) -> str:

@@ -139,6 +139,9 @@ class ZenohSubscription(ZenohEndpoint):
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
         self._queue.set_on_arrival(callback)
 
+    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
+        self._queue.set_consumer(consume)
+
     def close(self) -> None:
         if not self._queue.closed:
             self._queue.close()
