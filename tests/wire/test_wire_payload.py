@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from dora.wire.arrow_formats import plain_format
 from dora.wire.decode import PayloadError, as_arrow, decode_arrow, decode_bytes, decode_numpy, prepare
-from dora.wire.encode import as_message, encode
+from dora.wire.encode import as_message, encode, last_received
 from dora.wire.message import Encoding, Message, MessageError, pack_head
 
 DECODERS = [decode_arrow, decode_bytes, decode_numpy]
@@ -287,3 +288,50 @@ def test_a_received_array_is_sent_on_without_encoding() -> None:
         again = decode_arrow(as_message(array))
         assert again.equals(array)
         assert decode_arrow(as_message(array.slice(1))).to_pylist() == [2.5]
+
+
+def poses(*names: str) -> list[pa.Array]:
+    """Return structs of one row, each with a name and three numbers of its own."""
+    places = [[float(index), 0.5, -1.0] for index in range(len(names))]
+    return [
+        pa.array([{"name": name, "position": place}]) for name, place in zip(names, places, strict=True)
+    ]
+
+
+def received_ahead(sent: list[pa.Array]) -> list[pa.Array]:
+    """Return what a node gets that is idle before each message."""
+    found = []
+    for array in sent:
+        found.append(decode_arrow(as_message(array)))
+        prepare()
+    return found
+
+
+def test_structs_made_ahead_are_filled_with_their_own_message() -> None:
+    sent = poses("left", "away", "home", "hand")
+    received = received_ahead(sent)
+    for array, values in zip(received, sent, strict=True):
+        array.validate(full=True)
+        assert array.equals(values)
+
+
+def test_a_struct_made_ahead_waits_for_a_message_of_the_same_lengths() -> None:
+    sent = poses("left", "away", "a longer name", "home", "", "hand")
+    assert [array.to_pylist() for array in received_ahead(sent)] == [array.to_pylist() for array in sent]
+
+
+def test_a_struct_made_ahead_is_sent_on_without_encoding() -> None:
+    array = received_ahead(poses("left", "away", "home"))[-1]
+    payload = encode(array)
+    assert payload is last_received.payload
+    assert decode_arrow(payload.to_message(b"")).equals(array)
+
+
+def test_a_struct_made_ahead_refuses_offsets_beyond_its_text() -> None:
+    received_ahead(poses("left", "away"))
+    payload = encode(poses("home")[0])
+    body = payload.to_bytes()
+    place = body.index(struct.pack("=ii", 0, 4))
+    body = body[:place] + struct.pack("=ii", 0, 4000) + body[place + 8 :]
+    with pytest.raises(PayloadError, match="cannot be decoded"):
+        decode_arrow(Message(laid_out(payload.encoding, payload.schema, body)))
