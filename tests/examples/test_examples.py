@@ -256,6 +256,39 @@ def test_see_with_rerun(example: Path) -> None:
     assert (example / "scene.rrd").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("example", ["voice-command"], indirect=True)
+def test_voice_command(example: Path) -> None:
+    pytest.importorskip("pocketsphinx")
+    soundfile = pytest.importorskip("soundfile")
+    lines = dora_run(example)
+    report = said(lines, "report")
+    human = [found[1] for line in report if (found := re.search(r"human: (.*)", line))]
+    assert human == [
+        "robot drive forward three meters",
+        "robot turn left",
+        "robot go forward five meters",
+        "robot stop",
+        "robot where are you",
+    ]
+    refused = [line for line in said(lines, "recognizer") if line.startswith("no command")]
+    assert len(refused) == 1, refused  # the talk about the weather
+    assert len([line for line in report if "robot: " in line]) == 5
+    where = re.search(r"robot: 3.0 meters ahead, and ([\d.]+) to the left", "\n".join(report))
+    assert where and 0 < float(where[1]) <= 5
+
+    sound, rate = soundfile.read(example / "out" / "conversation.wav")
+    assert sound.shape[1] == 2 and len(sound) / rate > 26
+    assert all(abs(channel).max() > 0.1 for channel in sound.T)
+    assert (example / "out" / "conversation.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("example", ["voice-command"], indirect=True)
+def test_voice_command_names_a_file_that_is_no_sound(example: Path) -> None:
+    pytest.importorskip("pocketsphinx")
+    with pytest.raises(AssertionError, match=r"AUDIO=README.md cannot be read as a sound file"):
+        dora_run(example, AUDIO="README.md")
+
+
 @pytest.mark.parametrize("example", ["dynamic-node"], indirect=True)
 def test_dynamic_node(example: Path) -> None:
     with running(example) as dataflow:
