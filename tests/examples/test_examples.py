@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -287,6 +288,23 @@ def test_voice_command_names_a_file_that_is_no_sound(example: Path) -> None:
     pytest.importorskip("pocketsphinx")
     with pytest.raises(AssertionError, match=r"AUDIO=README.md cannot be read as a sound file"):
         dora_run(example, AUDIO="README.md")
+
+
+@pytest.mark.parametrize("example", ["read-text"], indirect=True)
+def test_read_text(example: Path) -> None:
+    pytest.importorskip("rapidocr")
+    import cv2
+
+    lines = said(dora_run(example), "stock")
+    assert lines[-1] == "15 texts in 12 pictures, see out/shelf.png and out/stock.csv"
+    with (example / "out" / "stock.csv").open() as file:
+        stock = {row["text"]: row for row in csv.DictReader(file)}
+    made = re.findall(r'\("([^"]+)", "([^"]+)", "([^"]+)"\)', (example / "make_shelf.py").read_text())
+    assert set(stock) == {text for label in made for text in label}
+    assert all(int(row["pictures"]) >= 2 and float(row["confidence"]) > 0.9 for row in stock.values())
+    sheet = cv2.imread(str(example / "out" / "shelf.png"))
+    green = (abs(sheet.astype(int) - (60, 160, 60)) < 20).all(axis=2).sum()
+    assert green > 1000, "no box is drawn around a label"
 
 
 @pytest.mark.parametrize("example", ["dynamic-node"], indirect=True)
