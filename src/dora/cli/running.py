@@ -14,7 +14,7 @@ from dora.cli.coordinator import choose_dataflow, coordinator_client
 from dora.cli.select import NoRunningDataflow, connected_runs, distinct, find_run
 from dora.daemon.client import DaemonClient, name_of
 from dora.daemon.progress import merged
-from dora.errors import DoraError
+from dora.errors import ConnectError, DoraError
 from dora.observe.tap_session import inspect
 from dora.wire.daemon_protocol import (
     GetProgress,
@@ -139,12 +139,30 @@ class RunningDataflow:
             self._client = coordinator_client(self.inspection.coordinator if self.run is not None else "")
         return self._client
 
-    def session(self, machine: str) -> ObserverConnection:
-        """Return a connection to the observer on a machine; raises `DoraError`."""
+    def refresh(self) -> None:
+        """Ask for the nodes again; raises `ConnectError` once the dataflow has ended, `DoraError`."""
+        if self.run is not None:
+            self.inspection = inspect(self.run)
+            return
+        from dora.cluster.client import RequestRefused
+
+        try:
+            self.inspection = self._coordinator().ask(self.dataflow_id, AskInspection(), self._machine)
+        except RequestRefused as refusal:
+            if refusal.status not in (404, 409):
+                raise
+            raise ConnectError("the dataflow has ended") from None
+
+    def connect(self, machine: str) -> ObserverConnection:
+        """Return a new connection to the observer on a machine; raises `DoraError`."""
         from dora.cluster.remote_observer import ObserverConnection
 
+        return ObserverConnection(self._coordinator(), self.dataflow_id, machine)
+
+    def session(self, machine: str) -> ObserverConnection:
+        """Return the connection to the observer on a machine that `close` closes; raises `DoraError`."""
         if machine not in self._sessions:
-            self._sessions[machine] = ObserverConnection(self._coordinator(), self.dataflow_id, machine)
+            self._sessions[machine] = self.connect(machine)
         return self._sessions[machine]
 
     def sessions(self, node_ids: Iterable[str]) -> dict[str, ObserverConnection]:

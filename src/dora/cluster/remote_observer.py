@@ -15,7 +15,7 @@ import msgspec
 from dora._version import __version__
 from dora.cluster.protocol import CLOSE_WITH_REASON, JUST_ENDED, VERSION_HEADER
 from dora.errors import DoraError
-from dora.observe.queries import QueryBegun
+from dora.observe.queries import QueryBegun, ReplaceableQuery
 from dora.observe.remote.protocol import (
     MAX_DELIVERY,
     DeliveryTaken,
@@ -92,6 +92,10 @@ class ObserverConnection:
             while not self._incoming.empty():
                 incoming.put(self._incoming.get())  # the end may have come already
             self._incoming = incoming
+        self._send(query)
+
+    def replace(self, query: ReplaceableQuery) -> None:
+        """Replace the query that runs by another one of its kind."""
         self._send(query)
 
     def more(self) -> None:

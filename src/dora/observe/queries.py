@@ -52,7 +52,18 @@ class SnapshotQuery(msgspec.Struct, frozen=True, tag=True):
     graph: bool = False
 
 
+class MessageQuery(msgspec.Struct, frozen=True, tag=True):
+    """Pass on the messages of topics as they are, each as a `MessageCopy`.
+
+    For a viewer: of a fast or large topic only the newest ones come. While the query runs, a later one of
+    the same client replaces it.
+    """
+
+    topics: tuple[str, ...]
+
+
 TopicQuery = EchoQuery | RateQuery | InfoQuery
+ReplaceableQuery = SnapshotQuery | MessageQuery
 
 
 class QueryBegun(msgspec.Struct, frozen=True, tag=True):
@@ -96,5 +107,16 @@ class Preview(msgspec.Struct, frozen=True, tag=True):
     adds: bool = False
 
 
+class MessageCopy(msgspec.Struct, frozen=True, tag=True):
+    """A message of a topic in the layout of `dora.wire.message`; ``size`` is its bytes.
+
+    ``data`` is empty if the message is too large to come from another machine.
+    """
+
+    topic: str
+    size: int
+    data: bytes = b""
+
+
 SnapshotResult = Snapshot | DataflowGraph | Preview
-Result = QueryBegun | Line | Rates | TextResult | SnapshotResult
+Result = QueryBegun | Line | Rates | TextResult | SnapshotResult | MessageCopy

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from dora.cli.argument_values import InputFile
 from dora.cli.process import termination_as_interrupt
 from dora.cli.running_options import dataflow_option
-from dora.cli.select import find_run, lower_priority
-from dora.daemon.client import DaemonClient
+from dora.cli.select import lower_priority
 from dora.nodes.foxglove.address import DEFAULT_ADDRESS, VARIABLE
+
+if TYPE_CHECKING:
+    from dora.cli.running import RunningDataflow
 
 
 @click.command()
@@ -39,9 +42,10 @@ def foxglove(dataflow: str | None, recording: str | None, address: str, control:
     """Show a running dataflow, or a recording, in Foxglove.
 
     Serves Foxglove's WebSocket protocol: open a connection to the printed address in Foxglove. Nothing in
-    the nodes changes, and no node waits for it: a topic is tapped while a panel shows it. Shows the outputs
-    that are sent on this machine.
+    the nodes changes, and no node waits for it: a topic is tapped while a panel shows it. Outputs of other
+    machines come over the coordinator.
     """
+    from dora.cli.running import find_running
     from dora.nodes.foxglove.installed import check_foxglove
 
     if recording is not None and (dataflow is not None or control):
@@ -53,18 +57,18 @@ def foxglove(dataflow: str | None, recording: str | None, address: str, control:
             if recording is not None:
                 _play(recording, address)
             else:
-                _show(find_run(dataflow), address, control)
+                _show(find_running(dataflow), address, control)
         except KeyboardInterrupt:
             pass
 
 
-def _show(run: DaemonClient, address: str, control: bool) -> None:
+def _show(running: RunningDataflow, address: str, control: bool) -> None:
     from dora.nodes.foxglove.beside import announce
     from dora.nodes.foxglove.live import LiveView
 
-    description = run.description
-    folder = os.path.dirname(description.file) if description.file else os.getcwd()
-    view = LiveView(run, address, os.path.join(folder, "out", description.dataflow_id), control=control)
+    file = running.inspection.file
+    folder = os.path.dirname(file) if file else os.getcwd()
+    view = LiveView(running, address, os.path.join(folder, "out", running.dataflow_id), control=control)
     try:
         announce(view.server.address)
         view.run()

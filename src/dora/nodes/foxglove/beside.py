@@ -8,13 +8,45 @@ from __future__ import annotations
 
 import select
 import sys
+from typing import Any
 
-from dora.daemon.client import DaemonClient
+from dora.cluster.remote_observer import ObserverConnection
+from dora.daemon.client import DaemonClient, name_of
 from dora.errors import ConnectError, DoraError
 from dora.nodes.foxglove.address import default_address
 from dora.nodes.foxglove.live import LiveView
+from dora.observe.tap_session import inspect
+from dora.wire.daemon_protocol import NodeRequest
 
 _RETRY = 0.2  # seconds between two looks for a dataflow that is still being built
+
+
+class LocalDataflow:
+    """A `ShownDataflow`, all of whose nodes are on this machine: it has no coordinator."""
+
+    def __init__(self, run: DaemonClient) -> None:
+        self.run: DaemonClient | None = run
+        self._daemon = run
+        self.name = name_of(run.description)
+        self.refresh()
+
+    def refresh(self) -> None:
+        self.inspection = inspect(self._daemon)
+
+    def ask(self, request: NodeRequest) -> Any:
+        return self._daemon.ask(request)
+
+    def machine_of(self, node_id: str) -> str:  # noqa: ARG002 - there is one
+        return ""
+
+    def other_machines(self) -> list[str]:
+        return []
+
+    def connect(self, machine: str) -> ObserverConnection:
+        raise DoraError(f"there is no coordinator that knows the machine `{machine}`")
+
+    def close(self) -> None:
+        self._daemon.close()
 
 
 def main() -> int:
@@ -22,7 +54,7 @@ def main() -> int:
     socket, log_directory = sys.argv[1:]
     while not _alone(_RETRY):
         try:
-            view = LiveView(DaemonClient(socket), default_address(), log_directory)
+            view = LiveView(LocalDataflow(DaemonClient(socket)), default_address(), log_directory)
         except ConnectError:
             continue
         except DoraError as error:

@@ -1,8 +1,9 @@
 """Protocol between a remote client and the observer process that serves it (msgpack).
 
 The process runs on the machine of the nodes. It runs the one query that the client sends; a later
-`SnapshotQuery` replaces the one that runs. It sends a delivery only after `DeliveryTaken`: results that
-newer ones have replaced by then are never sent, and nothing piles up on the way.
+`SnapshotQuery` or `MessageQuery` replaces the one of its kind that runs. It sends a delivery only after
+`DeliveryTaken`: results that newer ones have replaced by then are never sent, and nothing piles up on the
+way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.observe.queries import Result, SnapshotQuery, TopicQuery
+from dora.observe.queries import ReplaceableQuery, Result, TopicQuery
 from dora.wire.decoders import msgpack_decoder
 
 MAX_DELIVERY: Final = 8 << 20  # bytes; an image that is passed on unchanged may have four million
@@ -41,7 +42,7 @@ class EndQuery(msgspec.Struct, frozen=True, tag=True):
     """End the query; `QueryEnded` answers it."""
 
 
-Query = TopicQuery | SnapshotQuery
+Query = TopicQuery | ReplaceableQuery
 ToProcess = Query | DeliveryTaken | EndQuery
 
 # ----------------------------------------------------------------------- from the process

@@ -6,8 +6,9 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.client import HTTPException
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,9 +18,17 @@ from websockets.sync.client import ClientConnection, connect
 from dora.daemon.client import DaemonClient
 from dora.errors import DoraError
 from dora.observe.conflate import MOST_BYTES, ConflatedQueue, rest_after
+from dora.observe.message_observer import MessageObserver
 from dora.observe.observer import Observer
 from dora.observe.preview.snapshot_observer import SnapshotObserver
-from dora.observe.queries import Line, Preview, SnapshotQuery
+from dora.observe.queries import (
+    Line,
+    MessageCopy,
+    MessageQuery,
+    Preview,
+    ReplaceableQuery,
+    SnapshotQuery,
+)
 from dora.observe.remote.protocol import (
     DeliveryTaken,
     EndQuery,
@@ -35,6 +44,7 @@ from dora.transport.tls import duplex_client_context
 from dora.transport.tokens import Token
 
 MAX_FRAME: Final = 16 << 20
+_Replaceable = TypeVar("_Replaceable", SnapshotQuery, MessageQuery)
 ANSWER_PATIENCE: Final = 4.0  # seconds that the coordinator may take to answer a ping
 CLOSING_TIME: Final = 2.0  # seconds for the last deliveries
 _LINGER: Final = 2.0  # seconds that a query may take to end after its client is gone
@@ -130,7 +140,7 @@ class ObserverServer:
                     case EndQuery():
                         self._end()
                     case query:
-                        if self._query is None or isinstance(query, SnapshotQuery):
+                        if self._query is None or self._replaces(query):
                             self._query = query
                             self._asked.set()
         except (WebSocketException, ValueError):
@@ -138,6 +148,9 @@ class ObserverServer:
         self._closed.set()
         self._end()
         self._exit_late()
+
+    def _replaces(self, query: Query) -> bool:
+        return isinstance(query, ReplaceableQuery) and type(query) is type(self._query)
 
     def _end(self) -> None:
         self._enough = True
@@ -184,34 +197,42 @@ class ObserverServer:
 
 # Running queries for the client.
 
-MAX_LINES: Final = 1000  # of a topic, that wait
+MAX_LINES: Final = 1000  # or messages of a topic, that wait
 MAX_PARTS: Final = 20  # previews that go on where others ended, and wait
 
 
 def run_query(session: ObserverServer, run: DaemonClient, query: Query) -> QueryEnded:
     """Run a query until the client has enough, or the dataflow has ended; raises `DoraError`."""
-    observer: Observer | SnapshotObserver
-    if isinstance(query, SnapshotQuery):
-
-        def newest_query() -> SnapshotQuery:
-            newest = session.query()
-            assert isinstance(newest, SnapshotQuery)
-            return newest
-
-        observer = SnapshotObserver(run, newest_query, enough=session.is_over)
-    else:
-        observer = Observer(run, query, enough=session.is_over, bounded=True)
+    observer: Observer | SnapshotObserver | MessageObserver
+    match query:
+        case SnapshotQuery():
+            observer = SnapshotObserver(run, _newest(session, SnapshotQuery), enough=session.is_over)
+        case MessageQuery():
+            observer = MessageObserver(run, _newest(session, MessageQuery), enough=session.is_over)
+        case _:
+            observer = Observer(run, query, enough=session.is_over, bounded=True)
     for result in observer.results():
         match result:
             case None:
                 pass
-            case Line(topic=topic):
+            case Line(topic=topic) | MessageCopy(topic=topic):
                 session.put(topic, result, keep=MAX_LINES)
             case Preview(topic=topic, adds=adds):
                 session.put(topic, result, keep=MAX_PARTS if adds else 1)
             case _:
                 session.put(type(result).__name__, result)
     return QueryEnded(ended=observer.ended, missed=_missed(observer.counts, session.lost))
+
+
+def _newest(session: ObserverServer, kind: type[_Replaceable]) -> Callable[[], _Replaceable]:
+    """Return a function that returns the client's newest query, which is of this kind."""
+
+    def newest() -> _Replaceable:
+        query = session.query()
+        assert isinstance(query, kind)
+        return query
+
+    return newest
 
 
 def _missed(counts: dict[str, tuple[int, int]], lost: dict[str, int]) -> dict[str, tuple[int, int]]:
