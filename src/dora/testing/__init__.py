@@ -1,7 +1,7 @@
 """Testing nodes, operators and dataflows without processes.
 
 `MockNode` stands in for the node that a function takes; `run_node`, `run_operator`, `run_dataflow` and
-`VirtualDataflow` run real nodes in virtual time.
+`VirtualDataflow` run real nodes in virtual time, and `run_recorded` one node with its recorded events.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dora.testing.dataflow import VirtualDataflow, run_dataflow
     from dora.testing.mock import MockNode
     from dora.testing.record import Sent
+    from dora.testing.recorded import run_recorded
     from dora.testing.scheduler import VirtualTimeError
     from dora.testing.single import NodeRun, at, run_node, run_operator
 
@@ -23,6 +24,7 @@ _HOMES = {
     "run_dataflow": "dataflow",
     "run_node": "single",
     "run_operator": "single",
+    "run_recorded": "recorded",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "run_dataflow",
     "run_node",
     "run_operator",
+    "run_recorded",
 ]
 
 if not TYPE_CHECKING:

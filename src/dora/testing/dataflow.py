@@ -16,7 +16,8 @@ from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.problems import listed, no_node
 from dora.errors import DataflowFailed, DoraError
 from dora.node.node import Node
-from dora.testing.process_image import Body, CannotRunInTest, function_body, operators_body
+from dora.node.program import Body, operators_body
+from dora.testing.process_image import CannotRunInTest, function_body
 from dora.testing.record import Messages
 from dora.testing.scheduler import START_NS, Flag
 from dora.testing.virtual_daemon import VirtualDaemon

@@ -22,9 +22,9 @@ from typing import Any, TextIO
 from dora.dataflow.model import NodeSpec
 from dora.errors import DoraError
 from dora.node.log import LogBridge
+from dora.node.program import Body, operators_body, script_body
 from dora.testing.scheduler import current
 
-Body = Callable[[], object]
 OnLine = Callable[[str, str], None]
 
 
@@ -173,34 +173,7 @@ def streams_of_nodes() -> Iterator[None]:
         sys.stdout, sys.stderr = stdout, stderr
 
 
-@contextmanager
-def forget_modules_of(folders: list[str]) -> Iterator[None]:
-    """Forget, after the block, modules that scripts found beside them: the next test has its own."""
-    before = set(sys.modules)
-    try:
-        yield
-    finally:
-        places = tuple(os.path.join(folder, "") for folder in folders)
-        for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None)
-            if places and file is not None and os.path.abspath(file).startswith(places):
-                del sys.modules[name]
-
-
 # --------------------------------------------------------------------------- bodies
-
-
-def script_body(path: str, main: types.ModuleType) -> Body:
-    """Return what runs a Python file as ``__main__``."""
-
-    def run() -> None:
-        with open(path, "rb") as file:
-            code = compile(file.read(), path, "exec")
-        main.__dict__.clear()  # of what an earlier process of the node has left
-        main.__dict__.update(__name__="__main__", __file__=path, __doc__=None, __package__=None)
-        exec(code, main.__dict__)
-
-    return run
 
 
 def command_body(name: str) -> Body | None:
@@ -261,14 +234,3 @@ def body_of(spec: NodeSpec, directory: str, main: types.ModuleType) -> tuple[Bod
         f"node `{spec.id}` (path: {spec.path}) is no Python file and no command of an installed Python "
         f"package, so it cannot run inside a test; give something instead of it: nodes={{{spec.id!r}: ...}}"
     )
-
-
-def operators_body(classes: Mapping[str, Callable[[], Any]]) -> Body:
-    """Return what runs the operators of a runtime. ``classes`` are used instead of their files."""
-
-    def run() -> None:
-        from dora.node.runtime import Runtime
-
-        Runtime(classes).run()
-
-    return run

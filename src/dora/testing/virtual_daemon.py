@@ -30,8 +30,9 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.errors import ConnectError
 from dora.node import attach
+from dora.node.program import Body, forget_modules_of
 from dora.node.saved_state import StateInMemory
-from dora.testing.process_image import Body, ProcessImage, body_of, forget_modules_of, streams_of_nodes
+from dora.testing.process_image import ProcessImage, body_of, streams_of_nodes
 from dora.testing.record import VirtualRecorder
 from dora.testing.scheduler import Flag, Killed, Scheduler, Task, current
 from dora.testing.virtual_host import VirtualChannel, VirtualDoorbell, VirtualHost, observed

@@ -89,6 +89,7 @@ class ReplayedTime:
         self._speed = speed
         self._thread = threading.get_ident()  # the one that works on events
         self._patient_until = _real_monotonic_ns() + _LONG_NS
+        self._replaced: list[tuple[dict[str, Any], str, Any]] = []  # namespace, name, what it had
 
     def advance(self, time_ns: int) -> None:
         """Move the time on to an event that this thread has taken, never back."""
@@ -139,5 +140,15 @@ class ReplayedTime:
         for space in spaces:
             for name, value in list(space.items()):
                 if type(value) is type(_real_sleep) and value in replaced:
-                    space[name] = replaced[value]
-        output._now = self.stamp
+                    self._replace(space, name, replaced[value])
+        self._replace(vars(output), "_now", self.stamp)
+
+    def _replace(self, space: dict[str, Any], name: str, value: Any) -> None:
+        self._replaced.append((space, name, space[name]))
+        space[name] = value
+
+    def remove(self) -> None:
+        """Put back what `install` replaced, for a process that lives on after the node."""
+        while self._replaced:
+            space, name, value = self._replaced.pop()
+            space[name] = value

@@ -65,7 +65,7 @@ def replay_inbox(path: str, config: node_config.NodeConfig) -> Callable[..., Inb
     clock = ReplayClock.open(os.path.join(os.path.dirname(path), CLOCK_FILE))
     replayed = ReplayedTime(clock.start_ns, clock.speed)
     replayed.install()
-    return partial(ReplayInbox, path, clock, replayed, config)
+    return partial(ReplayInbox, _read(path), clock, replayed, config)
 
 
 def _read(path: str) -> Iterator[Entry]:
@@ -76,14 +76,14 @@ def _read(path: str) -> Iterator[Entry]:
 
 
 class ReplayInbox(Inbox):
-    """Gives events in the order of a file.
+    """Gives events in the order of an event log.
 
     Its ports lack the layers whose events are in the log, see `dora.node.receive.stack`.
     """
 
     def __init__(
         self,
-        path: str,
+        log: Iterator[Entry],
         clock: ReplayClock,
         replayed: ReplayedTime,
         config: node_config.NodeConfig,
@@ -99,7 +99,7 @@ class ReplayInbox(Inbox):
         self._safe_values = {item.id: item.source_rules.safe_state for item in config.inputs}
         self._clock = clock
         self._replayed = replayed
-        self._entries = _read(path)
+        self._entries = log
         self._inputs: list[str] = []
         self._held: dict[str, deque[Input]] = {
             item.id: deque() for item in config.inputs if item.kind == "link"

@@ -70,6 +70,10 @@ class DoraRecording(Recording):
         for channel, stored in self._records(topics, 0, END_OF_TIME):
             yield channel.topic.removeprefix(ORDER_TOPIC), stored.data
 
+    def context(self, topic: str) -> Iterator[tuple[int, bytes]]:
+        for _, stored in self._records({topic}, 0, END_OF_TIME):
+            yield stored.time_ns, stored.data
+
     def has_orders(self) -> bool:
         return self._orders
 

@@ -118,6 +118,10 @@ class Recording(ABC):
         """Yield, by node, the order in which it took its events, in pieces (`dora.wire.event_log`)."""
         return iter(())
 
+    def context(self, topic: str) -> Iterator[tuple[int, bytes]]:  # noqa: ARG002
+        """Yield the messages of a topic that is no output, such as ``dora/log``, with their times."""
+        return iter(())
+
     def has_orders(self) -> bool:
         """Return whether the order in which nodes took their events was recorded."""
         return False

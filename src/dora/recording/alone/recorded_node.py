@@ -1,0 +1,374 @@
+"""One node of a recording: the events that one of its processes took, the messages, and what it sent."""
+
+from __future__ import annotations
+
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+from dora.dataflow.layout import RunContext
+from dora.dataflow.loader import load, parse
+from dora.dataflow.model import Dataflow
+from dora.dataflow.plan import plan
+from dora.dataflow.problems import no_node
+from dora.errors import DataflowError, DoraError
+from dora.recording.mcap.format import LOG_TOPIC, RecordingStart, restore
+from dora.recording.mcap.recording import RecordedMessage, Recording
+from dora.recording.mcap.schemas import message_class
+from dora.wire.correlation import GOAL_ID, REQUEST_ID, carries_correlation
+from dora.wire.decoders import msgpack_decoder
+from dora.wire.event_log import Entry, EntryKind, entries
+from dora.wire.message import Message
+from dora.wire.metadata import MetadataError, decode_metadata
+from dora.wire.node_config import NodeConfig
+
+_decode = msgpack_decoder(dict[str, Any])
+PARAMETERS: Final = "dora/parameters"  # topic: all values at the begin, then each change
+_DATAFLOW_ID: Final = "00000000-0000-7000-8000-000000000000"
+
+
+class Step(NamedTuple):
+    """One event that the node took. ``number`` counts them, from 1: it stays when others are left out."""
+
+    number: int
+    entry: Entry
+
+
+class Key(NamedTuple):
+    """A recorded message: its output as ``node/output``, and its number on this output."""
+
+    topic: str
+    sequence: int
+
+
+class RecordedAnswer(NamedTuple):
+    """A message that answers a request or a goal of the node, and that the node took while it waited."""
+
+    input_id: str
+    key: Key
+
+
+@dataclass
+class RecordedProcess:
+    """The events of one process of a node. ``restarts``: how many processes there were before it."""
+
+    restarts: int
+    inputs: dict[str, str]  # id → source, in the order that entries count in
+    steps: list[Step] = field(default_factory=list)
+    from_start: bool = False  # from the first event that the process took
+
+
+@dataclass
+class RecordedNode:
+    """All that is recorded of one process of a node, enough to run it by itself.
+
+    ``contents`` are the messages that it took, as they are stored; ``sent`` what it sent. ``answers`` are
+    by the id of the request or goal. ``missing`` messages were taken, and are not in the recording.
+    """
+
+    node_id: str
+    dataflow: Dataflow
+    config: NodeConfig
+    lines: int  # of the board that the configuration needs
+    start: RecordingStart
+    process: RecordedProcess
+    processes: int  # of the node, in the recording
+    contents: dict[Key, bytes]
+    sent: list[RecordedMessage]
+    answers: dict[str, list[RecordedAnswer]]
+    missing: int
+    first_ns: int  # of the recording
+    failed: bool  # whether the recording says that the node has failed
+    last_lines: list[str]  # that the node logged before its end
+    sources: Mapping[str, str]  # file → SHA-256, of the code that ran
+    origin: Recording
+
+    @property
+    def steps(self) -> list[Step]:
+        """All events, in order."""
+        return self.process.steps
+
+    @cached_property
+    def inputs(self) -> list[str]:
+        """The ids of the inputs, in the order that entries count in."""
+        return list(self.process.inputs)
+
+    @cached_property
+    def topics(self) -> list[str]:
+        """The sources of the inputs, in the same order."""
+        return list(self.process.inputs.values())
+
+    def message(self, key: Key) -> Message | None:
+        """Return a message that the node took, None if it is not recorded."""
+        data = self.contents.get(key)
+        return None if data is None else restore(data)
+
+    def key_of(self, entry: Entry) -> Key:
+        """Return the message that an entry names."""
+        return Key(self.topics[entry.input], entry.number)
+
+    def seconds(self, time_ns: int) -> float:
+        """Return a moment in seconds from the first message of the recording."""
+        return (time_ns - self.first_ns) / 1e9
+
+    @cached_property
+    def _times(self) -> list[int]:
+        return [step.entry.time_ns for step in self.steps]
+
+    @cached_property
+    def sent_at(self) -> dict[int, list[RecordedMessage]]:
+        """Its sent messages, by the number of the event that it had taken last; 0: before the first."""
+        found: dict[int, list[RecordedMessage]] = {}
+        for recorded in self.sent:
+            place = bisect_right(self._times, recorded.time_ns)
+            found.setdefault(self.steps[place - 1].number if place else 0, []).append(recorded)
+        return found
+
+    def step_at(self, seconds: float) -> int:
+        """Return the number of the first event at or after a moment, of the last one if there is none."""
+        moment = self.first_ns + round(seconds * 1e9)
+        for step in self.steps:
+            if step.entry.time_ns >= moment:
+                return step.number
+        return self.steps[-1].number
+
+    def describe(self, entry: Entry) -> str:
+        """Return what an event was, in a few words."""
+        match entry.kind:
+            case EntryKind.MESSAGE | EntryKind.LOCAL:
+                return f"message {entry.number:,} of input `{self.inputs[entry.input]}`"
+            case EntryKind.TICK:
+                return f"a tick of `{self.inputs[entry.input]}`"
+            case EntryKind.TEXT:
+                return f"a line of input `{self.inputs[entry.input]}`"
+            case EntryKind.SYNC:
+                return f"a set of messages that `{self.inputs[entry.input]}` leads"
+            case EntryKind.SAFE:
+                return f"the safe value of input `{self.inputs[entry.input]}`"
+            case EntryKind.TIMEOUT:
+                return "a wait that ended by its timeout"
+            case EntryKind.NOTHING:
+                return "a look that found no event"
+        fields = _decode(entry.content)
+        return f"{fields.get('type')} {fields.get('id') or ''}".strip()
+
+
+def correlation_of(message: Message) -> str:
+    """Return the id of the exchange that a message belongs to, "" if it belongs to none."""
+    if not carries_correlation(message):
+        return ""
+    try:
+        metadata = decode_metadata(message.metadata)
+    except MetadataError:
+        return ""
+    found = metadata.get(REQUEST_ID) or metadata.get(GOAL_ID)
+    return found if isinstance(found, str) else ""
+
+
+# ------------------------------------------------------------------------------ reading a recording
+
+
+def recorded_node(
+    recording: Recording,
+    node_id: str,
+    *,
+    file: str | None = None,
+    folder: str | None = None,
+    back: int = 0,
+) -> RecordedNode:
+    """Read what a recording has of a node: of its last process that took an event.
+
+    ``back``: of a process that came so many before the last one. ``file``: take the node from this dataflow
+    file instead of the recorded dataflow. ``folder``: the folder of the recorded dataflow, if it is another
+    one now. Raises `DoraError` if the node cannot be run from this recording.
+    """
+    if recording.ros2 is not None:
+        raise DoraError(
+            f"{recording.path} is a bag of ROS 2, which has no order of events; `dora record` keeps it"
+        )
+    dataflow = _dataflow(recording, file, folder)
+    ids = [node.id for node in dataflow.nodes]
+    if node_id not in ids:
+        raise DoraError(f"{recording.path}: {no_node(node_id, ids)}")
+    planned = plan(dataflow, RunContext(_DATAFLOW_ID, "/nowhere", "", "", "iceoryx2"))
+    config = planned.configs[node_id]
+    processes = [process for process in _processes(recording, config) if process.steps]
+    if not processes:
+        raise DoraError(f"{recording.path} has no event that node `{node_id}` took, so it cannot run alone")
+    process = processes[-1 - back]
+    config.restart_count = process.restarts
+    config.parameters = _parameters(recording, node_id, config.parameters)
+    reader = _Reader(recording, node_id, process, {item.id for item in config.inputs})
+    reader.read([f"{node_id}/{output.id}" for output in config.outputs])
+    process.steps[:0] = reader.latched_steps(config)
+    start = recording.start
+    return RecordedNode(
+        node_id=node_id,
+        dataflow=dataflow,
+        config=config,
+        lines=planned.lines,
+        start=start,
+        process=process,
+        processes=len(processes),
+        contents=reader.contents,
+        sent=reader.sent,
+        answers=reader.answers,
+        missing=len(reader.wanted - reader.contents.keys()),
+        first_ns=recording.first_ns or process.steps[0].entry.time_ns,
+        failed=recording.end is not None and node_id in recording.end.failed,
+        last_lines=_last_lines(recording, node_id),
+        sources=getattr(start, "sources", None) or {},
+        origin=recording,
+    )
+
+
+def _dataflow(recording: Recording, file: str | None, folder: str | None) -> Dataflow:
+    if file is not None:
+        return load(file)
+    working_dir = folder if folder is not None else recording.start.working_dir
+    if not recording.dataflow:
+        raise DoraError(f"{recording.path} has no dataflow in it; give the file: --dataflow FILE")
+    if not os.path.isdir(working_dir):
+        raise DoraError(
+            f"the folder of the recorded dataflow, {working_dir}, is not here; give the file of the "
+            "dataflow: --dataflow FILE"
+        )
+    try:
+        return parse(
+            json.dumps(recording.dataflow),
+            shown_file=f"the dataflow in {recording.path}",
+            file=recording.start.file if folder is None else None,
+            working_dir=working_dir,
+            environ=os.environ,
+        )
+    except DataflowError as error:
+        raise DoraError(f"the recorded dataflow cannot be run any more: {error}") from None
+
+
+def _processes(recording: Recording, config: NodeConfig) -> list[RecordedProcess]:
+    """Return the processes of a node, in order."""
+    planned = {item.id: item.source for item in config.inputs}
+    found = [RecordedProcess(0, planned)]
+    count = 0
+    first = recording.start.together
+    for node_id, data in recording.orders():
+        if node_id != config.node_id:
+            continue
+        for entry in entries(data):
+            if entry.kind == EntryKind.BEGIN:
+                # A process that began while it was recorded is there from its first event on.
+                from_start = first or any(process.steps for process in found)
+                found.append(
+                    RecordedProcess(entry.number, dict(_decode(entry.content)), from_start=from_start)
+                )
+                first = False
+                count = 0
+                continue
+            count += 1
+            if entry.input >= len(found[-1].inputs) and entry.kind not in _WITHOUT_INPUT:
+                raise DoraError(f"{recording.path}: the order of events of `{node_id}` is damaged")
+            found[-1].steps.append(Step(count, entry))
+    return found
+
+
+_WITHOUT_INPUT: Final = (EntryKind.EVENT, EntryKind.TIMEOUT, EntryKind.NOTHING)
+
+
+class _Reader:
+    """Reads the messages that concern one process."""
+
+    def __init__(
+        self, recording: Recording, node_id: str, process: RecordedProcess, known: set[str]
+    ) -> None:
+        self.contents: dict[Key, bytes] = {}
+        self.sent: list[RecordedMessage] = []
+        self.answers: dict[str, list[RecordedAnswer]] = {}
+        self._recording = recording
+        self._node_id = node_id
+        self._process = process
+        self._topics = list(process.inputs.values())
+        self._inputs = {source: name for name, source in process.inputs.items() if name in known}
+        self.wanted = set(self._keys(step.entry for step in process.steps))
+        self._latched: list[Key] = []
+
+    def _keys(self, taken: Iterator[Entry] | Sequence[Entry]) -> Iterator[Key]:
+        for entry in taken:
+            if entry.kind == EntryKind.MESSAGE:
+                yield Key(self._topics[entry.input], entry.number)
+            elif entry.kind == EntryKind.SYNC:
+                yield from self._keys(list(entries(entry.content)))
+
+    def read(self, own: list[str]) -> None:
+        """Read the messages that the process took, the answers that it waited for, and what it sent."""
+        outputs, inputs = set(own), set(self._inputs)
+        if not self._process.from_start:
+            latched = {
+                Key(item.topic, item.message.sequence): item.data
+                for item in self._recording.latched(inputs)
+            }
+            self._latched = [key for key in latched if key not in self.wanted]
+            self.contents |= latched
+        exchanges: set[str] = set()
+        correlated: list[tuple[str, Key, bytes]] = []
+        for recorded in self._recording.messages(outputs | inputs):
+            message = recorded.message
+            key = Key(recorded.topic, message.sequence)
+            if recorded.topic in outputs:
+                self.sent.append(recorded)
+                if identity := correlation_of(message):
+                    exchanges.add(identity)
+            if recorded.topic not in inputs:
+                continue
+            if key in self.wanted:
+                self.contents[key] = recorded.data
+            elif identity := correlation_of(message):
+                correlated.append((identity, key, recorded.data))
+        for identity, key, data in correlated:
+            if identity in exchanges:
+                self.contents[key] = data
+                self.answers.setdefault(identity, []).append(RecordedAnswer(self._inputs[key.topic], key))
+
+    def latched_steps(self, config: NodeConfig) -> list[Step]:
+        """Return events for the messages that were latched before the recording began.
+
+        In a `sync` group, they come with the sets.
+        """
+        grouped = {name for group in config.syncs for name in group.inputs}
+        at = self._process.steps[0].entry.time_ns
+        places = {topic: place for place, topic in enumerate(self._topics)}
+        return [
+            Step(place - len(self._latched), Entry(EntryKind.MESSAGE, places[key.topic], at, key.sequence))
+            for place, key in enumerate(self._latched)
+            if self._inputs[key.topic] not in grouped
+        ]
+
+
+def _parameters(recording: Recording, node_id: str, declared: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that the parameters had when the recording began."""
+    for _, data in recording.context(PARAMETERS):
+        try:
+            update = json.loads(data)
+        except ValueError:
+            continue
+        if (
+            isinstance(update, dict)
+            and update.get("node") == node_id
+            and isinstance(update.get("values"), dict)
+        ):
+            return dict(update["values"])
+    return declared
+
+
+def _last_lines(recording: Recording, node_id: str) -> list[str]:
+    """Return the last lines that a node logged."""
+    lines: list[str] = []
+    log = message_class("foxglove.Log")
+    for _, data in recording.context(LOG_TOPIC):
+        entry = log.FromString(data)
+        if entry.name == node_id:
+            lines = [*lines[-99:], entry.message]
+    return lines

@@ -1,0 +1,234 @@
+"""Run a node again and again, each time in a forked process, so that one run leaves nothing to the next.
+
+A fork takes milliseconds, an interpreter with NumPy and Arrow a fifth of a second. The packages that the
+program needs are imported once, before the forks, if they take long.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn
+
+import msgspec
+
+from dora.errors import DoraError
+from dora.recording.alone.expectation import Expectation
+from dora.recording.alone.host import RunWatch, SentMessage
+from dora.recording.alone.program import NodeProgram
+from dora.recording.alone.recorded_node import Key, RecordedNode, Step
+from dora.recording.alone.run import NodeError, Place, is_installed, run_alone
+from dora.wire.message import Message
+
+_SLOW_START: Final = 0.05  # seconds until the program connects; then its packages are imported beforehand
+_PATIENCE: Final = 30.0  # seconds for the first run, and at least for each one
+_TIMES: Final = 10  # as long as the first run may another one take
+
+
+class Report(msgspec.Struct):
+    """The result of a run in a forked process. Times are in seconds.
+
+    ``equal``: how many messages were sent as they are recorded, ``different`` describes the first that was
+    not. ``modules``: packages that the program has imported. ``checked``: messages for which an expectation
+    had a value.
+    """
+
+    kind: str = ""  # of the failure; "": there is none
+    file: str = ""
+    line: int = 0
+    function: str = ""
+    message: str = ""
+    step: int = 0
+    missing: int = 0
+    threads: int = 0
+    files: list[str] = []
+    ran: bool = True
+    equal: int = 0
+    different: str = ""
+    modules: list[str] = []
+    checked: int = 0
+    start: float = 0.0  # until the program has connected
+
+    @property
+    def failure(self) -> NodeError | None:
+        """How the node failed."""
+        if not self.kind:
+            return None
+        place = Place(self.file, self.line, self.function) if self.file else None
+        return NodeError(self.kind, place, self.message)
+
+
+class _Observer(RunWatch):
+    """In the forked process: checks what is sent, and compares it with what is recorded."""
+
+    def __init__(self, node: RecordedNode, expectation: Expectation | None) -> None:
+        self.equal = 0
+        self.different = ""
+        self.began = time.monotonic()
+        self.start = 0.0
+        self._node = node
+        self._expectation = expectation
+        self._counts: dict[tuple[int, str], int] = {}
+
+    def taken(self, step: int, event: object) -> None:  # noqa: ARG002
+        self.start = self.start or time.monotonic() - self.began
+
+    def sent(self, sent: SentMessage) -> None:
+        recorded = recorded_message(self._node, sent, self._counts)
+        if recorded is not None and content_of(recorded) == content_of(sent.message):
+            self.equal += 1
+        elif not self.different:
+            self.different = f"the first other message on `{sent.output}` comes after event {sent.step:,}"
+        if self._expectation is not None:
+            self._expectation.check(sent)
+
+
+def recorded_message(
+    node: RecordedNode, sent: SentMessage, counts: dict[tuple[int, str], int]
+) -> Message | None:
+    """Return the recorded message that a sent one corresponds to; ``counts`` is kept between the calls."""
+    place = sent.step, sent.output
+    count = counts[place] = counts.get(place, -1) + 1
+    topic = f"{node.node_id}/{sent.output}"
+    there = [item for item in node.sent_at.get(sent.step, ()) if item.topic == topic]
+    return there[count].message if count < len(there) else None
+
+
+def content_of(message: Message) -> tuple[bytes, bytes]:
+    """Return what two equal messages have in common: their type and their values."""
+    from dora.wire.decode import decode_bytes
+
+    return message.schema, decode_bytes(message) if message.body_size else b""
+
+
+class Tries:
+    """Runs a node in forked processes, and counts the runs."""
+
+    def __init__(
+        self, node: RecordedNode, program: NodeProgram, expectation: Expectation | None = None
+    ) -> None:
+        import dora.node.node
+        import dora.node.runtime
+        import dora.wire.decode
+
+        dora.wire.decode.warm_up()
+        gc.collect()
+        gc.freeze()  # else a collection in a child would copy the pages of all objects
+        self.count = 0
+        self._node = node
+        self._program = program
+        self._expectation = expectation
+        self._patience = _PATIENCE
+
+    def run(
+        self, steps: Sequence[Step] | None = None, changed: Mapping[Key, Message] | None = None
+    ) -> Report:
+        """Run the node with some of its events, by default all; raises `DoraError` without a process."""
+        began = time.monotonic()
+        report = _in_fork(lambda: self._run(steps, changed), self._patience)
+        self.count += 1
+        if self.count == 1:
+            self._patience = max(_PATIENCE / 3, _TIMES * (time.monotonic() - began))
+            if report.start > _SLOW_START:
+                _import(report.modules)
+        return report
+
+    def _run(self, steps: Sequence[Step] | None, changed: Mapping[Key, Message] | None) -> Report:
+        observer = _Observer(self._node, self._expectation)
+        modules = set(sys.modules)
+        outcome = run_alone(self._node, self._program, observer, steps, changed)
+        failure = outcome.failure or NodeError("", None)
+        place = failure.place or Place("", 0, "")
+        return Report(
+            failure.kind,
+            *place,
+            message=failure.message[:500],
+            step=outcome.step,
+            missing=outcome.missing,
+            threads=outcome.threads,
+            files=outcome.files,
+            ran=outcome.ran,
+            equal=observer.equal,
+            different=observer.different,
+            modules=_packages(modules),
+            checked=0 if self._expectation is None else self._expectation.checked,
+            start=observer.start,
+        )
+
+
+def _packages(before: set[str]) -> list[str]:
+    """Return the installed modules that were imported since then, in the order of their imports."""
+    return [
+        name
+        for name, module in sys.modules.items()
+        if name not in before and is_installed(getattr(module, "__file__", None) or "")
+    ]
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import modules for the runs to come, as far as that works."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except BaseException:  # noqa: BLE001 - a package may raise anything; then each run imports it
+            return
+
+
+def _in_fork(function: Callable[[], Report], patience: float) -> Report:
+    """Return what a function returns in a forked process; how that ended, if it was killed or hangs."""
+    read, write = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        child = os.fork()
+    except OSError as error:
+        os.close(read)
+        os.close(write)
+        raise DoraError(f"no process can be started for another try: {error.strerror}") from None
+    if child == 0:
+        _be_the_child(function, read, write)
+    os.close(write)
+    data, deadline = b"", time.monotonic() + patience
+    try:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([read], [], [], left)[0]:
+                os.kill(child, signal.SIGKILL)
+                return Report(kind="Hang", message=f"it does not end within {patience:.0f} s")
+            piece = os.read(read, 1 << 16)
+            if not piece:
+                break
+            data += piece
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.close(read)
+        _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return Report(kind=signal.Signals(os.WTERMSIG(status)).name, message="the process was killed by it")
+    if not data:
+        return Report(kind="SystemExit", message=f"os._exit({os.waitstatus_to_exitcode(status)})")
+    return msgspec.msgpack.decode(data, type=Report)
+
+
+def _be_the_child(function: Callable[[], Report], read: int, write: int) -> NoReturn:
+    try:
+        os.close(read)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        data = msgspec.msgpack.encode(function())
+        while data:
+            data = data[os.write(write, data) :]
+    except BaseException as error:  # noqa: BLE001 - nothing may go on in the child
+        os.write(write, msgspec.msgpack.encode(Report(kind="DoraError", message=str(error)[:500])))
+    finally:
+        os._exit(0)

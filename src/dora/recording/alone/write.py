@@ -1,0 +1,199 @@
+"""Write what is left of a recording as a small recording, and a test that runs the node with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from dora._shared_folders import open_file
+from dora.errors import DoraError, cannot_write
+from dora.recording.alone.expectation import Expectation
+from dora.recording.alone.recorded_node import PARAMETERS, Key, Step, correlation_of
+from dora.recording.alone.shrink import Small, keys_of
+from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
+from dora.recording.mcap.chunk import Chunk, compress, room_for
+from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC
+from dora.recording.mcap.format import SUFFIX, End, TopicEnd, restore
+from dora.recording.mcap.writer import RecordingWriter
+from dora.wire.decode import BAD_MESSAGE, decode_arrow
+from dora.wire.event_log import EntryKind, pack_entry
+from dora.wire.message import Message
+
+_SPARE: Final = 1 << 16  # bytes of a chunk besides its messages
+_SHOWN: Final = 5  # events that the test describes
+_LINE: Final = 100  # characters
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a test."""
+
+    test: str
+    recording: str
+
+
+def files_for(small: Small, folder: str, expectation: Expectation | None) -> Files:
+    """Return the paths of the files in a folder."""
+    what = expectation.outputs[0] if expectation is not None else small.failure.kind.rpartition(".")[2]
+    name = f"test_{_name(small.node.node_id)}_{_name(what)}"
+    return Files(os.path.join(folder, f"{name}.py"), os.path.join(folder, name + SUFFIX))
+
+
+def write_test(small: Small, files: Files, expectation: Expectation | None, *, force: bool) -> None:
+    """Write both files; raises `DoraError`, also if one exists and ``force`` is not set."""
+    for path in (files.test, files.recording):
+        if os.path.exists(path) and not force:
+            raise DoraError(f"{path} exists already; choose another folder, or overwrite it with --force")
+    try:
+        os.makedirs(os.path.dirname(files.test) or ".", exist_ok=True)
+    except OSError as error:
+        raise cannot_write(os.path.dirname(files.test), error) from None
+    write_small_recording(small, files.recording)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with open(open_file(files.test, flags), "w", encoding="utf-8") as file:
+            file.write(_test(small, files, expectation))
+    except OSError as error:
+        raise cannot_write(files.test, error) from None
+
+
+def _name(text: str) -> str:
+    """Return a text as a part of a Python name: ``IndexError`` is ``index_error``."""
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
+    return re.sub(r"\W+", "_", separated).strip("_").lower() or "failure"
+
+
+def _test(small: Small, files: Files, expectation: Expectation | None) -> str:
+    node, failure = small.node, small.failure
+    folder = os.path.relpath(node.dataflow.working_dir, os.path.dirname(os.path.abspath(files.test)))
+    summary = (
+        f"an output is not as expected: {failure.kind}"
+        if expectation is not None
+        else f"it fails: {failure}"
+    )
+    events = "".join(f"    {line}\n" for line in _events(small))
+    recording = _quoted(os.path.basename(files.recording))
+    arguments = f"HERE / {recording}, {_quoted(node.node_id)}, folder=HERE / {_quoted(folder)}"
+    if expectation is not None:
+        arguments += f", expect={_quoted(expectation.text)}"
+    count, origin = len(small.steps), os.path.basename(node.origin.path)
+    return (
+        f'"""Node `{node.node_id}` alone: {_escaped(summary)}\n\n'
+        f"`dora shrink` left {count:,} of {len(node.steps):,} events of {origin}:\n\n"
+        f'{_escaped(events)}"""\n\n'
+        "from pathlib import Path\n\n"
+        "from dora.testing import run_recorded\n\n"
+        "HERE = Path(__file__).parent\n\n\n"
+        f"def {os.path.splitext(os.path.basename(files.test))[0]}() -> None:\n"
+        f"    run_recorded({arguments})\n"
+    )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"""', "'''")
+
+
+def _events(small: Small) -> list[str]:
+    """Return a line for each of the first events."""
+    lines = []
+    for step in small.steps[:_SHOWN]:
+        entry = step.entry
+        line = small.node.describe(entry)
+        if entry.kind == EntryKind.MESSAGE:
+            key = small.node.key_of(entry)
+            message = small.changed.get(key) or small.node.message(key)
+            line = f"{line}: {_shown(message)}" if message is not None else line
+        lines.append(line if len(line) <= _LINE else f"{line[:_LINE]}…")
+    if len(small.steps) > _SHOWN:
+        lines.append(f"and {len(small.steps) - _SHOWN:,} more")
+    return lines
+
+
+def _shown(message: Message) -> str:
+    try:
+        array = decode_arrow(message)
+    except BAD_MESSAGE:
+        return f"{message.body_size:,} bytes"
+    return f"{array.slice(0, 20).to_pylist()}" + (f" … {len(array):,} values" if len(array) > 20 else "")
+
+
+# ------------------------------------------------------------------------------ the recording
+
+
+def write_small_recording(small: Small, path: str) -> None:
+    """Write the events that are left, and their messages, as a recording; raises `DoraError`."""
+    node = small.node
+    kept = _messages(small)
+    log = _order(small)
+    parameters = json.dumps({"node": node.node_id, "values": node.config.parameters}).encode()
+    at = small.steps[0].entry.time_ns if small.steps else node.first_ns
+    channels = ChannelTable()
+    writer = RecordingWriter(path, channels, force=True)
+    topics = sorted({topic for topic, _, _ in kept})
+    start = msgspec.structs.replace(
+        node.start, started=at, together=False, last_seconds=None, nodes=[node.node_id], topics=topics
+    )
+    try:
+        writer.begin(start, json.dumps(node.origin.dataflow or node.dataflow.descriptor).encode())
+        schemas: dict[str, Schemas] = {}
+        room = sum(room_for(_SPARE, message.body_size) for _, _, message in kept)
+        chunk = Chunk(room + len(log) + len(parameters) + _SPARE)
+        ends: dict[str, TopicEnd] = {}
+        for topic, time_ns, message in kept:
+            form = form_of(message)
+            schema = schemas.setdefault(topic, Schemas()).of(message)
+            number = channels.number(ChannelKey(topic, form.schema, schema))
+            chunk.add(number, message.sequence, time_ns, prefix_of(message, form), message)
+            known = ends.get(topic) or TopicEnd(first=message.sequence)
+            ends[topic] = TopicEnd(known.messages + 1, 0, known.first, message.sequence)
+        chunk.add_data(channels.add(ChannelItem(PARAMETERS, "", {}, "json")), 1, at, parameters)
+        order = ChannelItem(ORDER_TOPIC + node.node_id, "", {}, ORDER_ENCODING)
+        chunk.add_data(channels.add(order), 1, at, log)
+        writer.write(compress(chunk, "zstd"))
+        failed = [node.node_id] if node.failed else []
+        writer.finish(End(complete=True, stopped=at, reason="saved", topics=ends, failed=failed))
+    finally:
+        writer.close()
+
+
+def _order(small: Small) -> bytes:
+    process = small.node.process
+    at = small.steps[0].entry.time_ns if small.steps else small.node.first_ns
+    begin = pack_entry(EntryKind.BEGIN, 0, at, process.restarts, msgspec.msgpack.encode(process.inputs))
+    return begin + b"".join(pack_entry(*step.entry) for step in small.steps)
+
+
+def _messages(small: Small) -> list[tuple[str, int, Message]]:
+    """Return the messages of the events, the requests that the node sent at them, and the answers."""
+    node = small.node
+    found: dict[Key, tuple[int, Message]] = {}
+
+    def add(key: Key) -> None:
+        message = small.changed.get(key) or node.message(key)
+        if message is not None:
+            found[key] = message.time_ns, message
+
+    for key in keys_of(node, small.steps):
+        add(key)
+    for number in _numbers(small.steps):
+        for recorded in node.sent_at.get(number, ()):
+            message = restore(recorded.data)
+            if identity := correlation_of(message):
+                found[Key(recorded.topic, message.sequence)] = recorded.time_ns, message
+                for answer in node.answers.get(identity, ()):
+                    add(answer.key)
+    return sorted(((key.topic, *item) for key, item in found.items()), key=lambda item: item[1])
+
+
+def _numbers(steps: Sequence[Step]) -> list[int]:
+    return [0, *(step.number for step in steps)]
