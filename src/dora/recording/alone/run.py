@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import sysconfig
 import threading
@@ -20,6 +21,7 @@ from dora.recording.alone.program import NodeProgram
 from dora.recording.alone.recorded_node import Key, RecordedNode, Step
 from dora.wire.message import Message
 
+_NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 _OURS: Final = os.path.dirname(os.path.abspath(dora.__file__)) + os.sep
 
 
@@ -44,9 +46,11 @@ class NodeError(NamedTuple):
     place: Place | None
     message: str = ""
 
-    def is_like(self, other: NodeError | None) -> bool:
-        """Return whether it is the same failure: its kind, and its place."""
-        return other is not None and (self.kind, self.place) == (other.kind, other.place)
+    def is_like(self, other: NodeError | None, *, also_message: bool = False) -> bool:
+        """Return whether it is the same failure: kind and place; the message, too, but for its numbers."""
+        if other is None or (self.kind, self.place) != (other.kind, other.place):
+            return False
+        return not also_message or _NUMBER.sub("0", self.message) == _NUMBER.sub("0", other.message)
 
     def __str__(self) -> str:
         what = f"{self.kind}: {self.message}" if self.message else self.kind

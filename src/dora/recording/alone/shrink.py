@@ -24,6 +24,7 @@ from dora.wire.message import Message
 
 TRIES: Final = 10  # runs of all events, before a failure counts as one that does not come again
 REPEATS: Final = 10  # runs of what is left, to find out whether it fails each time
+_VALUES_SECONDS: Final = 10.0  # for simpler values; they are a help to the reader, no more
 _MOST_PROCESSES: Final = 5  # of a node that was restarted
 
 
@@ -195,7 +196,9 @@ def shrink(
     def fails(steps: Sequence[Step], changed: dict[Key, Message]) -> bool:
         if time.monotonic() > deadline:
             raise Enough
-        again = failure.is_like(tries.run(steps, changed).failure)
+        error = tries.run(steps, changed).failure
+        # Other values can lead to another error of the same line, for example a missing index.
+        again = failure.is_like(error, also_message=bool(changed))
         progress(len(steps) if again else len(small.steps), tries.count)
         return again
 
@@ -203,6 +206,8 @@ def shrink(
     small.steps = list(all_steps)
     # A failure that is not sure to come must not lead the search into a part where it never does.
     small.steps = smallest_part(all_steps, lambda part: fails(part, {}))
+    minimal = time.monotonic() <= deadline
+    deadline = min(deadline, time.monotonic() + _VALUES_SECONDS)
     try:
         for key in list(keys_of(node, small.steps)):
             message = node.message(key)
@@ -217,7 +222,7 @@ def shrink(
                 small.changed[key] = other
     except Enough:
         pass
-    small.minimal = time.monotonic() <= deadline
+    small.minimal = minimal
     small.fails = sum(
         failure.is_like(tries.run(small.steps, small.changed).failure) for _ in range(REPEATS)
     )

@@ -1,7 +1,7 @@
 """Run a node again and again, each time in a forked process, so that one run leaves nothing to the next.
 
-A fork takes milliseconds, an interpreter with NumPy and Arrow a fifth of a second. The packages that the
-program needs are imported once, before the forks, if they take long.
+A fork takes 3 ms, an interpreter with NumPy and Arrow a fifth of a second. The packages that the program
+imports in the first run are imported before the second, for all further ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from dora.recording.alone.recorded_node import Key, RecordedNode, Step
 from dora.recording.alone.run import NodeError, Place, is_installed, run_alone
 from dora.wire.message import Message
 
-_SLOW_START: Final = 0.05  # seconds until the program connects; then its packages are imported beforehand
 _PATIENCE: Final = 30.0  # seconds for the first run, and at least for each one
 _TIMES: Final = 10  # as long as the first run may another one take
 
@@ -53,7 +52,6 @@ class Report(msgspec.Struct):
     different: str = ""
     modules: list[str] = []
     checked: int = 0
-    start: float = 0.0  # until the program has connected
 
     @property
     def failure(self) -> NodeError | None:
@@ -70,14 +68,9 @@ class _Observer(RunWatch):
     def __init__(self, node: RecordedNode, expectation: Expectation | None) -> None:
         self.equal = 0
         self.different = ""
-        self.began = time.monotonic()
-        self.start = 0.0
         self._node = node
         self._expectation = expectation
         self._counts: dict[tuple[int, str], int] = {}
-
-    def taken(self, step: int, event: object) -> None:  # noqa: ARG002
-        self.start = self.start or time.monotonic() - self.began
 
     def sent(self, sent: SentMessage) -> None:
         recorded = recorded_message(self._node, sent, self._counts)
@@ -135,8 +128,7 @@ class Tries:
         self.count += 1
         if self.count == 1:
             self._patience = max(_PATIENCE / 3, _TIMES * (time.monotonic() - began))
-            if report.start > _SLOW_START:
-                _import(report.modules)
+            _import(report.modules)
         return report
 
     def _run(self, steps: Sequence[Step] | None, changed: Mapping[Key, Message] | None) -> Report:
@@ -158,16 +150,16 @@ class Tries:
             different=observer.different,
             modules=_packages(modules),
             checked=0 if self._expectation is None else self._expectation.checked,
-            start=observer.start,
         )
 
 
 def _packages(before: set[str]) -> list[str]:
-    """Return the installed modules that were imported since then, in the order of their imports."""
+    """Return the modules of packages that were imported since then, in the order of their imports."""
     return [
         name
         for name, module in sys.modules.items()
-        if name not in before and is_installed(getattr(module, "__file__", None) or "")
+        if name not in before
+        and (name.startswith("dora.") or is_installed(getattr(module, "__file__", None) or ""))
     ]
 
 
