@@ -54,6 +54,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "record": ("commands.record:record", "Record the messages of a dataflow into an MCAP file."),
         "info": ("commands.recordings:info", "Show what is in a recording, or in a bag of ROS 2."),
         "replay": ("commands.replay:replay", "Run a dataflow again with its recorded sources."),
+        "debug": (
+            "commands.debug:debug",
+            "Run one node of a recording at this terminal, under a debugger.",
+        ),
         "shrink": (
             "commands.shrink:shrink",
             "Make a test of a node's failure: a small recording with which it still fails.",

@@ -21,13 +21,13 @@ from dora.recording.mcap.chunk import Chunk, compress, room_for
 from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC
 from dora.recording.mcap.format import SUFFIX, End, TopicEnd, restore
 from dora.recording.mcap.writer import RecordingWriter
-from dora.wire.decode import BAD_MESSAGE, decode_arrow
+from dora.wire.decode import BAD_MESSAGE, decode_arrow, decode_numpy
 from dora.wire.event_log import EntryKind, pack_entry
-from dora.wire.message import Message
+from dora.wire.message import Encoding, Message
 
 _SPARE: Final = 1 << 16  # bytes of a chunk besides its messages
 _SHOWN: Final = 5  # events that the test describes
-_LINE: Final = 100  # characters
+_LINE: Final = 160  # characters
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,13 @@ def _events(small: Small) -> list[str]:
 
 
 def _shown(message: Message) -> str:
+    """Return the values, in the shape of the array that was sent."""
     try:
-        array = decode_arrow(message)
+        if message.encoding == Encoding.PLAIN:
+            return str(decode_numpy(message).tolist())
+        return str(decode_arrow(message).to_pylist())
     except BAD_MESSAGE:
         return f"{message.body_size:,} bytes"
-    return f"{array.slice(0, 20).to_pylist()}" + (f" … {len(array):,} values" if len(array) > 20 else "")
 
 
 # ------------------------------------------------------------------------------ the recording
