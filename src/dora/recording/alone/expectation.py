@@ -75,9 +75,12 @@ class Expectation:
         self._metadata = decode_metadata(sent.message.metadata)
         if len(self._newest) < len(self.outputs):
             return
+        import numpy as np
+
         names = {"__builtins__": {}, **_FUNCTIONS, _OUTPUT: self._newest, _METADATA: self._metadata}
         try:
-            held = bool(eval(self._code, names))
+            with np.errstate(divide="raise", invalid="raise"):
+                held = bool(eval(self._code, names))
         except (LookupError, ArithmeticError, TypeError, ValueError):
             return
         self.checked += 1

@@ -116,16 +116,15 @@ class RecordedNode:
         return (time_ns - self.first_ns) / 1e9
 
     @cached_property
-    def _times(self) -> list[int]:
-        return [step.entry.time_ns for step in self.steps]
-
-    @cached_property
     def sent_at(self) -> dict[int, list[RecordedMessage]]:
         """Its sent messages, by the number of the event that it had taken last; 0: before the first."""
         found: dict[int, list[RecordedMessage]] = {}
+        # The entry of a look that found nothing is written late, before the next event.
+        taken = [step for step in self.steps if step.entry.kind != EntryKind.NOTHING]
+        times = [step.entry.time_ns for step in taken]
         for recorded in self.sent:
-            place = bisect_right(self._times, recorded.time_ns)
-            found.setdefault(self.steps[place - 1].number if place else 0, []).append(recorded)
+            place = bisect_right(times, recorded.time_ns)
+            found.setdefault(taken[place - 1].number if place else 0, []).append(recorded)
         return found
 
     def step_at(self, seconds: float) -> int:

@@ -1,0 +1,114 @@
+"""Nodes of a recording that run alone: the same every time, whatever brings them their events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from alone_flow import FAILING, AloneFolder, recorded_folder
+
+from dora.errors import DoraError
+from dora.recording.alone.host import RunWatch
+from dora.recording.alone.program import NodeProgram
+from dora.recording.alone.recorded_node import recorded_node
+from dora.recording.alone.run import run_alone
+from dora.recording.alone.tries import Tries
+from dora.recording.opening import open_recording
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Iterator[AloneFolder]:
+    with recorded_folder() as made:
+        yield made
+
+
+@pytest.fixture
+def folder(recorded: AloneFolder) -> Iterator[AloneFolder]:
+    """The same for each test; programs that a test changes are put back."""
+    yield recorded
+    recorded.restore()
+
+
+@pytest.mark.parametrize("node_id", [*FAILING, "server", "sane"])
+def test_a_node_alone_sends_what_it_has_sent_and_fails_where_it_has_failed(
+    folder: AloneFolder, node_id: str
+) -> None:
+    with open_recording(str(folder.folder / "a.mcap")) as recording:
+        node = recorded_node(recording, node_id)
+        report = Tries(node, NodeProgram(node)).run()
+    assert (report.different, report.missing) == ("", 0)
+    assert report.equal == len(node.sent)
+    assert (report.failure is not None) == (node_id in FAILING) == node.failed
+
+
+@pytest.mark.parametrize("node_id", FAILING)
+def test_a_small_recording_fails_in_100_of_100_runs_plain_and_forked(
+    folder: AloneFolder, node_id: str
+) -> None:
+    output = folder.dora("shrink", "a.mcap", node_id)
+    (small,) = (folder.folder / "tests").glob("*.mcap")
+    assert "warning" not in output
+    with open_recording(str(small)) as recording:
+        node = recorded_node(recording, node_id)
+        assert len(node.steps) <= 9
+        program = NodeProgram(node)
+        tries = Tries(node, program)
+        forked = {tries.run().failure for _ in range(100)}
+        plain = {run_alone(node, program, RunWatch()).failure for _ in range(100)}
+    (failure,) = forked
+    assert failure is not None
+    assert plain == forked
+    assert str(failure) in output
+
+
+@pytest.mark.parametrize("node_id", ["caller", "hands", "matcher"])
+def test_a_run_leaves_nothing_in_the_process(folder: AloneFolder, node_id: str) -> None:
+    import os
+    import sys
+    import time
+
+    def state() -> tuple[object, ...]:
+        return (
+            time.time,
+            time.sleep,
+            sys.argv,
+            list(sys.path),
+            os.getcwd(),
+            dict(os.environ),
+            set(sys.modules),
+        )
+
+    with open_recording(str(folder.folder / "a.mcap")) as recording:
+        node = recorded_node(recording, node_id)
+        run_alone(node, NodeProgram(node), RunWatch())  # imports packages
+        before = state()
+        files = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+        run_alone(node, NodeProgram(node), RunWatch())
+        assert state() == before
+        if files:
+            assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_parts_of_the_events_are_enough(folder: AloneFolder) -> None:
+    with open_recording(str(folder.folder / "a.mcap")) as recording:
+        node = recorded_node(recording, "sane")
+        report = Tries(node, NodeProgram(node)).run(node.steps[10:20])
+    assert (report.failure, report.equal, report.different) == (None, 10, "")
+
+
+def test_a_node_that_is_not_there_is_named_with_the_others(folder: AloneFolder) -> None:
+    with (
+        open_recording(str(folder.folder / "a.mcap")) as recording,
+        pytest.raises(DoraError, match="no node `matchr`; did you mean `matcher`"),
+    ):
+        recorded_node(recording, "matchr")
+
+
+def test_a_node_without_events_cannot_run_alone(folder: AloneFolder) -> None:
+    with (
+        open_recording(str(folder.folder / "a.mcap")) as recording,
+        pytest.raises(DoraError, match="has no event that node `source` took"),
+    ):
+        recorded_node(recording, "source")
