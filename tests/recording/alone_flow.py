@@ -32,7 +32,7 @@ FLOW = """
         outputs: [question, result]
       - id: asker
         path: asker.py
-        inputs: {left: source/left, answer: server/to_asker}
+        inputs: {left: {source: source/left, queue_policy: backpressure}, answer: server/to_asker}
         outputs: [question, result]
       - id: gatherer
         path: gatherer.py
@@ -71,7 +71,7 @@ FLOW = """
         outputs: [looks]
       - id: sane
         path: sane.py
-        inputs: {left: source/left}
+        inputs: {left: {source: source/left, queue_policy: backpressure}}
         outputs: [box]
 """
 PROGRAMS = {

@@ -220,7 +220,7 @@ def recorded_node(
         first_ns=recording.first_ns or process.steps[0].entry.time_ns,
         failed=recording.end is not None and node_id in recording.end.failed,
         last_lines=_last_lines(recording, node_id),
-        sources=getattr(start, "sources", None) or {},
+        sources=start.sources,
         origin=recording,
     )
 

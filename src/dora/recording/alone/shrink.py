@@ -149,7 +149,7 @@ def differences(node: RecordedNode, report: Report) -> list[str]:
     """Return what may be the reason that a run differs from the recorded one."""
     found = []
     if changed := changed_sources(node, report.files):
-        found.append(f"{listed(changed)} changed since the recording")
+        found.append(f"{', '.join(changed)} changed since the recording")
     if node.missing:
         found.append(f"{node.missing:,} messages that it took are not in the recording")
     if not node.process.from_start:

@@ -75,6 +75,7 @@ class RecordingStart(msgspec.Struct, kw_only=True):
     topics: list[str] = []  # what was asked for
     host: str = ""
     python: str = ""
+    sources: dict[str, str] = {}  # files of nodes → SHA-256 in hexadecimal digits, as far as they are known
 
 
 class TopicEnd(msgspec.Struct, omit_defaults=True):
