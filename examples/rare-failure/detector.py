@@ -17,8 +17,8 @@ for event in itertools.islice(node, IMAGES):
     if event["type"] != "INPUT":
         break
     things = (things + random.normal(0, 0.5, things.shape)) % (640, 480)
-    boxes = []
-    for x, y in things:
+    boxes: list[tuple[float, float, float, float]] = []
+    for x, y in things.tolist():
         if random.random() >= MISSED:
             boxes.append((x, y, 40, 30))
             if random.random() < TWICE:

@@ -106,6 +106,33 @@ def test_actions(example: Path) -> None:
     assert lines[5:] == ["half a roast: canceled", "aborted: `cook` raised KeyError: 'pizza'"]
 
 
+@pytest.mark.parametrize("example", ["rare-failure"], indirect=True)
+def test_rare_failure(example: Path) -> None:
+    def run(*command: str, status: int) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=example, capture_output=True, text=True, timeout=TIMEOUT
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run("dora", "record", "dataflow.yml", "-o", "failure.mcap", status=1)
+    assert "left: 3 of 9,011 events, with 3 messages" in run(
+        "dora", "shrink", "failure.mcap", "tracker", status=0
+    )
+    test = ("pytest", "-q", "-p", "no:cacheprovider", "tests")
+    assert "KeyError" in run(*test, status=1)
+    program = example / "tracker.py"
+    repaired = program.read_text().replace("del lost[number]", "del lost[number], missing[number]")
+    program.write_text(repaired)
+    run(*test, status=0)
+
+
+def test_the_page_about_the_rare_failure_shows_the_example() -> None:
+    page = (EXAMPLES.parent / "docs" / "how-to" / "from-a-failure-to-a-test.md").read_text()
+    for file in ("dataflow.yml", "detector.py", "tracker.py"):
+        assert (EXAMPLES / "rare-failure" / file).read_text() in page
+
+
 @contextmanager
 def running(example: Path) -> Iterator[subprocess.Popen[str]]:
     """Run an example meanwhile; kill it at the end if it still runs."""

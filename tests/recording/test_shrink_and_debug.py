@@ -48,7 +48,7 @@ def run_tests(folder: AloneFolder, status: int) -> str:
 # ------------------------------------------------------------------------------ shrink
 
 
-def test_the_test_is_red_until_the_node_is_mended(folder: AloneFolder) -> None:
+def test_the_test_is_red_until_the_node_is_repaired(folder: AloneFolder) -> None:
     folder.dora("shrink", "a.mcap", "matcher")
     text = (folder.folder / "tests" / "test_matcher_value_error.py").read_text()
     assert len(text.splitlines()) < 25
@@ -93,7 +93,7 @@ def test_the_small_recording_is_one_like_any_other(folder: AloneFolder) -> None:
 def test_a_wrong_output_is_shrunk_by_what_is_expected(folder: AloneFolder) -> None:
     output = folder.dora("shrink", "a.mcap", "sane", "--expect", "output.box[0] < 200")
     assert "output.box[0] < 200 is false for box = [200, 3]" in output
-    assert "1 event of 21 left" in output
+    assert "left: 1 of 60 events, with 1 message" in output
     red = run_tests(folder, 1)
     assert "AssertionError: output.box[0] < 200 is false for box = [200, 3]" in red
 

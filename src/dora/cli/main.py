@@ -60,7 +60,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "shrink": (
             "commands.shrink:shrink",
-            "Make a test of a node's failure: a small recording with which it still fails.",
+            "Make a test of a node's failure, from a recording.",
         ),
         "diff": ("commands.recordings:diff", "Compare two recordings, message by message."),
         "export": (

@@ -67,12 +67,12 @@ def shrink(
     dataflow: str | None,
     force: bool,
 ) -> int:
-    """Make a test of a node's failure: a small recording with which it still fails.
+    """Make a test of a node's failure, from a recording.
 
     The node runs by itself, again and again, with ever fewer of its recorded events, as long as it fails
     in the same way: with the same exception, from the same line. Then values of arrays become 0 where that
     changes nothing. The rest becomes a small recording and a test for pytest of ten lines, which fails
-    until the node is mended.
+    until the node is repaired.
 
     An expression of --expect has the numbers, texts, indices, comparisons and arithmetic of Python, `and`,
     `or`, `not`, the newest values of outputs as `output.NAME` or `output['NAME']`, `metadata`, and the
@@ -106,11 +106,9 @@ def shrink(
 
 
 def _report(found: Reproduced, small: Small, took: float, seconds: float) -> None:
-    what = f"{counted(len(small.steps), 'event')} of {found.report.step:,} left"
-    click.echo(
-        f"{what}, with {counted(small.messages, 'message')}, after {small.tries:,} tries in {took:.1f} s",
-        err=True,
-    )
+    left = f"{len(small.steps):,} of {counted(len(found.node.steps), 'event')}"
+    click.echo(f"left: {left}, with {counted(small.messages, 'message')}", err=True)
+    click.echo(f"({small.tries:,} tries, {took:.1f} s)", err=True)
     if not small.minimal:
         click.echo(
             f"warning: {seconds:g} s were over, so more may be left than it takes; --time gives it longer",
