@@ -13,12 +13,12 @@ from dora.cli.commands import node as node_command
 from dora.cli.commands.top import _link_json, _node_json
 from dora.cli.top_tables import LinkHistory, link_table, node_table
 from dora.cluster.coordinator.metrics import RequestCounter, page
-from dora.cluster.dashboard.dataflow_state import as_json
 from dora.daemon.report import loss_report
 from dora.daemon.supervisor.result import DataflowResult, LinkReport
 from dora.observe.describe_topic import TopicDescription
 from dora.observe.rates import Counters, LinkRate, rates
 from dora.observe.snapshot import NodeSnapshot, Snapshot
+from dora.observe.snapshot_json import as_json
 from dora.observe.telemetry.export import _INSTRUMENTS
 from dora.observe.topics import Topic
 from dora.transport import board

@@ -12,12 +12,12 @@ from dora.cli.commands.top import _node_json
 from dora.cli.top_tables import network_table
 from dora.cluster.coordinator.distributed_run import merged
 from dora.cluster.coordinator.metrics import RequestCounter, page
-from dora.cluster.dashboard.dataflow_state import as_json
 from dora.daemon.report import network_report
 from dora.daemon.supervisor.result import DataflowResult, NetworkReport
 from dora.observe.describe_topic import TopicDescription
 from dora.observe.networks import NetworkRate, network_rates, read_networks
 from dora.observe.snapshot import NodeSnapshot, Snapshot, merge
+from dora.observe.snapshot_json import as_json
 from dora.observe.telemetry.export import _INSTRUMENTS
 from dora.observe.topics import Topic
 from dora.transport import board

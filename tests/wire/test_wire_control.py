@@ -23,6 +23,7 @@ from dora.wire.daemon_protocol import (
     Description,
     GetDataflow,
     GetGraph,
+    GetJournal,
     GetModel,
     GetParameters,
     GetProgress,
@@ -30,6 +31,7 @@ from dora.wire.daemon_protocol import (
     Inspect,
     Inspection,
     Interrupt,
+    JournalEntries,
     LinkView,
     Model,
     NodeRemoved,
@@ -50,6 +52,7 @@ from dora.wire.daemon_protocol import (
     decode_to_daemon,
 )
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
+from dora.wire.journal import JournalEntry, Mark, Values
 from dora.wire.node_config import (
     Address,
     ChannelConfig,
@@ -78,6 +81,7 @@ from dora.wire.node_protocol import (
     OutputsClosed,
     ParamDeletedFrame,
     ParamUpdateFrame,
+    PathMissed,
     PublishRequest,
     PublishResult,
     Ready,
@@ -138,6 +142,7 @@ TO_DAEMON: list[Any] = [
     Closing({"typo": 3}),
     OperatorFailure("detector"),
     SafeStateChanged("command", "deadline", entered=False, seconds=1.5),
+    PathMissed("camera/image to motor/command took 60 ms"),
     StopDataflow(),
     SetOwnParameters({"gain": 0.5, "limits": {"low": [1, None]}}),
     DescribeDataflow(),
@@ -159,6 +164,7 @@ TO_DAEMON: list[Any] = [
     RestartOperation("a"),
     Interrupt(0.5, force=True),
     GetModel(),
+    GetJournal(7),
     CheckChange(PROPOSAL),
     ApplyChange(PROPOSAL, "left", REMOTE, {"a": {"out": 7}}),
 ]
@@ -190,6 +196,9 @@ ANSWERS: list[Any] = [
     OperationResult("a"),
     Ok(),
     Model(3, {"nodes": []}, uv=True),
+    JournalEntries(
+        2, [JournalEntry(5, Mark("failed", "a", "no")), JournalEntry(6, Values("a", {"gain": 1}))]
+    ),
     Conflict(),
     SentCounts({"camera": {"image": 7}}),
     NodeRemoved(True, {"image": 7}),

@@ -23,6 +23,7 @@ from dora.daemon.event_loop import Loop
 from dora.daemon.executor import Executor, LiveCommand, traced
 from dora.daemon.guardian import kill_run
 from dora.daemon.health import Health
+from dora.daemon.journal import Journal
 from dora.daemon.link_changes import LinkChanges, prepare_plan
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.node_connections import NodeConnections
@@ -117,7 +118,10 @@ class Daemon:
         # calls anything before `run`.
         handle = traced(self.supervisor.handle)
         state = self.supervisor.state
-        self._executor = Executor(self.supervisor, self, self._accounting, time.monotonic, handle)
+        self.journal = Journal(state)
+        self._executor = Executor(
+            self.supervisor, self, self._accounting, time.monotonic, handle, self.journal.on_mark
+        )
         self._nodes = NodeTable()
         self._taps = Taps(self._plan)
         self.run_log = RunLog(
@@ -160,6 +164,7 @@ class Daemon:
             self._taps,
             self._cleanup,
             self.loop,
+            self.journal,
         )
         self._processes = NodeProcesses(
             self.loop,
@@ -178,6 +183,7 @@ class Daemon:
             self._accounting,
             self._link_changes,
             self._requests,
+            self.journal,
             options.state_directory,
             feed=self.feed,
             on_closed=self._on_node_disconnected,
@@ -397,6 +403,7 @@ class Daemon:
             case do.AnswerNodeRemoved(connection=number, node_id=node_id, was_running=was_running):
                 self._answer(number, NodeRemoved(was_running, self._accounting.sent(node_id)))
             case do.RecordParameters(node_id=node_id, parameters=parameters):
+                self.journal.parameters(node_id, parameters)
                 self.on_parameters(node_id, parameters)
             case do.SetSentCounts(node_id=node_id, sent=sent):
                 self._accounting.set_sent(node_id, sent)
@@ -410,6 +417,10 @@ class Daemon:
         return prepare_plan(dataflow, context or self.context, self._plan, self._accounting.board)
 
     def _apply_dataflow(self, dataflow: Dataflow, client: int | None) -> None:
+        known = {node.id for node in self.dataflow.nodes}
+        for node in dataflow.nodes:
+            if node.id not in known:
+                self.journal.parameters(node.id, node.parameters)
         self.dataflow, self._plan = dataflow, self.prepare_plan(dataflow)
         self._requests.change(dataflow, self._plan, self.context)
         self.run_log.change(dataflow, self._plan)

@@ -88,12 +88,17 @@ class Executor:
         accounting: Accounting,
         clock: Callable[[], float],
         handle: Handle | None = None,
+        on_mark: Callable[[do.AddMark], None] = lambda _: None,
     ) -> None:
-        """``clock`` returns seconds. ``handle`` is called instead of `Supervisor.handle`, to trace it."""
+        """``clock`` returns seconds. ``handle`` is called instead of `Supervisor.handle`, to trace it.
+
+        ``on_mark`` gets the entries of the run's journal.
+        """
         self._supervisor = supervisor
         self._backend = backend
         self._accounting = accounting
         self._clock = clock
+        self._on_mark = on_mark
         self._handle = handle or supervisor.handle
         self._events: deque[on.Event] = deque()
         self._handling = False
@@ -130,6 +135,8 @@ class Executor:
                 self._accounting.open_receivers(node_id)
             case do.Count(node_id=node_id, counter=counter, times=times):
                 self._accounting.count(node_id, counter, times)
+            case do.AddMark():
+                self._on_mark(command)
             case do.Log(level=level, node_id=node_id, text=text, fields=fields):
                 self._backend.log(LogEntry(time.time_ns(), level, node_id, text, "daemon", fields=fields))
             case do.Finish():

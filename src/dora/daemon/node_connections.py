@@ -9,6 +9,7 @@ import msgspec
 from dora.daemon.accounting import Accounting
 from dora.daemon.control_server import Connection, ControlServer
 from dora.daemon.executor import event_of_message
+from dora.daemon.journal import Journal
 from dora.daemon.link_changes import LinkChanges
 from dora.daemon.node_table import NodeTable
 from dora.daemon.requests import RequestHandler, registration_fault
@@ -19,6 +20,7 @@ from dora.wire.node_config import NodeConfig
 from dora.wire.node_protocol import (
     InputAttached,
     InputDetached,
+    PathMissed,
     PublishResult,
     Ready,
     Register,
@@ -49,6 +51,7 @@ class NodeConnections:
         accounting: Accounting,
         link_changes: LinkChanges,
         requests: RequestHandler,
+        journal: Journal,
         state_directory: str,
         *,
         feed: Callable[[on.Event], None],
@@ -59,6 +62,7 @@ class NodeConnections:
         self._accounting = accounting
         self._link_changes = link_changes
         self._requests = requests
+        self._journal = journal
         self._state_directory = state_directory
         self._feed = feed
         self._on_closed = on_closed
@@ -149,6 +153,8 @@ class NodeConnections:
                 self._feed(on.ReplacementReady(node_id, connection.incarnation))
         elif isinstance(message, PublishResult):
             self._requests.answer_publish(node_id, message)
+        elif isinstance(message, PathMissed):
+            self._journal.mark("missed", node_id, message.text)
         elif isinstance(message, InputAttached):
             self._link_changes.attached(node_id, message)
         elif isinstance(message, InputDetached):

@@ -18,6 +18,7 @@ from dora.daemon.cleanup import Cleanup
 from dora.daemon.client import fits
 from dora.daemon.control_server import Connection
 from dora.daemon.event_loop import Loop, Timer
+from dora.daemon.journal import Journal
 from dora.daemon.node_table import NodeTable
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import refusals
@@ -42,6 +43,7 @@ from dora.wire.daemon_protocol import (
     FailureView,
     GetDataflow,
     GetGraph,
+    GetJournal,
     GetModel,
     GetProgress,
     GraphText,
@@ -231,9 +233,11 @@ class RequestHandler:
         taps: Taps,
         cleanup: Cleanup,
         loop: Loop,
+        journal: Journal,
     ) -> None:
         """``name``: given to the run at its start; "": the file's."""
         self._loop = loop
+        self._journal = journal
         self._state = state
         self._accounting = accounting
         self._nodes = nodes
@@ -271,6 +275,7 @@ class RequestHandler:
         | OpenTaps
         | CloseTaps
         | StartEventLogs
+        | GetJournal
         | Publish,
     ) -> None:
         """Answer a request, now or once a node has carried it out."""
@@ -294,6 +299,8 @@ class RequestHandler:
             case StartEventLogs():
                 self.event_logs.begin(client.number, request)
                 client.send(Ok())
+            case GetJournal(after=after):
+                client.send(self._journal.entries(after))
             case Publish():
                 if (rejected := self._publish(client, request)) is not None:
                     client.send(rejected)

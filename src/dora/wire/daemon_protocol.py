@@ -14,6 +14,7 @@ import msgspec
 
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.input_rules import InputRules
+from dora.wire.journal import JournalEntry
 from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
 from dora.wire.operations import (
@@ -190,6 +191,16 @@ class StartEventLogs(msgspec.Struct, tag=True):
     ring_buffers: FilePath = ""
 
 
+class GetJournal(msgspec.Struct, tag=True):
+    """Get what was written to the journal of the run. Answered by `JournalEntries`.
+
+    ``after``: the last number that is known. 0: nothing is; the answer then begins with the parameters of
+    all nodes, as they are now.
+    """
+
+    after: int = 0
+
+
 class Publish(msgspec.Struct, tag="publish"):
     """Make a node send a message in the layout of `dora.wire.message`. Answered by `Ok`.
 
@@ -263,6 +274,7 @@ Request = (
     | OpenTaps
     | CloseTaps
     | StartEventLogs
+    | GetJournal
     | Interrupt
     | GetModel
     | CheckChange
@@ -342,6 +354,13 @@ class Model(msgspec.Struct, tag=True):
     generations: dict[str, int] = {}  # of programs, as in `dora.dataflow.layout.Placement`
 
 
+class JournalEntries(msgspec.Struct, tag=True):
+    """The answer to `GetJournal`, oldest first; ``number`` belongs to the last entry of the journal."""
+
+    number: int
+    entries: list[JournalEntry]
+
+
 class Conflict(msgspec.Struct, tag=True):
     """The dataflow has changed meanwhile; the command has to start again from its new model."""
 
@@ -379,6 +398,7 @@ Answer = (
     | DataflowText
     | DataflowEnded
     | Model
+    | JournalEntries
     | Conflict
     | SentCounts
     | NodeRemoved

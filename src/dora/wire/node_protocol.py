@@ -91,6 +91,12 @@ class InputDetached(msgspec.Struct, tag=True):
     slot: int
 
 
+class PathMissed(msgspec.Struct, tag=True):
+    """A message came later than the budget of a path allows; sent for the 1st, 2nd, 4th, 8th … in a row."""
+
+    text: str  # a sentence for the user
+
+
 class SafeStateChanged(msgspec.Struct, tag=True):
     """An input begins the safe state of its source, or with ``entered`` False leaves it."""
 
@@ -116,6 +122,7 @@ ToDaemon = (
     | PublishResult
     | InputAttached
     | InputDetached
+    | PathMissed
     | SafeStateChanged
     | SetOwnParameters
 )

@@ -44,6 +44,7 @@ def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
     commands = run.end("a")
     assert commands == [
         do.Count("a", RELOADS, 1),
+        do.AddMark("reloaded", "a", "has new code"),
         do.CloseReceivers("a"),
         do.PromoteReplacement("a", 1),
         do.Admit(waiting, "a", 1),
@@ -131,6 +132,7 @@ def test_an_old_process_may_drain_before_the_newest_code_connects() -> None:
     commands = run.end("a")
     assert commands == [
         do.Count("a", RELOADS, 1),
+        do.AddMark("reloaded", "a", "has new code"),
         do.CloseReceivers("a"),
         do.PromoteReplacement("a", 1),
     ]

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from dora.daemon.event_loop import READ, Loop, Timer
-from dora.daemon.processes.programs import find_program
 from dora.daemon.reload.imports import CodeFiles, Sources
 from dora.daemon.reload.notifications import SaveNotifications
+from dora.daemon.reload.programs import code_of, is_of_a_project
 from dora.daemon.supervisor.events import CodeChanged
-from dora.dataflow.model import Dataflow, NodeSpec
+from dora.dataflow.model import Dataflow
 
 Signature = tuple[int, int, int]  # differs after a file was saved
 
@@ -119,10 +118,10 @@ class HotReload:
                 continue
             if node.hot_reload == "replace" and node.python is None:
                 self._compiled.add(node.id)
-            for operator_id, main, roots in _code(node, dataflow):
+            for operator_id, main, roots in code_of(node, dataflow):
                 program = CodeFiles(main, roots, self._sources)
                 # An installed program is of interest only if it runs files of a project.
-                if _is_of_a_project(os.path.dirname(main)) or len(program.files) > 1:
+                if is_of_a_project(os.path.dirname(main)) or len(program.files) > 1:
                     self._programs[node.id, operator_id] = program
         self.nodes = frozenset(node_id for node_id, _ in self._programs)
         self._watch()
@@ -197,36 +196,6 @@ class HotReload:
             self._on_change(event)
 
 
-def _code(node: NodeSpec, dataflow: Dataflow) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (operator id, main file, folders of its imports) for what a node runs."""
-    beside = [
-        *node.env.get("PYTHONPATH", dataflow.env.get("PYTHONPATH", "")).split(os.pathsep),
-        *(path for path in sys.path if _is_of_a_project(path)),
-    ]
-    roots = [os.path.abspath(path) for path in beside if path]
-    for operator in node.operators:
-        main = os.path.abspath(os.path.join(dataflow.working_dir, operator.python))
-        yield operator.id, main, [dataflow.working_dir, os.path.dirname(main), *roots]
-    if node.path is None or node.is_dynamic or node.is_shell:
-        return
-    path = os.path.abspath(os.path.join(dataflow.directory_of(node), os.path.expanduser(node.path)))
-    if node.path.endswith(".py"):
-        yield "", path, [os.path.dirname(path), *roots]
-    elif os.path.isfile(path):
-        yield "", path, roots
-    elif (program := find_program(node.path)) is not None and _is_python(program):
-        yield "", program, roots
-
-
-def _is_of_a_project(path: str) -> bool:
-    """Whether a directory holds no libraries: an editable installation's does not, say."""
-    libraries = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-    absolute = os.path.abspath(path)
-    return os.path.isdir(absolute) and not any(
-        absolute == library or absolute.startswith(library + os.sep) for library in libraries
-    )
-
-
 def _first_fault(files: Iterable[str]) -> str:
     """Return the syntax error of one of the files, "" if there is none."""
     for path in sorted(files):
@@ -238,15 +207,6 @@ def _first_fault(files: Iterable[str]) -> str:
         except (OSError, ValueError, RecursionError, MemoryError) as error:
             return f"{type(error).__name__}: {error} ({path})"
     return ""
-
-
-def _is_python(program: str) -> bool:
-    try:
-        with open(program, "rb") as file:
-            first = file.readline(200)
-    except OSError:
-        return False
-    return first.startswith(b"#!") and b"python" in first
 
 
 def _forget_bytecode(file: str) -> None:

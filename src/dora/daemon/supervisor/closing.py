@@ -136,6 +136,7 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
     if failure is not None:
         failure = with_root_cause(run, failure)
         run.failures.append(failure)
+        run.mark("failed", node, why_failed(failure))
         if run.opened and not run.stopping and failure.kind == "exit":
             # The others may go on for hours before the final report. (Other kinds are in the log already.)
             run.emit(_failure_note(run, failure))

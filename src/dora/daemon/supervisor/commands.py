@@ -9,6 +9,7 @@ import msgspec
 from dora.dataflow.model import Dataflow
 from dora.wire import daemon_protocol
 from dora.wire.counters import NodeCounter
+from dora.wire.journal import MarkKind
 from dora.wire.node_protocol import ToNode
 
 Level = Literal["error", "warn", "info"]
@@ -163,6 +164,14 @@ class Count(msgspec.Struct, frozen=True):
     times: int
 
 
+class AddMark(msgspec.Struct, frozen=True):
+    """Note in the journal of the run what has happened to a node, for recordings."""
+
+    kind: MarkKind
+    node_id: str
+    text: str
+
+
 class Log(msgspec.Struct, frozen=True):
     """Write a sentence for the user to the log."""
 
@@ -196,6 +205,7 @@ Command = (
     | RecordParameters
     | SetSentCounts
     | Count
+    | AddMark
     | Log
     | Finish
 )

@@ -23,7 +23,7 @@ import signal
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.exits import describe_exit
+from dora.daemon.supervisor.exits import describe_exit, why_failed
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, Replacement, RunState
 from dora.daemon.supervisor.topology import apply_dataflow, take_parameters
@@ -135,6 +135,7 @@ def start_program(run: RunState, node: NodeState) -> None:
     node.failure = None
     run.disarm_all(node)
     run.log("info", node, "was replaced")
+    run.mark("replaced", node, "runs another program")
     run.spawn(node)
 
 
@@ -264,6 +265,7 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
         run.revision = change.proposal.revision
         node.program = change.proposal.program_of(node.id)
         run.log("info", node, "was replaced")
+        run.mark("replaced", node, "runs another program")
         run.reply(change.connection, Ok())
     else:
         node.announce_new_code = True
@@ -303,6 +305,7 @@ def await_fix(run: RunState, node: NodeState, failure: NodeFailure) -> None:
     node.failure = failure
     run.disarm_all(node)
     run.close_receivers(node)
+    run.mark("failed", node, why_failed(failure))
     run.log("error", node, f"{failure.message}; it is started again when its code changes")
     if (change := node.pending_change) is not None:
         code_changed(run, node, change)

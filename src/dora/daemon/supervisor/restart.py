@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.safe_states import source_failed
 from dora.daemon.supervisor.state import NodeState, RunState
@@ -44,6 +45,7 @@ def back_off(run: RunState, node: NodeState, delay: float, failure: NodeFailure 
     run.arm(node, "restart", delay)
     run.close_receivers(node)
     if failure is not None:
+        run.mark("failed", node, why_failed(failure))
         source_failed(run, node)
     reason = failure.message if failure is not None else words
     when = f"in {delay:g} s" if delay else "now"

@@ -24,6 +24,7 @@ def changed(run: RunState, node: NodeState, event: SafeStateReported) -> None:
         return
     if event.entered:
         why = _WHY.get(event.reason, event.reason).format(source)
+        run.mark("safe_state", node, f"input `{event.input_id}`: {why}")
         run.log("warn", node, f"input `{event.input_id}` gets its safe value: {why}")
     else:
         seconds = f"{event.seconds:.3g} s"

@@ -21,6 +21,7 @@ from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.problems import no_node
 from dora.wire.counters import RELOADS, RESTARTS, NodeCounter
 from dora.wire.daemon_protocol import Answer, Rejected
+from dora.wire.journal import MarkKind
 from dora.wire.node_protocol import ToNode
 from dora.wire.operations import ProposedChange
 
@@ -337,11 +338,18 @@ class RunState(msgspec.Struct):
         """Note that a node is started again."""
         node.restarts += [self.now] * times
         self.count(node, RESTARTS, times)
+        if times:
+            self.mark("restarted", node, "was restarted")
 
     def count_reload(self, node: NodeState) -> None:
         """Note that a process with new code follows the process of a node."""
         node.reloads += 1
         self.count(node, RELOADS)
+        self.mark("reloaded", node, "has new code")
+
+    def mark(self, kind: MarkKind, node: NodeState, text: str) -> None:
+        """Note in the journal what has happened to a node."""
+        self.emit(do.AddMark(kind, node.id, text))
 
     def close_receivers(self, node: NodeState) -> None:
         self.emit(do.CloseReceivers(node.id))

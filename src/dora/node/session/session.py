@@ -37,6 +37,7 @@ from dora.wire.metadata import decode_metadata, on_text
 from dora.wire.node_config import InputConfig, WriteEventLog, decode_descriptor
 from dora.wire.node_protocol import (
     Closing,
+    PathMissed,
     PublishRequest,
     PublishResult,
     Ready,
@@ -280,12 +281,13 @@ class Session:
 
         misses, node_id = miss["misses"], self.config.node_id
         text = warning(miss, f"{node_id}/{miss['id']}")
+        is_reported = misses & (misses - 1) == 0  # the 1st, 2nd, 4th, 8th … in a row
+        if is_reported:
+            self._send(PathMissed(text))
         if on_miss == "stop" and not self.inbox.is_closing:
             write_log(node_id, "error", f"{text}; the dataflow is stopped")
             self._send(StopDataflow())
-        elif (
-            on_miss in ("warn", "safe_state") and misses & (misses - 1) == 0
-        ):  # the 1st, 2nd, 4th, 8th … in a row
+        elif on_miss in ("warn", "safe_state") and is_reported:
             write_log(node_id, "warn", text)
 
     def path_latencies(self) -> list[PathLatency]:

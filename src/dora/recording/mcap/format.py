@@ -42,6 +42,10 @@ HEAD_FIELD: Final = 15000
 BODY_FIELD: Final = 15001  # the body, where no field of the schema has the same bytes
 LOG_TOPIC: Final = "dora/log"  # no node may be called `dora`
 LOG_SCHEMA: Final = "foxglove.Log"
+STATE_TOPIC: Final = "dora/state"
+PARAMETERS_TOPIC: Final = "dora/parameters"
+MARK_TOPIC: Final = "dora/mark"
+JSON: Final = "json"  # the encoding of messages of the last three
 
 ARROW_TYPE: Final = "arrow_type"  # metadata of a channel: the type as text, "" if there are too many
 ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base64

@@ -1,4 +1,4 @@
-"""The context of recorded messages: log entries, the order of events, and nodes that fail.
+"""The context of recorded messages: log entries, the journal and the states of nodes, the order of events.
 
 A separate thread reads it, because it may have to wait for the daemon or for a disk.
 """
@@ -11,20 +11,31 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from dora._paths import SOCKET_NAME
 from dora.daemon.client import DaemonClient
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import DAEMON_NAME
 from dora.daemon.logs.reader import LogReader
 from dora.errors import DoraError
-from dora.observe.tap_session import inspect
+from dora.observe.load import LoadMeter
+from dora.observe.snapshot import RunSource
+from dora.observe.snapshot_json import as_json
 from dora.recording.mcap.channels import ChannelItem, timestamp
 from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC, OrderTail
-from dora.recording.mcap.format import LOG_SCHEMA, LOG_TOPIC
+from dora.recording.mcap.format import (
+    JSON,
+    LOG_SCHEMA,
+    LOG_TOPIC,
+    MARK_TOPIC,
+    PARAMETERS_TOPIC,
+    STATE_TOPIC,
+)
 from dora.recording.mcap.schemas import message_class
 from dora.recording.recorder.chunk_filler import ContextMessage
-from dora.wire.counters import RESTARTS
-from dora.wire.daemon_protocol import Inspection, StartEventLogs
+from dora.wire.daemon_protocol import GetJournal, Inspection, JournalEntries, StartEventLogs
+from dora.wire.journal import JournalEntry, Mark
 
 _LEVELS: Final = {
     "trace": "DEBUG",
@@ -50,8 +61,19 @@ def pack_log(entry: LogEntry) -> bytes:
     return data
 
 
+def entry_message(entry: JournalEntry) -> ContextMessage:
+    """Return the message of an entry of the journal."""
+    content = entry.content
+    channel = _MARK_CHANNEL if isinstance(content, Mark) else _PARAMETERS_CHANNEL
+    return channel, entry.time_ns, msgspec.json.encode(msgspec.structs.asdict(content))
+
+
 _LOG_CHANNEL: Final = ChannelItem(LOG_TOPIC, LOG_SCHEMA, {})
+_STATE_CHANNEL: Final = ChannelItem(STATE_TOPIC, "", {}, JSON)
+_PARAMETERS_CHANNEL: Final = ChannelItem(PARAMETERS_TOPIC, "", {}, JSON)
+_MARK_CHANNEL: Final = ChannelItem(MARK_TOPIC, "", {}, JSON)
 _EVERY: Final = 0.25  # seconds
+_STATE_EVERY: Final = 1.0  # seconds between two states
 _MAX_WAITING: Final = 10_000  # entries
 
 
@@ -69,16 +91,20 @@ class RecordingContext:
         """
         self.inspection = inspection  # the newest
         self.failed: set[str] = set()  # nodes, since the start
-        self._run = DaemonClient(f"{inspection.run_dir}/{SOCKET_NAME}")
+        self._source = RunSource(DaemonClient(f"{inspection.run_dir}/{SOCKET_NAME}"))
+        self._run = self._source.run
+        self._loads = LoadMeter()
+        self._state_due = 0.0
+        self._journal_number = 0
         self._logs = LogReader(log_directory)
         self._since_ns = since_ns
         self._order = OrderTail(inspection.run_dir) if order else None
-        self._failures = _failures(inspection)
         self._items: deque[ContextMessage] = deque()
         self._closing = threading.Event()
         directory = self._order.directory if self._order is not None else ""
         if directory or ring_buffers:
             self._run.ask(StartEventLogs(directory, ring_buffers))
+        self._ask()
         self._thread = threading.Thread(target=self._work, name="dora-recording-context", daemon=True)
         self._thread.start()
 
@@ -92,7 +118,12 @@ class RecordingContext:
         """Read for the last time; `take` yields the rest."""
         self._closing.set()
         self._thread.join()
-        self._run.close()
+        self._state_due = 0.0
+        try:
+            self._ask()
+        except DoraError:
+            pass  # the dataflow has ended
+        self._source.close()
         self._read()
         self._logs.close()
         if self._order is not None:
@@ -103,17 +134,25 @@ class RecordingContext:
             if len(self._items) <= _MAX_WAITING:  # else the rest is read later
                 self._read()
             try:
-                self._update(inspect(self._run))
+                self._ask()
             except DoraError:
                 return  # the dataflow has ended
 
-    def _update(self, inspection: Inspection) -> None:
-        failures = _failures(inspection)
-        self.failed |= {
-            node_id for node_id, count in failures.items() if count > self._failures.get(node_id, 0)
-        }
-        self._failures = failures
-        self.inspection = inspection
+    def _ask(self) -> None:
+        """Ask the daemon; raises `ConnectError` at the end of the dataflow."""
+        source = self._source
+        source.ask()
+        self.inspection = source.inspection
+        journal = self._run.ask(GetJournal(self._journal_number))
+        assert isinstance(journal, JournalEntries)
+        self._journal_number = journal.number
+        self._items.extend(map(entry_message, journal.entries))
+        marks = (entry.content for entry in journal.entries if isinstance(entry.content, Mark))
+        self.failed |= {mark.node for mark in marks if mark.kind == "failed" and mark.node is not None}
+        if (now := time.monotonic()) >= self._state_due:
+            self._state_due = now + _STATE_EVERY
+            state = as_json(source.refresh(self._loads.measure(source.pids())))
+            self._items.append((_STATE_CHANNEL, time.time_ns(), state))
 
     def _read(self) -> None:
         for entry in self._logs.entries():
@@ -123,10 +162,3 @@ class RecordingContext:
             for node_id, data in self._order.read():
                 channel = ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING)
                 self._items.append((channel, time.time_ns(), data))
-
-
-def _failures(inspection: Inspection) -> dict[str, int]:
-    """Return how often each node has failed."""
-    return {
-        node.id: node.counts.get(RESTARTS.name, 0) + (node.status == "Failed") for node in inspection.nodes
-    }

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from dora._version import __version__
 from dora.daemon.client import DaemonClient, name_of
+from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelTable
@@ -33,9 +34,11 @@ from dora.recording.recorder.control import (
 )
 from dora.recording.recorder.options import RecordingOptions, Saved
 from dora.recording.recorder.sinks import Expected, FileSink, Reason, RingSink
+from dora.recording.recorder.sources import fingerprints
 from dora.recording.recorder.taps import RecorderTaps
-from dora.wire.daemon_protocol import DataflowText, GetDataflow
+from dora.wire.daemon_protocol import DataflowText, GetDataflow, GetModel, Model
 from dora.wire.decode import warm_up
+from dora.wire.decoders import from_plain
 
 _MIN_PAUSE: Final = 0.0002  # seconds between two polls of the taps
 _MAX_PAUSE: Final = 0.002  # while little arrives
@@ -126,7 +129,13 @@ class Recorder:
             topics=[topic.name for topic in self._taps.topics],
             host=platform.node(),
             python=platform.python_version(),
+            sources=fingerprints(self._model()),
         )
+
+    def _model(self) -> Dataflow:
+        model = self._run.ask(GetModel())
+        assert isinstance(model, Model)
+        return from_plain(model.dataflow, Dataflow)
 
     # ----------------------------------------------------------------------- from outside
 

@@ -1,0 +1,72 @@
+"""A snapshot as the page reads it, and as recordings keep it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dora.observe.networks import as_json as network_json
+from dora.observe.snapshot import Snapshot
+
+
+def as_json(snapshot: Snapshot) -> bytes:
+    """Return nodes, links, paths and networks as one JSON object."""
+    value = {
+        "nodes": [
+            {
+                "id": item.node.id,
+                "status": item.node.status,
+                "failure": item.node.failure,
+                "machine": item.node.machine,
+                "pid": item.node.pid,
+                "counts": item.node.counts,
+                "cpu": None if item.load is None else round(item.load.cpu_percent, 1),
+                "memory": None if item.load is None else item.load.memory,
+                "sent_hz": round(item.sent_hz, 2),
+                "bytes_per_second": round(item.bytes_per_second),
+                "waiting": item.waiting,
+                "dropped": item.dropped,
+                "quiet": None if item.quiet_s is None else round(item.quiet_s, 1),
+                "outputs": [
+                    {"id": output.id, "type": output.type, "text": output.text}
+                    for output in item.node.outputs
+                ],
+            }
+            for item in snapshot.nodes
+        ],
+        "links": [
+            {
+                "source": rate.link.producer,
+                "target": rate.link.consumer,
+                "hz": round(rate.hz, 2),
+                "bytes_per_second": None if rate.bytes_per_second is None else round(rate.bytes_per_second),
+                "waiting": rate.waiting,
+                "queue_size": rate.link.queue_size,
+                "policy": rate.link.policy,
+                "dropped": rate.dropped,
+                "dropping_hz": round(rate.dropping_hz, 2),
+                "counts": rate.counts,
+                "flags": rate.flags,
+                "latency": rate.latency_ms,
+            }
+            for rate in snapshot.links
+        ],
+        "paths": [
+            {
+                "source": path.source,
+                "target": path.sink,
+                "messages": path.messages,
+                "median": round(path.median_ms, 3),
+                "p99": round(path.p99_ms, 3),
+                "worst": round(path.worst_ms, 3),
+                "clock_error": round(path.clock_error_ms, 3),
+                "budget": path.budget_ms or None,
+                "missed": path.missed,
+                "slowest_hop": path.slowest_hop,
+            }
+            for item in snapshot.nodes
+            for path in item.paths
+        ],
+        "networks": [network_json(network) for network in snapshot.networks],
+        "trouble": snapshot.trouble,
+    }
+    return msgspec.json.encode(value)
