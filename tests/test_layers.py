@@ -55,7 +55,7 @@ FOLDERS = {
     "ros2": ("types", "zenoh", "dds", "rclpy", "api", "bridge"),
     "daemon": ("supervisor", "logs", "processes", "build", "reload", "template"),
     "observe": ("preview", "remote", "trace", "telemetry"),
-    "recording": ("mcap", "bags", "recorder", "replay", "alone"),
+    "recording": ("mcap", "bags", "history", "recorder", "replay", "alone"),
     "cluster": ("http", "dashboard", "coordinator", "ssh", "agent"),
     "nodes": (
         "foxglove",

@@ -137,6 +137,7 @@ GONE_CLASSES = {
 # Classes that share their name on purpose.
 SHARED = {
     "Node": "that of a program, and that of a dataflow written in Python: both are public",
+    "History": "how many messages ROS keeps, in its own words, and a recording that is looked back into",
     "Operator": "the base of a user's, and that of a dataflow written in Python: both are public",
 }
 

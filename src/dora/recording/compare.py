@@ -6,7 +6,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +22,7 @@ from dora.wire.metadata import MetadataError, decode_metadata
 # Metadata about when and where a message was sent, which is not part of its content.
 _OF_THE_RUN: Final = ("timestamp", "open_telemetry_context")
 _SHOWN: Final = 60  # characters of a value
+MOST_PLACES: Final = 500  # differences of a topic that are listed
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,7 @@ class TopicDiff:
     second_count: int = 0
     different: int = 0
     first: MessagePlace | None = None
+    places: list[MessagePlace] = field(default_factory=list)  # the first `MOST_PLACES` differences
 
     @property
     def equal(self) -> bool:
@@ -309,8 +311,9 @@ def _match(result: TopicDiff, sides: tuple[_Side, _Side], tolerance: Tolerance, 
             what = "" if a.data == b.data else f"it cannot be compared: {error}"
         if what:
             result.different += 1
-            if result.first is None:
-                result.first = MessagePlace(result.first_count, sides[0].time(a), what)
+            if len(result.places) < MOST_PLACES:
+                result.places.append(MessagePlace(result.first_count, sides[0].time(a), what))
+            result.first = result.places[0]
 
 
 def _count_unmatched(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:

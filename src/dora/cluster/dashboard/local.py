@@ -45,7 +45,7 @@ class LocalDashboard:
     """The dashboard in the process of the run: an address, and the process that serves it."""
 
     def __init__(self) -> None:
-        self._listener = _listen()
+        self._listener = listen()
         self._process: subprocess.Popen[bytes] | None = None
         self.ticket = secrets.token_hex(16)  # 128 bits; the address fits into 80 columns
 
@@ -92,12 +92,13 @@ class LocalDashboard:
 
 def free_port() -> int:
     """Return a port for a page of another machine, which ssh is going to listen at."""
-    with _listen() as listener:
+    with listen() as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
-def _listen() -> socket.socket:
+def listen() -> socket.socket:
+    """Return a socket that listens on this machine, at the first free port from 6020 on."""
     for port in (*range(FIRST_PORT, FIRST_PORT + PORTS), 0):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

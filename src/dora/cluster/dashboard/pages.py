@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._paths import PACKAGE, SOCKET_NAME, run_path
+from dora.cluster.dashboard.histories import Histories
 from dora.cluster.dashboard.remote import RemoteObservers
 from dora.cluster.dashboard.watches import MAX_TOPICS, Viewer, Watch, Watches
 from dora.cluster.dashboard.yaml_text import source_of
@@ -120,6 +121,7 @@ class Dashboard:
         self._observe = observe
         self._watches = Watches()
         self._recordings = Recordings()
+        self.histories = Histories()
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes of the server."""
@@ -138,11 +140,13 @@ class Dashboard:
                 for method, path, endpoint in endpoints
             ),
             WebSocketRoute("/dashboard/{dataflow}/live", self._live),
+            self.histories.route(),
             Mount("/assets", StaticFiles(directory=ASSETS)),
         ]
 
     async def close(self) -> None:
         await self._watches.close()
+        await self.histories.close()
 
     async def finish(self, dataflow_id: str, view: DataflowView) -> None:
         """Send the pages of a dataflow how it ended, and wait a little until they have it."""

@@ -25,6 +25,7 @@ MAX_TEXT: Final = 4000  # characters of one text
 MAX_CURVE: Final = 600  # points of a curve
 MAX_POINTS: Final = 20_000  # of a cloud
 MAX_BOXES: Final = 200
+MAX_TRANSFORMS: Final = 500
 MAX_SERIES: Final = 16  # numbers that are followed over time; more of them are one curve
 
 
@@ -129,8 +130,31 @@ def _joint_type(message: DrawableMessage) -> RenderedPreview:
 
 
 def _numbers_of_struct(message: DrawableMessage) -> RenderedPreview:
-    found = dict(_leaves("", message.value[0].as_py()))
-    return _series(list(found.values()), list(found))
+    row: Any = message.value[0].as_py()
+    found = dict(_leaves("", row))
+    shown = _series(list(found.values()), list(found))
+    place, turn = row.get("position", row.get("translation")), row.get("orientation", row.get("rotation"))
+    if isinstance(place, dict) and isinstance(turn, dict):
+        shown.head["pose"] = [
+            *(float(place[axis]) for axis in "xyz"),
+            *(float(turn[axis]) for axis in "xyzw"),
+        ]
+    return shown
+
+
+def _transforms(message: DrawableMessage) -> RenderedPreview:
+    """Return transforms between frames, each: parent, child, translation, rotation as a quaternion."""
+    rows: Any = message.value.slice(0, MAX_TRANSFORMS).to_pylist()
+    found = [
+        [
+            str(row.get("parent") or message.metadata.get("parent_frame_id", "")),
+            str(row.get("child") or message.metadata.get("child_frame_id", "")),
+            *(float(row["translation"][axis]) for axis in "xyz"),
+            *(float(row["rotation"][axis]) for axis in "xyzw"),
+        ]
+        for row in rows
+    ]
+    return RenderedPreview("transforms", {"transforms": found, "count": len(message.value)})
 
 
 def _leaves(path: str, value: Any) -> list[tuple[str, float]]:
@@ -192,6 +216,7 @@ _FIELDS: Final[tuple[tuple[frozenset[str], Callable[[DrawableMessage], RenderedP
     (frozenset(_SIDES), _box_type),
     (frozenset({"width", "height", "encoding", "data"}), _image_type),
     (frozenset({"width", "height", "points"}), _cloud_type),
+    (frozenset({"translation", "rotation"}), _transforms),
 )
 
 
@@ -223,18 +248,24 @@ def _primitive(primitive: str, message: DrawableMessage) -> RenderedPreview | No
         case "boxes2d":
             return _boxes(message)
         case "points3d" | "lines3d":
-            return _points(drawable.rows(message.value, 3, "points"))
+            return _points(drawable.rows(message.value, 3, "points"), line=primitive == "lines3d")
+        case "boxes3d":
+            return _boxes3d(message)
         case "points2d" | "lines2d":
             flat = drawable.rows(message.value, 2, "points")
             return _points(np.column_stack((flat, np.zeros(len(flat), np.float32))))
         case "text":
             return _texts(message.value)
         case "series" | "jointstate":
-            return _series(drawable.numbers(message.value)[:MAX_SERIES].tolist(), [])
+            named = message.metadata.get("names", message.metadata.get("joint_names"))
+            names = [str(name) for name in named] if isinstance(named, list) else []
+            return _series(drawable.numbers(message.value)[:MAX_SERIES].tolist(), names)
         case "pose":
             names = ["x", "y", "z", "qx", "qy", "qz", "qw"]
             place, turn = drawable.pose(message)
-            return _series([*place.tolist(), *turn.tolist()], names)
+            shown = _series([*place.tolist(), *turn.tolist()], names)
+            shown.head["pose"] = [*place.tolist(), *turn.tolist()]
+            return shown
     return None
 
 
@@ -283,11 +314,21 @@ def _boxes(message: DrawableMessage) -> RenderedPreview:
     return RenderedPreview("boxes", {"boxes": boxes, "count": len(corners)})
 
 
-def _points(points: npt.NDArray[Any]) -> RenderedPreview:
+def _boxes3d(message: DrawableMessage) -> RenderedPreview:
+    """Return boxes in space, each: its middle, half its size, its label and its class."""
+    found = drawable.boxes3d(message)
+    none = [""] * len(found.centers)
+    rows = zip(found.centers, found.half_sizes, found.labels or none, found.classes or none, strict=True)
+    cubes = [[*map(float, middle), *map(float, half), label, name] for middle, half, label, name in rows]
+    return RenderedPreview("points", {"count": 0, "cubes": cubes[:MAX_BOXES]})
+
+
+def _points(points: npt.NDArray[Any], *, line: bool = False) -> RenderedPreview:
     step = -(-max(len(points), 1) // MAX_POINTS)
     sampled = np.ascontiguousarray(points[::step], np.float32)
     sampled = sampled[np.isfinite(sampled).all(axis=1)]
-    return RenderedPreview("points", {"count": len(points)}, sampled.tobytes())
+    head = {"count": len(points), **({"line": True} if line else {})}
+    return RenderedPreview("points", head, sampled.tobytes())
 
 
 def _series(numbers: list[float], names: list[str]) -> RenderedPreview:

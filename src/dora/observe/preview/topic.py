@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -13,6 +13,9 @@ from dora.observe.queries import Preview
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, decode_metadata
+
+if TYPE_CHECKING:
+    from dora.observe.preview.render import RenderedPreview
 
 MAX_STEPS: Final = 200  # values of a series that one preview brings
 # A preview is followed by a pause that many times as long as it took, so large ones come less often.
@@ -73,39 +76,51 @@ class PreviewTopic:
 
     def _show(self, message: Message) -> bytes:
         """Describe a message in the head; return the bytes that go with it."""
-        from dora.observe.preview.render import RenderedPreview, show
-
-        metadata: dict[str, Any] = {}
-        length, type_name = 0, ""
-        try:
-            metadata = decode_metadata(message.metadata)
-            value = decode_arrow(message)
-            length, type_name = len(value), str(value.type)
-            shown = show(self._name, self._declared, value, metadata)
-        except (MetadataError, PayloadError) as error:
-            shown = RenderedPreview("problem", {"problem": str(error)})
-        except Exception as error:  # noqa: BLE001 - whatever a sender may send, the others go on
-            shown = RenderedPreview(
-                "problem", {"problem": f"it cannot be shown: {type(error).__name__}: {error}"}
-            )
+        shown = describe(self._name, self._declared, message)
         if shown.kind == "series":
             self._steps.append((message.time_ns / 1e6, shown.head["values"]))
             del self._steps[:-MAX_STEPS]
         else:
             self._steps = []
         self._kind = shown.kind
-        self._head = {
-            **shown.head,
-            "kind": shown.kind,
-            "type": type_name,
-            "length": length,
-            "bytes": message.body_size,
-            "number": message.sequence,
-            "time": message.time_ns / 1e6,  # milliseconds since the Unix epoch
-            "stamp": _stamp(metadata, message),
-            "metadata": plain(metadata),
-        }
+        self._head = shown.head
         return shown.body
+
+
+def describe(name: str, declared: str, message: Message) -> RenderedPreview:
+    """Return the preview of a message with its complete head; one that cannot be shown says why."""
+    from dora.observe.preview.render import RenderedPreview, show
+
+    metadata: dict[str, Any] = {}
+    length, type_name = 0, ""
+    try:
+        metadata = decode_metadata(message.metadata)
+        value = decode_arrow(message)
+        length, type_name = len(value), str(value.type)
+        shown = show(name, declared, value, metadata)
+    except (MetadataError, PayloadError) as error:
+        shown = RenderedPreview("problem", {"problem": str(error)})
+    except Exception as error:  # noqa: BLE001 - whatever a sender may send, the others go on
+        shown = RenderedPreview(
+            "problem", {"problem": f"it cannot be shown: {type(error).__name__}: {error}"}
+        )
+    head = {
+        **shown.head,
+        "kind": shown.kind,
+        "type": type_name,
+        "length": length,
+        "bytes": message.body_size,
+        "number": message.sequence,
+        "time": message.time_ns / 1e6,  # milliseconds since the Unix epoch
+        "stamp": _stamp(metadata, message),
+        "metadata": plain(metadata),
+    }
+    return RenderedPreview(shown.kind, head, shown.body)
+
+
+def stamp_of(message: Message) -> int:
+    """Return the time stamp of a message in microseconds; raises `MetadataError`."""
+    return _stamp(decode_metadata(message.metadata), message)
 
 
 def _stamp(metadata: dict[str, Any], message: Message) -> int:

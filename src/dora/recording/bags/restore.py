@@ -76,12 +76,12 @@ class ChannelReader:
         try:
             array = self.type.decode(cdr_of(recorded.data))
             if not self._as_image:
-                return _message(recorded, encode(array), self._section)
+                return message_with(recorded, encode(array), self._section)
             pixels, metadata = image_of(array)
             header = array.field("header")[0].as_py()
             stamp = header["stamp"]["sec"] * 1_000_000_000 + header["stamp"]["nanosec"]
             metadata |= {**self._metadata, "frame_id": header["frame_id"], "stamp": stamp}
-            return _message(recorded, encode(pixels), encode_metadata(metadata))
+            return message_with(recorded, encode(pixels), encode_metadata(metadata))
         except NotARecording:
             raise
         except DoraError as error:
@@ -107,7 +107,7 @@ def cdr_of(data: bytes) -> bytes:
         raise NotARecording(f"a message cannot be decompressed: {error}") from None
 
 
-def _message(recorded: RecordedMessage, payload: Payload, section: bytes) -> Message:
+def message_with(recorded: RecordedMessage, payload: Payload, section: bytes) -> Message:
     """Return a message whose values stay where they are, if they are large."""
     sections = payload.encoding, payload.schema, section, payload.size, recorded.sequence, recorded.time_ns
     if payload.size <= _SMALL:

@@ -1,0 +1,99 @@
+"""The questions of a page that looks back, and their answers.
+
+The page sends them as JSON; times are nanoseconds since the first message of an output in the recording.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+MOST_TOPICS: Final = 32  # of one question
+
+
+class About(msgspec.Struct, tag="about"):
+    """The facts about the recordings. Answer: JSON, see `dora.recording.history.answers.about`."""
+
+
+class Marks(msgspec.Struct, tag="marks"):
+    """The marks of all recordings. Answer: JSON, a list for each recording."""
+
+
+class Moment(msgspec.Struct, tag="moment"):
+    """Everything at a moment.
+
+    ``topics``: outputs whose previews are wanted, each with the time of the message that the page shows;
+    -1: none. ``over``: for outputs with boxes, the output with the frames that they may belong to.
+    ``since``: the moment before, if the page plays: then curves and logs get all that came between.
+
+    Answer: `Parts`, with the state, lines of the log, and heads of previews in the JSON, and their bodies
+    behind it.
+    """
+
+    recording: int
+    at: int
+    topics: dict[str, int] = {}
+    over: dict[str, str] = {}
+    since: int | None = None
+
+
+class Step(msgspec.Struct, tag="step"):
+    """The time of the next message, or of the one before, of some outputs; none: of all. Answer: JSON."""
+
+    recording: int
+    at: int
+    forward: bool = True
+    topics: list[str] = []
+
+
+class Curve(msgspec.Struct, tag="curve"):
+    """The values of an output in a span of time. Answer: JSON, ``steps`` as previews have them."""
+
+    recording: int
+    topic: str
+    after: int
+    until: int
+    points: int = 600
+
+
+class Minute(msgspec.Struct, tag="minute"):
+    """The figures of the minute before a moment, as the page draws curves of. Answer: JSON."""
+
+    recording: int
+    at: int
+
+
+class SearchLog(msgspec.Struct, tag="search"):
+    """The newest lines of the log up to a moment that fit. Answer: JSON, ``entries`` and ``total``."""
+
+    recording: int
+    at: int
+    node: str = ""
+    level: str = "stdout"
+    text: str = ""
+
+
+class ParametersAt(msgspec.Struct, tag="parameters"):
+    """The parameters of a node at a moment. Answer: JSON, an object."""
+
+    recording: int
+    at: int
+    node: str
+
+
+class Pixel(msgspec.Struct, tag="pixel"):
+    """The values of a pixel in the newest image of an output at a moment. Answer: JSON, ``text``."""
+
+    recording: int
+    topic: str
+    at: int
+    x: int
+    y: int
+
+
+class Differences(msgspec.Struct, tag="differences"):
+    """Where the messages of the second recording differ from the first one's. Answer: JSON."""
+
+
+Request = About | Marks | Moment | Step | Curve | Minute | SearchLog | ParametersAt | Pixel | Differences

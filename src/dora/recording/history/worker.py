@@ -1,0 +1,80 @@
+"""The process that reads recordings for a page: ``python -m dora.recording.history.worker FILE …``.
+
+It is a process of its own because reading and drawing take time and memory, and a file may come from
+anybody: the server goes on, whatever is in it. Requests come on standard input, answers go to standard
+output, one after the other: four bytes of length, and of an answer a byte that is 0 for an answer and 1 for
+a sentence about why there is none. It ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import BinaryIO, Final
+
+import msgspec
+
+from dora.errors import DoraError
+
+MAX_REQUEST: Final = 1 << 20  # bytes
+ANSWER: Final = b"\0"
+REFUSAL: Final = b"\1"
+
+
+def main() -> None:
+    """Answer the requests on standard input about the files that the arguments name."""
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # only answers may reach the server
+    from dora.recording.history.answers import Answers
+    from dora.recording.history.history import History
+
+    histories: list[History] = []
+    trouble = ""
+    try:
+        histories.extend(map(History, sys.argv[1:]))
+    except DoraError as error:
+        trouble = str(error)
+    answers = Answers(histories)
+    try:
+        while (request := _read(sys.stdin.buffer)) is not None:
+            _write(output, *((REFUSAL, trouble.encode()) if trouble else _answer(answers, request)))
+    except BrokenPipeError:
+        pass  # the server is gone
+    finally:
+        answers.close()
+
+
+def _answer(answers: object, request: bytes) -> tuple[bytes, bytes]:
+    from dora.recording.history.answers import Answers
+    from dora.recording.history.requests import Request
+
+    assert isinstance(answers, Answers)
+    kind: type[Request] = Request  # type: ignore[assignment]
+    try:
+        return ANSWER, answers.answer(msgspec.json.decode(request, type=kind))
+    except msgspec.DecodeError as error:
+        return REFUSAL, f"the request is not understood: {error}".encode()
+    except DoraError as error:
+        return REFUSAL, str(error).encode()
+    except MemoryError:
+        return REFUSAL, b"there is not enough memory to read this part of the recording"
+
+
+def _read(file: BinaryIO) -> bytes | None:
+    head = file.read(4)
+    if len(head) < 4:
+        return None
+    size = int.from_bytes(head, "little")
+    if size > MAX_REQUEST:
+        return None
+    return file.read(size)
+
+
+def _write(file: BinaryIO, kind: bytes, data: bytes) -> None:
+    file.write((len(data) + 1).to_bytes(4, "little") + kind)
+    file.write(data)
+    file.flush()
+
+
+if __name__ == "__main__":
+    main()
