@@ -2,22 +2,17 @@
 
 import { render } from "preact";
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { DataPane } from "./data_pane";
-import { DetailsPane } from "./details";
 import type { Graph } from "./graph";
-import { GraphPane } from "./graph_pane";
 import { HomePane, TONES } from "./home";
-import { Chip, ConfirmButton, IconButton, Splitter, useClock, useLive, useNarrow, useStored } from "./hooks";
+import { Chip, ConfirmButton, IconButton, ThemeButton, useClock, useFeed, useStored } from "./hooks";
 import { logIn, LoginPane } from "./login";
-import { LogPane } from "./logs";
 import { duration, failedNodes, folderOf, linkName, type Listed, lostOn, titleOf, whole } from "./model";
-import { MinutePane } from "./minute";
-import { NodesPane } from "./nodes";
+import { AxisOfRun, AxisOfPast } from "./look_back";
+import { Panes, useChosen } from "./panes";
 import { Recordings } from "./recordings";
 import { about, type About, ask, dataflows, keep, Live, Refused, serverTime } from "./server";
-import { SourcePane } from "./source";
 import { say, ToastPlace } from "./toasts";
-import type { Selected } from "./view";
+import { type Opened, Viewed } from "./viewed";
 
 const POLL = 2000; // milliseconds between looks at the list
 const ANOTHER_START = "This page belongs to an earlier start of dora. Open the address that the new one has printed.";
@@ -32,9 +27,10 @@ function App() {
   const [problem, setProblem] = useState("");
   const [locked, setLocked] = useState<string | null>(null); // what the login page says
   const [chosen, setChosen] = useState(location.hash.slice(1));
-  const [only, setOnly] = useState(false); // the server shows one run, and nothing else
+  const [server, setServer] = useState(""); // "run": it shows one run, and nothing else; "view": recordings
   const listedOnce = useRef(false);
   const gone = useRef(false); // the server, after the end of this run
+  const views = useRef(false); // the server shows recordings
 
   const refresh = useCallback(async () => {
     try {
@@ -55,12 +51,13 @@ function App() {
   useEffect(() => {
     const begin = async () => {
       if (kind === "token") await logIn(decodeURIComponent(secret!)).catch((error: Error) => setLocked(error.message));
-      await refresh();
       const status = await ask<{ kind?: string }>("GET", "/api/status").catch(() => ({ kind: "" }));
-      setOnly(status.kind === "run");
+      setServer(status.kind ?? "");
+      views.current = status.kind === "view";
+      if (status.kind !== "view") await refresh();
     };
     void begin();
-    const timer = setInterval(() => document.hidden || gone.current || void refresh(), POLL);
+    const timer = setInterval(() => document.hidden || gone.current || views.current || void refresh(), POLL);
     const follow = () => setChosen(location.hash.slice(1));
     addEventListener("hashchange", follow);
     return () => {
@@ -74,6 +71,8 @@ function App() {
     setChosen(uuid);
   };
   if (locked !== null) return <LoginPane told={locked} onDone={refresh} />;
+  if (server === "view") return <Viewed />;
+  const only = server === "run";
   const uuid = only ? (list?.[0]?.uuid ?? "") : chosen;
   const listed = list?.find((item) => item.uuid === uuid) ?? null;
   if (uuid) return <Dataflow key={uuid} uuid={uuid} listed={listed} problem={problem} onHome={only ? null : () => open("")} onOpen={open} onGone={() => (gone.current = true)} />;
@@ -89,20 +88,6 @@ function App() {
   );
 }
 
-type Tab = "data" | "graph" | "minute" | "details" | "nodes" | "source" | "logs";
-const TABS: [Tab, string][] = [
-  ["data", "Data"],
-  ["graph", "Graph"],
-  ["minute", "Rates"],
-  ["details", "Details"],
-  ["nodes", "Nodes"],
-  ["source", "YAML"],
-  ["logs", "Logs"],
-];
-const SPLITS = { graph: 0, left: 30, data: 53 }; // percent of the panes before the borders; 0: as the graph needs
-const LEAST = 24; // percent that the graph takes by itself
-const MOST = 42;
-
 function Dataflow(props: {
   uuid: string;
   listed: Listed | null;
@@ -114,22 +99,16 @@ function Dataflow(props: {
   const { uuid, listed } = props;
   const [told, setTold] = useState<About | null>(null);
   const [problem, setProblem] = useState("");
-  const [tab, setTab] = useState<Tab>("data"); // on a phone; where there is room, only for the pane below the graph
-  const [selected, setSelected] = useState<Selected>(null);
-  const [node, setNode] = useState(""); // of the log
-  const [splits, setSplits] = useStored("borders", SPLITS);
+  const chosen = useChosen();
   const [latency, setLatency] = useStored("latency", false, sessionStorage); // a page that is loaded again goes on
-  const narrow = useNarrow();
-  const [need, setNeed] = useState(LEAST); // percent that would show the graph
-  const [large, setLarge] = useState(false); // the graph has the room of all panes
   const live = useMemo(() => new Live(uuid), [uuid]);
   const recorded = listed !== null && (listed.status === "Finished" || listed.status === "Failed");
   const ended = recorded || live.outcome !== null;
   const title = listed ? titleOf(listed) : "dora";
   useEffect(() => () => live.close(), [live]);
-  useLive(live, "connection");
-  useLive(live, "graph");
-  useLive(live, "state");
+  useFeed(live, "connection");
+  useFeed(live, "graph");
+  useFeed(live, "state");
   useEffect(() => live.measureLatency(latency), [live, latency]);
   useEffect(() => {
     about(uuid).then(setTold, (error: Error) => setProblem(error.message));
@@ -144,24 +123,15 @@ function Dataflow(props: {
   useEffect(() => {
     document.title = `${title} · dora`;
   }, [title]);
-  useEffect(() => {
-    const onKey = (event: KeyboardEvent) => event.key === "Escape" && setSelected(null);
-    addEventListener("keydown", onKey);
-    return () => removeEventListener("keydown", onKey);
-  }, []);
-
+  const [opened, setOpened] = useState<Opened | null>(null); // a look back
+  const present = useCallback(() => {
+    opened?.pasts.forEach((past) => past.close());
+    setOpened(null);
+  }, [opened]);
+  const past = opened?.pasts[0] ?? null;
   const newest: Graph | null = live.graph ?? told?.graph ?? null;
   const graph = useMemo(() => newest, [JSON.stringify(newest)]); // laid out again only if it has changed
   const running = !ended && live.connection === "open";
-  const select = useCallback((chosen: Selected) => {
-    setSelected(chosen);
-    // On a phone a tap on a node leads to what it sends.
-    if (chosen && narrow) setTab("data");
-  }, [narrow]);
-  const showLog = (of: string) => {
-    setNode(of);
-    setTab("logs");
-  };
   const order = async (action: "stop" | "restart") => {
     try {
       const answer = await ask<{ new?: Listed }>("POST", `/api/dataflows/${uuid}/${action}`, {});
@@ -174,11 +144,7 @@ function Dataflow(props: {
   const lost = live.connection === "lost" && !ended;
   const failed = ended ? [] : failedNodes(live.state); // at the end, it is said below the header
   const crowded = ended || lost ? [] : (live.state?.networks ?? []).flatMap((network) => network.warnings);
-  const nodeOfSelection = selected?.kind === "box" ? selected.id.split("/")[0]! : selected?.kind === "edge" ? selected.edge.target.split("/")[0]! : null;
   const said = problem || (ended ? "" : lost && props.problem !== ANOTHER_START ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : props.problem);
-  const side = tab === "nodes" || tab === "source" ? tab : "details";
-  const graphHeight = splits.graph || Math.max(LEAST, Math.min(MOST, Math.ceil(need)));
-  const split = (name: keyof typeof SPLITS) => (size: number) => setSplits({ ...splits, [name]: size });
 
   return (
     <>
@@ -187,7 +153,7 @@ function Dataflow(props: {
         <h1 title={told?.file ?? ""}>{title}</h1>
         <Chip tone={lost || failed.length ? "bad" : TONES[status]}>{lost ? "no connection" : failed.length ? `${status} · ${failed.length} failed` : status}</Chip>
         {failed[0] && (
-          <button class="reason" title={`${failed[0].id} ${failed[0].failure!.reason}`} onClick={() => showLog(failed[0]!.id)}>
+          <button class="reason" title={`${failed[0].id} ${failed[0].failure!.reason}`} onClick={() => chosen.showLog(failed[0]!.id)}>
             {failed[0].id} {failed[0].failure!.reason}
           </button>
         )}
@@ -204,38 +170,25 @@ function Dataflow(props: {
       {said && <p class="banner" role="alert">{said}</p>}
       {crowded.map((warning) => <p class="banner warning" role="status" key={warning}>{warning}</p>)}
       {told?.running && !told.here && !live.state && <p class="banner">It is being built: there is nothing to be seen yet.</p>}
-      {live.outcome && <Ending record={live.outcome} graph={graph} onLogs={showLog} />}
-      <main
-        class="dataflow"
-        data-tab={tab}
-        data-stale={lost}
-        data-large={large}
-        style={{ "--left": `${splits.left}%`, "--graph": `${graphHeight}%`, "--data": `${splits.data}%` }}
-      >
-        {graph ? <GraphPane live={live} graph={graph} several={(told?.machines.length ?? 1) > 1} selected={selected} onSelect={select} large={large} onLarge={setLarge} highest={splits.graph ? 0 : MOST} onNeed={setNeed} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>}
-        <Splitter label="Height of the graph" axis="y" size={graphHeight} onSize={split("graph")} />
-        <div class="lower">
-          <div class="column left">
-            <div class="tabs" role="tablist" aria-label="Panes">
-              {TABS.map(([name, label]) => (
-                <button key={name} role="tab" class="tab" data-name={name} aria-selected={(narrow ? tab : side) === name} onClick={() => setTab(name)}>{label}</button>
-              ))}
-            </div>
-            {graph && side === "details" && (
-              <DetailsPane uuid={uuid} live={live} graph={graph} selected={selected} running={running} onSelect={setSelected} onLogs={showLog} />
-            )}
-            {graph && side === "nodes" && <NodesPane live={live} graph={graph} onSelect={(chosen) => { setSelected(chosen); setTab("details"); }} />}
-            {side === "source" && <SourcePane file={told?.file ?? null} source={told?.source ?? null} node={nodeOfSelection} />}
-          </div>
-          <Splitter label="Width of the details" axis="x" size={splits.left} onSize={split("left")} />
-          <div class="column right">
-            {graph && told ? <DataPane live={live} graph={graph} name={told.file ?? told.name} selected={selected} ended={!running && live.connection !== "opening"} /> : <section class="pane data" />}
-            <Splitter label="Height of the data" axis="y" size={splits.data} onSize={split("data")} />
-            {graph ? <MinutePane live={live} graph={graph} selected={selected} latency={latency} onLatency={setLatency} /> : <section class="pane minute" />}
-            <LogPane live={live} nodes={listed?.nodes ?? []} node={node} onNode={setNode} />
-          </div>
-        </div>
-      </main>
+      {live.outcome && <Ending record={live.outcome} graph={graph} onLogs={chosen.showLog} />}
+      {past?.trouble && <p class="banner" role="alert">{past.trouble}</p>}
+      <Panes
+        feed={past ?? live}
+        graph={past?.about.graph ?? graph}
+        chosen={chosen}
+        uuid={uuid}
+        name={told ? (told.file ?? told.name) : null}
+        file={told?.file ?? null}
+        source={told?.source ?? null}
+        nodes={listed?.nodes ?? []}
+        several={(told?.machines.length ?? 1) > 1}
+        running={running && !past}
+        lost={lost && !past}
+        latency={latency || past !== null}
+        onLatency={setLatency}
+      />
+      {opened && <AxisOfPast {...opened} chosen={chosen} onLive={present} />}
+      {!opened && running && told?.looks_back && <AxisOfRun uuid={uuid} onLookBack={setOpened} />}
     </>
   );
 }
@@ -284,20 +237,6 @@ function Ending({ record, graph, onLogs }: { record: Listed; graph: Graph | null
       ))}
     </section>
   );
-}
-
-type Theme = "" | "light" | "dark";
-
-function ThemeButton() {
-  const [theme, setTheme] = useState<Theme>((localStorage.getItem("theme") as Theme) ?? "");
-  useEffect(() => {
-    document.documentElement.style.colorScheme = theme || "light dark";
-    localStorage.setItem("theme", theme);
-  }, [theme]);
-  const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  const sun = "M8 5a3 3 0 1 0 .01 0zM8 1v1.500M8 13.500V15M1 8h1.500M13.500 8H15M3 3l1 1M12 12l1 1M13 3l-1 1M4 12l-1 1";
-  const moon = "M13 9.500A5.500 5.500 0 0 1 6.500 3a5.500 5.500 0 1 0 6.500 6.500z";
-  return <IconButton path={dark ? sun : moon} label={dark ? "Light" : "Dark"} onClick={() => setTheme(dark ? "light" : "dark")} />;
 }
 
 render(<App />, document.getElementById("app")!);

@@ -2,35 +2,37 @@
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { type Edge, type Graph, isGiven } from "./graph";
-import { Icon, IconButton, useLive, useStored } from "./hooks";
+import { Icon, IconButton, useFeed } from "./hooks";
+import { LayoutButtons, type StoredLayout } from "./layouts";
 import { fullName } from "./model";
 import { chooseOutputs, columnsFor, GAP, LOWEST, type Panel, ROW, rowsFor, topicsOf, topicsOfGraph } from "./panels";
+import type { Past } from "./past";
 import { PreviewBody, PreviewFacts } from "./preview";
-import type { Live } from "./server";
+import type { Feed } from "./feed";
 import type { Selected } from "./view";
 
 const PADDING = 12; // pixels below the grid, as in dashboard.css
 
-export function DataPane(props: { live: Live; graph: Graph; name: string; selected: Selected; ended: boolean }) {
-  const { live, graph, selected } = props;
-  useLive(live, "connection");
-  useLive(live, "kinds");
-  useLive(live, "state");
-  const [arranged, setArranged] = useStored<Panel[] | null>(`panels ${props.name}`, null);
+export function DataPane(props: { feed: Feed; graph: Graph; layout: StoredLayout; selected: Selected; ended: boolean }) {
+  const { feed, graph, selected } = props;
+  useFeed(feed, "connection");
+  useFeed(feed, "kinds");
+  useFeed(feed, "state");
+  const { panels: arranged, setPanels: setArranged } = props.layout;
   const [dragged, setDragged] = useState<{ topic: string; over: string } | null>(null);
   const [enlarged, setEnlarged] = useState<string | null>(null);
   const grid = useRef<HTMLDivElement>(null);
   const room = useSize(grid);
 
   const topics = topicsOfGraph(graph);
-  const { shown: automatic, probed } = chooseOutputs(topics, live);
+  const { shown: automatic, probed } = chooseOutputs(topics, feed);
   const kept = (arranged ?? automatic).filter((panel) => topics.includes(panel.topic));
   const chosen = selected?.kind === "box" ? topicsOf(graph, selected.id) : selected ? topicOf(graph, selected.edge) : [];
   const passing = chosen.filter((topic) => !kept.some((panel) => panel.topic === topic));
   const all = [...passing.map((topic): Panel => ({ topic, wide: 1, high: 0 })), ...kept];
   const large = all.find((panel) => panel.topic === enlarged);
   const shown = large ? [large] : all;
-  useLook(live, arranged || props.ended ? [] : probed);
+  useLook(feed, arranged || (props.ended && !feed.isPast) ? [] : probed);
   const first = chosen[0];
   useEffect(() => {
     grid.current?.querySelector(`[data-topic="${CSS.escape(first ?? "")}"]`)?.scrollIntoView({ block: "nearest" });
@@ -43,7 +45,7 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
     if (panel === large) return { ...panel, wide: 1, high: 1 };
     const wide = Math.min(panel.wide, columns);
     const width = column * wide + GAP * (wide - 1);
-    return { ...panel, wide, high: panel.high || rowsFor(live.previews.get(panel.topic)?.head, width, most) };
+    return { ...panel, wide, high: panel.high || rowsFor(feed.heads.get(panel.topic), width, most) };
   };
   const change = (topic: string, size: Partial<Panel>) =>
     setArranged(all.filter((panel) => panel.topic === topic || kept.includes(panel)).map((panel) => (panel.topic === topic ? { ...panel, ...size } : panel)));
@@ -75,18 +77,19 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
           </select>
         )}
         {arranged && <button class="button" title="Show the most informative outputs again" onClick={() => setArranged(null)}>Reset</button>}
-        {live.paused && !props.ended && <span class="quiet">paused</span>}
-        {!props.ended && <IconButton path={live.paused ? "M5 3l8 5-8 5z" : "M5.500 3v10M10.500 3v10"} label={live.paused ? "Go on" : "Pause the previews"} pressed={live.paused} onClick={() => live.pause(!live.paused)} />}
+        <LayoutButtons layout={props.layout} shown={all} />
+        {feed.paused && !props.ended && <span class="quiet">paused</span>}
+        {!props.ended && <IconButton path={feed.paused ? "M5 3l8 5-8 5z" : "M5.500 3v10M10.500 3v10"} label={feed.paused ? "Go on" : "Pause the previews"} pressed={feed.paused} onClick={() => feed.pause(!feed.paused)} />}
       </div>
       <div class="panels">
         {shown.length === 0 && (
-          <p class="quiet waiting">{topics.length === 0 ? "No node has an output." : arranged ? "No preview is chosen." : props.ended ? "Nothing was shown before the end." : "Waiting for the first message …"}</p>
+          <p class="quiet waiting">{topics.length === 0 ? "No node has an output." : feed.isPast && !arranged ? "Nothing was sent up to this moment." : arranged ? "No preview is chosen." : props.ended ? "Nothing was shown before the end." : "Waiting for the first message …"}</p>
         )}
         <div class="grid" ref={grid} style={{ gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))`, gridAutoRows: large ? `${room.height}px` : undefined }}>
           {shown.map((panel) => (
             <PanelCard
               key={panel.topic}
-              live={live}
+              feed={feed}
               graph={graph}
               panel={sizeOf(panel)}
               column={column}
@@ -112,7 +115,7 @@ export function DataPane(props: { live: Live; graph: Graph; name: string; select
 }
 
 interface PanelProps {
-  live: Live;
+  feed: Feed;
   graph: Graph;
   panel: Panel; // with its real size
   column: number; // pixels
@@ -129,12 +132,14 @@ interface PanelProps {
 }
 
 function PanelCard(props: PanelProps) {
-  const { live, panel } = props;
+  const { feed, panel } = props;
   const card = useRef<HTMLElement>(null);
   const { topic } = panel;
-  useLookWhileVisible(live, topic, card);
-  useLive(live, `preview ${topic}`);
-  const preview = live.previews.get(topic);
+  useLookWhileVisible(feed, topic, card);
+  useFeed(feed, `preview ${topic}`);
+  useFeed(feed, "differences");
+  const preview = feed.previews.get(topic);
+  const differs = feed.isPast && preview ? (feed as Past).differenceOf(topic) : "";
   const from = useRef({ x: 0, y: 0, wide: 1, high: 1 });
 
   const under = (event: PointerEvent) => {
@@ -170,7 +175,7 @@ function PanelCard(props: PanelProps) {
   return (
     <article
       ref={card}
-      class={`card panel${props.chosen ? " chosen" : ""}${props.target ? " target" : ""}`}
+      class={`card panel${props.chosen ? " chosen" : ""}${props.target ? " target" : ""}${differs ? " differing" : ""}`}
       data-topic={topic}
       data-number={preview?.head.number ?? ""}
       style={style}
@@ -197,8 +202,9 @@ function PanelCard(props: PanelProps) {
           <button class="pin" aria-label={`Close ${topic}`} title="Close" onClick={props.onClose}><Icon path="M4 4l8 8M12 4l-8 8" /></button>
         )}
       </header>
+      {differs && <p class="warn differs" title={differs}>≠ {differs}</p>}
       <div class="content">
-        {preview ? <PreviewBody live={live} topic={topic} backdrops={backdrops(props.graph, topic)} preview={preview} /> : <p class="quiet">Waiting for a message …</p>}
+        {preview ? <PreviewBody feed={feed} topic={topic} backdrops={backdrops(props.graph, topic)} preview={preview} /> : <p class="quiet">{feed.isPast ? "Nothing was sent up to this moment." : "Waiting for a message …"}</p>}
       </div>
       {preview && <PreviewFacts head={preview.head} />}
       {!props.large && <button
@@ -236,29 +242,29 @@ function backdrops(graph: Graph, topic: string): string[] {
 }
 
 /** Look at topics as long as they are in the list. */
-function useLook(live: Live, topics: string[]): void {
+function useLook(feed: Feed, topics: string[]): void {
   useEffect(() => {
-    const ends = topics.map((topic) => live.look(topic));
+    const ends = topics.map((topic) => feed.look(topic));
     return () => ends.forEach((end) => end());
-  }, [live, topics.join("\n")]);
+  }, [feed, topics.join("\n")]);
 }
 
 /** Look at a topic while an element is on the screen: what nobody sees costs nothing. */
-function useLookWhileVisible(live: Live, topic: string, element: { current: HTMLElement | null }): void {
+function useLookWhileVisible(feed: Feed, topic: string, element: { current: HTMLElement | null }): void {
   useEffect(() => {
     let end: (() => void) | null = null;
     const watch = new IntersectionObserver((entries) => {
       const visible = entries[entries.length - 1]!.isIntersecting;
       if (visible === (end !== null)) return;
       if (end) end();
-      end = visible ? live.look(topic) : null;
+      end = visible ? feed.look(topic) : null;
     });
     watch.observe(element.current!);
     return () => {
       watch.disconnect();
       end?.();
     };
-  }, [live, topic]);
+  }, [feed, topic]);
 }
 
 /** Return the size of the visible part of a grid. */

@@ -2,44 +2,51 @@
 
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
-import { Chip, useLive } from "./hooks";
-import { failedNodes, labelOfLink, linksOf, nodeOf, rate, sentenceOfPath, sentences, sentencesOfNetwork, short, shownCounters, size, toneOfLink, toneOfNode, whole } from "./model";
+import { Chip, useFeed } from "./hooks";
+import { failedNodes, labelOfLink, linksOf, nodeOf, rate, RECORDED, sentenceOfPath, sentences, sentencesOfNetwork, short, shownCounters, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
-import { ParameterList } from "./parameters";
-import type { Live } from "./server";
+import { ParameterList, PastParameters } from "./parameters";
+import type { Past } from "./past";
+import type { Feed } from "./feed";
+import { copy, quoted, say } from "./toasts";
 import type { Selected } from "./view";
 
 export interface DetailsProps {
   uuid: string;
-  live: Live;
+  feed: Feed;
   graph: Graph;
   selected: Selected;
   running: boolean;
   onSelect: (selected: Selected) => void;
   onLogs: (node: string) => void;
+  overall?: ComponentChildren; // about the recording
 }
 
 export function DetailsPane(props: DetailsProps) {
-  useLive(props.live, "state");
-  const { selected, live } = props;
+  useFeed(props.feed, "state");
+  const { selected, feed } = props;
   return (
     <section class="pane side details" aria-label="Details">
-      {live.state?.trouble && <p class="bad">{live.state.trouble}</p>}
+      {feed.state?.trouble && <p class="bad">{feed.state.trouble}</p>}
       {selected?.kind === "box" && <NodeDetails key={selected.id} {...props} id={selected.id} />}
       {selected?.kind === "edge" && <EdgeDetails {...props} edge={selected.edge} />}
-      {!selected && <Overall {...props} />}
+      {!selected && props.overall}
+      {!selected && !(feed.isPast && props.graph.edges.length === 0) && <Overall {...props} />}
       {selected?.kind === "box" && props.running && boxOf(props.graph, selected.id) && (
         <ParameterList key={`parameters ${selected.id}`} uuid={props.uuid} node={nodeOf(boxOf(props.graph, selected.id)!)} operator={selected.id} />
+      )}
+      {selected?.kind === "box" && feed.isPast && boxOf(props.graph, selected.id) && (
+        <PastParameters past={feed as Past} node={nodeOf(boxOf(props.graph, selected.id)!)} />
       )}
     </section>
   );
 }
 
 function NodeDetails(props: DetailsProps & { id: string }) {
-  const { graph, live } = props;
+  const { graph, feed } = props;
   const box = boxOf(graph, props.id);
   if (!box) return null;
-  const node = live.state?.nodes.find((candidate) => candidate.id === nodeOf(box));
+  const node = feed.state?.nodes.find((candidate) => candidate.id === nodeOf(box));
   const incoming = graph.edges.filter((edge) => edge.target === box.id);
   return (
     <>
@@ -66,6 +73,7 @@ function NodeDetails(props: DetailsProps & { id: string }) {
       <div class="row">
         <button class="button" onClick={() => props.onLogs(nodeOf(box))}>Its log</button>
         {node && props.running && <NodeActions uuid={props.uuid} node={node} />}
+        {feed.isPast && <DebugButton past={feed as Past} node={nodeOf(box)} />}
       </div>
       {incoming.length > 0 && <h3>Inputs</h3>}
       {incoming.map((edge) => <LinkRow key={`in ${edge.input}`} {...props} edge={edge} name={edge.input} other={ends(edge)[0]} />)}
@@ -79,8 +87,16 @@ function NodeDetails(props: DetailsProps & { id: string }) {
   );
 }
 
+/** A button that copies the command which runs a node alone, up to the moment that is shown. */
+function DebugButton({ past, node }: { past: Past; node: string }) {
+  if (!past.about.own) return null;
+  const command = `dora debug ${quoted(past.about.path)} ${node} --at ${(past.at / 1e9).toFixed(3)}s`;
+  const onClick = () => void copy(command).then((done) => say({ text: done ? `Copied: ${command}` : command }));
+  return <button class="button" title={`Copy: ${command}`} onClick={onClick}>Debug from here</button>;
+}
+
 function LinkRow(props: DetailsProps & { edge: Edge; name: string; other: string }) {
-  const link = linksOf(props.live.state, props.graph).of(props.edge);
+  const link = linksOf(props.feed.state, props.graph).of(props.edge);
   return (
     <button class="item" onClick={() => props.onSelect({ kind: "edge", edge: props.edge })}>
       <b>{props.name}</b>
@@ -93,7 +109,7 @@ function LinkRow(props: DetailsProps & { edge: Edge; name: string; other: string
 function EdgeDetails(props: DetailsProps & { edge: Edge }) {
   const { edge } = props;
   const [from, to] = ends(edge);
-  const link = linksOf(props.live.state, props.graph).of(edge);
+  const link = linksOf(props.feed.state, props.graph).of(edge);
   const source = boxOf(props.graph, edge.source);
   return (
     <>
@@ -110,8 +126,8 @@ function EdgeDetails(props: DetailsProps & { edge: Edge }) {
 }
 
 function Overall(props: DetailsProps) {
-  const { state } = props.live;
-  const links = linksOf(props.live.state, props.graph);
+  const { state } = props.feed;
+  const links = linksOf(props.feed.state, props.graph);
   const losing = props.graph.edges.filter((edge) => !edge.asks_for_drops && (links.of(edge)?.dropped ?? 0) > 0);
   const failed = failedNodes(state);
   const networks = state?.networks ?? [];
@@ -120,7 +136,7 @@ function Overall(props: DetailsProps) {
     <>
       <h2>Overview</h2>
       <p class="quiet">Select a node or a link to see what it does.</p>
-      {state && (
+      {state && state.nodes.some((node) => node.status !== RECORDED) && (
         <dl class="figures">
           <Figure name="Nodes">{state.nodes.length}</Figure>
           <Figure name="CPU">{sum(state.nodes.map((node) => node.cpu)).toFixed(0)} %</Figure>

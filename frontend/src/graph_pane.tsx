@@ -4,8 +4,8 @@ import ELK from "elkjs/lib/elk-api";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Box, Graph } from "./graph";
 import { IconButton, useNarrow } from "./hooks";
-import { labelOfLink, Links, nodeOf, type NodeState, sentences, size, toneOfLink, toneOfNode } from "./model";
-import type { Live } from "./server";
+import { labelOfLink, Links, nodeOf, type NodeState, rate, RECORDED, sentences, size, toneOfLink, toneOfNode } from "./model";
+import type { Feed } from "./feed";
 import type { Direction } from "./layout";
 import { GraphView, type Selected } from "./view";
 
@@ -17,7 +17,7 @@ const TOOLS = { wide: { right: 52, bottom: 0 }, narrow: { right: 0, bottom: 58 }
 const STATUS = "100 % · 9999 MB"; // the same for a node
 
 export function GraphPane(props: {
-  live: Live;
+  feed: Feed;
   graph: Graph;
   several: boolean; // the dataflow is on several machines
   selected: Selected;
@@ -35,7 +35,7 @@ export function GraphPane(props: {
   const [wanted, setWanted] = useState<boolean | null>(null); // null: as there is room
   const [compact, setCompact] = useState(false);
   const [laidOut, setLaidOut] = useState(false);
-  const { live, graph } = props;
+  const { feed, graph } = props;
   const narrow = useNarrow();
 
   useEffect(() => {
@@ -59,8 +59,8 @@ export function GraphPane(props: {
     made.highest = (panes.clientHeight * props.highest) / 100;
     view.current = made;
     const refresh = () => {
-      links.current = new Links(live.state, boxes);
-      const nodes = new Map(live.state?.nodes.map((node) => [node.id, node]));
+      links.current = new Links(feed.state, boxes);
+      const nodes = new Map(feed.state?.nodes.map((node) => [node.id, node]));
       for (const box of graph.boxes) {
         const node = nodes.get(nodeOf(box));
         if (node && alone(box)) made.noteBox(box.id, words(node), toneOfNode(node));
@@ -89,7 +89,7 @@ export function GraphPane(props: {
         (error: Error) => present && setProblem(`The graph cannot be laid out: ${error.message}`),
       );
     redraw.current();
-    const off = live.on("state", refresh);
+    const off = feed.on("state", refresh);
     const size = new ResizeObserver(() => made.refit());
     size.observe(place.current!);
     return () => {
@@ -98,7 +98,7 @@ export function GraphPane(props: {
       off();
       place.current?.replaceChildren();
     };
-  }, [live, graph, props.several, wanted, narrow, props.large]);
+  }, [feed, graph, props.several, wanted, narrow, props.large]);
 
   useEffect(() => view.current?.highlightOnly(props.selected), [props.selected, graph, laidOut]);
 
@@ -123,6 +123,7 @@ export function GraphPane(props: {
 }
 
 function words(node: NodeState): string {
+  if (node.status === RECORDED) return node.sent_hz ? `sends ${rate(node.sent_hz)}` : "";
   const figures = node.cpu === null || node.status !== "Running" ? node.status : `${node.cpu.toFixed(0)} % · ${size(node.memory ?? 0)}`;
   return node.machine ? `${node.machine}: ${figures}` : figures;
 }

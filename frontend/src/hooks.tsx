@@ -2,12 +2,12 @@
 
 import { type ComponentChildren } from "preact";
 import { useEffect, useReducer, useState } from "preact/hooks";
-import type { Live } from "./server";
+import type { Feed } from "./feed";
 
 /** Draw again whenever something of the dataflow changes. */
-export function useLive(live: Live, channel: Parameters<Live["on"]>[0]): void {
+export function useFeed(feed: Feed, channel: Parameters<Feed["on"]>[0]): void {
   const [, again] = useReducer((count: number) => count + 1, 0);
-  useEffect(() => live.on(channel, () => again(undefined as never)), [live, channel]);
+  useEffect(() => feed.on(channel, () => again(undefined as never)), [feed, channel]);
 }
 
 const PHONE = matchMedia("(max-width: 760px)"); // as in dashboard.css
@@ -124,4 +124,19 @@ export function IconButton(props: { path: string; label: string; onClick: () => 
 
 export function Chip(props: { tone: string; children: ComponentChildren }) {
   return <span class={`chip ${props.tone}`}>{props.children}</span>;
+}
+
+type Theme = "" | "light" | "dark";
+
+/** The button that changes between dark and light; without a choice, the colours follow the system. */
+export function ThemeButton() {
+  const [theme, setTheme] = useState<Theme>((localStorage.getItem("theme") as Theme) ?? "");
+  useEffect(() => {
+    document.documentElement.style.colorScheme = theme || "light dark";
+    localStorage.setItem("theme", theme);
+  }, [theme]);
+  const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const sun = "M8 5a3 3 0 1 0 .01 0zM8 1v1.500M8 13.500V15M1 8h1.500M13.500 8H15M3 3l1 1M12 12l1 1M13 3l-1 1M4 12l-1 1";
+  const moon = "M13 9.500A5.500 5.500 0 0 1 6.500 3a5.500 5.500 0 1 0 6.500 6.500z";
+  return <IconButton path={dark ? sun : moon} label={dark ? "Light" : "Dark"} onClick={() => setTheme(dark ? "light" : "dark")} />;
 }

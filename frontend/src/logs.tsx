@@ -2,9 +2,9 @@
 
 import { memo } from "preact/compat";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { useLive } from "./hooks";
+import { useFeed } from "./hooks";
 import { clock, LEVELS, type Line, whole } from "./model";
-import type { Live } from "./server";
+import type { Feed } from "./feed";
 
 const SHOWN = 500; // entries in the page
 
@@ -14,10 +14,10 @@ interface Filter {
   text: string;
 }
 
-export function LogPane(props: { live: Live; nodes: string[]; node: string; onNode: (node: string) => void }) {
-  const { live } = props;
-  useLive(live, "lines");
-  useLive(live, "connection");
+export function LogPane(props: { feed: Feed; nodes: string[]; node: string; onNode: (node: string) => void }) {
+  const { feed } = props;
+  useFeed(feed, "lines");
+  useFeed(feed, "connection");
   const [level, setLevel] = useState("stdout");
   const [text, setText] = useState("");
   const [old, setOld] = useState<{ entries: Line[]; total: number; from: number } | null>(null);
@@ -28,19 +28,19 @@ export function LogPane(props: { live: Live; nodes: string[]; node: string; onNo
 
   useEffect(() => {
     setOld(null);
-    if (!filtered || live.gone) return; // the page searches what it has
+    if (!filtered || feed.gone) return; // the page searches what it has
     let wanted = true;
     const timer = setTimeout(() => {
-      const from = live.arrived;
-      void live.search(props.node, level, text).then(({ entries, total }) => wanted && setOld({ entries, total, from }));
+      const from = feed.arrived;
+      void feed.search(props.node, level, text).then(({ entries, total }) => wanted && setOld({ entries, total, from }));
     }, 250);
     return () => {
       wanted = false;
       clearTimeout(timer);
     };
-  }, [live, live.gone, props.node, level, text]);
+  }, [feed, feed.gone, props.node, level, text]);
 
-  const recent = old ? live.lines.slice(live.lines.length - Math.min(live.arrived - old.from, live.lines.length)) : live.lines;
+  const recent = old ? feed.lines.slice(feed.lines.length - Math.min(feed.arrived - old.from, feed.lines.length)) : feed.lines;
   const fitting = filtered ? recent.filter((line) => fits(line, filter)) : recent;
   const last = old?.entries[old.entries.length - 1]?.time ?? -1;
   const all = old ? [...old.entries, ...fitting.filter((line) => line.time > last)] : fitting;
@@ -73,7 +73,7 @@ export function LogPane(props: { live: Live; nodes: string[]; node: string; onNo
         <input type="search" placeholder="Text" aria-label="Text" value={text} onInput={(event) => setText(event.currentTarget.value)} />
         <span class="quiet" role="status">
           {old ? `${whole(old.total)} found` : ""}
-          {live.skipped && !filtered ? `${whole(live.skipped)} not shown` : ""}
+          {feed.skipped && !filtered ? `${whole(feed.skipped)} not shown` : ""}
         </span>
         {!follow && <button class="button" onClick={() => setFollow(true)}>Follow</button>}
       </div>

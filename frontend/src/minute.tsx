@@ -3,10 +3,11 @@
 import type { ComponentChildren } from "preact";
 import { ends, type Graph } from "./graph";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
-import { useLive, useNarrow } from "./hooks";
+import { useFeed, useNarrow } from "./hooks";
 import { linkName, milliseconds, nodeOf, rate } from "./model";
+import type { Past } from "./past";
 import { COLOURS, Plot } from "./plot";
-import { type Live, MINUTE, type Sample } from "./server";
+import { type Feed, MINUTE, type Sample } from "./feed";
 import type { Selected } from "./view";
 
 // The legend of a chart takes little of it, so that most of it is curves.
@@ -23,10 +24,10 @@ interface Curve {
   values: (number | null)[];
 }
 
-export function MinutePane(props: { live: Live; graph: Graph; selected: Selected; latency: boolean; onLatency: (on: boolean) => void }) {
-  const { live, graph, selected } = props;
-  useLive(live, "samples");
-  const { history } = live;
+export function MinutePane(props: { feed: Feed; graph: Graph; selected: Selected; latency: boolean; onLatency: (on: boolean) => void }) {
+  const { feed, graph, selected } = props;
+  useFeed(feed, "samples");
+  const { history } = feed;
   const pane = useRef<HTMLElement>(null);
   const legend = useLegend(pane, useNarrow());
   const boxes = new Map(graph.boxes.map((box) => [box.id, box]));
@@ -56,10 +57,10 @@ export function MinutePane(props: { live: Live; graph: Graph; selected: Selected
         history={history}
         curves={latency}
         unit={milliseconds}
-        empty={props.latency ? "nothing measured yet" : <button class="button" onClick={() => props.onLatency(true)}>Measure</button>}
+        empty={feed.isPast ? "not recorded" : props.latency ? "nothing measured yet" : <button class="button" onClick={() => props.onLatency(true)}>Measure</button>}
       />
-      <Chart title="Drops" legend={legend} history={history} curves={links(2)} unit={rate} empty="none" positive />
-      <Chart title="CPU" legend={legend} history={history} curves={cpu} unit={(value) => `${value.toFixed(0)} %`} empty="no process" />
+      <Chart title="Drops" legend={legend} history={history} curves={links(2)} unit={rate} empty={feed.isPast && !(feed as Past).about.has_state ? "not recorded" : "none"} positive />
+      <Chart title="CPU" legend={legend} history={history} curves={cpu} unit={(value) => `${value.toFixed(0)} %`} empty={feed.isPast ? "not recorded" : "no process"} />
     </section>
   );
 }

@@ -127,6 +127,8 @@ export interface Source {
 
 export const LEVELS = ["error", "warn", "info", "debug", "trace", "stdout"] as const;
 
+/** The status of a node in a recording that does not say how the node was. */
+export const RECORDED = "Recorded";
 const STOPPED = "Stopped";
 const FAILED = "Failed";
 

@@ -1,15 +1,15 @@
 // All nodes as a table.
 
 import type { Graph } from "./graph";
-import { Chip, useLive } from "./hooks";
+import { Chip, useFeed } from "./hooks";
 import { linksOf, lostBy, rate, short, shownCounters, size, toneOfNode, whole } from "./model";
-import type { Live } from "./server";
+import type { Feed } from "./feed";
 import type { Selected } from "./view";
 
-export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected: Selected) => void }) {
-  useLive(props.live, "state");
-  const nodes = props.live.state?.nodes ?? [];
-  const links = linksOf(props.live.state, props.graph);
+export function NodesPane(props: { feed: Feed; graph: Graph; onSelect: (selected: Selected) => void }) {
+  useFeed(props.feed, "state");
+  const nodes = props.feed.state?.nodes ?? [];
+  const links = linksOf(props.feed.state, props.graph);
   const counters = shownCounters(nodes);
   // A runtime with several operators is a frame in the graph; its first operator stands for it.
   const boxOf = (id: string) =>

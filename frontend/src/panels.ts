@@ -2,7 +2,7 @@
 
 import { type Graph, isGiven } from "./graph";
 import { fullName } from "./model";
-import type { Head, Live } from "./server";
+import type { Feed, Head } from "./feed";
 
 /** A preview in the grid: how many columns and rows it takes; 0 rows: as many as its content needs. */
 export interface Panel {
@@ -18,7 +18,7 @@ const NARROWEST = 280; // pixels of a column
 const SHOWN = 6; // that are chosen without a user
 const PROBED = 12; // at a time, to learn what an output carries
 
-const ORDER: Head["kind"][] = ["boxes", "image", "points", "series", "curve", "table", "text", "values", "problem"];
+const ORDER: Head["kind"][] = ["boxes", "image", "points", "transforms", "series", "curve", "table", "text", "values", "problem"];
 const NAMES: [RegExp, Head["kind"]][] = [
   [/bbox|boxes|detection|BoundingBox/i, "boxes"],
   [/image|frame|color|rgb|picture|depth|mask/i, "image"],
@@ -38,13 +38,13 @@ export function topicsOf(graph: Graph, id: string): string[] {
 }
 
 /** Choose the most informative outputs, of many kinds rather than many of one kind, among those that have sent something, and outputs to look at to learn what they carry. */
-export function chooseOutputs(topics: string[], live: Live): { shown: Panel[]; probed: string[] } {
+export function chooseOutputs(topics: string[], feed: Feed): { shown: Panel[]; probed: string[] } {
   const guess = (topic: string) => {
     const index = NAMES.findIndex(([name]) => name.test(topic));
     return index < 0 ? NAMES.length : index;
   };
-  const known = topics.filter((topic) => live.previews.has(topic));
-  const place = (topic: string) => ORDER.indexOf(live.previews.get(topic)!.head.kind);
+  const known = topics.filter((topic) => feed.heads.has(topic));
+  const place = (topic: string) => ORDER.indexOf(feed.heads.get(topic)!.kind);
   const ranked = known.sort((a, b) => place(a) - place(b));
   const rounds = new Map<string, number>(); // topic → how many of its kind come before it
   ranked.forEach((topic, index) => rounds.set(topic, ranked.slice(0, index).filter((other) => place(other) === place(topic)).length));
@@ -52,9 +52,9 @@ export function chooseOutputs(topics: string[], live: Live): { shown: Panel[]; p
     .sort((a, b) => rounds.get(a)! - rounds.get(b)!)
     .slice(0, SHOWN)
     .sort((a, b) => place(a) - place(b));
-  const busy = new Set(live.state?.links.filter((link) => link.hz > 0).map((link) => link.source));
+  const busy = new Set(feed.state?.links.filter((link) => link.hz > 0).map((link) => link.source));
   const unknown = topics
-    .filter((topic) => !live.previews.has(topic))
+    .filter((topic) => !feed.heads.has(topic))
     .sort((a, b) => Number(busy.has(b)) - Number(busy.has(a)) || guess(a) - guess(b));
   return { shown: shown.map((topic) => ({ topic, wide: 1, high: 0 })), probed: unknown.slice(0, PROBED - shown.length) };
 }
@@ -78,6 +78,7 @@ function contentRows(head: Head | undefined, width: number): number {
     case "boxes":
       return rows((width - 22) * 0.75 + around);
     case "points":
+    case "transforms":
       return rows(Math.min(width - 22, 340) + around);
     case "series":
     case "curve":

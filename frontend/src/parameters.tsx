@@ -1,6 +1,9 @@
 // The parameters of a node: read, change, add, delete.
 
 import { useEffect, useState } from "preact/hooks";
+import { useFeed } from "./hooks";
+import { asText } from "./model";
+import type { Past } from "./past";
 import { request } from "./server";
 
 export function ParameterList(props: { uuid: string; node: string; operator: string }) {
@@ -57,6 +60,33 @@ export function ParameterList(props: { uuid: string; node: string; operator: str
         <button class="button" disabled={!key}>Add</button>
       </form>
       <p class="quiet" role="status">{told}</p>
+    </section>
+  );
+}
+
+/** The parameters that a node had at the moment that is shown. */
+export function PastParameters({ past, node }: { past: Past; node: string }) {
+  useFeed(past, "state");
+  const [values, setValues] = useState<Record<string, unknown>>({});
+  useEffect(() => {
+    let wanted = true;
+    past.parameters(node).then((found) => wanted && setValues(found), () => {});
+    return () => {
+      wanted = false;
+    };
+  }, [past, node, past.at]);
+  return (
+    <section class="parameters" aria-label="Parameters">
+      <h3>Parameters</h3>
+      {Object.keys(values).length === 0 && <p class="quiet">This node had none.</p>}
+      <dl class="past">
+        {Object.entries(values).map(([name, value]) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>{asText(value)}</dd>
+          </div>
+        ))}
+      </dl>
     </section>
   );
 }

@@ -1,24 +1,27 @@
 // What a topic carries, as it comes.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { Cloud } from "./cloud";
-import { useLive } from "./hooks";
+import { useFeed } from "./hooks";
 import { asText, rounded, size, whole } from "./model";
+import type { Past } from "./past";
 import { COLOURS, Plot } from "./plot";
-import type { Head, Live, Preview } from "./server";
+import { framesOf, Scene, type SceneContent } from "./scene";
+import type { Feed, Head, Preview } from "./feed";
 
 /** Draw what a topic carries. `backdrops`: topics that may be the image which boxes belong to, the most likely first. */
-export function PreviewBody(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
+export function PreviewBody(props: { feed: Feed; topic: string; backdrops: string[]; preview: Preview }) {
   const { head, body } = props.preview;
   switch (head.kind) {
     case "image":
-      return <Picture preview={props.preview} boxes={[]} />;
+      return <Picture feed={props.feed} preview={props.preview} boxes={[]} />;
     case "boxes":
       return <Boxes {...props} />;
     case "points":
-      return <Cloud body={body} />;
+      return <Points head={head} body={body} />;
+    case "transforms":
+      return <Transforms head={head} />;
     case "series":
-      return <Series live={props.live} topic={props.topic} head={head} />;
+      return <Series feed={props.feed} topic={props.topic} head={head} />;
     case "curve":
       return <Curve head={head} />;
     case "table":
@@ -57,8 +60,53 @@ function shortened(type: string): string {
 
 type Box = Head["boxes"][number];
 
-function Picture(props: { preview: Preview; boxes: Box[]; own?: boolean }) {
+function Points({ head, body }: { head: Head; body: ArrayBuffer }) {
+  const content = useMemo((): SceneContent => ({ points: new Float32Array(body), isLine: head.line, cubes: head.cubes }), [head, body]);
+  return <Scene content={content} label={head.line ? "Line" : head.cubes ? "Boxes in space" : "Point cloud"} />;
+}
+
+function Transforms({ head }: { head: Head }) {
+  const content = useMemo((): SceneContent => ({ frames: framesOf(head.transforms) }), [head]);
+  return <Scene content={content} label="Transforms" />;
+}
+
+/** The pixel of an image under the pointer, and what is known of its values. */
+interface Pointed {
+  x: number;
+  y: number;
+  text: string;
+}
+
+/** Return the pixel of an image under the pointer; null beside the image, which keeps its aspect. */
+function pixelAt(canvas: HTMLCanvasElement, event: PointerEvent, head: Head): { x: number; y: number; left: number; top: number } | null {
+  const area = canvas.getBoundingClientRect();
+  const scale = Math.min(area.width / canvas.width, area.height / canvas.height);
+  const left = (event.clientX - area.left - (area.width - canvas.width * scale) / 2) / scale;
+  const top = (event.clientY - area.top - (area.height - canvas.height * scale) / 2) / scale;
+  if (left < 0 || top < 0 || left >= canvas.width || top >= canvas.height) return null;
+  const [width, height] = [head.width || canvas.width, head.height || canvas.height];
+  return { x: Math.floor((left / canvas.width) * width), y: Math.floor((top / canvas.height) * height), left: Math.floor(left), top: Math.floor(top) };
+}
+
+function Picture(props: { feed: Feed; preview: Preview; boxes: Box[]; own?: boolean }) {
   const canvas = useRef<HTMLCanvasElement>(null);
+  const [pointed, setPointed] = useState<Pointed | null>(null);
+  const asked = useRef(0);
+  const plain = useRef<ImageData | null>(null); // without boxes
+  const { feed, preview: { head } } = props;
+
+  const point = (event: PointerEvent) => {
+    const found = pixelAt(canvas.current!, event, head);
+    if (!found) return setPointed(null);
+    const { x, y, left, top } = found;
+    const image = plain.current;
+    const index = 4 * (top * (image?.width ?? 0) + left);
+    // A preview is compressed; a recording has the exact values, which come a little later.
+    setPointed({ x, y, text: image ? `≈ RGB ${[...image.data.slice(index, index + 3)].join(" ")}` : "" });
+    if (!feed.isPast) return;
+    const turn = ++asked.current;
+    void (feed as Past).pixel(head.topic, x, y).then(({ text }) => text && turn === asked.current && setPointed({ x, y, text }), () => {});
+  };
   const [problem, setProblem] = useState("");
   useEffect(() => {
     let wanted = true;
@@ -66,7 +114,7 @@ function Picture(props: { preview: Preview; boxes: Box[]; own?: boolean }) {
       (image) => {
         if (!wanted || !canvas.current) return;
         setProblem("");
-        paint(canvas.current, image, props.preview.head, props.boxes);
+        plain.current = paint(canvas.current, image, props.preview.head, props.boxes);
         canvas.current.dataset.own = String(props.own); // whether the boxes belong to what is drawn now
       },
       () => setProblem("This browser cannot decode the image."),
@@ -75,7 +123,17 @@ function Picture(props: { preview: Preview; boxes: Box[]; own?: boolean }) {
       wanted = false;
     };
   }, [props.preview, props.boxes]);
-  return problem ? <p class="bad">{problem}</p> : <canvas ref={canvas} class="picture" role="img" aria-label={`image ${props.preview.head.topic}`} />;
+  if (problem) return <p class="bad">{problem}</p>;
+  const leave = () => {
+    asked.current += 1;
+    setPointed(null);
+  };
+  return (
+    <>
+      <canvas ref={canvas} class="picture" role="img" aria-label={`image ${head.topic}`} onPointerMove={point} onPointerLeave={leave} />
+      {pointed && <p class="pixel">{pointed.x}, {pointed.y}{pointed.text && ` · ${pointed.text}`}</p>}
+    </>
+  );
 }
 
 async function bitmap({ head, body }: Preview): Promise<ImageBitmap> {
@@ -90,15 +148,24 @@ async function bitmap({ head, body }: Preview): Promise<ImageBitmap> {
   return createImageBitmap(image);
 }
 
-function paint(canvas: HTMLCanvasElement, image: ImageBitmap, head: Head, boxes: Box[]): void {
-  if (canvas.width !== image.width || canvas.height !== image.height) {
-    canvas.width = image.width;
-    canvas.height = image.height;
+const LEAST_WIDTH = 400; // pixels of a canvas with boxes
+
+/** Draw an image and boxes; return its pixels without the boxes. */
+function paint(canvas: HTMLCanvasElement, image: ImageBitmap, head: Head, boxes: Box[]): ImageData {
+  // A small image gets more pixels, so that the names of boxes can be read on it.
+  const enlarged = boxes.length ? Math.max(1, Math.ceil(LEAST_WIDTH / image.width)) : 1;
+  const [width, height] = [image.width * enlarged, image.height * enlarged];
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
   }
-  const context = canvas.getContext("2d")!;
-  context.drawImage(image, 0, 0);
-  drawBoxes(context, boxes, image.width / (head.width || image.width));
+  const context = canvas.getContext("2d", { willReadFrequently: true })!;
+  context.imageSmoothingEnabled = false;
+  context.drawImage(image, 0, 0, width, height);
+  const plain = context.getImageData(0, 0, canvas.width, canvas.height);
+  drawBoxes(context, boxes, width / (head.width || image.width));
   image.close();
+  return plain;
 }
 
 // Light enough for dark letters on them, and far apart on any picture.
@@ -169,20 +236,23 @@ export function matched(boxes: Preview[], frames: Preview[]): { boxes?: Preview;
   return { boxes: newest, frame: before[before.length - 1] ?? frames[0], own: false };
 }
 
-function Boxes(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
-  const { live, backdrops } = props;
+function Boxes(props: { feed: Feed; topic: string; backdrops: string[]; preview: Preview }) {
+  const { feed, backdrops } = props;
   const [chosen, setChosen] = useState(backdrops[0] ?? "");
-  useEffect(() => (chosen ? live.look(chosen) : undefined), [live, chosen]);
-  useLive(live, `preview ${chosen}`);
-  const behind = live.previews.get(chosen);
-  const { boxes, frame, own } = matched(live.recent.get(props.topic) ?? [], live.recent.get(chosen) ?? []);
+  useEffect(() => (chosen ? feed.look(chosen) : undefined), [feed, chosen]);
+  useEffect(() => {
+    if (feed.isPast) (feed as Past).drawOver(props.topic, chosen);
+  }, [feed, props.topic, chosen]);
+  useFeed(feed, `preview ${chosen}`);
+  const behind = feed.previews.get(chosen);
+  const { boxes, frame, own } = matched(feed.recent.get(props.topic) ?? [], feed.recent.get(chosen) ?? []);
   // What turns out not to be an image cannot be behind boxes: try the next one.
   useEffect(() => {
     if (behind && behind.head.kind !== "image") setChosen(backdrops[backdrops.indexOf(chosen) + 1] ?? "");
   }, [behind?.head.kind, chosen]);
   return (
     <>
-      {boxes && frame ? <Picture preview={frame} boxes={boxes.head.boxes} own={own} /> : <Plain boxes={props.preview.head.boxes} />}
+      {boxes && frame ? <Picture feed={feed} preview={frame} boxes={boxes.head.boxes} own={own} /> : <Plain boxes={props.preview.head.boxes} />}
       {backdrops.length > 0 && (
         <label class="quiet over" title={own ? "the frame with the time stamp of the boxes" : "the last frame before the boxes: they do not carry the time stamp of a frame that was shown"}>
           over{" "}
@@ -203,27 +273,38 @@ function Plain({ boxes }: { boxes: Box[] }) {
   return <Table columns={["label", "x", "y", "width", "height"]} rows={rows} total={boxes.length} />;
 }
 
-function Series(props: { live: Live; topic: string; head: Head }) {
-  const steps = props.live.steps.get(props.topic) ?? [];
-  const count = steps[steps.length - 1]?.[1].length ?? 0;
+function Series(props: { feed: Feed; topic: string; head: Head }) {
+  const { feed, topic, head } = props;
+  const past = feed.isPast ? (feed as Past) : null;
+  const [inSpace, setInSpace] = useState(false);
+  const steps = past ? past.curveOf(topic) : (feed.steps.get(topic) ?? []);
+  // Of a recording, the newest values are those of the moment, wherever the curve ends.
+  const last = past ? (head.values as (number | null)[]) : (steps[steps.length - 1]?.[1] ?? []);
+  const count = last.length;
   const data = useMemo(() => {
     const fitting = steps.filter(([, values]) => values.length === count);
     const time = fitting.map(([at]) => at / 1000);
     return [time, ...Array.from({ length: count }, (_, index) => fitting.map(([, values]) => values[index] ?? null))];
-  }, [steps, count]);
-  const names = Array.from({ length: count }, (_, index) => props.head.names[index] ?? (count > 1 ? `[${index}]` : "value"));
-  const last = steps[steps.length - 1]?.[1] ?? [];
+  }, [steps, steps.length, count]);
+  const names = Array.from({ length: count }, (_, index) => head.names[index] ?? (count > 1 ? `[${index}]` : "value"));
+  const scene = useMemo((): SceneContent => {
+    const [x, y, z, qx, qy, qz, qw] = head.pose ?? [];
+    const trail = (feed.steps.get(topic) ?? []).flatMap(([, , pose]) => (pose ? [pose.slice(0, 3) as [number, number, number]] : []));
+    const curve = steps.flatMap(([, , pose]) => (pose ? [pose.slice(0, 3) as [number, number, number]] : []));
+    return { frames: [{ name: topic.split("/").pop()!, place: [x!, y!, z!], turn: [qx!, qy!, qz!, qw!] }], trail: past ? curve : trail };
+  }, [head, steps.length]);
   return (
     <>
       <p class="numbers">
         {last.map((value, index) => (
           <span key={index} title={names[index]}>
             {count > 1 && <i style={{ background: COLOURS[index % COLOURS.length] }} />}
-            {props.head.names[index] && <><small class="quiet">{props.head.names[index]}</small> </>}{value === null ? "NaN" : rounded(value)}
+            {head.names[index] && <><small class="quiet">{head.names[index]}</small> </>}{value === null ? "NaN" : rounded(value)}
           </span>
         ))}
+        {head.pose && <button class="link" aria-pressed={inSpace} onClick={() => setInSpace(!inSpace)}>{inSpace ? "Curves" : "3D"}</button>}
       </p>
-      <Plot data={data} names={names} time />
+      {inSpace && head.pose ? <Scene content={scene} label="Pose" /> : <Plot data={data} names={names} time past={past} />}
     </>
   );
 }
@@ -242,7 +323,30 @@ function Curve({ head }: { head: Head }) {
   );
 }
 
+/** Return the names and the values inside of a value. */
+function leaves(name: string, value: unknown): [string, unknown][] {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return [[name, value]];
+  return Object.entries(value).flatMap(([key, item]) => leaves(`${name}.${key}`, item));
+}
+
+const FEW = 4; // columns of a table with one row, which is shown as a list if there are more
+
 function Table(props: { columns: string[]; rows: unknown[][]; total: number }) {
+  const [only] = props.rows;
+  if (only && props.total === 1 && (props.columns.length > FEW || only.some((cell) => typeof cell === "object" && cell !== null && !Array.isArray(cell)))) {
+    return (
+      <table>
+        <tbody>
+          {props.columns.flatMap((name, column) => leaves(name, only[column])).map(([name, value]) => (
+            <tr key={name}>
+              <th scope="row" class="quiet">{name}</th>
+              <td>{typeof value === "string" ? value : asText(value)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    );
+  }
   return (
     <div class="table">
       <table>

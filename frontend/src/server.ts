@@ -1,7 +1,8 @@
 // Requests to the server, and the stream of what happens in one dataflow.
 
 import type { Graph } from "./graph";
-import { endedState, type Line, type Listed, type Source, type State } from "./model";
+import { Feed, type Found, type Head, MINUTE, type Values } from "./feed";
+import { endedState, type Listed, type Source, type State } from "./model";
 
 export class Refused extends Error {
   constructor(
@@ -19,6 +20,7 @@ export interface About {
   file: string | null;
   running: boolean;
   here: boolean;
+  looks_back: boolean; // the run keeps its last seconds
   source: Source | null;
   graph: Graph | null;
 }
@@ -51,6 +53,16 @@ export async function ask<T>(method: string, path: string, body?: unknown): Prom
   return response.status === 204 ? (undefined as T) : response.json();
 }
 
+/** Ask about a recording; throws like `ask`. The answer is JSON, or JSON with bytes behind it. */
+export async function fetched(path: string, question: object): Promise<ArrayBuffer> {
+  const response = await fetch(path, { method: "POST", headers: { "X-Dora-Page": kept(), "Content-Type": "application/json" }, body: JSON.stringify(question) });
+  if (!response.ok) {
+    const told = await response.json().catch(() => ({ error: response.statusText }));
+    throw new Refused(response.status, told.error);
+  }
+  return response.arrayBuffer();
+}
+
 /** Send a request to a running dataflow, as commands do; returns its answer. */
 export const request = <T>(uuid: string, body: { type: string; node: string; key?: string; value?: unknown }) =>
   ask<T>("POST", `/api/dataflows/${encodeURIComponent(uuid)}/requests`, body);
@@ -58,80 +70,11 @@ export const request = <T>(uuid: string, body: { type: string; node: string; key
 export const dataflows = () => ask<Listed[]>("GET", "/api/dataflows");
 export const about = (uuid: string) => ask<About>("GET", `/dashboard/${encodeURIComponent(uuid)}`);
 
-export interface Head {
-  topic: string;
-  kind: "image" | "boxes" | "points" | "series" | "curve" | "table" | "text" | "values" | "problem";
-  type: string;
-  length: number;
-  bytes: number;
-  number: number;
-  time: number;
-  stamp: number; // microseconds since the Unix epoch: of the source, if the sender has passed it on
-  metadata: Record<string, unknown>;
-  // By kind.
-  width: number;
-  height: number;
-  media_type: string;
-  shown: [number, number];
-  boxes: [x: number, y: number, width: number, height: number, label: string, name: string, colour: string][]; // name: the class
-  count: number;
-  names: string[];
-  steps: [number, (number | null)[]][];
-  curve: (number | null)[];
-  least: number | null;
-  greatest: number | null;
-  mean: number | null;
-  columns: string[];
-  rows: unknown[][];
-  texts: string[];
-  values: unknown[];
-  problem: string;
-}
-
-export interface Preview {
-  head: Head;
-  body: ArrayBuffer;
-}
-
-export interface Found {
-  ticket: number;
-  total: number;
-  entries: Line[];
-}
-
-type Channel = "connection" | "graph" | "state" | "samples" | "lines" | "kinds" | `preview ${string}`;
-
-/** Figures of one moment, for curves. */
-export interface Sample {
-  at: number; // milliseconds since the Unix epoch, by the clock of the server
-  cpu: Record<string, number>; // by node
-  links: Record<string, [hz: number, latency: number | null, dropping_hz: number]>; // by source and target
-}
-
-export const MINUTE = 60; // seconds that are kept of samples
-const KEPT_FRAMES = 60; // pictures and boxes of a topic that are kept, so that they find each other
-const KEPT_BYTES = 12e6;
-const MAX_LINES = 3000;
-const MAX_STEPS = 1200; // of a curve over time
 const RETRY = 1000; // milliseconds
 
 /** Follows one dataflow and calls subscribers when something changes. */
-export class Live {
-  connection: "opening" | "open" | "lost" | "ended" = "opening";
-  graph: Graph | null = null;
-  state: State | null = null;
-  lines: Line[] = [];
-  outcome: Listed | null = null; // how the dataflow ended
-  gone = false; // the server as well: what is here stays
-  arrived = 0; // lines, since the page was opened
-  skipped = 0;
-  history: Sample[] = []; // of the last minute
-  /** The last pictures and boxes of each topic, oldest first. */
-  readonly recent = new Map<string, Preview[]>();
-  readonly previews = new Map<string, Preview>();
-  readonly steps = new Map<string, [number, (number | null)[]][]>();
-  private listeners = new Map<string, Set<() => void>>();
-  private topics = new Map<string, number>(); // topic → how many look
+export class Live extends Feed {
+  readonly isPast = false;
   private latency = false;
   private socket: WebSocket | null = null;
   private closed = false;
@@ -140,43 +83,18 @@ export class Live {
   private sent = "";
   private looked: string[] = []; // topics that the server sends previews of
   private interrupted = new Set<string>(); // topics whose curves have a gap now
-  paused = false; // previews stay as they are
   private onVisible = () => this.tell();
 
   constructor(private uuid: string) {
+    super();
     document.addEventListener("visibilitychange", this.onVisible);
     this.open();
-  }
-
-  on(channel: Channel, listener: () => void): () => void {
-    const some = this.listeners.get(channel) ?? new Set();
-    this.listeners.set(channel, some.add(listener));
-    return () => some.delete(listener);
   }
 
   close(): void {
     this.closed = true;
     document.removeEventListener("visibilitychange", this.onVisible);
     this.socket?.close();
-  }
-
-  /** Look at a topic until the function that is returned is called. */
-  look(topic: string): () => void {
-    this.topics.set(topic, (this.topics.get(topic) ?? 0) + 1);
-    queueMicrotask(() => this.tell());
-    return () => {
-      const count = this.topics.get(topic)! - 1;
-      if (count) this.topics.set(topic, count);
-      else this.topics.delete(topic);
-      queueMicrotask(() => this.tell());
-    };
-  }
-
-  /** Keep the previews as they are, or let them go on. */
-  pause(paused: boolean): void {
-    this.paused = paused;
-    this.tell();
-    this.emit("connection");
   }
 
   measureLatency(wanted: boolean): void {
@@ -249,10 +167,7 @@ export class Live {
       this.emit("samples");
     }
     if (message.lines) {
-      this.lines = [...this.lines, ...message.lines].slice(-MAX_LINES);
-      this.arrived += message.lines.length;
-      this.skipped += message.skipped;
-      this.emit("lines");
+      this.addLines(message.lines, message.skipped);
     }
     for (const found of message.found ?? []) {
       this.searches.get(found.ticket)?.resolve(found);
@@ -282,26 +197,13 @@ export class Live {
       const before = this.steps.get(head.topic) ?? [];
       // While nobody looked, nothing came: the curve is not drawn across that time.
       const gap = this.interrupted.delete(head.topic) && before.length > 0 && head.steps.length > 0;
-      const broken: typeof before = gap ? [[head.steps[0]![0], head.steps[0]![1].map(() => null)]] : [];
-      const steps = [...before, ...broken, ...head.steps].slice(-MAX_STEPS);
-      this.steps.set(head.topic, steps);
+      const broken: Values[] = gap ? [[head.steps[0]![0], head.steps[0]![1].map(() => null)]] : [];
+      this.addSteps(head.topic, [...broken, ...head.steps]);
     }
-    const known = this.previews.get(head.topic)?.head.kind;
-    const preview = { head, body: data.slice(4 + size) };
-    this.previews.set(head.topic, preview);
-    if (head.kind === "image" || head.kind === "boxes") this.remember(preview);
-    this.emit(`preview ${head.topic}`);
-    if (head.kind !== known) this.emit("kinds");
+    this.addPreview({ head, body: data.slice(4 + size) });
   }
 
-  private remember(preview: Preview): void {
-    const kept = [...(this.recent.get(preview.head.topic) ?? []), preview].slice(-KEPT_FRAMES);
-    let bytes = kept.reduce((sum, { body }) => sum + body.byteLength, 0);
-    while (bytes > KEPT_BYTES && kept.length > 1) bytes -= kept.shift()!.body.byteLength;
-    this.recent.set(preview.head.topic, kept);
-  }
-
-  private tell(): void {
+  protected tell(): void {
     const topics = document.hidden || this.paused ? [] : [...this.topics.keys()].sort();
     const message = { type: "look", topics, latency: this.latency && !document.hidden };
     const text = JSON.stringify(message);
@@ -315,9 +217,5 @@ export class Live {
     if (this.socket?.readyState !== WebSocket.OPEN) return false;
     this.socket.send(JSON.stringify(message));
     return true;
-  }
-
-  private emit(channel: Channel): void {
-    for (const listener of this.listeners.get(channel) ?? []) listener();
   }
 }

@@ -34,13 +34,14 @@ export function ToastPlace() {
   const copies: [string, string, string][] = recording
     ? [
         ["Copy", "Copy the path", recording],
+        ["View", "Copy the command that shows it", `dora view ${quoted(recording)}`],
         ["Replay", "Copy the command that replays it", `dora replay ${quoted(recording)}`],
       ]
     : [];
   return (
     <div key={shown.number} class={bad ? "toast bad" : "toast"} role={bad ? "alert" : "status"} onAnimationEnd={() => setShown(null)}>
       <span title={recording ? `${text} ${recording}` : text}>
-        {copied === "Replay" ? <code>{copies[1]![2]}</code> : <>{text} {recording && <b>{recording.split("/").pop()}</b>}</>}
+        {copied === "Replay" || copied === "View" ? <code>{copies.find(([label]) => label === copied)![2]}</code> : <>{text} {recording && <b>{recording.split("/").pop()}</b>}</>}
       </span>
       {copies.map(([label, title, what]) => (
         <button key={label} class="link" title={title} onClick={() => void copy(what).then((done) => setCopied(done ? label : ""))}>
@@ -53,12 +54,12 @@ export function ToastPlace() {
 }
 
 /** Return a path as a shell reads it. */
-function quoted(path: string): string {
+export function quoted(path: string): string {
   return /^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`;
 }
 
 /** Copy a text; return whether it is in the clipboard. */
-async function copy(text: string): Promise<boolean> {
+export async function copy(text: string): Promise<boolean> {
   if (navigator.clipboard) {
     return navigator.clipboard.writeText(text).then(() => true, () => false);
   }

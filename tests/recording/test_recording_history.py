@@ -18,11 +18,8 @@ from dora.errors import DoraError
 from dora.observe.preview.topic import describe
 from dora.recording.history import history as module
 from dora.recording.history.history import History
-from dora.recording.mcap.channels import ChannelItem, ChannelTable
-from dora.recording.mcap.chunk import Chunk, compress
-from dora.recording.mcap.format import DATAFLOW, NotARecording, RecordingStart
+from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.indexed import IndexedFile
-from dora.recording.mcap.writer import RecordingWriter
 
 COUNT = [("a/count", number / 10, np.array([number])) for number in range(100)]
 SLOW = [("b/slow", float(number), np.array([float(number)])) for number in range(10)]
@@ -140,30 +137,18 @@ def test_a_query_stops_at_its_budget_and_says_from_when_on_it_is_complete(
 
 def run_file(path: Path) -> Path:
     """Write a recording with the channels about the run."""
-    channels = ChannelTable()
-    writer = RecordingWriter(str(path), channels)
-    start = RecordingStart(dora="1", dataflow_id="id", name="lab", started=T0, nodes=["a"], topics=["a/x"])
     nodes = [{"id": "a", "path": "a.py", "outputs": ["x"], "parameters": {"gain": 1}}]
-    writer.begin(start, json.dumps({"nodes": nodes}).encode())
-    numbers = {
-        topic: channels.add(ChannelItem(topic, "", {}, "json"))
-        for topic in ("dora/state", "dora/parameters", "dora/mark")
-    }
-
-    def add(topic: str, seconds: float, value: Any) -> None:
-        data = json.dumps(value).encode()
-        chunk = Chunk(len(data) + 4096)
-        chunk.add_data(numbers[topic], 1, at(seconds), data)
-        writer.write(compress(chunk, "zstd"))
-
-    for second in range(5):
-        add("dora/state", second, {"nodes": [{"id": "a", "cpu": second}], "links": []})
-    add("dora/parameters", 0, {"node": "a", "values": {"gain": 2}})
-    add("dora/parameters", 3, {"node": "a", "values": {"gain": 3}})
-    add("dora/mark", 2, {"kind": "failed", "node": "a", "text": "ValueError"})
-    add("dora/mark", 4, {"kind": "note", "node": None, "text": "here"})
-    writer.close()
-    return path
+    context = [
+        *(
+            ("dora/state", second, {"nodes": [{"id": "a", "cpu": second}], "links": []})
+            for second in range(5)
+        ),
+        ("dora/parameters", 0, {"node": "a", "values": {"gain": 2}}),
+        ("dora/parameters", 3, {"node": "a", "values": {"gain": 3}}),
+        ("dora/mark", 2, {"kind": "failed", "node": "a", "text": "ValueError"}),
+        ("dora/mark", 4, {"kind": "note", "node": None, "text": "here"}),
+    ]
+    return write_recording(path, [], dataflow={"nodes": nodes}, context=context)
 
 
 def test_the_state_is_the_newest_one_up_to_a_moment(tmp_path: Path) -> None:
@@ -177,7 +162,10 @@ def test_the_state_is_the_newest_one_up_to_a_moment(tmp_path: Path) -> None:
 
 def test_marks_and_parameters_are_read(tmp_path: Path) -> None:
     with History(str(run_file(tmp_path / "run.mcap"))) as history:
-        assert [(mark.kind, mark.node) for mark in history.marks()] == [("failed", "a"), ("note", None)]
+        assert [(mark.kind, mark.node) for mark in history.marks().items] == [
+            ("failed", "a"),
+            ("note", None),
+        ]
         assert history.parameters_at(at(2)) == {"a": {"gain": 2}}
         assert history.parameters_at(at(3)) == {"a": {"gain": 3}}
 
@@ -188,7 +176,6 @@ def test_without_changes_the_parameters_are_of_the_dataflow(tmp_path: Path) -> N
     with History(str(path)) as history:
         assert history.parameters_at(at(1)) == {"a": {"gain": 1}}
         assert [box.id for box in history.graph.boxes] == ["a"]
-        assert DATAFLOW
 
 
 # ------------------------------------------------------------------------------ other programs

@@ -1,4 +1,4 @@
-"""Take the pictures of the dashboard and of `dora top` in docs/images.
+"""Take the pictures of the dashboard, of `dora view` and of `dora top` in docs/images.
 
 ``.venv/bin/python tools/site/screenshots.py [NAME …]``; without names, all. Runs examples/object-detection
 and looks at its page with Chromium (Debian: apt install chromium). The machine should be idle: the pictures
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "object-detection"
@@ -31,6 +31,13 @@ PICTURES: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
     "dashboard-dark": ((1440, 900), "dark"),
     "dashboard-phone": ((390, 844), "light"),
 }
+VIEWS: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {  # of `dora view`
+    "view-light": ((1440, 900), "light"),
+    "view-dark": ((1440, 900), "dark"),
+    "view-phone": ((390, 844), "light"),
+}
+RECORDED = "20s"  # how long the recording for them is
+SHOWN_MOMENT = 0.62  # of its length
 TOP = "dora-top"
 TOP_SIZE = (124, 16)  # columns and rows
 TOP_TIME = 62.0  # seconds until the bars of the last minute are complete
@@ -48,12 +55,61 @@ def take(browser: Browser, address: str, name: str, wait: int) -> None:
     page.wait_for_selector(".panel canvas.picture[data-own=true]")
     page.get_by_role("button", name="Measure latencies").click()
     page.wait_for_timeout(wait)
+    save(page.screenshot(), name, width, height)
+    context.close()
+
+
+def save(screenshot: bytes, name: str, width: int, height: int) -> None:
     path = IMAGES / f"{name}.webp"
-    Image.open(io.BytesIO(page.screenshot())).save(path, quality=82, method=6)
+    Image.open(io.BytesIO(screenshot)).save(path, quality=82, method=6)
     size = path.stat().st_size
     print(f"{path.relative_to(ROOT)}: {width} × {height}, {size // 1000} kB")
     if size > LARGEST:
         raise SystemExit(f"error: {path} is larger than {LARGEST // 1000} kB")
+
+
+def launch(engine: Playwright) -> Browser:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise SystemExit("error: there is no Chromium here (Debian: apt install chromium)")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    return engine.chromium.launch(executable_path=chromium, args=arguments)
+
+
+def take_views(names: list[str], place: Path) -> None:
+    """Record the example, and take the pictures of `dora view`."""
+    dora = [sys.executable, "-m", "dora"]
+    environment = {**os.environ, "FRAMES": "1000000"}
+    recorded = [*dora, "record", "dataflow.yml", "-o", "drive.mcap", "--stop-after", RECORDED]
+    subprocess.run(recorded, cwd=place, env=environment, stdout=subprocess.DEVNULL, check=True)
+    view = subprocess.Popen(
+        [*dora, "view", "--no-open", "drive.mcap"], cwd=place, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert view.stderr is not None
+        address = view.stderr.readline().split()[-1]
+        with sync_playwright() as engine:
+            browser = launch(engine)
+            for name in names:
+                take_view(browser, address, name)
+            browser.close()
+    finally:
+        view.send_signal(signal.SIGINT)
+        view.wait(30)
+
+
+def take_view(browser: Browser, address: str, name: str) -> None:
+    (width, height), scheme = VIEWS[name]
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("body.ready")
+    axis = page.locator(".axis").bounding_box()
+    assert axis is not None
+    page.mouse.click(axis["x"] + axis["width"] * SHOWN_MOMENT, axis["y"] + axis["height"] / 4)
+    page.wait_for_selector(".panel canvas.picture[data-own=true]")
+    page.wait_for_timeout(3000)
+    save(page.screenshot(), name, width, height)
     context.close()
 
 
@@ -81,20 +137,20 @@ def take_top() -> None:
 
 
 def main() -> None:
-    names = sys.argv[1:] or [TOP, *PICTURES]
-    if unknown := set(names) - {TOP, *PICTURES}:
+    names = sys.argv[1:] or [TOP, *PICTURES, *VIEWS]
+    if unknown := set(names) - {TOP, *PICTURES, *VIEWS}:
         raise SystemExit(f"error: no picture is called {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as runtime, tempfile.TemporaryDirectory() as above:
         os.environ["DORA_RUNTIME_DIR"] = runtime  # `dora top` sees the run of this script, and no other
         place = Path(above, EXAMPLE.name)  # a copy, since the page shows the name of the folder
         shutil.copytree(EXAMPLE, place, ignore=shutil.ignore_patterns("out", "__pycache__"))
-        _take(names, place)
+        if views := [name for name in names if name in VIEWS]:
+            take_views(views, place)
+        if names := [name for name in names if name not in VIEWS]:
+            _take(names, place)
 
 
 def _take(names: list[str], place: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        raise SystemExit("error: there is no Chromium here (Debian: apt install chromium)")
     run = subprocess.Popen(
         [sys.executable, "-m", "dora", "run", "--ui", "dataflow.yml"],
         cwd=place,
@@ -110,9 +166,7 @@ def _take(names: list[str], place: Path) -> None:
         if TOP in names:
             take_top()
         with sync_playwright() as engine:
-            browser = engine.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-            )
+            browser = launch(engine)
             for name in (name for name in PICTURES if name in names):
                 take(browser, address, name, 3000 if name == "dashboard-phone" else MINUTE)
             browser.close()

@@ -29,6 +29,10 @@ def view(files: tuple[str, ...], open_page: bool) -> None:
     for file in files:
         if not os.path.exists(file):
             raise DoraError(f"there is no file `{file}`")
+    from dora.cluster.dashboard.history_process import start_history_process
+
+    paths = [os.path.abspath(file) for file in files]
+    process = start_history_process(paths)  # it opens them while the server is imported
     from dora.cluster.dashboard.view_server import serve
 
     def announce(address: str) -> None:
@@ -40,6 +44,6 @@ def view(files: tuple[str, ...], open_page: bool) -> None:
 
     with termination_as_interrupt():
         try:
-            serve([os.path.abspath(file) for file in files], announce)
+            serve(paths, process, announce)
         except KeyboardInterrupt:
             pass

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -17,75 +16,73 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dora.cluster.dashboard.history_process import start_history_process
 from dora.cluster.http.endpoints import with_refusals
 from dora.cluster.refusal import Refusal
+from dora.daemon.processes.ending import end_by_stdin
 from dora.recording.history.worker import ANSWER, MAX_REQUEST
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds; a comparison has none
 END_TIMEOUT: Final = 2.0  # seconds
 MAX_ANSWER: Final = 256 << 20  # bytes; previews are far smaller
-MOST: Final = 8  # recordings that are open at a time; the one that was used least recently is closed
+MOST: Final = 8  # looks back that are open at a time; beyond it, the oldest is closed
 _COMPARES: Final = b'"differences"'  # a comparison has a process of its own: it reads everything
 
 log = logging.getLogger("dora.dashboard")
 
 
 class HistoryProcess:
-    """The process that reads some recordings, started with the first request."""
+    """The process that reads some recordings, started with the first request if it does not run yet."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], process: subprocess.Popen[bytes] | None = None) -> None:
         self._paths = paths
-        self._process: asyncio.subprocess.Process | None = None
+        self._process = process
         self._lock = asyncio.Lock()
 
     async def ask(self, request: bytes, timeout: float | None = ANSWER_TIMEOUT) -> bytes:
         """Return the answer to a request; raises `Refusal` with the sentence of the process."""
         async with self._lock:
-            process = await self._running()
-            assert process.stdin is not None and process.stdout is not None
+            if self._process is None or self._process.poll() is not None:
+                self._process = start_history_process(self._paths)
+            process = self._process
+            exchange = asyncio.ensure_future(asyncio.to_thread(_exchange, process, request))
             try:
-                process.stdin.write(len(request).to_bytes(4, "little") + request)
-                await process.stdin.drain()
-                async with asyncio.timeout(timeout):
-                    size = int.from_bytes(await process.stdout.readexactly(4), "little")
-                    if not 0 < size <= MAX_ANSWER:
-                        raise ValueError(f"an answer claims {size} bytes")
-                    answer = await process.stdout.readexactly(size)
+                answer = await asyncio.wait_for(asyncio.shield(exchange), timeout)
             except BaseException as error:
-                # The next answer would be the one to this request.
-                if process.returncode is None:
-                    process.kill()
+                process.kill()  # the next answer would be the one to this request
+                await asyncio.wait([exchange])
                 if isinstance(error, TimeoutError):
                     raise Refusal(504, f"the recording was not read within {timeout:g} s") from None
                 if isinstance(error, (OSError, EOFError, ValueError)):
                     log.warning("the process that reads %s ended: %r", self._paths, error)
-                    raise Refusal(500, "reading the recording failed; the page tries again") from None
+                    raise Refusal(
+                        500, "reading the recording failed; the next request tries again"
+                    ) from None
                 raise
         if answer[:1] != ANSWER:
             raise Refusal(409, answer[1:].decode(errors="replace"))
         return answer[1:]
 
-    async def _running(self) -> asyncio.subprocess.Process:
-        if self._process is None or self._process.returncode is not None:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "dora.recording.history.worker", *self._paths),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # so that Ctrl-C does not end it
-            )
-        return self._process
-
     async def close(self) -> None:
         """End the process."""
         process = self._process
-        if process is None or process.returncode is not None:
-            return
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), END_TIMEOUT)
-        except TimeoutError:
-            process.kill()
+        if process is not None:
+            await asyncio.to_thread(end_by_stdin, process, END_TIMEOUT)
+
+
+def _exchange(process: subprocess.Popen[bytes], request: bytes) -> bytes:
+    """Send a request and wait for its answer; raises ``OSError``, ``EOFError`` and ``ValueError``."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(len(request).to_bytes(4, "little") + request)
+    process.stdin.flush()
+    head = process.stdout.read(4)
+    size = int.from_bytes(head, "little")
+    if len(head) == 4 and not 0 < size <= MAX_ANSWER:
+        raise ValueError(f"an answer claims {size} bytes")
+    answer = process.stdout.read(size)
+    if not answer or len(answer) < size:
+        raise EOFError("it ended before it answered")
+    return answer
 
 
 class Histories:
@@ -95,11 +92,18 @@ class Histories:
         self._open: dict[str, tuple[HistoryProcess, HistoryProcess, Callable[[], None]]] = {}
 
     def open(
-        self, paths: Sequence[str], name: str = "", on_close: Callable[[], None] = lambda: None
+        self,
+        paths: Sequence[str],
+        name: str = "",
+        process: subprocess.Popen[bytes] | None = None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> str:
-        """Return the id under which pages ask about some recordings; ``on_close`` is called at the end."""
+        """Return the id under which pages ask about some recordings.
+
+        ``process`` reads them, if it was started before; ``on_close`` is called at the end.
+        """
         id_ = name or secrets.token_hex(8)
-        self._open[id_] = HistoryProcess(paths), HistoryProcess(paths), on_close
+        self._open[id_] = HistoryProcess(paths, process), HistoryProcess(paths), on_close
         return id_
 
     def route(self) -> Route:

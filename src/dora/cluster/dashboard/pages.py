@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from socket import gethostname
 from typing import Any, Final, TypeVar
 
@@ -19,7 +21,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._paths import PACKAGE, SOCKET_NAME, run_path
-from dora.cluster.dashboard.histories import Histories
+from dora.cluster.dashboard.black_box import KEEPS_BLACK_BOX, PastFiles, save
+from dora.cluster.dashboard.histories import MOST, Histories
 from dora.cluster.dashboard.remote import RemoteObservers
 from dora.cluster.dashboard.watches import MAX_TOPICS, Viewer, Watch, Watches
 from dora.cluster.dashboard.yaml_text import source_of
@@ -86,6 +89,10 @@ class _NewRecording(msgspec.Struct):
     topics: list[str] = []  # none: all
 
 
+class _NewSave(msgspec.Struct):
+    note: str = ""
+
+
 class _Token(msgspec.Struct):
     token: str
 
@@ -122,6 +129,7 @@ class Dashboard:
         self._watches = Watches()
         self._recordings = Recordings()
         self.histories = Histories()
+        self._past_files = PastFiles()
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes of the server."""
@@ -133,6 +141,8 @@ class Dashboard:
             ("GET", "/dashboard/{dataflow}/recordings", self._list_recordings),
             ("POST", "/dashboard/{dataflow}/recordings", self._record),
             ("DELETE", "/dashboard/{dataflow}/recordings/{pid:int}", self._stop_recording),
+            ("POST", "/dashboard/{dataflow}/past", self._look_back),
+            ("POST", "/dashboard/{dataflow}/save", self._save),
         ]
         return [
             *(
@@ -147,6 +157,7 @@ class Dashboard:
     async def close(self) -> None:
         await self._watches.close()
         await self.histories.close()
+        self._past_files.close()
 
     async def finish(self, dataflow_id: str, view: DataflowView) -> None:
         """Send the pages of a dataflow how it ended, and wait a little until they have it."""
@@ -194,6 +205,7 @@ class Dashboard:
             "file": subject.file,
             "running": subject.running,
             "here": subject.running and os.path.exists(_socket(subject)),
+            "looks_back": KEEPS_BLACK_BOX,
             "source": await asyncio.to_thread(source_of, subject.file),
             "graph": None if subject.graph is None else msgspec.Raw(subject.graph()),
         }
@@ -216,6 +228,17 @@ class Dashboard:
         return _json(
             await in_thread(control.ask, run_path(subject.dataflow_id), pid, "stop", RECORDER_TIMEOUT)
         )
+
+    async def _look_back(self, request: Request) -> Response:
+        subject = self._running(request)
+        path = await in_thread(self._past_files.write, _socket(subject))
+        await self.histories.close_oldest(MOST - 1)
+        return _json({"history": self.histories.open([path], on_close=partial(_remove, path))})
+
+    async def _save(self, request: Request) -> Response:
+        body = await _body(request, _NewSave)
+        subject = self._running(request)
+        return _json({"path": await in_thread(save, _socket(subject), "", body.note)})
 
     def _running(self, request: Request) -> Subject:
         """Return the running dataflow of a request; raises `Refusal` if it has ended."""
@@ -301,6 +324,11 @@ async def in_thread(work: Callable[..., _Result], *arguments: Any) -> _Result:
         raise Refusal(504, f"no answer within {RECORDER_TIMEOUT:g} s") from None
     except DoraError as error:
         raise Refusal(409, str(error)) from None
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _socket(subject: Subject) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import subprocess
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -27,22 +28,24 @@ UNAUTHORIZED_TEXT: Final = (
 )
 
 
-def serve(files: Sequence[str], announce: Callable[[str], None]) -> None:
-    """Serve the page of some recordings until SIGINT or SIGTERM.
+def serve(files: Sequence[str], process: subprocess.Popen[bytes], announce: Callable[[str], None]) -> None:
+    """Serve the page of some recordings, which ``process`` reads, until SIGINT or SIGTERM.
 
     ``announce`` gets its address once a browser can open it. Raises `DoraError` for a file that is no
     recording.
     """
-    asyncio.run(_serve(files, announce))
+    asyncio.run(_serve(files, process, announce))
 
 
-async def _serve(files: Sequence[str], announce: Callable[[str], None]) -> None:
+async def _serve(
+    files: Sequence[str], process: subprocess.Popen[bytes], announce: Callable[[str], None]
+) -> None:
     listener = listen()
     port: int = listener.getsockname()[1]
     ticket = secrets.token_hex(16)  # 128 bits
     keys = keys_for(ticket, ticket)
     dashboard = Dashboard(_find, keys)
-    dashboard.histories.open(files, VIEW)
+    dashboard.histories.open(files, VIEW, process)
 
     async def status(request: Request) -> Response:  # noqa: ARG001
         return json_response({"kind": VIEW})

@@ -32,6 +32,8 @@ from dora.recording.mcap.recording import RecordedMessage
 MOST_POINTS: Final = 2000  # of a curve
 MINUTE: Final = 60  # seconds
 PARTS: Final = 400  # of the time, for which the page shows how busy the recording was
+BEGINNING: Final = 5  # seconds in which a page waits for the first message of each output
+TRANSFORMS: Final = 2  # seconds in which the transforms of a topic belong together
 LINES: Final = 200  # of the log, at a moment
 FRAMES: Final = 12  # images before boxes among which the page looks for theirs
 _MAX_MESSAGE: Final = 4000  # characters of a line that are shown
@@ -54,7 +56,7 @@ class Answers:
             case About():
                 return _encode([_about(history) for history in self._histories])
             case Marks():
-                return _encode([_marks(history) for history in self._histories])
+                return _encode(_marks(self._of(request), request))
             case Moment():
                 return _moment(self._of(request), request)
             case Step():
@@ -88,6 +90,7 @@ def _about(history: History) -> dict[str, Any]:
         "size": history.size,
         "first": history.first_ns / 1e6,  # milliseconds since the Unix epoch
         "length": history.last_ns - history.first_ns,
+        "opens_at": _opens_at(history),
         "trouble": _trouble(history),
         "own": history.is_own,
         "has_state": history.has_state,
@@ -121,11 +124,30 @@ def _trouble(history: History) -> str:
     return ""
 
 
-def _marks(history: History) -> list[dict[str, Any]]:
-    return [
+def _marks(history: History, request: Marks) -> dict[str, Any]:
+    until = history.last_ns if request.before is None else history.first_ns + request.before - 1
+    found = history.marks(until)
+    marks = [
         {"at": mark.time_ns - history.first_ns, "kind": mark.kind, "node": mark.node, "text": mark.text}
-        for mark in history.marks()
+        for mark in found.items
     ]
+    more = found.complete_from_ns >= 0 and bool(marks)
+    return {"marks": marks, "before": found.items[0].time_ns - history.first_ns if more else None}
+
+
+def _opens_at(history: History) -> int:
+    """Return the moment that a page shows first.
+
+    The failure in a file that was kept for it; otherwise when most outputs have sent something.
+    """
+    if history.start is not None and history.start.last_seconds is not None:
+        failed = [mark for mark in history.marks().items if mark.kind == "failed"]
+        if failed:
+            return max(int(failed[0].time_ns) - history.first_ns, 0)
+    firsts = [history.next_time([name], -1) for name in history.outputs]
+    early = [first - history.first_ns for first in firsts if first is not None]
+    opens_at: int = max((first for first in early if first <= BEGINNING * SECOND), default=0)
+    return opens_at
 
 
 def _line(line: LoggedLine) -> dict[str, Any]:
@@ -161,6 +183,8 @@ def _moment(history: History, request: Moment) -> bytes:
             heads.append({"topic": topic, "kind": "none", "size": 0})
             continue
         at = (recorded.time_ns if recorded is not None else now) - history.first_ns
+        if shown.kind == "transforms":
+            shown.head["transforms"] = _newest_transforms(history, topic, now)
         if at != request.topics[topic]:
             more = {"steps": _steps(history, topic, since, now)} if shown.kind == "series" else {}
             add(topic, shown, at, **more)
@@ -200,6 +224,21 @@ def _preview_at(
         head = {"kind": "problem", "problem": str(error), "type": "", "length": 1, "bytes": 0, "number": 0}
         head |= {"time": time_ns / 1e6, "stamp": time_ns // 1000, "metadata": {}}
         return None, RenderedPreview("problem", head)
+
+
+def _newest_transforms(history: History, topic: str, now: int) -> list[Any]:
+    """Return the newest transform to each frame: a message has only some of them."""
+    found: dict[str, Any] = {}
+    for recorded in history.messages(topic, now - TRANSFORMS * SECOND, now, 200).items:
+        try:
+            shown = describe(topic, "", recorded.message)
+        except NotARecording:
+            continue
+        found.update({transform[1]: transform for transform in shown.head.get("transforms", ())})
+    newest, shown_now = _preview_at(history, topic, now)
+    if newest is not None and shown_now is not None:
+        found.update({transform[1]: transform for transform in shown_now.head.get("transforms", ())})
+    return list(found.values())
 
 
 def _steps(history: History, topic: str, since: int | None, now: int) -> list[Any]:

@@ -238,16 +238,22 @@ class History:
 
     # ----------------------------------------------------------------------- the run
 
-    def marks(self) -> list[Mark]:
-        """Return all marks, by time. A file without any has one for each node that failed, at its end."""
+    def marks(self, until_ns: int | None = None) -> Excerpt:
+        """Return the newest marks up to a time (None: the end), oldest first.
+
+        A file without any has one for each node that failed, at its end.
+        """
+        until = self.last_ns if until_ns is None else until_ns
+        if MARK_TOPIC not in self._special:
+            failed = self.end.failed if self.end is not None and until >= self.last_ns else []
+            return Excerpt([Mark(self.last_ns, "failed", node, "") for node in failed], -1)
+        read = self._json(MARK_TOPIC, -1, until, MOST_MARKS)
         found = []
-        for time_ns, value in self._json(MARK_TOPIC, -1, self.last_ns, MOST_MARKS).items:
+        for time_ns, value in read.items:
             node = value.get("node")
             kind, text = str(value.get("kind", "")), str(value.get("text", ""))
             found.append(Mark(time_ns, kind, None if node is None else str(node), text))
-        if MARK_TOPIC not in self._special and self.end is not None:
-            found += [Mark(self.last_ns, "failed", node, "failed") for node in self.end.failed]
-        return found
+        return Excerpt(found, read.complete_from_ns)
 
     def state_at(self, time_ns: int) -> Mapping[str, Any] | None:
         """Return the state of nodes and links at a time, as the page gets it; None if it is not known."""

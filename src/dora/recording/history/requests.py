@@ -17,7 +17,10 @@ class About(msgspec.Struct, tag="about"):
 
 
 class Marks(msgspec.Struct, tag="marks"):
-    """The marks of all recordings. Answer: JSON, a list for each recording."""
+    """The newest marks before a moment; None: of all. Answer: JSON, ``marks``, and the next ``before``."""
+
+    recording: int
+    before: int | None = None
 
 
 class Moment(msgspec.Struct, tag="moment"):

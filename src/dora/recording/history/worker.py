@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import BinaryIO, Final
 
 import msgspec
@@ -25,6 +26,7 @@ def main() -> None:
     """Answer the requests on standard input about the files that the arguments name."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # only answers may reach the server
+    from dora.observe.preview.snapshot_observer import warm_up
     from dora.recording.history.answers import Answers
     from dora.recording.history.history import History
 
@@ -35,6 +37,8 @@ def main() -> None:
     except DoraError as error:
         trouble = str(error)
     answers = Answers(histories)
+    # Drawing needs modules that take a while to import, and the page asks for the first moment soon.
+    threading.Thread(target=warm_up, name="dora-warm-up", daemon=True).start()
     try:
         while (request := _read(sys.stdin.buffer)) is not None:
             _write(output, *((REFUSAL, trouble.encode()) if trouble else _answer(answers, request)))

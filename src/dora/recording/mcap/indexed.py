@@ -34,6 +34,7 @@ from dora.recording.mcap.file import (
 )
 
 CACHE: Final = 64 << 20  # bytes of decompressed chunks that are kept; the last one is, whatever its size
+LARGEST: Final = 1 << 30  # bytes of a chunk or message that are read: a file may come from anybody
 _RECORD: Final = Struct("<BQ")  # opcode, length
 _CHUNK: Final = Struct("<QQQII")  # first time, last time, size, checksum, length of the compression's name
 _MESSAGE: Final = Struct("<HIQQ")  # channel, sequence, log time, publish time
@@ -208,6 +209,8 @@ class IndexedFile:
             raise EndOfFile()
         opcode, length = _RECORD.unpack(record)
         begin = place.offset + _RECORD.size
+        if length > LARGEST:
+            raise McapError(f"a message has {length:,} bytes, more than fit into memory here")
         if opcode != Opcode.MESSAGE or length < _MESSAGE.size or begin + length > chunk.size:
             raise McapError("there is no message where the index says")
         data = (
@@ -236,6 +239,8 @@ class IndexedFile:
             self._cache.move_to_end(number)
             return known
         chunk = self._chunks[number]
+        if chunk.size > LARGEST:
+            raise McapError(f"a chunk has {chunk.size:,} bytes, more than fit into memory here")
         stored = self._at(chunk.begin, chunk.stored_size)
         if len(stored) < chunk.stored_size:
             raise EndOfFile()
@@ -423,6 +428,8 @@ class IndexedFile:
 
     def _scan_chunk(self, chunk: _ChunkPlace) -> None:
         """Find out what is in a chunk whose indexes or channels are missing."""
+        if chunk.size > LARGEST:
+            raise McapError(f"a chunk has {chunk.size:,} bytes, more than fit into memory here")
         contents = unpack(chunk.compression, self._at(chunk.begin, chunk.stored_size), chunk.size)
         found: dict[int, list[tuple[int, int]]] = {}
         position, end = 0, len(contents)

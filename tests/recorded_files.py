@@ -42,13 +42,17 @@ def write_recording(
     *,
     dataflow: Mapping[str, Any] | None = None,
     orders: Mapping[str, bytes] | None = None,
+    context: Iterable[tuple[str, float, Any]] = (),
     topics: Iterable[str] = (),
     first: int = 1,
     lost: int = 0,
     ends: bool = True,
     **start: Any,
 ) -> Path:
-    """Write a file with a chunk for each message. ``ends``: False leaves the end away, as a crash does."""
+    """Write a file with a chunk for each message. ``ends``: False leaves the end away, as a crash does.
+
+    ``context`` is about the run: topics such as ``dora/state``, seconds, and values that become JSON.
+    """
     channels = ChannelTable()
     writer = RecordingWriter(str(path), channels, force=True)
     sent = list(messages)
@@ -83,6 +87,14 @@ def write_recording(
         chunk = Chunk(room_for(len(prefix), message.body_size) + 4096)
         chunk.add(channels.number(key, ""), message.sequence, time_ns, prefix, message)
         writer.write(compress(chunk, "none"))
+    numbers: dict[str, int] = {}
+    for topic, seconds, value in context:
+        if topic not in numbers:
+            numbers[topic] = channels.add(ChannelItem(topic, "", {}, "json"))
+        data = json.dumps(value).encode()
+        chunk = Chunk(len(data) + 4096)
+        chunk.add_data(numbers[topic], 1, T0 + round(seconds * SECOND), data)
+        writer.write(compress(chunk, "zstd"))
     for node_id, data in (orders or {}).items():
         channel = channels.add(ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING))
         chunk = Chunk(len(data) + 4096)

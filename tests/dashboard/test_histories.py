@@ -1,0 +1,152 @@
+"""The server of a page that looks back: who may ask, and what happens when the reader fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from recorded_files import write_recording
+from tokens import bearer
+
+from dora.cluster.dashboard.histories import MOST, Histories, HistoryProcess
+from dora.cluster.refusal import Refusal
+
+pytestmark = pytest.mark.processes
+
+ABOUT = b'{"type":"about"}'
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    return write_recording(
+        tmp_path / "lab.mcap", [("a/n", number / 10, np.array([number])) for number in range(9)]
+    )
+
+
+def test_a_reader_that_was_killed_is_started_again(recording: Path) -> None:
+    async def check() -> None:
+        process = HistoryProcess([str(recording)])
+        try:
+            assert json.loads(await process.ask(ABOUT))[0]["name"] == "lab"
+            assert process._process is not None
+            os.kill(process._process.pid, signal.SIGKILL)
+            process._process.wait()
+            assert json.loads(await process.ask(ABOUT))[0]["outputs"][0]["messages"] == 9
+        finally:
+            await process.close()
+
+    asyncio.run(check())
+
+
+def test_a_reader_that_dies_while_it_answers_is_told(recording: Path) -> None:
+    async def check() -> None:
+        silent = subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.buffer.read(4)"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        process = HistoryProcess([str(recording)], silent)
+        try:
+            with pytest.raises(Refusal, match="reading the recording failed"):
+                await process.ask(ABOUT)
+            assert json.loads(await process.ask(ABOUT))[0]["name"] == "lab"
+        finally:
+            await process.close()
+            silent.communicate()
+
+    asyncio.run(check())
+
+
+def test_an_answer_that_does_not_come_is_given_up(recording: Path) -> None:
+    async def check() -> None:
+        silent = subprocess.Popen(["cat", "/dev/zero"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        waits = subprocess.Popen(["sleep", "1000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            with pytest.raises(Refusal, match="reading the recording failed"):  # an answer of no bytes
+                await HistoryProcess([str(recording)], silent).ask(ABOUT)
+            with pytest.raises(Refusal, match="was not read within"):
+                await HistoryProcess([str(recording)], waits).ask(ABOUT, 0.01)
+            assert waits.wait() == -signal.SIGKILL
+        finally:
+            for one in (silent, waits):
+                one.kill()
+                one.communicate()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (b"hello", "is not understood"),
+        (b'{"type":"moment","recording":7,"at":0}', "no such recording"),
+        (b'{"type":"curve","recording":0,"topic":"b/m","after":0,"until":9}', "has no output `b/m`"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_a_sentence(
+    request_: bytes, sentence: str, recording: Path
+) -> None:
+    async def check() -> None:
+        process = HistoryProcess([str(recording)])
+        try:
+            with pytest.raises(Refusal, match=sentence):
+                await process.ask(request_)
+            assert await process.ask(ABOUT)
+        finally:
+            await process.close()
+
+    asyncio.run(check())
+
+
+def test_the_oldest_of_many_is_closed(tmp_path: Path) -> None:
+    async def check() -> None:
+        closed: list[int] = []
+        histories = Histories()
+        for number in range(MOST + 2):
+            histories.open([str(tmp_path)], on_close=lambda number=number: closed.append(number))
+            await histories.close_oldest()
+        assert closed == [0, 1]
+        await histories.close()
+        assert closed == list(range(MOST + 2))
+
+    asyncio.run(check())
+
+
+def test_only_who_has_the_address_may_ask(recording: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dora", "view", "--no-open", str(recording)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        address = process.stderr.readline().split()[-1]
+        base, _, ticket = address.partition("open?ticket=")
+
+        def ask(headers: dict[str, str], history: str = "view") -> Any:
+            request = urllib.request.Request(f"{base}history/{history}", ABOUT, headers)
+            return json.load(urllib.request.urlopen(request))
+
+        assert ask(bearer(ticket))[0]["name"] == "lab"
+        for headers, history, status in (
+            ({}, "view", 401),
+            (bearer("x"), "view", 401),
+            (bearer(ticket), "x", 404),
+        ):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                ask(headers, history)
+            assert refused.value.code == status
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 0
