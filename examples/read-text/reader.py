@@ -1,5 +1,7 @@
 """Reads the text in pictures with the models that RapidOCR brings along (PaddleOCR, in the format ONNX)."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from rapidocr import RapidOCR
@@ -9,9 +11,8 @@ from dora import Node
 EDGE = 4  # pixels: a text that is closer to the edge of the picture may be cut, and is left out
 
 
-BOXES = pa.struct(
-    {"bbox": pa.list_(pa.float32()), "conf": pa.list_(pa.float32()), "labels": pa.list_(pa.string())}
-)
+FIELDS = {"bbox": pa.float32(), "conf": pa.float32(), "labels": pa.string()}
+BOXES = pa.struct([(name, pa.list_(kind)) for name, kind in FIELDS.items()])
 
 
 class Reader:
@@ -21,15 +22,14 @@ class Reader:
 
     def read(self, image: np.ndarray) -> tuple[np.ndarray, list[str], list[float]]:
         """Return boxes (N × 4: x0, y0, x1, y1), texts and confidences; ``image`` is H × W × 3, BGR."""
-        found = self._models(image)
+        found: Any = self._models(image)
         if found.boxes is None:
             return np.empty((0, 4), np.float32), [], []
         # Each text has four corners. A box is upright, so it contains them.
         boxes = np.hstack([found.boxes.min(axis=1), found.boxes.max(axis=1)])
         height, width = image.shape[:2]
-        whole = (boxes[:, :2] > EDGE).all(axis=1) & (boxes[:, 2:] < (width - EDGE, height - EDGE)).all(
-            axis=1
-        )
+        inside = np.hstack([boxes[:, :2] > EDGE, boxes[:, 2:] < (width - EDGE, height - EDGE)])
+        whole: Any = inside.all(axis=1)
         texts = [text for text, is_whole in zip(found.txts, whole, strict=True) if is_whole]
         return boxes[whole], texts, [float(score) for score in np.array(found.scores)[whole]]
 

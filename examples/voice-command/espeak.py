@@ -1,6 +1,7 @@
 """eSpeak NG, a speech synthesizer. Its library and voices come with the package ``espeakng-loader``."""
 
 import ctypes
+from typing import Any
 
 import espeakng_loader
 import numpy as np
@@ -15,7 +16,7 @@ class Speaker:
     """Turns text into sound. ``voice`` is a language with a variant, as in ``espeak-ng -v en-us+f2``."""
 
     def __init__(self, voice: str = "en-us", words_per_minute: int = 150) -> None:
-        self._library = espeakng_loader.load_library()
+        self._library: Any = espeakng_loader.load_library()
         data = espeakng_loader.get_data_path().encode()
         self.sample_rate: int = self._library.espeak_Initialize(SYNCHRONOUS, 0, data, 0)
         if self.sample_rate < 0:

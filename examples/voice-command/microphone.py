@@ -30,11 +30,13 @@ def open_microphone() -> Callable[[], np.ndarray]:
     """Return a function that waits for the next chunk; raises ``SystemExit``."""
     try:
         import sounddevice
-
-        stream = sounddevice.InputStream(SAMPLE_RATE, CHUNK, channels=1, dtype="float32")
-        stream.start()
+    except ImportError:
+        raise SystemExit("the microphone needs sounddevice: pip install sounddevice") from None
     except OSError as error:
         raise SystemExit(f"{error}; on Debian and Ubuntu: apt install libportaudio2") from None
+    try:
+        stream = sounddevice.InputStream(SAMPLE_RATE, CHUNK, channels=1, dtype="float32")
+        stream.start()
     except sounddevice.PortAudioError as error:
         raise SystemExit(f"the microphone cannot be opened: {error}") from None
     return lambda: stream.read(CHUNK)[0][:, 0]

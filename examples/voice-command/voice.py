@@ -13,6 +13,8 @@ def main() -> None:
     if os.environ.get("LOUDSPEAKER"):
         try:
             from sounddevice import play
+        except ImportError:
+            raise SystemExit("the loudspeaker needs sounddevice: pip install sounddevice") from None
         except OSError as error:
             raise SystemExit(f"{error}; on Debian and Ubuntu: apt install libportaudio2") from None
     with Node() as node:
