@@ -127,6 +127,7 @@ class DataflowFields(TypedDict, total=False):
     strict_types: bool
     type_rules: list[Any]
     paths: list[Mapping[str, Any]]
+    black_box: bool | Mapping[str, Any]
 
 
 class Output:
@@ -386,7 +387,7 @@ class DataflowBuilder:
         sink: str,
         budget: str,
         *,
-        on_miss: Literal["warn", "event", "safe_state", "stop"] | None = None,
+        on_miss: Literal["warn", "event", "safe_state", "save", "stop"] | None = None,
         after: int | None = None,
     ) -> DataflowBuilder:
         """Add a budget for the time from an output to the input ``sink``, "node/input"; return the builder.

@@ -158,18 +158,19 @@ def test_dora_run_from_python_has_the_same_defaults_as_the_command(file: str) ->
 def test_a_variable_counts_unless_the_option_is_given(
     file: str, option: Option, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(option.variable, "yes")
+    text, on, off = ("60s", 60.0, 0.0) if option.may_be_off else ("yes", True, False)
+    monkeypatch.setenv(option.variable, text)
     for call in (
         lambda: run_command("run", file, folder=Path(file).parent),
         lambda: dora.run(file),
     ):
         with pytest.raises(Caught) as caught:
             call()
-        assert getattr(caught.value.options, option.name) is True
-    values: Any = {option.name: False}
+        assert getattr(caught.value.options, option.name) == on
+    values: Any = {option.name: off}
     with pytest.raises(Caught) as caught:
         dora.run(file, **values)
-    assert getattr(caught.value.options, option.name) is False
+    assert getattr(caught.value.options, option.name) == off
 
 
 def test_an_unknown_keyword_is_an_error_that_names_the_known_ones(file: str) -> None:

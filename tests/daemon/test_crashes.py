@@ -158,7 +158,7 @@ def test_the_next_start_cleans_up_after_a_killed_daemon_and_guardian(bench: Benc
     assert not nothing_left(bench, dataflow_id, processes)
     remove_stale(bench.root)
     wait_until(lambda: not any(alive(pid) for pid in processes), "the kernel's part")  # they run no more
-    assert nothing_left(bench, dataflow_id, processes)
+    wait_until(lambda: nothing_left(bench, dataflow_id, processes), "the black box to be saved")
 
 
 def test_a_run_that_lives_is_not_cleaned_up(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora.wire import node_protocol
+from dora.wire.black_box import SavedBlackBox
 from dora.wire.daemon_protocol import (
     Answer,
     ApplyChange,
@@ -21,6 +22,7 @@ from dora.wire.daemon_protocol import (
     DeleteParameter,
     DescribeDataflow,
     Description,
+    FilePart,
     GetDataflow,
     GetGraph,
     GetJournal,
@@ -41,9 +43,11 @@ from dora.wire.daemon_protocol import (
     OutputView,
     Parameters,
     Publish,
+    ReadSavedFile,
     Rejected,
     Request,
     RunProgress,
+    SaveBlackBox,
     SentCounts,
     SetParameter,
     StartEventLogs,
@@ -165,6 +169,8 @@ TO_DAEMON: list[Any] = [
     Interrupt(0.5, force=True),
     GetModel(),
     GetJournal(7),
+    SaveBlackBox("/tmp/a.mcap", "here"),
+    ReadSavedFile("/tmp/a.mcap", 7),
     CheckChange(PROPOSAL),
     ApplyChange(PROPOSAL, "left", REMOTE, {"a": {"out": 7}}),
 ]
@@ -196,6 +202,8 @@ ANSWERS: list[Any] = [
     OperationResult("a"),
     Ok(),
     Model(3, {"nodes": []}, uv=True),
+    SavedBlackBox("/tmp/a.mcap", 7, 1, 2048),
+    FilePart(b"data"),
     JournalEntries(
         2, [JournalEntry(5, Mark("failed", "a", "no")), JournalEntry(6, Values("a", {"gain": 1}))]
     ),

@@ -39,6 +39,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Running dataflows": {
         "list": ("commands.list:list_dataflows", "List the dataflows that run, and those that have ended."),
         "stop": ("commands.start:stop", "Stop a dataflow and wait until it has ended."),
+        "save": ("commands.save:save", "Save the last seconds of a running dataflow."),
         "logs": ("commands.logs:logs", "Show the logs of a dataflow."),
         "top": ("commands.top:top", "Watch nodes and links: load, rates, queues, losses."),
         "topic": ("commands.topic:topic", "Show the messages of a running dataflow, and publish."),

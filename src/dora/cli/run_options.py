@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import click
 
-from dora.cli.argument_values import parse_environment
+from dora.cli.argument_values import ParameterValue, parse_duration, parse_environment
 from dora.cli.options import DURATION, all_of
 from dora.daemon.options import Option, RunOptions, options_of
 
@@ -54,6 +54,8 @@ def click_option(option: Option) -> Callable[[_Function], _Function]:
     flag = option.flag
     if get_origin(option.type) is Literal:
         form = {"type": click.Choice(get_args(option.type)), "default": None}
+    elif option.may_be_off:
+        form = {"type": ParameterValue("duration", _seconds_or_off), "metavar": "DURATION"}
     elif option.type is float:
         form = {"type": DURATION, "metavar": "DURATION"}
     elif option.type is not bool:
@@ -67,6 +69,14 @@ def click_option(option: Option) -> Callable[[_Function], _Function]:
     if option.variable:
         form |= {"envvar": option.variable, "show_envvar": True}
     return click.option(flag, option.name, help=option.help, **form)
+
+
+def _seconds_or_off(text: str) -> float:
+    if text.strip().lower() == "off":
+        return 0.0
+    if not (seconds := parse_duration(text)):
+        raise ValueError(f"`{text}` is no time to keep: write for example 60s, or off")
+    return seconds
 
 
 def _refused(option: Option, why: str) -> Callable[[_Function], _Function]:

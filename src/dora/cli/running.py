@@ -7,6 +7,7 @@ daemon names it, or the environment.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,16 @@ from dora.daemon.client import DaemonClient, name_of
 from dora.daemon.progress import merged
 from dora.errors import ConnectError, DoraError
 from dora.observe.tap_session import inspect
+from dora.wire.black_box import SavedBlackBox
 from dora.wire.daemon_protocol import (
+    SAVE_TIMEOUT,
     GetProgress,
     Inspection,
     Interrupt,
     NodeRequest,
+    ReadSavedFile,
     RunProgress,
+    SaveBlackBox,
     answer_timeout,
 )
 from dora.wire.daemon_protocol import Inspect as AskInspection
@@ -133,6 +138,55 @@ class RunningDataflow:
             for machine in self.other_machines()
         ]
         return merged([*here, *there])
+
+    def save(self, path: str = "", note: str = "") -> dict[str, SavedBlackBox]:
+        """Save the black box of each machine; return the files by machine, "" for a dataflow on one.
+
+        ``path``: absolute, of the file; "": a name of the time. Files of several machines are joined to
+        ``path``, which is then the only one. Raises `DoraError`.
+        """
+        others = self.other_machines()
+        if path and (others or self.run is None):
+            return {"": self._save_joined(path, note)}
+        found: dict[str, SavedBlackBox] = {}
+        if self.run is not None:
+            self.run.set_patience(SAVE_TIMEOUT)
+            saved = self.run.ask(SaveBlackBox(path, note))
+            assert isinstance(saved, SavedBlackBox)
+            found[self._machine if others else ""] = saved
+        for machine in others:
+            found[machine] = self._coordinator().ask(self.dataflow_id, SaveBlackBox(note=note), machine)
+        return found
+
+    def _save_joined(self, path: str, note: str) -> SavedBlackBox:
+        """Save the black boxes of all machines, fetch the files, and make one of them."""
+        from dora.recording.join import join
+
+        saved = self.save(note=note)
+        if problem := next((file.problem for file in saved.values() if file.problem), ""):
+            return SavedBlackBox(problem=problem)
+        with tempfile.TemporaryDirectory(prefix="dora-save-") as folder:
+            parts = {}
+            for number, (machine, file) in enumerate(saved.items()):
+                if self.run is not None and machine in ("", self._machine):
+                    parts[machine] = file.path
+                else:
+                    parts[machine] = f"{folder}/{number}.mcap"
+                    self._fetch(machine, file.path, parts[machine])
+            end = join(parts, path)
+        messages = sum(topic.messages for topic in end.topics.values())
+        lost = sum(topic.lost for topic in end.topics.values())
+        return SavedBlackBox(path, messages, lost, os.path.getsize(path))
+
+    def _fetch(self, machine: str, path: str, target: str) -> None:
+        """Copy a saved file of a machine to this one."""
+        with open(target, "wb") as file:
+            while (
+                data := self._coordinator()
+                .ask(self.dataflow_id, ReadSavedFile(path, file.tell()), machine)
+                .data
+            ):
+                file.write(data)
 
     def _coordinator(self) -> Client:
         if self._client is None:

@@ -14,6 +14,7 @@ from dora.cli.log_location import LogLocation, find_log_location
 from dora.cli.running import find_running
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.reader import LogReader
+from dora.daemon.report import shorter_path
 from dora.errors import DoraError
 from dora.observe.queries import EchoQuery, Line
 from dora.observe.topics import find_tappable, node_of
@@ -45,6 +46,15 @@ class TopCommands:
         with find_running(dataflow_id) as running:
             running.stop()
             return f"dataflow `{running.name}` is being stopped"
+
+    def save(self, dataflow_id: str) -> str:
+        """Save the black box of a dataflow; return a sentence."""
+        with find_running(dataflow_id) as running:
+            files = running.save().values()
+        problems = [file.problem for file in files if file.problem]
+        if problems:
+            raise DoraError(f"the last seconds are not saved: {problems[0]}")
+        return f"the last seconds are in {', '.join(shorter_path(file.path) for file in files)}"
 
     def follow(
         self, dataflow_id: str, topic: str, show: Callable[[str], None], is_over: Callable[[], bool]

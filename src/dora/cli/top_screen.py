@@ -65,6 +65,7 @@ o   messages of an output of this row, again: of its next output; Esc closes
 l   log of the selected node, again: of all nodes
 R   restart the selected node             s     stop the selected node
 S   stop the dataflow of that node        r     refresh now
+b   save its last seconds (black box)     p     times of paths
 n, c, m   sort by name, CPU, memory       q     quit
 (any key closes)"""
 _Result = TypeVar("_Result")
@@ -80,6 +81,8 @@ class ScreenCommands(Protocol):
     def stop_node(self, dataflow_id: str, node_id: str) -> str: ...
 
     def stop_dataflow(self, dataflow_id: str) -> str: ...
+
+    def save(self, dataflow_id: str) -> str: ...
 
     def follow(
         self, dataflow_id: str, topic: str, show: Callable[[str], None], is_over: Callable[[], bool]
@@ -186,6 +189,7 @@ class TopScreen(App[str]):
         Binding("R", "restart", "restart"),
         Binding("s", "stop", "stop"),
         Binding("S", "stop_dataflow", "stop dataflow"),
+        Binding("b", "save", "save the last seconds"),
         Binding("p", "paths", "paths"),
         Binding("n", "sort('name')", "by name"),
         Binding("c", "sort('CPU')", "by CPU"),
@@ -469,6 +473,12 @@ class TopScreen(App[str]):
                 f"stop dataflow `{item.dataflow}` with all its nodes?",
                 lambda: self._commands.stop_dataflow(item.dataflow_id),
             )
+
+    def action_save(self) -> None:
+        """Save the last seconds of the dataflow of the selected node."""
+        if item := self._chosen_node():
+            self._say(f"saving the last seconds of `{item.dataflow}` …")
+            self._in_thread(lambda: self._commands.save(item.dataflow_id), self._say)
 
     def _chosen_node(self) -> NodeSnapshot | None:
         row = self._node_rows.cursor_row

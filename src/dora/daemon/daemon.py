@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dora.daemon.accounting import GATEWAY, Accounting
+from dora.daemon.black_box import BlackBox
 from dora.daemon.capacity import dynamic_nodes, needs_of, prepare_limits
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.control_server import Connection, ControlServer
@@ -166,6 +167,23 @@ class Daemon:
             self.loop,
             self.journal,
         )
+        self.black_box = BlackBox(
+            dataflow,
+            self._plan,
+            context,
+            options.black_box,
+            self.run_log.directory,
+            run.name,
+            words=self._accounting.board.words,
+            loop=self.loop,
+            journal=self.journal,
+            inspect=self._requests.run_view,
+            is_open=lambda: state.opened,
+            resume=self._requests.event_logs.resume,
+            on_warning=self.run_log.warn,
+        )
+        self._requests.black_box = self.black_box
+        self._requests.event_logs.black_box = self.black_box.frame
         self._processes = NodeProcesses(
             self.loop,
             run,
@@ -203,6 +221,7 @@ class Daemon:
         if stop_after is not None:
             self.loop.call_at(stop_after, self._stop_in_time)
         self._health.watch(self.dataflow)
+        self.black_box.start()
         self.loop.call_at(time.monotonic() + CIRCLES_AFTER, self._watch_circles)
         failures = 0
         while not self.supervisor.state.done:
@@ -219,6 +238,7 @@ class Daemon:
                     self.on_failure(self.supervisor.result(self._run.dataflow_id))
         result = self.supervisor.result(self._run.dataflow_id)
         self._finish_recorders([failure.node_id for failure in result.failures])
+        self.black_box.finish()
         links = self._accounting.report(self.run_log.text.sent, self.run_log.text.dropped)
         unlogged, networks = self.run_log.files.statistics(), self._accounting.report_networks()
         return msgspec.structs.replace(
@@ -228,6 +248,7 @@ class Daemon:
             unlogged=unlogged,
             networks=networks,
             strict=self.options.strict,
+            black_box=tuple(self.black_box.saved),
         )
 
     def _watch_circles(self) -> None:
@@ -252,6 +273,7 @@ class Daemon:
             kill_run(self._run.run_id)  # also processes that left their process group
         self._server.close()
         self.run_log.files.close()
+        self.black_box.close()
         self._accounting.close()
         if self._hot_reload is not None:
             self._hot_reload.close()
@@ -423,6 +445,10 @@ class Daemon:
                 self.journal.parameters(node.id, node.parameters)
         self.dataflow, self._plan = dataflow, self.prepare_plan(dataflow)
         self._requests.change(dataflow, self._plan, self.context)
+        try:
+            self.black_box.follow(dataflow, self._plan)
+        except OSError as error:
+            self.run_log.warn(f"there is no memory for new outputs in the black box: {error.strerror}")
         self.run_log.change(dataflow, self._plan)
         self._health.watch(dataflow)
         self._apply_gateway()

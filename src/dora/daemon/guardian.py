@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
 
 RUN_ID = "DORA_RUN_ID"
 KILL_TIMEOUT = 5.0  # seconds
+RESCUED = "dora-box-"  # begins the names of black boxes in shared memory whose runs were killed
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -75,6 +77,31 @@ def _kill(function: Callable[[int, int], None], target: int) -> None:
         function(target, signal.SIGKILL)
     except OSError:
         pass
+
+
+def rescue_black_box(prefix: str) -> None:
+    """Start a process that saves the black box of a killed run, and removes it.
+
+    It is moved out of the run's files first, so these can be removed at once.
+    """
+    box = f"/dev/shm/{prefix}box"
+    if not _is_own(box) or os.path.islink(box) or not os.path.isdir(box):
+        return
+    kept = f"/dev/shm/{RESCUED}{prefix.strip('_')}"
+    order = f'{{"folder": "{kept}", "reason": "killed", "dead": true}}'
+    try:
+        os.rename(box, kept)
+        subprocess.Popen(
+            [sys.executable, "-m", "dora.recording.save_black_box", order],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if name != RUN_ID},
+            start_new_session=True,
+            cwd="/",
+        )
+    except OSError:
+        pass  # the next start removes it
 
 
 def remove_run_files(run_dir: str, prefix: str) -> None:
@@ -141,6 +168,7 @@ def main(run_id: str, run_dir: str, prefix: str, *registered: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     kill_run(run_id, [int(group) for group in (*registered, *sys.stdin)])
+    rescue_black_box(prefix)
     remove_run_files(run_dir, prefix)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from dora.daemon.supervisor import commands as do
@@ -21,15 +21,19 @@ class Journal:
     def __init__(self, state: RunState) -> None:
         self._state = state
         self._kept: deque[JournalEntry] = deque(maxlen=KEPT)
+        self.on_entry: Callable[[JournalEntry, bool], None] = lambda _entry, _save: None
         self._number = 1  # of the last entry; 1 is the begin
 
     def on_mark(self, command: do.AddMark) -> None:
         """Note what the supervisor says of a node."""
         self.mark(command.kind, command.node_id, command.text)
 
-    def mark(self, kind: MarkKind, node_id: str | None, text: str) -> None:
-        """Note that something has happened now, to a node or to the run."""
-        self._add(Mark(kind, node_id, text))
+    def mark(self, kind: MarkKind, node_id: str | None, text: str, *, save: bool = False) -> None:
+        """Note that something has happened now, to a node or to the run.
+
+        ``save``: it is worth a file of the black box.
+        """
+        self._add(Mark(kind, node_id, text), save)
 
     def parameters(self, node_id: str, values: Mapping[str, Any]) -> None:
         """Note the parameters that a node has from now on."""
@@ -46,6 +50,8 @@ class Journal:
         count = min(self._number - after, len(self._kept))
         return JournalEntries(self._number, list(self._kept)[len(self._kept) - count :])
 
-    def _add(self, content: Mark | Values) -> None:
+    def _add(self, content: Mark | Values, save: bool = False) -> None:
         self._number += 1
-        self._kept.append(JournalEntry(time.time_ns(), content))
+        entry = JournalEntry(time.time_ns(), content)
+        self._kept.append(entry)
+        self.on_entry(entry, save)

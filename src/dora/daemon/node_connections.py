@@ -154,7 +154,7 @@ class NodeConnections:
         elif isinstance(message, PublishResult):
             self._requests.answer_publish(node_id, message)
         elif isinstance(message, PathMissed):
-            self._journal.mark("missed", node_id, message.text)
+            self._journal.mark("missed", node_id, message.text, save=message.save)
         elif isinstance(message, InputAttached):
             self._link_changes.attached(node_id, message)
         elif isinstance(message, InputDetached):

@@ -21,6 +21,7 @@ from typing import (
 import msgspec
 
 from dora._strict import STRICT_VARIABLE, is_on
+from dora.dataflow.durations import parse_duration
 from dora.errors import DoraError
 from dora.transport.engines import ENGINES, best_engine
 from dora.wire.node_config import EngineName, TraceConfig
@@ -41,14 +42,18 @@ class BuildOptions(msgspec.Struct, frozen=True):
     update: bool = False
 
 
-def option(help: str, *, flag: str = "", value: str = "", variable: str = "") -> msgspec.Meta:
+def option(
+    help: str, *, flag: str = "", value: str = "", variable: str = "", may_be_off: bool = False
+) -> msgspec.Meta:
     """Declare a field of the options of a run as an option for users.
 
     ``help`` is a sentence about it, perhaps with its default in brackets. ``flag`` is the name on the
     command line, if it is not the name of the field; ``value`` how the help writes the value, if the type
-    does not tell; ``variable``, for a bool, the environment variable that sets it.
+    does not tell; ``variable``, for a bool or a duration, the environment variable that sets it.
+    ``may_be_off``: a duration is 0 for the word `off`.
     """
-    return msgspec.Meta(description=help, extra={"flag": flag, "value": value, "variable": variable})
+    extra = {"flag": flag, "value": value, "variable": variable, "may_be_off": may_be_off}
+    return msgspec.Meta(description=help, extra=extra)
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +88,14 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
         option(
             "Start nodes as copies of a process that has imported NumPy, pyarrow and named packages [where "
             "it saves time]."
+        ),
+    ] = None
+    black_box: Annotated[
+        float | None,
+        option(
+            "Keep this much in memory, and save it when a node fails; `off` for nothing [30s].",
+            variable="DORA_BLACK_BOX",
+            may_be_off=True,
         ),
     ] = None
 
@@ -151,6 +164,7 @@ class RunKeywords(TypedDict, total=False):
     strict: bool | None
     trace: bool | None
     preload: bool | None
+    black_box: float | None
     env: Mapping[str, str] | None
     exit_when_nodes_finish: bool | None
     grace: float | None
@@ -167,6 +181,7 @@ class Option(NamedTuple):
     flag: str
     value: str
     variable: str
+    may_be_off: bool
 
     @property
     def no_flag(self) -> str:
@@ -200,6 +215,7 @@ def options_of(kind: type[RunOptions]) -> tuple[Option, ...]:
                 "--" + (meta.extra["flag"] or field.name.replace("_", "-")),
                 meta.extra["value"],
                 meta.extra["variable"],
+                meta.extra["may_be_off"],
             )
         )
     return tuple(found)
@@ -216,8 +232,36 @@ def options_from_keywords(given: Mapping[str, Any]) -> ForegroundRunOptions:
             f"run() got an unexpected keyword argument {min(unknown)!r}; it has {', '.join(options)}"
         )
     values = {name: _checked(options[name], value) for name, value in given.items() if value is not None}
-    from_environment = {name: is_on(item.variable) for name, item in options.items() if item.variable}
+    from_environment = {
+        name: found
+        for name, item in options.items()
+        if item.variable and (found := _from_environment(item)) is not None
+    }
     return ForegroundRunOptions(**(from_environment | values))
+
+
+def _from_environment(option: Option) -> bool | float | None:
+    if option.type is bool:
+        return is_on(option.variable)
+    text = os.environ.get(option.variable, "").strip()
+    try:
+        return seconds_or_off(text) if text else None
+    except ValueError as error:
+        raise DoraError(f"{option.variable} is `{text[:60]}`: {error}") from None
+
+
+def seconds_or_off(text: str) -> float:
+    """Return the seconds of a duration such as ``60s``, 0 for ``off``; raises ``ValueError``.
+
+    >>> seconds_or_off("off"), seconds_or_off("1.5min")
+    (0.0, 90.0)
+    """
+    if text.lower() == "off":
+        return 0.0
+    duration = parse_duration(text)
+    if not duration:
+        raise ValueError("it is no duration: write 60s, 2min, or off")
+    return duration / 1e9
 
 
 def _checked(option: Option, value: Any) -> Any:

@@ -63,7 +63,22 @@ def failure_report(
         parts.append(_stopped(fallen) if culprits else _orphans(fallen))
     if log_directory is not None:
         parts.append(f"Logs: {log_directory}")
+    if result.black_box:
+        parts.append(black_box_report(result))
     return "\n\n".join(parts)
+
+
+def black_box_report(result: DataflowResult) -> str:
+    """Return the lines about the files of the black box, with the next commands to type; "" without any."""
+    if not result.black_box:
+        return ""
+    last = shorter_path(result.black_box[-1])
+    nodes = [failure.node_id for failure in result.failures if failure.kind != "cascading"]
+    lines = [f"The last seconds are in {', '.join(map(shorter_path, result.black_box))}"]
+    lines.append(f"  look at them:  dora view {last}")
+    if nodes:
+        lines.append(f"  step through:  dora debug {last} {nodes[0]} --at failure")
+    return "\n".join(lines)
 
 
 def first_cause(result: DataflowResult, folder: str = "") -> str:

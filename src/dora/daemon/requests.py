@@ -14,6 +14,7 @@ import msgspec
 
 from dora._version import __version__
 from dora.daemon.accounting import Accounting
+from dora.daemon.black_box import BlackBox
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.client import fits
 from dora.daemon.control_server import Connection
@@ -41,6 +42,7 @@ from dora.wire.daemon_protocol import (
     DescribeDataflow,
     Description,
     FailureView,
+    FilePart,
     GetDataflow,
     GetGraph,
     GetJournal,
@@ -58,8 +60,10 @@ from dora.wire.daemon_protocol import (
     OpenTaps,
     OutputView,
     Publish,
+    ReadSavedFile,
     Rejected,
     RunProgress,
+    SaveBlackBox,
     StartEventLogs,
 )
 from dora.wire.decoders import DecodeError, from_plain
@@ -75,6 +79,7 @@ class EventLogHooks:
 
     def __init__(self, nodes: NodeTable) -> None:
         self._nodes = nodes
+        self.black_box: WriteEventLog | None = None
         self._requested: dict[int, StartEventLogs] = {}  # number of a connection → its request
 
     def begin(self, number: int, request: StartEventLogs) -> None:
@@ -98,7 +103,13 @@ class EventLogHooks:
         for request in self._requested.values():
             if request not in distinct:
                 distinct.append(request)
-        return [_frame(request, node_id) for request in distinct]
+        frames = [_frame(request, node_id) for request in distinct]
+        return [*frames, self.black_box] if self.black_box is not None else frames
+
+    def resume(self, frame: WriteEventLog) -> None:
+        """Send all nodes the frame to go on writing to the black box."""
+        for node_id in self._nodes:
+            self._nodes.send(node_id, frame)
 
     def _send(self, request: StartEventLogs, *, end: bool) -> None:
         for node_id in self._nodes:
@@ -247,6 +258,7 @@ class RequestHandler:
         self._name = name
         self._publishing: dict[int, tuple[Connection, str, Timer]] = {}  # by ticket: client, node, patience
         self._last_ticket = 0
+        self.black_box: BlackBox | None = None
         self.change(dataflow, plan, context)
 
     @property
@@ -276,6 +288,8 @@ class RequestHandler:
         | CloseTaps
         | StartEventLogs
         | GetJournal
+        | SaveBlackBox
+        | ReadSavedFile
         | Publish,
     ) -> None:
         """Answer a request, now or once a node has carried it out."""
@@ -283,7 +297,7 @@ class RequestHandler:
             case DescribeDataflow():
                 client.send(self.description())
             case Inspect():
-                client.send(self._run_view())
+                client.send(self.run_view())
             case GetGraph():
                 from dora.dataflow.graph import graph_of
 
@@ -299,6 +313,14 @@ class RequestHandler:
             case StartEventLogs():
                 self.event_logs.begin(client.number, request)
                 client.send(Ok())
+            case SaveBlackBox(path=path, note=note):
+                if self.black_box is None:
+                    client.send(Rejected("this dataflow has no black box"))
+                else:
+                    self.black_box.save(path, note, client.send)
+            case ReadSavedFile(path=path, offset=offset):
+                part = None if self.black_box is None else self.black_box.read_saved(path, offset)
+                client.send(Rejected(f"{path} is no file of this run") if part is None else FilePart(part))
             case GetJournal(after=after):
                 client.send(self._journal.entries(after))
             case Publish():
@@ -379,7 +401,7 @@ class RequestHandler:
         number, failure = of_node[-1]  # it may have been started again
         return FailureView(number, why_failed(failure, self._dataflow.working_dir))
 
-    def _run_view(self) -> Inspection:
+    def run_view(self) -> Inspection:
         return Inspection(
             dataflow_id=self._context.dataflow_id,
             file=self._dataflow.file,

@@ -41,7 +41,13 @@ from dora._paths import (
     prefix_of,
     run_path,
 )
-from dora.daemon.guardian import kill_run, remove_run_files, remove_shared_memory
+from dora.daemon.guardian import (
+    RESCUED,
+    kill_run,
+    remove_run_files,
+    remove_shared_memory,
+    rescue_black_box,
+)
 from dora.errors import DoraError, SharedMemoryFull
 
 _RUN_ID = re.compile(r"[0-9a-f-]{12,64}")
@@ -198,6 +204,7 @@ def _remove_stale(root: str) -> None:
             _remove_if_dead(f"{root}/{name}")
     if os.path.isdir(SHARED_MEMORY):
         _remove_stale_boards()
+        _remove_stale_boxes()
 
 
 def _remove_if_dead(path: str) -> None:
@@ -215,6 +222,7 @@ def _remove_if_dead(path: str) -> None:
         run_id = os.read(lock, _LONGEST_ID + 1).decode(errors="replace")
         if _RUN_ID.fullmatch(run_id) and run_path(run_id, os.path.dirname(path)) == path:
             kill_run(run_id)
+            rescue_black_box(prefix_of(path))
             remove_run_files(path, prefix_of(path))
     except BlockingIOError:
         pass  # it lives
@@ -238,11 +246,34 @@ def _remove_stale_boards() -> None:
                 continue
             fcntl.flock(board, fcntl.LOCK_EX | fcntl.LOCK_NB)
             kill_run(short_id)
+            rescue_black_box(f"dora_{short_id}_")
             remove_shared_memory(f"dora_{short_id}_")
         except BlockingIOError:
             pass  # it lives
         finally:
             os.close(board)
+
+
+def _remove_stale_boxes() -> None:
+    """Remove black boxes of killed runs that nobody saves: the process that did was killed, too."""
+    for name in os.listdir(SHARED_MEMORY):
+        if not name.startswith(RESCUED):
+            continue
+        box = f"{SHARED_MEMORY}/{name}"
+        try:
+            check_folder(box)
+            if time.time() - os.stat(box).st_ctime < _FRESH:
+                continue
+            lock = _open_existing_lock(f"{box}/start")
+        except (OSError, UnsafeFile):
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_shared_memory(name)
+        except BlockingIOError:
+            pass  # it is being saved
+        finally:
+            os.close(lock)
 
 
 def check_shared_memory(room: int) -> None:

@@ -23,7 +23,7 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 RestartMode = Literal["never", "on-failure", "always"]
 OnMachineLost = Literal["keep", "stop"]
-OnMiss = Literal["warn", "event", "safe_state", "stop"]
+OnMiss = Literal["warn", "event", "safe_state", "save", "stop"]
 ReloadMode = Literal["overlap", "replace", "never"]
 SchedulingPolicyName = Literal["fifo", "rr", "other", "batch", "idle"]
 
@@ -334,6 +334,22 @@ class PathBudget(msgspec.Struct, frozen=True):
         return f"{self.node}/{self.input}"
 
 
+class BlackBoxRules(msgspec.Struct, frozen=True):
+    """How a run keeps its last seconds. Outputs are ``"<node>/<output>"``."""
+
+    enabled: bool = True
+    duration_ns: int = 30 * 10**9
+    memory: int | None = None  # bytes; None: the default, see `dora.daemon.black_box`
+    outputs: tuple[str, ...] | None = None  # None: all
+    leave_out: tuple[str, ...] = ()
+    save_on: tuple[str, ...] = ()  # a message of these saves a file
+    files: int = 5  # of one run; a further one replaces the oldest
+
+    def keeps(self, output: str) -> bool:
+        """Return whether messages of an output are kept."""
+        return (self.outputs is None or output in self.outputs) and output not in self.leave_out
+
+
 class Types(msgspec.Struct, frozen=True):
     """The types of messages, by ``"<node>/<input>"`` and ``"<node>/<output>"``."""
 
@@ -356,6 +372,7 @@ class Dataflow(msgspec.Struct, frozen=True):
     programs: tuple[Program, ...] = ()
     types: Types = Types()
     paths: tuple[PathBudget, ...] = ()
+    black_box: BlackBoxRules = BlackBoxRules()
     warnings: tuple[Problem, ...] = ()  # of things that are suspicious but usable
     type_warnings: tuple[Problem, ...] = ()  # of declared types that do not fit together
 

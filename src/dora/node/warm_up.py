@@ -70,7 +70,10 @@ def _import_interceptors(config: NodeConfig) -> None:
         import dora.node.interceptors.tracing
     if config.event_logs:
         import dora.node.interceptors.event_log
-        import dora.transport.shm.ring_buffer
+    if any(wanted.ring_buffers for wanted in config.event_logs):
+        import dora.node.send.recorder_rings
+    if any(wanted.black_box for wanted in config.event_logs):
+        import dora.node.send.kept_output
     if os.environ.get(REPLAY_DIRECTORY):
         import dora.node.replay.inbox
     elif os.environ.get(RECORD_TO):

@@ -15,7 +15,7 @@ from dora.observe.latency import LatencyMeter
 from dora.observe.load import Load, LoadMeter
 from dora.observe.networks import NetworkRate, network_rates
 from dora.observe.path_latencies import PathReader
-from dora.observe.rates import Counters, LinkRate, Reading, rates
+from dora.observe.rates import Counters, LinkRate, OutputRate, Reading, rates
 from dora.observe.tap_session import TapSession, inspect
 from dora.observe.topics import Topic, is_sent_here, topics_of
 from dora.transport.board import Board
@@ -261,30 +261,11 @@ class RunSource:
             if latency.times_ns
         }
         links = [msgspec.structs.replace(item, latency_ms=latencies.get(item.link.slot)) for item in links]
-        waiting: dict[str, int] = {}
-        dropped: dict[str, int] = {}
-        for item in links:
-            consumer = item.link.consumer.partition("/")[0]
-            waiting[consumer] = waiting.get(consumer, 0) + (item.waiting or 0)
-            dropped[consumer] = dropped.get(consumer, 0) + item.dropped
         paths: dict[str, list[PathLatency]] = {}
         for path in self._paths.refresh(self.inspection):
             paths.setdefault(path.sink.partition("/")[0], []).append(path)
-        nodes = [
-            NodeSnapshot(
-                self.inspection.dataflow_id,
-                self.name,
-                node,
-                loads.get(node.pid) if node.pid is not None else None,
-                sum(outputs[output.slot].hz for output in node.outputs),
-                sum(outputs[output.slot].bytes_per_second for output in node.outputs),
-                waiting.get(node.id, 0),
-                dropped.get(node.id, 0),
-                self._quiet(node.id),
-                paths.get(node.id, []),
-            )
-            for node in self.inspection.nodes
-        ]
+        quiet = {node.id: self._quiet(node.id) for node in self.inspection.nodes}
+        nodes = node_snapshots(self.inspection, self.name, outputs, links, loads, paths, quiet)
         return Snapshot(machine, nodes, links, networks)
 
     def _quiet(self, node_id: str) -> float | None:
@@ -296,6 +277,42 @@ class RunSource:
         self._untap()
         self._board.close()
         self.run.close()
+
+
+def node_snapshots(
+    inspection: Inspection,
+    name: str,
+    outputs: Mapping[int, OutputRate],
+    links: Iterable[LinkRate],
+    loads: Mapping[int, Load],
+    paths: Mapping[str, list[PathLatency]] = {},
+    quiet: Mapping[str, float | None] = {},
+) -> list[NodeSnapshot]:
+    """Return the snapshots of all nodes of a dataflow of this name.
+
+    ``outputs`` are by slot, ``loads`` by process, ``paths`` and ``quiet`` by node.
+    """
+    waiting: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    for item in links:
+        consumer = item.link.consumer.partition("/")[0]
+        waiting[consumer] = waiting.get(consumer, 0) + (item.waiting or 0)
+        dropped[consumer] = dropped.get(consumer, 0) + item.dropped
+    return [
+        NodeSnapshot(
+            inspection.dataflow_id,
+            name,
+            node,
+            loads.get(node.pid) if node.pid is not None else None,
+            sum(outputs[output.slot].hz for output in node.outputs),
+            sum(outputs[output.slot].bytes_per_second for output in node.outputs),
+            waiting.get(node.id, 0),
+            dropped.get(node.id, 0),
+            quiet.get(node.id),
+            paths.get(node.id, []),
+        )
+        for node in inspection.nodes
+    ]
 
 
 def _shape(inspection: Inspection) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from dora.wire.black_box import SavedBlackBox
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.input_rules import InputRules
 from dora.wire.journal import JournalEntry
@@ -28,6 +29,7 @@ from dora.wire.output_rules import OutputRules
 
 PUBLISH_PATIENCE: Final = 3.0  # seconds; a node that polls for events sends at once
 ANSWER_TIMEOUT: Final = 20.0  # seconds that another machine may take to answer
+SAVE_TIMEOUT: Final = 60.0  # likewise, for a file of the black box: a slow card takes long
 
 # --------------------------------------------------------------------------- views of a dataflow
 #
@@ -201,6 +203,24 @@ class GetJournal(msgspec.Struct, tag=True):
     after: int = 0
 
 
+class SaveBlackBox(msgspec.Struct, tag="save-black-box"):
+    """Save what the black box has, as a recording. Answered by `SavedBlackBox` once the file is there.
+
+    ``path``: absolute, on the machine of the daemon; the file is not counted, and the report at the end
+    does not name it. "": a name of the time, with the other files of the run. ``note``: a mark in the file.
+    """
+
+    path: str = ""
+    note: str = ""
+
+
+class ReadSavedFile(msgspec.Struct, tag="read-saved-file"):
+    """Get a part of a file that `SaveBlackBox` has written, from ``offset`` on. Answered by `FilePart`."""
+
+    path: str
+    offset: int = 0
+
+
 class Publish(msgspec.Struct, tag="publish"):
     """Make a node send a message in the layout of `dora.wire.message`. Answered by `Ok`.
 
@@ -260,7 +280,9 @@ class ApplyChange(msgspec.Struct, tag=True):
 # Requests that a client may send from any machine. The coordinator passes them on, those about a node to
 # the machine of the node.
 NodeRequest = StopOperation | RestartOperation | SetParameter | DeleteParameter | Publish | GetParameters
-LookRequest = GetParameters | Inspect | GetProgress  # changes nothing
+LookRequest = (
+    GetParameters | Inspect | GetProgress | SaveBlackBox | ReadSavedFile
+)  # changes nothing of the dataflow
 DataflowRequest = TopologyOperation | NodeRequest | LookRequest
 
 # All requests on the socket of a dataflow. A change of nodes or links takes several.
@@ -275,6 +297,8 @@ Request = (
     | CloseTaps
     | StartEventLogs
     | GetJournal
+    | SaveBlackBox
+    | ReadSavedFile
     | Interrupt
     | GetModel
     | CheckChange
@@ -284,6 +308,8 @@ Request = (
 
 def answer_timeout(request: DataflowRequest | Request) -> float | None:
     """Return how many seconds an answer may take; None: no limit, for it waits for a build or an end."""
+    if isinstance(request, SaveBlackBox):
+        return SAVE_TIMEOUT
     waits = isinstance(request, TopologyOperation | StopOperation | RestartOperation)
     return None if waits else ANSWER_TIMEOUT
 
@@ -361,6 +387,12 @@ class JournalEntries(msgspec.Struct, tag=True):
     entries: list[JournalEntry]
 
 
+class FilePart(msgspec.Struct, tag=True):
+    """The answer to `ReadSavedFile`; no data: there is no more."""
+
+    data: bytes
+
+
 class Conflict(msgspec.Struct, tag=True):
     """The dataflow has changed meanwhile; the command has to start again from its new model."""
 
@@ -399,6 +431,8 @@ Answer = (
     | DataflowEnded
     | Model
     | JournalEntries
+    | SavedBlackBox
+    | FilePart
     | Conflict
     | SentCounts
     | NodeRemoved

@@ -252,13 +252,15 @@ class Address(msgspec.Struct):
 class WriteEventLog(msgspec.Struct, tag=True):
     """Write down the order of events, as `dora.wire.event_log` lays it out, into a file; or no more.
 
-    Write small messages into ``ring_buffers`` too, see `dora.wire.daemon_protocol.StartEventLogs`. Either
-    may be "".
+    Write small messages into ``ring_buffers`` too, see `dora.wire.daemon_protocol.StartEventLogs`. Write
+    messages and the order of events into the rings of ``black_box``, a folder, see `dora.daemon.black_box`.
+    Each may be "".
     """
 
     path: FilePath = ""
     end: bool = False
     ring_buffers: FilePath = ""
+    black_box: FilePath = ""
 
 
 decode_address: Callable[[str | bytes], Address] = json_decoder(Address)

@@ -95,6 +95,7 @@ class PathMissed(msgspec.Struct, tag=True):
     """A message came later than the budget of a path allows; sent for the 1st, 2nd, 4th, 8th … in a row."""
 
     text: str  # a sentence for the user
+    save: bool = False  # the black box is to be saved
 
 
 class SafeStateChanged(msgspec.Struct, tag=True):

@@ -265,7 +265,7 @@ def _round_trip() -> Iterator[Finding]:
             Path(folder, name).write_text(text)
         begun = time.monotonic()
         try:
-            options = LocalRunOptions(stop_after=_LONGEST_RUN)
+            options = LocalRunOptions(stop_after=_LONGEST_RUN, black_box=0)
             outcome = run_file(f"{folder}/dataflow.yml", options, Display(), stream=io.StringIO())
         except DoraError as error:
             yield Finding("FAIL", f"a dataflow of two nodes cannot be run: {error}")

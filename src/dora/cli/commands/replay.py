@@ -101,7 +101,10 @@ def _topic(text: str) -> tuple[str, str]:
     help="Write the dataflow with its players to a file instead of running it.",
 )
 @allow_incomplete_option
-@command_run_options(exit_when_nodes_finish="the nodes of a replay finish when the recording has ended")
+@command_run_options(
+    exit_when_nodes_finish="the nodes of a replay finish when the recording has ended",
+    black_box="what a replay does can be had again; record it with -o",
+)
 def replay(
     recording: str,
     path: str | None,

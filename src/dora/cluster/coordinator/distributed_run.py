@@ -221,4 +221,5 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
         machine_losses=losses,
         strict=ordered[0].strict,
         networks=tuple(network for result in ordered for network in result.networks),
+        black_box=tuple(path for result in ordered for path in result.black_box),
     )

@@ -127,6 +127,7 @@ class DataflowResult(msgspec.Struct, frozen=True):
     machine_losses: dict[str, int] = {}  # machine → how often it was lost, with the counts of its nodes
     strict: bool = False  # trouble is a failure
     networks: tuple[NetworkReport, ...] = ()  # between the machines
+    black_box: tuple[str, ...] = ()  # its files
 
     @property
     def troubled(self) -> bool:

@@ -24,6 +24,7 @@ from dora.dataflow.model import (
     SyncSpec,
     Types,
 )
+from dora.dataflow.parser.black_box import black_box_of
 from dora.dataflow.parser.budgets import budgets_of
 from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
 from dora.dataflow.parser.fields import NODE_BLOCK
@@ -571,6 +572,7 @@ def assemble(
         programs=tuple(assembler.programs),
         types=types,
         paths=paths,
+        black_box=black_box_of(root.get("black_box"), nodes, reader.report),
         warnings=reader.report.sorted(),
         type_warnings=type_warnings,
     )

@@ -36,8 +36,8 @@ PATH = SchemaBlock(
             "on_miss",
             ChoiceType(get_args(OnMiss)),
             "What happens if it takes longer: a warning in the log, the event `BUDGET_MISSED` before the "
-            "message that is late, the safe state of the input's source instead of it, or the dataflow is "
-            "stopped.",
+            "message that is late, the safe state of the input's source instead of it, a warning and a "
+            "file of the black box, or the dataflow is stopped.",
             default="warn",
         ),
         Field(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from dora.dataflow.model import LOG_LEVELS, Source
+from dora.dataflow.parser.black_box import BLACK_BOX
 from dora.dataflow.parser.budgets import PATHS
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.input_rules import INPUT_RULE_FIELDS
@@ -488,6 +489,12 @@ DATAFLOW = SchemaBlock(
             PATHS,
             "How long data may take from an output to an input, and what happens if it takes longer: "
             "`- {from: camera/image, to: motor/command, budget: 40ms}`.",
+        ),
+        Field(
+            "black_box",
+            BLACK_BOX,
+            "What a run keeps of its last seconds, to save when a node fails: `{duration: 60s}`. "
+            "`false`: nothing.",
         ),
         Field("strict_types", FlagType(), "Make errors of types that do not fit together.", default=False),
         Field(

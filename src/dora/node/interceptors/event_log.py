@@ -8,7 +8,6 @@ node that is not recorded does not import this module.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -18,9 +17,10 @@ from dora.node.events import Error, Event, Input, Reload, Synced, Text, Tick
 from dora.node.external import External
 from dora.node.interceptor import ReceiveInterceptor
 from dora.node.log import write_log
-from dora.node.receive.input_port import InputPort
+from dora.node.receive.inbox import Inbox
 from dora.node.receive.safe_state import SafeValue
 from dora.node.send import output
+from dora.transport.shm.overwriting_ring import OverwritingWriter
 from dora.wire.event_log import EntryKind, pack_entry
 from dora.wire.message import Message
 from dora.wire.node_config import NodeConfig
@@ -31,13 +31,17 @@ _encode = msgspec.msgpack.Encoder(enc_hook=str).encode
 class EventLog(ReceiveInterceptor):
     """Appends an entry for each event to any number of files."""
 
-    def __init__(self, config: NodeConfig, ports: Mapping[str, InputPort]) -> None:
-        """``ports`` of the inbox that the log is put into."""
+    def __init__(self, config: NodeConfig, inbox: Inbox) -> None:
+        """``inbox``: the log is put into it for as long as it writes."""
         self._config = config
-        self._ports = ports
+        self._inbox = inbox
         self._inputs = {item.id: index for index, item in enumerate(config.inputs)}
         self._files: dict[str, int] = {}
         self._fds: tuple[int, ...] = ()
+        self._ring: OverwritingWriter | None = None  # of the black box
+        self._ring_path = ""
+        self._is_kept = False  # entries go to the ring
+        self._is_attached = False
         self._empty_polls = 0  # since the last entry
 
     def write_to(self, path: str) -> None:
@@ -51,10 +55,46 @@ class EventLog(ReceiveInterceptor):
             return
         self._files[path] = fd
         self._fds = tuple(self._files.values())
+        self._write(fd, self._begin())
+        self._attach()
+
+    def keep(self, path: str) -> None:
+        """Write to a ring of the black box from now on, also again after a pause."""
+        self._ring_path = path
+        if not self._is_kept:
+            if self._ring is not None:
+                self._ring.resume()
+            self._is_kept = True
+            self._attach()
+
+    def _begin(self) -> bytes:
         inputs = {item.id: item.source for item in self._config.inputs}
-        self._write(
-            fd, pack_entry(EntryKind.BEGIN, 0, output._now(), self._config.restart_count, _encode(inputs))
-        )
+        return pack_entry(EntryKind.BEGIN, 0, output._now(), self._config.restart_count, _encode(inputs))
+
+    def _open_ring(self) -> OverwritingWriter | None:
+        """Open the ring, with the first entry: of two processes of a node, one takes events at a time."""
+        try:
+            self._ring = OverwritingWriter(self._ring_path, self._pause)
+        except (OSError, UnsafeFile):
+            self._pause()  # there was no memory for it
+            return None
+        self._ring.write(self._begin())
+        return self._ring
+
+    def _attach(self) -> None:
+        if not self._is_attached:
+            self._is_attached = True
+            self._inbox.intercept(self)
+
+    def _detach(self) -> None:
+        """Leave the inbox if nothing is written: a poll without interceptors is faster."""
+        if self._is_attached and not self._fds and not self._is_kept:
+            self._is_attached = False
+            self._inbox.release(self)
+
+    def _pause(self) -> None:
+        self._is_kept = False
+        self._detach()
 
     def end(self, path: str) -> None:
         """Close one of the files."""
@@ -63,28 +103,26 @@ class EventLog(ReceiveInterceptor):
         self._fds = tuple(self._files.values())
         if fd >= 0:
             os.close(fd)
+        self._detach()
 
     def close(self) -> None:
         for path in list(self._files):
             self.end(path)
 
     def after_poll(self, event: Event | None) -> None:
-        if event is None or not self._fds:
+        if event is None:
             return
         if self._empty_polls:
             self._write_empty_polls()
-        entry = self._entry(event)
-        for fd in self._fds if entry else ():
-            self._write(fd, entry)
+        if entry := self._entry(event):
+            self._write_all(entry)
 
     def timed_out(self) -> None:
         self._write_empty_polls()
-        for fd in self._fds:
-            self._write(fd, pack_entry(EntryKind.TIMEOUT, 0, output._now(), 0))
+        self._write_all(pack_entry(EntryKind.TIMEOUT, 0, output._now(), 0))
 
     def found_nothing(self) -> None:
-        if self._fds:
-            self._empty_polls += 1
+        self._empty_polls += 1
 
     def _entry(self, event: Event) -> bytes:
         """Return the entry of an event; b"" for one that no replay can repeat."""
@@ -117,7 +155,7 @@ class EventLog(ReceiveInterceptor):
                 return pack_entry(
                     EntryKind.TEXT, index, output._now(), content.time_ns, content.text.encode()
                 )
-        port = self._ports[input_id or event["id"]]
+        port = self._inbox.ports[input_id or event["id"]]
         number = number or port.taken
         return pack_entry(EntryKind.LOCAL, index, output._now(), number)
 
@@ -137,8 +175,15 @@ class EventLog(ReceiveInterceptor):
         if self._empty_polls:
             entry = pack_entry(EntryKind.NOTHING, 0, output._now(), self._empty_polls)
             self._empty_polls = 0
-            for fd in self._fds:
-                self._write(fd, entry)
+            self._write_all(entry)
+
+    def _write_all(self, entry: bytes) -> None:
+        if self._is_kept:
+            ring = self._ring or self._open_ring()
+            if ring is not None:
+                ring.write(entry)
+        for fd in self._fds:
+            self._write(fd, entry)
 
     def _write(self, fd: int, entry: bytes) -> None:
         try:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from dora._ownership import UnsafeFile
 from dora.errors import SendError
 from dora.node.current_event import CurrentEvent, Passed
 from dora.node.interceptor import Lent, SendInterceptor, surround
@@ -63,6 +62,7 @@ from dora.wire.node_config import LinkConfig, OutputConfig
 from dora.wire.trail import fit
 
 if TYPE_CHECKING:
+    from dora.node.send.kept_output import KeptOutput
     from dora.transport.bypass import Bypass
     from dora.transport.shm.ring_buffer import RingBufferWriter
     from dora.transport.spill import SpillWriter
@@ -95,7 +95,7 @@ class OutputPort:
         sending node on the board. ``overflow_channels``: the senders of further channels, by name.
         ``spill``: for messages that must not be dropped from queues in shared memory. ``current``: the
         event that messages follow from."""
-        self.id = config.id
+        self.id, self.slot = config.id, config.slot
         self.on_links_changed: Callable[[], None] = lambda: None
         self._config = config
         self._sender = sender
@@ -127,7 +127,9 @@ class OutputPort:
             for target in (config.prewake if rings else ())
         ]
         self._overflow_channels = dict(overflow_channels or {})  # replaced, never changed
-        self._ring_buffers: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
+        self.ring_buffers: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
+        self.black_box: KeptOutput | None = None  # that messages are copied to now
+        self.kept: KeptOutput | None = None  # the same, also while it makes a pause
         self._spill_writer = spill
         self._spill: SpillWriter | None = None  # if a link may need it
         self._interceptors: tuple[SendInterceptor, ...] = ()  # replaced, never changed
@@ -231,30 +233,9 @@ class OutputPort:
                 finally:
                     self._lock.release()
 
-    def start_ring_buffer(self, directory: str) -> None:
-        """Copy small messages to a recorder's ring buffer, if its folder has one for this output."""
-        from dora.transport.shm.ring_buffer import RingBufferWriter
-
-        if directory in self._ring_buffers:
-            return
-        try:
-            ring = RingBufferWriter(f"{directory}/{self._config.slot}")
-        except (OSError, UnsafeFile):
-            return  # this output is not recorded, or without a ring buffer
-        self._set_ring_buffers({**self._ring_buffers, directory: ring})
-
-    def stop_ring_buffer(self, directory: str) -> None:
-        """Stop writing to the ring buffer of a recorder."""
-        ring = self._ring_buffers.get(directory)
-        if ring is not None:
-            self._set_ring_buffers(
-                {key: other for key, other in self._ring_buffers.items() if other is not ring}
-            )
-            ring.close()
-
-    def _set_ring_buffers(self, ring_buffers: dict[str, RingBufferWriter]) -> None:
+    def set_ring_buffers(self, ring_buffers: dict[str, RingBufferWriter]) -> None:
         """Replace the ring buffers. A message that another thread sends meanwhile is in the tap's queue."""
-        self._ring_buffers = ring_buffers
+        self.ring_buffers = ring_buffers
         send = self._sender.send
         writers = [ring.write for ring in ring_buffers.values()]
 
@@ -364,6 +345,12 @@ class OutputPort:
         rung = self._ring(bypassed=bypassed)
         # The receivers are waking up; the rest could wait until now.
         self._words[self._bytes_word] = self._bytes
+        black_box = self.black_box
+        if black_box is not None:
+            if size <= SMALL_BODY:
+                black_box.write(message)
+            else:
+                black_box.write_payload(head, payload, now)
         if rung and size <= SMALL_BODY and self._lock.acquire(blocking=False):
             try:
                 self._prepare()  # saves time later; not worth a wait for another thread
@@ -388,8 +375,8 @@ class OutputPort:
         loan.send(control)
         for copy in copies:
             copy.send(control)
-        if self._ring_buffers:
-            for ring in self._ring_buffers.values():
+        if self.ring_buffers:
+            for ring in self.ring_buffers.values():
                 ring.skip()
         bypass = self._bypass
         # Its memory is given to no other message before the next loan of this output.
@@ -442,6 +429,10 @@ class OutputPort:
             self._words[self._bytes_word] = self._bytes = self._bytes + size
             if control and asks_to_flush(control):
                 self._flush(sequence)
+            if self.black_box is not None:
+                self._ring(bypassed=bypassed)  # first: the copy takes longer than to wake the receivers
+                self.black_box.write_memory(loan.memory[: len(head) + size], _now())
+                return
         self._ring(bypassed=bypassed)
 
     def _head_of_loan(self, loan: Loan, schema: bytes, section: bytes, size: int, sequence: int) -> bytes:
@@ -484,6 +475,8 @@ class OutputPort:
             bypassed = self._transmit(loan, len(head) + size, sequence, control)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
         self._ring(bypassed=bypassed)
+        if (black_box := self.black_box) is not None:
+            black_box.write_payload(head, payload, time_ns)
 
     def _flush(self, sequence: int) -> None:
         """Make the receivers drop the messages that they have queued before this one.

@@ -256,19 +256,25 @@ class Session:
 
     def _write_event_log(self, frame: WriteEventLog) -> None:
         if frame.ring_buffers:
+            from dora.node.send.recorder_rings import start_ring_buffer, stop_ring_buffer
+
+            change = stop_ring_buffer if frame.end else start_ring_buffer
             for port in self.outputs.values():
-                if frame.end:
-                    port.stop_ring_buffer(frame.ring_buffers)
-                else:
-                    port.start_ring_buffer(frame.ring_buffers)
-        if not frame.path:
+                change(port, frame.ring_buffers)
+        if frame.black_box:
+            from dora.node.send.kept_output import keep
+
+            for port in self.outputs.values():
+                keep(port, frame.black_box)
+        if not (frame.path or frame.black_box):
             return
         if self._event_log is None:
             from dora.node.interceptors.event_log import EventLog
 
-            self._event_log = EventLog(self.config, self.inbox.ports)
-            self.inbox.intercept(self._event_log)
-        if frame.end:
+            self._event_log = EventLog(self.config, self.inbox)
+        if frame.black_box:
+            self._event_log.keep(f"{frame.black_box}/order/{self.config.node_id}")
+        elif frame.end:
             self._event_log.end(frame.path)
         else:
             self._event_log.write_to(frame.path)
@@ -283,11 +289,11 @@ class Session:
         text = warning(miss, f"{node_id}/{miss['id']}")
         is_reported = misses & (misses - 1) == 0  # the 1st, 2nd, 4th, 8th … in a row
         if is_reported:
-            self._send(PathMissed(text))
+            self._send(PathMissed(text, save=on_miss == "save"))
         if on_miss == "stop" and not self.inbox.is_closing:
             write_log(node_id, "error", f"{text}; the dataflow is stopped")
             self._send(StopDataflow())
-        elif on_miss in ("warn", "safe_state") and is_reported:
+        elif on_miss in ("warn", "safe_state", "save") and is_reported:
             write_log(node_id, "warn", text)
 
     def path_latencies(self) -> list[PathLatency]:

@@ -68,8 +68,8 @@ def entry_message(entry: JournalEntry) -> ContextMessage:
     return channel, entry.time_ns, msgspec.json.encode(msgspec.structs.asdict(content))
 
 
-_LOG_CHANNEL: Final = ChannelItem(LOG_TOPIC, LOG_SCHEMA, {})
-_STATE_CHANNEL: Final = ChannelItem(STATE_TOPIC, "", {}, JSON)
+LOG_CHANNEL: Final = ChannelItem(LOG_TOPIC, LOG_SCHEMA, {})
+STATE_CHANNEL: Final = ChannelItem(STATE_TOPIC, "", {}, JSON)
 _PARAMETERS_CHANNEL: Final = ChannelItem(PARAMETERS_TOPIC, "", {}, JSON)
 _MARK_CHANNEL: Final = ChannelItem(MARK_TOPIC, "", {}, JSON)
 _EVERY: Final = 0.25  # seconds
@@ -152,12 +152,12 @@ class RecordingContext:
         if (now := time.monotonic()) >= self._state_due:
             self._state_due = now + _STATE_EVERY
             state = as_json(source.refresh(self._loads.measure(source.pids())))
-            self._items.append((_STATE_CHANNEL, time.time_ns(), state))
+            self._items.append((STATE_CHANNEL, time.time_ns(), state))
 
     def _read(self) -> None:
         for entry in self._logs.entries():
             if entry.timestamp_ns >= self._since_ns:
-                self._items.append((_LOG_CHANNEL, entry.timestamp_ns, pack_log(entry)))
+                self._items.append((LOG_CHANNEL, entry.timestamp_ns, pack_log(entry)))
         if self._order is not None:
             for node_id, data in self._order.read():
                 channel = ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING)

@@ -180,11 +180,12 @@ def replay_dataflow(
             nodes.append(
                 _live(written[node.id], directory if ordered else "", room if lossless else _without_ages)
             )
-    left_out = (*_PLACES, "nodes", "paths")
+    left_out = (*_PLACES, "nodes", "paths", "black_box")
     root = {key: value for key, value in dataflow.descriptor.items() if key not in left_out}
     if paths := _paths(dataflow, roles):
         root["paths"] = paths
-    return {**root, "exit_when_nodes_finish": True, "nodes": nodes}
+    # The times of its messages are those of the recording, so there are no last seconds.
+    return {**root, "black_box": False, "exit_when_nodes_finish": True, "nodes": nodes}
 
 
 def _paths(dataflow: Dataflow, roles: ReplayRoles) -> list[dict[str, Any]]:

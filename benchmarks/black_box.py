@@ -1,0 +1,291 @@
+"""Measure the cost of the black box for a dataflow: ``python -m benchmarks.black_box``.
+
+Two runs of the same dataflow take turns: one with a black box, one without; the processes of the other one
+are stopped meanwhile (SIGSTOP). Each window with a black box lies between two without, and is compared with
+their mean; the cost is the median over such rounds. Rented processors change their speed by themselves.
+This shows in the two windows without a black box: the steadiest rounds count.
+
+The links are under full load: one sender without a pause, and one message that circulates. The demo runs at
+the rate of its camera, so its processor time is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks import report
+from benchmarks.conditions import conditions
+from benchmarks.implementations import REPOSITORY, ours
+from benchmarks.runner import DATAFLOWS
+from benchmarks.statistics import median
+from dora.daemon.client import running
+from dora.daemon.guardian import marked_processes
+from dora.observe.tap_session import inspect
+from dora.transport.board import RECEIVED, WORDS, Board
+
+MARKERS = ("<!-- black box -->", "<!-- /black box -->")
+KIB, MIB = 1 << 10, 1 << 20
+SETTLE_S = 0.2  # after the other run goes on
+WARM_UP_S = 3.0
+PATIENCE_S = 30.0
+MORE_ROUNDS = 2  # times as many rounds as count
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dataflow, and by which part its figure may be worse. ``topic``: the output whose messages count."""
+
+    title: str
+    folder: Path
+    dataflow: str
+    topic: str
+    allowed: float
+    size: int = 0
+    is_processor_time: bool = False
+
+
+LINKS = DATAFLOWS / "looking"
+CASES = (
+    Case("round trip, 8 B", LINKS, "round_trip.yml", "ping/ping", 0.02, 8),
+    Case("round trip, 1 MiB", LINKS, "round_trip.yml", "ping/ping", 0.02, MIB),
+    Case("throughput, 8 B", LINKS, "throughput.yml", "sender/data", 0.02, 8),
+    Case("throughput, 4 KiB", LINKS, "throughput.yml", "sender/data", 0.02, 4 * KIB),
+    Case("throughput, 1 MiB", LINKS, "throughput.yml", "sender/data", 0.02, MIB),
+    Case(
+        "processor time of the demo",
+        REPOSITORY / "examples" / "object-detection",
+        "dataflow.yml",
+        "camera/image",
+        0.03,
+        is_processor_time=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Round:
+    """The figures of a window with a black box, and of its neighbours without one."""
+
+    before: float
+    kept: float
+    after: float
+
+    @property
+    def alone(self) -> float:
+        return (self.before + self.after) / 2
+
+    @property
+    def unsteadiness(self) -> float:
+        smaller, larger = sorted((self.before, self.after))
+        return 1 - smaller / larger
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The medians of a case, and by which part the black box makes it worse."""
+
+    case: Case
+    alone: float
+    kept: float
+    cost: float
+    spread: float  # half of the costs are closer to the median
+    memory: int  # bytes
+
+    @property
+    def allowed(self) -> bool:
+        return self.cost <= self.case.allowed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table; return 1 if the black box costs more than it may, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.black_box", description="What the black box costs dataflows."
+    )
+    parser.add_argument("--only", metavar="TEXT", help="cases with this text in their names")
+    parser.add_argument("--repeat", type=int, default=15, metavar="N", help="rounds (default: 15)")
+    parser.add_argument(
+        "--window", type=float, default=1.0, metavar="SECONDS", help="length of a window (default: 1)"
+    )
+    parser.add_argument("--write-docs", action="store_true", help="publish in docs/performance.md")
+    options = parser.parse_args(arguments)
+    started = datetime.datetime.now(datetime.UTC)
+    cases = [case for case in CASES if options.only is None or options.only in case.title]
+    if not cases:
+        parser.error(f"nothing is called {options.only!r}")
+    costs = [_measure(case, options.repeat, options.window) for case in cases]
+    page = _table(costs)
+    print(page)
+    if options.write_docs:
+        command = shlex.join(["python", "-m", "benchmarks.black_box", *sys.argv[1:]])
+        known = conditions(command, started, options.repeat)
+        head = "".join(
+            f"- {key}: {known[key]}\n" for key in ("command", "date", "machine", "system", "Python")
+        )
+        report.write_between(REPOSITORY / "docs" / "performance.md", MARKERS, f"{head}\n{page}")
+    return 0 if all(cost.allowed for cost in costs) else 1
+
+
+def _table(costs: Sequence[Cost]) -> str:
+    rows = []
+    for cost in costs:
+        unit = "ms/s" if cost.case.is_processor_time else "messages/s"
+        rows.append(
+            [
+                cost.case.title,
+                f"{report.number(cost.alone)} {unit}",
+                f"{report.number(cost.kept)} {unit}",
+                f"{cost.cost * 100:+.1f} % (±{cost.spread * 100:.1f})",
+                f"{cost.case.allowed * 100:.0f} % {'✓' if cost.allowed else '✗'}",
+                f"{cost.memory / MIB:.1f} MiB",
+            ]
+        )
+    names = ["case", "without", "with", "cost", "allowed", "memory of the black box"]
+    return report.aligned(names, rows)
+
+
+def _measure(case: Case, repeat: int, window_s: float) -> Cost:
+    rounds: list[Round] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dora-black-box-")))
+        without = stack.enter_context(_running(case, folder / "without", "off"))
+        without.pause()
+        kept = stack.enter_context(_running(case, folder / "with", "30s"))
+        time.sleep(WARM_UP_S)
+        kept.pause()
+        without.window(WARM_UP_S)
+        before = without.window(window_s)
+        while len(rounds) < repeat * MORE_ROUNDS:
+            with_it = kept.window(window_s)
+            after = without.window(window_s)
+            rounds.append(Round(before, with_it, after))
+            before = after
+        memory = kept.memory()
+        kept.resume()
+        without.resume()
+    counted = sorted(rounds, key=lambda item: item.unsteadiness)[:repeat]
+    changes = [item.kept / item.alone - 1 for item in counted]
+    costs = changes if case.is_processor_time else [-change for change in changes]
+    cost = median(costs)
+    spread = median([abs(one - cost) for one in costs])
+    found = Cost(
+        case,
+        median([item.alone for item in counted]),
+        median([item.kept for item in counted]),
+        cost,
+        spread,
+        memory,
+    )
+    print(f"{case.title}: {cost * 100:+.1f} %", file=sys.stderr, flush=True)
+    return found
+
+
+class Run:
+    """A run of which the processes are stopped while it is not measured."""
+
+    def __init__(self, case: Case, process: subprocess.Popen[bytes], root: str) -> None:
+        self._case = case
+        self._process = process
+        deadline = time.monotonic() + PATIENCE_S
+        os.environ["DORA_RUNTIME_DIR"] = root
+        inspection = None
+        while inspection is None or any(node.status != "Running" for node in inspection.nodes):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"error: {case.dataflow} does not run")
+            time.sleep(0.1)
+            for run in running():
+                with run:
+                    inspection = inspect(run)
+        self._prefix = inspection.prefix
+        self._board = Board.open(inspection.board)
+        (self._word, *_) = (
+            item.slot * WORDS + RECEIVED for item in inspection.links if item.producer == case.topic
+        )
+        self._pids = [process.pid, *marked_processes(inspection.dataflow_id)]
+
+    def pause(self) -> None:
+        for pid in self._pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in self._pids:
+            os.kill(pid, signal.SIGCONT)
+
+    def window(self, seconds: float) -> float:
+        """Let it run for so long, and return its figure a second."""
+        self.resume()
+        time.sleep(SETTLE_S)
+        begun, before = time.monotonic(), self._figure()
+        time.sleep(seconds)
+        ended, after = time.monotonic(), self._figure()
+        self.pause()
+        return (after - before) / (ended - begun)
+
+    def _figure(self) -> float:
+        if not self._case.is_processor_time:
+            return float(self._board.words[self._word])
+        return sum(_processor_ms(pid) for pid in self._pids)
+
+    def memory(self) -> int:
+        """Return how many bytes of shared memory its black box takes."""
+        folder = f"/dev/shm/{self._prefix}box"
+        files = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]
+        return sum(os.stat(path).st_blocks * 512 for path in files)
+
+
+def _processor_ms(pid: int) -> float:
+    """Return the processor time of a process, in milliseconds; exact, unlike the ticks of proc(5)."""
+    try:
+        spent = 0.0
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as file:
+                spent += int(file.read().split()[0]) / 1e6
+        return spent
+    except OSError:
+        times = psutil.Process(pid).cpu_times()
+        return (times.user + times.system) * 1e3
+
+
+@contextmanager
+def _running(case: Case, folder: Path, black_box: str) -> Iterator[Run]:
+    root = str(folder / "run")
+    shutil.copytree(case.folder, folder / "dataflow")
+    environment = {
+        **ours().environment(),
+        "BENCHMARK_BYTES": str(case.size),
+        "BENCHMARK_RESULTS": str(folder),
+        "DORA_RUNTIME_DIR": root,
+        "FRAMES": "1000000",
+        "PLOT": "no",
+    }
+    process = subprocess.Popen(
+        [*ours().command, "run", case.dataflow, "--black-box", black_box],
+        cwd=folder / "dataflow",
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield Run(case, process, root)
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,368 @@
+"""The process that makes a recording of a black box: ``python -m dora.recording.save_black_box ORDER``.
+
+``ORDER`` is JSON, a `SaveOrder`. Standard output gets a `SavedBlackBox`. It reads shared memory that nodes
+write meanwhile, so it is a process of its own; and it also saves what a killed run has left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+
+from dora._shared_folders import make_folder
+from dora._version import __version__
+from dora.daemon.logs.reader import LogReader
+from dora.dataflow.model import Dataflow
+from dora.errors import DoraError
+from dora.recording.kept_states import states_of
+from dora.recording.mcap.channels import (
+    ChannelItem,
+    ChannelKey,
+    ChannelTable,
+    Schemas,
+    form_of,
+    prefix_of,
+)
+from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, ChunkSpan, compress, room_for
+from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC
+from dora.recording.mcap.format import SUFFIX, End, RecordingStart
+from dora.recording.mcap.writer import RecordingFailed, RecordingWriter
+from dora.recording.recorder.chunk_filler import ContextMessage
+from dora.recording.recorder.context import LOG_CHANNEL, STATE_CHANNEL, entry_message, pack_log
+from dora.recording.recorder.options import unused
+from dora.recording.recorder.sinks import Expected, topic_ends
+from dora.recording.recorder.sources import fingerprints
+from dora.transport.board import SENT, WORDS, Board
+from dora.transport.shm.overwriting_ring import read_ring
+from dora.wire.black_box import (
+    LARGE,
+    ORDER,
+    RUN,
+    START,
+    BlackBoxStart,
+    JournalState,
+    KeptOutputView,
+    RawState,
+    RunEntry,
+    SavedBlackBox,
+    SaveOrder,
+    decode_run_entry,
+    decode_start,
+)
+from dora.wire.decoders import DecodeError, from_json, from_plain
+from dora.wire.event_log import EntryKind, entries, pack_entry
+from dora.wire.journal import Mark, Values
+from dora.wire.message import Message, MessageError
+from dora.wire.untrusted import UntrustedMessage
+
+_LOG_BYTES: Final = 4 << 20  # of each log file, at its end
+_ORDER_PIECE: Final = 64 << 10  # bytes of one message with the order of events
+_NICE: Final = 5  # the dataflow goes first
+
+
+class KeptMessage(NamedTuple):
+    """A message of the black box, in the order of sending."""
+
+    time_ns: int
+    slot: int
+    sequence: int
+    message: Message
+
+
+class KeptBox:
+    """The contents of the rings of a black box, from the last seconds before ``now_ns``."""
+
+    def __init__(self, folder: str, now_ns: int | None = None) -> None:
+        """Read everything; ``now_ns`` None: the newest that is there. Raises ``OSError``, `DecodeError`."""
+        self.folder = folder
+        with open(f"{folder}/{START}", "rb") as file:
+            self.start: BlackBoxStart = decode_start(file.read())
+        self.sent = self._read_sent()  # first: what is sent meanwhile is not missing
+        found = [kept for output in self.start.outputs for kept in self._messages(output)]
+        run = list(_run_entries(f"{folder}/{RUN}"))
+        newest = max(
+            (kept.time_ns for kept in found),
+            default=max((_time_of(entry) for entry in run), default=time.time_ns()),
+        )
+        self.end_ns = newest if now_ns is None else now_ns
+        self.begin_ns = self.end_ns - self.start.duration_ns
+        self.messages = sorted(
+            (kept for kept in found if kept.time_ns >= self.begin_ns), key=lambda kept: kept[:3]
+        )
+        self.states = [entry for entry in run if isinstance(entry, RawState)]
+        if not self.sent and self.states:  # the board is gone
+            words = memoryview(self.states[-1].board).cast("Q")
+            slots = (output.slot for output in self.start.outputs)
+            self.sent = {slot: words[slot * WORDS + SENT] for slot in slots if slot * WORDS < len(words)}
+        self.journal = [entry.entry for entry in run if isinstance(entry, JournalState)]
+
+    def _messages(self, output: KeptOutputView) -> Iterator[KeptMessage]:
+        for name in (str(output.slot), f"{output.slot}{LARGE}"):
+            try:
+                ring = read_ring(f"{self.folder}/{name}")
+            except OSError:
+                continue  # there was no memory for it
+            for data in ring:
+                try:
+                    message = UntrustedMessage(data)
+                    if message.body_offset + message.body_size <= len(data):
+                        yield KeptMessage(message.time_ns, output.slot, message.sequence, message)
+                except MessageError:
+                    continue  # overwritten while it was read
+
+    def orders(self) -> Iterator[ContextMessage]:
+        """Yield the order of events of each node, from its first entry that is there."""
+        for node_id, inputs in self.start.inputs.items():
+            try:
+                ring = read_ring(f"{self.folder}/{ORDER}/{node_id}")
+            except OSError:
+                continue
+            kept = [entry for data in ring for entry in entries(data) if entry.time_ns >= self.begin_ns]
+            if not kept:
+                continue
+            if kept[0].kind != EntryKind.BEGIN:
+                begin = pack_entry(EntryKind.BEGIN, 0, kept[0].time_ns, 0, msgspec.msgpack.encode(inputs))
+                kept_data = begin
+            else:
+                kept_data = b""
+            channel = ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING)
+            time_ns = kept[0].time_ns
+            for entry in kept:
+                kept_data += pack_entry(*entry)
+                if len(kept_data) >= _ORDER_PIECE:
+                    yield channel, time_ns, kept_data
+                    kept_data, time_ns = b"", entry.time_ns
+            if kept_data:
+                yield channel, time_ns, kept_data
+
+    def context(self) -> Iterator[ContextMessage]:
+        """Yield what a recording says beside messages."""
+        first: dict[str, ContextMessage] = {}  # node → its parameters at the beginning
+        last: dict[str, object] = {}
+        later = []
+        for entry in self.journal:
+            content = entry.content
+            if isinstance(content, Values):
+                if entry.time_ns < self.begin_ns or content.node not in first:
+                    channel, _, data = entry_message(entry)
+                    first[content.node] = channel, max(entry.time_ns, self.begin_ns), data
+                elif content.values != last.get(content.node):
+                    later.append(entry_message(entry))
+                last[content.node] = content.values
+            elif entry.time_ns >= self.begin_ns:
+                later.append(entry_message(entry))
+        yield from first.values()
+        yield from later
+        states = (state for state in self.states if state.time_ns >= self.begin_ns - 2 * 10**9)
+        for time_ns, data in states_of(self.start.name, states):
+            if time_ns >= self.begin_ns:
+                yield STATE_CHANNEL, time_ns, data
+        yield from self.orders()
+        logs = LogReader(self.start.log_directory)
+        logs.begin_near_end(_LOG_BYTES)
+        for item in logs.entries():
+            if item.timestamp_ns >= self.begin_ns:
+                yield LOG_CHANNEL, item.timestamp_ns, pack_log(item)
+        logs.close()
+
+    def _read_sent(self) -> dict[int, int]:
+        """Return how many messages each output has sent, by slot; nothing without the board."""
+        try:
+            board = Board.open(self.start.board)
+        except OSError:
+            return {}
+        sent = {output.slot: board.get(output.slot, SENT) for output in self.start.outputs}
+        board.close()
+        return sent
+
+    def failed(self) -> list[str]:
+        """Return the nodes that have failed."""
+        marks = (entry.content for entry in self.journal if isinstance(entry.content, Mark))
+        return sorted({mark.node for mark in marks if mark.kind == "failed" and mark.node is not None})
+
+
+def _run_entries(path: str) -> Iterator[RunEntry]:
+    try:
+        ring = read_ring(path)
+    except OSError:
+        return
+    for data in ring:
+        try:
+            yield decode_run_entry(zlib.decompress(data))
+        except (zlib.error, DecodeError):
+            continue  # overwritten while it was read
+
+
+def _time_of(entry: RunEntry) -> int:
+    return entry.time_ns if isinstance(entry, RawState) else entry.entry.time_ns
+
+
+class Saving:
+    """Writes one recording, chunk by chunk."""
+
+    def __init__(self, writer: RecordingWriter, channels: ChannelTable) -> None:
+        self._writer = writer
+        self._channels = channels
+        self._chunk = Chunk(CHUNK_SIZE + CHUNK_SIZE // 8)
+        self._numbers: dict[str, tuple[int, int]] = {}  # topic of context → channel, messages
+        self._schemas: dict[str, Schemas] = {}
+        self.spans: dict[str, ChunkSpan] = {}
+
+    def add_message(self, output: KeptOutputView, kept: KeptMessage) -> None:
+        """Write a message of an output."""
+        message = kept.message
+        form = form_of(message)
+        schemas = self._schemas.setdefault(output.name, Schemas())
+        key = ChannelKey(output.name, form.schema, schemas.of(message))
+        channel = self._channels.number(key, output.type)
+        prefix = prefix_of(message, form)
+        chunk = self._room(room_for(len(prefix), message.body_size))
+        chunk.add(channel, kept.sequence, kept.time_ns, prefix, message)
+        span = self.spans.setdefault(output.name, ChunkSpan(kept.sequence))
+        span.last = max(span.last, kept.sequence)
+        span.messages += 1
+
+    def add_context(self, item: ContextMessage) -> None:
+        """Write a message that no output sent."""
+        channel_item, time_ns, data = item
+        known = self._numbers.get(channel_item.topic)
+        channel, count = (self._channels.add(channel_item), 0) if known is None else known
+        self._numbers[channel_item.topic] = channel, count + 1
+        self._room(room_for(0, len(data))).add_data(channel, count + 1, time_ns, data)
+
+    def flush(self) -> None:
+        """Write the chunk that has begun."""
+        if self._chunk.size:
+            self._writer.write(compress(self._chunk, "zstd"))
+            self._chunk.clear()
+
+    def _room(self, size: int) -> Chunk:
+        chunk = self._chunk
+        if chunk.size and (chunk.size >= CHUNK_SIZE or chunk.size + size > chunk.capacity):
+            self.flush()
+        if size > chunk.capacity:
+            self._chunk = chunk = Chunk(size)
+        return chunk
+
+
+def save(box: KeptBox, path: str) -> SavedBlackBox:
+    """Write a recording of a black box; a problem is in the result."""
+    start = box.start
+    channels = ChannelTable()
+    try:
+        writer = RecordingWriter(path, channels)
+    except DoraError as error:
+        return SavedBlackBox(problem=str(error))
+    try:
+        writer.begin(_recording_start(box), start.descriptor)
+        saving = Saving(writer, channels)
+        for item in sorted(box.context(), key=lambda item: item[1]):
+            saving.add_context(item)
+        outputs = {output.slot: output for output in start.outputs}
+        for kept in box.messages:
+            saving.add_message(outputs[kept.slot], kept)
+        saving.flush()
+        expected = {
+            output.name: Expected(0, max(box.sent.get(output.slot, 0), _last(saving.spans, output.name)))
+            for output in start.outputs
+        }
+        topics = topic_ends(expected, saving.spans, from_start=False)
+        complete = not any(topic.lost for topic in topics.values())
+        end = End(complete=complete, stopped=box.end_ns, reason="saved", topics=topics, failed=box.failed())
+        writer.finish(end)
+    except RecordingFailed as error:
+        writer.close()
+        os.unlink(path)  # a part of it would take the last room, and the black box still has everything
+        return SavedBlackBox(problem=str(error))
+    lost = sum(topic.lost for topic in topics.values())
+    return SavedBlackBox(path, len(box.messages), lost, writer.size)
+
+
+def _last(spans: dict[str, ChunkSpan], name: str) -> int:
+    span = spans.get(name)
+    return 0 if span is None else span.last
+
+
+def _recording_start(box: KeptBox) -> RecordingStart:
+    start = box.start
+    dataflow = from_plain(start.model, Dataflow)
+    return RecordingStart(
+        dora=__version__,
+        dataflow_id=start.dataflow_id,
+        name=start.name,
+        file=start.file,
+        working_dir=start.working_dir,
+        started=box.begin_ns,
+        last_seconds=start.duration_ns / 1e9,
+        nodes=list(start.inputs),
+        topics=[output.name for output in start.outputs],
+        host=platform.node(),
+        python=platform.python_version(),
+        sources=fingerprints(dataflow, before_ns=start.started),
+    )
+
+
+def _next_path(start: BlackBoxStart, reason: str) -> str:
+    """Return a name for a file of the run, and remove files that are too many; raises `DoraError`."""
+    try:
+        make_folder(start.directory, below=start.working_dir)
+    except OSError as error:
+        raise DoraError(f"{start.directory} cannot be made: {error.strerror}") from None
+    there = sorted(
+        (f"{start.directory}/{name}" for name in os.listdir(start.directory) if name.endswith(SUFFIX)),
+        key=os.path.getmtime,
+    )
+    for path in there[: max(len(there) - start.files + 1, 0)]:
+        os.unlink(path)
+    return unused(f"{start.directory}/{time.strftime('%Y%m%d-%H%M%S')}-{reason}{SUFFIX}")
+
+
+def carry_out(order: SaveOrder) -> SavedBlackBox:
+    """Save what an order asks for."""
+    try:
+        box = KeptBox(order.folder, None if order.dead else time.time_ns())
+        if order.dead and not box.messages:
+            return SavedBlackBox()
+        return save(box, order.path or _next_path(box.start, order.reason))
+    except DoraError as error:
+        return SavedBlackBox(problem=str(error))
+    except OSError as error:
+        return SavedBlackBox(problem=f"{error.filename or order.folder}: {error.strerror}")
+    except MemoryError:
+        return SavedBlackBox(problem="there is no memory to read it")
+
+
+def _lock(folder: str) -> bool:
+    """Lock the folder of a killed run until this process ends; return whether nobody else saves it."""
+    try:
+        lock = os.open(f"{folder}/{START}", os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def main(arguments: Iterable[str] = sys.argv[1:]) -> None:
+    """Save, and report it."""
+    (text,) = arguments
+    order = from_json(text, SaveOrder)
+    os.nice(_NICE)
+    if order.dead and not _lock(order.folder):
+        return
+    saved = carry_out(order)
+    if order.dead:
+        shutil.rmtree(order.folder, ignore_errors=True)
+    sys.stdout.buffer.write(msgspec.msgpack.encode(saved))
+
+
+if __name__ == "__main__":
+    main()
