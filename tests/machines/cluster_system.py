@@ -119,9 +119,9 @@ class Spread:
         for name, text in files.items():
             (self.folder / name).write_text(textwrap.dedent(text))
 
-    def start(self, file: str) -> str:
+    def start(self, file: str, *options: str) -> str:
         """Start a dataflow and return its UUID."""
-        printed = self.dora("start", file, "--detach")
+        printed = self.dora("start", file, "--detach", *options)
         assert "dataflow started: " in printed, printed
         return printed.partition("dataflow started: ")[2].strip()
 

@@ -22,6 +22,7 @@ from dora.cluster.agent.observers import MAX_OBSERVERS
 from dora.cluster.client import Client
 from dora.cluster.remote_observer import Incoming, ObserverConnection
 from dora.observe.queries import SnapshotQuery
+from dora.recording.opening import open_recording
 from dora.transport.tokens import Token
 
 pytestmark = pytest.mark.processes
@@ -161,6 +162,28 @@ def test_commands_act_while_no_further_observer_is_let_in(system: Spread) -> Non
             assert dora("desk", "node", "stop", "hand") == "Node `hand` had ended already\n"
             refused = dora("desk", "topic", "pub", "arm/x", "1", status=1)
             assert "node `arm` has no outputs" in refused or "no output" in refused
+    system.dora("stop", flow)
+
+
+def test_the_black_boxes_of_all_machines_become_one_file(system: Spread) -> None:
+    flow = system.start("flow.yml", "--black-box", "30s")
+    system.wait_for(flow, "Running")
+    for place in ("desk", "left"):
+        path = system.folder / f"from-{place}.mcap"
+
+        def is_whole(path: Path = path, place: str = place) -> bool:
+            path.unlink(missing_ok=True)
+            said = system.dora("save", "-d", flow, "-o", str(path), host=system.hosts[place])
+            assert "saved" in said
+            with open_recording(str(path)) as recording:
+                return {"eye/image", "camera/image"} <= {
+                    topic.name for topic in recording.topics.values() if topic.messages
+                }
+
+        wait_until(is_whole, "messages of both machines")
+    said = system.dora("save", "-d", flow)
+    assert "of machine left" in said
+    assert "of machine right" in said
     system.dora("stop", flow)
 
 
