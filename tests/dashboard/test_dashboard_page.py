@@ -221,7 +221,8 @@ def test_boxes_are_drawn_over_the_picture_of_their_source(robot: Running, visit:
     # The lower side of the box is neither red nor blue, as the picture is.
     light = """() => {
         const canvas = document.querySelector('[data-topic="eyes/a/boxes"] canvas');
-        const [red, green, blue] = canvas?.getContext("2d").getImageData(18, 24, 1, 1).data ?? [0, 0, 0];
+        const [red, green, blue] = canvas?.getContext("2d")
+            .getImageData(18 / 64 * canvas.width, 24 / 48 * canvas.height, 1, 1).data ?? [0, 0, 0];
         return green > 60;
     }"""
     page.wait_for_function(light)

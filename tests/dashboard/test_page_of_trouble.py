@@ -303,7 +303,8 @@ COLOURS = """() => {
     const canvas = document.querySelector('[data-topic="camera/boxes"] canvas.picture');
     if (!canvas) return [];
     const context = canvas.getContext("2d");
-    const at = (x, y) => [...context.getImageData(x, y, 1, 1).data].slice(0, 3).join();
+    const scale = canvas.width / 160; // a small picture is drawn larger
+    const at = (x, y) => [...context.getImageData(scale * x, scale * y, 1, 1).data].slice(0, 3).join();
     return [at(10, 70), at(60, 70), at(110, 70), at(100, 20)];
 }"""
 

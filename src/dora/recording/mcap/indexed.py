@@ -33,7 +33,7 @@ from dora.recording.mcap.file import (
     unpack,
 )
 
-CACHE: Final = 64 << 20  # bytes of decompressed chunks that are kept; the last one is, whatever its size
+CACHE: Final = 32 << 20  # bytes of decompressed chunks that are kept; the last one is, whatever its size
 LARGEST: Final = 1 << 30  # bytes of a chunk or message that are read: a file may come from anybody
 _RECORD: Final = Struct("<BQ")  # opcode, length
 _CHUNK: Final = Struct("<QQQII")  # first time, last time, size, checksum, length of the compression's name
