@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,11 +19,15 @@ class OnTerminal:
     """A command on a terminal of its own; ``text`` is all that it has written so far."""
 
     def __init__(
-        self, *arguments: str, cwd: str | Path | None = None, env: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        cwd: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "dora"),
     ) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dora", *arguments],
+            [sys.executable, *program, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -32,6 +37,7 @@ class OnTerminal:
         os.close(slave)
         os.set_blocking(self._master, False)
         self.text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a character may come in two pieces
 
     def read_until(self, there: Callable[[str], bool]) -> str:
         wait_until(lambda: there(self._read()), self.text)
@@ -39,7 +45,7 @@ class OnTerminal:
 
     def _read(self) -> str:
         try:
-            self.text += os.read(self._master, 1 << 16).decode()
+            self.text += self._decoder.decode(os.read(self._master, 1 << 16))
         except OSError:  # nothing there, or the end
             pass
         return self.text

@@ -1,6 +1,7 @@
 """The simulated arm with two cameras, as a node: a step at each tick, one episode after the other.
 
-``EPISODES``, ``SEED`` and ``NAME`` come from the environment. The results go to ``out/NAME.json``.
+``EPISODES``, ``SEED``, ``NAME`` and ``SECONDS`` come from the environment. The results go to
+``out/NAME.json``.
 """
 
 import argparse
@@ -21,7 +22,8 @@ NAME = os.environ.get("NAME", "sim")
 OUT = Path("out")
 
 PAUSE = 15  # ticks before an episode, in which the arm stands still and old commands run out
-LIMIT = round(2.5 * STEPS_PER_SECOND)  # steps after which an episode has failed
+SECONDS = float(os.environ.get("SECONDS", "2.5"))  # after which an episode has failed
+LIMIT = round(SECONDS * STEPS_PER_SECOND)  # the same in steps
 TOP, WRIST = 256, 96  # pixels: the sizes of the two cameras' images
 
 

@@ -7,13 +7,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from on_terminal import OnTerminal
 from waiting import TIMEOUT
 
 import dora.dataflow
@@ -381,3 +384,39 @@ def test_robot_learning(example: Path) -> None:
     again = subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=TIMEOUT)
     assert again.returncode == 2
     assert "out/dataset is there; remove it to record again" in again.stderr
+
+
+@pytest.mark.parametrize("example", ["robot-learning"], indirect=True)
+def test_arrow_keys_drive_the_arm_of_robot_learning(example: Path) -> None:
+    sent: set[tuple[float, ...]] = set()
+
+    def watch(echo: subprocess.Popen[str]) -> None:
+        assert echo.stdout is not None
+        for line in echo.stdout:
+            if line.startswith("{"):
+                sent.add(tuple(round(speed, 3) for speed in json.loads(line)["data"]))
+
+    terminal = OnTerminal("--keyboard", cwd=example, program=("run.py",))
+    echo = None
+    try:
+        terminal.read_until(lambda text: "arrow keys: push" in text and "▀" in text)
+        command = [sys.executable, "-m", "dora", "topic", "echo", "teleop/command", "--format", "json"]
+        echo = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=watch, args=(echo,), daemon=True).start()
+        terminal.read_until(lambda _: (0.0, 0.0) in sent)
+        terminal.type("\x1b[C\x1b[C\x1b[B")
+        terminal.read_until(lambda _: (0.24, -0.12) in sent)
+        sent.clear()
+        terminal.type(" ")
+        terminal.read_until(lambda _: (0.0, 0.0) in sent)
+        terminal.type("q")
+        terminal.read_until(
+            lambda text: "not all episodes were recorded; out/keyboard.txt says more" in text
+        )
+        assert terminal.end() == 1
+    finally:
+        if echo is not None:
+            echo.kill()
+            echo.wait()
+        terminal.process.send_signal(signal.SIGINT)  # so that it ends its dataflow
+        terminal.close()
