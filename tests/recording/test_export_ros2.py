@@ -298,3 +298,43 @@ def test_a_message_of_a_bag_that_is_damaged_is_told(
     bag = write_bag(tmp_path / "drive", [Sent("/x", 0.0, STRING, {})], data={0: b"\x28\xb5\x2f\xfd broken"})
     assert export(bag, tmp_path / "new") == 1
     assert "error: a message cannot be decompressed" in capsys.readouterr().err
+
+
+FILMED = """
+nodes:
+  - id: camera
+    path: camera.py
+    outputs: [image, brightness]
+"""
+FILMING = """
+import numpy as np
+from dora import Node
+
+with Node() as node:
+    for count in range(5):
+        node.send_output("image", np.full(12, count, np.uint8), {"width": 2, "height": 2, "encoding": "bgr8"})
+        node.send_output("brightness", np.array([count]))
+"""
+
+
+@pytest.mark.processes
+def test_a_recording_becomes_a_bag_when_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "flow.yml").write_text(FILMED)
+    (tmp_path / "camera.py").write_text(FILMING)
+    command = [sys.executable, "-m", "dora", "record", "flow.yml", "-o", "a.mcap", "--ros2", "bag"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bag: 5 messages" in done.stdout
+    assert "left out: 5 messages of camera/brightness, which are none of ROS" in done.stderr
+    assert [topic for topic, _, _ in read(tmp_path / "bag")] == ["/camera/image"] * 5
+    again = subprocess.run(
+        [*command[:-3], "b.mcap", *command[-2:]], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 1
+    assert "bag exists already" in again.stderr
+    assert not (tmp_path / "b.mcap").exists(), "it is told before anything runs"
+
+
+def test_a_ring_becomes_no_bag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["record", "flow.yml", "--last", "3s", "--ros2", "bag"]) == 2
+    assert "use `dora export --ros2` for each file" in capsys.readouterr().err

@@ -72,12 +72,10 @@ def export_ros2(
     found, for a value that does not fit its type, and for a folder that exists, unless ``force`` and it is
     a bag. After an error, the folder is as it was before.
     """
-    try:
-        from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-        from rosbags.rosbag2.errors import WriterError
-    except ImportError:
-        raise DoraError(f"a bag of ROS 2 needs rosbags: {INSTALL}") from None
-    _check_room(folder, force)
+    check_bag(folder, force=force)
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+    from rosbags.rosbag2.errors import WriterError
+
     exported = Exported(folder)
     parent, name = os.path.split(os.path.abspath(folder))
     try:
@@ -135,8 +133,12 @@ def _write(
     writer.close()
 
 
-def _check_room(folder: str, force: bool) -> None:
-    """Raise `DoraError` if there is anything but a bag that may be written over."""
+def check_bag(folder: str, *, force: bool) -> None:
+    """Raise `DoraError` without the extra, and if the folder is there, except a bag with ``force``."""
+    try:
+        import rosbags.rosbag2  # noqa: F401
+    except ImportError:
+        raise DoraError(f"a bag of ROS 2 needs rosbags: {INSTALL}") from None
     if not os.path.lexists(folder):
         return
     if not force:

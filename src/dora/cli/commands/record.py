@@ -65,6 +65,11 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long fo
     metavar="DURATION",
     help="Keep this much in memory; write it when a node fails, at Enter, at SIGUSR1, or with --save.",
 )
+@click.option(
+    "--ros2",
+    metavar="FOLDER",
+    help="Write a bag of ROS 2 as well, when the recording has ended (needs the extra `ros2`).",
+)
 @click.option("--save", is_flag=True, help="Make the recording with --last write its file now.")
 @click.option("--stop", is_flag=True, help="Stop the recordings of a dataflow; the dataflow continues.")
 @click.option(
@@ -88,6 +93,7 @@ def record(
     topics: list[str] | None,
     compression: Any,
     last: float | None,
+    ros2: str | None,
     save: bool,
     stop: bool,
     queue_size: int | None,
@@ -106,6 +112,8 @@ def record(
         raise click.UsageError("--save and --stop are for a running dataflow; leave the file out")
     if save or stop:
         return _control_recorders(dataflow, save=save)
+    if ros2 is not None:
+        _check_bag(ros2, force=force, last=last)
     from dora.recording.recorder.options import QUEUE_SIZE, RecordingOptions
 
     settings = RecordingOptions(
@@ -117,16 +125,43 @@ def record(
     )
     if path is None:
         try:
-            return _record_running(dataflow, settings, given_options(context))
+            status, saved = _record_running(dataflow, settings, given_options(context))
         except NoRunningDataflow:
             if dataflow is not None or not os.path.exists(DEFAULT_FILE):
                 raise
+        else:
+            return _write_bag(saved, ros2, command_run, force) or status
         _print(f"no dataflow is running, so this runs {DEFAULT_FILE}")
     path = chosen_file(path)
     from dora.daemon.load_dataflow import load_for_run
 
     dataflow_to_run = load_for_run(path, command_run.options)
-    return _record_run(dataflow_to_run, command_run, settings, queue_size or QUEUE_SIZE)
+    status, saved = _record_run(dataflow_to_run, command_run, settings, queue_size or QUEUE_SIZE)
+    return _write_bag(saved, ros2, command_run, force) or status
+
+
+def _check_bag(folder: str, *, force: bool, last: float | None) -> None:
+    """Raise before anything is started if the bag cannot be written."""
+    if last is not None:
+        raise click.UsageError(
+            "--ros2 writes a bag of a whole recording; with --last, use `dora export --ros2` for each file"
+        )
+    from dora.recording.export_ros2 import check_bag
+
+    check_bag(folder, force=force)
+
+
+def _write_bag(saved: Saved | None, folder: str | None, command_run: CommandRun, force: bool) -> int:
+    """Write the bag that was asked for; return the exit status. A recorder that was killed makes none."""
+    if folder is None or saved is None:
+        return 0
+    from dora.cli.progress_bar import progress_mode
+    from dora.cli.ros2_bag import write_bag
+    from dora.recording.opening import open_recording
+
+    with open_recording(saved.path) as recording:
+        write_bag(recording, folder, None, progress_mode(command_run.progress), force=force)
+    return 0
 
 
 def _writable(path: str, force: bool) -> str:
@@ -143,7 +178,8 @@ def _writable(path: str, force: bool) -> str:
 
 def _record_run(
     dataflow: Dataflow, command_run: CommandRun, settings: RecordingOptions, queue_size: int
-) -> int:
+) -> tuple[int, Saved | None]:
+    """Run and record a dataflow; return the exit status, and what was recorded, if it is one file."""
     from dora.recording.recorder.process import BackgroundRecorder
 
     reporter = reporter_for(command_run.progress)
@@ -164,11 +200,16 @@ def _record_run(
         status = report_saved(saved) or status
     if settings.last_seconds is None or recorder.killed:
         status = report_saved(result) or status
-    return status
+    return status, result
 
 
-def _record_running(dataflow: str | None, settings: RecordingOptions, refused: list[str]) -> int:
-    """Record a running dataflow; ``refused``: options that the command line gives for one to run."""
+def _record_running(
+    dataflow: str | None, settings: RecordingOptions, refused: list[str]
+) -> tuple[int, Saved | None]:
+    """Record a running dataflow; return as `_record_run` does.
+
+    ``refused``: options that the command line gives for one to run.
+    """
     from dora.daemon.client import name_of
     from dora.recording.recorder.recorder import Recorder
 
@@ -201,8 +242,8 @@ def _record_running(dataflow: str | None, settings: RecordingOptions, refused: l
         if run.ended is not None:
             _print("the dataflow has ended")
     if settings.last_seconds is None:
-        return report_saved(result)
-    return 0 if all(item.complete for item in saved) else 1
+        return report_saved(result), result
+    return (0 if all(item.complete for item in saved) else 1), None
 
 
 def _handle_input(recorder: Recorder) -> None:

@@ -10,15 +10,15 @@ from msgspec import structs
 
 from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.options import allow_incomplete_option, check_bag_options, images_option
-from dora.cli.progress_bar import Mode, progress_mode, progress_option, reading
+from dora.cli.progress_bar import progress_mode, progress_option, reading
 from dora.cli.reports import report_truncation, warn_about_losses
+from dora.cli.ros2_bag import write_bag
 from dora.cli.tables import counted, format_option, print_table
 from dora.errors import DoraError
 from dora.observe.formatting import fields, file_size
 
 if TYPE_CHECKING:
     from dora.recording.compare import Tolerance, TopicDiff
-    from dora.recording.mcap.recording import Recording
 
 
 @click.command()
@@ -299,19 +299,9 @@ def export(
             for topic, count in not_drawn.items():
                 click.echo(f"warning: {counted(count, 'message')} of {topic} cannot be drawn", err=True)
         if ros2:
-            _export_ros2(opened, ros2, topics, mode, force)
+            write_bag(opened, ros2, topics, mode, force=force)
         warn_about_losses(opened)
         return report_truncation(recording, cut(opened), allow_incomplete)  # damage is known after reading
-
-
-def _export_ros2(opened: Recording, folder: str, topics: list[str] | None, mode: Mode, force: bool) -> None:
-    from dora.recording.export_ros2 import export_ros2
-
-    with reading(mode, "writing a bag", opened):
-        exported = export_ros2(opened, folder, topics, force=force)
-    click.echo(f"{folder}: {counted(exported.messages, 'message')}")
-    for topic, count in sorted(exported.left_out.items()):
-        click.echo(f"left out: {counted(count, 'message')} of {topic}, which are none of ROS", err=True)
 
 
 def _check_topics(wanted: list[str], there: list[str]) -> None:
