@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alone_flow import AloneFolder, recorded_folder
+from ports import free_port
 from waiting import TIMEOUT
 
 from dora.recording.opening import open_recording
@@ -364,3 +367,97 @@ def test_debugpy_that_is_missing_is_said_with_what_to_install(folder: AloneFolde
     finally:
         (folder.folder / "debugpy.py").unlink()
     assert "pip install 'dora-dataflow[debugger]'" in error_of(output)
+
+
+DORA = [sys.executable, "-m", "dora"]
+
+
+class DebugAdapterClient:
+    """As much of an editor as it takes: a client of the Debug Adapter Protocol."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        self._file = self._socket.makefile("rb")
+        self._sent = 0
+
+    def ask(self, command: str, **arguments: object) -> dict[str, Any]:
+        """Send a request and return the body of its response."""
+        self.send(command, **arguments)
+        answer = self.wait(lambda message: message.get("request_seq") == self._sent)
+        assert answer["success"], answer
+        body: dict[str, Any] = answer.get("body") or {}
+        return body
+
+    def send(self, command: str, **arguments: object) -> None:
+        self._sent += 1
+        request = {"seq": self._sent, "type": "request", "command": command, "arguments": arguments}
+        data = json.dumps(request).encode()
+        self._socket.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(data), data))
+
+    def wait(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the first message that is wanted."""
+        while True:
+            size = 0
+            while (line := self._file.readline()) != b"\r\n":
+                assert line, "the debugger has hung up"
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    size = int(value)
+            message: dict[str, Any] = json.loads(self._file.read(size))
+            if wanted(message):
+                return message
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+@pytest.mark.parametrize(
+    ("node_id", "file", "function"),
+    [
+        ("matcher", "matcher.py", "<module>"),
+        ("hands", "operator_.py", "on_event"),
+    ],
+)
+def test_an_editor_that_attaches_stops_in_the_program(
+    folder: AloneFolder, node_id: str, file: str, function: str
+) -> None:
+    pytest.importorskip("debugpy")
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *DORA,
+            "debug",
+            "a.mcap",
+            node_id,
+            "--at",
+            "failure",
+            "--listen",
+            str(port),
+        ],
+        cwd=folder.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        next(line for line in process.stdout if "waiting for a debugger" in line)
+        client = DebugAdapterClient(port)
+        client.ask("initialize", adapterID="test")
+        client.send("attach", justMyCode=True, connect={"host": "127.0.0.1", "port": port})
+        client.wait(lambda message: message.get("event") == "initialized")
+        client.ask("configurationDone")
+        thread = client.wait(lambda message: message.get("event") == "stopped")["body"]["threadId"]
+        (top, *_) = client.ask("stackTrace", threadId=thread)["stackFrames"]
+        assert (os.path.basename(top["source"]["path"]), top["name"]) == (file, function)
+        client.ask("continue", threadId=thread)
+        client.wait(lambda message: message.get("event") == "terminated")
+        client.close()  # the adapter, which has our pipe, ends with it
+        rest, _ = process.communicate(timeout=TIMEOUT)
+        assert f"{node_id} fails at event" in rest
+        assert process.returncode == 1
+    finally:
+        process.kill()
+        process.communicate()

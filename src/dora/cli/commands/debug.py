@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -147,12 +148,23 @@ def _editor(vscode: bool, listen: int | None) -> Callable[[], Callable[[FrameTyp
 
 
 def _stop_in(frame: FrameType | None) -> None:
-    """Have the connected debugger stop in a frame; without one, here: one step leads into the program."""
+    """Have the connected debugger stop in a frame of the program; None: in the next function of it."""
     import pydevd  # type: ignore[import-not-found]  # debugpy has it
 
-    pydevd.settrace(
-        suspend=True, trace_only_current_thread=True, patch_multiprocessing=False, stop_at_frame=frame
-    )
+    from dora.recording.alone.run import is_of_program
+
+    if frame is not None:
+        pydevd.settrace(
+            suspend=True, trace_only_current_thread=True, patch_multiprocessing=False, stop_at_frame=frame
+        )
+        return
+
+    def called(entered: FrameType, what: str, _: object) -> None:
+        if what == "call" and is_of_program(entered):
+            sys.setprofile(None)
+            _stop_in(entered)
+
+    sys.setprofile(called)
 
 
 def write_launch_file(port: int, path: str = _LAUNCH) -> None:

@@ -16,6 +16,21 @@ from dora.node.program import Body, forget_modules_of, operators_body, script_bo
 from dora.recording.alone.recorded_node import RecordedNode
 
 
+def _package_of(program: PythonProgram) -> str:
+    """Return the folder of the package whose command a program is, "" if it is none."""
+    from importlib.metadata import entry_points
+    from importlib.util import find_spec
+
+    name = os.path.basename(program.script)
+    if program.module or os.path.splitext(name)[1]:
+        return ""
+    for entry in entry_points(group="console_scripts", name=name):
+        spec = find_spec(entry.module.partition(".")[0])
+        if spec is not None and spec.origin is not None:
+            return os.path.join(os.path.dirname(spec.origin), "")
+    return ""
+
+
 class NodeProgram:
     """A Python program that this interpreter can run."""
 
@@ -44,6 +59,7 @@ class NodeProgram:
                 f"node `{node.node_id}` is no Python program ({' '.join(command)[:100]}), and only those "
                 "run alone; `dora replay` runs all nodes"
             )
+        self.package = _package_of(program)
         self.directory = launch.directory
         self.environment = launch.environment
         self._program: PythonProgram = program

@@ -105,6 +105,8 @@ def run_alone(
         connected.append(node_id)
         return host
 
+    global _package
+    _package = program.package
     before, attach.in_process = attach.in_process, attached
     error: BaseException | None = None
     modules = set(sys.modules)
@@ -151,9 +153,14 @@ def _place(trace: TracebackType | None) -> Place | None:
     return own or other
 
 
+_package = ""  # the folder of the package whose command the program is
+
+
 def is_of_program(frame: FrameType) -> bool:
-    """Return whether a frame is of the program's own code: not of dora, and not of an installed package."""
+    """Return whether a frame is of the program's own code: not of dora, and of no other package."""
     file = frame.f_code.co_filename
+    if _package and os.path.abspath(file).startswith(_package):
+        return True
     return not (file.startswith("<") or os.path.abspath(file).startswith(_OURS) or is_installed(file))
 
 
@@ -164,7 +171,7 @@ def is_installed(file: str) -> bool:
 
 @cache
 def _installed() -> tuple[str, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    names = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
     return tuple({os.path.abspath(sysconfig.get_path(name)) + os.sep for name in names})
 
 
