@@ -90,7 +90,8 @@ def shrink(
         if text := trouble(opened):
             click.echo(f"warning: {recording}: {text}", err=True)
         found = reproduce(opened, node_id, file=dataflow, expectation=expectation, attempts=tries)
-        click.echo(f"{node_id} fails at event {found.report.step:,}: {found.failure}", err=True)
+        verb = "fails" if expectation is None else "sends something wrong"
+        click.echo(f"{node_id} {verb} at event {found.report.step:,}: {found.failure}", err=True)
         for changed in changed_sources(found.node, found.report.files):
             click.echo(f"warning: {changed} changed since the recording", err=True)
         progress = _Progress()

@@ -63,6 +63,7 @@ class Violated(BaseException):
     def __init__(self, expression: str, shown: str) -> None:
         super().__init__(f"{expression} is false for {shown}")
         self.expression = expression
+        self.shown = shown
 
 
 class RunEnded(BaseException):
@@ -132,7 +133,7 @@ def failure_of(error: BaseException) -> NodeError | None:
     if isinstance(error, RunEnded) or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return None
     if isinstance(error, Violated):
-        return NodeError(error.expression, None, str(error))
+        return NodeError(error.expression, None, f"false for {error.shown}")
     kind = type(error).__qualname__
     if type(error).__module__ not in ("builtins", "__main__"):
         kind = f"{type(error).__module__}.{kind}"
