@@ -16,6 +16,7 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.dataflow.problems import no_node
 from dora.errors import DataflowError, DoraError
+from dora.recording.alone.contents import Contents
 from dora.recording.mcap.format import LOG_TOPIC, RecordingStart, restore
 from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.recording.mcap.schemas import message_class
@@ -77,7 +78,7 @@ class RecordedNode:
     start: RecordingStart
     process: RecordedProcess
     processes: int  # of the node, in the recording
-    contents: dict[Key, bytes]
+    contents: Contents[Key]
     sent: list[RecordedMessage]
     answers: dict[str, list[RecordedAnswer]]
     missing: int
@@ -189,6 +190,11 @@ def recorded_node(
         raise DoraError(
             f"{recording.path} is a bag of ROS 2, which has no order of events; `dora record` keeps it"
         )
+    if not recording.has_orders():
+        raise DoraError(
+            f"{recording.path} lacks the order in which nodes took their events, so none can run alone; "
+            "`dora record FILE` keeps it"
+        )
     dataflow = _dataflow(recording, file, folder)
     ids = [node.id for node in dataflow.nodes]
     if node_id not in ids:
@@ -216,7 +222,7 @@ def recorded_node(
         contents=reader.contents,
         sent=reader.sent,
         answers=reader.answers,
-        missing=len(reader.wanted - reader.contents.keys()),
+        missing=sum(key not in reader.contents for key in reader.wanted),
         first_ns=recording.first_ns or process.steps[0].entry.time_ns,
         failed=recording.end is not None and node_id in recording.end.failed,
         last_lines=_last_lines(recording, node_id),
@@ -283,7 +289,7 @@ class _Reader:
     def __init__(
         self, recording: Recording, node_id: str, process: RecordedProcess, known: set[str]
     ) -> None:
-        self.contents: dict[Key, bytes] = {}
+        self.contents = Contents[Key]()
         self.sent: list[RecordedMessage] = []
         self.answers: dict[str, list[RecordedAnswer]] = {}
         self._recording = recording
@@ -305,12 +311,11 @@ class _Reader:
         """Read the messages that the process took, the answers that it waited for, and what it sent."""
         outputs, inputs = set(own), set(self._inputs)
         if not self._process.from_start:
-            latched = {
-                Key(item.topic, item.message.sequence): item.data
-                for item in self._recording.latched(inputs)
-            }
-            self._latched = [key for key in latched if key not in self.wanted]
-            self.contents |= latched
+            for item in self._recording.latched(inputs):
+                key = Key(item.topic, item.message.sequence)
+                self.contents[key] = item.data
+                if key not in self.wanted:
+                    self._latched.append(key)
         exchanges: set[str] = set()
         correlated: list[tuple[str, Key, bytes]] = []
         for recorded in self._recording.messages(outputs | inputs):
@@ -322,9 +327,9 @@ class _Reader:
                     exchanges.add(identity)
             if recorded.topic not in inputs:
                 continue
-            if key in self.wanted:
+            if key in self.wanted and key not in self.contents:
                 self.contents[key] = recorded.data
-            elif identity := correlation_of(message):
+            elif key not in self.wanted and (identity := correlation_of(message)):
                 correlated.append((identity, key, recorded.data))
         for identity, key, data in correlated:
             if identity in exchanges:
