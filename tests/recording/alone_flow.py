@@ -69,6 +69,12 @@ FLOW = """
         path: poller.py
         inputs: {left: source/left}
         outputs: [looks]
+      - id: restarter
+        path: restarter.py
+        restart_policy: on-failure
+        max_restarts: 1
+        inputs: {left: {source: source/left, queue_policy: backpressure}}
+        outputs: [out]
       - id: sane
         path: sane.py
         inputs: {left: {source: source/left, queue_policy: backpressure}}
@@ -212,6 +218,16 @@ PROGRAMS = {
                 node.send_output("looks", pa.array([waits, int(node.is_empty())]))
                 if waits > 2:
                     raise TimeoutError("waited three times")
+        """,
+    "restarter.py": """
+        from dora import Node
+
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("out", event["value"])
+                if event["metadata"]["number"] == 25:
+                    raise RuntimeError("once")
         """,
     "sane.py": """
         import numpy as np

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 from alone_flow import FAILING, AloneFolder, recorded_folder
+from recorded_files import write_recording
 
 from dora.errors import DoraError
+from dora.recording.alone.contents import Contents
 from dora.recording.alone.host import RunWatch
 from dora.recording.alone.program import NodeProgram
 from dora.recording.alone.recorded_node import recorded_node
@@ -104,6 +108,29 @@ def test_a_node_that_is_not_there_is_named_with_the_others(folder: AloneFolder) 
         pytest.raises(DoraError, match="no node `matchr`; did you mean `matcher`"),
     ):
         recorded_node(recording, "matchr")
+
+
+def test_a_recording_without_the_order_of_events_is_refused(tmp_path: Path) -> None:
+    flow = {"nodes": [{"id": "a", "path": "a.py", "outputs": ["x"]}]}
+    path = write_recording(tmp_path / "a.mcap", [("a/x", 0.0, np.zeros(1))], dataflow=flow)
+    with (
+        open_recording(str(path)) as recording,
+        pytest.raises(DoraError, match="lacks the order in which nodes took their events"),
+    ):
+        recorded_node(recording, "a")
+
+
+def test_messages_beyond_the_memory_are_read_from_a_file_by_forks_too(
+    folder: AloneFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Contents.__init__, "__defaults__", (0,))
+    with open_recording(str(folder.folder / "a.mcap")) as recording:
+        node = recorded_node(recording, "matcher")
+        assert node.contents._file is not None
+        tries = Tries(node, NodeProgram(node))
+        for report in (tries.run(), tries.run()):
+            assert (report.different, report.missing) == ("", 0)
+            assert report.failure is not None
 
 
 def test_a_node_without_events_cannot_run_alone(folder: AloneFolder) -> None:

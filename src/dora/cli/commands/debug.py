@@ -105,7 +105,7 @@ def _find(
     program = NodeProgram(node)
     if not isinstance(at, float):
         return node, program, 0
-    last = node.seconds(node.steps[-1].entry.time_ns)
+    last = node.seconds(node.steps[-1].entry.time_ns) if node.steps else 0.0
     if at > last:
         raise DoraError(
             f"node `{node_id}` took its last event at {last:.3f} s of {opened.path}; give --at less"

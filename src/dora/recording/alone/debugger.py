@@ -288,6 +288,9 @@ class _Pdb(pdb.Pdb):
     def do_back(self, arg: str) -> None:
         """back: run again, to the event before this one. `back 10`: to the tenth before."""
         count = int(arg) if arg.strip().isdecimal() else 1
+        if self._run.step == 0:
+            self.error("the node has taken no event yet")
+            return
         first = self._run.node.steps[0].number
         self._run.end(again=max(self._run.step - count, first, 1))
 

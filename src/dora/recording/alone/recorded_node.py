@@ -73,6 +73,7 @@ class RecordedNode:
 
     node_id: str
     dataflow: Dataflow
+    file: str | None  # of the dataflow, if it is not the recorded one
     config: NodeConfig
     lines: int  # of the board that the configuration needs
     start: RecordingStart
@@ -129,12 +130,10 @@ class RecordedNode:
         return found
 
     def step_at(self, seconds: float) -> int:
-        """Return the number of the first event at or after a moment, of the last one if there is none."""
+        """Return the number of the first event from a moment on, else of the last one; 0 without events."""
         moment = self.first_ns + round(seconds * 1e9)
-        for step in self.steps:
-            if step.entry.time_ns >= moment:
-                return step.number
-        return self.steps[-1].number
+        later = (step.number for step in self.steps if step.entry.time_ns >= moment)
+        return next(later, self.steps[-1].number if self.steps else 0)
 
     def describe(self, entry: Entry) -> str:
         """Return what an event was, in a few words."""
@@ -201,8 +200,9 @@ def recorded_node(
         raise DoraError(f"{recording.path}: {no_node(node_id, ids)}")
     planned = plan(dataflow, RunContext(_DATAFLOW_ID, "/nowhere", "", "", "iceoryx2"))
     config = planned.configs[node_id]
-    processes = [process for process in _processes(recording, config) if process.steps]
-    if not processes:
+    begun = _processes(recording, config)
+    processes = [process for process in begun if process.steps] or begun[1:]  # one may fail at its start
+    if not (processes and config.inputs):
         raise DoraError(f"{recording.path} has no event that node `{node_id}` took, so it cannot run alone")
     process = processes[-1 - back]
     config.restart_count = process.restarts
@@ -214,6 +214,7 @@ def recorded_node(
     return RecordedNode(
         node_id=node_id,
         dataflow=dataflow,
+        file=file,
         config=config,
         lines=planned.lines,
         start=start,
@@ -223,7 +224,7 @@ def recorded_node(
         sent=reader.sent,
         answers=reader.answers,
         missing=sum(key not in reader.contents for key in reader.wanted),
-        first_ns=recording.first_ns or process.steps[0].entry.time_ns,
+        first_ns=recording.first_ns or recording.start.started,
         failed=recording.end is not None and node_id in recording.end.failed,
         last_lines=_last_lines(recording, node_id),
         sources=start.sources,
@@ -255,7 +256,7 @@ def _dataflow(recording: Recording, file: str | None, folder: str | None) -> Dat
 
 
 def _processes(recording: Recording, config: NodeConfig) -> list[RecordedProcess]:
-    """Return the processes of a node, in order."""
+    """Return the processes of a node, in order; the first is the one that ran when the recording began."""
     planned = {item.id: item.source for item in config.inputs}
     found = [RecordedProcess(0, planned)]
     count = 0
@@ -342,7 +343,7 @@ class _Reader:
         In a `sync` group, they come with the sets.
         """
         grouped = {name for group in config.syncs for name in group.inputs}
-        at = self._process.steps[0].entry.time_ns
+        at = self._process.steps[0].entry.time_ns if self._process.steps else self._recording.start.started
         places = {topic: place for place, topic in enumerate(self._topics)}
         return [
             Step(place - len(self._latched), Entry(EntryKind.MESSAGE, places[key.topic], at, key.sequence))

@@ -14,13 +14,15 @@ import msgspec
 from dora._shared_folders import open_file
 from dora.errors import DoraError, cannot_write
 from dora.recording.alone.expectation import Expectation
-from dora.recording.alone.recorded_node import PARAMETERS, Key, Step, correlation_of
-from dora.recording.alone.shrink import Small, keys_of
+from dora.recording.alone.recorded_node import PARAMETERS, Key, Step, correlation_of, recorded_node
+from dora.recording.alone.shrink import REPEATS, Small, keys_of
+from dora.recording.alone.tries import Tries
 from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
 from dora.recording.mcap.chunk import Chunk, compress, room_for
 from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC
 from dora.recording.mcap.format import SUFFIX, End, TopicEnd, restore
 from dora.recording.mcap.writer import RecordingWriter
+from dora.recording.opening import open_recording
 from dora.wire.decode import BAD_MESSAGE, decode_arrow, decode_numpy
 from dora.wire.event_log import EntryKind, pack_entry
 from dora.wire.message import Encoding, Message
@@ -46,7 +48,10 @@ def files_for(small: Small, folder: str, expectation: Expectation | None) -> Fil
 
 
 def write_test(small: Small, files: Files, expectation: Expectation | None, *, force: bool) -> None:
-    """Write both files; raises `DoraError`, also if one exists and ``force`` is not set."""
+    """Write both files, and run the node with the small recording.
+
+    Raises `DoraError`, also if one of the files exists and ``force`` is not set.
+    """
     for path in (files.test, files.recording):
         if os.path.exists(path) and not force:
             raise DoraError(f"{path} exists already; choose another folder, or overwrite it with --force")
@@ -61,6 +66,18 @@ def write_test(small: Small, files: Files, expectation: Expectation | None, *, f
             file.write(_test(small, files, expectation))
     except OSError as error:
         raise cannot_write(files.test, error) from None
+    if small.fails:
+        _check(small, files, expectation)
+
+
+def _check(small: Small, files: Files, expectation: Expectation | None) -> None:
+    """Raise `DoraError` if the node does not fail with what was written."""
+    with open_recording(files.recording) as written:
+        folder = small.node.dataflow.working_dir
+        node = recorded_node(written, small.node.node_id, file=small.node.file, folder=folder)
+        tries = Tries(node, small.program, expectation)
+        if not any(small.failure.is_like(tries.run().failure) for _ in range(REPEATS)):
+            raise DoraError(f"{files.recording} was written, but the node does not fail with it")
 
 
 def _name(text: str) -> str:
@@ -71,7 +88,8 @@ def _name(text: str) -> str:
 
 def _test(small: Small, files: Files, expectation: Expectation | None) -> str:
     node, failure = small.node, small.failure
-    folder = os.path.relpath(node.dataflow.working_dir, os.path.dirname(os.path.abspath(files.test)))
+    place = ("folder", node.dataflow.working_dir) if node.file is None else ("dataflow", node.file)
+    path = os.path.relpath(place[1], os.path.dirname(os.path.abspath(files.test)))
     summary = (
         f"an output is not as expected: {failure.kind}"
         if expectation is not None
@@ -79,7 +97,7 @@ def _test(small: Small, files: Files, expectation: Expectation | None) -> str:
     )
     events = "".join(f"    {line}\n" for line in _events(small))
     recording = _quoted(os.path.basename(files.recording))
-    arguments = f"HERE / {recording}, {_quoted(node.node_id)}, folder=HERE / {_quoted(folder)}"
+    arguments = f"HERE / {recording}, {_quoted(node.node_id)}, {place[0]}=HERE / {_quoted(path)}"
     if expectation is not None:
         arguments += f", expect={_quoted(expectation.text)}"
     count, origin = len(small.steps), os.path.basename(node.origin.path)
