@@ -204,7 +204,7 @@ function PanelCard(props: PanelProps) {
       </header>
       {differs && <p class="warn differs" title={differs}>≠ {differs}</p>}
       <div class="content">
-        {preview ? <PreviewBody feed={feed} topic={topic} backdrops={backdrops(props.graph, topic)} preview={preview} /> : <p class="quiet">{feed.isPast ? "Nothing was sent up to this moment." : "Waiting for a message …"}</p>}
+        {preview ? <PreviewBody feed={feed} topic={topic} backdrops={backdrops(props.graph, topic, feed)} preview={preview} /> : <p class="quiet">{feed.isPast ? "Nothing was sent up to this moment." : "Waiting for a message …"}</p>}
       </div>
       {preview && <PreviewFacts head={preview.head} />}
       {!props.large && <button
@@ -227,7 +227,7 @@ function topicOf(graph: Graph, edge: Edge): string[] {
 const IMAGE = /image|frame|color|rgb|picture/i;
 
 /** Return the topics that come before one, the nearest first and of those what sounds like images; then the images of its own node. */
-function backdrops(graph: Graph, topic: string): string[] {
+function backdrops(graph: Graph, topic: string, feed: Feed): string[] {
   const found: string[] = [];
   const own = graph.boxes.filter((box) => box.outputs.some((output) => fullName(box, output) === topic));
   let level = own.map((box) => box.id);
@@ -238,7 +238,9 @@ function backdrops(graph: Graph, topic: string): string[] {
     level = edges.map((edge) => edge.source);
   }
   const beside = own.flatMap((box) => box.outputs.map((output) => fullName(box, output))).filter((name) => name !== topic && IMAGE.test(name));
-  return [...new Set([...found, ...beside])];
+  // A recording of another program does not say what was made of what.
+  const all = graph.edges.length === 0 ? [...feed.heads.values()].filter(({ kind }) => kind === "image").map((head) => head.topic) : [];
+  return [...new Set([...found, ...beside, ...all])];
 }
 
 /** Look at topics as long as they are in the list. */

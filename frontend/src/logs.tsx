@@ -77,8 +77,8 @@ export function LogPane(props: { feed: Feed; nodes: string[]; node: string; onNo
         </span>
         {!follow && <button class="button" onClick={() => setFollow(true)}>Follow</button>}
       </div>
-      <div class="lines" style={{ "--names": `${Math.max(4, ...props.nodes.map((id) => id.length))}ch` }} ref={list} onScroll={onScroll} tabIndex={0} role="log" aria-live="off">
-        {shown.length === 0 && <p class="hint">{filtered ? "Nothing fits." : "Nothing was logged yet."}</p>}
+      <div class="lines" style={{ "--names": `${Math.max(4, ...props.nodes.map((id) => id.length), ...(props.nodes.length ? [] : shown.map(({ node }) => node?.length ?? 0)))}ch` }} ref={list} onScroll={onScroll} tabIndex={0} role="log" aria-live="off">
+        {shown.length === 0 && <p class="hint">{filtered ? "Nothing fits." : feed.isPast ? "Nothing was logged up to this moment." : "Nothing was logged yet."}</p>}
         {shown.map((line, index) => (
           <Entry key={`${line.time} ${all.length - shown.length + index} ${line.node}`} line={line} onNode={props.onNode} />
         ))}

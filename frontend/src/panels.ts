@@ -74,7 +74,7 @@ function contentRows(head: Head | undefined, width: number): number {
   const around = 76; // header, facts and padding
   switch (head?.kind) {
     case "image":
-      return rows((width - 22) * (head.height / head.width) + around);
+      return rows((width - 22) * (head.width ? head.height / head.width : 0.75) + around); // a file may not tell its size
     case "boxes":
       return rows((width - 22) * 0.75 + around);
     case "points":

@@ -27,7 +27,7 @@ const TABS: [Tab, string][] = [
   ["logs", "Logs"],
 ];
 const GRAPHLESS: Tab[] = ["data", "details", "logs"]; // of a recording without a dataflow
-const SPLITS = { graph: 0, left: 30, data: 53 }; // percent of the panes before the borders; 0: as the graph needs
+const SPLITS = { graph: 0, left: 30, data: 53, alone: 76 }; // percent of the panes before the borders; 0: as the graph needs; `alone`: the data without a graph
 const LEAST = 24; // percent that the graph takes by itself
 const MOST = 42;
 
@@ -94,7 +94,8 @@ export function Panes(props: {
   const nodeOfSelection = selected?.kind === "box" ? selected.id.split("/")[0]! : selected?.kind === "edge" ? selected.edge.target.split("/")[0]! : null;
   const side = tab === "nodes" || tab === "source" ? tab : "details";
   const graphHeight = splits.graph || Math.max(LEAST, Math.min(MOST, Math.ceil(need)));
-  const split = (name: keyof typeof SPLITS) => (size: number) => setSplits({ ...splits, [name]: size });
+  const split = (name: keyof typeof SPLITS) => (size: number) => setSplits({ ...SPLITS, ...splits, [name]: size });
+  const dataHeight = isGraphless ? (splits.alone ?? SPLITS.alone) : splits.data;
   const tabs = TABS.filter(([name]) => (isGraphless ? GRAPHLESS.includes(name) : name !== "source" || !feed.isPast || props.source));
   return (
     <main
@@ -103,7 +104,7 @@ export function Panes(props: {
       data-stale={props.lost}
       data-large={large}
       data-graphless={isGraphless}
-      style={{ "--left": `${splits.left}%`, "--graph": `${graphHeight}%`, "--data": `${splits.data}%` }}
+      style={{ "--left": `${splits.left}%`, "--graph": `${graphHeight}%`, "--data": `${dataHeight}%` }}
     >
       {!isGraphless && (graph ? <GraphPane feed={feed} graph={graph} several={props.several} selected={selected} onSelect={select} large={large} onLarge={setLarge} highest={splits.graph ? 0 : MOST} onNeed={setNeed} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>)}
       {!isGraphless && <Splitter label="Height of the graph" axis="y" size={graphHeight} onSize={split("graph")} />}
@@ -123,7 +124,7 @@ export function Panes(props: {
         <Splitter label="Width of the details" axis="x" size={splits.left} onSize={split("left")} />
         <div class="column right">
           {graph && props.name !== null ? <DataPane feed={feed} graph={graph} layout={layout} selected={selected} ended={!running && feed.connection !== "opening"} /> : <section class="pane data" />}
-          <Splitter label="Height of the data" axis="y" size={splits.data} onSize={split("data")} />
+          <Splitter label="Height of the data" axis="y" size={dataHeight} onSize={split(isGraphless ? "alone" : "data")} />
           {!isGraphless && (graph ? <MinutePane feed={feed} graph={graph} selected={selected} latency={props.latency} onLatency={props.onLatency} /> : <section class="pane minute" />)}
           <LogPane feed={feed} nodes={props.nodes} node={node} onNode={setNode} />
         </div>

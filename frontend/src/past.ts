@@ -347,9 +347,21 @@ export class Past extends Feed {
   /** Read the last minute, and the curves of what the axis shows. */
   private async settle(): Promise<void> {
     if (this.closed) return;
+    const { at } = this;
+    const begin = Math.max(0, at - MINUTE * NS);
+    let before = at;
+    let samples: Sample[] = [];
     try {
-      this.history = await this.reader.ask<Sample[]>({ type: "minute", recording: this.number, at: this.at });
-      this.emit("samples");
+      // The newest part comes first: in a large file a minute may take a while.
+      do {
+        const found = await this.reader.ask<{ samples: Sample[]; from: number }>({ type: "minute", recording: this.number, at, before });
+        if (this.at !== at || this.closed) return;
+        samples = [...found.samples, ...samples];
+        this.history = samples;
+        this.emit("samples");
+        if (found.from >= before) break;
+        before = found.from;
+      } while (before > begin);
     } catch {
       // The moment says what is wrong.
     }

@@ -40,7 +40,7 @@ export function PreviewFacts({ head }: { head: Head }) {
   return (
     <details class="facts">
       <summary>
-        № {whole(head.number)} · {what.filter(Boolean).join(" · ")}
+        {[head.number > 0 && `№ ${whole(head.number)}`, ...what].filter(Boolean).join(" · ")}
       </summary>
       <dl>
         {Object.entries(head.metadata).map(([key, value]) => (
@@ -239,6 +239,10 @@ export function matched(boxes: Preview[], frames: Preview[]): { boxes?: Preview;
 function Boxes(props: { feed: Feed; topic: string; backdrops: string[]; preview: Preview }) {
   const { feed, backdrops } = props;
   const [chosen, setChosen] = useState(backdrops[0] ?? "");
+  const [isChosen, setIsChosen] = useState(false); // by the user
+  useEffect(() => {
+    if (!chosen && !isChosen && backdrops[0]) setChosen(backdrops[0]); // an image that became known later
+  }, [backdrops[0]]);
   useEffect(() => (chosen ? feed.look(chosen) : undefined), [feed, chosen]);
   useEffect(() => {
     if (feed.isPast) (feed as Past).drawOver(props.topic, chosen);
@@ -256,7 +260,7 @@ function Boxes(props: { feed: Feed; topic: string; backdrops: string[]; preview:
       {backdrops.length > 0 && (
         <label class="quiet over" title={own ? "the frame with the time stamp of the boxes" : "the last frame before the boxes: they do not carry the time stamp of a frame that was shown"}>
           over{" "}
-          <select value={chosen} onChange={(event) => setChosen(event.currentTarget.value)}>
+          <select value={chosen} onChange={(event) => { setIsChosen(true); setChosen(event.currentTarget.value); }}>
             {backdrops.map((topic) => (
               <option key={topic} value={topic}>{topic}</option>
             ))}
@@ -270,7 +274,7 @@ function Boxes(props: { feed: Feed; topic: string; backdrops: string[]; preview:
 
 function Plain({ boxes }: { boxes: Box[] }) {
   const rows = boxes.map(([x, y, width, height, label]) => [label, x, y, width, height].map((cell) => (typeof cell === "number" ? Math.round(cell * 10) / 10 : cell)));
-  return <Table columns={["label", "x", "y", "width", "height"]} rows={rows} total={boxes.length} />;
+  return <Table columns={["label", "x", "y", "width", "height"]} rows={rows} total={boxes.length} isFlat />;
 }
 
 function Series(props: { feed: Feed; topic: string; head: Head }) {
@@ -331,9 +335,9 @@ function leaves(name: string, value: unknown): [string, unknown][] {
 
 const FEW = 4; // columns of a table with one row, which is shown as a list if there are more
 
-function Table(props: { columns: string[]; rows: unknown[][]; total: number }) {
+function Table(props: { columns: string[]; rows: unknown[][]; total: number; isFlat?: boolean }) {
   const [only] = props.rows;
-  if (only && props.total === 1 && (props.columns.length > FEW || only.some((cell) => typeof cell === "object" && cell !== null && !Array.isArray(cell)))) {
+  if (only && props.total === 1 && !props.isFlat && (props.columns.length > FEW || only.some((cell) => typeof cell === "object" && cell !== null && !Array.isArray(cell)))) {
     return (
       <table>
         <tbody>

@@ -37,6 +37,8 @@ export function Scene(props: { content: SceneContent; label: string }) {
   const camera = useRef<Camera | null>(null);
   const content = useRef(props.content);
   content.current = props.content;
+  const isAutomatic = useRef(true);
+  const bounds = useRef(noBounds());
   const [, touched] = useState(0);
 
   const draw = () => {
@@ -46,7 +48,11 @@ export function Scene(props: { content: SceneContent; label: string }) {
     const ratio = Math.min(devicePixelRatio || 1, Math.sqrt(MOST_PIXELS / (element.clientWidth * element.clientHeight)));
     const [width, height] = [Math.round(element.clientWidth * ratio), Math.round(element.clientHeight * ratio)];
     if (element.width !== width || element.height !== height) [element.width, element.height] = [width, height];
-    camera.current ??= fitted(content.current, element.clientWidth, element.clientHeight);
+    // What grows stays in view, until a user has turned, moved or zoomed it.
+    if (!camera.current || isAutomatic.current) {
+      widen(bounds.current, content.current);
+      camera.current = fitted(bounds.current, element.clientWidth, element.clientHeight);
+    }
     paint(context, content.current, camera.current, ratio);
   };
   useEffect(draw, [props.content]);
@@ -67,6 +73,7 @@ export function Scene(props: { content: SceneContent; label: string }) {
 
   const change = (by: (camera: Camera) => void) => {
     if (!camera.current) return;
+    isAutomatic.current = false;
     by(camera.current);
     draw();
   };
@@ -96,7 +103,8 @@ export function Scene(props: { content: SceneContent; label: string }) {
     event.preventDefault();
   };
   const reset = () => {
-    camera.current = null;
+    isAutomatic.current = true;
+    bounds.current = noBounds();
     draw();
     touched((count) => count + 1);
   };
@@ -133,14 +141,22 @@ function* corners(content: SceneContent): Generator<Vector> {
   yield* content.trail ?? [];
 }
 
-function fitted(content: SceneContent, width: number, height: number): Camera {
-  const low = [Infinity, Infinity, Infinity];
-  const high = [-Infinity, -Infinity, -Infinity];
+interface Bounds {
+  low: number[];
+  high: number[];
+}
+
+const noBounds = (): Bounds => ({ low: [Infinity, Infinity, Infinity], high: [-Infinity, -Infinity, -Infinity] });
+
+function widen({ low, high }: Bounds, content: SceneContent): void {
   for (const corner of corners(content))
     for (let axis = 0; axis < 3; axis++) {
       low[axis] = Math.min(low[axis]!, corner[axis]!);
       high[axis] = Math.max(high[axis]!, corner[axis]!);
     }
+}
+
+function fitted({ low, high }: Bounds, width: number, height: number): Camera {
   if (low[0] === Infinity) return { yaw: 0.6, pitch: -0.6, scale: Math.min(width, height) / 4, middle: [0, 0, 0] };
   const middle = low.map((value, axis) => (value + high[axis]!) / 2) as Vector;
   const reach = Math.max(Math.hypot(...low.map((value, axis) => high[axis]! - value)), 1e-3);

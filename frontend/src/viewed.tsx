@@ -5,9 +5,9 @@ import { DataPane } from "./data_pane";
 import { Chip, ThemeButton, useFeed } from "./hooks";
 import { useLayout } from "./layouts";
 import { LogPane } from "./logs";
-import { duration, size, whole } from "./model";
+import { size, whole } from "./model";
 import { type Chosen, Panes, useChosen } from "./panes";
-import { type Difference, type Mark, Past, Playhead, Reader, type RecordingAbout } from "./past";
+import { clockOf, type Difference, type Mark, Past, Playhead, Reader, type RecordingAbout } from "./past";
 import { Timeline } from "./timeline";
 import { ToastPlace } from "./toasts";
 
@@ -146,7 +146,7 @@ function SideBySide({ pasts, names }: { pasts: Past[]; names: string[] }) {
       <div class="recordings">
         {pasts.map((past, index) => (
           <section key={index} class="recording" data-shown={shown === index} aria-label={names[index]}>
-            <h2>{names[index]} <span class="quiet">{duration(past.about.length / 1e9)}</span></h2>
+            <h2>{names[index]} <span class="quiet">{clockOf(past.about.length, 1)}</span></h2>
             <DataPane feed={past} graph={past.about.graph} layout={layout} selected={null} ended />
             <LogPane feed={past} nodes={past.about.nodes} node={node} onNode={setNode} />
           </section>
@@ -161,7 +161,7 @@ function Facts({ past }: { past: Past }) {
   const { about } = past;
   const messages = about.outputs.reduce((sum, output) => sum + output.messages, 0);
   const rows: [string, string][] = [
-    ["Length", duration(about.length / 1e9)],
+    ["Length", clockOf(about.length, 1)],
     ["Messages", whole(messages)],
     ["Outputs", whole(about.outputs.length)],
     ["Size", size(about.size)],

@@ -290,6 +290,43 @@ def test_foxglove_in_protobuf_is_drawn(tmp_path: Path) -> None:
         assert (line.level, line.node, line.message) == ("warn", "arm", "hot")
 
 
+def test_a_file_of_the_sdk_of_foxglove_is_drawn(tmp_path: Path) -> None:
+    foxglove = pytest.importorskip("foxglove")
+    from foxglove.channels import FrameTransformChannel, SceneUpdateChannel
+    from foxglove.messages import (
+        CubePrimitive,
+        FrameTransform,
+        Pose,
+        Quaternion,
+        SceneEntity,
+        SceneUpdate,
+        Vector3,
+    )
+
+    path = tmp_path / "sdk.mcap"
+    context = foxglove.Context()
+    turn = Quaternion(x=0.0, y=0.0, z=0.0, w=1.0)
+    with foxglove.open_mcap(path, context=context):
+        frames = FrameTransformChannel("/tf", context=context)
+        scene = SceneUpdateChannel("/scene", context=context)
+        plain = foxglove.Channel("/speed", context=context)
+        for number in range(5):
+            place = Vector3(x=float(number), y=0.0, z=0.0)
+            frame = FrameTransform(
+                parent_frame_id="map", child_frame_id=f"part{number}", translation=place, rotation=turn
+            )
+            frames.log(frame, log_time=at(number / 10))
+            cube = CubePrimitive(
+                pose=Pose(position=place, orientation=turn), size=Vector3(x=2.0, y=4.0, z=6.0)
+            )
+            scene.log(SceneUpdate(entities=[SceneEntity(id="car", cubes=[cube])]), log_time=at(number / 10))
+            plain.log({"speed": number}, log_time=at(number / 10))
+    with History(str(path)) as history:
+        assert shown(history, "/scene").head["cubes"] == [[4.0, 0, 0, 1.0, 2.0, 3.0, "car", "car"]]
+        assert shown(history, "/tf").head["transforms"][0][:3] == ["map", "part4", 4.0]
+        assert shown(history, "/speed").head["values"] == [4.0]
+
+
 def test_foxglove_in_json_is_drawn(tmp_path: Path) -> None:
     image = {"width": 2, "height": 1, "encoding": "mono8", "step": 2, "data": "AAE="}
     path = write_json(tmp_path / "foxglove.mcap", [("/image", 0.0, image)], "foxglove.RawImage")

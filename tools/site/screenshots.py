@@ -33,7 +33,6 @@ PICTURES: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
 }
 VIEWS: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {  # of `dora view`
     "view-light": ((1440, 900), "light"),
-    "view-dark": ((1440, 900), "dark"),
     "view-phone": ((390, 844), "light"),
 }
 RECORDED = "20s"  # how long the recording for them is

@@ -358,25 +358,24 @@ def _curve(history: History, request: Curve) -> dict[str, Any]:
     return {"steps": _values(request.topic, found.items), "from": found.complete_from_ns - history.first_ns}
 
 
-def _minute(history: History, request: Minute) -> list[dict[str, Any]]:
+def _minute(history: History, request: Minute) -> dict[str, Any]:
     now = history.first_ns + request.at
+    begin = now - MINUTE * SECOND
     if history.has_state:
-        return [_sample(at, state) for at, state in history.states(now - MINUTE * SECOND, now).items]
-    found = []
+        before = now if request.before is None else history.first_ns + request.before
+        found = history.states(begin, before)
+        samples = [_sample(at, state) for at, state in found.items]
+        return {"samples": samples, "from": found.complete_from_ns - history.first_ns}
+    samples = []
     links = _links(history)
     for second in range(MINUTE, -1, -1):
         at = now - second * SECOND
         if at < history.first_ns:
             continue
         rates = {source: history.rate(source, at) for source, _ in links}
-        found.append(
-            {
-                "at": at / 1e6,
-                "cpu": {},
-                "links": {f"{source} {target}": [rates[source], None, 0.0] for source, target in links},
-            }
-        )
-    return found
+        named = {f"{source} {target}": [rates[source], None, 0.0] for source, target in links}
+        samples.append({"at": at / 1e6, "cpu": {}, "links": named})
+    return {"samples": samples, "from": begin - history.first_ns}
 
 
 def _sample(at: int, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -235,6 +235,24 @@ _TRANSFORM: Final = pa.struct(
 )
 
 
+def _scene(fields: Fields) -> ForeignValue:
+    """Return the cubes and spheres of a scene as boxes, or else its first line."""
+    boxes: list[float] = []
+    labels: list[str] = []
+    for entity in fields["entities"]:
+        for item in (*entity.get("cubes", ()), *entity.get("spheres", ())):
+            boxes += [*_pose_of(item["pose"])[:3], *_numbers(item["size"], "xyz")]
+            labels.append(str(entity.get("id", "")))
+    if boxes:
+        value = pa.array([{"bbox": boxes, "labels": labels}])
+        return ForeignValue(value, {"primitive": "boxes3d", "format": "center_size"})
+    for entity in fields["entities"]:
+        for item in entity.get("lines", ()):
+            points = np.array([_numbers(point, "xyz") for point in item["points"]], np.float32)
+            return ForeignValue(points.reshape(-1), {"primitive": "lines3d"})
+    return _other(fields)
+
+
 # ------------------------------------------------------------------------------ boxes, texts
 
 
@@ -364,6 +382,7 @@ _KNOWN: Final[dict[str, Callable[[Fields], ForeignValue]]] = {
     "foxglove.FrameTransforms": _transforms,
     "foxglove.ImageAnnotations": _annotations,
     "foxglove.JointStates": _joints,
+    "foxglove.SceneUpdate": _scene,
     "foxglove.Log": _text,
     "sensor_msgs/Image": _raw_image,
     "sensor_msgs/CompressedImage": _compressed_image,

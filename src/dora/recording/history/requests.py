@@ -61,10 +61,15 @@ class Curve(msgspec.Struct, tag="curve"):
 
 
 class Minute(msgspec.Struct, tag="minute"):
-    """The figures of the minute before a moment, as the page draws curves of. Answer: JSON."""
+    """The figures of the minute before a moment, as the page draws curves of.
+
+    ``before``: only those up to this moment. Answer: JSON, ``samples``, and ``from``: they are complete
+    after it.
+    """
 
     recording: int
     at: int
+    before: int | None = None
 
 
 class SearchLog(msgspec.Struct, tag="search"):
