@@ -188,7 +188,7 @@ function Dataflow(props: {
         onLatency={setLatency}
       />
       {opened && <AxisOfPast {...opened} chosen={chosen} onLive={present} />}
-      {!opened && running && told?.looks_back && <AxisOfRun uuid={uuid} onLookBack={setOpened} />}
+      {!opened && running && told?.looks_back && <AxisOfRun uuid={uuid} live={live} onLookBack={setOpened} />}
     </>
   );
 }

@@ -3,7 +3,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { type Edge, type Graph, isGiven } from "./graph";
 import { Icon, IconButton, useFeed } from "./hooks";
-import { LayoutButtons, type StoredLayout } from "./layouts";
+import { LayoutButtons, type StoredLayout, useLayout } from "./layouts";
 import { fullName } from "./model";
 import { chooseOutputs, columnsFor, GAP, LOWEST, type Panel, ROW, rowsFor, topicsOf, topicsOfGraph } from "./panels";
 import type { Past } from "./past";
@@ -12,6 +12,11 @@ import type { Feed } from "./feed";
 import type { Selected } from "./view";
 
 const PADDING = 12; // pixels below the grid, as in dashboard.css
+
+/** The previews in the arrangement that the browser remembers for a dataflow; the name does not change. */
+export function StoredDataPane({ name, ...props }: { name: string; feed: Feed; graph: Graph; selected: Selected; ended: boolean }) {
+  return <DataPane {...props} layout={useLayout(name)} />;
+}
 
 export function DataPane(props: { feed: Feed; graph: Graph; layout: StoredLayout; selected: Selected; ended: boolean }) {
   const { feed, graph, selected } = props;
@@ -204,7 +209,7 @@ function PanelCard(props: PanelProps) {
       </header>
       {differs && <p class="warn differs" title={differs}>≠ {differs}</p>}
       <div class="content">
-        {preview ? <PreviewBody feed={feed} topic={topic} backdrops={backdrops(props.graph, topic, feed)} preview={preview} /> : <p class="quiet">{feed.isPast ? "Nothing was sent up to this moment." : "Waiting for a message …"}</p>}
+        {preview ? <PreviewBody feed={feed} topic={topic} backdrops={backdrops(props.graph, topic, feed)} preview={preview} /> : <p class="quiet">{feed.isPast ? "The recording has nothing of it up to this moment." : "Waiting for a message …"}</p>}
       </div>
       {preview && <PreviewFacts head={preview.head} />}
       {!props.large && <button

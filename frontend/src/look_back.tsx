@@ -1,6 +1,7 @@
 // The time below the page of a run: live at its right end, the black box to the left of it.
 
 import { useState } from "preact/hooks";
+import type { Feed } from "./feed";
 import type { Chosen } from "./panes";
 import { Reader } from "./past";
 import { ask } from "./server";
@@ -12,7 +13,7 @@ const SHOWN = 30; // seconds that the axis of a run shows
 const NS = 1e9;
 
 /** The time of a run at its present: a click to the left of the right end looks back. */
-export function AxisOfRun(props: { uuid: string; onLookBack: (opened: Opened) => void }) {
+export function AxisOfRun(props: { uuid: string; live: Feed; onLookBack: (opened: Opened) => void }) {
   const [busy, setBusy] = useState(false);
   const [note, setNote] = useState("");
   const lookBack = async (ago: number) => {
@@ -21,6 +22,8 @@ export function AxisOfRun(props: { uuid: string; onLookBack: (opened: Opened) =>
       const { history } = await ask<{ history: string }>("POST", `/dashboard/${props.uuid}/past`, {});
       const reader = new Reader(history);
       const opened = openAll(reader, await reader.about());
+      // What the page has shown keeps its place, also where the black box has less.
+      for (const past of opened.pasts) props.live.heads.forEach((head, topic) => past.heads.set(topic, head));
       opened.playhead.seek(opened.playhead.length - ago * NS);
       props.onLookBack(opened);
     } catch (error) {

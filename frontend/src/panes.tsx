@@ -2,13 +2,12 @@
 
 import type { ComponentChildren } from "preact";
 import { useCallback, useEffect, useState } from "preact/hooks";
-import { DataPane } from "./data_pane";
+import { StoredDataPane } from "./data_pane";
 import { DetailsPane } from "./details";
 import type { Feed } from "./feed";
 import type { Graph } from "./graph";
 import { GraphPane } from "./graph_pane";
 import { Splitter, useNarrow, useStored } from "./hooks";
-import { useLayout } from "./layouts";
 import { LogPane } from "./logs";
 import { MinutePane } from "./minute";
 import type { Source } from "./model";
@@ -80,7 +79,6 @@ export function Panes(props: {
   const narrow = useNarrow();
   const [need, setNeed] = useState(LEAST); // percent that would show the graph
   const [large, setLarge] = useState(false); // the graph has the room of all panes
-  const layout = useLayout(props.name ?? "");
   const isGraphless = feed.isPast && graph !== null && graph.edges.length === 0;
   const select = useCallback((wanted: Selected) => {
     setSelected(wanted);
@@ -123,7 +121,7 @@ export function Panes(props: {
         </div>
         <Splitter label="Width of the details" axis="x" size={splits.left} onSize={split("left")} />
         <div class="column right">
-          {graph && props.name !== null ? <DataPane feed={feed} graph={graph} layout={layout} selected={selected} ended={!running && feed.connection !== "opening"} /> : <section class="pane data" />}
+          {graph && props.name !== null ? <StoredDataPane key={props.name} name={props.name} feed={feed} graph={graph} selected={selected} ended={!running && feed.connection !== "opening"} /> : <section class="pane data" />}
           <Splitter label="Height of the data" axis="y" size={dataHeight} onSize={split(isGraphless ? "alone" : "data")} />
           {!isGraphless && (graph ? <MinutePane feed={feed} graph={graph} selected={selected} latency={props.latency} onLatency={props.onLatency} /> : <section class="pane minute" />)}
           <LogPane feed={feed} nodes={props.nodes} node={node} onNode={setNode} />

@@ -99,11 +99,11 @@ def test_the_last_seconds_are_saved_with_a_note(
 ) -> None:
     page = visit(page_of_run.address, ready=".timeline")
     page.get_by_label("Note").fill("it turned left")
-    page.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="Save", exact=True).click()
     page.locator(".toast", has_text="saved.mcap").wait_for()
     assert saved == [("", "it turned left")]
     page.get_by_label("Note").fill("no room")
-    page.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="Save", exact=True).click()
     page.locator(".toast.bad", has_text=re.compile("no room left")).wait_for()
 
 

@@ -230,12 +230,13 @@ def test_nothing_is_cut_off(running: Running, visit: Any, width: int) -> None:
 SQUARE = """() => {
     const canvas = document.querySelector('[data-topic="finder/found"] canvas.picture');
     if (canvas?.dataset.own !== "true") return null;
-    const row = canvas.getContext("2d").getImageData(0, 50, canvas.width, 1).data;
+    const scale = canvas.width / 160; // a small picture is drawn larger
+    const row = canvas.getContext("2d").getImageData(0, 50 * scale, canvas.width, 1).data;
     const white = [], green = [];
     for (let x = 0; x < canvas.width; x++) {
         const [red, g, blue] = row.slice(4 * x, 4 * x + 3);
-        if (red > 150 && blue > 150) white.push(x);
-        else if (g > 120 && red < 110) green.push(x);
+        if (red > 150 && blue > 150) white.push(x / scale);
+        else if (g > 120 && red < 110) green.push(x / scale);
     }
     return [Math.min(...green), Math.max(...green), Math.min(...white), Math.max(...white)];
 }"""

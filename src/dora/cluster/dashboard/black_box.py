@@ -7,7 +7,7 @@ from typing import Any
 
 from dora.cluster.refusal import Refusal
 from dora.daemon.client import DaemonClient
-from dora.errors import ConnectError
+from dora.errors import ConnectError, DoraError
 from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.wire import daemon_protocol
 
@@ -29,6 +29,8 @@ def save(socket: str, path: str = "", note: str = "") -> str:
             answer: Any = run.ask(_SAVE(path=path, note=note))
     except ConnectError:
         raise Refusal(409, "the dataflow has just ended; its recordings are in its folder") from None
+    if not answer.path:
+        raise DoraError(f"the black box was not saved: {answer.problem}")
     return str(answer.path)
 
 
