@@ -100,11 +100,6 @@ def write_recording(
         chunk = Chunk(len(data) + 4096)
         chunk.add_data(channel, 1, T0 + 3600 * SECOND, data)
         writer.write(compress(chunk, "none"))
-    for topic, seconds, value in context:
-        channel = channels.add(ChannelItem(topic, "", {}, "json"))
-        chunk = Chunk(4096)
-        chunk.add_data(channel, 1, T0 + round(seconds * SECOND), json.dumps(value).encode())
-        writer.write(compress(chunk, "none"))
     if ends:
         found = {
             name: TopicEnd(counts[name], lost, first, first + counts[name] - 1 + lost) for name in counts

@@ -311,8 +311,9 @@ import numpy as np
 from dora import Node
 
 with Node() as node:
+    size = {"width": 2, "height": 2, "encoding": "bgr8"}
     for count in range(5):
-        node.send_output("image", np.full(12, count, np.uint8), {"width": 2, "height": 2, "encoding": "bgr8"})
+        node.send_output("image", np.full(12, count, np.uint8), size)
         node.send_output("brightness", np.array([count]))
 """
 

@@ -17,7 +17,7 @@ FLOW = {
         {"id": "viewer", "path": "viewer.py", "inputs": {"image": "camera/image"}},
     ]
 }
-REFUSED = ("exit_when_nodes_finish",)
+REFUSED = ("exit_when_nodes_finish", "black_box")
 
 
 @named(tuple(option for option in options_of(ForegroundRunOptions) if option.name not in REFUSED))

@@ -27,6 +27,7 @@ from dora.recording.alone.recorded_node import RecordedNode
 from dora.recording.alone.run import NodeError, Outcome, is_of_program, run_alone
 from dora.recording.alone.show import event_lines, message_text, step_text
 from dora.recording.alone.tries import content_of, recorded_message
+from dora.wire.decoders import msgpack_decoder
 
 _HELP: Final = (
     "pdb, with `next event`, `back` (to the event before), `what followed` (in the recording), `event` "
@@ -41,6 +42,9 @@ class EndOfRun(msgspec.Struct):
     status: int = 0
     again: int = 0  # 0: not again
     breakpoints: list[tuple[str, int, str]] = []
+
+
+_decode_end = msgpack_decoder(EndOfRun)
 
 
 class Debugger:
@@ -83,7 +87,8 @@ class Debugger:
         finally:
             signal.signal(signal.SIGINT, before)
         if data:
-            return msgspec.msgpack.decode(data, type=EndOfRun)
+            end: EndOfRun = _decode_end(data)
+            return end
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
             self._say(f"{self._node.node_id} was killed by {name}")

@@ -25,7 +25,7 @@ _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 _OURS: Final = os.path.dirname(os.path.abspath(dora.__file__)) + os.sep
 
 
-class Place(NamedTuple):
+class CodePlace(NamedTuple):
     """A line of the program. ``file`` is absolute."""
 
     file: str
@@ -43,7 +43,7 @@ class NodeError(NamedTuple):
     """
 
     kind: str
-    place: Place | None
+    place: CodePlace | None
     message: str = ""
 
     def is_like(self, other: NodeError | None, *, also_message: bool = False) -> bool:
@@ -141,12 +141,12 @@ def failure_of(error: BaseException) -> NodeError | None:
     return NodeError(kind, _place(error.__traceback__), text.partition("\n")[0])
 
 
-def _place(trace: TracebackType | None) -> Place | None:
+def _place(trace: TracebackType | None) -> CodePlace | None:
     """Return the innermost line of the program's own code, or if it is in a package, of packages."""
     own = other = None
     for frame, line in traceback.walk_tb(trace):
         code: CodeType = frame.f_code
-        place = Place(os.path.abspath(code.co_filename), line, code.co_name)
+        place = CodePlace(os.path.abspath(code.co_filename), line, code.co_name)
         if is_of_program(frame):
             own = place
         elif not place.file.startswith(_OURS):

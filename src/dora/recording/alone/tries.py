@@ -23,7 +23,8 @@ from dora.recording.alone.expectation import Expectation
 from dora.recording.alone.host import RunWatch, SentMessage
 from dora.recording.alone.program import NodeProgram
 from dora.recording.alone.recorded_node import Key, RecordedNode, Step
-from dora.recording.alone.run import NodeError, Place, is_installed, run_alone
+from dora.recording.alone.run import CodePlace, NodeError, is_installed, run_alone
+from dora.wire.decoders import msgpack_decoder
 from dora.wire.message import Message
 
 _PATIENCE: Final = 30.0  # seconds for the first run, and at least for each one
@@ -58,8 +59,11 @@ class Report(msgspec.Struct):
         """How the node failed."""
         if not self.kind:
             return None
-        place = Place(self.file, self.line, self.function) if self.file else None
+        place = CodePlace(self.file, self.line, self.function) if self.file else None
         return NodeError(self.kind, place, self.message)
+
+
+_decode_report = msgpack_decoder(Report)
 
 
 class _Observer(RunWatch):
@@ -136,7 +140,7 @@ class Tries:
         modules = set(sys.modules)
         outcome = run_alone(self._node, self._program, observer, steps, changed)
         failure = outcome.failure or NodeError("", None)
-        place = failure.place or Place("", 0, "")
+        place = failure.place or CodePlace("", 0, "")
         return Report(
             failure.kind,
             *place,
@@ -207,7 +211,8 @@ def _in_fork(function: Callable[[], Report], patience: float) -> Report:
         return Report(kind=signal.Signals(os.WTERMSIG(status)).name, message="the process was killed by it")
     if not data:
         return Report(kind="SystemExit", message=f"os._exit({os.waitstatus_to_exitcode(status)})")
-    return msgspec.msgpack.decode(data, type=Report)
+    report: Report = _decode_report(data)
+    return report
 
 
 def _be_the_child(function: Callable[[], Report], read: int, write: int) -> NoReturn:

@@ -24,7 +24,7 @@ from dora.recording.history.requests import (
     Pixel,
     Request,
     SearchLog,
-    Step,
+    StepTo,
 )
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage
@@ -59,7 +59,7 @@ class Answers:
                 return _encode(_marks(self._of(request), request))
             case Moment():
                 return _moment(self._of(request), request)
-            case Step():
+            case StepTo():
                 return _encode(_step(self._of(request), request))
             case Curve():
                 return _encode(_curve(self._of(request), request))
@@ -342,7 +342,7 @@ def _links(history: History) -> list[tuple[str, str]]:
 # ------------------------------------------------------------------------------ other questions
 
 
-def _step(history: History, request: Step) -> dict[str, Any]:
+def _step(history: History, request: StepTo) -> dict[str, Any]:
     outputs = [name for name in request.topics if name in history.outputs] or list(history.outputs)
     now = history.first_ns + request.at
     found = history.next_time(outputs, now) if request.forward else history.last_time(outputs, now - 1)

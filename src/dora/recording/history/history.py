@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from dora.dataflow.graph import Box, Graph, graph_of
 from dora.errors import DoraError
 from dora.recording.bags.restore import TypeFinder
@@ -56,7 +54,7 @@ _OWN: Final = "dora/"  # topics that are not outputs
 _LEVELS: Final = {0: "stdout", 1: "debug", 2: "info", 3: "warn", 4: "error", 5: "error"}
 
 
-class Mark(NamedTuple):
+class TimedMark(NamedTuple):
     """Something that happened at a moment: see ``dora/mark`` in the format of recordings."""
 
     time_ns: int
@@ -246,13 +244,13 @@ class History:
         until = self.last_ns if until_ns is None else until_ns
         if MARK_TOPIC not in self._special:
             failed = self.end.failed if self.end is not None and until >= self.last_ns else []
-            return Excerpt([Mark(self.last_ns, "failed", node, "") for node in failed], -1)
+            return Excerpt([TimedMark(self.last_ns, "failed", node, "") for node in failed], -1)
         read = self._json(MARK_TOPIC, -1, until, MOST_MARKS)
         found = []
         for time_ns, value in read.items:
             node = value.get("node")
             kind, text = str(value.get("kind", "")), str(value.get("text", ""))
-            found.append(Mark(time_ns, kind, None if node is None else str(node), text))
+            found.append(TimedMark(time_ns, kind, None if node is None else str(node), text))
         return Excerpt(found, read.complete_from_ns)
 
     def state_at(self, time_ns: int) -> Mapping[str, Any] | None:
@@ -335,8 +333,8 @@ class History:
 
     def _parsed(self, place: Place) -> Any:
         try:
-            return msgspec.json.decode(self._stored(place).data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return from_json(self._stored(place).data)
+        except DecodeError as error:
             raise NotARecording(f"a message about the run is damaged: {error}") from None
 
     def _json(self, topic: str, after_ns: int, until_ns: int, limit: int) -> Excerpt:

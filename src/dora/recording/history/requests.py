@@ -41,7 +41,7 @@ class Moment(msgspec.Struct, tag="moment"):
     since: int | None = None
 
 
-class Step(msgspec.Struct, tag="step"):
+class StepTo(msgspec.Struct, tag="step"):
     """The time of the next message, or of the one before, of some outputs; none: of all. Answer: JSON."""
 
     recording: int
@@ -104,4 +104,4 @@ class Differences(msgspec.Struct, tag="differences"):
     """Where the messages of the second recording differ from the first one's. Answer: JSON."""
 
 
-Request = About | Marks | Moment | Step | Curve | Minute | SearchLog | ParametersAt | Pixel | Differences
+Request = About | Marks | Moment | StepTo | Curve | Minute | SearchLog | ParametersAt | Pixel | Differences

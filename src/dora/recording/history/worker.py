@@ -13,8 +13,6 @@ import sys
 import threading
 from typing import BinaryIO, Final
 
-import msgspec
-
 from dora.errors import DoraError
 
 MAX_REQUEST: Final = 1 << 20  # bytes
@@ -51,12 +49,12 @@ def main() -> None:
 def _answer(answers: object, request: bytes) -> tuple[bytes, bytes]:
     from dora.recording.history.answers import Answers
     from dora.recording.history.requests import Request
+    from dora.wire.decoders import DecodeError, json_decoder
 
     assert isinstance(answers, Answers)
-    kind: type[Request] = Request  # type: ignore[assignment]
     try:
-        return ANSWER, answers.answer(msgspec.json.decode(request, type=kind))
-    except msgspec.DecodeError as error:
+        return ANSWER, answers.answer(json_decoder(Request)(request))
+    except DecodeError as error:
         return REFUSAL, f"the request is not understood: {error}".encode()
     except DoraError as error:
         return REFUSAL, str(error).encode()
