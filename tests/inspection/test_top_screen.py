@@ -96,6 +96,9 @@ class Commands:
     def stop_dataflow(self, dataflow_id: str) -> str:
         return self._note("stop dataflow", dataflow_id)
 
+    def save(self, dataflow_id: str) -> str:
+        return self._note("save", dataflow_id)
+
     def follow(
         self, dataflow_id: str, topic: str, show: Callable[[str], None], is_over: Callable[[], bool]
     ) -> None:
@@ -323,6 +326,17 @@ def test_a_command_is_carried_out_once_it_is_confirmed(
         await pilot.press("y")
         await shown(pilot, lambda: str(message(pilot).content) == f"done: {' '.join(call)}")
         assert commands.called == [call]
+
+    on_screen(test, commands=commands)
+
+
+def test_a_key_saves_the_last_seconds_of_the_dataflow() -> None:
+    commands = Commands()
+
+    async def test(pilot: Pilot[str], _: Snapshots) -> None:
+        await pilot.press("b")
+        await shown(pilot, lambda: str(message(pilot).content) == "done: save d")
+        assert commands.called == [("save", "d")]
 
     on_screen(test, commands=commands)
 

@@ -11,6 +11,7 @@ import click
 from dora.cli.tables import counted
 from dora.daemon.report import (
     RunOutcome,
+    black_box_report,
     failure_report,
     last_line,
     loss_report,
@@ -44,8 +45,9 @@ def _report(
 ) -> None:
     """Print losses, failures, ``end`` (a line about the end), and last what went wrong in one line."""
     failures = failure_report(result, directory, name, was_shown=was_shown)
+    files = "" if failures else black_box_report(result)  # of failures, the report names them
     last = "\n".join(filter(None, [end, last_line(result, name)]))
-    for text in filter(None, [network_report(result), loss_report(result), failures, last]):
+    for text in filter(None, [network_report(result), loss_report(result), failures, files, last]):
         click.echo(f"\n{text}", err=True)
 
 

@@ -15,7 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -53,7 +53,7 @@ _FIRST_ROOM: Final = 64 << 10  # bytes of a ring of messages, until it needs mor
 _ORDER_ROOM: Final = 32 << 10
 _RUN_SHARE: Final = 16  # the ring of the daemon takes this part of the memory
 _LEAST: Final = 8 << 10  # bytes of a ring; with less, an output is left out
-_SMALL: Final = 16 << 10  # bytes of a payload that goes to the ring for small messages
+_HEADS: Final = 4 << 10  # bytes of a message besides its payload, roughly
 
 TICK: Final = 1.0  # seconds
 _AFTER: Final = 1.0  # seconds after a failure that are saved with it
@@ -113,18 +113,19 @@ class BlackBox:
         inspect: Callable[[], Inspection],
         is_open: Callable[[], bool],
         resume: Callable[[WriteEventLog], None],
-        on_warning: Callable[[str], None],
+        log: Callable[[Literal["warn", "info"], None, str], None],
     ) -> None:
         """Make the rings; without memory, or elsewhere than on Linux, it is off.
 
         ``seconds``: of the options; 0: off, None: as the dataflow says. ``directory``: of the logs.
         ``inspect`` returns the state of the run, ``is_open`` whether all nodes were ready. ``resume`` sends
-        a frame to all nodes. ``on_warning`` gets sentences for the user.
+        a frame to all nodes. ``log`` writes to the log: level, None, text.
         """
-        self.saved: list[str] = []  # files that were not asked for by path, oldest first
+        self._saved: list[str] = []
+        self._working_dir = dataflow.working_dir
         self._settings = settings = dataflow.black_box
         self._loop, self._journal, self._words = loop, journal, words
-        self._inspect, self._is_open, self._resume, self._warn = inspect, is_open, resume, on_warning
+        self._inspect, self._is_open, self._resume, self._log = inspect, is_open, resume, log
         self._context, self._name = context, name
         self._directory = directory
         self._started = time.time_ns()
@@ -142,7 +143,7 @@ class BlackBox:
         if not is_on or not FENCED or sys.platform != "linux" or not os.path.isdir(SHARED_MEMORY):
             return
         self._left = self._memory()
-        self._large_left = self._left * 3 // 4
+        self._large_left = self._large_room = self._left * 3 // 4
         self.folder = f"{SHARED_MEMORY}/{context.prefix}box"
         try:
             os.mkdir(self.folder, 0o700)
@@ -152,11 +153,16 @@ class BlackBox:
             self.follow(dataflow, plan)
         except OSError as error:
             self.folder = ""
-            on_warning(f"there is no memory for the black box: {error.strerror}")
+            log("warn", None, f"there is no memory for the black box: {error.strerror}")
             return
         journal.on_entry = self._on_entry
         for entry in journal.entries(0).entries:
             self._write(JournalState(entry))
+
+    @property
+    def saved(self) -> list[str]:
+        """The files that are there, oldest first; without files for which a path was given."""
+        return [path for path in self._saved if os.path.exists(path)]
 
     def _memory(self) -> int:
         status = os.statvfs(SHARED_MEMORY)
@@ -226,7 +232,8 @@ class BlackBox:
             model=msgspec.to_builtins(dataflow),
         )
         path = f"{self.folder}/{START}"
-        with open(f"{path}.new", "wb") as file:
+        new = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(new, "wb") as file:
             file.write(msgspec.msgpack.encode(start))
         os.replace(f"{path}.new", path)
 
@@ -248,9 +255,10 @@ class BlackBox:
             self._values_due = now + _REPEAT
             for entry in self._journal.entries(0).entries:
                 self._write(JournalState(entry))
+        large = sum(1 for ring in self._rings.values() if ring.large and ring.ring.is_used)
         for ring in self._rings.values():
             if ring.is_too_short(now, self._duration):
-                self._grow(ring)
+                self._grow(ring, self._large_room // max(large, 1))
         if any(ring.ring.is_paused for ring in self._rings.values()) and self.frame is not None:
             self._resume(self.frame)
         for name, slot in self._saving:
@@ -262,15 +270,15 @@ class BlackBox:
         if self._due is not None and now >= self._due:
             self._save_by_itself()
 
-    def _grow(self, ring: _Ring) -> None:
-        """Double a ring, as long as there is memory; large messages get at most three quarters of it."""
+    def _grow(self, ring: _Ring, most: int) -> None:
+        """Double a ring as long as there is memory, one for large messages to at most ``most`` bytes."""
         room = ring.ring.room
         wanted = 2 * room
         if ring.large:
             base = ring.slot * WORDS
             sent = self._words[base + SENT]
-            wanted = max(wanted, 4 * (self._words[base + BYTES] // max(sent, 1) + 4096))
-            wanted = min(wanted, room + self._large_left)
+            wanted = max(wanted, 2 * (self._words[base + BYTES] // max(sent, 1) + _HEADS))
+            wanted = min(wanted, most, room + self._large_left)
         wanted = min(wanted, room + self._left)
         if wanted > room and ring.ring.grow(wanted):
             self._left -= ring.ring.room - room
@@ -322,10 +330,12 @@ class BlackBox:
         self._due, self._last_save = None, time.monotonic()
 
         def note(saved: SavedBlackBox) -> None:
-            if saved.path and saved.messages:
-                self.saved = [path for path in (*self.saved, saved.path) if os.path.exists(path)]
+            if saved.path:
+                self._saved.append(saved.path)
+                where = os.path.relpath(saved.path, self._working_dir)
+                self._log("info", None, f"the last seconds are saved in {where}")
             if saved.problem:
-                self._warn(f"the black box could not be saved: {saved.problem}")
+                self._log("warn", None, f"the last seconds could not be saved: {saved.problem}")
 
         self._start_saver(SaveOrder(self.folder, reason=self._reason), note)
 
@@ -342,14 +352,14 @@ class BlackBox:
 
         def keep(saved: SavedBlackBox) -> None:
             if saved.path and not path:
-                self.saved.append(saved.path)
+                self._saved.append(saved.path)
             answer(saved)
 
         self._start_saver(SaveOrder(self.folder, path=path), keep)
 
     def read_saved(self, path: str, offset: int) -> bytes | None:
         """Return a part of a file of this run, None if it is none."""
-        if path not in self.saved:
+        if path not in self._saved:
             return None
         try:
             with open(path, "rb") as file:

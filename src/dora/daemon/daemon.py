@@ -180,7 +180,7 @@ class Daemon:
             inspect=self._requests.run_view,
             is_open=lambda: state.opened,
             resume=self._requests.event_logs.resume,
-            on_warning=self.run_log.warn,
+            log=self.run_log.write,
         )
         self._requests.black_box = self.black_box
         self._requests.event_logs.black_box = self.black_box.frame

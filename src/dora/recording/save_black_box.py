@@ -258,8 +258,11 @@ def save(box: KeptBox, path: str) -> SavedBlackBox:
     """Write a recording of a black box; a problem is in the result."""
     start = box.start
     channels = ChannelTable()
+    part = f"{path}.part"  # nobody shall open half a file
     try:
-        writer = RecordingWriter(path, channels)
+        if os.path.lexists(path):
+            return SavedBlackBox(problem=f"{path} exists already")
+        writer = RecordingWriter(part, channels, force=True)
     except DoraError as error:
         return SavedBlackBox(problem=str(error))
     try:
@@ -279,10 +282,11 @@ def save(box: KeptBox, path: str) -> SavedBlackBox:
         complete = not any(topic.lost for topic in topics.values())
         end = End(complete=complete, stopped=box.end_ns, reason="saved", topics=topics, failed=box.failed())
         writer.finish(end)
+        os.rename(part, path)
     except RecordingFailed as error:
         writer.close()
-        os.unlink(path)  # a part of it would take the last room, and the black box still has everything
-        return SavedBlackBox(problem=str(error))
+        os.unlink(part)  # it would take the last room, and the black box still has everything
+        return SavedBlackBox(problem=str(error).replace(part, path))
     lost = sum(topic.lost for topic in topics.values())
     return SavedBlackBox(path, len(box.messages), lost, writer.size)
 
@@ -317,13 +321,14 @@ def _next_path(start: BlackBoxStart, reason: str) -> str:
         make_folder(start.directory, below=start.working_dir)
     except OSError as error:
         raise DoraError(f"{start.directory} cannot be made: {error.strerror}") from None
+    path = unused(f"{start.directory}/{time.strftime('%Y%m%d-%H%M%S')}-{reason}{SUFFIX}")
     there = sorted(
         (f"{start.directory}/{name}" for name in os.listdir(start.directory) if name.endswith(SUFFIX)),
         key=os.path.getmtime,
     )
-    for path in there[: max(len(there) - start.files + 1, 0)]:
-        os.unlink(path)
-    return unused(f"{start.directory}/{time.strftime('%Y%m%d-%H%M%S')}-{reason}{SUFFIX}")
+    for old in there[: max(len(there) - start.files + 1, 0)]:
+        os.unlink(old)
+    return path
 
 
 def carry_out(order: SaveOrder) -> SavedBlackBox:

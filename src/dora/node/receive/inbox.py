@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dora.errors import ReceiveClosed
 from dora.node.current_event import CurrentEvent
@@ -44,6 +44,20 @@ if TYPE_CHECKING:
     from dora.node.receive.path_meter import PathMeter
     from dora.node.receive.sync_port import SyncPort
     from dora.wire.node_protocol import SessionFrame
+
+
+class EventSink(Protocol):
+    """Writes down which events the inbox gives out, see `dora.node.interceptors.event_log`."""
+
+    def take(self, event: Event) -> None:
+        """Note an event, before the program gets it."""
+
+    def timed_out(self) -> None:
+        """Note that a wait has ended without an event."""
+
+    def found_nothing(self) -> None:
+        """Note that a poll has found no event."""
+
 
 MakeGroups = Callable[[Mapping[str, InputPort], Callable[[InputPort], None]], "Sequence[SyncPort]"]
 """Makes the ports of groups; gets the ports of all inputs, and what to call with the port of an input of a
@@ -89,6 +103,7 @@ class Inbox(Waiter):
         self._on_frame = on_frame
         self._on_detached = on_detached
         self._interceptors: tuple[ReceiveInterceptor, ...] = ()  # replaced, never changed
+        self.event_log: EventSink | None = None  # while it is written; polls without an event cost nothing
         self._groups = tuple(groups(self.ports, self._closed_in_group))
         self._group_of = {name: group for group in self._groups for name in group.config.inputs}
         alone = [port for port in ports if port.id not in self._group_of]
@@ -119,7 +134,8 @@ class Inbox(Waiter):
                 timeout = max(timeout - (_monotonic() - start) * 1e-9, 0.0)
         try:
             self.current.header = None  # the program has finished the former event
-            event = self._poll() if self._interceptors else self._next_event()
+            watched = self._interceptors or self.event_log is not None
+            event = self._poll() if watched else self._next_event()
             if event is not None:
                 return event
             return self._wait(timeout)
@@ -138,7 +154,8 @@ class Inbox(Waiter):
             return None  # another thread is waiting for the next event: it gets it
         try:
             self.current.header = None
-            event = self._poll() if self._interceptors else self._next_event()
+            watched = self._interceptors or self.event_log is not None
+            event = self._poll() if watched else self._next_event()
             if event is None and self._daemon_may_be_gone():
                 event = self._poll()
             return event
@@ -188,6 +205,8 @@ class Inbox(Waiter):
     def _report_nothing(self) -> None:
         for interceptor in self._interceptors:
             interceptor.found_nothing()
+        if self.event_log is not None:
+            self.event_log.found_nothing()
 
     @property
     def is_closing(self) -> bool:
@@ -210,20 +229,25 @@ class Inbox(Waiter):
         self._interceptors = tuple(other for other in self._interceptors if other is not interceptor)
 
     def _poll(self) -> Event | None:
-        """Return the next event, through the interceptors; never blocks."""
+        """Return the next event, through the interceptors and the event log; never blocks."""
         interceptors = self._interceptors
-        if not interceptors:
-            return self._next_event()
-        for interceptor in interceptors:
-            interceptor.before_poll()
-        event = self._next_event()
-        for interceptor in interceptors:
-            interceptor.after_poll(event)
+        if interceptors:
+            for interceptor in interceptors:
+                interceptor.before_poll()
+            event = self._next_event()
+            for interceptor in interceptors:
+                interceptor.after_poll(event)
+        else:
+            event = self._next_event()
+        if event is not None and self.event_log is not None:
+            self.event_log.take(event)
         return event
 
     def _timed_out(self, timeout: float | None) -> Error:
         for interceptor in self._interceptors:
             interceptor.timed_out()
+        if self.event_log is not None:
+            self.event_log.timed_out()
         return timed_out(timeout)
 
     def _wake_at(self, deadline: int | None) -> int | None:
