@@ -210,10 +210,10 @@ def test_code_that_has_changed_is_named_with_both_fingerprints(folder: AloneFold
 
 def test_threads_of_a_node_are_named_if_its_failure_does_not_come_again(folder: AloneFolder) -> None:
     program = (folder.folder / "matcher.py").read_text()
-    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(5,), daemon=True).start()\n"
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     (folder.folder / "matcher.py").write_text(thread + program.replace("right >= 40", "False"))
     output = folder.dora("shrink", "a.mcap", "matcher", "--tries", "2", status=1)
-    assert "it has 1 threads of its own, whose order is not recorded" in error_of(output)
+    assert "it has threads of its own (1), whose order is not recorded" in error_of(output)
 
 
 def test_a_failure_that_comes_now_and_then_is_a_warning(folder: AloneFolder) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -133,10 +134,12 @@ class AloneInbox(ReplayInbox):
         self._watch = watch
         self.step = 0  # the number of the event that the node has taken last
         self._last_looks = _LAST_LOOKS
+        self.threads = 0  # the most that there were when the node took an event
         super().__init__(*parts, **options)
 
     def _make_current(self, event: Event) -> None:
         super()._make_current(event)
+        self.threads = max(self.threads, threading.active_count())
         self._watch.taken(self.step, event)
 
     def _was_empty(self) -> bool:
@@ -225,6 +228,11 @@ class AloneHost(Host):
     def step(self) -> int:
         """The number of the event that the node has taken last."""
         return 0 if self._inbox is None else self._inbox.step
+
+    @property
+    def threads(self) -> int:
+        """The most threads that there were when the node took an event."""
+        return 0 if self._inbox is None else self._inbox.threads
 
     @property
     def missing(self) -> int:

@@ -119,7 +119,7 @@ def run_alone(
                 body()
             except BaseException as raised:  # noqa: BLE001 - a program may raise anything
                 error = raised
-            more = threading.active_count() - threads
+            more = max(threading.active_count(), host.threads) - threads
             files = _files_of(modules, program.folder)
     finally:
         attach.in_process = before

@@ -155,7 +155,7 @@ def differences(node: RecordedNode, report: Report) -> list[str]:
     if not node.process.from_start:
         found.append("the recording began while the node ran, so its state from before is missing")
     if report.threads:
-        found.append(f"it has {report.threads} threads of its own, whose order is not recorded")
+        found.append(f"it has threads of its own ({report.threads}), whose order is not recorded")
     if report.different:
         found.append(f"its outputs differ: {report.different}")
     elif report.equal:
