@@ -64,6 +64,12 @@ def test_a_span_gives_its_newest_messages_in_order(history: History) -> None:
     assert few.complete_from_ns == at(1.7)
 
 
+def test_messages_are_read_backward_one_by_one(history: History) -> None:
+    found = history.backward("a/count", at(2.05), 3)
+    assert [value_of(message)[0] for message in found] == [20, 19, 18]
+    assert [value_of(message)[0] for message in history.backward("b/slow", at(0.5), 3)] == [0.0]
+
+
 def test_a_curve_is_spread_over_its_span(history: History) -> None:
     found = history.curve("a/count", T0 - 1, at(9.9), 10)
     assert [value_of(message)[0] for message in found.items] == list(range(0, 100, 10))

@@ -28,6 +28,7 @@ from dora.recording.history.requests import (
 )
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage
+from dora.wire.metadata import MetadataError
 
 MOST_POINTS: Final = 2000  # of a curve
 MINUTE: Final = 60  # seconds
@@ -269,12 +270,11 @@ def _frame_of(history: History, topic: str, boxes: RecordedMessage, stamp: int) 
 
     if topic not in history.outputs:
         return None
-    before = history.messages(topic, boxes.time_ns - 5 * SECOND, boxes.time_ns, FRAMES).items
-    for recorded in reversed(before):
+    for recorded in history.backward(topic, boxes.time_ns, FRAMES):
         try:
             if stamp_of(recorded.message) == stamp:
-                return recorded  # type: ignore[no-any-return]
-        except DoraError:
+                return recorded
+        except (DoraError, MetadataError):
             continue
     return None
 

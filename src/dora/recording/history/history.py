@@ -12,7 +12,7 @@ a moment on that it tells.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -213,6 +213,16 @@ class History:
         """Return the newest messages of an output in a span of time, oldest first; at most ``limit``."""
         places = self._file.places(self._channels(output), after_ns, until_ns)
         return self._newest(places, after_ns, limit, lambda place: self._recorded(output, place))
+
+    def backward(self, output: str, until_ns: int, limit: int) -> Iterator[RecordedMessage]:
+        """Yield messages of an output from a time backward, at most ``limit``, as they are asked for."""
+        at = until_ns
+        for _ in range(limit):
+            place = self._file.newest(self._channels(output), at)
+            if place is None:
+                return
+            yield self._recorded(output, place)
+            at = place.time_ns - 1
 
     def curve(self, output: str, after_ns: int, until_ns: int, points: int) -> Excerpt:
         """Return messages of an output that are spread over a span of time; at most ``points``."""
