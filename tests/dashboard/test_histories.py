@@ -62,7 +62,7 @@ def test_a_reader_that_dies_while_it_answers_is_told(recording: Path) -> None:
             assert json.loads(await process.ask(ABOUT))[0]["name"] == "lab"
         finally:
             await process.close()
-            silent.communicate()
+        assert silent.returncode is not None
 
     asyncio.run(check())
 
@@ -80,7 +80,7 @@ def test_an_answer_that_does_not_come_is_given_up(recording: Path) -> None:
         finally:
             for one in (silent, waits):
                 one.kill()
-                one.communicate()
+                one.wait()
 
     asyncio.run(check())
 

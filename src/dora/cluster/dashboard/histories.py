@@ -6,6 +6,7 @@ A request of a page goes to the process as it is, and the answer comes back as i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import subprocess
@@ -49,8 +50,11 @@ class HistoryProcess:
             try:
                 answer = await asyncio.wait_for(asyncio.shield(exchange), timeout)
             except BaseException as error:
-                process.kill()  # the next answer would be the one to this request
+                # Its next answer would be the one to this request, so the next request starts another.
+                self._process = None
+                process.kill()
                 await asyncio.wait([exchange])
+                await asyncio.to_thread(_discard, process)
                 if isinstance(error, TimeoutError):
                     raise Refusal(504, f"the recording was not read within {timeout:g} s") from None
                 if isinstance(error, (OSError, EOFError, ValueError)):
@@ -68,6 +72,15 @@ class HistoryProcess:
         process = self._process
         if process is not None:
             await asyncio.to_thread(end_by_stdin, process, END_TIMEOUT)
+
+
+def _discard(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process that was killed, and close its pipes."""
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(OSError):  # what was not written is for nobody
+            pipe.close()
 
 
 def _exchange(process: subprocess.Popen[bytes], request: bytes) -> bytes:
