@@ -157,6 +157,22 @@ def test_points_are_a_cloud_that_can_be_turned(page: Any) -> None:
     wait_until(lambda: extent(page, "show/cloud")[0] < after[0], page, "a smaller cloud")
 
 
+def test_curves_zoom_with_the_wheel_and_pan_with_keys(page: Any) -> None:
+    wave = card(page, "show/wave")
+    area = wave.locator(".u-over").bounding_box()
+    page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
+    page.mouse.wheel(0, -300)
+    whole = wave.get_by_role("button", name="All", exact=True)
+    whole.wait_for()
+    wave.locator(".plot").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("0")
+    wait_until(lambda: whole.count() == 0, page, "the whole curve")
+    page.keyboard.press("+")
+    whole.click()
+    assert whole.count() == 0
+
+
 def test_structs_are_a_table(page: Any) -> None:
     people = card(page, "show/people")
     assert people.locator("th").all_inner_texts() == ["name", "age", "likes"]
