@@ -225,3 +225,14 @@ def test_a_saved_black_box_can_be_replayed(folder: Folder) -> None:
 def test_an_unreadable_duration_is_refused(folder: Folder, value: str) -> None:
     text = folder.dora("run", folder.flow(FLOW), "--black-box", value, status=2)
     assert "write for example 60s, or off" in text or "not a duration" in text
+
+
+def test_messages_without_a_receiver_are_kept(folder: Folder) -> None:
+    alone = FLOW.partition("      - id: sink")[0]
+    process = folder.run(alone)
+    save(folder, "-o", "a.mcap")
+    with folder.recording() as recording:
+        found = [item.sequence for item in recording.messages(["source/number"])]
+        assert found == list(range(1, len(found) + 1))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=TIMEOUT)

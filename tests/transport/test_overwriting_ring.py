@@ -67,15 +67,16 @@ def test_a_ring_that_grows_holds_more(ring: tuple[str, OverwritingRing]) -> None
     assert not owner.grow(16 * ROOM), "that is more than it may become"
 
 
-def test_a_ring_that_overwrites_needs_room(ring: tuple[str, OverwritingRing]) -> None:
+def test_a_ring_tells_when_its_lap_is_about_to_end(ring: tuple[str, OverwritingRing]) -> None:
     path, owner = ring
     writer = OverwritingWriter(path)
-    assert not owner.needs_room
+    assert not owner.needs_room(0)
     assert not owner.is_used
     for _ in range(100):
         writer.write(bytes(200))
-    assert owner.needs_room
     assert owner.is_used
+    assert owner.needs_room(ROOM - owner.filled)
+    assert not owner.needs_room(0)
 
 
 def test_another_writer_goes_on_behind_the_last_one(ring: tuple[str, OverwritingRing]) -> None:

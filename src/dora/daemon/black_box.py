@@ -49,7 +49,8 @@ from dora.wire.node_config import WriteEventLog
 MEMORY: Final = 64 << 20  # bytes
 _SHARE_OF_MACHINE: Final = 50  # it takes at most this part of the machine's memory: 2 %
 _SHARE_OF_FREE: Final = 4  # and this part of the free shared memory
-_FIRST_ROOM: Final = 64 << 10  # bytes of a ring of messages, until it needs more
+_FIRST_ROOM: Final = 256 << 10  # bytes of a ring of messages, until it needs more
+_GROWTH: Final = 4  # how many times as much room a ring gets
 _ORDER_ROOM: Final = 32 << 10
 _RUN_SHARE: Final = 16  # the ring of the daemon takes this part of the memory
 _LEAST: Final = 8 << 10  # bytes of a ring; with less, an output is left out
@@ -72,17 +73,22 @@ class _Ring:
         self.ring = OverwritingRing(path, room, most)
         self.large = large
         self.slot = slot  # of the output; -1: it is of no output
-        self._lap_begun = 0.0
-        self._laps = 0
+        self.begin = self._lap_begun = time.monotonic()
+        self._laps = self._filled = 0
 
     def is_too_short(self, now: float, seconds: float) -> bool:
-        """Whether it needs room, because it holds less than so many seconds."""
+        """Whether it needs room before the next look, because it holds less than so many seconds."""
         ring = self.ring
-        if self._laps != ring.laps or not self._lap_begun:
-            short = bool(self._lap_begun) and now - self._lap_begun < seconds
-            self._laps, self._lap_begun = ring.laps, now if ring.is_used else 0.0
+        if not ring.is_used:
+            self._lap_begun = now
+            return False
+        if self._laps != ring.laps:
+            short = now - self._lap_begun < seconds
+            self._laps, self._lap_begun, self._filled = ring.laps, now, ring.filled
             return short
-        return ring.needs_room and now - self._lap_begun < seconds
+        since, self._filled = ring.filled - self._filled, ring.filled
+        # Twice as much may come until the next look: a node that starts sends in a part of the first one.
+        return ring.needs_room(2 * since) and now - self._lap_begun < seconds
 
 
 def machine_memory() -> int:
@@ -271,9 +277,9 @@ class BlackBox:
             self._save_by_itself()
 
     def _grow(self, ring: _Ring, most: int) -> None:
-        """Double a ring as long as there is memory, one for large messages to at most ``most`` bytes."""
+        """Enlarge a ring while there is memory, one for large messages to at most ``most`` bytes."""
         room = ring.ring.room
-        wanted = 2 * room
+        wanted = _GROWTH * room
         if ring.large:
             base = ring.slot * WORDS
             sent = self._words[base + SENT]

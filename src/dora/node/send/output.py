@@ -286,8 +286,8 @@ class OutputPort:
                 section = encode_metadata(metadata) if metadata else b""
             if metadata and not self._control_keys.isdisjoint(metadata):
                 control = section
-        if not (self.has_links or self.is_tapped()):  # no receiver: nothing to copy
-            self._count_without_receivers()
+        if not (self.has_links or self.is_tapped()):
+            self._send_to_nobody(payload, section, current)
             return
         size, encoding, schema = payload.size, payload.encoding, payload.schema
         if current is None:
@@ -382,12 +382,29 @@ class OutputPort:
         # Its memory is given to no other message before the next loan of this output.
         return bypass is not None and bypass.send(sequence, memory)
 
-    def _count_without_receivers(self) -> None:
+    def _count_without_receivers(self) -> int:
+        """Count a message that has no receiver; return its number."""
         with self._lock:
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             self._sequence += 1
             self._words[self._sent_word] = self._sequence
+            return self._sequence
+
+    def _send_to_nobody(self, payload: Payload, section: bytes, current: CurrentEvent | None) -> None:
+        """Count a message that has no receiver. Only the black box gets it."""
+        sequence = self._count_without_receivers()
+        black_box = self.black_box
+        if black_box is None:
+            return
+        now, size = _now(), payload.size
+        passed = self.passed_on(now, current)
+        body = payload.to_bytes() if size <= SMALL_BODY else b""
+        head = pack_head(payload.encoding, payload.schema, section, size, sequence, now, body, *passed)
+        if size <= SMALL_BODY:
+            black_box.write(head)
+        else:
+            black_box.write_payload(head, payload, now)
 
     def loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> Lent:
         """Return memory for a plain payload: the loan, the body's offset, the metadata section."""

@@ -172,12 +172,16 @@ class OverwritingRing:
         """Whether the writer has stopped because it had too much to write."""
         return not self._words[_ON]
 
-    @property
-    def needs_room(self) -> bool:
-        """Whether it overwrites, or soon will, or has no room for any entry that came."""
+    def needs_room(self, expected: int) -> bool:
+        """Whether its lap ends with so many bytes more, or it has no room for an entry that came."""
         words = self._words
         at = words[_AT]
-        return words[_LAPS] > 0 or at > words[_ROOM] * 3 // 4 or bool(words[_SKIPPED] and not at)
+        return at + expected > words[_ROOM] or bool(words[_SKIPPED] and not at)
+
+    @property
+    def filled(self) -> int:
+        """The bytes that were written in this lap."""
+        return self._words[_AT]
 
     @property
     def laps(self) -> int:
