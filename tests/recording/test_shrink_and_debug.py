@@ -332,20 +332,21 @@ def test_ctrl_c_ends_it_in_a_sentence(folder: AloneFolder, arguments: list[str])
 
 
 def test_it_stops_at_the_failure_with_the_event_in_hand(folder: AloneFolder) -> None:
-    commands = "p right\nwhat followed\nback\nevent\nnext event\nnext\nc\nq\n"
+    commands = "p 'in hand', event['type']\nwhat followed\nback\nevent\nnext event\nnext\nc\nq\n"
     output = folder.dora("debug", "a.mcap", "matcher", "--at", "failure", stdin=commands, status=1)
     assert "matcher fails at event" in output
     assert "ValueError: forty (matcher.py, line 12)" in output
     assert "a set of messages that `left` leads" in output
+    assert "('in hand', 'SYNC')" in output
     assert re.search(r"it sent `pair` double\[2\]: ", output)  # what followed
     assert len(set(re.findall(r"  left: double\[2\]: (.*)", output))) == 2  # it went back
     assert re.search(r"sends `pair` double\[2\]: .*  \(as recorded\)", output)
 
 
 def test_it_stops_in_the_method_of_an_operator(folder: AloneFolder) -> None:
-    output = folder.dora("debug", "a.mcap", "hands", "--at", "0.05s", stdin="p event['id']\nw\nq\n")
+    output = folder.dora("debug", "a.mcap", "hands", "--at", "0.05s", stdin="p event['type']\nw\nq\n")
     assert "operator_.py(9)on_event()" in output
-    assert "(dora) 'x'" in output
+    assert "(dora) 'INPUT'" in output
 
 
 def test_it_stops_in_an_async_node_and_where_the_program_says(folder: AloneFolder) -> None:

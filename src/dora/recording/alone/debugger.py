@@ -269,6 +269,10 @@ class _Pdb(pdb.Pdb):
         self.set_step()
         sys.settrace(self.trace_dispatch)
 
+    def user_opcode(self, _: FrameType) -> None:
+        """Go on to the next line: from Python 3.13 on, pdb would stop before the program has the event."""
+        self.set_step()
+
     def look_at(self, trace: Any) -> None:
         """Look at where the node has failed."""
         self.reset()
