@@ -89,7 +89,7 @@ function NodeDetails(props: DetailsProps & { id: string }) {
 
 /** A button that copies the command which runs a node alone, up to the moment that is shown. */
 function DebugButton({ past, node }: { past: Past; node: string }) {
-  if (!past.about.own) return null;
+  if (!past.about.own || past.isTemporary) return null;
   const command = `dora debug ${quoted(past.about.path)} ${node} --at ${(past.at / 1e9).toFixed(3)}s`;
   const onClick = () => void copy(command).then((done) => say({ text: done ? `Copied: ${command}` : command }));
   return <button class="button" title={`Copy: ${command}`} onClick={onClick}>Debug from here</button>;

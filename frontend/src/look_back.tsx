@@ -23,7 +23,10 @@ export function AxisOfRun(props: { uuid: string; live: Feed; onLookBack: (opened
       const reader = new Reader(history);
       const opened = openAll(reader, await reader.about());
       // What the page has shown keeps its place, also where the black box has less.
-      for (const past of opened.pasts) props.live.heads.forEach((head, topic) => past.heads.set(topic, head));
+      for (const past of opened.pasts) {
+        past.isTemporary = true;
+        props.live.heads.forEach((head, topic) => past.heads.set(topic, head));
+      }
       opened.playhead.seek(opened.playhead.length - ago * NS);
       props.onLookBack(opened);
     } catch (error) {

@@ -164,6 +164,7 @@ export class Past extends Feed {
   readonly curves = new Map<string, LongCurve>();
   differences = new Map<string, Difference>(); // by topic, if it is the second of two
   trouble = "";
+  isTemporary = false; // its file goes when the page is closed
   private have = new Map<string, number>(); // topic → time of the message that is shown
   private shown: number | null = null; // the moment that everything belongs to
   private busy = false;

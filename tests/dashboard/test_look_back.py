@@ -86,6 +86,9 @@ def test_a_click_to_the_left_shows_the_black_box(
     page.locator(".panel[data-topic='camera/image'][data-number='80']").wait_for()
     page.locator(".box[data-tone=bad]", has_text="eyes").wait_for()
     assert page.locator(".mark").count() == 2
+    page.locator(".box", has_text="eyes").first.click()
+    page.locator(".details h2", has_text="eyes").wait_for()
+    assert page.get_by_role("button", name="Debug from here").count() == 0  # its file will not stay
     (path, note), *more = saved
     assert os.path.exists(path)
     assert (note, more) == ("", [])
