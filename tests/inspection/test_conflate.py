@@ -34,15 +34,29 @@ def test_the_newest_come_in_order_and_the_others_are_counted(
         assert bool(seen) == bool(of_key)
 
 
-def test_no_more_than_so_many_bytes_wait_or_travel_at_once() -> None:
+def test_so_many_bytes_and_one_item_more_wait_or_travel_at_once() -> None:
     waiting: ConflatedQueue[str] = ConflatedQueue(MOST_BYTES)
     for _ in range(100):
         waiting.put("a", "", keep=1000, size=10_000)
-    assert 100 - waiting.lost["a"] == MOST_BYTES // 10_000
+    assert 100 - waiting.lost["a"] == 1 + MOST_BYTES // 10_000  # beside the newest one
     waiting.put("b", "large", size=2 * MOST_BYTES)  # one of each key always waits
     waiting.put("over", "end", size=10)
     deliveries = []
     while not waiting.is_empty:
         deliveries.append(waiting.take())
-    assert len(deliveries) == 3
+    assert [len(delivery) for delivery in deliveries] == [1 + MOST_BYTES // 10_000, 1, 1]
     assert deliveries[-1] == [("over", "end")]
+
+
+def test_a_large_item_displaces_none_of_another_key() -> None:
+    waiting: ConflatedQueue[int] = ConflatedQueue(MOST_BYTES)
+    for number in range(100):
+        waiting.put("image", number, size=3 * MOST_BYTES)
+        waiting.put("speed", number, keep=1000, size=10)
+    taken = []
+    while not waiting.is_empty:
+        taken += waiting.take()
+    assert [item for key, item in taken if key == "speed"] == list(range(100))
+    assert [item for key, item in taken if key == "image"] == [99]
+    waiting.put("speed", 100, keep=1000, size=10)
+    assert waiting.take() == [("speed", 100)]

@@ -27,7 +27,7 @@ class ConflatedQueue(Generic[_Item]):
         """``most_bytes`` may wait, beside one item of each key."""
         self._most_bytes = most_bytes
         self._waiting: dict[str, deque[tuple[int, int, _Item]]] = {}  # number, size, item
-        self._bytes = 0
+        self._bytes = 0  # of all but the newest item of each key: a large one displaces none of the others
         self._number = 0
         self.lost: Counter[str] = Counter()  # key → items that were replaced
 
@@ -42,28 +42,30 @@ class ConflatedQueue(Generic[_Item]):
         """Add an item of ``size`` bytes; at most ``keep`` wait under this key."""
         waiting = self._waiting.setdefault(key, deque())
         self._number += 1
+        if waiting:
+            self._bytes += waiting[-1][1]
         waiting.append((self._number, size, item))
-        self._bytes += size
         while len(waiting) > keep or (self._bytes > self._most_bytes and len(waiting) > 1):
             self._bytes -= waiting.popleft()[1]
             self.lost[key] += 1
 
     def take(self) -> list[tuple[str, _Item]]:
-        """Return all waiting items with their keys, or as many as fit into ``most_bytes``."""
+        """Return all waiting items with their keys, or so many that the last one exceeds ``most_bytes``."""
         first = sorted((number, key) for key, some in self._waiting.items() for number, _, _ in some)
         taken: list[tuple[str, _Item]] = []
         total = 0
         for _, key in first:
             waiting = self._waiting[key]
             _, size, item = waiting[0]
-            if taken and total + size > self._most_bytes:
+            if total > self._most_bytes:
                 break
             total += size
             taken.append((key, item))
             waiting.popleft()
-            if not waiting:
+            if waiting:
+                self._bytes -= size
+            else:
                 del self._waiting[key]
-        self._bytes -= total
         return taken
 
 
