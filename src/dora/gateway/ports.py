@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dora.gateway.outgoing import Outgoing, OutgoingMessage
-from dora.node.send.output import SMALL_BODY, OutputPort
+from dora.node.send.output import OutputPort
 from dora.transport.board import (
     BEGUN,
     BYPASS,
@@ -36,7 +36,7 @@ from dora.transport.latch import LatchFile, latch_path, read_entries
 from dora.transport.spill import spill_folder, take_spilled
 from dora.wire.correlation import asks_to_flush, kept_message
 from dora.wire.decode import check
-from dora.wire.message import Message, MessageError
+from dora.wire.message import SMALL_BODY, Message, MessageError
 from dora.wire.node_config import LinkConfig, OutputConfig, StreamConfig
 from dora.wire.untrusted import UntrustedMessage
 

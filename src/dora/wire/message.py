@@ -34,6 +34,7 @@ from typing import ClassVar, Final
 MAGIC: Final = b"DORA"
 VERSION: Final = 2
 HEADER_SIZE: Final = 56
+SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled before it is copied
 ALIGNMENT: Final = 64
 TRAIL_ENTRY: Final = 20  # bytes
 MAX_SCHEMA: Final = 0xFFFF

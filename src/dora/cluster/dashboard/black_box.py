@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from dora.cluster.refusal import Refusal
 from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError, DoraError
 from dora.recording.mcap.process_folder import make_folder, remove_folder
-from dora.wire import daemon_protocol
-
-# The request that a run answers by writing its black box to a file.
-_SAVE: Any = getattr(daemon_protocol, "SaveBlackBox", None)
-KEEPS_BLACK_BOX = _SAVE is not None
+from dora.wire.black_box import SavedBlackBox
+from dora.wire.daemon_protocol import SAVE_TIMEOUT, SaveBlackBox
 
 
 def save(socket: str, path: str = "", note: str = "") -> str:
@@ -22,16 +18,16 @@ def save(socket: str, path: str = "", note: str = "") -> str:
     ``path`` "": a file of the run, which its report names. ``note`` is a mark in the file. Raises
     `DoraError`.
     """
-    if _SAVE is None:
-        raise Refusal(501, "this run keeps no black box")
     try:
         with DaemonClient(socket) as run:
-            answer: Any = run.ask(_SAVE(path=path, note=note))
+            run.set_patience(SAVE_TIMEOUT)
+            answer = run.ask(SaveBlackBox(path=path, note=note))
+            assert isinstance(answer, SavedBlackBox)
     except ConnectError:
         raise Refusal(409, "the dataflow has just ended; its recordings are in its folder") from None
     if not answer.path:
         raise DoraError(f"the black box was not saved: {answer.problem}")
-    return str(answer.path)
+    return answer.path
 
 
 class PastFiles:

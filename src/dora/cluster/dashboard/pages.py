@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._paths import PACKAGE, SOCKET_NAME, run_path
-from dora.cluster.dashboard.black_box import KEEPS_BLACK_BOX, PastFiles, save
+from dora.cluster.dashboard.black_box import PastFiles, save
 from dora.cluster.dashboard.histories import MOST, Histories
 from dora.cluster.dashboard.remote import RemoteObservers
 from dora.cluster.dashboard.watches import MAX_TOPICS, Viewer, Watch, Watches
@@ -204,8 +204,8 @@ class Dashboard:
             "machines": subject.shown_machines,
             "file": subject.file,
             "running": subject.running,
-            "here": subject.running and os.path.exists(_socket(subject)),
-            "looks_back": KEEPS_BLACK_BOX,
+            "here": _is_here(subject),
+            "looks_back": _is_here(subject),  # its black box is on this machine
             "source": await asyncio.to_thread(source_of, subject.file),
             "graph": None if subject.graph is None else msgspec.Raw(subject.graph()),
         }
@@ -329,6 +329,11 @@ async def in_thread(work: Callable[..., _Result], *arguments: Any) -> _Result:
 def _remove(path: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)
+
+
+def _is_here(subject: Subject) -> bool:
+    """Return whether the dataflow runs on this machine."""
+    return subject.running and os.path.exists(_socket(subject))
 
 
 def _socket(subject: Subject) -> str:

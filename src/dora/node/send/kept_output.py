@@ -9,9 +9,11 @@ from typing import Protocol
 from weakref import ref
 
 from dora._ownership import UnsafeFile
+from dora.node.current_event import Passed
 from dora.transport.shm.overwriting_ring import OverwritingWriter
 from dora.wire.black_box import LARGE
 from dora.wire.encode import Payload
+from dora.wire.message import SMALL_BODY, pack_head
 
 
 class KeptPort(Protocol):
@@ -70,6 +72,20 @@ class KeptOutput:
             payload.copy_to(addressof(c_char.from_buffer(memory[size:])))
 
         self._write_large(size + payload.size, copy, now_ns)
+
+    def write_unsent(
+        self, payload: Payload, section: bytes, sequence: int, now_ns: int, passed: Passed
+    ) -> None:
+        """Keep a message that nobody receives. ``section``: its metadata; ``passed``: origin, trail."""
+        small = payload.size <= SMALL_BODY
+        body = payload.to_bytes() if small else b""
+        head = pack_head(
+            payload.encoding, payload.schema, section, payload.size, sequence, now_ns, body, *passed
+        )
+        if small:
+            self.write(head)
+        else:
+            self.write_payload(head, payload, now_ns)
 
     def write_memory(self, message: memoryview, now_ns: int) -> None:
         """Keep a message that lies in memory as a whole."""

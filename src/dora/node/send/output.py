@@ -52,6 +52,7 @@ from dora.wire.message import (
     ONE_PASS,
     ORIGIN,
     ORIGIN_NS,
+    SMALL_BODY,
     Encoding,
     Message,
     body_offset,
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
     from dora.transport.shm.ring_buffer import RingBufferWriter
     from dora.transport.spill import SpillWriter
 
-SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled before it is copied
 _CREDIT_CHECK: Final = 0.2  # seconds between two reads of the board while waiting for credit
 
 _now = time.time_ns
@@ -383,7 +383,6 @@ class OutputPort:
         return bypass is not None and bypass.send(sequence, memory)
 
     def _count_without_receivers(self) -> int:
-        """Count a message that has no receiver; return its number."""
         with self._lock:
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
@@ -392,19 +391,10 @@ class OutputPort:
             return self._sequence
 
     def _send_to_nobody(self, payload: Payload, section: bytes, current: CurrentEvent | None) -> None:
-        """Count a message that has no receiver. Only the black box gets it."""
         sequence = self._count_without_receivers()
-        black_box = self.black_box
-        if black_box is None:
-            return
-        now, size = _now(), payload.size
-        passed = self.passed_on(now, current)
-        body = payload.to_bytes() if size <= SMALL_BODY else b""
-        head = pack_head(payload.encoding, payload.schema, section, size, sequence, now, body, *passed)
-        if size <= SMALL_BODY:
-            black_box.write(head)
-        else:
-            black_box.write_payload(head, payload, now)
+        if self.black_box is not None:  # only that gets the message
+            now = _now()
+            self.black_box.write_unsent(payload, section, sequence, now, self.passed_on(now, current))
 
     def loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> Lent:
         """Return memory for a plain payload: the loan, the body's offset, the metadata section."""

@@ -29,8 +29,11 @@ from dora.recording.mcap.format import (
     DECLARED_TYPE,
     END,
     LOG_TOPIC,
+    MARK_TOPIC,
+    PARAMETERS_TOPIC,
     PROFILE,
     START,
+    STATE_TOPIC,
     VERSION,
     End,
     NotARecording,
@@ -42,9 +45,6 @@ from dora.recording.mcap.recording import RecordedMessage
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import Message
 
-STATE_TOPIC: Final = "dora/state"
-PARAMETERS_TOPIC: Final = "dora/parameters"
-MARK_TOPIC: Final = "dora/mark"
 BUDGET: Final = 48 << 20  # bytes that one query decompresses
 MOST_MARKS: Final = 1000
 MOST_LINES: Final = 1000
