@@ -47,6 +47,13 @@ SINK = """
     for event in Node():
         pass
 """
+SLOW = """
+    import time
+    from dora import Node
+
+    for event in Node():
+        time.sleep(0.001)
+"""
 FLOW = """
     nodes:
       - id: source
@@ -186,6 +193,20 @@ def test_what_is_left_out_is_not_kept_and_an_output_saves(folder: Folder) -> Non
     assert path.name.endswith("-output.mcap")
     with open_recording(str(path)) as recording:
         assert set(recording.start.topics) == {"source/number"}
+    process.send_signal(signal.SIGINT)
+    said(process)
+
+
+def test_a_missed_budget_that_says_so_is_saved(folder: Folder) -> None:
+    folder.program("slow.py", SLOW)
+    paths = "paths: [{from: source/number, to: sink/number, budget: 1us, on_miss: save}]\n"
+    process = running(folder, paths + FLOW.replace("sink.py", "slow.py").replace("\n    ", "\n"))
+    wait_until(lambda: bool(saved(folder)), "the file of the missed budget")
+    path = saved(folder)[0]
+    assert path.name.endswith("-missed.mcap")
+    marks = [mark for _, mark in channel(path, "dora/mark") if mark["kind"] == "missed"]
+    assert marks[0]["node"] == "sink"
+    assert "source/number" in marks[0]["text"]
     process.send_signal(signal.SIGINT)
     said(process)
 

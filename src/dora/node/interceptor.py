@@ -5,12 +5,12 @@ for truth each. They stand in this order, from the transport to the program:
 
 1. the type check (`dora.node.interceptors.type_check`),
 2. the recorder of inputs (`dora.node.interceptors.input_recorder`),
-3. tracing (`dora.node.interceptors.tracing`),
-4. the event log (`dora.node.interceptors.event_log`).
+3. tracing (`dora.node.interceptors.tracing`).
 
 An event passes them from the first to the last, a message that is sent from the last to the first. Queues
 of their own are no interceptors: `ReplyInput` and `Serving` hold events back or handle them, so they are a
-port and an inbox by composition.
+port and an inbox by composition. The event log is none either, because it would cost time at each poll:
+the inbox gives it each event, after all interceptors (`dora.node.receive.inbox.EventSink`).
 """
 
 from __future__ import annotations

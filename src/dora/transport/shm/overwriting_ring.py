@@ -31,8 +31,8 @@ _HEAD: Final = 128  # bytes
 MOST: Final = 5_000  # entries a second
 _COUNTED: Final = 256  # entries between two looks at the clock
 _SHORTEST_NS: Final = _COUNTED * 1_000_000_000 // MOST
-# Copying large entries at this pace takes less than a hundredth of a processor.
-PACE: Final = 64_000_000  # bytes a second
+# Copying large entries at this pace takes half a hundredth of a processor.
+PACE: Final = 32_000_000  # bytes a second
 _ATTEMPTS: Final = 5  # to copy a ring while no lap begins
 
 
@@ -54,7 +54,7 @@ class OverwritingWriter:
         self._at = min(self._words[_AT], self._most)
         self._room = min(self._words[_ROOM], self._most)
         self._on_pause = on_pause
-        self._free_ns = 0  # when the next large entry may be copied
+        self.free_ns = 0  # when the next large entry may be copied
         self.resume()
 
     def resume(self) -> None:
@@ -98,8 +98,8 @@ class OverwritingWriter:
         ``now_ns``: of any clock, always the same.
         """
         words = self._words
-        if now_ns < self._free_ns:
-            words[_SKIPPED] += 1
+        if now_ns < self.free_ns:
+            self.skip()
             return
         at = self._at
         end = at + (size + 15 & -8)
@@ -109,7 +109,7 @@ class OverwritingWriter:
                 words[_SKIPPED] += 1
                 return
             end = at + (size + 15 & -8)
-        self._free_ns = now_ns + size * 1_000_000_000 // PACE
+        self.free_ns = now_ns + size * 1_000_000_000 // PACE
         words[_UNTIL] = end
         if not ORDERED:
             fence()
@@ -118,6 +118,10 @@ class OverwritingWriter:
         if not ORDERED:
             fence()
         self._at = words[_AT] = end
+
+    def skip(self) -> None:
+        """Count a large entry that is not written."""
+        self._words[_SKIPPED] += 1
 
     def _turn(self, end: int, size: int) -> int:
         """Return where an entry begins that does not fit behind the last one; -1: nowhere.
